@@ -1,0 +1,1 @@
+"""Measures Runyard, and stock Dagster beside it, in one call: `make bench`."""

@@ -1,0 +1,284 @@
+"""The command `runyard`. Every error is one line on standard error and exit code 1; wrong usage is exit code 2."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+
+from runyard.errors import InvalidEvent, RunyardError
+from runyard.settings import settings
+
+Parameters = ParamSpec("Parameters")
+_WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard")
+
+
+def _reported(command: Callable[Parameters, int | None]) -> Callable[Parameters, None]:
+    """Turn our errors into one line and exit code 1, and a returned code into the exit code."""
+
+    @wraps(command)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except RunyardError as error:
+            click.echo(f"runyard: {error}", err=True)
+            code = 1
+        sys.exit(code or 0)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="runyard")
+def main() -> None:
+    """Event-driven background jobs on Dagster."""
+    home = str(settings().home)
+    if home not in sys.path:
+        sys.path.insert(0, home)
+
+
+@main.command()
+@_reported
+def up() -> int:
+    """Run the whole stack until Ctrl-C: database, code server, daemon, worker, web."""
+    from runyard.stack import Stack
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stack = Stack()
+    try:
+        click.echo("Starting: database, migrations, code server, daemon, worker, web ...")
+        with stack:
+            address = f"http://localhost:{settings().port}"
+            click.echo(f"Ready. Dagster: {address}/   Events: {address}/dev   Send: {address}/e/<any key>   (Ctrl-C stops everything)")
+            threading.Thread(target=_reload_on_change, args=(stack,), daemon=True).start()
+            return stack.wait()
+    except KeyboardInterrupt:
+        click.echo("Stopped.")
+        return 0
+
+
+def _reload_on_change(stack: Any) -> None:
+    from watchfiles import PythonFilter, watch
+
+    class CodeFilter(PythonFilter):
+        """Python files, templates and SQL."""
+
+        def __init__(self) -> None:
+            super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
+
+    folders = [settings().home / name for name in _WATCHED if (settings().home / name).is_dir()]
+    for changes in watch(*folders, watch_filter=CodeFilter(), debounce=400):
+        names = sorted({Path(path).name for _, path in changes})
+        click.echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
+        stack.reload()
+
+
+@main.command()
+@_reported
+def down() -> None:
+    """Stop a stack of this project that runs in another terminal."""
+    from runyard.stack import Stack
+
+    stack = Stack()
+    click.echo("Stopping ..." if stack.is_running() else "No stack of this project runs.")
+    stack.stop()
+
+
+@main.command()
+@click.argument("name")
+@click.option("--data", help="The event's data, a JSON object.")
+@click.option("--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file with the event's data, or with several in an array.")
+@click.option("--id", "event_id", help="Idempotency key: a second event with it within 24 h starts nothing.")
+@click.option("--ts", type=int, help="When it is to happen, milliseconds since the epoch.")
+@_reported
+def send(name: str, data: str | None, file: Path | None, event_id: str | None, ts: int | None) -> None:
+    """Send an event; print its id."""
+    from runyard.client import send as send_events
+    from runyard.events import Event
+
+    if data is not None and file is not None:
+        raise InvalidEvent("give --data or --file, not both")
+    text = data if data is not None else file.read_text(encoding="utf-8") if file is not None else "{}"
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise InvalidEvent(f"is not JSON ({error}); in a shell put it into single quotes: --data '{{\"to\": [\"ada@example.com\"]}}'", "data") from None
+    several = parsed if isinstance(parsed, list) else [parsed]
+    events = [Event(name, item, id=event_id if len(several) == 1 else None, ts=ts) for item in several]
+    for sent in send_events(events, source="cli"):
+        click.echo(sent)
+
+
+@main.command()
+@click.option("--name", help="Only events of this name.")
+@click.option("--id", "event_id", help="Only the event with this id, with its steps.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with steps.")
+@_reported
+def events(name: str | None, event_id: str | None, limit: int, as_json: bool) -> int | None:
+    """List the latest events and what became of them."""
+    from runyard.redaction import redact
+    from runyard.store import database
+    from runyard.store.queries import run
+
+    with database.connection() as connection:
+        rows = run(connection, "recent_events", limit=limit, name=name, id=event_id)
+    if event_id and not rows:
+        raise RunyardError(f"there is no event with the id {event_id}")
+    for row in rows:
+        if as_json:
+            click.echo(redact(json.dumps(row, default=str)))
+            continue
+        outcome = "; ".join(
+            f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + found['error']['message'][:120] if found['error'] else ''}" for found in row["invocations"]
+        )
+        click.echo(redact(f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}"))
+        if event_id:
+            for invocation in row["invocations"]:
+                for step in invocation["steps"]:
+                    click.echo(redact(f"    {step['step']}: {json.dumps(step['error'] or step['output'])[:200]}"))
+    return None
+
+
+@main.command()
+@_reported
+def functions() -> None:
+    """List the functions, what starts them, and how many invocations wait or have failed."""
+    from runyard.store import database
+    from runyard.store.queries import run
+
+    with database.connection() as connection:
+        rows = run(connection, "functions")
+    if not rows:
+        click.echo("No function is registered yet; they are when the code loads (`runyard up`).")
+    for row in rows:
+        state = "" if row["active"] else "  (no longer in the code)"
+        click.echo(f"{row['name']}  on {', '.join(row['triggers'])}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}")
+
+
+@main.command()
+@_reported
+def migrate() -> None:
+    """Bring the tables of the event table, of the project and of Dagster up to date."""
+    from runyard.store.migrate import migrate as bring_up_to_date
+
+    for line in bring_up_to_date():
+        click.echo(line)
+
+
+@main.command()
+@click.option("--settings", "show_settings", is_flag=True, help="Print every setting too, secrets as stars.")
+@_reported
+def doctor(show_settings: bool) -> int:
+    """Check database, migrations, broker, workers, daemon and keys; exit code 1 when one fails."""
+    from runyard.readiness import checks, described
+
+    found = checks()
+    for check in found:
+        click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<10}  {check.says}")
+    if show_settings:
+        for name, value in described(settings()):
+            click.echo(f"      {name:<14}  {value}")
+    return 0 if all(check.ok for check in found) else 1
+
+
+@main.command()
+@_reported
+def env() -> None:
+    """Print the variables that Dagster's own commands need here: eval "$(runyard env)"."""
+    from runyard.stack import environment
+    from runyard.store.database import database_url
+
+    for name, value in environment(database_url()).items():
+        click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@main.command()
+@_reported
+def worker() -> int:
+    """Run a warm worker: RUNYARD_CONCURRENCY processes with the code loaded."""
+    _as_dagster_home()
+    from runyard.workers import work
+
+    return work()
+
+
+@main.command()
+@click.option("--workspace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Dagster workspace file; that of the running stack by default.")
+@_reported
+def daemon(workspace: Path | None) -> int:
+    """Run the Dagster daemon, with a sensor loop that wakes at once."""
+    _as_dagster_home()
+    from runyard.daemon import serve_daemon
+
+    return serve_daemon(_workspace(workspace))
+
+
+@main.command()
+@click.option("--api-only", is_flag=True, help="Only the door for events, without the Dagster UI: for the side that faces the internet.")
+@click.option("--workspace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Dagster workspace file; that of the running stack by default.")
+@_reported
+def web(api_only: bool, workspace: Path | None) -> int:
+    """Serve events over HTTP, the dev page and the Dagster UI on one port."""
+    _as_dagster_home()
+    from runyard.gateway.app import serve_web
+
+    return serve_web(Path() if api_only else _workspace(workspace), api_only=api_only)
+
+
+@main.command(hidden=True)
+@_reported
+def postgres() -> int:
+    """Keep the embedded PostgreSQL up (a part of the stack)."""
+    from runyard.store.embedded import serve_embedded
+
+    return serve_embedded(settings().postgres_dir)
+
+
+@main.command("code-server")
+@_reported
+def code_server() -> int:
+    """Serve the code location to daemon and web on the stack's socket; publishes the functions first."""
+    _as_dagster_home()
+    from runyard.code_server import serve_code
+    from runyard.stack import socket_path
+
+    return serve_code(socket_path("code"))
+
+
+@main.command("prefix-output", hidden=True)
+@_reported
+def prefix_output() -> int:
+    """Prefix the output of the stack's processes (a part of the stack)."""
+    from runyard.output import prefix_output as copy
+
+    return copy()
+
+
+def _as_dagster_home() -> None:
+    """Give Dagster the variables that `dagster.yaml` reads, and work in the project's folder."""
+    from runyard.stack import environment
+    from runyard.store.database import database_url
+
+    for name, value in environment(database_url()).items():
+        os.environ.setdefault(name, value)
+    os.chdir(settings().home)
+
+
+def _workspace(given: Path | None) -> Path:
+    """The workspace file: the one given, that of the running stack (once its code server answers), or the project's."""
+    from runyard.stack import stack_workspace, wait_for_code_server
+
+    if given is not None:
+        return given
+    if stack_workspace().exists():
+        wait_for_code_server()
+        return stack_workspace()
+    return settings().home / "workspace.yaml"

@@ -1,0 +1,108 @@
+"""Sending events: from Python, also async, also inside the caller's own transaction.
+
+::
+
+    runyard.send("email/send.requested", {"to": ["ada@example.com"], "template": "welcome"})
+    await runyard.send_async([Event(...), Event(...)])
+
+    with engine.begin() as connection:                 # SQLAlchemy; or a psycopg connection
+        connection.execute(insert(orders), order)
+        runyard.send("order/placed", order, connection=connection)   # rolled back with the order
+
+A send is one INSERT of all its events, or of none.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import psycopg
+from sqlalchemy import Connection as SqlConnection
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from runyard.errors import InvalidEvent
+from runyard.events import Event, rows_as_json
+from runyard.store import database
+from runyard.store.queries import run
+
+Sendable = str | Event | Sequence[Event]
+_SEND = "SELECT id FROM runyard.send_v1(CAST(:events AS jsonb), :source) AS id"
+
+
+def send(
+    what: Sendable,
+    data: Mapping[str, Any] | None = None,
+    *,
+    id: str | None = None,
+    ts: int | None = None,
+    source: str = "python",
+    connection: psycopg.Connection[Any] | SqlConnection | Session | None = None,
+) -> list[str]:
+    """Send events; return the id of each, in order.
+
+    Parameters
+    ----------
+    what
+        The name of one event (then `data`, `id` and `ts` are its own), an `Event`, or several.
+    data, id, ts
+        See `Event`.
+    source
+        Where the events come from, as shown in the UI.
+    connection
+        A psycopg connection, or an SQLAlchemy connection or session: the events become part of its transaction,
+        and nothing is sent unless that commits. None: a connection of Runyard's own, committed before the return.
+
+    Raises
+    ------
+    InvalidEvent
+        An event breaks a rule; nothing is sent.
+    DatabaseUnavailable
+        The database does not answer; nothing is sent.
+    """
+    rows = rows_as_json(_events(what, data, id, ts))
+    if isinstance(connection, SqlConnection | Session):
+        return list(connection.execute(text(_SEND), {"events": rows, "source": source}).scalars())
+    if connection is not None:
+        found = connection.execute(_psycopg_statement(), {"events": rows, "source": source}).fetchall()
+        return [row["id"] if isinstance(row, Mapping) else row[0] for row in found]
+    with database.connection() as own:
+        return [row["id"] for row in run(own, "send", events=rows, source=source)]
+
+
+async def send_async(
+    what: Sendable,
+    data: Mapping[str, Any] | None = None,
+    *,
+    id: str | None = None,
+    ts: int | None = None,
+    source: str = "python",
+    connection: psycopg.AsyncConnection[Any] | AsyncConnection | AsyncSession | None = None,
+) -> list[str]:
+    """Send events from a coroutine: as `send`, with an async connection or session for the caller's transaction."""
+    if connection is None:
+        return await asyncio.to_thread(send, what, data, id=id, ts=ts, source=source)
+    parameters = {"events": rows_as_json(_events(what, data, id, ts)), "source": source}
+    if isinstance(connection, AsyncConnection | AsyncSession):
+        return list((await connection.execute(text(_SEND), parameters)).scalars())
+    cursor = await connection.execute(_psycopg_statement(), parameters)
+    return [row["id"] if isinstance(row, Mapping) else row[0] for row in await cursor.fetchall()]
+
+
+def _psycopg_statement() -> bytes:
+    return _SEND.replace(":events", "%(events)s").replace(":source", "%(source)s").encode()
+
+
+def _events(what: Sendable, data: Mapping[str, Any] | None, id: str | None, ts: int | None) -> Sequence[Event]:
+    if isinstance(what, str):
+        return [Event(what, data if data is not None else {}, id=id, ts=ts)]
+    if data is not None or id is not None or ts is not None:
+        raise InvalidEvent("data, id and ts belong to a name; an Event has its own")
+    if isinstance(what, Event):
+        return [what]
+    events = list(what)
+    if not all(isinstance(cast(object, event), Event) for event in events) or inspect.isgenerator(what):
+        raise InvalidEvent("send takes a name with data, an Event, or a list of Events")
+    return events

@@ -1,0 +1,147 @@
+"""The places where Dagster has no public way. All of them are here; read in dagster 1.13.27, guarded by a contract test.
+
+What each needs, and what it stands on:
+
+- `create_dagster_tables`: the storages' own table creation, run once by the migration.
+- `pooled_instance`: `DagsterInstance.optimize_for_webserver`, which swaps a connection pool in for NullPool.
+- `execute_run`: the body of the task by which dagster-celery runs a job.
+- `report_step_failures`: a STEP_FAILURE event for an op that went on although some of its invocations failed.
+- `WakingSensorDaemon`: the sensor daemon's loop, which otherwise sleeps for 5 seconds.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, cast
+
+from dagster import DagsterInstance, DagsterRun, OpExecutionContext
+from dagster._cli.api import _execute_run_command_body
+from dagster._core.events import DagsterEvent, DagsterEventType, StepFailureData
+from dagster._core.execution.plan.handle import StepHandle
+from dagster._core.workspace.context import IWorkspaceProcessContext
+from dagster._daemon.controller import create_daemons_from_instance, daemon_controller_from_instance
+from dagster._daemon.daemon import DagsterDaemon, DaemonIterator, SensorDaemon
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._utils.error import SerializableErrorInfo
+from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from sqlalchemy import text
+
+READ_IN = "1.13.27"
+_STATEMENT_TIMEOUT_MS = 60_000
+_RECYCLE_SECONDS = 3600
+_OVERFLOW = 20
+# The loop comes round at once when a tick has ended; otherwise this often, for sensors that were switched on meanwhile.
+_IDLE_SECONDS = 2.0
+
+
+def create_dagster_tables(url: str) -> None:
+    """Create Dagster's own tables in the database where they are missing, and bring old ones up to date."""
+    for storage in (PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage):
+        made = storage(postgres_url=url, should_autocreate_tables=True)
+        made.upgrade()
+        made.dispose()
+
+
+@contextmanager
+def pooled_instance() -> Iterator[DagsterInstance]:
+    """The Dagster instance of DAGSTER_HOME with pooled connections: 83 queries a run then need no fresh connection each."""
+    with DagsterInstance.get() as instance:
+        pool_connections(instance)
+        yield instance
+
+
+def pool_connections(instance: DagsterInstance) -> None:
+    """Let an instance keep its connections."""
+    instance.optimize_for_webserver(statement_timeout=_STATEMENT_TIMEOUT_MS, pool_recycle=_RECYCLE_SECONDS, max_overflow=_OVERFLOW)
+
+
+def refresh_connections(instance: DagsterInstance) -> None:
+    """Make sure that the pooled connections are alive: after a restart of the database the old ones are thrown away."""
+    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        engine = cast(Any, storage)._engine
+        try:
+            with engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except Exception:
+            engine.dispose()
+
+
+def execute_run(instance: DagsterInstance, run_id: str) -> None:
+    """Execute a run in this process and thread; its status says how it ended."""
+    _execute_run_command_body(run_id=run_id, instance=instance, write_stream_fn=lambda _: None, set_exit_code_on_failure=False)
+
+
+def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str]) -> None:
+    """Mark ops of this run as failed, each with a message, after they have ended well for other invocations.
+
+    'Re-execute from failure' takes every step with a failure event, and all that come after it.
+    """
+    for op_name, message in failed.items():
+        event = DagsterEvent(
+            event_type_value=DagsterEventType.STEP_FAILURE.value,
+            job_name=context.job_name,
+            step_handle=StepHandle.parse_from_key(op_name),
+            event_specific_data=StepFailureData(error=SerializableErrorInfo(message, [], "InvocationFailed"), user_failure_data=None),
+            message=f"An invocation failed in {op_name}: {message}",
+            step_key=op_name,
+        )
+        context.instance.report_dagster_event(event, run_id=context.run_id, log_level=logging.ERROR)
+
+
+class _Woken(ThreadPoolExecutor):
+    """An executor that says when a tick has ended."""
+
+    def __init__(self, woken: threading.Event, workers: int, name: str) -> None:
+        super().__init__(workers, thread_name_prefix=name)
+        self._woken = woken
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = super().submit(fn, *args, **kwargs)
+        future.add_done_callback(lambda _: self._woken.set())
+        return future
+
+
+class WakingSensorDaemon(SensorDaemon):
+    """The sensor daemon, whose loop comes round as soon as a tick has ended instead of every 5 seconds."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__({"use_threads": False})
+        self._woken = threading.Event()
+        self._ticks = _Woken(self._woken, int(settings.get("num_workers") or 64), "sensor")
+        self._submits = ThreadPoolExecutor(int(settings.get("num_submit_workers") or 4), thread_name_prefix="submit")
+
+    @classmethod
+    def daemon_type(cls) -> str:
+        return SensorDaemon.daemon_type()
+
+    def core_loop(self, workspace_process_context: IWorkspaceProcessContext, shutdown_event: threading.Event) -> DaemonIterator:
+        futures: dict[str, Future[Any]] = {}
+        while not shutdown_event.is_set():
+            self._woken.clear()
+            yield from execute_sensor_iteration(
+                workspace_process_context, self._logger, self._ticks, self._submits, sensor_tick_futures=futures
+            )
+            yield None
+            self._woken.wait(_IDLE_SECONDS)
+        self._ticks.shutdown(wait=False, cancel_futures=True)
+        self._submits.shutdown(wait=False, cancel_futures=True)
+
+
+def _daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon]:
+    return [
+        WakingSensorDaemon(instance.get_sensor_settings()) if isinstance(daemon, SensorDaemon) else daemon
+        for daemon in create_daemons_from_instance(instance)
+    ]
+
+
+def run_daemon(instance: DagsterInstance, workspace_load_target: Any) -> None:
+    """Run all of Dagster's daemons in this process until it is interrupted, the sensor daemon with its loop that wakes at once."""
+    with daemon_controller_from_instance(instance, workspace_load_target, gen_daemons=_daemons, log_level="warning") as controller:
+        controller.check_daemon_loop()
+
+
+def is_open(run: DagsterRun) -> bool:
+    """Whether a run has not ended."""
+    return not run.is_finished

@@ -1,0 +1,63 @@
+"""The errors a user of Runyard can meet: one small tree, each with who sees it and what to do."""
+
+from datetime import datetime
+
+
+class RunyardError(Exception):
+    """The root of every error that Runyard raises on purpose; its text names the next step."""
+
+
+class InvalidEvent(RunyardError):
+    """Seen by whoever sends an event: it breaks a rule of the door or of its type in the catalog.
+
+    `field` is the path of the bad field (`data.to`), or an empty string when the event as a whole is at fault.
+    """
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+class InvalidOption(RunyardError):
+    """Seen by the developer when the code loads: an option of `on_event` or `Retry` is out of its range."""
+
+
+class DatabaseUnavailable(RunyardError):
+    """Seen by any caller: the database cannot be reached. Start it (`runyard up`) or set DATABASE_URL."""
+
+
+class SchemaOutOfDate(RunyardError):
+    """Seen by any process that starts before the migrations ran. Run `runyard migrate`."""
+
+
+class LeaseLost(RunyardError):
+    """Seen in a run whose batch was given to another run, because this one was silent for too long.
+
+    Nothing it does is kept from then on. No action is needed: the other run does the work.
+    """
+
+
+class NothingToDo(RunyardError):
+    """Seen in a run that was launched without events, or whose events another run has taken."""
+
+
+class NonRetriable(RunyardError):
+    """Raised by a step to say that another attempt cannot help: the invocation fails for good."""
+
+
+class RetryAfter(RunyardError):
+    """Raised by a step to say when to try again.
+
+    Parameters
+    ----------
+    message
+        What happened.
+    when
+        Seconds from now, or the time itself (with a time zone).
+    """
+
+    def __init__(self, message: str, when: float | datetime) -> None:
+        super().__init__(message)
+        if isinstance(when, datetime) and when.tzinfo is None:
+            raise InvalidOption("RetryAfter(when=...): give the time a time zone, as in datetime.now(UTC)")
+        self.when = when

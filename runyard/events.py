@@ -1,0 +1,238 @@
+"""An event, its ids, and the catalog of event types that is checked at the door.
+
+An event type is a pydantic model of the event's data::
+
+    @event_type("email/send.requested")
+    class EmailSendRequested(EventData):
+        to: list[EmailStr]
+
+Events of a type that the catalog knows must fit it; others are taken as they are.
+"""
+
+import importlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from runyard.errors import InvalidEvent
+from runyard.settings import settings
+
+MAX_EVENT_BYTES = 512 * 1024
+MAX_NAME = 512
+INTERNAL_PREFIXES = ("runyard/", "inngest/")
+_EARLIEST_MS = 315_532_800_000  # 1980-01-01, the range of Inngest's event API
+_LATEST_MS = 4_102_444_800_000  # 2100-01-01
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_WIRE_FIELDS = frozenset({"name", "data", "id", "ts", "user", "v", "meta"})
+
+
+def new_ulid(millis: int | None = None) -> str:
+    """Return a ULID: 26 characters that sort by time (milliseconds since the epoch), the rest random.
+
+    The form is that of the ULID specification (48 bits of time, 80 of randomness, Crockford's base 32).
+    """
+    number = (int(time.time() * 1000) if millis is None else millis) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+class EventData(BaseModel):
+    """The base of every event type: unknown fields are errors, so a misspelt one is found at the door."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Model = TypeVar("Model", bound=type[EventData])
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event as it is sent and as a step sees it.
+
+    Parameters
+    ----------
+    name
+        What happened, 1 to 512 characters: `email/send.requested`.
+    data
+        A JSON object, 512 KiB at most.
+    id
+        Before sending: the caller's idempotency key, if any; a second event with it within 24 h starts nothing.
+        In a step: the event's own id (a ULID).
+    ts
+        When it happened, milliseconds since the epoch; in the future it schedules the event. None: now.
+    user, v
+        As in Inngest's event API: the user it is about, and the version of the data's form.
+    """
+
+    name: str
+    data: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    id: str | None = None
+    ts: int | None = None
+    user: Mapping[str, Any] | None = None
+    v: str | None = None
+
+    @classmethod
+    def from_wire(cls, raw: object) -> "Event":
+        """Make an event of parsed JSON; raises `InvalidEvent` that names the bad field."""
+        if not isinstance(raw, dict):
+            raise InvalidEvent(f"an event is a JSON object with a name and data, not {_kind(raw)}")
+        unknown = sorted(str(key) for key in raw if key not in _WIRE_FIELDS)
+        if unknown:
+            raise InvalidEvent(f"unknown field; an event has {', '.join(sorted(_WIRE_FIELDS))}", unknown[0])
+        if "name" not in raw:
+            raise InvalidEvent("missing; give the event a name, as in email/send.requested", "name")
+        return cls(
+            name=raw["name"], data={} if raw.get("data") is None else raw["data"], id=raw.get("id") or None,
+            ts=raw.get("ts") or None, user=raw.get("user"), v=raw.get("v"),
+        )  # fmt: skip
+
+    def checked(self) -> "Event":
+        """Return self when the door lets it in; raises `InvalidEvent` that names the bad field."""
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= MAX_NAME:
+            raise InvalidEvent(f"must be text of 1 to {MAX_NAME} characters", "name")
+        if self.name.startswith(INTERNAL_PREFIXES):
+            raise InvalidEvent("names that begin with runyard/ or inngest/ are kept for internal events; choose another", "name")
+        for name, kind in (("id", str), ("v", str)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise InvalidEvent(f"must be text, not {_kind(value)}", name)
+        if self.ts is not None and (isinstance(self.ts, bool) or not isinstance(self.ts, int) or not _EARLIEST_MS <= self.ts <= _LATEST_MS):
+            raise InvalidEvent("must be milliseconds since the epoch, between the years 1980 and 2100", "ts")
+        for name, value in (("data", self.data), ("user", self.user)):
+            if value is not None and not isinstance(value, Mapping):
+                raise InvalidEvent(f"must be a JSON object, not {_kind(value)}", name)
+        size = len(_dumps(dict(self.data)).encode())
+        if size > MAX_EVENT_BYTES:
+            raise InvalidEvent(f"has {size} bytes; an event may have {MAX_EVENT_BYTES} (512 KiB). Keep large things elsewhere and send where they are", "data")
+        catalog.check(self)
+        return self
+
+    def to_row(self) -> dict[str, Any]:
+        """The event as an element of the array that the SQL function `runyard.send_v1` takes."""
+        row: dict[str, Any] = {"ulid": new_ulid(), "name": self.name, "data": dict(self.data)}
+        for key in ("id", "ts", "user", "v"):
+            if (value := getattr(self, key)) is not None:
+                row[key] = value
+        return row
+
+
+def rows_as_json(events: Sequence[Event], target: str | None = None) -> str:
+    """Check every event, then return them all as the JSON array for `runyard.send_v1`; raises `InvalidEvent`.
+
+    `target` names the one function that they are for, whatever its triggers.
+    """
+    rows: list[dict[str, Any]] = []
+    for position, event in enumerate(events):
+        try:
+            rows.append(event.checked().to_row())
+        except InvalidEvent as error:
+            if len(events) == 1:
+                raise
+            raise InvalidEvent(str(error), f"[{position}]") from error
+    if target is not None:
+        for row in rows:
+            row["target"] = target
+    return _dumps(rows)
+
+
+class Catalog:
+    """The event types that are known, by name."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, type[EventData]] = {}
+        self._loaded = False
+
+    def add(self, name: str, model: type[EventData]) -> None:
+        """Add an event type. A name has one type; the same class may be added again (a module loaded twice)."""
+        known = self._types.get(name)
+        if known is not None and known.__qualname__ != model.__qualname__:
+            raise InvalidEvent(f"{name} has two types in the catalog: {known.__qualname__} and {model.__qualname__}")
+        self._types[name] = model
+
+    def load(self) -> None:
+        """Import the project's event types once. A process outside the project goes on without them."""
+        if self._loaded:
+            return
+        module = settings().catalog
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise
+        self._loaded = True
+
+    def names(self) -> Iterable[str]:
+        """The names of all known types, sorted."""
+        self.load()
+        return sorted(self._types)
+
+    def json_schema(self, name: str) -> dict[str, Any] | None:
+        """The JSON Schema of an event's data, or None for a name without a type."""
+        self.load()
+        model = self._types.get(name)
+        return None if model is None else model.model_json_schema()
+
+    def parse(self, name: str, data: Mapping[str, Any]) -> EventData | None:
+        """Return the data as its type, None for a name without one; raises `InvalidEvent`."""
+        self.load()
+        model = self._types.get(name)
+        if model is None:
+            return None
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            raise _as_invalid_event(error) from None
+
+    def check(self, event: Event) -> None:
+        """Raise `InvalidEvent` when the event does not fit its type."""
+        self.parse(event.name, event.data)
+
+
+catalog = Catalog()
+
+
+def event_type(name: str) -> Callable[[Model], Model]:
+    """Class decorator: make this model the type of the data of every event called `name`."""
+
+    def register(model: Model) -> Model:
+        catalog.add(name, model)
+        return model
+
+    return register
+
+
+def millis(at: datetime | None = None) -> int:
+    """Milliseconds since the epoch of a time (now by default), as `Event.ts` takes them."""
+    return int((at or datetime.now(UTC)).timestamp() * 1000)
+
+
+def _as_invalid_event(error: ValidationError) -> InvalidEvent:
+    """All problems in one sentence; the field is that of the first one."""
+    problems = [(".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"]) for problem in error.errors(include_url=False, include_input=False)]
+    first, *rest = problems
+    message = "; ".join([first[1], *(f"{path}: {text}" for path, text in rest)])
+    return InvalidEvent(message, first[0])
+
+
+def _dumps(value: object) -> str:
+    """Compact JSON; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
+    try:
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"is not JSON: {error}", "data") from None
+    if _NUL.search(text):
+        raise InvalidEvent("holds the character NUL (\\u0000), which PostgreSQL cannot keep in JSON; remove it", "data")
+    return text
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,27 @@
+"""Hands batches between ops through Postgres.
+
+A batch's state is in the event table after every step, so there is nothing to write between two ops: an op in the
+same process gets the object itself, and one in another process, on another host, or in a run that re-executes this one
+gets it made again from the tables.
+"""
+
+from typing import Any
+
+from dagster import ConfigurableIOManager, InputContext, OutputContext
+
+from runyard.batch import Batch
+from runyard.ops import batch_for_input
+
+
+class BatchIOManager(ConfigurableIOManager):
+    """Carries `Batch` objects; what `settle` returns is small and only shown. Other outputs need an IO manager of their own."""
+
+    def handle_output(self, context: OutputContext, obj: Any) -> None:
+        """Nothing to store for a batch; raises TypeError for values that no later op could load."""
+        if not isinstance(obj, Batch | dict):
+            raise TypeError(f"op {context.step_key} returned {type(obj).__name__}: ops of a function return their Batch; give this output an io_manager_key of its own")
+
+    def load_input(self, context: InputContext) -> Batch:
+        """The batch of this run; for a run that re-executes another from its failure, what that one left undone."""
+        step = context.step_context
+        return batch_for_input(step.run_id, step.dagster_run.parent_run_id)

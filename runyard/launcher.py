@@ -1,0 +1,95 @@
+"""The run launcher of `dagster.yaml`: dagster-celery's, with a cancel that ends as CANCELED.
+
+Where no warm worker is alive (as under stock `dagster dev`) a run gets a process of its own, more slowly.
+"""
+
+from typing import Any
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, LaunchRunContext, WorkerStatus
+from dagster._serdes import ConfigurableClassData
+from dagster_celery import CeleryRunLauncher
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+from typing_extensions import Self, override
+
+from runyard import dispatch, reaper
+from runyard.broker import QUEUE, TASK_EXECUTE_JOB_NAME, broker_url, celery_settings
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.queries import one
+from runyard.tags import BATCH
+
+
+class WarmRunLauncher(CeleryRunLauncher):
+    """Hands runs to the warm workers through the broker; needs no configuration in `dagster.yaml`."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(default_queue=QUEUE, broker=broker_url(), backend="disabled://", config_source=celery_settings(), inst_data=inst_data)
+        self._cold = DefaultRunLauncher()
+
+    @override
+    def register_instance(self, instance: DagsterInstance) -> None:
+        super().register_instance(instance)
+        self._cold.register_instance(instance)
+
+    @override
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Send the run to the workers; with none alive, start a process for it as stock Dagster does."""
+        if context.workspace is not None and not _workers_alive():
+            self._cold.launch_run(context)
+        else:
+            super().launch_run(context)
+
+    @override
+    def _launch_celery_task_run(self, run: DagsterRun, task_signature: Any, routing_key: str) -> None:
+        result = task_signature.apply_async(queue=QUEUE, routing_key=f"{QUEUE}.{routing_key}")
+        self._instance.add_run_tags(run.run_id, {DAGSTER_CELERY_TASK_ID_TAG: result.task_id})
+
+    @override
+    def terminate(self, run_id: str) -> bool:
+        """Cancel a run: one under way is interrupted by its worker's heartbeat, one that waits ends here and now."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        if DAGSTER_CELERY_TASK_ID_TAG not in run.tags:
+            dispatch.request_cancel(run.tags.get(BATCH), run_id)
+            return self._cold.terminate(run_id)
+        self._instance.report_run_canceling(run)
+        batch = dispatch.request_cancel(run.tags.get(BATCH), run_id)
+        if batch is None or batch["status"] == "claimed":
+            self._instance.report_run_canceled(run, "Cancelled before a worker began it.")
+            if batch is not None:
+                reaper.release_batch({**batch, "function": "", "cancelled": True}, None, force=True)
+        return True
+
+    @property
+    @override
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    @override
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Whether the worker of a run still renews its lease."""
+        batch = dispatch.batch_of_run(run.run_id)
+        if batch is not None and batch["status"] == "lost":
+            return CheckRunHealthResult(WorkerStatus.FAILED, "The worker was lost.")
+        return CheckRunHealthResult(WorkerStatus.RUNNING if run.status == DagsterRunStatus.STARTED else WorkerStatus.UNKNOWN)
+
+    @classmethod
+    @override
+    def config_type(cls) -> Any:
+        return {}
+
+    @classmethod
+    @override
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Any) -> Self:
+        return cls(inst_data=inst_data)
+
+
+def _workers_alive() -> bool:
+    with database.connection() as connection:
+        row = one(connection, "capacity", lease=settings().lease_seconds)
+    return row is not None and int(row["slots"]) > 0
+
+
+__all__ = ["TASK_EXECUTE_JOB_NAME", "WarmRunLauncher"]

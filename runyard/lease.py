@@ -1,0 +1,90 @@
+"""Renews the leases that this process holds, once a second, from one thread.
+
+The same heartbeat brings back two words: that a lease is gone (another run has the batch), and that the run was told
+to stop (then the main thread, which executes it, is interrupted as by Ctrl-C). A child whose parent worker is gone
+ends itself: nothing may go on working that nobody can stop.
+"""
+
+import logging
+import os
+import signal
+import threading
+from dataclasses import dataclass, field
+
+from runyard.errors import DatabaseUnavailable
+from runyard.store import database
+from runyard.store.queries import run
+
+INTERVAL_SECONDS = 1.0
+_log = logging.getLogger("runyard.lease")
+
+
+@dataclass
+class Lease:
+    """A held batch; `lost` is set when another run has it."""
+
+    batch_id: str
+    lost: threading.Event = field(default_factory=threading.Event)
+    interrupted: bool = False
+
+
+class Heart:
+    """The thread that renews leases; one a process, started by its first lease."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, Lease] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._owner = os.getpid()
+        self.parent: int | None = None
+
+    def hold(self, batch_id: str) -> Lease:
+        """Begin to renew a lease."""
+        lease = Lease(batch_id)
+        with self._changed:
+            if self._owner != os.getpid():  # a fork took the object, not its thread
+                self._leases, self._thread, self._owner = {}, None, os.getpid()
+            self._leases[batch_id] = lease
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._beat, name="runyard-heart", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return lease
+
+    def drop(self, batch_id: str) -> None:
+        """Stop renewing a lease."""
+        with self._changed:
+            self._leases.pop(batch_id, None)
+
+    def _beat(self) -> None:
+        while True:
+            with self._changed:
+                while not self._leases:
+                    self._changed.wait()
+                self._changed.wait(INTERVAL_SECONDS)
+                held = dict(self._leases)
+            if self.parent is not None and os.getppid() != self.parent:
+                _log.error("the worker that this process belongs to is gone: ending")
+                os._exit(1)
+            if held:
+                self._renew(held)
+
+    def _renew(self, held: dict[str, Lease]) -> None:
+        try:
+            with database.connection() as connection:
+                alive = {row["id"]: row["cancelled"] for row in run(connection, "heartbeat", batches=list(held))}
+        except DatabaseUnavailable as error:
+            _log.warning("no heartbeat: %s", error)
+            return
+        with self._changed:
+            for batch_id, lease in held.items():
+                if batch_id not in self._leases:
+                    continue
+                if batch_id not in alive:
+                    lease.lost.set()
+                elif alive[batch_id] and not lease.interrupted:
+                    lease.interrupted = True
+                    os.kill(os.getpid(), signal.SIGINT)
+
+
+heart = Heart()

@@ -1,0 +1,66 @@
+"""Waits for NOTIFY: one connection and one thread a process, whoever waits.
+
+A waiting sensor subscribes with its function's name and is woken when an invocation of it may be due. A lost
+connection is made again, and then everybody is woken, since a notification may have been missed.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from runyard.errors import DatabaseUnavailable
+from runyard.store.database import database_url
+
+_CHANNEL = "runyard_due"
+_RECONNECT_SECONDS = 1.0
+_log = logging.getLogger("runyard.listener")
+
+
+class Listener:
+    """Hands notifications to those who subscribed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, set[threading.Event]] = {}
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def subscribe(self, function: str) -> Iterator[threading.Event]:
+        """An event that is set whenever work of this function may be due; clear it before looking."""
+        woken = threading.Event()
+        with self._lock:
+            self._waiting.setdefault(function, set()).add(woken)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._listen, name="runyard-listener", daemon=True)
+                self._thread.start()
+        try:
+            yield woken
+        finally:
+            with self._lock:
+                self._waiting[function].discard(woken)
+
+    def _listen(self) -> None:
+        pause = threading.Event()
+        while True:
+            try:
+                with psycopg.connect(database_url(), autocommit=True, application_name="runyard listener") as connection:
+                    connection.execute(f"LISTEN {_CHANNEL}")
+                    self._wake("")
+                    for notification in connection.notifies():
+                        self._wake(notification.payload)
+            except (psycopg.Error, DatabaseUnavailable) as error:
+                _log.warning("not listening (%s); trying again", type(error).__name__)
+            pause.wait(_RECONNECT_SECONDS)
+
+    def _wake(self, payload: str) -> None:
+        with self._lock:
+            names = payload.split(",") if payload else list(self._waiting)
+            for name in names:
+                for woken in self._waiting.get(name, ()):
+                    woken.set()
+
+
+listener = Listener()

@@ -1,0 +1,120 @@
+"""What is up and what is not: the checks behind `runyard doctor`, `/readyz` and the start of the stack."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dagster import DagsterInstance
+from dagster._daemon.controller import get_daemon_statuses
+
+from runyard.errors import RunyardError
+from runyard.settings import Settings, settings
+from runyard.store import database
+from runyard.store.migrate import check_migrated
+from runyard.store.queries import run
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor: what was looked at, whether it is well, and what was found or is to be done."""
+
+    name: str
+    ok: bool
+    says: str
+
+
+def checks() -> list[Check]:
+    """All checks, in an order in which the first that fails explains the others."""
+    named: list[tuple[str, Callable[[], str]]] = [
+        ("database", _database), ("migrations", _migrations), ("broker", _broker), ("workers", _workers), ("daemon", _daemon), ("keys", _keys),
+    ]  # fmt: skip
+    return [_check(name, look) for name, look in named]
+
+
+def not_ready(parts: Sequence[str]) -> list[str]:
+    """What keeps these parts of the stack from taking work, empty when nothing does."""
+    from runyard.stack import web_answers
+
+    problems: list[str] = []
+    if "web" in parts and not web_answers():
+        problems.append("web does not answer")
+    for part, look in (("worker", _workers), ("daemon", _daemon)):
+        if part in parts:
+            check = _check(part, look)
+            if not check.ok:
+                problems.append(f"{part}: {check.says}")
+    return problems
+
+
+def described(of: Settings) -> list[tuple[str, str]]:
+    """Every setting with its value, secrets as stars."""
+    return [(name, str(getattr(of, name))) for name in type(of).model_fields]
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except RunyardError as error:
+        return Check(name, False, str(error))
+
+
+def _database() -> str:
+    with database.connection() as connection:
+        row = connection.execute("SELECT current_setting('server_version') AS version").fetchone()
+    kind = "DATABASE_URL" if settings().database_url is not None else "embedded"
+    return f"PostgreSQL {row['version'] if row else '?'} at {database.where(database.database_url())} ({kind})"
+
+
+def _migrations() -> str:
+    check_migrated()
+    return "every schema is at the version that the code wants"
+
+
+def _broker() -> str:
+    from kombu import Connection
+
+    from runyard.broker import broker_url, celery_settings
+
+    if settings().broker_url is None:
+        folder = settings().broker_dir / "queue"
+        if not os.access(folder if folder.exists() else settings().home, os.W_OK):
+            raise RunyardError(f"{folder} cannot be written: give this user the right, or set RUNYARD_DATA_DIR")
+        waiting = len(list(folder.glob("*.dagster.msg"))) if folder.exists() else 0
+        return f"files in {folder.parent}, {waiting} runs waiting"
+    try:
+        with Connection(broker_url(), connect_timeout=3, transport_options=celery_settings()["broker_transport_options"]) as connection:
+            connection.ensure_connection(max_retries=1, timeout=3)
+            return connection.as_uri()
+    except Exception as error:
+        raise RunyardError(f"the broker does not answer ({type(error).__name__}): check RUNYARD_BROKER_URL and that it runs") from None
+
+
+def _workers() -> str:
+    with database.connection() as connection:
+        rows = run(connection, "workers")
+    alive = [row for row in rows if row["silent"] < settings().lease_seconds]
+    if not alive:
+        raise RunyardError("no warm worker is alive: start one with `runyard worker` (or all with `runyard up`); until then every run starts a process of its own")
+    return f"{len(alive)} alive, {sum(row['slots'] for row in alive)} runs at a time"
+
+
+def _daemon() -> str:
+    os.environ.setdefault("DAGSTER_HOME", str(settings().home))
+    os.environ.setdefault("DATABASE_URL", database.database_url())
+    with DagsterInstance.get() as instance:
+        statuses = get_daemon_statuses(instance, ["SENSOR"], ignore_errors=True)
+    if not statuses["SENSOR"].healthy:
+        raise RunyardError("the Dagster daemon gives no heartbeat: start it with `runyard daemon` (or all with `runyard up`)")
+    return "its sensor loop is alive"
+
+
+def _keys() -> str:
+    chosen = settings()
+    if chosen.event_keys:
+        short = sum(1 for key in chosen.event_keys if len(key.get_secret_value()) < 16)
+        if short:
+            raise RunyardError(f"{short} of RUNYARD_EVENT_KEYS has fewer than 16 characters: make a longer one, as with `openssl rand -hex 24`")
+        return f"{len(chosen.event_keys)} keys may send events"
+    if not chosen.loopback_only:
+        raise RunyardError("RUNYARD_HOST can be reached from outside and RUNYARD_EVENT_KEYS is empty: set at least one key")
+    return "none needed: the web process listens on this machine alone"

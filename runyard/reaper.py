@@ -1,0 +1,80 @@
+"""Frees what a lost worker held.
+
+A batch is overdue when its worker was silent for longer than a lease, or when its run never began though a slot was
+free for it. What happens then depends on what Dagster knows of the run: a run that was to be cancelled cancels its
+invocations; any other ends as failed, and its invocations are due again (kept steps are not repeated).
+"""
+
+import json
+import random
+import threading
+import time
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+
+from runyard import dispatch, registry
+from runyard.flow import Retry
+from runyard.settings import settings
+from runyard.store.queries import Row
+from runyard.tags import BATCH
+
+_sweeping = threading.Lock()
+_last_sweep = 0.0
+
+
+def sweep_if_time(instance: DagsterInstance) -> None:
+    """Sweep unless this process has done so within the last sixth of a lease (5 s by default)."""
+    global _last_sweep
+    if not _sweeping.acquire(blocking=False):
+        return
+    try:
+        if time.monotonic() - _last_sweep >= settings().lease_seconds / 6:
+            _last_sweep = time.monotonic()
+            sweep(instance)
+    finally:
+        _sweeping.release()
+
+
+def sweep(instance: DagsterInstance) -> int:
+    """Free every overdue batch; return how many were freed."""
+    freed = 0
+    for batch in dispatch.overdue():
+        run = instance.get_run_by_id(batch["run_id"]) if batch["run_id"] else _run_of(instance, batch["id"])
+        if release_batch(batch, run):
+            freed += 1
+            if run is not None and not run.is_finished:
+                _end(instance, run, batch)
+    return freed
+
+
+def release_batch(batch: Row, run: DagsterRun | None, *, error: str | None = None, force: bool = False) -> bool:
+    """Take the lease of a batch away and end or requeue its invocations; False when somebody else was first.
+
+    `error` is what ended the run, where that is known. Without it the worker is taken to be lost, which counts as
+    a crash of each invocation; a run that never began counts as nothing.
+    """
+    cancelled = batch.get("cancelled") or (run is not None and run.status in (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING))
+    function = registry.find(batch["function"])
+    retry = function.retry if function is not None else Retry()
+    began = batch["status"] == "running"
+    message = error or "the worker was lost in the middle of the run"
+    shown = {"step": None, "type": "RunFailed" if error else "WorkerLost", "message": message, "traceback": ""}
+    released = dispatch.release(
+        batch["id"], batch["status"], "cancelled" if cancelled else "queued",
+        attempts=retry.attempts, crashed=began and error is None, force=force,
+        delay=retry.delay(1, random.Random()) if error and not cancelled else 0.0,
+        error=json.dumps(shown) if began and not cancelled else None,
+    )  # fmt: skip
+    return released is not None
+
+
+def _run_of(instance: DagsterInstance, batch_id: str) -> DagsterRun | None:
+    return next(iter(instance.get_runs(RunsFilter(tags={BATCH: batch_id}), limit=1)), None)
+
+
+def _end(instance: DagsterInstance, run: DagsterRun, batch: Row) -> None:
+    if batch["cancelled"] or run.status == DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, "The run was cancelled; its worker did not answer.")
+    else:
+        instance.report_run_failed(run, f"The worker of batch {batch['id']} was lost. Another run goes on with its events; kept steps are not repeated.")
+

@@ -1,0 +1,83 @@
+"""Every setting of the engine, read once from the environment.
+
+A `Settings` is made where a process begins and cached by `settings()`. Secrets are `SecretStr`, so no log,
+error or page shows them by accident.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _project_root() -> Path:
+    """The folder with `dagster.yaml`: DAGSTER_HOME, or the working directory."""
+    return Path(os.environ.get("DAGSTER_HOME") or Path.cwd()).resolve()
+
+
+class Settings(BaseSettings):
+    """What can be set, each by an environment variable; `runyard doctor` prints them."""
+
+    model_config = SettingsConfigDict(env_prefix="RUNYARD_", populate_by_name=True, extra="ignore")
+
+    home: Path = Field(default_factory=_project_root, description="The project's folder (RUNYARD_HOME).")
+    data_dir: Path | None = Field(
+        default=None,
+        description="Where the embedded database, the broker's files and the outbox are kept (RUNYARD_DATA_DIR); `.runyard` of the project by default.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("DATABASE_URL", "database_url"),
+        description="A PostgreSQL server (DATABASE_URL). When it is not set, `runyard up` starts an embedded one.",
+    )
+    broker_url: SecretStr | None = Field(
+        default=None, description="Redis or RabbitMQ between the daemon and the workers (RUNYARD_BROKER_URL); files by default."
+    )
+    host: str = Field(default="127.0.0.1", description="The address that the web process listens on (RUNYARD_HOST).")
+    port: int = Field(default=8290, ge=1, le=65535, description="Its port (RUNYARD_PORT).")
+    event_keys: Annotated[list[SecretStr], NoDecode] = Field(
+        default_factory=list, description="The keys that may send events over HTTP (RUNYARD_EVENT_KEYS, commas between); on loopback none is needed."
+    )
+    concurrency: int = Field(
+        default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=256, description="Runs that one worker does at a time (RUNYARD_CONCURRENCY)."
+    )
+    lease_seconds: float = Field(
+        default=30, ge=2, description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS)."
+    )
+    code: str = Field(default="pipelines.definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
+    catalog: str = Field(default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG).")
+    migrations: str = Field(default="pipelines.migrations", description="The package with the project's own migrations (RUNYARD_MIGRATIONS).")
+
+    @field_validator("event_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+
+    @property
+    def data(self) -> Path:
+        """The data folder, absolute."""
+        return (self.data_dir or self.home / ".runyard").resolve()
+
+    @property
+    def postgres_dir(self) -> Path:
+        """The data directory of the embedded PostgreSQL."""
+        return self.data / "postgres"
+
+    @property
+    def broker_dir(self) -> Path:
+        """The folder of the broker that works with files."""
+        return self.data / "broker"
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether the web process can be reached from this machine alone."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read from the environment at the first call."""
+    return Settings()

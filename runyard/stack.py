@@ -1,0 +1,239 @@
+"""The whole stack on one machine, under supervisord: database, code server, daemon, web, worker.
+
+`Stack` writes a supervisord configuration into the data folder, starts it, restarts parts of it when code changes, and
+stops everything: whoever still runs after a few seconds is killed, its children with it.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import xmlrpc.client
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from runyard.errors import RunyardError
+from runyard.settings import Settings, settings
+from runyard.store.embedded import start_embedded, stop_embedded
+from runyard.store.migrate import migrate
+
+PARTS = ("code", "daemon", "web", "worker")
+# What runs the project's code, and so is started again when that changes.
+_RELOADED = ("code", "worker")
+_LONGEST_SOCKET_PATH = 100
+_STOP_SECONDS = 6
+_READY_SECONDS = 90.0
+
+
+def socket_path(name: str, of: Settings | None = None) -> Path:
+    """Where a Unix socket of the stack is: in the data folder, or in the temporary one when that path is too long for a socket."""
+    data = (of or settings()).data
+    path = data / f"{name}.sock"
+    if len(str(path)) > _LONGEST_SOCKET_PATH:
+        folder = Path(tempfile.gettempdir()) / f"runyard-{os.getuid()}-{sha256(str(data).encode()).hexdigest()[:12]}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / f"{name}.sock"
+    return path
+
+
+def environment(database_url: str, of: Settings | None = None) -> dict[str, str]:
+    """The variables that every process of the project needs: `dagster.yaml` reads them."""
+    chosen = of or settings()
+    return {
+        "DAGSTER_HOME": str(chosen.home), "RUNYARD_HOME": str(chosen.home), "RUNYARD_DATA_DIR": str(chosen.data),
+        "DATABASE_URL": database_url, "RUNYARD_PORT": str(chosen.port), "RUNYARD_HOST": chosen.host,
+    }  # fmt: skip
+
+
+class Stack:
+    """Starts and stops the stack of one project; a context manager that stops what it started.
+
+    Parameters
+    ----------
+    parts
+        Which of `PARTS` to run.
+    quiet
+        Write the processes' output to `stack.log` in the data folder only, not to this terminal.
+    """
+
+    def __init__(self, parts: Sequence[str] = PARTS, *, quiet: bool = False) -> None:
+        self.parts = parts
+        self.quiet = quiet
+        self.settings = settings()
+        self.log = self.settings.data / "stack.log"
+        self._embedded = self.settings.database_url is None
+        self._supervisor: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Stack":
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the database, bring its tables up to date, then start all parts; raises `RunyardError` when they run already."""
+        if self.is_running():
+            raise RunyardError("the stack of this project runs already: stop it with `runyard down`, or open it in the browser")
+        self._check_port()
+        self.settings.data.mkdir(parents=True, exist_ok=True)
+        url = start_embedded(self.settings.postgres_dir) if self._embedded else cast(Any, self.settings.database_url).get_secret_value()
+        os.environ.update(environment(url, self.settings))
+        settings.cache_clear()
+        migrate()
+        _write_workspace(self.settings)
+        config = self.settings.data / "supervisord.conf"
+        config.write_text(self._config())
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
+            start_new_session=True, stdout=subprocess.DEVNULL, stderr=None if not self.quiet else self.log.open("ab"), stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def wait_ready(self, seconds: float = _READY_SECONDS) -> None:
+        """Wait until the web process answers and a worker is alive; raises `RunyardError` after `seconds`."""
+        from runyard.readiness import not_ready
+
+        deadline = time.monotonic() + seconds
+        problems: list[str] = ["starting"]
+        while time.monotonic() < deadline:
+            if self._supervisor is not None and self._supervisor.poll() is not None:
+                raise RunyardError(f"the stack stopped while starting: see {self.log} and run `runyard doctor`")
+            problems = not_ready(self.parts)
+            if not problems:
+                return
+            time.sleep(0.1)
+        raise RunyardError(f"the stack is not ready after {seconds:.0f} s: {'; '.join(problems)}. See {self.log}")
+
+    def wait(self) -> int:
+        """Wait until supervisord ends; return its exit code."""
+        assert self._supervisor is not None
+        return self._supervisor.wait()
+
+    def reload(self) -> None:
+        """Start the parts anew that run the project's code; runs under way finish first, for a few seconds."""
+        for part in _RELOADED:
+            if part in self.parts:
+                self.restart(part)
+
+    def restart(self, part: str) -> None:
+        """Stop and start one part."""
+        with suppress(xmlrpc.client.Fault):
+            self._remote().supervisor.stopProcess(f"stack:{part}")
+        self._remote().supervisor.startProcess(f"stack:{part}", False)
+
+    def pid(self, part: str) -> int:
+        """The process id of a part (0 while it is being started again)."""
+        return int(cast(Any, self._remote().supervisor.getProcessInfo(f"stack:{part}"))["pid"])
+
+    def is_running(self) -> bool:
+        """Whether a supervisord of this project answers."""
+        try:
+            self._remote().supervisor.getState()
+        except (OSError, xmlrpc.client.Error):
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Stop all parts, then the database; nothing of the stack is left."""
+        with suppress(OSError, xmlrpc.client.Error):
+            self._remote().supervisor.shutdown()
+        if self._supervisor is not None:
+            try:
+                self._supervisor.wait(_STOP_SECONDS + 6)
+            except subprocess.TimeoutExpired:
+                os.killpg(self._supervisor.pid, signal.SIGKILL)
+                self._supervisor.wait()
+            self._supervisor = None
+        else:
+            deadline = time.monotonic() + _STOP_SECONDS + 6
+            while self.is_running() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        if self._embedded:
+            stop_embedded(self.settings.postgres_dir)
+
+    def _check_port(self) -> None:
+        if "web" not in self.parts:
+            return
+        with socket.socket(socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.settings.host, self.settings.port))
+            except OSError as error:
+                raise RunyardError(f"port {self.settings.port} of {self.settings.host} cannot be used ({error.strerror}): free it, or set RUNYARD_PORT") from error
+
+    def _remote(self) -> Any:
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=SupervisorTransport(None, None, f"unix://{socket_path('supervisor')}"))
+
+    def _config(self) -> str:
+        """The supervisord configuration: the database outlives the other parts, which stop together."""
+        listener = f"command={_command('prefix-output')}\nevents=PROCESS_LOG,PROCESS_STATE_EXITED\nbuffer_size=10000\nstderr_logfile=/dev/fd/2\nstderr_logfile_maxbytes=0\n"
+        if self.quiet:
+            listener = listener.replace("/dev/fd/2", str(self.log).replace("%", "%%"))
+        sections = [
+            f"[supervisord]\nnodaemon=true\nlogfile={self.settings.data}/supervisord.log\nlogfile_maxbytes=1MB\nlogfile_backups=1\npidfile={self.settings.data}/supervisord.pid\n"
+            f"directory={self.settings.home}\nminfds=4096\n",
+            f"[unix_http_server]\nfile={socket_path('supervisor')}\nchmod=0700\n",
+            "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
+            f"[supervisorctl]\nserverurl=unix://{socket_path('supervisor')}\n",
+            f"[eventlistener:output]\n{listener}",
+            f"[group:stack]\nprograms={','.join(self.parts)}\npriority=20\n",
+            *[_program(part, part if part != "code" else "code-server") for part in self.parts],
+        ]
+        if self._embedded:
+            sections.append(_program("postgres", "postgres", priority=10))
+        return "\n".join(sections)
+
+
+def _program(name: str, command: str, priority: int = 20) -> str:
+    return (
+        f"[program:{name}]\ncommand={_command(command)}\npriority={priority}\nautorestart=true\nstartsecs=0\nstartretries=1000\n"
+        f"stopwaitsecs={_STOP_SECONDS if priority > 10 else 3}\nkillasgroup=true\nstopsignal={'KILL' if name == 'code' else 'TERM'}\n"
+        "stdout_events_enabled=true\nstderr_events_enabled=true\nstdout_logfile=NONE\nstderr_logfile=NONE\n"
+    )
+
+
+def _command(name: str) -> str:
+    return f'"{sys.executable}" -m runyard {name}'.replace("%", "%%")
+
+
+def stack_workspace(of: Settings | None = None) -> Path:
+    """The workspace file of the stack: the code server on its socket, shared by daemon and web."""
+    return (of or settings()).data / "workspace.yaml"
+
+
+def _write_workspace(of: Settings) -> None:
+    stack_workspace(of).write_text(f"load_from:\n  - grpc_server:\n      socket: {socket_path('code', of)}\n      location_name: {of.code}\n")
+
+
+def web_answers(path: str = "/healthz", seconds: float = 1.0) -> bool:
+    """Whether the web process of this project answers with 200."""
+    chosen = settings()
+    try:
+        with urllib.request.urlopen(f"http://{chosen.host}:{chosen.port}{path}", timeout=seconds) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def wait_for_code_server(seconds: float = 60.0) -> None:
+    """Wait until the code server of the stack takes connections; go on without it after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(socket_path("code")))
+            return
+        time.sleep(0.05)

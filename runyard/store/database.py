@@ -1,0 +1,88 @@
+"""Where the database is, and one pool of connections for each process.
+
+The URL is DATABASE_URL, or that of the embedded server in the project's data folder when one runs there.
+A pool does not live through a fork: a child that asks gets its own.
+"""
+
+import atexit
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from runyard.errors import DatabaseUnavailable
+from runyard.settings import Settings, settings
+from runyard.store.embedded import embedded_url
+
+_CONNECT_SECONDS = 10.0
+_POOL_SIZE = 20
+
+_lock = threading.Lock()
+_pools: dict[int, ConnectionPool[psycopg.Connection[dict[str, object]]]] = {}
+
+
+def database_url(of: Settings | None = None) -> str:
+    """The URL of the database (`postgresql://...`); raises `DatabaseUnavailable` when there is none."""
+    chosen = of or settings()
+    if chosen.database_url is not None:
+        url = chosen.database_url.get_secret_value()
+        return "postgresql://" + url.removeprefix("postgres://") if url.startswith("postgres://") else url
+    url = embedded_url(chosen.postgres_dir)
+    if url is None:
+        raise DatabaseUnavailable("no database: start the stack with `runyard up`, or set DATABASE_URL to a PostgreSQL server")
+    return url
+
+
+def where(url: str) -> str:
+    """Host, port and database of a URL, without user or password: fit for a log."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'local socket'}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def pool() -> ConnectionPool[psycopg.Connection[dict[str, object]]]:
+    """The pool of this process, made at the first call. Connections are in autocommit mode, rows are dicts."""
+    with _lock:
+        found = _pools.get(os.getpid())
+        if found is None:
+            # A parent's pool must not be touched by its child: closing it would end the parent's connections.
+            found = ConnectionPool(
+                database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, open=True, max_idle=120,
+                kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "runyard"},
+                check=ConnectionPool.check_connection,
+            )  # fmt: skip
+            _pools[os.getpid()] = found
+        return found
+
+
+@contextmanager
+def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
+    """A pooled connection in autocommit mode; raises `DatabaseUnavailable` when none can be had in 10 s."""
+    try:
+        with pool().connection() as opened:
+            yield opened
+    except (PoolTimeout, psycopg.OperationalError) as error:
+        raise DatabaseUnavailable(f"the database does not answer ({type(error).__name__}): check that it runs, with `runyard doctor`") from error
+
+
+@contextmanager
+def transaction() -> Iterator[psycopg.Connection[dict[str, object]]]:
+    """A pooled connection in a transaction that commits when the block ends well."""
+    with connection() as opened, opened.transaction():
+        yield opened
+
+
+def close_pool() -> None:
+    """Close this process's pool; the next call of `pool()` makes a new one."""
+    with _lock:
+        found = _pools.pop(os.getpid(), None)
+    if found is not None:
+        with suppress(Exception):
+            found.close(timeout=2)
+
+
+atexit.register(close_pool)

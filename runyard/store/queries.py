@@ -1,0 +1,34 @@
+"""Reads `queries.sql` once and runs its statements by name."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+Row = dict[str, Any]
+Connection = psycopg.Connection[dict[str, object]]
+
+_HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+@cache
+def statements() -> Mapping[str, bytes]:
+    """Every statement of `queries.sql` by its name."""
+    text = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
+    parts = _HEADING.split(text)
+    return {name: body.strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def run(connection: Connection, name: str, /, **parameters: Any) -> list[Row]:
+    """Run the statement called `name`; return its rows, an empty list where it gives none."""
+    cursor = connection.execute(statements()[name], parameters)
+    return list(cursor.fetchall()) if cursor.description else []
+
+
+def one(connection: Connection, name: str, /, **parameters: Any) -> Row | None:
+    """Run the statement called `name`; return its first row, or None."""
+    rows: Iterable[Row] = run(connection, name, **parameters)
+    return next(iter(rows), None)

@@ -1,0 +1,153 @@
+"""The warm workers: a Celery application whose processes have the code loaded before they take a run.
+
+The parent imports the code location and forks; a child keeps one Dagster instance with pooled connections for all its
+runs. The task has the name under which dagster-celery's launcher sends runs.
+"""
+
+import gc
+import logging
+import os
+import signal
+import socket
+import threading
+from contextlib import ExitStack
+from importlib import import_module
+from typing import Any
+
+from celery import Celery
+from celery.signals import worker_init, worker_process_init, worker_shutdown
+from dagster import DagsterInstance, DagsterRunStatus, Definitions
+from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
+from dagster._serdes import unpack_value
+
+from runyard import dispatch, ops, reaper
+from runyard.broker import QUEUE, TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME, make_app
+from runyard.dagster_internals import execute_run, pooled_instance, refresh_connections
+from runyard.errors import DatabaseUnavailable
+from runyard.lease import heart
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.queries import run
+
+_BEAT_SECONDS = 5.0
+_log = logging.getLogger("runyard.worker")
+_instance: DagsterInstance | None = None
+_resources = ExitStack()
+_stopping = threading.Event()
+
+
+def name() -> str:
+    """This worker's name: one for each parent process of a host."""
+    return f"{socket.gethostname()}:{os.environ.get('RUNYARD_WORKER', 'worker')}"
+
+
+def load_code() -> Definitions:
+    """Import the code location and resolve its jobs, so that no run has to."""
+    module = import_module(settings().code)
+    definitions = next(value for value in vars(module).values() if isinstance(value, Definitions))
+    for job in definitions.get_repository_def().get_all_jobs():
+        job.get_job_snapshot_id()
+    return definitions
+
+
+def build_app() -> Celery:
+    """The Celery application with the tasks of dagster-celery's launcher."""
+    app = make_app()
+
+    @app.task(name=TASK_EXECUTE_JOB_NAME)
+    def execute_job(execute_job_args_packed: Any) -> None:
+        _execute(unpack_value(execute_job_args_packed, as_type=ExecuteRunArgs).run_id)
+
+    @app.task(name=TASK_RESUME_JOB_NAME)
+    def resume_job(resume_job_args_packed: Any) -> None:
+        _execute(unpack_value(resume_job_args_packed, as_type=ResumeRunArgs).run_id)
+
+    return app
+
+
+def work() -> int:
+    """Run a worker until it is told to stop; runs under way are finished first."""
+    app = build_app()
+    app.worker_main(
+        [
+            "worker", "--pool=prefork", f"--concurrency={settings().concurrency}", f"--queues={QUEUE}", f"--hostname={name()}@%h",
+            "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING",
+        ]
+    )  # fmt: skip
+    return 0
+
+
+@worker_init.connect
+def _prepare(**_: Any) -> None:
+    load_code()
+    database.close_pool()
+    # What is loaded by now is shared with the children for good: the collector shall neither scan nor copy it.
+    gc.collect()
+    gc.freeze()
+    threading.Thread(target=_beat, name="runyard-worker-heart", daemon=True).start()
+
+
+@worker_process_init.connect
+def _warm_up(**_: Any) -> None:
+    global _instance
+    heart.parent = os.getppid()
+    dispatch.set_worker_name(f"{name()}:{os.getpid()}")
+    _instance = _resources.enter_context(pooled_instance())
+    refresh_connections(_instance)
+
+
+@worker_shutdown.connect
+def _say_goodbye(**_: Any) -> None:
+    _stopping.set()
+    try:
+        with database.connection() as connection:
+            run(connection, "forget_worker", name=name(), pid=os.getpid())
+    except DatabaseUnavailable:
+        _log.info("the database is gone already")
+
+
+def _beat() -> None:
+    """Say that this worker is alive, from its parent process."""
+    while not _stopping.is_set():
+        try:
+            with database.connection() as connection:
+                run(connection, "heartbeat_worker", name=name(), host=socket.gethostname(), pid=os.getpid(), slots=settings().concurrency)
+        except DatabaseUnavailable as error:
+            _log.warning("no heartbeat: %s", error)
+        _stopping.wait(_BEAT_SECONDS)
+
+
+def _execute(run_id: str) -> None:
+    """Execute a run that the broker handed over; one that was begun or cancelled meanwhile is left alone."""
+    instance = _instance
+    assert instance is not None
+    refresh_connections(instance)
+    found = instance.get_run_by_id(run_id)
+    if found is None or found.status not in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING):
+        _log.warning("run %s is %s: not executed", run_id, found.status.value if found else "gone")
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        execute_run(instance, run_id)
+    except KeyboardInterrupt:
+        _log.info("run %s was interrupted", run_id)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        _settle_what_is_left(instance, run_id)
+
+
+def _settle_what_is_left(instance: DagsterInstance, run_id: str) -> None:
+    """A run that ended before `settle` (cancelled, or an error outside every step): its invocations end or come back with it."""
+    batch = ops.abandon(run_id)
+    if batch is None or batch.id == "none":
+        return
+    found = instance.get_run_by_id(run_id)
+    if found is not None and not found.is_finished:
+        if found.status == DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(found)
+        else:
+            instance.report_run_failed(found, "The run ended before its batch was settled.")
+        found = instance.get_run_by_id(run_id)
+    row = {"id": batch.id, "function": batch.function, "status": "running"}
+    reaper.release_batch(row, found, error=f"run {run_id} failed outside every step: see its log in Dagster", force=True)
