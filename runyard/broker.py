@@ -49,7 +49,7 @@ def broker_url() -> str:
         return chosen.get_secret_value()
     (settings().broker_dir / "queue").mkdir(parents=True, exist_ok=True)
     (settings().broker_dir / "control").mkdir(parents=True, exist_ok=True)
-    return f"{_SCHEME}://"
+    return f"{_SCHEME}://localhost/"
 
 
 def celery_settings() -> dict[str, Any]:
@@ -73,14 +73,14 @@ def celery_settings() -> dict[str, Any]:
         "worker_prefetch_multiplier": 1,
         "worker_enable_remote_control": False,
         "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     }
 
 
 def make_app() -> Celery:
     """The Celery application, without tasks."""
-    app = Celery("runyard", broker=broker_url(), backend="disabled://", config_source=celery_settings())
-    return app
+    return Celery("runyard", broker=broker_url(), backend="disabled://", config_source=celery_settings())
 
 
 __all__ = ["QUEUE", "TASK_EXECUTE_JOB_NAME", "TASK_RESUME_JOB_NAME", "broker_url", "celery_settings", "make_app"]

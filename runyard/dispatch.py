@@ -38,14 +38,16 @@ def set_worker_name(name: str) -> None:
     _worker_name = name
 
 
-def claim(function: Function) -> list[Claim]:
+def claim(function: Function) -> list[Claim] | None:
     """Claim due invocations of a function: batches of up to `max_batch`, as many as the workers can soon take.
 
-    An empty list means that nothing is due, or that enough batches wait already.
+    An empty list means that nothing is due; None that enough batches wait for the workers already.
     """
     claims: list[Claim] = []
     with database.connection() as connection:
         room = _room(connection)
+        if room <= 0:
+            return None
         while len(claims) < room:
             batch_id = new_ulid()
             row = one(connection, "claim", function=function.name, max_batch=function.max_batch, batch=batch_id)

@@ -9,6 +9,7 @@ import json
 import random
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
@@ -22,23 +23,28 @@ _sweeping = threading.Lock()
 _last_sweep = 0.0
 
 
-def sweep_if_time(instance: DagsterInstance) -> None:
-    """Sweep unless this process has done so within the last sixth of a lease (5 s by default)."""
+def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
+    """Sweep unless this process has done so within the last sixth of a lease (5 s by default).
+
+    `instance` is called only where there is something to free: making one costs several connections.
+    """
     global _last_sweep
     if not _sweeping.acquire(blocking=False):
         return
     try:
         if time.monotonic() - _last_sweep >= settings().lease_seconds / 6:
             _last_sweep = time.monotonic()
-            sweep(instance)
+            overdue = dispatch.overdue()
+            if overdue:
+                free(instance(), overdue)
     finally:
         _sweeping.release()
 
 
-def sweep(instance: DagsterInstance) -> int:
-    """Free every overdue batch; return how many were freed."""
+def free(instance: DagsterInstance, overdue: Sequence[Row]) -> int:
+    """Free overdue batches; return how many were freed."""
     freed = 0
-    for batch in dispatch.overdue():
+    for batch in overdue:
         run = instance.get_run_by_id(batch["run_id"]) if batch["run_id"] else _run_of(instance, batch["id"])
         if release_batch(batch, run):
             freed += 1

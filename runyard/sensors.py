@@ -6,10 +6,11 @@ batches whose worker was lost. It works under stock `dagster dev` too, which onl
 """
 
 import time
+import warnings
 from collections.abc import Sequence
 from functools import cache
 
-from dagster import DefaultSensorStatus, JobDefinition, RunRequest, SensorDefinition, SensorEvaluationContext, SkipReason, sensor
+from dagster import BetaWarning, DefaultSensorStatus, JobDefinition, RunRequest, SensorDefinition, SensorEvaluationContext, SkipReason, sensor
 
 from runyard import dispatch, reaper, registry
 from runyard.flow import Retry
@@ -55,17 +56,19 @@ def on_event(
     function = Function(name or job.name, job.name, events, max_batch, retry or Retry(), priority)
     registry.add(function)
 
-    @sensor(
-        name=f"{function.name}_sensor",
-        job=job,
-        minimum_interval_seconds=0,
-        default_status=DefaultSensorStatus.RUNNING,
-        description=description or f"Runs {job.name} on {', '.join(events)}: up to {max_batch} events a run, {function.retry.attempts} attempts each.",
-    )
     def waiting_sensor(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
         return _tick(function, context)
 
-    return waiting_sensor
+    with warnings.catch_warnings():
+        # The decorator itself passes a parameter that is in beta.
+        warnings.simplefilter("ignore", BetaWarning)
+        return sensor(
+            name=f"{function.name}_sensor",
+            job=job,
+            minimum_interval_seconds=1,
+            default_status=DefaultSensorStatus.RUNNING,
+            description=description or f"Runs {job.name} on {', '.join(events)}: up to {max_batch} events a run, {function.retry.attempts} attempts each.",
+        )(waiting_sensor)
 
 
 def _tick(function: Function, context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
@@ -74,12 +77,13 @@ def _tick(function: Function, context: SensorEvaluationContext) -> Sequence[RunR
     with listener.subscribe(function.name) as woken:
         while (left := deadline - time.monotonic()) > 0:
             woken.clear()
-            reaper.sweep_if_time(context.instance)
+            reaper.sweep_if_time(lambda: context.instance)
             claims = dispatch.claim(function)
             if claims:
                 return [_run_request(function, claim) for claim in claims]
-            due = dispatch.seconds_until_due(function)
-            woken.wait(max(0.02, min(left, LONGEST_WAIT, LONGEST_WAIT if due is None or due <= 0 else due)))
+            # No room: a batch that begins or ends makes some, and wakes us.
+            due = None if claims is None else dispatch.seconds_until_due(function)
+            woken.wait(max(0.02, min(left, LONGEST_WAIT, LONGEST_WAIT if due is None else due)))
     return SkipReason(f"no {' or '.join(function.triggers)} in {TICK_SECONDS:.0f} s")
 
 

@@ -4,6 +4,7 @@
 stops everything: whoever still runs after a few seconds is killed, its children with it.
 """
 
+import ctypes
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ _RELOADED = ("code", "worker")
 _LONGEST_SOCKET_PATH = 100
 _STOP_SECONDS = 6
 _READY_SECONDS = 90.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def socket_path(name: str, of: Settings | None = None) -> Path:
@@ -100,7 +102,8 @@ class Stack:
         config.write_text(self._config())
         self._supervisor = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
-            start_new_session=True, stdout=subprocess.DEVNULL, stderr=None if not self.quiet else self.log.open("ab"), stdin=subprocess.DEVNULL,
+            start_new_session=True, preexec_fn=_stop_with_parent, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=self.log.open("ab") if self.quiet else None,
         )  # fmt: skip
 
     def wait_ready(self, seconds: float = _READY_SECONDS) -> None:
@@ -196,6 +199,12 @@ class Stack:
         if self._embedded:
             sections.append(_program("postgres", "postgres", priority=10))
         return "\n".join(sections)
+
+
+def _stop_with_parent() -> None:
+    """Ask Linux to send this process SIGTERM when its parent ends, however it ends: a killed `runyard up` leaves nothing behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _program(name: str, command: str, priority: int = 20) -> str:

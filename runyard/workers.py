@@ -10,11 +10,13 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from celery.signals import worker_init, worker_process_init, worker_shutdown
 from dagster import DagsterInstance, DagsterRunStatus, Definitions
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
@@ -22,7 +24,7 @@ from dagster._serdes import unpack_value
 
 from runyard import dispatch, ops, reaper
 from runyard.broker import QUEUE, TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME, make_app
-from runyard.dagster_internals import execute_run, pooled_instance, refresh_connections
+from runyard.dagster_internals import execute_run, pooled_instance, refresh_connections, silence_console
 from runyard.errors import DatabaseUnavailable
 from runyard.lease import heart
 from runyard.settings import settings
@@ -67,10 +69,12 @@ def build_app() -> Celery:
 
 def work() -> int:
     """Run a worker until it is told to stop; runs under way are finished first."""
+    # Celery warns root on every start; the stack may run as root, with a broker that only this project's user can write.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     app = build_app()
     app.worker_main(
         [
-            "worker", "--pool=prefork", f"--concurrency={settings().concurrency}", f"--queues={QUEUE}", f"--hostname={name()}@%h",
+            "--quiet", "worker", "--pool=prefork", f"--concurrency={settings().concurrency}", f"--queues={QUEUE}", f"--hostname={name()}@%h",
             "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING",
         ]
     )  # fmt: skip
@@ -92,6 +96,7 @@ def _warm_up(**_: Any) -> None:
     global _instance
     heart.parent = os.getppid()
     dispatch.set_worker_name(f"{name()}:{os.getpid()}")
+    silence_console()
     _instance = _resources.enter_context(pooled_instance())
     refresh_connections(_instance)
 

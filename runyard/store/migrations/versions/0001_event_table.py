@@ -1,14 +1,11 @@
 """The event table: events, functions, invocations, steps, batches, workers, and the doors for SQL."""
 
-from pathlib import Path
-
-from alembic import op
+from runyard.store.migration_env import run_sql_beside
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    """Run the SQL that stands beside this file, as one script."""
-    script = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
-    op.get_bind().connection.cursor().execute(script)
+    """Make the tables."""
+    run_sql_beside(__file__)

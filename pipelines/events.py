@@ -1,0 +1,123 @@
+"""The event types of all families: what an application may send, checked at the door.
+
+Light to import: an application that sends events needs this module and `runyard`, not Dagster.
+"""
+
+import base64
+import binascii
+from datetime import UTC, datetime, timedelta
+from email.utils import formataddr, parseaddr
+from typing import Annotated, Any, Self
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from resources.mail_templates import template_names
+from runyard import EventData, event_type
+
+MAX_RECIPIENTS = 1000  # SendGrid's limit for one mail/send request
+MAX_ATTACHMENT_BYTES = 350 * 1024  # what fits into an event with the rest of it
+LONGEST_SEND_AT = timedelta(hours=72)  # SendGrid's limit
+
+
+def _one_line(text: str) -> str:
+    """Refuse what could start a header of its own."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("must be one line, without control characters")
+    return text
+
+
+def _address(text: str) -> str:
+    """Return an address in its normal form: `ada@example.com` or `Ada Lovelace <ada@example.com>`."""
+    _one_line(text)
+    name, address = parseaddr(text)
+    try:
+        checked = validate_email(address or text, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise ValueError(f"{text!r} is not an e-mail address: {error}") from None
+    # What the parser left over would be silently lost: refuse it.
+    if not name and text.strip().strip("<>") != address:
+        raise ValueError(f"{text!r} is not one e-mail address")
+    return formataddr((name, checked.normalized), charset="utf-8") if name else checked.normalized
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Address = Annotated[str, AfterValidator(_address)]
+Addresses = Annotated[list[Address], BeforeValidator(_as_list), Field(max_length=MAX_RECIPIENTS)]
+
+
+class Attachment(BaseModel):
+    """A file that goes with a mail: its name, its bytes in base64, its media type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filename: Annotated[Line, Field(min_length=1, max_length=255)]
+    content: str
+    type: Annotated[Line, Field(pattern=r"^[\w.+-]+/[\w.+-]+$")] = "application/octet-stream"
+
+    @field_validator("content")
+    @classmethod
+    def _is_base64(cls, value: str) -> str:
+        try:
+            size = len(base64.b64decode(value, validate=True))
+        except (binascii.Error, ValueError):
+            raise ValueError("must be base64") from None
+        if size > MAX_ATTACHMENT_BYTES:
+            raise ValueError(f"has {size} bytes; attachments may have {MAX_ATTACHMENT_BYTES} in all. Put the file elsewhere and send a link")
+        return value
+
+    def size(self) -> int:
+        """The file's size in bytes."""
+        return len(self.content) * 3 // 4
+
+
+@event_type("email/send.requested")
+class EmailSendRequested(EventData):
+    """A mail is to be sent: written out (`text`, `html` or both), or from a template with its data."""
+
+    to: Annotated[Addresses, Field(min_length=1, examples=[["ada@example.com"]])]
+    cc: Addresses = Field(default_factory=list)
+    bcc: Addresses = Field(default_factory=list)
+    reply_to: Address | None = None
+    subject: Annotated[Line, Field(min_length=1, max_length=998)] | None = None
+    template: str | None = Field(default=None, examples=["welcome"])
+    text: str | None = None
+    html: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict, examples=[{"name": "Ada"}])
+    attachments: list[Attachment] = Field(default_factory=list)
+    send_at: datetime | None = None
+
+    @field_validator("template")
+    @classmethod
+    def _exists(cls, value: str | None) -> str | None:
+        if value is not None and value not in template_names():
+            raise ValueError(f"there is no template {value!r}; there are: {', '.join(template_names())}")
+        return value
+
+    @field_validator("send_at")
+    @classmethod
+    def _is_soon(cls, value: datetime | None) -> datetime | None:
+        if value is not None:
+            if value.tzinfo is None:
+                raise ValueError("needs a time zone, as in 2026-01-31T09:00:00Z")
+            if value > datetime.now(UTC) + LONGEST_SEND_AT:
+                raise ValueError("is more than 72 hours ahead; give the event itself a later ts instead")
+        return value
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Self:
+        if self.template is not None and (self.text is not None or self.html is not None):
+            raise ValueError("give a template, or text and html, not both")
+        if self.template is None and self.text is None and self.html is None:
+            raise ValueError("give a template, or text, or html")
+        if self.template is None and self.subject is None:
+            raise ValueError("a mail without a template needs a subject")
+        if len(self.to) + len(self.cc) + len(self.bcc) > MAX_RECIPIENTS:
+            raise ValueError(f"to, cc and bcc together have more than {MAX_RECIPIENTS} addresses; send several mails")
+        if sum(attachment.size() for attachment in self.attachments) > MAX_ATTACHMENT_BYTES:
+            raise ValueError(f"the attachments have more than {MAX_ATTACHMENT_BYTES} bytes together. Put the files elsewhere and send links")
+        return self

@@ -1,0 +1,5 @@
+"""Alembic's environment for the tables of the families."""
+
+from runyard.store.migration_env import run_migrations
+
+run_migrations()

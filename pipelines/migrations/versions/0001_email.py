@@ -1,0 +1,11 @@
+"""The tables of the mail family: messages and suppressed addresses."""
+
+from runyard.store.migration_env import run_sql_beside
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Make the tables."""
+    run_sql_beside(__file__)

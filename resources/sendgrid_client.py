@@ -1,0 +1,131 @@
+"""SendGrid's own client over kept connections, and what its errors mean for another attempt.
+
+The `sendgrid` package opens a connection for every request. Here its HTTP client is given a connection pool; the rest
+of the package (addresses, headers, errors) stays as it is.
+"""
+
+import io
+import threading
+import time
+import urllib.error
+from email.message import Message
+from functools import cache
+from typing import Any
+
+import urllib3
+from python_http_client.client import Client
+from python_http_client.exceptions import HTTPError, handle_error
+from sendgrid import SendGridAPIClient
+
+from runyard.errors import NonRetriable, RetryAfter
+
+_CONNECTIONS = 8
+_TIMEOUT_SECONDS = 15.0
+_DEFAULT_PAUSE_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 3600.0
+# 4xx that time can mend; every other one is final.
+_RETRIABLE_4XX = (408, 409, 425, 429)
+
+
+class _Answer:
+    """What the package's Response reads: a status, a body, headers."""
+
+    def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
+        self._answer = answer
+
+    def getcode(self) -> int:
+        return self._answer.status
+
+    def read(self) -> bytes:
+        return self._answer.data
+
+    def info(self) -> Any:
+        return self._answer.headers
+
+
+class PooledClient(Client):
+    """The package's HTTP client with a connection pool."""
+
+    pool: urllib3.PoolManager
+
+    def _build_client(self, name: str | None = None) -> "PooledClient":
+        # The package's own would make a plain Client for every part of the path.
+        made = PooledClient(
+            host=self.host, version=self._version, request_headers=self.request_headers, append_slash=self.append_slash, timeout=self.timeout,
+            url_path=[*self._url_path, name] if name else self._url_path,
+        )  # fmt: skip
+        made.pool = self.pool
+        return made
+
+    def _make_request(self, opener: Any, request: Any, timeout: float | None = None) -> Any:
+        del opener
+        answer = self.pool.request(request.get_method(), request.full_url, body=request.data, headers=dict(request.header_items()), timeout=timeout, retries=False)
+        if answer.status >= 400:
+            headers = Message()
+            for name, value in answer.headers.items():
+                headers[name] = value
+            error = urllib.error.HTTPError(request.full_url, answer.status, answer.reason or "", headers, io.BytesIO(answer.data))
+            raise handle_error(error)
+        return _Answer(answer)
+
+
+class SendGridAccount:
+    """One API key at one host. Shared by all threads of a process: when SendGrid says wait, all of them do."""
+
+    def __init__(self, api_key: str, host: str) -> None:
+        package = SendGridAPIClient(api_key=api_key, host=host)
+        client = PooledClient(host=host, request_headers=package.client.request_headers, version=3, timeout=_TIMEOUT_SECONDS)
+        client.pool = urllib3.PoolManager(maxsize=_CONNECTIONS, block=True)
+        package.client = client
+        self._package = package
+        self._lock = threading.Lock()
+        self._resume_at = 0.0
+
+    @staticmethod
+    @cache
+    def get(api_key: str, host: str) -> "SendGridAccount":
+        """The account of this key and host, the same for every run of this process."""
+        return SendGridAccount(api_key, host)
+
+    def send(self, body: dict[str, Any]) -> str:
+        """`POST /v3/mail/send`; return the X-Message-Id. Raises `NonRetriable`, `RetryAfter`, or what another attempt may mend."""
+        wait = self._resume_at - time.time()
+        if wait > 0:
+            raise RetryAfter(f"SendGrid's rate limit is used up; {wait:.0f} s until it is full again", wait)
+        try:
+            answer = self._package.client.mail.send.post(request_body=body)
+        except HTTPError as error:
+            raise self._meaning(error) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise ConnectionError(f"SendGrid does not answer: {type(error).__name__}") from None
+        return str(answer.headers.get("X-Message-Id") or "")
+
+    def _meaning(self, error: HTTPError) -> Exception:
+        text = f"SendGrid answered {error.status_code}: {_messages(error)}"
+        if error.status_code == 429:
+            seconds = self._pause(error)
+            return RetryAfter(text, seconds)
+        if 400 <= error.status_code < 500 and error.status_code not in _RETRIABLE_4XX:
+            return NonRetriable(text)
+        return ConnectionError(text)
+
+    def _pause(self, error: HTTPError) -> float:
+        """Seconds until the limit is full again, by X-RateLimit-Reset (epoch seconds)."""
+        try:
+            seconds = float(error.headers.get("X-RateLimit-Reset")) - time.time()
+        except (TypeError, ValueError):
+            seconds = _DEFAULT_PAUSE_SECONDS
+        seconds = min(max(seconds, 0.5), _LONGEST_PAUSE_SECONDS)
+        with self._lock:
+            self._resume_at = max(self._resume_at, time.time() + seconds)
+        return seconds
+
+
+def _messages(error: HTTPError) -> str:
+    """The messages of an error body, with the fields they are about; bounded, for it is kept and shown."""
+    try:
+        found = error.to_dict["errors"]
+        text = "; ".join(f"{problem.get('message')}{' (' + problem['field'] + ')' if problem.get('field') else ''}" for problem in found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        text = str(error.reason)
+    return text[:500]

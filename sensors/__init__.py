@@ -1,0 +1,1 @@
+"""Which event starts which job, and under which flow control: one module a family."""
