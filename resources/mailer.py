@@ -88,6 +88,7 @@ class SendGridMailer(Mailer):
 
     api_key: str
     host: str = SENDGRID_HOST
+    timeout: float = 15.0
 
     @property
     def provider(self) -> str:
@@ -96,7 +97,7 @@ class SendGridMailer(Mailer):
 
     def send(self, mail: Mail) -> dict[str, Any]:
         """Send the mail; the message id is that of the X-Message-Id header."""
-        message_id = SendGridAccount.get(self.api_key, self.host).send(_as_sendgrid(mail, self.sender))
+        message_id = SendGridAccount.get(self.api_key, self.host, self.timeout).send(_as_sendgrid(mail, self.sender))
         return {"provider": "sendgrid", "message_id": message_id, "status": "sent"}
 
 

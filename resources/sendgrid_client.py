@@ -20,7 +20,6 @@ from sendgrid import SendGridAPIClient
 from runyard.errors import NonRetriable, RetryAfter
 
 _CONNECTIONS = 8
-_TIMEOUT_SECONDS = 15.0
 _DEFAULT_PAUSE_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 # 4xx that time can mend; every other one is final.
@@ -59,7 +58,7 @@ class PooledClient(Client):
 
     def _make_request(self, opener: Any, request: Any, timeout: float | None = None) -> Any:
         del opener
-        answer = self.pool.request(request.get_method(), request.full_url, body=request.data, headers=dict(request.header_items()), timeout=timeout, retries=False)
+        answer = self.pool.request(request.get_method(), request.full_url, body=request.data, headers=dict(request.header_items()), timeout=timeout or self.timeout, retries=False)
         if answer.status >= 400:
             headers = Message()
             for name, value in answer.headers.items():
@@ -72,9 +71,9 @@ class PooledClient(Client):
 class SendGridAccount:
     """One API key at one host. Shared by all threads of a process: when SendGrid says wait, all of them do."""
 
-    def __init__(self, api_key: str, host: str) -> None:
+    def __init__(self, api_key: str, host: str, timeout: float) -> None:
         package = SendGridAPIClient(api_key=api_key, host=host)
-        client = PooledClient(host=host, request_headers=package.client.request_headers, version=3, timeout=_TIMEOUT_SECONDS)
+        client = PooledClient(host=host, request_headers=package.client.request_headers, version=3, timeout=timeout)
         client.pool = urllib3.PoolManager(maxsize=_CONNECTIONS, block=True)
         package.client = client
         self._package = package
@@ -83,9 +82,9 @@ class SendGridAccount:
 
     @staticmethod
     @cache
-    def get(api_key: str, host: str) -> "SendGridAccount":
-        """The account of this key and host, the same for every run of this process."""
-        return SendGridAccount(api_key, host)
+    def get(api_key: str, host: str, timeout: float) -> "SendGridAccount":
+        """The account of this key and host, the same for every run of this process; `timeout` in seconds."""
+        return SendGridAccount(api_key, host, timeout)
 
     def send(self, body: dict[str, Any]) -> str:
         """`POST /v3/mail/send`; return the X-Message-Id. Raises `NonRetriable`, `RetryAfter`, or what another attempt may mend."""

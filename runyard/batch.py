@@ -9,9 +9,10 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 import pydantic_core
@@ -142,16 +143,13 @@ class Batch:
         self.last_step = step
         return self
 
-    def map_all(
-        self, step: str, do: Callable[[Sequence[Item]], Sequence[object]], *, size: int | None = None, at_most_once_window: int | None = None
-    ) -> "Batch":
+    def map_all(self, step: str, do: Callable[[Sequence[Item]], Sequence[object]], *, size: int | None = None) -> "Batch":
         """Run a step on all invocations at once, for interfaces that take many.
 
         As `map`, but `do` takes a list of items and returns a list as long, in the same order; an element that is an
         exception fails that invocation alone, and an exception raised fails all of the call. `size` limits how many a call takes;
         the results of a call are kept before the next one begins.
         """
-        del at_most_once_window  # each call's results are kept at once; the name is taken so that both words read alike
         todo = [item for item in self.live() if step not in item.outputs]
         with _Keeper(self, step, window=1) as keeper:
             for start in range(0, len(todo), size or max(1, len(todo))):
@@ -162,19 +160,15 @@ class Batch:
     def _map_in_threads(self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: "_Keeper") -> None:
         # A window of futures, not all at once: what is under way when the lease is lost is then bounded.
         waiting = iter(todo)
+        under_way: set[Future[_Result]] = set()
         with ThreadPoolExecutor(min(threads, len(todo)), thread_name_prefix="step") as executor:
-
-            def submit(count: int) -> None:
-                for item, _ in zip(waiting, range(count), strict=False):
-                    futures.add(executor.submit(copy_context().run, _attempt, do, item))
-
-            futures: set[Any] = set()
-            submit(threads * 2)
-            while futures:
-                done = next(as_completed(futures))
-                futures.discard(done)
-                keeper.take(done.result())
-                submit(1)
+            while True:
+                for item in islice(waiting, 2 * threads - len(under_way)):
+                    under_way.add(executor.submit(copy_context().run, _attempt, do, item))
+                if not under_way:
+                    return
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                keeper.take_all([future.result() for future in done])
 
     def fail(self, item: Item, step: str, op: str, error: Exception) -> None:
         """Take an invocation out of the batch."""

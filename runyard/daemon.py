@@ -1,7 +1,9 @@
 """The Dagster daemon with a sensor loop that wakes at once, and pooled connections."""
 
+import logging
 from pathlib import Path
 
+from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
@@ -11,9 +13,20 @@ from runyard.dagster_internals import pooled_instance, run_daemon
 def serve_daemon(workspace: Path) -> int:
     """Run sensors, schedules and the other daemons on the code locations of a workspace file, until interrupted."""
     setup_interrupt_handlers()
+    for name in ("SensorDaemon", "WakingSensorDaemon", "SchedulerDaemon"):
+        logging.getLogger(f"dagster.daemon.{name}").addFilter(_shorten)
     try:
         with capture_interrupts(), pooled_instance() as instance:
             run_daemon(instance, WorkspaceFileTarget(paths=[str(workspace)]))
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """A code server that is being started again is no news: one line, without the traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, DagsterUserCodeUnreachableError | DagsterCodeLocationNotFoundError):
+        record.exc_info, record.exc_text = None, None
+        record.msg, record.args = "the code server is away; trying again", ()
+    return True

@@ -129,17 +129,22 @@ class WakingSensorDaemon(SensorDaemon):
     def daemon_type(cls) -> str:
         return SensorDaemon.daemon_type()
 
+    def __exit__(self, *error: Any) -> None:
+        self._ticks.shutdown(wait=False, cancel_futures=True)
+        self._submits.shutdown(wait=False, cancel_futures=True)
+        super().__exit__(*error)
+
     def core_loop(self, workspace_process_context: IWorkspaceProcessContext, shutdown_event: threading.Event) -> DaemonIterator:
         futures: dict[str, Future[Any]] = {}
-        while not shutdown_event.is_set():
+        # Dagster takes a loop that ends for an error: the thread is a daemon and ends with the process.
+        while True:
             self._woken.clear()
             yield from execute_sensor_iteration(
                 workspace_process_context, self._logger, self._ticks, self._submits, sensor_tick_futures=futures
             )
             yield None
-            self._woken.wait(_IDLE_SECONDS)
-        self._ticks.shutdown(wait=False, cancel_futures=True)
-        self._submits.shutdown(wait=False, cancel_futures=True)
+            if not shutdown_event.is_set():
+                self._woken.wait(_IDLE_SECONDS)
 
 
 _stock_is_under_min_interval = sensor_loop.is_under_min_interval

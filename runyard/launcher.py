@@ -3,8 +3,10 @@
 Where no warm worker is alive (as under stock `dagster dev`) a run gets a process of its own, more slowly.
 """
 
+import warnings
 from typing import Any
 
+from celery.exceptions import DuplicateTaskNameWarning
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, LaunchRunContext, WorkerStatus
 from dagster._serdes import ConfigurableClassData
@@ -37,7 +39,10 @@ class WarmRunLauncher(CeleryRunLauncher):
         """Send the run to the workers; with none alive, start a process for it as stock Dagster does."""
         if context.workspace is not None and not _workers_alive():
             self._cold.launch_run(context)
-        else:
+            return
+        with warnings.catch_warnings():
+            # The base class declares its task anew for every run.
+            warnings.simplefilter("ignore", DuplicateTaskNameWarning)
             super().launch_run(context)
 
     @override

@@ -35,15 +35,12 @@ class Heart:
         self._leases: dict[str, Lease] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._owner = os.getpid()
         self.parent: int | None = None
 
     def hold(self, batch_id: str) -> Lease:
         """Begin to renew a lease."""
         lease = Lease(batch_id)
         with self._changed:
-            if self._owner != os.getpid():  # a fork took the object, not its thread
-                self._leases, self._thread, self._owner = {}, None, os.getpid()
             self._leases[batch_id] = lease
             if self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="runyard-heart", daemon=True)
@@ -88,3 +85,11 @@ class Heart:
 
 
 heart = Heart()
+
+
+def _after_fork() -> None:
+    """A fork takes the object, not its thread."""
+    Heart.__init__(heart)
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -59,16 +59,15 @@ def on_event(
     def waiting_sensor(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
         return _tick(function, context)
 
-    with warnings.catch_warnings():
-        # The decorator itself passes a parameter that is in beta.
-        warnings.simplefilter("ignore", BetaWarning)
-        return sensor(
-            name=f"{function.name}_sensor",
-            job=job,
-            minimum_interval_seconds=1,
-            default_status=DefaultSensorStatus.RUNNING,
-            description=description or f"Runs {job.name} on {', '.join(events)}: up to {max_batch} events a run, {function.retry.attempts} attempts each.",
-        )(waiting_sensor)
+    # The decorator itself passes a parameter that is in beta.
+    warnings.filterwarnings("ignore", category=BetaWarning, message="Parameter `owners`")
+    return sensor(
+        name=f"{function.name}_sensor",
+        job=job,
+        minimum_interval_seconds=1,
+        default_status=DefaultSensorStatus.RUNNING,
+        description=description or f"Runs {job.name} on {', '.join(events)}: up to {max_batch} events a run, {function.retry.attempts} attempts each.",
+    )(waiting_sensor)
 
 
 def _tick(function: Function, context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:

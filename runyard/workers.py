@@ -17,7 +17,7 @@ from typing import Any
 
 from celery import Celery
 from celery.platforms import SecurityWarning
-from celery.signals import worker_init, worker_process_init, worker_shutdown
+from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutdown
 from dagster import DagsterInstance, DagsterRunStatus, Definitions
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import unpack_value
@@ -88,6 +88,11 @@ def _prepare(**_: Any) -> None:
     # What is loaded by now is shared with the children for good: the collector shall neither scan nor copy it.
     gc.collect()
     gc.freeze()
+
+
+@worker_ready.connect
+def _come_alive(**_: Any) -> None:
+    # Only now, with the children forked: a thread that holds a lock at a fork leaves it locked in the child for good.
     threading.Thread(target=_beat, name="runyard-worker-heart", daemon=True).start()
 
 

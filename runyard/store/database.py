@@ -22,8 +22,12 @@ from runyard.store.embedded import embedded_url
 _CONNECT_SECONDS = 10.0
 _POOL_SIZE = 20
 
+Pool = ConnectionPool[psycopg.Connection[dict[str, object]]]
+
 _lock = threading.Lock()
-_pools: dict[int, ConnectionPool[psycopg.Connection[dict[str, object]]]] = {}
+_pool: Pool | None = None
+# A parent's pools, kept from the garbage collector: closing one in a child would end the parent's connections.
+_inherited: list[Pool] = []
 
 
 def database_url(of: Settings | None = None) -> str:
@@ -44,19 +48,17 @@ def where(url: str) -> str:
     return f"{parts.hostname or 'local socket'}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
-def pool() -> ConnectionPool[psycopg.Connection[dict[str, object]]]:
+def pool() -> Pool:
     """The pool of this process, made at the first call. Connections are in autocommit mode, rows are dicts."""
+    global _pool
     with _lock:
-        found = _pools.get(os.getpid())
-        if found is None:
-            # A parent's pool must not be touched by its child: closing it would end the parent's connections.
-            found = ConnectionPool(
+        if _pool is None:
+            _pool = ConnectionPool(
                 database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, open=True, max_idle=120,
                 kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "runyard"},
                 check=ConnectionPool.check_connection,
             )  # fmt: skip
-            _pools[os.getpid()] = found
-        return found
+        return _pool
 
 
 @contextmanager
@@ -78,11 +80,22 @@ def transaction() -> Iterator[psycopg.Connection[dict[str, object]]]:
 
 def close_pool() -> None:
     """Close this process's pool; the next call of `pool()` makes a new one."""
+    global _pool
     with _lock:
-        found = _pools.pop(os.getpid(), None)
+        found, _pool = _pool, None
     if found is not None:
         with suppress(Exception):
             found.close(timeout=2)
 
 
+def _after_fork() -> None:
+    """A child begins without a pool, and with a lock that no thread of its parent can have held."""
+    global _lock, _pool
+    _lock = threading.Lock()
+    if _pool is not None:
+        _inherited.append(_pool)
+        _pool = None
+
+
+os.register_at_fork(after_in_child=_after_fork)
 atexit.register(close_pool)

@@ -182,7 +182,7 @@ settled AS (
     FROM unnest(
         %(invocations)s::bigint[], %(statuses)s::text[], %(delays)s::float8[], %(outputs)s::text[], %(errors)s::text[]
     ) AS outcome (invocation_id, status, delay, output, error)
-    WHERE invocations.id = outcome.invocation_id AND EXISTS (SELECT FROM lease)
+    WHERE invocations.id = outcome.invocation_id AND invocations.id = ANY (%(invocations)s::bigint[]) AND EXISTS (SELECT FROM lease)
 )
 SELECT id, runyard.wake_v1('') FROM lease
 
@@ -255,7 +255,7 @@ SELECT id, function, status, cardinality(invocations) AS size FROM runyard.batch
 SELECT attempts FROM runyard.functions WHERE name = %(function)s
 
 -- name: recent_events
--- The newest events, with their invocations and steps as JSON. (by events_pkey, invocations_event, steps_pkey)
+-- The newest events, with their invocations and steps as JSON. (by events_received_at, events_pkey, invocations_event, steps_pkey)
 SELECT events.id, events.name, events.data, events.source, events.ts, events.received_at, coalesce(found.invocations, '[]'::jsonb) AS invocations
 FROM (
     SELECT * FROM runyard.events
@@ -274,3 +274,7 @@ LEFT JOIN LATERAL (
     FROM runyard.invocations WHERE invocations.event_id = events.id
 ) AS found ON true
 ORDER BY events.received_at DESC, events.id DESC
+
+-- name: runs_of_events
+-- The runs that worked on these events. (by invocations_event)
+SELECT DISTINCT run_id FROM runyard.invocations WHERE event_id = ANY (%(events)s) AND run_id IS NOT NULL

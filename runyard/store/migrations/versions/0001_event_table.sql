@@ -60,7 +60,7 @@ COMMENT ON COLUMN runyard.events.idempotency_key IS 'The id the caller gave. A s
 COMMENT ON COLUMN runyard.events.ts IS 'When it happened; in the future: when it is to happen.';
 COMMENT ON COLUMN runyard.events.target IS 'The one function it is meant for, whatever its triggers; NULL: all that wait for its name.';
 CREATE UNIQUE INDEX events_idempotency_key ON runyard.events (idempotency_key) WHERE idempotency_key IS NOT NULL;
-CREATE INDEX events_received_at ON runyard.events (received_at);
+CREATE INDEX events_received_at ON runyard.events (received_at, id);
 
 -- No foreign keys to events and functions: the trigger is the only writer of new rows, and a check per row
 -- would be a tenth of the cost of an insert.

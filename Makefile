@@ -1,0 +1,42 @@
+# Everything is done in .venv, which is made at the first call: by uv where it is there, else by pip.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: demo test up bench lint lock clean
+
+demo: $(READY)  ## start the stack, send real events, show what became of them, stop everything
+	$(VENV)/bin/python -m pipelines.demo
+
+test: $(READY)  ## all tests
+	$(VENV)/bin/python -m pytest
+
+up: $(READY)  ## run the stack at http://localhost:8290 until Ctrl-C
+	$(VENV)/bin/runyard up
+
+bench: $(READY)  ## all benchmarks: a table, and a JSON file in benchmarks/results
+	$(VENV)/bin/python -m benchmarks.run
+
+lint: $(READY)  ## format, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+
+lock: $(READY)  ## write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate pyproject.toml -o requirements.lock
+
+clean:  ## remove the virtual environment and all data, the database too
+	-$(VENV)/bin/runyard down
+	rm -rf $(VENV) .runyard
+
+$(READY): requirements.lock pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
+		uv pip install --quiet --python $(VENV)/bin/python -r requirements.lock && \
+		uv pip install --quiet --python $(VENV)/bin/python --no-deps -e . ; \
+	else \
+		"$(PYTHON)" -m venv $(VENV) && \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock && \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e . ; \
+	fi
+	@touch $(READY)

@@ -1,0 +1,136 @@
+"""`make demo`: starts the stack, sends real events through every door, shows what became of them, stops everything.
+
+The runs stay in the database of the project: `make up` shows them in the Dagster UI afterwards.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from resources.email_messages import EmailMessages
+from resources.mailer import mailer_from_environment, outbox_folder
+from runyard import Event, InvalidEvent, RunyardError, send
+from runyard.settings import settings
+from runyard.stack import Stack
+from runyard.store import database
+from runyard.store.queries import Row, one, run
+
+BURST = 200
+_SECONDS = 60.0
+_NAME = "email/send.requested"
+
+
+def main() -> int:
+    """Run the demo; return its exit code."""
+    print("Starting the stack: database, code server, daemon, worker, web ...", flush=True)
+    try:
+        with Stack(quiet=True):
+            return _demo()
+    except RunyardError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+
+
+def _demo() -> int:
+    mailer = mailer_from_environment()
+    print(f"Mails go to: {mailer.provider}" + (" (files, nothing is delivered; SENDGRID_API_KEY sends for real)" if mailer.provider == "outbox" else ""))
+    EmailMessages().suppress("bounced@example.com", "demo: a mail to it bounced")
+    began = time.monotonic()
+    shown = _send_through_every_door()
+    burst = send([Event(_NAME, _welcome(f"reader{number}@example.com", f"Reader {number}")) for number in range(BURST)])
+    _refuse_a_bad_one()
+    rows = _wait(shown + burst)
+    seconds = time.monotonic() - began
+    _print_table([row for row in rows if row["id"] in shown])
+    return _print_summary(rows, burst, seconds)
+
+
+def _send_through_every_door() -> list[str]:
+    python = send(_NAME, _welcome("Ada Lovelace <ada@example.com>", "Ada"))
+    with database.transaction() as connection:
+        contact = {"to": "team@example.com", "template": "contact", "data": {"name": "Grace", "email": "grace@example.com", "message": "Do you ship to Arlington?"}}
+        row = connection.execute("SELECT runyard.send(%s, %s::jsonb) AS id", (_NAME, json.dumps(contact))).fetchone()
+        assert row is not None
+    http = _post([
+        {"name": _NAME, "data": {"to": ["alan@example.com"], "template": "notification", "data": {"title": "Your report is ready", "message": "It has 12 pages."}}},
+        {"name": _NAME, "data": {"to": ["bounced@example.com"], "subject": "Hello again", "text": "This address is suppressed."}},
+        {"name": "order/placed", "data": {"order": 1}},
+    ])  # fmt: skip
+    shell = subprocess.run(
+        [sys.executable, "-m", "runyard", "send", _NAME, "--data", json.dumps({"to": "linus@example.com", "subject": "From the shell", "text": "One line."})],
+        capture_output=True, text=True, check=True, cwd=settings().home,
+    )  # fmt: skip
+    return [*python, str(row["id"]), *http, *shell.stdout.split()]
+
+
+def _welcome(address: str, name: str) -> dict[str, Any]:
+    return {"to": [address], "template": "welcome", "data": {"name": name, "product": "Acme", "action_url": "https://example.com/start"}}
+
+
+def _post(events: list[dict[str, Any]]) -> list[str]:
+    request = urllib.request.Request(f"http://127.0.0.1:{settings().port}/e/demo", json.dumps(events).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)["ids"]
+
+
+def _refuse_a_bad_one() -> None:
+    try:
+        send(_NAME, {"to": ["ada@example.com"], "template": "welcome", "dta": {"name": "Ada"}})
+    except InvalidEvent as error:
+        print(f"A misspelt field is refused at the door: {error}")
+
+
+def _wait(ids: Sequence[str]) -> list[Row]:
+    """Wait until no invocation of these events is open, with progress; return the events."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        with database.connection() as connection:
+            rows = [row for event_id in ids if (row := one(connection, "recent_events", id=event_id, name=None, limit=1)) is not None]
+        done = sum(1 for row in rows if all(found["status"] in ("succeeded", "failed", "cancelled") for found in row["invocations"]))
+        if sys.stdout.isatty():
+            print(f"\r{done} of {len(ids)} events are done", end="", flush=True)
+        if done == len(ids) or time.monotonic() > deadline:
+            print(f"\r{done} of {len(ids)} events are done")
+            return rows
+        time.sleep(0.25)
+
+
+def _print_table(rows: Sequence[Row]) -> None:
+    lines = [("from", "event", "to", "outcome", "attempts", "result", "run")]
+    for row in rows:
+        invocation = row["invocations"][0] if row["invocations"] else None
+        recipients = row["data"].get("to", "")
+        output = (invocation or {}).get("output") or {}
+        lines.append((
+            row["source"], row["name"], recipients if isinstance(recipients, str) else ", ".join(recipients),
+            invocation["status"] if invocation else "unmatched", str(invocation["attempt"]) if invocation else "",
+            (f"{output.get('status', '')} {output.get('file', output.get('message_id', ''))}").strip()[:64], (invocation["run_id"] or "")[:8] if invocation else "",
+        ))  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for number, line in enumerate(lines):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+
+
+def _print_summary(rows: Sequence[Row], burst: Sequence[str], seconds: float) -> int:
+    sent = sum(1 for row in rows if row["id"] in burst and all(found["status"] == "succeeded" for found in row["invocations"]))
+    with database.connection() as connection:
+        runs = len(run(connection, "runs_of_events", events=list(burst)))
+    print(f"\nA burst of {len(burst)} mails: {sent} sent in {runs} Dagster runs. Everything took {seconds:.1f} s.")
+    if mailer_from_environment().provider == "outbox":
+        print(f"The mails are files in {outbox_folder()}")
+    print(f"`make up` shows the runs at http://localhost:{settings().port}/runs and the events at http://localhost:{settings().port}/dev")
+    failed = [row["id"] for row in rows if any(found["status"] != "succeeded" for found in row["invocations"])]
+    if failed or sent < len(burst):
+        print(f"demo: not all events succeeded: {', '.join(failed[:5])}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""A real PostgreSQL for all tests, and for the stack and fault tests the whole stack with a fake SendGrid behind it."""
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.fake_sendgrid import FakeSendGrid
+
+ROOT = Path(__file__).resolve().parent.parent
+# Short, for the path of a Unix socket may have no more than 107 characters.
+_data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
+os.chmod(_data, 0o755)  # the server runs as another user where the tests run as root
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+for _name in [name for name in os.environ if name.startswith(("RUNYARD_", "SENDGRID_", "MAIL_"))]:
+    del os.environ[_name]
+os.environ.update(
+    DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_PORT=str(_free_port()), RUNYARD_CODE="tests.code",
+    RUNYARD_CONCURRENCY="2", DATABASE_URL="postgresql://not-yet",
+)  # fmt: skip
+
+from runyard.settings import settings  # noqa: E402
+from runyard.stack import Stack  # noqa: E402
+from runyard.store import database  # noqa: E402
+from runyard.store.embedded import start_embedded, stop_embedded  # noqa: E402
+from runyard.store.migrate import migrate  # noqa: E402
+from runyard.store.queries import one  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The URL of a running PostgreSQL server."""
+    url = start_embedded(_data / "postgres")
+    yield url
+    database.close_pool()
+    stop_embedded(_data / "postgres")
+
+
+def use_database(server: str, name: str) -> str:
+    """Make an empty database, migrate it, and let this process use it."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name}")
+    url = server.replace("/runyard?", f"/{name}?")
+    database.close_pool()
+    os.environ["DATABASE_URL"] = url
+    settings.cache_clear()
+    migrate()
+    return url
+
+
+@pytest.fixture(scope="session")
+def sendgrid() -> Iterator[FakeSendGrid]:
+    """A fake of SendGrid's API that checks what it is sent."""
+    with FakeSendGrid() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="session")
+def stack(server: str, sendgrid: FakeSendGrid) -> Iterator[Stack]:
+    """The whole stack, up and ready."""
+    use_database(server, "stack")
+    os.environ.update(SENDGRID_API_KEY=sendgrid.key, SENDGRID_API_HOST=sendgrid.url, MAIL_FROM="Runyard <mail@example.com>", RUNYARD_EFFECTS=str(_data / "effects"))
+    settings.cache_clear()
+    (_data / "effects").mkdir(exist_ok=True)
+    with Stack(quiet=True) as running:
+        yield running
+
+
+@pytest.fixture
+def effects() -> Path:
+    """The folder where the steps of the test functions leave a line for each time they ran."""
+    return _data / "effects"
+
+
+def event(event_id: str) -> dict[str, Any]:
+    """An event with its invocations and steps."""
+    with database.connection() as connection:
+        row = one(connection, "recent_events", id=event_id, name=None, limit=1)
+    assert row is not None, f"event {event_id} is lost"
+    return row
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Wait until `what()` is true, and return it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what()!r}")
+
+
+def settled(event_id: str, seconds: float = 30.0) -> dict[str, Any]:
+    """Wait until the only invocation of an event is final; return it."""
+
+    def look() -> dict[str, Any] | None:
+        found = event(event_id)["invocations"]
+        return found[-1] if found and all(one["status"] in ("succeeded", "failed", "cancelled") for one in found) else None
+
+    return wait_until(look, seconds)

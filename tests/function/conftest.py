@@ -1,0 +1,77 @@
+"""A database of its own for jobs that run in this process."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
+
+from resources.email_messages import EmailMessages
+from resources.mailer import SendGridMailer
+from runyard import BatchIOManager, dispatch, registry
+from runyard.store import database
+from runyard.tags import BATCH
+from tests.conftest import use_database
+from tests.fake_sendgrid import FakeSendGrid
+
+RunFunction = Callable[..., ExecuteInProcessResult]
+
+
+@pytest.fixture(scope="package")
+def instance(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
+    """A Dagster instance in memory; the event table is real."""
+    use_database(server, "functions")
+    os.environ["RUNYARD_EFFECTS"] = str(tmp_path_factory.mktemp("effects"))
+    with DagsterInstance.ephemeral() as made:
+        import tests.code  # noqa: F401  (declares the functions)
+
+        registry.publish()
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def empty(instance: DagsterInstance) -> None:
+    """Begin with empty tables."""
+    with database.connection() as connection:
+        connection.execute("TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.batches, app.email_messages, app.suppressions RESTART IDENTITY")
+
+
+@pytest.fixture
+def run_function(instance: DagsterInstance, sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch) -> RunFunction:
+    """Claim what is due of a function and run its job on it, in this process."""
+    monkeypatch.setenv("SENDGRID_API_KEY", sendgrid.key)
+
+    def run(name: str, **more: Any) -> ExecuteInProcessResult:
+        from pipelines.email import send_email
+        from tests.functions import breaking, steps
+
+        function = registry.find(name)
+        assert function is not None
+        definitions = Definitions(
+            jobs=[send_email, steps, breaking],
+            resources={
+                "io_manager": BatchIOManager(), "messages": EmailMessages(),
+                "mailer": SendGridMailer(api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0),
+            },
+        )  # fmt: skip
+        if "run_config" not in more:
+            claims = dispatch.claim(function)
+            assert claims, "nothing is due"
+            more["tags"] = {BATCH: claims[0].batch_id}
+        return definitions.get_job_def(function.job).execute_in_process(instance=instance, raise_on_error=False, **more)
+
+    return run
+
+
+@pytest.fixture
+def lines(instance: DagsterInstance) -> Callable[[str], list[str]]:
+    """The lines that the steps left for a key."""
+
+    def read(key: str) -> list[str]:
+        path = Path(os.environ["RUNYARD_EFFECTS"]) / key
+        return sorted(path.read_text().splitlines()) if path.exists() else []
+
+    return read
+

@@ -1,0 +1,76 @@
+"""Functions for the tests: they fail, wait and leave traces as their events say."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from dagster import in_process_executor, job, op
+
+from runyard import Batch, Item, NonRetriable, Retry, RetryAfter, on_event, receive, settle
+
+
+def _leave(item: Item, step: str) -> None:
+    """Leave a line for each time a step ran for a key."""
+    key = item.event.data.get("key")
+    if key:
+        with (Path(os.environ["RUNYARD_EFFECTS"]) / str(key)).open("a") as file:
+            file.write(f"{step} {item.event.data.get('n', 0)} {item.attempt}\n")
+
+
+def _first(item: Item) -> dict[str, Any]:
+    _leave(item, "first")
+    return {"n": item.event.data.get("n", 0)}
+
+
+def _second(item: Item) -> dict[str, Any]:
+    data = item.event.data
+    time.sleep(data.get("seconds", 0))
+    while data.get("gate") and not Path(data["gate"]).exists():
+        time.sleep(0.02)
+    if item.attempt <= data.get("fail_until", 0):
+        raise RuntimeError(f"attempt {item.attempt} fails, with {os.environ.get('SENDGRID_API_KEY', 'no key')}")
+    if data.get("final") and not (data.get("unless") and Path(data["unless"]).exists()):
+        raise NonRetriable("this can never work")
+    if data.get("after") and item.attempt == 1:
+        raise RetryAfter("come back later", data["after"])
+    _leave(item, "second")
+    return {"n": item["first"]["n"] + 1}
+
+
+@op
+def first(batch: Batch) -> Batch:
+    return batch.map("first", _first)
+
+
+@op
+def second(batch: Batch) -> Batch:
+    return batch.map("second", _second, at_most_once_window=1)
+
+
+@op
+def third(batch: Batch) -> Batch:
+    return batch.map_all("third", lambda items: [{"n": item["second"]["n"], "size": len(items)} for item in items])
+
+
+@op
+def outside(batch: Batch) -> Batch:
+    """Fails outside of every step."""
+    if any(item.event.data.get("explode") and item.attempt == 1 for item in batch.live()):
+        raise RuntimeError("an error outside every step")
+    return batch
+
+
+@job(executor_def=in_process_executor)
+def steps() -> None:
+    settle(third(second(first(receive()))))
+
+
+@job(executor_def=in_process_executor)
+def breaking() -> None:
+    settle(outside(receive()))
+
+
+quick = Retry(attempts=3, delays=(0.3,), jitter=0)
+steps_sensor = on_event("test/steps", "test/also", job=steps, max_batch=500, retry=quick)
+breaking_sensor = on_event("test/breaking", job=breaking, max_batch=10, retry=quick)

@@ -1,0 +1,154 @@
+"""Random sends, claims, failures, crashes and late workers, against a simple model in Python.
+
+After the dust settles every invocation is final exactly once, no step ran again after it was kept, and no late
+worker's write was taken.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from runyard import Event, dispatch, registry, send
+from runyard.dispatch import Outcome
+from runyard.errors import LeaseLost
+from runyard.flow import Retry
+from runyard.registry import Function
+from runyard.store import database
+from runyard.store.queries import Row
+
+ATTEMPTS = 3
+FUNCTION = Function("walk", "walk_job", ("walk/requested",), max_batch=4, retry=Retry(attempts=ATTEMPTS, delays=(0.0,), jitter=0))
+
+
+@dataclass
+class Running:
+    """A run that holds, or believes to hold, a batch."""
+
+    batch: str
+    run: str
+    invocations: list[int]
+    attempts: dict[int, int]
+    kept: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
+    lost: bool = False
+
+
+class Walk(RuleBasedStateMachine):
+    """The model: which runs hold what, and what became of every invocation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = 0
+        self.counter = 0
+        self.running: list[Running] = []
+        self.late: list[Running] = []
+        self.final: dict[int, str] = {}
+        self.kept: set[tuple[int, str]] = set()
+        registry._functions = {"walk": FUNCTION}
+        with database.connection() as connection:
+            connection.execute("TRUNCATE runyard.events, runyard.functions, runyard.invocations, runyard.steps, runyard.batches RESTART IDENTITY")
+            connection.execute("INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 50) ON CONFLICT (name) DO UPDATE SET slots = 50, heartbeat_at = now()")
+        registry.publish()
+
+    @rule(count=st.integers(1, 6))
+    def send(self, count: int) -> None:
+        send([Event("walk/requested") for _ in range(count)])
+        self.sent += count
+
+    @rule()
+    def claim_and_begin(self) -> None:
+        for claim in dispatch.claim(FUNCTION) or []:
+            self.counter += 1
+            begun = dispatch.begin(claim.batch_id, f"run-{self.counter}", fresh=False)
+            assert begun is not None
+            _, rows, steps = begun
+            assert not {row["id"] for row in rows} & self.final.keys()
+            assert not {row["id"] for row in rows} & {one for run in self.running for one in run.invocations}
+            assert {(step["invocation_id"], step["step"]) for step in steps if step["error"] is None} == {
+                (invocation, step) for invocation, step in self.kept if invocation in {row["id"] for row in rows}
+            }
+            self.running.append(Running(claim.batch_id, f"run-{self.counter}", [row["id"] for row in rows], {row["id"]: row["attempt"] for row in rows}))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), step=st.sampled_from(["a", "b"]))
+    def keep_a_step(self, data: st.DataObject, step: str) -> None:
+        run = data.draw(st.sampled_from(self.running))
+        todo = [one for one in run.invocations if (one, step) not in self.kept]
+        chosen = data.draw(st.lists(st.sampled_from(todo), unique=True)) if todo else []
+        if chosen:
+            dispatch.keep(run.batch, run.run, step, [(one, run.attempts[one], "1", None, 1.0, 2.0) for one in chosen])
+            self.kept |= {(one, step) for one in chosen}
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(self.running))
+        outcomes: list[Outcome] = []
+        for one in run.invocations:
+            wanted = data.draw(st.sampled_from(["succeeded", "failed", "queued"]))
+            if wanted == "queued" and run.attempts[one] >= ATTEMPTS:
+                wanted = "failed"
+            outcomes.append(Outcome(one, wanted))
+            if wanted != "queued":
+                assert one not in self.final
+                self.final[one] = wanted
+        dispatch.settle(run.batch, run.run, outcomes)
+        self.running.remove(run)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def lose_a_worker(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(self.running))
+        with database.connection() as connection:
+            connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s", (run.batch,))
+        assert run.batch in {row["id"] for row in dispatch.overdue()}
+        dispatch.release(run.batch, "running", "queued", attempts=ATTEMPTS, crashed=True, error='{"type": "WorkerLost"}')
+        self.final.update({one: "failed" for one in run.invocations if run.attempts[one] >= ATTEMPTS})
+        self.running.remove(run)
+        self.late.append(run)
+
+    @precondition(lambda self: self.late)
+    @rule(data=st.data())
+    def a_late_worker_writes(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(self.late))
+        for write in (
+            lambda: dispatch.keep(run.batch, run.run, "late", [(run.invocations[0], 1, "1", None, 1.0, 2.0)]),
+            lambda: dispatch.settle(run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations]),
+        ):
+            try:
+                write()
+            except LeaseLost:
+                continue
+            raise AssertionError("a late write was taken")
+
+    @invariant()
+    def the_table_agrees(self) -> None:
+        rows = _rows("SELECT id, status FROM runyard.invocations")
+        assert len(rows) == self.sent
+        held = {one for run in self.running for one in run.invocations}
+        for row in rows:
+            expected = self.final.get(row["id"], "running" if row["id"] in held else "queued")
+            assert row["status"] == expected, row
+        kept = {(row["invocation_id"], row["step"]) for row in _rows("SELECT invocation_id, step FROM runyard.steps")}
+        assert kept == self.kept
+
+    def teardown(self) -> None:
+        """Let the dust settle: whatever is open succeeds, and then everything is final."""
+        for run in self.running:
+            dispatch.settle(run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations])
+        for _ in range(self.sent + 1):
+            for claim in dispatch.claim(FUNCTION) or []:
+                begun = dispatch.begin(claim.batch_id, "last")
+                assert begun is not None
+                dispatch.settle(claim.batch_id, "last", [Outcome(row["id"], "succeeded") for row in begun[1]])
+        assert _rows("SELECT id FROM runyard.invocations WHERE status NOT IN ('succeeded', 'failed')") == []
+
+
+def _rows(statement: str) -> list[Row]:
+    with database.connection() as connection:
+        return list(connection.execute(statement.encode()).fetchall())
+
+
+TestWalk = Walk.TestCase
+TestWalk.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))

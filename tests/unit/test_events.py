@@ -1,0 +1,107 @@
+"""The door: what an event may be."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pipelines.events  # noqa: F401
+from runyard.errors import InvalidEvent
+from runyard.events import MAX_EVENT_BYTES, Event, new_ulid, rows_as_json
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
+    max_leaves=10,
+)
+GOOD: dict[str, Any] = {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}
+
+
+def test_ulids_sort_by_time() -> None:
+    ids = [new_ulid(millis) for millis in range(1_700_000_000_000, 1_700_000_000_050)]
+    assert ids == sorted(ids)
+    assert all(re.fullmatch(r"[0-9A-HJKMNP-TV-Z]{26}", one) for one in ids)
+
+
+@given(raw=json_values)
+def test_any_json_is_an_event_or_a_clear_refusal(raw: Any) -> None:
+    try:
+        rows = rows_as_json([Event.from_wire(raw)])
+    except InvalidEvent as error:
+        assert str(error)
+    else:
+        assert json.loads(rows)[0]["name"] == raw["name"]
+
+
+@given(data=st.dictionaries(st.text(), json_values, max_size=5))
+def test_data_arrives_as_it_was_or_is_refused_for_nul(data: dict[str, Any]) -> None:
+    try:
+        [row] = json.loads(rows_as_json([Event("any/name", data)]))
+    except InvalidEvent:
+        assert "\x00" in json.dumps(data, ensure_ascii=False).replace("\\u0000", "\x00")
+    else:
+        assert row["data"] == data
+
+
+def test_an_escaped_backslash_is_no_nul() -> None:
+    assert rows_as_json([Event("any/name", {"text": "\\u0000"})])
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"to": None}, "data.to"),
+        ({"to": ["nobody"]}, "data.to.0"),
+        ({"to": []}, "data.to"),
+        ({"to": ["a@example.com, b@example.com"]}, "data.to.0"),
+        ({"to": ["Eve\r\nBcc: all@example.com <eve@example.com>"]}, "data.to.0"),
+        ({"subject": "Hi\r\nBcc: all@example.com"}, "data.subject"),
+        ({"reply_to": "x\n@example.com"}, "data.reply_to"),
+        ({"template": "nope"}, "data.template"),
+        ({"text": "both"}, "data"),
+        ({"dta": {}}, "data.dta"),
+        ({"cc": 5}, "data.cc"),
+        ({"send_at": "2099-01-01T00:00:00Z"}, "data.send_at"),
+        ({"send_at": "2026-01-01T00:00:00"}, "data.send_at"),
+        ({"attachments": [{"filename": "a.txt", "content": "not base64!"}]}, "data.attachments.0.content"),
+        ({"attachments": [{"filename": "a\r\nb", "content": "YQ=="}]}, "data.attachments.0.filename"),
+        ({"attachments": [{"filename": "a.bin", "content": "A" * 500_000}]}, "data.attachments.0.content"),
+    ],
+)
+def test_a_bad_mail_is_refused_with_its_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        Event("email/send.requested", {**GOOD, **change}).checked()
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        (Event(""), "name"),
+        (Event("x" * 513), "name"),
+        (Event("runyard/function.failed"), "name"),
+        (Event("inngest/x"), "name"),
+        (Event("a/b", ts=5), "ts"),
+        (Event("a/b", ts=True), "ts"),
+        (Event("a/b", data=[1]), "data"),  # pyright: ignore[reportArgumentType]
+        (Event("a/b", {"x": float("nan")}), "data"),
+        (Event("a/b", {"x": "\ud800"}), "data"),
+        (Event("a/b", {"x": "y" * MAX_EVENT_BYTES}), "data"),
+    ],
+)
+def test_a_bad_event_is_refused_with_its_field(event: Event, field: str) -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        event.checked()
+    assert caught.value.field == field
+
+
+def test_the_bad_one_of_several_is_named() -> None:
+    with pytest.raises(InvalidEvent, match=r"^\[1\]: name"):
+        rows_as_json([Event("a/b"), Event("")])
+
+
+def test_a_name_without_a_type_is_taken_as_it_is() -> None:
+    assert Event("order/placed", {"anything": [1, 2]}).checked()

@@ -1,0 +1,60 @@
+"""When a failed invocation is tried again."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runyard.errors import InvalidOption, NonRetriable, RetryAfter
+from runyard.flow import DEFAULT_DELAYS, LONGEST_DELAY, Retry
+
+DICE = random.Random(1)
+
+
+def test_five_attempts_by_default_with_the_known_waits() -> None:
+    exact = Retry(jitter=0)
+    assert exact.attempts == 5
+    assert [exact.delay_after(RuntimeError(), attempt, DICE) for attempt in range(1, 6)] == [15, 30, 60, 120, None]
+
+
+@given(attempt=st.integers(1, 30), jitter=st.floats(0, 1), seed=st.integers())
+def test_a_wait_stays_within_its_jitter(attempt: int, jitter: float, seed: int) -> None:
+    base = DEFAULT_DELAYS[min(attempt, len(DEFAULT_DELAYS)) - 1]
+    delay = Retry(jitter=jitter).delay(attempt, random.Random(seed))
+    assert base * (1 - jitter) - 1e-6 <= delay <= min(base * (1 + jitter), LONGEST_DELAY) + 1e-6
+
+
+@given(first=st.floats(0.1, 100), factor=st.floats(1, 5), longest=st.floats(100, 10_000), attempts=st.integers(2, 20))
+def test_exponential_waits_grow_to_their_longest(first: float, factor: float, longest: float, attempts: int) -> None:
+    delays = Retry.exponential(first, factor=factor, longest=longest, attempts=attempts).delays
+    assert delays[0] == pytest.approx(first)
+    assert list(delays) == sorted(delays)
+    assert delays[-1] <= longest
+
+
+def test_what_cannot_be_mended_is_not_tried_again() -> None:
+    assert Retry().delay_after(NonRetriable("no"), 1, DICE) is None
+
+
+def test_retry_after_obeys_seconds_and_times() -> None:
+    assert Retry().delay_after(RetryAfter("wait", 7), 1, DICE) == 7
+    later = datetime.now(UTC) + timedelta(seconds=90)
+    assert Retry().delay_after(RetryAfter("wait", later), 1, DICE) == pytest.approx(90, abs=2)
+    assert Retry().delay_after(RetryAfter("wait", -5), 1, DICE) == 0
+    assert Retry(attempts=1).delay_after(RetryAfter("wait", 7), 1, DICE) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"attempts": 0}, "attempts=0"), ({"attempts": 21}, "attempts=21"), ({"delays": ()}, "delays"), ({"delays": (-1.0,)}, "delays"), ({"jitter": 2}, "jitter")],
+)
+def test_a_bad_option_is_named(options: dict[str, object], named: str) -> None:
+    with pytest.raises(InvalidOption, match=named):
+        Retry(**options)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_time_without_zone_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="time zone"):
+        RetryAfter("wait", datetime(2026, 1, 1))
