@@ -1,5 +1,7 @@
 """The code server: publishes the functions, then serves the code location to daemon and web over gRPC."""
 
+import sys
+import traceback
 from pathlib import Path
 
 from dagster._cli.api import grpc_command
@@ -13,14 +15,22 @@ _THREADS = 128
 
 
 def serve_code(socket_path: Path) -> int:
-    """Publish the functions of the code, then be Dagster's own gRPC server on a Unix socket until stopped."""
-    load_code()
-    registry.publish()
+    """Publish the functions of the code, then be Dagster's own gRPC server on a Unix socket until stopped.
+
+    Code that does not load is shown with its error in the Dagster UI; the functions stay as they were.
+    """
+    try:
+        load_code()
+    except Exception:
+        traceback.print_exc()
+        print("The code does not load; the functions stay as they were. Mend it: it is loaded again when a file changes.", file=sys.stderr, flush=True)
+    else:
+        registry.publish()
     socket_path.unlink(missing_ok=True)
     grpc_command.main(
         [
             "--module-name", settings().code, "--socket", str(socket_path), "--max-workers", str(_THREADS),
-            "--location-name", settings().code, "--log-level", "warning",
+            "--location-name", settings().code, "--log-level", "warning", "--lazy-load-user-code",
         ],
         standalone_mode=False,
     )  # fmt: skip

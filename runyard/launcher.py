@@ -10,6 +10,7 @@ from celery.exceptions import DuplicateTaskNameWarning
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, LaunchRunContext, WorkerStatus
 from dagster._serdes import ConfigurableClassData
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import Self, override
@@ -56,7 +57,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
-        if DAGSTER_CELERY_TASK_ID_TAG not in run.tags:
+        if GRPC_INFO_TAG in run.tags:  # one that got a process of its own
             dispatch.request_cancel(run.tags.get(BATCH), run_id)
             return self._cold.terminate(run_id)
         self._instance.report_run_canceling(run)

@@ -24,11 +24,12 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """All checks, in an order in which the first that fails explains the others."""
-    named: list[tuple[str, Callable[[], str]]] = [
-        ("database", _database), ("migrations", _migrations), ("broker", _broker), ("workers", _workers), ("daemon", _daemon), ("keys", _keys),
-    ]  # fmt: skip
-    return [_check(name, look) for name, look in named]
+    """All checks; those that need the database are not tried when it is away."""
+    found = [_check("database", _database)]
+    needing = [("migrations", _migrations), ("workers", _workers), ("daemon", _daemon)]
+    for name, look in needing:
+        found.append(_check(name, look) if found[0].ok else Check(name, False, "cannot be told without the database"))
+    return [*found, _check("broker", _broker), _check("keys", _keys)]
 
 
 def not_ready(parts: Sequence[str]) -> list[str]:

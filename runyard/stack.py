@@ -100,11 +100,14 @@ class Stack:
         _write_workspace(self.settings)
         config = self.settings.data / "supervisord.conf"
         config.write_text(self._config())
+        output = self.log.open("ab") if self.quiet else None
         self._supervisor = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
             start_new_session=True, preexec_fn=_stop_with_parent, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=self.log.open("ab") if self.quiet else None,
+            stderr=output,
         )  # fmt: skip
+        if output is not None:
+            output.close()
 
     def wait_ready(self, seconds: float = _READY_SECONDS) -> None:
         """Wait until the web process answers and a worker is alive; raises `RunyardError` after `seconds`."""
@@ -135,17 +138,17 @@ class Stack:
     def restart(self, part: str) -> None:
         """Stop and start one part."""
         with suppress(xmlrpc.client.Fault):
-            self._remote().supervisor.stopProcess(f"stack:{part}")
-        self._remote().supervisor.startProcess(f"stack:{part}", False)
+            self._ask("stopProcess", f"stack:{part}")
+        self._ask("startProcess", f"stack:{part}", False)
 
     def pid(self, part: str) -> int:
         """The process id of a part (0 while it is being started again)."""
-        return int(cast(Any, self._remote().supervisor.getProcessInfo(f"stack:{part}"))["pid"])
+        return int(self._ask("getProcessInfo", f"stack:{part}")["pid"])
 
     def is_running(self) -> bool:
         """Whether a supervisord of this project answers."""
         try:
-            self._remote().supervisor.getState()
+            self._ask("getState")
         except (OSError, xmlrpc.client.Error):
             return False
         return True
@@ -153,7 +156,7 @@ class Stack:
     def stop(self) -> None:
         """Stop all parts, then the database; nothing of the stack is left."""
         with suppress(OSError, xmlrpc.client.Error):
-            self._remote().supervisor.shutdown()
+            self._ask("shutdown")
         if self._supervisor is not None:
             try:
                 self._supervisor.wait(_STOP_SECONDS + 6)
@@ -178,8 +181,11 @@ class Stack:
             except OSError as error:
                 raise RunyardError(f"port {self.settings.port} of {self.settings.host} cannot be used ({error.strerror}): free it, or set RUNYARD_PORT") from error
 
-    def _remote(self) -> Any:
-        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=SupervisorTransport(None, None, f"unix://{socket_path('supervisor')}"))
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """Call supervisord's XML-RPC interface (supervisor 4, `supervisor.*`)."""
+        transport = SupervisorTransport(None, None, f"unix://{socket_path('supervisor')}")
+        with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as remote:
+            return getattr(remote.supervisor, method)(*arguments)
 
     def _config(self) -> str:
         """The supervisord configuration: the database outlives the other parts, which stop together."""

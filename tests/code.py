@@ -2,9 +2,11 @@
 
 from dagster import Definitions
 
-from pipelines.definitions import defs as project
+from pipelines import definitions as project  # not its defs by name: Dagster takes one Definitions a module
 from tests.functions import breaking, breaking_sensor, steps, steps_sensor
 
 defs = Definitions(
-    jobs=[*(project.jobs or []), steps, breaking], sensors=[*(project.sensors or []), steps_sensor, breaking_sensor], resources=project.resources
+    jobs=[*(project.defs.jobs or []), steps, breaking],
+    sensors=[*(project.defs.sensors or []), steps_sensor, breaking_sensor],
+    resources=project.defs.resources,
 )

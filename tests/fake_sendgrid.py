@@ -33,6 +33,7 @@ class FakeSendGrid:
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
+        self._server.server_close()
 
     def to(self, address: str) -> list[dict[str, Any]]:
         """The mails that were accepted for an address."""

@@ -26,7 +26,8 @@ def _first(item: Item) -> dict[str, Any]:
 def _second(item: Item) -> dict[str, Any]:
     data = item.event.data
     time.sleep(data.get("seconds", 0))
-    while data.get("gate") and not Path(data["gate"]).exists():
+    deadline = time.monotonic() + 25
+    while data.get("gate") and not Path(data["gate"]).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     if item.attempt <= data.get("fail_until", 0):
         raise RuntimeError(f"attempt {item.attempt} fails, with {os.environ.get('SENDGRID_API_KEY', 'no key')}")

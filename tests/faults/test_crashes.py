@@ -1,0 +1,109 @@
+"""Kill -9 of anything, at any time: nothing is lost, nothing is done twice by two workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runyard import Event, send
+from runyard.stack import Stack, stack_workspace
+from runyard.store import database
+from runyard.store.embedded import start_embedded
+from tests.conftest import ROOT, settled, wait_until
+from tests.stack.conftest import address
+
+
+def kill_tree(pid: int) -> None:
+    """Kill -9 a process and all its children at once."""
+    parent = psutil.Process(pid)
+    for process in [parent, *parent.children(recursive=True)]:
+        process.kill()
+
+
+def test_a_killed_worker_loses_nothing_and_repeats_no_kept_step(stack: Stack, effects: Path) -> None:
+    ids = send([Event("test/steps", {"key": "killed", "n": n, "seconds": 0.02}) for n in range(200)])
+    marks = effects / "killed"
+    wait_until(lambda: marks.exists() and marks.read_text().count("second") >= 60, 30)
+    kill_tree(stack.pid("worker"))
+    began = time.monotonic()
+    before = marks.read_text().splitlines()
+    rows = [settled(one, 60) for one in ids]
+    assert time.monotonic() - began < 60
+    assert {row["status"] for row in rows} == {"succeeded"}
+    assert sorted(row["output"]["n"] for row in rows) == list(range(1, 201))
+    lines = marks.read_text().splitlines()
+    # `first` was kept for all before the kill; of `second` only the one under way may have run twice.
+    assert sum(line.startswith("first") for line in lines) == 200
+    assert sum(line.startswith("second") for line in lines) <= 201
+    assert sum(line.startswith("second") for line in before) >= 60
+
+
+def test_a_killed_child_is_replaced_and_its_batch_goes_on(stack: Stack, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    [event_id] = send("test/steps", {"gate": str(gate)})
+    with database.connection() as connection:
+        worker = wait_until(lambda: connection.execute("SELECT worker FROM runyard.batches WHERE status = 'running' ORDER BY started_at DESC LIMIT 1").fetchone())
+    os.kill(int(str(worker["worker"]).rsplit(":", 1)[1]), signal.SIGKILL)
+    gate.touch()
+    assert settled(event_id, 60)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("part", ["daemon", "code", "web", "worker"])
+def test_a_killed_part_comes_back_and_every_event_is_done(stack: Stack, effects: Path, part: str) -> None:
+    key = f"part-{part}"
+    ids = [send("test/steps", {"key": key, "n": n})[0] for n in range(10)]
+    old = stack.pid(part)
+    kill_tree(old)
+    ids += [send("test/steps", {"key": key, "n": n})[0] for n in range(10, 20)]
+    wait_until(lambda: stack.pid(part) not in (0, old))
+    assert [settled(one, 60)["status"] for one in ids] == ["succeeded"] * 20
+    assert sorted({line.split()[1] for line in (effects / key).read_text().splitlines() if line.startswith("second")}, key=int) == [str(n) for n in range(20)]
+    stack.wait_ready()
+
+
+def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> None:
+    second = subprocess.Popen([sys.executable, "-m", "runyard", "daemon", "--workspace", str(stack_workspace())], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(5)
+        ids = [send("test/steps", {"key": "two-daemons", "n": n})[0] for n in range(60)]
+        assert [settled(one, 60)["status"] for one in ids] == ["succeeded"] * 60
+    finally:
+        second.kill()
+        second.wait()
+    lines = (effects / "two-daemons").read_text().splitlines()
+    assert sorted(lines) == sorted(f"{step} {n} 1" for step in ("first", "second") for n in range(60))
+    with database.connection() as connection:
+        rows = connection.execute("SELECT run_id, count(*) AS n FROM runyard.batches WHERE run_id IS NOT NULL GROUP BY 1 HAVING count(*) > 1").fetchall()
+    assert rows == []
+
+
+def test_after_a_restart_of_the_database_everything_goes_on(stack: Stack) -> None:
+    folder = stack.settings.postgres_dir
+    body = json.dumps({"name": "test/steps", "data": {"n": 1}}).encode()
+
+    def post() -> tuple[int, str | None]:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address("/e/key"), body), timeout=30) as answer:
+                return answer.status, json.load(answer)["ids"][0]
+        except urllib.error.HTTPError as error:
+            assert error.headers["Retry-After"]
+            return error.code, None
+
+    before = [post()[1] for _ in range(5)]
+    postmaster = int((folder / "postmaster.pid").read_text().splitlines()[0])
+    kill_tree(postmaster)
+    assert post()[0] == 503
+    start_embedded(folder)
+    wait_until(lambda: post()[0] == 200)
+    after = [post()[1] for _ in range(5)]
+    for event_id in [*before, *after]:
+        assert event_id is not None and settled(event_id, 60)["status"] == "succeeded"
+    stack.wait_ready()

@@ -1,0 +1,122 @@
+"""`runyard up` as a person uses it: ready, code picked up when it changes, Ctrl-C, nothing left; and stock `dagster dev`."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from runyard.store.embedded import embedded_url, start_embedded, stop_embedded
+from tests.conftest import ROOT, wait_until
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A copy of the project in a folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="ryh-", dir="/tmp"))
+    folder.chmod(0o755)
+    for name in ("pipelines", "sensors", "resources", "templates", "runyard", "dagster.yaml", "workspace.yaml"):
+        source = ROOT / name
+        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
+    yield folder
+    stop_embedded(folder / ".runyard" / "postgres")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The variables of a person who has set none but a port."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RUNYARD_", "DAGSTER_", "SENDGRID_", "MAIL_", "DATABASE_URL"))}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {**kept, "RUNYARD_PORT": str(port), "PYTHONPATH": str(home), "PYTHONUNBUFFERED": "1"}
+
+
+def query(home: Path, statement: str) -> list[tuple[object, ...]]:
+    url = embedded_url(home / ".runyard" / "postgres")
+    assert url is not None
+    with psycopg.connect(url) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+def belonging(home: Path) -> list[str]:
+    """The command lines of the processes that work in this folder."""
+    found: list[str] = []
+    for process in psutil.process_iter(["cmdline", "cwd", "environ"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(home) in line or process.info["cwd"] == str(home) or str(home) in ((process.info["environ"] or {}).get("RUNYARD_HOME") or ""):
+            found.append(line)
+    return found
+
+
+def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> None:
+    variables = environment(home)
+    log = (home / "up.log").open("w+")
+    up = subprocess.Popen([sys.executable, "-m", "runyard", "up"], cwd=home, env=variables, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: "Ready." in (home / "up.log").read_text(), 90)
+        assert query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(500,)]
+
+        source = home / "sensors" / "email.py"
+        source.write_text(source.read_text().replace("max_batch=500", "max_batch=7"))
+        wait_until(lambda: query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(7,)], 60)
+
+        send = subprocess.run(
+            [sys.executable, "-m", "runyard", "send", "email/send.requested", "--data", '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}'],
+            cwd=home, env=variables, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{send.stdout.strip()}-*.eml")), 60)
+    finally:
+        began = time.monotonic()
+        up.send_signal(signal.SIGINT)
+        code = up.wait(30)
+    assert code == 0 and time.monotonic() - began < 10
+    assert belonging(home) == []
+    text = (home / "up.log").read_text()
+    assert "worker   |" in text or "postgres |" in text
+
+
+def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:
+    up = subprocess.Popen([sys.executable, "-m", "runyard", "up"], cwd=home, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert up.stdout is not None
+    for line in up.stdout:
+        if "Ready." in line:
+            break
+    up.kill()
+    up.stdout.close()
+    up.wait()
+    wait_until(lambda: not belonging(home), 20)
+
+
+def test_it_works_under_stock_dagster_dev(home: Path) -> None:
+    url = start_embedded(home / ".runyard" / "postgres")
+    variables = {**environment(home), "DAGSTER_HOME": str(home), "DATABASE_URL": url}
+    subprocess.run([sys.executable, "-m", "runyard", "migrate"], cwd=home, env=variables, check=True, capture_output=True)
+    dev = subprocess.Popen(
+        [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", variables["RUNYARD_PORT"]], cwd=home, env=variables,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: query(home, "SELECT 1 FROM runyard.functions"), 90)
+        [(event_id,)] = query(home, "SELECT runyard.send('email/send.requested', '{\"to\": \"ada@example.com\", \"subject\": \"Hi\", \"text\": \"Hello\"}')")
+        wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{event_id}-*.eml")), 90)
+        wait_until(lambda: query(home, "SELECT status FROM runyard.invocations") == [("succeeded",)], 30)
+    finally:
+        children = psutil.Process(dev.pid).children(recursive=True)
+        dev.send_signal(signal.SIGINT)
+        try:
+            dev.wait(20)
+        except subprocess.TimeoutExpired:
+            dev.kill()
+        for child in children:
+            if child.is_running():
+                child.kill()

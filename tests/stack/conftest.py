@@ -1,0 +1,50 @@
+"""What the stack tests use to look at Dagster as a browser does: its GraphQL door."""
+
+import json
+import urllib.request
+from typing import Any
+
+from runyard.settings import settings
+from tests.conftest import wait_until
+
+LOCATION = {"repositoryLocationName": "tests.code", "repositoryName": "__repository__"}
+
+
+def address(path: str = "") -> str:
+    """A URL of the web process."""
+    return f"http://127.0.0.1:{settings().port}{path}"
+
+
+def graphql(query: str, **variables: Any) -> dict[str, Any]:
+    """Ask Dagster's GraphQL door; fails on errors."""
+    request = urllib.request.Request(address("/graphql"), json.dumps({"query": query, "variables": variables}).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        body = json.load(answer)
+    assert "errors" not in body, body["errors"]
+    return body["data"]
+
+
+def run_status(run_id: str) -> str:
+    """The status of a run, as the UI shows it."""
+    return graphql("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)["runOrError"]["status"]
+
+
+def finished(run_id: str, seconds: float = 30.0) -> str:
+    """Wait until a run has ended; return its status."""
+    return wait_until(lambda: (status := run_status(run_id)) in ("SUCCESS", "FAILURE", "CANCELED") and status, seconds)
+
+
+def reexecute(run_id: str, strategy: str) -> str:
+    """What the UI's re-execution button does; return the new run's id."""
+    mutation = """mutation($params: ReexecutionParams) { launchRunReexecution(reexecutionParams: $params) {
+        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+    launched = graphql(mutation, params={"parentRunId": run_id, "strategy": strategy})["launchRunReexecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    return launched["run"]["runId"]
+
+
+def terminate(run_id: str) -> str:
+    """What the UI's terminate button does."""
+    mutation = "mutation($id: String!) { terminateRun(runId: $id) { __typename ... on TerminateRunFailure { message } } }"
+    answer = graphql(mutation, id=run_id)["terminateRun"]
+    return str(answer.get("message", answer["__typename"]))

@@ -1,0 +1,189 @@
+"""Events through every door, seen from outside."""
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard import Event, send
+from runyard.stack import Stack
+from runyard.store import database
+from tests.conftest import ROOT, event, settled
+from tests.fake_sendgrid import FakeSendGrid
+from tests.stack.conftest import address, finished, graphql
+
+NAME = "email/send.requested"
+
+pytestmark = pytest.mark.usefixtures("stack")
+
+
+def post(body: Any, path: str = "/e/any-key", **headers: str) -> tuple[int, dict[str, Any]]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(address(path), data, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        text = error.read()
+        return error.code, json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "runyard", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def mail(address: str) -> dict[str, Any]:
+    return {"to": [address], "template": "welcome", "data": {"name": "Ada"}}
+
+
+def test_http_python_sql_and_the_shell_become_mails(sendgrid: FakeSendGrid) -> None:
+    status, body = post([{"name": NAME, "data": mail("http1@example.com")}, {"name": NAME, "data": mail("http2@example.com")}])
+    assert status == 200
+    with database.connection() as connection:
+        row = connection.execute("SELECT runyard.send(%s, %s::jsonb) AS id", (NAME, json.dumps(mail("sql@example.com")))).fetchone()
+    assert row is not None
+    shell = command("send", NAME, "--data", json.dumps(mail("shell@example.com")))
+    assert shell.returncode == 0, shell.stderr
+    ids = [*body["ids"], str(row["id"]), *send(NAME, mail("python@example.com")), shell.stdout.strip()]
+    assert [settled(one)["status"] for one in ids] == ["succeeded"] * 5
+    for who in ("http1", "http2", "sql", "shell", "python"):
+        assert len(sendgrid.to(f"{who}@example.com")) == 1
+
+
+def test_a_burst_shares_runs_and_loses_nothing(sendgrid: FakeSendGrid) -> None:
+    ids = send([Event(NAME, mail(f"burst{n}@example.com")) for n in range(300)])
+    rows = [settled(one, 60) for one in ids]
+    assert {row["status"] for row in rows} == {"succeeded"}
+    assert len({row["run_id"] for row in rows}) <= 5
+    assert all(len(sendgrid.to(f"burst{n}@example.com")) == 1 for n in range(300))
+
+
+def test_the_same_event_id_makes_one_mail(sendgrid: FakeSendGrid) -> None:
+    answers = [post({"name": NAME, "id": "once-only", "data": mail("once@example.com")}) for _ in range(3)]
+    ids = {body["ids"][0] for _, body in answers}
+    assert len(ids) == 1 and settled(ids.pop())["status"] == "succeeded"
+    assert len(sendgrid.to("once@example.com")) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{not json", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"name": "a/b", "data": {"x": NaN}}', "not JSON"),
+        (b'"text"', "event object"),
+        ([{"name": "a/b"}, {"name": 5}], "[1]: name"),
+        ({"data": {}}, "name: missing"),
+        ({"name": NAME, "data": {"to": ["nobody"], "text": "x", "subject": "s"}}, "data.to.0"),
+        ({"name": NAME, "data": {**mail("a@example.com"), "dta": 1}}, "data.dta"),
+        ({"name": "a/b", "data": {"x": "y" * 600_000}}, "512 KiB"),
+        ({"name": "a/b", "data": {"x": "\x00"}}, "NUL"),
+        ([{"name": "a/b"}] * 5001, "5000"),
+        ({"name": "runyard/function.failed"}, "internal"),
+    ],
+)
+def test_a_bad_body_is_refused_whole_with_a_sentence(body: Any, says: str) -> None:
+    with database.connection() as connection:
+        before = connection.execute("SELECT count(*) AS n FROM runyard.events").fetchone()
+    status, answer = post(body)
+    with database.connection() as connection:
+        after = connection.execute("SELECT count(*) AS n FROM runyard.events").fetchone()
+    assert status == 400 and says in answer["error"] and answer["ids"] == []
+    assert before == after
+
+
+def test_a_page_of_another_site_cannot_reach_in() -> None:
+    assert post({"name": "a/b"}, Host="evil.example.com")[0] == 400
+
+
+def test_an_event_that_nobody_waits_for_is_kept_and_shown() -> None:
+    [event_id] = send("order/placed", {"order": 7})
+    assert event(event_id)["invocations"] == []
+    assert "unmatched" in command("events", "--id", event_id).stdout
+
+
+def test_a_failure_is_retried_and_every_run_is_seen(effects: Path) -> None:
+    [event_id] = send("test/steps", {"key": "retried", "fail_until": 1})
+    row = settled(event_id)
+    assert (row["status"], row["attempt"]) == ("succeeded", 2)
+    assert (effects / "retried").read_text().splitlines() == ["first 0 1", "second 0 2"]
+    query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId status tags { key value }
+        stepStats { stepKey status } } } } }"""
+    runs = graphql(query, filter={"tags": [{"key": "runyard/event", "value": event_id}]})["runsOrError"]["results"]
+    assert sorted(run["status"] for run in runs) == ["FAILURE", "SUCCESS"]
+    [red] = [run for run in runs if run["status"] == "FAILURE"]
+    assert {step["stepKey"] for step in red["stepStats"] if step["status"] == "FAILURE"} == {"second", "settle"}
+    assert {tag["key"] for tag in red["tags"]} >= {"runyard/function", "runyard/batch", "runyard/event"}
+
+
+def test_an_error_outside_every_step_is_retried_too() -> None:
+    [event_id] = send("test/breaking", {"explode": True})
+    row = settled(event_id)
+    assert (row["status"], row["attempt"]) == ("succeeded", 2)
+
+
+def test_dagsters_own_command_launches_with_events_in_the_config(tmp_path: Path, stack: Stack) -> None:
+    config = tmp_path / "run.json"
+    config.write_text(json.dumps({"ops": {"receive": {"config": {"events": [{"data": {"n": 41}}]}}}}))
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text("load_from:\n  - python_module:\n      module_name: tests.code\n")
+    launched = subprocess.run(
+        [sys.executable, "-m", "dagster", "job", "launch", "-w", str(workspace), "-j", "steps", "--config", str(config)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert launched.returncode == 0, launched.stderr
+    with database.connection() as connection:
+        row = connection.execute("SELECT id FROM runyard.events WHERE source = 'launch' ORDER BY received_at DESC LIMIT 1").fetchone()
+    if row is None:
+        run_id = next(word.strip(".") for word in launched.stdout.split() if len(word.strip(".")) == 36)
+        finished(run_id)
+        with database.connection() as connection:
+            row = connection.execute("SELECT id FROM runyard.events WHERE source = 'launch' ORDER BY received_at DESC LIMIT 1").fetchone()
+    assert row is not None
+    found = settled(str(row["id"]))
+    assert found["output"] == {"n": 42, "size": 1}
+    assert finished(found["run_id"]) == "SUCCESS"
+
+
+def test_the_doctor_is_content_and_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    well = command("doctor", "--settings")
+    assert well.returncode == 0, well.stdout
+    assert well.stdout.count("ok  ") == 6 and "SG.fake" not in well.stdout
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:9/none")
+    ill = command("doctor")
+    assert ill.returncode == 1 and "FAIL  database" in ill.stdout and "hunter2" not in ill.stdout + ill.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("send", NAME, "--data", "{to: x}"), 1, "is not JSON"),
+        (("send", NAME, "--data", '{"to": "x"}'), 1, "data.to.0"),
+        (("send", "", "--data", "{}"), 1, "name"),
+        (("send",), 2, "Missing argument"),
+        (("events", "--id", "nope"), 1, "no event"),
+        (("web",), 1, "RUNYARD_EVENT_KEYS"),
+    ],
+)
+def test_a_wrong_command_says_what_to_do(arguments: tuple[str, ...], code: int, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if arguments == ("web",):
+        monkeypatch.setenv("RUNYARD_HOST", "0.0.0.0")
+    done = command(*arguments)
+    assert done.returncode == code and says in done.stderr
+    if code == 1:
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_functions_are_listed() -> None:
+    listed = command("functions").stdout
+    assert "send_email  on email/send.requested" in listed and "steps  on test/steps, test/also" in listed
+
+
+def test_ready_and_alive() -> None:
+    for path in ("/healthz", "/readyz"):
+        with urllib.request.urlopen(address(path), timeout=10) as answer:
+            assert json.load(answer)["status"] == "ok"
