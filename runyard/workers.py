@@ -30,6 +30,7 @@ from runyard.lease import heart
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import run
+from runyard.tags import BATCH, FUNCTION
 
 _BEAT_SECONDS = 5.0
 _log = logging.getLogger("runyard.worker")
@@ -135,6 +136,8 @@ def _execute(run_id: str) -> None:
     found = instance.get_run_by_id(run_id)
     if found is None or found.status not in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING):
         _log.warning("run %s is %s: not executed", run_id, found.status.value if found else "gone")
+        if found is not None and found.status == DagsterRunStatus.CANCELED and BATCH in found.tags:
+            reaper.release_batch({"id": found.tags[BATCH], "function": found.tags.get(FUNCTION, ""), "status": "claimed"}, found, force=True)
         return
     handler = signal.getsignal(signal.SIGINT)
     try:

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 DATABASE = "runyard"
@@ -23,7 +24,9 @@ def embedded_url(postgres_dir: Path) -> str | None:
         found = _wheel().utils.PostmasterInfo.read_from_pgdata(postgres_dir)
     except (AssertionError, ValueError, PermissionError):  # the file is being written
         return None
-    return found.get_uri(database=DATABASE) if found is not None and found.is_running() else None
+    if found is None or not found.is_running() or found.process.status() == psutil.STATUS_ZOMBIE:
+        return None
+    return found.get_uri(database=DATABASE)
 
 
 def start_embedded(postgres_dir: Path) -> str:
@@ -33,6 +36,8 @@ def start_embedded(postgres_dir: Path) -> str:
     """
     postgres_dir.parent.mkdir(parents=True, exist_ok=True)
     server = _wheel().get_server(postgres_dir, cleanup_mode=None)
+    if embedded_url(postgres_dir) is None:  # the wheel gives the server of this process again, dead or alive
+        server.start()
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
             connection.execute(f"CREATE DATABASE {DATABASE}")

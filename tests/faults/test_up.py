@@ -60,8 +60,8 @@ def belonging(home: Path) -> list[str]:
 
 def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> None:
     variables = environment(home)
-    log = (home / "up.log").open("w+")
-    up = subprocess.Popen([sys.executable, "-m", "runyard", "up"], cwd=home, env=variables, stdout=log, stderr=subprocess.STDOUT)
+    with (home / "up.log").open("w") as log:
+        up = subprocess.Popen([sys.executable, "-m", "runyard", "up"], cwd=home, env=variables, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_until(lambda: "Ready." in (home / "up.log").read_text(), 90)
         assert query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(500,)]

@@ -43,8 +43,9 @@ def reexecute(run_id: str, strategy: str) -> str:
     return launched["run"]["runId"]
 
 
-def terminate(run_id: str) -> str:
-    """What the UI's terminate button does."""
-    mutation = "mutation($id: String!) { terminateRun(runId: $id) { __typename ... on TerminateRunFailure { message } } }"
-    answer = graphql(mutation, id=run_id)["terminateRun"]
+def terminate(run_id: str, policy: str = "SAFE_TERMINATE") -> str:
+    """What the UI's terminate button does; its box 'force' takes MARK_AS_CANCELED_IMMEDIATELY."""
+    mutation = """mutation($id: String!, $policy: TerminateRunPolicy!) { terminateRun(runId: $id, terminatePolicy: $policy) {
+        __typename ... on TerminateRunFailure { message } } }"""
+    answer = graphql(mutation, id=run_id, policy=policy)["terminateRun"]
     return str(answer.get("message", answer["__typename"]))
