@@ -74,7 +74,7 @@ def _welcome(address: str, name: str) -> dict[str, Any]:
 def _post(events: list[dict[str, Any]]) -> list[str]:
     request = urllib.request.Request(f"http://127.0.0.1:{settings().port}/e/demo", json.dumps(events).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)["ids"]
+        return list(json.load(answer)["ids"])
 
 
 def _refuse_a_bad_one() -> None:

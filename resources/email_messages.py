@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import parseaddr
+from typing import Any
 
 from dagster import ConfigurableResource
 
@@ -21,7 +22,7 @@ class Message:
     status: str
 
 
-class EmailMessages(ConfigurableResource):
+class EmailMessages(ConfigurableResource[Any]):
     """Reads and writes `app.email_messages` and `app.suppressions`, many rows a statement."""
 
     def record(self, messages: Sequence[Message]) -> None:

@@ -38,7 +38,7 @@ class Mail(BaseModel):
     send_at: datetime | None = None
 
 
-class Mailer(ConfigurableResource):
+class Mailer(ConfigurableResource[Any]):
     """Sends mails. `sender` is the From address."""
 
     sender: str = DEFAULT_SENDER

@@ -42,7 +42,7 @@ class _Answer:
         return self._answer.headers
 
 
-class PooledClient(Client):
+class PooledClient(Client):  # type: ignore[misc]  # the package has no types
     """The package's HTTP client with a connection pool."""
 
     pool: urllib3.PoolManager
@@ -58,7 +58,9 @@ class PooledClient(Client):
 
     def _make_request(self, opener: Any, request: Any, timeout: float | None = None) -> Any:
         del opener
-        answer = self.pool.request(request.get_method(), request.full_url, body=request.data, headers=dict(request.header_items()), timeout=timeout or self.timeout, retries=False)
+        answer = self.pool.request(
+            request.get_method(), request.full_url, body=request.data, headers=dict(request.header_items()), timeout=timeout or self.timeout, retries=False
+        )
         if answer.status >= 400:
             headers = Message()
             for name, value in answer.headers.items():

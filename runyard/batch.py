@@ -294,6 +294,6 @@ def items_from_rows(rows: Sequence[Row], steps: Sequence[Row]) -> tuple[list[Ite
         if kept["error"] is None:
             item.outputs[kept["step"]] = kept["output"]
         elif kept["attempt"] == item.attempt:
-            error = cast(dict[str, Any], kept["error"])
-            failures[item.id] = Failure(kept["step"], "receive", RuntimeError(f"{error['type']}: {error['message']}"))
+            earlier = cast(dict[str, Any], kept["error"])
+            failures[item.id] = Failure(kept["step"], "receive", RuntimeError(f"{earlier['type']}: {earlier['message']}"))
     return items, failures

@@ -25,7 +25,7 @@ _SCHEME = "runyardfiles"
 class Channel(filesystem.Channel):
     """Kombu's filesystem channel, with messages that appear whole."""
 
-    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]  # its two bases differ themselves
         name = f"{monotonic() * 1000:016.3f}_{uuid.uuid4()}"
         hidden = os.path.join(self.data_folder_out, f"{name}.writing")
         with open(hidden, "wb") as file:

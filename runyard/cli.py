@@ -109,7 +109,7 @@ def send(name: str, data: str | None, file: Path | None, event_id: str | None, t
     try:
         parsed = json.loads(text)
     except ValueError as error:
-        raise InvalidEvent(f"is not JSON ({error}); in a shell put it into single quotes: --data '{{\"to\": [\"ada@example.com\"]}}'", "data") from None
+        raise InvalidEvent(f'is not JSON ({error}); in a shell put it into single quotes: --data \'{{"to": ["ada@example.com"]}}\'', "data") from None
     several = parsed if isinstance(parsed, list) else [parsed]
     events = [Event(name, item, id=event_id if len(several) == 1 else None, ts=ts) for item in several]
     for sent in send_events(events, source="cli"):
@@ -137,7 +137,8 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
             click.echo(redact(json.dumps(row, default=str)))
             continue
         outcome = "; ".join(
-            f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + found['error']['message'][:120] if found['error'] else ''}" for found in row["invocations"]
+            f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + found['error']['message'][:120] if found['error'] else ''}"
+            for found in row["invocations"]
         )
         click.echo(redact(f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}"))
         if event_id:
@@ -160,7 +161,9 @@ def functions() -> None:
         click.echo("No function is registered yet; they are when the code loads (`runyard up`).")
     for row in rows:
         state = "" if row["active"] else "  (no longer in the code)"
-        click.echo(f"{row['name']}  on {', '.join(row['triggers'])}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}")
+        click.echo(
+            f"{row['name']}  on {', '.join(row['triggers'])}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}"
+        )
 
 
 @main.command()

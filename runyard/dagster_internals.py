@@ -19,16 +19,18 @@ from typing import Any, cast
 
 from dagster import DagsterInstance, OpExecutionContext
 from dagster._cli.api import _execute_run_command_body
+from dagster._core.definitions.dependency import NodeHandle
+from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution import context_creation_job
-from dagster._core.events import DagsterEvent, DagsterEventType, StepFailureData
 from dagster._core.execution.plan.handle import StepHandle
+from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon import sensor as sensor_loop
 from dagster._daemon.controller import create_daemons_from_instance, daemon_controller_from_instance
-from dagster._daemon.daemon import DagsterDaemon, DaemonIterator, SensorDaemon
+from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
-from dagster._utils.error import SerializableErrorInfo
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import text
 
 READ_IN = "1.13.27"
@@ -73,7 +75,7 @@ def refresh_connections(instance: DagsterInstance) -> None:
 
 def silence_console() -> None:
     """Let runs of this process write to the event log alone; formatting every event for a terminal too is a tenth of a warm run's time."""
-    context_creation_job.default_system_loggers = lambda instance: []
+    vars(context_creation_job)["default_system_loggers"] = lambda _: []
 
 
 def execute_run(instance: DagsterInstance, run_id: str) -> None:
@@ -90,7 +92,7 @@ def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str])
         event = DagsterEvent(
             event_type_value=DagsterEventType.STEP_FAILURE.value,
             job_name=context.job_name,
-            step_handle=StepHandle.parse_from_key(op_name),
+            step_handle=StepHandle(NodeHandle(op_name, None)),
             event_specific_data=StepFailureData(error=SerializableErrorInfo(message, [], "InvocationFailed"), user_failure_data=None),
             message=f"An invocation failed in {op_name}: {message}",
             step_key=op_name,
@@ -134,14 +136,12 @@ class WakingSensorDaemon(SensorDaemon):
         self._submits.shutdown(wait=False, cancel_futures=True)
         super().__exit__(*error)
 
-    def core_loop(self, workspace_process_context: IWorkspaceProcessContext, shutdown_event: threading.Event) -> DaemonIterator:
+    def core_loop(self, workspace_process_context: IWorkspaceProcessContext[Any], shutdown_event: threading.Event) -> DaemonIterator:
         futures: dict[str, Future[Any]] = {}
         # Dagster takes a loop that ends for an error: the thread is a daemon and ends with the process.
         while True:
             self._woken.clear()
-            yield from execute_sensor_iteration(
-                workspace_process_context, self._logger, self._ticks, self._submits, sensor_tick_futures=futures
-            )
+            yield from execute_sensor_iteration(workspace_process_context, self._logger, self._ticks, self._submits, sensor_tick_futures=futures)
             yield None
             if not shutdown_event.is_set():
                 self._woken.wait(_IDLE_SECONDS)
@@ -156,15 +156,11 @@ def _is_under_min_interval(state: Any, remote_sensor: Any, minimum_allowed_min_i
     return _stock_is_under_min_interval(state, remote_sensor, minimum_allowed_min_interval)
 
 
-def _daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon]:
-    return [
-        WakingSensorDaemon(instance.get_sensor_settings()) if isinstance(daemon, SensorDaemon) else daemon
-        for daemon in create_daemons_from_instance(instance)
-    ]
+def _daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon[Any]]:
+    return [WakingSensorDaemon(instance.get_sensor_settings()) if isinstance(daemon, SensorDaemon) else daemon for daemon in create_daemons_from_instance(instance)]
 
 
 def run_daemon(instance: DagsterInstance, workspace_load_target: Any) -> None:
     """Run all of Dagster's daemons in this process until it is interrupted, the sensor daemon with its loop that wakes at once."""
     with daemon_controller_from_instance(instance, workspace_load_target, gen_daemons=_daemons, log_level="warning") as controller:
         controller.check_daemon_loop()
-

@@ -63,8 +63,8 @@ def _room(connection: Any) -> int:
     row = one(connection, "capacity", lease=settings().lease_seconds)
     assert row is not None
     slots = int(row["slots"]) or _SLOTS_WITHOUT_WORKERS
-    idle = max(0, slots - row["running"])
-    return idle + slots * WAITING_PER_SLOT - row["waiting"]
+    idle = max(0, slots - int(row["running"]))
+    return idle + slots * WAITING_PER_SLOT - int(row["waiting"])
 
 
 def seconds_until_due(function: Function) -> float | None:

@@ -215,7 +215,10 @@ def millis(at: datetime | None = None) -> int:
 
 def _as_invalid_event(error: ValidationError) -> InvalidEvent:
     """All problems in one sentence; the field is that of the first one."""
-    problems = [(".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, ")) for problem in error.errors(include_url=False, include_input=False)]
+    problems = [
+        (".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, "))
+        for problem in error.errors(include_url=False, include_input=False)
+    ]
     first, *rest = problems
     message = "; ".join([first[1], *(f"{path}: {text}" for path, text in rest)])
     return InvalidEvent(message, first[0])

@@ -4,16 +4,16 @@ Where no warm worker is alive (as under stock `dagster dev`) a run gets a proces
 """
 
 import warnings
-from typing import Any
+from typing import Any, Self
 
 from celery.exceptions import DuplicateTaskNameWarning
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, LaunchRunContext, WorkerStatus
-from dagster._serdes import ConfigurableClassData
 from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from runyard import dispatch, reaper
 from runyard.broker import QUEUE, TASK_EXECUTE_JOB_NAME, broker_url, celery_settings
@@ -59,7 +59,7 @@ class WarmRunLauncher(CeleryRunLauncher):
             return False
         if GRPC_INFO_TAG in run.tags:  # one that got a process of its own
             dispatch.request_cancel(run.tags.get(BATCH), run_id)
-            return self._cold.terminate(run_id)
+            return bool(self._cold.terminate(run_id))
         self._instance.report_run_canceling(run)
         batch = dispatch.request_cancel(run.tags.get(BATCH), run_id)
         if batch is None or batch["status"] == "claimed":

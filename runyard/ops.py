@@ -184,7 +184,9 @@ def _metadata(batch: Batch, outcomes: Sequence[Outcome], counts: dict[str, int])
     for outcome in ordered[:_MOST_ROWS]:
         failure = batch.failures.get(outcome.invocation_id)
         text = redact(str(failure.error)).replace("|", "\\|").replace("\n", " ")[:300] if failure else ""
-        lines.append(f"| {outcome.invocation_id} | {events[outcome.invocation_id]} | {status.get(outcome.status, outcome.status)} | {failure.step if failure else ''} | {text} |")
+        lines.append(
+            f"| {outcome.invocation_id} | {events[outcome.invocation_id]} | {status.get(outcome.status, outcome.status)} | {failure.step if failure else ''} | {text} |"
+        )
     if len(ordered) > _MOST_ROWS:
         lines.append(f"| ... and {len(ordered) - _MOST_ROWS} more, in 'all outcomes' | | | | |")
     grouped: dict[str, list[int]] = {}

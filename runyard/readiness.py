@@ -72,7 +72,7 @@ def _migrations() -> str:
 
 
 def _broker() -> str:
-    from kombu import Connection
+    from kombu.connection import Connection
 
     from runyard.broker import broker_url, celery_settings
 
@@ -85,7 +85,7 @@ def _broker() -> str:
     try:
         with Connection(broker_url(), connect_timeout=3, transport_options=celery_settings()["broker_transport_options"]) as connection:
             connection.ensure_connection(max_retries=1, timeout=3)
-            return connection.as_uri()
+            return str(connection.as_uri())
     except Exception as error:
         raise RunyardError(f"the broker does not answer ({type(error).__name__}): check RUNYARD_BROKER_URL and that it runs") from None
 

@@ -83,4 +83,3 @@ def _end(instance: DagsterInstance, run: DagsterRun, batch: Row) -> None:
         instance.report_run_canceled(run, "The run was cancelled; its worker did not answer.")
     else:
         instance.report_run_failed(run, f"The worker of batch {batch['id']} was lost. Another run goes on with its events; kept steps are not repeated.")
-

@@ -33,20 +33,14 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
         description="A PostgreSQL server (DATABASE_URL). When it is not set, `runyard up` starts an embedded one.",
     )
-    broker_url: SecretStr | None = Field(
-        default=None, description="Redis or RabbitMQ between the daemon and the workers (RUNYARD_BROKER_URL); files by default."
-    )
+    broker_url: SecretStr | None = Field(default=None, description="Redis or RabbitMQ between the daemon and the workers (RUNYARD_BROKER_URL); files by default.")
     host: str = Field(default="127.0.0.1", description="The address that the web process listens on (RUNYARD_HOST).")
     port: int = Field(default=8290, ge=1, le=65535, description="Its port (RUNYARD_PORT).")
     event_keys: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list, description="The keys that may send events over HTTP (RUNYARD_EVENT_KEYS, commas between); on loopback none is needed."
     )
-    concurrency: int = Field(
-        default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=256, description="Runs that one worker does at a time (RUNYARD_CONCURRENCY)."
-    )
-    lease_seconds: float = Field(
-        default=30, ge=2, description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS)."
-    )
+    concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=256, description="Runs that one worker does at a time (RUNYARD_CONCURRENCY).")
+    lease_seconds: float = Field(default=30, ge=2, description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS).")
     code: str = Field(default="pipelines.definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
     catalog: str = Field(default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG).")
     migrations: str = Field(default="pipelines.migrations", description="The package with the project's own migrations (RUNYARD_MIGRATIONS).")

@@ -189,7 +189,9 @@ class Stack:
 
     def _config(self) -> str:
         """The supervisord configuration: the database outlives the other parts, which stop together."""
-        listener = f"command={_command('prefix-output')}\nevents=PROCESS_LOG,PROCESS_STATE_EXITED\nbuffer_size=10000\nstderr_logfile=/dev/fd/2\nstderr_logfile_maxbytes=0\n"
+        listener = (
+            f"command={_command('prefix-output')}\nevents=PROCESS_LOG,PROCESS_STATE_EXITED\nbuffer_size=10000\nstderr_logfile=/dev/fd/2\nstderr_logfile_maxbytes=0\n"
+        )
         if self.quiet:
             listener = listener.replace("/dev/fd/2", str(self.log).replace("%", "%%"))
         sections = [
@@ -239,7 +241,7 @@ def web_answers(path: str = "/healthz", seconds: float = 1.0) -> bool:
     chosen = settings()
     try:
         with urllib.request.urlopen(f"http://{chosen.host}:{chosen.port}{path}", timeout=seconds) as answer:
-            return answer.status == 200
+            return bool(answer.status == 200)
     except OSError:
         return False
 

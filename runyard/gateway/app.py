@@ -66,7 +66,9 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
         if not chosen.event_keys:
             raise RunyardError(f"RUNYARD_HOST={chosen.host} can be reached from outside: set RUNYARD_EVENT_KEYS, or listen on 127.0.0.1")
         if not api_only:
-            raise RunyardError("the Dagster UI has no log-in and is served on 127.0.0.1 only: use `runyard web --api-only` here, and a tunnel or a proxy with a log-in for the UI")
+            raise RunyardError(
+                "the Dagster UI has no log-in and is served on 127.0.0.1 only: use `runyard web --api-only` here, and a tunnel or a proxy with a log-in for the UI"
+            )
     if api_only:
         _run(build_app(None))
         return 0

@@ -34,8 +34,8 @@ def database_url(of: Settings | None = None) -> str:
     """The URL of the database (`postgresql://...`); raises `DatabaseUnavailable` when there is none."""
     chosen = of or settings()
     if chosen.database_url is not None:
-        url = chosen.database_url.get_secret_value()
-        return "postgresql://" + url.removeprefix("postgres://") if url.startswith("postgres://") else url
+        given = chosen.database_url.get_secret_value()
+        return "postgresql://" + given.removeprefix("postgres://") if given.startswith("postgres://") else given
     url = embedded_url(chosen.postgres_dir)
     if url is None:
         raise DatabaseUnavailable("no database: start the stack with `runyard up`, or set DATABASE_URL to a PostgreSQL server")

@@ -26,7 +26,7 @@ def embedded_url(postgres_dir: Path) -> str | None:
         return None
     if found is None or not found.is_running() or found.process.status() == psutil.STATUS_ZOMBIE:
         return None
-    return found.get_uri(database=DATABASE)
+    return str(found.get_uri(database=DATABASE))
 
 
 def start_embedded(postgres_dir: Path) -> str:
@@ -41,7 +41,7 @@ def start_embedded(postgres_dir: Path) -> str:
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
             connection.execute(f"CREATE DATABASE {DATABASE}")
-    return server.get_uri(database=DATABASE)
+    return str(server.get_uri(database=DATABASE))
 
 
 def stop_embedded(postgres_dir: Path) -> None:

@@ -70,7 +70,9 @@ def test_a_killed_part_comes_back_and_every_event_is_done(stack: Stack, effects:
 
 
 def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> None:
-    second = subprocess.Popen([sys.executable, "-m", "runyard", "daemon", "--workspace", str(stack_workspace())], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    second = subprocess.Popen(
+        [sys.executable, "-m", "runyard", "daemon", "--workspace", str(stack_workspace())], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         time.sleep(5)
         ids = [send("test/steps", {"key": "two-daemons", "n": n})[0] for n in range(60)]

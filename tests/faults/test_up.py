@@ -107,7 +107,7 @@ def test_it_works_under_stock_dagster_dev(home: Path) -> None:
     )  # fmt: skip
     try:
         wait_until(lambda: query(home, "SELECT 1 FROM runyard.functions"), 90)
-        [(event_id,)] = query(home, "SELECT runyard.send('email/send.requested', '{\"to\": \"ada@example.com\", \"subject\": \"Hi\", \"text\": \"Hello\"}')")
+        [(event_id,)] = query(home, 'SELECT runyard.send(\'email/send.requested\', \'{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}\')')
         wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{event_id}-*.eml")), 90)
         wait_until(lambda: query(home, "SELECT status FROM runyard.invocations") == [("succeeded",)], 30)
     finally:

@@ -74,4 +74,3 @@ def lines(instance: DagsterInstance) -> Callable[[str], list[str]]:
         return sorted(path.read_text().splitlines()) if path.exists() else []
 
     return read
-

@@ -133,7 +133,11 @@ def test_dagsters_own_command_launches_with_events_in_the_config(tmp_path: Path,
     workspace = tmp_path / "workspace.yaml"
     workspace.write_text("load_from:\n  - python_module:\n      module_name: tests.code\n")
     launched = subprocess.run(
-        [sys.executable, "-m", "dagster", "job", "launch", "-w", str(workspace), "-j", "steps", "--config", str(config)], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-m", "dagster", "job", "launch", "-w", str(workspace), "-j", "steps", "--config", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     assert launched.returncode == 0, launched.stderr
     with database.connection() as connection:

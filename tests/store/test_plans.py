@@ -17,12 +17,12 @@ HOT: dict[str, dict[str, object]] = {
         "batch": "BATCH", "run": "run-1", "step": "a", "invocations": [1, 2], "attempts": [1, 1], "outputs": ["1", "1"], "errors": [None, None],
         "started": [1.0, 1.0], "finished": [1.0, 1.0],
     },
-    "settle": {"batch": "BATCH", "run": "run-1", "invocations": list(range(1, 501)), "statuses": ["succeeded"] * 500, "delays": [0.0] * 500, "outputs": [None] * 500, "errors": [None] * 500},
+    "settle": {"batch": "BATCH", "run": "run-1", "invocations": list(range(1, 501)),
+        "statuses": ["succeeded"] * 500, "delays": [0.0] * 500, "outputs": [None] * 500, "errors": [None] * 500,
+    },
     "release": {"batch": "BATCH", "expected": "running", "status": "queued", "attempts": 3, "delay": 0.0, "error": None, "crashed": True, "force": True, "lease": 30.0},
     "recent_events": {"id": None, "name": None, "limit": 50},
 }  # fmt: skip
-
-
 
 
 @pytest.mark.parametrize("name", sorted(HOT))

@@ -48,7 +48,9 @@ class Walk(RuleBasedStateMachine):
         registry._functions = {"walk": FUNCTION}
         with database.connection() as connection:
             connection.execute("TRUNCATE runyard.events, runyard.functions, runyard.invocations, runyard.steps, runyard.batches RESTART IDENTITY")
-            connection.execute("INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 50) ON CONFLICT (name) DO UPDATE SET slots = 50, heartbeat_at = now()")
+            connection.execute(
+                "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 50) ON CONFLICT (name) DO UPDATE SET slots = 50, heartbeat_at = now()"
+            )
         registry.publish()
 
     @rule(count=st.integers(1, 6))

@@ -83,7 +83,9 @@ def test_a_plain_insert_sends(function: Function) -> None:
     assert len(rows("SELECT FROM runyard.invocations")) == 5
 
 
-@pytest.mark.parametrize("call", ["send(NULL)", "send('')", "send('runyard/x')", "send('a', '[1]')", "send('a', NULL)", "send('a', jsonb_build_object('x', repeat('y', 600000)))"])
+@pytest.mark.parametrize(
+    "call", ["send(NULL)", "send('')", "send('runyard/x')", "send('a', '[1]')", "send('a', NULL)", "send('a', jsonb_build_object('x', repeat('y', 600000)))"]
+)
 def test_bad_sql_sends_are_refused_with_a_sentence(function: Function, call: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"runyard\.send"):
         rows(f"SELECT runyard.{call}")

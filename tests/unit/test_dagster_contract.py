@@ -1,0 +1,67 @@
+"""What `runyard.dagster_internals` stands on, checked against the installed Dagster: an upgrade that breaks it fails here."""
+
+import inspect
+
+import dagster
+from dagster import DagsterEventType, DagsterInstance, job, op
+from dagster._core.execution import context_creation_job
+from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._daemon import sensor as sensor_loop
+from dagster._daemon.controller import daemon_controller_from_instance
+from dagster._daemon.daemon import SensorDaemon
+from dagster_celery.launcher import CeleryRunLauncher
+
+from runyard import dagster_internals
+
+
+def parameters(of: object) -> list[str]:
+    return list(inspect.signature(of).parameters)  # type: ignore[arg-type]
+
+
+def test_the_version_is_the_one_that_was_read() -> None:
+    assert dagster.__version__ == dagster_internals.READ_IN
+
+
+def test_the_sensor_loop_can_be_driven_and_its_interval_replaced() -> None:
+    assert parameters(sensor_loop.execute_sensor_iteration)[:5] == [
+        "workspace_process_context", "logger", "threadpool_executor", "submit_threadpool_executor", "sensor_tick_futures",
+    ]  # fmt: skip
+    assert parameters(sensor_loop.is_under_min_interval) in (["state", "remote_sensor", "minimum_allowed_min_interval"],)
+    assert "is_under_min_interval(" in inspect.getsource(sensor_loop.execute_sensor_iteration)
+    assert parameters(SensorDaemon.core_loop) == ["self", "workspace_process_context", "shutdown_event"]
+    assert "gen_daemons" in parameters(daemon_controller_from_instance)
+
+
+def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
+    assert "default_system_loggers(" in inspect.getsource(context_creation_job.create_log_manager)
+
+
+def test_a_launch_goes_through_the_method_that_is_overridden() -> None:
+    assert parameters(CeleryRunLauncher._launch_celery_task_run) == ["self", "run", "task_signature", "routing_key"]
+    assert "_launch_celery_task_run(" in inspect.getsource(CeleryRunLauncher.launch_run)
+
+
+def test_from_failure_takes_steps_with_a_failure_event_though_they_ended_well() -> None:
+    @op
+    def early() -> int:
+        return 1
+
+    @op
+    def late(context: dagster.OpExecutionContext, n: int) -> int:
+        dagster_internals.report_step_failures(context, {"early": "an invocation failed"})
+        raise RuntimeError("red")
+
+    @job
+    def red() -> None:
+        late(early())
+
+    with DagsterInstance.ephemeral() as instance:
+        run_id = red.execute_in_process(instance=instance, raise_on_error=False).run_id
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        steps, _ = KnownExecutionState.build_resume_retry_reexecution(instance, run)
+        successes = {
+            record.step_key for record in instance.all_logs(run_id) if record.dagster_event and record.dagster_event.event_type == DagsterEventType.STEP_SUCCESS
+        }
+    assert set(steps) == {"early", "late"}
+    assert successes == {"early"}
