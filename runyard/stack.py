@@ -48,11 +48,11 @@ def socket_path(name: str, of: Settings | None = None) -> Path:
 
 
 def environment(database_url: str, of: Settings | None = None) -> dict[str, str]:
-    """The variables that every process of the project needs: `dagster.yaml` reads them."""
+    """The variables that every process of the project needs: `dagster.yaml` reads them, and every waiting sensor holds a thread of a code server."""
     chosen = of or settings()
     return {
         "DAGSTER_HOME": str(chosen.home), "RUNYARD_HOME": str(chosen.home), "RUNYARD_DATA_DIR": str(chosen.data),
-        "DATABASE_URL": database_url, "RUNYARD_PORT": str(chosen.port), "RUNYARD_HOST": chosen.host,
+        "DATABASE_URL": database_url, "RUNYARD_PORT": str(chosen.port), "RUNYARD_HOST": chosen.host, "DAGSTER_GRPC_MAX_WORKERS": "128",
     }  # fmt: skip
 
 

@@ -48,6 +48,14 @@ def query(home: Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement.encode()).fetchall()
 
 
+def _answers(home: Path) -> bool:
+    """Whether the database of this folder answers."""
+    try:
+        return query(home, "SELECT 1") == [(1,)]
+    except (psycopg.Error, AssertionError):
+        return False
+
+
 def belonging(home: Path) -> list[str]:
     """The command lines of the processes that work in this folder."""
     found: list[str] = []
@@ -66,6 +74,11 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
         wait_until(lambda: "Ready." in (home / "up.log").read_text(), 90)
         assert query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(500,)]
 
+        # The database is started again when it dies.
+        server = home / ".runyard" / "postgres" / "postmaster.pid"
+        os.kill(int(server.read_text().split()[0]), signal.SIGKILL)
+        wait_until(lambda: _answers(home), 30)
+
         source = home / "sensors" / "email.py"
         source.write_text(source.read_text().replace("max_batch=500", "max_batch=7"))
         wait_until(lambda: query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(7,)], 60)
@@ -83,6 +96,30 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
     assert belonging(home) == []
     text = (home / "up.log").read_text()
     assert "worker   |" in text or "postgres |" in text
+
+
+def test_redis_can_carry_the_runs(home: Path, tmp_path: Path) -> None:
+    program = shutil.which("redis-server")
+    assert program, "this test needs Redis: apt-get install redis-server"
+    variables = environment(home)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    redis = subprocess.Popen([program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL)
+    up = subprocess.Popen(
+        [sys.executable, "-m", "runyard", "up"], cwd=home, env={**variables, "RUNYARD_BROKER_URL": f"redis://127.0.0.1:{port}/0"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: (home / ".runyard" / "supervisord.pid").exists() and query(home, "SELECT 1 FROM runyard.workers"), 90)
+        [(event_id,)] = query(home, 'SELECT runyard.send(\'email/send.requested\', \'{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}\')')
+        wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{event_id}-*.eml")), 60)
+        assert not list((home / ".runyard").glob("broker/queue/*"))
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.wait(30)
+        redis.kill()
+        redis.wait()
 
 
 def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:

@@ -60,8 +60,6 @@ def test_from_failure_takes_steps_with_a_failure_event_though_they_ended_well() 
         run = instance.get_run_by_id(run_id)
         assert run is not None
         steps, _ = KnownExecutionState.build_resume_retry_reexecution(instance, run)
-        successes = {
-            record.step_key for record in instance.all_logs(run_id) if record.dagster_event and record.dagster_event.event_type == DagsterEventType.STEP_SUCCESS
-        }
+        successes = {record.step_key for record in instance.all_logs(run_id) if record.dagster_event and record.dagster_event.event_type == DagsterEventType.STEP_SUCCESS}
     assert set(steps) == {"early", "late"}
     assert successes == {"early"}
