@@ -23,9 +23,12 @@ from runyard.events import Event, rows_as_json
 from runyard.flow import Retry
 from runyard.lease import Lease, heart
 from runyard.redaction import redact
+from runyard.store.queries import Row
 from runyard.tags import BATCH, EVENT, FUNCTION
 
 _MOST_ROWS = 100
+_NOTHING = "nothing"  # the id of the batch of a run that found nothing left to take up
+_FROM_FAILURE = "dagster/is_resume_retry"  # Dagster's tag of a run that re-executes another from its failure
 _open: dict[str, Batch] = {}
 
 _EVENTS_CONFIG = Field(
@@ -53,7 +56,8 @@ def settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
     """
     outcomes = _outcomes(batch)
     heart.drop(batch.id)
-    dispatch.settle(batch.id, batch.run_id, outcomes)
+    if batch.id != _NOTHING:
+        dispatch.settle(batch.id, batch.run_id, outcomes)
     _open.pop(batch.run_id, None)
     counts = _count(outcomes)
     metadata = _metadata(batch, outcomes, counts)
@@ -95,18 +99,15 @@ def batch_for_input(run_id: str, parent_run_id: str | None) -> Batch:
     parent = dispatch.batch_of_run(parent_run_id) if parent_run_id else None
     if parent is None:
         raise NothingToDo("this run has no batch, and re-executes none: launch the job with events in the config of receive")
-    resumed = open_batch(dispatch.claim_unfinished(parent["id"]), run_id, fresh=False)
-    if resumed is None:  # all of them have succeeded meanwhile, or another run has them
-        resumed = Batch("none", run_id, parent["function"], [], Lease("none"))
-        _open[run_id] = resumed
-    return resumed
+    return _take_up(parent, run_id)
 
 
 def abandon(run_id: str) -> Batch | None:
-    """Forget the batch of a run that ended without settling; return it, None when it was settled."""
+    """Forget the batch of a run that ended without settling; return it, None when there is nothing to settle."""
     batch = _open.pop(run_id, None)
-    if batch is not None:
-        heart.drop(batch.id)
+    if batch is None or batch.id == _NOTHING:
+        return None
+    heart.drop(batch.id)
     return batch
 
 
@@ -117,6 +118,8 @@ def _take(context: OpExecutionContext) -> Batch:
     if batch is not None:
         return batch
     parent = dispatch.batch_of_run(run.parent_run_id) if run.parent_run_id else None
+    if parent is not None and run.tags.get(_FROM_FAILURE) == "true":
+        return _take_up(parent, run.run_id)
     if parent is not None:
         batch_id = dispatch.claim_replay(parent["id"])
     elif context.op_config["events"]:
@@ -133,6 +136,15 @@ def _take(context: OpExecutionContext) -> Batch:
         tags[EVENT] = batch.items[0].event.id
     context.instance.add_run_tags(run.run_id, tags)
     return batch
+
+
+def _take_up(parent: Row, run_id: str) -> Batch:
+    """What a batch left undone; an empty batch when all of it has succeeded meanwhile, or another run has it."""
+    resumed = open_batch(dispatch.claim_unfinished(parent["id"]), run_id, fresh=False)
+    if resumed is None:
+        resumed = Batch(_NOTHING, run_id, parent["function"], [], Lease(_NOTHING))
+        _open[run_id] = resumed
+    return resumed
 
 
 def _claim_from_config(context: OpExecutionContext) -> str:

@@ -37,11 +37,12 @@ _log = logging.getLogger("runyard.worker")
 _instance: DagsterInstance | None = None
 _resources = ExitStack()
 _stopping = threading.Event()
+_parent = os.getpid()  # a child inherits it
 
 
 def name() -> str:
-    """This worker's name: one for each parent process of a host."""
-    return f"{socket.gethostname()}:{os.environ.get('RUNYARD_WORKER', 'worker')}"
+    """This worker's name: its host and the process id of the parent."""
+    return f"{socket.gethostname()}:{_parent}"
 
 
 def load_code() -> Definitions:
@@ -75,7 +76,7 @@ def work() -> int:
     app = build_app()
     app.worker_main(
         [
-            "--quiet", "worker", "--pool=prefork", f"--concurrency={settings().concurrency}", f"--queues={QUEUE}", f"--hostname={name()}@%h",
+            "--quiet", "worker", "--pool=prefork", f"--concurrency={settings().concurrency}", f"--queues={QUEUE}", f"--hostname={_parent}@%h",
             "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING",
         ]
     )  # fmt: skip
@@ -153,7 +154,7 @@ def _execute(run_id: str) -> None:
 def _settle_what_is_left(instance: DagsterInstance, run_id: str) -> None:
     """A run that ended before `settle` (cancelled, or an error outside every step): its invocations end or come back with it."""
     batch = ops.abandon(run_id)
-    if batch is None or batch.id == "none":
+    if batch is None:
         return
     found = instance.get_run_by_id(run_id)
     if found is not None and not found.is_finished:

@@ -3,10 +3,10 @@
 from dagster import Definitions
 
 from pipelines import definitions as project  # not its defs by name: Dagster takes one Definitions a module
-from tests.functions import breaking, breaking_sensor, steps, steps_sensor
+from tests.functions import breaking, breaking_sensor, spread, spread_sensor, steps, steps_sensor
 
 defs = Definitions(
-    jobs=[*(project.defs.jobs or []), steps, breaking],
-    sensors=[*(project.defs.sensors or []), steps_sensor, breaking_sensor],
+    jobs=[*(project.defs.jobs or []), steps, breaking, spread],
+    sensors=[*(project.defs.sensors or []), steps_sensor, breaking_sensor, spread_sensor],
     resources=project.defs.resources,
 )

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dagster import in_process_executor, job, op
+from dagster import in_process_executor, job, multiprocess_executor, op
 
 from runyard import Batch, Item, NonRetriable, Retry, RetryAfter, on_event, receive, settle
 
@@ -72,6 +72,13 @@ def breaking() -> None:
     settle(outside(receive()))
 
 
+@job(executor_def=multiprocess_executor)
+def spread() -> None:
+    """Every op in a process of its own, as on several hosts."""
+    settle(third(second(first(receive()))))
+
+
 quick = Retry(attempts=3, delays=(0.3,), jitter=0)
 steps_sensor = on_event("test/steps", "test/also", job=steps, max_batch=500, retry=quick)
+spread_sensor = on_event("test/spread", job=spread, retry=quick)
 breaking_sensor = on_event("test/breaking", job=breaking, max_batch=10, retry=quick)

@@ -210,13 +210,13 @@ WHERE heartbeat_at > now() - interval '1 day' ORDER BY name
 -- name: overdue_batches
 -- Batches whose worker fell silent, or whose run never began though a slot was free for it; one reaper at a time.
 -- A batch that waits in the broker behind others is left alone: all slots are busy then. (by batches_open)
-WITH free AS (
-    SELECT (SELECT coalesce(sum(slots), 0) FROM runyard.workers WHERE heartbeat_at > now() - make_interval(secs => %(lease)s))
-        - (SELECT count(*) FROM runyard.batches WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots
+WITH alive AS (
+    SELECT (SELECT coalesce(sum(slots), 0) FROM runyard.workers WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
+        (SELECT count(*) FROM runyard.batches WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s)) AS running
 )
 SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled FROM runyard.batches
 WHERE status IN ('claimed', 'running') AND heartbeat_at < now() - make_interval(secs => %(lease)s)
-    AND (status = 'running' OR cancel_requested_at IS NOT NULL OR (SELECT slots FROM free) <> 0)
+    AND (status = 'running' OR cancel_requested_at IS NOT NULL OR (SELECT slots = 0 OR slots > running FROM alive))
 ORDER BY heartbeat_at LIMIT 100
 
 -- name: release

@@ -1,5 +1,6 @@
 """What the Dagster UI's buttons do: re-execute, terminate, switch a sensor."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from runyard import Event, send
+from runyard.store import database
 from tests.conftest import event, settled, wait_until
 from tests.stack.conftest import LOCATION, finished, graphql, reexecute, run_status, terminate
 
@@ -45,6 +47,34 @@ def test_re_executing_from_failure_goes_on_behind_the_last_kept_step(effects: Pa
     assert (row["status"], row["attempt"], row["run_id"]) == ("succeeded", 2, resumed)
     assert [one["status"] for one in invocations(good)] == ["succeeded"]
     assert sorted((effects / "mend").read_text().splitlines()) == ["first 1 1", "first 2 1", "second 1 1", "second 2 2"]
+
+
+def test_from_failure_of_a_refused_event_leaves_its_neighbours_alone(effects: Path) -> None:
+    bad = {"name": "email/send.requested", "data": {"to": "nobody"}}
+    with database.connection() as connection:  # SQL cannot check the type: receive does
+        good_id, bad_id = (
+            str(row["id"])
+            for row in connection.execute(
+                "SELECT id FROM runyard.send_v1(%s::jsonb, 'test') AS id",
+                (json.dumps([{"name": "email/send.requested", "data": {"to": "neighbour@example.com", "subject": "s", "text": "t"}}, bad]),),
+            ).fetchall()
+        )
+    run_id = settled(bad_id)["run_id"]
+    assert settled(good_id)["run_id"] == run_id
+    assert finished(run_id) == "FAILURE"
+    resumed = reexecute(run_id, "FROM_FAILURE")
+    assert finished(resumed) == "FAILURE"
+    assert [(one["status"], one["attempt"]) for one in invocations(bad_id)] == [("failed", 2)]
+    assert [one["run_id"] for one in invocations(good_id)] == [run_id]
+
+
+def test_from_failure_of_what_has_succeeded_meanwhile_finds_nothing_to_do() -> None:
+    [event_id] = send("test/steps", {"fail_until": 1})
+    first = wait_until(lambda: (found := invocations(event_id)) and found[0]["attempt"] == 1 and found[0]["status"] == "queued" and found[0]["run_id"])
+    assert settled(event_id)["status"] == "succeeded"
+    resumed = reexecute(first, "FROM_FAILURE")
+    assert finished(resumed) == "SUCCESS"
+    assert [(one["status"], one["attempt"]) for one in invocations(event_id)] == [("succeeded", 2)]
 
 
 def test_terminating_a_run_cancels_it_and_its_invocations(tmp_path: Path) -> None:

@@ -121,6 +121,13 @@ def test_a_failure_is_retried_and_every_run_is_seen(effects: Path) -> None:
     assert {tag["key"] for tag in red["tags"]} >= {"runyard/function", "runyard/batch", "runyard/event"}
 
 
+def test_ops_in_processes_of_their_own_hand_the_batch_on(effects: Path) -> None:
+    ids = send([Event("test/spread", {"key": "spread", "n": n}) for n in range(3)])
+    rows = [settled(one, 60) for one in ids]
+    assert [(row["status"], row["attempt"], row["output"]["n"]) for row in rows] == [("succeeded", 1, n + 1) for n in range(3)]
+    assert sorted((effects / "spread").read_text().splitlines()) == sorted(f"{step} {n} 1" for step in ("first", "second") for n in range(3))
+
+
 def test_an_error_outside_every_step_is_retried_too() -> None:
     [event_id] = send("test/breaking", {"explode": True})
     row = settled(event_id)

@@ -160,6 +160,15 @@ def test_a_batch_that_waits_while_all_slots_are_busy_is_left_alone(function: Fun
     assert [row["id"] for row in dispatch.overdue()] == [waiting]
 
 
+def test_without_any_worker_a_claim_that_never_began_is_taken_back(function: Function) -> None:
+    send("greet/requested")
+    [batch] = claim_ids(function)
+    silence(batch)
+    assert [row["id"] for row in dispatch.overdue()] == [batch]
+    assert dispatch.release(batch, "claimed", "queued", attempts=3) == 1
+    assert rows("SELECT status, attempt, crashes FROM runyard.invocations") == [{"status": "queued", "attempt": 0, "crashes": 0}]
+
+
 def test_a_replay_makes_new_invocations_of_the_same_events(function: Function) -> None:
     [event_id] = send("greet/requested")
     [batch] = claim_ids(function)
