@@ -94,7 +94,6 @@ class Batch:
         self.function = function
         self.items = list(items)
         self.failures: dict[int, Failure] = {}
-        self.last_step: str | None = None
         self.lease = lease
 
     def __len__(self) -> int:
@@ -140,7 +139,6 @@ class Batch:
                     keeper.take(_attempt(do, item))
             else:
                 self._map_in_threads(do, todo, threads, keeper)
-        self.last_step = step
         return self
 
     def map_all(self, step: str, do: Callable[[Sequence[Item]], Sequence[object]], *, size: int | None = None) -> "Batch":
@@ -154,7 +152,6 @@ class Batch:
         with _Keeper(self, step, window=1) as keeper:
             for start in range(0, len(todo), size or max(1, len(todo))):
                 keeper.take_all(_attempt_all(do, todo[start : start + (size or len(todo))]))
-        self.last_step = step
         return self
 
     def _map_in_threads(self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: "_Keeper") -> None:

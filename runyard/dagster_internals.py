@@ -78,9 +78,16 @@ def silence_console() -> None:
     vars(context_creation_job)["default_system_loggers"] = lambda _: []
 
 
-def execute_run(instance: DagsterInstance, run_id: str) -> None:
-    """Execute a run in this process and thread; its status says how it ended."""
-    _execute_run_command_body(run_id=run_id, instance=instance, write_stream_fn=lambda _: None, set_exit_code_on_failure=False)
+def execute_run(instance: DagsterInstance, run_id: str) -> bool:
+    """Execute a run in this process and thread; return whether it ended well. Neither a failed nor a cancelled one raises."""
+    ended_well = False
+
+    def watch(event: DagsterEvent) -> None:
+        nonlocal ended_well
+        ended_well = ended_well or event.event_type == DagsterEventType.RUN_SUCCESS
+
+    _execute_run_command_body(run_id=run_id, instance=instance, write_stream_fn=watch, set_exit_code_on_failure=False)
+    return ended_well
 
 
 def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str]) -> None:

@@ -100,10 +100,13 @@ def _claim_from(statement: str, parent_batch: str) -> str:
     return batch_id
 
 
-def batch_of_run(run_id: str) -> Row | None:
-    """The batch that a run works or worked on: `id`, `function`, `status`, `size`; None where it has none."""
+def batch_of_run(run_id: str, launched_for: str | None = None) -> Row | None:
+    """The batch that a run works or worked on: `id`, `function`, `status`, `size`; None where it has none.
+
+    `launched_for` is the id in the run's tags: its batch, should the run not have begun it.
+    """
     with database.connection() as connection:
-        return one(connection, "batch_of_run", run=run_id)
+        return one(connection, "batch_of_run", run=run_id, batch=launched_for)
 
 
 def begin(batch_id: str, run_id: str, *, fresh: bool = True) -> tuple[str, list[Row], list[Row]] | None:
@@ -159,16 +162,36 @@ def settle(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
 
 
 def release(
-    batch_id: str, expected: str, status: str, *, attempts: int, delay: float = 0.0, error: str | None = None, crashed: bool = False, force: bool = False
+    batch_id: str,
+    expected: str,
+    status: str,
+    *,
+    attempts: int,
+    delay: float = 0.0,
+    error: str | None = None,
+    counted: bool = False,
+    crashed: bool = False,
+    force: bool = False,
 ) -> int | None:
-    """Take a lease away; its open invocations become `status` (those out of attempts fail). Return how many, None when it was too late.
+    """Take a lease away; its open invocations become `status`, or failed. Return how many, None when it was too late.
 
-    `expected` is the status that the batch was seen in; without `force` it must also have been silent for longer than a lease.
+    Parameters
+    ----------
+    expected
+        The status that the batch was seen in; without `force` it must also have been silent for longer than a lease.
+    status
+        `queued` (those that had `attempts` attempts fail) or `cancelled`.
+    delay
+        Seconds until the next attempt.
+    counted
+        The run failed before it began the batch: that was an attempt too.
+    crashed
+        The worker was lost in the middle of it.
     """
     with database.connection() as connection:
         row = one(
             connection, "release", batch=batch_id, expected=expected, status=status, attempts=attempts, delay=delay,
-            error=error, crashed=crashed, force=force, lease=settings().lease_seconds,
+            error=error, counted=counted, crashed=crashed, force=force, lease=settings().lease_seconds,
         )  # fmt: skip
     return None if row is None else int(row["size"])
 

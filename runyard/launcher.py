@@ -65,7 +65,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         if batch is None or batch["status"] == "claimed":
             self._instance.report_run_canceled(run, "Cancelled before a worker began it.")
             if batch is not None:
-                reaper.release_batch({**batch, "function": "", "cancelled": True}, None, force=True)
+                reaper.release_batch({**batch, "function": "", "cancelled": True}, run, force=True)
         return True
 
     @property

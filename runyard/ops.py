@@ -13,6 +13,7 @@ from typing import Any
 
 from dagster import Failure as OpFailure
 from dagster import Field, In, MetadataValue, OpExecutionContext, Out, Permissive, op
+from pydantic_core import to_json
 
 from runyard import dispatch, registry
 from runyard.batch import Batch, items_from_rows
@@ -102,13 +103,11 @@ def batch_for_input(run_id: str, parent_run_id: str | None) -> Batch:
     return _take_up(parent, run_id)
 
 
-def abandon(run_id: str) -> Batch | None:
-    """Forget the batch of a run that ended without settling; return it, None when there is nothing to settle."""
+def abandon(run_id: str) -> None:
+    """Forget the batch of a run that has ended, whether or not it was settled."""
     batch = _open.pop(run_id, None)
-    if batch is None or batch.id == _NOTHING:
-        return None
-    heart.drop(batch.id)
-    return batch
+    if batch is not None:
+        heart.drop(batch.id)
 
 
 def _take(context: OpExecutionContext) -> Batch:
@@ -166,7 +165,7 @@ def _outcomes(batch: Batch) -> list[Outcome]:
     for item in batch.items:
         failure = batch.failures.get(item.id)
         if failure is None:
-            outcomes.append(Outcome(item.id, "succeeded", output=_last_output(item.outputs, batch.last_step)))
+            outcomes.append(Outcome(item.id, "succeeded", output=_last_output(item.outputs)))
             continue
         delay = retry.delay_after(failure.error, item.attempt, dice)
         status = "failed" if delay is None else "queued"
@@ -174,10 +173,9 @@ def _outcomes(batch: Batch) -> list[Outcome]:
     return outcomes
 
 
-def _last_output(outputs: dict[str, Any], last_step: str | None) -> str | None:
-    from pydantic_core import to_json
-
-    return to_json(outputs[last_step]).decode() if last_step in outputs else None
+def _last_output(outputs: dict[str, Any]) -> str | None:
+    """The output of the last step, as JSON; outputs are in the order in which the steps ended."""
+    return to_json(next(reversed(outputs.values()))).decode() if outputs else None
 
 
 def _count(outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -53,25 +53,28 @@ def free(instance: DagsterInstance, overdue: Sequence[Row]) -> int:
     return freed
 
 
-def release_batch(batch: Row, run: DagsterRun | None, *, error: str | None = None, force: bool = False) -> bool:
+def release_batch(batch: Row, run: DagsterRun | None, *, force: bool = False) -> bool:
     """Take the lease of a batch away and end or requeue its invocations; False when somebody else was first.
 
-    `error` is what ended the run, where that is known. Without it the worker is taken to be lost, which counts as
-    a crash of each invocation; a run that never began counts as nothing.
+    What the run's status says of its end decides: cancelled cancels them, failed was an attempt and is tried again after a
+    wait. Anything else means that the worker was lost (a crash of each invocation), or that the run never began (nothing).
     """
-    cancelled = batch.get("cancelled") or (run is not None and run.status in (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING))
     function = registry.find(batch["function"])
     retry = function.retry if function is not None else Retry()
-    began = batch["status"] == "running"
-    message = error or "the worker was lost in the middle of the run"
-    shown = {"step": None, "type": "RunFailed" if error else "WorkerLost", "message": message, "traceback": ""}
+    cancelled = batch.get("cancelled") or (run is not None and run.status in (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING))
+    failed = not cancelled and run is not None and run.status == DagsterRunStatus.FAILURE
+    crashed = not cancelled and not failed and batch["status"] == "running"
     released = dispatch.release(
-        batch["id"], batch["status"], "cancelled" if cancelled else "queued",
-        attempts=retry.attempts, crashed=began and error is None, force=force,
-        delay=retry.delay(1, random.Random()) if error and not cancelled else 0.0,
-        error=json.dumps(shown) if began and not cancelled else None,
+        batch["id"], batch["status"], "cancelled" if cancelled else "queued", attempts=retry.attempts,
+        delay=retry.delay(1, random.Random()) if failed else 0.0, counted=failed, crashed=crashed, force=force,
+        error=_error(run, crashed) if failed or crashed else None,
     )  # fmt: skip
     return released is not None
+
+
+def _error(run: DagsterRun | None, crashed: bool) -> str:
+    message = "the worker was lost in the middle of the run" if crashed or run is None else f"run {run.run_id} failed outside every step: see its log in Dagster"
+    return json.dumps({"step": None, "type": "WorkerLost" if crashed else "RunFailed", "message": message, "traceback": ""})
 
 
 def _run_of(instance: DagsterInstance, batch_id: str) -> DagsterRun | None:

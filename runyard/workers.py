@@ -6,6 +6,7 @@ runs. The task has the name under which dagster-celery's launcher sends runs.
 
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import socket
@@ -30,14 +31,15 @@ from runyard.lease import heart
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import run
-from runyard.tags import BATCH, FUNCTION
+from runyard.tags import BATCH
 
 _BEAT_SECONDS = 5.0
 _log = logging.getLogger("runyard.worker")
 _instance: DagsterInstance | None = None
 _resources = ExitStack()
 _stopping = threading.Event()
-_parent = os.getpid()  # a child inherits it
+_parent = os.getpid()  # a child inherits both
+_main_process = multiprocessing.current_process()
 
 
 def name() -> str:
@@ -100,12 +102,13 @@ def _come_alive(**_: Any) -> None:
 
 @worker_process_init.connect
 def _warm_up(**_: Any) -> None:
-    global _instance
+    # Celery's fork of multiprocessing says that this process is a daemon, which may have no children. Jobs with Dagster's
+    # multiprocess executor need some.
+    vars(multiprocessing.process)["_current_process"] = _main_process
     heart.parent = os.getppid()
     dispatch.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
-    _instance = _resources.enter_context(pooled_instance())
-    refresh_connections(_instance)
+    _warm_instance()
 
 
 @worker_shutdown.connect
@@ -129,33 +132,39 @@ def _beat() -> None:
         _stopping.wait(_BEAT_SECONDS)
 
 
+def _warm_instance() -> DagsterInstance:
+    """This process's Dagster instance, made at the first call, with living connections."""
+    global _instance
+    if _instance is None:
+        _instance = _resources.enter_context(pooled_instance())
+    refresh_connections(_instance)
+    return _instance
+
+
 def _execute(run_id: str) -> None:
     """Execute a run that the broker handed over; one that was begun or cancelled meanwhile is left alone."""
-    instance = _instance
-    assert instance is not None
-    refresh_connections(instance)
+    instance = _warm_instance()
     found = instance.get_run_by_id(run_id)
     if found is None or found.status not in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING):
         _log.warning("run %s is %s: not executed", run_id, found.status.value if found else "gone")
-        if found is not None and found.status == DagsterRunStatus.CANCELED and BATCH in found.tags:
-            reaper.release_batch({"id": found.tags[BATCH], "function": found.tags.get(FUNCTION, ""), "status": "claimed"}, found, force=True)
+        if found is not None and found.status == DagsterRunStatus.CANCELED:
+            _settle_what_is_left(instance, run_id)
         return
     handler = signal.getsignal(signal.SIGINT)
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        execute_run(instance, run_id)
+        ended_well = execute_run(instance, run_id)
     except KeyboardInterrupt:
-        _log.info("run %s was interrupted", run_id)
+        ended_well = False
     finally:
         signal.signal(signal.SIGINT, handler)
+        ops.abandon(run_id)
+    if not ended_well:
         _settle_what_is_left(instance, run_id)
 
 
 def _settle_what_is_left(instance: DagsterInstance, run_id: str) -> None:
     """A run that ended before `settle` (cancelled, or an error outside every step): its invocations end or come back with it."""
-    batch = ops.abandon(run_id)
-    if batch is None:
-        return
     found = instance.get_run_by_id(run_id)
     if found is not None and not found.is_finished:
         if found.status == DagsterRunStatus.CANCELING:
@@ -163,5 +172,6 @@ def _settle_what_is_left(instance: DagsterInstance, run_id: str) -> None:
         else:
             instance.report_run_failed(found, "The run ended before its batch was settled.")
         found = instance.get_run_by_id(run_id)
-    row = {"id": batch.id, "function": batch.function, "status": "running"}
-    reaper.release_batch(row, found, error=f"run {run_id} failed outside every step: see its log in Dagster", force=True)
+    batch = dispatch.batch_of_run(run_id, found.tags.get(BATCH) if found is not None else None)
+    if batch is not None and batch["status"] in ("claimed", "running"):
+        reaper.release_batch(batch, found, force=True)

@@ -144,8 +144,8 @@ FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
 
 -- name: kept_steps
--- What the steps of these invocations have given so far. (by steps_pkey)
-SELECT invocation_id, step, output, error, attempt FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s)
+-- What the steps of these invocations have given so far, in the order in which they ended. (by steps_pkey)
+SELECT invocation_id, step, output, error, attempt FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY finished_at
 
 -- name: keep_steps
 -- Keep results of one step; refused (no row) when the lease is gone. An output that is kept is never replaced. (by steps_pkey, batches_pkey)
@@ -220,23 +220,31 @@ WHERE status IN ('claimed', 'running') AND heartbeat_at < now() - make_interval(
 ORDER BY heartbeat_at LIMIT 100
 
 -- name: release
--- Take the lease away and end or requeue what it held: 'queued' (with one crash more where a run was under way), 'failed' or 'cancelled'.
--- No row when another reaper was first, or the worker came back. (by batches_pkey, invocations_pkey)
+-- Take the lease away and end or requeue what it held: 'queued' or 'cancelled'; those that are out of attempts fail.
+-- `counted` makes an attempt of a run that failed before it began its batch, `crashed` adds one to the workers that were lost.
+-- No row when another was first, or the worker came back. (by batches_pkey, invocations_pkey)
 WITH lease AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE id = %(batch)s AND status = %(expected)s AND (%(force)s OR heartbeat_at < now() - make_interval(secs => %(lease)s))
     RETURNING id, function, invocations
 ),
+held AS (
+    SELECT invocations.id,
+        attempt + (%(counted)s AND status = 'claimed')::integer AS attempts_begun
+    FROM runyard.invocations
+    WHERE invocations.id = ANY (SELECT unnest(invocations) FROM lease) AND batch_id = %(batch)s AND status IN ('claimed', 'running')
+),
 freed AS (
     UPDATE runyard.invocations SET
         batch_id = NULL,
+        attempt = attempts_begun,
         crashes = crashes + (%(crashed)s AND %(status)s = 'queued')::integer,
-        status = CASE WHEN %(status)s = 'queued' AND attempt >= %(attempts)s THEN 'failed' ELSE %(status)s END,
+        status = CASE WHEN %(status)s = 'queued' AND attempts_begun >= %(attempts)s THEN 'failed' ELSE %(status)s END,
         due_at = CASE WHEN %(status)s = 'queued' THEN now() + make_interval(secs => %(delay)s) ELSE due_at END,
-        error = CASE WHEN %(error)s::jsonb IS NULL THEN error ELSE %(error)s::jsonb END,
-        finished_at = CASE WHEN %(status)s = 'queued' AND attempt < %(attempts)s THEN NULL ELSE now() END
-    WHERE id = ANY (SELECT unnest(invocations) FROM lease) AND batch_id = %(batch)s AND status IN ('claimed', 'running')
-    RETURNING id
+        error = coalesce(%(error)s::jsonb, error),
+        finished_at = CASE WHEN %(status)s = 'queued' AND attempts_begun < %(attempts)s THEN NULL ELSE now() END
+    FROM held WHERE invocations.id = held.id
+    RETURNING invocations.id
 )
 SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM lease
 
@@ -247,12 +255,10 @@ WHERE (id = %(batch)s OR run_id = %(run)s) AND status IN ('claimed', 'running')
 RETURNING id, status
 
 -- name: batch_of_run
--- The batch that a run works on, newest first. (by batches_run)
-SELECT id, function, status, cardinality(invocations) AS size FROM runyard.batches WHERE run_id = %(run)s ORDER BY claimed_at DESC LIMIT 1
-
--- name: attempts_of
--- How many attempts a function allows. (by functions_pkey)
-SELECT attempts FROM runyard.functions WHERE name = %(function)s
+-- The batch that a run works on, or was launched for. (by batches_run, batches_pkey)
+SELECT id, function, status, cardinality(invocations) AS size FROM runyard.batches
+WHERE run_id = %(run)s OR (id = %(batch)s AND run_id IS NULL)
+ORDER BY claimed_at DESC LIMIT 1
 
 -- name: recent_events
 -- The newest events, with their invocations and steps as JSON. (by events_received_at, events_pkey, invocations_event, steps_pkey)

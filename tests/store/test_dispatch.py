@@ -169,6 +169,14 @@ def test_without_any_worker_a_claim_that_never_began_is_taken_back(function: Fun
     assert rows("SELECT status, attempt, crashes FROM runyard.invocations") == [{"status": "queued", "attempt": 0, "crashes": 0}]
 
 
+def test_a_run_that_failed_before_it_began_was_an_attempt(function: Function) -> None:
+    send("greet/requested")
+    for attempt, status in ((1, "queued"), (2, "queued"), (3, "failed")):
+        [batch] = claim_ids(function)
+        assert dispatch.release(batch, "claimed", "queued", attempts=3, counted=True, force=True) == 1
+        assert rows("SELECT status, attempt FROM runyard.invocations") == [{"status": status, "attempt": attempt}]
+
+
 def test_a_replay_makes_new_invocations_of_the_same_events(function: Function) -> None:
     [event_id] = send("greet/requested")
     [batch] = claim_ids(function)

@@ -20,7 +20,10 @@ HOT: dict[str, dict[str, object]] = {
     "settle": {"batch": "BATCH", "run": "run-1", "invocations": list(range(1, 501)),
         "statuses": ["succeeded"] * 500, "delays": [0.0] * 500, "outputs": [None] * 500, "errors": [None] * 500,
     },
-    "release": {"batch": "BATCH", "expected": "running", "status": "queued", "attempts": 3, "delay": 0.0, "error": None, "crashed": True, "force": True, "lease": 30.0},
+    "release": {
+        "batch": "BATCH", "expected": "running", "status": "queued", "attempts": 3, "delay": 0.0, "error": None, "counted": False, "crashed": True,
+        "force": True, "lease": 30.0,
+    },
     "recent_events": {"id": None, "name": None, "limit": 50},
 }  # fmt: skip
 
