@@ -52,19 +52,24 @@ def up() -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stack = Stack()
+    stopped = threading.Event()
+    code = 0
     try:
         click.echo("Starting: database, migrations, code server, daemon, worker, web ...")
         with stack:
             address = f"http://localhost:{settings().port}"
             click.echo(f"Ready. Dagster: {address}/   Events: {address}/dev   Send: {address}/e/<any key>   (Ctrl-C stops everything)")
-            threading.Thread(target=_reload_on_change, args=(stack,), daemon=True).start()
-            return stack.wait()
+            threading.Thread(target=_reload_on_change, args=(stack, stopped), daemon=True).start()
+            code = stack.wait()
     except KeyboardInterrupt:
-        click.echo("Stopped.")
-        return 0
+        pass
+    finally:
+        stopped.set()
+    click.echo("Stopped.")
+    return code
 
 
-def _reload_on_change(stack: Any) -> None:
+def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
     from watchfiles import PythonFilter, watch
 
     class CodeFilter(PythonFilter):
@@ -74,7 +79,7 @@ def _reload_on_change(stack: Any) -> None:
             super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
 
     folders = [settings().home / name for name in _WATCHED if (settings().home / name).is_dir()]
-    for changes in watch(*folders, watch_filter=CodeFilter(), debounce=400):
+    for changes in watch(*folders, watch_filter=CodeFilter(), debounce=400, stop_event=stopped):
         names = sorted({Path(path).name for _, path in changes})
         click.echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
         stack.reload()

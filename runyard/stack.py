@@ -20,6 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from runyard.errors import RunyardError
@@ -138,12 +139,12 @@ class Stack:
     def restart(self, part: str) -> None:
         """Stop and start one part."""
         with suppress(xmlrpc.client.Fault):
-            self._ask("stopProcess", f"stack:{part}")
-        self._ask("startProcess", f"stack:{part}", False)
+            self._ask("stopProcess", _full_name(part))
+        self._ask("startProcess", _full_name(part), False)
 
     def pid(self, part: str) -> int:
         """The process id of a part (0 while it is being started again)."""
-        return int(self._ask("getProcessInfo", f"stack:{part}")["pid"])
+        return int(self._ask("getProcessInfo", _full_name(part))["pid"])
 
     def is_running(self) -> bool:
         """Whether a supervisord of this project answers."""
@@ -155,19 +156,15 @@ class Stack:
 
     def stop(self) -> None:
         """Stop all parts, then the database; nothing of the stack is left."""
+        pid = self._supervisor.pid if self._supervisor is not None else 0
         with suppress(OSError, xmlrpc.client.Error):
+            pid = int(self._ask("getPID"))
             self._ask("shutdown")
+        if pid:
+            _wait_for_end(pid, _STOP_SECONDS + 6)
         if self._supervisor is not None:
-            try:
-                self._supervisor.wait(_STOP_SECONDS + 6)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._supervisor.pid, signal.SIGKILL)
-                self._supervisor.wait()
+            self._supervisor.wait()
             self._supervisor = None
-        else:
-            deadline = time.monotonic() + _STOP_SECONDS + 6
-            while self.is_running() and time.monotonic() < deadline:
-                time.sleep(0.1)
         if self._embedded:
             stop_embedded(self.settings.postgres_dir)
 
@@ -188,7 +185,7 @@ class Stack:
             return getattr(remote.supervisor, method)(*arguments)
 
     def _config(self) -> str:
-        """The supervisord configuration: the database outlives the other parts, which stop together."""
+        """The supervisord configuration. The parts stop together, then the code server that they ask, then the database."""
         listener = (
             f"command={_command('prefix-output')}\nevents=PROCESS_LOG,PROCESS_STATE_EXITED\nbuffer_size=10000\nstderr_logfile=/dev/fd/2\nstderr_logfile_maxbytes=0\n"
         )
@@ -201,18 +198,33 @@ class Stack:
             "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
             f"[supervisorctl]\nserverurl=unix://{socket_path('supervisor')}\n",
             f"[eventlistener:output]\n{listener}",
-            f"[group:stack]\nprograms={','.join(self.parts)}\npriority=20\n",
-            *[_program(part, part if part != "code" else "code-server") for part in self.parts],
+            f"[group:stack]\nprograms={','.join(part for part in self.parts if part != 'code')}\npriority=20\n",
+            *[_program("code", "code-server", priority=15) if part == "code" else _program(part, part) for part in self.parts],
         ]
         if self._embedded:
             sections.append(_program("postgres", "postgres", priority=10))
         return "\n".join(sections)
 
 
+def _wait_for_end(pid: int, seconds: float) -> None:
+    """Wait for a process to end; kill its group when it does not."""
+    try:
+        psutil.Process(pid).wait(seconds)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired:
+        os.killpg(pid, signal.SIGKILL)
+
+
 def _stop_with_parent() -> None:
     """Ask Linux to send this process SIGTERM when its parent ends, however it ends: a killed `runyard up` leaves nothing behind."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _full_name(part: str) -> str:
+    """A part's name for supervisord, with its group."""
+    return part if part == "code" else f"stack:{part}"
 
 
 def _program(name: str, command: str, priority: int = 20) -> str:
