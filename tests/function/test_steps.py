@@ -46,7 +46,7 @@ def test_the_op_in_which_it_failed_turns_red_and_the_outcomes_are_listed(run_fun
     result = run_function("steps")
     stored = {record.step_key for record in instance.all_logs(result.run_id) if record.dagster_event and record.dagster_event.event_type == DagsterEventType.STEP_FAILURE}
     [settle] = [one for one in result.all_events if one.event_type == DagsterEventType.STEP_FAILURE and one.step_key == "settle"]
-    metadata: dict[str, Any] = dict(settle.step_failure_data.user_failure_data.metadata)  # pyright: ignore[reportOptionalMemberAccess]
+    metadata: dict[str, Any] = dict(settle.step_failure_data.user_failure_data.metadata)
     assert stored == {"second", "settle"}
     assert metadata["all outcomes"].value == {"succeeded": [1], "failed": [2]}
     assert "| 2 |" in metadata["outcomes"].value and "this can never work" in metadata["outcomes"].value

@@ -52,7 +52,7 @@ def test_retry_after_obeys_seconds_and_times() -> None:
 )
 def test_a_bad_option_is_named(options: dict[str, object], named: str) -> None:
     with pytest.raises(InvalidOption, match=named):
-        Retry(**options)  # pyright: ignore[reportArgumentType]
+        Retry(**options)
 
 
 def test_a_time_without_zone_is_refused() -> None:
