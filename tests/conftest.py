@@ -1,6 +1,7 @@
 """A real PostgreSQL for all tests, and for the stack and fault tests the whole stack with a fake SendGrid behind it."""
 
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -47,6 +48,7 @@ def server() -> Iterator[str]:
     yield url
     database.close_pool()
     stop_embedded(_data / "postgres")
+    shutil.rmtree(_data, ignore_errors=True)
 
 
 def use_database(server: str, name: str) -> str:
