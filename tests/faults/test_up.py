@@ -48,6 +48,14 @@ def query(home: Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement.encode()).fetchall()
 
 
+def _takes_mail(home: Path) -> bool:
+    """Whether the database is there, the mail function is registered, and a worker is alive."""
+    try:
+        return query(home, "SELECT count(*) FROM runyard.workers, runyard.functions WHERE functions.name = 'send_email'") == [(1,)]
+    except (psycopg.Error, AssertionError):
+        return False
+
+
 def _answers(home: Path) -> bool:
     """Whether the database of this folder answers."""
     try:
@@ -111,7 +119,7 @@ def test_redis_can_carry_the_runs(home: Path, tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_until(lambda: (home / ".runyard" / "supervisord.pid").exists() and query(home, "SELECT 1 FROM runyard.workers"), 90)
+        wait_until(lambda: _takes_mail(home), 90)
         [(event_id,)] = query(home, 'SELECT runyard.send(\'email/send.requested\', \'{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}\')')
         wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{event_id}-*.eml")), 60)
         assert not list((home / ".runyard").glob("broker/queue/*"))

@@ -114,6 +114,7 @@ def test_a_failure_is_retried_and_every_run_is_seen(effects: Path) -> None:
     assert (effects / "retried").read_text().splitlines() == ["first 0 1", "second 0 2"]
     query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId status tags { key value }
         stepStats { stepKey status } } } } }"""
+    assert finished(row["run_id"]) == "SUCCESS"  # an invocation is final a moment before its run is
     runs = graphql(query, filter={"tags": [{"key": "runyard/event", "value": event_id}]})["runsOrError"]["results"]
     assert sorted(run["status"] for run in runs) == ["FAILURE", "SUCCESS"]
     [red] = [run for run in runs if run["status"] == "FAILURE"]
