@@ -27,6 +27,7 @@ def under_way(event_id: str) -> str:
 def test_re_executing_all_replays_the_events_as_new_invocations(effects: Path) -> None:
     ids = send([Event("test/steps", {"key": "again", "n": n}) for n in range(3)])
     run_id = settled(ids[0])["run_id"]
+    assert finished(run_id) == "SUCCESS"
     replay = reexecute(run_id, "ALL_STEPS")
     assert finished(replay) == "SUCCESS"
     for one in ids:
