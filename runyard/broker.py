@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any
 
 from celery import Celery
-from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.encoding import str_to_bytes
 from kombu.utils.json import dumps
@@ -81,6 +80,3 @@ def celery_settings() -> dict[str, Any]:
 def make_app() -> Celery:
     """The Celery application, without tasks."""
     return Celery("runyard", broker=broker_url(), backend="disabled://", config_source=celery_settings())
-
-
-__all__ = ["QUEUE", "TASK_EXECUTE_JOB_NAME", "TASK_RESUME_JOB_NAME", "broker_url", "celery_settings", "make_app"]

@@ -203,6 +203,6 @@ def overdue() -> list[Row]:
 
 
 def request_cancel(batch_id: str | None, run_id: str) -> Row | None:
-    """Ask the run of a batch to stop; return the open batch's `id` and `status`, None when there is none."""
+    """Ask the run of a batch to stop; return the open batch as `overdue` gives it, None when there is none."""
     with database.connection() as connection:
         return one(connection, "request_cancel", batch=batch_id, run=run_id)

@@ -14,7 +14,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -167,17 +167,6 @@ class Catalog:
             if error.name is None or not module.startswith(error.name):
                 raise
         self._loaded = True
-
-    def names(self) -> Iterable[str]:
-        """The names of all known types, sorted."""
-        self.load()
-        return sorted(self._types)
-
-    def json_schema(self, name: str) -> dict[str, Any] | None:
-        """The JSON Schema of an event's data, or None for a name without a type."""
-        self.load()
-        model = self._types.get(name)
-        return None if model is None else model.model_json_schema()
 
     def parse(self, name: str, data: Mapping[str, Any]) -> EventData | None:
         """Return the data as its type, None for a name without one; raises `InvalidEvent`."""

@@ -16,7 +16,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import override
 
 from runyard import dispatch, reaper
-from runyard.broker import QUEUE, TASK_EXECUTE_JOB_NAME, broker_url, celery_settings
+from runyard.broker import QUEUE, broker_url, celery_settings
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import one
@@ -65,7 +65,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         if batch is None or batch["status"] == "claimed":
             self._instance.report_run_canceled(run, "Cancelled before a worker began it.")
             if batch is not None:
-                reaper.release_batch({**batch, "function": "", "cancelled": True}, run, force=True)
+                reaper.release_batch(batch, run, force=True)
         return True
 
     @property
@@ -96,6 +96,3 @@ def _workers_alive() -> bool:
     with database.connection() as connection:
         row = one(connection, "capacity", lease=settings().lease_seconds)
     return row is not None and int(row["slots"]) > 0
-
-
-__all__ = ["TASK_EXECUTE_JOB_NAME", "WarmRunLauncher"]

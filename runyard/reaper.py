@@ -41,16 +41,12 @@ def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
         _sweeping.release()
 
 
-def free(instance: DagsterInstance, overdue: Sequence[Row]) -> int:
-    """Free overdue batches; return how many were freed."""
-    freed = 0
+def free(instance: DagsterInstance, overdue: Sequence[Row]) -> None:
+    """Free overdue batches, and end the runs that held them."""
     for batch in overdue:
         run = instance.get_run_by_id(batch["run_id"]) if batch["run_id"] else _run_of(instance, batch["id"])
-        if release_batch(batch, run):
-            freed += 1
-            if run is not None and not run.is_finished:
-                _end(instance, run, batch)
-    return freed
+        if release_batch(batch, run) and run is not None and not run.is_finished:
+            _end(instance, run, batch)
 
 
 def release_batch(batch: Row, run: DagsterRun | None, *, force: bool = False) -> bool:

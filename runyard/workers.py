@@ -22,9 +22,10 @@ from celery.signals import worker_init, worker_process_init, worker_ready, worke
 from dagster import DagsterInstance, DagsterRunStatus, Definitions
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import unpack_value
+from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
 from runyard import dispatch, ops, reaper
-from runyard.broker import QUEUE, TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME, make_app
+from runyard.broker import QUEUE, make_app
 from runyard.dagster_internals import execute_run, pooled_instance, refresh_connections, silence_console
 from runyard.errors import DatabaseUnavailable
 from runyard.lease import heart

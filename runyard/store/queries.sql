@@ -252,7 +252,7 @@ SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM 
 -- Tell the run of a batch to stop; gives the batch where it is still open. (by batches_pkey, batches_run)
 UPDATE runyard.batches SET cancel_requested_at = now()
 WHERE (id = %(batch)s OR run_id = %(run)s) AND status IN ('claimed', 'running')
-RETURNING id, status
+RETURNING id, function, status, true AS cancelled
 
 -- name: batch_of_run
 -- The batch that a run works on, or was launched for. (by batches_run, batches_pkey)

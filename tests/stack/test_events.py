@@ -13,7 +13,7 @@ import pytest
 from runyard import Event, send
 from runyard.stack import Stack
 from runyard.store import database
-from tests.conftest import ROOT, event, settled
+from tests.conftest import ROOT, event, settled, wait_until
 from tests.fake_sendgrid import FakeSendGrid
 from tests.stack.conftest import address, finished, graphql
 
@@ -149,13 +149,7 @@ def test_dagsters_own_command_launches_with_events_in_the_config(tmp_path: Path,
     )
     assert launched.returncode == 0, launched.stderr
     with database.connection() as connection:
-        row = connection.execute("SELECT id FROM runyard.events WHERE source = 'launch' ORDER BY received_at DESC LIMIT 1").fetchone()
-    if row is None:
-        run_id = next(word.strip(".") for word in launched.stdout.split() if len(word.strip(".")) == 36)
-        finished(run_id)
-        with database.connection() as connection:
-            row = connection.execute("SELECT id FROM runyard.events WHERE source = 'launch' ORDER BY received_at DESC LIMIT 1").fetchone()
-    assert row is not None
+        row = wait_until(lambda: connection.execute("SELECT id FROM runyard.events WHERE source = 'launch'").fetchone())
     found = settled(str(row["id"]))
     assert found["output"] == {"n": 42, "size": 1}
     assert finished(found["run_id"]) == "SUCCESS"

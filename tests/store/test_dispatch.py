@@ -201,6 +201,6 @@ def test_a_cancel_reaches_the_heartbeat(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
     dispatch.begin(batch, "run-1")
-    assert dispatch.request_cancel(None, "run-1") == {"id": batch, "status": "running"}
+    assert dispatch.request_cancel(None, "run-1") == {"id": batch, "function": "greet", "status": "running", "cancelled": True}
     with database.connection() as connection:
         assert run(connection, "heartbeat", batches=[batch]) == [{"id": batch, "cancelled": True}]
