@@ -13,28 +13,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from runyard.client import send, send_async
-from runyard.errors import InvalidEvent, NonRetriable, RetryAfter, RunyardError
+from runyard.errors import InvalidEvent, InvalidOption, InvokeFailed, NonRetriable, RetryAfter, RunyardError
 from runyard.events import Event, EventData, event_type
-from runyard.flow import Retry
+from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Idempotency, Priority, RateLimit, Singleton, Throttle, Timeouts
+from runyard.retry import Retry
+from runyard.triggers import Cron, Trigger
 
 if TYPE_CHECKING:
     from runyard.batch import Batch, Item
     from runyard.io_manager import BatchIOManager
-    from runyard.ops import receive, settle
+    from runyard.ops import join, receive, settle
     from runyard.sensors import on_event
 
 _LAZY = {
     "Batch": "runyard.batch",
     "Item": "runyard.batch",
     "BatchIOManager": "runyard.io_manager",
+    "join": "runyard.ops",
     "receive": "runyard.ops",
     "settle": "runyard.ops",
     "on_event": "runyard.sensors",
 }
 
 __all__ = [
-    "Batch", "BatchIOManager", "Event", "EventData", "InvalidEvent", "Item", "NonRetriable", "Retry", "RetryAfter", "RunyardError",
-    "event_type", "on_event", "receive", "send", "send_async", "settle",
+    "Batch", "BatchIOManager", "Batching", "CancelOn", "Concurrency", "Cron", "Debounce", "Event", "EventData", "Idempotency", "InvalidEvent",
+    "InvalidOption", "InvokeFailed", "Item", "NonRetriable", "Priority", "RateLimit", "Retry", "RetryAfter", "RunyardError", "Singleton",
+    "Throttle", "Timeouts", "Trigger", "event_type", "join", "on_event", "receive", "send", "send_async", "settle",
 ]  # fmt: skip
 
 

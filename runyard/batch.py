@@ -2,57 +2,32 @@
 
 A batch holds the invocations that one run works on. A step runs once for each (`map`) or once for all (`map_all`);
 every result is kept in the event table before the step is over, so that a retry or another worker goes on behind it.
-An invocation whose step fails leaves the batch; its neighbours go on.
+`sleep`, `wait_for_event` and `invoke` are steps too: they park an invocation, which goes on behind them in a later run.
+
+An invocation that fails or parks leaves the batch for the ops that follow; its neighbours go on, and so do ops that stand
+beside this one in the graph: each op has its own view of who has left on the way to it.
 """
 
-import json
-import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-import pydantic_core
-from dagster import OpExecutionContext
-
-from runyard import dispatch
-from runyard.errors import LeaseLost, NonRetriable
+from runyard import parking
+from runyard.durations import YEAR, Duration
+from runyard.errors import Cancelled, LeaseLost, NonRetriable
 from runyard.events import Event, EventData, catalog
+from runyard.keeping import Keeper, Result, attempt, attempt_all
 from runyard.lease import Lease
-from runyard.redaction import redact
+from runyard.outcomes import Failure
+from runyard.retry import Retry
 from runyard.store.queries import Row
 
-MAX_STEP_BYTES = 4 * 1024 * 1024
-KEEP_SECONDS = 0.5
 DEFAULT_WINDOW = 100
-_TRACEBACK_LINES = 40
-
-Result = TypeVar("Result")
-
-
-@dataclass
-class Failure:
-    """Why an invocation left its batch: the step, the op it ran in, and the error."""
-
-    step: str
-    op: str
-    error: Exception
-
-    def to_json(self, retry_at: float | None = None) -> str:
-        """The error as it is kept and shown: no secrets, a bounded traceback."""
-        trace = "".join(traceback.format_exception(self.error)).splitlines()[-_TRACEBACK_LINES:]
-        shown: dict[str, Any] = {
-            "step": self.step,
-            "type": type(self.error).__name__,
-            "message": redact(str(self.error)),
-            "traceback": redact("\n".join(trace)),
-        }
-        if retry_at is not None:
-            shown["retry_in_seconds"] = round(retry_at, 3)
-        return json.dumps(shown).replace("\\u0000", "\\ufffd")
+Match = str | Sequence[str] | Mapping[str, object]
 
 
 @dataclass
@@ -68,7 +43,7 @@ class Item:
     data
         The event's data: an instance of its type in the catalog, or a plain mapping for a name without one.
     attempt
-        The number of this attempt, from 1.
+        The number of this attempt of the step that it is at, from 1.
     """
 
     id: int
@@ -76,6 +51,7 @@ class Item:
     attempt: int
     data: Any
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
+    tries: dict[str, int] = field(default_factory=dict[str, int])
 
     def __getitem__(self, step: str) -> Any:
         """The kept result of an earlier step; raises KeyError with the names there are."""
@@ -85,28 +61,50 @@ class Item:
             raise KeyError(f"step {step!r} has no result yet; there are: {', '.join(self.outputs) or 'none'}") from None
 
 
-class Batch:
-    """The invocations of one run, and where they stand. Ops pass it on; they do not make one."""
+class Shared:
+    """What all views of a batch share: its lease, its items, and why some of them went no further."""
 
     def __init__(self, batch_id: str, run_id: str, function: str, items: Sequence[Item], lease: Lease) -> None:
         self.id = batch_id
         self.run_id = run_id
         self.function = function
         self.items = list(items)
-        self.failures: dict[int, Failure] = {}
         self.lease = lease
+        self.failures: dict[int, Failure] = {}
+        self.parked: dict[int, dict[str, str]] = {}
+        self.previous_runs: list[str] = []
+        self.stubs: Mapping[str, Callable[[Item], object]] = {}
+
+    def check_lease(self) -> None:
+        """Raise `LeaseLost` when another run has the batch."""
+        if self.lease.lost.is_set():
+            raise LeaseLost(f"batch {self.id} is no longer this run's: another run goes on with it")
+
+
+class Batch:
+    """The invocations of one run, and who is still with them here. Ops pass it on; they do not make one."""
+
+    def __init__(self, shared: Shared, left: set[int] | None = None) -> None:
+        self.shared = shared
+        self.left = set(shared.failures) if left is None else left
+
+    @property
+    def function(self) -> str:
+        """The function's name."""
+        return self.shared.function
 
     def __len__(self) -> int:
         return sum(1 for _ in self.live())
 
     def __repr__(self) -> str:
-        return f"Batch({self.id}, {self.function}, {len(self)} of {len(self.items)} going on)"
+        return f"Batch({self.shared.id}, {self.function}, {len(self)} of {len(self.shared.items)} going on)"
 
     def live(self) -> Iterator[Item]:
-        """The invocations that have not failed."""
-        return (item for item in self.items if item.id not in self.failures)
+        """The invocations that go on here: neither failed, nor parked, nor cancelled."""
+        self._drop_cancelled()
+        return (item for item in self.shared.items if item.id not in self.left)
 
-    def map(self, step: str, do: Callable[[Item], object], *, threads: int = 1, at_most_once_window: int = DEFAULT_WINDOW) -> "Batch":
+    def map(self, step: str, do: Callable[[Item], object], *, threads: int = 1, at_most_once_window: int = DEFAULT_WINDOW, retry: Retry | None = None) -> "Batch":
         """Run a step once for each invocation that has no result of it yet; keep every result.
 
         Parameters
@@ -121,6 +119,8 @@ class Batch:
         at_most_once_window
             Results are kept after this many or half a second, whichever comes first. After a crash of the worker no
             more than this many are done again; 1 keeps each result at once.
+        retry
+            When this step is tried again; as the function says by default.
 
         Returns
         -------
@@ -131,149 +131,139 @@ class Batch:
         LeaseLost
             Another run has the batch; nothing more is done.
         """
-        keeper = _Keeper(self, step, at_most_once_window)
-        todo = [item for item in self.live() if step not in item.outputs]
-        with keeper:
+        do = self.shared.stubs.get(step, do)
+        todo = self._todo(step)
+        with Keeper(self, step, at_most_once_window, retry) as keeper:
             if threads == 1 or len(todo) < 2:
                 for item in todo:
-                    keeper.take(_attempt(do, item))
+                    if item.id not in self.shared.lease.cancelled:
+                        keeper.take([attempt(do, item)])
             else:
                 self._map_in_threads(do, todo, threads, keeper)
         return self
 
-    def map_all(self, step: str, do: Callable[[Sequence[Item]], Sequence[object]], *, size: int | None = None) -> "Batch":
+    def map_all(self, step: str, do: Callable[[Sequence[Item]], Sequence[object]], *, size: int | None = None, retry: Retry | None = None) -> "Batch":
         """Run a step on all invocations at once, for interfaces that take many.
 
         As `map`, but `do` takes a list of items and returns a list as long, in the same order; an element that is an
         exception fails that invocation alone, and an exception raised fails all of the call. `size` limits how many a call takes;
         the results of a call are kept before the next one begins.
         """
-        todo = [item for item in self.live() if step not in item.outputs]
-        with _Keeper(self, step, window=1) as keeper:
+        if step in self.shared.stubs:
+            return self.map(step, self.shared.stubs[step], retry=retry)
+        todo = self._todo(step)
+        with Keeper(self, step, 1, retry) as keeper:
             for start in range(0, len(todo), size or max(1, len(todo))):
-                keeper.take_all(_attempt_all(do, todo[start : start + (size or len(todo))]))
+                keeper.take(attempt_all(do, todo[start : start + (size or len(todo))]))
         return self
 
-    def _map_in_threads(self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: "_Keeper") -> None:
+    def sleep(self, step: str, duration: Duration | Callable[[Item], Duration]) -> "Batch":
+        """Park every invocation for a while (up to 366 days); behind this step it goes on in a later run. The step's result is None.
+
+        `duration` is seconds, a timedelta or text such as `"3d"`, or a function of the item that gives one.
+        """
+        return parking.park(self, step, lambda item: parking.sleep(_value(duration, item)))
+
+    def sleep_until(self, step: str, when: datetime | Callable[[Item], datetime]) -> "Batch":
+        """As `sleep`, until a time (with a time zone); one that has passed already parks nothing."""
+        return parking.park(self, step, lambda item: parking.sleep_until(_value(when, item)))
+
+    def wait_for_event(
+        self,
+        step: str,
+        event: str,
+        *,
+        match: Match | Callable[[Item], Mapping[str, object]] | None = None,
+        filter: str | None = None,
+        timeout: Duration = YEAR,
+    ) -> "Batch":
+        """Park every invocation until an event comes; its data is the step's result, None when `timeout` passes without it.
+
+        Parameters
+        ----------
+        step
+            The step's name.
+        event
+            The name of the event that is awaited. One that came after the run which reaches this step began counts too.
+        match
+            A path that must hold the same in both events (`data.order_id`), or several; or a mapping of paths in the awaited event to
+            the values they must hold; or a function of the item that gives such a mapping.
+        filter
+            SQL/JSON path over the awaited event.
+        timeout
+            How long to wait, a year by default.
+        """
+        return parking.park(self, step, lambda item: parking.event(event, item.event, _value(match, item) if callable(match) else match, filter, timeout))
+
+    def invoke(self, step: str, function: str, data: Callable[[Item], Mapping[str, Any]] | None = None, *, timeout: Duration = YEAR) -> "Batch":
+        """Park every invocation until another function has run on an event of its own; what that gives is the step's result.
+
+        `data` makes that event's data of the item (the item's own by default). When the function fails, is cancelled or skipped, or has not
+        ended within `timeout`, the step raises `InvokeFailed`, which is not tried again.
+        """
+        return parking.invoke(self, step, function, data, timeout)
+
+    def send_events(self, step: str, make: Callable[[Item], Event | Sequence[Event]]) -> "Batch":
+        """Send events, once for each invocation whatever is tried again: they are sent with the step's result, or not at all.
+
+        The step's result is the list of their ids.
+        """
+        do = self.shared.stubs.get(step)
+        if do is not None:
+            return self.map(step, do)
+        with Keeper(self, step, DEFAULT_WINDOW, None) as keeper:
+            for item in self._todo(step):
+                keeper.take_events(item, make)
+        return self
+
+    def join(self, *others: "Batch") -> "Batch":
+        """The batch behind several ops that ran beside each other: without those that left it in any of them."""
+        return Batch(self.shared, self.left.union(*(other.left for other in others)))
+
+    def view(self) -> "Batch":
+        """A batch of its own for another op: who leaves there has not left here."""
+        return Batch(self.shared, set(self.left))
+
+    def fail(self, item: Item, failure: Failure) -> None:
+        """Take an invocation out of the batch."""
+        self.shared.failures.setdefault(item.id, failure)
+        self.left.add(item.id)
+
+    def leave_parked(self, item: Item, step: str, kind: str) -> None:
+        """Take an invocation out of the batch until what it waits for at a step is over."""
+        self.shared.parked.setdefault(item.id, {})[step] = kind
+        self.left.add(item.id)
+
+    def _todo(self, step: str) -> list[Item]:
+        return [item for item in self.live() if step not in item.outputs]
+
+    def _drop_cancelled(self) -> None:
+        for item in self.shared.items:
+            if item.id in self.shared.lease.cancelled and item.id not in self.left:
+                self.fail(item, Failure("", "receive", Cancelled("cancelled")))
+
+    def _map_in_threads(self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: Keeper) -> None:
         # A window of futures, not all at once: what is under way when the lease is lost is then bounded.
-        waiting = iter(todo)
-        under_way: set[Future[_Result]] = set()
+        waiting = (item for item in todo if item.id not in self.shared.lease.cancelled)
+        under_way: set[Future[Result]] = set()
         with ThreadPoolExecutor(min(threads, len(todo)), thread_name_prefix="step") as executor:
             while True:
                 for item in islice(waiting, 2 * threads - len(under_way)):
-                    under_way.add(executor.submit(copy_context().run, _attempt, do, item))
+                    under_way.add(executor.submit(copy_context().run, attempt, do, item))
                 if not under_way:
                     return
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                keeper.take_all([future.result() for future in done])
-
-    def fail(self, item: Item, step: str, op: str, error: Exception) -> None:
-        """Take an invocation out of the batch."""
-        self.failures[item.id] = Failure(step, op, error)
+                keeper.take([future.result() for future in done])
 
 
-@dataclass
-class _Result:
-    """What a step gave for one item: an output (also as JSON), or an error; with the time it took."""
-
-    item: Item
-    started: float
-    finished: float
-    output: object = None
-    output_json: str | None = None
-    error: Exception | None = None
+def _value(given: Any, item: Item) -> Any:
+    return given(item) if callable(given) else given
 
 
-def _attempt(do: Callable[[Item], object], item: Item) -> _Result:
-    started = time.time()
-    try:
-        output, encoded = _encode(do(item))
-    except Exception as error:
-        return _Result(item, started, time.time(), error=error)
-    return _Result(item, started, time.time(), output, encoded)
-
-
-def _attempt_all(do: Callable[[Sequence[Item]], Sequence[object]], items: Sequence[Item]) -> list[_Result]:
-    started = time.time()
-    try:
-        outputs = list(do(items))
-        if len(outputs) != len(items):
-            raise NonRetriable(f"the step was given {len(items)} items and returned {len(outputs)} results: return one for each, in order")
-    except Exception as error:
-        return [_Result(item, started, time.time(), error=error) for item in items]
-    finished = time.time()
-    results: list[_Result] = []
-    for item, output in zip(items, outputs, strict=True):
-        try:
-            if isinstance(output, Exception):
-                raise output
-            results.append(_Result(item, started, finished, *_encode(output)))
-        except Exception as error:
-            results.append(_Result(item, started, finished, error=error))
-    return results
-
-
-def _encode(output: object) -> tuple[object, str]:
-    """The output as later steps will see it (after a journey through JSON), and its JSON."""
-    raw = pydantic_core.to_json(output, inf_nan_mode="null")
-    if len(raw) > MAX_STEP_BYTES:
-        raise NonRetriable(f"the step's result has {len(raw)} bytes; a step may keep {MAX_STEP_BYTES} (4 MiB). Store it elsewhere and return where it is")
-    if b"\\u0000" in raw:
-        raise NonRetriable("the step's result holds the character NUL, which PostgreSQL cannot keep in JSON; remove it")
-    return pydantic_core.from_json(raw), raw.decode()
-
-
-class _Keeper:
-    """Collects the results of one step and keeps them in the event table, a window at a time."""
-
-    def __init__(self, batch: Batch, step: str, window: int) -> None:
-        self._batch = batch
-        self._step = step
-        self._op = OpExecutionContext.get().op.name
-        self._window = max(1, window)
-        self._pending: list[_Result] = []
-        self._since = time.monotonic()
-
-    def __enter__(self) -> "_Keeper":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # On an interrupt too: what is done is done, and must not be done again.
-        if kind is None or not issubclass(kind, LeaseLost):
-            self._flush()
-
-    def take(self, result: _Result) -> None:
-        self.take_all([result])
-
-    def take_all(self, results: Sequence[_Result]) -> None:
-        if self._batch.lease.lost.is_set():
-            raise LeaseLost(f"batch {self._batch.id} is no longer this run's: another run goes on with it")
-        if not self._pending:
-            self._since = time.monotonic()
-        self._pending.extend(results)
-        if len(self._pending) >= self._window or time.monotonic() - self._since >= KEEP_SECONDS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        results, self._pending = self._pending, []
-        rows: list[tuple[int, int, str | None, str | None, float, float]] = []
-        for result in results:
-            error = None
-            if result.error is not None:
-                self._batch.fail(result.item, self._step, self._op, result.error)
-                error = self._batch.failures[result.item.id].to_json()
-            else:
-                result.item.outputs[self._step] = result.output
-            rows.append((result.item.id, result.item.attempt, result.output_json, error, result.started, result.finished))
-        dispatch.keep(self._batch.id, self._batch.run_id, self._step, rows)
-
-
-def items_from_rows(rows: Sequence[Row], steps: Sequence[Row]) -> tuple[list[Item], dict[int, Failure]]:
+def items_from_rows(rows: Sequence[Row], steps: Sequence[Row], run_id: str) -> tuple[list[Item], dict[int, Failure]]:
     """Make the items of a batch from its invocations and kept steps; those whose data does not fit its type have failed.
 
-    An error kept in this attempt means that the invocation has left the batch already.
+    An error that this very run has kept (in another process) means that the invocation has left the batch already.
     """
     items: list[Item] = []
     failures: dict[int, Failure] = {}
@@ -284,13 +274,16 @@ def items_from_rows(rows: Sequence[Row], steps: Sequence[Row]) -> tuple[list[Ite
             data = catalog.parse(event.name, event.data) or event.data
         except Exception as error:
             failures[row["id"]] = Failure("receive", "receive", NonRetriable(f"the event's data does not fit its type: {error}"))
+        if row["cancelled"]:
+            failures[row["id"]] = Failure("", "receive", Cancelled("cancelled before it began"))
         items.append(Item(row["id"], event, row["attempt"], data))
     by_id = {item.id: item for item in items}
     for kept in steps:
         item = by_id[kept["invocation_id"]]
         if kept["error"] is None:
             item.outputs[kept["step"]] = kept["output"]
-        elif kept["attempt"] == item.attempt:
-            earlier = cast(dict[str, Any], kept["error"])
-            failures[item.id] = Failure(kept["step"], "receive", RuntimeError(f"{earlier['type']}: {earlier['message']}"))
+            continue
+        item.tries[kept["step"]] = kept["tries"]
+        if kept["run_id"] == run_id:
+            failures.setdefault(item.id, Failure.from_json(kept["step"], cast(dict[str, Any], kept["error"]), kept["tries"]))
     return items, failures

@@ -7,6 +7,7 @@ What each needs, and what it stands on:
 - `silence_console`: the loggers that a job without loggers of its own gets.
 - `execute_run`: the body of the task by which dagster-celery runs a job.
 - `report_step_failures`: a STEP_FAILURE event for an op that went on although some of its invocations failed.
+- `next_time`: the scheduler's own reading of cron expressions, so that ours agrees with it about daylight saving.
 - `WakingSensorDaemon`: the sensor daemon's loop, which otherwise sleeps for 5 seconds.
 """
 
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, cast
 
 from dagster import DagsterInstance, OpExecutionContext
@@ -29,6 +31,7 @@ from dagster._daemon import sensor as sensor_loop
 from dagster._daemon.controller import create_daemons_from_instance, daemon_controller_from_instance
 from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._utils.schedules import schedule_execution_time_iterator
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import text
@@ -105,6 +108,11 @@ def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str])
             step_key=op_name,
         )
         context.instance.report_dagster_event(event, run_id=context.run_id, log_level=logging.ERROR)
+
+
+def next_time(expression: str, timezone: str, after: datetime) -> datetime:
+    """The first time of a cron expression after another time."""
+    return next(found for found in schedule_execution_time_iterator(after.timestamp(), expression, timezone) if found > after)
 
 
 class _Woken(ThreadPoolExecutor):

@@ -4,14 +4,18 @@ A claim is a lease. Its token is the batch id, and every write of a run names it
 taken away changes nothing and raises `LeaseLost`.
 """
 
+import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
+
+from runyard.durations import seconds
 from runyard.errors import LeaseLost
 from runyard.events import new_ulid
-from runyard.registry import Function
+from runyard.registry import Function, find
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, one, run
@@ -22,14 +26,17 @@ WAITING_PER_SLOT = 1
 _SLOTS_WITHOUT_WORKERS = 2
 _worker_name = socket.gethostname()
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Claim:
-    """A batch that was claimed: its id, how many invocations it has, and the event where it is one."""
+    """A batch that was claimed: its id, how many invocations it has, the event where it is one, the run that had them before where it is one."""
 
     batch_id: str
     size: int
     event_id: str | None
+    previous_run: str | None = None
 
 
 def set_worker_name(name: str) -> None:
@@ -39,9 +46,9 @@ def set_worker_name(name: str) -> None:
 
 
 def claim(function: Function) -> list[Claim] | None:
-    """Claim due invocations of a function: batches of up to `max_batch`, as many as the workers can soon take.
+    """Claim due invocations of a function: batches of up to its largest, as many as the workers can soon take.
 
-    An empty list means that nothing is due; None that enough batches wait for the workers already.
+    An empty list means that nothing may go; None that enough batches wait for the workers already.
     """
     claims: list[Claim] = []
     with database.connection() as connection:
@@ -49,14 +56,35 @@ def claim(function: Function) -> list[Claim] | None:
         if room <= 0:
             return None
         while len(claims) < room:
-            batch_id = new_ulid()
-            row = one(connection, "claim", function=function.name, max_batch=function.max_batch, batch=batch_id)
-            if row is None or not row["size"]:
+            found = _claim_one(connection, function, None)
+            if found is None:
                 break
-            claims.append(Claim(batch_id, row["size"], row["event_id"] if row["size"] == 1 else None))
-            if row["size"] < function.max_batch:
+            claims.append(found)
+            if found.size < function.largest and not function.flow.laned:
                 break
     return claims
+
+
+def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) -> Claim | None:
+    batch_id = new_ulid()
+    parameters: dict[str, Any] = {"function": function.name, "max_batch": function.largest, "batch": batch_id}
+    if function.flow.laned:
+        row = _unless_deadlocked(lambda: one(connection, "claim_lanes", just=just, **parameters))
+    elif just is not None:
+        row = one(connection, "claim_these", just=just, function=function.name, batch=batch_id)
+    else:
+        row = one(connection, "claim", **parameters)
+    if row is None or not row["size"]:
+        return None
+    return Claim(batch_id, row["size"], row.get("event_id") if row["size"] == 1 else None, row.get("previous_run"))
+
+
+def _unless_deadlocked(do: Callable[[], Result]) -> Result:
+    """Do it once more where PostgreSQL gave way to another: cancelling many and claiming singletons may want the same rows."""
+    try:
+        return do()
+    except psycopg.errors.DeadlockDetected:
+        return do()
 
 
 def _room(connection: Any) -> int:
@@ -68,36 +96,65 @@ def _room(connection: Any) -> int:
 
 
 def seconds_until_due(function: Function) -> float | None:
-    """Seconds until the next queued invocation of a function is due (negative: overdue), None when none is queued."""
+    """Seconds until the next invocation of a function may be claimed (negative: overdue), None when only an event or the end of a run can tell."""
     with database.connection() as connection:
-        row = one(connection, "next_due", function=function.name)
+        row = one(connection, "next_due_lanes" if function.flow.laned else "next_due", function=function.name)
     return None if row is None else row["seconds"]
 
 
-def claim_events(function: str, events_json: str, source: str) -> str:
-    """Insert events and claim their invocations of one function at once; return the batch id."""
-    batch_id = new_ulid()
+def claim_events(function: Function, events_json: str, source: str) -> str | None:
+    """Insert events and claim their invocations of one function at once; return the batch id.
+
+    None when its limits let none of them go now: they are queued, and the sensor launches them in their turn.
+    """
     with database.transaction() as connection:
         ids = [row["id"] for row in run(connection, "send", events=events_json, source=source)]
-        run(connection, "claim_events", events=ids, function=function, batch=batch_id)
-    return batch_id
+        just = [row["id"] for row in run(connection, "invocations_of_events", events=ids, function=function.name)]
+        claimed = _claim_one(connection, function, just)
+    return None if claimed is None else claimed.batch_id
 
 
-def claim_replay(parent_batch: str) -> str:
-    """Claim the events of a batch again, as new invocations; return the new batch id."""
-    return _claim_from("claim_replay", parent_batch)
+def claim_replay(function: Function, parent_batch: str) -> str | None:
+    """Claim the events of a batch again, as new invocations; return the new batch id, None as for `claim_events`."""
+    return _claim_from("replay_batch", function, parent_batch)
 
 
-def claim_unfinished(parent_batch: str) -> str:
-    """Claim what a batch left failed, cancelled or waiting for an attempt; return the new batch id."""
-    return _claim_from("claim_unfinished", parent_batch)
+def claim_unfinished(function: Function, parent_batch: str) -> str | None:
+    """Claim what a batch left failed, cancelled or waiting for an attempt; return the new batch id, None where there is nothing."""
+    return _claim_from("requeue_batch", function, parent_batch)
 
 
-def _claim_from(statement: str, parent_batch: str) -> str:
-    batch_id = new_ulid()
+def _claim_from(statement: str, function: Function, parent_batch: str) -> str | None:
+    with database.transaction() as connection:
+        just = [row["id"] for row in run(connection, statement, parent=parent_batch)]
+        claimed = _claim_one(connection, function, just) if just else None
+    return None if claimed is None else claimed.batch_id
+
+
+def pause(function: str, paused: bool) -> bool:
+    """Hold a function's invocations back, or let them go; return whether there is such a function."""
     with database.connection() as connection:
-        run(connection, statement, parent=parent_batch, batch=batch_id)
-    return batch_id
+        return one(connection, "pause", function=function, paused=paused) is not None
+
+
+def match_waits() -> int:
+    """Match the events that came since the last call with what waits for events; return how many waits are over."""
+    with database.transaction() as connection:
+        row = one(connection, "match")
+    return int(row["count"]) if row else 0
+
+
+def expire() -> int:
+    """Cancel what a timeout has caught; return how many."""
+    with database.transaction() as connection:
+        row = one(connection, "expired")
+    return int(row["count"]) if row else 0
+
+
+def forget() -> None:
+    """Delete what flow control and waits no longer need."""
+    with database.connection() as connection:
+        run(connection, "forget")
 
 
 def batch_of_run(run_id: str, launched_for: str | None = None) -> Row | None:
@@ -119,46 +176,110 @@ def begin(batch_id: str, run_id: str, *, fresh: bool = True) -> tuple[str, list[
         batch = one(connection, "begin", batch=batch_id, run=run_id, worker=_worker_name)
         if batch is None:
             return None
-        rows = run(connection, "begin_invocations", batch=batch_id, run=run_id)
-        seen = [row["id"] for row in rows if row["attempt"] > 1 or not fresh]
+        function = find(batch["function"])
+        timeouts = function.flow.timeouts if function is not None else None
+        finish = seconds(timeouts.finish, "") if timeouts is not None and timeouts.finish is not None else None
+        rows = run(connection, "begin_invocations", batch=batch_id, run=run_id, finish_within=finish)
+        seen = [row["id"] for row in rows if row["seen"] or not fresh]
         steps = run(connection, "kept_steps", invocations=seen) if seen else []
     return batch["function"], rows, steps
 
 
-def keep(batch_id: str, run_id: str, step: str, results: Sequence[tuple[int, int, str | None, str | None, float, float]]) -> None:
-    """Keep results of a step: (invocation, attempt, output JSON, error JSON, start, end in epoch seconds); raises `LeaseLost`."""
+Kept = tuple[int, int, str | None, str | None, float, float]
+
+
+def keep(batch_id: str, run_id: str, step: str, results: Sequence[Kept], *, events: str | None = None) -> list[str]:
+    """Keep results of a step: (invocation, attempt, output JSON, error JSON, start, end in epoch seconds); raises `LeaseLost`.
+
+    `events` (as `rows_as_json` gives them) are sent with it, all in one transaction; their ids are returned.
+    """
     invocations, attempts, outputs, errors, started, finished = (list(column) for column in zip(*results, strict=True))
-    with database.connection() as connection:
+    with database.connection() if events is None else database.transaction() as connection:
+        sent = [] if events is None else [row["id"] for row in run(connection, "send", events=events, source="step")]
         row = one(
             connection, "keep_steps", batch=batch_id, run=run_id, step=step, invocations=invocations,
             attempts=attempts, outputs=outputs, errors=errors, started=started, finished=finished,
         )  # fmt: skip
-    if row is None:
-        raise LeaseLost(f"batch {batch_id} is no longer this run's: another run goes on with it")
+        if row is None:
+            raise _lost(batch_id)
+    return sent
+
+
+def _lost(batch_id: str) -> LeaseLost:
+    return LeaseLost(f"batch {batch_id} is no longer this run's: another run goes on with it")
+
+
+def register_waits(batch_id: str, run_id: str, step: str, wanted: Sequence[Mapping[str, Any]], children: Callable[[set[int]], str | None] | None = None) -> list[Row]:
+    """Register what invocations wait for at a step, each once; return `invocation_id`, `done`, `expired`, `result`, `due` of each.
+
+    Parameters
+    ----------
+    wanted
+        For each invocation what `runyard.wait_v1` takes.
+    children
+        Given the invocations that have not registered this wait before, returns events to be sent with it (see `rows_as_json`).
+
+    Raises `LeaseLost`.
+    """
+    invocations = [asked["invocation"] for asked in wanted]
+    with database.transaction() as connection:
+        run(connection, "lock_waits")
+        if one(connection, "hold", batch=batch_id, run=run_id) is None:
+            raise _lost(batch_id)
+        if children is not None:
+            known = {row["invocation_id"] for row in run(connection, "waiting_already", step=step, invocations=invocations)}
+            events = children(set(invocations) - known)
+            if events is not None:
+                run(connection, "send", events=events, source="step")
+        return run(connection, "wait", step=step, wanted=json.dumps(wanted))
+
+
+def leave_out(run_id: str, op: str, invocations: Sequence[int]) -> None:
+    """Remember which invocations had left the batch of a run when an op ended."""
+    with database.connection() as connection:
+        run(connection, "leave_out", run=run_id, op=op, invocations=list(invocations))
+
+
+def left_out(run_id: str, op: str) -> set[int]:
+    """The invocations that had left the batch of a run when an op ended."""
+    with database.connection() as connection:
+        row = one(connection, "left_out", run=run_id, op=op)
+    return set(row["invocations"]) if row else set()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an invocation: its new status, the wait before another attempt, output and error as JSON."""
+    """What became of an invocation.
+
+    Its new status; for `queued` the wait before another attempt and the number of tries of its step so far; for `sleeping` and `waiting` the
+    steps at which it waits; output and error as JSON.
+    """
 
     invocation_id: int
     status: str
     delay: float = 0.0
     output: str | None = None
     error: str | None = None
+    attempt: int | None = None
+    parked: tuple[str, ...] = ()
 
 
 def settle(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
     """Write all outcomes of a batch and end its lease; raises `LeaseLost`."""
-    with database.connection() as connection:
+    parked = [(outcome.invocation_id, step) for outcome in outcomes for step in outcome.parked]
+    with database.transaction() if parked else database.connection() as connection:
+        if parked:
+            run(connection, "lock_waits")
         row = one(
             connection, "settle", batch=batch_id, run=run_id,
             invocations=[outcome.invocation_id for outcome in outcomes],
             statuses=[outcome.status for outcome in outcomes], delays=[outcome.delay for outcome in outcomes],
+            attempts=[outcome.attempt for outcome in outcomes],
             outputs=[outcome.output for outcome in outcomes], errors=[outcome.error for outcome in outcomes],
+            parked=[invocation for invocation, _ in parked], steps=[step for _, step in parked],
         )  # fmt: skip
     if row is None:
-        raise LeaseLost(f"batch {batch_id} is no longer this run's: another run goes on with it")
+        raise _lost(batch_id)
 
 
 def release(

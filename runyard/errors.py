@@ -19,7 +19,7 @@ class InvalidEvent(RunyardError):
 
 
 class InvalidOption(RunyardError):
-    """Seen by the developer when the code loads: an option of `on_event` or `Retry` is out of its range."""
+    """Seen by the developer when the code loads: an option of `on_event` is out of its range, or contradicts another."""
 
 
 class DatabaseUnavailable(RunyardError):
@@ -43,6 +43,18 @@ class NothingToDo(RunyardError):
 
 class NonRetriable(RunyardError):
     """Raised by a step to say that another attempt cannot help: the invocation fails for good."""
+
+
+class InvokeFailed(NonRetriable):
+    """Raised by `invoke` when the invoked function failed, was cancelled or skipped; `outcome` is what is known of its end."""
+
+    def __init__(self, message: str, outcome: dict[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome or {}
+
+
+class Cancelled(NonRetriable):
+    """Why an invocation left its batch: somebody cancelled it, by command, by an event or by a timeout."""
 
 
 class RetryAfter(RunyardError):

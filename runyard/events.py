@@ -123,11 +123,8 @@ class Event:
         return row
 
 
-def rows_as_json(events: Sequence[Event], target: str | None = None) -> str:
-    """Check every event, then return them all as the JSON array for `runyard.send_v1`; raises `InvalidEvent`.
-
-    `target` names the one function that they are for, whatever its triggers.
-    """
+def rows_of(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Check every event, then return them all as elements of the array for `runyard.send_v1`; raises `InvalidEvent`."""
     rows: list[dict[str, Any]] = []
     for position, event in enumerate(events):
         try:
@@ -136,9 +133,22 @@ def rows_as_json(events: Sequence[Event], target: str | None = None) -> str:
             if len(events) == 1:
                 raise
             raise InvalidEvent(str(error), f"[{position}]") from error
-    if target is not None:
-        for row in rows:
-            row["target"] = target
+    return rows
+
+
+def rows_as_json(events: Sequence[Event], target: str | None = None) -> str:
+    """As `rows_of`, as JSON; `target` names the one function that they are for, whatever its triggers."""
+    rows = rows_of(events)
+    return as_json([{**row, "target": target} for row in rows] if target is not None else rows)
+
+
+def internal_row(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """An element for an internal event, whose name the door would refuse."""
+    return Event(name, data).to_row()
+
+
+def as_json(rows: Sequence[Mapping[str, object]]) -> str:
+    """Elements as the array that `runyard.send_v1` takes; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
     return _dumps(rows)
 
 

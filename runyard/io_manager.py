@@ -10,18 +10,21 @@ from typing import Any
 from dagster import ConfigurableIOManager, InputContext, OutputContext
 
 from runyard.batch import Batch
-from runyard.ops import batch_for_input
+from runyard.ops import batch_for_input, remember_left
 
 
 class BatchIOManager(ConfigurableIOManager):
     """Carries `Batch` objects; what `settle` returns is small and only shown. Other outputs need an IO manager of their own."""
 
     def handle_output(self, context: OutputContext, obj: Any) -> None:
-        """Nothing to store for a batch; raises TypeError for values that no later op could load."""
-        if not isinstance(obj, Batch | dict):
+        """Remember who has left a batch; raises TypeError for values that no later op could load."""
+        if isinstance(obj, Batch):
+            remember_left(context.run_id, context.step_key, obj)
+        elif not isinstance(obj, dict):
             raise TypeError(f"op {context.step_key} returned {type(obj).__name__}: ops of a function return their Batch; give this output an io_manager_key of its own")
 
     def load_input(self, context: InputContext) -> Batch:
-        """The batch of this run; for a run that re-executes another from its failure, what that one left undone."""
+        """The batch of this run as the op before left it; for a run that re-executes another from its failure, what that one left undone."""
         step = context.step_context
-        return batch_for_input(step.run_id, step.dagster_run.parent_run_id)
+        assert context.upstream_output is not None
+        return batch_for_input(step.run_id, step.dagster_run.parent_run_id, context.upstream_output.step_key)

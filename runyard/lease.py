@@ -1,7 +1,7 @@
 """Renews the leases that this process holds, once a second, from one thread.
 
-The same heartbeat brings back two words: that a lease is gone (another run has the batch), and that the run was told
-to stop (then the main thread, which executes it, is interrupted as by Ctrl-C). A child whose parent worker is gone
+The same heartbeat brings back three words: that a lease is gone (another run has the batch), which invocations were cancelled, and that the run
+was told to stop or has nothing left to do (then the main thread, which executes it, is interrupted as by Ctrl-C). A child whose parent worker is gone
 ends itself: nothing may go on working that nobody can stop.
 """
 
@@ -21,10 +21,11 @@ _log = logging.getLogger("runyard.lease")
 
 @dataclass
 class Lease:
-    """A held batch; `lost` is set when another run has it."""
+    """A held batch; `lost` is set when another run has it, `cancelled` holds the invocations that were cancelled meanwhile."""
 
     batch_id: str
     lost: threading.Event = field(default_factory=threading.Event)
+    cancelled: set[int] = field(default_factory=set[int])
     interrupted: bool = False
 
 
@@ -69,7 +70,7 @@ class Heart:
     def _renew(self, held: dict[str, Lease]) -> None:
         try:
             with database.connection() as connection:
-                alive = {row["id"]: row["cancelled"] for row in run(connection, "heartbeat", batches=list(held))}
+                alive = {row["id"]: row for row in run(connection, "heartbeat", batches=list(held))}
         except DatabaseUnavailable as error:
             _log.warning("no heartbeat: %s", error)
             return
@@ -79,7 +80,9 @@ class Heart:
                     continue
                 if batch_id not in alive:
                     lease.lost.set()
-                elif alive[batch_id] and not lease.interrupted:
+                    continue
+                lease.cancelled.update(alive[batch_id]["cancelled"])
+                if alive[batch_id]["stopped"] and not lease.interrupted:
                     lease.interrupted = True
                     os.kill(os.getpid(), signal.SIGINT)
 

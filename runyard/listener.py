@@ -1,6 +1,6 @@
 """Waits for NOTIFY: one connection and one thread a process, whoever waits.
 
-A waiting sensor subscribes with its function's name and is woken when an invocation of it may be due. A lost
+A waiting sensor subscribes with its functions' names and is woken when an invocation of it may be due. A lost
 connection is made again, and then everybody is woken, since a notification may have been missed.
 """
 
@@ -28,11 +28,12 @@ class Listener:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def subscribe(self, function: str) -> Iterator[threading.Event]:
-        """An event that is set whenever work of this function may be due; clear it before looking."""
+    def subscribe(self, *functions: str) -> Iterator[threading.Event]:
+        """An event that is set whenever work of one of these functions may be due; clear it before looking."""
         woken = threading.Event()
         with self._lock:
-            self._waiting.setdefault(function, set()).add(woken)
+            for function in functions:
+                self._waiting.setdefault(function, set()).add(woken)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="runyard-listener", daemon=True)
                 self._thread.start()
@@ -40,7 +41,8 @@ class Listener:
             yield woken
         finally:
             with self._lock:
-                self._waiting[function].discard(woken)
+                for function in functions:
+                    self._waiting[function].discard(woken)
 
     def _listen(self) -> None:
         pause = threading.Event()

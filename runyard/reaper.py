@@ -1,4 +1,4 @@
-"""Frees what a lost worker held.
+"""Frees what a lost worker held, and ends what a timeout has caught.
 
 A batch is overdue when its worker was silent for longer than a lease, or when its run never began though a slot was
 free for it. What happens then depends on what Dagster knows of the run: a run that was to be cancelled cancels its
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from runyard import dispatch, registry
-from runyard.flow import Retry
+from runyard.retry import Retry
 from runyard.settings import settings
 from runyard.store.queries import Row
 from runyard.tags import BATCH
@@ -34,6 +34,8 @@ def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
     try:
         if time.monotonic() - _last_sweep >= settings().lease_seconds / 6:
             _last_sweep = time.monotonic()
+            dispatch.expire()
+            dispatch.forget()
             overdue = dispatch.overdue()
             if overdue:
                 free(instance(), overdue)

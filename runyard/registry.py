@@ -1,6 +1,6 @@
 """The functions that the loaded code has: job, triggers and flow control, by name.
 
-`on_event` adds to it at import; `publish` writes it to the database, where the fan-out trigger reads it.
+`on_event` adds to it at import; `publish` writes it to the database, where the fan-out and the claim read it.
 """
 
 import json
@@ -8,14 +8,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import psycopg
+
 from runyard.errors import InvalidOption
-from runyard.events import MAX_NAME
-from runyard.flow import Retry
+from runyard.flow import LARGEST_BATCH, Flow
+from runyard.retry import Retry
 from runyard.store import database
 from runyard.store.queries import run
+from runyard.triggers import Trigger
 
-LARGEST_BATCH = 5000
 _NAME = re.compile(r"^[A-Za-z0-9_]+$")
+SCHEDULED = "runyard/function.scheduled"
+INVOKED = "runyard/function.invoked"
 
 
 @dataclass(frozen=True)
@@ -24,30 +28,75 @@ class Function:
 
     name: str
     job: str
-    triggers: tuple[str, ...]
+    triggers: tuple[str | Trigger, ...]
     max_batch: int = 500
     retry: Retry = field(default_factory=Retry)
-    priority: int = 0
+    flow: Flow = field(default_factory=Flow)
+    scheduled: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise InvalidOption(f"on_event(name={self.name!r}): give letters, digits and underscores")
-        if not self.triggers or any(not 1 <= len(trigger) <= MAX_NAME for trigger in self.triggers):
-            raise InvalidOption(f"on_event for {self.name}: give at least one event name of 1 to {MAX_NAME} characters")
+        if not self.triggers and not self.scheduled:
+            raise InvalidOption(f"on_event for {self.name}: give at least one event name, or cron=Cron(...)")
+        try:
+            _ = self.rules
+        except InvalidOption as error:
+            raise InvalidOption(f"on_event for {self.name}: {error}") from None
         if not 1 <= self.max_batch <= LARGEST_BATCH:
             raise InvalidOption(f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {LARGEST_BATCH}")
-        if not -600 <= self.priority <= 600:
-            raise InvalidOption(f"on_event(priority={self.priority}) for {self.name}: give -600 to 600; higher goes first")
+        self.flow.check(self.name)
+
+    @property
+    def rules(self) -> list[Trigger]:
+        """The triggers, each as a `Trigger`."""
+        return [given if isinstance(given, Trigger) else Trigger(given) for given in self.triggers]
+
+    @property
+    def largest(self) -> int:
+        """The most invocations that one run takes."""
+        return min(self.flow.batch.size, self.max_batch) if self.flow.batch else self.max_batch
+
+    @property
+    def event(self) -> str:
+        """The name of an event made for this function alone: its first trigger, so that the data has that type."""
+        return next((rule.event for rule in self.rules if not rule.wildcard), SCHEDULED if self.scheduled else INVOKED)
+
+    def started_by(self, event: str) -> bool:
+        """Whether an event of this name can start it, filters aside."""
+        return event == self.event or any(
+            re.fullmatch(re.escape(rule.event).replace(r"\*", ".*"), event) if rule.wildcard else rule.event == event for rule in self.rules
+        )
+
+    def to_row(self) -> dict[str, object]:
+        """The function as it is registered."""
+        paths, _ = self.flow.keys()
+        plain = [rule.event for rule in self.rules if not rule.wildcard and rule.filter is None]
+        others = [rule for rule in self.rules if rule.wildcard or rule.filter is not None]
+        return {
+            "name": self.name, "job": self.job, "triggers": [str(rule) for rule in self.rules], "exact": plain, "patterned": bool(others),
+            "max_batch": self.largest, "priority": self.flow.priority if isinstance(self.flow.priority, int) else 0, "attempts": self.retry.attempts,
+            "flow": self.flow.to_json(self.name), "key_paths": paths, "laned": self.flow.laned, "gated": self.flow.gated,
+            "rules": [{"event": rule.pattern, "wildcard": rule.wildcard, "filter": rule.filter} for rule in self.rules],
+        }  # fmt: skip
 
 
 _functions: dict[str, Function] = {}
 
 
 def add(function: Function) -> None:
-    """Add a function; a second one of its name with other options raises `InvalidOption`."""
+    """Add a function; a second one of its name with other options, or another limit of a shared scope, raises `InvalidOption`."""
     known = _functions.get(function.name)
     if known is not None and known != function:
         raise InvalidOption(f"two functions are called {function.name}: give one of them on_event(name=...)")
+    for other in _functions.values():
+        for theirs in other.flow.concurrency:
+            for ours in function.flow.concurrency:
+                if ours.scope is not None and ours.scope == theirs.scope and ours.limit != theirs.limit:
+                    raise InvalidOption(
+                        f"Concurrency(scope={ours.scope!r}) has the limit {ours.limit} in {function.name} and {theirs.limit} in {other.name}:"
+                        " a shared limit must be the same everywhere"
+                    )
     _functions[function.name] = function
 
 
@@ -67,14 +116,19 @@ def of_job(job: str) -> Function | None:
 
 
 def publish() -> None:
-    """Write the functions to the database; those that the code no longer has get no new invocations."""
-    declared = [
-        {
-            "name": function.name, "job": function.job, "triggers": list(function.triggers), "max_batch": function.max_batch,
-            "priority": function.priority, "attempts": function.retry.attempts,
-        }
-        for function in functions()
-    ]  # fmt: skip
-    with database.transaction() as connection:
-        run(connection, "register_functions", functions=json.dumps(declared))
-        run(connection, "retire_functions", names=[function.name for function in functions()])
+    """Write the functions to the database; those that the code no longer has get no new invocations.
+
+    Where the keys of a function's flow control have changed, its open invocations get the new ones. Raises `InvalidOption` for a filter that
+    this PostgreSQL does not take.
+    """
+    declared = json.dumps([function.to_row() for function in functions()])
+    try:
+        with database.transaction() as connection:
+            changed = run(connection, "changed_keys", functions=declared)
+            run(connection, "register_functions", functions=declared)
+            run(connection, "register_triggers", functions=declared)
+            run(connection, "retire_functions", names=[function.name for function in functions()])
+            for row in changed:
+                run(connection, "rekey", function=row["name"])
+    except psycopg.errors.SyntaxError as error:
+        raise InvalidOption(f"a filter is not what this PostgreSQL takes for SQL/JSON path: {error.diag.message_primary}") from None

@@ -1,96 +1,169 @@
-"""`on_event`: a job, the events that start it and its flow control, as a Dagster sensor.
+"""`on_event`: a job, what starts it and its flow control, as a Dagster sensor (and, for a time-table, Dagster schedules).
 
-A tick of the sensor waits (on NOTIFY, under the 60 seconds that Dagster gives it) until invocations of its function are
-due, claims them, and asks for one run a batch; the batch id is the run key. While it waits it also looks after
-batches whose worker was lost. It works under stock `dagster dev` too, which only comes back to it every few seconds.
+A tick of the sensor waits (on NOTIFY, under the 60 seconds that Dagster gives it) until invocations of its functions are
+due, claims them, and asks for one run a batch; the batch id is the run key. While it waits it also matches events with what waits
+for them, ends what a timeout has caught, and looks after batches whose worker was lost. It works under stock `dagster dev` too, which only
+comes back to it every few seconds.
 """
 
 import time
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
-from dagster import BetaWarning, DefaultSensorStatus, JobDefinition, RunRequest, SensorDefinition, SensorEvaluationContext, SkipReason, sensor
+from dagster import BetaWarning, DefaultSensorStatus, JobDefinition, RunRequest, ScheduleDefinition, SensorDefinition, SensorEvaluationContext, SkipReason
 
 from runyard import dispatch, reaper, registry
-from runyard.flow import Retry
+from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Flow, Idempotency, Priority, RateLimit, Singleton, Throttle, Timeouts
 from runyard.listener import listener
 from runyard.registry import Function
-from runyard.tags import BATCH, EVENT, FUNCTION
+from runyard.retry import Retry
+from runyard.schedules import overlap_limits, schedules_of
+from runyard.tags import BATCH, CONTINUES, EVENT, FUNCTION
+from runyard.triggers import Cron, Trigger
 
 TICK_SECONDS = 45.0
 LONGEST_WAIT = 5.0
 
 
+class FunctionSensor(SensorDefinition):
+    """The sensor of a function; `schedules` holds the Dagster schedules of its time-table, to be put into `Definitions` beside it."""
+
+    schedules: Sequence[ScheduleDefinition] = ()
+
+
 def on_event(
-    *events: str,
+    *events: str | Trigger,
     job: JobDefinition,
+    filter: str | None = None,
+    cron: Cron | None = None,
     max_batch: int = 500,
     retry: Retry | None = None,
-    priority: int = 0,
+    priority: int | Priority = 0,
+    concurrency: Concurrency | Sequence[Concurrency] = (),
+    throttle: Throttle | None = None,
+    rate_limit: RateLimit | None = None,
+    idempotency: Idempotency | str | None = None,
+    debounce: Debounce | None = None,
+    batch: Batching | None = None,
+    singleton: Singleton | None = None,
+    timeouts: Timeouts | None = None,
+    cancel_on: CancelOn | Sequence[CancelOn] = (),
+    on_failure: JobDefinition | None = None,
+    on_success: JobDefinition | None = None,
     name: str | None = None,
     description: str | None = None,
-) -> SensorDefinition:
-    """Make a job a function that events start; return its sensor, to be put into `Definitions`.
+) -> FunctionSensor:
+    """Make a job a function that events or the clock start; return its sensor, to be put into `Definitions`.
 
     Parameters
     ----------
     events
-        The names of the events that start it.
+        What starts it: event names, wildcards (`shop/*`), or `Trigger`s with a filter of their own.
     job
         A job that begins with `receive` and ends with `settle`.
+    filter
+        SQL/JSON path over the event, for all the names given as text.
+    cron
+        A time-table; its schedules are the sensor's `schedules`.
     max_batch
         The most invocations that one run takes: 1 to 5,000. 1 gives every event a run of its own.
     retry
-        How often a failed invocation is tried, and when; 5 attempts by default.
+        How often a failed step is tried, and when; 5 attempts by default.
     priority
-        -600 to 600; functions' own invocations of a higher priority are claimed first.
+        -600 to 600, or a `Priority` by the event; those of a function's own invocations that are higher are claimed first.
+    concurrency, throttle, rate_limit, idempotency, debounce, batch, singleton, timeouts, cancel_on
+        Flow control, see `runyard.flow`. `idempotency` takes a path alone too.
+    on_failure, on_success
+        A job for the end of an invocation; its event (`runyard/function.failed`, `runyard/function.finished`) holds the first event, the
+        error or the output, and the attempts.
     name
         The function's name; the job's by default.
 
     Raises
     ------
     InvalidOption
-        An option is out of its range, or the name is taken.
+        An option is out of its range or contradicts another, or the name is taken.
     """
-    function = Function(name or job.name, job.name, events, max_batch, retry or Retry(), priority)
-    registry.add(function)
+    called = name or job.name
+    flow = Flow(
+        concurrency=(concurrency,) if isinstance(concurrency, Concurrency) else tuple(concurrency), throttle=throttle, rate_limit=rate_limit,
+        idempotency=Idempotency(idempotency) if isinstance(idempotency, str) else idempotency, debounce=debounce, batch=batch,
+        priority=priority, singleton=singleton, timeouts=timeouts, cancel_on=(cancel_on,) if isinstance(cancel_on, CancelOn) else tuple(cancel_on),
+    )  # fmt: skip
+    if cron is not None:
+        flow = overlap_limits(called, cron, flow)
+    triggers = tuple(event if isinstance(event, Trigger) or filter is None else Trigger(event, filter) for event in events)
+    function = Function(called, job.name, triggers, max_batch, retry or Retry(), flow, cron is not None)
+    schedules = schedules_of(function, cron, job) if cron is not None else []
+    functions = [(function, job)]
+    for ending, event, status in ((on_failure, "runyard/function.failed", "failed"), (on_success, "runyard/function.finished", "succeeded")):
+        if ending is not None:
+            suffix = "on_failure" if status == "failed" else "on_success"
+            ours = Trigger(event, f'$.data.function == "{called}" && $.data.status == "{status}"')
+            functions.append((Function(f"{called}_{suffix}", ending.name, (ours,), max_batch), ending))
+    for one, _ in functions:
+        registry.add(one)
+    return _sensor(functions, description, schedules)
+
+
+def _sensor(functions: Sequence[tuple[Function, JobDefinition]], description: str | None, schedules: Sequence[ScheduleDefinition]) -> FunctionSensor:
+    function = functions[0][0]
 
     def waiting_sensor(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
-        return _tick(function, context)
+        return _tick([one for one, _ in functions], context)
 
-    # The decorator itself passes a parameter that is in beta.
+    jobs = list({job.name: job for _, job in functions}.values())
+    target: dict[str, Any] = {"job": jobs[0]} if len(jobs) == 1 else {"jobs": jobs}
+    # The definition itself passes a parameter that is in beta.
     warnings.filterwarnings("ignore", category=BetaWarning, message="Parameter `owners`")
-    return sensor(
+    made = FunctionSensor(
         name=f"{function.name}_sensor",
-        job=job,
+        evaluation_fn=waiting_sensor,
         minimum_interval_seconds=1,
         default_status=DefaultSensorStatus.RUNNING,
-        description=description or f"Runs {job.name} on {', '.join(events)}: up to {max_batch} events a run, {function.retry.attempts} attempts each.",
-    )(waiting_sensor)
+        description=description or _described(function),
+        **target,
+    )
+    made.schedules = schedules
+    return made
 
 
-def _tick(function: Function, context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
+def _described(function: Function) -> str:
+    by = ", ".join(map(str, function.rules)) or "its schedule"
+    return f"Runs {function.job} on {by}: up to {function.largest} events a run, {function.retry.attempts} attempts a step."
+
+
+def _tick(functions: Sequence[Function], context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
     _publish_once()
     deadline = time.monotonic() + TICK_SECONDS
-    with listener.subscribe(function.name) as woken:
+    with listener.subscribe(*(function.name for function in functions)) as woken:
         while (left := deadline - time.monotonic()) > 0:
             woken.clear()
             reaper.sweep_if_time(lambda: context.instance)
-            claims = dispatch.claim(function)
-            if claims:
-                return [_run_request(function, claim) for claim in claims]
-            # No room: a batch that begins or ends makes some, and wakes us.
-            due = None if claims is None else dispatch.seconds_until_due(function)
-            woken.wait(max(0.02, min(left, LONGEST_WAIT, LONGEST_WAIT if due is None else due)))
-    return SkipReason(f"no {' or '.join(function.triggers)} in {TICK_SECONDS:.0f} s")
+            dispatch.match_waits()
+            requests: list[RunRequest] = []
+            wait = LONGEST_WAIT
+            for function in functions:
+                claims = dispatch.claim(function)
+                requests += [_run_request(function, claim) for claim in claims or ()]
+                # No room (None): a batch that begins or ends makes some, and wakes us.
+                due = None if claims is None else dispatch.seconds_until_due(function)
+                wait = min(wait, LONGEST_WAIT if due is None else due)
+            if requests:
+                return requests
+            woken.wait(max(0.02, min(left, wait)))
+    return SkipReason(f"nothing for {functions[0].name} in {TICK_SECONDS:.0f} s")
 
 
 def _run_request(function: Function, claim: dispatch.Claim) -> RunRequest:
     tags = {FUNCTION: function.name, BATCH: claim.batch_id}
     if claim.event_id is not None:
         tags[EVENT] = claim.event_id
-    return RunRequest(run_key=claim.batch_id, tags=tags)
+    if claim.previous_run is not None:
+        tags[CONTINUES] = claim.previous_run
+    return RunRequest(run_key=claim.batch_id, tags=tags, job_name=function.job)
 
 
 @cache

@@ -3,3 +3,4 @@
 FUNCTION = "runyard/function"
 BATCH = "runyard/batch"
 EVENT = "runyard/event"
+CONTINUES = "runyard/continues"

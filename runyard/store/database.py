@@ -15,6 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from runyard import clock
 from runyard.errors import DatabaseUnavailable
 from runyard.settings import Settings, settings
 from runyard.store.embedded import embedded_url
@@ -56,9 +57,18 @@ def pool() -> Pool:
             _pool = ConnectionPool(
                 database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, open=True, max_idle=120,
                 kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "runyard"},
-                check=ConnectionPool.check_connection,
+                check=_check,
             )  # fmt: skip
         return _pool
+
+
+def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
+    """Make sure that a connection is alive before it is handed out, and tell it the time where a test owns that."""
+    taken = clock.taken()
+    if taken is None:
+        ConnectionPool.check_connection(opened)
+    else:
+        opened.execute("SELECT set_config('runyard.clock', %s, false)", (taken.isoformat(),))
 
 
 @contextmanager

@@ -7,42 +7,78 @@ SELECT id FROM runyard.send_v1(%(events)s::jsonb, %(source)s) AS id
 
 -- name: register_functions
 -- Write the functions that the code has. (by functions_pkey)
-INSERT INTO runyard.functions (name, job, triggers, max_batch, priority, attempts, active, registered_at)
-SELECT name, job, triggers, max_batch, priority, attempts, true, now()
-FROM jsonb_to_recordset(%(functions)s::jsonb)
-    AS declared (name text, job text, triggers text[], max_batch integer, priority smallint, attempts smallint)
+INSERT INTO runyard.functions (name, job, triggers, exact, patterned, max_batch, priority, attempts, flow, key_paths, laned, gated, active, registered_at)
+SELECT name, job, triggers, exact, patterned, max_batch, priority, attempts, flow, key_paths, laned, gated, true, now()
+FROM jsonb_to_recordset(%(functions)s::jsonb) AS declared (
+    name text, job text, triggers text[], exact text[], patterned boolean, max_batch integer, priority smallint, attempts smallint,
+    flow jsonb, key_paths jsonb, laned boolean, gated boolean)
 ON CONFLICT (name) DO UPDATE SET
-    job = excluded.job, triggers = excluded.triggers, max_batch = excluded.max_batch, priority = excluded.priority,
-    attempts = excluded.attempts, active = true, registered_at = now()
+    job = excluded.job, triggers = excluded.triggers, exact = excluded.exact, patterned = excluded.patterned, max_batch = excluded.max_batch,
+    priority = excluded.priority, attempts = excluded.attempts, flow = excluded.flow, key_paths = excluded.key_paths, laned = excluded.laned,
+    gated = excluded.gated, active = true, registered_at = now()
+
+-- name: changed_keys
+-- The functions whose open invocations have keys by other paths than the code's. (by functions_pkey)
+SELECT functions.name FROM jsonb_to_recordset(%(functions)s::jsonb) AS declared (name text, flow jsonb, key_paths jsonb, laned boolean, gated boolean)
+JOIN runyard.functions USING (name)
+WHERE (functions.key_paths, functions.laned, functions.gated, functions.flow->'lanes')
+    IS DISTINCT FROM (declared.key_paths, declared.laned, declared.gated, declared.flow->'lanes')
+
+-- name: register_triggers
+-- Write the triggers of these functions anew. (by triggers_function)
+WITH declared AS (
+    SELECT * FROM jsonb_to_recordset(%(functions)s::jsonb) AS declared (name text, rules jsonb)
+),
+gone AS (
+    DELETE FROM runyard.triggers WHERE function IN (SELECT name FROM declared)
+)
+INSERT INTO runyard.triggers (function, event, wildcard, filter)
+SELECT declared.name, rule.event, rule.wildcard, rule.filter::jsonpath
+FROM declared CROSS JOIN LATERAL jsonb_to_recordset(declared.rules) AS rule (event text, wildcard boolean, filter text)
+
+-- name: rekey
+-- Give the open invocations of a function the keys of its present paths. (by invocations_function)
+SELECT runyard.rekey_v1(%(function)s)
+
+-- name: pause
+-- Hold a function's invocations back, or let them go (what is paused already stays so since then). (by functions_pkey)
+UPDATE runyard.functions SET paused_at = CASE WHEN %(paused)s THEN coalesce(paused_at, now()) END WHERE name = %(function)s
+RETURNING name, runyard.wake_v1(name)
 
 -- name: retire_functions
 -- Functions that the code no longer has get no new invocations. (a small table: scanned)
 UPDATE runyard.functions SET active = false WHERE active AND NOT name = ANY (%(names)s)
 
 -- name: functions
--- Every function with what is waiting and what failed. (by invocations_due and invocations_failed)
+-- Every function with what is waiting and what failed. (by invocations_due, invocations_delayed, invocations_lane, invocations_arrived and invocations_failed)
 SELECT functions.*,
-    (SELECT count(*) FROM runyard.invocations WHERE function = functions.name AND status = 'queued') AS queued,
-    (SELECT count(*) FROM runyard.invocations WHERE function = functions.name AND status = 'failed') AS failed
+    (SELECT count(*) FROM runyard.invocations WHERE function = functions.name AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND status = 'queued')
+    + (SELECT count(*) FROM runyard.invocations WHERE function = functions.name AND lane IS NOT NULL)
+    + (SELECT count(*) FROM runyard.invocations WHERE function = functions.name AND NOT admitted AND status = 'queued')
+    + (SELECT count(*) FROM runyard.invocations WHERE function = functions.name
+        AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL AND lane IS NULL AND admitted AND status = 'queued') AS queued,
+    (SELECT count(*) FROM runyard.invocations WHERE function = functions.name AND status = 'failed' AND dismissed_at IS NULL) AS failed
 FROM runyard.functions ORDER BY name
 
 -- name: claim
 -- Lock the due invocations of a function, highest priority first, then oldest; skip what another claim holds.
+-- Sleepers whose time has come are due like any other; a paused function's wait.
 -- One index scan a priority level, so invocations that are not due yet are never walked over. (by invocations_due)
 -- Those that lost two workers come alone: a poisonous event takes nobody with it.
 WITH RECURSIVE levels AS (
     (SELECT priority FROM runyard.invocations
-     WHERE function = %(function)s AND status = 'queued' ORDER BY priority DESC LIMIT 1)
+     WHERE function = %(function)s AND NOT EXISTS (SELECT FROM runyard.functions WHERE name = %(function)s AND paused_at IS NOT NULL)
+        AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL ORDER BY priority DESC LIMIT 1)
     UNION ALL
     SELECT (SELECT invocations.priority FROM runyard.invocations
-            WHERE function = %(function)s AND status = 'queued' AND invocations.priority < levels.priority
+            WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND invocations.priority < levels.priority
             ORDER BY invocations.priority DESC LIMIT 1)
     FROM levels WHERE levels.priority IS NOT NULL
 ),
 due AS (
     SELECT found.* FROM levels CROSS JOIN LATERAL (
         SELECT id, crashes FROM runyard.invocations
-        WHERE function = %(function)s AND status = 'queued' AND priority = levels.priority AND due_at <= now()
+        WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND priority = levels.priority AND due_at <= runyard.now()
         ORDER BY due_at, id LIMIT %(max_batch)s FOR UPDATE SKIP LOCKED
     ) AS found
     LIMIT %(max_batch)s
@@ -54,66 +90,62 @@ chosen AS (
 ),
 taken AS (
     UPDATE runyard.invocations SET status = 'claimed', batch_id = %(batch)s
-    WHERE id IN (SELECT id FROM chosen) RETURNING id, event_id
+    WHERE id IN (SELECT id FROM chosen) RETURNING id, event_id, run_id
 ),
 batch AS (
     INSERT INTO runyard.batches (id, function, invocations)
     SELECT %(batch)s, %(function)s, array_agg(id) FROM taken HAVING count(*) > 0
 )
-SELECT count(*) AS size, min(event_id) AS event_id FROM taken
+SELECT count(*) AS size, min(event_id) AS event_id, CASE WHEN min(run_id) = max(run_id) THEN min(run_id) END AS previous_run FROM taken
 
--- name: claim_events
--- Claim the invocations of these events for a run that was launched with them. (by invocations_event)
+-- name: claim_lanes
+-- As `claim`, for a function with flow control: within its limits, in turn from lane to lane. (by invocations_lane)
+SELECT size, event_id, previous_run FROM runyard.claim_v1(%(function)s, %(batch)s, %(max_batch)s, %(just)s::bigint[])
+
+-- name: claim_these
+-- Claim these invocations of a function without flow control, for a run that was launched for them. (by invocations_pkey)
 WITH taken AS (
     UPDATE runyard.invocations SET status = 'claimed', batch_id = %(batch)s
-    WHERE event_id = ANY (%(events)s) AND function = %(function)s AND status = 'queued' RETURNING id
+    WHERE id = ANY (%(just)s) AND function = %(function)s AND status = 'queued' RETURNING id
+),
+made AS (
+    INSERT INTO runyard.batches (id, function, invocations)
+    SELECT %(batch)s, %(function)s, array_agg(id) FROM taken HAVING count(*) > 0
 )
-INSERT INTO runyard.batches (id, function, invocations)
-SELECT %(batch)s, %(function)s, array_agg(id) FROM taken HAVING count(*) > 0
-RETURNING cardinality(invocations) AS size
+SELECT count(*) AS size FROM taken
 
--- name: claim_replay
--- The events of a batch again, as new invocations that are claimed at once. (by batches_pkey, invocations_pkey)
-WITH copies AS (
-    INSERT INTO runyard.invocations (event_id, function, status, batch_id, priority, replay_of)
-    SELECT event_id, function, 'claimed', %(batch)s, priority, id FROM runyard.invocations
-    WHERE id = ANY (SELECT unnest(invocations) FROM runyard.batches WHERE id = %(parent)s)
-    RETURNING id, function
-)
-INSERT INTO runyard.batches (id, function, invocations)
-SELECT %(batch)s, min(function), array_agg(id) FROM copies HAVING count(*) > 0
-RETURNING cardinality(invocations) AS size
+-- name: invocations_of_events
+-- The invocations of these events for one function. (by invocations_event)
+SELECT id FROM runyard.invocations WHERE event_id = ANY (%(events)s) AND function = %(function)s
 
--- name: claim_unfinished
--- Take up again what a batch left behind: its invocations that failed, were cancelled, or wait for another attempt.
--- (by batches_pkey, invocations_pkey)
-WITH taken AS (
-    UPDATE runyard.invocations
-    SET status = 'claimed', batch_id = %(batch)s, finished_at = NULL, output = NULL, error = NULL
-    WHERE id = ANY (SELECT unnest(invocations) FROM runyard.batches WHERE id = %(parent)s)
-        AND status IN ('queued', 'failed', 'cancelled')
-    RETURNING id, function
-)
-INSERT INTO runyard.batches (id, function, invocations)
-SELECT %(batch)s, min(function), array_agg(id) FROM taken HAVING count(*) > 0
-RETURNING cardinality(invocations) AS size
+-- name: replay_batch
+-- The events of a batch again, as new invocations. (by batches_pkey, invocations_pkey)
+SELECT made AS id FROM runyard.batches, runyard.replay_v1(batches.invocations) AS made WHERE batches.id = %(parent)s
+
+-- name: requeue_batch
+-- Take up again what a batch left behind: its invocations that failed, were cancelled, or wait for another attempt. (by batches_pkey, invocations_pkey)
+SELECT due AS id FROM runyard.batches, runyard.requeue_v1(batches.invocations) AS due WHERE batches.id = %(parent)s
 
 -- name: next_due
 -- Seconds until the next invocation of a function is due, NULL for none: the first of each priority level. (by invocations_due)
 WITH RECURSIVE levels AS (
     (SELECT priority FROM runyard.invocations
-     WHERE function = %(function)s AND status = 'queued' ORDER BY priority DESC LIMIT 1)
+     WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL ORDER BY priority DESC LIMIT 1)
     UNION ALL
     SELECT (SELECT invocations.priority FROM runyard.invocations
-            WHERE function = %(function)s AND status = 'queued' AND invocations.priority < levels.priority
+            WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND invocations.priority < levels.priority
             ORDER BY invocations.priority DESC LIMIT 1)
     FROM levels WHERE levels.priority IS NOT NULL
 )
-SELECT extract(epoch FROM min(first.due_at) - now())::float8 AS seconds
+SELECT extract(epoch FROM min(first.due_at) - runyard.now())::float8 AS seconds
 FROM levels CROSS JOIN LATERAL (
     SELECT due_at FROM runyard.invocations
-    WHERE function = %(function)s AND status = 'queued' AND priority = levels.priority ORDER BY due_at, id LIMIT 1
+    WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND priority = levels.priority ORDER BY due_at, id LIMIT 1
 ) AS first
+
+-- name: next_due_lanes
+-- As `next_due`, for a function with flow control. (by invocations_delayed)
+SELECT runyard.next_due_v1(%(function)s) AS seconds
 
 -- name: capacity
 -- Runs that the living workers can do at a time, batches that wait for one, batches under way. (by batches_open)
@@ -131,21 +163,28 @@ RETURNING id, function
 
 -- name: begin_invocations
 -- The invocations of a batch start an attempt; gives them with their events. (by invocations_pkey, events_pkey)
-WITH started AS (
-    UPDATE runyard.invocations
-    SET status = 'running', run_id = %(run)s, attempt = attempt + (status = 'claimed')::integer, started_at = coalesce(started_at, now())
+WITH before AS (
+    SELECT id, started_at IS NOT NULL OR replay_of IS NOT NULL AS seen, run_id FROM runyard.invocations
     WHERE id = ANY (SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
         AND batch_id = %(batch)s AND status IN ('claimed', 'running')
-    RETURNING id, event_id, attempt, replay_of, due_at, priority, crashes
+),
+started AS (
+    UPDATE runyard.invocations
+    SET status = 'running', run_id = %(run)s, attempt = invocations.attempt + (status = 'claimed')::integer,
+        since = coalesce(since, pg_current_snapshot()), started_at = coalesce(started_at, runyard.now()),
+        expires_at = CASE WHEN started_at IS NULL THEN runyard.now() + make_interval(secs => %(finish_within)s::float8) ELSE expires_at END
+    FROM before
+    WHERE invocations.id = before.id AND invocations.id = ANY (SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
+    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes, cancel_requested_at IS NOT NULL AS cancelled, before.seen, before.run_id AS previous_run
 )
-SELECT started.id, started.event_id, started.attempt, started.crashes, events.name, events.data, events."user" AS user_data, events.v,
+SELECT started.id, started.event_id, started.attempt, started.crashes, started.cancelled, started.seen, started.previous_run, events.name, events.data, events."user" AS user_data, events.v,
     (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
 
 -- name: kept_steps
 -- What the steps of these invocations have given so far, in the order in which they ended. (by steps_pkey)
-SELECT invocation_id, step, output, error, attempt FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY finished_at
+SELECT invocation_id, step, output, error, run_id, tries FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY finished_at
 
 -- name: keep_steps
 -- Keep results of one step; refused (no row) when the lease is gone. An output that is kept is never replaced. (by steps_pkey, batches_pkey)
@@ -160,7 +199,7 @@ kept AS (
         %(invocations)s::bigint[], %(attempts)s::smallint[], %(outputs)s::text[], %(errors)s::text[], %(started)s::float8[], %(finished)s::float8[]
     ) AS results (invocation_id, attempt, output, error, started_at, finished_at)
     ON CONFLICT (invocation_id, step) DO UPDATE SET
-        attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output, error = excluded.error,
+        attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output, error = excluded.error, tries = steps.tries + 1,
         started_at = excluded.started_at, finished_at = excluded.finished_at
     WHERE steps.error IS NOT NULL
 )
@@ -169,28 +208,41 @@ SELECT id FROM lease
 -- name: settle
 -- Write the outcome of every invocation of a batch and end its lease; refused (no row) when the lease is gone.
 -- The lease alone is the fence: a condition on invocations.batch_id here makes the planner think of one row, and scan the table.
--- (by batches_pkey, invocations_pkey)
+-- What parks is due when the first of its waits is over, or at once where one has been resolved meanwhile.
+-- (by batches_pkey, invocations_pkey, waits_invocation_id_step_key)
 WITH lease AS (
     UPDATE runyard.batches SET status = 'finished', finished_at = now()
     WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' RETURNING id
 ),
+parked AS (
+    SELECT waits.invocation_id, CASE WHEN bool_or(waits.resolved_at IS NOT NULL) THEN runyard.now() ELSE min(waits.expires_at) END AS due_at
+    FROM unnest(%(parked)s::bigint[], %(steps)s::text[]) AS at (invocation_id, step)
+    JOIN runyard.waits ON waits.invocation_id = at.invocation_id AND waits.step = at.step GROUP BY 1
+),
+outcomes AS (
+    SELECT outcome.*, parked.due_at AS wakes FROM unnest(
+        %(invocations)s::bigint[], %(statuses)s::text[], %(delays)s::float8[], %(attempts)s::smallint[], %(outputs)s::text[], %(errors)s::text[]
+    ) AS outcome (invocation_id, status, delay, attempt, output, error) LEFT JOIN parked USING (invocation_id)
+),
 settled AS (
     UPDATE runyard.invocations
-    SET status = outcome.status, batch_id = NULL, output = outcome.output::jsonb, error = outcome.error::jsonb, crashes = 0,
-        due_at = CASE WHEN outcome.status = 'queued' THEN now() + make_interval(secs => outcome.delay) ELSE due_at END,
-        finished_at = CASE WHEN outcome.status = 'queued' THEN NULL ELSE now() END
-    FROM unnest(
-        %(invocations)s::bigint[], %(statuses)s::text[], %(delays)s::float8[], %(outputs)s::text[], %(errors)s::text[]
-    ) AS outcome (invocation_id, status, delay, output, error)
+    SET status = CASE WHEN outcome.status IN ('queued', 'sleeping', 'waiting') AND cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE outcome.status END,
+        batch_id = NULL, output = outcome.output::jsonb, crashes = 0, attempt = coalesce(outcome.attempt, invocations.attempt),
+        error = CASE WHEN cancel_requested_at IS NOT NULL AND outcome.status <> 'succeeded' THEN invocations.error ELSE outcome.error::jsonb END,
+        since = CASE WHEN outcome.status IN ('sleeping', 'waiting') THEN NULL ELSE since END,
+        due_at = CASE WHEN outcome.status = 'queued' THEN runyard.now() + make_interval(secs => outcome.delay) ELSE coalesce(outcome.wakes, due_at) END,
+        finished_at = CASE WHEN outcome.status IN ('queued', 'sleeping', 'waiting') AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
+    FROM outcomes AS outcome
     WHERE invocations.id = outcome.invocation_id AND invocations.id = ANY (%(invocations)s::bigint[]) AND EXISTS (SELECT FROM lease)
 )
 SELECT id, runyard.wake_v1('') FROM lease
 
 -- name: heartbeat
--- Renew the leases of these batches; gives those that are still held, and whether their run was told to stop. (by batches_pkey)
+-- Renew the leases of these batches; gives those that are still held, whether their run was told to stop, and which invocations were cancelled.
+-- (by batches_pkey)
 UPDATE runyard.batches SET heartbeat_at = now()
 WHERE id = ANY (%(batches)s) AND status = 'running'
-RETURNING id, cancel_requested_at IS NOT NULL AS cancelled
+RETURNING id, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS stopped, cancelled
 
 -- name: heartbeat_worker
 -- A worker says that it is alive. (by workers_pkey)
@@ -239,14 +291,62 @@ freed AS (
         batch_id = NULL,
         attempt = attempts_begun,
         crashes = crashes + (%(crashed)s AND %(status)s = 'queued')::integer,
-        status = CASE WHEN %(status)s = 'queued' AND attempts_begun >= %(attempts)s THEN 'failed' ELSE %(status)s END,
-        due_at = CASE WHEN %(status)s = 'queued' THEN now() + make_interval(secs => %(delay)s) ELSE due_at END,
-        error = coalesce(%(error)s::jsonb, error),
-        finished_at = CASE WHEN %(status)s = 'queued' AND attempts_begun < %(attempts)s THEN NULL ELSE now() END
+        status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' WHEN %(status)s = 'queued' AND attempts_begun >= %(attempts)s THEN 'failed' ELSE %(status)s END,
+        due_at = CASE WHEN %(status)s = 'queued' THEN runyard.now() + make_interval(secs => %(delay)s) ELSE due_at END,
+        error = CASE WHEN cancel_requested_at IS NOT NULL THEN error ELSE coalesce(%(error)s::jsonb, error) END,
+        finished_at = CASE WHEN %(status)s = 'queued' AND attempts_begun < %(attempts)s AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
     FROM held WHERE invocations.id = held.id
     RETURNING invocations.id
 )
 SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM lease
+
+-- name: expired
+-- Cancel what a timeout has caught; gives how many. A hundred at a time. (by invocations_expiring)
+SELECT runyard.cancel_v1(array_agg(id), 'timeout: it did not begin or end in time') AS count FROM (
+    SELECT id FROM runyard.invocations
+    WHERE expires_at <= runyard.now() AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
+    ORDER BY expires_at LIMIT 100
+) AS late HAVING count(*) > 0
+
+-- name: match
+-- Match the events that came since the last call with what waits for events; nothing where nothing waits. (by waits_event, events_name)
+SELECT CASE WHEN EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL)
+    THEN (SELECT runyard.match_v1() FROM runyard.lock_waits_v1()) ELSE 0 END AS count
+
+-- name: forget
+-- Rows that mean nothing any more: gates of keys that are quiet, waits that outlived their invocation. (by gates_pkey, waits_pkey: small tables)
+WITH quiet AS (
+    DELETE FROM runyard.gates WHERE until < runyard.now() - interval '1 hour' AND gate <> 'singleton'
+)
+DELETE FROM runyard.waits WHERE id IN (
+    SELECT waits.id FROM runyard.waits JOIN runyard.invocations ON invocations.id = waits.invocation_id
+    WHERE waits.expires_at < runyard.now() - interval '1 hour' AND invocations.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+    LIMIT 1000 FOR UPDATE OF waits SKIP LOCKED
+)
+
+-- name: lock_waits
+-- Held by whoever registers waits, parks invocations or matches events: then none misses the other. (an advisory lock, nothing scanned)
+SELECT runyard.lock_waits_v1()
+
+-- name: hold
+-- Whether a run still has its batch, held so until the transaction ends; no row when not. (by batches_pkey)
+SELECT id FROM runyard.batches WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
+
+-- name: waiting_already
+-- Which of these invocations have registered this wait before. (by waits_invocation_id_step_key)
+SELECT invocation_id FROM runyard.waits WHERE step = %(step)s AND invocation_id = ANY (%(invocations)s)
+
+-- name: wait
+-- Register what invocations wait for, each once; gives how each wait stands. (by waits_invocation_id_step_key)
+SELECT invocation_id, done, expired, result, extract(epoch FROM due_at)::float8 AS due FROM runyard.wait_v1(%(step)s, %(wanted)s::jsonb)
+
+-- name: leave_out
+-- Remember which invocations had left a batch when an op ended, for ops in other processes. (by batches_pkey)
+UPDATE runyard.batches SET left_out = left_out || jsonb_build_object(%(op)s::text, %(invocations)s::bigint[]) WHERE run_id = %(run)s AND status = 'running'
+
+-- name: left_out
+-- The invocations that had left the batch of a run when an op ended. (by batches_run)
+SELECT coalesce(left_out->%(op)s, '[]'::jsonb) AS invocations FROM runyard.batches WHERE run_id = %(run)s ORDER BY claimed_at DESC LIMIT 1
 
 -- name: request_cancel
 -- Tell the run of a batch to stop; gives the batch where it is still open. (by batches_pkey, batches_run)
@@ -271,7 +371,7 @@ FROM (
 LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(
         'id', invocations.id, 'function', invocations.function, 'status', invocations.status, 'attempt', invocations.attempt,
-        'due_at', invocations.due_at, 'run_id', invocations.run_id, 'output', invocations.output, 'error', invocations.error, 'replay_of', invocations.replay_of,
+        'due_at', invocations.due_at, 'run_id', invocations.run_id, 'output', invocations.output, 'error', invocations.error, 'priority', invocations.priority, 'replay_of', invocations.replay_of,
         'steps', (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'step', steps.step, 'attempt', steps.attempt, 'output', steps.output, 'error', steps.error,
             'milliseconds', round((extract(epoch FROM steps.finished_at - steps.started_at) * 1000)::numeric, 1)

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from runyard import registry
-from runyard.flow import Retry
 from runyard.registry import Function
+from runyard.retry import Retry
 from runyard.store import database
 from tests.conftest import use_database
 
@@ -22,7 +22,9 @@ def store_url(server: str) -> str:
 def empty(store_url: str) -> None:
     """Begin with empty tables."""
     with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.events, runyard.functions, runyard.invocations, runyard.steps, runyard.batches, runyard.workers RESTART IDENTITY")
+        connection.execute(
+            "TRUNCATE runyard.events, runyard.functions, runyard.triggers, runyard.invocations, runyard.steps, runyard.batches, runyard.workers, runyard.waits, runyard.gates RESTART IDENTITY"
+        )
 
 
 @pytest.fixture

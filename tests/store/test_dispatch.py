@@ -182,7 +182,7 @@ def test_a_replay_makes_new_invocations_of_the_same_events(function: Function) -
     [batch] = claim_ids(function)
     dispatch.begin(batch, "run-1")
     dispatch.settle(batch, "run-1", [Outcome(1, "succeeded", output="5")])
-    again = dispatch.begin(dispatch.claim_replay(batch), "run-2")
+    again = dispatch.begin(dispatch.claim_replay(function, batch) or "", "run-2")
     assert again is not None and [(row["event_id"], row["attempt"]) for row in again[1]] == [(event_id, 1)]
     assert rows("SELECT replay_of FROM runyard.invocations ORDER BY id") == [{"replay_of": None}, {"replay_of": 1}]
 
@@ -192,9 +192,9 @@ def test_what_succeeded_is_not_taken_up_again(function: Function) -> None:
     [batch] = claim_ids(function)
     dispatch.begin(batch, "run-1")
     dispatch.settle(batch, "run-1", [Outcome(1, "succeeded"), Outcome(2, "failed", error="{}")])
-    resumed = dispatch.begin(dispatch.claim_unfinished(batch), "run-2", fresh=False)
+    resumed = dispatch.begin(dispatch.claim_unfinished(function, batch) or "", "run-2", fresh=False)
     assert resumed is not None and [row["id"] for row in resumed[1]] == [2]
-    assert dispatch.begin(dispatch.claim_unfinished(batch), "run-3", fresh=False) is None
+    assert dispatch.begin(dispatch.claim_unfinished(function, batch) or "", "run-3", fresh=False) is None
 
 
 def test_a_cancel_reaches_the_heartbeat(function: Function) -> None:
@@ -203,4 +203,4 @@ def test_a_cancel_reaches_the_heartbeat(function: Function) -> None:
     dispatch.begin(batch, "run-1")
     assert dispatch.request_cancel(None, "run-1") == {"id": batch, "function": "greet", "status": "running", "cancelled": True}
     with database.connection() as connection:
-        assert run(connection, "heartbeat", batches=[batch]) == [{"id": batch, "cancelled": True}]
+        assert run(connection, "heartbeat", batches=[batch]) == [{"id": batch, "stopped": True, "cancelled": []}]

@@ -12,13 +12,14 @@ from runyard.store.queries import statements
 HOT: dict[str, dict[str, object]] = {
     "claim": {"function": "greet", "max_batch": 500, "batch": "x"},
     "next_due": {"function": "greet"},
-    "begin_invocations": {"batch": "BATCH", "run": "run-1"},
+    "begin_invocations": {"batch": "BATCH", "run": "run-1", "finish_within": None},
     "keep_steps": {
         "batch": "BATCH", "run": "run-1", "step": "a", "invocations": [1, 2], "attempts": [1, 1], "outputs": ["1", "1"], "errors": [None, None],
         "started": [1.0, 1.0], "finished": [1.0, 1.0],
     },
     "settle": {"batch": "BATCH", "run": "run-1", "invocations": list(range(1, 501)),
-        "statuses": ["succeeded"] * 500, "delays": [0.0] * 500, "outputs": [None] * 500, "errors": [None] * 500,
+        "statuses": ["succeeded"] * 500, "delays": [0.0] * 500, "outputs": [None] * 500, "errors": [None] * 500, "attempts": [None] * 500,
+        "parked": [1, 2], "steps": ["a", "b"],
     },
     "release": {
         "batch": "BATCH", "expected": "running", "status": "queued", "attempts": 3, "delay": 0.0, "error": None, "counted": False, "crashed": True,

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from runyard import Event, dispatch, registry, send
 from runyard.dispatch import Outcome
 from runyard.errors import LeaseLost
-from runyard.flow import Retry
 from runyard.registry import Function
+from runyard.retry import Retry
 from runyard.store import database
 from runyard.store.queries import Row
 

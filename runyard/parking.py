@@ -1,0 +1,117 @@
+"""Steps that wait: a time, an event, another function.
+
+What an invocation waits for is a row in the event table, registered when the step is reached. Its part in the run ends there; the row brings it
+back, and the step, reached again in another run, finds its wait over and keeps the result. A row is made once for a step's name: after a
+crash or a retry the same wait goes on, and nothing that came meanwhile is missed.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from runyard import dispatch, registry
+from runyard.durations import YEAR, Duration, seconds
+from runyard.errors import InvalidOption, InvokeFailed
+from runyard.events import Event, as_json, internal_row, new_ulid, rows_of
+from runyard.keeping import Keeper, Result, encode
+from runyard.paths import check_filter, path
+from runyard.store.queries import Row
+
+if TYPE_CHECKING:
+    from runyard.batch import Batch, Item
+
+Asked = dict[str, Any]
+FINISHED = "runyard/function.finished"
+
+
+def sleep(duration: Duration) -> Asked:
+    """What to wait for: that a while passes."""
+    return {"kind": "sleep", "seconds": seconds(duration, "sleep")}
+
+
+def sleep_until(when: datetime) -> Asked:
+    """What to wait for: a time."""
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise InvalidOption("sleep_until: give a datetime with a time zone, as in datetime.now(UTC) + timedelta(days=3)")
+    return {"kind": "sleep", "until": when.timestamp()}
+
+
+def event(name: str, own: Event, match: str | Sequence[str] | Mapping[str, object] | None, filter: str | None, timeout: Duration) -> Asked:
+    """What to wait for: an event of this name whose fields match; `own` is the event of the invocation itself."""
+    if not isinstance(match, Mapping):
+        document = {"id": own.id, "name": own.name, "data": own.data, "user": own.user, "v": own.v, "ts": own.ts}
+        match = {one: _at(document, path(one, "wait_for_event(match=...)")) for one in ([] if match is None else [match] if isinstance(match, str) else match)}
+    return {
+        "kind": "event", "event": name, "seconds": seconds(timeout, "wait_for_event(timeout=...)"),
+        "shape": [path(one, "wait_for_event(match=...)") for one in match], "wanted": list(match.values()),
+        "filter": None if filter is None else check_filter(filter, "wait_for_event(filter=...)"),
+    }  # fmt: skip
+
+
+def _at(document: Any, parts: Sequence[str]) -> object:
+    for part in parts:
+        document = document.get(part) if isinstance(document, Mapping) else None
+    return document
+
+
+def park(batch: "Batch", step: str, ask: "Callable[[Item], Asked]", children: Callable[[set[int]], str | None] | None = None) -> "Batch":
+    """Keep the results of waits that are over; take the invocations whose wait goes on out of the batch."""
+    if step in batch.shared.stubs:
+        return batch.map(step, batch.shared.stubs[step])
+    todo = {item.id: item for item in batch.live() if step not in item.outputs}
+    wanted: list[Asked] = []
+    with Keeper(batch, step, len(todo), None) as keeper:
+        for item in todo.values():
+            try:
+                wanted.append({"invocation": item.id, **ask(item)})
+            except Exception as error:
+                keeper.take([Result(item, time.time(), time.time(), error=error)])
+        if wanted:
+            kinds = {asked["invocation"]: asked["kind"] for asked in wanted}
+            for row in dispatch.register_waits(batch.shared.id, batch.shared.run_id, step, wanted, children):
+                item = todo[row["invocation_id"]]
+                if row["done"]:
+                    keeper.take([_result(item, kinds[item.id], row)])
+                else:
+                    batch.leave_parked(item, step, kinds[item.id])
+    return batch
+
+
+def _result(item: "Item", kind: str, row: Row) -> Result:
+    started = finished = time.time()
+    if kind == "sleep" or (kind == "event" and row["expired"]):
+        return Result(item, started, finished, *encode(None))
+    if kind == "event":
+        return Result(item, started, finished, *encode(row["result"]["data"]))
+    if row["expired"]:
+        return Result(
+            item, started, finished, error=InvokeFailed("the invoked function has not ended in time; look at its invocation, and give invoke(timeout=...) more")
+        )
+    child = row["result"]["data"]
+    if child["status"] == "succeeded":
+        return Result(item, started, finished, *encode(child["output"]))
+    why = (child["error"] or {}).get("message", "")
+    return Result(item, started, finished, error=InvokeFailed(f"{child['function']} {child['status']}: {why}", child))
+
+
+def invoke(batch: "Batch", step: str, function: str, data: "Callable[[Item], Mapping[str, Any]] | None", timeout: Duration = YEAR) -> "Batch":
+    """Send an event for one function alone, once, and wait for its end."""
+    made: dict[int, dict[str, object]] = {}
+
+    def ask(item: "Item") -> Asked:
+        called = registry.find(function)
+        if called is None:
+            raise InvalidOption(f"invoke({function!r}): the code has no such function; it has {', '.join(one.name for one in registry.functions())}")
+        given = dict(item.event.data) if data is None else data(item)
+        row = internal_row(called.event, given) if called.event.startswith("runyard/") else rows_of([Event(called.event, given)])[0]
+        made[item.id] = {**row, "ulid": new_ulid(), "target": function, "caused_by": item.id}
+        return {
+            "kind": "invoke", "event": FINISHED, "seconds": seconds(timeout, "invoke(timeout=...)"),
+            "shape": [["data", "event_id"]], "wanted": [made[item.id]["ulid"]],
+        }  # fmt: skip
+
+    def children(fresh: set[int]) -> str | None:
+        return as_json([made[invocation] for invocation in sorted(fresh)]) if fresh else None
+
+    return park(batch, step, ask, children)

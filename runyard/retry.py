@@ -1,0 +1,73 @@
+"""When a failed invocation is tried again: of a function, of one step, by the type of the error."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from runyard import clock
+from runyard.errors import InvalidOption, NonRetriable, RetryAfter
+
+# The waits before the second, third ... attempt that users of Inngest know.
+DEFAULT_DELAYS = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0)
+MAX_ATTEMPTS = 20
+LONGEST_DELAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a step is tried, and how long its invocation waits in between.
+
+    Parameters
+    ----------
+    attempts
+        All attempts of a step, the first one included: 1 to 20.
+    delays
+        Seconds before the second, third ... attempt; the last one stands for all later ones.
+    jitter
+        Every wait is stretched or shortened at random by up to this share (0 to 1), so that what failed together
+        does not come back together.
+    by_type
+        Other rules for errors of these types (subclasses too, the most special one first): another `Retry`, or None for never again.
+    """
+
+    attempts: int = 5
+    delays: tuple[float, ...] = DEFAULT_DELAYS
+    jitter: float = 0.1
+    by_type: Mapping[type[BaseException], "Retry | None"] = field(default_factory=dict[type[BaseException], "Retry | None"])
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.attempts <= MAX_ATTEMPTS:
+            raise InvalidOption(f"Retry(attempts={self.attempts}): give 1 to {MAX_ATTEMPTS}")
+        if not self.delays or any(not 0 <= delay <= LONGEST_DELAY for delay in self.delays):
+            raise InvalidOption(f"Retry(delays={self.delays}): give at least one wait, each of 0 to {LONGEST_DELAY:.0f} seconds")
+        if not 0 <= self.jitter <= 1:
+            raise InvalidOption(f"Retry(jitter={self.jitter}): give a share from 0 to 1")
+        for kind, rule in self.by_type.items():
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)) or not (rule is None or isinstance(rule, Retry)):
+                raise InvalidOption("Retry(by_type=...): give exception classes, each with a Retry or None")
+
+    @classmethod
+    def exponential(cls, first: float, *, factor: float = 2.0, longest: float = 3600.0, attempts: int = 5, jitter: float = 0.1) -> "Retry":
+        """Waits that grow by `factor` from `first` seconds, `longest` at most."""
+        if first <= 0 or factor < 1:
+            raise InvalidOption(f"Retry.exponential(first={first}, factor={factor}): give a first wait above 0 and a factor of 1 or more")
+        return cls(attempts, tuple(min(first * factor**step, longest) for step in range(max(1, attempts - 1))), jitter)
+
+    def delay(self, attempt: int, dice: random.Random) -> float:
+        """Seconds to wait after attempt number `attempt` (from 1) failed."""
+        base = self.delays[min(attempt, len(self.delays)) - 1]
+        return min(base * dice.uniform(1 - self.jitter, 1 + self.jitter), LONGEST_DELAY)
+
+    def delay_after(self, error: BaseException, attempt: int, dice: random.Random) -> float | None:
+        """Seconds until the next attempt after `error`; None when there is to be none."""
+        for kind in type(error).__mro__:
+            if kind in self.by_type:
+                rule = self.by_type[kind]
+                return None if rule is None else rule.delay_after(error, attempt, dice)
+        if isinstance(error, NonRetriable) or attempt >= self.attempts:
+            return None
+        if isinstance(error, RetryAfter):
+            seconds = (error.when - clock.now()).total_seconds() if isinstance(error.when, datetime) else float(error.when)
+            return min(max(0.0, seconds), LONGEST_DELAY)
+        return self.delay(attempt, dice)
