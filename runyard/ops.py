@@ -143,11 +143,6 @@ def abandon(run_id: str) -> None:
         heart.drop(shared.id)
 
 
-def open_batch_of(run_id: str) -> Shared | None:
-    """The open batch of a run of this process."""
-    return _open.get(run_id)
-
-
 def _take(context: OpExecutionContext) -> Shared:
     run = context.run
     batch_id = run.tags.get(BATCH)

@@ -70,6 +70,24 @@ def release_batch(batch: Row, run: DagsterRun | None, *, force: bool = False) ->
     return released is not None
 
 
+def settle_what_is_left(instance: DagsterInstance, run_id: str) -> bool:
+    """A run that ended before `settle` (cancelled, or an error outside every step): its invocations end or come back with it.
+
+    Return whether there was anything left.
+    """
+    found = instance.get_run_by_id(run_id)
+    if found is not None and not found.is_finished:
+        if found.status == DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(found)
+        else:
+            instance.report_run_failed(found, "The run ended before its batch was settled.")
+        found = instance.get_run_by_id(run_id)
+    batch = dispatch.batch_of_run(run_id, found.tags.get(BATCH) if found is not None else None)
+    if batch is None or batch["status"] not in ("claimed", "running"):
+        return False
+    return release_batch(batch, found, force=True)
+
+
 def _error(run: DagsterRun | None, crashed: bool) -> str:
     message = "the worker was lost in the middle of the run" if crashed or run is None else f"run {run.run_id} failed outside every step: see its log in Dagster"
     return json.dumps({"step": None, "type": "WorkerLost" if crashed else "RunFailed", "message": message, "traceback": ""})

@@ -32,7 +32,6 @@ from runyard.lease import heart
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import run
-from runyard.tags import BATCH
 
 _BEAT_SECONDS = 5.0
 _log = logging.getLogger("runyard.worker")
@@ -149,7 +148,7 @@ def _execute(run_id: str) -> None:
     if found is None or found.status not in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING):
         _log.warning("run %s is %s: not executed", run_id, found.status.value if found else "gone")
         if found is not None and found.status == DagsterRunStatus.CANCELED:
-            _settle_what_is_left(instance, run_id)
+            reaper.settle_what_is_left(instance, run_id)
         return
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -161,18 +160,4 @@ def _execute(run_id: str) -> None:
         signal.signal(signal.SIGINT, handler)
         ops.abandon(run_id)
     if not ended_well:
-        _settle_what_is_left(instance, run_id)
-
-
-def _settle_what_is_left(instance: DagsterInstance, run_id: str) -> None:
-    """A run that ended before `settle` (cancelled, or an error outside every step): its invocations end or come back with it."""
-    found = instance.get_run_by_id(run_id)
-    if found is not None and not found.is_finished:
-        if found.status == DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(found)
-        else:
-            instance.report_run_failed(found, "The run ended before its batch was settled.")
-        found = instance.get_run_by_id(run_id)
-    batch = dispatch.batch_of_run(run_id, found.tags.get(BATCH) if found is not None else None)
-    if batch is not None and batch["status"] in ("claimed", "running"):
-        reaper.release_batch(batch, found, force=True)
+        reaper.settle_what_is_left(instance, run_id)

@@ -127,10 +127,11 @@ SELECT made AS id FROM runyard.batches, runyard.replay_v1(batches.invocations) A
 SELECT due AS id FROM runyard.batches, runyard.requeue_v1(batches.invocations) AS due WHERE batches.id = %(parent)s
 
 -- name: next_due
--- Seconds until the next invocation of a function is due, NULL for none: the first of each priority level. (by invocations_due)
+-- Seconds until the next invocation of a function is due, NULL for none or while it is paused: the first of each priority level. (by invocations_due)
 WITH RECURSIVE levels AS (
     (SELECT priority FROM runyard.invocations
-     WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL ORDER BY priority DESC LIMIT 1)
+     WHERE function = %(function)s AND NOT EXISTS (SELECT FROM runyard.functions WHERE name = %(function)s AND paused_at IS NOT NULL)
+        AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL ORDER BY priority DESC LIMIT 1)
     UNION ALL
     SELECT (SELECT invocations.priority FROM runyard.invocations
             WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND invocations.priority < levels.priority
@@ -384,3 +385,24 @@ ORDER BY events.received_at DESC, events.id DESC
 -- name: runs_of_events
 -- The runs that worked on these events. (by invocations_event)
 SELECT DISTINCT run_id FROM runyard.invocations WHERE event_id = ANY (%(events)s) AND run_id IS NOT NULL
+
+-- name: next_expiry
+-- Seconds until the next timeout, NULL where none is set. (by invocations_expiring)
+SELECT extract(epoch FROM min(expires_at) - runyard.now())::float8 AS seconds FROM runyard.invocations
+WHERE expires_at IS NOT NULL AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
+
+-- name: invocations_of_event
+-- The invocations of an event, with their steps and what these sent as JSON. (by invocations_event, steps_pkey, events_caused_by)
+SELECT invocations.*,
+    (SELECT coalesce(jsonb_object_agg(step, jsonb_build_object('output', steps.output, 'error', steps.error, 'tries', steps.tries)), '{}')
+     FROM runyard.steps WHERE invocation_id = invocations.id) AS steps,
+    (SELECT coalesce(jsonb_agg(events.id ORDER BY events.id), '[]') FROM runyard.events WHERE caused_by = invocations.id) AS sent
+FROM runyard.invocations WHERE (event_id = %(event)s OR id = %(invocation)s) ORDER BY id
+
+-- name: events_named
+-- Events of a name, oldest first. (by events_name)
+SELECT id, name, data, source, caused_by, ts, received_at FROM runyard.events WHERE name = %(name)s ORDER BY xid, id
+
+-- name: open_functions
+-- The functions that have invocations which are not final; for tests. (a small table: scanned)
+SELECT DISTINCT function FROM runyard.invocations WHERE status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') ORDER BY function

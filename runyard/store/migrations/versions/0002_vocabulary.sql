@@ -216,7 +216,7 @@ BEGIN
             CASE WHEN flow ? 'priority' THEN runyard.priority_v1(runyard.document_v1(id, name, data, "user", v, ts), flow->'priority') ELSE base END,
             due + CASE WHEN flow ? 'batch' THEN make_interval(secs => (flow->'batch'->>'wait')::float8) ELSE interval '0' END,
             keys,
-            CASE WHEN laned AND NOT gated AND due <= runyard.now() THEN array_to_string(keys[1:(flow->>'lanes')::integer], chr(31)) END,
+            CASE WHEN laned AND NOT gated AND NOT flow ? 'singleton' AND due <= runyard.now() THEN array_to_string(keys[1:(flow->>'lanes')::integer], chr(31)) END,
             NOT gated,
             CASE WHEN flow ? 'start_within' THEN due + make_interval(secs => (flow->>'start_within')::float8) END
         FROM keyed
@@ -249,6 +249,7 @@ CREATE FUNCTION runyard.rekey_v1(name text) RETURNS void LANGUAGE sql AS $$
     UPDATE runyard.invocations SET
         keys = found.keys, admitted = CASE WHEN functions.gated THEN invocations.admitted ELSE true END,
         lane = CASE WHEN functions.laned AND status = 'queued' AND due_at <= runyard.now() AND (invocations.admitted OR NOT functions.gated)
+                AND (started_at IS NOT NULL OR NOT functions.flow ? 'singleton')
             THEN array_to_string(found.keys[1:(functions.flow->>'lanes')::integer], chr(31)) || CASE WHEN started_at IS NULL THEN '' ELSE chr(30) END END
     FROM runyard.functions, runyard.events, LATERAL (
         SELECT CASE WHEN functions.laned THEN runyard.keys_v1(

@@ -36,19 +36,19 @@ $$;
 -- At most `limit` of a key in any `period`; the rest is skipped. Gives the ids that pass.
 -- With f(i) places that are free when arrival i comes (it only grows within a chunk), i + min(0, min over j <= i of f(j) - j) of the first i pass.
 -- (by invocations_pkey, gates_pkey)
-CREATE FUNCTION runyard.limit_v1(name text, gate jsonb, ids bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
+CREATE FUNCTION runyard.limit_v1(name text, rule jsonb, ids bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
-    period CONSTANT interval := make_interval(secs => (gate->>'period')::float8);
-    most   CONSTANT integer := (gate->>'limit')::integer;
+    period CONSTANT interval := make_interval(secs => (rule->>'period')::float8);
+    most   CONSTANT integer := (rule->>'limit')::integer;
     passed bigint[];
 BEGIN
     WITH arrived AS (
-        SELECT id, due_at AS at, coalesce(keys[(gate->>'key')::integer], '') AS key FROM runyard.invocations WHERE id = ANY (ids)
+        SELECT id, due_at AS at, coalesce(keys[(rule->>'key')::integer], '') AS key FROM runyard.invocations WHERE id = ANY (ids)
     ),
     counted AS (
-        SELECT arrived.*, row_number() OVER (PARTITION BY key ORDER BY at, id) AS i,
+        SELECT arrived.*, row_number() OVER (PARTITION BY arrived.key ORDER BY arrived.at, arrived.id) AS i,
             most - (SELECT count(*) FROM unnest(gates.log) AS earlier WHERE earlier > arrived.at - period) AS free
-        FROM arrived LEFT JOIN runyard.gates ON gates.function = limit_v1.name AND gates.gate = limit_v1.gate->>'gate' AND gates.key = arrived.key
+        FROM arrived LEFT JOIN runyard.gates ON gates.function = limit_v1.name AND gates.gate = rule->>'gate' AND gates.key = arrived.key
     ),
     summed AS (
         SELECT *, i + least(0, min(free - i) OVER (PARTITION BY key ORDER BY i)) AS taken FROM counted
@@ -58,7 +58,7 @@ BEGIN
     ),
     kept AS (
         INSERT INTO runyard.gates (function, gate, key, until, log)
-        SELECT limit_v1.name, limit_v1.gate->>'gate', key, max(at) + period, array_agg(at ORDER BY at)
+        SELECT limit_v1.name, rule->>'gate', key, max(at) + period, array_agg(at ORDER BY at)
         FROM judged WHERE passes GROUP BY key
         ON CONFLICT (function, gate, key) DO UPDATE SET until = greatest(gates.until, excluded.until), log = (
             SELECT array_agg(at ORDER BY at) FROM (
@@ -67,7 +67,7 @@ BEGIN
         )
     )
     SELECT array_agg(id) FILTER (WHERE passes) INTO passed FROM judged;
-    PERFORM runyard.skip_v1(array(SELECT unnest(ids) EXCEPT SELECT unnest(passed)), gate->>'says');
+    PERFORM runyard.skip_v1(array(SELECT unnest(ids) EXCEPT SELECT unnest(passed)), rule->>'says');
     RETURN passed;
 END $$;
 
@@ -311,7 +311,7 @@ BEGIN
 END $$;
 
 -- Seconds until a laned function may have something to claim: an arrival, what becomes due, a batch that has waited, a throttle's next place.
--- NULL when only another event or the end of a run can make something possible. (by invocations_arrived, invocations_delayed, invocations_lane, gates_until)
+-- NULL while it is paused, and when only another event or the end of a run can make something possible. (by invocations_arrived, invocations_delayed, invocations_lane, gates_until)
 CREATE FUNCTION runyard.next_due_v1(name text) RETURNS float8 LANGUAGE sql STABLE AS $$
     SELECT extract(epoch FROM least(
         (SELECT due_at FROM runyard.invocations WHERE function = fn.name AND NOT admitted AND status = 'queued' ORDER BY due_at LIMIT 1),
@@ -327,5 +327,5 @@ CREATE FUNCTION runyard.next_due_v1(name text) RETURNS float8 LANGUAGE sql STABL
                 AND EXISTS (SELECT FROM runyard.invocations WHERE function = fn.name AND lane IS NOT NULL)
              ORDER BY gates.until LIMIT 1) END
     ) - runyard.now())::float8
-    FROM runyard.functions AS fn WHERE fn.name = next_due_v1.name
+    FROM runyard.functions AS fn WHERE fn.name = next_due_v1.name AND fn.paused_at IS NULL
 $$;

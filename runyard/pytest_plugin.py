@@ -1,0 +1,68 @@
+"""The pytest plugin: the fixture `yard`, and the two that it stands on, which a project may define for itself.
+
+It is found by pytest where Runyard is installed, and imports nothing until a test asks for a fixture.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from runyard.testing import Yard
+
+
+@pytest.fixture(scope="session")
+def runyard_database() -> Iterator[str]:
+    """The URL of a migrated database for tests: RUNYARD_TEST_DATABASE_URL, or an embedded PostgreSQL that lives as long as the tests."""
+    from runyard.settings import settings
+    from runyard.store import database
+    from runyard.store.embedded import start_embedded, stop_embedded
+    from runyard.store.migrate import migrate
+
+    given, before = os.environ.get("RUNYARD_TEST_DATABASE_URL"), os.environ.get("DATABASE_URL")
+    # Short, for the path of a Unix socket may have no more than 107 characters; readable, for the server may run as another user.
+    folder = Path(tempfile.mkdtemp(prefix="ry-", dir=None if os.name == "nt" else "/tmp"))  # noqa: S108
+    folder.chmod(0o755)
+    try:
+        url = given or start_embedded(folder / "postgres")
+        os.environ["DATABASE_URL"] = url
+        settings.cache_clear()
+        migrate()
+        yield url
+    finally:
+        database.close_pool()
+        if given is None:
+            stop_embedded(folder / "postgres")
+        if before is None:
+            os.environ.pop("DATABASE_URL", None)
+        else:
+            os.environ["DATABASE_URL"] = before
+        settings.cache_clear()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def runyard_definitions() -> Any:
+    """The Dagster definitions whose functions are tested: those of the project's code location."""
+    from importlib import import_module
+
+    from dagster import Definitions
+
+    from runyard.settings import settings
+
+    return next(value for value in vars(import_module(settings().code)).values() if isinstance(value, Definitions))
+
+
+@pytest.fixture
+def yard(runyard_database: str, runyard_definitions: Any) -> "Iterator[Yard]":
+    """An empty event table, the functions of the definitions, and the time in the test's hands."""
+    from runyard.testing import Yard, empty_event_table
+
+    empty_event_table()
+    with Yard(runyard_definitions) as made:
+        yield made
