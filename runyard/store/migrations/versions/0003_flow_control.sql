@@ -18,17 +18,19 @@ BEGIN
     IF ids IS NULL THEN
         RETURN;
     END IF;
-    UPDATE runyard.invocations SET admitted = true WHERE id = ANY (ids);
     FOR gate IN SELECT * FROM jsonb_array_elements(fn.flow->'limits') LOOP
         ids := runyard.limit_v1(fn.name, gate, ids);
     END LOOP;
     IF fn.flow ? 'debounce' THEN
         PERFORM runyard.debounce_v1(fn.name, fn.flow->'debounce', ids);
     END IF;
+    UPDATE runyard.invocations SET admitted = true,
+        lane = CASE WHEN due_at <= runyard.now() AND NOT fn.flow ? 'singleton' THEN array_to_string(keys[1:(fn.flow->>'lanes')::integer], chr(31)) END
+    WHERE id = ANY (ids) AND status = 'queued';
 END $$;
 
 CREATE FUNCTION runyard.skip_v1(ids bigint[], reason text) RETURNS void LANGUAGE sql AS $$
-    UPDATE runyard.invocations SET status = 'skipped', lane = NULL, finished_at = runyard.now(),
+    UPDATE runyard.invocations SET status = 'skipped', lane = NULL, admitted = true, finished_at = runyard.now(),
         error = jsonb_build_object('step', NULL, 'type', 'Skipped', 'message', reason, 'traceback', '')
     WHERE id = ANY (ids) AND status = 'queued'
 $$;
@@ -48,7 +50,7 @@ BEGIN
     counted AS (
         SELECT arrived.*, row_number() OVER (PARTITION BY arrived.key ORDER BY arrived.at, arrived.id) AS i,
             most - (SELECT count(*) FROM unnest(gates.log) AS earlier WHERE earlier > arrived.at - period) AS free
-        FROM arrived LEFT JOIN runyard.gates ON gates.function = limit_v1.name AND gates.gate = rule->>'gate' AND gates.key = arrived.key
+        FROM arrived LEFT JOIN runyard.gates ON gates.id = concat_ws(chr(31), rule->>'gate', limit_v1.name, arrived.key)
     ),
     summed AS (
         SELECT *, i + least(0, min(free - i) OVER (PARTITION BY key ORDER BY i)) AS taken FROM counted
@@ -60,7 +62,7 @@ BEGIN
         INSERT INTO runyard.gates (function, gate, key, until, log)
         SELECT limit_v1.name, rule->>'gate', key, max(at) + period, array_agg(at ORDER BY at)
         FROM judged WHERE passes GROUP BY key
-        ON CONFLICT (function, gate, key) DO UPDATE SET until = greatest(gates.until, excluded.until), log = (
+        ON CONFLICT (id) DO UPDATE SET until = greatest(gates.until, excluded.until), log = (
             SELECT array_agg(at ORDER BY at) FROM (
                 SELECT at FROM unnest(gates.log || excluded.log) AS at WHERE at > excluded.until - 2 * period ORDER BY at DESC LIMIT most
             ) AS latest
@@ -88,7 +90,7 @@ BEGIN
     series AS (  -- the one under way, where the first arrival is in time for it
         SELECT firsts.key, pending.id AS pending, CASE WHEN pending.id IS NULL THEN firsts.at ELSE gates.log[1] END AS began
         FROM firsts
-        LEFT JOIN runyard.gates ON gates.function = debounce_v1.name AND gates.gate = 'debounce' AND gates.key = firsts.key
+        LEFT JOIN runyard.gates ON gates.id = concat_ws(chr(31), 'debounce', debounce_v1.name, firsts.key)
         LEFT JOIN runyard.invocations AS pending
             ON pending.id = gates.invocation_id AND pending.status = 'queued' AND pending.started_at IS NULL AND firsts.at < pending.due_at
     ),
@@ -108,7 +110,7 @@ BEGIN
         INSERT INTO runyard.gates (function, gate, key, until, log, invocation_id)
         SELECT DISTINCT ON (key) debounce_v1.name, 'debounce', key, ranked.start + longest, ARRAY[ranked.start], id
         FROM ranked WHERE from_last = 1 ORDER BY key, late DESC
-        ON CONFLICT (function, gate, key) DO UPDATE SET until = excluded.until, log = excluded.log, invocation_id = excluded.invocation_id
+        ON CONFLICT (id) DO UPDATE SET until = excluded.until, log = excluded.log, invocation_id = excluded.invocation_id
     )
     SELECT array_agg(id) INTO replaced FROM (
         SELECT id FROM ranked WHERE from_last > 1
@@ -132,7 +134,7 @@ BEGIN
     ),
     judged AS (
         SELECT arrived.*, active.id AS active FROM arrived
-        LEFT JOIN runyard.gates ON gates.function = singleton_v1.name AND gates.gate = 'singleton' AND gates.key = arrived.key
+        LEFT JOIN runyard.gates ON gates.id = concat_ws(chr(31), 'singleton', singleton_v1.name, arrived.key)
         LEFT JOIN runyard.invocations AS active ON active.id = gates.invocation_id AND active.id <> arrived.id
             AND active.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND active.cancel_requested_at IS NULL
     ),
@@ -142,7 +144,7 @@ BEGIN
     kept AS (
         INSERT INTO runyard.gates (function, gate, key, until, invocation_id)
         SELECT singleton_v1.name, 'singleton', key, 'infinity', id FROM passing
-        ON CONFLICT (function, gate, key) DO UPDATE SET invocation_id = excluded.invocation_id
+        ON CONFLICT (id) DO UPDATE SET invocation_id = excluded.invocation_id
     )
     SELECT array_agg(id), array_agg(active) FILTER (WHERE active IS NOT NULL) INTO passed, replaced FROM passing;
     IF replaced IS NOT NULL THEN
@@ -185,6 +187,7 @@ $$;
 
 -- Claim due invocations of a function with lanes: by priority, then in turn from lane to lane, within every limit.
 -- `just` restricts it to these (which are taken although the function is paused). Gives a row, of size 0 when nothing may go.
+-- No row is locked before it is taken: no other claim of the function runs, and what is cancelled at this moment is not taken.
 -- A call looks at a bounded number of lanes, from behind the one that was served last. (by invocations_lane, batches_open, gates_pkey)
 CREATE FUNCTION runyard.claim_v1(name text, batch text, most integer, just bigint[] DEFAULT NULL,
     OUT size integer, OUT event_id text, OUT previous_run text)
@@ -192,7 +195,7 @@ LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     fn       runyard.functions;
     batching boolean;
-    lanes_at_once CONSTANT integer := 400;
+    lanes_at_once CONSTANT integer := 150;
     last_lane text;
 BEGIN
     size := 0;
@@ -207,7 +210,7 @@ BEGIN
         ) AS scopes ORDER BY scope
     ) AS ordered;
     IF fn.gated THEN
-        PERFORM runyard.admit_v1(fn, 1000);
+        PERFORM runyard.admit_v1(fn, 500);
     END IF;
     PERFORM runyard.promote_v1(fn, 1000);
 
@@ -245,8 +248,8 @@ BEGIN
         UNION ALL
         SELECT lanes.lane, 'throttle', coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''),
             runyard.begins_v1(fn.flow->'throttle', coalesce(gates.until, '-infinity'))
-        FROM lanes LEFT JOIN runyard.gates ON gates.function = fn.name AND gates.gate = 'throttle'
-            AND gates.key = coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], '')
+        FROM lanes LEFT JOIN runyard.gates
+            ON gates.id = concat_ws(chr(31), 'throttle', fn.name, coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''))
         WHERE fn.flow ? 'throttle' AND NOT lanes.begun
     ),
     open AS (
@@ -263,16 +266,18 @@ BEGIN
             SELECT id, priority, due_at, crashes FROM runyard.invocations
             WHERE function = fn.name AND lane = open.lane AND (just IS NULL OR id = ANY (just))
             ORDER BY priority DESC, due_at, id
-            LIMIT CASE WHEN batching THEN most ELSE least(open.free, most, 1 + 4 * most / open.among) END
-            FOR UPDATE SKIP LOCKED
+            LIMIT CASE WHEN batching THEN most ELSE least(open.free, most, CASE WHEN open.among <= 3 THEN most ELSE 1 + 5 * most / (4 * open.among) END) END
         ) AS found
     ),
     placed AS (
         SELECT candidates.*, row_number() OVER (ORDER BY priority DESC, turn, position) AS place FROM candidates
     ),
+    shared AS (  -- those that several lanes draw on; within a lane its own limit was kept already
+        SELECT * FROM (SELECT limits.*, count(*) OVER (PARTITION BY scope, key) AS lanes FROM limits) AS found WHERE found.lanes > 1
+    ),
     counted AS (
-        SELECT placed.id, row_number() OVER (PARTITION BY limits.scope, limits.key ORDER BY placed.place) AS n, limits.free
-        FROM placed JOIN limits USING (lane)
+        SELECT placed.id, row_number() OVER (PARTITION BY shared.scope, shared.key ORDER BY placed.place) AS n, shared.free
+        FROM placed JOIN shared USING (lane)
     ),
     fitting AS (
         SELECT * FROM placed WHERE batching OR id NOT IN (SELECT id FROM counted WHERE n > free) ORDER BY place LIMIT most
@@ -284,7 +289,8 @@ BEGIN
     ),
     taken AS (
         UPDATE runyard.invocations SET status = 'claimed', batch_id = claim_v1.batch, lane = NULL
-        FROM chosen WHERE invocations.id = chosen.id RETURNING invocations.id, invocations.event_id, invocations.run_id
+        FROM chosen WHERE invocations.id = chosen.id AND invocations.status <> 'cancelled'
+        RETURNING invocations.id, invocations.event_id, invocations.run_id
     ),
     used AS (
         SELECT limits.scope, limits.key, CASE WHEN batching THEN 1 ELSE count(*) END AS n FROM chosen JOIN limits USING (lane) GROUP BY 1, 2
@@ -293,7 +299,7 @@ BEGIN
         INSERT INTO runyard.gates AS gate (function, gate, key, until)
         SELECT fn.name, 'throttle', used.key, runyard.now() + used.n * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
         FROM used WHERE scope = 'throttle'
-        ON CONFLICT (function, gate, key) DO UPDATE SET until = greatest(gate.until, runyard.now()) + (excluded.until - runyard.now())
+        ON CONFLICT (id) DO UPDATE SET until = greatest(gate.until, runyard.now()) + (excluded.until - runyard.now())
     ),
     made AS (
         INSERT INTO runyard.batches (id, function, invocations, slots)
