@@ -6,33 +6,17 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import click
 
+from runyard.cli_invocations import commands
+from runyard.cli_reporting import reported
 from runyard.errors import InvalidEvent, RunyardError
 from runyard.settings import settings
 
-Parameters = ParamSpec("Parameters")
 _WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard")
-
-
-def _reported(command: Callable[Parameters, int | None]) -> Callable[Parameters, None]:
-    """Turn our errors into one line and exit code 1, and a returned code into the exit code."""
-
-    @wraps(command)
-    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        try:
-            code = command(*args, **kwargs)
-        except RunyardError as error:
-            click.echo(f"runyard: {error}", err=True)
-            code = 1
-        sys.exit(code or 0)
-
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,7 +29,7 @@ def main() -> None:
 
 
 @main.command()
-@_reported
+@reported
 def up() -> int:
     """Run the whole stack until Ctrl-C: database, code server, daemon, worker, web."""
     from runyard.stack import Stack
@@ -86,7 +70,7 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
 
 
 @main.command()
-@_reported
+@reported
 def down() -> None:
     """Stop a stack of this project that runs in another terminal."""
     from runyard.stack import Stack
@@ -102,7 +86,7 @@ def down() -> None:
 @click.option("--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file with the event's data, or with several in an array.")
 @click.option("--id", "event_id", help="Idempotency key: a second event with it within 24 h starts nothing.")
 @click.option("--ts", type=int, help="When it is to happen, milliseconds since the epoch.")
-@_reported
+@reported
 def send(name: str, data: str | None, file: Path | None, event_id: str | None, ts: int | None) -> None:
     """Send an event; print its id."""
     from runyard.client import send as send_events
@@ -126,7 +110,7 @@ def send(name: str, data: str | None, file: Path | None, event_id: str | None, t
 @click.option("--id", "event_id", help="Only the event with this id, with its steps.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with steps.")
-@_reported
+@reported
 def events(name: str | None, event_id: str | None, limit: int, as_json: bool) -> int | None:
     """List the latest events and what became of them."""
     from runyard.redaction import redact
@@ -154,7 +138,7 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
 
 
 @main.command()
-@_reported
+@reported
 def functions() -> None:
     """List the functions, what starts them, and how many invocations wait or have failed."""
     from runyard.store import database
@@ -165,14 +149,14 @@ def functions() -> None:
     if not rows:
         click.echo("No function is registered yet; they are when the code loads (`runyard up`).")
     for row in rows:
-        state = "" if row["active"] else "  (no longer in the code)"
-        click.echo(
-            f"{row['name']}  on {', '.join(row['triggers'])}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}"
-        )
+        state = "  PAUSED" if row["paused_at"] else ""
+        state += "" if row["active"] else "  (no longer in the code)"
+        started_by = ", ".join(row["triggers"]) or "its schedule"
+        click.echo(f"{row['name']}  on {started_by}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}")
 
 
 @main.command()
-@_reported
+@reported
 def migrate() -> None:
     """Bring the tables of the event table, of the project and of Dagster up to date."""
     from runyard.store.migrate import migrate as bring_up_to_date
@@ -183,7 +167,7 @@ def migrate() -> None:
 
 @main.command()
 @click.option("--settings", "show_settings", is_flag=True, help="Print every setting too, secrets as stars.")
-@_reported
+@reported
 def doctor(show_settings: bool) -> int:
     """Check database, migrations, broker, workers, daemon and keys; exit code 1 when one fails."""
     from runyard.readiness import checks, described
@@ -198,7 +182,7 @@ def doctor(show_settings: bool) -> int:
 
 
 @main.command()
-@_reported
+@reported
 def env() -> None:
     """Print the variables that Dagster's own commands need here: eval "$(runyard env)"."""
     from runyard.stack import environment
@@ -209,7 +193,7 @@ def env() -> None:
 
 
 @main.command()
-@_reported
+@reported
 def worker() -> int:
     """Run a warm worker: RUNYARD_CONCURRENCY processes with the code loaded."""
     _as_dagster_home()
@@ -220,7 +204,7 @@ def worker() -> int:
 
 @main.command()
 @click.option("--workspace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Dagster workspace file; that of the running stack by default.")
-@_reported
+@reported
 def daemon(workspace: Path | None) -> int:
     """Run the Dagster daemon, with a sensor loop that wakes at once."""
     _as_dagster_home()
@@ -232,7 +216,7 @@ def daemon(workspace: Path | None) -> int:
 @main.command()
 @click.option("--api-only", is_flag=True, help="Only the door for events, without the Dagster UI: for the side that faces the internet.")
 @click.option("--workspace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Dagster workspace file; that of the running stack by default.")
-@_reported
+@reported
 def web(api_only: bool, workspace: Path | None) -> int:
     """Serve events over HTTP, the dev page and the Dagster UI on one port."""
     _as_dagster_home()
@@ -242,7 +226,7 @@ def web(api_only: bool, workspace: Path | None) -> int:
 
 
 @main.command(hidden=True)
-@_reported
+@reported
 def postgres() -> int:
     """Keep the embedded PostgreSQL up (a part of the stack)."""
     from runyard.store.embedded import serve_embedded
@@ -251,7 +235,7 @@ def postgres() -> int:
 
 
 @main.command("code-server")
-@_reported
+@reported
 def code_server() -> int:
     """Serve the code location to daemon and web on the stack's socket; publishes the functions first."""
     _as_dagster_home()
@@ -262,7 +246,7 @@ def code_server() -> int:
 
 
 @main.command("prefix-output", hidden=True)
-@_reported
+@reported
 def prefix_output() -> int:
     """Prefix the output of the stack's processes (a part of the stack)."""
     from runyard.output import prefix_output as copy
@@ -290,3 +274,7 @@ def _workspace(given: Path | None) -> Path:
         wait_for_code_server()
         return stack_workspace()
     return settings().home / "workspace.yaml"
+
+
+for _command in commands:
+    main.add_command(_command)

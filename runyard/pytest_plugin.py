@@ -59,7 +59,7 @@ def runyard_definitions() -> Any:
 
 
 @pytest.fixture
-def yard(runyard_database: str, runyard_definitions: Any) -> "Iterator[Yard]":
+def yard(runyard_database: str, runyard_definitions: Any) -> "Iterator[Yard]":  # noqa: ARG001 (it must be there)
     """An empty event table, the functions of the definitions, and the time in the test's hands."""
     from runyard.testing import Yard, empty_event_table
 

@@ -406,3 +406,64 @@ SELECT id, name, data, source, caused_by, ts, received_at FROM runyard.events WH
 -- name: open_functions
 -- The functions that have invocations which are not final; for tests. (a small table: scanned)
 SELECT DISTINCT function FROM runyard.invocations WHERE status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') ORDER BY function
+
+-- name: count_invocations
+-- How many invocations a selection meets, and the last of them; failures that were dealt with only where they are named. (by invocations_function, invocations_event, invocations_pkey, events_pkey)
+SELECT count(*) AS count, max(invocations.id) AS upto FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
+WHERE (%(function)s::text IS NULL OR function = %(function)s) AND status = ANY (%(statuses)s)
+    AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s) AND (%(before)s::timestamptz IS NULL OR created_at < %(before)s)
+    AND (%(error)s::text IS NULL OR invocations.error->>'message' ILIKE %(error)s)
+    AND (status <> 'failed' OR dismissed_at IS NULL OR %(events)s::text[] IS NOT NULL OR %(invocations)s::bigint[] IS NOT NULL)
+    AND (%(events)s::text[] IS NULL OR event_id = ANY (%(events)s)) AND (%(invocations)s::bigint[] IS NULL OR invocations.id = ANY (%(invocations)s))
+    AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), %(filter)s::jsonpath))
+
+-- name: select_invocations
+-- The next of a selection, by id. (by invocations_pkey, events_pkey)
+SELECT invocations.id FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
+WHERE invocations.id > %(after)s AND invocations.id <= %(upto)s
+    AND (%(function)s::text IS NULL OR function = %(function)s) AND status = ANY (%(statuses)s)
+    AND (%(since)s::timestamptz IS NULL OR created_at >= %(since)s) AND (%(before)s::timestamptz IS NULL OR created_at < %(before)s)
+    AND (%(error)s::text IS NULL OR invocations.error->>'message' ILIKE %(error)s)
+    AND (status <> 'failed' OR dismissed_at IS NULL OR %(events)s::text[] IS NOT NULL OR %(invocations)s::bigint[] IS NOT NULL)
+    AND (%(events)s::text[] IS NULL OR event_id = ANY (%(events)s)) AND (%(invocations)s::bigint[] IS NULL OR invocations.id = ANY (%(invocations)s))
+    AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), %(filter)s::jsonpath))
+ORDER BY invocations.id LIMIT %(limit)s
+
+-- name: start_bulk
+-- Note a bulk before it begins. (by bulks_pkey)
+INSERT INTO runyard.bulks (id, action, selection, upto, total, finished_at)
+VALUES (%(id)s, %(action)s, %(selection)s::jsonb, %(upto)s, %(total)s, CASE WHEN %(total)s = 0 THEN now() END)
+
+-- name: bulk
+-- A bulk, for the one who goes on with it. (by bulks_pkey)
+SELECT * FROM runyard.bulks WHERE id = %(id)s FOR UPDATE
+
+-- name: bulk_progress
+-- Note how far a bulk has come. (by bulks_pkey)
+UPDATE runyard.bulks SET reached = %(reached)s, done = done + %(done)s, finished_at = CASE WHEN %(finished)s THEN now() END WHERE id = %(id)s
+RETURNING total, done, finished_at
+
+-- name: bulks
+-- The latest bulks. (a small table: scanned)
+SELECT id, action, selection, total, done, started_at, finished_at FROM runyard.bulks ORDER BY id DESC LIMIT 50
+
+-- name: replay_these
+-- Replay invocations; gives the new ones. (by invocations_pkey)
+SELECT id FROM runyard.replay_v1(%(invocations)s::bigint[], %(keep)s) AS id
+
+-- name: cancel_these
+-- Cancel invocations; gives how many were not final. (by invocations_pkey)
+SELECT runyard.cancel_v1(%(invocations)s::bigint[], %(reason)s) AS count
+
+-- name: dismiss_these
+-- Take failures off the list of dead letters; gives how many. (by invocations_pkey)
+WITH dismissed AS (
+    UPDATE runyard.invocations SET dismissed_at = runyard.now()
+    WHERE id = ANY (%(invocations)s::bigint[]) AND status = 'failed' AND dismissed_at IS NULL RETURNING id
+)
+SELECT count(*) AS count FROM dismissed
+
+-- name: dead_letters
+-- Final failures that were neither replayed nor dismissed, newest first. (by invocations_failed, events_pkey)
+SELECT * FROM runyard.dead_letters
+WHERE (%(function)s::text IS NULL OR function = %(function)s) AND (%(invocation)s::bigint IS NULL OR id = %(invocation)s) ORDER BY id DESC LIMIT %(limit)s

@@ -22,9 +22,8 @@ def store_url(server: str) -> str:
 def empty(store_url: str) -> None:
     """Begin with empty tables."""
     with database.connection() as connection:
-        connection.execute(
-            "TRUNCATE runyard.events, runyard.functions, runyard.triggers, runyard.invocations, runyard.steps, runyard.batches, runyard.workers, runyard.waits, runyard.gates RESTART IDENTITY"
-        )
+        tables = "events, functions, triggers, invocations, steps, batches, workers, waits, gates, bulks"
+        connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode())
 
 
 @pytest.fixture

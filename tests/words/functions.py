@@ -7,8 +7,29 @@ from typing import Any
 from dagster import Definitions, JobDefinition, OpDefinition, SensorDefinition, in_process_executor, job, op
 
 from runyard import (
-    Batch, BatchIOManager, Batching, CancelOn, Concurrency, Cron, Debounce, Event, Idempotency, Item, NonRetriable, Priority, RateLimit, Retry,
-    RetryAfter, Singleton, Throttle, Timeouts, Trigger, join, on_event, receive, settle,
+    Batch,
+    Batching,
+    BatchIOManager,
+    CancelOn,
+    Concurrency,
+    Cron,
+    Debounce,
+    Event,
+    Idempotency,
+    Item,
+    NonRetriable,
+    Priority,
+    RateLimit,
+    Retry,
+    RetryAfter,
+    Singleton,
+    Throttle,
+    Timeouts,
+    Trigger,
+    join,
+    on_event,
+    receive,
+    settle,
 )  # fmt: skip
 
 jobs: list[JobDefinition] = []
