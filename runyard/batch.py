@@ -77,6 +77,15 @@ class Shared:
         self.previous_runs: list[str] = []
         self.stubs = stubs.get()
 
+    def parked_rows(self) -> list[tuple[int, str, str]]:
+        """What invocations wait for: (invocation, step, kind)."""
+        return [(invocation, step, kind) for invocation, waits in self.parked.items() for step, kind in waits.items()]
+
+    def add_parked(self, rows: Sequence[tuple[int, str, str]]) -> None:
+        """Add what ops of other processes have parked."""
+        for invocation, step, kind in rows:
+            self.parked.setdefault(invocation, {})[step] = kind
+
     def check_lease(self) -> None:
         """Raise `LeaseLost` when another run has the batch."""
         if self.lease.lost.is_set():

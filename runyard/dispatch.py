@@ -234,17 +234,17 @@ def register_waits(batch_id: str, run_id: str, step: str, wanted: Sequence[Mappi
         return run(connection, "wait", step=step, wanted=json.dumps(wanted))
 
 
-def leave_out(run_id: str, op: str, invocations: Sequence[int]) -> None:
-    """Remember which invocations had left the batch of a run when an op ended."""
+def leave_out(run_id: str, op: str, left: Mapping[str, Any]) -> None:
+    """Remember which invocations had left the batch of a run when an op ended (`left`), and what they wait for (`parked`)."""
     with database.connection() as connection:
-        run(connection, "leave_out", run=run_id, op=op, invocations=list(invocations))
+        run(connection, "leave_out", run=run_id, op=op, left=json.dumps(left))
 
 
-def left_out(run_id: str, op: str) -> set[int]:
-    """The invocations that had left the batch of a run when an op ended."""
+def left_out(run_id: str) -> Mapping[str, Mapping[str, Any]]:
+    """What was remembered with `leave_out` for the batch of a run, by op."""
     with database.connection() as connection:
-        row = one(connection, "left_out", run=run_id, op=op)
-    return set(row["invocations"]) if row else set()
+        row = one(connection, "left_out", run=run_id)
+    return row["left_out"] if row else {}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from runyard.errors import DatabaseUnavailable
@@ -24,23 +25,28 @@ class Lease:
     """A held batch; `lost` is set when another run has it, `cancelled` holds the invocations that were cancelled meanwhile."""
 
     batch_id: str
+    run_id: str
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: set[int] = field(default_factory=set[int])
     interrupted: bool = False
 
 
 class Heart:
-    """The thread that renews leases; one a process, started by its first lease."""
+    """The thread that renews leases; one a process, started by its first lease.
+
+    `before_stop` is called with a run's id before it is interrupted: Dagster takes an interrupt that nobody announced for a failure.
+    """
 
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self.parent: int | None = None
+        self.before_stop: Callable[[str], None] | None = None
 
-    def hold(self, batch_id: str) -> Lease:
-        """Begin to renew a lease."""
-        lease = Lease(batch_id)
+    def hold(self, batch_id: str, run_id: str) -> Lease:
+        """Begin to renew the lease of a run."""
+        lease = Lease(batch_id, run_id)
         with self._changed:
             self._leases[batch_id] = lease
             if self._thread is None:
@@ -84,6 +90,8 @@ class Heart:
                 lease.cancelled.update(alive[batch_id]["cancelled"])
                 if alive[batch_id]["stopped"] and not lease.interrupted:
                     lease.interrupted = True
+                    if self.before_stop is not None:
+                        self.before_stop(lease.run_id)
                     os.kill(os.getpid(), signal.SIGINT)
 
 

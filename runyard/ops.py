@@ -98,7 +98,7 @@ def open_batch(batch_id: str, run_id: str, *, fresh: bool) -> Shared | None:
         return None
     function, rows, steps = begun
     items, failures = items_from_rows(rows, steps, run_id)
-    shared = Shared(batch_id, run_id, function, items, heart.hold(batch_id))
+    shared = Shared(batch_id, run_id, function, items, heart.hold(batch_id, run_id))
     shared.failures = failures
     shared.previous_runs = sorted({row["previous_run"] for row in rows} - {None, run_id})
     _open[run_id] = shared
@@ -109,7 +109,7 @@ def remember_left(run_id: str, op_name: str, batch: Batch) -> None:
     """Remember who had left a batch when an op ended: for ops of this process, and where it is anyone for those of others."""
     _left[run_id, op_name] = set(batch.left)
     if batch.left:
-        dispatch.leave_out(run_id, op_name, sorted(batch.left))
+        dispatch.leave_out(run_id, op_name, {"left": sorted(batch.left), "parked": batch.shared.parked_rows()})
 
 
 def batch_for_input(run_id: str, parent_run_id: str | None, op_name: str) -> Batch:
@@ -117,7 +117,9 @@ def batch_for_input(run_id: str, parent_run_id: str | None, op_name: str) -> Bat
     shared = _open.get(run_id) or _reopen(run_id, parent_run_id)
     left = _left.get((run_id, op_name))
     if left is None:
-        left = dispatch.left_out(run_id, op_name)
+        remembered = dispatch.left_out(run_id)
+        shared.add_parked([row for found in remembered.values() for row in found["parked"]])
+        left = set(remembered.get(op_name, {"left": []})["left"])
     return Batch(shared, left.union(item for item, failure in shared.failures.items() if failure.op == "receive"))
 
 
@@ -179,7 +181,7 @@ def _take_up(parent: Row, run_id: str) -> Shared:
     claimed = dispatch.claim_unfinished(_function(parent["function"]), parent["id"])
     resumed = open_batch(claimed, run_id, fresh=False) if claimed else None
     if resumed is None:
-        resumed = Shared(_NOTHING, run_id, parent["function"], [], Lease(_NOTHING))
+        resumed = Shared(_NOTHING, run_id, parent["function"], [], Lease(_NOTHING, run_id))
         _open[run_id] = resumed
     return resumed
 

@@ -76,13 +76,13 @@ def settle_what_is_left(instance: DagsterInstance, run_id: str) -> bool:
     Return whether there was anything left.
     """
     found = instance.get_run_by_id(run_id)
+    batch = dispatch.batch_of_run(run_id, found.tags.get(BATCH) if found is not None else None)
     if found is not None and not found.is_finished:
-        if found.status == DagsterRunStatus.CANCELING:
+        if found.status == DagsterRunStatus.CANCELING or (batch is not None and batch["cancelled"]):
             instance.report_run_canceled(found)
         else:
             instance.report_run_failed(found, "The run ended before its batch was settled.")
         found = instance.get_run_by_id(run_id)
-    batch = dispatch.batch_of_run(run_id, found.tags.get(BATCH) if found is not None else None)
     if batch is None or batch["status"] not in ("claimed", "running"):
         return False
     return release_batch(batch, found, force=True)

@@ -106,6 +106,7 @@ def _warm_up(**_: Any) -> None:
     # multiprocess executor need some.
     vars(multiprocessing.process)["_current_process"] = _main_process
     heart.parent = os.getppid()
+    heart.before_stop = _announce_stop
     dispatch.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
     _warm_instance()
@@ -139,6 +140,14 @@ def _warm_instance() -> DagsterInstance:
         _instance = _resources.enter_context(pooled_instance())
     refresh_connections(_instance)
     return _instance
+
+
+def _announce_stop(run_id: str) -> None:
+    """Tell Dagster that a run is about to be interrupted because it was cancelled."""
+    instance = _warm_instance()
+    found = instance.get_run_by_id(run_id)
+    if found is not None and not found.is_finished and found.status != DagsterRunStatus.CANCELING:
+        instance.report_run_canceling(found)
 
 
 def _execute(run_id: str) -> None:

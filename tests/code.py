@@ -3,10 +3,11 @@
 from dagster import Definitions
 
 from pipelines import definitions as project  # not its defs by name: Dagster takes one Definitions a module
-from tests.functions import breaking, breaking_sensor, spread, spread_sensor, steps, steps_sensor
+from tests.functions import jobs, schedules, sensors
 
 defs = Definitions(
-    jobs=[*(project.defs.jobs or []), steps, breaking, spread],
-    sensors=[*(project.defs.sensors or []), steps_sensor, breaking_sensor, spread_sensor],
+    jobs=[*(project.defs.jobs or []), *jobs],
+    sensors=[*(project.defs.sensors or []), *sensors],
+    schedules=[*(project.defs.schedules or []), *schedules],
     resources=project.defs.resources,
 )

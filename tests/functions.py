@@ -7,7 +7,7 @@ from typing import Any
 
 from dagster import in_process_executor, job, multiprocess_executor, op
 
-from runyard import Batch, Item, NonRetriable, Retry, RetryAfter, on_event, receive, settle
+from runyard import Batch, Concurrency, Cron, Event, Item, NonRetriable, Retry, RetryAfter, join, on_event, receive, settle
 
 
 def _leave(item: Item, step: str) -> None:
@@ -78,7 +78,79 @@ def spread() -> None:
     settle(third(second(first(receive()))))
 
 
+@op
+def nap(batch: Batch) -> Batch:
+    return batch.sleep("nap", lambda item: item.event.data.get("nap", 1.5))
+
+
+@op
+def ask(batch: Batch) -> Batch:
+    batch.send_events("ask", lambda item: Event("test/asked", {"key": item.event.data["key"]}))
+    return batch.wait_for_event("answer", "test/answered", match="data.key", timeout="1m")
+
+
+@op
+def both(batch: Batch) -> Batch:
+    return batch.map("both", lambda item: [item["answer"]["says"], item["nap"]])
+
+
+@op
+def call(batch: Batch) -> Batch:
+    return batch.invoke("call", "steps", lambda item: {"n": item.event.data["n"], "final": item.event.data.get("final", False)})
+
+
+@op
+def alone(batch: Batch) -> Batch:
+    """Says when it begins and ends, so that overlaps show."""
+
+    def do(item: Item) -> list[float]:
+        began = time.time()
+        time.sleep(0.2)
+        return [began, time.time()]
+
+    return batch.map("alone", do)
+
+
+@op
+def mourn(batch: Batch) -> Batch:
+    return batch.map("mourn", lambda item: {"of": item.event.data["event"]["id"], "message": item.event.data["error"]["message"]})
+
+
+@job(executor_def=multiprocess_executor)
+def dialog() -> None:
+    """Two branches that wait, each op in a process of its own."""
+    batch = receive()
+    settle(both(join([nap(batch), ask(batch)])))
+
+
+@job(executor_def=in_process_executor)
+def calling() -> None:
+    settle(call(receive()))
+
+
+@job(executor_def=in_process_executor)
+def one_by_one() -> None:
+    settle(alone(receive()))
+
+
+@job(executor_def=in_process_executor)
+def mourning() -> None:
+    settle(mourn(receive()))
+
+
+@job(executor_def=in_process_executor)
+def minutely() -> None:
+    settle(first(receive()))
+
+
 quick = Retry(attempts=3, delays=(0.3,), jitter=0)
 steps_sensor = on_event("test/steps", "test/also", job=steps, max_batch=500, retry=quick)
 spread_sensor = on_event("test/spread", job=spread, retry=quick)
 breaking_sensor = on_event("test/breaking", job=breaking, max_batch=10, retry=quick)
+dialog_sensor = on_event("test/dialog", job=dialog, retry=quick)
+calling_sensor = on_event("test/calling", job=calling, retry=quick, on_failure=mourning)
+one_by_one_sensor = on_event("test/narrow", job=one_by_one, max_batch=1, concurrency=Concurrency(1, key="data.tenant"))
+minutely_sensor = on_event(job=minutely, cron=Cron("* * * * *", timezone="Europe/Zurich"))
+jobs = [steps, breaking, spread, dialog, calling, one_by_one, mourning, minutely]
+sensors = [steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, calling_sensor, one_by_one_sensor, minutely_sensor]
+schedules = minutely_sensor.schedules

@@ -342,12 +342,12 @@ SELECT invocation_id FROM runyard.waits WHERE step = %(step)s AND invocation_id 
 SELECT invocation_id, done, expired, result, extract(epoch FROM due_at)::float8 AS due FROM runyard.wait_v1(%(step)s, %(wanted)s::jsonb)
 
 -- name: leave_out
--- Remember which invocations had left a batch when an op ended, for ops in other processes. (by batches_pkey)
-UPDATE runyard.batches SET left_out = left_out || jsonb_build_object(%(op)s::text, %(invocations)s::bigint[]) WHERE run_id = %(run)s AND status = 'running'
+-- Remember which invocations had left a batch when an op ended, and what they wait for, for ops in other processes. (by batches_run)
+UPDATE runyard.batches SET left_out = left_out || jsonb_build_object(%(op)s::text, %(left)s::jsonb) WHERE run_id = %(run)s AND status = 'running'
 
 -- name: left_out
--- The invocations that had left the batch of a run when an op ended. (by batches_run)
-SELECT coalesce(left_out->%(op)s, '[]'::jsonb) AS invocations FROM runyard.batches WHERE run_id = %(run)s ORDER BY claimed_at DESC LIMIT 1
+-- What was remembered so, by op. (by batches_run)
+SELECT left_out FROM runyard.batches WHERE run_id = %(run)s ORDER BY claimed_at DESC LIMIT 1
 
 -- name: request_cancel
 -- Tell the run of a batch to stop; gives the batch where it is still open. (by batches_pkey, batches_run)
@@ -357,7 +357,7 @@ RETURNING id, function, status, true AS cancelled
 
 -- name: batch_of_run
 -- The batch that a run works on, or was launched for. (by batches_run, batches_pkey)
-SELECT id, function, status, cardinality(invocations) AS size FROM runyard.batches
+SELECT id, function, status, cardinality(invocations) AS size, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS cancelled FROM runyard.batches
 WHERE run_id = %(run)s OR (id = %(batch)s AND run_id IS NULL)
 ORDER BY claimed_at DESC LIMIT 1
 
