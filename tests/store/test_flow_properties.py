@@ -1,0 +1,254 @@
+"""Random sends, claims, retries, parkings, crashes, cancels and time jumps under flow control, against a simple model in Python.
+
+The model knows in order what was sent and when. At every moment no limit is exceeded; rate limits skip exactly what the model skips; an
+awaited event is the first that fits; and after the dust settles every invocation is final exactly once.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from runyard import Event, clock, dispatch, registry, send
+from runyard.dispatch import Outcome
+from runyard.flow import Concurrency, Flow, Priority, RateLimit, Singleton, Throttle, Timeouts
+from runyard.registry import Function
+from runyard.retry import Retry
+from runyard.store import database
+from runyard.store.queries import Row
+
+ATTEMPTS = 3
+PERIOD = 60
+RATE = 3
+BURST, THROTTLE = 2, 4
+BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
+_retry = Retry(attempts=ATTEMPTS, delays=(0.0,), jitter=0)
+FUNCTIONS = {
+    "limited": Flow(concurrency=(Concurrency(3), Concurrency(1, key="data.k")), priority=Priority("data.level")),
+    "throttled": Flow(throttle=Throttle(THROTTLE, PERIOD, key="data.k", burst=BURST)),
+    "rated": Flow(rate_limit=RateLimit(RATE, PERIOD, key="data.k"), concurrency=(Concurrency(2, scope="together"),)),
+    "single": Flow(singleton=Singleton(key="data.k"), concurrency=(Concurrency(2, scope="together"),)),
+    "timed": Flow(timeouts=Timeouts(start=120, finish=300)),
+}
+FINAL = ("succeeded", "failed", "cancelled", "skipped")
+
+
+@dataclass
+class Running:
+    """A run that holds a batch."""
+
+    batch: str
+    run: str
+    function: str
+    rows: list[Row]
+
+
+class Flowing(RuleBasedStateMachine):
+    """The model: what was sent, which runs hold what, what was final already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counter = 0
+        self.waits = 0
+        self.running: list[Running] = []
+        self.sent: dict[str, list[tuple[datetime, str, str]]] = {name: [] for name in FUNCTIONS}  # (time, key, event id)
+        self.answers: list[tuple[str, str]] = []  # (key, event id)
+        self.awaited: dict[int, tuple[str, int, datetime]] = {}  # invocation -> key, answers there were when its part began, until
+        self.part_began: dict[int, int] = {}
+        self.final: dict[int, str] = {}
+        self.started: dict[int, datetime] = {}
+        functions = {name: Function(name, f"{name}_job", (f"{name}/go",), max_batch=4, retry=_retry, flow=flow) for name, flow in FUNCTIONS.items()}
+        registry._functions = functions
+        database.close_pool()
+        clock.take(BEGIN)
+        with database.connection() as connection:
+            tables = "events, functions, triggers, invocations, steps, batches, waits, gates"
+            connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode())
+            connection.execute(
+                "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 90) ON CONFLICT (name) DO UPDATE SET slots = 90, heartbeat_at = now()"
+            )
+        registry.publish()
+
+    @rule(function=st.sampled_from(sorted(FUNCTIONS)), keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=5), level=st.integers(-2, 2))
+    def send(self, function: str, keys: list[str], level: int) -> None:
+        ids = send([Event(f"{function}/go", {"k": key, "level": level}) for key in keys])
+        rows = {row["event_id"]: row["id"] for row in _rows("SELECT id, event_id FROM runyard.invocations WHERE event_id = ANY (%s)", ids)}
+        self.sent[function] += [(clock.now(), key, one) for key, one in sorted(zip(keys, ids, strict=True), key=lambda pair: rows[pair[1]])]
+
+    @rule(key=st.sampled_from("abc"))
+    def answer(self, key: str) -> None:
+        [one] = send("answer/given", {"k": key})
+        self.answers.append((key, one))
+
+    @rule(seconds=st.sampled_from([1, 7, 30, 61, 400]))
+    def jump(self, seconds: int) -> None:
+        clock.take(clock.now() + timedelta(seconds=seconds))
+
+    @rule(function=st.sampled_from(sorted(FUNCTIONS)))
+    def claim_and_begin(self, function: str) -> None:
+        dispatch.expire()
+        dispatch.match_waits()
+        for claim in dispatch.claim(registry._functions[function]) or []:
+            self.counter += 1
+            begun = dispatch.begin(claim.batch_id, f"run-{self.counter}")
+            assert begun is not None
+            _, rows, _ = begun
+            assert 0 < len(rows) <= 4
+            for row in rows:
+                assert row["id"] not in self.final and row["id"] not in {one["id"] for run in self.running for one in run.rows}
+                self.started.setdefault(row["id"], clock.now())
+                self._woken_rightly(row["id"])
+                self.part_began.setdefault(row["id"], len(self.answers))
+            self.running.append(Running(claim.batch_id, f"run-{self.counter}", function, rows))
+
+    def _woken_rightly(self, invocation: int) -> None:
+        """What was parked runs again because the first answer of its key came in time, or because its time is over."""
+        if invocation not in self.awaited:
+            return
+        key, since, until = self.awaited.pop(invocation)
+        [wait] = _rows("SELECT result->>'id' AS event FROM runyard.waits WHERE invocation_id = %s AND kind = 'event' ORDER BY id DESC LIMIT 1", invocation)
+        expected = next((one for found, one in self.answers[since:] if found == key), None)
+        if wait["event"] is None:
+            assert clock.now() >= until
+        else:
+            assert wait["event"] == expected
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def end_a_run(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(self.running))
+        outcomes: list[Outcome] = []
+        for row in run.rows:
+            wanted = data.draw(st.sampled_from(["succeeded", "failed", "queued", "park"]))
+            if wanted == "park":
+                outcomes.append(self._park(run, row))
+            elif wanted == "queued" and row["attempt"] < ATTEMPTS:
+                outcomes.append(Outcome(row["id"], "queued", delay=5.0, attempt=row["attempt"]))
+            else:
+                outcomes.append(Outcome(row["id"], "failed" if wanted == "queued" else wanted))
+        dispatch.settle(run.batch, run.run, outcomes)
+        self.running.remove(run)
+
+    @rule(function=st.sampled_from(sorted(FUNCTIONS)), key=st.sampled_from("abc"), answered=st.booleans(), late=st.booleans())
+    def park_and_wake(self, function: str, key: str, answered: bool, late: bool) -> None:
+        """One way through all of it at once, which chance alone takes too seldom."""
+        self.send(function, [key], 0)
+        self.claim_and_begin(function)
+        if late and answered:
+            self.answer(key)
+        for run in [run for run in self.running if run.function == function]:
+            dispatch.settle(run.batch, run.run, [self._park(run, row) for row in run.rows])
+            self.running.remove(run)
+        if answered and not late:
+            self.answer(key)
+        self.jump(61 if not answered else 7)
+        self.claim_and_begin(function)
+
+    def _park(self, run: Running, row: Row) -> Outcome:
+        self.waits += 1
+        step, key = f"wait-{self.waits}", row["data"]["k"]
+        asked = {"invocation": row["id"], "kind": "event", "event": "answer/given", "seconds": 50, "shape": [["data", "k"]], "wanted": [key]}
+        [wait] = dispatch.register_waits(run.batch, run.run, step, [asked])
+        expected = next((one for found, one in self.answers[self.part_began[row["id"]] :] if found == key), None)
+        assert wait["done"] == (expected is not None) and (not wait["done"] or wait["result"]["id"] == expected)
+        if wait["done"]:
+            return Outcome(row["id"], "succeeded")
+        self.awaited[row["id"]] = (key, self.part_began.pop(row["id"]), clock.now() + timedelta(seconds=50))
+        return Outcome(row["id"], "waiting", attempt=0, parked=(step,))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def lose_a_worker(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(self.running))
+        dispatch.release(run.batch, "running", "queued", attempts=ATTEMPTS, crashed=True, force=True, error='{"type": "WorkerLost", "message": ""}')
+        self.running.remove(run)
+
+    @precondition(lambda self: any(self.sent.values()))
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        count = sum(len(sent) for sent in self.sent.values())
+        chosen = data.draw(st.integers(1, count))
+        _rows("SELECT runyard.cancel(%s)", chosen)
+        self.awaited.pop(chosen, None)
+
+    @invariant()
+    def no_limit_is_exceeded(self) -> None:
+        held = _rows(
+            "SELECT invocations.function, events.data->>'k' AS k FROM runyard.invocations JOIN runyard.events ON events.id = event_id"
+            " WHERE invocations.status IN ('claimed', 'running')"
+        )
+        by_function = Counter(row["function"] for row in held)
+        assert by_function["limited"] <= 3 and by_function["rated"] + by_function["single"] <= 2
+        assert max(Counter(row["k"] for row in held if row["function"] in ("limited",)).values(), default=0) <= 1
+
+    @invariant()
+    def a_singleton_is_single(self) -> None:
+        rows = _rows(
+            "SELECT events.data->>'k' AS k FROM runyard.invocations JOIN runyard.events ON events.id = event_id"
+            " WHERE function = 'single' AND started_at IS NOT NULL AND invocations.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')"
+        )
+        assert max(Counter(row["k"] for row in rows).values(), default=0) <= 1
+
+    @invariant()
+    def a_throttle_is_kept_in_every_window(self) -> None:
+        rows = _rows(
+            "SELECT events.data->>'k' AS k, array_agg(started_at ORDER BY started_at) AS at FROM runyard.invocations JOIN runyard.events ON events.id = event_id"
+            " WHERE function = 'throttled' AND started_at IS NOT NULL GROUP BY 1"
+        )
+        for row in rows:
+            for first in row["at"]:
+                assert sum(first <= at < first + timedelta(seconds=PERIOD) for at in row["at"]) <= THROTTLE + BURST - 1
+
+    @invariant()
+    def what_is_final_stays_so(self) -> None:
+        rows = {row["id"]: row["status"] for row in _rows("SELECT id, status FROM runyard.invocations")}
+        assert len(rows) == sum(len(sent) for sent in self.sent.values())
+        for invocation, status in self.final.items():
+            assert rows[invocation] == status
+        self.final = {invocation: status for invocation, status in rows.items() if status in FINAL}
+
+    def teardown(self) -> None:
+        """Let the dust settle: what is open ends, time passes, and then everything is final and rightly skipped."""
+        for run in self.running:
+            dispatch.settle(run.batch, run.run, [Outcome(row["id"], "succeeded") for row in run.rows])
+        for _ in range(200):
+            if not _rows("SELECT id FROM runyard.invocations WHERE status <> ALL (%s) LIMIT 1", list(FINAL)):
+                break
+            dispatch.expire()
+            dispatch.match_waits()
+            for function in registry._functions.values():
+                for claim in dispatch.claim(function) or []:
+                    begun = dispatch.begin(claim.batch_id, "last")
+                    assert begun is not None
+                    dispatch.settle(claim.batch_id, "last", [Outcome(row["id"], "succeeded") for row in begun[1]])
+            clock.take(clock.now() + timedelta(seconds=20))
+        open_ones = _rows("SELECT id, function, status FROM runyard.invocations WHERE status <> ALL (%s)", list(FINAL))
+        self._skipped_rightly()
+        clock.take(None)
+        database.close_pool()
+        assert open_ones == []
+
+    def _skipped_rightly(self) -> None:
+        statuses = {row["event_id"]: row for row in _rows("SELECT event_id, status, error->>'message' AS why FROM runyard.invocations WHERE function = 'rated'")}
+        taken: dict[str, list[datetime]] = {}
+        for at, key, event_id in self.sent["rated"]:
+            row = statuses[event_id]
+            if row["status"] == "cancelled":
+                # Cancelled before the gate saw it, or after: both are right, and the second takes a place.
+                return
+            fits = sum(earlier > at - timedelta(seconds=PERIOD) for earlier in taken.setdefault(key, [])) < RATE
+            assert (row["status"] != "skipped") == fits, (at, key, row)
+            if fits:
+                taken[key].append(at)
+
+
+def _rows(statement: str, *parameters: object) -> list[Row]:
+    with database.connection() as connection:
+        return list(connection.execute(statement.encode(), parameters).fetchall())
+
+
+TestFlowing = Flowing.TestCase
+TestFlowing.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
