@@ -46,8 +46,8 @@ _TOKEN = re.compile(
       | (?P<number>(?:0[xX][0-9A-Fa-f]+(?:_[0-9A-Fa-f]+)*|0[oO][0-7]+(?:_[0-7]+)*|0[bB][01]+(?:_[01]+)*
           |(?:(?:0|[1-9]\d*(?:_\d+)*)(?:\.(?:\d+(?:_\d+)*)?)?|\.\d+(?:_\d+)*)(?:[eE][+-]?\d+(?:_\d+)*)?)(?![A-Za-z0-9_]))
       | (?P<string>"(?:[^"\\]|\\.)*")
-      | (?P<variable>\$(?:"(?:[^"\\]|\\.)*"|[A-Za-z_][\w]*))
-      | (?P<word>[A-Za-z_][\w$]*)
+      | (?P<variable>\$(?:"(?:[^"\\]|\\.)*"|[^\s?%$.\[\]{}()|&!=<>@\#,*:+/"\\-]+))
+      | (?P<word>(?!\d)[^\s?%$.\[\]{}()|&!=<>@\#,*:+/"\\-]+)(?!/\*)
       | (?P<sign>\*\*|&&|\|\||==|!=|<>|<=|>=|[-+*/%<>=!()\[\]{}.,?@$])""",
     re.VERBOSE | re.DOTALL,
 )
@@ -85,8 +85,8 @@ class _Parser:
             self._at += 1
         self._condition_or_value()
         if self._kind() != "end":
-            # What was tried last and came furthest says it better than where the rest begins.
-            if self._furthest is not None and self._furthest.position > self._tokens[self._at][2]:
+            # What came furthest of all that was tried says it better than where the rest begins.
+            if self._furthest is not None and self._furthest.position >= self._tokens[self._at][2]:
                 raise self._furthest
             self._fail("the end was expected")
 
@@ -228,8 +228,10 @@ class _Parser:
                 self._fail("last has a meaning only inside [ ]")
             self._at += 1
         elif self._accept("("):
-            self._condition_or_value()
+            condition = self._condition_or_value()
             self._expect(")")
+            if condition and self._text() not in (".", "[", "?"):
+                self._fail("a condition in brackets is no value here")
         else:
             self._fail("a value was expected: $, a text, a number")
 
@@ -277,6 +279,9 @@ class _Parser:
             self._fail("the name of a field was expected; one with other characters stands in double quotes")
         name = self._text()
         self._at += 1
+        if self._text() == "(" and name not in {"datetime", *_METHODS, *_METHODS_WITH_NUMBERS}:
+            self._at -= 1
+            self._fail(f"there is no method {name}()")
         if self._accept("("):
             self._arguments(name)
 
@@ -298,7 +303,4 @@ class _Parser:
                 if self._kind() != "number":
                     self._fail("a number was expected")
                 self._at += 1
-        elif method not in _METHODS:
-            self._at -= 1
-            self._fail(f"there is no method {method}()")
         self._expect(")")

@@ -15,6 +15,7 @@ from typing import Any
 from dagster import BetaWarning, DefaultSensorStatus, JobDefinition, RunRequest, ScheduleDefinition, SensorDefinition, SensorEvaluationContext, SkipReason
 
 from runyard import dispatch, reaper, registry
+from runyard.errors import InvalidOption
 from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Flow, Idempotency, Priority, RateLimit, Singleton, Throttle, Timeouts
 from runyard.listener import listener
 from runyard.registry import Function
@@ -94,7 +95,10 @@ def on_event(
     )  # fmt: skip
     if cron is not None:
         flow = overlap_limits(called, cron, flow)
-    triggers = tuple(event if isinstance(event, Trigger) or filter is None else Trigger(event, filter) for event in events)
+    try:
+        triggers = tuple(event if isinstance(event, Trigger) or filter is None else Trigger(event, filter) for event in events)
+    except InvalidOption as error:
+        raise InvalidOption(f"on_event for {called}: {error}") from None
     function = Function(called, job.name, triggers, max_batch, retry or Retry(), flow, cron is not None)
     schedules = schedules_of(function, cron, job) if cron is not None else []
     functions = [(function, job)]

@@ -1,0 +1,149 @@
+"""Options that cannot be right are refused when the code loads, with function and field."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from dagster import job
+
+from runyard import (
+    Batching,
+    CancelOn,
+    Concurrency,
+    Cron,
+    Debounce,
+    Idempotency,
+    InvalidOption,
+    NonRetriable,
+    Priority,
+    RateLimit,
+    Retry,
+    Singleton,
+    Throttle,
+    Timeouts,
+    Trigger,
+    clock,
+    on_event,
+    receive,
+    registry,
+    settle,
+)  # fmt: skip
+from runyard.durations import seconds
+from runyard.moments import moment
+
+
+@job
+def some_job() -> None:
+    settle(receive())
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Concurrency(0), "Concurrency(limit=0)"),
+        (lambda: Concurrency(1, key="tenant id"), "Concurrency(key=...): 'tenant id' is no path"),
+        (lambda: Concurrency(1, key="payload.x"), "is no path"),
+        (lambda: Concurrency(1, key="id.x"), "is no path"),
+        (lambda: Throttle(1, 0), "Throttle(period=...)"),
+        (lambda: Throttle(2, 60, burst=3), "no more than the limit"),
+        (lambda: RateLimit(0, 60), "RateLimit(limit=0)"),
+        (lambda: RateLimit(1, "often"), "no length of time"),
+        (lambda: Debounce("0.5s"), "Debounce(period=...)"),
+        (lambda: Debounce(10, longest=5), "no less than the period"),
+        (lambda: Batching(5001), "Batching(size=5001)"),
+        (lambda: Batching(10, "11m"), "Batching(wait=...)"),
+        (lambda: Priority("data level"), "is no path"),
+        (lambda: Priority("$.data.level *"), "at character"),
+        (lambda: Priority("data.level", low=5, high=1), "bounds within"),
+        (lambda: Singleton("wait"), "'skip' or 'cancel'"),  # type: ignore[arg-type]
+        (lambda: Idempotency("order"), "is no path"),
+        (lambda: Timeouts(), "give start, finish or both"),
+        (lambda: Timeouts(start="0s"), "Timeouts(start=...)"),
+        (lambda: CancelOn("cart/*"), "without a wildcard"),
+        (lambda: CancelOn("a/b", match="cart"), "CancelOn(match=...)"),
+        (lambda: CancelOn("a/b", filter="$.x =="), "at character 7"),
+        (lambda: Trigger("a/b", "$.data.x > "), "the filter of a/b: not SQL/JSON path at character 12"),
+        (lambda: Trigger(""), "event name"),
+        (lambda: Cron("* * * * *", timezone="Mars/Olympus"), "no time zone"),
+        (lambda: Cron("* * * * *", overlap="drop"), "give skip, queue, allow"),  # type: ignore[arg-type]
+        (lambda: Retry(by_type={"ValueError": None}), "exception classes"),  # type: ignore[dict-item]
+    ],
+)
+def test_a_word_that_cannot_be_right_is_refused_with_its_field(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(InvalidOption) as refused:
+        make()
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch": Batching(), "singleton": Singleton()}, "on_event(batch=..., singleton=...) for some_job contradict"),
+        ({"batch": Batching(), "debounce": Debounce(5)}, "on_event(batch=..., debounce=...) for some_job"),
+        ({"batch": Batching(), "priority": 5}, "on_event(batch=..., priority=...) for some_job"),
+        ({"batch": Batching(), "throttle": Throttle(1, 60)}, "on_event(batch=..., throttle=...) for some_job"),
+        ({"batch": Batching(), "cron": Cron("* * * * *")}, "overlap='allow'"),
+        ({"priority": 601}, "on_event(priority=601) for some_job"),
+        ({"concurrency": [Concurrency(1), Concurrency(2)]}, "two limits"),
+        ({"filter": "$.data.x > @"}, "on_event for some_job: the filter of a/b"),
+        ({"cron": Cron("every day")}, "for some_job: no cron expression"),
+        ({"max_batch": 0}, "on_event(max_batch=0) for some_job"),
+    ],
+)
+def test_a_combination_that_contradicts_itself_is_refused_with_the_function(options: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_functions", {})
+    with pytest.raises(InvalidOption) as refused:
+        on_event("a/b", job=some_job, **options)
+    assert says in str(refused.value)
+
+
+def test_a_function_needs_something_that_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_functions", {})
+    with pytest.raises(InvalidOption, match="at least one event name, or cron"):
+        on_event(job=some_job)
+
+
+def test_a_shared_limit_is_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_functions", {})
+    on_event("a/b", job=some_job, name="one", concurrency=Concurrency(2, scope="account"))
+    with pytest.raises(InvalidOption, match=r"the limit 3 in two and 2 in one"):
+        on_event("a/b", job=some_job, name="two", concurrency=Concurrency(3, scope="account"))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [(90, 90), ("30s", 30), ("1h30m", 5400), ("1.5d", 129_600), ("2w", 1_209_600), ("250ms", 0.25), (timedelta(minutes=2), 120)],
+)
+def test_lengths_of_time_are_read_as_people_write_them(given: Any, found: float) -> None:
+    assert seconds(given, "x") == found
+
+
+def test_the_most_special_type_of_an_error_decides() -> None:
+    import random
+
+    rules = Retry(attempts=3, delays=(10,), jitter=0, by_type={OSError: None, ConnectionError: Retry(attempts=9, delays=(1,), jitter=0)})
+    dice = random.Random(0)
+    found = [rules.delay_after(error, 2, dice) for error in (ConnectionResetError(), FileNotFoundError(), ValueError(), NonRetriable())]
+    assert found == [1, None, 10, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("tuesday", "2026-11-24T00:00"),
+        ("wednesday", "2026-11-18T00:00"),
+        ("yesterday", "2026-11-24T00:00"),
+        ("2h", "2026-11-25T10:00"),
+        ("2026-11-01", "2026-11-01T00:00"),
+        ("2026-11-01T08:30", "2026-11-01T08:30"),
+    ],
+)
+def test_moments_are_read_as_people_name_them(given: str, expected: str) -> None:
+    clock.take(datetime(2026, 11, 25, 12, tzinfo=UTC).astimezone().replace(hour=12).astimezone(UTC))
+    try:
+        assert f"{moment(given, '--since').astimezone():%Y-%m-%dT%H:%M}" == expected
+    finally:
+        clock.take(None)
+    with pytest.raises(InvalidOption, match="--since 'noon'"):
+        moment("noon", "--since")
