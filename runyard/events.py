@@ -11,8 +11,10 @@ Events of a type that the catalog knows must fit it; others are taken as they ar
 
 import importlib
 import json
+import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,12 +36,23 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _WIRE_FIELDS = frozenset({"name", "data", "id", "ts", "user", "v", "meta"})
 
 
+_last_ulid = 0
+_ulid_lock = threading.Lock()
+
+
 def new_ulid(millis: int | None = None) -> str:
     """Return a ULID: 26 characters that sort by time (milliseconds since the epoch), the rest random.
 
-    The form is that of the ULID specification (48 bits of time, 80 of randomness, Crockford's base 32).
+    The form is that of the ULID specification (48 bits of time, 80 of randomness, Crockford's base 32). Those that this process makes of the
+    present time sort in the order in which they were made: within a millisecond each is the one before plus one, as the specification has it.
     """
-    number = (int(time.time() * 1000) if millis is None else millis) << 80 | secrets.randbits(80)
+    global _last_ulid
+    number = (int(time.time() * 1000) if millis is None else millis) << 80 | secrets.randbits(79)
+    if millis is None:
+        with _ulid_lock:
+            if number >> 80 <= _last_ulid >> 80:
+                number = _last_ulid + 1
+            _last_ulid = number
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
@@ -238,3 +251,13 @@ def _dumps(value: object) -> str:
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "an array", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
     return names.get(type(value), type(value).__name__)
+
+
+def _after_fork() -> None:
+    """A child goes on from a place of its own: what its parent makes next it may not make too."""
+    global _last_ulid, _ulid_lock
+    _last_ulid, _ulid_lock = 0, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -232,6 +232,11 @@ class Yard:
         with database.connection() as connection:
             return [Event(row["name"], row["data"], id=row["id"]) for row in run(connection, "events_named", name=name)]
 
+    def invocations(self, function: str) -> list[Invocation]:
+        """All invocations of a function, oldest first."""
+        with database.connection() as connection:
+            return [Invocation(row["id"]) for row in run(connection, "invocations_of_function", function=function)]
+
     def claim(self, function: str) -> list[str]:
         """Claim what is due of a function and leave it at that, as a worker does that is lost before it begins; return the batch ids."""
         found = registry.find(function)

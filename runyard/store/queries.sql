@@ -467,3 +467,7 @@ SELECT count(*) AS count FROM dismissed
 -- Final failures that were neither replayed nor dismissed, newest first. (by invocations_failed, events_pkey)
 SELECT * FROM runyard.dead_letters
 WHERE (%(function)s::text IS NULL OR function = %(function)s) AND (%(invocation)s::bigint IS NULL OR id = %(invocation)s) ORDER BY id DESC LIMIT %(limit)s
+
+-- name: invocations_of_function
+-- All invocations of a function, oldest first; for tests. (by invocations_function)
+SELECT id FROM runyard.invocations WHERE function = %(function)s ORDER BY created_at, id

@@ -105,3 +105,8 @@ def test_the_bad_one_of_several_is_named() -> None:
 
 def test_a_name_without_a_type_is_taken_as_it_is() -> None:
     assert Event("order/placed", {"anything": [1, 2]}).checked()
+
+
+def test_ids_sort_in_the_order_in_which_they_were_made() -> None:
+    made = [new_ulid() for _ in range(5000)]
+    assert made == sorted(made) and len(set(made)) == 5000
