@@ -12,7 +12,8 @@ from runyard import BatchIOManager, registry
 from runyard.testing import Yard, empty_event_table
 from tests.conftest import ROOT, use_database
 
-PAGES = sorted((ROOT / "docs" / "words").glob("*.md"))
+WORDS = sorted((ROOT / "docs" / "words").glob("*.md"))
+PAGES = [ROOT / "docs" / "testing.md", *WORDS]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -47,7 +48,7 @@ def test_an_example_does_what_its_page_says(page: Path, example: dict[str, Any])
             test(yard)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", WORDS, ids=lambda page: page.stem)
 def test_a_page_says_what_every_page_says(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert [heading for heading in ("## Example", "## In the Dagster UI", "## Beside Inngest") if heading not in text] == []

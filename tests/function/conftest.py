@@ -31,11 +31,34 @@ def instance(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield made
 
 
+@pytest.fixture(scope="package")
+def runyard_database(instance: DagsterInstance) -> str:
+    """The same database for the kit."""
+    return database.database_url()
+
+
+@pytest.fixture
+def runyard_definitions(sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch) -> Definitions:
+    """Runyard's own functions, with a fake SendGrid."""
+    monkeypatch.setenv("SENDGRID_API_KEY", sendgrid.key)
+    from pipelines.email import send_email
+
+    return Definitions(
+        jobs=[send_email],
+        resources={
+            "io_manager": BatchIOManager(), "messages": EmailMessages(),
+            "mailer": SendGridMailer(api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0),
+        },
+    )  # fmt: skip
+
+
 @pytest.fixture(autouse=True)
 def empty(instance: DagsterInstance) -> None:
     """Begin with empty tables."""
     with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.batches, app.email_messages, app.suppressions RESTART IDENTITY")
+        connection.execute(
+            "TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.batches, runyard.waits, app.email_messages, app.suppressions RESTART IDENTITY"
+        )
 
 
 @pytest.fixture
