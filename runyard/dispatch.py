@@ -6,6 +6,8 @@ taken away changes nothing and raises `LeaseLost`.
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,6 +27,9 @@ from runyard.store.queries import Row, one, run
 WAITING_PER_SLOT = 1
 _SLOTS_WITHOUT_WORKERS = 2
 _worker_name = socket.gethostname()
+
+_matching = threading.Lock()
+_match_began = 0.0
 
 Result = TypeVar("Result")
 
@@ -138,15 +143,24 @@ def pause(function: str, paused: bool) -> bool:
 
 
 def match_waits() -> int:
-    """Match the events that came since the last call with what waits for events; return how many waits are over."""
-    with database.transaction() as connection:
-        row = one(connection, "match")
+    """Match the events that came since the last call with what waits for events; return how many waits are over.
+
+    Many sensors wake at once: who had to wait for another's call that began after its own has nothing left to match.
+    """
+    global _match_began
+    asked = time.monotonic()
+    with _matching:
+        if _match_began > asked:
+            return 0
+        _match_began = time.monotonic()
+        with database.connection() as connection:
+            row = one(connection, "match")
     return int(row["count"]) if row else 0
 
 
 def expire() -> int:
     """Cancel what a timeout has caught; return how many."""
-    with database.transaction() as connection:
+    with database.connection() as connection:
         row = one(connection, "expired")
     return int(row["count"]) if row else 0
 

@@ -109,3 +109,20 @@ def test_after_a_restart_of_the_database_everything_goes_on(stack: Stack) -> Non
     for event_id in [*before, *after]:
         assert event_id is not None and settled(event_id, 60)["status"] == "succeeded"
     stack.wait_ready()
+
+
+def test_what_sleeps_and_waits_lives_through_the_death_of_everything(stack: Stack) -> None:
+    ids = send([Event("test/dialog", {"key": f"fault{n}", "nap": 8}) for n in range(3)])
+    with database.connection() as connection:
+        statement = b"SELECT id FROM runyard.invocations WHERE event_id = ANY (%s) AND status IN ('waiting', 'sleeping')"
+        wait_until(lambda: len(connection.execute(statement, (ids,)).fetchall()) == 3, 60)
+    olds = {part: stack.pid(part) for part in ("daemon", "worker", "code")}
+    for old in olds.values():
+        kill_tree(old)
+    send([Event("test/answered", {"key": f"fault{n}", "says": n}) for n in range(3)])
+    rows = [settled(one, 90) for one in ids]
+    assert [(row["status"], row["output"]) for row in rows] == [("succeeded", [n, None]) for n in range(3)]
+    with database.connection() as connection:
+        asked = connection.execute("SELECT count(*) AS n FROM runyard.events WHERE name = 'test/asked' AND data->>'key' LIKE 'fault%'").fetchone()
+    assert asked == {"n": 3}
+    stack.wait_ready()

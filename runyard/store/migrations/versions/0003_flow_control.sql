@@ -103,7 +103,8 @@ BEGIN
         FROM grouped
     ),
     put_off AS (
-        UPDATE runyard.invocations SET due_at = least(ranked.at + period, ranked.start + longest)
+        UPDATE runyard.invocations SET due_at = least(ranked.at + period, ranked.start + longest),
+            expires_at = expires_at + (least(ranked.at + period, ranked.start + longest) - due_at)
         FROM ranked WHERE invocations.id = ranked.id AND ranked.from_last = 1
     ),
     kept AS (

@@ -1,0 +1,112 @@
+"""What runs leave behind that end outside of their ops, and time-tables."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, DagsterRun, build_run_status_sensor_context
+
+from runyard import Cron, clock, dispatch, operations
+from runyard.schedules import send_scheduled
+from runyard.store import database
+from runyard.tags import BATCH
+from runyard.testing import Yard
+from tests.words import functions
+
+
+@pytest.fixture
+def instance() -> Iterator[DagsterInstance]:
+    """An instance whose runs nobody works on."""
+    with DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def _dead_run(instance: DagsterInstance, batch: str, end: Callable[[DagsterInstance, DagsterRun], Any]) -> DagsterRun:
+    job = functions.defs.get_job_def("plain")
+    run = instance.create_run_for_job(job, tags={BATCH: batch})
+    end(instance, run)
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None and found.is_finished
+    return found
+
+
+@pytest.mark.parametrize(
+    ("end", "sensor", "status", "attempt"),
+    [
+        (lambda instance, run: instance.report_run_failed(run, "the code does not load"), operations.sensors[0], "queued", 1),
+        (lambda instance, run: instance.report_run_canceled(run, "terminated"), operations.sensors[1], "cancelled", 0),
+    ],
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_a_dead_run_left_is_settled_by_the_sensors(yard: Yard, instance: DagsterInstance, end: Any, sensor: Any, status: str, attempt: int, begun: bool) -> None:
+    sent = yard.send("plain/go")
+    [batch] = yard.claim("plain")
+    run = _dead_run(instance, batch, end)
+    if begun:
+        assert dispatch.begin(batch, run.run_id) is not None
+    event = next(record.event_log_entry.dagster_event for record in instance.get_records_for_run(run.run_id).records if record.event_log_entry.dagster_event)
+    context = build_run_status_sensor_context(sensor_name=sensor.name, dagster_instance=instance, dagster_run=run, dagster_event=event)
+    assert "were settled" in sensor(context).skip_message
+    assert (sent.invocation.status, sent.invocation.attempt) == (status, max(attempt, int(begun)))
+    assert "nothing was left" in sensor(context).skip_message
+    if status == "queued":
+        yard.advance("1m")
+        assert sent.invocation.status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "late", "says", "sent"),
+    [
+        ("last", "1m", "sent", 1),
+        ("none", "1h", "not made up for", 0),
+        ("none", "1m", "sent", 1),
+        ("last", "1h", "sent", 1),
+        ("last", "3d", "a later time stands for it", 0),
+        ("all", "3d", "sent", 1),
+    ],
+)
+def test_a_missed_time_is_made_up_for_as_its_time_table_says(yard: Yard, catch_up: Any, late: str, says: str, sent: int) -> None:
+    at = datetime(2026, 3, 1, 1, tzinfo=UTC)
+    clock.take(at)
+    yard.advance(late)
+    cron = Cron("0 2 * * *", timezone="Europe/Zurich", catch_up=catch_up)
+    assert says in send_scheduled("nightly", cron, cron.schedule, at)
+    assert len(yard.sent("runyard/function.scheduled")) == sent
+
+
+def test_a_tick_that_dagster_repeats_starts_nothing_twice(yard: Yard) -> None:
+    at = yard.now
+    for _ in range(2):
+        send_scheduled("nightly", Cron("0 2 * * *"), "0 2 * * *", at)
+    yard.work()
+    assert [one.status for one in yard.invocations("nightly")] == ["succeeded"]
+
+
+def test_a_time_that_meets_an_earlier_one_still_under_way_is_skipped_or_queued(yard: Yard) -> None:
+    for function in ("nightly", "queueing"):
+        for minute in range(2):
+            send_scheduled(function, Cron("* * * * *"), "* * * * *", yard.now - timedelta(minutes=minute))
+    [first] = yard.claim("nightly")
+    [second] = yard.claim("queueing")
+    assert sorted(one.status for one in yard.invocations("nightly")) == ["claimed", "skipped"]
+    assert sorted(one.status for one in yard.invocations("queueing")) == ["claimed", "queued"]
+    yard.execute("nightly", first)
+    yard.execute("queueing", second)
+    yard.work()
+    assert [one.status for one in yard.invocations("queueing")] == ["succeeded", "succeeded"]
+
+
+def test_a_schedule_is_made_by_the_same_call() -> None:
+    [schedule] = [one for one in functions.schedules if one.name == "nightly_schedule"]
+    assert (schedule.cron_schedule, schedule.execution_timezone, schedule.job_name) == ("0 2 * * *", "Europe/Zurich", "nightly")
+
+
+def test_what_means_nothing_any_more_is_forgotten(yard: Yard) -> None:
+    yard.send("rated/go", {"user": 1})
+    yard.send("sleeper/go", {"nap": 60})
+    yard.advance("1m")
+    yard.advance("3h")
+    dispatch.forget()
+    with database.connection() as connection:
+        assert connection.execute("SELECT (SELECT count(*) FROM runyard.gates) + (SELECT count(*) FROM runyard.waits) AS n").fetchall() == [{"n": 0}]
