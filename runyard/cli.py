@@ -132,6 +132,8 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
         click.echo(redact(f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}"))
         if event_id:
             for invocation in row["invocations"]:
+                for wait in invocation["waits"]:
+                    click.echo(f"    {wait['step']}: waits for {wait['event'] or 'its time'} until {wait['until']}")
                 for step in invocation["steps"]:
                     click.echo(redact(f"    {step['step']}: {json.dumps(step['error'] or step['output'])[:200]}"))
     return None

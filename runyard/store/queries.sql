@@ -362,7 +362,7 @@ WHERE run_id = %(run)s OR (id = %(batch)s AND run_id IS NULL)
 ORDER BY claimed_at DESC LIMIT 1
 
 -- name: recent_events
--- The newest events, with their invocations and steps as JSON. (by events_received_at, events_pkey, invocations_event, steps_pkey)
+-- The newest events, with their invocations, steps and waits as JSON. (by events_received_at, events_pkey, invocations_event, steps_pkey, waits_invocation_id_step_key)
 SELECT events.id, events.name, events.data, events.source, events.ts, events.received_at, coalesce(found.invocations, '[]'::jsonb) AS invocations
 FROM (
     SELECT * FROM runyard.events
@@ -373,6 +373,8 @@ LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(
         'id', invocations.id, 'function', invocations.function, 'status', invocations.status, 'attempt', invocations.attempt,
         'due_at', invocations.due_at, 'run_id', invocations.run_id, 'output', invocations.output, 'error', invocations.error, 'priority', invocations.priority, 'replay_of', invocations.replay_of,
+        'waits', (SELECT coalesce(jsonb_agg(jsonb_build_object('step', waits.step, 'kind', waits.kind, 'event', waits.event, 'until', waits.expires_at)), '[]')
+            FROM runyard.waits WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel' AND waits.resolved_at IS NULL AND invocations.status IN ('sleeping', 'waiting')),
         'steps', (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'step', steps.step, 'attempt', steps.attempt, 'output', steps.output, 'error', steps.error,
             'milliseconds', round((extract(epoch FROM steps.finished_at - steps.started_at) * 1000)::numeric, 1)

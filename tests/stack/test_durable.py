@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import urllib.request
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from runyard import Event, send
 from runyard.store import database
 from tests.conftest import ROOT, event, settled, wait_until
-from tests.stack.conftest import finished, graphql
+from tests.stack.conftest import address, finished, graphql
 
 pytestmark = pytest.mark.usefixtures("stack")
 
@@ -30,10 +31,13 @@ def status(event_id: str) -> str:
 
 
 def test_parallel_branches_park_and_go_on_in_linked_runs() -> None:
-    [event_id] = send("test/dialog", {"key": "d1"})
+    [event_id] = send("test/dialog", {"key": "d1", "nap": 12})
     [asked] = wait_until(lambda: rows("SELECT id FROM runyard.events WHERE name = 'test/asked' AND data->>'key' = 'd1'"))
     wait_until(lambda: status(event_id) in ("waiting", "sleeping"))
     assert rows("SELECT id FROM runyard.batches WHERE function = 'dialog' AND status IN ('claimed', 'running')") == []
+    assert "answer: waits for test/answered until" in command("events", "--id", event_id).stdout
+    with urllib.request.urlopen(address(f"/dev?id={event_id}"), timeout=30) as page:
+        assert "waits for test/answered until" in page.read().decode()
     send("test/answered", {"key": "d1", "says": "yes"})
     row = settled(event_id, 60)
     assert (row["status"], row["output"], row["attempt"]) == ("succeeded", ["yes", None], 1)
