@@ -26,6 +26,9 @@ from runyard.store.queries import Row, one, run
 # next runs, few enough that what arrives meanwhile still joins a larger batch.
 WAITING_PER_SLOT = 1
 _SLOTS_WITHOUT_WORKERS = 2
+# A call looks at 150 lanes: a tick looks at 15,000 that cannot go before it waits for something to change, and goes on there.
+_MOST_LOOKS = 100
+_MOST_EXPIRED = 500
 _worker_name = socket.gethostname()
 
 _matching = threading.Lock()
@@ -74,7 +77,7 @@ def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) 
     batch_id = new_ulid()
     parameters: dict[str, Any] = {"function": function.name, "max_batch": function.largest, "batch": batch_id}
     if function.flow.laned:
-        row = _unless_deadlocked(lambda: one(connection, "claim_lanes", just=just, **parameters))
+        row = _claim_lanes(connection, just, parameters)
     elif just is not None:
         row = one(connection, "claim_these", just=just, function=function.name, batch=batch_id)
     else:
@@ -82,6 +85,16 @@ def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) 
     if row is None or not row["size"]:
         return None
     return Claim(batch_id, row["size"], row.get("event_id") if row["size"] == 1 else None, row.get("previous_run"))
+
+
+def _claim_lanes(connection: Any, just: Sequence[int] | None, parameters: dict[str, Any]) -> Row | None:
+    """Claim by lanes; where those that a call looks at can all not go now, look at the next ones."""
+    row: Row | None = None
+    for _ in range(_MOST_LOOKS):
+        row = _unless_deadlocked(lambda: one(connection, "claim_lanes", just=just, **parameters))
+        if row is None or row["size"] or not row["more"]:
+            break
+    return row
 
 
 def _unless_deadlocked(do: Callable[[], Result]) -> Result:
@@ -160,9 +173,13 @@ def match_waits() -> int:
 
 def expire() -> int:
     """Cancel what a timeout has caught; return how many."""
+    total = 0
     with database.connection() as connection:
-        row = one(connection, "expired")
-    return int(row["count"]) if row else 0
+        while row := one(connection, "expired"):
+            total += int(row["count"])
+            if row["count"] < _MOST_EXPIRED:
+                break
+    return total
 
 
 def forget() -> None:

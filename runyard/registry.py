@@ -55,7 +55,7 @@ class Function:
     @property
     def largest(self) -> int:
         """The most invocations that one run takes."""
-        return min(self.flow.batch.size, self.max_batch) if self.flow.batch else self.max_batch
+        return self.flow.batch.size if self.flow.batch else self.max_batch
 
     @property
     def event(self) -> str:

@@ -69,7 +69,7 @@ def on_event(
     cron
         A time-table; its schedules are the sensor's `schedules`.
     max_batch
-        The most invocations that one run takes: 1 to 5,000. 1 gives every event a run of its own.
+        The most invocations that one run takes: 1 to 5,000. 1 gives every event a run of its own. With `batch` its size says so.
     retry
         How often a failed step is tried, and when; 5 attempts by default.
     priority

@@ -100,7 +100,7 @@ SELECT count(*) AS size, min(event_id) AS event_id, CASE WHEN min(run_id) = max(
 
 -- name: claim_lanes
 -- As `claim`, for a function with flow control: within its limits, in turn from lane to lane. (by invocations_lane)
-SELECT size, event_id, previous_run FROM runyard.claim_v1(%(function)s, %(batch)s, %(max_batch)s, %(just)s::bigint[])
+SELECT size, event_id, previous_run, more FROM runyard.claim_v1(%(function)s, %(batch)s, %(max_batch)s, %(just)s::bigint[])
 
 -- name: claim_these
 -- Claim these invocations of a function without flow control, for a run that was launched for them. (by invocations_pkey)
@@ -302,11 +302,11 @@ freed AS (
 SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM lease
 
 -- name: expired
--- Cancel what a timeout has caught; gives how many. A hundred at a time. (by invocations_expiring)
+-- Cancel what a timeout has caught, five hundred at a time; gives how many. (by invocations_expiring)
 SELECT runyard.cancel_v1(array_agg(id), 'timeout: it did not begin or end in time') AS count FROM (
     SELECT id FROM runyard.invocations
     WHERE expires_at <= runyard.now() AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
-    ORDER BY expires_at LIMIT 100
+    ORDER BY expires_at LIMIT 500
 ) AS late HAVING count(*) > 0
 
 -- name: match

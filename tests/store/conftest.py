@@ -19,11 +19,14 @@ def store_url(server: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def empty(store_url: str) -> None:
-    """Begin with empty tables."""
+def empty(store_url: str) -> Iterator[None]:
+    """Begin with empty tables; leave the registered functions as they were."""
+    before = registry._functions
     with database.connection() as connection:
         tables = "events, functions, triggers, invocations, steps, batches, workers, waits, gates, bulks"
         connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode())
+    yield
+    registry._functions = before
 
 
 @pytest.fixture

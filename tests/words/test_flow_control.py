@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from runyard import Event, dispatch, registry
+from runyard.events import rows_as_json
 from runyard.store import database
 from runyard.testing import Invocation, Sent, Yard
 
@@ -336,6 +337,38 @@ def test_new_keys_in_the_code_reach_what_waits_already(yard: Yard, monkeypatch: 
     registry.publish()
     yard.work()
     assert set(statuses(sent)) == {"succeeded"}
+
+
+def test_a_lane_that_may_go_is_found_behind_many_that_may_not(yard: Yard) -> None:
+    send(yard, "throttled_by", *[{"tenant": f"t{n:04}"} for n in range(700)])
+    yard.work()
+    send(yard, "throttled_by", *[{"tenant": f"t{n:04}"} for n in range(700)])
+    [free] = send(yard, "throttled_by", {"tenant": "zz"})
+    yard.work()
+    assert free.invocation.status == "succeeded"
+    assert rows("SELECT count(*) AS n FROM runyard.invocations WHERE status = 'queued'") == [{"n": 700}]
+
+
+def test_a_launch_by_hand_keeps_the_limits_and_leaves_the_rest_to_the_sensor(yard: Yard) -> None:
+    limited = registry.find("limited")
+    assert limited is not None
+    events = rows_as_json([Event("limited/go", {"tenant": 1}) for _ in range(5)], target="limited")
+    batch = dispatch.claim_events(limited, events, "launch")
+    assert batch is not None and len(in_batch(batch)) == 2
+    assert dispatch.claim_events(limited, rows_as_json([Event("limited/go", {"tenant": 1})], target="limited"), "launch") is None
+    yard.execute("limited", batch)
+    again = dispatch.claim_replay(limited, batch)
+    assert again is not None and len(in_batch(again)) == 2
+    yard.execute("limited", again)
+    yard.work()
+    assert rows("SELECT DISTINCT status FROM runyard.invocations") == [{"status": "succeeded"}]
+
+
+def test_many_timeouts_are_caught_at_once(yard: Yard) -> None:
+    sent = send(yard, "late_end", *[{"n": n} for n in range(1200)])
+    yard.work()
+    yard.advance("1m")
+    assert Counter(statuses(sent)) == {"cancelled": 1200}
 
 
 def test_an_invocation_is_shown_with_what_it_is(yard: Yard) -> None:

@@ -189,17 +189,19 @@ $$;
 -- Claim due invocations of a function with lanes: by priority, then in turn from lane to lane, within every limit.
 -- `just` restricts it to these (which are taken although the function is paused). Gives a row, of size 0 when nothing may go.
 -- No row is locked before it is taken: no other claim of the function runs, and what is cancelled at this moment is not taken.
--- A call looks at a bounded number of lanes, from behind the one that was served last. (by invocations_lane, batches_open, gates_pkey)
+-- A call looks at a bounded number of lanes, from behind the one that was served last; `more` says that nothing could go in those, and others are left. (by invocations_lane, batches_open, gates_pkey)
 CREATE FUNCTION runyard.claim_v1(name text, batch text, most integer, just bigint[] DEFAULT NULL,
-    OUT size integer, OUT event_id text, OUT previous_run text)
+    OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean)
 LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     fn       runyard.functions;
     batching boolean;
     lanes_at_once CONSTANT integer := 150;
     last_lane text;
+    looked_at integer;
 BEGIN
     size := 0;
+    more := false;
     SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_v1.name;
     IF NOT FOUND OR (fn.paused_at IS NOT NULL AND just IS NULL) THEN
         RETURN;
@@ -310,8 +312,10 @@ BEGIN
     )
     SELECT count(*), min(taken.event_id), CASE WHEN min(taken.run_id) = max(taken.run_id) THEN min(taken.run_id) END,
         coalesce((SELECT lane FROM chosen ORDER BY position DESC LIMIT 1),
-            CASE WHEN (SELECT count(*) FROM lanes) >= lanes_at_once THEN (SELECT lane FROM lanes ORDER BY position DESC LIMIT 1) END)
-    INTO size, event_id, previous_run, last_lane FROM taken;
+            CASE WHEN (SELECT count(*) FROM lanes) >= lanes_at_once THEN (SELECT lane FROM lanes ORDER BY position DESC LIMIT 1) END),
+        (SELECT count(*) FROM lanes)
+    INTO size, event_id, previous_run, last_lane, looked_at FROM taken;
+    more := size = 0 AND just IS NULL AND looked_at >= lanes_at_once;
     IF last_lane IS NOT NULL AND last_lane <> fn.turn AND just IS NULL THEN
         UPDATE runyard.functions SET turn = last_lane WHERE functions.name = fn.name;
     END IF;

@@ -173,7 +173,7 @@ END $$;
 -- Take up again what failed, was cancelled, or waits for another attempt. Gives the ids that are due now. (by invocations_pkey)
 CREATE FUNCTION runyard.requeue_v1(ids bigint[]) RETURNS SETOF bigint LANGUAGE sql AS $$
     UPDATE runyard.invocations SET status = 'queued', due_at = runyard.now(), finished_at = NULL, output = NULL, error = NULL,
-        cancel_requested_at = NULL, expires_at = NULL, admitted = true,
+        cancel_requested_at = NULL, expires_at = NULL, dismissed_at = NULL, admitted = true,
         lane = CASE WHEN keys IS NOT NULL THEN array_to_string(keys[1:(functions.flow->>'lanes')::integer], chr(31)) || chr(30) END
     FROM runyard.functions
     WHERE id = ANY (ids) AND functions.name = invocations.function AND status IN ('queued', 'failed', 'cancelled')
