@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from runyard import Event, dispatch, send
+from runyard import Event, dispatch, registry, send
+from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Flow, Idempotency, RateLimit, Singleton, Throttle, Timeouts
 from runyard.registry import Function
 from runyard.store import database
 from runyard.store.queries import statements
@@ -51,3 +52,58 @@ def _nodes(plan: dict[str, object]) -> list[dict[str, object]]:
     children = plan.get("Plans", [])
     assert isinstance(children, list)
     return [plan, *[node for child in children for node in _nodes(child)]]
+
+
+FLOWS = {
+    "limits": Flow(
+        concurrency=(Concurrency(5, key="data.k"), Concurrency(9)), throttle=Throttle(600, 60, key="data.k", burst=100), timeouts=Timeouts(start=60, finish=60)
+    ),
+    "gates": Flow(rate_limit=RateLimit(50, 60, key="data.k"), idempotency=Idempotency("data.n"), debounce=Debounce(1, key="data.n")),
+    "single": Flow(singleton=Singleton("cancel", key="data.n"), cancel_on=(CancelOn("other/event", match="data.k"),)),
+    "gathered": Flow(batch=Batching(5, 1, key="data.k")),
+}
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_flow_control_and_waits_never_scan_a_large_table(function: Function, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    made = Function(name, "some_job", (f"{name}/go",), flow=FLOWS[name])
+    listening = Function("listening", "some_job", ("runyard/function.finished",))
+    monkeypatch.setattr(registry, "_functions", {name: made, "listening": listening})
+    registry.publish()
+    with database.connection() as connection:
+        statement = (
+            "INSERT INTO runyard.invocations (event_id, function, status, finished_at, keys)"
+            " SELECT 'old' || n, %s, 'succeeded', now(), '{}' FROM generate_series(1, 60000) AS n"
+        )
+        connection.execute(statement.encode(), (name,))
+        connection.execute("INSERT INTO runyard.events (id, name, target) SELECT 'old' || n, 'other/event', 'nobody' FROM generate_series(1, 60000) AS n")
+        connection.execute("ANALYZE runyard.invocations, runyard.events")
+    before = _scans()
+    send([Event(f"{name}/go", {"k": n % 3, "n": n}) for n in range(30)])
+    for claim in dispatch.claim(made) or []:
+        begun = dispatch.begin(claim.batch_id, "run-1")
+        assert begun is not None
+        invocations = [row["id"] for row in begun[1]]
+        asked = [{"invocation": one, "kind": "event", "event": "other/event", "seconds": 60, "shape": [["data", "k"]], "wanted": [7]} for one in invocations]
+        dispatch.register_waits(claim.batch_id, "run-1", "wait", asked)
+        dispatch.settle(claim.batch_id, "run-1", [dispatch.Outcome(one, "waiting", parked=("wait",)) for one in invocations])
+    send("other/event", {"k": 7})
+    dispatch.match_waits()
+    dispatch.expire()
+    for claim in dispatch.claim(made) or []:
+        begun = dispatch.begin(claim.batch_id, "run-2")
+        assert begun is not None
+        dispatch.settle(claim.batch_id, "run-2", [dispatch.Outcome(row["id"], "succeeded") for row in begun[1]])
+    dispatch.seconds_until_due(made)
+    dispatch.forget()
+    assert _scans() == before
+
+
+def _scans() -> dict[str, int]:
+    with database.connection() as connection:
+        connection.execute("SELECT pg_stat_force_next_flush()")
+        connection.execute("SELECT 1")
+        rows = connection.execute(
+            "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'runyard' AND relname IN ('invocations', 'events', 'steps')"
+        ).fetchall()
+    return {str(row["relname"]): int(str(row["seq_scan"])) for row in rows}

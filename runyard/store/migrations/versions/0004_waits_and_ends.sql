@@ -34,9 +34,10 @@ END $$;
 
 -- Match events with waits, under the lock: of given invocations all events since each wait's own moment,
 -- else (NULL) those that were committed since the last call. The first event that fits resolves a wait. Gives how many were resolved.
+-- PostgreSQL cannot guess how few events a snapshot leaves, and would rather read them all: hence no sequential scans.
 -- (by waits_event, events_name, waits_pkey, invocations_pkey)
 CREATE FUNCTION runyard.match_v1(of bigint[] DEFAULT NULL, at_step text DEFAULT NULL) RETURNS integer
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET enable_seqscan = off AS $$
 DECLARE
     before pg_snapshot;
     cancels bigint[];
