@@ -19,8 +19,10 @@ from runyard.settings import settings
 from runyard.store.queries import Row
 from runyard.tags import BATCH
 
+FORGET_SECONDS = 300.0
 _sweeping = threading.Lock()
 _last_sweep = 0.0
+_last_forgotten = 0.0
 
 
 def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
@@ -35,12 +37,20 @@ def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
         if time.monotonic() - _last_sweep >= settings().lease_seconds / 6:
             _last_sweep = time.monotonic()
             dispatch.expire()
-            dispatch.forget()
+            _forget_if_time()
             overdue = dispatch.overdue()
             if overdue:
                 free(instance(), overdue)
     finally:
         _sweeping.release()
+
+
+def _forget_if_time() -> None:
+    """Delete what means nothing any more, every few minutes: it reads whole tables, though small ones."""
+    global _last_forgotten
+    if time.monotonic() - _last_forgotten >= FORGET_SECONDS:
+        _last_forgotten = time.monotonic()
+        dispatch.forget()
 
 
 def free(instance: DagsterInstance, overdue: Sequence[Row]) -> None:

@@ -315,7 +315,7 @@ SELECT CASE WHEN EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND r
     THEN (SELECT runyard.match_v1() FROM runyard.lock_waits_v1()) ELSE 0 END AS count
 
 -- name: forget
--- Rows that mean nothing any more: gates of keys that are quiet, waits that outlived their invocation. (by gates_pkey, waits_pkey: small tables)
+-- Rows that mean nothing any more: gates of keys that are quiet, waits that outlived their invocation. (gates and waits are scanned)
 WITH quiet AS (
     DELETE FROM runyard.gates WHERE until < runyard.now() - interval '1 hour' AND gate <> 'singleton'
 )

@@ -120,6 +120,21 @@ def test_an_event_that_is_committed_late_is_not_missed(yard: Yard, runyard_datab
     assert sent.invocation.status == "succeeded"
 
 
+def test_an_event_of_a_transaction_that_sees_no_wait_is_not_missed(yard: Yard, runyard_database: str) -> None:
+    import psycopg
+
+    with psycopg.connect(runyard_database) as application:
+        application.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        application.execute("SELECT count(*) FROM runyard.waits")  # what it sees is fixed here, before there is a wait
+        sent = yard.send("waiter/go", {"order": 7})
+        yard.work()
+        assert sent.invocation.status == "waiting"
+        application.execute("SELECT runyard.send('answer/given', '{\"order\": 7}')")
+        application.commit()
+    yard.work()
+    assert sent.invocation.status == "succeeded"
+
+
 def test_an_event_while_the_worker_is_lost_is_not_missed(yard: Yard) -> None:
     sent = yard.send("waiter/go", {"order": 7})
     [batch] = yard.claim("waiter")

@@ -204,7 +204,7 @@ COMMENT ON VIEW runyard.dead_letters IS 'Final failures that were neither replay
 
 -- Every end of an invocation, whoever writes it: its waits go, and internal events tell of it where somebody listens.
 -- What internal events set off tells of nothing in turn, so that no function can run in a loop on ends. (by waits_event, waits_invocation_id_step_key, events_pkey)
-CREATE FUNCTION runyard.ended_v1() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION runyard.ended_v1() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     heard boolean;
 BEGIN
