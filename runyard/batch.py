@@ -82,14 +82,14 @@ class Shared:
         return [(invocation, step, kind) for invocation, waits in self.parked.items() for step, kind in waits.items()]
 
     def add_parked(self, rows: Sequence[tuple[int, str, str]]) -> None:
-        """Add what ops of other processes have parked."""
+        """Add what invocations wait for, as `parked_rows` gives it: those of this process, or what ops of others have parked."""
         for invocation, step, kind in rows:
             self.parked.setdefault(invocation, {})[step] = kind
 
     def check_lease(self) -> None:
         """Raise `LeaseLost` when another run has the batch."""
         if self.lease.lost.is_set():
-            raise LeaseLost(f"batch {self.id} is no longer this run's: another run goes on with it")
+            raise LeaseLost(self.id)
 
 
 class Batch:
@@ -231,10 +231,6 @@ class Batch:
         """The batch behind several ops that ran beside each other: without those that left it in any of them."""
         return Batch(self.shared, self.left.union(*(other.left for other in others)))
 
-    def view(self) -> "Batch":
-        """A batch of its own for another op: who leaves there has not left here."""
-        return Batch(self.shared, set(self.left))
-
     def fail(self, item: Item, failure: Failure) -> None:
         """Take an invocation out of the batch."""
         self.shared.failures.setdefault(item.id, failure)
@@ -242,7 +238,7 @@ class Batch:
 
     def leave_parked(self, item: Item, step: str, kind: str) -> None:
         """Take an invocation out of the batch until what it waits for at a step is over."""
-        self.shared.parked.setdefault(item.id, {})[step] = kind
+        self.shared.add_parked([(item.id, step, kind)])
         self.left.add(item.id)
 
     def _todo(self, step: str) -> list[Item]:

@@ -175,7 +175,7 @@ def expire() -> int:
     """Cancel what a timeout has caught; return how many."""
     total = 0
     with database.connection() as connection:
-        while row := one(connection, "expired"):
+        while row := one(connection, "expired", limit=_MOST_EXPIRED):
             total += int(row["count"])
             if row["count"] < _MOST_EXPIRED:
                 break
@@ -219,25 +219,21 @@ def begin(batch_id: str, run_id: str, *, fresh: bool = True) -> tuple[str, list[
 Kept = tuple[int, int, str | None, str | None, float, float]
 
 
-def keep(batch_id: str, run_id: str, step: str, results: Sequence[Kept], *, events: str | None = None) -> list[str]:
+def keep(batch_id: str, run_id: str, step: str, results: Sequence[Kept], *, events: str | None = None) -> None:
     """Keep results of a step: (invocation, attempt, output JSON, error JSON, start, end in epoch seconds); raises `LeaseLost`.
 
-    `events` (as `rows_as_json` gives them) are sent with it, all in one transaction; their ids are returned.
+    `events` (as `rows_as_json` gives them) are sent with it, all in one transaction.
     """
     invocations, attempts, outputs, errors, started, finished = (list(column) for column in zip(*results, strict=True))
     with database.connection() if events is None else database.transaction() as connection:
-        sent = [] if events is None else [row["id"] for row in run(connection, "send", events=events, source="step")]
+        if events is not None:
+            run(connection, "send", events=events, source="step")
         row = one(
             connection, "keep_steps", batch=batch_id, run=run_id, step=step, invocations=invocations,
             attempts=attempts, outputs=outputs, errors=errors, started=started, finished=finished,
         )  # fmt: skip
         if row is None:
-            raise _lost(batch_id)
-    return sent
-
-
-def _lost(batch_id: str) -> LeaseLost:
-    return LeaseLost(f"batch {batch_id} is no longer this run's: another run goes on with it")
+            raise LeaseLost(batch_id)
 
 
 def register_waits(batch_id: str, run_id: str, step: str, wanted: Sequence[Mapping[str, Any]], children: Callable[[set[int]], str | None] | None = None) -> list[Row]:
@@ -256,7 +252,7 @@ def register_waits(batch_id: str, run_id: str, step: str, wanted: Sequence[Mappi
     with database.transaction() as connection:
         run(connection, "lock_waits")
         if one(connection, "hold", batch=batch_id, run=run_id) is None:
-            raise _lost(batch_id)
+            raise LeaseLost(batch_id)
         if children is not None:
             known = {row["invocation_id"] for row in run(connection, "waiting_already", step=step, invocations=invocations)}
             events = children(set(invocations) - known)
@@ -310,7 +306,7 @@ def settle(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
             parked=[invocation for invocation, _ in parked], steps=[step for _, step in parked],
         )  # fmt: skip
     if row is None:
-        raise _lost(batch_id)
+        raise LeaseLost(batch_id)
 
 
 def release(

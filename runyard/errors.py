@@ -36,6 +36,9 @@ class LeaseLost(RunyardError):
     Nothing it does is kept from then on. No action is needed: the other run does the work.
     """
 
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"batch {batch_id} is no longer this run's: another run goes on with it")
+
 
 class NothingToDo(RunyardError):
     """Seen in a run that was launched without events, or whose events another run has taken."""

@@ -5,8 +5,6 @@
     defs = Definitions(jobs=[..., *operations.jobs], sensors=[..., *operations.sensors], ...)
 """
 
-from datetime import datetime
-
 from dagster import (
     DagsterRunStatus,
     DailyPartitionsDefinition,
@@ -50,16 +48,12 @@ def replay_invocations(context: OpExecutionContext) -> None:
     """Replay what came within the run's partition."""
     window = context.partition_time_window
     config = context.op_config
-    selection = bulk.Selection(function=config["function"], status=tuple(config["status"]), since=_utc(window.start), until=_utc(window.end))
+    selection = bulk.Selection(function=config["function"], status=tuple(config["status"]), since=window.start, until=window.end)
     last = None
     for last in bulk.perform(selection, "replay", keep=config["keep_steps"]):
         context.log.info(f"{last.done} of {last.total}")
     if last is not None:
         context.add_output_metadata({"replayed": last.done, "bulk": last.bulk})
-
-
-def _utc(at: datetime) -> datetime:
-    return datetime.fromtimestamp(at.timestamp()).astimezone()
 
 
 @job(

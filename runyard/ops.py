@@ -128,7 +128,7 @@ def _reopen(run_id: str, parent_run_id: str | None) -> Shared:
     if own is not None:
         shared = open_batch(own["id"], run_id, fresh=False)
         if shared is None:
-            raise LeaseLost(f"batch {own['id']} is no longer this run's: another run goes on with it")
+            raise LeaseLost(own["id"])
         return shared
     parent = dispatch.batch_of_run(parent_run_id) if parent_run_id else None
     if parent is None:

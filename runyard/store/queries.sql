@@ -302,11 +302,11 @@ freed AS (
 SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM lease
 
 -- name: expired
--- Cancel what a timeout has caught, five hundred at a time; gives how many. (by invocations_expiring)
+-- Cancel what a timeout has caught, so many at a time; gives how many. (by invocations_expiring)
 SELECT runyard.cancel_v1(array_agg(id), 'timeout: it did not begin or end in time') AS count FROM (
     SELECT id FROM runyard.invocations
     WHERE expires_at <= runyard.now() AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
-    ORDER BY expires_at LIMIT 500
+    ORDER BY expires_at LIMIT %(limit)s
 ) AS late HAVING count(*) > 0
 
 -- name: match
@@ -372,7 +372,7 @@ FROM (
 LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(
         'id', invocations.id, 'function', invocations.function, 'status', invocations.status, 'attempt', invocations.attempt,
-        'due_at', invocations.due_at, 'run_id', invocations.run_id, 'output', invocations.output, 'error', invocations.error, 'priority', invocations.priority, 'replay_of', invocations.replay_of,
+        'due_at', invocations.due_at, 'run_id', invocations.run_id, 'output', invocations.output, 'error', invocations.error, 'replay_of', invocations.replay_of,
         'waits', (SELECT coalesce(jsonb_agg(jsonb_build_object('step', waits.step, 'kind', waits.kind, 'event', waits.event, 'until', waits.expires_at)), '[]')
             FROM runyard.waits WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel' AND waits.resolved_at IS NULL AND invocations.status IN ('sleeping', 'waiting')),
         'steps', (SELECT coalesce(jsonb_agg(jsonb_build_object(
@@ -394,16 +394,15 @@ SELECT extract(epoch FROM min(expires_at) - runyard.now())::float8 AS seconds FR
 WHERE expires_at IS NOT NULL AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
 
 -- name: invocations_of_event
--- The invocations of an event, with their steps and what these sent as JSON. (by invocations_event, steps_pkey, events_caused_by)
+-- The invocations of an event, or one by its id, with their steps as JSON. (by invocations_event, invocations_pkey, steps_pkey)
 SELECT invocations.*,
     (SELECT coalesce(jsonb_object_agg(step, jsonb_build_object('output', steps.output, 'error', steps.error, 'tries', steps.tries)), '{}')
-     FROM runyard.steps WHERE invocation_id = invocations.id) AS steps,
-    (SELECT coalesce(jsonb_agg(events.id ORDER BY events.id), '[]') FROM runyard.events WHERE caused_by = invocations.id) AS sent
+     FROM runyard.steps WHERE invocation_id = invocations.id) AS steps
 FROM runyard.invocations WHERE (event_id = %(event)s OR id = %(invocation)s) ORDER BY id
 
 -- name: events_named
 -- Events of a name, oldest first. (by events_name)
-SELECT id, name, data, source, caused_by, ts, received_at FROM runyard.events WHERE name = %(name)s ORDER BY xid, id
+SELECT id, name, data FROM runyard.events WHERE name = %(name)s ORDER BY xid, id
 
 -- name: open_functions
 -- The functions that have invocations which are not final; for tests. (a small table: scanned)

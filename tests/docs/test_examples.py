@@ -65,7 +65,7 @@ def test_every_word_has_a_page() -> None:
         "rate_limit": "rate-limit", "idempotency": "idempotency", "debounce": "debounce", "batch": "batch", "singleton": "singleton", "timeouts": "timeouts",
         "cancel_on": "cancel-on", "on_failure": "callbacks", "on_success": "callbacks", "max_batch": "batch",
     }  # fmt: skip
-    plumbing = {"fail", "leave_parked", "live", "view", "function", "events", "job", "name", "description"}
+    plumbing = {"fail", "leave_parked", "live", "function", "events", "job", "name", "description"}
     steps = {name for name, value in vars(Batch).items() if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))}
     words = (steps | set(inspect.signature(on_event).parameters)) - plumbing
     assert {word for word in words if word not in pages} == set()
