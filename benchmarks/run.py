@@ -3,7 +3,6 @@
 Names given as arguments choose some of them: idle, latency, single, burst, ingest, claim, flow, stock.
 """
 
-import asyncio
 import json
 import os
 import shutil
@@ -18,13 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 
 from benchmarks.flow import flow
+from benchmarks.ingest import ingest
 from benchmarks.machine import cpu_seconds, machine
 from runyard import Event, registry, send
-from runyard.events import millis, new_ulid
+from runyard.events import new_ulid
 from runyard.registry import Function
 from runyard.settings import settings
 from runyard.stack import Stack
@@ -38,8 +37,6 @@ BURST = 20_000
 SINGLES = 150
 LATENCY_EVENTS = 60
 IDLE_SECONDS = 30
-INGEST_SECONDS = 6
-CONNECTIONS = 16
 STOCK_RUNS = 10
 STOCK_LIMIT_SECONDS = 240
 CLAIM_ROUNDS = 9
@@ -105,35 +102,6 @@ def _wait(function: str, seconds: float = 180) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"{function} is not done after {seconds} s")
-
-
-def ingest() -> Result:
-    """Events over HTTP on 16 kept connections, one a request and in arrays of 100; each makes an invocation."""
-    later = millis() + 86_400_000
-    one = json.dumps({"name": "bench/single", "data": {"n": 1}, "ts": later}).encode()
-    hundred = b"[" + b",".join([one] * 100) + b"]"
-    return {
-        "single_requests_per_s": round(asyncio.run(_post(one))),
-        "events_per_s_in_arrays_of_100": round(100 * asyncio.run(_post(hundred))),
-    }
-
-
-async def _post(body: bytes) -> float:
-    url = f"http://127.0.0.1:{settings().port}/e/bench"
-    done = 0
-
-    async def client() -> None:
-        nonlocal done
-        async with httpx.AsyncClient() as http:
-            while time.monotonic() < deadline:
-                answer = await http.post(url, content=body)
-                assert answer.status_code == 200, answer.text
-                done += 1
-
-    deadline = time.monotonic() + INGEST_SECONDS
-    began = time.monotonic()
-    await asyncio.gather(*[client() for _ in range(CONNECTIONS)])
-    return done / (time.monotonic() - began)
 
 
 def claim() -> Result:
@@ -281,7 +249,7 @@ ALONE: dict[str, Callable[[], Result]] = {"claim": claim, "flow": flow, "stock":
 WANTED: dict[tuple[str, str], tuple[str, float]] = {
     ("idle", "percent_of_one_core"): ("<", 5), ("latency", "p50_s"): ("<", 0.5), ("latency", "p99_s"): ("<", 1.5), ("single", "runs_per_s"): (">", 5),
     ("burst", "events_per_s"): (">", 2000), ("claim", "ratio"): ("<", 1.3), ("flow", "by_tenant_ratio"): ("<", 2), ("flow", "limits_ratio"): ("<", 2),
-    ("single", "times_stock_dagster"): (">", 30),
+    ("single", "times_stock_dagster"): (">", 30), ("ingest", "single_requests_per_s"): (">", 2000), ("ingest", "events_per_s_in_arrays_of_100"): (">", 20_000),
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from runyard.events import Event, EventData, catalog
 from runyard.keeping import Keeper, Result, attempt, attempt_all
 from runyard.lease import Lease
 from runyard.outcomes import Failure
+from runyard.reporting import Reporter
 from runyard.retry import Retry
 from runyard.store.queries import Row
 
@@ -54,6 +55,15 @@ class Item:
     data: Any
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
     tries: dict[str, int] = field(default_factory=dict[str, int])
+    reporter: Reporter | None = None
+
+    def progress(self, percent: float, text: str = "") -> None:
+        """Say how far the step is that runs now: 0 to 100 per cent, and a line of text.
+
+        Clients see it at once in the stream of the invocation. More than ten a second are left out, except the last (100 per cent).
+        """
+        if self.reporter is not None:
+            self.reporter.report(self.id, percent, text)
 
     def __getitem__(self, step: str) -> Any:
         """The kept result of an earlier step; raises KeyError with the names there are."""
@@ -242,7 +252,11 @@ class Batch:
         self.left.add(item.id)
 
     def _todo(self, step: str) -> list[Item]:
-        return [item for item in self.live() if step not in item.outputs]
+        todo = [item for item in self.live() if step not in item.outputs]
+        reporter = Reporter(self.shared.id, self.shared.run_id, step)
+        for item in todo:
+            item.reporter = reporter
+        return todo
 
     def _drop_cancelled(self) -> None:
         for item in self.shared.items:

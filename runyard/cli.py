@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from runyard.cli_invocations import commands
+from runyard.cli_keys import keys
 from runyard.cli_reporting import reported
 from runyard.errors import InvalidEvent, RunyardError
 from runyard.settings import settings
@@ -278,5 +279,5 @@ def _workspace(given: Path | None) -> Path:
     return settings().home / "workspace.yaml"
 
 
-for _command in commands:
+for _command in (*commands, keys):
     main.add_command(_command)

@@ -9,6 +9,8 @@ An event type is a pydantic model of the event's data::
 Events of a type that the catalog knows must fit it; others are taken as they are.
 """
 
+import base64
+import binascii
 import importlib
 import json
 import os
@@ -27,11 +29,13 @@ from runyard.errors import InvalidEvent
 from runyard.settings import settings
 
 MAX_EVENT_BYTES = 512 * 1024
+MAX_DEPTH = 100
 MAX_NAME = 512
 INTERNAL_PREFIXES = ("runyard/", "inngest/")
 _EARLIEST_MS = 315_532_800_000  # 1980-01-01, the range of Inngest's event API
 _LATEST_MS = 4_102_444_800_000  # 2100-01-01
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_SEED = re.compile(r"([0-9]{1,15}),([A-Za-z0-9+/]{14}==)")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _WIRE_FIELDS = frozenset({"name", "data", "id", "ts", "user", "v", "meta"})
 
@@ -53,6 +57,30 @@ def new_ulid(millis: int | None = None) -> str:
             if number >> 80 <= _last_ulid >> 80:
                 number = _last_ulid + 1
             _last_ulid = number
+    return _as_ulid(number)
+
+
+def seeded_ulids(seed: str, count: int) -> list[str] | None:
+    """The ids that a seed gives to the events of a request, the same whenever it is sent again; None for a malformed seed.
+
+    A seed is `<milliseconds>,<base64 of 10 bytes>`. The i-th event, from 1, has these milliseconds and bytes, with i added to the last four, taken
+    as a big-endian number (the header `x-inngest-event-id-seed` of Inngest's event API).
+    """
+    found = _SEED.fullmatch(seed)
+    if found is None:
+        return None
+    try:
+        entropy = base64.b64decode(found[2], validate=True)
+    except binascii.Error:
+        return None
+    at = int(found[1])
+    if len(entropy) != 10 or not _EARLIEST_MS <= at <= _LATEST_MS:
+        return None
+    head, tail = int.from_bytes(entropy[:6]), int.from_bytes(entropy[6:])
+    return [_as_ulid(at << 80 | head << 32 | (tail + number) % 2**32) for number in range(1, count + 1)]
+
+
+def _as_ulid(number: int) -> str:
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
@@ -80,8 +108,8 @@ class Event:
         In a step: the event's own id (a ULID).
     ts
         When it happened, milliseconds since the epoch; in the future it schedules the event. None: now.
-    user, v
-        As in Inngest's event API: the user it is about, and the version of the data's form.
+    user, v, meta
+        As in Inngest's event API: the user it is about, the version of the data's form, and what an SDK says of the event besides.
     """
 
     name: str
@@ -90,6 +118,7 @@ class Event:
     ts: int | None = None
     user: Mapping[str, Any] | None = None
     v: str | None = None
+    meta: Mapping[str, Any] | None = None
 
     @classmethod
     def from_wire(cls, raw: object) -> "Event":
@@ -103,7 +132,7 @@ class Event:
             raise InvalidEvent("missing; give the event a name, as in email/send.requested", "name")
         return cls(
             name=raw["name"], data={} if raw.get("data") is None else raw["data"], id=raw.get("id") or None,
-            ts=raw.get("ts") or None, user=raw.get("user"), v=raw.get("v"),
+            ts=raw.get("ts") or None, user=raw.get("user"), v=raw.get("v"), meta=raw.get("meta"),
         )  # fmt: skip
 
     def checked(self) -> "Event":
@@ -112,16 +141,17 @@ class Event:
             raise InvalidEvent(f"must be text of 1 to {MAX_NAME} characters", "name")
         if self.name.startswith(INTERNAL_PREFIXES):
             raise InvalidEvent("names that begin with runyard/ or inngest/ are kept for internal events; choose another", "name")
-        for name, kind in (("id", str), ("v", str)):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, kind):
-                raise InvalidEvent(f"must be text, not {_kind(value)}", name)
+        for name, text in (("id", self.id), ("v", self.v)):
+            if text is not None and (not isinstance(text, str) or len(text) > MAX_NAME):
+                raise InvalidEvent(f"must be text of up to {MAX_NAME} characters", name)
         if self.ts is not None and (isinstance(self.ts, bool) or not isinstance(self.ts, int) or not _EARLIEST_MS <= self.ts <= _LATEST_MS):
             raise InvalidEvent("must be milliseconds since the epoch, between the years 1980 and 2100", "ts")
-        for name, value in (("data", self.data), ("user", self.user)):
+        for name, value in (("data", self.data), ("user", self.user), ("meta", self.meta)):
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidEvent(f"must be a JSON object, not {_kind(value)}", name)
-        size = len(_dumps(dict(self.data)).encode())
+            if _deeper_than(MAX_DEPTH, value):
+                raise InvalidEvent(f"is nested more than {MAX_DEPTH} levels deep", name)
+        size = sum(len(_dumps(dict(part)).encode()) for part in (self.data, self.user, self.meta) if part)
         if size > MAX_EVENT_BYTES:
             raise InvalidEvent(f"has {size} bytes; an event may have {MAX_EVENT_BYTES} (512 KiB). Keep large things elsewhere and send where they are", "data")
         catalog.check(self)
@@ -130,7 +160,7 @@ class Event:
     def to_row(self) -> dict[str, Any]:
         """The event as an element of the array that the SQL function `runyard.send_v1` takes."""
         row: dict[str, Any] = {"ulid": new_ulid(), "name": self.name, "data": dict(self.data)}
-        for key in ("id", "ts", "user", "v"):
+        for key in ("id", "ts", "user", "v", "meta"):
             if (value := getattr(self, key)) is not None:
                 row[key] = value
         return row
@@ -202,6 +232,12 @@ class Catalog:
         except ValidationError as error:
             raise _as_invalid_event(error) from None
 
+    def schema(self, name: str) -> dict[str, Any] | None:
+        """The JSON Schema of the data of events of this name, None for a name without a type."""
+        self.load()
+        model = self._types.get(name)
+        return model.model_json_schema() if model is not None else None
+
     def check(self, event: Event) -> None:
         """Raise `InvalidEvent` when the event does not fit its type."""
         self.parse(event.name, event.data)
@@ -246,6 +282,19 @@ def _dumps(value: object) -> str:
     if _NUL.search(text):
         raise InvalidEvent("holds the character NUL (\\u0000), which PostgreSQL cannot keep in JSON; remove it", "data")
     return text
+
+
+def _deeper_than(limit: int, value: object) -> bool:
+    """Whether objects and arrays are nested more than so many levels deep; level by level, so that no depth is too deep to be told."""
+    level: list[Any] = [value]
+    for _ in range(limit + 1):
+        level = [
+            child for parent in level for child in (parent.values() if isinstance(parent, Mapping) else parent if isinstance(parent, list) else ())
+            if isinstance(child, Mapping | list)
+        ]  # fmt: skip
+        if not level:
+            return False
+    return True
 
 
 def _kind(value: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dagster import DagsterInstance
 from dagster._daemon.controller import get_daemon_statuses
 
+from runyard import keys
 from runyard.errors import RunyardError
 from runyard.settings import Settings, settings
 from runyard.store import database
@@ -26,10 +27,10 @@ class Check:
 def checks() -> list[Check]:
     """All checks; those that need the database are not tried when it is away."""
     found = [_check("database", _database)]
-    needing = [("migrations", _migrations), ("workers", _workers), ("daemon", _daemon)]
+    needing = [("migrations", _migrations), ("workers", _workers), ("daemon", _daemon), ("keys", _keys)]
     for name, look in needing:
         found.append(_check(name, look) if found[0].ok else Check(name, False, "cannot be told without the database"))
-    return [*found, _check("broker", _broker), _check("keys", _keys)]
+    return [*found, _check("broker", _broker)]
 
 
 def not_ready(parts: Sequence[str]) -> list[str]:
@@ -110,12 +111,8 @@ def _daemon() -> str:
 
 
 def _keys() -> str:
-    chosen = settings()
-    if chosen.event_keys:
-        short = sum(1 for key in chosen.event_keys if len(key.get_secret_value()) < 16)
-        if short:
-            raise RunyardError(f"{short} of RUNYARD_EVENT_KEYS has fewer than 16 characters: make a longer one, as with `openssl rand -hex 24`")
-        return f"{len(chosen.event_keys)} keys may send events"
-    if not chosen.loopback_only:
-        raise RunyardError("RUNYARD_HOST can be reached from outside and RUNYARD_EVENT_KEYS is empty: set at least one key")
-    return "none needed: the web process listens on this machine alone"
+    valid = len(keys.valid())
+    if not valid and not settings().loopback_only:
+        raise RunyardError("RUNYARD_HOST can be reached from outside and there is no key: make one with `runyard keys create NAME --scope send`")
+    none_needed = "; the web process listens on this machine alone, and asks for none unless it runs with --api-only"
+    return f"{valid} valid in the environment {settings().environment}{none_needed if settings().loopback_only else ''}"

@@ -7,7 +7,7 @@ error or page shows them by accident.
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -36,19 +36,23 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = Field(default=None, description="Redis or RabbitMQ between the daemon and the workers (RUNYARD_BROKER_URL); files by default.")
     host: str = Field(default="127.0.0.1", description="The address that the web process listens on (RUNYARD_HOST).")
     port: int = Field(default=8290, ge=1, le=65535, description="Its port (RUNYARD_PORT).")
-    event_keys: Annotated[list[SecretStr], NoDecode] = Field(
-        default_factory=list, description="The keys that may send events over HTTP (RUNYARD_EVENT_KEYS, commas between); on loopback none is needed."
+    environment: str = Field(default="production", pattern=r"^[a-z0-9-]{1,32}$", description="Which keys the HTTP door takes: those made for it (RUNYARD_ENVIRONMENT).")
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="The origins whose pages may call the HTTP door (RUNYARD_CORS_ORIGINS, commas between): https://shop.example."
     )
+    key_rate: float = Field(default=1000, gt=0, description="Requests a second of a key that has no rate of its own, for each web process (RUNYARD_KEY_RATE).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="What the web process logs; info: every request (RUNYARD_LOG_LEVEL).")
     concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=256, description="Runs that one worker does at a time (RUNYARD_CONCURRENCY).")
     lease_seconds: float = Field(default=30, ge=2, description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS).")
     code: str = Field(default="pipelines.definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
     catalog: str = Field(default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG).")
+    doors: str = Field(default="pipelines.doors", description="The module with the project's edge functions and webhooks (RUNYARD_DOORS).")
     migrations: str = Field(default="pipelines.migrations", description="The package with the project's own migrations (RUNYARD_MIGRATIONS).")
 
-    @field_validator("event_keys", mode="before")
+    @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else value
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @property
     def data(self) -> Path:

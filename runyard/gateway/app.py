@@ -1,85 +1,126 @@
-"""Puts the web process together: our routes first, the Dagster UI behind them, one port.
+"""Puts the web process together: our endpoints first, the Dagster UI behind them, one port.
 
-Dagster's UI has no log-in, so it is served on loopback only; on any other address the door for events stands alone and
-asks for a key.
+Dagster's UI has no log-in, so it is served on loopback only. There, in development, no key is asked for; the door that faces others
+(`api_only`) stands alone and asks for one wherever it listens, for a proxy may stand before it.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import importlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
-import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster_webserver.app import create_app_from_workspace_process_context
-from psycopg_pool import AsyncConnectionPool
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from runyard.dagster_internals import pooled_instance
-from runyard.errors import RunyardError
-from runyard.gateway.health import alive, ready
-from runyard.gateway.ingest import send_events
+from runyard import keys
+from runyard.errors import DatabaseUnavailable, RunyardError
+from runyard.gateway import control, health, history, ingest, inngest_v1, metrics, stream, trigger
+from runyard.gateway.access import LOOPBACK_NAMES, Access
+from runyard.gateway.background import Background
+from runyard.gateway.cors import Cors
+from runyard.gateway.description import description_routes
+from runyard.gateway.endpoint import Endpoint, Services
+from runyard.gateway.observing import Observe
 from runyard.gateway.pages import dev_page
+from runyard.gateway.problems import Problem, refusal
+from runyard.gateway.serving import serve
+from runyard.gateway.watching import Watcher
+from runyard.gateway.writing import Writer
 from runyard.settings import settings
-from runyard.store.database import database_url
+from runyard.store import database
 
-_LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
-_POOL_SIZE = 8
+# A client of the door hears soon that the database is away.
+_DATABASE_SECONDS = 2.0
+_CODES = {404: ("not_found", "there is nothing here: /docs lists what there is"), 405: ("method", "this method is not for this path: /docs lists those that are")}
 
 
-def build_app(dagster_ui: Starlette | None) -> Starlette:
-    """The application; `dagster_ui` is served behind our routes where it is given."""
-    routes: list[BaseRoute] = [
-        Route("/e/{key}", send_events, methods=["POST"]),
-        Route("/healthz", alive),
-        Route("/readyz", ready),
-    ]
+def endpoints() -> list[Endpoint]:
+    """Every endpoint: the engine's, then those of the project's doors."""
+    groups = [module.ENDPOINTS for module in (ingest, trigger, history, control, stream, inngest_v1, health, metrics)]
+    return [endpoint for group in [*groups, _doors()] for endpoint in group]
+
+
+def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
+    """The application; `dagster_ui` is served behind our routes where it is given, and in `development` no key is asked for."""
+    found = endpoints()
+    routes: list[BaseRoute] = [*[endpoint.route() for endpoint in found], *description_routes(found)]
     if dagster_ui is not None:
         routes += [
             Route("/dev", dev_page),
             Mount("/dev/static", StaticFiles(directory=Path(__file__).parent / "static")),
             Mount("/", dagster_ui),
         ]
-    # On loopback a page of another site must not reach us under a name of its own (DNS rebinding).
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK_NAMES)] if settings().loopback_only else []
-    return Starlette(routes=routes, middleware=middleware, lifespan=_with_pool)
-
-
-@asynccontextmanager
-async def _with_pool(app: Starlette) -> AsyncIterator[None]:
-    async with AsyncConnectionPool(
-        database_url(), min_size=1, max_size=_POOL_SIZE, timeout=5, kwargs={"autocommit": True, "application_name": "runyard web"}, open=False,
-        check=AsyncConnectionPool.check_connection,
-    ) as pool:  # fmt: skip
-        app.state.pool = pool
-        yield
+    middleware = [Middleware(Observe)]
+    if development:
+        # On loopback a page of another site must not reach us under a name of its own (DNS rebinding).
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES))
+    middleware.append(Middleware(Cors, development=development))
+    return Starlette(routes=routes, middleware=middleware, lifespan=_services(development), exception_handlers={HTTPException: _refuse})
 
 
 def serve_web(workspace: Path, *, api_only: bool = False) -> int:
-    """Serve until stopped; raises `RunyardError` for an address that can be reached from outside without keys."""
+    """Serve until stopped; raises `RunyardError` for an address that can be reached from outside without a key."""
     chosen = settings()
-    if not chosen.loopback_only:
-        if not chosen.event_keys:
-            raise RunyardError(f"RUNYARD_HOST={chosen.host} can be reached from outside: set RUNYARD_EVENT_KEYS, or listen on 127.0.0.1")
-        if not api_only:
-            raise RunyardError(
-                "the Dagster UI has no log-in and is served on 127.0.0.1 only: use `runyard web --api-only` here, and a tunnel or a proxy with a log-in for the UI"
-            )
+    logging.basicConfig(level=chosen.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    database.wait_for_connection(_DATABASE_SECONDS)
     if api_only:
-        _run(build_app(None))
+        _check_keys()
+        serve(build_app(None, development=False))
         return 0
+    if not chosen.loopback_only:
+        raise RunyardError(
+            "the Dagster UI has no log-in and is served on 127.0.0.1 only: use `runyard web --api-only` here, and a tunnel or a proxy with a log-in for the UI"
+        )
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster_webserver.app import create_app_from_workspace_process_context
+
+    from runyard.dagster_internals import pooled_instance
+
     with pooled_instance() as instance, WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context:
-        _run(build_app(create_app_from_workspace_process_context(context)))
+        serve(build_app(create_app_from_workspace_process_context(context), development=True))
     return 0
 
 
-def _run(app: Starlette) -> None:
-    # No access log: event keys are in the paths.
-    uvicorn.run(
-        app, host=settings().host, port=settings().port, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=3, timeout_keep_alive=30,
-    )  # fmt: skip
+def _check_keys() -> None:
+    try:
+        known = keys.any_valid()
+    except DatabaseUnavailable:
+        return
+    if not known:
+        raise RunyardError("there is no key that this door could take: make one with `runyard keys create NAME --scope send`")
+
+
+def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def services(app: Starlette) -> AsyncIterator[None]:
+        async with Writer() as writer, Watcher() as watcher, Background() as background:
+            app.state.services = Services(Access(development), writer, watcher, background)
+            yield
+
+    return services
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses, in our form."""
+    assert isinstance(error, HTTPException)
+    code, message = _CODES.get(error.status_code, ("refused", str(error.detail)))
+    return refusal(request, Problem(error.status_code, code, message, headers=error.headers))
+
+
+def _doors() -> Sequence[Endpoint]:
+    """The endpoints of the project, none for a process outside of one."""
+    module = settings().doors
+    try:
+        return list(importlib.import_module(module).ENDPOINTS)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        return []

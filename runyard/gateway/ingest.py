@@ -1,79 +1,78 @@
-"""`POST /e/{key}`: one event or an array of them; all are accepted, or none.
+"""The doors for events: `POST /e/{key}` in the form of Inngest's event API, `/api/events` and `/api/inngest` for applications that sign what they post.
 
-The form of the body and of the answers is that of Inngest's event API, so that its SDKs can send here.
+One event or an array of them; all are accepted, or none. The answer comes after the commit.
 """
 
-import hmac
-import json
-import logging
+import re
+from typing import Any
 
-import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from runyard.errors import InvalidEvent
-from runyard.events import Event, rows_as_json
-from runyard.settings import settings
-from runyard.store.queries import statements
+from runyard.events import Event, as_json, rows_of, seeded_ulids
+from runyard.gateway.endpoint import Call, Endpoint
+from runyard.gateway.problems import Problem
+from runyard.gateway.reading import parse_json
 
 MAX_EVENTS = 5000
-MAX_BODY_BYTES = 10 * 1024 * 1024
-_RETRY_SECONDS = 2
-_log = logging.getLogger("runyard.gateway")
+# Larger bodies are checked in a thread, so that others do not wait behind them.
+_LARGE_BYTES = 256 * 1024
+# W3C Trace Context, the header `traceparent`.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 512, "examples": ["email/send.requested"]},
+        "data": {"type": ["object", "null"], "examples": [{"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}]},
+        "id": {"type": ["string", "null"], "maxLength": 512, "description": "Idempotency key: a second event with it within 24 hours starts nothing."},
+        "ts": {"type": ["integer", "null"], "description": "Milliseconds since the epoch; in the future it schedules the event."},
+        "user": {"type": ["object", "null"]},
+        "v": {"type": ["string", "null"], "maxLength": 512},
+        "meta": {"type": ["object", "null"]},
+    },
+}
+_EVENTS = {"oneOf": [_EVENT, {"type": "array", "maxItems": MAX_EVENTS, "items": _EVENT}]}
 
 
-async def send_events(request: Request) -> Response:
+class Sent(BaseModel):
+    """The ids of the events, in order."""
+
+    ids: list[str]
+    status: int = 200
+
+
+async def send_events(call: Call) -> Sent:
     """Take events; the answer with their ids comes after the commit."""
-    if not _key_is_known(request.path_params["key"]):
-        return _refused(401, "Event key not found")
-    try:
-        body = await _body(request)
-        events = [Event.from_wire(raw) for raw in _parse(body)]
-        rows = rows_as_json(events)
-    except InvalidEvent as error:
-        return _refused(400, str(error))
-    except ClientDisconnect:
-        return Response(status_code=400)
-    pool: AsyncConnectionPool = request.app.state.pool
-    try:
-        async with pool.connection() as connection:
-            cursor = await connection.execute(statements()["send"], {"events": rows, "source": "http"})
-            ids = [row[0] for row in await cursor.fetchall()]
-    except psycopg.DataError as error:
-        return _refused(400, f"the database cannot keep this event: {error.diag.message_primary or type(error).__name__}")
-    except (psycopg.OperationalError, PoolTimeout) as error:
-        _log.warning("events refused, the database does not answer: %s", type(error).__name__)
-        return _refused(503, "the database does not answer; nothing was accepted. Send again", {"Retry-After": str(_RETRY_SECONDS)})
-    return JSONResponse({"ids": ids, "status": 200})
+    if len(call.raw) > _LARGE_BYTES:
+        rows, count = await run_in_threadpool(_rows, call)
+    else:
+        rows, count = _rows(call)
+    return Sent(ids=await call.services.writer.send(rows, count) if count else [])
 
 
-def _key_is_known(key: str) -> bool:
-    """Whether this key may send. On loopback without configured keys, any may. Compared in constant time."""
-    keys = settings().event_keys
-    if not keys:
-        return settings().loopback_only
-    found = [hmac.compare_digest(key.encode(), known.get_secret_value().encode()) for known in keys]
-    return any(found)
-
-
-async def _body(request: Request) -> bytes:
-    """The body, read up to its limit."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise InvalidEvent(f"the body has more than {MAX_BODY_BYTES} bytes (10 MiB): send fewer events at a time")
-        chunks.append(chunk)
-    return b"".join(chunks)
+def _rows(call: Call) -> tuple[str, int]:
+    """The events of a request as the writer takes them, and how many there are."""
+    events = [Event.from_wire(raw) for raw in _parse(call.raw)]
+    for event in events:
+        if isinstance(event.name, str) and not call.caller.may_send(event.name):
+            raise Problem(403, "forbidden", f"this key may send {', '.join(call.caller.events or ())}; not {event.name[:100]}")
+    rows = rows_of(events)
+    ulids = seeded_ulids(call.request.headers.get("x-inngest-event-id-seed", ""), len(rows))
+    trace = _trace(call.request)
+    for position, row in enumerate(rows):
+        if ulids is not None:
+            row["ulid"] = ulids[position]
+        if trace is not None:
+            row["trace"] = trace
+    return as_json(rows), len(rows)
 
 
 def _parse(body: bytes) -> list[object]:
-    try:
-        parsed = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidEvent(f"the body is not JSON: {error}") from None
+    parsed = parse_json(body)
     if isinstance(parsed, dict):
         return [parsed]
     if not isinstance(parsed, list):
@@ -83,9 +82,21 @@ def _parse(body: bytes) -> list[object]:
     return parsed
 
 
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON number")
+def _trace(request: Request) -> str | None:
+    given = request.headers.get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else None
 
 
-def _refused(status: int, error: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"ids": [], "status": status, "error": error}, status_code=status, headers=headers)
+ENDPOINTS = [
+    Endpoint(
+        "POST", "/e/{key}", send_events, "Events", "Send events, in the form of Inngest's event API.", "send", answer=Sent, takes=_EVENTS, anywhere=True,
+        on_error={"ids": []},
+    ),
+    *[
+        Endpoint(
+            "POST", path, send_events, "Events", f"Send events, with a key or signed (Standard Webhooks){', as Inngest serves it' if path == '/api/inngest' else ''}.",
+            "send", answer=Sent, takes=_EVENTS, signed=True, on_error={"ids": []},
+        )
+        for path in ("/api/events", "/api/inngest")
+    ],
+]  # fmt: skip

@@ -20,7 +20,7 @@ from runyard.errors import DatabaseUnavailable
 from runyard.settings import Settings, settings
 from runyard.store.embedded import embedded_url
 
-_CONNECT_SECONDS = 10.0
+_connect_seconds = 10.0
 _POOL_SIZE = 20
 
 Pool = ConnectionPool[psycopg.Connection[dict[str, object]]]
@@ -49,13 +49,19 @@ def where(url: str) -> str:
     return f"{parts.hostname or 'local socket'}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
+def wait_for_connection(seconds: float) -> None:
+    """How long a call of this process waits for a connection (10 s by default); set before the first one."""
+    global _connect_seconds
+    _connect_seconds = seconds
+
+
 def pool() -> Pool:
     """The pool of this process, made at the first call. Connections are in autocommit mode, rows are dicts."""
     global _pool
     with _lock:
         if _pool is None:
             _pool = ConnectionPool(
-                database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_CONNECT_SECONDS, open=True, max_idle=120,
+                database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_connect_seconds, open=True, max_idle=120,
                 kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "runyard"},
                 check=_check,
             )  # fmt: skip
@@ -73,7 +79,7 @@ def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
 
 @contextmanager
 def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
-    """A pooled connection in autocommit mode; raises `DatabaseUnavailable` when none can be had in 10 s."""
+    """A pooled connection in autocommit mode; raises `DatabaseUnavailable` when none can be had in time."""
     try:
         with pool().connection() as opened:
             yield opened

@@ -1,4 +1,4 @@
-"""Reads `queries.sql` once and runs its statements by name."""
+"""Reads the `.sql` files of this folder once and runs their statements by name."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,8 @@ _HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 @cache
 def statements() -> Mapping[str, bytes]:
-    """Every statement of `queries.sql` by its name."""
-    text = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
+    """Every statement by its name."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.sql")))
     parts = _HEADING.split(text)
     return {name: body.strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 

@@ -1,0 +1,142 @@
+"""Who may do what: keys with scopes, a rate for each, signed requests; on loopback in development no key.
+
+A key comes as `Authorization: Bearer ...`, as the header `apikey`, or in the path of the event API. Keys are read from the database at most
+every second, or at once for one that is not known yet: a key that was revoked is refused a second later.
+"""
+
+import asyncio
+import hmac
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from runyard import keys
+from runyard.gateway.problems import Problem
+from runyard.gateway.signatures import StandardWebhooks
+from runyard.keys import Key, Scope
+from runyard.settings import settings
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+DEVELOPER = Key("development", "development", b"", keys.SCOPES)
+_FRESH_SECONDS = 1.0
+_LEAST_SECONDS = 0.1
+_MARK_SECONDS = 30.0
+_SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
+
+
+class Access:
+    """Tells who a request is from.
+
+    Parameters
+    ----------
+    development
+        Whether requests without a key may do everything: on loopback only.
+    """
+
+    def __init__(self, development: bool) -> None:
+        self.development = development
+        self._keys: dict[bytes, Key] = {}
+        self._read_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self._buckets: dict[str, _Bucket] = {}
+        self._used: set[str] = set()
+        self._marked_at = 0.0
+
+    async def caller(self, request: Request, scope: Scope, *, anywhere: bool = False, body: bytes | None = None) -> Key:
+        """The key that a request comes with, or who it is signed by.
+
+        Parameters
+        ----------
+        scope
+            What it must be allowed to do.
+        anywhere
+            Whether a page of any origin may ask, as in the event API.
+        body
+            The body, where a signature over it will do instead of a key.
+
+        Raises `Problem`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast.
+        """
+        given = _given(request)
+        if self.development:
+            if not anywhere:
+                self._refuse_other_pages(request)
+            return DEVELOPER
+        if given is None and body is not None and "webhook-signature" in request.headers:
+            _SIGNED.check(request.headers, body)
+            return Key("signed", "signed", b"", ("send",))
+        key = await self._find(given) if given else None
+        if key is None:
+            if "key" in request.path_params:
+                raise Problem(401, "unauthorized", "Event key not found")
+            raise Problem(401, "unauthorized", "give a key that is valid here: Authorization: Bearer <key>", headers={"WWW-Authenticate": "Bearer"})
+        self._hold_to_rate(key)
+        if scope not in key.scopes:
+            raise Problem(403, "forbidden", f"this key may not {scope}; it may {', '.join(key.scopes)}")
+        self._used.add(key.id)
+        return key
+
+    def _refuse_other_pages(self, request: Request) -> None:
+        """A page of another site that a developer has open must not act in their name."""
+        origin = request.headers.get("origin")
+        if origin is not None and origin not in settings().cors_origins and urlsplit(origin).hostname not in LOOPBACK_NAMES:
+            raise Problem(403, "origin", "pages of this origin may not ask here: add it to RUNYARD_CORS_ORIGINS")
+
+    async def _find(self, given: str) -> Key | None:
+        wanted = keys.digest(given)
+        await self._refresh(_FRESH_SECONDS)
+        found = self._keys.get(wanted)
+        if found is None:
+            await self._refresh(_LEAST_SECONDS)
+            found = self._keys.get(wanted)
+        return found if found is not None and hmac.compare_digest(found.hash, wanted) else None
+
+    async def _refresh(self, seconds: float) -> None:
+        if time.monotonic() - self._read_at < seconds:
+            return
+        async with self._reading:
+            if time.monotonic() - self._read_at < seconds:
+                return
+            self._keys = {key.hash: key for key in await run_in_threadpool(self._read)}
+            self._read_at = time.monotonic()
+
+    def _read(self) -> Sequence[Key]:
+        if self._used and time.monotonic() - self._marked_at > _MARK_SECONDS:
+            used, self._used, self._marked_at = list(self._used), set(), time.monotonic()
+            keys.mark_used(used)
+        return keys.valid()
+
+    def _hold_to_rate(self, key: Key) -> None:
+        rate = key.per_second or settings().key_rate
+        bucket = self._buckets.setdefault(key.id, _Bucket(rate))
+        wait = bucket.take(rate)
+        if wait > 0:
+            raise Problem(429, "too_fast", f"this key may ask {rate:g} times a second: wait, then send it again", headers={"Retry-After": str(max(1, round(wait)))})
+
+
+class _Bucket:
+    """A second's worth of requests may come at once; then as many as the rate lets flow in."""
+
+    def __init__(self, rate: float) -> None:
+        self._left = max(1.0, rate)
+        self._at = time.monotonic()
+
+    def take(self, rate: float) -> float:
+        """Take one; return 0, or the seconds until there is one."""
+        now = time.monotonic()
+        self._left = min(max(1.0, rate), self._left + (now - self._at) * rate)
+        self._at = now
+        if self._left < 1:
+            return (1 - self._left) / rate
+        self._left -= 1
+        return 0.0
+
+
+def _given(request: Request) -> str | None:
+    """The key that a request brings."""
+    if "key" in request.path_params:
+        return str(request.path_params["key"])
+    kind, _, value = request.headers.get("authorization", "").partition(" ")
+    return value.strip() if kind.lower() == "bearer" else request.headers.get("apikey")

@@ -1,0 +1,237 @@
+"""Doing again, and stopping: replay and cancel, one or many; pause and resume functions."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from runyard import bulk, dispatch
+from runyard.bulk import Action, Progress, Selection
+from runyard.gateway.endpoint import Body, Call, Endpoint, answer, not_found
+from runyard.gateway.history import event_of, invocation_of
+from runyard.gateway.problems import Problem
+from runyard.gateway.views import FINAL
+from runyard.store import database
+from runyard.store.queries import run
+
+_ACTIONS: dict[str, Action] = {"replay": "replay", "cancel": "cancel", "dismiss": "dismiss"}
+
+
+class ReplayBody(Body):
+    """How to replay: from the start, or keeping the steps that are done."""
+
+    keep_steps: bool = False
+
+
+class ReplayEventBody(ReplayBody):
+    """How to replay, and for which function; for all of them by default."""
+
+    function: str | None = None
+
+
+class Replayed(BaseModel):
+    """The new invocations."""
+
+    invocations: list[int]
+
+
+class Cancelled(BaseModel):
+    """What was cancelled: at once what waits; what runs leaves its run at the next step."""
+
+    invocation: int
+    status: str
+
+
+class BulkBody(Body):
+    """Which invocations; everything that is given must hold."""
+
+    function: str | None = None
+    status: list[str] = Field(default_factory=list, max_length=9)
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    error: str | None = Field(default=None, description="Text that the error contains.")
+    filter: str | None = Field(default=None, description="SQL/JSON path over the event.", examples=['$.data.country == "CH"'])
+    events: list[str] = Field(default_factory=list, max_length=10_000)
+    invocations: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(default_factory=list, max_length=10_000)
+    dry_run: bool = Field(default=False, description="Only say how many there are.")
+    keep_steps: bool = Field(default=False, description="Replay: keep the steps that are done.")
+
+
+class Counted(BaseModel):
+    """How many invocations a bulk would be for."""
+
+    total: int
+
+
+class Started(BaseModel):
+    """A bulk: how many it is for, how many it has done."""
+
+    bulk: str
+    total: int
+    done: int
+    finished: bool
+
+
+class BulkView(Started):
+    """A bulk, with what it is about."""
+
+    action: str
+    selection: dict[str, Any]
+    started_at: datetime
+
+
+class Bulks(BaseModel):
+    """The latest bulks."""
+
+    bulks: list[BulkView]
+
+
+class Paused(BaseModel):
+    """Whether a function is paused."""
+
+    function: str
+    paused: bool
+
+
+async def replay_event(call: Call) -> Replayed:
+    """Replay what an event has set off."""
+    asked: ReplayEventBody = call.body
+
+    def do() -> list[int]:
+        event_of(call.path("id"))
+        with database.connection() as connection:
+            return [row["id"] for row in run(connection, "replay_event", event=call.path("id"), function=asked.function, keep=asked.keep_steps)]
+
+    return _replayed(await run_in_threadpool(do))
+
+
+async def replay_invocation(call: Call) -> Replayed:
+    """Replay one invocation."""
+    asked: ReplayBody = call.body
+
+    def do() -> list[int]:
+        found = invocation_of(call.path("id"))
+        with database.connection() as connection:
+            return [row["id"] for row in run(connection, "replay_these", invocations=[found.id], keep=asked.keep_steps)]
+
+    return _replayed(await run_in_threadpool(do))
+
+
+async def cancel(call: Call) -> Cancelled:
+    """Cancel one invocation."""
+    cancelled = await run_in_threadpool(cancel_invocation, call.path("id"))
+    found = await run_in_threadpool(invocation_of, call.path("id"))
+    if not cancelled and found.status in FINAL:
+        raise Problem(409, "final", f"invocation {found.id} is {found.status} already")
+    return Cancelled(invocation=found.id, status=found.status)
+
+
+def cancel_invocation(given: str) -> bool:
+    """Cancel the invocation with this id; return whether it was open. Raises `Problem` when there is none."""
+    found = invocation_of(given)
+    with database.connection() as connection:
+        return bool(run(connection, "cancel_these", invocations=[found.id], reason="cancelled over HTTP")[0]["count"])
+
+
+async def bulk_action(call: Call) -> Response:
+    """Count, or begin; what is begun goes on behind the answer."""
+    action = _ACTIONS.get(call.path("action"))
+    if action is None:
+        raise not_found("bulk action", call.path("action"))
+    asked: BulkBody = call.body
+    selection = Selection(
+        function=asked.function, status=tuple(asked.status), since=asked.since, until=asked.until, error=asked.error, filter=asked.filter,
+        events=tuple(asked.events), invocations=tuple(asked.invocations),
+    )  # fmt: skip
+    if asked.dry_run:
+        return answer(Counted(total=await run_in_threadpool(bulk.count, selection, action)))
+    return answer(await start(call, selection, action, keep=asked.keep_steps), 202)
+
+
+async def start(call: Call, selection: Selection, action: Action, *, keep: bool = False) -> Started:
+    """Begin a bulk, and let it go on in the background."""
+    pieces = bulk.perform(selection, action, keep=keep)
+    first: Progress = await run_in_threadpool(next, pieces)
+    call.services.background.go_on(pieces)
+    return _started(first)
+
+
+async def resume_bulk(call: Call) -> Started:
+    """Go on with a bulk that was stopped."""
+    pieces = bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk)
+    first: Progress = await run_in_threadpool(next, pieces)
+    call.services.background.go_on(pieces)
+    return _started(first)
+
+
+async def bulks(call: Call) -> Bulks:
+    """The latest bulks."""
+    del call
+    return Bulks(bulks=[_bulk_view(row) for row in await run_in_threadpool(bulk.bulks)])
+
+
+async def one_bulk(call: Call) -> BulkView:
+    """One bulk."""
+    return await run_in_threadpool(_bulk, call.path("id"))
+
+
+async def pause(call: Call) -> Paused:
+    """Hold a function's invocations back."""
+    return await _set_paused(call, True)
+
+
+async def resume(call: Call) -> Paused:
+    """Let them go."""
+    return await _set_paused(call, False)
+
+
+async def _set_paused(call: Call, paused: bool) -> Paused:
+    if not await run_in_threadpool(dispatch.pause, call.path("id"), paused):
+        raise not_found("function", call.path("id"))
+    return Paused(function=call.path("id"), paused=paused)
+
+
+def _replayed(made: list[int]) -> Replayed:
+    if not made:
+        raise Problem(409, "open", "there is nothing to replay: no invocation of it is final. Cancel it first, or wait")
+    return Replayed(invocations=made)
+
+
+def _bulk(bulk_id: str) -> BulkView:
+    with database.connection() as connection:
+        rows = run(connection, "bulk_seen", id=bulk_id)
+    if not rows:
+        raise not_found("bulk", bulk_id)
+    return _bulk_view(rows[0])
+
+
+def _started(progress: Progress) -> Started:
+    return Started(bulk=progress.bulk, total=progress.total, done=progress.done, finished=progress.finished)
+
+
+def _bulk_view(row: dict[str, Any]) -> BulkView:
+    return BulkView(
+        bulk=row["id"], total=row["total"], done=row["done"], finished=row["finished_at"] is not None, action=row["action"], selection=row["selection"],
+        started_at=row["started_at"],
+    )  # fmt: skip
+
+
+_MANAGING = "Replay and cancel"
+ENDPOINTS = [
+    Endpoint(
+        "POST", "/api/events/{id}/replay", replay_event, _MANAGING, "Replay what an event has set off.", "manage", body=ReplayEventBody, answer=Replayed, errors=(409,)
+    ),
+    Endpoint("POST", "/api/invocations/{id}/replay", replay_invocation, _MANAGING, "Replay an invocation.", "manage", body=ReplayBody, answer=Replayed, errors=(409,)),
+    Endpoint("POST", "/api/invocations/{id}/cancel", cancel, _MANAGING, "Cancel an invocation.", "manage", answer=Cancelled, errors=(409,)),
+    Endpoint("GET", "/api/bulk", bulks, _MANAGING, "The latest bulks.", "read", answer=Bulks),
+    Endpoint("GET", "/api/bulk/{id}", one_bulk, _MANAGING, "A bulk.", "read", answer=BulkView),
+    Endpoint(
+        "POST", "/api/bulk/{action}", bulk_action, _MANAGING, "Replay, cancel or dismiss many: `replay`, `cancel` or `dismiss`.", "manage", body=BulkBody, answer=Started,
+        status=202, also={200: "how many there are (dry_run)"},
+    ),
+    Endpoint("POST", "/api/bulk/{id}/resume", resume_bulk, _MANAGING, "Go on with a bulk that was stopped.", "manage", answer=Started),
+    Endpoint("POST", "/api/functions/{id}/pause", pause, "Functions", "Hold a function's invocations back.", "manage", answer=Paused),
+    Endpoint("POST", "/api/functions/{id}/resume", resume, "Functions", "Let a function's invocations go.", "manage", answer=Paused),
+]  # fmt: skip

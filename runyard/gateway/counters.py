@@ -1,0 +1,8 @@
+"""What this process counts of its requests; `/metrics` shows it."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+registry = CollectorRegistry()
+requests = Counter("runyard_http_requests", "Requests answered, by endpoint and status.", ["endpoint", "status"], registry=registry)
+seconds = Histogram("runyard_http_request_seconds", "Time to answer a request.", ["endpoint"], registry=registry)
+events = Counter("runyard_http_events", "Events accepted over HTTP.", registry=registry)

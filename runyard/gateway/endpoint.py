@@ -1,0 +1,171 @@
+"""An endpoint: its path, who may call it, what it takes and gives; the route and its description are both made of it.
+
+A handler gets a `Call` whose query and body have been checked, and returns a model, or a `Response` of its own. Whatever it raises becomes an
+answer in the one form for errors.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from runyard.gateway.access import Access
+from runyard.gateway.background import Background
+from runyard.gateway.problems import Problem, problem_of, refusal
+from runyard.gateway.reading import parse_json, read_body
+from runyard.gateway.watching import Watcher
+from runyard.gateway.writing import Writer
+from runyard.keys import Key, Scope
+
+
+class Query(BaseModel):
+    """The base of every query: unknown parameters are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Body(BaseModel):
+    """The base of every body: unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the handlers of one web process share."""
+
+    access: Access
+    writer: Writer
+    watcher: Watcher
+    background: Background
+
+
+@dataclass
+class Call:
+    """A request that was let in.
+
+    Attributes
+    ----------
+    request
+        The request itself.
+    caller
+        The key that it came with.
+    query, body
+        The endpoint's own models; `raw` is the body as it came.
+    """
+
+    request: Request
+    caller: Key
+    query: Any
+    body: Any
+    raw: bytes
+
+    @property
+    def services(self) -> Services:
+        """What this process has for its handlers."""
+        services: Services = self.request.app.state.services
+        return services
+
+    def path(self, name: str) -> str:
+        """A parameter of the path."""
+        return str(self.request.path_params[name])
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One method on one path.
+
+    Parameters
+    ----------
+    method, path, handler
+        The path as Starlette writes it: `/api/events/{id}`.
+    group, summary
+        Where it stands in the description, and what it does in a sentence.
+    scope
+        What the caller's key must be allowed; None for what anybody may ask.
+    query, body
+        The models of the query and the body; without `body` the handler reads the raw one.
+    answer, status
+        The model and status of an answer that went well; None for one that is no JSON.
+    also
+        Other answers that are no errors, by status.
+    takes
+        What a body without a model is, for the description: a JSON Schema.
+    media
+        The media type of an answer that is no JSON.
+    headers
+        Request headers that mean something here, for the description.
+    errors
+        Statuses of errors besides those that every endpoint has.
+    anywhere, signed
+        Whether pages of any origin may call it; whether a signature will do instead of a key.
+    on_error
+        Fields that its errors have besides.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[Call], Awaitable[BaseModel | Response]]
+    group: str
+    summary: str
+    scope: Scope | None
+    query: type[BaseModel] = Query
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+    status: int = 200
+    also: Mapping[int, str] = field(default_factory=dict[int, str])
+    takes: Mapping[str, Any] | None = None
+    media: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    errors: tuple[int, ...] = ()
+    anywhere: bool = False
+    signed: bool = False
+    on_error: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def route(self) -> Route:
+        """The route."""
+        return Route(self.path, self._answer, methods=[self.method], name=f"{self.method} {self.path}")
+
+    async def _answer(self, request: Request) -> Response:
+        request.state.endpoint = f"{self.method} {self.path}"
+        try:
+            found = await self.handler(await self._let_in(request))
+        except Exception as error:
+            return refusal(request, problem_of(error), self.on_error)
+        return found if isinstance(found, Response) else answer(found, self.status)
+
+    async def _let_in(self, request: Request) -> Call:
+        access: Access = request.app.state.services.access
+        # A body is read for a signature over it only where there is one: nobody without a key makes us read.
+        raw = await read_body(request) if self.signed and "webhook-signature" in request.headers else None
+        caller = await access.caller(request, self.scope, anywhere=self.anywhere, body=raw) if self.scope is not None else Key("anybody", "anybody", b"", ())
+        query = self.query.model_validate(_single(request))
+        if raw is None and self.method in ("POST", "PUT", "PATCH"):
+            raw = await read_body(request)
+        body = self.body.model_validate(parse_json(raw or b"{}")) if self.body is not None else None
+        return Call(request, caller, query, body, raw or b"")
+
+
+def answer(model: BaseModel, status: int = 200) -> Response:
+    """A model as a JSON answer."""
+    return Response(to_json(model), status, media_type="application/json")
+
+
+def not_found(what: str, given: object) -> Problem:
+    """There is no such thing."""
+    return Problem(404, "not_found", f"there is no {what} {given}")
+
+
+def _single(request: Request) -> dict[str, str]:
+    """The query as one value a name; raises `Problem` for a name that comes twice."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in found:
+            raise Problem(400, "invalid_field", "comes twice; give it once", name)
+        found[name] = value
+    return found

@@ -1,0 +1,181 @@
+"""Inngest's REST API, version 1: its clients read events and runs here, and cancel.
+
+A run is an invocation, its `run_id` the invocation's number as text. Times are those of the answer: nothing is cached.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from runyard.bulk import Selection
+from runyard.gateway.control import Started, cancel_invocation, start
+from runyard.gateway.endpoint import Body, Call, Endpoint, Query, answer
+from runyard.gateway.history import MOST_ROWS, event_of, events_page, invocation_of
+from runyard.gateway.views import EventView, FullInvocation
+from runyard.gateway.waiting import invocations_of
+
+RunStatus = Literal["Running", "Completed", "Failed", "Cancelled"]
+_STATUS: dict[str, RunStatus] = {"succeeded": "Completed", "failed": "Failed", "cancelled": "Cancelled", "skipped": "Cancelled"}
+_LOOKS_BACK = timedelta(hours=1)
+
+
+class Metadata(BaseModel):
+    """When an answer was made."""
+
+    fetched_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    cached_until: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class V1Event(BaseModel):
+    """An event: `internal_id` is ours, `id` the one that its sender gave."""
+
+    internal_id: str
+    id: str
+    name: str
+    data: dict[str, Any]
+    user: dict[str, Any] | None
+    v: str | None
+    ts: int
+    received_at: datetime
+    source: str
+
+
+class V1Run(BaseModel):
+    """An invocation."""
+
+    run_id: str
+    run_started_at: datetime
+    function_id: str
+    event_id: str
+    original_run_id: str | None
+    status: RunStatus
+    ended_at: datetime | None
+    output: Any
+
+
+class V1Events(BaseModel):
+    """Events."""
+
+    data: list[V1Event]
+    metadata: Metadata = Field(default_factory=Metadata)
+
+
+class V1OneEvent(BaseModel):
+    """One event."""
+
+    data: V1Event
+    metadata: Metadata = Field(default_factory=Metadata)
+
+
+class V1Runs(BaseModel):
+    """Invocations."""
+
+    data: list[V1Run]
+    metadata: Metadata = Field(default_factory=Metadata)
+
+
+class V1OneRun(BaseModel):
+    """One invocation."""
+
+    data: V1Run
+    metadata: Metadata = Field(default_factory=Metadata)
+
+
+class V1EventsQuery(Query):
+    """Which events; those of the last hour by default. `cursor` is the `internal_id` of the last event of the page before."""
+
+    name: str | None = None
+    received_after: AwareDatetime | None = None
+    received_before: AwareDatetime | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 20
+    cursor: str | None = None
+
+
+class Cancellation(Body):
+    """Which runs to cancel: of a function, started in a time."""
+
+    app_id: str | None = None
+    function_id: Annotated[str, Field(min_length=1)]
+    started_after: AwareDatetime | None = None
+    started_before: AwareDatetime
+
+
+async def events(call: Call) -> V1Events:
+    """Events, newest first."""
+    asked: V1EventsQuery = call.query
+    after = asked.received_after or datetime.now(UTC) - _LOOKS_BACK
+
+    def look() -> list[V1Event]:
+        place = (event_of(asked.cursor).received_at, asked.cursor) if asked.cursor is not None else None
+        rows, _ = events_page({"name": asked.name, "source": None, "after": after, "before": asked.received_before}, asked.limit, place)
+        return [_event(EventView.model_validate(row)) for row in rows]
+
+    return V1Events(data=await run_in_threadpool(look))
+
+
+async def event(call: Call) -> V1OneEvent:
+    """One event."""
+    return V1OneEvent(data=_event(await run_in_threadpool(event_of, call.path("id"))))
+
+
+async def runs(call: Call) -> V1Runs:
+    """The runs that an event has set off."""
+    found = await run_in_threadpool(event_of, call.path("id"))
+    return V1Runs(data=[_run(invocation) for invocation in await run_in_threadpool(invocations_of, [found.id])])
+
+
+async def run(call: Call) -> V1OneRun:
+    """One run."""
+    return V1OneRun(data=_run(await run_in_threadpool(invocation_of, call.path("id"))))
+
+
+async def cancel_run(call: Call) -> Response:
+    """Cancel a run; one that is final stays as it is."""
+    await run_in_threadpool(cancel_invocation, call.path("id"))
+    return Response(status_code=204)
+
+
+async def cancel_many(call: Call) -> Response:
+    """Cancel the runs of a function that started in a time."""
+    asked: Cancellation = call.body
+    selection = Selection(function=asked.function_id, since=asked.started_after, until=asked.started_before)
+    return answer(await start(call, selection, "cancel"), 202)
+
+
+def _event(found: EventView) -> V1Event:
+    return V1Event(
+        internal_id=found.id, id=found.idempotency_key or "", name=found.name, data=found.data, user=found.user, v=found.v, ts=found.ts,
+        received_at=found.received_at, source=found.source,
+    )  # fmt: skip
+
+
+def _run(found: FullInvocation) -> V1Run:
+    output = found.output if found.error is None else {"name": found.error.type, "message": found.error.message, "stack": found.error.traceback}
+    return V1Run(
+        run_id=str(found.id), run_started_at=found.started_at or found.created_at, function_id=found.function, event_id=found.event_id,
+        original_run_id=str(found.replay_of) if found.replay_of is not None else None, status=_STATUS.get(found.status, "Running"), ended_at=found.finished_at,
+        output=output if found.finished_at is not None else None,
+    )  # fmt: skip
+
+
+ENDPOINTS = [
+    Endpoint("GET", "/v1/events", events, "Inngest's REST API", "Events, newest first; of the last hour by default.", "read", query=V1EventsQuery, answer=V1Events),
+    Endpoint("GET", "/v1/events/{id}", event, "Inngest's REST API", "An event.", "read", answer=V1OneEvent),
+    Endpoint("GET", "/v1/events/{id}/runs", runs, "Inngest's REST API", "What an event has set off.", "read", answer=V1Runs),
+    Endpoint("GET", "/v1/runs/{id}", run, "Inngest's REST API", "A run.", "read", answer=V1OneRun),
+    Endpoint("DELETE", "/v1/runs/{id}", cancel_run, "Inngest's REST API", "Cancel a run.", "manage", status=204),
+    Endpoint(
+        "POST",
+        "/v1/cancellations",
+        cancel_many,
+        "Inngest's REST API",
+        "Cancel the runs of a function that started in a time.",
+        "manage",
+        body=Cancellation,
+        answer=Started,
+        status=202,
+    ),
+]

@@ -1,0 +1,54 @@
+"""One connection to the database for the event loop: opened when it is needed, and anew after it was lost."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from runyard.errors import DatabaseUnavailable
+from runyard.store.database import database_url
+from runyard.store.queries import Row, statements
+
+_CONNECT_SECONDS = 2
+_ANSWER_SECONDS = 10.0
+
+
+class Line:
+    """A connection in autocommit mode that one task uses at a time.
+
+    Parameters
+    ----------
+    name
+        How the database server knows it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._connection: psycopg.AsyncConnection[Row] | None = None
+
+    async def run(self, statement: str, **parameters: Any) -> list[Row]:
+        """Run a statement by its name; return its rows. Raises `DatabaseUnavailable`, also when it does not answer in 10 s."""
+        return await self._ask(statements()[statement], parameters)
+
+    async def close(self) -> None:
+        """Close the connection; the next `run` opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                await connection.close()
+
+    async def _ask(self, statement: bytes, parameters: Mapping[str, Any]) -> list[Row]:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                if self._connection is None or self._connection.closed:
+                    self._connection = await psycopg.AsyncConnection.connect(
+                        database_url(), autocommit=True, row_factory=dict_row, connect_timeout=_CONNECT_SECONDS, application_name=f"runyard {self._name}"
+                    )
+                cursor = await self._connection.execute(statement, parameters)
+                return await cursor.fetchall()
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            await self.close()
+            raise DatabaseUnavailable(f"the database does not answer ({type(error).__name__})") from error

@@ -1,0 +1,97 @@
+"""What is wrong with a request, and the one form in which it is said.
+
+Every error is a JSON object: `status`, a `code` for programs, a sentence `error` for people, the `field` at fault where there is one, and the
+`request_id`. It is the form of Inngest's event API with three fields more, so that its SDKs can read it.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+
+from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, RunyardError, SchemaOutOfDate
+from runyard.redaction import redact
+
+RETRY_SECONDS = 2
+_log = logging.getLogger("runyard.gateway")
+
+
+class Problem(RunyardError):
+    """Seen by the client of the HTTP door: an answer that is not what it asked for.
+
+    Parameters
+    ----------
+    status, code, message
+        The HTTP status, a name for programs, a sentence that says what to do.
+    field
+        The path of the field at fault.
+    headers
+        Headers of the answer.
+    """
+
+    def __init__(self, status: int, code: str, message: str, field: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.field = field
+        self.headers = dict(headers or {})
+
+
+class ErrorBody(BaseModel):
+    """An error."""
+
+    status: int
+    code: str
+    error: str
+    field: str | None = None
+    request_id: str
+    ids: list[str] | None = None
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What an error means for the client; what nobody foresaw is logged, and the client learns no more than that."""
+    match error:
+        case Problem():
+            return error
+        case InvalidEvent():
+            return Problem(400, "invalid_event", str(error), error.field)
+        case InvalidOption():
+            return Problem(400, "invalid_option", str(error))
+        case ValidationError():
+            return _invalid(error)
+        case psycopg.DataError():
+            return Problem(400, "invalid_value", f"the database cannot take this: {error.diag.message_primary or type(error).__name__}")
+        case psycopg.errors.QueryCanceled():
+            return Problem(400, "too_much", "this takes too long: ask for less, with a function, a name or a time")
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction() | SchemaOutOfDate():
+            _log.error("the tables are not those of this code: run `runyard migrate`")
+            return Problem(503, "not_migrated", "this is being upgraded; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})
+        case DatabaseUnavailable() | psycopg.OperationalError():
+            _log.warning("the database does not answer: %s", type(error).__name__)
+            return Problem(503, "database_away", "the database does not answer; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})
+        case RunyardError():
+            return Problem(400, "refused", str(error))
+        case ClientDisconnect():
+            return Problem(400, "gone", "the client went away before its request was whole")
+        case _:
+            _log.error("an error that nobody foresaw: %s", redact(repr(error)), exc_info=(type(error), error, error.__traceback__))
+            return Problem(500, "internal", "something went wrong here that is not your fault; the log has it under this request id")
+
+
+def refusal(request: Request, problem: Problem, more: Mapping[str, Any] | None = None) -> JSONResponse:
+    """The answer that tells of a problem."""
+    body = {"status": problem.status, "code": problem.code, "error": str(problem), "request_id": request.state.request_id, **(more or {})}
+    if problem.field:
+        body["field"] = problem.field
+    return JSONResponse(body, problem.status, headers=problem.headers)
+
+
+def _invalid(error: ValidationError) -> Problem:
+    problems = [
+        (".".join(str(part) for part in found["loc"]), found["msg"].removeprefix("Value error, ")) for found in error.errors(include_url=False, include_input=False)
+    ]
+    return Problem(400, "invalid_field", "; ".join(f"{path}: {text}" if path else text for path, text in problems)[:2000], problems[0][0])

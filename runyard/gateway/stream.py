@@ -1,0 +1,82 @@
+"""`GET /api/invocations/{id}/stream`: what happens to an invocation, as server-sent events.
+
+Messages are `status`, `step` and `progress`, and `done` at the end. The id of a message is a moment of the database: a client that comes back
+with it in `Last-Event-ID` gets what has changed since then, whatever was committed in between, and nothing twice.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import psycopg
+from pydantic_core import to_json
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from runyard.gateway.endpoint import Call, Endpoint
+from runyard.gateway.history import invocation_of
+from runyard.gateway.views import FINAL
+from runyard.store import database
+from runyard.store.queries import Row, one
+
+# A comment now and then tells proxies and clients that the stream lives.
+_QUIET_SECONDS = 15.0
+_RETRY_MILLISECONDS = 1000
+_LONGEST_SECONDS = 3600.0
+
+
+async def stream(call: Call) -> Response:
+    """The stream; 204 where the client has seen the end already, which tells a browser not to come back."""
+    found = await run_in_threadpool(invocation_of, call.path("id"))
+    since = await run_in_threadpool(_moment, call.request.headers.get("last-event-id", ""))
+    if since is not None and found.status in FINAL and not await run_in_threadpool(_changed, found.id, since):
+        return Response(status_code=204)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_messages(call, found.id, since), media_type="text/event-stream", headers=headers)
+
+
+async def _messages(call: Call, invocation: int, since: str | None) -> AsyncIterator[bytes]:
+    yield b"retry: %d\n\n" % _RETRY_MILLISECONDS
+    until = time.monotonic() + _LONGEST_SECONDS
+    async with aclosing(call.services.watcher.changes(invocation, since, _QUIET_SECONDS)) as changes:
+        async for change in changes:
+            yield b": still here\n\n" if change is None else _as_messages(change)
+            if time.monotonic() > until:
+                return
+
+
+def _as_messages(change: Row) -> bytes:
+    """A change as messages; only the last one has the id, so that a change that came through in part comes again whole."""
+    messages = [("progress", row) for row in change["progress"] or []] + [("step", row) for row in change["steps"] or []]
+    if change["state"]:
+        messages.append(("status", change["state"]))
+    if change["final"]:
+        messages.append(("done", {}))
+    parts = [b"event: %s\ndata: %s\n" % (name.encode(), to_json(data)) for name, data in messages]
+    return b"\n".join(parts) + b"id: %s\n\n" % change["moment"].encode()
+
+
+def _moment(given: str) -> str | None:
+    """The moment in a Last-Event-ID, None where it is none of this database's: then everything is sent."""
+    if not given:
+        return None
+    try:
+        with database.connection() as connection:
+            row = one(connection, "known_moment", given=given)
+    except psycopg.DataError:
+        return None
+    return str(row["given"]) if row is not None else None
+
+
+def _changed(invocation: int, since: str) -> bool:
+    with database.connection() as connection:
+        row = one(connection, "changes", watched=to_json([{"number": 0, "invocation": invocation, "since": since}]).decode())
+    return row is None or bool(row["state"] or row["steps"] or row["progress"])
+
+
+ENDPOINTS = [
+    Endpoint(
+        "GET", "/api/invocations/{id}/stream", stream, "Stream", "Progress, steps and status of an invocation as server-sent events.", "read",
+        media="text/event-stream", also={204: "the end was seen already"}, headers={"Last-Event-ID": "The id of the last message that was seen."},
+    )
+]  # fmt: skip

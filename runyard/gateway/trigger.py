@@ -1,0 +1,79 @@
+"""`POST /api/inngest/trigger`: an event by hand, or a function by its name; with `?wait=` also what came of it."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from runyard.errors import InvalidEvent
+from runyard.events import INTERNAL_PREFIXES, Event, as_json, internal_row, rows_as_json
+from runyard.gateway.endpoint import Body, Call, Endpoint, not_found
+from runyard.gateway.problems import Problem
+from runyard.gateway.views import Outcome
+from runyard.gateway.waiting import Wait, outcome
+from runyard.registry import INVOKED, SCHEDULED
+from runyard.store import database
+from runyard.store.queries import run
+from runyard.triggers import Trigger
+
+
+class TriggerBody(Body):
+    """An event by its name, or a function by its name: then only that function runs, whatever starts it otherwise."""
+
+    event: str | None = Field(default=None, examples=["email/send.requested"])
+    function: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict, examples=[{"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}])
+    id: str | None = Field(default=None, description="Idempotency key of the event.")
+    ts: int | None = Field(default=None, description="When it is to happen, in milliseconds since the epoch.")
+    user: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if (self.event is None) == (self.function is None):
+            raise ValueError("give an event or a function, one of them")
+        return self
+
+
+async def trigger(call: Call) -> Response:
+    """Send the event; wait for its outcome where asked."""
+    rows = await run_in_threadpool(_rows, call)
+    ids = await call.services.writer.send(rows, 1)
+    return await outcome(call, ids, call.query.wait)
+
+
+def _rows(call: Call) -> str:
+    asked: TriggerBody = call.body
+    name = asked.event if asked.event is not None else _event_of(asked.function or "")
+    if not call.caller.may_send(name):
+        raise Problem(403, "forbidden", f"this key may not send {name[:100]}")
+    event = Event(name, asked.data, id=asked.id, ts=asked.ts, user=asked.user)
+    if asked.function is not None and name.startswith(INTERNAL_PREFIXES):
+        if asked.id is not None or asked.ts is not None or asked.user is not None:
+            raise InvalidEvent("goes with functions that an event starts; leave it out", "id" if asked.id is not None else "ts" if asked.ts is not None else "user")
+        return as_json([{**internal_row(name, asked.data), "target": asked.function}])
+    return rows_as_json([event], asked.function)
+
+
+def _event_of(function: str) -> str:
+    """The name of an event for a function alone: its first trigger, so that the data has that type."""
+    with database.connection() as connection:
+        rows = [row for row in run(connection, "functions") if row["name"] == function and row["active"]]
+    if not rows:
+        raise not_found("function", function)
+    return first_event(rows[0])
+
+
+def first_event(row: Mapping[str, Any]) -> str:
+    """The first event name of a registered function, or an internal one where only wildcards or the clock start it."""
+    plain = [trigger.partition(" if ")[0] for trigger in row["triggers"]]
+    return next((name for name in plain if not Trigger(name).wildcard), INVOKED if plain else SCHEDULED)
+
+
+ENDPOINTS = [
+    Endpoint(
+        "POST", "/api/inngest/trigger", trigger, "Trigger", "Send an event, or run one function; with `wait` its outcome is the answer.", "send", query=Wait,
+        body=TriggerBody, answer=Outcome, also={202: "it goes on"},
+    )
+]  # fmt: skip

@@ -1,0 +1,131 @@
+"""Looks for what clients wait for: one question to the database every tenth of a second, for all of them together.
+
+Nobody's connection holds one of the database's, and while nobody waits nothing is asked. What has changed is told by PostgreSQL's snapshots,
+not by times or counters: a step that commits late is not missed, and a client that comes back with its last moment goes on behind it.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from runyard.errors import DatabaseUnavailable
+from runyard.gateway.line import Line
+from runyard.store.queries import Row
+
+_SECONDS = 0.1
+_SECONDS_AFTER_ERROR = 1.0
+_log = logging.getLogger("runyard.gateway")
+
+
+@dataclass
+class _Stream:
+    invocation: int
+    since: str | None
+    changes: asyncio.Queue[Row] = field(default_factory=asyncio.Queue)
+
+
+@dataclass
+class _Ends:
+    events: set[str]
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Watcher:
+    """Watches invocations, and the ends of events, for those who ask."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, _Stream] = {}
+        self._ends: dict[int, _Ends] = {}
+        self._numbers = itertools.count()
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Watcher":
+        self._task = asyncio.create_task(self._watch(Line("web watcher")))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def ended(self, events: Sequence[str], seconds: float) -> bool:
+        """Wait until no invocation of these events is open, for some seconds; return whether that is so."""
+        ends = _Ends(set(events))
+        number = next(self._numbers)
+        self._ends[number] = ends
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(seconds):
+                await ends.reached.wait()
+        except TimeoutError:
+            return False
+        finally:
+            del self._ends[number]
+        return True
+
+    async def changes(self, invocation: int, since: str | None, seconds: float) -> AsyncGenerator[Row | None, None]:
+        """What changes of an invocation after a moment (None: all there is), until it is final; None after so many seconds without a change.
+
+        A change has `moment`, `final`, and where they changed `state`, `steps` and `progress`.
+        """
+        stream = _Stream(invocation, since)
+        number = next(self._numbers)
+        self._streams[number] = stream
+        self._wanted.set()
+        try:
+            while True:
+                try:
+                    change = await asyncio.wait_for(stream.changes.get(), seconds)
+                except TimeoutError:
+                    yield None
+                    continue
+                yield change
+                if change["final"]:
+                    return
+        finally:
+            del self._streams[number]
+
+    async def _watch(self, line: Line) -> None:
+        try:
+            while True:
+                await self._wanted.wait()
+                if not self._streams and not self._ends:
+                    self._wanted.clear()
+                    continue
+                try:
+                    await self._look_at_streams(line)
+                    await self._look_at_ends(line)
+                    await asyncio.sleep(_SECONDS)
+                except DatabaseUnavailable as error:
+                    _log.warning("cannot look for what clients wait for: %s", error)
+                    await asyncio.sleep(_SECONDS_AFTER_ERROR)
+        finally:
+            await line.close()
+
+    async def _look_at_streams(self, line: Line) -> None:
+        # Of a client that has not yet read the last change no more is asked: it holds one, however slow it is.
+        streams = {number: stream for number, stream in self._streams.items() if stream.changes.empty()}
+        if not streams:
+            return
+        watched = [{"number": number, "invocation": stream.invocation, "since": stream.since} for number, stream in streams.items()]
+        for row in await line.run("changes", watched=json.dumps(watched)):
+            stream = streams[row["number"]]
+            if row["final"] or row["state"] or row["steps"] or row["progress"]:
+                stream.since = row["moment"]
+                stream.changes.put_nowait(row)
+
+    async def _look_at_ends(self, line: Line) -> None:
+        waiting = list(self._ends.values())
+        if not waiting:
+            return
+        events = sorted({event for ends in waiting for event in ends.events})
+        still_open = {row["id"] for row in await line.run("open_events", events=events)}
+        for ends in waiting:
+            if not ends.events & still_open:
+                ends.reached.set()
