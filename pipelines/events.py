@@ -121,3 +121,44 @@ class EmailSendRequested(EventData):
         if sum(attachment.size() for attachment in self.attachments) > MAX_ATTACHMENT_BYTES:
             raise ValueError(f"the attachments have more than {MAX_ATTACHMENT_BYTES} bytes together. Put the files elsewhere and send links")
         return self
+
+
+@event_type("email/bounced")
+class EmailBounced(EventData):
+    """An address is of no use: a mail to it bounced for good, and it is suppressed."""
+
+    address: str
+    message: str | None = Field(default=None, description="Our id of the mail, in app.email_messages.")
+    reason: str | None = None
+    at: datetime
+
+
+@event_type("email/complained")
+class EmailComplained(EmailBounced):
+    """Somebody has reported a mail as spam; the address is suppressed."""
+
+
+@event_type("email/unsubscribed")
+class EmailUnsubscribed(EmailBounced):
+    """Somebody does not want more mails; the address is suppressed."""
+
+
+@event_type("contact/submitted")
+class ContactSubmitted(EventData):
+    """Somebody has sent the contact form."""
+
+    name: Annotated[Line, Field(min_length=1, max_length=200, examples=["Grace"])]
+    email: Annotated[Address, Field(examples=["grace@example.com"])]
+    message: Annotated[str, Field(min_length=1, max_length=20_000, examples=["Do you ship to Arlington?"])]
+    page: Annotated[str, Field(max_length=2000)] | None = None
+
+
+@event_type("text/generate.requested")
+class TextGenerateRequested(EventData):
+    """A text is to be written."""
+
+    prompt: Annotated[str, Field(min_length=1, max_length=100_000, examples=["A haiku about queues"])]
+    system: Annotated[str, Field(max_length=20_000)] | None = None
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,100}$")] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None

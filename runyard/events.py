@@ -287,7 +287,7 @@ def _dumps(value: object) -> str:
 def _deeper_than(limit: int, value: object) -> bool:
     """Whether objects and arrays are nested more than so many levels deep; level by level, so that no depth is too deep to be told."""
     level: list[Any] = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             child for parent in level for child in (parent.values() if isinstance(parent, Mapping) else parent if isinstance(parent, list) else ())
             if isinstance(child, Mapping | list)

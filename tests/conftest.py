@@ -20,16 +20,17 @@ _data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
 os.chmod(_data, 0o755)  # the server runs as another user where the tests run as root
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-for _name in [name for name in os.environ if name.startswith(("RUNYARD_", "SENDGRID_", "MAIL_"))]:
+for _name in [name for name in os.environ if name.startswith(("RUNYARD_", "SENDGRID_", "MAIL_", "GEMINI_", "INNGEST_", "CONTACT_"))]:
     del os.environ[_name]
 os.environ.update(
-    DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_PORT=str(_free_port()), RUNYARD_CODE="tests.code",
+    DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_PORT=str(free_port()), RUNYARD_CODE="tests.code",
     RUNYARD_CONCURRENCY="2", DATABASE_URL="postgresql://not-yet",
 )  # fmt: skip
 

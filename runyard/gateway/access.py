@@ -22,8 +22,6 @@ from runyard.settings import settings
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 DEVELOPER = Key("development", "development", b"", keys.SCOPES)
 _FRESH_SECONDS = 1.0
-_LEAST_SECONDS = 0.1
-_MARK_SECONDS = 30.0
 _SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
 
 
@@ -43,7 +41,6 @@ class Access:
         self._reading = asyncio.Lock()
         self._buckets: dict[str, _Bucket] = {}
         self._used: set[str] = set()
-        self._marked_at = 0.0
 
     async def caller(self, request: Request, scope: Scope, *, anywhere: bool = False, body: bytes | None = None) -> Key:
         """The key that a request comes with, or who it is signed by.
@@ -86,25 +83,25 @@ class Access:
 
     async def _find(self, given: str) -> Key | None:
         wanted = keys.digest(given)
-        await self._refresh(_FRESH_SECONDS)
+        asked = time.monotonic()
+        await self._read_since(asked - _FRESH_SECONDS)
+        if wanted not in self._keys:
+            # It may have been made a moment ago.
+            await self._read_since(asked)
         found = self._keys.get(wanted)
-        if found is None:
-            await self._refresh(_LEAST_SECONDS)
-            found = self._keys.get(wanted)
         return found if found is not None and hmac.compare_digest(found.hash, wanted) else None
 
-    async def _refresh(self, seconds: float) -> None:
-        if time.monotonic() - self._read_at < seconds:
-            return
+    async def _read_since(self, moment: float) -> None:
+        """Read the keys unless that was done since a moment; those who ask meanwhile share it."""
         async with self._reading:
-            if time.monotonic() - self._read_at < seconds:
-                return
-            self._keys = {key.hash: key for key in await run_in_threadpool(self._read)}
-            self._read_at = time.monotonic()
+            if self._read_at < moment:
+                began = time.monotonic()
+                self._keys = {key.hash: key for key in await run_in_threadpool(self._read)}
+                self._read_at = began
 
     def _read(self) -> Sequence[Key]:
-        if self._used and time.monotonic() - self._marked_at > _MARK_SECONDS:
-            used, self._used, self._marked_at = list(self._used), set(), time.monotonic()
+        if self._used:
+            used, self._used = list(self._used), set()
             keys.mark_used(used)
         return keys.valid()
 

@@ -6,7 +6,7 @@ Dagster's UI has no log-in, so it is served on loopback only. There, in developm
 
 import importlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from runyard import keys
 from runyard.errors import DatabaseUnavailable, RunyardError
@@ -50,7 +51,7 @@ def endpoints() -> list[Endpoint]:
 def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     """The application; `dagster_ui` is served behind our routes where it is given, and in `development` no key is asked for."""
     found = endpoints()
-    routes: list[BaseRoute] = [*[endpoint.route() for endpoint in found], *description_routes(found)]
+    routes: list[BaseRoute] = [*[endpoint.route() for endpoint in found], *description_routes(found), *_refusals(found)]
     if dagster_ui is not None:
         routes += [
             Route("/dev", dev_page),
@@ -106,6 +107,31 @@ def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextMa
             yield
 
     return services
+
+
+def _refusals(found: Sequence[Endpoint]) -> list[BaseRoute]:
+    """What is not ours under our paths is refused in our form, and does not fall through to the Dagster UI."""
+    methods: dict[str, list[str]] = {}
+    for endpoint in found:
+        methods.setdefault(endpoint.path, []).append(endpoint.method)
+    roots = sorted({f"/{path.split('/')[1]}" for path in methods if path.count("/") > 1})
+    return [
+        *[Route(path, _Refusal(405, {"Allow": ", ".join(allowed)})) for path, allowed in methods.items()],
+        *[Mount(root, _Refusal(404, {})) for root in roots],
+    ]
+
+
+class _Refusal:
+    """An application that refuses every request."""
+
+    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
+        self._status = status
+        self._headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse."""
+        code, message = _CODES[self._status]
+        await refusal(Request(scope), Problem(self._status, code, message, headers=self._headers))(scope, receive, send)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -63,8 +63,8 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(400, "invalid_option", str(error))
         case ValidationError():
             return _invalid(error)
-        case psycopg.DataError():
-            return Problem(400, "invalid_value", f"the database cannot take this: {error.diag.message_primary or type(error).__name__}")
+        case psycopg.DataError() | psycopg.IntegrityError() | psycopg.errors.RaiseException():
+            return Problem(400, "invalid_value", f"the database does not take this: {error.diag.message_primary or type(error).__name__}")
         case psycopg.errors.QueryCanceled():
             return Problem(400, "too_much", "this takes too long: ask for less, with a function, a name or a time")
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction() | SchemaOutOfDate():

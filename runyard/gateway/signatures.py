@@ -21,9 +21,12 @@ TOLERANCE_SECONDS = 300
 
 
 class Signature(Protocol):
-    """A scheme. `secret` is the name of the environment variable that holds the secret."""
+    """A scheme."""
 
-    secret: str
+    @property
+    def variable(self) -> str:
+        """The name of the environment variable that holds the secret."""
+        ...
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raise `Problem` (401) when the request is not signed, or not with a secret that is known."""
@@ -34,7 +37,7 @@ class Signature(Protocol):
 class StandardWebhooks:
     """The Standard Webhooks specification 1.0: `webhook-id`, `webhook-timestamp` and `webhook-signature: v1,<base64>` over `id.timestamp.body`."""
 
-    secret: str
+    variable: str
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """See `Signature`; a timestamp that is more than 5 minutes off is refused."""
@@ -42,14 +45,14 @@ class StandardWebhooks:
         given = [value.removeprefix("v1,") for value in headers.get("webhook-signature", "").split() if value.startswith("v1,")]
         check_time(timestamp)
         signed = f"{message_id}.{timestamp}.".encode() + body
-        require(any(_same(_base64_mac(_standard_key(secret), signed), value) for secret in secrets_of(self.secret) for value in given))
+        require(any(_same(_base64_mac(_standard_key(secret), signed), value) for secret in secrets_of(self.variable) for value in given))
 
 
 @dataclass(frozen=True)
 class Stripe:
     """Stripe's scheme: `Stripe-Signature: t=<seconds>,v1=<hex>` over `timestamp.body`."""
 
-    secret: str
+    variable: str
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """See `Signature`; a timestamp that is more than 5 minutes off is refused."""
@@ -58,7 +61,7 @@ class Stripe:
         check_time(timestamp)
         signed = f"{timestamp}.".encode() + body
         given = [value for name, value in parts if name.strip() == "v1"]
-        require(any(_same(hmac.new(secret.encode(), signed, sha256).hexdigest(), value) for secret in secrets_of(self.secret) for value in given))
+        require(any(_same(hmac.new(secret.encode(), signed, sha256).hexdigest(), value) for secret in secrets_of(self.variable) for value in given))
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class BodyHmac:
 
     Parameters
     ----------
-    secret
+    variable
         See `Signature`.
     header, prefix
         Where the signature is, and what stands before it.
@@ -77,7 +80,7 @@ class BodyHmac:
         `sha256`, or `sha1` for senders that have no better.
     """
 
-    secret: str
+    variable: str
     header: str = "x-hub-signature-256"
     prefix: str = "sha256="
     encoding: str = "hex"
@@ -87,7 +90,7 @@ class BodyHmac:
         """See `Signature`."""
         given = headers.get(self.header, "")
         require(given.startswith(self.prefix))
-        made = (hmac.new(secret.encode(), body, sha1 if self.algorithm == "sha1" else sha256) for secret in secrets_of(self.secret))
+        made = (hmac.new(secret.encode(), body, sha1 if self.algorithm == "sha1" else sha256) for secret in secrets_of(self.variable))
         texts = (mac.hexdigest() if self.encoding == "hex" else base64.b64encode(mac.digest()).decode() for mac in made)
         require(any(_same(text, given.removeprefix(self.prefix)) for text in texts))
 
@@ -96,7 +99,7 @@ class BodyHmac:
 class SharedSecret:
     """No signature, but a secret in a header: `Authorization: Bearer ...`, or a header of the sender's own."""
 
-    secret: str
+    variable: str
     header: str = "authorization"
     prefix: str = "Bearer "
 
@@ -104,7 +107,7 @@ class SharedSecret:
         """See `Signature`."""
         del body
         given = headers.get(self.header, "")
-        require(any(_same(self.prefix + secret, given) for secret in secrets_of(self.secret)))
+        require(any(_same(self.prefix + secret, given) for secret in secrets_of(self.variable)))
 
 
 def secrets_of(variable: str) -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import psycopg
+
 from runyard.errors import DatabaseUnavailable
 from runyard.gateway.line import Line
 from runyard.store.queries import Row
@@ -102,8 +104,8 @@ class Watcher:
                     await self._look_at_streams(line)
                     await self._look_at_ends(line)
                     await asyncio.sleep(_SECONDS)
-                except DatabaseUnavailable as error:
-                    _log.warning("cannot look for what clients wait for: %s", error)
+                except (DatabaseUnavailable, psycopg.Error) as error:
+                    _log.warning("cannot look for what clients wait for: %s", type(error).__name__)
                     await asyncio.sleep(_SECONDS_AFTER_ERROR)
         finally:
             await line.close()

@@ -53,7 +53,7 @@ class Writer:
         """Insert events, as `runyard.events.as_json` gives them; return their ids after the commit.
 
         Raises `DatabaseUnavailable` (nothing was accepted, or it is not known: sent again with the same ids, nothing is done twice), psycopg's
-        DataError for what the database cannot keep, and `Problem` when too much is waiting.
+        errors for what the database refuses, and `Problem` when too much is waiting.
         """
         if self._bytes > _MOST_WAITING_BYTES:
             raise Problem(503, "busy", "more events are coming in than can be kept; nothing was accepted. Send them again", headers={"Retry-After": "1"})
@@ -86,19 +86,20 @@ class Writer:
     async def _insert(self, line: Line, requests: Sequence[_Request]) -> None:
         try:
             rows = await line.run("send", events=f"[{','.join(request.rows[1:-1] for request in requests)}]", source="http")
-        except psycopg.DataError as error:
-            if len(requests) == 1:
-                _fail(requests[0], error)
-            # One of them holds what the database cannot keep: the others are not to suffer for it.
-            for request in requests if len(requests) > 1 else ():
-                await self._insert(line, [request])
-        except DatabaseUnavailable as error:
-            for request in requests:
-                _fail(request, error)
-        except BaseException:
+        except asyncio.CancelledError:
             for request in requests:
                 _fail(request, DatabaseUnavailable("the web process stops"))
             raise
+        except psycopg.Error as error:
+            if len(requests) == 1:
+                _fail(requests[0], error)
+                return
+            # One of them holds what the database refuses: the others are not to suffer for it.
+            for request in requests:
+                await self._insert(line, [request])
+        except Exception as error:
+            for request in requests:
+                _fail(request, error)
         else:
             ids = iter(rows)
             for request in requests:

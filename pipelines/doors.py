@@ -1,0 +1,161 @@
+"""What this project adds to the HTTP door: edge functions for mail, contact forms and Gemini; webhooks of SendGrid, GitHub and Stripe."""
+
+import binascii
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+from anyio import CapacityLimiter, to_thread
+from pydantic import Field, model_validator
+from pydantic_core import to_json
+from sendgrid.helpers.eventwebhook import EventWebhook
+from starlette.responses import Response, StreamingResponse
+
+from pipelines.events import ContactSubmitted, EmailSendRequested, TextGenerateRequested
+from resources.delivery_reports import Report, keep_reports
+from resources.generators import Generated, Generator, Prompt, Refused, generator_from_environment
+from runyard import Event, NonRetriable, RetryAfter
+from runyard.gateway.doors import Incoming, Webhook, edge_function, send_for
+from runyard.gateway.endpoint import Call, Endpoint, answer
+from runyard.gateway.problems import Problem, problem_of
+from runyard.gateway.signatures import BodyHmac, Stripe, require, secrets_of
+from runyard.gateway.waiting import Wait
+
+# Texts that may be written at a time: they take long, and must not hold the threads of other requests.
+_TEXTS = 16
+_TEXT = "text/generate.requested"
+_REPORTED = {"bounce": "email/bounced", "spamreport": "email/complained", "unsubscribe": "email/unsubscribed", "group_unsubscribe": "email/unsubscribed"}
+
+
+class GeminiBody(TextGenerateRequested):
+    """A prompt; the text is the answer, or comes as it is written (`stream`), or in the background."""
+
+    stream: bool = Field(default=False, description="Server-sent events: the text in pieces, then `done` with its metadata.")
+    background: bool = Field(default=False, description="202 at once; the text is the output of the invocation.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.stream and self.background:
+            raise ValueError("give stream or background, not both")
+        return self
+
+
+async def gemini(call: Call) -> Response:
+    """Write a text."""
+    asked: GeminiBody = call.body
+    data = asked.model_dump(exclude={"stream", "background"}, exclude_unset=True)
+    if asked.background:
+        return await send_for(call, Event(_TEXT, data))
+    if not call.caller.may_send(_TEXT):
+        raise Problem(403, "forbidden", f"this key may not send {_TEXT}, which writes texts too")
+    generator = _generator()
+    if asked.stream:
+        return StreamingResponse(_as_written(generator, Prompt(**data)), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    try:
+        return answer(await to_thread.run_sync(generator.generate, Prompt(**data), limiter=_limiter()))
+    except Exception as error:
+        raise _refusal(error) from error
+
+
+async def _as_written(generator: Generator, asked: Prompt) -> AsyncIterator[bytes]:
+    pieces = generator.pieces(asked)
+    try:
+        while True:
+            piece = await to_thread.run_sync(next, pieces, limiter=_limiter())
+            if isinstance(piece, Generated):
+                yield b"event: done\ndata: %s\n\n" % to_json(piece)
+                return
+            yield b"data: %s\n\n" % to_json({"text": piece})
+    except Exception as error:
+        problem = problem_of(_refusal(error))
+        yield b"event: error\ndata: %s\n\n" % to_json({"status": problem.status, "code": problem.code, "error": str(problem)})
+
+
+def _refusal(error: Exception) -> Exception:
+    """What a generator's error means for the client."""
+    match error:
+        case Refused():
+            return Problem(422, "refused", str(error))
+        case RetryAfter():
+            seconds = error.when if isinstance(error.when, float | int) else 30
+            return Problem(503, "quota", str(error), headers={"Retry-After": str(round(seconds))})
+        case NonRetriable() | ConnectionError():
+            return Problem(502, "provider", str(error))
+        case _:
+            return error
+
+
+@lru_cache(maxsize=1)
+def _generator() -> Generator:
+    generator: Generator = generator_from_environment().process_config_and_initialize()
+    return generator
+
+
+@lru_cache(maxsize=1)
+def _limiter() -> CapacityLimiter:
+    return CapacityLimiter(_TEXTS)
+
+
+@dataclass(frozen=True)
+class SendGridSignature:
+    """SendGrid's signed event webhook, checked by its own helper; the variable holds the public verification key."""
+
+    variable: str = "SENDGRID_WEBHOOK_PUBLIC_KEY"
+
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise `Problem` (401) when the request is not signed by SendGrid. Repeats are known by their ids, so that no time is checked: it repeats for days."""
+        signature, timestamp = headers.get("x-twilio-email-event-webhook-signature", ""), headers.get("x-twilio-email-event-webhook-timestamp", "")
+        require(bool(signature and timestamp))
+        require(any(_signed(key, body, signature, timestamp) for key in secrets_of(self.variable)))
+
+
+def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
+    try:
+        helper = EventWebhook(key)
+    except ValueError:
+        raise Problem(401, "no_secret", "this cannot be checked: SENDGRID_WEBHOOK_PUBLIC_KEY is no public key") from None
+    try:
+        return bool(helper.verify_signature(body.decode(), signature, timestamp))
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+
+
+def sendgrid_reports(incoming: Incoming) -> Sequence[Event]:
+    """Keep SendGrid's reports; an address that is suppressed by one is told of."""
+    if not isinstance(incoming.json, list):
+        raise Problem(400, "invalid_body", "SendGrid's event webhook posts a JSON array")
+    new = keep_reports(incoming.connection, [Report.of(given) for given in incoming.json])
+    return [
+        Event(
+            _REPORTED[report.kind],
+            {"address": report.address, "message": report.message_id, "reason": report.reason, "at": report.at.isoformat()},
+            id=f"sendgrid-{report.id}"[:512],
+        )
+        for report in new
+        if report.kind in _REPORTED and (report.kind != "bounce" or report.hard)
+    ]
+
+
+def github_events(incoming: Incoming) -> Sequence[Event]:
+    """A delivery of GitHub as `github/<event>`."""
+    return [Event(f"github/{incoming.headers['x-github-event']}", incoming.json, id=f"github-{incoming.headers['x-github-delivery']}")]
+
+
+def stripe_events(incoming: Incoming) -> Sequence[Event]:
+    """An event of Stripe as `stripe/<type>`, with its object as data."""
+    event = incoming.json
+    return [Event(f"stripe/{event['type']}", event["data"]["object"], id=f"stripe-{event['id']}", ts=int(event["created"]) * 1000)]
+
+
+ENDPOINTS = [
+    edge_function("send-email", EmailSendRequested, "email/send.requested", "Send a mail."),
+    edge_function("contact-notification", ContactSubmitted, "contact/submitted", "Tell the staff of a contact form."),
+    Endpoint(
+        "POST", "/functions/v1/gemini", gemini, "Edge functions", "Have a text written.", "send", query=Wait, body=GeminiBody, answer=Generated,
+        also={202: "it is written in the background"}, errors=(422, 502),
+    ),
+    Webhook("sendgrid", SendGridSignature(), sendgrid_reports, "SendGrid's event webhook: what became of mails.").endpoint(),
+    Webhook("github", BodyHmac("GITHUB_WEBHOOK_SECRET"), github_events, "GitHub's deliveries, as events `github/<event>`.").endpoint(),
+    Webhook("stripe", Stripe("STRIPE_WEBHOOK_SECRET"), stripe_events, "Stripe's events, as `stripe/<type>`.").endpoint(),
+]  # fmt: skip

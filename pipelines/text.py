@@ -1,0 +1,20 @@
+"""Text in the background: `text/generate.requested` -> a text, kept as the invocation's output."""
+
+from dagster import in_process_executor, job, op
+
+from resources.generators import Generator, Prompt
+from runyard import Batch, receive, settle
+
+_THREADS = 4
+
+
+@op
+def generate(batch: Batch, generator: Generator) -> Batch:
+    """Have each text written; kept at once, for it has cost something."""
+    return batch.map("generate", lambda item: generator.generate(Prompt(**item.data.model_dump())), threads=_THREADS, at_most_once_window=1)
+
+
+@job(executor_def=in_process_executor, description="Generate text: text/generate.requested")
+def generate_text() -> None:
+    """The function's graph."""
+    settle(generate(receive()))
