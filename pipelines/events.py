@@ -159,6 +159,6 @@ class TextGenerateRequested(EventData):
 
     prompt: Annotated[str, Field(min_length=1, max_length=100_000, examples=["A haiku about queues"])]
     system: Annotated[str, Field(max_length=20_000)] | None = None
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{1,100}$")] | None = None
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None

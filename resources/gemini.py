@@ -86,10 +86,13 @@ def _whole(texts: list[str], last: Any, model: str) -> Generated:
 def _meaning(error: Exception) -> Exception:
     """What an error of the package means for another attempt."""
     from google.api_core import exceptions
+    from google.generativeai.types import BlockedPromptException, StopCandidateException
 
     text = f"Gemini: {type(error).__name__}: {str(error)[:300]}"
     match error:
-        case exceptions.ResourceExhausted():
+        case BlockedPromptException() | StopCandidateException():
+            return Refused(f"Gemini refuses this prompt: {' '.join(str(error).split())[:200]}")
+        case exceptions.TooManyRequests():  # also ResourceExhausted, where the status says so
             return RetryAfter(text, _PAUSE_SECONDS)
         case exceptions.ClientError():
             return NonRetriable(text)

@@ -5,6 +5,7 @@ Every error is a JSON object: `status`, a `code` for programs, a sentence `error
 """
 
 import logging
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, RunyardError, SchemaOutOfDate
-from runyard.redaction import redact
 
 RETRY_SECONDS = 2
 _log = logging.getLogger("runyard.gateway")
@@ -64,7 +64,7 @@ def problem_of(error: BaseException) -> Problem:
         case ValidationError():
             return _invalid(error)
         case psycopg.DataError() | psycopg.IntegrityError() | psycopg.errors.RaiseException():
-            return Problem(400, "invalid_value", f"the database does not take this: {error.diag.message_primary or type(error).__name__}")
+            return Problem(400, "invalid_value", f"the database does not take this: {error.diag.message_primary or error}")
         case psycopg.errors.QueryCanceled():
             return Problem(400, "too_much", "this takes too long: ask for less, with a function, a name or a time")
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction() | SchemaOutOfDate():
@@ -78,7 +78,8 @@ def problem_of(error: BaseException) -> Problem:
         case ClientDisconnect():
             return Problem(400, "gone", "the client went away before its request was whole")
         case _:
-            _log.error("an error that nobody foresaw: %s", redact(repr(error)), exc_info=(type(error), error, error.__traceback__))
+            # Where it happened, but not its message: that may hold a part of the request.
+            _log.error("%s, which nobody foresaw:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             return Problem(500, "internal", "something went wrong here that is not your fault; the log has it under this request id")
 
 

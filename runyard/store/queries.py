@@ -17,9 +17,11 @@ _HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 @cache
 def statements() -> Mapping[str, bytes]:
     """Every statement by its name."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.sql")))
-    parts = _HEADING.split(text)
-    return {name: body.strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    found: dict[str, bytes] = {}
+    for path in sorted(Path(__file__).parent.glob("*.sql")):
+        parts = _HEADING.split(path.read_text(encoding="utf-8"))
+        found |= {name: body.strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    return found
 
 
 def run(connection: Connection, name: str, /, **parameters: Any) -> list[Row]:

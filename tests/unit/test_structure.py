@@ -54,8 +54,9 @@ def test_families_know_nothing_of_the_engines_tables() -> None:
 
 
 def test_every_query_says_which_index_it_uses() -> None:
-    text = (ROOT / "runyard/store/queries.sql").read_text(encoding="utf-8")
-    for block in text.split("-- name: ")[1:]:
+    blocks = [block for path in (ROOT / "runyard/store").glob("*.sql") for block in path.read_text(encoding="utf-8").split("-- name: ")[1:]]
+    assert len({block.partition("\n")[0] for block in blocks}) == len(blocks)
+    for block in blocks:
         name, _, rest = block.partition("\n")
         comment = "".join(line for line in rest.splitlines() if line.startswith("--"))
         assert "(by " in comment or "scanned)" in comment, f"{name} names no index"

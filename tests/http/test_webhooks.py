@@ -1,0 +1,223 @@
+"""Webhooks: SendGrid's reports in any order, and other senders with their own signatures."""
+
+import base64
+import hmac
+import json
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sendgrid.helpers.eventwebhook import EventWebhook, EventWebhookHeader
+
+from resources.email_messages import EmailMessages, Message
+from runyard.store import database
+from tests.http.conftest import Door, count
+
+
+def report(kind: str, number: int, message: str = "m-1", at: int = 0, email: str = "Ada@example.com", **more: Any) -> dict[str, Any]:
+    """An element as SendGrid posts it, by its reference."""
+    return {
+        "email": email, "timestamp": 1_780_000_000 + at, "smtp-id": "<14c5d75ce93.dfd.64b469@ismtpd-555>", "event": kind, "category": ["cat facts"],
+        "sg_event_id": f"event-{number:03}", "sg_message_id": f"provider-{message}.filter0001.16648.5515E0B88.0", "message_id": message, **more,
+    }  # fmt: skip
+
+
+EVERY_KIND = [
+    report("processed", 1),
+    report("deferred", 2, at=1, response="400 try again later", attempt="5"),
+    report("delivered", 3, at=2, response="250 OK"),
+    report("open", 4, at=3, useragent="Mozilla/4.0", ip="255.255.255.255", sg_machine_open=False),
+    report("click", 5, at=4, url="https://example.com/", url_offset={"index": 0, "type": "html"}),
+    report("processed", 6, "m-2", email="bo@example.com"),
+    report("bounce", 7, "m-2", 5, "bo@example.com", reason="500 unknown recipient", status="5.0.0", type="bounce", bounce_classification="Invalid Address"),
+    report("bounce", 8, "m-3", 5, "cy@example.com", reason="550 blocked by policy", status="5.7.1", type="blocked"),
+    report("dropped", 9, "m-4", 1, "di@example.com", reason="Bounced Address", status="5.0.0"),
+    report("delivered", 10, "m-5", 1, "ed@example.com"),
+    report("spamreport", 11, "m-5", 9, "ed@example.com"),
+    report("delivered", 12, "m-6", 1, "fay@example.com"),
+    report("unsubscribe", 13, "m-6", 9, "fay@example.com"),
+    report("delivered", 14, "m-7", 1, "gil@example.com"),
+    report("group_unsubscribe", 15, "m-7", 2, "gil@example.com", asm_group_id=10),
+    report("group_resubscribe", 16, "m-7", 8, "gil@example.com", asm_group_id=10),
+    report("group_unsubscribe", 17, "m-7", 3, "gil@example.com", asm_group_id=11),
+    report("group_unsubscribe", 18, "m-8", 2, "hal@example.com", asm_group_id=10),
+    report("group_resubscribe", 19, "m-8", 3, "hal@example.com", asm_group_id=10),
+    {**report("delivered", 20, "m-9", 1, "ida@example.com"), "message_id": None},
+    {**report("delivered", 21, "unknown", 1, "joe@example.com"), "message_id": "not-one-of-ours", "asm_group_id": 3},
+    report("account_status_change", 22, "m-1"),
+]
+STATES = {
+    "m-1": "clicked", "m-2": "bounced", "m-3": "bounced", "m-4": "dropped", "m-5": "complained", "m-6": "unsubscribed", "m-7": "unsubscribed", "m-8": "unsubscribed",
+    "m-9": "delivered",
+}  # fmt: skip
+SUPPRESSED = {"bo@example.com": "hard bounce", "ed@example.com": "spam report", "fay@example.com": "unsubscribed", "gil@example.com": "unsubscribed"}
+
+
+@pytest.fixture
+def mails() -> None:
+    """Nine mails that were sent."""
+    messages = EmailMessages()
+    ids = [f"m-{number}" for number in range(1, 10)]
+    messages.record([Message(one, "event", ["x@example.com"], "Hi", None, "queued") for one in ids])
+    messages.mark_sent([(one, "sendgrid", f"provider-{one}") for one in ids])
+
+
+def post(door: Door, key: ec.EllipticCurvePrivateKey, reports: Any, *, body: bytes | None = None) -> httpx.Response:
+    """Post signed reports, as SendGrid does."""
+    raw = json.dumps(reports).encode() if body is None else body
+    timestamp = str(int(time.time()))
+    signature = base64.b64encode(key.sign(timestamp.encode() + raw, ec.ECDSA(hashes.SHA256()))).decode()
+    headers = {EventWebhookHeader.SIGNATURE: signature, EventWebhookHeader.TIMESTAMP: timestamp}
+    return httpx.post(f"{door.url}/webhooks/sendgrid", content=raw, headers=headers, timeout=30)
+
+
+def state() -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """The states of mails, the suppressed addresses with their reasons, and the events that tell of them."""
+    with database.connection() as connection:
+        mails = {str(row["id"]): str(row["status"]) for row in connection.execute("SELECT id, status FROM app.email_messages").fetchall()}
+        suppressed = {str(row["address"]): str(row["reason"]) for row in connection.execute("SELECT address, reason FROM app.suppressions").fetchall()}
+        told = sorted(str(row["k"]) for row in connection.execute("SELECT name || ' ' || (data->>'address') AS k FROM runyard.events").fetchall())
+    return mails, suppressed, told
+
+
+TOLD = [
+    "email/bounced bo@example.com", "email/complained ed@example.com", "email/unsubscribed fay@example.com", "email/unsubscribed gil@example.com",
+    "email/unsubscribed gil@example.com", "email/unsubscribed hal@example.com",
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("mails")
+def test_every_kind_of_report_in_one_batch(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    answer = post(door, sendgrid_keys[0], EVERY_KIND)
+    assert answer.status_code == 200 and len(answer.json()["ids"]) == len(TOLD)
+    assert state() == (STATES, SUPPRESSED, TOLD)
+    with database.connection() as connection:
+        row = connection.execute("SELECT error FROM app.email_messages WHERE id = 'm-2'").fetchone()
+        bounced = connection.execute("SELECT data FROM runyard.events WHERE name = 'email/bounced'").fetchone()
+    assert row == {"error": "500 unknown recipient"}
+    assert bounced is not None and bounced["data"] == {
+        "address": "bo@example.com", "message": "m-2", "reason": "500 unknown recipient", "at": "2026-05-28T20:26:45+00:00",
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("mails")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.randoms(use_true_random=False))
+def test_any_order_with_repeats_ends_in_the_same_state(door: Door, sendgrid_keys: tuple[Any, str], chance: random.Random) -> None:
+    with database.connection() as connection:
+        connection.execute("TRUNCATE app.email_reports, app.suppressions, runyard.events")
+        connection.execute("UPDATE app.email_messages SET status = 'sent'")
+    dealt = EVERY_KIND + chance.sample(EVERY_KIND, 8)
+    chance.shuffle(dealt)
+    while dealt:
+        size = chance.randint(1, 12)
+        assert post(door, sendgrid_keys[0], dealt[:size]).status_code == 200
+        dealt = dealt[size:]
+    assert state() == (STATES, SUPPRESSED, TOLD) and count("app.email_reports") == len(EVERY_KIND)
+
+
+@pytest.mark.usefixtures("mails")
+def test_batches_that_come_at_the_same_time_end_in_the_same_state(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    def deliver(number: int) -> None:
+        dealt = random.Random(number).sample(EVERY_KIND, len(EVERY_KIND))
+        # What was answered 503 (two batches may lock each other out) is sent again, as SendGrid does.
+        while post(door, sendgrid_keys[0], dealt).status_code != 200:
+            pass
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(deliver, range(16)))
+    assert state() == (STATES, SUPPRESSED, TOLD)
+
+
+@pytest.mark.usefixtures("mails")
+def test_a_report_that_was_faster_than_our_own_record_is_not_overwritten(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    messages = EmailMessages()
+    messages.record([Message("m-fast", "event", ["x@example.com"], "Hi", None, "queued")])
+    post(door, sendgrid_keys[0], [report("delivered", 90, "m-fast")])
+    messages.mark_sent([("m-fast", "sendgrid", "provider-m-fast")])
+    assert state()[0]["m-fast"] == "delivered"
+
+
+def test_what_was_suppressed_by_hand_is_not_taken_back(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    EmailMessages().suppress("hal@example.com", "asked us by phone")
+    post(door, sendgrid_keys[0], EVERY_KIND)
+    assert state()[1]["hal@example.com"] == "asked us by phone"
+
+
+def test_sendgrids_own_helper_agrees_with_the_signature(sendgrid_keys: tuple[Any, str]) -> None:
+    private, public = sendgrid_keys
+    signature = base64.b64encode(private.sign(b"1600[]", ec.ECDSA(hashes.SHA256()))).decode()
+    assert EventWebhook(public).verify_signature("[]", signature, "1600")
+
+
+def test_reports_that_sendgrid_did_not_sign_are_refused(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    assert post(door, other, EVERY_KIND).status_code == 401
+    body = json.dumps(EVERY_KIND)
+    for headers in (
+        {}, {EventWebhookHeader.SIGNATURE: "xx", EventWebhookHeader.TIMESTAMP: "1"}, {EventWebhookHeader.SIGNATURE: "A" * 96, EventWebhookHeader.TIMESTAMP: "1"},
+        {EventWebhookHeader.SIGNATURE: "ä".encode(), EventWebhookHeader.TIMESTAMP: b"1"},
+    ):  # fmt: skip
+        assert httpx.post(f"{door.url}/webhooks/sendgrid", content=body, headers=headers).status_code == 401  # type: ignore[arg-type]
+    assert count("app.email_reports") == 0
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [{}, "text", [1], [{}], [{"event": "open"}], [{**EVERY_KIND[0], "timestamp": "soon"}], [{**EVERY_KIND[0], "timestamp": 1e300}], [{**EVERY_KIND[0], "email": None}],
+     [{**EVERY_KIND[0], "sg_event_id": "x" * 600}], [{**EVERY_KIND[0], "email": "a\x00b"}], [EVERY_KIND[0], {**EVERY_KIND[1], "asm_group_id": 2**70}]],
+)  # fmt: skip
+def test_a_signed_body_that_is_no_batch_is_refused_whole(door: Door, sendgrid_keys: tuple[Any, str], reports: Any) -> None:
+    answer = post(door, sendgrid_keys[0], reports)
+    assert answer.status_code == 400 and answer.json()["error"], answer.text
+    assert count("app.email_reports") == 0 and count() == 0
+
+
+def test_a_body_that_is_not_text_is_refused(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    assert post(door, sendgrid_keys[0], None, body=b"\xff\xfe[]").status_code == 401
+    assert post(door, sendgrid_keys[0], None, body=b"not json").status_code == 400
+
+
+def github(door: Door, body: bytes, secret: str = "github-secret", **headers: str) -> httpx.Response:
+    signature = "sha256=" + hmac.new(secret.encode(), body, sha256).hexdigest()
+    given = {"X-Hub-Signature-256": signature, "X-GitHub-Event": "push", "X-GitHub-Delivery": "72d3162e-cc78", **headers}
+    return httpx.post(f"{door.url}/webhooks/github", content=body, headers=given)
+
+
+def test_a_delivery_of_github_becomes_an_event_once(door: Door) -> None:
+    body = json.dumps({"ref": "refs/heads/main", "commits": []}).encode()
+    first, again = github(door, body), github(door, body)
+    assert first.status_code == again.status_code == 200 and first.json()["ids"] == again.json()["ids"] and count() == 1
+    event = door.get(f"/api/events/{first.json()['ids'][0]}").json()
+    assert (event["name"], event["source"], event["data"]["ref"]) == ("github/push", "webhook github", "refs/heads/main")
+    assert github(door, body, "another").status_code == 401
+    assert github(door, body, **{"X-Hub-Signature-256": "sha1=abc"}).status_code == 401
+    assert github(door, b"[1]").json()["code"] == "invalid_event"
+
+
+def stripe(door: Door, body: bytes, at: float, secret: str = "stripe-secret") -> httpx.Response:
+    mac = hmac.new(secret.encode(), f"{int(at)}.".encode() + body, sha256).hexdigest()
+    return httpx.post(f"{door.url}/webhooks/stripe", content=body, headers={"Stripe-Signature": f"t={int(at)},v1={'0' * 64},v1={mac},v0=old"})
+
+
+def test_an_event_of_stripe_is_checked_by_its_own_scheme(door: Door) -> None:
+    body = json.dumps({"id": "evt_1", "type": "invoice.paid", "created": 1_780_000_000, "data": {"object": {"id": "in_1", "total": 500}}}).encode()
+    [event_id] = stripe(door, body, time.time()).json()["ids"]
+    event = door.get(f"/api/events/{event_id}").json()
+    assert (event["name"], event["data"], event["ts"]) == ("stripe/invoice.paid", {"id": "in_1", "total": 500}, 1_780_000_000_000)
+    assert stripe(door, body, time.time() - 400).status_code == 401 and stripe(door, body, time.time(), "another").status_code == 401
+    broken = stripe(door, b'{"type": "x"}', time.time())
+    assert (broken.status_code, broken.json()["code"]) == (400, "invalid_body") and count() == 1
+
+
+def test_a_webhook_that_nobody_declared_is_404(door: Door) -> None:
+    answer = door.post("/webhooks/nobody", {}, None)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
