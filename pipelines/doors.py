@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Self
 
 from anyio import CapacityLimiter, to_thread
-from pydantic import Field, model_validator
+from pydantic import Field, RootModel, model_validator
 from pydantic_core import to_json
 from sendgrid.helpers.eventwebhook import EventWebhook
 from starlette.responses import Response, StreamingResponse
@@ -19,6 +19,7 @@ from runyard.gateway.doors import Incoming, Webhook, edge_function, send_for
 from runyard.gateway.endpoint import Call, Endpoint, answer
 from runyard.gateway.problems import Problem, problem_of
 from runyard.gateway.signatures import BodyHmac, Stripe, require, secrets_of
+from runyard.gateway.views import Outcome
 from runyard.gateway.waiting import Wait
 
 # Texts that may be written at a time: they take long, and must not hold the threads of other requests.
@@ -38,6 +39,10 @@ class GeminiBody(TextGenerateRequested):
         if self.stream and self.background:
             raise ValueError("give stream or background, not both")
         return self
+
+
+class GeminiAnswer(RootModel[Generated | Outcome]):
+    """The text; in the background what became of its event."""
 
 
 async def gemini(call: Call) -> Response:
@@ -151,8 +156,8 @@ ENDPOINTS = [
     edge_function("send-email", EmailSendRequested, "email/send.requested", "Send a mail."),
     edge_function("contact-notification", ContactSubmitted, "contact/submitted", "Tell the staff of a contact form."),
     Endpoint(
-        "POST", "/functions/v1/gemini", gemini, "Edge functions", "Have a text written.", "send", query=Wait, body=GeminiBody, answer=Generated,
-        also={202: "it is written in the background"}, errors=(422, 502),
+        "POST", "/functions/v1/gemini", gemini, "Edge functions", "Have a text written.", "send", query=Wait, body=GeminiBody, answer=GeminiAnswer,
+        also={202: ("it is written in the background", Outcome)}, errors=(422, 502), media=("text/event-stream",),
     ),
     Webhook("sendgrid", SendGridSignature(), sendgrid_reports, "SendGrid's event webhook: what became of mails.").endpoint(),
     Webhook("github", BodyHmac("GITHUB_WEBHOOK_SECRET"), github_events, "GitHub's deliveries, as events `github/<event>`.").endpoint(),

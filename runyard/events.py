@@ -32,8 +32,8 @@ MAX_EVENT_BYTES = 512 * 1024
 MAX_DEPTH = 100
 MAX_NAME = 512
 INTERNAL_PREFIXES = ("runyard/", "inngest/")
-_EARLIEST_MS = 315_532_800_000  # 1980-01-01, the range of Inngest's event API
-_LATEST_MS = 4_102_444_800_000  # 2100-01-01
+EARLIEST_MS = 315_532_800_000  # 1980-01-01, the range of Inngest's event API
+LATEST_MS = 4_102_444_800_000  # 2100-01-01
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SEED = re.compile(r"([0-9]{1,15}),([A-Za-z0-9+/]{14}==)")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -74,7 +74,7 @@ def seeded_ulids(seed: str, count: int) -> list[str] | None:
     except binascii.Error:
         return None
     at = int(found[1])
-    if len(entropy) != 10 or not _EARLIEST_MS <= at <= _LATEST_MS:
+    if len(entropy) != 10 or not EARLIEST_MS <= at <= LATEST_MS:
         return None
     head, tail = int.from_bytes(entropy[:6]), int.from_bytes(entropy[6:])
     return [_as_ulid(at << 80 | head << 32 | (tail + number) % 2**32) for number in range(1, count + 1)]
@@ -130,9 +130,13 @@ class Event:
             raise InvalidEvent(f"unknown field; an event has {', '.join(sorted(_WIRE_FIELDS))}", unknown[0])
         if "name" not in raw:
             raise InvalidEvent("missing; give the event a name, as in email/send.requested", "name")
+        given_id, ts = raw.get("id"), raw.get("ts")
+        if isinstance(ts, float) and ts.is_integer():
+            ts = int(ts)  # JSON has no whole numbers of its own
+        # An empty id and the time 0 are how some SDKs leave them out.
         return cls(
-            name=raw["name"], data={} if raw.get("data") is None else raw["data"], id=raw.get("id") or None,
-            ts=raw.get("ts") or None, user=raw.get("user"), v=raw.get("v"), meta=raw.get("meta"),
+            name=raw["name"], data={} if raw.get("data") is None else raw["data"], id=None if given_id == "" else given_id,
+            ts=None if type(ts) is int and ts == 0 else ts, user=raw.get("user"), v=raw.get("v"), meta=raw.get("meta"),
         )  # fmt: skip
 
     def checked(self) -> "Event":
@@ -144,7 +148,7 @@ class Event:
         for name, text in (("id", self.id), ("v", self.v)):
             if text is not None and (not isinstance(text, str) or len(text) > MAX_NAME):
                 raise InvalidEvent(f"must be text of up to {MAX_NAME} characters", name)
-        if self.ts is not None and (isinstance(self.ts, bool) or not isinstance(self.ts, int) or not _EARLIEST_MS <= self.ts <= _LATEST_MS):
+        if self.ts is not None and (isinstance(self.ts, bool) or not isinstance(self.ts, int) or not EARLIEST_MS <= self.ts <= LATEST_MS):
             raise InvalidEvent("must be milliseconds since the epoch, between the years 1980 and 2100", "ts")
         for name, value in (("data", self.data), ("user", self.user), ("meta", self.meta)):
             if value is not None and not isinstance(value, Mapping):

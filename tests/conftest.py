@@ -76,7 +76,13 @@ def sendgrid() -> Iterator[FakeSendGrid]:
 def stack(server: str, sendgrid: FakeSendGrid) -> Iterator[Stack]:
     """The whole stack, up and ready."""
     use_database(server, "stack")
-    os.environ.update(SENDGRID_API_KEY=sendgrid.key, SENDGRID_API_HOST=sendgrid.url, MAIL_FROM="Runyard <mail@example.com>", RUNYARD_EFFECTS=str(_data / "effects"))
+    os.environ.update(
+        SENDGRID_API_KEY=sendgrid.key,
+        SENDGRID_API_HOST=sendgrid.url,
+        MAIL_FROM="Runyard <mail@example.com>",
+        CONTACT_TO="staff@example.com",
+        RUNYARD_EFFECTS=str(_data / "effects"),
+    )
     settings.cache_clear()
     (_data / "effects").mkdir(exist_ok=True)
     with Stack(quiet=True) as running:

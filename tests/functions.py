@@ -25,6 +25,7 @@ def _first(item: Item) -> dict[str, Any]:
 
 def _second(item: Item) -> dict[str, Any]:
     data = item.event.data
+    item.progress(50, "half of it")
     time.sleep(data.get("seconds", 0))
     deadline = time.monotonic() + 25
     while data.get("gate") and not Path(data["gate"]).exists() and time.monotonic() < deadline:

@@ -1,6 +1,7 @@
 """Doing again, and stopping: replay and cancel, one or many; pause and resume functions."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, Field
@@ -16,7 +17,9 @@ from runyard.gateway.views import FINAL
 from runyard.store import database
 from runyard.store.queries import run
 
-_ACTIONS: dict[str, Action] = {"replay": "replay", "cancel": "cancel", "dismiss": "dismiss"}
+_ACTIONS: dict[Action, str] = {
+    "replay": "Replay many.", "cancel": "Cancel many.", "dismiss": "Take many final failures off the list of dead letters.",
+}  # fmt: skip
 
 
 class ReplayBody(Body):
@@ -135,11 +138,8 @@ def cancel_invocation(given: str) -> bool:
         return bool(run(connection, "cancel_these", invocations=[found.id], reason="cancelled over HTTP")[0]["count"])
 
 
-async def bulk_action(call: Call) -> Response:
+async def bulk_action(action: Action, call: Call) -> Response:
     """Count, or begin; what is begun goes on behind the answer."""
-    action = _ACTIONS.get(call.path("action"))
-    if action is None:
-        raise not_found("bulk action", call.path("action"))
     asked: BulkBody = call.body
     selection = Selection(
         function=asked.function, status=tuple(asked.status), since=asked.since, until=asked.until, error=asked.error, filter=asked.filter,
@@ -227,10 +227,13 @@ ENDPOINTS = [
     Endpoint("POST", "/api/invocations/{id}/cancel", cancel, _MANAGING, "Cancel an invocation.", "manage", answer=Cancelled, errors=(409,)),
     Endpoint("GET", "/api/bulk", bulks, _MANAGING, "The latest bulks.", "read", answer=Bulks),
     Endpoint("GET", "/api/bulk/{id}", one_bulk, _MANAGING, "A bulk.", "read", answer=BulkView),
-    Endpoint(
-        "POST", "/api/bulk/{action}", bulk_action, _MANAGING, "Replay, cancel or dismiss many: `replay`, `cancel` or `dismiss`.", "manage", body=BulkBody, answer=Started,
-        status=202, also={200: "how many there are (dry_run)"},
-    ),
+    *[
+        Endpoint(
+            "POST", f"/api/bulk/{action}", partial(bulk_action, action), _MANAGING, summary, "manage", body=BulkBody, answer=Started, status=202,
+            also={200: ("how many there are (dry_run)", Counted)},
+        )
+        for action, summary in _ACTIONS.items()
+    ],
     Endpoint("POST", "/api/bulk/{id}/resume", resume_bulk, _MANAGING, "Go on with a bulk that was stopped.", "manage", answer=Started),
     Endpoint("POST", "/api/functions/{id}/pause", pause, "Functions", "Hold a function's invocations back.", "manage", answer=Paused),
     Endpoint("POST", "/api/functions/{id}/resume", resume, "Functions", "Let a function's invocations go.", "manage", answer=Paused),

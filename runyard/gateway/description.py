@@ -45,7 +45,8 @@ def description_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
 def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The OpenAPI 3.1 description."""
     bodies = {endpoint.body for endpoint in endpoints if endpoint.body is not None}
-    answers = {endpoint.answer for endpoint in endpoints if endpoint.answer is not None} | {ErrorBody}
+    models = {ErrorBody, *(endpoint.answer for endpoint in endpoints), *(model for endpoint in endpoints for _, model in endpoint.also.values())}
+    answers = [model for model in models if model is not None]
     _, schemas = models_json_schema([*[(model, "validation") for model in bodies], *[(model, "serialization") for model in answers]], ref_template=_REF)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
@@ -84,19 +85,20 @@ def _query(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def _responses(endpoint: Endpoint) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": "it went well"}
-    content = {"application/json": {"schema": {"$ref": _REF.format(model=endpoint.answer.__name__)}}} if endpoint.answer is not None else None
-    if content is None and endpoint.status != 204:
-        content = {endpoint.media: {"schema": {"type": "string"}}}
-    if content is not None:
-        good["content"] = content
-    found: dict[str, Any] = {str(endpoint.status): good}
-    for status, text in endpoint.also.items():
-        found[str(status)] = {"description": text, **({"content": content} if content is not None and status != 204 else {})}
-    error = {"application/json": {"schema": {"$ref": _REF.format(model=ErrorBody.__name__)}}}
+    good = _response("it went well", endpoint.answer)
+    for media in endpoint.media:
+        good.setdefault("content", {})[media] = {"schema": {} if media == "text/event-stream" else {"type": "string"}}
+    found = {str(endpoint.status): good}
+    for status, (text, model) in endpoint.also.items():
+        found[str(status)] = _response(text, model)
     for status in _errors(endpoint):
-        found.setdefault(str(status), {"description": _ERRORS[status], "content": error})
+        found.setdefault(str(status), _response(_ERRORS[status], ErrorBody))
     return found
+
+
+def _response(text: str, model: type[BaseModel] | None) -> dict[str, Any]:
+    content = {"content": {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}} if model is not None else {}
+    return {"description": text, **content}
 
 
 def _errors(endpoint: Endpoint) -> list[int]:

@@ -38,7 +38,16 @@ def edge_function(name: str, body: type[EventData], event: str, summary: str) ->
         return await send_for(call, Event(event, call.body.model_dump(mode="json", exclude_unset=True)))
 
     return Endpoint(
-        "POST", f"/functions/v1/{name}", send, "Edge functions", summary, "send", query=Wait, body=body, answer=Outcome, also={202: "it was taken, and goes on"}
+        "POST",
+        f"/functions/v1/{name}",
+        send,
+        "Edge functions",
+        summary,
+        "send",
+        query=Wait,
+        body=body,
+        answer=Outcome,
+        also={202: ("it was taken, and goes on", Outcome)},
     )
 
 

@@ -6,9 +6,9 @@ answer in the one form for errors.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,6 +21,17 @@ from runyard.gateway.reading import parse_json, read_body
 from runyard.gateway.watching import Watcher
 from runyard.gateway.writing import Writer
 from runyard.keys import Key, Scope
+
+
+def _is_written_out(value: object) -> object:
+    """Refuse a number, which pydantic would take for seconds or milliseconds."""
+    if isinstance(value, str) and "-" not in value[1:]:
+        raise ValueError("write it as 2026-01-31T09:00:00Z")
+    return value
+
+
+# A time with its zone in a query, as ISO 8601 writes it. (In a body AwareDatetime alone is as strict.)
+Moment = Annotated[AwareDatetime, BeforeValidator(_is_written_out)]
 
 
 class Query(BaseModel):
@@ -93,11 +104,11 @@ class Endpoint:
     answer, status
         The model and status of an answer that went well; None for one that is no JSON.
     also
-        Other answers that are no errors, by status.
+        Other answers, by status: what they mean, and their model (None for no content).
     takes
         What a body without a model is, for the description: a JSON Schema.
     media
-        The media type of an answer that is no JSON.
+        The media types of answers that are no JSON.
     headers
         Request headers that mean something here, for the description.
     errors
@@ -118,9 +129,9 @@ class Endpoint:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     status: int = 200
-    also: Mapping[int, str] = field(default_factory=dict[int, str])
+    also: Mapping[int, tuple[str, type[BaseModel] | None]] = field(default_factory=dict[int, tuple[str, type[BaseModel] | None]])
     takes: Mapping[str, Any] | None = None
-    media: str = "application/json"
+    media: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     errors: tuple[int, ...] = ()
     anywhere: bool = False
@@ -147,8 +158,13 @@ class Endpoint:
         query = self.query.model_validate(_single(request))
         if raw is None and self.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(request)
-        body = self.body.model_validate(parse_json(raw or b"{}")) if self.body is not None else None
-        return Call(request, caller, query, body, raw or b"")
+        return Call(request, caller, query, self._body(raw or b"{}"), raw or b"")
+
+    def _body(self, raw: bytes) -> BaseModel | None:
+        if self.body is None:
+            return None
+        parse_json(raw)  # pydantic's own parser takes more than JSON
+        return self.body.model_validate_json(raw, strict=True)
 
 
 def answer(model: BaseModel, status: int = 200) -> Response:

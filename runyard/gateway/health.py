@@ -53,6 +53,6 @@ ENDPOINTS = [
         "Whether everything that an event needs is up: database, migrations, workers, daemon.",
         None,
         answer=Ready,
-        also={503: "it is not"},
+        also={503: ("it is not", Ready)},
     ),
 ]

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from runyard.events import catalog
-from runyard.gateway.endpoint import Call, Endpoint, Query, not_found
+from runyard.gateway.endpoint import Call, Endpoint, Moment, Query, not_found
 from runyard.gateway.problems import Problem
 from runyard.gateway.views import (
     EventsPage,
@@ -47,8 +47,8 @@ class EventsQuery(PageQuery):
 
     name: str | None = None
     source: str | None = None
-    received_after: AwareDatetime | None = None
-    received_before: AwareDatetime | None = None
+    received_after: Moment | None = None
+    received_before: Moment | None = None
 
 
 class InvocationsQuery(PageQuery):
@@ -56,8 +56,8 @@ class InvocationsQuery(PageQuery):
 
     function: str
     status: Status | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
 
 
 async def events(call: Call) -> EventsPage:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from runyard.errors import InvalidEvent
-from runyard.events import Event, as_json, rows_of, seeded_ulids
+from runyard.events import EARLIEST_MS, LATEST_MS, Event, as_json, rows_of, seeded_ulids
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.gateway.problems import Problem
 from runyard.gateway.reading import parse_json
@@ -29,7 +29,10 @@ _EVENT: dict[str, Any] = {
         "name": {"type": "string", "minLength": 1, "maxLength": 512, "examples": ["email/send.requested"]},
         "data": {"type": ["object", "null"], "examples": [{"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}]},
         "id": {"type": ["string", "null"], "maxLength": 512, "description": "Idempotency key: a second event with it within 24 hours starts nothing."},
-        "ts": {"type": ["integer", "null"], "description": "Milliseconds since the epoch; in the future it schedules the event."},
+        "ts": {
+            "anyOf": [{"type": "integer", "minimum": EARLIEST_MS, "maximum": LATEST_MS}, {"const": 0}, {"type": "null"}],
+            "description": "Milliseconds since the epoch; in the future it schedules the event.",
+        },
         "user": {"type": ["object", "null"]},
         "v": {"type": ["string", "null"], "maxLength": 512},
         "meta": {"type": ["object", "null"]},

@@ -12,10 +12,13 @@ from starlette.responses import Response
 
 from runyard.bulk import Selection
 from runyard.gateway.control import Started, cancel_invocation, start
-from runyard.gateway.endpoint import Body, Call, Endpoint, Query, answer
-from runyard.gateway.history import MOST_ROWS, event_of, events_page, invocation_of
+from runyard.gateway.endpoint import Body, Call, Endpoint, Moment, Query, answer
+from runyard.gateway.history import MOST_ROWS, Place, event_of, events_page, invocation_of
+from runyard.gateway.problems import Problem
 from runyard.gateway.views import EventView, FullInvocation
 from runyard.gateway.waiting import invocations_of
+from runyard.store import database
+from runyard.store.queries import one
 
 RunStatus = Literal["Running", "Completed", "Failed", "Cancelled"]
 _STATUS: dict[str, RunStatus] = {"succeeded": "Completed", "failed": "Failed", "cancelled": "Cancelled", "skipped": "Cancelled"}
@@ -88,8 +91,8 @@ class V1EventsQuery(Query):
     """Which events; those of the last hour by default. `cursor` is the `internal_id` of the last event of the page before."""
 
     name: str | None = None
-    received_after: AwareDatetime | None = None
-    received_before: AwareDatetime | None = None
+    received_after: Moment | None = None
+    received_before: Moment | None = None
     limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 20
     cursor: str | None = None
 
@@ -109,7 +112,7 @@ async def events(call: Call) -> V1Events:
     after = asked.received_after or datetime.now(UTC) - _LOOKS_BACK
 
     def look() -> list[V1Event]:
-        place = (event_of(asked.cursor).received_at, asked.cursor) if asked.cursor is not None else None
+        place = _place(asked.cursor) if asked.cursor is not None else None
         rows, _ = events_page({"name": asked.name, "source": None, "after": after, "before": asked.received_before}, asked.limit, place)
         return [_event(EventView.model_validate(row)) for row in rows]
 
@@ -143,6 +146,14 @@ async def cancel_many(call: Call) -> Response:
     asked: Cancellation = call.body
     selection = Selection(function=asked.function_id, since=asked.started_after, until=asked.started_before)
     return answer(await start(call, selection, "cancel"), 202)
+
+
+def _place(cursor: str) -> Place:
+    with database.connection() as connection:
+        row = one(connection, "event", id=cursor)
+    if row is None:
+        raise Problem(400, "invalid_field", "is no cursor: give the internal_id of the last event of the page before", "cursor")
+    return row["received_at"], cursor
 
 
 def _event(found: EventView) -> V1Event:

@@ -57,4 +57,4 @@ async def metrics(call: Call) -> Response:
     return Response(await run_in_threadpool(generate_latest, counters.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-ENDPOINTS = [Endpoint("GET", "/metrics", metrics, "Health", "Metrics for Prometheus.", "read", media="text/plain")]
+ENDPOINTS = [Endpoint("GET", "/metrics", metrics, "Health", "Metrics for Prometheus.", "read", media=("text/plain",))]

@@ -77,6 +77,6 @@ def _changed(invocation: int, since: str) -> bool:
 ENDPOINTS = [
     Endpoint(
         "GET", "/api/invocations/{id}/stream", stream, "Stream", "Progress, steps and status of an invocation as server-sent events.", "read",
-        media="text/event-stream", also={204: "the end was seen already"}, headers={"Last-Event-ID": "The id of the last message that was seen."},
+        media=("text/event-stream",), also={204: ("the end was seen already", None)}, headers={"Last-Event-ID": "The id of the last message that was seen."},
     )
 ]  # fmt: skip

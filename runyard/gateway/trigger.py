@@ -74,6 +74,6 @@ def first_event(row: Mapping[str, Any]) -> str:
 ENDPOINTS = [
     Endpoint(
         "POST", "/api/inngest/trigger", trigger, "Trigger", "Send an event, or run one function; with `wait` its outcome is the answer.", "send", query=Wait,
-        body=TriggerBody, answer=Outcome, also={202: "it goes on"},
+        body=TriggerBody, answer=Outcome, also={202: ("it goes on", Outcome)}, errors=(404,),
     )
 ]  # fmt: skip

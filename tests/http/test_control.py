@@ -84,7 +84,7 @@ def test_bulk_cancel_and_dismiss(door: Door, functions: dict[str, Function]) -> 
 
 def test_a_bulk_that_names_nothing_or_nonsense_is_refused(door: Door) -> None:
     for action, body, status, says in [
-        ("replay", {}, 400, "select something"), ("explode", {"function": "x"}, 404, "bulk action"), ("replay", {"status": ["queued"]}, 400, "not for what is queued"),
+        ("replay", {}, 400, "select something"), ("explode", {"function": "x"}, 405, "method"), ("replay", {"status": ["queued"]}, 400, "not for what is queued"),
         ("cancel", {"status": ["done"]}, 400, "give some of"), ("cancel", {"filter": "$.data =="}, 400, "filter"),
         ("cancel", {"since": "2026-01-01T00:00:00"}, 400, "timezone"),
         ("cancel", {"functoin": "x"}, 400, "functoin"),

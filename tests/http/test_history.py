@@ -110,7 +110,7 @@ def test_the_invocations_of_a_function_by_status(door: Door, functions: dict[str
         ("/api/invocations?function=greet&cursor=WyIyMDI2LTAxLTAxVDAwOjAwOjAwKzAwOjAwIiwgIngiXQ", 400, "database"),
         ("/api/nothing", 404, "/docs"),
         ("/v1/runs/none", 404, "no invocation"),
-        ("/v1/events?cursor=none", 404, "no event"),
+        ("/v1/events?cursor=none", 400, "cursor"),
     ],
 )
 def test_a_wrong_question_is_answered_with_what_to_do(door: Door, path: str, status: int, says: str) -> None:
