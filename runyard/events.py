@@ -35,6 +35,7 @@ INTERNAL_PREFIXES = ("runyard/", "inngest/")
 EARLIEST_MS = 315_532_800_000  # 1980-01-01, the range of Inngest's event API
 LATEST_MS = 4_102_444_800_000  # 2100-01-01
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 _SEED = re.compile(r"([0-9]{1,15}),([A-Za-z0-9+/]{14}==)")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _WIRE_FIELDS = frozenset({"name", "data", "id", "ts", "user", "v", "meta"})
@@ -51,13 +52,13 @@ def new_ulid(millis: int | None = None) -> str:
     present time sort in the order in which they were made: within a millisecond each is the one before plus one, as the specification has it.
     """
     global _last_ulid
-    number = (int(time.time() * 1000) if millis is None else millis) << 80 | secrets.randbits(79)
-    if millis is None:
-        with _ulid_lock:
-            if number >> 80 <= _last_ulid >> 80:
-                number = _last_ulid + 1
-            _last_ulid = number
-    return _as_ulid(number)
+    if millis is not None:
+        return _as_ulid(millis << 80 | secrets.randbits(79))
+    now = int(time.time() * 1000)
+    with _ulid_lock:
+        # Randomness is a call to the system: one a millisecond will do.
+        _last_ulid = _last_ulid + 1 if now <= _last_ulid >> 80 else now << 80 | secrets.randbits(79)
+        return _as_ulid(_last_ulid)
 
 
 def seeded_ulids(seed: str, count: int) -> list[str] | None:
@@ -81,7 +82,7 @@ def seeded_ulids(seed: str, count: int) -> list[str] | None:
 
 
 def _as_ulid(number: int) -> str:
-    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 class EventData(BaseModel):
@@ -141,10 +142,14 @@ class Event:
 
     def checked(self) -> "Event":
         """Return self when the door lets it in; raises `InvalidEvent` that names the bad field."""
+        if isinstance(self.name, str) and self.name.startswith(INTERNAL_PREFIXES):
+            raise InvalidEvent("names that begin with runyard/ or inngest/ are kept for internal events; choose another", "name")
+        return self.fitting()
+
+    def fitting(self) -> "Event":
+        """Return self when it is within all limits and fits its type, be it internal or not; raises `InvalidEvent`."""
         if not isinstance(self.name, str) or not 1 <= len(self.name) <= MAX_NAME:
             raise InvalidEvent(f"must be text of 1 to {MAX_NAME} characters", "name")
-        if self.name.startswith(INTERNAL_PREFIXES):
-            raise InvalidEvent("names that begin with runyard/ or inngest/ are kept for internal events; choose another", "name")
         for name, text in (("id", self.id), ("v", self.v)):
             if text is not None and (not isinstance(text, str) or len(text) > MAX_NAME):
                 raise InvalidEvent(f"must be text of up to {MAX_NAME} characters", name)
@@ -190,8 +195,8 @@ def rows_as_json(events: Sequence[Event], target: str | None = None) -> str:
 
 
 def internal_row(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """An element for an internal event, whose name the door would refuse."""
-    return Event(name, data).to_row()
+    """An element for an internal event, whose name the door would refuse; raises `InvalidEvent` for what else it would."""
+    return Event(name, data).fitting().to_row()
 
 
 def as_json(rows: Sequence[Mapping[str, object]]) -> str:
@@ -283,7 +288,7 @@ def _dumps(value: object) -> str:
         text.encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"is not JSON: {error}", "data") from None
-    if _NUL.search(text):
+    if "\\u0000" in text and _NUL.search(text):
         raise InvalidEvent("holds the character NUL (\\u0000), which PostgreSQL cannot keep in JSON; remove it", "data")
     return text
 
@@ -293,8 +298,8 @@ def _deeper_than(limit: int, value: object) -> bool:
     level: list[Any] = [value]
     for _ in range(limit):
         level = [
-            child for parent in level for child in (parent.values() if isinstance(parent, Mapping) else parent if isinstance(parent, list) else ())
-            if isinstance(child, Mapping | list)
+            child for parent in level for child in (parent.values() if isinstance(parent, dict | Mapping) else parent if isinstance(parent, list | tuple) else ())
+            if isinstance(child, dict | list | tuple)
         ]  # fmt: skip
         if not level:
             return False

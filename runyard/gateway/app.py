@@ -5,7 +5,6 @@ Dagster's UI has no log-in, so it is served on loopback only. There, in developm
 """
 
 import importlib
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ from runyard.gateway.background import Background
 from runyard.gateway.cors import Cors
 from runyard.gateway.description import description_routes
 from runyard.gateway.endpoint import Endpoint, Services
-from runyard.gateway.observing import Observe
+from runyard.gateway.observing import Observe, log_to_stderr
 from runyard.gateway.pages import dev_page
 from runyard.gateway.problems import Problem, refusal
 from runyard.gateway.serving import serve
@@ -69,7 +68,7 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
 def serve_web(workspace: Path, *, api_only: bool = False) -> int:
     """Serve until stopped; raises `RunyardError` for an address that can be reached from outside without a key."""
     chosen = settings()
-    logging.basicConfig(level=chosen.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     database.wait_for_connection(_DATABASE_SECONDS)
     if api_only:
         _check_keys()

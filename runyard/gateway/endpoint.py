@@ -22,6 +22,8 @@ from runyard.gateway.watching import Watcher
 from runyard.gateway.writing import Writer
 from runyard.keys import Key, Scope
 
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
 
 def _is_written_out(value: object) -> object:
     """Refuse a number, which pydantic would take for seconds or milliseconds."""
@@ -169,7 +171,7 @@ class Endpoint:
 
 def answer(model: BaseModel, status: int = 200) -> Response:
     """A model as a JSON answer."""
-    return Response(to_json(model), status, media_type="application/json")
+    return Response(to_json(model), status, media_type="application/json", headers=_HEADERS)
 
 
 def not_found(what: str, given: object) -> Problem:

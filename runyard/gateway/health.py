@@ -1,11 +1,16 @@
 """`/healthz`: this process lives. `/readyz`: the database, its tables, the daemon and a worker are there."""
 
+import asyncio
+import time
+
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from runyard.gateway.endpoint import Call, Endpoint, answer
-from runyard.readiness import checks
+from runyard.readiness import Check, checks
+
+_FRESH_SECONDS = 2.0
 
 
 class Alive(BaseModel):
@@ -34,9 +39,29 @@ async def alive(call: Call) -> Alive:
     return Alive()
 
 
+class _Checks:
+    """What was found last, for a few seconds: anybody may ask, and looking is dear."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._found: list[Check] = []
+        self._looked_at = float("-inf")
+
+    async def found(self) -> list[Check]:
+        """All checks."""
+        async with self._lock:
+            if time.monotonic() - self._looked_at > _FRESH_SECONDS:
+                self._found = await run_in_threadpool(checks)
+                self._looked_at = time.monotonic()
+            return self._found
+
+
+_checks = _Checks()
+
+
 async def ready(call: Call) -> Response:
     """200 when everything that an event needs is up, else 503."""
-    found = await run_in_threadpool(checks)
+    found = await _checks.found()
     ok = all(check.ok for check in found)
     says = call.services.access.development
     body = Ready(status="ok" if ok else "not ready", checks={check.name: CheckView(ok=check.ok, says=check.says if says else None) for check in found})

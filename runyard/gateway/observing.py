@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from contextvars import ContextVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,9 +11,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runyard.events import new_ulid
 from runyard.gateway import counters
 from runyard.gateway.problems import problem_of, refusal
+from runyard.settings import settings
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_current: ContextVar[str] = ContextVar("request", default="-")
 _log = logging.getLogger("runyard.requests")
+
+
+def log_to_stderr() -> None:
+    """Write the log of this process, every line with the id of the request that it is about (`-` for none)."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_name_request)
+    logging.basicConfig(level=settings().log_level.upper(), format="%(levelname)s %(name)s [%(request)s] %(message)s", handlers=[handler])
+
+
+def _name_request(record: logging.LogRecord) -> bool:
+    record.request = _current.get()
+    return True
 
 
 class Observe:
@@ -29,6 +44,7 @@ class Observe:
         request = Request(scope)
         given = request.headers.get("x-request-id", "")
         request.state.request_id = given if _REQUEST_ID.fullmatch(given) else new_ulid()
+        _current.set(request.state.request_id)
         began = time.monotonic()
         status = 0
 
@@ -56,4 +72,4 @@ def _note(request: Request, status: int, seconds: float) -> None:
     counters.requests.labels(endpoint, str(status)).inc()
     counters.seconds.labels(endpoint).observe(seconds)
     level = logging.ERROR if status == 500 else logging.WARNING if status >= 500 else logging.INFO
-    _log.log(level, "%s %d in %.0f ms, request %s", endpoint, status, seconds * 1000, request.state.request_id)
+    _log.log(level, "%s %d in %.0f ms", endpoint, status, seconds * 1000)

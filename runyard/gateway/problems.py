@@ -88,7 +88,7 @@ def refusal(request: Request, problem: Problem, more: Mapping[str, Any] | None =
     body = {"status": problem.status, "code": problem.code, "error": str(problem), "request_id": request.state.request_id, **(more or {})}
     if problem.field:
         body["field"] = problem.field
-    return JSONResponse(body, problem.status, headers=problem.headers)
+    return JSONResponse(body, problem.status, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **problem.headers})
 
 
 def _invalid(error: ValidationError) -> Problem:

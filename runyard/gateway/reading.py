@@ -7,10 +7,9 @@ from typing import Any
 from starlette.requests import Request
 
 from runyard.gateway.problems import Problem
+from runyard.settings import settings
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
-# A client that takes longer than this to send what it promised is let go.
-BODY_SECONDS = 20.0
 
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
@@ -23,14 +22,14 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(settings().client_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
                     raise _too_large(limit)
                 chunks.append(chunk)
     except TimeoutError:
-        raise Problem(408, "slow", f"the body did not come within {BODY_SECONDS:.0f} s", headers={"Connection": "close"}) from None
+        raise Problem(408, "slow", f"the body did not come within {settings().client_seconds:g} s", headers={"Connection": "close"}) from None
     return b"".join(chunks)
 
 

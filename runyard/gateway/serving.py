@@ -12,7 +12,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runyard.settings import settings
 
-HEADER_SECONDS = 10.0
 _KEEP_ALIVE_SECONDS = 30
 # Connections beyond these are answered 503 at once.
 _MOST_CONNECTIONS = 2000
@@ -45,7 +44,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _expect_headers(self) -> None:
-        self._headers_due = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+        self._headers_due = self.loop.call_later(settings().client_seconds, self.transport.close)
 
     def _no_longer_expect(self) -> None:
         if self._headers_due is not None:
@@ -56,6 +55,6 @@ class TimedProtocol(HttpToolsProtocol):
 def serve(app: ASGIApp) -> None:
     """Serve until stopped. There is no access log of uvicorn's: event keys are in the paths."""
     uvicorn.run(
-        app, host=settings().host, port=settings().port, log_level="warning", access_log=False, server_header=False, http=TimedProtocol,
+        app, host=settings().host, port=settings().port, log_level="warning", access_log=False, server_header=False, proxy_headers=False, http=TimedProtocol,
         timeout_graceful_shutdown=3, timeout_keep_alive=_KEEP_ALIVE_SECONDS, limit_concurrency=_MOST_CONNECTIONS,
     )  # fmt: skip

@@ -49,11 +49,12 @@ def _rows(call: Call) -> str:
     if not call.caller.may_send(name):
         raise Problem(403, "forbidden", f"this key may not send {name[:100]}")
     event = Event(name, asked.data, id=asked.id, ts=asked.ts, user=asked.user)
-    if asked.function is not None and name.startswith(INTERNAL_PREFIXES):
-        if asked.id is not None or asked.ts is not None or asked.user is not None:
-            raise InvalidEvent("goes with functions that an event starts; leave it out", "id" if asked.id is not None else "ts" if asked.ts is not None else "user")
-        return as_json([{**internal_row(name, asked.data), "target": asked.function}])
-    return rows_as_json([event], asked.function)
+    if asked.function is None or not name.startswith(INTERNAL_PREFIXES):
+        return rows_as_json([event], asked.function)
+    for field in ("id", "ts", "user"):
+        if getattr(asked, field) is not None:
+            raise InvalidEvent("goes with functions that an event starts; leave it out", field)
+    return as_json([{**internal_row(name, asked.data), "target": asked.function}])
 
 
 def _event_of(function: str) -> str:

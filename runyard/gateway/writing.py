@@ -85,7 +85,7 @@ class Writer:
 
     async def _insert(self, line: Line, requests: Sequence[_Request]) -> None:
         try:
-            rows = await line.run("send", events=f"[{','.join(request.rows[1:-1] for request in requests)}]", source="http")
+            [row] = await line.run("send_shared", events=f"[{','.join(request.rows[1:-1] for request in requests)}]")
         except asyncio.CancelledError:
             for request in requests:
                 _fail(request, DatabaseUnavailable("the web process stops"))
@@ -101,11 +101,11 @@ class Writer:
             for request in requests:
                 _fail(request, error)
         else:
-            ids = iter(rows)
+            given = 0
             for request in requests:
-                own = [next(ids)["id"] for _ in range(request.count)]
                 if not request.answer.done():
-                    request.answer.set_result(own)
+                    request.answer.set_result(row["ids"][given : given + request.count])
+                given += request.count
 
 
 def _fail(request: _Request, error: Exception) -> None:

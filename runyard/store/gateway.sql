@@ -1,5 +1,9 @@
 -- The statements of the HTTP door: keys, history, and what many clients watch. As in queries.sql, parameters are %(named)s.
 
+-- name: send_shared
+-- As `send`, for many requests at once: all ids in one row. (by events_pkey and events_idempotency_key)
+SELECT ARRAY(SELECT id FROM runyard.send_v1(%(events)s::jsonb, 'http') AS id) AS ids
+
 -- name: create_key
 -- Keep a new key by its hash. (by keys_pkey and keys_hash_key)
 INSERT INTO runyard.keys (id, hash, hint, name, environment, scopes, events, per_second, expires_at)

@@ -235,8 +235,8 @@ def test_slow_clients_hold_nothing(door: Door) -> None:
         return await asyncio.gather(*slow)
 
     found = asyncio.run(all_of_them())
-    assert all(8 < seconds < 15 and answer == b"" for seconds, answer in found[:30])
-    assert all(15 < seconds < 30 and answer.startswith(b"HTTP/1.1 408") for seconds, answer in found[30:])
+    assert all(2 < seconds < 9 and answer == b"" for seconds, answer in found[:30])
+    assert all(2 < seconds < 9 and answer.startswith(b"HTTP/1.1 408") for seconds, answer in found[30:])
     assert count() == 20
 
 
