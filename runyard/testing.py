@@ -34,7 +34,7 @@ from runyard.store.queries import Row, one, run
 from runyard.tags import BATCH
 
 _MOST_RUNS = 10_000
-_TABLES = ("events", "functions", "triggers", "invocations", "steps", "batches", "waits", "gates", "bulks")
+_TABLES = ("events", "functions", "triggers", "invocations", "steps", "batches", "waits", "gates", "bulks", "progress")
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ class Invocation:
     def steps(self) -> dict[str, Step]:
         """The steps it has come to, by name."""
         return {name: Step(**step) for name, step in self._row()["steps"].items()}
+
+    @property
+    def progress(self) -> list[tuple[float, str]]:
+        """What its steps have said of how far they are: per cent and text, oldest first."""
+        with database.connection() as connection:
+            return [(row["percent"], row["text"]) for row in run(connection, "progress_of", invocation=self.id)]
 
     @property
     def replay_of(self) -> int | None:

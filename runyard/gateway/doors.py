@@ -18,16 +18,18 @@ from psycopg import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from runyard.events import Event, EventData, rows_as_json
+from runyard.events import Event, EventData, rows_as_json, rows_of
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.gateway.problems import Problem
 from runyard.gateway.reading import parse_json
 from runyard.gateway.signatures import Signature
 from runyard.gateway.views import Accepted, Outcome
 from runyard.gateway.waiting import Wait, outcome
+from runyard.gateway.writing import Rows
 from runyard.store import database
 from runyard.store.queries import run
 
+_LOCK_SECONDS = 5
 _log = logging.getLogger("runyard.gateway")
 
 
@@ -55,7 +57,7 @@ async def send_for(call: Call, event: Event) -> Response:
     """Send an event for a caller who may, and answer as an edge function does."""
     if not call.caller.may_send(event.name):
         raise Problem(403, "forbidden", f"this key may not send {event.name}")
-    ids = await call.services.writer.send(rows_as_json([event]), 1)
+    ids = await call.services.writer.send(Rows.of(rows_of([event])))
     return await outcome(call, ids, call.query.wait)
 
 
@@ -115,6 +117,8 @@ class Webhook:
 
     def _take(self, body: Any, headers: Mapping[str, str]) -> list[str]:
         with database.transaction() as connection:
+            # Another delivery of the same may be under way, or an application's transaction with it: not for long.
+            connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
             try:
                 events = self.take(Incoming(body, headers, connection))
             except (LookupError, TypeError, AttributeError, ValueError) as error:

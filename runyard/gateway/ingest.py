@@ -11,10 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from runyard.errors import InvalidEvent
-from runyard.events import EARLIEST_MS, LATEST_MS, Event, as_json, rows_of, seeded_ulids
+from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.gateway.problems import Problem
 from runyard.gateway.reading import parse_json
+from runyard.gateway.writing import Rows
 
 MAX_EVENTS = 5000
 # Larger bodies are checked in a thread, so that others do not wait behind them.
@@ -50,15 +51,12 @@ class Sent(BaseModel):
 
 async def send_events(call: Call) -> Sent:
     """Take events; the answer with their ids comes after the commit."""
-    if len(call.raw) > _LARGE_BYTES:
-        rows, count = await run_in_threadpool(_rows, call)
-    else:
-        rows, count = _rows(call)
-    return Sent(ids=await call.services.writer.send(rows, count) if count else [])
+    rows = await run_in_threadpool(_rows, call) if len(call.raw) > _LARGE_BYTES else _rows(call)
+    return Sent(ids=await call.services.writer.send(rows))
 
 
-def _rows(call: Call) -> tuple[str, int]:
-    """The events of a request as the writer takes them, and how many there are."""
+def _rows(call: Call) -> Rows:
+    """The events of a request as the writer takes them."""
     events = [Event.from_wire(raw) for raw in _parse(call.raw)]
     for event in events:
         if isinstance(event.name, str) and not call.caller.may_send(event.name):
@@ -71,7 +69,7 @@ def _rows(call: Call) -> tuple[str, int]:
             row["ulid"] = ulids[position]
         if trace is not None:
             row["trace"] = trace
-    return as_json(rows), len(rows)
+    return Rows.of(rows)
 
 
 def _parse(body: bytes) -> list[object]:

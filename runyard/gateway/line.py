@@ -23,14 +23,17 @@ class Line:
     ----------
     name
         How the database server knows it.
+    lock_seconds
+        How long a statement may wait for what another transaction has locked; psycopg's LockNotAvailable then.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lock_seconds: float = 0) -> None:
         self._name = name
+        self._lock_seconds = lock_seconds
         self._connection: psycopg.AsyncConnection[Row] | None = None
 
     async def run(self, statement: str, **parameters: Any) -> list[Row]:
-        """Run a statement by its name; return its rows. Raises `DatabaseUnavailable`, also when it does not answer in 10 s."""
+        """Run a statement by its name; return its rows. Raises `DatabaseUnavailable`, also when it does not answer in 10 s, and psycopg's errors."""
         return await self._ask(statements()[statement], parameters)
 
     async def close(self) -> None:
@@ -43,12 +46,18 @@ class Line:
     async def _ask(self, statement: bytes, parameters: Mapping[str, Any]) -> list[Row]:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                if self._connection is None or self._connection.closed:
-                    self._connection = await psycopg.AsyncConnection.connect(
-                        database_url(), autocommit=True, row_factory=dict_row, connect_timeout=_CONNECT_SECONDS, application_name=f"runyard {self._name}"
-                    )
-                cursor = await self._connection.execute(statement, parameters)
-                return await cursor.fetchall()
+                connection = self._connection if self._connection is not None and not self._connection.closed else await self._connect()
+                return await (await connection.execute(statement, parameters)).fetchall()
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            if isinstance(error, psycopg.OperationalError) and self._connection is not None and not self._connection.closed:
+                raise  # the database has answered: it does not want this statement
             await self.close()
             raise DatabaseUnavailable(f"the database does not answer ({type(error).__name__})") from error
+
+    async def _connect(self) -> psycopg.AsyncConnection[Row]:
+        self._connection = await psycopg.AsyncConnection.connect(
+            database_url(), autocommit=True, row_factory=dict_row, connect_timeout=_CONNECT_SECONDS, application_name=f"runyard {self._name}"
+        )
+        if self._lock_seconds:
+            await self._connection.execute(f"SET lock_timeout = {int(self._lock_seconds * 1000)}".encode())
+        return self._connection

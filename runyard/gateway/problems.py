@@ -63,13 +63,16 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(400, "invalid_option", str(error))
         case ValidationError():
             return _invalid(error)
-        case psycopg.DataError() | psycopg.IntegrityError() | psycopg.errors.RaiseException():
+        case psycopg.DataError() | psycopg.IntegrityError() | psycopg.errors.RaiseException() | psycopg.errors.ProgramLimitExceeded():
             return Problem(400, "invalid_value", f"the database does not take this: {error.diag.message_primary or error}")
         case psycopg.errors.QueryCanceled():
             return Problem(400, "too_much", "this takes too long: ask for less, with a function, a name or a time")
         case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction() | SchemaOutOfDate():
             _log.error("the tables are not those of this code: run `runyard migrate`")
             return Problem(503, "not_migrated", "this is being upgraded; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})
+        case psycopg.errors.LockNotAvailable() | psycopg.errors.DeadlockDetected():
+            message = "another transaction holds what this needs, such as an event with the same id; nothing was done. Send it again"
+            return Problem(503, "locked", message, headers={"Retry-After": str(RETRY_SECONDS)})
         case DatabaseUnavailable() | psycopg.OperationalError():
             _log.warning("the database does not answer: %s", type(error).__name__)
             return Problem(503, "database_away", "the database does not answer; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})

@@ -8,11 +8,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from runyard.errors import InvalidEvent
-from runyard.events import INTERNAL_PREFIXES, Event, as_json, internal_row, rows_as_json
+from runyard.events import INTERNAL_PREFIXES, Event, internal_row, rows_of
 from runyard.gateway.endpoint import Body, Call, Endpoint, not_found
 from runyard.gateway.problems import Problem
 from runyard.gateway.views import Outcome
 from runyard.gateway.waiting import Wait, outcome
+from runyard.gateway.writing import Rows
 from runyard.registry import INVOKED, SCHEDULED
 from runyard.store import database
 from runyard.store.queries import run
@@ -39,22 +40,22 @@ class TriggerBody(Body):
 async def trigger(call: Call) -> Response:
     """Send the event; wait for its outcome where asked."""
     rows = await run_in_threadpool(_rows, call)
-    ids = await call.services.writer.send(rows, 1)
+    ids = await call.services.writer.send(rows)
     return await outcome(call, ids, call.query.wait)
 
 
-def _rows(call: Call) -> str:
+def _rows(call: Call) -> Rows:
     asked: TriggerBody = call.body
     name = asked.event if asked.event is not None else _event_of(asked.function or "")
     if not call.caller.may_send(name):
         raise Problem(403, "forbidden", f"this key may not send {name[:100]}")
     event = Event(name, asked.data, id=asked.id, ts=asked.ts, user=asked.user)
     if asked.function is None or not name.startswith(INTERNAL_PREFIXES):
-        return rows_as_json([event], asked.function)
+        return Rows.of([{**row, "target": asked.function} for row in rows_of([event])])
     for field in ("id", "ts", "user"):
         if getattr(asked, field) is not None:
             raise InvalidEvent("goes with functions that an event starts; leave it out", field)
-    return as_json([{**internal_row(name, asked.data), "target": asked.function}])
+    return Rows.of([{**internal_row(name, asked.data), "target": asked.function}])
 
 
 def _event_of(function: str) -> str:

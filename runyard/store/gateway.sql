@@ -94,6 +94,10 @@ JOIN runyard.invocations ON invocations.id = watched.invocation
 INSERT INTO runyard.progress (invocation_id, step, percent, text)
 SELECT %(invocation)s, %(step)s, %(percent)s, %(text)s FROM runyard.batches WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running'
 
+-- name: progress_of
+-- All progress of an invocation; for tests. (by progress_invocation)
+SELECT percent, text FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id
+
 -- name: replay_event
 -- Replay the latest invocation of each function for an event, once it is final. (by invocations_event, invocations_pkey)
 SELECT runyard.replay_v1(ARRAY(

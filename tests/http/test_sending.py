@@ -174,6 +174,26 @@ def test_one_that_the_database_refuses_does_not_harm_those_that_share_its_insert
     assert statuses.count(200) == 100 and count() == 100
 
 
+def test_a_transaction_that_holds_an_id_holds_nobody_else(door: Door, door_url: str) -> None:
+    """An application has sent an id in a transaction that it keeps open; others send meanwhile."""
+    from runyard import send as send_python
+
+    with psycopg.connect(door_url) as application:
+        [own] = send_python("greet/requested", {"who": "app"}, id="held", connection=application)
+        with ThreadPoolExecutor(8) as threads:
+            held = threads.submit(send, door, {**EVENT, "id": "held"})
+            began = time.monotonic()
+            assert all(answer.status_code == 200 for answer in threads.map(lambda _: send(door, EVENT), range(40)))
+            assert time.monotonic() - began < 1
+            answer = held.result()
+            assert (answer.status_code, answer.json()["code"]) == (503, "locked") and answer.headers["retry-after"]
+            waiting = threads.submit(send, door, {**EVENT, "id": "held"})
+            time.sleep(0.3)
+            application.commit()
+            assert waiting.result().json()["ids"] == [own]
+    assert count() == 41
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/xml", "nonsense", ""])
 def test_the_content_type_does_not_matter(door: Door, content_type: str) -> None:
     assert send(door, EVENT, **{"content-type": content_type}).status_code == 200
