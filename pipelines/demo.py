@@ -55,24 +55,26 @@ def _send_through_every_door() -> list[str]:
         contact = {"to": "team@example.com", "template": "contact", "data": {"name": "Grace", "email": "grace@example.com", "message": "Do you ship to Arlington?"}}
         row = connection.execute("SELECT runyard.send(%s, %s::jsonb) AS id", (_NAME, json.dumps(contact))).fetchone()
         assert row is not None
-    http = _post([
+    http = _post("/e/demo", [
         {"name": _NAME, "data": {"to": ["alan@example.com"], "template": "notification", "data": {"title": "Your report is ready", "message": "It has 12 pages."}}},
         {"name": _NAME, "data": {"to": ["bounced@example.com"], "subject": "Hello again", "text": "This address is suppressed."}},
         {"name": "order/placed", "data": {"order": 1}},
     ])  # fmt: skip
+    contact_form = {"name": "Katherine", "email": "katherine@example.com", "message": "The orbit is right."}
+    edge = [*_post("/functions/v1/contact-notification", contact_form), *_post("/functions/v1/gemini", {"prompt": "A haiku about queues", "background": True})]
     shell = subprocess.run(
         [sys.executable, "-m", "runyard", "send", _NAME, "--data", json.dumps({"to": "linus@example.com", "subject": "From the shell", "text": "One line."})],
         capture_output=True, text=True, check=True, cwd=settings().home,
     )  # fmt: skip
-    return [*python, str(row["id"]), *http, *shell.stdout.split()]
+    return [*python, str(row["id"]), *http, *edge, *shell.stdout.split()]
 
 
 def _welcome(address: str, name: str) -> dict[str, Any]:
     return {"to": [address], "template": "welcome", "data": {"name": name, "product": "Acme", "action_url": "https://example.com/start"}}
 
 
-def _post(events: list[dict[str, Any]]) -> list[str]:
-    request = urllib.request.Request(f"http://127.0.0.1:{settings().port}/e/demo", json.dumps(events).encode(), {"Content-Type": "application/json"})
+def _post(path: str, body: object) -> list[str]:
+    request = urllib.request.Request(f"http://127.0.0.1:{settings().port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return list(json.load(answer)["ids"])
 
@@ -104,17 +106,29 @@ def _print_table(rows: Sequence[Row]) -> None:
     for row in rows:
         invocation = row["invocations"][0] if row["invocations"] else None
         recipients = row["data"].get("to", "")
-        output = (invocation or {}).get("output") or {}
         lines.append((
             row["source"], row["name"], recipients if isinstance(recipients, str) else ", ".join(recipients),
             invocation["status"] if invocation else "unmatched", str(invocation["attempt"]) if invocation else "",
-            (f"{output.get('status', '')} {output.get('file', output.get('message_id', ''))}").strip()[:64], (invocation["run_id"] or "")[:8] if invocation else "",
+            _result(invocation["output"])[:64] if invocation else "", (invocation["run_id"] or "")[:8] if invocation else "",
         ))  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for number, line in enumerate(lines):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
         if number == 0:
             print("  ".join("-" * width for width in widths))
+
+
+def _result(output: Any) -> str:
+    """What a function gave, in a few words: a mail's state and file, a text, the events that it sent."""
+    match output:
+        case {"text": text, "provider": provider}:
+            return f"{provider}: {text}"
+        case {"status": status, **more}:
+            return f"{status} {more.get('file', more.get('message_id', ''))}".strip()
+        case [event_id]:
+            return f"sent event {event_id}"
+        case _:
+            return ""
 
 
 def _print_summary(rows: Sequence[Row], burst: Sequence[str], seconds: float) -> int:
@@ -124,7 +138,8 @@ def _print_summary(rows: Sequence[Row], burst: Sequence[str], seconds: float) ->
     print(f"\nA burst of {len(burst)} mails: {sent} sent in {runs} Dagster runs. Everything took {seconds:.1f} s.")
     if mailer_from_environment().provider == "outbox":
         print(f"The mails are files in {outbox_folder()}")
-    print(f"`make up` shows the runs at http://localhost:{settings().port}/runs and the events at http://localhost:{settings().port}/dev")
+    address = f"http://localhost:{settings().port}"
+    print(f"`make up` shows the runs at {address}/runs, the events at {address}/dev, and the HTTP API at {address}/docs")
     failed = [row["id"] for row in rows if any(found["status"] != "succeeded" for found in row["invocations"])]
     if failed or sent < len(burst):
         print(f"demo: not all events succeeded: {', '.join(failed[:5])}", file=sys.stderr)
