@@ -31,7 +31,7 @@ for _name in [name for name in os.environ if name.startswith(("RUNYARD_", "SENDG
     del os.environ[_name]
 os.environ.update(
     DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_PORT=str(free_port()), RUNYARD_CODE="tests.code",
-    RUNYARD_CONCURRENCY="2", DATABASE_URL="postgresql://not-yet",
+    RUNYARD_CONCURRENCY="2", RUNYARD_LEASE_SECONDS="10", DATABASE_URL="postgresql://not-yet",
 )  # fmt: skip
 
 from runyard.settings import settings  # noqa: E402

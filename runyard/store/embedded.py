@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 import warnings
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ import psutil
 import psycopg
 
 DATABASE = "runyard"
+_DYING_SECONDS = 5.0
 
 
 def embedded_url(postgres_dir: Path) -> str | None:
@@ -40,12 +42,20 @@ def start_embedded(postgres_dir: Path) -> str:
     """
     postgres_dir.parent.mkdir(parents=True, exist_ok=True)
     server = _wheel().get_server(postgres_dir, cleanup_mode=None)
-    if embedded_url(postgres_dir) is None:  # the wheel gives the server of this process again, dead or alive
-        server.start()
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
-            connection.execute(f"CREATE DATABASE {DATABASE}")
-    return str(server.get_uri(database=DATABASE))
+    deadline = time.monotonic() + _DYING_SECONDS
+    while True:
+        if embedded_url(postgres_dir) is None:  # the wheel gives the server of this process again, dead or alive
+            server.start()
+        try:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
+                    connection.execute(f"CREATE DATABASE {DATABASE}")
+            return str(server.get_uri(database=DATABASE))
+        except psycopg.OperationalError:
+            # One that was killed a moment ago still has its process.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def stop_embedded(postgres_dir: Path) -> None:

@@ -162,8 +162,9 @@ def test_it_works_under_stock_dagster_dev(home: Path) -> None:
         dev.send_signal(signal.SIGINT)
         try:
             dev.wait(20)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired:  # it waits for its sensors, which wait for events
             dev.kill()
+            dev.wait()
         for child in children:
             if child.is_running():
                 child.kill()
