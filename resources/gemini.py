@@ -31,7 +31,7 @@ class GeminiGenerator(Generator):
         texts: list[str] = []
         last: Any = None
         try:
-            model = genai.GenerativeModel(name, system_instruction=asked.system)
+            model = genai.GenerativeModel(name, system_instruction=asked.system or None)
             options = {"timeout": self.timeout, "retry": None}
             for last in model.generate_content(asked.prompt, stream=True, generation_config=config, request_options=options):
                 text = _text(last)

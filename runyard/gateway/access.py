@@ -38,7 +38,7 @@ class Access:
         self.development = development
         self._keys: dict[bytes, Key] = {}
         self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
         self._buckets: dict[str, _Bucket] = {}
         self._used: set[str] = set()
 
@@ -92,12 +92,16 @@ class Access:
         return found if found is not None and hmac.compare_digest(found.hash, wanted) else None
 
     async def _read_since(self, moment: float) -> None:
-        """Read the keys unless that was done since a moment; those who ask meanwhile share it."""
-        async with self._reading:
-            if self._read_at < moment:
-                began = time.monotonic()
-                self._keys = {key.hash: key for key in await run_in_threadpool(self._read)}
-                self._read_at = began
+        """Read the keys unless that was done since a moment; those who ask meanwhile share it, and its error."""
+        while self._read_at < moment:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._refresh())
+            await asyncio.shield(self._reading)
+
+    async def _refresh(self) -> None:
+        began = time.monotonic()
+        self._keys = {key.hash: key for key in await run_in_threadpool(self._read)}
+        self._read_at = began
 
     def _read(self) -> Sequence[Key]:
         if self._used:

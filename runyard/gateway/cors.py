@@ -1,4 +1,4 @@
-"""Which pages may call: of any origin for the event API, as Inngest has it; else those of the allow-list. Never with credentials."""
+"""Which pages may call: of any origin for the event API, as Inngest has it; the rest of the API those of the allow-list. Never with credentials."""
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -8,6 +8,8 @@ from runyard.settings import settings
 _LOOPBACK = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 _EXPOSED = ["X-Request-Id", "Retry-After"]
 _METHODS = ["GET", "POST", "DELETE"]
+# Not the Dagster UI, and not what machines ask.
+_LISTED = ("/api/", "/v1/", "/functions/")
 
 
 class Cors:
@@ -20,6 +22,7 @@ class Cors:
     """
 
     def __init__(self, app: ASGIApp, development: bool) -> None:
+        self._plain = app
         self._open = CORSMiddleware(app, allow_origins=["*"], allow_methods=["POST"], allow_headers=["*"], expose_headers=_EXPOSED)
         self._listed = CORSMiddleware(
             app, allow_origins=settings().cors_origins, allow_origin_regex=_LOOPBACK if development else None, allow_methods=_METHODS, allow_headers=["*"],
@@ -28,5 +31,6 @@ class Cors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request by the rule of its path."""
-        chosen = self._open if scope["type"] == "http" and scope["path"].startswith("/e/") else self._listed
+        path = scope.get("path", "")
+        chosen = self._open if path.startswith("/e/") else self._listed if path.startswith(_LISTED) else self._plain
         await chosen(scope, receive, send)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from runyard.gateway.access import Access
 from runyard.gateway.background import Background
-from runyard.gateway.problems import Problem, problem_of, refusal
+from runyard.gateway.problems import Problem, invalid, problem_of, refusal
 from runyard.gateway.reading import parse_json, read_body
 from runyard.gateway.watching import Watcher
 from runyard.gateway.writing import Writer
@@ -157,10 +157,13 @@ class Endpoint:
         # A body is read for a signature over it only where there is one: nobody without a key makes us read.
         raw = await read_body(request) if self.signed and "webhook-signature" in request.headers else None
         caller = await access.caller(request, self.scope, anywhere=self.anywhere, body=raw) if self.scope is not None else Key("anybody", "anybody", b"", ())
-        query = self.query.model_validate(_single(request))
         if raw is None and self.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(request)
-        return Call(request, caller, query, self._body(raw or b"{}"), raw or b"")
+        try:
+            query = self.query.model_validate(_single(request))
+            return Call(request, caller, query, self._body(raw or b"{}"), raw or b"")
+        except ValidationError as error:
+            raise invalid(error) from None
 
     def _body(self, raw: bytes) -> BaseModel | None:
         if self.body is None:

@@ -4,7 +4,7 @@ A run is an invocation, its `run_id` the invocation's number as text. Times are 
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
@@ -20,6 +20,7 @@ from runyard.gateway.waiting import invocations_of
 from runyard.store import database
 from runyard.store.queries import one
 
+Data = TypeVar("Data")
 RunStatus = Literal["Running", "Completed", "Failed", "Cancelled"]
 _STATUS: dict[str, RunStatus] = {"succeeded": "Completed", "failed": "Failed", "cancelled": "Cancelled", "skipped": "Cancelled"}
 _LOOKS_BACK = timedelta(hours=1)
@@ -39,7 +40,7 @@ class V1Event(BaseModel):
     id: str
     name: str
     data: dict[str, Any]
-    user: dict[str, Any] | None
+    user: Any
     v: str | None
     ts: int
     received_at: datetime
@@ -59,31 +60,10 @@ class V1Run(BaseModel):
     output: Any
 
 
-class V1Events(BaseModel):
-    """Events."""
+class Envelope(BaseModel, Generic[Data]):
+    """How every answer is wrapped."""
 
-    data: list[V1Event]
-    metadata: Metadata = Field(default_factory=Metadata)
-
-
-class V1OneEvent(BaseModel):
-    """One event."""
-
-    data: V1Event
-    metadata: Metadata = Field(default_factory=Metadata)
-
-
-class V1Runs(BaseModel):
-    """Invocations."""
-
-    data: list[V1Run]
-    metadata: Metadata = Field(default_factory=Metadata)
-
-
-class V1OneRun(BaseModel):
-    """One invocation."""
-
-    data: V1Run
+    data: Data
     metadata: Metadata = Field(default_factory=Metadata)
 
 
@@ -106,7 +86,7 @@ class Cancellation(Body):
     started_before: AwareDatetime
 
 
-async def events(call: Call) -> V1Events:
+async def events(call: Call) -> Envelope[list[V1Event]]:
     """Events, newest first."""
     asked: V1EventsQuery = call.query
     after = asked.received_after or datetime.now(UTC) - _LOOKS_BACK
@@ -116,23 +96,23 @@ async def events(call: Call) -> V1Events:
         rows, _ = events_page({"name": asked.name, "source": None, "after": after, "before": asked.received_before}, asked.limit, place)
         return [_event(EventView.model_validate(row)) for row in rows]
 
-    return V1Events(data=await run_in_threadpool(look))
+    return Envelope(data=await run_in_threadpool(look))
 
 
-async def event(call: Call) -> V1OneEvent:
+async def event(call: Call) -> Envelope[V1Event]:
     """One event."""
-    return V1OneEvent(data=_event(await run_in_threadpool(event_of, call.path("id"))))
+    return Envelope(data=_event(await run_in_threadpool(event_of, call.path("id"))))
 
 
-async def runs(call: Call) -> V1Runs:
+async def runs(call: Call) -> Envelope[list[V1Run]]:
     """The runs that an event has set off."""
     found = await run_in_threadpool(event_of, call.path("id"))
-    return V1Runs(data=[_run(invocation) for invocation in await run_in_threadpool(invocations_of, [found.id])])
+    return Envelope(data=[_run(invocation) for invocation in await run_in_threadpool(invocations_of, [found.id])])
 
 
-async def run(call: Call) -> V1OneRun:
+async def run(call: Call) -> Envelope[V1Run]:
     """One run."""
-    return V1OneRun(data=_run(await run_in_threadpool(invocation_of, call.path("id"))))
+    return Envelope(data=_run(await run_in_threadpool(invocation_of, call.path("id"))))
 
 
 async def cancel_run(call: Call) -> Response:
@@ -172,21 +152,17 @@ def _run(found: FullInvocation) -> V1Run:
     )  # fmt: skip
 
 
+_GROUP = "Inngest's REST API"
 ENDPOINTS = [
-    Endpoint("GET", "/v1/events", events, "Inngest's REST API", "Events, newest first; of the last hour by default.", "read", query=V1EventsQuery, answer=V1Events),
-    Endpoint("GET", "/v1/events/{id}", event, "Inngest's REST API", "An event.", "read", answer=V1OneEvent),
-    Endpoint("GET", "/v1/events/{id}/runs", runs, "Inngest's REST API", "What an event has set off.", "read", answer=V1Runs),
-    Endpoint("GET", "/v1/runs/{id}", run, "Inngest's REST API", "A run.", "read", answer=V1OneRun),
-    Endpoint("DELETE", "/v1/runs/{id}", cancel_run, "Inngest's REST API", "Cancel a run.", "manage", status=204),
     Endpoint(
-        "POST",
-        "/v1/cancellations",
-        cancel_many,
-        "Inngest's REST API",
-        "Cancel the runs of a function that started in a time.",
-        "manage",
-        body=Cancellation,
-        answer=Started,
+        "GET", "/v1/events", events, _GROUP, "Events, newest first; of the last hour by default.", "read", query=V1EventsQuery, answer=Envelope[list[V1Event]]
+    ),
+    Endpoint("GET", "/v1/events/{id}", event, _GROUP, "An event.", "read", answer=Envelope[V1Event]),
+    Endpoint("GET", "/v1/events/{id}/runs", runs, _GROUP, "What an event has set off.", "read", answer=Envelope[list[V1Run]]),
+    Endpoint("GET", "/v1/runs/{id}", run, _GROUP, "A run.", "read", answer=Envelope[V1Run]),
+    Endpoint("DELETE", "/v1/runs/{id}", cancel_run, _GROUP, "Cancel a run.", "manage", status=204),
+    Endpoint(
+        "POST", "/v1/cancellations", cancel_many, _GROUP, "Cancel the runs of a function that started in a time.", "manage", body=Cancellation, answer=Started,
         status=202,
     ),
-]
+]  # fmt: skip

@@ -61,8 +61,6 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(400, "invalid_event", str(error), error.field)
         case InvalidOption():
             return Problem(400, "invalid_option", str(error))
-        case ValidationError():
-            return _invalid(error)
         case psycopg.DataError() | psycopg.IntegrityError() | psycopg.errors.RaiseException() | psycopg.errors.ProgramLimitExceeded():
             return Problem(400, "invalid_value", f"the database does not take this: {error.diag.message_primary or error}")
         case psycopg.errors.QueryCanceled():
@@ -94,7 +92,8 @@ def refusal(request: Request, problem: Problem, more: Mapping[str, Any] | None =
     return JSONResponse(body, problem.status, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **problem.headers})
 
 
-def _invalid(error: ValidationError) -> Problem:
+def invalid(error: ValidationError) -> Problem:
+    """What is wrong with a query or a body."""
     problems = [
         (".".join(str(part) for part in found["loc"]), found["msg"].removeprefix("Value error, ")) for found in error.errors(include_url=False, include_input=False)
     ]

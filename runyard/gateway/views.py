@@ -17,7 +17,7 @@ class EventView(BaseModel):
     idempotency_key: str | None
     name: str
     data: dict[str, Any]
-    user: dict[str, Any] | None
+    user: Any
     v: str | None
     ts: int
     received_at: datetime
@@ -25,7 +25,7 @@ class EventView(BaseModel):
     caused_by: int | None
     target: str | None
     trace: str | None
-    meta: dict[str, Any] | None
+    meta: Any
 
 
 class Failure(BaseModel):

@@ -272,6 +272,10 @@ def test_without_the_database_it_says_so_and_goes_on_by_itself(door: Door, serve
                 answer = ask()
                 assert (answer.status_code, answer.json()["code"]) == (503, "database_away") and int(answer.headers["retry-after"]) >= 1
                 assert time.monotonic() - began < 6
+            began = time.monotonic()
+            with ThreadPoolExecutor(30) as threads:
+                assert {answer.status_code for answer in threads.map(lambda _: send(door, EVENT), range(60))} == {503}
+            assert time.monotonic() - began < 12  # they do not wait one behind the other
             assert httpx.get(f"{door.url}/healthz").status_code == 200
             assert httpx.get(f"{door.url}/readyz", timeout=20).status_code == 503
         finally:
