@@ -9,14 +9,14 @@ from anyio import CapacityLimiter, to_thread
 from pydantic import Field, RootModel, model_validator
 from pydantic_core import to_json
 from sendgrid.helpers.eventwebhook import EventWebhook
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from pipelines.events import ContactSubmitted, EmailSendRequested, TextGenerateRequested
 from resources.delivery_reports import Report, keep_reports
 from resources.generators import Generated, Generator, Prompt, Refused, generator_from_environment
 from runyard import Event, NonRetriable, RetryAfter
 from runyard.gateway.doors import Incoming, Webhook, edge_function, send_for
-from runyard.gateway.endpoint import Call, Endpoint, answer
+from runyard.gateway.endpoint import Call, Endpoint, answer, event_stream
 from runyard.gateway.problems import Problem, problem_of
 from runyard.gateway.signatures import BodyHmac, Stripe, require, secrets_of
 from runyard.gateway.views import Outcome
@@ -51,11 +51,10 @@ async def gemini(call: Call) -> Response:
     data = asked.model_dump(exclude={"stream", "background"}, exclude_unset=True)
     if asked.background:
         return await send_for(call, Event(_TEXT, data))
-    if not call.caller.may_send(_TEXT):
-        raise Problem(403, "forbidden", f"this key may not send {_TEXT}, which writes texts too")
+    call.check_may_send(_TEXT)
     generator = _generator()
     if asked.stream:
-        return StreamingResponse(_as_written(generator, Prompt(**data)), media_type="text/event-stream", headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        return event_stream(_as_written(generator, Prompt(**data)))
     try:
         return answer(await to_thread.run_sync(generator.generate, Prompt(**data), limiter=_limiter()))
     except Exception as error:

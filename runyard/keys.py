@@ -18,7 +18,8 @@ from runyard.errors import InvalidOption, RunyardError
 from runyard.events import new_ulid
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, run
+from runyard.triggers import meets
 
 Scope = Literal["send", "read", "manage"]
 SCOPES: tuple[Scope, ...] = ("send", "read", "manage")
@@ -56,7 +57,7 @@ class Key:
 
     def may_send(self, event: str) -> bool:
         """Whether it may send an event of this name."""
-        return self.events is None or any(re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), event) for pattern in self.events)
+        return self.events is None or any(meets(pattern, event) for pattern in self.events)
 
 
 def digest(key: str) -> bytes:
@@ -128,12 +129,6 @@ def valid() -> list[Key]:
     with database.connection() as connection:
         rows = run(connection, "valid_keys", environment=settings().environment)
     return [_key(row) for row in rows]
-
-
-def any_valid() -> bool:
-    """Whether there is a key that this environment takes."""
-    with database.connection() as connection:
-        return one(connection, "valid_keys", environment=settings().environment) is not None
 
 
 def mark_used(ids: Sequence[str]) -> None:

@@ -14,8 +14,8 @@ from runyard.errors import InvalidOption
 from runyard.flow import LARGEST_BATCH, Flow
 from runyard.retry import Retry
 from runyard.store import database
-from runyard.store.queries import run
-from runyard.triggers import Trigger
+from runyard.store.queries import Row, run
+from runyard.triggers import Trigger, meets
 
 _NAME = re.compile(r"^[A-Za-z0-9_]+$")
 SCHEDULED = "runyard/function.scheduled"
@@ -64,9 +64,7 @@ class Function:
 
     def started_by(self, event: str) -> bool:
         """Whether an event of this name can start it, filters aside."""
-        return event == self.event or any(
-            re.fullmatch(re.escape(rule.event).replace(r"\*", ".*"), event) if rule.wildcard else rule.event == event for rule in self.rules
-        )
+        return event == self.event or any(meets(rule.event, event) for rule in self.rules)
 
     def to_row(self) -> dict[str, object]:
         """The function as it is registered."""
@@ -113,6 +111,11 @@ def find(name: str) -> Function | None:
 def of_job(job: str) -> Function | None:
     """The first function that runs this job, None when no event starts it."""
     return next((function for function in functions() if function.job == job), None)
+
+
+def registered_events(row: Row) -> list[str]:
+    """The event names and patterns that start a function, of its row in the database."""
+    return [str(trigger).partition(" if ")[0] for trigger in row["triggers"]]
 
 
 def publish() -> None:

@@ -1,5 +1,6 @@
 """What starts a function: an event by its name, a family of events by a wildcard, with a filter; or the clock."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -8,6 +9,11 @@ from runyard.durations import Duration, seconds
 from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
 from runyard.paths import check_filter
+
+
+def meets(pattern: str, event: str) -> bool:
+    """Whether an event's name is this one, or one of those that a pattern stands for (`*`: any characters)."""
+    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), event) is not None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,13 @@
-"""The web process: the door for events over HTTP, the dev page, health, and the Dagster UI behind them on one port.
+"""The web process: the HTTP door, the dev page, and the Dagster UI behind them on one port.
 
-- `app.py`: puts the routes together.
-- `ingest.py`: `POST /e/{key}`, the event API.
+A request passes `observing` (its id and its line in the log) and `cors`, and comes to an `endpoint`, which lets it in by its key (`access`,
+`signatures`), reads it (`reading`), and answers errors in one form (`problems`). Events go through `writing`, what clients wait for through
+`watching`, each over a `line` to the database; bulk work goes on in the `background`.
+
+- `ingest.py`, `trigger.py`: events in.
+- `history.py`, `stream.py`, `control.py`, `inngest_v1.py`: what became of them, and doing it again; `views.py` is how it looks.
+- `doors.py`: what a project adds, edge functions and webhooks.
+- `health.py`, `metrics.py`, `description.py`: for those who run it.
 - `pages.py`: `/dev`, the latest events and what became of them.
-- `health.py`: `/healthz` and `/readyz`.
+- `app.py` puts everything together, `serving.py` serves it.
 """

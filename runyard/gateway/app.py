@@ -91,7 +91,7 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
 
 def _check_keys() -> None:
     try:
-        known = keys.any_valid()
+        known = keys.valid()
     except DatabaseUnavailable:
         return
     if not known:

@@ -1,5 +1,6 @@
 """Doing again, and stopping: replay and cancel, one or many; pause and resume functions."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
@@ -11,11 +12,11 @@ from starlette.responses import Response
 from runyard import bulk, dispatch
 from runyard.bulk import Action, Progress, Selection
 from runyard.gateway.endpoint import Body, Call, Endpoint, answer, not_found
-from runyard.gateway.history import event_of, invocation_of
+from runyard.gateway.history import event_of, status_of
 from runyard.gateway.problems import Problem
 from runyard.gateway.views import FINAL
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import one, run
 
 _ACTIONS: dict[Action, str] = {
     "replay": "Replay many.", "cancel": "Cancel many.", "dismiss": "Take many final failures off the list of dead letters.",
@@ -115,9 +116,9 @@ async def replay_invocation(call: Call) -> Replayed:
     asked: ReplayBody = call.body
 
     def do() -> list[int]:
-        found = invocation_of(call.path("id"))
+        invocation, _ = status_of(call.path("id"))
         with database.connection() as connection:
-            return [row["id"] for row in run(connection, "replay_these", invocations=[found.id], keep=asked.keep_steps)]
+            return [row["id"] for row in run(connection, "replay_these", invocations=[invocation], keep=asked.keep_steps)]
 
     return _replayed(await run_in_threadpool(do))
 
@@ -125,17 +126,17 @@ async def replay_invocation(call: Call) -> Replayed:
 async def cancel(call: Call) -> Cancelled:
     """Cancel one invocation."""
     cancelled = await run_in_threadpool(cancel_invocation, call.path("id"))
-    found = await run_in_threadpool(invocation_of, call.path("id"))
-    if not cancelled and found.status in FINAL:
-        raise Problem(409, "final", f"invocation {found.id} is {found.status} already")
-    return Cancelled(invocation=found.id, status=found.status)
+    invocation, status = await run_in_threadpool(status_of, call.path("id"))
+    if not cancelled and status in FINAL:
+        raise Problem(409, "final", f"invocation {invocation} is {status} already")
+    return Cancelled(invocation=invocation, status=status)
 
 
 def cancel_invocation(given: str) -> bool:
     """Cancel the invocation with this id; return whether it was open. Raises `Problem` when there is none."""
-    found = invocation_of(given)
+    invocation, _ = status_of(given)
     with database.connection() as connection:
-        return bool(run(connection, "cancel_these", invocations=[found.id], reason="cancelled over HTTP")[0]["count"])
+        return bool(run(connection, "cancel_these", invocations=[invocation], reason="cancelled over HTTP")[0]["count"])
 
 
 async def bulk_action(action: Action, call: Call) -> Response:
@@ -152,18 +153,19 @@ async def bulk_action(action: Action, call: Call) -> Response:
 
 async def start(call: Call, selection: Selection, action: Action, *, keep: bool = False) -> Started:
     """Begin a bulk, and let it go on in the background."""
-    pieces = bulk.perform(selection, action, keep=keep)
-    first: Progress = await run_in_threadpool(next, pieces)
-    call.services.background.go_on(pieces)
-    return _started(first)
+    return await _go_on(call, bulk.perform(selection, action, keep=keep))
 
 
 async def resume_bulk(call: Call) -> Started:
     """Go on with a bulk that was stopped."""
-    pieces = bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk)
-    first: Progress = await run_in_threadpool(next, pieces)
+    return await _go_on(call, bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk))
+
+
+async def _go_on(call: Call, pieces: Iterator[Progress]) -> Started:
+    """Do the first piece of a bulk, and the others behind the answer."""
+    first = await run_in_threadpool(next, pieces)
     call.services.background.go_on(pieces)
-    return _started(first)
+    return Started(bulk=first.bulk, total=first.total, done=first.done, finished=first.finished)
 
 
 async def bulks(call: Call) -> Bulks:
@@ -201,14 +203,10 @@ def _replayed(made: list[int]) -> Replayed:
 
 def _bulk(bulk_id: str) -> BulkView:
     with database.connection() as connection:
-        rows = run(connection, "bulk_seen", id=bulk_id)
-    if not rows:
+        row = one(connection, "bulk_seen", id=bulk_id)
+    if row is None:
         raise not_found("bulk", bulk_id)
-    return _bulk_view(rows[0])
-
-
-def _started(progress: Progress) -> Started:
-    return Started(bulk=progress.bulk, total=progress.total, done=progress.done, finished=progress.finished)
+    return _bulk_view(row)
 
 
 def _bulk_view(row: dict[str, Any]) -> BulkView:

@@ -1,14 +1,11 @@
 """`/openapi.json` and `/docs`: the endpoints described, from the same objects that make their routes."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
@@ -16,6 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import BaseRoute, Route
 
 from runyard.gateway.endpoint import Endpoint
+from runyard.gateway.pages import as_pretty_json, templates
 from runyard.gateway.problems import ErrorBody
 
 # Gives where the schema of a model is in the description: as it comes in, or as it goes out.
@@ -31,9 +29,7 @@ _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsa
 def description_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     """The routes of both pages."""
     described = describe(endpoints)
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    page = environment.get_template("docs.html").render(described=described, groups=_groups(endpoints), schema_of=partial(_schema_of, described))
+    page = templates(as_pretty_json).get_template("docs.html").render(described=described, groups=_groups(endpoints), schema_of=partial(_schema_of, described))
 
     async def openapi(_: Request) -> JSONResponse:
         return JSONResponse(described)

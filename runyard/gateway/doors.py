@@ -55,8 +55,7 @@ def edge_function(name: str, body: type[EventData], event: str, summary: str) ->
 
 async def send_for(call: Call, event: Event) -> Response:
     """Send an event for a caller who may, and answer as an edge function does."""
-    if not call.caller.may_send(event.name):
-        raise Problem(403, "forbidden", f"this key may not send {event.name}")
+    call.check_may_send(event.name)
     ids = await call.services.writer.send(Rows.of(rows_of([event])))
     return await outcome(call, ids, call.query.wait)
 

@@ -4,25 +4,23 @@ A handler gets a `Call` whose query and body have been checked, and returns a mo
 answer in the one form for errors.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from runyard.gateway.access import Access
 from runyard.gateway.background import Background
-from runyard.gateway.problems import Problem, invalid, problem_of, refusal
+from runyard.gateway.problems import ANSWER_HEADERS, Problem, invalid, problem_of, refusal
 from runyard.gateway.reading import parse_json, read_body
 from runyard.gateway.watching import Watcher
 from runyard.gateway.writing import Writer
 from runyard.keys import Key, Scope
-
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def _is_written_out(value: object) -> object:
@@ -87,6 +85,11 @@ class Call:
     def path(self, name: str) -> str:
         """A parameter of the path."""
         return str(self.request.path_params[name])
+
+    def check_may_send(self, event: str) -> None:
+        """Raise `Problem` unless the caller's key may send events of this name."""
+        if not self.caller.may_send(event):
+            raise Problem(403, "forbidden", f"this key may send {', '.join(self.caller.events or ())}; not {event[:100]}")
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,12 @@ class Endpoint:
 
 def answer(model: BaseModel, status: int = 200) -> Response:
     """A model as a JSON answer."""
-    return Response(to_json(model), status, media_type="application/json", headers=_HEADERS)
+    return Response(to_json(model), status, media_type="application/json", headers=ANSWER_HEADERS)
+
+
+def event_stream(messages: AsyncIterator[bytes]) -> Response:
+    """Server-sent events, which nobody on the way is to keep or gather."""
+    return StreamingResponse(messages, media_type="text/event-stream", headers={**ANSWER_HEADERS, "X-Accel-Buffering": "no"})
 
 
 def not_found(what: str, given: object) -> Problem:

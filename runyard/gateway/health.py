@@ -71,13 +71,7 @@ async def ready(call: Call) -> Response:
 ENDPOINTS = [
     Endpoint("GET", "/healthz", alive, "Health", "Whether this process lives.", None, answer=Alive),
     Endpoint(
-        "GET",
-        "/readyz",
-        ready,
-        "Health",
-        "Whether everything that an event needs is up: database, migrations, workers, daemon.",
-        None,
-        answer=Ready,
+        "GET", "/readyz", ready, "Health", "Whether everything that an event needs is up: database, migrations, workers, daemon.", None, answer=Ready,
         also={503: ("it is not", Ready)},
     ),
-]
+]  # fmt: skip

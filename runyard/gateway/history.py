@@ -25,6 +25,7 @@ from runyard.gateway.views import (
     Status,
 )  # fmt: skip
 from runyard.gateway.waiting import invocations_of
+from runyard.registry import registered_events
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 
@@ -110,13 +111,22 @@ def event_of(event_id: str) -> EventView:
 def invocation_of(given: str) -> FullInvocation:
     """The invocation with this id; raises `Problem` when there is none."""
     with database.connection() as connection:
-        row = one(connection, "invocations_in_full", events=[], invocation=number_of(given))
+        row = one(connection, "invocations_in_full", events=[], invocation=_number_of(given))
     if row is None:
         raise not_found("invocation", given)
     return FullInvocation.model_validate(row)
 
 
-def number_of(given: str) -> int:
+def status_of(given: str) -> tuple[int, str]:
+    """The id and the status of an invocation, without all that it has given; raises `Problem` when there is none."""
+    with database.connection() as connection:
+        row = one(connection, "invocation_status", invocation=_number_of(given))
+    if row is None:
+        raise not_found("invocation", given)
+    return row["id"], row["status"]
+
+
+def _number_of(given: str) -> int:
     """The id of an invocation as a number; raises `Problem` for what cannot be one."""
     if not (given.isascii() and given.isdecimal() and len(given) < 20 and int(given) <= _LARGEST_ID):
         raise not_found("invocation", given)
@@ -163,8 +173,7 @@ def _functions() -> list[Row]:
 
 
 def _schemas(row: Row) -> dict[str, Any]:
-    names = [trigger.partition(" if ")[0] for trigger in row["triggers"]]
-    return {name: schema for name in names if (schema := catalog.schema(name)) is not None}
+    return {name: schema for name in registered_events(row) if (schema := catalog.schema(name)) is not None}
 
 
 ENDPOINTS = [

@@ -13,7 +13,6 @@ from starlette.requests import Request
 from runyard.errors import InvalidEvent
 from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
 from runyard.gateway.endpoint import Call, Endpoint
-from runyard.gateway.problems import Problem
 from runyard.gateway.reading import parse_json
 from runyard.gateway.writing import Rows
 
@@ -59,8 +58,8 @@ def _rows(call: Call) -> Rows:
     """The events of a request as the writer takes them."""
     events = [Event.from_wire(raw) for raw in _parse(call.raw)]
     for event in events:
-        if isinstance(event.name, str) and not call.caller.may_send(event.name):
-            raise Problem(403, "forbidden", f"this key may send {', '.join(call.caller.events or ())}; not {event.name[:100]}")
+        if isinstance(event.name, str):
+            call.check_may_send(event.name)
     rows = rows_of(events)
     ulids = seeded_ulids(call.request.headers.get("x-inngest-event-id-seed", ""), len(rows))
     trace = _trace(call.request)

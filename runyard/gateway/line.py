@@ -1,7 +1,6 @@
 """One connection to the database for the event loop: opened when it is needed, and anew after it was lost."""
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +33,15 @@ class Line:
 
     async def run(self, statement: str, **parameters: Any) -> list[Row]:
         """Run a statement by its name; return its rows. Raises `DatabaseUnavailable`, also when it does not answer in 10 s, and psycopg's errors."""
-        return await self._ask(statements()[statement], parameters)
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                connection = self._connection if self._connection is not None and not self._connection.closed else await self._connect()
+                return await (await connection.execute(statements()[statement], parameters)).fetchall()
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            if isinstance(error, psycopg.OperationalError) and self._connection is not None and not self._connection.closed:
+                raise  # the database has answered: it does not want this statement
+            await self.close()
+            raise DatabaseUnavailable(f"the database does not answer ({type(error).__name__})") from error
 
     async def close(self) -> None:
         """Close the connection; the next `run` opens another."""
@@ -42,17 +49,6 @@ class Line:
         if connection is not None:
             with suppress(psycopg.Error):
                 await connection.close()
-
-    async def _ask(self, statement: bytes, parameters: Mapping[str, Any]) -> list[Row]:
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                connection = self._connection if self._connection is not None and not self._connection.closed else await self._connect()
-                return await (await connection.execute(statement, parameters)).fetchall()
-        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
-            if isinstance(error, psycopg.OperationalError) and self._connection is not None and not self._connection.closed:
-                raise  # the database has answered: it does not want this statement
-            await self.close()
-            raise DatabaseUnavailable(f"the database does not answer ({type(error).__name__})") from error
 
     async def _connect(self) -> psycopg.AsyncConnection[Row]:
         self._connection = await psycopg.AsyncConnection.connect(

@@ -39,9 +39,9 @@ class _EventTable(Collector):
             for row in run(connection, "under_way"):
                 waiting.add_metric([row["function"], row["status"]], row["invocations"])
                 batches.add_metric([row["function"], row["status"]], row["batches"])
-            for row in run(connection, "functions"):
+            for row in run(connection, "function_states"):
                 failed.add_metric([row["name"]], row["failed"])
-                paused.add_metric([row["name"]], row["paused_at"] is not None)
+                paused.add_metric([row["name"]], row["paused"])
             for row in run(connection, "workers"):
                 if row["silent"] < settings().lease_seconds:
                     slots.add_metric([row["name"]], row["slots"])

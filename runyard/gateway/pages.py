@@ -1,6 +1,7 @@
 """`/dev`: the latest events with their invocations and steps, and links to their runs in the Dagster UI."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,21 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-_pages = Path(__file__).parent / "pages"
-_environment = Environment(loader=FileSystemLoader(_pages), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-_environment.filters["pretty"] = lambda value: redact(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def templates(pretty: Callable[[object], str]) -> Environment:
+    """The templates of `pages/`; `pretty` is how they show JSON."""
+    made = Environment(loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["pretty"] = pretty
+    return made
+
+
+def as_pretty_json(value: object) -> str:
+    """JSON with indents."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+_environment = templates(lambda value: redact(as_pretty_json(value)))
 
 
 async def dev_page(request: Request) -> HTMLResponse:

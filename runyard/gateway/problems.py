@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse
 from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, RunyardError, SchemaOutOfDate
 
 RETRY_SECONDS = 2
+# Of every answer that is JSON or a stream.
+ANSWER_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("runyard.gateway")
 
 
@@ -89,7 +91,7 @@ def refusal(request: Request, problem: Problem, more: Mapping[str, Any] | None =
     body = {"status": problem.status, "code": problem.code, "error": str(problem), "request_id": request.state.request_id, **(more or {})}
     if problem.field:
         body["field"] = problem.field
-    return JSONResponse(body, problem.status, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **problem.headers})
+    return JSONResponse(body, problem.status, headers={**ANSWER_HEADERS, **problem.headers})
 
 
 def invalid(error: ValidationError) -> Problem:

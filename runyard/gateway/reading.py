@@ -12,21 +12,21 @@ from runyard.settings import settings
 MAX_BODY_BYTES = 10 * 1024 * 1024
 
 
-async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The body, up to its limit in bytes; raises `Problem`."""
+async def read_body(request: Request) -> bytes:
+    """The body, up to its limit of 10 MiB; raises `Problem`."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(415, "encoded", "send the body as it is, without Content-Encoding")
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
+    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
+        raise _too_large()
     chunks: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(settings().client_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > limit:
-                    raise _too_large(limit)
+                if size > MAX_BODY_BYTES:
+                    raise _too_large()
                 chunks.append(chunk)
     except TimeoutError:
         raise Problem(408, "slow", f"the body did not come within {settings().client_seconds:g} s", headers={"Connection": "close"}) from None
@@ -47,5 +47,6 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _too_large(limit: int) -> Problem:
-    return Problem(413, "too_large", f"the body has more than {limit} bytes ({limit // 1024} KiB): send less at a time", headers={"Connection": "close"})
+def _too_large() -> Problem:
+    message = f"the body has more than {MAX_BODY_BYTES} bytes ({MAX_BODY_BYTES // 1024} KiB): send less at a time"
+    return Problem(413, "too_large", message, headers={"Connection": "close"})

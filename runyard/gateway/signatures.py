@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha1, sha256
+from hashlib import sha256
 from typing import Protocol
 
 from runyard.gateway.problems import Problem
@@ -66,7 +66,7 @@ class Stripe:
 
 @dataclass(frozen=True)
 class BodyHmac:
-    """An HMAC of the body alone in one header, as GitHub (`X-Hub-Signature-256: sha256=<hex>`), Shopify (base64) and many others have it.
+    """An HMAC-SHA256 of the body alone in one header, as GitHub (`X-Hub-Signature-256: sha256=<hex>`), Shopify (base64) and many others have it.
 
     Parameters
     ----------
@@ -76,21 +76,18 @@ class BodyHmac:
         Where the signature is, and what stands before it.
     encoding
         `hex` or `base64`.
-    algorithm
-        `sha256`, or `sha1` for senders that have no better.
     """
 
     variable: str
     header: str = "x-hub-signature-256"
     prefix: str = "sha256="
     encoding: str = "hex"
-    algorithm: str = "sha256"
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """See `Signature`."""
         given = headers.get(self.header, "")
         require(given.startswith(self.prefix))
-        made = (hmac.new(secret.encode(), body, sha1 if self.algorithm == "sha1" else sha256) for secret in secrets_of(self.variable))
+        made = (hmac.new(secret.encode(), body, sha256) for secret in secrets_of(self.variable))
         texts = (mac.hexdigest() if self.encoding == "hex" else base64.b64encode(mac.digest()).decode() for mac in made)
         require(any(_same(text, given.removeprefix(self.prefix)) for text in texts))
 

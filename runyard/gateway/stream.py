@@ -11,10 +11,10 @@ from contextlib import aclosing
 import psycopg
 from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from runyard.gateway.endpoint import Call, Endpoint
-from runyard.gateway.history import invocation_of
+from runyard.gateway.endpoint import Call, Endpoint, event_stream
+from runyard.gateway.history import status_of
 from runyard.gateway.views import FINAL
 from runyard.store import database
 from runyard.store.queries import Row, one
@@ -27,12 +27,11 @@ _LONGEST_SECONDS = 3600.0
 
 async def stream(call: Call) -> Response:
     """The stream; 204 where the client has seen the end already, which tells a browser not to come back."""
-    found = await run_in_threadpool(invocation_of, call.path("id"))
+    invocation, status = await run_in_threadpool(status_of, call.path("id"))
     since = await run_in_threadpool(_moment, call.request.headers.get("last-event-id", ""))
-    if since is not None and found.status in FINAL and not await run_in_threadpool(_changed, found.id, since):
+    if since is not None and status in FINAL and not await run_in_threadpool(_changed, invocation, since):
         return Response(status_code=204)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_messages(call, found.id, since), media_type="text/event-stream", headers=headers)
+    return event_stream(_messages(call, invocation, since))
 
 
 async def _messages(call: Call, invocation: int, since: str | None) -> AsyncIterator[bytes]:

@@ -1,6 +1,5 @@
 """`POST /api/inngest/trigger`: an event by hand, or a function by its name; with `?wait=` also what came of it."""
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -10,13 +9,12 @@ from starlette.responses import Response
 from runyard.errors import InvalidEvent
 from runyard.events import INTERNAL_PREFIXES, Event, internal_row, rows_of
 from runyard.gateway.endpoint import Body, Call, Endpoint, not_found
-from runyard.gateway.problems import Problem
 from runyard.gateway.views import Outcome
 from runyard.gateway.waiting import Wait, outcome
 from runyard.gateway.writing import Rows
-from runyard.registry import INVOKED, SCHEDULED
+from runyard.registry import INVOKED, SCHEDULED, registered_events
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import one
 from runyard.triggers import Trigger
 
 
@@ -47,8 +45,7 @@ async def trigger(call: Call) -> Response:
 def _rows(call: Call) -> Rows:
     asked: TriggerBody = call.body
     name = asked.event if asked.event is not None else _event_of(asked.function or "")
-    if not call.caller.may_send(name):
-        raise Problem(403, "forbidden", f"this key may not send {name[:100]}")
+    call.check_may_send(name)
     event = Event(name, asked.data, id=asked.id, ts=asked.ts, user=asked.user)
     if asked.function is None or not name.startswith(INTERNAL_PREFIXES):
         return Rows.of([{**row, "target": asked.function} for row in rows_of([event])])
@@ -59,18 +56,13 @@ def _rows(call: Call) -> Rows:
 
 
 def _event_of(function: str) -> str:
-    """The name of an event for a function alone: its first trigger, so that the data has that type."""
+    """The name of an event for a function alone: its first, so that the data has that type, or an internal one where only wildcards or the clock start it."""
     with database.connection() as connection:
-        rows = [row for row in run(connection, "functions") if row["name"] == function and row["active"]]
-    if not rows:
+        row = one(connection, "active_function", function=function)
+    if row is None:
         raise not_found("function", function)
-    return first_event(rows[0])
-
-
-def first_event(row: Mapping[str, Any]) -> str:
-    """The first event name of a registered function, or an internal one where only wildcards or the clock start it."""
-    plain = [trigger.partition(" if ")[0] for trigger in row["triggers"]]
-    return next((name for name in plain if not Trigger(name).wildcard), INVOKED if plain else SCHEDULED)
+    names = registered_events(row)
+    return next((name for name in names if not Trigger(name).wildcard), INVOKED if names else SCHEDULED)
 
 
 ENDPOINTS = [

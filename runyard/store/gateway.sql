@@ -63,6 +63,14 @@ SELECT id, event_id, function, status, attempt, priority, created_at, due_at, st
         FROM runyard.progress WHERE progress.invocation_id = invocations.id ORDER BY progress.id DESC LIMIT 1) AS progress
 FROM runyard.invocations WHERE event_id = ANY (%(events)s::text[]) OR id = %(invocation)s ORDER BY id
 
+-- name: invocation_status
+-- How an invocation stands. (by invocations_pkey)
+SELECT id, status FROM runyard.invocations WHERE id = %(invocation)s
+
+-- name: active_function
+-- What starts a function that the code has. (by functions_pkey)
+SELECT triggers FROM runyard.functions WHERE name = %(function)s AND active
+
 -- name: open_events
 -- Those of these events that have an invocation which is not final. (by invocations_event)
 SELECT DISTINCT event_id AS id FROM runyard.invocations
@@ -117,6 +125,12 @@ SELECT function, status, count(*) AS count, greatest(0, extract(epoch FROM runya
     SELECT function, status, due_at FROM runyard.invocations
     WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL AND lane IS NULL AND admitted
 ) AS parked GROUP BY function, status
+
+-- name: function_states
+-- Of every function whether it is paused, and how many final failures nobody has dealt with. (by invocations_failed)
+SELECT name, paused_at IS NOT NULL AS paused,
+    (SELECT count(*) FROM runyard.invocations WHERE function = functions.name AND status = 'failed' AND dismissed_at IS NULL) AS failed
+FROM runyard.functions
 
 -- name: under_way
 -- By function and status: how many batches are open, with how many invocations. (by batches_open)
