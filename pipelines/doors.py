@@ -12,8 +12,10 @@ from sendgrid.helpers.eventwebhook import EventWebhook
 from starlette.responses import Response
 
 from pipelines.events import ContactSubmitted, EmailSendRequested, TextGenerateRequested
+from resources.ai_calls import OverBudget
 from resources.delivery_reports import Report, keep_reports
-from resources.generators import Generated, Generator, Prompt, Refused, generator_from_environment
+from resources.generators import Generated, Prompt, Refused
+from resources.providers import Providers
 from runyard import Event, NonRetriable, RetryAfter
 from runyard.gateway.doors import Incoming, Webhook, edge_function, send_for
 from runyard.gateway.endpoint import Call, Endpoint, answer, event_stream
@@ -52,17 +54,17 @@ async def gemini(call: Call) -> Response:
     if asked.background:
         return await send_for(call, Event(_TEXT, data))
     call.check_may_send(_TEXT)
-    generator = _generator()
+    providers = Providers()
     if asked.stream:
-        return event_stream(_as_written(generator, Prompt(**data)))
+        return event_stream(_as_written(providers, Prompt(**data)))
     try:
-        return answer(await to_thread.run_sync(generator.generate, Prompt(**data), limiter=_limiter()))
+        return answer(await to_thread.run_sync(providers.generate, Prompt(**data), limiter=_limiter()))
     except Exception as error:
         raise _refusal(error) from error
 
 
-async def _as_written(generator: Generator, asked: Prompt) -> AsyncIterator[bytes]:
-    pieces = generator.pieces(asked)
+async def _as_written(providers: Providers, asked: Prompt) -> AsyncIterator[bytes]:
+    pieces = providers.pieces(asked)
     try:
         while True:
             piece = await to_thread.run_sync(next, pieces, limiter=_limiter())
@@ -80,6 +82,8 @@ def _refusal(error: Exception) -> Exception:
     match error:
         case Refused():
             return Problem(422, "refused", str(error))
+        case OverBudget():
+            return Problem(429, "budget", str(error))
         case RetryAfter():
             seconds = error.when if isinstance(error.when, float | int) else 30
             return Problem(503, "quota", str(error), headers={"Retry-After": str(round(seconds))})
@@ -87,12 +91,6 @@ def _refusal(error: Exception) -> Exception:
             return Problem(502, "provider", str(error))
         case _:
             return error
-
-
-@lru_cache(maxsize=1)
-def _generator() -> Generator:
-    generator: Generator = generator_from_environment().process_config_and_initialize()
-    return generator
 
 
 @lru_cache(maxsize=1)
@@ -156,7 +154,7 @@ ENDPOINTS = [
     edge_function("contact-notification", ContactSubmitted, "contact/submitted", "Tell the staff of a contact form."),
     Endpoint(
         "POST", "/functions/v1/gemini", gemini, "Edge functions", "Have a text written.", "send", query=Wait, body=GeminiBody, answer=GeminiAnswer,
-        also={202: ("it is written in the background", Outcome)}, errors=(422, 502), media=("text/event-stream",),
+        also={202: ("it is written in the background", Outcome)}, errors=(422, 429, 502), media=("text/event-stream",),
     ),
     Webhook("sendgrid", SendGridSignature(), sendgrid_reports, "SendGrid's event webhook: what became of mails.").endpoint(),
     Webhook("github", BodyHmac("GITHUB_WEBHOOK_SECRET"), github_events, "GitHub's deliveries, as events `github/<event>`.").endpoint(),

@@ -7,7 +7,7 @@ import base64
 import binascii
 from datetime import UTC, datetime, timedelta
 from email.utils import formataddr, parseaddr
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -162,3 +162,27 @@ class TextGenerateRequested(EventData):
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    provider: Literal["gemini", "openai", "offline"] | None = None
+    user: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(default=None, description="On whose budget of the day it is.")
+
+
+@event_type("content/generate.requested")
+class ContentGenerateRequested(EventData):
+    """An article, a product description, a social post or the copy of an e-mail is to be written."""
+
+    topic: Annotated[str, Field(min_length=1, max_length=2000, examples=["Durable queues on PostgreSQL"])]
+    kind: Literal["article", "product description", "social post", "e-mail copy"] = "article"
+    audience: Annotated[str, Field(max_length=500)] | None = None
+    tone: Annotated[str, Field(max_length=200)] | None = None
+    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] = "en"
+    length: Annotated[int, Field(ge=20, le=10_000)] = 600
+    provider: Literal["gemini", "openai", "offline"] | None = None
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")] | None = None
+    user: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    notify: bool = Field(default=False, description="Tell the user when it is there.")
+
+    @model_validator(mode="after")
+    def _has_somebody_to_tell(self) -> Self:
+        if self.notify and self.user is None:
+            raise ValueError("notify needs a user to tell")
+        return self

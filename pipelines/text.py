@@ -2,16 +2,17 @@
 
 from dagster import in_process_executor, job, op
 
-from resources.generators import Generator, Prompt
+from resources.generators import Prompt
+from resources.providers import Providers
 from runyard import Batch, receive, settle
 
 _THREADS = 4
 
 
 @op
-def generate(batch: Batch, generator: Generator) -> Batch:
+def generate(batch: Batch, providers: Providers) -> Batch:
     """Have each text written; kept at once, for it has cost something."""
-    return batch.map("generate", lambda item: generator.generate(Prompt(**item.data.model_dump())), threads=_THREADS, at_most_once_window=1)
+    return batch.map("generate", lambda item: providers.generate(Prompt(**item.data.model_dump())), threads=_THREADS, at_most_once_window=1)
 
 
 @job(executor_def=in_process_executor, description="Generate text: text/generate.requested")

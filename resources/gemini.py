@@ -1,5 +1,6 @@
 """Gemini through the google-generativeai package, over REST. The package's maintenance has ended: nothing else imports it."""
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -9,7 +10,10 @@ from typing import Any
 from resources.generators import Generated, Generator, Prompt, Refused
 from runyard.errors import NonRetriable, RetryAfter
 
+GEMINI_HOST = "https://generativelanguage.googleapis.com"
+GEMINI_MODEL = "gemini-2.0-flash"
 _PAUSE_SECONDS = 30.0
+_DELAY = re.compile(r"retryDelay\D{1,5}(\d+(?:\.\d+)?)s")
 _BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"}
 _configured: tuple[str, str] | None = None
 _lock = threading.Lock()
@@ -18,21 +22,24 @@ _lock = threading.Lock()
 class GeminiGenerator(Generator):
     """Writes with a Gemini model. `timeout` is in seconds, for one answer."""
 
-    api_key: str
-    host: str
-    model: str
-    timeout: float = 120.0
+    name = "gemini"
+
+    def __init__(self, api_key: str, host: str = GEMINI_HOST, model: str = GEMINI_MODEL, timeout: float = 120.0) -> None:
+        self._api_key = api_key
+        self._host = host
+        self.model = model
+        self._timeout = timeout
 
     def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
         """See `Generator`."""
-        genai = _package(self.api_key, self.host)
+        genai = _package(self._api_key, self._host)
         name = asked.model or self.model
         config = {key: value for key, value in (("temperature", asked.temperature), ("max_output_tokens", asked.max_tokens)) if value is not None}
         texts: list[str] = []
         last: Any = None
         try:
             model = genai.GenerativeModel(name, system_instruction=asked.system or None)
-            options = {"timeout": self.timeout, "retry": None}
+            options = {"timeout": self._timeout, "retry": None}
             for last in model.generate_content(asked.prompt, stream=True, generation_config=config, request_options=options):
                 text = _text(last)
                 if text:
@@ -41,6 +48,15 @@ class GeminiGenerator(Generator):
         except Exception as error:
             raise _meaning(error) from None
         yield _whole(texts, last, name)
+
+    def check(self) -> str:
+        """Have the models listed."""
+        genai = _package(self._api_key, self._host)
+        try:
+            found = sum(1 for _ in genai.list_models(request_options={"timeout": 10, "retry": None}))
+        except Exception as error:
+            raise _meaning(error) from None
+        return f"{found} models, {self.model} by default"
 
 
 @cache
@@ -93,8 +109,14 @@ def _meaning(error: Exception) -> Exception:
         case BlockedPromptException() | StopCandidateException():
             return Refused(f"Gemini refuses this prompt: {' '.join(str(error).split())[:200]}")
         case exceptions.TooManyRequests():  # also ResourceExhausted, where the status says so
-            return RetryAfter(text, _PAUSE_SECONDS)
+            return RetryAfter(text, _pause(error))
         case exceptions.ClientError():
             return NonRetriable(text)
         case _:
             return ConnectionError(text)
+
+
+def _pause(error: Any) -> float:
+    """Seconds until the quota is there again: google.rpc.RetryInfo among the details of the error, where it is given."""
+    found = _DELAY.search(str(error.details))
+    return float(found.group(1)) if found else _PAUSE_SECONDS

@@ -1,35 +1,49 @@
-"""Where generated text comes from: Gemini when GEMINI_API_KEY is set, else an offline generator that says what it is.
+"""What writes text: the interface, and an offline generator that says what it is.
 
-A generator gives its text in pieces, as it comes; `generate` puts them together.
+A generator gives its text in pieces, as it comes; `generate` puts them together. `resources.providers` chooses between generators.
 """
 
-import os
 import re
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
 
-from dagster import ConfigurableResource, EnvVar
 from pydantic import BaseModel
 
 from runyard.errors import NonRetriable
 
-GEMINI_HOST = "https://generativelanguage.googleapis.com"
-GEMINI_MODEL = "gemini-2.0-flash"
-
 
 class Prompt(BaseModel):
-    """What is asked for. `model`, `temperature` and `max_tokens` are the generator's own where they are None."""
+    """What is asked for, and for whom.
+
+    Attributes
+    ----------
+    prompt, system
+        The request and the instructions that stand above it.
+    model, temperature, max_tokens
+        The generator's own where they are None.
+    provider
+        Who is to write it; the first configured one by default.
+    user
+        Whose budget it is on; None: nobody's.
+    purpose
+        What it is for, as it is kept with the call: `text`, `outline`, `section`.
+    topic
+        What it is about, for a generator that knows nothing; the prompt by default.
+    """
 
     prompt: str
     system: str | None = None
     model: str | None = None
     temperature: float | None = None
     max_tokens: int | None = None
+    provider: str | None = None
+    user: str | None = None
+    purpose: str = "text"
+    topic: str | None = None
 
 
 class Generated(BaseModel):
-    """A text, and how it was made. `offline` says that no model wrote it."""
+    """A text, and how it was made. `offline` says that no model wrote it; `cost` is in US dollars, None where no price is known; `seconds` is its latency."""
 
     text: str
     provider: str
@@ -38,14 +52,19 @@ class Generated(BaseModel):
     prompt_tokens: int
     output_tokens: int
     offline: bool = False
+    cost: float | None = None
+    seconds: float = 0.0
 
 
 class Refused(NonRetriable):
     """Seen by whoever asks: the model will not answer this prompt; another attempt cannot help."""
 
 
-class Generator(ConfigurableResource[Any]):
-    """Writes text."""
+class Generator(ABC):
+    """Writes text. `name` is that of the provider, `model` the one it uses by default."""
+
+    name: str
+    model: str
 
     @abstractmethod
     def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
@@ -63,6 +82,10 @@ class Generator(ConfigurableResource[Any]):
             The provider does not answer, or not sensibly.
         """
 
+    @abstractmethod
+    def check(self) -> str:
+        """Ask the provider whether the key is good, and say so in a line; raises as `pieces`."""
+
     def generate(self, asked: Prompt) -> Generated:
         """The whole text; raises as `pieces`."""
         *_, last = self.pieces(asked)
@@ -71,27 +94,27 @@ class Generator(ConfigurableResource[Any]):
 
 
 class OfflineGenerator(Generator):
-    """Makes a text of the prompt's own words, without a network: for development, and labelled so."""
+    """Makes a text of the topic's own words, without a network: for development, and labelled so."""
+
+    name = "offline"
+    model = "offline"
 
     def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
-        """A paragraph, sentence by sentence; the same for the same prompt."""
-        words = re.findall(r"\w+", asked.prompt)[:12]
-        topic = " ".join(words) or "nothing in particular"
-        sentences = [f"This is a placeholder about {topic}. ", "No model has written it: it was made offline. ", "Set GEMINI_API_KEY to have one written."]
+        """A paragraph, sentence by sentence, or the lines of an outline; the same for the same prompt."""
+        topic = " ".join(re.findall(r"\w+", asked.topic or asked.prompt)[:12]) or "nothing in particular"
+        written = _OUTLINE if asked.purpose == "outline" else _PARAGRAPH
+        sentences = [sentence.format(topic=topic) for sentence in written]
         yield from sentences
         text = "".join(sentences)
         yield Generated(
-            text=text, provider="offline", model="offline", finish_reason="STOP", prompt_tokens=len(asked.prompt.split()), output_tokens=len(text.split()), offline=True
-        )
+            text=text, provider=self.name, model=self.model, finish_reason="STOP", prompt_tokens=len(asked.prompt.split()), output_tokens=len(text.split()),
+            offline=True, cost=0.0,
+        )  # fmt: skip
+
+    def check(self) -> str:
+        """It is always there."""
+        return "makes placeholders without a network"
 
 
-def generator_from_environment() -> Generator:
-    """The generator that the environment asks for: GEMINI_API_KEY, GEMINI_API_HOST, GEMINI_MODEL."""
-    if os.environ.get("GEMINI_API_KEY"):
-        from resources.gemini import GeminiGenerator
-
-        # By name, so that no page of Dagster shows its value.
-        return GeminiGenerator(
-            api_key=EnvVar("GEMINI_API_KEY"), host=os.environ.get("GEMINI_API_HOST") or GEMINI_HOST, model=os.environ.get("GEMINI_MODEL") or GEMINI_MODEL
-        )
-    return OfflineGenerator()
+_PARAGRAPH = ["This is a placeholder about {topic}. ", "No model has written it: it was made offline. ", "Set GEMINI_API_KEY or OPENAI_API_KEY to have one written."]
+_OUTLINE = ["1. What {topic} is about\n", "2. How it is done\n", "3. Where to go from here\n"]

@@ -125,7 +125,16 @@ class Batch:
         self._drop_cancelled()
         return (item for item in self.shared.items if item.id not in self.left)
 
-    def map(self, step: str, do: Callable[[Item], object], *, threads: int = 1, at_most_once_window: int = DEFAULT_WINDOW, retry: Retry | None = None) -> "Batch":
+    def map(
+        self,
+        step: str,
+        do: Callable[[Item], object],
+        *,
+        threads: int = 1,
+        at_most_once_window: int = DEFAULT_WINDOW,
+        retry: Retry | None = None,
+        when: Callable[[Item], bool] | None = None,
+    ) -> "Batch":
         """Run a step once for each invocation that has no result of it yet; keep every result.
 
         Parameters
@@ -142,6 +151,8 @@ class Batch:
             more than this many are done again; 1 keeps each result at once.
         retry
             When this step is tried again; as the function says by default.
+        when
+            Which invocations the step is for; the others go on without a result of it. All by default.
 
         Returns
         -------
@@ -153,7 +164,7 @@ class Batch:
             Another run has the batch; nothing more is done.
         """
         do = self.shared.stubs.get(step, do)
-        todo = self._todo(step)
+        todo = [item for item in self._todo(step) if when is None or when(item)]
         with Keeper(self, step, at_most_once_window, retry) as keeper:
             if threads == 1 or len(todo) < 2:
                 for item in todo:

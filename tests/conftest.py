@@ -34,6 +34,13 @@ os.environ.update(
     RUNYARD_CONCURRENCY="2", RUNYARD_LEASE_SECONDS="10", DATABASE_URL="postgresql://not-yet",
 )  # fmt: skip
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a folder share databases and stacks: two processes take a folder each, never half of one."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT / "tests").parts[0]))
+
+
 from runyard.settings import settings  # noqa: E402
 from runyard.stack import Stack  # noqa: E402
 from runyard.store import database  # noqa: E402

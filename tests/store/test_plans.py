@@ -9,6 +9,7 @@ from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Flow, Idempo
 from runyard.registry import Function
 from runyard.store import database
 from runyard.store.queries import statements
+from tests.conftest import wait_until
 
 HOT: dict[str, dict[str, object]] = {
     "claim": {"function": "greet", "max_batch": 500, "batch": "x"},
@@ -100,9 +101,11 @@ def test_flow_control_and_waits_never_scan_a_large_table(function: Function, mon
 
 
 def _scans() -> dict[str, int]:
+    """Sequential scans so far; connections write down theirs when they end at the latest."""
+    database.close_pool()
     with database.connection() as connection:
-        connection.execute("SELECT pg_stat_force_next_flush()")
-        connection.execute("SELECT 1")
+        others = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        wait_until(lambda: connection.execute(others).fetchone() == {"n": 0})
         rows = connection.execute(
             "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'runyard' AND relname IN ('invocations', 'events', 'steps')"
         ).fetchall()

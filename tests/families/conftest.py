@@ -1,0 +1,85 @@
+"""The project's own functions in the kit, with fakes where the network would be."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import Definitions
+
+from pipelines import definitions  # at collection: its functions are declared once
+from resources import providers
+from runyard.store import database
+from tests.conftest import use_database
+from tests.fake_gemini import FakeGemini
+from tests.fake_openai import FakeOpenAI
+
+_VARIABLES = ("AI_", "OPENAI_", "GEMINI_", "MEDIA_", "SENDGRID_", "MAIL_", "SYNC_", "CONTACT_")
+
+
+@pytest.fixture(scope="package")
+def runyard_database(server: str) -> str:
+    """A database of their own."""
+    return use_database(server, "families")
+
+
+@pytest.fixture
+def runyard_definitions() -> Definitions:
+    """The project's own."""
+    return definitions.defs
+
+
+@pytest.fixture(autouse=True)
+def fresh(runyard_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty tables and folders, no provider switched on, no breaker open."""
+    for name in [name for name in os.environ if name.startswith(_VARIABLES)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MAIL_OUTBOX", str(tmp_path / "outbox"))
+    monkeypatch.setenv("MEDIA_STORE", str(tmp_path / "media"))
+    monkeypatch.setenv("MEDIA_UPLOADS", str(tmp_path / "uploads"))
+    monkeypatch.setenv("SYNC_FOLDER", str(tmp_path / "sync"))
+    providers.breakers.clear()
+    with database.connection() as connection:
+        tables = connection.execute("SELECT relname FROM pg_stat_user_tables WHERE schemaname = 'app' AND relname <> 'alembic_version'").fetchall()
+        names = ", ".join(f"app.{row['relname']}" for row in tables)
+        connection.execute(f"TRUNCATE {names} RESTART IDENTITY".encode())
+
+
+@pytest.fixture(scope="package")
+def _openai() -> Iterator[FakeOpenAI]:
+    with FakeOpenAI() as fake:
+        yield fake
+
+
+@pytest.fixture
+def openai(_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> FakeOpenAI:
+    """A fake of an OpenAI-compatible server, switched on."""
+    _openai.prompts.clear()
+    _openai.failures.clear()
+    _openai.finish = "stop"
+    monkeypatch.setenv("OPENAI_API_KEY", _openai.key)
+    monkeypatch.setenv("OPENAI_BASE_URL", _openai.base_url)
+    return _openai
+
+
+@pytest.fixture(scope="package")
+def _gemini() -> Iterator[FakeGemini]:
+    with FakeGemini() as fake:
+        yield fake
+
+
+@pytest.fixture
+def gemini(_gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> FakeGemini:
+    """A fake of Gemini, switched on."""
+    _gemini.prompts.clear()
+    _gemini.failures.clear()
+    monkeypatch.setenv("GEMINI_API_KEY", _gemini.key)
+    monkeypatch.setenv("GEMINI_API_HOST", _gemini.url)
+    return _gemini
+
+
+def rows(statement: str, *parameters: Any) -> list[dict[str, Any]]:
+    """What a statement gives."""
+    with database.connection() as connection:
+        return list(connection.execute(statement.encode(), parameters).fetchall())

@@ -1,0 +1,169 @@
+"""Content: providers that fail, fall over and refuse; sections that are kept; budgets."""
+
+from typing import Any
+
+import pytest
+
+from resources.breaker import Breaker
+from resources.generators import Prompt, Refused
+from resources.providers import Providers
+from runyard.errors import NonRetriable, RetryAfter
+from runyard.testing import Invocation, Yard
+from tests.fake_gemini import FakeGemini
+from tests.fake_openai import FakeOpenAI
+from tests.families.conftest import rows
+
+NAME = "content/generate.requested"
+
+
+def ask(yard: Yard, **more: Any) -> Invocation:
+    found = yard.send(NAME, {"topic": "Durable queues", "length": 150, **more}).invocation
+    yard.work()
+    return found
+
+
+def test_an_article_is_outlined_written_section_by_section_and_kept(yard: Yard, openai: FakeOpenAI) -> None:
+    found = ask(yard, length=600, user="ada", notify=True, audience="developers")
+    assert found.status == "succeeded" and found.output["status"] == "needs review", found
+    assert sorted(found.steps) == sorted(["choose-provider", "outline", "section-1", "section-2", "section-3", "check", "save", "notify", "result"])
+    [kept] = rows("SELECT * FROM app.content")
+    assert kept["outline"] == ["What it is", "How it works", "Where to go"] and kept["text"].startswith("What it is\n\nQueues hold the rain")
+    assert kept["prompt_versions"] == ["outline/1", "section/1"] and kept["id"] == found.output["content"] and not kept["offline"]
+    assert kept["usage"]["prompt_tokens"] == 160 and kept["usage"]["output_tokens"] == 240 and kept["usage"]["cost"] == pytest.approx(4 * (40 * 0.15 + 60 * 0.6) / 1e6)
+    assert kept["remarks"] == ["it has 144 words, 600 were asked for"]
+    calls = rows("SELECT * FROM app.ai_calls ORDER BY id")
+    assert [(call["purpose"], call["status"], call["user_id"]) for call in calls] == [("outline", "ok", "ada")] + [("section", "ok", "ada")] * 3
+    assert [text for _, text in found.progress if "section 3" in text] == ["section 3 of 3: Where to go"]
+    assert yard.sent("notification/requested")[0].data["user"] == "ada"
+    assert "developers" in openai.prompts[0] and "Section" not in openai.prompts[0]
+
+
+def test_what_was_written_is_not_written_again_after_a_failure(yard: Yard, openai: FakeOpenAI) -> None:
+    openai.failures.extend([None, None, None, 500])
+    found = ask(yard, length=600)
+    assert found.status == "queued" and [name for name, step in found.steps.items() if step.error] == ["section-3"]
+    yard.advance("1m")
+    assert found.status == "succeeded" and len(openai.prompts) == 4
+
+
+@pytest.mark.parametrize("failure", [500, 503, "reset", "garbage", "cut"])
+def test_what_time_can_mend_is_tried_again(yard: Yard, openai: FakeOpenAI, failure: Any) -> None:
+    openai.failures.append(failure)
+    found = ask(yard)
+    assert found.status == "queued", found
+    yard.advance("1m")
+    assert found.status == "succeeded"
+    assert [call["status"] for call in rows("SELECT status FROM app.ai_calls ORDER BY id")][:2] == ["connectionerror", "ok"]
+
+
+def test_a_quota_with_a_reset_waits_for_it(yard: Yard, openai: FakeOpenAI) -> None:
+    openai.failures.append("quota")
+    found = ask(yard)
+    assert 119 < (found.due - yard.now).total_seconds() <= 120
+
+
+@pytest.mark.parametrize("failure", ["quota", 500, "garbage", "reset"])
+def test_another_provider_takes_over_when_the_first_is_down_or_out_of_quota(yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, failure: Any) -> None:
+    gemini.failures.extend([429 if failure == "quota" else failure] * 4)
+    found = ask(yard)
+    assert found.status == "succeeded" and found.steps["choose-provider"].output == "gemini" and found.output["provider"] in ("gemini", "openai")
+    calls = rows("SELECT provider, status FROM app.ai_calls ORDER BY id")
+    assert (calls[0]["provider"], calls[1]["provider"], calls[1]["status"]) == ("gemini", "openai", "ok")
+    assert "the offline" not in str(found.output)
+
+
+def test_the_model_of_one_provider_is_not_asked_of_the_next(yard: Yard, gemini: FakeGemini, openai: FakeOpenAI) -> None:
+    gemini.failures.extend([503] * 2)
+    assert ask(yard, provider="gemini", model="gemini-9-huge").status == "succeeded"
+    assert {(call["provider"], call["model"]) for call in rows("SELECT provider, model FROM app.ai_calls")} == {("gemini", "gemini-9-huge"), ("openai", "gpt-4o-mini")}
+
+
+@pytest.mark.parametrize("names", ["gemini", "openai"])
+def test_a_refusal_is_final_and_nobody_else_is_asked(yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, names: str) -> None:
+    (gemini if names == "gemini" else openai).failures.append("blocked")
+    found = ask(yard, provider=names)
+    assert found.status == "failed" and "refuses this prompt" in str(found.steps["outline"].error)
+    assert len(rows("SELECT 1 FROM app.ai_calls")) == 1 and rows("SELECT status FROM app.ai_calls") == [{"status": "refused"}]
+
+
+def test_a_filter_in_the_middle_of_a_text_is_a_refusal(yard: Yard, openai: FakeOpenAI) -> None:
+    openai.finish = "content_filter"
+    assert ask(yard).status == "failed"
+
+
+def test_a_wrong_key_is_final_and_not_shown(yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-and-secret")
+    found = ask(yard)
+    assert found.status == "failed" and "401" in str(found.steps["outline"].error) and "sk-wrong" not in str(found.steps) + str(rows("SELECT * FROM app.ai_calls"))
+
+
+def test_a_provider_that_is_not_switched_on_is_named(yard: Yard, openai: FakeOpenAI) -> None:
+    found = ask(yard, provider="gemini")
+    assert found.status == "failed" and "Set GEMINI_API_KEY" in str(found.steps["choose-provider"].error)
+
+
+def test_without_a_key_the_text_is_a_placeholder_that_says_so(yard: Yard) -> None:
+    found = ask(yard)
+    [kept] = rows("SELECT * FROM app.content")
+    assert kept["offline"] and kept["status"] == "needs review" and found.output["offline"]
+    assert "made offline" in kept["text"] and kept["remarks"][0] == "no model has written it: a placeholder"
+
+
+def test_a_wrong_language_and_an_unfinished_text_are_remarked(yard: Yard, openai: FakeOpenAI) -> None:
+    openai.finish = "length"
+    ask(yard, language="de")
+    [kept] = rows("SELECT remarks FROM app.content")
+    assert "its language seems to be en, de was asked for" in kept["remarks"] and "section 1 has no end" in kept["remarks"]
+
+
+def test_a_budget_refuses_more_for_this_user_and_day_alone(yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AI_DAILY_TOKENS", "150")
+    assert ask(yard, user="ada").status == "succeeded"
+    refused = ask(yard, user="ada")
+    assert refused.status == "failed" and "user ada has used 200 of the 150 that AI_DAILY_TOKENS allows a day" in str(refused.steps["outline"].error)
+    assert ask(yard, user="bob").status == "succeeded"
+    yard.advance("1d")
+    assert ask(yard, user="ada").status == "succeeded"
+
+
+def test_a_breaker_opens_after_failures_and_lets_one_through_after_its_rest() -> None:
+    breaker = Breaker(failures=2, rest=0.05)
+    breaker.failed()
+    assert breaker.seconds_left() == 0
+    breaker.failed()
+    assert breaker.seconds_left() > 0
+    import time
+
+    time.sleep(0.06)
+    assert breaker.seconds_left() == 0 and breaker.seconds_left() > 0, "one call, not two"
+    breaker.succeeded()
+    assert breaker.seconds_left() == 0
+
+
+def test_a_provider_that_rests_is_not_asked(runyard_database: str, openai: FakeOpenAI) -> None:
+    openai.failures.extend([500] * 5)
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            Providers().generate(Prompt(prompt="x"))
+    asked = len(openai.requests)
+    with pytest.raises(RetryAfter, match="left alone"):
+        Providers().generate(Prompt(prompt="x"))
+    assert len(openai.requests) == asked
+
+
+def test_a_text_that_has_begun_is_not_begun_again_elsewhere(runyard_database: str, gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AI_PROVIDERS", "openai,gemini")
+    openai.failures.append("cut")
+    with pytest.raises(ConnectionError):
+        list(Providers().pieces(Prompt(prompt="x")))
+    assert gemini.prompts == []
+
+
+def test_an_unknown_provider_in_the_order_is_named(runyard_database: str, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AI_PROVIDERS", "openai,grok")
+    with pytest.raises(NonRetriable, match="AI_PROVIDERS names grok"):
+        Providers().generate(Prompt(prompt="x"))
+    monkeypatch.setenv("AI_PROVIDERS", "openai")
+    openai.failures.append("blocked")
+    with pytest.raises(Refused):
+        Providers().generate(Prompt(prompt="x"))
