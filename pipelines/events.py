@@ -151,6 +151,48 @@ class ContactSubmitted(EventData):
     email: Annotated[Address, Field(examples=["grace@example.com"])]
     message: Annotated[str, Field(min_length=1, max_length=20_000, examples=["Do you ship to Arlington?"])]
     page: Annotated[str, Field(max_length=2000)] | None = None
+    website: str = Field(default="", max_length=2000, description="A field that people do not see: what fills it in is no person.")
+
+
+@event_type("notification/requested")
+class NotificationRequested(EventData):
+    """A user is to be told something."""
+
+    user: Annotated[str, Field(min_length=1, max_length=200, examples=["ada"])]
+    kind: Annotated[str, Field(min_length=1, max_length=100, examples=["report"])]
+    title: Annotated[Line, Field(min_length=1, max_length=200, examples=["Your report is ready"])]
+    message: Annotated[str, Field(max_length=20_000, examples=["It has 12 pages."])]
+    action_url: Annotated[str, Field(pattern=r"^https?://", max_length=2000)] | None = None
+    channels: list[Literal["in-app", "mail", "webhook"]] | None = Field(default=None, description="Those that the user has switched on by default.")
+
+
+@event_type("notification/digest.requested")
+class NotificationDigestRequested(EventData):
+    """Something goes into a user's next mail with all that came meanwhile."""
+
+    user: str
+    email: Address
+    title: Line
+    message: str
+    action_url: str | None = None
+
+
+@event_type("user/created")
+class UserCreated(EventData):
+    """Somebody has an account."""
+
+    user: Annotated[str, Field(min_length=1, max_length=200, examples=["ada"])]
+    email: Annotated[Address, Field(examples=["ada@example.com"])]
+    name: Annotated[Line, Field(min_length=1, max_length=200, examples=["Ada"])]
+    product: Annotated[Line, Field(max_length=100)] | None = None
+    action_url: Annotated[str, Field(pattern=r"^https?://", max_length=2000)] | None = None
+
+
+@event_type("user/returned")
+class UserReturned(EventData):
+    """Somebody has come back."""
+
+    user: Annotated[str, Field(min_length=1, max_length=200, examples=["ada"])]
 
 
 @event_type("text/generate.requested")

@@ -33,7 +33,7 @@ class Contents(ConfigurableResource[Any]):
 
 def headings(text: str, most: int) -> list[str]:
     """The lines of an outline without their numbers and marks, `most` at most; the whole text as one heading where it has no lines."""
-    lines = [re.sub(r"^[\s#*\-]*(?:\d+[.)]\s*)?|[*\s]+$", "", line) for line in text.splitlines()]
+    lines = [re.sub(r"^[\s#*\-]*(?:\d+[.)])?[\s*]*|[*\s]+$", "", line) for line in text.splitlines()]
     return [line[:300] for line in lines if line][:most] or [text.strip()[:300]]
 
 

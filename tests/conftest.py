@@ -35,6 +35,7 @@ os.environ.update(
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a folder share databases and stacks: two processes take a folder each, never half of one."""
     for item in items:

@@ -12,7 +12,7 @@ PIECES = ["Queues hold ", "the rain, ", "one drop at a time."]
 
 
 class FakeGemini:
-    """Remembers the prompts; `failures` are answers to give first, in order: a status, or `slow`, `garbage`, `reset`, `blocked`, `cut`."""
+    """Remembers the prompts; `failures` are answers to give first, in order: a status, or `slow`, `garbage`, `reset`, `blocked`, `cut`, `quota` (for a second)."""
 
     def __init__(self) -> None:
         self.key = "fake-gemini-key-0123456789"
@@ -46,6 +46,9 @@ class FakeGemini:
                     self._answer(200, b"<html>\x00 not json")
                 elif failure == "blocked":
                     self._answer(200, json.dumps([{"promptFeedback": {"blockReason": "SAFETY"}}]).encode())
+                elif failure == "quota":
+                    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
+                    self._answer(429, json.dumps({"error": {"code": 429, "message": "no quota", "status": "RESOURCE_EXHAUSTED", "details": [info]}}).encode())
                 elif isinstance(failure, int):
                     self._answer(failure, json.dumps({"error": {"code": failure, "message": f"fake {failure}", "status": "FAKE"}}).encode())
                 elif self.headers.get("x-goog-api-key") != fake.key:

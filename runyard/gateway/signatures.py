@@ -115,6 +115,15 @@ def secrets_of(variable: str) -> list[str]:
     return found
 
 
+def standard_headers(variable: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The headers of a post of our own by Standard Webhooks, signed with every secret in the environment variable; without a signature where it has none."""
+    headers = {"webhook-id": message_id, "webhook-timestamp": str(timestamp)}
+    if os.environ.get(variable):
+        signed = f"{message_id}.{timestamp}.".encode() + body
+        headers["webhook-signature"] = " ".join(f"v1,{_base64_mac(_standard_key(secret), signed)}" for secret in secrets_of(variable))
+    return headers
+
+
 def check_time(timestamp: str) -> None:
     """Raise `Problem` for a time (seconds since the epoch) that is more than 5 minutes off."""
     require(re.fullmatch(r"[0-9]{1,12}", timestamp) is not None and abs(time.time() - int(timestamp)) <= TOLERANCE_SECONDS)

@@ -1,6 +1,8 @@
 """The project's own functions in the kit, with fakes where the network would be."""
 
+import gc
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,13 +72,16 @@ def _gemini() -> Iterator[FakeGemini]:
 
 
 @pytest.fixture
-def gemini(_gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> FakeGemini:
+def gemini(_gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
     """A fake of Gemini, switched on."""
     _gemini.prompts.clear()
     _gemini.failures.clear()
     monkeypatch.setenv("GEMINI_API_KEY", _gemini.key)
     monkeypatch.setenv("GEMINI_API_HOST", _gemini.url)
-    return _gemini
+    yield _gemini
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the package leaves connections open that have failed
+        gc.collect()
 
 
 def rows(statement: str, *parameters: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,90 @@
+"""What users are told, and how they want to be told: in the application, by mail, by webhook; not at night; all at once."""
+
+from collections.abc import Sequence
+from datetime import datetime, time, timedelta
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from dagster import ConfigurableResource
+from pydantic import BaseModel
+
+from runyard.store import database
+
+Channel = Literal["in-app", "mail", "webhook"]
+_DEFAULTS: list[Channel] = ["in-app", "mail"]
+
+
+class Preferences(BaseModel):
+    """How a user wants to be told. Quiet hours are in the user's time zone and may go over midnight; mail and webhooks wait for their end."""
+
+    user_id: str
+    email: str | None = None
+    webhook_url: str | None = None
+    channels: list[Channel] = _DEFAULTS
+    muted: list[str] = []
+    quiet_from: time | None = None
+    quiet_until: time | None = None
+    timezone: str = "UTC"
+    digest: bool = False
+
+    def channels_for(self, kind: str, wanted: Sequence[Channel] | None) -> tuple[list[Channel], list[str]]:
+        """The channels on which to tell of this kind, and why others are left out."""
+        chosen: list[Channel] = []
+        left_out: list[str] = []
+        if kind in self.muted:
+            return [], [f"{self.user_id} has muted {kind}"]
+        for channel in wanted or self.channels:
+            if channel not in self.channels:
+                left_out.append(f"{channel}: switched off by {self.user_id}")
+            elif (channel == "mail" and not self.email) or (channel == "webhook" and not self.webhook_url):
+                left_out.append(f"{channel}: no address is known")
+            else:
+                chosen.append(channel)
+        return chosen, left_out
+
+    def quiet_end(self, now: datetime) -> datetime | None:
+        """When the quiet hours end that `now` (with a time zone) is in; None outside of them."""
+        if self.quiet_from is None or self.quiet_until is None or self.quiet_from == self.quiet_until:
+            return None
+        local = now.astimezone(ZoneInfo(self.timezone))
+        clock = local.time().replace(tzinfo=None)
+        overnight = self.quiet_from > self.quiet_until
+        quiet = clock >= self.quiet_from or clock < self.quiet_until if overnight else self.quiet_from <= clock < self.quiet_until
+        if not quiet:
+            return None
+        day = local.date() + timedelta(days=1 if overnight and clock >= self.quiet_from else 0)
+        return datetime.combine(day, self.quiet_until, ZoneInfo(self.timezone))
+
+
+class Notifications(ConfigurableResource[Any]):
+    """Reads `app.notification_preferences`, writes `app.notifications`."""
+
+    def preferences(self, users: Sequence[str]) -> dict[str, Preferences]:
+        """The preferences of these users; the defaults for those who have said nothing."""
+        with database.connection() as connection:
+            # by notification_preferences_pkey
+            rows = connection.execute("SELECT * FROM app.notification_preferences WHERE user_id = ANY (%s)", (list(users),)).fetchall()
+        found = {str(row["user_id"]): Preferences.model_validate(row) for row in rows}
+        return {user: found.get(user) or Preferences(user_id=user) for user in users}
+
+    def prefer(self, preferences: Preferences) -> None:
+        """Keep how a user wants to be told."""
+        with database.connection() as connection:
+            # by notification_preferences_pkey
+            connection.execute(
+                "INSERT INTO app.notification_preferences (user_id, email, webhook_url, channels, muted, quiet_from, quiet_until, timezone, digest) VALUES"
+                " (%(user_id)s, %(email)s, %(webhook_url)s, %(channels)s, %(muted)s, %(quiet_from)s, %(quiet_until)s, %(timezone)s, %(digest)s)"
+                " ON CONFLICT (user_id) DO UPDATE SET email = excluded.email, webhook_url = excluded.webhook_url, channels = excluded.channels, muted = excluded.muted,"
+                " quiet_from = excluded.quiet_from, quiet_until = excluded.quiet_until, timezone = excluded.timezone, digest = excluded.digest",
+                preferences.model_dump(),
+            )
+
+    def tell(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Show notifications in the application: id, user, kind, title, message, action_url; the same id again shows nothing."""
+        with database.connection() as connection, connection.cursor() as cursor:
+            # by notifications_pkey
+            cursor.executemany(
+                "INSERT INTO app.notifications (id, user_id, kind, title, message, action_url, created_at)"
+                " VALUES (%(id)s, %(user)s, %(kind)s, %(title)s, %(message)s, %(action_url)s, runyard.now()) ON CONFLICT (id) DO NOTHING",
+                rows,
+            )
