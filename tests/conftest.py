@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.fake_sendgrid import FakeSendGrid
 
@@ -35,11 +36,16 @@ os.environ.update(
 )  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a folder share databases and stacks: two processes take a folder each, never half of one."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.relative_to(ROOT / "tests").parts[0]))
+class FolderByFolder(LoadScopeScheduling):
+    """Tests of a folder share databases and stacks: two processes take a folder each, never half of one. The longest one goes first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.split("/")[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderByFolder:
+    """How pytest-xdist gives tests to its processes."""
+    return FolderByFolder(config, log)
 
 
 from runyard.settings import settings  # noqa: E402
