@@ -228,3 +228,40 @@ class ContentGenerateRequested(EventData):
         if self.notify and self.user is None:
             raise ValueError("notify needs a user to tell")
         return self
+
+
+class Variant(BaseModel):
+    """A picture as it is wanted: never larger than the original. With `height` it is cropped to that shape."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: Annotated[int, Field(ge=1, le=8192)]
+    height: Annotated[int, Field(ge=1, le=8192)] | None = None
+    format: Literal["webp", "avif", "jpeg", "png"] = "webp"
+    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+
+
+class _Uploaded(EventData):
+    source: Annotated[str, Field(min_length=1, max_length=2000, description="A URL, or the name of a file below the folder of uploads.")]
+    user: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+
+@event_type("media/image.uploaded")
+class MediaImageUploaded(_Uploaded):
+    """A picture has come, and its variants are wanted."""
+
+    source: Annotated[str, Field(min_length=1, max_length=2000, examples=["photo.jpg"])]
+    variants: Annotated[list[Variant], Field(min_length=1, max_length=20)] = Field(
+        default_factory=lambda: [*(Variant(width=width) for width in (320, 640, 1280, 1920)), Variant(width=1280, format="jpeg")]
+    )
+    focal: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = Field(
+        default=(0.5, 0.5), description="What stays in a crop, as shares of width and height."
+    )
+    keep: list[Literal["copyright"]] = Field(default_factory=list, description="Metadata that stay; all others go.")
+
+
+@event_type("media/video.uploaded")
+class MediaVideoUploaded(_Uploaded):
+    """A video has come, and a poster and a short preview are wanted."""
+
+    source: Annotated[str, Field(min_length=1, max_length=2000, examples=["clip.mp4"])]

@@ -1,0 +1,133 @@
+"""Pictures and videos: `media/image.uploaded`, `media/video.uploaded` -> fetch -> inspect -> variants -> record.
+
+Decoding happens in processes of its own, within limits of memory and time; what is refused there has failed for good, with its reason.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dagster import in_process_executor, job, op
+
+from resources import media_workers
+from resources.imaging import SUFFIXES
+from resources.media_store import Media, MediaStore
+from runyard import Batch, Item, receive, settle
+
+FETCH, INSPECT, VARIANTS, RECORD = "fetch", "inspect", "variants", "record"
+MOST_IMAGE_BYTES, MOST_VIDEO_BYTES = 100 << 20, 2 << 30
+_POSTER = [{"width": 1280, "height": None, "format": "jpeg", "quality": None}, {"width": 640, "height": None, "format": "webp", "quality": None}]
+_DOWNLOADS = 8
+
+
+@op
+def fetch_image(batch: Batch, store: MediaStore) -> Batch:
+    """Keep each original."""
+    return _fetch(batch, store, MOST_IMAGE_BYTES)
+
+
+@op
+def inspect_image(batch: Batch, store: MediaStore) -> Batch:
+    """Look at each without decoding it; refuse what is none, or too much."""
+    return _inspect(batch, store, "inspect image")
+
+
+@op
+def make_variants(batch: Batch, store: MediaStore) -> Batch:
+    """Make all variants of a picture from one decode, a picture on each core."""
+
+    def make(item: Item) -> dict[str, Any]:
+        data = item.data
+        with store.local(item[FETCH]["key"]) as file, TemporaryDirectory(prefix="runyard-media-") as into:
+            wanted = [variant.model_dump() for variant in data.variants]
+            made = media_workers.perform("make variants", file=str(file), variants=wanted, focal=data.focal, keep=data.keep, into=into)
+            return {**made, "variants": _stored(made["variants"], Path(into), store)}
+
+    return batch.map(VARIANTS, make, threads=media_workers.how_many())
+
+
+@op
+def record_image(batch: Batch, store: MediaStore, media: Media) -> Batch:
+    """Write the manifest and the row."""
+    return batch.map(RECORD, lambda item: _record(item, "image", store, media))
+
+
+@job(executor_def=in_process_executor, description="Make the variants of a picture: media/image.uploaded")
+def process_image() -> None:
+    """The function's graph."""
+    settle(record_image(make_variants(inspect_image(fetch_image(receive())))))
+
+
+@op
+def fetch_video(batch: Batch, store: MediaStore) -> Batch:
+    """Keep each original."""
+    return _fetch(batch, store, MOST_VIDEO_BYTES)
+
+
+@op
+def inspect_video(batch: Batch, store: MediaStore) -> Batch:
+    """Look at each; refuse what is none, or too much."""
+    return _inspect(batch, store, "inspect video")
+
+
+@op
+def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
+    """A frame as a picture in two sizes, and some seconds of it without sound."""
+
+    def make(item: Item) -> dict[str, Any]:
+        with store.local(item[FETCH]["key"]) as file, TemporaryDirectory(prefix="runyard-media-") as into:
+            filmed = media_workers.perform("film", file=str(file), into=into)
+            item.progress(50, "the preview is there")
+            poster = media_workers.perform("make variants", file=str(Path(into) / "poster.png"), variants=_POSTER, focal=[0.5, 0.5], keep=[], into=into)
+            files = [*poster["variants"], {**filmed["preview"], "format": "mp4"}]
+            return {**poster, "variants": _stored(files, Path(into), store)}
+
+    return batch.map(VARIANTS, make, threads=media_workers.how_many())
+
+
+@op
+def record_video(batch: Batch, store: MediaStore, media: Media) -> Batch:
+    """Write the manifest and the row."""
+    return batch.map(RECORD, lambda item: _record(item, "video", store, media))
+
+
+@job(executor_def=in_process_executor, description="Make the poster and the preview of a video: media/video.uploaded")
+def process_video() -> None:
+    """The function's graph."""
+    settle(record_video(make_poster_and_preview(inspect_video(fetch_video(receive())))))
+
+
+def _fetch(batch: Batch, store: MediaStore, most: int) -> Batch:
+    def fetch(item: Item) -> dict[str, Any]:
+        with TemporaryDirectory(prefix="runyard-media-") as folder:
+            file = Path(folder) / "original"
+            store.fetch(item.data.source, file, most)
+            return store.put(file, "")
+
+    return batch.map(FETCH, fetch, threads=_DOWNLOADS)
+
+
+def _inspect(batch: Batch, store: MediaStore, task: str) -> Batch:
+    def inspect(item: Item) -> dict[str, Any]:
+        with store.local(item[FETCH]["key"]) as file:
+            return media_workers.perform(task, file=str(file))
+
+    return batch.map(INSPECT, inspect, threads=media_workers.how_many())
+
+
+def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> list[dict[str, Any]]:
+    return [{**file, **store.put(folder / file["file"], SUFFIXES.get(file["format"], ".mp4"))} for file in files]
+
+
+def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str, Any]:
+    asset = f"{item.event.id}-{item.id}"
+    found, made = item[INSPECT], item[VARIANTS]
+    files = [{key: value for key, value in file.items() if key != "file" and value is not None} for file in made["variants"]]
+    manifest = {"id": asset, "kind": kind, "original": {**item[FETCH], **found}, "variants": files, "placeholder": made["placeholder"], "colour": made["colour"]}
+    key = store.put_manifest(asset, manifest)
+    media.record({
+        "id": asset, "event_id": item.event.id, "kind": kind, "source": item.data.source.partition("?")[0], "original": item[FETCH]["key"], "bytes": item[FETCH]["bytes"],
+        "variant_bytes": sum(file["bytes"] for file in files), "width": found["width"], "height": found["height"], "placeholder": made["placeholder"],
+        "colour": made["colour"], "manifest": manifest,
+    })  # fmt: skip
+    return {"media": asset, "manifest": key, "variants": [file["key"] for file in files]}

@@ -1,0 +1,239 @@
+"""What is done to an image, in a process of its own (`resources.media_child`): looked at, decoded once, written as its variants.
+
+Decoding goes through JPEG's reduced sizes where no variant needs the whole; every smaller variant is made of the next larger one's pixels.
+"""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import blurhash
+from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
+SUFFIXES = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png"}
+_QUALITY = {"webp": 80, "avif": 60, "jpeg": 82}
+_MOST_FRAMES = 300
+_COPYRIGHT, _ARTIST = 0x8298, 0x013B
+# What a file may hide behind or before an image, for a program that looks at it in another way.
+_HEADS = (b"%pdf-", b"<?php", b"<script", b"<html", b"<!doctype")
+_SRGB = ImageCms.createProfile("sRGB")
+
+
+class Refused(Exception):
+    """The file is no image that is taken; the text says why."""
+
+
+def look(file: Path, most_pixels: int) -> Image.Image:
+    """Open an image without decoding it; raises `Refused`."""
+    head = file.open("rb").read(4096).lstrip()
+    if b"<svg" in head.lower() or head[:5].lower() == b"<?xml":
+        raise Refused("SVG is a program, not a picture: export it as PNG or WebP")
+    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and is checked before anything is decoded
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        raise Refused(f"it is none of {', '.join(FORMATS)}, or is damaged") from None
+    pixels = image.width * image.height
+    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    if pixels > most_pixels:
+        raise Refused(f"it has {pixels / 1e6:.0f} megapixels, {most_pixels / 1e6:.0f} are taken (MEDIA_MAX_PIXELS)")
+    if frames > _MOST_FRAMES or pixels * frames > 4 * most_pixels:
+        raise Refused(f"it has {frames} frames of {image.width} x {image.height}, which are too many")
+    _check_polyglot(file, head)
+    return image
+
+
+def _check_polyglot(file: Path, head: bytes) -> None:
+    """Refuse a file that is something else as well."""
+    with file.open("rb") as opened:
+        opened.seek(0, io.SEEK_END)
+        opened.seek(max(0, opened.tell() - 65_557))  # the record at the end of a ZIP archive is within so many bytes (PKWARE's APPNOTE)
+        tail = opened.read()
+    if b"PK\x05\x06" in tail or any(mark in head.lower() or mark in tail.lower() for mark in _HEADS):
+        raise Refused("it is an image and something else at the same time")
+
+
+def inspect(file: Path, most_pixels: int) -> dict[str, Any]:
+    """What an image is: format, width and height as shown, frames, mode, whether it has transparency."""
+    with look(file, most_pixels) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        width, height = (image.height, image.width) if turned else image.size
+        return {
+            "format": "JPEG" if image.format == "MPO" else image.format, "width": width, "height": height, "mode": image.mode,
+            "frames": getattr(image, "n_frames", 1) if image.format != "MPO" else 1, "transparent": "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"),
+        }  # fmt: skip
+
+
+def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequence[float], keep: Sequence[str], into: Path, most_pixels: int) -> dict[str, Any]:
+    """Write all variants of an image into a folder.
+
+    Parameters
+    ----------
+    variants
+        Each with `width` (pixels), `format` (webp, avif, jpeg, png), and perhaps `height` (it is cropped to that shape) and `quality`.
+    focal
+        The point that stays in a crop, as shares of width and height.
+    keep
+        `copyright`: the names of its maker and owner stay in it. All other metadata go.
+
+    Returns
+    -------
+    The variants with file, width, height; the placeholder (BlurHash) and the main colour (`#rrggbb`).
+    """
+    with look(file, most_pixels) as image:
+        exif = _kept(image, keep)
+        animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+        frames = _frames(image, variants) if animated else []
+        try:
+            base = frames[0][0] if frames else _decoded(image, variants)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise Refused(f"it is damaged: {str(error)[:100]}") from None
+    planned = sorted(enumerate(variants), key=lambda pair: -pair[1]["width"])
+    made: dict[int, dict[str, Any]] = {}
+    jobs: list[tuple[int, Any]] = []
+    with ThreadPoolExecutor(2) as pool:  # Pillow encodes without Python's lock: both cores
+        source = base
+        for number, wanted in planned:
+            box, size = _crop(base.size, wanted, focal)
+            target = into / f"{number}{SUFFIXES[wanted['format']]}"
+            made[number] = {**wanted, "file": target.name, "width": size[0], "height": size[1]}
+            if animated and wanted["format"] == "webp":
+                jobs.append((number, pool.submit(_save_animated, frames, box, size, wanted, exif, target)))
+                continue
+            picture = _resized(source, base, box, size)
+            if box == (0, 0, *base.size):
+                source = picture  # the next smaller one is made of this
+            jobs.append((number, pool.submit(_save, picture, wanted, exif, target)))
+        for _, job in jobs:
+            job.result()
+    return {"variants": [made[number] for number in range(len(variants))], **_impression(base)}
+
+
+def _decoded(image: Image.Image, variants: Sequence[dict[str, Any]]) -> Image.Image:
+    """The pixels, upright, in sRGB with 8 bits; no more of a JPEG than the largest variant needs."""
+    if image.format in ("JPEG", "MPO") and all("height" not in wanted or wanted["height"] is None for wanted in variants):
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        largest = max((wanted["width"] for wanted in variants), default=image.width)
+        shown = image.height if turned else image.width
+        scale = min(1.0, largest / shown)
+        image.draft("RGB" if image.mode != "CMYK" else "CMYK", (int(image.width * scale), int(image.height * scale)))
+    image.load()
+    return _as_srgb(ImageOps.exif_transpose(image))
+
+
+def _as_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = image.point(lambda value: value / 256).convert("L") if image.mode != "I" else image.point(lambda value: value * (1 / 256)).convert("L")
+    transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
+        try:
+            alpha = image.getchannel("A") if image.mode == "RGBA" else None
+            plain = image.convert("RGB") if image.mode == "RGBA" else image
+            converted = ImageCms.profileToProfile(plain, ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, outputMode="RGB")
+            if converted is not None:
+                if alpha is not None:
+                    converted.putalpha(alpha)
+                return converted
+        except ImageCms.PyCMSError:
+            pass  # a profile that cannot be read says nothing
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def _frames(image: Image.Image, variants: Sequence[dict[str, Any]]) -> list[tuple[Image.Image, int]]:
+    """The frames of an animation with their durations in milliseconds, scaled down to the largest variant so that they fit into memory."""
+    largest = max((wanted["width"] for wanted in variants), default=image.width)
+    frames: list[tuple[Image.Image, int]] = []
+    for frame in ImageSequence.Iterator(image):
+        picture = frame.convert("RGBA")
+        if picture.width > largest:
+            picture = picture.resize((largest, max(1, round(picture.height * largest / picture.width))), Image.Resampling.LANCZOS)
+        frames.append((picture, int(frame.info.get("duration") or 100)))
+    return frames
+
+
+def _crop(size: tuple[int, int], wanted: dict[str, Any], focal: Sequence[float]) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+    """The part of a picture that a variant shows, and the variant's size: never larger than that part."""
+    width, height = size
+    if wanted.get("height"):
+        ratio = wanted["width"] / wanted["height"]
+        part = (min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio))))
+        left = min(max(0, round(width * focal[0] - part[0] / 2)), width - part[0])
+        top = min(max(0, round(height * focal[1] - part[1] / 2)), height - part[1])
+        box = (left, top, left + part[0], top + part[1])
+        scale = min(1.0, wanted["width"] / part[0])
+        return box, (max(1, round(part[0] * scale)), max(1, round(part[1] * scale)))
+    scale = min(1.0, wanted["width"] / width)
+    return (0, 0, width, height), (max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def _resized(source: Image.Image, base: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+    if box == (0, 0, *base.size):
+        return source if source.size == size else source.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return base.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+
+
+def _save(picture: Image.Image, wanted: dict[str, Any], exif: bytes, target: Path) -> None:
+    kind = wanted["format"]
+    picture = picture.copy()  # saving writes its options into the picture, and another thread may be saving this one
+    options: dict[str, Any] = {"exif": exif} if exif else {}
+    if kind == "jpeg":
+        picture = _on_white(picture)
+        options |= {"progressive": True, "optimize": True}
+    if kind != "png":
+        options["quality"] = wanted.get("quality") or _QUALITY[kind]
+    if kind == "webp":
+        options["method"] = 2
+    if kind == "avif":
+        options["speed"] = 8
+    picture.save(target, kind.upper(), **options)
+
+
+def _save_animated(
+    frames: Sequence[tuple[Image.Image, int]], box: tuple[int, int, int, int], size: tuple[int, int], wanted: dict[str, Any], exif: bytes, target: Path
+) -> None:
+    pictures = [_resized(frame, frame, box, size) for frame, _ in frames]
+    more: dict[str, Any] = {"exif": exif} if exif else {}
+    pictures[0].save(
+        target, "WEBP", save_all=True, append_images=pictures[1:], duration=[duration for _, duration in frames], loop=0,
+        quality=wanted.get("quality") or _QUALITY["webp"], method=2, **more,
+    )  # fmt: skip
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    if picture.mode != "RGBA":
+        return picture
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(picture, mask=picture.getchannel("A"))
+    return white
+
+
+def _kept(image: Image.Image, keep: Sequence[str]) -> bytes:
+    """The EXIF data that stay."""
+    if "copyright" not in keep:
+        return b""
+    found, kept = image.getexif(), Image.Exif()
+    for tag in (_COPYRIGHT, _ARTIST):
+        if tag in found:
+            kept[tag] = found[tag]
+    return kept.tobytes() if len(kept) else b""
+
+
+def _impression(picture: Image.Image) -> dict[str, str]:
+    small = _on_white(picture.resize((32, max(1, round(32 * picture.height / picture.width))) if picture.height < 32 * picture.width else (1, 32)))
+    pixels = list(small.tobytes())
+    rows = [[pixels[3 * (row * small.width + column) : 3 * (row * small.width + column) + 3] for column in range(small.width)] for row in range(small.height)]
+    red, green, blue = _main_colour(small)
+    return {"placeholder": blurhash.encode(rows, components_x=4, components_y=3), "colour": f"#{red:02x}{green:02x}{blue:02x}"}
+
+
+def _main_colour(small: Image.Image) -> tuple[int, int, int]:
+    """The most frequent of the few colours that the picture comes down to."""
+    few = small.quantize(5)
+    palette = few.getpalette() or [0, 0, 0]
+    number = max(few.getcolors() or [(1, 0)])[1]
+    start = 3 * int(number) if isinstance(number, int) else 0
+    return palette[start], palette[start + 1], palette[start + 2]
