@@ -2,7 +2,8 @@
 
 from dagster import Definitions
 
-from pipelines import contact, content, email, media, notifications, text
+from assets.maintenance import system_report
+from pipelines import contact, content, email, maintenance, media, notifications, text
 from pipelines import events as events  # the catalog of event types
 from resources.contact_messages import ContactMessages
 from resources.content import Contents
@@ -14,6 +15,7 @@ from resources.providers import Providers
 from resources.staff import staff_from_environment
 from resources.webhook_sender import WebhookSender
 from runyard import BatchIOManager, operations
+from schedules import maintenance as maintenance_schedules
 from sensors.contact import notify_contact_sensor
 from sensors.content import generate_content_sensor
 from sensors.email import send_email_sensor
@@ -24,12 +26,14 @@ from sensors.text import generate_text_sensor
 defs = Definitions(
     jobs=[
         email.send_email, contact.notify_contact, text.generate_text, content.generate_content, media.process_image, media.process_video,
-        notifications.notify_user, notifications.send_digest, notifications.welcome_user, *operations.jobs,
+        notifications.notify_user, notifications.send_digest, notifications.welcome_user, *maintenance.jobs, *operations.jobs,
     ],
     sensors=[
         send_email_sensor, notify_contact_sensor, generate_text_sensor, generate_content_sensor, process_image_sensor, process_video_sensor,
         notify_user_sensor, send_digest_sensor, welcome_user_sensor, *operations.sensors,
     ],
+    schedules=maintenance_schedules.schedules,
+    assets=[system_report],
     resources={
         "io_manager": BatchIOManager(),
         "mailer": mailer_from_environment(),

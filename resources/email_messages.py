@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from email.utils import parseaddr
 from typing import Any
 
@@ -57,13 +58,26 @@ class EmailMessages(ConfigurableResource[Any]):
         wanted = list({bare(address) for address in addresses})
         with database.connection() as connection:
             # by suppressions_pkey
-            rows = connection.execute("SELECT address FROM app.suppressions WHERE address = ANY (%s)", (wanted,)).fetchall()
+            rows = connection.execute(
+                "SELECT address FROM app.suppressions WHERE address = ANY (%s) AND (expires_at IS NULL OR expires_at > runyard.now())", (wanted,)
+            ).fetchall()
         return {str(row["address"]) for row in rows}
 
-    def suppress(self, address: str, reason: str) -> None:
-        """Mail this address no more."""
+    def suppress(self, address: str, reason: str, until: datetime | None = None) -> None:
+        """Mail this address no more, or not until a time."""
         with database.connection() as connection:
-            connection.execute("INSERT INTO app.suppressions (address, reason) VALUES (%s, %s) ON CONFLICT (address) DO NOTHING", (bare(address), reason))
+            # by suppressions_pkey
+            connection.execute("INSERT INTO app.suppressions (address, reason, expires_at) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", (bare(address), reason, until))
+
+    def end_suppressions(self, *, dry_run: bool = False) -> int:
+        """Delete suppressions whose time is over, or only count them; return how many."""
+        over = "FROM app.suppressions WHERE expires_at <= runyard.now()"
+        with database.connection() as connection:
+            # (every row is looked at: once a day)
+            row = connection.execute(
+                (f"SELECT count(*) AS n {over}" if dry_run else f"WITH gone AS (DELETE {over} RETURNING 1) SELECT count(*) AS n FROM gone").encode()  # noqa: S608
+            ).fetchone()
+        return int(str(row["n"])) if row else 0
 
 
 def bare(address: str) -> str:

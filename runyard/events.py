@@ -61,6 +61,11 @@ def new_ulid(millis: int | None = None) -> str:
         return _as_ulid(_last_ulid)
 
 
+def ulid_at(at: datetime) -> str:
+    """The lowest ULID of a time: those made earlier sort before it."""
+    return _as_ulid(int(at.timestamp() * 1000) << 80)
+
+
 def seeded_ulids(seed: str, count: int) -> list[str] | None:
     """The ids that a seed gives to the events of a request, the same whenever it is sent again; None for a malformed seed.
 

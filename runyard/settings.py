@@ -12,6 +12,9 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from runyard.errors import InvalidOption
+from runyard.keeping_times import Retention
+
 
 def _project_root() -> Path:
     """The folder with `dagster.yaml`: DAGSTER_HOME, or the working directory."""
@@ -45,6 +48,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="What the web process logs; info: every request (RUNYARD_LOG_LEVEL).")
     concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=256, description="Runs that one worker does at a time (RUNYARD_CONCURRENCY).")
     lease_seconds: float = Field(default=30, ge=2, description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS).")
+    retention: str = Field(
+        default="30d",
+        description="How long events and invocations are kept (RUNYARD_RETENTION): `30d`, or with functions of their own time `30d, send_email=90d`; `forever`.",
+    )
     code: str = Field(default="pipelines.definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
     catalog: str = Field(default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG).")
     doors: str = Field(default="pipelines.doors", description="The module with the project's edge functions and webhooks (RUNYARD_DOORS).")
@@ -54,6 +61,15 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("retention")
+    @classmethod
+    def _can_be_read(cls, value: str) -> str:
+        try:
+            Retention.parse(value)
+        except InvalidOption as error:
+            raise ValueError(str(error)) from None
+        return value
 
     @property
     def data(self) -> Path:

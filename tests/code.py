@@ -9,5 +9,6 @@ defs = Definitions(
     jobs=[*(project.defs.jobs or []), *jobs],
     sensors=[*(project.defs.sensors or []), *sensors],
     schedules=[*(project.defs.schedules or []), *schedules],
+    assets=project.defs.assets,
     resources=project.defs.resources,
 )

@@ -1,0 +1,88 @@
+"""Maintenance: what is old goes. Each is a job that can be launched by hand, with `dry_run` to see what it would do."""
+
+import time
+from typing import Any
+
+from dagster import Field, OpExecutionContext, in_process_executor, job, op
+
+from resources.email_messages import EmailMessages
+from resources.mailer import outbox_folder
+from resources.media_store import Media, MediaStore
+from runyard import retention
+from runyard.keeping_times import Retention
+from runyard.settings import settings
+
+_DAY = 86_400.0
+_CONFIG = {"dry_run": Field(bool, is_required=False, default_value=False, description="Only say what would go.")}
+_WITH_TIMES = {**_CONFIG, "retention": Field(str, is_required=False, description="Another time than RUNYARD_RETENTION, in its form: `30d, send_email=90d`.")}
+
+
+def _times(config: dict[str, Any]) -> Retention:
+    return Retention.parse(config.get("retention") or settings().retention)
+
+
+@op(config_schema=_WITH_TIMES)
+def delete_old_events(context: OpExecutionContext) -> None:
+    """Events, invocations, steps, progress and batches whose time is over."""
+    config = context.op_config
+    swept = retention.sweep(dry_run=config["dry_run"], say=context.log.info, retention=_times(config))
+    vacuumed = retention.vacuum(dry_run=config["dry_run"])
+    context.add_output_metadata({"dry run": config["dry_run"], **swept.rows, "vacuumed": ", ".join(vacuumed) or "nothing"})
+
+
+@op(config_schema=_WITH_TIMES)
+def delete_old_runs(context: OpExecutionContext) -> None:
+    """Dagster's own runs with their event logs; its ticks are deleted by Dagster itself (`retention` in dagster.yaml)."""
+    config = context.op_config
+    swept = retention.sweep_runs(context.instance, dry_run=config["dry_run"], say=context.log.info, retention=_times(config))
+    context.add_output_metadata({"dry run": config["dry_run"], "runs": swept.rows.get("runs", 0)})
+
+
+@op(config_schema=_WITH_TIMES)
+def delete_old_files(context: OpExecutionContext, store: MediaStore, media: Media) -> None:
+    """Mails of the local outbox whose time is over, and media that no asset names and nobody has changed for a day."""
+    config = context.op_config
+    general = _times(config).general
+    oldest = time.time() - general.total_seconds() if general is not None else 0.0
+    mails = [path for path in outbox_folder().glob("*.eml") if path.stat().st_mtime < oldest]
+    orphans = media.orphans(store, time.time() - _DAY)
+    if not config["dry_run"]:
+        for path in mails:
+            path.unlink(missing_ok=True)
+        for key, _ in orphans:
+            store.delete(key)
+    context.add_output_metadata({"dry run": config["dry_run"], "mails": len(mails), "media": len(orphans), "media bytes": sum(size for _, size in orphans)})
+
+
+@op(config_schema=_CONFIG)
+def end_suppressions(context: OpExecutionContext, messages: EmailMessages) -> None:
+    """Suppressions whose time is over: these addresses are mailed again."""
+    found = messages.end_suppressions(dry_run=context.op_config["dry_run"])
+    context.add_output_metadata({"dry run": context.op_config["dry_run"], "addresses": found})
+
+
+@job(executor_def=in_process_executor, description="Delete events, invocations and steps whose time is over (RUNYARD_RETENTION)")
+def sweep_events() -> None:
+    """By hand: `dry_run` in the config of its op."""
+    delete_old_events()
+
+
+@job(executor_def=in_process_executor, description="Delete Dagster's runs whose time is over (RUNYARD_RETENTION)")
+def sweep_runs() -> None:
+    """By hand: `dry_run` in the config of its op."""
+    delete_old_runs()
+
+
+@job(executor_def=in_process_executor, description="Delete old mails of the outbox, and media that no asset names")
+def sweep_files() -> None:
+    """By hand: `dry_run` in the config of its op."""
+    delete_old_files()
+
+
+@job(executor_def=in_process_executor, description="End suppressions whose time is over")
+def sweep_suppressions() -> None:
+    """By hand: `dry_run` in the config of its op."""
+    end_suppressions()
+
+
+jobs = [sweep_events, sweep_runs, sweep_files, sweep_suppressions]

@@ -1,0 +1,134 @@
+"""How long events and all that came of them are kept, and their deletion in small steps.
+
+An invocation goes when it ended before its
+function's time; an event when it came before the general time and no invocation of it is left. What still runs, sleeps or waits stays, however old.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from psycopg import sql
+
+from runyard import clock
+from runyard.events import ulid_at
+from runyard.keeping_times import Retention
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.queries import Row, run
+
+CHUNK = 2000
+# A table with more dead rows than this share, and this many, is vacuumed at once.
+_DEAD_SHARE, _DEAD_ROWS = 0.2, 10_000
+_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+Say = Callable[[str], None]
+
+
+@dataclass
+class Swept:
+    """What was deleted, or would be: rows by kind."""
+
+    rows: dict[str, int] = field(default_factory=dict[str, int])
+
+    def add(self, kind: str, number: int) -> None:
+        """Count some more."""
+        self.rows[kind] = self.rows.get(kind, 0) + number
+
+
+def sweep(*, dry_run: bool = False, say: Say = lambda _: None, retention: Retention | None = None) -> Swept:
+    """Delete what is old from the event table, or only count it; `say` is told how far it is."""
+    policy = retention or Retention.parse(settings().retention)
+    now, swept = clock.now(), Swept()
+    with database.connection() as connection:
+        names = [row["name"] for row in run(connection, "function_names")]
+    for name in names:
+        before = policy.before(now, name)
+        if before is not None:
+            for rows in _chunks("old_invocations", "created_at", function=name, before=before):
+                _delete("delete_invocations", rows, dry_run)
+                swept.add("invocations", len(rows))
+            say(f"{name}: {swept.rows.get('invocations', 0)} invocations so far")
+    before = policy.before(now)
+    if before is None:
+        return swept
+    for rows in _chunks("old_events", "received_at", before=before):
+        done = [row for row in rows if row["done"]]
+        _delete("delete_events", done, dry_run)
+        swept.add("events", len(done))
+    say(f"{swept.rows.get('events', 0)} events")
+    _sweep_batches(before, dry_run, swept)
+    if not dry_run:
+        with database.connection() as connection:
+            run(connection, "delete_odds", before=before)
+    return swept
+
+
+def sweep_runs(instance: DagsterInstance, *, dry_run: bool = False, say: Say = lambda _: None, retention: Retention | None = None) -> Swept:
+    """Delete Dagster's own runs that ended before the general time, with their event logs, or only count them."""
+    before, swept = (retention or Retention.parse(settings().retention)).before(clock.now()), Swept()
+    if before is None:
+        return swept
+    wanted = RunsFilter(statuses=_ENDED, created_before=before)
+    if dry_run:
+        swept.add("runs", instance.get_runs_count(wanted))
+        return swept
+    while records := instance.get_run_records(wanted, limit=200, ascending=True):
+        for record in records:
+            instance.delete_run(record.dagster_run.run_id)
+        swept.add("runs", len(records))
+        say(f"{swept.rows['runs']} runs so far")
+    return swept
+
+
+def vacuum(*, dry_run: bool = False) -> list[str]:
+    """Vacuum the tables that have many dead rows; return their names. Each is open to all others meanwhile."""
+    found = [row["name"] for row in health("table_health") if row["dead"] > _DEAD_ROWS and row["dead"] > _DEAD_SHARE * (row["live"] + row["dead"])]
+    if not dry_run:
+        with database.connection() as connection:
+            for name in found:
+                connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(*name.split("."))))
+    return found
+
+
+def health(what: str) -> list[Row]:
+    """One of the reports of `retention.sql`: `overdue`, `table_health`, `index_health`."""
+    with database.connection() as connection:
+        return run(connection, what)
+
+
+def stuck_runs(instance: DagsterInstance) -> list[str]:
+    """Dagster's runs that began more than a day ago and have not ended."""
+    begun = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    return [run.run_id for run in instance.get_runs(RunsFilter(statuses=begun, created_before=clock.now() - timedelta(days=1)), limit=100)]
+
+
+def _chunks(query: str, ordered_by: str, **parameters: Any) -> Iterator[list[Row]]:
+    at: datetime | None = None
+    last: Any = None
+    while True:
+        with database.connection() as connection:
+            rows = run(connection, query, after_at=at, after_id=last, limit=CHUNK, **parameters)
+        if not rows:
+            return
+        yield rows
+        at, last = rows[-1][ordered_by], rows[-1]["id"]
+
+
+def _delete(query: str, rows: list[Row], dry_run: bool) -> None:
+    if rows and not dry_run:
+        with database.connection() as connection:
+            run(connection, query, ids=[row["id"] for row in rows])
+
+
+def _sweep_batches(before: datetime, dry_run: bool, swept: Swept) -> None:
+    after = ""
+    while True:
+        with database.connection() as connection:
+            rows = run(connection, "old_batches", below=ulid_at(before), after=after, limit=CHUNK)
+        if not rows:
+            return
+        _delete("delete_batches", rows, dry_run)
+        swept.add("batches", len(rows))
+        after = rows[-1]["id"]

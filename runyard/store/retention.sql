@@ -1,0 +1,59 @@
+-- Retention: what is old goes, a few thousand rows a statement, so that no lock is held for long. As in queries.sql, parameters are %(named)s.
+
+-- name: function_names
+-- Every function that there ever was. (a small table: scanned)
+SELECT name FROM runyard.functions ORDER BY name
+
+-- name: old_invocations
+-- The next of a function's invocations that ended before a time: in the order in which they were made, behind the last one. (by invocations_function)
+SELECT id, created_at FROM runyard.invocations
+WHERE function = %(function)s AND created_at < %(before)s AND finished_at < %(before)s
+    AND (%(after_at)s::timestamptz IS NULL OR (created_at, id) > (%(after_at)s, %(after_id)s))
+ORDER BY created_at, id LIMIT %(limit)s
+
+-- name: delete_invocations
+-- Delete invocations with all that belongs to them. (by steps_pkey, progress_invocation, waits_pkey and invocations_pkey)
+WITH kept AS (DELETE FROM runyard.steps WHERE invocation_id = ANY (%(ids)s)),
+    said AS (DELETE FROM runyard.progress WHERE invocation_id = ANY (%(ids)s)),
+    waited AS (DELETE FROM runyard.waits WHERE invocation_id = ANY (%(ids)s))
+DELETE FROM runyard.invocations WHERE id = ANY (%(ids)s)
+
+-- name: old_events
+-- The next events that came before a time, with whether nothing of them is left. (by events_received_at and invocations_event)
+SELECT id, received_at, NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = events.id) AS done FROM runyard.events
+WHERE received_at < %(before)s AND (%(after_at)s::timestamptz IS NULL OR (received_at, id) > (%(after_at)s, %(after_id)s))
+ORDER BY received_at, id LIMIT %(limit)s
+
+-- name: delete_events
+-- Delete events, unless an invocation of them has been made meanwhile. (by events_pkey and invocations_event)
+DELETE FROM runyard.events WHERE id = ANY (%(ids)s) AND NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = events.id)
+
+-- name: old_batches
+-- The next batches that ended before a time; an id begins with the time at which it was made. (by batches_pkey)
+SELECT id FROM runyard.batches WHERE id < %(below)s AND id > %(after)s AND status IN ('finished', 'lost') ORDER BY id LIMIT %(limit)s
+
+-- name: delete_batches
+-- Delete batches. (by batches_pkey)
+DELETE FROM runyard.batches WHERE id = ANY (%(ids)s)
+
+-- name: delete_odds
+-- Delete bulks that ended before a time, and workers that have been silent since. (small tables: scanned)
+WITH bulks AS (DELETE FROM runyard.bulks WHERE finished_at < %(before)s)
+DELETE FROM runyard.workers WHERE heartbeat_at < %(before)s
+
+-- name: overdue
+-- Invocations that should long have begun or ended, by function and status. (once a day: scanned)
+SELECT function, status, count(*) AS invocations, min(due_at) AS since FROM runyard.invocations
+WHERE status IN ('queued', 'claimed', 'running') AND due_at < runyard.now() - interval '1 hour' GROUP BY function, status ORDER BY function, status
+
+-- name: table_health
+-- Size, dead rows and last vacuum of every table of Runyard, of the project and of Dagster. (the statistics: scanned)
+SELECT schemaname || '.' || relname AS name, pg_total_relation_size(relid) AS bytes, n_live_tup AS live, n_dead_tup AS dead, greatest(last_vacuum, last_autovacuum) AS vacuumed
+FROM pg_stat_user_tables WHERE schemaname IN ('runyard', 'app', 'public', 'analytics') ORDER BY bytes DESC, name
+
+-- name: index_health
+-- Indexes that cannot be used, and large ones that nobody has used since the statistics began. (the statistics: scanned)
+SELECT indexes.schemaname || '.' || indexes.indexrelname AS name, pg_relation_size(indexes.indexrelid) AS bytes, indexes.idx_scan AS scans, pg_index.indisvalid AS valid
+FROM pg_stat_user_indexes AS indexes JOIN pg_index ON pg_index.indexrelid = indexes.indexrelid
+WHERE indexes.schemaname IN ('runyard', 'app') AND (NOT pg_index.indisvalid OR (indexes.idx_scan = 0 AND NOT pg_index.indisunique AND pg_relation_size(indexes.indexrelid) > 10000000))
+ORDER BY bytes DESC
