@@ -2,6 +2,7 @@
 
 from dagster import Definitions
 
+from assets import analytics
 from assets.maintenance import system_report
 from pipelines import contact, content, email, maintenance, media, notifications, text
 from pipelines import events as events  # the catalog of event types
@@ -12,9 +13,11 @@ from resources.mailer import mailer_from_environment
 from resources.media_store import Media, MediaStore
 from resources.notifications import Notifications
 from resources.providers import Providers
+from resources.rollup_tables import RollupTables
 from resources.staff import staff_from_environment
 from resources.webhook_sender import WebhookSender
 from runyard import BatchIOManager, operations
+from schedules import analytics as analytics_schedules
 from schedules import maintenance as maintenance_schedules
 from sensors.contact import notify_contact_sensor
 from sensors.content import generate_content_sensor
@@ -32,8 +35,8 @@ defs = Definitions(
         send_email_sensor, notify_contact_sensor, generate_text_sensor, generate_content_sensor, process_image_sensor, process_video_sensor,
         notify_user_sensor, send_digest_sensor, welcome_user_sensor, *operations.sensors,
     ],
-    schedules=maintenance_schedules.schedules,
-    assets=[system_report],
+    schedules=[*maintenance_schedules.schedules, *analytics_schedules.schedules],
+    assets=[system_report, *analytics.assets],
     resources={
         "io_manager": BatchIOManager(),
         "mailer": mailer_from_environment(),
@@ -46,5 +49,6 @@ defs = Definitions(
         "webhooks": WebhookSender(),
         "store": MediaStore(),
         "media": Media(),
+        "rollup_tables": RollupTables(),
     },
 )  # fmt: skip

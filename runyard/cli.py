@@ -1,5 +1,6 @@
 """The command `runyard`. Every error is one line on standard error and exit code 1; wrong usage is exit code 2."""
 
+import importlib
 import json
 import os
 import shlex
@@ -68,6 +69,13 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
         names = sorted({Path(path).name for _, path in changes})
         click.echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
         stack.reload()
+
+
+@main.command()
+@reported
+def report() -> None:
+    """Print the last seven days: events, functions, mail, AI, media, syncs."""
+    click.echo(importlib.import_module(settings().report).week())
 
 
 @main.command()

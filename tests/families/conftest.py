@@ -17,7 +17,7 @@ from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
 from tests.fake_openai import FakeOpenAI
 
-_VARIABLES = ("AI_", "OPENAI_", "GEMINI_", "MEDIA_", "SENDGRID_", "MAIL_", "SYNC_", "CONTACT_")
+_VARIABLES = ("AI_", "OPENAI_", "GEMINI_", "MEDIA_", "SENDGRID_", "MAIL_", "SYNC_", "CONTACT_", "ANALYTICS_")
 
 
 @pytest.fixture(scope="package")
@@ -40,11 +40,14 @@ def fresh(runyard_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("MAIL_OUTBOX", str(tmp_path / "outbox"))
     monkeypatch.setenv("MEDIA_STORE", str(tmp_path / "media"))
     monkeypatch.setenv("MEDIA_UPLOADS", str(tmp_path / "uploads"))
+    monkeypatch.setenv("ANALYTICS_FOLDER", str(tmp_path / "analytics"))
     monkeypatch.setenv("SYNC_FOLDER", str(tmp_path / "sync"))
     providers.breakers.clear()
     with database.connection() as connection:
-        tables = connection.execute("SELECT relname FROM pg_stat_user_tables WHERE schemaname = 'app' AND relname <> 'alembic_version'").fetchall()
-        names = ", ".join(f"app.{row['relname']}" for row in tables)
+        tables = connection.execute(
+            "SELECT schemaname || '.' || relname AS name FROM pg_stat_user_tables WHERE schemaname IN ('app', 'analytics') AND relname <> 'alembic_version'"
+        ).fetchall()
+        names = ", ".join(str(row["name"]) for row in tables)
         connection.execute(f"TRUNCATE {names} RESTART IDENTITY".encode())
 
 

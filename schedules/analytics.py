@@ -1,0 +1,36 @@
+"""Analytics: every hour the days of which something has come or ended; a late event brings back its own day."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from dagster import AssetSelection, DefaultScheduleStatus, RunRequest, ScheduleDefinition, ScheduleEvaluationContext, SkipReason, define_asset_job, in_process_executor
+
+from assets.analytics import GROUP, days
+from runyard import rollups
+
+_WITHIN = timedelta(hours=26)
+
+refresh_analytics = define_asset_job(
+    "refresh_analytics",
+    AssetSelection.groups(GROUP),
+    partitions_def=days,
+    executor_def=in_process_executor,
+    description="What a day comes to: a backfill counts all again",
+)
+
+
+def _days(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReason]:
+    at = context.scheduled_execution_time
+    changed = [str(day) for day in rollups.changed_days(_WITHIN) if day >= days.start.date()]
+    for day in changed:
+        yield RunRequest(run_key=f"{day} {at:%Y-%m-%dT%H}", partition_key=day)
+    if not changed:
+        yield SkipReason("nothing has come or ended")
+
+
+schedules = [
+    ScheduleDefinition(
+        name="refresh_analytics_hourly", job=refresh_analytics, cron_schedule="5 * * * *", execution_timezone="UTC", execution_fn=_days,
+        default_status=DefaultScheduleStatus.RUNNING,
+    )
+]  # fmt: skip
