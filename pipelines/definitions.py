@@ -3,8 +3,9 @@
 from dagster import Definitions
 
 from assets import analytics
+from assets import sync as sync_assets
 from assets.maintenance import system_report
-from pipelines import contact, content, email, maintenance, media, notifications, text
+from pipelines import contact, content, email, maintenance, media, notifications, sync, text
 from pipelines import events as events  # the catalog of event types
 from resources.contact_messages import ContactMessages
 from resources.content import Contents
@@ -15,28 +16,32 @@ from resources.notifications import Notifications
 from resources.providers import Providers
 from resources.rollup_tables import RollupTables
 from resources.staff import staff_from_environment
+from resources.sync_tables import Syncs
 from resources.webhook_sender import WebhookSender
 from runyard import BatchIOManager, operations
 from schedules import analytics as analytics_schedules
 from schedules import maintenance as maintenance_schedules
+from schedules import sync as sync_schedules
 from sensors.contact import notify_contact_sensor
 from sensors.content import generate_content_sensor
 from sensors.email import send_email_sensor
 from sensors.media import process_image_sensor, process_video_sensor
 from sensors.notifications import notify_user_sensor, send_digest_sensor, welcome_user_sensor
+from sensors.sync import sync_source_sensor
 from sensors.text import generate_text_sensor
 
 defs = Definitions(
     jobs=[
         email.send_email, contact.notify_contact, text.generate_text, content.generate_content, media.process_image, media.process_video,
-        notifications.notify_user, notifications.send_digest, notifications.welcome_user, *maintenance.jobs, *operations.jobs,
+        notifications.notify_user, notifications.send_digest, notifications.welcome_user, sync.sync_source, *maintenance.jobs, *operations.jobs,
     ],
     sensors=[
         send_email_sensor, notify_contact_sensor, generate_text_sensor, generate_content_sensor, process_image_sensor, process_video_sensor,
-        notify_user_sensor, send_digest_sensor, welcome_user_sensor, *operations.sensors,
+        notify_user_sensor, send_digest_sensor, welcome_user_sensor, sync_source_sensor, *operations.sensors,
     ],
-    schedules=[*maintenance_schedules.schedules, *analytics_schedules.schedules],
-    assets=[system_report, *analytics.assets],
+    schedules=[*maintenance_schedules.schedules, *analytics_schedules.schedules, *sync_schedules.schedules],
+    assets=[system_report, *analytics.assets, *sync_assets.assets],
+    asset_checks=sync_assets.checks,
     resources={
         "io_manager": BatchIOManager(),
         "mailer": mailer_from_environment(),
@@ -50,5 +55,6 @@ defs = Definitions(
         "store": MediaStore(),
         "media": Media(),
         "rollup_tables": RollupTables(),
+        "syncs": Syncs(),
     },
 )  # fmt: skip

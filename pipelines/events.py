@@ -265,3 +265,12 @@ class MediaVideoUploaded(_Uploaded):
     """A video has come, and a poster and a short preview are wanted."""
 
     source: Annotated[str, Field(min_length=1, max_length=2000, examples=["clip.mp4"])]
+
+
+@event_type("sync/requested")
+class SyncRequested(EventData):
+    """A source's tables are to be loaded."""
+
+    source: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$", examples=["sendgrid"])]
+    agree: bool = Field(default=False, description="Take a changed schema, where the source asks.")
+    preview: bool = Field(default=False, description="Only read, and say what would change.")

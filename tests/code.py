@@ -10,5 +10,6 @@ defs = Definitions(
     sensors=[*(project.defs.sensors or []), *sensors],
     schedules=[*(project.defs.schedules or []), *schedules],
     assets=project.defs.assets,
+    asset_checks=project.defs.asset_checks,
     resources=project.defs.resources,
 )

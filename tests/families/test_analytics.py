@@ -100,7 +100,10 @@ def test_the_schedule_asks_for_the_days_that_have_changed(worked: Yard) -> None:
     from pipelines.definitions import defs
     from schedules.analytics import schedules
 
-    with DagsterInstance.ephemeral() as instance, build_schedule_context(instance, scheduled_execution_time=datetime.now(UTC), repository_def=defs.get_repository_def()) as context:
+    with (
+        DagsterInstance.ephemeral() as instance,
+        build_schedule_context(instance, scheduled_execution_time=datetime.now(UTC), repository_def=defs.get_repository_def()) as context,
+    ):
         found = schedules[0].evaluate_tick(context).run_requests
     assert found is not None and str(TODAY) in [request.partition_key for request in found] and len(found) <= 3
 

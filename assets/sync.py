@@ -1,0 +1,45 @@
+"""The tables of every source as Dagster assets, by dagster-dlt: materialize them in the UI, or send `sync/requested`; with a check of how fresh they are."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, AssetSpec, MaterializeResult, build_last_update_freshness_checks
+from dagster_dlt import DagsterDltTranslator, dlt_assets
+from dagster_dlt.translator import DltResourceTranslatorData
+
+from resources.sync_loader import make_pipeline, make_source
+from resources.sync_sources import Source, sources
+from resources.sync_tables import Syncs
+
+
+class _Translator(DagsterDltTranslator):
+    """A table's key is the schema and the table that it is loaded into."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def get_asset_spec(self, data: DltResourceTranslatorData) -> AssetSpec:
+        return super().get_asset_spec(data).replace_attributes(key=AssetKey([self._source.dataset, data.resource.name]), deps=[])
+
+
+def _of(source: Source) -> AssetsDefinition:
+    @dlt_assets(dlt_source=make_source(source), dlt_pipeline=make_pipeline(source), name=source.dataset, group_name="sync", dagster_dlt_translator=_Translator(source))
+    def tables(context: AssetExecutionContext, syncs: Syncs) -> Iterator[MaterializeResult[Any]]:
+        loaded = syncs.load(source.name)
+        for key in sorted(context.selected_asset_keys):
+            yield MaterializeResult(asset_key=key, metadata={"dagster/row_count": loaded.rows.get(key.path[-1], 0), "changes": "; ".join(loaded.changes) or "none"})
+
+    return tables
+
+
+# Those that are switched on: an asset that cannot be made would be red for ever.
+_on = [source for source in sources().values() if source.address() is not None]
+_made = {source.name: _of(source) for source in _on}
+assets = list(_made.values())
+checks = [
+    check
+    for source in _on
+    if source.fresh_within_hours is not None
+    for check in build_last_update_freshness_checks(assets=[_made[source.name]], lower_bound_delta=timedelta(hours=source.fresh_within_hours))
+]

@@ -1,0 +1,33 @@
+"""Data sync: `sync/requested` -> load a source's tables -> say so to Dagster, as materializations of their assets."""
+
+from typing import Any
+
+from dagster import AssetKey, AssetMaterialization, OpExecutionContext, in_process_executor, job, op
+
+from resources.sync_tables import Syncs
+from runyard import Batch, Item, receive, settle
+
+LOAD = "load"
+
+
+@op
+def load_sources(context: OpExecutionContext, batch: Batch, syncs: Syncs) -> Batch:
+    """Load each source that is asked for; the tables that are new stand beside the old ones in the UI."""
+
+    def load(item: Item) -> dict[str, object]:
+        data = item.data
+        item.progress(0, f"reading {data.source}")
+        loaded = syncs.load(data.source, agree=data.agree, preview=data.preview)
+        if loaded.applied:
+            for table, rows in loaded.rows.items():
+                metadata: dict[str, Any] = {"dagster/row_count": rows, "changes": "; ".join(loaded.changes) or "none", "event": str(item.event.id)}
+                context.log_event(AssetMaterialization(AssetKey([f"sync_{data.source}", table]), metadata=metadata))
+        return {"source": data.source, "rows": loaded.rows, "changes": loaded.changes, "applied": loaded.applied, "seconds": round(loaded.seconds, 3)}
+
+    return batch.map(LOAD, load, at_most_once_window=1)
+
+
+@job(executor_def=in_process_executor, description="Load another system's data: sync/requested")
+def sync_source() -> None:
+    """The function's graph."""
+    settle(load_sources(receive()))

@@ -1,0 +1,23 @@
+"""A schedule for each source that has one and is switched on: it sends `sync/requested`, so that a scheduled load is queued, retried and seen like any other."""
+
+from dagster import DefaultScheduleStatus, ScheduleDefinition, ScheduleEvaluationContext, SkipReason
+
+from pipelines.sync import sync_source
+from resources.sync_sources import Source, sources
+from runyard import send
+
+
+def _schedule(source: Source, cron: str) -> ScheduleDefinition:
+    def tick(context: ScheduleEvaluationContext) -> SkipReason:
+        at = context.scheduled_execution_time
+        # The time is the event's id, so that a tick that Dagster repeats loads nothing twice.
+        [sent] = send("sync/requested", {"source": source.name}, id=f"sync {source.name} {at.isoformat()}", source="schedule")
+        return SkipReason(f"sent {sent}")
+
+    return ScheduleDefinition(
+        name=f"sync_{source.name}", job=sync_source, cron_schedule=cron, execution_timezone="UTC", execution_fn=tick, default_status=DefaultScheduleStatus.RUNNING,
+        description=f"Sends sync/requested for the source {source.name}",
+    )  # fmt: skip
+
+
+schedules = [_schedule(source, source.schedule) for source in sources().values() if source.schedule and source.address() is not None]
