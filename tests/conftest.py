@@ -28,7 +28,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-for _name in [name for name in os.environ if name.startswith(("RUNYARD_", "SENDGRID_", "MAIL_", "GEMINI_", "INNGEST_", "CONTACT_"))]:
+for _name in [
+    name
+    for name in os.environ
+    if name.startswith(("RUNYARD_", "SENDGRID_", "MAIL_", "GEMINI_", "OPENAI_", "AI_", "MEDIA_", "SYNC_", "ANALYTICS_", "NOTIFY_", "SUPABASE_", "INNGEST_", "CONTACT_"))
+]:
     del os.environ[_name]
 os.environ.update(
     DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_PORT=str(free_port()), RUNYARD_CODE="tests.code",
