@@ -1,6 +1,6 @@
 """All benchmarks in one call: `make bench`. Prints a table, writes a JSON file into benchmarks/results.
 
-Names given as arguments choose some of them: idle, latency, single, burst, ingest, claim, flow, stock.
+Names given as arguments choose some of them: idle, latency, single, burst, ingest, claim, flow, stock, media, analytics, keep, sync.
 """
 
 import json
@@ -19,6 +19,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.families import analytics, keep, media, sync
 from benchmarks.flow import flow
 from benchmarks.ingest import ingest
 from benchmarks.machine import cpu_seconds, machine
@@ -244,12 +245,22 @@ def _rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
 
 
 WITH_STACK: dict[str, Callable[[], Result]] = {"idle": idle, "latency": latency, "single": single, "burst": burst, "ingest": ingest}
-ALONE: dict[str, Callable[[], Result]] = {"claim": claim, "flow": flow, "stock": stock}
+ALONE: dict[str, Callable[[], Result]] = {
+    "claim": claim,
+    "flow": flow,
+    "stock": stock,
+    "media": media,
+    "analytics": analytics,
+    "keep": keep,
+    "sync": sync,
+}
 # What the project holds itself to, on 2 cores with the embedded database.
 WANTED: dict[tuple[str, str], tuple[str, float]] = {
     ("idle", "percent_of_one_core"): ("<", 5), ("latency", "p50_s"): ("<", 0.5), ("latency", "p99_s"): ("<", 1.5), ("single", "runs_per_s"): (">", 5),
     ("burst", "events_per_s"): (">", 2000), ("claim", "ratio"): ("<", 1.3), ("flow", "by_tenant_ratio"): ("<", 2), ("flow", "limits_ratio"): ("<", 2),
     ("single", "times_stock_dagster"): (">", 30), ("ingest", "single_requests_per_s"): (">", 2000), ("ingest", "events_per_s_in_arrays_of_100"): (">", 20_000),
+    ("analytics", "seconds_for_1e6_events"): ("<", 10), ("media", "times_plain_pillow"): (">", 1),
+    ("keep", "growth_after_retention"): ("<", 1.1), ("sync", "most_memory_mb"): ("<", 700),
 }  # fmt: skip
 
 

@@ -4,32 +4,45 @@ The runs stay in the database of the project: `make up` shows them in the Dagste
 """
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from resources.email_messages import EmailMessages
 from resources.mailer import mailer_from_environment, outbox_folder
+from resources.media_store import MediaStore, uploads_folder
+from resources.notifications import Notifications, Preferences
 from runyard import Event, InvalidEvent, RunyardError, send
 from runyard.settings import settings
 from runyard.stack import Stack
 from runyard.store import database
 from runyard.store.queries import Row, one, run
+from tests import made_media
 
 BURST = 200
-_SECONDS = 60.0
+_SECONDS = 120.0
+# What sleeps for an hour (the welcome of a new user) is as far as it comes here.
+_OVER = ("succeeded", "failed", "cancelled", "sleeping")
 _NAME = "email/send.requested"
 
 
 def main() -> int:
     """Run the demo; return its exit code."""
-    print("Starting the stack: database, code server, daemon, worker, web ...", flush=True)
+    print("Making a photo, a video and an API for it; starting the stack: database, code server, daemon, worker, web ...", flush=True)
     try:
-        with Stack(quiet=True):
-            return _demo()
+        with _local_api() as address, TemporaryDirectory(prefix="runyard-demo-") as folder:
+            _declare_source(address, Path(folder))
+            with Stack(quiet=True):
+                return _demo()
     except RunyardError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
@@ -39,14 +52,64 @@ def _demo() -> int:
     mailer = mailer_from_environment()
     print(f"Mails go to: {mailer.provider}" + (" (files, nothing is delivered; SENDGRID_API_KEY sends for real)" if mailer.provider == "outbox" else ""))
     EmailMessages().suppress("bounced@example.com", "demo: a mail to it bounced")
+    Notifications().prefer(Preferences(user_id="ada", email="ada@example.com"))
     began = time.monotonic()
-    shown = _send_through_every_door()
+    shown = [*_send_through_every_door(), *_send_one_of_each()]
     burst = send([Event(_NAME, _welcome(f"reader{number}@example.com", f"Reader {number}")) for number in range(BURST)])
     _refuse_a_bad_one()
     rows = _wait(shown + burst)
     seconds = time.monotonic() - began
     _print_table([row for row in rows if row["id"] in shown])
-    return _print_summary(rows, burst, seconds)
+    code = _print_summary(rows, burst, seconds)
+    print("\n`runyard report`, the week in numbers:\n")
+    print(subprocess.run([sys.executable, "-m", "runyard", "report"], capture_output=True, text=True, check=True, cwd=settings().home).stdout)
+    return code
+
+
+def _send_one_of_each() -> list[str]:
+    """An event of every family, on real input."""
+    uploads = uploads_folder()
+    uploads.mkdir(parents=True, exist_ok=True)
+    (uploads / "demo.jpg").write_bytes(made_media.jpeg(made_media.photo(4000, 3000)))
+    made_media.video(uploads / "demo.mp4", seconds=5)
+    return send([
+        Event("content/generate.requested", {"topic": "Durable queues on PostgreSQL", "length": 600, "user": "ada", "notify": True}),
+        Event("media/image.uploaded", {"source": "demo.jpg"}),
+        Event("media/video.uploaded", {"source": "demo.mp4"}),
+        Event("sync/requested", {"source": "demo"}),
+        Event("notification/requested", {"user": "ada", "kind": "report", "title": "Your report is ready", "message": "It has 12 pages."}),
+        Event("user/created", {"user": f"demo-{time.time_ns()}", "email": "new@example.com", "name": "Alan"}),
+    ])  # fmt: skip
+
+
+@contextmanager
+def _local_api() -> Iterator[str]:
+    """An API with some people in it, as another system would have."""
+    people = json.dumps([{"id": number, "name": f"Person {number}"} for number in range(250)]).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(people)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _declare_source(address: str, folder: Path) -> None:
+    file = folder / "sync.toml"
+    file.write_text(f'[[source]]\nname = "demo"\nkind = "rest"\nurl = "{address}"\n[[source.table]]\nname = "people"\npath = "people"\nkey = ["id"]\n', encoding="utf-8")
+    os.environ["SYNC_SOURCES"] = str(file)
 
 
 def _send_through_every_door() -> list[str]:
@@ -92,7 +155,7 @@ def _wait(ids: Sequence[str]) -> list[Row]:
     while True:
         with database.connection() as connection:
             rows = [row for event_id in ids if (row := one(connection, "recent_events", id=event_id, name=None, limit=1)) is not None]
-        done = sum(1 for row in rows if all(found["status"] in ("succeeded", "failed", "cancelled") for found in row["invocations"]))
+        done = sum(1 for row in rows if all(found["status"] in _OVER for found in row["invocations"]))
         if sys.stdout.isatty():
             print(f"\r{done} of {len(ids)} events are done", end="", flush=True)
         if done == len(ids) or time.monotonic() > deadline:
@@ -102,15 +165,11 @@ def _wait(ids: Sequence[str]) -> list[Row]:
 
 
 def _print_table(rows: Sequence[Row]) -> None:
-    lines = [("from", "event", "to", "outcome", "attempts", "result", "run")]
+    lines = [("from", "event", "function", "outcome", "seconds", "result")]
     for row in rows:
-        invocation = row["invocations"][0] if row["invocations"] else None
-        recipients = row["data"].get("to", "")
-        lines.append((
-            row["source"], row["name"], recipients if isinstance(recipients, str) else ", ".join(recipients),
-            invocation["status"] if invocation else "unmatched", str(invocation["attempt"]) if invocation else "",
-            _result(invocation["output"])[:64] if invocation else "", (invocation["run_id"] or "")[:8] if invocation else "",
-        ))  # fmt: skip
+        for found in row["invocations"] or [{"function": "", "status": "unmatched", "seconds": None, "output": None}]:
+            seconds = "" if found["seconds"] is None else f"{found['seconds']:.2f}"
+            lines.append((row["source"], row["name"], found["function"], found["status"], seconds, _result(found["output"])[:76]))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for number, line in enumerate(lines):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -119,14 +178,22 @@ def _print_table(rows: Sequence[Row]) -> None:
 
 
 def _result(output: Any) -> str:
-    """What a function gave, in a few words: a mail's state and file, a text, the events that it sent."""
+    """Where the result of a function is, in a few words."""
     match output:
         case {"text": text, "provider": provider}:
             return f"{provider}: {text}"
+        case {"content": content, "status": status}:
+            return f"app.content {content} ({status})"
+        case {"media": media, "variants": variants}:
+            return f"app.media {media}, {len(variants)} files"
+        case {"source": source, "rows": rows}:
+            return ", ".join(f"sync_{source}.{table}: {count} rows" for table, count in rows.items())
+        case {"channels": channels}:
+            return f"told by {', '.join(channels) or 'nothing'}"
         case {"status": status, **more}:
             return f"{status} {more.get('file', more.get('message_id', ''))}".strip()
-        case [event_id]:
-            return f"sent event {event_id}"
+        case [event_id, *others]:
+            return f"sent event {event_id}" + (f" and {len(others)} more" if others else "")
         case _:
             return ""
 
@@ -137,10 +204,10 @@ def _print_summary(rows: Sequence[Row], burst: Sequence[str], seconds: float) ->
         runs = len(run(connection, "runs_of_events", events=list(burst)))
     print(f"\nA burst of {len(burst)} mails: {sent} sent in {runs} Dagster runs. Everything took {seconds:.1f} s.")
     if mailer_from_environment().provider == "outbox":
-        print(f"The mails are files in {outbox_folder()}")
+        print(f"The mails are files in {outbox_folder()}, the pictures in {MediaStore().root}")
     address = f"http://localhost:{settings().port}"
     print(f"`make up` shows the runs at {address}/runs, the events at {address}/dev, and the HTTP API at {address}/docs")
-    failed = [row["id"] for row in rows if any(found["status"] != "succeeded" for found in row["invocations"])]
+    failed = [row["id"] for row in rows if any(found["status"] not in ("succeeded", "sleeping") for found in row["invocations"])]
     if failed or sent < len(burst):
         print(f"demo: not all events succeeded: {', '.join(failed[:5])}", file=sys.stderr)
         return 1

@@ -180,12 +180,12 @@ def migrate() -> None:
 @click.option("--settings", "show_settings", is_flag=True, help="Print every setting too, secrets as stars.")
 @reported
 def doctor(show_settings: bool) -> int:
-    """Check database, migrations, broker, workers, daemon and keys; exit code 1 when one fails."""
+    """Check database, migrations, broker, workers, daemon and keys, and the providers of the project; exit code 1 when one fails."""
     from runyard.readiness import checks, described
 
-    found = checks()
+    found = [*checks(), *importlib.import_module(settings().checks).checks()]
     for check in found:
-        click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<10}  {check.says}")
+        click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
     if show_settings:
         for name, value in described(settings()):
             click.echo(f"      {name:<14}  {value}")

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     code: str = Field(default="pipelines.definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
     catalog: str = Field(default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG).")
     doors: str = Field(default="pipelines.doors", description="The module with the project's edge functions and webhooks (RUNYARD_DOORS).")
+    checks: str = Field(default="pipelines.checks", description="The module with `checks`, the project's own lines of `runyard doctor` (RUNYARD_CHECKS).")
     report: str = Field(default="assets.report", description="The module with `week`, the text of `runyard report` (RUNYARD_REPORT).")
     migrations: str = Field(default="pipelines.migrations", description="The package with the project's own migrations (RUNYARD_MIGRATIONS).")
 

@@ -373,6 +373,7 @@ LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(
         'id', invocations.id, 'function', invocations.function, 'status', invocations.status, 'attempt', invocations.attempt,
         'due_at', invocations.due_at, 'run_id', invocations.run_id, 'output', invocations.output, 'error', invocations.error, 'replay_of', invocations.replay_of,
+        'seconds', round(extract(epoch FROM invocations.finished_at - invocations.created_at)::numeric, 2),
         'waits', (SELECT coalesce(jsonb_agg(jsonb_build_object('step', waits.step, 'kind', waits.kind, 'event', waits.event, 'until', waits.expires_at)), '[]')
             FROM runyard.waits WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel' AND waits.resolved_at IS NULL AND invocations.status IN ('sleeping', 'waiting')),
         'steps', (SELECT coalesce(jsonb_agg(jsonb_build_object(

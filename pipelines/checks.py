@@ -1,0 +1,71 @@
+"""What `runyard doctor` says of the project's own: which providers are on, and whether their keys are good. One that is off is well: the default stands in."""
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+
+import httpx
+
+from resources.mailer import SENDGRID_HOST
+from resources.media_store import MediaStore
+from resources.providers import switched_on
+from resources.sync_sources import sources
+from runyard.errors import RunyardError
+from runyard.readiness import Check
+
+_SECONDS = 10.0
+
+
+def checks() -> Sequence[Check]:
+    """A line for mail, each text provider, the media store and each source of data."""
+    found = [_check("mail", _mail), *_texts(), _check("media", _media)]
+    try:
+        return [*found, *(_source(name) for name in sources())]
+    except RunyardError as error:
+        return [*found, Check("sync", False, str(error))]
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except (RunyardError, OSError, httpx.HTTPError) as error:
+        return Check(name, False, f"{type(error).__name__}: {error}")
+
+
+def _mail() -> str:
+    key = os.environ.get("SENDGRID_API_KEY")
+    if not key:
+        return "off: mails go into the local outbox; SENDGRID_API_KEY sends them"
+    host = os.environ.get("SENDGRID_API_HOST") or SENDGRID_HOST
+    answer = httpx.get(f"{host}/v3/scopes", headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS)
+    if answer.status_code >= 400:
+        raise ConnectionError(f"SendGrid answers {answer.status_code}: check SENDGRID_API_KEY")
+    scopes = answer.json().get("scopes", [])
+    return "on: SendGrid takes the key" + ("" if "mail.send" in scopes else ", which lacks the scope mail.send")
+
+
+def _texts() -> list[Check]:
+    try:
+        on = switched_on()
+    except RunyardError as error:
+        return [Check("text", False, str(error))]
+    if not on:
+        return [Check("text", True, "off: texts are placeholders; GEMINI_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL switches a provider on")]
+    return [_check(name, lambda generator=generator: f"on: {generator.check()}") for name, generator in on.items()]  # type: ignore[misc]
+
+
+def _media() -> str:
+    store = MediaStore()
+    probe = store.root / f".doctor-{uuid.uuid4().hex}"
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.write_text("")
+    probe.unlink()
+    return f"{'on' if os.environ.get('MEDIA_STORE') else 'off'}: files are kept in {store.root}" + (
+        "" if os.environ.get("MEDIA_STORE") else "; MEDIA_STORE is another place"
+    )
+
+
+def _source(name: str) -> Check:
+    source = sources()[name]
+    on = source.address() is not None
+    return Check(f"sync {name}", True, f"on: {len(source.table)} tables into {source.dataset}" if on else f"off: {', '.join(source.wants())} switches it on")
