@@ -8,8 +8,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from dagster import (
     AssetCheckResult,
     AssetCheckSpec,
@@ -22,8 +22,13 @@ from dagster import (
 )  # fmt: skip
 
 from assets.plots import bars, table
-from resources.rollup_tables import RollupTables, family_rows
+from resources.rollup_tables import RollupTables, family_rows, frame_of
 from runyard import rollups
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_Check = Callable[[date, "pd.DataFrame", RollupTables], AssetCheckResult]
 
 GROUP = "analytics"
 days = DailyPartitionsDefinition(start_date=os.environ.get("ANALYTICS_START") or "2026-01-01", end_offset=1)
@@ -60,19 +65,19 @@ class Rollup:
     """A table of the analytics: how its rows for a span are made, and what its plot shows."""
 
     name: str
-    rows: Callable[[datetime, datetime], pd.DataFrame]
+    rows: "Callable[[datetime, datetime], pd.DataFrame]"
     label: str
     value: str
     description: str
 
 
-def _events(start: datetime, end: datetime) -> pd.DataFrame:
-    return pd.DataFrame(rollups.events(start, end), columns=["name", "source", "events", "late"])
+def _events(start: datetime, end: datetime) -> "pd.DataFrame":
+    return frame_of(rollups.events(start, end), ["name", "source", "events", "late"])
 
 
-def _functions(start: datetime, end: datetime) -> pd.DataFrame:
+def _functions(start: datetime, end: datetime) -> "pd.DataFrame":
     counted = ["function", "invocations", "succeeded", "failed", "cancelled", "skipped", "open", "attempts"]
-    found = pd.DataFrame(rollups.functions(start, end), columns=[*counted, "wait", "run"])
+    found = frame_of(rollups.functions(start, end), [*counted, "wait", "run"])
     ended = found["succeeded"] + found["failed"]
     found["success_rate"] = (found["succeeded"] / ended.where(ended > 0)).astype(float)
     for kind in ("wait", "run"):
@@ -105,7 +110,7 @@ def _check_kept(day: date, known: set[date]) -> None:
         raise Failure(f"part of {day} is deleted already (RUNYARD_RETENTION): what was counted of it stays as it is", allow_retries=False)
 
 
-def _asset(rollup: Rollup, checks: dict[str, Callable[[date, pd.DataFrame, RollupTables], AssetCheckResult]]) -> AssetsDefinition:
+def _asset(rollup: Rollup, checks: dict[str, _Check]) -> AssetsDefinition:
     @asset(
         name=rollup.name, key_prefix=GROUP, group_name=GROUP, partitions_def=days, description=rollup.description, kinds={"postgres", "pandas"},
         check_specs=[AssetCheckSpec(name, asset=[GROUP, rollup.name]) for name in checks],
@@ -123,13 +128,13 @@ def _asset(rollup: Rollup, checks: dict[str, Callable[[date, pd.DataFrame, Rollu
     return made
 
 
-def _totals_agree(day: date, frame: pd.DataFrame, _: RollupTables) -> AssetCheckResult:
+def _totals_agree(day: date, frame: "pd.DataFrame", _: RollupTables) -> AssetCheckResult:
     there, counted = rollups.events_total(*span(day)), int(frame["events"].sum())
     # What came since the aggregation began is in the next one.
     return AssetCheckResult(check_name="totals_agree", passed=counted == there or (there > counted and _open(day)), metadata={"counted": counted, "there": there})
 
 
-def _no_day_is_missing(day: date, _: pd.DataFrame, tables: RollupTables) -> AssetCheckResult:
+def _no_day_is_missing(day: date, _: "pd.DataFrame", tables: RollupTables) -> AssetCheckResult:
     first = rollups.first_event()
     known = tables.days("events")
     begin = max(first.date(), days.start.date()) if first else day
@@ -137,14 +142,14 @@ def _no_day_is_missing(day: date, _: pd.DataFrame, tables: RollupTables) -> Asse
     return AssetCheckResult(check_name="no_day_is_missing", passed=not missing, metadata={"missing": ", ".join(missing[:30]) or "none"})
 
 
-def _success_is_high(_: date, frame: pd.DataFrame, __: RollupTables) -> AssetCheckResult:
+def _success_is_high(_: date, frame: "pd.DataFrame", __: RollupTables) -> AssetCheckResult:
     least = float(os.environ.get("ANALYTICS_LEAST_SUCCESS") or 0.9)
     bad = frame[frame["success_rate"] < least]
     shown = ", ".join(f"{row.function} {row.success_rate:.0%}" for row in bad.itertuples())
     return AssetCheckResult(check_name="success_is_high", passed=bad.empty, metadata={"least": least, "below": shown or "none"})
 
 
-def _waits_are_short(_: date, frame: pd.DataFrame, __: RollupTables) -> AssetCheckResult:
+def _waits_are_short(_: date, frame: "pd.DataFrame", __: RollupTables) -> AssetCheckResult:
     most = float(os.environ.get("ANALYTICS_LONGEST_WAIT") or 300)
     bad = frame[frame["wait_p95"].astype(float) > most]
     shown = ", ".join(f"{row.function} {row.wait_p95:.0f} s" for row in bad.itertuples())
@@ -155,7 +160,7 @@ def _open(day: date) -> bool:
     return span(day)[1] > datetime.now(UTC)
 
 
-_CHECKS: dict[str, dict[str, Callable[[date, pd.DataFrame, RollupTables], AssetCheckResult]]] = {
+_CHECKS: dict[str, dict[str, _Check]] = {
     "events": {"totals_agree": _totals_agree, "no_day_is_missing": _no_day_is_missing},
     "functions": {"success_is_high": _success_is_high, "waits_are_short": _waits_are_short},
 }

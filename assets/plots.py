@@ -2,14 +2,17 @@
 
 import base64
 import io
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from dagster import MarkdownMetadataValue, MetadataValue
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MOST_ROWS = 20
 
 
-def table(frame: pd.DataFrame) -> MarkdownMetadataValue:
+def table(frame: "pd.DataFrame") -> MarkdownMetadataValue:
     """The first rows as a table."""
     shown = frame.head(_MOST_ROWS)
     lines = [list(map(str, shown.columns)), ["---"] * len(shown.columns), *([_cell(value) for value in row] for row in shown.itertuples(index=False))]
@@ -17,8 +20,9 @@ def table(frame: pd.DataFrame) -> MarkdownMetadataValue:
     return MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines) + more if len(frame) else "nothing happened")
 
 
-def bars(frame: pd.DataFrame, label: str, value: str) -> MarkdownMetadataValue:
+def bars(frame: "pd.DataFrame", label: str, value: str) -> MarkdownMetadataValue:
     """The largest values as a picture of bars (PNG)."""
+    import pandas as pd
     from matplotlib.figure import Figure
 
     largest = frame.groupby(label)[value].sum().astype(float).nlargest(12).iloc[::-1] if len(frame) else pd.Series(dtype=float)

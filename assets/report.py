@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import date, timedelta
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from assets.analytics import ROLLUPS, span
 from resources.rollup_tables import RollupTables
 from runyard import clock
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SUMS = {
     "events": ("name", ["events", "late"]), "functions": ("function", ["invocations", "succeeded", "failed", "open", "attempts"]),
@@ -24,18 +26,20 @@ def week() -> str:
     return "\n\n".join([f"{since} to {today} (UTC)", *(_section(rollup.name, _frame(rollup.name, since, today)) for rollup in ROLLUPS)])
 
 
-def _frame(name: str, since: date, today: date) -> pd.DataFrame:
+def _frame(name: str, since: date, today: date) -> "pd.DataFrame":
     tables = RollupTables()
     kept, known = tables.read(name, since, today), tables.days(name)
     rollup = next(one for one in ROLLUPS if one.name == name)
     # The open day is always counted anew.
     missing = [day for number in range(7) if (day := since + timedelta(days=number)) not in known or day == today]
     kept = kept[~kept["day"].isin(missing)] if len(kept) else kept
+    import pandas as pd
+
     frames = [frame for frame in [kept, *(rollup.rows(*span(day)) for day in missing)] if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else kept
 
 
-def _section(name: str, frame: pd.DataFrame) -> str:
+def _section(name: str, frame: "pd.DataFrame") -> str:
     label, sums = _SUMS[name]
     if frame.empty:
         return f"{name}: nothing"

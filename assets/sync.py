@@ -4,27 +4,20 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, AssetSpec, MaterializeResult, build_last_update_freshness_checks
-from dagster_dlt import DagsterDltTranslator, dlt_assets
-from dagster_dlt.translator import DltResourceTranslatorData
+from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, build_last_update_freshness_checks
 
-from resources.sync_loader import make_pipeline, make_source
 from resources.sync_sources import Source, sources
 from resources.sync_tables import Syncs
 
 
-class _Translator(DagsterDltTranslator):
-    """A table's key is the schema and the table that it is loaded into."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def get_asset_spec(self, data: DltResourceTranslatorData) -> AssetSpec:
-        return super().get_asset_spec(data).replace_attributes(key=AssetKey([self._source.dataset, data.resource.name]), deps=[])
-
-
 def _of(source: Source) -> AssetsDefinition:
-    @dlt_assets(dlt_source=make_source(source), dlt_pipeline=make_pipeline(source), name=source.dataset, group_name="sync", dagster_dlt_translator=_Translator(source))
+    # dlt takes seconds to import, and nobody needs it where no source is switched on.
+    from dagster_dlt import dlt_assets
+
+    from assets.sync_keys import TableKeys
+    from resources.sync_loader import make_pipeline, make_source
+
+    @dlt_assets(dlt_source=make_source(source), dlt_pipeline=make_pipeline(source), name=source.dataset, group_name="sync", dagster_dlt_translator=TableKeys(source))
     def tables(context: AssetExecutionContext, syncs: Syncs) -> Iterator[MaterializeResult[Any]]:
         loaded = syncs.load(source.name)
         for key in sorted(context.selected_asset_keys):

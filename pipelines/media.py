@@ -10,8 +10,7 @@ from typing import Any
 from dagster import in_process_executor, job, op
 
 from resources import media_workers
-from resources.imaging import SUFFIXES
-from resources.media_store import Media, MediaStore
+from resources.media_store import SUFFIXES, Media, MediaStore
 from runyard import Batch, Item, receive, settle
 
 FETCH, INSPECT, VARIANTS, RECORD = "fetch", "inspect", "variants", "record"
@@ -116,7 +115,7 @@ def _inspect(batch: Batch, store: MediaStore, task: str) -> Batch:
 
 
 def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> list[dict[str, Any]]:
-    return [{**file, **store.put(folder / file["file"], SUFFIXES.get(file["format"], ".mp4"))} for file in files]
+    return [{**file, **store.put(folder / file["file"], SUFFIXES[file["format"]])} for file in files]
 
 
 def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str, Any]:

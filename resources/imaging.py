@@ -13,7 +13,6 @@ import blurhash
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
-SUFFIXES = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png"}
 _QUALITY = {"webp": 80, "avif": 60, "jpeg": 82}
 _MOST_FRAMES = 300
 _COPYRIGHT, _ARTIST = 0x8298, 0x013B
@@ -98,7 +97,7 @@ def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequenc
         source = base
         for number, wanted in planned:
             box, size = _crop(base.size, wanted, focal)
-            target = into / f"{number}{SUFFIXES[wanted['format']]}"
+            target = into / f"{number}.{wanted['format']}"
             made[number] = {**wanted, "file": target.name, "width": size[0], "height": size[1]}
             if animated and wanted["format"] == "webp":
                 jobs.append((number, pool.submit(_save_animated, frames, box, size, wanted, exif, target)))

@@ -19,6 +19,7 @@ from runyard.errors import NonRetriable
 from runyard.settings import settings
 from runyard.store import database
 
+SUFFIXES = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "mp4": ".mp4"}
 _PIECE = 1 << 20
 _FETCH_SECONDS = 120.0
 

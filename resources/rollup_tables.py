@@ -1,16 +1,19 @@
 """Keeps what a day comes to: in a table of the schema `analytics`, and as a Parquet file. A day is replaced as a whole."""
 
 import os
+from collections.abc import Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from dagster import ConfigurableResource
 from psycopg import sql
 from upath import UPath
 
 from runyard.settings import settings
 from runyard.store import database
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class RollupTables(ConfigurableResource[Any]):
@@ -21,7 +24,7 @@ class RollupTables(ConfigurableResource[Any]):
         """Where the Parquet files are: ANALYTICS_FOLDER (a folder, or a URL of fsspec), or `analytics` in the data folder."""
         return UPath(os.environ.get("ANALYTICS_FOLDER") or settings().data / "analytics")
 
-    def replace(self, name: str, day: date, frame: pd.DataFrame) -> str:
+    def replace(self, name: str, day: date, frame: "pd.DataFrame") -> str:
         """Write a day of a table, and its file; return the file's path."""
         columns = ["day", *frame.columns]
         copy = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier("analytics", name), sql.SQL(", ").join(map(sql.Identifier, columns)))
@@ -43,13 +46,13 @@ class RollupTables(ConfigurableResource[Any]):
         path.write_bytes(frame.to_parquet(index=False))
         return str(path)
 
-    def read(self, name: str, since: date, until: date) -> pd.DataFrame:
+    def read(self, name: str, since: date, until: date) -> "pd.DataFrame":
         """The rows of the days from `since` to `until`, both included."""
         statement = sql.SQL("SELECT * FROM {} WHERE day BETWEEN %s AND %s ORDER BY 1, 2").format(sql.Identifier("analytics", name))
         with database.connection() as connection:
             cursor = connection.execute(statement, (since, until))
             rows = cursor.fetchall()
-            return pd.DataFrame(rows, columns=[column.name for column in cursor.description or []])
+            return frame_of(rows, [column.name for column in cursor.description or []])
 
     def days(self, name: str) -> set[date]:
         """The days that there are of a table."""
@@ -58,8 +61,15 @@ class RollupTables(ConfigurableResource[Any]):
             return {row["day"] for row in connection.execute("SELECT day FROM analytics.days WHERE rollup = %s", (name,)).fetchall()}  # type: ignore[misc]
 
 
-def family_rows(statement: str, start: Any, end: Any) -> pd.DataFrame:
+def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> "pd.DataFrame":
+    """Rows as a frame with these columns, also where there are none. pandas takes a second to import: no process does before it needs one."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def family_rows(statement: str, start: Any, end: Any) -> "pd.DataFrame":
     """What a statement over the families' own tables gives for a span."""
     with database.connection() as connection:
         cursor = connection.execute(statement.encode(), {"start": start, "end": end})
-        return pd.DataFrame(cursor.fetchall(), columns=[column.name for column in cursor.description or []])
+        return frame_of(cursor.fetchall(), [column.name for column in cursor.description or []])

@@ -1,22 +1,26 @@
 """What is done in the database around a load: the watermark that it has reached, its record, and what its rows mean for the families' own tables."""
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster import ConfigurableResource
 from psycopg import sql
 
-from resources.sync_loader import Loaded, load
 from resources.sync_sources import Source, sources
 from runyard.errors import NonRetriable
 from runyard.store import database
+
+if TYPE_CHECKING:
+    from resources.sync_loader import Loaded
 
 
 class Syncs(ConfigurableResource[Any]):
     """Loads sources by name."""
 
-    def load(self, name: str, *, agree: bool = False, preview: bool = False) -> Loaded:
+    def load(self, name: str, *, agree: bool = False, preview: bool = False) -> "Loaded":
         """Load a source and record it; raises as `resources.sync_loader.load`."""
+        from resources.sync_loader import load  # dlt takes seconds to import, and is needed here alone
+
         source = sources().get(name)
         if source is None:
             raise NonRetriable(f"there is no source {name}; there are: {', '.join(sources()) or 'none'}")
@@ -36,7 +40,7 @@ class Syncs(ConfigurableResource[Any]):
         return loaded
 
 
-def _record(source: Source, loaded: Loaded) -> None:
+def _record(source: Source, loaded: "Loaded") -> None:
     with database.connection() as connection:
         for table in source.table:
             watermark = _watermark(source, table.name, table.cursor) if table.cursor else None
