@@ -27,14 +27,14 @@ def week() -> str:
 
 
 def _frame(name: str, since: date, today: date) -> "pd.DataFrame":
+    import pandas as pd
+
     tables = RollupTables()
     kept, known = tables.read(name, since, today), tables.days(name)
     rollup = next(one for one in ROLLUPS if one.name == name)
     # The open day is always counted anew.
     missing = [day for number in range(7) if (day := since + timedelta(days=number)) not in known or day == today]
     kept = kept[~kept["day"].isin(missing)] if len(kept) else kept
-    import pandas as pd
-
     frames = [frame for frame in [kept, *(rollup.rows(*span(day)) for day in missing)] if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else kept
 

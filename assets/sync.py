@@ -15,9 +15,9 @@ def _of(source: Source) -> AssetsDefinition:
     from dagster_dlt import dlt_assets
 
     from assets.sync_keys import TableKeys
-    from resources.sync_loader import make_pipeline, make_source
+    from resources.sync_loader import declared_pipeline, make_source
 
-    @dlt_assets(dlt_source=make_source(source), dlt_pipeline=make_pipeline(source), name=source.dataset, group_name="sync", dagster_dlt_translator=TableKeys(source))
+    @dlt_assets(dlt_source=make_source(source), dlt_pipeline=declared_pipeline(source), name=source.dataset, group_name="sync", dagster_dlt_translator=TableKeys(source))
     def tables(context: AssetExecutionContext, syncs: Syncs) -> Iterator[MaterializeResult[Any]]:
         loaded = syncs.load(source.name)
         for key in sorted(context.selected_asset_keys):

@@ -27,7 +27,8 @@ class Refused(Exception):
 
 def look(file: Path, most_pixels: int) -> Image.Image:
     """Open an image without decoding it; raises `Refused`."""
-    head = file.open("rb").read(4096).lstrip()
+    with file.open("rb") as opened:
+        head = opened.read(4096).lstrip()
     if b"<svg" in head.lower() or head[:5].lower() == b"<?xml":
         raise Refused("SVG is a program, not a picture: export it as PNG or WebP")
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and is checked before anything is decoded
@@ -51,8 +52,14 @@ def _check_polyglot(file: Path, head: bytes) -> None:
         opened.seek(0, io.SEEK_END)
         opened.seek(max(0, opened.tell() - 65_557))  # the record at the end of a ZIP archive is within so many bytes (PKWARE's APPNOTE)
         tail = opened.read()
-    if b"PK\x05\x06" in tail or any(mark in head.lower() or mark in tail.lower() for mark in _HEADS):
+    if _ends_as_zip(tail) or any(mark in head.lower() or mark in tail.lower() for mark in _HEADS):
         raise Refused("it is an image and something else at the same time")
+
+
+def _ends_as_zip(tail: bytes) -> bool:
+    """Whether a ZIP archive's last record is there: the four bytes alone come by chance, with a length that fits they do not."""
+    at = tail.rfind(b"PK\x05\x06")
+    return at >= 0 and at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail)
 
 
 def inspect(file: Path, most_pixels: int) -> dict[str, Any]:
@@ -125,8 +132,8 @@ def _decoded(image: Image.Image, variants: Sequence[dict[str, Any]]) -> Image.Im
 
 def _as_srgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I;16") or image.mode == "I":
-        image = image.point(lambda value: value / 256).convert("L") if image.mode != "I" else image.point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode.startswith("I"):
+        image = image.point(lambda value: value * (1 / 256)).convert("L")  # 16 bits to 8
     transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
     if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
         try:

@@ -72,19 +72,24 @@ def switched_on() -> dict[str, Generator]:
 
 
 @lru_cache(maxsize=8)
-def _made_openai(key: str, host: str, model: str) -> OpenAIGenerator:
-    return OpenAIGenerator(key, host, model)
+def _made_openai(key: str, host: str, model: str, seconds: float) -> OpenAIGenerator:
+    return OpenAIGenerator(key, host, model, seconds)
+
+
+def _seconds() -> float:
+    """How long an answer may take (AI_SECONDS)."""
+    return float(os.environ.get("AI_SECONDS") or 120)
 
 
 def _openai() -> Generator | None:
     """A server with a base URL of its own (Ollama, say) may need no key."""
     key, host = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
-    return _made_openai(key or "none", host or OPENAI_HOST, os.environ.get("OPENAI_MODEL") or OPENAI_MODEL) if key or host else None
+    return _made_openai(key or "none", host or OPENAI_HOST, os.environ.get("OPENAI_MODEL") or OPENAI_MODEL, _seconds()) if key or host else None
 
 
 def _gemini() -> Generator | None:
     key = os.environ.get("GEMINI_API_KEY")
-    return GeminiGenerator(key, os.environ.get("GEMINI_API_HOST") or GEMINI_HOST, os.environ.get("GEMINI_MODEL") or GEMINI_MODEL) if key else None
+    return GeminiGenerator(key, os.environ.get("GEMINI_API_HOST") or GEMINI_HOST, os.environ.get("GEMINI_MODEL") or GEMINI_MODEL, _seconds()) if key else None
 
 
 # The circuit breakers of this process, by provider.

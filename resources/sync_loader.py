@@ -100,14 +100,22 @@ def load(source: Source, *, agree: bool = False, preview: bool = False) -> Loade
 
 def make_pipeline(source: Source) -> Any:
     """The pipeline of a source; its files are in SYNC_FOLDER, or `sync` in the data folder."""
-    folder = Path(os.environ.get("SYNC_FOLDER") or settings().data / "sync")
     destination = dlt.destinations.postgres(credentials=_credentials(database.database_url()))
     dlt.config["load.truncate_staging_dataset"] = True
     dlt.config["destination.replace_strategy"] = "insert-from-staging"
     dlt.config["runtime.dlthub_telemetry"] = False
     dlt.config["data_writer.buffer_max_items"] = _CHUNK
     dlt.config["data_writer.file_max_items"] = 20 * _CHUNK
-    return dlt.pipeline(f"runyard_{source.name}", pipelines_dir=str(folder), destination=destination, dataset_name=source.dataset)
+    return dlt.pipeline(f"runyard_{source.name}", pipelines_dir=str(_folder()), destination=destination, dataset_name=source.dataset)
+
+
+def declared_pipeline(source: Source) -> Any:
+    """A pipeline that only says what it is: where the code is loaded there may be no database yet."""
+    return dlt.pipeline(f"declared_{source.name}", pipelines_dir=str(_folder() / "declared"), destination="postgres", dataset_name=source.dataset)
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("SYNC_FOLDER") or settings().data / "sync")
 
 
 def make_source(source: Source) -> Any:

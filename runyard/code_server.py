@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dagster._cli.api import grpc_command
 
-from runyard import registry
+from runyard import registry, sensors
 from runyard.settings import settings
 from runyard.workers import load_code
 
@@ -19,6 +19,7 @@ def serve_code(socket_path: Path) -> int:
 
     Code that does not load is shown with its error in the Dagster UI; the functions stay as they were.
     """
+    sensors.wait_long()
     try:
         load_code()
     except Exception:

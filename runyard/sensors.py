@@ -2,8 +2,8 @@
 
 A tick of the sensor waits (on NOTIFY, under the 60 seconds that Dagster gives it) until invocations of its functions are
 due, claims them, and asks for one run a batch; the batch id is the run key. While it waits it also matches events with what waits
-for them, ends what a timeout has caught, and looks after batches whose worker was lost. It works under stock `dagster dev` too, which only
-comes back to it every few seconds.
+for them, ends what a timeout has caught, and looks after batches whose worker was lost. It works under stock `dagster dev` too, where a tick is short,
+and which only comes back to it every few seconds.
 """
 
 import time
@@ -24,8 +24,16 @@ from runyard.schedules import overlap_limits, schedules_of
 from runyard.tags import BATCH, CONTINUES, EVENT, FUNCTION
 from runyard.triggers import Cron, Trigger
 
-TICK_SECONDS = 45.0
+# Our code server has a thread for every sensor that waits. A stock one has a handful for all of them: there a tick must not hold one for long.
+_LONG_TICK, _SHORT_TICK = 45.0, 1.0
+_tick_seconds = _SHORT_TICK
 LONGEST_WAIT = 5.0
+
+
+def wait_long() -> None:
+    """Let the ticks of this process wait for events until shortly before Dagster's limit."""
+    global _tick_seconds
+    _tick_seconds = _LONG_TICK
 
 
 class FunctionSensor(SensorDefinition):
@@ -141,7 +149,7 @@ def _described(function: Function) -> str:
 
 def _tick(functions: Sequence[Function], context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
     _publish_once()
-    deadline = time.monotonic() + TICK_SECONDS
+    deadline = time.monotonic() + _tick_seconds
     with listener.subscribe(*(function.name for function in functions)) as woken:
         while (left := deadline - time.monotonic()) > 0:
             woken.clear()
@@ -158,7 +166,7 @@ def _tick(functions: Sequence[Function], context: SensorEvaluationContext) -> Se
             if requests:
                 return requests
             woken.wait(max(0.02, min(left, wait)))
-    return SkipReason(f"nothing for {functions[0].name} in {TICK_SECONDS:.0f} s")
+    return SkipReason(f"nothing for {functions[0].name} in {_tick_seconds:.0f} s")
 
 
 def _run_request(function: Function, claim: dispatch.Claim) -> RunRequest:

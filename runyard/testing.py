@@ -3,7 +3,7 @@
 ::
 
     def test_a_reminder_goes_out_after_three_days(yard):
-        sent = yard.send("user/created", {"user": 7})
+        sent = yard.send("account/opened", {"user": 7})
         yard.work()
         assert sent.invocation.status == "sleeping"
         yard.advance("3d")

@@ -50,6 +50,15 @@ class FakeSendGrid:
                 with fake._lock:
                     fake.connections += 1
 
+            def do_GET(self) -> None:
+                """What a key may do, and nobody who is suppressed."""
+                good = self.headers.get("Authorization") == f"Bearer {fake.key}"
+                body = json.dumps({"scopes": ["mail.send"]} if self.path == "/v3/scopes" else []).encode() if good else b'{"errors": []}'
+                self.send_response(200 if good else 401)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 with fake._lock:

@@ -47,8 +47,9 @@ def test_what_was_written_is_not_written_again_after_a_failure(yard: Yard, opena
     assert found.status == "succeeded" and len(openai.prompts) == 4
 
 
-@pytest.mark.parametrize("failure", [500, 503, "reset", "garbage", "cut"])
-def test_what_time_can_mend_is_tried_again(yard: Yard, openai: FakeOpenAI, failure: Any) -> None:
+@pytest.mark.parametrize("failure", [500, 503, "reset", "garbage", "cut", "slow"])
+def test_what_time_can_mend_is_tried_again(yard: Yard, openai: FakeOpenAI, failure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AI_SECONDS", "0.4")
     openai.failures.append(failure)
     found = ask(yard)
     assert found.status == "queued", found

@@ -223,7 +223,7 @@ def test_files_of_every_kind(yard: Yard, declare: Any, tmp_path: Path, kind: str
 
 def test_suppressions_of_sendgrid_reach_the_list(yard: Yard, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENDGRID_API_KEY", api.token)
-    monkeypatch.setenv("SENDGRID_API_URL", api.url)
+    monkeypatch.setenv("SENDGRID_API_HOST", api.url)
     EmailMessages().suppress("hand@example.com", "by hand")
     api.items = [{"email": "Bounce@Example.com", "created": int(time.time()), "reason": "550"}, {"email": "hand@example.com", "created": int(time.time())}]
     found = sync(yard, "sendgrid")
@@ -231,7 +231,7 @@ def test_suppressions_of_sendgrid_reach_the_list(yard: Yard, api: Api, monkeypat
     assert rows("SELECT address, reason, source FROM app.suppressions ORDER BY 1") == [
         {"address": "bounce@example.com", "reason": "bounces", "source": "sendgrid"}, {"address": "hand@example.com", "reason": "by hand", "source": "manual"},
     ]  # fmt: skip
-    assert {urlsplit(path).path for _, path, _, _ in api.requests} == {f"/suppression/{name}" for name in ("bounces", "spam_reports", "unsubscribes")}
+    assert {urlsplit(path).path for _, path, _, _ in api.requests} == {f"/v3/suppression/{name}" for name in ("bounces", "spam_reports", "unsubscribes")}
 
 
 def test_a_kill_in_the_middle_leaves_the_old_rows_and_the_next_load_the_new(yard: Yard, api: Api, declare: Any, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def home() -> Iterator[Path]:
     """A copy of the project in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="ryh-", dir="/tmp"))
     folder.chmod(0o755)
-    for name in ("pipelines", "sensors", "resources", "templates", "runyard", "dagster.yaml", "workspace.yaml"):
+    for name in ("pipelines", "sensors", "schedules", "assets", "resources", "templates", "config", "runyard", "dagster.yaml", "workspace.yaml"):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
     yield folder
@@ -162,7 +162,7 @@ def test_it_works_under_stock_dagster_dev(home: Path) -> None:
         dev.send_signal(signal.SIGINT)
         try:
             dev.wait(20)
-        except subprocess.TimeoutExpired:  # it waits for its sensors, which wait for events
+        except subprocess.TimeoutExpired:
             dev.kill()
             dev.wait()
         for child in children:

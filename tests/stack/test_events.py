@@ -131,7 +131,7 @@ def test_dagsters_own_command_launches_with_events_in_the_config(tmp_path: Path,
 def test_the_doctor_is_content_and_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     well = command("doctor", "--settings")
     assert well.returncode == 0, well.stdout
-    assert well.stdout.count("ok  ") == 6 and "SG.fake" not in well.stdout
+    assert well.stdout.count("ok  ") == 11 and "SG.fake" not in well.stdout
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:9/none")
     ill = command("doctor")
     assert ill.returncode == 1 and "FAIL  database" in ill.stdout and "hunter2" not in ill.stdout + ill.stderr

@@ -1,0 +1,57 @@
+"""What `runyard doctor` says of the providers: off by default, on with a key, and not well with a wrong one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pipelines.checks import checks
+from tests.fake_gemini import FakeGemini
+from tests.fake_openai import FakeOpenAI
+from tests.fake_server import FakeServer, Handler
+
+
+class Scopes(FakeServer):
+    """SendGrid's list of what a key may do."""
+
+    def respond(self, request: Handler, body: bytes, failure: Any) -> None:
+        good = request.path == "/v3/scopes" and request.headers.get("Authorization") == "Bearer SG.good"
+        request.answer(200 if good else 401, {"scopes": ["mail.send"]} if good else {"errors": []})
+
+
+@pytest.fixture
+def scopes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scopes]:
+    with Scopes() as made:
+        monkeypatch.setenv("SENDGRID_API_HOST", made.url)
+        yield made
+
+
+def said() -> dict[str, tuple[bool, str]]:
+    return {check.name: (check.ok, check.says) for check in checks()}
+
+
+def test_without_keys_everything_is_off_and_well() -> None:
+    found = said()
+    assert all(ok for ok, _ in found.values())
+    assert "SENDGRID_API_KEY" in found["mail"][1] and "GEMINI_API_KEY" in found["text"][1] and found["sync supabase"][1] == "off: SUPABASE_DB_URL switches it on"
+
+
+def test_with_keys_they_are_on_and_checked(scopes: Scopes, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENDGRID_API_KEY", "SG.good")
+    found = said()
+    assert found["mail"] == (True, "on: SendGrid takes the key") and found["openai"][1].startswith("on: 1 models at ")
+    assert found["sync sendgrid"] == (True, "on: 3 tables into sync_sendgrid")
+
+
+def test_a_wrong_key_is_not_well_and_not_shown(scopes: Scopes, openai: FakeOpenAI, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SENDGRID_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "wrong-and-secret")
+    found = said()
+    assert not found["mail"][0] and "check SENDGRID_API_KEY" in found["mail"][1] and not found["openai"][0] and "401" in found["openai"][1]
+    assert not found["gemini"][0], "the fake lists no models"
+    assert "wrong-and-secret" not in str(found) and gemini.key not in str(found)
+
+
+def test_a_wrong_order_of_providers_is_named(openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AI_PROVIDERS", "nobody")
+    assert said()["text"] == (False, "AI_PROVIDERS names nobody; there are: gemini, openai, offline")
