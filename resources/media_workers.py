@@ -73,9 +73,10 @@ def _ask(child: "subprocess.Popen[bytes]", task: dict[str, Any], seconds: float)
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "resources.media_child", str(limits()[0])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT
-    )
+    # It gets none of our variables: what takes over a decoder finds no key there.
+    variables = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"}
+    command = [sys.executable, "-m", "resources.media_child", str(limits()[0])]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT, env=variables)
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -36,7 +36,7 @@ for _name in [
     del os.environ[_name]
 os.environ.update(
     DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_PORT=str(free_port()), RUNYARD_CODE="tests.code",
-    RUNYARD_CONCURRENCY="2", RUNYARD_LEASE_SECONDS="10", DATABASE_URL="postgresql://not-yet",
+    RUNYARD_CONCURRENCY="2", RUNYARD_LEASE_SECONDS="15", DATABASE_URL="postgresql://not-yet",
 )  # fmt: skip
 
 

@@ -228,3 +228,13 @@ def test_what_is_no_video_is_refused(yard: Yard, uploads: Path, content: bytes) 
     found = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
     yard.work()
     assert found.status == "failed"
+
+
+def test_the_process_that_decodes_has_no_secret(yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    media_workers.close()
+    monkeypatch.setenv("GEMINI_API_KEY", "a-secret")
+    assert image(yard, place(uploads, made_media.jpeg(made_media.photo(60, 40)))).status == "succeeded"
+    children = [child for child in psutil.Process().children() if "resources.media_child" in child.cmdline()]
+    assert children and all("a-secret" not in str(child.environ()) and "DATABASE_URL" not in child.environ() for child in children)
