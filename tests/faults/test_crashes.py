@@ -115,7 +115,7 @@ def test_what_sleeps_and_waits_lives_through_the_death_of_everything(stack: Stac
     ids = send([Event("test/dialog", {"key": f"fault{n}", "nap": 8}) for n in range(3)])
     with database.connection() as connection:
         statement = b"SELECT id FROM runyard.invocations WHERE event_id = ANY (%s) AND status IN ('waiting', 'sleeping')"
-        wait_until(lambda: len(connection.execute(statement, (ids,)).fetchall()) == 3, 60)
+        wait_until(lambda: len(connection.execute(statement, (ids,)).fetchall()) == 3, 120)
     olds = {part: stack.pid(part) for part in ("daemon", "worker", "code")}
     for old in olds.values():
         kill_tree(old)

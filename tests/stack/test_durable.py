@@ -31,7 +31,7 @@ def status(event_id: str) -> str:
 
 
 def test_parallel_branches_park_and_go_on_in_linked_runs() -> None:
-    [event_id] = send("test/dialog", {"key": "d1", "nap": 12})
+    [event_id] = send("test/dialog", {"key": "d1", "nap": 20})
     [asked] = wait_until(lambda: rows("SELECT id FROM runyard.events WHERE name = 'test/asked' AND data->>'key' = 'd1'"))
     wait_until(lambda: status(event_id) in ("waiting", "sleeping"))
     assert rows("SELECT id FROM runyard.batches WHERE function = 'dialog' AND status IN ('claimed', 'running')") == []
@@ -39,7 +39,7 @@ def test_parallel_branches_park_and_go_on_in_linked_runs() -> None:
     with urllib.request.urlopen(address(f"/dev?id={event_id}"), timeout=30) as page:
         assert "waits for test/answered until" in page.read().decode()
     send("test/answered", {"key": "d1", "says": "yes"})
-    row = settled(event_id, 60)
+    row = settled(event_id, 90)
     assert (row["status"], row["output"], row["attempt"]) == ("succeeded", ["yes", None], 1)
     assert [step["step"] for step in row["steps"]].count("ask") == 1 and asked["id"]
     assert finished(row["run_id"]) == "SUCCESS"
