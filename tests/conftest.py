@@ -41,7 +41,7 @@ os.environ.update(
 
 
 class FolderByFolder(LoadScopeScheduling):
-    """Tests of a folder share databases and stacks: two processes take a folder each, never half of one. Of whole stacks there is one at a time: two cores carry no two."""
+    """Tests of a folder share databases and stacks: two processes take a folder each, never half of one. There is one whole stack at a time: two cores carry no two."""
 
     def _split_scope(self, nodeid: str) -> str:
         folder = nodeid.split("/")[1]
