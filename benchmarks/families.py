@@ -84,14 +84,14 @@ def analytics() -> dict[str, Any]:
     day = datetime.now(UTC).date() - timedelta(days=1)
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO runyard.events (id, name, source, ts, received_at, target) SELECT lpad(n::text, 26, '0'), 'bench/' || n % 40, 'sql', at, at, 'nobody'"
+            "INSERT INTO runyard.events (id, name, source, ts, received_at, target) SELECT lpad(n::text, 26, '0'), 'bench/' || n %% 40, 'sql', at, at, 'nobody'"
             " FROM generate_series(1, %s) AS n, LATERAL (SELECT %s::date::timestamp AT TIME ZONE 'UTC' + n * interval '86 ms' AS at) AS times",
             (DAY_EVENTS, day),
         )
         connection.execute(
             "INSERT INTO runyard.invocations (event_id, function, status, attempt, created_at, started_at, finished_at)"
-            " SELECT id, 'function_' || right(id, 2)::integer %% 20, CASE WHEN random() < 0.01 THEN 'failed' ELSE 'succeeded' END, 1, ts, ts + random() * interval '1 s',"
-            " ts + interval '1 s' + random() * interval '5 s' FROM runyard.events WHERE source = 'sql'".replace("%%", "%").encode()
+            " SELECT id, 'function_' || right(id, 2)::integer % 20, CASE WHEN random() < 0.01 THEN 'failed' ELSE 'succeeded' END, 1, ts, ts + random() * interval '1 s',"
+            " ts + interval '1 s' + random() * interval '5 s' FROM runyard.events WHERE source = 'sql'"
         )
         connection.execute("VACUUM ANALYZE runyard.events, runyard.invocations")
     began = time.monotonic()
