@@ -60,9 +60,8 @@ def _media() -> str:
     probe.parent.mkdir(parents=True, exist_ok=True)
     probe.write_text("")
     probe.unlink()
-    return f"{'on' if os.environ.get('MEDIA_STORE') else 'off'}: files are kept in {store.root}" + (
-        "" if os.environ.get("MEDIA_STORE") else "; MEDIA_STORE is another place"
-    )
+    said = f"files are kept in {store.root}"
+    return f"on: {said}" if os.environ.get("MEDIA_STORE") else f"off: {said}; MEDIA_STORE is another place"
 
 
 def _source(name: str) -> Check:

@@ -12,7 +12,7 @@ CHECK, NOTIFY = "check-for-spam", "notify-staff"
 @op
 def check_for_spam(batch: Batch, contact_messages: ContactMessages) -> Batch:
     """Keep each message, with what makes it look like spam."""
-    return batch.map(CHECK, lambda item: contact_messages.keep(f"{item.event.id}-{item.id}", str(item.event.id), item.data))
+    return batch.map(CHECK, lambda item: contact_messages.keep(item.key, str(item.event.id), item.data))
 
 
 @op

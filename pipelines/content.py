@@ -61,7 +61,7 @@ def save_content(batch: Batch, contents: Contents) -> Batch:
 
     def save(item: Item) -> str:
         checked, data = item[CHECK], item.data
-        row = {"id": f"{item.event.id}-{item.id}", "event_id": item.event.id, "outline": item[OUTLINE]["headings"], **checked}
+        row = {"id": item.key, "event_id": item.event.id, "outline": item[OUTLINE]["headings"], **checked}
         contents.save({**row, **data.model_dump(include={"user", "topic", "kind", "language"})})
         return str(row["id"])
 

@@ -7,12 +7,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +24,7 @@ from runyard.stack import Stack
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 from tests import made_media
+from tests.fake_server import FakeServer, Handler
 
 BURST = 200
 _SECONDS = 120.0
@@ -39,8 +37,8 @@ def main() -> int:
     """Run the demo; return its exit code."""
     print("Making a photo, a video and an API for it; starting the stack: database, code server, daemon, worker, web ...", flush=True)
     try:
-        with _local_api() as address, TemporaryDirectory(prefix="runyard-demo-") as folder:
-            _declare_source(address, Path(folder))
+        with _LocalApi() as api, TemporaryDirectory(prefix="runyard-demo-") as folder:
+            _declare_source(api.url, Path(folder))
             with Stack(quiet=True):
                 return _demo()
     except RunyardError as error:
@@ -82,28 +80,12 @@ def _send_one_of_each() -> list[str]:
     ])  # fmt: skip
 
 
-@contextmanager
-def _local_api() -> Iterator[str]:
+class _LocalApi(FakeServer):
     """An API with some people in it, as another system would have."""
-    people = json.dumps([{"id": number, "name": f"Person {number}"} for number in range(250)]).encode()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(people)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    def respond(self, request: Handler, body: bytes, failure: Any) -> None:
+        del body, failure
+        request.answer(200, [{"id": number, "name": f"Person {number}"} for number in range(250)])
 
 
 def _declare_source(address: str, folder: Path) -> None:

@@ -51,7 +51,7 @@ def track_delivery(batch: Batch, messages: EmailMessages) -> Batch:
     def track(items: Sequence[Item]) -> list[dict[str, Any]]:
         sent = [item for item in items if item[SEND]["status"] == "sent"]
         messages.mark_sent([(item[PREPARE]["mail"]["id"], item[SEND]["provider"], item[SEND]["message_id"]) for item in sent])
-        return [{"message": _message_id(item), **item[SEND], "suppressed": item[PREPARE]["suppressed"]} for item in items]
+        return [{"message": item.key, **item[SEND], "suppressed": item[PREPARE]["suppressed"]} for item in items]
 
     return batch.map_all(TRACK, track)
 
@@ -73,7 +73,7 @@ def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
     kept = {field: [address for address in getattr(data, field) if bare(address) not in suppressed] for field in ("to", "cc", "bcc")}
     left_out = sorted({bare(address) for field in ("to", "cc", "bcc") for address in getattr(data, field)} & suppressed)
     mail = Mail(
-        id=_message_id(item), **kept, reply_to=data.reply_to, subject=rendered.subject, text=rendered.text, html=rendered.html,
+        id=item.key, **kept, reply_to=data.reply_to, subject=rendered.subject, text=rendered.text, html=rendered.html,
         attachments=[attachment.model_dump() for attachment in data.attachments], send_at=data.send_at,
     )  # fmt: skip
     return {"mail": mail.model_dump(mode="json") if mail.to else None, "suppressed": left_out, "subject": rendered.subject}
@@ -82,15 +82,10 @@ def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
 def _record(items: Sequence[Item], messages: EmailMessages) -> list[str]:
     rows = [
         Message(
-            id=_message_id(item), event_id=str(item.event.id), recipients=[*item.data.to, *item.data.cc, *item.data.bcc],
+            id=item.key, event_id=str(item.event.id), recipients=[*item.data.to, *item.data.cc, *item.data.bcc],
             subject=item[PREPARE]["subject"], template=item.data.template, status="queued" if item[PREPARE]["mail"] else "suppressed",
         )
         for item in items
     ]  # fmt: skip
     messages.record(rows)
     return [row.id for row in rows]
-
-
-def _message_id(item: Item) -> str:
-    """Our id of the mail: the same at every attempt, another for a replay."""
-    return f"{item.event.id}-{item.id}"

@@ -47,6 +47,9 @@ def _as_list(value: object) -> object:
 
 Line = Annotated[str, AfterValidator(_one_line)]
 Address = Annotated[str, AfterValidator(_address)]
+User = Annotated[str, Field(min_length=1, max_length=200)]
+Link = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]
+Provider = Literal["gemini", "openai", "offline"]
 Addresses = Annotated[list[Address], BeforeValidator(_as_list), Field(max_length=MAX_RECIPIENTS)]
 
 
@@ -158,11 +161,11 @@ class ContactSubmitted(EventData):
 class NotificationRequested(EventData):
     """A user is to be told something."""
 
-    user: Annotated[str, Field(min_length=1, max_length=200, examples=["ada"])]
+    user: Annotated[User, Field(examples=["ada"])]
     kind: Annotated[str, Field(min_length=1, max_length=100, examples=["report"])]
     title: Annotated[Line, Field(min_length=1, max_length=200, examples=["Your report is ready"])]
     message: Annotated[str, Field(max_length=20_000, examples=["It has 12 pages."])]
-    action_url: Annotated[str, Field(pattern=r"^https?://", max_length=2000)] | None = None
+    action_url: Link | None = None
     channels: list[Literal["in-app", "mail", "webhook"]] | None = Field(default=None, description="Those that the user has switched on by default.")
 
 
@@ -181,18 +184,18 @@ class NotificationDigestRequested(EventData):
 class UserCreated(EventData):
     """Somebody has an account."""
 
-    user: Annotated[str, Field(min_length=1, max_length=200, examples=["ada"])]
+    user: Annotated[User, Field(examples=["ada"])]
     email: Annotated[Address, Field(examples=["ada@example.com"])]
     name: Annotated[Line, Field(min_length=1, max_length=200, examples=["Ada"])]
     product: Annotated[Line, Field(max_length=100)] | None = None
-    action_url: Annotated[str, Field(pattern=r"^https?://", max_length=2000)] | None = None
+    action_url: Link | None = None
 
 
 @event_type("user/returned")
 class UserReturned(EventData):
     """Somebody has come back."""
 
-    user: Annotated[str, Field(min_length=1, max_length=200, examples=["ada"])]
+    user: Annotated[User, Field(examples=["ada"])]
 
 
 @event_type("text/generate.requested")
@@ -204,8 +207,8 @@ class TextGenerateRequested(EventData):
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    provider: Literal["gemini", "openai", "offline"] | None = None
-    user: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(default=None, description="On whose budget of the day it is.")
+    provider: Provider | None = None
+    user: User | None = Field(default=None, description="On whose budget of the day it is.")
 
 
 @event_type("content/generate.requested")
@@ -218,9 +221,9 @@ class ContentGenerateRequested(EventData):
     tone: Annotated[str, Field(max_length=200)] | None = None
     language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] = "en"
     length: Annotated[int, Field(ge=20, le=10_000)] = 600
-    provider: Literal["gemini", "openai", "offline"] | None = None
+    provider: Provider | None = None
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")] | None = None
-    user: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    user: User | None = None
     notify: bool = Field(default=False, description="Tell the user when it is there.")
 
     @model_validator(mode="after")
@@ -243,7 +246,7 @@ class Variant(BaseModel):
 
 class _Uploaded(EventData):
     source: Annotated[str, Field(min_length=1, max_length=2000, description="A URL, or the name of a file below the folder of uploads.")]
-    user: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    user: User | None = None
 
 
 @event_type("media/image.uploaded")

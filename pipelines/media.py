@@ -119,7 +119,7 @@ def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> lis
 
 
 def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str, Any]:
-    asset = f"{item.event.id}-{item.id}"
+    asset = item.key
     found, made = item[INSPECT], item[VARIANTS]
     files = [{key: value for key, value in file.items() if key != "file" and value is not None} for file in made["variants"]]
     manifest = {"id": asset, "kind": kind, "original": {**item[FETCH], **found}, "variants": files, "placeholder": made["placeholder"], "colour": made["colour"]}

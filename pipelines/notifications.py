@@ -42,7 +42,7 @@ def show_in_app(batch: Batch, notifications: Notifications) -> Batch:
 
     def show(items: Sequence[Item]) -> list[bool]:
         shown = [item for item in items if "in-app" in item[CHANNELS]["channels"]]
-        notifications.tell([{"id": _id(item), **item.data.model_dump(include={"user", "kind", "title", "message", "action_url"})} for item in shown])
+        notifications.tell([{"id": item.key, **item.data.model_dump(include={"user", "kind", "title", "message", "action_url"})} for item in shown])
         return ["in-app" in item[CHANNELS]["channels"] for item in items]
 
     return batch.map_all(IN_APP, show)
@@ -76,7 +76,7 @@ def post_webhook(batch: Batch, webhooks: WebhookSender) -> Batch:
 
     def post(item: Item) -> dict[str, Any]:
         body = {"type": "notification", "timestamp": now().isoformat(), "data": item.data.model_dump(exclude={"channels"}, exclude_none=True)}
-        return webhooks.post(item[CHANNELS]["webhook_url"], _id(item), body)
+        return webhooks.post(item[CHANNELS]["webhook_url"], item.key, body)
 
     batch.map(WEBHOOK, post, threads=8, at_most_once_window=1, when=lambda item: "webhook" in item[CHANNELS]["channels"])
     return batch.map(RESULT, lambda item: {key: item[CHANNELS][key] for key in ("channels", "left_out")})
@@ -131,10 +131,6 @@ def follow_up(batch: Batch) -> Batch:
 def welcome_user() -> None:
     """The function's graph."""
     settle(follow_up(wait_for_return(welcome(receive()))))
-
-
-def _id(item: Item) -> str:
-    return f"{item.event.id}-{item.id}"
 
 
 def _mail_to_user(item: Item, template: str) -> list[Event]:

@@ -5,7 +5,7 @@ Decoding goes through JPEG's reduced sizes where no variant needs the whole; eve
 
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
 _QUALITY = {"webp": 80, "avif": 60, "jpeg": 82}
 _MOST_FRAMES = 300
-_COPYRIGHT, _ARTIST = 0x8298, 0x013B
+_ORIENTATION, _COPYRIGHT, _ARTIST = 0x0112, 0x8298, 0x013B
 # What a file may hide behind or before an image, for a program that looks at it in another way.
 _HEADS = (b"%pdf-", b"<?php", b"<script", b"<html", b"<!doctype")
 _SRGB = ImageCms.createProfile("sRGB")
@@ -37,7 +37,7 @@ def look(file: Path, most_pixels: int) -> Image.Image:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise Refused(f"it is none of {', '.join(FORMATS)}, or is damaged") from None
     pixels = image.width * image.height
-    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    frames = _frame_count(image)
     if pixels > most_pixels:
         raise Refused(f"it has {pixels / 1e6:.0f} megapixels, {most_pixels / 1e6:.0f} are taken (MEDIA_MAX_PIXELS)")
     if frames > _MOST_FRAMES or pixels * frames > 4 * most_pixels:
@@ -46,13 +46,25 @@ def look(file: Path, most_pixels: int) -> Image.Image:
     return image
 
 
+def _frame_count(image: Image.Image) -> int:
+    """How many frames an animation has. The pictures behind the first one in a phone's JPEG (MPO) are none."""
+    return getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+
+
+def _shown_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture that is put upright: EXIF's orientations from 5 on lie on their side."""
+    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
+
+
 def _check_polyglot(file: Path, head: bytes) -> None:
     """Refuse a file that is something else as well."""
     with file.open("rb") as opened:
         opened.seek(0, io.SEEK_END)
         opened.seek(max(0, opened.tell() - 65_557))  # the record at the end of a ZIP archive is within so many bytes (PKWARE's APPNOTE)
         tail = opened.read()
-    if _ends_as_zip(tail) or any(mark in head.lower() or mark in tail.lower() for mark in _HEADS):
+    ends = head.lower(), tail.lower()
+    if _ends_as_zip(tail) or any(mark in end for mark in _HEADS for end in ends):
         raise Refused("it is an image and something else at the same time")
 
 
@@ -65,11 +77,10 @@ def _ends_as_zip(tail: bytes) -> bool:
 def inspect(file: Path, most_pixels: int) -> dict[str, Any]:
     """What an image is: format, width and height as shown, frames, mode, whether it has transparency."""
     with look(file, most_pixels) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        width, height = (image.height, image.width) if turned else image.size
+        width, height = _shown_size(image)
         return {
             "format": "JPEG" if image.format == "MPO" else image.format, "width": width, "height": height, "mode": image.mode,
-            "frames": getattr(image, "n_frames", 1) if image.format != "MPO" else 1, "transparent": "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"),
+            "frames": _frame_count(image), "transparent": "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"),
         }  # fmt: skip
 
 
@@ -91,7 +102,7 @@ def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequenc
     """
     with look(file, most_pixels) as image:
         exif = _kept(image, keep)
-        animated = image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+        animated = _frame_count(image) > 1
         frames = _frames(image, variants) if animated else []
         try:
             base = frames[0][0] if frames else _decoded(image, variants)
@@ -99,7 +110,7 @@ def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequenc
             raise Refused(f"it is damaged: {str(error)[:100]}") from None
     planned = sorted(enumerate(variants), key=lambda pair: -pair[1]["width"])
     made: dict[int, dict[str, Any]] = {}
-    jobs: list[tuple[int, Any]] = []
+    saving: list[Future[None]] = []
     with ThreadPoolExecutor(2) as pool:  # Pillow encodes without Python's lock: both cores
         source = base
         for number, wanted in planned:
@@ -107,24 +118,22 @@ def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequenc
             target = into / f"{number}.{wanted['format']}"
             made[number] = {**wanted, "file": target.name, "width": size[0], "height": size[1]}
             if animated and wanted["format"] == "webp":
-                jobs.append((number, pool.submit(_save_animated, frames, box, size, wanted, exif, target)))
+                saving.append(pool.submit(_save_animated, frames, box, size, wanted, exif, target))
                 continue
             picture = _resized(source, base, box, size)
             if box == (0, 0, *base.size):
                 source = picture  # the next smaller one is made of this
-            jobs.append((number, pool.submit(_save, picture, wanted, exif, target)))
-        for _, job in jobs:
-            job.result()
+            saving.append(pool.submit(_save, picture, wanted, exif, target))
+        for one in saving:
+            one.result()
     return {"variants": [made[number] for number in range(len(variants))], **_impression(base)}
 
 
 def _decoded(image: Image.Image, variants: Sequence[dict[str, Any]]) -> Image.Image:
     """The pixels, upright, in sRGB with 8 bits; no more of a JPEG than the largest variant needs."""
     if image.format in ("JPEG", "MPO") and all("height" not in wanted or wanted["height"] is None for wanted in variants):
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         largest = max((wanted["width"] for wanted in variants), default=image.width)
-        shown = image.height if turned else image.width
-        scale = min(1.0, largest / shown)
+        scale = min(1.0, largest / _shown_size(image)[0])
         image.draft("RGB" if image.mode != "CMYK" else "CMYK", (int(image.width * scale), int(image.height * scale)))
     image.load()
     return _as_srgb(ImageOps.exif_transpose(image))

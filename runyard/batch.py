@@ -57,6 +57,11 @@ class Item:
     tries: dict[str, int] = field(default_factory=dict[str, int])
     reporter: Reporter | None = None
 
+    @property
+    def key(self) -> str:
+        """An id for what the invocation makes outside: the same at every attempt, another for a replay."""
+        return f"{self.event.id}-{self.id}"
+
     def progress(self, percent: float, text: str = "") -> None:
         """Say how far the step is that runs now: 0 to 100 per cent, and a line of text.
 
