@@ -181,9 +181,9 @@ def migrate() -> None:
 @reported
 def doctor(show_settings: bool) -> int:
     """Check database, migrations, broker, workers, daemon and keys, and the providers of the project; exit code 1 when one fails."""
-    from runyard.readiness import checks, described
+    from runyard.readiness import all_checks, described
 
-    found = [*checks(), *importlib.import_module(settings().checks).checks()]
+    found = all_checks()
     for check in found:
         click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
     if show_settings:

@@ -1,5 +1,6 @@
 """The errors a user of Runyard can meet: one small tree, each with who sees it and what to do."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 
@@ -10,12 +11,15 @@ class RunyardError(Exception):
 class InvalidEvent(RunyardError):
     """Seen by whoever sends an event: it breaks a rule of the door or of its type in the catalog.
 
-    `field` is the path of the bad field (`data.to`), or an empty string when the event as a whole is at fault.
+    `field` is the path of the bad field (`data.to`), or an empty string when the event as a whole is at fault; `problems` has the path and the
+    message of every one.
     """
 
-    def __init__(self, message: str, field: str = "") -> None:
-        super().__init__(f"{field}: {message}" if field else message)
+    def __init__(self, message: str, field: str = "", more: Sequence[tuple[str, str]] = ()) -> None:
+        whole = "; ".join([message, *(f"{path}: {text}" for path, text in more)])
+        super().__init__(f"{field}: {whole}" if field else whole)
         self.field = field
+        self.problems = [(field, message), *more]
 
 
 class InvalidOption(RunyardError):

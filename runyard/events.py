@@ -11,7 +11,6 @@ Events of a type that the catalog knows must fit it; others are taken as they ar
 
 import base64
 import binascii
-import importlib
 import json
 import os
 import re
@@ -227,12 +226,7 @@ class Catalog:
         """Import the project's event types once. A process outside the project goes on without them."""
         if self._loaded:
             return
-        module = settings().catalog
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not module.startswith(error.name):
-                raise
+        settings().project_module("catalog")
         self._loaded = True
 
     def parse(self, name: str, data: Mapping[str, Any]) -> EventData | None:
@@ -251,6 +245,11 @@ class Catalog:
         self.load()
         model = self._types.get(name)
         return model.model_json_schema() if model is not None else None
+
+    def names(self) -> list[str]:
+        """The names of events that have a type."""
+        self.load()
+        return sorted(self._types)
 
     def check(self, event: Event) -> None:
         """Raise `InvalidEvent` when the event does not fit its type."""
@@ -276,14 +275,13 @@ def millis(at: datetime | None = None) -> int:
 
 
 def _as_invalid_event(error: ValidationError) -> InvalidEvent:
-    """All problems in one sentence; the field is that of the first one."""
+    """All problems; the field is that of the first one."""
     problems = [
         (".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, "))
         for problem in error.errors(include_url=False, include_input=False)
     ]
-    first, *rest = problems
-    message = "; ".join([first[1], *(f"{path}: {text}" for path, text in rest)])
-    return InvalidEvent(message, first[0])
+    (path, text), *more = problems
+    return InvalidEvent(text, path, more)
 
 
 def _dumps(value: object) -> str:

@@ -52,7 +52,9 @@ def receive(context: OpExecutionContext) -> Batch:
     """Begin a job: the invocations that a sensor claimed for this run, with their events and kept steps."""
     shared = _take(context)
     before = {f"goes on from {number}": MetadataValue.dagster_run(run) for number, run in enumerate(shared.previous_runs[:_MOST_RUNS], 1)}
-    context.add_output_metadata({"function": shared.function, "batch": shared.id, "invocations": len(shared.items), "left out": len(shared.failures), **before})
+    page = {"event": MetadataValue.url(f"/dev/events/{shared.items[0].event.id}")} if len(shared.items) == 1 else {}
+    found = {"function": shared.function, "batch": shared.id, "invocations": len(shared.items), "left out": len(shared.failures)}
+    context.add_output_metadata({**found, **page, **before})
     return Batch(shared)
 
 
@@ -241,7 +243,7 @@ def _metadata(batch: Shared, outcomes: Sequence[Outcome], counts: dict[str, int]
         failure = batch.failures.get(outcome.invocation_id)
         text = redact(str(failure.error)).replace("|", "\\|").replace("\n", " ")[:300] if failure else ""
         number, step = outcome.invocation_id, failure.step if failure else ", ".join(outcome.parked)
-        lines.append(f"| {number} | {events[number]} | {status.get(outcome.status, outcome.status)} | {step} | {text} |")
+        lines.append(f"| [{number}](/dev/invocations/{number}) | [{events[number]}](/dev/events/{events[number]}) | {status.get(outcome.status, outcome.status)} | {step} | {text} |")
     if len(ordered) > _MOST_ROWS:
         lines.append(f"| ... and {len(ordered) - _MOST_ROWS} more, in 'all outcomes' | | | | |")
     grouped: dict[str, list[int]] = {}

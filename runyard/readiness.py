@@ -33,6 +33,12 @@ def checks() -> list[Check]:
     return [*found, _check("broker", _broker)]
 
 
+def all_checks() -> list[Check]:
+    """The engine's checks, then the project's own (RUNYARD_CHECKS)."""
+    project = settings().project_module("checks")
+    return [*checks(), *(project.checks() if project is not None else ())]
+
+
 def not_ready(parts: Sequence[str]) -> list[str]:
     """What keeps these parts of the stack from taking work, empty when nothing does."""
     from runyard.stack import web_answers

@@ -4,9 +4,11 @@ A `Settings` is made where a process begins and cached by `settings()`. Secrets 
 error or page shows them by accident.
 """
 
+import importlib
 import os
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
@@ -55,6 +57,7 @@ class Settings(BaseSettings):
     code: str = Field(default="pipelines.definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
     catalog: str = Field(default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG).")
     doors: str = Field(default="pipelines.doors", description="The module with the project's edge functions and webhooks (RUNYARD_DOORS).")
+    pages: str = Field(default="pipelines.pages", description="The module with the project's own pages of the dev page (RUNYARD_PAGES).")
     checks: str = Field(default="pipelines.checks", description="The module with `checks`, the project's own lines of `runyard doctor` (RUNYARD_CHECKS).")
     report: str = Field(default="assets.report", description="The module with `week`, the text of `runyard report` (RUNYARD_REPORT).")
     migrations: str = Field(default="pipelines.migrations", description="The package with the project's own migrations (RUNYARD_MIGRATIONS).")
@@ -87,6 +90,16 @@ class Settings(BaseSettings):
     def broker_dir(self) -> Path:
         """The folder of the broker that works with files."""
         return self.data / "broker"
+
+    def project_module(self, name: str) -> ModuleType | None:
+        """The project's module that a setting names (`catalog`, `doors`, `checks`, `pages`), imported; None for a process outside of a project."""
+        module: str = getattr(self, name)
+        try:
+            return importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not module.startswith(error.name):
+                raise
+            return None
 
     @property
     def loopback_only(self) -> bool:

@@ -42,7 +42,7 @@ class Access:
         self._buckets: dict[str, _Bucket] = {}
         self._used: set[str] = set()
 
-    async def caller(self, request: Request, scope: Scope, *, anywhere: bool = False, body: bytes | None = None) -> Key:
+    async def caller(self, request: Request, scope: Scope, *, anywhere: bool = False, body: bytes | None = None, given: str | None = None) -> Key:
         """The key that a request comes with, or who it is signed by.
 
         Parameters
@@ -53,10 +53,12 @@ class Access:
             Whether a page of any origin may ask, as in the event API.
         body
             The body, where a signature over it will do instead of a key.
+        given
+            A key that it brings in another way than those above.
 
         Raises `Problem`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast.
         """
-        given = _given(request)
+        given = given or _given(request)
         if self.development:
             if not anywhere:
                 self._refuse_other_pages(request)

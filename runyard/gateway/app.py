@@ -4,7 +4,6 @@ Dagster's UI has no log-in, so it is served on loopback only. There, in developm
 (`api_only`) stands alone and asks for one wherever it listens, for a proxy may stand before it.
 """
 
-import importlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from runyard import keys
@@ -26,9 +24,11 @@ from runyard.gateway.access import LOOPBACK_NAMES, Access
 from runyard.gateway.background import Background
 from runyard.gateway.cors import Cors
 from runyard.gateway.description import description_routes
+from runyard.gateway.dev import events, functions, invocation, send
+from runyard.gateway.dev import health as dev_health
+from runyard.gateway.dev.page import Action, Page, Site
 from runyard.gateway.endpoint import Endpoint, Services
 from runyard.gateway.observing import Observe, log_to_stderr
-from runyard.gateway.pages import dev_page
 from runyard.gateway.problems import Problem, refusal
 from runyard.gateway.serving import serve
 from runyard.gateway.watching import Watcher
@@ -51,12 +51,9 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     """The application; `dagster_ui` is served behind our routes where it is given, and in `development` no key is asked for."""
     found = endpoints()
     routes: list[BaseRoute] = [*[endpoint.route() for endpoint in found], *description_routes(found), *_refusals(found)]
+    routes += _dev_page(dagster_ui is not None).routes()
     if dagster_ui is not None:
-        routes += [
-            Route("/dev", dev_page),
-            Mount("/dev/static", StaticFiles(directory=Path(__file__).parent / "static")),
-            Mount("/", dagster_ui),
-        ]
+        routes.append(Mount("/", dagster_ui))
     middleware = [Middleware(Observe)]
     if development:
         # On loopback a page of another site must not reach us under a name of its own (DNS rebinding).
@@ -142,10 +139,16 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 def _doors() -> Sequence[Endpoint]:
     """The endpoints of the project, none for a process outside of one."""
-    module = settings().doors
-    try:
-        return list(importlib.import_module(module).ENDPOINTS)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise
-        return []
+    module = settings().project_module("doors")
+    return list(module.ENDPOINTS) if module is not None else []
+
+
+def _dev_page(dagster: bool) -> Site:
+    """The dev page, with the project's own pages in front of the last one."""
+    modules = (events, invocation, functions, send, dev_health)
+    pages: list[Page] = [page for module in modules for page in module.PAGES]
+    actions: list[Action] = [action for module in (events, invocation, functions, send) for action in module.ACTIONS]
+    own = settings().project_module("pages")
+    if own is None:
+        return Site(pages, actions, [], dagster)
+    return Site([*pages[:-1], *own.PAGES, *pages[-1:]], actions, [own.TEMPLATES], dagster)

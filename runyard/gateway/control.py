@@ -16,7 +16,7 @@ from runyard.gateway.history import event_of, status_of
 from runyard.gateway.problems import Problem
 from runyard.gateway.views import FINAL
 from runyard.store import database
-from runyard.store.queries import one, run
+from runyard.store.queries import Row, one, run
 
 _ACTIONS: dict[Action, str] = {
     "replay": "Replay many.", "cancel": "Cancel many.", "dismiss": "Take many final failures off the list of dead letters.",
@@ -46,6 +46,12 @@ class Cancelled(BaseModel):
 
     invocation: int
     status: str
+
+
+class Hurried(BaseModel):
+    """An invocation that was to wait longer, and is due now. Limits of its function still hold."""
+
+    invocation: int
 
 
 class BulkBody(Body):
@@ -103,33 +109,43 @@ async def replay_event(call: Call) -> Replayed:
     """Replay what an event has set off."""
     asked: ReplayEventBody = call.body
 
-    def do() -> list[int]:
-        event_of(call.path("id"))
-        with database.connection() as connection:
-            return [row["id"] for row in run(connection, "replay_event", event=call.path("id"), function=asked.function, keep=asked.keep_steps)]
-
-    return _replayed(await run_in_threadpool(do))
+    return Replayed(invocations=await run_in_threadpool(replay_all_of, call.path("id"), asked.function, keep=asked.keep_steps))
 
 
 async def replay_invocation(call: Call) -> Replayed:
     """Replay one invocation."""
     asked: ReplayBody = call.body
 
-    def do() -> list[int]:
-        invocation, _ = status_of(call.path("id"))
-        with database.connection() as connection:
-            return [row["id"] for row in run(connection, "replay_these", invocations=[invocation], keep=asked.keep_steps)]
+    return Replayed(invocations=await run_in_threadpool(replay_one, call.path("id"), keep=asked.keep_steps))
 
-    return _replayed(await run_in_threadpool(do))
+
+def replay_all_of(event_id: str, function: str | None, *, keep: bool) -> list[int]:
+    """Replay what an event has set off, of one function or (None) of all; return the new invocations. Raises `Problem` when nothing of it is final."""
+    event_of(event_id)
+    with database.connection() as connection:
+        return _replayed(run(connection, "replay_event", event=event_id, function=function, keep=keep))
+
+
+def replay_one(given: str, *, keep: bool) -> list[int]:
+    """Replay the invocation with this id; return the new one. Raises `Problem` when it is not final, or there is none."""
+    invocation, _ = status_of(given)
+    with database.connection() as connection:
+        return _replayed(run(connection, "replay_these", invocations=[invocation], keep=keep))
 
 
 async def cancel(call: Call) -> Cancelled:
     """Cancel one invocation."""
-    cancelled = await run_in_threadpool(cancel_invocation, call.path("id"))
-    invocation, status = await run_in_threadpool(status_of, call.path("id"))
+    invocation, status = await run_in_threadpool(cancel_open, call.path("id"))
+    return Cancelled(invocation=invocation, status=status)
+
+
+def cancel_open(given: str) -> tuple[int, str]:
+    """Cancel the invocation with this id; return its id and how it stands then. Raises `Problem` when it is final already, or there is none."""
+    cancelled = cancel_invocation(given)
+    invocation, status = status_of(given)
     if not cancelled and status in FINAL:
         raise Problem(409, "final", f"invocation {invocation} is {status} already")
-    return Cancelled(invocation=invocation, status=status)
+    return invocation, status
 
 
 def cancel_invocation(given: str) -> bool:
@@ -137,6 +153,20 @@ def cancel_invocation(given: str) -> bool:
     invocation, _ = status_of(given)
     with database.connection() as connection:
         return bool(run(connection, "cancel_these", invocations=[invocation], reason="cancelled over HTTP")[0]["count"])
+
+
+async def run_now(call: Call) -> Hurried:
+    """Run one invocation before its time."""
+    return Hurried(invocation=await run_in_threadpool(hurry_invocation, call.path("id")))
+
+
+def hurry_invocation(given: str) -> int:
+    """Run the invocation with this id now, if it is queued for later or sleeps; return its id. Raises `Problem` when it does neither, or is none."""
+    invocation, status = status_of(given)
+    with database.connection() as connection:
+        if not run(connection, "run_these_now", invocations=[invocation]):
+            raise Problem(409, "not_waiting", f"invocation {invocation} is {status}: it waits for no time that could be cut short")
+    return invocation
 
 
 async def bulk_action(action: Action, call: Call) -> Response:
@@ -195,10 +225,10 @@ async def _set_paused(call: Call, paused: bool) -> Paused:
     return Paused(function=call.path("id"), paused=paused)
 
 
-def _replayed(made: list[int]) -> Replayed:
-    if not made:
+def _replayed(rows: list[Row]) -> list[int]:
+    if not rows:
         raise Problem(409, "open", "there is nothing to replay: no invocation of it is final. Cancel it first, or wait")
-    return Replayed(invocations=made)
+    return [row["id"] for row in rows]
 
 
 def _bulk(bulk_id: str) -> BulkView:
@@ -223,6 +253,9 @@ ENDPOINTS = [
     ),
     Endpoint("POST", "/api/invocations/{id}/replay", replay_invocation, _MANAGING, "Replay an invocation.", "manage", body=ReplayBody, answer=Replayed, errors=(409,)),
     Endpoint("POST", "/api/invocations/{id}/cancel", cancel, _MANAGING, "Cancel an invocation.", "manage", answer=Cancelled, errors=(409,)),
+    Endpoint(
+        "POST", "/api/invocations/{id}/run-now", run_now, _MANAGING, "Run an invocation now that sleeps, or is queued for later.", "manage", answer=Hurried, errors=(409,)
+    ),
     Endpoint("GET", "/api/bulk", bulks, _MANAGING, "The latest bulks.", "read", answer=Bulks),
     Endpoint("GET", "/api/bulk/{id}", one_bulk, _MANAGING, "A bulk.", "read", answer=BulkView),
     *[

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,8 +14,8 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import BaseRoute, Route
 
 from runyard.gateway.endpoint import Endpoint
-from runyard.gateway.pages import as_pretty_json, templates
 from runyard.gateway.problems import ErrorBody
+from runyard.gateway.templating import as_pretty_json, environment
 
 # Gives where the schema of a model is in the description: as it comes in, or as it goes out.
 Refer = Callable[[type[BaseModel], JsonSchemaMode], Mapping[str, Any]]
@@ -29,7 +30,8 @@ _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsa
 def description_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     """The routes of both pages."""
     described = describe(endpoints)
-    page = templates(as_pretty_json).get_template("docs.html").render(described=described, groups=_groups(endpoints), schema_of=partial(_schema_of, described))
+    template = environment([Path(__file__).parent / "pages"], as_pretty_json).get_template("docs.html")
+    page = template.render(described=described, groups=_groups(endpoints), schema_of=partial(_schema_of, described))
 
     async def openapi(_: Request) -> JSONResponse:
         return JSONResponse(described)

@@ -235,6 +235,11 @@ settled AS (
         finished_at = CASE WHEN outcome.status IN ('queued', 'sleeping', 'waiting') AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
     FROM outcomes AS outcome
     WHERE invocations.id = outcome.invocation_id AND invocations.id = ANY (%(invocations)s::bigint[]) AND EXISTS (SELECT FROM lease)
+),
+left_unfinished AS (
+    INSERT INTO runyard.parts (invocation_id, run_id, status, error)
+    SELECT invocation_id, %(run)s, status, error::jsonb FROM outcomes
+    WHERE status IN ('queued', 'sleeping', 'waiting') AND EXISTS (SELECT FROM lease)
 )
 SELECT id, runyard.wake_v1('') FROM lease
 
@@ -279,7 +284,7 @@ ORDER BY heartbeat_at LIMIT 100
 WITH lease AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE id = %(batch)s AND status = %(expected)s AND (%(force)s OR heartbeat_at < now() - make_interval(secs => %(lease)s))
-    RETURNING id, function, invocations
+    RETURNING id, function, invocations, run_id
 ),
 held AS (
     SELECT invocations.id,
@@ -297,7 +302,11 @@ freed AS (
         error = CASE WHEN cancel_requested_at IS NOT NULL THEN error ELSE coalesce(%(error)s::jsonb, error) END,
         finished_at = CASE WHEN %(status)s = 'queued' AND attempts_begun < %(attempts)s AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
     FROM held WHERE invocations.id = held.id
-    RETURNING invocations.id
+    RETURNING invocations.id, invocations.status
+),
+left_unfinished AS (
+    INSERT INTO runyard.parts (invocation_id, run_id, status, error)
+    SELECT freed.id, lease.run_id, 'lost', %(error)s::jsonb FROM freed CROSS JOIN lease WHERE freed.status = 'queued' AND lease.run_id IS NOT NULL
 )
 SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM lease
 
@@ -456,6 +465,10 @@ SELECT id FROM runyard.replay_v1(%(invocations)s::bigint[], %(keep)s) AS id
 -- name: cancel_these
 -- Cancel invocations; gives how many were not final. (by invocations_pkey)
 SELECT runyard.cancel_v1(%(invocations)s::bigint[], %(reason)s) AS count
+
+-- name: run_these_now
+-- Run invocations before their time; gives those that had time left to wait. (by invocations_pkey, waits_invocation_id_step_key)
+SELECT id FROM runyard.run_now_v1(%(invocations)s::bigint[]) AS id
 
 -- name: dismiss_these
 -- Take failures off the list of dead letters; gives how many. (by invocations_pkey)

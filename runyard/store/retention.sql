@@ -12,8 +12,9 @@ WHERE function = %(function)s AND created_at < %(before)s AND finished_at < %(be
 ORDER BY created_at, id LIMIT %(limit)s
 
 -- name: delete_invocations
--- Delete invocations with all that belongs to them. (by steps_pkey, progress_invocation, waits_pkey and invocations_pkey)
+-- Delete invocations with all that belongs to them. (by steps_pkey, parts_invocation, progress_invocation, waits_pkey and invocations_pkey)
 WITH kept AS (DELETE FROM runyard.steps WHERE invocation_id = ANY (%(ids)s)),
+    parts AS (DELETE FROM runyard.parts WHERE invocation_id = ANY (%(ids)s)),
     said AS (DELETE FROM runyard.progress WHERE invocation_id = ANY (%(ids)s)),
     waited AS (DELETE FROM runyard.waits WHERE invocation_id = ANY (%(ids)s))
 DELETE FROM runyard.invocations WHERE id = ANY (%(ids)s)

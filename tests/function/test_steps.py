@@ -49,7 +49,7 @@ def test_the_op_in_which_it_failed_turns_red_and_the_outcomes_are_listed(run_fun
     metadata: dict[str, Any] = dict(settle.step_failure_data.user_failure_data.metadata)
     assert stored == {"second", "settle"}
     assert metadata["all outcomes"].value == {"succeeded": [1], "failed": [2]}
-    assert "| 2 |" in metadata["outcomes"].value and "this can never work" in metadata["outcomes"].value
+    assert "| [2](/dev/invocations/2) |" in metadata["outcomes"].value and "this can never work" in metadata["outcomes"].value
 
 
 def test_a_retry_skips_what_is_done(run_function: RunFunction, lines: Callable[[str], list[str]]) -> None:

@@ -21,7 +21,7 @@ from tests.fake_gemini import FakeGemini
 
 SIGNING_SECRET = "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
 ORIGIN = "https://shop.example"
-_TABLES = "events, functions, triggers, invocations, steps, batches, waits, gates, bulks, progress"
+_TABLES = "events, functions, triggers, invocations, steps, batches, waits, parts, gates, bulks, progress"
 
 
 class Door:

@@ -1,0 +1,80 @@
+"""All events, newest first; and one event, with what it has set off and caused."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runyard.errors import InvalidOption
+from runyard.events import catalog
+from runyard.gateway.control import replay_all_of
+from runyard.gateway.dev.page import Action, Page, Values, Visit, to_event, to_invocation
+from runyard.gateway.dev.searching import FIELDS, SHOWN, STATUSES, Found, Search, find
+from runyard.gateway.history import event_of
+from runyard.store import database
+from runyard.store.queries import Row, run
+
+_EACH = 6
+_MOST_CAUSED = 200
+
+
+def look_at_all(visit: Visit) -> Values:
+    """A page of events."""
+    search = Search({field: visit.asked(field) for field in FIELDS}, visit.asked("before"))
+    problem = None
+    try:
+        found = find(search)
+    except InvalidOption as error:
+        found, problem = Found([], None), str(error)
+    return {
+        "search": search, "problem": problem, "found": found, "events": _with_invocations(found.events), "statuses": STATUSES, "shown": SHOWN,
+        "names": event_names(),
+    }  # fmt: skip
+
+
+def look_at_one(visit: Visit) -> Values:
+    """One event."""
+    event = event_of(visit.path("id"))
+    with database.connection() as connection:
+        invocations = run(connection, "invocations_briefly", events=[event.id], each=100)
+        caused = run(connection, "caused", event=event.id, limit=_MOST_CAUSED)
+        cause = run(connection, "invocations_in_full", events=[], invocation=event.caused_by) if event.caused_by is not None else []
+    rows = {row["id"]: row for row in _with_invocations(caused)}
+    return {
+        "event": event, "invocations": invocations, "typed": catalog.schema(event.name) is not None, "cause": cause[0] if cause else None,
+        "branches": _branches(rows.values()), "many": len(caused) == _MOST_CAUSED,
+    }  # fmt: skip
+
+
+def replay(visit: Visit) -> str:
+    """Replay what an event has set off; go on at the new invocation, or at the event where there are several."""
+    made = replay_all_of(visit.path("id"), visit.given("function") or None, keep=visit.given("keep") == "yes")
+    return to_invocation(made[0]) if len(made) == 1 else to_event(visit.path("id"))
+
+
+def event_names() -> list[str]:
+    """The names that the catalog and the functions' triggers know."""
+    with database.connection() as connection:
+        triggers = [name for row in run(connection, "functions_started") for name in row["exact"]]
+    return sorted({*catalog.names(), *triggers})
+
+
+def _with_invocations(events: Sequence[Row]) -> list[dict[str, Any]]:
+    """Events, each with its first invocations and how many there are."""
+    ids = [event["id"] for event in events]
+    found: dict[str, list[Row]] = {}
+    if ids:
+        with database.connection() as connection:
+            for row in run(connection, "invocations_briefly", events=ids, each=_EACH):
+                found.setdefault(row["event_id"], []).append(row)
+    return [{**event, "invocations": found.get(event["id"], [])} for event in events]
+
+
+def _branches(events: Any) -> Mapping[int, list[Row]]:
+    """Events by the invocation that has sent them."""
+    found: dict[int, list[Row]] = {}
+    for event in events:
+        found.setdefault(event["caused_by"], []).append(event)
+    return found
+
+
+PAGES = [Page("", "events", look_at_all, menu="Events", every=1.0), Page("/events/{id}", "event", look_at_one, every=0.5)]
+ACTIONS = [Action("/events/{id}/replay", replay)]

@@ -1,0 +1,56 @@
+"""Is everything well: what the doctor says, how much waits and for how long, what the workers do."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from runyard.gateway.dev.page import Page, Values, Visit
+from runyard.readiness import Check, all_checks
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.queries import one, run
+
+_FRESH_SECONDS = 10.0
+_SPAN_SECONDS = 10
+
+
+class _Remembered:
+    """What the checks have found, for a while: some of them ask services of others."""
+
+    def __init__(self, look: Callable[[], Sequence[Check]]) -> None:
+        self._look = look
+        self._lock = threading.Lock()
+        self._found: Sequence[Check] = ()
+        self._looked_at = float("-inf")
+
+    def found(self) -> Sequence[Check]:
+        """All checks; whoever comes while they are made waits for them."""
+        with self._lock:
+            if time.monotonic() - self._looked_at > _FRESH_SECONDS:
+                self._found = self._look()
+                self._looked_at = time.monotonic()
+            return self._found
+
+
+_doctor = _Remembered(all_checks)
+
+
+def look(visit: Visit) -> Values:
+    """The state of everything."""
+    del visit
+    with database.connection() as connection:
+        queues = run(connection, "queues")
+        batches = run(connection, "batches_under_way")
+        workers = run(connection, "workers")
+        pulse = one(connection, "pulse")
+    assert pulse is not None
+    waiting = [row for row in queues if row["status"] == "queued"]
+    doing = {worker["name"]: [batch for batch in batches if batch["worker"] == worker["name"] and batch["status"] == "running"] for worker in workers}
+    return {
+        "checks": _doctor.found(), "queues": queues, "queued": sum(row["count"] for row in waiting), "oldest": max((row["overdue"] for row in waiting), default=0.0),
+        "rate": pulse["events"] / _SPAN_SECONDS, "workers": [{**worker, "alive": worker["silent"] < settings().lease_seconds} for worker in workers],
+        "doing": doing, "claimed": [batch for batch in batches if batch["status"] == "claimed"],
+    }  # fmt: skip
+
+
+PAGES = [Page("/health", "health", look, menu="Health", every=1.0)]

@@ -1,0 +1,115 @@
+"""Why an invocation does not run at this moment, in words: `2 of 2 running for tenant 7`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from runyard.store.queries import Row
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What holds it; `until` is when that ends, where this is known."""
+
+    text: str
+    until: datetime | None = None
+
+
+def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int) -> list[Reason]:
+    """What holds an invocation.
+
+    Parameters
+    ----------
+    row
+        As the statement `holding` gives it.
+    waits
+        What it waits for at its steps, as a `WaitView` has it.
+    slots, busy
+        Runs that the living workers can do at a time, and batches that are under way or wait for one.
+    """
+    match row["status"]:
+        case "queued":
+            return [*_queued(row)] or [*_workers(slots, busy, "waiting: it goes with the next batch")]
+        case "claimed":
+            return [*_workers(slots, busy, "its run is on the way to a worker")]
+        case "sleeping" | "waiting":
+            return [*_paused(row), *(_wait(wait) for wait in waits if wait["until"] > row["now"])]
+        case _:
+            return []
+
+
+def _queued(row: Row) -> Iterator[Reason]:
+    if not row["active"]:
+        yield Reason("waiting: the code no longer has this function: it waits until it is there again")
+        return
+    yield from _paused(row)
+    if row["due_at"] > row["now"]:
+        yield Reason(_not_yet(row), row["due_at"])
+    elif row["keys"] is not None:
+        yield from _limits(row)
+
+
+def _paused(row: Row) -> Iterator[Reason]:
+    if row["paused_at"] is not None:
+        yield Reason("waiting: its function is paused; resume it, and it goes on")
+
+
+def _not_yet(row: Row) -> str:
+    if row["attempt"]:
+        return f"attempt {row['attempt'] + 1} of the step that failed is still to come"
+    if row["begun"]:
+        return "it goes on later"
+    if "batch" in row["flow"]:
+        return f"waiting: events are gathered: it goes when {row['max_batch']} of its key are there, or in its time"
+    if "debounce" in row["flow"] and row["admitted"]:
+        return "debounced: it goes when no other event of its key has come for a while"
+    return "it is scheduled"
+
+
+def _limits(row: Row) -> Iterator[Reason]:
+    held = {(slot["scope"], slot["key"]): int(slot["n"]) for slot in row["held"]}
+    for limit in row["flow"]["concurrency"]:
+        value = _key(row, limit["key"])
+        running = held.get((limit["scope"], value or ""), 0)
+        if running >= limit["limit"]:
+            yield Reason(f"waiting: {running} of {limit['limit']} running{_for(row, limit['key'])}{_shared(limit['scope'])}")
+    throttle = row["flow"].get("throttle")
+    if throttle and not row["begun"] and row["throttled_until"] is not None:
+        next_place = row["throttled_until"] - timedelta(seconds=(throttle["burst"] - 1) * throttle["interval"])
+        if next_place > row["now"]:
+            yield Reason(f"waiting: throttled, one begins every {throttle['interval']:g} s{_for(row, throttle['key'])}", next_place)
+
+
+def _key(row: Row, place: int | None) -> str | None:
+    return None if place is None else row["keys"][place - 1]
+
+
+def _for(row: Row, place: int | None) -> str:
+    """` for tenant 7`: the last part of the key's path and its value; nothing for a limit without a key."""
+    return "" if place is None else f" for {row['key_paths'][place - 1][-1]} {_key(row, place) or ''}"
+
+
+def _shared(scope: str) -> str:
+    if scope.startswith("shared "):
+        return f", over all functions that share {scope.removeprefix('shared ')!r}"
+    return " (a singleton)" if scope.endswith(" singleton") else ""
+
+
+def _workers(slots: int, busy: int, else_: str) -> Iterator[Reason]:
+    if not slots:
+        yield Reason("waiting: no warm worker is alive: start one with `runyard worker`, or all with `runyard up`")
+    elif busy >= slots:
+        yield Reason(f"waiting: all {slots} slots of the workers are busy")
+    else:
+        yield Reason(else_)
+
+
+def _wait(wait: Mapping[str, Any]) -> Reason:
+    match wait["kind"]:
+        case "sleep":
+            return Reason(f"sleeps at {wait['step']}", wait["until"])
+        case "event":
+            return Reason(f"waits at {wait['step']} for the event {wait['event']}", wait["until"])
+        case _:
+            return Reason(f"waits at {wait['step']} for another function", wait["until"])

@@ -1,0 +1,55 @@
+"""One invocation: how it stands and what holds it, what it did in each of its runs, and the buttons that do something about it."""
+
+from runyard.gateway.control import cancel_open, hurry_invocation, replay_one
+from runyard.gateway.dev.holding import reasons
+from runyard.gateway.dev.page import Action, Page, Values, Visit, to_invocation
+from runyard.gateway.dev.timeline import timeline
+from runyard.gateway.history import event_of, invocation_of
+from runyard.gateway.views import FINAL
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.queries import one, run
+
+
+def look(visit: Visit) -> Values:
+    """An invocation with everything that is known of it."""
+    invocation = invocation_of(visit.path("id"))
+    with database.connection() as connection:
+        parts = run(connection, "parts", invocation=invocation.id)
+        runs = {part["run_id"] for part in parts} | ({invocation.run_id} if invocation.run_id is not None else set())
+        batches = run(connection, "batches_of_runs", runs=sorted(runs))
+        progress = run(connection, "latest_progress", invocation=invocation.id) if invocation.status not in FINAL else []
+        holding = one(connection, "holding", invocation=invocation.id)
+        capacity = one(connection, "capacity", lease=settings().lease_seconds)
+        replays = run(connection, "replays_of", invocation=invocation.id, event=invocation.event_id)
+    assert holding is not None
+    assert capacity is not None
+    done = {step.step for step in invocation.steps if step.error is None}
+    busy = int(capacity["waiting"]) + int(capacity["running"])
+    held = reasons(holding, [wait.model_dump() for wait in invocation.waits], int(capacity["slots"]), busy)
+    later = invocation.status in ("queued", "sleeping", "waiting") and invocation.due_at > holding["now"]
+    return {
+        "invocation": invocation, "event": event_of(invocation.event_id), "timeline": timeline(invocation, parts, batches, holding["now"]), "held": held,
+        "progress": [said for said in progress if said["step"] not in done], "final": invocation.status in FINAL, "replays": replays, "paused": holding["paused_at"],
+        # What waits for an event alone has no time that could be cut short.
+        "can_run_now": later and (invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)),
+    }  # fmt: skip
+
+
+def replay(visit: Visit) -> str:
+    """Replay it; go on at the new one."""
+    return to_invocation(replay_one(visit.path("id"), keep=visit.given("keep") == "yes")[0])
+
+
+def cancel(visit: Visit) -> str:
+    """Cancel it."""
+    return to_invocation(cancel_open(visit.path("id"))[0])
+
+
+def run_now(visit: Visit) -> str:
+    """Run it before its time."""
+    return to_invocation(hurry_invocation(visit.path("id")))
+
+
+PAGES = [Page("/invocations/{id}", "invocation", look, every=0.3)]
+ACTIONS = [Action("/invocations/{id}/replay", replay), Action("/invocations/{id}/cancel", cancel), Action("/invocations/{id}/run-now", run_now)]

@@ -1,0 +1,67 @@
+"""Keeps a page up to date: its live part is rendered again and again, and sent where it differs, as server-sent events.
+
+A page asked for as `text/event-stream` is such a stream. It needs no memory of what the browser has seen: what comes is how things are.
+"""
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runyard.errors import DatabaseUnavailable
+from runyard.gateway.endpoint import event_stream
+from runyard.gateway.problems import Problem
+
+# A stream ends after this; the browser comes back, and its key is looked at again.
+_LONGEST_SECONDS = 300.0
+_QUIET_SECONDS = 15.0
+# A look that takes long is taken less often: it may use this part of the time.
+_SHARE = 0.2
+_MOST_STREAMS = 100
+_log = logging.getLogger("runyard.gateway")
+_open = 0
+
+
+def wanted(request: Request) -> bool:
+    """Whether a page is asked for as a stream."""
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+def stream(render: Callable[[], str], every: float) -> Response:
+    """The stream of what `render` gives, looked at every so many seconds; raises `Problem` when there are too many."""
+    if _open >= _MOST_STREAMS:
+        raise Problem(503, "too_many", f"{_MOST_STREAMS} pages are kept up to date already: close some", headers={"Retry-After": "10"})
+    return event_stream(_parts(render, every))
+
+
+async def _parts(render: Callable[[], str], every: float) -> AsyncIterator[bytes]:
+    global _open
+    _open += 1
+    try:
+        yield b"retry: 1500\n\n"
+        sent, said_at, until = b"", time.monotonic(), time.monotonic() + _LONGEST_SECONDS
+        while (began := time.monotonic()) < until:
+            try:
+                html = await run_in_threadpool(render)
+            except (Problem, DatabaseUnavailable) as error:
+                _log.debug("a live page is not rendered: %s", error)
+                return
+            digest = hashlib.blake2b(html.encode(), digest_size=16).digest()
+            if digest != sent:
+                sent, said_at = digest, began
+                yield _message(html)
+            elif began - said_at > _QUIET_SECONDS:
+                said_at = began
+                yield b": still here\n\n"
+            await asyncio.sleep(max(every, (time.monotonic() - began) * (1 / _SHARE - 1)))
+    finally:
+        _open -= 1
+
+
+def _message(html: str) -> bytes:
+    return b"".join(b"data: %s\n" % line for line in html.encode().splitlines()) + b"\n"

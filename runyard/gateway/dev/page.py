@@ -1,0 +1,300 @@
+"""The frame of the dev page: what a page and an action are, who may see and do them, how they are answered.
+
+A page has a template `<name>.html`; where it is live, the part that is kept up to date is `<name>.live.html`. An action is a form's POST; it gives
+the address to go on at. Both are plain functions of a `Visit`, run in a thread; what they raise becomes a page that says what to do.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+from anyio import from_thread
+from jinja2 import Environment, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from runyard.gateway.dev import live, session
+from runyard.gateway.problems import Problem, problem_of
+from runyard.gateway.reading import read_body
+from runyard.gateway.templating import as_pretty_json, environment
+from runyard.keys import Key, Scope
+from runyard.redaction import redact, redactor
+
+_HERE = Path(__file__).parent
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none';"
+        " frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    # Not `no-referrer`: with it browsers send forms without their origin.
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_LOGIN = "/dev/login"
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A request to the dev page by someone who may make it.
+
+    Attributes
+    ----------
+    query, form
+        The fields of the query and of a POST, each with its values.
+    caller
+        The key that it comes with.
+    dagster
+        Whether the Dagster UI is served beside the page, so that links into it lead somewhere.
+    """
+
+    request: Request
+    caller: Key
+    query: Mapping[str, Sequence[str]]
+    form: Mapping[str, Sequence[str]]
+    dagster: bool
+
+    def path(self, name: str) -> str:
+        """A parameter of the path."""
+        return str(self.request.path_params[name])
+
+    def asked(self, name: str) -> str:
+        """The text of a field of the query, without blanks around it; empty where there is none."""
+        return self.query.get(name, [""])[0].strip()
+
+    def given(self, name: str) -> str:
+        """The text of a field of the form, empty where there is none."""
+        return self.form.get(name, [""])[0]
+
+    def in_background(self, pieces: Iterator[object]) -> None:
+        """Do all the pieces of an iterator behind the answer."""
+        from_thread.run_sync(self.request.app.state.services.background.go_on, pieces)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page.
+
+    Parameters
+    ----------
+    path
+        Its path below `/dev`: `/events/{id}`; empty for the first one.
+    template
+        The name of its template, without `.html`; empty where `look` always makes the answer itself.
+    look
+        Gives the template's values, or an answer of its own.
+    menu
+        What the menu calls it; empty where it does not stand there.
+    every
+        Seconds between two looks at its live part; None where it has none.
+    scope
+        What the visitor's key must be allowed.
+    """
+
+    path: str
+    template: str
+    look: Callable[[Visit], Values | Response]
+    menu: str = ""
+    every: float | None = None
+    scope: Scope = "read"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A page that an action answers with: its template, without `.html`, its values, its status."""
+
+    template: str
+    values: Values
+    status: int
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a form does: `do` gives the path to go on at, or a page."""
+
+    path: str
+    do: Callable[[Visit], str | Shown]
+    scope: Scope = "manage"
+
+
+def to_event(event_id: str) -> str:
+    """The path of an event's page."""
+    return f"/dev/events/{quote(event_id, safe='')}"
+
+
+def to_invocation(invocation: int) -> str:
+    """The path of an invocation's page."""
+    return f"/dev/invocations/{invocation}"
+
+
+def to_function(name: str) -> str:
+    """The path of a function's page."""
+    return f"/dev/functions/{quote(name, safe='')}"
+
+
+def to_run(run_id: str) -> str:
+    """The path of a run in the Dagster UI."""
+    return f"/runs/{quote(run_id, safe='')}"
+
+
+@dataclass
+class Site:
+    """All pages and actions, with their templates.
+
+    Parameters
+    ----------
+    pages, actions
+        In the order of the menu.
+    templates
+        Folders of templates of the project's own.
+    dagster
+        Whether the Dagster UI is served beside them.
+    """
+
+    pages: Sequence[Page]
+    actions: Sequence[Action]
+    templates: Sequence[Path]
+    dagster: bool
+    _environment: Environment = field(init=False)
+
+    def __post_init__(self) -> None:
+        made = environment([_HERE / "pages", *self.templates], lambda value: redact(as_pretty_json(value)))
+        made.finalize = _without_secrets
+        made.globals |= {
+            "menu": [page for page in self.pages if page.menu], "dagster": self.dagster, "to_event": to_event, "to_invocation": to_invocation,
+            "to_function": to_function, "to_run": to_run,
+        }  # fmt: skip
+        self._environment = made
+
+    def routes(self) -> list[BaseRoute]:
+        """The routes of everything below `/dev`."""
+        found: list[BaseRoute] = [Mount("/dev/static", StaticFiles(directory=_HERE / "static"))]
+        found += [Route(_LOGIN, self._log_in, methods=["GET", "POST"]), Route("/dev/logout", self._log_out, methods=["POST"])]
+        found += [Route(f"/dev{page.path}", partial(self._show, page), methods=["GET"]) for page in self.pages]
+        found += [Route(f"/dev{action.path}", partial(self._do, action), methods=["POST"]) for action in self.actions]
+        return [*found, Mount("/dev", self._nothing_here)]
+
+    def render(self, template: str, request: Request, caller: Key, values: Values) -> str:
+        """A template as HTML."""
+        known = {
+            "token": session.token(request), "path": request.url.path, "address": str(request.url.replace(scheme="", netloc="")), "scopes": caller.scopes,
+            "key_name": None if _development(request) else caller.name, "without_secrets": redactor(),
+        }  # fmt: skip
+        return self._environment.get_template(template).render({**known, **values})
+
+    async def _show(self, page: Page, request: Request) -> Response:
+        request.state.endpoint = f"GET /dev{page.path}"
+        try:
+            caller = await session.visitor(request, page.scope)
+            visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {}, self.dagster)
+            if page.every is not None and live.wanted(request):
+                return live.stream(partial(self._live_part, page, visit), page.every)
+            found = await run_in_threadpool(page.look, visit)
+            if isinstance(found, Response):
+                return found
+            return self._answer(request, await run_in_threadpool(self.render, f"{page.template}.html", request, caller, found))
+        except Exception as error:
+            return self._refuse(request, error)
+
+    def _live_part(self, page: Page, visit: Visit) -> str:
+        found = page.look(visit)
+        assert not isinstance(found, Response), "a live page is made of its template"
+        return self.render(f"{page.template}.live.html", visit.request, visit.caller, found)
+
+    async def _do(self, action: Action, request: Request) -> Response:
+        request.state.endpoint = f"POST /dev{action.path}"
+        try:
+            caller = await session.visitor(request, action.scope)
+            form = await _form(request)
+            found = await run_in_threadpool(action.do, Visit(request, caller, {}, form, self.dagster))
+            if isinstance(found, str):
+                return RedirectResponse(found, 303, HEADERS)
+            html = await run_in_threadpool(self.render, f"{found.template}.html", request, caller, found.values)
+            return self._answer(request, html, found.status)
+        except Exception as error:
+            return self._refuse(request, error)
+
+    def _answer(self, request: Request, html: str, status: int = 200) -> Response:
+        made = HTMLResponse(html, status, HEADERS)
+        if session.COOKIE not in request.cookies:
+            session.begin(request, made, request.state.session)
+        return made
+
+    def _refuse(self, request: Request, error: Exception) -> Response:
+        problem = problem_of(error)
+        if problem.status == 401 and not live.wanted(request):
+            return self._ask_for_key(request, "")
+        html = self.render("error.html", request, _NOBODY, {"problem": problem, "message": str(problem)})
+        made = self._answer(request, html, problem.status)
+        made.headers.update(problem.headers)
+        return made
+
+    async def _nothing_here(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        if request.url.path == "/dev/":
+            await RedirectResponse("/dev", 307)(scope, receive, send)
+            return
+        problem = Problem(404, "not_found", "there is no such page: begin with the events")
+        await self._refuse(request, problem)(scope, receive, send)
+
+    def _ask_for_key(self, request: Request, message: str) -> Response:
+        to = request.url.path if request.url.path != _LOGIN else request.query_params.get("to", "/dev")
+        return self._answer(request, self.render("login.html", request, _NOBODY, {"message": message, "to": to}), 401)
+
+    async def _log_in(self, request: Request) -> Response:
+        request.state.endpoint = f"{request.method} {_LOGIN}"
+        if request.method == "GET":
+            return self._ask_for_key(request, "")
+        try:
+            form = await _form(request)
+            given = form.get("key", [""])[0].strip()
+            await request.app.state.services.access.caller(request, "read", given=given)
+        except Problem as problem:
+            return self._ask_for_key(request, str(problem))
+        to = form.get("to", ["/dev"])[0]
+        made = RedirectResponse(to if to == "/dev" or to.startswith("/dev/") else "/dev", 303, HEADERS)
+        session.begin(request, made, given)
+        return made
+
+    async def _log_out(self, request: Request) -> Response:
+        request.state.endpoint = "POST /dev/logout"
+        try:
+            await _form(request)
+        except Problem as problem:
+            return self._refuse(request, problem)
+        made = RedirectResponse(_LOGIN, 303, HEADERS)
+        session.end(made)
+        return made
+
+
+_NOBODY = Key("nobody", "nobody", b"", ())
+
+
+@pass_context
+def _without_secrets(context: Context, value: object) -> object:
+    """What every expression of a template goes through: text that is no HTML of our own loses the secrets in it."""
+    return context["without_secrets"](value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+async def _form(request: Request) -> Mapping[str, Sequence[str]]:
+    """The fields of a form that one of our pages has sent; raises `Problem`."""
+    try:
+        body = (await read_body(request)).decode()
+        form = parse_qs(body, keep_blank_values=True, max_num_fields=10_000)
+    except ValueError:
+        raise Problem(400, "invalid_form", "this is no form that one of our pages has sent: open the page again") from None
+    session.check_form(request, form.get(session.TOKEN_FIELD, [""])[0])
+    return form
+
+
+def _development(request: Request) -> bool:
+    return bool(request.app.state.services.access.development)

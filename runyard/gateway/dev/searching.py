@@ -1,0 +1,137 @@
+"""A search for events: its fields as they were typed, read and looked up.
+
+A search is never allowed to read the whole table in one go: the statement looks at a chunk of events, newest first, and the next one goes on behind it
+until enough are found or the time is over. What was not looked at yet is said, with where to go on.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, get_args
+from urllib.parse import urlencode
+
+from runyard.errors import InvalidOption
+from runyard.events import INTERNAL_PREFIXES
+from runyard.gateway.views import Status
+from runyard.moments import moment
+from runyard.paths import check_filter, path
+from runyard.store import database
+from runyard.store.queries import Row, one, run
+
+SHOWN = 50
+UNMATCHED = "unmatched"
+STATUSES = (*get_args(Status), UNMATCHED)
+FIELDS = ("name", "id", "status", "since", "until", "path", "internal")
+_CHUNK = 20_000
+_SECONDS = 1.0
+_STATEMENT_SECONDS = 5
+_LARGEST_ID = 2**63 - 1
+_COMPARED = re.compile(r"\s*([\w.$-]+)\s*(?:=\s*(.*?))?\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched for: the fields as they were typed, `before` is where to go on."""
+
+    typed: Mapping[str, str]
+    before: str = ""
+
+    def address(self, **changed: str) -> str:
+        """The address of this search, with some fields changed."""
+        fields = {name: text for name, text in {**self.typed, **changed}.items() if text}
+        return f"/dev?{urlencode(fields)}" if fields else "/dev"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Events of a search; `further` is where to go on, `whole` says that there are none before them that were not looked at."""
+
+    events: list[Row]
+    further: str | None
+    looked_until: datetime | None = None
+
+
+def find(search: Search) -> Found:
+    """The next events that a search meets; raises `InvalidOption` for a field that cannot be read."""
+    typed = search.typed
+    status = typed["status"] or None
+    if status is not None and status not in STATUSES:
+        raise InvalidOption(f"status: there is no status {status!r}; there are {', '.join(STATUSES)}")
+    bounds: dict[str, Any] = {
+        "name": typed["name"] or None, "ids": _ids(typed["id"]), "since": _moment(typed["since"], "since"), "until": _moment(typed["until"], "until"), "chunk": _CHUNK,
+    }  # fmt: skip
+    wanted = {
+        "status": status, "filter": as_filter(typed["path"]) if typed["path"] else None,
+        "internal": bool(typed["internal"] or typed["id"] or typed["name"].startswith(INTERNAL_PREFIXES)),
+    }  # fmt: skip
+    place = _place(search.before)
+    found: list[Row] = []
+    deadline = time.monotonic() + _SECONDS
+    with database.transaction() as connection:
+        # A plan that must do for every search would read by time where it should by name.
+        connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'; SET LOCAL plan_cache_mode = force_custom_plan".encode())
+        while True:
+            at, last = place or (None, None)
+            found += run(connection, "events_found", **bounds, **wanted, cursor_at=at, cursor_id=last, limit=SHOWN + 1 - len(found))
+            if len(found) > SHOWN:
+                return Found(found[:SHOWN], _written((found[SHOWN - 1]["received_at"], found[SHOWN - 1]["id"])))
+            row = one(connection, "events_looked_at", **bounds, cursor_at=at, cursor_id=last)
+            if row is None:
+                return Found(found, None)
+            place = row["received_at"], row["id"]
+            if time.monotonic() > deadline:
+                return Found(found, _written(place), place[0])
+
+
+def as_filter(typed: str) -> str:
+    """A path in the data as SQL/JSON path: `data.to = ada@example.com`, `data.to` (it is there), or SQL/JSON path itself; raises `InvalidOption`.
+
+    What is compared with is a number, true, false or null where it can be one, or the same as text.
+    """
+    if typed.startswith(("$", "(", "exists")):
+        return check_filter(typed, "path")
+    parts = _COMPARED.fullmatch(typed)
+    if parts is None:
+        raise InvalidOption("path: write it as data.to = ada@example.com, or as SQL/JSON path: $.data.total > 100")
+    where = "$" + "".join(f".{json.dumps(part)}" for part in path(parts[1], "path"))
+    if parts[2] is None:
+        return f"exists({where})"
+    text = parts[2].strip('"')
+    found = f"{where} == {json.dumps(text, ensure_ascii=False)}"
+    return f"{found} || {where} == {parts[2]}" if _is_literal(parts[2]) else found
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text, parse_constant=lambda name: name), int | float | None)
+    except ValueError:
+        return False
+
+
+def _ids(typed: str) -> Sequence[str] | None:
+    """The events that an id leads to, None where none is asked for."""
+    if not typed:
+        return None
+    number = int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 20 else None
+    with database.connection() as connection:
+        rows = run(connection, "events_with_id", given=typed, number=number if number is not None and number <= _LARGEST_ID else None)
+    return [row["id"] for row in rows]
+
+
+def _moment(typed: str, what: str) -> datetime | None:
+    return moment(typed, what) if typed else None
+
+
+def _place(before: str) -> tuple[datetime, str] | None:
+    at, _, last = before.partition(" ")
+    try:
+        return (datetime.fromisoformat(at), last) if before else None
+    except ValueError:
+        raise InvalidOption("before: go on from a page of the search, by its link") from None
+
+
+def _written(place: tuple[datetime, str]) -> str:
+    return f"{place[0].astimezone(UTC).isoformat().replace('+00:00', 'Z')} {place[1]}"

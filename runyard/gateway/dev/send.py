@@ -1,0 +1,102 @@
+"""Send an event: a form of its type, or JSON; what is wrong is said beside the field, and the same event is shown as code."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runyard.client import send as send_event
+from runyard.errors import InvalidEvent, InvalidOption
+from runyard.events import Event, catalog, millis
+from runyard.gateway.dev.events import event_names
+from runyard.gateway.dev.forms import Field, beside, data_of, example, fields_of, typed
+from runyard.gateway.dev.page import Action, Page, Shown, Values, Visit, to_event
+from runyard.gateway.dev.snippets import snippets
+from runyard.gateway.history import event_of
+from runyard.gateway.problems import Problem
+from runyard.moments import moment
+
+Problems = Sequence[tuple[str, str]]
+_OPTIONS = ("id", "at")
+
+
+def look(visit: Visit) -> Values:
+    """The form for a type of event, with its example, or with the data of an event that came (`event`)."""
+    name, data = visit.asked("name"), None
+    if visit.asked("event"):
+        sent = event_of(visit.asked("event"))
+        name, data = sent.name, sent.data
+    schema = catalog.schema(name) if name else None
+    raw = visit.asked("mode") == "json" or schema is None
+    if data is None:
+        data = example(schema) if schema is not None else {}
+    fields = fields_of(schema or {})
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return {**_shown(visit, name, fields, raw, typed(fields, data), text, {}), **_judged(visit, fields, *_event(name, data, {}))}
+
+
+def send(visit: Visit) -> str | Shown:
+    """Send what was typed, and go on at the event; or (`do=check`) only say what is wrong with it."""
+    name = visit.given("name").strip()
+    schema = catalog.schema(name) if name else None
+    raw = visit.given("mode") == "json" or schema is None
+    fields = fields_of(schema or {})
+    written = {field: values[0] for field, values in visit.form.items() if field.startswith("data.")}
+    options = {field: visit.given(field).strip() for field in _OPTIONS}
+    data, unreadable = _read_json(visit.given("json")) if raw else data_of(fields, written)
+    event, problems = _event(name, data, options)
+    problems = _together(unreadable, problems)
+    if visit.given("do") == "send" and event is not None and not problems:
+        if not visit.caller.may_send(name):
+            raise Problem(403, "forbidden", f"this key may send {', '.join(visit.caller.events or ())}; not {name[:100]}")
+        [sent] = send_event([event], source="dev page")
+        return to_event(sent)
+    values = {**_shown(visit, name, fields, raw, written, visit.given("json"), options), **_judged(visit, fields, event, problems)}
+    return Shown("send", values, 400 if visit.given("do") == "send" else 200)
+
+
+def _shown(visit: Visit, name: str, fields: Sequence[Field], raw: bool, written: Mapping[str, str], text: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """What the page shows whether or not it is well."""
+    names = [known for known in event_names() if visit.caller.may_send(known)]
+    return {
+        "name": name, "names": names, "fields": fields, "raw": raw, "written": written, "json": text,
+        "options": {field: options.get(field, "") for field in _OPTIONS},
+    }  # fmt: skip
+
+
+def _judged(visit: Visit, fields: Sequence[Field], event: Event | None, problems: Problems) -> dict[str, Any]:
+    """What is wrong with the event, and the same as code where nothing is."""
+    at_fields, others = beside(fields, problems)
+    request = visit.request
+    needs_key = not request.app.state.services.access.development
+    code = snippets(event, str(request.base_url).rstrip("/"), key=needs_key) if event is not None and not problems else {}
+    return {"problems": problems, "at_fields": at_fields, "others": others, "snippets": code}
+
+
+def _together(unreadable: Problems, problems: Problems) -> Problems:
+    """What is wrong, each once: of what cannot be read the type would only say that it is not there."""
+    unread = {path for path, _ in unreadable}
+    return unreadable if "data" in unread else [*unreadable, *((path, text) for path, text in problems if path not in unread)]
+
+
+def _event(name: str, data: Mapping[str, Any], options: Mapping[str, str]) -> tuple[Event | None, Problems]:
+    if not name:
+        return None, []
+    try:
+        ts = millis(moment(options["at"], "at")) if options.get("at") else None
+        return Event(name, data, id=options.get("id") or None, ts=ts).checked(), []
+    except InvalidOption as error:
+        return None, [("at", str(error))]
+    except InvalidEvent as error:
+        return None, error.problems
+
+
+def _read_json(text: str) -> tuple[Any, Problems]:
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError) as error:
+        return {}, [("data", f"this is not JSON: {error}")]
+    return (found, []) if isinstance(found, dict) else ({}, [("data", "this is no JSON object: begin it with {")])
+
+
+PAGES = [Page("/send", "send", look, menu="Send")]
+ACTIONS = [Action("/send", send, scope="send")]

@@ -1,0 +1,61 @@
+"""Who visits the dev page: the key is in a cookie, and every form has a token that only pages made for this cookie have.
+
+In development no key is asked for; the cookie holds a random word then. The token is an HMAC of the cookie's value, so that it needs no store
+and holds in every web process. Forms are taken from pages of this very address alone.
+"""
+
+import hashlib
+import hmac
+import secrets
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runyard.gateway.access import Access
+from runyard.gateway.problems import Problem
+from runyard.keys import Key, Scope
+
+COOKIE = "runyard_dev"
+TOKEN_FIELD = "token"  # noqa: S105 (the name of a field)
+
+
+async def visitor(request: Request, scope: Scope) -> Key:
+    """The key of who asks, from the cookie or a header; raises `Problem` as `Access.caller` does."""
+    return await _access(request).caller(request, scope, given=request.cookies.get(COOKIE))
+
+
+def token(request: Request) -> str:
+    """The token for the forms of a page."""
+    request.state.session = request.cookies.get(COOKIE) or getattr(request.state, "session", None) or secrets.token_urlsafe(18)
+    return _token_of(request.state.session)
+
+
+def check_form(request: Request, given: str) -> None:
+    """Raise `Problem` unless a form comes from one of our own pages, and was made for this visitor."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Problem(403, "origin", "this form comes from a page of another address: open it here, and send it again")
+    session = request.cookies.get(COOKIE)
+    if session is None or not hmac.compare_digest(_token_of(session), given):
+        raise Problem(403, "token", "this page is out of date: open it again, and send the form again")
+
+
+def begin(request: Request, answer: Response, value: str) -> None:
+    """Give the visitor a cookie: as long as the browser is open, out of reach of scripts, and over HTTPS alone where that is in use."""
+    secure = request.headers.get("x-forwarded-proto", request.url.scheme) == "https"
+    answer.set_cookie(COOKIE, value, path="/dev", httponly=True, samesite="lax", secure=secure)
+
+
+def end(answer: Response) -> None:
+    """Take the cookie away."""
+    answer.delete_cookie(COOKIE, path="/dev")
+
+
+def _token_of(session: str) -> str:
+    return hmac.new(session.encode(), b"forms of the dev page", hashlib.sha256).hexdigest()
+
+
+def _access(request: Request) -> Access:
+    access: Access = request.app.state.services.access
+    return access

@@ -1,0 +1,121 @@
+-- What the dev page looks at. As in queries.sql, parameters are %(named)s.
+
+-- name: events_found
+-- Of the next so many events behind a place, newest first, those that a search meets; `unmatched` is an event without invocations.
+-- The engine's own events are left out where they started nothing, unless `internal`.
+-- The inner limit bounds the work, whatever the search is for. (by events_received_at or events_name_received, invocations_event)
+SELECT id, name, source, received_at, ts, caused_by, target FROM (
+    SELECT * FROM runyard.events
+    WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
+        AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s) AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
+        AND (%(cursor_at)s::timestamptz IS NULL OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
+    ORDER BY received_at DESC, id DESC LIMIT %(chunk)s
+) AS looked
+WHERE (%(internal)s OR source <> 'engine' OR EXISTS (SELECT FROM runyard.invocations WHERE event_id = looked.id))
+    AND (%(status)s::text IS NULL
+        OR %(status)s <> 'unmatched' AND EXISTS (SELECT FROM runyard.invocations WHERE event_id = looked.id AND status = %(status)s)
+        OR %(status)s = 'unmatched' AND source NOT IN ('engine', 'step') AND NOT EXISTS (SELECT FROM runyard.invocations WHERE event_id = looked.id))
+    AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(looked.id, name, data, "user", v, ts), %(filter)s::jsonpath))
+ORDER BY received_at DESC, id DESC LIMIT %(limit)s
+
+-- name: events_looked_at
+-- Where the look of `events_found` ended, no row where it came to the last event. (by events_received_at or events_name_received)
+SELECT received_at, id FROM runyard.events
+WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
+    AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s) AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
+    AND (%(cursor_at)s::timestamptz IS NULL OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
+ORDER BY received_at DESC, id DESC OFFSET %(chunk)s - 1 LIMIT 1
+
+-- name: events_with_id
+-- Events that an id leads to: their own, the one that their sender gave, an invocation's, a run's.
+-- (by events_pkey, events_idempotency_key, invocations_pkey, batches_run)
+SELECT id FROM runyard.events WHERE id = %(given)s
+UNION SELECT id FROM runyard.events WHERE idempotency_key = %(given)s
+UNION SELECT event_id FROM runyard.invocations WHERE id = %(number)s::bigint
+UNION (SELECT event_id FROM runyard.batches JOIN runyard.invocations ON invocations.id = ANY (batches.invocations) WHERE batches.run_id = %(given)s LIMIT 1000)
+
+-- name: invocations_briefly
+-- The first invocations of each of these events, with how many there are. (by invocations_event)
+SELECT found.* FROM unnest(%(events)s::text[]) AS asked (id) CROSS JOIN LATERAL (
+    SELECT id, event_id, function, status, attempt, run_id, replay_of, due_at, left(error->>'message', 300) AS error,
+        round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds, count(*) OVER () AS among
+    FROM runyard.invocations WHERE event_id = asked.id ORDER BY id LIMIT %(each)s
+) AS found ORDER BY found.id
+
+-- name: caused
+-- What the steps of an event's invocations have sent, and what that has caused in turn, level by level.
+-- (by invocations_event, events_caused_by)
+WITH RECURSIVE tree AS (
+    SELECT events.id, events.name, events.received_at, events.caused_by, 1 AS level
+    FROM runyard.invocations JOIN runyard.events ON events.caused_by = invocations.id WHERE invocations.event_id = %(event)s
+    UNION ALL
+    SELECT events.id, events.name, events.received_at, events.caused_by, level + 1
+    FROM tree JOIN runyard.invocations ON invocations.event_id = tree.id JOIN runyard.events ON events.caused_by = invocations.id WHERE level < 20
+)
+SELECT * FROM tree LIMIT %(limit)s
+
+-- name: parts
+-- What an invocation did in runs that it left unfinished, in order. (by parts_invocation)
+SELECT run_id, status, error, ended_at FROM runyard.parts WHERE invocation_id = %(invocation)s ORDER BY id
+
+-- name: batches_of_runs
+-- When runs were claimed for, and begun. (by batches_run)
+SELECT DISTINCT ON (run_id) run_id, worker, claimed_at, started_at, finished_at, cardinality(invocations) AS size
+FROM runyard.batches WHERE run_id = ANY (%(runs)s) ORDER BY run_id, claimed_at DESC
+
+-- name: replays_of
+-- The invocations that replay one. (by invocations_event)
+SELECT id, status FROM runyard.invocations WHERE event_id = %(event)s AND replay_of = %(invocation)s ORDER BY id LIMIT 20
+
+-- name: latest_progress
+-- What an invocation has last said of each step that is under way. (by progress_invocation)
+SELECT DISTINCT ON (step) step, percent, text, at FROM (
+    SELECT * FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id DESC LIMIT 100
+) AS latest ORDER BY step, id DESC
+
+-- name: holding
+-- What may hold an invocation: its function, its keys, what open batches hold of the function's limits, and where its throttle stands.
+-- (by invocations_pkey, functions_pkey, batches_open, gates_pkey)
+SELECT invocations.status, invocations.attempt, invocations.due_at, invocations.keys, invocations.lane IS NOT NULL AS in_lane, invocations.admitted,
+    invocations.started_at IS NOT NULL AS begun, runyard.now() AS now, functions.active, functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
+    (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]') FROM (
+        SELECT slot.scope, slot.key, sum(slot.n) AS n
+        FROM runyard.batches CROSS JOIN LATERAL jsonb_to_recordset(batches.slots) AS slot (scope text, key text, n integer)
+        WHERE batches.status IN ('claimed', 'running') AND batches.slots IS NOT NULL GROUP BY 1, 2
+    ) AS held) AS held,
+    (SELECT until FROM runyard.gates WHERE gates.id = concat_ws(chr(31), 'throttle', invocations.function,
+        coalesce(invocations.keys[(functions.flow->'throttle'->>'key')::integer], ''))) AS throttled_until
+FROM runyard.invocations LEFT JOIN runyard.functions ON functions.name = invocations.function WHERE invocations.id = %(invocation)s
+
+-- name: functions_started
+-- The event names that start each function, wildcards aside. (a small table: scanned)
+SELECT name, exact FROM runyard.functions WHERE active
+
+-- name: functions_lately
+-- What became of each function's invocations of the last hour, of the newest so many; `p95` is the time from the event to the end, in seconds.
+-- (by functions_pkey, invocations_function)
+SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
+    SELECT count(*) AS invocations, count(*) FILTER (WHERE status = 'failed') AS failed, count(*) FILTER (WHERE status = 'succeeded') AS succeeded,
+        percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - created_at)) FILTER (WHERE status IN ('succeeded', 'failed')) AS p95
+    FROM (
+        SELECT status, created_at, finished_at FROM runyard.invocations
+        WHERE function = functions.name AND created_at > runyard.now() - interval '1 hour' ORDER BY created_at DESC, id DESC LIMIT %(most)s
+    ) AS newest
+) AS lately
+
+-- name: latest_of_function
+-- A function's newest invocations, with why they failed. (by invocations_function, or invocations_failed for failures that nobody has dealt with)
+SELECT id, event_id, status, attempt, created_at, run_id, replay_of, left(error->>'message', 300) AS error,
+    round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds
+FROM runyard.invocations WHERE function = %(function)s AND (NOT %(dead)s OR status = 'failed' AND dismissed_at IS NULL)
+ORDER BY created_at DESC, id DESC LIMIT %(limit)s
+
+-- name: pulse
+-- Events of the last ten seconds, and when the first event came whose invocation is due and waits.
+-- (by events_received_at, invocations_due, invocations_lane and invocations_arrived)
+SELECT (SELECT count(*) FROM runyard.events WHERE received_at > runyard.now() - interval '10 seconds') AS events
+
+-- name: batches_under_way
+-- What the workers do, the oldest first. (by batches_open)
+SELECT id, function, status, run_id, worker, cardinality(invocations) AS size, claimed_at, started_at, heartbeat_at
+FROM runyard.batches WHERE status IN ('claimed', 'running') ORDER BY claimed_at LIMIT 50
