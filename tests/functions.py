@@ -25,7 +25,7 @@ def _first(item: Item) -> dict[str, Any]:
 
 def _second(item: Item) -> dict[str, Any]:
     data = item.event.data
-    item.progress(50, "half of it")
+    item.progress(50, data.get("says", "half of it"))
     time.sleep(data.get("seconds", 0))
     deadline = time.monotonic() + 25
     while data.get("gate") and not Path(data["gate"]).exists() and time.monotonic() < deadline:
@@ -33,11 +33,11 @@ def _second(item: Item) -> dict[str, Any]:
     if item.attempt <= data.get("fail_until", 0):
         raise RuntimeError(f"attempt {item.attempt} fails, with {os.environ.get('SENDGRID_API_KEY', 'no key')}")
     if data.get("final") and not (data.get("unless") and Path(data["unless"]).exists()):
-        raise NonRetriable("this can never work")
+        raise NonRetriable(data.get("says", "this can never work"))
     if data.get("after") and item.attempt == 1:
         raise RetryAfter("come back later", data["after"])
     _leave(item, "second")
-    return {"n": item["first"]["n"] + 1}
+    return {"n": item["first"]["n"] + 1, **({"says": data["says"]} if "says" in data else {})}
 
 
 @op

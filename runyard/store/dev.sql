@@ -110,9 +110,18 @@ SELECT id, event_id, status, attempt, created_at, run_id, replay_of, left(error-
 FROM runyard.invocations WHERE function = %(function)s AND (NOT %(dead)s OR status = 'failed' AND dismissed_at IS NULL)
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 
+-- name: open_lately
+-- Of the newest invocations of a function those that are not final, with their event's data and their last progress.
+-- (by invocations_function, events_pkey and progress_invocation)
+SELECT newest.id, newest.function, newest.status, newest.created_at, events.data, said.step, said.percent, said.text FROM (
+    SELECT * FROM runyard.invocations WHERE function = %(function)s ORDER BY created_at DESC, id DESC LIMIT 200
+) AS newest
+JOIN runyard.events ON events.id = newest.event_id
+LEFT JOIN LATERAL (SELECT * FROM runyard.progress WHERE invocation_id = newest.id ORDER BY id DESC LIMIT 1) AS said ON true
+WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') ORDER BY newest.id DESC LIMIT 20
+
 -- name: pulse
--- Events of the last ten seconds, and when the first event came whose invocation is due and waits.
--- (by events_received_at, invocations_due, invocations_lane and invocations_arrived)
+-- Events of the last ten seconds. (by events_received_at)
 SELECT (SELECT count(*) FROM runyard.events WHERE received_at > runyard.now() - interval '10 seconds') AS events
 
 -- name: batches_under_way

@@ -35,6 +35,12 @@ def look_at_one(visit: Visit) -> Values:
     return {"function": found, "latest": latest, "dead": dead, "shown": _LATEST, "bulks": under_way, "most": MOST}
 
 
+def open_lately(function: str) -> list[Row]:
+    """The newest invocations of a function that are not final, with their event's data and what they last said of their progress."""
+    with database.connection() as connection:
+        return run(connection, "open_lately", function=function)
+
+
 def pause(visit: Visit) -> str:
     """Hold its invocations back."""
     return _set_paused(visit, True)

@@ -1,0 +1,133 @@
+"""This project's pages of the dev page: mails, generated texts, pictures and videos."""
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from resources.media_store import MediaStore
+from resources.outbox import OutboxMail, read_mail
+from runyard.gateway.dev.functions import open_lately
+from runyard.gateway.dev.page import Page, Values, Visit
+from runyard.gateway.endpoint import not_found
+from runyard.store import database
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "dev"
+_SHOWN = 50
+# A mail's HTML and what others have uploaded may do nothing here, whatever they hold.
+_FOREIGN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, max-age=3600", "Referrer-Policy": "no-referrer"}
+_IN_FRAME = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+_NOTHING = "sandbox; default-src 'none'"
+_TYPES = {".webp": "image/webp", ".avif": "image/avif", ".jpg": "image/jpeg", ".png": "image/png", ".mp4": "video/mp4"}
+
+
+def mails(visit: Visit) -> Values:
+    """The newest mails, sent or put into the outbox."""
+    return _page(visit, "app.email_messages", "id, event_id, recipients, subject, template, provider, status, error, created_at")
+
+
+def mail(visit: Visit) -> Values:
+    """One mail, whole where the outbox still has it."""
+    return {"row": _row(visit, "mail", "app.email_messages"), "mail": read_mail(visit.path("id"))}
+
+
+def mail_html(visit: Visit) -> Response:
+    """The HTML of a mail, for a frame in which nothing runs."""
+    html = _in_outbox(visit).html
+    if html is None:
+        raise not_found("HTML in mail", visit.path("id"))
+    return Response(html, media_type="text/html", headers={**_FOREIGN, "Content-Security-Policy": _IN_FRAME})
+
+
+def mail_attachment(visit: Visit) -> Response:
+    """A file that went with a mail, to be saved."""
+    attachments = _in_outbox(visit).attachments
+    number = visit.path("number")
+    if not number.isascii() or not number.isdecimal() or not int(number[:9]) < len(attachments):
+        raise not_found("attachment", number)
+    found = attachments[int(number)]
+    name = f"attachment; filename*=UTF-8''{quote(found.name, safe='')}"
+    headers = {**_FOREIGN, "Content-Disposition": name, "Content-Security-Policy": _NOTHING}
+    return Response(found.content, media_type="application/octet-stream", headers=headers)
+
+
+def texts(visit: Visit) -> Values:
+    """The newest texts, and those that are being written."""
+    found = _page(visit, "app.content", "id, event_id, topic, kind, language, status, provider, model, offline, created_at")
+    return {**found, "under_way": open_lately("generate_content")}
+
+
+def text(visit: Visit) -> Values:
+    """One text."""
+    return {"row": _row(visit, "text", "app.content")}
+
+
+def media(visit: Visit) -> Values:
+    """The newest pictures and videos, and those that are being made."""
+    found = _page(visit, "app.media", "id, event_id, kind, source, width, height, colour, manifest, created_at")
+    rows = [{**row, "smallest": _smallest(row["manifest"])} for row in found["rows"]]
+    return {**found, "rows": rows, "under_way": [*open_lately("process_image"), *open_lately("process_video")]}
+
+
+def medium(visit: Visit) -> Values:
+    """One picture or video with its variants."""
+    return {"row": _row(visit, "picture or video", "app.media")}
+
+
+def media_file(visit: Visit) -> Response:
+    """A variant's bytes. Originals are not shown: they are what others have sent."""
+    name = PurePosixPath(visit.path("name"))
+    folder = visit.path("folder")
+    if name.suffix not in _TYPES or not name.stem.isalnum() or not folder.isalnum():
+        raise not_found("variant", name)
+    try:
+        with MediaStore().local(f"{folder}/{name}") as file:
+            content = file.read_bytes()
+    except FileNotFoundError:
+        raise not_found("variant", name) from None
+    return Response(content, media_type=_TYPES[name.suffix], headers={**_FOREIGN, "Content-Security-Policy": _NOTHING})
+
+
+def _page(visit: Visit, table: str, columns: str) -> dict[str, Any]:
+    """The rows of a table before a place, newest first: an id begins with the time of its event. (by the table's primary key)"""
+    before = visit.asked("before") or None
+    statement = f"SELECT {columns} FROM {table} WHERE %(before)s::text IS NULL OR id < %(before)s ORDER BY id DESC LIMIT {_SHOWN + 1}"  # noqa: S608 (ours alone)
+    with database.connection() as connection:
+        rows = connection.execute(statement.encode(), {"before": before}).fetchall()
+    return {"rows": rows[:_SHOWN], "further": rows[_SHOWN - 1]["id"] if len(rows) > _SHOWN else None, "before": before}
+
+
+def _row(visit: Visit, what: str, table: str) -> dict[str, Any]:
+    """One row. (by the table's primary key)"""
+    with database.connection() as connection:
+        row = connection.execute(f"SELECT * FROM {table} WHERE id = %s".encode(), (visit.path("id"),)).fetchone()  # noqa: S608 (ours alone)
+    if row is None:
+        raise not_found(what, visit.path("id"))
+    return row
+
+
+def _in_outbox(visit: Visit) -> OutboxMail:
+    found = read_mail(visit.path("id"))
+    if found is None:
+        raise not_found("mail in the outbox", visit.path("id"))
+    return found
+
+
+def _smallest(manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """The variant for a list: the smallest picture that is not tiny."""
+    pictures = sorted((file for file in manifest["variants"] if file["format"] != "mp4"), key=lambda file: int(file["width"]))
+    return next((file for file in pictures if file["width"] >= 160), pictures[-1] if pictures else None)
+
+
+PAGES = [
+    Page("/outbox", "outbox", mails, menu="Outbox", every=2.0),
+    Page("/outbox/{id}", "mail", mail),
+    Page("/outbox/{id}/html", "", mail_html),
+    Page("/outbox/{id}/attachments/{number}", "", mail_attachment),
+    Page("/content", "content", texts, menu="Content", every=0.5),
+    Page("/content/{id}", "text", text),
+    Page("/media", "media", media, menu="Media", every=1.0),
+    Page("/media/{id}", "medium", medium),
+    Page("/media/files/{folder}/{name}", "", media_file),
+]
