@@ -173,10 +173,10 @@ class NotificationRequested(EventData):
 class NotificationDigestRequested(EventData):
     """Something goes into a user's next mail with all that came meanwhile."""
 
-    user: str
-    email: Address
-    title: Line
-    message: str
+    user: str = Field(examples=["ada"])
+    email: Annotated[Address, Field(examples=["ada@example.com"])]
+    title: Line = Field(examples=["Your report is ready"])
+    message: str = Field(examples=["It has 12 pages."])
     action_url: str | None = None
 
 

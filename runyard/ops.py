@@ -243,9 +243,8 @@ def _metadata(batch: Shared, outcomes: Sequence[Outcome], counts: dict[str, int]
         failure = batch.failures.get(outcome.invocation_id)
         text = redact(str(failure.error)).replace("|", "\\|").replace("\n", " ")[:300] if failure else ""
         number, step = outcome.invocation_id, failure.step if failure else ", ".join(outcome.parked)
-        lines.append(
-            f"| [{number}](/dev/invocations/{number}) | [{events[number]}](/dev/events/{events[number]}) | {status.get(outcome.status, outcome.status)} | {step} | {text} |"
-        )
+        links = f"[{number}](/dev/invocations/{number}) | [{events[number]}](/dev/events/{events[number]})"
+        lines.append(f"| {links} | {status.get(outcome.status, outcome.status)} | {step} | {text} |")
     if len(ordered) > _MOST_ROWS:
         lines.append(f"| ... and {len(ordered) - _MOST_ROWS} more, in 'all outcomes' | | | | |")
     grouped: dict[str, list[int]] = {}

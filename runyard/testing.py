@@ -34,7 +34,7 @@ from runyard.store.queries import Row, one, run
 from runyard.tags import BATCH
 
 _MOST_RUNS = 10_000
-_TABLES = ("events", "functions", "triggers", "invocations", "steps", "batches", "waits", "gates", "bulks", "progress")
+_TABLES = ("events", "functions", "triggers", "invocations", "steps", "batches", "waits", "parts", "gates", "bulks", "progress")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 -- name: events_found
 -- Of the next so many events behind a place, newest first, those that a search meets; `unmatched` is an event without invocations.
 -- The engine's own events are left out where they started nothing, unless `internal`.
--- The inner limit bounds the work, whatever the search is for. (by events_received_at or events_name_received, invocations_event)
+-- The inner limit bounds the work, whatever the search is for. No EXISTS: the planner would read all invocations into a hash table for it. (by events_received_at or events_name_received, invocations_event)
 SELECT id, name, source, received_at, ts, caused_by, target FROM (
     SELECT * FROM runyard.events
     WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
@@ -11,10 +11,10 @@ SELECT id, name, source, received_at, ts, caused_by, target FROM (
         AND (%(cursor_at)s::timestamptz IS NULL OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
     ORDER BY received_at DESC, id DESC LIMIT %(chunk)s
 ) AS looked
-WHERE (%(internal)s OR source <> 'engine' OR EXISTS (SELECT FROM runyard.invocations WHERE event_id = looked.id))
+WHERE (%(internal)s OR source <> 'engine' OR (SELECT id FROM runyard.invocations WHERE event_id = looked.id LIMIT 1) IS NOT NULL)
     AND (%(status)s::text IS NULL
-        OR %(status)s <> 'unmatched' AND EXISTS (SELECT FROM runyard.invocations WHERE event_id = looked.id AND status = %(status)s)
-        OR %(status)s = 'unmatched' AND source NOT IN ('engine', 'step') AND NOT EXISTS (SELECT FROM runyard.invocations WHERE event_id = looked.id))
+        OR %(status)s <> 'unmatched' AND (SELECT id FROM runyard.invocations WHERE event_id = looked.id AND status = %(status)s LIMIT 1) IS NOT NULL
+        OR %(status)s = 'unmatched' AND source NOT IN ('engine', 'step') AND (SELECT id FROM runyard.invocations WHERE event_id = looked.id LIMIT 1) IS NULL)
     AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(looked.id, name, data, "user", v, ts), %(filter)s::jsonpath))
 ORDER BY received_at DESC, id DESC LIMIT %(limit)s
 
@@ -76,7 +76,7 @@ SELECT DISTINCT ON (step) step, percent, text, at FROM (
 -- name: holding
 -- What may hold an invocation: its function, its keys, what open batches hold of the function's limits, and where its throttle stands.
 -- (by invocations_pkey, functions_pkey, batches_open, gates_pkey)
-SELECT invocations.status, invocations.attempt, invocations.due_at, invocations.keys, invocations.lane IS NOT NULL AS in_lane, invocations.admitted,
+SELECT invocations.status, invocations.attempt, invocations.due_at, invocations.keys, invocations.admitted,
     invocations.started_at IS NOT NULL AS begun, runyard.now() AS now, functions.active, functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]') FROM (
         SELECT slot.scope, slot.key, sum(slot.n) AS n

@@ -21,7 +21,7 @@ from runyard.store import database
 from runyard.testing import Yard
 from tests.families.conftest import rows
 
-TABLES = ("events", "invocations", "steps", "progress", "batches", "waits")
+TABLES = ("events", "invocations", "steps", "parts", "progress", "batches", "waits")
 
 
 def counts() -> dict[str, int]:

@@ -110,3 +110,48 @@ def _scans() -> dict[str, int]:
             "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'runyard' AND relname IN ('invocations', 'events', 'steps')"
         ).fetchall()
     return {str(row["relname"]): int(str(row["seq_scan"])) for row in rows}
+
+
+LOOKS: dict[str, dict[str, object]] = {
+    "events_found": {"name": None, "ids": None, "since": None, "until": None, "cursor_at": None, "cursor_id": None, "chunk": 20_000, "status": None, "filter": None,
+        "internal": False, "limit": 51},
+    "events_looked_at": {"name": None, "ids": None, "since": None, "until": None, "cursor_at": None, "cursor_id": None, "chunk": 20_000},
+    "events_with_id": {"given": "old7", "number": 7},
+    "invocations_briefly": {"events": ["old7", "old8"], "each": 6},
+    "caused": {"event": "old7", "limit": 200},
+    "parts": {"invocation": 7},
+    "batches_of_runs": {"runs": ["run-1"]},
+    "replays_of": {"event": "old7", "invocation": 7},
+    "latest_progress": {"invocation": 7},
+    "holding": {"invocation": 7},
+    "functions_lately": {"most": 10_000},
+    "latest_of_function": {"function": "greet", "dead": False, "limit": 50},
+    "open_lately": {"function": "greet"},
+    "pulse": {},
+    "batches_under_way": {},
+    "run_these_now": {"invocations": [7]},
+}  # fmt: skip
+
+
+def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) -> None:
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO runyard.invocations (event_id, function, status, created_at, finished_at)"
+            " SELECT 'old' || n, 'greet', 'succeeded', now() - n * interval '1 second', now() FROM generate_series(1, 60000) AS n"
+        )
+        connection.execute(
+            "INSERT INTO runyard.events (id, name, target, received_at) SELECT 'old' || n, 'greet/requested', 'nobody', now() - n * interval '1 second'"
+            " FROM generate_series(1, 60000) AS n"
+        )
+        connection.execute(
+            "INSERT INTO runyard.batches (id, function, status, invocations, run_id) SELECT n, 'greet', 'finished', '{1}', 'run' || n FROM generate_series(1, 60000) AS n"
+        )
+        connection.execute("INSERT INTO runyard.parts (invocation_id, run_id, status) SELECT n, 'run' || n, 'queued' FROM generate_series(1, 60000) AS n")
+        connection.execute("ANALYZE runyard.invocations, runyard.events, runyard.batches, runyard.parts")
+    for name, parameters in LOOKS.items():
+        with database.transaction() as connection:
+            connection.execute(b"SET LOCAL plan_cache_mode = force_custom_plan")
+            [row] = connection.execute(b"EXPLAIN (FORMAT JSON) " + statements()[name], parameters).fetchall()
+        large = ("invocations", "events", "steps", "batches", "parts")
+        scanned = [node for node in _nodes(row["QUERY PLAN"][0]["Plan"]) if node["Node Type"] == "Seq Scan" and node["Relation Name"] in large]
+        assert scanned == [], (name, json.dumps(scanned, indent=1))
