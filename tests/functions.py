@@ -125,6 +125,11 @@ def dialog() -> None:
 
 
 @job(executor_def=in_process_executor)
+def napping() -> None:
+    settle(nap(receive()))
+
+
+@job(executor_def=in_process_executor)
 def calling() -> None:
     settle(call(receive()))
 
@@ -149,9 +154,10 @@ steps_sensor = on_event("test/steps", "test/also", job=steps, max_batch=500, ret
 spread_sensor = on_event("test/spread", job=spread, retry=quick)
 breaking_sensor = on_event("test/breaking", job=breaking, max_batch=10, retry=quick)
 dialog_sensor = on_event("test/dialog", job=dialog, retry=quick)
+napping_sensor = on_event("test/napping", job=napping, retry=quick)
 calling_sensor = on_event("test/calling", job=calling, retry=quick, on_failure=mourning)
 one_by_one_sensor = on_event("test/narrow", job=one_by_one, max_batch=1, concurrency=Concurrency(1, key="data.tenant"))
 minutely_sensor = on_event(job=minutely, cron=Cron("* * * * *", timezone="Europe/Zurich"))
-jobs = [steps, breaking, spread, dialog, calling, one_by_one, mourning, minutely]
-sensors = [steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, calling_sensor, one_by_one_sensor, minutely_sensor]
+jobs = [steps, breaking, spread, dialog, napping, calling, one_by_one, mourning, minutely]
+sensors = [steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, napping_sensor, calling_sensor, one_by_one_sensor, minutely_sensor]
 schedules = minutely_sensor.schedules

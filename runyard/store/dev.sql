@@ -76,7 +76,7 @@ SELECT DISTINCT ON (step) step, percent, text, at FROM (
 -- name: holding
 -- What may hold an invocation: its function, its keys, what open batches hold of the function's limits, and where its throttle stands.
 -- (by invocations_pkey, functions_pkey, batches_open, gates_pkey)
-SELECT invocations.status, invocations.attempt, invocations.due_at, invocations.keys, invocations.admitted,
+SELECT invocations.status, invocations.attempt, invocations.due_at, invocations.keys, invocations.admitted, invocations.cancel_requested_at,
     invocations.started_at IS NOT NULL AS begun, runyard.now() AS now, functions.active, functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]') FROM (
         SELECT slot.scope, slot.key, sum(slot.n) AS n

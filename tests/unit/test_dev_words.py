@@ -24,7 +24,7 @@ def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
     made = function.to_row()
     return {
         "status": "queued", "attempt": 0, "due_at": NOW, "now": NOW, "keys": ["7"] if function.flow.laned else None, "admitted": True, "begun": False,
-        "active": True, "paused_at": None, "flow": made["flow"], "key_paths": made["key_paths"], "max_batch": function.largest, "held": [],
+        "cancel_requested_at": None, "active": True, "paused_at": None, "flow": made["flow"], "key_paths": made["key_paths"], "max_batch": function.largest, "held": [],
         "throttled_until": None, **changed,
     }  # fmt: skip
 
@@ -62,7 +62,8 @@ def test_times_pauses_and_workers_are_told() -> None:
     assert said(row(status="claimed"), busy=2) == ["waiting: all 2 slots of the workers are busy"]
     waits = [{"step": "nap", "kind": "sleep", "event": None, "until": later}, {"step": "answer", "kind": "event", "event": "a/b", "until": later}]
     assert said(row(status="waiting"), waits=waits) == ["sleeps at nap", "waits at answer for the event a/b"]
-    assert said(row(status="succeeded")) == []
+    assert said(row(status="succeeded")) == [] == said(row(status="running"))
+    assert "is being cancelled" in said(row(status="running", cancel_requested_at=NOW))[0]
 
 
 def test_flow_control_in_words() -> None:

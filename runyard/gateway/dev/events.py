@@ -37,7 +37,8 @@ def look_at_one(visit: Visit) -> Values:
         invocations = run(connection, "invocations_briefly", events=[event.id], each=100)
         caused = run(connection, "caused", event=event.id, limit=_MOST_CAUSED)
         cause = run(connection, "invocations_in_full", events=[], invocation=event.caused_by) if event.caused_by is not None else []
-    rows = {row["id"]: row for row in _with_invocations(caused)}
+    # Should it be its own cause, it is not told again below itself.
+    rows = {row["id"]: row for row in _with_invocations([row for row in caused if row["id"] != event.id])}
     return {
         "event": event, "invocations": invocations, "typed": catalog.schema(event.name) is not None, "cause": cause[0] if cause else None,
         "branches": _branches(rows.values()), "many": len(caused) == _MOST_CAUSED,

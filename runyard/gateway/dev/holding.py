@@ -31,6 +31,8 @@ def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int)
     match row["status"]:
         case "queued":
             return [*_queued(row)] or [*_workers(slots, busy, "waiting: it goes with the next batch")]
+        case "claimed" | "running" if row["cancel_requested_at"] is not None:
+            return [Reason("is being cancelled: its worker hears of it within seconds, and it leaves its run at the next step")]
         case "claimed":
             return [*_workers(slots, busy, "its run is on the way to a worker")]
         case "sleeping" | "waiting":

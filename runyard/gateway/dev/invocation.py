@@ -30,7 +30,8 @@ def look(visit: Visit) -> Values:
     later = invocation.status in ("queued", "sleeping", "waiting") and invocation.due_at > holding["now"]
     return {
         "invocation": invocation, "event": event_of(invocation.event_id), "timeline": timeline(invocation, parts, batches, holding["now"]), "held": held,
-        "progress": [said for said in progress if said["step"] not in done], "final": invocation.status in FINAL, "replays": replays, "paused": holding["paused_at"],
+        "progress": [said for said in progress if said["step"] not in done], "final": invocation.status in FINAL, "replays": replays,
+        "paused": holding["paused_at"], "stopping": holding["cancel_requested_at"],
         # What waits for an event alone has no time that could be cut short.
         "can_run_now": later and (invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)),
     }  # fmt: skip
