@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test up bench lint lock clean
+.PHONY: demo test up bench screenshots lint lock clean
 
 demo: $(READY)  ## start the stack, send real events, show what became of them, stop everything
 	$(VENV)/bin/python -m pipelines.demo
@@ -16,6 +16,9 @@ up: $(READY)  ## run the stack at http://localhost:8290 until Ctrl-C
 
 bench: $(READY)  ## all benchmarks: a table, and a JSON file in benchmarks/results
 	$(VENV)/bin/python -m benchmarks.run
+
+screenshots: $(READY)  ## take the pictures of the dev page anew (needs Chromium)
+	$(VENV)/bin/python -m tests.screenshots
 
 lint: $(READY)  ## format, lint and types
 	$(VENV)/bin/ruff format --check .

@@ -59,6 +59,21 @@ def dismiss(dry_run: bool, yes: bool, bulk: str | None, **selected: Any) -> int:
     return _many("dismiss", dry_run, yes, bulk, selected)
 
 
+@click.command("run-now")
+@click.argument("invocations", nargs=-1, type=int, required=True)
+@reported
+def run_now(invocations: tuple[int, ...]) -> int:
+    """Run invocations now that sleep or are queued for later, such as for another attempt; limits still hold."""
+    from runyard.store import database
+    from runyard.store.queries import run
+
+    with database.connection() as connection:
+        hurried = [row["id"] for row in run(connection, "run_these_now", invocations=list(invocations))]
+    for invocation in invocations:
+        click.echo(f"{invocation}: {'due now' if invocation in hurried else 'waits for no time that could be cut short'}")
+    return 0 if hurried else 1
+
+
 def _many(action: Any, dry_run: bool, yes: bool, bulk: str | None, selected: dict[str, Any], keep: bool = False) -> int:
     # click gives tuples for the options that may be repeated.
     from runyard.bulk import Selection, count, perform, resume
@@ -156,4 +171,4 @@ def _set_paused(function: str, paused: bool) -> None:
         raise RunyardError(f"there is no function {function}; `runyard functions` lists them")
 
 
-commands = [replay, cancel, dismiss, bulks, dead_letters, pause, resume]
+commands = [replay, cancel, dismiss, run_now, bulks, dead_letters, pause, resume]

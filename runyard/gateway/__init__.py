@@ -8,6 +8,6 @@ A request passes `observing` (its id and its line in the log) and `cors`, and co
 - `history.py`, `stream.py`, `control.py`, `inngest_v1.py`: what became of them, and doing it again; `views.py` is how it looks.
 - `doors.py`: what a project adds, edge functions and webhooks.
 - `health.py`, `metrics.py`, `description.py`: for those who run it.
-- `pages.py`: `/dev`, the latest events and what became of them.
+- `dev/`: the dev page; `templating.py` is what all pages are made with.
 - `app.py` puts everything together, `serving.py` serves it.
 """

@@ -110,3 +110,15 @@ def test_limits_hold_for_what_is_run_now(yard: Yard, times: int) -> None:
     dispatch.pause("sleeper", False)
     yard.work()
     assert invocation.status == "succeeded"
+
+
+def test_the_command_says_which_are_due_now(yard: Yard) -> None:
+    from click.testing import CliRunner
+
+    from runyard.cli import main
+
+    sleeping, done = yard.run("sleeper"), yard.run("plain")
+    said = CliRunner().invoke(main, ["run-now", str(sleeping.id), str(done.id)])
+    assert said.exit_code == 0
+    assert said.output.splitlines() == [f"{sleeping.id}: due now", f"{done.id}: waits for no time that could be cut short"]
+    assert CliRunner().invoke(main, ["run-now", str(done.id)]).exit_code == 1

@@ -45,12 +45,18 @@ def look(visit: Visit) -> Values:
         pulse = one(connection, "pulse")
     assert pulse is not None
     waiting = [row for row in queues if row["status"] == "queued"]
-    doing = {worker["name"]: [batch for batch in batches if batch["worker"] == worker["name"] and batch["status"] == "running"] for worker in workers}
+    running = [batch for batch in batches if batch["status"] == "running"]
+    doing = {worker["name"]: [batch for batch in running if _is_of(batch["worker"], worker["name"])] for worker in workers}
     return {
         "checks": _doctor.found(), "queues": queues, "queued": sum(row["count"] for row in waiting), "oldest": max((row["overdue"] for row in waiting), default=0.0),
         "rate": pulse["events"] / _SPAN_SECONDS, "workers": [{**worker, "alive": worker["silent"] < settings().lease_seconds} for worker in workers],
         "doing": doing, "claimed": [batch for batch in batches if batch["status"] == "claimed"],
     }  # fmt: skip
+
+
+def _is_of(process: str, worker: str) -> bool:
+    """Whether a process that runs batches is one of a worker's: they are called after it, with a number of their own."""
+    return process == worker or process.startswith(f"{worker}:")
 
 
 PAGES = [Page("/health", "health", look, menu="Health", every=1.0)]

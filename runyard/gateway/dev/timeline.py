@@ -28,7 +28,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time. `kind` is `run`, or what was waited for: queued, claimed (a worker), backoff, sleeping, waiting, ended (and taken up again).
+    """A stretch of time. `kind` is `run`, or what was waited for: queued, claimed (for its run to begin), backoff, sleeping, waiting, ended (and taken up again).
 
     `end` is None while it lasts. A run has `status`, `run_id`, `worker`, how many invocations it was for (`size`), and its `steps`.
     """

@@ -1,0 +1,79 @@
+"""The dev page with a hundred events in the table and with a million, from the same web application in the same call."""
+
+import statistics
+import time
+from typing import Any
+from urllib.parse import quote
+
+from starlette.testclient import TestClient
+
+from runyard.store import database
+from runyard.store.migrate import migrate
+
+EVENTS = 1_000_000
+_TIMES = 15
+_FUNCTIONS = 20
+
+
+def pages() -> dict[str, Any]:
+    """Milliseconds for the pages of the dev page with a million events, and how many times those with a hundred that is (medians)."""
+    migrate()
+    few = _measured(100)
+    many = _measured(EVENTS)
+    first = {f"{name}_ms": round(1000 * seconds, 1) for name, seconds in many.items()}
+    return {**first, "times_a_hundred": round(many["first_page"] / few["first_page"], 2)}
+
+
+def _measured(events: int) -> dict[str, float]:
+    _fill(events)
+    from runyard.gateway.app import build_app
+
+    with TestClient(build_app(None, development=True), base_url="http://localhost") as client:
+        older = f"/dev?before={_place(events // 2)}"
+        middle = events // 2
+        found = {
+            "first_page": "/dev", "a_page_in_the_middle": older, "by_name": "/dev?name=bench/3", "by_id": f"/dev?id={middle:026}", "by_rare_status": "/dev?status=failed",
+            "by_path_in_the_data": f"/dev?path=data.n+%3D+{events - 60}", "event": f"/dev/events/{middle:026}", "invocation": f"/dev/invocations/{middle}",
+            "functions": "/dev/functions", "health": "/dev/health",
+        }  # fmt: skip
+        return {name: _median(client, path) for name, path in found.items()}
+
+
+def _median(client: TestClient, path: str) -> float:
+    times: list[float] = []
+    for _ in range(_TIMES):
+        began = time.monotonic()
+        answer = client.get(path)
+        times.append(time.monotonic() - began)
+        assert answer.status_code == 200, (path, answer.text[:500])
+    return statistics.median(times)
+
+
+def _fill(events: int) -> None:
+    """So many events of the last day, every one with an invocation; one in a hundred has failed."""
+    with database.connection() as connection:
+        connection.execute("TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.functions RESTART IDENTITY")
+        connection.execute(
+            "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts) SELECT 'function_' || n, 'job', '{}', 500, 5 FROM generate_series(0, %s - 1) AS n",
+            (_FUNCTIONS,),
+        )
+        connection.execute(
+            "INSERT INTO runyard.events (id, name, data, source, ts, received_at, target)"
+            " SELECT lpad(n::text, 26, '0'), 'bench/' || n %% 40, jsonb_build_object('n', n, 'text', repeat('x', 200)), 'bench', at, at, 'nobody'"
+            " FROM generate_series(1, %(events)s) AS n, LATERAL (SELECT now() - (%(events)s - n) * interval '1 day' / %(events)s AS at) AS times",
+            {"events": events},
+        )
+        connection.execute(
+            "INSERT INTO runyard.invocations (event_id, function, status, attempt, created_at, started_at, finished_at)"
+            " SELECT id, 'function_' || right(id, 2)::integer %% %s, CASE WHEN right(id, 2) = '07' THEN 'failed' ELSE 'succeeded' END, 1, ts, ts, ts + interval '1 s'"
+            " FROM runyard.events WHERE source = 'bench' ORDER BY id",
+            (_FUNCTIONS,),
+        )
+        connection.execute("VACUUM ANALYZE runyard.events, runyard.invocations")
+
+
+def _place(number: int) -> str:
+    with database.connection() as connection:
+        row = connection.execute("SELECT received_at FROM runyard.events WHERE id = %s", (f"{number:026}",)).fetchone()
+    assert row is not None
+    return quote(f"{row['received_at']} {number:026}".replace(" ", "T", 1))

@@ -1,0 +1,117 @@
+"""The project's pages of the dev page: mails, texts, pictures and videos, as the functions have made them."""
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from resources import media_workers
+from runyard.gateway.app import build_app
+from runyard.testing import Yard
+from tests import made_media
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _children() -> Iterator[None]:
+    yield
+    media_workers.close()
+
+
+@pytest.fixture
+def page(fresh: None) -> Iterator[TestClient]:
+    """The web application, in development."""
+    with TestClient(build_app(None, development=True), base_url="http://localhost") as client:
+        yield client
+
+
+def links(text: str, below: str) -> list[str]:
+    return re.findall(rf'href="({below}/[^"?]+)"', text)
+
+
+def test_a_mail_is_there_whole(yard: Yard, page: TestClient) -> None:
+    attachment = {"filename": "räport <1>.txt", "content": base64.b64encode(b"twelve pages").decode(), "type": "text/plain"}
+    html = "<h1>Hello</h1><script>alert(1)</script>"
+    yard.send(
+        "email/send.requested",
+        {"to": ["ada@example.com"], "cc": "bob@example.com", "subject": "A <b>report</b>", "text": "plain", "html": html, "attachments": [attachment]},
+    )
+    yard.work()
+    listed = page.get("/dev/outbox").text
+    assert "A &lt;b&gt;report&lt;/b&gt;" in listed and "in the local outbox: not delivered" in listed
+    [address] = links(listed, "/dev/outbox")
+    shown = page.get(address).text
+    assert "Cc: bob@example.com" in shown and "plain" in shown and "räport &lt;1&gt;.txt" in shown and "alert(1)" not in shown
+    framed = page.get(f"{address}/html")
+    assert framed.text.strip() == html and framed.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    saved = page.get(f"{address}/attachments/0")
+    assert (
+        saved.content == b"twelve pages" and saved.headers["content-disposition"].startswith("attachment") and saved.headers["content-type"] == "application/octet-stream"
+    )
+    assert page.get(f"{address}/attachments/1").status_code == 404 == page.get(f"{address}/attachments/x").status_code
+
+
+def test_a_mail_that_is_no_longer_in_the_outbox_is_still_listed(yard: Yard, page: TestClient, tmp_path: Path) -> None:
+    yard.send("email/send.requested", {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}})
+    yard.work()
+    [address] = links(page.get("/dev/outbox").text, "/dev/outbox")
+    for file in (tmp_path / "outbox").glob("*.eml"):
+        file.unlink()
+    assert "The outbox has no file of it any more" in page.get(address).text
+    assert page.get(f"{address}/html").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..%2F..%2Fetc%2Fpasswd", "..", ".", "%00", "a%0Ab"])
+def test_no_other_file_is_read_for_a_mail(page: TestClient, name: str) -> None:
+    for path in (f"/dev/outbox/{name}", f"/dev/outbox/{name}/html", f"/dev/outbox/{name}/attachments/0"):
+        assert "root:" not in page.get(path).text
+
+
+def test_a_text_is_there_with_where_it_came_from_and_what_is_under_way(yard: Yard, page: TestClient) -> None:
+    yard.send("content/generate.requested", {"topic": "Queues & <locks>", "length": 300, "user": "ada"})
+    assert "Under way" in page.get("/dev/content").text and "Queues &amp; &lt;locks&gt;" in page.get("/dev/content").text
+    yard.work()
+    listed = page.get("/dev/content").text
+    assert "Under way" not in listed and "a placeholder of the offline generator" in listed
+    [address] = links(listed, "/dev/content")
+    shown = page.get(address).text
+    assert "no model has written it" in shown and "outline" in shown and "needs review" in shown
+
+
+def test_a_picture_is_there_with_its_variants_and_its_original_is_not_shown(yard: Yard, page: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "photo.jpg").write_bytes(made_media.jpeg(made_media.photo(800, 600)))
+    yard.send("media/image.uploaded", {"source": "photo.jpg"})
+    yard.work()
+    listed = page.get("/dev/media").text
+    [address] = [link for link in links(listed, "/dev/media") if "/files/" not in link]
+    shown = page.get(address).text
+    files = sorted({*re.findall(r'src="(/dev/media/files/[^"]+)"', shown)})
+    assert len(files) >= 3
+    for file in files:
+        answer = page.get(file)
+        assert answer.headers["content-type"].startswith("image/") and answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+        assert Image.open(io.BytesIO(answer.content)).width <= 800
+    original = re.search(r"&#34;original&#34;: \{\s+&#34;\w+&#34;: .*?&#34;key&#34;: &#34;(\w+/\w+)&#34;", shown, re.DOTALL) or re.search(
+        r"&#34;key&#34;: &#34;(\w\w/[0-9a-f]{64})&#34;", shown
+    )
+    assert original is not None
+    assert page.get(f"/dev/media/files/{original[1]}").status_code == 404
+    assert page.get("/dev/media/files/manifests/x.json").status_code == 404
+
+
+def test_older_ones_are_on_the_next_page(yard: Yard, page: TestClient) -> None:
+    for number in range(55):
+        yard.send("email/send.requested", {"to": ["ada@example.com"], "subject": f"number {number:02}", "text": "x"})
+    yard.work()
+    first = page.get("/dev/outbox").text
+    older = re.search(r'href="(/dev/outbox\?before=[^"]+)">Older', first)
+    assert older is not None
+    second = page.get(older[1]).text
+    seen = re.findall(r"number (\d\d)<", first) + re.findall(r"number (\d\d)<", second)
+    assert seen == [f"{number:02}" for number in reversed(range(55))]
+    assert "data-live" not in second
