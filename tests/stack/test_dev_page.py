@@ -151,7 +151,7 @@ def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(page: Page, t
 
 
 def test_what_flow_control_holds_says_why(page: Page) -> None:
-    *_, last = (send("test/narrow", {"tenant": 7})[0] for _ in range(25))
+    *_, last = (send("test/narrow", {"tenant": 7})[0] for _ in range(12))
     open_invocation(page, last, "one_by_one")
     expect(page.locator(".held")).to_contain_text("waiting: 1 of 1 running for tenant 7")
     settled(last, 60)

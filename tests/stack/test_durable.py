@@ -36,8 +36,8 @@ def test_parallel_branches_park_and_go_on_in_linked_runs() -> None:
     wait_until(lambda: status(event_id) in ("waiting", "sleeping"))
     assert rows("SELECT id FROM runyard.batches WHERE function = 'dialog' AND status IN ('claimed', 'running')") == []
     assert "answer: waits for test/answered until" in command("events", "--id", event_id).stdout
-    with urllib.request.urlopen(address(f"/dev?id={event_id}"), timeout=30) as page:
-        assert "waits for test/answered until" in page.read().decode()
+    with urllib.request.urlopen(address(f"/dev/invocations/{event(event_id)['invocations'][0]['id']}"), timeout=30) as page:
+        assert "waits at answer for the event test/answered" in page.read().decode()
     send("test/answered", {"key": "d1", "says": "yes"})
     row = settled(event_id, 90)
     assert (row["status"], row["output"], row["attempt"]) == ("succeeded", ["yes", None], 1)
