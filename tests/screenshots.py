@@ -20,6 +20,9 @@ _SECONDS = 60.0
 def main() -> int:
     """Take them all; return the exit code."""
     folder = Path("/tmp/runyard")  # the pictures name it
+    if folder.exists():
+        print(f"{folder} is there already: move it away", file=sys.stderr)
+        return 1
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith(("RUNYARD_", "SENDGRID_", "GEMINI_", "OPENAI_", "MEDIA_", "MAIL_", "DATABASE_URL"))]:
         del os.environ[name]

@@ -54,11 +54,11 @@ class Access:
         body
             The body, where a signature over it will do instead of a key.
         given
-            A key that it brings in another way than those above.
+            A key that it brings in another way than those above, where it brings none of them.
 
         Raises `Problem`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast.
         """
-        given = given or _given(request)
+        given = _given(request) or given
         if self.development:
             if not anywhere:
                 self._refuse_other_pages(request)

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from resources import media_workers
+from runyard import send
 from runyard.gateway.app import build_app
+from runyard.gateway.dev import health
+from runyard.settings import settings
 from runyard.testing import Yard
 from tests import made_media
+from tests.conftest import ROOT, wait_until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,3 +120,38 @@ def test_older_ones_are_on_the_next_page(yard: Yard, page: TestClient) -> None:
     seen = re.findall(r"number (\d\d)<", first) + re.findall(r"number (\d\d)<", second)
     assert seen == [f"{number:02}" for number in reversed(range(55))]
     assert "data-live" not in second
+
+
+def test_the_page_of_the_documentation_is_one(page: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del page
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "dev-page.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "my_pages.py").write_text(code)
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "orders.html").write_text(
+        '{% extends "base.html" %}{% block title %}Orders{% endblock %}'
+        '{% block main %}<h1>Orders</h1><div id="live" data-live>{% include "orders.live.html" %}</div>{% endblock %}'
+    )
+    (tmp_path / "templates" / "orders.live.html").write_text("{% for order in orders %}<p>{{ order.number }}: {{ order.total }} {{ number }}</p>{% endfor %}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(settings(), "pages", "my_pages")
+    with TestClient(build_app(None, development=True), base_url="http://localhost") as client:
+        shown = client.get("/dev/orders?number=<7>").text
+        assert '<a href="/dev/orders" aria-current="page">Orders</a>' in shown and "<p>7: 120 &lt;7&gt;</p>" in shown
+        assert client.get("/dev/outbox").status_code == 404
+
+
+def test_health_is_shown_while_a_provider_does_not_answer(page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_doctor", health._Doctor())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/v1")
+        shown = page.get("/dev/health").text
+        assert "Looking ..." in shown and "events a second" in shown
+        asked, _ = silent.accept()
+        asked.close()
+    assert wait_until(lambda: "Looking ..." not in (found := page.get("/dev/health").text) and "migrations" in found)
+
+
+def test_what_is_very_long_is_cut_and_said_to_be(page: TestClient) -> None:
+    [event_id] = send("nobody/waits", {"text": "x" * 200_000})
+    shown = page.get(f"/dev/events/{event_id}").text
+    assert len(shown) < 80_000 and "characters more" in shown

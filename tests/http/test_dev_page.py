@@ -208,6 +208,7 @@ def test_a_search_for_what_is_rare_ends_in_time_and_can_go_on(monkeypatch: pytes
     [needle] = send("also/one", {"needle": True})
     send([Event("nobody/waits") for _ in range(250)])
     monkeypatch.setattr(searching, "_CHUNK", 100)
+    monkeypatch.setattr(searching, "_LARGEST_CHUNK", 100)
     monkeypatch.setattr(searching, "_SECONDS", -1.0)
     fields = dict.fromkeys(searching.FIELDS, "") | {"path": "data.needle = true"}
     found = searching.find(searching.Search(fields))

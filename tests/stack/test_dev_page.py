@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -204,14 +205,20 @@ def test_what_was_opened_stays_open_when_the_page_changes(page: Page, tmp_path: 
     expect(first.locator("pre")).to_be_visible()
 
 
-def test_a_page_says_when_it_is_no_longer_fresh_and_comes_back(page: Page) -> None:
+def test_a_page_says_when_it_is_no_longer_fresh_and_goes_on_after_the_web_process_was_killed(page: Page) -> None:
     page.goto(address("/dev?name=came/back"))
-    page.context.set_offline(True)
-    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    page.wait_for_timeout(200)
-    page.context.set_offline(False)
-    send("came/back", {})
-    expect(page.locator("#live li").first).to_contain_text("came/back")
+    expect(page.locator("main")).to_contain_text("No event is like that")
+    [web] = [found for found in psutil.process_iter(["cmdline"]) if (found.info["cmdline"] or [])[-3:] == ["-m", "runyard", "web"] and _is_ours(found)]
+    web.kill()
+    expect(page.locator("#live")).to_have_attribute("data-away", "")
+    [event_id] = send("came/back", {})
+    expect(page.locator(f"#event-{event_id}")).to_be_visible(timeout=30_000)
+    expect(page.locator("#live")).not_to_have_attribute("data-away", "")
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    """Whether a process belongs to the stack of these tests."""
+    return process.environ().get("RUNYARD_PORT") == str(settings().port)
 
 
 def test_code_is_copied(browser: Browser) -> None:

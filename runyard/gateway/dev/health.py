@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from runyard.gateway.dev.page import Page, Values, Visit
 from runyard.readiness import Check, all_checks
@@ -11,28 +11,39 @@ from runyard.store import database
 from runyard.store.queries import one, run
 
 _FRESH_SECONDS = 10.0
+_PATIENT_SECONDS = 1.0
 _SPAN_SECONDS = 10
 
 
-class _Remembered:
-    """What the checks have found, for a while: some of them ask services of others."""
+class _Doctor:
+    """What the checks have found last. They are made behind the page, anew when that is some seconds old: some of them ask services of others."""
 
-    def __init__(self, look: Callable[[], Sequence[Check]]) -> None:
-        self._look = look
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: Sequence[Check] = ()
+        self._looking: threading.Thread | None = None
+        self._found: Sequence[Check] | None = None
         self._looked_at = float("-inf")
 
-    def found(self) -> Sequence[Check]:
-        """All checks; whoever comes while they are made waits for them."""
+    def found(self) -> Sequence[Check] | None:
+        """All checks; None when they are made for the first time and that takes a while."""
         with self._lock:
-            if time.monotonic() - self._looked_at > _FRESH_SECONDS:
-                self._found = self._look()
-                self._looked_at = time.monotonic()
-            return self._found
+            looking = self._looking
+            if looking is None and time.monotonic() - self._looked_at > _FRESH_SECONDS:
+                looking = self._looking = threading.Thread(target=self._look, name="doctor", daemon=True)
+                looking.start()
+        if self._found is None and looking is not None:
+            looking.join(_PATIENT_SECONDS)
+        return self._found
+
+    def _look(self) -> None:
+        try:
+            self._found = all_checks()
+        finally:
+            self._looked_at = time.monotonic()
+            self._looking = None
 
 
-_doctor = _Remembered(all_checks)
+_doctor = _Doctor()
 
 
 def look(visit: Visit) -> Values:

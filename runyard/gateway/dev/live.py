@@ -5,7 +5,6 @@ A page asked for as `text/event-stream` is such a stream. It needs no memory of 
 
 import asyncio
 import hashlib
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -13,9 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runyard.errors import DatabaseUnavailable
 from runyard.gateway.endpoint import event_stream
-from runyard.gateway.problems import Problem
+from runyard.gateway.problems import Problem, problem_of
 
 # A stream ends after this; the browser comes back, and its key is looked at again.
 _LONGEST_SECONDS = 300.0
@@ -23,7 +21,6 @@ _QUIET_SECONDS = 15.0
 # A look that takes long is taken less often: it may use this part of the time.
 _SHARE = 0.2
 _MOST_STREAMS = 100
-_log = logging.getLogger("runyard.gateway")
 _open = 0
 
 
@@ -48,8 +45,8 @@ async def _parts(render: Callable[[], str], every: float) -> AsyncIterator[bytes
         while (began := time.monotonic()) < until:
             try:
                 html = await run_in_threadpool(render)
-            except (Problem, DatabaseUnavailable) as error:
-                _log.debug("a live page is not rendered: %s", error)
+            except Exception as error:
+                problem_of(error)  # it is in the log where nobody foresaw it; the browser asks again
                 return
             digest = hashlib.blake2b(html.encode(), digest_size=16).digest()
             if digest != sent:

@@ -4,9 +4,10 @@ A page has a template `<name>.html`; where it is live, the part that is kept up 
 the address to go on at. Both are plain functions of a `Visit`, run in a thread; what they raise becomes a page that says what to do.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -40,6 +41,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _LOGIN = "/dev/login"
+_MOST_SHOWN = 50_000
 Values = Mapping[str, Any]
 
 
@@ -167,11 +169,11 @@ class Site:
     _environment: Environment = field(init=False)
 
     def __post_init__(self) -> None:
-        made = environment([_HERE / "pages", *self.templates], lambda value: redact(as_pretty_json(value)))
+        made = environment([_HERE / "pages", *self.templates], _shown_json)
         made.finalize = _without_secrets
         made.globals |= {
             "menu": [page for page in self.pages if page.menu], "dagster": self.dagster, "to_event": to_event, "to_invocation": to_invocation,
-            "to_function": to_function, "to_run": to_run,
+            "to_function": to_function, "to_run": to_run, "static": _static,
         }  # fmt: skip
         self._environment = made
 
@@ -186,7 +188,7 @@ class Site:
     def render(self, template: str, request: Request, caller: Key, values: Values) -> str:
         """A template as HTML."""
         known = {
-            "token": session.token(request), "path": request.url.path, "address": str(request.url.replace(scheme="", netloc="")), "scopes": caller.scopes,
+            "token": session.token(request), "path": request.url.path, "scopes": caller.scopes,
             "key_name": None if _development(request) else caller.name, "without_secrets": redactor(),
         }  # fmt: skip
         return self._environment.get_template(template).render({**known, **values})
@@ -277,6 +279,18 @@ class Site:
 
 
 _NOBODY = Key("nobody", "nobody", b"", ())
+
+
+def _shown_json(value: object) -> str:
+    """JSON with indents, without secrets, and cut where nobody would read it."""
+    text = redact(as_pretty_json(value))
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}\n... and {len(text) - _MOST_SHOWN:,} characters more"
+
+
+@cache
+def _static(name: str) -> str:
+    """The address of a file that belongs to the pages: another one when it has changed, so that no browser uses an old one."""
+    return f"/dev/static/{name}?{hashlib.blake2b((_HERE / 'static' / name).read_bytes(), digest_size=6).hexdigest()}"
 
 
 @pass_context

@@ -1,7 +1,7 @@
 """A search for events: its fields as they were typed, read and looked up.
 
-A search is never allowed to read the whole table in one go: the statement looks at a chunk of events, newest first, and the next one goes on behind it
-until enough are found or the time is over. What was not looked at yet is said, with where to go on.
+A search is never allowed to read the whole table in one go: the statement looks at a chunk of events, newest first, and the next one, a larger one as long
+as that is quick, goes on behind it until enough are found or the time is over. What was not looked at yet is said, with where to go on.
 """
 
 import json
@@ -25,7 +25,7 @@ SHOWN = 50
 UNMATCHED = "unmatched"
 STATUSES = (*get_args(Status), UNMATCHED)
 FIELDS = ("name", "id", "status", "since", "until", "path", "internal")
-_CHUNK = 20_000
+_CHUNK, _LARGEST_CHUNK = 2_000, 64_000
 _SECONDS = 1.0
 _STATEMENT_SECONDS = 5
 _LARGEST_ID = 2**63 - 1
@@ -61,7 +61,7 @@ def find(search: Search) -> Found:
     if status is not None and status not in STATUSES:
         raise InvalidOption(f"status: there is no status {status!r}; there are {', '.join(STATUSES)}")
     bounds: dict[str, Any] = {
-        "name": typed["name"] or None, "ids": _ids(typed["id"]), "since": _moment(typed["since"], "since"), "until": _moment(typed["until"], "until"), "chunk": _CHUNK,
+        "name": typed["name"] or None, "ids": _ids(typed["id"]), "since": _moment(typed["since"], "since"), "until": _moment(typed["until"], "until"),
     }  # fmt: skip
     wanted = {
         "status": status, "filter": as_filter(typed["path"]) if typed["path"] else None,
@@ -69,21 +69,23 @@ def find(search: Search) -> Found:
     }  # fmt: skip
     place = _place(search.before)
     found: list[Row] = []
-    deadline = time.monotonic() + _SECONDS
+    chunk, began = _CHUNK, time.monotonic()
     with database.transaction() as connection:
         # A plan that must do for every search would read by time where it should by name.
         connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'; SET LOCAL plan_cache_mode = force_custom_plan".encode())
         while True:
-            at, last = place or (None, None)
-            found += run(connection, "events_found", **bounds, **wanted, cursor_at=at, cursor_id=last, limit=SHOWN + 1 - len(found))
+            looked_at, (at, last) = time.monotonic(), place or (None, None)
+            found += run(connection, "events_found", **bounds, **wanted, chunk=chunk, cursor_at=at, cursor_id=last, limit=SHOWN + 1 - len(found))
             if len(found) > SHOWN:
                 return Found(found[:SHOWN], _written((found[SHOWN - 1]["received_at"], found[SHOWN - 1]["id"])))
-            row = one(connection, "events_looked_at", **bounds, cursor_at=at, cursor_id=last)
+            row = one(connection, "events_looked_at", **bounds, chunk=chunk, cursor_at=at, cursor_id=last)
             if row is None:
                 return Found(found, None)
             place = row["received_at"], row["id"]
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now - began > _SECONDS:
                 return Found(found, _written(place), place[0])
+            chunk = min(2 * chunk, _LARGEST_CHUNK) if now - looked_at < _SECONDS / 8 else chunk
 
 
 def as_filter(typed: str) -> str:
