@@ -119,6 +119,12 @@ class Access:
             raise Problem(429, "too_fast", f"this key may ask {rate:g} times a second: wait, then send it again", headers={"Retry-After": str(max(1, round(wait)))})
 
 
+def check_may_send(caller: Key, event: str) -> None:
+    """Raise `Problem` unless a key may send events of this name."""
+    if not caller.may_send(event):
+        raise Problem(403, "forbidden", f"this key may send {', '.join(caller.events or ())}; not {event[:100]}")
+
+
 class _Bucket:
     """A second's worth of requests may come at once; then as many as the rate lets flow in."""
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from runyard.gateway.access import Access
+from runyard.gateway.access import Access, check_may_send
 from runyard.gateway.background import Background
 from runyard.gateway.problems import ANSWER_HEADERS, Problem, invalid, problem_of, refusal
 from runyard.gateway.reading import parse_json, read_body
@@ -88,8 +88,7 @@ class Call:
 
     def check_may_send(self, event: str) -> None:
         """Raise `Problem` unless the caller's key may send events of this name."""
-        if not self.caller.may_send(event):
-            raise Problem(403, "forbidden", f"this key may send {', '.join(self.caller.events or ())}; not {event[:100]}")
+        check_may_send(self.caller, event)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def test_the_key_is_kept_where_no_script_reads_it_and_given_back(door: Door) -> 
     assert "HttpOnly" in cookie and "SameSite=lax" in cookie and "Path=/dev" in cookie and "Secure" not in cookie
     assert "Secure" in Visitor(door).log_in(door.keys["read"], headers={"X-Forwarded-Proto": "https"}).headers["set-cookie"]
     assert "Key: read" in visitor.get("/dev").text
+    assert visitor.log_in(door.keys["read"], to="/dev?status=failed").headers["location"] == "/dev?status=failed"
+    assert 'name="to" value="/dev?status=failed&amp;name=a"' in Visitor(door).get("/dev?status=failed&name=a").text
     assert visitor.log_in(door.keys["read"], to="https://evil.example/").headers["location"] == "/dev"
     assert visitor.log_in(door.keys["read"], to="/developers-beware").headers["location"] == "/dev"
     assert door.keys["read"] not in visitor.get("/dev").text and door.keys["read"] not in door.log()
@@ -317,6 +319,14 @@ def test_what_is_wrong_is_said_and_nothing_is_sent(visitor: Visitor, fields: dic
     answer = visitor.post("/dev/send", do="send", **fields)
     assert answer.status_code == 400 and says in answer.text and 'role="alert"' in answer.text
     assert count() == 0
+
+
+def test_an_id_that_another_transaction_holds_is_not_waited_for(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    with database.transaction() as connection:
+        send("a/b", id="held", connection=connection)
+        answer = visitor.post("/dev/send", name="a/b", mode="json", json="{}", do="send", id="held")
+    assert answer.status_code == 503 and "nothing was done" in answer.text and answer.headers["retry-after"]
+    assert count() == 1
 
 
 def test_a_check_says_the_same_and_shows_the_code(visitor: Visitor) -> None:

@@ -26,7 +26,7 @@ def look_at_all(visit: Visit) -> Values:
         found, problem = Found([], None), str(error)
     return {
         "search": search, "problem": problem, "found": found, "events": _with_invocations(found.events), "statuses": STATUSES, "shown": SHOWN,
-        "names": event_names(),
+        "names": event_names,
     }  # fmt: skip
 
 

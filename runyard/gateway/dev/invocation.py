@@ -18,7 +18,7 @@ def look(visit: Visit) -> Values:
         parts = run(connection, "parts", invocation=invocation.id)
         runs = {part["run_id"] for part in parts} | ({invocation.run_id} if invocation.run_id is not None else set())
         batches = run(connection, "batches_of_runs", runs=sorted(runs))
-        progress = run(connection, "latest_progress", invocation=invocation.id) if invocation.status not in FINAL else []
+        progress = run(connection, "latest_progress", invocation=invocation.id) if invocation.status == "running" else []
         holding = one(connection, "holding", invocation=invocation.id)
         capacity = one(connection, "capacity", lease=settings().lease_seconds)
         replays = run(connection, "replays_of", invocation=invocation.id, event=invocation.event_id)

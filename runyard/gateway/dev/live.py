@@ -18,8 +18,10 @@ from runyard.gateway.problems import Problem, problem_of
 # A stream ends after this; the browser comes back, and its key is looked at again.
 _LONGEST_SECONDS = 300.0
 _QUIET_SECONDS = 15.0
-# A look that takes long is taken less often: it may use this part of the time.
+# A look that takes long is taken less often: it may use this part of the time. So is one at what has not changed for a while.
 _SHARE = 0.2
+_LONGEST_PAUSE = 5
+_PATIENCE_SECONDS = 10.0
 _MOST_STREAMS = 100
 _open = 0
 
@@ -42,6 +44,7 @@ async def _parts(render: Callable[[], str], every: float) -> AsyncIterator[bytes
     try:
         yield b"retry: 1500\n\n"
         sent, said_at, until = b"", time.monotonic(), time.monotonic() + _LONGEST_SECONDS
+        changed_at = said_at
         while (began := time.monotonic()) < until:
             try:
                 html = await run_in_threadpool(render)
@@ -50,12 +53,13 @@ async def _parts(render: Callable[[], str], every: float) -> AsyncIterator[bytes
                 return
             digest = hashlib.blake2b(html.encode(), digest_size=16).digest()
             if digest != sent:
-                sent, said_at = digest, began
+                sent, said_at, changed_at = digest, began, began
                 yield _message(html)
             elif began - said_at > _QUIET_SECONDS:
                 said_at = began
                 yield b": still here\n\n"
-            await asyncio.sleep(max(every, (time.monotonic() - began) * (1 / _SHARE - 1)))
+            unchanged = every * min(1 + (began - changed_at) / _PATIENCE_SECONDS, _LONGEST_PAUSE)
+            await asyncio.sleep(max(unchanged, (time.monotonic() - began) * (1 / _SHARE - 1)))
     finally:
         _open -= 1
 

@@ -55,15 +55,12 @@ class Visit:
         The fields of the query and of a POST, each with its values.
     caller
         The key that it comes with.
-    dagster
-        Whether the Dagster UI is served beside the page, so that links into it lead somewhere.
     """
 
     request: Request
     caller: Key
     query: Mapping[str, Sequence[str]]
     form: Mapping[str, Sequence[str]]
-    dagster: bool
 
     def path(self, name: str) -> str:
         """A parameter of the path."""
@@ -197,7 +194,7 @@ class Site:
         request.state.endpoint = f"GET /dev{page.path}"
         try:
             caller = await session.visitor(request, page.scope)
-            visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {}, self.dagster)
+            visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {})
             if page.every is not None and live.wanted(request):
                 return live.stream(partial(self._live_part, page, visit), page.every)
             found = await run_in_threadpool(page.look, visit)
@@ -217,7 +214,7 @@ class Site:
         try:
             caller = await session.visitor(request, action.scope)
             form = await _form(request)
-            found = await run_in_threadpool(action.do, Visit(request, caller, {}, form, self.dagster))
+            found = await run_in_threadpool(action.do, Visit(request, caller, {}, form))
             if isinstance(found, str):
                 return RedirectResponse(found, 303, HEADERS)
             html = await run_in_threadpool(self.render, f"{found.template}.html", request, caller, found.values)
@@ -249,7 +246,8 @@ class Site:
         await self._refuse(request, problem)(scope, receive, send)
 
     def _ask_for_key(self, request: Request, message: str) -> Response:
-        to = request.url.path if request.url.path != _LOGIN else request.query_params.get("to", "/dev")
+        # What a form was to do is not done by going on at its address.
+        to = f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" and request.url.path != _LOGIN else "/dev"
         return self._answer(request, self.render("login.html", request, _NOBODY, {"message": message, "to": to}), 401)
 
     async def _log_in(self, request: Request) -> Response:
@@ -260,10 +258,10 @@ class Site:
             form = await _form(request)
             given = form.get("key", [""])[0].strip()
             await request.app.state.services.access.caller(request, "read", given=given)
-        except Problem as problem:
-            return self._ask_for_key(request, str(problem))
+        except Exception as error:
+            return self._ask_for_key(request, str(problem_of(error)))
         to = form.get("to", ["/dev"])[0]
-        made = RedirectResponse(to if to == "/dev" or to.startswith("/dev/") else "/dev", 303, HEADERS)
+        made = RedirectResponse(to if to == "/dev" or to.startswith(("/dev/", "/dev?")) else "/dev", 303, HEADERS)
         session.begin(request, made, given)
         return made
 

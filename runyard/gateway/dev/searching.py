@@ -47,7 +47,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Found:
-    """Events of a search; `further` is where to go on, `whole` says that there are none before them that were not looked at."""
+    """Events of a search; `further` is where to go on, None at the end; `looked_until` is how far back it looked, where its time was over before it had enough."""
 
     events: list[Row]
     further: str | None

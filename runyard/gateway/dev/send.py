@@ -7,16 +7,18 @@ from typing import Any
 from runyard.client import send as send_event
 from runyard.errors import InvalidEvent, InvalidOption
 from runyard.events import Event, catalog, millis
+from runyard.gateway.access import check_may_send
 from runyard.gateway.dev.events import event_names
 from runyard.gateway.dev.forms import Field, beside, data_of, example, fields_of, typed
 from runyard.gateway.dev.page import Action, Page, Shown, Values, Visit, to_event
 from runyard.gateway.dev.snippets import snippets
 from runyard.gateway.history import event_of
-from runyard.gateway.problems import Problem
 from runyard.moments import moment
+from runyard.store import database
 
 Problems = Sequence[tuple[str, str]]
 _OPTIONS = ("id", "at")
+_LOCK_SECONDS = 1
 
 
 def look(visit: Visit) -> Values:
@@ -31,7 +33,7 @@ def look(visit: Visit) -> Values:
         data = example(schema) if schema is not None else {}
     fields = fields_of(schema or {})
     text = json.dumps(data, indent=2, ensure_ascii=False)
-    return {**_shown(visit, name, fields, raw, typed(fields, data), text, {}), **_judged(visit, fields, *_event(name, data, {}))}
+    return {**_shown(visit, name, fields, raw, typed(fields, data), text, {}), **_judged(visit, fields, raw, *_event(name, data, {}))}
 
 
 def send(visit: Visit) -> str | Shown:
@@ -46,12 +48,18 @@ def send(visit: Visit) -> str | Shown:
     event, problems = _event(name, data, options)
     problems = _together(unreadable, problems)
     if visit.given("do") == "send" and event is not None and not problems:
-        if not visit.caller.may_send(name):
-            raise Problem(403, "forbidden", f"this key may send {', '.join(visit.caller.events or ())}; not {name[:100]}")
-        [sent] = send_event([event], source="dev page")
-        return to_event(sent)
-    values = {**_shown(visit, name, fields, raw, written, visit.given("json"), options), **_judged(visit, fields, event, problems)}
+        check_may_send(visit.caller, name)
+        return to_event(_send(event))
+    values = {**_shown(visit, name, fields, raw, written, visit.given("json"), options), **_judged(visit, fields, raw, event, problems)}
     return Shown("send", values, 400 if visit.given("do") == "send" else 200)
+
+
+def _send(event: Event) -> str:
+    """Send an event; return its id. One whose id another transaction holds is not waited for: psycopg's LockNotAvailable then."""
+    with database.transaction() as connection:
+        connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
+        [sent] = send_event([event], source="dev page", connection=connection)
+    return sent
 
 
 def _shown(visit: Visit, name: str, fields: Sequence[Field], raw: bool, written: Mapping[str, str], text: str, options: Mapping[str, str]) -> dict[str, Any]:
@@ -63,13 +71,21 @@ def _shown(visit: Visit, name: str, fields: Sequence[Field], raw: bool, written:
     }  # fmt: skip
 
 
-def _judged(visit: Visit, fields: Sequence[Field], event: Event | None, problems: Problems) -> dict[str, Any]:
-    """What is wrong with the event, and the same as code where nothing is."""
-    at_fields, others = beside(fields, problems)
+def _judged(visit: Visit, fields: Sequence[Field], raw: bool, event: Event | None, problems: Problems) -> dict[str, Any]:
+    """What is wrong with the event, by the field that it is shown beside, and the same as code where nothing is."""
+    at_fields, others = _beside_json(problems) if raw else beside(fields, problems)
+    for field in _OPTIONS:
+        at_fields[field] = [text for path, text in others if path == field]
     request = visit.request
     needs_key = not request.app.state.services.access.development
     code = snippets(event, str(request.base_url).rstrip("/"), key=needs_key) if event is not None and not problems else {}
-    return {"problems": problems, "at_fields": at_fields, "others": others, "snippets": code}
+    return {"problems": problems, "at_fields": at_fields, "others": [(path, text) for path, text in others if path not in _OPTIONS], "snippets": code}
+
+
+def _beside_json(problems: Problems) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    """As `forms.beside`, for the one field that takes all of the data."""
+    of_data = [(path, text) for path, text in problems if path.partition(".")[0] == "data"]
+    return {"json": [f"{path}: {text}" for path, text in of_data]}, [problem for problem in problems if problem not in of_data]
 
 
 def _together(unreadable: Problems, problems: Problems) -> Problems:
