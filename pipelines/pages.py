@@ -44,7 +44,7 @@ def mail_attachment(visit: Visit) -> Response:
     """A file that went with a mail, to be saved."""
     attachments = _in_outbox(visit).attachments
     number = visit.path("number")
-    if not number.isascii() or not number.isdecimal() or not int(number[:9]) < len(attachments):
+    if not (number.isascii() and number.isdecimal() and len(number) < 5 and int(number) < len(attachments)):
         raise not_found("attachment", number)
     found = attachments[int(number)]
     name = f"attachment; filename*=UTF-8''{quote(found.name, safe='')}"

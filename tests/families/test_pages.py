@@ -57,7 +57,12 @@ def test_a_mail_is_there_whole(yard: Yard, page: TestClient) -> None:
     assert (
         saved.content == b"twelve pages" and saved.headers["content-disposition"].startswith("attachment") and saved.headers["content-type"] == "application/octet-stream"
     )
-    assert page.get(f"{address}/attachments/1").status_code == 404 == page.get(f"{address}/attachments/x").status_code
+    assert (
+        page.get(f"{address}/attachments/1").status_code
+        == 404
+        == page.get(f"{address}/attachments/x").status_code
+        == page.get(f"{address}/attachments/0000000001").status_code
+    )
 
 
 def test_a_mail_that_is_no_longer_in_the_outbox_is_still_listed(yard: Yard, page: TestClient, tmp_path: Path) -> None:
@@ -107,6 +112,18 @@ def test_a_picture_is_there_with_its_variants_and_its_original_is_not_shown(yard
     assert original is not None
     assert page.get(f"/dev/media/files/{original[1]}").status_code == 404
     assert page.get("/dev/media/files/manifests/x.json").status_code == 404
+
+
+def test_a_video_is_there_with_its_preview(yard: Yard, page: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "uploads").mkdir()
+    made_media.video(tmp_path / "uploads" / "film.mp4")
+    yard.send("media/video.uploaded", {"source": "film.mp4"})
+    yard.work()
+    [address] = [link for link in links(page.get("/dev/media").text, "/dev/media") if "/files/" not in link]
+    preview = re.search(r'<video src="([^"]+)"', page.get(address).text)
+    assert preview is not None
+    answer = page.get(preview[1])
+    assert answer.headers["content-type"] == "video/mp4" and answer.content[4:8] == b"ftyp"
 
 
 def test_older_ones_are_on_the_next_page(yard: Yard, page: TestClient) -> None:

@@ -125,12 +125,14 @@ ACTIONS = ["/dev/events/{event}/replay", "/dev/invocations/1/replay", "/dev/invo
 
 
 @pytest.mark.parametrize("path", ACTIONS)
-@pytest.mark.parametrize("attack", ["no token", "a wrong one", "another visitor's", "another origin", "no origin that can be told"])
+@pytest.mark.parametrize("attack", ["no token", "a wrong one", "one of other letters", "another visitor's", "another origin", "no origin that can be told"])
 def test_no_form_of_others_does_anything(visitor: Visitor, door: Door, functions: dict[str, Function], path: str, attack: str) -> None:
     [event_id] = send("also/one")
     run_through(functions["also"], error="x")
     before = count("runyard.invocations"), count()
-    token = {"no token": "", "a wrong one": "0" * 64, "another visitor's": Visitor(door, "manage").token("/dev/functions")}.get(attack, visitor.token("/dev"))
+    token = {"no token": "", "a wrong one": "0" * 64, "one of other letters": "é", "another visitor's": Visitor(door, "manage").token("/dev/functions")}.get(
+        attack, visitor.token("/dev")
+    )
     origin = {"another origin": "https://evil.example", "no origin that can be told": "null"}.get(attack, door.url)
     answer = visitor.http.post(path.format(event=event_id), data={"token": token, "name": "a/b", "do": "send"}, headers={"Origin": origin})
     assert answer.status_code == 403

@@ -37,7 +37,7 @@ def check_form(request: Request, given: str) -> None:
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         raise Problem(403, "origin", "this form comes from a page of another address: open it here, and send it again")
     session = request.cookies.get(COOKIE)
-    if session is None or not hmac.compare_digest(_token_of(session), given):
+    if session is None or not hmac.compare_digest(_token_of(session).encode(), given.encode()):
         raise Problem(403, "token", "this page is out of date: open it again, and send the form again")
 
 

@@ -66,9 +66,8 @@ function checkAsTyped(form) {
       if (fresh) morph(element, fresh.innerHTML, "innerHTML");
     }
     for (const field of form.querySelectorAll("[aria-describedby]")) {
-      const invalid = page.getElementById(field.id)?.hasAttribute("aria-invalid");
-      field.toggleAttribute("aria-invalid", Boolean(invalid));
-      if (invalid) field.setAttribute("aria-invalid", "true");
+      if (page.getElementById(field.id)?.hasAttribute("aria-invalid")) field.setAttribute("aria-invalid", "true");
+      else field.removeAttribute("aria-invalid");
     }
   };
   form.addEventListener("input", () => {
