@@ -18,8 +18,10 @@ _FUNCTIONS = 20
 def pages() -> dict[str, Any]:
     """Milliseconds for the pages of the dev page with a million events, and how many times those with a hundred that is (medians)."""
     migrate()
-    few = _measured(100)
-    many = _measured(EVENTS)
+    try:
+        few, many = _measured(100), _measured(EVENTS)
+    finally:
+        _empty()
     first = {f"{name}_ms": round(1000 * seconds, 1) for name, seconds in many.items()}
     return {**first, "times_a_hundred": round(many["first_page"] / few["first_page"], 2)}
 
@@ -51,8 +53,8 @@ def _median(client: TestClient, path: str) -> float:
 
 def _fill(events: int) -> None:
     """So many events of the last day, every one with an invocation; one in a hundred has failed."""
+    _empty()
     with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.functions RESTART IDENTITY")
         connection.execute(
             "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts) SELECT 'function_' || n, 'job', '{}', 500, 5 FROM generate_series(0, %s - 1) AS n",
             (_FUNCTIONS,),
@@ -70,6 +72,11 @@ def _fill(events: int) -> None:
             (_FUNCTIONS,),
         )
         connection.execute("VACUUM ANALYZE runyard.events, runyard.invocations")
+
+
+def _empty() -> None:
+    with database.connection() as connection:
+        connection.execute("TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.functions RESTART IDENTITY")
 
 
 def _place(number: int) -> str:

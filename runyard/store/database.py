@@ -83,6 +83,8 @@ def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
     try:
         with pool().connection() as opened:
             yield opened
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+        raise  # OperationalErrors too, but the answer of a database that is there, to a statement with a limit of its own
     except (PoolTimeout, psycopg.OperationalError) as error:
         raise DatabaseUnavailable(f"the database does not answer ({type(error).__name__}): check that it runs, with `runyard doctor`") from error
 

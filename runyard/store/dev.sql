@@ -42,6 +42,10 @@ SELECT found.* FROM unnest(%(events)s::text[]) AS asked (id) CROSS JOIN LATERAL 
     FROM runyard.invocations WHERE event_id = asked.id ORDER BY id LIMIT %(each)s
 ) AS found ORDER BY found.id
 
+-- name: cause
+-- The invocation whose step has sent an event. (by invocations_pkey)
+SELECT id, function, event_id FROM runyard.invocations WHERE id = %(invocation)s
+
 -- name: caused
 -- What the steps of an event's invocations have sent, and what that has caused in turn, level by level.
 -- (by invocations_event, events_caused_by)

@@ -327,7 +327,7 @@ def test_an_id_that_another_transaction_holds_is_not_waited_for(visitor: Visitor
     with database.transaction() as connection:
         send("a/b", id="held", connection=connection)
         answer = visitor.post("/dev/send", name="a/b", mode="json", json="{}", do="send", id="held")
-    assert answer.status_code == 503 and "nothing was done" in answer.text and answer.headers["retry-after"]
+    assert answer.status_code == 503 and "another transaction holds what this needs" in answer.text and answer.headers["retry-after"]
     assert count() == 1
 
 

@@ -143,3 +143,6 @@ def test_what_goes_on_has_no_end_yet() -> None:
     assert [(span.kind, span.end) for span in fresh.spans] == [("queued", None)]
     skipped = timeline(invocation(status="skipped", run_id=None, started_at=None), [], [], at(30))
     assert [(span.kind, span.end) for span in skipped.spans] == [("queued", at(20))]
+    parts = [{"run_id": "r1", "status": "queued", "error": None, "ended_at": at(4)}]
+    given_up = timeline(invocation(status="cancelled", run_id="r1"), parts, [], at(30))
+    assert [(span.kind, span.end) for span in given_up.spans][-1] == ("backoff", at(20))

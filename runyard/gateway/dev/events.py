@@ -7,10 +7,10 @@ from runyard.errors import InvalidOption
 from runyard.events import catalog
 from runyard.gateway.control import replay_all_of
 from runyard.gateway.dev.page import Action, Page, Values, Visit, to_event, to_invocation
-from runyard.gateway.dev.searching import FIELDS, SHOWN, STATUSES, Found, Search, find
+from runyard.gateway.dev.searching import FIELDS, STATUSES, Found, Search, find
 from runyard.gateway.history import event_of
 from runyard.store import database
-from runyard.store.queries import Row, run
+from runyard.store.queries import Row, one, run
 
 _EACH = 6
 _MOST_CAUSED = 200
@@ -25,8 +25,7 @@ def look_at_all(visit: Visit) -> Values:
     except InvalidOption as error:
         found, problem = Found([], None), str(error)
     return {
-        "search": search, "problem": problem, "found": found, "events": _with_invocations(found.events), "statuses": STATUSES, "shown": SHOWN,
-        "names": event_names,
+        "search": search, "problem": problem, "found": found, "events": _with_invocations(found.events), "statuses": STATUSES, "names": event_names,
     }  # fmt: skip
 
 
@@ -36,18 +35,17 @@ def look_at_one(visit: Visit) -> Values:
     with database.connection() as connection:
         invocations = run(connection, "invocations_briefly", events=[event.id], each=100)
         caused = run(connection, "caused", event=event.id, limit=_MOST_CAUSED)
-        cause = run(connection, "invocations_in_full", events=[], invocation=event.caused_by) if event.caused_by is not None else []
+        cause = one(connection, "cause", invocation=event.caused_by)
     # Should it be its own cause, it is not told again below itself.
     rows = {row["id"]: row for row in _with_invocations([row for row in caused if row["id"] != event.id])}
     return {
-        "event": event, "invocations": invocations, "typed": catalog.schema(event.name) is not None, "cause": cause[0] if cause else None,
-        "branches": _branches(rows.values()), "many": len(caused) == _MOST_CAUSED,
+        "event": event, "invocations": invocations, "cause": cause, "branches": _branches(rows.values()), "many": len(caused) == _MOST_CAUSED,
     }  # fmt: skip
 
 
 def replay(visit: Visit) -> str:
     """Replay what an event has set off; go on at the new invocation, or at the event where there are several."""
-    made = replay_all_of(visit.path("id"), visit.given("function") or None, keep=visit.given("keep") == "yes")
+    made = replay_all_of(visit.path("id"), None, keep=visit.given("keep") == "yes")
     return to_invocation(made[0]) if len(made) == 1 else to_event(visit.path("id"))
 
 

@@ -78,8 +78,8 @@ def timeline(invocation: FullInvocation, parts: Sequence[Row], batches: Sequence
         at, waiting = end or now, _BEHIND.get(status, "")
     if invocation.status in ("queued", "claimed", "sleeping", "waiting"):
         spans.append(Span(waiting if invocation.status != "claimed" else "claimed", at, None))
-    elif not ended and invocation.finished_at is not None:
-        spans.append(Span("queued", at, invocation.finished_at))
+    elif invocation.finished_at is not None and invocation.finished_at > at:
+        spans.append(Span(waiting, at, invocation.finished_at))
     return Timeline(spans, [step for step in invocation.steps if step.run_id not in runs])
 
 
