@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from resources.media_store import MediaStore
+from resources.media_store import SUFFIXES, MediaStore
 from resources.outbox import OutboxMail, read_mail
 from runyard.gateway.dev.functions import open_lately
 from runyard.gateway.dev.page import Page, Values, Visit
@@ -19,7 +19,7 @@ _SHOWN = 50
 _FOREIGN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, max-age=3600", "Referrer-Policy": "no-referrer"}
 _IN_FRAME = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 _NOTHING = "sandbox; default-src 'none'"
-_TYPES = {".webp": "image/webp", ".avif": "image/avif", ".jpg": "image/jpeg", ".png": "image/png", ".mp4": "video/mp4"}
+_TYPES = {suffix: f"{'video' if kind == 'mp4' else 'image'}/{kind}" for kind, suffix in SUFFIXES.items()}
 
 
 def mails(visit: Visit) -> Values:

@@ -26,6 +26,7 @@ from runyard.dispatch import Outcome
 from runyard.errors import Cancelled, InvalidEvent, LeaseLost, NothingToDo
 from runyard.events import Event, rows_as_json
 from runyard.lease import Lease, heart
+from runyard.links import to_event, to_invocation
 from runyard.redaction import redact
 from runyard.registry import Function
 from runyard.store.queries import Row
@@ -52,7 +53,7 @@ def receive(context: OpExecutionContext) -> Batch:
     """Begin a job: the invocations that a sensor claimed for this run, with their events and kept steps."""
     shared = _take(context)
     before = {f"goes on from {number}": MetadataValue.dagster_run(run) for number, run in enumerate(shared.previous_runs[:_MOST_RUNS], 1)}
-    page = {"event": MetadataValue.url(f"/dev/events/{shared.items[0].event.id}")} if len(shared.items) == 1 else {}
+    page = {"event": MetadataValue.url(to_event(str(shared.items[0].event.id)))} if len(shared.items) == 1 else {}
     found = {"function": shared.function, "batch": shared.id, "invocations": len(shared.items), "left out": len(shared.failures)}
     context.add_output_metadata({**found, **page, **before})
     return Batch(shared)
@@ -243,7 +244,7 @@ def _metadata(batch: Shared, outcomes: Sequence[Outcome], counts: dict[str, int]
         failure = batch.failures.get(outcome.invocation_id)
         text = redact(str(failure.error)).replace("|", "\\|").replace("\n", " ")[:300] if failure else ""
         number, step = outcome.invocation_id, failure.step if failure else ", ".join(outcome.parked)
-        links = f"[{number}](/dev/invocations/{number}) | [{events[number]}](/dev/events/{events[number]})"
+        links = f"[{number}]({to_invocation(number)}) | [{events[number]}]({to_event(str(events[number]))})"
         lines.append(f"| {links} | {status.get(outcome.status, outcome.status)} | {step} | {text} |")
     if len(ordered) > _MOST_ROWS:
         lines.append(f"| ... and {len(ordered) - _MOST_ROWS} more, in 'all outcomes' | | | | |")

@@ -145,10 +145,9 @@ def _doors() -> Sequence[Endpoint]:
 
 def _dev_page(dagster: bool) -> Site:
     """The dev page, with the project's own pages in front of the last one."""
-    modules = (events, invocation, functions, send, dev_health)
-    pages: list[Page] = [page for module in modules for page in module.PAGES]
-    actions: list[Action] = [action for module in (events, invocation, functions, send) for action in module.ACTIONS]
+    modules = (events, functions, send, invocation)
     own = settings().project_module("pages")
-    if own is None:
-        return Site(pages, actions, [], dagster)
-    return Site([*pages[:-1], *own.PAGES, *pages[-1:]], actions, [own.TEMPLATES], dagster)
+    pages: list[Page] = [page for module in modules for page in module.PAGES]
+    actions: list[Action] = [action for module in modules for action in module.ACTIONS]
+    pages += [*(own.PAGES if own is not None else ()), *dev_health.PAGES]
+    return Site(pages, actions, [own.TEMPLATES] if own is not None else [], dagster)

@@ -115,9 +115,8 @@ class Webhook:
         return Accepted(ids=await run_in_threadpool(self._take, parse_json(call.raw), headers))
 
     def _take(self, body: Any, headers: Mapping[str, str]) -> list[str]:
-        with database.transaction() as connection:
-            # Another delivery of the same may be under way, or an application's transaction with it: not for long.
-            connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
+        # Another delivery of the same may be under way, or an application's transaction with it: not for long.
+        with database.transaction(_LOCK_SECONDS) as connection:
             try:
                 events = self.take(Incoming(body, headers, connection))
             except (LookupError, TypeError, AttributeError, ValueError) as error:

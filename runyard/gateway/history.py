@@ -128,9 +128,15 @@ def status_of(given: str) -> tuple[int, str]:
 
 def _number_of(given: str) -> int:
     """The id of an invocation as a number; raises `Problem` for what cannot be one."""
-    if not (given.isascii() and given.isdecimal() and len(given) < 20 and int(given) <= _LARGEST_ID):
+    number = as_number(given)
+    if number is None:
         raise not_found("invocation", given)
-    return int(given)
+    return number
+
+
+def as_number(given: str) -> int | None:
+    """A text as the id of an invocation; None for what cannot be one."""
+    return int(given) if given.isascii() and given.isdecimal() and len(given) < 20 and int(given) <= _LARGEST_ID else None
 
 
 def events_page(bounds: Mapping[str, Any], limit: int, after: Place | None) -> tuple[list[Row], Place | None]:
@@ -140,9 +146,7 @@ def events_page(bounds: Mapping[str, Any], limit: int, after: Place | None) -> t
 
 def _page(statement: str, ordered_by: str, bounds: Mapping[str, Any], limit: int, after: Place | None) -> tuple[list[Row], Place | None]:
     at, last = after if after is not None else (None, None)
-    with database.transaction() as connection:
-        # A plan that must do for every filter would read by time where it should by name.
-        connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'; SET LOCAL plan_cache_mode = force_custom_plan".encode())
+    with database.searching(_STATEMENT_SECONDS) as connection:
         rows = run(connection, statement, **bounds, limit=limit + 1, cursor_at=at, cursor_id=last)
     shown = rows[:limit]
     return shown, (shown[-1][ordered_by], str(shown[-1]["id"])) if len(rows) > limit else None

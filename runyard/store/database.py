@@ -90,9 +90,25 @@ def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
 
 
 @contextmanager
-def transaction() -> Iterator[psycopg.Connection[dict[str, object]]]:
-    """A pooled connection in a transaction that commits when the block ends well."""
+def transaction(lock_seconds: float | None = None) -> Iterator[psycopg.Connection[dict[str, object]]]:
+    """A pooled connection in a transaction that commits when the block ends well.
+
+    With `lock_seconds` it waits no longer than that for what another transaction has locked; psycopg's LockNotAvailable then.
+    """
     with connection() as opened, opened.transaction():
+        if lock_seconds is not None:
+            opened.execute(f"SET LOCAL lock_timeout = '{lock_seconds}s'".encode())
+        yield opened
+
+
+@contextmanager
+def searching(most_seconds: float) -> Iterator[psycopg.Connection[dict[str, object]]]:
+    """A pooled connection for statements whose filters may be left out, each for some seconds at most; psycopg's QueryCanceled then.
+
+    A plan that must do for every filter would read by time where it should by name: each statement gets a plan of its own.
+    """
+    with transaction() as opened:
+        opened.execute(f"SET LOCAL statement_timeout = '{most_seconds}s'; SET LOCAL plan_cache_mode = force_custom_plan".encode())
         yield opened
 
 

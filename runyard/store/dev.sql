@@ -4,7 +4,7 @@
 -- Of the next so many events behind a place, newest first, those that a search meets; `unmatched` is an event without invocations.
 -- The engine's own events are left out where they started nothing, unless `internal`.
 -- The inner limit bounds the work, whatever the search is for. No EXISTS: the planner would read all invocations into a hash table for it. (by events_received_at or events_name_received, invocations_event)
-SELECT id, name, source, received_at, ts, caused_by, target FROM (
+SELECT id, name, source, received_at, caused_by FROM (
     SELECT * FROM runyard.events
     WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
         AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s) AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
@@ -37,7 +37,7 @@ UNION (SELECT event_id FROM runyard.batches JOIN runyard.invocations ON invocati
 -- name: invocations_briefly
 -- The first invocations of each of these events, with how many there are. (by invocations_event)
 SELECT found.* FROM unnest(%(events)s::text[]) AS asked (id) CROSS JOIN LATERAL (
-    SELECT id, event_id, function, status, attempt, run_id, replay_of, due_at, left(error->>'message', 300) AS error,
+    SELECT id, event_id, function, status, run_id, replay_of, left(error->>'message', 300) AS error,
         round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds, count(*) OVER () AS among
     FROM runyard.invocations WHERE event_id = asked.id ORDER BY id LIMIT %(each)s
 ) AS found ORDER BY found.id
@@ -56,7 +56,7 @@ WITH RECURSIVE tree AS (
     SELECT events.id, events.name, events.received_at, events.caused_by, level + 1
     FROM tree JOIN runyard.invocations ON invocations.event_id = tree.id JOIN runyard.events ON events.caused_by = invocations.id WHERE level < 20
 )
-SELECT * FROM tree LIMIT %(limit)s
+SELECT id, name, received_at, caused_by FROM tree LIMIT %(limit)s
 
 -- name: parts
 -- What an invocation did in runs that it left unfinished, in order. (by parts_invocation)
@@ -64,7 +64,7 @@ SELECT run_id, status, error, ended_at FROM runyard.parts WHERE invocation_id = 
 
 -- name: batches_of_runs
 -- When runs were claimed for, and begun. (by batches_run)
-SELECT DISTINCT ON (run_id) run_id, worker, claimed_at, started_at, finished_at, cardinality(invocations) AS size
+SELECT DISTINCT ON (run_id) run_id, worker, claimed_at, started_at, cardinality(invocations) AS size
 FROM runyard.batches WHERE run_id = ANY (%(runs)s) ORDER BY run_id, claimed_at DESC
 
 -- name: replays_of
@@ -73,7 +73,7 @@ SELECT id, status FROM runyard.invocations WHERE event_id = %(event)s AND replay
 
 -- name: latest_progress
 -- What an invocation has last said of each step that is under way. (by progress_invocation)
-SELECT DISTINCT ON (step) step, percent, text, at FROM (
+SELECT DISTINCT ON (step) step, percent, text FROM (
     SELECT * FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id DESC LIMIT 100
 ) AS latest ORDER BY step, id DESC
 
@@ -99,7 +99,7 @@ SELECT name, exact FROM runyard.functions WHERE active
 -- What became of each function's invocations of the last hour, of the newest so many; `p95` is the time from the event to the end, in seconds.
 -- (by functions_pkey, invocations_function)
 SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
-    SELECT count(*) AS invocations, count(*) FILTER (WHERE status = 'failed') AS failed, count(*) FILTER (WHERE status = 'succeeded') AS succeeded,
+    SELECT count(*) AS invocations, count(*) FILTER (WHERE status = 'failed') AS failed,
         percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - created_at)) FILTER (WHERE status IN ('succeeded', 'failed')) AS p95
     FROM (
         SELECT status, created_at, finished_at FROM runyard.invocations
@@ -108,16 +108,16 @@ SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
 ) AS lately
 
 -- name: latest_of_function
--- A function's newest invocations, with why they failed. (by invocations_function, or invocations_failed for failures that nobody has dealt with)
-SELECT id, event_id, status, attempt, created_at, run_id, replay_of, left(error->>'message', 300) AS error,
+-- A function's newest invocations, with why they failed. (by invocations_function)
+SELECT id, status, created_at, run_id, left(error->>'message', 300) AS error,
     round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds
-FROM runyard.invocations WHERE function = %(function)s AND (NOT %(dead)s OR status = 'failed' AND dismissed_at IS NULL)
+FROM runyard.invocations WHERE function = %(function)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 
 -- name: open_lately
 -- Of the newest invocations of a function those that are not final, with their event's data and their last progress.
 -- (by invocations_function, events_pkey and progress_invocation)
-SELECT newest.id, newest.function, newest.status, newest.created_at, events.data, said.step, said.percent, said.text FROM (
+SELECT newest.id, newest.function, newest.status, events.data, said.percent, said.text FROM (
     SELECT * FROM runyard.invocations WHERE function = %(function)s ORDER BY created_at DESC, id DESC LIMIT 200
 ) AS newest
 JOIN runyard.events ON events.id = newest.event_id
@@ -126,9 +126,9 @@ WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') O
 
 -- name: pulse
 -- Events of the last ten seconds. (by events_received_at)
-SELECT (SELECT count(*) FROM runyard.events WHERE received_at > runyard.now() - interval '10 seconds') AS events
+SELECT count(*) AS events FROM runyard.events WHERE received_at > runyard.now() - interval '10 seconds'
 
 -- name: batches_under_way
 -- What the workers do, the oldest first. (by batches_open)
-SELECT id, function, status, run_id, worker, cardinality(invocations) AS size, claimed_at, started_at, heartbeat_at
+SELECT function, status, run_id, worker, cardinality(invocations) AS size, started_at
 FROM runyard.batches WHERE status IN ('claimed', 'running') ORDER BY claimed_at LIMIT 50

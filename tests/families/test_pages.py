@@ -19,6 +19,7 @@ from runyard.settings import settings
 from runyard.testing import Yard
 from tests import made_media
 from tests.conftest import ROOT, wait_until
+from tests.families.conftest import rows
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +85,9 @@ def test_no_other_file_is_read_for_a_mail(page: TestClient, name: str) -> None:
 def test_a_text_is_there_with_where_it_came_from_and_what_is_under_way(yard: Yard, page: TestClient) -> None:
     yard.send("content/generate.requested", {"topic": "Queues & <locks>", "length": 300, "user": "ada"})
     assert "Under way" in page.get("/dev/content").text and "Queues &amp; &lt;locks&gt;" in page.get("/dev/content").text
+    rows("INSERT INTO runyard.progress (invocation_id, step, percent, text) SELECT id, 'section-1', 40, 'section 1 of 2' FROM runyard.invocations RETURNING id")
+    writing = page.get("/dev/content").text
+    assert "section 1 of 2 (40 %)" in writing and re.search(r'<progress [^>]*max="100" value="40', writing)
     yard.work()
     listed = page.get("/dev/content").text
     assert "Under way" not in listed and "a placeholder of the offline generator" in listed

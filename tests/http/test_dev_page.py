@@ -256,7 +256,7 @@ def test_an_event_is_replayed_and_an_invocation_cancelled_and_run_now(visitor: V
     assert (answer.status_code, answer.headers["location"]) == (303, "/dev/invocations/2")
     assert visitor.post("/dev/invocations/2/cancel").headers["location"] == "/dev/invocations/2"
     again = visitor.post("/dev/invocations/2/cancel")
-    assert again.status_code == 409 and "cancelled already" in again.text
+    assert again.status_code == 409 and "cancelled already" in again.text and '<a href="/dev/invocations/2">Go back</a>' in again.text
     kept = visitor.post("/dev/invocations/1/replay", keep="yes").headers["location"]
     assert "Kept from the invocation that it replays" in visitor.get(kept).text
     [claim] = dispatch.claim(functions["also"]) or []
@@ -275,6 +275,8 @@ def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_fi
     run_through(functions["greet"], error="boom")
     page = visitor.get("/dev/functions").text
     assert page.index('id="function-greet"') < page.index('id="function-also"')
+    dead = visitor.get("/dev/functions/greet?only=dead-letters").text
+    assert dead.count("boom") == 3 and dead.count('<span class="tag failed">failed</span>') == 3
     assert visitor.post("/dev/functions/greet/pause").headers["location"] == "/dev/functions"
     assert "Resume" in visitor.get("/dev/functions/greet").text
     assert visitor.post("/dev/functions/greet/replay-failures").headers["location"] == "/dev/functions/greet"
@@ -285,6 +287,17 @@ def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_fi
     visitor.post("/dev/functions/greet/resume")
     assert dispatch.claim(functions["greet"])
     assert visitor.post("/dev/functions/none/pause").status_code == 404
+
+
+def test_health_tells_what_waits_and_since_when(visitor: Visitor, functions: dict[str, Function]) -> None:
+    assert "Nothing waits." in visitor.get("/dev/health").text
+    send([Event("also/one"), Event("also/two")])
+    with database.connection() as connection:
+        connection.execute(b"UPDATE runyard.invocations SET due_at = now() - interval '90 s' WHERE id = 1")
+    page = visitor.get("/dev/health").text
+    assert re.search(r"<dt>queued</dt><dd>2</dd>", page) and re.search(r"<dt>oldest is due since</dt><dd>9\d\.\d s</dd>", page)
+    assert re.search(r"<dt>events a second</dt><dd>0\.2</dd>", page)
+    assert "/dev/functions/also" in page and "the first is due since 9" in page
 
 
 def test_an_event_is_sent_by_form_and_by_json(visitor: Visitor) -> None:

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from resources.mailer import Mail, OutboxMailer
 from runyard import send
+from runyard.links import to_event
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import event, settled, wait_until
@@ -142,6 +143,9 @@ def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(page: Page, t
     open_invocation(page, event_id, "steps")
     expect(page.locator(".state .tag")).to_have_text("running")
     expect(page.locator(".progress label")).to_have_text("second: half way (50 %)")
+    page.goto(address("/dev/health"))
+    expect(page.locator(".workers")).to_contain_text("steps: 1 invocation, since")
+    page.go_back()
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".held")).to_contain_text("is being cancelled")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
@@ -311,8 +315,6 @@ def test_a_run_in_dagsters_ui_leads_back_to_its_event(page: Page) -> None:
 @pytest.fixture(scope="module")
 def shown(stack: object) -> list[str]:
     """The paths of every kind of page, with long and odd things on them."""
-    from runyard.gateway.dev.page import to_event
-
     [failed] = send("test/steps", {"n": 1, "final": True, "long": "x" * 300, "says": "y" * 300})
     [mail] = send("email/send.requested", {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}})
     [nested] = send("test/calling", {"n": 2})

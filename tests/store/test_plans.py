@@ -125,7 +125,7 @@ LOOKS: dict[str, dict[str, object]] = {
     "latest_progress": {"invocation": 7},
     "holding": {"invocation": 7},
     "functions_lately": {"most": 10_000},
-    "latest_of_function": {"function": "greet", "dead": False, "limit": 50},
+    "latest_of_function": {"function": "greet", "limit": 50},
     "open_lately": {"function": "greet"},
     "pulse": {},
     "batches_under_way": {},

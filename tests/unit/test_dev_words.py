@@ -86,19 +86,18 @@ def test_flow_control_in_words() -> None:
         ('data.n = "7"', '$."data"."n" == "7"'),
         ("user.id", 'exists($."user"."id")'),
         ("$.data.total > 100", "$.data.total > 100"),
+        ("data.to ==", '$."data"."to" == "="'),
+        ("data = = 2", '$."data" == "= 2"'),
     ],
 )
 def test_a_path_in_the_data_is_read(typed: str, path: str) -> None:
     assert as_filter(typed) == path
 
 
-@pytest.mark.parametrize("typed", ["data.to ==", "what is this", "nothing.here = 1", "$.data.", "data = = 2"])
+@pytest.mark.parametrize("typed", ["what is this", "nothing.here = 1", "$.data."])
 def test_what_is_no_path_is_refused_with_how_to_write_it(typed: str) -> None:
-    if typed in ("data.to ==", "data = = 2"):
-        assert "==" in as_filter(typed)  # compared with text that begins with a sign
-    else:
-        with pytest.raises(InvalidOption, match="path"):
-            as_filter(typed)
+    with pytest.raises(InvalidOption, match="path"):
+        as_filter(typed)
 
 
 def invocation(**changed: Any) -> FullInvocation:

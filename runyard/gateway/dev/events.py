@@ -6,9 +6,10 @@ from typing import Any
 from runyard.errors import InvalidOption
 from runyard.events import catalog
 from runyard.gateway.control import replay_all_of
-from runyard.gateway.dev.page import Action, Page, Values, Visit, to_event, to_invocation
+from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.searching import FIELDS, STATUSES, Found, Search, find
 from runyard.gateway.history import event_of
+from runyard.links import to_event, to_invocation
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 

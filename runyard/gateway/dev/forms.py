@@ -18,6 +18,10 @@ _BOUNDS = {
     "minimum": "at least {}", "exclusiveMinimum": "more than {}", "maximum": "at most {}", "exclusiveMaximum": "less than {}", "maxLength": "at most {} characters",
     "minItems": "at least {}", "maxItems": "at most {}", "pattern": "like {}", "format": "a {}",
 }  # fmt: skip
+_FORMATS = {
+    "email": "ada@example.com", "date-time": "2026-01-31T09:00:00Z", "date": "2026-01-31", "uri": "https://example.com/",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,17 +148,10 @@ def _example(given: Schema, whole: Schema, level: int) -> Any:
 
 
 def _text(schema: Schema) -> str:
-    known = {
-        "email": "ada@example.com",
-        "date-time": "2026-01-31T09:00:00Z",
-        "date": "2026-01-31",
-        "uri": "https://example.com/",
-        "uuid": "00000000-0000-4000-8000-000000000000",
-    }
-    if schema.get("format") in known:
-        return known[schema["format"]]
+    if schema.get("format") in _FORMATS:
+        return _FORMATS[schema["format"]]
     if str(schema.get("pattern", "")).startswith("^https?"):
-        return known["uri"]
+        return _FORMATS["uri"]
     return "text".ljust(int(schema.get("minLength", 0)), "x")[: int(schema.get("maxLength", _LONG))]
 
 

@@ -5,13 +5,15 @@ from typing import Any
 
 from runyard import bulk, dispatch
 from runyard.bulk import Selection
-from runyard.gateway.dev.page import Action, Page, Values, Visit, to_function
+from runyard.gateway.dev.holding import shared_with
+from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.endpoint import not_found
+from runyard.links import to_function
 from runyard.store import database
 from runyard.store.queries import Row, run
 
 # Of the last hour so many invocations of a function are looked at: with more there are "at least" so many.
-MOST = 10_000
+_MOST = 10_000
 _LATEST = 50
 
 
@@ -19,7 +21,7 @@ def look_at_all(visit: Visit) -> Values:
     """The registry."""
     del visit
     functions = _functions()
-    return {"functions": sorted(functions, key=lambda one: (not one["failed"], not one["lately"]["failed"], not one["active"], one["name"])), "most": MOST}
+    return {"functions": sorted(functions, key=lambda one: (not one["failed"], not one["lately"]["failed"], not one["active"], one["name"])), "most": _MOST}
 
 
 def look_at_one(visit: Visit) -> Values:
@@ -29,10 +31,9 @@ def look_at_one(visit: Visit) -> Values:
     if found is None:
         raise not_found("function", name)
     dead = visit.asked("only") == "dead-letters"
-    with database.connection() as connection:
-        latest = run(connection, "latest_of_function", function=name, dead=dead, limit=_LATEST)
+    latest = _dead_letters(name) if dead else _latest(name)
     under_way = [row for row in bulk.bulks() if row["finished_at"] is None and row["selection"].get("function") == name]
-    return {"function": found, "latest": latest, "dead": dead, "shown": _LATEST, "bulks": under_way, "most": MOST}
+    return {"function": found, "latest": latest, "dead": dead, "shown": _LATEST, "bulks": under_way, "most": _MOST}
 
 
 def open_lately(function: str) -> list[Row]:
@@ -69,17 +70,28 @@ def _set_paused(visit: Visit, paused: bool) -> str:
 
 def _functions() -> list[dict[str, Any]]:
     with database.connection() as connection:
-        lately = {row["name"]: row for row in run(connection, "functions_lately", most=MOST)}
         rows = run(connection, "functions")
-    nothing = {"invocations": 0, "failed": 0, "succeeded": 0, "p95": None}
-    return [{**row, "lately": lately.get(row["name"], nothing), "flow_words": flow_words(row)} for row in rows]
+        lately = {row["name"]: row for row in run(connection, "functions_lately", most=_MOST)}
+    return [{**row, "lately": lately[row["name"]], "flow_words": flow_words(row)} for row in rows]
+
+
+def _latest(name: str) -> list[Row]:
+    with database.connection() as connection:
+        return run(connection, "latest_of_function", function=name, limit=_LATEST)
+
+
+def _dead_letters(name: str) -> list[Row]:
+    """The failures of a function that nobody has dealt with, as `_latest` gives invocations."""
+    with database.connection() as connection:
+        rows = run(connection, "dead_letters", function=name, invocation=None, limit=_LATEST)
+    return [{**row, "status": "failed", "error": row["message"], "seconds": (row["finished_at"] - row["created_at"]).total_seconds()} for row in rows]
 
 
 def flow_words(row: Row) -> list[str]:
     """A function's flow control in words, of its row in the table."""
     flow: Mapping[str, Any] = row["flow"]
     words = [
-        f"{limit['limit']} at a time{_by(row, limit['key'])}{_where(limit['scope'])}"
+        f"{limit['limit']} at a time{_by(row, limit['key'])}{shared_with(limit['scope'])}"
         for limit in flow.get("concurrency", ())
         if not limit["scope"].endswith(" singleton")
     ]
@@ -102,10 +114,6 @@ def flow_words(row: Row) -> list[str]:
 def _by(row: Row, place: int | None) -> str:
     paths: Sequence[Sequence[str]] = row["key_paths"]
     return "" if place is None else f" for each {'.'.join(paths[place - 1])}"
-
-
-def _where(scope: str) -> str:
-    return f", over all that share {scope.removeprefix('shared ')!r}" if scope.startswith("shared ") else ""
 
 
 def _length(seconds: float) -> str:

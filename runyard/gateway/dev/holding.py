@@ -75,7 +75,8 @@ def _limits(row: Row) -> Iterator[Reason]:
         value = _key(row, limit["key"])
         running = held.get((limit["scope"], value or ""), 0)
         if running >= limit["limit"]:
-            yield Reason(f"waiting: {running} of {limit['limit']} running{_for(row, limit['key'])}{_shared(limit['scope'])}")
+            single = " (a singleton)" if limit["scope"].endswith(" singleton") else ""
+            yield Reason(f"waiting: {running} of {limit['limit']} running{_for(row, limit['key'])}{shared_with(limit['scope'])}{single}")
     throttle = row["flow"].get("throttle")
     if throttle and not row["begun"] and row["throttled_until"] is not None:
         next_place = row["throttled_until"] - timedelta(seconds=(throttle["burst"] - 1) * throttle["interval"])
@@ -92,10 +93,9 @@ def _for(row: Row, place: int | None) -> str:
     return "" if place is None else f" for {row['key_paths'][place - 1][-1]} {_key(row, place) or ''}"
 
 
-def _shared(scope: str) -> str:
-    if scope.startswith("shared "):
-        return f", over all functions that share {scope.removeprefix('shared ')!r}"
-    return " (a singleton)" if scope.endswith(" singleton") else ""
+def shared_with(scope: str) -> str:
+    """Over whom a limit of this scope holds, where it is not for its function alone."""
+    return f", over all functions that share {scope.removeprefix('shared ')!r}" if scope.startswith("shared ") else ""
 
 
 def _workers(slots: int, busy: int, else_: str) -> Iterator[Reason]:

@@ -2,10 +2,10 @@
 
 from runyard.gateway.control import cancel_open, hurry_invocation, replay_one
 from runyard.gateway.dev.holding import reasons
-from runyard.gateway.dev.page import Action, Page, Values, Visit, to_invocation
+from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.timeline import timeline
 from runyard.gateway.history import event_of, invocation_of
-from runyard.gateway.views import FINAL
+from runyard.links import to_invocation
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import one, run
@@ -30,7 +30,7 @@ def look(visit: Visit) -> Values:
     later = invocation.status in ("queued", "sleeping", "waiting") and invocation.due_at > holding["now"]
     return {
         "invocation": invocation, "event": event_of(invocation.event_id), "timeline": timeline(invocation, parts, batches, holding["now"]), "held": held,
-        "progress": [said for said in progress if said["step"] not in done], "final": invocation.status in FINAL, "replays": replays,
+        "progress": [said for said in progress if said["step"] not in done], "replays": replays,
         "paused": holding["paused_at"], "stopping": holding["cancel_requested_at"],
         # What waits for an event alone has no time that could be cut short.
         "can_run_now": later and (invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
 from anyio import from_thread
 from jinja2 import Environment, pass_context
@@ -26,8 +26,10 @@ from runyard.gateway.dev import live, session
 from runyard.gateway.problems import Problem, problem_of
 from runyard.gateway.reading import read_body
 from runyard.gateway.templating import as_pretty_json, environment
+from runyard.gateway.views import FINAL
 from runyard.keys import Key, Scope
-from runyard.redaction import redact, redactor
+from runyard.links import to_event, to_function, to_invocation, to_run
+from runyard.redaction import redactor
 
 _HERE = Path(__file__).parent
 HEADERS = {
@@ -95,8 +97,6 @@ class Page:
         What the menu calls it; empty where it does not stand there.
     every
         Seconds between two looks at its live part; None where it has none.
-    scope
-        What the visitor's key must be allowed.
     """
 
     path: str
@@ -104,7 +104,6 @@ class Page:
     look: Callable[[Visit], Values | Response]
     menu: str = ""
     every: float | None = None
-    scope: Scope = "read"
 
 
 @dataclass(frozen=True)
@@ -123,26 +122,6 @@ class Action:
     path: str
     do: Callable[[Visit], str | Shown]
     scope: Scope = "manage"
-
-
-def to_event(event_id: str) -> str:
-    """The path of an event's page."""
-    return f"/dev/events/{quote(event_id, safe='')}"
-
-
-def to_invocation(invocation: int) -> str:
-    """The path of an invocation's page."""
-    return f"/dev/invocations/{invocation}"
-
-
-def to_function(name: str) -> str:
-    """The path of a function's page."""
-    return f"/dev/functions/{quote(name, safe='')}"
-
-
-def to_run(run_id: str) -> str:
-    """The path of a run in the Dagster UI."""
-    return f"/runs/{quote(run_id, safe='')}"
 
 
 @dataclass
@@ -170,7 +149,7 @@ class Site:
         made.finalize = _without_secrets
         made.globals |= {
             "menu": [page for page in self.pages if page.menu], "dagster": self.dagster, "to_event": to_event, "to_invocation": to_invocation,
-            "to_function": to_function, "to_run": to_run, "static": _static,
+            "to_function": to_function, "to_run": to_run, "static": _static, "final": FINAL,
         }  # fmt: skip
         self._environment = made
 
@@ -193,7 +172,7 @@ class Site:
     async def _show(self, page: Page, request: Request) -> Response:
         request.state.endpoint = f"GET /dev{page.path}"
         try:
-            caller = await session.visitor(request, page.scope)
+            caller = await session.visitor(request, "read")
             visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {})
             if page.every is not None and live.wanted(request):
                 return live.stream(partial(self._live_part, page, visit), page.every)
@@ -232,7 +211,9 @@ class Site:
         problem = problem_of(error)
         if problem.status == 401 and not live.wanted(request):
             return self._ask_for_key(request, "")
-        html = self.render("error.html", request, _NOBODY, {"problem": problem, "message": str(problem)})
+        # An action has no page of its own: its form stands on the one above it.
+        back = request.url.path if request.method == "GET" else request.url.path.rpartition("/")[0]
+        html = self.render("error.html", request, _NOBODY, {"problem": problem, "message": str(problem), "back": back})
         made = self._answer(request, html, problem.status)
         made.headers.update(problem.headers)
         return made
@@ -279,9 +260,10 @@ class Site:
 _NOBODY = Key("nobody", "nobody", b"", ())
 
 
-def _shown_json(value: object) -> str:
+@pass_context
+def _shown_json(context: Context, value: object) -> str:
     """JSON with indents, without secrets, and cut where nobody would read it."""
-    text = redact(as_pretty_json(value))
+    text: str = context["without_secrets"](as_pretty_json(value))
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}\n... and {len(text) - _MOST_SHOWN:,} characters more"
 
 

@@ -15,20 +15,19 @@ from urllib.parse import urlencode
 
 from runyard.errors import InvalidOption
 from runyard.events import INTERNAL_PREFIXES
+from runyard.gateway.history import as_number
 from runyard.gateway.views import Status
 from runyard.moments import moment
 from runyard.paths import check_filter, path
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 
-SHOWN = 50
-UNMATCHED = "unmatched"
-STATUSES = (*get_args(Status), UNMATCHED)
+_SHOWN = 50
+STATUSES = (*get_args(Status), "unmatched")
 FIELDS = ("name", "id", "status", "since", "until", "path", "internal")
 _CHUNK, _LARGEST_CHUNK = 2_000, 64_000
 _SECONDS = 1.0
 _STATEMENT_SECONDS = 5
-_LARGEST_ID = 2**63 - 1
 _COMPARED = re.compile(r"\s*([\w.$-]+)\s*(?:=\s*(.*?))?\s*", re.DOTALL)
 
 
@@ -70,14 +69,12 @@ def find(search: Search) -> Found:
     place = _place(search.before)
     found: list[Row] = []
     chunk, began = _CHUNK, time.monotonic()
-    with database.transaction() as connection:
-        # A plan that must do for every search would read by time where it should by name.
-        connection.execute(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'; SET LOCAL plan_cache_mode = force_custom_plan".encode())
+    with database.searching(_STATEMENT_SECONDS) as connection:
         while True:
             looked_at, (at, last) = time.monotonic(), place or (None, None)
-            found += run(connection, "events_found", **bounds, **wanted, chunk=chunk, cursor_at=at, cursor_id=last, limit=SHOWN + 1 - len(found))
-            if len(found) > SHOWN:
-                return Found(found[:SHOWN], _written((found[SHOWN - 1]["received_at"], found[SHOWN - 1]["id"])))
+            found += run(connection, "events_found", **bounds, **wanted, chunk=chunk, cursor_at=at, cursor_id=last, limit=_SHOWN + 1 - len(found))
+            if len(found) > _SHOWN:
+                return Found(found[:_SHOWN], _written((found[_SHOWN - 1]["received_at"], found[_SHOWN - 1]["id"])))
             row = one(connection, "events_looked_at", **bounds, chunk=chunk, cursor_at=at, cursor_id=last)
             if row is None:
                 return Found(found, None)
@@ -117,9 +114,8 @@ def _ids(typed: str) -> Sequence[str] | None:
     """The events that an id leads to, None where none is asked for."""
     if not typed:
         return None
-    number = int(typed) if typed.isascii() and typed.isdecimal() and len(typed) < 20 else None
     with database.connection() as connection:
-        rows = run(connection, "events_with_id", given=typed, number=number if number is not None and number <= _LARGEST_ID else None)
+        rows = run(connection, "events_with_id", given=typed, number=as_number(typed))
     return [row["id"] for row in rows]
 
 

@@ -10,9 +10,10 @@ from runyard.events import Event, catalog, millis
 from runyard.gateway.access import check_may_send
 from runyard.gateway.dev.events import event_names
 from runyard.gateway.dev.forms import Field, beside, data_of, example, fields_of, typed
-from runyard.gateway.dev.page import Action, Page, Shown, Values, Visit, to_event
+from runyard.gateway.dev.page import Action, Page, Shown, Values, Visit
 from runyard.gateway.dev.snippets import snippets
 from runyard.gateway.history import event_of
+from runyard.links import to_event
 from runyard.moments import moment
 from runyard.store import database
 
@@ -56,8 +57,7 @@ def send(visit: Visit) -> str | Shown:
 
 def _send(event: Event) -> str:
     """Send an event; return its id. One whose id another transaction holds is not waited for: psycopg's LockNotAvailable then."""
-    with database.transaction() as connection:
-        connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'".encode())
+    with database.transaction(_LOCK_SECONDS) as connection:
         [sent] = send_event([event], source="dev page", connection=connection)
     return sent
 
