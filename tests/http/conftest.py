@@ -1,14 +1,9 @@
 """The door that faces others, as a process of its own with keys; no worker and no daemon behind it."""
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from runyard import keys, registry
@@ -16,68 +11,13 @@ from runyard.registry import Function
 from runyard.retry import Retry
 from runyard.settings import settings
 from runyard.store import database
-from tests.conftest import ROOT, free_port, use_database
+from tests.conftest import use_database
+from tests.door import Door
 from tests.fake_gemini import FakeGemini
 
 SIGNING_SECRET = "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
 ORIGIN = "https://shop.example"
 _TABLES = "events, functions, triggers, invocations, steps, batches, waits, parts, gates, bulks, progress"
-
-
-class Door:
-    """A gateway process, and clients with keys."""
-
-    def __init__(self, url: str, log: Path, **variables: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = log
-        self._variables = {**os.environ, "DATABASE_URL": url, "RUNYARD_PORT": str(self.port), **variables}
-        self._process: subprocess.Popen[bytes] | None = None
-        self.keys: dict[str, str] = {}
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", "runyard", "web", "--api-only"], env=self._variables, cwd=ROOT, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                if httpx.get(f"{self.url}/healthz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                assert time.monotonic() < deadline, self.log()
-                assert self._process.poll() is None, self.log()
-                time.sleep(0.05)
-
-    def stop(self, *, kill: bool = False) -> None:
-        """Stop it, in order or not."""
-        if self._process is not None:
-            (self._process.kill if kill else self._process.terminate)()
-            self._process.wait(15)
-            self._process = None
-
-    def log(self) -> str:
-        """What it has written."""
-        return self._log.read_text(encoding="utf-8")
-
-    def ask(self, method: str, path: str, key: str | None = "all", **more: Any) -> httpx.Response:
-        """Send a request with the key of this name."""
-        headers = {**({"Authorization": f"Bearer {self.keys[key]}"} if key else {}), **more.pop("headers", {})}
-        return httpx.request(method, self.url + path, headers=headers, timeout=30, **more)
-
-    def get(self, path: str, key: str | None = "all", **more: Any) -> httpx.Response:
-        """GET."""
-        return self.ask("GET", path, key, **more)
-
-    def post(self, path: str, json: Any = None, key: str | None = "all", **more: Any) -> httpx.Response:
-        """POST."""
-        return self.ask("POST", path, key, **({"json": json} if json is not None else {}), **more)
-
-    def send(self, *events: dict[str, Any]) -> list[str]:
-        """Send events by the event API; return their ids."""
-        answer = httpx.post(f"{self.url}/e/{self.keys['all']}", json=list(events))
-        assert answer.status_code == 200, answer.text
-        return list(answer.json()["ids"])
 
 
 @pytest.fixture(scope="package")

@@ -1,0 +1,81 @@
+"""Both faces of the web process: the one that faces others, where keys are asked for, and the one of development, with the Dagster UI behind it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runyard import keys, registry
+from runyard.registry import Function
+from runyard.settings import settings
+from runyard.store import database
+from tests.conftest import use_database
+from tests.door import Door
+
+GITHUB_SECRET, STRIPE_SECRET, SIGNING_SECRET = "github-secret", "stripe-secret", "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
+LISTED = "https://shop.example"
+_TABLES = "events, functions, triggers, invocations, steps, batches, waits, parts, gates, bulks, progress"
+
+
+@pytest.fixture(scope="package")
+def security_url(server: str) -> str:
+    """The URL of the database behind both."""
+    return use_database(server, "security")
+
+
+@pytest.fixture(scope="package")
+def door(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """`runyard web --api-only`, with a key that may do everything and one for each scope."""
+    os.environ["RUNYARD_ENVIRONMENT"] = "security"
+    settings.cache_clear()
+    made = Door(
+        security_url, tmp_path_factory.mktemp("door") / "log", RUNYARD_SIGNING_SECRETS=SIGNING_SECRET, RUNYARD_CORS_ORIGINS=LISTED, RUNYARD_LOG_LEVEL="info",
+        RUNYARD_CLIENT_SECONDS="3", GITHUB_WEBHOOK_SECRET=GITHUB_SECRET, STRIPE_WEBHOOK_SECRET=STRIPE_SECRET,
+    )  # fmt: skip
+    for name, scopes in {"all": ["send", "read", "manage"], "send": ["send"], "read": ["read"], "manage": ["manage"]}.items():
+        made.keys[name] = keys.create(name, scopes, per_second=100_000)[1]
+    made.start()
+    yield made
+    made.stop()
+    del os.environ["RUNYARD_ENVIRONMENT"]
+
+
+@pytest.fixture(scope="package")
+def development(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """`runyard web` as a developer has it: no keys, the dev page, and the Dagster UI with the code of the tests."""
+    folder: Path = tmp_path_factory.mktemp("development")
+    (folder / "workspace.yaml").write_text("load_from:\n  - python_module: tests.code\n")
+    made = Door(
+        security_url, folder / "log", ["--workspace", str(folder / "workspace.yaml")], RUNYARD_CORS_ORIGINS=LISTED, RUNYARD_LOG_LEVEL="info",
+        MAIL_OUTBOX=str(folder / "outbox"), RUNYARD_CLIENT_SECONDS="3",
+    )  # fmt: skip
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def functions(security_url: str) -> Iterator[dict[str, Function]]:
+    """Empty tables, and a few functions."""
+    before = registry._functions
+    made = [
+        Function("greet", "greet_job", ("greet/requested",)),
+        Function("send_email", "send_email", ("email/send.requested",)),
+        Function("notify_contact", "notify_contact", ("contact/submitted",)),
+    ]
+    registry._functions = {function.name: function for function in made}
+    with database.connection() as connection:
+        connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in _TABLES.split(', '))} RESTART IDENTITY".encode())
+        connection.execute("TRUNCATE app.email_messages, app.email_reports, app.suppressions, app.contact_messages")
+    registry.publish()
+    yield registry._functions
+    registry._functions = before
+
+
+def count(table: str = "runyard.events") -> int:
+    """How many rows a table has."""
+    with database.connection() as connection:
+        row = connection.execute(f"SELECT count(*) AS n FROM {table}".encode()).fetchone()
+    assert row is not None
+    return int(str(row["n"]))
