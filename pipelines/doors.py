@@ -15,7 +15,7 @@ from pipelines.events import ContactSubmitted, EmailSendRequested, TextGenerateR
 from resources.ai_calls import OverBudget
 from resources.delivery_reports import Report, keep_reports
 from resources.generators import Generated, Prompt, Refused
-from resources.providers import Providers
+from resources.providers import NotSwitchedOn, Providers
 from runyard import Event, NonRetriable, RetryAfter
 from runyard.gateway.doors import Incoming, Webhook, edge_function, send_for
 from runyard.gateway.endpoint import Call, Endpoint, answer, event_stream
@@ -82,6 +82,8 @@ def _refusal(error: Exception) -> Exception:
     match error:
         case Refused():
             return Problem(422, "refused", str(error))
+        case NotSwitchedOn():
+            return Problem(400, "invalid_field", str(error), "provider")
         case OverBudget():
             return Problem(429, "budget", str(error))
         case RetryAfter():

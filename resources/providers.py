@@ -23,6 +23,10 @@ from runyard.errors import NonRetriable, RetryAfter
 NAMES = ("gemini", "openai", "offline")
 
 
+class NotSwitchedOn(NonRetriable):
+    """Seen by whoever asks for a provider by its name: it has no key here."""
+
+
 class Providers(ConfigurableResource[Any]):
     """The text providers that the environment switches on, each behind a circuit breaker; every call is kept with its usage."""
 
@@ -52,10 +56,10 @@ class Providers(ConfigurableResource[Any]):
         raise _of_all(errors)
 
     def candidates(self, wanted: str | None) -> list[Generator]:
-        """Whom to ask, in order; raises `NonRetriable` when the one that is wanted is not switched on."""
+        """Whom to ask, in order; raises `NotSwitchedOn` when the one that is wanted is not."""
         on = switched_on()
         if wanted is not None and wanted != "offline" and wanted not in on:
-            raise NonRetriable(f"the provider {wanted} is not switched on; there are: {', '.join(on) or 'none'}. Set {wanted.upper()}_API_KEY")
+            raise NotSwitchedOn(f"the provider {wanted} is not switched on; there are: {', '.join(on) or 'none'}. Set {wanted.upper()}_API_KEY")
         if wanted == "offline" or not on:
             return [OfflineGenerator()]
         return sorted(on.values(), key=lambda generator: generator.name != wanted)

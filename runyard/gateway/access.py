@@ -8,7 +8,6 @@ import asyncio
 import hmac
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -19,7 +18,6 @@ from runyard.gateway.signatures import StandardWebhooks
 from runyard.keys import Key, Scope
 from runyard.settings import settings
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 DEVELOPER = Key("development", "development", b"", keys.SCOPES)
 _FRESH_SECONDS = 1.0
 _SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
@@ -42,15 +40,13 @@ class Access:
         self._buckets: dict[str, _Bucket] = {}
         self._used: set[str] = set()
 
-    async def caller(self, request: Request, scope: Scope, *, anywhere: bool = False, body: bytes | None = None, given: str | None = None) -> Key:
+    async def caller(self, request: Request, scope: Scope, *, body: bytes | None = None, given: str | None = None) -> Key:
         """The key that a request comes with, or who it is signed by.
 
         Parameters
         ----------
         scope
             What it must be allowed to do.
-        anywhere
-            Whether a page of any origin may ask, as in the event API.
         body
             The body, where a signature over it will do instead of a key.
         given
@@ -60,8 +56,6 @@ class Access:
         """
         given = _given(request) or given
         if self.development:
-            if not anywhere:
-                self._refuse_other_pages(request)
             return DEVELOPER
         if given is None and body is not None and "webhook-signature" in request.headers:
             _SIGNED.check(request.headers, body)
@@ -76,12 +70,6 @@ class Access:
             raise Problem(403, "forbidden", f"this key may not {scope}; it may {', '.join(key.scopes)}")
         self._used.add(key.id)
         return key
-
-    def _refuse_other_pages(self, request: Request) -> None:
-        """A page of another site that a developer has open must not act in their name."""
-        origin = request.headers.get("origin")
-        if origin is not None and origin not in settings().cors_origins and urlsplit(origin).hostname not in LOOPBACK_NAMES:
-            raise Problem(403, "origin", "pages of this origin may not ask here: add it to RUNYARD_CORS_ORIGINS")
 
     async def _find(self, given: str) -> Key | None:
         wanted = keys.digest(given)

@@ -6,21 +6,21 @@ Dagster's UI has no log-in, so it is served on loopback only. There, in developm
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from runyard import keys
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.gateway import control, health, history, ingest, inngest_v1, metrics, stream, trigger
-from runyard.gateway.access import LOOPBACK_NAMES, Access
+from runyard.gateway.access import Access
 from runyard.gateway.background import Background
 from runyard.gateway.cors import Cors
 from runyard.gateway.description import description_routes
@@ -28,6 +28,7 @@ from runyard.gateway.dev import events, functions, invocation, send
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.page import Action, Page, Site
 from runyard.gateway.endpoint import Endpoint, Services
+from runyard.gateway.guard import Guard
 from runyard.gateway.observing import Observe, log_to_stderr
 from runyard.gateway.problems import Problem, refusal
 from runyard.gateway.serving import serve
@@ -52,13 +53,14 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     found = endpoints()
     routes: list[BaseRoute] = [*[endpoint.route() for endpoint in found], *description_routes(found), *_refusals(found)]
     routes += _dev_page(dagster_ui is not None).routes()
+    is_page = partial(_is_page, tuple(routes), dagster_ui)
     if dagster_ui is not None:
         routes.append(Mount("/", dagster_ui))
-    middleware = [Middleware(Observe)]
-    if development:
-        # On loopback a page of another site must not reach us under a name of its own (DNS rebinding).
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES))
-    middleware.append(Middleware(Cors, development=development))
+    middleware = [
+        Middleware(Observe),
+        Middleware(Guard, development=development, is_page=is_page, sockets=("/graphql",) if dagster_ui is not None else ()),
+        Middleware(Cors, development=development),
+    ]
     return Starlette(routes=routes, middleware=middleware, lifespan=_services(development), exception_handlers={HTTPException: _refuse})
 
 
@@ -75,6 +77,8 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
         raise RunyardError(
             "the Dagster UI has no log-in and is served on 127.0.0.1 only: use `runyard web --api-only` here, and a tunnel or a proxy with a log-in for the UI"
         )
+    if "*" in chosen.cors_origins:
+        raise RunyardError("RUNYARD_CORS_ORIGINS=* would let every page act here, for in development no key is asked for: name the origins")
     from dagster._core.workspace.context import WorkspaceProcessContext
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
@@ -103,6 +107,16 @@ def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextMa
             yield
 
     return services
+
+
+def _is_page(ours: Sequence[BaseRoute], dagster_ui: Starlette | None, scope: Scope) -> bool:
+    """Whether a path is a page for people: of the dev page, the description, or of the Dagster UI what all its other routes leave over."""
+    if any(route.matches(scope)[0] is not Match.NONE for route in ours):
+        path: str = scope["path"]
+        return path in ("/docs", "/dev") or path.startswith("/dev/")
+    others = dagster_ui.routes if dagster_ui is not None else []
+    first = next((route for route in others if route.matches(scope)[0] is not Match.NONE), None)
+    return isinstance(first, Route) and first.path in ("/", "/{path:path}")
 
 
 def _refusals(found: Sequence[Endpoint]) -> list[BaseRoute]:

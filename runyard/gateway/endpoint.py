@@ -117,8 +117,8 @@ class Endpoint:
         Request headers that mean something here, for the description.
     errors
         Statuses of errors besides those that every endpoint has.
-    anywhere, signed
-        Whether pages of any origin may call it; whether a signature will do instead of a key.
+    signed
+        Whether a signature will do instead of a key.
     on_error
         Fields that its errors have besides.
     """
@@ -138,7 +138,6 @@ class Endpoint:
     media: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     errors: tuple[int, ...] = ()
-    anywhere: bool = False
     signed: bool = False
     on_error: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -158,7 +157,7 @@ class Endpoint:
         access: Access = request.app.state.services.access
         # A body is read for a signature over it only where there is one: nobody without a key makes us read.
         raw = await read_body(request) if self.signed and "webhook-signature" in request.headers else None
-        caller = await access.caller(request, self.scope, anywhere=self.anywhere, body=raw) if self.scope is not None else Key("anybody", "anybody", b"", ())
+        caller = await access.caller(request, self.scope, body=raw) if self.scope is not None else Key("anybody", "anybody", b"", ())
         if raw is None and self.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(request)
         try:

@@ -89,7 +89,7 @@ def _trace(request: Request) -> str | None:
 
 ENDPOINTS = [
     Endpoint(
-        "POST", "/e/{key}", send_events, "Events", "Send events, in the form of Inngest's event API.", "send", answer=Sent, takes=_EVENTS, anywhere=True,
+        "POST", "/e/{key}", send_events, "Events", "Send events, in the form of Inngest's event API.", "send", answer=Sent, takes=_EVENTS,
         on_error={"ids": []},
     ),
     *[

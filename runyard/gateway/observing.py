@@ -5,7 +5,7 @@ import re
 import time
 from contextvars import ContextVar
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runyard.events import new_ulid
@@ -38,13 +38,15 @@ class Observe:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request; everything else goes through as it is."""
+        if scope["type"] != "lifespan":
+            connection = HTTPConnection(scope)
+            given = connection.headers.get("x-request-id", "")
+            connection.state.request_id = given if _REQUEST_ID.fullmatch(given) else new_ulid()
+            _current.set(connection.state.request_id)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        given = request.headers.get("x-request-id", "")
-        request.state.request_id = given if _REQUEST_ID.fullmatch(given) else new_ulid()
-        _current.set(request.state.request_id)
         began = time.monotonic()
         status = 0
 

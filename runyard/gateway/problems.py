@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 from pydantic import BaseModel, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 
 from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, RunyardError, SchemaOutOfDate
@@ -86,7 +86,7 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(500, "internal", "something went wrong here that is not your fault; the log has it under this request id")
 
 
-def refusal(request: Request, problem: Problem, more: Mapping[str, Any] | None = None) -> JSONResponse:
+def refusal(request: HTTPConnection, problem: Problem, more: Mapping[str, Any] | None = None) -> JSONResponse:
     """The answer that tells of a problem."""
     body = {"status": problem.status, "code": problem.code, "error": str(problem), "request_id": request.state.request_id, **(more or {})}
     if problem.field:

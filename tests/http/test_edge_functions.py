@@ -139,6 +139,11 @@ def test_what_goes_wrong_at_gemini_is_told_as_it_is(door: Door, gemini: FakeGemi
         time.sleep(1.1)
 
 
+def test_a_provider_that_is_not_switched_on_is_the_callers_mistake(door: Door) -> None:
+    answer = door.post("/functions/v1/gemini", {"prompt": "x", "provider": "openai"})
+    assert (answer.status_code, answer.json()["field"]) == (400, "provider")
+
+
 def test_gemini_in_the_background_is_an_event(door: Door, gemini: FakeGemini) -> None:
     answer = door.post("/functions/v1/gemini", {**BODIES["gemini"], "background": True})
     assert answer.status_code == 202 and gemini.prompts == []

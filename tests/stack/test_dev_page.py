@@ -1,40 +1,35 @@
 """The dev page in a real browser: what it shows and does, live; that it fits, can be used by everybody, and takes every payload for text."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from resources.mailer import Mail, OutboxMailer
 from runyard import send
 from runyard.links import to_event
 from runyard.settings import settings
 from runyard.store import database
+from tests.browser import chromium
 from tests.conftest import event, settled, wait_until
 from tests.stack.conftest import address
 
 pytestmark = pytest.mark.usefixtures("stack")
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 ATTACK = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"{{7*7}}javascript:document.title='owned'"
 SECONDS = 15_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium, as the system has it."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path, "these tests need Chromium: apt-get install chromium"
+    """Headless Chromium."""
     expect.set_options(timeout=SECONDS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
