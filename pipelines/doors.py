@@ -56,18 +56,19 @@ async def gemini(call: Call) -> Response:
     call.check_may_send(_TEXT)
     providers = Providers()
     if asked.stream:
-        return event_stream(_as_written(providers, Prompt(**data)))
+        return event_stream(_as_written(call, providers, Prompt(**data)))
     try:
         return answer(await to_thread.run_sync(providers.generate, Prompt(**data), limiter=_limiter()))
     except Exception as error:
         raise _refusal(error) from error
 
 
-async def _as_written(providers: Providers, asked: Prompt) -> AsyncIterator[bytes]:
+async def _as_written(call: Call, providers: Providers, asked: Prompt) -> AsyncIterator[bytes]:
     pieces = providers.pieces(asked)
     try:
         while True:
             piece = await to_thread.run_sync(next, pieces, limiter=_limiter())
+            await call.services.access.check_still_takes(call.caller)
             if isinstance(piece, Generated):
                 yield b"event: done\ndata: %s\n\n" % to_json(piece)
                 return

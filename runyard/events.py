@@ -171,7 +171,7 @@ class Event:
         return self
 
     def to_row(self) -> dict[str, Any]:
-        """The event as an element of the array that the SQL function `runyard.send_v1` takes."""
+        """The event as an element of the array that the SQL function `runyard.send_v2` takes."""
         row: dict[str, Any] = {"ulid": new_ulid(), "name": self.name, "data": dict(self.data)}
         for key in ("id", "ts", "user", "v", "meta"):
             if (value := getattr(self, key)) is not None:
@@ -180,7 +180,7 @@ class Event:
 
 
 def rows_of(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """Check every event, then return them all as elements of the array for `runyard.send_v1`; raises `InvalidEvent`."""
+    """Check every event, then return them all as elements of the array for `runyard.send_v2`; raises `InvalidEvent`."""
     rows: list[dict[str, Any]] = []
     for position, event in enumerate(events):
         try:
@@ -192,10 +192,11 @@ def rows_of(events: Sequence[Event]) -> list[dict[str, Any]]:
     return rows
 
 
-def rows_as_json(events: Sequence[Event], target: str | None = None) -> str:
-    """As `rows_of`, as JSON; `target` names the one function that they are for, whatever its triggers."""
+def rows_as_json(events: Sequence[Event], target: str | None = None, sender: str = "") -> str:
+    """As `rows_of`, as JSON; `target` names the one function that they are for, whatever its triggers, `sender` whose idempotency keys theirs are."""
+    more = {**({"target": target} if target is not None else {}), **({"sender": sender} if sender else {})}
     rows = rows_of(events)
-    return as_json([{**row, "target": target} for row in rows] if target is not None else rows)
+    return as_json([{**row, **more} for row in rows] if more else rows)
 
 
 def internal_row(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def internal_row(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_json(rows: Sequence[Mapping[str, object]]) -> str:
-    """Elements as the array that `runyard.send_v1` takes; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
+    """Elements as the array that `runyard.send_v2` takes; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
     return _dumps(rows)
 
 

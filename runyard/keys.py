@@ -43,9 +43,11 @@ class Key:
     scopes
         What it may do: `send` events, `read` the history, `manage` (replay, cancel, pause).
     events
-        Patterns of the event names that it may send; None for all.
+        Patterns of the event names that it is for: those that it may send, and whose history it may read; None for all.
     per_second
         Its requests a second; None for the default.
+    sender
+        Whose the events are that it sends: what has the same sender shares idempotency keys. Empty where no key is asked for.
     """
 
     id: str
@@ -54,10 +56,15 @@ class Key:
     scopes: tuple[Scope, ...]
     events: tuple[str, ...] | None = None
     per_second: float | None = None
+    sender: str = ""
 
-    def may_send(self, event: str) -> bool:
-        """Whether it may send an event of this name."""
+    def is_for(self, event: str) -> bool:
+        """Whether it is for events of this name."""
         return self.events is None or any(meets(pattern, event) for pattern in self.events)
+
+    def name_patterns(self) -> list[str] | None:
+        """The names that it is for as patterns of SQL's LIKE; None for all."""
+        return None if self.events is None else [re.sub(r"([\\\\%_])", r"\\\1", pattern).replace("*", "%") for pattern in self.events]
 
 
 def digest(key: str) -> bytes:
@@ -66,7 +73,14 @@ def digest(key: str) -> bytes:
 
 
 def create(
-    name: str, scopes: Sequence[str], *, events: Sequence[str] = (), per_second: float | None = None, expires_at: datetime | None = None, key: str | None = None
+    name: str,
+    scopes: Sequence[str],
+    *,
+    events: Sequence[str] = (),
+    tenant: str | None = None,
+    per_second: float | None = None,
+    expires_at: datetime | None = None,
+    key: str | None = None,
 ) -> tuple[str, str]:
     """Make a key for this environment; return its id and the key itself, which is not kept.
 
@@ -77,7 +91,9 @@ def create(
     scopes
         Some of `SCOPES`.
     events
-        Patterns of the event names that it may send (`contact/*`); all by default.
+        Patterns of the event names that it may send, and whose history it may read (`contact/*`); all by default.
+    tenant
+        Whose it is: keys of one tenant share idempotency keys. Nobody shares those of a key without one.
     per_second
         Its requests a second; the default of the settings when None.
     expires_at
@@ -94,12 +110,15 @@ def create(
         raise InvalidOption(f"scope {wrong[0] if wrong else ''!r}: give some of {', '.join(SCOPES)}")
     if per_second is not None and per_second <= 0:
         raise InvalidOption(f"per second {per_second}: give more than 0")
+    if tenant is not None and not 1 <= len(tenant.strip()) <= 100:
+        raise InvalidOption("tenant: say whose the key is, in 1 to 100 characters")
     made = key if key is not None else f"ry_{settings().environment}_{secrets.token_urlsafe(32)}"
     if not _SHORTEST <= len(made) <= _LONGEST or not _FORM.match(made):
         raise InvalidOption(f"key: it must have {_SHORTEST} to {_LONGEST} letters, digits or characters of _.~+=-")
     row = {
         "id": new_ulid(), "hash": digest(made), "hint": made[: _HINT if key is not None else len(f"ry_{settings().environment}_") + 4], "name": name.strip(),
-        "environment": settings().environment, "scopes": sorted(set(scopes)), "events": list(events) or None, "per_second": per_second, "expires_at": expires_at,
+        "environment": settings().environment, "scopes": sorted(set(scopes)), "events": list(events) or None, "tenant": tenant and tenant.strip(),
+        "per_second": per_second, "expires_at": expires_at,
     }  # fmt: skip
     try:
         with database.connection() as connection:
@@ -138,4 +157,6 @@ def mark_used(ids: Sequence[str]) -> None:
 
 
 def _key(row: Row) -> Key:
-    return Key(row["id"], row["name"], bytes(row["hash"]), tuple(row["scopes"]), tuple(row["events"]) if row["events"] is not None else None, row["per_second"])
+    events = tuple(row["events"]) if row["events"] is not None else None
+    sender = f"key {row['id']}" if row["tenant"] is None else f"tenant {row['tenant']}"
+    return Key(row["id"], row["name"], bytes(row["hash"]), tuple(row["scopes"]), events, row["per_second"], sender)

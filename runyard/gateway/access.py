@@ -8,11 +8,13 @@ import asyncio
 import hmac
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from runyard import keys
+from runyard.errors import DatabaseUnavailable
 from runyard.gateway.problems import Problem
 from runyard.gateway.signatures import StandardWebhooks
 from runyard.keys import Key, Scope
@@ -20,6 +22,7 @@ from runyard.settings import settings
 
 DEVELOPER = Key("development", "development", b"", keys.SCOPES)
 _FRESH_SECONDS = 1.0
+SIGNED_ID = "signed"
 _SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
 
 
@@ -59,7 +62,7 @@ class Access:
             return DEVELOPER
         if given is None and body is not None and "webhook-signature" in request.headers:
             _SIGNED.check(request.headers, body)
-            return Key("signed", "signed", b"", ("send",))
+            return Key(SIGNED_ID, "signed", b"", ("send",), sender="signed")
         key = await self._find(given) if given else None
         if key is None:
             if "key" in request.path_params:
@@ -70,6 +73,19 @@ class Access:
             raise Problem(403, "forbidden", f"this key may not {scope}; it may {', '.join(key.scopes)}")
         self._used.add(key.id)
         return key
+
+    async def still_takes(self, key: Key) -> bool:
+        """Whether a key that was let in a while ago is still valid, as it was at most a second ago; also while the database is away."""
+        if self.development or key.id == SIGNED_ID:
+            return True
+        with suppress(DatabaseUnavailable):
+            await self._read_since(time.monotonic() - _FRESH_SECONDS)
+        return key.hash in self._keys
+
+    async def check_still_takes(self, key: Key) -> None:
+        """Raise `Problem` for a key that was let in a while ago and is not valid any more."""
+        if not await self.still_takes(key):
+            raise Problem(401, "unauthorized", "this key was revoked while its request was answered")
 
     async def _find(self, given: str) -> Key | None:
         wanted = keys.digest(given)
@@ -109,8 +125,14 @@ class Access:
 
 def check_may_send(caller: Key, event: str) -> None:
     """Raise `Problem` unless a key may send events of this name."""
-    if not caller.may_send(event):
+    if not caller.is_for(event):
         raise Problem(403, "forbidden", f"this key may send {', '.join(caller.events or ())}; not {event[:100]}")
+
+
+def check_for_all_events(caller: Key) -> None:
+    """Raise `Problem` for a key that is for some events only, where something is about all of them."""
+    if caller.events is not None:
+        raise Problem(403, "forbidden", f"this key is for {', '.join(caller.events)}, and this is about all events: use a key that is for all")
 
 
 class _Bucket:

@@ -11,10 +11,12 @@ from starlette.responses import Response
 
 from runyard import bulk, dispatch
 from runyard.bulk import Action, Progress, Selection
+from runyard.gateway.access import check_for_all_events
 from runyard.gateway.endpoint import Body, Call, Endpoint, answer, not_found
 from runyard.gateway.history import event_of, status_of
 from runyard.gateway.problems import Problem
 from runyard.gateway.views import FINAL
+from runyard.keys import Key
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 
@@ -109,60 +111,63 @@ async def replay_event(call: Call) -> Replayed:
     """Replay what an event has set off."""
     asked: ReplayEventBody = call.body
 
-    return Replayed(invocations=await run_in_threadpool(replay_all_of, call.path("id"), asked.function, keep=asked.keep_steps))
+    return Replayed(invocations=await run_in_threadpool(replay_all_of, call.path("id"), asked.function, call.caller, keep=asked.keep_steps))
 
 
 async def replay_invocation(call: Call) -> Replayed:
     """Replay one invocation."""
     asked: ReplayBody = call.body
 
-    return Replayed(invocations=await run_in_threadpool(replay_one, call.path("id"), keep=asked.keep_steps))
+    return Replayed(invocations=await run_in_threadpool(replay_one, call.path("id"), call.caller, keep=asked.keep_steps))
 
 
-def replay_all_of(event_id: str, function: str | None, *, keep: bool) -> list[int]:
-    """Replay what an event has set off, of one function or (None) of all; return the new invocations. Raises `Problem` when nothing of it is final."""
-    event_of(event_id)
+def replay_all_of(event_id: str, function: str | None, caller: Key, *, keep: bool) -> list[int]:
+    """Replay what an event has set off, of one function or (None) of all; return the new invocations. Raises `Problem` when nothing of it is final.
+
+    Here and below, what the caller's key is not for is not there.
+    """
+    event_of(event_id, caller)
     with database.connection() as connection:
         return _replayed(run(connection, "replay_event", event=event_id, function=function, keep=keep))
 
 
-def replay_one(given: str, *, keep: bool) -> list[int]:
+def replay_one(given: str, caller: Key, *, keep: bool) -> list[int]:
     """Replay the invocation with this id; return the new one. Raises `Problem` when it is not final, or there is none."""
-    invocation, _ = status_of(given)
+    invocation, _ = status_of(given, caller)
     with database.connection() as connection:
         return _replayed(run(connection, "replay_these", invocations=[invocation], keep=keep))
 
 
 async def cancel(call: Call) -> Cancelled:
     """Cancel one invocation."""
-    invocation, status = await run_in_threadpool(cancel_open, call.path("id"))
+    invocation, status = await run_in_threadpool(cancel_open, call.path("id"), call.caller)
     return Cancelled(invocation=invocation, status=status)
 
 
-def cancel_open(given: str) -> tuple[int, str]:
+def cancel_open(given: str, caller: Key) -> tuple[int, str]:
     """Cancel the invocation with this id; return its id and how it stands then. Raises `Problem` when it is final already, or there is none."""
-    cancelled = cancel_invocation(given)
-    invocation, status = status_of(given)
+    cancelled = cancel_invocation(given, caller)
+    invocation, status = status_of(given, caller)
     if not cancelled and status in FINAL:
         raise Problem(409, "final", f"invocation {invocation} is {status} already")
     return invocation, status
 
 
-def cancel_invocation(given: str) -> bool:
+def cancel_invocation(given: str, caller: Key) -> bool:
     """Cancel the invocation with this id; return whether it was open. Raises `Problem` when there is none."""
-    invocation, _ = status_of(given)
+    invocation, _ = status_of(given, caller)
     with database.connection() as connection:
         return bool(run(connection, "cancel_these", invocations=[invocation], reason="cancelled over HTTP")[0]["count"])
 
 
 async def run_now(call: Call) -> Hurried:
     """Run one invocation before its time."""
-    return Hurried(invocation=await run_in_threadpool(hurry_invocation, call.path("id")))
+    return Hurried(invocation=await run_in_threadpool(hurry_invocation, call.path("id"), call.caller))
 
 
-def hurry_invocation(given: str) -> int:
+def hurry_invocation(given: str, caller: Key) -> int:
     """Run the invocation with this id now, if it is queued for later or sleeps; return its id. Raises `Problem` when it does neither, or is none."""
-    invocation, status = status_of(given)
+    invocation, status = status_of(given, caller)
     with database.connection() as connection:
         if not run(connection, "run_these_now", invocations=[invocation]):
             raise Problem(409, "not_waiting", f"invocation {invocation} is {status}: it waits for no time that could be cut short")
@@ -171,6 +176,7 @@ def hurry_invocation(given: str) -> int:
 
 async def bulk_action(action: Action, call: Call) -> Response:
     """Count, or begin; what is begun goes on behind the answer."""
+    check_for_all_events(call.caller)
     asked: BulkBody = call.body
     selection = Selection(
         function=asked.function, status=tuple(asked.status), since=asked.since, until=asked.until, error=asked.error, filter=asked.filter,
@@ -182,12 +188,14 @@ async def bulk_action(action: Action, call: Call) -> Response:
 
 
 async def start(call: Call, selection: Selection, action: Action, *, keep: bool = False) -> Started:
-    """Begin a bulk, and let it go on in the background."""
+    """Begin a bulk, and let it go on in the background. Raises `Problem` for a key that is for some events only."""
+    check_for_all_events(call.caller)
     return await _go_on(call, bulk.perform(selection, action, keep=keep))
 
 
 async def resume_bulk(call: Call) -> Started:
     """Go on with a bulk that was stopped."""
+    check_for_all_events(call.caller)
     return await _go_on(call, bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk))
 
 
@@ -200,12 +208,13 @@ async def _go_on(call: Call, pieces: Iterator[Progress]) -> Started:
 
 async def bulks(call: Call) -> Bulks:
     """The latest bulks."""
-    del call
+    check_for_all_events(call.caller)
     return Bulks(bulks=[_bulk_view(row) for row in await run_in_threadpool(bulk.bulks)])
 
 
 async def one_bulk(call: Call) -> BulkView:
     """One bulk."""
+    check_for_all_events(call.caller)
     return await run_in_threadpool(_bulk, call.path("id"))
 
 
@@ -220,6 +229,7 @@ async def resume(call: Call) -> Paused:
 
 
 async def _set_paused(call: Call, paused: bool) -> Paused:
+    check_for_all_events(call.caller)
     if not await run_in_threadpool(dispatch.pause, call.path("id"), paused):
         raise not_found("function", call.path("id"))
     return Paused(function=call.path("id"), paused=paused)

@@ -56,7 +56,7 @@ def edge_function(name: str, body: type[EventData], event: str, summary: str) ->
 async def send_for(call: Call, event: Event) -> Response:
     """Send an event for a caller who may, and answer as an edge function does."""
     call.check_may_send(event.name)
-    ids = await call.services.writer.send(Rows.of(rows_of([event])))
+    ids = await call.services.writer.send(Rows.of(rows_of([event]), call.caller.sender))
     return await outcome(call, ids, call.query.wait)
 
 

@@ -25,6 +25,7 @@ from runyard.gateway.views import (
     Status,
 )  # fmt: skip
 from runyard.gateway.waiting import invocations_of
+from runyard.keys import Key
 from runyard.registry import registered_events
 from runyard.store import database
 from runyard.store.queries import Row, one, run
@@ -64,33 +65,37 @@ class InvocationsQuery(PageQuery):
 async def events(call: Call) -> EventsPage:
     """A page of events."""
     asked: EventsQuery = call.query
-    bounds = {"name": asked.name, "source": asked.source, "after": asked.received_after, "before": asked.received_before}
+    bounds = {
+        "name": asked.name, "source": asked.source, "after": asked.received_after, "before": asked.received_before, "names": call.caller.name_patterns(),
+    }  # fmt: skip
     rows, last = await run_in_threadpool(events_page, bounds, asked.limit, _read(asked.cursor))
     return EventsPage(events=[EventView.model_validate(row) for row in rows], cursor=_written(last))
 
 
 async def event(call: Call) -> EventView:
     """One event."""
-    return await run_in_threadpool(event_of, call.path("id"))
+    return await run_in_threadpool(event_of, call.path("id"), call.caller)
 
 
 async def invocations_of_event(call: Call) -> Invocations:
     """The invocations of one event."""
-    await run_in_threadpool(event_of, call.path("id"))
+    await run_in_threadpool(event_of, call.path("id"), call.caller)
     return Invocations(invocations=await run_in_threadpool(invocations_of, [call.path("id")]))
 
 
 async def invocations(call: Call) -> InvocationsPage:
     """A page of invocations."""
     asked: InvocationsQuery = call.query
-    bounds = {"function": asked.function, "status": asked.status, "after": asked.created_after, "before": asked.created_before}
+    bounds = {
+        "function": asked.function, "status": asked.status, "after": asked.created_after, "before": asked.created_before, "names": call.caller.name_patterns(),
+    }  # fmt: skip
     rows, last = await run_in_threadpool(_page, "invocations_page", "created_at", bounds, asked.limit, _read(asked.cursor))
     return InvocationsPage(invocations=[InvocationView.model_validate(row) for row in rows], cursor=_written(last))
 
 
 async def invocation(call: Call) -> FullInvocation:
     """One invocation."""
-    return await run_in_threadpool(invocation_of, call.path("id"))
+    return await run_in_threadpool(invocation_of, call.path("id"), call.caller)
 
 
 async def functions(call: Call) -> Functions:
@@ -99,29 +104,31 @@ async def functions(call: Call) -> Functions:
     return Functions(functions=[FunctionView.model_validate(row) for row in await run_in_threadpool(_functions)])
 
 
-def event_of(event_id: str) -> EventView:
-    """The event with this id; raises `Problem` when there is none."""
+def event_of(event_id: str, caller: Key) -> EventView:
+    """The event with this id; raises `Problem` when there is none that the caller's key is for."""
     with database.connection() as connection:
         row = one(connection, "event", id=event_id)
-    if row is None:
+    if row is None or not caller.is_for(row["name"]):
         raise not_found("event", event_id)
     return EventView.model_validate(row)
 
 
-def invocation_of(given: str) -> FullInvocation:
-    """The invocation with this id; raises `Problem` when there is none."""
+def invocation_of(given: str, caller: Key) -> FullInvocation:
+    """The invocation with this id; raises `Problem` when there is none that the caller's key is for."""
+    number, _ = status_of(given, caller)
     with database.connection() as connection:
-        row = one(connection, "invocations_in_full", events=[], invocation=_number_of(given))
+        row = one(connection, "invocations_in_full", events=[], invocation=number)
     if row is None:
         raise not_found("invocation", given)
     return FullInvocation.model_validate(row)
 
 
-def status_of(given: str) -> tuple[int, str]:
-    """The id and the status of an invocation, without all that it has given; raises `Problem` when there is none."""
+def status_of(given: str, caller: Key) -> tuple[int, str]:
+    """The id and the status of an invocation, without all that it has given; raises `Problem` when there is none that the caller's key is for."""
     with database.connection() as connection:
         row = one(connection, "invocation_status", invocation=_number_of(given))
-    if row is None:
+    # An event that is gone already is nobody's in particular.
+    if row is None or (caller.events is not None and not caller.is_for(row["event"] or "")):
         raise not_found("invocation", given)
     return row["id"], row["status"]
 
@@ -140,7 +147,7 @@ def as_number(given: str) -> int | None:
 
 
 def events_page(bounds: Mapping[str, Any], limit: int, after: Place | None) -> tuple[list[Row], Place | None]:
-    """A page of events (`name`, `source`, `after` and `before` of the bounds may be None) and, where more follow, the place of its last."""
+    """A page of events (`name`, `source`, `names`, `after` and `before` of the bounds may be None) and, where more follow, the place of its last."""
     return _page("events_page", "received_at", bounds, limit, after)
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from runyard.errors import InvalidEvent
 from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
+from runyard.gateway.access import SIGNED_ID
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.gateway.reading import parse_json
 from runyard.gateway.writing import Rows
@@ -61,6 +62,10 @@ def _rows(call: Call) -> Rows:
         if isinstance(event.name, str):
             call.check_may_send(event.name)
     rows = rows_of(events)
+    if call.caller.id == SIGNED_ID:
+        # A signed post that comes again is the same message (Standard Webhooks: `webhook-id`), and so are its events.
+        for position, row in enumerate(rows):
+            row.setdefault("id", f"{call.request.headers['webhook-id']}/{position}")
     ulids = seeded_ulids(call.request.headers.get("x-inngest-event-id-seed", ""), len(rows))
     trace = _trace(call.request)
     for position, row in enumerate(rows):
@@ -68,7 +73,7 @@ def _rows(call: Call) -> Rows:
             row["ulid"] = ulids[position]
         if trace is not None:
             row["trace"] = trace
-    return Rows.of(rows)
+    return Rows.of(rows, call.caller.sender)
 
 
 def _parse(body: bytes) -> list[object]:

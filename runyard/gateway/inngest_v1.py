@@ -93,7 +93,9 @@ async def events(call: Call) -> Envelope[list[V1Event]]:
 
     def look() -> list[V1Event]:
         place = _place(asked.cursor) if asked.cursor is not None else None
-        rows, _ = events_page({"name": asked.name, "source": None, "after": after, "before": asked.received_before}, asked.limit, place)
+        rows, _ = events_page(
+            {"name": asked.name, "source": None, "after": after, "before": asked.received_before, "names": call.caller.name_patterns()}, asked.limit, place
+        )
         return [_event(EventView.model_validate(row)) for row in rows]
 
     return Envelope(data=await run_in_threadpool(look))
@@ -101,23 +103,23 @@ async def events(call: Call) -> Envelope[list[V1Event]]:
 
 async def event(call: Call) -> Envelope[V1Event]:
     """One event."""
-    return Envelope(data=_event(await run_in_threadpool(event_of, call.path("id"))))
+    return Envelope(data=_event(await run_in_threadpool(event_of, call.path("id"), call.caller)))
 
 
 async def runs(call: Call) -> Envelope[list[V1Run]]:
     """The runs that an event has set off."""
-    found = await run_in_threadpool(event_of, call.path("id"))
+    found = await run_in_threadpool(event_of, call.path("id"), call.caller)
     return Envelope(data=[_run(invocation) for invocation in await run_in_threadpool(invocations_of, [found.id])])
 
 
 async def run(call: Call) -> Envelope[V1Run]:
     """One run."""
-    return Envelope(data=_run(await run_in_threadpool(invocation_of, call.path("id"))))
+    return Envelope(data=_run(await run_in_threadpool(invocation_of, call.path("id"), call.caller)))
 
 
 async def cancel_run(call: Call) -> Response:
     """Cancel a run; one that is final stays as it is."""
-    await run_in_threadpool(cancel_invocation, call.path("id"))
+    await run_in_threadpool(cancel_invocation, call.path("id"), call.caller)
     return Response(status_code=204)
 
 

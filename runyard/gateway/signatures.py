@@ -18,6 +18,7 @@ from typing import Protocol
 from runyard.gateway.problems import Problem
 
 TOLERANCE_SECONDS = 300
+_LONGEST_ID = 256
 
 
 class Signature(Protocol):
@@ -42,6 +43,7 @@ class StandardWebhooks:
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """See `Signature`; a timestamp that is more than 5 minutes off is refused."""
         message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+        require(1 <= len(message_id) <= _LONGEST_ID)
         given = [value.removeprefix("v1,") for value in headers.get("webhook-signature", "").split() if value.startswith("v1,")]
         check_time(timestamp)
         signed = f"{message_id}.{timestamp}.".encode() + body

@@ -21,13 +21,15 @@ from runyard.store.queries import Row, one
 
 # A comment now and then tells proxies and clients that the stream lives.
 _QUIET_SECONDS = 15.0
+# A stream ends when its key does.
+_LOOK_SECONDS = 2.0
 _RETRY_MILLISECONDS = 1000
 _LONGEST_SECONDS = 3600.0
 
 
 async def stream(call: Call) -> Response:
     """The stream; 204 where the client has seen the end already, which tells a browser not to come back."""
-    invocation, status = await run_in_threadpool(status_of, call.path("id"))
+    invocation, status = await run_in_threadpool(status_of, call.path("id"), call.caller)
     since = await run_in_threadpool(_moment, call.request.headers.get("last-event-id", ""))
     if since is not None and status in FINAL and not await run_in_threadpool(_changed, invocation, since):
         return Response(status_code=204)
@@ -36,12 +38,15 @@ async def stream(call: Call) -> Response:
 
 async def _messages(call: Call, invocation: int, since: str | None) -> AsyncIterator[bytes]:
     yield b"retry: %d\n\n" % _RETRY_MILLISECONDS
-    until = time.monotonic() + _LONGEST_SECONDS
-    async with aclosing(call.services.watcher.changes(invocation, since, _QUIET_SECONDS)) as changes:
+    said_at = time.monotonic()
+    until = said_at + _LONGEST_SECONDS
+    async with aclosing(call.services.watcher.changes(invocation, since, _LOOK_SECONDS)) as changes:
         async for change in changes:
-            yield b": still here\n\n" if change is None else _as_messages(change)
-            if time.monotonic() > until:
+            if time.monotonic() > until or not await call.services.access.still_takes(call.caller):
                 return
+            if change is not None or time.monotonic() - said_at > _QUIET_SECONDS:
+                said_at = time.monotonic()
+                yield b": still here\n\n" if change is None else _as_messages(change)
 
 
 def _as_messages(change: Row) -> bytes:

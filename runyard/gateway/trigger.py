@@ -48,11 +48,11 @@ def _rows(call: Call) -> Rows:
     call.check_may_send(name)
     event = Event(name, asked.data, id=asked.id, ts=asked.ts, user=asked.user)
     if asked.function is None or not name.startswith(INTERNAL_PREFIXES):
-        return Rows.of([{**row, "target": asked.function} for row in rows_of([event])])
+        return Rows.of([{**row, "target": asked.function} for row in rows_of([event])], call.caller.sender)
     for field in ("id", "ts", "user"):
         if getattr(asked, field) is not None:
             raise InvalidEvent("goes with functions that an event starts; leave it out", field)
-    return Rows.of([{**internal_row(name, asked.data), "target": asked.function}])
+    return Rows.of([{**internal_row(name, asked.data), "target": asked.function}], call.caller.sender)
 
 
 def _event_of(function: str) -> str:

@@ -35,9 +35,10 @@ class Rows:
     keyed: bool
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, object]]) -> "Rows":
-        """Of elements as `runyard.events.rows_of` makes them; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
-        return cls(as_json(rows), len(rows), any("id" in row for row in rows))
+    def of(cls, rows: Sequence[Mapping[str, object]], sender: str) -> "Rows":
+        """Of elements as `runyard.events.rows_of` makes them, of one sender (`Key.sender`); raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
+        whose = [{**row, "sender": sender} for row in rows] if sender else rows
+        return cls(as_json(whose), len(rows), any("id" in row for row in rows))
 
 
 @dataclass

@@ -2,12 +2,12 @@
 
 -- name: send_shared
 -- As `send`, for many requests at once: all ids in one row. (by events_pkey and events_idempotency_key)
-SELECT ARRAY(SELECT id FROM runyard.send_v1(%(events)s::jsonb, 'http') AS id) AS ids
+SELECT ARRAY(SELECT id FROM runyard.send_v2(%(events)s::jsonb, 'http') AS id) AS ids
 
 -- name: create_key
 -- Keep a new key by its hash. (by keys_pkey and keys_hash_key)
-INSERT INTO runyard.keys (id, hash, hint, name, environment, scopes, events, per_second, expires_at)
-VALUES (%(id)s, %(hash)s, %(hint)s, %(name)s, %(environment)s, %(scopes)s, %(events)s, %(per_second)s, %(expires_at)s)
+INSERT INTO runyard.keys (id, hash, hint, name, environment, scopes, events, tenant, per_second, expires_at)
+VALUES (%(id)s, %(hash)s, %(hint)s, %(name)s, %(environment)s, %(scopes)s, %(events)s, %(tenant)s, %(per_second)s, %(expires_at)s)
 
 -- name: revoke_key
 -- Take a key by its id or name out of use. (a small table: scanned)
@@ -15,11 +15,11 @@ UPDATE runyard.keys SET revoked_at = now() WHERE (id = %(given)s OR name = %(giv
 
 -- name: keys
 -- Every key. (a small table: scanned)
-SELECT id, hint, name, environment, scopes, events, per_second, created_at, expires_at, used_at, revoked_at FROM runyard.keys ORDER BY id DESC
+SELECT id, hint, name, environment, scopes, events, tenant, per_second, created_at, expires_at, used_at, revoked_at FROM runyard.keys ORDER BY id DESC
 
 -- name: valid_keys
 -- The keys that an environment takes. (a small table: scanned)
-SELECT id, name, hash, scopes, events, per_second FROM runyard.keys
+SELECT id, name, hash, scopes, events, tenant, per_second FROM runyard.keys
 WHERE environment = %(environment)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 
 -- name: mark_keys_used
@@ -31,6 +31,7 @@ UPDATE runyard.keys SET used_at = now() WHERE id = ANY (%(ids)s) AND (used_at IS
 SELECT id, idempotency_key, name, data, "user", v, floor(extract(epoch FROM ts) * 1000)::bigint AS ts, received_at, source, caused_by, target, trace, meta
 FROM runyard.events
 WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(source)s::text IS NULL OR source = %(source)s)
+    AND (%(names)s::text[] IS NULL OR name LIKE ANY (%(names)s))
     AND (%(after)s::timestamptz IS NULL OR received_at >= %(after)s) AND (%(before)s::timestamptz IS NULL OR received_at < %(before)s)
     AND (%(cursor_at)s::timestamptz IS NULL OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
 ORDER BY received_at DESC, id DESC LIMIT %(limit)s
@@ -41,10 +42,11 @@ SELECT id, idempotency_key, name, data, "user", v, floor(extract(epoch FROM ts) 
 FROM runyard.events WHERE id = %(id)s
 
 -- name: invocations_page
--- A page of a function's invocations, newest first. (by invocations_function)
+-- A page of a function's invocations, newest first. (by invocations_function, events_pkey)
 SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at, finished_at, run_id, replay_of, output, error, dismissed_at
 FROM runyard.invocations
 WHERE function = %(function)s AND (%(status)s::text IS NULL OR status = %(status)s)
+    AND (%(names)s::text[] IS NULL OR EXISTS (SELECT FROM runyard.events WHERE events.id = event_id AND events.name LIKE ANY (%(names)s)))
     AND (%(after)s::timestamptz IS NULL OR created_at >= %(after)s) AND (%(before)s::timestamptz IS NULL OR created_at < %(before)s)
     AND (%(cursor_at)s::timestamptz IS NULL OR (created_at, id) < (%(cursor_at)s, %(cursor_id)s::bigint))
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s
@@ -64,8 +66,8 @@ SELECT id, event_id, function, status, attempt, priority, created_at, due_at, st
 FROM runyard.invocations WHERE event_id = ANY (%(events)s::text[]) OR id = %(invocation)s ORDER BY id
 
 -- name: invocation_status
--- How an invocation stands. (by invocations_pkey)
-SELECT id, status FROM runyard.invocations WHERE id = %(invocation)s
+-- How an invocation stands, and the name of its event. (by invocations_pkey, events_pkey)
+SELECT id, status, (SELECT name FROM runyard.events WHERE events.id = event_id) AS event FROM runyard.invocations WHERE id = %(invocation)s
 
 -- name: active_function
 -- What starts a function that the code has. (by functions_pkey)

@@ -3,7 +3,7 @@
 
 -- name: send
 -- Insert a JSON array of events; gives the id of each, in order. (by events_pkey and events_idempotency_key)
-SELECT id FROM runyard.send_v1(%(events)s::jsonb, %(source)s) AS id
+SELECT id FROM runyard.send_v2(%(events)s::jsonb, %(source)s) AS id
 
 -- name: register_functions
 -- Write the functions that the code has. (by functions_pkey)

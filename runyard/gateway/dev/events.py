@@ -32,7 +32,7 @@ def look_at_all(visit: Visit) -> Values:
 
 def look_at_one(visit: Visit) -> Values:
     """One event."""
-    event = event_of(visit.path("id"))
+    event = event_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
         invocations = run(connection, "invocations_briefly", events=[event.id], each=100)
         caused = run(connection, "caused", event=event.id, limit=_MOST_CAUSED)
@@ -46,7 +46,7 @@ def look_at_one(visit: Visit) -> Values:
 
 def replay(visit: Visit) -> str:
     """Replay what an event has set off; go on at the new invocation, or at the event where there are several."""
-    made = replay_all_of(visit.path("id"), None, keep=visit.given("keep") == "yes")
+    made = replay_all_of(visit.path("id"), None, visit.caller, keep=visit.given("keep") == "yes")
     return to_invocation(made[0]) if len(made) == 1 else to_event(visit.path("id"))
 
 

@@ -13,7 +13,7 @@ from runyard.store.queries import one, run
 
 def look(visit: Visit) -> Values:
     """An invocation with everything that is known of it."""
-    invocation = invocation_of(visit.path("id"))
+    invocation = invocation_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
         parts = run(connection, "parts", invocation=invocation.id)
         runs = {part["run_id"] for part in parts} | ({invocation.run_id} if invocation.run_id is not None else set())
@@ -29,7 +29,7 @@ def look(visit: Visit) -> Values:
     held = reasons(holding, [wait.model_dump() for wait in invocation.waits], int(capacity["slots"]), busy)
     later = invocation.status in ("queued", "sleeping", "waiting") and invocation.due_at > holding["now"]
     return {
-        "invocation": invocation, "event": event_of(invocation.event_id), "timeline": timeline(invocation, parts, batches, holding["now"]), "held": held,
+        "invocation": invocation, "event": event_of(invocation.event_id, visit.caller), "timeline": timeline(invocation, parts, batches, holding["now"]), "held": held,
         "progress": [said for said in progress if said["step"] not in done], "replays": replays,
         "paused": holding["paused_at"], "stopping": holding["cancel_requested_at"],
         # What waits for an event alone has no time that could be cut short.
@@ -39,17 +39,17 @@ def look(visit: Visit) -> Values:
 
 def replay(visit: Visit) -> str:
     """Replay it; go on at the new one."""
-    return to_invocation(replay_one(visit.path("id"), keep=visit.given("keep") == "yes")[0])
+    return to_invocation(replay_one(visit.path("id"), visit.caller, keep=visit.given("keep") == "yes")[0])
 
 
 def cancel(visit: Visit) -> str:
     """Cancel it."""
-    return to_invocation(cancel_open(visit.path("id"))[0])
+    return to_invocation(cancel_open(visit.path("id"), visit.caller)[0])
 
 
 def run_now(visit: Visit) -> str:
     """Run it before its time."""
-    return to_invocation(hurry_invocation(visit.path("id")))
+    return to_invocation(hurry_invocation(visit.path("id"), visit.caller))
 
 
 PAGES = [Page("/invocations/{id}", "invocation", look, every=0.3)]

@@ -6,7 +6,7 @@ A page asked for as `text/event-stream` is such a stream. It needs no memory of 
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -31,21 +31,21 @@ def wanted(request: Request) -> bool:
     return "text/event-stream" in request.headers.get("accept", "")
 
 
-def stream(render: Callable[[], str], every: float) -> Response:
-    """The stream of what `render` gives, looked at every so many seconds; raises `Problem` when there are too many."""
+def stream(render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]) -> Response:
+    """The stream of what `render` gives, looked at every so many seconds as long as it may go on; raises `Problem` when there are too many."""
     if _open >= _MOST_STREAMS:
         raise Problem(503, "too_many", f"{_MOST_STREAMS} pages are kept up to date already: close some", headers={"Retry-After": "10"})
-    return event_stream(_parts(render, every))
+    return event_stream(_parts(render, every, may_go_on))
 
 
-async def _parts(render: Callable[[], str], every: float) -> AsyncIterator[bytes]:
+async def _parts(render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
     global _open
     _open += 1
     try:
         yield b"retry: 1500\n\n"
         sent, said_at, until = b"", time.monotonic(), time.monotonic() + _LONGEST_SECONDS
         changed_at = said_at
-        while (began := time.monotonic()) < until:
+        while (began := time.monotonic()) < until and await may_go_on():
             try:
                 html = await run_in_threadpool(render)
             except Exception as error:

@@ -175,7 +175,7 @@ class Site:
             caller = await session.visitor(request, "read")
             visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {})
             if page.every is not None and live.wanted(request):
-                return live.stream(partial(self._live_part, page, visit), page.every)
+                return live.stream(partial(self._live_part, page, visit), page.every, partial(session.still_valid, request, caller))
             found = await run_in_threadpool(page.look, visit)
             if isinstance(found, Response):
                 return found

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runyard.gateway.access import Access
+from runyard.gateway.access import Access, check_for_all_events
 from runyard.gateway.problems import Problem
 from runyard.keys import Key, Scope
 
@@ -21,8 +21,15 @@ TOKEN_FIELD = "token"  # noqa: S105 (the name of a field)
 
 
 async def visitor(request: Request, scope: Scope) -> Key:
-    """The key of who asks, from the cookie or a header; raises `Problem` as `Access.caller` does."""
-    return await _access(request).caller(request, scope, given=request.cookies.get(COOKIE))
+    """The key of who asks, from the cookie or a header; raises `Problem` as `Access.caller` does, and for a key that is for some events only."""
+    key = await _access(request).caller(request, scope, given=request.cookies.get(COOKIE))
+    check_for_all_events(key)
+    return key
+
+
+async def still_valid(request: Request, key: Key) -> bool:
+    """Whether a visitor's key has not been revoked since."""
+    return await _access(request).still_takes(key)
 
 
 def token(request: Request) -> str:
