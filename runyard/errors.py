@@ -30,6 +30,10 @@ class DatabaseUnavailable(RunyardError):
     """Seen by any caller: the database cannot be reached. Start it (`runyard up`) or set DATABASE_URL."""
 
 
+class DatabaseBusy(DatabaseUnavailable):
+    """Seen by any caller: the database is there, and says that it cannot do this now (no memory, no disk, a deadlock). Send it again."""
+
+
 class SchemaOutOfDate(RunyardError):
     """Seen by any process that starts before the migrations ran. Run `runyard migrate`."""
 

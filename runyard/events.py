@@ -30,6 +30,8 @@ from runyard.settings import settings
 MAX_EVENT_BYTES = 512 * 1024
 MAX_DEPTH = 100
 MAX_NAME = 512
+# What is wrong with an event is told so many times, and then only counted.
+_MOST_PROBLEMS = 50
 INTERNAL_PREFIXES = ("runyard/", "inngest/")
 EARLIEST_MS = 315_532_800_000  # 1980-01-01, the range of Inngest's event API
 LATEST_MS = 4_102_444_800_000  # 2100-01-01
@@ -130,9 +132,9 @@ class Event:
         """Make an event of parsed JSON; raises `InvalidEvent` that names the bad field."""
         if not isinstance(raw, dict):
             raise InvalidEvent(f"an event is a JSON object with a name and data, not {_kind(raw)}")
-        unknown = sorted(str(key) for key in raw if key not in _WIRE_FIELDS)
-        if unknown:
-            raise InvalidEvent(f"unknown field; an event has {', '.join(sorted(_WIRE_FIELDS))}", unknown[0])
+        unknown = next((str(key) for key in raw if key not in _WIRE_FIELDS), None)
+        if unknown is not None:
+            raise InvalidEvent(f"unknown field; an event has {', '.join(sorted(_WIRE_FIELDS))}", unknown[:MAX_NAME])
         if "name" not in raw:
             raise InvalidEvent("missing; give the event a name, as in email/send.requested", "name")
         given_id, ts = raw.get("id"), raw.get("ts")
@@ -276,13 +278,14 @@ def millis(at: datetime | None = None) -> int:
 
 
 def _as_invalid_event(error: ValidationError) -> InvalidEvent:
-    """All problems; the field is that of the first one."""
+    """What is wrong with it; the field is that of the first problem."""
     problems = [
         (".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, "))
         for problem in error.errors(include_url=False, include_input=False)
     ]
     (path, text), *more = problems
-    return InvalidEvent(text, path, more)
+    told, left = more[:_MOST_PROBLEMS], len(more) - _MOST_PROBLEMS
+    return InvalidEvent(text, path, [*told, ("data", f"and {left} more are wrong")] if left > 0 else told)
 
 
 def _dumps(value: object) -> str:

@@ -1,5 +1,6 @@
 """A web process of the tests' own, with what they ask it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
+from psycopg.rows import tuple_row
 
+from runyard import keys
 from tests.conftest import ROOT, free_port
 
 
@@ -73,13 +77,20 @@ class Door:
         headers = {**({"Authorization": f"Bearer {self.keys[key]}"} if key else {}), **more.pop("headers", {})}
         return httpx.request(method, self.url + path, headers=headers, timeout=30, **more)
 
+    def hold(self, connection: psycopg.Connection[Any], name: str, event_id: str, key: str = "all") -> str:
+        """Send an event as the key of this name would, in a transaction that stays open; return its id."""
+        [sender] = [valid.sender for valid in keys.valid() if valid.hash == keys.digest(self.keys[key])]
+        rows = json.dumps([{"name": name, "id": event_id, "sender": sender}])
+        cursor = connection.cursor(row_factory=tuple_row).execute("SELECT runyard.send_v2(%s::jsonb, 'http')", (rows,))
+        return str(cursor.fetchall()[0][0])
+
     def get(self, path: str, key: str | None = "all", **more: Any) -> httpx.Response:
         """GET."""
         return self.ask("GET", path, key, **more)
 
-    def post(self, path: str, json: Any = None, key: str | None = "all", **more: Any) -> httpx.Response:
+    def post(self, path: str, body: Any = None, key: str | None = "all", **more: Any) -> httpx.Response:
         """POST."""
-        return self.ask("POST", path, key, **({"json": json} if json is not None else {}), **more)
+        return self.ask("POST", path, key, **({"json": body} if body is not None else {}), **more)
 
     def send(self, *events: dict[str, Any]) -> list[str]:
         """Send events by the event API; return their ids."""

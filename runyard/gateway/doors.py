@@ -21,7 +21,7 @@ from starlette.responses import Response
 from runyard.events import Event, EventData, rows_as_json, rows_of
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.gateway.problems import Problem
-from runyard.gateway.reading import parse_json
+from runyard.gateway.reading import parse_json, reading
 from runyard.gateway.signatures import Signature
 from runyard.gateway.views import Accepted, Outcome
 from runyard.gateway.waiting import Wait, outcome
@@ -56,7 +56,9 @@ def edge_function(name: str, body: type[EventData], event: str, summary: str) ->
 async def send_for(call: Call, event: Event) -> Response:
     """Send an event for a caller who may, and answer as an edge function does."""
     call.check_may_send(event.name)
-    ids = await call.services.writer.send(Rows.of(rows_of([event]), call.caller.sender))
+    with reading():
+        rows = Rows.of(rows_of([event]), call.caller.sender)
+    ids = await call.services.writer.send(rows)
     return await outcome(call, ids, call.query.wait)
 
 
@@ -119,8 +121,7 @@ class Webhook:
         with database.transaction(_LOCK_SECONDS) as connection:
             try:
                 events = self.take(Incoming(body, headers, connection))
-            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                rows = rows_as_json(events)
+            except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
                 raise Problem(400, "invalid_body", f"the body is not what {self.name} sends: {type(error).__name__}") from error
-            if not events:
-                return []
-            return [row["id"] for row in run(connection, "send", events=rows_as_json(events), source=f"webhook {self.name}")]
+            return [row["id"] for row in run(connection, "send", events=rows, source=f"webhook {self.name}")] if events else []

@@ -8,19 +8,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import to_json
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from runyard.gateway.access import Access, check_may_send
 from runyard.gateway.background import Background
-from runyard.gateway.problems import ANSWER_HEADERS, Problem, invalid, problem_of, refusal
-from runyard.gateway.reading import parse_json, read_body
+from runyard.gateway.problems import ANSWER_HEADERS, Problem, problem_of, refusal
+from runyard.gateway.reading import parse_json, read_body, reading
 from runyard.gateway.watching import Watcher
 from runyard.gateway.writing import Writer
 from runyard.keys import Key, Scope
+
+# Larger bodies are checked in a thread, so that others do not wait behind them.
+LARGE_BYTES = 256 * 1024
+# Of a body with a model: what is wrong with each of them is written down before the first is told.
+_MOST_VALUES = 50_000
 
 
 def _is_written_out(value: object) -> object:
@@ -160,17 +166,17 @@ class Endpoint:
         caller = await access.caller(request, self.scope, body=raw) if self.scope is not None else Key("anybody", "anybody", b"", ())
         if raw is None and self.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(request)
-        try:
+        with reading():
             query = self.query.model_validate(_single(request))
-            return Call(request, caller, query, self._body(raw or b"{}"), raw or b"")
-        except ValidationError as error:
-            raise invalid(error) from None
+        body = await run_in_threadpool(self._body, raw) if raw is not None and len(raw) > LARGE_BYTES else self._body(raw or b"{}")
+        return Call(request, caller, query, body, raw or b"")
 
     def _body(self, raw: bytes) -> BaseModel | None:
         if self.body is None:
             return None
-        parse_json(raw)  # pydantic's own parser takes more than JSON
-        return self.body.model_validate_json(raw, strict=True)
+        with reading():
+            parse_json(raw, _MOST_VALUES)  # pydantic's own parser takes more than JSON
+            return self.body.model_validate_json(raw, strict=True)
 
 
 def answer(model: BaseModel, status: int = 200) -> Response:

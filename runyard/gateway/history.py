@@ -1,10 +1,9 @@
 """What came in and what became of it: events, invocations, functions, in pages."""
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -172,7 +171,8 @@ def _read(cursor: str | None) -> Place | None:
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None or not isinstance(last, str):
             raise ValueError(cursor)
-    except (ValueError, TypeError, binascii.Error):
+        moment = moment.astimezone(UTC)  # what no database has is told here
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise Problem(400, "invalid_field", "is no cursor: give the one that the page before came with, as it is", "cursor") from None
     return moment, last
 

@@ -13,13 +13,11 @@ from starlette.requests import Request
 from runyard.errors import InvalidEvent
 from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
 from runyard.gateway.access import SIGNED_ID
-from runyard.gateway.endpoint import Call, Endpoint
-from runyard.gateway.reading import parse_json
+from runyard.gateway.endpoint import LARGE_BYTES, Call, Endpoint
+from runyard.gateway.reading import parse_json, reading
 from runyard.gateway.writing import Rows
 
 MAX_EVENTS = 5000
-# Larger bodies are checked in a thread, so that others do not wait behind them.
-_LARGE_BYTES = 256 * 1024
 # W3C Trace Context, the header `traceparent`.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _EVENT: dict[str, Any] = {
@@ -51,12 +49,17 @@ class Sent(BaseModel):
 
 async def send_events(call: Call) -> Sent:
     """Take events; the answer with their ids comes after the commit."""
-    rows = await run_in_threadpool(_rows, call) if len(call.raw) > _LARGE_BYTES else _rows(call)
+    rows = await run_in_threadpool(_rows, call) if len(call.raw) > LARGE_BYTES else _rows(call)
     return Sent(ids=await call.services.writer.send(rows))
 
 
 def _rows(call: Call) -> Rows:
     """The events of a request as the writer takes them."""
+    with reading():
+        return _checked_rows(call)
+
+
+def _checked_rows(call: Call) -> Rows:
     events = [Event.from_wire(raw) for raw in _parse(call.raw)]
     for event in events:
         if isinstance(event.name, str):

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 
-from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, RunyardError, SchemaOutOfDate
+from runyard.errors import DatabaseBusy, DatabaseUnavailable, InvalidEvent, InvalidOption, RunyardError, SchemaOutOfDate
+from runyard.store.database import is_away
 
 RETRY_SECONDS = 2
 # Of every answer that is JSON or a stream.
@@ -73,6 +74,12 @@ def problem_of(error: BaseException) -> Problem:
         case psycopg.errors.LockNotAvailable() | psycopg.errors.DeadlockDetected():
             message = "another transaction holds what this needs, such as an event with the same id; nothing was done. Send it again"
             return Problem(503, "locked", message, headers={"Retry-After": str(RETRY_SECONDS)})
+        case psycopg.OperationalError(sqlstate=str(state)) if state.startswith("54"):
+            return Problem(400, "invalid_value", f"the database does not take this: {error.diag.message_primary or error}")
+        case DatabaseBusy():
+            return _busy(str(error))
+        case psycopg.OperationalError() if not is_away(error):
+            return _busy(f"the database cannot do this now: {error.diag.message_primary}")
         case DatabaseUnavailable() | psycopg.OperationalError():
             _log.warning("the database does not answer: %s", type(error).__name__)
             return Problem(503, "database_away", "the database does not answer; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})
@@ -84,6 +91,11 @@ def problem_of(error: BaseException) -> Problem:
             # Where it happened, but not its message: that may hold a part of the request.
             _log.error("%s, which nobody foresaw:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             return Problem(500, "internal", "something went wrong here that is not your fault; the log has it under this request id")
+
+
+def _busy(says: str) -> Problem:
+    _log.warning("%s", says)
+    return Problem(503, "database_busy", f"{says}; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 def refusal(request: HTTPConnection, problem: Problem, more: Mapping[str, Any] | None = None) -> JSONResponse:

@@ -1,15 +1,22 @@
-"""Reads a request's body: within its size and its time, and as strict JSON."""
+"""Reads what a client has written: a body within its size and its time, JSON of a bounded size; and what Python raises over it is the client's mistake."""
 
 import asyncio
 import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from pydantic import ValidationError
 from starlette.requests import Request
 
-from runyard.gateway.problems import Problem
+from runyard.gateway.problems import Problem, invalid
 from runyard.settings import settings
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
+MAX_VALUES = 250_000
+# The texts of JSON, an unfinished one to its end; without backtracking, so that it takes as long as the body is.
+_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 async def read_body(request: Request) -> bytes:
@@ -33,8 +40,25 @@ async def read_body(request: Request) -> bytes:
     return b"".join(chunks)
 
 
-def parse_json(body: bytes) -> Any:
-    """The JSON of a body (UTF-8, without NaN and Infinity); raises `Problem`."""
+@contextmanager
+def reading() -> Iterator[None]:
+    """Make a `Problem` of what Python raises in the block over something that a client has written: too deep, too large a number, not text.
+
+    Only reading stands in such a block: an error of our own would pass for the client's.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise invalid(error) from None
+    except (RecursionError, OverflowError, ValueError) as error:
+        raise Problem(400, "invalid_value", f"something in this request cannot be read ({type(error).__name__}): it is too deep, too large or not text") from error
+
+
+def parse_json(body: bytes, most_values: int = MAX_VALUES) -> Any:
+    """The JSON of a body (UTF-8, without NaN and Infinity, with a bounded number of values); raises `Problem`."""
+    # What is counted first is an upper bound, for a comma may stand in a text.
+    if body.count(b",") >= most_values and _TEXTS.sub(b"", body).count(b",") >= most_values:
+        raise Problem(413, "too_large", f"the body has more than {most_values} values: send less at a time")
     try:
         return json.loads(body, parse_constant=_no_constant)
     except RecursionError:

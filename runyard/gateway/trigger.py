@@ -9,6 +9,7 @@ from starlette.responses import Response
 from runyard.errors import InvalidEvent
 from runyard.events import INTERNAL_PREFIXES, Event, internal_row, rows_of
 from runyard.gateway.endpoint import Body, Call, Endpoint, not_found
+from runyard.gateway.reading import reading
 from runyard.gateway.views import Outcome
 from runyard.gateway.waiting import Wait, outcome
 from runyard.gateway.writing import Rows
@@ -46,6 +47,11 @@ def _rows(call: Call) -> Rows:
     asked: TriggerBody = call.body
     name = asked.event if asked.event is not None else _event_of(asked.function or "")
     call.check_may_send(name)
+    with reading():
+        return _checked_rows(call, asked, name)
+
+
+def _checked_rows(call: Call, asked: TriggerBody, name: str) -> Rows:
     event = Event(name, asked.data, id=asked.id, ts=asked.ts, user=asked.user)
     if asked.function is None or not name.startswith(INTERNAL_PREFIXES):
         return Rows.of([{**row, "target": asked.function} for row in rows_of([event])], call.caller.sender)

@@ -16,12 +16,14 @@ from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from runyard import clock
-from runyard.errors import DatabaseUnavailable
+from runyard.errors import DatabaseBusy, DatabaseUnavailable
 from runyard.settings import Settings, settings
 from runyard.store.embedded import embedded_url
 
 _connect_seconds = 10.0
 _POOL_SIZE = 20
+# Answers that are about the statement: limits of PostgreSQL (54), locks and states (55), the statement's own time (57014).
+_OF_THE_STATEMENT = ("54", "55", "57014")
 
 Pool = ConnectionPool[psycopg.Connection[dict[str, object]]]
 
@@ -79,14 +81,31 @@ def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
 
 @contextmanager
 def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
-    """A pooled connection in autocommit mode; raises `DatabaseUnavailable` when none can be had in time."""
+    """A pooled connection in autocommit mode.
+
+    Raises `DatabaseUnavailable` when none can be had in time, or it is lost; `DatabaseBusy` where the database says that it cannot; and psycopg's
+    errors for what is wrong with a statement.
+    """
     try:
         with pool().connection() as opened:
             yield opened
-    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
-        raise  # OperationalErrors too, but the answer of a database that is there, to a statement with a limit of its own
-    except (PoolTimeout, psycopg.OperationalError) as error:
-        raise DatabaseUnavailable(f"the database does not answer ({type(error).__name__}): check that it runs, with `runyard doctor`") from error
+    except PoolTimeout as error:
+        raise _away(error) from error
+    except psycopg.OperationalError as error:
+        if is_away(error):
+            raise _away(error) from error
+        if error.sqlstate is not None and error.sqlstate.startswith(_OF_THE_STATEMENT):
+            raise
+        raise DatabaseBusy(f"the database cannot do this now: {error.diag.message_primary}") from error
+
+
+def is_away(error: psycopg.OperationalError) -> bool:
+    """Whether an error says that no database is there, rather than being the answer of one that is (PostgreSQL's manual, appendix A: 08, 57P)."""
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
+
+
+def _away(error: Exception) -> DatabaseUnavailable:
+    return DatabaseUnavailable(f"the database does not answer ({type(error).__name__}): check that it runs, with `runyard doctor`")
 
 
 @contextmanager

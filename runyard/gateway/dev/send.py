@@ -6,7 +6,6 @@ from typing import Any
 
 from runyard.errors import InvalidEvent, InvalidOption
 from runyard.events import Event, catalog, millis, rows_as_json
-from runyard.gateway.access import check_may_send
 from runyard.gateway.dev.events import event_names
 from runyard.gateway.dev.forms import Field, beside, data_of, example, fields_of, typed
 from runyard.gateway.dev.page import Action, Page, Shown, Values, Visit
@@ -34,7 +33,7 @@ def look(visit: Visit) -> Values:
         data = example(schema) if schema is not None else {}
     fields = fields_of(schema or {})
     text = json.dumps(data, indent=2, ensure_ascii=False)
-    return {**_shown(visit, name, fields, raw, typed(fields, data), text, {}), **_judged(visit, fields, raw, *_event(name, data, {}))}
+    return {**_shown(name, fields, raw, typed(fields, data), text, {}), **_judged(visit, fields, raw, *_event(name, data, {}))}
 
 
 def send(visit: Visit) -> str | Shown:
@@ -49,9 +48,8 @@ def send(visit: Visit) -> str | Shown:
     event, problems = _event(name, data, options)
     problems = _together(unreadable, problems)
     if visit.given("do") == "send" and event is not None and not problems:
-        check_may_send(visit.caller, name)
         return to_event(_send(event, visit.caller.sender))
-    values = {**_shown(visit, name, fields, raw, written, visit.given("json"), options), **_judged(visit, fields, raw, event, problems)}
+    values = {**_shown(name, fields, raw, written, visit.given("json"), options), **_judged(visit, fields, raw, event, problems)}
     return Shown("send", values, 400 if visit.given("do") == "send" else 200)
 
 
@@ -62,11 +60,10 @@ def _send(event: Event, sender: str) -> str:
     return str(sent["id"])
 
 
-def _shown(visit: Visit, name: str, fields: Sequence[Field], raw: bool, written: Mapping[str, str], text: str, options: Mapping[str, str]) -> dict[str, Any]:
+def _shown(name: str, fields: Sequence[Field], raw: bool, written: Mapping[str, str], text: str, options: Mapping[str, str]) -> dict[str, Any]:
     """What the page shows whether or not it is well."""
-    names = [known for known in event_names() if visit.caller.is_for(known)]
     return {
-        "name": name, "names": names, "fields": fields, "raw": raw, "written": written, "json": text,
+        "name": name, "names": event_names(), "fields": fields, "raw": raw, "written": written, "json": text,
         "options": {field: options.get(field, "") for field in _OPTIONS},
     }  # fmt: skip
 

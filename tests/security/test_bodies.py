@@ -1,0 +1,193 @@
+"""What a client writes is read in bounds, and what cannot be read is its mistake: never an error of ours, never for long."""
+
+import base64
+import json
+import time
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from runyard import RunyardError
+from runyard.gateway.problems import Problem, problem_of
+from runyard.gateway.reading import MAX_VALUES, parse_json
+from runyard.store import database
+from tests.door import Door
+from tests.security import fuzz
+from tests.security.conftest import count
+
+
+def cursor(*parts: Any) -> str:
+    """A cursor as a page gives it."""
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
+CURSORS = [
+    "x", "=", "é", "W10", "bnVsbA", cursor(1, 2), cursor("2026-01-01T00:00:00Z", 1), cursor("2026-01-01", "x"), cursor("0001-01-01T00:00:00+14:00", "x"),
+    cursor("9999-12-31T23:59:59-14:00", "x"), base64.urlsafe_b64encode(b"[" * 3000).decode(), base64.urlsafe_b64encode(b"9" * 5000).decode(),
+]  # fmt: skip
+TIMES = ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "2026-13-01T00:00:00Z", "99999-01-01T00:00:00Z", "x"]
+
+
+@pytest.mark.parametrize("given", CURSORS)
+@pytest.mark.parametrize("path", ["/api/events", "/api/invocations?function=greet", "/v1/events"])
+def test_a_cursor_that_is_none_is_a_bad_request(door: Door, path: str, given: str) -> None:
+    answer = door.get(f"{path}{'&' if '?' in path else '?'}cursor={given}")
+    assert (answer.status_code, answer.json()["field"]) == (400, "cursor")
+
+
+@pytest.mark.parametrize("given", TIMES)
+@pytest.mark.parametrize(
+    "path", ["/api/events?received_after=", "/api/events?received_before=", "/api/invocations?function=greet&created_after=", "/v1/events?received_after="]
+)
+def test_no_time_is_too_early_or_too_late_to_be_answered(door: Door, path: str, given: str) -> None:
+    assert door.get(path + given.replace("+", "%2B")).status_code in (200, 400)
+
+
+@pytest.mark.parametrize("given", ["0001-01-01", "9999-12-31", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "x" * 5000])
+def test_nor_on_the_dev_page(development: Door, given: str) -> None:
+    for field in ("since", "until", "before"):
+        assert httpx.get(f"{development.url}/dev", params={field: given}).status_code in (200, 400)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"X-GitHub-Event": "push", "X-GitHub-Delivery": "1"}, b"null"), ({"X-GitHub-Event": "push", "X-GitHub-Delivery": "1"}, b"[]"),
+        ({"X-GitHub-Event": "push", "X-GitHub-Delivery": "1"}, b'"x"'), ({"X-GitHub-Event": "x" * 600, "X-GitHub-Delivery": "1"}, b"{}"),
+        ({"X-GitHub-Event": "push", "X-GitHub-Delivery": "x" * 600}, b"{}"), ({}, b"{}"), ({"X-GitHub-Event": "push", "X-GitHub-Delivery": "1"}, b'{"a": 1e999}'),
+        ({"X-GitHub-Event": "push", "X-GitHub-Delivery": "1"}, b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}"),
+        ({"X-GitHub-Event": "push", "X-GitHub-Delivery": "1"}, b'{"a": "\\ud800"}'), ({"X-GitHub-Event": "push", "X-GitHub-Delivery": "1"}, b'{"a": "\\u0000"}'),
+    ],
+)  # fmt: skip
+def test_a_delivery_of_github_that_cannot_be_read_is_a_bad_request(development: Door, headers: dict[str, str], body: bytes) -> None:
+    assert httpx.post(f"{development.url}/webhooks/github", content=body, headers=headers).status_code == 400
+    assert count() == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"null", b"[]", b"{}", b'{"id": "1", "type": "x", "created": 1e999, "data": {"object": {}}}', b'{"id": "1", "type": "x", "created": "x", "data": {"object": {}}}',
+        b'{"id": "1", "type": "x", "created": 1, "data": {"object": null}}', b'{"id": "1", "type": "x", "created": 1e20, "data": {"object": {}}}',
+        b'{"id": "1", "type": "x", "created": 1780000000, "data": null}', b'{"id": "1", "type": null, "created": NaN, "data": {"object": {}}}',
+        b'{"id": "1", "type": "x", "created": ' + b"9" * 5000 + b', "data": {"object": {}}}', b'{"id": "1", "type": "x", "created": -1e308, "data": {"object": {}}}',
+    ],
+)  # fmt: skip
+def test_an_event_of_stripe_that_cannot_be_read_is_a_bad_request(development: Door, event: bytes) -> None:
+    assert httpx.post(f"{development.url}/webhooks/stripe", content=event).status_code == 400
+    assert count() == 0
+
+
+@pytest.mark.parametrize(
+    "report", [b"[null]", b"[[]]", b"[{}]", b'[{"event": "bounce", "email": "a@b.co", "timestamp": 1e999}]', b'[{"event": "x", "email": 1, "timestamp": -1}]', b"1"]
+)
+def test_a_report_of_sendgrid_that_cannot_be_read_is_a_bad_request(development: Door, report: bytes) -> None:
+    assert httpx.post(f"{development.url}/webhooks/sendgrid", content=report).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/dev/static/", "/dev/outbox/", "/dev/events/", "/dev/invocations/", "/dev/functions/", "/static/", "/locations/"])
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 5000, "%00", "%ff", "%E2%80%AE", "..%2f..%2fetc%2fpasswd", "."])
+def test_no_name_of_a_file_is_too_long_or_too_odd_to_be_answered(development: Door, path: str, name: str) -> None:
+    assert httpx.get(development.url + path + name).status_code < 500
+
+
+@pytest.mark.parametrize("path", ["/e/{key}", "/api/events", "/api/inngest/trigger", "/functions/v1/send-email"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"data":' * 100_000,
+        b'{"name": "a", "data": {"x": ' + b"9" * 5000 + b"}}",
+        b'{"name": "a", "ts": 1e999}',
+        b'{"name": "\\ud800"}',
+        b"\xff\xfe",
+        b'"',
+        b"",
+    ],
+)
+def test_json_that_cannot_be_read_is_a_bad_request(door: Door, path: str, body: bytes) -> None:
+    answer = door.post(path.format(key=door.keys["all"]), content=body)
+    assert answer.status_code == 400
+    assert count() == 0
+
+
+MANY = b"{" + b",".join(b'"k%d":1' % number for number in range(700_000)) + b"}"
+
+
+@pytest.mark.parametrize("path", ["/e/{key}", "/api/events", "/api/inngest/trigger", "/functions/v1/send-email", "/api/bulk/cancel"])
+def test_a_body_of_too_many_values_is_refused(door: Door, path: str) -> None:
+    answer = door.post(path.format(key=door.keys["all"]), content=MANY)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def seconds(body: bytes) -> float:
+    """How long it takes until a body is refused, at best."""
+
+    def once() -> float:
+        began = time.perf_counter()
+        with pytest.raises(Problem):
+            parse_json(body)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(3))
+
+
+def test_it_is_refused_before_it_is_parsed() -> None:
+    began = time.perf_counter()
+    json.loads(MANY)
+    assert seconds(MANY) < time.perf_counter() - began
+
+
+@pytest.mark.parametrize("piece", [b'"k":1,', b'"\\"', b'"\\', b'",', b'\\",', b'",\\'], ids=repr)
+def test_counting_takes_as_long_as_the_body_is(piece: bytes) -> None:
+    body = b"," * MAX_VALUES + piece * 100_000
+    assert seconds(body * 10) < 40 * seconds(body)
+
+
+def test_commas_in_texts_are_no_values() -> None:
+    text = "a, b; " * (2 * MAX_VALUES)
+    assert parse_json(json.dumps({"text": text, "quoted": '\\",' * 1000}).encode())["text"] == text
+
+
+def test_what_is_wrong_with_a_thousand_fields_is_told_in_bounds(door: Door) -> None:
+    data = {f"field{number}": 1 for number in range(20_000)}
+    for path, body in ((f"/e/{door.keys['all']}", {"name": "email/send.requested", "data": data}), ("/functions/v1/send-email", data)):
+        answer = door.post(path, body)
+        assert answer.status_code == 400
+        assert len(answer.content) < 10_000
+
+
+@pytest.mark.parametrize("filter", ["(" * 3000 + "1", "!" * 5000 + "(1 == 1)", " && ".join(["$.a == 1"] * 20_000), "$" + ".a" * 30_000, "1 == 1" + " + 1" * 20_000])
+def test_a_filter_that_is_too_much_is_a_bad_request(door: Door, filter: str) -> None:
+    answer = door.post("/api/bulk/cancel", {"filter": filter, "dry_run": True})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("statement", "status", "code"),
+    [
+        ("SELECT 1 / 0", 400, "invalid_value"),
+        ("DO $$ BEGIN RAISE SQLSTATE '54001'; END $$", 400, "invalid_value"),
+        ("DO $$ BEGIN RAISE SQLSTATE '53200' USING MESSAGE = 'out of memory'; END $$", 503, "database_busy"),
+        ("DO $$ BEGIN RAISE SQLSTATE '53100' USING MESSAGE = 'no space left'; END $$", 503, "database_busy"),
+        ("DO $$ BEGIN RAISE SQLSTATE '40P01' USING MESSAGE = 'deadlock detected'; END $$", 503, "database_busy"),
+        ("DO $$ BEGIN RAISE SQLSTATE '57P03' USING MESSAGE = 'starting up'; END $$", 503, "database_away"),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", 503, "database_away"),
+        ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)", 400, "too_much"),
+    ],
+)  # fmt: skip
+def test_what_the_database_answers_is_told_as_what_it_is(statement: str, status: int, code: str) -> None:
+    with pytest.raises((psycopg.Error, RunyardError)) as raised, database.transaction() as connection:
+        connection.execute(statement.encode())
+    problem = problem_of(raised.value)
+    assert (problem.status, problem.code) == (status, code)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nothing_that_is_asked_at_random_is_an_error_of_ours(door: Door, development: Door, seed: int) -> None:
+    for face, headers in ((door, {"Authorization": f"Bearer {door.keys['all']}"}), (development, {})):
+        statuses, wrong = fuzz.ask(face.url, 6, seed, headers)
+        assert wrong == []
+        assert len(statuses) >= 5
