@@ -11,7 +11,7 @@ A project's module of doors (RUNYARD_DOORS) has a list `ENDPOINTS`::
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg import Connection
@@ -22,7 +22,7 @@ from runyard.events import Event, EventData, rows_as_json, rows_of
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.gateway.problems import Problem
 from runyard.gateway.reading import parse_json, reading
-from runyard.gateway.signatures import Signature
+from runyard.gateway.signatures import Signature, StandardWebhooks
 from runyard.gateway.views import Accepted, Outcome
 from runyard.gateway.waiting import Wait, outcome
 from runyard.gateway.writing import Rows
@@ -93,7 +93,8 @@ class Webhook:
         The sender's scheme. While its secret is not set, unsigned requests are taken in development, and refused elsewhere.
     take
         Makes events of what came, none where it is of no interest. Give them the sender's own id as `id`, so that a repeated delivery starts
-        nothing. What it raises for a body that it does not understand (KeyError, ValueError and the like) is a 400.
+        nothing (with `StandardWebhooks` those without one get the delivery's). What it raises for a body that it does not understand
+        (KeyError, ValueError and the like) is a 400.
     summary
         What it is, in a sentence.
     """
@@ -120,8 +121,15 @@ class Webhook:
         # Another delivery of the same may be under way, or an application's transaction with it: not for long.
         with database.transaction(_LOCK_SECONDS) as connection:
             try:
-                events = self.take(Incoming(body, headers, connection))
+                events = self._identified(self.take(Incoming(body, headers, connection)), headers)
                 rows = rows_as_json(events)
             except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
                 raise Problem(400, "invalid_body", f"the body is not what {self.name} sends: {type(error).__name__}") from error
             return [row["id"] for row in run(connection, "send", events=rows, source=f"webhook {self.name}")] if events else []
+
+    def _identified(self, events: Sequence[Event], headers: Mapping[str, str]) -> Sequence[Event]:
+        """The events; where the delivery has an id that is signed, those without one of their own get it."""
+        message = headers.get("webhook-id") if isinstance(self.signature, StandardWebhooks) else None
+        if message is None:
+            return events
+        return [event if event.id is not None else replace(event, id=f"{self.name}-{message}/{position}") for position, event in enumerate(events)]

@@ -261,6 +261,13 @@ def test_a_signed_post_needs_an_id_of_its_own(door: Door, message: str) -> None:
     assert httpx.post(f"{door.url}/api/events", content=body, headers=signed(body, message)).status_code == 401
 
 
+def test_a_delivery_by_standard_webhooks_that_comes_again_is_the_same_events(door: Door) -> None:
+    body = json.dumps({"deals": [{"n": 1}, {"n": 2}]}).encode()
+    first, second = (httpx.post(f"{door.url}/webhooks/crm", content=body, headers=signed(body)).json()["ids"] for _ in range(2))
+    assert first == second
+    assert len(set(first)) == count() == 2
+
+
 def delivered_by_github(door: Door) -> Any:
     """A delivery as GitHub makes it, always the same one."""
     body = b'{"zen": "x"}'

@@ -1,0 +1,15 @@
+"""The project's endpoints, and a webhook of the Standard Webhooks specification."""
+
+from collections.abc import Sequence
+
+from pipelines.doors import ENDPOINTS as PROJECT
+from runyard import Event
+from runyard.gateway.doors import Incoming, Webhook
+from runyard.gateway.signatures import StandardWebhooks
+
+
+def _deals(incoming: Incoming) -> Sequence[Event]:
+    return [Event("crm/deal", deal) for deal in incoming.json["deals"]]
+
+
+ENDPOINTS = [*PROJECT, Webhook("crm", StandardWebhooks("CRM_WEBHOOK_SECRET"), _deals, "Deals.").endpoint()]
