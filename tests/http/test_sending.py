@@ -177,7 +177,7 @@ def test_one_that_the_database_refuses_does_not_harm_those_that_share_its_insert
 def test_a_transaction_that_holds_an_id_holds_nobody_else(door: Door, door_url: str) -> None:
     """Somebody has sent an id in a transaction that stays open; others send meanwhile."""
     with psycopg.connect(door_url) as application:
-        own = door.hold(application, "greet/requested", "held")
+        own = door.hold(application, "greet/requested", "held", "send")
         with ThreadPoolExecutor(8) as threads:
             held = threads.submit(send, door, {**EVENT, "id": "held"})
             others = list(threads.map(lambda _: send(door, EVENT), range(40)))
