@@ -37,6 +37,7 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _CROCKFORD for second in _CROCKFORD]
 _SEED = re.compile(r"([0-9]{1,15}),([A-Za-z0-9+/]{14}==)")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_MOST_PROBLEMS = 50
 _WIRE_FIELDS = frozenset({"name", "data", "id", "ts", "user", "v", "meta"})
 
 
@@ -275,11 +276,11 @@ def millis(at: datetime | None = None) -> int:
 
 
 def _as_invalid_event(error: ValidationError) -> InvalidEvent:
-    """All problems; the field is that of the first one."""
-    problems = [
-        (".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, "))
-        for problem in error.errors(include_url=False, include_input=False)
-    ]
+    """Its problems, the first ones of very many; the field is that of the first."""
+    found = error.errors(include_url=False, include_input=False)
+    problems = [(".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, ")) for problem in found[:_MOST_PROBLEMS]]
+    if len(found) > _MOST_PROBLEMS:
+        problems.append(("data", f"{len(found) - _MOST_PROBLEMS:,} more fields are wrong"))
     (path, text), *more = problems
     return InvalidEvent(text, path, more)
 

@@ -165,7 +165,8 @@ def _read(cursor: str | None) -> Place | None:
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None or not isinstance(last, str):
             raise ValueError(cursor)
-    except (ValueError, TypeError, binascii.Error):
+        last.encode()  # half a surrogate pair cannot be sent to the database
+    except (ValueError, TypeError, RecursionError, binascii.Error):
         raise Problem(400, "invalid_field", "is no cursor: give the one that the page before came with, as it is", "cursor") from None
     return moment, last
 
