@@ -7,12 +7,14 @@ import sys
 
 from supervisor import childutils
 
+from runyard.redaction import redact
+
 _COLOURS = {"postgres": 34, "code": 36, "daemon": 35, "web": 32, "worker": 33}
 _WIDTH = 8
 
 
 def prefix_output() -> int:
-    """Copy every line that a process of the stack writes, with the process's name before it."""
+    """Copy every line that a process of the stack writes, without secrets and with the process's name before it."""
     colours = sys.stderr.isatty()
     rest: dict[str, str] = {}
     while True:
@@ -26,7 +28,7 @@ def prefix_output() -> int:
             name = details["processname"]
             lines = [] if details["expected"] == "1" else ["ended unexpectedly; it is started again"]
         for line in lines:
-            sys.stderr.write(f"{_label(name, colours)} | {line}\n")
+            sys.stderr.write(f"{_label(name, colours)} | {redact(line)}\n")
         sys.stderr.flush()
         childutils.listener.ok(sys.stdout)
 
