@@ -35,13 +35,14 @@ _URL = re.compile(
 _ASSIGNED = re.compile(
     r"""=(?<=[dDeE\ ]=)(?i:
           (?:(?<=password=)|(?<=passwd=)|(?<=passphrase=)|(?<=pwd=)(?!/))
-            (?!\[redacted\]|none\b|null\b)(?:(?P<bare>(?:(?![&;,][\w.-]+=)[^\s"'<>\\])+(?<![)\]},;:.])))
+            (?!\[redacted\]|none\b|null\b)(?P<bare>(?:[^\s"'<>\\&;,]|[&;,](?![\w.-]+=))++)
           |(?:(?<=password=)|(?<=passwd=)|(?<=passphrase=)|(?<=pwd=)|(?<=password\ =)|(?<=passwd\ =)|(?<=passphrase\ =)|(?<=pwd\ =))
-            (?P<before>\ ?(?P<quote>\\*["'])(?![\s,:;\]})]))(?P<quoted>(?:(?!(?P=quote))[^\n])+))""",
+            (?P<before>\ ?(?P<quote>\\*["'])(?![\s,:;\]})]))(?P<quoted>(?:(?!(?P=quote))[^\n])++))""",
     re.VERBOSE,
 )
 _PLAIN = re.compile(r"[\w.~-]+", re.ASCII)
 _CORE = re.compile(r"[A-Za-z0-9]+")
+_AROUND = ")]},;:."
 _SHORTEST = 6
 _LEAST_CORE = 3
 MASK = "[redacted]"
@@ -91,11 +92,15 @@ def _secrets(name: str, value: str) -> Iterator[str]:
             if value.lower().startswith("http"):  # sent as Basic authentication
                 yield base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode(errors="surrogateescape")).decode()
     for found in _ASSIGNED.finditer(value):
-        yield found["bare"] or found["quoted"]
+        yield found["quoted"] or found["bare"].rstrip(_AROUND)
 
 
 def _assigned(found: re.Match[str]) -> str:
-    return f"={found['before'] or ''}{MASK}"
+    if found["bare"] is None:
+        return f"={found['before']}{MASK}"
+    # Brackets and stops at the end are those of the text around it.
+    password = found["bare"].rstrip(_AROUND)
+    return f"={MASK}{found['bare'][len(password) :]}" if password else found[0]
 
 
 def _replacement(secret: str) -> Redactor:
