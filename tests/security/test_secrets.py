@@ -4,6 +4,9 @@ import base64
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,7 @@ from runyard.registry import Function
 from runyard.retry import Retry
 from runyard.store import database
 from runyard.terminal import visible
+from tests.conftest import ROOT
 
 SECRET = "s3cr3t-Pa55"
 ODD = "p@ss/w:x'y\"z\\ é+%"
@@ -316,3 +320,14 @@ def test_the_report_shows_a_name_in_one_line(tmp_path: Path, functions: dict[str
     printed = _run("report").output
     settings.cache_clear()
     assert (_obeyed(printed, "\n"), [line for line in printed.splitlines() if line.startswith("forged")], "\\x1b[31m" in printed) == ([], [], True)
+
+
+def test_the_log_of_the_stack_holds_no_secret_and_waits_for_no_line_without_an_end() -> None:
+    pieces = [f"connecting with {SECRET}\n", "x" * 70_000]
+    listened = ""
+    for piece in pieces:
+        payload = f"processname:web groupname:stack pid:1 channel:stdout\n{piece}"
+        listened += f"ver:3.0 server:supervisor serial:1 pool:output poolserial:1 eventname:PROCESS_LOG_STDOUT len:{len(payload)}\n{payload}"
+    command = [sys.executable, "-m", "runyard", "prefix-output"]
+    printed = subprocess.run(command, input=listened, env={**os.environ, "DB_PASS": SECRET}, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False).stderr
+    assert printed.splitlines()[:2] == [f"web      | connecting with {MASK}", f"web      | {'x' * 70_000}"]
