@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from assets.analytics import ROLLUPS, span
 from resources.rollup_tables import RollupTables
 from runyard import clock
+from runyard.terminal import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ def _section(name: str, frame: "pd.DataFrame") -> str:
     if frame.empty:
         return f"{name}: nothing"
     summed = frame.groupby(label)[sums].sum(numeric_only=False).sort_values(sums[0], ascending=False)
-    lines = [[label, *sums], *([str(index)[:40], *(_number(value) for value in row)] for index, row in zip(summed.index, summed.to_numpy(), strict=True))][
+    lines = [[label, *sums], *([visible(str(index))[:40], *(_number(value) for value in row)] for index, row in zip(summed.index, summed.to_numpy(), strict=True))][
         : _MOST_LINES + 1
     ]
     more = [f"... and {len(summed) - _MOST_LINES} more"] if len(summed) > _MOST_LINES else []

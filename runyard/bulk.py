@@ -154,7 +154,7 @@ def _act(connection: psycopg.Connection[Any], action: Action, ids: list[int], ke
 def _count(connection: psycopg.Connection[Any], selection: Selection) -> tuple[int, int]:
     try:
         row = one(connection, "count_invocations", **_parameters(selection))
-    except psycopg.errors.SyntaxError as error:
+    except (psycopg.errors.SyntaxError, psycopg.errors.InvalidRegularExpression) as error:
         raise InvalidOption(f"filter: {error.diag.message_primary}") from None
     assert row is not None
     return int(row["count"]), int(row["upto"] or 0)

@@ -16,7 +16,9 @@ from runyard.cli_invocations import commands
 from runyard.cli_keys import keys
 from runyard.cli_reporting import reported
 from runyard.errors import InvalidEvent, RunyardError
+from runyard.redaction import redact
 from runyard.settings import settings
+from runyard.terminal import echo, echo_json
 
 _WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard")
 
@@ -41,17 +43,17 @@ def up() -> int:
     stopped = threading.Event()
     code = 0
     try:
-        click.echo("Starting: database, migrations, code server, daemon, worker, web ...")
+        echo("Starting: database, migrations, code server, daemon, worker, web ...")
         with stack:
             address = f"http://localhost:{settings().port}"
-            click.echo(f"Ready. Dagster: {address}/   Events: {address}/dev   Send: {address}/e/<any key>   (Ctrl-C stops everything)")
+            echo(f"Ready. Dagster: {address}/   Events: {address}/dev   Send: {address}/e/<any key>   (Ctrl-C stops everything)")
             threading.Thread(target=_reload_on_change, args=(stack, stopped), daemon=True).start()
             code = stack.wait()
     except KeyboardInterrupt:
         pass
     finally:
         stopped.set()
-    click.echo("Stopped.")
+    echo("Stopped.")
     return code
 
 
@@ -67,7 +69,7 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
     folders = [settings().home / name for name in _WATCHED if (settings().home / name).is_dir()]
     for changes in watch(*folders, watch_filter=CodeFilter(), debounce=400, stop_event=stopped):
         names = sorted({Path(path).name for _, path in changes})
-        click.echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
+        echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
         stack.reload()
 
 
@@ -75,7 +77,7 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
 @reported
 def report() -> None:
     """Print the last seven days: events, functions, mail, AI, media, syncs."""
-    click.echo(importlib.import_module(settings().report).week())
+    echo(importlib.import_module(settings().report).week(), lines=True)
 
 
 @main.command()
@@ -85,7 +87,7 @@ def down() -> None:
     from runyard.stack import Stack
 
     stack = Stack()
-    click.echo("Stopping ..." if stack.is_running() else "No stack of this project runs.")
+    echo("Stopping ..." if stack.is_running() else "No stack of this project runs.")
     stack.stop()
 
 
@@ -106,12 +108,12 @@ def send(name: str, data: str | None, file: Path | None, event_id: str | None, t
     text = data if data is not None else file.read_text(encoding="utf-8") if file is not None else "{}"
     try:
         parsed = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidEvent(f'is not JSON ({error}); in a shell put it into single quotes: --data \'{{"to": ["ada@example.com"]}}\'', "data") from None
     several = parsed if isinstance(parsed, list) else [parsed]
     events = [Event(name, item, id=event_id if len(several) == 1 else None, ts=ts) for item in several]
     for sent in send_events(events, source="cli"):
-        click.echo(sent)
+        echo(sent)
 
 
 @main.command()
@@ -122,7 +124,6 @@ def send(name: str, data: str | None, file: Path | None, event_id: str | None, t
 @reported
 def events(name: str | None, event_id: str | None, limit: int, as_json: bool) -> int | None:
     """List the latest events and what became of them."""
-    from runyard.redaction import redact
     from runyard.store import database
     from runyard.store.queries import run
 
@@ -132,19 +133,19 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
         raise RunyardError(f"there is no event with the id {event_id}")
     for row in rows:
         if as_json:
-            click.echo(redact(json.dumps(row, default=str)))
+            echo_json(row)
             continue
         outcome = "; ".join(
-            f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + found['error']['message'][:120] if found['error'] else ''}"
+            f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + redact(found['error']['message'])[:120] if found['error'] else ''}"
             for found in row["invocations"]
         )
-        click.echo(redact(f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}"))
+        echo(f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}")
         if event_id:
             for invocation in row["invocations"]:
                 for wait in invocation["waits"]:
-                    click.echo(f"    {wait['step']}: waits for {wait['event'] or 'its time'} until {wait['until']}")
+                    echo(f"    {wait['step']}: waits for {wait['event'] or 'its time'} until {wait['until']}")
                 for step in invocation["steps"]:
-                    click.echo(redact(f"    {step['step']}: {json.dumps(step['error'] or step['output'])[:200]}"))
+                    echo(f"    {step['step']}: {redact(json.dumps(step['error'] or step['output']))[:200]}")
     return None
 
 
@@ -158,12 +159,12 @@ def functions() -> None:
     with database.connection() as connection:
         rows = run(connection, "functions")
     if not rows:
-        click.echo("No function is registered yet; they are when the code loads (`runyard up`).")
+        echo("No function is registered yet; they are when the code loads (`runyard up`).")
     for row in rows:
         state = "  PAUSED" if row["paused_at"] else ""
         state += "" if row["active"] else "  (no longer in the code)"
         started_by = ", ".join(row["triggers"]) or "its schedule"
-        click.echo(f"{row['name']}  on {started_by}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}")
+        echo(f"{row['name']}  on {started_by}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}")
 
 
 @main.command()
@@ -173,7 +174,7 @@ def migrate() -> None:
     from runyard.store.migrate import migrate as bring_up_to_date
 
     for line in bring_up_to_date():
-        click.echo(line)
+        echo(line)
 
 
 @main.command()
@@ -185,10 +186,10 @@ def doctor(show_settings: bool) -> int:
 
     found = all_checks()
     for check in found:
-        click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
+        echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
     if show_settings:
         for name, value in described(settings()):
-            click.echo(f"      {name:<14}  {value}")
+            echo(f"      {name:<14}  {value}")
     return 0 if all(check.ok for check in found) else 1
 
 
@@ -200,7 +201,7 @@ def env() -> None:
     from runyard.store.database import database_url
 
     for name, value in environment(database_url()).items():
-        click.echo(f"export {name}={shlex.quote(value)}")
+        click.echo(f"export {name}={shlex.quote(value)}")  # for a shell to read: as it is
 
 
 @main.command()

@@ -9,6 +9,8 @@ import click
 
 from runyard.cli_reporting import reported
 from runyard.errors import RunyardError
+from runyard.redaction import redact
+from runyard.terminal import echo
 
 
 def _selecting(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,7 +72,7 @@ def run_now(invocations: tuple[int, ...]) -> int:
     with database.connection() as connection:
         hurried = [row["id"] for row in run(connection, "run_these_now", invocations=list(invocations))]
     for invocation in invocations:
-        click.echo(f"{invocation}: {'due now' if invocation in hurried else 'waits for no time that could be cut short'}")
+        echo(f"{invocation}: {'due now' if invocation in hurried else 'waits for no time that could be cut short'}")
     return 0 if hurried else 1
 
 
@@ -86,7 +88,7 @@ def _many(action: Any, dry_run: bool, yes: bool, bulk: str | None, selected: dic
             selected[name] = moment(selected[name], f"--{name}")
     selection = Selection(**selected)
     found = count(selection, action)
-    click.echo(f"{found} invocations to {action}{' (nothing was changed)' if dry_run else ''}")
+    echo(f"{found} invocations to {action}{' (nothing was changed)' if dry_run else ''}")
     if dry_run or not found:
         return 0
     if not yes and sys.stdin.isatty() and not click.confirm(f"{action} them?"):
@@ -96,14 +98,14 @@ def _many(action: Any, dry_run: bool, yes: bool, bulk: str | None, selected: dic
 
 def _show(action: str, progress: "Iterator[Any]") -> int:
     first = next(progress)
-    click.echo(f"bulk {first.bulk}; when it is stopped: runyard {action} --resume {first.bulk}", err=True)
+    echo(f"bulk {first.bulk}; when it is stopped: runyard {action} --resume {first.bulk}", err=True)
     last = first
     with click.progressbar(length=max(1, first.total), file=sys.stderr, label=action) as bar:
         bar.update(first.done)
         for step in progress:
             bar.update(step.done - last.done)
             last = step
-    click.echo(f"{last.done} done")
+    echo(f"{last.done} done")
     return 0
 
 
@@ -115,10 +117,10 @@ def bulks() -> None:
 
     rows = bulk.bulks()
     if not rows:
-        click.echo("There were none yet.")
+        echo("There were none yet.")
     for row in rows:
         chosen = {key: value for key, value in row["selection"].items() if value}
-        click.echo(f"{row['id']}  {row['action']:<7}  {row['done']} of {row['total']}  {'finished' if row['finished_at'] else 'STOPPED'}  {json.dumps(chosen)}")
+        echo(f"{row['id']}  {row['action']:<7}  {row['done']} of {row['total']}  {'finished' if row['finished_at'] else 'STOPPED'}  {json.dumps(chosen)}")
 
 
 @click.command("dead-letters")
@@ -128,7 +130,6 @@ def bulks() -> None:
 @reported
 def dead_letters(function: str | None, invocation: int | None, limit: int) -> None:
     """List final failures that were neither replayed nor dismissed."""
-    from runyard.redaction import redact
     from runyard.store import database
     from runyard.store.queries import run
 
@@ -137,13 +138,12 @@ def dead_letters(function: str | None, invocation: int | None, limit: int) -> No
     if invocation is not None and not rows:
         raise RunyardError(f"there is no dead letter {invocation}: it was replayed or dismissed, or has not failed for good")
     if not rows:
-        click.echo("None.")
+        echo("None.")
     for row in rows:
-        click.echo(
-            redact(f"{row['id']}  {row['finished_at']:%Y-%m-%d %H:%M:%S}  {row['function']}  {row['event']}  {row['step']}: {row['type']}: {row['message'][:200]}")
-        )
+        echo(f"{row['id']}  {row['finished_at']:%Y-%m-%d %H:%M:%S}  {row['function']}  {row['event']}  {row['step']}: {row['type']}: {redact(row['message'])[:200]}")
         if invocation is not None:
-            click.echo(redact(f"event {row['event_id']}, run {row['run_id']}\n{json.dumps(row['data'], indent=2)}\n{row['traceback']}"))
+            echo(f"event {row['event_id']}, run {row['run_id']}")
+            echo(f"{json.dumps(row['data'], indent=2)}\n{row['traceback']}", lines=True)
 
 
 @click.command()
@@ -152,7 +152,7 @@ def dead_letters(function: str | None, invocation: int | None, limit: int) -> No
 def pause(function: str) -> None:
     """Hold a function's invocations back until it is resumed; those that run go on."""
     _set_paused(function, True)
-    click.echo(f"{function} is paused; its events wait. `runyard resume {function}` lets them go.")
+    echo(f"{function} is paused; its events wait. `runyard resume {function}` lets them go.")
 
 
 @click.command()
@@ -161,7 +161,7 @@ def pause(function: str) -> None:
 def resume(function: str) -> None:
     """Let the invocations of a paused function go."""
     _set_paused(function, False)
-    click.echo(f"{function} is not paused.")
+    echo(f"{function} is not paused.")
 
 
 def _set_paused(function: str, paused: bool) -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from runyard.cli_reporting import reported
+from runyard.terminal import echo
 
 
 @click.group()
@@ -29,7 +30,7 @@ def create(name: str, scopes: tuple[str, ...], events: tuple[str, ...], tenant: 
 
     ends = datetime.now(UTC) + timedelta(seconds=seconds(expires_in, "--expires-in", least=1)) if expires_in else None
     key_id, made = store.create(name, scopes, events=events, tenant=tenant, per_second=rate, expires_at=ends, key=sys.stdin.readline().strip() if given else None)
-    click.echo(f"key {key_id}; it is not kept and cannot be shown again", err=True)
+    echo(f"key {key_id}; it is not kept and cannot be shown again", err=True)
     if not given:
         click.echo(made)
 
@@ -42,14 +43,14 @@ def list_keys() -> None:
 
     rows = store.listed()
     if not rows:
-        click.echo("None yet: runyard keys create NAME --scope send")
+        echo("None yet: runyard keys create NAME --scope send")
     for row in rows:
         state = "REVOKED" if row["revoked_at"] else "EXPIRED" if row["expires_at"] and row["expires_at"] < datetime.now(UTC) else "valid"
         used = f"used {row['used_at']:%Y-%m-%d %H:%M}" if row["used_at"] else "never used"
         only = f"  only {', '.join(row['events'])}" if row["events"] else ""
         whose = f"  of {row['tenant']}" if row["tenant"] else ""
         ends = f"  until {row['expires_at']:%Y-%m-%d}" if row["expires_at"] else ""
-        click.echo(f"{row['id']}  {row['hint']}...  {row['name']}  {row['environment']}  {', '.join(row['scopes'])}{only}{whose}  {state}{ends}  {used}")
+        echo(f"{row['id']}  {row['hint']}...  {row['name']}  {row['environment']}  {', '.join(row['scopes'])}{only}{whose}  {state}{ends}  {used}")
 
 
 @keys.command()
@@ -59,4 +60,4 @@ def revoke(key: str) -> None:
     """Take the key with this id or name out of use, everywhere within a second."""
     from runyard import keys as store
 
-    click.echo(f"{store.revoke(key)} is revoked.")
+    echo(f"{store.revoke(key)} is revoked.")

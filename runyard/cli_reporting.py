@@ -5,9 +5,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec
 
-import click
-
 from runyard.errors import RunyardError
+from runyard.terminal import echo
 
 Parameters = ParamSpec("Parameters")
 
@@ -20,7 +19,7 @@ def reported(command: Callable[Parameters, int | None]) -> Callable[Parameters, 
         try:
             code = command(*args, **kwargs)
         except RunyardError as error:
-            click.echo(f"runyard: {error}", err=True)
+            echo(f"runyard: {error}", err=True)
             code = 1
         sys.exit(code or 0)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from dagster._cli.api import grpc_command
 
 from runyard import registry, sensors
+from runyard.redaction import redact
 from runyard.settings import settings
 from runyard.workers import load_code
 
@@ -23,7 +24,7 @@ def serve_code(socket_path: Path) -> int:
     try:
         load_code()
     except Exception:
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
         print("The code does not load; the functions stay as they were. Mend it: it is loaded again when a file changes.", file=sys.stderr, flush=True)
     else:
         registry.publish()

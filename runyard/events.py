@@ -278,14 +278,13 @@ def millis(at: datetime | None = None) -> int:
 
 
 def _as_invalid_event(error: ValidationError) -> InvalidEvent:
-    """What is wrong with it; the field is that of the first problem."""
-    problems = [
-        (".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, "))
-        for problem in error.errors(include_url=False, include_input=False)
-    ]
+    """Its problems, the first ones of very many; the field is that of the first."""
+    found = error.errors(include_url=False, include_input=False)
+    problems = [(".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, ")) for problem in found[:_MOST_PROBLEMS]]
+    if len(found) > _MOST_PROBLEMS:
+        problems.append(("data", f"{len(found) - _MOST_PROBLEMS:,} more fields are wrong"))
     (path, text), *more = problems
-    told, left = more[:_MOST_PROBLEMS], len(more) - _MOST_PROBLEMS
-    return InvalidEvent(text, path, [*told, ("data", f"and {left} more are wrong")] if left > 0 else told)
+    return InvalidEvent(text, path, more)
 
 
 def _dumps(value: object) -> str:

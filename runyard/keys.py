@@ -26,7 +26,7 @@ SCOPES: tuple[Scope, ...] = ("send", "read", "manage")
 _SHORTEST = 16
 _LONGEST = 200
 # What can stand in the path of a URL as it is.
-_FORM = re.compile(r"^[A-Za-z0-9_.~+=-]+$")
+_FORM = re.compile(r"[A-Za-z0-9_.~+=-]+")
 _HINT = 8
 
 
@@ -113,7 +113,7 @@ def create(
     if tenant is not None and not 1 <= len(tenant.strip()) <= 100:
         raise InvalidOption("tenant: say whose the key is, in 1 to 100 characters")
     made = key if key is not None else f"ry_{settings().environment}_{secrets.token_urlsafe(32)}"
-    if not _SHORTEST <= len(made) <= _LONGEST or not _FORM.match(made):
+    if not _SHORTEST <= len(made) <= _LONGEST or not _FORM.fullmatch(made):
         raise InvalidOption(f"key: it must have {_SHORTEST} to {_LONGEST} letters, digits or characters of _.~+=-")
     row = {
         "id": new_ulid(), "hash": digest(made), "hint": made[: _HINT if key is not None else len(f"ry_{settings().environment}_") + 4], "name": name.strip(),

@@ -3,9 +3,11 @@
 from datetime import datetime, timedelta
 
 from runyard import clock
-from runyard.durations import seconds
+from runyard.durations import quoted, seconds
 from runyard.errors import InvalidOption
 
+# Those that have another day before and behind them, in every zone.
+_FIRST_YEAR, _LAST_YEAR = 2, 9998
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -27,5 +29,7 @@ def moment(given: str, what: str) -> datetime:
         try:
             return now - timedelta(seconds=seconds(word, what))
         except InvalidOption:
-            raise InvalidOption(f"{what} {given!r}: write a date or time (2026-11-24, 2026-11-24T08:00), a weekday, 'yesterday', or how long ago ('2h')") from None
+            raise InvalidOption(f"{what} {quoted(given)}: write a date or time (2026-11-24, 2026-11-24T08:00), a weekday, 'yesterday', or how long ago ('2h')") from None
+    if not _FIRST_YEAR <= found.year <= _LAST_YEAR:
+        raise InvalidOption(f"{what} {quoted(given)}: give a year from {_FIRST_YEAR:04} to {_LAST_YEAR}")
     return found if found.tzinfo is not None else found.astimezone()

@@ -43,13 +43,13 @@ class Failure:
     def to_json(self) -> str:
         """The error as it is kept and shown: no secrets, a bounded traceback."""
         if not self.shown:
-            trace = "".join(traceback.format_exception(self.error)).splitlines()[-_TRACEBACK_LINES:]
+            trace = redact("".join(traceback.format_exception(self.error))).splitlines()[-_TRACEBACK_LINES:]
             self.shown = {
                 "step": self.step,
                 "op": self.op,
                 "type": type(self.error).__name__,
                 "message": redact(str(self.error)),
-                "traceback": redact("\n".join(trace)),
+                "traceback": "\n".join(trace),
             }
             if self.delay is not None:
                 self.shown["retry_in_seconds"] = round(self.delay, 3)

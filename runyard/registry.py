@@ -17,7 +17,7 @@ from runyard.store import database
 from runyard.store.queries import Row, run
 from runyard.triggers import Trigger, meets
 
-_NAME = re.compile(r"^[A-Za-z0-9_]+$")
+_NAME = re.compile(r"[A-Za-z0-9_]+")
 SCHEDULED = "runyard/function.scheduled"
 INVOKED = "runyard/function.invoked"
 
@@ -35,7 +35,7 @@ class Function:
     scheduled: bool = False
 
     def __post_init__(self) -> None:
-        if not _NAME.match(self.name):
+        if not _NAME.fullmatch(self.name):
             raise InvalidOption(f"on_event(name={self.name!r}): give letters, digits and underscores")
         if not self.triggers and not self.scheduled:
             raise InvalidOption(f"on_event for {self.name}: give at least one event name, or cron=Cron(...)")

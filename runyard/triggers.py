@@ -1,6 +1,5 @@
 """What starts a function: an event by its name, a family of events by a wildcard, with a filter; or the clock."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -12,8 +11,21 @@ from runyard.paths import check_filter
 
 
 def meets(pattern: str, event: str) -> bool:
-    """Whether an event's name is this one, or one of those that a pattern stands for (`*`: any characters)."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), event) is not None
+    """Whether an event's name is this one, or one of those that a pattern stands for (`*`: any characters, as many as there are, as SQL's LIKE has it)."""
+    first, *others = pattern.split("*")
+    if not others:
+        return event == pattern
+    *between, last = others
+    at, end = len(first), len(event) - len(last)
+    if at > end or not event.startswith(first) or not event.endswith(last):
+        return False
+    for part in between:
+        # The first place where a part can be leaves most for those behind it: no other one has to be tried.
+        at = event.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,7 @@ def _read(cursor: str | None) -> Place | None:
         if moment.tzinfo is None or not isinstance(last, str):
             raise ValueError(cursor)
         moment = moment.astimezone(UTC)  # what no database has is told here
+        last.encode()  # and half a surrogate pair, which cannot be sent to one
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise Problem(400, "invalid_field", "is no cursor: give the one that the page before came with, as it is", "cursor") from None
     return moment, last

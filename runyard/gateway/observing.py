@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runyard.events import new_ulid
 from runyard.gateway import counters
 from runyard.gateway.problems import problem_of, refusal
+from runyard.redaction import redact
 from runyard.settings import settings
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -22,7 +23,14 @@ def log_to_stderr() -> None:
     """Write the log of this process, every line with the id of the request that it is about (`-` for none)."""
     handler = logging.StreamHandler()
     handler.addFilter(_name_request)
-    logging.basicConfig(level=settings().log_level.upper(), format="%(levelname)s %(name)s [%(request)s] %(message)s", handlers=[handler])
+    handler.setFormatter(_WithoutSecrets("%(levelname)s %(name)s [%(request)s] %(message)s"))
+    logging.basicConfig(level=settings().log_level.upper(), handlers=[handler])
+
+
+class _WithoutSecrets(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """As the base does, the traceback too."""
+        return redact(super().format(record))
 
 
 def _name_request(record: logging.LogRecord) -> bool:

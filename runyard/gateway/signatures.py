@@ -10,7 +10,7 @@ import hmac
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
@@ -47,7 +47,7 @@ class StandardWebhooks:
         given = [value.removeprefix("v1,") for value in headers.get("webhook-signature", "").split() if value.startswith("v1,")]
         check_time(timestamp)
         signed = f"{message_id}.{timestamp}.".encode() + body
-        require(any(_same(_base64_mac(_standard_key(secret), signed), value) for secret in secrets_of(self.variable) for value in given))
+        _require_any((_base64_mac(_standard_key(secret), signed) for secret in secrets_of(self.variable)), given)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Stripe:
         check_time(timestamp)
         signed = f"{timestamp}.".encode() + body
         given = [value for name, value in parts if name.strip() == "v1"]
-        require(any(_same(hmac.new(secret.encode(), signed, sha256).hexdigest(), value) for secret in secrets_of(self.variable) for value in given))
+        _require_any((hmac.new(secret.encode(), signed, sha256).hexdigest() for secret in secrets_of(self.variable)), given)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class BodyHmac:
         require(given.startswith(self.prefix))
         made = (hmac.new(secret.encode(), body, sha256) for secret in secrets_of(self.variable))
         texts = (mac.hexdigest() if self.encoding == "hex" else base64.b64encode(mac.digest()).decode() for mac in made)
-        require(any(_same(text, given.removeprefix(self.prefix)) for text in texts))
+        _require_any(texts, [given.removeprefix(self.prefix)])
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,11 @@ def require(holds: bool) -> None:
     """Raise the `Problem` of a wrong signature unless it holds."""
     if not holds:
         raise Problem(401, "bad_signature", "the signature is missing, wrong or too old")
+
+
+def _require_any(made: Iterable[str], given: Sequence[str]) -> None:
+    """Raise the `Problem` unless a signature that was made is among those given. However many are given, the body is gone through once for each secret."""
+    require(any(_same(text, value) for text in made for value in given))
 
 
 def _standard_key(secret: str) -> bytes:

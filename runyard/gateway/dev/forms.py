@@ -190,7 +190,7 @@ def _data(fields: Sequence[Field], given: Mapping[str, str], problems: list[tupl
             continue
         try:
             data[field.name] = _value(field, text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.append((field.path, f"this is not JSON: {error}"))
     return data
 
@@ -211,7 +211,7 @@ def _scalar(kind: Kind, text: str) -> Any:
         case "whole" | "number" | "yes or no":
             try:
                 return json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return text
         case "text":
             return text

@@ -18,7 +18,7 @@ from runyard.events import INTERNAL_PREFIXES
 from runyard.gateway.history import as_number
 from runyard.gateway.views import Status
 from runyard.moments import moment
-from runyard.paths import check_filter, path
+from runyard.paths import LONGEST_FILTER, check_filter, path
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 
@@ -28,7 +28,7 @@ FIELDS = ("name", "id", "status", "since", "until", "path", "internal")
 _CHUNK, _LARGEST_CHUNK = 2_000, 64_000
 _SECONDS = 1.0
 _STATEMENT_SECONDS = 5
-_COMPARED = re.compile(r"\s*([\w.$-]+)\s*(?:=\s*(.*?))?\s*", re.DOTALL)
+_COMPARED = re.compile(r"[\w.$-]+")
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,25 @@ def as_filter(typed: str) -> str:
     """
     if typed.startswith(("$", "(", "exists")):
         return check_filter(typed, "path")
-    parts = _COMPARED.fullmatch(typed)
-    if parts is None:
+    if len(typed) > LONGEST_FILTER:
+        raise InvalidOption(
+            f'path: it may have {LONGEST_FILTER:,} characters, not {len(typed):,}; look for the beginning with SQL/JSON path: $.data.to starts with "ada"'
+        )
+    left, equals, right = typed.partition("=")
+    if not _COMPARED.fullmatch(left.strip()):
         raise InvalidOption("path: write it as data.to = ada@example.com, or as SQL/JSON path: $.data.total > 100")
-    where = "$" + "".join(f".{json.dumps(part)}" for part in path(parts[1], "path"))
-    if parts[2] is None:
+    where = "$" + "".join(f".{json.dumps(part)}" for part in path(left.strip(), "path"))
+    if not equals:
         return f"exists({where})"
-    text = parts[2].strip('"')
+    written = right.strip()
+    text = written.strip('"')
     found = f"{where} == {json.dumps(text, ensure_ascii=False)}"
-    return f"{found} || {where} == {parts[2]}" if _is_literal(parts[2]) else found
+    return f"{found} || {where} == {written}" if _is_literal(written) else found
 
 
 def _is_literal(text: str) -> bool:
+    if text.startswith(("[", "{")):  # no literal, and it may be nested deeper than can be read
+        return False
     try:
         return isinstance(json.loads(text, parse_constant=lambda name: name), int | float | None)
     except ValueError:
