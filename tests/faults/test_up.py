@@ -16,7 +16,8 @@ import psutil
 import psycopg
 import pytest
 
-from runyard.store.embedded import embedded_url, start_embedded, stop_embedded
+from runyard.settings import Settings
+from runyard.store.embedded import delete_embedded, embedded_url, start_embedded
 from tests.conftest import ROOT, wait_until
 
 
@@ -24,12 +25,11 @@ from tests.conftest import ROOT, wait_until
 def home() -> Iterator[Path]:
     """A copy of the project in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="ryh-", dir="/tmp"))
-    folder.chmod(0o755)
     for name in ("pipelines", "sensors", "schedules", "assets", "resources", "templates", "config", "runyard", "dagster.yaml", "workspace.yaml"):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
     yield folder
-    stop_embedded(folder / ".runyard" / "postgres")
+    delete_embedded(postgres_dir(folder))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -42,8 +42,13 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "RUNYARD_PORT": str(port), "PYTHONPATH": str(home), "PYTHONUNBUFFERED": "1"}
 
 
+def postgres_dir(home: Path) -> Path:
+    """Where the database of a project is that sets no folder for it."""
+    return Settings(home=home, data_dir=home / ".runyard", postgres_folder=None).postgres_dir
+
+
 def query(home: Path, statement: str) -> list[tuple[object, ...]]:
-    url = embedded_url(home / ".runyard" / "postgres")
+    url = embedded_url(postgres_dir(home))
     assert url is not None
     with psycopg.connect(url) as connection:
         return connection.execute(statement.encode()).fetchall()
@@ -84,7 +89,7 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
         assert query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(500,)]
 
         # The database is started again when it dies.
-        server = home / ".runyard" / "postgres" / "postmaster.pid"
+        server = postgres_dir(home) / "postmaster.pid"
         os.kill(int(server.read_text().split()[0]), signal.SIGKILL)
         wait_until(lambda: _answers(home), 30)
 
@@ -103,6 +108,7 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
         code = up.wait(30)
     assert code == 0 and time.monotonic() - began < 10
     assert belonging(home) == []
+    assert embedded_url(postgres_dir(home)) is None
     text = (home / "up.log").read_text()
     # Whichever part spoke of the database's end, its name stands before its words.
     assert re.search(r"^(postgres|code|daemon|worker|web) +\| ", text, re.MULTILINE)
@@ -142,10 +148,11 @@ def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:
     up.stdout.close()
     up.wait()
     wait_until(lambda: not belonging(home), 20)
+    assert embedded_url(postgres_dir(home)) is None
 
 
 def test_it_works_under_stock_dagster_dev(home: Path) -> None:
-    url = start_embedded(home / ".runyard" / "postgres")
+    url = start_embedded(postgres_dir(home))
     variables = {**environment(home), "DAGSTER_HOME": str(home), "DATABASE_URL": url}
     subprocess.run([sys.executable, "-m", "runyard", "migrate"], cwd=home, env=variables, check=True, capture_output=True)
     dev = subprocess.Popen(
