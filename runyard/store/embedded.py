@@ -58,8 +58,8 @@ def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:
 
     Raises `RunyardError` where the folder is somebody else's, or the server does not start.
     """
+    make_above(postgres_dir)
     if os.geteuid() == 0:
-        make_above(postgres_dir)
         if postgres_dir.parent == ROOT_DATABASES:
             check_roots(ROOT_DATABASES)
         if formerly is not None:

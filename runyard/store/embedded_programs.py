@@ -58,7 +58,7 @@ def can_reach(folder: Path) -> bool:
 
 
 def make_above(folder: Path) -> None:
-    """Make the folders above one of the server's: the server's user can pass through them, but write into none."""
+    """Make the missing folders above one of the server's, for this user alone; those of root can be passed through, for its server is another's."""
     missing = [above for above in folder.parents if not above.exists()]
     try:
         for above in reversed(missing):

@@ -277,6 +277,7 @@ def test_data_of_root_are_moved_to_another_file_system(folder: Path) -> None:
         assert not others_can_open(place)
     finally:
         delete_embedded(shared / "postgres")
+        delete_short_folder(shared / "old-postgres", server_uid())
         shutil.rmtree(shared)
 
 
