@@ -91,8 +91,8 @@ def stop_embedded(postgres_dir: Path) -> None:
 def delete_embedded(postgres_dir: Path) -> None:
     """Stop the server of this data folder, if it runs, and delete its data; a folder without a database in it is left, unless it is empty."""
     stop_embedded(postgres_dir)
-    delete_short_folder(postgres_dir / _SOCKETS, server_uid())
     if (postgres_dir / "PG_VERSION").exists():
+        delete_short_folder(postgres_dir / _SOCKETS, server_uid())
         shutil.rmtree(postgres_dir)
     with suppress(OSError):
         postgres_dir.rmdir()

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -54,6 +55,16 @@ def query(home: Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement.encode()).fetchall()
 
 
+def open_to_others(folder: Path) -> list[Path]:
+    """What has a mode that lets other users in, of a folder and all in it."""
+    found: list[Path] = []
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):  # a message of the broker, gone by now
+            if path.lstat().st_mode & 0o077 and not path.is_symlink():
+                found.append(path)
+    return found
+
+
 def _takes_mail(home: Path) -> bool:
     """Whether the database is there, the mail function is registered, and a worker is alive."""
     try:
@@ -87,6 +98,7 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
     try:
         wait_until(lambda: "Ready." in (home / "up.log").read_text(), 90)
         assert query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(500,)]
+        assert ("RUNYARD_POSTGRES_DIR" in (home / "up.log").read_text()) == (os.geteuid() == 0)
 
         # The database is started again when it dies.
         server = postgres_dir(home) / "postmaster.pid"
@@ -102,6 +114,8 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
             cwd=home, env=variables, capture_output=True, text=True, check=True,
         )  # fmt: skip
         wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{send.stdout.strip()}-*.eml")), 60)
+        assert open_to_others(home / ".runyard") == []
+        assert open_to_others(postgres_dir(home)) == []
     finally:
         began = time.monotonic()
         up.send_signal(signal.SIGINT)
