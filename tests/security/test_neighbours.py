@@ -158,10 +158,10 @@ def socket_of(url: str) -> Path:
     return Path(psycopg.conninfo.conninfo_to_dict(url)["host"]) / ".s.PGSQL.5432"  # type: ignore[arg-type]
 
 
-def made_of_old(place: Path) -> str:
+def made_of_old(place: Path, *, sockets_elsewhere: bool = True) -> str:
     """Make and start a server as versions before this one did: every user is the superuser. Return its URL."""
     made = private_folder(place, "", server_uid())
-    sockets = short_folder(place.parent / f"old-{place.name}", server_uid())
+    sockets = short_folder(place.parent / f"old-{place.name}", server_uid()) if sockets_elsewhere else made
     run_program("initdb", "--auth=trust", "--auth-local=trust", "--encoding=utf8", "-U", "postgres", "-D", str(made), folder=made)
     run_program("pg_ctl", "-w", "-o", f'-h "" -k {sockets}', "-l", "log", "-D", str(made), "start", folder=made)
     url = f"postgresql://postgres:@/postgres?host={sockets}"
@@ -214,10 +214,10 @@ def test_what_names_no_schema_is_in_public(server: str) -> None:
     assert ask(server, "SHOW search_path") == [("public",)]
 
 
-@pytest.mark.parametrize("runs", [True, False])
-def test_a_data_folder_of_before_is_given_to_the_ordinary_role(folder: Path, runs: bool) -> None:
+@pytest.mark.parametrize(("runs", "sockets_elsewhere"), [(True, True), (True, False), (False, False)])
+def test_a_data_folder_of_before_is_given_to_the_ordinary_role(folder: Path, runs: bool, sockets_elsewhere: bool) -> None:
     folder.chmod(0o711)
-    old = made_of_old(folder / "postgres")
+    old = made_of_old(folder / "postgres", sockets_elsewhere=sockets_elsewhere)
     shop = old.replace("/runyard?", "/the%20shop's?")
     with psycopg.connect(shop, autocommit=True) as connection:
         connection.execute(THINGS)
