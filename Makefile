@@ -30,6 +30,7 @@ lock: $(READY)  ## write requirements.lock anew from pyproject.toml (needs uv)
 
 clean:  ## remove the virtual environment and all data, the database too
 	-$(VENV)/bin/runyard down
+	-$(VENV)/bin/runyard delete-database
 	rm -rf $(VENV) .runyard
 
 $(READY): requirements.lock pyproject.toml

@@ -30,7 +30,7 @@ from runyard.registry import Function
 from runyard.settings import settings
 from runyard.stack import Stack
 from runyard.store import database
-from runyard.store.embedded import start_embedded, stop_embedded
+from runyard.store.embedded import delete_embedded, start_embedded
 from runyard.store.migrate import migrate
 from runyard.store.queries import one
 
@@ -268,9 +268,11 @@ WANTED: dict[tuple[str, str], tuple[str, float]] = {
 
 def main(chosen: Sequence[str]) -> int:
     """Run the chosen benchmarks, or all; return 1 when one misses what is wanted of it."""
-    folder = Path(tempfile.mkdtemp(prefix="ryb-", dir="/tmp"))
-    folder.chmod(0o755)
-    os.environ.update(DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(folder), RUNYARD_CODE="benchmarks.functions", RUNYARD_PORT="8299")
+    folder, postgres = (Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")) for prefix in ("ryb-", "rybp-"))
+    os.environ.update(
+        DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(folder), RUNYARD_POSTGRES_DIR=str(postgres), RUNYARD_CODE="benchmarks.functions",
+        RUNYARD_PORT="8299",
+    )  # fmt: skip
     os.environ.pop("DATABASE_URL", None)
     settings.cache_clear()
     results: dict[str, Result] = {}
@@ -278,12 +280,12 @@ def main(chosen: Sequence[str]) -> int:
         if not chosen or set(chosen) & WITH_STACK.keys():
             with Stack(quiet=True):
                 _measure(WITH_STACK, chosen, results)
-        os.environ["DATABASE_URL"] = start_embedded(folder / "postgres")
+        os.environ["DATABASE_URL"] = start_embedded(postgres)
         settings.cache_clear()
         _measure(ALONE, chosen, results)
     finally:
         database.close_pool()
-        stop_embedded(folder / "postgres")
+        delete_embedded(postgres)
         shutil.rmtree(folder, ignore_errors=True)
         if "single" in results and "stock" in results:
             results["single"]["times_stock_dagster"] = round(results["single"]["runs_per_s"] / results["stock"]["runs_per_s"], 1)

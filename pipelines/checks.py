@@ -57,7 +57,7 @@ def _texts() -> list[Check]:
 def _media() -> str:
     store = MediaStore()
     probe = store.root / f".doctor-{uuid.uuid4().hex}"
-    probe.parent.mkdir(parents=True, exist_ok=True)
+    store.make_above(probe)
     probe.write_text("")
     probe.unlink()
     said = f"files are kept in {store.root}"

@@ -19,6 +19,7 @@ from resources.mailer import mailer_from_environment, outbox_folder
 from resources.media_store import MediaStore, uploads_folder
 from resources.notifications import Notifications, Preferences
 from runyard import Event, InvalidEvent, RunyardError, send
+from runyard.private_folders import make_folder
 from runyard.settings import settings
 from runyard.stack import Stack
 from runyard.store import database
@@ -67,7 +68,7 @@ def _demo() -> int:
 def _send_one_of_each() -> list[str]:
     """An event of every family, on real input."""
     uploads = uploads_folder()
-    uploads.mkdir(parents=True, exist_ok=True)
+    make_folder(uploads)
     (uploads / "demo.jpg").write_bytes(made_media.jpeg(made_media.photo(4000, 3000)))
     made_media.video(uploads / "demo.mp4", seconds=5)
     return send([

@@ -17,6 +17,7 @@ from dagster import ConfigurableResource, EnvVar
 from pydantic import BaseModel
 
 from resources.sendgrid_client import SendGridAccount
+from runyard.private_folders import make_folder, open_like
 from runyard.settings import settings
 
 DEFAULT_SENDER = "Runyard <no-reply@example.com>"
@@ -76,9 +77,10 @@ class OutboxMailer(Mailer):
     def send(self, mail: Mail) -> dict[str, Any]:
         """Write the mail; the file appears whole, under the mail's own id, so that a repeated send replaces it."""
         path = outbox_folder(self.folder) / f"{mail.id}.eml"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         hidden = path.with_suffix(".writing")
         hidden.write_bytes(bytes(_as_message(mail, self.sender)))
+        open_like(path.parent, hidden)
         hidden.rename(path)
         return {"provider": "outbox", "message_id": f"outbox-{mail.id}", "status": "sent", "delivered": False, "file": path.name}
 

@@ -16,6 +16,7 @@ from upath import UPath
 
 from resources.safe_http import TooLarge, opened, read
 from runyard.errors import NonRetriable
+from runyard.private_folders import make_folder, open_like
 from runyard.settings import settings
 from runyard.store import database
 
@@ -64,23 +65,35 @@ class MediaStore(ConfigurableResource[Any]):
         key = f"{digest[:2]}/{digest}{suffix}"
         target = self.root / key
         if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
             # Written beside it and renamed where that is atomic; an object store shows an object only when it is whole.
-            local = target.protocol in ("", "file")
+            local = self.make_above(target)
             written = target.with_name(f".{digest}-{uuid4().hex}") if local else target
             with file.open("rb") as source, written.open("wb") as sink:
                 while piece := source.read(_PIECE):
                     sink.write(piece)
             if local:
+                open_like(Path(self.root.path), Path(written.path))
                 written.rename(target)
         return {"key": key, "bytes": file.stat().st_size, "sha256": digest}
 
     def put_manifest(self, name: str, manifest: dict[str, Any]) -> str:
         """Keep what there is of an asset under its name; return the key."""
         target = self.root / "manifests" / f"{name}.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
+        local = self.make_above(target)
         target.write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+        if local:
+            open_like(Path(self.root.path), Path(target.path))
         return f"manifests/{name}.json"
+
+    @staticmethod
+    def make_above(target: UPath) -> bool:
+        """Make the folder that a file is to be in; return whether it is one of this machine."""
+        local = target.protocol in ("", "file")
+        if local:
+            make_folder(Path(target.parent.path))
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return local
 
     def fetch(self, source: str, into: Path, most: int) -> None:
         """Write what an event names (a URL, a path below MEDIA_UPLOADS, an upload's id) into a file; raises as `resources.safe_http`."""

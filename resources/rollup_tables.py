@@ -3,12 +3,14 @@
 import os
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster import ConfigurableResource
 from psycopg import sql
 from upath import UPath
 
+from runyard.private_folders import make_folder, open_like
 from runyard.settings import settings
 from runyard.store import database
 
@@ -42,8 +44,14 @@ class RollupTables(ConfigurableResource[Any]):
                 (name, day, len(frame)),
             )
         path = self.folder / name / f"day={day}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        local = path.protocol in ("", "file")
+        if local:
+            make_folder(Path(path.parent.path))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(frame.to_parquet(index=False))
+        if local:
+            open_like(Path(self.folder.path), Path(path.path))
         return str(path)
 
     def read(self, name: str, since: date, until: date) -> "pd.DataFrame":

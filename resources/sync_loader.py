@@ -25,6 +25,7 @@ from dlt.sources.sql_database import sql_table
 
 from resources.sync_sources import Source, Table
 from runyard.errors import NonRetriable, RetryAfter
+from runyard.private_folders import make_folder
 from runyard.settings import settings
 from runyard.store import database
 
@@ -115,7 +116,9 @@ def declared_pipeline(source: Source) -> Any:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("SYNC_FOLDER") or settings().data / "sync")
+    folder = Path(os.environ.get("SYNC_FOLDER") or settings().data / "sync")
+    make_folder(folder)
+    return folder
 
 
 def make_source(source: Source) -> Any:

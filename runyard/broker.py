@@ -14,6 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.encoding import str_to_bytes
 from kombu.utils.json import dumps
 
+from runyard.private_folders import make_folder
 from runyard.settings import settings
 
 QUEUE = "dagster"
@@ -46,8 +47,8 @@ def broker_url() -> str:
     chosen = settings().broker_url
     if chosen is not None:
         return chosen.get_secret_value()
-    (settings().broker_dir / "queue").mkdir(parents=True, exist_ok=True)
-    (settings().broker_dir / "control").mkdir(parents=True, exist_ok=True)
+    make_folder(settings().broker_dir / "queue")
+    make_folder(settings().broker_dir / "control")
     return f"{_SCHEME}://localhost/"
 
 

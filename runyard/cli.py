@@ -16,6 +16,7 @@ from runyard.cli_invocations import commands
 from runyard.cli_keys import keys
 from runyard.cli_reporting import reported
 from runyard.errors import InvalidEvent, RunyardError
+from runyard.private_folders import keep_private
 from runyard.redaction import redact
 from runyard.settings import settings
 from runyard.terminal import echo, echo_json
@@ -27,6 +28,7 @@ _WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templat
 @click.version_option(package_name="runyard")
 def main() -> None:
     """Event-driven background jobs on Dagster."""
+    keep_private()
     home = str(settings().home)
     if home not in sys.path:
         sys.path.insert(0, home)
@@ -37,6 +39,7 @@ def main() -> None:
 def up() -> int:
     """Run the whole stack until Ctrl-C: database, code server, daemon, worker, web."""
     from runyard.stack import Stack
+    from runyard.store.embedded import why_elsewhere
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stack = Stack()
@@ -44,6 +47,8 @@ def up() -> int:
     code = 0
     try:
         echo("Starting: database, migrations, code server, daemon, worker, web ...")
+        if place := why_elsewhere(settings()):
+            echo(f"{place[0].upper()}{place[1:]}.")
         with stack:
             address = f"http://localhost:{settings().port}"
             echo(f"Ready. Dagster: {address}/   Events: {address}/dev   Send: {address}/e/<any key>   (Ctrl-C stops everything)")
@@ -243,7 +248,18 @@ def postgres() -> int:
     """Keep the embedded PostgreSQL up (a part of the stack)."""
     from runyard.store.embedded import serve_embedded
 
-    return serve_embedded(settings().postgres_dir)
+    return serve_embedded(settings().postgres_dir, settings().data / "postgres")
+
+
+@main.command("delete-database", hidden=True)
+@reported
+def delete_database() -> None:
+    """Delete what this project has outside of its data folder, the embedded database above all (`make clean`)."""
+    from runyard.stack import delete_sockets
+    from runyard.store.embedded import delete_embedded
+
+    delete_embedded(settings().postgres_dir)
+    delete_sockets()
 
 
 @main.command("code-server")

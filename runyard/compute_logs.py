@@ -16,6 +16,7 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._serdes import ConfigurableClassData
 from typing_extensions import override
 
+from runyard.private_folders import make_folder
 from runyard.settings import settings
 
 
@@ -29,7 +30,7 @@ class WarmComputeLogManager(LocalComputeLogManager):
     @override
     def capture_logs(self, log_key: Sequence[str]) -> Generator[CapturedLogContext, None, None]:
         out, err = (Path(self.get_captured_local_path(log_key, extension)) for extension in ("out", "err"))
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         with redirect_to_file(sys.stdout, out), redirect_to_file(sys.stderr, err):
             yield CapturedLogContext(log_key)
         Path(self.complete_artifact_path(log_key)).touch()

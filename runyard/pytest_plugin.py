@@ -4,7 +4,6 @@ It is found by pytest where Runyard is installed, and imports nothing until a te
 """
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,29 +20,26 @@ def runyard_database() -> Iterator[str]:
     """The URL of a migrated database for tests: RUNYARD_TEST_DATABASE_URL, or an embedded PostgreSQL that lives as long as the tests."""
     from runyard.settings import settings
     from runyard.store import database
-    from runyard.store.embedded import start_embedded, stop_embedded
+    from runyard.store.embedded import delete_embedded, start_embedded
     from runyard.store.migrate import migrate
 
     given, before = os.environ.get("RUNYARD_TEST_DATABASE_URL"), os.environ.get("DATABASE_URL")
-    # Short, for the path of a Unix socket may have no more than 107 characters; readable, for the server may run as another user.
-    folder = Path(tempfile.mkdtemp(prefix="ry-", dir=None if os.name == "nt" else "/tmp"))  # noqa: S108
-    folder.chmod(0o755)
+    # Where the server's user, who is another one for root, can reach it.
+    folder = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
     try:
-        url = given or start_embedded(folder / "postgres")
+        url = given or start_embedded(folder)
         os.environ["DATABASE_URL"] = url
         settings.cache_clear()
         migrate()
         yield url
     finally:
         database.close_pool()
-        if given is None:
-            stop_embedded(folder / "postgres")
         if before is None:
             os.environ.pop("DATABASE_URL", None)
         else:
             os.environ["DATABASE_URL"] = before
         settings.cache_clear()
-        shutil.rmtree(folder, ignore_errors=True)
+        delete_embedded(folder)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from runyard import keys
 from runyard.errors import RunyardError
 from runyard.settings import Settings, settings
 from runyard.store import database
+from runyard.store.embedded import why_elsewhere
 from runyard.store.migrate import check_migrated
 from runyard.store.queries import run
 
@@ -70,7 +71,8 @@ def _database() -> str:
     with database.connection() as connection:
         row = connection.execute("SELECT current_setting('server_version') AS version").fetchone()
     kind = "DATABASE_URL" if settings().database_url is not None else "embedded"
-    return f"PostgreSQL {row['version'] if row else '?'} at {database.where(database.database_url())} ({kind})"
+    place = why_elsewhere(settings())
+    return f"PostgreSQL {row['version'] if row else '?'} at {database.where(database.database_url())} ({kind})" + (f"; {place}" if place else "")
 
 
 def _migrations() -> str:

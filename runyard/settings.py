@@ -6,7 +6,9 @@ error or page shows them by accident.
 
 import importlib
 import os
+import re
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal
@@ -16,6 +18,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runyard.errors import InvalidOption
 from runyard.keeping_times import Retention
+
+# Where the embedded database of a project is that root runs: PostgreSQL refuses to run as root, and its user need not enter root's folders.
+ROOT_DATABASES = Path("/var/lib/runyard")
 
 
 def _project_root() -> Path:
@@ -37,6 +42,11 @@ class Settings(BaseSettings):
         default=None,
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
         description="A PostgreSQL server (DATABASE_URL). When it is not set, `runyard up` starts an embedded one.",
+    )
+    postgres_folder: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("RUNYARD_POSTGRES_DIR", "postgres_folder"),
+        description="The folder of the embedded database (RUNYARD_POSTGRES_DIR): `postgres` in the data folder by default, one in /var/lib/runyard for root.",
     )
     broker_url: SecretStr | None = Field(default=None, description="Redis or RabbitMQ between the daemon and the workers (RUNYARD_BROKER_URL); files by default.")
     host: str = Field(default="127.0.0.1", description="The address that the web process listens on (RUNYARD_HOST).")
@@ -84,7 +94,22 @@ class Settings(BaseSettings):
     @property
     def postgres_dir(self) -> Path:
         """The data directory of the embedded PostgreSQL."""
-        return self.data / "postgres"
+        if self.postgres_folder is not None:
+            return self.postgres_folder.absolute()
+        return self._root_postgres_dir() if self._is_roots() else self.data / "postgres"
+
+    def _is_roots(self) -> bool:
+        """Whether this process is root's, and the data folder too (or will be)."""
+        try:
+            return os.geteuid() == 0 == self.data.stat().st_uid
+        except FileNotFoundError:
+            return os.geteuid() == 0
+
+    def _root_postgres_dir(self) -> Path:
+        """A folder that only this data folder has."""
+        project = self.data.parent if self.data.name == ".runyard" else self.data
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", project.name)[:30].strip(".-") or "project"
+        return ROOT_DATABASES / f"{name}-{sha256(os.fsencode(self.data)).hexdigest()[:12]}"
 
     @property
     def broker_dir(self) -> Path:

@@ -10,13 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 import xmlrpc.client
 from collections.abc import Sequence
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +22,7 @@ import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from runyard.errors import RunyardError
+from runyard.private_folders import data_folder, delete_short_folder, fits_a_socket, keep_private, short_folder
 from runyard.settings import Settings, settings
 from runyard.store.embedded import start_embedded, stop_embedded
 from runyard.store.migrate import migrate
@@ -31,21 +30,25 @@ from runyard.store.migrate import migrate
 PARTS = ("code", "daemon", "web", "worker")
 # What runs the project's code, and so is started again when that changes.
 _RELOADED = ("code", "worker")
-_LONGEST_SOCKET_PATH = 100
+_SOCKETS = "sockets"
 _STOP_SECONDS = 6
 _READY_SECONDS = 90.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def socket_path(name: str, of: Settings | None = None) -> Path:
-    """Where a Unix socket of the stack is: in the data folder, or in the temporary one when that path is too long for a socket."""
-    data = (of or settings()).data
+    """Where a Unix socket of the stack is: in the data folder, or in a private temporary one when that path is too long for a socket.
+
+    Raises `RunyardError` where the data folder is somebody else's: what listens there could be, too.
+    """
+    data = data_folder(of)
     path = data / f"{name}.sock"
-    if len(str(path)) > _LONGEST_SOCKET_PATH:
-        folder = Path(tempfile.gettempdir()) / f"runyard-{os.getuid()}-{sha256(str(data).encode()).hexdigest()[:12]}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / f"{name}.sock"
-    return path
+    return path if fits_a_socket(path) else short_folder(data / _SOCKETS) / path.name
+
+
+def delete_sockets(of: Settings | None = None) -> None:
+    """Delete the temporary folder that the sockets of a stack were in, if they had one; the stack has ended."""
+    delete_short_folder((of or settings()).data / _SOCKETS)
 
 
 def environment(database_url: str, of: Settings | None = None) -> dict[str, str]:
@@ -93,8 +96,9 @@ class Stack:
         if self.is_running():
             raise RunyardError("the stack of this project runs already: stop it with `runyard down`, or open it in the browser")
         self._check_port()
-        self.settings.data.mkdir(parents=True, exist_ok=True)
-        url = start_embedded(self.settings.postgres_dir) if self._embedded else cast(Any, self.settings.database_url).get_secret_value()
+        keep_private()
+        data_folder(self.settings)
+        url = start_embedded(self.settings.postgres_dir, self.settings.data / "postgres") if self._embedded else cast(Any, self.settings.database_url).get_secret_value()
         os.environ.update(environment(url, self.settings))
         settings.cache_clear()
         migrate()
@@ -180,6 +184,8 @@ class Stack:
 
     def _ask(self, method: str, *arguments: object) -> Any:
         """Call supervisord's XML-RPC interface (supervisor 4, `supervisor.*`)."""
+        if not self.settings.data.exists():
+            raise FileNotFoundError(f"there is no {self.settings.data}")
         transport = SupervisorTransport(None, None, f"unix://{socket_path('supervisor')}")
         with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as remote:
             return getattr(remote.supervisor, method)(*arguments)

@@ -16,9 +16,9 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.fake_sendgrid import FakeSendGrid
 
 ROOT = Path(__file__).resolve().parent.parent
-# Short, for the path of a Unix socket may have no more than 107 characters.
 _data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
-os.chmod(_data, 0o755)  # the server runs as another user where the tests run as root
+# Beside the data folder, which is this user's alone: where the tests run as root, the server runs as another user.
+_postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
 
 
 def free_port() -> int:
@@ -35,8 +35,8 @@ for _name in [
 ]:
     del os.environ[_name]
 os.environ.update(
-    DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_PORT=str(free_port()), RUNYARD_CODE="tests.code",
-    RUNYARD_CONCURRENCY="2", RUNYARD_LEASE_SECONDS="10", DATABASE_URL="postgresql://not-yet",
+    DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_POSTGRES_DIR=str(_postgres), RUNYARD_PORT=str(free_port()),
+    RUNYARD_CODE="tests.code", RUNYARD_CONCURRENCY="2", RUNYARD_LEASE_SECONDS="10", DATABASE_URL="postgresql://not-yet",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderByFold
 from runyard.settings import settings  # noqa: E402
 from runyard.stack import Stack  # noqa: E402
 from runyard.store import database  # noqa: E402
-from runyard.store.embedded import start_embedded, stop_embedded  # noqa: E402
+from runyard.store.embedded import delete_embedded, start_embedded  # noqa: E402
 from runyard.store.migrate import migrate  # noqa: E402
 from runyard.store.queries import one  # noqa: E402
 
@@ -64,10 +64,10 @@ from runyard.store.queries import one  # noqa: E402
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The URL of a running PostgreSQL server."""
-    url = start_embedded(_data / "postgres")
+    url = start_embedded(_postgres)
     yield url
     database.close_pool()
-    stop_embedded(_data / "postgres")
+    delete_embedded(_postgres)
     shutil.rmtree(_data, ignore_errors=True)
 
 

