@@ -14,7 +14,8 @@ from dagster import ConfigurableResource
 from psycopg.types.json import Jsonb
 from upath import UPath
 
-from resources.safe_http import TooLarge, opened, read
+from resources.bounded_http import TooLarge
+from resources.safe_http import opened, read
 from runyard.errors import NonRetriable
 from runyard.settings import settings
 from runyard.store import database
@@ -85,8 +86,8 @@ class MediaStore(ConfigurableResource[Any]):
     def fetch(self, source: str, into: Path, most: int) -> None:
         """Write what an event names (a URL, a path below MEDIA_UPLOADS, an upload's id) into a file; raises as `resources.safe_http`."""
         if "://" in source:
-            with opened("GET", source, seconds=_FETCH_SECONDS) as response:
-                _write(read(response, most, _FETCH_SECONDS), into)
+            with opened("GET", source, seconds=_FETCH_SECONDS, most=most) as response:
+                _write(read(response, most), into)
             return
         found = _uploaded(source)
         if found.stat().st_size > most:
@@ -131,12 +132,15 @@ def checksum(file: Path) -> str:
 
 def _uploaded(source: str) -> Path:
     """A file below the folder of uploads; nothing else of this machine can be named."""
-    folder = uploads_folder()
-    found = (folder / source).resolve()
-    if not found.is_relative_to(folder):
-        raise NonRetriable(f"{source!r} is not below the folder of uploads (MEDIA_UPLOADS)")
-    if not found.is_file():
-        raise NonRetriable(f"there is no upload {source!r} below MEDIA_UPLOADS")
+    folder, shown = uploads_folder(), repr(source[:200])
+    try:
+        found = (folder / source).resolve()
+        if not found.is_relative_to(folder):
+            raise NonRetriable(f"{shown} is not below the folder of uploads (MEDIA_UPLOADS)")
+        if not found.is_file():
+            raise NonRetriable(f"there is no upload {shown} below MEDIA_UPLOADS")
+    except (OSError, ValueError, RuntimeError):  # too long a name, NUL, half a character, links in a circle
+        raise NonRetriable(f"{shown} can be no name of an upload below MEDIA_UPLOADS") from None
     return found
 
 
