@@ -78,7 +78,7 @@ User = Annotated[str, Field(min_length=1, max_length=200)]
 Link = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]
 Provider = Literal["gemini", "openai", "offline"]
 # The first bad one of many is told.
-Addresses = Annotated[list[Address], BeforeValidator(_as_list), Field(max_length=MAX_RECIPIENTS, fail_fast=True)]
+Addresses = Annotated[list[Address], Field(max_length=MAX_RECIPIENTS, fail_fast=True), BeforeValidator(_as_list)]
 # What is as long as an event may be.
 Text = Annotated[str, Field(max_length=MAX_EVENT_BYTES)]
 

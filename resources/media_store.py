@@ -1,5 +1,6 @@
 """Where media are kept: a folder, or S3, GCS or Azure by URL (MEDIA_STORE). Content-addressed: the same bytes are stored once, under their SHA-256."""
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from runyard.store import database
 
 SUFFIXES = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "mp4": ".mp4"}
 _PIECE = 1 << 20
+# How the system refuses a name itself: another time changes nothing.
+_NO_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP)
 _FETCH_SECONDS = 120.0
 
 
@@ -139,7 +142,9 @@ def _uploaded(source: str) -> Path:
             raise NonRetriable(f"{shown} is not below the folder of uploads (MEDIA_UPLOADS)")
         if not found.is_file():
             raise NonRetriable(f"there is no upload {shown} below MEDIA_UPLOADS")
-    except (OSError, ValueError, RuntimeError):  # too long a name, NUL, half a character, links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        if isinstance(error, OSError) and error.errno not in _NO_NAMES:
+            raise
         raise NonRetriable(f"{shown} can be no name of an upload below MEDIA_UPLOADS") from None
     return found
 
