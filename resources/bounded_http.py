@@ -6,8 +6,10 @@ connection, TLS, the headers and the body of each answer alike. Nothing runs bes
 
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -51,6 +53,27 @@ class BoundedTransport(httpx.HTTPTransport):
         super().__init__(verify=context, trust_env=False)
         # httpx has no parameter for the network behind its pool. A connection is never used again: it was made for one name, and checked by that name alone.
         self._pool = httpcore.ConnectionPool(ssl_context=context, max_connections=1, max_keepalive_connections=0, network_backend=_Network(bounds))
+
+
+@contextmanager
+def cut_after(seconds: float, response: Any) -> Iterator[None]:
+    """Cut the connection of an answer when the block takes longer than this; for clients of others, whose network is their own. `response` is that of an httpx."""
+    stream = response.extensions.get("network_stream")
+    connection = stream.get_extra_info("socket") if stream is not None else None
+    timer = threading.Timer(max(0.0, seconds), _cut, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: socket.socket | None) -> None:
+    if connection is not None:
+        with suppress(OSError):
+            # Below TLS, which another thread may be reading at this moment.
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class _Network(httpcore.NetworkBackend):

@@ -18,6 +18,7 @@ from resources.bounded_http import BoundedTransport, Bounds, TooLarge
 from runyard.errors import NonRetriable, RetryAfter
 
 _REDIRECTS = 5
+_LONGEST_HOST = 253
 # Headers of an answer and of the redirects before it; the package takes 100 KiB of each.
 _HEADER_BYTES = 1 << 20
 # Addresses of IPv4 hidden in those of IPv6, which pass for public (RFC 6052).
@@ -112,8 +113,8 @@ def read(response: httpx.Response, most: int) -> Iterator[bytes]:
             if size > most:
                 raise TooLarge(f"it has more than {most} bytes")
             yield piece
-    except httpx.TimeoutException as error:
-        raise ConnectionError(f"the connection was cut: {error}") from None
+    except httpx.TimeoutException:
+        raise ConnectionError(f"it takes longer than {response.request.extensions['timeout']['read']:g} s") from None
     except httpx.HTTPError as error:
         raise ConnectionError(f"the connection was cut: {type(error).__name__}") from None
 
@@ -148,6 +149,8 @@ def _pinned(client: httpx.Client, method: str, url: str, content: bytes | None, 
     if parsed.userinfo:
         raise Forbidden("a URL with a user or a password is not asked")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    if len(parsed.host) > _LONGEST_HOST or port > 65_535:
+        raise Forbidden(f"{_shown(url)} has no host and port that could be: a name has {_LONGEST_HOST} characters at most, a port is below 65536")
     address = _checked_address(parsed.host, port, bounds)
     # Bytes are counted as they come: so they must come as they are.
     named = {**(headers or {}), "Host": parsed.netloc.decode(), "Accept-Encoding": "identity"}
@@ -159,7 +162,7 @@ def _checked_address(host: str, port: int, bounds: Bounds) -> str:
     allowed = {name.strip() for name in os.environ.get("RUNYARD_ALLOWED_HOSTS", "").split(",")}
     if host not in allowed and f"{host}:{port}" not in allowed and not all(map(is_public, found)):
         # Where the name leads is nothing for whoever gave it: it may be a name of our own network.
-        raise Forbidden(f"the host {host[:200]} is not on the public internet; RUNYARD_ALLOWED_HOSTS can name hosts that may be asked all the same")
+        raise Forbidden(f"the host {host} is not on the public internet; RUNYARD_ALLOWED_HOSTS can name hosts that may be asked all the same")
     return found[0]
 
 
@@ -178,9 +181,9 @@ def _addresses(host: str, port: int, bounds: Bounds) -> list[str]:
     looking.start()
     looking.join(bounds.seconds_left(ConnectionError))
     if wrong and isinstance(wrong[0], ValueError):  # a part of the name is empty or too long
-        raise Forbidden(f"{host[:200]!r} is no name of a host")
+        raise Forbidden(f"{host!r} is no name of a host")
     if looking.is_alive() or not found:
-        raise ConnectionError(f"the host {host[:200]} cannot be found")
+        raise ConnectionError(f"the host {host} cannot be found")
     return list(found)
 
 
