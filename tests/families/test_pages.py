@@ -83,10 +83,10 @@ def test_no_other_file_is_read_for_a_mail(page: TestClient, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 252, "a" * 300, "a" * 3000])
-@pytest.mark.parametrize(
-    "path", ["/dev/outbox/{}", "/dev/outbox/{}/html", "/dev/outbox/{}/attachments/0", "/dev/media/files/aa/{}.webp", "/dev/media/files/aaaa{}/a.webp"]
-)
-def test_a_name_that_nothing_can_have_is_not_found(page: TestClient, path: str, name: str) -> None:
+@pytest.mark.parametrize("path", ["/dev/outbox/{}/html", "/dev/outbox/{}/attachments/0", "/dev/media/files/aa/{}.webp", "/dev/media/files/aaaa{}/a.webp"])
+def test_a_name_that_nothing_can_have_is_not_found(page: TestClient, tmp_path: Path, path: str, name: str) -> None:
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "media" / "aa").mkdir(parents=True)
     assert page.get(path.format(name)).status_code == 404
 
 
