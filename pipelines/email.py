@@ -10,8 +10,9 @@ from typing import Any
 from dagster import in_process_executor, job, op
 
 from resources.email_messages import EmailMessages, Message, bare
-from resources.mail_templates import Rendered, plain_text, render_template
+from resources.mail_templates import Rendered, render_template
 from resources.mailer import Mail, Mailer
+from resources.plain_text import plain_text
 from runyard import Batch, Item, NonRetriable, receive, settle
 
 PREPARE, RECORD, SEND, TRACK = "prepare-email", "record-message", "send-via-sendgrid", "track-delivery"

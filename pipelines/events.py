@@ -5,6 +5,7 @@ Light to import: an application that sends events needs this module and `runyard
 
 import base64
 import binascii
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import formataddr, parseaddr
 from typing import Annotated, Any, Literal, Self
@@ -14,34 +15,60 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from resources.mail_templates import template_names
 from runyard import EventData, event_type
+from runyard.events import MAX_EVENT_BYTES
 
 MAX_RECIPIENTS = 1000  # SendGrid's limit for one mail/send request
 MAX_ATTACHMENT_BYTES = 350 * 1024  # what fits into an event with the rest of it
 LONGEST_SEND_AT = timedelta(hours=72)  # SendGrid's limit
+LONGEST_ADDRESS = 1000  # 320 for the address itself (RFC 3696), and a name; mailers may not have lines beyond 998 (RFC 5322)
+MAX_ATTACHMENTS = 100
+_SHOWN = 100  # of what was given, in an error
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def _one_line(text: str) -> str:
     """Refuse what could start a header of its own."""
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+    if _CONTROL.search(text):
         raise ValueError("must be one line, without control characters")
     return text
 
 
 def _address(text: str) -> str:
     """Return an address in its normal form: `ada@example.com` or `Ada Lovelace <ada@example.com>`."""
+    # Before anything reads it: the parsers take the square of its length, and call themselves for every parenthesis.
+    if len(text) > LONGEST_ADDRESS:
+        raise ValueError(f"{_shown(text)} is not an e-mail address: it has {len(text)} characters, {LONGEST_ADDRESS} at most with its name")
     _one_line(text)
-    name, address = parseaddr(text)
     try:
-        checked = validate_email(address or text, check_deliverability=False)
+        name, address = parseaddr(text)
+        checked = validate_email(address or text, check_deliverability=False).normalized
+        found = formataddr((name, checked), charset="utf-8") if name else checked
     except EmailNotValidError as error:
-        raise ValueError(f"{text!r} is not an e-mail address: {error}") from None
+        raise ValueError(f"{_shown(text)} is not an e-mail address: {str(error)[:200]}") from None
+    except Exception:  # the parsers have many: RecursionError, UnicodeError, IndexError ...
+        raise ValueError(f"{_shown(text)} is not an e-mail address") from None
     # What the parser left over would be silently lost: refuse it.
     if not name and text.strip().strip("<>") != address:
-        raise ValueError(f"{text!r} is not one e-mail address")
-    return formataddr((name, checked.normalized), charset="utf-8") if name else checked.normalized
+        raise ValueError(f"{_shown(text)} is not one e-mail address")
+    # In its normal form it goes on into other events, which refuse what is longer.
+    if len(found) > LONGEST_ADDRESS:
+        raise ValueError(f"{_shown(text)} has too long a name; the address is enough")
+    return found
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def _check_recipients(count: int) -> None:
+    if count > MAX_RECIPIENTS:
+        raise ValueError(f"to, cc and bcc together have more than {MAX_RECIPIENTS} addresses; send several mails")
 
 
 def _as_list(value: object) -> object:
+    """The items of a list, which are looked at only where there are not too many."""
+    if isinstance(value, list) and len(value) > MAX_RECIPIENTS:
+        raise ValueError(f"has {len(value)} addresses; a mail may have {MAX_RECIPIENTS}. Send several mails")
     return [value] if isinstance(value, str) else value
 
 
@@ -50,7 +77,10 @@ Address = Annotated[str, AfterValidator(_address)]
 User = Annotated[str, Field(min_length=1, max_length=200)]
 Link = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]
 Provider = Literal["gemini", "openai", "offline"]
-Addresses = Annotated[list[Address], BeforeValidator(_as_list), Field(max_length=MAX_RECIPIENTS)]
+# The first bad one of many is told.
+Addresses = Annotated[list[Address], Field(max_length=MAX_RECIPIENTS, fail_fast=True), BeforeValidator(_as_list)]
+# What is as long as an event may be.
+Text = Annotated[str, Field(max_length=MAX_EVENT_BYTES)]
 
 
 class Attachment(BaseModel):
@@ -59,8 +89,8 @@ class Attachment(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     filename: Annotated[Line, Field(min_length=1, max_length=255)]
-    content: str
-    type: Annotated[Line, Field(pattern=r"^[\w.+-]+/[\w.+-]+$")] = "application/octet-stream"
+    content: Text
+    type: Annotated[Line, Field(pattern=r"^[\w.+-]+/[\w.+-]+$", max_length=255)] = "application/octet-stream"
 
     @field_validator("content")
     @classmethod
@@ -87,12 +117,20 @@ class EmailSendRequested(EventData):
     bcc: Addresses = Field(default_factory=list)
     reply_to: Address | None = None
     subject: Annotated[Line, Field(min_length=1, max_length=998)] | None = None
-    template: str | None = Field(default=None, examples=["welcome"])
-    text: str | None = None
-    html: str | None = None
+    template: Annotated[str, Field(max_length=100)] | None = Field(default=None, examples=["welcome"])
+    text: Text | None = None
+    html: Text | None = None
     data: dict[str, Any] = Field(default_factory=dict, examples=[{"name": "Ada"}])
-    attachments: list[Attachment] = Field(default_factory=list)
+    attachments: list[Attachment] = Field(default_factory=list, max_length=MAX_ATTACHMENTS, fail_fast=True)
     send_at: datetime | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_more_recipients(cls, value: Any) -> Any:
+        """Counted before they are looked at: each takes its time."""
+        lists = [found for field in ("to", "cc", "bcc") if isinstance(found := value.get(field), list)] if isinstance(value, dict) else []
+        _check_recipients(sum(map(len, lists)))
+        return value
 
     @field_validator("template")
     @classmethod
@@ -119,8 +157,7 @@ class EmailSendRequested(EventData):
             raise ValueError("give a template, or text, or html")
         if self.template is None and self.subject is None:
             raise ValueError("a mail without a template needs a subject")
-        if len(self.to) + len(self.cc) + len(self.bcc) > MAX_RECIPIENTS:
-            raise ValueError(f"to, cc and bcc together have more than {MAX_RECIPIENTS} addresses; send several mails")
+        _check_recipients(len(self.to) + len(self.cc) + len(self.bcc))
         if sum(attachment.size() for attachment in self.attachments) > MAX_ATTACHMENT_BYTES:
             raise ValueError(f"the attachments have more than {MAX_ATTACHMENT_BYTES} bytes together. Put the files elsewhere and send links")
         return self
@@ -130,9 +167,9 @@ class EmailSendRequested(EventData):
 class EmailBounced(EventData):
     """An address is of no use: a mail to it bounced for good, and it is suppressed."""
 
-    address: str
-    message: str | None = Field(default=None, description="Our id of the mail, in app.email_messages.")
-    reason: str | None = None
+    address: Annotated[str, Field(max_length=LONGEST_ADDRESS)]
+    message: Annotated[str, Field(max_length=512)] | None = Field(default=None, description="Our id of the mail, in app.email_messages.")
+    reason: Annotated[str, Field(max_length=20_000)] | None = None
     at: datetime
 
 
@@ -166,18 +203,20 @@ class NotificationRequested(EventData):
     title: Annotated[Line, Field(min_length=1, max_length=200, examples=["Your report is ready"])]
     message: Annotated[str, Field(max_length=20_000, examples=["It has 12 pages."])]
     action_url: Link | None = None
-    channels: list[Literal["in-app", "mail", "webhook"]] | None = Field(default=None, description="Those that the user has switched on by default.")
+    channels: list[Literal["in-app", "mail", "webhook"]] | None = Field(
+        default=None, max_length=10, fail_fast=True, description="Those that the user has switched on by default."
+    )
 
 
 @event_type("notification/digest.requested")
 class NotificationDigestRequested(EventData):
     """Something goes into a user's next mail with all that came meanwhile."""
 
-    user: str = Field(examples=["ada"])
+    user: Annotated[str, Field(max_length=200, examples=["ada"])]
     email: Annotated[Address, Field(examples=["ada@example.com"])]
-    title: Line = Field(examples=["Your report is ready"])
-    message: str = Field(examples=["It has 12 pages."])
-    action_url: str | None = None
+    title: Annotated[Line, Field(max_length=200, examples=["Your report is ready"])]
+    message: Annotated[str, Field(max_length=20_000, examples=["It has 12 pages."])]
+    action_url: Annotated[str, Field(max_length=2000)] | None = None
 
 
 @event_type("user/created")
@@ -254,13 +293,13 @@ class MediaImageUploaded(_Uploaded):
     """A picture has come, and its variants are wanted."""
 
     source: Annotated[str, Field(min_length=1, max_length=2000, examples=["photo.jpg"])]
-    variants: Annotated[list[Variant], Field(min_length=1, max_length=20)] = Field(
+    variants: Annotated[list[Variant], Field(min_length=1, max_length=20, fail_fast=True)] = Field(
         default_factory=lambda: [*(Variant(width=width) for width in (320, 640, 1280, 1920)), Variant(width=1280, format="jpeg")]
     )
     focal: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = Field(
         default=(0.5, 0.5), description="What stays in a crop, as shares of width and height."
     )
-    keep: list[Literal["copyright"]] = Field(default_factory=list, description="Metadata that stay; all others go.")
+    keep: list[Literal["copyright"]] = Field(default_factory=list, max_length=10, fail_fast=True, description="Metadata that stay; all others go.")
 
 
 @event_type("media/video.uploaded")

@@ -1,5 +1,6 @@
 """This project's pages of the dev page: mails, generated texts, pictures and videos."""
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,8 @@ _SHOWN = 50
 _FOREIGN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, max-age=3600", "Referrer-Policy": "no-referrer"}
 _IN_FRAME = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 _NOTHING = "sandbox; default-src 'none'"
+# Under which name the media store keeps a file: its checksum.
+_KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 _TYPES = {suffix: f"{'video' if kind == 'mp4' else 'image'}/{kind}" for kind, suffix in SUFFIXES.items()}
 
 
@@ -79,7 +82,7 @@ def media_file(visit: Visit) -> Response:
     """A variant's bytes. Originals are not shown: they are what others have sent."""
     name = PurePosixPath(visit.path("name"))
     folder = visit.path("folder")
-    if name.suffix not in _TYPES or not name.stem.isalnum() or not folder.isalnum():
+    if name.suffix not in _TYPES or not _KEY.fullmatch(f"{folder}/{name.stem}"):
         raise not_found("variant", name)
     try:
         with MediaStore().local(f"{folder}/{name}") as file:

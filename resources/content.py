@@ -10,6 +10,8 @@ from psycopg.types.json import Jsonb
 from runyard.store import database
 
 _ENDED = re.compile(r"[.!?…:\"'”»)\]。！？]\s*$")
+_BEFORE_HEADING = re.compile(r"^[\s#*\-]*(?:\d+[.)])?[\s*]*")
+_AFTER_HEADING = "*" + "".join(filter(str.isspace, map(chr, range(0x3001))))
 # A text this much shorter or longer than asked for is looked at by somebody.
 _SHORTEST, _LONGEST = 0.5, 2.0
 _TELLING_WORDS = 20
@@ -33,7 +35,7 @@ class Contents(ConfigurableResource[Any]):
 
 def headings(text: str, most: int) -> list[str]:
     """The lines of an outline without their numbers and marks, `most` at most; the whole text as one heading where it has no lines."""
-    lines = [re.sub(r"^[\s#*\-]*(?:\d+[.)])?[\s*]*|[*\s]+$", "", line) for line in text.splitlines()]
+    lines = [_BEFORE_HEADING.sub("", line, count=1).rstrip(_AFTER_HEADING) for line in text.splitlines()]
     return [line[:300] for line in lines if line][:most] or [text.strip()[:300]]
 
 

@@ -21,6 +21,8 @@ _STATES = {
     "processed": "sent", "deferred": "deferred", "delivered": "delivered", "dropped": "dropped", "bounce": "bounced", "open": "opened", "click": "clicked",
     "group_unsubscribe": "unsubscribed", "unsubscribe": "unsubscribed", "spamreport": "complained",
 }  # fmt: skip
+# What a mail server says has no length of its own.
+_LONGEST_REASON = 2000
 _SUPPRESSING = ("bounce", "spamreport", "unsubscribe", "group_unsubscribe", "group_resubscribe")
 
 
@@ -29,13 +31,13 @@ class Posted(BaseModel):
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
-    event: str
-    email: str
+    event: str = Field(max_length=100)
+    email: str = Field(max_length=1000)
     timestamp: float = Field(ge=0, le=4_102_444_800)
     sg_event_id: str | None = Field(default=None, max_length=512)
-    sg_message_id: str | None = None
-    message_id: str | None = None
-    type: str | None = None
+    sg_message_id: str | None = Field(default=None, max_length=512)
+    message_id: str | None = Field(default=None, max_length=512)
+    type: str | None = Field(default=None, max_length=100)
     reason: str | None = None
     response: str | None = None
     asm_group_id: int | None = Field(default=None, ge=0, lt=2**63)
@@ -64,7 +66,7 @@ class Report:
         return cls(
             posted.sg_event_id or sha256(raw.encode()).hexdigest(), posted.event, posted.message_id,
             posted.sg_message_id.partition(".")[0] if posted.sg_message_id else None, posted.email.strip().lower(), datetime.fromtimestamp(posted.timestamp, UTC),
-            posted.event == "bounce" and posted.type != "blocked", posted.asm_group_id, posted.reason or posted.response, raw,
+            posted.event == "bounce" and posted.type != "blocked", posted.asm_group_id, (posted.reason or posted.response or "")[:_LONGEST_REASON] or None, raw,
         )  # fmt: skip
 
 

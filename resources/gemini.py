@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from resources.generators import Generated, Generator, Prompt, Refused
+from resources.generators import Allowance, Generated, Generator, Prompt, Refused
 from runyard.errors import NonRetriable, RetryAfter
 
 GEMINI_HOST = "https://generativelanguage.googleapis.com"
 GEMINI_MODEL = "gemini-2.0-flash"
 _PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 86_400.0
 _DELAY = re.compile(r"retryDelay\D{1,5}(\d+(?:\.\d+)?)s")
 _BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"}
 _configured: tuple[str, str] | None = None
@@ -20,7 +21,7 @@ _lock = threading.Lock()
 
 
 class GeminiGenerator(Generator):
-    """Writes with a Gemini model. `timeout` is in seconds, for one answer."""
+    """Writes with a Gemini model. `timeout` is in seconds, for the next piece of an answer; all of it may take ten times as long."""
 
     name = "gemini"
 
@@ -37,11 +38,13 @@ class GeminiGenerator(Generator):
         config = {key: value for key, value in (("temperature", asked.temperature), ("max_output_tokens", asked.max_tokens)) if value is not None}
         texts: list[str] = []
         last: Any = None
+        allowance = Allowance(self._timeout)
         try:
             model = genai.GenerativeModel(name, system_instruction=asked.system or None)
             options = {"timeout": self._timeout, "retry": None}
             for last in model.generate_content(asked.prompt, stream=True, generation_config=config, request_options=options):
                 text = _text(last)
+                allowance.take(text)
                 if text:
                     texts.append(text)
                     yield text
@@ -106,6 +109,8 @@ def _meaning(error: Exception) -> Exception:
 
     text = f"Gemini: {type(error).__name__}: {str(error)[:300]}"
     match error:
+        case ConnectionError():
+            return error
         case BlockedPromptException() | StopCandidateException():
             return Refused(f"Gemini refuses this prompt: {' '.join(str(error).split())[:200]}")
         case exceptions.TooManyRequests():  # also ResourceExhausted, where the status says so
@@ -119,4 +124,4 @@ def _meaning(error: Exception) -> Exception:
 def _pause(error: Any) -> float:
     """Seconds until the quota is there again: google.rpc.RetryInfo among the details of the error, where it is given."""
     found = _DELAY.search(str(error.details))
-    return float(found.group(1)) if found else _PAUSE_SECONDS
+    return min(float(found.group(1)), _LONGEST_PAUSE_SECONDS) if found else _PAUSE_SECONDS

@@ -4,12 +4,17 @@ A generator gives its text in pieces, as it comes; `generate` puts them together
 """
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from pydantic import BaseModel
 
 from runyard.errors import NonRetriable
+
+# Of the most tokens that may be asked for, with room to spare.
+_LONGEST_ANSWER = 4_000_000
+_TIMEOUTS_AN_ANSWER = 10
 
 
 class Prompt(BaseModel):
@@ -91,6 +96,27 @@ class Generator(ABC):
         *_, last = self.pieces(asked)
         assert isinstance(last, Generated)
         return last
+
+
+class Allowance:
+    """How much of one answer is taken: it comes in pieces, and each is a sign of life to the timeout of a single read."""
+
+    def __init__(self, timeout: float) -> None:
+        self._seconds = _TIMEOUTS_AN_ANSWER * timeout
+        self._until = time.monotonic() + self._seconds
+        self._left = _LONGEST_ANSWER
+
+    def seconds_left(self) -> float:
+        """Seconds that are left, 0 or less when there are none."""
+        return self._until - time.monotonic()
+
+    def take(self, text: str) -> None:
+        """A piece has come; raises ConnectionError when the answer is too long, or takes too long."""
+        self._left -= len(text)
+        if self._left < 0:
+            raise ConnectionError(f"the provider's answer has more than {_LONGEST_ANSWER} characters")
+        if self.seconds_left() <= 0:
+            raise ConnectionError(f"the provider's answer takes longer than {self._seconds:g} s in all (ten times AI_SECONDS)")
 
 
 class OfflineGenerator(Generator):

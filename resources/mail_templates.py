@@ -5,10 +5,8 @@ everything is escaped; a variable that the data lacks is an error that names it.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from functools import cache
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from runyard.errors import NonRetriable
 
 _SUBJECT = "Subject: "
-_TAGS = re.compile(r"<(style|head|script)\b.*?</\1>|<[^>]+>", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,6 @@ def render_template(name: str, data: dict[str, Any], subject: str | None = None)
     except TemplateError as error:
         raise NonRetriable(f"template {name} cannot be rendered: {error}") from None
     return Rendered(subject or own_subject, text.strip() + "\n", html)
-
-
-def plain_text(html: str) -> str:
-    """A plain-text part for HTML that came without one: the words without the tags."""
-    words = unescape(_TAGS.sub(" ", html))
-    return "\n".join(line for line in (" ".join(line.split()) for line in words.splitlines()) if line) + "\n"
 
 
 @cache

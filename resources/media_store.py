@@ -1,5 +1,6 @@
 """Where media are kept: a folder, or S3, GCS or Azure by URL (MEDIA_STORE). Content-addressed: the same bytes are stored once, under their SHA-256."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,8 @@ from dagster import ConfigurableResource
 from psycopg.types.json import Jsonb
 from upath import UPath
 
-from resources.safe_http import TooLarge, opened, read
+from resources.bounded_http import TooLarge
+from resources.safe_http import opened, read
 from runyard.errors import NonRetriable
 from runyard.private_folders import make_folder, open_like
 from runyard.settings import settings
@@ -22,6 +24,8 @@ from runyard.store import database
 
 SUFFIXES = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "mp4": ".mp4"}
 _PIECE = 1 << 20
+# How the system refuses a name itself: another time changes nothing.
+_NO_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP)
 _FETCH_SECONDS = 120.0
 
 
@@ -98,8 +102,8 @@ class MediaStore(ConfigurableResource[Any]):
     def fetch(self, source: str, into: Path, most: int) -> None:
         """Write what an event names (a URL, a path below MEDIA_UPLOADS, an upload's id) into a file; raises as `resources.safe_http`."""
         if "://" in source:
-            with opened("GET", source, seconds=_FETCH_SECONDS) as response:
-                _write(read(response, most, _FETCH_SECONDS), into)
+            with opened("GET", source, seconds=_FETCH_SECONDS, most=most) as response:
+                _write(read(response, most), into)
             return
         found = _uploaded(source)
         if found.stat().st_size > most:
@@ -144,12 +148,17 @@ def checksum(file: Path) -> str:
 
 def _uploaded(source: str) -> Path:
     """A file below the folder of uploads; nothing else of this machine can be named."""
-    folder = uploads_folder()
-    found = (folder / source).resolve()
-    if not found.is_relative_to(folder):
-        raise NonRetriable(f"{source!r} is not below the folder of uploads (MEDIA_UPLOADS)")
-    if not found.is_file():
-        raise NonRetriable(f"there is no upload {source!r} below MEDIA_UPLOADS")
+    folder, shown = uploads_folder(), repr(source[:200])
+    try:
+        found = (folder / source).resolve()
+        if not found.is_relative_to(folder):
+            raise NonRetriable(f"{shown} is not below the folder of uploads (MEDIA_UPLOADS)")
+        if not found.is_file():
+            raise NonRetriable(f"there is no upload {shown} below MEDIA_UPLOADS")
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        if isinstance(error, OSError) and error.errno not in _NO_NAMES:
+            raise
+        raise NonRetriable(f"{shown} can be no name of an upload below MEDIA_UPLOADS") from None
     return found
 
 

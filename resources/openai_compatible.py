@@ -4,17 +4,19 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-from resources.generators import Generated, Generator, Prompt, Refused
+from resources.bounded_http import cut_after
+from resources.generators import Allowance, Generated, Generator, Prompt, Refused
 from runyard.errors import NonRetriable, RetryAfter
 
 OPENAI_HOST = "https://api.openai.com/v1"
 OPENAI_MODEL = "gpt-4o-mini"
 _PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 86_400.0
 _MEANINGS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 
 
 class OpenAIGenerator(Generator):
-    """Writes with a model behind OpenAI's API. `timeout` is in seconds, for one answer."""
+    """Writes with a model behind OpenAI's API. `timeout` is in seconds, for the next piece of an answer; all of it may take ten times as long."""
 
     name = "openai"
 
@@ -38,14 +40,19 @@ class OpenAIGenerator(Generator):
         more = {key: value for key, value in (("temperature", asked.temperature), ("max_tokens", asked.max_tokens)) if value is not None}
         texts: list[str] = []
         reason, usage = None, None
+        allowance = Allowance(self._timeout)
         try:
-            for part in self._client.chat.completions.create(model=name, messages=messages, stream=True, stream_options={"include_usage": True}, **more):
-                usage = part.usage or usage
-                for choice in part.choices[:1]:
-                    reason = choice.finish_reason or reason
-                    if choice.delta.content:
-                        texts.append(choice.delta.content)
-                        yield choice.delta.content
+            stream = self._client.chat.completions.create(model=name, messages=messages, stream=True, stream_options={"include_usage": True}, **more)
+            with stream, cut_after(allowance.seconds_left(), stream.response):
+                for part in stream:
+                    usage = part.usage or usage
+                    for choice in part.choices[:1]:
+                        reason = choice.finish_reason or reason
+                        text = choice.delta.content
+                        if text:
+                            allowance.take(text)
+                            texts.append(text)
+                            yield text
         except Exception as error:
             raise _meaning(error) from None
         if reason == "content_filter":
@@ -72,6 +79,8 @@ def _meaning(error: Exception) -> Exception:
 
     text = f"OpenAI: {type(error).__name__}: {str(error)[:300]}"
     match error:
+        case ConnectionError():
+            return error
         case openai.RateLimitError():
             return RetryAfter(text, _pause(error.response.headers.get("retry-after")))
         case openai.APIStatusError() if error.code == "content_filter":
@@ -84,6 +93,6 @@ def _meaning(error: Exception) -> Exception:
 
 def _pause(header: str | None) -> float:
     try:
-        return max(0.0, float(header)) if header else _PAUSE_SECONDS
+        return min(max(0.0, float(header)), _LONGEST_PAUSE_SECONDS) if header else _PAUSE_SECONDS
     except ValueError:
         return _PAUSE_SECONDS

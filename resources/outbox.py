@@ -11,6 +11,9 @@ from resources.mailer import outbox_folder
 
 _ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
+# What a file system takes as a name, with the suffix.
+_LONGEST_ID = 250
+
 
 @dataclass(frozen=True)
 class Attachment:
@@ -33,7 +36,7 @@ class OutboxMail:
 
 def read_mail(mail_id: str) -> OutboxMail | None:
     """The mail with this id; None where the outbox has none, or no more."""
-    if not _ID.fullmatch(mail_id):
+    if len(mail_id) > _LONGEST_ID or not _ID.fullmatch(mail_id):
         return None
     try:
         raw = (outbox_folder() / f"{mail_id}.eml").read_bytes()

@@ -81,7 +81,7 @@ def _made_openai(key: str, host: str, model: str, seconds: float) -> OpenAIGener
 
 
 def _seconds() -> float:
-    """How long an answer may take (AI_SECONDS)."""
+    """How long the next piece of an answer may take (AI_SECONDS)."""
     return float(os.environ.get("AI_SECONDS") or 120)
 
 

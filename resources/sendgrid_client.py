@@ -20,6 +20,8 @@ from sendgrid import SendGridAPIClient
 from runyard.errors import NonRetriable, RetryAfter
 
 _CONNECTIONS = 8
+_LONGEST_ANSWER = 1 << 20
+_PIECE = 1 << 16
 _DEFAULT_PAUSE_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 # 4xx that time can mend; every other one is final.
@@ -29,14 +31,15 @@ _RETRIABLE_4XX = (408, 409, 425, 429)
 class _Answer:
     """What the package's Response reads: a status, a body, headers."""
 
-    def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
+    def __init__(self, answer: urllib3.BaseHTTPResponse, body: bytes) -> None:
         self._answer = answer
+        self._body = body
 
     def getcode(self) -> int:
         return self._answer.status
 
     def read(self) -> bytes:
-        return self._answer.data
+        return self._body
 
     def info(self) -> Any:
         return self._answer.headers
@@ -59,15 +62,32 @@ class PooledClient(Client):  # type: ignore[misc]  # the package has no types
     def _make_request(self, opener: Any, request: Any, timeout: float | None = None) -> Any:
         del opener
         answer = self.pool.request(
-            request.get_method(), request.full_url, body=request.data, headers=dict(request.header_items()), timeout=timeout or self.timeout, retries=False
-        )
+            request.get_method(), request.full_url, body=request.data, headers=dict(request.header_items()), timeout=timeout or self.timeout, retries=False,
+            preload_content=False,
+        )  # fmt: skip
+        body = _body(answer, timeout or self.timeout)
         if answer.status >= 400:
             headers = Message()
             for name, value in answer.headers.items():
                 headers[name] = value
-            error = urllib.error.HTTPError(request.full_url, answer.status, answer.reason or "", headers, io.BytesIO(answer.data))
+            error = urllib.error.HTTPError(request.full_url, answer.status, answer.reason or "", headers, io.BytesIO(body))
             raise handle_error(error)
-        return _Answer(answer)
+        return _Answer(answer, body)
+
+
+def _body(answer: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
+    """The body of an answer; raises ConnectionError for one that is longer than any of SendGrid's, or takes longer than this."""
+    until, body = time.monotonic() + seconds, b""
+    try:
+        while piece := answer.read1(_PIECE, decode_content=True):
+            body += piece
+            if len(body) > _LONGEST_ANSWER or time.monotonic() > until:
+                raise ConnectionError("SendGrid's answer does not end")
+    except BaseException:
+        answer.close()
+        raise
+    answer.release_conn()
+    return body
 
 
 class SendGridAccount:

@@ -22,6 +22,7 @@ from dlt.sources.filesystem import filesystem, read_csv, read_jsonl, read_parque
 from dlt.sources.helpers.rest_client import paginators
 from dlt.sources.helpers.rest_client.client import RESTClient
 from dlt.sources.sql_database import sql_table
+from requests.adapters import HTTPAdapter
 
 from resources.sync_sources import Source, Table
 from runyard.errors import NonRetriable, RetryAfter
@@ -31,6 +32,9 @@ from runyard.store import database
 
 _CHUNK = 20_000
 _SECONDS = 60.0
+_PAGE_SECONDS = 600.0
+_MOST_PAGE_BYTES = 256 << 20
+_PIECE = 1 << 16
 _OWN_COLUMNS = ("_dlt_id", "_dlt_load_id")
 
 
@@ -151,6 +155,8 @@ def _rest(source: Source, table: Table) -> Any:
             headers["If-None-Match"] = state["etag"]
         params = {table.cursor_param: changed.last_value} if changed is not None and table.cursor_param and changed.last_value is not None else {}
         session = requests.Session()
+        session.mount("https://", _BoundedAdapter())
+        session.mount("http://", _BoundedAdapter())
         with session:
             client = RESTClient(source.address() or "", headers=headers, paginator=_paginator(table), session=session, data_selector=table.rows)
             with suppress(_NotModified):
@@ -160,6 +166,29 @@ def _rest(source: Source, table: Table) -> Any:
                     yield list(page)
 
     return dlt.resource(rows, name=table.name)
+
+
+class _BoundedAdapter(HTTPAdapter):
+    """Reads each answer within bounds of its own; the timeouts of requests are for single reads."""
+
+    def send(self, request: requests.PreparedRequest, *_: Any, **more: Any) -> requests.Response:
+        """The answer, its body read; raises `NonRetriable` for one that is too large, requests.Timeout for one that takes too long."""
+        response = super().send(request, **{**more, "stream": True})
+        until, pieces, size = time.monotonic() + _PAGE_SECONDS, [], 0
+        try:
+            for piece in response.iter_content(_PIECE):
+                pieces.append(piece)
+                size += len(piece)
+                if size > _MOST_PAGE_BYTES:
+                    raise NonRetriable(f"{(request.url or '').partition('?')[0]} answers with more than {_MOST_PAGE_BYTES >> 20} MiB: ask for smaller pages (page_size)")
+                if time.monotonic() > until:
+                    raise requests.Timeout(f"a page takes longer than {_PAGE_SECONDS:g} s")
+        except BaseException:
+            response.close()
+            raise
+        # Where requests itself keeps a body that it has read.
+        response._content = b"".join(pieces)
+        return response
 
 
 def _paginator(table: Table) -> Any:
@@ -184,7 +213,7 @@ def _check(response: requests.Response, *_: Any, **__: Any) -> None:
     if status == 429:
         wait = response.headers.get("Retry-After") or ""
         reset = response.headers.get("X-RateLimit-Reset") or ""
-        pause = float(wait) if wait.isdigit() else max(0.0, float(reset) - time.time()) if reset.isdigit() else 30.0
+        pause = float(wait) if wait.isdecimal() else max(0.0, float(reset) - time.time()) if reset.isdecimal() else 30.0
         raise RetryAfter(f"{response.url.partition('?')[0]} answers 429", pause)
     if status >= 500 or status == 408:
         raise ConnectionError(f"{response.url.partition('?')[0]} answers {status}")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from resources import safe_http
+from resources.contact_messages import mailbox
+from resources.mail_templates import render_template
 from resources.notifications import Notifications, Preferences
 from runyard.gateway.signatures import StandardWebhooks
 from runyard.testing import Invocation, Yard
@@ -150,16 +152,68 @@ def test_a_contact_form_tells_the_staff_and_the_sender(yard: Yard) -> None:
 )
 def test_spam_is_kept_and_nobody_is_told(yard: Yard, more: dict[str, str], reason: str) -> None:
     found = contact(yard, **more)
-    assert found.status == "succeeded" and mails(yard) == [] and found.steps["check-for-spam"].output == [reason]
+    assert found.status == "succeeded" and mails(yard) == [] and found.steps["check-for-spam"].output["spam"] == [reason]
     assert rows("SELECT reasons FROM app.contact_messages") == [{"reasons": [reason]}]
 
 
 def test_the_sixth_message_within_an_hour_is_spam(yard: Yard) -> None:
     for _ in range(6):
         found = contact(yard)
-    assert "more than 5 messages within an hour" in found.steps["check-for-spam"].output[0] and len(mails(yard)) == 10
+    assert "more than 5 messages within an hour" in found.steps["check-for-spam"].output["spam"][0] and len(mails(yard)) == 10
     yard.advance("1h")
-    assert contact(yard).steps["check-for-spam"].output == []
+    assert contact(yard).steps["check-for-spam"].output == {"spam": [], "unacknowledged": None}
+
+
+def test_an_acknowledgement_has_nothing_of_what_a_stranger_wrote(yard: Yard) -> None:
+    contact(yard, name="Buy at spam.example", email="Buy at spam.example <grace@example.com>", message="Buy at spam.example")
+    [acknowledgement] = [mail for mail in mails(yard) if mail["template"] == "contact_received"]
+    assert acknowledgement == {"to": ["grace@example.com"], "template": "contact_received"}
+    rendered = render_template("contact_received", {})
+    assert "spam.example" not in str(rendered)
+
+
+def test_beyond_the_limit_over_all_the_staff_is_told_and_the_sender_is_not(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTACT_ACKNOWLEDGEMENTS", "2")
+    outputs = [contact(yard, email=f"{name}@example.com").steps["check-for-spam"].output for name in ("a", "b", "c")]
+    why = "more than 2 acknowledgements within an hour (CONTACT_ACKNOWLEDGEMENTS)"
+    assert [output["unacknowledged"] for output in outputs] == [None, None, why]
+    assert [mail["template"] for mail in mails(yard)].count("contact") == 3
+    assert [mail["template"] for mail in mails(yard)].count("contact_received") == 2
+    yard.advance("1h")
+    assert contact(yard, email="d@example.com").steps["check-for-spam"].output["unacknowledged"] is None
+
+
+def test_the_limit_over_all_can_be_none_at_all(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTACT_ACKNOWLEDGEMENTS", "0")
+    contact(yard)
+    assert [mail["template"] for mail in mails(yard)] == ["contact"]
+
+
+@pytest.mark.parametrize("given", ["many", "-1", "1.5", "²"])
+def test_a_limit_that_is_no_number_is_an_error_that_names_it(yard: Yard, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("CONTACT_ACKNOWLEDGEMENTS", given)
+    found = contact(yard)
+    assert found.status == "failed"
+    assert "CONTACT_ACKNOWLEDGEMENTS" in str(found.steps["check-for-spam"].error)
+
+
+def test_a_mailbox_is_counted_however_its_address_is_written(yard: Yard) -> None:
+    for email in ("grace@example.com", "Grace <grace@example.com>", "GRACE@Example.com", "grace+1@example.com", "Other <grace+2@example.com>", "grace+3@example.com"):
+        found = contact(yard, email=email)
+    assert "more than 5 messages within an hour" in found.steps["check-for-spam"].output["spam"][0]
+
+
+@pytest.mark.parametrize(
+    ("address", "box"),
+    [
+        ("A.da+x@GMail.com", "ada@gmail.com"),
+        ("a.da@example.com", "a.da@example.com"),
+        ("Ada <ada+b+c@example.com>", "ada@example.com"),
+        ("+x@example.com", "+x@example.com"),
+    ],
+)
+def test_the_mailbox_behind_an_address(address: str, box: str) -> None:
+    assert mailbox(address) == box
 
 
 def test_a_new_user_is_welcomed_and_written_to_again(yard: Yard) -> None:

@@ -82,6 +82,14 @@ def test_no_other_file_is_read_for_a_mail(page: TestClient, name: str) -> None:
         assert "root:" not in page.get(path).text
 
 
+@pytest.mark.parametrize("name", ["a" * 252, "a" * 300, "a" * 3000])
+@pytest.mark.parametrize("path", ["/dev/outbox/{}/html", "/dev/outbox/{}/attachments/0", "/dev/media/files/aa/{}.webp", "/dev/media/files/aaaa{}/a.webp"])
+def test_a_name_that_nothing_can_have_is_not_found(page: TestClient, tmp_path: Path, path: str, name: str) -> None:
+    (tmp_path / "outbox").mkdir()
+    (tmp_path / "media" / "aa").mkdir(parents=True)
+    assert page.get(path.format(name)).status_code == 404
+
+
 def test_a_text_is_there_with_where_it_came_from_and_what_is_under_way(yard: Yard, page: TestClient) -> None:
     yard.send("content/generate.requested", {"topic": "Queues & <locks>", "length": 300, "user": "ada"})
     assert "Under way" in page.get("/dev/content").text and "Queues &amp; &lt;locks&gt;" in page.get("/dev/content").text

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from dagster import DagsterInstance, materialize
 
-from resources import sync_sources
+from resources import sync_loader, sync_sources
 from resources.email_messages import EmailMessages
 from resources.sync_sources import SyncMisdeclared
 from runyard.store import database
@@ -145,6 +145,16 @@ def test_a_changed_schema_is_shown_before_it_is_applied(yard: Yard, api: Api, de
     assert refused.status == "failed" and "new column people.age (bigint)" in str(refused.steps["load"].error) and people() == {1: "a"}
     assert sync(yard, agree=True).status == "succeeded" and people() == {1: "a", 2: "b"}
     assert sync(yard).status == "succeeded"
+
+
+@pytest.mark.parametrize(("bound", "status", "said"), [("_MOST_PAGE_BYTES", "failed", "ask for smaller pages"), ("_PAGE_SECONDS", "queued", "does not answer")])
+def test_a_page_has_bounds_of_its_own(yard: Yard, api: Api, declare: Any, monkeypatch: pytest.MonkeyPatch, bound: str, status: str, said: str) -> None:
+    monkeypatch.setattr(sync_loader, bound, 0)
+    declare(rest(api))
+    api.items = [{"id": 1, "name": "a"}]
+    found = sync(yard)
+    assert found.status == status
+    assert said in str(found.steps["load"].error)
 
 
 @pytest.mark.parametrize(

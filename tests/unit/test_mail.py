@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from resources.mail_templates import plain_text, render_template, template_names
+from resources.mail_templates import render_template, template_names
 from resources.mailer import Mail, OutboxMailer
+from resources.plain_text import plain_text
 from runyard.errors import NonRetriable
 from runyard.redaction import redact
 
@@ -36,8 +37,25 @@ def test_a_template_cannot_reach_into_python() -> None:
     assert "{{ ''.__class__ }}" in rendered.text
 
 
-def test_html_alone_gets_a_plain_part() -> None:
-    assert plain_text("<style>p{}</style><p>Hello&amp;<b>you</b></p>") == "Hello& you\n"
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<style>p{}</style><p>Hello&amp;<b>you</b></p>", "Hello&you"),
+        ("<h1>Title</h1><p>one\n two</p><div>a</div><div>b<br>c</div>", "Title\n\none two\n\na\nb\nc"),
+        ("<ol><li>one<li>two<ul><li>inner</ul></ol>", "1. one\n2. two\n  - inner"),
+        ('<a href="https://shop.example/?a=1&amp;b=2">The shop</a>', "The shop (https://shop.example/?a=1&b=2)"),
+        ('<a href="https://shop.example/">https://shop.example</a> <a href="mailto:a@b.example">a@b.example</a>', "https://shop.example a@b.example"),
+        ('<a href="https://shop.example/x"><img src="x"></a>', "https://shop.example/x"),
+        ("<table><tr><th>Item<th>Price<tr><td>Tea<td>3 &euro;</table>", "Item  Price\nTea  3 €"),
+        ("<pre>a\n  b</pre>after", "a\n  b\n\nafter"),
+        ('<div style="display: none">preview</div><title>t</title>Seen<!-- not --><script>alert(1)</script>', "Seen"),
+        ('<meta charset="latin-1"><img alt="Logo"> Grüße 😀', "Logo Grüße 😀"),
+        ("a < b & c", "a < b & c"),
+        ("", ""),
+    ],
+)
+def test_html_alone_gets_a_plain_part(html: str, text: str) -> None:
+    assert plain_text(html) == text + "\n"
 
 
 def test_the_outbox_writes_a_labelled_mail(tmp_path: Path) -> None:
