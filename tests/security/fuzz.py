@@ -148,7 +148,7 @@ def ask(address: str, seconds: float, seed: int, headers: dict[str, str]) -> tup
                 wrong.append(f"no answer: {asked}")
                 continue
             statuses[answer.status_code] += 1
-            if answer.status_code >= 500 and (answer.status_code, _code(text)) not in TOLD:
+            if answer.status_code >= 500 and asked.method != "HEAD" and (answer.status_code, _code(text)) not in TOLD:
                 wrong.append(f"{answer.status_code} {text[:300]}: {asked}")
     return statuses, wrong
 
