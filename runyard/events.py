@@ -280,7 +280,9 @@ def millis(at: datetime | None = None) -> int:
 def _as_invalid_event(error: ValidationError) -> InvalidEvent:
     """Its problems, the first ones of very many; the field is that of the first."""
     found = error.errors(include_url=False, include_input=False)
-    problems = [(".".join(["data", *(str(part) for part in problem["loc"])]), problem["msg"].removeprefix("Value error, ")) for problem in found[:_MOST_PROBLEMS]]
+    problems = [
+        (".".join(["data", *(str(part)[:MAX_NAME] for part in problem["loc"])]), problem["msg"].removeprefix("Value error, ")) for problem in found[:_MOST_PROBLEMS]
+    ]
     if len(found) > _MOST_PROBLEMS:
         problems.append(("data", f"{len(found) - _MOST_PROBLEMS:,} more fields are wrong"))
     (path, text), *more = problems

@@ -18,6 +18,8 @@ from runyard.errors import DatabaseBusy, DatabaseUnavailable, InvalidEvent, Inva
 from runyard.store.database import is_away
 
 RETRY_SECONDS = 2
+_MOST_PROBLEMS = 50
+_LONGEST_FIELD = 200
 # Of every answer that is JSON or a stream.
 ANSWER_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("runyard.gateway")
@@ -107,8 +109,9 @@ def refusal(request: HTTPConnection, problem: Problem, more: Mapping[str, Any] |
 
 
 def invalid(error: ValidationError) -> Problem:
-    """What is wrong with a query or a body."""
+    """What is wrong with a query or a body; of very much the beginning."""
     problems = [
-        (".".join(str(part) for part in found["loc"]), found["msg"].removeprefix("Value error, ")) for found in error.errors(include_url=False, include_input=False)
+        (".".join(str(part)[:_LONGEST_FIELD] for part in found["loc"]), found["msg"].removeprefix("Value error, "))
+        for found in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]
     ]
     return Problem(400, "invalid_field", "; ".join(f"{path}: {text}" if path else text for path, text in problems)[:2000], problems[0][0])

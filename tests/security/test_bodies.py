@@ -159,6 +159,18 @@ def test_what_is_wrong_with_a_thousand_fields_is_told_in_bounds(door: Door) -> N
         assert len(answer.content) < 10_000
 
 
+def test_the_name_of_a_wrong_field_is_told_in_bounds(door: Door) -> None:
+    name = "x" * 400_000
+    for path, body in (
+        (f"/e/{door.keys['all']}", {"name": "email/send.requested", "data": {name: 1}}),
+        (f"/e/{door.keys['all']}", {name: 1}),
+        ("/functions/v1/send-email", {name: 1}),
+    ):
+        answer = door.post(path, body)
+        assert answer.status_code == 400
+        assert len(answer.content) < 10_000
+
+
 @pytest.mark.parametrize("filter", ["(" * 3000 + "1", "!" * 5000 + "(1 == 1)", " && ".join(["$.a == 1"] * 20_000), "$" + ".a" * 30_000, "1 == 1" + " + 1" * 20_000])
 def test_a_filter_that_is_too_much_is_a_bad_request(door: Door, filter: str) -> None:
     answer = door.post("/api/bulk/cancel", {"filter": filter, "dry_run": True})
