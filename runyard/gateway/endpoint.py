@@ -14,13 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from runyard.gateway import bodies
 from runyard.gateway.access import Access, check_may_send
 from runyard.gateway.background import Background
 from runyard.gateway.problems import ANSWER_HEADERS, Problem, invalid, problem_of, refusal
-from runyard.gateway.reading import parse_json, read_body
+from runyard.gateway.reading import MAX_BODY_BYTES, parse_json, read_body
 from runyard.gateway.watching import Watcher
 from runyard.gateway.writing import Writer
 from runyard.keys import Key, Scope
+
+# An event of 512 KiB can be three times as long where every letter is written as \u and four digits.
+_MOST_MODEL_BYTES = 2 * 1024 * 1024
 
 
 def _is_written_out(value: object) -> object:
@@ -121,6 +125,8 @@ class Endpoint:
         Whether pages of any origin may call it; whether a signature will do instead of a key.
     on_error
         Fields that its errors have besides.
+    most_bytes
+        How large a body may be: 10 MiB where None, and 2 MiB of one with a model, which has one event at most.
     """
 
     method: str
@@ -141,6 +147,7 @@ class Endpoint:
     anywhere: bool = False
     signed: bool = False
     on_error: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    most_bytes: int | None = None
 
     def route(self) -> Route:
         """The route."""
@@ -157,15 +164,21 @@ class Endpoint:
     async def _let_in(self, request: Request) -> Call:
         access: Access = request.app.state.services.access
         # A body is read for a signature over it only where there is one: nobody without a key makes us read.
-        raw = await read_body(request) if self.signed and "webhook-signature" in request.headers else None
+        raw = await read_body(request, self._most_bytes) if self.signed and "webhook-signature" in request.headers else None
         caller = await access.caller(request, self.scope, anywhere=self.anywhere, body=raw) if self.scope is not None else Key("anybody", "anybody", b"", ())
-        if raw is None and self.method in ("POST", "PUT", "PATCH"):
-            raw = await read_body(request)
+        if raw is not None:
+            bodies.is_known(request.state, caller.id)
+        elif self.method in ("POST", "PUT", "PATCH"):
+            raw = await read_body(request, self._most_bytes, caller.id if self.scope is not None else None)
         try:
             query = self.query.model_validate(_single(request))
             return Call(request, caller, query, self._body(raw or b"{}"), raw or b"")
         except ValidationError as error:
             raise invalid(error) from None
+
+    @property
+    def _most_bytes(self) -> int:
+        return self.most_bytes or (MAX_BODY_BYTES if self.body is None else _MOST_MODEL_BYTES)
 
     def _body(self, raw: bytes) -> BaseModel | None:
         if self.body is None:

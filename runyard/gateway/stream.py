@@ -31,13 +31,14 @@ async def stream(call: Call) -> Response:
     since = await run_in_threadpool(_moment, call.request.headers.get("last-event-id", ""))
     if since is not None and status in FINAL and not await run_in_threadpool(_changed, invocation, since):
         return Response(status_code=204)
+    call.services.watcher.check_room(call.caller.id)
     return event_stream(_messages(call, invocation, since))
 
 
 async def _messages(call: Call, invocation: int, since: str | None) -> AsyncIterator[bytes]:
     yield b"retry: %d\n\n" % _RETRY_MILLISECONDS
     until = time.monotonic() + _LONGEST_SECONDS
-    async with aclosing(call.services.watcher.changes(invocation, since, _QUIET_SECONDS)) as changes:
+    async with aclosing(call.services.watcher.changes(invocation, since, _QUIET_SECONDS, call.caller.id)) as changes:
         async for change in changes:
             yield b": still here\n\n" if change is None else _as_messages(change)
             if time.monotonic() > until:

@@ -24,7 +24,7 @@ class Wait(Query):
 async def outcome(call: Call, ids: Sequence[str], seconds: float) -> Response:
     """The outcome of these events: 200 when nothing of them is open, 202 when they go on."""
     if seconds and ids:
-        await call.services.watcher.ended(ids, seconds)
+        await call.services.watcher.ended(ids, seconds, call.caller.id)
     invocations = await run_in_threadpool(invocations_of, ids) if seconds else []
     over = bool(seconds) and done(invocations)
     return answer(Outcome(ids=list(ids), done=over, invocations=invocations), 200 if over else 202)
