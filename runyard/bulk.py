@@ -6,6 +6,7 @@ goes on where it was, and does nothing twice.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -96,29 +97,38 @@ class Progress:
     finished: bool
 
 
-def count(selection: Selection, action: Action) -> int:
-    """How many invocations an action would meet now; nothing is changed."""
-    with database.connection() as connection:
-        return _count(connection, selection.for_action(action))[0]
+def count(selection: Selection, action: Action, *, most_seconds: float | None = None) -> int:
+    """How many invocations an action would meet now; nothing is changed. See `perform` for `most_seconds`."""
+    with database.transaction() as connection:
+        return _count(connection, selection.for_action(action), most_seconds)[0]
 
 
-def perform(selection: Selection, action: Action, *, keep: bool = False) -> Iterator[Progress]:
-    """Do it, in chunks; gives the progress after each. `keep` has a replay keep the steps that are done."""
+def perform(selection: Selection, action: Action, *, keep: bool = False, most_seconds: float | None = None) -> Iterator[Progress]:
+    """Do it, in chunks; gives the progress after each.
+
+    Parameters
+    ----------
+    keep
+        Whether a replay keeps the steps that are done.
+    most_seconds
+        How long it may look for the invocations, of all and then of each chunk; psycopg's QueryCanceled then. As long as it takes when None.
+    """
     wanted = selection.for_action(action)
     bulk_id = new_ulid()
     with database.transaction() as connection:
-        total, upto = _count(connection, wanted)
+        total, upto = _count(connection, wanted, most_seconds)
         run(connection, "start_bulk", id=bulk_id, action=action, selection=json.dumps({**json.loads(wanted.to_json()), "keep": keep}), upto=upto, total=total)
     yield Progress(bulk_id, total, 0, total == 0)
     if total:
-        yield from resume(bulk_id)
+        yield from resume(bulk_id, most_seconds=most_seconds)
 
 
-def resume(bulk_id: str) -> Iterator[Progress]:
-    """Go on with a bulk that was stopped; raises `RunyardError` when there is none of this id."""
+def resume(bulk_id: str, *, most_seconds: float | None = None) -> Iterator[Progress]:
+    """Go on with a bulk that was stopped; raises `RunyardError` when there is none of this id. See `perform` for `most_seconds`."""
     while True:
         with database.transaction() as connection:
-            row = one(connection, "bulk", id=bulk_id)
+            with _looking(connection, most_seconds):
+                row = one(connection, "bulk", id=bulk_id)  # locked by another that goes on with it, for as long as a chunk takes
             if row is None:
                 raise RunyardError(f"there is no bulk {bulk_id}; `runyard bulks` lists those there are")
             if row["finished_at"] is not None:
@@ -126,10 +136,9 @@ def resume(bulk_id: str) -> Iterator[Progress]:
                 return
             kept = dict(row["selection"])
             keep = kept.pop("keep")
-            ids = [
-                found["id"]
-                for found in run(connection, "select_invocations", **_parameters(Selection.from_json(kept)), after=row["reached"], upto=row["upto"], limit=CHUNK)
-            ]
+            with _looking(connection, most_seconds):
+                found = run(connection, "select_invocations", **_parameters(Selection.from_json(kept)), after=row["reached"], upto=row["upto"], limit=CHUNK)
+            ids = [invocation["id"] for invocation in found]
             done = _act(connection, row["action"], ids, keep) if ids else 0
             progress = one(connection, "bulk_progress", id=bulk_id, reached=max(ids, default=row["upto"]), done=done, finished=len(ids) < CHUNK)
         assert progress is not None
@@ -151,9 +160,21 @@ def _act(connection: psycopg.Connection[Any], action: Action, ids: list[int], ke
     return int(row["count"]) if row else 0
 
 
-def _count(connection: psycopg.Connection[Any], selection: Selection) -> tuple[int, int]:
+@contextmanager
+def _looking(connection: psycopg.Connection[Any], most_seconds: float | None) -> Iterator[None]:
+    """A part of a transaction that looks for invocations: it may be given a time, for a filter can take any. What is done with them may take its own."""
+    if most_seconds is None:
+        yield
+        return
+    connection.execute(f"SET LOCAL statement_timeout = '{most_seconds}s'".encode())
+    yield
+    connection.execute("SET LOCAL statement_timeout TO DEFAULT")
+
+
+def _count(connection: psycopg.Connection[Any], selection: Selection, most_seconds: float | None) -> tuple[int, int]:
     try:
-        row = one(connection, "count_invocations", **_parameters(selection))
+        with _looking(connection, most_seconds):
+            row = one(connection, "count_invocations", **_parameters(selection))
     except (psycopg.errors.SyntaxError, psycopg.errors.InvalidRegularExpression) as error:
         raise InvalidOption(f"filter: {error.diag.message_primary}") from None
     assert row is not None

@@ -56,7 +56,21 @@ class Settings(BaseSettings):
         default_factory=list, description="The origins whose pages may call the HTTP door (RUNYARD_CORS_ORIGINS, commas between): https://shop.example."
     )
     key_rate: float = Field(default=1000, gt=0, description="Requests a second of a key that has no rate of its own, for each web process (RUNYARD_KEY_RATE).")
-    client_seconds: float = Field(default=15, gt=0, description="How long a client may take to send its headers, and then its body (RUNYARD_CLIENT_SECONDS).")
+    unknown_key_rate: float = Field(
+        default=1, gt=0, description="Requests a second with unknown keys from one address, beyond which those, and no others, are slowed (RUNYARD_UNKNOWN_KEY_RATE)."
+    )
+    client_seconds: float = Field(
+        default=15, gt=0, description="How long a client may take to send its headers, then its body, and to read a part of its answer (RUNYARD_CLIENT_SECONDS)."
+    )
+    connections: int = Field(default=2000, ge=1, description="Connections of the web process; those without a request in progress make room (RUNYARD_CONNECTIONS).")
+    connections_per_address: int = Field(
+        default=1000, ge=1, description="Of those from one address; behind a proxy, as many as RUNYARD_CONNECTIONS (RUNYARD_CONNECTIONS_PER_ADDRESS)."
+    )
+    body_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=64 * 1024 * 1024,
+        description="Bytes of bodies that the web process holds at a time, an eighth of them of unknown senders (RUNYARD_BODY_BYTES).",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="What the web process logs; info: every request (RUNYARD_LOG_LEVEL).")
     concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=256, description="Runs that one worker does at a time (RUNYARD_CONCURRENCY).")
     lease_seconds: float = Field(default=30, ge=2, description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS).")

@@ -2,7 +2,8 @@
 
 A request passes `observing` (its id and its line in the log) and `cors`, and comes to an `endpoint`, which lets it in by its key (`access`,
 `signatures`), reads it (`reading`), and answers errors in one form (`problems`). Events go through `writing`, what clients wait for through
-`watching`, each over a `line` to the database; bulk work goes on in the `background`.
+`watching`, each over a `line` to the database; bulk work goes on in the `background`. What a client may take before it is known is bounded: places
+in `connections`, bytes in `bodies`, guesses at keys in `strangers`, lines of the log in `seldom`.
 
 - `ingest.py`, `trigger.py`: events in.
 - `history.py`, `stream.py`, `control.py`, `inngest_v1.py`: what became of them, and doing it again; `views.py` is how it looks.

@@ -1,7 +1,7 @@
 """Who may do what: keys with scopes, a rate for each, signed requests; on loopback in development no key.
 
 A key comes as `Authorization: Bearer ...`, as the header `apikey`, or in the path of the event API. Keys are read from the database at most
-every second, or at once for one that is not known yet: a key that was revoked is refused a second later.
+every second, or a quarter of a second for one that is not known yet: it may be a new one. A key that was revoked is refused a second later.
 """
 
 import asyncio
@@ -15,13 +15,17 @@ from starlette.requests import Request
 
 from runyard import keys
 from runyard.errors import DatabaseUnavailable
+from runyard.gateway.connections import address_of
 from runyard.gateway.problems import Problem
 from runyard.gateway.signatures import StandardWebhooks
+from runyard.gateway.strangers import Strangers
 from runyard.keys import Key, Scope
 from runyard.settings import settings
 
 DEVELOPER = Key("development", "development", b"", keys.SCOPES)
 _FRESH_SECONDS = 1.0
+# However many unknown keys come, the database is asked no more often.
+_BETWEEN_SECONDS = 0.25
 SIGNED_ID = "signed"
 _SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
 
@@ -39,7 +43,9 @@ class Access:
         self.development = development
         self._keys: dict[bytes, Key] = {}
         self._read_at = float("-inf")
+        self._began_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        self._strangers = Strangers(settings().unknown_key_rate)
         self._buckets: dict[str, _Bucket] = {}
         self._used: set[str] = set()
 
@@ -55,7 +61,7 @@ class Access:
         given
             A key that it brings in another way than those above, where it brings none of them.
 
-        Raises `Problem`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast.
+        Raises `Problem`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast, or for too many that are not known.
         """
         given = _given(request) or given
         if self.development:
@@ -65,6 +71,8 @@ class Access:
             return Key(SIGNED_ID, "signed", b"", ("send",), sender="signed")
         key = await self._find(given) if given else None
         if key is None:
+            if given:
+                await self._strangers.slow(address_of(request.client.host if request.client else ""))
             if "key" in request.path_params:
                 raise Problem(401, "unauthorized", "Event key not found")
             raise Problem(401, "unauthorized", "give a key that is valid here: Authorization: Bearer <key>", headers={"WWW-Authenticate": "Bearer"})
@@ -105,9 +113,10 @@ class Access:
             await asyncio.shield(self._reading)
 
     async def _refresh(self) -> None:
-        began = time.monotonic()
+        await asyncio.sleep(self._began_at + _BETWEEN_SECONDS - time.monotonic())
+        self._began_at = time.monotonic()
         self._keys = {key.hash: key for key in await run_in_threadpool(self._read)}
-        self._read_at = began
+        self._read_at = self._began_at
 
     def _read(self) -> Sequence[Key]:
         if self._used:

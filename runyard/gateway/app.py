@@ -86,7 +86,7 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
     from runyard.dagster_internals import pooled_instance
 
     with pooled_instance() as instance, WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context:
-        serve(build_app(create_app_from_workspace_process_context(context), development=True))
+        serve(build_app(create_app_from_workspace_process_context(context), development=True), websockets=True)
     return 0
 
 

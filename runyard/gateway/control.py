@@ -20,6 +20,8 @@ from runyard.keys import Key
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 
+# A bulk may look for its invocations so long, all or a chunk of them: a filter can be made to take minutes, and holds a connection. The command line may wait.
+MOST_SECONDS = 10
 _ACTIONS: dict[Action, str] = {
     "replay": "Replay many.", "cancel": "Cancel many.", "dismiss": "Take many final failures off the list of dead letters.",
 }  # fmt: skip
@@ -183,20 +185,20 @@ async def bulk_action(action: Action, call: Call) -> Response:
         events=tuple(asked.events), invocations=tuple(asked.invocations),
     )  # fmt: skip
     if asked.dry_run:
-        return answer(Counted(total=await run_in_threadpool(bulk.count, selection, action)))
+        return answer(Counted(total=await run_in_threadpool(partial(bulk.count, selection, action, most_seconds=MOST_SECONDS))))
     return answer(await start(call, selection, action, keep=asked.keep_steps), 202)
 
 
 async def start(call: Call, selection: Selection, action: Action, *, keep: bool = False) -> Started:
     """Begin a bulk, and let it go on in the background. Raises `Problem` for a key that is for some events only."""
     check_for_all_events(call.caller)
-    return await _go_on(call, bulk.perform(selection, action, keep=keep))
+    return await _go_on(call, bulk.perform(selection, action, keep=keep, most_seconds=MOST_SECONDS))
 
 
 async def resume_bulk(call: Call) -> Started:
     """Go on with a bulk that was stopped."""
     check_for_all_events(call.caller)
-    return await _go_on(call, bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk))
+    return await _go_on(call, bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk, most_seconds=MOST_SECONDS))
 
 
 async def _go_on(call: Call, pieces: Iterator[Progress]) -> Started:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from runyard.gateway.endpoint import Endpoint
@@ -33,11 +33,14 @@ def description_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     template = environment([Path(__file__).parent / "pages"], as_pretty_json).get_template("docs.html")
     page = template.render(described=described, groups=_groups(endpoints), schema_of=partial(_schema_of, described))
 
-    async def openapi(_: Request) -> JSONResponse:
-        return JSONResponse(described)
+    # Anybody may ask, any number of times, and read slowly: all are given the same bytes.
+    as_json, as_html = JSONResponse(described).body, page.encode()
+
+    async def openapi(_: Request) -> Response:
+        return Response(as_json, media_type="application/json")
 
     async def docs(_: Request) -> HTMLResponse:
-        return HTMLResponse(page, headers=_PAGE_HEADERS)
+        return HTMLResponse(as_html, headers=_PAGE_HEADERS)
 
     return [Route("/openapi.json", openapi), Route("/docs", docs)]
 

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from runyard.events import Event, EventData, rows_as_json, rows_of
+from runyard.gateway.bodies import is_known
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.gateway.problems import Problem
 from runyard.gateway.reading import parse_json, reading
@@ -97,22 +98,28 @@ class Webhook:
         (KeyError, ValueError and the like) is a 400.
     summary
         What it is, in a sentence.
+    most_bytes
+        How large a body may be, 1 MiB by default: anybody may post here, and what is posted is kept until its signature is checked.
     """
 
     name: str
     signature: Signature
     take: Callable[[Incoming], Sequence[Event]]
     summary: str
+    most_bytes: int = 1024 * 1024
 
     def endpoint(self) -> Endpoint:
         """The endpoint."""
         takes = {"description": "What the sender posts."}
-        return Endpoint("POST", f"/webhooks/{self.name}", self._answer, "Webhooks", self.summary, None, answer=Accepted, takes=takes, errors=(401, 503))
+        return Endpoint(
+            "POST", f"/webhooks/{self.name}", self._answer, "Webhooks", self.summary, None, answer=Accepted, takes=takes, errors=(401, 503), most_bytes=self.most_bytes
+        )  # fmt: skip
 
     async def _answer(self, call: Call) -> Accepted:
         headers = call.request.headers
         if os.environ.get(self.signature.variable) or not call.services.access.development:
             self.signature.check(headers, call.raw)
+            is_known(call.request.state, f"webhook {self.name}")
         else:
             _log.warning("webhook %s was taken without a check: %s is not set", self.name, self.signature.variable)
         return Accepted(ids=await run_in_threadpool(self._take, parse_json(call.raw), headers))

@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from runyard.gateway import bodies
 from runyard.gateway.access import Access, check_may_send
 from runyard.gateway.background import Background
 from runyard.gateway.problems import ANSWER_HEADERS, Problem, problem_of, refusal
-from runyard.gateway.reading import parse_json, read_body, reading
+from runyard.gateway.reading import MAX_BODY_BYTES, parse_json, read_body, reading
 from runyard.gateway.watching import Watcher
 from runyard.gateway.writing import Writer
 from runyard.keys import Key, Scope
@@ -27,6 +28,8 @@ from runyard.keys import Key, Scope
 LARGE_BYTES = 256 * 1024
 # Of a body with a model: what is wrong with each of them is written down before the first is told.
 _MOST_VALUES = 50_000
+# An event of 512 KiB can be three times as long where every letter is written as \u and four digits.
+_MOST_MODEL_BYTES = 2 * 1024 * 1024
 
 
 def _is_written_out(value: object) -> object:
@@ -127,6 +130,8 @@ class Endpoint:
         Whether a signature will do instead of a key.
     on_error
         Fields that its errors have besides.
+    most_bytes
+        How large a body may be: 10 MiB where None, and 2 MiB of one with a model, which has one event at most.
     """
 
     method: str
@@ -146,6 +151,7 @@ class Endpoint:
     errors: tuple[int, ...] = ()
     signed: bool = False
     on_error: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    most_bytes: int | None = None
 
     def route(self) -> Route:
         """The route."""
@@ -162,14 +168,20 @@ class Endpoint:
     async def _let_in(self, request: Request) -> Call:
         access: Access = request.app.state.services.access
         # A body is read for a signature over it only where there is one: nobody without a key makes us read.
-        raw = await read_body(request) if self.signed and "webhook-signature" in request.headers else None
+        raw = await read_body(request, self._most_bytes) if self.signed and "webhook-signature" in request.headers else None
         caller = await access.caller(request, self.scope, body=raw) if self.scope is not None else Key("anybody", "anybody", b"", ())
-        if raw is None and self.method in ("POST", "PUT", "PATCH"):
-            raw = await read_body(request)
+        if raw is not None:
+            bodies.is_known(request.state, caller.id)
+        elif self.method in ("POST", "PUT", "PATCH"):
+            raw = await read_body(request, self._most_bytes, caller.id if self.scope is not None else None)
         with reading():
             query = self.query.model_validate(_single(request))
         body = await run_in_threadpool(self._body, raw) if raw is not None and len(raw) > LARGE_BYTES else self._body(raw or b"{}")
         return Call(request, caller, query, body, raw or b"")
+
+    @property
+    def _most_bytes(self) -> int:
+        return self.most_bytes or (MAX_BODY_BYTES if self.body is None else _MOST_MODEL_BYTES)
 
     def _body(self, raw: bytes) -> BaseModel | None:
         if self.body is None:

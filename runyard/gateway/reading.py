@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from runyard.gateway import bodies
+from runyard.gateway.connections import address_of
 from runyard.gateway.problems import Problem, invalid
 from runyard.settings import settings
 
@@ -19,21 +21,35 @@ MAX_VALUES = 250_000
 _TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 
-async def read_body(request: Request) -> bytes:
-    """The body, up to its limit of 10 MiB; raises `Problem`."""
+async def read_body(request: Request, most: int = MAX_BODY_BYTES, key: str | None = None) -> bytes:
+    """The body.
+
+    Parameters
+    ----------
+    most
+        How many bytes it may have.
+    key
+        The id of the key of its sender, None while that may be anybody: for those there is less memory.
+
+    Raises `Problem`: 413 for one that is too large, 408 for one that comes too slowly, 503 where it does not fit beside those that are held.
+    """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(415, "encoded", "send the body as it is, without Content-Encoding")
+    held = bodies.hold(request.state, key or address_of(request.client.host if request.client else ""), known=key is not None)
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-        raise _too_large()
+    if declared.isdecimal():
+        if int(declared) > most:
+            raise _too_large(most)
+        held.check(int(declared))
     chunks: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(settings().client_seconds):
             async for chunk in request.stream():
                 size += len(chunk)
-                if size > MAX_BODY_BYTES:
-                    raise _too_large()
+                if size > most:
+                    raise _too_large(most)
+                held.grow(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
         raise Problem(408, "slow", f"the body did not come within {settings().client_seconds:g} s", headers={"Connection": "close"}) from None
@@ -71,6 +87,6 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _too_large() -> Problem:
-    message = f"the body has more than {MAX_BODY_BYTES} bytes ({MAX_BODY_BYTES // 1024} KiB): send less at a time"
+def _too_large(most: int) -> Problem:
+    message = f"the body has more than {most} bytes ({most // 1024} KiB), which is what this takes: send less at a time"
     return Problem(413, "too_large", message, headers={"Connection": "close"})

@@ -33,6 +33,7 @@ async def stream(call: Call) -> Response:
     since = await run_in_threadpool(_moment, call.request.headers.get("last-event-id", ""))
     if since is not None and status in FINAL and not await run_in_threadpool(_changed, invocation, since):
         return Response(status_code=204)
+    call.services.watcher.check_room(call.caller.id)
     return event_stream(_messages(call, invocation, since))
 
 
@@ -40,7 +41,7 @@ async def _messages(call: Call, invocation: int, since: str | None) -> AsyncIter
     yield b"retry: %d\n\n" % _RETRY_MILLISECONDS
     said_at = time.monotonic()
     until = said_at + _LONGEST_SECONDS
-    async with aclosing(call.services.watcher.changes(invocation, since, _LOOK_SECONDS)) as changes:
+    async with aclosing(call.services.watcher.changes(invocation, since, _LOOK_SECONDS, call.caller.id)) as changes:
         async for change in changes:
             if time.monotonic() > until or not await call.services.access.still_takes(call.caller):
                 return

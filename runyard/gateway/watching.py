@@ -16,15 +16,19 @@ import psycopg
 
 from runyard.errors import DatabaseUnavailable
 from runyard.gateway.line import Line
+from runyard.gateway.problems import Problem
 from runyard.store.queries import Row
 
 _SECONDS = 0.1
 _SECONDS_AFTER_ERROR = 1.0
+# Streams, and clients that wait for an outcome; one key may have half of them.
+_MOST_STREAMS = _MOST_WAITING = 1000
 _log = logging.getLogger("runyard.gateway")
 
 
 @dataclass
 class _Stream:
+    key: str
     invocation: int
     since: str | None
     changes: asyncio.Queue[Row] = field(default_factory=asyncio.Queue)
@@ -32,6 +36,7 @@ class _Stream:
 
 @dataclass
 class _Ends:
+    key: str
     events: set[str]
     reached: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -56,9 +61,19 @@ class Watcher:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def ended(self, events: Sequence[str], seconds: float) -> bool:
-        """Wait until no invocation of these events is open, for some seconds; return whether that is so."""
-        ends = _Ends(set(events))
+    def check_room(self, key: str) -> None:
+        """Raise `Problem` where the clients with a key, or all together, have as many streams as there may be."""
+        if not _has_room([stream.key for stream in self._streams.values()], key, _MOST_STREAMS):
+            raise Problem(503, "busy", "there are as many streams as can be held: close some, or ask again", headers={"Retry-After": "10"})
+
+    async def ended(self, events: Sequence[str], seconds: float, key: str) -> bool:
+        """Wait until no invocation of these events is open, for some seconds; return whether that is so.
+
+        Where too many clients wait, with this key or in all, it is as if the time were over.
+        """
+        if not _has_room([ends.key for ends in self._ends.values()], key, _MOST_WAITING):
+            return False
+        ends = _Ends(key, set(events))
         number = next(self._numbers)
         self._ends[number] = ends
         self._wanted.set()
@@ -71,12 +86,12 @@ class Watcher:
             del self._ends[number]
         return True
 
-    async def changes(self, invocation: int, since: str | None, seconds: float) -> AsyncGenerator[Row | None, None]:
+    async def changes(self, invocation: int, since: str | None, seconds: float, key: str) -> AsyncGenerator[Row | None, None]:
         """What changes of an invocation after a moment (None: all there is), until it is final; None after so many seconds without a change.
 
         A change has `moment`, `final`, and where they changed `state`, `steps` and `progress`.
         """
-        stream = _Stream(invocation, since)
+        stream = _Stream(key, invocation, since)
         number = next(self._numbers)
         self._streams[number] = stream
         self._wanted.set()
@@ -131,3 +146,7 @@ class Watcher:
         for ends in waiting:
             if not ends.events & still_open:
                 ends.reached.set()
+
+
+def _has_room(keys: Sequence[str], key: str, most: int) -> bool:
+    return len(keys) < most and keys.count(key) < most // 2

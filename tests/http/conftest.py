@@ -40,7 +40,7 @@ def door(door_url: str, gemini: FakeGemini, sendgrid_keys: tuple[Any, str], tmp_
     settings.cache_clear()
     made = Door(
         door_url, tmp_path_factory.mktemp("door") / "log", RUNYARD_SIGNING_SECRETS=f"old-secret-of-the-tests,{SIGNING_SECRET}", RUNYARD_CORS_ORIGINS=ORIGIN,
-        RUNYARD_LOG_LEVEL="info", RUNYARD_CLIENT_SECONDS="3", SENDGRID_WEBHOOK_PUBLIC_KEY=sendgrid_keys[1],
+        RUNYARD_LOG_LEVEL="info", RUNYARD_CLIENT_SECONDS="3", RUNYARD_UNKNOWN_KEY_RATE="1000", SENDGRID_WEBHOOK_PUBLIC_KEY=sendgrid_keys[1],
         GITHUB_WEBHOOK_SECRET="github-secret", STRIPE_WEBHOOK_SECRET="stripe-secret",
         GEMINI_API_KEY=gemini.key, GEMINI_API_HOST=gemini.url,
     )  # fmt: skip

@@ -31,7 +31,7 @@ def door(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     settings.cache_clear()
     made = Door(
         security_url, tmp_path_factory.mktemp("door") / "log", RUNYARD_SIGNING_SECRETS=SIGNING_SECRET, RUNYARD_CORS_ORIGINS=LISTED, RUNYARD_LOG_LEVEL="info",
-        RUNYARD_CLIENT_SECONDS="3", RUNYARD_DOORS="tests.security.webhooks", CRM_WEBHOOK_SECRET=SIGNING_SECRET,
+        RUNYARD_CLIENT_SECONDS="3", RUNYARD_UNKNOWN_KEY_RATE="1000", RUNYARD_DOORS="tests.security.webhooks", CRM_WEBHOOK_SECRET=SIGNING_SECRET,
         GITHUB_WEBHOOK_SECRET=GITHUB_SECRET, STRIPE_WEBHOOK_SECRET=STRIPE_SECRET,
     )  # fmt: skip
     for name, scopes in {"all": ["send", "read", "manage"], "send": ["send"], "read": ["read"], "manage": ["manage"]}.items():

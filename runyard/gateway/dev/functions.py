@@ -5,6 +5,7 @@ from typing import Any
 
 from runyard import bulk, dispatch
 from runyard.bulk import Selection
+from runyard.gateway.control import MOST_SECONDS
 from runyard.gateway.dev.holding import shared_with
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.endpoint import not_found
@@ -55,7 +56,7 @@ def resume(visit: Visit) -> str:
 def replay_failures(visit: Visit) -> str:
     """Replay the failures that nobody has dealt with; what the first chunk leaves goes on behind the answer."""
     name = visit.path("name")
-    pieces = bulk.perform(Selection(function=name, status=("failed",)), "replay", keep=visit.given("keep") == "yes")
+    pieces = bulk.perform(Selection(function=name, status=("failed",)), "replay", keep=visit.given("keep") == "yes", most_seconds=MOST_SECONDS)
     next(pieces)
     visit.in_background(pieces)
     return to_function(name)

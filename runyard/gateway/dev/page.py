@@ -44,6 +44,10 @@ HEADERS = {
 }
 _LOGIN = "/dev/login"
 _MOST_SHOWN = 50_000
+# An event of 512 KiB, every byte of it as % and two digits, with its other fields; what anybody may send is a key.
+_MOST_FORM_BYTES = 4 * 1024 * 1024
+_MOST_LOGIN_BYTES = 16 * 1024
+_MOST_FIELDS = 10_000
 Values = Mapping[str, Any]
 
 
@@ -192,7 +196,7 @@ class Site:
         request.state.endpoint = f"POST /dev{action.path}"
         try:
             caller = await session.visitor(request, action.scope)
-            form = await _form(request)
+            form = await _form(request, _MOST_FORM_BYTES, caller.id)
             found = await run_in_threadpool(action.do, Visit(request, caller, {}, form))
             if isinstance(found, str):
                 return RedirectResponse(found, 303, HEADERS)
@@ -203,7 +207,7 @@ class Site:
 
     def _answer(self, request: Request, html: str, status: int = 200) -> Response:
         made = HTMLResponse(html, status, HEADERS)
-        if session.COOKIE not in request.cookies:
+        if session.cookie(request) is None:
             session.begin(request, made, request.state.session)
         return made
 
@@ -236,7 +240,7 @@ class Site:
         if request.method == "GET":
             return self._ask_for_key(request, "")
         try:
-            form = await _form(request)
+            form = await _form(request, _MOST_LOGIN_BYTES)
             given = form.get("key", [""])[0].strip()
             await request.app.state.services.access.caller(request, "read", given=given)
         except Exception as error:
@@ -249,7 +253,7 @@ class Site:
     async def _log_out(self, request: Request) -> Response:
         request.state.endpoint = "POST /dev/logout"
         try:
-            await _form(request)
+            await _form(request, _MOST_LOGIN_BYTES)
         except Problem as problem:
             return self._refuse(request, problem)
         made = RedirectResponse(_LOGIN, 303, HEADERS)
@@ -279,15 +283,22 @@ def _without_secrets(context: Context, value: object) -> object:
     return context["without_secrets"](value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-async def _form(request: Request) -> Mapping[str, Sequence[str]]:
-    """The fields of a form that one of our pages has sent; raises `Problem`."""
+async def _form(request: Request, most: int, key: str | None = None) -> Mapping[str, Sequence[str]]:
+    """The fields of a form that one of our pages has sent, `most` bytes at most, by the owner of a key or anybody; raises `Problem`."""
+    body = await read_body(request, most, key)
     try:
-        body = (await read_body(request)).decode()
-        form = parse_qs(body, keep_blank_values=True, max_num_fields=10_000)
+        if len(body) > _MOST_LOGIN_BYTES:
+            form = await run_in_threadpool(_fields, body)
+        else:
+            form = _fields(body)
     except ValueError:
         raise Problem(400, "invalid_form", "this is no form that one of our pages has sent: open the page again") from None
     session.check_form(request, form.get(session.TOKEN_FIELD, [""])[0])
     return form
+
+
+def _fields(body: bytes) -> dict[str, list[str]]:
+    return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
 
 
 def _development(request: Request) -> bool:

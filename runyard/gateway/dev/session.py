@@ -22,7 +22,7 @@ TOKEN_FIELD = "token"  # noqa: S105 (the name of a field)
 
 async def visitor(request: Request, scope: Scope) -> Key:
     """The key of who asks, from the cookie or a header; raises `Problem` as `Access.caller` does, and for a key that is for some events only."""
-    key = await _access(request).caller(request, scope, given=request.cookies.get(COOKIE))
+    key = await _access(request).caller(request, scope, given=cookie(request))
     check_for_all_events(key)
     return key
 
@@ -32,9 +32,18 @@ async def still_valid(request: Request, key: Key) -> bool:
     return await _access(request).still_takes(key)
 
 
+def cookie(request: Request) -> str | None:
+    """The value of our cookie. Starlette would read all of them, whose quoting takes it seconds where somebody wishes that."""
+    for part in request.headers.get("cookie", "").split(";"):
+        name, _, value = part.partition("=")
+        if name.strip() == COOKIE:
+            return value.strip().strip('"')
+    return None
+
+
 def token(request: Request) -> str:
     """The token for the forms of a page."""
-    request.state.session = request.cookies.get(COOKIE) or getattr(request.state, "session", None) or secrets.token_urlsafe(18)
+    request.state.session = cookie(request) or getattr(request.state, "session", None) or secrets.token_urlsafe(18)
     return _token_of(request.state.session)
 
 
@@ -43,7 +52,7 @@ def check_form(request: Request, given: str) -> None:
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
         raise Problem(403, "origin", "this form comes from a page of another address: open it here, and send it again")
-    session = request.cookies.get(COOKIE)
+    session = cookie(request)
     if session is None or not hmac.compare_digest(_token_of(session).encode(), given.encode()):
         raise Problem(403, "token", "this page is out of date: open it again, and send the form again")
 

@@ -1,0 +1,477 @@
+"""What a client can take before anybody knows who it is: bytes, places, time. It is answered, and others go on."""
+
+import base64
+import hmac
+import json
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from hashlib import sha256
+from itertools import pairwise
+
+import httpx
+import psutil
+import pytest
+
+from runyard import keys
+from runyard.store import database
+from tests.conftest import wait_until
+from tests.door import Door
+from tests.security.conftest import SIGNING_SECRET, count
+
+MIB = 1024 * 1024
+CONNECTIONS, AN_ADDRESS, CLIENT_SECONDS = 24, 8, 3
+ASK = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST /webhooks/github HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = {"name": "greet/requested", "data": {"who": "Ada"}}
+SIGNED = {"webhook-id": "msg_1", "webhook-signature": "v1,none"}
+
+
+@pytest.fixture(scope="module")
+def small(door: Door, security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """A door with few places, little memory for bodies, and the patience for unknown keys that it has by default."""
+    made = Door(
+        security_url, tmp_path_factory.mktemp("small") / "log", RUNYARD_CONNECTIONS=str(CONNECTIONS), RUNYARD_CONNECTIONS_PER_ADDRESS=str(AN_ADDRESS),
+        RUNYARD_BODY_BYTES=str(64 * MIB), RUNYARD_CLIENT_SECONDS=str(CLIENT_SECONDS), RUNYARD_SIGNING_SECRETS=SIGNING_SECRET,
+    )  # fmt: skip
+    made.keys = door.keys
+    made.start()
+    yield made
+    made.stop()
+
+
+def connect(door: Door, address: str = "127.0.0.1") -> socket.socket:
+    """A connection from one of this machine's own addresses."""
+    return socket.create_connection(("127.0.0.1", door.port), timeout=20, source_address=(address, 0))
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes; nothing after a reset."""
+    found = b""
+    try:
+        while piece := connection.recv(65536):
+            found += piece
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def sent(door: Door, *pieces: bytes) -> bytes:
+    """What is answered to these bytes."""
+    with connect(door) as connection:
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        return answer_of(connection)
+
+
+def code_of(answer: bytes) -> tuple[int, str]:
+    """The status and the code of an error."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    error = json.loads(body)
+    assert {"status", "code", "error", "request_id"} <= error.keys()
+    assert b"connection: close" in head.lower()
+    return int(head.split()[1]), error["code"]
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the other side has closed."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def status_from(door: Door, address: str, path: str = "/healthz") -> int:
+    """The status that a client at this address gets."""
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=20) as http:
+        return http.get(f"{door.url}{path}").status_code
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b"a" * 300_000], (431, "headers_too_large")),
+        ([b"GET / HTTP/1.1\r\nHost: x\r\n", b"A: a\r\n" * 300, b"\r\n"], (431, "headers_too_large")),
+        ([b"GET /", b"a" * 40_000, b" HTTP/1.1\r\nHost: x\r\n\r\n"], (414, "target_too_long")),
+        ([CHUNKED, b"1;", b"a" * 300_000], (431, "headers_too_large")),
+        ([CHUNKED, b"1;a\r\nx\r\n0\r\n", b"A: a\r\n" * 50_000], (431, "headers_too_large")),
+        ([b"\x16\x03\x01 is no HTTP\r\n\r\n"], (400, "invalid_request")),
+    ],
+    ids=["a header", "headers", "a target", "an extension of a chunk", "trailers", "no HTTP"],
+)  # fmt: skip
+def test_what_stands_before_and_around_a_body_is_bounded(door: Door, pieces: list[bytes], expected: tuple[int, str]) -> None:
+    assert code_of(sent(door, *pieces)) == expected
+
+
+def test_headers_within_the_limit_are_taken(door: Door) -> None:
+    lines = b"".join(b"X-%d: %s\r\n" % (number, b"a" * 300) for number in range(190))
+    assert sent(door, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + lines + b"\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_a_header_without_end_holds_nobody_up(door: Door) -> None:
+    """On a server that puts its pieces together again and again this takes seconds, in which nobody else is answered."""
+
+    def send() -> None:
+        with connect(door) as connection, suppress(OSError):
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * (150 * MIB))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    longest = 0.0
+    while sender.is_alive():
+        began = time.monotonic()
+        assert door.get("/healthz", None).status_code == 200
+        longest = max(longest, time.monotonic() - began)
+    assert longest < 2
+
+
+def test_a_connection_may_send_a_few_requests_ahead(door: Door) -> None:
+    assert sent(door, ASK * 20 + ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")).count(b"HTTP/1.1 200") == 21
+
+
+def test_a_request_may_begin_before_the_answer_to_the_one_before_it(door: Door) -> None:
+    head, rest = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-", b"Id: the-second\r\nConnection: close\r\n\r\n"
+    with connect(door) as connection:
+        connection.sendall(ASK + head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(rest)
+        assert b"x-request-id: the-second" in answer_of(connection)
+
+
+def test_a_connection_that_sends_thousands_ahead_is_closed_behind_some_of_them(door: Door) -> None:
+    answers = sent(door, ASK * 3000)
+    assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1") == 33
+
+
+def test_silent_connections_keep_nobody_out(door: Door) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    with ExitStack() as silent:
+        for number in range(2050):
+            silent.enter_context(connect(door, f"127.0.0.{2 + number % 3}"))
+        assert [status_from(door, f"127.0.0.{last}") for last in (1, 2, 9)] == [200, 200, 200]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_connection_of_an_address_that_was_idle_longest_makes_room(small: Door) -> None:
+    with ExitStack() as open_ones:
+        other = open_ones.enter_context(connect(small, "127.0.0.3"))
+        mine = [open_ones.enter_context(connect(small, "127.0.0.2")) for _ in range(AN_ADDRESS + 2)]
+        wait_until(lambda: closed(mine[1]), 2)
+        assert [closed(connection) for connection in mine] == [True, True, *[False] * AN_ADDRESS]
+        assert not closed(other)
+
+
+def test_a_connection_that_is_kept_open_makes_room_and_one_with_a_request_in_progress_does_not(small: Door) -> None:
+    with ExitStack() as open_ones:
+        kept = open_ones.enter_context(connect(small, "127.0.0.2"))
+        kept.sendall(ASK)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        busy = [open_ones.enter_context(connect(small, "127.0.0.2")) for _ in range(AN_ADDRESS - 1)]
+        for connection in busy:
+            connection.sendall(unfinished(small))
+        wait_until(lambda: status_from(small, "127.0.0.2") == 200, 2)
+        assert closed(kept)
+        assert not any(closed(connection) for connection in busy)
+
+
+def unfinished(door: Door) -> bytes:
+    """A post whose body never comes to its end."""
+    return f"POST /e/{door.keys['send']} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n[".encode()
+
+
+def test_where_requests_are_in_progress_on_all_connections_a_new_one_is_told_to_come_back(small: Door) -> None:
+    with ExitStack() as open_ones:
+        for _ in range(AN_ADDRESS):
+            open_ones.enter_context(connect(small, "127.0.0.2")).sendall(unfinished(small))
+        time.sleep(0.3)
+        began = time.monotonic()
+        with connect(small, "127.0.0.2") as refused:
+            refused.sendall(ASK)
+            answer = answer_of(refused)
+        assert code_of(answer) == (503, "busy")
+        assert b"Retry-After: 1" in answer
+        assert time.monotonic() - began < 2
+        assert status_from(small, "127.0.0.3") == 200
+    wait_until(lambda: status_from(small, "127.0.0.2") == 200, 2)
+
+
+def test_a_client_that_does_not_read_its_answer_is_let_go(small: Door) -> None:
+    """The answer is larger than what the system keeps for a connection."""
+    for _ in range(4):
+        small.send(*[{"name": "greet/requested", "data": {"text": "x" * 400_000}}] * 10)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", small.port))
+        mine = connection.getsockname()[1]
+
+        def is_held() -> bool:
+            return any(found.raddr and found.raddr.port == mine for found in psutil.Process(small.pid).net_connections("tcp"))
+
+        connection.sendall(f"GET /api/events?limit=100 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {small.keys['read']}\r\n\r\n".encode())
+        connection.recv(1)
+        assert is_held()
+        wait_until(lambda: not is_held(), 3 * CLIENT_SECONDS)
+
+
+def test_an_answer_that_is_read_slowly_comes_whole(small: Door) -> None:
+    for _ in range(2):
+        small.send(*[{"name": "greet/requested", "data": {"text": "x" * 400_000}}] * 10)
+    with httpx.stream("GET", f"{small.url}/api/events?limit=100", headers=bearer(small, "read"), timeout=30) as answer:
+        size, began = 0, time.monotonic()
+        for piece in answer.iter_raw(chunk_size=100_000):
+            size += len(piece)
+            time.sleep(0.06)
+    assert size == int(answer.headers["content-length"]) > 8_000_000
+    assert time.monotonic() - began > CLIENT_SECONDS
+
+
+def test_a_stream_that_is_quiet_lives(small: Door) -> None:
+    invocation = invocation_of(small)
+    with httpx.stream("GET", f"{small.url}/api/invocations/{invocation}/stream", headers=bearer(small, "read"), timeout=30) as answer:
+        lines = answer.iter_lines()
+        began = time.monotonic()
+        while ": still here" not in next(lines):
+            pass
+        assert time.monotonic() - began > 2 * CLIENT_SECONDS
+
+
+def invocation_of(door: Door) -> int:
+    """An invocation that nobody works on."""
+    [event] = door.send(EVENT)
+    return int(door.get(f"/api/events/{event}/invocations", "read").json()["invocations"][0]["id"])
+
+
+def bearer(door: Door, key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {door.keys[key]}"}
+
+
+def test_a_key_has_a_bounded_number_of_streams(door: Door) -> None:
+    invocation = invocation_of(door)
+    ask = f"GET /api/invocations/{invocation}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {door.keys['read']}\r\n\r\n".encode()
+    with ExitStack() as open_ones:
+        for _ in range(500):
+            connection = open_ones.enter_context(connect(door))
+            connection.sendall(ask)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        refused = door.get(f"/api/invocations/{invocation}/stream", "read")
+        assert (refused.status_code, refused.json()["code"]) == (503, "busy")
+        assert refused.headers["retry-after"] == "10"
+        with httpx.stream("GET", f"{door.url}/api/invocations/{invocation}/stream", headers=bearer(door, "all")) as of_another_key:
+            assert of_another_key.status_code == 200
+
+
+def signed_head(size: int) -> bytes:
+    """The head of a post that is said to be signed, with a body of this size."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**SIGNED, "webhook-timestamp": str(int(time.time()))}.items())
+    return f"POST /api/events HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n{lines}\r\n".encode()
+
+
+def test_bodies_of_one_unknown_sender_leave_room_for_those_of_others(small: Door) -> None:
+    """An unknown sender may have half of 24 MiB held here."""
+    with connect(small, "127.0.0.2") as first, connect(small, "127.0.0.2") as second, connect(small, "127.0.0.3") as another:
+        first.sendall(signed_head(10 * MIB) + b" " * (9 * MIB))
+        time.sleep(0.3)
+        second.sendall(signed_head(4 * MIB))
+        began = time.monotonic()
+        refused = b""
+        while b"}" not in refused:
+            refused += second.recv(65536)
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1" in refused.lower()
+        assert b'"busy"' in refused
+        assert time.monotonic() - began < 1
+        another.sendall(signed_head(9 * MIB) + b" " * (9 * MIB))
+        assert another.recv(65536).startswith(b"HTTP/1.1 401")
+        first.sendall(b" " * MIB)
+        assert first.recv(65536).startswith(b"HTTP/1.1 401")
+    with connect(small, "127.0.0.2") as again:
+        again.sendall(signed_head(10 * MIB) + b" " * (10 * MIB))
+        assert again.recv(65536).startswith(b"HTTP/1.1 401")
+
+
+def test_a_body_in_chunks_is_counted_as_it_comes(small: Door) -> None:
+    head = signed_head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    chunk = b"%x\r\n%s\r\n" % (MIB, b" " * MIB)
+    with connect(small, "127.0.0.4") as first, connect(small, "127.0.0.4") as second:
+        first.sendall(head + 9 * chunk)
+        time.sleep(0.3)
+        second.sendall(head + 4 * chunk)
+        assert second.recv(65536).startswith(b"HTTP/1.1 503")
+
+
+def test_a_process_does_not_grow_with_what_strangers_send(small: Door) -> None:
+    """Sixteen clients of eight addresses send 10 MiB each, and do not come to the end."""
+    before = psutil.Process(small.pid).memory_info().rss
+    with ExitStack() as open_ones:
+        for number in range(16):
+            connection = open_ones.enter_context(connect(small, f"127.0.1.{number // 2}"))
+            connection.sendall(signed_head(10 * MIB))
+            connection.settimeout(0.5)
+            try:
+                connection.sendall(b" " * (10 * MIB - 1))
+            except (TimeoutError, ConnectionError):
+                pass
+        assert psutil.Process(small.pid).memory_info().rss - before < 80 * MIB
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "size", "most"),
+    [("/webhooks/github", None, MIB, "1024 KiB"), ("/functions/v1/send-email", "send", 2 * MIB, "2048 KiB"), ("/api/bulk/cancel", "manage", 2 * MIB, "2048 KiB")],
+)  # fmt: skip
+def test_a_body_is_refused_beyond_what_its_endpoint_takes(door: Door, path: str, key: str | None, size: int, most: str) -> None:
+    refused = door.post(path, key=key, content=b"x" * (size + 1))
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+    assert most in refused.json()["error"]
+    assert door.post(path, key=key, content=b"x" * size).status_code in (400, 401)
+
+
+def test_an_event_of_the_largest_size_is_taken_however_its_letters_are_written(door: Door) -> None:
+    body = json.dumps({"event": "greet/requested", "data": {"text": "ж" * 260_000}}, ensure_ascii=True)
+    assert len(body) > 1.4 * MIB
+    assert door.post("/api/inngest/trigger", key="send", content=body).status_code == 202
+
+
+def test_a_bulk_of_ten_thousand_ids_is_taken(door: Door) -> None:
+    [event] = door.send(EVENT)
+    chosen = {"events": [event] * 10_000, "invocations": [2**63 - 1 - number for number in range(10_000)], "dry_run": True}
+    assert door.post("/api/bulk/cancel", chosen, "manage").json() == {"total": 0}
+
+
+def test_what_is_typed_to_log_in_is_short(door: Door) -> None:
+    refused = httpx.post(f"{door.url}/dev/login", content=b"key=" + b"x" * 20_000)
+    assert "the body has more than 16384 bytes" in refused.text
+
+
+def seconds_for(door: Door, path: str, headers: dict[str, str], body: bytes = b"") -> float:
+    """The time that an answer takes, the best of three."""
+    found = []
+    for _ in range(3):
+        began = time.monotonic()
+        httpx.request("POST" if body else "GET", f"{door.url}{path}", headers=headers, content=body, timeout=60)
+        found.append(time.monotonic() - began)
+    return min(found)
+
+
+def test_a_cookie_takes_time_as_its_length(door: Door) -> None:
+    short, long = (seconds_for(door, "/dev/login", {"Cookie": 'a="' + '\\"' * size + '"'}) for size in (3_000, 30_000))
+    assert long < 40 * max(short, 0.01)
+
+
+def test_many_signatures_take_no_longer_than_one(door: Door) -> None:
+    headers = {"webhook-id": "1", "webhook-timestamp": str(int(time.time()))}
+    one, many = (seconds_for(door, "/api/events", {**headers, "webhook-signature": " ".join(["v1,x"] * times)}, b" " * (2 * MIB)) for times in (1, 5_000))
+    assert many < 10 * max(one, 0.02)
+
+
+def test_a_right_signature_behind_wrong_ones_is_found(door: Door) -> None:
+    body, timestamp = json.dumps(EVENT).encode(), str(int(time.time()))
+    mac = hmac.new(base64.b64decode(SIGNING_SECRET.removeprefix("whsec_")), f"msg_1.{timestamp}.".encode() + body, sha256).digest()
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": timestamp, "webhook-signature": f"v1,wrong v1,{base64.b64encode(mac).decode()}"}
+    assert door.post("/api/events", key=None, content=body, headers=headers).status_code == 200
+    assert count() == 1
+
+
+class Guesser(threading.Thread):
+    """Tries one key after another, until it is stopped."""
+
+    def __init__(self, door: Door, address: str) -> None:
+        super().__init__()
+        self._door = door
+        self._address = address
+        self._over = threading.Event()
+        self.answers: list[httpx.Response] = []
+        self.moments: list[float] = []
+
+    def run(self) -> None:
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=self._address), timeout=20) as http:
+            while not self._over.is_set():
+                self.answers.append(http.post(f"{self._door.url}/e/guess-number-{len(self.answers)}", json=EVENT))
+                self.moments.append(time.monotonic())
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def test_whoever_tries_one_key_after_another_is_slowed_and_nobody_else(small: Door) -> None:
+    guesser = Guesser(small, "127.0.0.6")
+    guesser.start()
+    try:
+        wait_until(lambda: len(guesser.moments) > 3 and max(later - earlier for earlier, later in pairwise(guesser.moments)) > 0.9)
+        made = keys.create("made meanwhile", ["send"], per_second=1000)[1]
+        with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.6"), timeout=20) as neighbour:
+            began = time.monotonic()
+            assert neighbour.post(f"{small.url}/e/{made}", json=EVENT).status_code == 200
+            assert time.monotonic() - began < 0.8
+            began = time.monotonic()
+            assert {neighbour.post(f"{small.url}/e/{small.keys['send']}", json=EVENT).status_code for _ in range(10)} == {200}
+            assert time.monotonic() - began < 0.8
+    finally:
+        guesser.stop()
+    assert {answer.status_code for answer in guesser.answers} == {401}
+    assert guesser.answers[-1].json()["error"] == "Event key not found"
+    told = [line for line in small.log().splitlines() if "a key that is not known" in line]
+    assert 1 <= len(told) < 6
+    assert "guess-number" not in small.log()
+
+
+def test_the_database_is_asked_a_few_times_a_second_however_many_keys_are_not_known(door: Door, security_url: str) -> None:
+    def reads() -> int:
+        with database.connection() as connection:
+            row = connection.execute("SELECT seq_scan + coalesce(idx_scan, 0) AS n FROM pg_stat_user_tables WHERE relname = 'keys'").fetchone()
+        assert row is not None
+        return int(str(row["n"]))
+
+    guessers = [Guesser(door, f"127.0.0.{last}") for last in range(20, 28)]
+    before, began = reads(), time.monotonic()
+    for guesser in guessers:
+        guesser.start()
+    time.sleep(3)
+    for guesser in guessers:
+        guesser.stop()
+    seconds = time.monotonic() - began
+    wait_until(lambda: reads() > before)
+    assert reads() - before < 10 * seconds
+
+
+def test_an_address_with_too_many_unknown_keys_at_a_time_is_told_to_wait(small: Door) -> None:
+    guessers = [Guesser(small, "127.0.0.7") for _ in range(AN_ADDRESS)]
+    for guesser in guessers:
+        guesser.start()
+    time.sleep(2)
+    for guesser in guessers:
+        guesser.stop()
+    assert sum(len(guesser.answers) for guesser in guessers) < 20 + 10 + 3 * AN_ADDRESS * 2
+
+
+def test_a_filter_that_would_take_minutes_is_stopped(door: Door) -> None:
+    with database.connection() as connection:
+        connection.execute(
+            "SELECT runyard.send('greet/requested', jsonb_build_object('text', repeat('a', 20000), 'many', (SELECT jsonb_agg(n) FROM generate_series(1, 5000) AS n)))"
+            " FROM generate_series(1, 300)"
+        )
+    nested = "$.** ? (@ == " + " || @ == ".join(f"$.**.a{number}" for number in range(3)) + ")"
+    found: list[httpx.Response] = []
+    asked = [
+        ("/api/bulk/cancel", {"filter": nested, "dry_run": True}),
+        ("/api/bulk/cancel", {"filter": nested}),
+    ]
+    threads = [threading.Thread(target=lambda path=path, body=body: found.append(door.post(path, body, "manage"))) for path, body in asked]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(answer.status_code, answer.json()["code"]) for answer in found] == [(400, "too_much")] * 2
+    assert time.monotonic() - began < 15
+    assert count("runyard.bulks") == 0
