@@ -239,9 +239,14 @@ def test_a_socket_for_our_own_pages_is_opened(development: Door) -> None:
 
 
 @pytest.mark.parametrize("path", ["/e/x", "/api/events", "/api/invocations/1/stream", "/v1/events", "/webhooks/github", "/dev", "/docs", "/nothing", "/"])
-def test_where_there_is_no_socket_asking_for_one_is_not_found(door: Door, development: Door, path: str) -> None:
-    for face in (door, development):
-        assert upgrade(face, path).startswith(b"HTTP/1.1 404")
+def test_where_there_is_no_socket_asking_for_one_is_not_found(development: Door, path: str) -> None:
+    assert upgrade(development, path).startswith(b"HTTP/1.1 404")
+
+
+@pytest.mark.parametrize("path", ["/e/x", "/api/events", "/api/invocations/1/stream", "/dev", "/docs", "/graphql", "/"])
+def test_before_others_there_is_no_socket_at_all(door: Door, path: str) -> None:
+    """The wish is not granted, and the request answered as it would be without it (RFC 9110, 7.8)."""
+    assert upgrade(door, path)[:13] in (b"HTTP/1.1 200 ", b"HTTP/1.1 401 ", b"HTTP/1.1 404 ", b"HTTP/1.1 405 ")
 
 
 class OtherSite(FakeServer):
