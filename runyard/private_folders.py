@@ -35,7 +35,7 @@ def user_name(uid: int) -> str:
         return f"the user {uid}"
 
 
-def private_folder(folder: Path, setting: str, owner: int | None = None) -> Path:
+def private_folder(folder: Path, setting: str, owner: int | None = None, *, close: bool = True) -> Path:
     """Make a folder that only its owner can enter, or close one of theirs to others; return its path, links followed.
 
     Parameters
@@ -46,6 +46,8 @@ def private_folder(folder: Path, setting: str, owner: int | None = None) -> Path
         The variable that names another folder, for the errors.
     owner
         Whose it is to be: this user's by default. Root gives an empty folder of its own away.
+    close
+        Whether one that is there is closed to others; otherwise it is only checked whose it is.
 
     Raises `RunyardError` where it is somebody else's, no folder, or cannot be closed.
     """
@@ -58,7 +60,8 @@ def private_folder(folder: Path, setting: str, owner: int | None = None) -> Path
         _check_owner(place, place.lstat(), owner, setting)
         opened = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            _close_to_others(opened, place, owner, setting)
+            if close:
+                _close_to_others(opened, place, owner, setting)
         finally:
             os.close(opened)
     except OSError as error:
@@ -69,9 +72,19 @@ def private_folder(folder: Path, setting: str, owner: int | None = None) -> Path
 
 
 def data_folder(of: Settings | None = None) -> Path:
-    """The project's data folder, made and private; raises `RunyardError` as `private_folder`."""
+    """The project's data folder, made and private; raises `RunyardError` as `private_folder`.
+
+    It stays open as long as a server runs in it that an older version started for root: that runs as another user, and would crash without its files.
+    """
     chosen = of or settings()
-    return private_folder((chosen.data_dir or chosen.home / ".runyard").absolute(), "RUNYARD_DATA_DIR")
+    needed = os.geteuid() == 0 and _serves_another_user(chosen.data / "postgres")
+    return private_folder((chosen.data_dir or chosen.home / ".runyard").absolute(), "RUNYARD_DATA_DIR", close=not needed)
+
+
+def _serves_another_user(postgres_dir: Path) -> bool:
+    from runyard.store.embedded import embedded_url
+
+    return postgres_dir.exists() and postgres_dir.stat().st_uid != 0 and embedded_url(postgres_dir) is not None
 
 
 def make_folder(folder: Path) -> None:

@@ -99,6 +99,7 @@ class Stack:
         keep_private()
         data_folder(self.settings)
         url = start_embedded(self.settings.postgres_dir, self.settings.data / "postgres") if self._embedded else cast(Any, self.settings.database_url).get_secret_value()
+        data_folder(self.settings)  # once more: what it had to be open for has been moved
         os.environ.update(environment(url, self.settings))
         settings.cache_clear()
         migrate()

@@ -176,8 +176,9 @@ def _options(sockets: Path) -> str:
 
 
 def _run(postgres_dir: Path, name: str, *arguments: str) -> None:
-    # One that was killed a moment ago still has its processes.
-    deadline = time.monotonic() + (_DYING_SECONDS if (postgres_dir / "postmaster.pid").exists() else 0)
+    # One that was killed a moment ago still has its processes, and has left its locks.
+    locks = (postgres_dir / "postmaster.pid", postgres_dir / f".s.PGSQL.{_PORT}.lock")
+    deadline = time.monotonic() + (_DYING_SECONDS if any(lock.exists() for lock in locks) else 0)
     while True:
         try:
             run_program(name, *arguments, folder=postgres_dir)

@@ -248,11 +248,13 @@ def test_the_tables_of_before_work_under_the_ordinary_role(project: Path, monkey
     with database.connection() as connection:
         connection.execute("SELECT runyard.send('greet/requested', '{}')")
     database.close_pool()
-    stop_embedded(project / "postgres")
 
-    # As root they lie elsewhere from now on.
+    # Its server runs on. As root they lie elsewhere from now on.
+    data_folder()
     monkeypatch.setenv("DATABASE_URL", start_embedded(settings().postgres_dir, project / "postgres"))
     settings.cache_clear()
+    assert stat.S_IMODE(data_folder().stat().st_mode) == 0o700
+    assert "PANIC" not in (settings().postgres_dir / "log").read_text()
     check_migrated()
     assert migrate()[-1] == "dagster: up to date"
     with database.connection() as connection:
