@@ -32,10 +32,10 @@ SIGNED = {"webhook-id": "msg_1", "webhook-signature": "v1,none"}
 
 @pytest.fixture(scope="module")
 def small(door: Door, security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    """A door with few places, little memory for bodies, and the patience for unknown keys that it has by default."""
+    """A door with few places, little memory for bodies, and little patience for unknown keys."""
     made = Door(
         security_url, tmp_path_factory.mktemp("small") / "log", RUNYARD_CONNECTIONS=str(CONNECTIONS), RUNYARD_CONNECTIONS_PER_ADDRESS=str(AN_ADDRESS),
-        RUNYARD_BODY_BYTES=str(64 * MIB), RUNYARD_CLIENT_SECONDS=str(CLIENT_SECONDS), RUNYARD_SIGNING_SECRETS=SIGNING_SECRET,
+        RUNYARD_BODY_BYTES=str(64 * MIB), RUNYARD_UNKNOWN_KEY_RATE="0.25", RUNYARD_CLIENT_SECONDS=str(CLIENT_SECONDS), RUNYARD_SIGNING_SECRETS=SIGNING_SECRET,
     )  # fmt: skip
     made.keys = door.keys
     made.start()
