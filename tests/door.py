@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ import httpx
 import psycopg
 from psycopg.rows import tuple_row
 
-from runyard import keys
+from runyard import keys, registry
+from runyard.registry import Function
+from runyard.store import database
 from tests.conftest import ROOT, free_port
+
+_EMPTIED = [
+    *(f"runyard.{table}" for table in "events functions triggers invocations steps batches waits parts gates bulks progress".split()),
+    *(f"app.{table}" for table in "email_messages email_reports suppressions contact_messages".split()),
+]
 
 
 class Door:
@@ -97,3 +105,23 @@ class Door:
         answer = httpx.post(f"{self.url}/e/{self.keys['all']}", json=list(events))
         assert answer.status_code == 200, answer.text
         return list(answer.json()["ids"])
+
+
+@contextmanager
+def published(*functions: Function) -> Iterator[dict[str, Function]]:
+    """Empty tables, and these functions; gives them by name, to be added to."""
+    before = registry._functions
+    registry._functions = {function.name: function for function in functions}
+    with database.connection() as connection:
+        connection.execute(f"TRUNCATE {', '.join(_EMPTIED)} RESTART IDENTITY".encode())
+    registry.publish()
+    yield registry._functions
+    registry._functions = before
+
+
+def count(table: str = "runyard.events") -> int:
+    """How many rows a table has."""
+    with database.connection() as connection:
+        row = connection.execute(f"SELECT count(*) AS n FROM {table}".encode()).fetchone()
+    assert row is not None
+    return int(str(row["n"]))

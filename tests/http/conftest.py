@@ -6,18 +6,16 @@ from typing import Any
 
 import pytest
 
-from runyard import keys, registry
+from runyard import keys
 from runyard.registry import Function
 from runyard.retry import Retry
 from runyard.settings import settings
-from runyard.store import database
 from tests.conftest import use_database
-from tests.door import Door
+from tests.door import Door, published
 from tests.fake_gemini import FakeGemini
 
 SIGNING_SECRET = "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
 ORIGIN = "https://shop.example"
-_TABLES = "events, functions, triggers, invocations, steps, batches, waits, parts, gates, bulks, progress"
 
 
 @pytest.fixture(scope="package")
@@ -67,24 +65,9 @@ def sendgrid_keys() -> tuple[Any, str]:
 @pytest.fixture(autouse=True)
 def functions(door_url: str) -> Iterator[dict[str, Function]]:
     """Empty tables, and three functions."""
-    before = registry._functions
-    made = [
+    with published(
         Function("greet", "greet_job", ("greet/requested",), retry=Retry(attempts=3)),
         Function("also", "also_job", ("greet/requested", "also/*"), retry=Retry(attempts=3)),
         Function("send_email", "send_email", ("email/send.requested",)),
-    ]
-    registry._functions = {function.name: function for function in made}
-    with database.connection() as connection:
-        connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in _TABLES.split(', '))} RESTART IDENTITY".encode())
-        connection.execute("TRUNCATE app.email_messages, app.email_reports, app.suppressions")
-    registry.publish()
-    yield registry._functions
-    registry._functions = before
-
-
-def count(table: str = "runyard.events") -> int:
-    """How many rows a table has."""
-    with database.connection() as connection:
-        row = connection.execute(f"SELECT count(*) AS n FROM {table}".encode()).fetchone()
-    assert row is not None
-    return int(str(row["n"]))
+    ) as made:
+        yield made

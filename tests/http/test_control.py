@@ -4,7 +4,7 @@ from runyard import Event, dispatch, send
 from runyard.registry import Function
 from runyard.store import database
 from tests.conftest import wait_until
-from tests.http.conftest import Door, count
+from tests.door import Door, count
 from tests.http.test_history import run_through
 
 

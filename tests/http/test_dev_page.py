@@ -13,7 +13,7 @@ from runyard.gateway.dev import searching
 from runyard.registry import Function
 from runyard.store import database
 from tests.conftest import wait_until
-from tests.http.conftest import Door, count
+from tests.door import Door, count
 from tests.http.test_history import run_through
 
 PAGES = ["/dev", "/dev/functions", "/dev/functions/greet", "/dev/send", "/dev/send?name=email/send.requested", "/dev/outbox", "/dev/content", "/dev/media", "/dev/health"]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import ROOT, free_port, wait_until
-from tests.http.conftest import count
+from tests.door import count
 
 SERVE = "from runyard.gateway.app import build_app; from runyard.gateway.serving import serve; serve(build_app(None, development=True))"
 

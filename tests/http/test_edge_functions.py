@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.door import Door, count
 from tests.fake_gemini import PIECES, FakeGemini
-from tests.http.conftest import ORIGIN, Door, count
+from tests.http.conftest import ORIGIN
 
 NAMES = ["send-email", "contact-notification", "gemini"]
 BODIES: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from runyard import Event, dispatch, send
 from runyard.dispatch import Outcome
 from runyard.registry import Function
 from runyard.store import database
-from tests.http.conftest import Door
+from tests.door import Door
 
 
 def run_through(function: Function, *, error: str | None = None, run: str = "run-1") -> list[int]:

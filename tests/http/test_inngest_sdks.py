@@ -15,7 +15,7 @@ import pytest
 
 from runyard.store import database
 from tests.conftest import ROOT
-from tests.http.conftest import Door, count
+from tests.door import Door, count
 
 SDKS = ROOT / "tests" / "sdks"
 Send = Callable[..., dict[str, Any]]

@@ -14,7 +14,8 @@ import pytest
 from runyard import InvalidOption, RunyardError, keys
 from runyard.store import database
 from tests.conftest import ROOT, wait_until
-from tests.http.conftest import SIGNING_SECRET, Door, count
+from tests.door import Door, count
+from tests.http.conftest import SIGNING_SECRET
 
 EVENT = {"name": "greet/requested", "data": {"who": "Ada"}}
 READS = ["/api/events", "/api/functions", "/v1/events", "/metrics", "/api/bulk"]

@@ -10,7 +10,7 @@ from schemathesis.specs.openapi import checks
 
 from runyard.gateway.app import endpoints
 from runyard.gateway.description import describe
-from tests.http.conftest import Door
+from tests.door import Door
 
 # What is ready is asked of a whole stack elsewhere: 503 is its right answer here.
 schema = schemathesis.openapi.from_dict(describe(endpoints())).exclude(path="/readyz")

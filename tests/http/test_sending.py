@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runyard.events import seeded_ulids
 from runyard.store import database
 from tests.conftest import wait_until
-from tests.http.conftest import Door, count
+from tests.door import Door, count
 
 EVENT = {"name": "greet/requested", "data": {"who": "Ada"}}
 

@@ -14,7 +14,7 @@ from runyard import dispatch, send
 from runyard.dispatch import Claim, Outcome
 from runyard.registry import Function
 from runyard.reporting import Reporter
-from tests.http.conftest import Door
+from tests.door import Door
 
 Message = tuple[str, Any, str | None]
 

@@ -19,7 +19,7 @@ from sendgrid.helpers.eventwebhook import EventWebhook, EventWebhookHeader
 
 from resources.email_messages import EmailMessages, Message
 from runyard.store import database
-from tests.http.conftest import Door, count
+from tests.door import Door, count
 
 
 def report(kind: str, number: int, message: str = "m-1", at: int = 0, email: str = "Ada@example.com", **more: Any) -> dict[str, Any]:

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from runyard import keys, registry
+from runyard import keys
 from runyard.registry import Function
 from runyard.settings import settings
-from runyard.store import database
 from tests.conftest import use_database
-from tests.door import Door
+from tests.door import Door, published
 
 GITHUB_SECRET, STRIPE_SECRET, SIGNING_SECRET = "github-secret", "stripe-secret", "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
 LISTED = "https://shop.example"
-_TABLES = "events, functions, triggers, invocations, steps, batches, waits, parts, gates, bulks, progress"
 
 
 @pytest.fixture(scope="package")
@@ -59,24 +57,9 @@ def development(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(autouse=True)
 def functions(security_url: str) -> Iterator[dict[str, Function]]:
     """Empty tables, and a few functions."""
-    before = registry._functions
-    made = [
+    with published(
         Function("greet", "greet_job", ("greet/requested",)),
         Function("send_email", "send_email", ("email/send.requested",)),
         Function("notify_contact", "notify_contact", ("contact/submitted",)),
-    ]
-    registry._functions = {function.name: function for function in made}
-    with database.connection() as connection:
-        connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in _TABLES.split(', '))} RESTART IDENTITY".encode())
-        connection.execute("TRUNCATE app.email_messages, app.email_reports, app.suppressions, app.contact_messages")
-    registry.publish()
-    yield registry._functions
-    registry._functions = before
-
-
-def count(table: str = "runyard.events") -> int:
-    """How many rows a table has."""
-    with database.connection() as connection:
-        row = connection.execute(f"SELECT count(*) AS n FROM {table}".encode()).fetchone()
-    assert row is not None
-    return int(str(row["n"]))
+    ) as made:
+        yield made

@@ -13,9 +13,8 @@ from runyard import RunyardError
 from runyard.gateway.problems import Problem, problem_of
 from runyard.gateway.reading import MAX_VALUES, parse_json
 from runyard.store import database
-from tests.door import Door
+from tests.door import Door, count
 from tests.security import fuzz
-from tests.security.conftest import count
 
 
 def cursor(*parts: Any) -> str:

@@ -19,8 +19,8 @@ import pytest
 from runyard import keys
 from runyard.store import database
 from tests.conftest import wait_until
-from tests.door import Door
-from tests.security.conftest import SIGNING_SECRET, count
+from tests.door import Door, count
+from tests.security.conftest import SIGNING_SECRET
 
 MIB = 1024 * 1024
 CONNECTIONS, AN_ADDRESS, CLIENT_SECONDS = 24, 8, 3

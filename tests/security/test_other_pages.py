@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, Page
 
 from tests.browser import chromium
 from tests.conftest import wait_until
-from tests.door import Door
+from tests.door import Door, count
 from tests.fake_server import FakeServer, Handler
-from tests.security.conftest import LISTED, count
+from tests.security.conftest import LISTED
 
 EVENT = {"name": "email/send.requested", "data": {"to": "ada@example.com", "subject": "x", "text": "y"}}
 BOUNCE = [{"event": "bounce", "type": "bounce", "email": "ada@example.com", "timestamp": 1_780_000_000, "sg_event_id": "1"}]

@@ -19,8 +19,8 @@ from runyard.gateway.access import Access
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import wait_until
-from tests.door import Door
-from tests.security.conftest import GITHUB_SECRET, SIGNING_SECRET, STRIPE_SECRET, count
+from tests.door import Door, count
+from tests.security.conftest import GITHUB_SECRET, SIGNING_SECRET, STRIPE_SECRET
 
 MAIL = {"to": "ada@example.com", "subject": "Private", "text": "For Ada alone"}
 CONTACT = {"name": "Eve", "email": "eve@example.com", "message": "Hi"}
