@@ -49,6 +49,11 @@ class Door:
         self._process: subprocess.Popen[bytes] | None = None
         self.keys: dict[str, str] = {}
 
+    def make_keys(self) -> None:
+        """Make a key that may do everything, `all`, and one for each scope."""
+        for name, scopes in {"all": keys.SCOPES, **{scope: (scope,) for scope in keys.SCOPES}}.items():
+            self.keys[name] = keys.create(name, scopes, per_second=100_000)[1]
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         with self._log.open("ab") as log:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from runyard import keys
 from runyard.registry import Function
 from runyard.retry import Retry
 from runyard.settings import settings
@@ -42,8 +41,7 @@ def door(door_url: str, gemini: FakeGemini, sendgrid_keys: tuple[Any, str], tmp_
         GITHUB_WEBHOOK_SECRET="github-secret", STRIPE_WEBHOOK_SECRET="stripe-secret",
         GEMINI_API_KEY=gemini.key, GEMINI_API_HOST=gemini.url,
     )  # fmt: skip
-    for name, scopes in {"all": ["send", "read", "manage"], "send": ["send"], "read": ["read"], "manage": ["manage"]}.items():
-        made.keys[name] = keys.create(name, scopes, per_second=100_000)[1]
+    made.make_keys()
     made.start()
     yield made
     made.stop()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from runyard import keys
 from runyard.registry import Function
 from runyard.settings import settings
 from tests.conftest import use_database
@@ -32,8 +31,7 @@ def door(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         RUNYARD_CLIENT_SECONDS="3", RUNYARD_UNKNOWN_KEY_RATE="1000", RUNYARD_DOORS="tests.security.webhooks", CRM_WEBHOOK_SECRET=SIGNING_SECRET,
         GITHUB_WEBHOOK_SECRET=GITHUB_SECRET, STRIPE_WEBHOOK_SECRET=STRIPE_SECRET,
     )  # fmt: skip
-    for name, scopes in {"all": ["send", "read", "manage"], "send": ["send"], "read": ["read"], "manage": ["manage"]}.items():
-        made.keys[name] = keys.create(name, scopes, per_second=100_000)[1]
+    made.make_keys()
     made.start()
     yield made
     made.stop()
