@@ -23,6 +23,7 @@ from runyard.triggers import meets
 
 Scope = Literal["send", "read", "manage"]
 SCOPES: tuple[Scope, ...] = ("send", "read", "manage")
+_FASTEST = 1e6
 _SHORTEST = 16
 _LONGEST = 200
 # What can stand in the path of a URL as it is.
@@ -108,8 +109,8 @@ def create(
     wrong = [scope for scope in scopes if scope not in SCOPES]
     if wrong or not scopes:
         raise InvalidOption(f"scope {wrong[0] if wrong else ''!r}: give some of {', '.join(SCOPES)}")
-    if per_second is not None and per_second <= 0:
-        raise InvalidOption(f"per second {per_second}: give more than 0")
+    if per_second is not None and not 0 < per_second <= _FASTEST:
+        raise InvalidOption(f"per second {per_second}: give more than 0, and {_FASTEST:,.0f} at most")
     if tenant is not None and not 1 <= len(tenant.strip()) <= 100:
         raise InvalidOption("tenant: say whose the key is, in 1 to 100 characters")
     made = key if key is not None else f"ry_{settings().environment}_{secrets.token_urlsafe(32)}"
