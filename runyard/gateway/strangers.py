@@ -18,8 +18,8 @@ _LATER_SECONDS = 0.1
 _LONGEST_SECONDS = 1.0
 _MOST_ADDRESSES = 10_000
 # Answers that are kept back at a time, in all and for one address.
-_MOST_WAITING = 200
-_MOST_WAITING_AN_ADDRESS = 20
+_MOST_WAITING = 100
+_MOST_WAITING_AN_ADDRESS = 5
 _unknown = Seldom("%d requests came with a key that is not known (the latest from %s)")
 
 
@@ -54,7 +54,7 @@ class Strangers:
             return
         if self._waiting >= _MOST_WAITING or tries.waiting >= _MOST_WAITING_AN_ADDRESS:
             message = "too many keys that are not valid here have come from this address: wait, then give one that is"
-            raise Problem(429, "too_fast", message, headers={"Retry-After": str(round(_LONGEST_SECONDS) or 1)})
+            raise Problem(429, "too_fast", message, headers={"Retry-After": "1"})
         self._waiting += 1
         tries.waiting += 1
         try:
