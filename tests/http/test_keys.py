@@ -183,7 +183,8 @@ def test_a_key_that_a_client_has_already_is_taken(door: Door) -> None:
 def test_a_wrong_key_option_says_what_to_do(door: Door) -> None:
     for name, scopes, more, says in [
         ("", ["send"], {}, "name"), ("x", [], {}, "scope"), ("x", ["sned"], {}, "send, read, manage"), ("x", ["send"], {"key": "short"}, "16"),
-        ("x", ["send"], {"key": "a key with spaces in it"}, "letters"), ("x", ["send"], {"per_second": 0}, "more than 0"), ("x", ["send"], {"per_second": float("nan")}, "more than 0"),
+        ("x", ["send"], {"key": "a key with spaces in it"}, "letters"), ("x", ["send"], {"per_second": 0}, "more than 0"),
+        ("x", ["send"], {"per_second": float("nan")}, "more than 0"),
     ]:  # fmt: skip
         with pytest.raises(InvalidOption, match=says):
             keys.create(name, scopes, **more)  # type: ignore[arg-type]
