@@ -29,9 +29,8 @@ lock: $(READY)  ## write requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev --no-header --no-annotate pyproject.toml -o requirements.lock
 
 clean:  ## remove the virtual environment and all data, the database too
-	-$(VENV)/bin/runyard down
-	-$(VENV)/bin/runyard delete-database
-	rm -rf $(VENV) .runyard
+	@if [ -x $(VENV)/bin/runyard ]; then $(VENV)/bin/runyard down; $(VENV)/bin/runyard delete-database; fi
+	rm -rf $(VENV) .runyard .logs_queue logs storage history *.egg-info
 
 $(READY): requirements.lock pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \

@@ -110,7 +110,7 @@ def create(
     if wrong or not scopes:
         raise InvalidOption(f"scope {wrong[0] if wrong else ''!r}: give some of {', '.join(SCOPES)}")
     if per_second is not None and not 0 < per_second <= _FASTEST:
-        raise InvalidOption(f"per second {per_second}: give more than 0, and {_FASTEST:,.0f} at most")
+        raise InvalidOption(f"per second (--rate) {per_second}: give more than 0, and {_FASTEST:,.0f} at most")
     if tenant is not None and not 1 <= len(tenant.strip()) <= 100:
         raise InvalidOption("tenant: say whose the key is, in 1 to 100 characters")
     made = key if key is not None else f"ry_{settings().environment}_{secrets.token_urlsafe(32)}"
@@ -134,7 +134,9 @@ def revoke(given: str) -> str:
     with database.transaction() as connection:
         rows = run(connection, "revoke_key", given=given)
         if len(rows) != 1:
-            raise RunyardError(f"there {'is no key' if not rows else f'are {len(rows)} keys'} {given!r} to revoke: `runyard keys list` shows their ids")
+            raise RunyardError(
+                f"there {'is no key' if not rows else f'are {len(rows)} keys'} {given!r} to revoke: `runyard keys list` shows their ids, by which each can be revoked"
+            )
     return str(rows[0]["name"])
 
 

@@ -46,6 +46,8 @@ _AROUND = ")]},;:."
 _SHORTEST = 6
 _LEAST_CORE = 3
 MASK = "[redacted]"
+# What `runyard keys create` makes.
+_OUR_KEY = re.compile(r"\bry_[a-z0-9-]{1,32}_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 Redactor = Callable[[str], str]
 
 
@@ -71,6 +73,8 @@ def _redactor(variables: tuple[tuple[str, str], ...]) -> Redactor:
     def without_secrets(text: str) -> str:
         for replace in replacements:
             text = replace(text)
+        if "ry_" in text:
+            text = _OUR_KEY.sub(MASK, text)
         if "://" in text:
             text = _URL.sub(rf"://\g<user>:{MASK}@", text)
         return _ASSIGNED.sub(_assigned, text) if "=" in text else text

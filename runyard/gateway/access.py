@@ -63,15 +63,17 @@ class Access:
 
         Raises `Problem`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast, or for too many that are not known.
         """
-        given = _given(request) or given
         if self.development:
             return DEVELOPER
-        if given is None and body is not None and "webhook-signature" in request.headers:
+        brought = _brought(request) or ([given] if given else [])
+        if not brought and body is not None and "webhook-signature" in request.headers:
             _SIGNED.check(request.headers, body)
             return Key(SIGNED_ID, "signed", b"", ("send",), sender="signed")
-        key = await self._find(given) if given else None
+        key = None
+        for each in brought:
+            key = key or await self._find(each)
         if key is None:
-            if given:
+            if brought:
                 await self._strangers.slow(address_of(request.client.host if request.client else ""))
             if "key" in request.path_params:
                 raise Problem(401, "unauthorized", "Event key not found")
@@ -162,9 +164,8 @@ class _Bucket:
         return 0.0
 
 
-def _given(request: Request) -> str | None:
-    """The key that a request brings."""
-    if "key" in request.path_params:
-        return str(request.path_params["key"])
+def _brought(request: Request) -> list[str]:
+    """The keys that a request brings: in a header, and in the path of the event API, where clients of Inngest have it."""
     kind, _, value = request.headers.get("authorization", "").partition(" ")
-    return value.strip() if kind.lower() == "bearer" else request.headers.get("apikey")
+    keys = [value.strip() if kind.lower() == "bearer" else request.headers.get("apikey"), request.path_params.get("key")]
+    return [str(key) for key in keys if key]

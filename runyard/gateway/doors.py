@@ -122,9 +122,10 @@ class Webhook:
             is_known(call.request.state, f"webhook {self.name}")
         else:
             _log.warning("webhook %s was taken without a check: %s is not set", self.name, self.signature.variable)
-        return Accepted(ids=await run_in_threadpool(self._take, parse_json(call.raw), headers))
+        return Accepted(ids=await run_in_threadpool(self._take, call.raw, headers))
 
-    def _take(self, body: Any, headers: Mapping[str, str]) -> list[str]:
+    def _take(self, raw: bytes, headers: Mapping[str, str]) -> list[str]:
+        body = parse_json(raw)
         # Another delivery of the same may be under way, or an application's transaction with it: not for long.
         with database.transaction(_LOCK_SECONDS) as connection:
             try:

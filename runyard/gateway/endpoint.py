@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 from pydantic_core import to_json
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -19,13 +18,11 @@ from runyard.gateway import bodies
 from runyard.gateway.access import Access, check_may_send
 from runyard.gateway.background import Background
 from runyard.gateway.problems import ANSWER_HEADERS, Problem, problem_of, refusal
-from runyard.gateway.reading import MAX_BODY_BYTES, parse_json, read_body, reading
+from runyard.gateway.reading import LARGE_BYTES, MAX_BODY_BYTES, in_turn, parse_json, read_body, reading
 from runyard.gateway.watching import Watcher
 from runyard.gateway.writing import Writer
 from runyard.keys import Key, Scope
 
-# Larger bodies are checked in a thread, so that others do not wait behind them.
-LARGE_BYTES = 256 * 1024
 # Of a body with a model: what is wrong with each of them is written down before the first is told.
 _MOST_VALUES = 50_000
 # An event of 512 KiB can be three times as long where every letter is written as \u and four digits.
@@ -176,7 +173,7 @@ class Endpoint:
             raw = await read_body(request, self._most_bytes, caller.id if self.scope is not None else None)
         with reading():
             query = self.query.model_validate(_single(request))
-        body = await run_in_threadpool(self._body, raw) if raw is not None and len(raw) > LARGE_BYTES else self._body(raw or b"{}")
+        body = await in_turn(self._body, raw) if raw is not None and len(raw) > LARGE_BYTES else self._body(raw or b"{}")
         return Call(request, caller, query, body, raw or b"")
 
     @property

@@ -71,9 +71,8 @@ class Guard:
         if not _THIS_MACHINE.fullmatch(headers.get("host", "")):
             raise Problem(400, "host", "in development this is served under localhost and 127.0.0.1 only: ask there")
         if self._is_foreign(scope, headers, origin):
-            raise Problem(
-                403, "origin", f"pages of another origin may not ask here: add {origin or 'the origin'} to RUNYARD_CORS_ORIGINS (that opens {', '.join(CORS_PATHS)})"
-            )
+            step = f": add {origin} to RUNYARD_CORS_ORIGINS" if origin not in (None, "null") and scope["path"].startswith(CORS_PATHS) else ""
+            raise Problem(403, "origin", f"pages of another origin may not ask here{step}")
         if scope["type"] == "http":
             _check_body_type(scope, headers)
 

@@ -30,6 +30,8 @@ from runyard.store import database
 from runyard.store.queries import Row, one, run
 
 MOST_ROWS = 100
+# Of the data of a page: a page of large events has fewer of them.
+_PAGE_BYTES = 2 * 1024 * 1024
 _STATEMENT_SECONDS = 5
 _LARGEST_ID = 2**63 - 1
 # Where a page ends: the time and the id of its last row.
@@ -98,9 +100,10 @@ async def invocation(call: Call) -> FullInvocation:
 
 
 async def functions(call: Call) -> Functions:
-    """The registry."""
-    del call
-    return Functions(functions=[FunctionView.model_validate(row) for row in await run_in_threadpool(_functions)])
+    """The registry: the functions that events start which the caller's key is for."""
+    rows = await run_in_threadpool(_functions)
+    known = [row for row in rows if call.caller.events is None or any(call.caller.is_for(event) for event in registered_events(row))]
+    return Functions(functions=[FunctionView.model_validate(row) for row in known])
 
 
 def event_of(event_id: str, caller: Key) -> EventView:
@@ -153,9 +156,9 @@ def events_page(bounds: Mapping[str, Any], limit: int, after: Place | None) -> t
 def _page(statement: str, ordered_by: str, bounds: Mapping[str, Any], limit: int, after: Place | None) -> tuple[list[Row], Place | None]:
     at, last = after if after is not None else (None, None)
     with database.searching(_STATEMENT_SECONDS) as connection:
-        rows = run(connection, statement, **bounds, limit=limit + 1, cursor_at=at, cursor_id=last)
+        rows = run(connection, statement, **bounds, limit=limit + 1, bytes=_PAGE_BYTES, cursor_at=at, cursor_id=last)
     shown = rows[:limit]
-    return shown, (shown[-1][ordered_by], str(shown[-1]["id"])) if len(rows) > limit else None
+    return shown, (shown[-1][ordered_by], str(shown[-1]["id"])) if rows and rows[0]["found"] > len(shown) else None
 
 
 def _written(place: Place | None) -> str | None:

@@ -7,14 +7,13 @@ import re
 from typing import Any
 
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from runyard.errors import InvalidEvent
 from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
 from runyard.gateway.access import SIGNED_ID
-from runyard.gateway.endpoint import LARGE_BYTES, Call, Endpoint
-from runyard.gateway.reading import parse_json, reading
+from runyard.gateway.endpoint import Call, Endpoint
+from runyard.gateway.reading import LARGE_BYTES, in_turn, parse_json, reading
 from runyard.gateway.writing import Rows
 
 MAX_EVENTS = 5000
@@ -49,7 +48,7 @@ class Sent(BaseModel):
 
 async def send_events(call: Call) -> Sent:
     """Take events; the answer with their ids comes after the commit."""
-    rows = await run_in_threadpool(_rows, call) if len(call.raw) > LARGE_BYTES else _rows(call)
+    rows = await in_turn(_rows, call) if len(call.raw) > LARGE_BYTES else _rows(call)
     return Sent(ids=await call.services.writer.send(rows))
 
 

@@ -17,6 +17,7 @@ from runyard.gateway.history import MOST_ROWS, Place, event_of, events_page, inv
 from runyard.gateway.problems import Problem
 from runyard.gateway.views import EventView, FullInvocation
 from runyard.gateway.waiting import invocations_of
+from runyard.keys import Key
 from runyard.store import database
 from runyard.store.queries import one
 
@@ -92,7 +93,7 @@ async def events(call: Call) -> Envelope[list[V1Event]]:
     after = asked.received_after or datetime.now(UTC) - _LOOKS_BACK
 
     def look() -> list[V1Event]:
-        place = _place(asked.cursor) if asked.cursor is not None else None
+        place = _place(asked.cursor, call.caller) if asked.cursor is not None else None
         rows, _ = events_page(
             {"name": asked.name, "source": None, "after": after, "before": asked.received_before, "names": call.caller.name_patterns()}, asked.limit, place
         )
@@ -130,10 +131,10 @@ async def cancel_many(call: Call) -> Response:
     return answer(await start(call, selection, "cancel"), 202)
 
 
-def _place(cursor: str) -> Place:
+def _place(cursor: str, caller: Key) -> Place:
     with database.connection() as connection:
         row = one(connection, "event", id=cursor)
-    if row is None:
+    if row is None or not caller.is_for(row["name"]):
         raise Problem(400, "invalid_field", "is no cursor: give the internal_id of the last event of the page before", "cursor")
     return row["received_at"], cursor
 

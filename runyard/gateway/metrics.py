@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from runyard.gateway import counters
+from runyard.gateway.access import check_for_all_events
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.settings import settings
 from runyard.store import database
@@ -53,7 +54,7 @@ counters.registry.register(_EventTable())
 
 async def metrics(call: Call) -> Response:
     """All metrics in Prometheus's text format."""
-    del call
+    check_for_all_events(call.caller)
     return Response(await run_in_threadpool(generate_latest, counters.registry), media_type=CONTENT_TYPE_LATEST)
 
 

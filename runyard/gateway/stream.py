@@ -23,6 +23,8 @@ from runyard.store.queries import Row, one
 _QUIET_SECONDS = 15.0
 # A stream ends when its key does.
 _LOOK_SECONDS = 2.0
+# A moment names the transactions that were under way.
+_LONGEST_MOMENT = 2000
 _RETRY_MILLISECONDS = 1000
 _LONGEST_SECONDS = 3600.0
 
@@ -63,7 +65,7 @@ def _as_messages(change: Row) -> bytes:
 
 def _moment(given: str) -> str | None:
     """The moment in a Last-Event-ID, None where it is none of this database's: then everything is sent."""
-    if not given:
+    if not given or len(given) > _LONGEST_MOMENT:
         return None
     try:
         with database.connection() as connection:

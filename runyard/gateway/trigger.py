@@ -13,6 +13,7 @@ from runyard.gateway.reading import reading
 from runyard.gateway.views import Outcome
 from runyard.gateway.waiting import Wait, outcome
 from runyard.gateway.writing import Rows
+from runyard.keys import Key
 from runyard.registry import INVOKED, SCHEDULED, registered_events
 from runyard.store import database
 from runyard.store.queries import one
@@ -45,7 +46,7 @@ async def trigger(call: Call) -> Response:
 
 def _rows(call: Call) -> Rows:
     asked: TriggerBody = call.body
-    name = asked.event if asked.event is not None else _event_of(asked.function or "")
+    name = asked.event if asked.event is not None else _event_of(asked.function or "", call.caller)
     call.check_may_send(name)
     with reading():
         return _checked_rows(call, asked, name)
@@ -61,14 +62,16 @@ def _checked_rows(call: Call, asked: TriggerBody, name: str) -> Rows:
     return Rows.of([{**internal_row(name, asked.data), "target": asked.function}], call.caller.sender)
 
 
-def _event_of(function: str) -> str:
+def _event_of(function: str, caller: Key) -> str:
     """The name of an event for a function alone: its first, so that the data has that type, or an internal one where only wildcards or the clock start it."""
     with database.connection() as connection:
         row = one(connection, "active_function", function=function)
-    if row is None:
+    names = registered_events(row) if row is not None else []
+    event = next((name for name in names if not Trigger(name).wildcard), INVOKED if names else SCHEDULED)
+    # What a key is not for is not there, and so is not told from what is not there at all.
+    if row is None or not caller.is_for(event):
         raise not_found("function", function)
-    names = registered_events(row)
-    return next((name for name in names if not Trigger(name).wildcard), INVOKED if names else SCHEDULED)
+    return event
 
 
 ENDPOINTS = [

@@ -27,7 +27,10 @@ WHERE environment = %(environment)s AND revoked_at IS NULL AND (expires_at IS NU
 UPDATE runyard.keys SET used_at = now() WHERE id = ANY (%(ids)s) AND (used_at IS NULL OR used_at < now() - interval '1 minute')
 
 -- name: events_page
--- A page of events, newest first, after the last one of the page before. (by events_received_at, or events_name_received)
+-- A page of events, newest first, after the last one of the page before: as many as there may be, and as go into so many bytes, one at least.
+-- (by events_received_at, or events_name_received)
+SELECT id, idempotency_key, name, data, "user", v, ts, received_at, source, caused_by, target, trace, meta, found FROM (
+SELECT page.*, count(*) OVER () AS found, sum(octet_length(data::text)) OVER (ORDER BY received_at DESC, id DESC) - octet_length(data::text) AS before FROM (
 SELECT id, idempotency_key, name, data, "user", v, floor(extract(epoch FROM ts) * 1000)::bigint AS ts, received_at, source, caused_by, target, trace, meta
 FROM runyard.events
 WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(source)s::text IS NULL OR source = %(source)s)
@@ -35,6 +38,7 @@ WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(source)s::text IS NULL 
     AND (%(after)s::timestamptz IS NULL OR received_at >= %(after)s) AND (%(before)s::timestamptz IS NULL OR received_at < %(before)s)
     AND (%(cursor_at)s::timestamptz IS NULL OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
 ORDER BY received_at DESC, id DESC LIMIT %(limit)s
+) AS page ) AS sized WHERE before < %(bytes)s ORDER BY received_at DESC, id DESC
 
 -- name: event
 -- One event. (by events_pkey)
@@ -42,7 +46,10 @@ SELECT id, idempotency_key, name, data, "user", v, floor(extract(epoch FROM ts) 
 FROM runyard.events WHERE id = %(id)s
 
 -- name: invocations_page
--- A page of a function's invocations, newest first. (by invocations_function, events_pkey)
+-- A page of a function's invocations, newest first, in so many bytes as `events_page`. (by invocations_function, events_pkey)
+SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at, finished_at, run_id, replay_of, output, error, dismissed_at, found FROM (
+SELECT page.*, count(*) OVER () AS found, sum(coalesce(octet_length(output::text), 0)) OVER (ORDER BY created_at DESC, id DESC)
+    - coalesce(octet_length(output::text), 0) AS before FROM (
 SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at, finished_at, run_id, replay_of, output, error, dismissed_at
 FROM runyard.invocations
 WHERE function = %(function)s AND (%(status)s::text IS NULL OR status = %(status)s)
@@ -50,6 +57,7 @@ WHERE function = %(function)s AND (%(status)s::text IS NULL OR status = %(status
     AND (%(after)s::timestamptz IS NULL OR created_at >= %(after)s) AND (%(before)s::timestamptz IS NULL OR created_at < %(before)s)
     AND (%(cursor_at)s::timestamptz IS NULL OR (created_at, id) < (%(cursor_at)s, %(cursor_id)s::bigint))
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s
+) AS page ) AS sized WHERE before < %(bytes)s ORDER BY created_at DESC, id DESC
 
 -- name: invocations_in_full
 -- The invocations of events, or one by its id, with steps, waits and the last progress. (by invocations_event, invocations_pkey, steps_pkey,

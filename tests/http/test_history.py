@@ -170,7 +170,7 @@ def test_a_page_of_a_million_events_is_read_by_an_index() -> None:
         )
         connection.execute("ANALYZE runyard.events")
         for name in (None, "kind/7"):
-            bounds = {"name": name, "source": None, "names": None, "after": None, "before": None, "limit": 50, "cursor_at": None, "cursor_id": None}
+            bounds = {"name": name, "source": None, "names": None, "after": None, "before": None, "limit": 50, "bytes": 1_000_000, "cursor_at": None, "cursor_id": None}
             [row] = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements()["events_page"], bounds).fetchall()
             text = str(row)
             assert "Seq Scan" not in text and "'Sort'" not in text and ("events_name_received" in text) is (name is not None), text

@@ -2,14 +2,17 @@
 
 import base64
 import json
+import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
-from runyard import RunyardError
+from runyard import RunyardError, keys
+from runyard.gateway import reading as gateway_reading
 from runyard.gateway.problems import Problem, problem_of
 from runyard.gateway.reading import MAX_VALUES, parse_json
 from runyard.store import database
@@ -202,3 +205,51 @@ def test_nothing_that_is_asked_at_random_is_an_error_of_ours(door: Door, develop
         statuses, wrong = fuzz.ask(face.url, 6, seed, headers)
         assert wrong == []
         assert len(statuses) >= 5
+
+
+NESTED = {
+    "lists": b"[" + b",".join([b"[" * 900 + b"]" * 900] * 5800) + b"]",
+    "objects": b"[" + b",".join([b'{"":' * 500 + b"1" + b"}" * 500] * 3000) + b"]",
+    "texts": b"[" + b'",",' * 2_500_000 + b'""]',
+}
+
+
+@pytest.mark.parametrize("body", NESTED.values(), ids=NESTED)
+def test_a_few_large_bodies_do_not_hold_the_others_up(door: Door, body: bytes) -> None:
+    key = keys.create("hostile", ["send"], events=["contact/*"])[1]
+    headers = {"Authorization": f"Bearer {key}"}
+    with ThreadPoolExecutor(4) as threads:
+        posts = [threads.submit(httpx.post, f"{door.url}/api/events", content=body, headers=headers, timeout=60) for _ in range(4)]
+        slowest = 0.0
+        while not all(post.done() for post in posts):
+            began = time.monotonic()
+            assert httpx.get(f"{door.url}/healthz", timeout=60).status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+    assert {post.result().status_code for post in posts} == {413}
+    assert slowest < 2  # a single one held everybody for six seconds
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 64])
+def test_values_are_counted_right_wherever_a_piece_ends(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_reading, "_PIECE", piece)
+    dice = random.Random(piece)
+    for _ in range(300):
+        text = "".join(dice.choice('"\\,[{x') for _ in range(dice.randrange(30)))
+        body = json.dumps([text, {text: [text]}]).encode()
+        assert gateway_reading._values(body) == 6  # the lists, the object, and the signs between: whatever the texts hold
+
+
+def test_a_page_of_large_events_has_fewer_of_them_and_goes_on(door: Door) -> None:
+    event = {"name": "greet/requested", "data": {"text": "x" * 500_000}}
+    ids = [door.send(event)[0] for _ in range(10)]
+    seen: list[str] = []
+    cursor = ""
+    pages = 0
+    while cursor is not None:
+        page = door.get(f"/api/events?limit=100{cursor and f'&cursor={cursor}'}")
+        assert len(page.content) < 4_000_000
+        seen += [found["id"] for found in page.json()["events"]]
+        cursor = page.json()["cursor"]
+        pages += 1
+    assert seen == ids[::-1]
+    assert pages > 1

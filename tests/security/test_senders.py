@@ -204,6 +204,28 @@ def test_what_is_about_all_events_is_not_for_a_key_of_some(door: Door, form: str
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
+def test_metrics_are_about_all_events(door: Door, form: str) -> None:
+    assert httpx.get(f"{door.url}/metrics", headers=as_key(form)).status_code == 403
+
+
+def test_of_functions_a_key_is_shown_those_that_its_events_start(door: Door, form: str) -> None:
+    names = [function["name"] for function in httpx.get(f"{door.url}/api/functions", headers=as_key(form)).json()["functions"]]
+    assert names == ["notify_contact"]
+
+
+def test_a_function_that_a_key_is_not_for_looks_like_none(door: Door, form: str) -> None:
+    refused, missing = (post(door, form, {"function": name}, "/api/inngest/trigger").json() for name in ("send_email", "no_such_function"))
+    assert refused["error"].replace("send_email", "") == missing["error"].replace("no_such_function", "")
+
+
+def test_a_cursor_tells_nothing_of_another_keys_event(door: Door, form: str, theirs: tuple[str, int]) -> None:
+    assert httpx.get(f"{door.url}/v1/events?cursor={theirs[0]}", headers=as_key(form)).status_code == 400
+
+
+def test_the_event_api_takes_a_key_in_a_header_too(door: Door, mailer: str) -> None:
+    assert post(door, mailer, {"name": "greet/requested"}, "/e/dev").status_code == 200
+
+
 def test_the_dev_page_is_for_keys_of_all_events(door: Door, form: str) -> None:
     assert httpx.get(f"{door.url}/dev", headers=as_key(form)).status_code == 403
 

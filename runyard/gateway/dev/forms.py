@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from runyard.gateway.problems import Problem
+from runyard.gateway.reading import check_values
+
 Kind = Literal["text", "line", "whole", "number", "choice", "yes or no", "list", "object", "json"]
 Schema = Mapping[str, Any]
 _LONG = 300
@@ -190,7 +193,7 @@ def _data(fields: Sequence[Field], given: Mapping[str, str], problems: list[tupl
             continue
         try:
             data[field.name] = _value(field, text)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, Problem) as error:
             problems.append((field.path, f"this is not JSON: {error}"))
     return data
 
@@ -200,6 +203,7 @@ def _value(field: Field, text: str) -> Any:
         case "list":
             return [_scalar(field.items, line.strip()) for line in text.splitlines() if line.strip()]
         case "json":
+            check_values(text.encode())
             return json.loads(text)
         case _:
             return _scalar(field.kind, text)

@@ -11,6 +11,8 @@ from runyard.gateway.dev.forms import Field, beside, data_of, example, fields_of
 from runyard.gateway.dev.page import Action, Page, Shown, Values, Visit
 from runyard.gateway.dev.snippets import snippets
 from runyard.gateway.history import event_of
+from runyard.gateway.problems import Problem
+from runyard.gateway.reading import check_values
 from runyard.links import to_event
 from runyard.moments import moment
 from runyard.store import database
@@ -105,8 +107,9 @@ def _event(name: str, data: Mapping[str, Any], options: Mapping[str, str]) -> tu
 
 def _read_json(text: str) -> tuple[Any, Problems]:
     try:
+        check_values(text.encode())
         found = json.loads(text or "{}")
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, Problem) as error:
         return {}, [("data", f"this is not JSON: {error}")]
     return (found, []) if isinstance(found, dict) else ({}, [("data", "this is no JSON object: begin it with {")])
 
