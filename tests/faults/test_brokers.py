@@ -1,55 +1,18 @@
 """A whole stack whose runs go through RabbitMQ: also runs longer than its patience, killed workers, and a broker that comes back."""
 
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
 from runyard import Event, send
-from runyard.settings import settings
 from runyard.store import database
-from tests.conftest import ROOT, event, settled, use_database, wait_until
-from tests.servers import RabbitMQ, free_port, rabbitmq
+from tests.conftest import event, settled, wait_until
+from tests.faults.conftest import doctor, running
+from tests.servers import RabbitMQ, rabbitmq
 
-# A consumer that has held a message for so long without acknowledging it is cut off; RabbitMQ looks every second.
+# A consumer that has held a message for so long without acknowledging it is cut off; it looks every second.
 _PATIENCE = 2
-
-
-@contextmanager
-def running(folder: Path, **variables: str) -> Iterator[Path]:
-    """A stack of the tests' code on the database that this process uses; the file of its output."""
-    (folder / "effects").mkdir()
-    (folder / "data").mkdir(mode=0o700)
-    log = folder / "up.log"
-    with log.open("w") as output:
-        up = subprocess.Popen(
-            [sys.executable, "-m", "runyard", "up"], cwd=ROOT, stdout=output, stderr=output,
-            env={**os.environ, "RUNYARD_DATA_DIR": str(folder / "data"), "RUNYARD_PORT": str(free_port()), "RUNYARD_EFFECTS": str(folder / "effects"), **variables},
-        )  # fmt: skip
-    try:
-        wait_until(lambda: "Ready." in log.read_text() or up.poll() is not None, 90)
-        assert up.poll() is None, log.read_text()
-        yield log
-    finally:
-        up.send_signal(signal.SIGINT)
-        up.wait(30)
-
-
-@pytest.fixture
-def before(server: str) -> Iterator[None]:
-    """A database of its own for the test, the one from before after it."""
-    url = os.environ["DATABASE_URL"]
-    use_database(server, "through")
-    yield
-    database.close_pool()
-    os.environ["DATABASE_URL"] = url
-    settings.cache_clear()
 
 
 def worker() -> psutil.Process:
@@ -59,23 +22,17 @@ def worker() -> psutil.Process:
     return psutil.Process(row["pid"])
 
 
-def doctor(**variables: str) -> str:
-    """What `runyard doctor` says of the broker."""
-    said = subprocess.run([sys.executable, "-m", "runyard", "doctor"], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False)
-    return next(line for line in said.stdout.splitlines() if " broker" in line)
-
-
 def running_now(event_id: str) -> bool:
     return [one["status"] for one in event(event_id)["invocations"]] == ["running"]
 
 
-def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or_a_worker_loses_none(before: None, tmp_path: Path) -> None:
+def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or_a_worker_loses_none(own_database: str, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with (
-        rabbitmq(tmp_path, f"consumer_timeout = {_PATIENCE * 1000}", "channel_tick_interval = 1000") as broker,
+        rabbitmq(tmp_path, f"consumer_timeout = {_PATIENCE * 1000}") as broker,
         running(tmp_path, RUNYARD_BROKER_URL=broker.url) as log,
     ):
-        assert "a message went through it and back" in doctor(RUNYARD_BROKER_URL=broker.url)
+        assert "a message went through it and back" in doctor("broker", RUNYARD_BROKER_URL=broker.url)
         assert [settled(one)["status"] for one in send([Event("test/steps", {"n": n}) for n in range(5)])] == ["succeeded"] * 5
 
         # Both slots are busy for longer than the broker waits for an acknowledgement, and more runs wait behind them.
@@ -114,7 +71,7 @@ def test_doctor_names_a_queue_that_something_else_has_declared(tmp_path: Path) -
     with rabbitmq(tmp_path) as broker:
         with Connection(broker.url) as connection:
             Queue("dagster").bind(connection.default_channel).declare()
-        says = doctor(RUNYARD_BROKER_URL=broker.url)
+        says = doctor("broker", RUNYARD_BROKER_URL=broker.url)
     assert "FAIL" in says
     assert "rabbitmqctl delete_queue dagster" in says
 
