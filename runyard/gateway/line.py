@@ -36,9 +36,11 @@ class Line:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 connection = self._connection if self._connection is not None and not self._connection.closed else await self._connect()
-                if self._lock_seconds and is_pooled():
-                    return await self._run_pooled(connection, statements()[statement], parameters)
-                return await (await connection.execute(statements()[statement], parameters)).fetchall()
+                try:
+                    return await self._execute(connection, statements()[statement], parameters)
+                except psycopg.errors.DeadlockDetected:
+                    # PostgreSQL gave way to another sender of the same ids, and has undone all of it.
+                    return await self._execute(connection, statements()[statement], parameters)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
             if isinstance(error, psycopg.OperationalError) and self._connection is not None and not self._connection.closed:
                 raise  # the database has answered: it does not want this statement
@@ -52,8 +54,10 @@ class Line:
             with suppress(psycopg.Error):
                 await connection.close()
 
-    async def _run_pooled(self, connection: psycopg.AsyncConnection[Row], statement: bytes, parameters: Row) -> list[Row]:
-        """Run a statement in a transaction that has the lock timeout: behind a pooler nothing may be set for longer."""
+    async def _execute(self, connection: psycopg.AsyncConnection[Row], statement: bytes, parameters: Row) -> list[Row]:
+        if not (self._lock_seconds and is_pooled()):
+            return await (await connection.execute(statement, parameters)).fetchall()
+        # Behind a pooler nothing may be set for longer than a transaction.
         async with connection.transaction():
             await connection.execute(self._lock_timeout("SET LOCAL"))
             return await (await connection.execute(statement, parameters)).fetchall()
