@@ -118,7 +118,7 @@ def _workers() -> str:
 
 def _daemon() -> str:
     os.environ.setdefault("DAGSTER_HOME", str(settings().home))
-    os.environ.setdefault("DATABASE_URL", database.database_url())
+    os.environ["DATABASE_URL"] = database.database_url()  # what was given, with what every connection needs
     with DagsterInstance.get() as instance:
         statuses = get_daemon_statuses(instance, ["SENSOR"], ignore_errors=True)
     if not statuses["SENSOR"].healthy:

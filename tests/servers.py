@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import psycopg
 
-from runyard.store.embedded_access import ROLE, SUPERUSER
+from runyard.store.embedded_access import SUPERUSER
 from runyard.store.embedded_programs import server_uid
 
 # Debian's `rabbitmq-server` in the path takes no folder but its own.
@@ -128,7 +128,7 @@ def pgbouncer(folder: Path, url: str, pool_size: int = 20, more: str = "") -> It
 
 def _let_in(user: str, url: str) -> None:
     """Let a user of the system connect to the tests' PostgreSQL."""
-    with psycopg.connect(url.replace(f"//{ROLE}@", f"//{SUPERUSER}@"), autocommit=True) as connection:
+    with psycopg.connect(url.replace(f"//{urlsplit(url).username}@", f"//{SUPERUSER}@"), autocommit=True) as connection:
         file = Path(str(connection.execute("SHOW ident_file").fetchone()[0]))  # type: ignore[index]
         line = f"runyard {user} all\n"
         if line not in file.read_text():

@@ -32,6 +32,8 @@ _connect_seconds = 10.0
 _POOL_SIZE = 20
 # Answers that are about the statement: limits of PostgreSQL (54), locks and states (55), the statement's own time (57014).
 _OF_THE_STATEMENT = ("54", "55", "57014")
+# What PgBouncer and the proxy of Amazon RDS answer to a session's settings.
+_NO_SETTINGS = ("unsupported startup parameter", "support command-line options")
 DAGSTER_SCHEMA = "public"
 # A host that has gone without a word is missed after 30 s by both sides; the kernel's own patience is two hours, and the server keeps all locks as long.
 _KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4", "tcp_user_timeout": "30000"}
@@ -87,7 +89,7 @@ def _complete(url: str, *, pooled: bool = False) -> str:
 
 def leads_to_a_pooler(error: Exception) -> bool:
     """Whether a failed connection is the answer of a pooler that takes no session's settings."""
-    return "unsupported startup parameter" in str(error)
+    return any(says in str(error) for says in _NO_SETTINGS)
 
 
 def where(url: str) -> str:

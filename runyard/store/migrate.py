@@ -49,6 +49,8 @@ def migrate() -> list[str]:
             done.append(f"{schema}: {before or 'empty'} -> {_current(connection, schema)}")
         create_dagster_tables(direct_url())
         done.append("dagster: up to date")
+    if is_pooled():
+        _check_pooler()
     return done
 
 

@@ -163,6 +163,18 @@ def test_a_pooler_without_a_way_around_it_is_refused_with_the_setting_that_is_mi
         migrate()
 
 
+@pytest.mark.parametrize("new", ["app"], indirect=True)
+def test_a_pooler_that_leads_such_a_role_to_another_schema_is_refused_with_what_is_to_be_done(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pgbouncer(tmp_path, new) as through, using(monkeypatch, through, new):
+        with pytest.raises(RunyardError, match='ALTER ROLE "app" SET search_path = public'):
+            migrate()
+        with psycopg.connect(new, autocommit=True) as connection:
+            connection.execute("ALTER ROLE app IN DATABASE apart SET search_path = public")
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'apart' AND pid <> pg_backend_pid()")
+        migrate()
+        check_migrated()
+
+
 def test_a_migration_through_a_pooler_leaves_no_lock_in_its_sessions(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = use_database(server, "store")
     with pgbouncer(tmp_path, straight, more="ignore_startup_parameters = options") as through:
