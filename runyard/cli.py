@@ -287,7 +287,9 @@ def _as_dagster_home() -> None:
     from runyard.stack import environment
     from runyard.store.database import database_url
 
-    for name, value in environment(database_url()).items():
+    variables = environment(database_url())
+    os.environ["DATABASE_URL"] = variables["DATABASE_URL"]  # what was given, with what every connection needs
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.chdir(settings().home)
 

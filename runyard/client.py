@@ -18,12 +18,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import psycopg
+from psycopg_pool import PoolTimeout
 from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from runyard.errors import InvalidEvent
+from runyard.errors import DatabaseBusy, DatabaseUnavailable, InvalidEvent
 from runyard.events import Event, rows_as_json
 from runyard.store import database
 from runyard.store.queries import run
@@ -60,7 +61,10 @@ def send(
     InvalidEvent
         An event breaks a rule; nothing is sent.
     DatabaseUnavailable
-        The database does not answer; nothing is sent.
+        The database does not answer; nothing is sent. Or it went away while it was asked and has not come back in time: then its message says that
+        it is not known whether the events were sent, and that the same with `id` can be sent again without harm.
+    DatabaseBusy
+        The database cannot do it now; nothing is sent.
     """
     rows = rows_as_json(_events(what, data, id, ts))
     if isinstance(connection, SqlConnection | Session):
@@ -68,8 +72,7 @@ def send(
     if connection is not None:
         found = connection.execute(_psycopg_statement(), {"events": rows, "source": source}).fetchall()
         return [row["id"] if isinstance(row, Mapping) else row[0] for row in found]
-    with database.connection() as own:
-        return [row["id"] for row in run(own, "send", events=rows, source=source)]
+    return _send_alone(rows, source)
 
 
 async def send_async(
@@ -89,6 +92,33 @@ async def send_async(
         return list((await connection.execute(text(_SEND), parameters)).scalars())
     cursor = await connection.execute(_psycopg_statement(), parameters)
     return [row["id"] if isinstance(row, Mapping) else row[0] for row in await cursor.fetchall()]
+
+
+def _send_alone(rows: str, source: str) -> list[str]:
+    """Send events in a transaction of their own, once more where the connection was lost or PostgreSQL gave way to another sender of the same ids.
+
+    The rows have their ids, so that what had been committed when the answer was lost is not sent a second time: it only gets its answer.
+    """
+    try:
+        return _sent(rows, source)
+    except DatabaseUnavailable as error:
+        if isinstance(error.__cause__, PoolTimeout):
+            raise
+    except DatabaseBusy as error:
+        if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
+            raise
+        return _sent(rows, source)
+    try:
+        return _sent(rows, source)
+    except DatabaseUnavailable as error:
+        raise DatabaseUnavailable(
+            "the database went away while events were sent: it is not known whether they were. With `id`, they can be sent again without harm"
+        ) from error
+
+
+def _sent(rows: str, source: str) -> list[str]:
+    with database.connection() as own:
+        return [row["id"] for row in run(own, "send", events=rows, source=source)]
 
 
 def _psycopg_statement() -> bytes:

@@ -3,7 +3,8 @@
 What each needs, and what it stands on:
 
 - `create_dagster_tables`: the storages' own table creation, run once by the migration.
-- `pooled_instance`: `DagsterInstance.optimize_for_webserver`, which swaps a connection pool in for NullPool.
+- `pooled_instance`: the engine of each storage, which `DagsterInstance.optimize_for_webserver` swaps for one with a pool, as we do; but that one
+  sets a time limit for the session, which behind a pooler is anybody's.
 - `silence_console`: the loggers that a job without loggers of its own gets.
 - `execute_run`: the body of the task by which dagster-celery runs a job.
 - `report_step_failures`: a STEP_FAILURE event for an op that went on although some of its invocations failed.
@@ -26,6 +27,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.storage.sql import create_engine
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon import sensor as sensor_loop
 from dagster._daemon.controller import create_daemons_from_instance, daemon_controller_from_instance
@@ -34,7 +36,9 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._utils.schedules import schedule_execution_time_iterator
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_shared.error import SerializableErrorInfo
-from sqlalchemy import text
+from sqlalchemy import Engine, make_url, text
+
+from runyard.store import database
 
 READ_IN = "1.13.27"
 _STATEMENT_TIMEOUT_MS = 60_000
@@ -62,7 +66,17 @@ def pooled_instance() -> Iterator[DagsterInstance]:
 
 def pool_connections(instance: DagsterInstance) -> None:
     """Let an instance keep its connections."""
-    instance.optimize_for_webserver(statement_timeout=_STATEMENT_TIMEOUT_MS, pool_recycle=_RECYCLE_SECONDS, max_overflow=_OVERFLOW)
+    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        cast(Any, storage)._engine = _pooled_engine(cast(Any, storage).postgres_url)
+
+
+def _pooled_engine(url: str) -> Engine:
+    """An engine that keeps its connections, and ends statements that go on for a minute where each connection is a session."""
+    options = f"{make_url(url).query.get('options', '')} -c statement_timeout={_STATEMENT_TIMEOUT_MS}".strip()
+    return create_engine(
+        url, isolation_level="AUTOCOMMIT", pool_size=1, pool_recycle=_RECYCLE_SECONDS, max_overflow=_OVERFLOW,
+        connect_args={} if database.is_pooled() else {"options": options},
+    )  # fmt: skip
 
 
 def refresh_connections(instance: DagsterInstance) -> None:

@@ -16,7 +16,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import override
 
 from runyard import dispatch, reaper
-from runyard.broker import QUEUE, broker_url, celery_settings
+from runyard.broker import QUEUE, broker_url, celery_settings, queue
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import one
@@ -28,6 +28,8 @@ class WarmRunLauncher(CeleryRunLauncher):
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(default_queue=QUEUE, broker=broker_url(), backend="disabled://", config_source=celery_settings(), inst_data=inst_data)
+        # Declared as the workers declare it; dagster-celery's own declaration binds it to an exchange that they do not know.
+        self.celery.conf.update(task_queues=[queue()], task_routes={})
         self._cold = DefaultRunLauncher()
 
     @override
@@ -48,7 +50,7 @@ class WarmRunLauncher(CeleryRunLauncher):
 
     @override
     def _launch_celery_task_run(self, run: DagsterRun, task_signature: Any, routing_key: str) -> None:
-        result = task_signature.apply_async(queue=QUEUE, routing_key=f"{QUEUE}.{routing_key}")
+        result = task_signature.apply_async(queue=QUEUE)
         self._instance.add_run_tags(run.run_id, {DAGSTER_CELERY_TASK_ID_TAG: result.task_id})
 
     @override

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psycopg
 
 from runyard.errors import DatabaseUnavailable
-from runyard.store.database import database_url
+from runyard.store.database import direct_url
 
 _CHANNEL = "runyard_due"
 _RECONNECT_SECONDS = 1.0
@@ -48,7 +48,7 @@ class Listener:
         pause = threading.Event()
         while True:
             try:
-                with psycopg.connect(database_url(), autocommit=True, application_name="runyard listener") as connection:
+                with psycopg.connect(direct_url(), autocommit=True, application_name="runyard listener") as connection:
                     connection.execute(f"LISTEN {_CHANNEL}")
                     self._wake("")
                     for notification in connection.notifies():

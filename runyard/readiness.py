@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import psycopg
 from dagster import DagsterInstance
 from dagster._daemon.controller import get_daemon_statuses
 
@@ -12,7 +13,7 @@ from runyard.errors import RunyardError
 from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.embedded import why_elsewhere
-from runyard.store.migrate import check_migrated
+from runyard.store.migrate import POOLER, check_migrated
 from runyard.store.queries import run
 
 
@@ -68,11 +69,21 @@ def _check(name: str, look: Callable[[], str]) -> Check:
 
 
 def _database() -> str:
+    _say_what_refuses()
     with database.connection() as connection:
         row = connection.execute("SELECT current_setting('server_version') AS version").fetchone()
     kind = "DATABASE_URL" if settings().database_url is not None else "embedded"
     place = why_elsewhere(settings())
     return f"PostgreSQL {row['version'] if row else '?'} at {database.where(database.database_url())} ({kind})" + (f"; {place}" if place else "")
+
+
+def _say_what_refuses() -> None:
+    """Raise `RunyardError` where a pooler refuses every connection, which the pool of connections only knows as silence."""
+    try:
+        psycopg.connect(database.database_url(), connect_timeout=3).close()
+    except psycopg.OperationalError as error:
+        if database.leads_to_a_pooler(error):
+            raise RunyardError(POOLER) from None
 
 
 def _migrations() -> str:
@@ -83,20 +94,17 @@ def _migrations() -> str:
 def _broker() -> str:
     from kombu.connection import Connection
 
-    from runyard.broker import broker_url, celery_settings
+    from runyard.broker import QUEUE, broker_url, send_and_receive
 
-    if settings().broker_url is None:
-        folder = settings().broker_dir / "queue"
-        if not os.access(folder if folder.exists() else settings().home, os.W_OK):
-            raise RunyardError(f"{folder} cannot be written: give this user the right, or set RUNYARD_DATA_DIR")
-        waiting = len(list(folder.glob("*.dagster.msg"))) if folder.exists() else 0
-        return f"files in {folder.parent}, {waiting} runs waiting"
-    try:
-        with Connection(broker_url(), connect_timeout=3, transport_options=celery_settings()["broker_transport_options"]) as connection:
-            connection.ensure_connection(max_retries=1, timeout=3)
-            return str(connection.as_uri())
-    except Exception as error:
-        raise RunyardError(f"the broker does not answer ({type(error).__name__}): check RUNYARD_BROKER_URL and that it runs") from None
+    if settings().broker_url is not None:
+        send_and_receive()
+        return f"{Connection(broker_url()).as_uri()}, a message went through it and back"
+    folder = settings().broker_dir / "queue"
+    if not os.access(folder if folder.exists() else settings().home, os.W_OK):
+        raise RunyardError(f"{folder} cannot be written: give this user the right, or set RUNYARD_DATA_DIR")
+    send_and_receive()
+    waiting = len(list(folder.glob(f"*.{QUEUE}.msg")))
+    return f"files in {folder.parent}, {waiting} runs waiting, a message went through them and back"
 
 
 def _workers() -> str:
@@ -110,7 +118,7 @@ def _workers() -> str:
 
 def _daemon() -> str:
     os.environ.setdefault("DAGSTER_HOME", str(settings().home))
-    os.environ.setdefault("DATABASE_URL", database.database_url())
+    os.environ["DATABASE_URL"] = database.database_url()  # what was given, with what every connection needs
     with DagsterInstance.get() as instance:
         statuses = get_daemon_statuses(instance, ["SENSOR"], ignore_errors=True)
     if not statuses["SENSOR"].healthy:

@@ -11,9 +11,9 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runyard.errors import InvalidOption
@@ -42,6 +42,10 @@ class Settings(BaseSettings):
         default=None,
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
         description="A PostgreSQL server (DATABASE_URL). When it is not set, `runyard up` starts an embedded one.",
+    )
+    direct_database_url: SecretStr | None = Field(
+        default=None,
+        description="The server itself, where DATABASE_URL leads to PgBouncer or another pooler (RUNYARD_DIRECT_DATABASE_URL): for migrations and for LISTEN.",
     )
     postgres_folder: Path | None = Field(
         default=None,
@@ -99,6 +103,12 @@ class Settings(BaseSettings):
         except InvalidOption as error:
             raise ValueError(str(error)) from None
         return value
+
+    @model_validator(mode="after")
+    def _has_both_urls(self) -> Self:
+        if self.direct_database_url is not None and self.database_url is None:
+            raise ValueError("RUNYARD_DIRECT_DATABASE_URL is the way around the pooler that DATABASE_URL leads to: set that too, or only that")
+        return self
 
     @property
     def data(self) -> Path:

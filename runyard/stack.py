@@ -16,7 +16,7 @@ import xmlrpc.client
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
@@ -24,6 +24,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from runyard.errors import RunyardError
 from runyard.private_folders import data_folder, delete_short_folder, fits_a_socket, keep_private, short_folder
 from runyard.settings import Settings, settings
+from runyard.store.database import database_url
 from runyard.store.embedded import start_embedded, stop_embedded
 from runyard.store.migrate import migrate
 
@@ -51,12 +52,12 @@ def delete_sockets(of: Settings | None = None) -> None:
     delete_short_folder((of or settings()).data / _SOCKETS)
 
 
-def environment(database_url: str, of: Settings | None = None) -> dict[str, str]:
+def environment(url: str, of: Settings | None = None) -> dict[str, str]:
     """The variables that every process of the project needs: `dagster.yaml` reads them, and every waiting sensor holds a thread of a code server."""
     chosen = of or settings()
     return {
         "DAGSTER_HOME": str(chosen.home), "RUNYARD_HOME": str(chosen.home), "RUNYARD_DATA_DIR": str(chosen.data),
-        "DATABASE_URL": database_url, "RUNYARD_PORT": str(chosen.port), "RUNYARD_HOST": chosen.host, "DAGSTER_GRPC_MAX_WORKERS": "128",
+        "DATABASE_URL": url, "RUNYARD_PORT": str(chosen.port), "RUNYARD_HOST": chosen.host, "DAGSTER_GRPC_MAX_WORKERS": "128",
     }  # fmt: skip
 
 
@@ -98,7 +99,9 @@ class Stack:
         self._check_port()
         keep_private()
         data_folder(self.settings)
-        url = start_embedded(self.settings.postgres_dir, self.settings.data / "postgres") if self._embedded else cast(Any, self.settings.database_url).get_secret_value()
+        if self._embedded:
+            start_embedded(self.settings.postgres_dir, self.settings.data / "postgres")
+        url = database_url(self.settings)
         data_folder(self.settings)  # once more: what it had to be open for has been moved
         os.environ.update(environment(url, self.settings))
         settings.cache_clear()

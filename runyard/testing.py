@@ -161,6 +161,7 @@ class Yard:
         self._instance = self._stack.enter_context(DagsterInstance.ephemeral())
         silence_console()
         self._definitions.get_repository_def()
+        database.close_pool()  # the time of a test needs sessions of its own
         clock.take(self._at)
         registry.publish()
         return self

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from runyard.errors import DatabaseUnavailable
-from runyard.store.database import database_url
+from runyard.store.database import database_url, is_pooled, statement_options
 from runyard.store.queries import Row, statements
 
 _CONNECT_SECONDS = 2
@@ -36,7 +36,11 @@ class Line:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 connection = self._connection if self._connection is not None and not self._connection.closed else await self._connect()
-                return await (await connection.execute(statements()[statement], parameters)).fetchall()
+                try:
+                    return await self._execute(connection, statements()[statement], parameters)
+                except psycopg.errors.DeadlockDetected:
+                    # PostgreSQL gave way to another sender of the same ids, and has undone all of it.
+                    return await self._execute(connection, statements()[statement], parameters)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
             if isinstance(error, psycopg.OperationalError) and self._connection is not None and not self._connection.closed:
                 raise  # the database has answered: it does not want this statement
@@ -50,10 +54,26 @@ class Line:
             with suppress(psycopg.Error):
                 await connection.close()
 
+    async def _execute(self, connection: psycopg.AsyncConnection[Row], statement: bytes, parameters: Row) -> list[Row]:
+        if not (self._lock_seconds and is_pooled()):
+            return await (await connection.execute(statement, parameters)).fetchall()
+        # Behind a pooler nothing may be set for longer than a transaction.
+        async with connection.transaction():
+            await connection.execute(self._lock_timeout("SET LOCAL"))
+            return await (await connection.execute(statement, parameters)).fetchall()
+
+    def _lock_timeout(self, setting: str) -> bytes:
+        return f"{setting} lock_timeout = {int(self._lock_seconds * 1000)}".encode()
+
     async def _connect(self) -> psycopg.AsyncConnection[Row]:
         self._connection = await psycopg.AsyncConnection.connect(
-            database_url(), autocommit=True, row_factory=dict_row, connect_timeout=_CONNECT_SECONDS, application_name=f"runyard {self._name}"
+            database_url(),
+            autocommit=True,
+            row_factory=dict_row,
+            connect_timeout=_CONNECT_SECONDS,
+            application_name=f"runyard {self._name}",
+            **statement_options(),
         )
-        if self._lock_seconds:
-            await self._connection.execute(f"SET lock_timeout = {int(self._lock_seconds * 1000)}".encode())
+        if self._lock_seconds and not is_pooled():
+            await self._connection.execute(self._lock_timeout("SET"))
         return self._connection

@@ -57,6 +57,9 @@ class ErrorBody(BaseModel):
     ids: list[str] | None = None
 
 
+_AWAY = "the database does not answer; it may have done this all the same. Send it again: an event with an id of yours, or with a seed, is there once"
+
+
 def problem_of(error: BaseException) -> Problem:
     """What an error means for the client; what nobody foresaw is logged, and the client learns no more than that."""
     match error:
@@ -84,7 +87,7 @@ def problem_of(error: BaseException) -> Problem:
             return _busy(f"the database cannot do this now: {error.diag.message_primary}")
         case DatabaseUnavailable() | psycopg.OperationalError():
             _log.warning("the database does not answer: %s", type(error).__name__)
-            return Problem(503, "database_away", "the database does not answer; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})
+            return Problem(503, "database_away", _AWAY, headers={"Retry-After": str(RETRY_SECONDS)})
         case RunyardError():
             return Problem(400, "refused", str(error))
         case ClientDisconnect():

@@ -1,15 +1,23 @@
 """Where the database is, and one pool of connections for each process.
 
-The URL is DATABASE_URL, or that of the embedded server in the project's data folder when one runs there.
+The URL is DATABASE_URL, or that of the embedded server in the project's data folder when one runs there. What every connection of
+ours and of Dagster's needs is part of it: the schema in which Dagster's tables are, whatever schemas there are besides, and how soon a peer is
+missed that has gone without a word.
+
+DATABASE_URL may lead to a pooler that gives a connection for a transaction at a time, as PgBouncer does. No statement here is prepared, nor is
+anything set for longer than a transaction, once RUNYARD_DIRECT_DATABASE_URL says so; migrations and LISTEN go to that one.
+
 A pool does not live through a fork: a child that asks gets its own.
 """
 
 import atexit
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 from psycopg.rows import dict_row
@@ -24,6 +32,16 @@ _connect_seconds = 10.0
 _POOL_SIZE = 20
 # Answers that are about the statement: limits of PostgreSQL (54), locks and states (55), the statement's own time (57014).
 _OF_THE_STATEMENT = ("54", "55", "57014")
+# What PgBouncer and the proxy of Amazon RDS answer to a session's settings.
+_NO_SETTINGS = ("unsupported startup parameter", "support command-line options")
+DAGSTER_SCHEMA = "public"
+# A host that has gone without a word is missed after 30 s by both sides; the kernel's own patience is two hours, and the server keeps all locks as long.
+_KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4", "tcp_user_timeout": "30000"}
+_SERVER_SETTINGS = {
+    "search_path": DAGSTER_SCHEMA, "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "4", "tcp_user_timeout": "30000",
+}  # fmt: skip
+# As libpq reads it: what is before an @ may hold any sign but @ and /.
+_URL = re.compile(r"postgres(?:ql)?://(?P<place>(?:[^@/]*@)?[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
 
 Pool = ConnectionPool[psycopg.Connection[dict[str, object]]]
 
@@ -34,15 +52,44 @@ _inherited: list[Pool] = []
 
 
 def database_url(of: Settings | None = None) -> str:
-    """The URL of the database (`postgresql://...`); raises `DatabaseUnavailable` when there is none."""
+    """The URL of the database (`postgresql://...`), with what every connection needs; raises `DatabaseUnavailable` when there is none."""
     chosen = of or settings()
     if chosen.database_url is not None:
-        given = chosen.database_url.get_secret_value()
-        return "postgresql://" + given.removeprefix("postgres://") if given.startswith("postgres://") else given
+        return _complete(chosen.database_url.get_secret_value(), pooled=is_pooled(chosen))
     url = embedded_url(chosen.postgres_dir)
     if url is None:
         raise DatabaseUnavailable("no database: start the stack with `runyard up`, or set DATABASE_URL to a PostgreSQL server")
-    return url
+    return _complete(url)
+
+
+def direct_url(of: Settings | None = None) -> str:
+    """The URL of the server itself, around a pooler: for what needs a session of its own. Raises `DatabaseUnavailable` when there is none."""
+    chosen = of or settings()
+    return _complete(chosen.direct_database_url.get_secret_value()) if chosen.direct_database_url is not None else database_url(chosen)
+
+
+def is_pooled(of: Settings | None = None) -> bool:
+    """Whether DATABASE_URL leads to a pooler, so that a connection is a session for the length of a transaction only."""
+    return (of or settings()).direct_database_url is not None
+
+
+def _complete(url: str, *, pooled: bool = False) -> str:
+    """A URL with the keepalives, and with the session's settings where there is a session; what it says itself of these stays."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        return url
+    query = dict(part.partition("=")[::2] for part in (found["query"] or "").split("&") if part)
+    query = _KEEPALIVES | query
+    if not pooled:
+        options = unquote(query.get("options", ""))
+        missing = [f"-c {name}={value}" for name, value in _SERVER_SETTINGS.items() if f"{name}=" not in options]
+        query["options"] = quote(" ".join([*([options] if options else []), *missing]), safe="")
+    return f"postgresql://{found['place']}?{'&'.join(f'{name}={value}' for name, value in query.items())}"
+
+
+def leads_to_a_pooler(error: Exception) -> bool:
+    """Whether a failed connection is the answer of a pooler that takes no session's settings."""
+    return any(says in str(error) for says in _NO_SETTINGS)
 
 
 def where(url: str) -> str:
@@ -63,11 +110,16 @@ def pool() -> Pool:
     with _lock:
         if _pool is None:
             _pool = ConnectionPool(
-                database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_connect_seconds, open=True, max_idle=120,
-                kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "runyard"},
+                direct_url() if clock.taken() else database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_connect_seconds, open=True, max_idle=120,
+                kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "runyard", **statement_options()},
                 check=_check,
             )  # fmt: skip
         return _pool
+
+
+def statement_options() -> dict[str, Any]:
+    """What psycopg has to be told of the database: behind a pooler nothing is prepared, for the next statement may be another session's."""
+    return {"prepare_threshold": None} if is_pooled() else {}
 
 
 def _check(opened: psycopg.Connection[dict[str, object]]) -> None:

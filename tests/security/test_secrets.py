@@ -96,6 +96,7 @@ def test_a_secret_that_holds_another_leaves_nothing(monkeypatch: pytest.MonkeyPa
     ("name", "url", "texts"),
     [
         ("DATABASE_URL", "postgresql://app:dbpassword1@db:5432/app", ["dbpassword1"]),
+        ("RUNYARD_DIRECT_DATABASE_URL", "postgresql://app:dbpassword2@db:5432/app", ["dbpassword2"]),
         ("RUNYARD_BROKER_URL", "redis://:br0ker%2Fpw@r:6379/0", ["br0ker/pw", "br0ker%2Fpw"]),
         ("ANYTHING", "amqp://u:p@ssss/wwww@host/x", ["p@ssss/wwww"]),
         ("ANYTHING", "host=h password='dsn secret' user=u", ["dsn secret"]),

@@ -1,8 +1,13 @@
 """An INSERT is an enqueue: from Python, SQL, in the caller's own transaction."""
 
 import asyncio
+import select
+import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from urllib.parse import parse_qsl, urlsplit
 
 import psycopg
 import pytest
@@ -10,10 +15,13 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from runyard import Event, InvalidEvent, send, send_async
-from runyard.events import millis
+from runyard.events import millis, rows_as_json
+from runyard.gateway.line import Line
 from runyard.registry import Function
+from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row
+from tests.conftest import wait_until
 
 
 def rows(statement: str, *parameters: object) -> list[Row]:
@@ -56,6 +64,103 @@ def test_the_same_id_sent_at_once_by_many_starts_one(function: Function) -> None
     for thread in threads:
         thread.join()
     assert len(set(ids)) == 1 and len(rows("SELECT FROM runyard.invocations")) == 1
+
+
+def held_by_another(url: str, send_both: Callable[[], list[str]]) -> tuple[list[str], list[str]]:
+    """Send the ids a and b while another transaction sends b and then a; return what each was given."""
+    given: list[str] = []
+    with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as watching:
+        theirs = send(Event("greet/requested", id="b"), connection=other)
+        thread = threading.Thread(target=lambda: given.extend(send_both()))
+        thread.start()
+        wait_until(lambda: watching.execute("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").fetchone() is not None)
+        theirs += send(Event("greet/requested", id="a"), connection=other)
+        other.commit()
+        thread.join()
+    return given, theirs
+
+
+def test_a_send_that_gives_way_to_another_of_the_same_ids_is_sent_again(function: Function, store_url: str) -> None:
+    mine, [b, a] = held_by_another(store_url, lambda: send([Event("greet/requested", id="a"), Event("greet/requested", id="b")]))
+    assert mine == [a, b]
+
+
+def test_the_web_process_sends_again_what_gave_way_to_another_of_the_same_ids(function: Function, store_url: str) -> None:
+    async def post() -> list[str]:
+        line = Line("test", 5)
+        try:
+            [row] = await line.run("send_shared", events=rows_as_json([Event("greet/requested", id="a"), Event("greet/requested", id="b")]))
+        finally:
+            await line.close()
+        return list(row["ids"])
+
+    mine, [b, a] = held_by_another(store_url, lambda: asyncio.run(post()))
+    assert mine == [a, b]
+
+
+class Deaf:
+    """A way to the database on which the answer to the first send is lost, with the connection."""
+
+    def __init__(self, url: str) -> None:
+        query = dict(parse_qsl(urlsplit(url).query))
+        self._target = f"{query['host']}/.s.PGSQL.{query['port']}"
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._lost = False
+        self.url = f"postgresql://{urlsplit(url).username}@127.0.0.1:{self._listening.getsockname()[1]}{urlsplit(url).path}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as server:
+            server.connect(self._target)
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                for one in ready:
+                    said = one.recv(65536)
+                    if not said:
+                        return
+                    if one is client and b"send_v2" in said and not self._lost:
+                        self._lost = True
+                        server.sendall(said)
+                        server.recv(65536)  # it is committed
+                        return
+                    (server if one is client else client).sendall(said)
+
+
+def test_a_send_whose_answer_is_lost_is_sent_once_and_gets_its_id(function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = Deaf(store_url)
+    monkeypatch.setenv("DATABASE_URL", deaf.url)
+    database.close_pool()
+    settings.cache_clear()
+    try:
+        ids = send([Event("greet/requested", {"n": n}) for n in range(3)])
+    finally:
+        monkeypatch.undo()
+        database.close_pool()
+        settings.cache_clear()
+        deaf.close()
+    assert [row["id"] for row in rows("SELECT id FROM runyard.events ORDER BY data->'n'")] == ids
+    assert len(rows("SELECT FROM runyard.invocations")) == 3
+
+
+def test_a_transaction_that_wants_no_notification_sends_none(function: Function, store_url: str, other_connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    with psycopg.connect(store_url, autocommit=True) as listening:
+        listening.execute("LISTEN runyard_due")
+        other_connection.execute("SET LOCAL runyard.notify = off")
+        send("greet/requested", connection=other_connection)
+        other_connection.commit()
+        assert list(listening.notifies(timeout=0.2)) == []
+        send("greet/requested", connection=other_connection)
+        other_connection.commit()
+        assert [notification.payload for notification in listening.notifies(timeout=5, stop_after=1)] == ["greet"]
 
 
 def test_one_bad_event_of_several_keeps_all_out(function: Function) -> None:

@@ -1,0 +1,153 @@
+"""Servers from Debian that tests start for themselves: RabbitMQ and PgBouncer, on free ports, with their data in a folder of the test."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import psycopg
+
+from runyard.store.embedded_access import SUPERUSER
+from runyard.store.embedded_programs import server_uid
+
+# Debian's `rabbitmq-server` in the path takes no folder but its own.
+_RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class RabbitMQ:
+    """A RabbitMQ of its own, which can be killed and started again.
+
+    Parameters
+    ----------
+    folder
+        Where its data is.
+    options
+        Further lines of its configuration.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.program = _RABBITMQ if os.path.exists(_RABBITMQ) else shutil.which("rabbitmq-server")
+        assert self.program, "this test needs RabbitMQ: apt-get install rabbitmq-server"
+        self.port = free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        self._folder = folder
+        mapper = free_port()
+        (folder / "rabbitmq.conf").write_text("\n".join([f"listeners.tcp.1 = 127.0.0.1:{self.port}", *options, ""]))
+        (folder / "plugins").write_text("[].\n")
+        self._variables = {
+            **os.environ, "HOME": str(folder), "RABBITMQ_NODENAME": f"ry{self.port}@localhost", "RABBITMQ_MNESIA_BASE": str(folder / "db"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"), "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"), "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_DIST_PORT": str(free_port()), "ERL_EPMD_PORT": str(mapper), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 -rabbit channel_tick_interval 1000",
+        }  # fmt: skip
+        # Ours to end; the server would leave one of its own behind.
+        self._mapper = subprocess.Popen(["epmd", "-port", str(mapper), "-address", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+        with (self._folder / "output").open("ab") as output:
+            self._server = subprocess.Popen([str(self.program)], env=self._variables, cwd=self._folder, stdout=output, stderr=output, start_new_session=True)
+        _until(self._answers, self._server, self._folder / "output")
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self._server is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._server.pid, 9)
+            self._server.wait()
+
+    def close(self) -> None:
+        """End it for good."""
+        self.kill()
+        self._mapper.kill()
+        self._mapper.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2) as connection:
+                connection.sendall(b"AMQP\x00\x00\x09\x01")
+                return bool(connection.recv(1))
+        except OSError:
+            return False
+
+
+@contextmanager
+def rabbitmq(folder: Path, *options: str) -> Iterator[RabbitMQ]:
+    """A running RabbitMQ."""
+    server = RabbitMQ(folder, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def pgbouncer(folder: Path, url: str, pool_size: int = 20, more: str = "") -> Iterator[str]:
+    """A PgBouncer in transaction mode before the tests' PostgreSQL, with further lines of its configuration; the URL to reach a database of that through it."""
+    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    assert os.path.exists(program), "this test needs PgBouncer: apt-get install pgbouncer"
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    own = free_port()
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\n* = host={query['host']} port={query['port']}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\nunix_socket_dir =\nauth_type = trust\nauth_file = {folder / 'users'}\n"
+        f"pool_mode = transaction\nmax_client_conn = 500\ndefault_pool_size = {pool_size}\n{more}\n"
+    )
+    (folder / "users").write_text(f'"{parts.username}" ""\n')
+    command = [program, "-q", str(folder / "pgbouncer.ini")]
+    if os.geteuid() == 0:  # as whom it refuses to run: then as the server's user, whom the server has to know
+        user = pwd.getpwuid(server_uid()).pw_name
+        command[1:1] = ["-u", user]
+        _let_in(user, url)
+    log = folder / "pgbouncer.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        _until(lambda: _listens(own), server, log)
+        yield f"postgresql://{parts.username}@127.0.0.1:{own}{parts.path}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _let_in(user: str, url: str) -> None:
+    """Let a user of the system connect to the tests' PostgreSQL."""
+    with psycopg.connect(url.replace(f"//{urlsplit(url).username}@", f"//{SUPERUSER}@"), autocommit=True) as connection:
+        file = Path(str(connection.execute("SHOW ident_file").fetchone()[0]))  # type: ignore[index]
+        line = f"runyard {user} all\n"
+        if line not in file.read_text():
+            with file.open("a") as opened:
+                opened.write(line)
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _until(what: Callable[[], bool], server: "subprocess.Popen[bytes]", log: Path, seconds: float = 60) -> None:
+    """Wait until a server answers."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert server.poll() is None and time.monotonic() < deadline, log.read_text() if log.exists() else "it said nothing"
+        time.sleep(0.05)
