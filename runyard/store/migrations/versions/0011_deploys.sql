@@ -1,0 +1,321 @@
+-- What holds through deploys: keys that are those of the present flow control, whoever sent an event, and by whatever code.
+
+ALTER TABLE runyard.functions ADD COLUMN generation integer NOT NULL DEFAULT 1;
+COMMENT ON COLUMN runyard.functions.generation IS 'Goes up with every change of what makes the keys and lanes of its invocations.';
+ALTER TABLE runyard.invocations ADD COLUMN generation integer NOT NULL DEFAULT 1;
+COMMENT ON COLUMN runyard.invocations.generation IS 'The generation of its function that its keys were made by: a sender whose transaction began before a deploy makes those of the former code.';
+CREATE INDEX invocations_keyed ON runyard.invocations (function, generation) WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL;
+-- What is open already is looked at once, for it may have been stranded.
+UPDATE runyard.functions SET generation = 2;
+
+-- Whoever changes it, in whatever order.
+CREATE FUNCTION runyard.next_generation_v1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.generation := OLD.generation + 1;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER next_generation BEFORE UPDATE OF key_paths, laned, gated, flow ON runyard.functions FOR EACH ROW
+    WHEN ((OLD.key_paths, OLD.laned, OLD.gated, OLD.flow->'lanes', OLD.flow ? 'singleton')
+        IS DISTINCT FROM (NEW.key_paths, NEW.laned, NEW.gated, NEW.flow->'lanes', NEW.flow ? 'singleton'))
+    EXECUTE FUNCTION runyard.next_generation_v1();
+
+-- Whether a function has invocations that wait with other keys than those that its flow control makes: of an earlier generation, or none
+-- where it has lanes. (by invocations_keyed, invocations_due)
+CREATE FUNCTION runyard.other_keys_v1(fn runyard.functions) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM runyard.invocations
+        WHERE function = fn.name AND generation < fn.generation AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL
+    ) OR (fn.laned AND EXISTS (
+        SELECT FROM runyard.invocations WHERE function = fn.name AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+    ))
+$$;
+
+-- Give those (so many at a time) the present keys, and tell how many they were. What another transaction has locked is left for the next time.
+-- Those that are claimed or run come back with their old keys, and get the new ones then. (by invocations_keyed, invocations_due, events_pkey)
+CREATE FUNCTION runyard.rekey_v2(name text, most integer) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    fn    runyard.functions;
+    ids   bigint[];
+BEGIN
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = rekey_v2.name;
+    IF NOT FOUND OR NOT runyard.other_keys_v1(fn) THEN
+        RETURN 0;
+    END IF;
+    WITH earlier AS (
+        SELECT id FROM runyard.invocations
+        WHERE function = fn.name AND generation < fn.generation AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL
+        LIMIT most FOR UPDATE SKIP LOCKED
+    ),
+    without AS (
+        SELECT id FROM runyard.invocations
+        WHERE fn.laned AND function = fn.name AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+        LIMIT most FOR UPDATE SKIP LOCKED
+    )
+    SELECT array_agg(id) INTO ids FROM (SELECT id FROM earlier UNION ALL SELECT id FROM without LIMIT most) AS found;
+    UPDATE runyard.invocations SET keys = found.keys, generation = fn.generation, admitted = invocations.admitted OR NOT fn.gated,
+        lane = CASE WHEN fn.laned AND status = 'queued' AND due_at <= runyard.now() AND (invocations.admitted OR NOT fn.gated)
+                AND (started_at IS NOT NULL OR replay_of IS NOT NULL OR NOT fn.flow ? 'singleton')
+            THEN array_to_string(found.keys[1:(fn.flow->>'lanes')::integer], chr(31)) || CASE WHEN started_at IS NULL THEN '' ELSE chr(30) END END
+    FROM runyard.events, LATERAL (
+        SELECT CASE WHEN fn.laned THEN runyard.keys_v1(
+            runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), fn.key_paths) END AS keys
+    ) AS found
+    WHERE invocations.id = ANY (ids) AND events.id = invocations.event_id;
+    RETURN coalesce(cardinality(ids), 0);
+END $$;
+
+-- The code before this one calls it when it has changed a function: the claims see to it.
+CREATE OR REPLACE FUNCTION runyard.rekey_v1(name text) RETURNS void LANGUAGE sql AS $$
+    SELECT runyard.rekey_v2(name, 5000)
+$$;
+
+-- Every inserted event x every function that waits for it = one invocation; one NOTIFY per statement.
+-- It only reads and inserts, and takes no lock that another sender could wait for: an event may be part of any transaction.
+CREATE FUNCTION runyard.fan_out_v3() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    woken text;
+BEGIN
+    WITH wanted AS (
+        SELECT arrived.*, functions.name AS function, functions.flow, functions.key_paths, functions.laned, functions.gated,
+            functions.generation, functions.priority AS base, greatest(arrived.ts, runyard.now()) AS due
+        FROM arrived
+        JOIN runyard.functions ON functions.active AND CASE
+            WHEN arrived.target IS NOT NULL THEN arrived.target = functions.name
+            ELSE arrived.name = ANY (functions.exact)
+                OR (functions.patterned AND runyard.triggered_v1(functions.name, arrived.id, arrived.name, arrived.data, arrived."user", arrived.v, arrived.ts)) END
+    ),
+    keyed AS (
+        SELECT wanted.*, CASE WHEN laned
+            THEN runyard.keys_v1(runyard.document_v1(id, name, data, "user", v, ts), key_paths) END AS keys
+        FROM wanted
+    ),
+    made AS (
+        INSERT INTO runyard.invocations (event_id, function, priority, due_at, keys, lane, admitted, generation, expires_at)
+        SELECT id, function,
+            CASE WHEN flow ? 'priority' THEN runyard.priority_v1(runyard.document_v1(id, name, data, "user", v, ts), flow->'priority') ELSE base END,
+            due + CASE WHEN flow ? 'batch' THEN make_interval(secs => (flow->'batch'->>'wait')::float8) ELSE interval '0' END,
+            keys,
+            CASE WHEN laned AND NOT gated AND NOT flow ? 'singleton' AND due <= runyard.now() THEN array_to_string(keys[1:(flow->>'lanes')::integer], chr(31)) END,
+            NOT gated, generation,
+            CASE WHEN flow ? 'start_within' THEN due + make_interval(secs => (flow->>'start_within')::float8) END
+        FROM keyed
+        RETURNING id, event_id, function
+    ),
+    cancelling AS (
+        INSERT INTO runyard.waits (invocation_id, step, kind, event, shape, value, filter, since, expires_at)
+        SELECT made.id, 'cancel-on-' || position, 'cancel', rule->>'event', rule->'shape',
+            runyard.value_v1(runyard.document_v1(wanted.id, wanted.name, wanted.data, wanted."user", wanted.v, wanted.ts), rule->'own'),
+            (rule->>'filter')::jsonpath, pg_current_snapshot(), wanted.due + make_interval(secs => (rule->>'within')::float8)
+        FROM made JOIN wanted ON wanted.id = made.event_id AND wanted.function = made.function AND wanted.flow ? 'cancel_on'
+        CROSS JOIN LATERAL jsonb_array_elements(wanted.flow->'cancel_on') WITH ORDINALITY AS rules (rule, position)
+    )
+    SELECT string_agg(DISTINCT function, ',') INTO woken FROM made;
+    IF woken IS NOT NULL THEN
+        PERFORM runyard.wake_v1(woken);
+    -- by waits_event
+    ELSIF EXISTS (SELECT FROM (SELECT DISTINCT name FROM arrived) AS names JOIN runyard.waits ON waits.event = names.name AND waits.resolved_at IS NULL) THEN
+        PERFORM runyard.wake_v1('');
+    END IF;
+    RETURN NULL;
+END $$;
+
+DROP TRIGGER fan_out ON runyard.events;
+CREATE TRIGGER fan_out AFTER INSERT ON runyard.events
+    REFERENCING NEW TABLE AS arrived FOR EACH STATEMENT EXECUTE FUNCTION runyard.fan_out_v3();
+
+-- As before, and first what has other keys gets those of the present flow control.
+-- Claim due invocations of a function with lanes: by priority, then in turn from lane to lane, within every limit.
+-- `just` restricts it to these (which are taken although the function is paused). Gives a row, of size 0 when nothing may go.
+-- No row is locked before it is taken: no other claim of the function runs, and what is cancelled at this moment is not taken.
+-- A call looks at a bounded number of lanes, from behind the one that was served last; `more` says that nothing could go in those, and others are left. (by invocations_lane, batches_open, gates_pkey)
+CREATE OR REPLACE FUNCTION runyard.claim_v1(name text, batch text, most integer, just bigint[] DEFAULT NULL,
+    OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean)
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    fn       runyard.functions;
+    batching boolean;
+    lanes_at_once CONSTANT integer := 150;
+    last_lane text;
+    looked_at integer;
+BEGIN
+    size := 0;
+    more := false;
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_v1.name;
+    IF NOT FOUND OR (fn.paused_at IS NOT NULL AND just IS NULL) THEN
+        RETURN;
+    END IF;
+    batching := fn.flow ? 'batch';
+    PERFORM pg_advisory_xact_lock(8290, hashtext(scope)) FROM (
+        SELECT DISTINCT scope FROM (
+            SELECT 'function ' || fn.name AS scope UNION ALL SELECT c->>'scope' FROM jsonb_array_elements(fn.flow->'concurrency') AS c
+        ) AS scopes ORDER BY scope
+    ) AS ordered;
+    -- Nothing is claimed by keys that are not the function's present ones: the rest of them comes first, at the next call.
+    IF runyard.rekey_v2(fn.name, 5000) = 5000 THEN
+        more := true;
+        RETURN;
+    END IF;
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_v1.name;
+    IF fn.gated THEN
+        PERFORM runyard.admit_v1(fn, 500);
+    END IF;
+    PERFORM runyard.promote_v1(fn, 1000);
+
+    WITH RECURSIVE ahead AS (
+        (SELECT lane, 1 AS n FROM runyard.invocations WHERE function = fn.name AND lane > fn.turn AND just IS NULL ORDER BY lane LIMIT 1)
+        UNION ALL
+        SELECT (SELECT invocations.lane FROM runyard.invocations WHERE function = fn.name AND invocations.lane > ahead.lane ORDER BY invocations.lane LIMIT 1), n + 1
+        FROM ahead WHERE lane IS NOT NULL AND n < lanes_at_once
+    ),
+    behind AS (
+        (SELECT lane, 1 + (SELECT count(*) FROM ahead)::integer AS n FROM runyard.invocations
+         WHERE function = fn.name AND lane >= '' AND lane <= fn.turn AND just IS NULL ORDER BY lane LIMIT 1)
+        UNION ALL
+        SELECT (SELECT invocations.lane FROM runyard.invocations
+                WHERE function = fn.name AND invocations.lane > behind.lane AND invocations.lane <= fn.turn ORDER BY invocations.lane LIMIT 1), n + 1
+        FROM behind WHERE lane IS NOT NULL AND n < lanes_at_once
+    ),
+    lanes AS (
+        SELECT lane, row_number() OVER (ORDER BY part, n) AS position, string_to_array(rtrim(lane, chr(30)), chr(31)) AS keys,
+            right(lane, 1) = chr(30) AS begun, count(*) OVER () AS among
+        FROM (
+            SELECT lane, 1 AS part, n FROM ahead UNION ALL SELECT lane, 2, n FROM behind
+            UNION ALL SELECT DISTINCT lane, 3, 1 FROM runyard.invocations WHERE id = ANY (just) AND function = fn.name
+        ) AS walked WHERE lane IS NOT NULL
+    ),
+    held AS (
+        SELECT slot.scope, slot.key, sum(slot.n) AS n
+        FROM runyard.batches CROSS JOIN LATERAL jsonb_to_recordset(batches.slots) AS slot (scope text, key text, n integer)
+        WHERE batches.status IN ('claimed', 'running') AND batches.slots IS NOT NULL GROUP BY 1, 2
+    ),
+    limits AS (  -- every limit that holds for a lane, with what it leaves free
+        SELECT lanes.lane, control.scope, coalesce(lanes.keys[control.key], '') AS key, control."limit" - coalesce(held.n, 0) AS free
+        FROM lanes CROSS JOIN jsonb_to_recordset(fn.flow->'concurrency') AS control (scope text, "limit" integer, key integer)
+        LEFT JOIN held ON held.scope = control.scope AND held.key = coalesce(lanes.keys[control.key], '')
+        UNION ALL
+        SELECT lanes.lane, 'throttle', coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''),
+            runyard.begins_v1(fn.flow->'throttle', coalesce(gates.until, '-infinity'))
+        FROM lanes LEFT JOIN runyard.gates
+            ON gates.id = concat_ws(chr(31), 'throttle', fn.name, coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''))
+        WHERE fn.flow ? 'throttle' AND NOT lanes.begun
+    ),
+    open AS (
+        SELECT lanes.lane, lanes.position, lanes.among, room.free FROM lanes
+        LEFT JOIN (SELECT lane, min(free) AS free FROM limits GROUP BY lane) AS room USING (lane)
+        WHERE coalesce(room.free, 1) > 0 AND CASE WHEN NOT batching OR just IS NOT NULL THEN true ELSE
+            (SELECT due_at <= runyard.now() FROM runyard.invocations WHERE function = fn.name AND lane = lanes.lane ORDER BY priority DESC, due_at, id LIMIT 1)
+            OR EXISTS (SELECT FROM runyard.invocations WHERE function = fn.name AND lane = lanes.lane ORDER BY priority DESC, due_at, id OFFSET most - 1 LIMIT 1) END
+        ORDER BY position LIMIT CASE WHEN batching THEN 1 END
+    ),
+    candidates AS (
+        SELECT open.lane, open.position, found.*, row_number() OVER (PARTITION BY open.lane ORDER BY found.priority DESC, found.due_at, found.id) AS turn
+        FROM open CROSS JOIN LATERAL (
+            SELECT id, priority, due_at, crashes FROM runyard.invocations
+            WHERE function = fn.name AND lane = open.lane AND generation = fn.generation AND (just IS NULL OR id = ANY (just))
+            ORDER BY priority DESC, due_at, id
+            LIMIT CASE WHEN batching THEN most ELSE least(open.free, most, CASE WHEN open.among <= 3 THEN most ELSE 1 + 5 * most / (4 * open.among) END) END
+        ) AS found
+    ),
+    placed AS (
+        SELECT candidates.*, row_number() OVER (ORDER BY priority DESC, turn, position) AS place FROM candidates
+    ),
+    shared AS (  -- those that several lanes draw on; within a lane its own limit was kept already
+        SELECT * FROM (SELECT limits.*, count(*) OVER (PARTITION BY scope, key) AS lanes FROM limits) AS found WHERE found.lanes > 1
+    ),
+    counted AS (
+        SELECT placed.id, row_number() OVER (PARTITION BY shared.scope, shared.key ORDER BY placed.place) AS n, shared.free
+        FROM placed JOIN shared USING (lane)
+    ),
+    fitting AS (
+        SELECT * FROM placed WHERE batching OR id NOT IN (SELECT id FROM counted WHERE n > free) ORDER BY place LIMIT most
+    ),
+    chosen AS (  -- those that lost two workers come alone
+        SELECT * FROM fitting WHERE crashes < 2
+        UNION ALL
+        (SELECT * FROM fitting WHERE crashes >= 2 AND NOT EXISTS (SELECT FROM fitting WHERE crashes < 2) LIMIT 1)
+    ),
+    taken AS (
+        UPDATE runyard.invocations SET status = 'claimed', batch_id = claim_v1.batch, lane = NULL
+        FROM chosen WHERE invocations.id = chosen.id AND invocations.status <> 'cancelled'
+        RETURNING invocations.id, invocations.event_id, invocations.run_id
+    ),
+    used AS (
+        SELECT limits.scope, limits.key, CASE WHEN batching THEN 1 ELSE count(*) END AS n FROM chosen JOIN limits USING (lane) GROUP BY 1, 2
+    ),
+    throttled AS (
+        INSERT INTO runyard.gates AS gate (function, gate, key, until)
+        SELECT fn.name, 'throttle', used.key, runyard.now() + used.n * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
+        FROM used WHERE scope = 'throttle'
+        ON CONFLICT (id) DO UPDATE SET until = greatest(gate.until, runyard.now()) + (excluded.until - runyard.now())
+    ),
+    made AS (
+        INSERT INTO runyard.batches (id, function, invocations, slots)
+        SELECT claim_v1.batch, fn.name, array_agg(id),
+            (SELECT jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)) FROM used WHERE scope <> 'throttle')
+        FROM taken HAVING count(*) > 0
+    )
+    SELECT count(*), min(taken.event_id), CASE WHEN min(taken.run_id) = max(taken.run_id) THEN min(taken.run_id) END,
+        coalesce((SELECT lane FROM chosen ORDER BY position DESC LIMIT 1),
+            CASE WHEN (SELECT count(*) FROM lanes) >= lanes_at_once THEN (SELECT lane FROM lanes ORDER BY position DESC LIMIT 1) END),
+        (SELECT count(*) FROM lanes)
+    INTO size, event_id, previous_run, last_lane, looked_at FROM taken;
+    more := size = 0 AND just IS NULL AND looked_at >= lanes_at_once;
+    IF last_lane IS NOT NULL AND last_lane <> fn.turn AND just IS NULL THEN
+        UPDATE runyard.functions SET turn = last_lane WHERE functions.name = fn.name;
+    END IF;
+END $$;
+
+-- As before; what has other keys is looked at soon (at once where nobody else has locked it).
+-- Seconds until a laned function may have something to claim: an arrival, what becomes due, a batch that has waited, a throttle's next place.
+-- NULL while it is paused, and when only another event or the end of a run can make something possible. (by invocations_arrived, invocations_delayed, invocations_lane, gates_until)
+CREATE OR REPLACE FUNCTION runyard.next_due_v1(name text) RETURNS float8 LANGUAGE sql STABLE AS $$
+    SELECT extract(epoch FROM least(
+        CASE WHEN runyard.other_keys_v1(fn) THEN runyard.now() + interval '0.5 seconds' END,
+        (SELECT due_at FROM runyard.invocations WHERE function = fn.name AND NOT admitted AND status = 'queued' ORDER BY due_at LIMIT 1),
+        (SELECT due_at FROM runyard.invocations
+         WHERE function = fn.name AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL AND lane IS NULL AND admitted ORDER BY due_at LIMIT 1),
+        CASE WHEN fn.flow ? 'batch' THEN
+            (SELECT min(due_at) FROM (SELECT due_at FROM runyard.invocations WHERE function = fn.name AND lane IS NOT NULL LIMIT 5000) AS waiting
+             WHERE due_at > runyard.now()) END,
+        CASE WHEN fn.flow ? 'throttle' THEN
+            (SELECT gates.until - ((fn.flow->'throttle'->>'burst')::integer - 1) * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
+             FROM runyard.gates WHERE gates.function = fn.name AND gate = 'throttle'
+                AND gates.until > runyard.now() + ((fn.flow->'throttle'->>'burst')::integer - 1) * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
+                AND EXISTS (SELECT FROM runyard.invocations WHERE function = fn.name AND lane IS NOT NULL)
+             ORDER BY gates.until LIMIT 1) END
+    ) - runyard.now())::float8
+    FROM runyard.functions AS fn WHERE fn.name = next_due_v1.name AND fn.paused_at IS NULL
+$$;
+
+-- As before, with the generation that the copied keys are of.
+-- The events of these invocations again, as new invocations that pass no gate a second time; with `keep` the steps that are done stay done.
+-- A failure that is replayed is no dead letter any more. Gives the ids of the new ones. (by invocations_pkey, steps_pkey, functions_pkey)
+CREATE OR REPLACE FUNCTION runyard.replay_v1(ids bigint[], keep boolean DEFAULT false) RETURNS SETOF bigint LANGUAGE plpgsql AS $$
+DECLARE
+    made bigint[];
+    woken text;
+BEGIN
+    WITH copies AS (
+        INSERT INTO runyard.invocations (event_id, function, priority, keys, lane, generation, replay_of)
+        SELECT event_id, function, invocations.priority, keys,
+            CASE WHEN keys IS NOT NULL THEN array_to_string(keys[1:(functions.flow->>'lanes')::integer], chr(31)) END,
+            invocations.generation, id
+        FROM runyard.invocations JOIN runyard.functions ON functions.name = invocations.function
+        WHERE id = ANY (ids) AND status IN ('succeeded', 'failed', 'cancelled', 'skipped') ORDER BY id
+        RETURNING id, function, replay_of
+    ),
+    dismissed AS (
+        UPDATE runyard.invocations SET dismissed_at = runyard.now()
+        WHERE id = ANY (ids) AND status = 'failed' AND dismissed_at IS NULL AND id IN (SELECT replay_of FROM copies)
+    ),
+    kept AS (
+        INSERT INTO runyard.steps (invocation_id, step, attempt, run_id, output, started_at, finished_at)
+        SELECT copies.id, steps.step, steps.attempt, steps.run_id, steps.output, steps.started_at, steps.finished_at
+        FROM copies JOIN runyard.steps ON steps.invocation_id = copies.replay_of AND steps.error IS NULL WHERE keep
+    )
+    SELECT array_agg(id), string_agg(DISTINCT function, ',') INTO made, woken FROM copies;
+    IF made IS NOT NULL THEN
+        PERFORM runyard.wake_v1(woken);
+    END IF;
+    RETURN QUERY SELECT unnest(made);
+END $$;
