@@ -319,3 +319,144 @@ BEGIN
     END IF;
     RETURN QUERY SELECT unnest(made);
 END $$;
+
+-- The events that came before waits were registered: the first for each wait of these invocations at a step, by the order of commits.
+-- The value of an event is made once for each shape and looked up by equality; waits that ask for the same are looked at as one.
+-- The join is by a hash: PostgreSQL cannot know how many events there are, and would go through all of them for each wait.
+-- (by waits_invocation_id_step_key, events_name, events_pkey)
+CREATE FUNCTION runyard.look_back_v1(of bigint[], at_step text) RETURNS TABLE (wait bigint, event text)
+LANGUAGE plpgsql STABLE SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_nestloop = off SET jit = off AS $$
+DECLARE
+    span record;
+BEGIN
+    FOR span IN
+        SELECT waits.event, waits.shape, min(pg_snapshot_xmin(waits.since)::text::bigint)::text::xid8 AS first
+        FROM runyard.waits WHERE waits.invocation_id = ANY (of) AND waits.step = at_step AND waits.event IS NOT NULL AND waits.resolved_at IS NULL
+        GROUP BY 1, 2
+    LOOP
+        RETURN QUERY
+        WITH asked AS MATERIALIZED (
+            SELECT waits.value, waits.filter::text::jsonpath AS filter, waits.since::text::pg_snapshot AS since, waits.xid, waits.expires_at, array_agg(waits.id) AS ids
+            FROM runyard.waits WHERE waits.invocation_id = ANY (of) AND waits.step = at_step AND waits.event = span.event AND waits.shape = span.shape
+                AND waits.resolved_at IS NULL
+            GROUP BY waits.value, waits.filter::text, waits.since::text, waits.xid, waits.expires_at
+        ),
+        documents AS MATERIALIZED (
+            SELECT events.id, events.xid, events.received_at,
+                runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts) AS document
+            FROM runyard.events WHERE events.name = span.event AND events.xid >= span.first
+        ),
+        arrived AS MATERIALIZED (
+            SELECT documents.*, runyard.value_v1(document, span.shape) AS value FROM documents
+        ),
+        first AS (
+            SELECT DISTINCT ON (asked.ids) asked.ids, arrived.id FROM asked JOIN arrived ON arrived.value = asked.value
+            WHERE NOT pg_visible_in_snapshot(arrived.xid, asked.since) AND arrived.xid <> asked.xid AND arrived.received_at <= asked.expires_at
+                AND runyard.passes_v1(arrived.document, asked.filter)
+            ORDER BY asked.ids, arrived.xid, arrived.id
+        )
+        SELECT unnest(first.ids), first.id FROM first;
+    END LOOP;
+END $$;
+
+-- As before: what events and waits are compared by is made once for each event. Never compiled (JIT): that takes longer than all of it.
+-- Match events with waits, under the lock: of given invocations all events since each wait's own moment,
+-- else (NULL) those that were committed since the last call. The first event that fits resolves a wait. Gives how many were resolved.
+-- PostgreSQL cannot guess how few events a snapshot leaves, and would rather read them all: hence no sequential scans.
+-- (by waits_event, events_name, waits_pkey, events_pkey, invocations_pkey)
+CREATE OR REPLACE FUNCTION runyard.match_v1(of bigint[] DEFAULT NULL, at_step text DEFAULT NULL) RETURNS integer
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    before pg_snapshot;
+    cancels bigint[];
+    resumed bigint[];
+    woken text;
+BEGIN
+    SELECT snapshot INTO before FROM runyard.watermark;
+    WITH RECURSIVE names AS (
+        (SELECT event FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL AND of IS NULL ORDER BY event LIMIT 1)
+        UNION ALL
+        SELECT (SELECT waits.event FROM runyard.waits WHERE waits.event > names.event AND resolved_at IS NULL ORDER BY waits.event LIMIT 1)
+        FROM names WHERE event IS NOT NULL
+    ),
+    shapes AS (
+        SELECT DISTINCT names.event, found.shape FROM names CROSS JOIN LATERAL (
+            WITH RECURSIVE each AS (
+                (SELECT shape FROM runyard.waits WHERE waits.event = names.event AND resolved_at IS NULL ORDER BY shape LIMIT 1)
+                UNION ALL
+                SELECT (SELECT waits.shape FROM runyard.waits WHERE waits.event = names.event AND resolved_at IS NULL AND waits.shape > each.shape ORDER BY waits.shape LIMIT 1)
+                FROM each WHERE shape IS NOT NULL
+            ) SELECT shape FROM each WHERE shape IS NOT NULL
+        ) AS found WHERE names.event IS NOT NULL
+    ),
+    documents AS MATERIALIZED (
+        SELECT shapes.event, shapes.shape, events.id, events.xid, events.received_at,
+            runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts) AS document
+        FROM shapes JOIN runyard.events ON events.name = shapes.event
+            AND events.xid >= pg_snapshot_xmin(before) AND NOT pg_visible_in_snapshot(events.xid, before)
+    ),
+    valued AS MATERIALIZED (
+        SELECT documents.*, runyard.value_v1(document, shape) AS value FROM documents
+    ),
+    arrived AS MATERIALIZED (
+        SELECT valued.*, row_number() OVER (PARTITION BY event, shape, value ORDER BY xid, id) AS place FROM valued
+    ),
+    foremost AS (  -- of many that hold the same, most waits take the first: the others are looked at for the rest alone
+        SELECT waits.id, arrived.id AS event_id FROM arrived
+        JOIN runyard.waits ON waits.event = arrived.event AND waits.shape = arrived.shape AND waits.value = arrived.value
+            AND waits.resolved_at IS NULL AND NOT pg_visible_in_snapshot(arrived.xid, waits.since) AND arrived.xid <> waits.xid
+            AND arrived.received_at <= waits.expires_at AND runyard.passes_v1(arrived.document, waits.filter)
+        WHERE arrived.place = 1
+    ),
+    fitting AS (
+        SELECT waits.id, arrived.xid, arrived.id AS event_id FROM arrived
+        JOIN runyard.waits ON waits.event = arrived.event AND waits.shape = arrived.shape AND waits.value = arrived.value
+            AND waits.resolved_at IS NULL AND NOT pg_visible_in_snapshot(arrived.xid, waits.since) AND arrived.xid <> waits.xid
+            AND arrived.received_at <= waits.expires_at AND runyard.passes_v1(arrived.document, waits.filter)
+        WHERE arrived.place > 1 AND waits.id NOT IN (SELECT foremost.id FROM foremost)
+    ),
+    first AS (
+        (SELECT DISTINCT ON (id) id, event_id FROM fitting ORDER BY id, xid, event_id)
+        UNION ALL SELECT id, event_id FROM foremost
+        UNION ALL SELECT wait, event FROM runyard.look_back_v1(of, at_step) WHERE of IS NOT NULL
+    ),
+    resolved AS (
+        UPDATE runyard.waits SET resolved_at = runyard.now(),
+            result = runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts)
+        FROM first JOIN runyard.events ON events.id = first.event_id WHERE waits.id = first.id AND waits.resolved_at IS NULL
+        RETURNING waits.invocation_id, waits.kind
+    ),
+    seen AS (
+        UPDATE runyard.watermark SET snapshot = pg_current_snapshot() WHERE of IS NULL
+    )
+    SELECT array_agg(invocation_id) FILTER (WHERE kind = 'cancel'), array_agg(invocation_id) FILTER (WHERE kind <> 'cancel') INTO cancels, resumed FROM resolved;
+    IF resumed IS NOT NULL THEN
+        WITH parked AS (
+            SELECT id FROM runyard.invocations WHERE id = ANY (resumed) AND status IN ('sleeping', 'waiting') AND lane IS NULL ORDER BY id FOR UPDATE
+        ),
+        due AS (
+            UPDATE runyard.invocations SET due_at = least(due_at, runyard.now()) FROM parked WHERE invocations.id = parked.id RETURNING function
+        )
+        SELECT string_agg(DISTINCT function, ',') INTO woken FROM due;
+        IF woken IS NOT NULL THEN
+            PERFORM runyard.wake_v1(woken);
+        END IF;
+    END IF;
+    IF cancels IS NOT NULL THEN
+        PERFORM runyard.cancel_v1(cancels, 'cancelled by an event');
+    END IF;
+    RETURN coalesce(cardinality(cancels), 0) + coalesce(cardinality(resumed), 0);
+END $$;
+
+-- Compiling a statement (JIT, where the server has it) takes longer than any of these runs: PostgreSQL takes them for dear, for it cannot know how few rows they find.
+DO $$
+DECLARE
+    name regprocedure;
+BEGIN
+    FOR name IN
+        SELECT pg_proc.oid FROM pg_proc JOIN pg_language ON pg_language.oid = prolang
+        WHERE pronamespace = 'runyard'::regnamespace AND lanname = 'plpgsql' AND prosrc ~ 'runyard\.(invocations|waits|events)'
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET jit = off', name);
+    END LOOP;
+END $$;
