@@ -69,6 +69,188 @@ CREATE OR REPLACE FUNCTION runyard.rekey_v1(name text) RETURNS void LANGUAGE sql
     SELECT runyard.rekey_v2(name, 5000)
 $$;
 
+-- What stands among the keys for one that its event does not have, null included: no value is equal to it. What would skip an event or merge it with
+-- others passes it; what only makes it wait takes all those without the key for one group of its own.
+CREATE FUNCTION runyard.no_key_v1() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT chr(29) $$;
+-- What no event's value is equal to: for waits that nothing can fit.
+CREATE FUNCTION runyard.no_value_v1() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT chr(30) $$;
+
+CREATE OR REPLACE FUNCTION runyard.keys_v1(document jsonb, paths jsonb) RETURNS text[] LANGUAGE sql STABLE AS $$
+    SELECT coalesce(array_agg(coalesce(
+        runyard.short_v1(translate(document #>> ARRAY(SELECT jsonb_array_elements_text(path)), chr(29), '')), runyard.no_key_v1()) ORDER BY position), '{}')
+    FROM jsonb_array_elements(paths) WITH ORDINALITY AS listed (path, position)
+$$;
+
+-- Whether an event has a value at each of these paths; null is none.
+CREATE FUNCTION runyard.has_all_v1(document jsonb, paths jsonb) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM jsonb_array_elements(paths) AS path WHERE coalesce(document #> ARRAY(SELECT jsonb_array_elements_text(path)), 'null') = 'null'
+    )
+$$;
+
+-- Those of these invocations that have a value at a place among their keys; all where a rule has no key. (by invocations_pkey)
+CREATE FUNCTION runyard.keyed_v1(ids bigint[], place integer) RETURNS bigint[] LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN place IS NULL THEN ids
+        ELSE array(SELECT id FROM runyard.invocations WHERE id = ANY (ids) AND keys[place] IS DISTINCT FROM runyard.no_key_v1()) END
+$$;
+
+-- As before; those without the key pass.
+-- At most `limit` of a key in any `period`; the rest is skipped. Gives the ids that pass.
+-- With f(i) places that are free when arrival i comes (it only grows within a chunk), i + min(0, min over j <= i of f(j) - j) of the first i pass.
+-- (by invocations_pkey, gates_pkey)
+CREATE OR REPLACE FUNCTION runyard.limit_v1(name text, rule jsonb, ids bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    period CONSTANT interval := make_interval(secs => (rule->>'period')::float8);
+    most   CONSTANT integer := (rule->>'limit')::integer;
+    passed bigint[];
+    keyed  CONSTANT bigint[] := runyard.keyed_v1(ids, (rule->>'key')::integer);
+BEGIN
+    WITH arrived AS (
+        SELECT id, due_at AS at, coalesce(keys[(rule->>'key')::integer], '') AS key FROM runyard.invocations WHERE id = ANY (keyed)
+    ),
+    counted AS (
+        SELECT arrived.*, row_number() OVER (PARTITION BY arrived.key ORDER BY arrived.at, arrived.id) AS i,
+            most - (SELECT count(*) FROM unnest(gates.log) AS earlier WHERE earlier > arrived.at - period) AS free
+        FROM arrived LEFT JOIN runyard.gates ON gates.id = concat_ws(chr(31), rule->>'gate', limit_v1.name, arrived.key)
+    ),
+    summed AS (
+        SELECT *, i + least(0, min(free - i) OVER (PARTITION BY key ORDER BY i)) AS taken FROM counted
+    ),
+    judged AS (
+        SELECT *, taken > coalesce(lag(taken) OVER (PARTITION BY key ORDER BY i), 0) AS passes FROM summed
+    ),
+    kept AS (
+        INSERT INTO runyard.gates (function, gate, key, until, log)
+        SELECT limit_v1.name, rule->>'gate', key, max(at) + period, array_agg(at ORDER BY at)
+        FROM judged WHERE passes GROUP BY key
+        ON CONFLICT (id) DO UPDATE SET until = greatest(gates.until, excluded.until), log = (
+            SELECT array_agg(at ORDER BY at) FROM (
+                SELECT at FROM unnest(gates.log || excluded.log) AS at WHERE at > excluded.until - 2 * period ORDER BY at DESC LIMIT most
+            ) AS latest
+        )
+    )
+    SELECT array_agg(id) FILTER (WHERE passes) INTO passed FROM judged;
+    ids := passed || array(SELECT unnest(ids) EXCEPT SELECT unnest(keyed));
+    PERFORM runyard.skip_v1(array(SELECT unnest(keyed) EXCEPT SELECT unnest(ids)), rule->>'says');
+    RETURN ids;
+END $$;
+
+-- As before; those without the key are not put off.
+-- Of arrivals of a key that come within `period` of each other only the last is run, `period` after it, or `longest` after the first.
+-- A series has one pending invocation; an arrival before that is due takes its place. (by invocations_pkey, gates_pkey)
+CREATE OR REPLACE FUNCTION runyard.debounce_v1(name text, rule jsonb, ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    period  CONSTANT interval := make_interval(secs => (rule->>'period')::float8);
+    longest CONSTANT interval := make_interval(secs => (rule->>'longest')::float8);
+    replaced bigint[];
+BEGIN
+    WITH arrived AS (
+        SELECT id, due_at AS at, coalesce(keys[(rule->>'key')::integer], '') AS key FROM runyard.invocations
+        WHERE id = ANY (runyard.keyed_v1(ids, (rule->>'key')::integer))
+    ),
+    firsts AS (
+        SELECT key, min(at) AS at FROM arrived GROUP BY key
+    ),
+    series AS (  -- the one under way, where the first arrival is in time for it
+        SELECT firsts.key, pending.id AS pending, CASE WHEN pending.id IS NULL THEN firsts.at ELSE gates.log[1] END AS began
+        FROM firsts
+        LEFT JOIN runyard.gates ON gates.id = concat_ws(chr(31), 'debounce', debounce_v1.name, firsts.key)
+        LEFT JOIN runyard.invocations AS pending
+            ON pending.id = gates.invocation_id AND pending.status = 'queued' AND pending.started_at IS NULL AND firsts.at < pending.due_at
+    ),
+    grouped AS (  -- a second series begins where the first one has lasted for `longest`
+        SELECT arrived.*, series.began, series.pending, (arrived.at >= series.began + longest) AS late FROM arrived JOIN series USING (key)
+    ),
+    ranked AS (
+        SELECT grouped.*, row_number() OVER (PARTITION BY key, late ORDER BY at DESC, id DESC) AS from_last,
+            CASE WHEN late THEN min(at) OVER (PARTITION BY key, late) ELSE began END AS start
+        FROM grouped
+    ),
+    put_off AS (
+        UPDATE runyard.invocations SET due_at = least(ranked.at + period, ranked.start + longest),
+            expires_at = expires_at + (least(ranked.at + period, ranked.start + longest) - due_at)
+        FROM ranked WHERE invocations.id = ranked.id AND ranked.from_last = 1
+    ),
+    kept AS (
+        INSERT INTO runyard.gates (function, gate, key, until, log, invocation_id)
+        SELECT DISTINCT ON (key) debounce_v1.name, 'debounce', key, ranked.start + longest, ARRAY[ranked.start], id
+        FROM ranked WHERE from_last = 1 ORDER BY key, late DESC
+        ON CONFLICT (id) DO UPDATE SET until = excluded.until, log = excluded.log, invocation_id = excluded.invocation_id
+    )
+    SELECT array_agg(id) INTO replaced FROM (
+        SELECT id FROM ranked WHERE from_last > 1
+        UNION SELECT pending FROM ranked WHERE NOT late AND pending IS NOT NULL
+    ) AS earlier;
+    PERFORM runyard.skip_v1(replaced, 'debounced: a later event took its place');
+END $$;
+
+-- As before; those without the key pass.
+-- One invocation of a key at a time: those that come while it lasts are skipped, or (mode cancel) the last of them takes its place.
+-- Gives the ids that pass. (by invocations_pkey, gates_pkey)
+CREATE OR REPLACE FUNCTION runyard.singleton_v1(name text, rule jsonb, ids bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    newest   CONSTANT boolean := rule->>'mode' = 'cancel';
+    passed   bigint[];
+    keyed    CONSTANT bigint[] := runyard.keyed_v1(ids, (rule->>'key')::integer);
+    replaced bigint[];
+BEGIN
+    WITH arrived AS (
+        SELECT id, coalesce(keys[(rule->>'key')::integer], '') AS key,
+            row_number() OVER (PARTITION BY keys[(rule->>'key')::integer] ORDER BY CASE WHEN newest THEN -id ELSE id END) AS place
+        FROM runyard.invocations WHERE id = ANY (keyed)
+    ),
+    judged AS (
+        SELECT arrived.*, active.id AS active FROM arrived
+        LEFT JOIN runyard.gates ON gates.id = concat_ws(chr(31), 'singleton', singleton_v1.name, arrived.key)
+        LEFT JOIN runyard.invocations AS active ON active.id = gates.invocation_id AND active.id <> arrived.id
+            AND active.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND active.cancel_requested_at IS NULL
+    ),
+    passing AS (
+        SELECT * FROM judged WHERE place = 1 AND (newest OR active IS NULL)
+    ),
+    kept AS (
+        INSERT INTO runyard.gates (function, gate, key, until, invocation_id)
+        SELECT singleton_v1.name, 'singleton', key, 'infinity', id FROM passing
+        ON CONFLICT (id) DO UPDATE SET invocation_id = excluded.invocation_id
+    )
+    SELECT array_agg(id), array_agg(active) FILTER (WHERE active IS NOT NULL) INTO passed, replaced FROM passing;
+    IF replaced IS NOT NULL THEN
+        PERFORM runyard.cancel_v1(replaced, 'singleton: a later event took its place');
+    END IF;
+    PERFORM runyard.skip_v1(array(SELECT unnest(keyed) EXCEPT SELECT unnest(passed)),
+        CASE WHEN newest THEN 'singleton: a later event took its place' ELSE 'singleton: another invocation of the same key was under way' END);
+    RETURN passed || array(SELECT unnest(ids) EXCEPT SELECT unnest(keyed));
+END $$;
+
+-- As before; where the event has nothing to be compared with, nothing fits.
+-- Register what invocations of a running batch wait for, each once; gives how each stands.
+-- An element: invocation, kind, seconds or until (epoch seconds), event, shape, wanted (the values by which `shape` is compared), missing (true where one
+-- of them is not there: nothing fits then), filter.
+-- An event that came since the run began (and, after a retry, since the first run that was to come to this wait) is found at once.
+-- (by waits_invocation_id_step_key, events_name, invocations_pkey)
+CREATE OR REPLACE FUNCTION runyard.wait_v1(step text, wanted jsonb) RETURNS TABLE (invocation_id bigint, done boolean, expired boolean, result jsonb, due_at timestamptz)
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM runyard.lock_waits_v1();
+    UPDATE runyard.watermark SET snapshot = pg_current_snapshot()
+    WHERE NOT EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL);
+    INSERT INTO runyard.waits (invocation_id, step, kind, event, shape, value, filter, since, expires_at)
+    SELECT asked.invocation, wait_v1.step, asked.kind, asked.event, coalesce(asked.shape, '[]'),
+        CASE WHEN asked.missing THEN runyard.no_value_v1() ELSE coalesce(runyard.short_v1((SELECT string_agg(value::text, ' ' ORDER BY position) FROM jsonb_array_elements(asked.wanted) WITH ORDINALITY AS w (value, position))), '') END,
+        asked.filter::jsonpath, invocations.since,
+        coalesce(to_timestamp(asked.until), runyard.now() + make_interval(secs => asked.seconds))
+    FROM jsonb_to_recordset(wanted)
+        AS asked (invocation bigint, kind text, seconds float8, until float8, event text, shape jsonb, wanted jsonb, missing boolean, filter text)
+    JOIN runyard.invocations ON invocations.id = asked.invocation
+    ON CONFLICT ON CONSTRAINT waits_invocation_id_step_key DO NOTHING;
+    PERFORM runyard.match_v1(ARRAY(SELECT (element->>'invocation')::bigint FROM jsonb_array_elements(wanted) AS element), wait_v1.step);
+    RETURN QUERY
+        SELECT waits.invocation_id, waits.resolved_at IS NOT NULL OR waits.expires_at <= runyard.now(),
+            waits.resolved_at IS NULL AND waits.expires_at <= runyard.now(), waits.result, waits.expires_at
+        FROM runyard.waits
+        WHERE waits.step = wait_v1.step AND waits.invocation_id = ANY (SELECT (element->>'invocation')::bigint FROM jsonb_array_elements(wanted) AS element);
+END $$;
+
 -- Every inserted event x every function that waits for it = one invocation; one NOTIFY per statement.
 -- It only reads and inserts, and takes no lock that another sender could wait for: an event may be part of any transaction.
 CREATE FUNCTION runyard.fan_out_v3() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -108,6 +290,7 @@ BEGIN
             (rule->>'filter')::jsonpath, pg_current_snapshot(), wanted.due + make_interval(secs => (rule->>'within')::float8)
         FROM made JOIN wanted ON wanted.id = made.event_id AND wanted.function = made.function AND wanted.flow ? 'cancel_on'
         CROSS JOIN LATERAL jsonb_array_elements(wanted.flow->'cancel_on') WITH ORDINALITY AS rules (rule, position)
+        WHERE runyard.has_all_v1(runyard.document_v1(wanted.id, wanted.name, wanted.data, wanted."user", wanted.v, wanted.ts), rule->'own')
     )
     SELECT string_agg(DISTINCT function, ',') INTO woken FROM made;
     IF woken IS NOT NULL THEN
@@ -192,6 +375,7 @@ BEGIN
         SELECT lanes.lane, control.scope, coalesce(lanes.keys[control.key], '') AS key, control."limit" - coalesce(held.n, 0) AS free
         FROM lanes CROSS JOIN jsonb_to_recordset(fn.flow->'concurrency') AS control (scope text, "limit" integer, key integer)
         LEFT JOIN held ON held.scope = control.scope AND held.key = coalesce(lanes.keys[control.key], '')
+        WHERE NOT (control.scope = fn.name || ' singleton' AND lanes.keys[control.key] IS NOT DISTINCT FROM runyard.no_key_v1())
         UNION ALL
         SELECT lanes.lane, 'throttle', coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''),
             runyard.begins_v1(fn.flow->'throttle', coalesce(gates.until, '-infinity'))
