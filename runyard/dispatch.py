@@ -17,7 +17,7 @@ import psycopg
 from runyard.durations import seconds
 from runyard.errors import LeaseLost
 from runyard.events import new_ulid
-from runyard.registry import Function, find
+from runyard.registry import Function, find, rekey
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, one, run
@@ -172,7 +172,11 @@ def match_waits() -> int:
 
 
 def expire() -> int:
-    """Cancel what a timeout has caught; return how many."""
+    """Cancel what a timeout has caught; return how many.
+
+    It comes by every few seconds, and takes with it what a deploy has left behind.
+    """
+    rekey()
     total = 0
     with database.connection() as connection:
         while row := one(connection, "expired", limit=_MOST_EXPIRED):

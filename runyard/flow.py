@@ -2,7 +2,9 @@
 
 Each word is a frozen dataclass that checks itself; they are given to `on_event` and combine freely. `Flow` holds those of a function, refuses
 combinations that contradict each other, and writes them as the JSON that the SQL of the claim reads.
-Keys are paths into the event (`data.tenant_id`): a limit with a key holds for each value of it.
+Keys are paths into the event (`data.tenant_id`): a limit with a key holds for each value of it. A key that an event does not have, or that is null,
+is no value: what would skip, merge or replace such an event (idempotency, rate limit, debounce, singleton) lets it pass, and what only makes it wait
+(concurrency, throttle, batch) takes all those without the key for one group.
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ LARGEST_BATCH = 5000
 DAY = 86_400.0
 WEEK = 7 * DAY
 HIGHEST_PRIORITY = 600
+# What stands among the keys of an invocation for one that its event does not have (runyard.no_key_v1).
+NO_KEY = "\x1d"
 
 
 def _at_least_one(value: object, what: str, most: int = 1_000_000) -> None:
@@ -211,7 +215,7 @@ class CancelOn:
         Its name.
     match
         A path that must hold the same in both events (`data.order_id`), or several; or pairs of a path in the cancelling event and one in the
-        function's own. None: every invocation of the function.
+        function's own. None: every invocation of the function. An event without a value there, or with null, is cancelled by none.
     filter
         SQL/JSON path over the cancelling event.
     within

@@ -38,13 +38,18 @@ def sleep_until(when: datetime) -> Asked:
 
 
 def event(name: str, own: Event, match: str | Sequence[str] | Mapping[str, object] | None, filter: str | None, timeout: Duration) -> Asked:
-    """What to wait for: an event of this name whose fields match; `own` is the event of the invocation itself."""
+    """What to wait for: an event of this name whose fields match; `own` is the event of the invocation itself.
+
+    Where the fields to be compared are its own, and it has no value there (null is none), nothing fits, and the wait ends by its timeout.
+    """
+    missing = False
     if not isinstance(match, Mapping):
         document = {"id": own.id, "name": own.name, "data": own.data, "user": own.user, "v": own.v, "ts": own.ts}
         match = {one: _at(document, path(one, "wait_for_event(match=...)")) for one in ([] if match is None else [match] if isinstance(match, str) else match)}
+        missing = None in match.values()
     return {
         "kind": "event", "event": name, "seconds": seconds(timeout, "wait_for_event(timeout=...)"),
-        "shape": [path(one, "wait_for_event(match=...)") for one in match], "wanted": list(match.values()),
+        "shape": [path(one, "wait_for_event(match=...)") for one in match], "wanted": list(match.values()), "missing": missing,
         "filter": None if filter is None else check_filter(filter, "wait_for_event(filter=...)"),
     }  # fmt: skip
 

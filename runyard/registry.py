@@ -14,10 +14,11 @@ from runyard.errors import InvalidOption
 from runyard.flow import LARGEST_BATCH, Flow
 from runyard.retry import Retry
 from runyard.store import database
-from runyard.store.queries import Row, run
+from runyard.store.queries import Row, one, run
 from runyard.triggers import Trigger, meets
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
+_MOST_REKEYED = 5_000
 SCHEDULED = "runyard/function.scheduled"
 INVOKED = "runyard/function.invoked"
 
@@ -127,11 +128,20 @@ def publish() -> None:
     declared = json.dumps([function.to_row() for function in functions()])
     try:
         with database.transaction() as connection:
-            changed = run(connection, "changed_keys", functions=declared)
             run(connection, "register_functions", functions=declared)
             run(connection, "register_triggers", functions=declared)
             run(connection, "retire_functions", names=[function.name for function in functions()])
-            for row in changed:
-                run(connection, "rekey", function=row["name"])
     except psycopg.errors.SyntaxError as error:
         raise InvalidOption(f"a filter is not what this PostgreSQL takes for SQL/JSON path: {error.diag.message_primary}") from None
+    rekey()
+
+
+def rekey() -> None:
+    """Give what waits with the keys of a former flow control those of the present one.
+
+    It is not done with a deploy: a transaction that began before it may commit an event long after, with the keys that it saw. Functions with
+    limits look before each claim; this looks at those without limits too.
+    """
+    with database.connection() as connection:
+        while (row := one(connection, "rekey", limit=_MOST_REKEYED)) and row["count"] == _MOST_REKEYED:
+            pass

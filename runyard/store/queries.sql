@@ -17,13 +17,6 @@ ON CONFLICT (name) DO UPDATE SET
     priority = excluded.priority, attempts = excluded.attempts, flow = excluded.flow, key_paths = excluded.key_paths, laned = excluded.laned,
     gated = excluded.gated, active = true, registered_at = now()
 
--- name: changed_keys
--- The functions whose open invocations have keys by other paths than the code's. (by functions_pkey)
-SELECT functions.name FROM jsonb_to_recordset(%(functions)s::jsonb) AS declared (name text, flow jsonb, key_paths jsonb, laned boolean, gated boolean)
-JOIN runyard.functions USING (name)
-WHERE (functions.key_paths, functions.laned, functions.gated, functions.flow->'lanes')
-    IS DISTINCT FROM (declared.key_paths, declared.laned, declared.gated, declared.flow->'lanes')
-
 -- name: register_triggers
 -- Write the triggers of these functions anew. (by triggers_function)
 WITH declared AS (
@@ -37,8 +30,12 @@ SELECT declared.name, rule.event, rule.wildcard, rule.filter::jsonpath
 FROM declared CROSS JOIN LATERAL jsonb_to_recordset(declared.rules) AS rule (event text, wildcard boolean, filter text)
 
 -- name: rekey
--- Give the open invocations of a function the keys of its present paths. (by invocations_function)
-SELECT runyard.rekey_v1(%(function)s)
+-- Give what waits with other keys than those of its function's flow control the present ones, so many of a function at a time, and wake those
+-- functions; gives the most that one of them had. (by invocations_keyed, invocations_due; functions is a small table: scanned)
+WITH rekeyed AS (
+    SELECT name, runyard.rekey_v2(name, %(limit)s) AS count FROM runyard.functions WHERE runyard.other_keys_v1(functions)
+)
+SELECT max(count) AS count, runyard.wake_v1(string_agg(name, ',')) FROM rekeyed WHERE count > 0 HAVING count(*) > 0
 
 -- name: pause
 -- Hold a function's invocations back, or let them go (what is paused already stays so since then). (by functions_pkey)

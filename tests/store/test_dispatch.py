@@ -1,6 +1,8 @@
 """Claim, begin, keep, settle, release: what a lease promises."""
 
 import threading
+import time
+from dataclasses import replace
 
 import pytest
 
@@ -204,3 +206,30 @@ def test_a_cancel_reaches_the_heartbeat(function: Function) -> None:
     assert dispatch.request_cancel(None, "run-1") == {"id": batch, "function": "greet", "status": "running", "cancelled": True}
     with database.connection() as connection:
         assert run(connection, "heartbeat", batches=[batch]) == [{"id": batch, "stopped": True, "cancelled": []}]
+
+
+@pytest.mark.parametrize("shape", [[["data", "n"]], []])
+def test_many_waits_and_many_events_since_the_run_began_are_matched_by_equality(function: Function, shape: list[list[str]]) -> None:
+    made = replace(function, max_batch=500)
+    send([Event("greet/requested", {"n": n}) for n in range(200)])
+    [claim] = dispatch.claim(made) or []
+    begun = dispatch.begin(claim.batch_id, "run-1")
+    assert begun is not None
+    sent = [one for _ in range(2) for one in send([Event("answer/given", {"n": n}) for n in range(1000)])]
+    asked = [
+        {"invocation": row["id"], "kind": "event", "event": "answer/given", "seconds": 60, "shape": shape, "wanted": [row["data"]["n"]] if shape else []}
+        for row in begun[1]
+    ]
+    began = time.monotonic()
+    waits = dispatch.register_waits(claim.batch_id, "run-1", "answer", asked)
+    assert time.monotonic() - began < 5  # each wait with each event took half a minute
+    numbers = {row["id"]: row["data"]["n"] for row in begun[1]}
+    assert {row["invocation_id"]: row["result"]["id"] for row in waits} == {invocation: sent[n if shape else 0] for invocation, n in numbers.items()}
+
+
+def test_the_server_compiles_no_function_of_the_engine(function: Function) -> None:
+    found = rows(
+        "SELECT proname FROM pg_proc JOIN pg_language ON pg_language.oid = prolang WHERE pronamespace = 'runyard'::regnamespace AND lanname = 'plpgsql'"
+        " AND prosrc ~ 'runyard[.](invocations|waits|events)' AND NOT coalesce(proconfig @> '{jit=off}', false)"
+    )
+    assert found == []

@@ -339,6 +339,45 @@ def test_new_keys_in_the_code_reach_what_waits_already(yard: Yard, monkeypatch: 
     assert set(statuses(sent)) == {"succeeded"}
 
 
+# --- events without the key
+
+
+@pytest.mark.parametrize("data", [{}, {"user": None, "order": None, "doc": None}])
+@pytest.mark.parametrize("function", ["rated", "once", "debounced"])
+def test_events_without_the_key_pass_what_would_skip_or_merge_them(yard: Yard, function: str, data: dict[str, Any]) -> None:
+    sent = send(yard, function, data, data, data, data)
+    yard.work()
+    assert statuses(sent) == ["succeeded"] * 4
+
+
+@pytest.mark.parametrize("function", ["skipping", "replacing"])
+def test_events_without_the_key_are_no_singletons(yard: Yard, function: str) -> None:
+    sent = send(yard, function, {}, {}, {"doc": None})
+    yard.work()
+    assert statuses(sent) == ["sleeping"] * 3
+
+
+@pytest.mark.parametrize("function", ["rated", "once"])
+def test_an_empty_key_is_a_value(yard: Yard, function: str) -> None:
+    sent = send(yard, function, *[{"user": "", "order": ""}] * 3)
+    yard.work()
+    assert "skipped" in statuses(sent)
+
+
+def test_events_without_the_key_share_a_limit_of_their_own(yard: Yard) -> None:
+    send(yard, "limited", {}, {"tenant": None}, {}, {"tenant": ""})
+    [batch] = yard.claim("limited")
+    assert len(in_batch(batch)) == 3
+
+
+def test_an_event_without_the_field_cancels_nothing(yard: Yard) -> None:
+    sent = yard.send_all([Event("cart/filled", {}), Event("cart/filled", {"cart": None}), Event("cart/filled", {"cart": 1})])
+    yard.work()
+    yard.send_all([Event("cart/emptied", {}), Event("cart/emptied", {"cart": None})])
+    yard.work()
+    assert statuses(sent) == ["sleeping"] * 3
+
+
 def test_a_lane_that_may_go_is_found_behind_many_that_may_not(yard: Yard) -> None:
     send(yard, "throttled_by", *[{"tenant": f"t{n:04}"} for n in range(700)])
     yard.work()

@@ -81,6 +81,14 @@ def test_matches_compare_types_too(yard: Yard) -> None:
     assert sent.invocation.status == "waiting"
 
 
+def test_an_event_without_the_field_is_no_answer_to_one_without_it(yard: Yard) -> None:
+    sent = yard.send_all([Event("waiter/go", {}), Event("waiter/go", {"order": None})])
+    yard.work()
+    yard.send_all([Event("answer/given", {}), Event("answer/given", {"order": None})])
+    yard.work()
+    assert [one.invocation.status for one in sent] == ["waiting", "waiting"]
+
+
 def test_a_wait_may_compare_other_fields_and_filter(yard: Yard) -> None:
     sent = yard.send("chooser/go", {"from": "ada"})
     yard.work()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from runyard.flow import NO_KEY
 from runyard.store.queries import Row
 
 
@@ -73,6 +74,8 @@ def _limits(row: Row) -> Iterator[Reason]:
     held = {(slot["scope"], slot["key"]): int(slot["n"]) for slot in row["held"]}
     for limit in row["flow"]["concurrency"]:
         value = _key(row, limit["key"])
+        if value == NO_KEY and limit["scope"].endswith(" singleton"):
+            continue
         running = held.get((limit["scope"], value or ""), 0)
         if running >= limit["limit"]:
             single = " (a singleton)" if limit["scope"].endswith(" singleton") else ""
@@ -90,7 +93,10 @@ def _key(row: Row, place: int | None) -> str | None:
 
 def _for(row: Row, place: int | None) -> str:
     """` for tenant 7`: the last part of the key's path and its value; nothing for a limit without a key."""
-    return "" if place is None else f" for {row['key_paths'][place - 1][-1]} {_key(row, place) or ''}"
+    if place is None:
+        return ""
+    name, value = row["key_paths"][place - 1][-1], _key(row, place)
+    return f" for events without {name}" if value == NO_KEY else f" for {name} {value or ''}"
 
 
 def shared_with(scope: str) -> str:

@@ -1,0 +1,124 @@
+"""A deploy that changes flow control, while senders hold what they saw before it: nothing is stranded, and limits hold."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from runyard import dispatch, registry, send
+from runyard.dispatch import Outcome
+from runyard.flow import Concurrency, Flow
+from runyard.registry import Function
+from runyard.store import database
+from runyard.store.queries import Row
+
+LIMITED = Flow(concurrency=(Concurrency(1, key="data.tenant"),))
+BY_USER = Flow(concurrency=(Concurrency(1, key="data.user"),))
+NAMES = {"plain": Flow(), "limited": LIMITED, "by user": BY_USER}
+CHANGES = [("plain", "limited"), ("limited", "plain")]
+
+
+def rows(statement: str, *parameters: object) -> list[Row]:
+    with database.connection() as connection:
+        return list(connection.execute(statement.encode(), parameters).fetchall())
+
+
+def deploy(function: Function, flow: Flow, monkeypatch: pytest.MonkeyPatch) -> Function:
+    changed = replace(function, flow=flow)
+    monkeypatch.setattr(registry, "_functions", {function.name: changed})
+    registry.publish()
+    return changed
+
+
+@contextmanager
+def open_sender(url: str, *, before_the_event: bool) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """A transaction that began before a deploy; it has sent its event, or sees what was there then."""
+    with psycopg.connect(url) as sender:
+        sender.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        if before_the_event:
+            sender.execute("SELECT FROM runyard.functions")
+        else:
+            send_event(sender)
+        yield sender
+
+
+def send_event(sender: psycopg.Connection[tuple[object, ...]]) -> None:
+    sender.execute("SELECT runyard.send('greet/requested', '{\"tenant\": 1, \"user\": 2}')")
+
+
+def sizes(function: Function) -> list[int]:
+    return [claim.size for claim in dispatch.claim(function) or []]
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGES)
+@pytest.mark.parametrize("before_the_event", [True, False])
+def test_an_event_of_a_transaction_that_is_open_across_a_deploy_is_claimed(
+    function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch, before: str, after: str, before_the_event: bool
+) -> None:
+    deploy(function, NAMES[before], monkeypatch)
+    with open_sender(store_url, before_the_event=before_the_event) as sender:
+        changed = deploy(function, NAMES[after], monkeypatch)
+        if before_the_event:
+            send_event(sender)
+        sender.commit()
+    dispatch.expire()
+    assert sizes(changed) == [1]
+
+
+@pytest.mark.parametrize("before", ["plain", "by user"])
+def test_a_limit_that_a_deploy_brings_holds_for_the_events_of_open_transactions(function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+    deploy(function, NAMES[before], monkeypatch)
+    with open_sender(store_url, before_the_event=True) as sender:
+        changed = deploy(function, LIMITED, monkeypatch)
+        for user in range(3):
+            sender.execute("SELECT runyard.send('greet/requested', jsonb_build_object('tenant', 1, 'user', %s::int))", (user,))
+        sender.commit()
+    assert sizes(changed) == [1]
+
+
+def test_what_ran_during_a_deploy_comes_back_with_the_new_keys(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    send("greet/requested", {"tenant": 1})
+    [claim] = dispatch.claim(function) or []
+    dispatch.begin(claim.batch_id, "run-1")
+    changed = deploy(function, LIMITED, monkeypatch)
+    dispatch.settle(claim.batch_id, "run-1", [Outcome(1, "queued", attempt=1)])
+    assert sizes(changed) == [1]
+
+
+def test_what_failed_before_a_deploy_can_be_replayed_after_it(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    send("greet/requested", {"tenant": 1})
+    [claim] = dispatch.claim(function) or []
+    dispatch.begin(claim.batch_id, "run-1")
+    dispatch.settle(claim.batch_id, "run-1", [Outcome(1, "failed")])
+    changed = deploy(function, LIMITED, monkeypatch)
+    rows("SELECT runyard.replay(1)")
+    assert sizes(changed) == [1]
+
+
+def test_what_another_transaction_has_locked_holds_up_no_deploy(
+    function: Function, other_connection: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send("greet/requested", {"tenant": 1})
+    send("greet/requested", {"tenant": 2})
+    other_connection.execute("SELECT FROM runyard.invocations WHERE id = 1 FOR UPDATE")
+    changed = deploy(function, LIMITED, monkeypatch)
+    assert sizes(changed) == [1]
+    other_connection.rollback()
+    assert sizes(changed) == [1]
+
+
+def test_a_claim_takes_up_more_than_one_look_at_what_was_sent_across_a_deploy(function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_sender(store_url, before_the_event=True) as sender:
+        changed = deploy(function, LIMITED, monkeypatch)
+        sender.execute("SELECT runyard.send('greet/requested', jsonb_build_object('tenant', mod(n, 2))) FROM generate_series(1, 5200) AS n")
+        sender.commit()
+    assert sizes(changed) == [2]
+
+
+def test_a_deploy_that_changes_no_keys_changes_no_generation(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    deploy(function, replace(LIMITED, priority=3), monkeypatch)
+    before = rows("SELECT generation FROM runyard.functions")
+    deploy(function, LIMITED, monkeypatch)
+    assert rows("SELECT generation FROM runyard.functions") == before
