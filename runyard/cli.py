@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -16,12 +17,16 @@ from runyard.cli_invocations import commands
 from runyard.cli_keys import keys
 from runyard.cli_reporting import reported
 from runyard.errors import InvalidEvent, RunyardError
+from runyard.loops import Trouble
 from runyard.private_folders import keep_private
 from runyard.redaction import redact
 from runyard.settings import settings
 from runyard.terminal import echo, echo_json
 
 _WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard")
+
+# The longest wait before the files are watched again, should that or a reload have failed.
+_MOST_RELOAD_WAIT = 10.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,10 +77,16 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
             super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
 
     folders = [settings().home / name for name in _WATCHED if (settings().home / name).is_dir()]
-    for changes in watch(*folders, watch_filter=CodeFilter(), debounce=400, stop_event=stopped):
-        names = sorted({Path(path).name for _, path in changes})
-        echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
-        stack.reload()
+    trouble = Trouble(logging.getLogger("runyard"), "cannot load changed code", _MOST_RELOAD_WAIT)
+    while not stopped.is_set():
+        try:
+            for changes in watch(*folders, watch_filter=CodeFilter(), debounce=400, stop_event=stopped):
+                names = sorted({Path(path).name for _, path in changes})
+                echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
+                stack.reload()
+                trouble.over()
+        except Exception as error:
+            stopped.wait(trouble.met(error))
 
 
 @main.command()

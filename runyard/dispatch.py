@@ -29,6 +29,10 @@ _SLOTS_WITHOUT_WORKERS = 2
 # A call looks at 150 lanes: a tick looks at 15,000 that cannot go before it waits for something to change, and goes on there.
 _MOST_LOOKS = 100
 _MOST_EXPIRED = 500
+# The time that a tick of the daemon has to launch what it claimed: what takes longer counts as waiting no more, and may be claimed again.
+LAUNCH_SECONDS = 3.0
+# The waits after launches that failed, before the next one of that function is tried: they double, and have no end.
+_FIRST_LAUNCH_DELAY, _MOST_LAUNCH_DELAY = 1.0, 120.0
 _worker_name = socket.gethostname()
 
 _matching = threading.Lock()
@@ -39,12 +43,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Claim:
-    """A batch that was claimed: its id, how many invocations it has, the event where it is one, the run that had them before where it is one."""
+    """A batch that was claimed: its id, how many invocations it has, the event where it is one, the run that had them before where it is one.
+
+    `alone` says that it is one which lost two workers, and that others may be due beside it.
+    """
 
     batch_id: str
     size: int
     event_id: str | None
     previous_run: str | None = None
+    alone: bool = False
 
 
 def set_worker_name(name: str) -> None:
@@ -68,7 +76,7 @@ def claim(function: Function) -> list[Claim] | None:
             if found is None:
                 break
             claims.append(found)
-            if found.size < function.largest and not function.flow.laned:
+            if found.size < function.largest and not found.alone and not function.flow.laned:
                 break
     return claims
 
@@ -84,7 +92,7 @@ def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) 
         row = one(connection, "claim", **parameters)
     if row is None or not row["size"]:
         return None
-    return Claim(batch_id, row["size"], row.get("event_id") if row["size"] == 1 else None, row.get("previous_run"))
+    return Claim(batch_id, row["size"], row.get("event_id") if row["size"] == 1 else None, row.get("previous_run"), row.get("alone", False))
 
 
 def _claim_lanes(connection: Any, just: Sequence[int] | None, parameters: dict[str, Any]) -> Row | None:
@@ -106,7 +114,7 @@ def _unless_deadlocked(do: Callable[[], Result]) -> Result:
 
 
 def _room(connection: Any) -> int:
-    row = one(connection, "capacity", lease=settings().lease_seconds)
+    row = one(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
     assert row is not None
     slots = int(row["slots"]) or _SLOTS_WITHOUT_WORKERS
     idle = max(0, slots - int(row["running"]))
@@ -321,8 +329,8 @@ def release(
     attempts: int,
     delay: float = 0.0,
     error: str | None = None,
-    counted: bool = False,
     crashed: bool = False,
+    failed: bool = False,
     force: bool = False,
 ) -> int | None:
     """Take a lease away; its open invocations become `status`, or failed. Return how many, None when it was too late.
@@ -335,17 +343,32 @@ def release(
         `queued` (those that had `attempts` attempts fail) or `cancelled`.
     delay
         Seconds until the next attempt.
-    counted
-        The run failed before it began the batch: that was an attempt too.
     crashed
         The worker was lost in the middle of it.
+    failed
+        The batch was never begun, and that is no accident: its run could not be launched, or failed on the way (`error` says why). It is no attempt;
+        the function's next launch waits, longer from time to time, until a run of it begins.
     """
     with database.connection() as connection:
         row = one(
             connection, "release", batch=batch_id, expected=expected, status=status, attempts=attempts, delay=delay,
-            error=error, counted=counted, crashed=crashed, force=force, lease=settings().lease_seconds,
+            error=error, crashed=crashed, failed=failed, force=force, lease=settings().lease_seconds,
+            first_delay=_FIRST_LAUNCH_DELAY, most_delay=_MOST_LAUNCH_DELAY,
         )  # fmt: skip
     return None if row is None else int(row["size"])
+
+
+def launching(batch_id: str) -> bool:
+    """Write down that the run of a batch is being launched; return whether it may be: no, where the batch was taken back meanwhile."""
+    with database.connection() as connection:
+        row = one(connection, "launching", batch=batch_id)
+    return row is None or bool(row["marked"]) or row["status"] not in ("claimed", "lost")
+
+
+def unlaunched(functions: Sequence[str] | None, seconds: float) -> list[Row]:
+    """Batches of these functions (None: of all) that were claimed so many seconds ago, and whose run nobody has launched: as `overdue` gives them."""
+    with database.connection() as connection:
+        return run(connection, "unlaunched", functions=None if functions is None else list(functions), seconds=seconds)
 
 
 def overdue() -> list[Row]:

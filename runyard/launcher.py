@@ -39,7 +39,23 @@ class WarmRunLauncher(CeleryRunLauncher):
 
     @override
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Send the run to the workers; with none alive, start a process for it as stock Dagster does."""
+        """Send the run to the workers; with none alive, start a process for it as stock Dagster does.
+
+        A run whose batch was given to another one meanwhile is cancelled. What cannot be launched gives its batch back at once, and raises.
+        """
+        run = context.dagster_run
+        batch_id = run.tags.get(BATCH) if run.parent_run_id is None else None
+        try:
+            if batch_id is not None and not dispatch.launching(batch_id):
+                self._instance.report_run_canceled(run, f"Batch {batch_id} was taken back before this run was launched; another run has its events.")
+                return
+            self._launch(context)
+        except Exception as error:
+            if batch_id is not None:
+                reaper.launch_failed(batch_id, error)
+            raise
+
+    def _launch(self, context: LaunchRunContext) -> None:
         if context.workspace is not None and not _workers_alive():
             self._cold.launch_run(context)
             return
@@ -96,5 +112,5 @@ class WarmRunLauncher(CeleryRunLauncher):
 
 def _workers_alive() -> bool:
     with database.connection() as connection:
-        row = one(connection, "capacity", lease=settings().lease_seconds)
+        row = one(connection, "capacity", lease=settings().lease_seconds, launch=dispatch.LAUNCH_SECONDS)
     return row is not None and int(row["slots"]) > 0

@@ -2,7 +2,7 @@
 
 The same heartbeat brings back three words: that a lease is gone (another run has the batch), which invocations were cancelled, and that the run
 was told to stop or has nothing left to do (then the main thread, which executes it, is interrupted as by Ctrl-C). A child whose parent worker is gone
-ends itself: nothing may go on working that nobody can stop.
+ends itself: nothing may go on working that nobody can stop. No error ends the heartbeat: whatever the database answers, it is tried again.
 """
 
 import logging
@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from runyard.errors import DatabaseUnavailable
+from runyard.loops import Trouble
+from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import run
 
@@ -61,25 +62,29 @@ class Heart:
             self._leases.pop(batch_id, None)
 
     def _beat(self) -> None:
+        trouble = Trouble(_log, "no heartbeat", most_silent())
+        pause = INTERVAL_SECONDS
         while True:
             with self._changed:
                 while not self._leases:
                     self._changed.wait()
-                self._changed.wait(INTERVAL_SECONDS)
+                self._changed.wait(pause)
                 held = dict(self._leases)
             if self.parent is not None and os.getppid() != self.parent:
                 _log.error("the worker that this process belongs to is gone: ending")
                 os._exit(1)
-            if held:
-                self._renew(held)
+            try:
+                if held:
+                    self._renew(held)
+            except Exception as error:
+                pause = trouble.met(error)
+            else:
+                trouble.over()
+                pause = INTERVAL_SECONDS
 
     def _renew(self, held: dict[str, Lease]) -> None:
-        try:
-            with database.connection() as connection:
-                alive = {row["id"]: row for row in run(connection, "heartbeat", batches=list(held))}
-        except DatabaseUnavailable as error:
-            _log.warning("no heartbeat: %s", error)
-            return
+        with database.connection() as connection:
+            alive = {row["id"]: row for row in run(connection, "heartbeat", batches=list(held))}
         with self._changed:
             for batch_id, lease in held.items():
                 if batch_id not in self._leases:
@@ -89,10 +94,16 @@ class Heart:
                     continue
                 lease.cancelled.update(alive[batch_id]["cancelled"])
                 if alive[batch_id]["stopped"] and not lease.interrupted:
-                    lease.interrupted = True
+                    # Should this fail, the next beat does it: a run that nobody announced would end as failed, not as cancelled.
                     if self.before_stop is not None:
                         self.before_stop(lease.run_id)
+                    lease.interrupted = True
                     os.kill(os.getpid(), signal.SIGINT)
+
+
+def most_silent() -> float:
+    """The longest that a heartbeat may wait after errors, in seconds: a sixth of the silence that costs a lease."""
+    return settings().lease_seconds / 6
 
 
 heart = Heart()

@@ -1,7 +1,7 @@
 """Waits for NOTIFY: one connection and one thread a process, whoever waits.
 
 A waiting sensor subscribes with its functions' names and is woken when an invocation of it may be due. A lost
-connection is made again, and then everybody is woken, since a notification may have been missed.
+connection is made again, and then everybody is woken, since a notification may have been missed. No error ends the thread.
 """
 
 import logging
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import psycopg
 
-from runyard.errors import DatabaseUnavailable
+from runyard.loops import Trouble
 from runyard.store.database import direct_url
 
 _CHANNEL = "runyard_due"
-_RECONNECT_SECONDS = 1.0
+_MOST_SECONDS = 5.0
 _log = logging.getLogger("runyard.listener")
 
 
@@ -46,16 +46,17 @@ class Listener:
 
     def _listen(self) -> None:
         pause = threading.Event()
+        trouble = Trouble(_log, "not listening", _MOST_SECONDS)
         while True:
             try:
                 with psycopg.connect(direct_url(), autocommit=True, application_name="runyard listener") as connection:
                     connection.execute(f"LISTEN {_CHANNEL}")
+                    trouble.over()
                     self._wake("")
                     for notification in connection.notifies():
                         self._wake(notification.payload)
-            except (psycopg.Error, DatabaseUnavailable) as error:
-                _log.warning("not listening (%s); trying again", type(error).__name__)
-            pause.wait(_RECONNECT_SECONDS)
+            except Exception as error:
+                pause.wait(trouble.met(error))
 
     def _wake(self, payload: str) -> None:
         with self._lock:

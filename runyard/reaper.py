@@ -3,23 +3,32 @@
 A batch is overdue when its worker was silent for longer than a lease, or when its run never began though a slot was
 free for it. What happens then depends on what Dagster knows of the run: a run that was to be cancelled cancels its
 invocations; any other ends as failed, and its invocations are due again (kept steps are not repeated).
+
+A run that failed before it began its batch was no attempt: the function is held back for a while, with the reason.
 """
 
 import json
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+import psycopg
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from runyard import dispatch, registry
+from runyard.errors import DatabaseUnavailable
+from runyard.redaction import redact
 from runyard.retry import Retry
 from runyard.settings import settings
 from runyard.store.queries import Row
 from runyard.tags import BATCH
 
 FORGET_SECONDS = 300.0
+_MOST_TEXT = 500
+_ERRORS = {DagsterEventType.ENGINE_EVENT, DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
+_log = logging.getLogger("runyard.reaper")
 _sweeping = threading.Lock()
 _last_sweep = 0.0
 _last_forgotten = 0.0
@@ -57,27 +66,45 @@ def free(instance: DagsterInstance, overdue: Sequence[Row]) -> None:
     """Free overdue batches, and end the runs that held them."""
     for batch in overdue:
         run = instance.get_run_by_id(batch["run_id"]) if batch["run_id"] else _run_of(instance, batch["id"])
-        if release_batch(batch, run) and run is not None and not run.is_finished:
+        if release_batch(batch, run, why=_why(instance, run)) and run is not None and not run.is_finished:
             _end(instance, run, batch)
 
 
-def release_batch(batch: Row, run: DagsterRun | None, *, force: bool = False) -> bool:
+def release_batch(batch: Row, run: DagsterRun | None, *, force: bool = False, why: str = "") -> bool:
     """Take the lease of a batch away and end or requeue its invocations; False when somebody else was first.
 
     What the run's status says of its end decides: cancelled cancels them, failed was an attempt and is tried again after a
-    wait. Anything else means that the worker was lost (a crash of each invocation), or that the run never began (nothing).
+    wait; where the run had not begun them yet it was none, and the function is held back, for the reason `why`. Anything else means that the
+    worker was lost (a crash of each invocation), or that the run never began (nothing).
     """
     function = registry.find(batch["function"])
     retry = function.retry if function is not None else Retry()
     cancelled = batch.get("cancelled") or (run is not None and run.status in (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING))
     failed = not cancelled and run is not None and run.status == DagsterRunStatus.FAILURE
-    crashed = not cancelled and not failed and batch["status"] == "running"
+    began = batch["status"] == "running"
+    crashed = not cancelled and not failed and began
+    unbegun = failed and not began
     released = dispatch.release(
         batch["id"], batch["status"], "cancelled" if cancelled else "queued", attempts=retry.attempts,
-        delay=retry.delay(1, random.Random()) if failed else 0.0, counted=failed, crashed=crashed, force=force,
-        error=_error(run, crashed) if failed or crashed else None,
+        delay=retry.delay(1, random.Random()) if failed and began else 0.0, crashed=crashed, failed=unbegun, force=force,
+        error=_unlaunched(f"its run failed before it began ({why or 'see its log in Dagster'})") if unbegun else _error(run, crashed) if failed or crashed else None,
     )  # fmt: skip
     return released is not None
+
+
+def launch_failed(batch_id: str, error: Exception) -> None:
+    """Give back a batch whose run could not be launched, and hold its function back; no attempt was made. The caller tells Dagster.
+
+    Where the database does not take that either, the batch is given back when it is overdue.
+    """
+    text = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:_MOST_TEXT]
+    try:
+        dispatch.release(
+            batch_id, "claimed", "queued", attempts=1, failed=True, force=True,
+            error=_unlaunched(f"its run could not be launched ({text}); `runyard doctor` says whether the broker is there"),
+        )  # fmt: skip
+    except (DatabaseUnavailable, psycopg.Error) as other:
+        _log.warning("batch %s is given back later: %s", batch_id, type(other).__name__)
 
 
 def settle_what_is_left(instance: DagsterInstance, run_id: str) -> bool:
@@ -95,12 +122,29 @@ def settle_what_is_left(instance: DagsterInstance, run_id: str) -> bool:
         found = instance.get_run_by_id(run_id)
     if batch is None or batch["status"] not in ("claimed", "running"):
         return False
-    return release_batch(batch, found, force=True)
+    return release_batch(batch, found, force=True, why=_why(instance, found))
 
 
 def _error(run: DagsterRun | None, crashed: bool) -> str:
     message = "the worker was lost in the middle of the run" if crashed or run is None else f"run {run.run_id} failed outside every step: see its log in Dagster"
     return json.dumps({"step": None, "type": "WorkerLost" if crashed else "RunFailed", "message": message, "traceback": ""})
+
+
+def _unlaunched(message: str) -> str:
+    return json.dumps({"step": None, "type": "LaunchFailed", "message": message, "traceback": ""}).replace("\\u0000", "\\ufffd")
+
+
+def _why(instance: DagsterInstance, run: DagsterRun | None) -> str:
+    """What Dagster knows of why a run failed: the root of its first error, without secrets; empty where it knows nothing."""
+    if run is None or run.status != DagsterRunStatus.FAILURE:
+        return ""
+    for entry in instance.all_logs(run.run_id, _ERRORS):
+        error = getattr(entry.dagster_event.event_specific_data, "error", None) if entry.dagster_event is not None else None
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            return redact(" ".join(str(error.message).split()))[:_MOST_TEXT]
+    return ""
 
 
 def _run_of(instance: DagsterInstance, batch_id: str) -> DagsterRun | None:

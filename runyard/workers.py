@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
+import psycopg
 from celery import Celery
 from celery.platforms import SecurityWarning
 from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutdown
@@ -28,7 +29,8 @@ from runyard import dispatch, ops, reaper
 from runyard.broker import QUEUE, make_app
 from runyard.dagster_internals import execute_run, pooled_instance, refresh_connections, silence_console
 from runyard.errors import DatabaseUnavailable
-from runyard.lease import heart
+from runyard.lease import heart, most_silent
+from runyard.loops import Trouble
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import run
@@ -118,19 +120,22 @@ def _say_goodbye(**_: Any) -> None:
     try:
         with database.connection() as connection:
             run(connection, "forget_worker", name=name(), pid=os.getpid())
-    except DatabaseUnavailable:
-        _log.info("the database is gone already")
+    except (DatabaseUnavailable, psycopg.Error) as error:
+        _log.info("the database does not take the goodbye: %s", type(error).__name__)
 
 
 def _beat() -> None:
     """Say that this worker is alive, from its parent process."""
+    trouble = Trouble(_log, "no heartbeat", most_silent())
     while not _stopping.is_set():
         try:
             with database.connection() as connection:
                 run(connection, "heartbeat_worker", name=name(), host=socket.gethostname(), pid=os.getpid(), slots=settings().concurrency)
-        except DatabaseUnavailable as error:
-            _log.warning("no heartbeat: %s", error)
-        _stopping.wait(_BEAT_SECONDS)
+        except Exception as error:
+            _stopping.wait(trouble.met(error))
+        else:
+            trouble.over()
+            _stopping.wait(_BEAT_SECONDS)
 
 
 def _warm_instance() -> DagsterInstance:

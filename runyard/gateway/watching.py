@@ -12,15 +12,13 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import psycopg
-
-from runyard.errors import DatabaseUnavailable
 from runyard.gateway.line import Line
 from runyard.gateway.problems import Problem
+from runyard.loops import Trouble
 from runyard.store.queries import Row
 
 _SECONDS = 0.1
-_SECONDS_AFTER_ERROR = 1.0
+_MOST_SECONDS_AFTER_ERROR = 1.0
 # Streams, and clients that wait for an outcome; one key may have half of them.
 _MOST_STREAMS = _MOST_WAITING = 1000
 _log = logging.getLogger("runyard.gateway")
@@ -109,6 +107,7 @@ class Watcher:
             del self._streams[number]
 
     async def _watch(self, line: Line) -> None:
+        trouble = Trouble(_log, "cannot look for what clients wait for", _MOST_SECONDS_AFTER_ERROR)
         try:
             while True:
                 await self._wanted.wait()
@@ -119,9 +118,9 @@ class Watcher:
                     await self._look_at_streams(line)
                     await self._look_at_ends(line)
                     await asyncio.sleep(_SECONDS)
-                except (DatabaseUnavailable, psycopg.Error) as error:
-                    _log.warning("cannot look for what clients wait for: %s", type(error).__name__)
-                    await asyncio.sleep(_SECONDS_AFTER_ERROR)
+                    trouble.over()
+                except Exception as error:
+                    await asyncio.sleep(trouble.met(error))
         finally:
             await line.close()
 

@@ -79,9 +79,10 @@ SELECT DISTINCT ON (step) step, percent, text FROM (
 
 -- name: holding
 -- What may hold an invocation: its function, its keys, what open batches hold of the function's limits, and where its throttle stands.
--- (by invocations_pkey, functions_pkey, batches_open, gates_pkey)
+-- (by invocations_pkey, functions_pkey, failed_launches_pkey, batches_open, gates_pkey)
 SELECT invocations.status, invocations.attempt, invocations.due_at, invocations.keys, invocations.admitted, invocations.cancel_requested_at,
     invocations.started_at IS NOT NULL AS begun, runyard.now() AS now, functions.active, functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
+    failed_launches.error->>'message' AS unlaunched, failed_launches.until AS held_until,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]') FROM (
         SELECT slot.scope, slot.key, sum(slot.n) AS n
         FROM runyard.batches CROSS JOIN LATERAL jsonb_to_recordset(batches.slots) AS slot (scope text, key text, n integer)
@@ -89,7 +90,8 @@ SELECT invocations.status, invocations.attempt, invocations.due_at, invocations.
     ) AS held) AS held,
     (SELECT until FROM runyard.gates WHERE gates.id = concat_ws(chr(31), 'throttle', invocations.function,
         coalesce(invocations.keys[(functions.flow->'throttle'->>'key')::integer], ''))) AS throttled_until
-FROM runyard.invocations LEFT JOIN runyard.functions ON functions.name = invocations.function WHERE invocations.id = %(invocation)s
+FROM runyard.invocations LEFT JOIN runyard.functions ON functions.name = invocations.function
+LEFT JOIN runyard.failed_launches ON failed_launches.function = invocations.function WHERE invocations.id = %(invocation)s
 
 -- name: functions_started
 -- The event names that start each function, wildcards aside. (a small table: scanned)

@@ -59,45 +59,56 @@ FROM runyard.functions ORDER BY name
 
 -- name: claim
 -- Lock the due invocations of a function, highest priority first, then oldest; skip what another claim holds.
--- Sleepers whose time has come are due like any other; a paused function's wait.
--- One index scan a priority level, so invocations that are not due yet are never walked over. (by invocations_due)
--- Those that lost two workers come alone: a poisonous event takes nobody with it.
-WITH RECURSIVE levels AS (
+-- Sleepers whose time has come are due like any other; those of a function that is paused, or whose launches fail, wait.
+-- One index scan a priority level, so invocations that are not due yet are never walked over. (by invocations_due, invocations_crashed, invocations_crashing)
+-- Those that lost two workers go alone, one after the other, beside the others (`alone`): a poisonous event takes nobody with it, and holds nobody up.
+WITH RECURSIVE held AS (
+    SELECT runyard.held_until_v1(%(function)s) AS until
+),
+crashed AS (
+    SELECT id FROM runyard.invocations
+    WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND due_at <= runyard.now()
+        AND (SELECT until FROM held) IS NULL
+        AND NOT EXISTS (
+            SELECT FROM runyard.invocations AS others WHERE others.function = %(function)s AND others.crashes >= 2 AND others.status IN ('claimed', 'running'))
+    ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+),
+levels AS (
     (SELECT priority FROM runyard.invocations
-     WHERE function = %(function)s AND NOT EXISTS (SELECT FROM runyard.functions WHERE name = %(function)s AND paused_at IS NOT NULL)
-        AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL ORDER BY priority DESC LIMIT 1)
+     WHERE function = %(function)s AND (SELECT until FROM held) IS NULL AND NOT EXISTS (SELECT FROM crashed)
+        AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+     ORDER BY priority DESC LIMIT 1)
     UNION ALL
     SELECT (SELECT invocations.priority FROM runyard.invocations
-            WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND invocations.priority < levels.priority
+            WHERE function = %(function)s AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0
+                AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND invocations.priority < levels.priority
             ORDER BY invocations.priority DESC LIMIT 1)
     FROM levels WHERE levels.priority IS NOT NULL
 ),
 due AS (
     SELECT found.* FROM levels CROSS JOIN LATERAL (
-        SELECT id, crashes FROM runyard.invocations
-        WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND priority = levels.priority AND due_at <= runyard.now()
+        SELECT id FROM runyard.invocations
+        WHERE function = %(function)s AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND priority = levels.priority AND due_at <= runyard.now()
         ORDER BY due_at, id LIMIT %(max_batch)s FOR UPDATE SKIP LOCKED
     ) AS found
     LIMIT %(max_batch)s
 ),
-chosen AS (
-    SELECT id FROM due WHERE crashes < 2
-    UNION ALL
-    (SELECT id FROM due WHERE crashes >= 2 AND NOT EXISTS (SELECT FROM due WHERE crashes < 2) LIMIT 1)
-),
 taken AS (
     UPDATE runyard.invocations SET status = 'claimed', batch_id = %(batch)s
-    WHERE id IN (SELECT id FROM chosen) RETURNING id, event_id, run_id
+    WHERE id IN (SELECT id FROM crashed UNION ALL SELECT id FROM due) RETURNING id, event_id, run_id
 ),
 batch AS (
     INSERT INTO runyard.batches (id, function, invocations)
     SELECT %(batch)s, %(function)s, array_agg(id) FROM taken HAVING count(*) > 0
 )
-SELECT count(*) AS size, min(event_id) AS event_id, CASE WHEN min(run_id) = max(run_id) THEN min(run_id) END AS previous_run FROM taken
+SELECT count(*) AS size, min(event_id) AS event_id, CASE WHEN min(run_id) = max(run_id) THEN min(run_id) END AS previous_run,
+    EXISTS (SELECT FROM crashed) AS alone
+FROM taken
 
 -- name: claim_lanes
 -- As `claim`, for a function with flow control: within its limits, in turn from lane to lane. (by invocations_lane)
-SELECT size, event_id, previous_run, more FROM runyard.claim_v1(%(function)s, %(batch)s, %(max_batch)s, %(just)s::bigint[])
+SELECT size, event_id, previous_run, more, alone FROM runyard.claim_v2(%(function)s, %(batch)s, %(max_batch)s, %(just)s::bigint[])
 
 -- name: claim_these
 -- Claim these invocations of a function without flow control, for a run that was launched for them. (by invocations_pkey)
@@ -106,8 +117,8 @@ WITH taken AS (
     WHERE id = ANY (%(just)s) AND function = %(function)s AND status = 'queued' RETURNING id
 ),
 made AS (
-    INSERT INTO runyard.batches (id, function, invocations)
-    SELECT %(batch)s, %(function)s, array_agg(id) FROM taken HAVING count(*) > 0
+    INSERT INTO runyard.batches (id, function, invocations, launched_at)
+    SELECT %(batch)s, %(function)s, array_agg(id), now() FROM taken HAVING count(*) > 0
 )
 SELECT count(*) AS size FROM taken
 
@@ -124,40 +135,80 @@ SELECT made AS id FROM runyard.batches, runyard.replay_v1(batches.invocations) A
 SELECT due AS id FROM runyard.batches, runyard.requeue_v1(batches.invocations) AS due WHERE batches.id = %(parent)s
 
 -- name: next_due
--- Seconds until the next invocation of a function is due, NULL for none or while it is paused: the first of each priority level. (by invocations_due)
-WITH RECURSIVE levels AS (
+-- Seconds until the next invocation of a function is due, the first of each priority level, or until what holds it back is over; NULL for none, while it
+-- is paused, and where only the end of a run can tell. (by invocations_due, invocations_crashed, invocations_crashing)
+WITH RECURSIVE held AS (
+    SELECT runyard.held_until_v1(%(function)s) AS until
+),
+levels AS (
     (SELECT priority FROM runyard.invocations
-     WHERE function = %(function)s AND NOT EXISTS (SELECT FROM runyard.functions WHERE name = %(function)s AND paused_at IS NOT NULL)
-        AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL ORDER BY priority DESC LIMIT 1)
+     WHERE function = %(function)s AND (SELECT until FROM held) IS NULL
+        AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+     ORDER BY priority DESC LIMIT 1)
     UNION ALL
     SELECT (SELECT invocations.priority FROM runyard.invocations
-            WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND invocations.priority < levels.priority
+            WHERE function = %(function)s AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0
+                AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND invocations.priority < levels.priority
             ORDER BY invocations.priority DESC LIMIT 1)
     FROM levels WHERE levels.priority IS NOT NULL
+),
+firsts AS (
+    SELECT first.due_at FROM levels CROSS JOIN LATERAL (
+        SELECT due_at FROM runyard.invocations
+        WHERE function = %(function)s AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND priority = levels.priority ORDER BY due_at, id LIMIT 1
+    ) AS first
+    UNION ALL
+    (SELECT due_at FROM runyard.invocations
+     WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND (SELECT until FROM held) IS NULL
+        AND NOT EXISTS (
+            SELECT FROM runyard.invocations AS others WHERE others.function = %(function)s AND others.crashes >= 2 AND others.status IN ('claimed', 'running'))
+     ORDER BY due_at, id LIMIT 1)
+    UNION ALL
+    SELECT until FROM held WHERE isfinite(until)
 )
-SELECT extract(epoch FROM min(first.due_at) - runyard.now())::float8 AS seconds
-FROM levels CROSS JOIN LATERAL (
-    SELECT due_at FROM runyard.invocations
-    WHERE function = %(function)s AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND priority = levels.priority ORDER BY due_at, id LIMIT 1
-) AS first
+SELECT extract(epoch FROM min(due_at) - runyard.now())::float8 AS seconds FROM firsts
 
 -- name: next_due_lanes
 -- As `next_due`, for a function with flow control. (by invocations_delayed)
-SELECT runyard.next_due_v1(%(function)s) AS seconds
+SELECT runyard.next_due_v2(%(function)s) AS seconds
 
 -- name: capacity
--- Runs that the living workers can do at a time, batches that wait for one, batches under way. (by batches_open)
+-- Runs that the living workers can do at a time, batches that wait for one, batches under way. A claim that was not launched in its time waits for
+-- nothing: whoever made it is gone. (by batches_open)
 SELECT
     (SELECT coalesce(sum(slots), 0) FROM runyard.workers WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
-    (SELECT count(*) FROM runyard.batches WHERE status = 'claimed') AS waiting,
+    (SELECT count(*) FROM runyard.batches WHERE status = 'claimed'
+        AND (launched_at IS NOT NULL OR claimed_at > now() - make_interval(secs => %(launch)s))) AS waiting,
     (SELECT count(*) FROM runyard.batches WHERE status = 'running') AS running
 
+-- name: launching
+-- Write down that the run of a batch is given to the broker; where that did not happen (`marked`), its status as it was. (by batches_pkey)
+WITH launched AS (
+    UPDATE runyard.batches SET launched_at = now(), heartbeat_at = now() WHERE id = %(batch)s AND status = 'claimed' RETURNING id
+)
+SELECT EXISTS (SELECT FROM launched) AS marked, status FROM runyard.batches WHERE id = %(batch)s
+
+-- name: unlaunched
+-- Batches that were claimed, and whose run nobody has launched in time. (by batches_open)
+SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled FROM runyard.batches
+WHERE status = 'claimed' AND launched_at IS NULL AND claimed_at <= now() - make_interval(secs => %(seconds)s)
+    AND (%(functions)s::text[] IS NULL OR function = ANY (%(functions)s))
+ORDER BY claimed_at LIMIT 100
+
 -- name: begin
--- A run takes its batch: refused (no row) when the lease is gone or another run has it. (by batches_pkey)
-UPDATE runyard.batches
-SET status = 'running', run_id = %(run)s, worker = %(worker)s, started_at = coalesce(started_at, now()), heartbeat_at = now()
-WHERE id = %(batch)s AND (status = 'claimed' OR (status = 'running' AND run_id = %(run)s))
-RETURNING id, function
+-- A run takes its batch: refused (no row) when the lease is gone or another run has it. Where launches of its function have failed before, they work
+-- again, and what waits is claimed. (by batches_pkey, failed_launches_pkey)
+WITH begun AS (
+    UPDATE runyard.batches
+    SET status = 'running', run_id = %(run)s, worker = %(worker)s, started_at = coalesce(started_at, now()), heartbeat_at = now()
+    WHERE id = %(batch)s AND (status = 'claimed' OR (status = 'running' AND run_id = %(run)s))
+    RETURNING id, function
+),
+works_again AS (
+    DELETE FROM runyard.failed_launches WHERE function = (SELECT function FROM begun) RETURNING runyard.wake_v1(function)
+)
+SELECT id, function FROM begun
 
 -- name: begin_invocations
 -- The invocations of a batch start an attempt; gives them with their events. (by invocations_pkey, events_pkey)
@@ -275,35 +326,42 @@ WHERE status IN ('claimed', 'running') AND heartbeat_at < now() - make_interval(
 ORDER BY heartbeat_at LIMIT 100
 
 -- name: release
--- Take the lease away and end or requeue what it held: 'queued' or 'cancelled'; those that are out of attempts fail.
--- `counted` makes an attempt of a run that failed before it began its batch, `crashed` adds one to the workers that were lost.
--- No row when another was first, or the worker came back. (by batches_pkey, invocations_pkey)
+-- Take the lease away and end or requeue what it held: 'queued' or 'cancelled'; those that began and are out of attempts fail. What never began keeps
+-- its attempts and its place.
+-- `crashed` adds one to the workers that were lost, `failed` holds the function back: its runs do not come to begin.
+-- No row when another was first, or the worker came back. (by batches_pkey, invocations_pkey, failed_launches_pkey)
 WITH lease AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE id = %(batch)s AND status = %(expected)s AND (%(force)s OR heartbeat_at < now() - make_interval(secs => %(lease)s))
     RETURNING id, function, invocations, run_id
 ),
 held AS (
-    SELECT invocations.id,
-        attempt + (%(counted)s AND status = 'claimed')::integer AS attempts_begun
+    SELECT invocations.id, %(status)s = 'queued' AND status = 'running' AND attempt >= %(attempts)s AS spent
     FROM runyard.invocations
     WHERE invocations.id = ANY (SELECT unnest(invocations) FROM lease) AND batch_id = %(batch)s AND status IN ('claimed', 'running')
 ),
 freed AS (
     UPDATE runyard.invocations SET
         batch_id = NULL,
-        attempt = attempts_begun,
         crashes = crashes + (%(crashed)s AND %(status)s = 'queued')::integer,
-        status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' WHEN %(status)s = 'queued' AND attempts_begun >= %(attempts)s THEN 'failed' ELSE %(status)s END,
-        due_at = CASE WHEN %(status)s = 'queued' THEN runyard.now() + make_interval(secs => %(delay)s) ELSE due_at END,
+        status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' WHEN spent THEN 'failed' ELSE %(status)s END,
+        due_at = CASE WHEN %(status)s = 'queued' AND status = 'running' THEN runyard.now() + make_interval(secs => %(delay)s) ELSE due_at END,
         error = CASE WHEN cancel_requested_at IS NOT NULL THEN error ELSE coalesce(%(error)s::jsonb, error) END,
-        finished_at = CASE WHEN %(status)s = 'queued' AND attempts_begun < %(attempts)s AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
+        finished_at = CASE WHEN %(status)s = 'queued' AND NOT spent AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
     FROM held WHERE invocations.id = held.id
     RETURNING invocations.id, invocations.status
 ),
 left_unfinished AS (
     INSERT INTO runyard.parts (invocation_id, run_id, status, error)
     SELECT freed.id, lease.run_id, 'lost', %(error)s::jsonb FROM freed CROSS JOIN lease WHERE freed.status = 'queued' AND lease.run_id IS NOT NULL
+),
+held_back AS (
+    INSERT INTO runyard.failed_launches AS known (function, failures, until, error)
+    SELECT function, 1, runyard.now() + make_interval(secs => %(first_delay)s), %(error)s::jsonb FROM lease WHERE %(failed)s
+    ON CONFLICT (function) DO UPDATE SET error = excluded.error,
+        failures = known.failures + (known.until <= runyard.now())::integer,
+        until = CASE WHEN known.until > runyard.now() THEN known.until
+            ELSE runyard.now() + make_interval(secs => least(%(most_delay)s, %(first_delay)s * 2.0 ^ least(known.failures, 30))) END
 )
 SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM lease
 

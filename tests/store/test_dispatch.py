@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from runyard import Event, dispatch, send
+from runyard import Event, dispatch, registry, send
 from runyard.dispatch import Outcome
 from runyard.errors import LeaseLost
+from runyard.flow import Concurrency, Flow
 from runyard.registry import Function
+from runyard.retry import Retry
 from runyard.store import database
 from runyard.store.queries import Row, run
 
@@ -126,18 +128,75 @@ def test_a_lost_batch_goes_on_with_its_kept_steps(function: Function) -> None:
     assert [row["attempt"] for row in begun[1]] == [2, 2] and [step["invocation_id"] for step in begun[2]] == [2]
 
 
+def crash(count: int) -> None:
+    """Let the first invocations have lost two workers, and begun before that."""
+    rows("UPDATE runyard.invocations SET crashes = 2, started_at = now() WHERE id <= %s RETURNING id", count)
+
+
+def sizes(function: Function) -> list[int]:
+    return [claim.size for claim in dispatch.claim(function) or []]
+
+
+def do_all(function: Function) -> list[list[int]]:
+    """Claim and settle until nothing is left; give the ids of each batch."""
+    done: list[list[int]] = []
+    while claims := dispatch.claim(function):
+        for claim in claims:
+            begun = dispatch.begin(claim.batch_id, f"run-{len(done)}")
+            assert begun is not None
+            done.append(sorted(row["id"] for row in begun[1]))
+            dispatch.settle(claim.batch_id, f"run-{len(done) - 1}", [Outcome(one, "succeeded") for one in done[-1]])
+    return done
+
+
 def test_an_invocation_that_lost_two_workers_runs_alone(function: Function) -> None:
-    send([Event("greet/requested", {"n": n}) for n in range(4)])
-    rows("UPDATE runyard.invocations SET crashes = 2 WHERE id IN (2, 3) RETURNING id")
-    assert [sorted(row["invocations"]) for row in _claimed(function)] == [[1, 4], [2], [3]]
-
-
-def _claimed(function: Function) -> list[Row]:
-    # A claim that is smaller than the largest batch ends a call: what was left out comes at the next.
     worker(slots=10)
-    while dispatch.claim(function):
-        pass
-    return rows("SELECT invocations FROM runyard.batches ORDER BY id")
+    send([Event("greet/requested", {"n": n}) for n in range(4)])
+    crash(2)
+    assert sorted(do_all(function)) == [[1], [2], [3, 4]]
+
+
+PLAIN = Flow()
+LANES = Flow(concurrency=(Concurrency(500, key="data.k"),))
+
+
+def use(monkeypatch: pytest.MonkeyPatch, flow: Flow, max_batch: int) -> Function:
+    """The function `greet` with this flow control, registered."""
+    made = Function("greet", "greet_job", ("greet/requested",), max_batch=max_batch, retry=Retry(attempts=3), flow=flow)
+    monkeypatch.setattr(registry, "_functions", {"greet": made})
+    registry.publish()
+    return made
+
+
+@pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
+def test_those_that_lost_two_workers_hold_nobody_up_and_have_their_turn(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> None:
+    made = use(monkeypatch, flow, 100)
+    worker(slots=1)
+    send([Event("greet/requested", {"k": n % 2}) for n in range(599)])
+    if flow.laned:
+        rows("UPDATE runyard.invocations SET lane = NULL RETURNING id")
+    crash(99)
+    batches = do_all(made)
+    alone = [batch for batch in batches if batch[0] <= 99]
+    assert [len(batch) for batch in alone] == [1] * 99
+    assert sorted(one for batch in batches for one in batch) == list(range(1, 600))
+    # They take every second run at most, and the others go in batches beside them.
+    last = max(number for number, batch in enumerate(batches) if batch[-1] > 99)
+    assert last <= 30
+    assert sum(batch[0] <= 99 for batch in batches[: last + 1]) >= 4
+
+
+def test_one_that_lost_two_workers_waits_until_the_one_before_it_has_ended(function: Function) -> None:
+    worker(slots=10)
+    send([Event("greet/requested") for _ in range(3)])
+    crash(2)
+    claims = dispatch.claim(function) or []
+    assert [(claim.size, claim.alone) for claim in claims] == [(1, True), (1, False)]
+    assert dispatch.seconds_until_due(function) is None
+    dispatch.begin(claims[0].batch_id, "run-1")
+    assert dispatch.claim(function) == []
+    dispatch.settle(claims[0].batch_id, "run-1", [Outcome(1, "failed")])
+    assert sizes(function) == [1]
 
 
 def test_a_crash_in_the_last_attempt_is_final(function: Function) -> None:
@@ -171,12 +230,97 @@ def test_without_any_worker_a_claim_that_never_began_is_taken_back(function: Fun
     assert rows("SELECT status, attempt, crashes FROM runyard.invocations") == [{"status": "queued", "attempt": 0, "crashes": 0}]
 
 
-def test_a_run_that_failed_before_it_began_was_an_attempt(function: Function) -> None:
+BROKER_AWAY = '{"type": "LaunchFailed", "message": "its run could not be launched (no broker)"}'
+
+
+def fail_to_launch(batch: str) -> None:
+    assert dispatch.release(batch, "claimed", "queued", attempts=3, failed=True, force=True, error=BROKER_AWAY) is not None
+
+
+def pass_hold() -> None:
+    """Let the time be over for which a function is held back."""
+    rows("UPDATE runyard.failed_launches SET until = now() RETURNING function")
+
+
+def held_for(function: Function) -> float:
+    seconds = dispatch.seconds_until_due(function)
+    assert seconds is not None
+    return seconds
+
+
+@pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
+def test_a_launch_that_fails_is_no_attempt_and_the_waits_between_them_grow(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> None:
+    made = use(monkeypatch, flow, 10)
+    send([Event("greet/requested", {"k": 1}) for _ in range(3)])
+    before = rows("SELECT id, due_at FROM runyard.invocations ORDER BY id")
+    waits: list[float] = []
+    for _ in range(10):
+        [batch] = claim_ids(made)
+        fail_to_launch(batch)
+        assert dispatch.claim(made) == []
+        waits.append(held_for(made))
+        pass_hold()
+    assert [round(wait) for wait in waits] == [1, 2, 4, 8, 16, 32, 64, 120, 120, 120]
+    assert rows("SELECT DISTINCT status, attempt, crashes FROM runyard.invocations") == [{"status": "queued", "attempt": 0, "crashes": 0}]
+    assert rows("SELECT id, due_at FROM runyard.invocations ORDER BY id") == before
+    assert rows("SELECT DISTINCT error->>'message' AS why FROM runyard.invocations") == [{"why": "its run could not be launched (no broker)"}]
+
+
+def test_what_could_not_be_launched_keeps_its_place_before_what_came_later(function: Function) -> None:
+    first = send([Event("greet/requested") for _ in range(10)])
+    [batch, *_] = claim_ids(function)
+    send([Event("greet/requested") for _ in range(5)])
+    fail_to_launch(batch)
+    pass_hold()
+    [again, *_] = claim_ids(function)
+    begun = dispatch.begin(again, "run-1")
+    assert begun is not None
+    assert [row["event_id"] for row in begun[1]] == first
+
+
+def test_after_a_launch_failed_one_batch_is_tried_and_all_go_when_it_begins(function: Function) -> None:
+    worker(slots=10)
+    send([Event("greet/requested") for _ in range(40)])
+    for batch in claim_ids(function):
+        fail_to_launch(batch)
+    assert rows("SELECT failures FROM runyard.failed_launches") == [{"failures": 1}]
+    pass_hold()
+    [trial] = claim_ids(function)
+    assert dispatch.claim(function) == []
+    assert dispatch.seconds_until_due(function) is None
+    dispatch.begin(trial, "run-1")
+    assert rows("SELECT FROM runyard.failed_launches") == []
+    assert sizes(function) == [10, 10, 10]
+
+
+def test_another_function_is_not_held_back_by_one_whose_launches_fail(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Function("other", "other_job", ("other/requested",))
+    monkeypatch.setattr(registry, "_functions", {"greet": function, "other": other})
+    registry.publish()
+    send([Event("greet/requested"), Event("other/requested")])
+    [batch] = claim_ids(function)
+    fail_to_launch(batch)
+    assert dispatch.claim(function) == []
+    assert sizes(other) == [1]
+
+
+def test_a_claim_that_was_never_launched_counts_as_waiting_for_seconds_only(function: Function) -> None:
+    worker(slots=1)
+    send([Event("greet/requested") for _ in range(50)])
+    lost = claim_ids(function)
+    assert dispatch.claim(function) is None
+    rows("UPDATE runyard.batches SET claimed_at = now() - interval '4 seconds' RETURNING id")
+    assert sizes(function) == [10, 10]
+    assert sorted(row["id"] for row in dispatch.unlaunched(["greet"], 3)) == sorted(lost)
+
+
+def test_a_run_is_not_launched_for_a_batch_that_was_taken_back(function: Function) -> None:
     send("greet/requested")
-    for attempt, status in ((1, "queued"), (2, "queued"), (3, "failed")):
-        [batch] = claim_ids(function)
-        assert dispatch.release(batch, "claimed", "queued", attempts=3, counted=True, force=True) == 1
-        assert rows("SELECT status, attempt FROM runyard.invocations") == [{"status": status, "attempt": attempt}]
+    [batch] = claim_ids(function)
+    assert dispatch.launching(batch)
+    assert dispatch.unlaunched(None, 0) == []
+    fail_to_launch(batch)
+    assert not dispatch.launching(batch)
 
 
 def test_a_replay_makes_new_invocations_of_the_same_events(function: Function) -> None:

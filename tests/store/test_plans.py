@@ -24,8 +24,8 @@ HOT: dict[str, dict[str, object]] = {
         "parked": [1, 2], "steps": ["a", "b"],
     },
     "release": {
-        "batch": "BATCH", "expected": "running", "status": "queued", "attempts": 3, "delay": 0.0, "error": None, "counted": False, "crashed": True,
-        "force": True, "lease": 30.0,
+        "batch": "BATCH", "expected": "running", "status": "queued", "attempts": 3, "delay": 0.0, "error": '{"message": ""}', "crashed": True, "failed": True,
+        "force": True, "lease": 30.0, "first_delay": 1.0, "most_delay": 120.0,
     },
     "recent_events": {"id": None, "name": None, "limit": 50},
 }  # fmt: skip
@@ -47,6 +47,26 @@ def test_a_hot_statement_does_not_scan_a_large_table(function: Function, name: s
         [row] = connection.execute(b"EXPLAIN (FORMAT JSON) " + statements()[name], parameters).fetchall()
     scanned = [node for node in _nodes(row["QUERY PLAN"][0]["Plan"]) if node["Node Type"] == "Seq Scan" and node["Relation Name"] in ("invocations", "events", "steps")]
     assert scanned == [], json.dumps(scanned, indent=1)
+
+
+def test_a_claim_does_not_walk_over_those_that_lost_two_workers(function: Function) -> None:
+    send([Event("greet/requested") for _ in range(6000)])
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.invocations SET crashes = 2, started_at = now() WHERE id <= 3000")
+        connection.execute(
+            "INSERT INTO runyard.invocations (event_id, function, status, finished_at) SELECT 'old' || n, 'greet', 'succeeded', now() FROM generate_series(1, 60000) AS n"
+        )
+        connection.execute("ANALYZE runyard.invocations")
+    for name in ("claim", "next_due"):
+        with database.transaction() as connection:
+            [row] = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements()[name], HOT[name]).fetchall()
+        nodes = _nodes(row["QUERY PLAN"][0]["Plan"])
+        walked = [node for node in nodes if "Index Name" in node and (node.get("Rows Removed by Filter") or node["Actual Rows"] > 500)]  # type: ignore[operator]
+        assert walked == [], json.dumps(walked, indent=1)
+        assert {node["Node Type"] for node in nodes if node.get("Alias", "").startswith(("invocations", "others"))} <= READ_BY_INDEX  # type: ignore[attr-defined]
+
+
+READ_BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Heap Scan", "ModifyTable"}
 
 
 def _nodes(plan: dict[str, object]) -> list[dict[str, object]]:

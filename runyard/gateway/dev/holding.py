@@ -47,6 +47,8 @@ def _queued(row: Row) -> Iterator[Reason]:
         yield Reason("waiting: the code no longer has this function: it waits until it is there again")
         return
     yield from _paused(row)
+    if row["unlaunched"] is not None:
+        yield Reason(f"waiting: {row['unlaunched']}", row["held_until"] if row["held_until"] > row["now"] else None)
     if row["due_at"] > row["now"]:
         yield Reason(_not_yet(row), row["due_at"])
     elif row["keys"] is not None:

@@ -1,5 +1,6 @@
 """One invocation: how it stands and what holds it, what it did in each of its runs, and the buttons that do something about it."""
 
+from runyard.dispatch import LAUNCH_SECONDS
 from runyard.gateway.control import cancel_open, hurry_invocation, replay_one
 from runyard.gateway.dev.holding import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
@@ -20,7 +21,7 @@ def look(visit: Visit) -> Values:
         batches = run(connection, "batches_of_runs", runs=sorted(runs))
         progress = run(connection, "latest_progress", invocation=invocation.id) if invocation.status == "running" else []
         holding = one(connection, "holding", invocation=invocation.id)
-        capacity = one(connection, "capacity", lease=settings().lease_seconds)
+        capacity = one(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
         replays = run(connection, "replays_of", invocation=invocation.id, event=invocation.event_id)
     assert holding is not None
     assert capacity is not None

@@ -1,0 +1,147 @@
+"""Runs that do not come to begin: whatever the reason is, it is no attempt, and it is said."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, in_process_executor, job, op, resource
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.launcher import LaunchRunContext
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+
+from runyard import Batch, dispatch, receive, send, settle
+from runyard.gateway.dev.holding import Reason, reasons
+from runyard.launcher import WarmRunLauncher
+from runyard.reaper import free, settle_what_is_left
+from runyard.registry import Function
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.queries import one, run
+from runyard.tags import BATCH
+from tests.conftest import event, free_port
+
+
+@resource
+def away() -> None:
+    raise ConnectionError("no such host, with password=hunter2secret")
+
+
+@op(required_resource_keys={"away"})
+def ask(batch: Batch) -> Batch:
+    return batch
+
+
+@job(executor_def=in_process_executor, resource_defs={"away": away})
+def greet_job() -> None:
+    settle(ask(receive()))
+
+
+ORIGIN = JobPythonOrigin("greet_job", RepositoryPythonOrigin(sys.executable, ModuleCodePointer("tests.store.test_launches", "greet_job", None)))
+
+
+@pytest.fixture
+def instance(store_url: str) -> Iterator[DagsterInstance]:
+    """The Dagster instance of the project, in the database of these tests."""
+    with DagsterInstance.get() as made:
+        yield made
+
+
+def claimed(function: Function) -> tuple[str, str]:
+    """Send an event and claim it: its id, and the batch's."""
+    [event_id] = send("greet/requested")
+    with database.connection() as connection:
+        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2)
+    [claim] = dispatch.claim(function) or []
+    return event_id, claim.batch_id
+
+
+def made_run(instance: DagsterInstance, batch_id: str) -> DagsterRun:
+    return instance.create_run_for_job(greet_job, tags={BATCH: batch_id}, job_code_origin=ORIGIN)
+
+
+def launch(instance: DagsterInstance, made: DagsterRun) -> None:
+    launcher = WarmRunLauncher()
+    launcher.register_instance(instance)
+    launcher.launch_run(LaunchRunContext(made, workspace=None))
+
+
+def held(event_id: str) -> list[Reason]:
+    """What the dev page says of why an event's invocation does not run."""
+    with database.connection() as connection:
+        row = one(connection, "holding", invocation=event(event_id)["invocations"][0]["id"])
+    assert row is not None
+    return reasons(row, [], 2, 0)
+
+
+@pytest.fixture
+def away_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A broker at an address where nobody listens."""
+    monkeypatch.setenv("RUNYARD_BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
+    settings.cache_clear()
+    yield
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.mark.usefixtures("away_broker")
+def test_without_a_broker_a_launch_is_no_attempt_and_the_reason_is_shown(function: Function, instance: DagsterInstance) -> None:
+    event_id, batch_id = claimed(function)
+    with pytest.raises(Exception, match="refused"):
+        launch(instance, made_run(instance, batch_id))
+    [invocation] = event(event_id)["invocations"]
+    assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+    assert "its run could not be launched (OperationalError: Error 111 connecting to 127.0.0.1" in invocation["error"]["message"]
+    [reason] = held(event_id)
+    assert reason.text == f"waiting: {invocation['error']['message']}"
+    assert reason.until is not None
+
+
+def test_with_a_folder_of_the_broker_that_takes_no_files_it_is_no_attempt(function: Function, instance: DagsterInstance, tmp_path: Path) -> None:
+    event_id, batch_id = claimed(function)
+    launcher = WarmRunLauncher()
+    launcher.register_instance(instance)
+    queue = settings().broker_dir / "queue"
+    queue.rename(tmp_path / "queue")
+    queue.touch()
+    try:
+        with pytest.raises(Exception, match="Not a directory"):
+            launcher.launch_run(LaunchRunContext(made_run(instance, batch_id), workspace=None))
+    finally:
+        queue.unlink()
+        (tmp_path / "queue").rename(queue)
+    [invocation] = event(event_id)["invocations"]
+    assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+
+
+def test_a_run_that_fails_before_it_begins_is_no_attempt_and_its_root_is_shown(function: Function, instance: DagsterInstance) -> None:
+    event_id, batch_id = claimed(function)
+    result = greet_job.execute_in_process(instance=instance, tags={BATCH: batch_id}, raise_on_error=False)
+    assert settle_what_is_left(instance, result.run_id)
+    [invocation] = event(event_id)["invocations"]
+    assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+    assert "no such host" in invocation["error"]["message"]
+    assert "hunter2secret" not in invocation["error"]["message"]
+
+
+def test_what_failed_to_launch_while_the_database_was_away_is_found_when_it_is_overdue(function: Function, instance: DagsterInstance) -> None:
+    event_id, batch_id = claimed(function)
+    made = made_run(instance, batch_id)
+    assert dispatch.launching(batch_id)
+    instance.report_run_failed(made, "no database")
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour'")
+    free(instance, dispatch.overdue())
+    [invocation] = event(event_id)["invocations"]
+    assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+    assert dispatch.claim(function) == []
+
+
+def test_a_run_whose_batch_was_taken_back_is_cancelled_instead_of_launched(function: Function, instance: DagsterInstance) -> None:
+    _, batch_id = claimed(function)
+    made = made_run(instance, batch_id)
+    dispatch.release(batch_id, "claimed", "queued", attempts=3, force=True)
+    launch(instance, made)
+    ended = instance.get_run_by_id(made.run_id)
+    assert ended is not None
+    assert ended.status == DagsterRunStatus.CANCELED
