@@ -188,7 +188,8 @@ ORDER BY started.priority DESC, started.due_at, started.id
 SELECT invocation_id, step, output, error, run_id, tries FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY finished_at
 
 -- name: keep_steps
--- Keep results of one step; refused (no row) when the lease is gone. An output that is kept is never replaced. (by steps_pkey, batches_pkey)
+-- Keep results of one step; refused (no row) when the lease is gone. An output that is kept is never replaced, and an error that is written again,
+-- because the answer to the first time was lost, is one try. (by steps_pkey, batches_pkey)
 WITH lease AS (
     SELECT id FROM runyard.batches WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
 ),
@@ -200,19 +201,22 @@ kept AS (
         %(invocations)s::bigint[], %(attempts)s::smallint[], %(outputs)s::text[], %(errors)s::text[], %(started)s::float8[], %(finished)s::float8[]
     ) AS results (invocation_id, attempt, output, error, started_at, finished_at)
     ON CONFLICT (invocation_id, step) DO UPDATE SET
-        attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output, error = excluded.error, tries = steps.tries + 1,
+        attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output, error = excluded.error,
+        tries = steps.tries + ((steps.run_id, steps.finished_at) IS DISTINCT FROM (excluded.run_id, excluded.finished_at))::integer,
         started_at = excluded.started_at, finished_at = excluded.finished_at
     WHERE steps.error IS NOT NULL
 )
 SELECT id FROM lease
 
 -- name: settle
--- Write the outcome of every invocation of a batch and end its lease; refused (no row) when the lease is gone.
+-- Write the outcome of every invocation of a batch and end its lease (or of some, in a transaction that `ends` it later); refused (no row) when the lease
+-- is gone.
 -- The lease alone is the fence: a condition on invocations.batch_id here makes the planner think of one row, and scan the table.
 -- What parks is due when the first of its waits is over, or at once where one has been resolved meanwhile.
 -- (by batches_pkey, invocations_pkey, waits_invocation_id_step_key)
 WITH lease AS (
-    UPDATE runyard.batches SET status = 'finished', finished_at = now()
+    UPDATE runyard.batches
+    SET status = CASE WHEN %(ends)s THEN 'finished' ELSE status END, finished_at = CASE WHEN %(ends)s THEN now() END
     WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' RETURNING id
 ),
 parked AS (
