@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,6 @@ class Failure:
         return self.shown
 
 
-def described(error: dict[str, Any]) -> str:
+def described(error: Mapping[str, Any]) -> str:
     """A kept error in a line for people: its type and what it says, each where there is one."""
     return ": ".join(str(part) for part in (error.get("type"), error.get("message")) if part) or "no message"

@@ -432,6 +432,16 @@ WHERE (%(function)s::text IS NULL OR function = %(function)s) AND status = ANY (
     AND (%(events)s::text[] IS NULL OR event_id = ANY (%(events)s)) AND (%(invocations)s::bigint[] IS NULL OR invocations.id = ANY (%(invocations)s))
     AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), %(filter)s::jsonpath))
 
+-- name: missing
+-- A function, an event or an invocation of these that there is not. (by functions_pkey, events_pkey and invocations_pkey)
+SELECT 'function' AS kind, given AS id FROM unnest(ARRAY[%(function)s::text]) AS given
+WHERE given IS NOT NULL AND NOT EXISTS (SELECT FROM runyard.functions WHERE functions.name = given)
+UNION ALL
+SELECT 'event', given FROM unnest(%(events)s::text[]) AS given WHERE NOT EXISTS (SELECT FROM runyard.events WHERE events.id = given)
+UNION ALL
+SELECT 'invocation', given::text FROM unnest(%(invocations)s::bigint[]) AS given WHERE NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.id = given)
+LIMIT 1
+
 -- name: select_invocations
 -- The next of a selection, by id. (by invocations_pkey, events_pkey)
 SELECT invocations.id FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
