@@ -8,19 +8,19 @@ An invocation that fails or parks leaves the batch for the ops that follow; its 
 beside this one in the graph: each op has its own view of who has left on the way to it.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
 from typing import Any, cast
 
 from runyard import parking
 from runyard.durations import YEAR, Duration
 from runyard.errors import Cancelled, LeaseLost, NonRetriable
 from runyard.events import Event, EventData, catalog
-from runyard.keeping import Keeper, Result, attempt, attempt_all
+from runyard.keeping import Keeper, attempt, attempt_all
 from runyard.lease import Lease
 from runyard.outcomes import Failure
 from runyard.reporting import Reporter
@@ -153,7 +153,8 @@ class Batch:
             How many are done at a time. More than one where the step waits on a network.
         at_most_once_window
             Results are kept after this many or half a second, whichever comes first. After a crash of the worker no
-            more than this many are done again; 1 keeps each result at once.
+            more than this many are done again, and those that it was in the middle of. With 1 each result is kept before its thread
+            takes another item: only what was being done is done again.
         retry
             When this step is tried again; as the function says by default.
         when
@@ -169,12 +170,12 @@ class Batch:
             Another run has the batch; nothing more is done.
         """
         do = self.shared.stubs.get(step, do)
-        todo = [item for item in self._todo(step) if when is None or when(item)]
-        with Keeper(self, step, at_most_once_window, retry) as keeper:
+        todo = self._todo(step)
+        with Keeper(self, step, at_most_once_window, retry, expected=len(todo)) as keeper:
+            if when is not None:
+                todo = list(_chosen(todo, when, keeper))
             if threads == 1 or len(todo) < 2:
-                for item in todo:
-                    if item.id not in self.shared.lease.cancelled:
-                        keeper.take([attempt(do, item)])
+                self._map_one_by_one(do, iter(todo), keeper)
             else:
                 self._map_in_threads(do, todo, threads, keeper)
         return self
@@ -248,8 +249,9 @@ class Batch:
         do = self.shared.stubs.get(step)
         if do is not None:
             return self.map(step, do)
-        with Keeper(self, step, DEFAULT_WINDOW, None) as keeper:
-            for item in self._todo(step):
+        todo = self._todo(step)
+        with Keeper(self, step, DEFAULT_WINDOW, None, expected=len(todo)) as keeper:
+            for item in todo:
                 keeper.take_events(item, make)
         return self
 
@@ -279,18 +281,51 @@ class Batch:
             if item.id in self.shared.lease.cancelled and item.id not in self.left:
                 self.fail(item, Failure("", "receive", Cancelled("cancelled")))
 
+    def _map_one_by_one(self, do: Callable[[Item], object], waiting: Iterator[Item], keeper: Keeper) -> None:
+        for item in waiting:
+            keeper.check()
+            if item.id not in self.shared.lease.cancelled:
+                keeper.take([attempt(do, item)])
+
     def _map_in_threads(self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: Keeper) -> None:
-        # A window of futures, not all at once: what is under way when the lease is lost is then bounded.
-        waiting = (item for item in todo if item.id not in self.shared.lease.cancelled)
-        under_way: set[Future[Result]] = set()
+        waiting = _Handed(todo)
         with ThreadPoolExecutor(min(threads, len(todo)), thread_name_prefix="step") as executor:
-            while True:
-                for item in islice(waiting, 2 * threads - len(under_way)):
-                    under_way.add(executor.submit(copy_context().run, attempt, do, item))
-                if not under_way:
-                    return
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                keeper.take([future.result() for future in done])
+            workers = [executor.submit(copy_context().run, self._map_one_by_one, do, waiting, keeper) for _ in range(min(threads, len(todo)))]
+            try:
+                for worker in as_completed(workers):
+                    worker.result()
+            finally:
+                # When the lease is lost or the run is interrupted, what is under way ends, and nothing else begins.
+                waiting.close()
+
+
+class _Handed(Iterator[Item]):
+    """Items for several threads, each to one of them, until it is closed."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = iter(items)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def __next__(self) -> Item:
+        with self._lock:
+            if self._closed:
+                raise StopIteration
+            return next(self._items)
+
+    def close(self) -> None:
+        """Give no more."""
+        self._closed = True
+
+
+def _chosen(todo: Sequence[Item], when: Callable[[Item], bool], keeper: Keeper) -> Iterator[Item]:
+    """The items that a step is for; where `when` raises, that is a failure of the step for this item alone."""
+    for item in todo:
+        result = attempt(lambda item: bool(when(item)), item)
+        if result.error is not None:
+            keeper.take([result])
+        elif result.output:
+            yield item
 
 
 def _value(given: Any, item: Item) -> Any:

@@ -178,7 +178,17 @@ def _count(connection: psycopg.Connection[Any], selection: Selection, most_secon
     except (psycopg.errors.SyntaxError, psycopg.errors.InvalidRegularExpression) as error:
         raise InvalidOption(f"filter: {error.diag.message_primary}") from None
     assert row is not None
+    if not row["count"] and selection.function is not None:
+        raise_for_missing(connection, replace(selection, events=(), invocations=()))
     return int(row["count"]), int(row["upto"] or 0)
+
+
+def raise_for_missing(connection: psycopg.Connection[Any], selection: Selection) -> None:
+    """Raise `InvalidOption` that says which function, event or invocation of a selection there is not."""
+    row = one(connection, "missing", function=selection.function, events=list(selection.events), invocations=list(selection.invocations))
+    if row is not None:
+        lists = "`runyard functions` lists them" if row["kind"] == "function" else "see `runyard events`, or the page /dev"
+        raise InvalidOption(f"there is no {row['kind']} {row['id']}; {lists}")
 
 
 def _parameters(selection: Selection) -> dict[str, Any]:

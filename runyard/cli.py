@@ -140,6 +140,7 @@ def send(name: str, data: str | None, file: Path | None, event_id: str | None, t
 @reported
 def events(name: str | None, event_id: str | None, limit: int, as_json: bool) -> int | None:
     """List the latest events and what became of them."""
+    from runyard.outcomes import described
     from runyard.store import database
     from runyard.store.queries import run
 
@@ -152,7 +153,7 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
             echo_json(row)
             continue
         outcome = "; ".join(
-            f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + redact(found['error']['message'])[:120] if found['error'] else ''}"
+            f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + redact(described(found['error']))[:120] if found['error'] else ''}"
             for found in row["invocations"]
         )
         echo(f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}")
@@ -161,7 +162,7 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
                 for wait in invocation["waits"]:
                     echo(f"    {wait['step']}: waits for {wait['event'] or 'its time'} until {wait['until']}")
                 for step in invocation["steps"]:
-                    echo(f"    {step['step']}: {redact(json.dumps(step['error'] or step['output']))[:200]}")
+                    echo(f"    {step['step']}: {redact(described(step['error']) if step['error'] else json.dumps(step['output']))[:200]}")
     return None
 
 

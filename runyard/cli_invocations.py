@@ -78,8 +78,9 @@ def run_now(invocations: tuple[int, ...]) -> int:
 
 def _many(action: Any, dry_run: bool, yes: bool, bulk: str | None, selected: dict[str, Any], keep: bool = False) -> int:
     # click gives tuples for the options that may be repeated.
-    from runyard.bulk import Selection, count, perform, resume
+    from runyard.bulk import Selection, count, perform, raise_for_missing, resume
     from runyard.moments import moment
+    from runyard.store import database
 
     if bulk is not None:
         return _show(action, resume(bulk))
@@ -88,6 +89,9 @@ def _many(action: Any, dry_run: bool, yes: bool, bulk: str | None, selected: dic
             selected[name] = moment(selected[name], f"--{name}")
     selection = Selection(**selected)
     found = count(selection, action)
+    if not found:
+        with database.connection() as connection:
+            raise_for_missing(connection, selection)
     echo(f"{found} invocations to {action}{' (nothing was changed)' if dry_run else ''}")
     if dry_run or not found:
         return 0
@@ -130,17 +134,22 @@ def bulks() -> None:
 @reported
 def dead_letters(function: str | None, invocation: int | None, limit: int) -> None:
     """List final failures that were neither replayed nor dismissed."""
+    from runyard.bulk import Selection, raise_for_missing
+    from runyard.outcomes import described
     from runyard.store import database
     from runyard.store.queries import run
 
     with database.connection() as connection:
         rows = run(connection, "dead_letters", function=function, invocation=invocation, limit=limit)
+        if not rows and function is not None:
+            raise_for_missing(connection, Selection(function=function))
     if invocation is not None and not rows:
         raise RunyardError(f"there is no dead letter {invocation}: it was replayed or dismissed, or has not failed for good")
     if not rows:
         echo("None.")
     for row in rows:
-        echo(f"{row['id']}  {row['finished_at']:%Y-%m-%d %H:%M:%S}  {row['function']}  {row['event']}  {row['step']}: {row['type']}: {redact(row['message'])[:200]}")
+        at = f"at {row['step']}: " if row["step"] else ""
+        echo(f"{row['id']}  {row['finished_at']:%Y-%m-%d %H:%M:%S}  {row['function']}  {row['event']}  {at}{redact(described(row))[:200]}")
         if invocation is not None:
             echo(f"event {row['event_id']}, run {row['run_id']}")
             echo(f"{json.dumps(row['data'], indent=2)}\n{row['traceback']}", lines=True)
@@ -161,7 +170,7 @@ def pause(function: str) -> None:
 def resume(function: str) -> None:
     """Let the invocations of a paused function go."""
     _set_paused(function, False)
-    echo(f"{function} is not paused.")
+    echo(f"{function} is resumed; its events go on.")
 
 
 def _set_paused(function: str, paused: bool) -> None:

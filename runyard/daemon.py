@@ -2,6 +2,8 @@
 
 import logging
 import os
+import threading
+import time
 from pathlib import Path
 
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
@@ -10,12 +12,15 @@ from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handle
 
 from runyard.dagster_internals import pooled_instance, run_daemon
 
+_SILENT_SECONDS = 30.0
+
 
 def serve_daemon(workspace: Path) -> int:
     """Run sensors, schedules and the other daemons on the code locations of a workspace file, until interrupted."""
     setup_interrupt_handlers()
+    shortened = _Shortened()
     for name in ("SensorDaemon", "WakingSensorDaemon", "SchedulerDaemon"):
-        logging.getLogger(f"dagster.daemon.{name}").addFilter(_shorten)
+        logging.getLogger(f"dagster.daemon.{name}").addFilter(shortened)
     try:
         with capture_interrupts(), pooled_instance() as instance:
             run_daemon(instance, WorkspaceFileTarget(paths=[str(workspace)]))
@@ -25,10 +30,24 @@ def serve_daemon(workspace: Path) -> int:
     return 0
 
 
-def _shorten(record: logging.LogRecord) -> bool:
-    """A code server that is being started again is no news: one line, without the traceback."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, DagsterUserCodeUnreachableError | DagsterCodeLocationNotFoundError):
+class _Shortened(logging.Filter):
+    """A code server that is being started again is no news: a line without the traceback, and then none for a while, whichever of the sensors meets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._said: float | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten a record of this kind, or hold it back."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, DagsterUserCodeUnreachableError | DagsterCodeLocationNotFoundError):
+            return True
+        with self._lock:
+            now = time.monotonic()
+            if self._said is not None and now - self._said < _SILENT_SECONDS:
+                return False
+            self._said = now
         record.exc_info, record.exc_text = None, None
         record.msg, record.args = "the code server is away; trying again", ()
-    return True
+        return True

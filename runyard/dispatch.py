@@ -5,10 +5,11 @@ taken away changes nothing and raises `LeaseLost`.
 """
 
 import json
+import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import psycopg
 from runyard.durations import seconds
 from runyard.errors import LeaseLost
 from runyard.events import new_ulid
+from runyard.fit_text import fit
 from runyard.registry import Function, find, rekey
 from runyard.settings import settings
 from runyard.store import database
@@ -33,6 +35,11 @@ _MOST_EXPIRED = 500
 LAUNCH_SECONDS = 3.0
 # The waits after launches that failed, before the next one of that function is tried: they double, and have no end.
 _FIRST_LAUNCH_DELAY, _MOST_LAUNCH_DELAY = 1.0, 120.0
+# A statement may have 1 GB, a JSON value 256 MB, and what is sent must be in memory several times.
+_MOST_CHARACTERS = 64 * 1024 * 1024
+# What the database says of a statement because of what stands in it: values (22), constraints (23), limits (54, XX000), text that is none.
+_REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.InternalError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex, UnicodeEncodeError)
+_log = logging.getLogger("runyard.dispatch")
 _worker_name = socket.gethostname()
 
 _matching = threading.Lock()
@@ -231,21 +238,65 @@ def begin(batch_id: str, run_id: str, *, fresh: bool = True) -> tuple[str, list[
 Kept = tuple[int, int, str | None, str | None, float, float]
 
 
-def keep(batch_id: str, run_id: str, step: str, results: Sequence[Kept], *, events: str | None = None) -> None:
-    """Keep results of a step: (invocation, attempt, output JSON, error JSON, start, end in epoch seconds); raises `LeaseLost`.
+def keep(batch_id: str, run_id: str, step: str, results: Sequence[Kept], *, events: Mapping[int, str] | None = None) -> dict[int, str]:
+    """Keep results of a step: (invocation, attempt, output JSON, error JSON, start, end in epoch seconds).
 
-    `events` (as `rows_as_json` gives them) are sent with it, all in one transaction.
+    Parameters
+    ----------
+    events
+        What is sent with the results of invocations, in the same transaction: elements of the array for `runyard.send_v2`, with commas between.
+
+    Returns
+    -------
+    The invocations whose result the database refuses, with its reason; nothing of them is kept. All others are.
+
+    Raises `LeaseLost`.
     """
-    invocations, attempts, outputs, errors, started, finished = (list(column) for column in zip(*results, strict=True))
-    with database.connection() if events is None else database.transaction() as connection:
-        if events is not None:
-            run(connection, "send", events=events, source="step")
-        row = one(
-            connection, "keep_steps", batch=batch_id, run=run_id, step=step, invocations=invocations,
-            attempts=attempts, outputs=outputs, errors=errors, started=started, finished=finished,
-        )  # fmt: skip
-        if row is None:
-            raise LeaseLost(batch_id)
+    sent = events or {}
+
+    def keep_some(some: Sequence[Kept]) -> None:
+        elements = ",".join(sent[row[0]] for row in some if row[0] in sent)
+        invocations, attempts, outputs, errors, started, finished = (list(column) for column in zip(*some, strict=True))
+        with database.transaction() if elements else database.connection() as connection:
+            if elements:
+                run(connection, "send", events=f"[{elements}]", source="step")
+            row = one(
+                connection, "keep_steps", batch=batch_id, run=run_id, step=step, invocations=invocations,
+                attempts=attempts, outputs=outputs, errors=errors, started=started, finished=finished,
+            )  # fmt: skip
+            if row is None:
+                raise LeaseLost(batch_id)
+
+    sized = [(row, len(row[2] or "") + len(row[3] or "") + len(sent.get(row[0], ""))) for row in results]
+    refused = [bad for some in _parts(sized) for bad in _without_bad(some, keep_some)]
+    return {row[0]: why for row, why in refused}
+
+
+def _parts(sized: Sequence[tuple[Result, int]]) -> Iterator[list[Result]]:
+    """Rows in parts that fit into a statement each; beside a row is about how large it is."""
+    part: list[Result] = []
+    total = 0
+    for row, size in sized:
+        if part and total + size > _MOST_CHARACTERS:
+            yield part
+            part, total = [], 0
+        part.append(row)
+        total += size
+    if part:
+        yield part
+
+
+def _without_bad(rows: Sequence[Result], do: Callable[[Sequence[Result]], None]) -> list[tuple[Result, str]]:
+    """Do rows at once; where the database refuses that because of a row, in halves, down to the bad ones. Return these, each with the reason."""
+    try:
+        do(rows)
+    except _REFUSED as error:
+        if len(rows) == 1:
+            said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+            return [(rows[0], said or str(error))]
+        middle = len(rows) // 2
+        return _without_bad(rows[:middle], do) + _without_bad(rows[middle:], do)
+    return []
 
 
 def register_waits(batch_id: str, run_id: str, step: str, wanted: Sequence[Mapping[str, Any]], children: Callable[[set[int]], str | None] | None = None) -> list[Row]:
@@ -271,6 +322,15 @@ def register_waits(batch_id: str, run_id: str, step: str, wanted: Sequence[Mappi
             if events is not None:
                 run(connection, "send", events=events, source="step")
         return run(connection, "wait", step=step, wanted=json.dumps(wanted))
+
+
+def register_fitting_waits(
+    batch_id: str, run_id: str, step: str, wanted: Sequence[Mapping[str, Any]], children: Callable[[set[int]], str | None] | None = None
+) -> tuple[list[Row], dict[int, str]]:
+    """As `register_waits`; what the database refuses is left out, and returned beside the rest: the invocations with its reason."""
+    rows: list[Row] = []
+    refused = _without_bad(wanted, lambda some: rows.extend(register_waits(batch_id, run_id, step, some, children)))
+    return rows, {asked["invocation"]: why for asked, why in refused}
 
 
 def leave_out(run_id: str, op: str, left: Mapping[str, Any]) -> None:
@@ -304,21 +364,57 @@ class Outcome:
 
 
 def settle(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
-    """Write all outcomes of a batch and end its lease; raises `LeaseLost`."""
-    parked = [(outcome.invocation_id, step) for outcome in outcomes for step in outcome.parked]
+    """Write all outcomes of a batch and end its lease; raises `LeaseLost`.
+
+    An outcome that the database refuses is written as a failure that says so; the others are written as they are.
+    """
+    parts = list(_parts([(outcome, len(outcome.output or "") + len(outcome.error or "")) for outcome in outcomes]))
+    if len(parts) < 2:
+        try:
+            return _settle_at_once(batch_id, run_id, outcomes)
+        except _REFUSED as error:
+            _log.warning("outcomes of batch %s are written one by one, for the database refuses some: %s", batch_id, error)
+    return _settle_in_parts(batch_id, run_id, parts)
+
+
+def _settle_at_once(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
+    parked = any(outcome.parked for outcome in outcomes)
     with database.transaction() if parked else database.connection() as connection:
         if parked:
             run(connection, "lock_waits")
-        row = one(
-            connection, "settle", batch=batch_id, run=run_id,
-            invocations=[outcome.invocation_id for outcome in outcomes],
-            statuses=[outcome.status for outcome in outcomes], delays=[outcome.delay for outcome in outcomes],
-            attempts=[outcome.attempt for outcome in outcomes],
-            outputs=[outcome.output for outcome in outcomes], errors=[outcome.error for outcome in outcomes],
-            parked=[invocation for invocation, _ in parked], steps=[step for _, step in parked],
-        )  # fmt: skip
+        _settle(connection, batch_id, run_id, outcomes, ends=True)
+
+
+def _settle_in_parts(batch_id: str, run_id: str, parts: Sequence[Sequence[Outcome]]) -> None:
+    with database.transaction() as connection:
+        run(connection, "lock_waits")
+
+        def settle_some(some: Sequence[Outcome]) -> None:
+            with connection.transaction():
+                _settle(connection, batch_id, run_id, some, ends=False)
+
+        refused = [bad for some in parts for bad in _without_bad(some, settle_some)]
+        _settle(connection, batch_id, run_id, [_as_failure(outcome, why) for outcome, why in refused], ends=True)
+
+
+def _settle(connection: Any, batch_id: str, run_id: str, outcomes: Sequence[Outcome], *, ends: bool) -> None:
+    parked = [(outcome.invocation_id, step) for outcome in outcomes for step in outcome.parked]
+    row = one(
+        connection, "settle", batch=batch_id, run=run_id, ends=ends,
+        invocations=[outcome.invocation_id for outcome in outcomes],
+        statuses=[outcome.status for outcome in outcomes], delays=[outcome.delay for outcome in outcomes],
+        attempts=[outcome.attempt for outcome in outcomes],
+        outputs=[outcome.output for outcome in outcomes], errors=[outcome.error for outcome in outcomes],
+        parked=[invocation for invocation, _ in parked], steps=[step for _, step in parked],
+    )  # fmt: skip
     if row is None:
         raise LeaseLost(batch_id)
+
+
+def _as_failure(outcome: Outcome, why: str) -> Outcome:
+    message = f"the database cannot keep the outcome ({outcome.status}): {fit(why)}. The results of its steps are kept: look at them, mend the function, and replay it"
+    error = {"step": None, "op": "settle", "type": "NonRetriable", "message": message, "traceback": ""}
+    return Outcome(outcome.invocation_id, "failed", error=json.dumps(error))
 
 
 def release(

@@ -81,6 +81,9 @@ class RetryAfter(RunyardError):
 
     def __init__(self, message: str, when: float | datetime) -> None:
         super().__init__(message)
-        if isinstance(when, datetime) and when.tzinfo is None:
-            raise InvalidOption("RetryAfter(when=...): give the time a time zone, as in datetime.now(UTC)")
+        if isinstance(when, datetime):
+            if when.utcoffset() is None:
+                raise InvalidOption("RetryAfter(when=...): give the time a time zone, as in datetime.now(UTC)")
+        elif isinstance(when, bool) or not isinstance(when, int | float) or when != when:
+            raise InvalidOption(f"RetryAfter(when=...): give seconds from now as a number, or the time as a datetime, not {type(when).__name__}")
         self.when = when

@@ -1,5 +1,9 @@
 """Does a step for invocations, and keeps what it gave in the event table, a window at a time."""
 
+import json
+import logging
+import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,8 +13,9 @@ import pydantic_core
 from dagster import OpExecutionContext
 
 from runyard import dispatch, registry
-from runyard.errors import InvalidEvent, LeaseLost, NonRetriable
+from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, LeaseLost, NonRetriable
 from runyard.events import Event, as_json, rows_of
+from runyard.fit_text import INTERRUPTS, fit, is_storable, message_of
 from runyard.outcomes import Failure
 from runyard.retry import Retry
 
@@ -18,27 +23,36 @@ if TYPE_CHECKING:
     from runyard.batch import Batch, Item
 
 MAX_STEP_BYTES = 4 * 1024 * 1024
+MAX_STEP_NAME = 512
 KEEP_SECONDS = 0.5
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+# Python reads no longer numbers back (`sys.int_info.default_max_str_digits`).
+_LONG_NUMBER = re.compile(rb"(?<!\d)\d{4301}")
+_log = logging.getLogger("runyard.keeping")
 
 
 @dataclass
 class Result:
-    """What a step gave for one item: an output (also as JSON), or an error; with the time it took."""
+    """What a step gave for one item: an output and the events to be sent with it, or an error (all as JSON too); with the time it took."""
 
     item: "Item"
     started: float
     finished: float
     output: object = None
     output_json: str | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
+    events: str | None = None
+    error_json: str | None = None
 
 
-def attempt(do: "Callable[[Item], object]", item: "Item") -> Result:
-    """Do a step for one item."""
+def attempt(do: "Callable[[Item], object]", item: "Item", what: str = "the step's result") -> Result:
+    """Do a step for one item; all that it raises is the item's own, but for an interrupt of the run. Errors call what it gives `what`."""
     started = time.time()
     try:
-        output, encoded = encode(do(item))
-    except Exception as error:
+        output, encoded = encode(do(item), what)
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
         return Result(item, started, time.time(), error=error)
     return Result(item, started, time.time(), output, encoded)
 
@@ -50,92 +64,179 @@ def attempt_all(do: "Callable[[Sequence[Item]], Sequence[object]]", items: "Sequ
         outputs = list(do(items))
         if len(outputs) != len(items):
             raise NonRetriable(f"the step was given {len(items)} items and returned {len(outputs)} results: return one for each, in order")
-    except Exception as error:
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
         return [Result(item, started, time.time(), error=error) for item in items]
     finished = time.time()
     results: list[Result] = []
     for item, output in zip(items, outputs, strict=True):
         try:
-            if isinstance(output, Exception):
+            if isinstance(output, BaseException):
                 raise output
             results.append(Result(item, started, finished, *encode(output)))
-        except Exception as error:
+        except BaseException as error:
             results.append(Result(item, started, finished, error=error))
     return results
 
 
-def encode(output: object) -> tuple[object, str]:
-    """The output as later steps will see it (after a journey through JSON), and its JSON."""
-    raw = pydantic_core.to_json(output, inf_nan_mode="null")
+def encode(output: object, what: str = "the step's result") -> tuple[object, str]:
+    """The output as later steps will see it (after a journey through JSON), and its JSON; raises `NonRetriable` for one that cannot be kept."""
+    try:
+        raw = pydantic_core.to_json(output, inf_nan_mode="null")
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
+        raise NonRetriable(f"{what} cannot be kept: {fit(message_of(error), 500)}. Return what JSON can hold: text, numbers, lists, objects, models") from error
     if len(raw) > MAX_STEP_BYTES:
-        raise NonRetriable(f"the step's result has {len(raw)} bytes; a step may keep {MAX_STEP_BYTES} (4 MiB). Store it elsewhere and return where it is")
-    if b"\\u0000" in raw:
-        raise NonRetriable("the step's result holds the character NUL, which PostgreSQL cannot keep in JSON; remove it")
-    return pydantic_core.from_json(raw), raw.decode()
+        raise NonRetriable(f"{what} has {len(raw)} bytes; a step may keep {MAX_STEP_BYTES} (4 MiB). Store it elsewhere and return where it is")
+    if b"\\u0000" in raw and _NUL.search(raw):
+        raise NonRetriable(f"{what} holds the character NUL, which PostgreSQL cannot keep in JSON; remove it")
+    try:
+        if _LONG_NUMBER.search(raw):
+            json.loads(raw)
+        return pydantic_core.from_json(raw), raw.decode()
+    except ValueError as error:
+        raise NonRetriable(f"{what} cannot be read back: {fit(str(error), 500)}. Return less deep lists and shorter numbers, or text") from error
+
+
+def check_name(step: str) -> str:
+    """The name of a step; raises `InvalidOption` for one under which nothing can be kept."""
+    if not isinstance(step, str) or not 1 <= len(step) <= MAX_STEP_NAME or not is_storable(step):
+        raise InvalidOption(f"{fit(repr(step), 100)} cannot name a step: give text of 1 to {MAX_STEP_NAME} characters, as in 'prepare-email', without NUL")
+    return step
 
 
 class Keeper:
-    """Collects the results of one step; what failed leaves the batch, by the retry rules of the step or of the function."""
+    """Collects the results of one step; what failed leaves the batch, by the retry rules of the step or of the function.
 
-    def __init__(self, batch: "Batch", step: str, window: int, retry: Retry | None) -> None:
+    Results are kept when there are `window` of them, and by a thread of the keeper's own when the first is half a second old, whatever the step
+    is doing meanwhile. Several threads may give it results: `take` returns when fewer than a window of them are yet to be kept, so that a crash
+    repeats no more than that, and what was being done.
+    """
+
+    def __init__(self, batch: "Batch", step: str, window: int, retry: Retry | None, *, expected: int = 1) -> None:
         self._batch = batch
-        self._step = step
+        self._step = check_name(step)
         self._op = OpExecutionContext.get().op.name
         self._window = max(1, window)
         self._retry = retry
         self._pending: list[Result] = []
-        self._events: list[dict[str, object]] = []
         self._since = time.monotonic()
+        self._lock = threading.Lock()
+        # Held while results are written: who has waited for it sees what is left.
+        self._writing = threading.Lock()
+        self._closed = threading.Event()
+        self._error: BaseException | None = None
+        # With a window of one nothing is left for it, nor behind the only result.
+        self._timer = threading.Thread(target=self._keep_in_time, name="runyard-keeper", daemon=True) if min(self._window, expected) > 1 else None
 
     def __enter__(self) -> "Keeper":
+        if self._timer is not None:
+            self._timer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # On an interrupt too: what is done is done, and must not be done again.
-        if kind is None or not issubclass(kind, LeaseLost):
+        self._closed.set()
+        if self._timer is not None:
+            self._timer.join()
+        if self._error is not None:
+            if kind is None:
+                raise self._error
+        elif kind is None or not issubclass(kind, LeaseLost):
+            # On an interrupt too: what is done is done, and must not be done again.
             self._flush()
 
-    def take(self, results: Sequence[Result]) -> None:
-        """Add results; they are kept when the window is full or half a second old."""
+    def check(self) -> None:
+        """Raise `LeaseLost` when another run has the batch, or what went wrong when results were kept."""
         self._batch.shared.check_lease()
-        if not self._pending:
-            self._since = time.monotonic()
-        self._pending.extend(results)
-        if len(self._pending) >= self._window or time.monotonic() - self._since >= KEEP_SECONDS:
-            self._flush()
+        if self._error is not None:
+            raise self._error
+
+    def take(self, results: Sequence[Result]) -> None:
+        """Add results; wait until fewer than a window are yet to be kept. Raises as `check`."""
+        self.check()
+        for result in results:
+            if result.error is None:
+                result.item.outputs[self._step] = result.output
+            else:
+                self._fail(result, result.error)
+        with self._lock:
+            if not self._pending:
+                self._since = time.monotonic()
+            self._pending.extend(results)
+            full = len(self._pending) >= self._window
+        if full:
+            self._flush(self._window)
 
     def take_events(self, item: "Item", make: "Callable[[Item], Event | Sequence[Event]]") -> None:
         """Add the events that a step sends for an item; they go out with its result, which is their ids."""
+        elements = ""
 
         def rows_made(item: "Item") -> list[str]:
+            nonlocal elements
             made = make(item)
             rows = rows_of([made] if isinstance(made, Event) else list(made))
             if any(row.get("id") for row in rows):
                 raise InvalidEvent("events that a step sends are sent once as they are: leave their id out", "id")
-            self._events.extend({**row, "caused_by": item.id} for row in rows)
+            elements = as_json([{**row, "caused_by": item.id} for row in rows])[1:-1]
             return [str(row["ulid"]) for row in rows]
 
-        self.take([attempt(rows_made, item)])
+        result = attempt(rows_made, item)
+        if result.error is None:
+            result.events = elements or None
+        self.take([result])
 
-    def _flush(self) -> None:
-        if not self._pending:
+    def _flush(self, least: int = 1) -> None:
+        """Keep what is pending, unless fewer than `least` are by the time that it is this one's turn."""
+        with self._writing:
+            results = list(self._pending)
+            if len(results) < least:
+                return
+            self._write(results)
+            # Only now, so that what could not be kept, or was interrupted, is kept by the next one. Keeping twice changes nothing.
+            with self._lock:
+                del self._pending[: len(results)]
+                self._since = time.monotonic()
+
+    def _write(self, results: Sequence[Result]) -> None:
+        refused = self._keep(results)
+        if not refused:
             return
-        results, self._pending = self._pending, []
-        events, self._events = self._events, []
-        rows: list[dispatch.Kept] = []
-        for result in results:
-            error = None
-            if result.error is not None:
-                error = self._fail(result.item, result.error).to_json()
-            else:
-                result.item.outputs[self._step] = result.output
-            rows.append((result.item.id, result.item.attempt, result.output_json, error, result.started, result.finished))
-        shared = self._batch.shared
-        dispatch.keep(shared.id, shared.run_id, self._step, rows, events=as_json(events) if events else None)
+        failed = [result for result in results if result.item.id in refused]
+        for result in failed:
+            result.item.outputs.pop(self._step, None)
+            self._fail(result, NonRetriable(f"the database cannot keep the step's result: {refused[result.item.id]}"))
+        self._keep(failed)
 
-    def _fail(self, item: "Item", error: Exception) -> Failure:
+    def _keep(self, results: Sequence[Result]) -> dict[int, str]:
+        rows = [(result.item.id, result.item.attempt, result.output_json, result.error_json, result.started, result.finished) for result in results]
+        events = {result.item.id: result.events for result in results if result.events is not None}
+        return dispatch.keep(self._batch.shared.id, self._batch.shared.run_id, self._step, rows, events=events)
+
+    def _keep_in_time(self) -> None:
+        while not self._closed.wait(self._seconds_left()):
+            if self._seconds_left() > 0:
+                continue
+            try:
+                self._flush()
+            except DatabaseUnavailable as error:
+                _log.warning("results of step %s are not kept yet: %s", self._step, error)
+                with self._lock:
+                    self._since = time.monotonic()
+            except BaseException as error:
+                self._error = error
+                return
+
+    def _seconds_left(self) -> float:
+        """Seconds until the first result is half a second old. Without one, as long: one that comes meanwhile is then not older either."""
+        with self._lock:
+            return max(0.0, self._since + KEEP_SECONDS - time.monotonic()) if self._pending else KEEP_SECONDS
+
+    def _fail(self, result: Result, error: BaseException) -> None:
+        item = result.item
         function = registry.find(self._batch.function)
         retry = self._retry or (function.retry if function is not None else Retry())
         failure = Failure.of(self._step, self._op, error, item.tries.get(self._step, 0) + 1, retry)
         self._batch.fail(item, failure)
-        return failure
+        result.output_json, result.events, result.error_json = None, None, failure.to_json()

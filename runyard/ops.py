@@ -27,7 +27,6 @@ from runyard.errors import Cancelled, InvalidEvent, LeaseLost, NothingToDo
 from runyard.events import Event, rows_as_json
 from runyard.lease import Lease, heart
 from runyard.links import to_event, to_invocation
-from runyard.redaction import redact
 from runyard.registry import Function
 from runyard.store.queries import Row
 from runyard.tags import BATCH, EVENT, FUNCTION
@@ -83,10 +82,10 @@ def settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
     metadata = _metadata(shared, outcomes, counts)
     failures = [failure for failure in shared.failures.values() if not isinstance(failure.error, Cancelled)]
     if failures:
-        report_step_failures(context, {failure.op: redact(str(failure.error)) for failure in failures})
+        report_step_failures(context, {failure.op: failure.text for failure in failures})
         shown = failures[0]
         raise OpFailure(
-            description=f"{len(failures)} of {len(shared.items)} invocations failed; the first in step {shown.step}: {redact(str(shown.error))}",
+            description=f"{len(failures)} of {len(shared.items)} invocations failed; the first in step {shown.step}: {shown.text}",
             metadata=metadata,
             allow_retries=False,
         )
@@ -224,7 +223,7 @@ def _outcomes(shared: Shared) -> list[Outcome]:
 
 def _last_output(outputs: dict[str, Any]) -> str | None:
     """The output of the last step, as JSON; outputs are in the order in which the steps ended."""
-    return to_json(next(reversed(outputs.values()))).decode() if outputs else None
+    return to_json(next(reversed(outputs.values())), inf_nan_mode="null").decode() if outputs else None
 
 
 def _count(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -242,7 +241,7 @@ def _metadata(batch: Shared, outcomes: Sequence[Outcome], counts: dict[str, int]
     lines = ["| invocation | event | outcome | step | error |", "|---|---|---|---|---|"]
     for outcome in ordered[:_MOST_ROWS]:
         failure = batch.failures.get(outcome.invocation_id)
-        text = redact(str(failure.error)).replace("|", "\\|").replace("\n", " ")[:300] if failure else ""
+        text = failure.text.replace("|", "\\|").replace("\n", " ")[:300] if failure else ""
         number, step = outcome.invocation_id, failure.step if failure else ", ".join(outcome.parked)
         links = f"[{number}]({to_invocation(number)}) | [{events[number]}]({to_event(str(events[number]))})"
         lines.append(f"| {links} | {status.get(outcome.status, outcome.status)} | {step} | {text} |")

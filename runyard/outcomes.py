@@ -2,15 +2,14 @@
 
 import json
 import random
-import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from runyard.errors import Cancelled
-from runyard.redaction import redact
+from runyard.fit_text import message_of, trace_of, type_of
 from runyard.retry import Retry
 
-_TRACEBACK_LINES = 40
 _dice = random.Random()
 
 
@@ -20,15 +19,19 @@ class Failure:
 
     step: str
     op: str
-    error: Exception
+    error: BaseException
     tries: int = 1
     delay: float | None = None
     shown: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @classmethod
-    def of(cls, step: str, op: str, error: Exception, tries: int, retry: Retry) -> "Failure":
+    def of(cls, step: str, op: str, error: BaseException, tries: int, retry: Retry) -> "Failure":
         """Decide by the rules of the step what is to become of an error."""
-        return cls(step, op, error, tries, retry.delay_after(error, tries, _dice))
+        try:
+            delay = retry.delay_after(error, tries, _dice)
+        except Exception:  # an error that tells a time which is none, or that compares with nothing
+            delay = None if tries >= retry.attempts else retry.delay(tries, _dice)
+        return cls(step, op, error, tries, delay)
 
     @classmethod
     def from_json(cls, step: str, shown: dict[str, Any], tries: int) -> "Failure":
@@ -40,17 +43,23 @@ class Failure:
         """What the invocation is from now on: cancelled, failed, or queued for another try."""
         return "cancelled" if isinstance(self.error, Cancelled) else "failed" if self.delay is None else "queued"
 
+    @property
+    def text(self) -> str:
+        """The error in a line for people: its type and what it says, `KeyError: 'card'`."""
+        return described(self._shown())
+
     def to_json(self) -> str:
-        """The error as it is kept and shown: no secrets, a bounded traceback."""
+        """The error as it is kept and shown: no secrets, bounded, and nothing that PostgreSQL cannot keep."""
+        return json.dumps(self._shown())
+
+    def _shown(self) -> dict[str, Any]:
         if not self.shown:
-            trace = redact("".join(traceback.format_exception(self.error))).splitlines()[-_TRACEBACK_LINES:]
-            self.shown = {
-                "step": self.step,
-                "op": self.op,
-                "type": type(self.error).__name__,
-                "message": redact(str(self.error)),
-                "traceback": "\n".join(trace),
-            }
+            self.shown = {"step": self.step, "op": self.op, "type": type_of(self.error), "message": message_of(self.error), "traceback": trace_of(self.error)}
             if self.delay is not None:
                 self.shown["retry_in_seconds"] = round(self.delay, 3)
-        return json.dumps(self.shown).replace("\\u0000", "\\ufffd")
+        return self.shown
+
+
+def described(error: Mapping[str, Any]) -> str:
+    """A kept error in a line for people: its type and what it says, each where there is one."""
+    return ": ".join(str(part) for part in (error.get("type"), error.get("message")) if part) or "no message"

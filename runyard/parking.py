@@ -8,13 +8,14 @@ crash or a retry the same wait goes on, and nothing that came meanwhile is misse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from runyard import dispatch, registry
 from runyard.durations import YEAR, Duration, seconds
-from runyard.errors import InvalidOption, InvokeFailed
+from runyard.errors import InvalidOption, InvokeFailed, NonRetriable
 from runyard.events import Event, as_json, internal_row, new_ulid, rows_of
-from runyard.keeping import Keeper, Result, encode
+from runyard.keeping import Keeper, Result, attempt, encode
+from runyard.outcomes import described
 from runyard.paths import check_filter, path
 from runyard.store.queries import Row
 
@@ -68,19 +69,28 @@ def park(batch: "Batch", step: str, ask: "Callable[[Item], Asked]", children: Ca
     wanted: list[Asked] = []
     with Keeper(batch, step, len(todo), None) as keeper:
         for item in todo.values():
-            try:
-                wanted.append({"invocation": item.id, **ask(item)})
-            except Exception as error:
-                keeper.take([Result(item, time.time(), time.time(), error=error)])
+            result = attempt(ask, item, "what the step waits for")
+            if result.error is not None:
+                keeper.take([result])
+            else:
+                wanted.append({"invocation": item.id, **cast(Asked, result.output)})
         if wanted:
             kinds = {asked["invocation"]: asked["kind"] for asked in wanted}
-            for row in dispatch.register_waits(batch.shared.id, batch.shared.run_id, step, wanted, children):
+            rows, refused = dispatch.register_fitting_waits(batch.shared.id, batch.shared.run_id, step, wanted, children)
+            for invocation, why in refused.items():
+                keeper.take([_failed(todo[invocation], NonRetriable(f"the database refuses what the step waits for: {why}"))])
+            for row in rows:
                 item = todo[row["invocation_id"]]
                 if row["done"]:
                     keeper.take([_result(item, kinds[item.id], row)])
                 else:
                     batch.leave_parked(item, step, kinds[item.id])
     return batch
+
+
+def _failed(item: "Item", error: Exception) -> Result:
+    at = time.time()
+    return Result(item, at, at, error=error)
 
 
 def _result(item: "Item", kind: str, row: Row) -> Result:
@@ -90,14 +100,11 @@ def _result(item: "Item", kind: str, row: Row) -> Result:
     if kind == "event":
         return Result(item, started, finished, *encode(row["result"]["data"]))
     if row["expired"]:
-        return Result(
-            item, started, finished, error=InvokeFailed("the invoked function has not ended in time; look at its invocation, and give invoke(timeout=...) more")
-        )
+        return _failed(item, InvokeFailed("the invoked function has not ended in time; look at its invocation, and give invoke(timeout=...) more"))
     child = row["result"]["data"]
     if child["status"] == "succeeded":
         return Result(item, started, finished, *encode(child["output"]))
-    why = (child["error"] or {}).get("message", "")
-    return Result(item, started, finished, error=InvokeFailed(f"{child['function']} {child['status']}: {why}", child))
+    return _failed(item, InvokeFailed(f"{child['function']} {child['status']}: {described(child['error'] or {})}", child))
 
 
 def invoke(batch: "Batch", step: str, function: str, data: "Callable[[Item], Mapping[str, Any]] | None", timeout: Duration = YEAR) -> "Batch":

@@ -5,7 +5,7 @@ import time
 from contextlib import suppress
 
 from runyard.errors import DatabaseUnavailable
-from runyard.redaction import redact
+from runyard.fit_text import fit
 from runyard.store import database
 from runyard.store.queries import run
 
@@ -30,6 +30,6 @@ class Reporter:
         if bounded < 100 and now - self._last.get(invocation, -1.0) < _LEAST_SECONDS:
             return
         self._last[invocation] = now
-        said = redact(text.replace("\0", ""))[:_LONGEST]
+        said = fit(text.replace("\0", ""), _LONGEST)
         with suppress(DatabaseUnavailable), database.connection() as connection:
             run(connection, "report_progress", batch=self._batch, run=self._run, invocation=invocation, step=self._step, percent=bounded, text=said)

@@ -126,12 +126,16 @@ class Stack:
         problems: list[str] = ["starting"]
         while time.monotonic() < deadline:
             if self._supervisor is not None and self._supervisor.poll() is not None:
-                raise RunyardError(f"the stack stopped while starting: see {self.log} and run `runyard doctor`")
+                raise RunyardError(f"the stack stopped while starting: {self._where_it_says_why()}, and run `runyard doctor`")
             problems = not_ready(self.parts)
             if not problems:
                 return
             time.sleep(0.1)
-        raise RunyardError(f"the stack is not ready after {seconds:.0f} s: {'; '.join(problems)}. See {self.log}")
+        raise RunyardError(f"the stack is not ready after {seconds:.0f} s: {'; '.join(problems)}: {self._where_it_says_why()}")
+
+    def _where_it_says_why(self) -> str:
+        """Where the output of the parts is: in the log of a quiet stack, else in this terminal. What supervisord itself says is in its own log."""
+        return f"see {self.log}" if self.quiet else f"see the lines above and {self.settings.data / 'supervisord.log'}"
 
     def wait(self) -> int:
         """Wait until supervisord ends; return its exit code."""

@@ -228,7 +228,7 @@ class Yard:
 
         def give(item: Item) -> object:
             result = left.pop(0) if len(left) > 1 else left[0]
-            if isinstance(result, Exception):
+            if isinstance(result, BaseException):
                 raise result
             return result(item) if callable(result) else result
 

@@ -37,7 +37,8 @@ UNION (SELECT event_id FROM runyard.batches JOIN runyard.invocations ON invocati
 -- name: invocations_briefly
 -- The first invocations of each of these events, with how many there are. (by invocations_event)
 SELECT found.* FROM unnest(%(events)s::text[]) AS asked (id) CROSS JOIN LATERAL (
-    SELECT id, event_id, function, status, run_id, replay_of, left(error->>'message', 300) AS error,
+    SELECT id, event_id, function, status, run_id, replay_of,
+        left(nullif(concat_ws(': ', CASE WHEN status NOT IN ('skipped', 'cancelled') THEN error->>'type' END, nullif(error->>'message', '')), ''), 300) AS error,
         round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds, count(*) OVER () AS among
     FROM runyard.invocations WHERE event_id = asked.id ORDER BY id LIMIT %(each)s
 ) AS found ORDER BY found.id
@@ -111,7 +112,8 @@ SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
 
 -- name: latest_of_function
 -- A function's newest invocations, with why they failed. (by invocations_function)
-SELECT id, status, created_at, run_id, left(error->>'message', 300) AS error,
+SELECT id, status, created_at, run_id,
+    left(nullif(concat_ws(': ', CASE WHEN status NOT IN ('skipped', 'cancelled') THEN error->>'type' END, nullif(error->>'message', '')), ''), 300) AS error,
     round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds
 FROM runyard.invocations WHERE function = %(function)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s

@@ -236,7 +236,8 @@ ORDER BY started.priority DESC, started.due_at, started.id
 SELECT invocation_id, step, output, error, run_id, tries FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY finished_at
 
 -- name: keep_steps
--- Keep results of one step; refused (no row) when the lease is gone. An output that is kept is never replaced. (by steps_pkey, batches_pkey)
+-- Keep results of one step; refused (no row) when the lease is gone. An output that is kept is never replaced, and an error that is written again,
+-- because the answer to the first time was lost, is one try. (by steps_pkey, batches_pkey)
 WITH lease AS (
     SELECT id FROM runyard.batches WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
 ),
@@ -248,19 +249,22 @@ kept AS (
         %(invocations)s::bigint[], %(attempts)s::smallint[], %(outputs)s::text[], %(errors)s::text[], %(started)s::float8[], %(finished)s::float8[]
     ) AS results (invocation_id, attempt, output, error, started_at, finished_at)
     ON CONFLICT (invocation_id, step) DO UPDATE SET
-        attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output, error = excluded.error, tries = steps.tries + 1,
+        attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output, error = excluded.error,
+        tries = steps.tries + ((steps.run_id, steps.finished_at) IS DISTINCT FROM (excluded.run_id, excluded.finished_at))::integer,
         started_at = excluded.started_at, finished_at = excluded.finished_at
     WHERE steps.error IS NOT NULL
 )
 SELECT id FROM lease
 
 -- name: settle
--- Write the outcome of every invocation of a batch and end its lease; refused (no row) when the lease is gone.
+-- Write the outcome of every invocation of a batch and end its lease (or of some, in a transaction that `ends` it later); refused (no row) when the lease
+-- is gone.
 -- The lease alone is the fence: a condition on invocations.batch_id here makes the planner think of one row, and scan the table.
 -- What parks is due when the first of its waits is over, or at once where one has been resolved meanwhile.
 -- (by batches_pkey, invocations_pkey, waits_invocation_id_step_key)
 WITH lease AS (
-    UPDATE runyard.batches SET status = 'finished', finished_at = now()
+    UPDATE runyard.batches
+    SET status = CASE WHEN %(ends)s THEN 'finished' ELSE status END, finished_at = CASE WHEN %(ends)s THEN now() END
     WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' RETURNING id
 ),
 parked AS (
@@ -482,6 +486,16 @@ WHERE (%(function)s::text IS NULL OR function = %(function)s) AND status = ANY (
     AND (status <> 'failed' OR dismissed_at IS NULL OR %(events)s::text[] IS NOT NULL OR %(invocations)s::bigint[] IS NOT NULL)
     AND (%(events)s::text[] IS NULL OR event_id = ANY (%(events)s)) AND (%(invocations)s::bigint[] IS NULL OR invocations.id = ANY (%(invocations)s))
     AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), %(filter)s::jsonpath))
+
+-- name: missing
+-- A function, an event or an invocation of these that there is not. (by functions_pkey, events_pkey and invocations_pkey)
+SELECT 'function' AS kind, given AS id FROM unnest(ARRAY[%(function)s::text]) AS given
+WHERE given IS NOT NULL AND NOT EXISTS (SELECT FROM runyard.functions WHERE functions.name = given)
+UNION ALL
+SELECT 'event', given FROM unnest(%(events)s::text[]) AS given WHERE NOT EXISTS (SELECT FROM runyard.events WHERE events.id = given)
+UNION ALL
+SELECT 'invocation', given::text FROM unnest(%(invocations)s::bigint[]) AS given WHERE NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.id = given)
+LIMIT 1
 
 -- name: select_invocations
 -- The next of a selection, by id. (by invocations_pkey, events_pkey)

@@ -386,3 +386,9 @@ def test_no_secret_is_on_a_page(visitor: Visitor, functions: dict[str, Function]
     assert "github-secret" not in page and "stripe-secret" not in page and "hunter2secret" not in page and page.count("[redacted]") >= 4
     with visitor.http.stream("GET", f"/dev/invocations/{invocation}", headers={"Accept": "text/event-stream"}) as answer:
         assert "github-secret" not in message(answer.iter_lines())
+
+
+def test_an_error_page_shows_the_id_of_its_request(visitor: Visitor) -> None:
+    page = visitor.get("/dev/invocations/987654")
+    assert page.status_code == 404
+    assert f"Request id: <code>{page.headers['x-request-id']}</code>" in page.text

@@ -115,6 +115,69 @@ def test_kept_outputs_are_never_replaced_and_errors_are(function: Function) -> N
     assert rows("SELECT output, error FROM runyard.steps") == [{"output": 2, "error": None}]
 
 
+def begun(function: Function, size: int) -> str:
+    """A batch of so many invocations, from 1 on, that the run `run-1` has begun."""
+    send([Event("greet/requested") for _ in range(size)])
+    [batch] = claim_ids(function)
+    dispatch.begin(batch, "run-1")
+    return batch
+
+
+UNFIT = ['"\\u0000"', '"\\ud83d"', "1e999999", "no JSON", '"a\0b"', '"\ud83d"']
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_a_result_that_the_database_refuses_is_told_and_the_others_are_kept(function: Function, unfit: str) -> None:
+    batch = begun(function, 5)
+    refused = dispatch.keep(batch, "run-1", "a", [kept(n, unfit if n in (2, 5) else "1") for n in range(1, 6)])
+    assert sorted(refused) == [2, 5]
+    assert all(refused.values())
+    assert rows("SELECT invocation_id AS id FROM runyard.steps ORDER BY 1") == [{"id": 1}, {"id": 3}, {"id": 4}]
+
+
+def test_no_event_of_a_refused_result_is_sent_and_all_of_the_others_are(function: Function) -> None:
+    batch = begun(function, 4)
+    events = {n: f'{{"ulid": "{n}", "name": "told/one"}}' for n in range(1, 5)}
+    dispatch.keep(batch, "run-1", "a", [kept(n, "no JSON" if n == 3 else "1") for n in range(1, 5)], events=events)
+    assert [row["id"] for row in rows("SELECT id FROM runyard.events WHERE name = 'told/one' ORDER BY id")] == ["1", "2", "4"]
+
+
+def test_an_error_that_is_kept_twice_for_the_answer_was_lost_is_one_try(function: Function) -> None:
+    batch = begun(function, 1)
+    for _ in range(2):
+        dispatch.keep(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
+    assert rows("SELECT tries FROM runyard.steps") == [{"tries": 1}]
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_an_outcome_that_the_database_refuses_is_a_failure_and_the_others_are_written(function: Function, unfit: str) -> None:
+    batch = begun(function, 4)
+    dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output=unfit if n == 3 else "5") for n in range(1, 5)])
+    assert [row["status"] for row in rows("SELECT status FROM runyard.invocations ORDER BY id")] == ["succeeded", "succeeded", "failed", "succeeded"]
+    [failed] = rows("SELECT error->>'message' AS message FROM runyard.invocations WHERE status = 'failed'")
+    assert failed["message"].startswith("the database cannot keep the outcome (succeeded): ")
+    assert rows("SELECT status FROM runyard.batches") == [{"status": "finished"}]
+
+
+def test_what_is_too_large_for_a_statement_is_written_in_several_and_ends_once(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = begun(function, 5)
+    monkeypatch.setattr(dispatch, "_MOST_CHARACTERS", 7)
+    assert dispatch.keep(batch, "run-1", "a", [kept(n, "12345") for n in range(1, 6)]) == {}
+    dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 6)])
+    assert rows("SELECT count(*) AS steps FROM runyard.steps") == [{"steps": 5}]
+    assert rows("SELECT output, count(*) AS invocations FROM runyard.invocations WHERE status = 'succeeded' GROUP BY 1") == [{"output": 12345, "invocations": 5}]
+    assert rows("SELECT status FROM runyard.batches") == [{"status": "finished"}]
+
+
+def test_of_what_is_written_in_several_statements_nothing_is_written_when_the_lease_is_gone(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = begun(function, 3)
+    monkeypatch.setattr(dispatch, "_MOST_CHARACTERS", 1)
+    dispatch.release(batch, "running", "queued", attempts=3, force=True)
+    with pytest.raises(LeaseLost):
+        dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 4)])
+    assert rows("SELECT DISTINCT status FROM runyard.invocations") == [{"status": "queued"}]
+
+
 def test_a_lost_batch_goes_on_with_its_kept_steps(function: Function) -> None:
     send([Event("greet/requested"), Event("greet/requested")])
     [batch] = claim_ids(function)

@@ -19,7 +19,7 @@ HOT: dict[str, dict[str, object]] = {
         "batch": "BATCH", "run": "run-1", "step": "a", "invocations": [1, 2], "attempts": [1, 1], "outputs": ["1", "1"], "errors": [None, None],
         "started": [1.0, 1.0], "finished": [1.0, 1.0],
     },
-    "settle": {"batch": "BATCH", "run": "run-1", "invocations": list(range(1, 501)),
+    "settle": {"batch": "BATCH", "run": "run-1", "ends": True, "invocations": list(range(1, 501)),
         "statuses": ["succeeded"] * 500, "delays": [0.0] * 500, "outputs": [None] * 500, "errors": [None] * 500, "attempts": [None] * 500,
         "parked": [1, 2], "steps": ["a", "b"],
     },

@@ -96,6 +96,22 @@ def after(batch: Batch) -> Batch:
     return batch.map("after", lambda item: "done")
 
 
+# What `giver` does for an item, by the word in its data; a test puts its own there.
+deeds: dict[str, Callable[[Item], Any]] = {}
+
+
+def give(batch: Batch) -> Batch:
+    """A step that does what a test says."""
+    return batch.map("give", lambda item: deeds[item.event.data["deed"]](item))
+
+
+function("giver", give)
+function("chosen_giver", lambda b: b.map("give", lambda item: "given", when=lambda item: deeds[item.event.data["deed"]](item)))
+function("sending_giver", lambda b: b.send_events("give", lambda item: deeds[item.event.data["deed"]](item)))
+function("waiting_giver", lambda b: b.wait_for_event("give", "given/now", match=lambda item: {"data.key": deeds[item.event.data["deed"]](item)}, timeout="1h"))
+function("together_giver", lambda b: b.map_all("give", lambda items: [deeds[item.event.data["deed"]](item) for item in items]))
+function("badly_named", lambda b: b.map("a\0b", lambda item: deeds["note"](item)))
+function("threaded_giver", lambda b: b.map("give", lambda item: deeds["do"](item), threads=4, at_most_once_window=1))
 function("plain", work)
 function("wild", work, on="shop/*")
 function("filtered", work, on="order/placed", filter='$.data.total > 100 && $.data.country == "CH"')

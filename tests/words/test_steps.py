@@ -170,7 +170,7 @@ def test_the_failure_of_an_invoked_function_is_raised_and_final(yard: Yard) -> N
     yard.advance("1m")
     assert sent.invocation.status == "failed"
     assert sent.invocation.error is not None and sent.invocation.error["type"] == "InvokeFailed"
-    assert "plain failed: failure 3" in sent.invocation.error["message"]
+    assert "plain failed: RuntimeError: failure 3" in sent.invocation.error["message"]
 
 
 def test_an_invoked_function_that_takes_too_long_is_a_failure(yard: Yard) -> None:

@@ -10,6 +10,7 @@ from runyard.gateway.dev.holding import shared_with
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.endpoint import not_found
 from runyard.links import to_function
+from runyard.outcomes import described
 from runyard.store import database
 from runyard.store.queries import Row, run
 
@@ -85,7 +86,7 @@ def _dead_letters(name: str) -> list[Row]:
     """The failures of a function that nobody has dealt with, as `_latest` gives invocations."""
     with database.connection() as connection:
         rows = run(connection, "dead_letters", function=name, invocation=None, limit=_LATEST)
-    return [{**row, "status": "failed", "error": row["message"], "seconds": (row["finished_at"] - row["created_at"]).total_seconds()} for row in rows]
+    return [{**row, "status": "failed", "error": described(row), "seconds": (row["finished_at"] - row["created_at"]).total_seconds()} for row in rows]
 
 
 def flow_words(row: Row) -> list[str]:

@@ -217,7 +217,7 @@ class Site:
             return self._ask_for_key(request, "")
         # An action has no page of its own: its form stands on the one above it.
         back = request.url.path if request.method == "GET" else request.url.path.rpartition("/")[0]
-        html = self.render("error.html", request, _NOBODY, {"problem": problem, "message": str(problem), "back": back})
+        html = self.render("error.html", request, _NOBODY, {"problem": problem, "message": str(problem), "back": back, "request_id": request.state.request_id})
         made = self._answer(request, html, problem.status)
         made.headers.update(problem.headers)
         return made

@@ -3,7 +3,7 @@
 from runyard.store.migration_env import run_sql_beside
 
 revision = "0013"
-down_revision = "0008"
+down_revision = "0011"
 
 
 def upgrade() -> None:
