@@ -24,7 +24,8 @@ def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
     made = function.to_row()
     return {
         "status": "queued", "attempt": 0, "due_at": NOW, "now": NOW, "keys": ["7"] if function.flow.laned else None, "admitted": True, "begun": False,
-        "cancel_requested_at": None, "active": True, "paused_at": None, "unlaunched": None, "held_until": None, "flow": made["flow"], "key_paths": made["key_paths"], "max_batch": function.largest, "held": [],
+        "unlaunched": None, "held_until": None,
+        "cancel_requested_at": None, "active": True, "paused_at": None, "flow": made["flow"], "key_paths": made["key_paths"], "max_batch": function.largest, "held": [],
         "throttled_until": None, **changed,
     }  # fmt: skip
 
