@@ -1,0 +1,48 @@
+"""WebSockets, with limits on what they may take: uvicorn waits for a client as long as it likes to be waited for. Read in uvicorn 0.54."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+
+class GuardedSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that is let go when it is not opened in time, or when its client reads nothing for a while."""
+
+    _seconds = 0.0
+    _gone: Callable[[], None] | None = None
+    _look_due: asyncio.TimerHandle | None = None
+    _left = 0
+
+    def watch(self, seconds: float, gone: Callable[[], None]) -> None:
+        """Look every so many seconds whether its client does its part, and call `gone` when the connection is lost."""
+        self._seconds = seconds
+        self._gone = gone
+        self._look_again()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Its place is free."""
+        super().connection_lost(exc)
+        if self._look_due is not None:
+            self._look_due.cancel()
+        if self._gone is not None:
+            self._gone()
+
+    async def send(self, message: Any) -> None:
+        """Pass on what the application says."""
+        await super().send(message)
+        if self.close_sent:
+            # A refusal completes the handshake too. uvicorn does not note that, and complains of the application in the log.
+            self.handshake_complete = True
+
+    def _look_again(self) -> None:
+        self._look_due = self.loop.call_later(self._seconds, self._look)
+
+    def _look(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        if not self.handshake_complete or (left and left == self._left):
+            self.transport.abort()
+            return
+        self._left = left
+        self._look_again()
