@@ -277,8 +277,10 @@ class GuardedProtocol(HttpToolsProtocol):
         """The connection is another protocol's from now on, and keeps its place."""
         socket = cast("type[GuardedSocket]", self.ws_protocol_class)(config=self.config, server_state=self.server_state, app_state=self.app_state)
         socket.connection_made(self.transport)
+        self.transport.set_protocol(socket)
         socket.data_received(self._head_without(None))
         if not socket.handshake_initiated:
+            self.transport.set_protocol(self)
             self.connections.discard(socket)
             self._refuse(_SOCKET_TOO_LARGE)
             return
@@ -287,7 +289,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._reading_due is not None:
             self._reading_due.cancel()
         self.connections.discard(self)
-        self.transport.set_protocol(socket)
         self.everybody.sockets += 1
         socket.watch(settings().client_seconds, self._socket_gone)
 

@@ -36,6 +36,28 @@ class GuardedSocket(WebSocketsSansIOProtocol):
             # A refusal completes the handshake too. uvicorn does not note that, and complains of the application in the log.
             self.handshake_complete = True
 
+    async def receive(self) -> Any:
+        """What the application is told next."""
+        message = await super().receive()
+        if not self.writable.is_set():
+            self._read(False)
+        return message
+
+    def pause_writing(self) -> None:
+        """Its client does not read: then nothing is read of it either, for what it sends may have an answer, as pings have."""
+        super().pause_writing()
+        self._read(False)
+
+    def resume_writing(self) -> None:
+        """Its client reads again."""
+        super().resume_writing()
+        if not self.read_paused:
+            self._read(True)
+
+    def _read(self, on: bool) -> None:
+        if not self.transport.is_closing():
+            (self.transport.resume_reading if on else self.transport.pause_reading)()
+
     def _look_again(self) -> None:
         self._look_due = self.loop.call_later(self._seconds, self._look)
 
