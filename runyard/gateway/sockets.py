@@ -19,6 +19,8 @@ class GuardedSocket(WebSocketsSansIOProtocol):
         """Look every so many seconds whether its client does its part, and call `gone` when the connection is lost."""
         self._seconds = seconds
         self._gone = gone
+        # What is sent before the handshake is done would be read as if it were.
+        self._read(False)
         self._look_again()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -31,10 +33,13 @@ class GuardedSocket(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         """Pass on what the application says."""
+        opening = not self.handshake_complete
         await super().send(message)
         if self.close_sent:
             # A refusal completes the handshake too. uvicorn does not note that, and complains of the application in the log.
             self.handshake_complete = True
+        elif opening and self.handshake_complete and self.writable.is_set():
+            self._read(True)
 
     async def receive(self) -> Any:
         """What the application is told next."""

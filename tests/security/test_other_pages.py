@@ -370,22 +370,37 @@ def test_the_number_of_open_sockets_is_bounded(development: Door) -> None:
 
 
 def test_a_socket_whose_client_reads_nothing_is_let_go(development: Door) -> None:
-    """It asks again and again for what is long, and takes none of it."""
+    """It asks for answers (pongs), and takes none of them."""
+    pings = (bytes([0x89, 0x80 | 125, 0, 0, 0, 0]) + b"x" * 125) * 100_000
+    sent = 0
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", development.port))
         mine = connection.getsockname()[1]
         connection.sendall(opening(development))
-        connection.settimeout(0.2)
-        ping = bytes([0x89, 0x80 | 125, 0, 0, 0, 0]) + b"x" * 125
+        assert connection.recv(4096).startswith(b"HTTP/1.1 101")
+        connection.setblocking(False)
 
         def is_held() -> bool:
-            with suppress(TimeoutError, ConnectionError):
-                connection.sendall(ping * 5000)
+            nonlocal sent
+            with suppress(BlockingIOError, ConnectionError):
+                sent += connection.send(pings[sent : sent + 1_000_000])
             return any(found.raddr and found.raddr.port == mine for found in psutil.Process(development.pid).net_connections("tcp"))
 
         assert is_held()
         wait_until(lambda: not is_held(), 20)
+    assert sent < len(pings)
+
+
+def test_what_is_sent_before_a_socket_is_open_waits_for_that(development: Door) -> None:
+    before = development.log()
+    for _ in range(20):
+        with connected(development) as connection:
+            connection.sendall(opening(development))
+            connection.sendall(text_frame('{"type": "connection_init"}'))
+            answer = connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 101")
+    assert "Traceback" not in development.log().removeprefix(before)
 
 
 class OtherSite(FakeServer):
