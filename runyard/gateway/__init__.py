@@ -10,5 +10,5 @@ in `connections`, bytes in `bodies`, guesses at keys in `strangers`, lines of th
 - `doors.py`: what a project adds, edge functions and webhooks.
 - `health.py`, `metrics.py`, `description.py`: for those who run it.
 - `dev/`: the dev page; `templating.py` is what all pages are made with.
-- `app.py` puts everything together, `serving.py` serves it.
+- `app.py` puts everything together, `serving.py` serves it, and `sockets.py` the WebSocket of the Dagster UI.
 """

@@ -1,14 +1,16 @@
 """The web server: uvicorn, with limits on what a client may take before anything is known of it.
 
 uvicorn limits the time between two requests of a connection, but neither the time nor the bytes that the headers of one may take, nor how long a client
-may leave its answer unread; and its limit on connections counts those that do nothing. Read in uvicorn 0.54.
+may leave its answer unread; and its limit on connections counts those that do nothing. Where a client would rather speak another protocol, it loses
+the body of the request, and reads it as the next one. Read in uvicorn 0.54.
 """
 
 import asyncio
 import json
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,6 +21,9 @@ from runyard.gateway.connections import Connections, address_of, most_connection
 from runyard.gateway.problems import ANSWER_HEADERS, Problem
 from runyard.gateway.seldom import Seldom
 from runyard.settings import settings
+
+if TYPE_CHECKING:
+    from runyard.gateway.sockets import GuardedSocket
 
 _KEEP_ALIVE_SECONDS = 30
 # Of a request line with its headers; also of what stands around the bytes of a body: trailers, and the sizes and extensions of its chunks.
@@ -46,6 +51,13 @@ _NOT_HTTP = Problem(400, "invalid_request", "this is no HTTP/1.1 request that ca
 _FULL = Problem(
     503, "busy", "there are as many connections as can be held, all of them with a request in progress; nothing was done. Try again", headers={"Retry-After": "1"}
 )
+# WebSockets that may be open: the Dagster UI has one in every tab.
+_MOST_SOCKETS = 100
+_MOST_MESSAGE_BYTES = 2 * 1024 * 1024
+_NO_TUNNEL = Problem(405, "method", "this is no proxy, and takes no CONNECT: ask for a path")
+_NO_SOCKET = Problem(400, "invalid_request", "a WebSocket is opened by a GET without a body, on a connection where no other answer is awaited")
+_SOCKET_TOO_LARGE = Problem(431, "headers_too_large", "the headers that open a WebSocket are too many or too long: send fewer")
+_SOCKETS_FULL = Problem(503, "busy", f"there are {_MOST_SOCKETS} open WebSockets, as many as can be held: close a tab, or try again", headers={"Retry-After": "10"})
 _full = Seldom("%d connections were refused: requests are in progress on all there may be (the latest from %s)")
 
 
@@ -56,6 +68,7 @@ class _Everybody:
         self.connections = Connections(most_connections(settings()), settings().connections_per_address)
         self.unread = 0
         self.lingering = 0
+        self.sockets = 0
 
 
 class _Refused(Exception):
@@ -75,9 +88,11 @@ class GuardedProtocol(HttpToolsProtocol):
     _begun = False
     _body = 0
     _around = 0
-    # What is counted in `everybody.unread`, and the part of it that is not the body at hand: heads, and bodies that wait in the pipeline.
+    # What is counted in `everybody.unread`, and the part of it that is not the body at hand: heads, and bodies that wait in the pipeline. And that part
+    # without the head at hand.
     _unread = 0
     _besides = 0
+    _before = 0
     _running: Any = None
     _problem = _NOT_HTTP
     _refused = False
@@ -123,7 +138,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._head += len(piece)
         else:
             self._around += len(piece)
-        super().data_received(piece)
+        self._parse(piece)
         if self._refused:
             return
         if self._in_head:
@@ -134,11 +149,49 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._around > _MOST_HEAD_BYTES + _AROUND_A_BYTE * self._body:
             self._refuse(_HEADERS_TOO_LARGE)
 
+    def _parse(self, piece: bytes) -> None:
+        """Let the parser call what is below.
+
+        Where the client wishes for another protocol, the parser ends the request behind its head, whatever body is announced, for what follows could be of
+        that protocol. A wish that is not granted is to be ignored (RFC 9110, 7.8): so a new parser gets the same head without the wish, and what follows.
+        """
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserError:
+                self._refuse(self._problem)
+            except httptools.HttpParserUpgrade as wish:
+                if not self._should_upgrade():
+                    piece = self._head_without(b"upgrade") + piece[wish.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                    continue
+                self.handle_websocket_upgrade()
+            return
+
+    def _head_without(self, left_out: bytes | None) -> bytes:
+        """The head at hand, as it was sent but for the headers of this name."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != left_out]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    @property
+    def _is_read_again(self) -> bool:
+        """Whether the head at hand has a wish that is not granted."""
+        return self.parser.should_upgrade() and not self._should_upgrade()
+
+    def _should_upgrade(self) -> bool:
+        """Whether a WebSocket is wished for, and may be had: not in HTTP/1.0 (RFC 9110, 7.8)."""
+        return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """The first byte of a request, or of its head that is read again."""
         super().on_message_begin()
+        if not self._begun:
+            self._before = self._unread if self._in_progress else 0
         self._begun = True
-        self._besides = self._unread if self._in_progress else 0
+        self._besides = self._before
 
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
@@ -157,6 +210,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The headers are whole: a request is in progress."""
+        if self.parser.get_method() == b"CONNECT":
+            self._stop(_NO_TUNNEL)
+        if self._is_read_again:
+            return
+        if self.parser.should_upgrade():
+            self._check_socket()
         self._no_longer_expect()
         if len(self.pipeline) >= _MOST_AHEAD:
             self._stop(_NOT_HTTP)
@@ -178,6 +237,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The next byte begins another request."""
+        if self._is_read_again:
+            return
         self._in_head = True
         self._head = 0
         super().on_message_complete()
@@ -204,17 +265,36 @@ class GuardedProtocol(HttpToolsProtocol):
         super().pause_writing()
         self._expect_reading()
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, or went beyond a limit."""
-        del msg
-        self._refuse(self._problem)
+    def _check_socket(self) -> None:
+        """Refuse a WebSocket that cannot be had."""
+        has_body = any(name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t")) for name, value in self.headers)
+        if self.parser.get_method() != b"GET" or has_body or self._in_progress:
+            self._stop(_NO_SOCKET)
+        if self.everybody.sockets >= _MOST_SOCKETS:
+            self._stop(_SOCKETS_FULL)
 
     def handle_websocket_upgrade(self) -> None:
-        """The connection is another protocol's from now on."""
+        """The connection is another protocol's from now on, and keeps its place."""
+        socket = cast("type[GuardedSocket]", self.ws_protocol_class)(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        socket.connection_made(self.transport)
+        self.transport.set_protocol(socket)
+        socket.data_received(self._head_without(None))
+        if not socket.handshake_initiated:
+            self.transport.set_protocol(self)
+            self.connections.discard(socket)
+            self._refuse(_SOCKET_TOO_LARGE)
+            return
         self._refused = True
-        self._no_longer_expect()
+        self._count_unread(0)
+        if self._reading_due is not None:
+            self._reading_due.cancel()
+        self.connections.discard(self)
+        self.everybody.sockets += 1
+        socket.watch(settings().client_seconds, self._socket_gone)
+
+    def _socket_gone(self) -> None:
+        self.everybody.sockets -= 1
         self.everybody.connections.leave(self)
-        super().handle_websocket_upgrade()
 
     @property
     def writing(self) -> bool:
@@ -242,7 +322,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return grown <= 0 or self.everybody.unread <= _MOST_UNREAD_BYTES
 
     def _stop(self, problem: Problem) -> None:
-        """End the parsing; what is wrong is answered by `send_400_response`."""
+        """End the parsing; what is wrong is answered by `_refuse`."""
         self._problem = problem
         raise _Refused(problem.code)
 
@@ -323,10 +403,18 @@ class _Releasing:
             bodies.release(scope.get("state", {}))
 
 
+def _socket_class() -> type[asyncio.Protocol]:
+    """What speaks WebSocket; loaded only where it is needed, that is beside the Dagster UI, which brings the library."""
+    from runyard.gateway.sockets import GuardedSocket
+
+    return GuardedSocket
+
+
 def serve(app: ASGIApp, *, websockets: bool = False) -> None:
     """Serve until stopped. There is no access log of uvicorn's: event keys are in the paths. Nor are its warnings: strangers can set off as many as they like."""
     GuardedProtocol.everybody = _Everybody()
     uvicorn.run(
         _Releasing(app), host=settings().host, port=settings().port, log_level="error", access_log=False, server_header=False, proxy_headers=False,
-        http=GuardedProtocol, ws="auto" if websockets else "none", timeout_graceful_shutdown=3, timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        http=GuardedProtocol, ws=_socket_class() if websockets else "none", ws_max_size=_MOST_MESSAGE_BYTES,
+        timeout_graceful_shutdown=3, timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )  # fmt: skip

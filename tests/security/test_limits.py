@@ -3,11 +3,12 @@
 import base64
 import hmac
 import json
+import re
 import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from itertools import pairwise
@@ -478,3 +479,75 @@ def test_a_filter_that_would_take_minutes_is_stopped(door: Door) -> None:
     assert [(answer.status_code, answer.json()["code"]) for answer in found] == [(400, "too_much")] * 2
     assert time.monotonic() - began < 15
     assert count("runyard.bulks") == 0
+
+
+# A request that would be answered if a body were taken for one.
+SMUGGLED = b"GET /healthz?smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+WISHES = ["h2c", "h2c, HTTP2-Settings", "foo", "TLS/1.0", "websocket", "h2c\r\nUpgrade: foo"]
+LAST = ASK.replace(b"\r\n\r\n", b"\r\nX-Request-Id: the-last\r\nConnection: close\r\n\r\n")
+
+
+def wishing(door: Door, wish: str, body: bytes, *, method: str = "POST", chunked: bool = False, version: str = "1.1") -> bytes:
+    """A request of a client that would rather speak another protocol."""
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    sent_as = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    head = f"{method} /e/{door.keys['send']} HTTP/{version}\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {wish}\r\n{framing}\r\n\r\n"
+    return head.encode() + sent_as
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    """These bytes, one by one."""
+    return [bytes([byte]) for byte in data]
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "in chunks"])
+@pytest.mark.parametrize("wish", WISHES)
+def test_the_body_behind_a_wish_for_another_protocol_is_not_the_next_request(door: Door, wish: str, chunked: bool) -> None:
+    head, _, body = wishing(door, wish, SMUGGLED, chunked=chunked).partition(b"\r\n\r\n")
+    with connect(door) as connection:
+        connection.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body + LAST)
+        answers = answer_of(connection)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"400", b"200"]
+    assert b"invalid_json" in answers
+    assert b"x-request-id: the-last" in answers
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH", "OPTIONS", "REPORT"])
+def test_nor_is_it_with_any_other_method(door: Door, method: str) -> None:
+    head, _, body = wishing(door, "h2c", SMUGGLED, method=method).partition(b"\r\n\r\n")
+    with connect(door) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1")
+        connection.sendall(body + LAST)
+        assert answer_of(connection).count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("cut", [lambda data: [data], bytewise], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "in chunks"])
+@pytest.mark.parametrize("wish", WISHES)
+def test_a_post_that_wishes_for_another_protocol_is_taken_whole(door: Door, wish: str, chunked: bool, cut: Callable[[bytes], list[bytes]]) -> None:
+    answers = sent(door, *cut(2 * wishing(door, wish, json.dumps(EVENT).encode(), chunked=chunked) + LAST))
+    assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1") == 3
+    assert count() == 2
+
+
+def test_a_wish_of_an_old_client_is_ignored_and_the_connection_closed(door: Door) -> None:
+    body = json.dumps(EVENT).encode()
+    answers = sent(door, wishing(door, "h2c", body, version="1.0").replace(b"keep-alive, ", b""))
+    assert answers.startswith(b"HTTP/1.1 200")
+    assert count() == 1
+
+
+def test_a_wish_does_not_lengthen_what_may_be_sent(door: Door) -> None:
+    head = wishing(door, "h2c", b"").removesuffix(b"\r\n\r\n")
+    assert code_of(sent(door, head, b"\r\nA: a" * 300 + b"\r\n\r\n")) == (431, "headers_too_large")
+    answers = sent(door, ASK[:-2] + b"Connection: Upgrade\r\nUpgrade: foo\r\n\r\n", wishing(door, "h2c", b"{}") * 3000)
+    assert answers.count(b"HTTP/1.1") == 33
+
+
+@pytest.mark.parametrize("target", [b"x:80", b"/", b"/healthz"])
+def test_nothing_behind_the_wish_for_a_tunnel_is_read(door: Door, target: bytes) -> None:
+    answer = sent(door, b"CONNECT " + target + b" HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED), SMUGGLED)
+    assert code_of(answer) == (405, "method")

@@ -3,10 +3,12 @@
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from playwright.sync_api import Browser, Page
 
@@ -210,18 +212,25 @@ def test_graphql_is_not_executed_by_get(development: Door) -> None:
     assert runs() == before
 
 
+OPENING = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "c2VjdXJpdHktdGVzdHMhIQ=="}
+
+
+def opening(face: Door, path: str = "/graphql", method: str = "GET", version: str = "1.1", **headers: str) -> bytes:
+    """The head that asks for a WebSocket."""
+    asked = {"Host": f"127.0.0.1:{face.port}", **OPENING, "Sec-WebSocket-Protocol": "graphql-ws", **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
+    return f"{method} {path} HTTP/{version}\r\n{lines}\r\n".encode()
+
+
+def connected(face: Door) -> socket.socket:
+    """A connection."""
+    return socket.create_connection(("127.0.0.1", face.port), 10)
+
+
 def upgrade(face: Door, path: str, **headers: str) -> bytes:
     """Ask for a WebSocket; return how the answer begins."""
-    asked = {
-        "Host": f"127.0.0.1:{face.port}",
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "c2VjdXJpdHktdGVzdHMhIQ==",
-    }
-    lines = "".join(f"{name}: {value}\r\n" for name, value in {**asked, **headers}.items())
-    with socket.create_connection(("127.0.0.1", face.port), 10) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+    with connected(face) as connection:
+        connection.sendall(opening(face, path, **headers))
         return connection.recv(4096)
 
 
@@ -247,6 +256,151 @@ def test_where_there_is_no_socket_asking_for_one_is_not_found(development: Door,
 def test_before_others_there_is_no_socket_at_all(door: Door, path: str) -> None:
     """The wish is not granted, and the request answered as it would be without it (RFC 9110, 7.8)."""
     assert upgrade(door, path)[:13] in (b"HTTP/1.1 200 ", b"HTTP/1.1 401 ", b"HTTP/1.1 404 ", b"HTTP/1.1 405 ")
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    found = b""
+    while piece := connection.recv(65536):
+        found += piece
+    return found
+
+
+def text_frame(text: str) -> bytes:
+    """A short message of a client (RFC 6455, 5.2), with a mask that changes nothing."""
+    return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text.encode()
+
+
+@pytest.mark.parametrize("bytewise", [False, True], ids=["at once", "byte by byte"])
+def test_the_socket_of_the_dagster_ui_answers(development: Door, bytewise: bool) -> None:
+    head = opening(development, Origin=development.url)
+    with connected(development) as connection:
+        for piece in [head[at : at + 1] for at in range(len(head))] if bytewise else [head]:
+            connection.sendall(piece)
+        answer = connection.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 101")
+        assert b"sec-websocket-protocol: graphql-ws" in answer.lower()
+        connection.sendall(text_frame('{"type": "connection_init"}'))
+        assert b"connection_ack" in connection.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "body"),
+    [
+        ("GET", {"Content-Length": "34"}, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ("GET", {"Transfer-Encoding": "chunked"}, b"0\r\n\r\n"),
+        ("POST", {"Content-Length": "2"}, b"{}"),
+        ("POST", {}, b""),
+    ],
+    ids=["a length", "chunks", "a post", "a post without a body"],
+)  # fmt: skip
+def test_a_socket_is_not_opened_by_a_request_with_a_body(development: Door, method: str, headers: dict[str, str], body: bytes) -> None:
+    with connected(development) as connection:
+        connection.sendall(opening(development, method=method, **headers) + body)
+        answer = all_of(connection)
+    assert answer.count(b"HTTP/1.1") == 1
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'"invalid_request"' in answer
+    assert b"opened by a GET without a body" in answer
+
+
+def test_a_socket_with_an_empty_body_is_opened(development: Door) -> None:
+    with connected(development) as connection:
+        connection.sendall(opening(development, **{"Content-Length": "0"}))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 101")
+
+
+def test_a_socket_is_not_opened_while_another_answer_is_awaited(development: Door) -> None:
+    with connected(development) as connection:
+        connection.sendall(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{development.port}\r\n\r\n".encode() + opening(development))
+        answer = all_of(connection)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("more", [{f"X-{number}": "x" for number in range(150)}, {"X-Long": "x" * 9000}], ids=["many headers", "a long header"])
+def test_a_socket_with_too_large_a_head_is_refused_at_once(development: Door, more: dict[str, str]) -> None:
+    with connected(development) as connection:
+        connection.sendall(opening(development, **more))
+        answer = all_of(connection)
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert b'"headers_too_large"' in answer
+
+
+def test_an_old_client_has_no_socket(development: Door) -> None:
+    """In HTTP/1.0 the wish is ignored (RFC 9110, 7.8)."""
+    with connected(development) as connection:
+        connection.sendall(opening(development, "/healthz", version="1.0"))
+        assert all_of(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("bytewise", [False, True], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize("wish", ["h2c", "foo", "TLS/1.0", "websocket, h2c"])
+def test_a_post_that_wishes_for_what_is_no_socket_is_taken_whole(development: Door, wish: str, bytewise: bool) -> None:
+    body = json.dumps(EVENT).encode()
+    head = f"POST /e/x HTTP/1.1\r\nHost: 127.0.0.1:{development.port}\r\nConnection: Upgrade\r\nUpgrade: {wish}\r\nContent-Length: {len(body)}\r\n"
+    asked = head.encode() + b"\r\n" + body + head.encode() + b"Connection: close\r\n\r\n" + body
+    with connected(development) as connection:
+        for piece in [asked[at : at + 1] for at in range(len(asked))] if bytewise else [asked]:
+            connection.sendall(piece)
+        answer = all_of(connection)
+    assert answer.count(b"HTTP/1.1 200") == answer.count(b"HTTP/1.1") == 2
+    assert count() == 2
+
+
+def test_sockets_that_are_refused_leave_no_line_in_the_log(development: Door) -> None:
+    before = development.log()
+    for path, headers in (("/graphql", {"Origin": "https://evil.example"}), ("/graphql", {"Host": "evil.example"}), ("/nothing", {})):
+        with connected(development) as connection:
+            connection.sendall(opening(development, path, **headers))
+            assert all_of(connection).startswith(b"HTTP/1.1 4")
+    assert ask(development, "GET", "/healthz").status_code == 200
+    assert "handshake" not in development.log().removeprefix(before)
+
+
+def test_the_number_of_open_sockets_is_bounded(development: Door) -> None:
+    with ExitStack() as open_ones:
+        answers = []
+        for _ in range(101):
+            connection = open_ones.enter_context(connected(development))
+            connection.sendall(opening(development))
+            answers.append(connection.recv(4096).split(b" ")[1])
+        assert (answers[0], answers[-1]) == (b"101", b"503")
+    wait_until(lambda: upgrade(development, "/graphql").startswith(b"HTTP/1.1 101"))
+
+
+def test_a_socket_whose_client_reads_nothing_is_let_go(development: Door) -> None:
+    """It asks for answers (pongs), and takes none of them."""
+    pings = (bytes([0x89, 0x80 | 125, 0, 0, 0, 0]) + b"x" * 125) * 100_000
+    sent = 0
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", development.port))
+        mine = connection.getsockname()[1]
+        connection.sendall(opening(development))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 101")
+        connection.setblocking(False)
+
+        def is_held() -> bool:
+            nonlocal sent
+            with suppress(BlockingIOError, ConnectionError):
+                sent += connection.send(pings[sent : sent + 1_000_000])
+            return any(found.raddr and found.raddr.port == mine for found in psutil.Process(development.pid).net_connections("tcp"))
+
+        assert is_held()
+        wait_until(lambda: not is_held(), 20)
+    assert sent < len(pings)
+
+
+def test_what_is_sent_before_a_socket_is_open_does_no_harm(development: Door) -> None:
+    before = development.log()
+    for _ in range(20):
+        with connected(development) as connection:
+            connection.sendall(opening(development))
+            connection.sendall(text_frame('{"type": "connection_init"}'))
+            answer = connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 101")
+    assert "Traceback" not in development.log().removeprefix(before)
 
 
 class OtherSite(FakeServer):
