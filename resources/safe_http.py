@@ -148,7 +148,7 @@ def _check_status(response: httpx.Response, url: str) -> None:
 def _joined(url: str, location: str) -> str:
     try:
         target = _parsed(location)
-        if target.scheme not in ("", "http", "https") or target.scheme and not location.partition(":")[2].startswith("/"):
+        if target.scheme and (target.scheme not in ("http", "https") or not location.partition(":")[2].startswith("/")):
             raise Forbidden(f"{_shown(url)} redirects to {_shown(location)!r}, which is no http or https URL")
         joined = str(httpx.URL(url).join(location))
         _parsed(joined)
@@ -191,16 +191,17 @@ def _pinned(client: httpx.Client, method: str, url: str, content: bytes | None, 
     host, port = parsed.raw_host.decode("ascii"), _port(parsed)
     if len(host) > _LONGEST_HOST or not 0 < port <= 65_535:
         raise Forbidden(f"{_shown(url)} has no host and port that could be: a name has {_LONGEST_HOST} characters at most, a port is from 1 to 65535")
-    address = _checked_address(host, port, bounds)
+    address = _checked_address(host, port, bounds, {host, parsed.host})
     # Bytes are counted as they come: so they must come as they are.
     named = {**(headers or {}), "Host": parsed.netloc.decode(), "Accept-Encoding": "identity"}
     return client.build_request(method, parsed.copy_with(host=address), content=content, headers=named, extensions={"sni_hostname": host})
 
 
-def _checked_address(host: str, port: int, bounds: Bounds) -> str:
+def _checked_address(host: str, port: int, bounds: Bounds, names: set[str]) -> str:
+    """One of a host's addresses, all of which may be asked; `names` are the ways to write it in RUNYARD_ALLOWED_HOSTS."""
     found = _addresses(host, port, bounds)
     allowed = {name.strip() for name in os.environ.get("RUNYARD_ALLOWED_HOSTS", "").split(",")}
-    if host not in allowed and f"{host}:{port}" not in allowed and not all(map(is_public, found)):
+    if not allowed & {*names, *(f"{name}:{port}" for name in names)} and not all(map(is_public, found)):
         # Where the name leads is nothing for whoever gave it: it may be a name of our own network.
         raise Forbidden(f"the host {host} is not on the public internet; RUNYARD_ALLOWED_HOSTS can name hosts that may be asked all the same")
     return found[0]
