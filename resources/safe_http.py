@@ -7,6 +7,7 @@ names those that may be private: a service in the same network, a server on the 
 
 import ipaddress
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,9 @@ from runyard.errors import NonRetriable, RetryAfter
 
 _REDIRECTS = 5
 _LONGEST_HOST = 253
+# The host and port of a URL as they are written, a user before them left out; of a relative one too.
+_HOST_AND_PORT = re.compile(r"(?:[^:/?#]*:)?//(?:[^/?#]*@)?([^/?#]*)")
+_PORT_AT_ITS_END = re.compile(r":(?![0-9]*\Z)[^\]]*\Z")
 # Headers of an answer and of the redirects before it; the package takes 100 KiB of each.
 _HEADER_BYTES = 1 << 20
 # Addresses of IPv4 hidden in those of IPv6, which pass for public (RFC 6052).
@@ -52,6 +56,8 @@ class Compressed(NonRetriable):
 def opened(method: str, url: str, *, seconds: float, most: int = 0, content: bytes | None = None, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
     """The answer to a request, its body not read yet. A GET follows redirects, whose bodies are not read.
 
+    Where one leads to another host or port, neither `headers` nor the cookies of the server before are sent there.
+
     `seconds` are for all of it: looking up the host, connecting, redirects, headers, and the body as `read` gives it; `most` is how many bytes of a body are wanted.
 
     Raises
@@ -67,15 +73,18 @@ def opened(method: str, url: str, *, seconds: float, most: int = 0, content: byt
     """
     # Twice, for a body may come in small pieces, each with its size before it.
     bounds = Bounds(seconds, 2 * most + _HEADER_BYTES)
-    with httpx.Client(transport=BoundedTransport(bounds), timeout=seconds, trust_env=False) as client:
+    transport = BoundedTransport(bounds)
+    with httpx.Client(transport=transport, timeout=seconds, trust_env=False) as client:
         for _ in range(_REDIRECTS + 1):
             request = _pinned(client, method, url, content, headers, bounds)
             try:
-                response = client.send(request, stream=True)
+                # Not by the client's `send`: that makes the request of a redirect itself, to addresses that nobody has checked.
+                response = transport.handle_request(request)
             except httpx.TimeoutException:
                 raise ConnectionError(f"{_shown(url)} takes longer than {seconds:g} s") from None
             except httpx.HTTPError as error:
                 raise ConnectionError(f"{_shown(url)} does not answer: {type(error).__name__}") from None
+            response.request = request
             try:
                 if not response.has_redirect_location:
                     _check_status(response, url)
@@ -83,7 +92,12 @@ def opened(method: str, url: str, *, seconds: float, most: int = 0, content: byt
                     return
                 if method != "GET":
                     raise Forbidden(f"{_shown(url)} redirects a {method}, which is not followed: give the URL that it leads to")
-                url = _joined(url, response.headers["location"])
+                before, url = url, _joined(url, response.headers["location"])
+                if _server(before) == _server(url):
+                    client.cookies.extract_cookies(response)
+                else:
+                    headers = None
+                    client.cookies.clear()
             finally:
                 response.close()
     raise Forbidden(f"{_shown(url)} redirects more than {_REDIRECTS} times")
@@ -133,34 +147,61 @@ def _check_status(response: httpx.Response, url: str) -> None:
 
 def _joined(url: str, location: str) -> str:
     try:
-        return str(httpx.URL(url).join(location))
-    except httpx.InvalidURL:
+        target = _parsed(location)
+        if target.scheme and (target.scheme not in ("http", "https") or not location.partition(":")[2].startswith("/")):
+            raise Forbidden(f"{_shown(url)} redirects to {_shown(location)!r}, which is no http or https URL")
+        joined = str(httpx.URL(url).join(location))
+        _parsed(joined)
+    except (httpx.InvalidURL, ValueError):
         raise Forbidden(f"{_shown(url)} redirects to {_shown(location)!r}, which is no URL") from None
+    return joined
+
+
+def _parsed(url: str) -> httpx.URL:
+    """A URL whose parts can be read; raises `httpx.InvalidURL`, or `ValueError` for what the package does not look at before they are asked for."""
+    parsed = httpx.URL(url)
+    written = _HOST_AND_PORT.match(url)
+    if written is not None and _PORT_AT_ITS_END.search(written[1]):
+        raise ValueError("a port is written in the digits 0 to 9")
+    _ = parsed.host  # decoded at this moment
+    return parsed
+
+
+def _server(url: str) -> tuple[str, bytes, int]:
+    """Whom a URL asks: what may be told to one server is not for another."""
+    parsed = httpx.URL(url)
+    return parsed.scheme, parsed.raw_host, _port(parsed)
+
+
+def _port(parsed: httpx.URL) -> int:
+    return (443 if parsed.scheme == "https" else 80) if parsed.port is None else parsed.port
 
 
 def _pinned(client: httpx.Client, method: str, url: str, content: bytes | None, headers: Mapping[str, str] | None, bounds: Bounds) -> httpx.Request:
     """A request to an address of the host that was checked, under the host's name."""
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
+        parsed = _parsed(url)
+    except (httpx.InvalidURL, ValueError):
         raise Forbidden(f"{url[:200]!r} is no URL") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise Forbidden(f"{_shown(url)} is no http or https URL")
     if parsed.userinfo:
         raise Forbidden("a URL with a user or a password is not asked")
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
-    if len(parsed.host) > _LONGEST_HOST or port > 65_535:
-        raise Forbidden(f"{_shown(url)} has no host and port that could be: a name has {_LONGEST_HOST} characters at most, a port is below 65536")
-    address = _checked_address(parsed.host, port, bounds)
+    # As it is sent and checked by TLS: the system's look-up has another, older way to write a name in ASCII.
+    host, port = parsed.raw_host.decode("ascii"), _port(parsed)
+    if len(host) > _LONGEST_HOST or not 0 < port <= 65_535:
+        raise Forbidden(f"{_shown(url)} has no host and port that could be: a name has {_LONGEST_HOST} characters at most, a port is from 1 to 65535")
+    address = _checked_address(host, port, bounds, {host, parsed.host})
     # Bytes are counted as they come: so they must come as they are.
     named = {**(headers or {}), "Host": parsed.netloc.decode(), "Accept-Encoding": "identity"}
-    return client.build_request(method, parsed.copy_with(host=address), content=content, headers=named, extensions={"sni_hostname": parsed.host})
+    return client.build_request(method, parsed.copy_with(host=address), content=content, headers=named, extensions={"sni_hostname": host})
 
 
-def _checked_address(host: str, port: int, bounds: Bounds) -> str:
+def _checked_address(host: str, port: int, bounds: Bounds, names: set[str]) -> str:
+    """One of a host's addresses, all of which may be asked; `names` are the ways to write it in RUNYARD_ALLOWED_HOSTS."""
     found = _addresses(host, port, bounds)
     allowed = {name.strip() for name in os.environ.get("RUNYARD_ALLOWED_HOSTS", "").split(",")}
-    if host not in allowed and f"{host}:{port}" not in allowed and not all(map(is_public, found)):
+    if not allowed & {*names, *(f"{name}:{port}" for name in names)} and not all(map(is_public, found)):
         # Where the name leads is nothing for whoever gave it: it may be a name of our own network.
         raise Forbidden(f"the host {host} is not on the public internet; RUNYARD_ALLOWED_HOSTS can name hosts that may be asked all the same")
     return found[0]

@@ -6,6 +6,7 @@ user of the project, and root, can enter either. For root it runs as the user `p
 
 import fcntl
 import os
+import pwd
 import shlex
 import shutil
 import signal
@@ -21,7 +22,7 @@ import psutil
 import psycopg
 
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.private_folders import delete_short_folder, fits_a_socket, private_folder, short_folder, user_name
+from runyard.private_folders import check_above, delete_short_folder, fits_a_socket, private_folder, short_folder, user_name
 from runyard.settings import ROOT_DATABASES, Settings
 from runyard.store.embedded_access import DATABASE, ROLE, SUPERUSER, hand_over, make_database, write_access
 from runyard.store.embedded_programs import SERVER_USER, ProgramFailed, can_reach, check_roots, copy_as_server, make_above, run_program, server_uid
@@ -40,6 +41,7 @@ class _Running:
 
     process: psutil.Process
     sockets: Path
+    owner: int
 
 
 def embedded_url(postgres_dir: Path, role: str = ROLE, database: str = DATABASE) -> str | None:
@@ -47,7 +49,7 @@ def embedded_url(postgres_dir: Path, role: str = ROLE, database: str = DATABASE)
     found = _running(postgres_dir)
     if found is None:
         return None
-    return f"postgresql://{role}@/{quote(database, safe='')}?host={quote(str(found.sockets))}&port={_PORT}"
+    return f"postgresql://{role}@/{quote(database, safe='')}?host={quote(str(found.sockets))}&port={_PORT}{_required_peer(found.owner)}"
 
 
 def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:
@@ -58,6 +60,7 @@ def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:
 
     Raises `RunyardError` where the folder is somebody else's, or the server does not start.
     """
+    check_above(postgres_dir.absolute(), _SETTING, server_uid())
     make_above(postgres_dir)
     if os.geteuid() == 0:
         if postgres_dir.parent == ROOT_DATABASES:
@@ -123,6 +126,14 @@ def why_elsewhere(of: Settings) -> str | None:
     return f"the database is in {of.postgres_dir}: {why}" + ("" if of.postgres_folder else f"; {_SETTING} puts it elsewhere")
 
 
+def _required_peer(owner: int) -> str:
+    """What makes clients ask the system whose the server behind a socket is; a user without a name cannot be asked for."""
+    try:
+        return f"&requirepeer={quote(pwd.getpwuid(owner).pw_name, safe='')}"
+    except KeyError:
+        return ""
+
+
 def _running(postgres_dir: Path) -> _Running | None:
     try:
         owner = postgres_dir.stat().st_uid
@@ -130,7 +141,7 @@ def _running(postgres_dir: Path) -> _Running | None:
         process = psutil.Process(int(lines[0]))
         # The file outlives a crash, and its number may be another process's by now.
         ours = process.uids().real == owner and process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
-        return _Running(process, Path(lines[4])) if ours and len(lines) >= 8 else None
+        return _Running(process, Path(lines[4]), owner) if ours and len(lines) >= 8 else None
     except PermissionError as error:
         folder = error.filename or postgres_dir
         raise DatabaseUnavailable(f"{folder} is closed to {user_name(os.geteuid())}: run this as the user who started the stack, or set DATABASE_URL") from None

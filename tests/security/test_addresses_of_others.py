@@ -263,6 +263,60 @@ def test_what_can_be_no_host_is_refused_for_good(url: str) -> None:
         fetch(url)
 
 
+@pytest.mark.parametrize(
+    "location",
+    [
+        "javascript:1", "data:x", "mailto:a", "http:1", "ftp://x/", "http://xn--/", "http://xn--a-/", "//xn--/", "http://x:٣/", "//x:٣/", "http://[::1]:٣/",
+        "http://x:-1/", "http://x:+1/", "http://x:1_0/", "http://x:0/", "http://[v1.a]/", "http://" + "9" * 70_000,
+    ],
+)  # fmt: skip
+def test_a_redirect_that_can_be_no_url_of_a_server_is_forbidden(hostile: Any, location: str) -> None:
+    server = hostile(says(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()))
+    with pytest.raises(Forbidden) as caught:
+        fetch(server.url)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_posts_odd_redirect_is_forbidden_too(hostile: Any) -> None:
+    server = hostile(says(b"HTTP/1.1 302 Found\r\nLocation: javascript:1\r\nContent-Length: 0\r\n\r\n"))
+    with pytest.raises(Forbidden, match="give the URL that it leads to"), opened("POST", server.url, seconds=5, content=b"{}"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://xn--/", "http://xn--a-/", "http://x/\udc80", "http://x/?\udc80", "http://x/#\udc80", "http://\udc80@x/", "http://1.1.1.1:٣/", "http://u@1.1.1.1:٣/",
+        "http://[2606:4700::1111]:٣/", "http://1.1.1.1:-1/", "http://1.1.1.1:+1/", "http://1.1.1.1:1_0/", "http://1.1.1.1: 1/", "http://1.1.1.1:0/",
+    ],
+)  # fmt: skip
+def test_a_url_that_cannot_be_read_is_forbidden(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])  # nobody outside is asked, whatever is made of it
+    with pytest.raises(Forbidden):
+        fetch(url, seconds=1)
+
+
+def test_another_server_gets_neither_headers_nor_cookies(hostile: Any) -> None:
+    def talk(connection: socket.socket) -> None:
+        to = other.url if len(first.requests) > 1 else "/again"
+        connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nSet-Cookie: visit=1; Path=/\r\nContent-Length: 0\r\n\r\n".encode())
+
+    other, first = hostile(says(OK + b"Content-Length: 0\r\n\r\n")), hostile(talk)
+    with opened("GET", first.url, seconds=5, headers={"X-Token": "hush"}):
+        pass
+    assert [b"hush" in request for request in first.requests] == [True, True]
+    assert [b"visit=1" in request for request in first.requests] == [False, True]
+    assert [b"hush" in request or b"visit=1" in request for request in other.requests] == [False]
+
+
+def test_the_host_that_is_looked_up_is_the_one_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: seen.append(host) or [])
+    with pytest.raises(ConnectionError, match="cannot be found"):
+        fetch("http://straße.example/")
+    assert seen == ["xn--strae-oqa.example"]
+
+
 def test_an_odd_time_to_come_back_is_no_fault_of_ours(hostile: Any) -> None:
     server = hostile(says(b"HTTP/1.1 503 Busy\r\nRetry-After: \xb2\r\nContent-Length: 0\r\n\r\n"))
     with pytest.raises(ConnectionError, match="answers 503"):

@@ -10,17 +10,19 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import psycopg
+import psycopg2
 import pytest
 
 from resources.mailer import Mail, OutboxMailer
 from resources.media_store import MediaStore
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.private_folders import data_folder, delete_short_folder, private_folder, short_folder
+from runyard.private_folders import check_above, data_folder, delete_short_folder, private_folder, short_folder
 from runyard.settings import Settings, settings
 from runyard.stack import Stack, socket_path
 from runyard.store import database
@@ -200,6 +202,13 @@ def test_the_system_says_who_connects_and_no_port_is_open(server: str) -> None:
     assert ask(superuser, "SHOW listen_addresses") == [("",)]
 
 
+@pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect])
+def test_a_server_of_another_user_is_not_talked_to(server: str, connect: Callable[[str], object]) -> None:
+    ours = f"requirepeer={pwd.getpwuid(server_uid()).pw_name}"
+    with pytest.raises((psycopg.OperationalError, psycopg2.OperationalError), match="requirepeer specifies"):
+        connect(server.replace(ours, "requirepeer=nobody"))
+
+
 def test_runyard_is_no_superuser(server: str) -> None:
     rights = ask(server, "SELECT current_user::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = current_user")
     assert rights == [("runyard", False, False, False, False)]
@@ -242,6 +251,7 @@ def test_the_tables_of_before_work_under_the_ordinary_role(project: Path, monkey
         project.chmod(0o711)
     before = os.environ["DATABASE_URL"]
     monkeypatch.setenv("DATABASE_URL", made_of_old(project / "postgres"))
+    project.chmod(0o733)
     settings.cache_clear()
     database.close_pool()
     migrate()
@@ -249,8 +259,8 @@ def test_the_tables_of_before_work_under_the_ordinary_role(project: Path, monkey
         connection.execute("SELECT runyard.send('greet/requested', '{}')")
     database.close_pool()
 
-    # Its server runs on. As root they lie elsewhere from now on.
-    data_folder()
+    # Its server runs on, and reaches its files. As root they lie elsewhere from now on.
+    assert stat.S_IMODE(data_folder().stat().st_mode) == (0o711 if AS_ROOT else 0o700)
     monkeypatch.setenv("DATABASE_URL", start_embedded(settings().postgres_dir, project / "postgres"))
     settings.cache_clear()
     assert stat.S_IMODE(data_folder().stat().st_mode) == 0o700
@@ -403,6 +413,112 @@ def test_a_file_is_no_folder(folder: Path) -> None:
         private_folder(folder / "file", "X")
 
 
+def dangerous(folder: Path, kind: str) -> Path:
+    """A folder in which another user can rename what is there. An ordinary user can make none of somebody else's: it is open to all then."""
+    made = folder / "above"
+    made.mkdir()
+    if not AS_ROOT or kind == "everybody":
+        made.chmod(0o777)
+    elif kind == "owner":
+        os.chown(made, NOBODY, NOBODY)
+    elif kind == "group":
+        os.chown(made, 0, pwd.getpwuid(server_uid()).pw_gid)
+        made.chmod(0o775)
+    elif kind == "sticky":
+        os.chown(made, NOBODY, NOBODY)
+        made.chmod(0o1755)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["owner", "everybody", "group", "sticky"])
+@pytest.mark.parametrize("below", ["data", "some/way/down"])
+def test_a_folder_that_others_could_replace_is_refused(folder: Path, kind: str, below: str) -> None:
+    above = dangerous(folder, kind)
+    with pytest.raises(RunyardError, match=rf"could be replaced .*: {above} .* Set RUNYARD_DATA_DIR to .*, or (run this as|`chmod)"):
+        private_folder(above / below, "RUNYARD_DATA_DIR")
+    assert list(above.iterdir()) == []
+
+
+def test_a_folder_that_others_could_replace_far_above_is_refused(folder: Path) -> None:
+    above = dangerous(folder, "owner")
+    (above / "ours" / "data").mkdir(parents=True, mode=0o700)
+    with pytest.raises(RunyardError, match=f"{above} "):
+        private_folder(above / "ours" / "data", "X")
+
+
+@pytest.mark.parametrize("way", ["link/data", "there/../link/data", "second/data"])
+def test_a_way_through_a_link_of_another_user_is_refused(folder: Path, way: str) -> None:
+    common = folder if AS_ROOT else dangerous(folder, "everybody")
+    (common / "there").mkdir()
+    (common / "link").symlink_to(common / "there")
+    (common / "second").symlink_to("link")
+    if AS_ROOT:
+        folder.chmod(0o1777)
+        os.lchown(common / "link", NOBODY, NOBODY)
+    with pytest.raises(RunyardError, match=r"a link that .* made: remove it|could be replaced"):
+        private_folder(common / way, "X")
+    assert list((common / "there").iterdir()) == []
+
+
+def test_a_link_into_a_folder_of_another_user_is_refused(folder: Path) -> None:
+    above = dangerous(folder, "owner")
+    (folder / "link").symlink_to(above)
+    with pytest.raises(RunyardError, match=f"{above} "):
+        private_folder(folder / "link" / "data", "X")
+
+
+def test_links_in_a_circle_are_refused_with_the_next_step(folder: Path) -> None:
+    (folder / "link").symlink_to("link")
+    with pytest.raises(RunyardError, match=r"symbolic links.*set X to another"):
+        check_above(folder / "link" / "data", "X")
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o775, 0o2775, 0o1775, 0o755])
+def test_what_others_can_change_nothing_of_is_no_danger(folder: Path, mode: int) -> None:
+    above = folder / "above"
+    above.mkdir()
+    above.chmod(mode)
+    check_above(above / "data", "X")
+    assert private_folder(above / "some" / "data", "X") == above / "some" / "data"
+
+
+def test_whoever_has_the_code_is_trusted_with_the_data_too(project: Path) -> None:
+    if AS_ROOT:
+        os.chown(project.parent, NOBODY, NOBODY)
+    project.parent.chmod(0o775)
+    check_above(project, "RUNYARD_DATA_DIR")
+    assert data_folder() == project
+
+
+def test_no_database_is_made_where_others_could_replace_it(folder: Path) -> None:
+    above = dangerous(folder, "everybody")
+    with pytest.raises(RunyardError, match="RUNYARD_POSTGRES_DIR"):
+        start_embedded(above / "some" / "postgres")
+    assert list(above.iterdir()) == []
+
+
+def test_a_process_that_only_looks_like_a_server_keeps_no_folder_open(project: Path) -> None:
+    project.parent.chmod(0o711)
+    (project / "postgres").mkdir(parents=True)
+    program = project.parent / "postgres"
+    shutil.copy(found(shutil.which("sleep")), program)
+    identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if AS_ROOT else {}
+    with subprocess.Popen([program, "60"], cwd="/", **identity) as pretender:  # type: ignore[call-overload]
+        try:
+            pid_file = project / "postgres" / "postmaster.pid"
+            pid_file.write_text(f"{pretender.pid}\n{project}\n1\n5432\n{project}\n\n1 1\nready\n")
+            if AS_ROOT:
+                os.chown(project / "postgres", NOBODY, NOBODY)
+            deadline = time.monotonic() + 5
+            while embedded_url(project / "postgres") is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            project.chmod(0o777)
+            assert embedded_url(project / "postgres") is not None
+            assert stat.S_IMODE(data_folder().stat().st_mode) == 0o700
+        finally:
+            pretender.kill()
+
+
 def test_the_stack_takes_no_data_folder_of_another_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNYARD_DATA_DIR", str(foreign(project.parent)))
     settings.cache_clear()
@@ -452,6 +568,15 @@ def test_a_common_folder_in_which_others_can_rename_is_not_used(folder: Path, mo
     common = folder / "common"
     common.mkdir()
     common.chmod(0o777)
+    monkeypatch.setattr(tempfile, "tempdir", str(common))
+    made = short_folder(folder / "link")
+    assert made.parent == Path("/tmp")
+    made.rmdir()
+
+
+def test_a_temporary_folder_below_one_of_another_user_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = dangerous(folder, "owner") / "common"
+    common.mkdir(mode=0o700)
     monkeypatch.setattr(tempfile, "tempdir", str(common))
     made = short_folder(folder / "link")
     assert made.parent == Path("/tmp")
