@@ -36,8 +36,11 @@ def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or
         assert [settled(one)["status"] for one in send([Event("test/steps", {"n": n}) for n in range(5)])] == ["succeeded"] * 5
 
         # Both slots are busy for longer than the broker waits for an acknowledgement, and more runs wait behind them.
-        long = [send("test/steps", {"gate": str(gate), "n": n})[0] for n in range(2)]
-        wait_until(lambda: all(running_now(one) for one in long))
+        # One is sent after the other has begun, or they may share a run.
+        long = send("test/steps", {"gate": str(gate), "n": 0})
+        wait_until(lambda: running_now(long[0]))
+        long += send("test/steps", {"gate": str(gate), "n": 1})
+        wait_until(lambda: running_now(long[1]))
         waiting = send("test/steps", {"n": 3})
         _wait_out(broker)
         assert _consumers(broker) == 0, "a worker without a free slot takes messages"

@@ -3,6 +3,7 @@
 import inspect
 
 import dagster
+import pytest
 from dagster import DagsterEventType, DagsterInstance, job, op
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.plan.state import KnownExecutionState
@@ -10,8 +11,11 @@ from dagster._daemon import sensor as sensor_loop
 from dagster._daemon.controller import daemon_controller_from_instance
 from dagster._daemon.daemon import SensorDaemon
 from dagster_celery.launcher import CeleryRunLauncher
+from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 
 from runyard import dagster_internals
+from runyard.broker import QUEUE, make_app
+from runyard.launcher import WarmRunLauncher
 
 
 def parameters(of: object) -> list[str]:
@@ -39,6 +43,20 @@ def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
 def test_a_launch_goes_through_the_method_that_is_overridden() -> None:
     assert parameters(CeleryRunLauncher._launch_celery_task_run) == ["self", "run", "task_signature", "routing_key"]
     assert "_launch_celery_task_run(" in inspect.getsource(CeleryRunLauncher.launch_run)
+
+
+def test_launcher_and_workers_declare_one_queue() -> None:
+    launching = WarmRunLauncher().celery.amqp.queues[QUEUE]
+    working = make_app().amqp.queues[QUEUE]
+    assert launching.as_dict() == working.as_dict()
+    assert (working.exchange.type, working.routing_key) == ("direct", QUEUE)
+
+
+@pytest.mark.parametrize("storage", [PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage])
+def test_a_storage_keeps_its_engine_where_it_is_replaced(storage: type) -> None:
+    source = inspect.getsource(storage.optimize_for_webserver)  # type: ignore[attr-defined]
+    assert "self._engine = create_pg_engine(" in source
+    assert source.count("self.") == source.count("self._engine") + source.count("self.postgres_url") + source.count("self._token_provider"), "it does more than that"
 
 
 def test_from_failure_takes_steps_with_a_failure_event_though_they_ended_well() -> None:
