@@ -22,7 +22,7 @@ def serve_code(socket_path: Path) -> int:
     """
     sensors.wait_long()
     try:
-        load_code()
+        sensors.check_io_managers(load_code().get_repository_def())
     except Exception:
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
         print("The code does not load; the functions stay as they were. Mend it: it is loaded again when a file changes.", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ What each needs, and what it stands on:
 - `silence_console`: the loggers that a job without loggers of its own gets.
 - `execute_run`: the body of the task by which dagster-celery runs a job.
 - `report_step_failures`: a STEP_FAILURE event for an op that went on although some of its invocations failed.
+- `has_stock_io_manager`: the IO manager of a job that has none.
 - `next_time`: the scheduler's own reading of cron expressions, so that ours agrees with it about daylight saving.
 - `WakingSensorDaemon`: the sensor daemon's loop, which otherwise sleeps for 5 seconds.
 """
@@ -17,12 +18,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
-from dagster import DagsterInstance, OpExecutionContext
+from dagster import DagsterInstance, JobDefinition, OpExecutionContext
 from dagster._cli.api import _execute_run_command_body
 from dagster._core.definitions.dependency import NodeHandle
+from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.plan.handle import StepHandle
@@ -125,8 +127,14 @@ def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str])
 
 
 def next_time(expression: str, timezone: str, after: datetime) -> datetime:
-    """The first time of a cron expression after another time."""
-    return next(found for found in schedule_execution_time_iterator(after.timestamp(), expression, timezone) if found > after)
+    """The first time of a cron expression after another time, in UTC: of two times of a zone Python compares what the clocks show, which go back in autumn."""
+    times = (found.astimezone(UTC) for found in schedule_execution_time_iterator(after.timestamp(), expression, timezone))
+    return next(found for found in times if found > after.astimezone(UTC))
+
+
+def has_stock_io_manager(job: JobDefinition) -> bool:
+    """Whether a job of a repository has the IO manager that Dagster gives to one without any."""
+    return job.resource_defs.get("io_manager") is default_job_io_manager
 
 
 class _Woken(ThreadPoolExecutor):

@@ -1,7 +1,8 @@
 """How long events and all that came of them are kept, and their deletion in small steps.
 
 An invocation goes when it ended before its
-function's time; an event when it came before the general time and no invocation of it is left. What still runs, sleeps or waits stays, however old.
+function's time; an event when it came before the general time, no invocation of it is left, and its idempotency key, if it has one, is free again (24 hours).
+What still runs, sleeps or waits stays, however old, and what is taken up again while it is being deleted.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,16 +48,14 @@ def sweep(*, dry_run: bool = False, say: Say = lambda _: None, retention: Retent
         before = policy.before(now, name)
         if before is not None:
             for rows in _chunks("old_invocations", "created_at", function=name, before=before):
-                _delete("delete_invocations", rows, dry_run)
-                swept.add("invocations", len(rows))
+                swept.add("invocations", _delete("delete_invocations", rows, dry_run, before=before))
             say(f"{name}: {swept.rows.get('invocations', 0)} invocations so far")
     before = policy.before(now)
     if before is None:
         return swept
     for rows in _chunks("old_events", "received_at", before=before):
         done = [row for row in rows if row["done"]]
-        _delete("delete_events", done, dry_run)
-        swept.add("events", len(done))
+        swept.add("events", _delete("delete_events", done, dry_run))
     say(f"{swept.rows.get('events', 0)} events")
     _sweep_batches(before, dry_run, swept)
     if not dry_run:
@@ -116,10 +115,12 @@ def _chunks(query: str, ordered_by: str, **parameters: Any) -> Iterator[list[Row
         at, last = rows[-1][ordered_by], rows[-1]["id"]
 
 
-def _delete(query: str, rows: list[Row], dry_run: bool) -> None:
-    if rows and not dry_run:
-        with database.connection() as connection:
-            run(connection, query, ids=[row["id"] for row in rows])
+def _delete(query: str, rows: list[Row], dry_run: bool, **parameters: Any) -> int:
+    """Delete rows that are still as they were found; return how many (on a dry run: how many there are)."""
+    if not rows or dry_run:
+        return len(rows)
+    with database.connection() as connection:
+        return len(run(connection, query, ids=[row["id"] for row in rows], **parameters))
 
 
 def _sweep_batches(before: datetime, dry_run: bool, swept: Swept) -> None:
@@ -129,6 +130,5 @@ def _sweep_batches(before: datetime, dry_run: bool, swept: Swept) -> None:
             rows = run(connection, "old_batches", below=ulid_at(before), after=after, limit=CHUNK)
         if not rows:
             return
-        _delete("delete_batches", rows, dry_run)
-        swept.add("batches", len(rows))
+        swept.add("batches", _delete("delete_batches", rows, dry_run))
         after = rows[-1]["id"]

@@ -62,7 +62,7 @@ def send_scheduled(function: str, cron: Cron, expression: str, at: datetime) -> 
     if late > timedelta(seconds=seconds(cron.grace, "Cron(grace=...)")):
         if cron.catch_up == "none":
             return f"{at:%Y-%m-%d %H:%M} was missed by {late}, and is not made up for"
-        if cron.catch_up == "last" and next_time(expression, cron.timezone, at) <= clock.now():
+        if cron.catch_up == "last" and any(next_time(part, cron.timezone, at) <= clock.now() for part in cron.parts):
             return f"{at:%Y-%m-%d %H:%M} was missed, and a later time stands for it"
     row = {
         **internal_row(SCHEDULED, {"function": function, "schedule": expression, "timezone": cron.timezone, "at": at.isoformat()}),

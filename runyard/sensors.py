@@ -9,12 +9,23 @@ and which only comes back to it every few seconds.
 import time
 import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
-from dagster import BetaWarning, DefaultSensorStatus, JobDefinition, RunRequest, ScheduleDefinition, SensorDefinition, SensorEvaluationContext, SkipReason
+from dagster import (
+    BetaWarning,
+    DefaultSensorStatus,
+    JobDefinition,
+    RepositoryDefinition,
+    RunRequest,
+    ScheduleDefinition,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+)
 
-from runyard import dispatch, reaper, registry
+from runyard import dispatch, ops, reaper, registry
+from runyard.dagster_internals import has_stock_io_manager
 from runyard.errors import InvalidOption
 from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Flow, Idempotency, Priority, RateLimit, Singleton, Throttle, Timeouts
 from runyard.listener import listener
@@ -93,7 +104,7 @@ def on_event(
     Raises
     ------
     InvalidOption
-        An option is out of its range or contradicts another, or the name is taken.
+        An option is out of its range or contradicts another, the name is taken, or the job does not begin with `receive` and end with `settle`.
     """
     called = name or job.name
     flow = Flow(
@@ -115,9 +126,27 @@ def on_event(
             suffix = "on_failure" if status == "failed" else "on_success"
             ours = Trigger(event, f'$.data.function == "{called}" && $.data.status == "{status}"')
             functions.append((Function(f"{called}_{suffix}", ending.name, (ours,), max_batch), ending))
-    for one, _ in functions:
+    for one, its_job in functions:
+        _check_job(one.name, its_job)
         registry.add(one)
     return _sensor(functions, description, schedules)
+
+
+def _check_job(function: str, job: JobDefinition) -> None:
+    """Raise `InvalidOption` for a job that does not begin and end as one of a function: its events would be claimed, and come to no end."""
+    nodes = [node.name for node in job.all_node_defs]
+    missing = [needed.name for needed in (ops.receive, ops.settle) if needed.name not in nodes]
+    if missing:
+        raise InvalidOption(f"on_event for {function}: the job {job.name} has no {' and no '.join(missing)}; write it as settle(your_op(receive()))")
+
+
+def check_io_managers(repository: RepositoryDefinition) -> None:
+    """Raise `InvalidOption` for a function's job with Dagster's own IO manager, which cannot hand a batch from op to op."""
+    for function in registry.functions():
+        if repository.has_job(function.job) and has_stock_io_manager(repository.get_job(function.job)):
+            raise InvalidOption(
+                f"the job {function.job} of {function.name} has no IO manager for batches: write Definitions(..., resources={{'io_manager': BatchIOManager()}})"
+            )
 
 
 def _sensor(functions: Sequence[tuple[Function, JobDefinition]], description: str | None, schedules: Sequence[ScheduleDefinition]) -> FunctionSensor:
@@ -148,6 +177,8 @@ def _described(function: Function) -> str:
 
 
 def _tick(functions: Sequence[Function], context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
+    if context.repository_def is not None:
+        _check_once(context.repository_def)
     _publish_once()
     deadline = time.monotonic() + _tick_seconds
     with listener.subscribe(*(function.name for function in functions)) as woken:
@@ -176,6 +207,11 @@ def _run_request(function: Function, claim: dispatch.Claim) -> RunRequest:
     if claim.previous_run is not None:
         tags[CONTINUES] = claim.previous_run
     return RunRequest(run_key=claim.batch_id, tags=tags, job_name=function.job)
+
+
+@lru_cache(maxsize=1)
+def _check_once(repository: RepositoryDefinition) -> None:
+    check_io_managers(repository)
 
 
 @cache

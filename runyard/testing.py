@@ -29,6 +29,7 @@ from runyard.dagster_internals import silence_console
 from runyard.durations import Duration, seconds
 from runyard.events import Event, rows_as_json
 from runyard.registry import Function
+from runyard.sensors import check_io_managers
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 from runyard.tags import BATCH
@@ -158,9 +159,9 @@ class Yard:
         self.runs: list[str] = []
 
     def __enter__(self) -> Self:
+        check_io_managers(self._definitions.get_repository_def())
         self._instance = self._stack.enter_context(DagsterInstance.ephemeral())
         silence_console()
-        self._definitions.get_repository_def()
         database.close_pool()  # the time of a test needs sessions of its own
         clock.take(self._at)
         registry.publish()

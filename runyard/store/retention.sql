@@ -12,30 +12,36 @@ WHERE function = %(function)s AND created_at < %(before)s AND finished_at < %(be
 ORDER BY created_at, id LIMIT %(limit)s
 
 -- name: delete_invocations
--- Delete invocations with all that belongs to them. (by steps_pkey, parts_invocation, progress_invocation, waits_pkey and invocations_pkey)
-WITH kept AS (DELETE FROM runyard.steps WHERE invocation_id = ANY (%(ids)s)),
-    parts AS (DELETE FROM runyard.parts WHERE invocation_id = ANY (%(ids)s)),
-    said AS (DELETE FROM runyard.progress WHERE invocation_id = ANY (%(ids)s)),
-    waited AS (DELETE FROM runyard.waits WHERE invocation_id = ANY (%(ids)s))
-DELETE FROM runyard.invocations WHERE id = ANY (%(ids)s)
+-- Delete invocations with all that belongs to them, but for those that have been taken up again meanwhile; gives the ones that went.
+-- (by steps_pkey, parts_invocation, progress_invocation, waits_pkey and invocations_pkey)
+WITH gone AS (DELETE FROM runyard.invocations WHERE id = ANY (%(ids)s) AND finished_at < %(before)s RETURNING id),
+    kept AS (DELETE FROM runyard.steps WHERE invocation_id IN (SELECT id FROM gone)),
+    parts AS (DELETE FROM runyard.parts WHERE invocation_id IN (SELECT id FROM gone)),
+    said AS (DELETE FROM runyard.progress WHERE invocation_id IN (SELECT id FROM gone)),
+    waited AS (DELETE FROM runyard.waits WHERE invocation_id IN (SELECT id FROM gone))
+SELECT id FROM gone
 
 -- name: old_events
--- The next events that came before a time, with whether nothing of them is left. (by events_received_at and invocations_event)
-SELECT id, received_at, NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = events.id) AS done FROM runyard.events
+-- The next events that came before a time, with whether nothing of them is left to keep: no invocation, and no idempotency key, which holds for 24 hours.
+-- (by events_received_at and invocations_event)
+SELECT id, received_at,
+    NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = events.id)
+        AND (idempotency_key IS NULL OR received_at < runyard.now() - interval '24 hours') AS done
+FROM runyard.events
 WHERE received_at < %(before)s AND (%(after_at)s::timestamptz IS NULL OR (received_at, id) > (%(after_at)s, %(after_id)s))
 ORDER BY received_at, id LIMIT %(limit)s
 
 -- name: delete_events
--- Delete events, unless an invocation of them has been made meanwhile. (by events_pkey and invocations_event)
-DELETE FROM runyard.events WHERE id = ANY (%(ids)s) AND NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = events.id)
+-- Delete events, unless an invocation of them has been made meanwhile; gives the ones that went. (by events_pkey and invocations_event)
+DELETE FROM runyard.events WHERE id = ANY (%(ids)s) AND NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = events.id) RETURNING id
 
 -- name: old_batches
 -- The next batches that ended before a time; an id begins with the time at which it was made. (by batches_pkey)
 SELECT id FROM runyard.batches WHERE id < %(below)s AND id > %(after)s AND status IN ('finished', 'lost') ORDER BY id LIMIT %(limit)s
 
 -- name: delete_batches
--- Delete batches. (by batches_pkey)
-DELETE FROM runyard.batches WHERE id = ANY (%(ids)s)
+-- Delete batches; gives the ones that went. (by batches_pkey)
+DELETE FROM runyard.batches WHERE id = ANY (%(ids)s) RETURNING id
 
 -- name: delete_odds
 -- Delete bulks that ended before a time, and workers that have been silent since. (small tables: scanned)

@@ -1,6 +1,7 @@
 """What is old goes, what is not stays; in a dry run nothing goes; and the database stays flat."""
 
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from runyard.keeping_times import Retention
 from runyard.settings import settings
 from runyard.store import database
 from runyard.testing import Yard
+from tests.conftest import wait_until
 from tests.families.conftest import rows
 
 TABLES = ("events", "invocations", "steps", "parts", "progress", "batches", "waits")
@@ -63,6 +65,33 @@ def test_what_sleeps_or_is_due_later_stays_however_old(yard: Yard) -> None:
     database.close_pool()
     assert retention.sweep().rows.get("invocations", 0) == 1, "the welcome mail's, not that of the function which sleeps"
     assert sleeping.status == "sleeping" and [row["name"] for row in rows("SELECT name FROM runyard.events")] == ["user/created"]
+
+
+def test_an_idempotency_key_holds_its_24_hours_however_short_the_retention_is(yard: Yard) -> None:
+    yard.send("nobody/waits", {}, id="order-7")
+    yard.send("nobody/waits", {})
+    yard.advance("3h")
+    assert retention.sweep(retention=Retention.parse("1h")).rows["events"] == 1
+    yard.send("nobody/waits", {}, id="order-7")
+    assert len(yard.sent("nobody/waits")) == 1
+    yard.advance("22h")
+    assert retention.sweep(retention=Retention.parse("1h")).rows["events"] == 1
+
+
+def test_what_is_taken_up_again_while_it_is_deleted_stays(yard: Yard) -> None:
+    invocation = yard.send("content/generate.requested", {"topic": "old", "length": 100}).invocation
+    yard.work()
+    yard.advance("31d")
+    swept: list[retention.Swept] = []
+    sweeping = threading.Thread(target=lambda: swept.append(retention.sweep()))
+    with database.transaction() as connection:
+        connection.execute("UPDATE runyard.invocations SET status = 'queued', finished_at = NULL WHERE id = %s", (invocation.id,))
+        sweeping.start()
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%DELETE FROM runyard.invocations%%' AND datname = current_database()"
+        assert wait_until(lambda: rows(waiting) or not sweeping.is_alive())
+    sweeping.join()
+    assert swept[0].rows["invocations"] == 0
+    assert (invocation.status, bool(invocation.steps)) == ("queued", True)
 
 
 def test_a_function_has_a_time_of_its_own(yard: Yard) -> None:

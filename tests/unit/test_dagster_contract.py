@@ -13,7 +13,7 @@ from dagster._daemon.daemon import SensorDaemon
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 
-from runyard import dagster_internals
+from runyard import BatchIOManager, dagster_internals
 from runyard.broker import QUEUE, make_app
 from runyard.launcher import WarmRunLauncher
 
@@ -81,3 +81,19 @@ def test_from_failure_takes_steps_with_a_failure_event_though_they_ended_well() 
         successes = {record.step_key for record in instance.all_logs(run_id) if record.dagster_event and record.dagster_event.event_type == DagsterEventType.STEP_SUCCESS}
     assert set(steps) == {"early", "late"}
     assert successes == {"early"}
+
+
+def test_a_job_without_an_io_manager_is_told_from_one_with_its_own() -> None:
+    @op
+    def nothing() -> int:
+        return 1
+
+    @job
+    def empty() -> None:
+        nothing()
+
+    def resolved(**resources: object) -> dagster.JobDefinition:
+        return dagster.Definitions(jobs=[empty], resources=resources).get_repository_def().get_job("empty")
+
+    assert dagster_internals.has_stock_io_manager(resolved())
+    assert not dagster_internals.has_stock_io_manager(resolved(io_manager=BatchIOManager()))

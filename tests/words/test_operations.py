@@ -5,10 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRun, build_run_status_sensor_context
+from dagster import DagsterInstance, DagsterRun, Definitions, build_run_status_sensor_context, job, op
+from dagster._utils.schedules import schedule_execution_time_iterator
 
-from runyard import Cron, clock, dispatch, operations
+from runyard import Batch, Cron, clock, dispatch, on_event, operations, receive, settle
+from runyard.errors import InvalidOption
 from runyard.schedules import send_scheduled
+from runyard.sensors import check_io_managers
 from runyard.store import database
 from runyard.tags import BATCH
 from runyard.testing import Yard
@@ -75,6 +78,20 @@ def test_a_missed_time_is_made_up_for_as_its_time_table_says(yard: Yard, catch_u
     assert len(yard.sent("runyard/function.scheduled")) == sent
 
 
+@pytest.mark.parametrize("schedule", ["*/30 * * * *", "*/15 * * * *", "30 * * * *", "30 2 * * *", "0 2 * * *; 30 2 * * *"])
+def test_only_the_last_time_is_made_up_for_when_the_clocks_go_back(yard: Yard, schedule: str) -> None:
+    cron = Cron(schedule, timezone="Europe/Zurich", catch_up="last")
+    began, now = datetime(2026, 10, 24, 23, 50, tzinfo=UTC), datetime(2026, 10, 25, 1, 50, tzinfo=UTC)
+    clock.take(now)
+    yard.advance(0)
+    for part in cron.parts:
+        for at in schedule_execution_time_iterator(began.timestamp(), part, cron.timezone):
+            if at.timestamp() > now.timestamp():
+                break
+            send_scheduled("nightly", cron, part, at)
+    assert len(yard.sent("runyard/function.scheduled")) == 1
+
+
 def test_a_tick_that_dagster_repeats_starts_nothing_twice(yard: Yard) -> None:
     at = yard.now
     for _ in range(2):
@@ -110,3 +127,40 @@ def test_what_means_nothing_any_more_is_forgotten(yard: Yard) -> None:
     dispatch.forget()
     with database.connection() as connection:
         assert connection.execute("SELECT (SELECT count(*) FROM runyard.gates) + (SELECT count(*) FROM runyard.waits) AS n").fetchall() == [{"n": 0}]
+
+
+@op
+def pass_on(batch: Batch) -> Batch:
+    """Nothing."""
+    return batch
+
+
+def test_a_job_without_settle_is_refused_when_the_code_loads() -> None:
+    @job
+    def endless() -> None:
+        pass_on(receive())
+
+    with pytest.raises(InvalidOption, match="the job endless has no settle"):
+        on_event("endless/go", job=endless)
+
+
+def test_a_job_without_receive_is_refused_as_what_follows_a_failure() -> None:
+    @job
+    def whole() -> None:
+        settle(pass_on(receive()))
+
+    @job
+    def empty() -> None:
+        @op
+        def nothing() -> int:
+            return 1
+
+        nothing()
+
+    with pytest.raises(InvalidOption, match="the job empty has no receive and no settle"):
+        on_event("whole/go", job=whole, on_failure=empty)
+
+
+def test_functions_without_an_io_manager_for_batches_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="has no IO manager for batches"):
+        check_io_managers(Definitions(jobs=functions.jobs).get_repository_def())
