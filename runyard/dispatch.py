@@ -362,7 +362,7 @@ def launching(batch_id: str) -> bool:
 
 
 def unlaunched(functions: Sequence[str] | None, seconds: float) -> list[Row]:
-    """Batches of these functions (None: of all) that were claimed so many seconds ago, and whose run nobody has launched: as `overdue` gives them."""
+    """Batches of these functions (None: of all) that were claimed so many seconds ago, and whose run nobody has launched: as `overdue` gives them, with `age`."""
     with database.connection() as connection:
         return run(connection, "unlaunched", functions=None if functions is None else list(functions), seconds=seconds)
 

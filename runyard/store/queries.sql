@@ -194,7 +194,7 @@ SELECT EXISTS (SELECT FROM launched) AS marked, status FROM runyard.batches WHER
 
 -- name: unlaunched
 -- Batches that were claimed, and whose run nobody has launched in time. (by batches_open)
-SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled FROM runyard.batches
+SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled, extract(epoch FROM now() - claimed_at)::float8 AS age FROM runyard.batches
 WHERE status = 'claimed' AND launched_at IS NULL AND claimed_at <= now() - make_interval(secs => %(seconds)s)
     AND (%(functions)s::text[] IS NULL OR function = ANY (%(functions)s))
 ORDER BY claimed_at LIMIT 100
