@@ -64,11 +64,11 @@ def _forget_if_time() -> None:
         dispatch.forget()
 
 
-def free(instance: DagsterInstance, overdue: Sequence[Row]) -> None:
-    """Free overdue batches, and end the runs that held them."""
+def free(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = False) -> None:
+    """Free overdue batches, and end the runs that held them; with `force` although they were heard of a moment ago."""
     for batch in overdue:
         run = instance.get_run_by_id(batch["run_id"]) if batch["run_id"] else _run_of(instance, batch["id"])
-        if release_batch(batch, run, why=_why(instance, run)) and run is not None and not run.is_finished:
+        if release_batch(batch, run, force=force, why=_why(instance, run)) and run is not None and not run.is_finished:
             _end(instance, run, batch)
 
 

@@ -303,9 +303,39 @@ RETURNING id, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS sto
 
 -- name: heartbeat_worker
 -- A worker says that it is alive. (by workers_pkey)
-INSERT INTO runyard.workers (name, host, pid, slots) VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s)
-ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, slots = excluded.slots, heartbeat_at = now(),
+INSERT INTO runyard.workers (name, host, pid, slots, place) VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s, %(place)s)
+ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, place = excluded.place, slots = excluded.slots, heartbeat_at = now(),
     started_at = CASE WHEN workers.pid = excluded.pid THEN workers.started_at ELSE now() END
+
+-- name: batches_here
+-- Batches that run in processes of this place: of the worker itself, and of others that are silent for some seconds. (by batches_open; workers is a small
+-- table: scanned)
+SELECT batches.id, batches.function, batches.status, batches.run_id, batches.worker, batches.cancel_requested_at IS NOT NULL AS cancelled
+FROM runyard.batches JOIN runyard.workers ON starts_with(batches.worker, workers.name || ':')
+WHERE batches.status = 'running' AND workers.place = %(place)s
+    AND (workers.name = %(name)s OR batches.heartbeat_at < now() - make_interval(secs => %(silent)s))
+
+-- name: hand_back
+-- Give back what processes of a worker that stops are still doing: no attempt is counted, and its place in the queue is kept; gives the runs.
+-- (by batches_open, invocations_pkey)
+WITH leases AS (
+    UPDATE runyard.batches SET status = 'lost', finished_at = now()
+    WHERE status = 'running' AND starts_with(worker, %(name)s || ':') RETURNING id, invocations, run_id
+),
+held AS (
+    SELECT unnest(invocations) AS id, leases.id AS batch_id, run_id FROM leases
+),
+freed AS (
+    UPDATE runyard.invocations SET batch_id = NULL, attempt = greatest(0, attempt - 1),
+        status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
+        finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now() END
+    FROM held WHERE invocations.id = held.id AND invocations.id = ANY (SELECT id FROM held) AND invocations.batch_id = held.batch_id AND status = 'running'
+    RETURNING invocations.id, invocations.status, held.run_id
+),
+left_unfinished AS (
+    INSERT INTO runyard.parts (invocation_id, run_id, status) SELECT id, run_id, 'lost' FROM freed WHERE status = 'queued'
+)
+SELECT run_id, runyard.wake_v1('') FROM leases
 
 -- name: forget_worker
 -- A worker that stops in order is known no more. (by workers_pkey)

@@ -21,7 +21,7 @@ def rows(statement: str, *parameters: object) -> list[Row]:
 
 def worker(slots: int) -> None:
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=slots)
+        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=slots, place="p")
 
 
 def claim_ids(function: Function) -> list[str]:

@@ -53,7 +53,7 @@ def claimed(function: Function) -> tuple[str, str]:
     """Send an event and claim it: its id, and the batch's."""
     [event_id] = send("greet/requested")
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2)
+        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2, place="p")
     [claim] = dispatch.claim(function) or []
     return event_id, claim.batch_id
 

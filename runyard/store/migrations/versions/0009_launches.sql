@@ -16,6 +16,9 @@ COMMENT ON COLUMN runyard.batches.launched_at IS 'When its run was given to the 
 -- What is open now was claimed by code that does not write it down.
 UPDATE runyard.batches SET launched_at = claimed_at WHERE status IN ('claimed', 'running');
 
+ALTER TABLE runyard.workers ADD COLUMN place text;
+COMMENT ON COLUMN runyard.workers.place IS 'Where its process ids mean something: the boot of a machine, and the PID namespace.';
+
 -- The queue, with what lost two workers behind a key of its own: the healthy ones of a priority are one range of the index.
 DROP INDEX runyard.invocations_due;
 CREATE INDEX invocations_due ON runyard.invocations (function, (CASE WHEN crashes < 2 THEN 0 ELSE 1 END), priority DESC, due_at, id)
