@@ -373,6 +373,18 @@ def overdue() -> list[Row]:
         return run(connection, "overdue_batches", lease=settings().lease_seconds)
 
 
+def ended(run_id: str) -> None:
+    """Write down that the process of a run is free again."""
+    with database.connection() as connection:
+        run(connection, "ended", run=run_id)
+
+
+def unended() -> list[Row]:
+    """Batches that are over for two leases and more, while nothing is known of their run's end, nor of its process: `id`, `run_id`, `status`."""
+    with database.connection() as connection:
+        return run(connection, "unended", lease=settings().lease_seconds)
+
+
 def request_cancel(batch_id: str | None, run_id: str) -> Row | None:
     """Ask the run of a batch to stop; return the open batch as `overdue` gives it, None when there is none."""
     with database.connection() as connection:

@@ -52,6 +52,9 @@ def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
             overdue = dispatch.overdue()
             if overdue:
                 free(instance(), overdue)
+            unended = dispatch.unended()
+            if unended:
+                end_runs(instance(), unended)
     finally:
         _sweeping.release()
 
@@ -70,6 +73,18 @@ def free(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = Fal
         run = instance.get_run_by_id(batch["run_id"]) if batch["run_id"] else _run_of(instance, batch["id"])
         if release_batch(batch, run, force=force, why=_why(instance, run)) and run is not None and not run.is_finished:
             _end(instance, run, batch)
+
+
+def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
+    """End the runs of batches that are over, in Dagster, where their process was lost before it could: they would stay `STARTED` for ever."""
+    for batch in batches:
+        run = instance.get_run_by_id(batch["run_id"])
+        if run is not None and not run.is_finished:
+            if run.status == DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run)
+            else:
+                instance.report_run_failed(run, f"The process was lost before the run ended. Its batch {batch['id']} was over: nothing is left to do.")
+        dispatch.ended(batch["run_id"])
 
 
 def release_batch(batch: Row, run: DagsterRun | None, *, force: bool = False, why: str = "") -> bool:

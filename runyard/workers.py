@@ -168,9 +168,10 @@ def free_dead() -> None:
         here = run(connection, "batches_here", name=name(), place=_place(), silent=_SILENT_SECONDS)
     dead = [batch for batch in here if not _is_alive(int(batch["worker"].rsplit(":", 1)[1]))]
     if dead:
-        _log.warning("lost in the middle of their runs: %s", ", ".join(batch["worker"] for batch in dead))
+        _log.warning("lost before the end of their runs: %s", ", ".join(batch["worker"] for batch in dead))
         with DagsterInstance.get() as instance:
-            reaper.free(instance, dead, force=True)
+            reaper.free(instance, [batch for batch in dead if batch["status"] == "running"], force=True)
+            reaper.end_runs(instance, [batch for batch in dead if batch["status"] == "finished"])
 
 
 def _is_alive(pid: int) -> bool:
@@ -246,3 +247,7 @@ def _execute(run_id: str) -> None:
         ops.abandon(run_id)
     if not ended_well:
         reaper.settle_what_is_left(instance, run_id)
+    try:
+        dispatch.ended(run_id)
+    except (DatabaseUnavailable, psycopg.Error) as error:
+        _log.info("the end of run %s is not written down: %s", run_id, type(error).__name__)

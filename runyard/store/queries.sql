@@ -308,12 +308,16 @@ ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, place
     started_at = CASE WHEN workers.pid = excluded.pid THEN workers.started_at ELSE now() END
 
 -- name: batches_here
--- Batches that run in processes of this place: of the worker itself, and of others that are silent for some seconds. (by batches_open; workers is a small
--- table: scanned)
+-- Batches that run in processes of this place: of the worker itself, and of others that are silent for some seconds; and those that are settled, while
+-- their run has not ended. (by batches_open, batches_ending; workers is a small table: scanned)
 SELECT batches.id, batches.function, batches.status, batches.run_id, batches.worker, batches.cancel_requested_at IS NOT NULL AS cancelled
 FROM runyard.batches JOIN runyard.workers ON starts_with(batches.worker, workers.name || ':')
 WHERE batches.status = 'running' AND workers.place = %(place)s
     AND (workers.name = %(name)s OR batches.heartbeat_at < now() - make_interval(secs => %(silent)s))
+UNION ALL
+SELECT batches.id, batches.function, batches.status, batches.run_id, batches.worker, false
+FROM runyard.batches JOIN runyard.workers ON starts_with(batches.worker, workers.name || ':')
+WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_id IS NOT NULL AND workers.place = %(place)s
 
 -- name: hand_back
 -- Give back what processes of a worker that stops are still doing: no attempt is counted, and its place in the queue is kept; gives the runs.
@@ -348,15 +352,32 @@ WHERE heartbeat_at > now() - interval '1 day' ORDER BY name
 
 -- name: overdue_batches
 -- Batches whose worker fell silent, or whose run never began though a slot was free for it; one reaper at a time.
--- A batch that waits in the broker behind others is left alone: all slots are busy then. (by batches_open)
+-- A batch that waits in the broker behind others is left alone: all slots are busy then, be it with the end of a run whose batch is settled.
+-- (by batches_open, batches_ending)
 WITH alive AS (
     SELECT (SELECT coalesce(sum(slots), 0) FROM runyard.workers WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
-        (SELECT count(*) FROM runyard.batches WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s)) AS running
+        (SELECT count(*) FROM runyard.batches WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s))
+        + (SELECT count(*) FROM runyard.batches
+            WHERE status = 'finished' AND ended_at IS NULL AND finished_at > now() - make_interval(secs => %(lease)s)) AS running
 )
 SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled FROM runyard.batches
 WHERE status IN ('claimed', 'running') AND heartbeat_at < now() - make_interval(secs => %(lease)s)
     AND (status = 'running' OR cancel_requested_at IS NOT NULL OR (SELECT slots = 0 OR slots > running FROM alive))
 ORDER BY heartbeat_at LIMIT 100
+
+-- name: ended
+-- A process is free again: the run of its batch has ended, too. (by batches_run)
+UPDATE runyard.batches SET ended_at = now() WHERE run_id = %(run)s AND ended_at IS NULL
+
+-- name: unended
+-- Batches that are over while their run may never end, for its process is gone: of a worker that is not heard of, or a lost lease. (by batches_ending;
+-- workers is a small table: scanned)
+SELECT id, run_id, status FROM runyard.batches
+WHERE ended_at IS NULL AND status IN ('finished', 'lost') AND finished_at < now() - make_interval(secs => 2 * %(lease)s)
+    AND run_id IS NOT NULL AND worker LIKE '%%:%%:%%'
+    AND (status = 'lost' OR NOT EXISTS (
+        SELECT FROM runyard.workers WHERE starts_with(batches.worker, workers.name || ':') AND heartbeat_at > now() - make_interval(secs => %(lease)s)))
+ORDER BY finished_at LIMIT 20
 
 -- name: release
 -- Take the lease away and end or requeue what it held: 'queued' or 'cancelled'; those that began and are out of attempts fail. What never began keeps

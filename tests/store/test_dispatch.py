@@ -216,6 +216,7 @@ def test_a_batch_that_waits_while_all_slots_are_busy_is_left_alone(function: Fun
     silence(waiting)
     assert dispatch.overdue() == []
     dispatch.settle(busy, "run-1", [])
+    dispatch.ended("run-1")
     assert [row["id"] for row in dispatch.overdue()] == [waiting]
 
 

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, job
+from dagster._core.events import DagsterEvent
+from dagster._core.utils import make_new_run_id
 
-from runyard import dispatch, send, workers
+from runyard import dispatch, reaper, send, workers
 from runyard.dispatch import Outcome
 from runyard.errors import LeaseLost
 from runyard.registry import Function
@@ -29,13 +32,37 @@ def dead_pid() -> int:
     return process.pid
 
 
-def begun(function: Function, worker: str) -> str:
+def begun(function: Function, worker: str, run_id: str = "") -> str:
     """Send an event, and have a process begin it; the batch's id."""
     send("greet/requested")
     [claim] = dispatch.claim(function) or []
     dispatch.set_worker_name(worker)
-    assert dispatch.begin(claim.batch_id, f"run-{claim.batch_id}") is not None
+    assert dispatch.begin(claim.batch_id, run_id or f"run-{claim.batch_id}") is not None
     return claim.batch_id
+
+
+def started(run_id: str) -> DagsterRun:
+    """A run that Dagster takes for started."""
+
+    @job
+    def nothing() -> None:
+        pass
+
+    with DagsterInstance.get() as instance:
+        made = instance.create_run_for_job(nothing, run_id=run_id)
+        instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_START.value, job_name="nothing"), run_id=run_id)
+    return made
+
+
+def status_of(run_id: str) -> DagsterRunStatus:
+    with DagsterInstance.get() as instance:
+        found = instance.get_run_by_id(run_id)
+    assert found is not None
+    return found.status
+
+
+def settle(batch: str, run_id: str) -> None:
+    dispatch.settle(batch, run_id, [Outcome(1, "succeeded")])
 
 
 def invocations() -> list[Row]:
@@ -103,3 +130,38 @@ def test_a_worker_that_stops_hands_back_nothing_of_another(function: Function) -
     begun(function, f"{workers.name()}0:1")
     workers.hand_back()
     assert invocations() == [{"status": "running", "attempt": 1, "crashes": 0}]
+
+
+def test_a_run_whose_process_died_behind_its_batch_is_ended_in_dagster(function: Function) -> None:
+    alive(workers.name())
+    run_id = started(make_new_run_id()).run_id
+    settle(begun(function, f"{workers.name()}:{dead_pid()}", run_id), run_id)
+    workers.free_dead()
+    assert status_of(run_id) == DagsterRunStatus.FAILURE
+    assert invocations() == [{"status": "succeeded", "attempt": 1, "crashes": 0}]
+
+
+def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_sweep(function: Function) -> None:
+    run_id = started(make_new_run_id()).run_id
+    settle(begun(function, "gone:1:2", run_id), run_id)
+    assert dispatch.unended() == []
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.batches SET finished_at = now() - interval '1 hour'")
+    with DagsterInstance.get() as instance:
+        reaper.end_runs(instance, dispatch.unended())
+    assert status_of(run_id) == DagsterRunStatus.FAILURE
+    assert dispatch.unended() == []
+
+
+def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Function) -> None:
+    with database.connection() as connection:
+        run(connection, "heartbeat_worker", name=workers.name(), host="h", pid=1, slots=1, place="p")
+    batch = begun(function, f"{workers.name()}:1", "run-1")
+    send("greet/requested")
+    [waiting] = dispatch.claim(function) or []
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s", (waiting.batch_id,))
+    settle(batch, "run-1")
+    assert dispatch.overdue() == []
+    dispatch.ended("run-1")
+    assert [row["id"] for row in dispatch.overdue()] == [waiting.batch_id]
