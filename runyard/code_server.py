@@ -1,18 +1,21 @@
 """The code server: publishes the functions, then serves the code location to daemon and web over gRPC."""
 
+import logging
 import sys
 import traceback
 from pathlib import Path
 
+from dagster import DagsterInstance
 from dagster._cli.api import grpc_command
 
-from runyard import registry, sensors
+from runyard import dispatch, reaper, registry, sensors
 from runyard.redaction import redact
 from runyard.settings import settings
 from runyard.workers import load_code
 
 # A waiting sensor holds a thread of the server; the UI and the daemon need some besides.
 _THREADS = 128
+_log = logging.getLogger("runyard.code")
 
 
 def serve_code(socket_path: Path) -> int:
@@ -28,6 +31,7 @@ def serve_code(socket_path: Path) -> int:
         print("The code does not load; the functions stay as they were. Mend it: it is loaded again when a file changes.", file=sys.stderr, flush=True)
     else:
         registry.publish()
+        _take_back_of_predecessor()
     socket_path.unlink(missing_ok=True)
     grpc_command.main(
         [
@@ -37,3 +41,14 @@ def serve_code(socket_path: Path) -> int:
         standalone_mode=False,
     )  # fmt: skip
     return 0
+
+
+def _take_back_of_predecessor() -> None:
+    """Take back what the ticks of a code server before this one had claimed: nobody was told of it. Failing that, the ticks do it."""
+    names = [function.name for function in registry.functions()]
+    try:
+        if dispatch.unlaunched(names, 0):
+            with DagsterInstance.get() as instance:
+                reaper.take_back(lambda: instance, names, 0)
+    except Exception as error:
+        _log.warning("what the code server before this one has claimed is taken back later: %s", type(error).__name__)

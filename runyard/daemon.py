@@ -6,12 +6,15 @@ import threading
 import time
 from pathlib import Path
 
+from dagster import DagsterInstance
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
+from runyard import reaper
 from runyard.dagster_internals import pooled_instance, run_daemon
 
+_log = logging.getLogger("runyard.daemon")
 _SILENT_SECONDS = 30.0
 
 
@@ -23,11 +26,20 @@ def serve_daemon(workspace: Path) -> int:
         logging.getLogger(f"dagster.daemon.{name}").addFilter(shortened)
     try:
         with capture_interrupts(), pooled_instance() as instance:
+            take_back_of_predecessor(instance)
             run_daemon(instance, WorkspaceFileTarget(paths=[str(workspace)]))
     except KeyboardInterrupt:
         # Without waiting for the ticks that wait: Dagster moves on from them at the next start.
         os._exit(0)
     return 0
+
+
+def take_back_of_predecessor(instance: DagsterInstance) -> None:
+    """Take back what a daemon before this one had claimed and not launched: at once, not when it is overdue. Failing that, the ticks do it."""
+    try:
+        reaper.take_back(lambda: instance, None, 0)
+    except Exception as error:
+        _log.warning("what the daemon before this one has claimed is taken back later: %s", type(error).__name__)
 
 
 class _Shortened(logging.Filter):

@@ -462,7 +462,7 @@ def launching(batch_id: str) -> bool:
 
 
 def unlaunched(functions: Sequence[str] | None, seconds: float) -> list[Row]:
-    """Batches of these functions (None: of all) that were claimed so many seconds ago, and whose run nobody has launched: as `overdue` gives them."""
+    """Batches of these functions (None: of all) that were claimed so many seconds ago, and whose run nobody has launched: as `overdue` gives them, with `age`."""
     with database.connection() as connection:
         return run(connection, "unlaunched", functions=None if functions is None else list(functions), seconds=seconds)
 
@@ -471,6 +471,18 @@ def overdue() -> list[Row]:
     """Batches whose worker fell silent or whose run never began: `id`, `function`, `status`, `run_id`, `cancelled`."""
     with database.connection() as connection:
         return run(connection, "overdue_batches", lease=settings().lease_seconds)
+
+
+def ended(run_id: str) -> None:
+    """Write down that the process of a run is free again."""
+    with database.connection() as connection:
+        run(connection, "ended", run=run_id)
+
+
+def unended() -> list[Row]:
+    """Batches that are over for two leases and more, while nothing is known of their run's end, nor of its process: `id`, `run_id`, `status`."""
+    with database.connection() as connection:
+        return run(connection, "unended", lease=settings().lease_seconds)
 
 
 def request_cancel(batch_id: str | None, run_id: str) -> Row | None:

@@ -28,6 +28,8 @@ from runyard.tags import BATCH
 FORGET_SECONDS = 300.0
 _MOST_TEXT = 500
 _ERRORS = {DagsterEventType.ENGINE_EVENT, DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
+_LAUNCHED = (DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED)
+_LOST = "its run was never launched: the daemon or the code server was lost, or the tick failed; see the ticks of its sensor in Dagster"
 _log = logging.getLogger("runyard.reaper")
 _sweeping = threading.Lock()
 _last_sweep = 0.0
@@ -50,6 +52,9 @@ def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
             overdue = dispatch.overdue()
             if overdue:
                 free(instance(), overdue)
+            unended = dispatch.unended()
+            if unended:
+                end_runs(instance(), unended)
     finally:
         _sweeping.release()
 
@@ -62,12 +67,24 @@ def _forget_if_time() -> None:
         dispatch.forget()
 
 
-def free(instance: DagsterInstance, overdue: Sequence[Row]) -> None:
-    """Free overdue batches, and end the runs that held them."""
+def free(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = False) -> None:
+    """Free overdue batches, and end the runs that held them; with `force` although they were heard of a moment ago."""
     for batch in overdue:
         run = instance.get_run_by_id(batch["run_id"]) if batch["run_id"] else _run_of(instance, batch["id"])
-        if release_batch(batch, run, why=_why(instance, run)) and run is not None and not run.is_finished:
+        if release_batch(batch, run, force=force, why=_why(instance, run)) and run is not None and not run.is_finished:
             _end(instance, run, batch)
+
+
+def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
+    """End the runs of batches that are over, in Dagster, where their process was lost before it could: they would stay `STARTED` for ever."""
+    for batch in batches:
+        run = instance.get_run_by_id(batch["run_id"])
+        if run is not None and not run.is_finished:
+            if run.status == DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run)
+            else:
+                instance.report_run_failed(run, f"The process was lost before the run ended. Its batch {batch['id']} was over: nothing is left to do.")
+        dispatch.ended(batch["run_id"])
 
 
 def release_batch(batch: Row, run: DagsterRun | None, *, force: bool = False, why: str = "") -> bool:
@@ -128,6 +145,29 @@ def settle_what_is_left(instance: DagsterInstance, run_id: str) -> bool:
 def _error(run: DagsterRun | None, crashed: bool) -> str:
     message = "the worker was lost in the middle of the run" if crashed or run is None else f"run {run.run_id} failed outside every step: see its log in Dagster"
     return json.dumps({"step": None, "type": "WorkerLost" if crashed else "RunFailed", "message": message, "traceback": ""})
+
+
+def take_back(instance: Callable[[], DagsterInstance], functions: Sequence[str] | None, seconds: float = dispatch.LAUNCH_SECONDS) -> bool:
+    """Take back what was claimed of these functions (None: of all) so many seconds ago, and whose run nobody has launched.
+
+    With 0 seconds it is what a process that starts finds of its predecessor; else the daemon, the code server or the tick failed meanwhile, and the
+    function is held back, for that may happen again. Return whether there are claims which may still be launched in time.
+    """
+    claims = dispatch.unlaunched(functions, 0)
+    for batch in claims:
+        if batch["age"] < seconds:
+            continue
+        run = _run_of(instance(), batch["id"])
+        if run is not None and run.status in _LAUNCHED:
+            dispatch.launching(batch["id"])  # by a launcher that does not write it down
+        elif run is not None and run.is_finished:
+            release_batch(batch, run, force=True, why=_why(instance(), run))
+        else:
+            error = _unlaunched(_LOST) if seconds > 0 else None
+            taken = dispatch.release(batch["id"], "claimed", "queued", attempts=1, failed=seconds > 0, force=True, error=error)
+            if taken is not None and run is not None:
+                instance().report_run_canceled(run, f"Batch {batch['id']} was claimed, and not launched in time: another run has its events.")
+    return any(batch["age"] < seconds for batch in claims)
 
 
 def _unlaunched(message: str) -> str:

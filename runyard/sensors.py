@@ -2,7 +2,8 @@
 
 A tick of the sensor waits (on NOTIFY, under the 60 seconds that Dagster gives it) until invocations of its functions are
 due, claims them, and asks for one run a batch; the batch id is the run key. While it waits it also matches events with what waits
-for them, ends what a timeout has caught, and looks after batches whose worker was lost. It works under stock `dagster dev` too, where a tick is short,
+for them, ends what a timeout has caught, and looks after batches whose worker was lost, or whose run was never
+launched. It works under stock `dagster dev` too, where a tick is short,
 and which only comes back to it every few seconds.
 """
 
@@ -39,6 +40,9 @@ from runyard.triggers import Cron, Trigger
 _LONG_TICK, _SHORT_TICK = 45.0, 1.0
 _tick_seconds = _SHORT_TICK
 LONGEST_WAIT = 5.0
+_LOOK_SECONDS = 1.0
+# The latest tick of each sensor in this process: an earlier one was asked for by a daemon that is gone.
+_latest: dict[str, object] = {}
 
 
 def wait_long() -> None:
@@ -180,10 +184,21 @@ def _tick(functions: Sequence[Function], context: SensorEvaluationContext) -> Se
     if context.repository_def is not None:
         _check_once(context.repository_def)
     _publish_once()
+    names = [function.name for function in functions]
+    this = _latest[names[0]] = object()
     deadline = time.monotonic() + _tick_seconds
-    with listener.subscribe(*(function.name for function in functions)) as woken:
+    look_at = 0.0
+    with listener.subscribe(*names) as woken:
         while (left := deadline - time.monotonic()) > 0:
             woken.clear()
+            if _latest[names[0]] is not this:
+                # Nobody would launch what it claims. Not at once, lest two daemons drive each other out without end.
+                time.sleep(min(left, LONGEST_WAIT))
+                return SkipReason("a later tick of this sensor has taken over")
+            if time.monotonic() >= look_at:
+                # No other tick of the sensor is under way: what it has claimed and not launched is nobody's.
+                young = reaper.take_back(lambda: context.instance, names)
+                look_at = time.monotonic() + (_LOOK_SECONDS if young else LONGEST_WAIT)
             reaper.sweep_if_time(lambda: context.instance)
             dispatch.match_waits()
             requests: list[RunRequest] = []
@@ -196,7 +211,7 @@ def _tick(functions: Sequence[Function], context: SensorEvaluationContext) -> Se
                 wait = min(wait, LONGEST_WAIT if due is None else due)
             if requests:
                 return requests
-            woken.wait(max(0.02, min(left, wait)))
+            woken.wait(max(0.02, min(left, wait, look_at - time.monotonic())))
     return SkipReason(f"nothing for {functions[0].name} in {_tick_seconds:.0f} s")
 
 

@@ -13,13 +13,16 @@ import socket
 import threading
 import warnings
 from contextlib import ExitStack
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from celery import Celery
 from celery.platforms import SecurityWarning
-from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutdown
+from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutdown, worker_shutting_down
 from dagster import DagsterInstance, DagsterRunStatus, Definitions
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import unpack_value
@@ -36,6 +39,9 @@ from runyard.store import database
 from runyard.store.queries import run
 
 _BEAT_SECONDS = 5.0
+_WATCH_SECONDS = 1.0
+# How long a process of another worker must be silent before it is looked for.
+_SILENT_SECONDS = 3.0
 _log = logging.getLogger("runyard.worker")
 _instance: DagsterInstance | None = None
 _resources = ExitStack()
@@ -100,6 +106,12 @@ def _prepare(**_: Any) -> None:
 def _come_alive(**_: Any) -> None:
     # Only now, with the children forked: a thread that holds a lock at a fork leaves it locked in the child for good.
     threading.Thread(target=_beat, name="runyard-worker-heart", daemon=True).start()
+    threading.Thread(target=_watch, name="runyard-worker-watch", daemon=True).start()
+
+
+@worker_shutting_down.connect
+def _stop_in_time(**_: Any) -> None:
+    threading.Thread(target=_hand_back, name="runyard-worker-stop", daemon=True).start()
 
 
 @worker_process_init.connect
@@ -130,12 +142,72 @@ def _beat() -> None:
     while not _stopping.is_set():
         try:
             with database.connection() as connection:
-                run(connection, "heartbeat_worker", name=name(), host=socket.gethostname(), pid=os.getpid(), slots=settings().concurrency)
+                run(connection, "heartbeat_worker", name=name(), host=socket.gethostname(), pid=os.getpid(), slots=settings().concurrency, place=_place())
         except Exception as error:
             _stopping.wait(trouble.met(error))
         else:
             trouble.over()
             _stopping.wait(_BEAT_SECONDS)
+
+
+def _watch() -> None:
+    """Free what dead processes of this place held: a child of this worker at once, those of a worker that was killed when they are silent."""
+    trouble = Trouble(_log, "cannot look for dead processes", most_silent())
+    while not _stopping.wait(_WATCH_SECONDS):
+        try:
+            free_dead()
+        except Exception as error:
+            _stopping.wait(trouble.met(error))
+        else:
+            trouble.over()
+
+
+def free_dead() -> None:
+    """Free the batches of processes of this place that are no more, and end their runs."""
+    with database.connection() as connection:
+        here = run(connection, "batches_here", name=name(), place=_place(), silent=_SILENT_SECONDS)
+    dead = [batch for batch in here if not _is_alive(int(batch["worker"].rsplit(":", 1)[1]))]
+    if dead:
+        _log.warning("lost before the end of their runs: %s", ", ".join(batch["worker"] for batch in dead))
+        with DagsterInstance.get() as instance:
+            reaper.free(instance, [batch for batch in dead if batch["status"] == "running"], force=True)
+            reaper.end_runs(instance, [batch for batch in dead if batch["status"] == "finished"])
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@cache
+def _place() -> str:
+    """Where process ids are the same as here: this boot of the machine, and the PID namespace (on Linux; else the host)."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _hand_back() -> None:
+    """Hand back the runs that have not ended in time, before they are killed in the middle."""
+    if not _stopping.wait(settings().stop_seconds):
+        try:
+            hand_back()
+        except Exception as error:
+            _log.warning("runs are not handed back (%s): they are taken up when their lease is over", type(error).__name__)
+
+
+def hand_back() -> None:
+    """Give back what this worker is doing, for another to go on with; no attempt is counted. Its own runs can keep nothing any more."""
+    with database.connection() as connection:
+        runs = [row["run_id"] for row in run(connection, "hand_back", name=name())]
+    if runs:
+        with DagsterInstance.get() as instance:
+            for found in [instance.get_run_by_id(run_id) for run_id in runs]:
+                if found is not None and not found.is_finished:
+                    instance.report_run_failed(found, "The worker was stopped. Another run goes on with its events; kept steps are not repeated.")
 
 
 def _warm_instance() -> DagsterInstance:
@@ -175,3 +247,7 @@ def _execute(run_id: str) -> None:
         ops.abandon(run_id)
     if not ended_well:
         reaper.settle_what_is_left(instance, run_id)
+    try:
+        dispatch.ended(run_id)
+    except (DatabaseUnavailable, psycopg.Error) as error:
+        _log.info("the end of run %s is not written down: %s", run_id, type(error).__name__)

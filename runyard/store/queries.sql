@@ -191,7 +191,7 @@ SELECT EXISTS (SELECT FROM launched) AS marked, status FROM runyard.batches WHER
 
 -- name: unlaunched
 -- Batches that were claimed, and whose run nobody has launched in time. (by batches_open)
-SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled FROM runyard.batches
+SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled, extract(epoch FROM now() - claimed_at)::float8 AS age FROM runyard.batches
 WHERE status = 'claimed' AND launched_at IS NULL AND claimed_at <= now() - make_interval(secs => %(seconds)s)
     AND (%(functions)s::text[] IS NULL OR function = ANY (%(functions)s))
 ORDER BY claimed_at LIMIT 100
@@ -304,9 +304,43 @@ RETURNING id, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS sto
 
 -- name: heartbeat_worker
 -- A worker says that it is alive. (by workers_pkey)
-INSERT INTO runyard.workers (name, host, pid, slots) VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s)
-ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, slots = excluded.slots, heartbeat_at = now(),
+INSERT INTO runyard.workers (name, host, pid, slots, place) VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s, %(place)s)
+ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, place = excluded.place, slots = excluded.slots, heartbeat_at = now(),
     started_at = CASE WHEN workers.pid = excluded.pid THEN workers.started_at ELSE now() END
+
+-- name: batches_here
+-- Batches that run in processes of this place: of the worker itself, and of others that are silent for some seconds; and those that are settled, while
+-- their run has not ended. (by batches_open, batches_ending; workers is a small table: scanned)
+SELECT batches.id, batches.function, batches.status, batches.run_id, batches.worker, batches.cancel_requested_at IS NOT NULL AS cancelled
+FROM runyard.batches JOIN runyard.workers ON starts_with(batches.worker, workers.name || ':')
+WHERE batches.status = 'running' AND workers.place = %(place)s
+    AND (workers.name = %(name)s OR batches.heartbeat_at < now() - make_interval(secs => %(silent)s))
+UNION ALL
+SELECT batches.id, batches.function, batches.status, batches.run_id, batches.worker, false
+FROM runyard.batches JOIN runyard.workers ON starts_with(batches.worker, workers.name || ':')
+WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_id IS NOT NULL AND workers.place = %(place)s
+
+-- name: hand_back
+-- Give back what processes of a worker that stops are still doing: no attempt is counted, and its place in the queue is kept; gives the runs.
+-- (by batches_open, invocations_pkey)
+WITH leases AS (
+    UPDATE runyard.batches SET status = 'lost', finished_at = now()
+    WHERE status = 'running' AND starts_with(worker, %(name)s || ':') RETURNING id, invocations, run_id
+),
+held AS (
+    SELECT unnest(invocations) AS id, leases.id AS batch_id, run_id FROM leases
+),
+freed AS (
+    UPDATE runyard.invocations SET batch_id = NULL, attempt = greatest(0, attempt - 1),
+        status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
+        finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now() END
+    FROM held WHERE invocations.id = held.id AND invocations.id = ANY (SELECT id FROM held) AND invocations.batch_id = held.batch_id AND status = 'running'
+    RETURNING invocations.id, invocations.status, held.run_id
+),
+left_unfinished AS (
+    INSERT INTO runyard.parts (invocation_id, run_id, status) SELECT id, run_id, 'lost' FROM freed WHERE status = 'queued'
+)
+SELECT run_id, runyard.wake_v1('') FROM leases
 
 -- name: forget_worker
 -- A worker that stops in order is known no more. (by workers_pkey)
@@ -319,15 +353,32 @@ WHERE heartbeat_at > now() - interval '1 day' ORDER BY name
 
 -- name: overdue_batches
 -- Batches whose worker fell silent, or whose run never began though a slot was free for it; one reaper at a time.
--- A batch that waits in the broker behind others is left alone: all slots are busy then. (by batches_open)
+-- A batch that waits in the broker behind others is left alone: all slots are busy then, be it with the end of a run whose batch is settled.
+-- (by batches_open, batches_ending)
 WITH alive AS (
     SELECT (SELECT coalesce(sum(slots), 0) FROM runyard.workers WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
-        (SELECT count(*) FROM runyard.batches WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s)) AS running
+        (SELECT count(*) FROM runyard.batches WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s))
+        + (SELECT count(*) FROM runyard.batches
+            WHERE status = 'finished' AND ended_at IS NULL AND finished_at > now() - make_interval(secs => %(lease)s)) AS running
 )
 SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled FROM runyard.batches
 WHERE status IN ('claimed', 'running') AND heartbeat_at < now() - make_interval(secs => %(lease)s)
     AND (status = 'running' OR cancel_requested_at IS NOT NULL OR (SELECT slots = 0 OR slots > running FROM alive))
 ORDER BY heartbeat_at LIMIT 100
+
+-- name: ended
+-- A process is free again: the run of its batch has ended, too. (by batches_run)
+UPDATE runyard.batches SET ended_at = now() WHERE run_id = %(run)s AND ended_at IS NULL
+
+-- name: unended
+-- Batches that are over while their run may never end, for its process is gone: of a worker that is not heard of, or a lost lease. (by batches_ending;
+-- workers is a small table: scanned)
+SELECT id, run_id, status FROM runyard.batches
+WHERE ended_at IS NULL AND status IN ('finished', 'lost') AND finished_at < now() - make_interval(secs => 2 * %(lease)s)
+    AND run_id IS NOT NULL AND worker LIKE '%%:%%:%%'
+    AND (status = 'lost' OR NOT EXISTS (
+        SELECT FROM runyard.workers WHERE starts_with(batches.worker, workers.name || ':') AND heartbeat_at > now() - make_interval(secs => %(lease)s)))
+ORDER BY finished_at LIMIT 20
 
 -- name: release
 -- Take the lease away and end or requeue what it held: 'queued' or 'cancelled'; those that began and are out of attempts fail. What never began keeps

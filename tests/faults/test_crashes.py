@@ -69,6 +69,22 @@ def test_a_killed_part_comes_back_and_every_event_is_done(stack: Stack, effects:
     stack.wait_ready()
 
 
+def test_what_the_tick_of_a_dead_daemon_claims_does_not_wait_out_a_lease(stack: Stack) -> None:
+    old = stack.pid("daemon")
+    kill_tree(old)
+    # Its ticks are still waiting in the code server, and the first of them claims this.
+    [event_id] = send("test/steps", {"n": 1})
+    assert settled(event_id, 60)["status"] == "succeeded"
+    wait_until(lambda: stack.pid("daemon") not in (0, old))
+    with database.connection() as connection:
+        rows = connection.execute(
+            "SELECT extract(epoch FROM batches.finished_at - batches.claimed_at)::float8 AS seconds FROM runyard.batches, runyard.invocations"
+            " WHERE batches.status = 'lost' AND invocations.id = ANY (batches.invocations) AND event_id = %s",
+            (event_id,),
+        ).fetchall()
+    assert [row for row in rows if float(str(row["seconds"])) >= stack.settings.lease_seconds] == []
+
+
 def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> None:
     second = subprocess.Popen(
         [sys.executable, "-m", "runyard", "daemon", "--workspace", str(stack_workspace())], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -23,7 +23,7 @@ def rows(statement: str, *parameters: object) -> list[Row]:
 
 def worker(slots: int) -> None:
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=slots)
+        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=slots, place="p")
 
 
 def claim_ids(function: Function) -> list[str]:
@@ -281,6 +281,7 @@ def test_a_batch_that_waits_while_all_slots_are_busy_is_left_alone(function: Fun
     silence(waiting)
     assert dispatch.overdue() == []
     dispatch.settle(busy, "run-1", [])
+    dispatch.ended("run-1")
     assert [row["id"] for row in dispatch.overdue()] == [waiting]
 
 

@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, in_process_executor, job, op, resource
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, in_process_executor, job, op, resource
 from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.events import DagsterEvent
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
 from runyard import Batch, dispatch, receive, send, settle
+from runyard.daemon import take_back_of_predecessor
 from runyard.gateway.dev.holding import Reason, reasons
 from runyard.launcher import WarmRunLauncher
-from runyard.reaper import free, settle_what_is_left
+from runyard.reaper import free, settle_what_is_left, take_back
 from runyard.registry import Function
 from runyard.settings import settings
 from runyard.store import database
@@ -51,7 +53,7 @@ def claimed(function: Function) -> tuple[str, str]:
     """Send an event and claim it: its id, and the batch's."""
     [event_id] = send("greet/requested")
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2)
+        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2, place="p")
     [claim] = dispatch.claim(function) or []
     return event_id, claim.batch_id
 
@@ -145,3 +147,47 @@ def test_a_run_whose_batch_was_taken_back_is_cancelled_instead_of_launched(funct
     ended = instance.get_run_by_id(made.run_id)
     assert ended is not None
     assert ended.status == DagsterRunStatus.CANCELED
+
+
+def _claimed_long_ago() -> None:
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.batches SET claimed_at = now() - interval '4 seconds'")
+
+
+def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_with_it(function: Function, instance: DagsterInstance) -> None:
+    event_id, batch_id = claimed(function)
+    made = made_run(instance, batch_id)
+    assert take_back(lambda: instance, ["greet"])
+    _claimed_long_ago()
+    assert not take_back(lambda: instance, ["greet"])
+    [invocation] = event(event_id)["invocations"]
+    assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+    assert "never launched" in invocation["error"]["message"]
+    ended = instance.get_run_by_id(made.run_id)
+    assert ended is not None
+    assert ended.status == DagsterRunStatus.CANCELED
+
+
+def test_a_daemon_that_starts_takes_back_the_claims_of_its_predecessor_at_once(function: Function, instance: DagsterInstance) -> None:
+    _, batch_id = claimed(function)
+    take_back_of_predecessor(instance)
+    [again] = dispatch.claim(function) or []
+    assert again.batch_id != batch_id
+
+
+def test_a_claim_that_was_launched_is_not_taken_back(function: Function, instance: DagsterInstance) -> None:
+    claimed(function)
+    [batch] = dispatch.unlaunched(None, 0)
+    assert dispatch.launching(batch["id"])
+    take_back_of_predecessor(instance)
+    assert dispatch.batch_of_run("none", batch["id"])["status"] == "claimed"  # type: ignore[index]
+
+
+def test_a_run_that_another_launcher_has_launched_keeps_its_claim(function: Function, instance: DagsterInstance) -> None:
+    _, batch_id = claimed(function)
+    made = made_run(instance, batch_id)
+    instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_STARTING.value, job_name="greet_job"), run_id=made.run_id)
+    _claimed_long_ago()
+    take_back(lambda: instance, ["greet"])
+    assert dispatch.unlaunched(None, 0) == []
+    assert dispatch.begin(batch_id, made.run_id) is not None

@@ -24,9 +24,8 @@ def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
     made = function.to_row()
     return {
         "status": "queued", "attempt": 0, "due_at": NOW, "now": NOW, "keys": ["7"] if function.flow.laned else None, "admitted": True, "begun": False,
-        "unlaunched": None, "held_until": None,
         "cancel_requested_at": None, "active": True, "paused_at": None, "flow": made["flow"], "key_paths": made["key_paths"], "max_batch": function.largest, "held": [],
-        "throttled_until": None, **changed,
+        "throttled_until": None, "unlaunched": None, "held_until": None, **changed,
     }  # fmt: skip
 
 
@@ -59,6 +58,8 @@ def test_times_pauses_and_workers_are_told() -> None:
     assert "events are gathered" in said(row(Flow(batch=Batching(20, 60)), due_at=later))[0]
     assert said(row(paused_at=NOW)) == ["waiting: its function is paused; resume it, and it goes on"]
     assert "no longer has this function" in said(row(active=False))[0]
+    [reason] = reasons(row(unlaunched="its run could not be launched (no broker)", held_until=later), [], 2, 0)
+    assert (reason.text, reason.until) == ("waiting: its run could not be launched (no broker)", later)
     assert said(row(), slots=0)[0].startswith("waiting: no warm worker is alive")
     assert said(row(status="claimed"), busy=2) == ["waiting: all 2 slots of the workers are busy"]
     waits = [{"step": "nap", "kind": "sleep", "event": None, "until": later}, {"step": "answer", "kind": "event", "event": "a/b", "until": later}]

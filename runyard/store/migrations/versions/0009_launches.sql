@@ -16,6 +16,16 @@ COMMENT ON COLUMN runyard.batches.launched_at IS 'When its run was given to the 
 -- What is open now was claimed by code that does not write it down.
 UPDATE runyard.batches SET launched_at = claimed_at WHERE status IN ('claimed', 'running');
 
+-- What is over already has ended, whenever that was; a constant default rewrites no row.
+ALTER TABLE runyard.batches ADD COLUMN ended_at timestamptz DEFAULT now();
+ALTER TABLE runyard.batches ALTER COLUMN ended_at DROP DEFAULT;
+UPDATE runyard.batches SET ended_at = NULL WHERE status IN ('claimed', 'running');
+COMMENT ON COLUMN runyard.batches.ended_at IS 'When the process was free again: a run goes on for a moment after its batch is settled.';
+CREATE INDEX batches_ending ON runyard.batches (finished_at) WHERE ended_at IS NULL AND status IN ('finished', 'lost');
+
+ALTER TABLE runyard.workers ADD COLUMN place text;
+COMMENT ON COLUMN runyard.workers.place IS 'Where its process ids mean something: the boot of a machine, and the PID namespace.';
+
 -- The queue, with what lost two workers behind a key of its own: the healthy ones of a priority are one range of the index.
 DROP INDEX runyard.invocations_due;
 CREATE INDEX invocations_due ON runyard.invocations (function, (CASE WHEN crashes < 2 THEN 0 ELSE 1 END), priority DESC, due_at, id)
