@@ -632,6 +632,83 @@ BEGIN
     RETURN coalesce(cardinality(cancels), 0) + coalesce(cardinality(resumed), 0);
 END $$;
 
+-- Whose a function is: what another code location publishes, or an older version of the same one, is no word on it. And what came while it was away.
+ALTER TABLE runyard.functions
+    ADD COLUMN location text,
+    ADD COLUMN away_since timestamptz,
+    ADD COLUMN away pg_snapshot,
+    ADD COLUMN back_at timestamptz,
+    ADD COLUMN back pg_snapshot;
+COMMENT ON COLUMN runyard.functions.location IS 'The code location that has it: a publication of this one alone can end it.';
+COMMENT ON COLUMN runyard.functions.away_since IS 'When the code last had it no more; `away`: what had been sent by then.';
+COMMENT ON COLUMN runyard.functions.back_at IS 'When it was there again, until all that was sent in between has been taken up; `back`: the transactions under way then.';
+
+CREATE TABLE runyard.publications (
+    location text NOT NULL,
+    digest   text NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (location, digest)
+);
+COMMENT ON TABLE runyard.publications IS 'Every version of a code location by the functions that it has, and when it first came: one that is not the newest ends no function.';
+
+CREATE FUNCTION runyard.away_and_back_v1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.active THEN
+        NEW.away_since := runyard.now();
+        NEW.away := pg_current_snapshot();
+        NEW.back_at := NULL;
+        NEW.back := NULL;
+    ELSIF NEW.away IS NOT NULL THEN
+        NEW.back_at := runyard.now();
+        NEW.back := pg_current_snapshot();
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER away_and_back BEFORE UPDATE OF active ON runyard.functions FOR EACH ROW WHEN (OLD.active <> NEW.active) EXECUTE FUNCTION runyard.away_and_back_v1();
+
+-- Events for one function, on their way through the same trigger as those that are sent.
+CREATE TABLE runyard.missed (id text, name text, data jsonb, "user" jsonb, v text, ts timestamptz, target text);
+COMMENT ON TABLE runyard.missed IS 'Empty: what is inserted here is fanned out to its target, and deleted.';
+CREATE TRIGGER fan_out AFTER INSERT ON runyard.missed
+    REFERENCING NEW TABLE AS arrived FOR EACH STATEMENT EXECUTE FUNCTION runyard.fan_out_v3();
+
+-- Start a function for the events of its names that came while it was away, of the last 24 hours, as many as `most` events looked at from behind
+-- `after` on; an event that has started it is left out. Gives the id of the last event looked at, none where there are no more.
+-- One at a time does it for a function. (by events_received_at, invocations_event, events_pkey)
+CREATE FUNCTION runyard.catch_up_v1(name text, after text, most integer) RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    fn runyard.functions;
+    began timestamptz;
+    last text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(8290, hashtext('catch up ' || catch_up_v1.name));
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = catch_up_v1.name AND active AND back IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    -- A transaction that began before the function went may have sent behind it.
+    began := greatest(fn.away_since - interval '1 hour', fn.back_at - interval '24 hours');
+    WITH looked_at AS (
+        SELECT events.* FROM runyard.events
+        WHERE (received_at, id) > (coalesce((SELECT received_at FROM runyard.events WHERE id = after), began), coalesce(after, ''))
+        ORDER BY received_at, id LIMIT most
+    ),
+    missed AS (
+        INSERT INTO runyard.missed (id, name, data, "user", v, ts, target)
+        SELECT id, looked_at.name, data, "user", v, ts, fn.name FROM looked_at
+        WHERE NOT pg_visible_in_snapshot(xid, fn.away) AND CASE WHEN target IS NOT NULL THEN target = fn.name
+            ELSE looked_at.name = ANY (fn.exact) OR (fn.patterned AND runyard.triggered_v1(fn.name, id, looked_at.name, data, "user", v, ts)) END
+            AND NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = looked_at.id AND invocations.function = fn.name)
+    )
+    SELECT CASE WHEN count(*) = most THEN max(id) FILTER (WHERE received_at = (SELECT max(received_at) FROM looked_at)) END INTO last FROM looked_at;
+    DELETE FROM runyard.missed;
+    -- Senders that saw it away may still be under way; when they are through, it has missed nothing.
+    IF last IS NULL AND fn.back_at < runyard.now() - interval '1 minute' AND pg_snapshot_xmin(pg_current_snapshot()) >= pg_snapshot_xmax(fn.back) THEN
+        UPDATE runyard.functions SET away_since = NULL, away = NULL, back_at = NULL, back = NULL WHERE functions.name = fn.name;
+    END IF;
+    RETURN last;
+END $$;
+
 -- Compiling a statement (JIT, where the server has it) takes longer than any of these runs: PostgreSQL takes them for dear, for it cannot know how few rows they find.
 DO $$
 DECLARE
