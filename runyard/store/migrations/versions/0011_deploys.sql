@@ -5,6 +5,9 @@ COMMENT ON COLUMN runyard.functions.generation IS 'Goes up with every change of 
 ALTER TABLE runyard.invocations ADD COLUMN generation integer NOT NULL DEFAULT 1;
 COMMENT ON COLUMN runyard.invocations.generation IS 'The generation of its function that its keys were made by: a sender whose transaction began before a deploy makes those of the former code.';
 CREATE INDEX invocations_keyed ON runyard.invocations (function, generation) WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL;
+ALTER TABLE runyard.waits ADD COLUMN own text, ADD COLUMN own_xid xid8;
+COMMENT ON COLUMN runyard.waits.own IS 'The event of the invocation itself, where it has the awaited name: it is no answer, nor is what its transaction (own_xid) sent before it.';
+COMMENT ON COLUMN runyard.invocations.since IS 'What was committed when its event was sent, or when the present part of it began: later events count for the waits that it comes to.';
 -- What is open already is looked at once, for it may have been stranded.
 UPDATE runyard.functions SET generation = 2;
 
@@ -226,22 +229,23 @@ END $$;
 -- Register what invocations of a running batch wait for, each once; gives how each stands.
 -- An element: invocation, kind, seconds or until (epoch seconds), event, shape, wanted (the values by which `shape` is compared), missing (true where one
 -- of them is not there: nothing fits then), filter.
--- An event that came since the run began (and, after a retry, since the first run that was to come to this wait) is found at once.
--- (by waits_invocation_id_step_key, events_name, invocations_pkey)
+-- An event that came behind the invocation's own one, or (where it has waited before) since the run began that is to come to this wait, is found at once.
+-- (by waits_invocation_id_step_key, events_name, events_pkey, invocations_pkey)
 CREATE OR REPLACE FUNCTION runyard.wait_v1(step text, wanted jsonb) RETURNS TABLE (invocation_id bigint, done boolean, expired boolean, result jsonb, due_at timestamptz)
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM runyard.lock_waits_v1();
     UPDATE runyard.watermark SET snapshot = pg_current_snapshot()
     WHERE NOT EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL);
-    INSERT INTO runyard.waits (invocation_id, step, kind, event, shape, value, filter, since, expires_at)
+    INSERT INTO runyard.waits (invocation_id, step, kind, event, shape, value, filter, since, own, own_xid, expires_at)
     SELECT asked.invocation, wait_v1.step, asked.kind, asked.event, coalesce(asked.shape, '[]'),
         CASE WHEN asked.missing THEN runyard.no_value_v1() ELSE coalesce(runyard.short_v1((SELECT string_agg(value::text, ' ' ORDER BY position) FROM jsonb_array_elements(asked.wanted) WITH ORDINALITY AS w (value, position))), '') END,
-        asked.filter::jsonpath, invocations.since,
+        asked.filter::jsonpath, invocations.since, own.id, own.xid,
         coalesce(to_timestamp(asked.until), runyard.now() + make_interval(secs => asked.seconds))
     FROM jsonb_to_recordset(wanted)
         AS asked (invocation bigint, kind text, seconds float8, until float8, event text, shape jsonb, wanted jsonb, missing boolean, filter text)
     JOIN runyard.invocations ON invocations.id = asked.invocation
+    LEFT JOIN runyard.events AS own ON own.id = invocations.event_id AND own.name = asked.event
     ON CONFLICT ON CONSTRAINT waits_invocation_id_step_key DO NOTHING;
     PERFORM runyard.match_v1(ARRAY(SELECT (element->>'invocation')::bigint FROM jsonb_array_elements(wanted) AS element), wait_v1.step);
     RETURN QUERY
@@ -272,13 +276,13 @@ BEGIN
         FROM wanted
     ),
     made AS (
-        INSERT INTO runyard.invocations (event_id, function, priority, due_at, keys, lane, admitted, generation, expires_at)
+        INSERT INTO runyard.invocations (event_id, function, priority, due_at, keys, lane, admitted, generation, since, expires_at)
         SELECT id, function,
             CASE WHEN flow ? 'priority' THEN runyard.priority_v1(runyard.document_v1(id, name, data, "user", v, ts), flow->'priority') ELSE base END,
             due + CASE WHEN flow ? 'batch' THEN make_interval(secs => (flow->'batch'->>'wait')::float8) ELSE interval '0' END,
             keys,
             CASE WHEN laned AND NOT gated AND NOT flow ? 'singleton' AND due <= runyard.now() THEN array_to_string(keys[1:(flow->>'lanes')::integer], chr(31)) END,
-            NOT gated, generation,
+            NOT gated, generation, CASE WHEN due <= runyard.now() THEN pg_current_snapshot() END,
             CASE WHEN flow ? 'start_within' THEN due + make_interval(secs => (flow->>'start_within')::float8) END
         FROM keyed
         RETURNING id, event_id, function
@@ -520,10 +524,10 @@ BEGIN
     LOOP
         RETURN QUERY
         WITH asked AS MATERIALIZED (
-            SELECT waits.value, waits.filter::text::jsonpath AS filter, waits.since::text::pg_snapshot AS since, waits.xid, waits.expires_at, array_agg(waits.id) AS ids
+            SELECT waits.value, waits.filter::text::jsonpath AS filter, waits.since::text::pg_snapshot AS since, waits.xid, waits.own, waits.own_xid, waits.expires_at, array_agg(waits.id) AS ids
             FROM runyard.waits WHERE waits.invocation_id = ANY (of) AND waits.step = at_step AND waits.event = span.event AND waits.shape = span.shape
                 AND waits.resolved_at IS NULL
-            GROUP BY waits.value, waits.filter::text, waits.since::text, waits.xid, waits.expires_at
+            GROUP BY waits.value, waits.filter::text, waits.since::text, waits.xid, waits.own, waits.own_xid, waits.expires_at
         ),
         documents AS MATERIALIZED (
             SELECT events.id, events.xid, events.received_at,
@@ -536,6 +540,7 @@ BEGIN
         first AS (
             SELECT DISTINCT ON (asked.ids) asked.ids, arrived.id FROM asked JOIN arrived ON arrived.value = asked.value
             WHERE NOT pg_visible_in_snapshot(arrived.xid, asked.since) AND arrived.xid <> asked.xid AND arrived.received_at <= asked.expires_at
+                AND NOT coalesce(arrived.xid = asked.own_xid AND arrived.id <= asked.own, false)
                 AND runyard.passes_v1(arrived.document, asked.filter)
             ORDER BY asked.ids, arrived.xid, arrived.id
         )
@@ -589,14 +594,16 @@ BEGIN
         SELECT waits.id, arrived.id AS event_id FROM arrived
         JOIN runyard.waits ON waits.event = arrived.event AND waits.shape = arrived.shape AND waits.value = arrived.value
             AND waits.resolved_at IS NULL AND NOT pg_visible_in_snapshot(arrived.xid, waits.since) AND arrived.xid <> waits.xid
-            AND arrived.received_at <= waits.expires_at AND runyard.passes_v1(arrived.document, waits.filter)
+            AND arrived.received_at <= waits.expires_at AND NOT coalesce(arrived.xid = waits.own_xid AND arrived.id <= waits.own, false)
+            AND runyard.passes_v1(arrived.document, waits.filter)
         WHERE arrived.place = 1
     ),
     fitting AS (
         SELECT waits.id, arrived.xid, arrived.id AS event_id FROM arrived
         JOIN runyard.waits ON waits.event = arrived.event AND waits.shape = arrived.shape AND waits.value = arrived.value
             AND waits.resolved_at IS NULL AND NOT pg_visible_in_snapshot(arrived.xid, waits.since) AND arrived.xid <> waits.xid
-            AND arrived.received_at <= waits.expires_at AND runyard.passes_v1(arrived.document, waits.filter)
+            AND arrived.received_at <= waits.expires_at AND NOT coalesce(arrived.xid = waits.own_xid AND arrived.id <= waits.own, false)
+            AND runyard.passes_v1(arrived.document, waits.filter)
         WHERE arrived.place > 1 AND waits.id NOT IN (SELECT foremost.id FROM foremost)
     ),
     first AS (
@@ -708,6 +715,21 @@ BEGIN
     END IF;
     RETURN last;
 END $$;
+
+-- The time to begin counts from the commit of the event, not from the beginning of the transaction that sent it: before the commit nobody could begin.
+CREATE FUNCTION runyard.start_from_commit_v1() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    late CONSTANT interval := clock_timestamp() - pg_catalog.now();
+BEGIN
+    IF late > interval '1 second' THEN
+        UPDATE runyard.invocations
+        SET expires_at = greatest(expires_at, runyard.now() + late + make_interval(secs => (functions.flow->>'start_within')::float8))
+        FROM runyard.functions WHERE id = NEW.id AND functions.name = NEW.function AND status = 'queued';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER start_from_commit AFTER INSERT ON runyard.invocations DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.expires_at IS NOT NULL) EXECUTE FUNCTION runyard.start_from_commit_v1();
 
 -- Compiling a statement (JIT, where the server has it) takes longer than any of these runs: PostgreSQL takes them for dear, for it cannot know how few rows they find.
 DO $$
