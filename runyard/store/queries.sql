@@ -336,6 +336,10 @@ SELECT runyard.cancel_v1(array_agg(id), 'timeout: it did not begin or end in tim
 SELECT CASE WHEN EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL)
     THEN (SELECT runyard.match_v1() FROM runyard.lock_waits_v1()) ELSE 0 END AS count
 
+-- name: from_another_cluster
+-- Whether the tables were restored from a cluster that was ahead of this one. (by events_received_at)
+SELECT runyard.from_another_cluster_v1() AS moved
+
 -- name: forget
 -- Rows that mean nothing any more: gates of keys that are quiet, waits that outlived their invocation. (gates and waits are scanned)
 WITH quiet AS (

@@ -731,6 +731,33 @@ END $$;
 CREATE CONSTRAINT TRIGGER start_from_commit AFTER INSERT ON runyard.invocations DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (NEW.expires_at IS NOT NULL) EXECUTE FUNCTION runyard.start_from_commit_v1();
 
+-- Whether the tables came from another cluster whose transactions have higher numbers: to what waits here, nothing new would ever be new. (by events_received_at)
+CREATE FUNCTION runyard.from_another_cluster_v1() RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM runyard.watermark WHERE pg_snapshot_xmax(snapshot) > pg_snapshot_xmax(pg_current_snapshot()))
+        OR coalesce((SELECT xid > pg_snapshot_xmax(pg_current_snapshot()) AND xid <> pg_current_xact_id_if_assigned()
+            FROM runyard.events ORDER BY received_at DESC, id DESC LIMIT 1), false)
+$$;
+
+-- Match what came before the move by the old numbers, then begin anew with those of this cluster. Gives whether there was a need. (each table is scanned, once)
+CREATE FUNCTION runyard.settle_in_v1() RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    present pg_snapshot;
+BEGIN
+    PERFORM runyard.lock_waits_v1();
+    IF NOT runyard.from_another_cluster_v1() THEN
+        RETURN false;
+    END IF;
+    PERFORM runyard.match_v1();
+    present := pg_current_snapshot();
+    UPDATE runyard.events SET xid = '3' WHERE xid >= pg_snapshot_xmax(present) AND xid <> pg_current_xact_id();
+    UPDATE runyard.progress SET xid = '3' WHERE xid >= pg_snapshot_xmax(present);
+    UPDATE runyard.waits SET since = present, xid = '3' WHERE resolved_at IS NULL AND (pg_snapshot_xmax(since) > pg_snapshot_xmax(present) OR xid >= pg_snapshot_xmax(present));
+    UPDATE runyard.invocations SET since = present WHERE pg_snapshot_xmax(since) > pg_snapshot_xmax(present);
+    UPDATE runyard.functions SET away_since = NULL, away = NULL, back_at = NULL, back = NULL WHERE pg_snapshot_xmax(away) > pg_snapshot_xmax(present);
+    UPDATE runyard.watermark SET snapshot = present;
+    RETURN true;
+END $$;
+
 -- Compiling a statement (JIT, where the server has it) takes longer than any of these runs: PostgreSQL takes them for dear, for it cannot know how few rows they find.
 DO $$
 DECLARE
