@@ -19,7 +19,7 @@ from runyard.durations import seconds
 from runyard.errors import LeaseLost
 from runyard.events import new_ulid
 from runyard.fit_text import fit
-from runyard.registry import Function, find, rekey
+from runyard.registry import Function, catch_up, find, rekey
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, one, run
@@ -191,6 +191,7 @@ def expire() -> int:
 
     It comes by every few seconds, and takes with it what a deploy has left behind.
     """
+    catch_up()
     rekey()
     total = 0
     with database.connection() as connection:

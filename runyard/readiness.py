@@ -14,7 +14,7 @@ from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.embedded import why_elsewhere
 from runyard.store.migrate import POOLER, check_migrated
-from runyard.store.queries import run
+from runyard.store.queries import one, run
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,10 @@ def _say_what_refuses() -> None:
 
 def _migrations() -> str:
     check_migrated()
+    with database.connection() as connection:
+        row = one(connection, "from_another_cluster")
+    if row is not None and row["moved"]:
+        raise RunyardError("the tables came from another PostgreSQL cluster, and what waits for events would not see them: run `runyard migrate`")
     return "every schema is at the version that the code wants"
 
 

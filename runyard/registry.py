@@ -7,18 +7,21 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import psycopg
 
 from runyard.errors import InvalidOption
 from runyard.flow import LARGEST_BATCH, Flow
 from runyard.retry import Retry
+from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 from runyard.triggers import Trigger, meets
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _MOST_REKEYED = 5_000
+_MOST_LOOKED_AT = 20_000
 SCHEDULED = "runyard/function.scheduled"
 INVOKED = "runyard/function.invoked"
 
@@ -120,20 +123,37 @@ def registered_events(row: Row) -> list[str]:
 
 
 def publish() -> None:
-    """Write the functions to the database; those that the code no longer has get no new invocations.
+    """Write the functions to the database; those that this code location no longer has get no new invocations.
 
-    Where the keys of a function's flow control have changed, its open invocations get the new ones. Raises `InvalidOption` for a filter that
-    this PostgreSQL does not take.
+    A code location (RUNYARD_CODE in a RUNYARD_ENVIRONMENT) ends functions of its own alone, and an older version of it that runs again ends none.
+    A function that comes back is started for what came meanwhile. Where the keys of a function's flow control have changed, its open invocations
+    get the new ones. Raises `InvalidOption` for a filter that this PostgreSQL does not take.
     """
     declared = json.dumps([function.to_row() for function in functions()])
+    location = f"{settings().code} in {settings().environment}"
     try:
         with database.transaction() as connection:
-            run(connection, "register_functions", functions=declared)
+            run(connection, "register_functions", functions=declared, location=location)
             run(connection, "register_triggers", functions=declared)
-            run(connection, "retire_functions", names=[function.name for function in functions()])
+            version = one(connection, "publication", location=location, digest=sha256(declared.encode()).hexdigest())
+            if version is not None and version["newest"]:
+                run(connection, "retire_functions", names=[function.name for function in functions()], location=location)
     except psycopg.errors.SyntaxError as error:
         raise InvalidOption(f"a filter is not what this PostgreSQL takes for SQL/JSON path: {error.diag.message_primary}") from None
+    catch_up()
     rekey()
+
+
+def catch_up() -> None:
+    """Start the functions that were away and are there again for the events that came meanwhile, of the last 24 hours, each once.
+
+    It goes on for a minute and longer, until no transaction is left that saw a function away.
+    """
+    with database.connection() as connection:
+        for row in run(connection, "returned"):
+            after: str | None = None
+            while (found := one(connection, "catch_up", function=row["name"], after=after, limit=_MOST_LOOKED_AT)) and found["last"]:
+                after = found["last"]
 
 
 def rekey() -> None:

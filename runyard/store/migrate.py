@@ -47,6 +47,9 @@ def migrate() -> list[str]:
             command.upgrade(config, "head")
             connection.commit()
             done.append(f"{schema}: {before or 'empty'} -> {_current(connection, schema)}")
+        if connection.execute(text("SELECT runyard.settle_in_v1()")).scalar():
+            done.append("runyard: came from another PostgreSQL cluster; what waits goes on with the transactions of this one")
+        connection.commit()
         create_dagster_tables(direct_url())
         done.append("dagster: up to date")
     if is_pooled():

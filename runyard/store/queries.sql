@@ -7,15 +7,15 @@ SELECT id FROM runyard.send_v2(%(events)s::jsonb, %(source)s) AS id
 
 -- name: register_functions
 -- Write the functions that the code has. (by functions_pkey)
-INSERT INTO runyard.functions (name, job, triggers, exact, patterned, max_batch, priority, attempts, flow, key_paths, laned, gated, active, registered_at)
-SELECT name, job, triggers, exact, patterned, max_batch, priority, attempts, flow, key_paths, laned, gated, true, now()
+INSERT INTO runyard.functions (name, job, triggers, exact, patterned, max_batch, priority, attempts, flow, key_paths, laned, gated, location, active, registered_at)
+SELECT name, job, triggers, exact, patterned, max_batch, priority, attempts, flow, key_paths, laned, gated, %(location)s, true, now()
 FROM jsonb_to_recordset(%(functions)s::jsonb) AS declared (
     name text, job text, triggers text[], exact text[], patterned boolean, max_batch integer, priority smallint, attempts smallint,
     flow jsonb, key_paths jsonb, laned boolean, gated boolean)
 ON CONFLICT (name) DO UPDATE SET
     job = excluded.job, triggers = excluded.triggers, exact = excluded.exact, patterned = excluded.patterned, max_batch = excluded.max_batch,
     priority = excluded.priority, attempts = excluded.attempts, flow = excluded.flow, key_paths = excluded.key_paths, laned = excluded.laned,
-    gated = excluded.gated, active = true, registered_at = now()
+    gated = excluded.gated, location = excluded.location, active = true, registered_at = now()
 
 -- name: register_triggers
 -- Write the triggers of these functions anew. (by triggers_function)
@@ -42,9 +42,25 @@ SELECT max(count) AS count, runyard.wake_v1(string_agg(name, ',')) FROM rekeyed 
 UPDATE runyard.functions SET paused_at = CASE WHEN %(paused)s THEN coalesce(paused_at, now()) END WHERE name = %(function)s
 RETURNING name, runyard.wake_v1(name)
 
+-- name: publication
+-- Note a version of a code location by what it has; gives whether it is the newest one, rather than an older one that runs again. (by publications_pkey)
+WITH made AS (
+    INSERT INTO runyard.publications (location, digest) VALUES (%(location)s, %(digest)s) ON CONFLICT DO NOTHING RETURNING digest
+)
+SELECT EXISTS (SELECT FROM made)
+    OR (SELECT digest FROM runyard.publications WHERE location = %(location)s ORDER BY at DESC LIMIT 1) = %(digest)s AS newest
+
 -- name: retire_functions
--- Functions that the code no longer has get no new invocations. (a small table: scanned)
-UPDATE runyard.functions SET active = false WHERE active AND NOT name = ANY (%(names)s)
+-- The functions of a code location that it no longer has get no new invocations. (a small table: scanned)
+UPDATE runyard.functions SET active = false WHERE active AND location = %(location)s AND NOT name = ANY (%(names)s)
+
+-- name: returned
+-- The functions that were away and are there again, until all that came meanwhile has been taken up. (a small table: scanned)
+SELECT name FROM runyard.functions WHERE active AND back IS NOT NULL
+
+-- name: catch_up
+-- Start a function that was away for what came meanwhile, so many events at a time; gives where to go on. (by events_received_at, invocations_event)
+SELECT runyard.catch_up_v1(%(function)s, %(after)s, %(limit)s) AS last
 
 -- name: functions
 -- Every function with what is waiting and what failed. (by invocations_due, invocations_delayed, invocations_lane, invocations_arrived and invocations_failed)
@@ -432,6 +448,10 @@ SELECT runyard.cancel_v1(array_agg(id), 'timeout: it did not begin or end in tim
 -- Match the events that came since the last call with what waits for events; nothing where nothing waits. (by waits_event, events_name)
 SELECT CASE WHEN EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL)
     THEN (SELECT runyard.match_v1() FROM runyard.lock_waits_v1()) ELSE 0 END AS count
+
+-- name: from_another_cluster
+-- Whether the tables were restored from a cluster that was ahead of this one. (by events_received_at)
+SELECT runyard.from_another_cluster_v1() AS moved
 
 -- name: forget
 -- Rows that mean nothing any more: gates of keys that are quiet, waits that outlived their invocation. (gates and waits are scanned)

@@ -1,5 +1,6 @@
 """A deploy that changes flow control, while senders hold what they saw before it: nothing is stranded, and limits hold."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from runyard import dispatch, registry, send
 from runyard.dispatch import Outcome
 from runyard.flow import Concurrency, Flow
 from runyard.registry import Function
+from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row
 
@@ -122,3 +124,95 @@ def test_a_deploy_that_changes_no_keys_changes_no_generation(function: Function,
     before = rows("SELECT generation FROM runyard.functions")
     deploy(function, LIMITED, monkeypatch)
     assert rows("SELECT generation FROM runyard.functions") == before
+
+
+# --- functions that are away
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, *functions: Function, location: str | None = None) -> None:
+    """Publish a version with these functions and no others, maybe of another code location."""
+    if location is not None:
+        monkeypatch.setenv("RUNYARD_CODE", location)
+        settings.cache_clear()
+    monkeypatch.setattr(registry, "_functions", {function.name: function for function in functions})
+    registry.publish()
+
+
+@pytest.fixture
+def version(function: Function, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A number of this test's own: versions that have it came never before."""
+    yield time.monotonic_ns()
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+def another(name: str, version: int) -> Function:
+    return Function(name, "other_job", (f"other/v{version}",))
+
+
+def test_another_code_location_ends_no_function(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, another("elsewhere", version), location="other.definitions")
+    send("greet/requested")
+    assert sizes(function) == [1]
+
+
+def test_an_older_version_that_runs_again_ends_no_function_of_a_newer_one(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = another("newer", version)
+    publish(monkeypatch, function)
+    publish(monkeypatch, function, newer)
+    publish(monkeypatch, function)
+    send(f"other/v{version}")
+    assert sizes(newer) == [1]
+
+
+def test_a_function_that_the_code_has_no_more_is_not_started(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, another("newer", version))
+    send("greet/requested")
+    assert sizes(function) == []
+
+
+def test_what_came_while_a_function_was_away_starts_it_when_it_is_back(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    send("greet/requested", {"n": 1})
+    publish(monkeypatch, another("newer", version))
+    send("greet/requested", {"n": 2})
+    send("greet/another", {"n": 3})
+    publish(monkeypatch, function)
+    dispatch.expire()
+    found = rows("SELECT data->>'n' AS n FROM runyard.invocations JOIN runyard.events ON events.id = event_id WHERE function = 'greet' ORDER BY 1")
+    assert [row["n"] for row in found] == ["1", "2"]
+
+
+def test_what_was_meant_for_a_function_alone_while_it_was_away_starts_it_when_it_is_back(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, another("newer", version))
+    rows('SELECT runyard.send_v2(\'[{"name": "runyard/function.invoked", "target": "greet"}]\', \'step\')')
+    publish(monkeypatch, function)
+    assert sizes(function) == [1]
+
+
+def test_a_sender_that_saw_a_function_away_and_commits_after_it_is_back_starts_it(
+    function: Function, version: int, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(monkeypatch, another("newer", version))
+    with psycopg.connect(store_url) as sender:
+        send_event(sender)
+        publish(monkeypatch, function)
+        sender.commit()
+    dispatch.expire()
+    assert sizes(function) == [1]
+
+
+def test_what_is_older_than_a_day_starts_nothing(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, another("newer", version))
+    send("greet/requested")
+    rows("UPDATE runyard.events SET received_at = received_at - interval '25 hours' RETURNING id")
+    rows("UPDATE runyard.functions SET away_since = away_since - interval '26 hours' RETURNING name")
+    publish(monkeypatch, function)
+    assert sizes(function) == []
+
+
+def test_a_function_that_has_been_back_for_a_while_has_nothing_left_to_take_up(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(monkeypatch, another("newer", version))
+    publish(monkeypatch, function)
+    rows("UPDATE runyard.functions SET back_at = back_at - interval '2 minutes' RETURNING name")
+    dispatch.expire()
+    assert rows("SELECT name FROM runyard.functions WHERE back IS NOT NULL") == []

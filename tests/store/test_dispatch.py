@@ -4,12 +4,13 @@ import threading
 import time
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from runyard import Event, dispatch, registry, send
 from runyard.dispatch import Outcome
 from runyard.errors import LeaseLost
-from runyard.flow import Concurrency, Flow
+from runyard.flow import Concurrency, Flow, Timeouts
 from runyard.registry import Function
 from runyard.retry import Retry
 from runyard.store import database
@@ -441,3 +442,14 @@ def test_the_server_compiles_no_function_of_the_engine(function: Function) -> No
         " AND prosrc ~ 'runyard[.](invocations|waits|events)' AND NOT coalesce(proconfig @> '{jit=off}', false)"
     )
     assert found == []
+
+
+def test_the_time_to_begin_counts_from_the_commit_of_the_event(
+    function: Function, other_connection: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_functions", {"greet": replace(function, flow=Flow(timeouts=Timeouts(start=2)))})
+    registry.publish()
+    other_connection.execute("SELECT runyard.send('greet/requested')")
+    other_connection.execute("SELECT pg_sleep_until(now() + interval '2.5 seconds')")  # its transaction lasts longer than the time to begin
+    other_connection.commit()
+    assert dispatch.expire() == 0

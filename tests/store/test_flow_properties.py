@@ -56,7 +56,7 @@ class Flowing(RuleBasedStateMachine):
         self.running: list[Running] = []
         self.sent: dict[str, list[tuple[datetime, str, str]]] = {name: [] for name in FUNCTIONS}  # (time, key, event id)
         self.answers: list[tuple[str, str]] = []  # (key, event id)
-        self.awaited: dict[int, tuple[str, int, datetime]] = {}  # invocation -> key, answers there were when its part began, until
+        self.awaited: dict[int, tuple[str, int, datetime]] = {}  # invocation -> key, answers there were when its event was sent or its part began, until
         self.part_began: dict[int, int] = {}
         self.final: dict[int, str] = {}
         self.started: dict[int, datetime] = {}
@@ -76,6 +76,7 @@ class Flowing(RuleBasedStateMachine):
     def send(self, function: str, keys: list[str], level: int) -> None:
         ids = send([Event(f"{function}/go", {"k": key, "level": level}) for key in keys])
         rows = {row["event_id"]: row["id"] for row in _rows("SELECT id, event_id FROM runyard.invocations WHERE event_id = ANY (%s)", ids)}
+        self.part_began |= dict.fromkeys(rows.values(), len(self.answers))
         self.sent[function] += [(clock.now(), key, one) for key, one in sorted(zip(keys, ids, strict=True), key=lambda pair: rows[pair[1]])]
 
     @rule(key=st.sampled_from("abc"))

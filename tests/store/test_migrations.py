@@ -3,9 +3,9 @@
 from alembic import command
 from sqlalchemy import text
 
-from runyard import dispatch, send
+from runyard import dispatch, readiness, registry, send
 from runyard.registry import Function
-from runyard.store import migrate
+from runyard.store import database, migrate
 from tests.conftest import use_database
 
 
@@ -25,4 +25,31 @@ def test_what_was_queued_before_an_upgrade_is_done_after_it(server: str) -> None
         claims = dispatch.claim(Function("old", "old_job", ("old/go",), max_batch=10)) or []
         assert [claim.size for claim in claims] == [2]
     finally:
+        use_database(server, "store")
+
+
+def test_what_waits_goes_on_after_a_restore_into_another_cluster(server: str) -> None:
+    use_database(server, "restored")
+    try:
+        made = Function("old", "old_job", ("old/go",), max_batch=10)
+        registry._functions, before = {"old": made}, registry._functions
+        registry.publish()
+        send("old/go")
+        [claim] = dispatch.claim(made) or []
+        dispatch.begin(claim.batch_id, "run-1")
+        asked = {"invocation": 1, "kind": "event", "event": "answer/given", "seconds": 600, "shape": [], "wanted": []}
+        dispatch.register_waits(claim.batch_id, "run-1", "answer", [asked])
+        dispatch.settle(claim.batch_id, "run-1", [dispatch.Outcome(1, "waiting", parked=("answer",))])
+        with database.connection() as connection:  # the numbers of a cluster that has seen more transactions
+            ahead = "(pg_current_xact_id()::text::bigint + 1000000)::text"
+            connection.execute(f"UPDATE runyard.watermark SET snapshot = ({ahead} || ':' || {ahead} || ':')::pg_snapshot".encode())
+            connection.execute(f"UPDATE runyard.waits SET since = ({ahead} || ':' || {ahead} || ':')::pg_snapshot, xid = ({ahead})::xid8".encode())
+            connection.execute(f"UPDATE runyard.events SET xid = ({ahead})::xid8".encode())
+        assert not readiness._check("migrations", readiness._migrations).ok
+        migrate.migrate()
+        assert readiness._check("migrations", readiness._migrations).ok
+        send("answer/given")
+        assert dispatch.match_waits() == 1
+    finally:
+        registry._functions = before
         use_database(server, "store")

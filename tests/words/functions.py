@@ -125,6 +125,7 @@ function("waiter", work, lambda b: b.wait_for_event("answer", "answer/given", ma
 function(
     "chooser", lambda b: b.wait_for_event("choice", "choice/made", match=lambda item: {"data.to": item.event.data["from"]}, filter="$.data.sure", timeout="1h"), after
 )
+function("again", lambda b: b.wait_for_event("next", "again/go", timeout="7d"), after)
 function("caller", lambda b: b.invoke("call", "plain", lambda item: {"n": item.event.data["n"] * 2, "fails": item.event.data.get("fails", 0)}), after)
 function("impatient", lambda b: b.invoke("call", "sleeper", timeout="1h"), after)
 function("sender", lambda b: b.send_events("tell", lambda item: [Event("told/one", {"n": 1}), Event("plain/go", {"n": 2})]), work)

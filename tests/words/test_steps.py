@@ -110,9 +110,38 @@ def test_an_event_between_the_beginning_of_the_run_and_the_wait_is_not_missed(ya
     assert (invocation.status, invocation.steps["answer"].output["says"], len(yard.runs)) == ("succeeded", "at once", 1)
 
 
-def test_an_event_before_the_function_began_is_not_taken_for_an_answer(yard: Yard) -> None:
+def test_an_event_before_the_functions_own_is_not_taken_for_an_answer(yard: Yard) -> None:
     yard.send("answer/given", {"order": 7})
     assert yard.run("waiter", {"order": 7}).status == "waiting"
+
+
+def test_an_event_behind_the_functions_own_is_not_missed_though_no_run_has_begun(yard: Yard) -> None:
+    sent = yard.send("waiter/go", {"order": 7})
+    yard.send("answer/given", {"order": 7, "says": "early"})
+    yard.work()
+    assert sent.invocation.steps["answer"].output == {"order": 7, "says": "early"}
+
+
+def test_an_event_of_the_same_transaction_is_an_answer(yard: Yard) -> None:
+    sent, _ = yard.send_all([Event("waiter/go", {"order": 7}), Event("answer/given", {"order": 7})])
+    yard.work()
+    assert sent.invocation.status == "succeeded"
+
+
+def test_a_replay_takes_no_answer_of_the_first_time(yard: Yard) -> None:
+    sent = yard.send("waiter/go", {"order": 7})
+    yard.send("answer/given", {"order": 7})
+    yard.work()
+    with database.connection() as connection:
+        connection.execute("SELECT runyard.replay(%s)", (sent.invocation.id,))
+    yard.work()
+    assert [one.status for one in sent.invocations] == ["succeeded", "waiting"]
+
+
+def test_a_functions_own_event_is_no_answer_to_it_and_the_next_of_its_name_is(yard: Yard) -> None:
+    first, second = yard.send_all([Event("again/go", {"n": 1}), Event("again/go", {"n": 2})])
+    yard.work()
+    assert (first.invocation.steps["next"].output, second.invocation.status) == ({"n": 2}, "waiting")
 
 
 def test_an_event_that_is_committed_late_is_not_missed(yard: Yard, runyard_database: str) -> None:

@@ -5,6 +5,9 @@ COMMENT ON COLUMN runyard.functions.generation IS 'Goes up with every change of 
 ALTER TABLE runyard.invocations ADD COLUMN generation integer NOT NULL DEFAULT 1;
 COMMENT ON COLUMN runyard.invocations.generation IS 'The generation of its function that its keys were made by: a sender whose transaction began before a deploy makes those of the former code.';
 CREATE INDEX invocations_keyed ON runyard.invocations (function, generation) WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL;
+ALTER TABLE runyard.waits ADD COLUMN own text, ADD COLUMN own_xid xid8;
+COMMENT ON COLUMN runyard.waits.own IS 'The event of the invocation itself, where it has the awaited name: it is no answer, nor is what its transaction (own_xid) sent before it.';
+COMMENT ON COLUMN runyard.invocations.since IS 'What was committed when its event was sent, or when the present part of it began: later events count for the waits that it comes to.';
 -- What is open already is looked at once, for it may have been stranded.
 UPDATE runyard.functions SET generation = 2;
 
@@ -226,22 +229,23 @@ END $$;
 -- Register what invocations of a running batch wait for, each once; gives how each stands.
 -- An element: invocation, kind, seconds or until (epoch seconds), event, shape, wanted (the values by which `shape` is compared), missing (true where one
 -- of them is not there: nothing fits then), filter.
--- An event that came since the run began (and, after a retry, since the first run that was to come to this wait) is found at once.
--- (by waits_invocation_id_step_key, events_name, invocations_pkey)
+-- An event that came behind the invocation's own one, or (where it has waited before) since the run began that is to come to this wait, is found at once.
+-- (by waits_invocation_id_step_key, events_name, events_pkey, invocations_pkey)
 CREATE OR REPLACE FUNCTION runyard.wait_v1(step text, wanted jsonb) RETURNS TABLE (invocation_id bigint, done boolean, expired boolean, result jsonb, due_at timestamptz)
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM runyard.lock_waits_v1();
     UPDATE runyard.watermark SET snapshot = pg_current_snapshot()
     WHERE NOT EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL);
-    INSERT INTO runyard.waits (invocation_id, step, kind, event, shape, value, filter, since, expires_at)
+    INSERT INTO runyard.waits (invocation_id, step, kind, event, shape, value, filter, since, own, own_xid, expires_at)
     SELECT asked.invocation, wait_v1.step, asked.kind, asked.event, coalesce(asked.shape, '[]'),
         CASE WHEN asked.missing THEN runyard.no_value_v1() ELSE coalesce(runyard.short_v1((SELECT string_agg(value::text, ' ' ORDER BY position) FROM jsonb_array_elements(asked.wanted) WITH ORDINALITY AS w (value, position))), '') END,
-        asked.filter::jsonpath, invocations.since,
+        asked.filter::jsonpath, invocations.since, own.id, own.xid,
         coalesce(to_timestamp(asked.until), runyard.now() + make_interval(secs => asked.seconds))
     FROM jsonb_to_recordset(wanted)
         AS asked (invocation bigint, kind text, seconds float8, until float8, event text, shape jsonb, wanted jsonb, missing boolean, filter text)
     JOIN runyard.invocations ON invocations.id = asked.invocation
+    LEFT JOIN runyard.events AS own ON own.id = invocations.event_id AND own.name = asked.event
     ON CONFLICT ON CONSTRAINT waits_invocation_id_step_key DO NOTHING;
     PERFORM runyard.match_v1(ARRAY(SELECT (element->>'invocation')::bigint FROM jsonb_array_elements(wanted) AS element), wait_v1.step);
     RETURN QUERY
@@ -272,13 +276,13 @@ BEGIN
         FROM wanted
     ),
     made AS (
-        INSERT INTO runyard.invocations (event_id, function, priority, due_at, keys, lane, admitted, generation, expires_at)
+        INSERT INTO runyard.invocations (event_id, function, priority, due_at, keys, lane, admitted, generation, since, expires_at)
         SELECT id, function,
             CASE WHEN flow ? 'priority' THEN runyard.priority_v1(runyard.document_v1(id, name, data, "user", v, ts), flow->'priority') ELSE base END,
             due + CASE WHEN flow ? 'batch' THEN make_interval(secs => (flow->'batch'->>'wait')::float8) ELSE interval '0' END,
             keys,
             CASE WHEN laned AND NOT gated AND NOT flow ? 'singleton' AND due <= runyard.now() THEN array_to_string(keys[1:(flow->>'lanes')::integer], chr(31)) END,
-            NOT gated, generation,
+            NOT gated, generation, CASE WHEN due <= runyard.now() THEN pg_current_snapshot() END,
             CASE WHEN flow ? 'start_within' THEN due + make_interval(secs => (flow->>'start_within')::float8) END
         FROM keyed
         RETURNING id, event_id, function
@@ -520,10 +524,10 @@ BEGIN
     LOOP
         RETURN QUERY
         WITH asked AS MATERIALIZED (
-            SELECT waits.value, waits.filter::text::jsonpath AS filter, waits.since::text::pg_snapshot AS since, waits.xid, waits.expires_at, array_agg(waits.id) AS ids
+            SELECT waits.value, waits.filter::text::jsonpath AS filter, waits.since::text::pg_snapshot AS since, waits.xid, waits.own, waits.own_xid, waits.expires_at, array_agg(waits.id) AS ids
             FROM runyard.waits WHERE waits.invocation_id = ANY (of) AND waits.step = at_step AND waits.event = span.event AND waits.shape = span.shape
                 AND waits.resolved_at IS NULL
-            GROUP BY waits.value, waits.filter::text, waits.since::text, waits.xid, waits.expires_at
+            GROUP BY waits.value, waits.filter::text, waits.since::text, waits.xid, waits.own, waits.own_xid, waits.expires_at
         ),
         documents AS MATERIALIZED (
             SELECT events.id, events.xid, events.received_at,
@@ -536,6 +540,7 @@ BEGIN
         first AS (
             SELECT DISTINCT ON (asked.ids) asked.ids, arrived.id FROM asked JOIN arrived ON arrived.value = asked.value
             WHERE NOT pg_visible_in_snapshot(arrived.xid, asked.since) AND arrived.xid <> asked.xid AND arrived.received_at <= asked.expires_at
+                AND NOT coalesce(arrived.xid = asked.own_xid AND arrived.id <= asked.own, false)
                 AND runyard.passes_v1(arrived.document, asked.filter)
             ORDER BY asked.ids, arrived.xid, arrived.id
         )
@@ -589,14 +594,16 @@ BEGIN
         SELECT waits.id, arrived.id AS event_id FROM arrived
         JOIN runyard.waits ON waits.event = arrived.event AND waits.shape = arrived.shape AND waits.value = arrived.value
             AND waits.resolved_at IS NULL AND NOT pg_visible_in_snapshot(arrived.xid, waits.since) AND arrived.xid <> waits.xid
-            AND arrived.received_at <= waits.expires_at AND runyard.passes_v1(arrived.document, waits.filter)
+            AND arrived.received_at <= waits.expires_at AND NOT coalesce(arrived.xid = waits.own_xid AND arrived.id <= waits.own, false)
+            AND runyard.passes_v1(arrived.document, waits.filter)
         WHERE arrived.place = 1
     ),
     fitting AS (
         SELECT waits.id, arrived.xid, arrived.id AS event_id FROM arrived
         JOIN runyard.waits ON waits.event = arrived.event AND waits.shape = arrived.shape AND waits.value = arrived.value
             AND waits.resolved_at IS NULL AND NOT pg_visible_in_snapshot(arrived.xid, waits.since) AND arrived.xid <> waits.xid
-            AND arrived.received_at <= waits.expires_at AND runyard.passes_v1(arrived.document, waits.filter)
+            AND arrived.received_at <= waits.expires_at AND NOT coalesce(arrived.xid = waits.own_xid AND arrived.id <= waits.own, false)
+            AND runyard.passes_v1(arrived.document, waits.filter)
         WHERE arrived.place > 1 AND waits.id NOT IN (SELECT foremost.id FROM foremost)
     ),
     first AS (
@@ -630,6 +637,125 @@ BEGIN
         PERFORM runyard.cancel_v1(cancels, 'cancelled by an event');
     END IF;
     RETURN coalesce(cardinality(cancels), 0) + coalesce(cardinality(resumed), 0);
+END $$;
+
+-- Whose a function is: what another code location publishes, or an older version of the same one, is no word on it. And what came while it was away.
+ALTER TABLE runyard.functions
+    ADD COLUMN location text,
+    ADD COLUMN away_since timestamptz,
+    ADD COLUMN away pg_snapshot,
+    ADD COLUMN back_at timestamptz,
+    ADD COLUMN back pg_snapshot;
+COMMENT ON COLUMN runyard.functions.location IS 'The code location that has it: a publication of this one alone can end it.';
+COMMENT ON COLUMN runyard.functions.away_since IS 'When the code last had it no more; `away`: what had been sent by then.';
+COMMENT ON COLUMN runyard.functions.back_at IS 'When it was there again, until all that was sent in between has been taken up; `back`: the transactions under way then.';
+
+CREATE TABLE runyard.publications (
+    location text NOT NULL,
+    digest   text NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (location, digest)
+);
+COMMENT ON TABLE runyard.publications IS 'Every version of a code location by the functions that it has, and when it first came: one that is not the newest ends no function.';
+
+CREATE FUNCTION runyard.away_and_back_v1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.active THEN
+        NEW.away_since := runyard.now();
+        NEW.away := pg_current_snapshot();
+        NEW.back_at := NULL;
+        NEW.back := NULL;
+    ELSIF NEW.away IS NOT NULL THEN
+        NEW.back_at := runyard.now();
+        NEW.back := pg_current_snapshot();
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER away_and_back BEFORE UPDATE OF active ON runyard.functions FOR EACH ROW WHEN (OLD.active <> NEW.active) EXECUTE FUNCTION runyard.away_and_back_v1();
+
+-- Events for one function, on their way through the same trigger as those that are sent.
+CREATE TABLE runyard.missed (id text, name text, data jsonb, "user" jsonb, v text, ts timestamptz, target text);
+COMMENT ON TABLE runyard.missed IS 'Empty: what is inserted here is fanned out to its target, and deleted.';
+CREATE TRIGGER fan_out AFTER INSERT ON runyard.missed
+    REFERENCING NEW TABLE AS arrived FOR EACH STATEMENT EXECUTE FUNCTION runyard.fan_out_v3();
+
+-- Start a function for the events of its names that came while it was away, of the last 24 hours, as many as `most` events looked at from behind
+-- `after` on; an event that has started it is left out. Gives the id of the last event looked at, none where there are no more.
+-- One at a time does it for a function. (by events_received_at, invocations_event, events_pkey)
+CREATE FUNCTION runyard.catch_up_v1(name text, after text, most integer) RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    fn runyard.functions;
+    began timestamptz;
+    last text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(8290, hashtext('catch up ' || catch_up_v1.name));
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = catch_up_v1.name AND active AND back IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    -- A transaction that began before the function went may have sent behind it.
+    began := greatest(fn.away_since - interval '1 hour', fn.back_at - interval '24 hours');
+    WITH looked_at AS (
+        SELECT events.* FROM runyard.events
+        WHERE (received_at, id) > (coalesce((SELECT received_at FROM runyard.events WHERE id = after), began), coalesce(after, ''))
+        ORDER BY received_at, id LIMIT most
+    ),
+    missed AS (
+        INSERT INTO runyard.missed (id, name, data, "user", v, ts, target)
+        SELECT id, looked_at.name, data, "user", v, ts, fn.name FROM looked_at
+        WHERE NOT pg_visible_in_snapshot(xid, fn.away) AND CASE WHEN target IS NOT NULL THEN target = fn.name
+            ELSE looked_at.name = ANY (fn.exact) OR (fn.patterned AND runyard.triggered_v1(fn.name, id, looked_at.name, data, "user", v, ts)) END
+            AND NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = looked_at.id AND invocations.function = fn.name)
+    )
+    SELECT CASE WHEN count(*) = most THEN max(id) FILTER (WHERE received_at = (SELECT max(received_at) FROM looked_at)) END INTO last FROM looked_at;
+    DELETE FROM runyard.missed;
+    -- Senders that saw it away may still be under way; when they are through, it has missed nothing.
+    IF last IS NULL AND fn.back_at < runyard.now() - interval '1 minute' AND pg_snapshot_xmin(pg_current_snapshot()) >= pg_snapshot_xmax(fn.back) THEN
+        UPDATE runyard.functions SET away_since = NULL, away = NULL, back_at = NULL, back = NULL WHERE functions.name = fn.name;
+    END IF;
+    RETURN last;
+END $$;
+
+-- The time to begin counts from the commit of the event, not from the beginning of the transaction that sent it: before the commit nobody could begin.
+CREATE FUNCTION runyard.start_from_commit_v1() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    late CONSTANT interval := clock_timestamp() - pg_catalog.now();
+BEGIN
+    IF late > interval '1 second' THEN
+        UPDATE runyard.invocations
+        SET expires_at = greatest(expires_at, runyard.now() + late + make_interval(secs => (functions.flow->>'start_within')::float8))
+        FROM runyard.functions WHERE id = NEW.id AND functions.name = NEW.function AND status = 'queued';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER start_from_commit AFTER INSERT ON runyard.invocations DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.expires_at IS NOT NULL) EXECUTE FUNCTION runyard.start_from_commit_v1();
+
+-- Whether the tables came from another cluster whose transactions have higher numbers: to what waits here, nothing new would ever be new. (by events_received_at)
+CREATE FUNCTION runyard.from_another_cluster_v1() RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM runyard.watermark WHERE pg_snapshot_xmax(snapshot) > pg_snapshot_xmax(pg_current_snapshot()))
+        OR coalesce((SELECT xid > pg_snapshot_xmax(pg_current_snapshot()) AND xid <> pg_current_xact_id_if_assigned()
+            FROM runyard.events ORDER BY received_at DESC, id DESC LIMIT 1), false)
+$$;
+
+-- Match what came before the move by the old numbers, then begin anew with those of this cluster. Gives whether there was a need. (each table is scanned, once)
+CREATE FUNCTION runyard.settle_in_v1() RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    present pg_snapshot;
+BEGIN
+    PERFORM runyard.lock_waits_v1();
+    IF NOT runyard.from_another_cluster_v1() THEN
+        RETURN false;
+    END IF;
+    PERFORM runyard.match_v1();
+    present := pg_current_snapshot();
+    UPDATE runyard.events SET xid = '3' WHERE xid >= pg_snapshot_xmax(present) AND xid <> pg_current_xact_id();
+    UPDATE runyard.progress SET xid = '3' WHERE xid >= pg_snapshot_xmax(present);
+    UPDATE runyard.waits SET since = present, xid = '3' WHERE resolved_at IS NULL AND (pg_snapshot_xmax(since) > pg_snapshot_xmax(present) OR xid >= pg_snapshot_xmax(present));
+    UPDATE runyard.invocations SET since = present WHERE pg_snapshot_xmax(since) > pg_snapshot_xmax(present);
+    UPDATE runyard.functions SET away_since = NULL, away = NULL, back_at = NULL, back = NULL WHERE pg_snapshot_xmax(away) > pg_snapshot_xmax(present);
+    UPDATE runyard.watermark SET snapshot = present;
+    RETURN true;
 END $$;
 
 -- Compiling a statement (JIT, where the server has it) takes longer than any of these runs: PostgreSQL takes them for dear, for it cannot know how few rows they find.
