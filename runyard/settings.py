@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=256, description="Runs that one worker does at a time (RUNYARD_CONCURRENCY).")
     lease_seconds: float = Field(default=30, ge=2, description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS).")
     stop_seconds: float = Field(
-        default=5, ge=0, description="A worker that is told to stop hands the runs back that have not ended by then; no attempt is counted (RUNYARD_STOP_SECONDS)."
+        default=3, ge=0, description="A worker that is told to stop hands the runs back that have not ended by then; no attempt is counted (RUNYARD_STOP_SECONDS)."
     )
     retention: str = Field(
         default="30d",
