@@ -12,7 +12,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
 from runyard import reaper
-from runyard.dagster_internals import pooled_instance, run_daemon
+from runyard.dagster_internals import pooled_instance, run_daemon, silence_restarts
 
 _log = logging.getLogger("runyard.daemon")
 _SILENT_SECONDS = 30.0
@@ -21,6 +21,7 @@ _SILENT_SECONDS = 30.0
 def serve_daemon(workspace: Path) -> int:
     """Run sensors, schedules and the other daemons on the code locations of a workspace file, until interrupted."""
     setup_interrupt_handlers()
+    silence_restarts()
     shortened = _Shortened()
     for name in ("SensorDaemon", "WakingSensorDaemon", "SchedulerDaemon"):
         logging.getLogger(f"dagster.daemon.{name}").addFilter(shortened)

@@ -6,6 +6,7 @@ What each needs, and what it stands on:
 - `pooled_instance`: the engine of each storage, which `DagsterInstance.optimize_for_webserver` swaps for one with a pool, as we do; but that one
   sets a time limit for the session, which behind a pooler is anybody's.
 - `silence_console`: the loggers that a job without loggers of its own gets.
+- `silence_restarts`: the warning of a workspace whose code server cannot be reached.
 - `execute_run`: the body of the task by which dagster-celery runs a job.
 - `report_step_failures`: a STEP_FAILURE event for an op that went on although some of its invocations failed.
 - `has_stock_io_manager`: the IO manager of a job that has none.
@@ -15,6 +16,7 @@ What each needs, and what it stands on:
 
 import logging
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -95,6 +97,11 @@ def refresh_connections(instance: DagsterInstance) -> None:
 def silence_console() -> None:
     """Let runs of this process write to the event log alone; formatting every event for a terminal too is a tenth of a warm run's time."""
     vars(context_creation_job)["default_system_loggers"] = lambda _: []
+
+
+def silence_restarts() -> None:
+    """Let this process not warn, with the whole stack each time, that the code server cannot be reached: it is started again at every saved file."""
+    warnings.filterwarnings("ignore", message="Error loading repository location .*DagsterUserCodeUnreachableError", category=UserWarning)
 
 
 def execute_run(instance: DagsterInstance, run_id: str) -> bool:

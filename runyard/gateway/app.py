@@ -83,8 +83,9 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
 
-    from runyard.dagster_internals import pooled_instance
+    from runyard.dagster_internals import pooled_instance, silence_restarts
 
+    silence_restarts()
     with pooled_instance() as instance, WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context:
         serve(build_app(create_app_from_workspace_process_context(context), development=True), websockets=True)
     return 0

@@ -1,12 +1,14 @@
 """What `runyard.dagster_internals` stands on, checked against the installed Dagster: an upgrade that breaks it fails here."""
 
 import inspect
+import warnings
 
 import dagster
 import pytest
 from dagster import DagsterEventType, DagsterInstance, job, op
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._core.workspace import context as workspace_context
 from dagster._daemon import sensor as sensor_loop
 from dagster._daemon.controller import daemon_controller_from_instance
 from dagster._daemon.daemon import SensorDaemon
@@ -97,3 +99,16 @@ def test_a_job_without_an_io_manager_is_told_from_one_with_its_own() -> None:
 
     assert dagster_internals.has_stock_io_manager(resolved())
     assert not dagster_internals.has_stock_io_manager(resolved(io_manager=BatchIOManager()))
+
+
+def test_only_the_warning_that_the_code_server_is_away_is_silenced() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        dagster_internals.silence_restarts()
+        warnings.warn("Error loading repository location code:dagster._core.errors.DagsterUserCodeUnreachableError: Could not reach it\n\nStack Trace:", stacklevel=1)
+        warnings.warn("Error loading repository location code:ImportError: no module", stacklevel=1)
+    assert [str(one.message) for one in heard] == ["Error loading repository location code:ImportError: no module"]
+
+
+def test_a_location_that_cannot_be_loaded_is_told_by_the_warning_that_is_silenced() -> None:
+    assert "Error loading repository location {" in inspect.getsource(workspace_context)
