@@ -174,7 +174,7 @@ def _temporary_folder() -> str:
     """Where temporary files go, if others cannot rename there what is not theirs."""
     for folder in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 (it is checked)
         with suppress(RunyardError):
-            check_above(Path(folder).absolute() / _SHORT, "TMPDIR")
+            check_above(Path(folder) / _SHORT, "TMPDIR")
             if len(folder) <= _LONGEST_TEMPORARY_FOLDER:
                 return folder
     raise RunyardError("there is no temporary folder in which others leave this user's files alone: set TMPDIR to a folder of yours with a short path")
@@ -209,10 +209,10 @@ class _Walk:
     """The way to a folder, a name at a time, as the system goes it: what is on it is checked before anything behind it is looked at, or made."""
 
     def __init__(self, folder: Path, setting: str, owner: int, *, make: bool = False) -> None:
-        self._folder, self._setting, self._make = folder, setting, make
+        self._folder, self._setting, self._make = folder.absolute(), setting, make
         self._trusted = _Trusted(owner)
-        self._place = Path(folder.anchor)
-        self._names = list(reversed(folder.parts[1:]))
+        self._place = Path(self._folder.anchor)
+        self._names = list(reversed(self._folder.parts[1:]))
         self._links = 0
 
     def place(self) -> Path:

@@ -60,7 +60,7 @@ def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:
 
     Raises `RunyardError` where the folder is somebody else's, or the server does not start.
     """
-    check_above(postgres_dir.absolute(), _SETTING, server_uid())
+    check_above(postgres_dir, _SETTING, server_uid())
     make_above(postgres_dir)
     if os.geteuid() == 0:
         if postgres_dir.parent == ROOT_DATABASES:

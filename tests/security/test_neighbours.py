@@ -407,6 +407,11 @@ def test_a_link_of_our_own_is_followed(folder: Path) -> None:
     assert private_folder(folder / "link", "X") == folder / "mine"
 
 
+def test_a_relative_path_is_one_from_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert private_folder(Path("some/data"), "X") == folder / "some" / "data"
+
+
 def test_a_file_is_no_folder(folder: Path) -> None:
     (folder / "file").write_text("")
     with pytest.raises(RunyardError, match="move it away, or set X"):
