@@ -270,6 +270,8 @@ class GuardedProtocol(HttpToolsProtocol):
         has_body = any(name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t")) for name, value in self.headers)
         if self.parser.get_method() != b"GET" or has_body or self._in_progress:
             self._stop(_NO_SOCKET)
+        if not self.url.isascii():
+            self._stop(_NOT_HTTP)
         if self.everybody.sockets >= _MOST_SOCKETS:
             self._stop(_SOCKETS_FULL)
 

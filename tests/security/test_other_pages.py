@@ -327,6 +327,12 @@ def test_a_socket_with_too_large_a_head_is_refused_at_once(development: Door, mo
     assert b'"headers_too_large"' in answer
 
 
+def test_a_socket_under_a_path_that_is_no_ascii_is_a_bad_request(development: Door) -> None:
+    with connected(development) as connection:
+        connection.sendall(opening(development, "/graphqlé"))
+        assert all_of(connection).startswith(b"HTTP/1.1 400")
+
+
 def test_an_old_client_has_no_socket(development: Door) -> None:
     """In HTTP/1.0 the wish is ignored (RFC 9110, 7.8)."""
     with connected(development) as connection:
