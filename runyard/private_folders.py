@@ -191,7 +191,7 @@ class _Trusted:
         home = settings().home.resolve()
         code = [above.stat() for above in (home, *home.parents) if above.exists()]
         self.users = {0, os.geteuid(), owner, *(found.st_uid for found in code)}
-        self._groups = {0, *(found.st_gid for found in code if found.st_mode & stat.S_IWGRP)}
+        self._groups = {0, *(found.st_gid for found in code if found.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP)}
 
     def has_group(self, gid: int) -> bool:
         """Whether no other user is in a group; every user of many systems has one of their own, whose members can write where they can."""
