@@ -223,6 +223,8 @@ def _as_superuser(postgres_dir: Path, database: str) -> "Iterator[psycopg.Connec
         try:
             url = embedded_url(postgres_dir, SUPERUSER, database)
             if url is None:
+                # One that was killed a moment ago still had its process when it was looked for.
+                _start(postgres_dir)
                 raise psycopg.OperationalError("it has ended")
             opened = psycopg.connect(url, autocommit=True)
             break
