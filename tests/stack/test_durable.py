@@ -52,7 +52,7 @@ def test_a_function_calls_another_and_its_failure_is_mourned() -> None:
     good, bad = send([Event("test/calling", {"n": 1}), Event("test/calling", {"n": 2, "final": True})])
     assert settled(good, 60)["output"]["n"] == 2
     row = settled(bad, 60)
-    assert row["status"] == "failed" and "steps failed: this can never work" in row["error"]["message"]
+    assert row["status"] == "failed" and "steps failed: NonRetriable: this can never work" in row["error"]["message"]
     [mourned] = wait_until(lambda: rows("SELECT output FROM runyard.invocations WHERE function = 'calling_on_failure' AND status = 'succeeded'"))
     assert mourned["output"]["of"] == bad
 
