@@ -337,7 +337,8 @@ FROM runyard.batches JOIN runyard.workers ON starts_with(batches.worker, workers
 WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_id IS NOT NULL AND workers.place = %(place)s
 
 -- name: hand_back
--- Give back what processes of a worker that stops are still doing: no attempt is counted, and its place in the queue is kept; gives the runs.
+-- Give back what processes of a worker that stops are still doing: no attempt is counted. It is due when that worker is gone, which would take it
+-- again with a slot that is free; gives the runs.
 -- (by batches_open, invocations_pkey)
 WITH leases AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
@@ -349,7 +350,8 @@ held AS (
 freed AS (
     UPDATE runyard.invocations SET batch_id = NULL, attempt = greatest(0, attempt - 1),
         status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
-        finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now() END
+        finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now() END,
+        due_at = greatest(due_at, runyard.now() + interval '4 seconds')
     FROM held WHERE invocations.id = held.id AND invocations.id = ANY (SELECT id FROM held) AND invocations.batch_id = held.batch_id AND status = 'running'
     RETURNING invocations.id, invocations.status, held.run_id
 ),

@@ -122,7 +122,13 @@ def test_a_worker_that_stops_hands_its_runs_back_without_an_attempt(function: Fu
     assert invocations() == [{"status": "queued", "attempt": 0, "crashes": 0}]
     with pytest.raises(LeaseLost):
         dispatch.settle(batch, f"run-{batch}", [Outcome(1, "succeeded")])
-    assert [claim.size for claim in dispatch.claim(function) or []] == [1]
+
+
+def test_what_a_worker_hands_back_is_due_when_that_worker_is_gone(function: Function) -> None:
+    alive(workers.name())
+    begun(function, f"{workers.name()}:{os.getpid()}")
+    workers.hand_back()
+    assert 3 < (dispatch.seconds_until_due(function) or 0) <= 4
 
 
 def test_a_worker_that_stops_hands_back_nothing_of_another(function: Function) -> None:
