@@ -124,7 +124,10 @@ def _scans() -> dict[str, int]:
     """Sequential scans so far; connections write down theirs when they end at the latest."""
     database.close_pool()
     with database.connection() as connection:
-        others = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        others = (
+            "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            " AND application_name <> 'runyard listener'"  # which reads no table, and stays
+        )
         wait_until(lambda: connection.execute(others).fetchone() == {"n": 0})
         rows = connection.execute(
             "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'runyard' AND relname IN ('invocations', 'events', 'steps')"
