@@ -61,6 +61,12 @@ from runyard.store.migrate import migrate  # noqa: E402
 from runyard.store.queries import one  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def usual_umask() -> None:
+    """Others can read what a test writes, as is usual: the command line, and a stack, close this process's files for good."""
+    os.umask(0o022)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """The URL of a running PostgreSQL server."""

@@ -92,14 +92,6 @@ def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
 
 
-@pytest.fixture
-def lax() -> Iterator[None]:
-    """This process's files can be read by others, as is usual."""
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
-
-
 def as_nobody(attempt: Callable[[], object]) -> str:
     """What a call says, or its error, to a process of another user (this one must be root's)."""
     read, write = os.pipe()
@@ -377,7 +369,7 @@ def test_roots_groups_are_not_the_servers(folder: Path) -> None:
 # Folders
 
 
-def test_a_new_folder_is_its_owners_alone(folder: Path, lax: None) -> None:
+def test_a_new_folder_is_its_owners_alone(folder: Path) -> None:
     assert stat.S_IMODE(private_folder(folder / "new", "X").stat().st_mode) == 0o700
 
 
@@ -535,7 +527,7 @@ def test_the_stack_takes_no_data_folder_of_another_user(project: Path, monkeypat
 # Sockets
 
 
-def test_what_was_laid_into_the_common_folder_is_not_used(folder: Path, lax: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_laid_into_the_common_folder_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hashlib import sha256
 
     data = folder / LONG
@@ -588,7 +580,7 @@ def test_a_temporary_folder_below_one_of_another_user_is_not_used(folder: Path, 
     made.rmdir()
 
 
-def test_a_socket_of_the_stack_cannot_be_reached_by_others(open_folder: Path, lax: None) -> None:
+def test_a_socket_of_the_stack_cannot_be_reached_by_others(open_folder: Path) -> None:
     for name in ("data", LONG):
         path = socket_path("supervisor", Settings(data_dir=open_folder / name))
         assert not others_can_open(path.parent)
@@ -605,7 +597,7 @@ def test_commands_write_for_their_user_alone(security_url: str) -> None:
     assert said.stdout.splitlines()[-1] == "0o77"
 
 
-def test_mails_of_the_outbox_cannot_be_read_by_others(project: Path, lax: None) -> None:
+def test_mails_of_the_outbox_cannot_be_read_by_others(project: Path) -> None:
     project.parent.chmod(0o755)
     project.mkdir(mode=0o755)
     OutboxMailer().send(Mail(id="one", to=["ada@example.com"], subject="Hi", text="Hello"))
@@ -633,7 +625,7 @@ def test_a_folder_that_its_user_opened_to_others_gets_files_that_they_can_read(o
     assert stat.S_IMODE((store / kept["key"]).parent.stat().st_mode) == mode & 0o755
 
 
-def test_the_data_folder_is_private_before_anything_is_in_it(project: Path, lax: None) -> None:
+def test_the_data_folder_is_private_before_anything_is_in_it(project: Path) -> None:
     assert stat.S_IMODE(data_folder().stat().st_mode) == 0o700
 
 
