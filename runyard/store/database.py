@@ -112,7 +112,7 @@ def pool() -> Pool:
             _pool = ConnectionPool(
                 direct_url() if clock.taken() else database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_connect_seconds, open=True, max_idle=120,
                 kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "runyard", **statement_options()},
-                check=_check,
+                configure=_configure, check=_check,
             )  # fmt: skip
         return _pool
 
@@ -120,6 +120,12 @@ def pool() -> Pool:
 def statement_options() -> dict[str, Any]:
     """What psycopg has to be told of the database: behind a pooler nothing is prepared, for the next statement may be another session's."""
     return {"prepare_threshold": None} if is_pooled() else {}
+
+
+def _configure(opened: psycopg.Connection[dict[str, object]]) -> None:
+    """Let a new session read by indexes alone, where there is a session: it keeps the plans that it made while a table was small."""
+    if not is_pooled():
+        opened.execute("SET enable_seqscan = off")
 
 
 def _check(opened: psycopg.Connection[dict[str, object]]) -> None:

@@ -33,7 +33,12 @@ CREATE INDEX invocations_due ON runyard.invocations (function, (CASE WHEN crashe
 -- Few, and whatever their flow control: those that wait, and those that are under way.
 CREATE INDEX invocations_crashed ON runyard.invocations (function, due_at, id) WHERE crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting');
 CREATE INDEX invocations_crashing ON runyard.invocations (function) WHERE crashes >= 2 AND status IN ('claimed', 'running');
-ANALYZE runyard.invocations;
+-- Of an empty table it would say that it stays small.
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM runyard.invocations) THEN
+        ANALYZE runyard.invocations;
+    END IF;
+END $$;
 
 -- Until when nothing of a function is to be claimed, NULL where nothing holds it: it is paused, its launches fail, or one is being tried again.
 -- (by functions_pkey, failed_launches_pkey, batches_open)
