@@ -227,11 +227,16 @@ def _name(reason: Any) -> str:
 
 
 def _in_time(names: Iterator[str | None]) -> Iterator[str]:
+    """The names until one comes again: a server may give the same page for ever."""
     until = time.monotonic() + _CHECK_SECONDS
-    for name in islice(names, _MOST_MODELS):
+    seen: set[str] = set()
+    for name in map(str, islice(names, _MOST_MODELS)):
         if time.monotonic() > until:
             raise ConnectionError(f"the list of models takes longer than {_CHECK_SECONDS:g} s")
-        yield str(name)
+        if name in seen:
+            return
+        seen.add(name)
+        yield name
 
 
 _configured: tuple[str, str] | None = None

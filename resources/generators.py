@@ -199,7 +199,7 @@ def no_text(made: Generated, thought: int = 0) -> Exception:
     return NoText(f"the provider's answer has {what} ({made.finish_reason}; {spent})", made)
 
 
-def words_of(error: Exception, key: str) -> str:
+def words_of(error: object, key: str) -> str:
     """What a provider's error says: without the key, which some repeat, and fit to be kept."""
     text = keepable(str(error))
     return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text

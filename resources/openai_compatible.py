@@ -213,7 +213,7 @@ class OpenAIGenerator(Generator):
         """What an error of the package means for another attempt."""
         import openai
 
-        words = words_of(error, self._api_key)
+        words = words_of(_told(error), self._api_key)
         text = f"OpenAI: {type(error).__name__}: {words[:300]}"
         match error:
             case ConnectionError():
@@ -228,6 +228,12 @@ class OpenAIGenerator(Generator):
                 return NonRetriable(text)
             case _:
                 return ConnectionError(text)
+
+
+def _told(error: Exception) -> str:
+    """What an error says; its body too where that has another form than OpenAI's."""
+    text, body = str(error), getattr(error, "body", None)
+    return text if (isinstance(body, dict) and "message" in body) or not body else f"{text}: {body}"
 
 
 def _sent(request: dict[str, Any], asked: Prompt) -> set[str]:

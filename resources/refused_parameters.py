@@ -63,7 +63,8 @@ def refused_parameter(error: Any, sent: Collection[str]) -> str | None:
     named = re.split(r"[.\[]", str(error.param or ""), maxsplit=1)[0]
     if error.code in _CODES and named in sent:
         return named
-    text = str(error)[:_READ]
+    # Where the error has another form than OpenAI's, its words are in the body alone.
+    text = f"{error} {error.body}"[:_READ]
     if not _WORDS.search(text):
         return None
     return next((name for name in sorted(sent) if re.search(rf"\b{name}\b", text)), None)

@@ -48,6 +48,8 @@ class FakeOpenAI(FakeServer):
         Models that are not there.
     streams
         Whether it streams when it is asked to; else it answers in one piece of JSON.
+    times
+        How often it gives its answer.
     """
 
     key = "fake-openai-key-0123456789"
@@ -71,6 +73,7 @@ class FakeOpenAI(FakeServer):
         self.retired: set[str] = set()
         self.models = ["gpt-6-luna", "fake-model"]
         self.streams = True
+        self.times = 1
 
     def write(self, prompt: str) -> str:
         if self.text is not None:
@@ -118,36 +121,29 @@ class FakeOpenAI(FakeServer):
             words = f"Unrecognized request argument supplied: {name}"
             return 400, refusal("", words, "unknown_parameter")
         if _REASONING.match(model) and "max_tokens" in asked:
-            words = (
-                "Unsupported parameter: 'max_tokens' is not supported with this model."
-                " Use 'max_completion_tokens' instead."
-            )
+            words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
             return 400, refusal("max_tokens", words)
         if _REASONING.match(model) and asked.get("temperature", 1) != 1:
-            words = (
-                f"Unsupported value: 'temperature' does not support {asked['temperature']} with"
-                " this model. Only the default (1) value is supported."
-            )
+            words = f"Unsupported value: 'temperature' does not support {asked['temperature']} with this model. Only the default (1) value is supported."
             return 400, refusal("temperature", words, "unsupported_value")
         roles = {f"{message['role']} message" for message in asked["messages"]}
         return next((self.refuses[name] for name in self.refuses if name in {*asked, *roles}), None)
 
-    def _stream(
-        self, request: Handler, asked: dict[str, Any], deltas: list[dict[str, Any]], *, cut: bool
-    ) -> None:
+    def _stream(self, request: Handler, asked: dict[str, Any], deltas: list[dict[str, Any]], *, cut: bool) -> None:
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
         request.send_header("Connection", "close")
         request.end_headers()
         request.close_connection = True
         model = asked["model"]
-        for delta in deltas:
-            self._part(request, model, [{"index": 0, "delta": delta, "finish_reason": None}])
-            if cut:
-                return request.cut()
-        if self.finish:
-            choice = {"index": 0, "delta": {}, "finish_reason": self.finish}
-            self._part(request, model, [choice])
+        for _ in range(self.times):
+            for delta in deltas:
+                self._part(request, model, [{"index": 0, "delta": delta, "finish_reason": None}])
+                if cut:
+                    return request.cut()
+            if self.finish:
+                choice = {"index": 0, "delta": {}, "finish_reason": self.finish}
+                self._part(request, model, [choice])
         if asked.get("stream_options", {}).get("include_usage"):
             self._part(request, model, [], usage=self.usage)
         request.wfile.write(b"data: [DONE]\n\n")

@@ -75,9 +75,7 @@ def _gemini() -> Iterator[FakeGemini]:
 
 
 @pytest.fixture(params=[GENAI, GENERATIVEAI])
-def gemini(
-    request: pytest.FixtureRequest, _gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[FakeGemini]:
+def gemini(request: pytest.FixtureRequest, _gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
     """A fake of Gemini, switched on; behind it each of the two packages."""
     _gemini.fresh()
     monkeypatch.setenv("GEMINI_LIBRARY", request.param)
