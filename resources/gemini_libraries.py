@@ -205,7 +205,10 @@ def _of_genai(part: Any) -> Piece:
 
 
 def _of_generativeai(part: Any) -> Piece:
-    """This package has no field for the thinking: it is what is missing in the total."""
+    """This package has no field for the thinking: it is what is missing in the total.
+
+    Nor can it tell thoughts from text; Gemini shows them only where they are asked for.
+    """
     usage = part.usage_metadata
     candidate = next((one for one in part.candidates if not one.index), None)
     prompt, said = usage.prompt_token_count, usage.candidates_token_count

@@ -137,8 +137,10 @@ class OpenAIGenerator(Generator):
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     def _parts(self, asked: Prompt, model: str, allowance: Allowance) -> Iterator[_Part]:
+        from openai import Stream
+
         answer = self._open(asked, model)
-        if not hasattr(answer, "response"):
+        if not isinstance(answer, Stream):
             yield from _of_whole(answer)
             return
         with answer, cut_after(allowance.seconds_left(), answer.response):

@@ -23,6 +23,7 @@ from resources.openai_compatible import OPENAI_HOST, OPENAI_MODEL, OpenAIGenerat
 from runyard.errors import NonRetriable, RetryAfter
 
 _log = logging.getLogger(__name__)
+_LONGEST_SECONDS = 86_400.0
 NAMES = ("gemini", "openai", "offline")
 
 
@@ -91,7 +92,14 @@ def _made_openai(key: str, host: str, model: str, seconds: float) -> OpenAIGener
 
 def _seconds() -> float:
     """How long the next piece of an answer may take (AI_SECONDS)."""
-    return float(os.environ.get("AI_SECONDS") or 120)
+    stated = os.environ.get("AI_SECONDS") or "120"
+    try:
+        seconds = float(stated)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < _LONGEST_SECONDS:
+        raise NonRetriable(f"AI_SECONDS is not a number of seconds: {stated}")
+    return seconds
 
 
 def _openai() -> Generator | None:

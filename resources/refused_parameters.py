@@ -1,4 +1,4 @@
-"""What each model was found not to take: learnt from its refusals, for as long as the process lives.
+"""What each model was found not to take: learnt from its refusals, as long as the process lives.
 
 OpenAI's models differ in the parameters of one and the same API, and servers that speak it differ
 more. A refusal is free, so it is the one who knows best.

@@ -33,8 +33,8 @@ def chunk(*parts: Any, finish: str | None = None, usage: Any = None, **more: Any
 class FakeGemini(FakeServer):
     """Remembers the prompts.
 
-    `failures` may also be `blocked`, `cut`, `quota` (for a second) or a dict, an error as it
-    comes. `chunks` are the answer instead of the usual one; `models` are listed, and all but
+    `failures` may also be `blocked`, `cut`, `quota` (for a second), `latin-1`.
+    `chunks` are the answer instead of the usual one; `models` are listed, and all but
     those of `retired` write.
     """
 
@@ -68,6 +68,10 @@ class FakeGemini(FakeServer):
             return self._error(request, 403, "PERMISSION_DENIED", "wrong key")
         if request.command == "GET" and url.path == "/v1beta/models":
             return self._list(request)
+        if failure == "latin-1":
+            text = json.dumps(chunk("A café.", finish="STOP"), ensure_ascii=False)
+            whole = f"data: {text}\r\n\r\n" if "sse" in url.query else f"[{text}]"
+            return request.answer(200, whole.encode("latin-1"))
         asked = json.loads(body)
         model = url.path.split("/")[-1].partition(":")[0]
         if wrong := self._wrong(url.path, asked):
@@ -94,16 +98,11 @@ class FakeGemini(FakeServer):
         return self.refuses[refused[0]] if refused else ""
 
     def _list(self, request: Handler) -> None:
-        listed = [
-            {"name": f"models/{name}", "supportedGenerationMethods": ["generateContent"]}
-            for name in self.models
-        ]
+        listed = [{"name": f"models/{name}", "supportedGenerationMethods": ["generateContent"]} for name in self.models]
         more = {"nextPageToken": "again"} if self.same_page else {}
         request.answer(200, {"models": listed, **more})
 
-    def _error(
-        self, request: Handler, status: int, name: str, words: str, details: Any = ()
-    ) -> None:
+    def _error(self, request: Handler, status: int, name: str, words: str, details: Any = ()) -> None:
         error = {"code": status, "message": words, "status": name, "details": list(details)}
         request.answer(status, {"error": error})
 

@@ -34,6 +34,8 @@ def refusal(param: str, words: str, code: str = "unsupported_parameter") -> dict
 class FakeOpenAI(FakeServer):
     """Remembers the prompts, and in `asked` the requests that were written for.
 
+    `failures` may also be `blocked`, `quota`, `cut`, `latin-1`.
+
     Attributes
     ----------
     text
@@ -100,6 +102,10 @@ class FakeOpenAI(FakeServer):
             return request.answer(429, {"error": error}, headers={"Retry-After": "120"})
         if refused := self._refused(asked):
             return request.answer(*refused)
+        if failure == "latin-1":
+            choice = {"index": 0, "delta": {"content": "A café."}, "finish_reason": "stop"}
+            text = json.dumps({"choices": [choice]}, ensure_ascii=False)
+            return request.answer(200, f"data: {text}\n\n".encode("latin-1"), "text/event-stream")
         prompt = asked["messages"][-1]["content"]
         self.prompts.append(prompt)
         self.asked.append(asked)

@@ -231,6 +231,13 @@ def test_the_halves_of_a_character_come_together(openai: FakeOpenAI) -> None:
     assert write().text == "Queues \U0001f600."
 
 
+@pytest.mark.parametrize("provider", ["openai", "gemini"])
+def test_an_answer_that_is_no_utf_8_is_mended_or_another_is_asked(openai: FakeOpenAI, gemini: FakeGemini, provider: str) -> None:
+    (openai if provider == "openai" else gemini).failures.append("latin-1")
+    made = write(provider=provider)
+    assert made.provider != provider or made.text == "A caf\ufffd."
+
+
 def test_half_an_answer_of_gemini_is_none(gemini: FakeGemini) -> None:
     gemini.chunks = [chunk("Queues hold")]
     with pytest.raises(ConnectionError, match="cut off"):
@@ -398,6 +405,7 @@ def test_a_budget_passes_over_a_model_without_a_price_when_the_first_is_down(gem
     ("variable", "value", "said"),
     [
         ("AI_DAILY_USD", "five", "AI_DAILY_USD is not a number: five"),
+        ("AI_SECONDS", "soon", "AI_SECONDS is not a number of seconds: soon"),
         ("AI_OTHER_PRICE", "1", "AI_OTHER_PRICE is not two prices"),
         ("AI_OTHER_PRICE", "1,-2", "AI_OTHER_PRICE is not two prices"),
         ("AI_PRICES", "/nowhere.toml", "the prices of models in /nowhere.toml"),
