@@ -25,6 +25,8 @@ GEMINI_MODEL = "gemini-3.5-flash-lite"
 _PAUSE_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 86_400.0
 _DELAY = re.compile(r"retryDelay\D{1,5}(\d+(?:\.\d+)?)s")
+# Names go into the path of a request; those of other providers have other marks.
+_MODEL = re.compile(r"(?:(?:models|tunedModels)/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 _BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"}
 # How models that are served beside Gemini's own (Gemma) refuse what they do not know.
 _REFUSALS = {
@@ -57,6 +59,8 @@ class GeminiGenerator(Generator):
         """See `Generator`."""
         package = library(self._api_key, self._host, self._timeout)
         model = asked.model or self.model
+        if not _MODEL.fullmatch(model):
+            raise NoSuchModel(f"{model} is not the name of a Gemini model")
         said = AnswerText()
         last: Piece | None = None
         allowance = Allowance(self._timeout)

@@ -71,7 +71,6 @@ def library(api_key: str, host: str, timeout: float) -> Library:
     return _genai(api_key, host, timeout)
 
 
-@cache
 def _has_genai() -> bool:
     return find_spec("google.genai") is not None
 

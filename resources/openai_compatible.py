@@ -40,7 +40,7 @@ _CHECK_SECONDS = 10.0
 _MEANINGS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 # OpenAI's own models take the newer name, all of them; most other servers the older one.
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_NEWER_LIMIT = re.compile(r"(?:.*/)?(?:o\d|gpt-[5-9])")
+_NEWER_LIMIT = re.compile(r"(?:.*/)?(?:o\d|gpt-(?:[5-9]|\d\d))")
 # What a request can do without.
 _OPTIONAL = {*_LIMITS, "temperature", "response_format", "stream_options", "stream", "messages"}
 

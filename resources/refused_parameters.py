@@ -14,7 +14,7 @@ _MOST_MODELS = 256
 _STATUSES = (400, 422)
 _CODES = ("unsupported_parameter", "unsupported_value", "unknown_parameter")
 _WORDS = re.compile(
-    r"unsupported|not support|unrecognized|unknown|unexpected|not permitted|not allowed|extra",
+    r"unsupported|not support|unrecognized|unknown|unexpected|unavailable|deprecated|not permitted|not allowed|extra",
     re.IGNORECASE,
 )
 _READ = 2000  # characters of a message

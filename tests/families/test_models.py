@@ -1,6 +1,7 @@
 """Models as they are: parameters they refuse, reasoning they leave in, names that are gone."""
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -86,6 +87,20 @@ REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
     "stream": (400, refusal("stream", "Your organization must be verified", "unsupported_value")),
     "system message": (400, refusal("messages[0].role", "does not support 'system'", "unsupported_value")),
 }  # fmt: skip
+
+
+WORDS = {
+    "temperature": "`temperature` is deprecated for this model.",
+    "response_format": "This response_format type is unavailable now",
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_refusal_is_understood_by_its_words_too(openai: FakeOpenAI, name: str) -> None:
+    openai.refuses = {name: (400, {"error": {"message": WORDS[name], "code": "invalid"}})}
+    write(model="local", temperature=0.5, shape=SHAPE)
+    assert len(openai.requests) == 2
+    assert name not in openai.asked[0]
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -355,6 +370,12 @@ def test_openai_passes_over_a_model_that_is_gone_too(gemini: FakeGemini, openai:
     assert f"has no model {OPENAI_MODEL}: set OPENAI_MODEL" in made.passed_over[0]
 
 
+@pytest.mark.parametrize("model", ["deepseek/deepseek-r1:free", "../../v1beta/files"])
+def test_a_name_that_no_model_of_gemini_can_have_is_not_asked_for(gemini: FakeGemini, openai: FakeOpenAI, model: str) -> None:
+    assert write(model=model).provider == "openai"
+    assert gemini.requests == []
+
+
 def test_a_model_that_is_gone_is_final_where_nobody_else_writes(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_MODEL", "gemini-2.0-flash")
     with pytest.raises(NoSuchModel, match="set GEMINI_MODEL"):
@@ -471,6 +492,16 @@ def test_a_package_that_is_not_there_is_named(gemini: FakeGemini, monkeypatch: p
     monkeypatch.setenv("GEMINI_LIBRARY", "google-palm")
     with pytest.raises(NonRetriable, match="GEMINI_LIBRARY is google-palm; there are: google-gen"):
         write()
+
+
+def test_without_the_newer_package_the_older_one_is_taken(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.genai", None)
+    monkeypatch.setenv("GEMINI_LIBRARY", GENAI)
+    with pytest.raises(NonRetriable, match="google-genai, which is not installed"):
+        write()
+    monkeypatch.delenv("GEMINI_LIBRARY")
+    assert write().text == "".join(PIECES)
+    assert "google-genai" not in str(gemini.requests)
 
 
 def test_the_newer_package_is_taken_where_it_is_installed(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
