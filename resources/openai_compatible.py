@@ -148,8 +148,8 @@ class OpenAIGenerator(Generator):
                 yield from _of_json(answer.response.read())
                 return
             for chunk in answer:
-                yield from _of_choices(chunk.choices, "delta")
-                yield _Part(usage=chunk.usage)
+                yield from _of_choices(getattr(chunk, "choices", None), "delta")
+                yield _Part(usage=getattr(chunk, "usage", None))
 
     def _open(self, asked: Prompt, model: str) -> Any:
         """The answer, as a stream where the model gives one."""
@@ -246,16 +246,17 @@ def _sent(request: dict[str, Any], asked: Prompt) -> set[str]:
 def _of_choices(choices: Any, field: str) -> Iterator[_Part]:
     """The first choice alone: what others say is another answer."""
     for choice in choices or []:
-        message = getattr(choice, field, None)
-        if getattr(choice, "index", 0) or message is None:
+        if getattr(choice, "index", 0):
             continue
+        message = getattr(choice, field, None)
         text, thought = _texts(getattr(message, "content", None))
         # vLLM has called it `reasoning` for a while, DeepSeek and llama.cpp `reasoning_content`.
         apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
         if isinstance(apart, str):
             thought += apart
         refusal = getattr(message, "refusal", None) or ""
-        yield _Part(text, thought, str(refusal), getattr(choice, "finish_reason", None))
+        reason = getattr(choice, "finish_reason", None)
+        yield _Part(text, thought, str(refusal), str(reason) if reason else None)
 
 
 def _of_whole(answer: Any) -> Iterator[_Part]:
@@ -270,7 +271,7 @@ def _of_json(body: bytes) -> Iterator[_Part]:
 
     found = json.loads(body)
     if not isinstance(found, dict) or "choices" not in found:
-        raise ConnectionError(f"the provider's answer is no completion: {body[:200]!r}")
+        raise ValueError(f"the provider's answer is no completion: {body[:200]!r}")
     yield from _of_whole(ChatCompletion.construct(**found))
 
 

@@ -34,7 +34,7 @@ def refusal(param: str, words: str, code: str = "unsupported_parameter") -> dict
 class FakeOpenAI(FakeServer):
     """Remembers the prompts, and in `asked` the requests that were written for.
 
-    `failures` may also be `blocked`, `quota`, `cut`, `latin-1`.
+    `failures` may also be `blocked`, `quota`, `cut`, `latin-1`, `other json`.
 
     Attributes
     ----------
@@ -52,6 +52,8 @@ class FakeOpenAI(FakeServer):
         Whether it streams when it is asked to; else it answers in one piece of JSON.
     times
         How often it gives its answer.
+    last_delta
+        What comes with the reason of the end.
     """
 
     key = "fake-openai-key-0123456789"
@@ -76,6 +78,7 @@ class FakeOpenAI(FakeServer):
         self.models = ["gpt-6-luna", "fake-model"]
         self.streams = True
         self.times = 1
+        self.last_delta: dict[str, Any] | None = {}
 
     def write(self, prompt: str) -> str:
         if self.text is not None:
@@ -102,6 +105,8 @@ class FakeOpenAI(FakeServer):
             return request.answer(429, {"error": error}, headers={"Retry-After": "120"})
         if refused := self._refused(asked):
             return request.answer(*refused)
+        if failure == "other json":
+            return request.answer(200, {"ok": True, "key": self.key})
         if failure == "latin-1":
             choice = {"index": 0, "delta": {"content": "A café."}, "finish_reason": "stop"}
             text = json.dumps({"choices": [choice]}, ensure_ascii=False)
@@ -148,7 +153,8 @@ class FakeOpenAI(FakeServer):
                 if cut:
                     return request.cut()
             if self.finish:
-                choice = {"index": 0, "delta": {}, "finish_reason": self.finish}
+                last = self.last_delta
+                choice = {"index": 0, "delta": last, "finish_reason": self.finish}
                 self._part(request, model, [choice])
         if asked.get("stream_options", {}).get("include_usage"):
             self._part(request, model, [], usage=self.usage)

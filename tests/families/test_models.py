@@ -227,6 +227,18 @@ def test_a_server_that_streams_nothing_is_understood(openai: FakeOpenAI) -> None
     assert (made.text, made.output_tokens) == (SENTENCE * 3, 60)
 
 
+def test_an_end_without_a_delta_is_an_end(openai: FakeOpenAI) -> None:
+    openai.last_delta = None
+    assert write().text == SENTENCE * 3
+
+
+def test_an_answer_that_is_no_completion_is_not_taken(openai: FakeOpenAI) -> None:
+    openai.failures.append("other json")
+    with pytest.raises(ConnectionError, match="is no completion") as raised:
+        write()
+    assert openai.key not in str(raised.value)
+
+
 def test_an_answer_that_comes_twice_is_taken_once(openai: FakeOpenAI) -> None:
     openai.deltas = [{"content": SENTENCE}]
     openai.times = 2
