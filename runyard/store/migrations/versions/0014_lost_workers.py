@@ -1,0 +1,11 @@
+"""Which invocation takes its worker with it is searched in halves; nothing of a user's transaction locks the engine's rows."""
+
+from runyard.store.migration_env import run_sql_beside
+
+revision = "0014"
+down_revision = "0013"
+
+
+def upgrade() -> None:
+    """Make the columns, the table of requests and the functions."""
+    run_sql_beside(__file__)
