@@ -196,7 +196,8 @@ def migrate() -> None:
 
     start_database(settings())
     if settings().database_url is None:
-        echo(f"database: the embedded one in {settings().postgres_dir}; it stays up until `runyard down`")
+        place = settings().postgres_dir
+        echo(f"database: the embedded one in {place}; it stays up until `runyard down`")
     for line in bring_up_to_date():
         echo(line)
 

@@ -45,11 +45,14 @@ def take_back_of_predecessor(instance: DagsterInstance) -> None:
 
 
 def end_ticks(instance: DagsterInstance) -> None:
-    """End the ticks in which a daemon before this one was waiting. Failing that, Dagster does it, with a warning for each."""
+    """End the ticks in which a daemon before this one was waiting.
+
+    Failing that, Dagster does it, with a warning for each.
+    """
     try:
         end_ticks_of_predecessor(instance)
     except Exception as error:
-        _log.warning("the ticks of the daemon before this one are ended later: %s", type(error).__name__)
+        _log.warning("ticks of the daemon before this one end later: %s", type(error).__name__)
 
 
 class _Shortened(logging.Filter):

@@ -11,7 +11,8 @@ What each needs, and what it stands on:
 - `report_step_failures`: a STEP_FAILURE event for an op that went on although some of its invocations failed.
 - `has_stock_io_manager`: the IO manager of a job that has none.
 - `next_time`: the scheduler's own reading of cron expressions, so that ours agrees with it about daylight saving.
-- `end_ticks_of_predecessor`: the ticks that a sensor daemon finds of one before it, which it ends with a warning for each.
+- `end_ticks_of_predecessor`: the ticks that a sensor daemon finds of one before it, and ends with a
+  warning for each.
 - `WakingSensorDaemon`: the sensor daemon's loop, which otherwise sleeps for 5 seconds.
 """
 
@@ -147,7 +148,7 @@ def has_stock_io_manager(job: JobDefinition) -> bool:
 
 
 def end_ticks_of_predecessor(instance: DagsterInstance) -> int:
-    """End the ticks that a daemon before this one has left in the middle, and return how many they were.
+    """End the ticks that a daemon before this one has left in the middle; return how many.
 
     A tick that had not requested all of its runs is left: Dagster goes on with it.
     """
@@ -155,7 +156,8 @@ def end_ticks_of_predecessor(instance: DagsterInstance) -> int:
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
         for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1):
             if tick.status == TickStatus.STARTED and not tick.unsubmitted_run_ids_with_requests:
-                instance.update_tick(tick.with_status(TickStatus.SKIPPED, skip_reason="the daemon was stopped while this tick waited"))
+                why = "the daemon was stopped while this tick waited"
+                instance.update_tick(tick.with_status(TickStatus.SKIPPED, skip_reason=why))
                 count += 1
     return count
 

@@ -62,7 +62,7 @@ def environment(url: str, of: Settings | None = None) -> dict[str, str]:
 
 
 def start_database(of: Settings) -> str:
-    """Make the data folder, and start the embedded database where none is set; return the URL of the database."""
+    """Make the data folder, and start the embedded database where none is set; return its URL."""
     data_folder(of)
     if of.database_url is None:
         start_embedded(of.postgres_dir, of.data / "postgres")

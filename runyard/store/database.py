@@ -63,7 +63,7 @@ def database_url(of: Settings | None = None) -> str:
 
 
 def is_embedded(of: Settings) -> bool:
-    """Whether the database is the embedded one, also where `runyard env` has put its URL into DATABASE_URL."""
+    """Whether the database is the embedded one, also where `runyard env` has set DATABASE_URL."""
     if of.database_url is None:
         return True
     url = embedded_url(of.postgres_dir)

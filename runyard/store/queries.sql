@@ -77,35 +77,43 @@ FROM runyard.functions ORDER BY name
 -- Lock the due invocations of a function, highest priority first, then oldest; skip what another claim holds.
 -- Sleepers whose time has come are due like any other; those of a function that is paused, or whose launches fail, wait.
 -- One index scan a priority level, so invocations that are not due yet are never walked over.
--- What has lost two workers is suspect, and runs apart from the others, beside them, so that it takes none with it and holds none up (`alone`). There is
--- one run of suspects at a time. First those that are searched, for one of them lost its worker: one half; when that ends well, the rest has the culprit and
--- is halved in turn. Then those of which nothing is known, together, or fewer at a time the more culprits were found; then the culprits, each alone.
+-- What has lost two workers is suspect, and runs apart from the others, beside them, so that it takes
+-- none with it and holds none up (`alone`). There is one run of suspects at a time. First those that are
+-- searched, for one of them lost its worker: one half; when that ends well, the rest has the culprit and
+-- is halved in turn. Then those of which nothing is known, together, or fewer at a time the more
+-- culprits were found; then the culprits, each alone.
 -- (by invocations_due, invocations_suspects, invocations_searched, invocations_crashing)
 WITH RECURSIVE held AS (
     SELECT runyard.held_until_v1(%(function)s) AS until
 ),
-next AS (
-    SELECT CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END AS turn FROM runyard.invocations
-    WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND due_at <= runyard.now()
-        AND (SELECT until FROM held) IS NULL
+next AS (  -- whose turn it is
+    SELECT CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END AS turn
+    FROM runyard.invocations
+    WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting')
+        AND keys IS NULL AND due_at <= runyard.now() AND (SELECT until FROM held) IS NULL
         AND NOT EXISTS (
-            SELECT FROM runyard.invocations AS others WHERE others.function = %(function)s AND others.crashes >= 2 AND others.status IN ('claimed', 'running'))
+            SELECT FROM runyard.invocations AS others
+            WHERE others.function = %(function)s AND others.crashes >= 2
+                AND others.status IN ('claimed', 'running'))
     ORDER BY CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END, due_at, id LIMIT 1
 ),
 suspects AS (
     SELECT id FROM runyard.invocations
-    WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND due_at <= runyard.now()
+    WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting')
+        AND keys IS NULL AND due_at <= runyard.now()
         AND CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END = (SELECT turn FROM next)
     ORDER BY due_at, id LIMIT (
         SELECT CASE turn
             WHEN 0 THEN least(%(max_batch)s, ((
                 SELECT count(*) FROM runyard.invocations
-                WHERE function = %(function)s AND suspect = 'searched' AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
-                    AND due_at <= runyard.now()
+                WHERE function = %(function)s AND suspect = 'searched'
+                    AND status IN ('queued', 'sleeping', 'waiting')
+                    AND keys IS NULL AND due_at <= runyard.now()
                 ) + 1) / 2)
             WHEN 1 THEN ceil(%(max_batch)s / (1.0 + (
                 SELECT count(*) FROM runyard.invocations
-                WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+                WHERE function = %(function)s AND crashes >= 2
+                    AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
                     AND CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END = 2)))
             ELSE 1 END
         FROM next)
@@ -221,13 +229,15 @@ SELECT
     (SELECT count(*) FROM runyard.batches WHERE status = 'running') AS running
 
 -- name: launching
--- Write down that the run of a batch is given to the broker; where that did not happen (`marked`), its status as it was. The row is locked first: an UPDATE
--- that waits for a lock writes the time at which its wait began. (by batches_pkey)
+-- Write down that the run of a batch is given to the broker; where that did not happen (`marked`), its
+-- status as it was. The row is locked first: an UPDATE that waits for a lock writes the time at which
+-- its wait began. (by batches_pkey)
 WITH claimed AS (
     SELECT id FROM runyard.batches WHERE id = %(batch)s AND status = 'claimed' FOR NO KEY UPDATE
 ),
 launched AS (
-    UPDATE runyard.batches SET launched_at = clock_timestamp(), heartbeat_at = clock_timestamp() FROM claimed WHERE batches.id = claimed.id RETURNING batches.id
+    UPDATE runyard.batches SET launched_at = clock_timestamp(), heartbeat_at = clock_timestamp()
+    FROM claimed WHERE batches.id = claimed.id RETURNING batches.id
 )
 SELECT EXISTS (SELECT FROM launched) AS marked, status FROM runyard.batches WHERE id = %(batch)s
 
@@ -243,11 +253,13 @@ ORDER BY claimed_at LIMIT 100
 -- again, and what waits is claimed. (by batches_pkey, failed_launches_pkey)
 WITH free AS (  -- locked first, as for `launching`
     SELECT id FROM runyard.batches
-    WHERE id = %(batch)s AND (status = 'claimed' OR (status = 'running' AND run_id = %(run)s)) FOR NO KEY UPDATE
+    WHERE id = %(batch)s AND (status = 'claimed' OR (status = 'running' AND run_id = %(run)s))
+    FOR NO KEY UPDATE
 ),
 begun AS (
     UPDATE runyard.batches
-    SET status = 'running', run_id = %(run)s, worker = %(worker)s, started_at = coalesce(started_at, clock_timestamp()), heartbeat_at = clock_timestamp()
+    SET status = 'running', run_id = %(run)s, worker = %(worker)s,
+        started_at = coalesce(started_at, clock_timestamp()), heartbeat_at = clock_timestamp()
     FROM free WHERE batches.id = free.id
     RETURNING batches.id, function
 ),
@@ -343,16 +355,18 @@ left_unfinished AS (
 SELECT id, runyard.wake_v1('') FROM lease
 
 -- name: heartbeat
--- Renew the leases of these batches; gives those that are still held, whether their run was told to stop, and which invocations were cancelled.
--- One that another transaction has locked is left for the next time: none waits for another, and a lease lasts for many beats. (by batches_pkey)
+-- Renew the leases of these batches; gives those that are still held, whether their run was told to
+-- stop, and which invocations were cancelled. One that another transaction has locked is left for the
+-- next time: none waits for another, and a lease lasts for many beats. (by batches_pkey)
 WITH free AS (
-    SELECT id FROM runyard.batches WHERE id = ANY (%(batches)s) AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
+    SELECT id FROM runyard.batches
+    WHERE id = ANY (%(batches)s) AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
 ),
 renewed AS (
     UPDATE runyard.batches SET heartbeat_at = clock_timestamp() WHERE id IN (SELECT id FROM free)
 )
-SELECT id, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS stopped, cancelled FROM runyard.batches
-WHERE id = ANY (%(batches)s) AND status = 'running'
+SELECT id, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS stopped, cancelled
+FROM runyard.batches WHERE id = ANY (%(batches)s) AND status = 'running'
 
 -- name: heartbeat_worker
 -- A worker says that it is alive. (by workers_pkey)
@@ -437,47 +451,59 @@ ORDER BY finished_at LIMIT 20
 -- name: release
 -- Take the lease away and end or requeue what it held: 'queued' or 'cancelled'; those that began and are out of attempts fail. What never began keeps
 -- its attempts and its place.
--- `crashed` adds one to the workers that were lost. It costs an attempt only where the invocation was alone in the run: of several, nobody knows which
--- one it was. From the second on they are suspects: searched, if no others are; those that were searched beside them are not any more, for the culprit
+-- `crashed` adds one to the workers that were lost. It costs an attempt only where the invocation was
+-- alone in the run: of several, nobody knows which one it was. From the second on they are suspects:
+-- searched, if no others are; those that were searched beside them are not any more, for the culprit
 -- was here. `failed` holds the function back: its runs do not come to begin.
--- No row when another was first, or the worker came back. (by batches_pkey, invocations_pkey, invocations_searched, failed_launches_pkey)
+-- No row when another was first, or the worker came back.
+-- (by batches_pkey, invocations_pkey, invocations_searched, failed_launches_pkey)
 WITH lease AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE id = %(batch)s AND status = %(expected)s AND (%(force)s OR heartbeat_at < now() - make_interval(secs => %(lease)s))
     RETURNING id, function, invocations, run_id
 ),
 found AS (
-    SELECT id, attempt, suspect, %(status)s = 'queued' AND status = 'running' AS began, %(crashed)s AND %(status)s = 'queued' AS lost,
-        count(*) OVER () > 1 AS in_company
+    SELECT id, attempt, suspect, %(status)s = 'queued' AND status = 'running' AS began,
+        %(crashed)s AND %(status)s = 'queued' AS lost, count(*) OVER () > 1 AS in_company
     FROM runyard.invocations
-    WHERE invocations.id = ANY (SELECT unnest(invocations) FROM lease) AND batch_id = %(batch)s AND status IN ('claimed', 'running')
+    WHERE invocations.id = ANY (SELECT unnest(invocations) FROM lease) AND batch_id = %(batch)s
+        AND status IN ('claimed', 'running')
 ),
 held AS (
-    SELECT id, lost, lost AND in_company AS unclear, began AND attempt >= %(attempts)s AND NOT (lost AND in_company) AS spent FROM found
+    SELECT id, lost, lost AND in_company AS unclear,
+        began AND attempt >= %(attempts)s AND NOT (lost AND in_company) AS spent
+    FROM found
 ),
 search AS (
     SELECT EXISTS (SELECT FROM found WHERE lost AND suspect = 'searched') AS was_here,
         EXISTS (
-            SELECT FROM runyard.invocations WHERE function = (SELECT function FROM lease)
-                AND suspect = 'searched' AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')) AS goes_on
+            SELECT FROM runyard.invocations
+            WHERE function = (SELECT function FROM lease) AND suspect = 'searched'
+                AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')) AS goes_on
 ),
 cleared AS (
     UPDATE runyard.invocations SET suspect = NULL
-    WHERE (SELECT was_here FROM search) AND function = (SELECT function FROM lease) AND suspect = 'searched' AND status IN ('queued', 'sleeping', 'waiting')
+    WHERE (SELECT was_here FROM search) AND function = (SELECT function FROM lease)
+        AND suspect = 'searched' AND status IN ('queued', 'sleeping', 'waiting')
 ),
 freed AS (
     UPDATE runyard.invocations SET
         batch_id = NULL,
         crashes = crashes + lost::integer,
-        suspect = CASE WHEN NOT lost OR crashes = 0 THEN suspect WHEN NOT unclear THEN 'alone' WHEN was_here OR NOT goes_on THEN 'searched' END,
+        suspect = CASE
+            WHEN NOT lost OR crashes = 0 THEN suspect
+            WHEN NOT unclear THEN 'alone'
+            WHEN was_here OR NOT goes_on THEN 'searched' END,
         attempt = attempt - (unclear AND status = 'running')::integer,
         status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' WHEN spent THEN 'failed' ELSE %(status)s END,
         due_at = CASE WHEN %(status)s = 'queued' AND status = 'running' THEN runyard.now() + make_interval(secs => %(delay)s) ELSE due_at END,
         error = CASE
             WHEN cancel_requested_at IS NOT NULL THEN error
-            WHEN lost AND spent AND crashes > 0 THEN coalesce(%(error)s::jsonb, '{}') || jsonb_build_object('message', format(
-                '%%s workers were lost while it ran, the last one with nothing else in the run: most likely a step of it ends its process (out of memory, a crash in native code); mend that, then replay it',
-                crashes + 1))
+            WHEN lost AND spent AND crashes > 0
+                THEN coalesce(%(error)s::jsonb, '{}') || jsonb_build_object('message', format(
+                    '%%s workers were lost while it ran, the last one with nothing else in the run: '
+                    'most likely a step of it ends its process (out of memory, a crash in native code); '
+                    'mend that, then replay it', crashes + 1))
             ELSE coalesce(%(error)s::jsonb, error) END,
         finished_at = CASE WHEN %(status)s = 'queued' AND NOT spent AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
     FROM held CROSS JOIN search WHERE invocations.id = held.id

@@ -48,7 +48,8 @@ def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int)
 def _next(row: Row) -> str:
     if row["crashes"] < SUSPECT:
         return "waiting: it goes with the next batch"
-    return f"waiting: {row['crashes']} workers were lost while it ran: it runs apart from the others, one run at a time"
+    lost = f"{row['crashes']} workers were lost while it ran"
+    return f"waiting: {lost}: it runs apart from the others, one run at a time"
 
 
 def _queued(row: Row) -> Iterator[Reason]:

@@ -1,4 +1,4 @@
-"""Which invocation takes its worker with it is searched in halves; nothing of a user's transaction locks the engine's rows."""
+"""What takes its worker with it is searched in halves; a user's transaction locks no row of ours."""
 
 from runyard.store.migration_env import run_sql_beside
 

@@ -2,9 +2,15 @@
 -- transaction locks a row that the engine needs. Step results have the order in which they were kept.
 
 ALTER TABLE runyard.invocations ADD COLUMN suspect text CHECK (suspect IN ('searched', 'alone'));
-COMMENT ON COLUMN runyard.invocations.suspect IS 'What is known of one that lost two workers: it is among those one of which did it (searched), it was alone in the run that was lost (alone), or nothing (NULL).';
-COMMENT ON COLUMN runyard.invocations.crashes IS 'Workers that were lost under it since its last outcome. From the second on it is a suspect, and runs apart from the others.';
-COMMENT ON COLUMN runyard.invocations.attempt IS 'Attempts begun of the step that it is at, without those that ended with a lost worker while others were in the run.';
+COMMENT ON COLUMN runyard.invocations.suspect IS
+    'What is known of one that lost two workers: it is among those one of which did it (searched), it '
+    'was alone in the run that was lost (alone), or nothing (NULL).';
+COMMENT ON COLUMN runyard.invocations.crashes IS
+    'Workers that were lost under it since its last outcome. From the second on it is a suspect, and '
+    'runs apart from the others.';
+COMMENT ON COLUMN runyard.invocations.attempt IS
+    'Attempts begun of the step that it is at, without those that ended with a lost worker while '
+    'others were in the run.';
 -- In their turn: those that are searched, those of which nothing is known, those that were alone.
 CREATE INDEX invocations_suspects
     ON runyard.invocations (function, (CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END), due_at, id)
@@ -181,11 +187,15 @@ BEGIN
                 SELECT next.*, count(*) FILTER (WHERE turn = 2) OVER () AS culprits FROM (
                     SELECT id, due_at, CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END AS turn
                     FROM runyard.invocations
-                    WHERE function = claim_v2.name AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting')
-                        AND due_at <= runyard.now() AND NOT EXISTS (
+                    WHERE function = claim_v2.name AND crashes >= 2
+                        AND status IN ('queued', 'sleeping', 'waiting') AND due_at <= runyard.now()
+                        AND NOT EXISTS (
                             SELECT FROM runyard.invocations AS others
-                            WHERE others.function = claim_v2.name AND others.crashes >= 2 AND others.status IN ('claimed', 'running'))
-                    ORDER BY CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END, invocations.due_at, id LIMIT 5000
+                            WHERE others.function = claim_v2.name AND others.crashes >= 2
+                                AND others.status IN ('claimed', 'running'))
+                    ORDER BY CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END,
+                        invocations.due_at, id
+                    LIMIT 5000
                 ) AS next
             ) AS counted
             GROUP BY turn ORDER BY turn
@@ -197,7 +207,8 @@ BEGIN
         END LOOP;
     END IF;
     IF NOT alone THEN
-        SELECT c.size, c.event_id, c.previous_run, c.more INTO size, event_id, previous_run, more FROM runyard.claim_v1(name, batch, most, just) AS c;
+        SELECT c.size, c.event_id, c.previous_run, c.more INTO size, event_id, previous_run, more
+        FROM runyard.claim_v1(name, batch, most, just) AS c;
     END IF;
     IF just IS NOT NULL THEN  -- by a run that is there already
         UPDATE runyard.batches SET launched_at = clock_timestamp() WHERE id = batch;
@@ -220,7 +231,8 @@ CREATE TABLE runyard.requests (
     action     text NOT NULL CHECK (action IN ('cancel', 'run now')),
     reason     text
 );
-COMMENT ON TABLE runyard.requests IS 'Empty but for transactions under way: what they ask of invocations, until they commit.';
+COMMENT ON TABLE runyard.requests IS
+    'Empty but for transactions under way: what they ask of invocations, until they commit.';
 
 -- Do all that this transaction has asked, at once; what others have asked is not to be seen. Locks are
 -- taken in the engine's order: the one of the waits, then batches, then invocations.
@@ -233,12 +245,14 @@ BEGIN
     IF NOT EXISTS (SELECT FROM runyard.requests WHERE id = NEW.id) THEN
         RETURN NULL;  -- done with an earlier one
     END IF;
-    SELECT array_agg(DISTINCT invocation) INTO hurried FROM runyard.requests WHERE action = 'run now';
+    SELECT array_agg(DISTINCT invocation) INTO hurried
+    FROM runyard.requests WHERE action = 'run now';
     IF hurried IS NOT NULL THEN
         PERFORM runyard.lock_waits_v1();
     END IF;
     FOR cancels IN
-        SELECT reason, array_agg(DISTINCT invocation) AS ids FROM runyard.requests WHERE action = 'cancel' GROUP BY reason ORDER BY min(id)
+        SELECT reason, array_agg(DISTINCT invocation) AS ids FROM runyard.requests
+        WHERE action = 'cancel' GROUP BY reason ORDER BY min(id)
     LOOP
         PERFORM runyard.cancel_v1(cancels.ids, cancels.reason);
     END LOOP;
@@ -251,11 +265,13 @@ END $$;
 CREATE CONSTRAINT TRIGGER do_requests AFTER INSERT ON runyard.requests DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION runyard.do_requests_v1();
 
-CREATE OR REPLACE FUNCTION runyard.cancel(invocation bigint, reason text DEFAULT 'cancelled by SQL') RETURNS boolean LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION runyard.cancel(invocation bigint, reason text DEFAULT 'cancelled by SQL')
+RETURNS boolean LANGUAGE sql AS $$
     WITH asked AS (
         INSERT INTO runyard.requests (invocation, action, reason)
         SELECT id, 'cancel', cancel.reason FROM runyard.invocations
-        WHERE id = cancel.invocation AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') RETURNING id
+        WHERE id = cancel.invocation
+            AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') RETURNING id
     )
     SELECT EXISTS (SELECT FROM asked)
 $$;
@@ -263,8 +279,11 @@ CREATE OR REPLACE FUNCTION runyard.run_now(invocation bigint) RETURNS boolean LA
     WITH asked AS (
         INSERT INTO runyard.requests (invocation, action)
         SELECT id, 'run now' FROM runyard.invocations
-        WHERE id = run_now.invocation AND due_at > runyard.now() AND (status = 'queued' OR (status IN ('sleeping', 'waiting') AND EXISTS (
-            SELECT FROM runyard.waits WHERE invocation_id = invocations.id AND kind = 'sleep' AND resolved_at IS NULL))) RETURNING id
+        WHERE id = run_now.invocation AND due_at > runyard.now()
+            AND (status = 'queued' OR (status IN ('sleeping', 'waiting') AND EXISTS (
+                SELECT FROM runyard.waits
+                WHERE invocation_id = invocations.id AND kind = 'sleep' AND resolved_at IS NULL)))
+        RETURNING id
     )
     SELECT EXISTS (SELECT FROM asked)
 $$;
@@ -274,7 +293,9 @@ CREATE SEQUENCE runyard.steps_number AS bigint;
 ALTER TABLE runyard.steps ADD COLUMN number bigint;
 ALTER TABLE runyard.steps ALTER COLUMN number SET DEFAULT nextval('runyard.steps_number');
 ALTER SEQUENCE runyard.steps_number OWNED BY runyard.steps.number;
-COMMENT ON COLUMN runyard.steps.number IS 'The order in which results were kept; NULL for those from before it was written down: they come first, by finished_at.';
+COMMENT ON COLUMN runyard.steps.number IS
+    'The order in which results were kept; NULL for those from before it was written down: they come '
+    'first, by finished_at.';
 
 -- As before; copied steps keep their order.
 -- The events of these invocations again, as new invocations that pass no gate a second time; with `keep` the steps that are done stay done.
