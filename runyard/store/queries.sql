@@ -78,46 +78,16 @@ FROM runyard.functions ORDER BY name
 -- Sleepers whose time has come are due like any other; those of a function that is paused, or whose launches fail, wait.
 -- One index scan a priority level, so invocations that are not due yet are never walked over.
 -- What has lost two workers is suspect, and runs apart from the others, beside them, so that it takes
--- none with it and holds none up (`alone`). There is one run of suspects at a time. First those that are
--- searched, for one of them lost its worker: one half; when that ends well, the rest has the culprit and
--- is halved in turn. Then those of which nothing is known, together, or fewer at a time the more
--- culprits were found; then the culprits, each alone.
--- (by invocations_due, invocations_suspects, invocations_searched, invocations_crashing)
+-- none with it and holds none up (`alone`): see runyard.suspects_v1, which only plans where there is any.
+-- (by invocations_due, invocations_suspects, and as suspects_v1)
 WITH RECURSIVE held AS (
     SELECT runyard.held_until_v1(%(function)s) AS until
 ),
-next AS (  -- whose turn it is
-    SELECT CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END AS turn
-    FROM runyard.invocations
-    WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting')
-        AND keys IS NULL AND due_at <= runyard.now() AND (SELECT until FROM held) IS NULL
-        AND NOT EXISTS (
-            SELECT FROM runyard.invocations AS others
-            WHERE others.function = %(function)s AND others.crashes >= 2
-                AND others.status IN ('claimed', 'running'))
-    ORDER BY CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END, due_at, id LIMIT 1
-),
 suspects AS (
-    SELECT id FROM runyard.invocations
-    WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting')
-        AND keys IS NULL AND due_at <= runyard.now()
-        AND CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END = (SELECT turn FROM next)
-    ORDER BY due_at, id LIMIT (
-        SELECT CASE turn
-            WHEN 0 THEN least(%(max_batch)s, ((
-                SELECT count(*) FROM runyard.invocations
-                WHERE function = %(function)s AND suspect = 'searched'
-                    AND status IN ('queued', 'sleeping', 'waiting')
-                    AND keys IS NULL AND due_at <= runyard.now()
-                ) + 1) / 2)
-            WHEN 1 THEN ceil(%(max_batch)s / (1.0 + (
-                SELECT count(*) FROM runyard.invocations
-                WHERE function = %(function)s AND crashes >= 2
-                    AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
-                    AND CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END = 2)))
-            ELSE 1 END
-        FROM next)
-    FOR UPDATE SKIP LOCKED
+    SELECT id FROM runyard.suspects_v1(%(function)s, %(max_batch)s) AS id
+    WHERE (SELECT until FROM held) IS NULL AND EXISTS (
+        SELECT FROM runyard.invocations
+        WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting'))
 ),
 levels AS (
     (SELECT priority FROM runyard.invocations

@@ -18,6 +18,48 @@ CREATE INDEX invocations_suspects
 CREATE INDEX invocations_searched ON runyard.invocations (function)
     WHERE suspect = 'searched' AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting');
 
+-- The suspects of a function without lanes that are to run next, locked; none while others of them run.
+-- First those that are searched, for one of them lost its worker: one half; when that ends well, the rest
+-- has the culprit and is halved in turn. Then those of which nothing is known, together, or fewer at a
+-- time the more culprits were found; then the culprits, each alone.
+-- (by invocations_suspects, invocations_searched, invocations_crashing)
+CREATE FUNCTION runyard.suspects_v1(name text, most integer) RETURNS SETOF bigint
+LANGUAGE plpgsql SET jit = off AS $$
+BEGIN
+    RETURN QUERY
+    WITH next AS (  -- whose turn it is
+        SELECT CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END AS turn
+        FROM runyard.invocations
+        WHERE function = suspects_v1.name AND crashes >= 2
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND due_at <= runyard.now()
+            AND NOT EXISTS (
+                SELECT FROM runyard.invocations AS others
+                WHERE others.function = suspects_v1.name AND others.crashes >= 2
+                    AND others.status IN ('claimed', 'running'))
+        ORDER BY CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END, due_at, id LIMIT 1
+    )
+    SELECT id FROM runyard.invocations
+    WHERE function = suspects_v1.name AND crashes >= 2
+        AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND due_at <= runyard.now()
+        AND CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END = (SELECT turn FROM next)
+    ORDER BY due_at, id LIMIT (
+        SELECT CASE turn
+            WHEN 0 THEN least(most, ((
+                SELECT count(*) FROM runyard.invocations
+                WHERE function = suspects_v1.name AND suspect = 'searched'
+                    AND status IN ('queued', 'sleeping', 'waiting')
+                    AND keys IS NULL AND due_at <= runyard.now()
+                ) + 1) / 2)
+            WHEN 1 THEN ceil(most / (1.0 + (
+                SELECT count(*) FROM runyard.invocations
+                WHERE function = suspects_v1.name AND crashes >= 2
+                    AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+                    AND CASE suspect WHEN 'searched' THEN 0 WHEN 'alone' THEN 2 ELSE 1 END = 2)))
+            ELSE 1 END
+        FROM next)
+    FOR UPDATE SKIP LOCKED;
+END $$;
+
 -- As before; the suspects (crashes >= 2) are taken by their ids alone.
 -- Claim due invocations of a function with lanes: by priority, then in turn from lane to lane, within every limit.
 -- `just` restricts it to these (which are taken although the function is paused). Gives a row, of size 0 when nothing may go.
@@ -162,7 +204,7 @@ BEGIN
     END IF;
 END $$;
 
--- As before, but first suspects, where none of them is under way, as `claim` in queries.sql takes them;
+-- As before, but first suspects, where none of them is under way, as suspects_v1 takes them;
 -- where limits hold back those whose turn it is, the next ones. `alone` says that these are suspects.
 -- (by invocations_suspects, invocations_crashing, and as claim_v1)
 CREATE OR REPLACE FUNCTION runyard.claim_v2(name text, batch text, most integer, just bigint[] DEFAULT NULL,
