@@ -187,9 +187,17 @@ def functions() -> None:
 @main.command()
 @reported
 def migrate() -> None:
-    """Bring the tables of the event table, of the project and of Dagster up to date."""
+    """Bring the tables of the event table, of the project and of Dagster up to date.
+
+    The embedded database is started for it where none is set, and stays up until `runyard down`.
+    """
+    from runyard.stack import start_database
     from runyard.store.migrate import migrate as bring_up_to_date
 
+    start_database(settings())
+    if settings().database_url is None:
+        place = settings().postgres_dir
+        echo(f"database: the embedded one in {place}; it stays up until `runyard down`")
     for line in bring_up_to_date():
         echo(line)
 
