@@ -6,6 +6,7 @@ hold a secret. One such text must never fail the statement that carries it, for 
 
 import re
 import traceback
+from typing import Any
 
 from dagster import DagsterExecutionInterruptedError
 
@@ -41,6 +42,31 @@ def storable(text: str) -> str:
 def is_storable(text: str) -> bool:
     """Whether PostgreSQL can keep the text as it is."""
     return not _UNFIT.search(text)
+
+
+def make_storable(value: Any) -> Any:
+    """Parsed JSON with U+FFFD for what PostgreSQL cannot keep in its texts and keys; lists and objects are changed in place.
+
+    Level by level, so that nothing is nested too deep for it.
+    """
+    top = [value]
+    open_ones: list[Any] = [top]
+    while open_ones:
+        found = open_ones.pop()
+        if isinstance(found, dict):
+            if any(_UNFIT.search(key) for key in found):
+                members = [(storable(key), child) for key, child in found.items()]
+                found.clear()
+                found.update(members)
+            children = list(found.items())
+        else:
+            children = list(enumerate(found))
+        for place, child in children:
+            if isinstance(child, str):
+                found[place] = storable(child)
+            elif isinstance(child, dict | list):
+                open_ones.append(child)
+    return top[0]
 
 
 def message_of(error: BaseException) -> str:
