@@ -21,7 +21,6 @@ from starlette.responses import Response
 
 from runyard.errors import InvalidOption
 from runyard.events import Event, EventData, rows_as_json, rows_of
-from runyard.fit_text import make_storable
 from runyard.gateway import counters
 from runyard.gateway.bodies import LARGEST, is_known
 from runyard.gateway.endpoint import Call, Endpoint
@@ -31,6 +30,7 @@ from runyard.gateway.signatures import Signature, StandardWebhooks
 from runyard.gateway.views import Outcome, Received
 from runyard.gateway.waiting import Wait, outcome
 from runyard.gateway.writing import Rows
+from runyard.storable_text import make_storable
 from runyard.store import database
 from runyard.store.queries import run
 

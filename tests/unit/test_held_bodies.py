@@ -70,4 +70,4 @@ def test_a_small_body_goes_to_the_part_of_known_senders() -> None:
 def test_who_may_not_have_a_large_body_has_none() -> None:
     here = bodies()
     with refused():
-        Held(here.unknown, "192.0.2.1").grow(13 * MIB)
+        Held(here.unknown, "192.0.2.1").grow(17 * MIB)
