@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetCheckResult,
@@ -149,7 +149,7 @@ def _success_is_high(_: date, frame: "pd.DataFrame", __: RollupTables) -> AssetC
     ended = frame["succeeded"] + frame["failed"]
     below = frame["success_rate"] < least
     judged = _named(frame[below & (ended >= fewest)])
-    metadata = {"least": least, "fewest ends": fewest, "below": judged, "below, of too few ends": _named(frame[below & (ended < fewest)])}
+    metadata: dict[str, Any] = {"least": least, "fewest ends": fewest, "below": judged, "below, of too few ends": _named(frame[below & (ended < fewest)])}
     return AssetCheckResult(check_name="success_is_high", passed=judged == "none", metadata=metadata)
 
 

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
+from functools import lru_cache
 
 from email_validator import EmailNotValidError, validate_email
 
 # 320 for the address itself (RFC 3696), and a name; mailers may not have lines beyond 998 (RFC 5322).
 LONGEST_ADDRESS = 1000
+_REMEMBERED = 1024
 _SHOWN = 100
 _MOST_SAID = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -47,17 +49,7 @@ class Mailbox:
         # Before anything reads it: what follows may take the square of its length.
         if len(text) > LONGEST_ADDRESS:
             raise ValueError(f"{shown(text)} is not an e-mail address: it has {len(text)} characters, {LONGEST_ADDRESS} at most with its name")
-        if _CONTROL.search(text):
-            raise ValueError("must be one line, without control characters")
-        name, address = _parts(text)
-        try:
-            checked = validate_email(address, check_deliverability=False)
-        except EmailNotValidError as error:
-            said = str(error)[:_MOST_SAID]
-            raise ValueError(f"{shown(text)} is not an e-mail address: {said}") from None
-        except Exception:  # it has many: RecursionError, UnicodeError, IndexError ...
-            raise ValueError(f"{shown(text)} is not an e-mail address") from None
-        return cls(_plain(name), checked.local_part, checked.domain, checked.ascii_domain or "")
+        return _mailbox(text)
 
     @property
     def address(self) -> str:
@@ -133,6 +125,22 @@ def without_repeats(fields: Mapping[str, Iterable[str]]) -> dict[str, list[str]]
 def shown(text: str) -> str:
     """A text as an error shows it, of a long one the beginning."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _mailbox(text: str) -> Mailbox:
+    """What a text says; a mail reads the same few addresses several times on its way."""
+    if _CONTROL.search(text):
+        raise ValueError("must be one line, without control characters")
+    name, address = _parts(text)
+    try:
+        checked = validate_email(address, check_deliverability=False)
+    except EmailNotValidError as error:
+        said = str(error)[:_MOST_SAID]
+        raise ValueError(f"{shown(text)} is not an e-mail address: {said}") from None
+    except Exception:  # it has many: RecursionError, UnicodeError, IndexError ...
+        raise ValueError(f"{shown(text)} is not an e-mail address") from None
+    return Mailbox(_plain(name), checked.local_part, checked.domain, checked.ascii_domain or "")
 
 
 def _in_ascii(address: str) -> str:

@@ -35,11 +35,12 @@ def event_of(connection: Connection, name: str, payload: Any, delivery: str, ts:
     encoded = to_json(payload)
     if len(encoded) <= MAX_EVENT_BYTES:
         return Event(name, payload, id=delivery, ts=ts)
-    # by webhook_payloads_pkey: a delivery that comes twice is kept once
-    connection.execute(
-        "INSERT INTO app.webhook_payloads (id, bytes, payload, received_at) VALUES (%s, %s, convert_from(%s, 'UTF8')::jsonb, runyard.now()) ON CONFLICT (id) DO NOTHING",
-        (delivery, len(encoded), encoded),
-    )
+    # by webhook_payloads_pkey: a delivery that comes twice is kept once, and from then on as long as its latest event
+    statement = """
+        INSERT INTO app.webhook_payloads (id, bytes, payload, received_at)
+        VALUES (%s, %s, convert_from(%s, 'UTF8')::jsonb, runyard.now())
+        ON CONFLICT (id) DO UPDATE SET received_at = excluded.received_at"""
+    connection.execute(statement, (delivery, len(encoded), encoded))
     small, left_out = _small_fields(payload, _SUMMARY_BYTES)
     more = {"payload_ref": delivery, "payload_bytes": len(encoded), "truncated": left_out[:_MOST_NAMED]}
     return Event(name, {**small, **more}, id=delivery, ts=ts)
