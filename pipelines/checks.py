@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
-from resources.mailer import SENDGRID_HOST
+from resources.addresses import Mailbox
+from resources.mailer import DEFAULT_SENDER, SENDGRID_HOST
 from resources.media_store import MediaStore
 from resources.providers import switched_on
 from resources.sync_sources import sources
@@ -33,6 +34,10 @@ def _check(name: str, look: Callable[[], str]) -> Check:
 
 
 def _mail() -> str:
+    try:
+        Mailbox.parse(os.environ.get("MAIL_FROM") or DEFAULT_SENDER)
+    except ValueError as error:
+        raise RunyardError(f"MAIL_FROM {error}") from None
     key = os.environ.get("SENDGRID_API_KEY")
     if not key:
         return "off: mails go into the local outbox; SENDGRID_API_KEY sends them"
