@@ -6,6 +6,7 @@ Decoding goes through JPEG's reduced sizes where no variant needs the whole; eve
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ _PAGED = ("TIFF", "HEIF")
 _QUALITY = {"webp": 80, "avif": 60, "jpeg": 82}
 _MOST_FRAMES = 300
 _ORIENTATION, _COPYRIGHT, _ARTIST = 0x0112, 0x8298, 0x013B
-_DNG_VERSION = 0xC612
+_DNG_VERSION, _SUBFILE_TYPE = 0xC612, 0x00FE
 _SRGB = ImageCms.createProfile("sRGB")
 _RAW = "a camera's raw file"
 # How files begin that are often sent as pictures.
@@ -51,6 +52,8 @@ def look(file: Path, most_pixels: int) -> Image.Image:
     try:
         image = Image.open(file, formats=formats)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        if _is_tiff(file):
+            raise Refused("it is a TIFF that is damaged or of a kind that is not taken: export it with 8 bits a colour") from None
         raise Refused(f"it is none of {', '.join(FORMATS)} and HEIC, or is damaged") from None
     if image.format == "TIFF" and _DNG_VERSION in image.getexif():
         raise _refused_as(_RAW)
@@ -83,6 +86,11 @@ def _formats(file: Path) -> tuple[str, ...]:
     return (*FORMATS, "HEIF")
 
 
+def _is_tiff(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(4) in (b"II*\0", b"MM\0*")
+
+
 def _refused_as(name: str) -> Refused:
     return Refused(f"it is {name}, which is not taken: export it as JPEG, PNG or WebP")
 
@@ -94,7 +102,22 @@ def _frame_count(image: Image.Image) -> int:
 
 def _page_count(image: Image.Image) -> int:
     """How many pages or pictures there are, of which the first is taken (of HEIC the one that is meant to be shown)."""
-    return getattr(image, "n_frames", 1) if image.format in _PAGED else 1
+    count: int = getattr(image, "n_frames", 1) if image.format in _PAGED else 1
+    if count == 1 or image.format != "TIFF":
+        return count
+    smaller = 0
+    for number in range(1, count):
+        with suppress(SyntaxError, OSError, ValueError):  # a page that cannot be read is one
+            image.seek(number)
+            smaller += _is_smaller_copy(image)
+    image.seek(0)
+    return count - smaller
+
+
+def _is_smaller_copy(page: Image.Image) -> bool:
+    """Whether a page of a TIFF is one of the others again, for a faster look at it."""
+    kind = getattr(page, "tag_v2", {}).get(_SUBFILE_TYPE, 0)
+    return isinstance(kind, int) and bool(kind & 1)
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:

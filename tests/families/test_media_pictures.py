@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image, ImageCms, ImageSequence
+from PIL import Image, ImageCms, ImageSequence, TiffImagePlugin
 
 from runyard.testing import Invocation, Yard
 from tests import made_media
@@ -47,6 +47,16 @@ def test_a_tiff_of_several_pages_is_its_first_page_and_says_how_many_there_are(y
     assert gray(picture).max() < 10
     assert found.output["pages"] == 3
     assert found.steps["inspect"].output["pages"] == 3
+
+
+def test_a_smaller_copy_of_a_page_is_no_page(yard: Yard, uploads: Path) -> None:
+    sheet, copy = made_media.photo(80, 60), made_media.photo(40, 30)
+    sink = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(sink, new=True) as written:
+        for picture, kind in ((sheet, 0), (copy, 1), (sheet, 0)):
+            picture.save(written, "TIFF", tiffinfo={0xFE: kind})
+            written.newFrame()
+    assert image(yard, place(uploads, sink.getvalue())).output["pages"] == 2
 
 
 def test_many_pages_are_not_too_many_frames(yard: Yard, uploads: Path) -> None:
@@ -228,6 +238,7 @@ def test_a_phones_second_picture_or_film_behind_the_first_one_is_no_reason(yard:
         (b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 100, "JPEG 2000"),
         (b"\xff\x0a" + b"\0" * 100, "JPEG XL"),
         (b"II*\0\x10\0\0\0CR\2\0" + b"\0" * 100, "camera's raw file"),
+        (saved(Image.new("F", (40, 30)), "TIFF").replace(b"\x02\x01\x03\0\1\0\0\0\x20", b"\x02\x01\x03\0\1\0\0\0\x40"), "TIFF that is damaged or of a kind"),
         (b"\xef\xbb\xbf\n<!-- drawn --><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"<html><body>404 not found</body></html>", "none of JPEG, PNG, WEBP, GIF, AVIF, TIFF, BMP and HEIC"),
     ],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.checks import checks
 from resources.media_store import MediaStore
 from runyard.testing import Invocation, Yard
 from tests import made_media
@@ -268,7 +269,11 @@ def test_the_codec_of_previews_is_a_setting(yard: Yard, uploads: Path, monkeypat
 def test_a_codec_that_is_none_is_said_with_those_that_are(yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDIA_PREVIEW_CODEC", "h265")
     made_media.video(uploads / "clip.mp4", seconds=1)
-    assert "MEDIA_PREVIEW_CODEC is 'h265': it can be vp9, av1, h264" in refusal(video(yard, "clip.mp4"))
+    words = "MEDIA_PREVIEW_CODEC is 'h265': it can be vp9, av1, h264"
+    assert words in refusal(video(yard, "clip.mp4"))
+    [media] = [check for check in checks() if check.name == "media"]
+    assert not media.ok
+    assert words in media.says
 
 
 def test_colours_are_those_of_the_video(yard: Yard, uploads: Path) -> None:
