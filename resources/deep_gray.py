@@ -1,7 +1,8 @@
 """Gray pictures with more than 8 bits a pixel, brought to 8.
 
-16 bits and floats from 0 to 1 are taken as they are meant. Whole numbers of 32 bits, other floats, and what would come out
-as good as black (12 bits in 16 are usual in medicine) go from their own darkest pixel to their own brightest.
+16 bits and floats from 0 to 1 are taken as they are meant. Whole numbers of 32 bits, other floats,
+and what would come out as good as black (12 bits in 16 are usual in medicine) go from their own
+darkest pixel to their own brightest.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,15 +21,21 @@ _SAMPLE_FORMAT, _UNSIGNED = 339, 1
 def to_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     """The same picture with 8 bits; `tags` are those of a TIFF."""
     pixels = np.asarray(image)
-    if image.mode == "I" and tags and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)) in (_UNSIGNED, (_UNSIGNED,)):
+    if image.mode == "I" and _is_unsigned(tags):
         pixels = pixels.view("uint32")  # Pillow has no unsigned numbers of 32 bits
     low, high = _range(pixels)
     small = np.empty(pixels.shape, "uint8")
     for start, rows in _bands(pixels):
         with np.errstate(all="ignore"):
             scaled = (rows.astype("float64") - low) * (255 / (high - low))
-        small[start : start + len(rows)] = np.nan_to_num(scaled, posinf=255, neginf=0).clip(0, 255).round()
+        finite = np.nan_to_num(scaled, posinf=255, neginf=0)
+        small[start : start + len(rows)] = finite.clip(0, 255).round()
     return Image.fromarray(255 - small if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else small)
+
+
+def _is_unsigned(tags: Mapping[int, Any]) -> bool:
+    """Whether a TIFF says so, or says nothing."""
+    return bool(tags) and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)) in (_UNSIGNED, (_UNSIGNED,))
 
 
 def _range(pixels: np.ndarray) -> tuple[float, float]:
@@ -47,6 +54,6 @@ def _range(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def _bands(pixels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """A few rows at a time, with the number of their first: a whole picture of floats would be many times as large."""
+    """A few rows at a time, with the number of their first: all as floats would fill the memory."""
     for start in range(0, len(pixels), _ROWS):
         yield start, pixels[start : start + _ROWS]

@@ -1,4 +1,4 @@
-"""A video as players show it: which of its streams, from when to when, which way up and in which shape."""
+"""A video as players show it: which stream, from when to when, which way up, in which shape."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from PIL import Image
 from resources.imaging import Refused
 
 _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts")
+_TAKEN = "MP4, QuickTime, WebM, Matroska, AVI and MPEG-TS"
 # Twenty hours of sixty frames a second.
 _MOST_PACKETS = 4_500_000
 # A frame is on screen at its own time, which containers round.
@@ -55,7 +56,10 @@ class Film:
     unturned: tuple[int, int]
 
     def frames_at(self, times: Sequence[float]) -> Iterator[VideoFrame]:
-        """The frame that is on screen at each of some rising times, until the video ends; the first one always."""
+        """The frame that is on screen at each of some rising times, until the video ends.
+
+        The first one is there always.
+        """
         decoded = self._decoded_from(times[0])
         current, following = next(decoded), next(decoded, None)
         for number, time in enumerate(times):
@@ -68,7 +72,8 @@ class Film:
     def _decoded_from(self, time: float) -> Iterator[tuple[float, VideoFrame]]:
         """Frames with their times, from the last key frame before a time on.
 
-        MPEG-TS is entered anywhere: its frames before the next key frame cannot be decoded, and come from the beginning.
+        MPEG-TS is entered anywhere: what is before the next key frame then cannot be decoded, and
+        is reached from the beginning.
         """
         first: tuple[float, VideoFrame] | None = None
         for entry in (time, self.start - 1):
@@ -117,18 +122,21 @@ def turned(size: tuple[int, int], how: Image.Transpose | None) -> tuple[int, int
 
 
 def _video(container: InputContainer, most_pixels: int) -> VideoStream:
-    if container.format.name not in _FORMATS:
-        raise Refused(f"it is a {container.format.name}; MP4, QuickTime, WebM, Matroska, AVI and MPEG-TS are taken")
-    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    name, streams = container.format.name, container.streams.video
+    if name not in _FORMATS:
+        raise Refused(f"it is a {name}; {_TAKEN} are taken")
+    moving = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
     if not moving:
-        raise Refused("it has no moving picture: it is sound" + (" with a cover" if container.streams.video else ""))
+        cover = " with a cover" if streams else ""
+        raise Refused(f"it has no moving picture: it is sound{cover}")
     best = container.streams.best("video")
     stream = best if best in moving else moving[0]
     assert isinstance(stream, VideoStream)
     if not stream.width or not stream.height:
         raise Refused("it has no picture")
     if stream.width * stream.height > most_pixels:
-        raise Refused(f"its frames have {stream.width} x {stream.height} pixels, which are too many (MEDIA_MAX_PIXELS)")
+        size = f"{stream.width} x {stream.height}"
+        raise Refused(f"its frames have {size} pixels, which are too many (MEDIA_MAX_PIXELS)")
     stream.thread_type = "AUTO"
     return stream
 
@@ -139,11 +147,15 @@ def _start(container: InputContainer, stream: VideoStream) -> float:
     return float(container.start_time or 0) / av.time_base
 
 
-def _end_and_rate(container: InputContainer, stream: VideoStream, start: float) -> tuple[float, float]:
-    """When a video ends, and its frames a second: as written in the container, else as its packets say.
+def _end_and_rate(
+    container: InputContainer,
+    stream: VideoStream,
+    start: float,
+) -> tuple[float, float]:
+    """When a video ends, and its frames a second: as the container says, else as its packets do.
 
-    Browsers record WebM without a duration. Matroska's begins at 0 where FFmpeg has written it, at the first frame
-    where others have: it is believed where that makes no difference.
+    Browsers record WebM without a duration. Matroska's begins at 0 where FFmpeg has written it, at
+    the first frame where others have: it is believed where that makes no difference.
     """
     rate = float(stream.average_rate or 0)
     seconds = float(container.duration or 0) / av.time_base

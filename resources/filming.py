@@ -1,4 +1,7 @@
-"""What is done to a video, in a process of its own (`resources.media_child`): looked at, a poster frame, a short preview without sound. PyAV brings FFmpeg."""
+"""What is done to a video, in a process of its own (`resources.media_child`).
+
+It is looked at, and gets a poster and a short preview without sound. PyAV brings FFmpeg.
+"""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -17,37 +20,42 @@ from resources.film import opened, turn, turned
 from resources.imaging import Refused, on_white
 from resources.preview_codecs import PREVIEW_CODECS, PreviewCodec
 
-_PREVIEW_SECONDS = 3
 _PREVIEW_WIDTH = 320
 _PREVIEW_HEIGHT = 1280
 _PREVIEW_RATE = 12
+_FRAMES = 3 * _PREVIEW_RATE
 _UNSPECIFIED_COLOURS, _BT709 = 2, 1
 
 
 def inspect(file: Path, most_pixels: int) -> dict[str, Any]:
-    """What a video is: container, codec, width, height (pixels, as shown), seconds, frames a second, whether it has sound."""
+    """What a video is: container, codec, size as shown, seconds, frames a second, sound or none."""
     try:
         with opened(file, most_pixels) as film:
             width, height = turned(film.unturned, turn(next(film.frames_at([film.start]))))
             return {
-                "format": film.container.format.name.split(",")[0], "codec": film.stream.codec_context.name, "width": width, "height": height,
-                "seconds": round(film.end - film.start, 3), "rate": round(film.rate, 3), "sound": bool(film.container.streams.audio),
-            }  # fmt: skip
+                "format": film.container.format.name.split(",")[0],
+                "codec": film.stream.codec_context.name,
+                "width": width,
+                "height": height,
+                "seconds": round(film.end - film.start, 3),
+                "rate": round(film.rate, 3),
+                "sound": bool(film.container.streams.audio),
+            }
     except av.FFmpegError as error:
         raise Refused(f"it is no video, or is damaged: {error.strerror}") from None
 
 
 def poster_and_preview(file: Path, into: Path, most_pixels: int, codec: str) -> dict[str, Any]:
-    """Write what is on screen at a tenth of the video as `poster.png`, and some seconds from there as a preview."""
+    """Write what is on screen at a tenth of the video as `poster.png`, and seconds from there."""
     preview = PREVIEW_CODECS[codec]
     if preview.encoder not in av.codecs_available:
-        raise Refused(f"this PyAV cannot encode {codec} ({preview.encoder}): choose another MEDIA_PREVIEW_CODEC")
+        name = f"{codec} ({preview.encoder})"
+        raise Refused(f"this PyAV cannot encode {name}: choose another MEDIA_PREVIEW_CODEC")
     target = into / f"preview.{preview.format}"
     try:
         with opened(file, most_pixels) as film:
             start = film.start + (film.end - film.start) / 10
-            times = [start + number / _PREVIEW_RATE for number in range(_PREVIEW_SECONDS * _PREVIEW_RATE)]
-            frames = film.frames_at(times)
+            frames = film.frames_at([start + number / _PREVIEW_RATE for number in range(_FRAMES)])
             first = next(frames)
             how = turn(first)
             _picture(first, film.unturned, how).save(into / "poster.png", compress_level=1)
@@ -55,7 +63,8 @@ def poster_and_preview(file: Path, into: Path, most_pixels: int, codec: str) -> 
             _write(chain([first], frames), how, (width, height), target, preview)
     except av.FFmpegError as error:
         raise Refused(f"it is damaged: {error.strerror}") from None
-    return {"preview": {"file": target.name, "format": preview.format, "width": width, "height": height}}
+    written = {"file": target.name, "format": preview.format, "width": width, "height": height}
+    return {"preview": written}
 
 
 def _write(
@@ -85,12 +94,16 @@ def _write(
 def _even_size(size: tuple[int, int]) -> tuple[int, int]:
     """The preview's width and height: both even, for colours are kept for every other pixel."""
     scale = min(1.0, _PREVIEW_WIDTH / size[0], _PREVIEW_HEIGHT / size[1])
-    return max(2, int(size[0] * scale) // 2 * 2), max(2, round(size[1] * scale) // 2 * 2)
+    width, height = int(size[0] * scale) // 2 * 2, round(size[1] * scale) // 2 * 2
+    return max(2, width), max(2, height)
 
 
 def _small(frame: VideoFrame, size: tuple[int, int], how: Image.Transpose | None) -> VideoFrame:
     """A frame of the preview."""
-    colours: dict[str, Any] = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.MPEG}
+    colours: dict[str, Any] = {
+        "dst_colorspace": Colorspace.ITU709,
+        "dst_color_range": ColorRange.MPEG,
+    }
     if how is None and not _has_alpha(frame):
         small = _scaled(frame, size, "yuv420p", **colours)
     else:
@@ -101,17 +114,23 @@ def _small(frame: VideoFrame, size: tuple[int, int], how: Image.Transpose | None
     return small
 
 
-def _picture(frame: VideoFrame, unturned: tuple[int, int], how: Image.Transpose | None) -> Image.Image:
+def _picture(
+    frame: VideoFrame,
+    unturned: tuple[int, int],
+    how: Image.Transpose | None,
+) -> Image.Image:
     """A frame as players show it, in a size that is given as before it is turned."""
     pixels = "rgba" if _has_alpha(frame) else "rgb24"
     scaled: Any = _scaled(frame, unturned, pixels)
+    picture: Image.Image
     # NumPy is loaded for few.
-    picture: Image.Image = Image.fromarray(scaled.to_ndarray()) if pixels == "rgba" else scaled.to_image()
+    picture = Image.fromarray(scaled.to_ndarray()) if pixels == "rgba" else scaled.to_image()
     return picture if how is None else picture.transpose(how)
 
 
 def _scaled(frame: VideoFrame, size: tuple[int, int], pixels: str, **more: Any) -> VideoFrame:
-    return _progressive(frame).reformat(width=size[0], height=size[1], format=pixels, **_colours(frame), **more)
+    options = {"format": pixels, **_colours(frame), **more}
+    return _progressive(frame).reformat(width=size[0], height=size[1], **options)
 
 
 def _has_alpha(frame: VideoFrame) -> bool:
@@ -130,8 +149,14 @@ def _progressive(frame: VideoFrame) -> VideoFrame:
     if not frame.interlaced_frame:
         return frame
     graph = Graph()
-    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-    graph.link_nodes(source, graph.add("estdif", "mode=frame:deint=interlaced"), graph.add("buffersink")).configure()
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base,
+    )
+    one_field = graph.add("estdif", "mode=frame:deint=interlaced")
+    graph.link_nodes(source, one_field, graph.add("buffersink")).configure()
     graph.vpush(frame)
     graph.vpush(None)
     return graph.vpull()

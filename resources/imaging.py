@@ -16,7 +16,8 @@ from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from resources.polyglots import is_something_else
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
-# Those whose further pictures are to be shown one after the other. TIFF's and HEIC's are pages, those in a phone's JPEG (MPO) are its depth or brightness.
+# Those whose further pictures are to be shown one after the other. TIFF's and HEIC's are pages,
+# those in a phone's JPEG (MPO) are its depth or brightness.
 _ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 _PAGED = ("TIFF", "HEIF")
 _QUALITY = {"webp": 80, "avif": 60, "jpeg": 82}

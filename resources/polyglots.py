@@ -1,7 +1,8 @@
 """Whether a picture is something else as well, by the structure of its file.
 
-A picture ends where its format says. Text inside of it (a comment, EXIF, XMP) is its own, whatever it says; text of a page
-or a script behind its end is not, nor are a ZIP archive's or a PDF's own marks at the place where readers of these look.
+A picture ends where its format says. Text inside of it (a comment, EXIF, XMP) is its own, whatever
+it says; text of a page or a script behind its end is not, nor are the marks of a ZIP archive or a
+PDF at the place where readers of these look.
 """
 
 import mmap
@@ -16,7 +17,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def is_something_else(file: Path, kind: str) -> bool:
-    """Whether a picture of a kind (Pillow's name of its format) is a ZIP, a PDF, a page or a script as well."""
+    """Whether a picture of a kind (as Pillow calls it) is a ZIP, a PDF, a page or a script too."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         tail = data[max(0, len(data) - _TAIL) :]
         end = min(_end(data, kind), len(data))
@@ -26,7 +27,10 @@ def is_something_else(file: Path, kind: str) -> bool:
 
 
 def _ends_as_zip(tail: bytes) -> bool:
-    """Whether a ZIP archive's last record is there: the four bytes alone come by chance, with a length that fits they do not."""
+    """Whether a ZIP archive's last record is there.
+
+    Its four bytes alone come by chance, with a length that fits they do not.
+    """
     at = tail.rfind(b"PK\x05\x06")
     return at >= 0 and at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail)
 
@@ -47,7 +51,7 @@ def _end(data: mmap.mmap, kind: str) -> int:
 
 
 def _jpeg_end(data: mmap.mmap) -> int:
-    """The end of a JPEG, and of those right behind it: phones put a picture's depth or brightness there."""
+    """The end of a JPEG, and of those right behind it: a phone puts depth or brightness there."""
     at = 0
     while data[at : at + 2] == b"\xff\xd8":
         at += 2

@@ -35,5 +35,6 @@ def chosen() -> str:
     """The codec's name; an unknown one fails what asks for it."""
     name = os.environ.get("MEDIA_PREVIEW_CODEC") or "vp9"
     if name not in PREVIEW_CODECS:
-        raise NonRetriable(f"MEDIA_PREVIEW_CODEC is {name!r}: it can be {', '.join(PREVIEW_CODECS)}")
+        known = ", ".join(PREVIEW_CODECS)
+        raise NonRetriable(f"MEDIA_PREVIEW_CODEC is {name!r}: it can be {known}")
     return name
