@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
+from resources import preview_codecs
 from resources.addresses import Mailbox
 from resources.mailer import DEFAULT_SENDER, SENDGRID_HOST
 from resources.media_store import MediaStore
@@ -65,7 +66,7 @@ def _media() -> str:
     store.make_above(probe)
     probe.write_text("")
     probe.unlink()
-    said = f"files are kept in {store.root}"
+    said = f"files are kept in {store.root}, previews are {preview_codecs.chosen()}"
     return f"on: {said}" if os.environ.get("MEDIA_STORE") else f"off: {said}; MEDIA_STORE is another place"
 
 
