@@ -22,9 +22,10 @@ def read(text: str) -> Any:
 def read_bytes(body: bytes, charset: str | None = None) -> Any:
     """The value in a body: UTF-8, 16 or 32 unless it says otherwise; raises as `read`."""
     try:
-        return read(body.decode(charset or detect_encoding(body)))
+        text = body.decode(charset or detect_encoding(body))
     except LookupError:
         raise ValueError(f"its charset {str(charset)[:40]!r} is not known") from None
+    return read(text.removeprefix("\ufeff"))
 
 
 def write(value: Any) -> str:

@@ -96,7 +96,6 @@ def load(source: Source, *, agree: bool = False, preview: bool = False) -> Loade
             seconds = time.monotonic() - began
             return Loaded(changes=changes, notes=notes, seconds=seconds, applied=False)
         if changes and before and source.changes == "ask" and not agree:
-            _forget(pipeline)
             raise SchemaChanged(f"the schema of {source.name} would change: {'; '.join(changes)}. Send sync/requested with agree: true to take it")
         _set_types(pipeline, before, after)
         pipeline.normalize()
@@ -107,7 +106,14 @@ def load(source: Source, *, agree: bool = False, preview: bool = False) -> Loade
         if info is not None:
             info.raise_on_failed_jobs()
     except PipelineStepFailed as error:
-        raise meaning(error, source) from None
+        meant = meaning(error, source)
+        if isinstance(meant, NonRetriable):
+            _forget(pipeline)
+        raise meant from None
+    except NonRetriable:
+        # Or a later load would make the columns of this one.
+        _forget(pipeline)
+        raise
     counts = {table.name: int(rows.get(table.name, 0)) for table in source.table}
     return Loaded(counts, changes, notes, time.monotonic() - began)
 

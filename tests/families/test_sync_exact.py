@@ -665,3 +665,28 @@ def test_a_declaration_may_call_columns_as_they_are_called_here(yard: Yard, decl
         assert (found := load(yard)).status == "succeeded", found.steps["load"].error
     raw_api.body = b'[{"userId": 1, "v": "a"}]'
     assert 'types = { "v" = "text" }' in refusal(load(yard))
+
+
+def test_nothing_is_left_of_a_load_that_was_refused(yard: Yard, declare: Any, raw_api: RawApi) -> None:
+    raw_api.body = b'[{"id": 1}]'
+    declare(rest(raw_api))
+    load(yard)
+    raw_api.body = b'[{"id": 2, "v": 1, "w": 1}, {"id": 3, "v": "a"}]'
+    refusal(load(yard))
+    assert texts() == [{"id": "1"}]
+    raw_api.body = '\ufeff[{"id": 4}]'.encode()
+    raw_api.content_type = "application/json; charset=utf-8"
+    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert kinds() == {"id": "bigint"}
+    assert texts() == [{"id": "1"}, {"id": "4"}]
+
+
+def test_a_column_that_a_view_holds_is_named_when_it_cannot_widen(yard: Yard, declare: Any, raw_api: RawApi) -> None:
+    raw_api.body = b'[{"id": 1, "v": 1}]'
+    declare(rest(raw_api))
+    load(yard)
+    with database.connection() as connection:
+        connection.execute("CREATE VIEW sync_s.seen AS SELECT v FROM sync_s.people")
+    raw_api.body = b'[{"id": 1, "v": 1.5}]'
+    assert '"sync_s"."people".v cannot become numeric: cannot alter type of a column used by a view' in refusal(load(yard))
+    assert texts() == [{"id": "1", "v": "1"}]
