@@ -1,4 +1,4 @@
-"""CSV files of any delimiter and encoding as columns of text: every field stays as it is written."""
+"""CSV files of any delimiter and encoding as columns of text, each field as it is written."""
 
 import csv
 import re

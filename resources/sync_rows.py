@@ -53,8 +53,13 @@ def columns_of(columns: Columns, rows: Sequence[Any], where: Callable[[int], str
                 values[index] = _text(columns, column, value, lambda: place(index))  # noqa: B023
             else:
                 columns.name(source)
-    if not texts and rows and not columns.key:
-        columns.refuse(f"{place(0)}: it has no values")
+    if not texts and rows:
+        # Rows of nothing but nulls are rows too, and have to have a column.
+        for source in rows[0] if isinstance(rows[0], Mapping) else ():
+            texts[columns.name(source)] = [None] * len(rows)
+            columns.know(columns.name(source))
+        if not texts:
+            columns.refuse(f"{place(0)}: it is empty")
     return columns.arrow(texts, len(rows), place)
 
 

@@ -690,3 +690,11 @@ def test_a_column_that_a_view_holds_is_named_when_it_cannot_widen(yard: Yard, de
     raw_api.body = b'[{"id": 1, "v": 1.5}]'
     assert '"sync_s"."people".v cannot become numeric: cannot alter type of a column used by a view' in refusal(load(yard))
     assert texts() == [{"id": "1", "v": "1"}]
+
+
+def test_rows_of_nulls_are_rows_and_empty_ones_are_refused(yard: Yard, declare: Any, folder: Path) -> None:
+    (folder / "people.jsonl").write_text('{"v": null}\n{"v": null}\n')
+    declare(files(folder, format="jsonl"))
+    assert (found := load(yard)).output["rows"] == {"people": 2}, found
+    (folder / "people.jsonl").write_text("{}\n")
+    assert "people: people.jsonl, line 1, row 1: it is empty" in refusal(load(yard))
