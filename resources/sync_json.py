@@ -14,7 +14,7 @@ _MOST_LINE = 64 << 20
 def read(text: str) -> Any:
     """The value; raises ValueError for what is no JSON, or names a key twice."""
     try:
-        return simplejson.loads(text, use_decimal=True, object_pairs_hook=_unique)
+        return simplejson.loads(text, use_decimal=True, allow_nan=True, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -31,7 +31,17 @@ def read_bytes(body: bytes, charset: str | None = None) -> Any:
 def write(value: Any) -> str:
     """The value as JSON; raises ValueError for what JSON cannot hold."""
     try:
-        return str(simplejson.dumps(value, use_decimal=True, ensure_ascii=False, allow_nan=False, default=_as_text))
+        return str(
+            simplejson.dumps(
+                value,
+                use_decimal=True,
+                ensure_ascii=False,
+                allow_nan=False,
+                # Or bytes would be taken for text.
+                encoding=None,
+                default=_as_text,
+            )
+        )
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from None
 

@@ -54,7 +54,7 @@ def _exact(name: str, table: pa.Table, done: int, columns: Columns) -> pa.Table:
         column = columns.name(source)
         if pa.types.is_dictionary(array.type):
             array = array.cast(array.type.value_type)
-        if pa.types.is_null(array.type):
+        if pa.types.is_null(array.type) and not _is_all_null(table):
             continue
         as_json = columns.declared(column) == JSONB
         written = None if as_json else _written(array, columns, column, where)
@@ -67,11 +67,16 @@ def _exact(name: str, table: pa.Table, done: int, columns: Columns) -> pa.Table:
     return columns.arrow(texts, len(table), where)
 
 
+def _is_all_null(table: pa.Table) -> bool:
+    """Whether no column has a type: the rows are rows all the same."""
+    return all(pa.types.is_null(column.type) for column in table.columns)
+
+
 def _written(array: Any, columns: Columns, column: str, where: Callable[[int], str]) -> Any:
     """The type and the text of a column; None where each value is to be looked at."""
     kind = array.type
     types = pa.types
-    if types.is_string(kind) or types.is_large_string(kind):
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
         return TEXT, array.cast(pa.string())
     if types.is_boolean(kind):
         return BOOLEAN, array.cast(pa.string())

@@ -286,6 +286,8 @@ def test_a_column_that_would_widen_later_asks(yard: Yard, declare: Any, raw_api:
         ('"2026-01-01T00:00:00.123456789Z"', "text", "2026-01-01T00:00:00.123456789Z"),
         ('"2026-02-29T00:00:00Z"', "text", "2026-02-29T00:00:00Z"),
         ("true", "boolean", "true"),
+        ("NaN", "double precision", "NaN"),
+        ("-Infinity", "double precision", "-Infinity"),
         ('{"n": 1.10, "big": 18446744073709551616}', "jsonb", '{"n": 1.10, "big": 18446744073709551616}'),
         ("[1, null]", "jsonb", "[1, null]"),
         ('"\\uf026\\uf027"', "text", "\uf026\uf027"),
@@ -305,6 +307,7 @@ def test_values_of_json_are_kept_exactly(yard: Yard, declare: Any, raw_api: RawA
     [
         ('[{"id": 1, "v": 1}, {"id": 2, "v": "a"}]', "the column v would be bigint (row 1 (id=1)) and text (row 2 (id=2))"),
         ('[{"id": 1, "v": "a\\u0000b"}]', "people.v, row 1 (id=1): PostgreSQL's text cannot hold NUL"),
+        ('[{"id": 1, "v": [NaN]}]', "people.v, row 1 (id=1): Out of range float values"),
         ('[{"id": 1, "v": ["\\u0000"]}]', "people.v, row 1 (id=1): PostgreSQL's JSON cannot hold NUL"),
         ('[{"id": 1, "v": "\\ud83d"}]', "people.v, row 1 (id=1): it holds half a character"),
         ('[{"id": 1, "v": 1e40000}]', "people.v, row 1 (id=1): the number is too large"),
@@ -698,3 +701,67 @@ def test_rows_of_nulls_are_rows_and_empty_ones_are_refused(yard: Yard, declare: 
     assert (found := load(yard)).output["rows"] == {"people": 2}, found
     (folder / "people.jsonl").write_text("{}\n")
     assert "people: people.jsonl, line 1, row 1: it is empty" in refusal(load(yard))
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (pa.array([[b"a"]]), "people.v, people.parquet, row 1: a bytes cannot be kept exactly in JSON"),
+        (pa.array(["a\x00"]), "people.v, people.parquet, row 1: PostgreSQL's text cannot hold NUL"),
+        (pa.array([2**40], pa.timestamp("s")), "people.v, people.parquet, row 1: its year is before 1, or too large"),
+    ],
+)
+def test_a_value_of_parquet_that_cannot_be_kept_is_refused(yard: Yard, declare: Any, folder: Path, column: pa.Array, words: str) -> None:
+    parquet.write_table(pa.table({"v": column}), folder / "people.parquet")
+    declare(files(folder, format="parquet"))
+    assert words in refusal(load(yard))
+
+
+def test_rows_of_parquet_without_a_value_are_rows(yard: Yard, declare: Any, folder: Path) -> None:
+    parquet.write_table(pa.table({"v": pa.nulls(2)}), folder / "people.parquet")
+    declare(files(folder, format="parquet"))
+    assert (found := load(yard)).output["rows"] == {"people": 2}, found
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(tmp_path / "other.db", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def sqlite_source(tmp_path: Path, **options: Any) -> str:
+    source = f'[[source]]\nname = "s"\nkind = "sql"\nurl = "sqlite:///{tmp_path}/other.db"\n'
+    return source + table(**options)
+
+
+def test_an_empty_table_of_another_kind_of_database_makes_a_table(yard: Yard, declare: Any, tmp_path: Path, sqlite: Any) -> None:
+    sqlite.execute("CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, price NUMERIC, born DATE, raw BLOB)")
+    declare(sqlite_source(tmp_path, key=["id"]))
+    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert kinds() == {"id": "bigint", "name": "text", "price": "numeric", "born": "date", "raw": "bytea"}
+
+
+def test_newer_rows_of_another_kind_of_database_are_added(yard: Yard, declare: Any, tmp_path: Path, sqlite: Any) -> None:
+    sqlite.execute('CREATE TABLE people (id INTEGER PRIMARY KEY, "changedAt" INTEGER)')
+    sqlite.execute("INSERT INTO people VALUES (1, 9), (2, 10)")
+    declare(sqlite_source(tmp_path, key=["id"], cursor="changedAt"))
+    assert load(yard).output["rows"] == {"people": 2}
+    sqlite.execute("UPDATE people SET changedAt = 11 WHERE id = 1")
+    assert load(yard).output["rows"] == {"people": 1}
+    assert texts() == [{"id": "1", "changed_at": "11"}, {"id": "2", "changed_at": "10"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "nothing"}, "there is no table nothing"),
+        ({"columns": ["id", "gone"]}, "there is no column gone"),
+        ({"key": ["id"]}, "the column v would be bigint (row 1 (id=1)) and text (row 2 (id=2))"),
+    ],
+)
+def test_what_another_kind_of_database_cannot_give_is_refused(yard: Yard, declare: Any, tmp_path: Path, sqlite: Any, options: dict[str, Any], words: str) -> None:
+    sqlite.execute("CREATE TABLE people (id INTEGER PRIMARY KEY, v)")
+    sqlite.execute("INSERT INTO people VALUES (1, 1), (2, 'a')")
+    declare(sqlite_source(tmp_path, **options))
+    assert words in refusal(load(yard))
