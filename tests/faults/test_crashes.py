@@ -56,6 +56,16 @@ def test_a_killed_child_is_replaced_and_its_batch_goes_on(stack: Stack, tmp_path
     assert settled(event_id, 60)["status"] == "succeeded"
 
 
+def test_children_killed_while_they_wait_for_work_leave_their_worker_able_to_work(stack: Stack) -> None:
+    worker = psutil.Process(stack.pid("worker"))
+    for pid in {child.pid for child in worker.children()}:
+        if psutil.pid_exists(pid):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: pid not in (pids := {child.pid for child in worker.children()}) and len(pids) >= stack.settings.concurrency)
+    assert settled(send("test/steps", {"n": 1})[0], 60)["status"] == "succeeded"
+    assert psutil.Process(stack.pid("worker")) == worker
+
+
 @pytest.mark.parametrize("part", ["daemon", "code", "web", "worker"])
 def test_a_killed_part_comes_back_and_every_event_is_done(stack: Stack, effects: Path, part: str) -> None:
     key = f"part-{part}"
