@@ -98,6 +98,8 @@ def celery_settings() -> dict[str, Any]:
         # A worker takes no message that it cannot start at once: others, or another host, may be idle.
         "task_acks_late": True,
         "task_reject_on_worker_lost": False,
+        # A process that is gone gives no late result: its message is done with, and its slot free.
+        "worker_lost_wait": 1.0,
         "worker_prefetch_multiplier": 1,
         "worker_enable_remote_control": False,
         "worker_hijack_root_logger": False,
