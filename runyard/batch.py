@@ -107,6 +107,13 @@ class Shared:
         for invocation, step, kind in rows:
             self.parked.setdefault(invocation, {})[step] = kind
 
+    def limit(self, timeout: Duration | None, step: str) -> float:
+        """How many seconds a step may take for an invocation; raises `InvalidOption` for a `timeout` that is none."""
+        if timeout is not None:
+            return seconds(timeout, f"timeout=... of step {step!r}", least=1)
+        function = registry.find(self.function)
+        return STEP_SECONDS if function is None else function.flow.step_seconds
+
     def check_lease(self) -> None:
         """Raise `LeaseLost` when another run has the batch, `StepHung` when that is because a step did not end."""
         if self.lease.lost.is_set():
@@ -180,7 +187,7 @@ class Batch:
             Another run has the batch; nothing more is done.
         """
         do = self.shared.stubs.get(step, do)
-        limit = self.limit(timeout, step)
+        limit = self.shared.limit(timeout, step)
         todo = self._todo(step)
         places = max(1, min(threads, len(todo)))
         with Keeper(self, step, at_most_once_window, retry, limit=limit, expected=len(todo), places=places) as keeper:
@@ -209,7 +216,7 @@ class Batch:
         """
         if step in self.shared.stubs:
             return self.map(step, self.shared.stubs[step], retry=retry)
-        limit = self.limit(timeout, step)
+        limit = self.shared.limit(timeout, step)
         todo = self._todo(step)
         with Keeper(self, step, 1, retry, limit=limit, places=max(1, len(todo)), together=True) as keeper:
             for start in range(0, len(todo), size or max(1, len(todo))):
@@ -271,7 +278,7 @@ class Batch:
         if do is not None:
             return self.map(step, do)
         todo = self._todo(step)
-        with Keeper(self, step, DEFAULT_WINDOW, None, limit=self.limit(None, step), expected=len(todo)) as keeper:
+        with Keeper(self, step, DEFAULT_WINDOW, None, limit=self.shared.limit(None, step), expected=len(todo)) as keeper:
             for item in todo:
                 keeper.take_events(item, make)
         return self
@@ -279,13 +286,6 @@ class Batch:
     def join(self, *others: "Batch") -> "Batch":
         """The batch behind several ops that ran beside each other: without those that left it in any of them."""
         return Batch(self.shared, self.left.union(*(other.left for other in others)))
-
-    def limit(self, timeout: Duration | None, step: str) -> float:
-        """How many seconds a step may take for an invocation; raises `InvalidOption` for a `timeout` that is none."""
-        if timeout is not None:
-            return seconds(timeout, f"timeout=... of step {step!r}", least=1)
-        function = registry.find(self.function)
-        return STEP_SECONDS if function is None else function.flow.step_seconds
 
     def fail(self, item: Item, failure: Failure) -> None:
         """Take an invocation out of the batch."""

@@ -67,7 +67,7 @@ def park(batch: "Batch", step: str, ask: "Callable[[Item], Asked]", children: Ca
         return batch.map(step, batch.shared.stubs[step])
     todo = {item.id: item for item in batch.live() if step not in item.outputs}
     wanted: list[Asked] = []
-    with Keeper(batch, step, len(todo), None, limit=batch.limit(None, step)) as keeper:
+    with Keeper(batch, step, len(todo), None, limit=batch.shared.limit(None, step)) as keeper:
         for item in todo.values():
             result = keeper.attempt(ask, item, "what the step waits for")
             if result.error is not None:

@@ -8,7 +8,7 @@ import pytest
 
 from runyard import activity
 from runyard.activity import Board
-from runyard.batch import Batch, Shared
+from runyard.batch import Shared
 from runyard.errors import InvalidOption
 from runyard.lease import Lease
 from runyard.overseer import CANCEL_SECONDS, LAST_SECONDS, Overseer
@@ -128,8 +128,8 @@ def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
     [("soon", "no length of time"), (0.5, "give 1 to"), ("400d", "out of bounds"), (True, "not bool"), (-1, "out of bounds")],
 )
 def test_a_timeout_that_is_none_is_refused_with_its_step(timeout: object, says: str) -> None:
-    batch = Batch(Shared("batch", "run", "nobody", [], Lease("batch", "run")))
+    shared = Shared("batch", "run", "nobody", [], Lease("batch", "run"))
     with pytest.raises(InvalidOption) as refused:
-        batch.limit(timeout, "charge")  # type: ignore[arg-type]
+        shared.limit(timeout, "charge")  # type: ignore[arg-type]
     assert says in str(refused.value)
     assert "timeout=... of step 'charge'" in str(refused.value)
