@@ -1,11 +1,11 @@
-"""What a process is doing, in memory that another one can read: its batch, the step, the items under way.
+"""What a process does, in memory that another can read: its batch, the step, the items under way.
 
-A worker's parent makes this memory before it forks a child (`expect`), and the child writes there as it
-goes, for less than a microsecond an item. The parent reads it whatever the child is at, while a step holds the
-interpreter's lock, and after the child's death. A process without such a parent has its own, and reads
-it from its heartbeat's thread.
+A worker's parent makes this memory before it forks a child (`expect`), and the child writes there
+as it goes, for less than a microsecond an item. The parent reads it whatever the child is at, while
+a step holds the interpreter's lock, and after the child's death. A process without such a parent
+has its own, and reads it from its heartbeat's thread.
 
-Nothing locks it: each field is written by one thread alone, and who acts on what it read looks twice.
+Nothing locks it: a field is written by one thread alone, and a reader looks twice before it acts.
 """
 
 import json
@@ -14,7 +14,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ _LONGEST_NAME = 512
 
 @dataclass(frozen=True)
 class Work:
-    """An item under way: the thread (as the system numbers it), the invocation, and since when (`time.monotonic`)."""
+    """An item under way: the thread as the system numbers it, the invocation, when it began."""
 
     thread: int
     invocation: int
@@ -48,7 +48,7 @@ class Activity:
     batch, run
         The batch that it holds, and the run that works on it.
     step, op, limit
-        The step, the op that it is in, and how many seconds an item of it may take; empty between steps.
+        The step, its op, and how many seconds an item of it may take; empty between steps.
     retry
         When an item is tried again whose time was up; None for never.
     together
@@ -93,14 +93,30 @@ class Board:
             self._set(_LENGTH, 0)
             self._clear()
 
-    def begin_step(self, step: str, op: str, limit: float, retry: Retry | None, *, together: bool, places: int) -> None:
+    def begin_step(
+        self,
+        step: str,
+        op: str,
+        limit: float,
+        retry: Retry | None,
+        *,
+        together: bool,
+        places: int,
+    ) -> None:
         """A step begins, of which so many items may be under way at a time."""
-        # A rule of plain numbers: the parent may not be able to load the types of errors that it was made with.
-        rule = None if retry is None else {"attempts": retry.attempts, "delays": retry.delays[:MAX_ATTEMPTS], "jitter": retry.jitter}
         self._clear()
         self._set(_PLACES, min(places, LARGEST_BATCH))
         self.enter(0)
-        self._say({**self._held, "step": step, "op": op[:_LONGEST_NAME], "limit": limit, "retry": rule, "together": together})
+        self._say(
+            {
+                **self._held,
+                "step": step,
+                "op": op[:_LONGEST_NAME],
+                "limit": limit,
+                "retry": None if retry is None else _plain(retry),
+                "together": together,
+            }
+        )
 
     def end_step(self) -> None:
         """The step is over."""
@@ -114,11 +130,12 @@ class Board:
 
     def begin(self, place: int, invocation: int) -> None:
         """An item begins."""
-        _ITEM.pack_into(self._memory, _FIRST_WORK + place * _WORK.size + 8, invocation, time.monotonic())
+        at = _FIRST_WORK + place * _WORK.size + _NUMBER.size
+        _ITEM.pack_into(self._memory, at, invocation, time.monotonic())
 
     def end(self, place: int) -> None:
         """The item at this place is over."""
-        _NUMBER.pack_into(self._memory, _FIRST_WORK + place * _WORK.size + 8, 0)
+        self._set(_FIRST_WORK + place * _WORK.size + _NUMBER.size, 0)
 
     def begin_all(self, invocations: Sequence[int]) -> None:
         """All of these begin at once, in this thread."""
@@ -155,7 +172,7 @@ class Board:
         self._set(_UNKEPT, value)
 
     def read(self) -> Activity | None:
-        """What the process is doing; None where it holds no batch, or is just writing what it does."""
+        """What the process is doing; None where it holds no batch, or is just writing that down."""
         length = self._get(_LENGTH)
         if not length:
             return None
@@ -163,14 +180,23 @@ class Board:
             said = json.loads(self._memory[_TEXT : _TEXT + length])
         except ValueError:
             return None
-        places = self._get(_PLACES)
-        entries = (Work(*_WORK.unpack_from(self._memory, _FIRST_WORK + place * _WORK.size)) for place in range(places))
         rule = said.get("retry")
+        retry = Retry(rule["attempts"], tuple(rule["delays"]), rule["jitter"]) if rule else None
         return Activity(
-            said["batch"], said["run"], said.get("step", ""), said.get("op", ""), said.get("limit", 0.0),
-            None if rule is None else Retry(rule["attempts"], tuple(rule["delays"]), rule["jitter"]),
-            said.get("together", False), tuple(work for work in entries if work.invocation), self.unkept,
-        )  # fmt: skip
+            batch=said["batch"],
+            run=said["run"],
+            step=said.get("step", ""),
+            op=said.get("op", ""),
+            limit=said.get("limit", 0.0),
+            retry=retry,
+            together=said.get("together", False),
+            work=tuple(work for work in self._entries() if work.invocation),
+            unkept=self.unkept,
+        )
+
+    def _entries(self) -> Iterator[Work]:
+        for place in range(self._get(_PLACES)):
+            yield Work(*_WORK.unpack_from(self._memory, _FIRST_WORK + place * _WORK.size))
 
     def _say(self, what: dict[str, Any]) -> None:
         text = json.dumps(what, ensure_ascii=False).encode()
@@ -189,6 +215,12 @@ class Board:
 
     def _set(self, at: int, value: int) -> None:
         _NUMBER.pack_into(self._memory, at, value)
+
+
+def _plain(retry: Retry) -> dict[str, Any]:
+    """A rule without the types of errors in it: another process may not be able to load them."""
+    delays = retry.delays[:MAX_ATTEMPTS]
+    return {"attempts": retry.attempts, "delays": delays, "jitter": retry.jitter}
 
 
 _board: Board | None = None
@@ -211,7 +243,7 @@ def expect() -> Board:
 
 
 def _after_fork() -> None:
-    """A child has what its parent expected it to have; any other gets its own, and writes nothing into its parent's."""
+    """A child has what its parent made for it; any other gets its own."""
     global _board, _expected
     _board, _expected = _expected, None
     if _board is not None:

@@ -108,14 +108,14 @@ class Shared:
             self.parked.setdefault(invocation, {})[step] = kind
 
     def limit(self, timeout: Duration | None, step: str) -> float:
-        """How many seconds a step may take for an invocation; raises `InvalidOption` for a `timeout` that is none."""
+        """How many seconds a step may take for an invocation; raises `InvalidOption`."""
         if timeout is not None:
             return seconds(timeout, f"timeout=... of step {step!r}", least=1)
         function = registry.find(self.function)
         return STEP_SECONDS if function is None else function.flow.step_seconds
 
     def check_lease(self) -> None:
-        """Raise `LeaseLost` when another run has the batch, `StepHung` when that is because a step did not end."""
+        """Raise `LeaseLost` when another run has the batch, `StepHung` where a step did not end."""
         if self.lease.lost.is_set():
             raise LeaseLost(self.id) if self.lease.hung is None else StepHung(self.lease.hung)
 
@@ -174,8 +174,9 @@ class Batch:
         when
             Which invocations the step is for; the others go on without a result of it. All by default.
         timeout
-            How long `do` may take for an invocation: `"30s"`, at least a second; by default what the function's `Timeouts(step=)` says, or two hours.
-            It fails then with `StepTimeout`, and is ended with its process. The rest of the batch goes on in another run.
+            How long `do` may take for an invocation: `"30s"`, a second at least; by default what
+            the function's `Timeouts(step=)` says, or two hours. It fails then with `StepTimeout`,
+            and is ended with its process. The rest of the batch goes on in another run.
 
         Returns
         -------
@@ -189,8 +190,10 @@ class Batch:
         do = self.shared.stubs.get(step, do)
         limit = self.shared.limit(timeout, step)
         todo = self._todo(step)
-        places = max(1, min(threads, len(todo)))
-        with Keeper(self, step, at_most_once_window, retry, limit=limit, expected=len(todo), places=places) as keeper:
+        count = len(todo)
+        places = max(1, min(threads, count))
+        window = at_most_once_window
+        with Keeper(self, step, window, retry, limit=limit, expected=count, places=places) as keeper:
             if when is not None:
                 todo = list(_chosen(todo, when, keeper))
             if threads == 1 or len(todo) < 2:
@@ -212,13 +215,14 @@ class Batch:
 
         As `map`, but `do` takes a list of items and returns a list as long, in the same order; an element that is an
         exception fails that invocation alone, and an exception raised fails all of the call. `size` limits how many a call takes;
-        the results of a call are kept before the next one begins. `timeout` is how long a call may take.
+        the results of a call are kept before the next one begins. `timeout` is how long one may take.
         """
         if step in self.shared.stubs:
             return self.map(step, self.shared.stubs[step], retry=retry)
         limit = self.shared.limit(timeout, step)
         todo = self._todo(step)
-        with Keeper(self, step, 1, retry, limit=limit, places=max(1, len(todo)), together=True) as keeper:
+        places = max(1, len(todo))
+        with Keeper(self, step, 1, retry, limit=limit, places=places, together=True) as keeper:
             for start in range(0, len(todo), size or max(1, len(todo))):
                 keeper.take(keeper.attempt_all(do, todo[start : start + (size or len(todo))]))
         return self
@@ -278,7 +282,8 @@ class Batch:
         if do is not None:
             return self.map(step, do)
         todo = self._todo(step)
-        with Keeper(self, step, DEFAULT_WINDOW, None, limit=self.shared.limit(None, step), expected=len(todo)) as keeper:
+        limit = self.shared.limit(None, step)
+        with Keeper(self, step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)) as keeper:
             for item in todo:
                 keeper.take_events(item, make)
         return self
@@ -309,7 +314,13 @@ class Batch:
             if item.id in self.shared.lease.cancelled and item.id not in self.left:
                 self.fail(item, Failure("", "receive", Cancelled("cancelled")))
 
-    def _map_one_by_one(self, do: Callable[[Item], object], waiting: Iterator[Item], keeper: Keeper, place: int = 0) -> None:
+    def _map_one_by_one(
+        self,
+        do: Callable[[Item], object],
+        waiting: Iterator[Item],
+        keeper: Keeper,
+        place: int = 0,
+    ) -> None:
         for item in waiting:
             self._wait_while_paused(keeper)
             if item.id not in self.shared.lease.cancelled:
@@ -327,12 +338,12 @@ class Batch:
             crew.start()
             crew.wait(keeper.check)
         finally:
-            # When the lease is lost or the run is interrupted, what is under way may end, and nothing else begins.
+            # When the lease is lost or the run interrupted, what is under way may end; nothing begins.
             waiting.close()
             crew.leave(0 if self.shared.lease.hung else _LAST_SECONDS)
 
     def _wait_while_paused(self, keeper: Keeper) -> None:
-        """Begin nothing while an item beside this one is past its time: the process is about to be ended, or the item ends after all."""
+        """Begin nothing while another item is past its time: that ends, or the process does."""
         keeper.check()
         while board().paused:
             time.sleep(_PAUSE_SECONDS)

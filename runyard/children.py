@@ -1,7 +1,8 @@
-"""What a worker's parent process does for its children: it renews their leases, and ends those that hang.
+"""What a worker's parent does for its children: it renews their leases, and ends those that hang.
 
-A child renews its lease itself, too, but cannot while a step holds the interpreter's lock. The parent knows that it lives, and that no step of it
-is past its time: then its batch stays its own, however long it says nothing.
+A child renews its lease itself, too, but cannot while a step holds the interpreter's lock. The
+parent knows that it lives, and that no step of it is past its time: then its batch stays its own,
+however long it says nothing.
 """
 
 import logging
@@ -46,8 +47,10 @@ class Child:
     @property
     def gone(self) -> bool:
         """Whether it has ended, or never came to be."""
-        status = _status(self.pid) if self.pid else None
-        return (status is None or status in _ENDED) if self.pid else time.monotonic() - self._made > _START_SECONDS
+        if not self.pid:
+            return time.monotonic() - self._made > _START_SECONDS
+        status = _status(self.pid)
+        return status is None or status in _ENDED
 
     def doing(self) -> Activity | None:
         """What it does, while it can do anything."""
@@ -65,7 +68,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Killed:
-    """A child that was killed: what it was doing, the steps that were late, since when it is dead."""
+    """A child that was killed: what it did, what of that was late, in words too, and when."""
 
     doing: Activity
     late: Sequence[Work]
@@ -83,7 +86,7 @@ class Children:
         self._killed: list[Killed] = []
 
     def expect(self) -> None:
-        """Another one is about to be forked, by this process or by one of its children, which is none of ours."""
+        """Another one is about to be forked; what a child forks is none of ours."""
         if os.getpid() != self._parent:
             return
         child = Child()
@@ -99,7 +102,8 @@ class Children:
         """Renew their leases, and end those that hang; once a second."""
         with self._lock:
             self._children = [child for child in self._children if not child.gone]
-            working = [(child, doing) for child in self._children if (doing := child.doing()) is not None]
+            states = [(child, child.doing()) for child in self._children]
+        working = [(child, doing) for child, doing in states if doing is not None]
         leases = self._renew([doing.batch for _, doing in working])
         self._settle()
         for child, doing in working:
@@ -111,11 +115,12 @@ class Children:
                 self._cancel(child, doing)
 
     def kill_working(self) -> None:
-        """Kill those that are still at work: the worker stops, and what they do has been handed back."""
+        """Kill those still at work: the worker stops, and what they do has been handed back."""
         with self._lock:
-            pids = [child.pid for child in self._children if child.pid and child.overseer.board.read() is not None]
-        for pid in pids:
-            hung.kill(pid)
+            children = list(self._children)
+        for child in children:
+            if child.pid and child.overseer.board.read() is not None:
+                hung.kill(child.pid)
 
     def _renew(self, batches: list[str]) -> dict[str, Row]:
         if not batches:
@@ -137,7 +142,7 @@ class Children:
         self._settle()
 
     def _settle(self) -> None:
-        """Settle the batches of those that were killed. Where the database cannot do that for as long as a lease, they count as crashed."""
+        """Settle what was killed; it counts as crashed when that fails for as long as a lease."""
         for killed in list(self._killed):
             try:
                 hung.settle(killed.doing, killed.late)
@@ -146,7 +151,8 @@ class Children:
                 dispatch.ended(killed.doing.run)
             except Exception as error:
                 if time.monotonic() - killed.at <= settings().lease_seconds:
-                    _log.warning("what %s did is not settled yet: %s", killed.doing.run, type(error).__name__)
+                    reason = type(error).__name__
+                    _log.warning("run %s is not settled yet: %s", killed.doing.run, reason)
                     continue
             self._killed.remove(killed)
 
@@ -157,7 +163,8 @@ class Children:
         batch = dispatch.batch_of_run(doing.run)
         if batch is not None and batch["status"] == "running":
             with DagsterInstance.get() as instance:
-                reaper.free(instance, [{**batch, "run_id": doing.run, "cancelled": True}], force=True)
+                cancelled = {**batch, "run_id": doing.run, "cancelled": True}
+                reaper.free(instance, [cancelled], force=True)
 
 
 def _status(pid: int) -> str | None:

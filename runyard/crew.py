@@ -1,7 +1,8 @@
 """Threads that work on a step together, and are left behind where they do not end.
 
-A thread pool of the library waits for its threads without bound, at its own exit and at the end of the process. These are
-waited for as long as somebody says; those that are left do not keep the process from ending.
+A thread pool of the standard library waits for its threads without bound, at its own exit and at
+the end of the process. These are waited for as long as the caller says; those that are left behind
+do not keep the process from ending.
 """
 
 import threading
@@ -15,15 +16,12 @@ _left: list[threading.Thread] = []
 
 
 class Crew:
-    """As many threads as are wanted, each with a place (from 0) and the context of the thread that makes them."""
+    """Threads, each with a place (from 0) and the context of the thread that makes them."""
 
     def __init__(self, work: Callable[[int], None], size: int) -> None:
         self._work = work
         self._ended: SimpleQueue[BaseException | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=copy_context().run, args=(self._run, place), name=f"step_{place}", daemon=True)
-            for place in range(size)
-        ]  # fmt: skip
+        self._threads = [self._thread(place) for place in range(size)]
 
     def start(self) -> None:
         """Let them begin."""
@@ -31,7 +29,7 @@ class Crew:
             thread.start()
 
     def wait(self, look: Callable[[], None]) -> None:
-        """Wait until all have ended; raise what the first of them raises, or what `look` raises, which is called now and then."""
+        """Wait until all have ended; raise what one of them raises, or `look`, called now and then."""
         for _ in self._threads:
             while True:
                 look()
@@ -44,12 +42,16 @@ class Crew:
                 break
 
     def leave(self, seconds: float) -> None:
-        """Wait for so many seconds at most for those that are still at work, and leave the others behind."""
+        """Wait so many seconds at most for those still at work, then leave the others behind."""
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
         _left.extend(thread for thread in self._threads if thread.is_alive())
+
+    def _thread(self, place: int) -> threading.Thread:
+        run, arguments = copy_context().run, (self._run, place)
+        return threading.Thread(target=run, args=arguments, name=f"step_{place}", daemon=True)
 
     def _run(self, place: int) -> None:
         try:

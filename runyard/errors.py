@@ -49,8 +49,9 @@ class LeaseLost(RunyardError):
 
 
 class StepHung(LeaseLost):
-    """Seen in a run in which a step did not end in time, where its process cannot be ended: the run is, and the thread is left behind.
+    """Seen in a run in which a step did not end in time, where its process must not be ended.
 
+    The run has ended instead, and the thread is left behind.
     No action is needed for the other invocations of the run: another run goes on with them.
     """
 
@@ -59,10 +60,10 @@ class StepHung(LeaseLost):
 
 
 class StepTimeout(RunyardError, TimeoutError):
-    """Why a step of an invocation failed: it did not end within its time limit, and was ended with its process.
+    """Why a step of an invocation failed: it was not over at its time limit, and was ended.
 
-    It is tried again as the function's or the step's `Retry` says, also by `by_type={TimeoutError: ...}`. Give the step more time with `timeout=`,
-    or give what it calls a shorter limit of its own.
+    It is tried again as the function's or the step's `Retry` says, also by `by_type={TimeoutError: ...}`.
+    Give the step more time with `timeout=`, or give what it calls a shorter limit of its own.
     """
 
 

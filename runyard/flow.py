@@ -194,9 +194,10 @@ class Singleton:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """An invocation that has not begun within `start` of its time, or not ended within `finish` of its beginning, is cancelled.
+    """What has not begun within `start` of its time, or not ended within `finish` of its beginning, is cancelled.
 
-    A step that has not ended within `step` (2 hours by default) has failed; one that knows better says `timeout=` itself.
+    A step that has not ended within `step` (2 hours by default) has failed; `timeout=` of a step goes
+    before it.
     """
 
     start: Duration | None = None
@@ -293,7 +294,8 @@ class Flow:
     @property
     def step_seconds(self) -> float:
         """How long a step may take that says nothing of its own."""
-        return STEP_SECONDS if self.timeouts is None or self.timeouts.step is None else seconds(self.timeouts.step, "")
+        given = self.timeouts.step if self.timeouts is not None else None
+        return STEP_SECONDS if given is None else seconds(given, "")
 
     @property
     def gated(self) -> bool:

@@ -1,11 +1,11 @@
-"""What becomes of a batch in which a step does not end: the late invocation has failed, all others go on in another run.
+"""What becomes of a batch in which a step does not end: it fails, all others go on in another run.
 
-Nothing is counted against the others: neither an attempt nor a crash. A step that is late cannot be interrupted, as it may wait anywhere,
-also in code that is not Python's. Its process is ended:
+Nothing is counted against the others: neither an attempt nor a crash. A step that is late cannot be
+interrupted, as it may wait anywhere, also in code that is not Python's. Its process is ended:
 
 - a child of a worker by its parent (`children`);
-- a process that was made for the run alone (Dagster's default launcher, or an op's under the multiprocess executor) by the
-  thread of its heartbeat;
+- a process that was made for the run alone (Dagster's default launcher, or an op's under the
+  multiprocess executor) by the thread of its heartbeat;
 - any other, such as that of a test, is left alone: the run ends, and the thread is left behind.
 """
 
@@ -22,7 +22,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 
 from runyard import activity, dispatch
 from runyard.activity import Activity, Work
-from runyard.batch import items_from_rows
+from runyard.batch import Item, items_from_rows
 from runyard.dispatch import Outcome
 from runyard.errors import StepTimeout
 from runyard.lease import Lease
@@ -39,8 +39,9 @@ _own: Overseer | None = None
 
 
 def settle(doing: Activity, late: Sequence[Work]) -> bool:
-    """Fail the late invocations of a batch by the rules of their step, cancel the cancelled ones, and let all others go on elsewhere.
+    """Fail the late invocations of a batch by the rules of their step; let the others go on.
 
+    Those that were cancelled are cancelled.
     Return whether there was anything left of the batch.
     """
     begun = dispatch.begin(doing.batch, doing.run, fresh=False)
@@ -48,30 +49,40 @@ def settle(doing: Activity, late: Sequence[Work]) -> bool:
         return False
     _, rows, steps = begun
     items, failures = items_from_rows(rows, steps, doing.run)
-    started = {work.invocation: time.time() - (time.monotonic() - work.since) for work in late}
+    now, since_boot = time.time(), time.monotonic()
+    started = {work.invocation: now - (since_boot - work.since) for work in late}
     failed = [item for item in items if item.id in started and item.id not in failures]
     for item in failed:
-        failures[item.id] = Failure.of(doing.step, doing.op, _timeout(doing), item.tries.get(doing.step, 0) + 1, doing.retry or Retry(attempts=1))
+        failures[item.id] = _failure(doing, item)
     if failed:
-        kept = [(item.id, item.attempt, None, failures[item.id].to_json(), started[item.id], time.time()) for item in failed]
+        errors = [(item, failures[item.id].to_json()) for item in failed]
+        kept = [(item.id, item.attempt, None, text, started[item.id], now) for item, text in errors]
         dispatch.keep(doing.batch, doing.run, doing.step, kept)
-    dispatch.settle(
-        doing.batch, doing.run,
-        [failures[item.id].outcome(item.id) if item.id in failures else Outcome(item.id, "queued", attempt=max(0, item.attempt - 1)) for item in items],
-    )  # fmt: skip
+    outcomes = [_outcome(item, failures.get(item.id)) for item in items]
+    dispatch.settle(doing.batch, doing.run, outcomes)
     return True
 
 
-def _timeout(doing: Activity) -> StepTimeout:
-    return StepTimeout(
+def _failure(doing: Activity, item: Item) -> Failure:
+    error = StepTimeout(
         f"timed out after {doing.limit:g} s, and was ended with its process. Give the step more time with timeout=..., or what it calls a limit of its own"
     )
+    tries = item.tries.get(doing.step, 0) + 1
+    return Failure.of(doing.step, doing.op, error, tries, doing.retry or Retry(attempts=1))
+
+
+def _outcome(item: Item, failure: Failure | None) -> Outcome:
+    """The outcome of a failure; one without is queued, as if this run had not taken it."""
+    if failure is not None:
+        return failure.outcome(item.id)
+    return Outcome(item.id, "queued", attempt=max(0, item.attempt - 1))
 
 
 def described(doing: Activity, late: Collection[Work]) -> str:
-    """Which step of which invocations did not end, for people: `step charge of invocation 12 did not end within 10 s`."""
+    """Which step did not end, in words: `step charge of invocation 12 did not end within 10 s`."""
     numbers = sorted(work.invocation for work in late)
-    named = ", ".join(map(str, numbers[:_MOST_NAMED])) + (f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else "")
+    more = len(numbers) - _MOST_NAMED
+    named = ", ".join(map(str, numbers[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
     timed_out = any(time.monotonic() - work.since >= doing.limit for work in late)
     why = f"did not end within {doing.limit:g} s" if timed_out else "was cancelled and did not end"
     return f"step {doing.step} of invocation {named} {why}"
@@ -80,7 +91,7 @@ def described(doing: Activity, late: Collection[Work]) -> str:
 def kill(pid: int) -> None:
     """Kill a process with all that it has started, and wait until it works no more.
 
-    Its parent is told of its end by the system as ever: who waited for it here would take that away.
+    It is not waited for as a child is: that would take its end away from who started it.
     """
     try:
         process = psutil.Process(pid)

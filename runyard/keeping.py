@@ -115,7 +115,8 @@ class Keeper:
     is doing meanwhile. Several threads may give it results: `take` returns when fewer than a window of them are yet to be kept, so that a crash
     repeats no more than that, and what was being done.
 
-    While it is entered, the board of this process says which items are under way in the step, and for how long each may be (`limit`, in seconds).
+    While it is entered, the board of this process says which items are under way in the step, and for
+    how long each may be (`limit`, in seconds).
     """
 
     def __init__(
@@ -152,7 +153,9 @@ class Keeper:
 
     def __enter__(self) -> "Keeper":
         rule = self._retry.rule_for(StepTimeout)
-        self._board.begin_step(self._step, self._op, self._limit, rule, together=self._together, places=self._places)
+        self._board.begin_step(
+            self._step, self._op, self._limit, rule, together=self._together, places=self._places
+        )  # fmt: skip
         if self._timer is not None:
             self._timer.start()
         return self
@@ -194,7 +197,11 @@ class Keeper:
         finally:
             self._board.end(place)
 
-    def attempt_all(self, do: "Callable[[Sequence[Item]], Sequence[object]]", items: "Sequence[Item]") -> list[Result]:
+    def attempt_all(
+        self,
+        do: "Callable[[Sequence[Item]], Sequence[object]]",
+        items: "Sequence[Item]",
+    ) -> list[Result]:
         """As the function `attempt_all`, within the time limit."""
         self._board.begin_all([item.id for item in items])
         try:
@@ -286,6 +293,7 @@ class Keeper:
 
     def _fail(self, result: Result, error: BaseException) -> None:
         item = result.item
-        failure = Failure.of(self._step, self._op, error, item.tries.get(self._step, 0) + 1, self._retry)
+        tries = item.tries.get(self._step, 0) + 1
+        failure = Failure.of(self._step, self._op, error, tries, self._retry)
         self._batch.fail(item, failure)
         result.output_json, result.events, result.error_json = None, None, failure.to_json()

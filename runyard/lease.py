@@ -28,8 +28,8 @@ watchers: "list[Callable[[Mapping[str, Lease]], None]]" = []
 class Lease:
     """A held batch.
 
-    `lost` is set when another run has it, and `hung` says then which step did not end, where that is why; `cancelled` holds the invocations that
-    were cancelled meanwhile.
+    `lost` is set when another run has it, and `hung` says then which step did not end, where that is
+    why; `cancelled` holds the invocations that were cancelled meanwhile.
     """
 
     batch_id: str

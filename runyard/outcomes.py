@@ -52,7 +52,8 @@ class Failure:
     def outcome(self, invocation: int) -> Outcome:
         """What becomes of the invocation that failed so."""
         attempt = self.tries if self.status == "queued" else None
-        return Outcome(invocation, self.status, self.delay or 0.0, error=self.to_json(), attempt=attempt)
+        delay = self.delay or 0.0
+        return Outcome(invocation, self.status, delay, error=self.to_json(), attempt=attempt)
 
     def to_json(self) -> str:
         """The error as it is kept and shown: no secrets, bounded, and nothing that PostgreSQL cannot keep."""

@@ -1,7 +1,8 @@
-"""Finds the steps of a process that do not end: those past their time limit, and those of cancelled invocations.
+"""Finds the steps of a process that do not end: past their time limit, or of cancelled invocations.
 
-What is late is not ended at once. Nothing else begins in that process (`Board.paused`), and what is under way beside it gets some
-seconds to end and to be kept. Should the late one end after all, everything goes on as if nothing had been.
+What is late is not ended at once. Nothing else begins in that process (`Board.paused`), and what is
+under way beside it gets some seconds to end and to be kept. Should the late one end after all,
+everything goes on as if nothing had been.
 """
 
 import time
@@ -30,7 +31,7 @@ class Overseer:
         self._since: float | None = None
 
     def late(self, cancelled: Collection[int]) -> tuple[Activity, list[Work]] | None:
-        """What the process does, and which of it must be ended now; None while there is nothing to end yet.
+        """What the process does, and what of it must be ended now; None while there is nothing.
 
         `cancelled` are the invocations of its batch that were cancelled while it has it.
         """
@@ -53,7 +54,8 @@ class Overseer:
 
     def _late(self, doing: Activity, now: float) -> list[Work]:
         late = [work for work in doing.work if now - work.since >= doing.limit]
-        cancelled = [work for work in doing.work if now - self._cancelled.get(work.invocation, now) >= CANCEL_SECONDS]
+        given_up = {one for one, at in self._cancelled.items() if now - at >= CANCEL_SECONDS}
+        cancelled = [work for work in doing.work if work.invocation in given_up]
         # One call of a step for many goes on for those that are not cancelled.
         if doing.together and len(cancelled) < len(doing.work):
             cancelled = []
@@ -61,16 +63,18 @@ class Overseer:
 
 
 def without_innocent(pid: int, late: Sequence[Work]) -> list[Work]:
-    """Of the late ones those that are late of themselves, rather than because another thread of the process holds the interpreter's lock.
+    """Of the late ones those that do not just wait for the interpreter's lock.
 
-    They are told apart by how often their threads wake, where the system says that (Linux); all of them elsewhere.
+    They are told apart by how often their threads wake, where the system says that (Linux); all of
+    them elsewhere.
     """
     if len({work.thread for work in late}) < 2:
         return list(late)
     before = [_wakes(pid, work.thread) for work in late]
     time.sleep(_SAMPLE_SECONDS)
     after = [_wakes(pid, work.thread) for work in late]
-    guilty = [work for work, first, last in zip(late, before, after, strict=True) if last - first < _WAKES]
+    counts = zip(late, before, after, strict=True)
+    guilty = [work for work, first, last in counts if last - first < _WAKES]
     return guilty or list(late)
 
 
@@ -80,4 +84,5 @@ def _wakes(pid: int, thread: int) -> int:
         lines = Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches")), 0)
+    counts = (line.split()[1] for line in lines if line.startswith("voluntary_ctxt_switches"))
+    return int(next(counts, 0))

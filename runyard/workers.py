@@ -101,7 +101,7 @@ def work() -> int:
 def _prepare(**_: Any) -> None:
     load_code()
     database.close_pool()
-    # Celery has a signal for this in one of its two pools, and brokers without an event loop get the other.
+    # Celery has a signal for this in one of its two pools only.
     os.register_at_fork(before=_children.expect)
     # What is loaded by now is shared with the children for good: the collector shall neither scan nor copy it.
     gc.collect()
@@ -158,7 +158,10 @@ def _beat() -> None:
 
 
 def _watch() -> None:
-    """Look after the children; free what dead processes of this place held: a child of this worker at once, those of a killed one when they are silent."""
+    """Look after the children, and free what dead processes of this place held.
+
+    A child of this worker is noticed at once, those of a worker that was killed when they are silent.
+    """
     trouble = Trouble(_log, "cannot look after processes", most_silent())
     while not _stopping.wait(_WATCH_SECONDS):
         try:
