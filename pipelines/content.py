@@ -8,15 +8,19 @@ from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources.content import Contents, headings, remarks
+from resources.content import Contents, remarks
 from resources.generators import Generated, Prompt
+from resources.outlines import SHAPE, headings
 from resources.prompts import render_prompt
 from resources.providers import Providers
+from resources.text_length import unit
 from runyard import Batch, Event, Item, receive, settle
 
 CHOOSE, OUTLINE, CHECK, SAVE, NOTIFY, RESULT = "choose-provider", "outline", "check", "save", "notify", "result"
 MOST_SECTIONS = 12
-_WORDS_A_SECTION = 200
+_A_SECTION = {"words": 200, "characters": 400}
+# Models that think do so within the limit of tokens, and a section is nothing without its end.
+_ROOM_TO_THINK = 8_000
 # Requests to providers at a time. A text is kept at once, for it has cost something.
 _KEPT_AT_ONCE: dict[str, Any] = {"threads": 4, "at_most_once_window": 1}
 
@@ -33,10 +37,13 @@ def write_outline(batch: Batch, providers: Providers) -> Batch:
 
     def write(item: Item) -> dict[str, Any]:
         item.progress(0, "writing the outline")
-        sections = min(MOST_SECTIONS, max(1, round(item.data.length / _WORDS_A_SECTION)))
-        prompt, version = render_prompt("outline", {**item.data.model_dump(), "sections": sections})
-        made = providers.generate(_prompt(item, prompt, OUTLINE))
-        return {"headings": headings(made.text, MOST_SECTIONS if made.offline else sections), "prompt": version, "made": made}
+        data = _data(item)
+        sections = min(MOST_SECTIONS, max(1, round(item.data.length / _A_SECTION[data["unit"]])))
+        prompt, version = render_prompt("outline", {**data, "sections": sections})
+        made = providers.generate(_prompt(item, prompt, OUTLINE, shape=SHAPE))
+        found = headings(made.text, MOST_SECTIONS if made.offline else sections)
+        # Without an outline the text is one section, and somebody looks at it.
+        return {"headings": found or [item.data.topic[:300]], "understood": bool(found), "prompt": version, "made": made}
 
     return batch.map(OUTLINE, write, **_KEPT_AT_ONCE)
 
@@ -100,6 +107,11 @@ def _has_section(item: Item, number: int) -> bool:
     return number <= _sections(item)
 
 
+def _data(item: Item) -> dict[str, Any]:
+    """What the prompts are made of."""
+    return {**item.data.model_dump(), "unit": unit(item.data.language)}
+
+
 def _prompt(item: Item, prompt: str, purpose: str, **more: Any) -> Prompt:
     data = item.data
     return Prompt(prompt=prompt, provider=item[CHOOSE], model=data.model, user=data.user, purpose=purpose, topic=data.topic, **more)
@@ -107,9 +119,11 @@ def _prompt(item: Item, prompt: str, purpose: str, **more: Any) -> Prompt:
 
 def _write(item: Item, number: int, providers: Providers) -> dict[str, Any]:
     titles = item[OUTLINE]["headings"]
-    words = max(20, item.data.length // len(titles))
-    prompt, version = render_prompt("section", {**item.data.model_dump(), "number": number, "headings": titles, "words": words})
-    made: Generated = providers.generate(_prompt(item, prompt, "section", max_tokens=words * 4 + 200))
+    length = max(20, item.data.length // len(titles))
+    data = {"number": number, "headings": titles, "section_length": length}
+    prompt, version = render_prompt("section", {**_data(item), **data})
+    most = length * 4 + 200 + _ROOM_TO_THINK
+    made: Generated = providers.generate(_prompt(item, prompt, "section", max_tokens=most))
     item.progress(100 * number / len(titles), f"section {number} of {len(titles)}: {titles[number - 1]}")
     return {"prompt": version, "made": made}
 
@@ -120,6 +134,8 @@ def _check(item: Item) -> dict[str, Any]:
     texts = [one.text.strip() for one in made[1:]]
     unfinished = [number for number, one in enumerate(made[1:], 1) if one.finish_reason == "MAX_TOKENS"]
     found = remarks(texts, item.data.language, item.data.length, unfinished)
+    if not item[OUTLINE].get("understood", True):
+        found.insert(0, "its outline was not understood: the text is one section")
     offline = any(one.offline for one in made)
     costs = [one.cost for one in made]
     return {
@@ -128,6 +144,7 @@ def _check(item: Item) -> dict[str, Any]:
         "provider": made[-1].provider, "model": made[-1].model, "offline": offline, "prompt_versions": sorted({part["prompt"] for part in parts}),
         "usage": {
             "prompt_tokens": sum(one.prompt_tokens for one in made), "output_tokens": sum(one.output_tokens for one in made),
+            "thinking_tokens": sum(one.thinking_tokens for one in made),
             "seconds": round(sum(one.seconds for one in made), 3), "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
             "calls": [one.model_dump(exclude={"text"}) for one in made],
         },

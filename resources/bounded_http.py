@@ -55,6 +55,23 @@ class BoundedTransport(httpx.HTTPTransport):
         self._pool = httpcore.ConnectionPool(ssl_context=context, max_connections=1, max_keepalive_connections=0, network_backend=_Network(bounds))
 
 
+def bound_body(response: Any, bounds: Bounds) -> None:
+    """Hold the body of an answer to its bounds while a library of others reads it.
+
+    `response` is that of an httpx or of requests, and nothing of it has been read yet.
+    """
+    name = "iter_bytes" if hasattr(response, "iter_bytes") else "iter_content"
+    read = getattr(response, name)
+
+    def bounded(*args: Any, **options: Any) -> Iterator[Any]:
+        for piece in read(*args, **options):
+            bounds.seconds_left()
+            bounds.count(len(piece))
+            yield piece
+
+    setattr(response, name, bounded)
+
+
 @contextmanager
 def cut_after(seconds: float, response: Any) -> Iterator[None]:
     """Cut the connection of an answer when the block takes longer than this; for clients of others, whose network is their own. `response` is that of an httpx."""

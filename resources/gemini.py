@@ -1,31 +1,55 @@
-"""Gemini through the google-generativeai package, over REST. The package's maintenance has ended: nothing else imports it."""
+"""Gemini, through whichever of its two packages is there (`resources.gemini_libraries`)."""
 
 import re
-import threading
-import warnings
 from collections.abc import Iterator
-from functools import cache
-from typing import Any
 
-from resources.generators import Allowance, Generated, Generator, Prompt, Refused
+from resources.answer_text import AnswerText
+from resources.gemini_libraries import Failure, Library, Piece, library
+from resources.generators import (
+    Allowance,
+    Generated,
+    Generator,
+    NoSuchModel,
+    NoText,
+    Prompt,
+    Refused,
+    model_list,
+    no_text,
+    words_of,
+)
+from resources.refused_parameters import learnt
 from runyard.errors import NonRetriable, RetryAfter
 
 GEMINI_HOST = "https://generativelanguage.googleapis.com"
-GEMINI_MODEL = "gemini-2.0-flash"
+GEMINI_MODEL = "gemini-3.5-flash-lite"
 _PAUSE_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 86_400.0
 _DELAY = re.compile(r"retryDelay\D{1,5}(\d+(?:\.\d+)?)s")
-_BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"}
-_configured: tuple[str, str] | None = None
-_lock = threading.Lock()
+# Names go into the path of a request; those of other providers have other marks.
+_MODEL = re.compile(r"(?:(?:models|tunedModels)/)?[A-Za-z0-9][A-Za-z0-9._-]*")
+_BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"}
+# How models that are served beside Gemini's own (Gemma) refuse what they do not know.
+_REFUSALS = {
+    "shape": re.compile(r"JSON mode|response_?(?:mime_?type|(?:json_?)?schema)", re.IGNORECASE),
+    "system": re.compile(r"developer instruction|system_?instruction", re.IGNORECASE),
+}
 
 
 class GeminiGenerator(Generator):
-    """Writes with a Gemini model. `timeout` is in seconds, for the next piece of an answer; all of it may take ten times as long."""
+    """Writes with a Gemini model.
+
+    `timeout` is in seconds, for the next piece of an answer; all of it may take ten times as long.
+    """
 
     name = "gemini"
 
-    def __init__(self, api_key: str, host: str = GEMINI_HOST, model: str = GEMINI_MODEL, timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        api_key: str,
+        host: str = GEMINI_HOST,
+        model: str = GEMINI_MODEL,
+        timeout: float = 120.0,
+    ) -> None:
         self._api_key = api_key
         self._host = host
         self.model = model
@@ -33,95 +57,126 @@ class GeminiGenerator(Generator):
 
     def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
         """See `Generator`."""
-        genai = _package(self._api_key, self._host)
-        name = asked.model or self.model
-        config = {key: value for key, value in (("temperature", asked.temperature), ("max_output_tokens", asked.max_tokens)) if value is not None}
-        texts: list[str] = []
-        last: Any = None
+        package = library(self._api_key, self._host, self._timeout)
+        model = asked.model or self.model
+        if not _MODEL.fullmatch(model):
+            raise NoSuchModel(f"{model} is not the name of a Gemini model")
+        said = AnswerText()
+        last: Piece | None = None
         allowance = Allowance(self._timeout)
         try:
-            model = genai.GenerativeModel(name, system_instruction=asked.system or None)
-            options = {"timeout": self._timeout, "retry": None}
-            for last in model.generate_content(asked.prompt, stream=True, generation_config=config, request_options=options):
-                text = _text(last)
-                allowance.take(text)
-                if text:
-                    texts.append(text)
+            for piece in self._stream(package, model, asked):
+                ended = last is not None and bool(last.finish)
+                last = _together(last, piece)
+                if ended:
+                    continue  # an answer that comes twice
+                allowance.take(piece.text + piece.thought)
+                said.take_thought(piece.thought)
+                if text := said.take(piece.text):
                     yield text
         except Exception as error:
-            raise _meaning(error) from None
-        yield _whole(texts, last, name)
+            raise self._meaning(package, error, model) from None
+        if text := said.finish():
+            yield text
+        yield _whole(said, last, model)
+
+    def _stream(self, package: Library, model: str, asked: Prompt) -> Iterator[Piece]:
+        """The answer, after one more request for each thing that the model turns out to refuse."""
+        refused = set(learnt.of(self._host, model))
+        while True:
+            begun = False
+            try:
+                for piece in package.stream(model, _without(asked, refused)):
+                    begun = True
+                    yield piece
+                return
+            except Exception as error:
+                failure = None if begun else package.failure(error)
+                name = _refused(str(error), asked) if failure and failure.status == 400 else None
+                if name is None or name in refused:
+                    raise
+                refused.add(name)
+                learnt.add(self._host, model, name)
 
     def check(self) -> str:
-        """Have the models listed."""
-        genai = _package(self._api_key, self._host)
+        """See `Generator`."""
+        package = library(self._api_key, self._host, self._timeout)
         try:
-            found = sum(1 for _ in genai.list_models(request_options={"timeout": 10, "retry": None}))
+            names = list(package.models())
         except Exception as error:
-            raise _meaning(error) from None
-        return f"{found} models, {self.model} by default"
+            raise self._meaning(package, error) from None
+        return model_list(names, self.model, "GEMINI_MODEL")
+
+    def _meaning(self, package: Library, error: Exception, model: str = "") -> Exception:
+        """What an error of the package means for another attempt."""
+        if isinstance(error, ConnectionError):
+            return error
+        words = words_of(error, self._api_key)
+        text = f"Gemini: {type(error).__name__}: {words[:300]}"
+        match package.failure(error):
+            case Failure(status=404) if model:
+                return NoSuchModel(f"Gemini has no model {model}: set GEMINI_MODEL; {text}")
+            case Failure(status=429, details=details):
+                return RetryAfter(text, _pause(details))
+            case Failure(status=status) if 400 <= status < 500:
+                return NonRetriable(text)
+            case _:
+                return ConnectionError(text)
 
 
-@cache
-def _import() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its end, at every import
-        import google.generativeai as package
-    return package
+def _refused(words: str, asked: Prompt) -> str | None:
+    """Which field of a prompt these words refuse."""
+    sent = (name for name in _REFUSALS if getattr(asked, name))
+    return next((name for name in sent if _REFUSALS[name].search(words)), None)
 
 
-def _package(api_key: str, host: str) -> Any:
-    """The package, set up for this key and host: its settings are the process's, so they are set once."""
-    global _configured
-    package = _import()
-    with _lock:
-        if _configured != (api_key, host):
-            package.configure(api_key=api_key, transport="rest", client_options={"api_endpoint": host})
-            _configured = (api_key, host)
-    return package
+def _without(asked: Prompt, refused: set[str]) -> Prompt:
+    """The prompt without what is refused: instructions go in front of the request."""
+    changes: dict[str, object] = {"shape": None} if "shape" in refused else {}
+    if asked.system and "system" in refused:
+        changes |= {"system": None, "prompt": f"{asked.system}\n\n{asked.prompt}"}
+    return asked.model_copy(update=changes)
 
 
-def _text(answer: Any) -> str:
-    """The text of a part of an answer. `answer.text` raises where there is none: the candidates are read instead."""
-    return "".join(part.text for candidate in answer.candidates[:1] for part in candidate.content.parts)
-
-
-def _whole(texts: list[str], last: Any, model: str) -> Generated:
-    if last is None:
-        raise ConnectionError("Gemini's answer is empty")
-    if last.prompt_feedback.block_reason:
-        raise Refused(f"Gemini refuses this prompt: {last.prompt_feedback.block_reason.name}")
-    reason = last.candidates[0].finish_reason.name if last.candidates else "OTHER"
-    if reason in _BLOCKED:
-        raise Refused(f"Gemini does not finish this text: {reason}")
-    if not texts:
-        raise ConnectionError(f"Gemini's answer has no text ({reason})")
-    usage = last.usage_metadata
-    return Generated(
-        text="".join(texts), provider="gemini", model=model, finish_reason=reason, prompt_tokens=usage.prompt_token_count, output_tokens=usage.candidates_token_count
+def _together(before: Piece | None, piece: Piece) -> Piece:
+    """What is known after one more piece: reasons stay, and tokens are told as a sum so far."""
+    if before is None:
+        return piece
+    return Piece(
+        text="",
+        finish=before.finish or piece.finish,
+        blocked=before.blocked or piece.blocked,
+        prompt_tokens=max(before.prompt_tokens, piece.prompt_tokens),
+        output_tokens=max(before.output_tokens, piece.output_tokens),
+        thinking_tokens=max(before.thinking_tokens, piece.thinking_tokens),
     )
 
 
-def _meaning(error: Exception) -> Exception:
-    """What an error of the package means for another attempt."""
-    from google.api_core import exceptions
-    from google.generativeai.types import BlockedPromptException, StopCandidateException
+def _whole(said: AnswerText, last: Piece | None, model: str) -> Generated:
+    if last is None:
+        raise ConnectionError("Gemini's answer is empty")
+    text = said.text()
+    made = Generated(
+        text=text,
+        provider="gemini",
+        model=model,
+        finish_reason=last.finish,
+        prompt_tokens=last.prompt_tokens,
+        output_tokens=last.output_tokens,
+        thinking_tokens=last.thinking_tokens,
+    )
+    if last.blocked:
+        raise Refused(f"Gemini refuses this prompt: {last.blocked}", made)
+    if last.finish in _BLOCKED:
+        raise Refused(f"Gemini does not finish this text: {last.finish}", made)
+    if not last.finish:
+        raise NoText("Gemini's answer was cut off" if text else "Gemini's answer has no text", made)
+    if not text.strip():
+        raise no_text(made, said.thought)
+    return made
 
-    text = f"Gemini: {type(error).__name__}: {str(error)[:300]}"
-    match error:
-        case ConnectionError():
-            return error
-        case BlockedPromptException() | StopCandidateException():
-            return Refused(f"Gemini refuses this prompt: {' '.join(str(error).split())[:200]}")
-        case exceptions.TooManyRequests():  # also ResourceExhausted, where the status says so
-            return RetryAfter(text, _pause(error))
-        case exceptions.ClientError():
-            return NonRetriable(text)
-        case _:
-            return ConnectionError(text)
 
-
-def _pause(error: Any) -> float:
-    """Seconds until the quota is there again: google.rpc.RetryInfo among the details of the error, where it is given."""
-    found = _DELAY.search(str(error.details))
+def _pause(details: str) -> float:
+    """Seconds until the quota is there again: google.rpc.RetryInfo of the error, if it has one."""
+    found = _DELAY.search(details)
     return min(float(found.group(1)), _LONGEST_PAUSE_SECONDS) if found else _PAUSE_SECONDS

@@ -7,14 +7,21 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import BaseModel
 
+from resources.answer_text import keepable
 from runyard.errors import NonRetriable
 
 # Of the most tokens that may be asked for, with room to spare.
 _LONGEST_ANSWER = 4_000_000
-_TIMEOUTS_AN_ANSWER = 10
+# As it comes over the network, where every word has a wrapping of its own.
+ANSWER_BYTES = 64 * 1024 * 1024
+TIMEOUTS_AN_ANSWER = 10
+_MOST_TOKENS = 2**31 - 1  # of the column
+_MODELS_SHOWN = 5
+_SHORTEST_KEY = 8
 
 
 class Prompt(BaseModel):
@@ -34,6 +41,9 @@ class Prompt(BaseModel):
         What it is for, as it is kept with the call: `text`, `outline`, `section`.
     topic
         What it is about, for a generator that knows nothing; the prompt by default.
+    shape
+        A JSON schema of the answer, for providers that can hold a model to one; the prompt has to
+        ask for it too.
     """
 
     prompt: str
@@ -45,10 +55,27 @@ class Prompt(BaseModel):
     user: str | None = None
     purpose: str = "text"
     topic: str | None = None
+    shape: dict[str, Any] | None = None
 
 
 class Generated(BaseModel):
-    """A text, and how it was made. `offline` says that no model wrote it; `cost` is in US dollars, None where no price is known; `seconds` is its latency."""
+    """A text, and how it was made.
+
+    Attributes
+    ----------
+    output_tokens
+        All that is paid for as output: the text, and the thinking before it.
+    thinking_tokens
+        How many of them were thinking; an estimate by length where the provider does not say.
+    offline
+        Whether it is a placeholder that no model wrote.
+    cost
+        In US dollars; None where no price is known.
+    seconds
+        Its latency.
+    passed_over
+        Why providers that come earlier in the order did not write it.
+    """
 
     text: str
     provider: str
@@ -56,13 +83,39 @@ class Generated(BaseModel):
     finish_reason: str
     prompt_tokens: int
     output_tokens: int
+    thinking_tokens: int = 0
     offline: bool = False
     cost: float | None = None
     seconds: float = 0.0
+    passed_over: list[str] = []
 
 
-class Refused(NonRetriable):
-    """Seen by whoever asks: the model will not answer this prompt; another attempt cannot help."""
+class Unusable(NonRetriable):
+    """Seen by whoever asks: the model has answered with nothing that can be used.
+
+    Another attempt would end alike. `paid` is what the answer cost all the same, where that is
+    known.
+    """
+
+    def __init__(self, message: str, paid: Generated | None = None) -> None:
+        super().__init__(message)
+        self.paid = paid
+
+
+class Refused(Unusable):
+    """Seen by whoever asks: the model will not answer this prompt."""
+
+
+class NoText(ConnectionError):
+    """Seen by a step: an answer without a text, or one that was cut off; another may have one."""
+
+    def __init__(self, message: str, paid: Generated | None = None) -> None:
+        super().__init__(message)
+        self.paid = paid
+
+
+class NoSuchModel(NonRetriable):
+    """Seen by whoever asks: the provider does not have this model (any more); another may write."""
 
 
 class Generator(ABC):
@@ -75,10 +128,17 @@ class Generator(ABC):
     def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
         """The text piece by piece, then the whole of it with its metadata.
 
+        The whole is what counts: a model's reasoning without an opening tag is only known for
+        one at its end, when its pieces have been given.
+
         Raises
         ------
         Refused
             It will not answer this prompt.
+        Unusable
+            Its answer has no text, and would have none another time.
+        NoSuchModel
+            It does not have the model.
         NonRetriable
             The request or the key is wrong.
         RetryAfter
@@ -89,7 +149,10 @@ class Generator(ABC):
 
     @abstractmethod
     def check(self) -> str:
-        """Ask the provider whether the key is good, and say so in a line; raises as `pieces`."""
+        """Ask the provider whether the key is good and the model is there, and say so in a line.
+
+        Raises as `pieces`.
+        """
 
     def generate(self, asked: Prompt) -> Generated:
         """The whole text; raises as `pieces`."""
@@ -102,7 +165,7 @@ class Allowance:
     """How much of one answer is taken: it comes in pieces, and each is a sign of life to the timeout of a single read."""
 
     def __init__(self, timeout: float) -> None:
-        self._seconds = _TIMEOUTS_AN_ANSWER * timeout
+        self._seconds = TIMEOUTS_AN_ANSWER * timeout
         self._until = time.monotonic() + self._seconds
         self._left = _LONGEST_ANSWER
 
@@ -117,6 +180,38 @@ class Allowance:
             raise ConnectionError(f"the provider's answer has more than {_LONGEST_ANSWER} characters")
         if self.seconds_left() <= 0:
             raise ConnectionError(f"the provider's answer takes longer than {self._seconds:g} s in all (ten times AI_SECONDS)")
+
+
+def count(tokens: Any) -> int:
+    """A number of tokens as a provider says it: 0 where that is none."""
+    return min(max(tokens, 0), _MOST_TOKENS) if isinstance(tokens, int) else 0
+
+
+def no_text(made: Generated, thought: int = 0) -> Exception:
+    """The error of an answer that has none: the thinking may have used up what it was allowed."""
+    spent = f"{made.output_tokens} tokens, {made.thinking_tokens} of them thinking"
+    if made.finish_reason == "MAX_TOKENS":
+        return Unusable(
+            f"{made.model} came to its limit of tokens before the first word of a text ({spent}): raise max_tokens, or ask another model",
+            made,
+        )
+    what = f"only {thought} characters of reasoning" if thought else "no text"
+    return NoText(f"the provider's answer has {what} ({made.finish_reason}; {spent})", made)
+
+
+def words_of(error: object, key: str) -> str:
+    """What a provider's error says: without the key, which some repeat, and fit to be kept."""
+    text = keepable(str(error))
+    return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
+
+
+def model_list(names: list[str], model: str, variable: str, where: str = "") -> str:
+    """What to say of the models that a provider lists; raises `NoSuchModel` without this one."""
+    known = {name.removeprefix("models/").removesuffix(":latest") for name in names}
+    if model.removeprefix("models/").removesuffix(":latest") in known:
+        return f"{len(names)} models{where}, {model} by default"
+    shown = ", ".join(sorted(known)[:_MODELS_SHOWN]) + (" ..." if len(known) > _MODELS_SHOWN else "")
+    raise NoSuchModel(f"it takes the key, but does not list the model {model} among its {len(names)}{where}: set {variable} to one of them ({shown or 'there are none'})")
 
 
 class OfflineGenerator(Generator):

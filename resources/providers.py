@@ -1,9 +1,11 @@
 """Chooses who writes a text: whom the request names, then the configured order; falls over to the next when one is down or out of quota.
 
-A refusal and a wrong request are final: another provider is not asked behind the first one's back. The offline generator writes only where no other is
+A model that a provider does not have is passed over too, and so noted with the text. A refusal and a wrong request are final: another provider is not asked
+behind the first one's back. The offline generator writes only where no other is
 switched on, or where the request names it: a placeholder never passes for a text. Where a text has begun to come, it is not begun again elsewhere.
 """
 
+import logging
 import os
 import time
 from collections import defaultdict
@@ -13,13 +15,15 @@ from typing import Any
 
 from dagster import ConfigurableResource
 
-from resources.ai_calls import check_budget, cost, keep_call
+from resources.ai_calls import OverBudget, check_budget, check_price, cost, keep_call
 from resources.breaker import Breaker
 from resources.gemini import GEMINI_HOST, GEMINI_MODEL, GeminiGenerator
-from resources.generators import Generated, Generator, OfflineGenerator, Prompt
+from resources.generators import Generated, Generator, NoSuchModel, OfflineGenerator, Prompt
 from resources.openai_compatible import OPENAI_HOST, OPENAI_MODEL, OpenAIGenerator
 from runyard.errors import NonRetriable, RetryAfter
 
+_log = logging.getLogger(__name__)
+_LONGEST_SECONDS = 86_400.0
 NAMES = ("gemini", "openai", "offline")
 
 
@@ -45,13 +49,19 @@ class Providers(ConfigurableResource[Any]):
             mine = asked if number == 0 else asked.model_copy(update={"model": None})
             begun = False
             try:
+                if not isinstance(generator, OfflineGenerator):
+                    check_price(asked.user, mine.model or generator.model)
                 for piece in _guarded(generator, mine):
                     begun = True
+                    if isinstance(piece, Generated):
+                        piece.passed_over = [str(error)[:200] for error in errors]
                     yield piece
                 return
-            except (RetryAfter, ConnectionError) as error:
-                if begun:
+            except (RetryAfter, ConnectionError, NoSuchModel, OverBudget) as error:
+                # The budget is the first one's business: what others would cost is not asked for.
+                if begun or (isinstance(error, OverBudget) and not errors):
                     raise
+                _log.warning("%s does not write this text: %s", generator.name, str(error)[:300])
                 errors.append(error)
         raise _of_all(errors)
 
@@ -82,7 +92,14 @@ def _made_openai(key: str, host: str, model: str, seconds: float) -> OpenAIGener
 
 def _seconds() -> float:
     """How long the next piece of an answer may take (AI_SECONDS)."""
-    return float(os.environ.get("AI_SECONDS") or 120)
+    stated = os.environ.get("AI_SECONDS") or "120"
+    try:
+        seconds = float(stated)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < _LONGEST_SECONDS:
+        raise NonRetriable(f"AI_SECONDS is not a number of seconds: {stated}")
+    return seconds
 
 
 def _openai() -> Generator | None:
@@ -93,7 +110,10 @@ def _openai() -> Generator | None:
 
 def _gemini() -> Generator | None:
     key = os.environ.get("GEMINI_API_KEY")
-    return GeminiGenerator(key, os.environ.get("GEMINI_API_HOST") or GEMINI_HOST, os.environ.get("GEMINI_MODEL") or GEMINI_MODEL, _seconds()) if key else None
+    host, model = os.environ.get("GEMINI_API_HOST"), os.environ.get("GEMINI_MODEL")
+    if not key:
+        return None
+    return GeminiGenerator(key, host or GEMINI_HOST, model or GEMINI_MODEL, _seconds())
 
 
 # The circuit breakers of this process, by provider.
@@ -126,9 +146,16 @@ def _guarded(generator: Generator, asked: Prompt) -> Iterator[str | Generated]:
 
 
 def _of_all(errors: list[Exception]) -> Exception:
-    """The error of a text that nobody has written: the earliest time at which one may be asked again, where all of them say one."""
+    """The error of a text that nobody has written.
+
+    It is final where no time can mend it, and else tried again: at the earliest moment at which
+    one may be asked, where all of them say one.
+    """
     if len(errors) == 1:
         return errors[0]
     text = "no provider can write it now: " + "; ".join(str(error)[:200] for error in errors)
-    waits = [float(error.when) for error in errors if isinstance(error, RetryAfter) and isinstance(error.when, float | int)]
-    return RetryAfter(text, min(waits)) if len(waits) == len(errors) else ConnectionError(text)
+    passing = [error for error in errors if not isinstance(error, NonRetriable)]
+    if not passing:
+        return NonRetriable(text)
+    waits = [float(error.when) for error in passing if isinstance(error, RetryAfter) and isinstance(error.when, float | int)]
+    return RetryAfter(text, min(waits)) if len(waits) == len(passing) else ConnectionError(text)

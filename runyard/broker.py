@@ -11,6 +11,7 @@ acknowledged comes back when its lease has run out.
 
 import os
 import uuid
+from contextlib import suppress
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -46,9 +47,23 @@ class Channel(filesystem.Channel):
 
 
 class Transport(filesystem.Transport):
-    """Kombu's filesystem transport with our channel."""
+    """Kombu's filesystem transport with our channel, and in Celery's event loop.
+
+    Without that loop Celery's processes share one pipe and its lock: one that is killed while it waits for work keeps the lock, and no other gets
+    any from then on.
+    """
 
     Channel = Channel
+    implements = filesystem.Transport.implements.extend(asynchronous=True)
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Look for messages every 20 ms."""
+        loop.call_repeatedly(_POLL_SECONDS, self._take_all)
+
+    def _take_all(self) -> None:
+        with suppress(Empty):
+            while True:
+                self.cycle.get(self._deliver)
 
 
 TRANSPORT_ALIASES[_SCHEME] = "runyard.broker:Transport"

@@ -1,97 +1,130 @@
-"""A small server that answers like Gemini's REST API, checks every request, and fails on demand."""
+"""A small server that answers like Gemini's REST API, checks every request, and fails on demand.
+
+It takes both packages: the older one reads a JSON array, the newer one server-sent events.
+"""
 
 import json
-import socket
-import threading
 import time
-from collections import deque
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.fake_server import FakeServer, Handler
 
 PIECES = ["Queues hold ", "the rain, ", "one drop at a time."]
+USAGE = {"promptTokenCount": 5, "candidatesTokenCount": 9, "totalTokenCount": 14}
+_CONFIG = {
+    "temperature",
+    "maxOutputTokens",
+    "responseMimeType",
+    "responseSchema",
+    "responseJsonSchema",
+}
 
 
-class FakeGemini:
-    """Remembers the prompts; `failures` are answers to give first, in order: a status, or `slow`, `garbage`, `reset`, `blocked`, `cut`, `quota` (for a second)."""
+def chunk(*parts: Any, finish: str | None = None, usage: Any = None, **more: Any) -> dict[str, Any]:
+    """A part of an answer; a string is a part of text."""
+    texts = [{"text": part} if isinstance(part, str) else part for part in parts]
+    candidate: dict[str, Any] = {"content": {"role": "model", "parts": texts}, "index": 0}
+    if finish:
+        candidate["finishReason"] = finish
+    return {"candidates": [candidate], **({"usageMetadata": usage} if usage else {}), **more}
+
+
+class FakeGemini(FakeServer):
+    """Remembers the prompts.
+
+    `failures` may also be `blocked`, `cut`, `quota` (for a second), `latin-1`.
+    `chunks` are the answer instead of the usual one; `models` are listed, and all but
+    those of `retired` write.
+    """
+
+    key = "fake-gemini-key-0123456789"
 
     def __init__(self) -> None:
-        self.key = "fake-gemini-key-0123456789"
+        super().__init__()
+        self.fresh()
+
+    def fresh(self) -> None:
+        """As it was at first."""
         self.prompts: list[dict[str, Any]] = []
-        self.failures: deque[Any] = deque()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.requests.clear()
+        self.failures.clear()
+        self.chunks: list[dict[str, Any]] | None = None
+        self.models = ["gemini-3.5-flash-lite", "gemini-3.8-flash"]
+        self.retired = {"gemini-2.0-flash"}
+        self.refuses: dict[str, str] = {}
+        self.same_page = False
 
-    def __enter__(self) -> "FakeGemini":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
+    def respond(self, request: Handler, body: bytes, failure: Any) -> None:
+        url = urlsplit(request.path)
+        if failure == "blocked":
+            found = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": USAGE}
+            return self._stream(request, [found], cut=False)
+        if failure == "quota":
+            kind = "type.googleapis.com/google.rpc.RetryInfo"
+            details = [{"@type": kind, "retryDelay": "1s"}]
+            return self._error(request, 429, "RESOURCE_EXHAUSTED", "no quota", details)
+        if request.headers.get("x-goog-api-key") != self.key:
+            return self._error(request, 403, "PERMISSION_DENIED", "wrong key")
+        if request.command == "GET" and url.path == "/v1beta/models":
+            return self._list(request)
+        if failure == "latin-1":
+            text = json.dumps(chunk("A café.", finish="STOP"), ensure_ascii=False)
+            whole = f"data: {text}\r\n\r\n" if "sse" in url.query else f"[{text}]"
+            return request.answer(200, whole.encode("latin-1"))
+        asked = json.loads(body)
+        model = url.path.split("/")[-1].partition(":")[0]
+        if wrong := self._wrong(url.path, asked):
+            return self._error(request, 400, "INVALID_ARGUMENT", wrong)
+        if model in self.retired:
+            words = f"This model models/{model} is no longer available."
+            return self._error(request, 404, "NOT_FOUND", words)
+        self.prompts.append({**asked, "model": model})
+        chunks = self.chunks
+        if chunks is None:
+            chunks = [chunk(text) for text in PIECES[:-1]]
+            chunks.append(chunk(PIECES[-1], finish="STOP", usage=USAGE))
+        return self._stream(request, chunks, cut=failure == "cut")
 
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def _wrong(self, path: str, asked: dict[str, Any]) -> str:
+        config = asked.get("generationConfig", {})
+        if not path.startswith("/v1beta/models/") or not path.endswith(":streamGenerateContent"):
+            return "not what Gemini takes"
+        if not asked.get("contents") or config.keys() - _CONFIG:
+            return f"not what Gemini takes: {config}"
+        if "additionalProperties" in json.dumps(config.get("responseSchema", {})):
+            return 'Invalid JSON payload received. Unknown name "additionalProperties"'
+        refused = [name for name in self.refuses if name in asked or name in config]
+        return self.refuses[refused[0]] if refused else ""
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        fake = self
+    def _list(self, request: Handler) -> None:
+        listed = [{"name": f"models/{name}", "supportedGenerationMethods": ["generateContent"]} for name in self.models]
+        more = {"nextPageToken": "again"} if self.same_page else {}
+        request.answer(200, {"models": listed, **more})
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def _error(self, request: Handler, status: int, name: str, words: str, details: Any = ()) -> None:
+        error = {"code": status, "message": words, "status": name, "details": list(details)}
+        request.answer(status, {"error": error})
 
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                path = self.path.partition("?")[0]
-                failure = fake.failures.popleft() if fake.failures else None
-                if failure == "reset":
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    self.close_connection = True
-                elif failure == "garbage":
-                    self._answer(200, b"<html>\x00 not json")
-                elif failure == "blocked":
-                    self._answer(200, json.dumps([{"promptFeedback": {"blockReason": "SAFETY"}}]).encode())
-                elif failure == "quota":
-                    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
-                    self._answer(429, json.dumps({"error": {"code": 429, "message": "no quota", "status": "RESOURCE_EXHAUSTED", "details": [info]}}).encode())
-                elif isinstance(failure, int):
-                    self._answer(failure, json.dumps({"error": {"code": failure, "message": f"fake {failure}", "status": "FAKE"}}).encode())
-                elif self.headers.get("x-goog-api-key") != fake.key:
-                    self._answer(403, json.dumps({"error": {"code": 403, "message": "wrong key", "status": "PERMISSION_DENIED"}}).encode())
-                elif not path.startswith("/v1beta/models/") or not path.endswith(":streamGenerateContent") or not body.get("contents"):
-                    self._answer(400, json.dumps({"error": {"code": 400, "message": "not what Gemini takes", "status": "INVALID_ARGUMENT"}}).encode())
-                else:
-                    if failure == "slow":
-                        time.sleep(1)
-                    fake.prompts.append({**body, "model": path.split("/")[-1].partition(":")[0]})
-                    self._stream(cut=failure == "cut")
-
-            def _stream(self, *, cut: bool) -> None:
-                """A JSON array, written piece by piece."""
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Transfer-Encoding", "chunked")
-                self.end_headers()
-                for number, text in enumerate(PIECES):
-                    last = number == len(PIECES) - 1
-                    answer: dict[str, Any] = {"candidates": [{"content": {"role": "model", "parts": [{"text": text}]}}]}
-                    if last:
-                        answer["candidates"][0]["finishReason"] = "STOP"
-                        answer["usageMetadata"] = {"promptTokenCount": 5, "candidatesTokenCount": 9, "totalTokenCount": 14}
-                    self._chunk(("[" if number == 0 else ",") + json.dumps(answer) + ("]" if last else ""))
-                    if cut:
-                        self.connection.shutdown(socket.SHUT_RDWR)
-                        self.close_connection = True
-                        return
-                    time.sleep(0.05)
-                self.wfile.write(b"0\r\n\r\n")
-
-            def _chunk(self, text: str) -> None:
-                self.wfile.write(f"{len(text.encode()):x}\r\n{text}\r\n".encode())
-
-            def _answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        return Handler
+    def _stream(self, request: Handler, chunks: list[dict[str, Any]], *, cut: bool) -> None:
+        """A JSON array or server-sent events, written piece by piece."""
+        events = parse_qs(urlsplit(request.path).query).get("alt") == ["sse"]
+        request.send_response(200)
+        kind = "text/event-stream" if events else "application/json"
+        request.send_header("Content-Type", kind)
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        for number, found in enumerate(chunks):
+            text = json.dumps(found)
+            last = number == len(chunks) - 1
+            if events:
+                text = f"data: {text}\r\n\r\n"
+            else:
+                text = ("[" if number == 0 else ",") + text + ("]" if last else "")
+            request.wfile.write(f"{len(text.encode()):x}\r\n{text}\r\n".encode())
+            request.wfile.flush()
+            if cut:
+                return request.cut()
+            time.sleep(0.05)
+        request.wfile.write(b"0\r\n\r\n")
+        return None

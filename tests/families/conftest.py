@@ -11,7 +11,8 @@ import pytest
 from dagster import Definitions
 
 from pipelines import definitions  # at collection: its functions are declared once
-from resources import providers
+from resources import providers, refused_parameters
+from resources.gemini_libraries import GENAI, GENERATIVEAI
 from runyard.store import database
 from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
@@ -43,6 +44,7 @@ def fresh(runyard_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("ANALYTICS_FOLDER", str(tmp_path / "analytics"))
     monkeypatch.setenv("SYNC_FOLDER", str(tmp_path / "sync"))
     providers.breakers.clear()
+    refused_parameters.learnt.clear()
     with database.connection() as connection:
         tables = connection.execute(
             "SELECT schemaname || '.' || relname AS name FROM pg_stat_user_tables WHERE schemaname IN ('app', 'analytics') AND relname <> 'alembic_version'"
@@ -60,9 +62,7 @@ def _openai() -> Iterator[FakeOpenAI]:
 @pytest.fixture
 def openai(_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> FakeOpenAI:
     """A fake of an OpenAI-compatible server, switched on."""
-    _openai.prompts.clear()
-    _openai.failures.clear()
-    _openai.finish = "stop"
+    _openai.fresh()
     monkeypatch.setenv("OPENAI_API_KEY", _openai.key)
     monkeypatch.setenv("OPENAI_BASE_URL", _openai.base_url)
     return _openai
@@ -74,16 +74,16 @@ def _gemini() -> Iterator[FakeGemini]:
         yield fake
 
 
-@pytest.fixture
-def gemini(_gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
-    """A fake of Gemini, switched on."""
-    _gemini.prompts.clear()
-    _gemini.failures.clear()
+@pytest.fixture(params=[GENAI, GENERATIVEAI])
+def gemini(request: pytest.FixtureRequest, _gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
+    """A fake of Gemini, switched on; behind it each of the two packages."""
+    _gemini.fresh()
+    monkeypatch.setenv("GEMINI_LIBRARY", request.param)
     monkeypatch.setenv("GEMINI_API_KEY", _gemini.key)
     monkeypatch.setenv("GEMINI_API_HOST", _gemini.url)
     yield _gemini
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the package leaves connections open that have failed
+        warnings.simplefilter("ignore", ResourceWarning)  # connections that have failed
         gc.collect()
 
 

@@ -39,16 +39,16 @@ def test_without_keys_everything_is_off_and_well() -> None:
 def test_with_keys_they_are_on_and_checked(scopes: Scopes, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENDGRID_API_KEY", "SG.good")
     found = said()
-    assert found["mail"] == (True, "on: SendGrid takes the key") and found["openai"][1].startswith("on: 1 models at ")
+    assert found["mail"] == (True, "on: SendGrid takes the key") and found["openai"][1].startswith("on: 2 models at ")
     assert found["sync sendgrid"] == (True, "on: 3 tables into sync_sendgrid")
 
 
 def test_a_wrong_key_is_not_well_and_not_shown(scopes: Scopes, openai: FakeOpenAI, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SENDGRID_API_KEY", "OPENAI_API_KEY"):
+    for name in ("SENDGRID_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"):
         monkeypatch.setenv(name, "wrong-and-secret")
     found = said()
     assert not found["mail"][0] and "check SENDGRID_API_KEY" in found["mail"][1] and not found["openai"][0] and "401" in found["openai"][1]
-    assert not found["gemini"][0], "the fake lists no models"
+    assert not found["gemini"][0]
     assert "wrong-and-secret" not in str(found) and gemini.key not in str(found)
 
 

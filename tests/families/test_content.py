@@ -29,8 +29,8 @@ def test_an_article_is_outlined_written_section_by_section_and_kept(yard: Yard, 
     assert sorted(found.steps) == sorted(["choose-provider", "outline", "section-1", "section-2", "section-3", "check", "save", "notify", "result"])
     [kept] = rows("SELECT * FROM app.content")
     assert kept["outline"] == ["What it is", "How it works", "Where to go"] and kept["text"].startswith("What it is\n\nQueues hold the rain")
-    assert kept["prompt_versions"] == ["outline/1", "section/1"] and kept["id"] == found.output["content"] and not kept["offline"]
-    assert kept["usage"]["prompt_tokens"] == 160 and kept["usage"]["output_tokens"] == 240 and kept["usage"]["cost"] == pytest.approx(4 * (40 * 0.15 + 60 * 0.6) / 1e6)
+    assert kept["prompt_versions"] == ["outline/2", "section/2"] and kept["id"] == found.output["content"] and not kept["offline"]
+    assert kept["usage"]["prompt_tokens"] == 160 and kept["usage"]["output_tokens"] == 240 and kept["usage"]["cost"] == pytest.approx(4 * (40 * 0.1 + 60 * 0.5) / 1e6)
     assert kept["remarks"] == ["it has 153 words, 600 were asked for"]
     calls = rows("SELECT * FROM app.ai_calls ORDER BY id")
     assert [(call["purpose"], call["status"], call["user_id"]) for call in calls] == [("outline", "ok", "ada")] + [("section", "ok", "ada")] * 3
@@ -77,7 +77,7 @@ def test_another_provider_takes_over_when_the_first_is_down_or_out_of_quota(yard
 def test_the_model_of_one_provider_is_not_asked_of_the_next(yard: Yard, gemini: FakeGemini, openai: FakeOpenAI) -> None:
     gemini.failures.extend([503] * 2)
     assert ask(yard, provider="gemini", model="gemini-9-huge").status == "succeeded"
-    assert {(call["provider"], call["model"]) for call in rows("SELECT provider, model FROM app.ai_calls")} == {("gemini", "gemini-9-huge"), ("openai", "gpt-4o-mini")}
+    assert {(call["provider"], call["model"]) for call in rows("SELECT provider, model FROM app.ai_calls")} == {("gemini", "gemini-9-huge"), ("openai", "gpt-6-luna")}
 
 
 @pytest.mark.parametrize("names", ["gemini", "openai"])

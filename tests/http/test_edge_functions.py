@@ -86,7 +86,7 @@ def test_gemini_answers_with_its_text(door: Door, gemini: FakeGemini) -> None:
     assert answer.status_code == 200
     assert answer.json() | {"seconds": 0} == {
         "text": "".join(PIECES), "provider": "gemini", "model": "gemini-2.5-pro", "finish_reason": "STOP", "prompt_tokens": 5, "output_tokens": 9, "offline": False,
-        "cost": pytest.approx((5 * 1.25 + 9 * 10) / 1_000_000), "seconds": 0,
+        "cost": pytest.approx((5 * 1.25 + 9 * 10) / 1_000_000), "seconds": 0, "thinking_tokens": 0, "passed_over": [],
     }  # fmt: skip
     [asked] = gemini.prompts
     assert asked["model"] == "gemini-2.5-pro" and asked["contents"][0]["parts"][0]["text"] == "a haiku about queues"

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.events import LONGEST_ADDRESS, MAX_RECIPIENTS, EmailSendRequested, MediaImageUploaded, NotificationRequested
-from resources.content import headings
+from resources.outlines import headings
 from resources.plain_text import LONGEST_TEXT, plain_text
 from tests.door import Door
 
