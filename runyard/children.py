@@ -58,7 +58,7 @@ class Child:
         return None if status is None or status in _ENDED + _STOPPED else self.overseer.board.read()
 
     def does_not_stop(self, batch: str, stopped: bool) -> bool:
-        """Whether it was told long ago to stop with this batch."""
+        """Whether it was told long ago to stop with this batch, and still has it."""
         if not stopped:
             self._stopped = None
         elif self._stopped is None or self._stopped[0] != batch:
@@ -111,8 +111,8 @@ class Children:
             found = child.overseer.late(lease["cancelled"] if lease is not None else ())
             if found is not None:
                 self._end(child, *found)
-            elif lease is not None and child.does_not_stop(doing.batch, lease["stopped"]):
-                self._cancel(child, doing)
+            elif child.does_not_stop(doing.batch, lease is None or lease["stopped"]):
+                self._stop(child, doing)
 
     def kill_working(self) -> None:
         """Kill those still at work: the worker stops, and what they do has been handed back."""
@@ -156,9 +156,9 @@ class Children:
                     continue
             self._killed.remove(killed)
 
-    def _cancel(self, child: Child, doing: Activity) -> None:
-        """A run that was cancelled does not end: end it here."""
-        _log.error("process %s was killed: its run was cancelled and did not end", child.pid)
+    def _stop(self, child: Child, doing: Activity) -> None:
+        """A run that was cancelled, or whose batch another run has, does not end: end it here."""
+        _log.error("process %s was killed: its run was to stop and did not end", child.pid)
         hung.kill(child.pid)
         batch = dispatch.batch_of_run(doing.run)
         if batch is not None and batch["status"] == "running":
