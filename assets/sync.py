@@ -21,7 +21,12 @@ def _of(source: Source) -> AssetsDefinition:
     def tables(context: AssetExecutionContext, syncs: Syncs) -> Iterator[MaterializeResult[Any]]:
         loaded = syncs.load(source.name)
         for key in sorted(context.selected_asset_keys):
-            yield MaterializeResult(asset_key=key, metadata={"dagster/row_count": loaded.rows.get(key.path[-1], 0), "changes": "; ".join(loaded.changes) or "none"})
+            metadata: dict[str, Any] = {
+                "dagster/row_count": loaded.rows.get(key.path[-1], 0),
+                "changes": "; ".join(loaded.changes) or "none",
+                **({"files": "; ".join(loaded.notes)} if loaded.notes else {}),
+            }
+            yield MaterializeResult(asset_key=key, metadata=metadata)
 
     return tables
 

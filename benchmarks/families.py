@@ -23,22 +23,34 @@ DAYS, EVENTS_A_DAY, KEPT_DAYS = 60, 100_000, 14
 
 
 def media() -> dict[str, Any]:
-    """A 12-megapixel JPEG to five variants: pictures a second, beside a plain Pillow loop and libvips that make the same files in this call."""
-    from resources import media_workers
+    """A 12-megapixel JPEG to five variants: pictures a second, beside a plain Pillow loop and libvips that make the same files in this call.
+
+    And posters and previews a second, of a video of five seconds in 1280 x 720.
+    """
+    from resources import media_workers, preview_codecs
     from tests import made_media
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "photo.jpg"
         file.write_bytes(made_media.jpeg(made_media.photo(4000, 3000), quality=90))
-        ours = _pictures_a_second(lambda into: media_workers.perform("make variants", file=str(file), variants=_VARIANTS, focal=[0.5, 0.5], keep=[], into=into), 2)
+        ours = _files_a_second(lambda into: media_workers.perform("make variants", file=str(file), variants=_VARIANTS, focal=[0.5, 0.5], keep=[], into=into), 2)
+        film = Path(folder) / "film.mp4"
+        made_media.video(film, 5, 1280, 720)
+        previews = _files_a_second(lambda into: media_workers.perform("film", file=str(film), into=into, codec=preview_codecs.chosen()), 2)
         media_workers.close()
-        pillow = _pictures_a_second(lambda into: _plain_pillow(file, Path(into)), 1)
-        vips = _pictures_a_second(lambda into: _libvips(file, Path(into)), 2)
+        pillow = _files_a_second(lambda into: _plain_pillow(file, Path(into)), 1)
+        vips = _files_a_second(lambda into: _libvips(file, Path(into)), 2)
         megabytes = file.stat().st_size / 1e6
-    return {"images_per_s": ours, "mb_per_s": round(ours * megabytes, 1), "times_plain_pillow": round(ours / pillow, 2), "times_libvips": round(ours / vips, 2)}
+    return {
+        "images_per_s": ours,
+        "mb_per_s": round(ours * megabytes, 1),
+        "times_plain_pillow": round(ours / pillow, 2),
+        "times_libvips": round(ours / vips, 2),
+        "previews_per_s": previews,
+    }
 
 
-def _pictures_a_second(make: Any, threads: int) -> float:
+def _files_a_second(make: Any, threads: int) -> float:
     def once(_: int) -> None:
         with tempfile.TemporaryDirectory() as into:
             make(into)

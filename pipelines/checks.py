@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
-from resources.mailer import SENDGRID_HOST
+from resources import preview_codecs
+from resources.addresses import Mailbox
+from resources.mailer import DEFAULT_SENDER, SENDGRID_HOST
 from resources.media_store import MediaStore
 from resources.providers import switched_on
 from resources.sync_sources import sources
@@ -33,6 +35,10 @@ def _check(name: str, look: Callable[[], str]) -> Check:
 
 
 def _mail() -> str:
+    try:
+        Mailbox.parse(os.environ.get("MAIL_FROM") or DEFAULT_SENDER)
+    except ValueError as error:
+        raise RunyardError(f"MAIL_FROM {error}") from None
     key = os.environ.get("SENDGRID_API_KEY")
     if not key:
         return "off: mails go into the local outbox; SENDGRID_API_KEY sends them"
@@ -60,7 +66,7 @@ def _media() -> str:
     store.make_above(probe)
     probe.write_text("")
     probe.unlink()
-    said = f"files are kept in {store.root}"
+    said = f"files are kept in {store.root}, previews are {preview_codecs.chosen()}"
     return f"on: {said}" if os.environ.get("MEDIA_STORE") else f"off: {said}; MEDIA_STORE is another place"
 
 

@@ -2,8 +2,8 @@
 
 from dagster import in_process_executor, job, op
 
+from resources.addresses import bare, split
 from resources.contact_messages import ContactMessages
-from resources.email_messages import bare
 from resources.staff import Staff
 from runyard import Batch, Event, Item, NonRetriable, receive, settle
 
@@ -27,7 +27,7 @@ def notify_staff(batch: Batch, staff: Staff) -> Batch:
         if not staff.address:
             raise NonRetriable("nobody is to be told: set CONTACT_TO to the address that contact forms go to")
         data = {"name": item.data.name, "email": item.data.email, "message": item.data.message}
-        to_staff = Event(_MAIL, {"to": [staff.address], "reply_to": item.data.email, "template": "contact", "data": data})
+        to_staff = Event(_MAIL, {"to": split(staff.address), "reply_to": item.data.email, "template": "contact", "data": data})
         if item[CHECK]["unacknowledged"]:
             return [to_staff]
         # Anybody may have written anybody's address: so nothing of what was written goes there, not even a name.

@@ -70,7 +70,7 @@ def _send_one_of_each() -> list[str]:
     uploads = uploads_folder()
     make_folder(uploads)
     (uploads / "demo.jpg").write_bytes(made_media.jpeg(made_media.photo(4000, 3000)))
-    made_media.video(uploads / "demo.mp4", seconds=5)
+    made_media.video(uploads / "demo.mp4", seconds=5, codec="mpeg4")
     return send([
         Event("content/generate.requested", {"topic": "Durable queues on PostgreSQL", "length": 600, "user": "ada", "notify": True}),
         Event("media/image.uploaded", {"source": "demo.jpg"}),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Self
 
@@ -13,11 +14,14 @@ from starlette.responses import Response
 
 from pipelines.events import ContactSubmitted, EmailSendRequested, TextGenerateRequested
 from resources.ai_calls import OverBudget
-from resources.delivery_reports import Report, keep_reports
+from resources.delivery_reports import keep_reports, read_reports
 from resources.generators import Generated, Prompt, Refused
 from resources.providers import NotSwitchedOn, Providers
+from resources.webhook_payloads import event_of
 from runyard import Event, NonRetriable, RetryAfter
-from runyard.gateway.doors import Incoming, Webhook, edge_function, send_for
+from runyard.events import millis
+from runyard.gateway.bodies import LARGEST
+from runyard.gateway.doors import Incoming, Taken, Webhook, edge_function, send_for
 from runyard.gateway.endpoint import Call, Endpoint, answer, event_stream
 from runyard.gateway.problems import Problem, problem_of
 from runyard.gateway.signatures import BodyHmac, Stripe, require, secrets_of
@@ -26,6 +30,8 @@ from runyard.gateway.waiting import Wait
 
 # Texts that may be written at a time: they take long, and must not hold the threads of other requests.
 _TEXTS = 16
+# What GitHub posts at most (25 MB) has so many where it is a list of short names.
+_GITHUB_VALUES = 1_000_000
 _TEXT = "text/generate.requested"
 _REPORTED = {"bounce": "email/bounced", "spamreport": "email/complained", "unsubscribe": "email/unsubscribed", "group_unsubscribe": "email/unsubscribed"}
 
@@ -125,31 +131,36 @@ def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
         return False
 
 
-def sendgrid_reports(incoming: Incoming) -> Sequence[Event]:
-    """Keep SendGrid's reports; an address that is suppressed by one is told of."""
+def sendgrid_reports(incoming: Incoming) -> Taken:
+    """Keep SendGrid's reports; an address that is suppressed by one is told of. What is no report of a mail, or not understood, is left out."""
     if not isinstance(incoming.json, list):
         raise Problem(400, "invalid_body", "SendGrid's event webhook posts a JSON array")
-    new = keep_reports(incoming.connection, [Report.of(given) for given in incoming.json])
-    return [
+    reports, not_understood = read_reports(incoming.json)
+    events = [
         Event(
             _REPORTED[report.kind],
             {"address": report.address, "message": report.message_id, "reason": report.reason, "at": report.at.isoformat()},
-            id=f"sendgrid-{report.id}"[:512],
+            id=f"sendgrid-{report.id}",
         )
-        for report in new
+        for report in keep_reports(incoming.connection, reports)
         if report.kind in _REPORTED and (report.kind != "bounce" or report.hard)
     ]
+    return Taken(events, not_understood)
 
 
 def github_events(incoming: Incoming) -> Sequence[Event]:
     """A delivery of GitHub as `github/<event>`."""
-    return [Event(f"github/{incoming.headers['x-github-event']}", incoming.json, id=f"github-{incoming.headers['x-github-delivery']}")]
+    name, delivery = incoming.headers["x-github-event"], incoming.headers["x-github-delivery"]
+    return [event_of(incoming.connection, f"github/{name}", incoming.json, f"github-{delivery}")]
 
 
 def stripe_events(incoming: Incoming) -> Sequence[Event]:
-    """An event of Stripe as `stripe/<type>`, with its object as data."""
+    """An event of Stripe as `stripe/<type>`, with its object as data; a thin one, which has no object but says where it is, as it came."""
     event = incoming.json
-    return [Event(f"stripe/{event['type']}", event["data"]["object"], id=f"stripe-{event['id']}", ts=int(event["created"]) * 1000)]
+    thin = str(event.get("object")).startswith("v2.") or "related_object" in event
+    data = event if thin else event["data"]["object"]
+    at = datetime.fromisoformat(event["created"]) if thin else datetime.fromtimestamp(event["created"], UTC)
+    return [event_of(incoming.connection, f"stripe/{event['type']}", data, f"stripe-{event['id']}", millis(at))]
 
 
 ENDPOINTS = [
@@ -160,6 +171,9 @@ ENDPOINTS = [
         also={202: ("it is written in the background", Outcome)}, errors=(422, 429, 502), media=("text/event-stream",),
     ),
     Webhook("sendgrid", SendGridSignature(), sendgrid_reports, "SendGrid's event webhook: what became of mails.").endpoint(),
-    Webhook("github", BodyHmac("GITHUB_WEBHOOK_SECRET"), github_events, "GitHub's deliveries, as events `github/<event>`.").endpoint(),
+    Webhook(
+        "github", BodyHmac("GITHUB_WEBHOOK_SECRET"), github_events, "GitHub's deliveries, as events `github/<event>`.",
+        most_bytes=LARGEST, most_values=_GITHUB_VALUES,
+    ).endpoint(),
     Webhook("stripe", Stripe("STRIPE_WEBHOOK_SECRET"), stripe_events, "Stripe's events, as `stripe/<type>`.").endpoint(),
 ]  # fmt: skip

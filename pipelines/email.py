@@ -5,11 +5,14 @@ sent. Addresses that are suppressed are left out; a mail without any other recip
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources.email_messages import EmailMessages, Message, bare
+from pipelines.events import RECIPIENTS, EmailSendRequested
+from resources.addresses import bare, without_repeats
+from resources.email_messages import EmailMessages, Message
 from resources.mail_templates import Rendered, render_template
 from resources.mailer import Mail, Mailer
 from resources.plain_text import plain_text
@@ -66,13 +69,12 @@ def send_email() -> None:
 def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
     """The mail as it will be sent (None when nobody is left to send it to), and the addresses that were left out."""
     data = item.data
-    rendered = (
-        render_template(data.template, data.data, data.subject)
-        if data.template is not None
-        else Rendered(data.subject, data.text if data.text is not None else plain_text(data.html), data.html)
-    )
-    kept = {field: [address for address in getattr(data, field) if bare(address) not in suppressed] for field in ("to", "cc", "bcc")}
-    left_out = sorted({bare(address) for field in ("to", "cc", "bcc") for address in getattr(data, field)} & suppressed)
+    rendered = _rendered(data)
+    if not rendered.subject.strip() or not (rendered.text + (rendered.html or "")).strip():
+        raise NonRetriable("there is nothing to send: the subject, or both text and HTML, are blank")
+    recipients = _recipients(item)
+    kept = {field: [address for address in addresses if bare(address) not in suppressed] for field, addresses in recipients.items()}
+    left_out = sorted({bare(address) for address in chain(*recipients.values())} & suppressed)
     mail = Mail(
         id=item.key, **kept, reply_to=data.reply_to, subject=rendered.subject, text=rendered.text, html=rendered.html,
         attachments=[attachment.model_dump() for attachment in data.attachments], send_at=data.send_at,
@@ -80,10 +82,24 @@ def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
     return {"mail": mail.model_dump(mode="json") if mail.to else None, "suppressed": left_out, "subject": rendered.subject}
 
 
+def _rendered(data: EmailSendRequested) -> Rendered:
+    """What the mail says: of a template, or as it was written. A blank part is as good as none."""
+    if data.template is not None:
+        return render_template(data.template, data.data, data.subject)
+    html = data.html if data.html and data.html.strip() else None
+    text = data.text if data.text and data.text.strip() else plain_text(html or "")
+    return Rendered(data.subject or "", text, html)
+
+
+def _recipients(item: Item) -> dict[str, list[str]]:
+    """Everybody whom the mail is to, once: where they stand first."""
+    return without_repeats({field: getattr(item.data, field) for field in RECIPIENTS})
+
+
 def _record(items: Sequence[Item], messages: EmailMessages) -> list[str]:
     rows = [
         Message(
-            id=item.key, event_id=str(item.event.id), recipients=[*item.data.to, *item.data.cc, *item.data.bcc],
+            id=item.key, event_id=str(item.event.id), recipients=list(chain(*_recipients(item).values())),
             subject=item[PREPARE]["subject"], template=item.data.template, status="queued" if item[PREPARE]["mail"] else "suppressed",
         )
         for item in items

@@ -7,12 +7,22 @@ import base64
 import binascii
 import re
 from datetime import UTC, datetime, timedelta
-from email.utils import formataddr, parseaddr
 from typing import Annotated, Any, Literal, Self
 
-from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from resources import addresses
+from resources.addresses import LONGEST_ADDRESS
 from resources.mail_templates import template_names
 from runyard import EventData, event_type
 from runyard.events import MAX_EVENT_BYTES
@@ -20,9 +30,11 @@ from runyard.events import MAX_EVENT_BYTES
 MAX_RECIPIENTS = 1000  # SendGrid's limit for one mail/send request
 MAX_ATTACHMENT_BYTES = 350 * 1024  # what fits into an event with the rest of it
 LONGEST_SEND_AT = timedelta(hours=72)  # SendGrid's limit
-LONGEST_ADDRESS = 1000  # 320 for the address itself (RFC 3696), and a name; mailers may not have lines beyond 998 (RFC 5322)
 MAX_ATTACHMENTS = 100
-_SHOWN = 100  # of what was given, in an error
+RECIPIENTS = ("to", "cc", "bcc")
+# A media type (RFC 2045), which may have parameters: `text/csv; charset=utf-8`.
+_WORD = r"[A-Za-z0-9_!#$&^.+-]+"
+MEDIA_TYPE = rf'^{_WORD}/{_WORD}(\s*;\s*{_WORD}=({_WORD}|"[^"\\;]*"))*\s*;?$'
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -35,41 +47,46 @@ def _one_line(text: str) -> str:
 
 def _address(text: str) -> str:
     """Return an address in its normal form: `ada@example.com` or `Ada Lovelace <ada@example.com>`."""
-    # Before anything reads it: the parsers take the square of its length, and call themselves for every parenthesis.
-    if len(text) > LONGEST_ADDRESS:
-        raise ValueError(f"{_shown(text)} is not an e-mail address: it has {len(text)} characters, {LONGEST_ADDRESS} at most with its name")
-    _one_line(text)
-    try:
-        name, address = parseaddr(text)
-        checked = validate_email(address or text, check_deliverability=False).normalized
-        found = formataddr((name, checked), charset="utf-8") if name else checked
-    except EmailNotValidError as error:
-        raise ValueError(f"{_shown(text)} is not an e-mail address: {str(error)[:200]}") from None
-    except Exception:  # the parsers have many: RecursionError, UnicodeError, IndexError ...
-        raise ValueError(f"{_shown(text)} is not an e-mail address") from None
-    # What the parser left over would be silently lost: refuse it.
-    if not name and text.strip().strip("<>") != address:
-        raise ValueError(f"{_shown(text)} is not one e-mail address")
+    found = str(addresses.Mailbox.parse(text))
     # In its normal form it goes on into other events, which refuse what is longer.
     if len(found) > LONGEST_ADDRESS:
-        raise ValueError(f"{_shown(text)} has too long a name; the address is enough")
+        raise ValueError(f"{addresses.shown(text)} has too long a name; the address is enough")
     return found
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+def _not_blank(text: str) -> str:
+    """Refuse what nobody would see."""
+    if not text.strip():
+        raise ValueError("is blank")
+    return text
 
 
-def _check_recipients(count: int) -> None:
-    if count > MAX_RECIPIENTS:
-        raise ValueError(f"to, cc and bcc together have more than {MAX_RECIPIENTS} addresses; send several mails")
+def _is_blank(text: str | None) -> bool:
+    return text is None or not text.strip()
+
+
+def _wrong(model: type[BaseModel], field: str, message: str) -> ValidationError:
+    """What is wrong with a field that only shows beside the others, under the name of that field."""
+    error = PydanticCustomError("value_error", "{message}", {"message": message})
+    problem = InitErrorDetails(type=error, loc=(field,), input=None)
+    return ValidationError.from_exception_data(model.__name__, [problem])
+
+
+def _base64(text: str) -> bytes:
+    """The bytes of base64, which may be broken into lines."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("must be base64") from None
 
 
 def _as_list(value: object) -> object:
-    """The items of a list, which are looked at only where there are not too many."""
-    if isinstance(value, list) and len(value) > MAX_RECIPIENTS:
-        raise ValueError(f"has {len(value)} addresses; a mail may have {MAX_RECIPIENTS}. Send several mails")
-    return [value] if isinstance(value, str) else value
+    """The addresses of a text, which may have commas between them, or the items of a list; looked at only where there are not too many."""
+    found = addresses.split(value) if isinstance(value, str) else value
+    if isinstance(found, list) and len(found) > MAX_RECIPIENTS:
+        raise ValueError(f"has {len(found)} addresses; a mail may have {MAX_RECIPIENTS}. Send several mails")
+    # Read here, so that an error names the field, which has no items.
+    return [_address(text) for text in found or [value]] if isinstance(value, str) and isinstance(found, list) else value
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
@@ -90,18 +107,17 @@ class Attachment(BaseModel):
 
     filename: Annotated[Line, Field(min_length=1, max_length=255)]
     content: Text
-    type: Annotated[Line, Field(pattern=r"^[\w.+-]+/[\w.+-]+$", max_length=255)] = "application/octet-stream"
+    type: Annotated[Line, Field(pattern=MEDIA_TYPE, max_length=255)] = "application/octet-stream"
 
     @field_validator("content")
     @classmethod
     def _is_base64(cls, value: str) -> str:
-        try:
-            size = len(base64.b64decode(value, validate=True))
-        except (binascii.Error, ValueError):
-            raise ValueError("must be base64") from None
-        if size > MAX_ATTACHMENT_BYTES:
-            raise ValueError(f"has {size} bytes; attachments may have {MAX_ATTACHMENT_BYTES} in all. Put the file elsewhere and send a link")
-        return value
+        content = _base64(value)
+        if not content:
+            raise ValueError("is empty; an attachment has one byte at least")
+        if len(content) > MAX_ATTACHMENT_BYTES:
+            raise ValueError(f"has {len(content)} bytes; attachments may have {MAX_ATTACHMENT_BYTES} in all. Put the file elsewhere and send a link")
+        return base64.b64encode(content).decode()
 
     def size(self) -> int:
         """The file's size in bytes."""
@@ -116,7 +132,7 @@ class EmailSendRequested(EventData):
     cc: Addresses = Field(default_factory=list)
     bcc: Addresses = Field(default_factory=list)
     reply_to: Address | None = None
-    subject: Annotated[Line, Field(min_length=1, max_length=998)] | None = None
+    subject: Annotated[Line, Field(min_length=1, max_length=998), AfterValidator(_not_blank)] | None = None
     template: Annotated[str, Field(max_length=100)] | None = Field(default=None, examples=["welcome"])
     text: Text | None = None
     html: Text | None = None
@@ -128,9 +144,15 @@ class EmailSendRequested(EventData):
     @classmethod
     def _has_no_more_recipients(cls, value: Any) -> Any:
         """Counted before they are looked at: each takes its time."""
-        lists = [found for field in ("to", "cc", "bcc") if isinstance(found := value.get(field), list)] if isinstance(value, dict) else []
-        _check_recipients(sum(map(len, lists)))
+        fields = [value.get(field) for field in RECIPIENTS] if isinstance(value, dict) else []
+        cls._check_recipients(sum(len(found) for found in fields if isinstance(found, list)))
         return value
+
+    @classmethod
+    def _check_recipients(cls, count: int) -> None:
+        if count > MAX_RECIPIENTS:
+            message = f"to, cc and bcc together have more than {MAX_RECIPIENTS} addresses; send several mails"
+            raise _wrong(cls, "to", message)
 
     @field_validator("template")
     @classmethod
@@ -151,15 +173,19 @@ class EmailSendRequested(EventData):
 
     @model_validator(mode="after")
     def _has_content(self) -> Self:
-        if self.template is not None and (self.text is not None or self.html is not None):
-            raise ValueError("give a template, or text and html, not both")
-        if self.template is None and self.text is None and self.html is None:
-            raise ValueError("give a template, or text, or html")
+        model = type(self)
+        written = [field for field in ("text", "html") if getattr(self, field) is not None]
+        if self.template is not None and written:
+            raise _wrong(model, "template", "give a template, or text and html, not both")
+        if self.template is None and _is_blank(self.text) and _is_blank(self.html):
+            field = written[0] if written else "text"
+            raise _wrong(model, field, "there is nothing to send: give a template, or text, or html")
         if self.template is None and self.subject is None:
-            raise ValueError("a mail without a template needs a subject")
-        _check_recipients(len(self.to) + len(self.cc) + len(self.bcc))
+            raise _wrong(model, "subject", "a mail without a template needs a subject")
+        self._check_recipients(len(self.to) + len(self.cc) + len(self.bcc))
         if sum(attachment.size() for attachment in self.attachments) > MAX_ATTACHMENT_BYTES:
-            raise ValueError(f"the attachments have more than {MAX_ATTACHMENT_BYTES} bytes together. Put the files elsewhere and send links")
+            message = f"the attachments have more than {MAX_ATTACHMENT_BYTES} bytes together. Put the files elsewhere and send links"
+            raise _wrong(model, "attachments", message)
         return self
 
 
@@ -268,7 +294,7 @@ class ContentGenerateRequested(EventData):
     @model_validator(mode="after")
     def _has_somebody_to_tell(self) -> Self:
         if self.notify and self.user is None:
-            raise ValueError("notify needs a user to tell")
+            raise _wrong(type(self), "user", "notify needs a user to tell")
         return self
 
 

@@ -8,7 +8,8 @@ from dagster import Field, OpExecutionContext, in_process_executor, job, op
 from resources.email_messages import EmailMessages
 from resources.mailer import outbox_folder
 from resources.media_store import Media, MediaStore
-from runyard import retention
+from resources.webhook_payloads import sweep_payloads
+from runyard import clock, retention
 from runyard.keeping_times import Retention
 from runyard.settings import settings
 
@@ -40,18 +41,30 @@ def delete_old_runs(context: OpExecutionContext) -> None:
 
 @op(config_schema=_WITH_TIMES)
 def delete_old_files(context: OpExecutionContext, store: MediaStore, media: Media) -> None:
-    """Mails of the local outbox whose time is over, and media that no asset names and nobody has changed for a day."""
+    """Mails of the local outbox and payloads of webhooks whose time is over, and media that no asset names and nobody has changed for a day."""
     config = context.op_config
-    general = _times(config).general
+    times = _times(config)
+    general = times.general
     oldest = time.time() - general.total_seconds() if general is not None else 0.0
     mails = [path for path in outbox_folder().glob("*.eml") if path.stat().st_mtime < oldest]
     orphans = media.orphans(store, time.time() - _DAY)
+    # An event's payload is needed as long as the event may be.
+    before = times.all_before(clock.now())
+    payloads = sweep_payloads(before, dry_run=config["dry_run"]) if before is not None else 0
     if not config["dry_run"]:
         for path in mails:
             path.unlink(missing_ok=True)
         for key, _ in orphans:
             store.delete(key)
-    context.add_output_metadata({"dry run": config["dry_run"], "mails": len(mails), "media": len(orphans), "media bytes": sum(size for _, size in orphans)})
+    context.add_output_metadata(
+        {
+            "dry run": config["dry_run"],
+            "mails": len(mails),
+            "payloads": payloads,
+            "media": len(orphans),
+            "media bytes": sum(size for _, size in orphans),
+        }
+    )
 
 
 @op(config_schema=_CONFIG)
@@ -73,7 +86,7 @@ def sweep_runs() -> None:
     delete_old_runs()
 
 
-@job(executor_def=in_process_executor, description="Delete old mails of the outbox, and media that no asset names")
+@job(executor_def=in_process_executor, description="Delete old mails of the outbox, old payloads of webhooks, and media that no asset names")
 def sweep_files() -> None:
     """By hand: `dry_run` in the config of its op."""
     delete_old_files()

@@ -9,7 +9,7 @@ from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources import media_workers
+from resources import media_workers, preview_codecs
 from resources.media_store import SUFFIXES, Media, MediaStore
 from runyard import Batch, Item, receive, settle
 
@@ -75,10 +75,10 @@ def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
 
     def make(item: Item) -> dict[str, Any]:
         with store.local(item[FETCH]["key"]) as file, TemporaryDirectory(prefix="runyard-media-") as into:
-            filmed = media_workers.perform("film", file=str(file), into=into)
+            filmed = media_workers.perform("film", file=str(file), into=into, codec=preview_codecs.chosen())
             item.progress(50, "the preview is there")
             poster = media_workers.perform("make variants", file=str(Path(into) / "poster.png"), variants=_POSTER, focal=[0.5, 0.5], keep=[], into=into)
-            files = [*poster["variants"], {**filmed["preview"], "format": "mp4"}]
+            files = [*poster["variants"], filmed["preview"]]
             return {**poster, "variants": _stored(files, Path(into), store)}
 
     return batch.map(VARIANTS, make, threads=media_workers.how_many())
@@ -129,4 +129,5 @@ def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str,
         "variant_bytes": sum(file["bytes"] for file in files), "width": found["width"], "height": found["height"], "placeholder": made["placeholder"],
         "colour": made["colour"], "manifest": manifest,
     })  # fmt: skip
-    return {"media": asset, "manifest": key, "variants": [file["key"] for file in files]}
+    pages = {"pages": found["pages"]} if found.get("pages", 1) > 1 else {}
+    return {"media": asset, "manifest": key, "variants": [file["key"] for file in files], **pages}

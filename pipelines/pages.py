@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from resources.media_store import SUFFIXES, MediaStore
+from resources.media_store import SUFFIXES, VIDEOS, MediaStore
 from resources.outbox import OutboxMail, read_mail
 from runyard.gateway.dev.functions import open_lately
 from runyard.gateway.dev.page import Page, Values, Visit
@@ -22,7 +22,7 @@ _IN_FRAME = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src dat
 _NOTHING = "sandbox; default-src 'none'"
 # Under which name the media store keeps a file: its checksum.
 _KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
-_TYPES = {suffix: f"{'video' if kind == 'mp4' else 'image'}/{kind}" for kind, suffix in SUFFIXES.items()}
+_TYPES = {suffix: f"{'video' if kind in VIDEOS else 'image'}/{kind}" for kind, suffix in SUFFIXES.items()}
 
 
 def mails(visit: Visit) -> Values:
@@ -75,7 +75,7 @@ def media(visit: Visit) -> Values:
 
 def medium(visit: Visit) -> Values:
     """One picture or video with its variants."""
-    return {"row": _row(visit, "picture or video", "app.media")}
+    return {"row": _row(visit, "picture or video", "app.media"), "videos": VIDEOS}
 
 
 def media_file(visit: Visit) -> Response:
@@ -119,7 +119,7 @@ def _in_outbox(visit: Visit) -> OutboxMail:
 
 def _smallest(manifest: dict[str, Any]) -> dict[str, Any] | None:
     """The variant for a list: the smallest picture that is not tiny."""
-    pictures = sorted((file for file in manifest["variants"] if file["format"] != "mp4"), key=lambda file: int(file["width"]))
+    pictures = sorted((file for file in manifest["variants"] if file["format"] not in VIDEOS), key=lambda file: int(file["width"]))
     return next((file for file in pictures if file["width"] >= 160), pictures[-1] if pictures else None)
 
 

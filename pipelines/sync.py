@@ -18,11 +18,25 @@ def load_sources(context: OpExecutionContext, batch: Batch, syncs: Syncs) -> Bat
         data = item.data
         item.progress(0, f"reading {data.source}")
         loaded = syncs.load(data.source, agree=data.agree, preview=data.preview)
+        for note in loaded.notes:
+            context.log.info(note)
         if loaded.applied:
             for table, rows in loaded.rows.items():
-                metadata: dict[str, Any] = {"dagster/row_count": rows, "changes": "; ".join(loaded.changes) or "none", "event": str(item.event.id)}
+                metadata: dict[str, Any] = {
+                    "dagster/row_count": rows,
+                    "changes": "; ".join(loaded.changes) or "none",
+                    "event": str(item.event.id),
+                    **({"files": "; ".join(loaded.notes)} if loaded.notes else {}),
+                }
                 context.log_event(AssetMaterialization(AssetKey([f"sync_{data.source}", table]), metadata=metadata))
-        return {"source": data.source, "rows": loaded.rows, "changes": loaded.changes, "applied": loaded.applied, "seconds": round(loaded.seconds, 3)}
+        return {
+            "source": data.source,
+            "rows": loaded.rows,
+            "changes": loaded.changes,
+            "notes": loaded.notes,
+            "applied": loaded.applied,
+            "seconds": round(loaded.seconds, 3),
+        }
 
     return batch.map(LOAD, load, at_most_once_window=1)
 

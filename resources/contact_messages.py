@@ -6,7 +6,7 @@ from typing import Any
 
 from dagster import ConfigurableResource
 
-from resources.email_messages import bare
+from resources.addresses import bare
 from runyard.errors import NonRetriable
 from runyard.store import database
 

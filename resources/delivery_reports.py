@@ -5,14 +5,17 @@ late or shuffled ends in the same state.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any
 
 import psycopg
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from resources.addresses import bare
 
 Connection = psycopg.Connection[dict[str, object]]
 
@@ -23,29 +26,48 @@ _STATES = {
 }  # fmt: skip
 # What a mail server says has no length of its own.
 _LONGEST_REASON = 2000
+_LONGEST_ID = 500
+_LATEST = 4_102_444_800  # the year 2100
+_NAME = re.compile(r"[a-z_]{1,40}")
 _SUPPRESSING = ("bounce", "spamreport", "unsubscribe", "group_unsubscribe", "group_resubscribe")
+
+
+def _text_or_none(value: Any) -> str | None:
+    """A text as it is, a number as text, of anything else nothing: for what a report is understood without."""
+    if isinstance(value, str):
+        return value or None
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _in_seconds(value: Any) -> Any:
+    """A time that would be behind the year 2100 is milliseconds, as some relays write it."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value / 1000 if is_number and value > _LATEST else value
+
+
+Loose = Annotated[str | None, BeforeValidator(_text_or_none)]
 
 
 class Posted(BaseModel):
     """An element of the array that SendGrid's event webhook posts (SendGrid's reference, Event Webhook); `message_id` is our custom argument."""
 
-    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="ignore")
 
-    event: str = Field(max_length=100)
-    email: str = Field(max_length=1000)
-    timestamp: float = Field(ge=0, le=4_102_444_800)
-    sg_event_id: str | None = Field(default=None, max_length=512)
-    sg_message_id: str | None = Field(default=None, max_length=512)
-    message_id: str | None = Field(default=None, max_length=512)
+    event: str = Field(min_length=1, max_length=100)
+    email: str = Field(max_length=1000, pattern=r"^[^\x00-\x1f\x{fffd}]+@[^\x00-\x1f\x{fffd}]+$")
+    timestamp: Annotated[float, Field(ge=0, le=_LATEST), BeforeValidator(_in_seconds)]
     type: str | None = Field(default=None, max_length=100)
-    reason: str | None = None
-    response: str | None = None
     asm_group_id: int | None = Field(default=None, ge=0, lt=2**63)
+    sg_event_id: Loose = None
+    sg_message_id: Loose = None
+    message_id: Loose = None
+    reason: Loose = None
+    response: Loose = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """One report as it is kept. `kind` is SendGrid's name of the event, `address` in lower case."""
+    """One report as it is kept. `kind` is SendGrid's name of the event, `address` in the form of `bare`."""
 
     id: str
     kind: str
@@ -62,12 +84,54 @@ class Report:
     def of(cls, given: Any) -> "Report":
         """A report of an element of the array; raises pydantic's ValidationError. One without an id is known by its content."""
         posted = Posted.model_validate(given)
-        raw = json.dumps(given, sort_keys=True)
+        raw = _as_json(given, posted)
+        sent = posted.sg_message_id.partition(".")[0] if posted.sg_message_id else None
         return cls(
-            posted.sg_event_id or sha256(raw.encode()).hexdigest(), posted.event, posted.message_id,
-            posted.sg_message_id.partition(".")[0] if posted.sg_message_id else None, posted.email.strip().lower(), datetime.fromtimestamp(posted.timestamp, UTC),
+            _id(posted, raw), posted.event, _ours(posted.message_id), _ours(sent), bare(posted.email), datetime.fromtimestamp(posted.timestamp, UTC),
             posted.event == "bounce" and posted.type != "blocked", posted.asm_group_id, (posted.reason or posted.response or "")[:_LONGEST_REASON] or None, raw,
         )  # fmt: skip
+
+
+def read_reports(elements: Sequence[Any]) -> tuple[list[Report], list[str]]:
+    """The reports of a batch, and of each element that is none what is missing or wrong: it says nothing of an address, or is of a kind that came later."""
+    reports: list[Report] = []
+    not_understood: list[str] = []
+    for element in elements:
+        try:
+            reports.append(Report.of(element))
+        except ValidationError as error:
+            fields = {str(problem["loc"][0]) for problem in error.errors(include_url=False, include_input=False) if problem["loc"]}
+            not_understood.append(f"{_kind(element)} ({', '.join(sorted(fields)) or 'no object'})")
+        except (ArithmeticError, RecursionError) as error:
+            not_understood.append(f"{_kind(element)} ({type(error).__name__})")
+    return reports, not_understood
+
+
+def _kind(element: Any) -> str:
+    """The kind of an element, where it has one that looks like a name."""
+    found = element.get("event") if isinstance(element, dict) else None
+    return found if isinstance(found, str) and _NAME.fullmatch(found) else "an element"
+
+
+def _as_json(given: Any, posted: Posted) -> str:
+    """An element as it came; where JSON cannot hold it, what was understood of it."""
+    try:
+        return json.dumps(given, sort_keys=True, allow_nan=False)
+    except (ValueError, RecursionError):
+        return posted.model_dump_json()
+
+
+def _id(posted: Posted, raw: str) -> str:
+    """SendGrid's id of a report, by which a repeat is known; a long one is as good as its hash."""
+    given = posted.sg_event_id or raw
+    if posted.sg_event_id and len(given) <= _LONGEST_ID:
+        return given
+    return sha256(given.encode()).hexdigest()
+
+
+def _ours(message_id: str | None) -> str | None:
+    """An id of a mail; one that is longer than any of ours and SendGrid's is of neither."""
+    return message_id if message_id and len(message_id) <= _LONGEST_ID else None
 
 
 def keep_reports(connection: Connection, reports: Sequence[Report]) -> list[Report]:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parseaddr
 from typing import Any
 
 from dagster import ConfigurableResource
 
+from resources.addresses import bare, forms
 from runyard.store import database
 
 
@@ -54,14 +54,15 @@ class EmailMessages(ConfigurableResource[Any]):
             connection.execute("UPDATE app.email_messages SET status = 'failed', error = %s, updated_at = now() WHERE id = %s", (error, message_id))
 
     def suppressed(self, addresses: Iterable[str]) -> set[str]:
-        """Those of these addresses (with or without names) that must not be mailed, in lower case."""
-        wanted = list({bare(address) for address in addresses})
+        """Those of these addresses (with or without names) that must not be mailed, in the form of `bare`."""
+        # Who writes the table by hand may have given the domain in its other form.
+        wanted = list({form for address in addresses for form in forms(address)})
         with database.connection() as connection:
             # by suppressions_pkey
             rows = connection.execute(
                 "SELECT address FROM app.suppressions WHERE address = ANY (%s) AND (expires_at IS NULL OR expires_at > runyard.now())", (wanted,)
             ).fetchall()
-        return {str(row["address"]) for row in rows}
+        return {bare(str(row["address"])) for row in rows}
 
     def suppress(self, address: str, reason: str, until: datetime | None = None) -> None:
         """Mail this address no more, or not until a time."""
@@ -78,8 +79,3 @@ class EmailMessages(ConfigurableResource[Any]):
                 (f"SELECT count(*) AS n {over}" if dry_run else f"WITH gone AS (DELETE {over} RETURNING 1) SELECT count(*) AS n FROM gone").encode()  # noqa: S608
             ).fetchone()
         return int(str(row["n"])) if row else 0
-
-
-def bare(address: str) -> str:
-    """The address itself, in lower case: `ada@example.com` of `Ada <Ada@example.com>`."""
-    return parseaddr(address)[1].lower()

@@ -4,21 +4,42 @@ Decoding goes through JPEG's reduced sizes where no variant needs the whole; eve
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import blurhash
 from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 
+from resources.polyglots import is_something_else
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
+# Those whose further pictures are to be shown one after the other. TIFF's and HEIC's are pages,
+# those in a phone's JPEG (MPO) are its depth or brightness.
+_ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
+_PAGED = ("TIFF", "HEIF")
 _QUALITY = {"webp": 80, "avif": 60, "jpeg": 82}
 _MOST_FRAMES = 300
 _ORIENTATION, _COPYRIGHT, _ARTIST = 0x0112, 0x8298, 0x013B
-# What a file may hide behind or before an image, for a program that looks at it in another way.
-_HEADS = (b"%pdf-", b"<?php", b"<script", b"<html", b"<!doctype")
+_DNG_VERSION, _SUBFILE_TYPE = 0xC612, 0x00FE
 _SRGB = ImageCms.createProfile("sRGB")
+_RAW = "a camera's raw file"
+# How files begin that are often sent as pictures.
+_OTHERS = {
+    b"8BPS": "a Photoshop file",
+    b"%PDF-": "a PDF",
+    b"%!PS": "PostScript",
+    b"\0\0\1\0": "an icon (ICO)",
+    b"gimp xcf": "a GIMP file",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"II*\0\x10\0\0\0CR": _RAW,
+    b"FUJIFILMCCD-RAW": _RAW,
+}
 
 
 class Refused(Exception):
@@ -27,60 +48,93 @@ class Refused(Exception):
 
 def look(file: Path, most_pixels: int) -> Image.Image:
     """Open an image without decoding it; raises `Refused`."""
-    with file.open("rb") as opened:
-        head = opened.read(4096).lstrip()
-    if b"<svg" in head.lower() or head[:5].lower() == b"<?xml":
-        raise Refused("SVG is a program, not a picture: export it as PNG or WebP")
+    formats = _formats(file)
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and is checked before anything is decoded
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=formats)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        raise Refused(f"it is none of {', '.join(FORMATS)}, or is damaged") from None
+        if _is_tiff(file):
+            raise Refused("it is a TIFF that is damaged or of a kind that is not taken: export it with 8 bits a colour") from None
+        raise Refused(f"it is none of {', '.join(FORMATS)} and HEIC, or is damaged") from None
+    if image.format == "TIFF" and _DNG_VERSION in image.getexif():
+        raise _refused_as(_RAW)
     pixels = image.width * image.height
     frames = _frame_count(image)
     if pixels > most_pixels:
         raise Refused(f"it has {pixels / 1e6:.0f} megapixels, {most_pixels / 1e6:.0f} are taken (MEDIA_MAX_PIXELS)")
     if frames > _MOST_FRAMES or pixels * frames > 4 * most_pixels:
         raise Refused(f"it has {frames} frames of {image.width} x {image.height}, which are too many")
-    _check_polyglot(file, head)
+    if is_something_else(file, image.format or ""):
+        raise Refused("it is an image and something else at the same time")
     return image
 
 
+def _formats(file: Path) -> tuple[str, ...]:
+    """What a file may be; raises `Refused` with its name where it is known to be something else."""
+    with file.open("rb") as opened:
+        head = opened.read(4096)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"<") and (b"<svg" in text.lower() or text[:5].lower() == b"<?xml"):
+        raise Refused("SVG is a program, not a picture: export it as PNG or WebP")
+    for begin, name in _OTHERS.items():
+        if head.startswith(begin):
+            raise _refused_as(name)
+    if head[4:8] != b"ftyp":
+        return FORMATS
+    import pillow_heif  # it is not loaded for the many pictures that are no HEIC
+
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    return (*FORMATS, "HEIF")
+
+
+def _is_tiff(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(4) in (b"II*\0", b"MM\0*")
+
+
+def _refused_as(name: str) -> Refused:
+    return Refused(f"it is {name}, which is not taken: export it as JPEG, PNG or WebP")
+
+
 def _frame_count(image: Image.Image) -> int:
-    """How many frames an animation has. The pictures behind the first one in a phone's JPEG (MPO) are none."""
-    return getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    """How many frames an animation has."""
+    return getattr(image, "n_frames", 1) if image.format in _ANIMATIONS else 1
+
+
+def _page_count(image: Image.Image) -> int:
+    """How many pages or pictures there are, of which the first is taken (of HEIC the one that is meant to be shown)."""
+    count: int = getattr(image, "n_frames", 1) if image.format in _PAGED else 1
+    if count == 1 or image.format != "TIFF":
+        return count
+    smaller = 0
+    for number in range(1, count):
+        with suppress(SyntaxError, OSError, ValueError):  # a page that cannot be read is one
+            image.seek(number)
+            smaller += _is_smaller_copy(image)
+    image.seek(0)
+    return count - smaller
+
+
+def _is_smaller_copy(page: Image.Image) -> bool:
+    """Whether a page of a TIFF is one of the others again, for a faster look at it."""
+    kind = getattr(page, "tag_v2", {}).get(_SUBFILE_TYPE, 0)
+    return isinstance(kind, int) and bool(kind & 1)
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of a picture that is put upright: EXIF's orientations from 5 on lie on their side."""
-    turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    # Pillow turns TIFFs itself, and says their size as it will be.
+    turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (image.height, image.width) if turned else image.size
 
 
-def _check_polyglot(file: Path, head: bytes) -> None:
-    """Refuse a file that is something else as well."""
-    with file.open("rb") as opened:
-        opened.seek(0, io.SEEK_END)
-        opened.seek(max(0, opened.tell() - 65_557))  # the record at the end of a ZIP archive is within so many bytes (PKWARE's APPNOTE)
-        tail = opened.read()
-    ends = head.lower(), tail.lower()
-    if _ends_as_zip(tail) or any(mark in end for mark in _HEADS for end in ends):
-        raise Refused("it is an image and something else at the same time")
-
-
-def _ends_as_zip(tail: bytes) -> bool:
-    """Whether a ZIP archive's last record is there: the four bytes alone come by chance, with a length that fits they do not."""
-    at = tail.rfind(b"PK\x05\x06")
-    return at >= 0 and at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail)
-
-
 def inspect(file: Path, most_pixels: int) -> dict[str, Any]:
-    """What an image is: format, width and height as shown, frames, mode, whether it has transparency."""
+    """What an image is: format, width and height as shown, frames, pages, mode, whether it has transparency."""
     with look(file, most_pixels) as image:
         width, height = _shown_size(image)
         return {
             "format": "JPEG" if image.format == "MPO" else image.format, "width": width, "height": height, "mode": image.mode,
-            "frames": _frame_count(image), "transparent": "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"),
+            "frames": _frame_count(image), "pages": _page_count(image), "transparent": "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"),
         }  # fmt: skip
 
 
@@ -98,7 +152,8 @@ def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequenc
 
     Returns
     -------
-    The variants with file, width, height; the placeholder (BlurHash) and the main colour (`#rrggbb`).
+    The variants with file, width, height; the placeholder (BlurHash) and the main colour (`#rrggbb`). Where several come
+    to the same, as nothing is enlarged, there is the first one.
     """
     with look(file, most_pixels) as image:
         exif = _kept(image, keep)
@@ -108,7 +163,7 @@ def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequenc
             base = frames[0][0] if frames else _decoded(image, variants)
         except (OSError, SyntaxError, ValueError) as error:
             raise Refused(f"it is damaged: {str(error)[:100]}") from None
-    planned = sorted(enumerate(variants), key=lambda pair: -pair[1]["width"])
+    planned = sorted(_different(variants, base.size, focal), key=lambda pair: -pair[1]["width"])
     made: dict[int, dict[str, Any]] = {}
     saving: list[Future[None]] = []
     with ThreadPoolExecutor(2) as pool:  # Pillow encodes without Python's lock: both cores
@@ -126,7 +181,17 @@ def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequenc
             saving.append(pool.submit(_save, picture, wanted, exif, target))
         for one in saving:
             one.result()
-    return {"variants": [made[number] for number in range(len(variants))], **_impression(base)}
+    return {"variants": [made[number] for number in sorted(made)], **_impression(base)}
+
+
+def _different(variants: Sequence[dict[str, Any]], size: tuple[int, int], focal: Sequence[float]) -> list[tuple[int, dict[str, Any]]]:
+    """The variants with their numbers, without those that come to the same as one before."""
+    different: dict[Any, tuple[int, dict[str, Any]]] = {}
+    for number, wanted in enumerate(variants):
+        kind = wanted["format"]
+        quality = wanted.get("quality") or _QUALITY[kind] if kind in _QUALITY else None
+        different.setdefault((kind, quality, _crop(size, wanted, focal)), (number, wanted))
+    return list(different.values())
 
 
 def _decoded(image: Image.Image, variants: Sequence[dict[str, Any]]) -> Image.Image:
@@ -136,14 +201,19 @@ def _decoded(image: Image.Image, variants: Sequence[dict[str, Any]]) -> Image.Im
         scale = min(1.0, largest / _shown_size(image)[0])
         image.draft("RGB" if image.mode != "CMYK" else "CMYK", (int(image.width * scale), int(image.height * scale)))
     image.load()
-    return _as_srgb(ImageOps.exif_transpose(image))
+    return _as_srgb(ImageOps.exif_transpose(image), getattr(image, "tag_v2", {}))
 
 
-def _as_srgb(image: Image.Image) -> Image.Image:
+def _as_srgb(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """The same in sRGB; `tags` are those of a TIFF."""
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I"):
-        image = image.point(lambda value: value * (1 / 256)).convert("L")  # 16 bits to 8
+    if image.mode == "F" or image.mode.startswith("I"):
+        from resources.deep_gray import to_eight_bits  # nor is NumPy
+
+        image = to_eight_bits(image, tags)
     transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+    if image.mode in ("P", "PA") and profile:
+        image = image.convert("RGBA" if transparent else "RGB")
     if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
         try:
             alpha = image.getchannel("A") if image.mode == "RGBA" else None
@@ -153,7 +223,7 @@ def _as_srgb(image: Image.Image) -> Image.Image:
                 if alpha is not None:
                     converted.putalpha(alpha)
                 return converted
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             pass  # a profile that cannot be read says nothing
     return image.convert("RGBA" if transparent else "RGB")
 
@@ -196,7 +266,7 @@ def _save(picture: Image.Image, wanted: dict[str, Any], exif: bytes, target: Pat
     picture = picture.copy()  # saving writes its options into the picture, and another thread may be saving this one
     options: dict[str, Any] = {"exif": exif} if exif else {}
     if kind == "jpeg":
-        picture = _on_white(picture)
+        picture = on_white(picture)
         options |= {"progressive": True, "optimize": True}
     if kind != "png":
         options["quality"] = wanted.get("quality") or _QUALITY[kind]
@@ -218,7 +288,7 @@ def _save_animated(
     )  # fmt: skip
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
+def on_white(picture: Image.Image) -> Image.Image:
     if picture.mode != "RGBA":
         return picture
     white = Image.new("RGB", picture.size, "white")
@@ -238,7 +308,7 @@ def _kept(image: Image.Image, keep: Sequence[str]) -> bytes:
 
 
 def _impression(picture: Image.Image) -> dict[str, str]:
-    small = _on_white(picture.resize((32, max(1, round(32 * picture.height / picture.width))) if picture.height < 32 * picture.width else (1, 32)))
+    small = on_white(picture.resize((32, max(1, round(32 * picture.height / picture.width))) if picture.height < 32 * picture.width else (1, 32)))
     pixels = list(small.tobytes())
     rows = [[pixels[3 * (row * small.width + column) : 3 * (row * small.width + column) + 3] for column in range(small.width)] for row in range(small.height)]
     red, green, blue = _main_colour(small)

@@ -15,7 +15,7 @@ TASKS = {
     "inspect image": lambda task: imaging.inspect(Path(task["file"]), task["most_pixels"]),
     "make variants": lambda task: imaging.make_variants(Path(task["file"]), task["variants"], task["focal"], task["keep"], Path(task["into"]), task["most_pixels"]),
     "inspect video": lambda task: filming.inspect(Path(task["file"]), task["most_pixels"]),
-    "film": lambda task: filming.poster_and_preview(Path(task["file"]), Path(task["into"]), task["most_pixels"]),
+    "film": lambda task: filming.poster_and_preview(Path(task["file"]), Path(task["into"]), task["most_pixels"], task["codec"]),
 }
 
 

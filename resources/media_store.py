@@ -22,7 +22,8 @@ from runyard.private_folders import make_folder, open_like
 from runyard.settings import settings
 from runyard.store import database
 
-SUFFIXES = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "mp4": ".mp4"}
+SUFFIXES = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "mp4": ".mp4", "webm": ".webm"}
+VIDEOS = ("mp4", "webm")
 _PIECE = 1 << 20
 # How the system refuses a name itself: another time changes nothing.
 _NO_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP)

@@ -74,7 +74,8 @@ def _ask(child: "subprocess.Popen[bytes]", task: dict[str, Any], seconds: float)
 
 def _start() -> "subprocess.Popen[bytes]":
     # It gets none of our variables: what takes over a decoder finds no key there.
-    variables = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8"}
+    # NumPy's threads would each take some of its memory.
+    variables = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "resources.media_child", str(limits()[0])]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT, env=variables)
 

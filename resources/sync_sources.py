@@ -1,17 +1,23 @@
 """The sources of data as they are declared: one file (SYNC_SOURCES, or `config/sync.toml`), read and checked at once."""
 
 import os
+import re
 import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from resources.sync_types import Declared
 from runyard.errors import RunyardError
 
+_POSTGRES = re.compile(r"postgres(ql)?(\+\w+)?://")
 _NAME = r"^[a-z][a-z0-9_]{0,40}$"
 Name = Annotated[str, Field(pattern=_NAME)]
+
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 
 
 class SyncMisdeclared(RunyardError):
@@ -34,6 +40,12 @@ class Table(BaseModel):
         whether to ask with the ETag of the last answer.
     pattern, format
         Files: which ones, and what they are.
+    delimiter, encoding
+        CSV: how the files are written, where that cannot be found.
+    types
+        The types of columns whose values do not say them, by their names in the source.
+    rename
+        Other names for columns, by their names in the source.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +64,19 @@ class Table(BaseModel):
     etag: bool = False
     pattern: str | None = None
     format: Literal["csv", "jsonl", "parquet"] = "csv"
+    delimiter: Literal["comma", "semicolon", "tab", "pipe"] | None = None
+    encoding: str | None = None
+    types: dict[str, Declared] = {}
+    rename: dict[str, str] = {}
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_encoding(cls, encoding: str | None) -> str | None:
+        try:
+            "a".encode(encoding or "utf-8")
+        except LookupError:
+            raise ValueError(f"{encoding!r} is no encoding") from None
+        return encoding
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -96,6 +121,10 @@ class Source(BaseModel):
         """Where it is; None while it is not switched on."""
         url = (os.environ.get(self.url_env) if self.url_env else None) or self.url
         return url if url and (self.token_env is None or os.environ.get(self.token_env)) else None
+
+    def is_postgres(self) -> bool:
+        """Whether it is another PostgreSQL."""
+        return self.kind == "sql" and bool(_POSTGRES.match(self.address() or ""))
 
     def wants(self) -> list[str]:
         """The variables that switch it on."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dagster import ConfigurableResource
 from psycopg import sql
 
-from resources.sync_sources import Source, sources
+from resources.sync_sources import Source, Table, sources
 from runyard.errors import NonRetriable
 from runyard.store import database
 
@@ -43,39 +43,65 @@ class Syncs(ConfigurableResource[Any]):
 def _record(source: Source, loaded: "Loaded") -> None:
     with database.connection() as connection:
         for table in source.table:
-            watermark = _watermark(source, table.name, table.cursor) if table.cursor else None
             connection.execute(
                 "INSERT INTO app.sync_loads (source, table_name, rows, watermark, seconds) VALUES (%s, %s, %s, %s, %s)",
-                (source.name, table.name, loaded.rows.get(table.name, 0), watermark, loaded.seconds / len(source.table)),
+                (
+                    source.name,
+                    table.name,
+                    loaded.rows.get(table.name, 0),
+                    _watermark(source, table) if table.cursor else None,
+                    loaded.seconds / len(source.table),
+                ),
             )
 
 
-def _watermark(source: Source, table: str, cursor: str) -> datetime | None:
-    """The newest time in a table's cursor, where that is a time."""
+def _watermark(source: Source, table: Table) -> datetime | None:
+    """The newest time in a table's cursor, where that is a time; infinity is none."""
+    from resources.sync_columns import Columns
+    from resources.sync_schema import existing_columns
+    from resources.sync_types import TIMESTAMP, TIMESTAMPTZ, without_modifier
+
+    column = Columns(table).called(table.cursor or "")
+    kind = existing_columns(source.dataset).get(table.name, {}).get(column, "")
+    zone = {TIMESTAMP: sql.SQL(" AT TIME ZONE 'UTC'"), TIMESTAMPTZ: sql.SQL("")}
+    if without_modifier(kind) not in zone:
+        return None
     with database.connection() as connection:
-        # by the catalog's own indexes
-        found = connection.execute(
-            "SELECT data_type FROM information_schema.columns WHERE table_schema = %s AND table_name = %s AND column_name = %s", (source.dataset, table, cursor)
-        ).fetchone()
-        if found is None or "timestamp" not in str(found["data_type"]):
-            return None
         # (every row is looked at, unless the table has an index of that column)
-        row = connection.execute(sql.SQL("SELECT max({}) AS at FROM {}").format(sql.Identifier(cursor), sql.Identifier(source.dataset, table))).fetchone()
+        row = connection.execute(
+            sql.SQL("SELECT max(at){zone} AS at FROM (SELECT {column} AS at FROM {table}) AS rows WHERE at >= '0001-01-02' AND at < '9999-12-31'").format(
+                zone=zone[without_modifier(kind)],
+                column=sql.Identifier(column),
+                table=sql.Identifier(source.dataset, table.name),
+            )
+        ).fetchone()
     return row["at"] if row else None  # type: ignore[return-value]
 
 
 def apply_suppressions(source: Source) -> int:
-    """Suppress the addresses in a source's tables (`email`), each with the table's name as the reason; return how many are new. What is there already stays."""
+    """Suppress the addresses in a source's tables (`email`), each with the table's name as the
+    reason; return how many are new. What is there already stays. Raises `NonRetriable`."""
+    from resources.sync_schema import existing_columns
+
     added = 0
+    there = existing_columns(source.dataset)
     with database.transaction() as connection:
         for table in source.table:
-            known = connection.execute("SELECT to_regclass(%s) AS name", (f"{source.dataset}.{table.name}",)).fetchone()
-            if known is None or known["name"] is None:
+            if table.name not in there:
                 continue  # nothing was ever loaded into it
+            if "email" not in there[table.name]:
+                # Another attempt would load it all again, and end here.
+                raise NonRetriable(f"{source.dataset}.{table.name} has no column email, whose addresses would be suppressed: what was loaded stays")
             # by suppressions_pkey
             added += connection.execute(
                 sql.SQL(
-                    "INSERT INTO app.suppressions (address, reason, source) SELECT DISTINCT lower(email), {}, {} FROM {} WHERE email <> '' ON CONFLICT DO NOTHING"
-                ).format(sql.Literal(table.name.replace("_", " ")), sql.Literal(source.name), sql.Identifier(source.dataset, table.name))
+                    "INSERT INTO app.suppressions (address, reason, source)"
+                    " SELECT DISTINCT lower(email::text), {}, {} FROM {}"
+                    " WHERE email::text <> '' ON CONFLICT DO NOTHING"
+                ).format(
+                    sql.Literal(table.name.replace("_", " ")),
+                    sql.Literal(source.name),
+                    sql.Identifier(source.dataset, table.name),
+                )
             ).rowcount
     return added

@@ -56,14 +56,14 @@ class Transport(filesystem.Transport):
     Channel = Channel
     implements = filesystem.Transport.implements.extend(asynchronous=True)
 
-    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+    def register_with_event_loop(self, _: Any, loop: Any) -> None:
         """Look for messages every 20 ms."""
         loop.call_repeatedly(_POLL_SECONDS, self._take_all)
 
     def _take_all(self) -> None:
         with suppress(Empty):
             while True:
-                self.cycle.get(self._deliver)
+                self.cycle.get(self._deliver)  # type: ignore[union-attr]  # it is None only behind the end
 
 
 TRANSPORT_ALIASES[_SCHEME] = "runyard.broker:Transport"

@@ -1,4 +1,4 @@
-"""The command `runyard`. Every error is one line on standard error and exit code 1; wrong usage is exit code 2."""
+"""The command `runyard`. Every error is one line on standard error and exit code 1; wrong usage, and input that cannot be read, is exit code 2."""
 
 import importlib
 import json
@@ -13,10 +13,11 @@ from typing import Any
 
 import click
 
+from runyard.cli_input import json_of_file, json_of_text
 from runyard.cli_invocations import commands
 from runyard.cli_keys import keys
 from runyard.cli_reporting import reported
-from runyard.errors import InvalidEvent, RunyardError
+from runyard.errors import InvalidInput, RunyardError
 from runyard.loops import Trouble
 from runyard.private_folders import keep_private
 from runyard.redaction import redact
@@ -110,7 +111,7 @@ def down() -> None:
 @main.command()
 @click.argument("name")
 @click.option("--data", help="The event's data, a JSON object.")
-@click.option("--file", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file with the event's data, or with several in an array.")
+@click.option("--file", "file", type=click.Path(path_type=Path), help="A file of JSON with the event's data, or with several in an array.")
 @click.option("--id", "event_id", help="Idempotency key: a second event with it within 24 h starts nothing.")
 @click.option("--ts", type=int, help="When it is to happen, milliseconds since the epoch.")
 @reported
@@ -120,16 +121,21 @@ def send(name: str, data: str | None, file: Path | None, event_id: str | None, t
     from runyard.events import Event
 
     if data is not None and file is not None:
-        raise InvalidEvent("give --data or --file, not both")
-    text = data if data is not None else file.read_text(encoding="utf-8") if file is not None else "{}"
-    try:
-        parsed = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidEvent(f'is not JSON ({error}); in a shell put it into single quotes: --data \'{{"to": ["ada@example.com"]}}\'', "data") from None
+        raise InvalidInput("give --data or --file, not both")
+    parsed = json_of_file(file) if file is not None else _json_of_option(data or "{}")
     several = parsed if isinstance(parsed, list) else [parsed]
+    if not several:
+        raise InvalidInput("the array is empty: there is no event to send")
     events = [Event(name, item, id=event_id if len(several) == 1 else None, ts=ts) for item in several]
     for sent in send_events(events, source="cli"):
         echo(sent)
+
+
+def _json_of_option(data: str) -> Any:
+    try:
+        return json_of_text(data, "--data")
+    except InvalidInput as error:
+        raise InvalidInput(f'{error}; in a shell put it into single quotes: --data \'{{"to": ["ada@example.com"]}}\'') from None
 
 
 @main.command()
@@ -187,9 +193,17 @@ def functions() -> None:
 @main.command()
 @reported
 def migrate() -> None:
-    """Bring the tables of the event table, of the project and of Dagster up to date."""
+    """Bring the tables of the event table, of the project and of Dagster up to date.
+
+    The embedded database is started for it where none is set, and stays up until `runyard down`.
+    """
+    from runyard.stack import start_database
     from runyard.store.migrate import migrate as bring_up_to_date
 
+    start_database(settings())
+    if settings().database_url is None:
+        place = settings().postgres_dir
+        echo(f"database: the embedded one in {place}; it stays up until `runyard down`")
     for line in bring_up_to_date():
         echo(line)
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from runyard.cli_input import first_line
 from runyard.cli_reporting import reported
 from runyard.terminal import echo
 
@@ -29,7 +30,8 @@ def create(name: str, scopes: tuple[str, ...], events: tuple[str, ...], tenant: 
     from runyard.durations import seconds
 
     ends = datetime.now(UTC) + timedelta(seconds=seconds(expires_in, "--expires-in", least=1)) if expires_in else None
-    key_id, made = store.create(name, scopes, events=events, tenant=tenant, per_second=rate, expires_at=ends, key=sys.stdin.readline().strip() if given else None)
+    key = first_line(sys.stdin.buffer) if given else None
+    key_id, made = store.create(name, scopes, events=events, tenant=tenant, per_second=rate, expires_at=ends, key=key)
     echo(f"key {key_id}; it is not kept and cannot be shown again", err=True)
     if not given:
         click.echo(made)

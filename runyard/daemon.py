@@ -12,7 +12,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
 from runyard import reaper
-from runyard.dagster_internals import pooled_instance, run_daemon, silence_restarts
+from runyard.dagster_internals import end_ticks_of_predecessor, pooled_instance, run_daemon, silence_restarts
 
 _log = logging.getLogger("runyard.daemon")
 _SILENT_SECONDS = 30.0
@@ -28,9 +28,10 @@ def serve_daemon(workspace: Path) -> int:
     try:
         with capture_interrupts(), pooled_instance() as instance:
             take_back_of_predecessor(instance)
+            end_ticks(instance)
             run_daemon(instance, WorkspaceFileTarget(paths=[str(workspace)]))
     except KeyboardInterrupt:
-        # Without waiting for the ticks that wait: Dagster moves on from them at the next start.
+        # Without waiting for the ticks that wait: the next start ends them.
         os._exit(0)
     return 0
 
@@ -41,6 +42,17 @@ def take_back_of_predecessor(instance: DagsterInstance) -> None:
         reaper.take_back(lambda: instance, None, 0)
     except Exception as error:
         _log.warning("what the daemon before this one has claimed is taken back later: %s", type(error).__name__)
+
+
+def end_ticks(instance: DagsterInstance) -> None:
+    """End the ticks in which a daemon before this one was waiting.
+
+    Failing that, Dagster does it, with a warning for each.
+    """
+    try:
+        end_ticks_of_predecessor(instance)
+    except Exception as error:
+        _log.warning("ticks of the daemon before this one end later: %s", type(error).__name__)
 
 
 class _Shortened(logging.Filter):

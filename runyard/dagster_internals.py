@@ -11,6 +11,8 @@ What each needs, and what it stands on:
 - `report_step_failures`: a STEP_FAILURE event for an op that went on although some of its invocations failed.
 - `has_stock_io_manager`: the IO manager of a job that has none.
 - `next_time`: the scheduler's own reading of cron expressions, so that ours agrees with it about daylight saving.
+- `end_ticks_of_predecessor`: the ticks that a sensor daemon finds of one before it, and ends with a
+  warning for each.
 - `WakingSensorDaemon`: the sensor daemon's loop, which otherwise sleeps for 5 seconds.
 """
 
@@ -31,6 +33,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 from dagster._core.storage.sql import create_engine
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._daemon import sensor as sensor_loop
@@ -142,6 +145,21 @@ def next_time(expression: str, timezone: str, after: datetime) -> datetime:
 def has_stock_io_manager(job: JobDefinition) -> bool:
     """Whether a job of a repository has the IO manager that Dagster gives to one without any."""
     return job.resource_defs.get("io_manager") is default_job_io_manager
+
+
+def end_ticks_of_predecessor(instance: DagsterInstance) -> int:
+    """End the ticks that a daemon before this one has left in the middle; return how many.
+
+    A tick that had not requested all of its runs is left: Dagster goes on with it.
+    """
+    count = 0
+    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1):
+            if tick.status == TickStatus.STARTED and not tick.unsubmitted_run_ids_with_requests:
+                why = "the daemon was stopped while this tick waited"
+                instance.update_tick(tick.with_status(TickStatus.SKIPPED, skip_reason=why))
+                count += 1
+    return count
 
 
 class _Woken(ThreadPoolExecutor):

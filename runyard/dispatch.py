@@ -52,7 +52,8 @@ Result = TypeVar("Result")
 class Claim:
     """A batch that was claimed: its id, how many invocations it has, the event where it is one, the run that had them before where it is one.
 
-    `alone` says that it is one which lost two workers, and that others may be due beside it.
+    `alone` says that these are suspects of having taken their workers with them, and that others
+    may be due beside them.
     """
 
     batch_id: str
@@ -441,7 +442,9 @@ def release(
     delay
         Seconds until the next attempt.
     crashed
-        The worker was lost in the middle of it.
+        The worker was lost in the middle of it: an attempt of an invocation that was alone in it. Of
+        several nobody knows which one it was: it costs none of them an attempt, and the second time
+        they are claimed apart, in halves, until the one is found.
     failed
         The batch was never begun, and that is no accident: its run could not be launched, or failed on the way (`error` says why). It is no attempt;
         the function's next launch waits, longer from time to time, until a run of it begins.

@@ -21,6 +21,16 @@ class InvalidEvent(RunyardError):
         self.field = field
         self.problems = [(field, message), *more]
 
+    def of_item(self, position: int) -> "InvalidEvent":
+        """The same of one of several events, by its place among them: `[2].data.to`."""
+        place = f"[{position}]"
+        (field, message), *more = [(f"{place}.{path}" if path else place, text) for path, text in self.problems]
+        return InvalidEvent(message, field, more)
+
+
+class InvalidInput(RunyardError):
+    """Seen by whoever runs a command: a file, standard input or an option cannot be read, or holds nothing. Its exit code is 2."""
+
 
 class InvalidOption(RunyardError):
     """Seen by the developer when the code loads: an option of `on_event` is out of its range, or contradicts another."""

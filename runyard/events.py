@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runyard.errors import InvalidEvent
 from runyard.settings import settings
+from runyard.storable_text import is_storable, place_of_unfit
 
 MAX_EVENT_BYTES = 512 * 1024
 MAX_DEPTH = 100
@@ -159,6 +160,9 @@ class Event:
         for name, text in (("id", self.id), ("v", self.v)):
             if text is not None and (not isinstance(text, str) or len(text) > MAX_NAME):
                 raise InvalidEvent(f"must be text of up to {MAX_NAME} characters", name)
+        for name, text in (("name", self.name), ("id", self.id), ("v", self.v)):
+            if text is not None and not is_storable(text):
+                raise InvalidEvent("holds the character NUL or half of a surrogate pair, which PostgreSQL cannot keep; remove it", name)
         if self.ts is not None and (isinstance(self.ts, bool) or not isinstance(self.ts, int) or not EARLIEST_MS <= self.ts <= LATEST_MS):
             raise InvalidEvent("must be milliseconds since the epoch, between the years 1980 and 2100", "ts")
         for name, value in (("data", self.data), ("user", self.user), ("meta", self.meta)):
@@ -166,9 +170,12 @@ class Event:
                 raise InvalidEvent(f"must be a JSON object, not {_kind(value)}", name)
             if _deeper_than(MAX_DEPTH, value):
                 raise InvalidEvent(f"is nested more than {MAX_DEPTH} levels deep", name)
-        size = sum(len(_dumps(dict(part)).encode()) for part in (self.data, self.user, self.meta) if part)
+        parts = {"data": self.data, "user": self.user, "meta": self.meta}
+        sizes = {name: len(_dumps(dict(part), name).encode()) for name, part in parts.items() if part}
+        size = sum(sizes.values())
         if size > MAX_EVENT_BYTES:
-            raise InvalidEvent(f"has {size} bytes; an event may have {MAX_EVENT_BYTES} (512 KiB). Keep large things elsewhere and send where they are", "data")
+            message = f"has {size} bytes; an event may have {MAX_EVENT_BYTES} (512 KiB). Keep large things elsewhere and send where they are"
+            raise InvalidEvent(message, max(sizes, key=sizes.__getitem__))
         catalog.check(self)
         return self
 
@@ -190,7 +197,7 @@ def rows_of(events: Sequence[Event]) -> list[dict[str, Any]]:
         except InvalidEvent as error:
             if len(events) == 1:
                 raise
-            raise InvalidEvent(str(error), f"[{position}]") from error
+            raise error.of_item(position) from None
     return rows
 
 
@@ -289,15 +296,19 @@ def _as_invalid_event(error: ValidationError) -> InvalidEvent:
     return InvalidEvent(text, path, more)
 
 
-def _dumps(value: object) -> str:
-    """Compact JSON; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
+def _dumps(value: object, field: str = "data") -> str:
+    """Compact JSON; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold, with its place below `field`."""
     try:
         text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise InvalidEvent(f"holds half of a surrogate pair ({half}), which is no character; remove it", place_of_unfit(value, field)) from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"is not JSON: {error}", "data") from None
+        raise InvalidEvent(f"is not JSON: {error}", place_of_unfit(value, field)) from None
     if "\\u0000" in text and _NUL.search(text):
-        raise InvalidEvent("holds the character NUL (\\u0000), which PostgreSQL cannot keep in JSON; remove it", "data")
+        message = "holds the character NUL (\\u0000), which PostgreSQL cannot keep in JSON; remove it"
+        raise InvalidEvent(message, place_of_unfit(value, field))
     return text
 
 

@@ -4,12 +4,12 @@ PostgreSQL keeps neither the character NUL nor half a surrogate pair, an excepti
 hold a secret. One such text must never fail the statement that carries it, for the same statement carries what others have done.
 """
 
-import re
 import traceback
 
 from dagster import DagsterExecutionInterruptedError
 
 from runyard.redaction import redact
+from runyard.storable_text import storable
 
 # What ends a run, and not just the step that it reaches.
 INTERRUPTS = (KeyboardInterrupt, DagsterExecutionInterruptedError)
@@ -20,7 +20,6 @@ _LONGEST_LINE = 1_000
 _MOST_TRACE = 200_000
 # Beside a cut there may be a part of a secret, which is not known as one.
 _MARGIN = 4_096
-_UNFIT = re.compile("[\x00\ud800-\udfff]")
 
 
 def fit(text: str, most: int = MAX_MESSAGE) -> str:
@@ -29,18 +28,6 @@ def fit(text: str, most: int = MAX_MESSAGE) -> str:
         whole = storable(redact(text))
         return whole if len(whole) <= most else f"{whole[:most]} ..."
     return f"{storable(redact(text[: most + _MARGIN])[:-_MARGIN])[:most]} ..."
-
-
-def storable(text: str) -> str:
-    """The text with U+FFFD for what PostgreSQL cannot keep; two halves of a surrogate pair become the character that they stand for."""
-    if not _UNFIT.search(text):
-        return text
-    return text.replace("\0", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can keep the text as it is."""
-    return not _UNFIT.search(text)
 
 
 def message_of(error: BaseException) -> str:

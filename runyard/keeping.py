@@ -16,9 +16,10 @@ from runyard import dispatch, registry
 from runyard.activity import board
 from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, LeaseLost, NonRetriable, StepTimeout
 from runyard.events import Event, as_json, rows_of
-from runyard.fit_text import INTERRUPTS, fit, is_storable, message_of
+from runyard.fit_text import INTERRUPTS, fit, message_of
 from runyard.outcomes import Failure
 from runyard.retry import Retry
+from runyard.storable_text import is_storable
 
 if TYPE_CHECKING:
     from runyard.batch import Batch, Item

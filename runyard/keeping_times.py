@@ -31,6 +31,11 @@ class Retention:
                 general = length
         return cls(general, functions)
 
+    def all_before(self, now: datetime) -> datetime | None:
+        """The time before which nothing is kept, of no function; None where something stays forever."""
+        lengths = [length for length in (self.general, *self.functions.values()) if length is not None]
+        return now - max(lengths) if len(lengths) == 1 + len(self.functions) else None
+
     def before(self, now: datetime, function: str | None = None) -> datetime | None:
         """The time before which things of a function (or events) go; None when they stay."""
         length = self.functions.get(function, self.general) if function is not None else self.general

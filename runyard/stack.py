@@ -24,7 +24,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from runyard.errors import RunyardError
 from runyard.private_folders import data_folder, delete_short_folder, fits_a_socket, keep_private, short_folder
 from runyard.settings import Settings, settings
-from runyard.store.database import database_url
+from runyard.store.database import database_url, is_embedded
 from runyard.store.embedded import start_embedded, stop_embedded
 from runyard.store.migrate import migrate
 
@@ -61,6 +61,16 @@ def environment(url: str, of: Settings | None = None) -> dict[str, str]:
     }  # fmt: skip
 
 
+def start_database(of: Settings) -> str:
+    """Make the data folder, and start the embedded database where none is set; return its URL."""
+    data_folder(of)
+    if of.database_url is None:
+        start_embedded(of.postgres_dir, of.data / "postgres")
+    url = database_url(of)
+    data_folder(of)  # once more: what it had to be open for has been moved
+    return url
+
+
 class Stack:
     """Starts and stops the stack of one project; a context manager that stops what it started.
 
@@ -77,7 +87,7 @@ class Stack:
         self.quiet = quiet
         self.settings = settings()
         self.log = self.settings.data / "stack.log"
-        self._embedded = self.settings.database_url is None
+        self._embedded = is_embedded(self.settings)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Stack":
@@ -98,12 +108,7 @@ class Stack:
             raise RunyardError("the stack of this project runs already: stop it with `runyard down`, or open it in the browser")
         self._check_port()
         keep_private()
-        data_folder(self.settings)
-        if self._embedded:
-            start_embedded(self.settings.postgres_dir, self.settings.data / "postgres")
-        url = database_url(self.settings)
-        data_folder(self.settings)  # once more: what it had to be open for has been moved
-        os.environ.update(environment(url, self.settings))
+        os.environ.update(environment(start_database(self.settings), self.settings))
         settings.cache_clear()
         migrate()
         _write_workspace(self.settings)

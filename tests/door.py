@@ -21,7 +21,7 @@ from tests.conftest import ROOT, free_port
 
 _EMPTIED = [
     *(f"runyard.{table}" for table in "events functions triggers invocations steps batches waits parts gates bulks progress".split()),
-    *(f"app.{table}" for table in "email_messages email_reports suppressions contact_messages".split()),
+    *(f"app.{table}" for table in "email_messages email_reports suppressions contact_messages webhook_payloads".split()),
 ]
 
 

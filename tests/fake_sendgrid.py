@@ -1,13 +1,20 @@
 """A small server that answers like SendGrid's `POST /v3/mail/send`, checks every request, and fails on demand."""
 
+import base64
 import json
+import re
 import socket
 import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+_CONTENTS = (["text/plain"], ["text/html"], ["text/plain", "text/html"])
+_SEPARATORS = re.compile(r"[;,\r\n]")
+_ADDRESS = re.compile(r"[^\s@<>,;=?]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
 
 class FakeSendGrid:
@@ -108,17 +115,64 @@ class FakeSendGrid:
         if path != "/v3/mail/send":
             return 404, {}, _error("no such path")
         try:
-            mail = json.loads(body)
-            recipients = mail["personalizations"][0]["to"]
-            assert recipients and all("@" in to["email"] for to in recipients)
-            assert mail["personalizations"][0]["custom_args"]["message_id"]
-            assert mail["from"]["email"] and mail["subject"] and "\n" not in mail["subject"]
-            assert [part["type"] for part in mail["content"]] in (["text/plain"], ["text/plain", "text/html"])
-        except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+            refusal = next(_refusals(json.loads(body)), None)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             return 400, {}, _error(f"bad request: {error!r}")
-        if any(to["email"].startswith("refused") for to in recipients):
-            return 400, {}, _error("Does not contain a valid address.", "personalizations.0.to.0.email")
-        return None
+        return (400, {}, _error(*refusal)) if refusal else None
+
+
+def _refusals(mail: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What SendGrid refuses of a mail (its reference of errors of Mail Send): the message and the field."""
+    [personalization] = mail["personalizations"]
+    if not personalization["custom_args"]["message_id"]:
+        yield "this is ours: reports are matched by it", "personalizations.0.custom_args"
+    yield from _refused_recipients(personalization)
+    for field in ("from", "reply_to"):
+        if field in mail and not _is_address(mail[field]["email"]):
+            yield f"The {field} email does not contain a valid address.", field
+    if not mail["subject"] or "\n" in mail["subject"]:
+        yield "The subject of your email must be a string at least one character in length.", "subject"
+    if [part["type"] for part in mail["content"]] not in _CONTENTS:
+        yield "text/plain needs to be first, followed by text/html", "content"
+    for number, part in enumerate(mail["content"]):
+        if not part["value"]:
+            yield "The content value must be a string at least one character in length.", f"content.{number}.value"
+    for number, file in enumerate(mail.get("attachments", [])):
+        yield from _refused_file(file, f"attachments.{number}")
+
+
+def _refused_recipients(personalization: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    if not personalization["to"]:
+        yield "The to parameter is required for all personalization objects.", "personalizations.0.to"
+    for field in ("to", "cc", "bcc"):
+        for number, recipient in enumerate(personalization.get(field, [])):
+            place, address = f"personalizations.0.{field}.{number}", recipient["email"].lower()
+            if not _is_address(address) or address.startswith("refused"):
+                yield "Does not contain a valid address.", f"{place}.email"
+            if _SEPARATORS.search(recipient.get("name", "")):
+                yield "The name cannot include either the ; or , characters.", f"{place}.name"
+            if address in seen:
+                yield f"Each email address in the personalization block should be unique between to, cc, and bcc. [{address}]", "personalizations.0"
+            seen.add(address)
+    if len(seen) > 1000:
+        yield "There is a limit of 1000 total recipients (to + cc + bcc) per request.", "personalizations"
+
+
+def _refused_file(file: dict[str, str], place: str) -> Iterator[tuple[str, str]]:
+    content = file["content"]
+    if not content:
+        yield "The attachment content must be a string at least one character in length.", f"{place}.content"
+    if base64.b64encode(base64.b64decode(content)).decode() != content:
+        yield "The attachment content must be base64 encoded.", f"{place}.content"
+    for field in ("type", "filename"):
+        if not file[field] or _SEPARATORS.search(file[field]):
+            yield f"The {field} cannot contain ';', or CRLF characters.", f"{place}.{field}"
+
+
+def _is_address(text: str) -> bool:
+    """One address alone, in ASCII: no name, no comma, no encoded word."""
+    return text.isascii() and len(text) <= 320 and _ADDRESS.fullmatch(text) is not None
 
 
 def _error(message: str, field: str | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -82,6 +83,18 @@ def spread() -> None:
 
 
 @op
+def swallow(batch: Batch) -> Batch:
+    """Poison takes the process with it."""
+
+    def do(item: Item) -> int:
+        if item.event.data.get("poison"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item.attempt
+
+    return batch.map("swallow", do)
+
+
+@op
 def nap(batch: Batch) -> Batch:
     return batch.sleep("nap", lambda item: item.event.data.get("nap", 1.5))
 
@@ -146,6 +159,11 @@ def dialog() -> None:
 
 
 @job(executor_def=in_process_executor)
+def swallowing() -> None:
+    settle(swallow(receive()))
+
+
+@job(executor_def=in_process_executor)
 def napping() -> None:
     settle(nap(receive()))
 
@@ -185,6 +203,7 @@ steps_sensor = on_event("test/steps", "test/also", job=steps, max_batch=500, ret
 spread_sensor = on_event("test/spread", job=spread, retry=quick)
 breaking_sensor = on_event("test/breaking", job=breaking, max_batch=10, retry=quick)
 dialog_sensor = on_event("test/dialog", job=dialog, retry=quick)
+swallowing_sensor = on_event("test/swallow", job=swallowing, max_batch=100, retry=quick)
 napping_sensor = on_event("test/napping", job=napping, retry=quick)
 calling_sensor = on_event("test/calling", job=calling, retry=quick, on_failure=mourning)
 one_by_one_sensor = on_event("test/narrow", job=one_by_one, max_batch=1, concurrency=Concurrency(1, key="data.tenant"))
@@ -192,9 +211,9 @@ hanging_sensor = on_event("test/hanging", job=hanging, retry=quick, timeouts=Tim
 patient_sensor = on_event("test/patient", job=hanging, name="patient", retry=quick)
 apart_sensor = on_event("test/apart", job=hanging_apart, retry=quick, timeouts=Timeouts(step="3s"))
 minutely_sensor = on_event(job=minutely, cron=Cron("* * * * *", timezone="Europe/Zurich"))
-jobs = [steps, breaking, spread, dialog, napping, calling, one_by_one, mourning, minutely, hanging, hanging_apart]
+jobs = [steps, breaking, spread, dialog, swallowing, napping, calling, one_by_one, mourning, minutely, hanging, hanging_apart]
 sensors = [
-    steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, napping_sensor, calling_sensor, one_by_one_sensor, minutely_sensor,
+    steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, swallowing_sensor, napping_sensor, calling_sensor, one_by_one_sensor, minutely_sensor,
     hanging_sensor, patient_sensor, apart_sensor,
 ]  # fmt: skip
 schedules = minutely_sensor.schedules

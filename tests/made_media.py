@@ -3,10 +3,14 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from PIL import Image
 
 
@@ -34,16 +38,88 @@ def saved(picture: Image.Image, kind: str, **more: object) -> bytes:
     return sink.getvalue()
 
 
-def video(path: Path, seconds: float = 2.0, width: int = 320, height: int = 240) -> None:
+def video(
+    path: Path,
+    seconds: float = 2.0,
+    width: int = 320,
+    height: int = 240,
+    codec: str = "libx264",
+) -> None:
     """A video of a moving bar."""
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=24)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for number in range(int(seconds * 24)):
-            pixels = np.full((height, width, 3), 40, "uint8")
-            pixels[:, (number * 5) % width : (number * 5) % width + 20] = (240, 200, 60)
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+
+    def bar(number: int) -> np.ndarray:
+        pixels = np.full((height, width, 3), 40, "uint8")
+        pixels[:, (number * 5) % width : (number * 5) % width + 20] = (240, 200, 60)
+        return pixels
+
+    film(path, [(number / 24, bar(number)) for number in range(int(seconds * 24))], codec=codec)
+
+
+def film(
+    path: Path | io.RawIOBase,
+    frames: Sequence[tuple[float, np.ndarray]],
+    *,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    rate: int = 24,
+    container: str | None = None,
+    options: dict[str, str] | None = None,
+    encoding: dict[str, str] | None = None,
+    prepare: Callable[[av.VideoStream], None] = lambda stream: None,
+) -> None:
+    """A video of pictures (RGB or RGBA), each with the second at which it is shown."""
+    target = path if isinstance(path, io.RawIOBase) else str(path)
+    with av.open(target, "w", format=container, options=options or {}) as output:
+        stream = output.add_stream(codec, rate=rate, options=encoding or {})
+        assert isinstance(stream, av.VideoStream)
+        height, width, channels = frames[0][1].shape
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        stream.codec_context.time_base = Fraction(1, 24_000)
+        prepare(stream)
+        for second, picture in frames:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgba" if channels == 4 else "rgb24")
+            frame.pts, frame.time_base = round(second * 24_000), Fraction(1, 24_000)
+            output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
+
+
+def shade(level: int, width: int = 64, height: int = 48) -> np.ndarray:
+    """A picture of one gray, by which a frame is known."""
+    return np.full((height, width, 3), level, "uint8")
+
+
+class Stream(io.RawIOBase):
+    """Where a recording goes that is sent while it is made: nothing can be written into it later, as its duration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.content += bytes(data)
+        return len(data)
+
+
+def sound(path: Path, cover: bool) -> None:
+    """A second of silence in AAC, with or without a cover."""
+    with av.open(str(path), "w", format="mp4") as output:
+        audio = output.add_stream("aac", rate=44_100)
+        if cover:
+            picture = output.add_stream("mjpeg", rate=1)
+            assert isinstance(picture, av.VideoStream)
+            picture.width, picture.height, picture.pix_fmt = 64, 48, "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+            output.mux(picture.encode(av.VideoFrame.from_ndarray(shade(100), format="rgb24")))
+            output.mux(picture.encode(None))
+        for number in range(43):
+            silence = np.zeros((2, 1024), "float32")
+            frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = 44_100, number * 1024
+            output.mux(audio.encode(frame))
+        output.mux(audio.encode(None))
 
 
 def png_of_size(width: int, height: int) -> bytes:

@@ -13,6 +13,9 @@ from runyard.gateway.problems import Problem
 from runyard.gateway.seldom import Seldom
 from runyard.settings import settings
 
+# What GitHub posts at most (25 MB): the largest body of a sender who is not known before all of it is there.
+LARGEST = 25 * 1024 * 1024
+
 _refused = Seldom("%d requests were refused since their bodies did not fit beside those that are held (the latest: %s)")
 
 
@@ -27,13 +30,13 @@ class Part:
 
     def __init__(self, most: int, share: int) -> None:
         self._most = most
-        self._share = share
+        self.share = share
         self._held = 0
         self._of: Counter[str] = Counter()
 
     def fits(self, sender: str, size: int) -> bool:
         """Whether so many bytes more of a sender may be held."""
-        return self._held + size <= self._most and self._of[sender] + size <= self._share
+        return self._held + size <= self._most and self._of[sender] + size <= self.share
 
     def take(self, sender: str, size: int) -> None:
         """Hold bytes of a sender; give them back with less than nothing."""
@@ -56,30 +59,53 @@ class Bodies:
         unknown = max(most // 8, 24 * 1024 * 1024)
         self.unknown = Part(unknown, unknown // 2)
         self.known = Part(most - unknown, (most - unknown) // 2)
+        # One at a time, beside all others: else one large body would leave no room for those of other strangers.
+        self.large = Part(LARGEST, LARGEST)
 
 
 class Held:
-    """What is held for one request."""
+    """What is held for one request.
 
-    def __init__(self, part: Part, sender: str) -> None:
+    Parameters
+    ----------
+    part, sender
+        Where it is held, and for whom.
+    large
+        Where it is held once it is larger than what a sender may have there; None where it may not be so large.
+    """
+
+    def __init__(self, part: Part, sender: str, large: Part | None = None) -> None:
         self._part = part
         self._sender = sender
+        self._large = large
         self._size = 0
 
     def check(self, size: int) -> None:
         """Raise `Problem` unless a body of this size fits now."""
-        if not self._part.fits(self._sender, size - self._size):
+        part = self._part_of(size)
+        if not part.fits(self._sender, size - (self._size if part is self._part else 0)):
             _refused.warn(self._sender)
             raise busy()
 
     def grow(self, size: int) -> None:
         """Hold so many bytes more; raises `Problem` where they do not fit."""
         self.check(self._size + size)
-        self._part.take(self._sender, size)
+        part = self._part_of(self._size + size)
+        if part is not self._part:
+            self._move(part, self._sender)
+        part.take(self._sender, size)
         self._size += size
 
-    def move(self, part: Part, sender: str) -> None:
-        """Its sender is known now; raises `Problem` where it does not fit there."""
+    def known(self, part: Part, sender: str) -> None:
+        """Its sender is known now, and has its share there; raises `Problem` where it does not fit. A large one stays where it is."""
+        if self._part is not self._large:
+            self._large = None
+            self._move(part, sender)
+
+    def _part_of(self, size: int) -> Part:
+        return self._large if self._large is not None and size > self._part.share else self._part
+
+    def _move(self, part: Part, sender: str) -> None:
         size = self._size
         self.release()
         self._part, self._sender = part, sender
@@ -92,10 +118,11 @@ class Held:
             self._size = 0
 
 
-def hold(state: State, sender: str, *, known: bool) -> Held:
-    """The bytes that are held for the request with this state from now on, until `release`."""
+def hold(state: State, sender: str, *, known: bool, most: int) -> Held:
+    """The bytes that are held for the request with this state from now on, until `release`; its body may have `most` bytes."""
     bodies = _bodies()
-    state.held = Held(bodies.known if known else bodies.unknown, sender)
+    part = bodies.known if known else bodies.unknown
+    state.held = Held(part, sender, bodies.large if most > part.share else None)
     held: Held = state.held
     return held
 
@@ -104,7 +131,7 @@ def is_known(state: State, sender: str) -> None:
     """Who has sent the request with this state was not known, and is now; raises `Problem` where there is no room for its body."""
     held: Held | None = getattr(state, "held", None)
     if held is not None:
-        held.move(_bodies().known, sender)
+        held.known(_bodies().known, sender)
 
 
 def release(state: dict[str, object]) -> None:

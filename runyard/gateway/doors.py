@@ -10,6 +10,7 @@ A project's module of doors (RUNYARD_DOORS) has a list `ENDPOINTS`::
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,19 +19,26 @@ from psycopg import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from runyard.errors import InvalidOption
 from runyard.events import Event, EventData, rows_as_json, rows_of
-from runyard.gateway.bodies import is_known
+from runyard.gateway import counters
+from runyard.gateway.bodies import LARGEST, is_known
 from runyard.gateway.endpoint import Call, Endpoint
 from runyard.gateway.problems import Problem
-from runyard.gateway.reading import parse_json, reading
+from runyard.gateway.reading import LARGE_BYTES, MAX_VALUES, in_turn, parse_json, reading
 from runyard.gateway.signatures import Signature, StandardWebhooks
-from runyard.gateway.views import Accepted, Outcome
+from runyard.gateway.views import Outcome, Received
 from runyard.gateway.waiting import Wait, outcome
 from runyard.gateway.writing import Rows
+from runyard.storable_text import make_storable
 from runyard.store import database
 from runyard.store.queries import run
 
 _LOCK_SECONDS = 5
+# Of parts that were not understood, in the log.
+_MOST_SAID = 10
+# Where JSON may have NUL or half a surrogate pair: as an escape, or (which Python reads) as bytes.
+_UNFIT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")
 _log = logging.getLogger("runyard.gateway")
 
 
@@ -70,7 +78,7 @@ class Incoming:
     Attributes
     ----------
     json
-        The body, parsed.
+        The body, parsed; what PostgreSQL cannot keep in a text is U+FFFD.
     headers
         The request's headers, in lower case.
     connection
@@ -80,6 +88,22 @@ class Incoming:
     json: Any
     headers: Mapping[str, str]
     connection: Connection[dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a webhook has made of a body, where some parts of it may be beyond it.
+
+    Attributes
+    ----------
+    events
+        The events.
+    not_understood
+        A text for the log for each part that was not understood; none of them holds what was sent.
+    """
+
+    events: Sequence[Event]
+    not_understood: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -93,47 +117,65 @@ class Webhook:
     signature
         The sender's scheme. While its secret is not set, unsigned requests are taken in development, and refused elsewhere.
     take
-        Makes events of what came, none where it is of no interest. Give them the sender's own id as `id`, so that a repeated delivery starts
-        nothing (with `StandardWebhooks` those without one get the delivery's). What it raises for a body that it does not understand
-        (KeyError, ValueError and the like) is a 400.
+        Makes events of what came, none where it is of no interest; `Taken` where parts of it may be beyond it. Give them the sender's own id as
+        `id`, so that a repeated delivery starts nothing (with `StandardWebhooks` those without one get the delivery's). What it raises for a
+        body that it does not understand (KeyError, ValueError and the like) is a 400.
     summary
         What it is, in a sentence.
     most_bytes
-        How large a body may be, 1 MiB by default: anybody may post here, and what is posted is kept until its signature is checked.
+        How large a body may be, 1 MiB by default and 25 MiB at most: anybody may post here, and what is posted is kept until its signature is checked.
+    most_values
+        How many values, lists and objects its JSON may have.
     """
 
     name: str
     signature: Signature
-    take: Callable[[Incoming], Sequence[Event]]
+    take: Callable[[Incoming], Sequence[Event] | Taken]
     summary: str
     most_bytes: int = 1024 * 1024
+    most_values: int = MAX_VALUES
+
+    def __post_init__(self) -> None:
+        if self.most_bytes > LARGEST:
+            raise InvalidOption(f"webhook {self.name}: most_bytes is {self.most_bytes}; give {LARGEST} (25 MiB) at most")
 
     def endpoint(self) -> Endpoint:
         """The endpoint."""
         takes = {"description": "What the sender posts."}
         return Endpoint(
-            "POST", f"/webhooks/{self.name}", self._answer, "Webhooks", self.summary, None, answer=Accepted, takes=takes, errors=(401, 503), most_bytes=self.most_bytes
+            "POST", f"/webhooks/{self.name}", self._answer, "Webhooks", self.summary, None, answer=Received, takes=takes, errors=(401, 503), most_bytes=self.most_bytes
         )  # fmt: skip
 
-    async def _answer(self, call: Call) -> Accepted:
+    async def _answer(self, call: Call) -> Received:
         headers = call.request.headers
         if os.environ.get(self.signature.variable) or not call.services.access.development:
             self.signature.check(headers, call.raw)
             is_known(call.request.state, f"webhook {self.name}")
         else:
             _log.warning("webhook %s was taken without a check: %s is not set", self.name, self.signature.variable)
-        return Accepted(ids=await run_in_threadpool(self._take, call.raw, headers))
+        body = await in_turn(self._read, call.raw) if len(call.raw) > LARGE_BYTES else self._read(call.raw)
+        ids, not_understood = await run_in_threadpool(self._take, body, headers)
+        if not_understood:
+            counters.not_understood.labels(self.name).inc(len(not_understood))
+            _log.warning("webhook %s: %d parts were not understood: %s", self.name, len(not_understood), "; ".join(not_understood[:_MOST_SAID]))
+        return Received(ids=ids, not_understood=len(not_understood))
 
-    def _take(self, raw: bytes, headers: Mapping[str, str]) -> list[str]:
-        body = parse_json(raw)
+    def _read(self, raw: bytes) -> Any:
+        """The JSON of a body, with what PostgreSQL cannot keep of its texts replaced: what nobody may read must not lose the rest."""
+        body = parse_json(raw, self.most_values)
+        return make_storable(body) if _UNFIT.search(raw) else body
+
+    def _take(self, body: Any, headers: Mapping[str, str]) -> tuple[list[str], Sequence[str]]:
         # Another delivery of the same may be under way, or an application's transaction with it: not for long.
         with database.transaction(_LOCK_SECONDS) as connection:
             try:
-                events = self._identified(self.take(Incoming(body, headers, connection)), headers)
-                rows = rows_as_json(events)
+                found = self.take(Incoming(body, headers, connection))
+                taken = found if isinstance(found, Taken) else Taken(found)
+                rows = rows_as_json(self._identified(taken.events, headers))
             except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
                 raise Problem(400, "invalid_body", f"the body is not what {self.name} sends: {type(error).__name__}") from error
-            return [row["id"] for row in run(connection, "send", events=rows, source=f"webhook {self.name}")] if events else []
+            ids = [row["id"] for row in run(connection, "send", events=rows, source=f"webhook {self.name}")] if taken.events else []
+        return ids, taken.not_understood
 
     def _identified(self, events: Sequence[Event], headers: Mapping[str, str]) -> Sequence[Event]:
         """The events; where the delivery has an id that is signed, those without one of their own get it."""

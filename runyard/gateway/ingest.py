@@ -4,6 +4,7 @@ One event or an array of them; all are accepted, or none. The answer comes after
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -58,8 +59,21 @@ def _rows(call: Call) -> Rows:
         return _checked_rows(call)
 
 
+def _events(parsed: Sequence[Any]) -> list[Event]:
+    """The events of a request; what is wrong with one of several is said with its place."""
+    if len(parsed) == 1:
+        return [Event.from_wire(parsed[0])]
+    events: list[Event] = []
+    for position, raw in enumerate(parsed):
+        try:
+            events.append(Event.from_wire(raw))
+        except InvalidEvent as error:
+            raise error.of_item(position) from None
+    return events
+
+
 def _checked_rows(call: Call) -> Rows:
-    events = [Event.from_wire(raw) for raw in _parse(call.raw)]
+    events = _events(_parse(call.raw))
     for event in events:
         if isinstance(event.name, str):
             call.check_may_send(event.name)

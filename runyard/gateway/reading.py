@@ -42,7 +42,7 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES, key: str | Non
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Problem(415, "encoded", "send the body as it is, without Content-Encoding")
-    held = bodies.hold(request.state, key or address_of(request.client.host if request.client else ""), known=key is not None)
+    held = bodies.hold(request.state, key or address_of(request.client.host if request.client else ""), known=key is not None, most=most)
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal():
         if int(declared) > most:

@@ -147,6 +147,12 @@ class Accepted(BaseModel):
     ids: list[str]
 
 
+class Received(Accepted):
+    """Events that a webhook's body has become, and how many parts of the body were not understood."""
+
+    not_understood: int
+
+
 class Outcome(Accepted):
     """Events that were taken, and what became of them; `done` when nothing of them is open."""
 

@@ -62,6 +62,14 @@ def database_url(of: Settings | None = None) -> str:
     return _complete(url)
 
 
+def is_embedded(of: Settings) -> bool:
+    """Whether the database is the embedded one, also where `runyard env` has set DATABASE_URL."""
+    if of.database_url is None:
+        return True
+    url = embedded_url(of.postgres_dir)
+    return url is not None and of.database_url.get_secret_value() == _complete(url)
+
+
 def direct_url(of: Settings | None = None) -> str:
     """The URL of the server itself, around a pooler: for what needs a session of its own. Raises `DatabaseUnavailable` when there is none."""
     chosen = of or settings()

@@ -81,7 +81,7 @@ SELECT DISTINCT ON (step) step, percent, text FROM (
 -- name: holding
 -- What may hold an invocation: its function, its keys, what open batches hold of the function's limits, and where its throttle stands.
 -- (by invocations_pkey, functions_pkey, failed_launches_pkey, batches_open, gates_pkey)
-SELECT invocations.status, invocations.attempt, invocations.due_at, invocations.keys, invocations.admitted, invocations.cancel_requested_at,
+SELECT invocations.status, invocations.attempt, invocations.crashes, invocations.due_at, invocations.keys, invocations.admitted, invocations.cancel_requested_at,
     invocations.started_at IS NOT NULL AS begun, runyard.now() AS now, functions.active, functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
     failed_launches.error->>'message' AS unlaunched, failed_launches.until AS held_until,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]') FROM (

@@ -64,7 +64,7 @@ ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 -- waits_invocation_id_step_key, progress_invocation)
 SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at, finished_at, run_id, replay_of, output, error, dismissed_at,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('step', steps.step, 'tries', steps.tries, 'output', steps.output, 'error', steps.error, 'run_id', steps.run_id,
-            'started_at', steps.started_at, 'finished_at', steps.finished_at) ORDER BY steps.finished_at, steps.started_at), '[]')
+            'started_at', steps.started_at, 'finished_at', steps.finished_at) ORDER BY steps.number NULLS FIRST, steps.finished_at), '[]')
         FROM runyard.steps WHERE steps.invocation_id = invocations.id) AS steps,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('step', waits.step, 'kind', waits.kind, 'event', waits.event, 'until', waits.expires_at) ORDER BY waits.id), '[]')
         FROM runyard.waits WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel' AND waits.resolved_at IS NULL
@@ -99,7 +99,7 @@ SELECT watched.number, pg_current_snapshot()::text AS moment,
         'function', invocations.function, 'status', invocations.status, 'attempt', invocations.attempt, 'run_id', invocations.run_id, 'due_at', invocations.due_at,
         'output', invocations.output, 'error', invocations.error) END AS state,
     (SELECT jsonb_agg(jsonb_build_object('step', steps.step, 'tries', steps.tries, 'output', steps.output, 'error', steps.error,
-            'started_at', steps.started_at, 'finished_at', steps.finished_at) ORDER BY steps.finished_at, steps.started_at)
+            'started_at', steps.started_at, 'finished_at', steps.finished_at) ORDER BY steps.number NULLS FIRST, steps.finished_at)
         FROM runyard.steps WHERE steps.invocation_id = watched.invocation AND runyard.written_after_v1(steps.xmin, watched.since)) AS steps,
     (SELECT jsonb_agg(jsonb_build_object('step', progress.step, 'percent', progress.percent, 'text', progress.text, 'at', progress.at) ORDER BY progress.id)
         FROM runyard.progress WHERE progress.invocation_id = watched.invocation

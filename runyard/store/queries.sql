@@ -76,22 +76,22 @@ FROM runyard.functions ORDER BY name
 -- name: claim
 -- Lock the due invocations of a function, highest priority first, then oldest; skip what another claim holds.
 -- Sleepers whose time has come are due like any other; those of a function that is paused, or whose launches fail, wait.
--- One index scan a priority level, so invocations that are not due yet are never walked over. (by invocations_due, invocations_crashed, invocations_crashing)
--- Those that lost two workers go alone, one after the other, beside the others (`alone`): a poisonous event takes nobody with it, and holds nobody up.
+-- One index scan a priority level, so invocations that are not due yet are never walked over.
+-- What has lost two workers is suspect, and runs apart from the others, beside them, so that it takes
+-- none with it and holds none up (`alone`): see runyard.suspects_v1, which only plans where there is any.
+-- (by invocations_due, invocations_suspects, and as suspects_v1)
 WITH RECURSIVE held AS (
     SELECT runyard.held_until_v1(%(function)s) AS until
 ),
-crashed AS (
-    SELECT id FROM runyard.invocations
-    WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND due_at <= runyard.now()
-        AND (SELECT until FROM held) IS NULL
-        AND NOT EXISTS (
-            SELECT FROM runyard.invocations AS others WHERE others.function = %(function)s AND others.crashes >= 2 AND others.status IN ('claimed', 'running'))
-    ORDER BY due_at, id LIMIT 1 FOR UPDATE SKIP LOCKED
+suspects AS (
+    SELECT id FROM runyard.suspects_v1(%(function)s, %(max_batch)s) AS id
+    WHERE (SELECT until FROM held) IS NULL AND EXISTS (
+        SELECT FROM runyard.invocations
+        WHERE function = %(function)s AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting'))
 ),
 levels AS (
     (SELECT priority FROM runyard.invocations
-     WHERE function = %(function)s AND (SELECT until FROM held) IS NULL AND NOT EXISTS (SELECT FROM crashed)
+     WHERE function = %(function)s AND (SELECT until FROM held) IS NULL AND NOT EXISTS (SELECT FROM suspects)
         AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0 AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
      ORDER BY priority DESC LIMIT 1)
     UNION ALL
@@ -112,14 +112,14 @@ due AS (
 ),
 taken AS (
     UPDATE runyard.invocations SET status = 'claimed', batch_id = %(batch)s
-    WHERE id IN (SELECT id FROM crashed UNION ALL SELECT id FROM due) RETURNING id, event_id, run_id
+    WHERE id IN (SELECT id FROM suspects UNION ALL SELECT id FROM due) RETURNING id, event_id, run_id
 ),
 batch AS (
     INSERT INTO runyard.batches (id, function, invocations)
     SELECT %(batch)s, %(function)s, array_agg(id) FROM taken HAVING count(*) > 0
 )
 SELECT count(*) AS size, min(event_id) AS event_id, CASE WHEN min(run_id) = max(run_id) THEN min(run_id) END AS previous_run,
-    EXISTS (SELECT FROM crashed) AS alone
+    EXISTS (SELECT FROM suspects) AS alone
 FROM taken
 
 -- name: claim_lanes
@@ -134,7 +134,7 @@ WITH taken AS (
 ),
 made AS (
     INSERT INTO runyard.batches (id, function, invocations, launched_at)
-    SELECT %(batch)s, %(function)s, array_agg(id), now() FROM taken HAVING count(*) > 0
+    SELECT %(batch)s, %(function)s, array_agg(id), clock_timestamp() FROM taken HAVING count(*) > 0
 )
 SELECT count(*) AS size FROM taken
 
@@ -199,9 +199,15 @@ SELECT
     (SELECT count(*) FROM runyard.batches WHERE status = 'running') AS running
 
 -- name: launching
--- Write down that the run of a batch is given to the broker; where that did not happen (`marked`), its status as it was. (by batches_pkey)
-WITH launched AS (
-    UPDATE runyard.batches SET launched_at = now(), heartbeat_at = now() WHERE id = %(batch)s AND status = 'claimed' RETURNING id
+-- Write down that the run of a batch is given to the broker; where that did not happen (`marked`), its
+-- status as it was. The row is locked first: an UPDATE that waits for a lock writes the time at which
+-- its wait began. (by batches_pkey)
+WITH claimed AS (
+    SELECT id FROM runyard.batches WHERE id = %(batch)s AND status = 'claimed' FOR NO KEY UPDATE
+),
+launched AS (
+    UPDATE runyard.batches SET launched_at = clock_timestamp(), heartbeat_at = clock_timestamp()
+    FROM claimed WHERE batches.id = claimed.id RETURNING batches.id
 )
 SELECT EXISTS (SELECT FROM launched) AS marked, status FROM runyard.batches WHERE id = %(batch)s
 
@@ -215,11 +221,17 @@ ORDER BY claimed_at LIMIT 100
 -- name: begin
 -- A run takes its batch: refused (no row) when the lease is gone or another run has it. Where launches of its function have failed before, they work
 -- again, and what waits is claimed. (by batches_pkey, failed_launches_pkey)
-WITH begun AS (
-    UPDATE runyard.batches
-    SET status = 'running', run_id = %(run)s, worker = %(worker)s, started_at = coalesce(started_at, now()), heartbeat_at = now()
+WITH free AS (  -- locked first, as for `launching`
+    SELECT id FROM runyard.batches
     WHERE id = %(batch)s AND (status = 'claimed' OR (status = 'running' AND run_id = %(run)s))
-    RETURNING id, function
+    FOR NO KEY UPDATE
+),
+begun AS (
+    UPDATE runyard.batches
+    SET status = 'running', run_id = %(run)s, worker = %(worker)s,
+        started_at = coalesce(started_at, clock_timestamp()), heartbeat_at = clock_timestamp()
+    FROM free WHERE batches.id = free.id
+    RETURNING batches.id, function
 ),
 works_again AS (
     DELETE FROM runyard.failed_launches WHERE function = (SELECT function FROM begun) RETURNING runyard.wake_v1(function)
@@ -248,8 +260,9 @@ FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
 
 -- name: kept_steps
--- What the steps of these invocations have given so far, in the order in which they ended. (by steps_pkey)
-SELECT invocation_id, step, output, error, run_id, tries FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY finished_at
+-- What the steps of these invocations have given so far, in the order in which they were kept: the clocks of two workers may
+-- differ by more than a step takes. (by steps_pkey)
+SELECT invocation_id, step, output, error, run_id, tries FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY number NULLS FIRST, finished_at
 
 -- name: keep_steps
 -- Keep results of one step; refused (no row) when the lease is gone. An output that is kept is never replaced, and an error that is written again,
@@ -267,7 +280,7 @@ kept AS (
     ON CONFLICT (invocation_id, step) DO UPDATE SET
         attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output, error = excluded.error,
         tries = steps.tries + ((steps.run_id, steps.finished_at) IS DISTINCT FROM (excluded.run_id, excluded.finished_at))::integer,
-        started_at = excluded.started_at, finished_at = excluded.finished_at
+        started_at = excluded.started_at, finished_at = excluded.finished_at, number = excluded.number
     WHERE steps.error IS NOT NULL
 )
 SELECT id FROM lease
@@ -296,7 +309,7 @@ outcomes AS (
 settled AS (
     UPDATE runyard.invocations
     SET status = CASE WHEN outcome.status IN ('queued', 'sleeping', 'waiting') AND cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE outcome.status END,
-        batch_id = NULL, output = outcome.output::jsonb, crashes = 0, attempt = coalesce(outcome.attempt, invocations.attempt),
+        batch_id = NULL, output = outcome.output::jsonb, crashes = 0, suspect = NULL, attempt = coalesce(outcome.attempt, invocations.attempt),
         error = CASE WHEN cancel_requested_at IS NOT NULL AND outcome.status <> 'succeeded' THEN invocations.error ELSE outcome.error::jsonb END,
         since = CASE WHEN outcome.status IN ('sleeping', 'waiting') THEN NULL ELSE since END,
         due_at = CASE WHEN outcome.status = 'queued' THEN runyard.now() + make_interval(secs => outcome.delay) ELSE coalesce(outcome.wakes, due_at) END,
@@ -312,17 +325,24 @@ left_unfinished AS (
 SELECT id, runyard.wake_v1('') FROM lease
 
 -- name: heartbeat
--- Renew the leases of these batches; gives those that are still held, whether their run was told to stop, and which invocations were cancelled.
--- (by batches_pkey)
-UPDATE runyard.batches SET heartbeat_at = now()
-WHERE id = ANY (%(batches)s) AND status = 'running'
-RETURNING id, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS stopped, cancelled
+-- Renew the leases of these batches; gives those that are still held, whether their run was told to
+-- stop, and which invocations were cancelled. One that another transaction has locked is left for the
+-- next time: none waits for another, and a lease lasts for many beats. (by batches_pkey)
+WITH free AS (
+    SELECT id FROM runyard.batches
+    WHERE id = ANY (%(batches)s) AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
+),
+renewed AS (
+    UPDATE runyard.batches SET heartbeat_at = clock_timestamp() WHERE id IN (SELECT id FROM free)
+)
+SELECT id, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS stopped, cancelled
+FROM runyard.batches WHERE id = ANY (%(batches)s) AND status = 'running'
 
 -- name: heartbeat_worker
 -- A worker says that it is alive. (by workers_pkey)
 INSERT INTO runyard.workers (name, host, pid, slots, place) VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s, %(place)s)
-ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, place = excluded.place, slots = excluded.slots, heartbeat_at = now(),
-    started_at = CASE WHEN workers.pid = excluded.pid THEN workers.started_at ELSE now() END
+ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, place = excluded.place, slots = excluded.slots, heartbeat_at = clock_timestamp(),
+    started_at = CASE WHEN workers.pid = excluded.pid THEN workers.started_at ELSE clock_timestamp() END
 
 -- name: batches_here
 -- Batches that run in processes of this place: of the worker itself, and of others that are silent for some seconds; and those that are settled, while
@@ -401,27 +421,62 @@ ORDER BY finished_at LIMIT 20
 -- name: release
 -- Take the lease away and end or requeue what it held: 'queued' or 'cancelled'; those that began and are out of attempts fail. What never began keeps
 -- its attempts and its place.
--- `crashed` adds one to the workers that were lost, `failed` holds the function back: its runs do not come to begin.
--- No row when another was first, or the worker came back. (by batches_pkey, invocations_pkey, failed_launches_pkey)
+-- `crashed` adds one to the workers that were lost. It costs an attempt only where the invocation was
+-- alone in the run: of several, nobody knows which one it was. From the second on they are suspects:
+-- searched, if no others are; those that were searched beside them are not any more, for the culprit
+-- was here. `failed` holds the function back: its runs do not come to begin.
+-- No row when another was first, or the worker came back.
+-- (by batches_pkey, invocations_pkey, invocations_searched, failed_launches_pkey)
 WITH lease AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE id = %(batch)s AND status = %(expected)s AND (%(force)s OR heartbeat_at < now() - make_interval(secs => %(lease)s))
     RETURNING id, function, invocations, run_id
 ),
-held AS (
-    SELECT invocations.id, %(status)s = 'queued' AND status = 'running' AND attempt >= %(attempts)s AS spent
+found AS (
+    SELECT id, attempt, suspect, %(status)s = 'queued' AND status = 'running' AS began,
+        %(crashed)s AND %(status)s = 'queued' AS lost, count(*) OVER () > 1 AS in_company
     FROM runyard.invocations
-    WHERE invocations.id = ANY (SELECT unnest(invocations) FROM lease) AND batch_id = %(batch)s AND status IN ('claimed', 'running')
+    WHERE invocations.id = ANY (SELECT unnest(invocations) FROM lease) AND batch_id = %(batch)s
+        AND status IN ('claimed', 'running')
+),
+held AS (
+    SELECT id, lost, lost AND in_company AS unclear,
+        began AND attempt >= %(attempts)s AND NOT (lost AND in_company) AS spent
+    FROM found
+),
+search AS (
+    SELECT EXISTS (SELECT FROM found WHERE lost AND suspect = 'searched') AS was_here,
+        EXISTS (
+            SELECT FROM runyard.invocations
+            WHERE function = (SELECT function FROM lease) AND suspect = 'searched'
+                AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')) AS goes_on
+),
+cleared AS (
+    UPDATE runyard.invocations SET suspect = NULL
+    WHERE (SELECT was_here FROM search) AND function = (SELECT function FROM lease)
+        AND suspect = 'searched' AND status IN ('queued', 'sleeping', 'waiting')
 ),
 freed AS (
     UPDATE runyard.invocations SET
         batch_id = NULL,
-        crashes = crashes + (%(crashed)s AND %(status)s = 'queued')::integer,
+        crashes = crashes + lost::integer,
+        suspect = CASE
+            WHEN NOT lost OR crashes = 0 THEN suspect
+            WHEN NOT unclear THEN 'alone'
+            WHEN was_here OR NOT goes_on THEN 'searched' END,
+        attempt = attempt - (unclear AND status = 'running')::integer,
         status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' WHEN spent THEN 'failed' ELSE %(status)s END,
         due_at = CASE WHEN %(status)s = 'queued' AND status = 'running' THEN runyard.now() + make_interval(secs => %(delay)s) ELSE due_at END,
-        error = CASE WHEN cancel_requested_at IS NOT NULL THEN error ELSE coalesce(%(error)s::jsonb, error) END,
+        error = CASE
+            WHEN cancel_requested_at IS NOT NULL THEN error
+            WHEN lost AND spent AND crashes > 0
+                THEN coalesce(%(error)s::jsonb, '{}') || jsonb_build_object('message', format(
+                    '%%s workers were lost while it ran, the last one with nothing else in the run: '
+                    'most likely a step of it ends its process (out of memory, a crash in native code); '
+                    'mend that, then replay it', crashes + 1))
+            ELSE coalesce(%(error)s::jsonb, error) END,
         finished_at = CASE WHEN %(status)s = 'queued' AND NOT spent AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
-    FROM held WHERE invocations.id = held.id
+    FROM held CROSS JOIN search WHERE invocations.id = held.id
     RETURNING invocations.id, invocations.status
 ),
 left_unfinished AS (
@@ -520,7 +575,7 @@ LEFT JOIN LATERAL (
         'steps', (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'step', steps.step, 'attempt', steps.attempt, 'output', steps.output, 'error', steps.error,
             'milliseconds', round((extract(epoch FROM steps.finished_at - steps.started_at) * 1000)::numeric, 1)
-        ) ORDER BY steps.finished_at, steps.started_at), '[]') FROM runyard.steps WHERE steps.invocation_id = invocations.id)
+        ) ORDER BY steps.number NULLS FIRST, steps.finished_at), '[]') FROM runyard.steps WHERE steps.invocation_id = invocations.id)
     ) ORDER BY invocations.id) AS invocations
     FROM runyard.invocations WHERE invocations.event_id = events.id
 ) AS found ON true

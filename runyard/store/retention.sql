@@ -12,9 +12,14 @@ WHERE function = %(function)s AND created_at < %(before)s AND finished_at < %(be
 ORDER BY created_at, id LIMIT %(limit)s
 
 -- name: delete_invocations
--- Delete invocations with all that belongs to them, but for those that have been taken up again meanwhile; gives the ones that went.
+-- Delete invocations with all that belongs to them, but for those that have been taken up again
+-- meanwhile, or are locked by a transaction that replays or dismisses them; gives the ones that went.
 -- (by steps_pkey, parts_invocation, progress_invocation, waits_pkey and invocations_pkey)
-WITH gone AS (DELETE FROM runyard.invocations WHERE id = ANY (%(ids)s) AND finished_at < %(before)s RETURNING id),
+WITH old AS (
+        SELECT id FROM runyard.invocations
+        WHERE id = ANY (%(ids)s) AND finished_at < %(before)s FOR UPDATE SKIP LOCKED
+    ),
+    gone AS (DELETE FROM runyard.invocations WHERE id IN (SELECT id FROM old) RETURNING id),
     kept AS (DELETE FROM runyard.steps WHERE invocation_id IN (SELECT id FROM gone)),
     parts AS (DELETE FROM runyard.parts WHERE invocation_id IN (SELECT id FROM gone)),
     said AS (DELETE FROM runyard.progress WHERE invocation_id IN (SELECT id FROM gone)),

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,27 @@ def gemini(request: pytest.FixtureRequest, _gemini: FakeGemini, monkeypatch: pyt
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # connections that have failed
         gc.collect()
+
+
+@pytest.fixture
+def no_synced_tables(fresh: None) -> None:
+    """None of the tables of earlier syncs, nor of the databases that they came from."""
+    with database.connection() as connection:
+        for row in rows("SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'sync\\_%%' OR nspname = 'elsewhere'"):
+            connection.execute(f'DROP SCHEMA "{row["name"]}" CASCADE'.encode())
+
+
+@pytest.fixture
+def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a text the file of sources."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / f"sync-{time.monotonic_ns()}.toml"
+        path.write_text(text)
+        monkeypatch.setenv("SYNC_SOURCES", str(path))
+        return path
+
+    return write
 
 
 def rows(statement: str, *parameters: Any) -> list[dict[str, Any]]:

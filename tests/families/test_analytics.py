@@ -69,7 +69,7 @@ def test_a_day_has_its_events_functions_mails_and_calls(worked: Yard) -> None:
     assert shown["events"]["plot"].startswith("![events by name](data:image/png;base64,") and "contact/submitted" in shown["events"]["table"]
     frame = pd.read_parquet(shown["functions"]["file"])
     assert list(frame["function"]) == sorted(functions) and shown["functions"]["dagster/row_count"] == len(functions)
-    assert passed == {"totals_agree": True, "no_day_is_missing": False, "success_is_high": False, "waits_are_short": True}
+    assert passed == {"totals_agree": True, "no_day_is_missing": False, "success_is_high": True, "waits_are_short": True}
 
 
 def test_a_backfill_gives_the_numbers_of_the_daily_runs(worked: Yard) -> None:
@@ -126,7 +126,41 @@ def test_a_check_fails_where_the_totals_do_not_agree(worked: Yard) -> None:
     assert not analytics._totals_agree(TODAY - timedelta(days=1), frame, RollupTables()).passed
 
 
-def test_slow_starts_and_failures_are_named(yard: Yard) -> None:
+def ends(**functions: tuple[int, int]) -> pd.DataFrame:
+    """The rows of a day: how often each function has succeeded and failed."""
+    rows = [{"function": name, "succeeded": good, "failed": bad, "success_rate": good / (good + bad) if good + bad else None} for name, (good, bad) in functions.items()]
+    return pd.DataFrame(rows, columns=["function", "succeeded", "failed", "success_rate"]).astype({"success_rate": float})
+
+
+def judged(frame: pd.DataFrame) -> tuple[bool, str, str]:
+    """Whether the check passes, whom it names, and who has ended too seldom to be judged."""
+    found = analytics._success_is_high(TODAY, frame, RollupTables())
+    return bool(found.passed), *(str(found.metadata[name].value) for name in ("below", "below, of too few ends"))
+
+
+@pytest.mark.parametrize(
+    ("functions", "expected"),
+    [
+        ({"once": (0, 1)}, (True, "none", "once 0% of 1")),
+        ({"nine": (8, 1)}, (True, "none", "nine 89% of 9")),
+        ({"nine": (0, 9)}, (True, "none", "nine 0% of 9")),
+        ({"ten": (8, 2)}, (False, "ten 80% of 10", "none")),
+        ({"ten": (9, 1)}, (True, "none", "none")),
+        ({"many": (890, 110), "once": (0, 1), "never": (0, 0)}, (False, "many 89% of 1000", "once 0% of 1")),
+        ({}, (True, "none", "none")),
+    ],
+)
+def test_success_is_judged_where_there_is_enough_of_it(functions: dict[str, tuple[int, int]], expected: tuple[bool, str, str]) -> None:
+    assert judged(ends(**functions)) == expected
+
+
+def test_how_many_ends_are_enough_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANALYTICS_FEWEST_ENDS", "1")
+    assert judged(ends(once=(0, 1))) == (False, "once 0% of 1", "none")
+
+
+def test_slow_starts_and_failures_are_named(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANALYTICS_FEWEST_ENDS", "1")
     clock.take(datetime.now(UTC) - timedelta(minutes=10))
     database.close_pool()
     day = yard.now.date()

@@ -52,6 +52,13 @@ def test_a_wrong_key_is_not_well_and_not_shown(scopes: Scopes, openai: FakeOpenA
     assert "wrong-and-secret" not in str(found) and gemini.key not in str(found)
 
 
+def test_a_sender_that_is_no_address_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAIL_FROM", "Acme <mail@acme>")
+    ok, says = said()["mail"]
+    assert not ok
+    assert "MAIL_FROM 'Acme <mail@acme>' is not an e-mail address" in says
+
+
 def test_a_wrong_order_of_providers_is_named(openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AI_PROVIDERS", "nobody")
     assert said()["text"] == (False, "AI_PROVIDERS names nobody; there are: gemini, openai, offline")

@@ -14,6 +14,7 @@ from assets.maintenance import system_report
 from pipelines import maintenance
 from resources.email_messages import EmailMessages
 from resources.media_store import Media, MediaStore
+from resources.webhook_payloads import event_of
 from runyard import Event, clock, retention, send
 from runyard.errors import InvalidOption
 from runyard.keeping_times import Retention
@@ -143,7 +144,7 @@ def test_old_mails_and_media_without_an_asset_go(runyard_database: str, tmp_path
     (tmp_path / "file").write_bytes(b"orphan")
     key = store.put(tmp_path / "file", ".webp")["key"]
     os.utime(store.root / key, (time.time() - 2 * 86_400,) * 2)
-    assert launch("sweep_files", dry_run=True) == {"dry run": True, "mails": 1, "media": 1, "media bytes": 6}
+    assert launch("sweep_files", dry_run=True) == {"dry run": True, "mails": 1, "payloads": 0, "media": 1, "media bytes": 6}
     assert (store.root / key).exists() and (outbox / "old.eml").exists()
     launch("sweep_files")
     assert not (store.root / key).exists() and [path.name for path in outbox.iterdir()] == ["new.eml"]
@@ -202,3 +203,26 @@ def test_the_database_stays_flat_after_its_retention_time(yard: Yard) -> None:
         sizes.append(rows(size)[0]["bytes"])
     assert rows("SELECT count(*) AS n FROM runyard.events WHERE name = 'email/send.requested'")[0]["n"] == 14 * 400
     assert max(sizes[30:]) <= 1.1 * max(sizes[14:20]), sizes
+
+
+def large_push(delivery: str) -> None:
+    """A delivery of GitHub that is too large for an event."""
+    with database.transaction() as connection:
+        event_of(connection, "github/push", {"ref": "main", "commits": ["x" * 100] * 6000}, delivery)
+
+
+def test_payloads_beside_their_events_go_when_no_event_may_need_them(yard: Yard) -> None:
+    large_push("github-old")
+    yard.advance("31d")
+    large_push("github-new")
+    assert launch("sweep_files", dry_run=True)["payloads"] == 1
+    assert launch("sweep_files", retention="30d, send_email=90d")["payloads"] == 0
+    assert launch("sweep_files", retention="30d, send_email=forever")["payloads"] == 0
+    assert launch("sweep_files")["payloads"] == 1
+    assert rows("SELECT id FROM app.webhook_payloads") == [{"id": "github-new"}]
+
+
+@pytest.mark.parametrize(("text", "days"), [("30d", 30), ("30d, a=2d", 30), ("30d, a=90d", 90), ("30d, a=forever", None), ("forever", None), ("a=2d", None)])
+def test_what_serves_every_function_is_kept_as_long_as_any(text: str, days: int | None) -> None:
+    now = datetime.now(UTC)
+    assert Retention.parse(text).all_before(now) == (None if days is None else now - timedelta(days=days))

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from dagster import DagsterInstance, materialize
 
-from resources import sync_loader, sync_sources
+from resources import sync_rest, sync_sources
 from resources.email_messages import EmailMessages
 from resources.sync_sources import SyncMisdeclared
 from runyard.store import database
@@ -26,7 +26,7 @@ from tests.fake_server import FakeServer, Handler
 from tests.families.conftest import rows
 
 # Requests leaves a connection open that was reset, for the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
 
 
 class Api(FakeServer):
@@ -60,24 +60,6 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     with Api() as made:
         monkeypatch.setenv("API_TOKEN", made.token)
         yield made
-
-
-@pytest.fixture(autouse=True)
-def _no_tables(fresh: None) -> None:
-    with database.connection() as connection:
-        for row in rows("SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'sync\\_%%' OR nspname = 'elsewhere'"):
-            connection.execute(f'DROP SCHEMA "{row["name"]}" CASCADE'.encode())
-
-
-@pytest.fixture
-def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    def write(text: str) -> Path:
-        path = tmp_path / f"sync-{time.monotonic_ns()}.toml"
-        path.write_text(text)
-        monkeypatch.setenv("SYNC_SOURCES", str(path))
-        return path
-
-    return write
 
 
 def rest(api: Api, **table: Any) -> str:
@@ -149,7 +131,7 @@ def test_a_changed_schema_is_shown_before_it_is_applied(yard: Yard, api: Api, de
 
 @pytest.mark.parametrize(("bound", "status", "said"), [("_MOST_PAGE_BYTES", "failed", "ask for smaller pages"), ("_PAGE_SECONDS", "queued", "does not answer")])
 def test_a_page_has_bounds_of_its_own(yard: Yard, api: Api, declare: Any, monkeypatch: pytest.MonkeyPatch, bound: str, status: str, said: str) -> None:
-    monkeypatch.setattr(sync_loader, bound, 0)
+    monkeypatch.setattr(sync_rest, bound, 0)
     declare(rest(api))
     api.items = [{"id": 1, "name": "a"}]
     found = sync(yard)
@@ -282,6 +264,8 @@ def test_each_table_is_an_asset_with_its_rows(runyard_database: str, api: Api, d
         ("[[source]]\n", "name"), ("x = [", "cannot be read"), ('[[source]]\nname = "a"\nkind = "rest"\nurl = "u"\n[[source.table]]\nname = "t"\n', "path is missing"),
         ('[[source]]\nname = "a"\nkind = "files"\n[[source.table]]\nname = "t"\npattern = "*"\n', "url"),
         ('[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ncursor = "c"\n', "need a key"),
+        ('[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\nencoding = "nope"\n', "'nope' is no encoding"),
+        ('[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ntypes = { a = "int" }\n', "types.a: Input should be 'text', 'bigint'"),
     ],
 )  # fmt: skip
 def test_a_wrong_declaration_is_named(declare: Any, text: str, what: str) -> None:

@@ -85,6 +85,17 @@ def test_what_the_tick_of_a_dead_daemon_claims_does_not_wait_out_a_lease(stack: 
     assert [row for row in rows if float(str(row["seconds"])) >= stack.settings.lease_seconds] == []
 
 
+def test_a_daemon_that_starts_does_not_warn_of_the_ticks_in_which_the_one_before_it_waited(stack: Stack) -> None:
+    before = len(stack.log.read_text())
+    old = stack.pid("daemon")
+    kill_tree(old)
+    wait_until(lambda: stack.pid("daemon") not in (0, old))
+    stack.wait_ready()
+    [event_id] = send("test/steps", {"n": 1})
+    assert settled(event_id, 60)["status"] == "succeeded"
+    assert "dangling" not in stack.log.read_text()[before:]
+
+
 def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> None:
     second = subprocess.Popen(
         [sys.executable, "-m", "runyard", "daemon", "--workspace", str(stack_workspace())], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

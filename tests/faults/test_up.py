@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from runyard.settings import Settings
-from runyard.store.embedded import delete_embedded, embedded_url, start_embedded
+from runyard.store.embedded import delete_embedded, embedded_url
 from tests.conftest import ROOT, wait_until
 
 
@@ -165,27 +165,39 @@ def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:
     assert embedded_url(postgres_dir(home)) is None
 
 
-def test_it_works_under_stock_dagster_dev(home: Path) -> None:
-    url = start_embedded(postgres_dir(home))
-    variables = {**environment(home), "DAGSTER_HOME": str(home), "DATABASE_URL": url}
-    subprocess.run([sys.executable, "-m", "runyard", "migrate"], cwd=home, env=variables, check=True, capture_output=True)
-    dev = subprocess.Popen(
-        [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", variables["RUNYARD_PORT"]], cwd=home, env=variables,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+def _told_by_the_readme(command: str) -> str:
+    """The block of shell commands of the README that this one is part of."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    [found] = [block for block in blocks if command in block]
+    return found
+
+
+def test_dagster_dev_works_as_the_readme_tells_it_with_no_variable_set(home: Path) -> None:
+    (home / ".venv").symlink_to(sys.prefix)
+    variables = {name: value for name, value in environment(home).items() if name != "RUNYARD_PORT"}
+    log = home / "dev.log"
+    with log.open("w") as output:
+        dev = subprocess.Popen(["bash", "-e", "-c", _told_by_the_readme("dagster dev")], cwd=home, env=variables, stdout=output, stderr=output, start_new_session=True)
     try:
-        wait_until(lambda: query(home, "SELECT 1 FROM runyard.functions"), 90)
-        [(event_id,)] = query(home, 'SELECT runyard.send(\'email/send.requested\', \'{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}\')')
-        wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{event_id}-*.eml")), 90)
-        wait_until(lambda: query(home, "SELECT status FROM runyard.invocations") == [("succeeded",)], 30)
+        # Not before Dagster is there: `_answers` until `runyard migrate` has made the database.
+        wait_until(lambda: dev.poll() is not None or (_answers(home) and "Serving dagster-webserver" in log.read_text()), 90)
+        assert dev.poll() is None, log.read_text()
+        send = subprocess.run(
+            [home / ".venv" / "bin" / "runyard", "send", "email/send.requested", "--data", '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}'],
+            cwd=home, env=variables, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        wait_until(lambda: query(home, "SELECT status FROM runyard.invocations") == [("succeeded",)], 90)
+        assert list((home / ".runyard" / "outbox").glob(f"{send.stdout.strip()}-*.eml"))
     finally:
         children = psutil.Process(dev.pid).children(recursive=True)
-        dev.send_signal(signal.SIGINT)
-        try:
-            dev.wait(20)
-        except subprocess.TimeoutExpired:
-            dev.kill()
-            dev.wait()
+        for child in children:
+            child.send_signal(signal.SIGINT)
+        psutil.wait_procs(children, 20)
         for child in children:
             if child.is_running():
                 child.kill()
+        dev.wait()
+    # In the terminal where the README's commands were: with the database's URL among the variables.
+    down = 'eval "$(.venv/bin/runyard env)" && .venv/bin/runyard down'
+    subprocess.run(["bash", "-c", down], cwd=home, env=variables, check=True, capture_output=True)
+    assert embedded_url(postgres_dir(home)) is None

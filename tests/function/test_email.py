@@ -1,6 +1,7 @@
 """The mail family against a SendGrid that checks and fails."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,3 +126,96 @@ def test_send_at_reaches_sendgrid(yard: Yard, sendgrid: FakeSendGrid) -> None:
     send(NAME, welcome("ada@example.com", send_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))))
     yard.work()
     assert sendgrid.mails[0]["send_at"] == at
+
+
+def sent_to(sendgrid: FakeSendGrid) -> dict[str, Any]:
+    """Whom the only mail went to, without what is ours."""
+    [mail] = sendgrid.mails
+    return {field: value for field, value in mail["personalizations"][0].items() if field != "custom_args"}
+
+
+def test_names_and_domains_of_any_script_reach_sendgrid_as_it_takes_them(yard: Yard, sendgrid: FakeSendGrid) -> None:
+    to = ["Jörg <info@müller.example>", "=?utf-8?b?Wm/DqyDDhW5nc3Ryw7Zt?= <zoe@example.com>", '"Lovelace, Ada" <ada@example.com>']
+    [event_id] = send(NAME, {"to": to, "subject": "s", "text": "t"})
+    yard.work()
+    assert outcome(event_id)["status"] == "succeeded"
+    assert sent_to(sendgrid)["to"] == [
+        {"email": "info@xn--mller-kva.example", "name": "Jörg"},
+        {"email": "zoe@example.com", "name": "Zoë Ångström"},
+        {"email": "ada@example.com", "name": "Lovelace Ada"},
+    ]
+    assert messages()[0]["recipients"] == ["Jörg <info@müller.example>", "Zoë Ångström <zoe@example.com>", '"Lovelace, Ada" <ada@example.com>']
+
+
+def test_two_addresses_in_one_text_are_both_sent_to(yard: Yard, sendgrid: FakeSendGrid) -> None:
+    send(NAME, {"to": "Ada <ada@example.com>, Bob <bob@example.com>", "subject": "s", "text": "t"})
+    yard.work()
+    assert [found["email"] for found in sent_to(sendgrid)["to"]] == ["ada@example.com", "bob@example.com"]
+
+
+def test_an_address_that_stands_twice_is_sent_to_once(yard: Yard, sendgrid: FakeSendGrid) -> None:
+    fields = {"to": "ada@example.com", "cc": ["ADA@example.com", "Bob <bob@example.com>"], "bcc": "bob@example.com"}
+    [event_id] = send(NAME, {**fields, "subject": "s", "text": "t"})
+    yard.work()
+    assert outcome(event_id)["status"] == "succeeded"
+    assert sent_to(sendgrid) == {"to": [{"email": "ada@example.com"}], "cc": [{"email": "bob@example.com", "name": "Bob"}]}
+    assert messages()[0]["recipients"] == ["ada@example.com", "Bob <bob@example.com>"]
+
+
+def test_a_suppressed_address_is_known_however_its_domain_is_written(yard: Yard, sendgrid: FakeSendGrid) -> None:
+    EmailMessages().suppress("info@xn--mller-kva.example", "bounced")
+    [event_id] = send(NAME, {"to": "Info@Müller.example", "subject": "s", "text": "t"})
+    yard.work()
+    assert outcome(event_id)["output"]["suppressed"] == ["info@müller.example"]
+    assert sendgrid.mails == []
+
+
+def test_a_suppression_written_by_hand_in_ascii_holds(yard: Yard, sendgrid: FakeSendGrid) -> None:
+    with database.connection() as connection:
+        connection.execute("INSERT INTO app.suppressions (address, reason) VALUES ('info@xn--mller-kva.example', 'by hand')")
+    send(NAME, {"to": "info@müller.example", "subject": "s", "text": "t"})
+    yard.work()
+    assert sendgrid.mails == []
+
+
+def test_an_address_that_is_not_ascii_before_the_at_sign_is_refused_with_what_to_set(yard: Yard, sendgrid: FakeSendGrid) -> None:
+    before = sendgrid.requests
+    [event_id] = send(NAME, {"to": "jörg@example.com", "subject": "s", "text": "t"})
+    yard.work()
+    assert outcome(event_id)["status"] == "failed"
+    assert outcome(event_id)["error"]["message"].startswith("jörg@example.com is not ASCII before the @")
+    assert "SENDGRID_SMTPUTF8=1" in messages()[0]["error"]
+    assert sendgrid.requests == before
+
+
+def test_an_attachment_reaches_sendgrid_as_it_takes_it(yard: Yard, sendgrid: FakeSendGrid) -> None:
+    attachment = {"filename": "a, b; c.csv", "content": "YSxi\r\nMSwy\r\n", "type": "text/csv; charset=utf-8"}
+    send(NAME, {"to": "ada@example.com", "subject": "s", "text": "t", "attachments": [attachment]})
+    yard.work()
+    [mail] = sendgrid.mails
+    assert mail["attachments"] == [{"filename": "a b c.csv", "content": "YSxiMSwy", "type": "text/csv", "disposition": "attachment"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kinds"),
+    [
+        ({"text": "", "html": "<p>Hi</p>"}, ["text/plain", "text/html"]),
+        ({"html": "<img src='https://shop.example/a.png'>"}, ["text/html"]),
+        ({"text": "Hi", "html": " "}, ["text/plain"]),
+    ],
+)
+def test_a_blank_part_is_not_sent(yard: Yard, sendgrid: FakeSendGrid, fields: dict[str, Any], kinds: list[str]) -> None:
+    [event_id] = send(NAME, {"to": "ada@example.com", "subject": "s", **fields})
+    yard.work()
+    assert outcome(event_id)["status"] == "succeeded"
+    assert [part["type"] for part in sendgrid.mails[0]["content"]] == kinds
+
+
+def test_a_template_that_renders_to_nothing_is_final(yard: Yard, sendgrid: FakeSendGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.txt").write_text("Subject: {{ title }}\n")
+    (tmp_path / "empty.html").write_text("\n")
+    monkeypatch.setenv("MAIL_TEMPLATES", str(tmp_path))
+    [event_id] = send(NAME, {"to": "ada@example.com", "template": "empty", "data": {"title": "News"}})
+    yard.work()
+    assert outcome(event_id)["status"] == "failed"
+    assert "there is nothing to send" in outcome(event_id)["error"]["message"]

@@ -79,7 +79,7 @@ def test_a_wrong_key_is_an_error_of_the_sdk(send: Send) -> None:
 
 def test_a_bad_event_is_an_error_of_the_sdk_and_nothing_is_taken(send: Send) -> None:
     found = send([{"name": "greet/requested"}, {"name": "email/send.requested", "data": {"to": "nobody"}}])
-    assert "data.to.0" in found["error"] and count() == 0
+    assert "[1].data.to: " in found["error"] and count() == 0
 
 
 def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, door: Door) -> None:

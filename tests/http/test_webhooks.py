@@ -18,6 +18,10 @@ from hypothesis import strategies as st
 from sendgrid.helpers.eventwebhook import EventWebhook, EventWebhookHeader
 
 from resources.email_messages import EmailMessages, Message
+from resources.webhook_payloads import read_payload
+from runyard import InvalidOption, NonRetriable
+from runyard.gateway.doors import Webhook
+from runyard.gateway.signatures import BodyHmac
 from runyard.store import database
 from tests.door import Door, count
 
@@ -170,15 +174,91 @@ def test_reports_that_sendgrid_did_not_sign_are_refused(door: Door, sendgrid_key
     assert count("app.email_reports") == 0
 
 
-@pytest.mark.parametrize(
-    "reports",
-    [{}, "text", [1], [{}], [{"event": "open"}], [{**EVERY_KIND[0], "timestamp": "soon"}], [{**EVERY_KIND[0], "timestamp": 1e300}], [{**EVERY_KIND[0], "email": None}],
-     [{**EVERY_KIND[0], "sg_event_id": "x" * 600}], [{**EVERY_KIND[0], "email": "a\x00b"}], [EVERY_KIND[0], {**EVERY_KIND[1], "asm_group_id": 2**70}]],
-)  # fmt: skip
-def test_a_signed_body_that_is_no_batch_is_refused_whole(door: Door, sendgrid_keys: tuple[Any, str], reports: Any) -> None:
+@pytest.mark.parametrize("reports", [{}, "text", 1, None])
+def test_a_signed_body_that_is_no_batch_is_refused(door: Door, sendgrid_keys: tuple[Any, str], reports: Any) -> None:
     answer = post(door, sendgrid_keys[0], reports)
-    assert answer.status_code == 400 and answer.json()["error"], answer.text
-    assert count("app.email_reports") == 0 and count() == 0
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+    assert count("app.email_reports") == 0
+
+
+BOUNCE = report("bounce", 900, email="gone@example.com", reason="550 no such user", type="bounce")
+NOT_UNDERSTOOD = {
+    "an event of the account": {"event": "account_status_change", "sg_event_id": "a", "timestamp": 1_780_000_001, "type": "compliance_suspend"},
+    "no object": 1,
+    "nothing": None,
+    "a list": [],
+    "an empty object": {},
+    "no kind": {**EVERY_KIND[0], "event": None},
+    "a kind that is no text": {**EVERY_KIND[0], "event": {"a": 1}},
+    "no address": {**EVERY_KIND[0], "email": None},
+    "an address that is none": {**EVERY_KIND[0], "email": "x"},
+    "an address with NUL": {**EVERY_KIND[0], "email": "a\x00b@example.com"},
+    "a time that is none": {**EVERY_KIND[0], "timestamp": "soon"},
+    "a time without end": {**EVERY_KIND[0], "timestamp": 10**400},
+    "a group that is none": {**EVERY_KIND[0], "asm_group_id": 2**70},
+    "a type of bounce that is none": {**BOUNCE, "email": "x@example.com", "type": 7},
+}
+UNDERSTOOD = {
+    "NUL in its reason": report("bounce", 901, email="x@example.com", reason="550 user unknown\x00", type="bounce"),
+    "half an emoji in a field that nobody reads": report("click", 902, url="https://shop.example/?q=\ud83d"),
+    "NUL in a name that nobody reads": report("open", 903, **{"a\x00": 1}),
+    "a long id": {**report("open", 904), "sg_event_id": "x" * 600},
+    "NUL in its id": {**report("open", 905), "sg_event_id": "x\x00"},
+    "an id that is no text": {**report("open", 906), "sg_event_id": {"a": 1}},
+    "no id": {**report("open", 907), "sg_event_id": None},
+    "a long id of a mail": report("open", 908, message="m" * 600),
+    "an id of a mail that is no text": {**report("open", 909), "message_id": ["m-1"]},
+    "milliseconds": {**report("open", 910), "timestamp": 1_780_000_001_000},
+    "a time as text": {**report("open", 911), "timestamp": "1780000001"},
+    "a kind that came later": report("amp_open", 912),
+    "a reason that is no text": {**BOUNCE, "sg_event_id": "913", "reason": {"code": 550}},
+    "a number that JSON has not": {**report("open", 914), "score": float("inf")},
+    "lists in lists": {**report("open", 915), "deep": json.loads("[" * 300 + "]" * 300)},
+}
+
+
+@pytest.mark.parametrize("name", NOT_UNDERSTOOD)
+@pytest.mark.usefixtures("mails")
+def test_what_is_not_understood_loses_none_of_its_neighbours(door: Door, sendgrid_keys: tuple[Any, str], name: str) -> None:
+    answer = post(door, sendgrid_keys[0], [NOT_UNDERSTOOD[name], BOUNCE, NOT_UNDERSTOOD[name]])
+    assert answer.status_code == 200, answer.text
+    assert (len(answer.json()["ids"]), answer.json()["not_understood"]) == (1, 2)
+    assert state()[1] == {"gone@example.com": "hard bounce"}
+    assert count("app.email_reports") == 1
+
+
+@pytest.mark.parametrize("name", UNDERSTOOD)
+@pytest.mark.usefixtures("mails")
+def test_an_odd_field_loses_neither_its_report_nor_the_neighbours(door: Door, sendgrid_keys: tuple[Any, str], name: str) -> None:
+    body = json.dumps([BOUNCE, UNDERSTOOD[name]]).replace("Infinity", "1e999").encode()
+    answer = post(door, sendgrid_keys[0], None, body=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["not_understood"] == 0
+    assert "gone@example.com" in state()[1]
+    assert count("app.email_reports") == 2
+    again = post(door, sendgrid_keys[0], None, body=body)
+    assert (again.status_code, again.json()["ids"]) == (200, [])
+    assert count("app.email_reports") == 2
+
+
+def test_a_report_twice_in_a_batch_is_one(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    assert len(post(door, sendgrid_keys[0], [BOUNCE, BOUNCE]).json()["ids"]) == 1
+    assert count("app.email_reports") == 1
+
+
+def test_a_report_finds_its_address_in_either_form_of_its_domain(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    post(door, sendgrid_keys[0], [{**BOUNCE, "email": "Info@xn--mller-kva.example"}])
+    assert state()[1] == {"info@müller.example": "hard bounce"}
+    assert EmailMessages().suppressed(["Jörg <info@müller.example>"]) == {"info@müller.example"}
+
+
+def test_the_log_and_the_metrics_tell_what_was_not_understood_and_nothing_of_what_it_said(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
+    post(door, sendgrid_keys[0], [NOT_UNDERSTOOD["an event of the account"], {**BOUNCE, "email": "secret", "event": "a b"}])
+    log = door.log()
+    assert "webhook sendgrid: 2 parts were not understood: account_status_change (email); an element (email)" in log
+    assert "secret" not in log
+    assert 'runyard_webhook_not_understood_total{webhook="sendgrid"}' in door.get("/metrics").text
 
 
 def test_a_body_that_is_not_text_is_refused(door: Door, sendgrid_keys: tuple[Any, str]) -> None:
@@ -203,6 +283,68 @@ def test_a_delivery_of_github_becomes_an_event_once(door: Door) -> None:
     assert github(door, b"[1]").json()["code"] == "invalid_event"
 
 
+def push(size: int, **more: Any) -> dict[str, Any]:
+    """A push of GitHub whose commits have about so many bytes."""
+    commits = [{"id": f"{number:040}", "message": "x" * 900, "added": ["a.py"]} for number in range(size // 1000)]
+    return {"ref": "refs/heads/main", "repository": {"id": 1, "full_name": "acme/shop"}, "commits": commits, **more}
+
+
+@pytest.mark.parametrize("size", [700_000, 24_000_000])
+def test_a_push_up_to_githubs_own_limit_is_kept_whole_beside_its_event(door: Door, size: int) -> None:
+    sent = push(size)
+    body = json.dumps(sent).encode()
+    assert len(body) <= 25_000_000
+    first, again = github(door, body), github(door, body)
+    assert first.status_code == again.status_code == 200, first.text
+    assert first.json()["ids"] == again.json()["ids"]
+    data = door.get(f"/api/events/{first.json()['ids'][0]}").json()["data"]
+    assert data == {
+        "ref": "refs/heads/main", "repository": sent["repository"], "payload_ref": "github-72d3162e-cc78", "payload_bytes": data["payload_bytes"],
+        "truncated": ["commits"],
+    }  # fmt: skip
+    assert read_payload(data["payload_ref"]) == sent
+    assert count("app.webhook_payloads") == 1
+
+
+def test_of_a_large_object_the_small_fields_stay_in_the_event(door: Door) -> None:
+    pull = {"number": 7, "title": "Fix", "body": "b" * 600_000, "user": {"login": "ada"}}
+    answer = github(door, json.dumps({"action": "opened", "pull_request": pull}).encode())
+    data = door.get(f"/api/events/{answer.json()['ids'][0]}").json()["data"]
+    assert data["pull_request"] == {"number": 7, "title": "Fix", "user": {"login": "ada"}}
+    assert (data["action"], data["truncated"]) == ("opened", ["pull_request.body"])
+
+
+def test_a_payload_of_many_small_fields_leaves_an_event_that_fits(door: Door) -> None:
+    answer = github(door, json.dumps({f"field{number}": "x" * 10_000 for number in range(200)}).encode())
+    data = door.get(f"/api/events/{answer.json()['ids'][0]}").json()["data"]
+    assert len(data["truncated"]) == 100
+    assert len(json.dumps(data)) < 512 * 1024
+
+
+@pytest.mark.parametrize("size", [0, 700_000])
+def test_a_text_that_no_database_keeps_does_not_lose_its_delivery(door: Door, size: int) -> None:
+    body = json.dumps(push(size, head_commit={"message": "fix\x00 caf\ud83d", "good": "\U0001f600"})).encode()
+    answer = github(door, body)
+    assert answer.status_code == 200, answer.text
+    data = door.get(f"/api/events/{answer.json()['ids'][0]}").json()["data"]
+    assert data["head_commit"] == {"message": "fix\ufffd caf\ufffd", "good": "\U0001f600"}
+
+
+def test_a_delivery_above_githubs_limit_is_refused(door: Door) -> None:
+    answer = github(door, b"{" + b" " * (25 * 1024 * 1024) + b"}")
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+def test_a_payload_that_is_kept_no_more_is_said_to_be_so(door: Door) -> None:
+    with pytest.raises(NonRetriable, match="the payload github-1 is not kept any more"):
+        read_payload("github-1")
+
+
+def test_a_webhook_may_not_ask_for_larger_bodies_than_there_is_room_for() -> None:
+    with pytest.raises(InvalidOption, match="25 MiB"):
+        Webhook("shop", BodyHmac("SHOP_SECRET"), lambda incoming: [], "Orders.", most_bytes=26 * 1024 * 1024)
+
+
 def stripe(door: Door, body: bytes, at: float, secret: str = "stripe-secret") -> httpx.Response:
     mac = hmac.new(secret.encode(), f"{int(at)}.".encode() + body, sha256).hexdigest()
     return httpx.post(f"{door.url}/webhooks/stripe", content=body, headers={"Stripe-Signature": f"t={int(at)},v1={'0' * 64},v1={mac},v0=old"})
@@ -216,6 +358,27 @@ def test_an_event_of_stripe_is_checked_by_its_own_scheme(door: Door) -> None:
     assert stripe(door, body, time.time() - 400).status_code == 401 and stripe(door, body, time.time(), "another").status_code == 401
     broken = stripe(door, b'{"type": "x"}', time.time())
     assert (broken.status_code, broken.json()["code"]) == (400, "invalid_body") and count() == 1
+
+
+def test_a_thin_event_of_stripe_is_taken_as_it_came(door: Door) -> None:
+    event = {
+        "id": "evt_test_65", "object": "v2.core.event", "type": "v1.billing.meter.error_report_triggered", "livemode": False,
+        "created": "2026-05-28T20:26:40.250Z", "related_object": {"id": "mtr_1", "type": "billing.meter", "url": "/v1/billing/meters/mtr_1"},
+    }  # fmt: skip
+    for thin in (event, {key: value for key, value in event.items() if key != "object"}):
+        answer = stripe(door, json.dumps(thin).encode(), time.time())
+        assert answer.status_code == 200, answer.text
+    kept = door.get(f"/api/events/{answer.json()['ids'][0]}").json()
+    assert (kept["name"], kept["data"], kept["ts"]) == ("stripe/v1.billing.meter.error_report_triggered", event, 1_780_000_000_250)
+    assert count() == 1
+
+
+def test_an_event_of_stripe_that_is_too_large_is_kept_beside_its_event(door: Door) -> None:
+    invoice = {"id": "in_1", "lines": ["x" * 100] * 6000}
+    body = json.dumps({"id": "evt_2", "type": "invoice.paid", "created": 1_780_000_000, "data": {"object": invoice}}).encode()
+    answer = stripe(door, body, time.time())
+    data = door.get(f"/api/events/{answer.json()['ids'][0]}").json()["data"]
+    assert (data["id"], data["truncated"], read_payload(data["payload_ref"])) == ("in_1", ["lines"], invoice)
 
 
 def test_a_webhook_that_nobody_declared_is_404(door: Door) -> None:

@@ -107,7 +107,7 @@ def test_a_good_address_stays_one_and_so_does_its_normal_form(given: str) -> Non
 
 def test_too_long_a_name_is_refused_where_it_comes_in() -> None:
     with pytest.raises(ValidationError, match="has too long a name"):
-        EmailSendRequested.model_validate({"to": f"{'😀' * 700} <ada@example.com>", "subject": "x", "text": "y"})
+        EmailSendRequested.model_validate({"to": f"{'.' * 981} <ada@example.com>", "subject": "x", "text": "y"})
 
 
 def test_lists_of_addresses_are_counted_before_they_are_read() -> None:

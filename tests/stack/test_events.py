@@ -140,8 +140,8 @@ def test_the_doctor_is_content_and_names_what_is_wrong(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("send", NAME, "--data", "{to: x}"), 1, "is not JSON"),
-        (("send", NAME, "--data", '{"to": "x"}'), 1, "data.to.0"),
+        (("send", NAME, "--data", "{to: x}"), 2, "--data, line 1, column 2, is not JSON"),
+        (("send", NAME, "--data", '{"to": "x"}'), 1, "data.to: "),
         (("send", "", "--data", "{}"), 1, "name"),
         (("send",), 2, "Missing argument"),
         (("events", "--id", "nope"), 1, "no event"),
@@ -154,7 +154,7 @@ def test_a_wrong_command_says_what_to_do(arguments: tuple[str, ...], code: int, 
         monkeypatch.setenv("RUNYARD_HOST", "0.0.0.0")
     done = command(*arguments)
     assert done.returncode == code and says in done.stderr
-    if code == 1:
+    if "Missing" not in says:
         assert len(done.stderr.strip().splitlines()) == 1
 
 

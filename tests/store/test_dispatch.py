@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 import psycopg
@@ -189,12 +190,14 @@ def test_a_lost_batch_goes_on_with_its_kept_steps(function: Function) -> None:
     [second] = claim_ids(function)
     begun = dispatch.begin(second, "run-2")
     assert begun is not None
-    assert [row["attempt"] for row in begun[1]] == [2, 2] and [step["invocation_id"] for step in begun[2]] == [2]
+    # A run of two was lost: nobody knows which one did it, and it costs neither an attempt.
+    assert [row["attempt"] for row in begun[1]] == [1, 1]
+    assert [step["invocation_id"] for step in begun[2]] == [2]
 
 
 def crash(count: int) -> None:
-    """Let the first invocations have lost two workers, and begun before that."""
-    rows("UPDATE runyard.invocations SET crashes = 2, started_at = now() WHERE id <= %s RETURNING id", count)
+    """Let the first invocations have lost two workers, the second one alone."""
+    rows("UPDATE runyard.invocations SET crashes = 2, suspect = 'alone', started_at = now() WHERE id <= %s RETURNING id", count)
 
 
 def sizes(function: Function) -> list[int]:
@@ -213,7 +216,7 @@ def do_all(function: Function) -> list[list[int]]:
     return done
 
 
-def test_an_invocation_that_lost_two_workers_runs_alone(function: Function) -> None:
+def test_an_invocation_that_was_alone_with_a_lost_worker_runs_alone(function: Function) -> None:
     worker(slots=10)
     send([Event("greet/requested", {"n": n}) for n in range(4)])
     crash(2)
@@ -233,7 +236,7 @@ def use(monkeypatch: pytest.MonkeyPatch, flow: Flow, max_batch: int) -> Function
 
 
 @pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
-def test_those_that_lost_two_workers_hold_nobody_up_and_have_their_turn(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> None:
+def test_those_that_run_alone_hold_nobody_up_and_have_their_turn(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> None:
     made = use(monkeypatch, flow, 100)
     worker(slots=1)
     send([Event("greet/requested", {"k": n % 2}) for n in range(599)])
@@ -250,7 +253,7 @@ def test_those_that_lost_two_workers_hold_nobody_up_and_have_their_turn(monkeypa
     assert sum(batch[0] <= 99 for batch in batches[: last + 1]) >= 4
 
 
-def test_one_that_lost_two_workers_waits_until_the_one_before_it_has_ended(function: Function) -> None:
+def test_one_that_runs_alone_waits_until_the_one_before_it_has_ended(function: Function) -> None:
     worker(slots=10)
     send([Event("greet/requested") for _ in range(3)])
     crash(2)
@@ -261,6 +264,102 @@ def test_one_that_lost_two_workers_waits_until_the_one_before_it_has_ended(funct
     assert dispatch.claim(function) == []
     dispatch.settle(claims[0].batch_id, "run-1", [Outcome(1, "failed")])
     assert sizes(function) == [1]
+
+
+def lose(batch: str) -> None:
+    dispatch.release(batch, "running", "queued", attempts=3, crashed=True, force=True, error='{"type": "WorkerLost", "message": "lost"}')
+
+
+def run_all(function: Function, poisons: Collection[int]) -> list[list[int]]:
+    """Claim and run until nothing is left, where a poisonous invocation takes its worker with it; give the ids of each run."""
+    runs: list[list[int]] = []
+    while claims := dispatch.claim(function):
+        for claim in claims:
+            begun = dispatch.begin(claim.batch_id, f"run-{len(runs)}")
+            assert begun is not None
+            runs.append(sorted(row["id"] for row in begun[1]))
+            assert len(runs) < 500
+            if any(one in poisons for one in runs[-1]):
+                lose(claim.batch_id)
+            else:
+                dispatch.settle(claim.batch_id, f"run-{len(runs) - 1}", [Outcome(one, "succeeded") for one in runs[-1]])
+    return runs
+
+
+def statuses() -> dict[int, str]:
+    return {row["id"]: row["status"] for row in rows("SELECT id, status FROM runyard.invocations ORDER BY id")}
+
+
+@pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
+@pytest.mark.parametrize("poisons", [[1], [37], [64], [100]], ids=str)
+def test_one_of_a_hundred_that_takes_its_workers_with_it_is_found_by_halves(monkeypatch: pytest.MonkeyPatch, flow: Flow, poisons: list[int]) -> None:
+    made = use(monkeypatch, flow, 100)
+    worker(slots=1)
+    send([Event("greet/requested", {"k": n % 2}) for n in range(100)])
+    runs = run_all(made, poisons)
+    # Two with all, seven halves at most, those that were left out of the search in two, and its three attempts alone.
+    assert len(runs) <= 2 + 7 + 2 + 3
+    assert runs.count(poisons) == 3
+    assert statuses() == {n: "failed" if n in poisons else "succeeded" for n in range(1, 101)}
+
+
+@pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
+@pytest.mark.parametrize("poisons", [[1, 2, 3], [10, 50, 90], [98, 99, 100]], ids=str)
+def test_three_of_a_hundred_are_found_by_halves_and_harm_no_other(monkeypatch: pytest.MonkeyPatch, flow: Flow, poisons: list[int]) -> None:
+    made = use(monkeypatch, flow, 100)
+    worker(slots=1)
+    send([Event("greet/requested", {"k": n % 2}) for n in range(100)])
+    runs = run_all(made, poisons)
+    assert len(runs) <= 2 + 3 * (7 + 2 + 3)
+    assert statuses() == {n: "failed" if n in poisons else "succeeded" for n in range(1, 101)}
+
+
+@pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
+def test_a_hundred_that_all_take_their_workers_with_them_fail_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> None:
+    made = use(monkeypatch, flow, 10)
+    worker(slots=1)
+    send([Event("greet/requested", {"k": n % 2}) for n in range(30)])
+    run_all(made, range(1, 11))
+    assert statuses() == {n: "failed" if n <= 10 else "succeeded" for n in range(1, 31)}
+
+
+def test_of_several_none_loses_an_attempt_by_a_crash_and_the_culprit_is_told_why_it_failed(function: Function) -> None:
+    worker(slots=1)
+    send([Event("greet/requested") for _ in range(8)])
+    run_all(function, [8])
+    found = rows("SELECT attempt, count(*) AS invocations FROM runyard.invocations WHERE status = 'succeeded' GROUP BY 1")
+    assert found == [{"attempt": 1, "invocations": 7}]
+    [failed] = rows("SELECT attempt, error->>'type' AS type, error->>'message' AS message FROM runyard.invocations WHERE status = 'failed'")
+    assert (failed["attempt"], failed["type"]) == (3, "WorkerLost")
+    assert "workers were lost while it ran, the last one with nothing else in the run" in failed["message"]
+
+
+def test_those_that_lost_two_workers_by_an_accident_go_on_together_when_the_search_finds_none(function: Function) -> None:
+    worker(slots=1)
+    send([Event("greet/requested") for _ in range(10)])
+    for number in range(2):
+        [batch] = claim_ids(function)
+        dispatch.begin(batch, f"run-{number}")
+        lose(batch)
+    assert [len(batch) for batch in run_all(function, [])] == [5, 3, 1, 1]
+    assert set(statuses().values()) == {"succeeded"}
+    assert rows("SELECT DISTINCT crashes, suspect FROM runyard.invocations") == [{"crashes": 0, "suspect": None}]
+
+
+def test_what_came_later_is_not_held_up_by_a_search_and_not_drawn_into_it(function: Function) -> None:
+    worker(slots=2)
+    send([Event("greet/requested") for _ in range(10)])
+    for number in range(2):
+        [batch] = claim_ids(function)
+        dispatch.begin(batch, f"run-{number}")
+        lose(batch)
+    send([Event("greet/requested") for _ in range(10)])
+    claims = dispatch.claim(function) or []
+    assert [(claim.size, claim.alone) for claim in claims] == [(5, True), (10, False)]
+    begun = [dispatch.begin(claim.batch_id, claim.batch_id) for claim in claims]
+    assert [[row["id"] for row in one[1]] for one in begun if one is not None] == [[*range(1, 6)], [*range(11, 21)]]
+    lose(claims[0].batch_id)
+    assert rows("SELECT array_agg(id ORDER BY id) AS ids FROM runyard.invocations WHERE suspect = 'searched'") == [{"ids": [*range(1, 6)]}]
 
 
 def test_a_crash_in_the_last_attempt_is_final(function: Function) -> None:

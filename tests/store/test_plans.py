@@ -57,17 +57,29 @@ def test_a_plan_made_while_the_tables_are_empty_does_for_large_ones(function: Fu
     assert _read_whole(row["QUERY PLAN"]) == []
 
 
-def test_a_claim_does_not_walk_over_those_that_lost_two_workers(function: Function) -> None:
+SUSPECTS = {
+    "alone": "CASE WHEN id <= 3000 THEN 'alone' END",
+    "nothing known": "NULL",
+    "searched": "CASE WHEN id <= 400 THEN 'searched' END",
+}
+
+
+@pytest.mark.parametrize("suspects", sorted(SUSPECTS))
+def test_a_claim_does_not_walk_over_those_that_lost_two_workers(function: Function, suspects: str) -> None:
     send([Event("greet/requested") for _ in range(6000)])
     with database.connection() as connection:
-        connection.execute("UPDATE runyard.invocations SET crashes = 2, started_at = now() WHERE id <= 3000")
+        suspect = f"crashes = 2, started_at = now(), suspect = {SUSPECTS[suspects]}"
+        connection.execute(f"UPDATE runyard.invocations SET {suspect} WHERE id <= 3000".encode())
         connection.execute(
             "INSERT INTO runyard.invocations (event_id, function, status, finished_at) SELECT 'old' || n, 'greet', 'succeeded', now() FROM generate_series(1, 60000) AS n"
         )
         connection.execute("ANALYZE runyard.invocations")
-    for name in ("claim", "next_due"):
-        with database.transaction() as connection:
-            [row] = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements()[name], HOT[name]).fetchall()
+    lost = dispatch.claim(function) or []
+    dispatch.begin(lost[-1].batch_id, "run-1")
+    for name in ("claim", "next_due", "release"):
+        parameters = {key: lost[-1].batch_id if value == "BATCH" else value for key, value in HOT[name].items()}
+        with database.connection() as connection, connection.transaction(force_rollback=True):
+            [row] = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements()[name], parameters).fetchall()
         nodes = _nodes(row["QUERY PLAN"][0]["Plan"])
         walked = [node for node in nodes if "Index Name" in node and (node.get("Rows Removed by Filter") or node["Actual Rows"] > 500)]  # type: ignore[operator]
         assert walked == [], json.dumps(walked, indent=1)

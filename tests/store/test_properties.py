@@ -106,7 +106,9 @@ class Walk(RuleBasedStateMachine):
             connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s", (run.batch,))
         assert run.batch in {row["id"] for row in dispatch.overdue()}
         dispatch.release(run.batch, "running", "queued", attempts=ATTEMPTS, crashed=True, error='{"type": "WorkerLost"}')
-        self.final.update({one: "failed" for one in run.invocations if run.attempts[one] >= ATTEMPTS})
+        # Where several were in the run it is no attempt of any of them.
+        if len(run.invocations) == 1 and run.attempts[run.invocations[0]] >= ATTEMPTS:
+            self.final[run.invocations[0]] = "failed"
         self.running.remove(run)
         self.late.append(run)
 

@@ -2,12 +2,24 @@
 
 import inspect
 import warnings
+from pathlib import Path
+from typing import Any
 
 import dagster
 import pytest
-from dagster import DagsterEventType, DagsterInstance, job, op
+from dagster import DagsterEventType, DagsterInstance, RunRequest, job, op
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorTick,
+    InstigatorType,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
 from dagster._core.workspace import context as workspace_context
 from dagster._daemon import sensor as sensor_loop
 from dagster._daemon.controller import daemon_controller_from_instance
@@ -36,6 +48,32 @@ def test_the_sensor_loop_can_be_driven_and_its_interval_replaced() -> None:
     assert "is_under_min_interval(" in inspect.getsource(sensor_loop.execute_sensor_iteration)
     assert parameters(SensorDaemon.core_loop) == ["self", "workspace_process_context", "shutdown_event"]
     assert "gen_daemons" in parameters(daemon_controller_from_instance)
+
+
+def _left(instance: DagsterInstance, name: str, **more: Any) -> InstigatorTick:
+    """A tick of a sensor that a daemon has begun, and not ended."""
+    location = RegisteredCodeLocationOrigin("here")
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "all"), name)
+    selector_id = origin.get_selector().get_id()
+    instance.add_instigator_state(InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, SensorInstigatorData(min_interval=1)))
+    data = TickData(origin.get_id(), name, InstigatorType.SENSOR, TickStatus.STARTED, timestamp=1.0, selector_id=selector_id, **more)
+    return instance.create_tick(data)
+
+
+def _status(instance: DagsterInstance, tick: InstigatorTick) -> TickStatus:
+    [found] = instance.get_ticks(tick.tick_data.instigator_origin_id, tick.tick_data.selector_id, limit=1)
+    return found.status
+
+
+def test_ticks_that_were_left_waiting_are_ended_before_the_sensor_loop_warns_of_them(tmp_path: Path) -> None:
+    assert "Moving dangling STARTED tick" in inspect.getsource(sensor_loop._get_evaluation_tick)
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        waiting = _left(instance, "waiting")
+        requesting = _left(instance, "requesting", run_requests=[RunRequest(run_key="a")], reserved_run_ids=["run-1"])
+        assert dagster_internals.end_ticks_of_predecessor(instance) == 1
+        assert _status(instance, waiting) == TickStatus.SKIPPED
+        assert _status(instance, requesting) == TickStatus.STARTED
+        assert dagster_internals.end_ticks_of_predecessor(instance) == 0
 
 
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:

@@ -23,7 +23,7 @@ def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
     function = Function("mail", "mail_job", ("mail/sent",), flow=flow or Flow())
     made = function.to_row()
     return {
-        "status": "queued", "attempt": 0, "due_at": NOW, "now": NOW, "keys": ["7"] if function.flow.laned else None, "admitted": True, "begun": False,
+        "status": "queued", "attempt": 0, "crashes": 0, "due_at": NOW, "now": NOW, "keys": ["7"] if function.flow.laned else None, "admitted": True, "begun": False,
         "cancel_requested_at": None, "active": True, "paused_at": None, "flow": made["flow"], "key_paths": made["key_paths"], "max_batch": function.largest, "held": [],
         "throttled_until": None, "unlaunched": None, "held_until": None, **changed,
     }  # fmt: skip
@@ -48,6 +48,11 @@ def test_a_throttle_says_when_the_next_one_begins() -> None:
     [reason] = reasons(row(flow, throttled_until=NOW + timedelta(seconds=15)), [], 2, 0)
     assert reason.text == "waiting: throttled, one begins every 10 s for tenant 7" and reason.until == NOW + timedelta(seconds=5)
     assert said(row(flow, throttled_until=NOW + timedelta(seconds=10))) == ["waiting: it goes with the next batch"]
+
+
+def test_one_that_lost_two_workers_says_that_it_runs_apart() -> None:
+    assert said(row(crashes=1)) == ["waiting: it goes with the next batch"]
+    assert said(row(crashes=2)) == ["waiting: 2 workers were lost while it ran: it runs apart from the others, one run at a time"]
 
 
 def test_times_pauses_and_workers_are_told() -> None:

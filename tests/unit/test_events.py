@@ -61,7 +61,7 @@ def test_an_escaped_backslash_is_no_nul() -> None:
         ({"subject": "Hi\r\nBcc: all@example.com"}, "data.subject"),
         ({"reply_to": "x\n@example.com"}, "data.reply_to"),
         ({"template": "nope"}, "data.template"),
-        ({"text": "both"}, "data"),
+        ({"text": "both"}, "data.template"),
         ({"dta": {}}, "data.dta"),
         ({"cc": 5}, "data.cc"),
         ({"send_at": "2099-01-01T00:00:00Z"}, "data.send_at"),
@@ -87,8 +87,18 @@ def test_a_bad_mail_is_refused_with_its_field(change: dict[str, Any], field: str
         (Event("a/b", ts=5), "ts"),
         (Event("a/b", ts=True), "ts"),
         (Event("a/b", data=[1]), "data"),
-        (Event("a/b", {"x": float("nan")}), "data"),
-        (Event("a/b", {"x": "\ud800"}), "data"),
+        (Event("a/b", {"x": float("nan")}), "data.x"),
+        (Event("a/b", {"x": "\ud800"}), "data.x"),
+        (Event("a/b", {"x": [{}, {"y": "a\0"}]}), "data.x.1.y"),
+        (Event("a/b", {"x": {"\ud800": 1}}), "data.x.\ufffd"),
+        (Event("a/b", {"x": object()}), "data"),
+        (Event("a/b", user={"id": "a\0"}), "user.id"),
+        (Event("a/b", meta={"x": float("inf")}), "meta.x"),
+        (Event("a/b\0"), "name"),
+        (Event("a/b\ud800"), "name"),
+        (Event("a/b", id="\ud800"), "id"),
+        (Event("a/b", v="\0"), "v"),
+        (Event("a/b", {"x": 1}, user={"bio": "y" * MAX_EVENT_BYTES}), "user"),
         (Event("a/b", {"x": "y" * MAX_EVENT_BYTES}), "data"),
     ],
 )
@@ -99,8 +109,15 @@ def test_a_bad_event_is_refused_with_its_field(event: Event, field: str) -> None
 
 
 def test_the_bad_one_of_several_is_named() -> None:
-    with pytest.raises(InvalidEvent, match=r"^\[1\]: name"):
+    with pytest.raises(InvalidEvent, match=r"^\[1\]\.name: must be text") as caught:
         rows_as_json([Event("a/b"), Event("")])
+    assert caught.value.field == "[1].name"
+
+
+def test_every_problem_of_the_bad_one_of_several_has_its_place() -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        rows_as_json([Event("a/b"), Event("email/send.requested", {"to": "nobody", "subject": 1, "text": "t"})])
+    assert [field for field, _ in caught.value.problems] == ["[1].data.to", "[1].data.subject"]
 
 
 def test_a_name_without_a_type_is_taken_as_it_is() -> None:

@@ -1,6 +1,7 @@
 """Templates, and mails as bytes."""
 
 from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,53 @@ def test_the_outbox_writes_a_labelled_mail(tmp_path: Path) -> None:
     parts = {part.get_content_type() for part in message.walk()}
     assert {"text/plain", "text/html"} <= parts
     assert [part.get_filename() for part in message.iter_attachments()] == ["a.txt"]
+
+
+def written(folder: Path, **fields: object) -> tuple[bytes, EmailMessage]:
+    """The file that the outbox writes of a mail, and what a reader makes of it."""
+    mail = Mail.model_validate({"id": "m", "to": ["ada@example.com"], "subject": "s", "text": "t", **fields})
+    OutboxMailer(folder=str(folder)).send(mail)
+    raw = (folder / "m.eml").read_bytes()
+    message = message_from_bytes(raw, policy=policy.default)
+    assert isinstance(message, EmailMessage)
+    return raw, message
+
+
+def test_the_outbox_writes_addresses_that_every_mail_server_takes(tmp_path: Path) -> None:
+    addresses = ["Jörg <info@müller.example>", '"Lovelace, Ada" <ada@example.com>', "山田 太郎 <taro@例え.jp>"]
+    raw, message = written(tmp_path, to=addresses, cc=["b@example.com"], reply_to="Zoë <zoe@müller.example>")
+    assert raw.isascii()
+    assert [(found.display_name, found.addr_spec) for found in message["To"].addresses] == [
+        ("Jörg", "info@xn--mller-kva.example"),
+        ("Lovelace, Ada", "ada@example.com"),
+        ("山田 太郎", "taro@xn--r8jz45g.jp"),
+    ]
+    assert message["Reply-To"].addresses[0].addr_spec == "zoe@xn--mller-kva.example"
+    assert not message["To"].defects
+
+
+def test_only_an_address_that_is_not_ascii_before_the_at_sign_is_written_in_utf_8(tmp_path: Path) -> None:
+    raw, message = written(tmp_path, to=["Jörg <jörg@müller.example>"])
+    assert "jörg@xn--mller-kva.example".encode() in raw
+    assert b"=?" not in raw
+    assert str(message["To"]) == "Jörg <jörg@xn--mller-kva.example>"
+
+
+def test_the_outbox_keeps_the_parameters_of_a_media_type(tmp_path: Path) -> None:
+    attachment = {"filename": "räport.csv", "content": "w7w=", "type": 'text/csv; charset="utf-8"'}
+    [part] = written(tmp_path, attachments=[attachment])[1].iter_attachments()
+    assert (part.get_content_type(), part.get_param("charset"), part.get_filename()) == ("text/csv", "utf-8", "räport.csv")
+    assert part.get_content() == "ü"
+
+
+def test_a_mail_without_words_has_its_html_alone(tmp_path: Path) -> None:
+    message = written(tmp_path, text="\n", html="<img src='cid:1'>")[1]
+    assert message.get_content_type() == "text/html"
+
+
+def test_a_sender_that_is_no_address_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NonRetriable, match="a mail cannot have this address: 'me' is not an e-mail address"):
+        OutboxMailer(folder=str(tmp_path), sender="me").send(Mail(id="m", to=["ada@example.com"], subject="s", text="t"))
 
 
 def test_secrets_are_taken_out_of_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 from runyard.flow import NO_KEY
 from runyard.store.queries import Row
 
+# From so many lost workers on an invocation is suspect, as `claim` has it.
+SUSPECT = 2
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -31,7 +34,7 @@ def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int)
     """
     match row["status"]:
         case "queued":
-            return [*_queued(row)] or [*_workers(slots, busy, "waiting: it goes with the next batch")]
+            return [*_queued(row)] or [*_workers(slots, busy, _next(row))]
         case "claimed" | "running" if row["cancel_requested_at"] is not None:
             return [Reason("is being cancelled: its worker hears of it within seconds, and it leaves its run at the next step")]
         case "claimed":
@@ -40,6 +43,13 @@ def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int)
             return [*_paused(row), *(_wait(wait) for wait in waits if wait["until"] > row["now"])]
         case _:
             return []
+
+
+def _next(row: Row) -> str:
+    if row["crashes"] < SUSPECT:
+        return "waiting: it goes with the next batch"
+    lost = f"{row['crashes']} workers were lost while it ran"
+    return f"waiting: {lost}: it runs apart from the others, one run at a time"
 
 
 def _queued(row: Row) -> Iterator[Reason]:

@@ -1,0 +1,95 @@
+"""This database as dlt's destination: each column of the type that its source has.
+
+Values travel as text in the form that PostgreSQL reads, and PostgreSQL alone turns them into the
+column's type: nothing on the way (Arrow, Python) has a smaller range than either end.
+"""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from dlt.common.exceptions import TerminalException
+from dlt.common.storages.file_storage import FileStorage
+from dlt.destinations.impl.postgres.factory import PostgresTypeMapper, postgres
+from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresCsvCopyJob
+
+from runyard.errors import NonRetriable
+
+TYPE_HINT = "x-postgres-type"
+
+
+# `COPY people, line 3, column zip: "NA"`; the rest of a long value is left out already.
+_PLACE = re.compile(r"^COPY [^,]*, line (\d+), column (.*?)(: .*)?$", re.MULTILINE | re.DOTALL)
+_REFUSALS = (
+    psycopg2.DataError,
+    # A row that is too large, more columns than there may be.
+    psycopg2.errors.ProgramLimitExceeded,
+    psycopg2.IntegrityError,
+    psycopg2.NotSupportedError,
+    psycopg2.ProgrammingError,
+)
+
+
+class _CannotLoad(TerminalException, NonRetriable):
+    """PostgreSQL refuses a value: it always will."""
+
+
+class ExactTypeMapper(PostgresTypeMapper):
+    """Makes a column of the type that its hint names."""
+
+    def to_destination_type(self, column: Any, table: Any) -> str:
+        """The type in SQL."""
+        return column.get(TYPE_HINT) or super().to_destination_type(column, table)
+
+
+class ExactCopyJob(PostgresCsvCopyJob):
+    """Copies a file as it is: dlt's own job would turn empty text into NULL."""
+
+    def run(self) -> None:
+        """Copy the file in one transaction."""
+        client = self._job_client.sql_client
+        with FileStorage.open_zipsafe_ro(self._file_path, "rb") as file:
+            [header] = csv.reader([file.readline().decode()])
+            columns = ", ".join(client.escape_column_name(name) for name in header)
+            table = client.make_qualified_table_name(self.load_table_name)
+            try:
+                with client.begin_transaction(), client.native_connection.cursor() as cursor:
+                    cursor.copy_expert(f"COPY {table} ({columns}) FROM STDIN (FORMAT csv)", file)
+            except _REFUSALS as error:
+                # dlt would try what it does not know again, several times.
+                raise _CannotLoad(self._refusal(error)) from error
+
+    def _refusal(self, error: psycopg2.Error) -> str:
+        table = self.load_table_name
+        said = str(error.diag.message_primary or error).splitlines()[0][:300]
+        place = _PLACE.match(error.diag.context or "")
+        if place is None:
+            return f"{table}: {said}"
+        files = list(Path(self._file_path).parent.parent.glob(f"*_jobs/{table}.*"))
+        part = "" if len(files) == 1 else f" of one of {len(files)} parts"
+        return f"{table}.{place[2]}, row {place[1]}{part}: {said}"
+
+
+class ExactPostgresClient(PostgresClient):
+    """Loads with the job above."""
+
+    def create_load_job(self, table: Any, file_path: str, load_id: str, restore: bool = False) -> Any:
+        """The job of a file."""
+        job = super().create_load_job(table, file_path, load_id, restore)
+        return ExactCopyJob(file_path) if type(job) is PostgresCsvCopyJob else job
+
+
+class exact_postgres(postgres):
+    """PostgreSQL, exactly; dlt's destinations are called like functions."""
+
+    def _raw_capabilities(self) -> Any:
+        capabilities = super()._raw_capabilities()
+        capabilities.type_mapper = ExactTypeMapper
+        return capabilities
+
+    @property
+    def client_class(self) -> type[PostgresClient]:
+        """What talks to the database."""
+        return ExactPostgresClient

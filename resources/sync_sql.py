@@ -1,0 +1,121 @@
+"""The rows of another database: PostgreSQL by itself, all others through SQLAlchemy."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dlt
+import sqlalchemy as sa
+
+from resources import sync_postgres, sync_rows, sync_types
+from resources.sync_columns import Columns
+from resources.sync_sources import Source, Table
+
+_CHUNK = 5_000
+# Which of a database's types are which here, for a table without a row; any other is text.
+_TYPES: list[tuple[type[Any], str]] = [
+    (sa.Boolean, sync_types.BOOLEAN),
+    (sa.Integer, sync_types.BIGINT),
+    (sa.Float, sync_types.DOUBLE),
+    (sa.Numeric, sync_types.NUMERIC),
+    (sa.DateTime, sync_types.TIMESTAMP),
+    (sa.Date, sync_types.DATE),
+    (sa.Time, sync_types.TIME),
+    (sa.Interval, sync_types.INTERVAL),
+    (sa.LargeBinary, sync_types.BYTEA),
+    (sa.JSON, sync_types.JSONB),
+    (sa.Uuid, sync_types.UUID),
+]
+
+
+def resource(source: Source, table: Table, columns: Columns) -> Any:
+    """The table as dlt takes it: its rows, and behind them its columns.
+
+    Rows at the watermark are known by all that they hold, not by their key alone: one that has
+    changed within the same moment is another one.
+    """
+    if source.is_postgres():
+        return _postgres(source, table, columns)
+
+    cursor = _cursor(table.cursor)
+
+    def rows(changed: Any = cursor) -> Iterator[Any]:
+        yield from _rows(source, columns, changed)
+
+    done = 0
+
+    def as_columns(rows: Any) -> Any:
+        nonlocal done
+        if not isinstance(rows, list):
+            return rows
+        done += len(rows)
+        return sync_rows.columns_of(columns, rows, first=done - len(rows) + 1)
+
+    made = dlt.resource(rows, name=f"{table.name}_rows")
+    return made | dlt.transformer(as_columns, name=table.name)
+
+
+def _postgres(source: Source, table: Table, columns: Columns) -> Any:
+    # The rows have the columns' names of this database already.
+    cursor = _cursor(columns.called(table.cursor) if table.cursor else None)
+
+    def rows(changed: Any = cursor) -> Iterator[Any]:
+        since = changed.last_value if changed is not None else None
+        yield from sync_postgres.read_tables(source.address() or "", source.schema_, columns, table.cursor, since)
+
+    def same(rows: Any) -> Any:
+        return rows
+
+    made = dlt.resource(rows, name=f"{table.name}_rows")
+    return made | dlt.transformer(same, name=table.name)
+
+
+def _cursor(name: str | None) -> Any:
+    if name is None:
+        return None
+    return dlt.sources.incremental(f"'{name}'", on_cursor_value_missing="include")
+
+
+def _rows(source: Source, columns: Columns, changed: Any) -> Iterator[Any]:
+    engine = sa.create_engine(source.address() or "")
+    try:
+        with engine.connect() as connection:
+            table = _reflected(connection, source, columns)
+            query = sa.select(*_selected(table, columns))
+            if changed is not None and changed.last_value is not None:
+                cursor = table.c[columns.table.cursor or ""]
+                query = query.where((cursor >= changed.last_value) | cursor.is_(None))
+            result = connection.execution_options(yield_per=_CHUNK).execute(query)
+            empty = True
+            for some in result.mappings().partitions():
+                empty = False
+                yield [dict(row) for row in some]
+            if empty:
+                yield _without_rows(_selected(table, columns), columns)
+    finally:
+        engine.dispose()
+
+
+def _reflected(connection: Any, source: Source, columns: Columns) -> sa.Table:
+    name = columns.table.name
+    try:
+        return sa.Table(name, sa.MetaData(), schema=source.schema_, autoload_with=connection)
+    except sa.exc.NoSuchTableError:
+        columns.refuse(f"there is no table {name}")
+
+
+def _selected(table: sa.Table, columns: Columns) -> list[Any]:
+    wanted = columns.table.columns or [column.name for column in table.columns]
+    needed = {*wanted, *columns.table.key, *filter(None, [columns.table.cursor])}
+    missing = needed - ({column.name for column in table.columns} & set(wanted))
+    if missing:
+        columns.refuse(f"there is no column {', '.join(sorted(missing))}")
+    return [column for column in table.columns if column.name in wanted]
+
+
+def _without_rows(selected: list[Any], columns: Columns) -> Any:
+    names = []
+    for column in selected:
+        names.append(columns.name(column.name))
+        kinds = (kind for base, kind in _TYPES if isinstance(column.type, base))
+        columns.see(names[-1], next(kinds, sync_types.TEXT), "in the source")
+    return columns.arrow({name: [] for name in names}, 0, str)
