@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from runyard.client import send, send_async
-from runyard.errors import InvalidEvent, InvalidOption, InvokeFailed, NonRetriable, RetryAfter, RunyardError
+from runyard.errors import InvalidEvent, InvalidOption, InvokeFailed, NonRetriable, RetryAfter, RunyardError, StepTimeout
 from runyard.events import Event, EventData, event_type
 from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Idempotency, Priority, RateLimit, Singleton, Throttle, Timeouts
 from runyard.retry import Retry
@@ -38,7 +38,7 @@ _LAZY = {
 __all__ = [
     "Batch", "BatchIOManager", "Batching", "CancelOn", "Concurrency", "Cron", "Debounce", "Event", "EventData", "Idempotency", "InvalidEvent",
     "InvalidOption", "InvokeFailed", "Item", "NonRetriable", "Priority", "RateLimit", "Retry", "RetryAfter", "RunyardError", "Singleton",
-    "Throttle", "Timeouts", "Trigger", "event_type", "join", "on_event", "receive", "send", "send_async", "settle",
+    "StepTimeout", "Throttle", "Timeouts", "Trigger", "event_type", "join", "on_event", "receive", "send", "send_async", "settle",
 ]  # fmt: skip
 
 

@@ -9,18 +9,21 @@ beside this one in the graph: each op has its own view of who has left on the wa
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from runyard import parking
-from runyard.durations import YEAR, Duration
-from runyard.errors import Cancelled, LeaseLost, NonRetriable
+from runyard import parking, registry
+from runyard.activity import board
+from runyard.crew import Crew
+from runyard.durations import YEAR, Duration, seconds
+from runyard.errors import Cancelled, LeaseLost, NonRetriable, StepHung
 from runyard.events import Event, EventData, catalog
-from runyard.keeping import Keeper, attempt, attempt_all
+from runyard.flow import STEP_SECONDS
+from runyard.keeping import Keeper
 from runyard.lease import Lease
 from runyard.outcomes import Failure
 from runyard.reporting import Reporter
@@ -28,6 +31,9 @@ from runyard.retry import Retry
 from runyard.store.queries import Row
 
 DEFAULT_WINDOW = 100
+# How long a run that is interrupted, or has lost its lease, waits for what is under way in threads.
+_LAST_SECONDS = 5.0
+_PAUSE_SECONDS = 0.1
 # What a test has a step do instead, by the step's name.
 stubs: ContextVar[Mapping[str, Callable[["Item"], object]]] = ContextVar("stubs", default={})  # noqa: B039 (never changed in place)
 Match = str | Sequence[str] | Mapping[str, object]
@@ -101,10 +107,17 @@ class Shared:
         for invocation, step, kind in rows:
             self.parked.setdefault(invocation, {})[step] = kind
 
+    def limit(self, timeout: Duration | None, step: str) -> float:
+        """How many seconds a step may take for an invocation; raises `InvalidOption`."""
+        if timeout is not None:
+            return seconds(timeout, f"timeout=... of step {step!r}", least=1)
+        function = registry.find(self.function)
+        return STEP_SECONDS if function is None else function.flow.step_seconds
+
     def check_lease(self) -> None:
-        """Raise `LeaseLost` when another run has the batch."""
+        """Raise `LeaseLost` when another run has the batch, `StepHung` where a step did not end."""
         if self.lease.lost.is_set():
-            raise LeaseLost(self.id)
+            raise LeaseLost(self.id) if self.lease.hung is None else StepHung(self.lease.hung)
 
 
 class Batch:
@@ -139,6 +152,7 @@ class Batch:
         at_most_once_window: int = DEFAULT_WINDOW,
         retry: Retry | None = None,
         when: Callable[[Item], bool] | None = None,
+        timeout: Duration | None = None,
     ) -> "Batch":
         """Run a step once for each invocation that has no result of it yet; keep every result.
 
@@ -159,6 +173,10 @@ class Batch:
             When this step is tried again; as the function says by default.
         when
             Which invocations the step is for; the others go on without a result of it. All by default.
+        timeout
+            How long `do` may take for an invocation: `"30s"`, a second at least; by default what
+            the function's `Timeouts(step=)` says, or two hours. It fails then with `StepTimeout`,
+            and is ended with its process. The rest of the batch goes on in another run.
 
         Returns
         -------
@@ -170,8 +188,12 @@ class Batch:
             Another run has the batch; nothing more is done.
         """
         do = self.shared.stubs.get(step, do)
+        limit = self.shared.limit(timeout, step)
         todo = self._todo(step)
-        with Keeper(self, step, at_most_once_window, retry, expected=len(todo)) as keeper:
+        count = len(todo)
+        places = max(1, min(threads, count))
+        window = at_most_once_window
+        with Keeper(self, step, window, retry, limit=limit, expected=count, places=places) as keeper:
             if when is not None:
                 todo = list(_chosen(todo, when, keeper))
             if threads == 1 or len(todo) < 2:
@@ -180,19 +202,29 @@ class Batch:
                 self._map_in_threads(do, todo, threads, keeper)
         return self
 
-    def map_all(self, step: str, do: Callable[[Sequence[Item]], Sequence[object]], *, size: int | None = None, retry: Retry | None = None) -> "Batch":
+    def map_all(
+        self,
+        step: str,
+        do: Callable[[Sequence[Item]], Sequence[object]],
+        *,
+        size: int | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+    ) -> "Batch":
         """Run a step on all invocations at once, for interfaces that take many.
 
         As `map`, but `do` takes a list of items and returns a list as long, in the same order; an element that is an
         exception fails that invocation alone, and an exception raised fails all of the call. `size` limits how many a call takes;
-        the results of a call are kept before the next one begins.
+        the results of a call are kept before the next one begins. `timeout` is how long one may take.
         """
         if step in self.shared.stubs:
             return self.map(step, self.shared.stubs[step], retry=retry)
+        limit = self.shared.limit(timeout, step)
         todo = self._todo(step)
-        with Keeper(self, step, 1, retry) as keeper:
+        places = max(1, len(todo))
+        with Keeper(self, step, 1, retry, limit=limit, places=places, together=True) as keeper:
             for start in range(0, len(todo), size or max(1, len(todo))):
-                keeper.take(attempt_all(do, todo[start : start + (size or len(todo))]))
+                keeper.take(keeper.attempt_all(do, todo[start : start + (size or len(todo))]))
         return self
 
     def sleep(self, step: str, duration: Duration | Callable[[Item], Duration]) -> "Batch":
@@ -250,7 +282,8 @@ class Batch:
         if do is not None:
             return self.map(step, do)
         todo = self._todo(step)
-        with Keeper(self, step, DEFAULT_WINDOW, None, expected=len(todo)) as keeper:
+        limit = self.shared.limit(None, step)
+        with Keeper(self, step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)) as keeper:
             for item in todo:
                 keeper.take_events(item, make)
         return self
@@ -281,22 +314,40 @@ class Batch:
             if item.id in self.shared.lease.cancelled and item.id not in self.left:
                 self.fail(item, Failure("", "receive", Cancelled("cancelled")))
 
-    def _map_one_by_one(self, do: Callable[[Item], object], waiting: Iterator[Item], keeper: Keeper) -> None:
+    def _map_one_by_one(
+        self,
+        do: Callable[[Item], object],
+        waiting: Iterator[Item],
+        keeper: Keeper,
+        place: int = 0,
+    ) -> None:
         for item in waiting:
-            keeper.check()
+            self._wait_while_paused(keeper)
             if item.id not in self.shared.lease.cancelled:
-                keeper.take([attempt(do, item)])
+                keeper.take([keeper.attempt(do, item, place=place)])
 
     def _map_in_threads(self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: Keeper) -> None:
         waiting = _Handed(todo)
-        with ThreadPoolExecutor(min(threads, len(todo)), thread_name_prefix="step") as executor:
-            workers = [executor.submit(copy_context().run, self._map_one_by_one, do, waiting, keeper) for _ in range(min(threads, len(todo)))]
-            try:
-                for worker in as_completed(workers):
-                    worker.result()
-            finally:
-                # When the lease is lost or the run is interrupted, what is under way ends, and nothing else begins.
-                waiting.close()
+
+        def work(place: int) -> None:
+            board().enter(place)
+            self._map_one_by_one(do, waiting, keeper, place)
+
+        crew = Crew(work, min(threads, len(todo)))
+        try:
+            crew.start()
+            crew.wait(keeper.check)
+        finally:
+            # When the lease is lost or the run interrupted, what is under way may end; nothing begins.
+            waiting.close()
+            crew.leave(0 if self.shared.lease.hung else _LAST_SECONDS)
+
+    def _wait_while_paused(self, keeper: Keeper) -> None:
+        """Begin nothing while another item is past its time: that ends, or the process does."""
+        keeper.check()
+        while board().paused:
+            time.sleep(_PAUSE_SECONDS)
+            keeper.check()
 
 
 class _Handed(Iterator[Item]):
@@ -321,7 +372,7 @@ class _Handed(Iterator[Item]):
 def _chosen(todo: Sequence[Item], when: Callable[[Item], bool], keeper: Keeper) -> Iterator[Item]:
     """The items that a step is for; where `when` raises, that is a failure of the step for this item alone."""
     for item in todo:
-        result = attempt(lambda item: bool(when(item)), item)
+        result = keeper.attempt(lambda item: bool(when(item)), item)
         if result.error is not None:
             keeper.take([result])
         elif result.output:

@@ -58,6 +58,25 @@ class LeaseLost(RunyardError):
         super().__init__(f"batch {batch_id} is no longer this run's: another run goes on with it")
 
 
+class StepHung(LeaseLost):
+    """Seen in a run in which a step did not end in time, where its process must not be ended.
+
+    The run has ended instead, and the thread is left behind.
+    No action is needed for the other invocations of the run: another run goes on with them.
+    """
+
+    def __init__(self, message: str) -> None:
+        RunyardError.__init__(self, message)
+
+
+class StepTimeout(RunyardError, TimeoutError):
+    """Why a step of an invocation failed: it was not over at its time limit, and was ended.
+
+    It is tried again as the function's or the step's `Retry` says, also by `by_type={TimeoutError: ...}`.
+    Give the step more time with `timeout=`, or give what it calls a shorter limit of its own.
+    """
+
+
 class NothingToDo(RunyardError):
     """Seen in a run that was launched without events, or whose events another run has taken."""
 

@@ -20,6 +20,8 @@ LARGEST_BATCH = 5000
 DAY = 86_400.0
 WEEK = 7 * DAY
 HIGHEST_PRIORITY = 600
+# How long a step may take where neither it nor its function says so: what Inngest gives one.
+STEP_SECONDS = 7_200.0
 # What stands among the keys of an invocation for one that its event does not have (runyard.no_key_v1).
 NO_KEY = "\x1d"
 
@@ -192,15 +194,20 @@ class Singleton:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """An invocation that has not begun within `start` of its time, or not ended within `finish` of its beginning, is cancelled."""
+    """What has not begun within `start` of its time, or not ended within `finish` of its beginning, is cancelled.
+
+    A step that has not ended within `step` (2 hours by default) has failed; `timeout=` of a step goes
+    before it.
+    """
 
     start: Duration | None = None
     finish: Duration | None = None
+    step: Duration | None = None
 
     def __post_init__(self) -> None:
-        if self.start is None and self.finish is None:
-            raise InvalidOption("Timeouts(): give start, finish or both")
-        for name, value in (("start", self.start), ("finish", self.finish)):
+        if self.start is None and self.finish is None and self.step is None:
+            raise InvalidOption("Timeouts(): give start, finish, step or several of them")
+        for name, value in (("start", self.start), ("finish", self.finish), ("step", self.step)):
             if value is not None:
                 seconds(value, f"Timeouts({name}=...)", least=1)
 
@@ -283,6 +290,12 @@ class Flow:
             if (limit.key, limit.scope) in seen:
                 raise InvalidOption(f"on_event(concurrency=...) for {function}: two limits have the key {limit.key!r}; keep the lower one")
             seen.add((limit.key, limit.scope))
+
+    @property
+    def step_seconds(self) -> float:
+        """How long a step may take that says nothing of its own."""
+        given = self.timeouts.step if self.timeouts is not None else None
+        return STEP_SECONDS if given is None else seconds(given, "")
 
     @property
     def gated(self) -> bool:

@@ -13,7 +13,8 @@ import pydantic_core
 from dagster import OpExecutionContext
 
 from runyard import dispatch, registry
-from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, LeaseLost, NonRetriable
+from runyard.activity import board
+from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, LeaseLost, NonRetriable, StepTimeout
 from runyard.events import Event, as_json, rows_of
 from runyard.fit_text import INTERRUPTS, fit, message_of
 from runyard.outcomes import Failure
@@ -114,14 +115,33 @@ class Keeper:
     Results are kept when there are `window` of them, and by a thread of the keeper's own when the first is half a second old, whatever the step
     is doing meanwhile. Several threads may give it results: `take` returns when fewer than a window of them are yet to be kept, so that a crash
     repeats no more than that, and what was being done.
+
+    While it is entered, the board of this process says which items are under way in the step, and for
+    how long each may be (`limit`, in seconds).
     """
 
-    def __init__(self, batch: "Batch", step: str, window: int, retry: Retry | None, *, expected: int = 1) -> None:
+    def __init__(
+        self,
+        batch: "Batch",
+        step: str,
+        window: int,
+        retry: Retry | None,
+        *,
+        limit: float,
+        expected: int = 1,
+        places: int = 1,
+        together: bool = False,
+    ) -> None:
         self._batch = batch
         self._step = check_name(step)
         self._op = OpExecutionContext.get().op.name
         self._window = max(1, window)
-        self._retry = retry
+        function = registry.find(batch.function)
+        self._retry = retry or (function.retry if function is not None else Retry())
+        self._limit = limit
+        self._places = places
+        self._together = together
+        self._board = board()
         self._pending: list[Result] = []
         self._since = time.monotonic()
         self._lock = threading.Lock()
@@ -133,11 +153,21 @@ class Keeper:
         self._timer = threading.Thread(target=self._keep_in_time, name="runyard-keeper", daemon=True) if min(self._window, expected) > 1 else None
 
     def __enter__(self) -> "Keeper":
+        rule = self._retry.rule_for(StepTimeout)
+        self._board.begin_step(
+            self._step, self._op, self._limit, rule, together=self._together, places=self._places
+        )  # fmt: skip
         if self._timer is not None:
             self._timer.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self._close(kind)
+        finally:
+            self._board.end_step()
+
+    def _close(self, kind: type[BaseException] | None) -> None:
         self._closed.set()
         if self._timer is not None:
             self._timer.join()
@@ -154,6 +184,32 @@ class Keeper:
         if self._error is not None:
             raise self._error
 
+    def attempt(
+        self,
+        do: "Callable[[Item], object]",
+        item: "Item",
+        what: str = "the step's result",
+        place: int = 0,
+    ) -> Result:
+        """As the function `attempt`, within the time limit."""
+        self._board.begin(place, item.id)
+        try:
+            return attempt(do, item, what)
+        finally:
+            self._board.end(place)
+
+    def attempt_all(
+        self,
+        do: "Callable[[Sequence[Item]], Sequence[object]]",
+        items: "Sequence[Item]",
+    ) -> list[Result]:
+        """As the function `attempt_all`, within the time limit."""
+        self._board.begin_all([item.id for item in items])
+        try:
+            return attempt_all(do, items)
+        finally:
+            self._board.end_all(len(items))
+
     def take(self, results: Sequence[Result]) -> None:
         """Add results; wait until fewer than a window are yet to be kept. Raises as `check`."""
         self.check()
@@ -165,6 +221,7 @@ class Keeper:
         with self._lock:
             if not self._pending:
                 self._since = time.monotonic()
+                self._board.unkept = True
             self._pending.extend(results)
             full = len(self._pending) >= self._window
         if full:
@@ -183,7 +240,7 @@ class Keeper:
             elements = as_json([{**row, "caused_by": item.id} for row in rows])[1:-1]
             return [str(row["ulid"]) for row in rows]
 
-        result = attempt(rows_made, item)
+        result = self.attempt(rows_made, item)
         if result.error is None:
             result.events = elements or None
         self.take([result])
@@ -199,6 +256,7 @@ class Keeper:
             with self._lock:
                 del self._pending[: len(results)]
                 self._since = time.monotonic()
+                self._board.unkept = bool(self._pending)
 
     def _write(self, results: Sequence[Result]) -> None:
         refused = self._keep(results)
@@ -236,8 +294,7 @@ class Keeper:
 
     def _fail(self, result: Result, error: BaseException) -> None:
         item = result.item
-        function = registry.find(self._batch.function)
-        retry = self._retry or (function.retry if function is not None else Retry())
-        failure = Failure.of(self._step, self._op, error, item.tries.get(self._step, 0) + 1, retry)
+        tries = item.tries.get(self._step, 0) + 1
+        failure = Failure.of(self._step, self._op, error, tries, self._retry)
         self._batch.fail(item, failure)
         result.output_json, result.events, result.error_json = None, None, failure.to_json()

@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from runyard.activity import board
 from runyard.loops import Trouble
 from runyard.settings import settings
 from runyard.store import database
@@ -19,17 +20,24 @@ from runyard.store.queries import run
 
 INTERVAL_SECONDS = 1.0
 _log = logging.getLogger("runyard.lease")
+# Called with the leases after each heartbeat of a process that has no worker to watch over it.
+watchers: "list[Callable[[Mapping[str, Lease]], None]]" = []
 
 
 @dataclass
 class Lease:
-    """A held batch; `lost` is set when another run has it, `cancelled` holds the invocations that were cancelled meanwhile."""
+    """A held batch.
+
+    `lost` is set when another run has it, and `hung` says then which step did not end, where that is
+    why; `cancelled` holds the invocations that were cancelled meanwhile.
+    """
 
     batch_id: str
     run_id: str
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: set[int] = field(default_factory=set[int])
     interrupted: bool = False
+    hung: str | None = None
 
 
 class Heart:
@@ -48,6 +56,7 @@ class Heart:
     def hold(self, batch_id: str, run_id: str) -> Lease:
         """Begin to renew the lease of a run."""
         lease = Lease(batch_id, run_id)
+        board().hold(batch_id, run_id)
         with self._changed:
             self._leases[batch_id] = lease
             if self._thread is None:
@@ -58,6 +67,7 @@ class Heart:
 
     def drop(self, batch_id: str) -> None:
         """Stop renewing a lease."""
+        board().drop(batch_id)
         with self._changed:
             self._leases.pop(batch_id, None)
 
@@ -76,6 +86,9 @@ class Heart:
             try:
                 if held:
                     self._renew(held)
+                if held and self.parent is None:
+                    for watch in watchers:
+                        watch(held)
             except Exception as error:
                 pause = trouble.met(error)
             else:

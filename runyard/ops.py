@@ -19,13 +19,13 @@ from dagster import Failure as OpFailure
 from dagster import Field, In, MetadataValue, OpExecutionContext, Out, Permissive, op
 from pydantic_core import to_json
 
-from runyard import dispatch, registry
+from runyard import dispatch, hung, registry
 from runyard.batch import Batch, Shared, items_from_rows
 from runyard.dagster_internals import report_step_failures
 from runyard.dispatch import Outcome
 from runyard.errors import Cancelled, InvalidEvent, LeaseLost, NothingToDo
 from runyard.events import Event, rows_as_json
-from runyard.lease import Lease, heart
+from runyard.lease import Lease, heart, watchers
 from runyard.links import to_event, to_invocation
 from runyard.registry import Function
 from runyard.store.queries import Row
@@ -38,6 +38,7 @@ _MOST_RUNS = 5
 _COUNTED_AS = {"queued": "to be retried", "sleeping": "parked", "waiting": "parked"}
 _open: dict[str, Shared] = {}
 _left: dict[tuple[str, str], set[int]] = {}
+watchers.append(hung.watch_own)
 
 _EVENTS_CONFIG = Field(
     [Permissive({"name": Field(str, is_required=False, description="The event's name; the function's first trigger by default.")})],
@@ -211,8 +212,7 @@ def _outcomes(shared: Shared) -> list[Outcome]:
     for item in shared.items:
         failure, waits = shared.failures.get(item.id), shared.parked.get(item.id)
         if failure is not None:
-            attempt = failure.tries if failure.status == "queued" else None
-            outcomes.append(Outcome(item.id, failure.status, failure.delay or 0.0, error=failure.to_json(), attempt=attempt))
+            outcomes.append(failure.outcome(item.id))
         elif waits is not None:
             status = "sleeping" if set(waits.values()) == {"sleep"} else "waiting"
             outcomes.append(Outcome(item.id, status, attempt=0, parked=tuple(waits)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runyard.dispatch import Outcome
 from runyard.errors import Cancelled
 from runyard.fit_text import message_of, trace_of, type_of
 from runyard.retry import Retry
@@ -47,6 +48,12 @@ class Failure:
     def text(self) -> str:
         """The error in a line for people: its type and what it says, `KeyError: 'card'`."""
         return described(self._shown())
+
+    def outcome(self, invocation: int) -> Outcome:
+        """What becomes of the invocation that failed so."""
+        attempt = self.tries if self.status == "queued" else None
+        delay = self.delay or 0.0
+        return Outcome(invocation, self.status, delay, error=self.to_json(), attempt=attempt)
 
     def to_json(self) -> str:
         """The error as it is kept and shown: no secrets, bounded, and nothing that PostgreSQL cannot keep."""

@@ -14,7 +14,7 @@ from runyard import dispatch, registry
 from runyard.durations import YEAR, Duration, seconds
 from runyard.errors import InvalidOption, InvokeFailed, NonRetriable
 from runyard.events import Event, as_json, internal_row, new_ulid, rows_of
-from runyard.keeping import Keeper, Result, attempt, encode
+from runyard.keeping import Keeper, Result, encode
 from runyard.outcomes import described
 from runyard.paths import check_filter, path
 from runyard.store.queries import Row
@@ -67,9 +67,9 @@ def park(batch: "Batch", step: str, ask: "Callable[[Item], Asked]", children: Ca
         return batch.map(step, batch.shared.stubs[step])
     todo = {item.id: item for item in batch.live() if step not in item.outputs}
     wanted: list[Asked] = []
-    with Keeper(batch, step, len(todo), None) as keeper:
+    with Keeper(batch, step, len(todo), None, limit=batch.shared.limit(None, step)) as keeper:
         for item in todo.values():
-            result = attempt(ask, item, "what the step waits for")
+            result = keeper.attempt(ask, item, "what the step waits for")
             if result.error is not None:
                 keeper.take([result])
             else:

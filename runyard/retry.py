@@ -59,15 +59,20 @@ class Retry:
         base = self.delays[min(attempt, len(self.delays)) - 1]
         return min(base * dice.uniform(1 - self.jitter, 1 + self.jitter), LONGEST_DELAY)
 
+    def rule_for(self, kind: type[BaseException]) -> "Retry | None":
+        """The rule for errors of a type; None where there is to be no other attempt."""
+        for known in kind.__mro__:
+            if known in self.by_type:
+                rule = self.by_type[known]
+                return None if rule is None else rule.rule_for(kind)
+        return self
+
     def delay_after(self, error: BaseException, attempt: int, dice: random.Random) -> float | None:
         """Seconds until the next attempt after `error`; None when there is to be none."""
-        for kind in type(error).__mro__:
-            if kind in self.by_type:
-                rule = self.by_type[kind]
-                return None if rule is None else rule.delay_after(error, attempt, dice)
-        if isinstance(error, NonRetriable) or attempt >= self.attempts:
+        rule = self.rule_for(type(error))
+        if rule is None or isinstance(error, NonRetriable) or attempt >= rule.attempts:
             return None
         if isinstance(error, RetryAfter):
             seconds = (error.when - clock.now()).total_seconds() if isinstance(error.when, datetime) else float(error.when)
             return min(max(0.0, seconds), LONGEST_DELAY)
-        return self.delay(attempt, dice)
+        return rule.delay(attempt, dice)

@@ -30,8 +30,11 @@ from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
 from runyard import dispatch, ops, reaper
 from runyard.broker import QUEUE, make_app
+from runyard.children import Children
+from runyard.crew import is_anyone_left
 from runyard.dagster_internals import execute_run, pooled_instance, refresh_connections, silence_console
 from runyard.errors import DatabaseUnavailable
+from runyard.hung import end_this_process
 from runyard.lease import heart, most_silent
 from runyard.loops import Trouble
 from runyard.settings import settings
@@ -46,6 +49,7 @@ _log = logging.getLogger("runyard.worker")
 _instance: DagsterInstance | None = None
 _resources = ExitStack()
 _stopping = threading.Event()
+_children = Children()
 _parent = os.getpid()  # a child inherits both
 _main_process = multiprocessing.current_process()
 
@@ -97,6 +101,8 @@ def work() -> int:
 def _prepare(**_: Any) -> None:
     load_code()
     database.close_pool()
+    # Celery has a signal for this in one of its two pools only.
+    os.register_at_fork(before=_children.expect)
     # What is loaded by now is shared with the children for good: the collector shall neither scan nor copy it.
     gc.collect()
     gc.freeze()
@@ -104,6 +110,7 @@ def _prepare(**_: Any) -> None:
 
 @worker_ready.connect
 def _come_alive(**_: Any) -> None:
+    dispatch.set_worker_name(f"{name()}:{_parent}")  # for what it settles of its children
     # Only now, with the children forked: a thread that holds a lock at a fork leaves it locked in the child for good.
     threading.Thread(target=_beat, name="runyard-worker-heart", daemon=True).start()
     threading.Thread(target=_watch, name="runyard-worker-watch", daemon=True).start()
@@ -151,10 +158,14 @@ def _beat() -> None:
 
 
 def _watch() -> None:
-    """Free what dead processes of this place held: a child of this worker at once, those of a worker that was killed when they are silent."""
-    trouble = Trouble(_log, "cannot look for dead processes", most_silent())
+    """Look after the children, and free what dead processes of this place held.
+
+    A child of this worker is noticed at once, those of a worker that was killed when they are silent.
+    """
+    trouble = Trouble(_log, "cannot look after processes", most_silent())
     while not _stopping.wait(_WATCH_SECONDS):
         try:
+            _children.look_after()
             free_dead()
         except Exception as error:
             _stopping.wait(trouble.met(error))
@@ -166,6 +177,7 @@ def free_dead() -> None:
     """Free the batches of processes of this place that are no more, and end their runs."""
     with database.connection() as connection:
         here = run(connection, "batches_here", name=name(), place=_place(), silent=_SILENT_SECONDS)
+    here = [batch for batch in here if batch["id"] not in _children.accounted_for]
     dead = [batch for batch in here if not _is_alive(int(batch["worker"].rsplit(":", 1)[1]))]
     if dead:
         _log.warning("lost before the end of their runs: %s", ", ".join(batch["worker"] for batch in dead))
@@ -197,6 +209,7 @@ def _hand_back() -> None:
             hand_back()
         except Exception as error:
             _log.warning("runs are not handed back (%s): they are taken up when their lease is over", type(error).__name__)
+        _children.kill_working()  # lest a step that does not end keeps the worker
 
 
 def hand_back() -> None:
@@ -251,3 +264,6 @@ def _execute(run_id: str) -> None:
         dispatch.ended(run_id)
     except (DatabaseUnavailable, psycopg.Error) as error:
         _log.info("the end of run %s is not written down: %s", run_id, type(error).__name__)
+    if is_anyone_left():
+        _log.error("threads of run %s do not end: their process does", run_id)
+        end_this_process()

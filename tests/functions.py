@@ -1,14 +1,16 @@
 """Functions for the tests: they fail, wait and leave traces as their events say."""
 
+import ctypes
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from dagster import in_process_executor, job, multiprocess_executor, op
 
-from runyard import Batch, Concurrency, Cron, Event, Item, NonRetriable, Retry, RetryAfter, join, on_event, receive, settle
+from runyard import Batch, Concurrency, Cron, Event, Item, NonRetriable, Retry, RetryAfter, Timeouts, join, on_event, receive, settle
 
 
 def _leave(item: Item, step: str) -> None:
@@ -125,6 +127,25 @@ def alone(batch: Batch) -> Batch:
     return batch.map("alone", do)
 
 
+def _hang(item: Item) -> str:
+    """Ends late or never, where the event says so: `how` is "gil" (with the interpreter's lock held) or "wait" (as a lock without timeout)."""
+    _leave(item, "begun")
+    data = item.event.data
+    if data.get("how") == "gil":
+        ctypes.PyDLL(None).sleep(int(data["seconds"]))
+    elif data.get("how") == "wait" and item.attempt <= data.get("hang_until", 9):
+        threading.Event().wait()
+    else:
+        time.sleep(data.get("seconds", 0))
+    _leave(item, "done")
+    return "done"
+
+
+@op
+def hang(batch: Batch) -> Batch:
+    return batch.map("hang", _hang, threads=4)
+
+
 @op
 def mourn(batch: Batch) -> Batch:
     return batch.map("mourn", lambda item: {"of": item.event.data["event"]["id"], "message": item.event.data["error"]["message"]})
@@ -153,6 +174,16 @@ def calling() -> None:
 
 
 @job(executor_def=in_process_executor)
+def hanging() -> None:
+    settle(hang(receive()))
+
+
+@job(executor_def=multiprocess_executor)
+def hanging_apart() -> None:
+    settle(hang(receive()))
+
+
+@job(executor_def=in_process_executor)
 def one_by_one() -> None:
     settle(alone(receive()))
 
@@ -176,7 +207,13 @@ swallowing_sensor = on_event("test/swallow", job=swallowing, max_batch=100, retr
 napping_sensor = on_event("test/napping", job=napping, retry=quick)
 calling_sensor = on_event("test/calling", job=calling, retry=quick, on_failure=mourning)
 one_by_one_sensor = on_event("test/narrow", job=one_by_one, max_batch=1, concurrency=Concurrency(1, key="data.tenant"))
+hanging_sensor = on_event("test/hanging", job=hanging, retry=quick, timeouts=Timeouts(step="3s"))
+patient_sensor = on_event("test/patient", job=hanging, name="patient", retry=quick)
+apart_sensor = on_event("test/apart", job=hanging_apart, retry=quick, timeouts=Timeouts(step="3s"))
 minutely_sensor = on_event(job=minutely, cron=Cron("* * * * *", timezone="Europe/Zurich"))
-jobs = [steps, breaking, spread, dialog, swallowing, napping, calling, one_by_one, mourning, minutely]
-sensors = [steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, swallowing_sensor, napping_sensor, calling_sensor, one_by_one_sensor, minutely_sensor]
+jobs = [steps, breaking, spread, dialog, swallowing, napping, calling, one_by_one, mourning, minutely, hanging, hanging_apart]
+sensors = [
+    steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, swallowing_sensor, napping_sensor, calling_sensor, one_by_one_sensor, minutely_sensor,
+    hanging_sensor, patient_sensor, apart_sensor,
+]  # fmt: skip
 schedules = minutely_sensor.schedules

@@ -58,7 +58,9 @@ def some_job() -> None:
         (lambda: Priority("data.level", low=5, high=1), "bounds within"),
         (lambda: Singleton("wait"), "'skip' or 'cancel'"),  # type: ignore[arg-type]
         (lambda: Idempotency("order"), "is no path"),
-        (lambda: Timeouts(), "give start, finish or both"),
+        (lambda: Timeouts(), "give start, finish, step or several"),
+        (lambda: Timeouts(step="soon"), "Timeouts(step=...)"),
+        (lambda: Timeouts(step=0.5), "give 1 to"),
         (lambda: Timeouts(start="0s"), "Timeouts(start=...)"),
         (lambda: CancelOn("cart/*"), "without a wildcard"),
         (lambda: CancelOn("a/b", match="cart"), "CancelOn(match=...)"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runyard.errors import InvalidOption, NonRetriable, RetryAfter
+from runyard.errors import InvalidOption, NonRetriable, RetryAfter, StepTimeout
 from runyard.retry import DEFAULT_DELAYS, LONGEST_DELAY, Retry
 
 DICE = random.Random(1)
@@ -58,3 +58,10 @@ def test_a_bad_option_is_named(options: dict[str, object], named: str) -> None:
 def test_a_time_without_zone_is_refused() -> None:
     with pytest.raises(InvalidOption, match="time zone"):
         RetryAfter("wait", datetime(2026, 1, 1))
+
+
+def test_a_step_that_is_ended_at_its_limit_obeys_the_rule_for_timeouts() -> None:
+    often = Retry(attempts=9, delays=(1.0,))
+    assert Retry(by_type={TimeoutError: None}).rule_for(StepTimeout) is None
+    assert Retry(by_type={TimeoutError: None, StepTimeout: often}).rule_for(StepTimeout) == often
+    assert often.rule_for(StepTimeout) == often

@@ -112,6 +112,7 @@ function("waiting_giver", lambda b: b.wait_for_event("give", "given/now", match=
 function("together_giver", lambda b: b.map_all("give", lambda items: [deeds[item.event.data["deed"]](item) for item in items]))
 function("badly_named", lambda b: b.map("a\0b", lambda item: deeds["note"](item)))
 function("threaded_giver", lambda b: b.map("give", lambda item: deeds["do"](item), threads=4, at_most_once_window=1))
+function("limited_giver", lambda b: b.map("give", lambda item: deeds["do"](item), threads=4, timeout="1s"))
 function("plain", work)
 function("wild", work, on="shop/*")
 function("filtered", work, on="order/placed", filter='$.data.total > 100 && $.data.country == "CH"')
