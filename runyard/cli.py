@@ -198,10 +198,11 @@ def migrate() -> None:
     The embedded database is started for it where none is set, and stays up until `runyard down`.
     """
     from runyard.stack import start_database
+    from runyard.store.database import is_embedded
     from runyard.store.migrate import migrate as bring_up_to_date
 
     start_database(settings())
-    if settings().database_url is None:
+    if is_embedded(settings()):
         place = settings().postgres_dir
         echo(f"database: the embedded one in {place}; it stays up until `runyard down`")
     for line in bring_up_to_date():

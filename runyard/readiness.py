@@ -72,7 +72,7 @@ def _database() -> str:
     _say_what_refuses()
     with database.connection() as connection:
         row = connection.execute("SELECT current_setting('server_version') AS version").fetchone()
-    kind = "DATABASE_URL" if settings().database_url is not None else "embedded"
+    kind = "embedded" if database.is_embedded(settings()) else "DATABASE_URL"
     place = why_elsewhere(settings())
     return f"PostgreSQL {row['version'] if row else '?'} at {database.where(database.database_url())} ({kind})" + (f"; {place}" if place else "")
 

@@ -64,7 +64,7 @@ def environment(url: str, of: Settings | None = None) -> dict[str, str]:
 def start_database(of: Settings) -> str:
     """Make the data folder, and start the embedded database where none is set; return its URL."""
     data_folder(of)
-    if of.database_url is None:
+    if is_embedded(of):
         start_embedded(of.postgres_dir, of.data / "postgres")
     url = database_url(of)
     data_folder(of)  # once more: what it had to be open for has been moved

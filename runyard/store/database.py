@@ -26,7 +26,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from runyard import clock
 from runyard.errors import DatabaseBusy, DatabaseUnavailable
 from runyard.settings import Settings, settings
-from runyard.store.embedded import embedded_url
+from runyard.store.embedded import embedded_url, leads_here
 
 _connect_seconds = 10.0
 _POOL_SIZE = 20
@@ -54,7 +54,7 @@ _inherited: list[Pool] = []
 def database_url(of: Settings | None = None) -> str:
     """The URL of the database (`postgresql://...`), with what every connection needs; raises `DatabaseUnavailable` when there is none."""
     chosen = of or settings()
-    if chosen.database_url is not None:
+    if chosen.database_url is not None and not is_embedded(chosen):
         return _complete(chosen.database_url.get_secret_value(), pooled=is_pooled(chosen))
     url = embedded_url(chosen.postgres_dir)
     if url is None:
@@ -63,11 +63,8 @@ def database_url(of: Settings | None = None) -> str:
 
 
 def is_embedded(of: Settings) -> bool:
-    """Whether the database is the embedded one, also where `runyard env` has set DATABASE_URL."""
-    if of.database_url is None:
-        return True
-    url = embedded_url(of.postgres_dir)
-    return url is not None and of.database_url.get_secret_value() == _complete(url)
+    """Whether the database is the embedded one, also where DATABASE_URL is what `runyard env` printed."""
+    return of.database_url is None or leads_here(of.database_url.get_secret_value(), of.postgres_dir)
 
 
 def direct_url(of: Settings | None = None) -> str:

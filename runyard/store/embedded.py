@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import psutil
 import psycopg
@@ -50,6 +50,14 @@ def embedded_url(postgres_dir: Path, role: str = ROLE, database: str = DATABASE)
     if found is None:
         return None
     return f"postgresql://{role}@/{quote(database, safe='')}?host={quote(str(found.sockets))}&port={_PORT}{_required_peer(found.owner)}"
+
+
+def leads_here(url: str, postgres_dir: Path) -> bool:
+    """Whether a URL is that of the database in this data folder, whether or not its server runs."""
+    parts = urlsplit(url)
+    host = dict(parse_qsl(parts.query)).get("host", "")
+    places = {str(postgres_dir), os.path.realpath(postgres_dir), os.path.realpath(postgres_dir / _SOCKETS)}
+    return parts.path == f"/{DATABASE}" and not parts.hostname and host in places
 
 
 def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:

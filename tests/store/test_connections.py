@@ -9,11 +9,12 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from runyard import dispatch, registry, send
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.registry import Function
-from runyard.settings import settings
+from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.embedded_access import ROLE, SUPERUSER
 from runyard.store.migrate import check_migrated, migrate
@@ -193,3 +194,17 @@ def test_the_way_around_a_pooler_without_a_pooler_is_refused(monkeypatch: pytest
         settings()
     monkeypatch.undo()
     settings.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("url", "embedded"),
+    [
+        ("postgresql://runyard@/runyard?host={folder}&port=5432", True),
+        ("postgresql://runyard@/shop?host={folder}&port=5432", False),
+        ("postgresql://runyard@/runyard?host=/elsewhere&port=5432", False),
+        ("postgresql://runyard@db.example/runyard", False),
+    ],
+)
+def test_a_url_of_the_embedded_database_is_known_as_such_while_its_server_is_stopped(tmp_path: Path, url: str, embedded: bool) -> None:
+    at = url.format(folder=quote(str(tmp_path)))
+    assert database.is_embedded(Settings(home=tmp_path, postgres_folder=tmp_path, database_url=SecretStr(at))) is embedded
