@@ -57,6 +57,9 @@ class Activity:
         The items under way.
     unkept
         Whether there are results that are not kept yet.
+    taken
+        Since when the run has been on its way to its batch (resources are made, code is loaded): it
+        may take `limit` for that. 0 when it has begun.
     """
 
     batch: str
@@ -68,6 +71,7 @@ class Activity:
     together: bool
     work: tuple[Work, ...]
     unkept: bool
+    taken: float = 0.0
 
 
 class Board:
@@ -80,6 +84,11 @@ class Board:
     def start(self) -> None:
         """Say whose memory it is."""
         self._set(_PID, os.getpid())
+
+    def take_up(self, batch_id: str, run_id: str, limit: float) -> None:
+        """A run of this process is on its way to its batch, for which it may take so many seconds."""
+        self._held = {"batch": batch_id, "run": run_id, "taken": time.monotonic(), "limit": limit}
+        self._say(self._held)
 
     def hold(self, batch_id: str, run_id: str) -> None:
         """A run of this process has a batch from now on."""
@@ -192,6 +201,7 @@ class Board:
             together=said.get("together", False),
             work=tuple(work for work in self._entries() if work.invocation),
             unkept=self.unkept,
+            taken=said.get("taken", 0.0),
         )
 
     def _entries(self) -> Iterator[Work]:

@@ -38,6 +38,7 @@ class Child:
         self.overseer = Overseer(expect())
         self._made = time.monotonic()
         self._stopped: tuple[str, float] | None = None
+        self._begun = ""
 
     @property
     def pid(self) -> int:
@@ -56,6 +57,12 @@ class Child:
         """What it does, while it can do anything."""
         status = _status(self.pid) if self.pid else None
         return None if status is None or status in _ENDED + _STOPPED else self.overseer.board.read()
+
+    def has_begun(self, batch: str, begun: bool) -> bool:
+        """Whether the batch that it was on its way to was ever begun, be it in a process of its own."""
+        if begun:
+            self._begun = batch
+        return self._begun == batch
 
     def does_not_stop(self, batch: str, stopped: bool) -> bool:
         """Whether it was told long ago to stop with this batch, and still has it."""
@@ -108,6 +115,9 @@ class Children:
         self._settle()
         for child, doing in working:
             lease = leases.get(doing.batch)
+            if doing.taken:
+                self._look_after_start(child, doing, lease)
+                continue
             found = child.overseer.late(lease["cancelled"] if lease is not None else ())
             if found is not None:
                 self._end(child, *found)
@@ -119,8 +129,24 @@ class Children:
         with self._lock:
             children = list(self._children)
         for child in children:
-            if child.pid and child.overseer.board.read() is not None:
-                hung.kill(child.pid)
+            doing = child.overseer.board.read() if child.pid else None
+            if doing is None:
+                continue
+            hung.kill(child.pid)
+            if doing.taken:
+                dispatch.release(doing.batch, "claimed", "queued", attempts=1, force=True)
+
+    def _look_after_start(self, child: Child, doing: Activity, lease: Row | None) -> None:
+        if child.has_begun(doing.batch, lease is not None and lease["begun"]):
+            return
+        if child.does_not_stop(doing.batch, lease is None or lease["stopped"]):
+            self._stop(child, doing)
+        elif time.monotonic() - doing.taken >= doing.limit:
+            _log.error("process %s was killed: its run did not come to its batch", child.pid)
+            hung.kill(child.pid)
+            with DagsterInstance.get() as instance:
+                reaper.never_began(instance, doing.batch, doing.run, doing.limit)
+            dispatch.ended(doing.run)
 
     def _renew(self, batches: list[str]) -> dict[str, Row]:
         if not batches:
@@ -160,8 +186,8 @@ class Children:
         """A run that was cancelled, or whose batch another run has, does not end: end it here."""
         _log.error("process %s was killed: its run was to stop and did not end", child.pid)
         hung.kill(child.pid)
-        batch = dispatch.batch_of_run(doing.run)
-        if batch is not None and batch["status"] == "running":
+        batch = dispatch.batch_of_run(doing.run, doing.batch)
+        if batch is not None and batch["status"] in ("claimed", "running"):
             with DagsterInstance.get() as instance:
                 cancelled = {**batch, "run_id": doing.run, "cancelled": True}
                 reaper.free(instance, [cancelled], force=True)

@@ -196,6 +196,7 @@ def expire() -> int:
     rekey()
     total = 0
     with database.connection() as connection:
+        run(connection, "put_off")
         while row := one(connection, "expired", limit=_MOST_EXPIRED):
             total += int(row["count"])
             if row["count"] < _MOST_EXPIRED:

@@ -147,6 +147,15 @@ def _error(run: DagsterRun | None, crashed: bool) -> str:
     return json.dumps({"step": None, "type": "WorkerLost" if crashed else "RunFailed", "message": message, "traceback": ""})
 
 
+def never_began(instance: DagsterInstance, batch_id: str, run_id: str, limit: float) -> None:
+    """A run that was killed on its way to its batch: that was no attempt, and the function is held back, for the reason."""
+    why = f"its run did not come to its events within {limit:g} s, and its process was killed: a resource of its job does not end when it is made"
+    dispatch.release(batch_id, "claimed", "queued", attempts=1, failed=True, force=True, error=_unlaunched(why))
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_failed(run, f"{why[:1].upper()}{why[1:]}.")
+
+
 def take_back(instance: Callable[[], DagsterInstance], functions: Sequence[str] | None, seconds: float = dispatch.LAUNCH_SECONDS) -> bool:
     """Take back what was claimed of these functions (None: of all) so many seconds ago, and whose run nobody has launched.
 

@@ -28,18 +28,21 @@ from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
 from dagster._serdes import unpack_value
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
-from runyard import dispatch, ops, reaper
+from runyard import dispatch, ops, reaper, registry
+from runyard.activity import board
 from runyard.broker import QUEUE, make_app
 from runyard.children import Children
 from runyard.crew import is_anyone_left
 from runyard.dagster_internals import execute_run, pooled_instance, refresh_connections, silence_console
 from runyard.errors import DatabaseUnavailable
+from runyard.flow import STEP_SECONDS
 from runyard.hung import end_this_process
 from runyard.lease import heart, most_silent
 from runyard.loops import Trouble
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import run
+from runyard.tags import BATCH, FUNCTION
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -250,7 +253,12 @@ def _execute(run_id: str) -> None:
             reaper.settle_what_is_left(instance, run_id)
         return
     handler = signal.getsignal(signal.SIGINT)
+    batch_id = found.tags.get(BATCH) if found.parent_run_id is None else None
+    function = registry.find(found.tags.get(FUNCTION, ""))
     try:
+        if batch_id is not None:
+            # Resources are made before the batch is begun: the parent renews its lease meanwhile.
+            board().take_up(batch_id, run_id, STEP_SECONDS if function is None else function.flow.step_seconds)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         ended_well = execute_run(instance, run_id)
     except KeyboardInterrupt:
@@ -258,6 +266,8 @@ def _execute(run_id: str) -> None:
     finally:
         signal.signal(signal.SIGINT, handler)
         ops.abandon(run_id)
+        if batch_id is not None:
+            board().drop(batch_id)
     if not ended_well:
         reaper.settle_what_is_left(instance, run_id)
     try:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dagster import in_process_executor, job, multiprocess_executor, op
+from dagster import InitResourceContext, in_process_executor, job, multiprocess_executor, op, resource
 
 from runyard import Batch, Concurrency, Cron, Event, Item, NonRetriable, Retry, RetryAfter, Timeouts, join, on_event, receive, settle
 
@@ -178,6 +178,25 @@ def hanging() -> None:
     settle(hang(receive()))
 
 
+@resource
+def slow(_: InitResourceContext) -> None:
+    """Takes its time to be made, or for ever, as a file says."""
+    told = Path(os.environ["RUNYARD_EFFECTS"]) / "slow"
+    began = time.monotonic()
+    while told.exists() and time.monotonic() - began < float(told.read_text()):
+        time.sleep(0.1)
+
+
+@op(required_resource_keys={"slow"})
+def use(batch: Batch) -> Batch:
+    return batch.map("use", lambda item: "used")
+
+
+@job(executor_def=in_process_executor, resource_defs={"slow": slow})
+def slowly() -> None:
+    settle(use(receive()))
+
+
 @job(executor_def=multiprocess_executor)
 def hanging_apart() -> None:
     settle(hang(receive()))
@@ -210,10 +229,12 @@ one_by_one_sensor = on_event("test/narrow", job=one_by_one, max_batch=1, concurr
 hanging_sensor = on_event("test/hanging", job=hanging, retry=quick, timeouts=Timeouts(step="3s"))
 patient_sensor = on_event("test/patient", job=hanging, name="patient", retry=quick)
 apart_sensor = on_event("test/apart", job=hanging_apart, retry=quick, timeouts=Timeouts(step="3s"))
+slowly_sensor = on_event("test/slow", job=slowly, retry=quick)
+impatient_sensor = on_event("test/impatient", job=slowly, name="impatient", retry=quick, timeouts=Timeouts(step="3s"))
 minutely_sensor = on_event(job=minutely, cron=Cron("* * * * *", timezone="Europe/Zurich"))
-jobs = [steps, breaking, spread, dialog, swallowing, napping, calling, one_by_one, mourning, minutely, hanging, hanging_apart]
+jobs = [steps, breaking, spread, dialog, swallowing, napping, calling, one_by_one, mourning, minutely, hanging, hanging_apart, slowly]
 sensors = [
     steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, swallowing_sensor, napping_sensor, calling_sensor, one_by_one_sensor, minutely_sensor,
-    hanging_sensor, patient_sensor, apart_sensor,
+    hanging_sensor, patient_sensor, apart_sensor, slowly_sensor, impatient_sensor,
 ]  # fmt: skip
 schedules = minutely_sensor.schedules

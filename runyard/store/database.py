@@ -26,7 +26,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from runyard import clock
 from runyard.errors import DatabaseBusy, DatabaseUnavailable
 from runyard.settings import Settings, settings
-from runyard.store.embedded import embedded_url, leads_here
+from runyard.store.embedded import embedded_url, leads_here, same_socket
 
 _connect_seconds = 10.0
 _POOL_SIZE = 20
@@ -54,12 +54,14 @@ _inherited: list[Pool] = []
 def database_url(of: Settings | None = None) -> str:
     """The URL of the database (`postgresql://...`), with what every connection needs; raises `DatabaseUnavailable` when there is none."""
     chosen = of or settings()
-    if chosen.database_url is not None and not is_embedded(chosen):
-        return _complete(chosen.database_url.get_secret_value(), pooled=is_pooled(chosen))
+    own = chosen.database_url.get_secret_value() if chosen.database_url is not None else None
+    if own is not None and not is_embedded(chosen):
+        return _complete(own, pooled=is_pooled(chosen))
     url = embedded_url(chosen.postgres_dir)
     if url is None:
         raise DatabaseUnavailable("no database: start the stack with `runyard up`, or set DATABASE_URL to a PostgreSQL server")
-    return _complete(url)
+    # What DATABASE_URL says itself (a role, a schema) holds for the embedded one, too; only its socket may have moved.
+    return _complete(own if own is not None and same_socket(own, url) else url, pooled=is_pooled(chosen))
 
 
 def is_embedded(of: Settings) -> bool:

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote
 
 import psutil
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.private_folders import check_above, delete_short_folder, fits_a_socket, private_folder, short_folder, user_name
@@ -53,11 +54,20 @@ def embedded_url(postgres_dir: Path, role: str = ROLE, database: str = DATABASE)
 
 
 def leads_here(url: str, postgres_dir: Path) -> bool:
-    """Whether a URL is that of the database in this data folder, whether or not its server runs."""
-    parts = urlsplit(url)
-    host = dict(parse_qsl(parts.query)).get("host", "")
-    places = {str(postgres_dir), os.path.realpath(postgres_dir), os.path.realpath(postgres_dir / _SOCKETS)}
-    return parts.path == f"/{DATABASE}" and not parts.hostname and host in places
+    """Whether a URL, or what else libpq takes, is that of the database in this data folder, whether or not its server runs."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return False
+    places = {os.path.realpath(postgres_dir), os.path.realpath(postgres_dir / _SOCKETS)}
+    host = str(parts.get("host", ""))
+    return parts.get("dbname") == DATABASE and host.startswith("/") and os.path.realpath(host) in places
+
+
+def same_socket(url: str, other: str) -> bool:
+    """Whether two URLs lead to a socket in the same folder."""
+    first, second = (os.path.realpath(str(conninfo_to_dict(one).get("host", ""))) for one in (url, other))
+    return first == second
 
 
 def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:

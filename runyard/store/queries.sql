@@ -325,18 +325,18 @@ left_unfinished AS (
 SELECT id, runyard.wake_v1('') FROM lease
 
 -- name: heartbeat
--- Renew the leases of these batches; gives those that are still held, whether their run was told to
--- stop, and which invocations were cancelled. One that another transaction has locked is left for the
+-- Renew the leases of these batches, also of those whose run is on its way to them; gives those that are
+-- still held, whether their run has begun and was told to stop, and which invocations were cancelled. One that another transaction has locked is left for the
 -- next time: none waits for another, and a lease lasts for many beats. (by batches_pkey)
 WITH free AS (
     SELECT id FROM runyard.batches
-    WHERE id = ANY (%(batches)s) AND status = 'running' FOR NO KEY UPDATE SKIP LOCKED
+    WHERE id = ANY (%(batches)s) AND status IN ('claimed', 'running') FOR NO KEY UPDATE SKIP LOCKED
 ),
 renewed AS (
     UPDATE runyard.batches SET heartbeat_at = clock_timestamp() WHERE id IN (SELECT id FROM free)
 )
-SELECT id, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS stopped, cancelled
-FROM runyard.batches WHERE id = ANY (%(batches)s) AND status = 'running'
+SELECT id, status = 'running' AS begun, cancel_requested_at IS NOT NULL OR cancelled @> invocations AS stopped, cancelled
+FROM runyard.batches WHERE id = ANY (%(batches)s) AND status IN ('claimed', 'running')
 
 -- name: heartbeat_worker
 -- A worker says that it is alive. (by workers_pkey)
@@ -397,7 +397,10 @@ WITH alive AS (
     SELECT (SELECT coalesce(sum(slots), 0) FROM runyard.workers WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
         (SELECT count(*) FROM runyard.batches WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s))
         + (SELECT count(*) FROM runyard.batches
-            WHERE status = 'finished' AND ended_at IS NULL AND finished_at > now() - make_interval(secs => %(lease)s)) AS running
+            WHERE status = 'finished' AND ended_at IS NULL AND finished_at > now() - make_interval(secs => %(lease)s))
+        + (SELECT count(*) FROM runyard.batches  -- those that a worker is on its way to
+            WHERE status = 'claimed' AND heartbeat_at > now() - make_interval(secs => %(lease)s)
+                AND launched_at < now() - make_interval(secs => %(lease)s)) AS running
 )
 SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled FROM runyard.batches
 WHERE status IN ('claimed', 'running') AND heartbeat_at < now() - make_interval(secs => %(lease)s)
@@ -500,6 +503,10 @@ SELECT runyard.cancel_v1(array_agg(id), 'timeout: it did not begin or end in tim
     WHERE expires_at <= runyard.now() AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
     ORDER BY expires_at LIMIT %(limit)s
 ) AS late HAVING count(*) > 0
+
+-- name: put_off
+-- Do what SQL asked of invocations and could not be done in its transaction; gives how much. (runyard.requests is as good as empty: scanned)
+SELECT runyard.do_asked_v1(true) AS count
 
 -- name: match
 -- Match the events that came since the last call with what waits for events; nothing where nothing waits. (by waits_event, events_name)

@@ -145,3 +145,54 @@ def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_step_that_hangs(stack
     assert [(row["crashes"], row["attempt"]) for row in rows([sent])] == [(0, 1)]
     list(perform(Selection(events=(sent,)), "cancel"))
     assert settled(sent, 60)["status"] == "cancelled"
+
+
+def _batches(function: str) -> list[str]:
+    """The ids of all batches of a function so far."""
+    with database.connection() as connection:
+        rows = connection.execute("SELECT id FROM runyard.batches WHERE function = %s ORDER BY id", (function,)).fetchall()
+    return [str(row["id"]) for row in rows]
+
+
+def test_a_resource_that_takes_longer_than_a_lease_to_be_made_is_waited_for(stack: Stack, effects: Path) -> None:
+    (effects / "slow").write_text(str(stack.settings.lease_seconds + 4))
+    [sent] = send("test/slow")
+    assert settled(sent, 60)["status"] == "succeeded"
+    (effects / "slow").unlink()
+    assert len(runs_of(sent)) == 1
+
+
+def test_a_resource_that_hangs_takes_one_slot_until_its_limit_and_the_run_begins_when_it_does_not(stack: Stack, effects: Path) -> None:
+    (effects / "slow").write_text("600")
+    [sent] = send("test/impatient")
+    time.sleep(stack.settings.lease_seconds + 8)
+    [other] = send("test/steps", {"n": 1})
+    assert settled(other, 30)["status"] == "succeeded"
+    with database.connection() as connection:
+        row = connection.execute("SELECT error->>'message' AS why FROM runyard.failed_launches WHERE function = 'impatient'").fetchone()
+    assert row is not None
+    assert "did not come to its events within 3 s" in str(row["why"])
+    (effects / "slow").unlink()
+    ended = settled(sent, 60)
+    assert (ended["status"], ended["attempt"]) == ("succeeded", 1)
+
+
+def test_a_run_whose_resource_hangs_can_be_terminated(stack: Stack, effects: Path) -> None:
+    (effects / "slow").write_text("600")
+    [sent] = send("test/slow")
+    query = "{ runsOrError(limit: 1) { ... on Runs { results { runId status jobName } } } }"
+
+    def started() -> str | None:
+        [run] = graphql(query)["runsOrError"]["results"] or [{"jobName": ""}]
+        return run["runId"] if run["jobName"] == "slowly" and run["status"] == "STARTED" else None
+
+    run_id = wait_until(started)
+    before = _batches("slowly")
+    time.sleep(stack.settings.lease_seconds + 5)
+    assert _batches("slowly") == before
+    worker = psutil.Process(stack.pid("worker"))
+    children = {child.pid for child in worker.children()}
+    terminate(run_id)
+    assert (finished(run_id), settled(sent)["status"]) == ("CANCELED", "cancelled")
+    wait_until(lambda: {child.pid for child in worker.children() if child.status() != psutil.STATUS_ZOMBIE} - children, 40)
+    (effects / "slow").unlink()

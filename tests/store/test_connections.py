@@ -208,3 +208,19 @@ def test_the_way_around_a_pooler_without_a_pooler_is_refused(monkeypatch: pytest
 def test_a_url_of_the_embedded_database_is_known_as_such_while_its_server_is_stopped(tmp_path: Path, url: str, embedded: bool) -> None:
     at = url.format(folder=quote(str(tmp_path)))
     assert database.is_embedded(Settings(home=tmp_path, postgres_folder=tmp_path, database_url=SecretStr(at))) is embedded
+
+
+@pytest.mark.parametrize("password", ["p[w", "p]w", "p%5Bw", "p\u2100w"])
+def test_a_url_that_only_libpq_can_read_is_taken_as_it_is(tmp_path: Path, password: str) -> None:
+    of = Settings(home=tmp_path, postgres_folder=tmp_path, database_url=SecretStr(f"postgresql://shop:{password}@db.example/shop"))
+    assert not database.is_embedded(of)
+    assert database.database_url(of).startswith(f"postgresql://shop:{password}@db.example/shop?")
+
+
+def test_what_database_url_says_of_the_embedded_database_holds(server: str) -> None:
+    given = f"{server}&application_name=shop&options=-csearch_path%3Dmine".replace("//runyard@", "//postgres@")
+    folder = Path(psycopg.conninfo.conninfo_to_dict(server)["host"])
+    url = database.database_url(Settings(postgres_folder=folder, database_url=SecretStr(given)))
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT current_user, current_setting('search_path'), current_setting('application_name')").fetchone()
+    assert row == ("postgres", "mine", "shop")

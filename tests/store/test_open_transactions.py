@@ -209,3 +209,31 @@ def test_outputs_have_the_order_in_which_they_were_kept_whatever_the_clocks_of_t
     dispatch.settle(claim.batch_id, "run-2", [Outcome(1, "failed", error="{}")])
     rows("SELECT runyard.replay(1, keep => true)")
     assert [row["step"] for row in rows("SELECT step FROM runyard.steps WHERE invocation_id = 2 ORDER BY number")] == ["first", "third", "second"]
+
+
+@pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE])
+def test_a_transaction_with_a_snapshot_of_its_own_commits_although_what_it_cancels_has_gone_on(
+    function: Function, other_connection: Other, level: psycopg.IsolationLevel
+) -> None:
+    other_connection.isolation_level = level
+    send([Event("greet/requested") for _ in range(3)])
+    batch = begun(function, "run-1")
+    assert other_connection.execute("SELECT bool_and(runyard.cancel(id, 'no more')) FROM runyard.invocations WHERE id < 3").fetchone() == (True,)
+    heartbeat(batch)
+    other_connection.commit()
+    dispatch.expire()
+    [row] = heartbeat(batch)
+    assert sorted(row["cancelled"]) == [1, 2]
+    assert rows("SELECT FROM runyard.requests") == []
+
+
+def test_a_commit_does_not_fail_because_what_it_cancels_is_locked(function: Function, other_connection: Other, store_url: str) -> None:
+    send("greet/requested")
+    begun(function, "run-1")
+    other_connection.execute("SET LOCAL lock_timeout = '50ms'")
+    other_connection.execute("SELECT runyard.cancel(1)")
+    with psycopg.connect(store_url) as locking:
+        locking.execute("SELECT FROM runyard.batches FOR UPDATE")
+        other_connection.commit()
+    dispatch.expire()
+    assert rows("SELECT cancel_requested_at IS NOT NULL AS asked FROM runyard.invocations") == [{"asked": True}]

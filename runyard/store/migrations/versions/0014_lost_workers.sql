@@ -271,37 +271,56 @@ CREATE TABLE runyard.requests (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     invocation bigint NOT NULL,
     action     text NOT NULL CHECK (action IN ('cancel', 'run now')),
-    reason     text
+    reason     text,
+    put_off    boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE runyard.requests IS
     'Empty but for transactions under way: what they ask of invocations, until they commit.';
+COMMENT ON COLUMN runyard.requests.put_off IS
+    'It could not be done in the commit of its transaction, and is done by the next sweep.';
 
--- Do all that this transaction has asked, at once; what others have asked is not to be seen. Locks are
--- taken in the engine's order: the one of the waits, then batches, then invocations.
+-- Do what this transaction has asked, at once (what others have asked is not to be seen), or what was
+-- put off. Locks are taken in the engine's order: the one of the waits, then batches, then invocations.
 -- (runyard.requests is as good as empty: scanned; as cancel_v1 and run_now_v1)
-CREATE FUNCTION runyard.do_requests_v1() RETURNS trigger LANGUAGE plpgsql SET jit = off AS $$
+CREATE FUNCTION runyard.do_asked_v1(late boolean) RETURNS integer LANGUAGE plpgsql SET jit = off AS $$
 DECLARE
+    asked bigint[];
     hurried bigint[];
     cancels record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM runyard.requests WHERE id = NEW.id) THEN
-        RETURN NULL;  -- done with an earlier one
-    END IF;
+    SELECT array_agg(id) INTO asked FROM (
+        SELECT id FROM runyard.requests WHERE put_off = late FOR UPDATE SKIP LOCKED) AS mine;
     SELECT array_agg(DISTINCT invocation) INTO hurried
-    FROM runyard.requests WHERE action = 'run now';
+    FROM runyard.requests WHERE id = ANY (asked) AND action = 'run now';
     IF hurried IS NOT NULL THEN
         PERFORM runyard.lock_waits_v1();
     END IF;
     FOR cancels IN
         SELECT reason, array_agg(DISTINCT invocation) AS ids FROM runyard.requests
-        WHERE action = 'cancel' GROUP BY reason ORDER BY min(id)
+        WHERE id = ANY (asked) AND action = 'cancel' GROUP BY reason ORDER BY min(id)
     LOOP
         PERFORM runyard.cancel_v1(cancels.ids, cancels.reason);
     END LOOP;
     IF hurried IS NOT NULL THEN
         PERFORM runyard.run_now_v1(hurried);
     END IF;
-    DELETE FROM runyard.requests;
+    DELETE FROM runyard.requests WHERE id = ANY (asked);
+    RETURN coalesce(cardinality(asked), 0);
+END $$;
+
+-- In the commit of who has asked. That is not to fail because of the engine: what a transaction with a
+-- snapshot of its own (REPEATABLE READ) may not change any more, or others have locked for longer than it
+-- waits, is put off.
+CREATE FUNCTION runyard.do_requests_v1() RETURNS trigger LANGUAGE plpgsql SET jit = off AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM runyard.requests WHERE id = NEW.id AND NOT put_off) THEN
+        RETURN NULL;  -- done with an earlier one
+    END IF;
+    BEGIN
+        PERFORM runyard.do_asked_v1(false);
+    EXCEPTION WHEN serialization_failure OR deadlock_detected OR lock_not_available THEN
+        UPDATE runyard.requests SET put_off = true WHERE NOT put_off;
+    END;
     RETURN NULL;
 END $$;
 CREATE CONSTRAINT TRIGGER do_requests AFTER INSERT ON runyard.requests DEFERRABLE INITIALLY DEFERRED
