@@ -35,7 +35,8 @@ RECIPIENTS = ("to", "cc", "bcc")
 # A media type (RFC 2045), which may have parameters: `text/csv; charset=utf-8`.
 _WORD = r"[A-Za-z0-9_!#$&^.+-]+"
 MEDIA_TYPE = rf'^{_WORD}/{_WORD}(\s*;\s*{_WORD}=({_WORD}|"[^"\\;]*"))*\s*;?$'
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Those of Unicode that break lines (U+0085, U+2028, U+2029) end a header as well.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _one_line(text: str) -> str:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Annotated, Any
 
 import psycopg
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from resources.addresses import bare
 
@@ -27,9 +27,17 @@ _STATES = {
 # What a mail server says has no length of its own.
 _LONGEST_REASON = 2000
 _LONGEST_ID = 500
+_LONGEST_ADDRESS = 2000
 _LATEST = 4_102_444_800  # the year 2100
 _NAME = re.compile(r"[a-z_]{1,40}")
 _SUPPRESSING = ("bounce", "spamreport", "unsubscribe", "group_unsubscribe", "group_resubscribe")
+
+
+def _is_short(address: str) -> str:
+    """Refuse what no index holds: a real address has 320 bytes at most."""
+    if len(address.encode()) > _LONGEST_ADDRESS:
+        raise ValueError("is too long")
+    return address
 
 
 def _text_or_none(value: Any) -> str | None:
@@ -54,7 +62,7 @@ class Posted(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     event: str = Field(min_length=1, max_length=100)
-    email: str = Field(max_length=1000, pattern=r"^[^\x00-\x1f\x{fffd}]+@[^\x00-\x1f\x{fffd}]+$")
+    email: Annotated[str, AfterValidator(_is_short)] = Field(max_length=1000, pattern=r"^[^\x00-\x1f\x{fffd}]+@[^\x00-\x1f\x{fffd}]+$")
     timestamp: Annotated[float, Field(ge=0, le=_LATEST), BeforeValidator(_in_seconds)]
     type: str | None = Field(default=None, max_length=100)
     asm_group_id: int | None = Field(default=None, ge=0, lt=2**63)

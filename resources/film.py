@@ -22,6 +22,9 @@ _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts")
 _TAKEN = "MP4, QuickTime, WebM, Matroska, AVI and MPEG-TS"
 # Twenty hours of sixty frames a second.
 _MOST_PACKETS = 4_500_000
+# A picture may begin long after the sound, and FFmpeg looks for it for five seconds by itself: for
+# so many microseconds, in so many bytes.
+_OPENING = {"protocol_whitelist": "file", "analyzeduration": "60000000", "probesize": "50000000"}
 # A frame is on screen at its own time, which containers round.
 _SAME_TIME = 0.001
 _TURNS = {
@@ -98,7 +101,7 @@ class Film:
 def opened(file: Path, most_pixels: int) -> Iterator[Film]:
     """Open a video; raises `Refused` for what is none or is too much."""
     # Only the file itself is opened: a playlist in it leads nowhere.
-    with av.open(str(file), options={"protocol_whitelist": "file"}) as container:
+    with av.open(str(file), options=_OPENING) as container:
         stream = _video(container, most_pixels)
         start = _start(container, stream)
         end, rate = _end_and_rate(container, stream, start)

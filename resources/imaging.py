@@ -20,6 +20,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
 # those in a phone's JPEG (MPO) are its depth or brightness.
 _ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 _PAGED = ("TIFF", "HEIF")
+# The longest side that a format has; a longer picture is made smaller.
+_LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500, "avif": 65_536}
 _QUALITY = {"webp": 80, "avif": 60, "jpeg": 82}
 _MOST_FRAMES = 300
 _ORIENTATION, _COPYRIGHT, _ARTIST = 0x0112, 0x8298, 0x013B
@@ -249,10 +251,15 @@ def _crop(size: tuple[int, int], wanted: dict[str, Any], focal: Sequence[float])
         left = min(max(0, round(width * focal[0] - part[0] / 2)), width - part[0])
         top = min(max(0, round(height * focal[1] - part[1] / 2)), height - part[1])
         box = (left, top, left + part[0], top + part[1])
-        scale = min(1.0, wanted["width"] / part[0])
+        scale = min(1.0, wanted["width"] / part[0], _fitting(part, wanted))
         return box, (max(1, round(part[0] * scale)), max(1, round(part[1] * scale)))
-    scale = min(1.0, wanted["width"] / width)
+    scale = min(1.0, wanted["width"] / width, _fitting(size, wanted))
     return (0, 0, width, height), (max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def _fitting(size: tuple[int, int], wanted: dict[str, Any]) -> float:
+    """How much smaller a picture has to be for its format."""
+    return _LONGEST_SIDE.get(wanted["format"], max(size)) / max(size)
 
 
 def _resized(source: Image.Image, base: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:

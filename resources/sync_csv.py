@@ -52,7 +52,7 @@ class _Form:
     """How a file is written.
 
     `lines` are its rows up to the header, that included; `long` says that lines may be longer than
-    a block.
+    a block, `empty` that there are none behind the header.
     """
 
     encoding: str
@@ -61,6 +61,7 @@ class _Form:
     lines: int
     quotes: bool
     long: bool
+    empty: bool
 
 
 def read_tables(name: str, open_file: Callable[[], Any], columns: Columns) -> Iterator[pa.Table]:
@@ -102,7 +103,7 @@ def _form(open_file: Callable[[], Any], table: Table) -> _Form | None:
     try:
         for number, row in enumerate(rows, 1):
             if row and number > skipped:
-                return _Form(encoding, delimiter, _header(row), number, quotes, long)
+                return _Form(encoding, delimiter, _header(row), number, quotes, long, whole and not any(rows))
     except csv.Error as error:
         raise _Unreadable(f", line {rows.line_num}: {error}") from None
     return None
@@ -211,6 +212,8 @@ def _tables(name: str, open_file: Callable[[], Any], form: _Form, columns: Colum
         columns.know(column)
     done = 0
     yield columns.arrow({column: pa.array([], pa.string()) for column in names}, 0, str)
+    if form.empty:
+        return  # Arrow wants a line end behind the header
     with open_file() as file:
         try:
             for batch in _batches(file, form, names):

@@ -18,6 +18,7 @@ from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresCsvC
 from runyard.errors import NonRetriable
 
 TYPE_HINT = "x-postgres-type"
+_DLT_COLUMNS = ("_dlt_id", "_dlt_load_id")
 
 
 # `COPY people, line 3, column zip: "NA"`; the rest of a long value is left out already.
@@ -79,6 +80,36 @@ class ExactPostgresClient(PostgresClient):
         """The job of a file."""
         job = super().create_load_job(table, file_path, load_id, restore)
         return ExactCopyJob(file_path) if type(job) is PostgresCsvCopyJob else job
+
+    def _create_merge_followup_jobs(self, table_chain: Any) -> Any:
+        self._refuse_different_rows(table_chain[0])
+        return super()._create_merge_followup_jobs(table_chain)
+
+    def _refuse_different_rows(self, table: Any) -> None:
+        """Refuse rows of one key that differ, where no cursor says which is the newest: of these
+        dlt keeps any one."""
+        name, columns = table["name"], table["columns"]
+        key = [column for column in columns if columns[column].get("primary_key")]
+        newest = [column for column in columns if columns[column].get("dedup_sort")]
+        if not key:
+            return
+        escape = self.sql_client.escape_column_name
+        by = ", ".join(map(escape, [*key, *(one for one in newest if one not in key)]))
+        kept = ", ".join(escape(column) for column in columns if column not in _DLT_COLUMNS)
+        staged = self.sql_client.get_qualified_table_names(name)[1]
+        statement = (
+            f"SELECT {', '.join(f'{escape(column)}::text' for column in key)} FROM"  # noqa: S608
+            f' (SELECT *, count(*) OVER (PARTITION BY {by}) AS "how often" FROM {staged}) AS staged WHERE "how often" > 1'
+            f" GROUP BY {by} HAVING count(DISTINCT md5(ROW({kept})::text)) > 1 LIMIT 1"
+        )
+        with self.sql_client as client:  # which no job has opened here
+            rows = client.execute_sql(statement)
+        if rows:
+            shown = ", ".join(f"{column}={str(value)[:60]}" for column, value in zip(key, rows[0], strict=True))
+            raise _CannotLoad(
+                f"{name}: there are rows with the key {shown} that differ: give the columns that make a row the same row as its key,"
+                " or a cursor, by which the newest stays"
+            )
 
 
 class exact_postgres(postgres):

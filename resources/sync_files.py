@@ -1,9 +1,14 @@
 """The rows of files: CSV, JSON lines, Parquet."""
 
+import zlib
 from collections.abc import Iterable, Iterator
+from gzip import BadGzipFile
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import dlt
+from dlt.common.storages.configuration import FilesystemConfiguration
 from dlt.sources.filesystem import filesystem
 
 from resources import sync_csv, sync_json, sync_parquet, sync_rows
@@ -17,18 +22,48 @@ _BYTES = 16 << 20
 def resource(source: Source, table: Table, columns: Columns) -> Any:
     """The table as dlt takes it: the files, and behind them their rows."""
     files = filesystem(source.address() or "", file_glob=table.pattern or "*")
-    if table.key:
-        # Files that have not changed since the last load are not read again.
-        files.apply_hints(incremental=dlt.sources.incremental("modification_date"))
 
     def rows(items: Iterable[Any]) -> Iterator[Any]:
+        known = dlt.current.resource_state().setdefault("files", {}) if table.key else None
         for item in items:
+            if known is not None:
+                # Files that have not changed since they were read are not read again, whatever
+                # their times: those that are copied or unpacked keep older ones.
+                stamp = _stamp(item)
+                if stamp in known:
+                    continue
+                known[stamp] = 1
             yield from _read(item, table, columns)
 
     return files | dlt.transformer(rows, name=table.name)
 
 
+def _stamp(item: Any) -> str:
+    """What a file is known by: where it is, how large, and of when."""
+    said = f"{item['file_url']} {item['size_in_bytes']} {item['modification_date'].isoformat()}"
+    return sha256(said.encode(errors="surrogateescape")).hexdigest()[:20]
+
+
+def check_folder(source: Source) -> None:
+    """Raise `Refused` for a local folder that is not there: its tables would be emptied."""
+    address = source.address() or ""
+    if not FilesystemConfiguration.is_local_path(address):
+        if not address.startswith("file:"):
+            return
+        address = FilesystemConfiguration.make_local_path(address)
+    if not Path(address).is_dir():
+        raise Refused(f"{source.name}: there is no folder {address}")
+
+
 def _read(item: Any, table: Table, columns: Columns) -> Iterator[Any]:
+    try:
+        yield from _tables(item, table, columns)
+    except (EOFError, BadGzipFile, zlib.error) as error:
+        name = item["file_name"]
+        raise Refused(f"{table.name}: {name} cannot be unpacked: {error}") from None
+
+
+def _tables(item: Any, table: Table, columns: Columns) -> Iterator[Any]:
     name = str(item["file_name"])
     match table.format:
         case "csv":

@@ -86,6 +86,8 @@ def load(source: Source, *, agree: bool = False, preview: bool = False) -> Loade
             # It is read again, from the watermark of the last load that was completed.
             pipeline.drop_pending_packages()
         _forget_types(pipeline)
+        if source.kind == "files":
+            sync_files.check_folder(source)
         pipeline.extract(make_source(source, columns))
         before = existing_columns(source.dataset)
         after = {name: one.settle(before.get(name, {})) for name, one in columns.items()}
@@ -192,6 +194,10 @@ def _hinted(resource: Any, columns: Columns) -> Any:
     if table.deleted:
         deleted = columns.called(table.deleted)
         hints[deleted] = {"name": deleted, "hard_delete": True}
+    if table.cursor:
+        # Of the rows with one key in one load, the newest stays.
+        cursor = columns.called(table.cursor)
+        hints[cursor] = {"name": cursor, "dedup_sort": "desc", **hints.get(cursor, {})}
     resource.apply_hints(
         table_name=table.name,
         primary_key=columns.key or None,

@@ -12,6 +12,7 @@ from typing import Any
 import dlt
 import requests
 import simplejson
+from dlt.common import jsonpath
 from dlt.sources.helpers.rest_client import paginators
 from dlt.sources.helpers.rest_client.client import RESTClient
 from requests.adapters import HTTPAdapter
@@ -27,6 +28,20 @@ _MOST_PAGE_BYTES = 256 << 20
 _PIECE = 1 << 16
 _ROWS = 5_000
 _PLAIN_PATH = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.\[\]*'-]*")
+
+
+class _Client(RESTClient):
+    """Refuses an answer that has no rows where they should be: it would empty the table."""
+
+    def extract_response(self, response: requests.Response, data_selector: Any) -> Any:
+        """The rows."""
+        # A wildcard finds nothing in an empty list.
+        found = jsonpath.find_values(data_selector, response.json())
+        if not found and "*" not in str(data_selector):
+            url = _called(response.url)
+            raise Refused(f"{url} answers without rows at {data_selector}: {response.text[:200]}")
+        rows = found[0] if len(found) == 1 else found
+        return [] if rows is None else rows
 
 
 class _NotModified(Exception):
@@ -48,7 +63,7 @@ def resource(source: Source, table: Table, columns: Columns) -> Any:
         if changed is not None and table.cursor_param and changed.last_value is not None:
             params[table.cursor_param] = changed.last_value
         with _session() as session, suppress(_NotModified):
-            client = RESTClient(
+            client = _Client(
                 source.address() or "",
                 headers=headers,
                 paginator=_paginator(table),

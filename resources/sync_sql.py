@@ -1,12 +1,14 @@
 """The rows of another database: PostgreSQL by itself, all others through SQLAlchemy."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 import dlt
 import sqlalchemy as sa
 
-from resources import sync_postgres, sync_rows, sync_types
+from resources import sync_json, sync_postgres, sync_rows, sync_types
 from resources.sync_columns import Columns
 from resources.sync_sources import Source, Table
 
@@ -77,10 +79,12 @@ def _cursor(name: str | None) -> Any:
 
 def _rows(source: Source, columns: Columns, changed: Any) -> Iterator[Any]:
     engine = sa.create_engine(source.address() or "")
+    # All of JSON's digits, where SQLAlchemy reads it.
+    engine.dialect._json_deserializer = sync_json.read  # type: ignore[attr-defined]
     try:
         with engine.connect() as connection:
             table = _reflected(connection, source, columns)
-            query = sa.select(*_selected(table, columns))
+            query = sa.select(*(_as_stored(column, columns) for column in _selected(table, columns)))
             if changed is not None and changed.last_value is not None:
                 cursor = table.c[columns.table.cursor or ""]
                 query = query.where((cursor >= changed.last_value) | cursor.is_(None))
@@ -110,6 +114,63 @@ def _selected(table: sa.Table, columns: Columns) -> list[Any]:
     if missing:
         columns.refuse(f"there is no column {', '.join(sorted(missing))}")
     return [column for column in table.columns if column.name in wanted]
+
+
+def _as_stored(column: Any, columns: Columns) -> Any:
+    """A column, with its values as SQLite has them: it keeps any value in a column of any type.
+
+    SQLAlchemy would round numbers to the decimal places of the column's type, ten where it has
+    none, take all but 0 for true, and fail at a time that is none without saying where.
+    """
+    as_text = columns.declared(columns.called(column.name)) == sync_types.TEXT
+    read = next((one for kind, one in _READERS.items() if isinstance(column.type, kind)), None)
+    if read is None or isinstance(column.type, sa.Float):
+        return column
+    return sa.type_coerce(column, _Stored(column.type, str if as_text else read)).label(column.name)
+
+
+class _Stored(sa.types.TypeDecorator[Any]):
+    """Another type, whose values are what SQLite has; with any other database it is that type."""
+
+    impl = sa.types.NullType
+    cache_ok = False
+
+    def __init__(self, kind: Any, read: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._kind = kind
+        self._read = read
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
+        """The type itself for all others."""
+        return dialect.type_descriptor(self.impl_instance if dialect.name == "sqlite" else self._kind)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        """The same value; one that is none of the type as it is."""
+        if dialect.name != "sqlite" or value is None:
+            return value
+        try:
+            return self._read(value)
+        except (ValueError, TypeError):
+            return value
+
+
+def _number(value: Any) -> Any:
+    return Decimal(repr(value)) if isinstance(value, int | float) else value
+
+
+def _boolean(value: Any) -> Any:
+    return bool(value) if value in (0, 1) else value
+
+
+# By type how a value of SQLite is read; raises ValueError or TypeError for one that is none.
+_READERS: dict[type[Any], Callable[[Any], Any]] = {
+    sa.Numeric: _number,
+    sa.Boolean: _boolean,
+    sa.DateTime: datetime.fromisoformat,
+    sa.Date: date.fromisoformat,
+    sa.Time: time.fromisoformat,
+    sa.JSON: sync_json.read,
+}
 
 
 def _without_rows(selected: list[Any], columns: Columns) -> Any:

@@ -17,9 +17,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -101,8 +102,13 @@ def leads_to_a_pooler(error: Exception) -> bool:
 
 def where(url: str) -> str:
     """Host, port and database of a URL, without user or password: fit for a log."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or 'local socket'}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return "a URL that cannot be read"
+    host, port = str(parts.get("host") or "/"), parts.get("port")
+    place = "local socket" if host.startswith("/") else host
+    return f"{place}{f':{port}' if port else ''}/{parts.get('dbname', '')}"
 
 
 def wait_for_connection(seconds: float) -> None:

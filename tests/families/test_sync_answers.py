@@ -1,0 +1,33 @@
+"""Answers without rows, and packed files that are damaged: refused, and the table stays."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runyard.testing import Yard
+from tests.families.test_sync_exact import RawApi, files, folder, load, raw_api, refusal, rest, texts
+
+__all__ = ["folder", "raw_api"]
+pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+
+
+@pytest.mark.parametrize("body", [b'{"error": "down"}', b'{"data": null}', b'{"data": {}}'])
+def test_an_answer_without_rows_empties_no_table(yard: Yard, declare: Any, raw_api: RawApi, body: bytes) -> None:
+    declare(rest(raw_api, key=[], rows="data.items"))
+    raw_api.body = b'{"data": {"items": [{"id": 1}]}}'
+    assert load(yard).status == "succeeded"
+    raw_api.body = body
+    assert "/people answers without rows at data.items" in refusal(load(yard))
+    assert texts() == [{"id": "1"}]
+    raw_api.body = b'{"data": {"items": []}}'
+    assert load(yard).status == "succeeded"
+    assert texts() == []
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"id,v\n1,2\n" * 5000)[:-40], b"id,v\n1,2\n"])
+def test_a_packed_file_that_is_damaged_is_refused(yard: Yard, declare: Any, folder: Path, content: bytes) -> None:
+    (folder / "a.csv.gz").write_bytes(content)
+    declare(files(folder))
+    assert "people: a.csv.gz cannot be unpacked" in refusal(load(yard))
