@@ -230,11 +230,11 @@ hanging_sensor = on_event("test/hanging", job=hanging, retry=quick, timeouts=Tim
 patient_sensor = on_event("test/patient", job=hanging, name="patient", retry=quick)
 apart_sensor = on_event("test/apart", job=hanging_apart, retry=quick, timeouts=Timeouts(step="3s"))
 slowly_sensor = on_event("test/slow", job=slowly, retry=quick)
-impatient_sensor = on_event("test/impatient", job=slowly, name="impatient", retry=quick, timeouts=Timeouts(step="3s"))
+hurried_sensor = on_event("test/hurried", job=slowly, name="hurried", retry=quick, timeouts=Timeouts(step="3s"))
 minutely_sensor = on_event(job=minutely, cron=Cron("* * * * *", timezone="Europe/Zurich"))
 jobs = [steps, breaking, spread, dialog, swallowing, napping, calling, one_by_one, mourning, minutely, hanging, hanging_apart, slowly]
 sensors = [
     steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, swallowing_sensor, napping_sensor, calling_sensor, one_by_one_sensor, minutely_sensor,
-    hanging_sensor, patient_sensor, apart_sensor, slowly_sensor, impatient_sensor,
+    hanging_sensor, patient_sensor, apart_sensor, slowly_sensor, hurried_sensor,
 ]  # fmt: skip
 schedules = minutely_sensor.schedules

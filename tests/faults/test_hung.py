@@ -164,12 +164,12 @@ def test_a_resource_that_takes_longer_than_a_lease_to_be_made_is_waited_for(stac
 
 def test_a_resource_that_hangs_takes_one_slot_until_its_limit_and_the_run_begins_when_it_does_not(stack: Stack, effects: Path) -> None:
     (effects / "slow").write_text("600")
-    [sent] = send("test/impatient")
+    [sent] = send("test/hurried")
     time.sleep(stack.settings.lease_seconds + 8)
     [other] = send("test/steps", {"n": 1})
     assert settled(other, 30)["status"] == "succeeded"
     with database.connection() as connection:
-        row = connection.execute("SELECT error->>'message' AS why FROM runyard.failed_launches WHERE function = 'impatient'").fetchone()
+        row = connection.execute("SELECT error->>'message' AS why FROM runyard.failed_launches WHERE function = 'hurried'").fetchone()
     assert row is not None
     assert "did not come to its events within 3 s" in str(row["why"])
     (effects / "slow").unlink()

@@ -513,7 +513,7 @@ def test_a_cancel_reaches_the_heartbeat(function: Function) -> None:
     dispatch.begin(batch, "run-1")
     assert dispatch.request_cancel(None, "run-1") == {"id": batch, "function": "greet", "status": "running", "cancelled": True}
     with database.connection() as connection:
-        assert run(connection, "heartbeat", batches=[batch]) == [{"id": batch, "stopped": True, "cancelled": []}]
+        assert run(connection, "heartbeat", batches=[batch]) == [{"id": batch, "begun": True, "stopped": True, "cancelled": []}]
 
 
 @pytest.mark.parametrize("shape", [[["data", "n"]], []])
