@@ -14,6 +14,7 @@ A send is one INSERT of all its events, or of none.
 
 import asyncio
 import inspect
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -107,6 +108,8 @@ def _send_alone(rows: str, source: str) -> list[str]:
     except DatabaseBusy as error:
         if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
             raise
+        # The other sender has to wake before these are sent again, or both meet as before.
+        time.sleep(database.GIVE_WAY_SECONDS)
         return _sent(rows, source)
     try:
         return _sent(rows, source)

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from runyard.errors import DatabaseUnavailable
-from runyard.store.database import database_url, is_pooled, statement_options
+from runyard.store.database import GIVE_WAY_SECONDS, database_url, is_pooled, statement_options
 from runyard.store.queries import Row, statements
 
 _CONNECT_SECONDS = 2
@@ -39,7 +39,9 @@ class Line:
                 try:
                     return await self._execute(connection, statements()[statement], parameters)
                 except psycopg.errors.DeadlockDetected:
-                    # PostgreSQL gave way to another sender of the same ids, and has undone all of it.
+                    # PostgreSQL gave way to another sender of the same ids, and has undone all of it. The other one
+                    # has to wake before it is sent again, or both meet as before.
+                    await asyncio.sleep(GIVE_WAY_SECONDS)
                     return await self._execute(connection, statements()[statement], parameters)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
             if isinstance(error, psycopg.OperationalError) and self._connection is not None and not self._connection.closed:

@@ -31,6 +31,8 @@ from runyard.store.embedded import embedded_url, leads_here, same_socket
 
 _connect_seconds = 10.0
 _POOL_SIZE = 20
+# What a deadlock has undone is done again after this: the transaction that it gave way to is over, or further on, by then.
+GIVE_WAY_SECONDS = 0.1
 # Answers that are about the statement: limits of PostgreSQL (54), locks and states (55), the statement's own time (57014).
 _OF_THE_STATEMENT = ("54", "55", "57014")
 # What PgBouncer and the proxy of Amazon RDS answer to a session's settings.
