@@ -15,6 +15,7 @@ from resources.generators import (
     Refused,
     model_list,
     no_text,
+    pause,
     words_of,
 )
 from resources.refused_parameters import learnt
@@ -22,8 +23,6 @@ from runyard.errors import NonRetriable, RetryAfter
 
 GEMINI_HOST = "https://generativelanguage.googleapis.com"
 GEMINI_MODEL = "gemini-3.5-flash-lite"
-_PAUSE_SECONDS = 30.0
-_LONGEST_PAUSE_SECONDS = 86_400.0
 _DELAY = re.compile(r"retryDelay\D{1,5}(\d+(?:\.\d+)?)s")
 # Names go into the path of a request; those of other providers have other marks.
 _MODEL = re.compile(r"(?:(?:models|tunedModels)/)?[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -179,4 +178,4 @@ def _whole(said: AnswerText, last: Piece | None, model: str) -> Generated:
 def _pause(details: str) -> float:
     """Seconds until the quota is there again: google.rpc.RetryInfo of the error, if it has one."""
     found = _DELAY.search(details)
-    return min(float(found.group(1)), _LONGEST_PAUSE_SECONDS) if found else _PAUSE_SECONDS
+    return pause(found.group(1) if found else None)

@@ -22,6 +22,8 @@ TIMEOUTS_AN_ANSWER = 10
 _MOST_TOKENS = 2**31 - 1  # of the column
 _MODELS_SHOWN = 5
 _SHORTEST_KEY = 8
+_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 86_400.0
 
 
 class Prompt(BaseModel):
@@ -185,6 +187,15 @@ class Allowance:
 def count(tokens: Any) -> int:
     """A number of tokens as a provider says it: 0 where that is none."""
     return min(max(tokens, 0), _MOST_TOKENS) if isinstance(tokens, int) else 0
+
+
+def pause(asked: str | None) -> float:
+    """Seconds until a provider is asked again: as many as it says, a day at most; 30 where it says
+    nothing that is a number."""
+    try:
+        return min(max(0.0, float(asked)), _LONGEST_PAUSE_SECONDS) if asked else _PAUSE_SECONDS
+    except ValueError:
+        return _PAUSE_SECONDS
 
 
 def no_text(made: Generated, thought: int = 0) -> Exception:

@@ -27,6 +27,7 @@ from resources.generators import (
     count,
     model_list,
     no_text,
+    pause,
     words_of,
 )
 from resources.refused_parameters import learnt, refused_parameter
@@ -34,8 +35,6 @@ from runyard.errors import NonRetriable, RetryAfter
 
 OPENAI_HOST = "https://api.openai.com/v1"
 OPENAI_MODEL = "gpt-6-luna"
-_PAUSE_SECONDS = 30.0
-_LONGEST_PAUSE_SECONDS = 86_400.0
 _CHECK_SECONDS = 10.0
 _MEANINGS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 # OpenAI's own models take the newer name, all of them; most other servers the older one.
@@ -221,7 +220,7 @@ class OpenAIGenerator(Generator):
             case ConnectionError():
                 return error
             case openai.RateLimitError():
-                return RetryAfter(text, _pause(error.response.headers.get("retry-after")))
+                return RetryAfter(text, pause(error.response.headers.get("retry-after")))
             case openai.APIStatusError() if error.code == "content_filter":
                 return Refused(f"the provider refuses this prompt: {words[:200]}")
             case openai.APIStatusError() if model and (error.status_code == 404 or error.code == "model_not_found"):
@@ -308,10 +307,3 @@ def _usage(usage: Any, thought: int, text: int) -> dict[str, int]:
     if not thinking and thought:
         thinking = round(output * thought / (thought + text))
     return {"prompt_tokens": prompt, "output_tokens": output, "thinking_tokens": thinking}
-
-
-def _pause(header: str | None) -> float:
-    try:
-        return min(max(0.0, float(header)), _LONGEST_PAUSE_SECONDS) if header else _PAUSE_SECONDS
-    except ValueError:
-        return _PAUSE_SECONDS

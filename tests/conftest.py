@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,18 +13,12 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.fake_sendgrid import FakeSendGrid
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 _data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
 # Beside the data folder, which is this user's alone: where the tests run as root, the server runs as another user.
 _postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 for _name in [

@@ -17,7 +17,8 @@ from psycopg.rows import tuple_row
 from runyard import keys, registry
 from runyard.registry import Function
 from runyard.store import database
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
+from tests.ports import free_port
 
 _EMPTIED = [
     *(f"runyard.{table}" for table in "events functions triggers invocations steps batches waits parts gates bulks progress".split()),

@@ -15,16 +15,10 @@ import psycopg
 
 from runyard.store.embedded_access import SUPERUSER
 from runyard.store.embedded_programs import server_uid
+from tests.ports import free_port
 
 # Debian's `rabbitmq-server` in the path takes no folder but its own.
 _RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RabbitMQ:

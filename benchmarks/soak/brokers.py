@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from runyard.errors import RunyardError
-from tests.servers import RabbitMQ, free_port
+from tests.ports import free_port
+from tests.servers import RabbitMQ
 
 
 class Broker(Protocol):

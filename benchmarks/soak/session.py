@@ -31,7 +31,6 @@ _FINAL = {"succeeded", "failed", "cancelled", "skipped"}
 
 def soak(options: argparse.Namespace, folder: Path) -> int:
     """Run the phases of a soak, one for each broker; return 1 where something was promised that did not hold."""
-
     load, marks = Load(options.seed), Marks()
     done: list[Fault] = []
     print(f"seed {options.seed}; brokers {', '.join(options.brokers)}; {options.minutes:g} minutes", flush=True)

@@ -13,7 +13,7 @@ import pytest
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import ROOT, use_database, wait_until
-from tests.servers import free_port
+from tests.ports import free_port
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import psycopg
 
 from tests.conftest import settled, wait_until
 from tests.faults.conftest import doctor, running
-from tests.servers import free_port, pgbouncer
+from tests.ports import free_port
+from tests.servers import pgbouncer
 
 _POOL = 6
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.conftest import ROOT, free_port, wait_until
+from tests.conftest import ROOT, wait_until
 from tests.door import count
+from tests.ports import free_port
 
 SERVE = "from runyard.gateway.app import build_app; from runyard.gateway.serving import serve; serve(build_app(None, development=True))"
 

@@ -21,7 +21,8 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import one, run
 from runyard.tags import BATCH
-from tests.conftest import event, free_port
+from tests.conftest import event
+from tests.ports import free_port
 
 
 @resource
