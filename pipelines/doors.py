@@ -173,7 +173,7 @@ ENDPOINTS = [
     Webhook("sendgrid", SendGridSignature(), sendgrid_reports, "SendGrid's event webhook: what became of mails.").endpoint(),
     Webhook(
         "github", BodyHmac("GITHUB_WEBHOOK_SECRET"), github_events, "GitHub's deliveries, as events `github/<event>`.",
-        most_bytes=LARGEST, most_values=_GITHUB_VALUES,
+        most_bytes=LARGEST, most_values=_GITHUB_VALUES, form_field="payload",
     ).endpoint(),
     Webhook("stripe", Stripe("STRIPE_WEBHOOK_SECRET"), stripe_events, "Stripe's events, as `stripe/<type>`.").endpoint(),
 ]  # fmt: skip

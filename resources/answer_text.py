@@ -1,16 +1,20 @@
 """What is said in a model's answer: without its reasoning, and without what no table can keep.
 
 Servers of local models often leave the reasoning in the text: `<think>...</think>`, nested, never
-closed, or without the opening tag, which some chat templates put into the prompt.
+closed, or without the opening tag, which some chat templates put into the prompt. Or the marks of
+OpenAI's Harmony format, which has a reasoning in the channel `analysis`.
 """
 
 import re
 
 _TAG = re.compile(
     r"<(?P<close>/?)(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning)(?:\s[^<>]{0,200})?/?>"
-    r"|\[(?P<close_square>/?)THINK\]|◁(?P<close_triangle>/?)think▷",
+    r"|\[(?P<close_square>/?)THINK\]|◁(?P<close_triangle>/?)think▷"
+    r"|<\|(?P<harmony>start|channel|constrain|message|end|return|call)\|>",
     re.IGNORECASE,
 )
+_REASONING_CHANNEL = re.compile(r"\s*(?:analysis|commentary)\b")
+_LONGEST_HEADER = 100
 _LONGEST_TAG = 220
 _LONGEST_ROW = 8
 _FENCE = "```"
@@ -34,6 +38,7 @@ class AnswerText:
         self._depth = 0
         self._ended = False  # a reasoning has ended
         self._since_close: list[str] | None = None  # what follows a closing tag in a reasoning
+        self._header: str | None = None  # of a message in the Harmony format
         self._in_fence = False
         self._in_backticks = False
 
@@ -70,6 +75,8 @@ class AnswerText:
             at = tag.end()
             if not self._depth and (self._in_fence or self._in_backticks):
                 said.append(self._say(tag.group()))
+            elif tag["harmony"]:
+                self._take_mark(tag["harmony"].lower())
             elif any(tag.groups()):
                 self._close()
             elif not tag.group().endswith("/>"):
@@ -80,7 +87,19 @@ class AnswerText:
         self._rest = text[end:]
         return "".join(said)
 
+    def _take_mark(self, mark: str) -> None:
+        """`<|start|>assistant<|channel|>analysis<|message|>` comes before a reasoning."""
+        if mark in ("start", "channel"):
+            self._header = ""
+        elif mark != "constrain":
+            is_reasoning = mark == "message" and _REASONING_CHANNEL.match(self._header or "")
+            self._depth, self._since_close = (1 if is_reasoning else 0), None
+            self._header = None
+
     def _between(self, text: str) -> str:
+        if self._header is not None:
+            self._header = (self._header + text)[:_LONGEST_HEADER]
+            return ""
         if not self._depth:
             return self._say(text)
         self.thought += len(text)

@@ -48,9 +48,31 @@ def _text_or_none(value: Any) -> str | None:
 
 
 def _in_seconds(value: Any) -> Any:
-    """A time that would be behind the year 2100 is milliseconds, as some relays write it."""
+    """A time as some relays write it: as text, as ISO 8601, or (behind the year 2100) in milliseconds."""
+    if isinstance(value, str):
+        value = _of_text(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value / 1000 if is_number and value > _LATEST else value
+
+
+def _of_text(value: str) -> Any:
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return value
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _group_or_none(value: Any) -> int | None:
+    """The number of an unsubscribe group; a report says what it says without it too."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
+        value = int(value)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and 0 <= value < 2**63 else None
 
 
 Loose = Annotated[str | None, BeforeValidator(_text_or_none)]
@@ -64,8 +86,8 @@ class Posted(BaseModel):
     event: str = Field(min_length=1, max_length=100)
     email: Annotated[str, AfterValidator(_is_short)] = Field(max_length=1000, pattern=r"^[^\x00-\x1f\x{fffd}]+@[^\x00-\x1f\x{fffd}]+$")
     timestamp: Annotated[float, Field(ge=0, le=_LATEST), BeforeValidator(_in_seconds)]
-    type: str | None = Field(default=None, max_length=100)
-    asm_group_id: int | None = Field(default=None, ge=0, lt=2**63)
+    type: Loose = None
+    asm_group_id: Annotated[int | None, BeforeValidator(_group_or_none)] = None
     sg_event_id: Loose = None
     sg_message_id: Loose = None
     message_id: Loose = None

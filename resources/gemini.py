@@ -16,6 +16,7 @@ from resources.generators import (
     model_list,
     no_text,
     pause,
+    with_tokens,
     words_of,
 )
 from resources.refused_parameters import learnt
@@ -77,7 +78,7 @@ class GeminiGenerator(Generator):
             raise self._meaning(package, error, model) from None
         if text := said.finish():
             yield text
-        yield _whole(said, last, model)
+        yield _whole(said, last, asked, model)
 
     def _stream(self, package: Library, model: str, asked: Prompt) -> Iterator[Piece]:
         """The answer, after one more request for each thing that the model turns out to refuse."""
@@ -151,7 +152,7 @@ def _together(before: Piece | None, piece: Piece) -> Piece:
     )
 
 
-def _whole(said: AnswerText, last: Piece | None, model: str) -> Generated:
+def _whole(said: AnswerText, last: Piece | None, asked: Prompt, model: str) -> Generated:
     if last is None:
         raise ConnectionError("Gemini's answer is empty")
     text = said.text()
@@ -164,6 +165,7 @@ def _whole(said: AnswerText, last: Piece | None, model: str) -> Generated:
         output_tokens=last.output_tokens,
         thinking_tokens=last.thinking_tokens,
     )
+    made = with_tokens(made, asked, said.thought)
     if last.blocked:
         raise Refused(f"Gemini refuses this prompt: {last.blocked}", made)
     if last.finish in _BLOCKED:

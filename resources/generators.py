@@ -20,6 +20,8 @@ _LONGEST_ANSWER = 4_000_000
 ANSWER_BYTES = 64 * 1024 * 1024
 TIMEOUTS_AN_ANSWER = 10
 _MOST_TOKENS = 2**31 - 1  # of the column
+# Of UTF-8: a word of English has one or two tokens, a Chinese character about one.
+_BYTES_A_TOKEN = 4
 _MODELS_SHOWN = 5
 _SHORTEST_KEY = 8
 _PAUSE_SECONDS = 30.0
@@ -68,7 +70,8 @@ class Generated(BaseModel):
     output_tokens
         All that is paid for as output: the text, and the thinking before it.
     thinking_tokens
-        How many of them were thinking; an estimate by length where the provider does not say.
+        How many of them were thinking. All three are estimates by length where the provider does
+        not say.
     offline
         Whether it is a placeholder that no model wrote.
     cost
@@ -187,6 +190,24 @@ class Allowance:
 def count(tokens: Any) -> int:
     """A number of tokens as a provider says it: 0 where that is none."""
     return min(max(tokens, 0), _MOST_TOKENS) if isinstance(tokens, int) else 0
+
+
+def with_tokens(made: Generated, asked: Prompt, thought: int) -> Generated:
+    """The same; tokens that the provider does not count, by length: a budget has to end too.
+
+    `thought` is the number of characters of reasoning that were cut off.
+    """
+    estimated = {}
+    if not made.prompt_tokens:
+        estimated["prompt_tokens"] = _tokens_of(asked.prompt, asked.system or "")
+    if not made.output_tokens:
+        thinking = made.thinking_tokens or -(-thought // _BYTES_A_TOKEN)
+        estimated |= {"thinking_tokens": thinking, "output_tokens": _tokens_of(made.text) + thinking}
+    return made.model_copy(update=estimated)
+
+
+def _tokens_of(*texts: str) -> int:
+    return sum(-(-len(text.encode(errors="replace")) // _BYTES_A_TOKEN) for text in texts)
 
 
 def pause(asked: str | None) -> float:

@@ -28,6 +28,7 @@ from resources.generators import (
     model_list,
     no_text,
     pause,
+    with_tokens,
     words_of,
 )
 from resources.refused_parameters import learnt, refused_parameter
@@ -116,7 +117,7 @@ class OpenAIGenerator(Generator):
             raise self._meaning(error, model) from None
         if text := said.finish():
             yield text
-        yield self._whole(said, last, model)
+        yield self._whole(said, last, asked, model)
 
     def check(self) -> str:
         """See `Generator`."""
@@ -190,7 +191,7 @@ class OpenAIGenerator(Generator):
         host = urlsplit(self._base_url).hostname or ""
         return host.endswith("openai.com") or _NEWER_LIMIT.match(model) is not None
 
-    def _whole(self, said: AnswerText, last: _Part, model: str) -> Generated:
+    def _whole(self, said: AnswerText, last: _Part, asked: Prompt, model: str) -> Generated:
         text = said.text()
         reason = last.reason or ""
         made = Generated(
@@ -200,6 +201,7 @@ class OpenAIGenerator(Generator):
             finish_reason=_MEANINGS.get(reason, reason.upper()),
             **_usage(last.usage, said.thought, len(text)),
         )
+        made = with_tokens(made, asked, said.thought)
         if last.refusal and not text:
             raise Refused(f"the provider refuses this prompt: {last.refusal[:200]}", made)
         if reason == "content_filter":

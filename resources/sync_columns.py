@@ -1,7 +1,7 @@
 """The columns of one table in one load: what they are called, of which types they are, and where
 that was seen. What cannot be kept as it is, is refused here, with table, column and row."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ _RESERVED = {
 }  # fmt: skip
 _MOST_COLUMNS = 1_500
 _MOST_SHOWN = 60
+_MOST_NAMED = 40
 
 
 class Refused(NonRetriable):
@@ -36,11 +37,21 @@ class Columns:
         that a column may become text where nothing else fits.
     times_in_text
         The source has no type of its own for times (JSON): texts that are moments are taken as such.
+    names_are_certain
+        The source names all of its columns, even those without a value (JSON does not).
     """
 
-    def __init__(self, table: Table, *, as_text: bool = False, times_in_text: bool = False) -> None:
+    def __init__(
+        self,
+        table: Table,
+        *,
+        as_text: bool = False,
+        times_in_text: bool = False,
+        names_are_certain: bool = False,
+    ) -> None:
         self.table = table
         self.times_in_text = times_in_text
+        self._names_are_certain = names_are_certain
         self.notes: list[str] = []
         self._as_text = as_text
         self._names: dict[str, str] = {}
@@ -77,6 +88,30 @@ class Columns:
         if len(self._sources) > _MOST_COLUMNS:
             self.refuse(f"it has more than {_MOST_COLUMNS} columns")
         return name
+
+    def check_declared(self, existing: Collection[str]) -> None:
+        """Refuse, or note, what the declaration says of columns that neither the source nor the
+        table (`existing`) has."""
+        if not self._names:
+            return
+        for field, name in self._declarations():
+            column = self.called(name)
+            if column in self._sources or column in existing:
+                continue
+            what = f"{field} names the column {_shown(name)}"
+            if self._names_are_certain:
+                known = ", ".join(map(_shown, list(self._names)[:_MOST_NAMED]))
+                self.refuse(f"{what}, which is not there; there are {known}")
+            self.notes.append(f"{self.table.name}: {what}, which no row has")
+
+    def _declarations(self) -> Iterator[tuple[str, str]]:
+        table = self.table
+        for field, name in (("cursor", table.cursor), ("deleted", table.deleted)):
+            if name:
+                yield field, name
+        for field, names in (("types", table.types), ("rename", table.rename)):
+            for name in names:
+                yield field, name
 
     def declared(self, column: str) -> str | None:
         """The type that the declaration gives a column."""

@@ -1,6 +1,7 @@
 """What an error of a load means for another attempt: some pass, and some come again for ever."""
 
 import errno
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -35,6 +36,11 @@ _FINAL = (
     LookupError,
     PermissionError,
 )
+# Of PostgreSQL and MySQL: their drivers tell an error at the connection by its words alone.
+_NOT_LET_IN = re.compile(
+    r"password authentication failed|no pg_hba\.conf entry|Access denied for user|Unknown database"
+    r'|(?:role|database) "[^"]*" does not exist'
+)
 
 
 def meaning(error: BaseException, source: Source) -> Exception:
@@ -45,7 +51,7 @@ def meaning(error: BaseException, source: Source) -> Exception:
             return cause
         if isinstance(cause, requests.JSONDecodeError):
             return ConnectionError(f"{source.name} answers what is no JSON")
-        if _is_limit(cause):
+        if _is_limit(cause) or _NOT_LET_IN.search(str(cause)):
             return NonRetriable(f"{source.name} cannot be loaded: {_line(cause)}")
         if isinstance(cause, _PASSING) or _is_no_room(cause):
             kind = type(cause).__name__

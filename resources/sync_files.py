@@ -21,7 +21,14 @@ _BYTES = 16 << 20
 
 def resource(source: Source, table: Table, columns: Columns) -> Any:
     """The table as dlt takes it: the files, and behind them their rows."""
-    files = filesystem(source.address() or "", file_glob=table.pattern or "*")
+
+    def files() -> Iterator[Any]:
+        found = False
+        for item in filesystem(source.address() or "", file_glob=table.pattern or "*"):
+            found = True
+            yield [item]
+        if not found:
+            _no_file(table, columns)
 
     def rows(items: Iterable[Any]) -> Iterator[Any]:
         known = dlt.current.resource_state().setdefault("files", {}) if table.key else None
@@ -35,7 +42,16 @@ def resource(source: Source, table: Table, columns: Columns) -> Any:
                 known[stamp] = 1
             yield from _read(item, table, columns)
 
-    return files | dlt.transformer(rows, name=table.name)
+    return dlt.resource(files, name=f"{table.name}_files") | dlt.transformer(rows, name=table.name)
+
+
+def _no_file(table: Table, columns: Columns) -> None:
+    """No file of a table with a key is no news; without a key it would empty the table."""
+    what = f"no file matches {table.pattern}"
+    if table.key:
+        columns.notes.append(f"{table.name}: {what}")
+    else:
+        columns.refuse(f"{what}: an empty table is a file with nothing but its header")
 
 
 def _stamp(item: Any) -> str:

@@ -24,6 +24,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from resources import sync_files, sync_rest, sync_sql, sync_types
 from resources.sync_columns import Columns
 from resources.sync_destination import TYPE_HINT, exact_postgres
+from resources.sync_dropped import restore_dropped
 from resources.sync_errors import meaning
 from resources.sync_schema import alter, changes_of, existing_columns
 from resources.sync_sources import Source
@@ -85,14 +86,17 @@ def load(source: Source, *, agree: bool = False, preview: bool = False) -> Loade
         if pipeline.has_pending_data:
             # It is read again, from the watermark of the last load that was completed.
             pipeline.drop_pending_packages()
+        found = restore_dropped(pipeline, source)
         _forget_types(pipeline)
         if source.kind == "files":
             sync_files.check_folder(source)
         pipeline.extract(make_source(source, columns))
         before = existing_columns(source.dataset)
+        for name, one in columns.items():
+            one.check_declared(before.get(name, {}))
         after = {name: one.settle(before.get(name, {})) for name, one in columns.items()}
         changes = _shortened(changes_of(before, after))
-        notes = _shortened([note for one in columns.values() for note in one.notes])
+        notes = _shortened([*found, *(note for one in columns.values() for note in one.notes)])
         if preview:
             _forget(pipeline)
             seconds = time.monotonic() - began
@@ -126,7 +130,12 @@ def columns_of(source: Source) -> dict[str, Columns]:
     for table in source.table:
         is_csv = source.kind == "files" and table.format == "csv"
         is_json = source.kind == "rest" or (source.kind == "files" and table.format == "jsonl")
-        made[table.name] = Columns(table, as_text=is_csv or source.is_postgres(), times_in_text=is_json)
+        made[table.name] = Columns(
+            table,
+            as_text=is_csv or source.is_postgres(),
+            times_in_text=is_json,
+            names_are_certain=not is_json,
+        )
     return made
 
 

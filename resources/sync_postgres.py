@@ -79,7 +79,7 @@ class _Column:
 def read_tables(url: str, schema: str | None, columns: Columns, cursor: str | None, since: Any) -> Iterator[pa.Table]:
     """The rows of a table, those that are newer than `since`; raises `Refused`."""
     with _connect(url) as connection:
-        name = sql.Identifier(*([schema] if schema else []), columns.table.name)
+        name = sql.Identifier(*([schema] if schema else []), columns.table.source_name)
         plan = _plan(connection, name, columns, cursor)
         for column in plan:
             columns.know(column.name)

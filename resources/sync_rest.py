@@ -41,6 +41,9 @@ class _Client(RESTClient):
             url = _called(response.url)
             raise Refused(f"{url} answers without rows at {data_selector}: {response.text[:200]}")
         rows = found[0] if len(found) == 1 else found
+        if isinstance(rows, dict) and (rows.get("error") or rows.get("errors")):
+            url = _called(response.url)
+            raise Refused(f"{url} answers with an error in place of rows: {response.text[:200]}")
         return [] if rows is None else rows
 
 

@@ -29,6 +29,8 @@ class Table(BaseModel):
 
     Attributes
     ----------
+    name, name_in_source
+        What it is called here, and in a SQL database, where that is another name (`User`).
     key
         The columns that make a row the same row: it is merged by them. Without them the whole table is replaced.
     cursor
@@ -51,6 +53,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
+    name_in_source: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     key: list[str] = []
     cursor: str | None = None
     deleted: str | None = None
@@ -77,6 +80,11 @@ class Table(BaseModel):
         except LookupError:
             raise ValueError(f"{encoding!r} is no encoding") from None
         return encoding
+
+    @property
+    def source_name(self) -> str:
+        """What it is called in the source."""
+        return self.name_in_source or self.name
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -106,6 +114,9 @@ class Source(BaseModel):
     def _has_what_its_kind_needs(self) -> Self:
         if self.url is None and self.url_env is None:
             raise ValueError("give url or url_env")
+        names = [table.name for table in self.table]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two tables have the name {twice[0]}: give one of them another")
         for table in self.table:
             missing = {"rest": table.path is None and "path", "files": table.pattern is None and "pattern"}.get(self.kind)
             if missing:

@@ -100,7 +100,7 @@ def _rows(source: Source, columns: Columns, changed: Any) -> Iterator[Any]:
 
 
 def _reflected(connection: Any, source: Source, columns: Columns) -> sa.Table:
-    name = columns.table.name
+    name = columns.table.source_name
     try:
         return sa.Table(name, sa.MetaData(), schema=source.schema_, autoload_with=connection)
     except sa.exc.NoSuchTableError:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import parse_qs
 
 from psycopg import Connection
 from starlette.concurrency import run_in_threadpool
@@ -39,6 +40,8 @@ _LOCK_SECONDS = 5
 _MOST_SAID = 10
 # Where JSON may have NUL or half a surrogate pair: as an escape, or (which Python reads) as bytes.
 _UNFIT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")
+_FORM = "application/x-www-form-urlencoded"
+_MOST_FIELDS = 20
 _log = logging.getLogger("runyard.gateway")
 
 
@@ -126,6 +129,8 @@ class Webhook:
         How large a body may be, 1 MiB by default and 25 MiB at most: anybody may post here, and what is posted is kept until its signature is checked.
     most_values
         How many values, lists and objects its JSON may have.
+    form_field
+        The field that holds the JSON, for senders that may post a form instead (GitHub's `payload`).
     """
 
     name: str
@@ -134,6 +139,7 @@ class Webhook:
     summary: str
     most_bytes: int = 1024 * 1024
     most_values: int = MAX_VALUES
+    form_field: str | None = None
 
     def __post_init__(self) -> None:
         if self.most_bytes > LARGEST:
@@ -153,7 +159,9 @@ class Webhook:
             is_known(call.request.state, f"webhook {self.name}")
         else:
             _log.warning("webhook %s was taken without a check: %s is not set", self.name, self.signature.variable)
-        body = await in_turn(self._read, call.raw) if len(call.raw) > LARGE_BYTES else self._read(call.raw)
+        is_form = headers.get("content-type", "").partition(";")[0].strip().lower() == _FORM
+        read = self._read_form if is_form and self.form_field else self._read
+        body = await in_turn(read, call.raw) if len(call.raw) > LARGE_BYTES else read(call.raw)
         ids, not_understood = await run_in_threadpool(self._take, body, headers)
         if not_understood:
             counters.not_understood.labels(self.name).inc(len(not_understood))
@@ -164,6 +172,17 @@ class Webhook:
         """The JSON of a body, with what PostgreSQL cannot keep of its texts replaced: what nobody may read must not lose the rest."""
         body = parse_json(raw, self.most_values)
         return make_storable(body) if _UNFIT.search(raw) else body
+
+    def _read_form(self, raw: bytes) -> Any:
+        """The JSON in the field of a form; a sender of forms can be told to send JSON, which `curl -d` declares as a form."""
+        if raw.lstrip().startswith((b"{", b"[")):
+            return self._read(raw)
+        try:
+            fields = parse_qs(raw.decode("ascii"), max_num_fields=_MOST_FIELDS)
+            [value] = fields[self.form_field or ""]
+        except (ValueError, LookupError):
+            raise Problem(400, "invalid_body", f"the form has no field {self.form_field}: have {self.name} send application/json") from None
+        return self._read(value.encode())
 
     def _take(self, body: Any, headers: Mapping[str, str]) -> tuple[list[str], Sequence[str]]:
         # Another delivery of the same may be under way, or an application's transaction with it: not for long.

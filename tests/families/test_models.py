@@ -342,13 +342,29 @@ def test_thoughts_that_gemini_shows_are_no_part_of_a_text(gemini: FakeGemini, mo
         ({"prompt_tokens": 40, "completion_tokens": 60, "total_tokens": 100}, 60),
         ({"prompt_tokens": 40, "completion_tokens": 10, "total_tokens": 100}, 60),
         ({"prompt_tokens": 40, "completion_tokens": 60}, 60),
-        ({"prompt_tokens": None, "completion_tokens": "many", "total_tokens": -3}, 0),
+        ({"prompt_tokens": None, "completion_tokens": "many", "total_tokens": -3}, 21),
         ({"prompt_tokens": 1, "completion_tokens": 10**12, "total_tokens": 1}, 2**31 - 1),
     ],
 )
 def test_tokens_are_counted_as_they_are_paid_for(openai: FakeOpenAI, usage: dict[str, Any], output: int) -> None:
     openai.usage = usage
     assert write().output_tokens == output
+
+
+def test_tokens_that_nobody_counts_are_estimated_and_use_up_a_budget(yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AI_DAILY_TOKENS", "30")
+    openai.usage = {}
+    openai.text = "word " * 24
+    write(user="ada")
+    with pytest.raises(NonRetriable, match="user ada has used .* of the 30 that AI_DAILY_TOKENS"):
+        write(user="ada")
+
+
+def test_a_stream_of_gemini_without_usage_is_estimated(gemini: FakeGemini) -> None:
+    gemini.chunks = [chunk("Queues wait, and wait.", finish="STOP")]
+    made = write()
+    assert made.output_tokens == 6
+    assert made.prompt_tokens > 0
 
 
 def test_thinking_uses_up_a_budget(yard: Yard, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -196,8 +197,6 @@ NOT_UNDERSTOOD = {
     "an address with NUL": {**EVERY_KIND[0], "email": "a\x00b@example.com"},
     "a time that is none": {**EVERY_KIND[0], "timestamp": "soon"},
     "a time without end": {**EVERY_KIND[0], "timestamp": 10**400},
-    "a group that is none": {**EVERY_KIND[0], "asm_group_id": 2**70},
-    "a type of bounce that is none": {**BOUNCE, "email": "x@example.com", "type": 7},
 }
 UNDERSTOOD = {
     "NUL in its reason": report("bounce", 901, email="x@example.com", reason="550 user unknown\x00", type="bounce"),
@@ -211,6 +210,11 @@ UNDERSTOOD = {
     "an id of a mail that is no text": {**report("open", 909), "message_id": ["m-1"]},
     "milliseconds": {**report("open", 910), "timestamp": 1_780_000_001_000},
     "a time as text": {**report("open", 911), "timestamp": "1780000001"},
+    "milliseconds as text": {**report("open", 916), "timestamp": "1780000001000"},
+    "a time in ISO 8601": {**report("open", 917), "timestamp": "2026-05-28T20:26:41Z"},
+    "a group that is none": {**report("open", 918), "asm_group_id": 2**70},
+    "an empty group": {**report("open", 919), "asm_group_id": ""},
+    "a type of bounce that is none": {**report("bounce", 920, email="x@example.com"), "type": 7},
     "a kind that came later": report("amp_open", 912),
     "a reason that is no text": {**BOUNCE, "sg_event_id": "913", "reason": {"code": 550}},
     "a number that JSON has not": {**report("open", 914), "score": float("inf")},
@@ -281,6 +285,25 @@ def test_a_delivery_of_github_becomes_an_event_once(door: Door) -> None:
     assert github(door, body, "another").status_code == 401
     assert github(door, body, **{"X-Hub-Signature-256": "sha1=abc"}).status_code == 401
     assert github(door, b"[1]").json()["code"] == "invalid_event"
+
+
+def test_a_delivery_of_github_may_be_a_form(door: Door) -> None:
+    body = urlencode({"payload": json.dumps({"ref": "refs/heads/ü", "commits": []})}).encode()
+    answer = github(door, body, **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.status_code == 200, answer.text
+    assert door.get(f"/api/events/{answer.json()['ids'][0]}").json()["data"]["ref"] == "refs/heads/ü"
+
+
+def test_what_curl_declares_as_a_form_may_be_json(door: Door) -> None:
+    answer = github(door, b'{"ref": "refs/heads/main"}', **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("body", [b"other=1", b"payload=1&payload=2", b"a&b" * 100, "payload=ü".encode(), b"&".join([b"a=1"] * 50)])
+def test_a_form_of_github_without_its_field_says_what_to_choose(door: Door, body: bytes) -> None:
+    answer = github(door, body, **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.status_code == 400
+    assert "have github send application/json" in answer.json()["error"]
 
 
 def push(size: int, **more: Any) -> dict[str, Any]:

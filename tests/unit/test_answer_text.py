@@ -4,6 +4,7 @@ import pytest
 
 from resources.answer_text import AnswerText
 
+HARMONY = "<|start|>assistant<|channel|>analysis<|message|>"
 THOUGHTS = [
     ("<think>quiet</think>\n\nQueues wait.", "Queues wait.", 5),
     ("<thinking>quiet</thinking>Queues wait.", "Queues wait.", 5),
@@ -17,12 +18,17 @@ THOUGHTS = [
     ("<think>never ending", "", 12),
     ("<think/>Queues wait.", "Queues wait.", 0),
     ("Queues wait.", "Queues wait.", 0),
+    (f"{HARMONY}quiet<|end|><|start|>assistant<|channel|>final<|message|>Queues wait.<|return|>", "Queues wait.", 5),
+    (f"{HARMONY}a <think> b<|end|><|start|>assistant<|message|>Queues wait.", "Queues wait.", 5),
+    (f"{HARMONY}never ending", "", 12),
+    ("Queues wait.<|end|>", "Queues wait.", 0),
 ]
 TEXTS = [
     "Models write `<think>` before they answer.",
     "A tag:\n```xml\n<reasoning>because</reasoning>\n```\nThat was it.",
     "1 < 2, a <b>bold</b> [link](https://a.example) and a last <",
     "thinking </ about it",
+    "It ends with `<|end|>`, and `<|channel|>` names who speaks.",
     "``",
 ]
 

@@ -1,0 +1,157 @@
+"""Mistakes in a declaration, in a folder and in the database: said, and no table is emptied by them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resources import sync_sources
+from runyard.store import database
+from runyard.testing import Yard
+from tests.families.test_sync_exact import RawApi, files, folder, load, raw_api, refusal, rest, table, texts
+
+__all__ = ["folder", "raw_api"]
+pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+
+
+def execute(*statements: str) -> None:
+    with database.connection() as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def elsewhere(**options: Any) -> str:
+    source = '[[source]]\nname = "s"\nkind = "sql"\nurl_env = "OTHER_URL"\nschema = "elsewhere"\n'
+    return source + table(**options)
+
+
+# Files that are not there
+
+
+def test_a_pattern_that_matches_no_file_empties_no_table(yard: Yard, declare: Any, folder: Path) -> None:
+    (folder / "people.csv").write_text("id,v\n1,a\n")
+    declare(files(folder, pattern="people*.csv"))
+    assert load(yard).status == "succeeded"
+    (folder / "people.csv").rename(folder / "persons.csv")
+    assert "people: no file matches people*.csv" in refusal(load(yard))
+    assert texts() == [{"id": "1", "v": "a"}]
+
+
+def test_a_folder_whose_files_were_taken_away_is_no_fault_of_a_table_with_a_key(yard: Yard, declare: Any, folder: Path) -> None:
+    (folder / "people.csv").write_text("id,v\n1,a\n")
+    declare(files(folder, key=["id"]))
+    assert load(yard).status == "succeeded"
+    (folder / "people.csv").unlink()
+    found = load(yard)
+    assert found.output["notes"] == ["people: no file matches *"]
+    assert texts() == [{"id": "1", "v": "a"}]
+
+
+# Answers that are errors
+
+
+@pytest.mark.parametrize("body", [b'{"error": {"message": "down"}}', b'{"errors": ["down"]}'])
+def test_an_error_that_is_answered_with_200_is_no_row(yard: Yard, declare: Any, raw_api: RawApi, body: bytes) -> None:
+    raw_api.body = b'[{"id": 1}]'
+    declare(rest(raw_api, key=[]))
+    assert load(yard).status == "succeeded"
+    raw_api.body = body
+    assert "/people answers with an error in place of rows" in refusal(load(yard))
+    assert texts() == [{"id": "1"}]
+
+
+def test_an_object_without_an_error_is_a_row(yard: Yard, declare: Any, raw_api: RawApi) -> None:
+    raw_api.body = b'{"id": 1, "error": null}'
+    declare(rest(raw_api, key=[]))
+    assert load(yard).output["rows"] == {"people": 1}
+
+
+# What was dropped by hand
+
+
+def test_a_table_that_was_dropped_is_made_and_read_again(yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str) -> None:
+    monkeypatch.setenv("OTHER_URL", runyard_database)
+    execute(
+        "CREATE SCHEMA elsewhere",
+        "CREATE TABLE elsewhere.people (id int PRIMARY KEY, at timestamptz)",
+        "CREATE TABLE elsewhere.pets (id int PRIMARY KEY, at timestamptz)",
+        "INSERT INTO elsewhere.people SELECT n, '2026-01-01Z'::timestamptz + n * interval '1 day' FROM generate_series(1, 5) AS n",
+        "INSERT INTO elsewhere.pets SELECT n, '2026-01-01Z'::timestamptz + n * interval '1 day' FROM generate_series(1, 5) AS n",
+    )
+    declare(elsewhere(key=["id"], cursor="at") + table(name="pets", key=["id"], cursor="at"))
+    assert load(yard).output["rows"] == {"people": 5, "pets": 5}
+    execute("DROP TABLE sync_s.people")
+    found = load(yard)
+    assert found.output["rows"] == {"people": 5, "pets": 0}, found
+    assert found.output["notes"] == ["people: its table was dropped here: all of it is read again"]
+    assert len(texts()) == 5
+    execute("INSERT INTO elsewhere.people VALUES (6, '2026-02-01Z')")
+    assert load(yard).output["rows"] == {"people": 1, "pets": 0}
+
+
+def test_a_column_that_was_dropped_is_made_and_read_again(yard: Yard, declare: Any, folder: Path) -> None:
+    (folder / "people.csv").write_text("id,v\n1,a\n2,b\n")
+    declare(files(folder, key=["id"]))
+    assert load(yard).output["rows"] == {"people": 2}
+    execute("ALTER TABLE sync_s.people DROP COLUMN v")
+    found = load(yard)
+    assert found.output["notes"][0] == "people: its column v was dropped here: all of it is read again"
+    assert [row["v"] for row in texts()] == ["a", "b"]
+
+
+def test_tables_that_were_dropped_with_those_of_their_staging_are_made_again(yard: Yard, declare: Any, folder: Path) -> None:
+    (folder / "people.csv").write_text("id,v\n1,a\n")
+    declare(files(folder, key=["id"]))
+    assert load(yard).status == "succeeded"
+    execute("DROP TABLE sync_s.people", "DROP TABLE sync_s_staging.people")
+    assert load(yard).output["rows"] == {"people": 1}
+    assert texts() == [{"id": "1", "v": "a"}]
+
+
+# What a declaration names
+
+
+@pytest.mark.parametrize("option", ['types = { vv = "text" }', 'rename = { vv = "w" }', 'key = ["id"]\ncursor = "vv"', 'key = ["id"]\ndeleted = "vv"'])
+def test_a_column_that_only_the_declaration_has_is_refused(yard: Yard, declare: Any, folder: Path, option: str) -> None:
+    (folder / "people.csv").write_text("id,v\n1,a\n")
+    declare(files(folder) + option + "\n")
+    assert 'names the column "vv", which is not there; there are "id", "v"' in refusal(load(yard))
+
+
+def test_of_json_a_column_that_only_the_declaration_has_is_noted(yard: Yard, declare: Any, raw_api: RawApi) -> None:
+    raw_api.body = b'[{"id": 1}]'
+    declare(rest(raw_api) + 'deleted = "gone_at"\n')
+    found = load(yard)
+    assert found.output["notes"] == ['people: deleted names the column "gone_at", which no row has']
+
+
+def test_a_column_that_an_earlier_file_had_is_not_missed(yard: Yard, declare: Any, folder: Path) -> None:
+    declare(files(folder, key=["id"]) + 'types = { v = "text" }\n')
+    (folder / "a.csv").write_text("id,v\n1,a\n")
+    assert load(yard).status == "succeeded"
+    (folder / "b.csv").write_text("id\n2\n")
+    assert load(yard).status == "succeeded"
+
+
+def test_two_tables_of_one_name_are_refused_when_the_code_loads(declare: Any, folder: Path) -> None:
+    declare(files(folder) + table(pattern="*"))
+    with pytest.raises(sync_sources.SyncMisdeclared, match="two tables have the name people"):
+        sync_sources.sources()
+
+
+def test_a_table_may_have_another_name_in_its_database(yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str) -> None:
+    monkeypatch.setenv("OTHER_URL", runyard_database)
+    execute("CREATE SCHEMA elsewhere", 'CREATE TABLE elsewhere."Person" (id int PRIMARY KEY)', 'INSERT INTO elsewhere."Person" VALUES (1)')
+    declare(elsewhere(name_in_source="Person"))
+    assert load(yard).output["rows"] == {"people": 1}
+    assert texts() == [{"id": "1"}]
+
+
+@pytest.mark.parametrize(("part", "words"), [("user=nobody_here", 'role "nobody_here" does not exist'), ("dbname=nowhere", 'database "nowhere" does not exist')])
+def test_a_database_that_lets_nobody_in_is_not_asked_again(
+    yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str, part: str, words: str
+) -> None:
+    url = runyard_database + ("&" if "?" in runyard_database else "?") + part
+    monkeypatch.setenv("OTHER_URL", url)
+    declare(elsewhere())
+    assert words in refusal(load(yard))
