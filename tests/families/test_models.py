@@ -356,7 +356,7 @@ def test_tokens_that_nobody_counts_are_estimated_and_use_up_a_budget(yard: Yard,
     openai.usage = {}
     openai.text = "word " * 24
     write(user="ada")
-    with pytest.raises(NonRetriable, match="user ada has used .* of the 30 that AI_DAILY_TOKENS"):
+    with pytest.raises(NonRetriable, match=r"user ada has used .* of the 30 that AI_DAILY_TOKENS"):
         write(user="ada")
 
 
