@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test up bench screenshots lint lock clean
 
 demo: $(READY)  ## start the stack, send real events, show what became of them, stop everything
-	$(VENV)/bin/python -m pipelines.demo
+	$(VENV)/bin/python -m demo
 
 test: $(READY)  ## all tests
 	$(VENV)/bin/python -m pytest

@@ -22,8 +22,8 @@ from dagster import (
 )  # fmt: skip
 
 from assets.plots import bars, table
-from resources.rollup_tables import RollupTables, family_rows, frame_of
-from runyard import rollups
+from resources.analytics.rollup_tables import RollupTables, family_rows, frame_of
+from runyard.engine import rollups
 
 if TYPE_CHECKING:
     import pandas as pd

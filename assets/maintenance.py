@@ -5,14 +5,15 @@ from typing import Any
 
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
 
-from runyard import retention
+from runyard.dagster_adapter import run_retention
+from runyard.engine import retention
 
 
 @asset(group_name="maintenance", kinds={"postgres"})
 def system_report(context: AssetExecutionContext) -> MaterializeResult[Any]:
     """What should long have begun or ended, the size of every table, indexes that are broken or of no use, runs of Dagster that hang."""
     overdue, tables, indexes = (retention.health(what) for what in ("overdue", "table_health", "index_health"))
-    stuck = retention.stuck_runs(context.instance)
+    stuck = run_retention.stuck_runs(context.instance)
     return MaterializeResult(
         metadata={
             "overdue invocations": sum(row["invocations"] for row in overdue),

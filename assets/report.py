@@ -5,9 +5,9 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from assets.analytics import ROLLUPS, span
-from resources.rollup_tables import RollupTables
+from resources.analytics.rollup_tables import RollupTables
 from runyard import clock
-from runyard.terminal import visible
+from runyard.cli.terminal import visible
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from typing import Any
 
 from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, build_last_update_freshness_checks
 
-from resources.sync_sources import Source, sources
-from resources.sync_tables import Syncs
+from resources.sync.source_config import Source, sources
+from resources.sync.tables import Syncs
 
 
 def _of(source: Source) -> AssetsDefinition:
@@ -15,7 +15,7 @@ def _of(source: Source) -> AssetsDefinition:
     from dagster_dlt import dlt_assets
 
     from assets.sync_keys import TableKeys
-    from resources.sync_loader import declared_pipeline, make_source
+    from resources.sync.loader import declared_pipeline, make_source
 
     @dlt_assets(dlt_source=make_source(source), dlt_pipeline=declared_pipeline(source), name=source.dataset, group_name="sync", dagster_dlt_translator=TableKeys(source))
     def tables(context: AssetExecutionContext, syncs: Syncs) -> Iterator[MaterializeResult[Any]]:

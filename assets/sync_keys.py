@@ -4,7 +4,7 @@ from dagster import AssetKey, AssetSpec
 from dagster_dlt import DagsterDltTranslator
 from dagster_dlt.translator import DltResourceTranslatorData
 
-from resources.sync_sources import Source
+from resources.sync.source_config import Source
 
 
 class TableKeys(DagsterDltTranslator):

@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from runyard import clock, retention
-from runyard.keeping_times import Retention
+from runyard import clock
+from runyard.engine import retention
+from runyard.processes.migrate import migrate
 from runyard.store import database
-from runyard.store.migrate import migrate
+from runyard.syntax.retention_policy import Retention
 
 _PICTURES = 12
 _VARIANTS: list[dict[str, Any]] = [*({"width": width, "format": "webp"} for width in (320, 640, 1280, 1920)), {"width": 1280, "format": "jpeg"}]
@@ -27,17 +28,17 @@ def media() -> dict[str, Any]:
 
     And posters and previews a second, of a video of five seconds in 1280 x 720.
     """
-    from resources import media_workers, preview_codecs
-    from tests import made_media
+    from demo import sample_media
+    from resources.media import preview_codecs, sandbox
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "photo.jpg"
-        file.write_bytes(made_media.jpeg(made_media.photo(4000, 3000), quality=90))
-        ours = _files_a_second(lambda into: media_workers.perform("make variants", file=str(file), variants=_VARIANTS, focal=[0.5, 0.5], keep=[], into=into), 2)
+        file.write_bytes(sample_media.jpeg(sample_media.photo(4000, 3000), quality=90))
+        ours = _files_a_second(lambda into: sandbox.perform("make variants", file=str(file), variants=_VARIANTS, focal=[0.5, 0.5], keep=[], into=into), 2)
         film = Path(folder) / "film.mp4"
-        made_media.video(film, 5, 1280, 720)
-        previews = _files_a_second(lambda into: media_workers.perform("film", file=str(film), into=into, codec=preview_codecs.chosen()), 2)
-        media_workers.close()
+        sample_media.video(film, 5, 1280, 720)
+        previews = _files_a_second(lambda into: sandbox.perform("film", file=str(film), into=into, codec=preview_codecs.chosen()), 2)
+        sandbox.close()
         pillow = _files_a_second(lambda into: _plain_pillow(file, Path(into)), 1)
         vips = _files_a_second(lambda into: _libvips(file, Path(into)), 2)
         megabytes = file.stat().st_size / 1e6
@@ -90,7 +91,7 @@ def _libvips(file: Path, into: Path) -> None:
 def analytics() -> dict[str, Any]:
     """A day of a million events and invocations: seconds until all six tables have it."""
     from assets.analytics import ROLLUPS, span
-    from resources.rollup_tables import RollupTables
+    from resources.analytics.rollup_tables import RollupTables
 
     migrate()
     day = datetime.now(UTC).date() - timedelta(days=1)
@@ -128,7 +129,7 @@ def sync() -> dict[str, Any]:
         variables = {**os.environ, "SYNC_SOURCES": f"{folder}/sync.toml", "SYNC_FOLDER": f"{folder}/work"}
         # Not ru_maxrss: that of a child begins with what its parent has used.
         memory = "next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))"
-        code = f"from resources.sync_tables import Syncs; print(Syncs().load('bench').rows, {memory})"
+        code = f"from resources.sync.tables import Syncs; print(Syncs().load('bench').rows, {memory})"
         began = time.monotonic()
         said = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
         seconds = time.monotonic() - began

@@ -4,12 +4,20 @@ import statistics
 import time
 from typing import Any
 
-from runyard import Event, registry, send
+from runyard import Event, send
 from runyard.events import new_ulid
-from runyard.flow import Concurrency, Flow, Idempotency, Priority, RateLimit, Throttle
-from runyard.registry import Function
+from runyard.functions import registry
+from runyard.functions.flow_control import (
+    Concurrency,
+    Flow,
+    Idempotency,
+    Priority,
+    RateLimit,
+    Throttle,
+)
+from runyard.functions.registry import Function
+from runyard.processes.migrate import migrate
 from runyard.store import database
-from runyard.store.migrate import migrate
 from runyard.store.queries import one
 
 QUEUED = 100_000

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 from starlette.testclient import TestClient
 
+from runyard.processes.migrate import migrate
 from runyard.store import database
-from runyard.store.migrate import migrate
 
 EVENTS = 1_000_000
 _TIMES = 15

@@ -24,14 +24,15 @@ from benchmarks.flow import flow
 from benchmarks.ingest import ingest
 from benchmarks.machine import cpu_seconds, machine
 from benchmarks.pages import pages
-from runyard import Event, registry, send
+from runyard import Event, send
 from runyard.events import new_ulid
-from runyard.registry import Function
+from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.processes.migrate import migrate
+from runyard.processes.stack import Stack
 from runyard.settings import settings
-from runyard.stack import Stack
 from runyard.store import database
 from runyard.store.embedded import delete_embedded, start_embedded
-from runyard.store.migrate import migrate
 from runyard.store.queries import one
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
-from resources import preview_codecs
-from resources.addresses import Mailbox
-from resources.mailer import DEFAULT_SENDER, SENDGRID_HOST
-from resources.media_store import MediaStore
-from resources.providers import switched_on
-from resources.sync_sources import sources
+from resources.ai.providers import switched_on
+from resources.email.addresses import Mailbox
+from resources.email.mailer import DEFAULT_SENDER, SENDGRID_HOST
+from resources.media import preview_codecs
+from resources.media.store import MediaStore
+from resources.sync.source_config import sources
 from runyard.errors import RunyardError
-from runyard.readiness import Check
+from runyard.processes.checks import Check
 
 _SECONDS = 10.0
 

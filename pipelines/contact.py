@@ -2,9 +2,9 @@
 
 from dagster import in_process_executor, job, op
 
-from resources.addresses import bare, split
-from resources.contact_messages import ContactMessages
-from resources.staff import Staff
+from resources.contact.messages import ContactMessages
+from resources.contact.recipient import Staff
+from resources.email.addresses import bare, split
 from runyard import Batch, Event, Item, NonRetriable, receive, settle
 
 CHECK, NOTIFY = "check-for-spam", "notify-staff"

@@ -8,12 +8,12 @@ from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources.content import Contents, remarks
-from resources.generators import Generated, Prompt
-from resources.outlines import SHAPE, headings
-from resources.prompts import render_prompt
-from resources.providers import Providers
-from resources.text_length import unit
+from resources.ai.content import Contents, remarks
+from resources.ai.generators import Generated, Prompt
+from resources.ai.outlines import SHAPE, headings
+from resources.ai.prompts import render_prompt
+from resources.ai.providers import Providers
+from resources.ai.text_length import unit
 from runyard import Batch, Event, Item, receive, settle
 
 CHOOSE, OUTLINE, CHECK, SAVE, NOTIFY, RESULT = "choose-provider", "outline", "check", "save", "notify", "result"

@@ -13,20 +13,20 @@ from sendgrid.helpers.eventwebhook import EventWebhook
 from starlette.responses import Response
 
 from pipelines.events import ContactSubmitted, EmailSendRequested, TextGenerateRequested
-from resources.ai_calls import OverBudget
-from resources.delivery_reports import keep_reports, read_reports
-from resources.generators import Generated, Prompt, Refused
-from resources.providers import NotSwitchedOn, Providers
-from resources.webhook_payloads import event_of
+from resources.ai.calls import OverBudget
+from resources.ai.generators import Generated, Prompt, Refused
+from resources.ai.providers import NotSwitchedOn, Providers
+from resources.email.delivery_reports import keep_reports, read_reports
+from resources.webhooks.payloads import event_of
 from runyard import Event, NonRetriable, RetryAfter
 from runyard.events import millis
-from runyard.gateway.bodies import LARGEST
-from runyard.gateway.doors import Incoming, Taken, Webhook, edge_function, send_for
-from runyard.gateway.endpoint import Call, Endpoint, answer, event_stream
-from runyard.gateway.problems import Problem, problem_of
-from runyard.gateway.signatures import BodyHmac, Stripe, require, secrets_of
-from runyard.gateway.views import Outcome
-from runyard.gateway.waiting import Wait
+from runyard.gateway.api.extensions import Incoming, Taken, Webhook, edge_function, send_for
+from runyard.gateway.api.schemas import Outcome
+from runyard.gateway.api.wait import Wait
+from runyard.gateway.http.endpoint import Call, Endpoint, answer, event_stream
+from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.held_bodies import LARGEST
+from runyard.gateway.http.signatures import BodyHmac, Stripe, require, secrets_of
 
 # Texts that may be written at a time: they take long, and must not hold the threads of other requests.
 _TEXTS = 16

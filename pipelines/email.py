@@ -11,11 +11,11 @@ from typing import Any
 from dagster import in_process_executor, job, op
 
 from pipelines.events import RECIPIENTS, EmailSendRequested
-from resources.addresses import bare, without_repeats
-from resources.email_messages import EmailMessages, Message
-from resources.mail_templates import Rendered, render_template
-from resources.mailer import Mail, Mailer
-from resources.plain_text import plain_text
+from resources.email.addresses import bare, without_repeats
+from resources.email.mailer import Mail, Mailer
+from resources.email.messages import EmailMessages, Message
+from resources.email.plain_text import plain_text
+from resources.email.templates import Rendered, render_template
 from runyard import Batch, Item, NonRetriable, receive, settle
 
 PREPARE, RECORD, SEND, TRACK = "prepare-email", "record-message", "send-via-sendgrid", "track-delivery"

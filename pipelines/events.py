@@ -21,9 +21,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from resources import addresses
-from resources.addresses import LONGEST_ADDRESS
-from resources.mail_templates import template_names
+from resources.email import addresses
+from resources.email.addresses import LONGEST_ADDRESS
+from resources.email.templates import template_names
 from runyard import EventData, event_type
 from runyard.events import MAX_EVENT_BYTES
 

@@ -5,13 +5,15 @@ from typing import Any
 
 from dagster import Field, OpExecutionContext, in_process_executor, job, op
 
-from resources.email_messages import EmailMessages
-from resources.mailer import outbox_folder
-from resources.media_store import Media, MediaStore
-from resources.webhook_payloads import sweep_payloads
-from runyard import clock, retention
-from runyard.keeping_times import Retention
+from resources.email.mailer import outbox_folder
+from resources.email.messages import EmailMessages
+from resources.media.store import Media, MediaStore
+from resources.webhooks.payloads import sweep_payloads
+from runyard import clock
+from runyard.dagster_adapter import run_retention
+from runyard.engine import retention
 from runyard.settings import settings
+from runyard.syntax.retention_policy import Retention
 
 _DAY = 86_400.0
 _CONFIG = {"dry_run": Field(bool, is_required=False, default_value=False, description="Only say what would go.")}
@@ -35,7 +37,7 @@ def delete_old_events(context: OpExecutionContext) -> None:
 def delete_old_runs(context: OpExecutionContext) -> None:
     """Dagster's own runs with their event logs; its ticks are deleted by Dagster itself (`retention` in dagster.yaml)."""
     config = context.op_config
-    swept = retention.sweep_runs(context.instance, dry_run=config["dry_run"], say=context.log.info, retention=_times(config))
+    swept = run_retention.sweep_runs(context.instance, dry_run=config["dry_run"], say=context.log.info, retention=_times(config))
     context.add_output_metadata({"dry run": config["dry_run"], "runs": swept.rows.get("runs", 0)})
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources import media_workers, preview_codecs
-from resources.media_store import SUFFIXES, Media, MediaStore
+from resources.media import preview_codecs, sandbox
+from resources.media.store import SUFFIXES, Media, MediaStore
 from runyard import Batch, Item, receive, settle
 
 FETCH, INSPECT, VARIANTS, RECORD = "fetch", "inspect", "variants", "record"
@@ -39,10 +39,10 @@ def make_variants(batch: Batch, store: MediaStore) -> Batch:
         data = item.data
         with store.local(item[FETCH]["key"]) as file, TemporaryDirectory(prefix="runyard-media-") as into:
             wanted = [variant.model_dump() for variant in data.variants]
-            made = media_workers.perform("make variants", file=str(file), variants=wanted, focal=data.focal, keep=data.keep, into=into)
+            made = sandbox.perform("make variants", file=str(file), variants=wanted, focal=data.focal, keep=data.keep, into=into)
             return {**made, "variants": _stored(made["variants"], Path(into), store)}
 
-    return batch.map(VARIANTS, make, threads=media_workers.how_many())
+    return batch.map(VARIANTS, make, threads=sandbox.how_many())
 
 
 @op
@@ -75,13 +75,13 @@ def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
 
     def make(item: Item) -> dict[str, Any]:
         with store.local(item[FETCH]["key"]) as file, TemporaryDirectory(prefix="runyard-media-") as into:
-            filmed = media_workers.perform("film", file=str(file), into=into, codec=preview_codecs.chosen())
+            filmed = sandbox.perform("film", file=str(file), into=into, codec=preview_codecs.chosen())
             item.progress(50, "the preview is there")
-            poster = media_workers.perform("make variants", file=str(Path(into) / "poster.png"), variants=_POSTER, focal=[0.5, 0.5], keep=[], into=into)
+            poster = sandbox.perform("make variants", file=str(Path(into) / "poster.png"), variants=_POSTER, focal=[0.5, 0.5], keep=[], into=into)
             files = [*poster["variants"], filmed["preview"]]
             return {**poster, "variants": _stored(files, Path(into), store)}
 
-    return batch.map(VARIANTS, make, threads=media_workers.how_many())
+    return batch.map(VARIANTS, make, threads=sandbox.how_many())
 
 
 @op
@@ -109,9 +109,9 @@ def _fetch(batch: Batch, store: MediaStore, most: int) -> Batch:
 def _inspect(batch: Batch, store: MediaStore, task: str) -> Batch:
     def inspect(item: Item) -> dict[str, Any]:
         with store.local(item[FETCH]["key"]) as file:
-            return media_workers.perform(task, file=str(file))
+            return sandbox.perform(task, file=str(file))
 
-    return batch.map(INSPECT, inspect, threads=media_workers.how_many())
+    return batch.map(INSPECT, inspect, threads=sandbox.how_many())
 
 
 def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources.notifications import Notifications
-from resources.webhook_sender import WebhookSender
+from resources.notifications.preferences import Notifications
+from resources.notifications.webhook_sender import WebhookSender
 from runyard import Batch, Event, Item, receive, settle
 from runyard.clock import now
 

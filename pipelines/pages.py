@@ -7,11 +7,11 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from resources.media_store import SUFFIXES, VIDEOS, MediaStore
-from resources.outbox import OutboxMail, read_mail
+from resources.email.outbox import OutboxMail, read_mail
+from resources.media.store import SUFFIXES, VIDEOS, MediaStore
 from runyard.gateway.dev.functions import open_lately
 from runyard.gateway.dev.page import Page, Values, Visit
-from runyard.gateway.endpoint import not_found
+from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "dev"

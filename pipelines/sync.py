@@ -4,7 +4,7 @@ from typing import Any
 
 from dagster import AssetKey, AssetMaterialization, OpExecutionContext, in_process_executor, job, op
 
-from resources.sync_tables import Syncs
+from resources.sync.tables import Syncs
 from runyard import Batch, Item, receive, settle
 
 LOAD = "load"

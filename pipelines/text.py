@@ -2,8 +2,8 @@
 
 from dagster import in_process_executor, job, op
 
-from resources.generators import Prompt
-from resources.providers import Providers
+from resources.ai.generators import Prompt
+from resources.ai.providers import Providers
 from runyard import Batch, receive, settle
 
 _THREADS = 4

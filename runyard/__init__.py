@@ -15,24 +15,36 @@ from typing import TYPE_CHECKING
 from runyard.client import send, send_async
 from runyard.errors import InvalidEvent, InvalidOption, InvokeFailed, NonRetriable, RetryAfter, RunyardError, StepTimeout
 from runyard.events import Event, EventData, event_type
-from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Idempotency, Priority, RateLimit, Singleton, Throttle, Timeouts
-from runyard.retry import Retry
-from runyard.triggers import Cron, Trigger
+from runyard.functions.flow_control import (
+    Batching,
+    CancelOn,
+    Concurrency,
+    Debounce,
+    Idempotency,
+    Priority,
+    RateLimit,
+    Singleton,
+    Throttle,
+    Timeouts,
+)
+from runyard.functions.retry import Retry
+from runyard.functions.triggers import Cron, Trigger
 
 if TYPE_CHECKING:
-    from runyard.batch import Batch, Item
-    from runyard.io_manager import BatchIOManager
-    from runyard.ops import join, receive, settle
-    from runyard.sensors import on_event
+    from runyard.dagster_adapter.io_manager import BatchIOManager
+    from runyard.dagster_adapter.ops import join, receive, settle
+    from runyard.dagster_adapter.sensors import on_event
+    from runyard.engine.batch import Batch
+    from runyard.engine.items import Item
 
 _LAZY = {
-    "Batch": "runyard.batch",
-    "Item": "runyard.batch",
-    "BatchIOManager": "runyard.io_manager",
-    "join": "runyard.ops",
-    "receive": "runyard.ops",
-    "settle": "runyard.ops",
-    "on_event": "runyard.sensors",
+    "Batch": "runyard.engine.batch",
+    "Item": "runyard.engine.items",
+    "BatchIOManager": "runyard.dagster_adapter.io_manager",
+    "join": "runyard.dagster_adapter.ops",
+    "receive": "runyard.dagster_adapter.ops",
+    "settle": "runyard.dagster_adapter.ops",
+    "on_event": "runyard.dagster_adapter.sensors",
 }
 
 __all__ = [

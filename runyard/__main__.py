@@ -1,5 +1,5 @@
 """`python -m runyard`: the same as the command `runyard`."""
 
-from runyard.cli import main
+from runyard.cli.main import main
 
 main()

@@ -116,3 +116,17 @@ class RetryAfter(RunyardError):
         elif isinstance(when, bool) or not isinstance(when, int | float) or when != when:
             raise InvalidOption(f"RetryAfter(when=...): give seconds from now as a number, or the time as a datetime, not {type(when).__name__}")
         self.when = when
+
+
+_interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
+
+
+def add_interrupt(kind: type[BaseException]) -> None:
+    """Make an exception one that ends a run, and not just the step that it reaches."""
+    global _interrupts
+    _interrupts = (*dict.fromkeys((*_interrupts, kind)),)
+
+
+def interrupts() -> tuple[type[BaseException], ...]:
+    """The exceptions that end a run, for an `except` clause."""
+    return _interrupts

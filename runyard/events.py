@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runyard.errors import InvalidEvent
 from runyard.settings import settings
-from runyard.storable_text import is_storable, place_of_unfit
+from runyard.text.storable import is_storable, place_of_unfit
 
 MAX_EVENT_BYTES = 512 * 1024
 MAX_DEPTH = 100

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def runyard_database() -> Iterator[str]:
     """The URL of a migrated database for tests: RUNYARD_TEST_DATABASE_URL, or an embedded PostgreSQL that lives as long as the tests."""
+    from runyard.processes.migrate import migrate
     from runyard.settings import settings
     from runyard.store import database
     from runyard.store.embedded import delete_embedded, start_embedded
-    from runyard.store.migrate import migrate
 
     given, before = os.environ.get("RUNYARD_TEST_DATABASE_URL"), os.environ.get("DATABASE_URL")
     # Where the server's user, who is another one for root, can reach it.

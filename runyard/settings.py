@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator, model_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runyard.errors import InvalidOption
-from runyard.keeping_times import Retention
+from runyard.syntax.retention_policy import Retention
 
 # Where the embedded database of a project is that root runs: PostgreSQL refuses to run as root, and its user need not enter root's folders.
 ROOT_DATABASES = Path("/var/lib/runyard")
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         default="30d",
         description="How long events and invocations are kept (RUNYARD_RETENTION): `30d`, or with functions of their own time `30d, send_email=90d`; `forever`.",
     )
-    code: str = Field(default="pipelines.definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
+    code: str = Field(default="definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
     catalog: str = Field(default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG).")
     doors: str = Field(default="pipelines.doors", description="The module with the project's edge functions and webhooks (RUNYARD_DOORS).")
     pages: str = Field(default="pipelines.pages", description="The module with the project's own pages of the dev page (RUNYARD_PAGES).")

@@ -22,17 +22,20 @@ from typing import Any, Self
 
 from dagster import DagsterInstance, Definitions
 
-from runyard import clock, dispatch, ops, reaper, registry
-from runyard.batch import Item, stubs
+from runyard import clock
 from runyard.client import send as send_events
-from runyard.dagster_internals import silence_console
-from runyard.durations import Duration, seconds
+from runyard.dagster_adapter import ops, reaper
+from runyard.dagster_adapter.internals import silence_console
+from runyard.dagster_adapter.sensors import check_io_managers
+from runyard.dagster_adapter.tags import BATCH
+from runyard.engine import dispatch
+from runyard.engine.items import Item, stubs
 from runyard.events import Event, rows_as_json
-from runyard.registry import Function
-from runyard.sensors import check_io_managers
+from runyard.functions import registry
+from runyard.functions.registry import Function
 from runyard.store import database
 from runyard.store.queries import Row, one, run
-from runyard.tags import BATCH
+from runyard.syntax.durations import Duration, seconds
 
 _MOST_RUNS = 10_000
 _TABLES = ("events", "functions", "triggers", "invocations", "steps", "batches", "waits", "parts", "gates", "bulks", "progress")

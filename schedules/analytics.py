@@ -6,7 +6,7 @@ from datetime import timedelta
 from dagster import AssetSelection, DefaultScheduleStatus, RunRequest, ScheduleDefinition, ScheduleEvaluationContext, SkipReason, define_asset_job, in_process_executor
 
 from assets.analytics import GROUP, days
-from runyard import rollups
+from runyard.engine import rollups
 
 _WITHIN = timedelta(hours=26)
 

@@ -3,7 +3,7 @@
 from dagster import DefaultScheduleStatus, ScheduleDefinition, ScheduleEvaluationContext, SkipReason
 
 from pipelines.sync import sync_source
-from resources.sync_sources import Source, sources
+from resources.sync.source_config import Source, sources
 from runyard import send
 
 

@@ -46,11 +46,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderByFold
     return FolderByFolder(config, log)
 
 
+from runyard.processes.migrate import migrate  # noqa: E402
+from runyard.processes.stack import Stack  # noqa: E402
 from runyard.settings import settings  # noqa: E402
-from runyard.stack import Stack  # noqa: E402
 from runyard.store import database  # noqa: E402
 from runyard.store.embedded import delete_embedded, start_embedded  # noqa: E402
-from runyard.store.migrate import migrate  # noqa: E402
 from runyard.store.queries import one  # noqa: E402
 
 

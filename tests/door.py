@@ -14,8 +14,9 @@ import httpx
 import psycopg
 from psycopg.rows import tuple_row
 
-from runyard import keys, registry
-from runyard.registry import Function
+from runyard.engine import api_keys
+from runyard.functions import registry
+from runyard.functions.registry import Function
 from runyard.store import database
 from tests.conftest import ROOT
 from tests.ports import free_port
@@ -52,8 +53,8 @@ class Door:
 
     def make_keys(self) -> None:
         """Make a key that may do everything, `all`, and one for each scope."""
-        for name, scopes in {"all": keys.SCOPES, **{scope: (scope,) for scope in keys.SCOPES}}.items():
-            self.keys[name] = keys.create(name, scopes, per_second=100_000)[1]
+        for name, scopes in {"all": api_keys.SCOPES, **{scope: (scope,) for scope in api_keys.SCOPES}}.items():
+            self.keys[name] = api_keys.create(name, scopes, per_second=100_000)[1]
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -93,7 +94,7 @@ class Door:
 
     def hold(self, connection: psycopg.Connection[Any], name: str, event_id: str, key: str = "all") -> str:
         """Send an event as the key of this name would, in a transaction that stays open; return its id."""
-        [sender] = [valid.sender for valid in keys.valid() if valid.hash == keys.digest(self.keys[key])]
+        [sender] = [valid.sender for valid in api_keys.valid() if valid.hash == api_keys.digest(self.keys[key])]
         rows = json.dumps([{"name": name, "id": event_id, "sender": sender}])
         cursor = connection.cursor(row_factory=tuple_row).execute("SELECT runyard.send_v2(%s::jsonb, 'http')", (rows,))
         return str(cursor.fetchall()[0][0])

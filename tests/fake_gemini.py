@@ -8,7 +8,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.fake_server import FakeServer, Handler
+from demo.fake_server import FakeServer, Handler
 
 PIECES = ["Queues hold ", "the rain, ", "one drop at a time."]
 USAGE = {"promptTokenCount": 5, "candidatesTokenCount": 9, "totalTokenCount": 14}

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from tests.fake_server import FakeServer, Handler
+from demo.fake_server import FakeServer, Handler
 
 SENTENCE = "Queues hold the rain one drop at a time, and every drop is counted before it falls. "
 OUTLINE = '{"headings": ["What it is", "How it works", "Where to go"]}'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from tests import made_media
+from demo import sample_media
 
 ROOT = Path(__file__).resolve().parent.parent
 INTO = ROOT / "docs" / "screenshots"
@@ -27,8 +27,8 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith(("RUNYARD_", "SENDGRID_", "GEMINI_", "OPENAI_", "MEDIA_", "MAIL_", "DATABASE_URL"))]:
         del os.environ[name]
     os.environ.update(DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(folder), RUNYARD_PORT="8297")
+    from runyard.processes.stack import Stack
     from runyard.settings import settings
-    from runyard.stack import Stack
     from runyard.store.embedded import delete_embedded
 
     try:
@@ -45,10 +45,10 @@ def main() -> int:
 def _send_events(data: Path) -> Mapping[str, str]:
     """Send events of several families, one of which fails; return the path of each page when they are done."""
     from runyard import Event, send
-    from runyard.gateway.waiting import invocations_of
+    from runyard.gateway.api.wait import invocations_of
 
     (data / "uploads").mkdir(parents=True)
-    (data / "uploads" / "photo.jpg").write_bytes(made_media.jpeg(made_media.photo(2000, 1500)))
+    (data / "uploads" / "photo.jpg").write_bytes(sample_media.jpeg(sample_media.photo(2000, 1500)))
     sent = send([
         Event("order/placed", {"order": 7, "total": 120}),
         Event("media/image.uploaded", {"source": "not-there.jpg"}),

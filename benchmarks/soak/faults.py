@@ -18,7 +18,7 @@ from benchmarks.soak.brokers import Broker
 from benchmarks.soak.marks import Marks, folder
 from runyard import Event, send
 from runyard.errors import RunyardError
-from runyard.stack import Stack
+from runyard.processes.stack import Stack
 
 # The longest is more than a lease.
 _STOPPED_SECONDS = (1.0, 14.0)

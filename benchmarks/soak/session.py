@@ -18,8 +18,8 @@ from benchmarks.soak.faults import Fault, Faults
 from benchmarks.soak.load import Load
 from benchmarks.soak.marks import Marks
 from benchmarks.soak.verdict import judge, recovery
+from runyard.processes.stack import Stack
 from runyard.settings import settings
-from runyard.stack import Stack
 from runyard.store import database
 
 _RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -17,23 +17,33 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from runyard import keys
+from runyard.engine import api_keys
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.gateway import control, health, history, ingest, inngest_v1, metrics, stream, trigger
-from runyard.gateway.access import Access
-from runyard.gateway.background import Background
-from runyard.gateway.cors import Cors
-from runyard.gateway.description import description_routes
-from runyard.gateway.dev import events, functions, invocation, send
+from runyard.gateway.api import (
+    actions,
+    health,
+    history,
+    inngest_v1,
+    metrics,
+    stream,
+    trigger,
+)
+from runyard.gateway.api import events as event_endpoints
+from runyard.gateway.dev import events as event_pages
+from runyard.gateway.dev import functions, invocation, send
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.page import Action, Page, Site
-from runyard.gateway.endpoint import Endpoint, Services
-from runyard.gateway.guard import Guard
-from runyard.gateway.observing import Observe, log_to_stderr
-from runyard.gateway.problems import Problem, refusal
-from runyard.gateway.serving import serve
-from runyard.gateway.watching import Watcher
-from runyard.gateway.writing import Writer
+from runyard.gateway.http.auth import Access
+from runyard.gateway.http.background import Background
+from runyard.gateway.http.cors import Cors
+from runyard.gateway.http.endpoint import Endpoint, Services
+from runyard.gateway.http.errors import Problem, refusal
+from runyard.gateway.http.event_writer import Writer
+from runyard.gateway.http.guard import Guard
+from runyard.gateway.http.openapi import description_routes
+from runyard.gateway.http.request_log import Observe, log_to_stderr
+from runyard.gateway.http.server import serve
+from runyard.gateway.http.watcher import Watcher
 from runyard.settings import settings
 from runyard.store import database
 
@@ -44,7 +54,7 @@ _CODES = {404: ("not_found", "there is nothing here: /docs lists what there is")
 
 def endpoints() -> list[Endpoint]:
     """Every endpoint: the engine's, then those of the project's doors."""
-    groups = [module.ENDPOINTS for module in (ingest, trigger, history, control, stream, inngest_v1, health, metrics)]
+    groups = [module.ENDPOINTS for module in (event_endpoints, trigger, history, actions, stream, inngest_v1, health, metrics)]
     return [endpoint for group in [*groups, _doors()] for endpoint in group]
 
 
@@ -79,11 +89,9 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
         )
     if "*" in chosen.cors_origins:
         raise RunyardError("RUNYARD_CORS_ORIGINS=* would let every page act here, for in development no key is asked for: name the origins")
-    from dagster._core.workspace.context import WorkspaceProcessContext
-    from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster_webserver.app import create_app_from_workspace_process_context
 
-    from runyard.dagster_internals import pooled_instance, silence_restarts
+    from runyard.dagster_adapter.internals import WorkspaceFileTarget, WorkspaceProcessContext, pooled_instance, silence_restarts
 
     silence_restarts()
     with pooled_instance() as instance, WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context:
@@ -93,7 +101,7 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
 
 def _check_keys() -> None:
     try:
-        known = keys.valid()
+        known = api_keys.valid()
     except DatabaseUnavailable:
         return
     if not known:
@@ -160,9 +168,9 @@ def _doors() -> Sequence[Endpoint]:
 
 def _dev_page(dagster: bool) -> Site:
     """The dev page, with the project's own pages in front of the last one."""
-    modules = (events, functions, send, invocation)
+    modules = (event_pages, functions, send, invocation)
     own = settings().project_module("pages")
     pages: list[Page] = [page for module in modules for page in module.PAGES]
-    actions: list[Action] = [action for module in modules for action in module.ACTIONS]
+    page_actions: list[Action] = [action for module in modules for action in module.ACTIONS]
     pages += [*(own.PAGES if own is not None else ()), *dev_health.PAGES]
-    return Site(pages, actions, [own.TEMPLATES] if own is not None else [], dagster)
+    return Site(pages, page_actions, [own.TEMPLATES] if own is not None else [], dagster)

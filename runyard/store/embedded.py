@@ -23,10 +23,17 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.private_folders import check_above, delete_short_folder, fits_a_socket, private_folder, short_folder, user_name
 from runyard.settings import ROOT_DATABASES, Settings
 from runyard.store.embedded_access import DATABASE, ROLE, SUPERUSER, hand_over, make_database, write_access
 from runyard.store.embedded_programs import SERVER_USER, ProgramFailed, can_reach, check_roots, copy_as_server, make_above, run_program, server_uid
+from runyard.store.private_folders import (
+    check_above,
+    delete_short_folder,
+    fits_a_socket,
+    private_folder,
+    short_folder,
+    user_name,
+)
 
 _PORT = "5432"  # no port: a part of the socket's name
 _SETTING = "RUNYARD_POSTGRES_DIR"

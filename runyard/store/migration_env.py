@@ -1,4 +1,4 @@
-"""What every `env.py` of a migrations folder does: run on the connection and schema that `runyard.store.migrate` gives."""
+"""What every `env.py` of a migrations folder does: run on the connection and schema that `runyard.processes.migrate` gives."""
 
 from pathlib import Path
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from dagster import Definitions, JobDefinition, SensorDefinition
 
-from runyard import BatchIOManager, registry
+from runyard import BatchIOManager
+from runyard.functions import registry
 from runyard.testing import Yard, empty_event_table
 from tests.conftest import ROOT, use_database
 

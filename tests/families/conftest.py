@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from dagster import Definitions
 
-from pipelines import definitions  # at collection: its functions are declared once
-from resources import providers, refused_parameters
-from resources.gemini_libraries import GENAI, GENERATIVEAI
+import definitions  # at collection: its functions are declared once
+from resources.ai import providers, refused_parameters
+from resources.ai.gemini_libraries import GENAI, GENERATIVEAI
 from runyard.store import database
 from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini

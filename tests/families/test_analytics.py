@@ -8,9 +8,10 @@ import pytest
 from dagster import DagsterInstance, materialize
 
 from assets import analytics, report
-from resources.rollup_tables import RollupTables
-from runyard import clock, rollups
-from runyard.cli import main
+from resources.analytics.rollup_tables import RollupTables
+from runyard import clock
+from runyard.cli.main import main
+from runyard.engine import rollups
 from runyard.settings import settings
 from runyard.store import database
 from runyard.testing import Yard
@@ -97,7 +98,7 @@ def test_a_late_event_lands_in_its_own_day_which_comes_back(worked: Yard) -> Non
 def test_the_schedule_asks_for_the_days_that_have_changed(worked: Yard) -> None:
     from dagster import build_schedule_context
 
-    from pipelines.definitions import defs
+    from definitions import defs
     from schedules.analytics import schedules
 
     with (

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from demo.fake_server import FakeServer, Handler
 from pipelines.checks import checks
 from tests.fake_gemini import FakeGemini
 from tests.fake_openai import FakeOpenAI
-from tests.fake_server import FakeServer, Handler
 
 
 class Scopes(FakeServer):

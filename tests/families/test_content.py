@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from resources.breaker import Breaker
-from resources.generators import Prompt, Refused
-from resources.providers import Providers
+from resources.ai.circuit_breaker import Breaker
+from resources.ai.generators import Prompt, Refused
+from resources.ai.providers import Providers
 from runyard.errors import NonRetriable, RetryAfter
 from runyard.testing import Invocation, Yard
 from tests.fake_gemini import FakeGemini

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resources.outbox import read_mail
+from resources.email.outbox import read_mail
 from runyard.testing import Yard
 
 

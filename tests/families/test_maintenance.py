@@ -12,14 +12,16 @@ from dagster import DagsterInstance, Definitions, materialize
 
 from assets.maintenance import system_report
 from pipelines import maintenance
-from resources.email_messages import EmailMessages
-from resources.media_store import Media, MediaStore
-from resources.webhook_payloads import event_of
-from runyard import Event, clock, retention, send
+from resources.email.messages import EmailMessages
+from resources.media.store import Media, MediaStore
+from resources.webhooks.payloads import event_of
+from runyard import Event, clock, send
+from runyard.dagster_adapter import run_retention
+from runyard.engine import retention
 from runyard.errors import InvalidOption
-from runyard.keeping_times import Retention
 from runyard.settings import settings
 from runyard.store import database
+from runyard.syntax.retention_policy import Retention
 from runyard.testing import Yard
 from tests.conftest import wait_until
 from tests.families.conftest import rows
@@ -124,12 +126,12 @@ def test_dagsters_runs_go(runyard_database: str) -> None:
     with DagsterInstance.ephemeral() as instance:
         definitions = Definitions(jobs=maintenance.jobs, resources={"messages": EmailMessages(), "store": MediaStore(), "media": Media()})
         definitions.get_job_def("sweep_suppressions").execute_in_process(instance=instance)
-        assert retention.sweep_runs(instance).rows == {}
+        assert run_retention.sweep_runs(instance).rows == {}
         try:
             clock.take(datetime.now(UTC) + timedelta(days=31))
             database.close_pool()
-            assert retention.sweep_runs(instance, dry_run=True).rows == {"runs": 1} and instance.get_runs_count() == 1
-            assert retention.sweep_runs(instance).rows == {"runs": 1} and instance.get_runs_count() == 0
+            assert run_retention.sweep_runs(instance, dry_run=True).rows == {"runs": 1} and instance.get_runs_count() == 1
+            assert run_retention.sweep_runs(instance).rows == {"runs": 1} and instance.get_runs_count() == 0
         finally:
             clock.take(None)
             database.close_pool()
@@ -151,11 +153,11 @@ def test_old_mails_and_media_without_an_asset_go(runyard_database: str, tmp_path
 
 
 def test_media_of_an_asset_stay(yard: Yard, tmp_path: Path) -> None:
-    from tests import made_media
+    from demo import sample_media
 
     uploads = Path(os.environ["MEDIA_UPLOADS"])
     uploads.mkdir()
-    (uploads / "p").write_bytes(made_media.jpeg(made_media.photo(60, 40)))
+    (uploads / "p").write_bytes(sample_media.jpeg(sample_media.photo(60, 40)))
     found = yard.send("media/image.uploaded", {"source": "p", "variants": [{"width": 30}]}).invocation
     yard.work()
     assert found.status == "succeeded" and Media().orphans(MediaStore(), time.time() + 10) == []

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from resources import media_workers
-from resources.media_store import MediaStore
+from demo import sample_media
+from demo.fake_server import FakeServer, Handler
+from resources.media import sandbox
+from resources.media.store import MediaStore
 from runyard.testing import Invocation, Yard
-from tests import made_media
-from tests.fake_server import FakeServer, Handler
 from tests.families.conftest import rows
 
 
@@ -28,7 +28,7 @@ def uploads(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.fixture(scope="module", autouse=True)
 def _children() -> Iterator[None]:
     yield
-    media_workers.close()
+    sandbox.close()
 
 
 class Pictures(FakeServer):
@@ -52,7 +52,7 @@ class Pictures(FakeServer):
 @pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pictures]:
     with Pictures() as made:
-        made.content = made_media.jpeg(made_media.photo(400, 300))
+        made.content = sample_media.jpeg(sample_media.photo(400, 300))
         monkeypatch.setenv("RUNYARD_ALLOWED_HOSTS", made.url.removeprefix("http://"))
         yield made
 
@@ -76,7 +76,7 @@ def place(uploads: Path, content: bytes, name: str = "picture") -> str:
 
 
 def test_a_photo_gets_its_variants_a_placeholder_and_a_manifest(yard: Yard, uploads: Path) -> None:
-    found = image(yard, place(uploads, made_media.jpeg(made_media.photo(1200, 900))))
+    found = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(1200, 900))))
     pictures = [opened(found, number) for number in range(4)]
     assert [(picture.format, picture.size) for picture in pictures] == [
         ("WEBP", (320, 240)), ("WEBP", (640, 480)), ("WEBP", (1200, 900)), ("JPEG", (1200, 900))
@@ -91,7 +91,7 @@ def test_a_photo_gets_its_variants_a_placeholder_and_a_manifest(yard: Yard, uplo
 
 
 def test_the_same_bytes_are_stored_once(yard: Yard, uploads: Path) -> None:
-    content = made_media.jpeg(made_media.photo(300, 200))
+    content = sample_media.jpeg(sample_media.photo(300, 200))
     first, second = image(yard, place(uploads, content, "a")), image(yard, place(uploads, content, "b"))
     assert first.output["variants"] == second.output["variants"]
     assert len(list(MediaStore().files())) == len({*first.output["variants"], first.steps["fetch"].output["key"]})
@@ -99,18 +99,18 @@ def test_the_same_bytes_are_stored_once(yard: Yard, uploads: Path) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_turned_photo_is_put_upright(yard: Yard, uploads: Path, orientation: int) -> None:
-    upright = made_media.photo(200, 100)
+    upright = sample_media.photo(200, 100)
     turned = upright if orientation == 1 else upright.transpose(
         {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
          6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}[orientation]
     )  # fmt: skip
-    made = opened(image(yard, place(uploads, made_media.jpeg(turned, orientation, quality=95)), variants=[{"width": 200, "format": "png"}]))
+    made = opened(image(yard, place(uploads, sample_media.jpeg(turned, orientation, quality=95)), variants=[{"width": 200, "format": "png"}]))
     assert made.size == (200, 100)
     assert np.abs(np.asarray(made.convert("RGB"), "float") - np.asarray(upright, "float")).mean() < 6
 
 
 def test_metadata_go_and_the_copyright_stays_where_asked(yard: Yard, uploads: Path) -> None:
-    source = place(uploads, made_media.jpeg(made_media.photo(100, 80)))
+    source = place(uploads, sample_media.jpeg(sample_media.photo(100, 80)))
     kept = opened(image(yard, source, keep=["copyright"], variants=[{"width": 50, "format": "jpeg"}])).getexif()
     assert dict(kept) == {0x8298: "(c) Ada", 0x013B: "Ada"}
     assert not dict(opened(image(yard, source, variants=[{"width": 50, "format": "jpeg"}])).getexif())
@@ -118,13 +118,13 @@ def test_metadata_go_and_the_copyright_stays_where_asked(yard: Yard, uploads: Pa
 
 @pytest.mark.parametrize(("focal", "reddish"), [((0.0, 0.5), True), ((1.0, 0.5), False)])
 def test_a_crop_keeps_its_focal_point(yard: Yard, uploads: Path, focal: tuple[float, float], reddish: bool) -> None:
-    made = opened(image(yard, place(uploads, made_media.jpeg(made_media.photo(400, 200))), focal=focal, variants=[{"width": 50, "height": 100, "format": "png"}]))
+    made = opened(image(yard, place(uploads, sample_media.jpeg(sample_media.photo(400, 200))), focal=focal, variants=[{"width": 50, "height": 100, "format": "png"}]))
     red, _, blue = np.asarray(made.convert("RGB"), "float").mean(axis=(0, 1))
     assert made.size == (50, 100) and (red > blue) == reddish
 
 
 def test_nothing_is_enlarged(yard: Yard, uploads: Path) -> None:
-    found = image(yard, place(uploads, made_media.jpeg(made_media.photo(100, 80))), variants=[{"width": 500}, {"width": 400, "height": 400}])
+    found = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(100, 80))), variants=[{"width": 500}, {"width": 400, "height": 400}])
     assert [opened(found, number).size for number in (0, 1)] == [(100, 80), (80, 80)]
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_enlarged(yard: Yard, uploads: Path) -> None:
 def test_transparency_stays_or_becomes_white(yard: Yard, uploads: Path, kind: str) -> None:
     picture = Image.new("RGBA", (60, 60), (255, 0, 0, 255))
     picture.paste((0, 0, 0, 0), (0, 0, 30, 60))
-    made = opened(image(yard, place(uploads, made_media.saved(picture, "PNG")), variants=[{"width": 60, "format": kind}]))
+    made = opened(image(yard, place(uploads, sample_media.saved(picture, "PNG")), variants=[{"width": 60, "format": kind}]))
     corner = made.convert("RGBA").getpixel((5, 30))
     assert isinstance(corner, tuple) and ((corner[3] < 10) if kind != "jpeg" else min(corner[:3]) > 240)
 
@@ -144,7 +144,7 @@ def test_every_kind_of_pixels_becomes_srgb(yard: Yard, uploads: Path, mode: str)
         picture = Image.fromarray(np.full((30, 40), 128 * 256, "uint16"))
     else:
         picture = grey.convert("RGB").convert("CMYK") if mode == "CMYK" else grey.convert(mode)
-    content = made_media.saved(picture, "JPEG" if mode in ("CMYK", "L") else "PNG")
+    content = sample_media.saved(picture, "JPEG" if mode in ("CMYK", "L") else "PNG")
     made = opened(image(yard, place(uploads, content), variants=[{"width": 40, "format": "png"}])).convert("RGB")
     assert 100 < np.asarray(made, "float").mean() < 156 or mode == "1"
 
@@ -159,10 +159,10 @@ def test_an_animation_stays_one(yard: Yard, uploads: Path) -> None:
     assert opened(found, 1).format == "JPEG"
 
 
-@pytest.mark.parametrize("name", sorted(made_media.hostile()))
+@pytest.mark.parametrize("name", sorted(sample_media.hostile()))
 def test_a_hostile_file_is_refused_with_its_reason_and_the_worker_lives_on(yard: Yard, uploads: Path, name: str) -> None:
-    content, reason = made_media.hostile()[name]
-    bad, good = place(uploads, content, "bad"), place(uploads, made_media.jpeg(made_media.photo(60, 40)), "good")
+    content, reason = sample_media.hostile()[name]
+    bad, good = place(uploads, content, "bad"), place(uploads, sample_media.jpeg(sample_media.photo(60, 40)), "good")
     refused = yard.send("media/image.uploaded", {"source": bad}).invocation
     kept = yard.send("media/image.uploaded", {"source": good, "variants": [{"width": 30}]}).invocation
     yard.work()
@@ -171,18 +171,18 @@ def test_a_hostile_file_is_refused_with_its_reason_and_the_worker_lives_on(yard:
 
 
 def test_too_much_memory_and_too_much_time_are_refusals(yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    media_workers.close()
+    sandbox.close()
     monkeypatch.setenv("MEDIA_MEMORY_MB", "260")
-    source = place(uploads, made_media.saved(Image.new("RGB", (7000, 7000)), "PNG"))
+    source = place(uploads, sample_media.saved(Image.new("RGB", (7000, 7000)), "PNG"))
     found = image(yard, source, variants=[{"width": 6000, "format": "png"}])
     assert found.status == "failed", found
-    media_workers.close()
+    sandbox.close()
     monkeypatch.setenv("MEDIA_MEMORY_MB", "1536")
     monkeypatch.setenv("MEDIA_SECONDS", "0.01")
     found = image(yard, source)
     assert found.status == "failed" and "longer than 0.01 s" in str([step.error for step in found.steps.values()])
     monkeypatch.setenv("MEDIA_SECONDS", "20")
-    assert image(yard, place(uploads, made_media.jpeg(made_media.photo(60, 40)))).status == "succeeded"
+    assert image(yard, place(uploads, sample_media.jpeg(sample_media.photo(60, 40)))).status == "succeeded"
 
 
 @pytest.mark.parametrize("source", ["../secret", "/etc/passwd", "file:///etc/passwd", "http://localhost/x", "http://10.0.0.1/x", "gopher://example.com/"])
@@ -212,7 +212,7 @@ def test_a_server_that_fails_is_asked_again(yard: Yard, pictures: Pictures, fail
 def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
     import av
 
-    made_media.video(uploads / "clip.mp4", seconds=5)
+    sample_media.video(uploads / "clip.mp4", seconds=5)
     found = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
     yard.work()
     assert opened(found).size == (320, 240) and opened(found).format == "JPEG"
@@ -223,7 +223,7 @@ def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
         assert sum(1 for _ in preview.decode(video=0)) == 36
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", b"#EXTM3U\nhttp://169.254.169.254/x\n", made_media.jpeg(made_media.photo(20, 20))])
+@pytest.mark.parametrize("content", [b"", b"nothing", b"#EXTM3U\nhttp://169.254.169.254/x\n", sample_media.jpeg(sample_media.photo(20, 20))])
 def test_what_is_no_video_is_refused(yard: Yard, uploads: Path, content: bytes) -> None:
     place(uploads, content, "clip.mp4")
     found = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
@@ -234,8 +234,8 @@ def test_what_is_no_video_is_refused(yard: Yard, uploads: Path, content: bytes) 
 def test_the_process_that_decodes_has_no_secret(yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
-    media_workers.close()
+    sandbox.close()
     monkeypatch.setenv("GEMINI_API_KEY", "a-secret")
-    assert image(yard, place(uploads, made_media.jpeg(made_media.photo(60, 40)))).status == "succeeded"
-    children = [child for child in psutil.Process().children() if "resources.media_child" in child.cmdline()]
+    assert image(yard, place(uploads, sample_media.jpeg(sample_media.photo(60, 40)))).status == "succeeded"
+    children = [child for child in psutil.Process().children() if "resources.media.sandbox_child" in child.cmdline()]
     assert children and all("a-secret" not in str(child.environ()) and "DATABASE_URL" not in child.environ() for child in children)

@@ -6,10 +6,10 @@ from pathlib import Path
 import av
 import pytest
 
+from demo.sample_media import shade
 from runyard.testing import Yard
 from tests.families.test_media import _children, uploads
 from tests.families.test_media_videos import told, video
-from tests.made_media import shade
 
 __all__ = ["_children", "uploads"]
 

@@ -10,8 +10,8 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms, ImageSequence, TiffImagePlugin
 
+from demo import sample_media
 from runyard.testing import Invocation, Yard
-from tests import made_media
 from tests.families.test_media import _children, image, opened, place, uploads
 
 __all__ = ["_children", "uploads"]
@@ -24,7 +24,7 @@ def gray(picture: Image.Image) -> np.ndarray:
 
 
 def saved(picture: Image.Image, kind: str, **more: Any) -> bytes:
-    return made_media.saved(picture, kind, **more)
+    return sample_media.saved(picture, kind, **more)
 
 
 def refusal(found: Invocation) -> str:
@@ -50,7 +50,7 @@ def test_a_tiff_of_several_pages_is_its_first_page_and_says_how_many_there_are(y
 
 
 def test_a_smaller_copy_of_a_page_is_no_page(yard: Yard, uploads: Path) -> None:
-    sheet, copy = made_media.photo(80, 60), made_media.photo(40, 30)
+    sheet, copy = sample_media.photo(80, 60), sample_media.photo(40, 30)
     sink = io.BytesIO()
     with TiffImagePlugin.AppendingTiffWriter(sink, new=True) as written:
         for picture, kind in ((sheet, 0), (copy, 1), (sheet, 0)):
@@ -141,7 +141,7 @@ def test_a_negative_of_16_bits_is_shown_as_a_positive(yard: Yard, uploads: Path)
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "AVIF", "HEIF"])
 def test_a_turned_picture_of_any_format_is_told_and_shown_upright(yard: Yard, uploads: Path, kind: str, orientation: int) -> None:
-    picture = made_media.photo(120, 80)
+    picture = sample_media.photo(120, 80)
     more = {"tiffinfo": {0x112: orientation}} if kind == "TIFF" else {"exif": exif(orientation)}
     found = image(yard, place(uploads, saved(picture, kind, **more)), variants=PNG)
     size = (80, 120) if orientation >= 5 else (120, 80)
@@ -165,7 +165,7 @@ pillow_heif.register_heif_opener()
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
 def test_what_phones_take_is_taken(yard: Yard, uploads: Path, kind: str) -> None:
-    photo = made_media.photo(400, 300)
+    photo = sample_media.photo(400, 300)
     found = image(yard, place(uploads, saved(photo, kind, quality=90)), variants=PNG)
     assert found.steps["inspect"].output["format"] == kind
     assert np.abs(np.asarray(opened(found).convert("RGB"), "float") - np.asarray(photo, "float")).mean() < 10
@@ -174,7 +174,7 @@ def test_what_phones_take_is_taken(yard: Yard, uploads: Path, kind: str) -> None
 def test_a_heic_of_tiles_with_a_second_picture_is_the_one_that_is_meant(yard: Yard, uploads: Path) -> None:
     sink = io.BytesIO()
     heic = pillow_heif.from_pillow(Image.new("RGB", (700, 500), "blue"))
-    heic.add_from_pillow(made_media.photo(700, 500))
+    heic.add_from_pillow(sample_media.photo(700, 500))
     heic.save(sink, quality=80, primary_index=1, tile_size=256)
     found = image(yard, place(uploads, sink.getvalue()), variants=PNG)
     left = np.asarray(opened(found).convert("RGB"), "float")[:, :50].mean(axis=(0, 1))
@@ -183,7 +183,7 @@ def test_a_heic_of_tiles_with_a_second_picture_is_the_one_that_is_meant(yard: Ya
 
 
 def test_half_a_heic_is_refused(yard: Yard, uploads: Path) -> None:
-    content = saved(made_media.photo(400, 300), "HEIF")
+    content = saved(sample_media.photo(400, 300), "HEIF")
     assert "damaged" in refusal(image(yard, place(uploads, content[: len(content) // 2])))
 
 
@@ -203,7 +203,7 @@ def test_a_picture_may_say_what_it_likes(yard: Yard, uploads: Path, kind: str) -
         "WEBP": {"xmp": WORDS},
         "TIFF": {"tiffinfo": {270: WORDS.decode()}},
     }[kind]
-    content = saved(made_media.photo(60, 40), kind, **more)
+    content = saved(sample_media.photo(60, 40), kind, **more)
     assert b"<html>" in content
     assert image(yard, place(uploads, content)).status == "succeeded"
 
@@ -211,21 +211,21 @@ def test_a_picture_may_say_what_it_likes(yard: Yard, uploads: Path, kind: str) -
 @pytest.mark.parametrize("behind", [b"<html>", b"\n\n<!DOCTYPE html>", b"<?php system('x')", b"%PDF-1.7", b"x" * 1000 + b"<SCRIPT>"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF", "HEIF"])
 def test_a_picture_with_a_page_behind_it_is_refused(yard: Yard, uploads: Path, kind: str, behind: bytes) -> None:
-    content = saved(made_media.photo(60, 40), kind) + behind
+    content = saved(sample_media.photo(60, 40), kind) + behind
     assert "something else at the same time" in refusal(image(yard, place(uploads, content)))
 
 
 def test_a_picture_that_is_a_pdf_as_well_is_refused(yard: Yard, uploads: Path) -> None:
-    content = saved(made_media.photo(60, 40), "JPEG", comment=b"%PDF-1.7\n1 0 obj << >> endobj")
+    content = saved(sample_media.photo(60, 40), "JPEG", comment=b"%PDF-1.7\n1 0 obj << >> endobj")
     pdf = content + b"trailer << >>\nstartxref\n24\n%%EOF"
     assert "something else at the same time" in refusal(image(yard, place(uploads, pdf)))
 
 
 def test_a_phones_second_picture_or_film_behind_the_first_one_is_no_reason(yard: Yard, uploads: Path) -> None:
-    first, second = made_media.photo(60, 40), made_media.photo(30, 20)
+    first, second = sample_media.photo(60, 40), sample_media.photo(30, 20)
     assert image(yard, place(uploads, saved(first, "MPO", save_all=True, append_images=[second]))).status == "succeeded"
-    made_media.video(uploads / "motion.mp4", seconds=0.5)
-    motion = made_media.jpeg(first) + (uploads / "motion.mp4").read_bytes()
+    sample_media.video(uploads / "motion.mp4", seconds=0.5)
+    motion = sample_media.jpeg(first) + (uploads / "motion.mp4").read_bytes()
     assert image(yard, place(uploads, motion)).status == "succeeded"
 
 
@@ -248,13 +248,13 @@ def test_what_is_not_taken_is_called_by_its_name(yard: Yard, uploads: Path, cont
 
 
 def test_a_cameras_negative_is_not_taken_for_its_thumbnail(yard: Yard, uploads: Path) -> None:
-    content = saved(made_media.photo(160, 120), "TIFF", tiffinfo={0xC612: b"\1\4\0\0"})
+    content = saved(sample_media.photo(160, 120), "TIFF", tiffinfo={0xC612: b"\1\4\0\0"})
     assert "camera's raw file" in refusal(image(yard, place(uploads, content)))
 
 
 @pytest.mark.parametrize("mode", ["LAB", "YCbCr"])
 def test_colours_of_other_kinds_become_srgb(yard: Yard, uploads: Path, mode: str) -> None:
-    photo = made_media.photo(60, 40)
+    photo = sample_media.photo(60, 40)
     if mode == "LAB":
         lab = ImageCms.profileToProfile(photo, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB")
         assert lab is not None
@@ -277,7 +277,7 @@ def test_a_profile_counts_for_a_palette_as_well(yard: Yard, uploads: Path) -> No
 
 
 def test_a_picture_gets_each_of_its_sizes_once(yard: Yard, uploads: Path) -> None:
-    found = image(yard, place(uploads, made_media.jpeg(made_media.photo(1280, 960))))
+    found = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(1280, 960))))
     pictures = [opened(found, number) for number in range(len(found.output["variants"]))]
     assert [(picture.format, picture.width) for picture in pictures] == [("WEBP", 320), ("WEBP", 640), ("WEBP", 1280), ("JPEG", 1280)]
     assert len({*found.output["variants"]}) == 4
@@ -285,5 +285,5 @@ def test_a_picture_gets_each_of_its_sizes_once(yard: Yard, uploads: Path) -> Non
 
 def test_what_differs_in_shape_or_quality_is_not_the_same_variant(yard: Yard, uploads: Path) -> None:
     wanted = [{"width": 900}, {"width": 900, "quality": 30}, {"width": 900, "height": 300}, {"width": 800, "quality": 80}]
-    found = image(yard, place(uploads, made_media.jpeg(made_media.photo(400, 300))), variants=wanted)
+    found = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(400, 300))), variants=wanted)
     assert len({*found.output["variants"]}) == len(found.output["variants"]) == 3

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from demo import sample_media
+from demo.sample_media import shade
 from pipelines.checks import checks
-from resources.media_store import MediaStore
+from resources.media.store import MediaStore
 from runyard.testing import Invocation, Yard
-from tests import made_media
 from tests.families.test_media import _children, opened, uploads
-from tests.made_media import shade
 
 __all__ = ["_children", "uploads"]
 
@@ -75,7 +75,7 @@ def test_a_turned_video_is_shown_as_players_do(yard: Yard, uploads: Path, name: 
         ending = "mp4"  # Matroska mirrors nothing
     matrix = [number << 16 for number in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
     frames = [(number / 24, cornered()) for number in range(24)]
-    made_media.film(uploads / f"clip.{ending}", frames, prepare=lambda stream: stream.set_display_matrix(matrix))
+    sample_media.film(uploads / f"clip.{ending}", frames, prepare=lambda stream: stream.set_display_matrix(matrix))
     found = video(yard, f"clip.{ending}")
     size = (96, 64) if a else (64, 96)
     assert (told(found)["width"], told(found)["height"]) == size
@@ -94,7 +94,7 @@ def test_a_turned_video_is_shown_as_players_do(yard: Yard, uploads: Path, name: 
 def test_a_video_that_does_not_begin_at_0_has_its_whole_preview(yard: Yard, uploads: Path, ending: str, start: float) -> None:
     times = [number / 24 for number in range(120)]
     options = {"output_ts_offset": str(start)}
-    made_media.film(uploads / f"clip.{ending}", [(time, shade(int(40 * time))) for time in times], options=options)
+    sample_media.film(uploads / f"clip.{ending}", [(time, shade(int(40 * time))) for time in times], options=options)
     found = video(yard, f"clip.{ending}")
     assert told(found)["seconds"] == pytest.approx(5, abs=0.6)
     frames = preview(found)
@@ -105,7 +105,7 @@ def test_a_video_that_does_not_begin_at_0_has_its_whole_preview(yard: Yard, uplo
 
 def test_a_stream_with_one_key_frame_is_read_from_its_beginning(yard: Yard, uploads: Path) -> None:
     frames = [(number / 24, shade(number)) for number in range(144)]
-    made_media.film(uploads / "clip.ts", frames, encoding={"g": "250"}, options={"output_ts_offset": "100"})
+    sample_media.film(uploads / "clip.ts", frames, encoding={"g": "250"}, options={"output_ts_offset": "100"})
     shown = preview(video(yard, "clip.ts"))
     assert len(shown) == 36
     assert shown[0][1].mean() == pytest.approx(14, abs=3)
@@ -127,7 +127,7 @@ def test_a_preview_plays_at_the_speed_of_its_video(yard: Yard, uploads: Path, en
     times = SLOW[name]
     frames = [(time, shade(10 + int(time * 20) if times[-1] < 20 else 10 + int(time * 4))) for time in times]
     fine = {"crf": "4", "b": "4M"} if codec == "libvpx" else {}
-    made_media.film(uploads / f"clip.{ending}", frames, codec=codec, rate=50, encoding=fine)
+    sample_media.film(uploads / f"clip.{ending}", frames, codec=codec, rate=50, encoding=fine)
     found = video(yard, f"clip.{ending}")
     start = told(found)["seconds"] / 10
     shown = preview(found)
@@ -144,9 +144,9 @@ def _shade(frames: list[tuple[float, np.ndarray]], second: float) -> float:
 
 
 def test_a_browsers_recording_has_its_seconds(yard: Yard, uploads: Path) -> None:
-    recording = made_media.Stream()
+    recording = sample_media.Stream()
     frames = [(number / 24, shade(number)) for number in range(192)]
-    made_media.film(recording, frames, codec="libvpx", container="webm", options={"live": "1"})
+    sample_media.film(recording, frames, codec="libvpx", container="webm", options={"live": "1"})
     (uploads / "recorded.webm").write_bytes(recording.content)
     found = video(yard, "recorded.webm")
     assert told(found)["seconds"] == pytest.approx(8, abs=0.05)
@@ -156,10 +156,10 @@ def test_a_browsers_recording_has_its_seconds(yard: Yard, uploads: Path) -> None
 
 
 def test_a_recording_in_fragments_has_its_seconds(yard: Yard, uploads: Path) -> None:
-    recording = made_media.Stream()
+    recording = sample_media.Stream()
     frames = [(number / 24, shade(number % 200, 320, 240)) for number in range(1200)]
     options = {"movflags": "empty_moov+frag_keyframe+default_base_moof+skip_trailer"}
-    made_media.film(recording, frames, container="mp4", options=options, encoding={"g": "24", "preset": "ultrafast"})
+    sample_media.film(recording, frames, container="mp4", options=options, encoding={"g": "24", "preset": "ultrafast"})
     (uploads / "recorded.mp4").write_bytes(recording.content)
     assert told(video(yard, "recorded.mp4"))["seconds"] == pytest.approx(50, abs=0.1)
 
@@ -172,7 +172,7 @@ def test_pixels_that_are_not_square_are_shown_in_their_shape(yard: Yard, uploads
     def prepare(stream: av.VideoStream) -> None:
         stream.codec_context.sample_aspect_ratio = shape
 
-    made_media.film(uploads / "clip.mp4", [(number / 24, cornered(720, 576)) for number in range(12)], prepare=prepare)
+    sample_media.film(uploads / "clip.mp4", [(number / 24, cornered(720, 576)) for number in range(12)], prepare=prepare)
     found = video(yard, "clip.mp4")
     assert (told(found)["width"], told(found)["height"]) == size
     assert opened(found).size == size
@@ -184,7 +184,7 @@ def test_two_fields_are_no_comb(yard: Yard, uploads: Path) -> None:
     fields = shade(40, 320, 240)
     fields[0::2, 100:160], fields[1::2, 140:200] = 220, 220
     frames = [(number / 24, fields) for number in range(12)]
-    made_media.film(uploads / "clip.mp4", frames, encoding={"x264-params": "tff=1"})
+    sample_media.film(uploads / "clip.mp4", frames, encoding={"x264-params": "tff=1"})
     poster = np.asarray(opened(video(yard, "clip.mp4")).convert("L"), "float")
     assert np.abs(np.diff(poster[:, 120])).mean() < 10
 
@@ -192,7 +192,7 @@ def test_two_fields_are_no_comb(yard: Yard, uploads: Path) -> None:
 def test_what_can_be_seen_through_is_on_white(yard: Yard, uploads: Path) -> None:
     picture = np.zeros((48, 64, 4), "uint8")
     picture[:, 32:] = (200, 30, 30, 255)
-    made_media.film(uploads / "clip.mov", [(number / 24, picture) for number in range(12)], codec="qtrle", pixels="argb")
+    sample_media.film(uploads / "clip.mov", [(number / 24, picture) for number in range(12)], codec="qtrle", pixels="argb")
     found = video(yard, "clip.mov")
     for shown in (np.asarray(opened(found).convert("RGB"), "float"), preview(found)[0][1]):
         assert shown[24, 10].min() > 235
@@ -221,7 +221,7 @@ def test_every_kind_of_pixels_is_taken(yard: Yard, uploads: Path, ending: str, c
     picture[height // 2 :] = 235
     if pixels.startswith("yuva"):
         picture = np.dstack([picture, np.full((height, width), 255, "uint8")])
-    made_media.film(uploads / f"clip.{ending}", [(number / 24, picture) for number in range(24)], codec=codec, pixels=pixels)
+    sample_media.film(uploads / f"clip.{ending}", [(number / 24, picture) for number in range(24)], codec=codec, pixels=pixels)
     found = video(yard, f"clip.{ending}")
     assert (told(found)["width"], told(found)["height"]) == (width, height)
     for shown in (np.asarray(opened(found).convert("RGB"), "float"), preview(found)[0][1]):
@@ -230,9 +230,9 @@ def test_every_kind_of_pixels_is_taken(yard: Yard, uploads: Path, ending: str, c
 
 
 def test_a_size_that_changes_on_the_way_is_brought_to_that_of_the_beginning(yard: Yard, uploads: Path) -> None:
-    made_media.film(uploads / "a.ts", [(number / 24, shade(60, 320, 240)) for number in range(24)])
+    sample_media.film(uploads / "a.ts", [(number / 24, shade(60, 320, 240)) for number in range(24)])
     second = {"output_ts_offset": "1"}
-    made_media.film(uploads / "b.ts", [(number / 24, shade(160, 640, 360)) for number in range(24)], options=second)
+    sample_media.film(uploads / "b.ts", [(number / 24, shade(160, 640, 360)) for number in range(24)], options=second)
     (uploads / "clip.ts").write_bytes((uploads / "a.ts").read_bytes() + (uploads / "b.ts").read_bytes())
     shown = preview(video(yard, "clip.ts"))
     assert {picture.shape for _, picture in shown} == {(240, 320, 3)}
@@ -240,7 +240,7 @@ def test_a_size_that_changes_on_the_way_is_brought_to_that_of_the_beginning(yard
 
 
 def test_one_frame_is_a_video(yard: Yard, uploads: Path) -> None:
-    made_media.film(uploads / "clip.mp4", [(0.0, shade(100))])
+    sample_media.film(uploads / "clip.mp4", [(0.0, shade(100))])
     found = video(yard, "clip.mp4")
     assert len(preview(found)) == 1
     assert told(found)["seconds"] < 1
@@ -248,14 +248,14 @@ def test_one_frame_is_a_video(yard: Yard, uploads: Path) -> None:
 
 @pytest.mark.parametrize(("cover", "words"), [(False, "it is sound"), (True, "it is sound with a cover")])
 def test_sound_is_refused_as_such(yard: Yard, uploads: Path, cover: bool, words: str) -> None:
-    made_media.sound(uploads / "song.m4a", cover)
+    sample_media.sound(uploads / "song.m4a", cover)
     assert words in refusal(video(yard, "song.m4a"))
 
 
 @pytest.mark.parametrize(("codec", "name", "ending"), [("vp9", "vp9", ".webm"), ("av1", "av1", ".mp4"), ("h264", "h264", ".mp4")])
 def test_the_codec_of_previews_is_a_setting(yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch, codec: str, name: str, ending: str) -> None:
     monkeypatch.setenv("MEDIA_PREVIEW_CODEC", codec)
-    made_media.video(uploads / "clip.mp4", seconds=5)
+    sample_media.video(uploads / "clip.mp4", seconds=5)
     found = video(yard, "clip.mp4")
     assert len(preview(found)) == 36
     key = found.output["variants"][2]
@@ -268,7 +268,7 @@ def test_the_codec_of_previews_is_a_setting(yard: Yard, uploads: Path, monkeypat
 
 def test_a_codec_that_is_none_is_said_with_those_that_are(yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDIA_PREVIEW_CODEC", "h265")
-    made_media.video(uploads / "clip.mp4", seconds=1)
+    sample_media.video(uploads / "clip.mp4", seconds=1)
     words = "MEDIA_PREVIEW_CODEC is 'h265': it can be vp9, av1, h264"
     assert words in refusal(video(yard, "clip.mp4"))
     [media] = [check for check in checks() if check.name == "media"]

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from pipelines.checks import checks
-from resources.ai_calls import price
-from resources.gemini import GEMINI_MODEL
-from resources.gemini_libraries import GENAI
-from resources.generators import Generated, NoSuchModel, Prompt, Refused
-from resources.openai_compatible import OPENAI_MODEL, OpenAIGenerator
-from resources.outlines import SHAPE
-from resources.providers import Providers
-from resources.refused_parameters import RefusedParameters
+from resources.ai.calls import price
+from resources.ai.gemini import GEMINI_MODEL
+from resources.ai.gemini_libraries import GENAI
+from resources.ai.generators import Generated, NoSuchModel, Prompt, Refused
+from resources.ai.openai_compatible import OPENAI_MODEL, OpenAIGenerator
+from resources.ai.outlines import SHAPE
+from resources.ai.providers import Providers
+from resources.ai.refused_parameters import RefusedParameters
 from runyard.errors import NonRetriable
 from runyard.testing import Invocation, Yard
 from tests.fake_gemini import PIECES, USAGE, FakeGemini, chunk
@@ -547,8 +547,8 @@ def test_the_server_may_take_as_long_for_all_of_an_answer_as_we_do(gemini: FakeG
 
 @pytest.mark.parametrize("provider", ["openai", "gemini"])
 def test_an_answer_without_an_end_is_given_up_by_its_bytes(openai: FakeOpenAI, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
-    monkeypatch.setattr("resources.openai_compatible.ANSWER_BYTES", 1000)
-    monkeypatch.setattr("resources.gemini_libraries.ANSWER_BYTES", 1000)
+    monkeypatch.setattr("resources.ai.openai_compatible.ANSWER_BYTES", 1000)
+    monkeypatch.setattr("resources.ai.gemini_libraries.ANSWER_BYTES", 1000)
     monkeypatch.setenv("AI_PROVIDERS", provider)
     monkeypatch.setenv("AI_SECONDS", "50")  # clients of their own
     openai.deltas = [{"role": "assistant", "reasoning_details": "x" * 3000}]

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from demo.fake_server import FakeServer, Handler
 from resources import safe_http
-from resources.contact_messages import mailbox
-from resources.mail_templates import render_template
-from resources.notifications import Notifications, Preferences
-from runyard.gateway.signatures import StandardWebhooks
+from resources.contact.messages import mailbox
+from resources.email.templates import render_template
+from resources.notifications.preferences import Notifications, Preferences
+from runyard.gateway.http.signatures import StandardWebhooks
 from runyard.testing import Invocation, Yard
-from tests.fake_server import FakeServer, Handler
 from tests.families.conftest import rows
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of the tests, long enough").decode()

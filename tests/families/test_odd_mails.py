@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.doors import sendgrid_reports
 from runyard.errors import InvalidEvent
-from runyard.gateway.doors import Incoming
+from runyard.gateway.api.extensions import Incoming
 from runyard.store import database
 from runyard.testing import Yard
 from tests.families.conftest import rows

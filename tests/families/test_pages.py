@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from resources import media_workers
+from demo import sample_media
+from resources.media import sandbox
 from runyard import send
 from runyard.gateway.app import build_app
 from runyard.gateway.dev import health
 from runyard.settings import settings
 from runyard.testing import Yard
-from tests import made_media
 from tests.conftest import ROOT, wait_until
 from tests.families.conftest import rows
 
@@ -25,7 +25,7 @@ from tests.families.conftest import rows
 @pytest.fixture(scope="module", autouse=True)
 def _children() -> Iterator[None]:
     yield
-    media_workers.close()
+    sandbox.close()
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_text_is_there_with_where_it_came_from_and_what_is_under_way(yard: Yar
 
 def test_a_picture_is_there_with_its_variants_and_its_original_is_not_shown(yard: Yard, page: TestClient, tmp_path: Path) -> None:
     (tmp_path / "uploads").mkdir()
-    (tmp_path / "uploads" / "photo.jpg").write_bytes(made_media.jpeg(made_media.photo(800, 600)))
+    (tmp_path / "uploads" / "photo.jpg").write_bytes(sample_media.jpeg(sample_media.photo(800, 600)))
     yard.send("media/image.uploaded", {"source": "photo.jpg"})
     yard.work()
     listed = page.get("/dev/media").text
@@ -128,7 +128,7 @@ def test_a_picture_is_there_with_its_variants_and_its_original_is_not_shown(yard
 
 def test_a_video_is_there_with_its_preview(yard: Yard, page: TestClient, tmp_path: Path) -> None:
     (tmp_path / "uploads").mkdir()
-    made_media.video(tmp_path / "uploads" / "film.mp4")
+    sample_media.video(tmp_path / "uploads" / "film.mp4")
     yard.send("media/video.uploaded", {"source": "film.mp4"})
     yard.work()
     [address] = [link for link in links(page.get("/dev/media").text, "/dev/media") if "/files/" not in link]

@@ -16,13 +16,13 @@ import psycopg
 import pytest
 from dagster import DagsterInstance, materialize
 
-from resources import sync_rest, sync_sources
-from resources.email_messages import EmailMessages
-from resources.sync_sources import SyncMisdeclared
+from demo.fake_server import FakeServer, Handler
+from resources.email.messages import EmailMessages
+from resources.sync import rest_source, source_config
+from resources.sync.source_config import SyncMisdeclared
 from runyard.store import database
 from runyard.testing import Invocation, Yard
 from tests.conftest import ROOT, wait_until
-from tests.fake_server import FakeServer, Handler
 from tests.families.conftest import rows
 
 # Requests leaves a connection open that was reset, for the garbage collector.
@@ -131,7 +131,7 @@ def test_a_changed_schema_is_shown_before_it_is_applied(yard: Yard, api: Api, de
 
 @pytest.mark.parametrize(("bound", "status", "said"), [("_MOST_PAGE_BYTES", "failed", "ask for smaller pages"), ("_PAGE_SECONDS", "queued", "does not answer")])
 def test_a_page_has_bounds_of_its_own(yard: Yard, api: Api, declare: Any, monkeypatch: pytest.MonkeyPatch, bound: str, status: str, said: str) -> None:
-    monkeypatch.setattr(sync_rest, bound, 0)
+    monkeypatch.setattr(rest_source, bound, 0)
     declare(rest(api))
     api.items = [{"id": 1, "name": "a"}]
     found = sync(yard)
@@ -231,7 +231,7 @@ def test_a_kill_in_the_middle_leaves_the_old_rows_and_the_next_load_the_new(yard
     api.items = [{"id": number, "name": "old"} for number in range(3000)]
     sync(yard)
     api.items = [{"id": number, "name": "new"} for number in range(3000)]
-    code = "from resources.sync_tables import Syncs; Syncs().load('crm')"
+    code = "from resources.sync.tables import Syncs; Syncs().load('crm')"
     for seconds in (0.2, 0.6, 1.0):
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ)
         asked = len(api.requests)
@@ -247,11 +247,11 @@ def test_a_kill_in_the_middle_leaves_the_old_rows_and_the_next_load_the_new(yard
 
 def test_each_table_is_an_asset_with_its_rows(runyard_database: str, api: Api, declare: Any) -> None:
     from assets.sync import _of
-    from resources.sync_tables import Syncs
+    from resources.sync.tables import Syncs
 
     declare(rest(api))
     api.items = [{"id": 1, "name": "a"}]
-    made = _of(sync_sources.sources()["crm"])
+    made = _of(source_config.sources()["crm"])
     assert [key.to_user_string() for key in made.keys] == ["sync_crm/people"]
     with DagsterInstance.ephemeral() as instance:
         [event] = materialize([made], instance=instance, resources={"syncs": Syncs()}).get_asset_materialization_events()
@@ -271,7 +271,7 @@ def test_each_table_is_an_asset_with_its_rows(runyard_database: str, api: Api, d
 def test_a_wrong_declaration_is_named(declare: Any, text: str, what: str) -> None:
     declare(text)
     with pytest.raises(SyncMisdeclared, match=what):
-        sync_sources.sources()
+        source_config.sources()
 
 
 def test_a_schedule_sends_the_event_once_a_time(yard: Yard, api: Api, declare: Any) -> None:
@@ -280,7 +280,7 @@ def test_a_schedule_sends_the_event_once_a_time(yard: Yard, api: Api, declare: A
     from schedules.sync import _schedule
 
     declare(rest(api))
-    made = _schedule(sync_sources.sources()["crm"], "* * * * *")
+    made = _schedule(source_config.sources()["crm"], "* * * * *")
     with DagsterInstance.ephemeral() as instance, build_schedule_context(instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC)) as context:
         made.evaluate_tick(context)
         made.evaluate_tick(context)

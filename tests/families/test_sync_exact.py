@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from resources import sync_loader
+from demo.fake_server import FakeServer, Handler
+from resources.sync import loader
 from runyard.store import database
 from runyard.testing import Invocation, Yard
-from tests.fake_server import FakeServer, Handler
 from tests.families.conftest import rows
 
 pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
@@ -594,7 +594,7 @@ def test_a_load_is_not_paid_for_again_when_what_follows_cannot_be_done(yard: Yar
 
 
 def test_a_result_is_so_short_that_it_can_be_kept(yard: Yard, declare: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_loader, "_MOST_SHOWN", 2)
+    monkeypatch.setattr(loader, "_MOST_SHOWN", 2)
     for number in range(4):
         (folder / f"{number}.csv").write_text("id\n1\n")
     declare(files(folder))
@@ -606,8 +606,8 @@ def test_a_result_is_so_short_that_it_can_be_kept(yard: Yard, declare: Any, fold
 def test_tables_of_earlier_loads_keep_their_columns(yard: Yard, declare: Any, raw_api: RawApi) -> None:
     old = dlt.pipeline(
         "runyard_s",
-        pipelines_dir=str(sync_loader._folder()),
-        destination=dlt.destinations.postgres(credentials=sync_loader._credentials(database.database_url())),
+        pipelines_dir=str(loader._folder()),
+        destination=dlt.destinations.postgres(credentials=loader._credentials(database.database_url())),
         dataset_name="sync_s",
     )
     dlt.config["schema.naming"] = "snake_case"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from resources import sync_sources
+from resources.sync import source_config
 from runyard.store import database
 from runyard.testing import Yard
 from tests.families.test_sync_exact import RawApi, files, folder, load, raw_api, refusal, rest, table, texts
@@ -135,8 +135,8 @@ def test_a_column_that_an_earlier_file_had_is_not_missed(yard: Yard, declare: An
 
 def test_two_tables_of_one_name_are_refused_when_the_code_loads(declare: Any, folder: Path) -> None:
     declare(files(folder) + table(pattern="*"))
-    with pytest.raises(sync_sources.SyncMisdeclared, match="two tables have the name people"):
-        sync_sources.sources()
+    with pytest.raises(source_config.SyncMisdeclared, match="two tables have the name people"):
+        source_config.sources()
 
 
 def test_a_table_may_have_another_name_in_its_database(yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str) -> None:

@@ -83,7 +83,7 @@ def _consumers(broker: RabbitMQ) -> int:
     """How many workers take messages."""
     from kombu import Connection
 
-    from runyard.broker import queue
+    from runyard.dagster_adapter.broker import queue
 
     with Connection(broker.url) as connection:
         return int(queue().bind(connection.default_channel).queue_declare(passive=True).consumer_count)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from runyard import Event, send
-from runyard.stack import Stack, stack_workspace
+from runyard.processes.stack import Stack, stack_workspace
 from runyard.store import database
 from runyard.store.embedded import start_embedded
 from tests.conftest import ROOT, settled, wait_until

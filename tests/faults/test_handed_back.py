@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from runyard import send
-from runyard.stack import Stack
+from runyard.processes.stack import Stack
 from tests.conftest import event, settled, wait_until
 
 

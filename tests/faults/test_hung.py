@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from runyard import Event, send
-from runyard.bulk import Selection, perform
-from runyard.stack import Stack
+from runyard.engine.bulk import Selection, perform
+from runyard.processes.stack import Stack
 from runyard.store import database
 from tests.conftest import event, settled, wait_until
 from tests.stack.conftest import finished, graphql, terminate

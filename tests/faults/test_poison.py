@@ -3,7 +3,7 @@
 import pytest
 
 from runyard import Event, send
-from runyard.stack import Stack
+from runyard.processes.stack import Stack
 from runyard.store import database
 from runyard.store.queries import Row
 from tests.conftest import settled, wait_until

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
 
-from resources.email_messages import EmailMessages
-from resources.mailer import SendGridMailer
-from runyard import BatchIOManager, dispatch, registry
+from resources.email.mailer import SendGridMailer
+from resources.email.messages import EmailMessages
+from runyard import BatchIOManager
+from runyard.dagster_adapter.tags import BATCH
+from runyard.engine import dispatch
+from runyard.functions import registry
 from runyard.store import database
-from runyard.tags import BATCH
 from tests.conftest import use_database
 from tests.fake_sendgrid import FakeSendGrid
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from resources.email_messages import EmailMessages
-from resources.sendgrid_client import SendGridAccount
+from resources.email.messages import EmailMessages
+from resources.email.sendgrid_client import SendGridAccount
 from runyard import Event, send
 from runyard.store import database
 from runyard.store.queries import Row

@@ -117,7 +117,7 @@ def test_a_run_that_comes_too_late_does_nothing(run_function: RunFunction) -> No
     send("test/steps", {"n": 1})
     with database.connection() as connection:
         connection.execute("INSERT INTO runyard.batches (id, function, status, invocations, run_id) VALUES ('gone', 'steps', 'lost', '{1}', 'x')")
-    from runyard.tags import BATCH
+    from runyard.dagster_adapter.tags import BATCH
 
     result = run_function("steps", run_config={}, tags={BATCH: "gone"})
     assert not result.success

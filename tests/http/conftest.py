@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from runyard.registry import Function
-from runyard.retry import Retry
+from runyard.functions.registry import Function
+from runyard.functions.retry import Retry
 from runyard.settings import settings
 from tests.conftest import use_database
 from tests.door import Door, published

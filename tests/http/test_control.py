@@ -1,7 +1,8 @@
 """Doing again and stopping, over HTTP."""
 
-from runyard import Event, dispatch, send
-from runyard.registry import Function
+from runyard import Event, send
+from runyard.engine import dispatch
+from runyard.functions.registry import Function
 from runyard.store import database
 from tests.conftest import wait_until
 from tests.door import Door, count

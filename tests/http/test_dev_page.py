@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from runyard import Event, dispatch, keys, send
-from runyard.dispatch import Outcome
-from runyard.gateway.dev import searching
-from runyard.registry import Function
+from runyard import Event, send
+from runyard.engine import api_keys, dispatch
+from runyard.engine.dispatch import Outcome
+from runyard.functions.registry import Function
+from runyard.gateway.dev import search
 from runyard.store import database
 from tests.conftest import wait_until
 from tests.door import Door, count
@@ -101,10 +102,10 @@ def test_a_wrong_key_and_one_that_may_not_read_are_refused_in_words(door: Door) 
 
 
 def test_a_revoked_key_is_out(door: Door) -> None:
-    _, key = keys.create("short-lived", ["read"])
+    _, key = api_keys.create("short-lived", ["read"])
     visitor = Visitor(door)
     assert visitor.log_in(key).status_code == 303
-    keys.revoke("short-lived")
+    api_keys.revoke("short-lived")
     assert wait_until(lambda: visitor.get("/dev").status_code == 401, 5)
 
 
@@ -211,20 +212,20 @@ def test_a_search_for_what_is_rare_ends_in_time_and_can_go_on(monkeypatch: pytes
     """The needle is the oldest event; a look of no time at all comes to a chunk, and says how far."""
     [needle] = send("also/one", {"needle": True})
     send([Event("nobody/waits") for _ in range(250)])
-    monkeypatch.setattr(searching, "_CHUNK", 100)
-    monkeypatch.setattr(searching, "_LARGEST_CHUNK", 100)
-    monkeypatch.setattr(searching, "_SECONDS", -1.0)
-    fields = dict.fromkeys(searching.FIELDS, "") | {"path": "data.needle = true"}
-    found = searching.find(searching.Search(fields))
+    monkeypatch.setattr(search, "_CHUNK", 100)
+    monkeypatch.setattr(search, "_LARGEST_CHUNK", 100)
+    monkeypatch.setattr(search, "_SECONDS", -1.0)
+    fields = dict.fromkeys(search.FIELDS, "") | {"path": "data.needle = true"}
+    found = search.find(search.Search(fields))
     assert found.events == [] and found.looked_until is not None and found.further is not None
     looks = 1
     while not found.events:
         assert found.further is not None
-        found = searching.find(searching.Search(fields, found.further))
+        found = search.find(search.Search(fields, found.further))
         looks += 1
     assert [event["id"] for event in found.events] == [needle] and looks == 3
-    monkeypatch.setattr(searching, "_SECONDS", 5.0)
-    assert [event["id"] for event in searching.find(searching.Search(fields)).events] == [needle]
+    monkeypatch.setattr(search, "_SECONDS", 5.0)
+    assert [event["id"] for event in search.find(search.Search(fields)).events] == [needle]
 
 
 def test_what_an_event_caused_is_a_tree(visitor: Visitor, functions: dict[str, Function]) -> None:
@@ -350,7 +351,7 @@ def test_a_check_says_the_same_and_shows_the_code(visitor: Visitor) -> None:
 
 
 def test_a_key_for_some_events_sees_none_of_it(door: Door) -> None:
-    _, key = keys.create("shop-only", ["read", "send"], events=["shop/*"])
+    _, key = api_keys.create("shop-only", ["read", "send"], events=["shop/*"])
     visitor = Visitor(door)
     visitor.log_in(key)
     refused = visitor.get("/dev")

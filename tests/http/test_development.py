@@ -13,7 +13,7 @@ from tests.conftest import ROOT, wait_until
 from tests.door import count
 from tests.ports import free_port
 
-SERVE = "from runyard.gateway.app import build_app; from runyard.gateway.serving import serve; serve(build_app(None, development=True))"
+SERVE = "from runyard.gateway.app import build_app; from runyard.gateway.http.server import serve; serve(build_app(None, development=True))"
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from runyard import Event, dispatch, send
-from runyard.dispatch import Outcome
-from runyard.registry import Function
+from runyard import Event, send
+from runyard.engine import dispatch
+from runyard.engine.dispatch import Outcome
+from runyard.functions.registry import Function
 from runyard.store import database
 from tests.door import Door
 

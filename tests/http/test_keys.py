@@ -11,7 +11,8 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from runyard import InvalidOption, RunyardError, keys
+from runyard import InvalidOption, RunyardError
+from runyard.engine import api_keys
 from runyard.store import database
 from tests.conftest import ROOT, wait_until
 from tests.door import Door, count
@@ -23,7 +24,7 @@ MANAGES = ["/api/events/1/replay", "/api/invocations/1/cancel", "/api/bulk/cance
 
 
 def test_a_key_is_kept_as_its_hash_alone(door: Door) -> None:
-    key_id, made = keys.create("hashed", ["send"])
+    key_id, made = api_keys.create("hashed", ["send"])
     with database.connection() as connection:
         row = connection.execute("SELECT * FROM runyard.keys WHERE id = %s", (key_id,)).fetchone()
     assert row is not None and row["hash"] == sha256(made.encode()).digest()
@@ -62,16 +63,16 @@ def test_sending_needs_a_key_that_may_send(door: Door) -> None:
 
 
 def test_a_revoked_key_is_refused_a_second_later(door: Door) -> None:
-    key_id, made = keys.create("short-lived", ["send"])
+    key_id, made = api_keys.create("short-lived", ["send"])
     assert httpx.post(f"{door.url}/e/{made}", json=EVENT).status_code == 200  # a new one at once
-    keys.revoke(key_id)
+    api_keys.revoke(key_id)
     wait_until(lambda: httpx.post(f"{door.url}/e/{made}", json=EVENT).status_code == 401, 3)
 
 
 def test_a_key_ends_by_itself(door: Door) -> None:
     from datetime import UTC, datetime, timedelta
 
-    made = keys.create("ending", ["send"], expires_at=datetime.now(UTC) + timedelta(seconds=1.5))[1]
+    made = api_keys.create("ending", ["send"], expires_at=datetime.now(UTC) + timedelta(seconds=1.5))[1]
     assert httpx.post(f"{door.url}/e/{made}", json=EVENT).status_code == 200
     wait_until(lambda: httpx.post(f"{door.url}/e/{made}", json=EVENT).status_code == 401, 5)
 
@@ -81,14 +82,14 @@ def test_a_key_of_another_environment_is_not_known_here(door: Door, monkeypatch:
 
     monkeypatch.setenv("RUNYARD_ENVIRONMENT", "staging")
     settings.cache_clear()
-    made = keys.create("elsewhere", ["send"])[1]
+    made = api_keys.create("elsewhere", ["send"])[1]
     monkeypatch.undo()
     settings.cache_clear()
     assert httpx.post(f"{door.url}/e/{made}", json=EVENT).status_code == 401
 
 
 def test_a_key_for_some_events_may_send_no_others(door: Door) -> None:
-    made = keys.create("form", ["send"], events=["contact/*"], per_second=1000)[1]
+    made = api_keys.create("form", ["send"], events=["contact/*"], per_second=1000)[1]
     refused = httpx.post(f"{door.url}/e/{made}", json=[{"name": "contact/submitted", "data": {"name": "a", "email": "a@example.com", "message": "x"}}, EVENT])
     assert refused.status_code == 403 and "contact/*" in refused.json()["error"] and count() == 0
     contact = {"name": "Grace", "email": "grace@example.com", "message": "Hi"}
@@ -101,7 +102,7 @@ def test_a_key_for_some_events_may_send_no_others(door: Door) -> None:
 
 
 def test_a_key_that_is_too_fast_is_told_when_to_come_back(door: Door) -> None:
-    made = keys.create("slow", ["send"], per_second=2)[1]
+    made = api_keys.create("slow", ["send"], per_second=2)[1]
     answers = [httpx.post(f"{door.url}/e/{made}", json=EVENT) for _ in range(4)]
     assert [answer.status_code for answer in answers[:2]] == [200, 200] and answers[-1].status_code == 429
     assert int(answers[-1].headers["retry-after"]) >= 1 and count() == sum(answer.status_code == 200 for answer in answers)
@@ -187,13 +188,13 @@ def test_a_wrong_key_option_says_what_to_do(door: Door) -> None:
         ("x", ["send"], {"per_second": float("nan")}, "more than 0"),
     ]:  # fmt: skip
         with pytest.raises(InvalidOption, match=says):
-            keys.create(name, scopes, **more)  # type: ignore[arg-type]
+            api_keys.create(name, scopes, **more)  # type: ignore[arg-type]
     with pytest.raises(RunyardError, match="no key"):
-        keys.revoke("nobody's")
+        api_keys.revoke("nobody's")
 
 
 def test_the_use_of_a_key_is_noted(door: Door) -> None:
-    key_id, made = keys.create("used", ["send"])
+    key_id, made = api_keys.create("used", ["send"])
     httpx.post(f"{door.url}/e/{made}", json=EVENT)
     with database.connection() as connection:
         connection.execute("UPDATE runyard.keys SET used_at = NULL WHERE id = %s", (key_id,))
@@ -201,7 +202,7 @@ def test_the_use_of_a_key_is_noted(door: Door) -> None:
     def used() -> bool:
         httpx.post(f"{door.url}/e/{made}", json=EVENT)
         time.sleep(0.3)
-        return any(row["id"] == key_id and row["used_at"] for row in keys.listed())
+        return any(row["id"] == key_id and row["used_at"] for row in api_keys.listed())
 
     wait_until(used, 10)
 

@@ -9,7 +9,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from runyard.gateway.app import endpoints
-from runyard.gateway.description import describe
+from runyard.gateway.http.openapi import describe
 from tests.door import Door
 
 # What is ready is asked of a whole stack elsewhere: 503 is its right answer here.

@@ -10,10 +10,11 @@ import httpx
 import psycopg
 import pytest
 
-from runyard import dispatch, send
-from runyard.dispatch import Claim, Outcome
-from runyard.registry import Function
-from runyard.reporting import Reporter
+from runyard import send
+from runyard.engine import dispatch
+from runyard.engine.dispatch import Claim, Outcome
+from runyard.engine.progress import Reporter
+from runyard.functions.registry import Function
 from tests.door import Door
 
 Message = tuple[str, Any, str | None]

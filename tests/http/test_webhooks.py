@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sendgrid.helpers.eventwebhook import EventWebhook, EventWebhookHeader
 
-from resources.email_messages import EmailMessages, Message
-from resources.webhook_payloads import read_payload
+from resources.email.messages import EmailMessages, Message
+from resources.webhooks.payloads import read_payload
 from runyard import InvalidOption, NonRetriable
-from runyard.gateway.doors import Webhook
-from runyard.gateway.signatures import BodyHmac
+from runyard.gateway.api.extensions import Webhook
+from runyard.gateway.http.signatures import BodyHmac
 from runyard.store import database
 from tests.door import Door, count
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runyard.registry import Function
+from runyard.functions.registry import Function
 from runyard.settings import settings
 from tests.conftest import use_database
 from tests.door import Door, published

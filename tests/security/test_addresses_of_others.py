@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from resources.ai.generators import Allowance, Generated, Prompt
+from resources.ai.openai_compatible import OpenAIGenerator
 from resources.bounded_http import TooLarge
-from resources.generators import Allowance, Generated, Prompt
-from resources.media_store import MediaStore
-from resources.openai_compatible import OpenAIGenerator
+from resources.email.sendgrid_client import SendGridAccount
+from resources.media.store import MediaStore
 from resources.safe_http import Compressed, Forbidden, is_public, opened, read
-from resources.sendgrid_client import SendGridAccount
 from runyard.errors import NonRetriable
 
 OK = b"HTTP/1.1 200 OK\r\n"

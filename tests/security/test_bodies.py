@@ -11,10 +11,11 @@ import httpx
 import psycopg
 import pytest
 
-from runyard import RunyardError, keys
-from runyard.gateway import reading as gateway_reading
-from runyard.gateway.problems import Problem, problem_of
-from runyard.gateway.reading import MAX_VALUES, parse_json
+from runyard import RunyardError
+from runyard.engine import api_keys
+from runyard.gateway.http import body as gateway_reading
+from runyard.gateway.http.body import MAX_VALUES, parse_json
+from runyard.gateway.http.errors import Problem, problem_of
 from runyard.store import database
 from tests.door import Door, count
 from tests.security import fuzz
@@ -221,7 +222,7 @@ NESTED = {
 
 @pytest.mark.parametrize("body", NESTED.values(), ids=NESTED)
 def test_a_few_large_bodies_do_not_hold_the_others_up(door: Door, body: bytes) -> None:
-    key = keys.create("hostile", ["send"], events=["contact/*"])[1]
+    key = api_keys.create("hostile", ["send"], events=["contact/*"])[1]
     headers = {"Authorization": f"Bearer {key}"}
     with ThreadPoolExecutor(4) as threads:
         posts = [threads.submit(httpx.post, f"{door.url}/api/events", content=body, headers=headers, timeout=60) for _ in range(4)]

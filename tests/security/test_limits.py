@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from runyard import keys
+from runyard.engine import api_keys
 from runyard.store import database
 from tests.conftest import wait_until
 from tests.door import Door, count
@@ -418,7 +418,7 @@ def test_whoever_tries_one_key_after_another_is_slowed_and_nobody_else(small: Do
     guesser.start()
     try:
         wait_until(lambda: len(guesser.moments) > 3 and max(later - earlier for earlier, later in pairwise(guesser.moments)) > 0.9)
-        made = keys.create("made meanwhile", ["send"], per_second=1000)[1]
+        made = api_keys.create("made meanwhile", ["send"], per_second=1000)[1]
         with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.6"), timeout=20) as neighbour:
             began = time.monotonic()
             assert neighbour.post(f"{small.url}/e/{made}", json=EVENT).status_code == 200

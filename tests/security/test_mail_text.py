@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.events import LONGEST_ADDRESS, MAX_RECIPIENTS, EmailSendRequested, MediaImageUploaded, NotificationRequested
-from resources.outlines import headings
-from resources.plain_text import LONGEST_TEXT, plain_text
+from resources.ai.outlines import headings
+from resources.email.plain_text import LONGEST_TEXT, plain_text
 from tests.door import Door
 
 HOSTILE = {

@@ -19,16 +19,22 @@ import psycopg
 import psycopg2
 import pytest
 
-from resources.mailer import Mail, OutboxMailer
-from resources.media_store import MediaStore
+from resources.email.mailer import Mail, OutboxMailer
+from resources.media.store import MediaStore
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.private_folders import check_above, data_folder, delete_short_folder, private_folder, short_folder
+from runyard.processes.migrate import check_migrated, migrate
+from runyard.processes.stack import Stack, socket_path
 from runyard.settings import Settings, settings
-from runyard.stack import Stack, socket_path
 from runyard.store import database
+from runyard.store.data_folder import data_folder
 from runyard.store.embedded import delete_embedded, embedded_url, start_embedded, stop_embedded, why_elsewhere
 from runyard.store.embedded_programs import run_program, server_uid
-from runyard.store.migrate import check_migrated, migrate
+from runyard.store.private_folders import (
+    check_above,
+    delete_short_folder,
+    private_folder,
+    short_folder,
+)
 from tests.conftest import ROOT
 from tests.door import Door
 
@@ -590,7 +596,7 @@ def test_a_socket_of_the_stack_cannot_be_reached_by_others(open_folder: Path) ->
 
 
 def test_commands_write_for_their_user_alone(security_url: str) -> None:
-    code = "import os\nfrom runyard.cli import main\ntry: main(['env'])\nexcept SystemExit: print(oct(os.umask(0)))"
+    code = "import os\nfrom runyard.cli.main import main\ntry: main(['env'])\nexcept SystemExit: print(oct(os.umask(0)))"
     said = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "DATABASE_URL": security_url}, umask=0o022, capture_output=True, text=True, check=True
     )

@@ -12,10 +12,10 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page
 
+from demo.fake_server import FakeServer, Handler
 from tests.browser import chromium
 from tests.conftest import wait_until
 from tests.door import Door, count
-from tests.fake_server import FakeServer, Handler
 from tests.security.conftest import LISTED
 
 EVENT = {"name": "email/send.requested", "data": {"to": "ada@example.com", "subject": "x", "text": "y"}}

@@ -15,16 +15,16 @@ from urllib.parse import quote, quote_plus
 import pytest
 from click.testing import CliRunner, Result
 
-from runyard import keys, outcomes
-from runyard.cli import main
+from runyard.cli.main import main
+from runyard.cli.terminal import visible
 from runyard.client import send
+from runyard.engine import api_keys, failures
 from runyard.events import Event
-from runyard.gateway import observing
-from runyard.redaction import MASK, redact, redactor
-from runyard.registry import Function
-from runyard.retry import Retry
+from runyard.functions.registry import Function
+from runyard.functions.retry import Retry
+from runyard.gateway.http import request_log
 from runyard.store import database
-from runyard.terminal import visible
+from runyard.text.redaction import MASK, redact, redactor
 from tests.conftest import ROOT
 
 SECRET = "s3cr3t-Pa55"
@@ -201,7 +201,7 @@ def test_an_error_that_is_kept_holds_no_secret(monkeypatch: pytest.MonkeyPatch) 
     try:
         raise ConnectionError({"dsn": ODD})
     except ConnectionError as error:
-        kept = outcomes.Failure.of("step", "op", error, 1, Retry(attempts=1)).to_json()
+        kept = failures.Failure.of("step", "op", error, 1, Retry(attempts=1)).to_json()
     assert (MASK in kept, "z" in json.loads(kept)["message"]) == (True, False)
 
 
@@ -211,7 +211,7 @@ def test_the_log_of_the_web_process_holds_no_secret(monkeypatch: pytest.MonkeyPa
     before = root.handlers[:]
     root.handlers.clear()
     try:
-        observing.log_to_stderr()
+        request_log.log_to_stderr()
         [handler] = root.handlers
         assert isinstance(handler, logging.StreamHandler)
         handler.setStream(stream)
@@ -253,7 +253,7 @@ def evil_rows(functions: dict[str, Function]) -> None:
             (json.dumps({"error": EVIL, "function": None}),),
         )
         connection.execute("UPDATE runyard.functions SET triggers = ARRAY[%s], name = %s WHERE name = 'greet'", (EVIL, f"greet{EVIL}"))
-    keys.create(f"name {EVIL}", ["send"], events=[f"shop/{EVIL}"])
+    api_keys.create(f"name {EVIL}", ["send"], events=[f"shop/{EVIL}"])
 
 
 @pytest.mark.parametrize("command", [("events",), ("dead-letters",), ("functions",), ("bulks",), ("keys", "list")])

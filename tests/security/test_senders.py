@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 import runyard
-from runyard import keys
-from runyard.gateway.access import Access
+from runyard.engine import api_keys
+from runyard.gateway.http.auth import Access
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import wait_until
@@ -28,7 +28,7 @@ CONTACT = {"name": "Eve", "email": "eve@example.com", "message": "Hi"}
 
 def key(*scopes: str, **more: Any) -> str:
     """A new key."""
-    return keys.create("a test's", scopes or ["send"], per_second=100_000, **more)[1]
+    return api_keys.create("a test's", scopes or ["send"], per_second=100_000, **more)[1]
 
 
 def as_key(given: str) -> dict[str, str]:
@@ -83,7 +83,7 @@ def test_tenants_do_not(door: Door) -> None:
 
 
 def test_no_tenant_can_take_the_place_of_a_key(door: Door) -> None:
-    key_id, made = keys.create("x", ["send"])
+    key_id, made = api_keys.create("x", ["send"])
     event = {"name": "greet/requested", "id": "order-1"}
     assert post(door, made, event).json()["ids"] != post(door, key(tenant=f"key {key_id}"), event).json()["ids"]
 
@@ -334,23 +334,23 @@ def lines(door: Door, path: str, given: str, into: list[str], headers: dict[str,
 
 @pytest.mark.parametrize(("path", "headers"), [("/api/invocations/{invocation}/stream", {}), ("/dev", {"Accept": "text/event-stream"})])
 def test_a_stream_ends_with_its_key(door: Door, theirs: tuple[str, int], path: str, headers: dict[str, str]) -> None:
-    key_id, made = keys.create("watching", ["read"])
+    key_id, made = api_keys.create("watching", ["read"])
     heard: list[str] = []
     listener = threading.Thread(target=lambda: list(lines(door, path.format(invocation=theirs[1]), made, heard, headers)))
     listener.start()
     wait_until(lambda: any(line.startswith("data:") for line in heard))
-    keys.revoke(key_id)
+    api_keys.revoke(key_id)
     listener.join(10)
     assert not listener.is_alive()
 
 
 def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(door: Door) -> None:
-    key_id, made = keys.create("waiting", ["send"])
+    key_id, made = api_keys.create("waiting", ["send"])
     answers: list[httpx.Response] = []
     waiting = threading.Thread(target=lambda: answers.append(post(door, made, {"event": "greet/requested"}, "/api/inngest/trigger", wait="20")))
     waiting.start()
     wait_until(lambda: count("runyard.invocations") == 1)
-    keys.revoke(key_id)
+    api_keys.revoke(key_id)
     time.sleep(1.1)  # as long as a key may be taken after it was revoked
     with database.connection() as connection:
         connection.execute("UPDATE runyard.invocations SET status = 'succeeded', output = '\"secret\"', finished_at = now()")
@@ -361,8 +361,8 @@ def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(door: Door)
 
 def test_a_stream_goes_on_while_the_database_is_away(security_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revoked key is known by the database: that it cannot be asked is no reason to end what was let in."""
-    key_id = keys.create("steady", ["read"])[0]
-    [found] = [valid for valid in keys.valid() if valid.id == key_id]
+    key_id = api_keys.create("steady", ["read"])[0]
+    [found] = [valid for valid in api_keys.valid() if valid.id == key_id]
 
     async def asked() -> tuple[bool, bool]:
         access = Access(development=False)
@@ -384,8 +384,8 @@ def test_a_stream_goes_on_while_the_database_is_away(security_url: str, monkeypa
 
 
 def test_keys_say_whose_they_are(door: Door) -> None:
-    keys.create("of the shop", ["send"], tenant="shop")
-    assert [row["tenant"] for row in keys.listed() if row["name"] == "of the shop"] == ["shop"]
+    api_keys.create("of the shop", ["send"], tenant="shop")
+    assert [row["tenant"] for row in api_keys.listed() if row["name"] == "of the shop"] == ["shop"]
 
 
 def test_a_tenant_has_a_name_of_some_length(door: Door) -> None:

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runyard import paths
-from runyard.durations import seconds
 from runyard.errors import InvalidEvent, InvalidOption
 from runyard.events import Event, EventData, catalog
-from runyard.gateway.dev.searching import as_filter
-from runyard.gateway.signatures import StandardWebhooks, Stripe
-from runyard.moments import moment
-from runyard.paths import LONGEST_FILTER, check_filter, path
+from runyard.functions.triggers import Trigger, meets
+from runyard.gateway.dev.search import as_filter
+from runyard.gateway.http.signatures import StandardWebhooks, Stripe
 from runyard.store import database
-from runyard.triggers import Trigger, meets
+from runyard.syntax import jsonpath
+from runyard.syntax.durations import seconds
+from runyard.syntax.jsonpath import LONGEST_FILTER, check_filter, path
+from runyard.syntax.times import moment
 from tests.door import Door
 
 SMALL, TENFOLD, MOST = 20_000, 200_000, 40
@@ -62,7 +62,7 @@ def test_a_filter_within_the_bounds_is_judged_at_once() -> None:
 
 def test_the_time_that_a_filter_takes_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     for bound in ("LONGEST_FILTER", "MOST_TOKENS", "DEEPEST", "LONGEST_PATTERN"):
-        monkeypatch.setattr(paths, bound, 10**9)
+        monkeypatch.setattr(jsonpath, bound, 10**9)
     for kind, piece in PIECES.items():
         assert _growth(lambda size, piece=piece: check_filter((piece * size)[:size], "filter")) < MOST, kind
 
@@ -199,7 +199,7 @@ def test_the_form_for_an_event_says_what_is_wrong_with_its_time(development: Doo
 
 
 def test_the_time_that_a_search_for_a_path_takes_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runyard.gateway.dev.searching.LONGEST_FILTER", 10**9)
+    monkeypatch.setattr("runyard.gateway.dev.search.LONGEST_FILTER", 10**9)
     for text in ("data.a = x{} y", "data.a{}", "{}=", "a{}b"):
         assert _growth(lambda size, text=text: as_filter(text.format(" " * size)), 2_000, 20_000) < MOST
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pipelines.doors import ENDPOINTS as PROJECT
 from runyard import Event
-from runyard.gateway.doors import Incoming, Webhook
-from runyard.gateway.signatures import StandardWebhooks
+from runyard.gateway.api.extensions import Incoming, Webhook
+from runyard.gateway.http.signatures import StandardWebhooks
 
 
 def _deals(incoming: Incoming) -> Sequence[Event]:

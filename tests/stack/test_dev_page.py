@@ -9,9 +9,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from resources.mailer import Mail, OutboxMailer
+from resources.email.mailer import Mail, OutboxMailer
 from runyard import send
-from runyard.links import to_event
+from runyard.dagster_adapter.links import to_event
 from runyard.settings import settings
 from runyard.store import database
 from tests.browser import chromium

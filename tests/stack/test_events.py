@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runyard import Event, send
-from runyard.stack import Stack
+from runyard.processes.stack import Stack
 from runyard.store import database
 from tests.conftest import ROOT, event, settled, wait_until
 from tests.fake_sendgrid import FakeSendGrid

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runyard.gateway.app import endpoints
-from runyard.gateway.problems import problem_of
+from runyard.gateway.http.errors import problem_of
 from tests.conftest import ROOT
 from tests.stack.conftest import address
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from runyard import registry
-from runyard.registry import Function
-from runyard.retry import Retry
+from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.functions.retry import Retry
 from runyard.store import database
 from tests.conftest import use_database
 

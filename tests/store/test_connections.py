@@ -11,13 +11,15 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from runyard import dispatch, registry, send
+from runyard import send
+from runyard.engine import dispatch
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.registry import Function
+from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.processes.migrate import check_migrated, migrate
 from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.embedded_access import ROLE, SUPERUSER
-from runyard.store.migrate import check_migrated, migrate
 from tests.conftest import use_database
 from tests.servers import pgbouncer
 
@@ -83,7 +85,7 @@ def test_dagsters_own_commands_find_the_tables_of_such_a_role(new: str, monkeypa
 def _given_by_env() -> dict[str, str]:
     import os
 
-    from runyard.stack import environment
+    from runyard.processes.stack import environment
 
     return {**os.environ, **environment(database.database_url())}
 
@@ -128,7 +130,7 @@ def test_a_peer_that_has_gone_without_a_word_is_missed_by_both_sides() -> None:
 def test_dagsters_pooled_connections_have_the_keepalives_too(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from sqlalchemy import text
 
-    from runyard.dagster_internals import _pooled_engine
+    from runyard.dagster_adapter.internals import _pooled_engine
 
     engine = _pooled_engine(database.database_url())
     with engine.connect() as connection:

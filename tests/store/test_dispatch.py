@@ -8,12 +8,14 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from runyard import Event, dispatch, registry, send
-from runyard.dispatch import Outcome
+from runyard import Event, send
+from runyard.engine import dispatch
+from runyard.engine.dispatch import Outcome
 from runyard.errors import LeaseLost
-from runyard.flow import Concurrency, Flow, Timeouts
-from runyard.registry import Function
-from runyard.retry import Retry
+from runyard.functions import registry
+from runyard.functions.flow_control import Concurrency, Flow, Timeouts
+from runyard.functions.registry import Function
+from runyard.functions.retry import Retry
 from runyard.store import database
 from runyard.store.queries import Row, run
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from runyard import registry
 from runyard.client import send
 from runyard.errors import InvalidOption
 from runyard.events import Event
-from runyard.paths import LONGEST_FILTER, check_filter
-from runyard.registry import Function
+from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.functions.triggers import Trigger
 from runyard.store import database
-from runyard.triggers import Trigger
+from runyard.syntax.jsonpath import LONGEST_FILTER, check_filter
 
 SEEDS = [
     '$.data.total > 100 && $.data.country == "CH"', '$.data.items[*].price > 10', '$.data ? (@.a > 1 && exists(@.b))', '($.a + 1) * 2 >= 3 || !($.b == null)',

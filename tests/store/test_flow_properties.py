@@ -12,11 +12,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runyard import Event, clock, dispatch, registry, send
-from runyard.dispatch import Outcome
-from runyard.flow import Concurrency, Flow, Priority, RateLimit, Singleton, Throttle, Timeouts
-from runyard.registry import Function
-from runyard.retry import Retry
+from runyard import Event, clock, send
+from runyard.engine import dispatch
+from runyard.engine.dispatch import Outcome
+from runyard.functions import registry
+from runyard.functions.flow_control import (
+    Concurrency,
+    Flow,
+    Priority,
+    RateLimit,
+    Singleton,
+    Throttle,
+    Timeouts,
+)
+from runyard.functions.registry import Function
+from runyard.functions.retry import Retry
 from runyard.store import database
 from runyard.store.queries import Row
 

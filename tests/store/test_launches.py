@@ -11,16 +11,17 @@ from dagster._core.events import DagsterEvent
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
-from runyard import Batch, dispatch, receive, send, settle
-from runyard.daemon import take_back_of_predecessor
-from runyard.gateway.dev.holding import Reason, reasons
-from runyard.launcher import WarmRunLauncher
-from runyard.reaper import free, settle_what_is_left, take_back
-from runyard.registry import Function
+from runyard import Batch, receive, send, settle
+from runyard.dagster_adapter.launcher import WarmRunLauncher
+from runyard.dagster_adapter.reaper import free, settle_what_is_left, take_back
+from runyard.dagster_adapter.tags import BATCH
+from runyard.engine import dispatch
+from runyard.functions.registry import Function
+from runyard.gateway.dev.blockers import Reason, reasons
+from runyard.processes.daemon import take_back_of_predecessor
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import one, run
-from runyard.tags import BATCH
 from tests.conftest import event
 from tests.ports import free_port
 

@@ -9,11 +9,13 @@ from datetime import datetime
 import psycopg
 import pytest
 
-from runyard import dispatch, send, workers
-from runyard.lease import Heart
-from runyard.listener import Listener
-from runyard.loops import Trouble
-from runyard.registry import Function
+from runyard import send
+from runyard.engine import dispatch
+from runyard.engine.lease import Heart
+from runyard.engine.listener import Listener
+from runyard.engine.loops import Trouble
+from runyard.functions.registry import Function
+from runyard.processes import workers
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import wait_until

@@ -3,9 +3,12 @@
 from alembic import command
 from sqlalchemy import text
 
-from runyard import dispatch, readiness, registry, send
-from runyard.registry import Function
-from runyard.store import database, migrate
+from runyard import send
+from runyard.engine import dispatch
+from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.processes import checks, migrate
+from runyard.store import database
 from tests.conftest import use_database
 
 
@@ -45,9 +48,9 @@ def test_what_waits_goes_on_after_a_restore_into_another_cluster(server: str) ->
             connection.execute(f"UPDATE runyard.watermark SET snapshot = ({ahead} || ':' || {ahead} || ':')::pg_snapshot".encode())
             connection.execute(f"UPDATE runyard.waits SET since = ({ahead} || ':' || {ahead} || ':')::pg_snapshot, xid = ({ahead})::xid8".encode())
             connection.execute(f"UPDATE runyard.events SET xid = ({ahead})::xid8".encode())
-        assert not readiness._check("migrations", readiness._migrations).ok
+        assert not checks._check("migrations", checks._migrations).ok
         migrate.migrate()
-        assert readiness._check("migrations", readiness._migrations).ok
+        assert checks._check("migrations", checks._migrations).ok
         send("answer/given")
         assert dispatch.match_waits() == 1
     finally:

@@ -8,11 +8,13 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from runyard import Event, dispatch, registry, send
-from runyard.dispatch import Outcome
-from runyard.flow import Concurrency, Flow
-from runyard.lease import Heart
-from runyard.registry import Function
+from runyard import Event, send
+from runyard.engine import dispatch
+from runyard.engine.dispatch import Outcome
+from runyard.engine.lease import Heart
+from runyard.functions import registry
+from runyard.functions.flow_control import Concurrency, Flow
+from runyard.functions.registry import Function
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, run

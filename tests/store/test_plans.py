@@ -5,9 +5,22 @@ from typing import Any
 
 import pytest
 
-from runyard import Event, dispatch, registry, send
-from runyard.flow import Batching, CancelOn, Concurrency, Debounce, Flow, Idempotency, RateLimit, Singleton, Throttle, Timeouts
-from runyard.registry import Function
+from runyard import Event, send
+from runyard.engine import dispatch
+from runyard.functions import registry
+from runyard.functions.flow_control import (
+    Batching,
+    CancelOn,
+    Concurrency,
+    Debounce,
+    Flow,
+    Idempotency,
+    RateLimit,
+    Singleton,
+    Throttle,
+    Timeouts,
+)
+from runyard.functions.registry import Function
 from runyard.store import database
 from runyard.store.queries import statements
 from tests.conftest import wait_until

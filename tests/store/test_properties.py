@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from runyard import Event, dispatch, registry, send
-from runyard.dispatch import Outcome
+from runyard import Event, send
+from runyard.engine import dispatch
+from runyard.engine.dispatch import Outcome
 from runyard.errors import LeaseLost
-from runyard.registry import Function
-from runyard.retry import Retry
+from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.functions.retry import Retry
 from runyard.store import database
 from runyard.store.queries import Row
 

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from runyard import Event, InvalidEvent, send, send_async
 from runyard.events import millis, rows_as_json
-from runyard.gateway.line import Line
-from runyard.registry import Function
+from runyard.functions.registry import Function
+from runyard.gateway.http.connection import Line
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row

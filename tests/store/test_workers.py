@@ -11,10 +11,13 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunSta
 from dagster._core.events import DagsterEvent
 from dagster._core.utils import make_new_run_id
 
-from runyard import dispatch, reaper, send, workers
-from runyard.dispatch import Outcome
+from runyard import send
+from runyard.dagster_adapter import reaper
+from runyard.engine import dispatch
+from runyard.engine.dispatch import Outcome
 from runyard.errors import LeaseLost
-from runyard.registry import Function
+from runyard.functions.registry import Function
+from runyard.processes import workers
 from runyard.store import database
 from runyard.store.queries import Row, run
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.events import EmailSendRequested, UserCreated
-from resources.addresses import Mailbox, bare, split, without_repeats
+from resources.email.addresses import Mailbox, bare, split, without_repeats
 
 READ = {
     "ada@example.com": "ada@example.com",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resources.answer_text import AnswerText
+from resources.ai.answer_text import AnswerText
 
 HARMONY = "<|start|>assistant<|channel|>analysis<|message|>"
 THOUGHTS = [

@@ -5,7 +5,7 @@ import sys
 
 from dagster._core.errors import DagsterUserCodeUnreachableError
 
-from runyard.daemon import _Shortened
+from runyard.processes.daemon import _Shortened
 
 
 def record(error: Exception) -> logging.LogRecord:

@@ -1,4 +1,4 @@
-"""What `runyard.dagster_internals` stands on, checked against the installed Dagster: an upgrade that breaks it fails here."""
+"""What `runyard.dagster_adapter.internals` stands on, checked against the installed Dagster: an upgrade that breaks it fails here."""
 
 import inspect
 import warnings
@@ -27,9 +27,10 @@ from dagster._daemon.daemon import SensorDaemon
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 
-from runyard import BatchIOManager, dagster_internals
-from runyard.broker import QUEUE, make_app
-from runyard.launcher import WarmRunLauncher
+from runyard import BatchIOManager
+from runyard.dagster_adapter import internals
+from runyard.dagster_adapter.broker import QUEUE, make_app
+from runyard.dagster_adapter.launcher import WarmRunLauncher
 
 
 def parameters(of: object) -> list[str]:
@@ -37,7 +38,7 @@ def parameters(of: object) -> list[str]:
 
 
 def test_the_version_is_the_one_that_was_read() -> None:
-    assert dagster.__version__ == dagster_internals.READ_IN
+    assert dagster.__version__ == internals.READ_IN
 
 
 def test_the_sensor_loop_can_be_driven_and_its_interval_replaced() -> None:
@@ -70,10 +71,10 @@ def test_ticks_that_were_left_waiting_are_ended_before_the_sensor_loop_warns_of_
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
         waiting = _left(instance, "waiting")
         requesting = _left(instance, "requesting", run_requests=[RunRequest(run_key="a")], reserved_run_ids=["run-1"])
-        assert dagster_internals.end_ticks_of_predecessor(instance) == 1
+        assert internals.end_ticks_of_predecessor(instance) == 1
         assert _status(instance, waiting) == TickStatus.SKIPPED
         assert _status(instance, requesting) == TickStatus.STARTED
-        assert dagster_internals.end_ticks_of_predecessor(instance) == 0
+        assert internals.end_ticks_of_predecessor(instance) == 0
 
 
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
@@ -106,7 +107,7 @@ def test_from_failure_takes_steps_with_a_failure_event_though_they_ended_well() 
 
     @op
     def late(context: dagster.OpExecutionContext, n: int) -> int:
-        dagster_internals.report_step_failures(context, {"early": "an invocation failed"})
+        internals.report_step_failures(context, {"early": "an invocation failed"})
         raise RuntimeError("red")
 
     @job
@@ -135,14 +136,14 @@ def test_a_job_without_an_io_manager_is_told_from_one_with_its_own() -> None:
     def resolved(**resources: object) -> dagster.JobDefinition:
         return dagster.Definitions(jobs=[empty], resources=resources).get_repository_def().get_job("empty")
 
-    assert dagster_internals.has_stock_io_manager(resolved())
-    assert not dagster_internals.has_stock_io_manager(resolved(io_manager=BatchIOManager()))
+    assert internals.has_stock_io_manager(resolved())
+    assert not internals.has_stock_io_manager(resolved(io_manager=BatchIOManager()))
 
 
 def test_only_the_warning_that_the_code_server_is_away_is_silenced() -> None:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        dagster_internals.silence_restarts()
+        internals.silence_restarts()
         warnings.warn("Error loading repository location code:dagster._core.errors.DagsterUserCodeUnreachableError: Could not reach it\n\nStack Trace:", stacklevel=1)
         warnings.warn("Error loading repository location code:ImportError: no module", stacklevel=1)
     assert [str(one.message) for one in heard] == ["Error loading repository location code:ImportError: no module"]

@@ -7,13 +7,13 @@ import pytest
 
 from runyard import Concurrency, Debounce, RateLimit, Singleton, Throttle
 from runyard.errors import InvalidOption
-from runyard.flow import Batching, CancelOn, Flow, Idempotency, Timeouts
+from runyard.functions.flow_control import Batching, CancelOn, Flow, Idempotency, Timeouts
+from runyard.functions.registry import Function
+from runyard.gateway.api.schemas import FullInvocation
+from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.functions import flow_words
-from runyard.gateway.dev.holding import reasons
-from runyard.gateway.dev.searching import as_filter
+from runyard.gateway.dev.search import as_filter
 from runyard.gateway.dev.timeline import timeline
-from runyard.gateway.views import FullInvocation
-from runyard.registry import Function
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

@@ -26,11 +26,11 @@ from runyard import (
     clock,
     on_event,
     receive,
-    registry,
     settle,
-)  # fmt: skip
-from runyard.durations import seconds
-from runyard.moments import moment
+)
+from runyard.functions import registry  # fmt: skip
+from runyard.syntax.durations import seconds
+from runyard.syntax.times import moment
 
 
 @job

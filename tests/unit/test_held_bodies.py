@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from runyard.gateway.bodies import LARGEST, Bodies, Held
-from runyard.gateway.problems import Problem
+from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.held_bodies import LARGEST, Bodies, Held
 
 MIB = 1024 * 1024
 

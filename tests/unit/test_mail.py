@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from resources.mail_templates import render_template, template_names
-from resources.mailer import Mail, OutboxMailer
-from resources.plain_text import plain_text
+from resources.email.mailer import Mail, OutboxMailer
+from resources.email.plain_text import plain_text
+from resources.email.templates import render_template, template_names
 from runyard.errors import NonRetriable
-from runyard.redaction import redact
+from runyard.text.redaction import redact
 
 DATA = {"name": "Ada", "email": "ada@example.com", "message": "Hello", "title": "News"}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resources.outlines import headings
+from resources.ai.outlines import headings
 
 OUTLINES = [
     '{"headings": ["Locks", "Queues", "Why"]}',

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from runyard import activity
-from runyard.activity import Board
-from runyard.batch import Shared
+from runyard.engine import activity
+from runyard.engine.activity import Board
+from runyard.engine.items import BatchState
+from runyard.engine.lease import Lease
+from runyard.engine.overseer import CANCEL_SECONDS, LAST_SECONDS, Overseer
 from runyard.errors import InvalidOption
-from runyard.lease import Lease
-from runyard.overseer import CANCEL_SECONDS, LAST_SECONDS, Overseer
-from runyard.retry import Retry
+from runyard.functions.retry import Retry
 from tests.conftest import wait_until
 
 
@@ -128,7 +128,7 @@ def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
     [("soon", "no length of time"), (0.5, "give 1 to"), ("400d", "out of bounds"), (True, "not bool"), (-1, "out of bounds")],
 )
 def test_a_timeout_that_is_none_is_refused_with_its_step(timeout: object, says: str) -> None:
-    shared = Shared("batch", "run", "nobody", [], Lease("batch", "run"))
+    shared = BatchState("batch", "run", "nobody", [], Lease("batch", "run"))
     with pytest.raises(InvalidOption) as refused:
         shared.limit(timeout, "charge")  # type: ignore[arg-type]
     assert says in str(refused.value)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.errors import InvalidOption, NonRetriable, RetryAfter, StepTimeout
-from runyard.retry import DEFAULT_DELAYS, LONGEST_DELAY, Retry
+from runyard.functions.retry import DEFAULT_DELAYS, LONGEST_DELAY, Retry
 
 DICE = random.Random(1)
 

@@ -6,8 +6,8 @@ from hashlib import sha256
 
 import pytest
 
-from runyard.gateway.problems import Problem
-from runyard.gateway.signatures import BodyHmac, SharedSecret, Signature
+from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.signatures import BodyHmac, SharedSecret, Signature
 
 BODY = b'{"order": 7}'
 

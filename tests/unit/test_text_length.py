@@ -2,8 +2,8 @@
 
 import pytest
 
-from resources.content import remarks
-from resources.text_length import unit, written_length
+from resources.ai.content import remarks
+from resources.ai.text_length import unit, written_length
 
 TEXTS = {
     "en": "Queues hold the work until somebody has the time to do it. Every step is kept in a table.",

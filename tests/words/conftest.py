@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runyard import registry
+from runyard.functions import registry
 from tests.conftest import use_database
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance
 
-from runyard import Event, InvalidOption, bulk, operations
-from runyard.bulk import Selection, count, perform, resume
+from runyard import Event, InvalidOption
+from runyard.dagster_adapter import builtin
+from runyard.engine import bulk
+from runyard.engine.bulk import Selection, count, perform, resume
 from runyard.store import database
 from runyard.testing import Yard
 
@@ -102,8 +104,8 @@ def test_a_partition_of_the_replay_job_is_a_day(failed: Yard) -> None:
     config = {"ops": {"replay_invocations": {"config": {"function": "plain", "status": ["failed"]}}}}
     with DagsterInstance.ephemeral() as instance:
         day = f"{failed.now:%Y-%m-%d}"
-        result = operations.replay_function.execute_in_process(partition_key=day, run_config=config, instance=instance)
+        result = builtin.replay_function.execute_in_process(partition_key=day, run_config=config, instance=instance)
         assert result.success
-        before = operations.replay_function.execute_in_process(partition_key=f"{failed.now - timedelta(days=2):%Y-%m-%d}", run_config=config, instance=instance)
+        before = builtin.replay_function.execute_in_process(partition_key=f"{failed.now - timedelta(days=2):%Y-%m-%d}", run_config=config, instance=instance)
         assert before.success
     assert len(rows("SELECT FROM runyard.invocations WHERE replay_of IS NOT NULL")) == 10

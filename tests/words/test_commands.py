@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from runyard import keys
-from runyard.bulk import Selection, count, perform
-from runyard.cli import main
-from runyard.cli_input import MOST_BYTES
-from runyard.dispatch import Outcome, begin, settle
+from runyard.cli.input import MOST_BYTES
+from runyard.cli.main import main
+from runyard.engine import api_keys
+from runyard.engine.bulk import Selection, count, perform
+from runyard.engine.dispatch import Outcome, begin, settle
 from runyard.errors import InvalidOption
-from runyard.stack import Stack
+from runyard.processes.stack import Stack
 from runyard.testing import Yard
 
 
@@ -174,7 +174,7 @@ def test_a_key_is_read_from_standard_input_as_any_shell_pipes_it(yard: Yard, enc
     piped = (key + end).encode(encoding)
     said = CliRunner().invoke(main, ["keys", "create", "client", "--scope", "send", "--stdin"], input=piped)
     assert said.exit_code == 0, said.output
-    assert keys.digest(key) in [valid.hash for valid in keys.valid()]
+    assert api_keys.digest(key) in [valid.hash for valid in api_keys.valid()]
 
 
 def test_a_key_that_is_no_text_is_refused(yard: Yard) -> None:

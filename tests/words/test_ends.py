@@ -111,7 +111,7 @@ def test_an_error_outside_every_step_counts_as_an_attempt(yard: Yard) -> None:
     sent = yard.send("plain/go")
     [batch] = yard.claim("plain")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runyard.batch.Batch.map", lambda *_: 1 / 0)
+        patch.setattr("runyard.engine.batch.Batch.map", lambda *_: 1 / 0)
         yard.execute("plain", batch)
     assert sent.invocation.status == "queued" and sent.invocation.error is not None and sent.invocation.error["type"] == "RunFailed"
     yard.advance("1m")

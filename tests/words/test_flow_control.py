@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from runyard import Event, dispatch, registry
+from runyard import Event
+from runyard.engine import dispatch
 from runyard.events import rows_as_json
+from runyard.functions import registry
 from runyard.store import database
 from runyard.testing import Invocation, Sent, Yard
 
@@ -324,7 +326,7 @@ def test_words_combine(yard: Yard) -> None:
 def test_new_keys_in_the_code_reach_what_waits_already(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from runyard.flow import Concurrency, Flow
+    from runyard.functions.flow_control import Concurrency, Flow
 
     sent = send(yard, "plain", {"tenant": 1}, {"tenant": 1}, {"tenant": 2})
     changed = replace(registry.find("plain"), flow=Flow(concurrency=(Concurrency(1, key="data.tenant"),)))  # type: ignore[type-var]

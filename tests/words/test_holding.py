@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from runyard.gateway.dev.holding import Reason, reasons
+from runyard.gateway.dev.blockers import Reason, reasons
 from runyard.store import database
 from runyard.store.queries import one
 from runyard.testing import Invocation, Yard

@@ -8,12 +8,14 @@ import pytest
 from dagster import DagsterInstance, DagsterRun, Definitions, build_run_status_sensor_context, job, op
 from dagster._utils.schedules import schedule_execution_time_iterator
 
-from runyard import Batch, Cron, clock, dispatch, on_event, operations, receive, settle
+from runyard import Batch, Cron, clock, on_event, receive, settle
+from runyard.dagster_adapter import builtin
+from runyard.dagster_adapter.schedules import send_scheduled
+from runyard.dagster_adapter.sensors import check_io_managers
+from runyard.dagster_adapter.tags import BATCH
+from runyard.engine import dispatch
 from runyard.errors import InvalidOption
-from runyard.schedules import send_scheduled
-from runyard.sensors import check_io_managers
 from runyard.store import database
-from runyard.tags import BATCH
 from runyard.testing import Yard
 from tests.words import functions
 
@@ -37,8 +39,8 @@ def _dead_run(instance: DagsterInstance, batch: str, end: Callable[[DagsterInsta
 @pytest.mark.parametrize(
     ("end", "sensor", "status"),
     [
-        (lambda instance, run: instance.report_run_failed(run, "the code does not load"), operations.sensors[0], "queued"),
-        (lambda instance, run: instance.report_run_canceled(run, "terminated"), operations.sensors[1], "cancelled"),
+        (lambda instance, run: instance.report_run_failed(run, "the code does not load"), builtin.sensors[0], "queued"),
+        (lambda instance, run: instance.report_run_canceled(run, "terminated"), builtin.sensors[1], "cancelled"),
     ],
 )
 @pytest.mark.parametrize("begun", [False, True])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runyard import dispatch
+from runyard.engine import dispatch
 from runyard.store import database
 from runyard.store.queries import run
 from runyard.testing import Yard
@@ -50,7 +50,7 @@ def test_a_sleep_and_a_failure_that_is_taken_up_again_are_parts(yard: Yard) -> N
 
 def test_a_part_that_was_lost_with_its_worker_is_told(yard: Yard) -> None:
     sent = yard.send("plain/go")
-    from runyard import registry
+    from runyard.functions import registry
 
     found = registry.find("plain")
     assert found is not None
@@ -115,7 +115,7 @@ def test_limits_hold_for_what_is_run_now(yard: Yard, times: int) -> None:
 def test_the_command_says_which_are_due_now(yard: Yard) -> None:
     from click.testing import CliRunner
 
-    from runyard.cli import main
+    from runyard.cli.main import main
 
     sleeping, done = yard.run("sleeper"), yard.run("plain")
     said = CliRunner().invoke(main, ["run-now", str(sleeping.id), str(done.id)])

@@ -175,7 +175,7 @@ def test_an_event_of_a_transaction_that_sees_no_wait_is_not_missed(yard: Yard, r
 def test_an_event_while_the_worker_is_lost_is_not_missed(yard: Yard) -> None:
     sent = yard.send("waiter/go", {"order": 7})
     [batch] = yard.claim("waiter")
-    from runyard import dispatch
+    from runyard.engine import dispatch
 
     begun = dispatch.begin(batch, "lost-run")
     assert begun is not None

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runyard.dagster_adapter.links import to_event, to_invocation
 from runyard.errors import InvalidOption
 from runyard.events import catalog
-from runyard.gateway.control import replay_all_of
+from runyard.gateway.api.actions import replay_all_of
+from runyard.gateway.api.history import event_of
 from runyard.gateway.dev.page import Action, Page, Values, Visit
-from runyard.gateway.dev.searching import FIELDS, STATUSES, Found, Search, find
-from runyard.gateway.history import event_of
-from runyard.links import to_event, to_invocation
+from runyard.gateway.dev.search import FIELDS, STATUSES, Found, Search, find
 from runyard.store import database
 from runyard.store.queries import Row, one, run
 

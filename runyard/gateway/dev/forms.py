@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from runyard.gateway.problems import Problem
-from runyard.gateway.reading import check_values
+from runyard.gateway.http.body import check_values
+from runyard.gateway.http.errors import Problem
 
 Kind = Literal["text", "line", "whole", "number", "choice", "yes or no", "list", "object", "json"]
 Schema = Mapping[str, Any]

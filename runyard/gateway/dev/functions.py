@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runyard import bulk, dispatch
-from runyard.bulk import Selection
-from runyard.gateway.control import MOST_SECONDS
-from runyard.gateway.dev.holding import shared_with
+from runyard.dagster_adapter.links import to_function
+from runyard.engine import bulk, dispatch
+from runyard.engine.bulk import Selection
+from runyard.engine.failures import described
+from runyard.gateway.api.actions import MOST_SECONDS
+from runyard.gateway.dev.blockers import shared_with
 from runyard.gateway.dev.page import Action, Page, Values, Visit
-from runyard.gateway.endpoint import not_found
-from runyard.links import to_function
-from runyard.outcomes import described
+from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
 from runyard.store.queries import Row, run
 

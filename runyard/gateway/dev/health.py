@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from runyard.gateway.dev.page import Page, Values, Visit
-from runyard.readiness import Check, all_checks
+from runyard.processes.checks import Check, all_checks
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import one, run

@@ -1,12 +1,12 @@
 """One invocation: how it stands and what holds it, what it did in each of its runs, and the buttons that do something about it."""
 
-from runyard.dispatch import LAUNCH_SECONDS
-from runyard.gateway.control import cancel_open, hurry_invocation, replay_one
-from runyard.gateway.dev.holding import reasons
+from runyard.dagster_adapter.links import to_invocation
+from runyard.engine.dispatch import LAUNCH_SECONDS
+from runyard.gateway.api.actions import cancel_open, hurry_invocation, replay_one
+from runyard.gateway.api.history import event_of, invocation_of
+from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.timeline import timeline
-from runyard.gateway.history import event_of, invocation_of
-from runyard.links import to_invocation
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import one, run

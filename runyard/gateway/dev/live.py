@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runyard.gateway.endpoint import event_stream
-from runyard.gateway.problems import Problem, problem_of
+from runyard.gateway.http.endpoint import event_stream
+from runyard.gateway.http.errors import Problem, problem_of
 
 # A stream ends after this; the browser comes back, and its key is looked at again.
 _LONGEST_SECONDS = 300.0

@@ -22,14 +22,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from runyard.dagster_adapter.links import to_event, to_function, to_invocation, to_run
+from runyard.engine.api_keys import Key, Scope
+from runyard.gateway.api.schemas import FINAL
 from runyard.gateway.dev import live, session
-from runyard.gateway.problems import Problem, problem_of
-from runyard.gateway.reading import read_body
-from runyard.gateway.templating import as_pretty_json, environment
-from runyard.gateway.views import FINAL
-from runyard.keys import Key, Scope
-from runyard.links import to_event, to_function, to_invocation, to_run
-from runyard.redaction import redactor
+from runyard.gateway.http.body import read_body
+from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.templates import as_pretty_json, environment
+from runyard.text.redaction import redactor
 
 _HERE = Path(__file__).parent
 HEADERS = {

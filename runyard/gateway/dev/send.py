@@ -4,19 +4,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runyard.dagster_adapter.links import to_event
 from runyard.errors import InvalidEvent, InvalidOption
 from runyard.events import Event, catalog, millis, rows_as_json
+from runyard.gateway.api.history import event_of
 from runyard.gateway.dev.events import event_names
 from runyard.gateway.dev.forms import Field, beside, data_of, example, fields_of, typed
 from runyard.gateway.dev.page import Action, Page, Shown, Values, Visit
 from runyard.gateway.dev.snippets import snippets
-from runyard.gateway.history import event_of
-from runyard.gateway.problems import Problem
-from runyard.gateway.reading import check_values
-from runyard.links import to_event
-from runyard.moments import moment
+from runyard.gateway.http.body import check_values
+from runyard.gateway.http.errors import Problem
 from runyard.store import database
 from runyard.store.queries import run
+from runyard.syntax.times import moment
 
 Problems = Sequence[tuple[str, str]]
 _OPTIONS = ("id", "at")

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runyard.gateway.access import Access, check_for_all_events
-from runyard.gateway.problems import Problem
-from runyard.keys import Key, Scope
+from runyard.engine.api_keys import Key, Scope
+from runyard.gateway.http.auth import Access, check_for_all_events
+from runyard.gateway.http.errors import Problem
 
 COOKIE = "runyard_dev"
 TOKEN_FIELD = "token"  # noqa: S105 (the name of a field)

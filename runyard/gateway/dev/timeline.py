@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from runyard.gateway.views import FINAL, Failure, FullInvocation, StepView
+from runyard.gateway.api.schemas import FINAL, Failure, FullInvocation, StepView
 from runyard.store.queries import Row
 
 # What it waited for behind a run that it left so.

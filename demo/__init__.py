@@ -1,0 +1,1 @@
+"""`make demo`: starts the stack, sends events through every way in, and prints what became of them."""

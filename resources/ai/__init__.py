@@ -1,0 +1,1 @@
+"""Texts by models: Gemini, servers that speak OpenAI's API, an offline placeholder; budgets and costs."""

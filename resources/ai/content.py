@@ -1,0 +1,79 @@
+"""The content family's table, and what is looked at in a text before it is kept."""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from dagster import ConfigurableResource
+from psycopg.types.json import Jsonb
+
+from resources.ai.text_length import unit, written_length
+from runyard.store import database
+
+# Marks behind which a text goes on; every other one may end it, in any script.
+_GOES_ON = frozenset(",;:،؛、，；：-–—(")
+_ENDS = ("Po", "Pe", "Pf", "Pi", "So", "Sk", "Sm")
+# They have no mark at the end of a sentence.
+_WITHOUT_FULL_STOP = ("THAI", "LAO", "KHMER", "TIBETAN")
+# A text this much shorter or longer than asked for is looked at by somebody.
+_SHORTEST, _LONGEST = 0.5, 2.0
+_TELLING_LENGTH = 20
+# Languages that are told apart by little: each of a group passes for the others.
+_ALIKE = ({"bs", "hr", "sr", "sh"}, {"no", "nb", "nn", "da"}, {"id", "ms", "jv"}, {"zh", "wuu", "yue"})
+_OLD_CODES = {"iw": "he", "in": "id", "ji": "yi", "nb": "no"}
+
+
+class Contents(ConfigurableResource[Any]):
+    """Writes `app.content`."""
+
+    def save(self, row: dict[str, Any]) -> None:
+        """Keep a text under its id; the same one again changes nothing."""
+        values = {**row, "outline": Jsonb(row["outline"]), "usage": Jsonb(row["usage"])}
+        with database.connection() as connection:
+            # by content_pkey
+            connection.execute(
+                "INSERT INTO app.content (id, event_id, user_id, topic, kind, language, status, outline, text, provider, model, offline, prompt_versions, usage, remarks)"
+                " VALUES (%(id)s, %(event_id)s, %(user)s, %(topic)s, %(kind)s, %(language)s, %(status)s, %(outline)s, %(text)s, %(provider)s, %(model)s, %(offline)s,"
+                " %(prompt_versions)s, %(usage)s, %(remarks)s) ON CONFLICT (id) DO NOTHING",
+                values,
+            )
+
+
+def remarks(sections: Sequence[str], language: str, length: int, unfinished: Sequence[int]) -> list[str]:
+    """What somebody should look at in a text of these sections.
+
+    `unfinished` are the numbers of sections that the model did not end; `length` is in words, or
+    in characters where the language has no spaces between words.
+    """
+    found = [f"section {number} has no end" for number, section in enumerate(sections, 1) if number in unfinished or not _ended(section)]
+    text = "\n".join(sections)
+    written = written_length(text)
+    if not _SHORTEST * length <= written <= _LONGEST * length:
+        found.append(f"it has {written} {unit(language)}, {length} were asked for")
+    other = _other_language(text, language) if written >= _TELLING_LENGTH else None
+    if other:
+        found.append(f"its language seems to be {other}, {language} was asked for")
+    return found
+
+
+def _ended(section: str) -> bool:
+    """Whether a section ends with a mark, a picture, a link or a hashtag."""
+    *_, word = section.split() or [""]
+    if not word or word[-1] in _GOES_ON:
+        return False
+    if word.startswith(("#", "http")) or unicodedata.category(word[-1]) in _ENDS:
+        return True
+    return unicodedata.name(word[-1], "").startswith(_WITHOUT_FULL_STOP) or word[-1] in "\"'\ufe0f"
+
+
+def _other_language(text: str, wanted: str) -> str | None:
+    """The language of a text where it is another one for sure; None where nobody can tell."""
+    import py3langid  # 0.5 s, and needed here alone
+
+    wanted = _OLD_CODES.get(wanted, wanted)
+    ranked = [str(name) for name, _ in py3langid.rank(text)]
+    if wanted not in ranked or wanted == ranked[0]:
+        return None
+    if any({wanted, ranked[0]} <= group for group in _ALIKE):
+        return None
+    return ranked[0]

@@ -1,0 +1,1 @@
+"""The tables of numbers that the analytics assets keep."""

@@ -1,0 +1,84 @@
+"""Keeps what a day comes to: in a table of the schema `analytics`, and as a Parquet file. A day is replaced as a whole."""
+
+import os
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagster import ConfigurableResource
+from psycopg import sql
+from upath import UPath
+
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.data_folder import make_folder
+from runyard.store.private_folders import open_like
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class RollupTables(ConfigurableResource[Any]):
+    """Writes and reads the tables of the analytics."""
+
+    @property
+    def folder(self) -> UPath:
+        """Where the Parquet files are: ANALYTICS_FOLDER (a folder, or a URL of fsspec), or `analytics` in the data folder."""
+        return UPath(os.environ.get("ANALYTICS_FOLDER") or settings().data / "analytics")
+
+    def replace(self, name: str, day: date, frame: "pd.DataFrame") -> str:
+        """Write a day of a table, and its file; return the file's path."""
+        columns = ["day", *frame.columns]
+        copy = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier("analytics", name), sql.SQL(", ").join(map(sql.Identifier, columns)))
+        with database.transaction() as connection, connection.cursor() as cursor:
+            # One writer a day: two at a time would each delete what the other has not written yet.
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 8291))", (f"{name} {day}",))
+            # by the table's primary key, which begins with the day
+            cursor.execute(sql.SQL("DELETE FROM {} WHERE day = %s").format(sql.Identifier("analytics", name)), (day,))
+            with cursor.copy(copy) as rows:
+                for row in frame.astype(object).where(frame.notna(), None).itertuples(index=False, name=None):
+                    rows.write_row((day, *row))
+            # by days_pkey
+            cursor.execute(
+                "INSERT INTO analytics.days (rollup, day, rows) VALUES (%s, %s, %s) ON CONFLICT (rollup, day) DO UPDATE SET rows = excluded.rows, made_at = now()",
+                (name, day, len(frame)),
+            )
+        path = self.folder / name / f"day={day}.parquet"
+        local = path.protocol in ("", "file")
+        if local:
+            make_folder(Path(path.parent.path))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(frame.to_parquet(index=False))
+        if local:
+            open_like(Path(self.folder.path), Path(path.path))
+        return str(path)
+
+    def read(self, name: str, since: date, until: date) -> "pd.DataFrame":
+        """The rows of the days from `since` to `until`, both included."""
+        statement = sql.SQL("SELECT * FROM {} WHERE day BETWEEN %s AND %s ORDER BY 1, 2").format(sql.Identifier("analytics", name))
+        with database.connection() as connection:
+            cursor = connection.execute(statement, (since, until))
+            rows = cursor.fetchall()
+            return frame_of(rows, [column.name for column in cursor.description or []])
+
+    def days(self, name: str) -> set[date]:
+        """The days that there are of a table."""
+        with database.connection() as connection:
+            # by days_pkey
+            return {row["day"] for row in connection.execute("SELECT day FROM analytics.days WHERE rollup = %s", (name,)).fetchall()}  # type: ignore[misc]
+
+
+def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> "pd.DataFrame":
+    """Rows as a frame with these columns, also where there are none. pandas takes a second to import: no process does before it needs one."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def family_rows(statement: str, start: Any, end: Any) -> "pd.DataFrame":
+    """What a statement over the families' own tables gives for a span."""
+    with database.connection() as connection:
+        cursor = connection.execute(statement.encode(), {"start": start, "end": end})
+        return frame_of(cursor.fetchall(), [column.name for column in cursor.description or []])

@@ -1,0 +1,1 @@
+"""The contact form: who gets its messages, and how spam is told."""

@@ -1,0 +1,1 @@
+"""Mail: written, sent through SendGrid or into an outbox, and what became of it."""

@@ -1,0 +1,1 @@
+"""Pictures and videos, decoded in processes of their own with limits, and where they are kept."""

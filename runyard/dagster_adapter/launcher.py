@@ -1,0 +1,115 @@
+"""The run launcher of `dagster.yaml`: dagster-celery's, with a cancel that ends as CANCELED.
+
+Where no warm worker is alive (as under stock `dagster dev`) a run gets a process of its own, more slowly.
+"""
+
+import warnings
+from typing import Any, Self
+
+from celery.exceptions import DuplicateTaskNameWarning
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster_celery.launcher import CeleryRunLauncher
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+from typing_extensions import override
+
+from runyard.dagster_adapter import reaper
+from runyard.dagster_adapter.broker import QUEUE, broker_url, celery_settings, queue
+from runyard.dagster_adapter.internals import GRPC_INFO_TAG, CheckRunHealthResult, ConfigurableClassData, DefaultRunLauncher, LaunchRunContext, WorkerStatus
+from runyard.dagster_adapter.tags import BATCH
+from runyard.engine import dispatch
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.queries import one
+
+
+class WarmRunLauncher(CeleryRunLauncher):
+    """Hands runs to the warm workers through the broker; needs no configuration in `dagster.yaml`."""
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(default_queue=QUEUE, broker=broker_url(), backend="disabled://", config_source=celery_settings(), inst_data=inst_data)
+        # Declared as the workers declare it; dagster-celery's own declaration binds it to an exchange that they do not know.
+        self.celery.conf.update(task_queues=[queue()], task_routes={})
+        self._cold = DefaultRunLauncher()
+
+    @override
+    def register_instance(self, instance: DagsterInstance) -> None:
+        super().register_instance(instance)
+        self._cold.register_instance(instance)
+
+    @override
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Send the run to the workers; with none alive, start a process for it as stock Dagster does.
+
+        A run whose batch was given to another one meanwhile is cancelled. What cannot be launched gives its batch back at once, and raises.
+        """
+        run = context.dagster_run
+        batch_id = run.tags.get(BATCH) if run.parent_run_id is None else None
+        try:
+            if batch_id is not None and not dispatch.launching(batch_id):
+                self._instance.report_run_canceled(run, f"Batch {batch_id} was taken back before this run was launched; another run has its events.")
+                return
+            self._launch(context)
+        except Exception as error:
+            if batch_id is not None:
+                reaper.launch_failed(batch_id, error)
+            raise
+
+    def _launch(self, context: LaunchRunContext) -> None:
+        if context.workspace is not None and not _workers_alive():
+            self._cold.launch_run(context)
+            return
+        with warnings.catch_warnings():
+            # The base class declares its task anew for every run.
+            warnings.simplefilter("ignore", DuplicateTaskNameWarning)
+            super().launch_run(context)
+
+    @override
+    def _launch_celery_task_run(self, run: DagsterRun, task_signature: Any, routing_key: str) -> None:
+        result = task_signature.apply_async(queue=QUEUE)
+        self._instance.add_run_tags(run.run_id, {DAGSTER_CELERY_TASK_ID_TAG: result.task_id})
+
+    @override
+    def terminate(self, run_id: str) -> bool:
+        """Cancel a run: one under way is interrupted by its worker's heartbeat, one that waits ends here and now."""
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return False
+        if GRPC_INFO_TAG in run.tags:  # one that got a process of its own
+            dispatch.request_cancel(run.tags.get(BATCH), run_id)
+            return bool(self._cold.terminate(run_id))
+        self._instance.report_run_canceling(run)
+        batch = dispatch.request_cancel(run.tags.get(BATCH), run_id)
+        if batch is None or batch["status"] == "claimed":
+            self._instance.report_run_canceled(run, "Cancelled before a worker began it.")
+            if batch is not None:
+                reaper.release_batch(batch, run, force=True)
+        return True
+
+    @property
+    @override
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    @override
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """Whether the worker of a run still renews its lease."""
+        batch = dispatch.batch_of_run(run.run_id)
+        if batch is not None and batch["status"] == "lost":
+            return CheckRunHealthResult(WorkerStatus.FAILED, "The worker was lost.")
+        return CheckRunHealthResult(WorkerStatus.RUNNING if run.status == DagsterRunStatus.STARTED else WorkerStatus.UNKNOWN)
+
+    @classmethod
+    @override
+    def config_type(cls) -> Any:
+        return {}
+
+    @classmethod
+    @override
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Any) -> Self:
+        return cls(inst_data=inst_data)
+
+
+def _workers_alive() -> bool:
+    with database.connection() as connection:
+        row = one(connection, "capacity", lease=settings().lease_seconds, launch=dispatch.LAUNCH_SECONDS)
+    return row is not None and int(row["slots"]) > 0

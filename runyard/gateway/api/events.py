@@ -1,0 +1,123 @@
+"""The doors for events: `POST /e/{key}` in the form of Inngest's event API, `/api/events` and `/api/inngest` for applications that sign what they post.
+
+One event or an array of them; all are accepted, or none. The answer comes after the commit.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from runyard.errors import InvalidEvent
+from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
+from runyard.gateway.http.auth import SIGNED_ID
+from runyard.gateway.http.body import LARGE_BYTES, in_turn, parse_json, reading
+from runyard.gateway.http.endpoint import Call, Endpoint
+from runyard.gateway.http.event_writer import Rows
+
+MAX_EVENTS = 5000
+# W3C Trace Context, the header `traceparent`.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_EVENT: dict[str, Any] = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 512, "examples": ["email/send.requested"]},
+        "data": {"type": ["object", "null"], "examples": [{"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}]},
+        "id": {"type": ["string", "null"], "maxLength": 512, "description": "Idempotency key: a second event with it within 24 hours starts nothing."},
+        "ts": {
+            "anyOf": [{"type": "integer", "minimum": EARLIEST_MS, "maximum": LATEST_MS}, {"const": 0}, {"type": "null"}],
+            "description": "Milliseconds since the epoch; in the future it schedules the event.",
+        },
+        "user": {"type": ["object", "null"]},
+        "v": {"type": ["string", "null"], "maxLength": 512},
+        "meta": {"type": ["object", "null"]},
+    },
+}
+_EVENTS = {"oneOf": [_EVENT, {"type": "array", "maxItems": MAX_EVENTS, "items": _EVENT}]}
+
+
+class Sent(BaseModel):
+    """The ids of the events, in order."""
+
+    ids: list[str]
+    status: int = 200
+
+
+async def send_events(call: Call) -> Sent:
+    """Take events; the answer with their ids comes after the commit."""
+    rows = await in_turn(_rows, call) if len(call.raw) > LARGE_BYTES else _rows(call)
+    return Sent(ids=await call.services.writer.send(rows))
+
+
+def _rows(call: Call) -> Rows:
+    """The events of a request as the writer takes them."""
+    with reading():
+        return _checked_rows(call)
+
+
+def _events(parsed: Sequence[Any]) -> list[Event]:
+    """The events of a request; what is wrong with one of several is said with its place."""
+    if len(parsed) == 1:
+        return [Event.from_wire(parsed[0])]
+    events: list[Event] = []
+    for position, raw in enumerate(parsed):
+        try:
+            events.append(Event.from_wire(raw))
+        except InvalidEvent as error:
+            raise error.of_item(position) from None
+    return events
+
+
+def _checked_rows(call: Call) -> Rows:
+    events = _events(_parse(call.raw))
+    for event in events:
+        if isinstance(event.name, str):
+            call.check_may_send(event.name)
+    rows = rows_of(events)
+    if call.caller.id == SIGNED_ID:
+        # A signed post that comes again is the same message (Standard Webhooks: `webhook-id`), and so are its events.
+        for position, row in enumerate(rows):
+            row.setdefault("id", f"{call.request.headers['webhook-id']}/{position}")
+    ulids = seeded_ulids(call.request.headers.get("x-inngest-event-id-seed", ""), len(rows))
+    trace = _trace(call.request)
+    for position, row in enumerate(rows):
+        if ulids is not None:
+            row["ulid"] = ulids[position]
+        if trace is not None:
+            row["trace"] = trace
+    return Rows.of(rows, call.caller.sender)
+
+
+def _parse(body: bytes) -> list[object]:
+    parsed = parse_json(body)
+    if isinstance(parsed, dict):
+        return [parsed]
+    if not isinstance(parsed, list):
+        raise InvalidEvent("Request body must contain an event object or an array of event objects")
+    if len(parsed) > MAX_EVENTS:
+        raise InvalidEvent(f"the body has {len(parsed)} events; a request may have {MAX_EVENTS}: send them in several")
+    return parsed
+
+
+def _trace(request: Request) -> str | None:
+    given = request.headers.get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else None
+
+
+ENDPOINTS = [
+    Endpoint(
+        "POST", "/e/{key}", send_events, "Events", "Send events, in the form of Inngest's event API.", "send", answer=Sent, takes=_EVENTS,
+        on_error={"ids": []},
+    ),
+    *[
+        Endpoint(
+            "POST", path, send_events, "Events", f"Send events, with a key or signed (Standard Webhooks){', as Inngest serves it' if path == '/api/inngest' else ''}.",
+            "send", answer=Sent, takes=_EVENTS, signed=True, on_error={"ids": []},
+        )
+        for path in ("/api/events", "/api/inngest")
+    ],
+]  # fmt: skip

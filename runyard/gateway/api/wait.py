@@ -1,0 +1,40 @@
+"""`?wait=30`: hold an answer until what a request has set off is over, for a while."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from runyard.gateway.api.schemas import FullInvocation, Outcome, done
+from runyard.gateway.http.endpoint import Call, Query, answer
+from runyard.store import database
+from runyard.store.queries import run
+
+LONGEST_WAIT = 120
+
+
+class Wait(Query):
+    """`wait`: seconds to wait for the outcome; without it the answer comes at once."""
+
+    wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT)] = 0
+
+
+async def outcome(call: Call, ids: Sequence[str], seconds: float) -> Response:
+    """The outcome of these events, which are the caller's own: 200 when nothing of them is open, 202 when they go on.
+
+    Raises `Problem` where the caller's key was revoked meanwhile.
+    """
+    if seconds and ids:
+        await call.services.watcher.ended(ids, seconds, call.caller.id)
+        await call.services.access.check_still_takes(call.caller)
+    invocations = await run_in_threadpool(invocations_of, ids) if seconds else []
+    over = bool(seconds) and done(invocations)
+    return answer(Outcome(ids=list(ids), done=over, invocations=invocations), 200 if over else 202)
+
+
+def invocations_of(events: Sequence[str]) -> list[FullInvocation]:
+    """All invocations of events, in full."""
+    with database.connection() as connection:
+        return [FullInvocation.model_validate(row) for row in run(connection, "invocations_in_full", events=list(events), invocation=None)]

@@ -1,0 +1,43 @@
+"""Prefixes the output of the stack's processes with their names: an event listener of supervisord.
+
+It speaks supervisord's event listener protocol on standard input and output, and writes the lines to standard error.
+"""
+
+import sys
+
+from supervisor import childutils
+
+from runyard.text.redaction import redactor
+
+_COLOURS = {"postgres": 34, "code": 36, "daemon": 35, "web": 32, "worker": 33}
+_WIDTH = 8
+# What goes on without a line break is not waited for: it would be kept whole, and gone through again with every piece.
+_LONGEST_LINE = 64 * 1024
+
+
+def prefix_output() -> int:
+    """Copy every line that a process of the stack writes, without secrets and with the process's name before it."""
+    colours = sys.stderr.isatty()
+    without_secrets = redactor()
+    rest: dict[str, str] = {}
+    while True:
+        headers, payload = childutils.listener.wait(sys.stdin, sys.stdout)
+        if headers["eventname"].startswith("PROCESS_LOG"):
+            details, data = childutils.eventdata(payload)
+            name = details["processname"]
+            *lines, rest[name] = (rest.get(name, "") + data).split("\n")
+            if len(rest[name]) > _LONGEST_LINE:
+                lines.append(rest.pop(name))
+        else:
+            details = childutils.get_headers(payload)
+            name = details["processname"]
+            lines = [] if details["expected"] == "1" else ["ended unexpectedly; it is started again"]
+        for line in lines:
+            sys.stderr.write(f"{_label(name, colours)} | {without_secrets(line)}\n")
+        sys.stderr.flush()
+        childutils.listener.ok(sys.stdout)
+
+
+def _label(name: str, colours: bool) -> str:
+    padded = name.ljust(_WIDTH)
+    return f"\x1b[{_COLOURS.get(name, 37)}m{padded}\x1b[0m" if colours else padded

@@ -1,0 +1,282 @@
+"""The whole stack on one machine, under supervisord: database, code server, daemon, web, worker.
+
+`Stack` writes a supervisord configuration into the data folder, starts it, restarts parts of it when code changes, and
+stops everything: whoever still runs after a few seconds is killed, its children with it.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+from runyard.errors import RunyardError
+from runyard.processes.migrate import migrate
+from runyard.settings import Settings, settings
+from runyard.store.data_folder import data_folder
+from runyard.store.database import database_url, is_embedded
+from runyard.store.embedded import start_embedded, stop_embedded
+from runyard.store.private_folders import (
+    delete_short_folder,
+    fits_a_socket,
+    keep_private,
+    short_folder,
+)
+
+PARTS = ("code", "daemon", "web", "worker")
+# What runs the project's code, and so is started again when that changes.
+_RELOADED = ("code", "worker")
+_SOCKETS = "sockets"
+_STOP_SECONDS = 6
+_READY_SECONDS = 90.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def socket_path(name: str, of: Settings | None = None) -> Path:
+    """Where a Unix socket of the stack is: in the data folder, or in a private temporary one when that path is too long for a socket.
+
+    Raises `RunyardError` where the data folder is somebody else's: what listens there could be, too.
+    """
+    data = data_folder(of)
+    path = data / f"{name}.sock"
+    return path if fits_a_socket(path) else short_folder(data / _SOCKETS) / path.name
+
+
+def delete_sockets(of: Settings | None = None) -> None:
+    """Delete the temporary folder that the sockets of a stack were in, if they had one; the stack has ended."""
+    delete_short_folder((of or settings()).data / _SOCKETS)
+
+
+def environment(url: str, of: Settings | None = None) -> dict[str, str]:
+    """The variables that every process of the project needs: `dagster.yaml` reads them, and every waiting sensor holds a thread of a code server."""
+    chosen = of or settings()
+    return {
+        "DAGSTER_HOME": str(chosen.home), "RUNYARD_HOME": str(chosen.home), "RUNYARD_DATA_DIR": str(chosen.data),
+        "DATABASE_URL": url, "RUNYARD_PORT": str(chosen.port), "RUNYARD_HOST": chosen.host, "DAGSTER_GRPC_MAX_WORKERS": "128",
+    }  # fmt: skip
+
+
+def start_database(of: Settings) -> str:
+    """Make the data folder, and start the embedded database where none is set; return its URL."""
+    data_folder(of)
+    if is_embedded(of):
+        start_embedded(of.postgres_dir, of.data / "postgres")
+    url = database_url(of)
+    data_folder(of)  # once more: what it had to be open for has been moved
+    return url
+
+
+class Stack:
+    """Starts and stops the stack of one project; a context manager that stops what it started.
+
+    Parameters
+    ----------
+    parts
+        Which of `PARTS` to run.
+    quiet
+        Write the processes' output to `stack.log` in the data folder only, not to this terminal.
+    """
+
+    def __init__(self, parts: Sequence[str] = PARTS, *, quiet: bool = False) -> None:
+        self.parts = parts
+        self.quiet = quiet
+        self.settings = settings()
+        self.log = self.settings.data / "stack.log"
+        self._embedded = is_embedded(self.settings)
+        self._supervisor: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Stack":
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the database, bring its tables up to date, then start all parts; raises `RunyardError` when they run already."""
+        if self.is_running():
+            raise RunyardError("the stack of this project runs already: stop it with `runyard down`, or open it in the browser")
+        self._check_port()
+        keep_private()
+        os.environ.update(environment(start_database(self.settings), self.settings))
+        settings.cache_clear()
+        migrate()
+        _write_workspace(self.settings)
+        config = self.settings.data / "supervisord.conf"
+        config.write_text(self._config())
+        output = self.log.open("ab") if self.quiet else None
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
+            start_new_session=True, preexec_fn=_stop_with_parent, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=output,
+        )  # fmt: skip
+        if output is not None:
+            output.close()
+
+    def wait_ready(self, seconds: float = _READY_SECONDS) -> None:
+        """Wait until the web process answers and a worker is alive; raises `RunyardError` after `seconds`."""
+        from runyard.processes.checks import not_ready
+
+        deadline = time.monotonic() + seconds
+        problems: list[str] = ["starting"]
+        while time.monotonic() < deadline:
+            if self._supervisor is not None and self._supervisor.poll() is not None:
+                raise RunyardError(f"the stack stopped while starting: {self._where_it_says_why()}, and run `runyard doctor`")
+            problems = not_ready(self.parts)
+            if not problems:
+                return
+            time.sleep(0.1)
+        raise RunyardError(f"the stack is not ready after {seconds:.0f} s: {'; '.join(problems)}: {self._where_it_says_why()}")
+
+    def _where_it_says_why(self) -> str:
+        """Where the output of the parts is: in the log of a quiet stack, else in this terminal. What supervisord itself says is in its own log."""
+        return f"see {self.log}" if self.quiet else f"see the lines above and {self.settings.data / 'supervisord.log'}"
+
+    def wait(self) -> int:
+        """Wait until supervisord ends; return its exit code."""
+        assert self._supervisor is not None
+        return self._supervisor.wait()
+
+    def reload(self) -> None:
+        """Start the parts anew that run the project's code; runs under way finish first, for a few seconds."""
+        for part in _RELOADED:
+            if part in self.parts:
+                self.restart(part)
+
+    def restart(self, part: str) -> None:
+        """Stop and start one part."""
+        with suppress(xmlrpc.client.Fault):
+            self._ask("stopProcess", _full_name(part))
+        self._ask("startProcess", _full_name(part), False)
+
+    def pid(self, part: str) -> int:
+        """The process id of a part (0 while it is being started again)."""
+        return int(self._ask("getProcessInfo", _full_name(part))["pid"])
+
+    def is_running(self) -> bool:
+        """Whether a supervisord of this project answers."""
+        try:
+            self._ask("getState")
+        except (OSError, xmlrpc.client.Error):
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Stop all parts, then the database; nothing of the stack is left."""
+        pid = self._supervisor.pid if self._supervisor is not None else 0
+        with suppress(OSError, xmlrpc.client.Error):
+            pid = int(self._ask("getPID"))
+            self._ask("shutdown")
+        if pid:
+            _wait_for_end(pid, _STOP_SECONDS + 6)
+        if self._supervisor is not None:
+            self._supervisor.wait()
+            self._supervisor = None
+        if self._embedded:
+            stop_embedded(self.settings.postgres_dir)
+
+    def _check_port(self) -> None:
+        if "web" not in self.parts:
+            return
+        with socket.socket(socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.settings.host, self.settings.port))
+            except OSError as error:
+                raise RunyardError(f"port {self.settings.port} of {self.settings.host} cannot be used ({error.strerror}): free it, or set RUNYARD_PORT") from error
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """Call supervisord's XML-RPC interface (supervisor 4, `supervisor.*`)."""
+        if not self.settings.data.exists():
+            raise FileNotFoundError(f"there is no {self.settings.data}")
+        transport = SupervisorTransport(None, None, f"unix://{socket_path('supervisor')}")
+        with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as remote:
+            return getattr(remote.supervisor, method)(*arguments)
+
+    def _config(self) -> str:
+        """The supervisord configuration. The parts stop together, then the code server that they ask, then the database."""
+        listener = (
+            f"command={_command('prefix-output')}\nevents=PROCESS_LOG,PROCESS_STATE_EXITED\nbuffer_size=10000\nstderr_logfile=/dev/fd/2\nstderr_logfile_maxbytes=0\n"
+        )
+        if self.quiet:
+            listener = listener.replace("/dev/fd/2", str(self.log).replace("%", "%%"))
+        sections = [
+            f"[supervisord]\nnodaemon=true\nlogfile={self.settings.data}/supervisord.log\nlogfile_maxbytes=1MB\nlogfile_backups=1\npidfile={self.settings.data}/supervisord.pid\n"
+            f"directory={self.settings.home}\nminfds=4096\n",
+            f"[unix_http_server]\nfile={socket_path('supervisor')}\nchmod=0700\n",
+            "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
+            f"[supervisorctl]\nserverurl=unix://{socket_path('supervisor')}\n",
+            f"[eventlistener:output]\n{listener}",
+            f"[group:stack]\nprograms={','.join(part for part in self.parts if part != 'code')}\npriority=20\n",
+            *[_program("code", "code-server", priority=15) if part == "code" else _program(part, part) for part in self.parts],
+        ]
+        if self._embedded:
+            sections.append(_program("postgres", "postgres", priority=10))
+        return "\n".join(sections)
+
+
+def _wait_for_end(pid: int, seconds: float) -> None:
+    """Wait for a process to end; kill its group when it does not."""
+    try:
+        psutil.Process(pid).wait(seconds)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired:
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _stop_with_parent() -> None:
+    """Ask Linux to send this process SIGTERM when its parent ends, however it ends: a killed `runyard up` leaves nothing behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _full_name(part: str) -> str:
+    """A part's name for supervisord, with its group."""
+    return part if part == "code" else f"stack:{part}"
+
+
+def _program(name: str, command: str, priority: int = 20) -> str:
+    return (
+        f"[program:{name}]\ncommand={_command(command)}\npriority={priority}\nautorestart=true\nstartsecs=0\nstartretries=1000\n"
+        f"stopwaitsecs={_STOP_SECONDS if priority > 10 else 3}\nkillasgroup=true\nstopsignal={'KILL' if name == 'code' else 'TERM'}\n"
+        "stdout_events_enabled=true\nstderr_events_enabled=true\nstdout_logfile=NONE\nstderr_logfile=NONE\n"
+    )
+
+
+def _command(name: str) -> str:
+    return f'"{sys.executable}" -m runyard {name}'.replace("%", "%%")
+
+
+def stack_workspace(of: Settings | None = None) -> Path:
+    """The workspace file of the stack: the code server on its socket, shared by daemon and web."""
+    return (of or settings()).data / "workspace.yaml"
+
+
+def _write_workspace(of: Settings) -> None:
+    stack_workspace(of).write_text(f"load_from:\n  - grpc_server:\n      socket: {socket_path('code', of)}\n      location_name: {of.code}\n")
+
+
+def wait_for_code_server(seconds: float = 60.0) -> None:
+    """Wait until the code server of the stack takes connections; go on without it after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(socket_path("code")))
+            return
+        time.sleep(0.05)
