@@ -33,14 +33,37 @@ from sensors.text import generate_text_sensor
 
 defs = Definitions(
     jobs=[
-        email.send_email, contact.notify_contact, text.generate_text, content.generate_content, media.process_image, media.process_video,
-        notifications.notify_user, notifications.send_digest, notifications.welcome_user, sync.sync_source, *maintenance.jobs, *builtin.jobs,
+        email.send_email,
+        contact.notify_contact,
+        text.generate_text,
+        content.generate_content,
+        media.process_image,
+        media.process_video,
+        notifications.notify_user,
+        notifications.send_digest,
+        notifications.welcome_user,
+        sync.sync_source,
+        *maintenance.jobs,
+        *builtin.jobs,
     ],
     sensors=[
-        send_email_sensor, notify_contact_sensor, generate_text_sensor, generate_content_sensor, process_image_sensor, process_video_sensor,
-        notify_user_sensor, send_digest_sensor, welcome_user_sensor, sync_source_sensor, *builtin.sensors,
+        send_email_sensor,
+        notify_contact_sensor,
+        generate_text_sensor,
+        generate_content_sensor,
+        process_image_sensor,
+        process_video_sensor,
+        notify_user_sensor,
+        send_digest_sensor,
+        welcome_user_sensor,
+        sync_source_sensor,
+        *builtin.sensors,
     ],
-    schedules=[*maintenance_schedules.schedules, *analytics_schedules.schedules, *sync_schedules.schedules],
+    schedules=[
+        *maintenance_schedules.schedules,
+        *analytics_schedules.schedules,
+        *sync_schedules.schedules,
+    ],
     assets=[system_report, *analytics.assets, *sync_assets.assets],
     asset_checks=sync_assets.checks,
     resources={
@@ -58,4 +81,4 @@ defs = Definitions(
         "rollup_tables": RollupTables(),
         "syncs": Syncs(),
     },
-)  # fmt: skip
+)

@@ -19,7 +19,7 @@ from dagster import (
     Failure,
     MaterializeResult,
     asset,
-)  # fmt: skip
+)
 
 from assets.plots import bars, table
 from resources.analytics.rollup_tables import RollupTables, family_rows, frame_of
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 _Check = Callable[[date, "pd.DataFrame", RollupTables], AssetCheckResult]
 
 GROUP = "analytics"
-days = DailyPartitionsDefinition(start_date=os.environ.get("ANALYTICS_START") or "2026-01-01", end_offset=1)
+days = DailyPartitionsDefinition(
+    start_date=os.environ.get("ANALYTICS_START") or "2026-01-01", end_offset=1
+)
 
 # by email_messages_created_at; the state of a mail is that of its furthest report
 _MAIL = """
@@ -76,7 +78,16 @@ def _events(start: datetime, end: datetime) -> "pd.DataFrame":
 
 
 def _functions(start: datetime, end: datetime) -> "pd.DataFrame":
-    counted = ["function", "invocations", "succeeded", "failed", "cancelled", "skipped", "open", "attempts"]
+    counted = [
+        "function",
+        "invocations",
+        "succeeded",
+        "failed",
+        "cancelled",
+        "skipped",
+        "open",
+        "attempts",
+    ]
     found = frame_of(rollups.functions(start, end), [*counted, "wait", "run"])
     ended = found["succeeded"] + found["failed"]
     found["success_rate"] = (found["succeeded"] / ended.where(ended > 0)).astype(float)
@@ -87,14 +98,48 @@ def _functions(start: datetime, end: datetime) -> "pd.DataFrame":
 
 
 ROLLUPS = [
-    Rollup("events", _events, "name", "events", "Events by name and source; `late` are those that came after their day was over."),
-    Rollup("functions", _functions, "function", "invocations", "Functions: ends, success rate, attempts, seconds until they began (wait) and to their end (run)."),
-    Rollup("mail", lambda start, end: family_rows(_MAIL, start, end), "template", "mails", "What became of mails, by template."),
     Rollup(
-        "ai", lambda start, end: family_rows(_AI, start, end), "model", "output_tokens", "Text providers: calls, tokens, cost in US dollars, seconds, by model and user."
+        "events",
+        _events,
+        "name",
+        "events",
+        "Events by name and source; `late` are those that came after their day was over.",
     ),
-    Rollup("media", lambda start, end: family_rows(_MEDIA, start, end), "kind", "saved_bytes", "Pictures and videos: bytes, and what their largest variants save."),
-    Rollup("sync", lambda start, end: family_rows(_SYNC, start, end), "table_name", "rows", "Rows that were loaded from other systems, and how far behind they were."),
+    Rollup(
+        "functions",
+        _functions,
+        "function",
+        "invocations",
+        "Functions: ends, success rate, attempts, seconds until they began (wait) and to their end (run).",
+    ),
+    Rollup(
+        "mail",
+        lambda start, end: family_rows(_MAIL, start, end),
+        "template",
+        "mails",
+        "What became of mails, by template.",
+    ),
+    Rollup(
+        "ai",
+        lambda start, end: family_rows(_AI, start, end),
+        "model",
+        "output_tokens",
+        "Text providers: calls, tokens, cost in US dollars, seconds, by model and user.",
+    ),
+    Rollup(
+        "media",
+        lambda start, end: family_rows(_MEDIA, start, end),
+        "kind",
+        "saved_bytes",
+        "Pictures and videos: bytes, and what their largest variants save.",
+    ),
+    Rollup(
+        "sync",
+        lambda start, end: family_rows(_SYNC, start, end),
+        "table_name",
+        "rows",
+        "Rows that were loaded from other systems, and how far behind they were.",
+    ),
 ]
 
 
@@ -107,21 +152,34 @@ def span(day: date) -> tuple[datetime, datetime]:
 def _check_kept(day: date, known: set[date]) -> None:
     since = rollups.kept_since()
     if since is not None and span(day)[0] < since and day in known:
-        raise Failure(f"part of {day} is deleted already (RUNYARD_RETENTION): what was counted of it stays as it is", allow_retries=False)
+        raise Failure(
+            f"part of {day} is deleted already (RUNYARD_RETENTION): what was counted of it stays as it is",
+            allow_retries=False,
+        )
 
 
 def _asset(rollup: Rollup, checks: dict[str, _Check]) -> AssetsDefinition:
     @asset(
-        name=rollup.name, key_prefix=GROUP, group_name=GROUP, partitions_def=days, description=rollup.description, kinds={"postgres", "pandas"},
+        name=rollup.name,
+        key_prefix=GROUP,
+        group_name=GROUP,
+        partitions_def=days,
+        description=rollup.description,
+        kinds={"postgres", "pandas"},
         check_specs=[AssetCheckSpec(name, asset=[GROUP, rollup.name]) for name in checks],
-    )  # fmt: skip
+    )
     def made(context: AssetExecutionContext, rollup_tables: RollupTables) -> MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the annotation
         day = date.fromisoformat(context.partition_key)
         _check_kept(day, rollup_tables.days(rollup.name))
         frame = rollup.rows(*span(day))
         file = rollup_tables.replace(rollup.name, day, frame)
         return MaterializeResult(
-            metadata={"dagster/row_count": len(frame), "file": file, "table": table(frame), "plot": bars(frame, rollup.label, rollup.value)},
+            metadata={
+                "dagster/row_count": len(frame),
+                "file": file,
+                "table": table(frame),
+                "plot": bars(frame, rollup.label, rollup.value),
+            },
             check_results=[check(day, frame, rollup_tables) for check in checks.values()],
         )
 
@@ -131,15 +189,27 @@ def _asset(rollup: Rollup, checks: dict[str, _Check]) -> AssetsDefinition:
 def _totals_agree(day: date, frame: "pd.DataFrame", _: RollupTables) -> AssetCheckResult:
     there, counted = rollups.events_total(*span(day)), int(frame["events"].sum())
     # What came since the aggregation began is in the next one.
-    return AssetCheckResult(check_name="totals_agree", passed=counted == there or (there > counted and _open(day)), metadata={"counted": counted, "there": there})
+    return AssetCheckResult(
+        check_name="totals_agree",
+        passed=counted == there or (there > counted and _open(day)),
+        metadata={"counted": counted, "there": there},
+    )
 
 
 def _no_day_is_missing(day: date, _: "pd.DataFrame", tables: RollupTables) -> AssetCheckResult:
     first = rollups.first_event()
     known = tables.days("events")
     begin = max(first.date(), days.start.date()) if first else day
-    missing = sorted(str(one) for number in range((day - begin).days + 1) if (one := begin + timedelta(days=number)) not in known)
-    return AssetCheckResult(check_name="no_day_is_missing", passed=not missing, metadata={"missing": ", ".join(missing[:30]) or "none"})
+    missing = sorted(
+        str(one)
+        for number in range((day - begin).days + 1)
+        if (one := begin + timedelta(days=number)) not in known
+    )
+    return AssetCheckResult(
+        check_name="no_day_is_missing",
+        passed=not missing,
+        metadata={"missing": ", ".join(missing[:30]) or "none"},
+    )
 
 
 def _success_is_high(_: date, frame: "pd.DataFrame", __: RollupTables) -> AssetCheckResult:
@@ -149,13 +219,23 @@ def _success_is_high(_: date, frame: "pd.DataFrame", __: RollupTables) -> AssetC
     ended = frame["succeeded"] + frame["failed"]
     below = frame["success_rate"] < least
     judged = _named(frame[below & (ended >= fewest)])
-    metadata: dict[str, Any] = {"least": least, "fewest ends": fewest, "below": judged, "below, of too few ends": _named(frame[below & (ended < fewest)])}
-    return AssetCheckResult(check_name="success_is_high", passed=judged == "none", metadata=metadata)
+    metadata: dict[str, Any] = {
+        "least": least,
+        "fewest ends": fewest,
+        "below": judged,
+        "below, of too few ends": _named(frame[below & (ended < fewest)]),
+    }
+    return AssetCheckResult(
+        check_name="success_is_high", passed=judged == "none", metadata=metadata
+    )
 
 
 def _named(functions: "pd.DataFrame") -> str:
     """Functions with how often they have succeeded, of how many ends."""
-    shown = [f"{row.function} {row.success_rate:.0%} of {row.succeeded + row.failed}" for row in functions.itertuples()]
+    shown = [
+        f"{row.function} {row.success_rate:.0%} of {row.succeeded + row.failed}"
+        for row in functions.itertuples()
+    ]
     return ", ".join(shown) or "none"
 
 
@@ -163,7 +243,11 @@ def _waits_are_short(_: date, frame: "pd.DataFrame", __: RollupTables) -> AssetC
     most = float(os.environ.get("ANALYTICS_LONGEST_WAIT") or 300)
     bad = frame[frame["wait_p95"].astype(float) > most]
     shown = ", ".join(f"{row.function} {row.wait_p95:.0f} s" for row in bad.itertuples())
-    return AssetCheckResult(check_name="waits_are_short", passed=bad.empty, metadata={"most, in seconds": most, "above": shown or "none"})
+    return AssetCheckResult(
+        check_name="waits_are_short",
+        passed=bad.empty,
+        metadata={"most, in seconds": most, "above": shown or "none"},
+    )
 
 
 def _open(day: date) -> bool:

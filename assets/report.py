@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SUMS = {
-    "events": ("name", ["events", "late"]), "functions": ("function", ["invocations", "succeeded", "failed", "open", "attempts"]),
-    "mail": ("template", ["mails", "sent", "delivered", "opened", "clicked", "bounced"]), "ai": ("model", ["calls", "failed", "prompt_tokens", "output_tokens", "cost"]),
-    "media": ("kind", ["assets", "bytes", "variant_bytes", "saved_bytes"]), "sync": ("table_name", ["loads", "rows"]),
-}  # fmt: skip
+    "events": ("name", ["events", "late"]),
+    "functions": ("function", ["invocations", "succeeded", "failed", "open", "attempts"]),
+    "mail": ("template", ["mails", "sent", "delivered", "opened", "clicked", "bounced"]),
+    "ai": ("model", ["calls", "failed", "prompt_tokens", "output_tokens", "cost"]),
+    "media": ("kind", ["assets", "bytes", "variant_bytes", "saved_bytes"]),
+    "sync": ("table_name", ["loads", "rows"]),
+}
 _MOST_LINES = 15
 
 
@@ -24,7 +27,12 @@ def week() -> str:
     """The last seven days up to now (UTC), each table summed up."""
     today = clock.now().date()
     since = today - timedelta(days=6)
-    return "\n\n".join([f"{since} to {today} (UTC)", *(_section(rollup.name, _frame(rollup.name, since, today)) for rollup in ROLLUPS)])
+    return "\n\n".join(
+        [
+            f"{since} to {today} (UTC)",
+            *(_section(rollup.name, _frame(rollup.name, since, today)) for rollup in ROLLUPS),
+        ]
+    )
 
 
 def _frame(name: str, since: date, today: date) -> "pd.DataFrame":
@@ -34,9 +42,15 @@ def _frame(name: str, since: date, today: date) -> "pd.DataFrame":
     kept, known = tables.read(name, since, today), tables.days(name)
     rollup = next(one for one in ROLLUPS if one.name == name)
     # The open day is always counted anew.
-    missing = [day for number in range(7) if (day := since + timedelta(days=number)) not in known or day == today]
+    missing = [
+        day
+        for number in range(7)
+        if (day := since + timedelta(days=number)) not in known or day == today
+    ]
     kept = kept[~kept["day"].isin(missing)] if len(kept) else kept
-    frames = [frame for frame in [kept, *(rollup.rows(*span(day)) for day in missing)] if len(frame)]
+    frames = [
+        frame for frame in [kept, *(rollup.rows(*span(day)) for day in missing)] if len(frame)
+    ]
     return pd.concat(frames, ignore_index=True) if frames else kept
 
 
@@ -44,10 +58,16 @@ def _section(name: str, frame: "pd.DataFrame") -> str:
     label, sums = _SUMS[name]
     if frame.empty:
         return f"{name}: nothing"
-    summed = frame.groupby(label)[sums].sum(numeric_only=False).sort_values(sums[0], ascending=False)
-    lines = [[label, *sums], *([visible(str(index))[:40], *(_number(value) for value in row)] for index, row in zip(summed.index, summed.to_numpy(), strict=True))][
-        : _MOST_LINES + 1
-    ]
+    summed = (
+        frame.groupby(label)[sums].sum(numeric_only=False).sort_values(sums[0], ascending=False)
+    )
+    lines = [
+        [label, *sums],
+        *(
+            [visible(str(index))[:40], *(_number(value) for value in row)]
+            for index, row in zip(summed.index, summed.to_numpy(), strict=True)
+        ),
+    ][: _MOST_LINES + 1]
     more = [f"... and {len(summed) - _MOST_LINES} more"] if len(summed) > _MOST_LINES else []
     return "\n".join([name, *_aligned(lines), *more])
 
@@ -55,7 +75,12 @@ def _section(name: str, frame: "pd.DataFrame") -> str:
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
-        "  " + "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in lines
+        "  "
+        + "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
     ]
 
 

@@ -4,7 +4,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, build_last_update_freshness_checks
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    MaterializeResult,
+    build_last_update_freshness_checks,
+)
 
 from resources.sync.source_config import Source, sources
 from resources.sync.tables import Syncs
@@ -17,7 +22,13 @@ def _of(source: Source) -> AssetsDefinition:
     from assets.sync_keys import TableKeys
     from resources.sync.loader import declared_pipeline, make_source
 
-    @dlt_assets(dlt_source=make_source(source), dlt_pipeline=declared_pipeline(source), name=source.dataset, group_name="sync", dagster_dlt_translator=TableKeys(source))
+    @dlt_assets(
+        dlt_source=make_source(source),
+        dlt_pipeline=declared_pipeline(source),
+        name=source.dataset,
+        group_name="sync",
+        dagster_dlt_translator=TableKeys(source),
+    )
     def tables(context: AssetExecutionContext, syncs: Syncs) -> Iterator[MaterializeResult[Any]]:
         loaded = syncs.load(source.name)
         for key in sorted(context.selected_asset_keys):
@@ -39,5 +50,7 @@ checks = [
     check
     for source in _on
     if source.fresh_within_hours is not None
-    for check in build_last_update_freshness_checks(assets=[_made[source.name]], lower_bound_delta=timedelta(hours=source.fresh_within_hours))
+    for check in build_last_update_freshness_checks(
+        assets=[_made[source.name]], lower_bound_delta=timedelta(hours=source.fresh_within_hours)
+    )
 ]

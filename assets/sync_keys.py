@@ -15,4 +15,8 @@ class TableKeys(DagsterDltTranslator):
 
     def get_asset_spec(self, data: DltResourceTranslatorData) -> AssetSpec:
         """The asset of a table; nothing stands before it."""
-        return super().get_asset_spec(data).replace_attributes(key=AssetKey([self._source.dataset, data.resource.name]), deps=[])
+        return (
+            super()
+            .get_asset_spec(data)
+            .replace_attributes(key=AssetKey([self._source.dataset, data.resource.name]), deps=[])
+        )

@@ -17,7 +17,10 @@ from runyard.store import database
 from runyard.syntax.retention_policy import Retention
 
 _PICTURES = 12
-_VARIANTS: list[dict[str, Any]] = [*({"width": width, "format": "webp"} for width in (320, 640, 1280, 1920)), {"width": 1280, "format": "jpeg"}]
+_VARIANTS: list[dict[str, Any]] = [
+    *({"width": width, "format": "webp"} for width in (320, 640, 1280, 1920)),
+    {"width": 1280, "format": "jpeg"},
+]
 DAY_EVENTS = 1_000_000
 SYNC_ROWS = 10_000_000
 DAYS, EVENTS_A_DAY, KEPT_DAYS = 60, 100_000, 14
@@ -34,10 +37,25 @@ def media() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "photo.jpg"
         file.write_bytes(sample_media.jpeg(sample_media.photo(4000, 3000), quality=90))
-        ours = _files_a_second(lambda into: sandbox.perform("make variants", file=str(file), variants=_VARIANTS, focal=[0.5, 0.5], keep=[], into=into), 2)
+        ours = _files_a_second(
+            lambda into: sandbox.perform(
+                "make variants",
+                file=str(file),
+                variants=_VARIANTS,
+                focal=[0.5, 0.5],
+                keep=[],
+                into=into,
+            ),
+            2,
+        )
         film = Path(folder) / "film.mp4"
         sample_media.video(film, 5, 1280, 720)
-        previews = _files_a_second(lambda into: sandbox.perform("film", file=str(film), into=into, codec=preview_codecs.chosen()), 2)
+        previews = _files_a_second(
+            lambda into: sandbox.perform(
+                "film", file=str(film), into=into, codec=preview_codecs.chosen()
+            ),
+            2,
+        )
         sandbox.close()
         pillow = _files_a_second(lambda into: _plain_pillow(file, Path(into)), 1)
         vips = _files_a_second(lambda into: _libvips(file, Path(into)), 2)
@@ -70,9 +88,13 @@ def _plain_pillow(file: Path, into: Path) -> None:
     for number, wanted in enumerate(_VARIANTS):
         with Image.open(file) as image:
             picture = ImageOps.exif_transpose(image)
-            picture.thumbnail((wanted["width"], 100_000), Image.Resampling.LANCZOS, reducing_gap=None)
+            picture.thumbnail(
+                (wanted["width"], 100_000), Image.Resampling.LANCZOS, reducing_gap=None
+            )
             if wanted["format"] == "jpeg":
-                picture.save(into / f"{number}.jpg", "JPEG", quality=82, progressive=True, optimize=True)
+                picture.save(
+                    into / f"{number}.jpg", "JPEG", quality=82, progressive=True, optimize=True
+                )
             else:
                 picture.save(into / f"{number}.webp", "WEBP", quality=80, method=2)
 
@@ -83,7 +105,9 @@ def _libvips(file: Path, into: Path) -> None:
     for number, wanted in enumerate(_VARIANTS):
         picture = pyvips.Image.thumbnail(str(file), wanted["width"], height=100_000)
         if wanted["format"] == "jpeg":
-            picture.jpegsave(str(into / f"{number}.jpg"), Q=82, interlace=True, optimize_coding=True, strip=True)
+            picture.jpegsave(
+                str(into / f"{number}.jpg"), Q=82, interlace=True, optimize_coding=True, strip=True
+            )
         else:
             picture.webpsave(str(into / f"{number}.webp"), Q=80, effort=2, strip=True)
 
@@ -120,23 +144,37 @@ def sync() -> dict[str, Any]:
     with database.connection() as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS elsewhere")
         connection.execute("DROP TABLE IF EXISTS elsewhere.rows")
-        connection.execute("CREATE TABLE elsewhere.rows AS SELECT n AS id, 'name ' || n AS name, now() AS updated_at FROM generate_series(1, %s) AS n", (SYNC_ROWS,))
+        connection.execute(
+            "CREATE TABLE elsewhere.rows AS SELECT n AS id, 'name ' || n AS name, now() AS updated_at FROM generate_series(1, %s) AS n",
+            (SYNC_ROWS,),
+        )
     migrate()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "sync.toml").write_text(
             '[[source]]\nname = "bench"\nkind = "sql"\nurl_env = "DATABASE_URL"\nschema = "elsewhere"\n[[source.table]]\nname = "rows"\n'
         )
-        variables = {**os.environ, "SYNC_SOURCES": f"{folder}/sync.toml", "SYNC_FOLDER": f"{folder}/work"}
+        variables = {
+            **os.environ,
+            "SYNC_SOURCES": f"{folder}/sync.toml",
+            "SYNC_FOLDER": f"{folder}/work",
+        }
         # Not ru_maxrss: that of a child begins with what its parent has used.
         memory = "next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))"
-        code = f"from resources.sync.tables import Syncs; print(Syncs().load('bench').rows, {memory})"
+        code = (
+            f"from resources.sync.tables import Syncs; print(Syncs().load('bench').rows, {memory})"
+        )
         began = time.monotonic()
-        said = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+        said = subprocess.run(
+            [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
+        ).stdout.splitlines()[-1]
         seconds = time.monotonic() - began
     with database.connection() as connection:
         row = connection.execute("SELECT count(*) AS n FROM sync_bench.rows").fetchone()
     assert row is not None and row["n"] == SYNC_ROWS, f"{row} of {SYNC_ROWS} rows are there"
-    return {"rows_per_s": round(SYNC_ROWS / seconds), "most_memory_mb": round(int(said.split()[-1]) / 1024)}
+    return {
+        "rows_per_s": round(SYNC_ROWS / seconds),
+        "most_memory_mb": round(int(said.split()[-1]) / 1024),
+    }
 
 
 def keep() -> dict[str, Any]:
@@ -156,8 +194,9 @@ def keep() -> dict[str, Any]:
             with database.connection() as connection:
                 connection.execute(
                     "INSERT INTO runyard.events (name, data, target) SELECT 'bench/kept', jsonb_build_object('n', n, 'text', repeat('x', 200)), 'nobody'"
-                    " FROM generate_series(1, %s) AS n", (EVENTS_A_DAY,),
-                )  # fmt: skip
+                    " FROM generate_series(1, %s) AS n",
+                    (EVENTS_A_DAY,),
+                )
                 connection.execute(
                     "WITH made AS (INSERT INTO runyard.invocations (event_id, function, status, started_at, finished_at)"
                     " SELECT id, 'kept', 'succeeded', runyard.now(), runyard.now() FROM runyard.events WHERE received_at >= runyard.now() - interval '1 h' RETURNING id)"
@@ -180,4 +219,8 @@ def keep() -> dict[str, Any]:
         clock.take(None)
         database.close_pool()
     reached = max(sizes[KEPT_DAYS : KEPT_DAYS + 7])
-    return {"growth_after_retention": round(max(sizes[30:]) / reached, 3), "megabytes": round(max(sizes) / 1e6), "longest_sweep_s": round(swept, 1)}
+    return {
+        "growth_after_retention": round(max(sizes[30:]) / reached, 3),
+        "megabytes": round(max(sizes) / 1e6),
+        "longest_sweep_s": round(swept, 1),
+    }

@@ -18,7 +18,7 @@ from runyard.functions.flow_control import (
 from runyard.functions.registry import Function
 from runyard.processes.migrate import migrate
 from runyard.store import database
-from runyard.store.queries import one
+from runyard.store.queries import fetch_one
 
 QUEUED = 100_000
 TENANTS = 1_000
@@ -32,19 +32,31 @@ FLOWS = {
         throttle=Throttle(100_000, 60, key="data.tenant", burst=1_000),
         priority=Priority("data.level"),
     ),
-    "gates": Flow(concurrency=(Concurrency(50, key="data.tenant"),), rate_limit=RateLimit(10_000, 60, key="data.tenant"), idempotency=Idempotency("data.id")),
+    "gates": Flow(
+        concurrency=(Concurrency(50, key="data.tenant"),),
+        rate_limit=RateLimit(10_000, 60, key="data.tenant"),
+        idempotency=Idempotency("data.id"),
+    ),
 }
 
 
 def flow() -> dict[str, Any]:
     """Claims of 500 of 10^5 queued with flow control: milliseconds, and their ratio to one without."""
-    functions = {name: Function(f"flow_{name}", "flow_job", (f"flow/{name}",), max_batch=500, flow=words) for name, words in FLOWS.items()}
+    functions = {
+        name: Function(f"flow_{name}", "flow_job", (f"flow/{name}",), max_batch=500, flow=words)
+        for name, words in FLOWS.items()
+    }
     registry._functions = {function.name: function for function in functions.values()}
     migrate()
     registry.publish()
     for name in functions:
         for start in range(0, QUEUED, 5_000):
-            send([Event(f"flow/{name}", {"tenant": n % TENANTS, "level": n % 5, "id": n}) for n in range(start, start + 5_000)])
+            send(
+                [
+                    Event(f"flow/{name}", {"tenant": n % TENANTS, "level": n % 5, "id": n})
+                    for n in range(start, start + 5_000)
+                ]
+            )
     with database.connection() as connection:
         connection.execute("VACUUM ANALYZE runyard.invocations")
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -56,16 +68,30 @@ def flow() -> dict[str, Any]:
     medians = {name: statistics.median(found) * 1000 for name, found in times.items()}
     return {
         **{f"{name}_ms": round(found, 1) for name, found in medians.items()},
-        **{f"{name}_ratio": round(found / medians["plain"], 2) for name, found in medians.items() if name != "plain"},
+        **{
+            f"{name}_ratio": round(found / medians["plain"], 2)
+            for name, found in medians.items()
+            if name != "plain"
+        },
     }
 
 
 def _claim(function: Function) -> float:
     with database.connection() as connection:
-        connection.execute("UPDATE runyard.batches SET status = 'finished' WHERE status = 'claimed'")
-        parameters: dict[str, Any] = {"function": function.name, "max_batch": 500, "batch": new_ulid()}
+        connection.execute(
+            "UPDATE runyard.batches SET status = 'finished' WHERE status = 'claimed'"
+        )
+        parameters: dict[str, Any] = {
+            "function": function.name,
+            "max_batch": 500,
+            "batch": new_ulid(),
+        }
         began = time.perf_counter()
-        row = one(connection, "claim_lanes", just=None, **parameters) if function.flow.laned else one(connection, "claim", **parameters)
+        row = (
+            fetch_one(connection, "claim_lanes", just=None, **parameters)
+            if function.flow.laned
+            else fetch_one(connection, "claim", **parameters)
+        )
         seconds = time.perf_counter() - began
     assert row is not None and row["size"] > 0
     return seconds

@@ -32,6 +32,9 @@ def bench_single():
 
 defs = Definitions(
     jobs=[bench_batched, bench_single],
-    sensors=[on_event("bench/batched", job=bench_batched, max_batch=2000), on_event("bench/single", job=bench_single, max_batch=1)],
+    sensors=[
+        on_event("bench/batched", job=bench_batched, max_batch=2000),
+        on_event("bench/single", job=bench_single, max_batch=1),
+    ],
     resources={"io_manager": BatchIOManager()},
 )

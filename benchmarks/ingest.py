@@ -1,4 +1,4 @@
-"""How many events the HTTP door takes in: one a request, and in arrays, over connections that are kept open.
+"""How many events the HTTP API takes in: one a request, and in arrays, over connections that are kept open.
 
 The client writes requests and reads answers as bytes: one that parsed them with care would be what is measured, on the same two cores.
 """
@@ -21,10 +21,14 @@ _WARM_UP = 1.0
 def ingest() -> dict[str, Any]:
     """Events over HTTP on 16 kept connections, one a request and in arrays of 100; each makes an invocation, and all are counted in the table."""
     # Tomorrow's: what is measured is the door, not the functions behind it.
-    event = json.dumps({"name": "bench/single", "data": {"n": 1}, "ts": millis() + 86_400_000}).encode()
+    event = json.dumps(
+        {"name": "bench/single", "data": {"n": 1}, "ts": millis() + 86_400_000}
+    ).encode()
     return {
         "single_requests_per_s": round(_measure(event, 1)),
-        "events_per_s_in_arrays_of_100": round(ARRAY * _measure(b"[" + b",".join([event] * ARRAY) + b"]", ARRAY)),
+        "events_per_s_in_arrays_of_100": round(
+            ARRAY * _measure(b"[" + b",".join([event] * ARRAY) + b"]", ARRAY)
+        ),
     }
 
 
@@ -36,14 +40,20 @@ def _measure(body: bytes, events: int) -> float:
     requests = asyncio.run(_load(body, SECONDS))
     seconds = time.monotonic() - began
     kept = _count() - before
-    assert kept == requests * events, f"{requests * events} events were accepted, {kept} are in the table"
+    assert kept == requests * events, (
+        f"{requests * events} events were accepted, {kept} are in the table"
+    )
     return requests / seconds
 
 
 async def _load(body: bytes, seconds: float) -> int:
     head = f"POST /e/bench HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     deadline = time.monotonic() + seconds
-    return sum(await asyncio.gather(*[_connection(head.encode() + body, deadline) for _ in range(CONNECTIONS)]))
+    return sum(
+        await asyncio.gather(
+            *[_connection(head.encode() + body, deadline) for _ in range(CONNECTIONS)]
+        )
+    )
 
 
 async def _connection(request: bytes, deadline: float) -> int:
@@ -54,7 +64,9 @@ async def _connection(request: bytes, deadline: float) -> int:
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        length = next(
+            line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+        )
         await reader.readexactly(int(length.partition(b":")[2]))
         done += 1
     writer.close()
@@ -63,6 +75,8 @@ async def _connection(request: bytes, deadline: float) -> int:
 
 def _count() -> int:
     with database.connection() as connection:
-        row = connection.execute("SELECT count(*) AS n FROM runyard.events WHERE name = 'bench/single'").fetchone()
+        row = connection.execute(
+            "SELECT count(*) AS n FROM runyard.events WHERE name = 'bench/single'"
+        ).fetchone()
     assert row is not None
     return int(str(row["n"]))

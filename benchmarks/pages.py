@@ -34,10 +34,17 @@ def _measured(events: int) -> dict[str, float]:
         older = f"/dev?before={_place(events // 2)}"
         middle = events // 2
         found = {
-            "first_page": "/dev", "a_page_in_the_middle": older, "by_name": "/dev?name=bench/3", "by_id": f"/dev?id={middle:026}", "by_rare_status": "/dev?status=failed",
-            "by_path_in_the_data": f"/dev?path=data.n+%3D+{events - 60}", "event": f"/dev/events/{middle:026}", "invocation": f"/dev/invocations/{middle}",
-            "functions": "/dev/functions", "health": "/dev/health",
-        }  # fmt: skip
+            "first_page": "/dev",
+            "a_page_in_the_middle": older,
+            "by_name": "/dev?name=bench/3",
+            "by_id": f"/dev?id={middle:026}",
+            "by_rare_status": "/dev?status=failed",
+            "by_path_in_the_data": f"/dev?path=data.n+%3D+{events - 60}",
+            "event": f"/dev/events/{middle:026}",
+            "invocation": f"/dev/invocations/{middle}",
+            "functions": "/dev/functions",
+            "health": "/dev/health",
+        }
         return {name: _median(client, path) for name, path in found.items()}
 
 
@@ -76,11 +83,15 @@ def _fill(events: int) -> None:
 
 def _empty() -> None:
     with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.functions RESTART IDENTITY")
+        connection.execute(
+            "TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.functions RESTART IDENTITY"
+        )
 
 
 def _place(number: int) -> str:
     with database.connection() as connection:
-        row = connection.execute("SELECT received_at FROM runyard.events WHERE id = %s", (f"{number:026}",)).fetchone()
+        row = connection.execute(
+            "SELECT received_at FROM runyard.events WHERE id = %s", (f"{number:026}",)
+        ).fetchone()
     assert row is not None
     return quote(f"{row['received_at']} {number:026}".replace(" ", "T", 1))

@@ -33,7 +33,7 @@ from runyard.processes.stack import Stack
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.embedded import delete_embedded, start_embedded
-from runyard.store.queries import one
+from runyard.store.queries import fetch_one
 
 ROOT = Path(__file__).resolve().parent.parent
 BURST = 20_000
@@ -52,7 +52,11 @@ def idle() -> Result:
     time.sleep(10)
     before = cpu_seconds(str(settings().data))
     time.sleep(IDLE_SECONDS)
-    return {"percent_of_one_core": round(100 * (cpu_seconds(str(settings().data)) - before) / IDLE_SECONDS, 2)}
+    return {
+        "percent_of_one_core": round(
+            100 * (cpu_seconds(str(settings().data)) - before) / IDLE_SECONDS, 2
+        )
+    }
 
 
 def latency() -> Result:
@@ -64,18 +68,26 @@ def latency() -> Result:
         time.sleep(max(0.0, 1 - (time.monotonic() - began)))
     _wait("bench_single")
     seconds = sorted(
-        float(row["s"]) for row in _rows(
+        float(row["s"])
+        for row in _rows(
             "SELECT extract(epoch FROM steps.started_at - events.received_at)::float8 AS s FROM runyard.events JOIN runyard.invocations ON event_id = events.id"
-            " JOIN runyard.steps ON invocation_id = invocations.id AND step = 'first' WHERE events.id = ANY (%s)", ids,
+            " JOIN runyard.steps ON invocation_id = invocations.id AND step = 'first' WHERE events.id = ANY (%s)",
+            ids,
         )
-    )  # fmt: skip
+    )
     assert len(seconds) == LATENCY_EVENTS, "an event is lost"
-    return {name: round(seconds[min(len(seconds) - 1, int(len(seconds) * share))], 3) for name, share in (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99))}
+    return {
+        name: round(seconds[min(len(seconds) - 1, int(len(seconds) * share))], 3)
+        for name, share in (("p50_s", 0.5), ("p90_s", 0.9), ("p99_s", 0.99))
+    }
 
 
 def single() -> Result:
     """A run for every event, three kept steps: runs a second, all results counted in the table."""
-    return {"runs_per_s": round(_burst("bench/single", "bench_single", SINGLES), 2), "runs": SINGLES}
+    return {
+        "runs_per_s": round(_burst("bench/single", "bench_single", SINGLES), 2),
+        "runs": SINGLES,
+    }
 
 
 def burst() -> Result:
@@ -91,7 +103,10 @@ def _burst(name: str, function: str, count: int) -> float:
         send([Event(name, {"n": number}) for number in range(start, min(count, start + 500))])
     _wait(function)
     seconds = time.monotonic() - began
-    kept = int(_rows("SELECT count(*) AS n FROM runyard.steps WHERE output IS NOT NULL")[0]["n"]) - steps
+    kept = (
+        int(_rows("SELECT count(*) AS n FROM runyard.steps WHERE output IS NOT NULL")[0]["n"])
+        - steps
+    )
     assert kept == 3 * count, f"{kept} of {3 * count} step results are in the table"
     return count / seconds
 
@@ -100,8 +115,14 @@ def _wait(function: str, seconds: float = 180) -> None:
     """Wait until no invocation of a function is open. Cheap to ask, so that asking costs the measured none of its speed."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        queued = _rows("SELECT 1 AS n FROM runyard.invocations WHERE function = %s AND status = 'queued' LIMIT 1", function)
-        if not queued and not _rows("SELECT 1 AS n FROM runyard.batches WHERE status IN ('claimed', 'running') AND function = %s LIMIT 1", function):
+        queued = _rows(
+            "SELECT 1 AS n FROM runyard.invocations WHERE function = %s AND status = 'queued' LIMIT 1",
+            function,
+        )
+        if not queued and not _rows(
+            "SELECT 1 AS n FROM runyard.batches WHERE status IN ('claimed', 'running') AND function = %s LIMIT 1",
+            function,
+        ):
             return
         time.sleep(0.05)
     raise AssertionError(f"{function} is not done after {seconds} s")
@@ -122,7 +143,11 @@ def claim() -> Result:
                     _claim_once(function)  # the connection's first is not measured
                     times[name].append(_claim_once(function))
     small, large = (statistics.median(times[name]) * 1000 for name in names)
-    return {"among_1e4_ms": round(small, 2), "among_1e6_ms": round(large, 2), "ratio": round(large / small, 2)}
+    return {
+        "among_1e4_ms": round(small, 2),
+        "among_1e6_ms": round(large, 2),
+        "ratio": round(large / small, 2),
+    }
 
 
 def _fill(function: Function, rows: int) -> None:
@@ -132,8 +157,9 @@ def _fill(function: Function, rows: int) -> None:
     with database.connection() as connection:
         connection.execute(
             "INSERT INTO runyard.invocations (event_id, function, status, finished_at)"
-            " SELECT lpad(n::text, 26, '0'), 'claimed', 'succeeded', now() FROM generate_series(1, %s) AS n", (rows,),
-        )  # fmt: skip
+            " SELECT lpad(n::text, 26, '0'), 'claimed', 'succeeded', now() FROM generate_series(1, %s) AS n",
+            (rows,),
+        )
     for _ in range(2 * CLAIM_ROUNDS):
         send([Event("bench/claimed", {"n": n}) for n in range(600)])
     with database.connection() as connection:
@@ -141,10 +167,14 @@ def _fill(function: Function, rows: int) -> None:
 
 
 def _claim_once(function: Function) -> float:
-    _rows("UPDATE runyard.batches SET status = 'finished' WHERE status = 'claimed' RETURNING 1 AS n")
+    _rows(
+        "UPDATE runyard.batches SET status = 'finished' WHERE status = 'claimed' RETURNING 1 AS n"
+    )
     with database.connection() as connection:
         began = time.perf_counter()
-        row = one(connection, "claim", function=function.name, max_batch=500, batch=new_ulid())
+        row = fetch_one(
+            connection, "claim", function=function.name, max_batch=500, batch=new_ulid()
+        )
         seconds = time.perf_counter() - began
     assert row is not None and row["size"] == 500
     return seconds
@@ -157,13 +187,27 @@ def stock() -> Result:
     with _other_databases(["stock"]) as urls:
         (folder / "dagster.yaml").write_text(
             "storage:\n  postgres:\n    postgres_url:\n      env: STOCK_URL\ntelemetry:\n  enabled: false\n"
-        )  # fmt: skip
-        variables = {**os.environ, "DAGSTER_HOME": str(folder), "STOCK_URL": urls["stock"], "STOCK_EVENTS": str(events)}
-        subprocess.run([sys.executable, "-c", "from dagster import DagsterInstance; DagsterInstance.get()"], env=variables, check=True, cwd=ROOT)
+        )
+        variables = {
+            **os.environ,
+            "DAGSTER_HOME": str(folder),
+            "STOCK_URL": urls["stock"],
+            "STOCK_EVENTS": str(events),
+        }
+        subprocess.run(
+            [sys.executable, "-c", "from dagster import DagsterInstance; DagsterInstance.get()"],
+            env=variables,
+            check=True,
+            cwd=ROOT,
+        )
         daemon = subprocess.Popen(
-            [sys.executable, "-m", "dagster._daemon", "run", "-m", "benchmarks.stock"], env=variables, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [sys.executable, "-m", "dagster._daemon", "run", "-m", "benchmarks.stock"],
+            env=variables,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             return _watch_stock(urls["stock"], events)
         finally:
@@ -185,12 +229,26 @@ def _watch_stock(url: str, events: Path) -> Result:
         _until(lambda: count("SELECT count(*) FROM job_ticks") > 0, 90)
         events.write_text("".join(f"event-{number}\n" for number in range(STOCK_RUNS)))
         began, began_at = time.monotonic(), datetime.now(UTC)
-        _until(lambda: count("SELECT count(*) FROM runs WHERE status IN ('SUCCESS', 'FAILURE')") == STOCK_RUNS, STOCK_LIMIT_SECONDS)
+        _until(
+            lambda: (
+                count("SELECT count(*) FROM runs WHERE status IN ('SUCCESS', 'FAILURE')")
+                == STOCK_RUNS
+            ),
+            STOCK_LIMIT_SECONDS,
+        )
         seconds = time.monotonic() - began
         done = count("SELECT count(*) FROM runs WHERE status = 'SUCCESS'")
-        row = connection.execute("SELECT min(timestamp) FROM event_logs WHERE dagster_event_type = 'STEP_START'").fetchone()
-    assert row is not None and row[0] is not None and done == STOCK_RUNS, f"stock Dagster finished {done} of {STOCK_RUNS} runs"
-    return {"runs_per_s": round(done / seconds, 3), "runs": done, "first_op_s": round((row[0].replace(tzinfo=UTC) - began_at).total_seconds(), 1)}
+        row = connection.execute(
+            "SELECT min(timestamp) FROM event_logs WHERE dagster_event_type = 'STEP_START'"
+        ).fetchone()
+    assert row is not None and row[0] is not None and done == STOCK_RUNS, (
+        f"stock Dagster finished {done} of {STOCK_RUNS} runs"
+    )
+    return {
+        "runs_per_s": round(done / seconds, 3),
+        "runs": done,
+        "first_op_s": round((row[0].replace(tzinfo=UTC) - began_at).total_seconds(), 1),
+    }
 
 
 def _until(what: Callable[[], bool], seconds: float) -> None:
@@ -243,10 +301,19 @@ class _using:
 
 def _rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
     with database.connection() as connection:
-        return [dict(row) for row in connection.execute(statement.encode(), parameters or None).fetchall()]
+        return [
+            dict(row)
+            for row in connection.execute(statement.encode(), parameters or None).fetchall()
+        ]
 
 
-WITH_STACK: dict[str, Callable[[], Result]] = {"idle": idle, "latency": latency, "single": single, "burst": burst, "ingest": ingest}
+WITH_STACK: dict[str, Callable[[], Result]] = {
+    "idle": idle,
+    "latency": latency,
+    "single": single,
+    "burst": burst,
+    "ingest": ingest,
+}
 ALONE: dict[str, Callable[[], Result]] = {
     "claim": claim,
     "flow": flow,
@@ -259,21 +326,38 @@ ALONE: dict[str, Callable[[], Result]] = {
 }
 # What the project holds itself to, on 2 cores with the embedded database.
 WANTED: dict[tuple[str, str], tuple[str, float]] = {
-    ("idle", "percent_of_one_core"): ("<", 5), ("latency", "p50_s"): ("<", 0.5), ("latency", "p99_s"): ("<", 1.5), ("single", "runs_per_s"): (">", 5),
-    ("burst", "events_per_s"): (">", 2000), ("claim", "ratio"): ("<", 1.3), ("flow", "by_tenant_ratio"): ("<", 2), ("flow", "limits_ratio"): ("<", 2),
-    ("single", "times_stock_dagster"): (">", 30), ("ingest", "single_requests_per_s"): (">", 2000), ("ingest", "events_per_s_in_arrays_of_100"): (">", 20_000),
-    ("pages", "first_page_ms"): ("<", 200), ("analytics", "seconds_for_1e6_events"): ("<", 10), ("media", "times_plain_pillow"): (">", 1),
-    ("keep", "growth_after_retention"): ("<", 1.1), ("sync", "most_memory_mb"): ("<", 700),
-}  # fmt: skip
+    ("idle", "percent_of_one_core"): ("<", 5),
+    ("latency", "p50_s"): ("<", 0.5),
+    ("latency", "p99_s"): ("<", 1.5),
+    ("single", "runs_per_s"): (">", 5),
+    ("burst", "events_per_s"): (">", 2000),
+    ("claim", "ratio"): ("<", 1.3),
+    ("flow", "by_tenant_ratio"): ("<", 2),
+    ("flow", "limits_ratio"): ("<", 2),
+    ("single", "times_stock_dagster"): (">", 30),
+    ("ingest", "single_requests_per_s"): (">", 2000),
+    ("ingest", "events_per_s_in_arrays_of_100"): (">", 20_000),
+    ("pages", "first_page_ms"): ("<", 200),
+    ("analytics", "seconds_for_1e6_events"): ("<", 10),
+    ("media", "times_plain_pillow"): (">", 1),
+    ("keep", "growth_after_retention"): ("<", 1.1),
+    ("sync", "most_memory_mb"): ("<", 700),
+}
 
 
 def main(chosen: Sequence[str]) -> int:
     """Run the chosen benchmarks, or all; return 1 when one misses what is wanted of it."""
-    folder, postgres = (Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")) for prefix in ("ryb-", "rybp-"))
+    folder, postgres = (
+        Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")) for prefix in ("ryb-", "rybp-")
+    )
     os.environ.update(
-        DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(folder), RUNYARD_POSTGRES_DIR=str(postgres), RUNYARD_CODE="benchmarks.functions",
+        DAGSTER_HOME=str(ROOT),
+        RUNYARD_HOME=str(ROOT),
+        RUNYARD_DATA_DIR=str(folder),
+        RUNYARD_POSTGRES_DIR=str(postgres),
+        RUNYARD_CODE="benchmarks.functions",
         RUNYARD_PORT="8299",
-    )  # fmt: skip
+    )
     os.environ.pop("DATABASE_URL", None)
     settings.cache_clear()
     results: dict[str, Result] = {}
@@ -289,12 +373,16 @@ def main(chosen: Sequence[str]) -> int:
         delete_embedded(postgres)
         shutil.rmtree(folder, ignore_errors=True)
         if "single" in results and "stock" in results:
-            results["single"]["times_stock_dagster"] = round(results["single"]["runs_per_s"] / results["stock"]["runs_per_s"], 1)
+            results["single"]["times_stock_dagster"] = round(
+                results["single"]["runs_per_s"] / results["stock"]["runs_per_s"], 1
+            )
         _write(results)  # what was measured before a failure too
     return _print(results)
 
 
-def _measure(benchmarks: dict[str, Callable[[], Result]], chosen: Sequence[str], results: dict[str, Result]) -> None:
+def _measure(
+    benchmarks: dict[str, Callable[[], Result]], chosen: Sequence[str], results: dict[str, Result]
+) -> None:
     for name, benchmark in benchmarks.items():
         if not chosen or name in chosen:
             print(f"measuring {name}: {(benchmark.__doc__ or '').splitlines()[0]}", flush=True)
@@ -305,7 +393,13 @@ def _write(results: dict[str, Result]) -> None:
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}.json"
-    path.write_text(json.dumps({"at": datetime.now(UTC).isoformat(), "machine": machine(), "results": results}, indent=2) + "\n")
+    path.write_text(
+        json.dumps(
+            {"at": datetime.now(UTC).isoformat(), "machine": machine(), "results": results},
+            indent=2,
+        )
+        + "\n"
+    )
     print(f"\nwritten to {path.relative_to(ROOT)}\n")
 
 
@@ -317,7 +411,9 @@ def _print(results: dict[str, Result]) -> int:
             sign, bound = WANTED.get((name, measure), ("", 0.0))
             ok = not sign or (value < bound if sign == "<" else value > bound)
             missed += not ok
-            print(f"{name:<10} {measure:<32} {value:>12}   {f'{sign} {bound:g}' + ('' if ok else '  MISSED') if sign else ''}")
+            print(
+                f"{name:<10} {measure:<32} {value:>12}   {f'{sign} {bound:g}' + ('' if ok else '  MISSED') if sign else ''}"
+            )
     return 1 if missed else 0
 
 

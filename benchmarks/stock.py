@@ -3,7 +3,16 @@
 import os
 from pathlib import Path
 
-from dagster import DefaultSensorStatus, Definitions, RunRequest, SensorEvaluationContext, SkipReason, job, op, sensor
+from dagster import (
+    DefaultSensorStatus,
+    Definitions,
+    RunRequest,
+    SensorEvaluationContext,
+    SkipReason,
+    job,
+    op,
+    sensor,
+)
 
 
 @op

@@ -125,7 +125,12 @@ def sound(path: Path, cover: bool) -> None:
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG whose header says a size, with few bytes behind it: a bomb for whoever believes it."""
     row = zlib.compress(b"\0" * (1 + (width * 3)) * min(height, 200), 9)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + _chunk(b"IDAT", row) + _chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + _chunk(b"IDAT", row)
+        + _chunk(b"IEND", b"")
+    )
 
 
 def hostile() -> dict[str, tuple[bytes, str]]:
@@ -137,13 +142,19 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         frame.putpixel((number % 50, number // 50), 251)
     frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])
     return {
-        "bomb": (png_of_size(60_000, 60_000), "megapixels"), "100-megapixels": (png_of_size(12_500, 8_000), "megapixels"),
-        "truncated": (good[: len(good) // 2], "damaged"), "empty": (b"", "damaged"), "text": (b"hello", "damaged"),
-        "svg": (b'<?xml version="1.0"?><svg onload="alert(1)"/>', "SVG"), "svg-bare": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        "zip": (good + b"PK\x03\x04abc" + b"PK\x05\x06" + b"\0" * 18, "something else"), "script": (good + b"<script>alert(1)</script>", "something else"),
-        "pdf": (saved(photo(50, 50), "PNG") + b"%PDF-1.7", "something else"), "frames": (gif.getvalue(), "frames"),
+        "bomb": (png_of_size(60_000, 60_000), "megapixels"),
+        "100-megapixels": (png_of_size(12_500, 8_000), "megapixels"),
+        "truncated": (good[: len(good) // 2], "damaged"),
+        "empty": (b"", "damaged"),
+        "text": (b"hello", "damaged"),
+        "svg": (b'<?xml version="1.0"?><svg onload="alert(1)"/>', "SVG"),
+        "svg-bare": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        "zip": (good + b"PK\x03\x04abc" + b"PK\x05\x06" + b"\0" * 18, "something else"),
+        "script": (good + b"<script>alert(1)</script>", "something else"),
+        "pdf": (saved(photo(50, 50), "PNG") + b"%PDF-1.7", "something else"),
+        "frames": (gif.getvalue(), "frames"),
         "header-only": (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "damaged"),
-    }  # fmt: skip
+    }
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

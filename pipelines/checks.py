@@ -43,11 +43,15 @@ def _mail() -> str:
     if not key:
         return "off: mails go into the local outbox; SENDGRID_API_KEY sends them"
     host = os.environ.get("SENDGRID_API_HOST") or SENDGRID_HOST
-    answer = httpx.get(f"{host}/v3/scopes", headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS)
+    answer = httpx.get(
+        f"{host}/v3/scopes", headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS
+    )
     if answer.status_code >= 400:
         raise ConnectionError(f"SendGrid answers {answer.status_code}: check SENDGRID_API_KEY")
     scopes = answer.json().get("scopes", [])
-    return "on: SendGrid takes the key" + ("" if "mail.send" in scopes else ", which lacks the scope mail.send")
+    return "on: SendGrid takes the key" + (
+        "" if "mail.send" in scopes else ", which lacks the scope mail.send"
+    )
 
 
 def _texts() -> list[Check]:
@@ -56,8 +60,17 @@ def _texts() -> list[Check]:
     except RunyardError as error:
         return [Check("text", False, str(error))]
     if not on:
-        return [Check("text", True, "off: texts are placeholders; GEMINI_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL switches a provider on")]
-    return [_check(name, lambda generator=generator: f"on: {generator.check()}") for name, generator in on.items()]  # type: ignore[misc]
+        return [
+            Check(
+                "text",
+                True,
+                "off: texts are placeholders; GEMINI_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL switches a provider on",
+            )
+        ]
+    return [
+        _check(name, lambda generator=generator: f"on: {generator.check()}")
+        for name, generator in on.items()
+    ]  # type: ignore[misc]
 
 
 def _media() -> str:
@@ -67,10 +80,20 @@ def _media() -> str:
     probe.write_text("")
     probe.unlink()
     said = f"files are kept in {store.root}, previews are {preview_codecs.chosen()}"
-    return f"on: {said}" if os.environ.get("MEDIA_STORE") else f"off: {said}; MEDIA_STORE is another place"
+    return (
+        f"on: {said}"
+        if os.environ.get("MEDIA_STORE")
+        else f"off: {said}; MEDIA_STORE is another place"
+    )
 
 
 def _source(name: str) -> Check:
     source = sources()[name]
     on = source.address() is not None
-    return Check(f"sync {name}", True, f"on: {len(source.table)} tables into {source.dataset}" if on else f"off: {', '.join(source.wants())} switches it on")
+    return Check(
+        f"sync {name}",
+        True,
+        f"on: {len(source.table)} tables into {source.dataset}"
+        if on
+        else f"off: {', '.join(source.wants())} switches it on",
+    )

@@ -18,7 +18,12 @@ from resources.email.plain_text import plain_text
 from resources.email.templates import Rendered, render_template
 from runyard import Batch, Item, NonRetriable, receive, settle
 
-PREPARE, RECORD, SEND, TRACK = "prepare-email", "record-message", "send-via-sendgrid", "track-delivery"
+PREPARE, RECORD, SEND, TRACK = (
+    "prepare-email",
+    "record-message",
+    "send-via-sendgrid",
+    "track-delivery",
+)
 # Requests to SendGrid at a time; its package keeps half as many connections open.
 _THREADS = 16
 
@@ -26,9 +31,13 @@ _THREADS = 16
 @op
 def prepare_email(batch: Batch, messages: EmailMessages) -> Batch:
     """Render each mail, leave out suppressed addresses, record it as queued."""
-    suppressed = messages.suppressed(address for item in batch.live() for address in (*item.data.to, *item.data.cc, *item.data.bcc))
+    suppressed = messages.suppressed(
+        address
+        for item in batch.live()
+        for address in (*item.data.to, *item.data.cc, *item.data.bcc)
+    )
     batch.map(PREPARE, lambda item: _prepare(item, suppressed))
-    return batch.map_all(RECORD, lambda items: _record(items, messages))
+    return batch.map_batch(RECORD, lambda items: _record(items, messages))
 
 
 @op
@@ -45,7 +54,7 @@ def send_via_sendgrid(batch: Batch, mailer: Mailer, messages: EmailMessages) -> 
             messages.mark_failed(mail["id"], str(error))
             raise
 
-    return batch.map(SEND, send, threads=_THREADS, at_most_once_window=1)
+    return batch.map(SEND, send, threads=_THREADS, checkpoint_every=1)
 
 
 @op
@@ -54,10 +63,18 @@ def track_delivery(batch: Batch, messages: EmailMessages) -> Batch:
 
     def track(items: Sequence[Item]) -> list[dict[str, Any]]:
         sent = [item for item in items if item[SEND]["status"] == "sent"]
-        messages.mark_sent([(item[PREPARE]["mail"]["id"], item[SEND]["provider"], item[SEND]["message_id"]) for item in sent])
-        return [{"message": item.key, **item[SEND], "suppressed": item[PREPARE]["suppressed"]} for item in items]
+        messages.mark_sent(
+            [
+                (item[PREPARE]["mail"]["id"], item[SEND]["provider"], item[SEND]["message_id"])
+                for item in sent
+            ]
+        )
+        return [
+            {"message": item.key, **item[SEND], "suppressed": item[PREPARE]["suppressed"]}
+            for item in items
+        ]
 
-    return batch.map_all(TRACK, track)
+    return batch.map_batch(TRACK, track)
 
 
 @job(executor_def=in_process_executor, description="Send mails: email/send.requested")
@@ -71,15 +88,30 @@ def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
     data = item.data
     rendered = _rendered(data)
     if not rendered.subject.strip() or not (rendered.text + (rendered.html or "")).strip():
-        raise NonRetriable("there is nothing to send: the subject, or both text and HTML, are blank")
+        raise NonRetriable(
+            "there is nothing to send: the subject, or both text and HTML, are blank"
+        )
     recipients = _recipients(item)
-    kept = {field: [address for address in addresses if bare(address) not in suppressed] for field, addresses in recipients.items()}
+    kept = {
+        field: [address for address in addresses if bare(address) not in suppressed]
+        for field, addresses in recipients.items()
+    }
     left_out = sorted({bare(address) for address in chain(*recipients.values())} & suppressed)
     mail = Mail(
-        id=item.key, **kept, reply_to=data.reply_to, subject=rendered.subject, text=rendered.text, html=rendered.html,
-        attachments=[attachment.model_dump() for attachment in data.attachments], send_at=data.send_at,
-    )  # fmt: skip
-    return {"mail": mail.model_dump(mode="json") if mail.to else None, "suppressed": left_out, "subject": rendered.subject}
+        id=item.key,
+        **kept,
+        reply_to=data.reply_to,
+        subject=rendered.subject,
+        text=rendered.text,
+        html=rendered.html,
+        attachments=[attachment.model_dump() for attachment in data.attachments],
+        send_at=data.send_at,
+    )
+    return {
+        "mail": mail.model_dump(mode="json") if mail.to else None,
+        "suppressed": left_out,
+        "subject": rendered.subject,
+    }
 
 
 def _rendered(data: EmailSendRequested) -> Rendered:
@@ -99,10 +131,14 @@ def _recipients(item: Item) -> dict[str, list[str]]:
 def _record(items: Sequence[Item], messages: EmailMessages) -> list[str]:
     rows = [
         Message(
-            id=item.key, event_id=str(item.event.id), recipients=list(chain(*_recipients(item).values())),
-            subject=item[PREPARE]["subject"], template=item.data.template, status="queued" if item[PREPARE]["mail"] else "suppressed",
+            id=item.key,
+            event_id=str(item.event.id),
+            recipients=list(chain(*_recipients(item).values())),
+            subject=item[PREPARE]["subject"],
+            template=item.data.template,
+            status="queued" if item[PREPARE]["mail"] else "suppressed",
         )
         for item in items
-    ]  # fmt: skip
+    ]
     messages.record(rows)
     return [row.id for row in rows]

@@ -85,9 +85,15 @@ def _as_list(value: object) -> object:
     """The addresses of a text, which may have commas between them, or the items of a list; looked at only where there are not too many."""
     found = addresses.split(value) if isinstance(value, str) else value
     if isinstance(found, list) and len(found) > MAX_RECIPIENTS:
-        raise ValueError(f"has {len(found)} addresses; a mail may have {MAX_RECIPIENTS}. Send several mails")
+        raise ValueError(
+            f"has {len(found)} addresses; a mail may have {MAX_RECIPIENTS}. Send several mails"
+        )
     # Read here, so that an error names the field, which has no items.
-    return [_address(text) for text in found or [value]] if isinstance(value, str) and isinstance(found, list) else value
+    return (
+        [_address(text) for text in found or [value]]
+        if isinstance(value, str) and isinstance(found, list)
+        else value
+    )
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
@@ -96,7 +102,9 @@ User = Annotated[str, Field(min_length=1, max_length=200)]
 Link = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]
 Provider = Literal["gemini", "openai", "offline"]
 # The first bad one of many is told.
-Addresses = Annotated[list[Address], Field(max_length=MAX_RECIPIENTS, fail_fast=True), BeforeValidator(_as_list)]
+Addresses = Annotated[
+    list[Address], Field(max_length=MAX_RECIPIENTS, fail_fast=True), BeforeValidator(_as_list)
+]
 # What is as long as an event may be.
 Text = Annotated[str, Field(max_length=MAX_EVENT_BYTES)]
 
@@ -117,7 +125,9 @@ class Attachment(BaseModel):
         if not content:
             raise ValueError("is empty; an attachment has one byte at least")
         if len(content) > MAX_ATTACHMENT_BYTES:
-            raise ValueError(f"has {len(content)} bytes; attachments may have {MAX_ATTACHMENT_BYTES} in all. Put the file elsewhere and send a link")
+            raise ValueError(
+                f"has {len(content)} bytes; attachments may have {MAX_ATTACHMENT_BYTES} in all. Put the file elsewhere and send a link"
+            )
         return base64.b64encode(content).decode()
 
     def size(self) -> int:
@@ -133,12 +143,18 @@ class EmailSendRequested(EventData):
     cc: Addresses = Field(default_factory=list)
     bcc: Addresses = Field(default_factory=list)
     reply_to: Address | None = None
-    subject: Annotated[Line, Field(min_length=1, max_length=998), AfterValidator(_not_blank)] | None = None
-    template: Annotated[str, Field(max_length=100)] | None = Field(default=None, examples=["welcome"])
+    subject: (
+        Annotated[Line, Field(min_length=1, max_length=998), AfterValidator(_not_blank)] | None
+    ) = None
+    template: Annotated[str, Field(max_length=100)] | None = Field(
+        default=None, examples=["welcome"]
+    )
     text: Text | None = None
     html: Text | None = None
     data: dict[str, Any] = Field(default_factory=dict, examples=[{"name": "Ada"}])
-    attachments: list[Attachment] = Field(default_factory=list, max_length=MAX_ATTACHMENTS, fail_fast=True)
+    attachments: list[Attachment] = Field(
+        default_factory=list, max_length=MAX_ATTACHMENTS, fail_fast=True
+    )
     send_at: datetime | None = None
 
     @model_validator(mode="before")
@@ -159,7 +175,9 @@ class EmailSendRequested(EventData):
     @classmethod
     def _exists(cls, value: str | None) -> str | None:
         if value is not None and value not in template_names():
-            raise ValueError(f"there is no template {value!r}; there are: {', '.join(template_names())}")
+            raise ValueError(
+                f"there is no template {value!r}; there are: {', '.join(template_names())}"
+            )
         return value
 
     @field_validator("send_at")
@@ -169,7 +187,9 @@ class EmailSendRequested(EventData):
             if value.tzinfo is None:
                 raise ValueError("needs a time zone, as in 2026-01-31T09:00:00Z")
             if value > datetime.now(UTC) + LONGEST_SEND_AT:
-                raise ValueError("is more than 72 hours ahead; give the event itself a later ts instead")
+                raise ValueError(
+                    "is more than 72 hours ahead; give the event itself a later ts instead"
+                )
         return value
 
     @model_validator(mode="after")
@@ -180,7 +200,9 @@ class EmailSendRequested(EventData):
             raise _wrong(model, "template", "give a template, or text and html, not both")
         if self.template is None and _is_blank(self.text) and _is_blank(self.html):
             field = written[0] if written else "text"
-            raise _wrong(model, field, "there is nothing to send: give a template, or text, or html")
+            raise _wrong(
+                model, field, "there is nothing to send: give a template, or text, or html"
+            )
         if self.template is None and self.subject is None:
             raise _wrong(model, "subject", "a mail without a template needs a subject")
         self._check_recipients(len(self.to) + len(self.cc) + len(self.bcc))
@@ -195,7 +217,9 @@ class EmailBounced(EventData):
     """An address is of no use: a mail to it bounced for good, and it is suppressed."""
 
     address: Annotated[str, Field(max_length=LONGEST_ADDRESS)]
-    message: Annotated[str, Field(max_length=512)] | None = Field(default=None, description="Our id of the mail, in app.email_messages.")
+    message: Annotated[str, Field(max_length=512)] | None = Field(
+        default=None, description="Our id of the mail, in app.email_messages."
+    )
     reason: Annotated[str, Field(max_length=20_000)] | None = None
     at: datetime
 
@@ -216,9 +240,15 @@ class ContactSubmitted(EventData):
 
     name: Annotated[Line, Field(min_length=1, max_length=200, examples=["Grace"])]
     email: Annotated[Address, Field(examples=["grace@example.com"])]
-    message: Annotated[str, Field(min_length=1, max_length=20_000, examples=["Do you ship to Arlington?"])]
+    message: Annotated[
+        str, Field(min_length=1, max_length=20_000, examples=["Do you ship to Arlington?"])
+    ]
     page: Annotated[str, Field(max_length=2000)] | None = None
-    website: str = Field(default="", max_length=2000, description="A field that people do not see: what fills it in is no person.")
+    website: str = Field(
+        default="",
+        max_length=2000,
+        description="A field that people do not see: what fills it in is no person.",
+    )
 
 
 @event_type("notification/requested")
@@ -231,7 +261,10 @@ class NotificationRequested(EventData):
     message: Annotated[str, Field(max_length=20_000, examples=["It has 12 pages."])]
     action_url: Link | None = None
     channels: list[Literal["in-app", "mail", "webhook"]] | None = Field(
-        default=None, max_length=10, fail_fast=True, description="Those that the user has switched on by default."
+        default=None,
+        max_length=10,
+        fail_fast=True,
+        description="Those that the user has switched on by default.",
     )
 
 
@@ -268,7 +301,9 @@ class UserReturned(EventData):
 class TextGenerateRequested(EventData):
     """A text is to be written."""
 
-    prompt: Annotated[str, Field(min_length=1, max_length=100_000, examples=["A haiku about queues"])]
+    prompt: Annotated[
+        str, Field(min_length=1, max_length=100_000, examples=["A haiku about queues"])
+    ]
     system: Annotated[str, Field(max_length=20_000)] | None = None
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -281,7 +316,9 @@ class TextGenerateRequested(EventData):
 class ContentGenerateRequested(EventData):
     """An article, a product description, a social post or the copy of an e-mail is to be written."""
 
-    topic: Annotated[str, Field(min_length=1, max_length=2000, examples=["Durable queues on PostgreSQL"])]
+    topic: Annotated[
+        str, Field(min_length=1, max_length=2000, examples=["Durable queues on PostgreSQL"])
+    ]
     kind: Literal["article", "product description", "social post", "e-mail copy"] = "article"
     audience: Annotated[str, Field(max_length=500)] | None = None
     tone: Annotated[str, Field(max_length=200)] | None = None
@@ -311,7 +348,14 @@ class Variant(BaseModel):
 
 
 class _Uploaded(EventData):
-    source: Annotated[str, Field(min_length=1, max_length=2000, description="A URL, or the name of a file below the folder of uploads.")]
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=2000,
+            description="A URL, or the name of a file below the folder of uploads.",
+        ),
+    ]
     user: User | None = None
 
 
@@ -321,12 +365,20 @@ class MediaImageUploaded(_Uploaded):
 
     source: Annotated[str, Field(min_length=1, max_length=2000, examples=["photo.jpg"])]
     variants: Annotated[list[Variant], Field(min_length=1, max_length=20, fail_fast=True)] = Field(
-        default_factory=lambda: [*(Variant(width=width) for width in (320, 640, 1280, 1920)), Variant(width=1280, format="jpeg")]
+        default_factory=lambda: [
+            *(Variant(width=width) for width in (320, 640, 1280, 1920)),
+            Variant(width=1280, format="jpeg"),
+        ]
     )
     focal: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = Field(
         default=(0.5, 0.5), description="What stays in a crop, as shares of width and height."
     )
-    keep: list[Literal["copyright"]] = Field(default_factory=list, max_length=10, fail_fast=True, description="Metadata that stay; all others go.")
+    keep: list[Literal["copyright"]] = Field(
+        default_factory=list,
+        max_length=10,
+        fail_fast=True,
+        description="Metadata that stay; all others go.",
+    )
 
 
 @event_type("media/video.uploaded")

@@ -16,8 +16,19 @@ from runyard.settings import settings
 from runyard.syntax.retention_policy import Retention
 
 _DAY = 86_400.0
-_CONFIG = {"dry_run": Field(bool, is_required=False, default_value=False, description="Only say what would go.")}
-_WITH_TIMES = {**_CONFIG, "retention": Field(str, is_required=False, description="Another time than RUNYARD_RETENTION, in its form: `30d, send_email=90d`.")}
+_CONFIG = {
+    "dry_run": Field(
+        bool, is_required=False, default_value=False, description="Only say what would go."
+    )
+}
+_WITH_TIMES = {
+    **_CONFIG,
+    "retention": Field(
+        str,
+        is_required=False,
+        description="Another time than RUNYARD_RETENTION, in its form: `30d, send_email=90d`.",
+    ),
+}
 
 
 def _times(config: dict[str, Any]) -> Retention:
@@ -28,16 +39,22 @@ def _times(config: dict[str, Any]) -> Retention:
 def delete_old_events(context: OpExecutionContext) -> None:
     """Events, invocations, steps, progress and batches whose time is over."""
     config = context.op_config
-    swept = retention.sweep(dry_run=config["dry_run"], say=context.log.info, retention=_times(config))
+    swept = retention.sweep(
+        dry_run=config["dry_run"], say=context.log.info, retention=_times(config)
+    )
     vacuumed = retention.vacuum(dry_run=config["dry_run"])
-    context.add_output_metadata({"dry run": config["dry_run"], **swept.rows, "vacuumed": ", ".join(vacuumed) or "nothing"})
+    context.add_output_metadata(
+        {"dry run": config["dry_run"], **swept.rows, "vacuumed": ", ".join(vacuumed) or "nothing"}
+    )
 
 
 @op(config_schema=_WITH_TIMES)
 def delete_old_runs(context: OpExecutionContext) -> None:
     """Dagster's own runs with their event logs; its ticks are deleted by Dagster itself (`retention` in dagster.yaml)."""
     config = context.op_config
-    swept = run_retention.sweep_runs(context.instance, dry_run=config["dry_run"], say=context.log.info, retention=_times(config))
+    swept = run_retention.sweep_runs(
+        context.instance, dry_run=config["dry_run"], say=context.log.info, retention=_times(config)
+    )
     context.add_output_metadata({"dry run": config["dry_run"], "runs": swept.rows.get("runs", 0)})
 
 
@@ -76,19 +93,28 @@ def end_suppressions(context: OpExecutionContext, messages: EmailMessages) -> No
     context.add_output_metadata({"dry run": context.op_config["dry_run"], "addresses": found})
 
 
-@job(executor_def=in_process_executor, description="Delete events, invocations and steps whose time is over (RUNYARD_RETENTION)")
+@job(
+    executor_def=in_process_executor,
+    description="Delete events, invocations and steps whose time is over (RUNYARD_RETENTION)",
+)
 def sweep_events() -> None:
     """By hand: `dry_run` in the config of its op."""
     delete_old_events()
 
 
-@job(executor_def=in_process_executor, description="Delete Dagster's runs whose time is over (RUNYARD_RETENTION)")
+@job(
+    executor_def=in_process_executor,
+    description="Delete Dagster's runs whose time is over (RUNYARD_RETENTION)",
+)
 def sweep_runs() -> None:
     """By hand: `dry_run` in the config of its op."""
     delete_old_runs()
 
 
-@job(executor_def=in_process_executor, description="Delete old mails of the outbox, old payloads of webhooks, and media that no asset names")
+@job(
+    executor_def=in_process_executor,
+    description="Delete old mails of the outbox, old payloads of webhooks, and media that no asset names",
+)
 def sweep_files() -> None:
     """By hand: `dry_run` in the config of its op."""
     delete_old_files()

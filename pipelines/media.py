@@ -15,7 +15,10 @@ from runyard import Batch, Item, receive, settle
 
 FETCH, INSPECT, VARIANTS, RECORD = "fetch", "inspect", "variants", "record"
 MOST_IMAGE_BYTES, MOST_VIDEO_BYTES = 100 << 20, 2 << 30
-_POSTER = [{"width": 1280, "height": None, "format": "jpeg", "quality": None}, {"width": 640, "height": None, "format": "webp", "quality": None}]
+_POSTER = [
+    {"width": 1280, "height": None, "format": "jpeg", "quality": None},
+    {"width": 640, "height": None, "format": "webp", "quality": None},
+]
 _DOWNLOADS = 8
 
 
@@ -37,9 +40,19 @@ def make_variants(batch: Batch, store: MediaStore) -> Batch:
 
     def make(item: Item) -> dict[str, Any]:
         data = item.data
-        with store.local(item[FETCH]["key"]) as file, TemporaryDirectory(prefix="runyard-media-") as into:
+        with (
+            store.local(item[FETCH]["key"]) as file,
+            TemporaryDirectory(prefix="runyard-media-") as into,
+        ):
             wanted = [variant.model_dump() for variant in data.variants]
-            made = sandbox.perform("make variants", file=str(file), variants=wanted, focal=data.focal, keep=data.keep, into=into)
+            made = sandbox.perform(
+                "make variants",
+                file=str(file),
+                variants=wanted,
+                focal=data.focal,
+                keep=data.keep,
+                into=into,
+            )
             return {**made, "variants": _stored(made["variants"], Path(into), store)}
 
     return batch.map(VARIANTS, make, threads=sandbox.how_many())
@@ -51,7 +64,10 @@ def record_image(batch: Batch, store: MediaStore, media: Media) -> Batch:
     return batch.map(RECORD, lambda item: _record(item, "image", store, media))
 
 
-@job(executor_def=in_process_executor, description="Make the variants of a picture: media/image.uploaded")
+@job(
+    executor_def=in_process_executor,
+    description="Make the variants of a picture: media/image.uploaded",
+)
 def process_image() -> None:
     """The function's graph."""
     settle(record_image(make_variants(inspect_image(fetch_image(receive())))))
@@ -74,10 +90,22 @@ def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
     """A frame as a picture in two sizes, and some seconds of it without sound."""
 
     def make(item: Item) -> dict[str, Any]:
-        with store.local(item[FETCH]["key"]) as file, TemporaryDirectory(prefix="runyard-media-") as into:
-            filmed = sandbox.perform("film", file=str(file), into=into, codec=preview_codecs.chosen())
+        with (
+            store.local(item[FETCH]["key"]) as file,
+            TemporaryDirectory(prefix="runyard-media-") as into,
+        ):
+            filmed = sandbox.perform(
+                "film", file=str(file), into=into, codec=preview_codecs.chosen()
+            )
             item.progress(50, "the preview is there")
-            poster = sandbox.perform("make variants", file=str(Path(into) / "poster.png"), variants=_POSTER, focal=[0.5, 0.5], keep=[], into=into)
+            poster = sandbox.perform(
+                "make variants",
+                file=str(Path(into) / "poster.png"),
+                variants=_POSTER,
+                focal=[0.5, 0.5],
+                keep=[],
+                into=into,
+            )
             files = [*poster["variants"], filmed["preview"]]
             return {**poster, "variants": _stored(files, Path(into), store)}
 
@@ -90,7 +118,10 @@ def record_video(batch: Batch, store: MediaStore, media: Media) -> Batch:
     return batch.map(RECORD, lambda item: _record(item, "video", store, media))
 
 
-@job(executor_def=in_process_executor, description="Make the poster and the preview of a video: media/video.uploaded")
+@job(
+    executor_def=in_process_executor,
+    description="Make the poster and the preview of a video: media/video.uploaded",
+)
 def process_video() -> None:
     """The function's graph."""
     settle(record_video(make_poster_and_preview(inspect_video(fetch_video(receive())))))
@@ -115,19 +146,42 @@ def _inspect(batch: Batch, store: MediaStore, task: str) -> Batch:
 
 
 def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> list[dict[str, Any]]:
-    return [{**file, **store.put(folder / file["file"], SUFFIXES[file["format"]])} for file in files]
+    return [
+        {**file, **store.put(folder / file["file"], SUFFIXES[file["format"]])} for file in files
+    ]
 
 
 def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str, Any]:
     asset = item.key
     found, made = item[INSPECT], item[VARIANTS]
-    files = [{key: value for key, value in file.items() if key != "file" and value is not None} for file in made["variants"]]
-    manifest = {"id": asset, "kind": kind, "original": {**item[FETCH], **found}, "variants": files, "placeholder": made["placeholder"], "colour": made["colour"]}
+    files = [
+        {key: value for key, value in file.items() if key != "file" and value is not None}
+        for file in made["variants"]
+    ]
+    manifest = {
+        "id": asset,
+        "kind": kind,
+        "original": {**item[FETCH], **found},
+        "variants": files,
+        "placeholder": made["placeholder"],
+        "colour": made["colour"],
+    }
     key = store.put_manifest(asset, manifest)
-    media.record({
-        "id": asset, "event_id": item.event.id, "kind": kind, "source": item.data.source.partition("?")[0], "original": item[FETCH]["key"], "bytes": item[FETCH]["bytes"],
-        "variant_bytes": sum(file["bytes"] for file in files), "width": found["width"], "height": found["height"], "placeholder": made["placeholder"],
-        "colour": made["colour"], "manifest": manifest,
-    })  # fmt: skip
+    media.record(
+        {
+            "id": asset,
+            "event_id": item.event.id,
+            "kind": kind,
+            "source": item.data.source.partition("?")[0],
+            "original": item[FETCH]["key"],
+            "bytes": item[FETCH]["bytes"],
+            "variant_bytes": sum(file["bytes"] for file in files),
+            "width": found["width"],
+            "height": found["height"],
+            "placeholder": made["placeholder"],
+            "colour": made["colour"],
+            "manifest": manifest,
+        }
+    )
     pages = {"pages": found["pages"]} if found.get("pages", 1) > 1 else {}
     return {"media": asset, "manifest": key, "variants": [file["key"] for file in files], **pages}

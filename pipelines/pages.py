@@ -17,17 +17,29 @@ from runyard.store import database
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "dev"
 _SHOWN = 50
 # A mail's HTML and what others have uploaded may do nothing here, whatever they hold.
-_FOREIGN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, max-age=3600", "Referrer-Policy": "no-referrer"}
-_IN_FRAME = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+_FOREIGN = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "private, max-age=3600",
+    "Referrer-Policy": "no-referrer",
+}
+_IN_FRAME = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+)
 _NOTHING = "sandbox; default-src 'none'"
 # Under which name the media store keeps a file: its checksum.
 _KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
-_TYPES = {suffix: f"{'video' if kind in VIDEOS else 'image'}/{kind}" for kind, suffix in SUFFIXES.items()}
+_TYPES = {
+    suffix: f"{'video' if kind in VIDEOS else 'image'}/{kind}" for kind, suffix in SUFFIXES.items()
+}
 
 
 def mails(visit: Visit) -> Values:
     """The newest mails, sent or put into the outbox."""
-    return _page(visit, "app.email_messages", "id, event_id, recipients, subject, template, provider, status, error, created_at")
+    return _page(
+        visit,
+        "app.email_messages",
+        "id, event_id, recipients, subject, template, provider, status, error, created_at",
+    )
 
 
 def mail(visit: Visit) -> Values:
@@ -40,14 +52,21 @@ def mail_html(visit: Visit) -> Response:
     html = _in_outbox(visit).html
     if html is None:
         raise not_found("HTML in mail", visit.path("id"))
-    return Response(html, media_type="text/html", headers={**_FOREIGN, "Content-Security-Policy": _IN_FRAME})
+    return Response(
+        html, media_type="text/html", headers={**_FOREIGN, "Content-Security-Policy": _IN_FRAME}
+    )
 
 
 def mail_attachment(visit: Visit) -> Response:
     """A file that went with a mail, to be saved."""
     attachments = _in_outbox(visit).attachments
     number = visit.path("number")
-    if not (number.isascii() and number.isdecimal() and len(number) < 5 and int(number) < len(attachments)):
+    if not (
+        number.isascii()
+        and number.isdecimal()
+        and len(number) < 5
+        and int(number) < len(attachments)
+    ):
         raise not_found("attachment", number)
     found = attachments[int(number)]
     name = f"attachment; filename*=UTF-8''{quote(found.name, safe='')}"
@@ -57,7 +76,11 @@ def mail_attachment(visit: Visit) -> Response:
 
 def texts(visit: Visit) -> Values:
     """The newest texts, and those that are being written."""
-    found = _page(visit, "app.content", "id, event_id, topic, kind, language, status, provider, model, offline, created_at")
+    found = _page(
+        visit,
+        "app.content",
+        "id, event_id, topic, kind, language, status, provider, model, offline, created_at",
+    )
     return {**found, "under_way": open_lately("generate_content")}
 
 
@@ -68,9 +91,17 @@ def text(visit: Visit) -> Values:
 
 def media(visit: Visit) -> Values:
     """The newest pictures and videos, and those that are being made."""
-    found = _page(visit, "app.media", "id, event_id, kind, source, width, height, colour, manifest, created_at")
+    found = _page(
+        visit,
+        "app.media",
+        "id, event_id, kind, source, width, height, colour, manifest, created_at",
+    )
     rows = [{**row, "smallest": _smallest(row["manifest"])} for row in found["rows"]]
-    return {**found, "rows": rows, "under_way": [*open_lately("process_image"), *open_lately("process_video")]}
+    return {
+        **found,
+        "rows": rows,
+        "under_way": [*open_lately("process_image"), *open_lately("process_video")],
+    }
 
 
 def medium(visit: Visit) -> Values:
@@ -89,7 +120,11 @@ def media_file(visit: Visit) -> Response:
             content = file.read_bytes()
     except FileNotFoundError:
         raise not_found("variant", name) from None
-    return Response(content, media_type=_TYPES[name.suffix], headers={**_FOREIGN, "Content-Security-Policy": _NOTHING})
+    return Response(
+        content,
+        media_type=_TYPES[name.suffix],
+        headers={**_FOREIGN, "Content-Security-Policy": _NOTHING},
+    )
 
 
 def _page(visit: Visit, table: str, columns: str) -> dict[str, Any]:
@@ -98,13 +133,19 @@ def _page(visit: Visit, table: str, columns: str) -> dict[str, Any]:
     statement = f"SELECT {columns} FROM {table} WHERE %(before)s::text IS NULL OR id < %(before)s ORDER BY id DESC LIMIT {_SHOWN + 1}"  # noqa: S608 (ours alone)
     with database.connection() as connection:
         rows = connection.execute(statement.encode(), {"before": before}).fetchall()
-    return {"rows": rows[:_SHOWN], "further": rows[_SHOWN - 1]["id"] if len(rows) > _SHOWN else None, "before": before}
+    return {
+        "rows": rows[:_SHOWN],
+        "further": rows[_SHOWN - 1]["id"] if len(rows) > _SHOWN else None,
+        "before": before,
+    }
 
 
 def _row(visit: Visit, what: str, table: str) -> dict[str, Any]:
     """One row. (by the table's primary key)"""
     with database.connection() as connection:
-        row = connection.execute(f"SELECT * FROM {table} WHERE id = %s".encode(), (visit.path("id"),)).fetchone()  # noqa: S608 (ours alone)
+        row = connection.execute(
+            f"SELECT * FROM {table} WHERE id = %s".encode(), (visit.path("id"),)
+        ).fetchone()
     if row is None:
         raise not_found(what, visit.path("id"))
     return row
@@ -119,8 +160,13 @@ def _in_outbox(visit: Visit) -> OutboxMail:
 
 def _smallest(manifest: dict[str, Any]) -> dict[str, Any] | None:
     """The variant for a list: the smallest picture that is not tiny."""
-    pictures = sorted((file for file in manifest["variants"] if file["format"] not in VIDEOS), key=lambda file: int(file["width"]))
-    return next((file for file in pictures if file["width"] >= 160), pictures[-1] if pictures else None)
+    pictures = sorted(
+        (file for file in manifest["variants"] if file["format"] not in VIDEOS),
+        key=lambda file: int(file["width"]),
+    )
+    return next(
+        (file for file in pictures if file["width"] >= 160), pictures[-1] if pictures else None
+    )
 
 
 PAGES = [

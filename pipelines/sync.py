@@ -28,7 +28,11 @@ def load_sources(context: OpExecutionContext, batch: Batch, syncs: Syncs) -> Bat
                     "event": str(item.event.id),
                     **({"files": "; ".join(loaded.notes)} if loaded.notes else {}),
                 }
-                context.log_event(AssetMaterialization(AssetKey([f"sync_{data.source}", table]), metadata=metadata))
+                context.log_event(
+                    AssetMaterialization(
+                        AssetKey([f"sync_{data.source}", table]), metadata=metadata
+                    )
+                )
         return {
             "source": data.source,
             "rows": loaded.rows,
@@ -38,7 +42,7 @@ def load_sources(context: OpExecutionContext, batch: Batch, syncs: Syncs) -> Bat
             "seconds": round(loaded.seconds, 3),
         }
 
-    return batch.map(LOAD, load, at_most_once_window=1)
+    return batch.map(LOAD, load, checkpoint_every=1)
 
 
 @job(executor_def=in_process_executor, description="Load another system's data: sync/requested")

@@ -12,7 +12,12 @@ _THREADS = 4
 @op
 def generate(batch: Batch, providers: Providers) -> Batch:
     """Have each text written; kept at once, for it has cost something."""
-    return batch.map("generate", lambda item: providers.generate(Prompt(**item.data.model_dump())), threads=_THREADS, at_most_once_window=1)
+    return batch.map(
+        "generate",
+        lambda item: providers.generate(Prompt(**item.data.model_dump())),
+        threads=_THREADS,
+        checkpoint_every=1,
+    )
 
 
 @job(executor_def=in_process_executor, description="Generate text: text/generate.requested")

@@ -52,7 +52,12 @@ class BoundedTransport(httpx.HTTPTransport):
         context = _ssl_context()
         super().__init__(verify=context, trust_env=False)
         # httpx has no parameter for the network behind its pool. A connection is never used again: it was made for one name, and checked by that name alone.
-        self._pool = httpcore.ConnectionPool(ssl_context=context, max_connections=1, max_keepalive_connections=0, network_backend=_Network(bounds))
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=1,
+            max_keepalive_connections=0,
+            network_backend=_Network(bounds),
+        )
 
 
 def bound_body(response: Any, bounds: Bounds) -> None:
@@ -99,11 +104,18 @@ class _Network(httpcore.NetworkBackend):
         self._inner = httpcore.SyncBackend()
 
     def connect_tcp(
-        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None, socket_options: Iterable[Any] | None = None
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         del timeout
         left = self._bounds.seconds_left(httpcore.ConnectTimeout)
-        return _Stream(self._inner.connect_tcp(host, port, left, local_address, socket_options), self._bounds)
+        return _Stream(
+            self._inner.connect_tcp(host, port, left, local_address, socket_options), self._bounds
+        )
 
 
 class _Stream(httpcore.NetworkStream):
@@ -134,9 +146,19 @@ class _Stream(httpcore.NetworkStream):
     def close(self) -> None:
         self._inner.close()
 
-    def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None) -> httpcore.NetworkStream:
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
         del timeout
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, self._bounds.seconds_left(httpcore.ConnectTimeout)), self._bounds)
+        return _Stream(
+            self._inner.start_tls(
+                ssl_context, server_hostname, self._bounds.seconds_left(httpcore.ConnectTimeout)
+            ),
+            self._bounds,
+        )
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

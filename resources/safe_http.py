@@ -33,15 +33,28 @@ _IPV6_UNICAST = ipaddress.ip_network("2000::/3")
 _SPECIAL = [
     ipaddress.ip_network(network)
     for network in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16",
-        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
         "192.88.99.0/24",  # relays of 6to4, which have ended
         "168.63.129.16/32",  # what a machine in Azure asks about itself: it passes for public
         "2001::/23",  # protocols of the IETF, Teredo among them
-        "2001:db8::/32", "3fff::/20",
+        "2001:db8::/32",
+        "3fff::/20",
         "2002::/16",  # 6to4
     )
-]  # fmt: skip
+]
 
 
 class Forbidden(NonRetriable):
@@ -53,7 +66,15 @@ class Compressed(NonRetriable):
 
 
 @contextmanager
-def opened(method: str, url: str, *, seconds: float, most: int = 0, content: bytes | None = None, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
+def opened(
+    method: str,
+    url: str,
+    *,
+    seconds: float,
+    most: int = 0,
+    content: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Iterator[httpx.Response]:
     """The answer to a request, its body not read yet. A GET follows redirects, whose bodies are not read.
 
     Where one leads to another host or port, neither `headers` nor the cookies of the server before are sent there.
@@ -83,7 +104,9 @@ def opened(method: str, url: str, *, seconds: float, most: int = 0, content: byt
             except httpx.TimeoutException:
                 raise ConnectionError(f"{_shown(url)} takes longer than {seconds:g} s") from None
             except httpx.HTTPError as error:
-                raise ConnectionError(f"{_shown(url)} does not answer: {type(error).__name__}") from None
+                raise ConnectionError(
+                    f"{_shown(url)} does not answer: {type(error).__name__}"
+                ) from None
             response.request = request
             try:
                 if not response.has_redirect_location:
@@ -91,7 +114,9 @@ def opened(method: str, url: str, *, seconds: float, most: int = 0, content: byt
                     yield response
                     return
                 if method != "GET":
-                    raise Forbidden(f"{_shown(url)} redirects a {method}, which is not followed: give the URL that it leads to")
+                    raise Forbidden(
+                        f"{_shown(url)} redirects a {method}, which is not followed: give the URL that it leads to"
+                    )
                 before, url = url, _joined(url, response.headers["location"])
                 if _server(before) == _server(url):
                     client.cookies.extract_cookies(response)
@@ -117,7 +142,9 @@ def read(response: httpx.Response, most: int) -> Iterator[bytes]:
     """
     encoding = response.headers.get("content-encoding", "")
     if encoding.strip().lower() not in ("", "identity"):
-        raise Compressed(f"it comes compressed ({encoding[:40]}), which it was not asked for: give the URL of a server that sends it as it is")
+        raise Compressed(
+            f"it comes compressed ({encoding[:40]}), which it was not asked for: give the URL of a server that sends it as it is"
+        )
     length, size = response.headers.get("content-length", ""), 0
     if length.isascii() and length.isdecimal() and (len(length) > 18 or int(length) > most):
         raise TooLarge(f"it has more than {most} bytes")
@@ -128,7 +155,9 @@ def read(response: httpx.Response, most: int) -> Iterator[bytes]:
                 raise TooLarge(f"it has more than {most} bytes")
             yield piece
     except httpx.TimeoutException:
-        raise ConnectionError(f"it takes longer than {response.request.extensions['timeout']['read']:g} s") from None
+        raise ConnectionError(
+            f"it takes longer than {response.request.extensions['timeout']['read']:g} s"
+        ) from None
     except httpx.HTTPError as error:
         raise ConnectionError(f"the connection was cut: {type(error).__name__}") from None
 
@@ -148,12 +177,18 @@ def _check_status(response: httpx.Response, url: str) -> None:
 def _joined(url: str, location: str) -> str:
     try:
         target = _parsed(location)
-        if target.scheme and (target.scheme not in ("http", "https") or not location.partition(":")[2].startswith("/")):
-            raise Forbidden(f"{_shown(url)} redirects to {_shown(location)!r}, which is no http or https URL")
+        if target.scheme and (
+            target.scheme not in ("http", "https") or not location.partition(":")[2].startswith("/")
+        ):
+            raise Forbidden(
+                f"{_shown(url)} redirects to {_shown(location)!r}, which is no http or https URL"
+            )
         joined = str(httpx.URL(url).join(location))
         _parsed(joined)
     except (httpx.InvalidURL, ValueError):
-        raise Forbidden(f"{_shown(url)} redirects to {_shown(location)!r}, which is no URL") from None
+        raise Forbidden(
+            f"{_shown(url)} redirects to {_shown(location)!r}, which is no URL"
+        ) from None
     return joined
 
 
@@ -177,7 +212,14 @@ def _port(parsed: httpx.URL) -> int:
     return (443 if parsed.scheme == "https" else 80) if parsed.port is None else parsed.port
 
 
-def _pinned(client: httpx.Client, method: str, url: str, content: bytes | None, headers: Mapping[str, str] | None, bounds: Bounds) -> httpx.Request:
+def _pinned(
+    client: httpx.Client,
+    method: str,
+    url: str,
+    content: bytes | None,
+    headers: Mapping[str, str] | None,
+    bounds: Bounds,
+) -> httpx.Request:
     """A request to an address of the host that was checked, under the host's name."""
     try:
         parsed = _parsed(url)
@@ -190,20 +232,32 @@ def _pinned(client: httpx.Client, method: str, url: str, content: bytes | None, 
     # As it is sent and checked by TLS: the system's look-up has another, older way to write a name in ASCII.
     host, port = parsed.raw_host.decode("ascii"), _port(parsed)
     if len(host) > _LONGEST_HOST or not 0 < port <= 65_535:
-        raise Forbidden(f"{_shown(url)} has no host and port that could be: a name has {_LONGEST_HOST} characters at most, a port is from 1 to 65535")
+        raise Forbidden(
+            f"{_shown(url)} has no host and port that could be: a name has {_LONGEST_HOST} characters at most, a port is from 1 to 65535"
+        )
     address = _checked_address(host, port, bounds, {host, parsed.host})
     # Bytes are counted as they come: so they must come as they are.
     named = {**(headers or {}), "Host": parsed.netloc.decode(), "Accept-Encoding": "identity"}
-    return client.build_request(method, parsed.copy_with(host=address), content=content, headers=named, extensions={"sni_hostname": host})
+    return client.build_request(
+        method,
+        parsed.copy_with(host=address),
+        content=content,
+        headers=named,
+        extensions={"sni_hostname": host},
+    )
 
 
 def _checked_address(host: str, port: int, bounds: Bounds, names: set[str]) -> str:
     """One of a host's addresses, all of which may be asked; `names` are the ways to write it in RUNYARD_ALLOWED_HOSTS."""
     found = _addresses(host, port, bounds)
     allowed = {name.strip() for name in os.environ.get("RUNYARD_ALLOWED_HOSTS", "").split(",")}
-    if not allowed & {*names, *(f"{name}:{port}" for name in names)} and not all(map(is_public, found)):
+    if not allowed & {*names, *(f"{name}:{port}" for name in names)} and not all(
+        map(is_public, found)
+    ):
         # Where the name leads is nothing for whoever gave it: it may be a name of our own network.
-        raise Forbidden(f"the host {host} is not on the public internet; RUNYARD_ALLOWED_HOSTS can name hosts that may be asked all the same")
+        raise Forbidden(
+            f"the host {host} is not on the public internet; RUNYARD_ALLOWED_HOSTS can name hosts that may be asked all the same"
+        )
     return found[0]
 
 
@@ -214,7 +268,10 @@ def _addresses(host: str, port: int, bounds: Bounds) -> list[str]:
 
     def look_up() -> None:
         try:
-            found.extend(str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            found.extend(
+                str(info[4][0]).partition("%")[0]
+                for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            )
         except (OSError, ValueError) as error:
             wrong.append(error)
 
@@ -232,7 +289,9 @@ def is_public(address: str) -> bool:
     """Whether an address is on the public internet, also where one of IPv4 is hidden in one of IPv6."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
-        hidden = ip.ipv4_mapped or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None)
+        hidden = ip.ipv4_mapped or (
+            ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
+        )
         if hidden is not None:
             return is_public(str(hidden))
         if ip not in _IPV6_UNICAST:

@@ -13,10 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from runyard.client import send, send_async
-from runyard.errors import InvalidEvent, InvalidOption, InvokeFailed, NonRetriable, RetryAfter, RunyardError, StepTimeout
+from runyard.errors import (
+    InvalidEvent,
+    InvalidOption,
+    InvokeFailed,
+    NonRetriable,
+    RetryAfter,
+    RunyardError,
+    StepTimeout,
+)
 from runyard.events import Event, EventData, event_type
 from runyard.functions.flow_control import (
-    Batching,
+    BatchEvents,
     CancelOn,
     Concurrency,
     Debounce,
@@ -48,10 +56,39 @@ _LAZY = {
 }
 
 __all__ = [
-    "Batch", "BatchIOManager", "Batching", "CancelOn", "Concurrency", "Cron", "Debounce", "Event", "EventData", "Idempotency", "InvalidEvent",
-    "InvalidOption", "InvokeFailed", "Item", "NonRetriable", "Priority", "RateLimit", "Retry", "RetryAfter", "RunyardError", "Singleton",
-    "StepTimeout", "Throttle", "Timeouts", "Trigger", "event_type", "join", "on_event", "receive", "send", "send_async", "settle",
-]  # fmt: skip
+    "Batch",
+    "BatchEvents",
+    "BatchIOManager",
+    "CancelOn",
+    "Concurrency",
+    "Cron",
+    "Debounce",
+    "Event",
+    "EventData",
+    "Idempotency",
+    "InvalidEvent",
+    "InvalidOption",
+    "InvokeFailed",
+    "Item",
+    "NonRetriable",
+    "Priority",
+    "RateLimit",
+    "Retry",
+    "RetryAfter",
+    "RunyardError",
+    "Singleton",
+    "StepTimeout",
+    "Throttle",
+    "Timeouts",
+    "Trigger",
+    "event_type",
+    "join",
+    "on_event",
+    "receive",
+    "send",
+    "send_async",
+    "settle",
+]
 
 
 def __getattr__(name: str) -> object:

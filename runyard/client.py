@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from runyard.errors import DatabaseBusy, DatabaseUnavailable, InvalidEvent
 from runyard.events import Event, rows_as_json
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import fetch_all
 
 Sendable = str | Event | Sequence[Event]
 _SEND = "SELECT id FROM runyard.send_v2(CAST(:events AS jsonb), :source) AS id"
@@ -71,7 +71,9 @@ def send(
     if isinstance(connection, SqlConnection | Session):
         return list(connection.execute(text(_SEND), {"events": rows, "source": source}).scalars())
     if connection is not None:
-        found = connection.execute(_psycopg_statement(), {"events": rows, "source": source}).fetchall()
+        found = connection.execute(
+            _psycopg_statement(), {"events": rows, "source": source}
+        ).fetchall()
         return [row["id"] if isinstance(row, Mapping) else row[0] for row in found]
     return _send_alone(rows, source)
 
@@ -121,14 +123,16 @@ def _send_alone(rows: str, source: str) -> list[str]:
 
 def _sent(rows: str, source: str) -> list[str]:
     with database.connection() as own:
-        return [row["id"] for row in run(own, "send", events=rows, source=source)]
+        return [row["id"] for row in fetch_all(own, "send", events=rows, source=source)]
 
 
 def _psycopg_statement() -> bytes:
     return _SEND.replace(":events", "%(events)s").replace(":source", "%(source)s").encode()
 
 
-def _events(what: Sendable, data: Mapping[str, Any] | None, id: str | None, ts: int | None) -> Sequence[Event]:
+def _events(
+    what: Sendable, data: Mapping[str, Any] | None, id: str | None, ts: int | None
+) -> Sequence[Event]:
     if isinstance(what, str):
         return [Event(what, data if data is not None else {}, id=id, ts=ts)]
     if data is not None or id is not None or ts is not None:
@@ -136,6 +140,8 @@ def _events(what: Sendable, data: Mapping[str, Any] | None, id: str | None, ts: 
     if isinstance(what, Event):
         return [what]
     events = list(what)
-    if not all(isinstance(cast(object, event), Event) for event in events) or inspect.isgenerator(what):
+    if not all(isinstance(cast(object, event), Event) for event in events) or inspect.isgenerator(
+        what
+    ):
         raise InvalidEvent("send takes a name with data, an Event, or a list of Events")
     return events

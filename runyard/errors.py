@@ -24,7 +24,9 @@ class InvalidEvent(RunyardError):
     def of_item(self, position: int) -> "InvalidEvent":
         """The same of one of several events, by its place among them: `[2].data.to`."""
         place = f"[{position}]"
-        (field, message), *more = [(f"{place}.{path}" if path else place, text) for path, text in self.problems]
+        (field, message), *more = [
+            (f"{place}.{path}" if path else place, text) for path, text in self.problems
+        ]
         return InvalidEvent(message, field, more)
 
 
@@ -112,9 +114,13 @@ class RetryAfter(RunyardError):
         super().__init__(message)
         if isinstance(when, datetime):
             if when.utcoffset() is None:
-                raise InvalidOption("RetryAfter(when=...): give the time a time zone, as in datetime.now(UTC)")
+                raise InvalidOption(
+                    "RetryAfter(when=...): give the time a time zone, as in datetime.now(UTC)"
+                )
         elif isinstance(when, bool) or not isinstance(when, int | float) or when != when:
-            raise InvalidOption(f"RetryAfter(when=...): give seconds from now as a number, or the time as a datetime, not {type(when).__name__}")
+            raise InvalidOption(
+                f"RetryAfter(when=...): give seconds from now as a number, or the time as a datetime, not {type(when).__name__}"
+            )
         self.when = when
 
 

@@ -85,7 +85,9 @@ def seeded_ulids(seed: str, count: int) -> list[str] | None:
     if len(entropy) != 10 or not EARLIEST_MS <= at <= LATEST_MS:
         return None
     head, tail = int.from_bytes(entropy[:6]), int.from_bytes(entropy[6:])
-    return [_as_ulid(at << 80 | head << 32 | (tail + number) % 2**32) for number in range(1, count + 1)]
+    return [
+        _as_ulid(at << 80 | head << 32 | (tail + number) % 2**32) for number in range(1, count + 1)
+    ]
 
 
 def _as_ulid(number: int) -> str:
@@ -135,7 +137,9 @@ class Event:
             raise InvalidEvent(f"an event is a JSON object with a name and data, not {_kind(raw)}")
         unknown = next((str(key) for key in raw if key not in _WIRE_FIELDS), None)
         if unknown is not None:
-            raise InvalidEvent(f"unknown field; an event has {', '.join(sorted(_WIRE_FIELDS))}", unknown[:MAX_NAME])
+            raise InvalidEvent(
+                f"unknown field; an event has {', '.join(sorted(_WIRE_FIELDS))}", unknown[:MAX_NAME]
+            )
         if "name" not in raw:
             raise InvalidEvent("missing; give the event a name, as in email/send.requested", "name")
         given_id, ts = raw.get("id"), raw.get("ts")
@@ -143,14 +147,22 @@ class Event:
             ts = int(ts)  # JSON has no whole numbers of its own
         # An empty id and the time 0 are how some SDKs leave them out.
         return cls(
-            name=raw["name"], data={} if raw.get("data") is None else raw["data"], id=None if given_id == "" else given_id,
-            ts=None if type(ts) is int and ts == 0 else ts, user=raw.get("user"), v=raw.get("v"), meta=raw.get("meta"),
-        )  # fmt: skip
+            name=raw["name"],
+            data={} if raw.get("data") is None else raw["data"],
+            id=None if given_id == "" else given_id,
+            ts=None if type(ts) is int and ts == 0 else ts,
+            user=raw.get("user"),
+            v=raw.get("v"),
+            meta=raw.get("meta"),
+        )
 
     def checked(self) -> "Event":
         """Return self when the door lets it in; raises `InvalidEvent` that names the bad field."""
         if isinstance(self.name, str) and self.name.startswith(INTERNAL_PREFIXES):
-            raise InvalidEvent("names that begin with runyard/ or inngest/ are kept for internal events; choose another", "name")
+            raise InvalidEvent(
+                "names that begin with runyard/ or inngest/ are kept for internal events; choose another",
+                "name",
+            )
         return self.fitting()
 
     def fitting(self) -> "Event":
@@ -162,16 +174,27 @@ class Event:
                 raise InvalidEvent(f"must be text of up to {MAX_NAME} characters", name)
         for name, text in (("name", self.name), ("id", self.id), ("v", self.v)):
             if text is not None and not is_storable(text):
-                raise InvalidEvent("holds the character NUL or half of a surrogate pair, which PostgreSQL cannot keep; remove it", name)
-        if self.ts is not None and (isinstance(self.ts, bool) or not isinstance(self.ts, int) or not EARLIEST_MS <= self.ts <= LATEST_MS):
-            raise InvalidEvent("must be milliseconds since the epoch, between the years 1980 and 2100", "ts")
+                raise InvalidEvent(
+                    "holds the character NUL or half of a surrogate pair, which PostgreSQL cannot keep; remove it",
+                    name,
+                )
+        if self.ts is not None and (
+            isinstance(self.ts, bool)
+            or not isinstance(self.ts, int)
+            or not EARLIEST_MS <= self.ts <= LATEST_MS
+        ):
+            raise InvalidEvent(
+                "must be milliseconds since the epoch, between the years 1980 and 2100", "ts"
+            )
         for name, value in (("data", self.data), ("user", self.user), ("meta", self.meta)):
             if value is not None and not isinstance(value, Mapping):
                 raise InvalidEvent(f"must be a JSON object, not {_kind(value)}", name)
             if _deeper_than(MAX_DEPTH, value):
                 raise InvalidEvent(f"is nested more than {MAX_DEPTH} levels deep", name)
         parts = {"data": self.data, "user": self.user, "meta": self.meta}
-        sizes = {name: len(_dumps(dict(part), name).encode()) for name, part in parts.items() if part}
+        sizes = {
+            name: len(_dumps(dict(part), name).encode()) for name, part in parts.items() if part
+        }
         size = sum(sizes.values())
         if size > MAX_EVENT_BYTES:
             message = f"has {size} bytes; an event may have {MAX_EVENT_BYTES} (512 KiB). Keep large things elsewhere and send where they are"
@@ -203,7 +226,10 @@ def rows_of(events: Sequence[Event]) -> list[dict[str, Any]]:
 
 def rows_as_json(events: Sequence[Event], target: str | None = None, sender: str = "") -> str:
     """As `rows_of`, as JSON; `target` names the one function that they are for, whatever its triggers, `sender` whose idempotency keys theirs are."""
-    more = {**({"target": target} if target is not None else {}), **({"sender": sender} if sender else {})}
+    more = {
+        **({"target": target} if target is not None else {}),
+        **({"sender": sender} if sender else {}),
+    }
     rows = rows_of(events)
     return as_json([{**row, **more} for row in rows] if more else rows)
 
@@ -229,7 +255,9 @@ class Catalog:
         """Add an event type. A name has one type; the same class may be added again (a module loaded twice)."""
         known = self._types.get(name)
         if known is not None and known.__qualname__ != model.__qualname__:
-            raise InvalidEvent(f"{name} has two types in the catalog: {known.__qualname__} and {model.__qualname__}")
+            raise InvalidEvent(
+                f"{name} has two types in the catalog: {known.__qualname__} and {model.__qualname__}"
+            )
         self._types[name] = model
 
     def load(self) -> None:
@@ -288,7 +316,11 @@ def _as_invalid_event(error: ValidationError) -> InvalidEvent:
     """Its problems, the first ones of very many; the field is that of the first."""
     found = error.errors(include_url=False, include_input=False)
     problems = [
-        (".".join(["data", *(str(part)[:MAX_NAME] for part in problem["loc"])]), problem["msg"].removeprefix("Value error, ")) for problem in found[:_MOST_PROBLEMS]
+        (
+            ".".join(["data", *(str(part)[:MAX_NAME] for part in problem["loc"])]),
+            problem["msg"].removeprefix("Value error, "),
+        )
+        for problem in found[:_MOST_PROBLEMS]
     ]
     if len(found) > _MOST_PROBLEMS:
         problems.append(("data", f"{len(found) - _MOST_PROBLEMS:,} more fields are wrong"))
@@ -303,11 +335,16 @@ def _dumps(value: object, field: str = "data") -> str:
         text.encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
-        raise InvalidEvent(f"holds half of a surrogate pair ({half}), which is no character; remove it", place_of_unfit(value, field)) from None
+        raise InvalidEvent(
+            f"holds half of a surrogate pair ({half}), which is no character; remove it",
+            place_of_unfit(value, field),
+        ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidEvent(f"is not JSON: {error}", place_of_unfit(value, field)) from None
     if "\\u0000" in text and _NUL.search(text):
-        message = "holds the character NUL (\\u0000), which PostgreSQL cannot keep in JSON; remove it"
+        message = (
+            "holds the character NUL (\\u0000), which PostgreSQL cannot keep in JSON; remove it"
+        )
         raise InvalidEvent(message, place_of_unfit(value, field))
     return text
 
@@ -317,16 +354,32 @@ def _deeper_than(limit: int, value: object) -> bool:
     level: list[Any] = [value]
     for _ in range(limit):
         level = [
-            child for parent in level for child in (parent.values() if isinstance(parent, dict | Mapping) else parent if isinstance(parent, list | tuple) else ())
+            child
+            for parent in level
+            for child in (
+                parent.values()
+                if isinstance(parent, dict | Mapping)
+                else parent
+                if isinstance(parent, list | tuple)
+                else ()
+            )
             if isinstance(child, dict | list | tuple)
-        ]  # fmt: skip
+        ]
         if not level:
             return False
     return True
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "an array",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)
 
 

@@ -51,7 +51,11 @@ def runyard_definitions() -> Any:
 
     from runyard.settings import settings
 
-    return next(value for value in vars(import_module(settings().code)).values() if isinstance(value, Definitions))
+    return next(
+        value
+        for value in vars(import_module(settings().code)).values()
+        if isinstance(value, Definitions)
+    )
 
 
 @pytest.fixture

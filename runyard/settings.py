@@ -33,7 +33,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RUNYARD_", populate_by_name=True, extra="ignore")
 
-    home: Path = Field(default_factory=_project_root, description="The project's folder (RUNYARD_HOME).")
+    home: Path = Field(
+        default_factory=_project_root, description="The project's folder (RUNYARD_HOME)."
+    )
     data_dir: Path | None = Field(
         default=None,
         description="Where the embedded database, the broker's files and the outbox are kept (RUNYARD_DATA_DIR); `.runyard` of the project by default.",
@@ -52,51 +54,113 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("RUNYARD_POSTGRES_DIR", "postgres_folder"),
         description="The folder of the embedded database (RUNYARD_POSTGRES_DIR): `postgres` in the data folder by default, one in /var/lib/runyard for root.",
     )
-    broker_url: SecretStr | None = Field(default=None, description="Redis or RabbitMQ between the daemon and the workers (RUNYARD_BROKER_URL); files by default.")
-    host: str = Field(default="127.0.0.1", description="The address that the web process listens on (RUNYARD_HOST).")
+    broker_url: SecretStr | None = Field(
+        default=None,
+        description="Redis or RabbitMQ between the daemon and the workers (RUNYARD_BROKER_URL); files by default.",
+    )
+    host: str = Field(
+        default="127.0.0.1",
+        description="The address that the web process listens on (RUNYARD_HOST).",
+    )
     port: int = Field(default=8290, ge=1, le=65535, description="Its port (RUNYARD_PORT).")
-    environment: str = Field(default="production", pattern=r"^[a-z0-9-]{1,32}$", description="Which keys the HTTP door takes: those made for it (RUNYARD_ENVIRONMENT).")
+    environment: str = Field(
+        default="production",
+        pattern=r"^[a-z0-9-]{1,32}$",
+        description="Which keys the HTTP API takes: those made for it (RUNYARD_ENVIRONMENT).",
+    )
     cors_origins: Annotated[list[str], NoDecode] = Field(
-        default_factory=list, description="The origins whose pages may call the HTTP door (RUNYARD_CORS_ORIGINS, commas between): https://shop.example."
+        default_factory=list,
+        description="The origins whose pages may call the HTTP API (RUNYARD_CORS_ORIGINS, commas between): https://shop.example.",
     )
-    key_rate: float = Field(default=1000, gt=0, description="Requests a second of a key that has no rate of its own, for each web process (RUNYARD_KEY_RATE).")
-    unknown_key_rate: float = Field(
-        default=1, gt=0, description="Requests a second with unknown keys from one address, beyond which those, and no others, are slowed (RUNYARD_UNKNOWN_KEY_RATE)."
+    key_rate_limit: float = Field(
+        default=1000,
+        gt=0,
+        description="Requests a second of a key that has no rate of its own, for each web process (RUNYARD_KEY_RATE_LIMIT).",
     )
-    client_seconds: float = Field(
-        default=15, gt=0, description="How long a client may take to send its headers, then its body, and to read a part of its answer (RUNYARD_CLIENT_SECONDS)."
+    unknown_key_rate_limit: float = Field(
+        default=1,
+        gt=0,
+        description="Requests a second with unknown keys from one address, beyond which those, and no others, are slowed (RUNYARD_UNKNOWN_KEY_RATE_LIMIT).",
     )
-    connections: int = Field(default=2000, ge=1, description="Connections of the web process; those without a request in progress make room (RUNYARD_CONNECTIONS).")
+    client_timeout: float = Field(
+        default=15,
+        gt=0,
+        description="How long a client may take to send its headers, then its body, and to read a part of its answer (RUNYARD_CLIENT_TIMEOUT).",
+    )
+    connections: int = Field(
+        default=2000,
+        ge=1,
+        description="Connections of the web process; those without a request in progress make room (RUNYARD_CONNECTIONS).",
+    )
     connections_per_address: int = Field(
-        default=1000, ge=1, description="Of those from one address; behind a proxy, as many as RUNYARD_CONNECTIONS (RUNYARD_CONNECTIONS_PER_ADDRESS)."
+        default=1000,
+        ge=1,
+        description="Of those from one address; behind a proxy, as many as RUNYARD_CONNECTIONS (RUNYARD_CONNECTIONS_PER_ADDRESS).",
     )
     body_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=64 * 1024 * 1024,
         description="Bytes of bodies that the web process holds at a time, an eighth of them of unknown senders (RUNYARD_BODY_BYTES).",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="warning", description="What the web process logs; info: every request (RUNYARD_LOG_LEVEL).")
-    concurrency: int = Field(default_factory=lambda: max(2, os.cpu_count() or 2), ge=1, le=256, description="Runs that one worker does at a time (RUNYARD_CONCURRENCY).")
-    lease_seconds: float = Field(default=30, ge=2, description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="warning",
+        description="What the web process logs; info: every request (RUNYARD_LOG_LEVEL).",
+    )
+    concurrency: int = Field(
+        default_factory=lambda: max(2, os.cpu_count() or 2),
+        ge=1,
+        le=256,
+        description="Runs that one worker does at a time (RUNYARD_CONCURRENCY).",
+    )
+    lease_seconds: float = Field(
+        default=30,
+        ge=2,
+        description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS).",
+    )
     stop_seconds: float = Field(
-        default=3, ge=0, description="A worker that is told to stop hands the runs back that have not ended by then; no attempt is counted (RUNYARD_STOP_SECONDS)."
+        default=3,
+        ge=0,
+        description="A worker that is told to stop hands the runs back that have not ended by then; no attempt is counted (RUNYARD_STOP_SECONDS).",
     )
     retention: str = Field(
         default="30d",
         description="How long events and invocations are kept (RUNYARD_RETENTION): `30d`, or with functions of their own time `30d, send_email=90d`; `forever`.",
     )
-    code: str = Field(default="definitions", description="The module with the Dagster definitions (RUNYARD_CODE).")
-    catalog: str = Field(default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG).")
-    doors: str = Field(default="pipelines.doors", description="The module with the project's edge functions and webhooks (RUNYARD_DOORS).")
-    pages: str = Field(default="pipelines.pages", description="The module with the project's own pages of the dev page (RUNYARD_PAGES).")
-    checks: str = Field(default="pipelines.checks", description="The module with `checks`, the project's own lines of `runyard doctor` (RUNYARD_CHECKS).")
-    report: str = Field(default="assets.report", description="The module with `week`, the text of `runyard report` (RUNYARD_REPORT).")
-    migrations: str = Field(default="pipelines.migrations", description="The package with the project's own migrations (RUNYARD_MIGRATIONS).")
+    code: str = Field(
+        default="definitions", description="The module with the Dagster definitions (RUNYARD_CODE)."
+    )
+    catalog: str = Field(
+        default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG)."
+    )
+    http_extensions: str = Field(
+        default="pipelines.http_extensions",
+        description="The module with the project's edge functions and webhooks (RUNYARD_HTTP_EXTENSIONS).",
+    )
+    pages: str = Field(
+        default="pipelines.pages",
+        description="The module with the project's own pages of the dev page (RUNYARD_PAGES).",
+    )
+    checks: str = Field(
+        default="pipelines.checks",
+        description="The module with `checks`, the project's own lines of `runyard doctor` (RUNYARD_CHECKS).",
+    )
+    report: str = Field(
+        default="assets.report",
+        description="The module with `week`, the text of `runyard report` (RUNYARD_REPORT).",
+    )
+    migrations: str = Field(
+        default="pipelines.migrations",
+        description="The package with the project's own migrations (RUNYARD_MIGRATIONS).",
+    )
 
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return (
+            [part.strip() for part in value.split(",") if part.strip()]
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("retention")
     @classmethod
@@ -110,7 +174,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _has_both_urls(self) -> Self:
         if self.direct_database_url is not None and self.database_url is None:
-            raise ValueError("RUNYARD_DIRECT_DATABASE_URL is the way around the pooler that DATABASE_URL leads to: set that too, or only that")
+            raise ValueError(
+                "RUNYARD_DIRECT_DATABASE_URL is the way around the pooler that DATABASE_URL leads to: set that too, or only that"
+            )
         return self
 
     @property
@@ -144,7 +210,7 @@ class Settings(BaseSettings):
         return self.data / "broker"
 
     def project_module(self, name: str) -> ModuleType | None:
-        """The project's module that a setting names (`catalog`, `doors`, `checks`, `pages`), imported; None for a process outside of a project."""
+        """The project's module that a setting names (`catalog`, `http_extensions`, `checks`, `pages`), imported; None for a process outside of a project."""
         module: str = getattr(self, name)
         try:
             return importlib.import_module(module)

@@ -34,11 +34,23 @@ from runyard.events import Event, rows_as_json
 from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.durations import Duration, seconds
 
 _MOST_RUNS = 10_000
-_TABLES = ("events", "functions", "triggers", "invocations", "steps", "batches", "waits", "parts", "gates", "bulks", "progress")
+_TABLES = (
+    "events",
+    "functions",
+    "triggers",
+    "invocations",
+    "steps",
+    "batches",
+    "waits",
+    "parts",
+    "gates",
+    "bulks",
+    "progress",
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class Invocation:
 
     def _row(self) -> Row:
         with database.connection() as connection:
-            row = one(connection, "invocations_of_event", event=None, invocation=self.id)
+            row = fetch_one(connection, "invocations_of_event", event=None, invocation=self.id)
         assert row is not None, f"there is no invocation {self.id}"
         return row
 
@@ -103,7 +115,10 @@ class Invocation:
     def progress(self) -> list[tuple[float, str]]:
         """What its steps have said of how far they are: per cent and text, oldest first."""
         with database.connection() as connection:
-            return [(row["percent"], row["text"]) for row in run(connection, "progress_of", invocation=self.id)]
+            return [
+                (row["percent"], row["text"])
+                for row in fetch_all(connection, "progress_of", invocation=self.id)
+            ]
 
     @property
     def replay_of(self) -> int | None:
@@ -126,7 +141,12 @@ class Sent:
     def invocations(self) -> list[Invocation]:
         """What it has set off, oldest first."""
         with database.connection() as connection:
-            return [Invocation(row["id"]) for row in run(connection, "invocations_of_event", event=self.id, invocation=None)]
+            return [
+                Invocation(row["id"])
+                for row in fetch_all(
+                    connection, "invocations_of_event", event=self.id, invocation=None
+                )
+            ]
 
     @property
     def invocation(self) -> Invocation:
@@ -139,7 +159,9 @@ class Sent:
 def empty_event_table() -> None:
     """Delete every event and all that came of it. For a database that is there for tests alone."""
     with database.connection() as connection:
-        connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in _TABLES)} RESTART IDENTITY".encode())
+        connection.execute(
+            f"TRUNCATE {', '.join(f'runyard.{table}' for table in _TABLES)} RESTART IDENTITY".encode()
+        )
 
 
 class Yard:
@@ -188,12 +210,21 @@ class Yard:
         """Send several events at once."""
         return [Sent(found) for found in send_events(events)]
 
-    def run(self, function: str, data: Mapping[str, Any] | None = None, *, event: str | None = None) -> Invocation:
+    def fetch_all(
+        self, function: str, data: Mapping[str, Any] | None = None, *, event: str | None = None
+    ) -> Invocation:
         """Send one function an event that is for it alone, run all that is due, and return its invocation."""
         found = registry.find(function)
-        assert found is not None, f"there is no function {function}; there are {', '.join(one.name for one in registry.functions())}"
+        assert found is not None, (
+            f"there is no function {function}; there are {', '.join(one.name for one in registry.functions())}"
+        )
         with database.connection() as connection:
-            [sent] = run(connection, "send", events=rows_as_json([Event(event or found.event, data or {})], target=function), source="test")
+            [sent] = fetch_all(
+                connection,
+                "send",
+                events=rows_as_json([Event(event or found.event, data or {})], target=function),
+                source="test",
+            )
         self.work()
         return Sent(sent["id"]).invocation
 
@@ -201,14 +232,18 @@ class Yard:
         """Run everything that is due now, and what that sets off, until nothing is due; return how many runs it took."""
         before = len(self.runs)
         while self._round():
-            assert len(self.runs) - before < _MOST_RUNS, f"{_MOST_RUNS} runs and no end: does a function set itself off?"
+            assert len(self.runs) - before < _MOST_RUNS, (
+                f"{_MOST_RUNS} runs and no end: does a function set itself off?"
+            )
         return len(self.runs) - before
 
     def advance(self, duration: Duration) -> int:
         """Let time pass, running what becomes due on the way at the moment when it does; return how many runs it took."""
         until = clock.now() + timedelta(seconds=seconds(duration, "advance"))
         runs = self.work()
-        while (wait := self.seconds_to_next()) is not None and clock.now() + timedelta(seconds=wait) <= until:
+        while (wait := self.seconds_to_next()) is not None and clock.now() + timedelta(
+            seconds=wait
+        ) <= until:
             # A microsecond is the finest that the database tells apart.
             clock.take(min(until, clock.now() + timedelta(seconds=max(wait, 0.000_001))))
             runs += self.work()
@@ -219,7 +254,7 @@ class Yard:
         """Seconds until something that is not due yet becomes so by itself, None when only an event can set something off."""
         waits = [dispatch.seconds_until_due(function) for function in self._open_functions()]
         with database.connection() as connection:
-            row = one(connection, "next_expiry")
+            row = fetch_one(connection, "next_expiry")
         waits.append(row["seconds"] if row else None)
         return min((wait for wait in waits if wait is not None and wait > 0), default=None)
 
@@ -241,12 +276,18 @@ class Yard:
     def sent(self, name: str) -> list[Event]:
         """The events of a name, oldest first, whoever sent them."""
         with database.connection() as connection:
-            return [Event(row["name"], row["data"], id=row["id"]) for row in run(connection, "events_named", name=name)]
+            return [
+                Event(row["name"], row["data"], id=row["id"])
+                for row in fetch_all(connection, "events_named", name=name)
+            ]
 
     def invocations(self, function: str) -> list[Invocation]:
         """All invocations of a function, oldest first."""
         with database.connection() as connection:
-            return [Invocation(row["id"]) for row in run(connection, "invocations_of_function", function=function)]
+            return [
+                Invocation(row["id"])
+                for row in fetch_all(connection, "invocations_of_function", function=function)
+            ]
 
     def claim(self, function: str) -> list[str]:
         """Claim what is due of a function and leave it at that, as a worker does that is lost before it begins; return the batch ids."""
@@ -260,11 +301,13 @@ class Yard:
         assert found is not None and self._instance is not None
         token = stubs.set(self._stubs)
         try:
-            result = self._definitions.get_job_def(found.job).execute_in_process(instance=self._instance, tags={BATCH: batch_id}, raise_on_error=False)
+            result = self._definitions.get_job_def(found.job).execute_in_process(
+                instance=self._instance, tags={BATCH: batch_id}, raise_on_error=False
+            )
         finally:
             stubs.reset(token)
         ops.abandon(result.run_id)
-        reaper.settle_what_is_left(self._instance, result.run_id)
+        reaper.settle_orphaned(self._instance, result.run_id)
         self.runs.append(result.run_id)
         return result.run_id
 
@@ -275,7 +318,9 @@ class Yard:
         for record in self._instance.all_logs(run_id):
             event = record.dagster_event
             if event is not None and event.step_key == op_name and event.is_successful_output:
-                shown.update({name: value.value for name, value in event.step_output_data.metadata.items()})
+                shown.update(
+                    {name: value.value for name, value in event.step_output_data.metadata.items()}
+                )
         return shown
 
     def _round(self) -> int:
@@ -288,5 +333,5 @@ class Yard:
 
     def _open_functions(self) -> list[Function]:
         with database.connection() as connection:
-            names = [row["function"] for row in run(connection, "open_functions")]
+            names = [row["function"] for row in fetch_all(connection, "open_functions")]
         return [found for name in names if (found := registry.find(name)) is not None]

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 from datetime import timedelta
 
-from dagster import AssetSelection, DefaultScheduleStatus, RunRequest, ScheduleDefinition, ScheduleEvaluationContext, SkipReason, define_asset_job, in_process_executor
+from dagster import (
+    AssetSelection,
+    DefaultScheduleStatus,
+    RunRequest,
+    ScheduleDefinition,
+    ScheduleEvaluationContext,
+    SkipReason,
+    define_asset_job,
+    in_process_executor,
+)
 
 from assets.analytics import GROUP, days
 from runyard.engine import rollups
@@ -30,7 +39,11 @@ def _days(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReaso
 
 schedules = [
     ScheduleDefinition(
-        name="refresh_analytics_hourly", job=refresh_analytics, cron_schedule="5 * * * *", execution_timezone="UTC", execution_fn=_days,
+        name="refresh_analytics_hourly",
+        job=refresh_analytics,
+        cron_schedule="5 * * * *",
+        execution_timezone="UTC",
+        execution_fn=_days,
         default_status=DefaultScheduleStatus.RUNNING,
     )
-]  # fmt: skip
+]

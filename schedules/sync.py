@@ -11,13 +11,27 @@ def _schedule(source: Source, cron: str) -> ScheduleDefinition:
     def tick(context: ScheduleEvaluationContext) -> SkipReason:
         at = context.scheduled_execution_time
         # The time is the event's id, so that a tick that Dagster repeats loads nothing twice.
-        [sent] = send("sync/requested", {"source": source.name}, id=f"sync {source.name} {at.isoformat()}", source="schedule")
+        [sent] = send(
+            "sync/requested",
+            {"source": source.name},
+            id=f"sync {source.name} {at.isoformat()}",
+            source="schedule",
+        )
         return SkipReason(f"sent {sent}")
 
     return ScheduleDefinition(
-        name=f"sync_{source.name}", job=sync_source, cron_schedule=cron, execution_timezone="UTC", execution_fn=tick, default_status=DefaultScheduleStatus.RUNNING,
+        name=f"sync_{source.name}",
+        job=sync_source,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        execution_fn=tick,
+        default_status=DefaultScheduleStatus.RUNNING,
         description=f"Sends sync/requested for the source {source.name}",
-    )  # fmt: skip
+    )
 
 
-schedules = [_schedule(source, source.schedule) for source in sources().values() if source.schedule and source.address() is not None]
+schedules = [
+    _schedule(source, source.schedule)
+    for source in sources().values()
+    if source.schedule and source.address() is not None
+]

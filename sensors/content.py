@@ -4,4 +4,10 @@ from pipelines.content import generate_content
 from runyard import Concurrency, Retry, on_event
 
 # Small batches: a text takes minutes, and others are not to wait for it. Nobody's texts keep those of others from being written.
-generate_content_sensor = on_event("content/generate.requested", job=generate_content, max_batch=4, retry=Retry(attempts=5), concurrency=Concurrency(4, key="data.user"))
+generate_content_sensor = on_event(
+    "content/generate.requested",
+    job=generate_content,
+    max_batch=4,
+    retry=Retry(attempts=5),
+    concurrency=Concurrency(4, key="data.user"),
+)

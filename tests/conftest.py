@@ -24,13 +24,36 @@ _postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
 for _name in [
     name
     for name in os.environ
-    if name.startswith(("RUNYARD_", "SENDGRID_", "MAIL_", "GEMINI_", "OPENAI_", "AI_", "MEDIA_", "SYNC_", "ANALYTICS_", "NOTIFY_", "SUPABASE_", "INNGEST_", "CONTACT_"))
+    if name.startswith(
+        (
+            "RUNYARD_",
+            "SENDGRID_",
+            "MAIL_",
+            "GEMINI_",
+            "OPENAI_",
+            "AI_",
+            "MEDIA_",
+            "SYNC_",
+            "ANALYTICS_",
+            "NOTIFY_",
+            "SUPABASE_",
+            "INNGEST_",
+            "CONTACT_",
+        )
+    )
 ]:
     del os.environ[_name]
 os.environ.update(
-    DAGSTER_HOME=str(ROOT), RUNYARD_HOME=str(ROOT), RUNYARD_DATA_DIR=str(_data), RUNYARD_POSTGRES_DIR=str(_postgres), RUNYARD_PORT=str(free_port()),
-    RUNYARD_CODE="tests.code", RUNYARD_CONCURRENCY="2", RUNYARD_LEASE_SECONDS="10", DATABASE_URL="postgresql://not-yet",
-)  # fmt: skip
+    DAGSTER_HOME=str(ROOT),
+    RUNYARD_HOME=str(ROOT),
+    RUNYARD_DATA_DIR=str(_data),
+    RUNYARD_POSTGRES_DIR=str(_postgres),
+    RUNYARD_PORT=str(free_port()),
+    RUNYARD_CODE="tests.code",
+    RUNYARD_CONCURRENCY="2",
+    RUNYARD_LEASE_SECONDS="10",
+    DATABASE_URL="postgresql://not-yet",
+)
 
 
 class FolderByFolder(LoadScopeScheduling):
@@ -51,7 +74,7 @@ from runyard.processes.stack import Stack  # noqa: E402
 from runyard.settings import settings  # noqa: E402
 from runyard.store import database  # noqa: E402
 from runyard.store.embedded import delete_embedded, start_embedded  # noqa: E402
-from runyard.store.queries import one  # noqa: E402
+from runyard.store.queries import fetch_one  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +139,7 @@ def effects() -> Path:
 def event(event_id: str) -> dict[str, Any]:
     """An event with its invocations and steps."""
     with database.connection() as connection:
-        row = one(connection, "recent_events", id=event_id, name=None, limit=1)
+        row = fetch_one(connection, "recent_events", id=event_id, name=None, limit=1)
     assert row is not None, f"event {event_id} is lost"
     return row
 
@@ -137,6 +160,10 @@ def settled(event_id: str, seconds: float = 30.0) -> dict[str, Any]:
 
     def look() -> dict[str, Any] | None:
         found = event(event_id)["invocations"]
-        return found[-1] if found and all(one["status"] in ("succeeded", "failed", "cancelled") for one in found) else None
+        return (
+            found[-1]
+            if found and all(one["status"] in ("succeeded", "failed", "cancelled") for one in found)
+            else None
+        )
 
     return wait_until(look, seconds)

@@ -98,11 +98,16 @@ class FakeGemini(FakeServer):
         return self.refuses[refused[0]] if refused else ""
 
     def _list(self, request: Handler) -> None:
-        listed = [{"name": f"models/{name}", "supportedGenerationMethods": ["generateContent"]} for name in self.models]
+        listed = [
+            {"name": f"models/{name}", "supportedGenerationMethods": ["generateContent"]}
+            for name in self.models
+        ]
         more = {"nextPageToken": "again"} if self.same_page else {}
         request.answer(200, {"models": listed, **more})
 
-    def _error(self, request: Handler, status: int, name: str, words: str, details: Any = ()) -> None:
+    def _error(
+        self, request: Handler, status: int, name: str, words: str, details: Any = ()
+    ) -> None:
         error = {"code": status, "message": words, "status": name, "details": list(details)}
         request.answer(status, {"error": error})
 

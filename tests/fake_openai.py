@@ -140,7 +140,9 @@ class FakeOpenAI(FakeServer):
         roles = {f"{message['role']} message" for message in asked["messages"]}
         return next((self.refuses[name] for name in self.refuses if name in {*asked, *roles}), None)
 
-    def _stream(self, request: Handler, asked: dict[str, Any], deltas: list[dict[str, Any]], *, cut: bool) -> None:
+    def _stream(
+        self, request: Handler, asked: dict[str, Any], deltas: list[dict[str, Any]], *, cut: bool
+    ) -> None:
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
         request.send_header("Connection", "close")

@@ -44,7 +44,11 @@ class FakeSendGrid:
 
     def to(self, address: str) -> list[dict[str, Any]]:
         """The mails that were accepted for an address."""
-        return [mail for mail in self.mails if any(address == to["email"] for to in mail["personalizations"][0]["to"])]
+        return [
+            mail
+            for mail in self.mails
+            if any(address == to["email"] for to in mail["personalizations"][0]["to"])
+        ]
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         fake = self
@@ -60,7 +64,13 @@ class FakeSendGrid:
             def do_GET(self) -> None:
                 """What a key may do, and nobody who is suppressed."""
                 good = self.headers.get("Authorization") == f"Bearer {fake.key}"
-                body = json.dumps({"scopes": ["mail.send"]} if self.path == "/v3/scopes" else []).encode() if good else b'{"errors": []}'
+                body = (
+                    json.dumps(
+                        {"scopes": ["mail.send"]} if self.path == "/v3/scopes" else []
+                    ).encode()
+                    if good
+                    else b'{"errors": []}'
+                )
                 self.send_response(200 if good else 401)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -82,7 +92,9 @@ class FakeSendGrid:
                     self.close_connection = True
                 elif failure is not None:
                     status, reset = failure if isinstance(failure, tuple) else (failure, None)
-                    headers = {"X-RateLimit-Reset": str(int(time.time() + reset) + 1)} if reset else {}
+                    headers = (
+                        {"X-RateLimit-Reset": str(int(time.time() + reset) + 1)} if reset else {}
+                    )
                     self._answer(status, headers, _error(f"fake {status}"))
                 else:
                     self._accept(body)
@@ -109,7 +121,9 @@ class FakeSendGrid:
 
         return Handler
 
-    def _problem(self, path: str, headers: Any, body: bytes) -> tuple[int, dict[str, str], bytes] | None:
+    def _problem(
+        self, path: str, headers: Any, body: bytes
+    ) -> tuple[int, dict[str, str], bytes] | None:
         if headers.get("Authorization") != f"Bearer {self.key}":
             return 401, {}, _error("The provided authorization grant is invalid")
         if path != "/v3/mail/send":
@@ -131,12 +145,18 @@ def _refusals(mail: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if field in mail and not _is_address(mail[field]["email"]):
             yield f"The {field} email does not contain a valid address.", field
     if not mail["subject"] or "\n" in mail["subject"]:
-        yield "The subject of your email must be a string at least one character in length.", "subject"
+        yield (
+            "The subject of your email must be a string at least one character in length.",
+            "subject",
+        )
     if [part["type"] for part in mail["content"]] not in _CONTENTS:
         yield "text/plain needs to be first, followed by text/html", "content"
     for number, part in enumerate(mail["content"]):
         if not part["value"]:
-            yield "The content value must be a string at least one character in length.", f"content.{number}.value"
+            yield (
+                "The content value must be a string at least one character in length.",
+                f"content.{number}.value",
+            )
     for number, file in enumerate(mail.get("attachments", [])):
         yield from _refused_file(file, f"attachments.{number}")
 
@@ -144,7 +164,10 @@ def _refusals(mail: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _refused_recipients(personalization: dict[str, Any]) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     if not personalization["to"]:
-        yield "The to parameter is required for all personalization objects.", "personalizations.0.to"
+        yield (
+            "The to parameter is required for all personalization objects.",
+            "personalizations.0.to",
+        )
     for field in ("to", "cc", "bcc"):
         for number, recipient in enumerate(personalization.get(field, [])):
             place, address = f"personalizations.0.{field}.{number}", recipient["email"].lower()
@@ -153,16 +176,25 @@ def _refused_recipients(personalization: dict[str, Any]) -> Iterator[tuple[str, 
             if _SEPARATORS.search(recipient.get("name", "")):
                 yield "The name cannot include either the ; or , characters.", f"{place}.name"
             if address in seen:
-                yield f"Each email address in the personalization block should be unique between to, cc, and bcc. [{address}]", "personalizations.0"
+                yield (
+                    f"Each email address in the personalization block should be unique between to, cc, and bcc. [{address}]",
+                    "personalizations.0",
+                )
             seen.add(address)
     if len(seen) > 1000:
-        yield "There is a limit of 1000 total recipients (to + cc + bcc) per request.", "personalizations"
+        yield (
+            "There is a limit of 1000 total recipients (to + cc + bcc) per request.",
+            "personalizations",
+        )
 
 
 def _refused_file(file: dict[str, str], place: str) -> Iterator[tuple[str, str]]:
     content = file["content"]
     if not content:
-        yield "The attachment content must be a string at least one character in length.", f"{place}.content"
+        yield (
+            "The attachment content must be a string at least one character in length.",
+            f"{place}.content",
+        )
     if base64.b64encode(base64.b64decode(content)).decode() != content:
         yield "The attachment content must be base64 encoded.", f"{place}.content"
     for field in ("type", "filename"):

@@ -8,9 +8,30 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dagster import InitResourceContext, in_process_executor, job, multiprocess_executor, op, resource
+from dagster import (
+    InitResourceContext,
+    in_process_executor,
+    job,
+    multiprocess_executor,
+    op,
+    resource,
+)
 
-from runyard import Batch, Concurrency, Cron, Event, Item, NonRetriable, Retry, RetryAfter, Timeouts, join, on_event, receive, settle
+from runyard import (
+    Batch,
+    Concurrency,
+    Cron,
+    Event,
+    Item,
+    NonRetriable,
+    Retry,
+    RetryAfter,
+    Timeouts,
+    join,
+    on_event,
+    receive,
+    settle,
+)
 
 
 def _leave(item: Item, step: str) -> None:
@@ -34,7 +55,9 @@ def _second(item: Item) -> dict[str, Any]:
     while data.get("gate") and not Path(data["gate"]).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     if item.attempt <= data.get("fail_until", 0):
-        raise RuntimeError(f"attempt {item.attempt} fails, with {os.environ.get('SENDGRID_API_KEY', 'no key')}")
+        raise RuntimeError(
+            f"attempt {item.attempt} fails, with {os.environ.get('SENDGRID_API_KEY', 'no key')}"
+        )
     if data.get("final") and not (data.get("unless") and Path(data["unless"]).exists()):
         raise NonRetriable(data.get("says", "this can never work"))
     if data.get("after") and item.attempt == 1:
@@ -50,12 +73,14 @@ def first(batch: Batch) -> Batch:
 
 @op
 def second(batch: Batch) -> Batch:
-    return batch.map("second", _second, at_most_once_window=1)
+    return batch.map("second", _second, checkpoint_every=1)
 
 
 @op
 def third(batch: Batch) -> Batch:
-    return batch.map_all("third", lambda items: [{"n": item["second"]["n"], "size": len(items)} for item in items])
+    return batch.map_batch(
+        "third", lambda items: [{"n": item["second"]["n"], "size": len(items)} for item in items]
+    )
 
 
 @op
@@ -112,7 +137,11 @@ def both(batch: Batch) -> Batch:
 
 @op
 def call(batch: Batch) -> Batch:
-    return batch.invoke("call", "steps", lambda item: {"n": item.event.data["n"], "final": item.event.data.get("final", False)})
+    return batch.invoke(
+        "call",
+        "steps",
+        lambda item: {"n": item.event.data["n"], "final": item.event.data.get("final", False)},
+    )
 
 
 @op
@@ -148,7 +177,13 @@ def hang(batch: Batch) -> Batch:
 
 @op
 def mourn(batch: Batch) -> Batch:
-    return batch.map("mourn", lambda item: {"of": item.event.data["event"]["id"], "message": item.event.data["error"]["message"]})
+    return batch.map(
+        "mourn",
+        lambda item: {
+            "of": item.event.data["event"]["id"],
+            "message": item.event.data["error"]["message"],
+        },
+    )
 
 
 @job(executor_def=multiprocess_executor)
@@ -225,16 +260,46 @@ dialog_sensor = on_event("test/dialog", job=dialog, retry=quick)
 swallowing_sensor = on_event("test/swallow", job=swallowing, max_batch=100, retry=quick)
 napping_sensor = on_event("test/napping", job=napping, retry=quick)
 calling_sensor = on_event("test/calling", job=calling, retry=quick, on_failure=mourning)
-one_by_one_sensor = on_event("test/narrow", job=one_by_one, max_batch=1, concurrency=Concurrency(1, key="data.tenant"))
+one_by_one_sensor = on_event(
+    "test/narrow", job=one_by_one, max_batch=1, concurrency=Concurrency(1, key="data.tenant")
+)
 hanging_sensor = on_event("test/hanging", job=hanging, retry=quick, timeouts=Timeouts(step="3s"))
 patient_sensor = on_event("test/patient", job=hanging, name="patient", retry=quick)
 apart_sensor = on_event("test/apart", job=hanging_apart, retry=quick, timeouts=Timeouts(step="3s"))
 slowly_sensor = on_event("test/slow", job=slowly, retry=quick)
-hurried_sensor = on_event("test/hurried", job=slowly, name="hurried", retry=quick, timeouts=Timeouts(step="3s"))
+hurried_sensor = on_event(
+    "test/hurried", job=slowly, name="hurried", retry=quick, timeouts=Timeouts(step="3s")
+)
 minutely_sensor = on_event(job=minutely, cron=Cron("* * * * *", timezone="Europe/Zurich"))
-jobs = [steps, breaking, spread, dialog, swallowing, napping, calling, one_by_one, mourning, minutely, hanging, hanging_apart, slowly]
+jobs = [
+    steps,
+    breaking,
+    spread,
+    dialog,
+    swallowing,
+    napping,
+    calling,
+    one_by_one,
+    mourning,
+    minutely,
+    hanging,
+    hanging_apart,
+    slowly,
+]
 sensors = [
-    steps_sensor, spread_sensor, breaking_sensor, dialog_sensor, swallowing_sensor, napping_sensor, calling_sensor, one_by_one_sensor, minutely_sensor,
-    hanging_sensor, patient_sensor, apart_sensor, slowly_sensor, hurried_sensor,
-]  # fmt: skip
+    steps_sensor,
+    spread_sensor,
+    breaking_sensor,
+    dialog_sensor,
+    swallowing_sensor,
+    napping_sensor,
+    calling_sensor,
+    one_by_one_sensor,
+    minutely_sensor,
+    hanging_sensor,
+    patient_sensor,
+    apart_sensor,
+    slowly_sensor,
+    hurried_sensor,
+]
 schedules = minutely_sensor.schedules

@@ -39,22 +39,42 @@ class RabbitMQ:
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         self._folder = folder
         mapper = free_port()
-        (folder / "rabbitmq.conf").write_text("\n".join([f"listeners.tcp.1 = 127.0.0.1:{self.port}", *options, ""]))
+        (folder / "rabbitmq.conf").write_text(
+            "\n".join([f"listeners.tcp.1 = 127.0.0.1:{self.port}", *options, ""])
+        )
         (folder / "plugins").write_text("[].\n")
         self._variables = {
-            **os.environ, "HOME": str(folder), "RABBITMQ_NODENAME": f"ry{self.port}@localhost", "RABBITMQ_MNESIA_BASE": str(folder / "db"),
-            "RABBITMQ_LOG_BASE": str(folder / "log"), "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"), "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
-            "RABBITMQ_DIST_PORT": str(free_port()), "ERL_EPMD_PORT": str(mapper), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            **os.environ,
+            "HOME": str(folder),
+            "RABBITMQ_NODENAME": f"ry{self.port}@localhost",
+            "RABBITMQ_MNESIA_BASE": str(folder / "db"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "ERL_EPMD_PORT": str(mapper),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 -rabbit channel_tick_interval 1000",
-        }  # fmt: skip
+        }
         # Ours to end; the server would leave one of its own behind.
-        self._mapper = subprocess.Popen(["epmd", "-port", str(mapper), "-address", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._mapper = subprocess.Popen(
+            ["epmd", "-port", str(mapper), "-address", "127.0.0.1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and return when it takes connections."""
         with (self._folder / "output").open("ab") as output:
-            self._server = subprocess.Popen([str(self.program)], env=self._variables, cwd=self._folder, stdout=output, stderr=output, start_new_session=True)
+            self._server = subprocess.Popen(
+                [str(self.program)],
+                env=self._variables,
+                cwd=self._folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         _until(self._answers, self._server, self._folder / "output")
 
     def kill(self) -> None:
@@ -105,7 +125,9 @@ def pgbouncer(folder: Path, url: str, pool_size: int = 20, more: str = "") -> It
     )
     (folder / "users").write_text(f'"{parts.username}" ""\n')
     command = [program, "-q", str(folder / "pgbouncer.ini")]
-    if os.geteuid() == 0:  # as whom it refuses to run: then as the server's user, whom the server has to know
+    if (
+        os.geteuid() == 0
+    ):  # as whom it refuses to run: then as the server's user, whom the server has to know
         user = pwd.getpwuid(server_uid()).pw_name
         command[1:1] = ["-u", user]
         _let_in(user, url)
@@ -122,7 +144,9 @@ def pgbouncer(folder: Path, url: str, pool_size: int = 20, more: str = "") -> It
 
 def _let_in(user: str, url: str) -> None:
     """Let a user of the system connect to the tests' PostgreSQL."""
-    with psycopg.connect(url.replace(f"//{urlsplit(url).username}@", f"//{SUPERUSER}@"), autocommit=True) as connection:
+    with psycopg.connect(
+        url.replace(f"//{urlsplit(url).username}@", f"//{SUPERUSER}@"), autocommit=True
+    ) as connection:
         file = Path(str(connection.execute("SHOW ident_file").fetchone()[0]))  # type: ignore[index]
         line = f"runyard {user} all\n"
         if line not in file.read_text():
@@ -139,9 +163,13 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _until(what: Callable[[], bool], server: "subprocess.Popen[bytes]", log: Path, seconds: float = 60) -> None:
+def _until(
+    what: Callable[[], bool], server: "subprocess.Popen[bytes]", log: Path, seconds: float = 60
+) -> None:
     """Wait until a server answers."""
     deadline = time.monotonic() + seconds
     while not what():
-        assert server.poll() is None and time.monotonic() < deadline, log.read_text() if log.exists() else "it said nothing"
+        assert server.poll() is None and time.monotonic() < deadline, (
+            log.read_text() if log.exists() else "it said nothing"
+        )
         time.sleep(0.05)

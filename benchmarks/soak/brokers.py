@@ -54,7 +54,9 @@ class Redis:
     def __init__(self, folder: Path) -> None:
         self._program = shutil.which("redis-server")
         if self._program is None:
-            raise RunyardError("the soak needs Redis: apt-get install redis-server, or leave it out of --brokers")
+            raise RunyardError(
+                "the soak needs Redis: apt-get install redis-server, or leave it out of --brokers"
+            )
         self._port, self._folder = free_port(), folder
         self.url: str | None = f"redis://127.0.0.1:{self._port}/0"
         self._server: subprocess.Popen[bytes] | None = None
@@ -62,7 +64,17 @@ class Redis:
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         self._server = subprocess.Popen(
-            [str(self._program), "--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)],
+            [
+                str(self._program),
+                "--port",
+                str(self._port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                str(self._folder),
+            ],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 20

@@ -41,7 +41,12 @@ class Faults:
 
     def __init__(self, stack: Stack, broker: Broker, marks: Marks, seed: int) -> None:
         self.done: list[Fault] = []
-        self._stack, self._broker, self._marks, self._random = stack, broker, marks, random.Random(seed)
+        self._stack, self._broker, self._marks, self._random = (
+            stack,
+            broker,
+            marks,
+            random.Random(seed),
+        )
         self._probes: list[threading.Thread] = []
         self._kinds: dict[str, Callable[[], None]] = {
             "kill web": lambda: _kill(self._pid("web")),
@@ -87,11 +92,17 @@ class Faults:
 
     def _during(self, name: str, do: Callable[[], None], *, from_its_end: bool = False) -> None:
         fault = Fault(name, time.time(), time.time())
-        with suppress(psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):  # it was being started again
+        with suppress(
+            psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError
+        ):  # it was being started again
             do()
         fault.ended = time.time()
         self.done.append(fault)
-        probe = threading.Thread(target=self._probe, args=(fault, fault.ended if from_its_end else fault.began), daemon=True)
+        probe = threading.Thread(
+            target=self._probe,
+            args=(fault, fault.ended if from_its_end else fault.began),
+            daemon=True,
+        )
         probe.start()
         self._probes.append(probe)
 
@@ -117,12 +128,21 @@ class Faults:
         return pid
 
     def _postmaster(self) -> int:
-        return int((self._stack.settings.postgres_dir / "postmaster.pid").read_text().splitlines()[0])
+        return int(
+            (self._stack.settings.postgres_dir / "postmaster.pid").read_text().splitlines()[0]
+        )
 
     def _kill_child(self, *, in_a_slow_step: bool) -> None:
         children = [child.pid for child in psutil.Process(self._pid("worker")).children()]
-        under_way = [one.pid for one in self._marks.executions() if one.effect is None and one.step == "slow" and one.pid in children]
-        os.kill(self._random.choice(under_way if in_a_slow_step and under_way else children), signal.SIGKILL)
+        under_way = [
+            one.pid
+            for one in self._marks.executions()
+            if one.effect is None and one.step == "slow" and one.pid in children
+        ]
+        os.kill(
+            self._random.choice(under_way if in_a_slow_step and under_way else children),
+            signal.SIGKILL,
+        )
 
     def _stop_and_go_on(self, part: str) -> None:
         parent = psutil.Process(self._pid(part))

@@ -10,11 +10,11 @@ from runyard import Batch, BatchIOManager, Concurrency, Item, on_event, receive,
 PROBE = "soak/probe"
 QUICK = "soak/quick"
 SLOW = "soak/slow"
-PARKED = "soak/parked"
+SUSPENDED = "soak/suspended"
 LIMITED = "soak/limited"
 ANSWERED = "soak/answered"
 # The last step of each.
-LAST = {PROBE: "probed", QUICK: "counted", SLOW: "after", PARKED: "behind", LIMITED: "limited"}
+LAST = {PROBE: "probed", QUICK: "counted", SLOW: "after", SUSPENDED: "behind", LIMITED: "limited"}
 AT_ONCE = 2
 
 _second_version = (folder() / "version").read_text() == "2"
@@ -42,12 +42,17 @@ def quick(batch: Batch) -> Batch:
 
 @op
 def slow(batch: Batch) -> Batch:
-    batch = batch.map("slow", lambda item: _do("slow", item, item.event.data["seconds"]), threads=4, at_most_once_window=1)
+    batch = batch.map(
+        "slow",
+        lambda item: _do("slow", item, item.event.data["seconds"]),
+        threads=4,
+        checkpoint_every=1,
+    )
     return batch.map("after", lambda item: _do("after", item, 0.01))
 
 
 @op
-def parked(batch: Batch) -> Batch:
+def suspended(batch: Batch) -> Batch:
     batch = batch.map("before", lambda item: _do("before", item, 0.01))
     batch = batch.wait_for_event("answer", ANSWERED, match="data.key", timeout="1h")
     batch = batch.sleep("nap", lambda item: item.event.data["nap"])
@@ -56,7 +61,7 @@ def parked(batch: Batch) -> Batch:
 
 @op
 def limited(batch: Batch) -> Batch:
-    return batch.map("limited", lambda item: _do("limited", item, 0.1), at_most_once_window=1)
+    return batch.map("limited", lambda item: _do("limited", item, 0.1), checkpoint_every=1)
 
 
 @job(executor_def=in_process_executor)
@@ -75,8 +80,8 @@ def soak_slow() -> None:
 
 
 @job(executor_def=in_process_executor)
-def soak_parked() -> None:
-    settle(parked(receive()))
+def soak_suspended() -> None:
+    settle(suspended(receive()))
 
 
 @job(executor_def=in_process_executor)
@@ -86,13 +91,18 @@ def soak_limited() -> None:
 
 _tenant = Concurrency(AT_ONCE, key="data.tenant")
 defs = Definitions(
-    jobs=[soak_probe, soak_quick, soak_slow, soak_parked, soak_limited],
+    jobs=[soak_probe, soak_quick, soak_slow, soak_suspended, soak_limited],
     sensors=[
         on_event(PROBE, job=soak_probe, max_batch=10),
         on_event(QUICK, job=soak_quick, max_batch=50),
         on_event(SLOW, job=soak_slow, max_batch=4, concurrency=Concurrency(8)),
-        on_event(PARKED, job=soak_parked, max_batch=20),
-        on_event(LIMITED, job=soak_limited, max_batch=2, concurrency=(_tenant, Concurrency(6)) if _second_version else _tenant),
+        on_event(SUSPENDED, job=soak_suspended, max_batch=20),
+        on_event(
+            LIMITED,
+            job=soak_limited,
+            max_batch=2,
+            concurrency=(_tenant, Concurrency(6)) if _second_version else _tenant,
+        ),
     ],
     resources={"io_manager": BatchIOManager()},
 )

@@ -46,7 +46,10 @@ class Load(threading.Thread):
     def run(self) -> None:
         """Send what is due, and make more of it."""
         while not self._ending.is_set():
-            self._outgoing += [Outgoing(events, time.time(), self._random.random() < _BY_HTTP) for events in self._more()]
+            self._outgoing += [
+                Outgoing(events, time.time(), self._random.random() < _BY_HTTP)
+                for events in self._more()
+            ]
             self._send_due()
             time.sleep(_EVERY_SECONDS)
 
@@ -75,10 +78,21 @@ class Load(threading.Thread):
         if self._random.random() < 0.2:
             made.append([self._event(functions.SLOW, seconds=self._random.uniform(0.5, 4))])
         if self._random.random() < 0.2:
-            waiting = self._event(functions.PARKED, nap=self._random.uniform(0.5, 5))
+            waiting = self._event(functions.SUSPENDED, nap=self._random.uniform(0.5, 5))
             made.append([waiting])
-            answer = {"id": f"{waiting['id']}-answer", "name": functions.ANSWERED, "data": {"key": waiting["id"]}}
-            self._outgoing.append(Outgoing([answer], time.time() + self._random.uniform(1, 9), by_http=True, behind=waiting["id"]))
+            answer = {
+                "id": f"{waiting['id']}-answer",
+                "name": functions.ANSWERED,
+                "data": {"key": waiting["id"]},
+            }
+            self._outgoing.append(
+                Outgoing(
+                    [answer],
+                    time.time() + self._random.uniform(1, 9),
+                    by_http=True,
+                    behind=waiting["id"],
+                )
+            )
         return made
 
     def _send_due(self) -> None:
@@ -103,6 +117,10 @@ class Load(threading.Thread):
 
 
 def _post(events: list[dict[str, Any]]) -> None:
-    request = urllib.request.Request(f"http://127.0.0.1:{settings().port}/e/soak", json.dumps(events).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{settings().port}/e/soak",
+        json.dumps(events).encode(),
+        {"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=5) as answer:
         answer.read()

@@ -33,13 +33,21 @@ def soak(options: argparse.Namespace, folder: Path) -> int:
     """Run the phases of a soak, one for each broker; return 1 where something was promised that did not hold."""
     load, marks = Load(options.seed), Marks()
     done: list[Fault] = []
-    print(f"seed {options.seed}; brokers {', '.join(options.brokers)}; {options.minutes:g} minutes", flush=True)
+    print(
+        f"seed {options.seed}; brokers {', '.join(options.brokers)}; {options.minutes:g} minutes",
+        flush=True,
+    )
     for place, name in enumerate(options.brokers):
         with _broker(name, folder) as broker, Stack(quiet=True) as stack:
             if place == 0:
                 load.start()
             faults = Faults(stack, broker, marks, options.seed + place)
-            _harm(faults, 60 * options.minutes / len(options.brokers), options.seed + place, deploys=place == 0)
+            _harm(
+                faults,
+                60 * options.minutes / len(options.brokers),
+                options.seed + place,
+                deploys=place == 0,
+            )
             faults.wait_for_probes()
             done += faults.done
             if place == len(options.brokers) - 1:
@@ -89,7 +97,11 @@ def _drain(load: Load) -> None:
     deadline = time.monotonic() + _DRAIN_SECONDS
     while time.monotonic() < deadline:
         statuses = _statuses()
-        if all(set(statuses.get(key, ["queued"])) <= _FINAL for key, (name, _) in load.accepted.items() if name in functions.LAST):
+        if all(
+            set(statuses.get(key, ["queued"])) <= _FINAL
+            for key, (name, _) in load.accepted.items()
+            if name in functions.LAST
+        ):
             return
         time.sleep(1)
 
@@ -111,14 +123,25 @@ def _rows(statement: str) -> list[dict[str, Any]]:
 
 def _report(options: argparse.Namespace, load: Load, marks: Marks, done: list[Fault]) -> int:
 
-    tenants = {row["key"]: row["tenant"] for row in _rows("SELECT idempotency_key AS key, data->>'tenant' AS tenant FROM runyard.events WHERE data ? 'tenant'")}
+    tenants = {
+        row["key"]: row["tenant"]
+        for row in _rows(
+            "SELECT idempotency_key AS key, data->>'tenant' AS tenant FROM runyard.events WHERE data ? 'tenant'"
+        )
+    }
     verdict = judge(load.accepted, _statuses(), marks.executions(), done, tenants)
     waits = recovery(done)
     counts = {
-        "events accepted": len(load.accepted), "requests refused and sent again": load.refused, "steps done": len(marks.executions()), "faults": len(done),
-        "lost": len(verdict.lost), "done by two at once": len(verdict.doubled), "effects repeated in their window": len(verdict.inside),
-        "effects repeated outside of it": len(verdict.outside), "over a limit": verdict.over_the_limit,
-    }  # fmt: skip
+        "events accepted": len(load.accepted),
+        "requests refused and sent again": load.refused,
+        "steps done": len(marks.executions()),
+        "faults": len(done),
+        "lost": len(verdict.lost),
+        "done by two at once": len(verdict.doubled),
+        "effects repeated in their window": len(verdict.inside),
+        "effects repeated outside of it": len(verdict.outside),
+        "over a limit": verdict.over_the_limit,
+    }
     for what, number in counts.items():
         print(f"{what:<36} {number:>8}")
     print(f"\n{'a new event begins after':<36} {'times':>6} {'p50 s':>7} {'max s':>7}")
@@ -129,7 +152,14 @@ def _report(options: argparse.Namespace, load: Load, marks: Marks, done: list[Fa
             print(f"{what}: {line}")
     path = _RESULTS / f"soak-{datetime.now(UTC):%Y-%m-%dT%H%M%S}.json"
     path.parent.mkdir(exist_ok=True)
-    said = {"at": datetime.now(UTC).isoformat(), "machine": machine(), "seed": options.seed, "minutes": options.minutes, "counts": counts, "recovery": waits}
+    said = {
+        "at": datetime.now(UTC).isoformat(),
+        "machine": machine(),
+        "seed": options.seed,
+        "minutes": options.minutes,
+        "counts": counts,
+        "recovery": waits,
+    }
     path.write_text(json.dumps(said, indent=2) + "\n")
     print(f"written to {path.name}")
     return 0 if verdict.holds else 1

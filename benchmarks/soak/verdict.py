@@ -31,9 +31,12 @@ class Verdict:
 
 
 def judge(
-    accepted: Mapping[str, tuple[str, float]], statuses: Mapping[str, Sequence[str]], marks: Sequence[Execution], faults: Sequence[Fault],
+    accepted: Mapping[str, tuple[str, float]],
+    statuses: Mapping[str, Sequence[str]],
+    marks: Sequence[Execution],
+    faults: Sequence[Fault],
     tenants: Mapping[str, object],
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """Compare what was accepted (name by key) with how its invocations ended (by key) and with what the steps did."""
     verdict = Verdict()
     by_step: dict[tuple[str, str], list[Execution]] = defaultdict(list)
@@ -43,28 +46,40 @@ def judge(
         if name in functions.LAST:
             done = [one for one in by_step[key, functions.LAST[name]] if one.effect is not None]
             if list(statuses.get(key, [])) != ["succeeded"] or not done:
-                verdict.lost.append(f"{name} {key}: {list(statuses.get(key, []))}, last step done {len(done)} times")
+                verdict.lost.append(
+                    f"{name} {key}: {list(statuses.get(key, []))}, last step done {len(done)} times"
+                )
     for (key, step), done in by_step.items():
         _judge_step(verdict, f"{step} of {key}", done, faults)
     verdict.over_the_limit = _over_the_limit(marks, tenants, faults)
     return verdict
 
 
-def _judge_step(verdict: Verdict, what: str, done: Sequence[Execution], faults: Sequence[Fault]) -> None:
+def _judge_step(
+    verdict: Verdict, what: str, done: Sequence[Execution], faults: Sequence[Fault]
+) -> None:
     with_effect = [one for one in done if one.effect is not None]
     for earlier, later in pairwise(with_effect):
         assert earlier.effect is not None
         assert later.effect is not None
-        by = [fault.name for fault in faults if fault.began <= earlier.effect + WINDOW_SECONDS and fault.ended >= earlier.begin]
+        by = [
+            fault.name
+            for fault in faults
+            if fault.began <= earlier.effect + WINDOW_SECONDS and fault.ended >= earlier.begin
+        ]
         if by:
             verdict.inside.append(f"{what}: {', '.join(by)}")
         elif later.begin < earlier.effect:
             verdict.doubled.append(f"{what}: by {earlier.pid} and {later.pid} at the same time")
         else:
-            verdict.outside.append(f"{what}: {earlier.effect:.3f} in {earlier.pid}, {later.effect:.3f} in {later.pid}")
+            verdict.outside.append(
+                f"{what}: {earlier.effect:.3f} in {earlier.pid}, {later.effect:.3f} in {later.pid}"
+            )
 
 
-def _over_the_limit(marks: Sequence[Execution], tenants: Mapping[str, object], faults: Sequence[Fault]) -> int:
+def _over_the_limit(
+    marks: Sequence[Execution], tenants: Mapping[str, object], faults: Sequence[Fault]
+) -> int:
     """How often more of a tenant were under way at once than its limit lets; a process that was stopped for longer than its lease is not counted."""
     stops = [fault for fault in faults if fault.name.startswith("stop")]
     changes: dict[object, list[tuple[float, int]]] = defaultdict(list)
@@ -87,4 +102,7 @@ def recovery(faults: Sequence[Fault]) -> list[tuple[str, int, float, float]]:
     by_name: dict[str, list[float]] = defaultdict(list)
     for fault in faults:
         by_name[fault.name].append(float("inf") if fault.recovery is None else fault.recovery)
-    return [(name, len(seconds), statistics.median(seconds), max(seconds)) for name, seconds in sorted(by_name.items())]
+    return [
+        (name, len(seconds), statistics.median(seconds), max(seconds))
+        for name, seconds in sorted(by_name.items())
+    ]

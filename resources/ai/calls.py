@@ -57,7 +57,9 @@ def _other_price() -> tuple[float, float] | None:
     except ValueError:
         into, out = -1.0, -1.0
     if not (0 <= into < _NO_LIMIT and 0 <= out < _NO_LIMIT):
-        raise NonRetriable("AI_OTHER_PRICE is not two prices, of input and of output, in US dollars for a million tokens: 0.30,2.50")
+        raise NonRetriable(
+            "AI_OTHER_PRICE is not two prices, of input and of output, in US dollars for a million tokens: 0.30,2.50"
+        )
     return into, out
 
 
@@ -86,7 +88,9 @@ def check_budget(user: str | None) -> None:
         ("AI_DAILY_TOKENS", spent["tokens"], tokens),
     ):
         if used >= limit:
-            raise OverBudget(f"user {user} has used {used:g} of the {limit:g} that {name} allows a day: wait until midnight UTC, or raise it")
+            raise OverBudget(
+                f"user {user} has used {used:g} of the {limit:g} that {name} allows a day: wait until midnight UTC, or raise it"
+            )
 
 
 def check_price(user: str | None, model: str) -> None:
@@ -125,9 +129,17 @@ def _spent_today(user: str) -> dict[str, float]:
     return {name: float(str(value)) for name, value in row.items()}
 
 
-def keep_call(asked: Prompt, provider: str, model: str, seconds: float, outcome: Generated | Exception) -> None:
+def keep_call(
+    asked: Prompt, provider: str, model: str, seconds: float, outcome: Generated | Exception
+) -> None:
     """Keep a call that has ended: with its text's usage, or with its error and what it cost."""
-    row: dict[str, Any] = {"user": asked.user, "purpose": asked.purpose, "provider": provider, "model": model, "seconds": seconds}
+    row: dict[str, Any] = {
+        "user": asked.user,
+        "purpose": asked.purpose,
+        "provider": provider,
+        "model": model,
+        "seconds": seconds,
+    }
     paid = outcome if isinstance(outcome, Generated) else getattr(outcome, "paid", None)
     if isinstance(paid, Generated):
         row |= {"reason": paid.finish_reason, "cost": cost(paid)}

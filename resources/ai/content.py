@@ -19,7 +19,12 @@ _WITHOUT_FULL_STOP = ("THAI", "LAO", "KHMER", "TIBETAN")
 _SHORTEST, _LONGEST = 0.5, 2.0
 _TELLING_LENGTH = 20
 # Languages that are told apart by little: each of a group passes for the others.
-_ALIKE = ({"bs", "hr", "sr", "sh"}, {"no", "nb", "nn", "da"}, {"id", "ms", "jv"}, {"zh", "wuu", "yue"})
+_ALIKE = (
+    {"bs", "hr", "sr", "sh"},
+    {"no", "nb", "nn", "da"},
+    {"id", "ms", "jv"},
+    {"zh", "wuu", "yue"},
+)
 _OLD_CODES = {"iw": "he", "in": "id", "ji": "yi", "nb": "no"}
 
 
@@ -39,13 +44,19 @@ class Contents(ConfigurableResource[Any]):
             )
 
 
-def remarks(sections: Sequence[str], language: str, length: int, unfinished: Sequence[int]) -> list[str]:
+def remarks(
+    sections: Sequence[str], language: str, length: int, unfinished: Sequence[int]
+) -> list[str]:
     """What somebody should look at in a text of these sections.
 
     `unfinished` are the numbers of sections that the model did not end; `length` is in words, or
     in characters where the language has no spaces between words.
     """
-    found = [f"section {number} has no end" for number, section in enumerate(sections, 1) if number in unfinished or not _ended(section)]
+    found = [
+        f"section {number} has no end"
+        for number, section in enumerate(sections, 1)
+        if number in unfinished or not _ended(section)
+    ]
     text = "\n".join(sections)
     written = written_length(text)
     if not _SHORTEST * length <= written <= _LONGEST * length:

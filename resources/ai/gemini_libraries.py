@@ -110,7 +110,9 @@ class GenAI:
         config = _config(asked, "response_json_schema", asked.shape)
         if asked.system:
             config["system_instruction"] = asked.system
-        answer = self._client.models.generate_content_stream(model=model, contents=asked.prompt, config=config)
+        answer = self._client.models.generate_content_stream(
+            model=model, contents=asked.prompt, config=config
+        )
         for part in answer:
             yield _of_genai(part)
 
@@ -146,7 +148,9 @@ class GenerativeAI:
         options = {"timeout": self._timeout, "retry": None}
         writer = self._package.GenerativeModel(model, system_instruction=asked.system or None)
         try:
-            answer = writer.generate_content(asked.prompt, stream=True, generation_config=config, request_options=options)
+            answer = writer.generate_content(
+                asked.prompt, stream=True, generation_config=config, request_options=options
+            )
             for part in answer:
                 yield _of_generativeai(part)
         except BlockedPromptException as error:
@@ -169,7 +173,10 @@ class GenerativeAI:
 
 def _config(asked: Prompt, schema: str, shape: Any) -> dict[str, Any]:
     """Gemini's generation config, with the names that both packages have for it."""
-    values: dict[str, Any] = {"temperature": asked.temperature, "max_output_tokens": asked.max_tokens}
+    values: dict[str, Any] = {
+        "temperature": asked.temperature,
+        "max_output_tokens": asked.max_tokens,
+    }
     if asked.shape:
         values |= {"response_mime_type": "application/json", schema: shape}
     return {name: value for name, value in values.items() if value is not None}
@@ -181,7 +188,11 @@ def _as_proto(shape: Any) -> Any:
         return shape
     kept = {name: value for name, value in shape.items() if name != "additionalProperties"}
     return {
-        name: {key: _as_proto(inner) for key, inner in value.items()} if name == "properties" else value.upper() if name == "type" else _as_proto(value)
+        name: {key: _as_proto(inner) for key, inner in value.items()}
+        if name == "properties"
+        else value.upper()
+        if name == "type"
+        else _as_proto(value)
         for name, value in kept.items()
     }
 
@@ -191,7 +202,10 @@ def _of_genai(part: Any) -> Piece:
     candidate = next((one for one in part.candidates or [] if not one.index), None)
     content = candidate.content if candidate else None
     parts = (content.parts if content else None) or []
-    prompt, said, thinking, total = (count(getattr(usage, f"{kind}_token_count", 0)) for kind in ("prompt", "candidates", "thoughts", "total"))
+    prompt, said, thinking, total = (
+        count(getattr(usage, f"{kind}_token_count", 0))
+        for kind in ("prompt", "candidates", "thoughts", "total")
+    )
     return Piece(
         text="".join(one.text or "" for one in parts if not one.thought),
         thought="".join(one.text or "" for one in parts if one.thought),

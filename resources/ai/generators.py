@@ -182,9 +182,13 @@ class Allowance:
         """A piece has come; raises ConnectionError when the answer is too long, or takes too long."""
         self._left -= len(text)
         if self._left < 0:
-            raise ConnectionError(f"the provider's answer has more than {_LONGEST_ANSWER} characters")
+            raise ConnectionError(
+                f"the provider's answer has more than {_LONGEST_ANSWER} characters"
+            )
         if self.seconds_left() <= 0:
-            raise ConnectionError(f"the provider's answer takes longer than {self._seconds:g} s in all (ten times AI_SECONDS)")
+            raise ConnectionError(
+                f"the provider's answer takes longer than {self._seconds:g} s in all (ten times AI_TIMEOUT)"
+            )
 
 
 def count(tokens: Any) -> int:
@@ -202,7 +206,10 @@ def with_tokens(made: Generated, asked: Prompt, thought: int) -> Generated:
         estimated["prompt_tokens"] = _tokens_of(asked.prompt, asked.system or "")
     if not made.output_tokens:
         thinking = made.thinking_tokens or -(-thought // _BYTES_A_TOKEN)
-        estimated |= {"thinking_tokens": thinking, "output_tokens": _tokens_of(made.text) + thinking}
+        estimated |= {
+            "thinking_tokens": thinking,
+            "output_tokens": _tokens_of(made.text) + thinking,
+        }
     return made.model_copy(update=estimated)
 
 
@@ -242,8 +249,12 @@ def model_list(names: list[str], model: str, variable: str, where: str = "") -> 
     known = {name.removeprefix("models/").removesuffix(":latest") for name in names}
     if model.removeprefix("models/").removesuffix(":latest") in known:
         return f"{len(names)} models{where}, {model} by default"
-    shown = ", ".join(sorted(known)[:_MODELS_SHOWN]) + (" ..." if len(known) > _MODELS_SHOWN else "")
-    raise NoSuchModel(f"it takes the key, but does not list the model {model} among its {len(names)}{where}: set {variable} to one of them ({shown or 'there are none'})")
+    shown = ", ".join(sorted(known)[:_MODELS_SHOWN]) + (
+        " ..." if len(known) > _MODELS_SHOWN else ""
+    )
+    raise NoSuchModel(
+        f"it takes the key, but does not list the model {model} among its {len(names)}{where}: set {variable} to one of them ({shown or 'there are none'})"
+    )
 
 
 class OfflineGenerator(Generator):
@@ -254,20 +265,33 @@ class OfflineGenerator(Generator):
 
     def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
         """A paragraph, sentence by sentence, or the lines of an outline; the same for the same prompt."""
-        topic = " ".join(re.findall(r"\w+", asked.topic or asked.prompt)[:12]) or "nothing in particular"
+        topic = (
+            " ".join(re.findall(r"\w+", asked.topic or asked.prompt)[:12])
+            or "nothing in particular"
+        )
         written = _OUTLINE if asked.purpose == "outline" else _PARAGRAPH
         sentences = [sentence.format(topic=topic) for sentence in written]
         yield from sentences
         text = "".join(sentences)
         yield Generated(
-            text=text, provider=self.name, model=self.model, finish_reason="STOP", prompt_tokens=len(asked.prompt.split()), output_tokens=len(text.split()),
-            offline=True, cost=0.0,
-        )  # fmt: skip
+            text=text,
+            provider=self.name,
+            model=self.model,
+            finish_reason="STOP",
+            prompt_tokens=len(asked.prompt.split()),
+            output_tokens=len(text.split()),
+            offline=True,
+            cost=0.0,
+        )
 
     def check(self) -> str:
         """It is always there."""
         return "makes placeholders without a network"
 
 
-_PARAGRAPH = ["This is a placeholder about {topic}. ", "No model has written it: it was made offline. ", "Set GEMINI_API_KEY or OPENAI_API_KEY to have one written."]
+_PARAGRAPH = [
+    "This is a placeholder about {topic}. ",
+    "No model has written it: it was made offline. ",
+    "Set GEMINI_API_KEY or OPENAI_API_KEY to have one written.",
+]
 _OUTLINE = ["1. What {topic} is about\n", "2. How it is done\n", "3. Where to go from here\n"]

@@ -184,7 +184,11 @@ class OpenAIGenerator(Generator):
             optional["response_format"] = {"type": "json_schema", "json_schema": shape}
         if "stream" not in refused:
             optional |= {"stream": True, "stream_options": {"include_usage": True}}
-        kept = {name: value for name, value in optional.items() if value is not None and name not in refused}
+        kept = {
+            name: value
+            for name, value in optional.items()
+            if value is not None and name not in refused
+        }
         return {"model": model, "messages": messages, **kept}
 
     def _takes_newer_limit(self, model: str) -> bool:
@@ -225,9 +229,13 @@ class OpenAIGenerator(Generator):
                 return RetryAfter(text, pause(error.response.headers.get("retry-after")))
             case openai.APIStatusError() if error.code == "content_filter":
                 return Refused(f"the provider refuses this prompt: {words[:200]}")
-            case openai.APIStatusError() if model and (error.status_code == 404 or error.code == "model_not_found"):
+            case openai.APIStatusError() if model and (
+                error.status_code == 404 or error.code == "model_not_found"
+            ):
                 return NoSuchModel(f"{self._place} has no model {model}: set OPENAI_MODEL; {text}")
-            case openai.APIStatusError() if 400 <= error.status_code < 500 and error.status_code not in (408, 409):
+            case openai.APIStatusError() if (
+                400 <= error.status_code < 500 and error.status_code not in (408, 409)
+            ):
                 return NonRetriable(text)
             case _:
                 return ConnectionError(text)
@@ -302,7 +310,9 @@ def _part(part: Any) -> tuple[str, str]:
 
 def _usage(usage: Any, thought: int, text: int) -> dict[str, int]:
     """Tokens by kind. Some servers count the thinking only in the total."""
-    prompt, output = (count(getattr(usage, f"{kind}_tokens", 0)) for kind in ("prompt", "completion"))
+    prompt, output = (
+        count(getattr(usage, f"{kind}_tokens", 0)) for kind in ("prompt", "completion")
+    )
     output = max(output, count(getattr(usage, "total_tokens", 0)) - prompt)
     details = getattr(usage, "completion_tokens_details", None)
     thinking = count(getattr(details, "reasoning_tokens", 0))

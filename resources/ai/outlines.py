@@ -95,7 +95,9 @@ def _of_lines(text: str) -> list[str]:
 
 def _top(pattern: re.Pattern[str], lines: list[str]) -> list[int]:
     """Where the lines of a list are that are not below others of it."""
-    found = {at: match for at, line in enumerate(lines) if (match := pattern.match(line[:_LONGEST]))}
+    found = {
+        at: match for at, line in enumerate(lines) if (match := pattern.match(line[:_LONGEST]))
+    }
     least = min((len(match["indent"]) for match in found.values()), default=0)
     return [at for at, match in found.items() if len(match["indent"]) == least]
 

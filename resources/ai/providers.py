@@ -69,7 +69,9 @@ class Providers(ConfigurableResource[Any]):
         """Whom to ask, in order; raises `NotSwitchedOn` when the one that is wanted is not."""
         on = switched_on()
         if wanted is not None and wanted != "offline" and wanted not in on:
-            raise NotSwitchedOn(f"the provider {wanted} is not switched on; there are: {', '.join(on) or 'none'}. Set {wanted.upper()}_API_KEY")
+            raise NotSwitchedOn(
+                f"the provider {wanted} is not switched on; there are: {', '.join(on) or 'none'}. Set {wanted.upper()}_API_KEY"
+            )
         if wanted == "offline" or not on:
             return [OfflineGenerator()]
         return sorted(on.values(), key=lambda generator: generator.name != wanted)
@@ -78,10 +80,16 @@ class Providers(ConfigurableResource[Any]):
 def switched_on() -> dict[str, Generator]:
     """The providers that have a key, in the order of AI_PROVIDERS (names with commas between; Gemini, then OpenAI by default)."""
     made = {"gemini": _gemini(), "openai": _openai()}
-    order = [name.strip() for name in (os.environ.get("AI_PROVIDERS") or "gemini,openai").split(",") if name.strip()]
+    order = [
+        name.strip()
+        for name in (os.environ.get("AI_PROVIDERS") or "gemini,openai").split(",")
+        if name.strip()
+    ]
     unknown = [name for name in order if name not in NAMES]
     if unknown:
-        raise NonRetriable(f"AI_PROVIDERS names {', '.join(unknown)}; there are: {', '.join(NAMES)}")
+        raise NonRetriable(
+            f"AI_PROVIDERS names {', '.join(unknown)}; there are: {', '.join(NAMES)}"
+        )
     return {name: generator for name in order if (generator := made.get(name)) is not None}
 
 
@@ -91,21 +99,30 @@ def _made_openai(key: str, host: str, model: str, seconds: float) -> OpenAIGener
 
 
 def _seconds() -> float:
-    """How long the next piece of an answer may take (AI_SECONDS)."""
-    stated = os.environ.get("AI_SECONDS") or "120"
+    """How long the next piece of an answer may take (AI_TIMEOUT)."""
+    stated = os.environ.get("AI_TIMEOUT") or "120"
     try:
         seconds = float(stated)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < _LONGEST_SECONDS:
-        raise NonRetriable(f"AI_SECONDS is not a number of seconds: {stated}")
+        raise NonRetriable(f"AI_TIMEOUT is not a number of seconds: {stated}")
     return seconds
 
 
 def _openai() -> Generator | None:
     """A server with a base URL of its own (Ollama, say) may need no key."""
     key, host = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
-    return _made_openai(key or "none", host or OPENAI_HOST, os.environ.get("OPENAI_MODEL") or OPENAI_MODEL, _seconds()) if key or host else None
+    return (
+        _made_openai(
+            key or "none",
+            host or OPENAI_HOST,
+            os.environ.get("OPENAI_MODEL") or OPENAI_MODEL,
+            _seconds(),
+        )
+        if key or host
+        else None
+    )
 
 
 def _gemini() -> Generator | None:
@@ -125,7 +142,9 @@ def _guarded(generator: Generator, asked: Prompt) -> Iterator[str | Generated]:
     guard = breakers[generator.name]
     left = guard.seconds_left()
     if left > 0:
-        raise RetryAfter(f"{generator.name} is down or out of quota, and is left alone for {left:.0f} s", left)
+        raise RetryAfter(
+            f"{generator.name} is down or out of quota, and is left alone for {left:.0f} s", left
+        )
     began = time.monotonic()
     try:
         for piece in generator.pieces(asked):
@@ -141,7 +160,9 @@ def _guarded(generator: Generator, asked: Prompt) -> Iterator[str | Generated]:
             guard.failed()
         else:
             guard.succeeded()  # it answers, if not as one would like
-        keep_call(asked, generator.name, asked.model or generator.model, time.monotonic() - began, error)
+        keep_call(
+            asked, generator.name, asked.model or generator.model, time.monotonic() - began, error
+        )
         raise
 
 
@@ -157,5 +178,9 @@ def _of_all(errors: list[Exception]) -> Exception:
     passing = [error for error in errors if not isinstance(error, NonRetriable)]
     if not passing:
         return NonRetriable(text)
-    waits = [float(error.when) for error in passing if isinstance(error, RetryAfter) and isinstance(error.when, float | int)]
+    waits = [
+        float(error.when)
+        for error in passing
+        if isinstance(error, RetryAfter) and isinstance(error.when, float | int)
+    ]
     return RetryAfter(text, min(waits)) if len(waits) == len(passing) else ConnectionError(text)

@@ -30,14 +30,25 @@ class RollupTables(ConfigurableResource[Any]):
     def replace(self, name: str, day: date, frame: "pd.DataFrame") -> str:
         """Write a day of a table, and its file; return the file's path."""
         columns = ["day", *frame.columns]
-        copy = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier("analytics", name), sql.SQL(", ").join(map(sql.Identifier, columns)))
+        copy = sql.SQL("COPY {} ({}) FROM STDIN").format(
+            sql.Identifier("analytics", name), sql.SQL(", ").join(map(sql.Identifier, columns))
+        )
         with database.transaction() as connection, connection.cursor() as cursor:
             # One writer a day: two at a time would each delete what the other has not written yet.
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 8291))", (f"{name} {day}",))
+            cursor.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 8291))", (f"{name} {day}",)
+            )
             # by the table's primary key, which begins with the day
-            cursor.execute(sql.SQL("DELETE FROM {} WHERE day = %s").format(sql.Identifier("analytics", name)), (day,))
+            cursor.execute(
+                sql.SQL("DELETE FROM {} WHERE day = %s").format(sql.Identifier("analytics", name)),
+                (day,),
+            )
             with cursor.copy(copy) as rows:
-                for row in frame.astype(object).where(frame.notna(), None).itertuples(index=False, name=None):
+                for row in (
+                    frame.astype(object)
+                    .where(frame.notna(), None)
+                    .itertuples(index=False, name=None)
+                ):
                     rows.write_row((day, *row))
             # by days_pkey
             cursor.execute(
@@ -57,7 +68,9 @@ class RollupTables(ConfigurableResource[Any]):
 
     def read(self, name: str, since: date, until: date) -> "pd.DataFrame":
         """The rows of the days from `since` to `until`, both included."""
-        statement = sql.SQL("SELECT * FROM {} WHERE day BETWEEN %s AND %s ORDER BY 1, 2").format(sql.Identifier("analytics", name))
+        statement = sql.SQL("SELECT * FROM {} WHERE day BETWEEN %s AND %s ORDER BY 1, 2").format(
+            sql.Identifier("analytics", name)
+        )
         with database.connection() as connection:
             cursor = connection.execute(statement, (since, until))
             rows = cursor.fetchall()
@@ -67,7 +80,12 @@ class RollupTables(ConfigurableResource[Any]):
         """The days that there are of a table."""
         with database.connection() as connection:
             # by days_pkey
-            return {row["day"] for row in connection.execute("SELECT day FROM analytics.days WHERE rollup = %s", (name,)).fetchall()}  # type: ignore[misc]
+            return {
+                row["day"]
+                for row in connection.execute(
+                    "SELECT day FROM analytics.days WHERE rollup = %s", (name,)
+                ).fetchall()
+            }  # type: ignore[misc]
 
 
 def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> "pd.DataFrame":

@@ -32,7 +32,10 @@ class ContactMessages(ConfigurableResource[Any]):
             # One mailbox at a time, so that those which come together count each other.
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 8290))", (box,))
             # by contact_messages_pkey
-            known = connection.execute("SELECT reasons, acknowledged FROM app.contact_messages WHERE id = %s", (message_id,)).fetchone()
+            known = connection.execute(
+                "SELECT reasons, acknowledged FROM app.contact_messages WHERE id = %s",
+                (message_id,),
+            ).fetchone()
             if known is not None:
                 return _follows(known["reasons"], bool(known["acknowledged"]), limit)
             # by contact_messages_mailbox and contact_messages_acknowledged; messages of other mailboxes that come at this moment are not counted: some more may be told
@@ -43,12 +46,24 @@ class ContactMessages(ConfigurableResource[Any]):
             ).fetchone()
             assert row is not None
             if int(str(row["mine"])) >= MOST_AN_HOUR:
-                reasons.append(f"more than {MOST_AN_HOUR} messages within an hour from this address")
+                reasons.append(
+                    f"more than {MOST_AN_HOUR} messages within an hour from this address"
+                )
             acknowledged = not reasons and int(str(row["told"])) < limit
             connection.execute(
                 "INSERT INTO app.contact_messages (id, event_id, name, email, mailbox, message, page, reasons, acknowledged, created_at)"
                 " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, runyard.now())",
-                (message_id, event_id, data.name, data.email.lower(), box, data.message, data.page, reasons, acknowledged),
+                (
+                    message_id,
+                    event_id,
+                    data.name,
+                    data.email.lower(),
+                    box,
+                    data.message,
+                    data.page,
+                    reasons,
+                    acknowledged,
+                ),
             )
         return _follows(reasons, acknowledged, limit)
 
@@ -57,7 +72,9 @@ def acknowledgements_an_hour() -> int:
     """How many senders are told within an hour that their message has come (CONTACT_ACKNOWLEDGEMENTS, 0: none); raises `NonRetriable` for what is no number."""
     given = os.environ.get("CONTACT_ACKNOWLEDGEMENTS") or str(MOST_ACKNOWLEDGED_AN_HOUR)
     if not (given.isascii() and given.isdecimal() and len(given) < 10):
-        raise NonRetriable("CONTACT_ACKNOWLEDGEMENTS is no whole number: set how many acknowledgements an hour may see")
+        raise NonRetriable(
+            "CONTACT_ACKNOWLEDGEMENTS is no whole number: set how many acknowledgements an hour may see"
+        )
     return int(given)
 
 
@@ -76,5 +93,11 @@ def suspicions(message: str, honeypot: str) -> list[str]:
 
 
 def _follows(reasons: Any, acknowledged: bool, limit: int) -> dict[str, Any]:
-    why = None if acknowledged else "it looks like spam" if reasons else f"more than {limit} acknowledgements within an hour (CONTACT_ACKNOWLEDGEMENTS)"
+    why = (
+        None
+        if acknowledged
+        else "it looks like spam"
+        if reasons
+        else f"more than {limit} acknowledgements within an hour (CONTACT_ACKNOWLEDGEMENTS)"
+    )
     return {"spam": list(reasons), "unacknowledged": why}

@@ -14,4 +14,7 @@ class Staff(ConfigurableResource[Any]):
 
 def staff_from_environment() -> Staff:
     """CONTACT_TO; without it and without SendGrid, where mails go nowhere, an example."""
-    return Staff(address=os.environ.get("CONTACT_TO") or ("" if os.environ.get("SENDGRID_API_KEY") else "team@example.com"))
+    return Staff(
+        address=os.environ.get("CONTACT_TO")
+        or ("" if os.environ.get("SENDGRID_API_KEY") else "team@example.com")
+    )

@@ -48,7 +48,9 @@ class Mailbox:
         """Read one address; raises ValueError with a text for whoever wrote it."""
         # Before anything reads it: what follows may take the square of its length.
         if len(text) > LONGEST_ADDRESS:
-            raise ValueError(f"{shown(text)} is not an e-mail address: it has {len(text)} characters, {LONGEST_ADDRESS} at most with its name")
+            raise ValueError(
+                f"{shown(text)} is not an e-mail address: it has {len(text)} characters, {LONGEST_ADDRESS} at most with its name"
+            )
         return _mailbox(text)
 
     @property
@@ -154,13 +156,17 @@ def _parts(text: str) -> tuple[str, str]:
     """Name and address of a text; raises ValueError where it holds more than one address."""
     text = text.strip()
     if len(split(text)) > 1:
-        raise ValueError(f"{shown(text)} is not one e-mail address: give each its own place, and put a name with a comma into double quotes")
+        raise ValueError(
+            f"{shown(text)} is not one e-mail address: give each its own place, and put a name with a comma into double quotes"
+        )
     if text.endswith(">"):
         name, _, address = text[:-1].rpartition("<")
         name = name.strip()
         unquoted = _QUOTED.sub(lambda found: _ESCAPED.sub(r"\1", found[1]), name)
         if _UNQUOTED.search(_QUOTED.sub("", name)):
-            raise ValueError(f"{shown(text)} is not one e-mail address: put its name into double quotes")
+            raise ValueError(
+                f"{shown(text)} is not one e-mail address: put its name into double quotes"
+            )
         return unquoted, address.strip()
     if found := _COMMENTED.fullmatch(text):
         return found[2], found[1]
@@ -173,7 +179,9 @@ def _plain(name: str) -> str:
         try:
             name = _ENCODED.sub(lambda found: str(make_header(decode_header(found[0]))), name)
         except (HeaderParseError, LookupError, ValueError):
-            raise ValueError(f"the name {shown(name)} cannot be decoded; write it as it is") from None
+            raise ValueError(
+                f"the name {shown(name)} cannot be decoded; write it as it is"
+            ) from None
         if _CONTROL.search(name):
             raise ValueError("must be one line, without control characters")
     return " ".join(name.split())

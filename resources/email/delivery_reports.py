@@ -21,9 +21,17 @@ Connection = psycopg.Connection[dict[str, object]]
 
 # By its rank the furthest report makes the state of its mail.
 _STATES = {
-    "processed": "sent", "deferred": "deferred", "delivered": "delivered", "dropped": "dropped", "bounce": "bounced", "open": "opened", "click": "clicked",
-    "group_unsubscribe": "unsubscribed", "unsubscribe": "unsubscribed", "spamreport": "complained",
-}  # fmt: skip
+    "processed": "sent",
+    "deferred": "deferred",
+    "delivered": "delivered",
+    "dropped": "dropped",
+    "bounce": "bounced",
+    "open": "opened",
+    "click": "clicked",
+    "group_unsubscribe": "unsubscribed",
+    "unsubscribe": "unsubscribed",
+    "spamreport": "complained",
+}
 # What a mail server says has no length of its own.
 _LONGEST_REASON = 2000
 _LONGEST_ID = 500
@@ -84,7 +92,9 @@ class Posted(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     event: str = Field(min_length=1, max_length=100)
-    email: Annotated[str, AfterValidator(_is_short)] = Field(max_length=1000, pattern=r"^[^\x00-\x1f\x{fffd}]+@[^\x00-\x1f\x{fffd}]+$")
+    email: Annotated[str, AfterValidator(_is_short)] = Field(
+        max_length=1000, pattern=r"^[^\x00-\x1f\x{fffd}]+@[^\x00-\x1f\x{fffd}]+$"
+    )
     timestamp: Annotated[float, Field(ge=0, le=_LATEST), BeforeValidator(_in_seconds)]
     type: Loose = None
     asm_group_id: Annotated[int | None, BeforeValidator(_group_or_none)] = None
@@ -117,9 +127,17 @@ class Report:
         raw = _as_json(given, posted)
         sent = posted.sg_message_id.partition(".")[0] if posted.sg_message_id else None
         return cls(
-            _id(posted, raw), posted.event, _ours(posted.message_id), _ours(sent), bare(posted.email), datetime.fromtimestamp(posted.timestamp, UTC),
-            posted.event == "bounce" and posted.type != "blocked", posted.asm_group_id, (posted.reason or posted.response or "")[:_LONGEST_REASON] or None, raw,
-        )  # fmt: skip
+            _id(posted, raw),
+            posted.event,
+            _ours(posted.message_id),
+            _ours(sent),
+            bare(posted.email),
+            datetime.fromtimestamp(posted.timestamp, UTC),
+            posted.event == "bounce" and posted.type != "blocked",
+            posted.asm_group_id,
+            (posted.reason or posted.response or "")[:_LONGEST_REASON] or None,
+            raw,
+        )
 
 
 def read_reports(elements: Sequence[Any]) -> tuple[list[Report], list[str]]:
@@ -130,7 +148,11 @@ def read_reports(elements: Sequence[Any]) -> tuple[list[Report], list[str]]:
         try:
             reports.append(Report.of(element))
         except ValidationError as error:
-            fields = {str(problem["loc"][0]) for problem in error.errors(include_url=False, include_input=False) if problem["loc"]}
+            fields = {
+                str(problem["loc"][0])
+                for problem in error.errors(include_url=False, include_input=False)
+                if problem["loc"]
+            }
             not_understood.append(f"{_kind(element)} ({', '.join(sorted(fields)) or 'no object'})")
         except (ArithmeticError, RecursionError) as error:
             not_understood.append(f"{_kind(element)} ({type(error).__name__})")
@@ -170,7 +192,9 @@ def keep_reports(connection: Connection, reports: Sequence[Report]) -> list[Repo
     by_id = {report.id: report for report in sorted(reports, key=lambda report: report.id)}
     new = [by_id[row_id] for row_id in _insert(connection, list(by_id.values()))]
     _update_messages(connection, [report.id for report in new])
-    _update_suppressions(connection, sorted({report.address for report in new if report.kind in _SUPPRESSING}))
+    _update_suppressions(
+        connection, sorted({report.address for report in new if report.kind in _SUPPRESSING})
+    )
     return new
 
 
@@ -187,11 +211,19 @@ def _insert(connection: Connection, reports: Sequence[Report]) -> list[str]:
         ON CONFLICT (id) DO NOTHING RETURNING id"""
     rows = [
         {
-            "id": report.id, "kind": report.kind, "message_id": report.message_id, "provider_message_id": report.provider_message_id, "address": report.address,
-            "at": report.at.isoformat(), "hard": report.hard, "group_id": report.group_id, "reason": report.reason, "report": json.loads(report.raw),
+            "id": report.id,
+            "kind": report.kind,
+            "message_id": report.message_id,
+            "provider_message_id": report.provider_message_id,
+            "address": report.address,
+            "at": report.at.isoformat(),
+            "hard": report.hard,
+            "group_id": report.group_id,
+            "reason": report.reason,
+            "report": json.loads(report.raw),
         }
         for report in reports
-    ]  # fmt: skip
+    ]
     return [str(row["id"]) for row in connection.execute(statement, (json.dumps(rows),)).fetchall()]
 
 
@@ -212,7 +244,9 @@ def _update_messages(connection: Connection, ids: Sequence[str]) -> None:
         UPDATE app.email_messages SET status = furthest.status, updated_at = now(),
             error = CASE WHEN furthest.status IN ('deferred', 'dropped', 'bounced') THEN furthest.reason END
         FROM furthest WHERE email_messages.id = furthest.id"""
-    connection.execute(statement, {"ids": list(ids), "kinds": list(_STATES), "states": list(_STATES.values())})
+    connection.execute(
+        statement, {"ids": list(ids), "kinds": list(_STATES), "states": list(_STATES.values())}
+    )
 
 
 def _update_suppressions(connection: Connection, addresses: Sequence[str]) -> None:

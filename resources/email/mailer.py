@@ -89,7 +89,13 @@ class OutboxMailer(Mailer):
         hidden.write_bytes(bytes(_as_message(mail, self.sender)))
         open_like(path.parent, hidden)
         hidden.rename(path)
-        return {"provider": "outbox", "message_id": f"outbox-{mail.id}", "status": "sent", "delivered": False, "file": path.name}
+        return {
+            "provider": "outbox",
+            "message_id": f"outbox-{mail.id}",
+            "status": "sent",
+            "delivered": False,
+            "file": path.name,
+        }
 
 
 class SendGridMailer(Mailer):
@@ -112,7 +118,9 @@ class SendGridMailer(Mailer):
         """Send the mail; the message id is that of the X-Message-Id header."""
         if not self.smtputf8:
             _check_ascii([self.sender, *mail.to, *mail.cc, *mail.bcc, *_reply_to(mail)])
-        message_id = SendGridAccount.get(self.api_key, self.host, self.timeout).send(_as_sendgrid(mail, self.sender))
+        message_id = SendGridAccount.get(self.api_key, self.host, self.timeout).send(
+            _as_sendgrid(mail, self.sender)
+        )
         return {"provider": "sendgrid", "message_id": message_id, "status": "sent"}
 
 
@@ -136,17 +144,26 @@ def outbox_folder(given: str = "") -> Path:
 
 
 def _as_message(mail: Mail, sender: str) -> EmailMessage:
-    everybody = [_mailbox(text) for text in (sender, *mail.to, *mail.cc, *mail.bcc, *_reply_to(mail))]
+    everybody = [
+        _mailbox(text) for text in (sender, *mail.to, *mail.cc, *mail.bcc, *_reply_to(mail))
+    ]
     # Only a local part needs the headers in UTF-8 (RFC 6532); of all else there is an ASCII form.
     plain = all(mailbox.local.isascii() for mailbox in everybody)
     message = EmailMessage(default if plain else default.clone(utf8=True))
     message["From"] = _header_address(sender)
-    for header, texts in {"To": mail.to, "Cc": mail.cc, "Bcc": mail.bcc, "Reply-To": _reply_to(mail)}.items():
+    for header, texts in {
+        "To": mail.to,
+        "Cc": mail.cc,
+        "Bcc": mail.bcc,
+        "Reply-To": _reply_to(mail),
+    }.items():
         if texts:
             message[header] = [_header_address(text) for text in texts]
     message["Subject"] = mail.subject
     message["Message-ID"] = f"<{mail.id}@runyard.local>"
-    message["X-Runyard-Outbox"] = "local outbox: this mail was not delivered; set SENDGRID_API_KEY to send"
+    message["X-Runyard-Outbox"] = (
+        "local outbox: this mail was not delivered; set SENDGRID_API_KEY to send"
+    )
     if mail.send_at is not None:
         message["X-Runyard-Send-At"] = format_datetime(mail.send_at)
     if mail.html is not None and not mail.text.strip():
@@ -176,7 +193,9 @@ def _as_sendgrid(mail: Mail, sender: str) -> dict[str, Any]:
     """The body of `POST /v3/mail/send` (SendGrid v3 reference)."""
     recipients = {"to": mail.to, "cc": mail.cc, "bcc": mail.bcc}
     personalization: dict[str, Any] = {"custom_args": {"message_id": mail.id}}
-    personalization |= {field: [_recipient(text) for text in texts] for field, texts in recipients.items() if texts}
+    personalization |= {
+        field: [_recipient(text) for text in texts] for field, texts in recipients.items() if texts
+    }
     # A part without a character is refused.
     parts = {"text/plain": mail.text if mail.text.strip() else None, "text/html": mail.html}
     body: dict[str, Any] = {
@@ -223,7 +242,9 @@ def _header_address(text: str) -> Address:
 def _correspondent(text: str) -> dict[str, str]:
     """An address as SendGrid takes it: names as they are read, domains in ASCII."""
     mailbox = _mailbox(text)
-    return {"email": mailbox.wire, "name": mailbox.name} if mailbox.name else {"email": mailbox.wire}
+    return (
+        {"email": mailbox.wire, "name": mailbox.name} if mailbox.name else {"email": mailbox.wire}
+    )
 
 
 def _recipient(text: str) -> dict[str, str]:
@@ -235,7 +256,12 @@ def _file(attachment: Mapping[str, str]) -> dict[str, str]:
     """An attachment as SendGrid takes it: a media type without parameters, a name that it takes."""
     media_type = attachment["type"].partition(";")[0].strip()
     name = _unseparated(attachment["filename"]) or "attachment"
-    return {"filename": name, "content": attachment["content"], "type": media_type, "disposition": "attachment"}
+    return {
+        "filename": name,
+        "content": attachment["content"],
+        "type": media_type,
+        "disposition": "attachment",
+    }
 
 
 def _unseparated(text: str) -> str:

@@ -32,12 +32,24 @@ class EmailMessages(ConfigurableResource[Any]):
             # by email_messages_pkey
             cursor.executemany(
                 "INSERT INTO app.email_messages (id, event_id, recipients, subject, template, status) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
-                [(message.id, message.event_id, message.recipients, message.subject, message.template, message.status) for message in messages],
+                [
+                    (
+                        message.id,
+                        message.event_id,
+                        message.recipients,
+                        message.subject,
+                        message.template,
+                        message.status,
+                    )
+                    for message in messages
+                ],
             )
 
     def mark_sent(self, sent: Sequence[tuple[str, str, str]]) -> None:
         """Write (id, provider, provider's id) of messages that were sent. A report that was faster is not overwritten."""
-        ids, providers, provider_ids = (list(column) for column in zip(*sent, strict=True)) if sent else ([], [], [])
+        ids, providers, provider_ids = (
+            (list(column) for column in zip(*sent, strict=True)) if sent else ([], [], [])
+        )
         with database.connection() as connection:
             # by email_messages_pkey
             connection.execute(
@@ -51,7 +63,10 @@ class EmailMessages(ConfigurableResource[Any]):
         """Write that a message will not be sent, and why."""
         with database.connection() as connection:
             # by email_messages_pkey
-            connection.execute("UPDATE app.email_messages SET status = 'failed', error = %s, updated_at = now() WHERE id = %s", (error, message_id))
+            connection.execute(
+                "UPDATE app.email_messages SET status = 'failed', error = %s, updated_at = now() WHERE id = %s",
+                (error, message_id),
+            )
 
     def suppressed(self, addresses: Iterable[str]) -> set[str]:
         """Those of these addresses (with or without names) that must not be mailed, in the form of `bare`."""
@@ -60,7 +75,8 @@ class EmailMessages(ConfigurableResource[Any]):
         with database.connection() as connection:
             # by suppressions_pkey
             rows = connection.execute(
-                "SELECT address FROM app.suppressions WHERE address = ANY (%s) AND (expires_at IS NULL OR expires_at > runyard.now())", (wanted,)
+                "SELECT address FROM app.suppressions WHERE address = ANY (%s) AND (expires_at IS NULL OR expires_at > runyard.now())",
+                (wanted,),
             ).fetchall()
         return {bare(str(row["address"])) for row in rows}
 
@@ -68,7 +84,10 @@ class EmailMessages(ConfigurableResource[Any]):
         """Mail this address no more, or not until a time."""
         with database.connection() as connection:
             # by suppressions_pkey
-            connection.execute("INSERT INTO app.suppressions (address, reason, expires_at) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", (bare(address), reason, until))
+            connection.execute(
+                "INSERT INTO app.suppressions (address, reason, expires_at) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                (bare(address), reason, until),
+            )
 
     def end_suppressions(self, *, dry_run: bool = False) -> int:
         """Delete suppressions whose time is over, or only count them; return how many."""
@@ -76,6 +95,10 @@ class EmailMessages(ConfigurableResource[Any]):
         with database.connection() as connection:
             # (every row is looked at: once a day)
             row = connection.execute(
-                (f"SELECT count(*) AS n {over}" if dry_run else f"WITH gone AS (DELETE {over} RETURNING 1) SELECT count(*) AS n FROM gone").encode()  # noqa: S608
+                (
+                    f"SELECT count(*) AS n {over}"
+                    if dry_run
+                    else f"WITH gone AS (DELETE {over} RETURNING 1) SELECT count(*) AS n FROM gone"
+                ).encode()
             ).fetchone()
         return int(str(row["n"])) if row else 0

@@ -47,7 +47,10 @@ def read_mail(mail_id: str) -> OutboxMail | None:
         [(name, str(value)) for name, value in message.items()],
         _body(message, "plain") or "",
         _body(message, "html"),
-        [Attachment(part.get_filename() or "attachment", part.get_content_type(), _content(part)) for part in message.iter_attachments()],
+        [
+            Attachment(part.get_filename() or "attachment", part.get_content_type(), _content(part))
+            for part in message.iter_attachments()
+        ],
     )
 
 

@@ -16,12 +16,49 @@ _CUT = "\n\n[The rest is in the HTML part of this mail.]"
 _GAPS = ("", " ", "  ", "\n", "\n\n")
 _NONE, _SPACE, _CELL, _LINE, _BLANK = range(5)
 _TAGS = {
-    **dict.fromkeys(("p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre", "hr", "dl"), _BLANK),
-    **dict.fromkeys(("address", "article", "aside", "body", "caption", "center", "dd", "details", "div", "dt", "fieldset", "figcaption", "figure", "footer"), _LINE),
-    **dict.fromkeys(("form", "header", "legend", "li", "main", "nav", "section", "summary", "table", "tr"), _LINE),
+    **dict.fromkeys(
+        ("p", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre", "hr", "dl"), _BLANK
+    ),
+    **dict.fromkeys(
+        (
+            "address",
+            "article",
+            "aside",
+            "body",
+            "caption",
+            "center",
+            "dd",
+            "details",
+            "div",
+            "dt",
+            "fieldset",
+            "figcaption",
+            "figure",
+            "footer",
+        ),
+        _LINE,
+    ),
+    **dict.fromkeys(
+        ("form", "header", "legend", "li", "main", "nav", "section", "summary", "table", "tr"),
+        _LINE,
+    ),
     **dict.fromkeys(("td", "th"), _CELL),
 }
-_UNSEEN = frozenset(("head", "script", "style", "title", "template", "noframes", "iframe", "object", "svg", "math", "select"))
+_UNSEEN = frozenset(
+    (
+        "head",
+        "script",
+        "style",
+        "title",
+        "template",
+        "noframes",
+        "iframe",
+        "object",
+        "svg",
+        "math",
+        "select",
+    )
+)
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?:|mailto:|tel:)", re.IGNORECASE)
 # Soft hyphens, and marks without a width that fill the previews of mails.
@@ -39,7 +76,10 @@ def plain_text(html: str) -> str:
     # An error means that there is nothing in it, or no more: what was read until then stays.
     with suppress(etree.LxmlError):
         # As bytes: what the HTML itself says of its encoding was true before it became text.
-        etree.fromstring(html.encode(errors="replace"), etree.HTMLParser(target=layout, encoding="utf-8", huge_tree=True))
+        etree.fromstring(
+            html.encode(errors="replace"),
+            etree.HTMLParser(target=layout, encoding="utf-8", huge_tree=True),
+        )
     return layout.text()
 
 
@@ -52,9 +92,13 @@ class _Layout:
         self._gap = _NONE
         self._mark = ""  # of a list's item, before its first word
         self._open: list[str] = []
-        self._unseen_from: int | None = None  # how many tags were open where the outermost one that is not seen began
+        self._unseen_from: int | None = (
+            None  # how many tags were open where the outermost one that is not seen began
+        )
         self._verbatim = 0
-        self._lists: list[int | None] = []  # the number of the last item of each open list; None where they have none
+        self._lists: list[
+            int | None
+        ] = []  # the number of the last item of each open list; None where they have none
         self._links: list[tuple[str, int]] = []
 
     def start(self, tag: str, attributes: Any) -> None:
@@ -77,7 +121,9 @@ class _Layout:
             case "pre":
                 self._verbatim += 1
             case "a":
-                self._links.append((" ".join(attributes.get("href", "").split()), len(self._written)))
+                self._links.append(
+                    (" ".join(attributes.get("href", "").split()), len(self._written))
+                )
             case "img":
                 self.data(attributes.get("alt", ""))
 
@@ -121,7 +167,9 @@ class _Layout:
     def text(self) -> str:
         """What was laid out, with a line break at its end."""
         whole = "".join(self._written).strip()
-        return (whole if self._length <= LONGEST_TEXT else whole[:LONGEST_TEXT].rstrip() + _CUT) + "\n"
+        return (
+            whole if self._length <= LONGEST_TEXT else whole[:LONGEST_TEXT].rstrip() + _CUT
+        ) + "\n"
 
     def _part(self, gap: int) -> None:
         self._gap = max(self._gap, gap)
@@ -150,7 +198,9 @@ class _Layout:
             return
         # A link of more pieces than this is not its own address.
         words = "".join(self._written[since : since + 4]).strip()
-        if address.removeprefix("mailto:").removeprefix("tel:").removesuffix("/") == words.removesuffix("/").removeprefix("- "):
+        if address.removeprefix("mailto:").removeprefix("tel:").removesuffix(
+            "/"
+        ) == words.removesuffix("/").removeprefix("- "):
             return
         if not words:
             self.data(address)

@@ -53,24 +53,35 @@ class PooledClient(Client):  # type: ignore[misc]  # the package has no types
     def _build_client(self, name: str | None = None) -> "PooledClient":
         # The package's own would make a plain Client for every part of the path.
         made = PooledClient(
-            host=self.host, version=self._version, request_headers=self.request_headers, append_slash=self.append_slash, timeout=self.timeout,
+            host=self.host,
+            version=self._version,
+            request_headers=self.request_headers,
+            append_slash=self.append_slash,
+            timeout=self.timeout,
             url_path=[*self._url_path, name] if name else self._url_path,
-        )  # fmt: skip
+        )
         made.pool = self.pool
         return made
 
     def _make_request(self, opener: Any, request: Any, timeout: float | None = None) -> Any:
         del opener
         answer = self.pool.request(
-            request.get_method(), request.full_url, body=request.data, headers=dict(request.header_items()), timeout=timeout or self.timeout, retries=False,
+            request.get_method(),
+            request.full_url,
+            body=request.data,
+            headers=dict(request.header_items()),
+            timeout=timeout or self.timeout,
+            retries=False,
             preload_content=False,
-        )  # fmt: skip
+        )
         body = _body(answer, timeout or self.timeout)
         if answer.status >= 400:
             headers = Message()
             for name, value in answer.headers.items():
                 headers[name] = value
-            error = urllib.error.HTTPError(request.full_url, answer.status, answer.reason or "", headers, io.BytesIO(body))
+            error = urllib.error.HTTPError(
+                request.full_url, answer.status, answer.reason or "", headers, io.BytesIO(body)
+            )
             raise handle_error(error)
         return _Answer(answer, body)
 
@@ -95,7 +106,9 @@ class SendGridAccount:
 
     def __init__(self, api_key: str, host: str, timeout: float) -> None:
         package = SendGridAPIClient(api_key=api_key, host=host)
-        client = PooledClient(host=host, request_headers=package.client.request_headers, version=3, timeout=timeout)
+        client = PooledClient(
+            host=host, request_headers=package.client.request_headers, version=3, timeout=timeout
+        )
         client.pool = urllib3.PoolManager(maxsize=_CONNECTIONS, block=True)
         package.client = client
         self._package = package
@@ -112,7 +125,9 @@ class SendGridAccount:
         """`POST /v3/mail/send`; return the X-Message-Id. Raises `NonRetriable`, `RetryAfter`, or what another attempt may mend."""
         wait = self._resume_at - time.time()
         if wait > 0:
-            raise RetryAfter(f"SendGrid's rate limit is used up; {wait:.0f} s until it is full again", wait)
+            raise RetryAfter(
+                f"SendGrid's rate limit is used up; {wait:.0f} s until it is full again", wait
+            )
         try:
             answer = self._package.client.mail.send.post(request_body=body)
         except HTTPError as error:
@@ -146,7 +161,10 @@ def _messages(error: HTTPError) -> str:
     """The messages of an error body, with the fields they are about; bounded, for it is kept and shown."""
     try:
         found = error.to_dict["errors"]
-        text = "; ".join(f"{problem.get('message')}{' (' + problem['field'] + ')' if problem.get('field') else ''}" for problem in found)
+        text = "; ".join(
+            f"{problem.get('message')}{' (' + problem['field'] + ')' if problem.get('field') else ''}"
+            for problem in found
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         text = str(error.reason)
     return text[:500]

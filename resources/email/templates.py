@@ -29,7 +29,10 @@ class Rendered:
 
 def template_folder() -> Path:
     """The folder of the mail templates (MAIL_TEMPLATES, or `templates/email` of the project)."""
-    return Path(os.environ.get("MAIL_TEMPLATES") or Path(__file__).resolve().parents[2] / "templates" / "email")
+    return Path(
+        os.environ.get("MAIL_TEMPLATES")
+        or Path(__file__).resolve().parents[2] / "templates" / "email"
+    )
 
 
 def template_names() -> list[str]:
@@ -42,12 +45,18 @@ def render_template(name: str, data: dict[str, Any], subject: str | None = None)
     environment = _environment(template_folder())
     try:
         # The subject is rendered by itself: a line break in the data cannot end it.
-        first, _, body = (template_folder() / f"{name}.txt").read_text(encoding="utf-8").partition("\n")
-        own_subject = " ".join(environment.from_string(first.removeprefix(_SUBJECT)).render(data).split())
+        first, _, body = (
+            (template_folder() / f"{name}.txt").read_text(encoding="utf-8").partition("\n")
+        )
+        own_subject = " ".join(
+            environment.from_string(first.removeprefix(_SUBJECT)).render(data).split()
+        )
         text = environment.from_string(body).render(data)
         html = environment.get_template(f"{name}.html").render(data)
     except UndefinedError as error:
-        raise NonRetriable(f"template {name}: a variable is missing from the event's data.data: {error.message}") from None
+        raise NonRetriable(
+            f"template {name}: a variable is missing from the event's data.data: {error.message}"
+        ) from None
     except TemplateError as error:
         raise NonRetriable(f"template {name} cannot be rendered: {error}") from None
     return Rendered(subject or own_subject, text.strip() + "\n", html)
@@ -56,6 +65,10 @@ def render_template(name: str, data: dict[str, Any], subject: str | None = None)
 @cache
 def _environment(folder: Path) -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(
-        loader=FileSystemLoader(folder), undefined=StrictUndefined, autoescape=lambda name: name is not None and name.endswith(".html"),
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        autoescape=lambda name: name is not None and name.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

@@ -56,16 +56,22 @@ def look(file: Path, most_pixels: int) -> Image.Image:
         image = Image.open(file, formats=formats)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         if _is_tiff(file):
-            raise Refused("it is a TIFF that is damaged or of a kind that is not taken: export it with 8 bits a colour") from None
+            raise Refused(
+                "it is a TIFF that is damaged or of a kind that is not taken: export it with 8 bits a colour"
+            ) from None
         raise Refused(f"it is none of {', '.join(FORMATS)} and HEIC, or is damaged") from None
     if image.format == "TIFF" and _DNG_VERSION in image.getexif():
         raise _refused_as(_RAW)
     pixels = image.width * image.height
     frames = _frame_count(image)
     if pixels > most_pixels:
-        raise Refused(f"it has {pixels / 1e6:.0f} megapixels, {most_pixels / 1e6:.0f} are taken (MEDIA_MAX_PIXELS)")
+        raise Refused(
+            f"it has {pixels / 1e6:.0f} megapixels, {most_pixels / 1e6:.0f} are taken (MEDIA_MAX_PIXELS)"
+        )
     if frames > _MOST_FRAMES or pixels * frames > 4 * most_pixels:
-        raise Refused(f"it has {frames} frames of {image.width} x {image.height}, which are too many")
+        raise Refused(
+            f"it has {frames} frames of {image.width} x {image.height}, which are too many"
+        )
     if is_something_else(file, image.format or ""):
         raise Refused("it is an image and something else at the same time")
     return image
@@ -135,12 +141,24 @@ def inspect(file: Path, most_pixels: int) -> dict[str, Any]:
     with look(file, most_pixels) as image:
         width, height = _shown_size(image)
         return {
-            "format": "JPEG" if image.format == "MPO" else image.format, "width": width, "height": height, "mode": image.mode,
-            "frames": _frame_count(image), "pages": _page_count(image), "transparent": "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"),
-        }  # fmt: skip
+            "format": "JPEG" if image.format == "MPO" else image.format,
+            "width": width,
+            "height": height,
+            "mode": image.mode,
+            "frames": _frame_count(image),
+            "pages": _page_count(image),
+            "transparent": "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"),
+        }
 
 
-def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequence[float], keep: Sequence[str], into: Path, most_pixels: int) -> dict[str, Any]:
+def make_variants(
+    file: Path,
+    variants: Sequence[dict[str, Any]],
+    focal: Sequence[float],
+    keep: Sequence[str],
+    into: Path,
+    most_pixels: int,
+) -> dict[str, Any]:
     """Write all variants of an image into a folder.
 
     Parameters
@@ -186,7 +204,9 @@ def make_variants(file: Path, variants: Sequence[dict[str, Any]], focal: Sequenc
     return {"variants": [made[number] for number in sorted(made)], **_impression(base)}
 
 
-def _different(variants: Sequence[dict[str, Any]], size: tuple[int, int], focal: Sequence[float]) -> list[tuple[int, dict[str, Any]]]:
+def _different(
+    variants: Sequence[dict[str, Any]], size: tuple[int, int], focal: Sequence[float]
+) -> list[tuple[int, dict[str, Any]]]:
     """The variants with their numbers, without those that come to the same as one before."""
     different: dict[Any, tuple[int, dict[str, Any]]] = {}
     for number, wanted in enumerate(variants):
@@ -198,10 +218,15 @@ def _different(variants: Sequence[dict[str, Any]], size: tuple[int, int], focal:
 
 def _decoded(image: Image.Image, variants: Sequence[dict[str, Any]]) -> Image.Image:
     """The pixels, upright, in sRGB with 8 bits; no more of a JPEG than the largest variant needs."""
-    if image.format in ("JPEG", "MPO") and all("height" not in wanted or wanted["height"] is None for wanted in variants):
+    if image.format in ("JPEG", "MPO") and all(
+        "height" not in wanted or wanted["height"] is None for wanted in variants
+    ):
         largest = max((wanted["width"] for wanted in variants), default=image.width)
         scale = min(1.0, largest / _shown_size(image)[0])
-        image.draft("RGB" if image.mode != "CMYK" else "CMYK", (int(image.width * scale), int(image.height * scale)))
+        image.draft(
+            "RGB" if image.mode != "CMYK" else "CMYK",
+            (int(image.width * scale), int(image.height * scale)),
+        )
     image.load()
     return _as_srgb(ImageOps.exif_transpose(image), getattr(image, "tag_v2", {}))
 
@@ -220,7 +245,9 @@ def _as_srgb(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
         try:
             alpha = image.getchannel("A") if image.mode == "RGBA" else None
             plain = image.convert("RGB") if image.mode == "RGBA" else image
-            converted = ImageCms.profileToProfile(plain, ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, outputMode="RGB")
+            converted = ImageCms.profileToProfile(
+                plain, ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, outputMode="RGB"
+            )
             if converted is not None:
                 if alpha is not None:
                     converted.putalpha(alpha)
@@ -230,24 +257,34 @@ def _as_srgb(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     return image.convert("RGBA" if transparent else "RGB")
 
 
-def _frames(image: Image.Image, variants: Sequence[dict[str, Any]]) -> list[tuple[Image.Image, int]]:
+def _frames(
+    image: Image.Image, variants: Sequence[dict[str, Any]]
+) -> list[tuple[Image.Image, int]]:
     """The frames of an animation with their durations in milliseconds, scaled down to the largest variant so that they fit into memory."""
     largest = max((wanted["width"] for wanted in variants), default=image.width)
     frames: list[tuple[Image.Image, int]] = []
     for frame in ImageSequence.Iterator(image):
         picture = frame.convert("RGBA")
         if picture.width > largest:
-            picture = picture.resize((largest, max(1, round(picture.height * largest / picture.width))), Image.Resampling.LANCZOS)
+            picture = picture.resize(
+                (largest, max(1, round(picture.height * largest / picture.width))),
+                Image.Resampling.LANCZOS,
+            )
         frames.append((picture, int(frame.info.get("duration") or 100)))
     return frames
 
 
-def _crop(size: tuple[int, int], wanted: dict[str, Any], focal: Sequence[float]) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+def _crop(
+    size: tuple[int, int], wanted: dict[str, Any], focal: Sequence[float]
+) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
     """The part of a picture that a variant shows, and the variant's size: never larger than that part."""
     width, height = size
     if wanted.get("height"):
         ratio = wanted["width"] / wanted["height"]
-        part = (min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio))))
+        part = (
+            min(width, max(1, round(height * ratio))),
+            min(height, max(1, round(width / ratio))),
+        )
         left = min(max(0, round(width * focal[0] - part[0] / 2)), width - part[0])
         top = min(max(0, round(height * focal[1] - part[1] / 2)), height - part[1])
         box = (left, top, left + part[0], top + part[1])
@@ -262,15 +299,23 @@ def _fitting(size: tuple[int, int], wanted: dict[str, Any]) -> float:
     return _LONGEST_SIDE.get(wanted["format"], max(size)) / max(size)
 
 
-def _resized(source: Image.Image, base: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+def _resized(
+    source: Image.Image, base: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]
+) -> Image.Image:
     if box == (0, 0, *base.size):
-        return source if source.size == size else source.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        return (
+            source
+            if source.size == size
+            else source.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        )
     return base.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
 def _save(picture: Image.Image, wanted: dict[str, Any], exif: bytes, target: Path) -> None:
     kind = wanted["format"]
-    picture = picture.copy()  # saving writes its options into the picture, and another thread may be saving this one
+    picture = (
+        picture.copy()
+    )  # saving writes its options into the picture, and another thread may be saving this one
     options: dict[str, Any] = {"exif": exif} if exif else {}
     if kind == "jpeg":
         picture = on_white(picture)
@@ -285,14 +330,26 @@ def _save(picture: Image.Image, wanted: dict[str, Any], exif: bytes, target: Pat
 
 
 def _save_animated(
-    frames: Sequence[tuple[Image.Image, int]], box: tuple[int, int, int, int], size: tuple[int, int], wanted: dict[str, Any], exif: bytes, target: Path
+    frames: Sequence[tuple[Image.Image, int]],
+    box: tuple[int, int, int, int],
+    size: tuple[int, int],
+    wanted: dict[str, Any],
+    exif: bytes,
+    target: Path,
 ) -> None:
     pictures = [_resized(frame, frame, box, size) for frame, _ in frames]
     more: dict[str, Any] = {"exif": exif} if exif else {}
     pictures[0].save(
-        target, "WEBP", save_all=True, append_images=pictures[1:], duration=[duration for _, duration in frames], loop=0,
-        quality=wanted.get("quality") or _QUALITY["webp"], method=2, **more,
-    )  # fmt: skip
+        target,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[duration for _, duration in frames],
+        loop=0,
+        quality=wanted.get("quality") or _QUALITY["webp"],
+        method=2,
+        **more,
+    )
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -315,11 +372,26 @@ def _kept(image: Image.Image, keep: Sequence[str]) -> bytes:
 
 
 def _impression(picture: Image.Image) -> dict[str, str]:
-    small = on_white(picture.resize((32, max(1, round(32 * picture.height / picture.width))) if picture.height < 32 * picture.width else (1, 32)))
+    small = on_white(
+        picture.resize(
+            (32, max(1, round(32 * picture.height / picture.width)))
+            if picture.height < 32 * picture.width
+            else (1, 32)
+        )
+    )
     pixels = list(small.tobytes())
-    rows = [[pixels[3 * (row * small.width + column) : 3 * (row * small.width + column) + 3] for column in range(small.width)] for row in range(small.height)]
+    rows = [
+        [
+            pixels[3 * (row * small.width + column) : 3 * (row * small.width + column) + 3]
+            for column in range(small.width)
+        ]
+        for row in range(small.height)
+    ]
     red, green, blue = _main_colour(small)
-    return {"placeholder": blurhash.encode(rows, components_x=4, components_y=3), "colour": f"#{red:02x}{green:02x}{blue:02x}"}
+    return {
+        "placeholder": blurhash.encode(rows, components_x=4, components_y=3),
+        "colour": f"#{red:02x}{green:02x}{blue:02x}",
+    }
 
 
 def _main_colour(small: Image.Image) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """A few processes that decode media for this one, each within limits of memory and time: what kills or holds one up harms nothing else.
 
-MEDIA_MEMORY_MB (1,536), MEDIA_SECONDS (60) and MEDIA_MAX_PIXELS (64 million) are the limits; MEDIA_PROCESSES is how many there are, one a core by default.
+MEDIA_MEMORY_MB (1,536), MEDIA_TIMEOUT (60) and MEDIA_MAX_PIXELS (64 million) are the limits; MEDIA_PROCESSES is how many there are, one a core by default.
 """
 
 import atexit
@@ -26,7 +26,11 @@ class RefusedMedia(NonRetriable):
 def limits() -> tuple[int, float, int]:
     """Memory in megabytes, time in seconds, pixels."""
     environ = os.environ
-    return int(environ.get("MEDIA_MEMORY_MB") or 1536), float(environ.get("MEDIA_SECONDS") or 60), int(environ.get("MEDIA_MAX_PIXELS") or 64_000_000)
+    return (
+        int(environ.get("MEDIA_MEMORY_MB") or 1536),
+        float(environ.get("MEDIA_TIMEOUT") or 60),
+        int(environ.get("MEDIA_MAX_PIXELS") or 64_000_000),
+    )
 
 
 def how_many() -> int:
@@ -61,10 +65,12 @@ def _ask(child: "subprocess.Popen[bytes]", task: dict[str, Any], seconds: float)
         child.stdin.write(json.dumps(task).encode() + b"\n")
         child.stdin.flush()
     except BrokenPipeError:
-        raise ConnectionError("the process that decodes media has ended: another is started at the next attempt") from None
+        raise ConnectionError(
+            "the process that decodes media has ended: another is started at the next attempt"
+        ) from None
     ready, _, _ = select.select([child.stdout], [], [], seconds)
     if not ready:
-        raise RefusedMedia(f"it takes longer than {seconds:g} s (MEDIA_SECONDS)")
+        raise RefusedMedia(f"it takes longer than {seconds:g} s (MEDIA_TIMEOUT)")
     line = child.stdout.readline()
     if not line:
         raise RefusedMedia("it has ended the process that decoded it")
@@ -75,9 +81,20 @@ def _ask(child: "subprocess.Popen[bytes]", task: dict[str, Any], seconds: float)
 def _start() -> "subprocess.Popen[bytes]":
     # It gets none of our variables: what takes over a decoder finds no key there.
     # NumPy's threads would each take some of its memory.
-    variables = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
+    variables = {
+        "PATH": os.environ.get("PATH", ""),
+        "LC_ALL": "C.UTF-8",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "resources.media.sandbox_child", str(limits()[0])]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT, env=variables)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=_ROOT,
+        env=variables,
+    )
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

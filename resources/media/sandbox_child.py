@@ -13,9 +13,18 @@ from resources.media import images, videos
 
 TASKS = {
     "inspect image": lambda task: images.inspect(Path(task["file"]), task["most_pixels"]),
-    "make variants": lambda task: images.make_variants(Path(task["file"]), task["variants"], task["focal"], task["keep"], Path(task["into"]), task["most_pixels"]),
+    "make variants": lambda task: images.make_variants(
+        Path(task["file"]),
+        task["variants"],
+        task["focal"],
+        task["keep"],
+        Path(task["into"]),
+        task["most_pixels"],
+    ),
     "inspect video": lambda task: videos.inspect(Path(task["file"]), task["most_pixels"]),
-    "film": lambda task: videos.poster_and_preview(Path(task["file"]), Path(task["into"]), task["most_pixels"], task["codec"]),
+    "film": lambda task: videos.poster_and_preview(
+        Path(task["file"]), Path(task["into"]), task["most_pixels"], task["codec"]
+    ),
 }
 
 

@@ -23,7 +23,14 @@ from runyard.store import database
 from runyard.store.data_folder import make_folder
 from runyard.store.private_folders import open_like
 
-SUFFIXES = {"webp": ".webp", "avif": ".avif", "jpeg": ".jpg", "png": ".png", "mp4": ".mp4", "webm": ".webm"}
+SUFFIXES = {
+    "webp": ".webp",
+    "avif": ".avif",
+    "jpeg": ".jpg",
+    "png": ".png",
+    "mp4": ".mp4",
+    "webm": ".webm",
+}
 VIDEOS = ("mp4", "webm")
 _PIECE = 1 << 20
 # How the system refuses a name itself: another time changes nothing.

@@ -27,7 +27,9 @@ class Preferences(BaseModel):
     timezone: str = "UTC"
     digest: bool = False
 
-    def channels_for(self, kind: str, wanted: Sequence[Channel] | None) -> tuple[list[Channel], list[str]]:
+    def channels_for(
+        self, kind: str, wanted: Sequence[Channel] | None
+    ) -> tuple[list[Channel], list[str]]:
         """The channels on which to tell of this kind, and why others are left out."""
         chosen: list[Channel] = []
         left_out: list[str] = []
@@ -36,7 +38,9 @@ class Preferences(BaseModel):
         for channel in wanted or self.channels:
             if channel not in self.channels:
                 left_out.append(f"{channel}: switched off by {self.user_id}")
-            elif (channel == "mail" and not self.email) or (channel == "webhook" and not self.webhook_url):
+            elif (channel == "mail" and not self.email) or (
+                channel == "webhook" and not self.webhook_url
+            ):
                 left_out.append(f"{channel}: no address is known")
             else:
                 chosen.append(channel)
@@ -44,12 +48,20 @@ class Preferences(BaseModel):
 
     def quiet_end(self, now: datetime) -> datetime | None:
         """When the quiet hours end that `now` (with a time zone) is in; None outside of them."""
-        if self.quiet_from is None or self.quiet_until is None or self.quiet_from == self.quiet_until:
+        if (
+            self.quiet_from is None
+            or self.quiet_until is None
+            or self.quiet_from == self.quiet_until
+        ):
             return None
         local = now.astimezone(ZoneInfo(self.timezone))
         clock = local.time().replace(tzinfo=None)
         overnight = self.quiet_from > self.quiet_until
-        quiet = clock >= self.quiet_from or clock < self.quiet_until if overnight else self.quiet_from <= clock < self.quiet_until
+        quiet = (
+            clock >= self.quiet_from or clock < self.quiet_until
+            if overnight
+            else self.quiet_from <= clock < self.quiet_until
+        )
         if not quiet:
             return None
         day = local.date() + timedelta(days=1 if overnight and clock >= self.quiet_from else 0)
@@ -63,7 +75,10 @@ class Notifications(ConfigurableResource[Any]):
         """The preferences of these users; the defaults for those who have said nothing."""
         with database.connection() as connection:
             # by notification_preferences_pkey
-            rows = connection.execute("SELECT * FROM app.notification_preferences WHERE user_id = ANY (%s)", (list(users),)).fetchall()
+            rows = connection.execute(
+                "SELECT * FROM app.notification_preferences WHERE user_id = ANY (%s)",
+                (list(users),),
+            ).fetchall()
         found = {str(row["user_id"]): Preferences.model_validate(row) for row in rows}
         return {user: found.get(user) or Preferences(user_id=user) for user in users}
 

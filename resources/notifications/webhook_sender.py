@@ -22,5 +22,14 @@ class WebhookSender(ConfigurableResource[Any]):
         """Post it; return the answer's status. Raises as `resources.safe_http.opened`."""
         content = to_json(body)
         headers = standard_headers("NOTIFY_WEBHOOK_SECRET", message_id, int(time.time()), content)
-        with opened("POST", url, seconds=_SECONDS, content=content, headers={"Content-Type": "application/json", **headers}) as response:
-            return {"status": response.status_code, "signed": bool(headers.get("webhook-signature"))}
+        with opened(
+            "POST",
+            url,
+            seconds=_SECONDS,
+            content=content,
+            headers={"Content-Type": "application/json", **headers},
+        ) as response:
+            return {
+                "status": response.status_code,
+                "signed": bool(headers.get("webhook-signature")),
+            }

@@ -19,13 +19,27 @@ TIMESTAMPTZ = "timestamp with time zone"
 
 # What a source's declaration may call them.
 Declared = Literal[
-    "text", "bigint", "numeric", "double", "boolean", "date", "time", "timestamp", "timestamptz",
-    "interval", "uuid", "json", "bytea",
-]  # fmt: skip
+    "text",
+    "bigint",
+    "numeric",
+    "double",
+    "boolean",
+    "date",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "interval",
+    "uuid",
+    "json",
+    "bytea",
+]
 _DECLARED = {
-    "double": DOUBLE, "time": TIME, "timestamp": TIMESTAMP, "timestamptz": TIMESTAMPTZ,
+    "double": DOUBLE,
+    "time": TIME,
+    "timestamp": TIMESTAMP,
+    "timestamptz": TIMESTAMPTZ,
     "json": JSONB,
-}  # fmt: skip
+}
 
 _WHOLE = ("smallint", "integer", BIGINT)
 _BINARY = ("real", DOUBLE)

@@ -14,8 +14,15 @@ from runyard.errors import NonRetriable
 
 _naming = NamingConvention()
 _RESERVED = {
-    "_dlt_id", "_dlt_load_id", "tableoid", "xmin", "cmin", "xmax", "cmax", "ctid",
-}  # fmt: skip
+    "_dlt_id",
+    "_dlt_load_id",
+    "tableoid",
+    "xmin",
+    "cmin",
+    "xmax",
+    "cmax",
+    "ctid",
+}
 _MOST_COLUMNS = 1_500
 _MOST_SHOWN = 60
 _MOST_NAMED = 40
@@ -163,7 +170,10 @@ class Columns:
 
     def settle(self, existing: Mapping[str, str]) -> dict[str, str]:
         """The type of each column: that of its values, widened by that of the table's column."""
-        settled = {column: self._settled(column, seen, existing.get(column)) for column, seen in self._seen.items()}
+        settled = {
+            column: self._settled(column, seen, existing.get(column))
+            for column, seen in self._seen.items()
+        }
         for column in self._known - settled.keys():
             settled[column] = self._declared.get(column) or plain(existing.get(column) or TEXT)
         return settled
@@ -175,11 +185,15 @@ class Columns:
         first, *others = seen
         kind = first
         for other in others:
-            kind = self._wider(kind, other) or self._refuse_mix(column, f"{first} ({seen[first]}) and {other} ({seen[other]})")
+            kind = self._wider(kind, other) or self._refuse_mix(
+                column, f"{first} ({seen[first]}) and {other} ({seen[other]})"
+            )
         if existing is None:
             return kind
         had = plain(existing)
-        return self._wider(had, kind, loaded=True) or self._refuse_mix(column, f"{had} (in the table) and {kind} ({seen[first]})")
+        return self._wider(had, kind, loaded=True) or self._refuse_mix(
+            column, f"{had} (in the table) and {kind} ({seen[first]})"
+        )
 
     def _wider(self, kind: str, other: str, *, loaded: bool = False) -> str | None:
         wider = widen(kind, other)

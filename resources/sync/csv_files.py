@@ -23,9 +23,12 @@ _MOST_LINE = 64 << 20
 _SAMPLE = 1 << 20
 _SAMPLE_ROWS = 100
 _BOMS = {
-    BOM_UTF8: "utf-8-sig", BOM_UTF32_LE: "utf-32", BOM_UTF32_BE: "utf-32", BOM_UTF16_LE: "utf-16",
+    BOM_UTF8: "utf-8-sig",
+    BOM_UTF32_LE: "utf-32",
+    BOM_UTF32_BE: "utf-32",
+    BOM_UTF16_LE: "utf-16",
     BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
+}
 # In the languages that windows-1252 is for, three such characters hardly ever follow each other;
 # read in another code page, most texts of other languages have them.
 _OTHER_SCRIPT = re.compile(r"[^\x00-\x7f]{3}")
@@ -35,7 +38,9 @@ _UTF_8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}")
 _EXCEL = re.compile(r"\ufeff?\"?sep=([,;|\t])\"?\r?\n?")
 # Numbers that PostgreSQL gives back just as they were written.
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
-_NUMBER = r"^(-?[1-9][0-9]{0,999}(\.[0-9]{1,999})?|0(\.[0-9]{1,999})?|-0\.[0-9]{0,500}[1-9][0-9]{0,498})$"
+_NUMBER = (
+    r"^(-?[1-9][0-9]{0,999}(\.[0-9]{1,999})?|0(\.[0-9]{1,999})?|-0\.[0-9]{0,500}[1-9][0-9]{0,498})$"
+)
 # What a declared type may look like; PostgreSQL has the last word.
 _FORMS = {
     BIGINT: r"^\s*[+-]?[0-9]{1,19}\s*$",
@@ -72,7 +77,9 @@ def read_tables(name: str, open_file: Callable[[], Any], columns: Columns) -> It
         if form is None:
             columns.notes.append(f"{name}: empty")
             return
-        columns.notes.append(f"{name}: {form.encoding}, {DELIMITERS[form.delimiter]}, {len(form.header)} columns")
+        columns.notes.append(
+            f"{name}: {form.encoding}, {DELIMITERS[form.delimiter]}, {len(form.header)} columns"
+        )
         if form.quotes:
             _check_quotes(open_file, form)
         yield from _tables(name, open_file, form, columns)
@@ -103,7 +110,9 @@ def _form(open_file: Callable[[], Any], table: Table) -> _Form | None:
     try:
         for number, row in enumerate(rows, 1):
             if row and number > skipped:
-                return _Form(encoding, delimiter, _header(row), number, quotes, long, whole and not any(rows))
+                return _Form(
+                    encoding, delimiter, _header(row), number, quotes, long, whole and not any(rows)
+                )
     except csv.Error as error:
         raise _Unreadable(f", line {rows.line_num}: {error}") from None
     return None
@@ -112,7 +121,9 @@ def _form(open_file: Callable[[], Any], table: Table) -> _Form | None:
 _BY_NAME = {name: character for character, name in DELIMITERS.items()}
 
 
-def _encoding(open_file: Callable[[], Any], sample: bytes, declared: str | None) -> tuple[str, bool, bool]:
+def _encoding(
+    open_file: Callable[[], Any], sample: bytes, declared: str | None
+) -> tuple[str, bool, bool]:
     """The encoding, whether there are quotes, and very long lines; the whole file is looked at."""
     candidates = [declared] if declared else _candidates(sample)
     for encoding in candidates:
@@ -120,7 +131,9 @@ def _encoding(open_file: Callable[[], Any], sample: bytes, declared: str | None)
             decoded = _decodes(file, encoding, guessed=encoding == "windows-1252" != declared)
         if decoded is not None:
             return encoding, *decoded
-    raise _Unreadable(f': its encoding is not {" or ".join(candidates)}: give it, as in encoding = "windows-1251"')
+    raise _Unreadable(
+        f': its encoding is not {" or ".join(candidates)}: give it, as in encoding = "windows-1251"'
+    )
 
 
 def _candidates(sample: bytes) -> list[str]:
@@ -206,7 +219,9 @@ def _text(open_file: Callable[[], Any], form: _Form) -> TextIOWrapper:
     return TextIOWrapper(open_file(), encoding=form.encoding, newline="")
 
 
-def _tables(name: str, open_file: Callable[[], Any], form: _Form, columns: Columns) -> Iterator[pa.Table]:
+def _tables(
+    name: str, open_file: Callable[[], Any], form: _Form, columns: Columns
+) -> Iterator[pa.Table]:
     names = [columns.name(source) for source in form.header]
     for column in names:
         columns.know(column)

@@ -76,7 +76,9 @@ class ExactCopyJob(PostgresCsvCopyJob):
 class ExactPostgresClient(PostgresClient):
     """Loads with the job above."""
 
-    def create_load_job(self, table: Any, file_path: str, load_id: str, restore: bool = False) -> Any:
+    def create_load_job(
+        self, table: Any, file_path: str, load_id: str, restore: bool = False
+    ) -> Any:
         """The job of a file."""
         job = super().create_load_job(table, file_path, load_id, restore)
         return ExactCopyJob(file_path) if type(job) is PostgresCsvCopyJob else job
@@ -105,7 +107,9 @@ class ExactPostgresClient(PostgresClient):
         with self.sql_client as client:  # which no job has opened here
             rows = client.execute_sql(statement)
         if rows:
-            shown = ", ".join(f"{column}={str(value)[:60]}" for column, value in zip(key, rows[0], strict=True))
+            shown = ", ".join(
+                f"{column}={str(value)[:60]}" for column, value in zip(key, rows[0], strict=True)
+            )
             raise _CannotLoad(
                 f"{name}: there are rows with the key {shown} that differ: give the columns that make a row the same row as its key,"
                 " or a cursor, by which the newest stays"

@@ -39,7 +39,9 @@ def restore_dropped(pipeline: Any, source: Source) -> list[str]:
     for table, columns in _recorded(source).items():
         if missing := columns - there.get(table, {}).keys():
             what = f"column {', '.join(sorted(missing))}" if table in there else "table"
-            dropped.append((table, f"{table}: its {what} was dropped here: all of it is read again"))
+            dropped.append(
+                (table, f"{table}: its {what} was dropped here: all of it is read again")
+            )
     if not dropped:
         return []
     if pipeline.default_schema_name:

@@ -102,7 +102,9 @@ def load(source: Source, *, agree: bool = False, preview: bool = False) -> Loade
             seconds = time.monotonic() - began
             return Loaded(changes=changes, notes=notes, seconds=seconds, applied=False)
         if changes and before and source.changes == "ask" and not agree:
-            raise SchemaChanged(f"the schema of {source.name} would change: {'; '.join(changes)}. Send sync/requested with agree: true to take it")
+            raise SchemaChanged(
+                f"the schema of {source.name} would change: {'; '.join(changes)}. Send sync/requested with agree: true to take it"
+            )
         _set_types(pipeline, before, after)
         pipeline.normalize()
         trace = pipeline.last_trace
@@ -186,9 +188,16 @@ def _folder() -> Path:
 def make_source(source: Source, columns: Mapping[str, Columns] | None = None) -> Any:
     """The source as dlt takes it; nothing is asked of it yet."""
     columns = columns or columns_of(source)
-    makers = {"rest": rest_source.resource, "sql": sql_source.resource, "files": file_source.resource}
+    makers = {
+        "rest": rest_source.resource,
+        "sql": sql_source.resource,
+        "files": file_source.resource,
+    }
     make = makers[source.kind]
-    resources = [_hinted(make(source, table, columns[table.name]), columns[table.name]) for table in source.table]
+    resources = [
+        _hinted(make(source, table, columns[table.name]), columns[table.name])
+        for table in source.table
+    ]
 
     @dlt.source(name=source.name, max_table_nesting=0)
     def made() -> Any:
@@ -231,7 +240,9 @@ def _forget_types(pipeline: Any) -> None:
                 column["data_type"] = "text"
 
 
-def _set_types(pipeline: Any, before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> None:
+def _set_types(
+    pipeline: Any, before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]
+) -> None:
     """Give each column the type that it has, or is to have, in the database."""
     for name, columns in _data_columns(pipeline).items():
         types = {**before.get(name, {}), **after.get(name, {})}

@@ -110,7 +110,9 @@ def _in_range(text: Any, columns: Columns, column: str, where: Callable[[int], s
     return text
 
 
-def _micros(array: Any, kind: Any, columns: Columns, column: str, where: Callable[[int], str]) -> Any:
+def _micros(
+    array: Any, kind: Any, columns: Columns, column: str, where: Callable[[int], str]
+) -> Any:
     """In microseconds, which is what PostgreSQL has; raises for what is finer."""
     try:
         return array.cast(kind)

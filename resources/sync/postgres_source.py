@@ -23,9 +23,13 @@ _BYTES = 16 << 20
 _POLL_MILLISECONDS = 1_000
 # Values are written alike, whatever the other database or its role has set.
 _SETTINGS = {
-    "DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "TimeZone": "UTC",
-    "extra_float_digits": "3", "bytea_output": "hex", "xmloption": "content",
-}  # fmt: skip
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "xmloption": "content",
+}
 # Domains are what they are made of. By the catalog's own indexes.
 _CATALOG = """
 WITH RECURSIVE base AS (
@@ -76,7 +80,9 @@ class _Column:
     arrow: Any
 
 
-def read_tables(url: str, schema: str | None, columns: Columns, cursor: str | None, since: Any) -> Iterator[pa.Table]:
+def read_tables(
+    url: str, schema: str | None, columns: Columns, cursor: str | None, since: Any
+) -> Iterator[pa.Table]:
     """The rows of a table, those that are newer than `since`; raises `Refused`."""
     with _connect(url) as connection:
         name = sql.Identifier(*([schema] if schema else []), columns.table.source_name)
@@ -95,7 +101,9 @@ def read_tables(url: str, schema: str | None, columns: Columns, cursor: str | No
 def _connect(url: str) -> Iterator[psycopg.Connection[Any]]:
     """A read-only transaction: all of a table is read as it was at one moment."""
     url = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
-    with psycopg.connect(url, row_factory=namedtuple_row, connect_timeout=30, tcp_user_timeout=60_000) as connection:
+    with psycopg.connect(
+        url, row_factory=namedtuple_row, connect_timeout=30, tcp_user_timeout=60_000
+    ) as connection:
         connection.read_only = True
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         for name, value in _SETTINGS.items():
@@ -105,12 +113,16 @@ def _connect(url: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-def _plan(connection: psycopg.Connection[Any], name: sql.Identifier, columns: Columns, cursor: str | None) -> list[_Column]:
+def _plan(
+    connection: psycopg.Connection[Any], name: sql.Identifier, columns: Columns, cursor: str | None
+) -> list[_Column]:
     found = connection.execute(_CATALOG, (name.as_string(connection),)).fetchall()
     if not found:
         columns.refuse(f"there is no table {name.as_string(connection)}")
     wanted = columns.table.columns or [row.name for row in found]
-    missing = {*wanted, *columns.table.key, *([cursor] if cursor else [])} - {row.name for row in found if row.name in wanted}
+    missing = {*wanted, *columns.table.key, *([cursor] if cursor else [])} - {
+        row.name for row in found if row.name in wanted
+    }
     if missing:
         columns.refuse(f"there is no column {', '.join(sorted(missing))}")
     return [_column(row, columns, row.name == cursor) for row in found if row.name in wanted]
@@ -141,7 +153,9 @@ def _cursor_type(kind: str, columns: Columns) -> Any:
     return found
 
 
-def _query(name: sql.Identifier, plan: Sequence[_Column], cursor: str | None, since: Any) -> sql.Composed:
+def _query(
+    name: sql.Identifier, plan: Sequence[_Column], cursor: str | None, since: Any
+) -> sql.Composed:
     selects = sql.SQL(", ").join(column.select for column in plan)
     query = sql.SQL("SELECT {} FROM {}").format(selects, name)
     if cursor is not None and since is not None:
@@ -155,7 +169,9 @@ def _query(name: sql.Identifier, plan: Sequence[_Column], cursor: str | None, si
     return sql.SQL("COPY ({}) TO STDOUT (FORMAT csv)").format(query)
 
 
-def _chunks(connection: psycopg.Connection[Any], query: sql.Composed) -> Iterator[tuple[bytes, int]]:
+def _chunks(
+    connection: psycopg.Connection[Any], query: sql.Composed
+) -> Iterator[tuple[bytes, int]]:
     """Whole rows, so many that they take little memory.
 
     PostgreSQL sends each row for itself, and psycopg's own copy takes four times as long for one.
@@ -239,7 +255,9 @@ def _shown(value: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _refuse(rows: bytes, done: int, plan: list[_Column], columns: Columns, error: pa.ArrowInvalid) -> NoReturn:
+def _refuse(
+    rows: bytes, done: int, plan: list[_Column], columns: Columns, error: pa.ArrowInvalid
+) -> NoReturn:
     """Name the value that is no text, or a cursor beyond what can be compared, such as infinity."""
     table = _read(rows, plan, dict.fromkeys((column.name for column in plan), pa.binary()))
     for column in plan:

@@ -74,7 +74,9 @@ def resource(source: Source, table: Table, columns: Columns) -> Any:
                 data_selector=table.rows,
             )
             hooks: Any = {"response": [_check]}
-            for page in client.paginate(table.path or "", params=params, hooks=hooks, timeout=_SECONDS):
+            for page in client.paginate(
+                table.path or "", params=params, hooks=hooks, timeout=_SECONDS
+            ):
                 if table.etag:
                     state["etag"] = page.response.headers.get("ETag")
                 yield list(page)
@@ -178,7 +180,9 @@ def _paginator(table: Table) -> Any:
         case "page":
             return paginators.PageNumberPaginator(base_page=1, total_path=None)
         case "cursor":
-            return paginators.JSONResponseCursorPaginator(cursor_path=table.next_path, cursor_param=table.next_path)
+            return paginators.JSONResponseCursorPaginator(
+                cursor_path=table.next_path, cursor_param=table.next_path
+            )
         case "link":
             return paginators.HeaderLinkPaginator()
         case _:

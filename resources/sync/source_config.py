@@ -89,7 +89,9 @@ class Table(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.cursor or self.deleted or self.etag) and not self.key:
-            raise ValueError("cursor, deleted and etag need a key: a table without one is replaced as a whole")
+            raise ValueError(
+                "cursor, deleted and etag need a key: a table without one is replaced as a whole"
+            )
         return self
 
 
@@ -118,7 +120,10 @@ class Source(BaseModel):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two tables have the name {twice[0]}: give one of them another")
         for table in self.table:
-            missing = {"rest": table.path is None and "path", "files": table.pattern is None and "pattern"}.get(self.kind)
+            missing = {
+                "rest": table.path is None and "path",
+                "files": table.pattern is None and "pattern",
+            }.get(self.kind)
             if missing:
                 raise ValueError(f"table {table.name}: {missing} is missing")
         return self
@@ -151,7 +156,9 @@ def _read(path: str) -> dict[str, Source]:
         raise SyncMisdeclared(f"{path} cannot be read: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        raise SyncMisdeclared(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise SyncMisdeclared(
+            f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise SyncMisdeclared(f"{path}: two sources have the same name")
@@ -160,4 +167,7 @@ def _read(path: str) -> dict[str, Source]:
 
 def sources() -> dict[str, Source]:
     """All that are declared, by name; raises `SyncMisdeclared`."""
-    return _read(os.environ.get("SYNC_SOURCES") or str(Path(__file__).resolve().parents[2] / "config" / "sync.toml"))
+    return _read(
+        os.environ.get("SYNC_SOURCES")
+        or str(Path(__file__).resolve().parents[2] / "config" / "sync.toml")
+    )

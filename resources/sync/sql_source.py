@@ -62,7 +62,9 @@ def _postgres(source: Source, table: Table, columns: Columns) -> Any:
 
     def rows(changed: Any = cursor) -> Iterator[Any]:
         since = changed.last_value if changed is not None else None
-        yield from postgres_source.read_tables(source.address() or "", source.schema_, columns, table.cursor, since)
+        yield from postgres_source.read_tables(
+            source.address() or "", source.schema_, columns, table.cursor, since
+        )
 
     def same(rows: Any) -> Any:
         return rows
@@ -84,7 +86,9 @@ def _rows(source: Source, columns: Columns, changed: Any) -> Iterator[Any]:
     try:
         with engine.connect() as connection:
             table = _reflected(connection, source, columns)
-            query = sa.select(*(_as_stored(column, columns) for column in _selected(table, columns)))
+            query = sa.select(
+                *(_as_stored(column, columns) for column in _selected(table, columns))
+            )
             if changed is not None and changed.last_value is not None:
                 cursor = table.c[columns.table.cursor or ""]
                 query = query.where((cursor >= changed.last_value) | cursor.is_(None))
@@ -142,7 +146,9 @@ class _Stored(sa.types.TypeDecorator[Any]):
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
         """The type itself for all others."""
-        return dialect.type_descriptor(self.impl_instance if dialect.name == "sqlite" else self._kind)
+        return dialect.type_descriptor(
+            self.impl_instance if dialect.name == "sqlite" else self._kind
+        )
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
         """The same value; one that is none of the type as it is."""

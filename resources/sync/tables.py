@@ -19,14 +19,20 @@ class Syncs(ConfigurableResource[Any]):
 
     def load(self, name: str, *, agree: bool = False, preview: bool = False) -> "Loaded":
         """Load a source and record it; raises as `resources.sync.loader.load`."""
-        from resources.sync.loader import load  # dlt takes seconds to import, and is needed here alone
+        from resources.sync.loader import (
+            load,
+        )  # dlt takes seconds to import, and is needed here alone
 
         source = sources().get(name)
         if source is None:
-            raise NonRetriable(f"there is no source {name}; there are: {', '.join(sources()) or 'none'}")
+            raise NonRetriable(
+                f"there is no source {name}; there are: {', '.join(sources()) or 'none'}"
+            )
         with database.connection() as connection:
             # One load of a source at a time, whoever asks: its working folder is one. Held by the session, so that a killed worker holds nothing.
-            lock = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 8292)) AS mine", (name,)).fetchone()
+            lock = connection.execute(
+                "SELECT pg_try_advisory_lock(hashtextextended(%s, 8292)) AS mine", (name,)
+            ).fetchone()
             if lock is None or not lock["mine"]:
                 raise ConnectionError(f"the source {name} is being loaded already")
             try:
@@ -69,7 +75,9 @@ def _watermark(source: Source, table: Table) -> datetime | None:
     with database.connection() as connection:
         # (every row is looked at, unless the table has an index of that column)
         row = connection.execute(
-            sql.SQL("SELECT max(at){zone} AS at FROM (SELECT {column} AS at FROM {table}) AS rows WHERE at >= '0001-01-02' AND at < '9999-12-31'").format(
+            sql.SQL(
+                "SELECT max(at){zone} AS at FROM (SELECT {column} AS at FROM {table}) AS rows WHERE at >= '0001-01-02' AND at < '9999-12-31'"
+            ).format(
                 zone=zone[without_modifier(kind)],
                 column=sql.Identifier(column),
                 table=sql.Identifier(source.dataset, table.name),
@@ -91,7 +99,9 @@ def apply_suppressions(source: Source) -> int:
                 continue  # nothing was ever loaded into it
             if "email" not in there[table.name]:
                 # Another attempt would load it all again, and end here.
-                raise NonRetriable(f"{source.dataset}.{table.name} has no column email, whose addresses would be suppressed: what was loaded stays")
+                raise NonRetriable(
+                    f"{source.dataset}.{table.name} has no column email, whose addresses would be suppressed: what was loaded stays"
+                )
             # by suppressions_pkey
             added += connection.execute(
                 sql.SQL(

@@ -27,14 +27,14 @@ from resources.sync.column_types import (
 from resources.sync.columns import Columns, row_name
 
 # Only what is the same moment in PostgreSQL: with a zone, and no finer than a microsecond.
-_MOMENT = re.compile(
-    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII
-)  # fmt: skip
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 # PostgreSQL's `numeric` has 131,072 digits before the point and 16,383 behind it.
 _MOST_DIGITS = 16_000
 
 
-def columns_of(columns: Columns, rows: Sequence[Any], where: Callable[[int], str] | None = None, first: int = 1) -> Any:
+def columns_of(
+    columns: Columns, rows: Sequence[Any], where: Callable[[int], str] | None = None, first: int = 1
+) -> Any:
     """The rows as an Arrow table of text; `where` says how an error calls the row of an index."""
     texts: dict[str, list[str | None]] = {}
 
@@ -63,7 +63,9 @@ def columns_of(columns: Columns, rows: Sequence[Any], where: Callable[[int], str
     return columns.arrow(texts, len(rows), place)
 
 
-def texts_of(columns: Columns, column: str, values: Sequence[Any], where: Callable[[int], str]) -> list[str | None]:
+def texts_of(
+    columns: Columns, column: str, values: Sequence[Any], where: Callable[[int], str]
+) -> list[str | None]:
     """The values of one column."""
     return [
         None if value is None else _text(columns, column, value, lambda: where(index))  # noqa: B023

@@ -25,7 +25,9 @@ _LONGEST_NAME = 200
 _CHUNK = 100
 
 
-def event_of(connection: Connection, name: str, payload: Any, delivery: str, ts: int | None = None) -> Event:
+def event_of(
+    connection: Connection, name: str, payload: Any, delivery: str, ts: int | None = None
+) -> Event:
     """An event with a payload as its data; of one that is too large its small fields, and the payload is kept in the same transaction.
 
     `delivery` is the event's id, and that of the payload.
@@ -42,7 +44,11 @@ def event_of(connection: Connection, name: str, payload: Any, delivery: str, ts:
         ON CONFLICT (id) DO UPDATE SET received_at = excluded.received_at"""
     connection.execute(statement, (delivery, len(encoded), encoded))
     small, left_out = _small_fields(payload, _SUMMARY_BYTES)
-    more = {"payload_ref": delivery, "payload_bytes": len(encoded), "truncated": left_out[:_MOST_NAMED]}
+    more = {
+        "payload_ref": delivery,
+        "payload_bytes": len(encoded),
+        "truncated": left_out[:_MOST_NAMED],
+    }
     return Event(name, {**small, **more}, id=delivery, ts=ts)
 
 
@@ -50,7 +56,9 @@ def read_payload(reference: str) -> Any:
     """The whole payload behind an event's `payload_ref`; raises `NonRetriable` where its time is over."""
     with database.connection() as connection:
         # by webhook_payloads_pkey
-        row = connection.execute("SELECT payload FROM app.webhook_payloads WHERE id = %s", (reference,)).fetchone()
+        row = connection.execute(
+            "SELECT payload FROM app.webhook_payloads WHERE id = %s", (reference,)
+        ).fetchone()
     if row is None:
         raise NonRetriable(f"the payload {reference} is not kept any more (RUNYARD_RETENTION)")
     return row["payload"]
@@ -75,7 +83,9 @@ def sweep_payloads(before: datetime, *, dry_run: bool = False) -> int:
             return gone
 
 
-def _small_fields(fields: Mapping[str, Any], room: int, path: str = "") -> tuple[dict[str, Any], list[str]]:
+def _small_fields(
+    fields: Mapping[str, Any], room: int, path: str = ""
+) -> tuple[dict[str, Any], list[str]]:
     """The fields that fit, and the paths of those that were left out; of a large object at the top its own small fields."""
     kept: dict[str, Any] = {}
     left_out: list[str] = []

@@ -24,22 +24,32 @@ def json_of_file(path: Path) -> Any:
     except IsADirectoryError:
         raise InvalidInput(f"{path} is a folder; give a file") from None
     except (OSError, ValueError) as error:
-        raise InvalidInput(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InvalidInput(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if len(raw) > MOST_BYTES:
-        raise InvalidInput(f"{path} has more than {MOST_BYTES // 1024**2} MiB; send its events in several files")
+        raise InvalidInput(
+            f"{path} has more than {MOST_BYTES // 1024**2} MiB; send its events in several files"
+        )
     return json_of_text(_decoded(raw, str(path)), str(path))
 
 
 def json_of_text(text: str, where: str) -> Any:
     """The JSON of a text; errors call it `where`."""
     if not text.strip():
-        raise InvalidInput(f"{where} is empty; give an event's data, a JSON object, or several in an array")
+        raise InvalidInput(
+            f"{where} is empty; give an event's data, a JSON object, or several in an array"
+        )
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InvalidInput(f"{where}, line {error.lineno}, column {error.colno}, is not JSON: {error.msg}") from None
+        raise InvalidInput(
+            f"{where}, line {error.lineno}, column {error.colno}, is not JSON: {error.msg}"
+        ) from None
     except RecursionError:
-        raise InvalidInput(f"{where} is not JSON that can be taken: it is nested too deep") from None
+        raise InvalidInput(
+            f"{where} is not JSON that can be taken: it is nested too deep"
+        ) from None
     except ValueError as error:
         raise InvalidInput(f"{where} is not JSON that can be taken: {error}") from None
 
@@ -57,4 +67,6 @@ def _decoded(raw: bytes, where: str) -> str:
     try:
         return raw.decode(json.detect_encoding(raw))
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{where} is not text in UTF-8, UTF-16 or UTF-32 (byte {error.start + 1}): save it as UTF-8") from None
+        raise InvalidInput(
+            f"{where} is not text in UTF-8, UTF-16 or UTF-32 (byte {error.start + 1}): save it as UTF-8"
+        ) from None

@@ -18,15 +18,32 @@ def _selecting(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--function", help="Of this function."),
         click.option("--status", multiple=True, help="With this status (may be repeated)."),
-        click.option("--since", help="Whose event came at or after this: a date, a time, a weekday, 'yesterday', or how long ago ('2h')."),
+        click.option(
+            "--since",
+            help="Whose event came at or after this: a date, a time, a weekday, 'yesterday', or how long ago ('2h').",
+        ),
         click.option("--until", help="Whose event came before this."),
         click.option("--error", help="Whose error contains this text."),
-        click.option("--filter", "filter", help="SQL/JSON path over the event: '$.data.country == \"CH\"'."),
-        click.option("--event", "events", multiple=True, help="Of the event with this id (may be repeated)."),
-        click.option("--invocation", "invocations", multiple=True, type=int, help="With this id (may be repeated)."),
+        click.option(
+            "--filter", "filter", help="SQL/JSON path over the event: '$.data.country == \"CH\"'."
+        ),
+        click.option(
+            "--event", "events", multiple=True, help="Of the event with this id (may be repeated)."
+        ),
+        click.option(
+            "--invocation",
+            "invocations",
+            multiple=True,
+            type=int,
+            help="With this id (may be repeated).",
+        ),
         click.option("--dry-run", is_flag=True, help="Only say how many there are."),
         click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--resume", "bulk", help="Go on with a bulk that was stopped; `runyard bulks` lists them."),
+        click.option(
+            "--resume",
+            "bulk",
+            help="Go on with a bulk that was stopped; `runyard bulks` lists them.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -35,7 +52,9 @@ def _selecting(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @_selecting
-@click.option("--keep-steps", is_flag=True, help="Keep the steps that are done; from the start without it.")
+@click.option(
+    "--keep-steps", is_flag=True, help="Keep the steps that are done; from the start without it."
+)
 @reported
 def replay(dry_run: bool, yes: bool, bulk: str | None, keep_steps: bool, **selected: Any) -> int:
     """Run the events of invocations again, as new invocations.
@@ -67,26 +86,38 @@ def dismiss(dry_run: bool, yes: bool, bulk: str | None, **selected: Any) -> int:
 def run_now(invocations: tuple[int, ...]) -> int:
     """Run invocations now that sleep or are queued for later, such as for another attempt; limits still hold."""
     from runyard.store import database
-    from runyard.store.queries import run
+    from runyard.store.queries import fetch_all
 
     with database.connection() as connection:
-        hurried = [row["id"] for row in run(connection, "run_these_now", invocations=list(invocations))]
+        due = [
+            row["id"]
+            for row in fetch_all(connection, "run_these_now", invocations=list(invocations))
+        ]
     for invocation in invocations:
-        echo(f"{invocation}: {'due now' if invocation in hurried else 'waits for no time that could be cut short'}")
-    return 0 if hurried else 1
+        echo(
+            f"{invocation}: {'due now' if invocation in due else 'waits for no time that could be cut short'}"
+        )
+    return 0 if due else 1
 
 
-def _many(action: Any, dry_run: bool, yes: bool, bulk: str | None, selected: dict[str, Any], keep: bool = False) -> int:
+def _many(
+    action: Any,
+    dry_run: bool,
+    yes: bool,
+    bulk: str | None,
+    selected: dict[str, Any],
+    keep: bool = False,
+) -> int:
     # click gives tuples for the options that may be repeated.
     from runyard.engine.bulk import Selection, count, perform, raise_for_missing, resume
     from runyard.store import database
-    from runyard.syntax.times import moment
+    from runyard.syntax.times import parse_time
 
     if bulk is not None:
         return _show(action, resume(bulk))
     for name in ("since", "until"):
         if selected[name] is not None:
-            selected[name] = moment(selected[name], f"--{name}")
+            selected[name] = parse_time(selected[name], f"--{name}")
     selection = Selection(**selected)
     found = count(selection, action)
     if not found:
@@ -124,7 +155,9 @@ def bulks() -> None:
         echo("There were none yet.")
     for row in rows:
         chosen = {key: value for key, value in row["selection"].items() if value}
-        echo(f"{row['id']}  {row['action']:<7}  {row['done']} of {row['total']}  {'finished' if row['finished_at'] else 'STOPPED'}  {json.dumps(chosen)}")
+        echo(
+            f"{row['id']}  {row['action']:<7}  {row['done']} of {row['total']}  {'finished' if row['finished_at'] else 'STOPPED'}  {json.dumps(chosen)}"
+        )
 
 
 @click.command("dead-letters")
@@ -137,19 +170,25 @@ def dead_letters(function: str | None, invocation: int | None, limit: int) -> No
     from runyard.engine.bulk import Selection, raise_for_missing
     from runyard.engine.failures import described
     from runyard.store import database
-    from runyard.store.queries import run
+    from runyard.store.queries import fetch_all
 
     with database.connection() as connection:
-        rows = run(connection, "dead_letters", function=function, invocation=invocation, limit=limit)
+        rows = fetch_all(
+            connection, "dead_letters", function=function, invocation=invocation, limit=limit
+        )
         if not rows and function is not None:
             raise_for_missing(connection, Selection(function=function))
     if invocation is not None and not rows:
-        raise RunyardError(f"there is no dead letter {invocation}: it was replayed or dismissed, or has not failed for good")
+        raise RunyardError(
+            f"there is no dead letter {invocation}: it was replayed or dismissed, or has not failed for good"
+        )
     if not rows:
         echo("None.")
     for row in rows:
         at = f"at {row['step']}: " if row["step"] else ""
-        echo(f"{row['id']}  {row['finished_at']:%Y-%m-%d %H:%M:%S}  {row['function']}  {row['event']}  {at}{redact(described(row))[:200]}")
+        echo(
+            f"{row['id']}  {row['finished_at']:%Y-%m-%d %H:%M:%S}  {row['function']}  {row['event']}  {at}{redact(described(row))[:200]}"
+        )
         if invocation is not None:
             echo(f"event {row['event_id']}, run {row['run_id']}")
             echo(f"{json.dumps(row['data'], indent=2)}\n{row['traceback']}", lines=True)

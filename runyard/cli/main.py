@@ -24,7 +24,16 @@ from runyard.settings import settings
 from runyard.store.private_folders import keep_private
 from runyard.text.redaction import redact
 
-_WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard", "definitions.py")
+_WATCHED = (
+    "pipelines",
+    "sensors",
+    "assets",
+    "schedules",
+    "resources",
+    "templates",
+    "runyard",
+    "definitions.py",
+)
 
 # The longest wait before the files are watched again, should that or a reload have failed.
 _MOST_RELOAD_WAIT = 10.0
@@ -57,7 +66,9 @@ def up() -> int:
             echo(f"{place[0].upper()}{place[1:]}.")
         with stack:
             address = f"http://localhost:{settings().port}"
-            echo(f"Ready. Dagster: {address}/   Events: {address}/dev   Send: {address}/e/<any key>   (Ctrl-C stops everything)")
+            echo(
+                f"Ready. Dagster: {address}/   Events: {address}/dev   Send: {address}/e/<any key>   (Ctrl-C stops everything)"
+            )
             threading.Thread(target=_reload_on_change, args=(stack, stopped), daemon=True).start()
             code = stack.wait()
     except KeyboardInterrupt:
@@ -81,7 +92,9 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
     trouble = Trouble(logging.getLogger("runyard"), "cannot load changed code", _MOST_RELOAD_WAIT)
     while not stopped.is_set():
         try:
-            for changes in watch(*folders, watch_filter=CodeFilter(), debounce=400, stop_event=stopped):
+            for changes in watch(
+                *folders, watch_filter=CodeFilter(), debounce=400, stop_event=stopped
+            ):
                 names = sorted({Path(path).name for _, path in changes})
                 echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
                 stack.reload()
@@ -111,11 +124,20 @@ def down() -> None:
 @main.command()
 @click.argument("name")
 @click.option("--data", help="The event's data, a JSON object.")
-@click.option("--file", "file", type=click.Path(path_type=Path), help="A file of JSON with the event's data, or with several in an array.")
-@click.option("--id", "event_id", help="Idempotency key: a second event with it within 24 h starts nothing.")
+@click.option(
+    "--file",
+    "file",
+    type=click.Path(path_type=Path),
+    help="A file of JSON with the event's data, or with several in an array.",
+)
+@click.option(
+    "--id", "event_id", help="Idempotency key: a second event with it within 24 h starts nothing."
+)
 @click.option("--ts", type=int, help="When it is to happen, milliseconds since the epoch.")
 @reported
-def send(name: str, data: str | None, file: Path | None, event_id: str | None, ts: int | None) -> None:
+def send(
+    name: str, data: str | None, file: Path | None, event_id: str | None, ts: int | None
+) -> None:
     """Send an event; print its id."""
     from runyard.client import send as send_events
     from runyard.events import Event
@@ -126,7 +148,9 @@ def send(name: str, data: str | None, file: Path | None, event_id: str | None, t
     several = parsed if isinstance(parsed, list) else [parsed]
     if not several:
         raise InvalidInput("the array is empty: there is no event to send")
-    events = [Event(name, item, id=event_id if len(several) == 1 else None, ts=ts) for item in several]
+    events = [
+        Event(name, item, id=event_id if len(several) == 1 else None, ts=ts) for item in several
+    ]
     for sent in send_events(events, source="cli"):
         echo(sent)
 
@@ -135,7 +159,9 @@ def _json_of_option(data: str) -> Any:
     try:
         return json_of_text(data, "--data")
     except InvalidInput as error:
-        raise InvalidInput(f'{error}; in a shell put it into single quotes: --data \'{{"to": ["ada@example.com"]}}\'') from None
+        raise InvalidInput(
+            f'{error}; in a shell put it into single quotes: --data \'{{"to": ["ada@example.com"]}}\''
+        ) from None
 
 
 @main.command()
@@ -148,10 +174,10 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
     """List the latest events and what became of them."""
     from runyard.engine.failures import described
     from runyard.store import database
-    from runyard.store.queries import run
+    from runyard.store.queries import fetch_all
 
     with database.connection() as connection:
-        rows = run(connection, "recent_events", limit=limit, name=name, id=event_id)
+        rows = fetch_all(connection, "recent_events", limit=limit, name=name, id=event_id)
     if event_id and not rows:
         raise RunyardError(f"there is no event with the id {event_id}")
     for row in rows:
@@ -162,13 +188,19 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
             f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + redact(described(found['error']))[:120] if found['error'] else ''}"
             for found in row["invocations"]
         )
-        echo(f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}")
+        echo(
+            f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}"
+        )
         if event_id:
             for invocation in row["invocations"]:
                 for wait in invocation["waits"]:
-                    echo(f"    {wait['step']}: waits for {wait['event'] or 'its time'} until {wait['until']}")
+                    echo(
+                        f"    {wait['step']}: waits for {wait['event'] or 'its time'} until {wait['until']}"
+                    )
                 for step in invocation["steps"]:
-                    echo(f"    {step['step']}: {redact(described(step['error']) if step['error'] else json.dumps(step['output']))[:200]}")
+                    echo(
+                        f"    {step['step']}: {redact(described(step['error']) if step['error'] else json.dumps(step['output']))[:200]}"
+                    )
     return None
 
 
@@ -177,17 +209,19 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
 def functions() -> None:
     """List the functions, what starts them, and how many invocations wait or have failed."""
     from runyard.store import database
-    from runyard.store.queries import run
+    from runyard.store.queries import fetch_all
 
     with database.connection() as connection:
-        rows = run(connection, "functions")
+        rows = fetch_all(connection, "functions")
     if not rows:
         echo("No function is registered yet; they are when the code loads (`runyard up`).")
     for row in rows:
         state = "  PAUSED" if row["paused_at"] else ""
         state += "" if row["active"] else "  (no longer in the code)"
         started_by = ", ".join(row["triggers"]) or "its schedule"
-        echo(f"{row['name']}  on {started_by}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}")
+        echo(
+            f"{row['name']}  on {started_by}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}"
+        )
 
 
 @main.command()
@@ -210,7 +244,9 @@ def migrate() -> None:
 
 
 @main.command()
-@click.option("--settings", "show_settings", is_flag=True, help="Print every setting too, secrets as stars.")
+@click.option(
+    "--settings", "show_settings", is_flag=True, help="Print every setting too, secrets as stars."
+)
 @reported
 def doctor(show_settings: bool) -> int:
     """Check database, migrations, broker, workers, daemon and keys, and the providers of the project; exit code 1 when one fails."""
@@ -247,7 +283,11 @@ def worker() -> int:
 
 
 @main.command()
-@click.option("--workspace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Dagster workspace file; that of the running stack by default.")
+@click.option(
+    "--workspace",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A Dagster workspace file; that of the running stack by default.",
+)
 @reported
 def daemon(workspace: Path | None) -> int:
     """Run the Dagster daemon, with a sensor loop that wakes at once."""
@@ -258,8 +298,16 @@ def daemon(workspace: Path | None) -> int:
 
 
 @main.command()
-@click.option("--api-only", is_flag=True, help="Only the door for events, without the Dagster UI: for the side that faces the internet.")
-@click.option("--workspace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Dagster workspace file; that of the running stack by default.")
+@click.option(
+    "--api-only",
+    is_flag=True,
+    help="Only the door for events, without the Dagster UI: for the side that faces the internet.",
+)
+@click.option(
+    "--workspace",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A Dagster workspace file; that of the running stack by default.",
+)
 @reported
 def web(api_only: bool, workspace: Path | None) -> int:
     """Serve events over HTTP, the dev page and the Dagster UI on one port."""
@@ -315,7 +363,9 @@ def _as_dagster_home() -> None:
     from runyard.store.database import database_url
 
     variables = environment(database_url())
-    os.environ["DATABASE_URL"] = variables["DATABASE_URL"]  # what was given, with what every connection needs
+    os.environ["DATABASE_URL"] = variables[
+        "DATABASE_URL"
+    ]  # what was given, with what every connection needs
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.chdir(settings().home)

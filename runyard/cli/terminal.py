@@ -17,7 +17,9 @@ _IN_LINES = re.compile(rf"(?![\n\t])[{_OBEYED}]")
 
 def visible(text: str, *, lines: bool = False) -> str:
     """Return `text` with every character that a terminal would obey as its escape: `\\x1b`, `\\n`, `\\u202e`; with `lines`, line breaks and tabs stay."""
-    return (_IN_LINES if lines else _IN_LINE).sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return (_IN_LINES if lines else _IN_LINE).sub(
+        lambda found: found[0].encode("unicode_escape").decode(), text
+    )
 
 
 def echo(text: str, *, lines: bool = False, err: bool = False) -> None:
@@ -28,7 +30,9 @@ def echo(text: str, *, lines: bool = False, err: bool = False) -> None:
 def echo_json(value: Any) -> None:
     """Print a value as one line of JSON: without secrets in its texts, and ASCII alone."""
     # DEL is the one control character that JSON lets stand; outside of texts there is none.
-    click.echo(json.dumps(_without_secrets(value, redactor()), default=str).replace("\x7f", "\\u007f"))
+    click.echo(
+        json.dumps(_without_secrets(value, redactor()), default=str).replace("\x7f", "\\u007f")
+    )
 
 
 def _without_secrets(value: Any, without: Redactor) -> Any:
@@ -36,4 +40,8 @@ def _without_secrets(value: Any, without: Redactor) -> Any:
         return without(value)
     if isinstance(value, Mapping):
         return {without(str(key)): _without_secrets(inner, without) for key, inner in value.items()}
-    return [_without_secrets(inner, without) for inner in value] if isinstance(value, list | tuple) else value
+    return (
+        [_without_secrets(inner, without) for inner in value]
+        if isinstance(value, list | tuple)
+        else value
+    )

@@ -43,7 +43,9 @@ class Channel(filesystem.Channel):
         hidden = os.path.join(self.data_folder_out, f"{name}.writing")
         with open(hidden, "wb") as file:
             file.write(str_to_bytes(dumps(payload)))
-        os.rename(hidden, os.path.join(self.data_folder_out, f"{name.replace('.', '-')}.{queue}.msg"))
+        os.rename(
+            hidden, os.path.join(self.data_folder_out, f"{name.replace('.', '-')}.{queue}.msg")
+        )
 
 
 class Transport(filesystem.Transport):
@@ -98,9 +100,11 @@ def celery_settings() -> dict[str, Any]:
     if settings().broker_url is None:
         folder = settings().broker_dir
         transport = {
-            "data_folder_in": str(folder / "queue"), "data_folder_out": str(folder / "queue"),
-            "control_folder": str(folder / "control"), "polling_interval": _POLL_SECONDS,
-        }  # fmt: skip
+            "data_folder_in": str(folder / "queue"),
+            "data_folder_out": str(folder / "queue"),
+            "control_folder": str(folder / "control"),
+            "polling_interval": _POLL_SECONDS,
+        }
     return {
         "broker_transport_options": transport,
         "broker_connection_retry_on_startup": True,
@@ -184,7 +188,9 @@ _intake: _Intake
 
 def make_app() -> Celery:
     """The Celery application, without tasks."""
-    app = Celery("runyard", broker=broker_url(), backend="disabled://", config_source=celery_settings())
+    app = Celery(
+        "runyard", broker=broker_url(), backend="disabled://", config_source=celery_settings()
+    )
     if is_rabbitmq():
         app.Task.Request = _AcknowledgedEarly
         app.steps["consumer"].add(_Intake)
@@ -198,7 +204,9 @@ def send_and_receive(seconds: float = 3.0) -> None:
     """
     options = celery_settings()["broker_transport_options"]
     try:
-        with Connection(broker_url(), connect_timeout=seconds, transport_options=options) as connection:
+        with Connection(
+            broker_url(), connect_timeout=seconds, transport_options=options
+        ) as connection:
             connection.ensure_connection(max_retries=1, timeout=seconds)
             queue().bind(connection.default_channel).declare()
             _round_trip(connection, seconds)
@@ -223,12 +231,18 @@ def _round_trip(connection: Connection, seconds: float) -> None:
             box.put({"says": name})
             message = box.get(timeout=seconds)
     except Empty:
-        raise RunyardError("a message that was sent through the broker did not come back: look at the broker's log, at its disk and memory") from None
+        raise RunyardError(
+            "a message that was sent through the broker did not come back: look at the broker's log, at its disk and memory"
+        ) from None
     finally:
         own.bind(connection.default_channel).delete()
     if message.payload != {"says": name}:
-        raise RunyardError("another message came back from the broker than the one that was sent: does something else use it?")
+        raise RunyardError(
+            "another message came back from the broker than the one that was sent: does something else use it?"
+        )
 
 
 def _away(error: Exception) -> RunyardError:
-    return RunyardError(f"the broker does not answer ({type(error).__name__}): check RUNYARD_BROKER_URL and that it runs")
+    return RunyardError(
+        f"the broker does not answer ({type(error).__name__}): check RUNYARD_BROKER_URL and that it runs"
+    )

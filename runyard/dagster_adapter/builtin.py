@@ -17,7 +17,7 @@ from dagster import (
     in_process_executor,
     job,
     op,
-)  # fmt: skip
+)
 
 from runyard.dagster_adapter import reaper
 from runyard.engine import bulk
@@ -28,20 +28,36 @@ _SECONDS = 30
 def _ended(name: str, status: DagsterRunStatus, what: str) -> RunStatusSensorDefinition:
     def look(context: RunStatusSensorContext) -> SkipReason:
         run_id = context.dagster_run.run_id
-        left = reaper.settle_what_is_left(context.instance, run_id)
-        return SkipReason(f"run {run_id}: {'its invocations were settled' if left else 'nothing was left to settle'}")
+        left = reaper.settle_orphaned(context.instance, run_id)
+        return SkipReason(
+            f"run {run_id}: {'its invocations were settled' if left else 'nothing was left to settle'}"
+        )
 
     return RunStatusSensorDefinition(
-        name=name, run_status=status, run_status_sensor_fn=look, minimum_interval_seconds=_SECONDS, default_status=DefaultSensorStatus.RUNNING,
+        name=name,
+        run_status=status,
+        run_status_sensor_fn=look,
+        minimum_interval_seconds=_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
         description=f"Settles the invocations of a run that {what} outside of its ops, where no worker was left to do so.",
-    )  # fmt: skip
+    )
 
 
 @op(
     config_schema={
         "function": Field(str, description="The function whose invocations are replayed."),
-        "status": Field([str], is_required=False, default_value=[], description="Only those with one of these statuses; everything that is final by default."),
-        "keep_steps": Field(bool, is_required=False, default_value=False, description="Keep the steps that are done; from the start otherwise."),
+        "status": Field(
+            [str],
+            is_required=False,
+            default_value=[],
+            description="Only those with one of these statuses; everything that is final by default.",
+        ),
+        "keep_steps": Field(
+            bool,
+            is_required=False,
+            default_value=False,
+            description="Keep the steps that are done; from the start otherwise.",
+        ),
     },
     description="Run a day's invocations of a function again, as new invocations.",
 )
@@ -49,7 +65,12 @@ def replay_invocations(context: OpExecutionContext) -> None:
     """Replay what came within the run's partition."""
     window = context.partition_time_window
     config = context.op_config
-    selection = bulk.Selection(function=config["function"], status=tuple(config["status"]), since=window.start, until=window.end)
+    selection = bulk.Selection(
+        function=config["function"],
+        status=tuple(config["status"]),
+        since=window.start,
+        until=window.end,
+    )
     last = None
     for last in bulk.perform(selection, "replay", keep=config["keep_steps"]):
         context.log.info(f"{last.done} of {last.total}")

@@ -12,7 +12,12 @@ from typing import Any, Self
 
 from typing_extensions import override
 
-from runyard.dagster_adapter.internals import CapturedLogContext, ConfigurableClassData, LocalComputeLogManager, redirect_to_file
+from runyard.dagster_adapter.internals import (
+    CapturedLogContext,
+    ConfigurableClassData,
+    LocalComputeLogManager,
+    redirect_to_file,
+)
 from runyard.settings import settings
 from runyard.store.data_folder import make_folder
 
@@ -26,7 +31,9 @@ class WarmComputeLogManager(LocalComputeLogManager):
     @contextmanager
     @override
     def capture_logs(self, log_key: Sequence[str]) -> Generator[CapturedLogContext, None, None]:
-        out, err = (Path(self.get_captured_local_path(log_key, extension)) for extension in ("out", "err"))
+        out, err = (
+            Path(self.get_captured_local_path(log_key, extension)) for extension in ("out", "err")
+        )
         make_folder(out.parent)
         with redirect_to_file(sys.stdout, out), redirect_to_file(sys.stderr, err):
             yield CapturedLogContext(log_key)
@@ -39,5 +46,7 @@ class WarmComputeLogManager(LocalComputeLogManager):
 
     @classmethod
     @override
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> Self:
         return cls(inst_data=inst_data)

@@ -35,7 +35,12 @@ from dagster._core.execution import context_creation_job
 from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, LaunchRunContext, WorkerStatus
+from dagster._core.launcher import (
+    CheckRunHealthResult,
+    DefaultRunLauncher,
+    LaunchRunContext,
+    WorkerStatus,
+)
 from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
@@ -44,7 +49,11 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext, WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon import sensor as sensor_loop
-from dagster._daemon.controller import create_daemons_from_instance, daemon_controller_from_instance, get_daemon_statuses
+from dagster._daemon.controller import (
+    create_daemons_from_instance,
+    daemon_controller_from_instance,
+    get_daemon_statuses,
+)
 from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
@@ -115,9 +124,13 @@ def _pooled_engine(url: str) -> Engine:
     """An engine that keeps its connections, and ends statements that go on for a minute where each connection is a session."""
     options = f"{make_url(url).query.get('options', '')} -c statement_timeout={_STATEMENT_TIMEOUT_MS}".strip()
     return create_engine(
-        url, isolation_level="AUTOCOMMIT", pool_size=1, pool_recycle=_RECYCLE_SECONDS, max_overflow=_OVERFLOW,
+        url,
+        isolation_level="AUTOCOMMIT",
+        pool_size=1,
+        pool_recycle=_RECYCLE_SECONDS,
+        max_overflow=_OVERFLOW,
         connect_args={} if database.is_pooled() else {"options": options},
-    )  # fmt: skip
+    )
 
 
 def refresh_connections(instance: DagsterInstance) -> None:
@@ -138,7 +151,11 @@ def silence_console() -> None:
 
 def silence_restarts() -> None:
     """Let this process not warn, with the whole stack each time, that the code server cannot be reached: it is started again at every saved file."""
-    warnings.filterwarnings("ignore", message="Error loading repository location .*DagsterUserCodeUnreachableError", category=UserWarning)
+    warnings.filterwarnings(
+        "ignore",
+        message="Error loading repository location .*DagsterUserCodeUnreachableError",
+        category=UserWarning,
+    )
 
 
 def execute_run(instance: DagsterInstance, run_id: str) -> bool:
@@ -149,7 +166,9 @@ def execute_run(instance: DagsterInstance, run_id: str) -> bool:
         nonlocal ended_well
         ended_well = ended_well or event.event_type == DagsterEventType.RUN_SUCCESS
 
-    _execute_run_command_body(run_id=run_id, instance=instance, write_stream_fn=watch, set_exit_code_on_failure=False)
+    _execute_run_command_body(
+        run_id=run_id, instance=instance, write_stream_fn=watch, set_exit_code_on_failure=False
+    )
     return ended_well
 
 
@@ -163,7 +182,9 @@ def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str])
             event_type_value=DagsterEventType.STEP_FAILURE.value,
             job_name=context.job_name,
             step_handle=StepHandle(NodeHandle(op_name, None)),
-            event_specific_data=StepFailureData(error=SerializableErrorInfo(message, [], "InvocationFailed"), user_failure_data=None),
+            event_specific_data=StepFailureData(
+                error=SerializableErrorInfo(message, [], "InvocationFailed"), user_failure_data=None
+            ),
             message=f"An invocation failed in {op_name}: {message}",
             step_key=op_name,
         )
@@ -172,7 +193,10 @@ def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str])
 
 def next_time(expression: str, timezone: str, after: datetime) -> datetime:
     """The first time of a cron expression after another time, in UTC: of two times of a zone Python compares what the clocks show, which go back in autumn."""
-    times = (found.astimezone(UTC) for found in schedule_execution_time_iterator(after.timestamp(), expression, timezone))
+    times = (
+        found.astimezone(UTC)
+        for found in schedule_execution_time_iterator(after.timestamp(), expression, timezone)
+    )
     return next(found for found in times if found > after.astimezone(UTC))
 
 
@@ -221,7 +245,9 @@ class WakingSensorDaemon(SensorDaemon):
         sensor_loop.is_under_min_interval = _is_under_min_interval
         self._woken = threading.Event()
         self._ticks = _Woken(self._woken, int(settings.get("num_workers") or 64), "sensor")
-        self._submits = ThreadPoolExecutor(int(settings.get("num_submit_workers") or 4), thread_name_prefix="submit")
+        self._submits = ThreadPoolExecutor(
+            int(settings.get("num_submit_workers") or 4), thread_name_prefix="submit"
+        )
 
     @classmethod
     def daemon_type(cls) -> str:
@@ -232,12 +258,22 @@ class WakingSensorDaemon(SensorDaemon):
         self._submits.shutdown(wait=False, cancel_futures=True)
         super().__exit__(*error)
 
-    def core_loop(self, workspace_process_context: IWorkspaceProcessContext[Any], shutdown_event: threading.Event) -> DaemonIterator:
+    def core_loop(
+        self,
+        workspace_process_context: IWorkspaceProcessContext[Any],
+        shutdown_event: threading.Event,
+    ) -> DaemonIterator:
         futures: dict[str, Future[Any]] = {}
         # Dagster takes a loop that ends for an error: the thread is a daemon and ends with the process.
         while True:
             self._woken.clear()
-            yield from execute_sensor_iteration(workspace_process_context, self._logger, self._ticks, self._submits, sensor_tick_futures=futures)
+            yield from execute_sensor_iteration(
+                workspace_process_context,
+                self._logger,
+                self._ticks,
+                self._submits,
+                sensor_tick_futures=futures,
+            )
             yield None
             if not shutdown_event.is_set():
                 self._woken.wait(_IDLE_SECONDS)
@@ -246,17 +282,26 @@ class WakingSensorDaemon(SensorDaemon):
 _stock_is_under_min_interval = sensor_loop.is_under_min_interval
 
 
-def _is_under_min_interval(state: Any, remote_sensor: Any, minimum_allowed_min_interval: int | None = None) -> bool:
+def _is_under_min_interval(
+    state: Any, remote_sensor: Any, minimum_allowed_min_interval: int | None = None
+) -> bool:
     if remote_sensor.min_interval_seconds <= 1:
         return False
     return _stock_is_under_min_interval(state, remote_sensor, minimum_allowed_min_interval)
 
 
 def _daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon[Any]]:
-    return [WakingSensorDaemon(instance.get_sensor_settings()) if isinstance(daemon, SensorDaemon) else daemon for daemon in create_daemons_from_instance(instance)]
+    return [
+        WakingSensorDaemon(instance.get_sensor_settings())
+        if isinstance(daemon, SensorDaemon)
+        else daemon
+        for daemon in create_daemons_from_instance(instance)
+    ]
 
 
 def run_daemon(instance: DagsterInstance, workspace_load_target: Any) -> None:
     """Run all of Dagster's daemons in this process until it is interrupted, the sensor daemon with its loop that wakes at once."""
-    with daemon_controller_from_instance(instance, workspace_load_target, gen_daemons=_daemons, log_level="warning") as controller:
+    with daemon_controller_from_instance(
+        instance, workspace_load_target, gen_daemons=_daemons, log_level="warning"
+    ) as controller:
         controller.check_daemon_loop()

@@ -9,7 +9,7 @@ from typing import Any
 
 from dagster import ConfigurableIOManager, InputContext, OutputContext
 
-from runyard.dagster_adapter.ops import batch_for_input, remember_left
+from runyard.dagster_adapter.ops import batch_for_input, remember_dropped
 from runyard.engine.batch import Batch
 
 
@@ -19,12 +19,19 @@ class BatchIOManager(ConfigurableIOManager):
     def handle_output(self, context: OutputContext, obj: Any) -> None:
         """Remember who has left a batch; raises TypeError for values that no later op could load."""
         if isinstance(obj, Batch):
-            remember_left(context.run_id, context.step_key, obj)
+            remember_dropped(context.run_id, context.step_key, obj)
         elif not isinstance(obj, dict):
-            raise TypeError(f"op {context.step_key} returned {type(obj).__name__}: ops of a function return their Batch; give this output an io_manager_key of its own")
+            raise TypeError(
+                f"op {context.step_key} returned {type(obj).__name__}: ops of a function return their Batch; give this output an io_manager_key of its own"
+            )
 
     def load_input(self, context: InputContext) -> Batch:
         """The batch of this run as the op before left it; for a run that re-executes another from its failure, what that one left undone."""
         step = context.step_context
         assert context.upstream_output is not None
-        return batch_for_input(step.run_id, step.dagster_run.parent_run_id, context.upstream_output.step_key, step.step.key)
+        return batch_for_input(
+            step.run_id,
+            step.dagster_run.parent_run_id,
+            context.upstream_output.step_key,
+            step.step.key,
+        )

@@ -14,19 +14,32 @@ from typing_extensions import override
 
 from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.broker import QUEUE, broker_url, celery_settings, queue
-from runyard.dagster_adapter.internals import GRPC_INFO_TAG, CheckRunHealthResult, ConfigurableClassData, DefaultRunLauncher, LaunchRunContext, WorkerStatus
+from runyard.dagster_adapter.internals import (
+    GRPC_INFO_TAG,
+    CheckRunHealthResult,
+    ConfigurableClassData,
+    DefaultRunLauncher,
+    LaunchRunContext,
+    WorkerStatus,
+)
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import dispatch
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import one
+from runyard.store.queries import fetch_one
 
 
 class WarmRunLauncher(CeleryRunLauncher):
     """Hands runs to the warm workers through the broker; needs no configuration in `dagster.yaml`."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(default_queue=QUEUE, broker=broker_url(), backend="disabled://", config_source=celery_settings(), inst_data=inst_data)
+        super().__init__(
+            default_queue=QUEUE,
+            broker=broker_url(),
+            backend="disabled://",
+            config_source=celery_settings(),
+            inst_data=inst_data,
+        )
         # Declared as the workers declare it; dagster-celery's own declaration binds it to an exchange that they do not know.
         self.celery.conf.update(task_queues=[queue()], task_routes={})
         self._cold = DefaultRunLauncher()
@@ -46,7 +59,10 @@ class WarmRunLauncher(CeleryRunLauncher):
         batch_id = run.tags.get(BATCH) if run.parent_run_id is None else None
         try:
             if batch_id is not None and not dispatch.launching(batch_id):
-                self._instance.report_run_canceled(run, f"Batch {batch_id} was taken back before this run was launched; another run has its events.")
+                self._instance.report_run_canceled(
+                    run,
+                    f"Batch {batch_id} was taken back before this run was launched; another run has its events.",
+                )
                 return
             self._launch(context)
         except Exception as error:
@@ -64,7 +80,9 @@ class WarmRunLauncher(CeleryRunLauncher):
             super().launch_run(context)
 
     @override
-    def _launch_celery_task_run(self, run: DagsterRun, task_signature: Any, routing_key: str) -> None:
+    def _launch_celery_task_run(
+        self, run: DagsterRun, task_signature: Any, routing_key: str
+    ) -> None:
         result = task_signature.apply_async(queue=QUEUE)
         self._instance.add_run_tags(run.run_id, {DAGSTER_CELERY_TASK_ID_TAG: result.task_id})
 
@@ -96,7 +114,9 @@ class WarmRunLauncher(CeleryRunLauncher):
         batch = dispatch.batch_of_run(run.run_id)
         if batch is not None and batch["status"] == "lost":
             return CheckRunHealthResult(WorkerStatus.FAILED, "The worker was lost.")
-        return CheckRunHealthResult(WorkerStatus.RUNNING if run.status == DagsterRunStatus.STARTED else WorkerStatus.UNKNOWN)
+        return CheckRunHealthResult(
+            WorkerStatus.RUNNING if run.status == DagsterRunStatus.STARTED else WorkerStatus.UNKNOWN
+        )
 
     @classmethod
     @override
@@ -111,5 +131,7 @@ class WarmRunLauncher(CeleryRunLauncher):
 
 def _workers_alive() -> bool:
     with database.connection() as connection:
-        row = one(connection, "capacity", lease=settings().lease_seconds, launch=dispatch.LAUNCH_SECONDS)
+        row = fetch_one(
+            connection, "capacity", lease=settings().lease_seconds, launch=dispatch.LAUNCH_SECONDS
+        )
     return row is not None and int(row["slots"]) > 0

@@ -12,9 +12,18 @@ from runyard.syntax.retention_policy import Retention
 _ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 
 
-def sweep_runs(instance: DagsterInstance, *, dry_run: bool = False, say: Say = lambda _: None, retention: Retention | None = None) -> Swept:
+def sweep_runs(
+    instance: DagsterInstance,
+    *,
+    dry_run: bool = False,
+    say: Say = lambda _: None,
+    retention: Retention | None = None,
+) -> Swept:
     """Delete Dagster's own runs that ended before the general time, with their event logs, or only count them."""
-    before, swept = (retention or Retention.parse(settings().retention)).before(clock.now()), Swept()
+    before, swept = (
+        (retention or Retention.parse(settings().retention)).before(clock.now()),
+        Swept(),
+    )
     if before is None:
         return swept
     wanted = RunsFilter(statuses=_ENDED, created_before=before)
@@ -32,4 +41,9 @@ def sweep_runs(instance: DagsterInstance, *, dry_run: bool = False, say: Say = l
 def stuck_runs(instance: DagsterInstance) -> list[str]:
     """Dagster's runs that began more than a day ago and have not ended."""
     begun = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-    return [run.run_id for run in instance.get_runs(RunsFilter(statuses=begun, created_before=clock.now() - timedelta(days=1)), limit=100)]
+    return [
+        run.run_id
+        for run in instance.get_runs(
+            RunsFilter(statuses=begun, created_before=clock.now() - timedelta(days=1)), limit=100
+        )
+    ]

@@ -34,7 +34,7 @@ from runyard.engine.listener import listener
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.functions.flow_control import (
-    Batching,
+    BatchEvents,
     CancelOn,
     Concurrency,
     Debounce,
@@ -84,7 +84,7 @@ def on_event(
     rate_limit: RateLimit | None = None,
     idempotency: Idempotency | str | None = None,
     debounce: Debounce | None = None,
-    batch: Batching | None = None,
+    batch: BatchEvents | None = None,
     singleton: Singleton | None = None,
     timeouts: Timeouts | None = None,
     cancel_on: CancelOn | Sequence[CancelOn] = (),
@@ -126,24 +126,41 @@ def on_event(
     """
     called = name or job.name
     flow = Flow(
-        concurrency=(concurrency,) if isinstance(concurrency, Concurrency) else tuple(concurrency), throttle=throttle, rate_limit=rate_limit,
-        idempotency=Idempotency(idempotency) if isinstance(idempotency, str) else idempotency, debounce=debounce, batch=batch,
-        priority=priority, singleton=singleton, timeouts=timeouts, cancel_on=(cancel_on,) if isinstance(cancel_on, CancelOn) else tuple(cancel_on),
-    )  # fmt: skip
+        concurrency=(concurrency,) if isinstance(concurrency, Concurrency) else tuple(concurrency),
+        throttle=throttle,
+        rate_limit=rate_limit,
+        idempotency=Idempotency(idempotency) if isinstance(idempotency, str) else idempotency,
+        debounce=debounce,
+        batch=batch,
+        priority=priority,
+        singleton=singleton,
+        timeouts=timeouts,
+        cancel_on=(cancel_on,) if isinstance(cancel_on, CancelOn) else tuple(cancel_on),
+    )
     if cron is not None:
         flow = overlap_limits(called, cron, flow)
     try:
-        triggers = tuple(event if isinstance(event, Trigger) or filter is None else Trigger(event, filter) for event in events)
+        triggers = tuple(
+            event if isinstance(event, Trigger) or filter is None else Trigger(event, filter)
+            for event in events
+        )
     except InvalidOption as error:
         raise InvalidOption(f"on_event for {called}: {error}") from None
-    function = Function(called, job.name, triggers, max_batch, retry or Retry(), flow, cron is not None)
+    function = Function(
+        called, job.name, triggers, max_batch, retry or Retry(), flow, cron is not None
+    )
     schedules = schedules_of(function, cron, job) if cron is not None else []
     functions = [(function, job)]
-    for ending, event, status in ((on_failure, "runyard/function.failed", "failed"), (on_success, "runyard/function.finished", "succeeded")):
+    for ending, event, status in (
+        (on_failure, "runyard/function.failed", "failed"),
+        (on_success, "runyard/function.finished", "succeeded"),
+    ):
         if ending is not None:
             suffix = "on_failure" if status == "failed" else "on_success"
             ours = Trigger(event, f'$.data.function == "{called}" && $.data.status == "{status}"')
-            functions.append((Function(f"{called}_{suffix}", ending.name, (ours,), max_batch), ending))
+            functions.append(
+                (Function(f"{called}_{suffix}", ending.name, (ours,), max_batch), ending)
+            )
     for one, its_job in functions:
         _check_job(one.name, its_job)
         registry.add(one)
@@ -155,19 +172,27 @@ def _check_job(function: str, job: JobDefinition) -> None:
     nodes = [node.name for node in job.all_node_defs]
     missing = [needed.name for needed in (ops.receive, ops.settle) if needed.name not in nodes]
     if missing:
-        raise InvalidOption(f"on_event for {function}: the job {job.name} has no {' and no '.join(missing)}; write it as settle(your_op(receive()))")
+        raise InvalidOption(
+            f"on_event for {function}: the job {job.name} has no {' and no '.join(missing)}; write it as settle(your_op(receive()))"
+        )
 
 
 def check_io_managers(repository: RepositoryDefinition) -> None:
     """Raise `InvalidOption` for a function's job with Dagster's own IO manager, which cannot hand a batch from op to op."""
     for function in registry.functions():
-        if repository.has_job(function.job) and has_stock_io_manager(repository.get_job(function.job)):
+        if repository.has_job(function.job) and has_stock_io_manager(
+            repository.get_job(function.job)
+        ):
             raise InvalidOption(
                 f"the job {function.job} of {function.name} has no IO manager for batches: write Definitions(..., resources={{'io_manager': BatchIOManager()}})"
             )
 
 
-def _sensor(functions: Sequence[tuple[Function, JobDefinition]], description: str | None, schedules: Sequence[ScheduleDefinition]) -> FunctionSensor:
+def _sensor(
+    functions: Sequence[tuple[Function, JobDefinition]],
+    description: str | None,
+    schedules: Sequence[ScheduleDefinition],
+) -> FunctionSensor:
     function = functions[0][0]
 
     def waiting_sensor(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
@@ -194,7 +219,9 @@ def _described(function: Function) -> str:
     return f"Runs {function.job} on {by}: up to {function.largest} events a run, {function.retry.attempts} attempts a step."
 
 
-def _tick(functions: Sequence[Function], context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
+def _tick(
+    functions: Sequence[Function], context: SensorEvaluationContext
+) -> Sequence[RunRequest] | SkipReason:
     if context.repository_def is not None:
         _check_once(context.repository_def)
     _publish_once()

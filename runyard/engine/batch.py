@@ -1,10 +1,10 @@
 """The batch: what an op receives and returns.
 
-A batch holds the invocations that one run works on. A step runs once for each (`map`) or once for all (`map_all`);
+A batch holds the invocations that one run works on. A step runs once for each (`map`) or once for all (`map_batch`);
 every result is kept in the event table before the step is over, so that a retry or another worker goes on behind it.
-`sleep`, `wait_for_event` and `invoke` are steps too: they park an invocation, which goes on behind them in a later run.
+`sleep`, `wait_for_event` and `invoke` are steps too: they suspend an invocation, which goes on behind them in a later run.
 
-An invocation that fails or parks leaves the batch for the ops that follow; its neighbours go on, and so do ops that stand
+An invocation that fails or suspends leaves the batch for the ops that follow; its neighbours go on, and so do ops that stand
 beside this one in the graph: each op has its own view of who has left on the way to it.
 """
 
@@ -36,9 +36,11 @@ Match = str | Sequence[str] | Mapping[str, object]
 class Batch:
     """The invocations of one run, and who is still with them here. Ops pass it on; they do not make one."""
 
-    def __init__(self, shared: BatchState, left: set[int] | None = None, op: str = "receive") -> None:
+    def __init__(
+        self, shared: BatchState, dropped: set[int] | None = None, op: str = "receive"
+    ) -> None:
         self.shared = shared
-        self.left = set(shared.failures) if left is None else left
+        self.dropped = set(shared.failures) if dropped is None else dropped
         self.op = op
 
     @property
@@ -53,9 +55,9 @@ class Batch:
         return f"Batch({self.shared.id}, {self.function}, {len(self)} of {len(self.shared.items)} going on)"
 
     def live(self) -> Iterator[Item]:
-        """The invocations that go on here: neither failed, nor parked, nor cancelled."""
+        """The invocations that go on here: neither failed, nor suspended, nor cancelled."""
         self._drop_cancelled()
-        return (item for item in self.shared.items if item.id not in self.left)
+        return (item for item in self.shared.items if item.id not in self.dropped)
 
     def map(
         self,
@@ -63,7 +65,7 @@ class Batch:
         do: Callable[[Item], object],
         *,
         threads: int = 1,
-        at_most_once_window: int = DEFAULT_WINDOW,
+        checkpoint_every: int = DEFAULT_WINDOW,
         retry: Retry | None = None,
         when: Callable[[Item], bool] | None = None,
         timeout: Duration | None = None,
@@ -79,7 +81,7 @@ class Batch:
             raises fails this invocation alone (see `NonRetriable`, `RetryAfter`).
         threads
             How many are done at a time. More than one where the step waits on a network.
-        at_most_once_window
+        checkpoint_every
             Results are kept after this many or half a second, whichever comes first. After a crash of the worker no
             more than this many are done again, and those that it was in the middle of. With 1 each result is kept before its thread
             takes another item: only what was being done is done again.
@@ -106,8 +108,10 @@ class Batch:
         todo = self._todo(step)
         count = len(todo)
         places = max(1, min(threads, count))
-        window = at_most_once_window
-        with self._recorder(step, window, retry, limit=limit, expected=count, places=places) as keeper:
+        window = checkpoint_every
+        with self._recorder(
+            step, window, retry, limit=limit, expected=count, places=places
+        ) as keeper:
             if when is not None:
                 todo = list(_chosen(todo, when, keeper))
             if threads == 1 or len(todo) < 2:
@@ -116,7 +120,7 @@ class Batch:
                 self._map_in_threads(do, todo, threads, keeper)
         return self
 
-    def map_all(
+    def map_batch(
         self,
         step: str,
         do: Callable[[Sequence[Item]], Sequence[object]],
@@ -142,14 +146,14 @@ class Batch:
         return self
 
     def sleep(self, step: str, duration: Duration | Callable[[Item], Duration]) -> "Batch":
-        """Park every invocation for a while (up to 366 days); behind this step it goes on in a later run. The step's result is None.
+        """Suspend every invocation for a while (up to 366 days); behind this step it goes on in a later run. The step's result is None.
 
         `duration` is seconds, a timedelta or text such as `"3d"`, or a function of the item that gives one.
         """
         return self._suspend(step, lambda item: waits.sleep(_value(duration, item)))
 
     def sleep_until(self, step: str, when: datetime | Callable[[Item], datetime]) -> "Batch":
-        """As `sleep`, until a time (with a time zone); one that has passed already parks nothing."""
+        """As `sleep`, until a time (with a time zone); one that has passed already suspends nothing."""
         return self._suspend(step, lambda item: waits.sleep_until(_value(when, item)))
 
     def wait_for_event(
@@ -161,7 +165,7 @@ class Batch:
         filter: str | None = None,
         timeout: Duration = YEAR,
     ) -> "Batch":
-        """Park every invocation until an event comes; its data is the step's result, None when `timeout` passes without it.
+        """Suspend every invocation until an event comes; its data is the step's result, None when `timeout` passes without it.
 
         Parameters
         ----------
@@ -177,10 +181,26 @@ class Batch:
         timeout
             How long to wait, a year by default.
         """
-        return self._suspend(step, lambda item: waits.event(event, item.event, _value(match, item) if callable(match) else match, filter, timeout))
+        return self._suspend(
+            step,
+            lambda item: waits.event(
+                event,
+                item.event,
+                _value(match, item) if callable(match) else match,
+                filter,
+                timeout,
+            ),
+        )
 
-    def invoke(self, step: str, function: str, data: Callable[[Item], Mapping[str, Any]] | None = None, *, timeout: Duration = YEAR) -> "Batch":
-        """Park every invocation until another function has run on an event of its own; what that gives is the step's result.
+    def invoke(
+        self,
+        step: str,
+        function: str,
+        data: Callable[[Item], Mapping[str, Any]] | None = None,
+        *,
+        timeout: Duration = YEAR,
+    ) -> "Batch":
+        """Suspend every invocation until another function has run on an event of its own; what that gives is the step's result.
 
         `data` makes that event's data of the item (the item's own by default). When the function fails, is cancelled or skipped, or has not
         ended within `timeout`, the step raises `InvokeFailed`, which is not tried again.
@@ -204,19 +224,21 @@ class Batch:
 
     def join(self, *others: "Batch") -> "Batch":
         """The batch behind several ops that ran beside each other: without those that left it in any of them."""
-        return Batch(self.shared, self.left.union(*(other.left for other in others)), self.op)
+        return Batch(self.shared, self.dropped.union(*(other.dropped for other in others)), self.op)
 
     def fail(self, item: Item, failure: Failure) -> None:
         """Take an invocation out of the batch."""
         self.shared.failures.setdefault(item.id, failure)
-        self.left.add(item.id)
+        self.dropped.add(item.id)
 
-    def leave_parked(self, item: Item, step: str, kind: str) -> None:
+    def suspend(self, item: Item, step: str, kind: str) -> None:
         """Take an invocation out of the batch until what it waits for at a step is over."""
-        self.shared.add_parked([(item.id, step, kind)])
-        self.left.add(item.id)
+        self.shared.add_suspended([(item.id, step, kind)])
+        self.dropped.add(item.id)
 
-    def _recorder(self, step: str, window: int, retry: Retry | None, **options: Any) -> StepRecorder:
+    def _recorder(
+        self, step: str, window: int, retry: Retry | None, **options: Any
+    ) -> StepRecorder:
         return StepRecorder(self.shared, self.op, self.fail, step, window, retry, **options)
 
     def _suspend(
@@ -232,7 +254,7 @@ class Batch:
         limit = self.shared.limit(None, step)
         with self._recorder(step, len(todo), None, limit=limit) as recorder:
             for item, kind in waits.register(recorder, todo, ask, children):
-                self.leave_parked(item, step, kind)
+                self.suspend(item, step, kind)
         return self
 
     def _todo(self, step: str) -> list[Item]:
@@ -244,7 +266,7 @@ class Batch:
 
     def _drop_cancelled(self) -> None:
         for item in self.shared.items:
-            if item.id in self.shared.lease.cancelled and item.id not in self.left:
+            if item.id in self.shared.lease.cancelled and item.id not in self.dropped:
                 self.fail(item, Failure("", "receive", Cancelled("cancelled")))
 
     def _map_one_by_one(
@@ -259,7 +281,9 @@ class Batch:
             if item.id not in self.shared.lease.cancelled:
                 keeper.take([keeper.attempt(do, item, place=place)])
 
-    def _map_in_threads(self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: StepRecorder) -> None:
+    def _map_in_threads(
+        self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: StepRecorder
+    ) -> None:
         waiting = _Handed(todo)
 
         def work(place: int) -> None:
@@ -302,7 +326,9 @@ class _Handed(Iterator[Item]):
         self._closed = True
 
 
-def _chosen(todo: Sequence[Item], when: Callable[[Item], bool], keeper: StepRecorder) -> Iterator[Item]:
+def _chosen(
+    todo: Sequence[Item], when: Callable[[Item], bool], keeper: StepRecorder
+) -> Iterator[Item]:
     """The items that a step is for; where `when` raises, that is a failure of the step for this item alone."""
     for item in todo:
         result = keeper.attempt(lambda item: bool(when(item)), item)

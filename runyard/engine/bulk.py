@@ -16,7 +16,7 @@ import psycopg
 from runyard.errors import InvalidOption, RunyardError
 from runyard.events import new_ulid
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.jsonpath import check_filter
 
 CHUNK = 500
@@ -65,26 +65,48 @@ class Selection:
         if self.filter is not None:
             check_filter(self.filter, "filter")
         if not any(value for value in asdict(self).values()):
-            raise InvalidOption("select something: a function, a status, a time, an error, a filter, events or invocations")
+            raise InvalidOption(
+                "select something: a function, a status, a time, an error, a filter, events or invocations"
+            )
 
     def for_action(self, action: Action) -> Self:
         """The selection with the statuses that an action fits where none is given; raises `InvalidOption` for those that it does not."""
         wrong = [status for status in self.status if status not in _FITTING[action]]
         if wrong:
-            raise InvalidOption(f"{action} is not for what is {wrong[0]}; it is for {', '.join(_FITTING[action])}")
+            raise InvalidOption(
+                f"{action} is not for what is {wrong[0]}; it is for {', '.join(_FITTING[action])}"
+            )
         # A replay of everything done again would do again what was done right: that must be said.
-        default = ("failed", "cancelled") if action == "replay" and not (self.events or self.invocations or self.since) else _FITTING[action]
+        default = (
+            ("failed", "cancelled")
+            if action == "replay" and not (self.events or self.invocations or self.since)
+            else _FITTING[action]
+        )
         return replace(self, status=self.status or default)
 
     def to_json(self) -> str:
         """The selection as it is kept with a bulk."""
-        return json.dumps({key: value.isoformat() if isinstance(value, datetime) else value for key, value in asdict(self).items()})
+        return json.dumps(
+            {
+                key: value.isoformat() if isinstance(value, datetime) else value
+                for key, value in asdict(self).items()
+            }
+        )
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Self:
         """The selection that a bulk was started with."""
-        times = {key: datetime.fromisoformat(kept[key]) if kept[key] else None for key in ("since", "until")}
-        return cls(**{**kept, **times, **{key: tuple(kept[key]) for key in ("status", "events", "invocations")}})
+        times = {
+            key: datetime.fromisoformat(kept[key]) if kept[key] else None
+            for key in ("since", "until")
+        }
+        return cls(
+            **{
+                **kept,
+                **times,
+                **{key: tuple(kept[key]) for key in ("status", "events", "invocations")},
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +125,9 @@ def count(selection: Selection, action: Action, *, most_seconds: float | None = 
         return _count(connection, selection.for_action(action), most_seconds)[0]
 
 
-def perform(selection: Selection, action: Action, *, keep: bool = False, most_seconds: float | None = None) -> Iterator[Progress]:
+def perform(
+    selection: Selection, action: Action, *, keep: bool = False, most_seconds: float | None = None
+) -> Iterator[Progress]:
     """Do it, in chunks; gives the progress after each.
 
     Parameters
@@ -117,7 +141,15 @@ def perform(selection: Selection, action: Action, *, keep: bool = False, most_se
     bulk_id = new_ulid()
     with database.transaction() as connection:
         total, upto = _count(connection, wanted, most_seconds)
-        run(connection, "start_bulk", id=bulk_id, action=action, selection=json.dumps({**json.loads(wanted.to_json()), "keep": keep}), upto=upto, total=total)
+        fetch_all(
+            connection,
+            "start_bulk",
+            id=bulk_id,
+            action=action,
+            selection=json.dumps({**json.loads(wanted.to_json()), "keep": keep}),
+            upto=upto,
+            total=total,
+        )
     yield Progress(bulk_id, total, 0, total == 0)
     if total:
         yield from resume(bulk_id, most_seconds=most_seconds)
@@ -128,21 +160,41 @@ def resume(bulk_id: str, *, most_seconds: float | None = None) -> Iterator[Progr
     while True:
         with database.transaction() as connection:
             with _looking(connection, most_seconds):
-                row = one(connection, "bulk", id=bulk_id)  # locked by another that goes on with it, for as long as a chunk takes
+                row = fetch_one(
+                    connection, "bulk", id=bulk_id
+                )  # locked by another that goes on with it, for as long as a chunk takes
             if row is None:
-                raise RunyardError(f"there is no bulk {bulk_id}; `runyard bulks` lists those there are")
+                raise RunyardError(
+                    f"there is no bulk {bulk_id}; `runyard bulks` lists those there are"
+                )
             if row["finished_at"] is not None:
                 yield Progress(bulk_id, row["total"], row["done"], True)
                 return
             kept = dict(row["selection"])
             keep = kept.pop("keep")
             with _looking(connection, most_seconds):
-                found = run(connection, "select_invocations", **_parameters(Selection.from_json(kept)), after=row["reached"], upto=row["upto"], limit=CHUNK)
+                found = fetch_all(
+                    connection,
+                    "select_invocations",
+                    **_parameters(Selection.from_json(kept)),
+                    after=row["reached"],
+                    upto=row["upto"],
+                    limit=CHUNK,
+                )
             ids = [invocation["id"] for invocation in found]
             done = _act(connection, row["action"], ids, keep) if ids else 0
-            progress = one(connection, "bulk_progress", id=bulk_id, reached=max(ids, default=row["upto"]), done=done, finished=len(ids) < CHUNK)
+            progress = fetch_one(
+                connection,
+                "bulk_progress",
+                id=bulk_id,
+                reached=max(ids, default=row["upto"]),
+                done=done,
+                finished=len(ids) < CHUNK,
+            )
         assert progress is not None
-        yield Progress(bulk_id, progress["total"], progress["done"], progress["finished_at"] is not None)
+        yield Progress(
+            bulk_id, progress["total"], progress["done"], progress["finished_at"] is not None
+        )
         if progress["finished_at"] is not None:
             return
 
@@ -150,13 +202,17 @@ def resume(bulk_id: str, *, most_seconds: float | None = None) -> Iterator[Progr
 def bulks() -> list[Row]:
     """The latest bulks, newest first."""
     with database.connection() as connection:
-        return run(connection, "bulks")
+        return fetch_all(connection, "bulks")
 
 
 def _act(connection: psycopg.Connection[Any], action: Action, ids: list[int], keep: bool) -> int:
     if action == "replay":
-        return len(run(connection, "replay_these", invocations=ids, keep=keep))
-    row = one(connection, "cancel_these", invocations=ids, reason="cancelled in bulk") if action == "cancel" else one(connection, "dismiss_these", invocations=ids)
+        return len(fetch_all(connection, "replay_these", invocations=ids, keep=keep))
+    row = (
+        fetch_one(connection, "cancel_these", invocations=ids, reason="cancelled in bulk")
+        if action == "cancel"
+        else fetch_one(connection, "dismiss_these", invocations=ids)
+    )
     return int(row["count"]) if row else 0
 
 
@@ -171,10 +227,12 @@ def _looking(connection: psycopg.Connection[Any], most_seconds: float | None) ->
     connection.execute("SET LOCAL statement_timeout TO DEFAULT")
 
 
-def _count(connection: psycopg.Connection[Any], selection: Selection, most_seconds: float | None) -> tuple[int, int]:
+def _count(
+    connection: psycopg.Connection[Any], selection: Selection, most_seconds: float | None
+) -> tuple[int, int]:
     try:
         with _looking(connection, most_seconds):
-            row = one(connection, "count_invocations", **_parameters(selection))
+            row = fetch_one(connection, "count_invocations", **_parameters(selection))
     except (psycopg.errors.SyntaxError, psycopg.errors.InvalidRegularExpression) as error:
         raise InvalidOption(f"filter: {error.diag.message_primary}") from None
     assert row is not None
@@ -185,15 +243,37 @@ def _count(connection: psycopg.Connection[Any], selection: Selection, most_secon
 
 def raise_for_missing(connection: psycopg.Connection[Any], selection: Selection) -> None:
     """Raise `InvalidOption` that says which function, event or invocation of a selection there is not."""
-    row = one(connection, "missing", function=selection.function, events=list(selection.events), invocations=list(selection.invocations))
+    row = fetch_one(
+        connection,
+        "missing",
+        function=selection.function,
+        events=list(selection.events),
+        invocations=list(selection.invocations),
+    )
     if row is not None:
-        lists = "`runyard functions` lists them" if row["kind"] == "function" else "see `runyard events`, or the page /dev"
+        lists = (
+            "`runyard functions` lists them"
+            if row["kind"] == "function"
+            else "see `runyard events`, or the page /dev"
+        )
         raise InvalidOption(f"there is no {row['kind']} {row['id']}; {lists}")
 
 
 def _parameters(selection: Selection) -> dict[str, Any]:
-    error = None if selection.error is None else "%" + selection.error.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+    error = (
+        None
+        if selection.error is None
+        else "%"
+        + selection.error.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        + "%"
+    )
     return {
-        "function": selection.function, "statuses": list(selection.status), "since": selection.since, "before": selection.until,
-        "error": error, "filter": selection.filter, "events": list(selection.events) or None, "invocations": list(selection.invocations) or None,
-    }  # fmt: skip
+        "function": selection.function,
+        "statuses": list(selection.status),
+        "since": selection.since,
+        "before": selection.until,
+        "error": error,
+        "filter": selection.filter,
+        "events": list(selection.events) or None,
+        "invocations": list(selection.invocations) or None,
+    }

@@ -20,7 +20,7 @@ from runyard.events import new_ulid
 from runyard.functions.registry import Function, catch_up, find, rekey
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.durations import seconds
 from runyard.text.error_text import fit
 
@@ -38,7 +38,14 @@ _FIRST_LAUNCH_DELAY, _MOST_LAUNCH_DELAY = 1.0, 120.0
 # A statement may have 1 GB, a JSON value 256 MB, and what is sent must be in memory several times.
 _MOST_CHARACTERS = 64 * 1024 * 1024
 # What the database says of a statement because of what stands in it: values (22), constraints (23), limits (54, XX000), text that is none.
-_REFUSED = (psycopg.DataError, psycopg.IntegrityError, psycopg.InternalError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex, UnicodeEncodeError)
+_REFUSED = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.InternalError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+    UnicodeEncodeError,
+)
 _log = logging.getLogger("runyard.engine.dispatch")
 _worker_name = socket.gethostname()
 
@@ -91,23 +98,39 @@ def claim(function: Function) -> list[Claim] | None:
 
 def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) -> Claim | None:
     batch_id = new_ulid()
-    parameters: dict[str, Any] = {"function": function.name, "max_batch": function.largest, "batch": batch_id}
+    parameters: dict[str, Any] = {
+        "function": function.name,
+        "max_batch": function.largest,
+        "batch": batch_id,
+    }
     if function.flow.laned:
         row = _claim_lanes(connection, just, parameters)
     elif just is not None:
-        row = one(connection, "claim_these", just=just, function=function.name, batch=batch_id)
+        row = fetch_one(
+            connection, "claim_these", just=just, function=function.name, batch=batch_id
+        )
     else:
-        row = one(connection, "claim", **parameters)
+        row = fetch_one(connection, "claim", **parameters)
     if row is None or not row["size"]:
         return None
-    return Claim(batch_id, row["size"], row.get("event_id") if row["size"] == 1 else None, row.get("previous_run"), row.get("alone", False))
+    return Claim(
+        batch_id,
+        row["size"],
+        row.get("event_id") if row["size"] == 1 else None,
+        row.get("previous_run"),
+        row.get("alone", False),
+    )
 
 
-def _claim_lanes(connection: Any, just: Sequence[int] | None, parameters: dict[str, Any]) -> Row | None:
+def _claim_lanes(
+    connection: Any, just: Sequence[int] | None, parameters: dict[str, Any]
+) -> Row | None:
     """Claim by lanes; where those that a call looks at can all not go now, look at the next ones."""
     row: Row | None = None
     for _ in range(_MOST_LOOKS):
-        row = _unless_deadlocked(lambda: one(connection, "claim_lanes", just=just, **parameters))
+        row = _unless_deadlocked(
+            lambda: fetch_one(connection, "claim_lanes", just=just, **parameters)
+        )
         if row is None or row["size"] or not row["more"]:
             break
     return row
@@ -122,7 +145,7 @@ def _unless_deadlocked(do: Callable[[], Result]) -> Result:
 
 
 def _room(connection: Any) -> int:
-    row = one(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
+    row = fetch_one(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
     assert row is not None
     slots = int(row["slots"]) or _SLOTS_WITHOUT_WORKERS
     idle = max(0, slots - int(row["running"]))
@@ -132,7 +155,11 @@ def _room(connection: Any) -> int:
 def seconds_until_due(function: Function) -> float | None:
     """Seconds until the next invocation of a function may be claimed (negative: overdue), None when only an event or the end of a run can tell."""
     with database.connection() as connection:
-        row = one(connection, "next_due_lanes" if function.flow.laned else "next_due", function=function.name)
+        row = fetch_one(
+            connection,
+            "next_due_lanes" if function.flow.laned else "next_due",
+            function=function.name,
+        )
     return None if row is None else row["seconds"]
 
 
@@ -142,8 +169,15 @@ def claim_events(function: Function, events_json: str, source: str) -> str | Non
     None when its limits let none of them go now: they are queued, and the sensor launches them in their turn.
     """
     with database.transaction() as connection:
-        ids = [row["id"] for row in run(connection, "send", events=events_json, source=source)]
-        just = [row["id"] for row in run(connection, "invocations_of_events", events=ids, function=function.name)]
+        ids = [
+            row["id"] for row in fetch_all(connection, "send", events=events_json, source=source)
+        ]
+        just = [
+            row["id"]
+            for row in fetch_all(
+                connection, "invocations_of_events", events=ids, function=function.name
+            )
+        ]
         claimed = _claim_one(connection, function, just)
     return None if claimed is None else claimed.batch_id
 
@@ -160,7 +194,7 @@ def claim_unfinished(function: Function, parent_batch: str) -> str | None:
 
 def _claim_from(statement: str, function: Function, parent_batch: str) -> str | None:
     with database.transaction() as connection:
-        just = [row["id"] for row in run(connection, statement, parent=parent_batch)]
+        just = [row["id"] for row in fetch_all(connection, statement, parent=parent_batch)]
         claimed = _claim_one(connection, function, just) if just else None
     return None if claimed is None else claimed.batch_id
 
@@ -168,7 +202,7 @@ def _claim_from(statement: str, function: Function, parent_batch: str) -> str | 
 def pause(function: str, paused: bool) -> bool:
     """Hold a function's invocations back, or let them go; return whether there is such a function."""
     with database.connection() as connection:
-        return one(connection, "pause", function=function, paused=paused) is not None
+        return fetch_one(connection, "pause", function=function, paused=paused) is not None
 
 
 def match_waits() -> int:
@@ -183,7 +217,7 @@ def match_waits() -> int:
             return 0
         _match_began = time.monotonic()
         with database.connection() as connection:
-            row = one(connection, "match")
+            row = fetch_one(connection, "match")
     return int(row["count"]) if row else 0
 
 
@@ -196,18 +230,18 @@ def expire() -> int:
     rekey()
     total = 0
     with database.connection() as connection:
-        run(connection, "put_off")
-        while row := one(connection, "expired", limit=_MOST_EXPIRED):
+        fetch_all(connection, "put_off")
+        while row := fetch_one(connection, "expired", limit=_MOST_EXPIRED):
             total += int(row["count"])
             if row["count"] < _MOST_EXPIRED:
                 break
     return total
 
 
-def forget() -> None:
+def purge() -> None:
     """Delete what flow control and waits no longer need."""
     with database.connection() as connection:
-        run(connection, "forget")
+        fetch_all(connection, "purge")
 
 
 def batch_of_run(run_id: str, launched_for: str | None = None) -> Row | None:
@@ -216,32 +250,47 @@ def batch_of_run(run_id: str, launched_for: str | None = None) -> Row | None:
     `launched_for` is the id in the run's tags: its batch, should the run not have begun it.
     """
     with database.connection() as connection:
-        return one(connection, "batch_of_run", run=run_id, batch=launched_for)
+        return fetch_one(connection, "batch_of_run", run=run_id, batch=launched_for)
 
 
-def begin(batch_id: str, run_id: str, *, fresh: bool = True) -> tuple[str, list[Row], list[Row]] | None:
+def begin(
+    batch_id: str, run_id: str, *, fresh: bool = True
+) -> tuple[str, list[Row], list[Row]] | None:
     """A run takes its batch: return the function's name, its invocations with their events, and their kept steps.
 
     None when the batch is not there for this run: another has it, or it is done. `fresh` says that the run has not
     worked on it before, so that the steps of first attempts need not be looked for.
     """
     with database.transaction() as connection:
-        batch = one(connection, "begin", batch=batch_id, run=run_id, worker=_worker_name)
+        batch = fetch_one(connection, "begin", batch=batch_id, run=run_id, worker=_worker_name)
         if batch is None:
             return None
         function = find(batch["function"])
         timeouts = function.flow.timeouts if function is not None else None
-        finish = seconds(timeouts.finish, "") if timeouts is not None and timeouts.finish is not None else None
-        rows = run(connection, "begin_invocations", batch=batch_id, run=run_id, finish_within=finish)
+        finish = (
+            seconds(timeouts.finish, "")
+            if timeouts is not None and timeouts.finish is not None
+            else None
+        )
+        rows = fetch_all(
+            connection, "begin_invocations", batch=batch_id, run=run_id, finish_within=finish
+        )
         seen = [row["id"] for row in rows if row["seen"] or not fresh]
-        steps = run(connection, "kept_steps", invocations=seen) if seen else []
+        steps = fetch_all(connection, "kept_steps", invocations=seen) if seen else []
     return batch["function"], rows, steps
 
 
 Kept = tuple[int, int, str | None, str | None, float, float]
 
 
-def keep(batch_id: str, run_id: str, step: str, results: Sequence[Kept], *, events: Mapping[int, str] | None = None) -> dict[int, str]:
+def keep(
+    batch_id: str,
+    run_id: str,
+    step: str,
+    results: Sequence[Kept],
+    *,
+    events: Mapping[int, str] | None = None,
+) -> dict[int, str]:
     """Keep results of a step: (invocation, attempt, output JSON, error JSON, start, end in epoch seconds).
 
     Parameters
@@ -259,18 +308,31 @@ def keep(batch_id: str, run_id: str, step: str, results: Sequence[Kept], *, even
 
     def keep_some(some: Sequence[Kept]) -> None:
         elements = ",".join(sent[row[0]] for row in some if row[0] in sent)
-        invocations, attempts, outputs, errors, started, finished = (list(column) for column in zip(*some, strict=True))
+        invocations, attempts, outputs, errors, started, finished = (
+            list(column) for column in zip(*some, strict=True)
+        )
         with database.transaction() if elements else database.connection() as connection:
             if elements:
-                run(connection, "send", events=f"[{elements}]", source="step")
-            row = one(
-                connection, "keep_steps", batch=batch_id, run=run_id, step=step, invocations=invocations,
-                attempts=attempts, outputs=outputs, errors=errors, started=started, finished=finished,
-            )  # fmt: skip
+                fetch_all(connection, "send", events=f"[{elements}]", source="step")
+            row = fetch_one(
+                connection,
+                "keep_steps",
+                batch=batch_id,
+                run=run_id,
+                step=step,
+                invocations=invocations,
+                attempts=attempts,
+                outputs=outputs,
+                errors=errors,
+                started=started,
+                finished=finished,
+            )
             if row is None:
                 raise LeaseLost(batch_id)
 
-    sized = [(row, len(row[2] or "") + len(row[3] or "") + len(sent.get(row[0], ""))) for row in results]
+    sized = [
+        (row, len(row[2] or "") + len(row[3] or "") + len(sent.get(row[0], ""))) for row in results
+    ]
     refused = [bad for some in _parts(sized) for bad in _without_bad(some, keep_some)]
     return {row[0]: why for row, why in refused}
 
@@ -289,7 +351,9 @@ def _parts(sized: Sequence[tuple[Result, int]]) -> Iterator[list[Result]]:
         yield part
 
 
-def _without_bad(rows: Sequence[Result], do: Callable[[Sequence[Result]], None]) -> list[tuple[Result, str]]:
+def _without_bad(
+    rows: Sequence[Result], do: Callable[[Sequence[Result]], None]
+) -> list[tuple[Result, str]]:
     """Do rows at once; where the database refuses that because of a row, in halves, down to the bad ones. Return these, each with the reason."""
     try:
         do(rows)
@@ -302,7 +366,13 @@ def _without_bad(rows: Sequence[Result], do: Callable[[Sequence[Result]], None])
     return []
 
 
-def register_waits(batch_id: str, run_id: str, step: str, wanted: Sequence[Mapping[str, Any]], children: Callable[[set[int]], str | None] | None = None) -> list[Row]:
+def register_waits(
+    batch_id: str,
+    run_id: str,
+    step: str,
+    wanted: Sequence[Mapping[str, Any]],
+    children: Callable[[set[int]], str | None] | None = None,
+) -> list[Row]:
     """Register what invocations wait for at a step, each once; return `invocation_id`, `done`, `expired`, `result`, `due` of each.
 
     Parameters
@@ -316,36 +386,47 @@ def register_waits(batch_id: str, run_id: str, step: str, wanted: Sequence[Mappi
     """
     invocations = [asked["invocation"] for asked in wanted]
     with database.transaction() as connection:
-        run(connection, "lock_waits")
-        if one(connection, "hold", batch=batch_id, run=run_id) is None:
+        fetch_all(connection, "lock_waits")
+        if fetch_one(connection, "hold", batch=batch_id, run=run_id) is None:
             raise LeaseLost(batch_id)
         if children is not None:
-            known = {row["invocation_id"] for row in run(connection, "waiting_already", step=step, invocations=invocations)}
+            known = {
+                row["invocation_id"]
+                for row in fetch_all(
+                    connection, "waiting_already", step=step, invocations=invocations
+                )
+            }
             events = children(set(invocations) - known)
             if events is not None:
-                run(connection, "send", events=events, source="step")
-        return run(connection, "wait", step=step, wanted=json.dumps(wanted))
+                fetch_all(connection, "send", events=events, source="step")
+        return fetch_all(connection, "wait", step=step, wanted=json.dumps(wanted))
 
 
 def register_fitting_waits(
-    batch_id: str, run_id: str, step: str, wanted: Sequence[Mapping[str, Any]], children: Callable[[set[int]], str | None] | None = None
+    batch_id: str,
+    run_id: str,
+    step: str,
+    wanted: Sequence[Mapping[str, Any]],
+    children: Callable[[set[int]], str | None] | None = None,
 ) -> tuple[list[Row], dict[int, str]]:
     """As `register_waits`; what the database refuses is left out, and returned beside the rest: the invocations with its reason."""
     rows: list[Row] = []
-    refused = _without_bad(wanted, lambda some: rows.extend(register_waits(batch_id, run_id, step, some, children)))
+    refused = _without_bad(
+        wanted, lambda some: rows.extend(register_waits(batch_id, run_id, step, some, children))
+    )
     return rows, {asked["invocation"]: why for asked, why in refused}
 
 
 def leave_out(run_id: str, op: str, left: Mapping[str, Any]) -> None:
-    """Remember which invocations had left the batch of a run when an op ended (`left`), and what they wait for (`parked`)."""
+    """Remember which invocations had left the batch of a run when an op ended (`left`), and what they wait for (`suspended`)."""
     with database.connection() as connection:
-        run(connection, "leave_out", run=run_id, op=op, left=json.dumps(left))
+        fetch_all(connection, "leave_out", run=run_id, op=op, left=json.dumps(left))
 
 
 def left_out(run_id: str) -> Mapping[str, Mapping[str, Any]]:
     """What was remembered with `leave_out` for the batch of a run, by op."""
     with database.connection() as connection:
-        row = one(connection, "left_out", run=run_id)
+        row = fetch_one(connection, "left_out", run=run_id)
     return row["left_out"] if row else {}
 
 
@@ -363,7 +444,7 @@ class Outcome:
     output: str | None = None
     error: str | None = None
     attempt: int | None = None
-    parked: tuple[str, ...] = ()
+    suspended: tuple[str, ...] = ()
 
 
 def settle(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
@@ -371,52 +452,86 @@ def settle(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
 
     An outcome that the database refuses is written as a failure that says so; the others are written as they are.
     """
-    parts = list(_parts([(outcome, len(outcome.output or "") + len(outcome.error or "")) for outcome in outcomes]))
+    parts = list(
+        _parts(
+            [
+                (outcome, len(outcome.output or "") + len(outcome.error or ""))
+                for outcome in outcomes
+            ]
+        )
+    )
     if len(parts) < 2:
         try:
             return _settle_at_once(batch_id, run_id, outcomes)
         except _REFUSED as error:
-            _log.warning("outcomes of batch %s are written one by one, for the database refuses some: %s", batch_id, error)
+            _log.warning(
+                "outcomes of batch %s are written one by one, for the database refuses some: %s",
+                batch_id,
+                error,
+            )
     return _settle_in_parts(batch_id, run_id, parts)
 
 
 def _settle_at_once(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
-    parked = any(outcome.parked for outcome in outcomes)
-    with database.transaction() if parked else database.connection() as connection:
-        if parked:
-            run(connection, "lock_waits")
+    suspended = any(outcome.suspended for outcome in outcomes)
+    with database.transaction() if suspended else database.connection() as connection:
+        if suspended:
+            fetch_all(connection, "lock_waits")
         _settle(connection, batch_id, run_id, outcomes, ends=True)
 
 
 def _settle_in_parts(batch_id: str, run_id: str, parts: Sequence[Sequence[Outcome]]) -> None:
     with database.transaction() as connection:
-        run(connection, "lock_waits")
+        fetch_all(connection, "lock_waits")
 
         def settle_some(some: Sequence[Outcome]) -> None:
             with connection.transaction():
                 _settle(connection, batch_id, run_id, some, ends=False)
 
         refused = [bad for some in parts for bad in _without_bad(some, settle_some)]
-        _settle(connection, batch_id, run_id, [_as_failure(outcome, why) for outcome, why in refused], ends=True)
+        _settle(
+            connection,
+            batch_id,
+            run_id,
+            [_as_failure(outcome, why) for outcome, why in refused],
+            ends=True,
+        )
 
 
-def _settle(connection: Any, batch_id: str, run_id: str, outcomes: Sequence[Outcome], *, ends: bool) -> None:
-    parked = [(outcome.invocation_id, step) for outcome in outcomes for step in outcome.parked]
-    row = one(
-        connection, "settle", batch=batch_id, run=run_id, ends=ends,
+def _settle(
+    connection: Any, batch_id: str, run_id: str, outcomes: Sequence[Outcome], *, ends: bool
+) -> None:
+    suspended = [
+        (outcome.invocation_id, step) for outcome in outcomes for step in outcome.suspended
+    ]
+    row = fetch_one(
+        connection,
+        "settle",
+        batch=batch_id,
+        run=run_id,
+        ends=ends,
         invocations=[outcome.invocation_id for outcome in outcomes],
-        statuses=[outcome.status for outcome in outcomes], delays=[outcome.delay for outcome in outcomes],
+        statuses=[outcome.status for outcome in outcomes],
+        delays=[outcome.delay for outcome in outcomes],
         attempts=[outcome.attempt for outcome in outcomes],
-        outputs=[outcome.output for outcome in outcomes], errors=[outcome.error for outcome in outcomes],
-        parked=[invocation for invocation, _ in parked], steps=[step for _, step in parked],
-    )  # fmt: skip
+        outputs=[outcome.output for outcome in outcomes],
+        errors=[outcome.error for outcome in outcomes],
+        suspended=[invocation for invocation, _ in suspended],
+        steps=[step for _, step in suspended],
+    )
     if row is None:
         raise LeaseLost(batch_id)
 
 
 def _as_failure(outcome: Outcome, why: str) -> Outcome:
     message = f"the database cannot keep the outcome ({outcome.status}): {fit(why)}. The results of its steps are kept: look at them, mend the function, and replay it"
-    error = {"step": None, "op": "settle", "type": "NonRetriable", "message": message, "traceback": ""}
+    error = {
+        "step": None,
+        "op": "settle",
+        "type": "NonRetriable",
+        "message": message,
+        "traceback": "",
+    }
     return Outcome(outcome.invocation_id, "failed", error=json.dumps(error))
 
 
@@ -451,46 +566,62 @@ def release(
         the function's next launch waits, longer from time to time, until a run of it begins.
     """
     with database.connection() as connection:
-        row = one(
-            connection, "release", batch=batch_id, expected=expected, status=status, attempts=attempts, delay=delay,
-            error=error, crashed=crashed, failed=failed, force=force, lease=settings().lease_seconds,
-            first_delay=_FIRST_LAUNCH_DELAY, most_delay=_MOST_LAUNCH_DELAY,
-        )  # fmt: skip
+        row = fetch_one(
+            connection,
+            "release",
+            batch=batch_id,
+            expected=expected,
+            status=status,
+            attempts=attempts,
+            delay=delay,
+            error=error,
+            crashed=crashed,
+            failed=failed,
+            force=force,
+            lease=settings().lease_seconds,
+            first_delay=_FIRST_LAUNCH_DELAY,
+            most_delay=_MOST_LAUNCH_DELAY,
+        )
     return None if row is None else int(row["size"])
 
 
 def launching(batch_id: str) -> bool:
     """Write down that the run of a batch is being launched; return whether it may be: no, where the batch was taken back meanwhile."""
     with database.connection() as connection:
-        row = one(connection, "launching", batch=batch_id)
+        row = fetch_one(connection, "launching", batch=batch_id)
     return row is None or bool(row["marked"]) or row["status"] not in ("claimed", "lost")
 
 
 def unlaunched(functions: Sequence[str] | None, seconds: float) -> list[Row]:
     """Batches of these functions (None: of all) that were claimed so many seconds ago, and whose run nobody has launched: as `overdue` gives them, with `age`."""
     with database.connection() as connection:
-        return run(connection, "unlaunched", functions=None if functions is None else list(functions), seconds=seconds)
+        return fetch_all(
+            connection,
+            "unlaunched",
+            functions=None if functions is None else list(functions),
+            seconds=seconds,
+        )
 
 
 def overdue() -> list[Row]:
     """Batches whose worker fell silent or whose run never began: `id`, `function`, `status`, `run_id`, `cancelled`."""
     with database.connection() as connection:
-        return run(connection, "overdue_batches", lease=settings().lease_seconds)
+        return fetch_all(connection, "overdue_batches", lease=settings().lease_seconds)
 
 
 def ended(run_id: str) -> None:
     """Write down that the process of a run is free again."""
     with database.connection() as connection:
-        run(connection, "ended", run=run_id)
+        fetch_all(connection, "ended", run=run_id)
 
 
 def unended() -> list[Row]:
     """Batches that are over for two leases and more, while nothing is known of their run's end, nor of its process: `id`, `run_id`, `status`."""
     with database.connection() as connection:
-        return run(connection, "unended", lease=settings().lease_seconds)
+        return fetch_all(connection, "unended", lease=settings().lease_seconds)
 
 
 def request_cancel(batch_id: str | None, run_id: str) -> Row | None:
     """Ask the run of a batch to stop; return the open batch as `overdue` gives it, None when there is none."""
     with database.connection() as connection:
-        return one(connection, "request_cancel", batch=batch_id, run=run_id)
+        return fetch_one(connection, "request_cancel", batch=batch_id, run=run_id)

@@ -37,12 +37,25 @@ class Failure:
     @classmethod
     def from_json(cls, step: str, shown: dict[str, Any], tries: int) -> "Failure":
         """The failure as an earlier process of the same run kept it."""
-        return cls(step, shown.get("op", "receive"), RuntimeError(f"{shown['type']}: {shown['message']}"), tries, shown.get("retry_in_seconds"), shown)
+        return cls(
+            step,
+            shown.get("op", "receive"),
+            RuntimeError(f"{shown['type']}: {shown['message']}"),
+            tries,
+            shown.get("retry_in_seconds"),
+            shown,
+        )
 
     @property
     def status(self) -> str:
         """What the invocation is from now on: cancelled, failed, or queued for another try."""
-        return "cancelled" if isinstance(self.error, Cancelled) else "failed" if self.delay is None else "queued"
+        return (
+            "cancelled"
+            if isinstance(self.error, Cancelled)
+            else "failed"
+            if self.delay is None
+            else "queued"
+        )
 
     @property
     def text(self) -> str:
@@ -61,7 +74,13 @@ class Failure:
 
     def _shown(self) -> dict[str, Any]:
         if not self.shown:
-            self.shown = {"step": self.step, "op": self.op, "type": type_of(self.error), "message": message_of(self.error), "traceback": trace_of(self.error)}
+            self.shown = {
+                "step": self.step,
+                "op": self.op,
+                "type": type_of(self.error),
+                "message": message_of(self.error),
+                "traceback": trace_of(self.error),
+            }
             if self.delay is not None:
                 self.shown["retry_in_seconds"] = round(self.delay, 3)
         return self.shown
@@ -69,4 +88,7 @@ class Failure:
 
 def described(error: Mapping[str, Any]) -> str:
     """A kept error in a line for people: its type and what it says, each where there is one."""
-    return ": ".join(str(part) for part in (error.get("type"), error.get("message")) if part) or "no message"
+    return (
+        ": ".join(str(part) for part in (error.get("type"), error.get("message")) if part)
+        or "no message"
+    )

@@ -61,31 +61,39 @@ class Item:
         try:
             return self.outputs[step]
         except KeyError:
-            raise KeyError(f"step {step!r} has no result yet; there are: {', '.join(self.outputs) or 'none'}") from None
+            raise KeyError(
+                f"step {step!r} has no result yet; there are: {', '.join(self.outputs) or 'none'}"
+            ) from None
 
 
 class BatchState:
     """What all views of a batch share: its lease, its items, and why some of them went no further."""
 
-    def __init__(self, batch_id: str, run_id: str, function: str, items: Sequence[Item], lease: Lease) -> None:
+    def __init__(
+        self, batch_id: str, run_id: str, function: str, items: Sequence[Item], lease: Lease
+    ) -> None:
         self.id = batch_id
         self.run_id = run_id
         self.function = function
         self.items = list(items)
         self.lease = lease
         self.failures: dict[int, Failure] = {}
-        self.parked: dict[int, dict[str, str]] = {}
+        self.suspended: dict[int, dict[str, str]] = {}
         self.previous_runs: list[str] = []
         self.stubs = stubs.get()
 
-    def parked_rows(self) -> list[tuple[int, str, str]]:
+    def suspended_rows(self) -> list[tuple[int, str, str]]:
         """What invocations wait for: (invocation, step, kind)."""
-        return [(invocation, step, kind) for invocation, waits in self.parked.items() for step, kind in waits.items()]
+        return [
+            (invocation, step, kind)
+            for invocation, waits in self.suspended.items()
+            for step, kind in waits.items()
+        ]
 
-    def add_parked(self, rows: Sequence[tuple[int, str, str]]) -> None:
-        """Add what invocations wait for, as `parked_rows` gives it: those of this process, or what ops of others have parked."""
+    def add_suspended(self, rows: Sequence[tuple[int, str, str]]) -> None:
+        """Add what invocations wait for, as `suspended_rows` gives it: those of this process, or what ops of others have suspended."""
         for invocation, step, kind in rows:
-            self.parked.setdefault(invocation, {})[step] = kind
+            self.suspended.setdefault(invocation, {})[step] = kind
 
     def limit(self, timeout: Duration | None, step: str) -> float:
         """How many seconds a step may take for an invocation; raises `InvalidOption`."""
@@ -100,7 +108,9 @@ class BatchState:
             raise LeaseLost(self.id) if self.lease.hung is None else StepHung(self.lease.hung)
 
 
-def items_from_rows(rows: Sequence[Row], steps: Sequence[Row], run_id: str) -> tuple[list[Item], dict[int, Failure]]:
+def items_from_rows(
+    rows: Sequence[Row], steps: Sequence[Row], run_id: str
+) -> tuple[list[Item], dict[int, Failure]]:
     """Make the items of a batch from its invocations and kept steps; those whose data does not fit its type have failed.
 
     An error that this very run has kept (in another process) means that the invocation has left the batch already.
@@ -108,12 +118,23 @@ def items_from_rows(rows: Sequence[Row], steps: Sequence[Row], run_id: str) -> t
     items: list[Item] = []
     failures: dict[int, Failure] = {}
     for row in rows:
-        event = Event(row["name"], row["data"], id=row["event_id"], ts=row["ts"], user=row["user_data"], v=row["v"])
+        event = Event(
+            row["name"],
+            row["data"],
+            id=row["event_id"],
+            ts=row["ts"],
+            user=row["user_data"],
+            v=row["v"],
+        )
         data: EventData | Mapping[str, Any] = event.data
         try:
             data = catalog.parse(event.name, event.data) or event.data
         except Exception as error:
-            failures[row["id"]] = Failure("receive", "receive", NonRetriable(f"the event's data does not fit its type: {error}"))
+            failures[row["id"]] = Failure(
+                "receive",
+                "receive",
+                NonRetriable(f"the event's data does not fit its type: {error}"),
+            )
         if row["cancelled"]:
             failures[row["id"]] = Failure("", "receive", Cancelled("cancelled before it began"))
         items.append(Item(row["id"], event, row["attempt"], data))
@@ -125,5 +146,8 @@ def items_from_rows(rows: Sequence[Row], steps: Sequence[Row], run_id: str) -> t
             continue
         item.tries[kept["step"]] = kept["tries"]
         if kept["run_id"] == run_id:
-            failures.setdefault(item.id, Failure.from_json(kept["step"], cast(dict[str, Any], kept["error"]), kept["tries"]))
+            failures.setdefault(
+                item.id,
+                Failure.from_json(kept["step"], cast(dict[str, Any], kept["error"]), kept["tries"]),
+            )
     return items, failures

@@ -16,7 +16,7 @@ from runyard.engine.activity import board
 from runyard.engine.loops import Trouble
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import fetch_all
 
 INTERVAL_SECONDS = 1.0
 _log = logging.getLogger("runyard.engine.lease")
@@ -40,7 +40,7 @@ class Lease:
     hung: str | None = None
 
 
-class Heart:
+class Heartbeat:
     """The thread that renews leases; one a process, started by its first lease.
 
     `before_stop` is called with a run's id before it is interrupted: Dagster takes an interrupt that nobody announced for a failure.
@@ -53,19 +53,21 @@ class Heart:
         self.parent: int | None = None
         self.before_stop: Callable[[str], None] | None = None
 
-    def hold(self, batch_id: str, run_id: str) -> Lease:
+    def start(self, batch_id: str, run_id: str) -> Lease:
         """Begin to renew the lease of a run."""
         lease = Lease(batch_id, run_id)
         board().hold(batch_id, run_id)
         with self._changed:
             self._leases[batch_id] = lease
             if self._thread is None:
-                self._thread = threading.Thread(target=self._beat, name="runyard-heart", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._beat, name="runyard-heartbeat", daemon=True
+                )
                 self._thread.start()
             self._changed.notify()
         return lease
 
-    def drop(self, batch_id: str) -> None:
+    def stop(self, batch_id: str) -> None:
         """Stop renewing a lease."""
         board().drop(batch_id)
         with self._changed:
@@ -97,7 +99,9 @@ class Heart:
 
     def _renew(self, held: dict[str, Lease]) -> None:
         with database.connection() as connection:
-            alive = {row["id"]: row for row in run(connection, "heartbeat", batches=list(held))}
+            alive = {
+                row["id"]: row for row in fetch_all(connection, "heartbeat", batches=list(held))
+            }
         with self._changed:
             for batch_id, lease in held.items():
                 if batch_id not in self._leases:
@@ -119,12 +123,12 @@ def most_silent() -> float:
     return settings().lease_seconds / 6
 
 
-heart = Heart()
+heartbeat = Heartbeat()
 
 
 def _after_fork() -> None:
     """A fork takes the object, not its thread."""
-    Heart.__init__(heart)
+    Heartbeat.__init__(heartbeat)
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -35,7 +35,9 @@ class Listener:
             for function in functions:
                 self._waiting.setdefault(function, set()).add(woken)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._listen, name="runyard-listener", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._listen, name="runyard-listener", daemon=True
+                )
                 self._thread.start()
         try:
             yield woken
@@ -49,7 +51,9 @@ class Listener:
         trouble = Trouble(_log, "not listening", _MOST_SECONDS)
         while True:
             try:
-                with psycopg.connect(direct_url(), autocommit=True, application_name="runyard listener") as connection:
+                with psycopg.connect(
+                    direct_url(), autocommit=True, application_name="runyard listener"
+                ) as connection:
                     connection.execute(f"LISTEN {_CHANNEL}")
                     trouble.over()
                     self._wake("")

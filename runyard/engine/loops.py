@@ -40,7 +40,9 @@ class Trouble:
         if now - self._said.get(kind, -_AGAIN_SECONDS) >= _AGAIN_SECONDS:
             self._said[kind] = now
             text = redact(" ".join(str(error).split()))[:_MOST_TEXT]
-            self._log.warning("%s: %s%s; trying again", self._what, kind, f" ({text})" if text else "")
+            self._log.warning(
+                "%s: %s%s; trying again", self._what, kind, f" ({text})" if text else ""
+            )
         self._failures += 1
         return min(self._longest, _FIRST_WAIT * 2.0 ** min(self._failures, 16))
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from runyard.errors import DatabaseUnavailable
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import fetch_all
 from runyard.text.error_text import fit
 
 # More often nobody can read it, and each is an INSERT.
@@ -32,4 +32,13 @@ class Reporter:
         self._last[invocation] = now
         said = fit(text.replace("\0", ""), _LONGEST)
         with suppress(DatabaseUnavailable), database.connection() as connection:
-            run(connection, "report_progress", batch=self._batch, run=self._run, invocation=invocation, step=self._step, percent=bounded, text=said)
+            fetch_all(
+                connection,
+                "report_progress",
+                batch=self._batch,
+                run=self._run,
+                invocation=invocation,
+                step=self._step,
+                percent=bounded,
+                text=said,
+            )

@@ -16,7 +16,7 @@ from runyard import clock
 from runyard.events import ulid_at
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, run
+from runyard.store.queries import Row, fetch_all
 from runyard.syntax.retention_policy import Retention
 
 CHUNK = 2000
@@ -36,17 +36,21 @@ class Swept:
         self.rows[kind] = self.rows.get(kind, 0) + number
 
 
-def sweep(*, dry_run: bool = False, say: Say = lambda _: None, retention: Retention | None = None) -> Swept:
+def sweep(
+    *, dry_run: bool = False, say: Say = lambda _: None, retention: Retention | None = None
+) -> Swept:
     """Delete what is old from the event table, or only count it; `say` is told how far it is."""
     policy = retention or Retention.parse(settings().retention)
     now, swept = clock.now(), Swept()
     with database.connection() as connection:
-        names = [row["name"] for row in run(connection, "function_names")]
+        names = [row["name"] for row in fetch_all(connection, "function_names")]
     for name in names:
         before = policy.before(now, name)
         if before is not None:
             for rows in _chunks("old_invocations", "created_at", function=name, before=before):
-                swept.add("invocations", _delete("delete_invocations", rows, dry_run, before=before))
+                swept.add(
+                    "invocations", _delete("delete_invocations", rows, dry_run, before=before)
+                )
             say(f"{name}: {swept.rows.get('invocations', 0)} invocations so far")
     before = policy.before(now)
     if before is None:
@@ -58,24 +62,30 @@ def sweep(*, dry_run: bool = False, say: Say = lambda _: None, retention: Retent
     _sweep_batches(before, dry_run, swept)
     if not dry_run:
         with database.connection() as connection:
-            run(connection, "delete_odds", before=before)
+            fetch_all(connection, "delete_expired", before=before)
     return swept
 
 
 def vacuum(*, dry_run: bool = False) -> list[str]:
     """Vacuum the tables that have many dead rows; return their names. Each is open to all others meanwhile."""
-    found = [row["name"] for row in health("table_health") if row["dead"] > _DEAD_ROWS and row["dead"] > _DEAD_SHARE * (row["live"] + row["dead"])]
+    found = [
+        row["name"]
+        for row in health("table_health")
+        if row["dead"] > _DEAD_ROWS and row["dead"] > _DEAD_SHARE * (row["live"] + row["dead"])
+    ]
     if not dry_run:
         with database.connection() as connection:
             for name in found:
-                connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(*name.split("."))))
+                connection.execute(
+                    sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(*name.split(".")))
+                )
     return found
 
 
 def health(what: str) -> list[Row]:
     """One of the reports of `retention.sql`: `overdue`, `table_health`, `index_health`."""
     with database.connection() as connection:
-        return run(connection, what)
+        return fetch_all(connection, what)
 
 
 def _chunks(query: str, ordered_by: str, **parameters: Any) -> Iterator[list[Row]]:
@@ -83,7 +93,9 @@ def _chunks(query: str, ordered_by: str, **parameters: Any) -> Iterator[list[Row
     last: Any = None
     while True:
         with database.connection() as connection:
-            rows = run(connection, query, after_at=at, after_id=last, limit=CHUNK, **parameters)
+            rows = fetch_all(
+                connection, query, after_at=at, after_id=last, limit=CHUNK, **parameters
+            )
         if not rows:
             return
         yield rows
@@ -95,14 +107,16 @@ def _delete(query: str, rows: list[Row], dry_run: bool, **parameters: Any) -> in
     if not rows or dry_run:
         return len(rows)
     with database.connection() as connection:
-        return len(run(connection, query, ids=[row["id"] for row in rows], **parameters))
+        return len(fetch_all(connection, query, ids=[row["id"] for row in rows], **parameters))
 
 
 def _sweep_batches(before: datetime, dry_run: bool, swept: Swept) -> None:
     after = ""
     while True:
         with database.connection() as connection:
-            rows = run(connection, "old_batches", below=ulid_at(before), after=after, limit=CHUNK)
+            rows = fetch_all(
+                connection, "old_batches", below=ulid_at(before), after=after, limit=CHUNK
+            )
         if not rows:
             return
         swept.add("batches", _delete("delete_batches", rows, dry_run))

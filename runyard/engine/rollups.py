@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 from runyard import clock
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.retention_policy import Retention
 
 
@@ -30,21 +30,25 @@ def changed_days(within: timedelta) -> Sequence[date]:
     now = clock.now()
     oldest = kept_since() or now - timedelta(days=400)
     with database.connection() as connection:
-        rows = run(connection, "changed_days", since=now - within, oldest=oldest)
+        rows = fetch_all(connection, "changed_days", since=now - within, oldest=oldest)
     return sorted(row["day"] for row in rows if row["day"] >= oldest.date())
 
 
 def kept_since() -> datetime | None:
     """The time since which everything is still there by RUNYARD_RETENTION; None when nothing is ever deleted."""
     policy = Retention.parse(settings().retention)
-    found = [before for name in (None, *policy.functions) if (before := policy.before(clock.now(), name)) is not None]
+    found = [
+        before
+        for name in (None, *policy.functions)
+        if (before := policy.before(clock.now(), name)) is not None
+    ]
     return max(found, default=None)
 
 
 def first_event() -> datetime | None:
     """When the oldest event came that is still there."""
     with database.connection() as connection:
-        row = one(connection, "first_event")
+        row = fetch_one(connection, "first_event")
     found: datetime | None = row["at"] if row else None
     return found
 
@@ -52,4 +56,4 @@ def first_event() -> datetime | None:
 def _run(query: str, start: datetime, end: datetime) -> list[Row]:
     with database.transaction() as connection:
         connection.execute("SET LOCAL work_mem = '256MB'")  # a day of a million is sorted in memory
-        return run(connection, query, start=start, end=end)
+        return fetch_all(connection, query, start=start, end=end)

@@ -14,7 +14,15 @@ from runyard.engine import dispatch
 from runyard.engine.activity import board
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
-from runyard.errors import DatabaseUnavailable, InvalidEvent, InvalidOption, LeaseLost, NonRetriable, StepTimeout, interrupts
+from runyard.errors import (
+    DatabaseUnavailable,
+    InvalidEvent,
+    InvalidOption,
+    LeaseLost,
+    NonRetriable,
+    StepTimeout,
+    interrupts,
+)
 from runyard.events import Event, as_json, rows_of
 from runyard.functions import registry
 from runyard.functions.retry import Retry
@@ -56,13 +64,17 @@ def attempt(do: Callable[[Item], object], item: Item, what: str = "the step's re
     return Result(item, started, time.time(), output, encoded)
 
 
-def attempt_all(do: Callable[[Sequence[Item]], Sequence[object]], items: Sequence[Item]) -> list[Result]:
+def attempt_all(
+    do: Callable[[Sequence[Item]], Sequence[object]], items: Sequence[Item]
+) -> list[Result]:
     """Do a step for all items at once."""
     started = time.time()
     try:
         outputs = list(do(items))
         if len(outputs) != len(items):
-            raise NonRetriable(f"the step was given {len(items)} items and returned {len(outputs)} results: return one for each, in order")
+            raise NonRetriable(
+                f"the step was given {len(items)} items and returned {len(outputs)} results: return one for each, in order"
+            )
     except interrupts():
         raise
     except BaseException as error:
@@ -86,23 +98,33 @@ def encode(output: object, what: str = "the step's result") -> tuple[object, str
     except interrupts():
         raise
     except BaseException as error:
-        raise NonRetriable(f"{what} cannot be kept: {fit(message_of(error), 500)}. Return what JSON can hold: text, numbers, lists, objects, models") from error
+        raise NonRetriable(
+            f"{what} cannot be kept: {fit(message_of(error), 500)}. Return what JSON can hold: text, numbers, lists, objects, models"
+        ) from error
     if len(raw) > MAX_STEP_BYTES:
-        raise NonRetriable(f"{what} has {len(raw)} bytes; a step may keep {MAX_STEP_BYTES} (4 MiB). Store it elsewhere and return where it is")
+        raise NonRetriable(
+            f"{what} has {len(raw)} bytes; a step may keep {MAX_STEP_BYTES} (4 MiB). Store it elsewhere and return where it is"
+        )
     if b"\\u0000" in raw and _NUL.search(raw):
-        raise NonRetriable(f"{what} holds the character NUL, which PostgreSQL cannot keep in JSON; remove it")
+        raise NonRetriable(
+            f"{what} holds the character NUL, which PostgreSQL cannot keep in JSON; remove it"
+        )
     try:
         if _LONG_NUMBER.search(raw):
             json.loads(raw)
         return pydantic_core.from_json(raw), raw.decode()
     except ValueError as error:
-        raise NonRetriable(f"{what} cannot be read back: {fit(str(error), 500)}. Return less deep lists and shorter numbers, or text") from error
+        raise NonRetriable(
+            f"{what} cannot be read back: {fit(str(error), 500)}. Return less deep lists and shorter numbers, or text"
+        ) from error
 
 
 def check_name(step: str) -> str:
     """The name of a step; raises `InvalidOption` for one under which nothing can be kept."""
     if not isinstance(step, str) or not 1 <= len(step) <= MAX_STEP_NAME or not is_storable(step):
-        raise InvalidOption(f"{fit(repr(step), 100)} cannot name a step: give text of 1 to {MAX_STEP_NAME} characters, as in 'prepare-email', without NUL")
+        raise InvalidOption(
+            f"{fit(repr(step), 100)} cannot name a step: give text of 1 to {MAX_STEP_NAME} characters, as in 'prepare-email', without NUL"
+        )
     return step
 
 
@@ -150,13 +172,17 @@ class StepRecorder:
         self._closed = threading.Event()
         self._error: BaseException | None = None
         # With a window of one nothing is left for it, nor behind the only result.
-        self._timer = threading.Thread(target=self._keep_in_time, name="runyard-keeper", daemon=True) if min(self._window, expected) > 1 else None
+        self._timer = (
+            threading.Thread(target=self._keep_in_time, name="runyard-keeper", daemon=True)
+            if min(self._window, expected) > 1
+            else None
+        )
 
     def __enter__(self) -> "StepRecorder":
         rule = self._retry.rule_for(StepTimeout)
         self._board.begin_step(
             self.step, self._op, self._limit, rule, together=self._together, places=self._places
-        )  # fmt: skip
+        )
         if self._timer is not None:
             self._timer.start()
         return self
@@ -246,7 +272,9 @@ class StepRecorder:
             made = make(item)
             rows = rows_of([made] if isinstance(made, Event) else list(made))
             if any(row.get("id") for row in rows):
-                raise InvalidEvent("events that a step sends are sent once as they are: leave their id out", "id")
+                raise InvalidEvent(
+                    "events that a step sends are sent once as they are: leave their id out", "id"
+                )
             elements = as_json([{**row, "caused_by": item.id} for row in rows])[1:-1]
             return [str(row["ulid"]) for row in rows]
 
@@ -275,11 +303,26 @@ class StepRecorder:
         failed = [result for result in results if result.item.id in refused]
         for result in failed:
             result.item.outputs.pop(self.step, None)
-            self._fail(result, NonRetriable(f"the database cannot keep the step's result: {refused[result.item.id]}"))
+            self._fail(
+                result,
+                NonRetriable(
+                    f"the database cannot keep the step's result: {refused[result.item.id]}"
+                ),
+            )
         self._keep(failed)
 
     def _keep(self, results: Sequence[Result]) -> dict[int, str]:
-        rows = [(result.item.id, result.item.attempt, result.output_json, result.error_json, result.started, result.finished) for result in results]
+        rows = [
+            (
+                result.item.id,
+                result.item.attempt,
+                result.output_json,
+                result.error_json,
+                result.started,
+                result.finished,
+            )
+            for result in results
+        ]
         events = {result.item.id: result.events for result in results if result.events is not None}
         return dispatch.keep(self._state.id, self._state.run_id, self.step, rows, events=events)
 
@@ -300,7 +343,11 @@ class StepRecorder:
     def _seconds_left(self) -> float:
         """Seconds until the first result is half a second old. Without one, as long: one that comes meanwhile is then not older either."""
         with self._lock:
-            return max(0.0, self._since + KEEP_SECONDS - time.monotonic()) if self._pending else KEEP_SECONDS
+            return (
+                max(0.0, self._since + KEEP_SECONDS - time.monotonic())
+                if self._pending
+                else KEEP_SECONDS
+            )
 
     def _fail(self, result: Result, error: BaseException) -> None:
         item = result.item

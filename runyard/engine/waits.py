@@ -33,25 +33,47 @@ def sleep(duration: Duration) -> Asked:
 def sleep_until(when: datetime) -> Asked:
     """What to wait for: a time."""
     if not isinstance(when, datetime) or when.tzinfo is None:
-        raise InvalidOption("sleep_until: give a datetime with a time zone, as in datetime.now(UTC) + timedelta(days=3)")
+        raise InvalidOption(
+            "sleep_until: give a datetime with a time zone, as in datetime.now(UTC) + timedelta(days=3)"
+        )
     return {"kind": "sleep", "until": when.timestamp()}
 
 
-def event(name: str, own: Event, match: str | Sequence[str] | Mapping[str, object] | None, filter: str | None, timeout: Duration) -> Asked:
+def event(
+    name: str,
+    own: Event,
+    match: str | Sequence[str] | Mapping[str, object] | None,
+    filter: str | None,
+    timeout: Duration,
+) -> Asked:
     """What to wait for: an event of this name whose fields match; `own` is the event of the invocation itself.
 
     Where the fields to be compared are its own, and it has no value there (null is none), nothing fits, and the wait ends by its timeout.
     """
     missing = False
     if not isinstance(match, Mapping):
-        document = {"id": own.id, "name": own.name, "data": own.data, "user": own.user, "v": own.v, "ts": own.ts}
-        match = {one: _at(document, path(one, "wait_for_event(match=...)")) for one in ([] if match is None else [match] if isinstance(match, str) else match)}
+        document = {
+            "id": own.id,
+            "name": own.name,
+            "data": own.data,
+            "user": own.user,
+            "v": own.v,
+            "ts": own.ts,
+        }
+        match = {
+            one: _at(document, path(one, "wait_for_event(match=...)"))
+            for one in ([] if match is None else [match] if isinstance(match, str) else match)
+        }
         missing = None in match.values()
     return {
-        "kind": "event", "event": name, "seconds": seconds(timeout, "wait_for_event(timeout=...)"),
-        "shape": [path(one, "wait_for_event(match=...)") for one in match], "wanted": list(match.values()), "missing": missing,
+        "kind": "event",
+        "event": name,
+        "seconds": seconds(timeout, "wait_for_event(timeout=...)"),
+        "shape": [path(one, "wait_for_event(match=...)") for one in match],
+        "wanted": list(match.values()),
+        "missing": missing,
         "filter": None if filter is None else check_filter(filter, "wait_for_event(filter=...)"),
-    }  # fmt: skip
+    }
 
 
 def _at(document: Any, parts: Sequence[str]) -> object:
@@ -81,9 +103,18 @@ def register(
     if not wanted:
         return
     kinds = {asked["invocation"]: asked["kind"] for asked in wanted}
-    rows, refused = dispatch.register_fitting_waits(recorder.batch_id, recorder.run_id, recorder.step, wanted, children)
+    rows, refused = dispatch.register_fitting_waits(
+        recorder.batch_id, recorder.run_id, recorder.step, wanted, children
+    )
     for invocation, why in refused.items():
-        recorder.take([_failed(todo[invocation], NonRetriable(f"the database refuses what the step waits for: {why}"))])
+        recorder.take(
+            [
+                _failed(
+                    todo[invocation],
+                    NonRetriable(f"the database refuses what the step waits for: {why}"),
+                )
+            ]
+        )
     for row in rows:
         item = todo[row["invocation_id"]]
         if row["done"]:
@@ -104,28 +135,49 @@ def _result(item: Item, kind: str, row: Row) -> Result:
     if kind == "event":
         return Result(item, started, finished, *encode(row["result"]["data"]))
     if row["expired"]:
-        return _failed(item, InvokeFailed("the invoked function has not ended in time; look at its invocation, and give invoke(timeout=...) more"))
+        return _failed(
+            item,
+            InvokeFailed(
+                "the invoked function has not ended in time; look at its invocation, and give invoke(timeout=...) more"
+            ),
+        )
     child = row["result"]["data"]
     if child["status"] == "succeeded":
         return Result(item, started, finished, *encode(child["output"]))
-    return _failed(item, InvokeFailed(f"{child['function']} {child['status']}: {described(child['error'] or {})}", child))
+    return _failed(
+        item,
+        InvokeFailed(
+            f"{child['function']} {child['status']}: {described(child['error'] or {})}", child
+        ),
+    )
 
 
-def invoke(function: str, data: Callable[[Item], Mapping[str, Any]] | None, timeout: Duration = YEAR) -> tuple[Callable[[Item], Asked], Callable[[set[int]], str | None]]:
+def invoke(
+    function: str, data: Callable[[Item], Mapping[str, Any]] | None, timeout: Duration = YEAR
+) -> tuple[Callable[[Item], Asked], Callable[[set[int]], str | None]]:
     """What to wait for, that another function ends; and the events, for it alone, that start it."""
     made: dict[int, dict[str, object]] = {}
 
     def ask(item: Item) -> Asked:
         called = registry.find(function)
         if called is None:
-            raise InvalidOption(f"invoke({function!r}): the code has no such function; it has {', '.join(one.name for one in registry.functions())}")
+            raise InvalidOption(
+                f"invoke({function!r}): the code has no such function; it has {', '.join(one.name for one in registry.functions())}"
+            )
         given = dict(item.event.data) if data is None else data(item)
-        row = internal_row(called.event, given) if called.event.startswith("runyard/") else rows_of([Event(called.event, given)])[0]
+        row = (
+            internal_row(called.event, given)
+            if called.event.startswith("runyard/")
+            else rows_of([Event(called.event, given)])[0]
+        )
         made[item.id] = {**row, "ulid": new_ulid(), "target": function, "caused_by": item.id}
         return {
-            "kind": "invoke", "event": FINISHED, "seconds": seconds(timeout, "invoke(timeout=...)"),
-            "shape": [["data", "event_id"]], "wanted": [made[item.id]["ulid"]],
-        }  # fmt: skip
+            "kind": "invoke",
+            "event": FINISHED,
+            "seconds": seconds(timeout, "invoke(timeout=...)"),
+            "shape": [["data", "event_id"]],
+            "wanted": [made[item.id]["ulid"]],
+        }
 
     def children(fresh: set[int]) -> str | None:
         return as_json([made[invocation] for invocation in sorted(fresh)]) if fresh else None

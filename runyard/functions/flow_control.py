@@ -80,13 +80,19 @@ class Throttle:
         if self.burst is not None:
             _at_least_one(self.burst, "Throttle(burst")
             if self.burst > self.limit:
-                raise InvalidOption(f"Throttle(burst={self.burst}): give no more than the limit, {self.limit}")
+                raise InvalidOption(
+                    f"Throttle(burst={self.burst}): give no more than the limit, {self.limit}"
+                )
         _check_key(self.key, "Throttle")
 
     def to_json(self, key: int | None) -> dict[str, Any]:
         """The rule as the claim reads it: seconds between two beginnings, and how many may come at once."""
         interval = seconds(self.period, "Throttle(period=...)") / self.limit
-        return {"interval": interval, "burst": self.burst or max(1, min(self.limit, int(1 / interval))), "key": key}
+        return {
+            "interval": interval,
+            "burst": self.burst or max(1, min(self.limit, int(1 / interval))),
+            "key": key,
+        }
 
 
 @dataclass(frozen=True)
@@ -119,36 +125,46 @@ class Idempotency:
 class Debounce:
     """Of events that come within `period` of each other only the last is run, once it has been quiet for that long.
 
-    `longest` bounds the wait from the first of them (a week by default).
+    `max_wait` bounds the wait from the first of them (a week by default).
     """
 
     period: Duration
     key: str | None = None
-    longest: Duration | None = None
+    max_wait: Duration | None = None
 
     def __post_init__(self) -> None:
         period = seconds(self.period, "Debounce(period=...)", least=1, most=WEEK)
-        if self.longest is not None and seconds(self.longest, "Debounce(longest=...)", most=YEAR) < period:
-            raise InvalidOption("Debounce(longest=...): give no less than the period")
+        if (
+            self.max_wait is not None
+            and seconds(self.max_wait, "Debounce(max_wait=...)", most=YEAR) < period
+        ):
+            raise InvalidOption("Debounce(max_wait=...): give no less than the period")
         _check_key(self.key, "Debounce")
 
     def to_json(self, key: int | None) -> dict[str, Any]:
         """The rule as the gate reads it."""
-        return {"period": seconds(self.period, ""), "longest": seconds(self.longest if self.longest is not None else max(WEEK, seconds(self.period, "")), ""), "key": key}
+        return {
+            "period": seconds(self.period, ""),
+            "longest": seconds(
+                self.max_wait if self.max_wait is not None else max(WEEK, seconds(self.period, "")),
+                "",
+            ),
+            "key": key,
+        }
 
 
 @dataclass(frozen=True)
-class Batching:
+class BatchEvents:
     """Events of a key are gathered: a run begins when `size` of them wait, or the oldest has waited for `wait`; it holds that key alone."""
 
-    size: int = 100
-    wait: Duration = 60.0
+    max_size: int = 100
+    timeout: Duration = 60.0
     key: str | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.size, "Batching(size", most=LARGEST_BATCH)
-        seconds(self.wait, "Batching(wait=...)", least=0.1, most=600)
-        _check_key(self.key, "Batching")
+        _at_least_one(self.max_size, "BatchEvents(size", most=LARGEST_BATCH)
+        seconds(self.timeout, "BatchEvents(timeout=...)", least=0.1, most=600)
+        _check_key(self.key, "BatchEvents")
 
 
 @dataclass(frozen=True)
@@ -159,21 +175,27 @@ class Priority:
     """
 
     path: str
-    low: int = -HIGHEST_PRIORITY
-    high: int = HIGHEST_PRIORITY
+    min: int = -HIGHEST_PRIORITY
+    max: int = HIGHEST_PRIORITY
 
     def __post_init__(self) -> None:
         if self.path.startswith("$"):
             check_filter(self.path, "Priority(path=...)")
         else:
             path(self.path, "Priority(path=...)")
-        if not -HIGHEST_PRIORITY <= self.low <= self.high <= HIGHEST_PRIORITY:
-            raise InvalidOption(f"Priority(low={self.low}, high={self.high}): give bounds within -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}")
+        if not -HIGHEST_PRIORITY <= self.min <= self.max <= HIGHEST_PRIORITY:
+            raise InvalidOption(
+                f"Priority(min={self.min}, max={self.max}): give bounds within -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The rule as the fan-out reads it."""
-        expression = self.path if self.path.startswith("$") else "$" + "".join(f'."{part}"' for part in path(self.path, ""))
-        return {"path": expression, "low": self.low, "high": self.high}
+        expression = (
+            self.path
+            if self.path.startswith("$")
+            else "$" + "".join(f'."{part}"' for part in path(self.path, ""))
+        )
+        return {"path": expression, "low": self.min, "high": self.max}
 
 
 @dataclass(frozen=True)
@@ -232,29 +254,43 @@ class CancelOn:
     event: str
     match: str | Sequence[str | tuple[str, str]] | None = None
     filter: str | None = None
-    within: Duration = YEAR
+    timeout: Duration = YEAR
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.event) <= MAX_NAME or "*" in self.event:
-            raise InvalidOption(f"CancelOn(event={self.event!r}): give the name of one event, without a wildcard")
+            raise InvalidOption(
+                f"CancelOn(event={self.event!r}): give the name of one event, without a wildcard"
+            )
         self.pairs()
         if self.filter is not None:
             check_filter(self.filter, "CancelOn(filter=...)")
-        seconds(self.within, "CancelOn(within=...)", least=1)
+        seconds(self.timeout, "CancelOn(timeout=...)", least=1)
 
     def pairs(self) -> list[tuple[list[str], list[str]]]:
         """Paths in the cancelling event, each with that in the function's own."""
-        given = [] if self.match is None else [self.match] if isinstance(self.match, str) else list(self.match)
+        given = (
+            []
+            if self.match is None
+            else [self.match]
+            if isinstance(self.match, str)
+            else list(self.match)
+        )
         both = [(one, one) if isinstance(one, str) else one for one in given]
-        return [(path(theirs, "CancelOn(match=...)"), path(own, "CancelOn(match=...)")) for theirs, own in both]
+        return [
+            (path(theirs, "CancelOn(match=...)"), path(own, "CancelOn(match=...)"))
+            for theirs, own in both
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The rule as the fan-out reads it."""
         pairs = self.pairs()
         return {
-            "event": self.event, "shape": [theirs for theirs, _ in pairs], "own": [own for _, own in pairs],
-            "filter": self.filter, "within": seconds(self.within, ""),
-        }  # fmt: skip
+            "event": self.event,
+            "shape": [theirs for theirs, _ in pairs],
+            "own": [own for _, own in pairs],
+            "filter": self.filter,
+            "within": seconds(self.timeout, ""),
+        }
 
 
 @dataclass(frozen=True)
@@ -266,7 +302,7 @@ class Flow:
     rate_limit: RateLimit | None = None
     idempotency: Idempotency | None = None
     debounce: Debounce | None = None
-    batch: Batching | None = None
+    batch: BatchEvents | None = None
     priority: int | Priority = 0
     singleton: Singleton | None = None
     timeouts: Timeouts | None = None
@@ -274,21 +310,38 @@ class Flow:
 
     def check(self, function: str) -> None:
         """Raise `InvalidOption` for what contradicts itself, with the function and the fields."""
-        if isinstance(self.priority, int) and not -HIGHEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY:
-            raise InvalidOption(f"on_event(priority={self.priority}) for {function}: give -{HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}; higher goes first")
+        if (
+            isinstance(self.priority, int)
+            and not -HIGHEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY
+        ):
+            raise InvalidOption(
+                f"on_event(priority={self.priority}) for {function}: give -{HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}; higher goes first"
+            )
         contradictions = [
             ("batch", "singleton", "a singleton runs one event at a time, a batch many"),
             ("batch", "debounce", "a debounce keeps one event of many, a batch all of them"),
-            ("batch", "priority", "a batch takes the events of its key in the order in which they came"),
-            ("batch", "throttle", "a throttle spreads beginnings, a batch gathers them; give the batch a size and a wait"),
+            (
+                "batch",
+                "priority",
+                "a batch takes the events of its key in the order in which they came",
+            ),
+            (
+                "batch",
+                "throttle",
+                "a throttle spreads beginnings, a batch gathers them; give the batch a size and a wait",
+            ),
         ]
         for one, other, why in contradictions:
             if getattr(self, one) and getattr(self, other):
-                raise InvalidOption(f"on_event({one}=..., {other}=...) for {function} contradict each other: {why}; leave one of them out")
+                raise InvalidOption(
+                    f"on_event({one}=..., {other}=...) for {function} contradict each other: {why}; leave one of them out"
+                )
         seen: set[tuple[str | None, str | None]] = set()
         for limit in self.concurrency:
             if (limit.key, limit.scope) in seen:
-                raise InvalidOption(f"on_event(concurrency=...) for {function}: two limits have the key {limit.key!r}; keep the lower one")
+                raise InvalidOption(
+                    f"on_event(concurrency=...) for {function}: two limits have the key {limit.key!r}; keep the lower one"
+                )
             seen.add((limit.key, limit.scope))
 
     @property
@@ -309,10 +362,19 @@ class Flow:
 
     def keys(self) -> tuple[list[list[str]], int]:
         """The paths that flow control goes by, and how many of them (the first ones) make the lane."""
-        in_lane = [limit.key for limit in self.concurrency] + [word.key for word in (self.throttle, self.batch, self.singleton) if word is not None]
-        at_gate = [word.key for word in (self.idempotency, self.rate_limit, self.debounce) if word is not None]
+        in_lane = [limit.key for limit in self.concurrency] + [
+            word.key for word in (self.throttle, self.batch, self.singleton) if word is not None
+        ]
+        at_gate = [
+            word.key
+            for word in (self.idempotency, self.rate_limit, self.debounce)
+            if word is not None
+        ]
         lane = list(dict.fromkeys(key for key in in_lane if key is not None))
-        return [path(key, "key") for key in dict.fromkeys([*lane, *(key for key in at_gate if key is not None)])], len(lane)
+        return [
+            path(key, "key")
+            for key in dict.fromkeys([*lane, *(key for key in at_gate if key is not None)])
+        ], len(lane)
 
     def to_json(self, function: str) -> dict[str, Any]:
         """What the SQL of the fan-out and of the claim reads; a word that is not said is not there."""
@@ -322,13 +384,17 @@ class Flow:
         def place(key: str | None) -> int | None:
             return None if key is None else places[".".join(path(key, "key"))]
 
-        written: dict[str, Any] = {"lanes": lanes, "concurrency": self._concurrency(function, place), "limits": self._limits(place)}
+        written: dict[str, Any] = {
+            "lanes": lanes,
+            "concurrency": self._concurrency(function, place),
+            "limits": self._limits(place),
+        }
         if self.throttle:
             written["throttle"] = self.throttle.to_json(place(self.throttle.key))
         if self.debounce:
             written["debounce"] = self.debounce.to_json(place(self.debounce.key))
         if self.batch:
-            written["batch"] = {"wait": seconds(self.batch.wait, "")}
+            written["batch"] = {"wait": seconds(self.batch.timeout, "")}
         if self.singleton:
             written["singleton"] = {"mode": self.singleton.mode, "key": place(self.singleton.key)}
         if isinstance(self.priority, Priority):
@@ -340,17 +406,25 @@ class Flow:
         if self.cancel_on:
             written["cancel_on"] = [rule.to_json() for rule in self.cancel_on]
         # A chunk of arrivals must span less than every period of the gates.
-        periods = [limit["period"] for limit in written["limits"]] + ([written["debounce"]["period"]] if self.debounce else [])
+        periods = [limit["period"] for limit in written["limits"]] + (
+            [written["debounce"]["period"]] if self.debounce else []
+        )
         return {**written, "span": min(periods, default=DAY)}
 
     def _concurrency(self, function: str, place: Any) -> list[dict[str, Any]]:
         limits = [
-            {"scope": f"shared {limit.scope}" if limit.scope else f"{function} {position}", "limit": limit.limit, "key": place(limit.key)}
+            {
+                "scope": f"shared {limit.scope}" if limit.scope else f"{function} {position}",
+                "limit": limit.limit,
+                "key": place(limit.key),
+            }
             for position, limit in enumerate(self.concurrency)
         ]
         if self.singleton:
             # The one that takes another's place waits until that one has left its batch.
-            limits.append({"scope": f"{function} singleton", "limit": 1, "key": place(self.singleton.key)})
+            limits.append(
+                {"scope": f"{function} singleton", "limit": 1, "key": place(self.singleton.key)}
+            )
         return limits
 
     def _limits(self, place: Any) -> list[dict[str, Any]]:
@@ -358,10 +432,24 @@ class Flow:
         if self.idempotency:
             period = seconds(self.idempotency.period, "")
             found.append(
-                {"gate": "idempotency", "limit": 1, "period": period, "key": place(self.idempotency.key), "says": "idempotency: an event with the same key came before"}
+                {
+                    "gate": "idempotency",
+                    "limit": 1,
+                    "period": period,
+                    "key": place(self.idempotency.key),
+                    "says": "idempotency: an event with the same key came before",
+                }
             )
         if self.rate_limit:
             period = seconds(self.rate_limit.period, "")
             says = f"rate limit: {self.rate_limit.limit} in {period:g} s were taken already"
-            found.append({"gate": "rate_limit", "limit": self.rate_limit.limit, "period": period, "key": place(self.rate_limit.key), "says": says})
+            found.append(
+                {
+                    "gate": "rate_limit",
+                    "limit": self.rate_limit.limit,
+                    "period": period,
+                    "key": place(self.rate_limit.key),
+                    "says": says,
+                }
+            )
         return found

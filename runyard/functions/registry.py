@@ -17,7 +17,7 @@ from runyard.functions.retry import Retry
 from runyard.functions.triggers import Trigger, meets
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, fetch_all, fetch_one
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _MOST_REKEYED = 5_000
@@ -40,15 +40,21 @@ class Function:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise InvalidOption(f"on_event(name={self.name!r}): give letters, digits and underscores")
+            raise InvalidOption(
+                f"on_event(name={self.name!r}): give letters, digits and underscores"
+            )
         if not self.triggers and not self.scheduled:
-            raise InvalidOption(f"on_event for {self.name}: give at least one event name, or cron=Cron(...)")
+            raise InvalidOption(
+                f"on_event for {self.name}: give at least one event name, or cron=Cron(...)"
+            )
         try:
             _ = self.rules
         except InvalidOption as error:
             raise InvalidOption(f"on_event for {self.name}: {error}") from None
         if not 1 <= self.max_batch <= LARGEST_BATCH:
-            raise InvalidOption(f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {LARGEST_BATCH}")
+            raise InvalidOption(
+                f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {LARGEST_BATCH}"
+            )
         self.flow.check(self.name)
 
     @property
@@ -59,12 +65,15 @@ class Function:
     @property
     def largest(self) -> int:
         """The most invocations that one run takes."""
-        return self.flow.batch.size if self.flow.batch else self.max_batch
+        return self.flow.batch.max_size if self.flow.batch else self.max_batch
 
     @property
     def event(self) -> str:
         """The name of an event made for this function alone: its first trigger, so that the data has that type."""
-        return next((rule.event for rule in self.rules if not rule.wildcard), SCHEDULED if self.scheduled else INVOKED)
+        return next(
+            (rule.event for rule in self.rules if not rule.wildcard),
+            SCHEDULED if self.scheduled else INVOKED,
+        )
 
     def started_by(self, event: str) -> bool:
         """Whether an event of this name can start it, filters aside."""
@@ -76,11 +85,23 @@ class Function:
         plain = [rule.event for rule in self.rules if not rule.wildcard and rule.filter is None]
         others = [rule for rule in self.rules if rule.wildcard or rule.filter is not None]
         return {
-            "name": self.name, "job": self.job, "triggers": [str(rule) for rule in self.rules], "exact": plain, "patterned": bool(others),
-            "max_batch": self.largest, "priority": self.flow.priority if isinstance(self.flow.priority, int) else 0, "attempts": self.retry.attempts,
-            "flow": self.flow.to_json(self.name), "key_paths": paths, "laned": self.flow.laned, "gated": self.flow.gated,
-            "rules": [{"event": rule.pattern, "wildcard": rule.wildcard, "filter": rule.filter} for rule in self.rules],
-        }  # fmt: skip
+            "name": self.name,
+            "job": self.job,
+            "triggers": [str(rule) for rule in self.rules],
+            "exact": plain,
+            "patterned": bool(others),
+            "max_batch": self.largest,
+            "priority": self.flow.priority if isinstance(self.flow.priority, int) else 0,
+            "attempts": self.retry.attempts,
+            "flow": self.flow.to_json(self.name),
+            "key_paths": paths,
+            "laned": self.flow.laned,
+            "gated": self.flow.gated,
+            "rules": [
+                {"event": rule.pattern, "wildcard": rule.wildcard, "filter": rule.filter}
+                for rule in self.rules
+            ],
+        }
 
 
 _functions: dict[str, Function] = {}
@@ -90,11 +111,17 @@ def add(function: Function) -> None:
     """Add a function; a second one of its name with other options, or another limit of a shared scope, raises `InvalidOption`."""
     known = _functions.get(function.name)
     if known is not None and known != function:
-        raise InvalidOption(f"two functions are called {function.name}: give one of them on_event(name=...)")
+        raise InvalidOption(
+            f"two functions are called {function.name}: give one of them on_event(name=...)"
+        )
     for other in _functions.values():
         for theirs in other.flow.concurrency:
             for ours in function.flow.concurrency:
-                if ours.scope is not None and ours.scope == theirs.scope and ours.limit != theirs.limit:
+                if (
+                    ours.scope is not None
+                    and ours.scope == theirs.scope
+                    and ours.limit != theirs.limit
+                ):
                     raise InvalidOption(
                         f"Concurrency(scope={ours.scope!r}) has the limit {ours.limit} in {function.name} and {theirs.limit} in {other.name}:"
                         " a shared limit must be the same everywhere"
@@ -133,13 +160,25 @@ def publish() -> None:
     location = f"{settings().code} in {settings().environment}"
     try:
         with database.transaction() as connection:
-            run(connection, "register_functions", functions=declared, location=location)
-            run(connection, "register_triggers", functions=declared)
-            version = one(connection, "publication", location=location, digest=sha256(declared.encode()).hexdigest())
+            fetch_all(connection, "register_functions", functions=declared, location=location)
+            fetch_all(connection, "register_triggers", functions=declared)
+            version = fetch_one(
+                connection,
+                "publication",
+                location=location,
+                digest=sha256(declared.encode()).hexdigest(),
+            )
             if version is not None and version["newest"]:
-                run(connection, "retire_functions", names=[function.name for function in functions()], location=location)
+                fetch_all(
+                    connection,
+                    "retire_functions",
+                    names=[function.name for function in functions()],
+                    location=location,
+                )
     except psycopg.errors.SyntaxError as error:
-        raise InvalidOption(f"a filter is not what this PostgreSQL takes for SQL/JSON path: {error.diag.message_primary}") from None
+        raise InvalidOption(
+            f"a filter is not what this PostgreSQL takes for SQL/JSON path: {error.diag.message_primary}"
+        ) from None
     catch_up()
     rekey()
 
@@ -150,9 +189,13 @@ def catch_up() -> None:
     It goes on for a minute and longer, until no transaction is left that saw a function away.
     """
     with database.connection() as connection:
-        for row in run(connection, "returned"):
+        for row in fetch_all(connection, "returned"):
             after: str | None = None
-            while (found := one(connection, "catch_up", function=row["name"], after=after, limit=_MOST_LOOKED_AT)) and found["last"]:
+            while (
+                found := fetch_one(
+                    connection, "catch_up", function=row["name"], after=after, limit=_MOST_LOOKED_AT
+                )
+            ) and found["last"]:
                 after = found["last"]
 
 
@@ -163,5 +206,7 @@ def rekey() -> None:
     limits look before each claim; this looks at those without limits too.
     """
     with database.connection() as connection:
-        while (row := one(connection, "rekey", limit=_MOST_REKEYED)) and row["count"] == _MOST_REKEYED:
+        while (row := fetch_one(connection, "rekey", limit=_MOST_REKEYED)) and row[
+            "count"
+        ] == _MOST_REKEYED:
             pass

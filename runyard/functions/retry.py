@@ -34,25 +34,47 @@ class Retry:
     attempts: int = 5
     delays: tuple[float, ...] = DEFAULT_DELAYS
     jitter: float = 0.1
-    by_type: Mapping[type[BaseException], "Retry | None"] = field(default_factory=dict[type[BaseException], "Retry | None"])
+    by_type: Mapping[type[BaseException], "Retry | None"] = field(
+        default_factory=dict[type[BaseException], "Retry | None"]
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.attempts <= MAX_ATTEMPTS:
             raise InvalidOption(f"Retry(attempts={self.attempts}): give 1 to {MAX_ATTEMPTS}")
         if not self.delays or any(not 0 <= delay <= LONGEST_DELAY for delay in self.delays):
-            raise InvalidOption(f"Retry(delays={self.delays}): give at least one wait, each of 0 to {LONGEST_DELAY:.0f} seconds")
+            raise InvalidOption(
+                f"Retry(delays={self.delays}): give at least one wait, each of 0 to {LONGEST_DELAY:.0f} seconds"
+            )
         if not 0 <= self.jitter <= 1:
             raise InvalidOption(f"Retry(jitter={self.jitter}): give a share from 0 to 1")
         for kind, rule in self.by_type.items():
-            if not (isinstance(kind, type) and issubclass(kind, BaseException)) or not (rule is None or isinstance(rule, Retry)):
-                raise InvalidOption("Retry(by_type=...): give exception classes, each with a Retry or None")
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)) or not (
+                rule is None or isinstance(rule, Retry)
+            ):
+                raise InvalidOption(
+                    "Retry(by_type=...): give exception classes, each with a Retry or None"
+                )
 
     @classmethod
-    def exponential(cls, first: float, *, factor: float = 2.0, longest: float = 3600.0, attempts: int = 5, jitter: float = 0.1) -> "Retry":
-        """Waits that grow by `factor` from `first` seconds, `longest` at most."""
+    def exponential(
+        cls,
+        first: float,
+        *,
+        factor: float = 2.0,
+        max_delay: float = 3600.0,
+        attempts: int = 5,
+        jitter: float = 0.1,
+    ) -> "Retry":
+        """Waits that grow by `factor` from `first` seconds, `max_delay` at most."""
         if first <= 0 or factor < 1:
-            raise InvalidOption(f"Retry.exponential(first={first}, factor={factor}): give a first wait above 0 and a factor of 1 or more")
-        return cls(attempts, tuple(min(first * factor**step, longest) for step in range(max(1, attempts - 1))), jitter)
+            raise InvalidOption(
+                f"Retry.exponential(first={first}, factor={factor}): give a first wait above 0 and a factor of 1 or more"
+            )
+        return cls(
+            attempts,
+            tuple(min(first * factor**step, max_delay) for step in range(max(1, attempts - 1))),
+            jitter,
+        )
 
     def delay(self, attempt: int, dice: random.Random) -> float:
         """Seconds to wait after attempt number `attempt` (from 1) failed."""
@@ -73,6 +95,10 @@ class Retry:
         if rule is None or isinstance(error, NonRetriable) or attempt >= rule.attempts:
             return None
         if isinstance(error, RetryAfter):
-            seconds = (error.when - clock.now()).total_seconds() if isinstance(error.when, datetime) else float(error.when)
+            seconds = (
+                (error.when - clock.now()).total_seconds()
+                if isinstance(error.when, datetime)
+                else float(error.when)
+            )
             return min(max(0.0, seconds), LONGEST_DELAY)
         return rule.delay(attempt, dice)

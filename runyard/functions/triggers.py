@@ -47,7 +47,9 @@ class Trigger:
 
     def __post_init__(self) -> None:
         if not isinstance(self.event, str) or not 1 <= len(self.event) <= MAX_NAME:
-            raise InvalidOption(f"Trigger(event={self.event!r}): give an event name of 1 to {MAX_NAME} characters")
+            raise InvalidOption(
+                f"Trigger(event={self.event!r}): give an event name of 1 to {MAX_NAME} characters"
+            )
         if self.filter is not None:
             check_filter(self.filter, f"the filter of {self.event}")
 
@@ -61,7 +63,12 @@ class Trigger:
         """The name, or the pattern as SQL's LIKE takes it."""
         if not self.wildcard:
             return self.event
-        return self.event.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
+        return (
+            self.event.replace("\\", "\\\\")
+            .replace("%", "\\%")
+            .replace("_", "\\_")
+            .replace("*", "%")
+        )
 
     def __str__(self) -> str:
         return f"{self.event} if {self.filter}" if self.filter else self.event
@@ -96,8 +103,13 @@ class Cron:
         try:
             ZoneInfo(self.timezone)
         except (ValueError, OSError, KeyError):
-            raise InvalidOption(f"Cron(timezone={self.timezone!r}): no time zone; write it as Europe/Zurich") from None
-        for name, value, allowed in (("overlap", self.overlap, ("skip", "queue", "allow")), ("catch_up", self.catch_up, ("none", "last", "all"))):
+            raise InvalidOption(
+                f"Cron(timezone={self.timezone!r}): no time zone; write it as Europe/Zurich"
+            ) from None
+        for name, value, allowed in (
+            ("overlap", self.overlap, ("skip", "queue", "allow")),
+            ("catch_up", self.catch_up, ("none", "last", "all")),
+        ):
             if value not in allowed:
                 raise InvalidOption(f"Cron({name}={value!r}): give {', '.join(allowed)}")
         seconds(self.grace, "Cron(grace=...)", least=1)

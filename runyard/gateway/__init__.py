@@ -1,4 +1,4 @@
-"""The web process: the HTTP door, the dev page, and the Dagster UI behind them on one port.
+"""The web process: the HTTP API, the dev page, and the Dagster UI behind them on one port.
 
 A request passes `observing` (its id and its line in the log) and `cors`, and comes to an `endpoint`, which lets it in by its key (`access`,
 `signatures`), reads it (`reading`), and answers errors in one form (`problems`). Events go through `writing`, what clients wait for through

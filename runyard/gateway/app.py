@@ -47,31 +47,60 @@ from runyard.gateway.http.watcher import Watcher
 from runyard.settings import settings
 from runyard.store import database
 
-# A client of the door hears soon that the database is away.
+# A client of the HTTP API hears soon that the database is away.
 _DATABASE_SECONDS = 2.0
-_CODES = {404: ("not_found", "there is nothing here: /docs lists what there is"), 405: ("method", "this method is not for this path: /docs lists those that are")}
+_CODES = {
+    404: ("not_found", "there is nothing here: /docs lists what there is"),
+    405: ("method_not_allowed", "this method is not for this path: /docs lists those that are"),
+}
 
 
 def endpoints() -> list[Endpoint]:
-    """Every endpoint: the engine's, then those of the project's doors."""
-    groups = [module.ENDPOINTS for module in (event_endpoints, trigger, history, actions, stream, inngest_v1, health, metrics)]
-    return [endpoint for group in [*groups, _doors()] for endpoint in group]
+    """Every endpoint: the engine's, then those of the project's extensions."""
+    groups = [
+        module.ENDPOINTS
+        for module in (
+            event_endpoints,
+            trigger,
+            history,
+            actions,
+            stream,
+            inngest_v1,
+            health,
+            metrics,
+        )
+    ]
+    return [endpoint for group in [*groups, _extensions()] for endpoint in group]
 
 
 def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     """The application; `dagster_ui` is served behind our routes where it is given, and in `development` no key is asked for."""
     found = endpoints()
-    routes: list[BaseRoute] = [*[endpoint.route() for endpoint in found], *description_routes(found), *_refusals(found)]
+    routes: list[BaseRoute] = [
+        *[endpoint.route() for endpoint in found],
+        *description_routes(found),
+        *_refusals(found),
+    ]
     routes += _dev_page(dagster_ui is not None).routes()
     is_page = partial(_is_page, tuple(routes), dagster_ui)
     if dagster_ui is not None:
         routes.append(Mount("/", dagster_ui))
     middleware = [
         Middleware(Observe),
-        Middleware(Guard, development=development, is_page=is_page, sockets=("/graphql",) if dagster_ui is not None else ()),
+        Middleware(
+            Guard,
+            development=development,
+            is_page=is_page,
+            sockets=("/graphql",) if dagster_ui is not None else (),
+        ),
         Middleware(Cors, development=development),
     ]
-    return Starlette(routes=routes, middleware=middleware, lifespan=_services(development), exception_handlers={HTTPException: _refuse})
+    return Starlette(
+        routes=routes,
+        middleware=middleware,
+        lifespan=_services(development),
+        exception_handlers={HTTPException: _refuse},
+    )
 
 
 def serve_web(workspace: Path, *, api_only: bool = False) -> int:
@@ -88,14 +117,27 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
             "the Dagster UI has no log-in and is served on 127.0.0.1 only: use `runyard web --api-only` here, and a tunnel or a proxy with a log-in for the UI"
         )
     if "*" in chosen.cors_origins:
-        raise RunyardError("RUNYARD_CORS_ORIGINS=* would let every page act here, for in development no key is asked for: name the origins")
+        raise RunyardError(
+            "RUNYARD_CORS_ORIGINS=* would let every page act here, for in development no key is asked for: name the origins"
+        )
     from dagster_webserver.app import create_app_from_workspace_process_context
 
-    from runyard.dagster_adapter.internals import WorkspaceFileTarget, WorkspaceProcessContext, pooled_instance, silence_restarts
+    from runyard.dagster_adapter.internals import (
+        WorkspaceFileTarget,
+        WorkspaceProcessContext,
+        pooled_instance,
+        silence_restarts,
+    )
 
     silence_restarts()
-    with pooled_instance() as instance, WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context:
-        serve(build_app(create_app_from_workspace_process_context(context), development=True), websockets=True)
+    with (
+        pooled_instance() as instance,
+        WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context,
+    ):
+        serve(
+            build_app(create_app_from_workspace_process_context(context), development=True),
+            websockets=True,
+        )
     return 0
 
 
@@ -105,7 +147,9 @@ def _check_keys() -> None:
     except DatabaseUnavailable:
         return
     if not known:
-        raise RunyardError("there is no key that this door could take: make one with `runyard keys create NAME --scope send`")
+        raise RunyardError(
+            "there is no key that this door could take: make one with `runyard keys create NAME --scope send`"
+        )
 
 
 def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
@@ -135,7 +179,10 @@ def _refusals(found: Sequence[Endpoint]) -> list[BaseRoute]:
         methods.setdefault(endpoint.path, []).append(endpoint.method)
     roots = sorted({f"/{path.split('/')[1]}" for path in methods if path.count("/") > 1})
     return [
-        *[Route(path, _Refusal(405, {"Allow": ", ".join(allowed)})) for path, allowed in methods.items()],
+        *[
+            Route(path, _Refusal(405, {"Allow": ", ".join(allowed)}))
+            for path, allowed in methods.items()
+        ],
         *[Mount(root, _Refusal(404, {})) for root in roots],
     ]
 
@@ -150,7 +197,9 @@ class _Refusal:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse."""
         code, message = _CODES[self._status]
-        await refusal(Request(scope), Problem(self._status, code, message, headers=self._headers))(scope, receive, send)
+        await refusal(Request(scope), Problem(self._status, code, message, headers=self._headers))(
+            scope, receive, send
+        )
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -160,9 +209,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
     return refusal(request, Problem(error.status_code, code, message, headers=error.headers))
 
 
-def _doors() -> Sequence[Endpoint]:
+def _extensions() -> Sequence[Endpoint]:
     """The endpoints of the project, none for a process outside of one."""
-    module = settings().project_module("doors")
+    module = settings().project_module("http_extensions")
     return list(module.ENDPOINTS) if module is not None else []
 
 

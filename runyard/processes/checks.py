@@ -15,7 +15,7 @@ from runyard.processes.web_probe import web_answers
 from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.embedded import why_elsewhere
-from runyard.store.queries import one, run
+from runyard.store.queries import fetch_all, fetch_one
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,18 @@ class Check:
 def checks() -> list[Check]:
     """All checks; those that need the database are not tried when it is away."""
     found = [_check("database", _database)]
-    needing = [("migrations", _migrations), ("workers", _workers), ("daemon", _daemon), ("keys", _keys)]
+    needing = [
+        ("migrations", _migrations),
+        ("workers", _workers),
+        ("daemon", _daemon),
+        ("keys", _keys),
+    ]
     for name, look in needing:
-        found.append(_check(name, look) if found[0].ok else Check(name, False, "cannot be told without the database"))
+        found.append(
+            _check(name, look)
+            if found[0].ok
+            else Check(name, False, "cannot be told without the database")
+        )
     return [*found, _check("broker", _broker)]
 
 
@@ -73,7 +82,10 @@ def _database() -> str:
         row = connection.execute("SELECT current_setting('server_version') AS version").fetchone()
     kind = "embedded" if database.is_embedded(settings()) else "DATABASE_URL"
     place = why_elsewhere(settings())
-    return f"PostgreSQL {row['version'] if row else '?'} at {database.where(database.database_url())} ({kind})" + (f"; {place}" if place else "")
+    return (
+        f"PostgreSQL {row['version'] if row else '?'} at {database.where(database.database_url())} ({kind})"
+        + (f"; {place}" if place else "")
+    )
 
 
 def _say_what_refuses() -> None:
@@ -88,9 +100,11 @@ def _say_what_refuses() -> None:
 def _migrations() -> str:
     check_migrated()
     with database.connection() as connection:
-        row = one(connection, "from_another_cluster")
+        row = fetch_one(connection, "from_another_cluster")
     if row is not None and row["moved"]:
-        raise RunyardError("the tables came from another PostgreSQL cluster, and what waits for events would not see them: run `runyard migrate`")
+        raise RunyardError(
+            "the tables came from another PostgreSQL cluster, and what waits for events would not see them: run `runyard migrate`"
+        )
     return "every schema is at the version that the code wants"
 
 
@@ -104,7 +118,9 @@ def _broker() -> str:
         return f"{Connection(broker_url()).as_uri()}, a message went through it and back"
     folder = settings().broker_dir / "queue"
     if not os.access(folder if folder.exists() else settings().home, os.W_OK):
-        raise RunyardError(f"{folder} cannot be written: give this user the right, or set RUNYARD_DATA_DIR")
+        raise RunyardError(
+            f"{folder} cannot be written: give this user the right, or set RUNYARD_DATA_DIR"
+        )
     send_and_receive()
     waiting = len(list(folder.glob(f"*.{QUEUE}.msg")))
     return f"files in {folder.parent}, {waiting} runs waiting, a message went through them and back"
@@ -112,26 +128,34 @@ def _broker() -> str:
 
 def _workers() -> str:
     with database.connection() as connection:
-        rows = run(connection, "workers")
+        rows = fetch_all(connection, "workers")
     alive = [row for row in rows if row["silent"] < settings().lease_seconds]
     if not alive:
-        raise RunyardError("no warm worker is alive: start one with `runyard worker` (or all with `runyard up`); until then every run starts a process of its own")
+        raise RunyardError(
+            "no warm worker is alive: start one with `runyard worker` (or all with `runyard up`); until then every run starts a process of its own"
+        )
     return f"{len(alive)} alive, {sum(row['slots'] for row in alive)} runs at a time"
 
 
 def _daemon() -> str:
     os.environ.setdefault("DAGSTER_HOME", str(settings().home))
-    os.environ["DATABASE_URL"] = database.database_url()  # what was given, with what every connection needs
+    os.environ["DATABASE_URL"] = (
+        database.database_url()
+    )  # what was given, with what every connection needs
     with DagsterInstance.get() as instance:
         statuses = get_daemon_statuses(instance, ["SENSOR"], ignore_errors=True)
     if not statuses["SENSOR"].healthy:
-        raise RunyardError("the Dagster daemon gives no heartbeat: start it with `runyard daemon` (or all with `runyard up`)")
+        raise RunyardError(
+            "the Dagster daemon gives no heartbeat: start it with `runyard daemon` (or all with `runyard up`)"
+        )
     return "its sensor loop is alive"
 
 
 def _keys() -> str:
     valid = len(api_keys.valid())
     if not valid and not settings().loopback_only:
-        raise RunyardError("RUNYARD_HOST can be reached from outside and there is no key: make one with `runyard keys create NAME --scope send`")
+        raise RunyardError(
+            "RUNYARD_HOST can be reached from outside and there is no key: make one with `runyard keys create NAME --scope send`"
+        )
     none_needed = "; the web process listens on this machine alone, and asks for none unless it runs with --api-only"
     return f"{valid} valid in the environment {settings().environment}{none_needed if settings().loopback_only else ''}"

@@ -21,7 +21,7 @@ from runyard.engine.activity import Activity, Work, expect
 from runyard.engine.overseer import CANCEL_SECONDS, Overseer, without_innocent
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, run
+from runyard.store.queries import Row, fetch_all
 
 _START_SECONDS = 60.0
 # A run that was told to stop may take so long: its threads have some seconds for what is under way.
@@ -153,7 +153,7 @@ class Children:
         if not batches:
             return {}
         with database.connection() as connection:
-            return {row["id"]: row for row in run(connection, "heartbeat", batches=batches)}
+            return {row["id"]: row for row in fetch_all(connection, "heartbeat", batches=batches)}
 
     def _end(self, child: Child, doing: Activity, late: Sequence[Work]) -> None:
         guilty = without_innocent(child.pid, late)
@@ -163,7 +163,11 @@ class Children:
         if last is None:
             return
         guilty = [work for work in guilty if last.batch == doing.batch and work in last.work]
-        text = hung_steps.described(last, guilty) if guilty else f"a {hung_steps.described(doing, late)}"
+        text = (
+            hung_steps.described(last, guilty)
+            if guilty
+            else f"a {hung_steps.described(doing, late)}"
+        )
         _log.error("process %s was killed: %s", child.pid, text)
         self._killed.append(Killed(last, guilty, text, time.monotonic()))
         self._settle()

@@ -30,18 +30,31 @@ def serve_code(socket_path: Path) -> int:
         sensors.check_io_managers(load_code().get_repository_def())
     except Exception:
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
-        print("The code does not load; the functions stay as they were. Mend it: it is loaded again when a file changes.", file=sys.stderr, flush=True)
+        print(
+            "The code does not load; the functions stay as they were. Mend it: it is loaded again when a file changes.",
+            file=sys.stderr,
+            flush=True,
+        )
     else:
         registry.publish()
         _take_back_of_predecessor()
     socket_path.unlink(missing_ok=True)
     grpc_command.main(
         [
-            "--module-name", settings().code, "--socket", str(socket_path), "--max-workers", str(_THREADS),
-            "--location-name", settings().code, "--log-level", "warning", "--lazy-load-user-code",
+            "--module-name",
+            settings().code,
+            "--socket",
+            str(socket_path),
+            "--max-workers",
+            str(_THREADS),
+            "--location-name",
+            settings().code,
+            "--log-level",
+            "warning",
+            "--lazy-load-user-code",
         ],
         standalone_mode=False,
-    )  # fmt: skip
+    )
     return 0
 
 
@@ -53,4 +66,7 @@ def _take_back_of_predecessor() -> None:
             with DagsterInstance.get() as instance:
                 reaper.take_back(lambda: instance, names, 0)
     except Exception as error:
-        _log.warning("what the code server before this one has claimed is taken back later: %s", type(error).__name__)
+        _log.warning(
+            "what the code server before this one has claimed is taken back later: %s",
+            type(error).__name__,
+        )

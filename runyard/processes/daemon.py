@@ -48,7 +48,10 @@ def take_back_of_predecessor(instance: DagsterInstance) -> None:
     try:
         reaper.take_back(lambda: instance, None, 0)
     except Exception as error:
-        _log.warning("what the daemon before this one has claimed is taken back later: %s", type(error).__name__)
+        _log.warning(
+            "what the daemon before this one has claimed is taken back later: %s",
+            type(error).__name__,
+        )
 
 
 def end_ticks(instance: DagsterInstance) -> None:
@@ -73,7 +76,9 @@ class _Shortened(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Shorten a record of this kind, or hold it back."""
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, DagsterUserCodeUnreachableError | DagsterCodeLocationNotFoundError):
+        if not isinstance(
+            error, DagsterUserCodeUnreachableError | DagsterCodeLocationNotFoundError
+        ):
             return True
         with self._lock:
             now = time.monotonic()

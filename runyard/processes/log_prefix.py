@@ -31,7 +31,9 @@ def prefix_output() -> int:
         else:
             details = childutils.get_headers(payload)
             name = details["processname"]
-            lines = [] if details["expected"] == "1" else ["ended unexpectedly; it is started again"]
+            lines = (
+                [] if details["expected"] == "1" else ["ended unexpectedly; it is started again"]
+            )
         for line in lines:
             sys.stderr.write(f"{_label(name, colours)} | {without_secrets(line)}\n")
         sys.stderr.flush()

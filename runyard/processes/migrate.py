@@ -48,7 +48,9 @@ def migrate() -> list[str]:
             connection.commit()
             done.append(f"{schema}: {before or 'empty'} -> {_current(connection, schema)}")
         if connection.execute(text("SELECT runyard.settle_in_v1()")).scalar():
-            done.append("runyard: came from another PostgreSQL cluster; what waits goes on with the transactions of this one")
+            done.append(
+                "runyard: came from another PostgreSQL cluster; what waits goes on with the transactions of this one"
+            )
         connection.commit()
         create_dagster_tables(direct_url())
         done.append("dagster: up to date")
@@ -63,10 +65,14 @@ def check_migrated() -> None:
         _check_pooler()
     with _connect() as connection:
         for schema, folder in _locations():
-            wanted = ScriptDirectory.from_config(_config(connection, schema, folder)).get_current_head()
+            wanted = ScriptDirectory.from_config(
+                _config(connection, schema, folder)
+            ).get_current_head()
             found = _current(connection, schema)
             if found != wanted:
-                raise SchemaOutOfDate(f"schema {schema} is at version {found or 'none'}, the code wants {wanted}: run `runyard migrate`")
+                raise SchemaOutOfDate(
+                    f"schema {schema} is at version {found or 'none'}, the code wants {wanted}: run `runyard migrate`"
+                )
 
 
 def _locations() -> list[tuple[str, Path]]:
@@ -86,11 +92,15 @@ def _locations() -> list[tuple[str, Path]]:
 def _connect(url: str | None = None) -> Connection:
     url = "postgresql+psycopg://" + (url or direct_url()).split("://", 1)[1]
     try:
-        return create_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None}).connect()
+        return create_engine(
+            url, poolclass=NullPool, connect_args={"prepare_threshold": None}
+        ).connect()
     except OperationalError as error:
         if leads_to_a_pooler(error):
             raise DatabaseUnavailable(POOLER) from error
-        raise DatabaseUnavailable("the database does not answer: check DATABASE_URL and that the server runs") from error
+        raise DatabaseUnavailable(
+            "the database does not answer: check DATABASE_URL and that the server runs"
+        ) from error
 
 
 def _check_dagsters_schema(connection: Connection) -> None:
@@ -98,7 +108,9 @@ def _check_dagsters_schema(connection: Connection) -> None:
     row = connection.execute(text(_DAGSTERS_SCHEMA)).mappings().one()
     here, there = row["here"], row["there"]
     if here is None:
-        raise RunyardError("the schema that DATABASE_URL gives Dagster's tables by its search_path is not there: create it, or leave that away")
+        raise RunyardError(
+            "the schema that DATABASE_URL gives Dagster's tables by its search_path is not there: create it, or leave that away"
+        )
     if row["known"] and there and here not in there:
         raise RunyardError(
             f"Dagster's tables are in the schema {there[0]}, and are wanted in {here}: move them there (ALTER TABLE ... SET SCHEMA {here}),"
@@ -114,7 +126,9 @@ def _check_dagsters_schema(connection: Connection) -> None:
 def _check_pooler() -> None:
     """Raise `RunyardError` where Dagster's tables would be looked for elsewhere than the migration has made them."""
     with _connect() as straight, _connect(database_url()) as through:
-        wanted, found = (one.execute(text("SELECT current_schema()")).scalar_one() for one in (straight, through))
+        wanted, found = (
+            one.execute(text("SELECT current_schema()")).scalar_one() for one in (straight, through)
+        )
         role = through.execute(text("SELECT current_user")).scalar_one()
     if wanted != found:
         raise RunyardError(

@@ -61,9 +61,14 @@ def environment(url: str, of: Settings | None = None) -> dict[str, str]:
     """The variables that every process of the project needs: `dagster.yaml` reads them, and every waiting sensor holds a thread of a code server."""
     chosen = of or settings()
     return {
-        "DAGSTER_HOME": str(chosen.home), "RUNYARD_HOME": str(chosen.home), "RUNYARD_DATA_DIR": str(chosen.data),
-        "DATABASE_URL": url, "RUNYARD_PORT": str(chosen.port), "RUNYARD_HOST": chosen.host, "DAGSTER_GRPC_MAX_WORKERS": "128",
-    }  # fmt: skip
+        "DAGSTER_HOME": str(chosen.home),
+        "RUNYARD_HOME": str(chosen.home),
+        "RUNYARD_DATA_DIR": str(chosen.data),
+        "DATABASE_URL": url,
+        "RUNYARD_PORT": str(chosen.port),
+        "RUNYARD_HOST": chosen.host,
+        "DAGSTER_GRPC_MAX_WORKERS": "128",
+    }
 
 
 def start_database(of: Settings) -> str:
@@ -110,7 +115,9 @@ class Stack:
     def start(self) -> None:
         """Start the database, bring its tables up to date, then start all parts; raises `RunyardError` when they run already."""
         if self.is_running():
-            raise RunyardError("the stack of this project runs already: stop it with `runyard down`, or open it in the browser")
+            raise RunyardError(
+                "the stack of this project runs already: stop it with `runyard down`, or open it in the browser"
+            )
         self._check_port()
         keep_private()
         os.environ.update(environment(start_database(self.settings), self.settings))
@@ -122,9 +129,12 @@ class Stack:
         output = self.log.open("ab") if self.quiet else None
         self._supervisor = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
-            start_new_session=True, preexec_fn=_stop_with_parent, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_stop_with_parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=output,
-        )  # fmt: skip
+        )
         if output is not None:
             output.close()
 
@@ -136,16 +146,24 @@ class Stack:
         problems: list[str] = ["starting"]
         while time.monotonic() < deadline:
             if self._supervisor is not None and self._supervisor.poll() is not None:
-                raise RunyardError(f"the stack stopped while starting: {self._where_it_says_why()}, and run `runyard doctor`")
+                raise RunyardError(
+                    f"the stack stopped while starting: {self._where_it_says_why()}, and run `runyard doctor`"
+                )
             problems = not_ready(self.parts)
             if not problems:
                 return
             time.sleep(0.1)
-        raise RunyardError(f"the stack is not ready after {seconds:.0f} s: {'; '.join(problems)}: {self._where_it_says_why()}")
+        raise RunyardError(
+            f"the stack is not ready after {seconds:.0f} s: {'; '.join(problems)}: {self._where_it_says_why()}"
+        )
 
     def _where_it_says_why(self) -> str:
         """Where the output of the parts is: in the log of a quiet stack, else in this terminal. What supervisord itself says is in its own log."""
-        return f"see {self.log}" if self.quiet else f"see the lines above and {self.settings.data / 'supervisord.log'}"
+        return (
+            f"see {self.log}"
+            if self.quiet
+            else f"see the lines above and {self.settings.data / 'supervisord.log'}"
+        )
 
     def wait(self) -> int:
         """Wait until supervisord ends; return its exit code."""
@@ -193,12 +211,16 @@ class Stack:
     def _check_port(self) -> None:
         if "web" not in self.parts:
             return
-        with socket.socket(socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET) as probe:
+        with socket.socket(
+            socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET
+        ) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((self.settings.host, self.settings.port))
             except OSError as error:
-                raise RunyardError(f"port {self.settings.port} of {self.settings.host} cannot be used ({error.strerror}): free it, or set RUNYARD_PORT") from error
+                raise RunyardError(
+                    f"port {self.settings.port} of {self.settings.host} cannot be used ({error.strerror}): free it, or set RUNYARD_PORT"
+                ) from error
 
     def _ask(self, method: str, *arguments: object) -> Any:
         """Call supervisord's XML-RPC interface (supervisor 4, `supervisor.*`)."""
@@ -210,9 +232,7 @@ class Stack:
 
     def _config(self) -> str:
         """The supervisord configuration. The parts stop together, then the code server that they ask, then the database."""
-        listener = (
-            f"command={_command('prefix-output')}\nevents=PROCESS_LOG,PROCESS_STATE_EXITED\nbuffer_size=10000\nstderr_logfile=/dev/fd/2\nstderr_logfile_maxbytes=0\n"
-        )
+        listener = f"command={_command('prefix-output')}\nevents=PROCESS_LOG,PROCESS_STATE_EXITED\nbuffer_size=10000\nstderr_logfile=/dev/fd/2\nstderr_logfile_maxbytes=0\n"
         if self.quiet:
             listener = listener.replace("/dev/fd/2", str(self.log).replace("%", "%%"))
         sections = [
@@ -223,7 +243,12 @@ class Stack:
             f"[supervisorctl]\nserverurl=unix://{socket_path('supervisor')}\n",
             f"[eventlistener:output]\n{listener}",
             f"[group:stack]\nprograms={','.join(part for part in self.parts if part != 'code')}\npriority=20\n",
-            *[_program("code", "code-server", priority=15) if part == "code" else _program(part, part) for part in self.parts],
+            *[
+                _program("code", "code-server", priority=15)
+                if part == "code"
+                else _program(part, part)
+                for part in self.parts
+            ],
         ]
         if self._embedded:
             sections.append(_program("postgres", "postgres", priority=10))
@@ -269,7 +294,9 @@ def stack_workspace(of: Settings | None = None) -> Path:
 
 
 def _write_workspace(of: Settings) -> None:
-    stack_workspace(of).write_text(f"load_from:\n  - grpc_server:\n      socket: {socket_path('code', of)}\n      location_name: {of.code}\n")
+    stack_workspace(of).write_text(
+        f"load_from:\n  - grpc_server:\n      socket: {socket_path('code', of)}\n      location_name: {of.code}\n"
+    )
 
 
 def wait_for_code_server(seconds: float = 60.0) -> None:

@@ -9,7 +9,9 @@ def web_answers(path: str = "/healthz", seconds: float = 1.0) -> bool:
     """Whether the web process of this project answers with 200."""
     chosen = settings()
     try:
-        with urllib.request.urlopen(f"http://{chosen.host}:{chosen.port}{path}", timeout=seconds) as answer:
+        with urllib.request.urlopen(
+            f"http://{chosen.host}:{chosen.port}{path}", timeout=seconds
+        ) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -22,7 +22,13 @@ import psutil
 import psycopg
 from celery import Celery
 from celery.platforms import SecurityWarning
-from celery.signals import worker_init, worker_process_init, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    worker_init,
+    worker_process_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from dagster import DagsterInstance, DagsterRunStatus, Definitions
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
@@ -42,7 +48,7 @@ from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine import dispatch
 from runyard.engine.activity import board
 from runyard.engine.crew import is_anyone_left
-from runyard.engine.lease import heart, most_silent
+from runyard.engine.lease import heartbeat, most_silent
 from runyard.engine.loops import Trouble
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
@@ -50,7 +56,7 @@ from runyard.functions.flow_control import STEP_SECONDS
 from runyard.processes.children import Children
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import fetch_all
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -101,10 +107,18 @@ def work() -> int:
     app = build_app()
     app.worker_main(
         [
-            "--quiet", "worker", "--pool=prefork", f"--concurrency={settings().concurrency}", f"--queues={QUEUE}", f"--hostname={_parent}@%h",
-            "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING",
+            "--quiet",
+            "worker",
+            "--pool=prefork",
+            f"--concurrency={settings().concurrency}",
+            f"--queues={QUEUE}",
+            f"--hostname={_parent}@%h",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel=WARNING",
         ]
-    )  # fmt: skip
+    )
     return 0
 
 
@@ -123,7 +137,7 @@ def _prepare(**_: Any) -> None:
 def _come_alive(**_: Any) -> None:
     dispatch.set_worker_name(f"{name()}:{_parent}")  # for what it settles of its children
     # Only now, with the children forked: a thread that holds a lock at a fork leaves it locked in the child for good.
-    threading.Thread(target=_beat, name="runyard-worker-heart", daemon=True).start()
+    threading.Thread(target=_beat, name="runyard-worker-heartbeat", daemon=True).start()
     threading.Thread(target=_watch, name="runyard-worker-watch", daemon=True).start()
 
 
@@ -137,8 +151,8 @@ def _warm_up(**_: Any) -> None:
     # Celery's fork of multiprocessing says that this process is a daemon, which may have no children. Jobs with Dagster's
     # multiprocess executor need some.
     vars(multiprocessing.process)["_current_process"] = _main_process
-    heart.parent = os.getppid()
-    heart.before_stop = _announce_stop
+    heartbeat.parent = os.getppid()
+    heartbeat.before_stop = _announce_stop
     dispatch.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
     _warm_instance()
@@ -149,7 +163,7 @@ def _say_goodbye(**_: Any) -> None:
     _stopping.set()
     try:
         with database.connection() as connection:
-            run(connection, "forget_worker", name=name(), pid=os.getpid())
+            fetch_all(connection, "delete_worker", name=name(), pid=os.getpid())
     except (DatabaseUnavailable, psycopg.Error) as error:
         _log.info("the database does not take the goodbye: %s", type(error).__name__)
 
@@ -160,7 +174,15 @@ def _beat() -> None:
     while not _stopping.is_set():
         try:
             with database.connection() as connection:
-                run(connection, "heartbeat_worker", name=name(), host=socket.gethostname(), pid=os.getpid(), slots=settings().concurrency, place=_place())
+                fetch_all(
+                    connection,
+                    "heartbeat_worker",
+                    name=name(),
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    slots=settings().concurrency,
+                    place=_place(),
+                )
         except Exception as error:
             _stopping.wait(trouble.met(error))
         else:
@@ -187,13 +209,19 @@ def _watch() -> None:
 def free_dead() -> None:
     """Free the batches of processes of this place that are no more, and end their runs."""
     with database.connection() as connection:
-        here = run(connection, "batches_here", name=name(), place=_place(), silent=_SILENT_SECONDS)
+        here = fetch_all(
+            connection, "batches_here", name=name(), place=_place(), silent=_SILENT_SECONDS
+        )
     here = [batch for batch in here if batch["id"] not in _children.accounted_for]
     dead = [batch for batch in here if not _is_alive(int(batch["worker"].rsplit(":", 1)[1]))]
     if dead:
-        _log.warning("lost before the end of their runs: %s", ", ".join(batch["worker"] for batch in dead))
+        _log.warning(
+            "lost before the end of their runs: %s", ", ".join(batch["worker"] for batch in dead)
+        )
         with DagsterInstance.get() as instance:
-            reaper.free(instance, [batch for batch in dead if batch["status"] == "running"], force=True)
+            reaper.free(
+                instance, [batch for batch in dead if batch["status"] == "running"], force=True
+            )
             reaper.end_runs(instance, [batch for batch in dead if batch["status"] == "finished"])
 
 
@@ -219,19 +247,25 @@ def _hand_back() -> None:
         try:
             hand_back()
         except Exception as error:
-            _log.warning("runs are not handed back (%s): they are taken up when their lease is over", type(error).__name__)
+            _log.warning(
+                "runs are not handed back (%s): they are taken up when their lease is over",
+                type(error).__name__,
+            )
         _children.kill_working()  # lest a step that does not end keeps the worker
 
 
 def hand_back() -> None:
     """Give back what this worker is doing, for another to go on with; no attempt is counted. Its own runs can keep nothing any more."""
     with database.connection() as connection:
-        runs = [row["run_id"] for row in run(connection, "hand_back", name=name())]
+        runs = [row["run_id"] for row in fetch_all(connection, "hand_back", name=name())]
     if runs:
         with DagsterInstance.get() as instance:
             for found in [instance.get_run_by_id(run_id) for run_id in runs]:
                 if found is not None and not found.is_finished:
-                    instance.report_run_failed(found, "The worker was stopped. Another run goes on with its events; kept steps are not repeated.")
+                    instance.report_run_failed(
+                        found,
+                        "The worker was stopped. Another run goes on with its events; kept steps are not repeated.",
+                    )
 
 
 def _warm_instance() -> DagsterInstance:
@@ -255,10 +289,14 @@ def _execute(run_id: str) -> None:
     """Execute a run that the broker handed over; one that was begun or cancelled meanwhile is left alone."""
     instance = _warm_instance()
     found = instance.get_run_by_id(run_id)
-    if found is None or found.status not in (DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING):
+    if found is None or found.status not in (
+        DagsterRunStatus.NOT_STARTED,
+        DagsterRunStatus.QUEUED,
+        DagsterRunStatus.STARTING,
+    ):
         _log.warning("run %s is %s: not executed", run_id, found.status.value if found else "gone")
         if found is not None and found.status == DagsterRunStatus.CANCELED:
-            reaper.settle_what_is_left(instance, run_id)
+            reaper.settle_orphaned(instance, run_id)
         return
     handler = signal.getsignal(signal.SIGINT)
     batch_id = found.tags.get(BATCH) if found.parent_run_id is None else None
@@ -266,7 +304,9 @@ def _execute(run_id: str) -> None:
     try:
         if batch_id is not None:
             # Resources are made before the batch is begun: the parent renews its lease meanwhile.
-            board().take_up(batch_id, run_id, STEP_SECONDS if function is None else function.flow.step_seconds)
+            board().take_up(
+                batch_id, run_id, STEP_SECONDS if function is None else function.flow.step_seconds
+            )
         signal.signal(signal.SIGINT, signal.default_int_handler)
         ended_well = execute_run(instance, run_id)
     except KeyboardInterrupt:
@@ -277,7 +317,7 @@ def _execute(run_id: str) -> None:
         if batch_id is not None:
             board().drop(batch_id)
     if not ended_well:
-        reaper.settle_what_is_left(instance, run_id)
+        reaper.settle_orphaned(instance, run_id)
     try:
         dispatch.ended(run_id)
     except (DatabaseUnavailable, psycopg.Error) as error:

@@ -18,7 +18,11 @@ def data_folder(of: Settings | None = None) -> Path:
     """
     chosen = of or settings()
     needed = os.geteuid() == 0 and _serves_another_user(chosen.data / "postgres")
-    return private_folder((chosen.data_dir or chosen.home / ".runyard").absolute(), "RUNYARD_DATA_DIR", close=not needed)
+    return private_folder(
+        (chosen.data_dir or chosen.home / ".runyard").absolute(),
+        "RUNYARD_DATA_DIR",
+        close=not needed,
+    )
 
 
 def _serves_another_user(postgres_dir: Path) -> bool:
@@ -28,7 +32,9 @@ def _serves_another_user(postgres_dir: Path) -> bool:
     except OSError:
         return False
     # A process is the server's only if it belongs to the owner of the folder.
-    running = stat.S_ISDIR(found.st_mode) and found.st_uid != 0 and embedded_url(postgres_dir) is not None
+    running = (
+        stat.S_ISDIR(found.st_mode) and found.st_uid != 0 and embedded_url(postgres_dir) is not None
+    )
     return running and found.st_uid == server_uid()
 
 

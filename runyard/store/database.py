@@ -39,10 +39,19 @@ _OF_THE_STATEMENT = ("54", "55", "57014")
 _NO_SETTINGS = ("unsupported startup parameter", "support command-line options")
 DAGSTER_SCHEMA = "public"
 # A host that has gone without a word is missed after 30 s by both sides; the kernel's own patience is two hours, and the server keeps all locks as long.
-_KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "4", "tcp_user_timeout": "30000"}
+_KEEPALIVES = {
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
 _SERVER_SETTINGS = {
-    "search_path": DAGSTER_SCHEMA, "tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "4", "tcp_user_timeout": "30000",
-}  # fmt: skip
+    "search_path": DAGSTER_SCHEMA,
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
 # As libpq reads it: what is before an @ may hold any sign but @ and /.
 _URL = re.compile(r"postgres(?:ql)?://(?P<place>(?:[^@/]*@)?[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
 
@@ -62,20 +71,30 @@ def database_url(of: Settings | None = None) -> str:
         return _complete(own, pooled=is_pooled(chosen))
     url = embedded_url(chosen.postgres_dir)
     if url is None:
-        raise DatabaseUnavailable("no database: start the stack with `runyard up`, or set DATABASE_URL to a PostgreSQL server")
+        raise DatabaseUnavailable(
+            "no database: start the stack with `runyard up`, or set DATABASE_URL to a PostgreSQL server"
+        )
     # What DATABASE_URL says itself (a role, a schema) holds for the embedded one, too; only its socket may have moved.
-    return _complete(own if own is not None and same_socket(own, url) else url, pooled=is_pooled(chosen))
+    return _complete(
+        own if own is not None and same_socket(own, url) else url, pooled=is_pooled(chosen)
+    )
 
 
 def is_embedded(of: Settings) -> bool:
     """Whether the database is the embedded one, also where DATABASE_URL is what `runyard env` printed."""
-    return of.database_url is None or leads_here(of.database_url.get_secret_value(), of.postgres_dir)
+    return of.database_url is None or leads_here(
+        of.database_url.get_secret_value(), of.postgres_dir
+    )
 
 
 def direct_url(of: Settings | None = None) -> str:
     """The URL of the server itself, around a pooler: for what needs a session of its own. Raises `DatabaseUnavailable` when there is none."""
     chosen = of or settings()
-    return _complete(chosen.direct_database_url.get_secret_value()) if chosen.direct_database_url is not None else database_url(chosen)
+    return (
+        _complete(chosen.direct_database_url.get_secret_value())
+        if chosen.direct_database_url is not None
+        else database_url(chosen)
+    )
 
 
 def is_pooled(of: Settings | None = None) -> bool:
@@ -92,7 +111,11 @@ def _complete(url: str, *, pooled: bool = False) -> str:
     query = _KEEPALIVES | query
     if not pooled:
         options = unquote(query.get("options", ""))
-        missing = [f"-c {name}={value}" for name, value in _SERVER_SETTINGS.items() if f"{name}=" not in options]
+        missing = [
+            f"-c {name}={value}"
+            for name, value in _SERVER_SETTINGS.items()
+            if f"{name}=" not in options
+        ]
         query["options"] = quote(" ".join([*([options] if options else []), *missing]), safe="")
     return f"postgresql://{found['place']}?{'&'.join(f'{name}={value}' for name, value in query.items())}"
 
@@ -125,10 +148,21 @@ def pool() -> Pool:
     with _lock:
         if _pool is None:
             _pool = ConnectionPool(
-                direct_url() if clock.taken() else database_url(), min_size=0, max_size=_POOL_SIZE, timeout=_connect_seconds, open=True, max_idle=120,
-                kwargs={"row_factory": dict_row, "autocommit": True, "application_name": "runyard", **statement_options()},
-                configure=_configure, check=_check,
-            )  # fmt: skip
+                direct_url() if clock.taken() else database_url(),
+                min_size=0,
+                max_size=_POOL_SIZE,
+                timeout=_connect_seconds,
+                open=True,
+                max_idle=120,
+                kwargs={
+                    "row_factory": dict_row,
+                    "autocommit": True,
+                    "application_name": "runyard",
+                    **statement_options(),
+                },
+                configure=_configure,
+                check=_check,
+            )
         return _pool
 
 
@@ -169,7 +203,9 @@ def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
             raise _away(error) from error
         if error.sqlstate is not None and error.sqlstate.startswith(_OF_THE_STATEMENT):
             raise
-        raise DatabaseBusy(f"the database cannot do this now: {error.diag.message_primary}") from error
+        raise DatabaseBusy(
+            f"the database cannot do this now: {error.diag.message_primary}"
+        ) from error
 
 
 def is_away(error: psycopg.OperationalError) -> bool:
@@ -178,11 +214,15 @@ def is_away(error: psycopg.OperationalError) -> bool:
 
 
 def _away(error: Exception) -> DatabaseUnavailable:
-    return DatabaseUnavailable(f"the database does not answer ({type(error).__name__}): check that it runs, with `runyard doctor`")
+    return DatabaseUnavailable(
+        f"the database does not answer ({type(error).__name__}): check that it runs, with `runyard doctor`"
+    )
 
 
 @contextmanager
-def transaction(lock_seconds: float | None = None) -> Iterator[psycopg.Connection[dict[str, object]]]:
+def transaction(
+    lock_seconds: float | None = None,
+) -> Iterator[psycopg.Connection[dict[str, object]]]:
     """A pooled connection in a transaction that commits when the block ends well.
 
     With `lock_seconds` it waits no longer than that for what another transaction has locked; psycopg's LockNotAvailable then.
@@ -200,7 +240,9 @@ def searching(most_seconds: float) -> Iterator[psycopg.Connection[dict[str, obje
     A plan that must do for every filter would read by time where it should by name: each statement gets a plan of its own.
     """
     with transaction() as opened:
-        opened.execute(f"SET LOCAL statement_timeout = '{most_seconds}s'; SET LOCAL plan_cache_mode = force_custom_plan".encode())
+        opened.execute(
+            f"SET LOCAL statement_timeout = '{most_seconds}s'; SET LOCAL plan_cache_mode = force_custom_plan".encode()
+        )
         yield opened
 
 

@@ -24,8 +24,24 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.settings import ROOT_DATABASES, Settings
-from runyard.store.embedded_access import DATABASE, ROLE, SUPERUSER, hand_over, make_database, write_access
-from runyard.store.embedded_programs import SERVER_USER, ProgramFailed, can_reach, check_roots, copy_as_server, make_above, run_program, server_uid
+from runyard.store.embedded_access import (
+    DATABASE,
+    ROLE,
+    SUPERUSER,
+    hand_over,
+    make_database,
+    write_access,
+)
+from runyard.store.embedded_programs import (
+    SERVER_USER,
+    ProgramFailed,
+    can_reach,
+    check_roots,
+    copy_as_server,
+    make_above,
+    run_program,
+    server_uid,
+)
 from runyard.store.private_folders import (
     check_above,
     delete_short_folder,
@@ -68,12 +84,18 @@ def leads_here(url: str, postgres_dir: Path) -> bool:
         return False
     places = {os.path.realpath(postgres_dir), os.path.realpath(postgres_dir / _SOCKETS)}
     host = str(parts.get("host", ""))
-    return parts.get("dbname") == DATABASE and host.startswith("/") and os.path.realpath(host) in places
+    return (
+        parts.get("dbname") == DATABASE
+        and host.startswith("/")
+        and os.path.realpath(host) in places
+    )
 
 
 def same_socket(url: str, other: str) -> bool:
     """Whether two URLs lead to a socket in the same folder."""
-    first, second = (os.path.realpath(str(conninfo_to_dict(one).get("host", ""))) for one in (url, other))
+    first, second = (
+        os.path.realpath(str(conninfo_to_dict(one).get("host", ""))) for one in (url, other)
+    )
     return first == second
 
 
@@ -105,7 +127,11 @@ def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:
 def stop_embedded(postgres_dir: Path) -> None:
     """Stop the server of this data folder, if it runs; open transactions are rolled back."""
     # PostgreSQL's fast and immediate shutdown, then the end of its patience.
-    for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, _DYING_SECONDS), (signal.SIGKILL, _DYING_SECONDS)):
+    for number, seconds in (
+        (signal.SIGINT, _STOP_SECONDS),
+        (signal.SIGQUIT, _DYING_SECONDS),
+        (signal.SIGKILL, _DYING_SECONDS),
+    ):
         found = _running(postgres_dir)
         if found is None:
             return
@@ -148,7 +174,9 @@ def why_elsewhere(of: Settings) -> str | None:
     if os.geteuid() != 0:
         return f"the database is in {of.postgres_dir} ({_SETTING})"
     why = f"PostgreSQL refuses to run as root, so it runs as {SERVER_USER}, which cannot enter root's folders"
-    return f"the database is in {of.postgres_dir}: {why}" + ("" if of.postgres_folder else f"; {_SETTING} puts it elsewhere")
+    return f"the database is in {of.postgres_dir}: {why}" + (
+        "" if of.postgres_folder else f"; {_SETTING} puts it elsewhere"
+    )
 
 
 def _required_peer(owner: int) -> str:
@@ -165,12 +193,24 @@ def _running(postgres_dir: Path) -> _Running | None:
         lines = (postgres_dir / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         process = psutil.Process(int(lines[0]))
         # The file outlives a crash, and its number may be another process's by now.
-        ours = process.uids().real == owner and process.name() == "postgres" and process.status() != psutil.STATUS_ZOMBIE
+        ours = (
+            process.uids().real == owner
+            and process.name() == "postgres"
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
         return _Running(process, Path(lines[4]), owner) if ours and len(lines) >= 8 else None
     except PermissionError as error:
         folder = error.filename or postgres_dir
-        raise DatabaseUnavailable(f"{folder} is closed to {user_name(os.geteuid())}: run this as the user who started the stack, or set DATABASE_URL") from None
-    except (FileNotFoundError, NotADirectoryError, ValueError, IndexError, psutil.Error):  # the file may be half written
+        raise DatabaseUnavailable(
+            f"{folder} is closed to {user_name(os.geteuid())}: run this as the user who started the stack, or set DATABASE_URL"
+        ) from None
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+        IndexError,
+        psutil.Error,
+    ):  # the file may be half written
         return None
 
 
@@ -182,7 +222,18 @@ def _start(postgres_dir: Path) -> None:
         )
     if not (postgres_dir / "PG_VERSION").exists():
         # Who may connect is written before the server starts for the first time.
-        _run(postgres_dir, "initdb", "--auth-local=peer", "--auth-host=reject", "--encoding=utf8", "--no-instructions", "-U", SUPERUSER, "-D", ".")
+        _run(
+            postgres_dir,
+            "initdb",
+            "--auth-local=peer",
+            "--auth-host=reject",
+            "--encoding=utf8",
+            "--no-instructions",
+            "-U",
+            SUPERUSER,
+            "-D",
+            ".",
+        )
     news = write_access(postgres_dir)
     sockets = _sockets(postgres_dir)
     found = _running(postgres_dir)
@@ -192,22 +243,41 @@ def _start(postgres_dir: Path) -> None:
         return
     if found is not None:
         stop_embedded(postgres_dir)
-    _run(postgres_dir, "pg_ctl", "start", "-s", "-w", "-t", str(_READY_SECONDS), "-D", ".", "-l", "log", "-o", _options(sockets))
+    _run(
+        postgres_dir,
+        "pg_ctl",
+        "start",
+        "-s",
+        "-w",
+        "-t",
+        str(_READY_SECONDS),
+        "-D",
+        ".",
+        "-l",
+        "log",
+        "-o",
+        _options(sockets),
+    )
 
 
 def _sockets(postgres_dir: Path) -> Path:
     """The folder of the server's socket: its own, unless that path is too long, or would be read as a list."""
-    own = fits_a_socket(postgres_dir / f".s.PGSQL.{_PORT}") and not {",", '"'} & set(str(postgres_dir))
+    own = fits_a_socket(postgres_dir / f".s.PGSQL.{_PORT}") and not {",", '"'} & set(
+        str(postgres_dir)
+    )
     return postgres_dir if own else short_folder(postgres_dir / _SOCKETS, server_uid())
 
 
 def _options(sockets: Path) -> str:
     """The server's options, for the shell that pg_ctl starts it with."""
     options = {
-        "listen_addresses": "", "port": _PORT, "unix_socket_directories": str(sockets), "unix_socket_permissions": "0700",
+        "listen_addresses": "",
+        "port": _PORT,
+        "unix_socket_directories": str(sockets),
+        "unix_socket_permissions": "0700",
         # Runyard's role is none of those that they are reserved for, and is to have them all.
         "superuser_reserved_connections": "0",
-    }  # fmt: skip
+    }
     return " ".join(f"-c {name}={shlex.quote(value)}" for name, value in options.items())
 
 
@@ -222,7 +292,9 @@ def _run(postgres_dir: Path, name: str, *arguments: str) -> None:
         except ProgramFailed as error:
             if time.monotonic() > deadline:
                 said = " ".join([*str(error).splitlines()[-1:], *_last_line(postgres_dir / "log")])
-                raise DatabaseUnavailable(f"the embedded PostgreSQL does not start: {said} (more in {postgres_dir / 'log'})") from None
+                raise DatabaseUnavailable(
+                    f"the embedded PostgreSQL does not start: {said} (more in {postgres_dir / 'log'})"
+                ) from None
             time.sleep(0.1)
 
 
@@ -242,7 +314,9 @@ def _prepare(postgres_dir: Path) -> None:
 
 
 @contextmanager
-def _as_superuser(postgres_dir: Path, database: str) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
+def _as_superuser(
+    postgres_dir: Path, database: str
+) -> "Iterator[psycopg.Connection[tuple[object, ...]]]":
     deadline = time.monotonic() + _DYING_SECONDS
     while True:
         try:
@@ -255,7 +329,9 @@ def _as_superuser(postgres_dir: Path, database: str) -> "Iterator[psycopg.Connec
             break
         except psycopg.OperationalError as error:
             if time.monotonic() > deadline:
-                raise DatabaseUnavailable(f"the embedded PostgreSQL does not answer ({error}): see {postgres_dir / 'log'}") from error
+                raise DatabaseUnavailable(
+                    f"the embedded PostgreSQL does not answer ({error}): see {postgres_dir / 'log'}"
+                ) from error
             time.sleep(0.1)
     with opened:
         yield opened
@@ -275,7 +351,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _move(formerly: Path, postgres_dir: Path) -> None:
     """Move the data that an older version had in root's data folder; nothing is moved over data that are there."""
-    if formerly == postgres_dir or formerly.is_symlink() or not (formerly / "PG_VERSION").exists() or formerly.stat().st_uid != server_uid():
+    if (
+        formerly == postgres_dir
+        or formerly.is_symlink()
+        or not (formerly / "PG_VERSION").exists()
+        or formerly.stat().st_uid != server_uid()
+    ):
         return
     if postgres_dir.exists() and any(postgres_dir.iterdir()):
         return
@@ -291,6 +372,8 @@ def _move(formerly: Path, postgres_dir: Path) -> None:
         try:
             copy_as_server(formerly, staged)
         except ProgramFailed as error:
-            raise RunyardError(f"{formerly} cannot be moved to {postgres_dir} ({error}): move it by hand, or set {_SETTING}") from None
+            raise RunyardError(
+                f"{formerly} cannot be moved to {postgres_dir} ({error}): move it by hand, or set {_SETTING}"
+            ) from None
         staged.rename(postgres_dir)
         shutil.rmtree(formerly)

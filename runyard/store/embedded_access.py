@@ -20,7 +20,10 @@ ROLE = "runyard"
 # Owns nothing of the project's: it makes the role and the database, and was the only role of older data folders.
 SUPERUSER = "postgres"
 _MADE = "# Written by Runyard at every start.\n"
-_HBA = _MADE + f"# Over the Unix socket alone, and as whom pg_ident.conf says.\nlocal all all peer map=runyard\nlocal replication {SUPERUSER} peer map=runyard\n"
+_HBA = (
+    _MADE
+    + f"# Over the Unix socket alone, and as whom pg_ident.conf says.\nlocal all all peer map=runyard\nlocal replication {SUPERUSER} peer map=runyard\n"
+)
 
 # What a superuser owns of a database, as the statements that give it away. What belongs to an extension, and what follows its table, is left out.
 _OWNED = """
@@ -52,21 +55,35 @@ WHERE owned.owner = 10 AND owned.oid >= 16384 AND NOT EXISTS (
 
 def write_access(postgres_dir: Path) -> bool:
     """Write who may connect into the server's files; return whether that is news to it."""
-    return any([_write(postgres_dir / "pg_hba.conf", _HBA), _write(postgres_dir / "pg_ident.conf", _ident())])
+    return any(
+        [
+            _write(postgres_dir / "pg_hba.conf", _HBA),
+            _write(postgres_dir / "pg_ident.conf", _ident()),
+        ]
+    )
 
 
 def make_database(connection: "psycopg.Connection[tuple[object, ...]]") -> list[str]:
     """Make Runyard's role and database on a superuser's connection; return the databases that a superuser owns, of an older version's making."""
-    found = connection.execute("SELECT rolcanlogin AND NOT rolsuper AND rolconfig IS NOT NULL FROM pg_roles WHERE rolname = %s", (ROLE,)).fetchone()
+    found = connection.execute(
+        "SELECT rolcanlogin AND NOT rolsuper AND rolconfig IS NOT NULL FROM pg_roles WHERE rolname = %s",
+        (ROLE,),
+    ).fetchone()
     if found is None:
         connection.execute(f"CREATE ROLE {ROLE}")
     if found is None or not found[0]:
         # A schema has the role's name; what names no schema, such as Dagster's tables, is in `public` all the same.
-        connection.execute(f"ALTER ROLE {ROLE} LOGIN CREATEDB NOSUPERUSER; ALTER ROLE {ROLE} SET search_path = public")
-    if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
+        connection.execute(
+            f"ALTER ROLE {ROLE} LOGIN CREATEDB NOSUPERUSER; ALTER ROLE {ROLE} SET search_path = public"
+        )
+    if (
+        connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+        is None
+    ):
         connection.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
     rows = connection.execute(
-        "SELECT datname FROM pg_database WHERE datdba = 10 AND datallowconn AND NOT datistemplate AND datname <> %s ORDER BY 1", (SUPERUSER,)
+        "SELECT datname FROM pg_database WHERE datdba = 10 AND datallowconn AND NOT datistemplate AND datname <> %s ORDER BY 1",
+        (SUPERUSER,),
     ).fetchall()
     return [str(row[0]) for row in rows]
 
@@ -76,7 +93,11 @@ def hand_over(connection: "psycopg.Connection[tuple[object, ...]]", database: st
     with connection.transaction():
         for (statement,) in connection.execute(_OWNED, {"role": ROLE}).fetchall():
             connection.execute(str(statement).encode())
-        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(sql.Identifier(database), sql.Identifier(ROLE)))
+        connection.execute(
+            sql.SQL("ALTER DATABASE {} OWNER TO {}").format(
+                sql.Identifier(database), sql.Identifier(ROLE)
+            )
+        )
 
 
 def _ident() -> str:
@@ -84,7 +105,9 @@ def _ident() -> str:
     try:
         names = sorted({pwd.getpwuid(os.geteuid()).pw_name, "root"})
     except KeyError:
-        raise RunyardError(f"the user {os.geteuid()} has no name, by which PostgreSQL could know it: give it one in /etc/passwd, or set DATABASE_URL") from None
+        raise RunyardError(
+            f"the user {os.geteuid()} has no name, by which PostgreSQL could know it: give it one in /etc/passwd, or set DATABASE_URL"
+        ) from None
     return _MADE + "".join('runyard "{}" all\n'.format(name.replace('"', '""')) for name in names)
 
 
@@ -94,7 +117,9 @@ def _write(file: Path, text: str) -> bool:
         return False
     staged = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
     owner = file.parent.stat()
-    opened = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, stat.S_IRUSR | stat.S_IWUSR)
+    opened = os.open(
+        staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, stat.S_IRUSR | stat.S_IWUSR
+    )
     with os.fdopen(opened, "w", encoding="utf-8") as written:
         if os.geteuid() == 0:
             os.fchown(opened, owner.st_uid, owner.st_gid)

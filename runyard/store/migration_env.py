@@ -8,7 +8,11 @@ from alembic import context, op
 def run_migrations() -> None:
     """Run the migrations of the folder that Alembic is at."""
     attributes = context.config.attributes
-    context.configure(connection=attributes["connection"], version_table_schema=attributes["schema"], version_table="alembic_version")
+    context.configure(
+        connection=attributes["connection"],
+        version_table_schema=attributes["schema"],
+        version_table="alembic_version",
+    )
     context.run_migrations()
 
 

@@ -40,7 +40,9 @@ def user_name(uid: int) -> str:
         return f"the user {uid}"
 
 
-def private_folder(folder: Path, setting: str, owner: int | None = None, *, close: bool = True) -> Path:
+def private_folder(
+    folder: Path, setting: str, owner: int | None = None, *, close: bool = True
+) -> Path:
     """Make a folder that only its owner can enter, or close one of theirs to others; return its path, links followed.
 
     Parameters
@@ -84,7 +86,9 @@ def check_above(folder: Path, setting: str, owner: int | None = None) -> None:
     try:
         _Walk(folder, setting, os.geteuid() if owner is None else owner).place()
     except OSError as error:
-        raise RunyardError(f"the folder {folder} cannot be used ({error.strerror}): set {setting} to another") from None
+        raise RunyardError(
+            f"the folder {folder} cannot be used ({error.strerror}): set {setting} to another"
+        ) from None
 
 
 def open_like(root: Path, path: Path) -> None:
@@ -95,7 +99,9 @@ def open_like(root: Path, path: Path) -> None:
             return
         mode = made.stat().st_mode
         with suppress(PermissionError):  # of another user, who has the say
-            made.chmod(access & 0o755 | mode & stat.S_ISGID if stat.S_ISDIR(mode) else access & 0o644)
+            made.chmod(
+                access & 0o755 | mode & stat.S_ISGID if stat.S_ISDIR(mode) else access & 0o644
+            )
 
 
 def fits_a_socket(path: Path) -> bool:
@@ -145,7 +151,9 @@ def _temporary_folder() -> str:
             check_above(Path(folder) / _SHORT, "TMPDIR")
             if len(folder) <= _LONGEST_TEMPORARY_FOLDER:
                 return folder
-    raise RunyardError("there is no temporary folder in which others leave this user's files alone: set TMPDIR to a folder of yours with a short path")
+    raise RunyardError(
+        "there is no temporary folder in which others leave this user's files alone: set TMPDIR to a folder of yours with a short path"
+    )
 
 
 class _Trusted:
@@ -159,13 +167,22 @@ class _Trusted:
         home = settings().home.resolve()
         code = [above.stat() for above in (home, *home.parents) if above.exists()]
         self.users = {0, os.geteuid(), owner, *(found.st_uid for found in code)}
-        self._groups = {0, *(found.st_gid for found in code if found.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP)}
+        self._groups = {
+            0,
+            *(
+                found.st_gid
+                for found in code
+                if found.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP
+            ),
+        }
 
     def has_group(self, gid: int) -> bool:
         """Whether no other user is in a group; every user of many systems has one of their own, whose members can write where they can."""
         if gid in self._groups:
             return True
-        with suppress(KeyError):  # a group without a name has no members but those who have it as their first
+        with suppress(
+            KeyError
+        ):  # a group without a name has no members but those who have it as their first
             for name in grp.getgrgid(gid).gr_mem:
                 with suppress(KeyError):
                     if pwd.getpwnam(name).pw_uid not in self.users:
@@ -196,7 +213,9 @@ class _Walk:
             except FileNotFoundError:
                 if not self._make:
                     break
-                with suppress(FileExistsError):  # somebody was faster: it is checked as what was there before
+                with suppress(
+                    FileExistsError
+                ):  # somebody was faster: it is checked as what was there before
                     (self._place / name).mkdir(mode=0o755 if self._names else 0o700)
                 self._enter(self._place / name)
         return self._place
@@ -207,7 +226,9 @@ class _Walk:
             self._place = path
             return
         if found.st_uid not in self._trusted.users:
-            raise RunyardError(f"{path} is a link that {user_name(found.st_uid)} made: remove it, or set {self._setting} to another folder")
+            raise RunyardError(
+                f"{path} is a link that {user_name(found.st_uid)} made: remove it, or set {self._setting} to another folder"
+            )
         self._links += 1
         if self._links > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -221,17 +242,27 @@ class _Walk:
         if not stat.S_ISDIR(found.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if found.st_uid not in self._trusted.users:
-            raise self._refused(above, f"belongs to {user_name(found.st_uid)}", f"run this as {user_name(found.st_uid)}")
+            raise self._refused(
+                above,
+                f"belongs to {user_name(found.st_uid)}",
+                f"run this as {user_name(found.st_uid)}",
+            )
         if found.st_mode & stat.S_ISVTX:
             return
         if found.st_mode & stat.S_IWOTH:
             raise self._refused(above, "can be written to by every user", f"`chmod o-w {above}`")
         if found.st_mode & stat.S_IWGRP and not self._trusted.has_group(found.st_gid):
-            raise self._refused(above, f"can be written to by the group {_group_name(found.st_gid)}, which others are in", f"`chmod g-w {above}`")
+            raise self._refused(
+                above,
+                f"can be written to by the group {_group_name(found.st_gid)}, which others are in",
+                f"`chmod g-w {above}`",
+            )
 
     def _refused(self, above: Path, why: str, step: str) -> RunyardError:
         danger = f"{self._folder} could be replaced by another user's folder: {above} {why}"
-        return RunyardError(f"{danger}. Set {self._setting} to a folder that only you can change, or {step}")
+        return RunyardError(
+            f"{danger}. Set {self._setting} to a folder that only you can change, or {step}"
+        )
 
 
 def _group_name(gid: int) -> str:
@@ -247,8 +278,14 @@ def _check_owner(folder: Path, found: os.stat_result, owner: int, setting: str) 
     given_away = found.st_uid == os.geteuid() == 0 and not any(folder.iterdir())
     if found.st_uid != owner and not given_away:
         whose, wanted = user_name(found.st_uid), user_name(owner)
-        step = f"run this as {whose}" if owner == os.geteuid() else f"`chown -R {wanted} {folder}` if all in it is trusted"
-        raise RunyardError(f"the folder {folder} belongs to {whose}, not to {wanted}: {step}, or set {setting} to another")
+        step = (
+            f"run this as {whose}"
+            if owner == os.geteuid()
+            else f"`chown -R {wanted} {folder}` if all in it is trusted"
+        )
+        raise RunyardError(
+            f"the folder {folder} belongs to {whose}, not to {wanted}: {step}, or set {setting} to another"
+        )
 
 
 def _close_to_others(opened: int, folder: Path, owner: int, setting: str, rights: int) -> None:
@@ -260,4 +297,6 @@ def _close_to_others(opened: int, folder: Path, owner: int, setting: str, rights
     if os.fstat(opened).st_uid != owner:
         os.fchown(opened, owner, -1)
     if os.fstat(opened).st_mode & rights:
-        raise RunyardError(f"{folder} cannot be closed to other users, its file system knows no modes: set {setting} to a folder on another")
+        raise RunyardError(
+            f"{folder} cannot be closed to other users, its file system knows no modes: set {setting} to a folder on another"
+        )

@@ -20,17 +20,19 @@ def statements() -> Mapping[str, bytes]:
     found: dict[str, bytes] = {}
     for path in sorted(Path(__file__).parent.glob("*.sql")):
         parts = _HEADING.split(path.read_text(encoding="utf-8"))
-        found |= {name: body.strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+        found |= {
+            name: body.strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)
+        }
     return found
 
 
-def run(connection: Connection, name: str, /, **parameters: Any) -> list[Row]:
+def fetch_all(connection: Connection, name: str, /, **parameters: Any) -> list[Row]:
     """Run the statement called `name`; return its rows, an empty list where it gives none."""
     cursor = connection.execute(statements()[name], parameters)
     return list(cursor.fetchall()) if cursor.description else []
 
 
-def one(connection: Connection, name: str, /, **parameters: Any) -> Row | None:
+def fetch_one(connection: Connection, name: str, /, **parameters: Any) -> Row | None:
     """Run the statement called `name`; return its first row, or None."""
-    rows: Iterable[Row] = run(connection, name, **parameters)
+    rows: Iterable[Row] = fetch_all(connection, name, **parameters)
     return next(iter(rows), None)

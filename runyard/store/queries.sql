@@ -289,22 +289,22 @@ SELECT id FROM lease
 -- Write the outcome of every invocation of a batch and end its lease (or of some, in a transaction that `ends` it later); refused (no row) when the lease
 -- is gone.
 -- The lease alone is the fence: a condition on invocations.batch_id here makes the planner think of one row, and scan the table.
--- What parks is due when the first of its waits is over, or at once where one has been resolved meanwhile.
+-- What suspends is due when the first of its waits is over, or at once where one has been resolved meanwhile.
 -- (by batches_pkey, invocations_pkey, waits_invocation_id_step_key)
 WITH lease AS (
     UPDATE runyard.batches
     SET status = CASE WHEN %(ends)s THEN 'finished' ELSE status END, finished_at = CASE WHEN %(ends)s THEN now() END
     WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' RETURNING id
 ),
-parked AS (
+suspended AS (
     SELECT waits.invocation_id, CASE WHEN bool_or(waits.resolved_at IS NOT NULL) THEN runyard.now() ELSE min(waits.expires_at) END AS due_at
-    FROM unnest(%(parked)s::bigint[], %(steps)s::text[]) AS at (invocation_id, step)
+    FROM unnest(%(suspended)s::bigint[], %(steps)s::text[]) AS at (invocation_id, step)
     JOIN runyard.waits ON waits.invocation_id = at.invocation_id AND waits.step = at.step GROUP BY 1
 ),
 outcomes AS (
-    SELECT outcome.*, parked.due_at AS wakes FROM unnest(
+    SELECT outcome.*, suspended.due_at AS wakes FROM unnest(
         %(invocations)s::bigint[], %(statuses)s::text[], %(delays)s::float8[], %(attempts)s::smallint[], %(outputs)s::text[], %(errors)s::text[]
-    ) AS outcome (invocation_id, status, delay, attempt, output, error) LEFT JOIN parked USING (invocation_id)
+    ) AS outcome (invocation_id, status, delay, attempt, output, error) LEFT JOIN suspended USING (invocation_id)
 ),
 settled AS (
     UPDATE runyard.invocations
@@ -380,7 +380,7 @@ left_unfinished AS (
 )
 SELECT run_id, runyard.wake_v1('') FROM leases
 
--- name: forget_worker
+-- name: delete_worker
 -- A worker that stops in order is known no more. (by workers_pkey)
 DELETE FROM runyard.workers WHERE name = %(name)s AND pid = %(pid)s
 
@@ -517,7 +517,7 @@ SELECT CASE WHEN EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND r
 -- Whether the tables were restored from a cluster that was ahead of this one. (by events_received_at)
 SELECT runyard.from_another_cluster_v1() AS moved
 
--- name: forget
+-- name: purge
 -- Rows that mean nothing any more: gates of keys that are quiet, waits that outlived their invocation. (gates and waits are scanned)
 WITH quiet AS (
     DELETE FROM runyard.gates WHERE until < runyard.now() - interval '1 hour' AND gate <> 'singleton'
@@ -529,7 +529,7 @@ DELETE FROM runyard.waits WHERE id IN (
 )
 
 -- name: lock_waits
--- Held by whoever registers waits, parks invocations or matches events: then none misses the other. (an advisory lock, nothing scanned)
+-- Held by whoever registers waits, suspends invocations or matches events: then none misses the other. (an advisory lock, nothing scanned)
 SELECT runyard.lock_waits_v1()
 
 -- name: hold

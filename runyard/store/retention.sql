@@ -48,7 +48,7 @@ SELECT id FROM runyard.batches WHERE id < %(below)s AND id > %(after)s AND statu
 -- Delete batches; gives the ones that went. (by batches_pkey)
 DELETE FROM runyard.batches WHERE id = ANY (%(ids)s) RETURNING id
 
--- name: delete_odds
+-- name: delete_expired
 -- Delete bulks that ended before a time, and workers that have been silent since. (small tables: scanned)
 WITH bulks AS (DELETE FROM runyard.bulks WHERE finished_at < %(before)s)
 DELETE FROM runyard.workers WHERE heartbeat_at < %(before)s

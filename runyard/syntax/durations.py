@@ -36,7 +36,9 @@ def seconds(given: Duration, what: str, *, least: float = 0.0, most: float = YEA
     elif isinstance(given, str):
         text = given.replace(" ", "") if len(given) <= _LONGEST else ""
         if not text or _PART.sub("", text):
-            raise InvalidOption(f"{what}: {quoted(given)} is no length of time; write it as '30s', '5m', '1h30m' or '7d'")
+            raise InvalidOption(
+                f"{what}: {quoted(given)} is no length of time; write it as '30s', '5m', '1h30m' or '7d'"
+            )
         found = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
     elif isinstance(given, int | float) and not isinstance(given, bool):
         try:
@@ -44,7 +46,9 @@ def seconds(given: Duration, what: str, *, least: float = 0.0, most: float = YEA
         except OverflowError:  # a whole number that no float can hold
             found = math.inf
     else:
-        raise InvalidOption(f"{what}: give seconds, a timedelta or text such as '5m', not {type(given).__name__}")
+        raise InvalidOption(
+            f"{what}: give seconds, a timedelta or text such as '5m', not {type(given).__name__}"
+        )
     if not least <= found <= most:
         shown = f"{found:g}" if isinstance(given, int | float) else repr(given)
         raise InvalidOption(f"{what}: {shown} is out of bounds; give {least:g} to {most:g} seconds")

@@ -29,23 +29,38 @@ def path(given: str, what: str) -> list[str]:
     Raises `InvalidOption` that calls the option `what` and says what a path is.
     """
     if isinstance(given, str) and len(given) > LONGEST_PATH:
-        raise InvalidOption(f"{what}: a path into the event may have {LONGEST_PATH:,} characters, not {len(given):,}; write it as data.tenant_id")
+        raise InvalidOption(
+            f"{what}: a path into the event may have {LONGEST_PATH:,} characters, not {len(given):,}; write it as data.tenant_id"
+        )
     parts = given.removeprefix("event.").split(".") if isinstance(given, str) else []
-    if not parts or parts[0] not in _FIELDS or not all(_SEGMENT.fullmatch(part) for part in parts) or (len(parts) > 1 and parts[0] not in ("data", "user")):
-        raise InvalidOption(f"{what}: {given!r} is no path into the event; write it as data.tenant_id or user.id (fields: {', '.join(_FIELDS)})")
+    if (
+        not parts
+        or parts[0] not in _FIELDS
+        or not all(_SEGMENT.fullmatch(part) for part in parts)
+        or (len(parts) > 1 and parts[0] not in ("data", "user"))
+    ):
+        raise InvalidOption(
+            f"{what}: {given!r} is no path into the event; write it as data.tenant_id or user.id (fields: {', '.join(_FIELDS)})"
+        )
     return parts
 
 
 def check_filter(given: str, what: str) -> str:
     """Return a filter as it was given; raises `InvalidOption` with the position where it stops being SQL/JSON path, or the bound that it is beyond."""
     if not isinstance(given, str):
-        raise InvalidOption(f"{what}: give SQL/JSON path as text, as in '$.data.total > 100', not {type(given).__name__}")
+        raise InvalidOption(
+            f"{what}: give SQL/JSON path as text, as in '$.data.total > 100', not {type(given).__name__}"
+        )
     if len(given) > LONGEST_FILTER:
-        raise InvalidOption(f"{what}: a filter may have {LONGEST_FILTER:,} characters, not {len(given):,}; keep a shorter condition, or decide in a step")
+        raise InvalidOption(
+            f"{what}: a filter may have {LONGEST_FILTER:,} characters, not {len(given):,}; keep a shorter condition, or decide in a step"
+        )
     try:
         _Parser(_tokens(given)).whole()
     except _Wrong as wrong:
-        raise InvalidOption(f"{what}: not SQL/JSON path at character {wrong.position + 1}: {wrong}, in {_around(given, wrong.position)}") from None
+        raise InvalidOption(
+            f"{what}: not SQL/JSON path at character {wrong.position + 1}: {wrong}, in {_around(given, wrong.position)}"
+        ) from None
     return given
 
 
@@ -82,9 +97,25 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _STARTS_OTHER = re.compile(_OTHER)
-_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|x([0-9A-Fa-f]{2})|[^ux])", re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\(?:u([0-9A-Fa-f]{4})|u\{([0-9A-Fa-f]{1,6})\}|x([0-9A-Fa-f]{2})|[^ux])", re.DOTALL
+)
 _UNKEPT = re.compile("[\0\ud800-\udfff]")
-_METHODS = {"abs", "bigint", "boolean", "ceiling", "date", "double", "floor", "integer", "keyvalue", "number", "size", "string", "type"}
+_METHODS = {
+    "abs",
+    "bigint",
+    "boolean",
+    "ceiling",
+    "date",
+    "double",
+    "floor",
+    "integer",
+    "keyvalue",
+    "number",
+    "size",
+    "string",
+    "type",
+}
 _METHODS_WITH_NUMBERS = {"decimal": 2, "time": 1, "time_tz": 1, "timestamp": 1, "timestamp_tz": 1}
 _LITERALS = {"true", "false", "null"}
 _COMPARISONS = ("==", "!=", "<>", "<", "<=", ">", ">=")
@@ -104,13 +135,19 @@ def _tokens(text: str) -> list[_Token]:
     while position < len(text):
         found = _TOKEN.match(text, position)
         if found is None:
-            problem = {'"': "a text without an end", "\\": "a backslash has a meaning only inside double quotes"}.get(text[position], "unexpected character")
+            problem = {
+                '"': "a text without an end",
+                "\\": "a backslash has a meaning only inside double quotes",
+            }.get(text[position], "unexpected character")
             raise _Wrong(problem, position)
         kind, part, end = str(found.lastgroup), found.group(), found.end()
         if kind == "comment":
             raise _Wrong("a comment without an end", position)
         if kind == "variable":
-            raise _Wrong("a filter has no variables, for nothing gives them a value; write the value itself, or a member of the event as $.data.x", position)
+            raise _Wrong(
+                "a filter has no variables, for nothing gives them a value; write the value itself, or a member of the event as $.data.x",
+                position,
+            )
         if kind in ("integer", "decimal") and _STARTS_OTHER.match(text, end):
             raise _Wrong("a number ends where something else begins", position)
         if kind == "decimal" and abs(int(re.split("[eE]", part + "e0")[1])) > _LARGEST_EXPONENT:
@@ -118,11 +155,17 @@ def _tokens(text: str) -> list[_Token]:
         if kind == "word" and text.startswith("/*", end):
             raise _Wrong("a comment behind a word needs a blank before it", end)
         if kind == "text" and not _escapes_well(part):
-            raise _Wrong("a backslash that escapes nothing, or a character that PostgreSQL cannot keep", position)
+            raise _Wrong(
+                "a backslash that escapes nothing, or a character that PostgreSQL cannot keep",
+                position,
+            )
         if kind != "space":
             tokens.append((kind, part, position))
         if len(tokens) > MOST_TOKENS:
-            raise _Wrong(f"a filter may have {MOST_TOKENS:,} names, values and signs, and this is one more", position)
+            raise _Wrong(
+                f"a filter may have {MOST_TOKENS:,} names, values and signs, and this is one more",
+                position,
+            )
         position = end
     return [*tokens, ("end", "", len(text))]
 
@@ -135,7 +178,12 @@ def _escapes_well(text: str) -> bool:
     for found in _ESCAPE.finditer(text):
         number = int(found[1] or found[2] or found[3] or "1", 16)
         low = 0xDC00 <= number <= 0xDFFF
-        if number == 0 or number > 0x10FFFF or low != (high_at == found.start()) or (not low and high_at >= 0):
+        if (
+            number == 0
+            or number > 0x10FFFF
+            or low != (high_at == found.start())
+            or (not low and high_at >= 0)
+        ):
             return False
         high_at = found.end() if 0xD800 <= number <= 0xDBFF else -1
     return high_at < 0 and "\\" not in _ESCAPE.sub("", text)
@@ -245,8 +293,12 @@ class _Parser:
         if kind == "word" and text.lower() == "last" and not self._inside("subscript"):
             self._fail("last has a meaning only inside [ ]")
         if kind == "word" and text not in _LITERALS and text.lower() != "last":
-            self._fail(f"a value was expected: $, a text, a number; a member of the event is written $.{text}")
-        if not self._accept_kind("word", "text", "integer", "decimal") and not self._accept("$", "@"):
+            self._fail(
+                f"a value was expected: $, a text, a number; a member of the event is written $.{text}"
+            )
+        if not self._accept_kind("word", "text", "integer", "decimal") and not self._accept(
+            "$", "@"
+        ):
             self._fail("a value was expected: $, a text, a number")
 
     def _inside(self, bracket: _Bracket) -> bool:
@@ -266,7 +318,11 @@ class _Parser:
         if self._last == "value" and self._accept("+", "-", "*", "/", "%"):
             part.value = True
             return True
-        if self._last == "value" and not part.compared and part.bracket not in ("exists", "subscript"):
+        if (
+            self._last == "value"
+            and not part.compared
+            and part.bracket not in ("exists", "subscript")
+        ):
             if self._accept(*_COMPARISONS):
                 part.compared = part.value = True
                 return True
@@ -288,7 +344,9 @@ class _Parser:
     def _condition(self, part: _Part) -> bool:
         """Whether what was read last ends a condition; fails where it must and does not."""
         found = part.compared or self._last != "value"
-        if not found and (part.joined or part.bracket in ("not", "where") or self._text() in ("&&", "||")):
+        if not found and (
+            part.joined or part.bracket in ("not", "where") or self._text() in ("&&", "||")
+        ):
             self._fail("a comparison was expected")
         return found
 
@@ -300,7 +358,13 @@ class _Parser:
         if part.bracket != "none":
             self._expect("]" if part.bracket == "subscript" else ")")
         self._parts.pop()
-        self._last = "condition" if part.bracket in ("not", "exists") else "grouped" if part.bracket == "group" and condition else "value"
+        self._last = (
+            "condition"
+            if part.bracket in ("not", "exists")
+            else "grouped"
+            if part.bracket == "group" and condition
+            else "value"
+        )
 
     def _about_text(self) -> bool:
         """Read `starts with` or `like_regex`, with the text behind it, if one of them is next."""
@@ -312,7 +376,9 @@ class _Parser:
         if not self._accept("like_regex"):
             return False
         if self._kind() == "text" and len(self._text()) > LONGEST_PATTERN + 2:
-            self._fail(f"a pattern may have {LONGEST_PATTERN} characters, for PostgreSQL takes long to read a longer one")
+            self._fail(
+                f"a pattern may have {LONGEST_PATTERN} characters, for PostgreSQL takes long to read a longer one"
+            )
         if not self._accept_kind("text"):
             self._fail("a text in double quotes was expected")
         if self._accept("flag"):
@@ -351,7 +417,9 @@ class _Parser:
         if self._accept_kind("text"):
             return
         if self._kind() != "word":
-            self._fail("the name of a field was expected; one with other characters stands in double quotes")
+            self._fail(
+                "the name of a field was expected; one with other characters stands in double quotes"
+            )
         name = self._text()
         self._at += 1
         if self._text() == "(" and name not in {"datetime", *_METHODS, *_METHODS_WITH_NUMBERS}:

@@ -24,7 +24,15 @@ class Retention:
         functions: dict[str, timedelta | None] = {}
         for part in (part.strip() for part in text.split(",")):
             name, equals, value = part.rpartition("=")
-            length = None if value.strip() == _FOREVER else timedelta(seconds=seconds(value.strip(), "RUNYARD_RETENTION", least=_SHORTEST, most=_LONGEST))
+            length = (
+                None
+                if value.strip() == _FOREVER
+                else timedelta(
+                    seconds=seconds(
+                        value.strip(), "RUNYARD_RETENTION", least=_SHORTEST, most=_LONGEST
+                    )
+                )
+            )
             if equals:
                 functions[name.strip()] = length
             else:
@@ -33,10 +41,14 @@ class Retention:
 
     def all_before(self, now: datetime) -> datetime | None:
         """The time before which nothing is kept, of no function; None where something stays forever."""
-        lengths = [length for length in (self.general, *self.functions.values()) if length is not None]
+        lengths = [
+            length for length in (self.general, *self.functions.values()) if length is not None
+        ]
         return now - max(lengths) if len(lengths) == 1 + len(self.functions) else None
 
     def before(self, now: datetime, function: str | None = None) -> datetime | None:
         """The time before which things of a function (or events) go; None when they stay."""
-        length = self.functions.get(function, self.general) if function is not None else self.general
+        length = (
+            self.functions.get(function, self.general) if function is not None else self.general
+        )
         return None if length is None else now - length

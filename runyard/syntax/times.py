@@ -11,7 +11,7 @@ _FIRST_YEAR, _LAST_YEAR = 2, 9998
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
-def moment(given: str, what: str) -> datetime:
+def parse_time(given: str, what: str) -> datetime:
     """Return the moment that a text names, in the zone of this machine where it names none.
 
     A weekday is the last one before today, at midnight; a length of time is that long ago. Raises `InvalidOption`.
@@ -29,7 +29,11 @@ def moment(given: str, what: str) -> datetime:
         try:
             return now - timedelta(seconds=seconds(word, what))
         except InvalidOption:
-            raise InvalidOption(f"{what} {quoted(given)}: write a date or time (2026-11-24, 2026-11-24T08:00), a weekday, 'yesterday', or how long ago ('2h')") from None
+            raise InvalidOption(
+                f"{what} {quoted(given)}: write a date or time (2026-11-24, 2026-11-24T08:00), a weekday, 'yesterday', or how long ago ('2h')"
+            ) from None
     if not _FIRST_YEAR <= found.year <= _LAST_YEAR:
-        raise InvalidOption(f"{what} {quoted(given)}: give a year from {_FIRST_YEAR:04} to {_LAST_YEAR}")
+        raise InvalidOption(
+            f"{what} {quoted(given)}: give a year from {_FIRST_YEAR:04} to {_LAST_YEAR}"
+        )
     return found if found.tzinfo is not None else found.astimezone()

@@ -50,6 +50,12 @@ def trace_of(error: BaseException) -> str:
         raise
     except BaseException:
         text = "".join(traceback.format_tb(error.__traceback__))
-    clean = redact(text) if len(text) <= _MOST_TRACE else redact(text[-_MOST_TRACE - _MARGIN :])[_MARGIN:]
+    clean = (
+        redact(text)
+        if len(text) <= _MOST_TRACE
+        else redact(text[-_MOST_TRACE - _MARGIN :])[_MARGIN:]
+    )
     lines = storable(clean).splitlines()[-_MOST_LINES:]
-    return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..." for line in lines)
+    return "\n".join(
+        line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..." for line in lines
+    )

@@ -23,7 +23,9 @@ _NAMES = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # What only counts or measures them.
-_NUMBERS = re.compile(r"(?:TOKENS|_(?:RATE|LIMIT|SECONDS|TTL|DAYS|COUNT|SIZE|LENGTH))$", re.IGNORECASE)
+_NUMBERS = re.compile(
+    r"(?:TOKENS|_(?:RATE|LIMIT|SECONDS|TTL|DAYS|COUNT|SIZE|LENGTH))$", re.IGNORECASE
+)
 # A password goes on to the last @ before what is not in it: a blank, a quote, the next URL, the query. Digits behind the colon may be a port.
 _URL = re.compile(
     r"""://(?P<user>[^\s:/@\[]*+):(?!@|\d{1,5}(?:[/?\#,;)\]}"'\s]|$))
@@ -66,9 +68,16 @@ def redactor() -> Redactor:
 
 @lru_cache(maxsize=4)
 def _redactor(variables: tuple[tuple[str, str], ...]) -> Redactor:
-    known = {secret for name, value in variables for secret in _secrets(name, value) if len(secret) >= _SHORTEST}
+    known = {
+        secret
+        for name, value in variables
+        for secret in _secrets(name, value)
+        if len(secret) >= _SHORTEST
+    }
     # One that holds another goes first, or a part of it would be left.
-    replacements = [_replacement(secret) for secret in sorted(known, key=lambda secret: (-len(secret), secret))]
+    replacements = [
+        _replacement(secret) for secret in sorted(known, key=lambda secret: (-len(secret), secret))
+    ]
 
     def without_secrets(text: str) -> str:
         for replace in replacements:
@@ -86,7 +95,9 @@ def _secrets(name: str, value: str) -> Iterator[str]:
     """What is secret in an environment variable. Several secrets stand in one with commas or line breaks between."""
     if _NAMES.search(name) and not (value.isdecimal() and _NUMBERS.search(name)):
         yield value.strip()
-        yield from (part.strip() for part in re.split(r"[,\n]", value) if not part.startswith("-----"))
+        yield from (
+            part.strip() for part in re.split(r"[,\n]", value) if not part.startswith("-----")
+        )
     for found in _URL.finditer(value):
         user, password = found["user"], found["password"][:-1]
         others = value.replace(found[0], user).lower()
@@ -94,7 +105,9 @@ def _secrets(name: str, value: str) -> Iterator[str]:
         if password.lower() not in others:
             yield from (password, unquote(password), password.partition("@")[0])
             if value.lower().startswith("http"):  # sent as Basic authentication
-                yield base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode(errors="surrogateescape")).decode()
+                yield base64.b64encode(
+                    f"{unquote(user)}:{unquote(password)}".encode(errors="surrogateescape")
+                ).decode()
     for found in _ASSIGNED.finditer(value):
         yield found["quoted"] or found["bare"].rstrip(_AROUND)
 
@@ -132,7 +145,11 @@ def _quoted_forms(secret: str) -> set[str]:
     as_json = json.dumps(secret)[1:-1]
     forms = {secret, as_json, json.dumps(secret, ensure_ascii=False)[1:-1]}
     # Python takes single quotes where there is a double one, and then escapes the single ones.
-    return forms | {json.dumps(as_json)[1:-1]} | {quoted for form in forms for quoted in (repr(form)[1:-1], repr(form + '"')[1:-2])}
+    return (
+        forms
+        | {json.dumps(as_json)[1:-1]}
+        | {quoted for form in forms for quoted in (repr(form)[1:-1], repr(form + '"')[1:-2])}
+    )
 
 
 def _encoded(character: str) -> str:
@@ -140,5 +157,9 @@ def _encoded(character: str) -> str:
     percent = quote(character.encode("utf-8", "surrogateescape"), safe="")
     if percent == character:
         return re.escape(character)
-    forms = {percent, percent.lower(), "+" if character == " " else "%25" if character == "%" else character}
+    forms = {
+        percent,
+        percent.lower(),
+        "+" if character == " " else "%25" if character == "%" else character,
+    }
     return f"(?:{'|'.join(map(re.escape, sorted(forms)))})"

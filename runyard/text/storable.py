@@ -17,7 +17,11 @@ def storable(text: str) -> str:
     """The text with U+FFFD for what PostgreSQL cannot keep; two halves of a surrogate pair become the character that they stand for."""
     if not _UNFIT.search(text):
         return text
-    return text.replace("\0", "\ufffd").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return (
+        text.replace("\0", "\ufffd")
+        .encode("utf-16-le", "surrogatepass")
+        .decode("utf-16-le", "replace")
+    )
 
 
 def is_storable(text: str) -> bool:
@@ -60,7 +64,9 @@ def place_of_unfit(value: object, path: str) -> str:
         if isinstance(found, float) and not math.isfinite(found):
             return at
         if isinstance(found, Mapping):
-            members = [(storable(str(key))[:_LONGEST_NAME], key, child) for key, child in found.items()]
+            members = [
+                (storable(str(key))[:_LONGEST_NAME], key, child) for key, child in found.items()
+            ]
         elif isinstance(found, list | tuple):
             members = [(str(position), "", child) for position, child in enumerate(found)]
         else:

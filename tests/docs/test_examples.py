@@ -25,16 +25,26 @@ def documented(server: str) -> str:
 
 
 @pytest.fixture
-def example(page: Path, documented: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def example(
+    page: Path, documented: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, Any]]:
     """The names that a page's code makes."""
     monkeypatch.setattr(registry, "_functions", {})
     names: dict[str, Any] = {"__name__": page.stem}
-    exec(compile("\n".join(_BLOCK.findall(page.read_text(encoding="utf-8"))), str(page), "exec"), names)
+    exec(
+        compile("\n".join(_BLOCK.findall(page.read_text(encoding="utf-8"))), str(page), "exec"),
+        names,
+    )
     return names
 
 
 def _all(names: dict[str, Any], kind: type) -> list[Any]:
-    found = [one for value in names.values() for one in (value if isinstance(value, list) else [value]) if isinstance(one, kind)]
+    found = [
+        one
+        for value in names.values()
+        for one in (value if isinstance(value, list) else [value])
+        if isinstance(one, kind)
+    ]
     return list({id(one): one for one in found}.values())
 
 
@@ -42,7 +52,11 @@ def _all(names: dict[str, Any], kind: type) -> list[Any]:
 def test_an_example_does_what_its_page_says(page: Path, example: dict[str, Any]) -> None:
     tests = {name: value for name, value in example.items() if name.startswith("test_")}
     assert tests, f"{page.name} has an example without a test"
-    definitions = Definitions(jobs=_all(example, JobDefinition), sensors=_all(example, SensorDefinition), resources={"io_manager": BatchIOManager()})
+    definitions = Definitions(
+        jobs=_all(example, JobDefinition),
+        sensors=_all(example, SensorDefinition),
+        resources={"io_manager": BatchIOManager()},
+    )
     for test in tests.values():
         empty_event_table()
         with Yard(definitions) as yard:
@@ -52,7 +66,11 @@ def test_an_example_does_what_its_page_says(page: Path, example: dict[str, Any])
 @pytest.mark.parametrize("page", WORDS, ids=lambda page: page.stem)
 def test_a_page_says_what_every_page_says(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert [heading for heading in ("## Example", "## In the Dagster UI", "## Beside Inngest") if heading not in text] == []
+    assert [
+        heading
+        for heading in ("## Example", "## In the Dagster UI", "## Beside Inngest")
+        if heading not in text
+    ] == []
 
 
 def test_every_word_has_a_page() -> None:
@@ -61,15 +79,41 @@ def test_every_word_has_a_page() -> None:
     from runyard import Batch, on_event
 
     pages = {
-        "map": "map", "map_all": "map", "sleep": "sleep", "sleep_until": "sleep", "wait_for_event": "wait-for-event", "invoke": "invoke", "send_events": "send-events",
-        "join": "parallel", "filter": "triggers", "cron": "cron", "retry": "retries", "priority": "priority", "concurrency": "concurrency", "throttle": "throttle",
-        "rate_limit": "rate-limit", "idempotency": "idempotency", "debounce": "debounce", "batch": "batch", "singleton": "singleton", "timeouts": "timeouts",
-        "cancel_on": "cancel-on", "on_failure": "callbacks", "on_success": "callbacks", "max_batch": "batch",
-    }  # fmt: skip
-    plumbing = {"fail", "leave_parked", "live", "function", "events", "job", "name", "description"}
-    steps = {name for name, value in vars(Batch).items() if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))}
+        "map": "map",
+        "map_batch": "map",
+        "sleep": "sleep",
+        "sleep_until": "sleep",
+        "wait_for_event": "wait-for-event",
+        "invoke": "invoke",
+        "send_events": "send-events",
+        "join": "parallel",
+        "filter": "triggers",
+        "cron": "cron",
+        "retry": "retries",
+        "priority": "priority",
+        "concurrency": "concurrency",
+        "throttle": "throttle",
+        "rate_limit": "rate-limit",
+        "idempotency": "idempotency",
+        "debounce": "debounce",
+        "batch": "batch",
+        "singleton": "singleton",
+        "timeouts": "timeouts",
+        "cancel_on": "cancel-on",
+        "on_failure": "callbacks",
+        "on_success": "callbacks",
+        "max_batch": "batch",
+    }
+    plumbing = {"fail", "suspend", "live", "function", "events", "job", "name", "description"}
+    steps = {
+        name
+        for name, value in vars(Batch).items()
+        if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
+    }
     words = (steps | set(inspect.signature(on_event).parameters)) - plumbing
     assert {word for word in words if word not in pages} == set()
     pages["progress"] = "progress"  # of an item
     for word, page in pages.items():
-        assert word in (ROOT / "docs" / "words" / f"{page}.md").read_text(encoding="utf-8"), f"docs/words/{page}.md does not name {word}"
+        assert word in (ROOT / "docs" / "words" / f"{page}.md").read_text(encoding="utf-8"), (
+            f"docs/features/{page}.md does not name {word}"
+        )

@@ -19,7 +19,17 @@ from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
 from tests.fake_openai import FakeOpenAI
 
-_VARIABLES = ("AI_", "OPENAI_", "GEMINI_", "MEDIA_", "SENDGRID_", "MAIL_", "SYNC_", "CONTACT_", "ANALYTICS_")
+_VARIABLES = (
+    "AI_",
+    "OPENAI_",
+    "GEMINI_",
+    "MEDIA_",
+    "SENDGRID_",
+    "MAIL_",
+    "SYNC_",
+    "CONTACT_",
+    "ANALYTICS_",
+)
 
 
 @pytest.fixture(scope="package")
@@ -76,7 +86,9 @@ def _gemini() -> Iterator[FakeGemini]:
 
 
 @pytest.fixture(params=[GENAI, GENERATIVEAI])
-def gemini(request: pytest.FixtureRequest, _gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGemini]:
+def gemini(
+    request: pytest.FixtureRequest, _gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeGemini]:
     """A fake of Gemini, switched on; behind it each of the two packages."""
     _gemini.fresh()
     monkeypatch.setenv("GEMINI_LIBRARY", request.param)
@@ -92,7 +104,9 @@ def gemini(request: pytest.FixtureRequest, _gemini: FakeGemini, monkeypatch: pyt
 def no_synced_tables(fresh: None) -> None:
     """None of the tables of earlier syncs, nor of the databases that they came from."""
     with database.connection() as connection:
-        for row in rows("SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'sync\\_%%' OR nspname = 'elsewhere'"):
+        for row in rows(
+            "SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'sync\\_%%' OR nspname = 'elsewhere'"
+        ):
             connection.execute(f'DROP SCHEMA "{row["name"]}" CASCADE'.encode())
 
 

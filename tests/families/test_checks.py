@@ -15,7 +15,10 @@ class Scopes(FakeServer):
     """SendGrid's list of what a key may do."""
 
     def respond(self, request: Handler, body: bytes, failure: Any) -> None:
-        good = request.path == "/v3/scopes" and request.headers.get("Authorization") == "Bearer SG.good"
+        good = (
+            request.path == "/v3/scopes"
+            and request.headers.get("Authorization") == "Bearer SG.good"
+        )
         request.answer(200 if good else 401, {"scopes": ["mail.send"]} if good else {"errors": []})
 
 
@@ -33,21 +36,36 @@ def said() -> dict[str, tuple[bool, str]]:
 def test_without_keys_everything_is_off_and_well() -> None:
     found = said()
     assert all(ok for ok, _ in found.values())
-    assert "SENDGRID_API_KEY" in found["mail"][1] and "GEMINI_API_KEY" in found["text"][1] and found["sync supabase"][1] == "off: SUPABASE_DB_URL switches it on"
+    assert (
+        "SENDGRID_API_KEY" in found["mail"][1]
+        and "GEMINI_API_KEY" in found["text"][1]
+        and found["sync supabase"][1] == "off: SUPABASE_DB_URL switches it on"
+    )
 
 
-def test_with_keys_they_are_on_and_checked(scopes: Scopes, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_keys_they_are_on_and_checked(
+    scopes: Scopes, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SENDGRID_API_KEY", "SG.good")
     found = said()
-    assert found["mail"] == (True, "on: SendGrid takes the key") and found["openai"][1].startswith("on: 2 models at ")
+    assert found["mail"] == (True, "on: SendGrid takes the key") and found["openai"][1].startswith(
+        "on: 2 models at "
+    )
     assert found["sync sendgrid"] == (True, "on: 3 tables into sync_sendgrid")
 
 
-def test_a_wrong_key_is_not_well_and_not_shown(scopes: Scopes, openai: FakeOpenAI, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_not_well_and_not_shown(
+    scopes: Scopes, openai: FakeOpenAI, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("SENDGRID_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"):
         monkeypatch.setenv(name, "wrong-and-secret")
     found = said()
-    assert not found["mail"][0] and "check SENDGRID_API_KEY" in found["mail"][1] and not found["openai"][0] and "401" in found["openai"][1]
+    assert (
+        not found["mail"][0]
+        and "check SENDGRID_API_KEY" in found["mail"][1]
+        and not found["openai"][0]
+        and "401" in found["openai"][1]
+    )
     assert not found["gemini"][0]
     assert "wrong-and-secret" not in str(found) and gemini.key not in str(found)
 
@@ -59,6 +77,11 @@ def test_a_sender_that_is_no_address_is_not_well(monkeypatch: pytest.MonkeyPatch
     assert "MAIL_FROM 'Acme <mail@acme>' is not an e-mail address" in says
 
 
-def test_a_wrong_order_of_providers_is_named(openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_order_of_providers_is_named(
+    openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_PROVIDERS", "nobody")
-    assert said()["text"] == (False, "AI_PROVIDERS names nobody; there are: gemini, openai, offline")
+    assert said()["text"] == (
+        False,
+        "AI_PROVIDERS names nobody; there are: gemini, openai, offline",
+    )

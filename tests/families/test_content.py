@@ -13,7 +13,9 @@ from tests.fake_gemini import FakeGemini
 from tests.fake_openai import FakeOpenAI
 from tests.families.conftest import rows
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # the Gemini package leaves connections open that have failed
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed <socket:ResourceWarning"
+)  # the Gemini package leaves connections open that have failed
 NAME = "content/generate.requested"
 
 
@@ -23,39 +25,76 @@ def ask(yard: Yard, **more: Any) -> Invocation:
     return found
 
 
-def test_an_article_is_outlined_written_section_by_section_and_kept(yard: Yard, openai: FakeOpenAI) -> None:
+def test_an_article_is_outlined_written_section_by_section_and_kept(
+    yard: Yard, openai: FakeOpenAI
+) -> None:
     found = ask(yard, length=600, user="ada", notify=True, audience="developers")
     assert found.status == "succeeded" and found.output["status"] == "needs review", found
-    assert sorted(found.steps) == sorted(["choose-provider", "outline", "section-1", "section-2", "section-3", "check", "save", "notify", "result"])
+    assert sorted(found.steps) == sorted(
+        [
+            "choose-provider",
+            "outline",
+            "section-1",
+            "section-2",
+            "section-3",
+            "check",
+            "save",
+            "notify",
+            "result",
+        ]
+    )
     [kept] = rows("SELECT * FROM app.content")
-    assert kept["outline"] == ["What it is", "How it works", "Where to go"] and kept["text"].startswith("What it is\n\nQueues hold the rain")
-    assert kept["prompt_versions"] == ["outline/2", "section/2"] and kept["id"] == found.output["content"] and not kept["offline"]
-    assert kept["usage"]["prompt_tokens"] == 160 and kept["usage"]["output_tokens"] == 240 and kept["usage"]["cost"] == pytest.approx(4 * (40 * 0.1 + 60 * 0.5) / 1e6)
+    assert kept["outline"] == ["What it is", "How it works", "Where to go"] and kept[
+        "text"
+    ].startswith("What it is\n\nQueues hold the rain")
+    assert (
+        kept["prompt_versions"] == ["outline/2", "section/2"]
+        and kept["id"] == found.output["content"]
+        and not kept["offline"]
+    )
+    assert (
+        kept["usage"]["prompt_tokens"] == 160
+        and kept["usage"]["output_tokens"] == 240
+        and kept["usage"]["cost"] == pytest.approx(4 * (40 * 0.1 + 60 * 0.5) / 1e6)
+    )
     assert kept["remarks"] == ["it has 153 words, 600 were asked for"]
     calls = rows("SELECT * FROM app.ai_calls ORDER BY id")
-    assert [(call["purpose"], call["status"], call["user_id"]) for call in calls] == [("outline", "ok", "ada")] + [("section", "ok", "ada")] * 3
-    assert [text for _, text in found.progress if "section 3" in text] == ["section 3 of 3: Where to go"]
+    assert [(call["purpose"], call["status"], call["user_id"]) for call in calls] == [
+        ("outline", "ok", "ada")
+    ] + [("section", "ok", "ada")] * 3
+    assert [text for _, text in found.progress if "section 3" in text] == [
+        "section 3 of 3: Where to go"
+    ]
     assert yard.sent("notification/requested")[0].data["user"] == "ada"
     assert "developers" in openai.prompts[0] and "Section" not in openai.prompts[0]
 
 
-def test_what_was_written_is_not_written_again_after_a_failure(yard: Yard, openai: FakeOpenAI) -> None:
+def test_what_was_written_is_not_written_again_after_a_failure(
+    yard: Yard, openai: FakeOpenAI
+) -> None:
     openai.failures.extend([None, None, None, 500])
     found = ask(yard, length=600)
-    assert found.status == "queued" and [name for name, step in found.steps.items() if step.error] == ["section-3"]
+    assert found.status == "queued" and [
+        name for name, step in found.steps.items() if step.error
+    ] == ["section-3"]
     yard.advance("1m")
     assert found.status == "succeeded" and len(openai.prompts) == 4
 
 
 @pytest.mark.parametrize("failure", [500, 503, "reset", "garbage", "cut", "slow"])
-def test_what_time_can_mend_is_tried_again(yard: Yard, openai: FakeOpenAI, failure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AI_SECONDS", "0.4")
+def test_what_time_can_mend_is_tried_again(
+    yard: Yard, openai: FakeOpenAI, failure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AI_TIMEOUT", "0.4")
     openai.failures.append(failure)
     found = ask(yard)
     assert found.status == "queued", found
     yard.advance("1m")
     assert found.status == "succeeded"
-    assert [call["status"] for call in rows("SELECT status FROM app.ai_calls ORDER BY id")][:2] == ["connectionerror", "ok"]
+    assert [call["status"] for call in rows("SELECT status FROM app.ai_calls ORDER BY id")][:2] == [
+        "connectionerror",
+        "ok",
+    ]
 
 
 def test_a_quota_with_a_reset_waits_for_it(yard: Yard, openai: FakeOpenAI) -> None:
@@ -65,27 +104,46 @@ def test_a_quota_with_a_reset_waits_for_it(yard: Yard, openai: FakeOpenAI) -> No
 
 
 @pytest.mark.parametrize("failure", ["quota", 500, "garbage", "reset"])
-def test_another_provider_takes_over_when_the_first_is_down_or_out_of_quota(yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, failure: Any) -> None:
+def test_another_provider_takes_over_when_the_first_is_down_or_out_of_quota(
+    yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, failure: Any
+) -> None:
     gemini.failures.extend([429 if failure == "quota" else failure] * 4)
     found = ask(yard)
-    assert found.status == "succeeded" and found.steps["choose-provider"].output == "gemini" and found.output["provider"] in ("gemini", "openai")
+    assert (
+        found.status == "succeeded"
+        and found.steps["choose-provider"].output == "gemini"
+        and found.output["provider"] in ("gemini", "openai")
+    )
     calls = rows("SELECT provider, status FROM app.ai_calls ORDER BY id")
-    assert (calls[0]["provider"], calls[1]["provider"], calls[1]["status"]) == ("gemini", "openai", "ok")
+    assert (calls[0]["provider"], calls[1]["provider"], calls[1]["status"]) == (
+        "gemini",
+        "openai",
+        "ok",
+    )
     assert "the offline" not in str(found.output)
 
 
-def test_the_model_of_one_provider_is_not_asked_of_the_next(yard: Yard, gemini: FakeGemini, openai: FakeOpenAI) -> None:
+def test_the_model_of_one_provider_is_not_asked_of_the_next(
+    yard: Yard, gemini: FakeGemini, openai: FakeOpenAI
+) -> None:
     gemini.failures.extend([503] * 2)
     assert ask(yard, provider="gemini", model="gemini-9-huge").status == "succeeded"
-    assert {(call["provider"], call["model"]) for call in rows("SELECT provider, model FROM app.ai_calls")} == {("gemini", "gemini-9-huge"), ("openai", "gpt-6-luna")}
+    assert {
+        (call["provider"], call["model"])
+        for call in rows("SELECT provider, model FROM app.ai_calls")
+    } == {("gemini", "gemini-9-huge"), ("openai", "gpt-6-luna")}
 
 
 @pytest.mark.parametrize("names", ["gemini", "openai"])
-def test_a_refusal_is_final_and_nobody_else_is_asked(yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, names: str) -> None:
+def test_a_refusal_is_final_and_nobody_else_is_asked(
+    yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, names: str
+) -> None:
     (gemini if names == "gemini" else openai).failures.append("blocked")
     found = ask(yard, provider=names)
     assert found.status == "failed" and "refuses this prompt" in str(found.steps["outline"].error)
-    assert len(rows("SELECT 1 FROM app.ai_calls")) == 1 and rows("SELECT status FROM app.ai_calls") == [{"status": "refused"}]
+    assert len(rows("SELECT 1 FROM app.ai_calls")) == 1 and rows(
+        "SELECT status FROM app.ai_calls"
+    ) == [{"status": "refused"}]
 
 
 def test_a_filter_in_the_middle_of_a_text_is_a_refusal(yard: Yard, openai: FakeOpenAI) -> None:
@@ -93,36 +151,58 @@ def test_a_filter_in_the_middle_of_a_text_is_a_refusal(yard: Yard, openai: FakeO
     assert ask(yard).status == "failed"
 
 
-def test_a_wrong_key_is_final_and_not_shown(yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_key_is_final_and_not_shown(
+    yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-and-secret")
     found = ask(yard)
-    assert found.status == "failed" and "401" in str(found.steps["outline"].error) and "sk-wrong" not in str(found.steps) + str(rows("SELECT * FROM app.ai_calls"))
+    assert (
+        found.status == "failed"
+        and "401" in str(found.steps["outline"].error)
+        and "sk-wrong" not in str(found.steps) + str(rows("SELECT * FROM app.ai_calls"))
+    )
 
 
 def test_a_provider_that_is_not_switched_on_is_named(yard: Yard, openai: FakeOpenAI) -> None:
     found = ask(yard, provider="gemini")
-    assert found.status == "failed" and "Set GEMINI_API_KEY" in str(found.steps["choose-provider"].error)
+    assert found.status == "failed" and "Set GEMINI_API_KEY" in str(
+        found.steps["choose-provider"].error
+    )
 
 
 def test_without_a_key_the_text_is_a_placeholder_that_says_so(yard: Yard) -> None:
     found = ask(yard)
     [kept] = rows("SELECT * FROM app.content")
     assert kept["offline"] and kept["status"] == "needs review" and found.output["offline"]
-    assert "made offline" in kept["text"] and kept["remarks"][0] == "no model has written it: a placeholder"
+    assert (
+        "made offline" in kept["text"]
+        and kept["remarks"][0] == "no model has written it: a placeholder"
+    )
 
 
-def test_a_wrong_language_and_an_unfinished_text_are_remarked(yard: Yard, openai: FakeOpenAI) -> None:
+def test_a_wrong_language_and_an_unfinished_text_are_remarked(
+    yard: Yard, openai: FakeOpenAI
+) -> None:
     openai.finish = "length"
     ask(yard, language="de")
     [kept] = rows("SELECT remarks FROM app.content")
-    assert "its language seems to be en, de was asked for" in kept["remarks"] and "section 1 has no end" in kept["remarks"]
+    assert (
+        "its language seems to be en, de was asked for" in kept["remarks"]
+        and "section 1 has no end" in kept["remarks"]
+    )
 
 
-def test_a_budget_refuses_more_for_this_user_and_day_alone(yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_refuses_more_for_this_user_and_day_alone(
+    yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_DAILY_TOKENS", "150")
     assert ask(yard, user="ada").status == "succeeded"
     refused = ask(yard, user="ada")
-    assert refused.status == "failed" and "user ada has used 200 of the 150 that AI_DAILY_TOKENS allows a day" in str(refused.steps["outline"].error)
+    assert (
+        refused.status == "failed"
+        and "user ada has used 200 of the 150 that AI_DAILY_TOKENS allows a day"
+        in str(refused.steps["outline"].error)
+    )
     assert ask(yard, user="bob").status == "succeeded"
     yard.advance("1d")
     assert ask(yard, user="ada").status == "succeeded"
@@ -153,7 +233,9 @@ def test_a_provider_that_rests_is_not_asked(runyard_database: str, openai: FakeO
     assert len(openai.requests) == asked
 
 
-def test_a_text_that_has_begun_is_not_begun_again_elsewhere(runyard_database: str, gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_has_begun_is_not_begun_again_elsewhere(
+    runyard_database: str, gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_PROVIDERS", "openai,gemini")
     openai.failures.append("cut")
     with pytest.raises(ConnectionError):
@@ -161,7 +243,9 @@ def test_a_text_that_has_begun_is_not_begun_again_elsewhere(runyard_database: st
     assert gemini.prompts == []
 
 
-def test_an_unknown_provider_in_the_order_is_named(runyard_database: str, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_provider_in_the_order_is_named(
+    runyard_database: str, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_PROVIDERS", "openai,grok")
     with pytest.raises(NonRetriable, match="AI_PROVIDERS names grok"):
         Providers().generate(Prompt(prompt="x"))

@@ -38,8 +38,13 @@ def launch(name: str, **config: Any) -> dict[str, Any]:
     found = next(job for job in maintenance.jobs if job.name == name)
     op = found.nodes[0].name
     with DagsterInstance.ephemeral() as instance:
-        definitions = Definitions(jobs=[found], resources={"messages": EmailMessages(), "store": MediaStore(), "media": Media()})
-        result = definitions.get_job_def(name).execute_in_process(instance=instance, run_config={"ops": {op: {"config": config}}})
+        definitions = Definitions(
+            jobs=[found],
+            resources={"messages": EmailMessages(), "store": MediaStore(), "media": Media()},
+        )
+        result = definitions.get_job_def(name).execute_in_process(
+            instance=instance, run_config={"ops": {op: {"config": config}}}
+        )
         [output] = [event for event in result.all_node_events if event.is_successful_output]
         return {key: value.value for key, value in output.step_output_data.metadata.items()}
 
@@ -48,7 +53,9 @@ def test_events_go_after_their_time_with_all_that_came_of_them(yard: Yard) -> No
     yard.send("content/generate.requested", {"topic": "old", "length": 100})
     yard.send("nobody/waits", {})
     yard.work()
-    rows("INSERT INTO runyard.parts (invocation_id, run_id, status) VALUES (1, 'run', 'queued') RETURNING id")
+    rows(
+        "INSERT INTO runyard.parts (invocation_id, run_id, status) VALUES (1, 'run', 'queued') RETURNING id"
+    )
     yard.advance("31d")
     yard.send("content/generate.requested", {"topic": "new", "length": 100})
     yard.work()
@@ -57,17 +64,30 @@ def test_events_go_after_their_time_with_all_that_came_of_them(yard: Yard) -> No
     shown = launch("sweep_events")
     assert shown["invocations"] == 1 and shown["events"] >= 2
     left = counts()
-    assert left["invocations"] == 1 and 0 < left["steps"] < before["steps"] and 0 < left["progress"] < before["progress"] and (before["parts"], left["parts"]) == (1, 0)
-    assert rows("SELECT data->>'topic' AS topic FROM runyard.events WHERE name NOT LIKE 'runyard/%%'") == [{"topic": "new"}]
+    assert (
+        left["invocations"] == 1
+        and 0 < left["steps"] < before["steps"]
+        and 0 < left["progress"] < before["progress"]
+        and (before["parts"], left["parts"]) == (1, 0)
+    )
+    assert rows(
+        "SELECT data->>'topic' AS topic FROM runyard.events WHERE name NOT LIKE 'runyard/%%'"
+    ) == [{"topic": "new"}]
 
 
 def test_what_sleeps_or_is_due_later_stays_however_old(yard: Yard) -> None:
-    sleeping = yard.send("user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}).invocation
+    sleeping = yard.send(
+        "user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}
+    ).invocation
     yard.work()
     clock.take(yard.now + timedelta(days=400))
     database.close_pool()
-    assert retention.sweep().rows.get("invocations", 0) == 1, "the welcome mail's, not that of the function which sleeps"
-    assert sleeping.status == "sleeping" and [row["name"] for row in rows("SELECT name FROM runyard.events")] == ["user/created"]
+    assert retention.sweep().rows.get("invocations", 0) == 1, (
+        "the welcome mail's, not that of the function which sleeps"
+    )
+    assert sleeping.status == "sleeping" and [
+        row["name"] for row in rows("SELECT name FROM runyard.events")
+    ] == ["user/created"]
 
 
 def test_an_idempotency_key_holds_its_24_hours_however_short_the_retention_is(yard: Yard) -> None:
@@ -88,7 +108,10 @@ def test_what_is_taken_up_again_while_it_is_deleted_stays(yard: Yard) -> None:
     swept: list[retention.Swept] = []
     sweeping = threading.Thread(target=lambda: swept.append(retention.sweep()))
     with database.transaction() as connection:
-        connection.execute("UPDATE runyard.invocations SET status = 'queued', finished_at = NULL WHERE id = %s", (invocation.id,))
+        connection.execute(
+            "UPDATE runyard.invocations SET status = 'queued', finished_at = NULL WHERE id = %s",
+            (invocation.id,),
+        )
         sweeping.start()
         waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%DELETE FROM runyard.invocations%%' AND datname = current_database()"
         assert wait_until(lambda: rows(waiting) or not sweeping.is_alive())
@@ -101,7 +124,9 @@ def test_a_function_has_a_time_of_its_own(yard: Yard) -> None:
     yard.send("contact/submitted", {"name": "G", "email": "g@example.com", "message": "Hello"})
     yard.advance("3d")
     shown = launch("sweep_events", retention="30d, send_email=1d")
-    assert shown["invocations"] == 2 and [row["function"] for row in rows("SELECT function FROM runyard.invocations")] == ["notify_contact"]
+    assert shown["invocations"] == 2 and [
+        row["function"] for row in rows("SELECT function FROM runyard.invocations")
+    ] == ["notify_contact"]
 
 
 @pytest.mark.parametrize("text", ["", "30", "30d, send_email", "tomorrow", "1s", "30d, a=b"])
@@ -124,14 +149,23 @@ def test_forever_is_forever(yard: Yard) -> None:
 
 def test_dagsters_runs_go(runyard_database: str) -> None:
     with DagsterInstance.ephemeral() as instance:
-        definitions = Definitions(jobs=maintenance.jobs, resources={"messages": EmailMessages(), "store": MediaStore(), "media": Media()})
+        definitions = Definitions(
+            jobs=maintenance.jobs,
+            resources={"messages": EmailMessages(), "store": MediaStore(), "media": Media()},
+        )
         definitions.get_job_def("sweep_suppressions").execute_in_process(instance=instance)
         assert run_retention.sweep_runs(instance).rows == {}
         try:
             clock.take(datetime.now(UTC) + timedelta(days=31))
             database.close_pool()
-            assert run_retention.sweep_runs(instance, dry_run=True).rows == {"runs": 1} and instance.get_runs_count() == 1
-            assert run_retention.sweep_runs(instance).rows == {"runs": 1} and instance.get_runs_count() == 0
+            assert (
+                run_retention.sweep_runs(instance, dry_run=True).rows == {"runs": 1}
+                and instance.get_runs_count() == 1
+            )
+            assert (
+                run_retention.sweep_runs(instance).rows == {"runs": 1}
+                and instance.get_runs_count() == 0
+            )
         finally:
             clock.take(None)
             database.close_pool()
@@ -146,10 +180,18 @@ def test_old_mails_and_media_without_an_asset_go(runyard_database: str, tmp_path
     (tmp_path / "file").write_bytes(b"orphan")
     key = store.put(tmp_path / "file", ".webp")["key"]
     os.utime(store.root / key, (time.time() - 2 * 86_400,) * 2)
-    assert launch("sweep_files", dry_run=True) == {"dry run": True, "mails": 1, "payloads": 0, "media": 1, "media bytes": 6}
+    assert launch("sweep_files", dry_run=True) == {
+        "dry run": True,
+        "mails": 1,
+        "payloads": 0,
+        "media": 1,
+        "media bytes": 6,
+    }
     assert (store.root / key).exists() and (outbox / "old.eml").exists()
     launch("sweep_files")
-    assert not (store.root / key).exists() and [path.name for path in outbox.iterdir()] == ["new.eml"]
+    assert not (store.root / key).exists() and [path.name for path in outbox.iterdir()] == [
+        "new.eml"
+    ]
 
 
 def test_media_of_an_asset_stay(yard: Yard, tmp_path: Path) -> None:
@@ -158,7 +200,9 @@ def test_media_of_an_asset_stay(yard: Yard, tmp_path: Path) -> None:
     uploads = Path(os.environ["MEDIA_UPLOADS"])
     uploads.mkdir()
     (uploads / "p").write_bytes(sample_media.jpeg(sample_media.photo(60, 40)))
-    found = yard.send("media/image.uploaded", {"source": "p", "variants": [{"width": 30}]}).invocation
+    found = yard.send(
+        "media/image.uploaded", {"source": "p", "variants": [{"width": 30}]}
+    ).invocation
     yard.work()
     assert found.status == "succeeded" and Media().orphans(MediaStore(), time.time() + 10) == []
 
@@ -168,8 +212,13 @@ def test_a_suppression_ends_at_its_time(runyard_database: str) -> None:
     messages.suppress("a@example.com", "for ever")
     messages.suppress("b@example.com", "for a while", datetime.now(UTC) - timedelta(seconds=1))
     assert messages.suppressed(["a@example.com", "b@example.com"]) == {"a@example.com"}
-    assert launch("sweep_suppressions", dry_run=True)["addresses"] == 1 and len(rows("SELECT 1 FROM app.suppressions")) == 2
-    assert launch("sweep_suppressions")["addresses"] == 1 and rows("SELECT address FROM app.suppressions") == [{"address": "a@example.com"}]
+    assert (
+        launch("sweep_suppressions", dry_run=True)["addresses"] == 1
+        and len(rows("SELECT 1 FROM app.suppressions")) == 2
+    )
+    assert launch("sweep_suppressions")["addresses"] == 1 and rows(
+        "SELECT address FROM app.suppressions"
+    ) == [{"address": "a@example.com"}]
 
 
 def test_the_report_shows_what_is_stuck_and_how_large_everything_is(yard: Yard) -> None:
@@ -180,21 +229,36 @@ def test_the_report_shows_what_is_stuck_and_how_large_everything_is(yard: Yard) 
         result = materialize([system_report], instance=instance)
         [made] = result.asset_materializations_for_node("system_report")
     shown = {key: value.value for key, value in made.metadata.items()}
-    assert shown["overdue invocations"] == 1 and "| notify_contact | queued | 1 |" in shown["overdue"] and "runyard.events" in shown["tables"] and shown["bytes"] > 0
+    assert (
+        shown["overdue invocations"] == 1
+        and "| notify_contact | queued | 1 |" in shown["overdue"]
+        and "runyard.events" in shown["tables"]
+        and shown["bytes"] > 0
+    )
 
 
 def test_the_database_stays_flat_after_its_retention_time(yard: Yard) -> None:
     """Sixty made days with two weeks of retention: after them the tables are no larger than at the time when the first day had gone."""
     policy, sizes = Retention.parse("14d"), []
     for _ in range(60):
-        send([Event("email/send.requested", {"to": ["a@example.com"], "subject": "S", "text": "T" * 200}) for _ in range(400)])
+        send(
+            [
+                Event(
+                    "email/send.requested",
+                    {"to": ["a@example.com"], "subject": "S", "text": "T" * 200},
+                )
+                for _ in range(400)
+            ]
+        )
         with database.connection() as connection:
             connection.execute(
                 "INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at, finished_at)"
                 " SELECT id, step, 1, to_jsonb(repeat('x', 200)), runyard.now(), runyard.now() FROM runyard.invocations, unnest('{prepare,send,track}'::text[]) AS step"
                 " WHERE status = 'queued'"
             )
-            connection.execute("UPDATE runyard.invocations SET status = 'succeeded', started_at = runyard.now(), finished_at = runyard.now() WHERE status = 'queued'")
+            connection.execute(
+                "UPDATE runyard.invocations SET status = 'succeeded', started_at = runyard.now(), finished_at = runyard.now() WHERE status = 'queued'"
+            )
         clock.take(clock.now() + timedelta(days=1))
         database.close_pool()
         retention.sweep(retention=policy)
@@ -203,14 +267,19 @@ def test_the_database_stays_flat_after_its_retention_time(yard: Yard) -> None:
                 connection.execute(f"VACUUM runyard.{table}".encode())
         size = "SELECT sum(pg_total_relation_size('runyard.' || name))::bigint AS bytes FROM unnest('{events,invocations,steps}'::text[]) AS name"
         sizes.append(rows(size)[0]["bytes"])
-    assert rows("SELECT count(*) AS n FROM runyard.events WHERE name = 'email/send.requested'")[0]["n"] == 14 * 400
+    assert (
+        rows("SELECT count(*) AS n FROM runyard.events WHERE name = 'email/send.requested'")[0]["n"]
+        == 14 * 400
+    )
     assert max(sizes[30:]) <= 1.1 * max(sizes[14:20]), sizes
 
 
 def large_push(delivery: str) -> None:
     """A delivery of GitHub that is too large for an event."""
     with database.transaction() as connection:
-        event_of(connection, "github/push", {"ref": "main", "commits": ["x" * 100] * 6000}, delivery)
+        event_of(
+            connection, "github/push", {"ref": "main", "commits": ["x" * 100] * 6000}, delivery
+        )
 
 
 def test_payloads_beside_their_events_go_when_no_event_may_need_them(yard: Yard) -> None:
@@ -224,7 +293,19 @@ def test_payloads_beside_their_events_go_when_no_event_may_need_them(yard: Yard)
     assert rows("SELECT id FROM app.webhook_payloads") == [{"id": "github-new"}]
 
 
-@pytest.mark.parametrize(("text", "days"), [("30d", 30), ("30d, a=2d", 30), ("30d, a=90d", 90), ("30d, a=forever", None), ("forever", None), ("a=2d", None)])
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [
+        ("30d", 30),
+        ("30d, a=2d", 30),
+        ("30d, a=90d", 90),
+        ("30d, a=forever", None),
+        ("forever", None),
+        ("a=2d", None),
+    ],
+)
 def test_what_serves_every_function_is_kept_as_long_as_any(text: str, days: int | None) -> None:
     now = datetime.now(UTC)
-    assert Retention.parse(text).all_before(now) == (None if days is None else now - timedelta(days=days))
+    assert Retention.parse(text).all_before(now) == (
+        None if days is None else now - timedelta(days=days)
+    )

@@ -39,7 +39,9 @@ def pages(**more: Any) -> bytes:
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
-def test_a_tiff_of_several_pages_is_its_first_page_and_says_how_many_there_are(yard: Yard, uploads: Path, compression: str) -> None:
+def test_a_tiff_of_several_pages_is_its_first_page_and_says_how_many_there_are(
+    yard: Yard, uploads: Path, compression: str
+) -> None:
     found = image(yard, place(uploads, pages(compression=compression)), variants=[{"width": 80}])
     picture = opened(found)
     assert picture.size == (80, 60)
@@ -100,8 +102,12 @@ def ramp(kind: str, low: float, high: float) -> Image.Image:
         ("float32", 0, 0.001),
     ],
 )
-def test_deep_gray_goes_from_black_to_white(yard: Yard, uploads: Path, kind: str, low: float, high: float) -> None:
-    picture = gray(opened(image(yard, place(uploads, saved(ramp(kind, low, high), "TIFF")), variants=PNG)))
+def test_deep_gray_goes_from_black_to_white(
+    yard: Yard, uploads: Path, kind: str, low: float, high: float
+) -> None:
+    picture = gray(
+        opened(image(yard, place(uploads, saved(ramp(kind, low, high), "TIFF")), variants=PNG))
+    )
     assert picture.shape == (100, 200)
     assert np.abs(picture - np.linspace(0, 255, 200)).max() < 3
 
@@ -114,12 +120,18 @@ def test_unsigned_numbers_of_32_bits_are_read_as_such(yard: Yard, uploads: Path)
 
 
 def test_gray_of_16_bits_keeps_its_exposure(yard: Yard, uploads: Path) -> None:
-    picture = gray(opened(image(yard, place(uploads, saved(ramp("uint16", 10_000, 30_000), "PNG")), variants=PNG)))
+    picture = gray(
+        opened(
+            image(yard, place(uploads, saved(ramp("uint16", 10_000, 30_000), "PNG")), variants=PNG)
+        )
+    )
     assert np.abs(picture - np.linspace(10_000, 30_000, 200) / 257).max() < 3
 
 
 @pytest.mark.parametrize("level", [0, 7, -7])
-def test_gray_that_is_the_same_everywhere_is_no_division_by_zero(yard: Yard, uploads: Path, level: int) -> None:
+def test_gray_that_is_the_same_everywhere_is_no_division_by_zero(
+    yard: Yard, uploads: Path, level: int
+) -> None:
     flat = Image.fromarray(np.full((30, 40), level, "int32"))
     picture = gray(opened(image(yard, place(uploads, saved(flat, "TIFF")), variants=PNG)))
     assert picture.min() == picture.max() == (255 if level > 0 else 0)
@@ -128,7 +140,9 @@ def test_gray_that_is_the_same_everywhere_is_no_division_by_zero(yard: Yard, upl
 def test_floats_that_are_no_numbers_leave_the_others_as_they_are(yard: Yard, uploads: Path) -> None:
     values = np.tile(np.linspace(0, 1, 200), (100, 1)).astype("float32")
     values[0, :3] = np.nan, np.inf, -np.inf
-    picture = gray(opened(image(yard, place(uploads, saved(Image.fromarray(values), "TIFF")), variants=PNG)))
+    picture = gray(
+        opened(image(yard, place(uploads, saved(Image.fromarray(values), "TIFF")), variants=PNG))
+    )
     assert list(picture[0, :3]) == [0, 255, 0]
     assert np.abs(picture[1:] - np.linspace(0, 255, 200)).max() < 3
 
@@ -140,7 +154,9 @@ def test_a_negative_of_16_bits_is_shown_as_a_positive(yard: Yard, uploads: Path)
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "AVIF", "HEIF"])
-def test_a_turned_picture_of_any_format_is_told_and_shown_upright(yard: Yard, uploads: Path, kind: str, orientation: int) -> None:
+def test_a_turned_picture_of_any_format_is_told_and_shown_upright(
+    yard: Yard, uploads: Path, kind: str, orientation: int
+) -> None:
     picture = sample_media.photo(120, 80)
     more = {"tiffinfo": {0x112: orientation}} if kind == "TIFF" else {"exif": exif(orientation)}
     found = image(yard, place(uploads, saved(picture, kind, **more)), variants=PNG)
@@ -168,10 +184,17 @@ def test_what_phones_take_is_taken(yard: Yard, uploads: Path, kind: str) -> None
     photo = sample_media.photo(400, 300)
     found = image(yard, place(uploads, saved(photo, kind, quality=90)), variants=PNG)
     assert found.steps["inspect"].output["format"] == kind
-    assert np.abs(np.asarray(opened(found).convert("RGB"), "float") - np.asarray(photo, "float")).mean() < 10
+    assert (
+        np.abs(
+            np.asarray(opened(found).convert("RGB"), "float") - np.asarray(photo, "float")
+        ).mean()
+        < 10
+    )
 
 
-def test_a_heic_of_tiles_with_a_second_picture_is_the_one_that_is_meant(yard: Yard, uploads: Path) -> None:
+def test_a_heic_of_tiles_with_a_second_picture_is_the_one_that_is_meant(
+    yard: Yard, uploads: Path
+) -> None:
     sink = io.BytesIO()
     heic = pillow_heif.from_pillow(Image.new("RGB", (700, 500), "blue"))
     heic.add_from_pillow(sample_media.photo(700, 500))
@@ -208,9 +231,20 @@ def test_a_picture_may_say_what_it_likes(yard: Yard, uploads: Path, kind: str) -
     assert image(yard, place(uploads, content)).status == "succeeded"
 
 
-@pytest.mark.parametrize("behind", [b"<html>", b"\n\n<!DOCTYPE html>", b"<?php system('x')", b"%PDF-1.7", b"x" * 1000 + b"<SCRIPT>"])
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"<html>",
+        b"\n\n<!DOCTYPE html>",
+        b"<?php system('x')",
+        b"%PDF-1.7",
+        b"x" * 1000 + b"<SCRIPT>",
+    ],
+)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF", "HEIF"])
-def test_a_picture_with_a_page_behind_it_is_refused(yard: Yard, uploads: Path, kind: str, behind: bytes) -> None:
+def test_a_picture_with_a_page_behind_it_is_refused(
+    yard: Yard, uploads: Path, kind: str, behind: bytes
+) -> None:
     content = saved(sample_media.photo(60, 40), kind) + behind
     assert "something else at the same time" in refusal(image(yard, place(uploads, content)))
 
@@ -221,9 +255,16 @@ def test_a_picture_that_is_a_pdf_as_well_is_refused(yard: Yard, uploads: Path) -
     assert "something else at the same time" in refusal(image(yard, place(uploads, pdf)))
 
 
-def test_a_phones_second_picture_or_film_behind_the_first_one_is_no_reason(yard: Yard, uploads: Path) -> None:
+def test_a_phones_second_picture_or_film_behind_the_first_one_is_no_reason(
+    yard: Yard, uploads: Path
+) -> None:
     first, second = sample_media.photo(60, 40), sample_media.photo(30, 20)
-    assert image(yard, place(uploads, saved(first, "MPO", save_all=True, append_images=[second]))).status == "succeeded"
+    assert (
+        image(
+            yard, place(uploads, saved(first, "MPO", save_all=True, append_images=[second]))
+        ).status
+        == "succeeded"
+    )
     sample_media.video(uploads / "motion.mp4", seconds=0.5)
     motion = sample_media.jpeg(first) + (uploads / "motion.mp4").read_bytes()
     assert image(yard, place(uploads, motion)).status == "succeeded"
@@ -238,12 +279,22 @@ def test_a_phones_second_picture_or_film_behind_the_first_one_is_no_reason(yard:
         (b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 100, "JPEG 2000"),
         (b"\xff\x0a" + b"\0" * 100, "JPEG XL"),
         (b"II*\0\x10\0\0\0CR\2\0" + b"\0" * 100, "camera's raw file"),
-        (saved(Image.new("F", (40, 30)), "TIFF").replace(b"\x02\x01\x03\0\1\0\0\0\x20", b"\x02\x01\x03\0\1\0\0\0\x40"), "TIFF that is damaged or of a kind"),
+        (
+            saved(Image.new("F", (40, 30)), "TIFF").replace(
+                b"\x02\x01\x03\0\1\0\0\0\x20", b"\x02\x01\x03\0\1\0\0\0\x40"
+            ),
+            "TIFF that is damaged or of a kind",
+        ),
         (b"\xef\xbb\xbf\n<!-- drawn --><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (b"<html><body>404 not found</body></html>", "none of JPEG, PNG, WEBP, GIF, AVIF, TIFF, BMP and HEIC"),
+        (
+            b"<html><body>404 not found</body></html>",
+            "none of JPEG, PNG, WEBP, GIF, AVIF, TIFF, BMP and HEIC",
+        ),
     ],
 )
-def test_what_is_not_taken_is_called_by_its_name(yard: Yard, uploads: Path, content: bytes, word: str) -> None:
+def test_what_is_not_taken_is_called_by_its_name(
+    yard: Yard, uploads: Path, content: bytes, word: str
+) -> None:
     assert word in refusal(image(yard, place(uploads, content)))
 
 
@@ -256,12 +307,16 @@ def test_a_cameras_negative_is_not_taken_for_its_thumbnail(yard: Yard, uploads: 
 def test_colours_of_other_kinds_become_srgb(yard: Yard, uploads: Path, mode: str) -> None:
     photo = sample_media.photo(60, 40)
     if mode == "LAB":
-        lab = ImageCms.profileToProfile(photo, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB")
+        lab = ImageCms.profileToProfile(
+            photo, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
         assert lab is not None
         content = saved(lab, "TIFF")
     else:
         content = saved(photo.convert(mode), "TIFF", compression="jpeg")
-    made = np.asarray(opened(image(yard, place(uploads, content), variants=PNG)).convert("RGB"), "float")
+    made = np.asarray(
+        opened(image(yard, place(uploads, content), variants=PNG)).convert("RGB"), "float"
+    )
     assert np.abs(made - np.asarray(photo, "float")).mean() < 8
 
 
@@ -271,7 +326,9 @@ def test_a_profile_counts_for_a_palette_as_well(yard: Yard, uploads: Path) -> No
     swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
     palette = Image.new("P", (40, 30), 0)
     palette.putpalette([255, 0, 0])
-    found = image(yard, place(uploads, saved(palette, "PNG", icc_profile=bytes(swapped))), variants=PNG)
+    found = image(
+        yard, place(uploads, saved(palette, "PNG", icc_profile=bytes(swapped))), variants=PNG
+    )
     red_, _, blue_ = np.asarray(opened(found).convert("RGB"), "float").mean(axis=(0, 1))
     assert blue_ > red_
 
@@ -279,11 +336,25 @@ def test_a_profile_counts_for_a_palette_as_well(yard: Yard, uploads: Path) -> No
 def test_a_picture_gets_each_of_its_sizes_once(yard: Yard, uploads: Path) -> None:
     found = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(1280, 960))))
     pictures = [opened(found, number) for number in range(len(found.output["variants"]))]
-    assert [(picture.format, picture.width) for picture in pictures] == [("WEBP", 320), ("WEBP", 640), ("WEBP", 1280), ("JPEG", 1280)]
+    assert [(picture.format, picture.width) for picture in pictures] == [
+        ("WEBP", 320),
+        ("WEBP", 640),
+        ("WEBP", 1280),
+        ("JPEG", 1280),
+    ]
     assert len({*found.output["variants"]}) == 4
 
 
-def test_what_differs_in_shape_or_quality_is_not_the_same_variant(yard: Yard, uploads: Path) -> None:
-    wanted = [{"width": 900}, {"width": 900, "quality": 30}, {"width": 900, "height": 300}, {"width": 800, "quality": 80}]
-    found = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(400, 300))), variants=wanted)
+def test_what_differs_in_shape_or_quality_is_not_the_same_variant(
+    yard: Yard, uploads: Path
+) -> None:
+    wanted = [
+        {"width": 900},
+        {"width": 900, "quality": 30},
+        {"width": 900, "height": 300},
+        {"width": 800, "quality": 80},
+    ]
+    found = image(
+        yard, place(uploads, sample_media.jpeg(sample_media.photo(400, 300))), variants=wanted
+    )
     assert len({*found.output["variants"]}) == len(found.output["variants"]) == 3

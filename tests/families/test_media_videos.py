@@ -29,7 +29,10 @@ def preview(found: Invocation) -> list[tuple[float, np.ndarray]]:
     """The preview's frames in RGB, with their seconds."""
     assert found.status == "succeeded", found
     with av.open(str(MediaStore().root / found.output["variants"][2])) as opened_file:
-        return [(float(frame.time), frame.to_ndarray(format="rgb24").astype("float")) for frame in opened_file.decode(video=0)]
+        return [
+            (float(frame.time), frame.to_ndarray(format="rgb24").astype("float"))
+            for frame in opened_file.decode(video=0)
+        ]
 
 
 def refusal(found: Invocation) -> str:
@@ -54,7 +57,12 @@ MATRICES = {
     "transposed": (0, 1, 1, 0),
     "transversed": (0, -1, -1, 0),
 }
-CORNERS = {(-1, -1): (220, 40, 40), (1, -1): (40, 200, 40), (-1, 1): (40, 40, 220), (1, 1): (230, 230, 230)}
+CORNERS = {
+    (-1, -1): (220, 40, 40),
+    (1, -1): (40, 200, 40),
+    (-1, 1): (40, 40, 220),
+    (1, 1): (230, 230, 230),
+}
 
 
 def cornered(width: int = 96, height: int = 64) -> np.ndarray:
@@ -69,13 +77,17 @@ def cornered(width: int = 96, height: int = 64) -> np.ndarray:
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
 @pytest.mark.parametrize("name", MATRICES)
-def test_a_turned_video_is_shown_as_players_do(yard: Yard, uploads: Path, name: str, ending: str) -> None:
+def test_a_turned_video_is_shown_as_players_do(
+    yard: Yard, uploads: Path, name: str, ending: str
+) -> None:
     a, b, c, d = MATRICES[name]
     if ending == "mkv" and a * d - b * c < 0:
         ending = "mp4"  # Matroska mirrors nothing
     matrix = [number << 16 for number in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
     frames = [(number / 24, cornered()) for number in range(24)]
-    sample_media.film(uploads / f"clip.{ending}", frames, prepare=lambda stream: stream.set_display_matrix(matrix))
+    sample_media.film(
+        uploads / f"clip.{ending}", frames, prepare=lambda stream: stream.set_display_matrix(matrix)
+    )
     found = video(yard, f"clip.{ending}")
     size = (96, 64) if a else (64, 96)
     assert (told(found)["width"], told(found)["height"]) == size
@@ -91,10 +103,16 @@ def test_a_turned_video_is_shown_as_players_do(yard: Yard, uploads: Path, name: 
 
 @pytest.mark.parametrize("start", [20.0, 0.5, 3600.0])
 @pytest.mark.parametrize("ending", ["mkv", "ts", "mp4"])
-def test_a_video_that_does_not_begin_at_0_has_its_whole_preview(yard: Yard, uploads: Path, ending: str, start: float) -> None:
+def test_a_video_that_does_not_begin_at_0_has_its_whole_preview(
+    yard: Yard, uploads: Path, ending: str, start: float
+) -> None:
     times = [number / 24 for number in range(120)]
     options = {"output_ts_offset": str(start)}
-    sample_media.film(uploads / f"clip.{ending}", [(time, shade(int(40 * time))) for time in times], options=options)
+    sample_media.film(
+        uploads / f"clip.{ending}",
+        [(time, shade(int(40 * time))) for time in times],
+        options=options,
+    )
     found = video(yard, f"clip.{ending}")
     assert told(found)["seconds"] == pytest.approx(5, abs=0.6)
     frames = preview(found)
@@ -105,7 +123,9 @@ def test_a_video_that_does_not_begin_at_0_has_its_whole_preview(yard: Yard, uplo
 
 def test_a_stream_with_one_key_frame_is_read_from_its_beginning(yard: Yard, uploads: Path) -> None:
     frames = [(number / 24, shade(number)) for number in range(144)]
-    sample_media.film(uploads / "clip.ts", frames, encoding={"g": "250"}, options={"output_ts_offset": "100"})
+    sample_media.film(
+        uploads / "clip.ts", frames, encoding={"g": "250"}, options={"output_ts_offset": "100"}
+    )
     shown = preview(video(yard, "clip.ts"))
     assert len(shown) == 36
     assert shown[0][1].mean() == pytest.approx(14, abs=3)
@@ -117,15 +137,40 @@ SLOW = {
     "five a second": [number / 5 for number in range(50)],
     "fifty a second": [number / 50 for number in range(500)],
     "one in ten seconds": [number * 10.0 for number in range(6)],
-    "as they come": [0, 0.04, 0.08, 0.4, 0.9, 1, 1.5, 1.54, 1.58, 2.6, 3.4, 3.5, 3.6, 5, 5.1, 6, 9, 9.5, 9.9],
+    "as they come": [
+        0,
+        0.04,
+        0.08,
+        0.4,
+        0.9,
+        1,
+        1.5,
+        1.54,
+        1.58,
+        2.6,
+        3.4,
+        3.5,
+        3.6,
+        5,
+        5.1,
+        6,
+        9,
+        9.5,
+        9.9,
+    ],
 }
 
 
 @pytest.mark.parametrize("name", SLOW)
 @pytest.mark.parametrize(("ending", "codec"), [("mp4", "libx264"), ("webm", "libvpx")])
-def test_a_preview_plays_at_the_speed_of_its_video(yard: Yard, uploads: Path, ending: str, codec: str, name: str) -> None:
+def test_a_preview_plays_at_the_speed_of_its_video(
+    yard: Yard, uploads: Path, ending: str, codec: str, name: str
+) -> None:
     times = SLOW[name]
-    frames = [(time, shade(10 + int(time * 20) if times[-1] < 20 else 10 + int(time * 4))) for time in times]
+    frames = [
+        (time, shade(10 + int(time * 20) if times[-1] < 20 else 10 + int(time * 4)))
+        for time in times
+    ]
     fine = {"crf": "4", "b": "4M"} if codec == "libvpx" else {}
     sample_media.film(uploads / f"clip.{ending}", frames, codec=codec, rate=50, encoding=fine)
     found = video(yard, f"clip.{ending}")
@@ -159,20 +204,37 @@ def test_a_recording_in_fragments_has_its_seconds(yard: Yard, uploads: Path) -> 
     recording = sample_media.Stream()
     frames = [(number / 24, shade(number % 200, 320, 240)) for number in range(1200)]
     options = {"movflags": "empty_moov+frag_keyframe+default_base_moof+skip_trailer"}
-    sample_media.film(recording, frames, container="mp4", options=options, encoding={"g": "24", "preset": "ultrafast"})
+    sample_media.film(
+        recording,
+        frames,
+        container="mp4",
+        options=options,
+        encoding={"g": "24", "preset": "ultrafast"},
+    )
     (uploads / "recorded.mp4").write_bytes(recording.content)
     assert told(video(yard, "recorded.mp4"))["seconds"] == pytest.approx(50, abs=0.1)
 
 
 @pytest.mark.parametrize(
     ("shape", "size"),
-    [(Fraction(64, 45), (1024, 576)), (Fraction(16, 15), (768, 576)), (Fraction(8, 9), (640, 576)), (Fraction(1, 1000), (720, 576))],
+    [
+        (Fraction(64, 45), (1024, 576)),
+        (Fraction(16, 15), (768, 576)),
+        (Fraction(8, 9), (640, 576)),
+        (Fraction(1, 1000), (720, 576)),
+    ],
 )
-def test_pixels_that_are_not_square_are_shown_in_their_shape(yard: Yard, uploads: Path, shape: Fraction, size: tuple[int, int]) -> None:
+def test_pixels_that_are_not_square_are_shown_in_their_shape(
+    yard: Yard, uploads: Path, shape: Fraction, size: tuple[int, int]
+) -> None:
     def prepare(stream: av.VideoStream) -> None:
         stream.codec_context.sample_aspect_ratio = shape
 
-    sample_media.film(uploads / "clip.mp4", [(number / 24, cornered(720, 576)) for number in range(12)], prepare=prepare)
+    sample_media.film(
+        uploads / "clip.mp4",
+        [(number / 24, cornered(720, 576)) for number in range(12)],
+        prepare=prepare,
+    )
     found = video(yard, "clip.mp4")
     assert (told(found)["width"], told(found)["height"]) == size
     assert opened(found).size == size
@@ -192,7 +254,12 @@ def test_two_fields_are_no_comb(yard: Yard, uploads: Path) -> None:
 def test_what_can_be_seen_through_is_on_white(yard: Yard, uploads: Path) -> None:
     picture = np.zeros((48, 64, 4), "uint8")
     picture[:, 32:] = (200, 30, 30, 255)
-    sample_media.film(uploads / "clip.mov", [(number / 24, picture) for number in range(12)], codec="qtrle", pixels="argb")
+    sample_media.film(
+        uploads / "clip.mov",
+        [(number / 24, picture) for number in range(12)],
+        codec="qtrle",
+        pixels="argb",
+    )
     found = video(yard, "clip.mov")
     for shown in (np.asarray(opened(found).convert("RGB"), "float"), preview(found)[0][1]):
         assert shown[24, 10].min() > 235
@@ -216,12 +283,19 @@ def test_what_can_be_seen_through_is_on_white(yard: Yard, uploads: Path) -> None
         ("mov", "prores_ks", "yuva444p10le", 320, 240),
     ],
 )
-def test_every_kind_of_pixels_is_taken(yard: Yard, uploads: Path, ending: str, codec: str, pixels: str, width: int, height: int) -> None:
+def test_every_kind_of_pixels_is_taken(
+    yard: Yard, uploads: Path, ending: str, codec: str, pixels: str, width: int, height: int
+) -> None:
     picture = shade(20, width, height)
     picture[height // 2 :] = 235
     if pixels.startswith("yuva"):
         picture = np.dstack([picture, np.full((height, width), 255, "uint8")])
-    sample_media.film(uploads / f"clip.{ending}", [(number / 24, picture) for number in range(24)], codec=codec, pixels=pixels)
+    sample_media.film(
+        uploads / f"clip.{ending}",
+        [(number / 24, picture) for number in range(24)],
+        codec=codec,
+        pixels=pixels,
+    )
     found = video(yard, f"clip.{ending}")
     assert (told(found)["width"], told(found)["height"]) == (width, height)
     for shown in (np.asarray(opened(found).convert("RGB"), "float"), preview(found)[0][1]):
@@ -229,11 +303,21 @@ def test_every_kind_of_pixels_is_taken(yard: Yard, uploads: Path, ending: str, c
         assert shown[-1].mean() == pytest.approx(235, abs=8)
 
 
-def test_a_size_that_changes_on_the_way_is_brought_to_that_of_the_beginning(yard: Yard, uploads: Path) -> None:
-    sample_media.film(uploads / "a.ts", [(number / 24, shade(60, 320, 240)) for number in range(24)])
+def test_a_size_that_changes_on_the_way_is_brought_to_that_of_the_beginning(
+    yard: Yard, uploads: Path
+) -> None:
+    sample_media.film(
+        uploads / "a.ts", [(number / 24, shade(60, 320, 240)) for number in range(24)]
+    )
     second = {"output_ts_offset": "1"}
-    sample_media.film(uploads / "b.ts", [(number / 24, shade(160, 640, 360)) for number in range(24)], options=second)
-    (uploads / "clip.ts").write_bytes((uploads / "a.ts").read_bytes() + (uploads / "b.ts").read_bytes())
+    sample_media.film(
+        uploads / "b.ts",
+        [(number / 24, shade(160, 640, 360)) for number in range(24)],
+        options=second,
+    )
+    (uploads / "clip.ts").write_bytes(
+        (uploads / "a.ts").read_bytes() + (uploads / "b.ts").read_bytes()
+    )
     shown = preview(video(yard, "clip.ts"))
     assert {picture.shape for _, picture in shown} == {(240, 320, 3)}
     assert shown[-1][1].mean() == pytest.approx(160, abs=6)
@@ -246,14 +330,21 @@ def test_one_frame_is_a_video(yard: Yard, uploads: Path) -> None:
     assert told(found)["seconds"] < 1
 
 
-@pytest.mark.parametrize(("cover", "words"), [(False, "it is sound"), (True, "it is sound with a cover")])
+@pytest.mark.parametrize(
+    ("cover", "words"), [(False, "it is sound"), (True, "it is sound with a cover")]
+)
 def test_sound_is_refused_as_such(yard: Yard, uploads: Path, cover: bool, words: str) -> None:
     sample_media.sound(uploads / "song.m4a", cover)
     assert words in refusal(video(yard, "song.m4a"))
 
 
-@pytest.mark.parametrize(("codec", "name", "ending"), [("vp9", "vp9", ".webm"), ("av1", "av1", ".mp4"), ("h264", "h264", ".mp4")])
-def test_the_codec_of_previews_is_a_setting(yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch, codec: str, name: str, ending: str) -> None:
+@pytest.mark.parametrize(
+    ("codec", "name", "ending"),
+    [("vp9", "vp9", ".webm"), ("av1", "av1", ".mp4"), ("h264", "h264", ".mp4")],
+)
+def test_the_codec_of_previews_is_a_setting(
+    yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch, codec: str, name: str, ending: str
+) -> None:
     monkeypatch.setenv("MEDIA_PREVIEW_CODEC", codec)
     sample_media.video(uploads / "clip.mp4", seconds=5)
     found = video(yard, "clip.mp4")
@@ -266,7 +357,9 @@ def test_the_codec_of_previews_is_a_setting(yard: Yard, uploads: Path, monkeypat
         assert (stream.width, stream.height, stream.pix_fmt) == (320, 240, "yuv420p")
 
 
-def test_a_codec_that_is_none_is_said_with_those_that_are(yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_codec_that_is_none_is_said_with_those_that_are(
+    yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MEDIA_PREVIEW_CODEC", "h265")
     sample_media.video(uploads / "clip.mp4", seconds=1)
     words = "MEDIA_PREVIEW_CODEC is 'h265': it can be vp9, av1, h264"

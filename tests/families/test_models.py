@@ -70,7 +70,9 @@ def test_a_refused_parameter_is_learnt_for_this_model_alone(openai: FakeOpenAI) 
     assert openai.asked[-1]["temperature"] == 0.5
 
 
-def test_an_article_of_a_model_that_refuses_parameters_pays_for_each_part_once(yard: Yard, openai: FakeOpenAI) -> None:
+def test_an_article_of_a_model_that_refuses_parameters_pays_for_each_part_once(
+    yard: Yard, openai: FakeOpenAI
+) -> None:
     found = ask(yard, model="o3-mini")
     assert found.status == "succeeded", found.steps
     said = [(call["purpose"], call["status"]) for call in calls()]
@@ -81,12 +83,18 @@ def test_an_article_of_a_model_that_refuses_parameters_pays_for_each_part_once(y
 UNKNOWN = "Unrecognized request argument supplied: stream_options"
 REFUSALS: dict[str, tuple[int, dict[str, Any]]] = {
     "temperature": (400, refusal("temperature", "Unsupported value", "unsupported_value")),
-    "max_tokens": (422, {"detail": [{"loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}]}),
+    "max_tokens": (
+        422,
+        {"detail": [{"loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}]},
+    ),
     "stream_options": (400, {"error": {"message": UNKNOWN, "type": "invalid_request_error"}}),
     "response_format": (400, {"error": "response_format of type json_schema is not supported"}),
     "stream": (400, refusal("stream", "Your organization must be verified", "unsupported_value")),
-    "system message": (400, refusal("messages[0].role", "does not support 'system'", "unsupported_value")),
-}  # fmt: skip
+    "system message": (
+        400,
+        refusal("messages[0].role", "does not support 'system'", "unsupported_value"),
+    ),
+}
 
 
 WORDS = {
@@ -104,7 +112,9 @@ def test_a_refusal_is_understood_by_its_words_too(openai: FakeOpenAI, name: str)
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_whatever_can_be_left_out_is_left_out_when_it_is_refused(openai: FakeOpenAI, name: str) -> None:
+def test_whatever_can_be_left_out_is_left_out_when_it_is_refused(
+    openai: FakeOpenAI, name: str
+) -> None:
     openai.refuses = {name: REFUSALS[name]}
     asked = {"temperature": 0.5, "max_tokens": 50, "system": "Be brief.", "shape": SHAPE}
     made = write(model="local", **asked)
@@ -134,9 +144,14 @@ def test_what_is_learnt_of_models_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("field", "words"),
-    [("shape", "JSON mode is not enabled for models/gemma"), ("system", "Developer instruction is not enabled for models/gemma")],
+    [
+        ("shape", "JSON mode is not enabled for models/gemma"),
+        ("system", "Developer instruction is not enabled for models/gemma"),
+    ],
 )
-def test_a_gemini_model_that_refuses_a_field_is_asked_without_it(gemini: FakeGemini, field: str, words: str) -> None:
+def test_a_gemini_model_that_refuses_a_field_is_asked_without_it(
+    gemini: FakeGemini, field: str, words: str
+) -> None:
     gemini.refuses = {"responseMimeType" if field == "shape" else "systemInstruction": words}
     for requests in (2, 3):
         assert write(system="Be brief.", shape=SHAPE).text == "".join(PIECES)
@@ -150,17 +165,27 @@ def test_a_gemini_model_that_refuses_a_field_is_asked_without_it(gemini: FakeGem
 @pytest.mark.parametrize(
     "deltas",
     [
-        [{"content": "<think>quiet "}, {"content": "thoughts</th"}, {"content": f"ink>\n{SENTENCE}"}],
+        [
+            {"content": "<think>quiet "},
+            {"content": "thoughts</th"},
+            {"content": f"ink>\n{SENTENCE}"},
+        ],
         [{"reasoning_content": "quiet thoughts"}, {"content": SENTENCE}],
         [{"reasoning": "quiet thoughts", "content": ""}, {"content": SENTENCE}],
         [{"content": f"quiet thoughts</think>{SENTENCE}"}],
         [
-            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "quiet thoughts"}]}]},
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "quiet thoughts"}]}
+                ]
+            },
             {"content": [{"type": "text", "text": SENTENCE}]},
         ],
     ],
-)  # fmt: skip
-def test_reasoning_is_no_part_of_a_text_and_is_counted(openai: FakeOpenAI, deltas: list[dict[str, Any]]) -> None:
+)
+def test_reasoning_is_no_part_of_a_text_and_is_counted(
+    openai: FakeOpenAI, deltas: list[dict[str, Any]]
+) -> None:
     openai.deltas = deltas
     made = write()
     assert made.text == SENTENCE
@@ -168,7 +193,9 @@ def test_reasoning_is_no_part_of_a_text_and_is_counted(openai: FakeOpenAI, delta
     assert made.thinking_tokens == round(60 * 14 / (14 + len(SENTENCE)))
 
 
-def test_an_article_of_a_model_that_thinks_aloud_has_none_of_it(yard: Yard, openai: FakeOpenAI) -> None:
+def test_an_article_of_a_model_that_thinks_aloud_has_none_of_it(
+    yard: Yard, openai: FakeOpenAI
+) -> None:
     openai.text = f"<think>Here is an outline: I need to</think>{SENTENCE}"
     found = ask(yard)
     [kept] = rows("SELECT * FROM app.content")
@@ -177,9 +204,13 @@ def test_an_article_of_a_model_that_thinks_aloud_has_none_of_it(yard: Yard, open
     assert kept["usage"]["thinking_tokens"] > 0
 
 
-def test_an_outline_is_asked_for_as_structure_and_its_introduction_is_no_heading(yard: Yard, openai: FakeOpenAI) -> None:
+def test_an_outline_is_asked_for_as_structure_and_its_introduction_is_no_heading(
+    yard: Yard, openai: FakeOpenAI
+) -> None:
     openai.write = lambda prompt: (  # type: ignore[method-assign]
-        "Here is an outline:\n\n1. What it is\n2. How it works" if "outline of" in prompt.splitlines()[0] else SENTENCE
+        "Here is an outline:\n\n1. What it is\n2. How it works"
+        if "outline of" in prompt.splitlines()[0]
+        else SENTENCE
     )
     try:
         ask(yard, length=400)
@@ -190,7 +221,9 @@ def test_an_outline_is_asked_for_as_structure_and_its_introduction_is_no_heading
     assert "response_format" not in openai.asked[1]
 
 
-def test_an_outline_that_nobody_understands_is_one_section_to_look_at(yard: Yard, openai: FakeOpenAI) -> None:
+def test_an_outline_that_nobody_understands_is_one_section_to_look_at(
+    yard: Yard, openai: FakeOpenAI
+) -> None:
     openai.text = "I would be glad to help you with that."
     ask(yard)
     [kept] = rows("SELECT * FROM app.content")
@@ -206,7 +239,9 @@ def test_gemini_is_asked_for_an_outline_as_structure(yard: Yard, gemini: FakeGem
 
 
 @pytest.mark.parametrize(("language", "text"), [("ja", JAPANESE), ("zh", CHINESE)])
-def test_a_text_without_spaces_between_words_needs_no_review(yard: Yard, openai: FakeOpenAI, language: str, text: str) -> None:
+def test_a_text_without_spaces_between_words_needs_no_review(
+    yard: Yard, openai: FakeOpenAI, language: str, text: str
+) -> None:
     openai.write = lambda prompt: (  # type: ignore[method-assign]
         '{"headings": ["一", "二"]}' if "outline of" in prompt.splitlines()[0] else text * 10
     )
@@ -259,7 +294,9 @@ def test_the_halves_of_a_character_come_together(openai: FakeOpenAI) -> None:
 
 
 @pytest.mark.parametrize("provider", ["openai", "gemini"])
-def test_an_answer_that_is_no_utf_8_is_mended_or_another_is_asked(openai: FakeOpenAI, gemini: FakeGemini, provider: str) -> None:
+def test_an_answer_that_is_no_utf_8_is_mended_or_another_is_asked(
+    openai: FakeOpenAI, gemini: FakeGemini, provider: str
+) -> None:
     (openai if provider == "openai" else gemini).failures.append("latin-1")
     made = write(provider=provider)
     assert made.provider != provider or made.text == "A caf\ufffd."
@@ -272,7 +309,9 @@ def test_half_an_answer_of_gemini_is_none(gemini: FakeGemini) -> None:
 
 
 @pytest.mark.parametrize("found", [{"candidates": []}, {"usageMetadata": USAGE}])
-def test_an_answer_of_gemini_without_a_candidate_is_tried_again(gemini: FakeGemini, found: dict[str, Any]) -> None:
+def test_an_answer_of_gemini_without_a_candidate_is_tried_again(
+    gemini: FakeGemini, found: dict[str, Any]
+) -> None:
     gemini.chunks = [found]
     with pytest.raises(ConnectionError, match="no text"):
         write()
@@ -295,7 +334,9 @@ def test_a_refusal_in_words_of_its_own_is_a_refusal(openai: FakeOpenAI) -> None:
 
 
 @pytest.mark.parametrize("provider", ["openai", "gemini"])
-def test_a_model_that_thinks_up_all_its_tokens_is_not_paid_again(yard: Yard, openai: FakeOpenAI, gemini: FakeGemini, provider: str) -> None:
+def test_a_model_that_thinks_up_all_its_tokens_is_not_paid_again(
+    yard: Yard, openai: FakeOpenAI, gemini: FakeGemini, provider: str
+) -> None:
     openai.deltas, openai.finish = [], "length"
     details = {"reasoning_tokens": 60}
     openai.usage = {**openai.usage, "completion_tokens_details": details}
@@ -330,7 +371,9 @@ def test_thinking_is_counted_and_paid_for_with_both_packages_of_gemini(gemini: F
     assert made.cost == pytest.approx((5 * 0.3 + 209 * 2.5) / 1_000_000)
 
 
-def test_thoughts_that_gemini_shows_are_no_part_of_a_text(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thoughts_that_gemini_shows_are_no_part_of_a_text(
+    gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GEMINI_LIBRARY", GENAI)
     gemini.chunks = [chunk({"text": "quiet", "thought": True}, "Queues wait.", finish="STOP")]
     assert write().text == "Queues wait."
@@ -346,12 +389,16 @@ def test_thoughts_that_gemini_shows_are_no_part_of_a_text(gemini: FakeGemini, mo
         ({"prompt_tokens": 1, "completion_tokens": 10**12, "total_tokens": 1}, 2**31 - 1),
     ],
 )
-def test_tokens_are_counted_as_they_are_paid_for(openai: FakeOpenAI, usage: dict[str, Any], output: int) -> None:
+def test_tokens_are_counted_as_they_are_paid_for(
+    openai: FakeOpenAI, usage: dict[str, Any], output: int
+) -> None:
     openai.usage = usage
     assert write().output_tokens == output
 
 
-def test_tokens_that_nobody_counts_are_estimated_and_use_up_a_budget(yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_that_nobody_counts_are_estimated_and_use_up_a_budget(
+    yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_DAILY_TOKENS", "30")
     openai.usage = {}
     openai.text = "word " * 24
@@ -367,7 +414,9 @@ def test_a_stream_of_gemini_without_usage_is_estimated(gemini: FakeGemini) -> No
     assert made.prompt_tokens > 0
 
 
-def test_thinking_uses_up_a_budget(yard: Yard, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thinking_uses_up_a_budget(
+    yard: Yard, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_DAILY_USD", "0.001")
     usage = {**USAGE, "thoughtsTokenCount": 400, "totalTokenCount": 414}
     gemini.chunks = [chunk("Queues wait.", finish="STOP", usage=usage)]
@@ -379,7 +428,9 @@ def test_thinking_uses_up_a_budget(yard: Yard, gemini: FakeGemini, monkeypatch: 
 # Models that are gone, and what they cost
 
 
-def test_a_model_that_is_gone_is_passed_over_and_that_is_said(yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_gone_is_passed_over_and_that_is_said(
+    yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GEMINI_MODEL", "gemini-2.0-flash")
     found = ask(yard)
     assert found.status == "succeeded"
@@ -390,7 +441,9 @@ def test_a_model_that_is_gone_is_passed_over_and_that_is_said(yard: Yard, gemini
     assert [call["status"] for call in calls()[:2]] == ["nosuchmodel", "ok"]
 
 
-def test_openai_passes_over_a_model_that_is_gone_too(gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openai_passes_over_a_model_that_is_gone_too(
+    gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_PROVIDERS", "openai,gemini")
     openai.retired = {OPENAI_MODEL}
     made = write()
@@ -399,24 +452,32 @@ def test_openai_passes_over_a_model_that_is_gone_too(gemini: FakeGemini, openai:
 
 
 @pytest.mark.parametrize("model", ["deepseek/deepseek-r1:free", "../../v1beta/files"])
-def test_a_name_that_no_model_of_gemini_can_have_is_not_asked_for(gemini: FakeGemini, openai: FakeOpenAI, model: str) -> None:
+def test_a_name_that_no_model_of_gemini_can_have_is_not_asked_for(
+    gemini: FakeGemini, openai: FakeOpenAI, model: str
+) -> None:
     assert write(model=model).provider == "openai"
     assert gemini.requests == []
 
 
-def test_a_model_that_is_gone_is_final_where_nobody_else_writes(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_gone_is_final_where_nobody_else_writes(
+    gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GEMINI_MODEL", "gemini-2.0-flash")
     with pytest.raises(NoSuchModel, match="set GEMINI_MODEL"):
         write()
 
 
-def test_models_that_are_gone_everywhere_are_final(gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_are_gone_everywhere_are_final(
+    gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gemini.retired, openai.retired = {GEMINI_MODEL}, {OPENAI_MODEL}
     with pytest.raises(NonRetriable, match="no provider can write it now: Gemini has no model"):
         write()
 
 
-def test_a_model_that_is_gone_does_not_end_the_wait_for_another_provider(gemini: FakeGemini, openai: FakeOpenAI) -> None:
+def test_a_model_that_is_gone_does_not_end_the_wait_for_another_provider(
+    gemini: FakeGemini, openai: FakeOpenAI
+) -> None:
     gemini.retired = {GEMINI_MODEL}
     openai.failures.append(500)
     with pytest.raises(ConnectionError):
@@ -430,7 +491,9 @@ def test_the_models_of_the_defaults_have_a_price() -> None:
     assert price("models/gemini-3.5-flash-lite-001") == price(GEMINI_MODEL)
 
 
-def test_a_budget_in_dollars_refuses_a_model_without_a_price(openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_in_dollars_refuses_a_model_without_a_price(
+    openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_DAILY_USD", "5")
     with pytest.raises(NonRetriable, match=r"nobody knows what the model llama3 costs: .*AI_OTHER"):
         write(user="ada", model="llama3")
@@ -442,7 +505,9 @@ def test_a_budget_in_dollars_refuses_a_model_without_a_price(openai: FakeOpenAI,
     assert write(user="ada", model="llama3").cost == 0
 
 
-def test_a_budget_passes_over_a_model_without_a_price_when_the_first_is_down(gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_passes_over_a_model_without_a_price_when_the_first_is_down(
+    gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AI_DAILY_USD", "5")
     monkeypatch.setenv("OPENAI_MODEL", "llama3")
     gemini.failures.append(500)
@@ -454,13 +519,15 @@ def test_a_budget_passes_over_a_model_without_a_price_when_the_first_is_down(gem
     ("variable", "value", "said"),
     [
         ("AI_DAILY_USD", "five", "AI_DAILY_USD is not a number: five"),
-        ("AI_SECONDS", "soon", "AI_SECONDS is not a number of seconds: soon"),
+        ("AI_TIMEOUT", "soon", "AI_TIMEOUT is not a number of seconds: soon"),
         ("AI_OTHER_PRICE", "1", "AI_OTHER_PRICE is not two prices"),
         ("AI_OTHER_PRICE", "1,-2", "AI_OTHER_PRICE is not two prices"),
         ("AI_PRICES", "/nowhere.toml", "the prices of models in /nowhere.toml"),
     ],
 )
-def test_a_wrong_setting_is_named_before_anything_is_paid_for(openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str) -> None:
+def test_a_wrong_setting_is_named_before_anything_is_paid_for(
+    openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(NonRetriable, match=said):
         write(user="ada", model="llama3")
@@ -481,18 +548,24 @@ def test_doctor_asks_for_the_models(gemini: FakeGemini, openai: FakeOpenAI) -> N
     assert found["openai"][1].endswith(f"{OPENAI_MODEL} by default")
 
 
-def test_doctor_says_when_the_model_is_not_there(gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_when_the_model_is_not_there(
+    gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GEMINI_MODEL", "gemini-2.0-flash")
     monkeypatch.setenv("OPENAI_MODEL", "gpt-4o-minni")
     found = said()
     assert not found["gemini"][0]
     assert not found["openai"][0]
     assert "does not list the model gemini-2.0-flash among its 2" in found["gemini"][1]
-    assert "set GEMINI_MODEL to one of them (gemini-3.5-flash-lite, gemini-3.8" in found["gemini"][1]
+    assert (
+        "set GEMINI_MODEL to one of them (gemini-3.5-flash-lite, gemini-3.8" in found["gemini"][1]
+    )
     assert "set OPENAI_MODEL to one of them (fake-model, gpt-6-luna)" in found["openai"][1]
 
 
-def test_doctor_knows_the_names_of_ollama(openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_knows_the_names_of_ollama(
+    openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     openai.models = ["llama3:latest"]
     monkeypatch.setenv("OPENAI_MODEL", "llama3")
     assert said()["openai"][0]
@@ -503,7 +576,9 @@ def test_doctor_does_not_read_a_list_without_an_end(gemini: FakeGemini) -> None:
     assert said()["gemini"][0]
 
 
-def test_no_key_and_no_password_is_shown(gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_and_no_password_is_shown(
+    gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = "a-key-that-nobody-may-see"
     host = openai.base_url.removeprefix("http://")
     monkeypatch.setenv("OPENAI_API_KEY", secret)
@@ -516,13 +591,17 @@ def test_no_key_and_no_password_is_shown(gemini: FakeGemini, openai: FakeOpenAI,
 # The package for Gemini
 
 
-def test_a_package_that_is_not_there_is_named(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_there_is_named(
+    gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GEMINI_LIBRARY", "google-palm")
     with pytest.raises(NonRetriable, match="GEMINI_LIBRARY is google-palm; there are: google-gen"):
         write()
 
 
-def test_without_the_newer_package_the_older_one_is_taken(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_newer_package_the_older_one_is_taken(
+    gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "google.genai", None)
     monkeypatch.setenv("GEMINI_LIBRARY", GENAI)
     with pytest.raises(NonRetriable, match="google-genai, which is not installed"):
@@ -532,25 +611,33 @@ def test_without_the_newer_package_the_older_one_is_taken(gemini: FakeGemini, mo
     assert "google-genai" not in str(gemini.requests)
 
 
-def test_the_newer_package_is_taken_where_it_is_installed(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newer_package_is_taken_where_it_is_installed(
+    gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("GEMINI_LIBRARY")
     write()
     assert any("google-genai" in str(headers) for _, _, headers, _ in gemini.requests)
 
 
-def test_the_server_may_take_as_long_for_all_of_an_answer_as_we_do(gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AI_SECONDS", "7")
+def test_the_server_may_take_as_long_for_all_of_an_answer_as_we_do(
+    gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AI_TIMEOUT", "7")
     write()
     [(_, _, headers, _)] = gemini.requests
-    assert {key.lower(): value for key, value in headers.items()}.get("x-server-timeout", "70") == "70"
+    assert {key.lower(): value for key, value in headers.items()}.get(
+        "x-server-timeout", "70"
+    ) == "70"
 
 
 @pytest.mark.parametrize("provider", ["openai", "gemini"])
-def test_an_answer_without_an_end_is_given_up_by_its_bytes(openai: FakeOpenAI, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+def test_an_answer_without_an_end_is_given_up_by_its_bytes(
+    openai: FakeOpenAI, gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
     monkeypatch.setattr("resources.ai.openai_compatible.ANSWER_BYTES", 1000)
     monkeypatch.setattr("resources.ai.gemini_libraries.ANSWER_BYTES", 1000)
     monkeypatch.setenv("AI_PROVIDERS", provider)
-    monkeypatch.setenv("AI_SECONDS", "50")  # clients of their own
+    monkeypatch.setenv("AI_TIMEOUT", "50")  # clients of their own
     openai.deltas = [{"role": "assistant", "reasoning_details": "x" * 3000}]
     gemini.chunks = [chunk("Queues", finish="STOP", modelVersion="x" * 3000)]
     with pytest.raises(ConnectionError, match="larger than it may be"):

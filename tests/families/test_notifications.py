@@ -38,7 +38,10 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 
 def tell(yard: Yard, **more: Any) -> Invocation:
-    found = yard.send("notification/requested", {"user": "ada", "kind": "report", "title": "Ready", "message": "It has 12 pages.", **more}).invocation
+    found = yard.send(
+        "notification/requested",
+        {"user": "ada", "kind": "report", "title": "Ready", "message": "It has 12 pages.", **more},
+    ).invocation
     yard.work()
     return found
 
@@ -54,31 +57,52 @@ def mails(yard: Yard) -> list[dict[str, Any]]:
 def test_a_user_without_preferences_is_told_in_the_application(yard: Yard) -> None:
     found = tell(yard)
     assert found.output == {"channels": ["in-app"], "left_out": ["mail: no address is known"]}
-    assert [(row["user_id"], row["title"]) for row in rows("SELECT * FROM app.notifications")] == [("ada", "Ready")] and mails(yard) == []
+    assert [(row["user_id"], row["title"]) for row in rows("SELECT * FROM app.notifications")] == [
+        ("ada", "Ready")
+    ] and mails(yard) == []
 
 
 def test_mail_and_webhook_go_out_and_the_webhook_is_signed(yard: Yard, receiver: Receiver) -> None:
     prefer(webhook_url=f"{receiver.url}/hook", channels=["in-app", "mail", "webhook"])
     found = tell(yard, action_url="https://example.com/r")
     assert found.status == "succeeded", found
-    assert mails(yard)[0]["data"] == {"title": "Ready", "message": "It has 12 pages.", "action_url": "https://example.com/r"}
+    assert mails(yard)[0]["data"] == {
+        "title": "Ready",
+        "message": "It has 12 pages.",
+        "action_url": "https://example.com/r",
+    }
     [(method, path, headers, body)] = receiver.requests
     assert (method, path) == ("POST", "/hook") and json.loads(body)["data"]["title"] == "Ready"
-    StandardWebhooks("NOTIFY_WEBHOOK_SECRET").check({name.lower(): value for name, value in headers.items()}, body)
+    StandardWebhooks("NOTIFY_WEBHOOK_SECRET").check(
+        {name.lower(): value for name, value in headers.items()}, body
+    )
 
 
 @pytest.mark.parametrize("failure", [500, "reset", (429, {"Retry-After": "70"})])
-def test_a_webhook_is_tried_again_under_the_same_id(yard: Yard, receiver: Receiver, failure: Any) -> None:
+def test_a_webhook_is_tried_again_under_the_same_id(
+    yard: Yard, receiver: Receiver, failure: Any
+) -> None:
     prefer(webhook_url=receiver.url, channels=["webhook"])
     receiver.failures.append(failure)
     found = tell(yard)
     assert found.status == "queued"
     yard.advance("2m")
-    assert found.status == "succeeded" and len({headers["webhook-id"] for _, _, headers, _ in receiver.requests}) == 1 and len(receiver.requests) == 2
+    assert (
+        found.status == "succeeded"
+        and len({headers["webhook-id"] for _, _, headers, _ in receiver.requests}) == 1
+        and len(receiver.requests) == 2
+    )
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:1/", "http://169.254.169.254/latest/meta-data", "http://[::ffff:10.0.0.1]/", "file:///etc/passwd", "http://u:p@example.com/"]
+    "url",
+    [
+        "http://127.0.0.1:1/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::ffff:10.0.0.1]/",
+        "file:///etc/passwd",
+        "http://u:p@example.com/",
+    ],
 )
 def test_a_webhook_into_a_private_network_is_final(yard: Yard, url: str) -> None:
     prefer(webhook_url=url, channels=["webhook"])
@@ -95,9 +119,16 @@ def test_quiet_hours_hold_mail_but_not_the_application(yard: Yard) -> None:
     from datetime import timedelta
 
     now = yard.now
-    prefer(quiet_from=(now - timedelta(minutes=1)).time(), quiet_until=(now + timedelta(hours=7)).time().replace(microsecond=0))
+    prefer(
+        quiet_from=(now - timedelta(minutes=1)).time(),
+        quiet_until=(now + timedelta(hours=7)).time().replace(microsecond=0),
+    )
     found = tell(yard)
-    assert found.status == "sleeping" and mails(yard) == [] and len(rows("SELECT 1 FROM app.notifications")) == 1
+    assert (
+        found.status == "sleeping"
+        and mails(yard) == []
+        and len(rows("SELECT 1 FROM app.notifications")) == 1
+    )
     yard.advance("7h")
     assert found.status == "succeeded" and len(mails(yard)) == 1
 
@@ -105,7 +136,9 @@ def test_quiet_hours_hold_mail_but_not_the_application(yard: Yard) -> None:
 def test_quiet_hours_go_over_midnight_in_the_users_time_zone() -> None:
     from datetime import UTC, datetime
 
-    night = Preferences(user_id="u", quiet_from=time(22), quiet_until=time(7), timezone="Europe/Berlin")
+    night = Preferences(
+        user_id="u", quiet_from=time(22), quiet_until=time(7), timezone="Europe/Berlin"
+    )
     assert night.quiet_end(datetime(2026, 1, 1, 20, 59, tzinfo=UTC)) is None
     end = night.quiet_end(datetime(2026, 1, 1, 21, 0, tzinfo=UTC))
     assert end is not None and end.astimezone(UTC) == datetime(2026, 1, 2, 6, 0, tzinfo=UTC)
@@ -117,7 +150,10 @@ def test_quiet_hours_go_over_midnight_in_the_users_time_zone() -> None:
 def test_what_a_user_has_muted_or_switched_off_is_left_out(yard: Yard) -> None:
     prefer(channels=["in-app"], muted=["marketing"])
     assert tell(yard, kind="marketing").output["left_out"] == ["ada has muted marketing"]
-    assert tell(yard, channels=["mail"]).output["left_out"] == ["mail: switched off by ada"] and mails(yard) == []
+    assert (
+        tell(yard, channels=["mail"]).output["left_out"] == ["mail: switched off by ada"]
+        and mails(yard) == []
+    )
 
 
 def test_a_digest_is_one_mail_for_all_that_came(yard: Yard) -> None:
@@ -128,13 +164,22 @@ def test_a_digest_is_one_mail_for_all_that_came(yard: Yard) -> None:
     tell(yard, user="bob")
     assert mails(yard) == []
     yard.advance("10m")
-    by_address = {mail["to"][0]: [one["title"] for one in mail["data"]["notifications"]] for mail in mails(yard)}
-    assert by_address == {"ada@example.com": ["Number 0", "Number 1", "Number 2"], "bob@example.com": ["Ready"]}
+    by_address = {
+        mail["to"][0]: [one["title"] for one in mail["data"]["notifications"]]
+        for mail in mails(yard)
+    }
+    assert by_address == {
+        "ada@example.com": ["Number 0", "Number 1", "Number 2"],
+        "bob@example.com": ["Ready"],
+    }
     assert all(invocation.status == "succeeded" for invocation in yard.invocations("send_email"))
 
 
 def contact(yard: Yard, **more: Any) -> Invocation:
-    found = yard.send("contact/submitted", {"name": "Grace", "email": "grace@example.com", "message": "Do you ship?", **more}).invocation
+    found = yard.send(
+        "contact/submitted",
+        {"name": "Grace", "email": "grace@example.com", "message": "Do you ship?", **more},
+    ).invocation
     yard.work()
     return found
 
@@ -142,45 +187,73 @@ def contact(yard: Yard, **more: Any) -> Invocation:
 def test_a_contact_form_tells_the_staff_and_the_sender(yard: Yard) -> None:
     assert contact(yard).status == "succeeded"
     staff, sender = mails(yard)
-    assert (staff["to"], staff["reply_to"], staff["template"]) == (["team@example.com"], "grace@example.com", "contact")
+    assert (staff["to"], staff["reply_to"], staff["template"]) == (
+        ["team@example.com"],
+        "grace@example.com",
+        "contact",
+    )
     assert (sender["to"], sender["template"]) == (["grace@example.com"], "contact_received")
     assert [invocation.status for invocation in yard.invocations("send_email")] == ["succeeded"] * 2
 
 
 @pytest.mark.parametrize(
-    ("more", "reason"), [({"website": "https://spam"}, "the field that people do not see was filled in"), ({"message": "http://a http://b www.c [url=d]"}, "4 links")]
+    ("more", "reason"),
+    [
+        ({"website": "https://spam"}, "the field that people do not see was filled in"),
+        ({"message": "http://a http://b www.c [url=d]"}, "4 links"),
+    ],
 )
 def test_spam_is_kept_and_nobody_is_told(yard: Yard, more: dict[str, str], reason: str) -> None:
     found = contact(yard, **more)
-    assert found.status == "succeeded" and mails(yard) == [] and found.steps["check-for-spam"].output["spam"] == [reason]
+    assert (
+        found.status == "succeeded"
+        and mails(yard) == []
+        and found.steps["check-for-spam"].output["spam"] == [reason]
+    )
     assert rows("SELECT reasons FROM app.contact_messages") == [{"reasons": [reason]}]
 
 
 def test_the_sixth_message_within_an_hour_is_spam(yard: Yard) -> None:
     for _ in range(6):
         found = contact(yard)
-    assert "more than 5 messages within an hour" in found.steps["check-for-spam"].output["spam"][0] and len(mails(yard)) == 10
+    assert (
+        "more than 5 messages within an hour" in found.steps["check-for-spam"].output["spam"][0]
+        and len(mails(yard)) == 10
+    )
     yard.advance("1h")
     assert contact(yard).steps["check-for-spam"].output == {"spam": [], "unacknowledged": None}
 
 
 def test_an_acknowledgement_has_nothing_of_what_a_stranger_wrote(yard: Yard) -> None:
-    contact(yard, name="Buy at spam.example", email="Buy at spam.example <grace@example.com>", message="Buy at spam.example")
+    contact(
+        yard,
+        name="Buy at spam.example",
+        email="Buy at spam.example <grace@example.com>",
+        message="Buy at spam.example",
+    )
     [acknowledgement] = [mail for mail in mails(yard) if mail["template"] == "contact_received"]
     assert acknowledgement == {"to": ["grace@example.com"], "template": "contact_received"}
     rendered = render_template("contact_received", {})
     assert "spam.example" not in str(rendered)
 
 
-def test_beyond_the_limit_over_all_the_staff_is_told_and_the_sender_is_not(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beyond_the_limit_over_all_the_staff_is_told_and_the_sender_is_not(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CONTACT_ACKNOWLEDGEMENTS", "2")
-    outputs = [contact(yard, email=f"{name}@example.com").steps["check-for-spam"].output for name in ("a", "b", "c")]
+    outputs = [
+        contact(yard, email=f"{name}@example.com").steps["check-for-spam"].output
+        for name in ("a", "b", "c")
+    ]
     why = "more than 2 acknowledgements within an hour (CONTACT_ACKNOWLEDGEMENTS)"
     assert [output["unacknowledged"] for output in outputs] == [None, None, why]
     assert [mail["template"] for mail in mails(yard)].count("contact") == 3
     assert [mail["template"] for mail in mails(yard)].count("contact_received") == 2
     yard.advance("1h")
-    assert contact(yard, email="d@example.com").steps["check-for-spam"].output["unacknowledged"] is None
+    assert (
+        contact(yard, email="d@example.com").steps["check-for-spam"].output["unacknowledged"]
+        is None
+    )
 
 
 def test_the_limit_over_all_can_be_none_at_all(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +263,9 @@ def test_the_limit_over_all_can_be_none_at_all(yard: Yard, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("given", ["many", "-1", "1.5", "²"])
-def test_a_limit_that_is_no_number_is_an_error_that_names_it(yard: Yard, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_a_limit_that_is_no_number_is_an_error_that_names_it(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
     monkeypatch.setenv("CONTACT_ACKNOWLEDGEMENTS", given)
     found = contact(yard)
     assert found.status == "failed"
@@ -198,7 +273,14 @@ def test_a_limit_that_is_no_number_is_an_error_that_names_it(yard: Yard, monkeyp
 
 
 def test_a_mailbox_is_counted_however_its_address_is_written(yard: Yard) -> None:
-    for email in ("grace@example.com", "Grace <grace@example.com>", "GRACE@Example.com", "grace+1@example.com", "Other <grace+2@example.com>", "grace+3@example.com"):
+    for email in (
+        "grace@example.com",
+        "Grace <grace@example.com>",
+        "GRACE@Example.com",
+        "grace+1@example.com",
+        "Other <grace+2@example.com>",
+        "grace+3@example.com",
+    ):
         found = contact(yard, email=email)
     assert "more than 5 messages within an hour" in found.steps["check-for-spam"].output["spam"][0]
 
@@ -217,7 +299,9 @@ def test_the_mailbox_behind_an_address(address: str, box: str) -> None:
 
 
 def test_a_new_user_is_welcomed_and_written_to_again(yard: Yard) -> None:
-    found = yard.send("user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}).invocation
+    found = yard.send(
+        "user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}
+    ).invocation
     yard.work()
     assert [mail["template"] for mail in mails(yard)] == ["welcome"] and found.status == "sleeping"
     yard.advance("71h")
@@ -228,7 +312,9 @@ def test_a_new_user_is_welcomed_and_written_to_again(yard: Yard) -> None:
 
 
 def test_who_has_come_back_is_not_written_to_again(yard: Yard) -> None:
-    found = yard.send("user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}).invocation
+    found = yard.send(
+        "user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}
+    ).invocation
     yard.advance("2d")
     yard.send("user/returned", {"user": "bob"})
     yard.send("user/returned", {"user": "ada"})
@@ -238,7 +324,20 @@ def test_who_has_come_back_is_not_written_to_again(yard: Yard) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["10.0.0.1", "127.0.0.1", "169.254.1.1", "0.0.0.0", "100.64.0.1", "224.0.0.1", "::1", "fe80::1", "fd00::1", "::ffff:192.168.0.1", "64:ff9b::a00:1", "2002:a00:1::"],
+    [
+        "10.0.0.1",
+        "127.0.0.1",
+        "169.254.1.1",
+        "0.0.0.0",
+        "100.64.0.1",
+        "224.0.0.1",
+        "::1",
+        "fe80::1",
+        "fd00::1",
+        "::ffff:192.168.0.1",
+        "64:ff9b::a00:1",
+        "2002:a00:1::",
+    ],
 )
 def test_these_addresses_are_not_public(address: str) -> None:
     assert not safe_http.is_public(address)

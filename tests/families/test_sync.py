@@ -26,7 +26,10 @@ from tests.conftest import ROOT, wait_until
 from tests.families.conftest import rows
 
 # Requests leaves a connection open that was reset, for the garbage collector.
-pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("no_synced_tables"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 
 class Api(FakeServer):
@@ -46,11 +49,21 @@ class Api(FakeServer):
         found = [item for item in self.items if item.get("created", 0) >= since]
         if path == "/etag":
             tag = f'"{len(self.items)}"'
-            return request.answer(304) if request.headers.get("If-None-Match") == tag else request.answer(200, found, headers={"ETag": tag})
+            return (
+                request.answer(304)
+                if request.headers.get("If-None-Match") == tag
+                else request.answer(200, found, headers={"ETag": tag})
+            )
         if path == "/linked":
             page = int(query.get("page", ["1"])[0])
-            more = {"Link": f'<{self.url}/linked?page={page + 1}>; rel="next"'} if page * 2 < len(found) else {}
-            return request.answer(200, {"data": {"items": found[(page - 1) * 2 : page * 2]}}, headers=more)
+            more = (
+                {"Link": f'<{self.url}/linked?page={page + 1}>; rel="next"'}
+                if page * 2 < len(found)
+                else {}
+            )
+            return request.answer(
+                200, {"data": {"items": found[(page - 1) * 2 : page * 2]}}, headers=more
+            )
         offset, limit = int(query.get("offset", ["0"])[0]), int(query.get("limit", ["500"])[0])
         return request.answer(200, found[offset : offset + limit])
 
@@ -63,7 +76,14 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def rest(api: Api, **table: Any) -> str:
-    options = {"name": "people", "path": "people", "key": ["id"], "pages": "offset", "page_size": 2, **table}
+    options = {
+        "name": "people",
+        "path": "people",
+        "key": ["id"],
+        "pages": "offset",
+        "page_size": 2,
+        **table,
+    }
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
     return f'[[source]]\nname = "crm"\nkind = "rest"\nurl = "{api.url}"\ntoken_env = "API_TOKEN"\nchanges = "ask"\n[[source.table]]\n{lines}\n'
 
@@ -86,10 +106,14 @@ def test_pages_are_merged_by_key_and_recorded(yard: Yard, api: Api, declare: Any
     api.items = [{"id": 4, "name": "other"}, {"id": 9, "name": "new"}]
     sync(yard)
     assert people() == {0: "n0", 1: "n1", 2: "n2", 3: "n3", 4: "other", 9: "new"}
-    assert [(row["source"], row["rows"]) for row in rows("SELECT * FROM app.sync_loads ORDER BY id")] == [("crm", 5), ("crm", 2)]
+    assert [
+        (row["source"], row["rows"]) for row in rows("SELECT * FROM app.sync_loads ORDER BY id")
+    ] == [("crm", 5), ("crm", 2)]
 
 
-def test_only_what_is_newer_is_asked_for_and_the_watermark_moves_with_the_load(yard: Yard, api: Api, declare: Any) -> None:
+def test_only_what_is_newer_is_asked_for_and_the_watermark_moves_with_the_load(
+    yard: Yard, api: Api, declare: Any
+) -> None:
     declare(rest(api, cursor="created", cursor_param="start_time"))
     api.items = [{"id": 1, "name": "a", "created": 100}, {"id": 2, "name": "b", "created": 200}]
     sync(yard)
@@ -99,7 +123,11 @@ def test_only_what_is_newer_is_asked_for_and_the_watermark_moves_with_the_load(y
     assert found.status == "queued"
     yard.advance("1m")
     assert found.status == "succeeded" and sorted(people()) == [1, 2, 3]
-    asked = [parse_qs(urlsplit(path).query).get("start_time") for _, path, _, _ in api.requests if "offset=0" in path]
+    asked = [
+        parse_qs(urlsplit(path).query).get("start_time")
+        for _, path, _, _ in api.requests
+        if "offset=0" in path
+    ]
     assert asked == [None, ["200"], ["200"]]
 
 
@@ -122,15 +150,36 @@ def test_a_changed_schema_is_shown_before_it_is_applied(yard: Yard, api: Api, de
     sync(yard)
     api.items = [{"id": 2, "name": "b", "age": 7}]
     looked = sync(yard, preview=True)
-    assert looked.output["changes"] == ["new column people.age (bigint)"] and not looked.output["applied"]
+    assert (
+        looked.output["changes"] == ["new column people.age (bigint)"]
+        and not looked.output["applied"]
+    )
     refused = sync(yard)
-    assert refused.status == "failed" and "new column people.age (bigint)" in str(refused.steps["load"].error) and people() == {1: "a"}
+    assert (
+        refused.status == "failed"
+        and "new column people.age (bigint)" in str(refused.steps["load"].error)
+        and people() == {1: "a"}
+    )
     assert sync(yard, agree=True).status == "succeeded" and people() == {1: "a", 2: "b"}
     assert sync(yard).status == "succeeded"
 
 
-@pytest.mark.parametrize(("bound", "status", "said"), [("_MOST_PAGE_BYTES", "failed", "ask for smaller pages"), ("_PAGE_SECONDS", "queued", "does not answer")])
-def test_a_page_has_bounds_of_its_own(yard: Yard, api: Api, declare: Any, monkeypatch: pytest.MonkeyPatch, bound: str, status: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("bound", "status", "said"),
+    [
+        ("_MOST_PAGE_BYTES", "failed", "ask for smaller pages"),
+        ("_PAGE_SECONDS", "queued", "does not answer"),
+    ],
+)
+def test_a_page_has_bounds_of_its_own(
+    yard: Yard,
+    api: Api,
+    declare: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    status: str,
+    said: str,
+) -> None:
     monkeypatch.setattr(rest_source, bound, 0)
     declare(rest(api))
     api.items = [{"id": 1, "name": "a"}]
@@ -141,9 +190,17 @@ def test_a_page_has_bounds_of_its_own(yard: Yard, api: Api, declare: Any, monkey
 
 @pytest.mark.parametrize(
     ("failure", "status"),
-    [(500, "queued"), ("reset", "queued"), ("garbage", "queued"), ((429, {"Retry-After": "70"}), "queued"), (404, "failed")],
+    [
+        (500, "queued"),
+        ("reset", "queued"),
+        ("garbage", "queued"),
+        ((429, {"Retry-After": "70"}), "queued"),
+        (404, "failed"),
+    ],
 )
-def test_faults_of_the_source_leave_the_old_rows(yard: Yard, api: Api, declare: Any, failure: Any, status: str) -> None:
+def test_faults_of_the_source_leave_the_old_rows(
+    yard: Yard, api: Api, declare: Any, failure: Any, status: str
+) -> None:
     declare(rest(api))
     api.items = [{"id": number, "name": "old"} for number in range(3)]
     sync(yard)
@@ -159,26 +216,40 @@ def test_faults_of_the_source_leave_the_old_rows(yard: Yard, api: Api, declare: 
         assert set(people().values()) == {"new"}
 
 
-def test_a_wrong_token_is_final_and_not_shown(yard: Yard, api: Api, declare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_token_is_final_and_not_shown(
+    yard: Yard, api: Api, declare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     declare(rest(api))
     monkeypatch.setenv("API_TOKEN", "wrong-and-secret")
     found = sync(yard)
-    assert found.status == "failed" and "401" in str(found.steps["load"].error) and "wrong-and-secret" not in str(found.steps)
+    assert (
+        found.status == "failed"
+        and "401" in str(found.steps["load"].error)
+        and "wrong-and-secret" not in str(found.steps)
+    )
 
 
 def test_a_source_that_is_not_there_or_not_on_is_named(yard: Yard, declare: Any) -> None:
-    declare('[[source]]\nname = "off"\nkind = "sql"\nurl_env = "NOT_SET"\n[[source.table]]\nname = "t"\n')
+    declare(
+        '[[source]]\nname = "off"\nkind = "sql"\nurl_env = "NOT_SET"\n[[source.table]]\nname = "t"\n'
+    )
     assert "set NOT_SET" in str(sync(yard, "off").steps["load"].error)
-    assert "there is no source nothing; there are: off" in str(sync(yard, "nothing").steps["load"].error)
+    assert "there is no source nothing; there are: off" in str(
+        sync(yard, "nothing").steps["load"].error
+    )
 
 
-def test_another_database_with_its_deletes(yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_database_with_its_deletes(
+    yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with database.connection() as connection:
         connection.execute("CREATE SCHEMA elsewhere")
         connection.execute(
             "CREATE TABLE elsewhere.users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text, updated_at timestamptz, deleted_at timestamptz, secret text)"
         )
-        connection.execute("INSERT INTO elsewhere.users (name, updated_at, secret) SELECT 'u' || n, now() - interval '1 day', 'x' FROM generate_series(1, 1000) AS n")
+        connection.execute(
+            "INSERT INTO elsewhere.users (name, updated_at, secret) SELECT 'u' || n, now() - interval '1 day', 'x' FROM generate_series(1, 1000) AS n"
+        )
     monkeypatch.setenv("OTHER_URL", database.database_url())
     declare(
         '[[source]]\nname = "other"\nkind = "sql"\nurl_env = "OTHER_URL"\nschema = "elsewhere"\n[[source.table]]\nname = "users"\nkey = ["id"]\ncursor = "updated_at"\n'
@@ -186,12 +257,21 @@ def test_another_database_with_its_deletes(yard: Yard, declare: Any, monkeypatch
     )
     assert sync(yard, "other").output["rows"] == {"users": 1000}
     with database.connection() as connection:
-        connection.execute("UPDATE elsewhere.users SET name = 'changed', updated_at = now() WHERE name = 'u7'")
-        connection.execute("UPDATE elsewhere.users SET deleted_at = now(), updated_at = now() WHERE name = 'u8'")
+        connection.execute(
+            "UPDATE elsewhere.users SET name = 'changed', updated_at = now() WHERE name = 'u7'"
+        )
+        connection.execute(
+            "UPDATE elsewhere.users SET deleted_at = now(), updated_at = now() WHERE name = 'u8'"
+        )
     assert sync(yard, "other").output["rows"]["users"] <= 3
     names = set(people("sync_other", "users").values())
     assert len(names) == 999 and "changed" in names and not {"u7", "u8"} & names
-    assert rows("SELECT column_name AS c FROM information_schema.columns WHERE table_schema = 'sync_other' AND table_name = 'users' AND column_name = 'secret'") == []
+    assert (
+        rows(
+            "SELECT column_name AS c FROM information_schema.columns WHERE table_schema = 'sync_other' AND table_name = 'users' AND column_name = 'secret'"
+        )
+        == []
+    )
     [load] = rows("SELECT watermark FROM app.sync_loads ORDER BY id DESC LIMIT 1")
     assert (datetime.now(UTC) - load["watermark"]).total_seconds() < 60
 
@@ -203,9 +283,15 @@ def test_files_of_every_kind(yard: Yard, declare: Any, tmp_path: Path, kind: str
     frame = pd.DataFrame({"id": [1, 2], "name": ["Ada", "Bob"]})
     folder = tmp_path / "files"
     folder.mkdir()
-    write = {"csv": lambda p: frame.to_csv(p, index=False), "jsonl": lambda p: frame.to_json(p, orient="records", lines=True), "parquet": lambda p: frame.to_parquet(p)}
+    write = {
+        "csv": lambda p: frame.to_csv(p, index=False),
+        "jsonl": lambda p: frame.to_json(p, orient="records", lines=True),
+        "parquet": lambda p: frame.to_parquet(p),
+    }
     write[kind](folder / f"people.{kind}")
-    declare(f'[[source]]\nname = "drop"\nkind = "files"\nurl = "file://{folder}"\n[[source.table]]\nname = "people"\npattern = "*.{kind}"\nformat = "{kind}"\n')
+    declare(
+        f'[[source]]\nname = "drop"\nkind = "files"\nurl = "file://{folder}"\n[[source.table]]\nname = "people"\npattern = "*.{kind}"\nformat = "{kind}"\n'
+    )
     assert sync(yard, "drop").status == "succeeded" and people("sync_drop") == {1: "Ada", 2: "Bob"}
     frame.drop(0, inplace=True)
     write[kind](folder / f"people.{kind}")
@@ -213,20 +299,30 @@ def test_files_of_every_kind(yard: Yard, declare: Any, tmp_path: Path, kind: str
     assert people("sync_drop") == {2: "Bob"}, "without a key the table is replaced"
 
 
-def test_suppressions_of_sendgrid_reach_the_list(yard: Yard, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suppressions_of_sendgrid_reach_the_list(
+    yard: Yard, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SENDGRID_API_KEY", api.token)
     monkeypatch.setenv("SENDGRID_API_HOST", api.url)
     EmailMessages().suppress("hand@example.com", "by hand")
-    api.items = [{"email": "Bounce@Example.com", "created": int(time.time()), "reason": "550"}, {"email": "hand@example.com", "created": int(time.time())}]
+    api.items = [
+        {"email": "Bounce@Example.com", "created": int(time.time()), "reason": "550"},
+        {"email": "hand@example.com", "created": int(time.time())},
+    ]
     found = sync(yard, "sendgrid")
     assert found.status == "succeeded", found
     assert rows("SELECT address, reason, source FROM app.suppressions ORDER BY 1") == [
-        {"address": "bounce@example.com", "reason": "bounces", "source": "sendgrid"}, {"address": "hand@example.com", "reason": "by hand", "source": "manual"},
-    ]  # fmt: skip
-    assert {urlsplit(path).path for _, path, _, _ in api.requests} == {f"/v3/suppression/{name}" for name in ("bounces", "spam_reports", "unsubscribes")}
+        {"address": "bounce@example.com", "reason": "bounces", "source": "sendgrid"},
+        {"address": "hand@example.com", "reason": "by hand", "source": "manual"},
+    ]
+    assert {urlsplit(path).path for _, path, _, _ in api.requests} == {
+        f"/v3/suppression/{name}" for name in ("bounces", "spam_reports", "unsubscribes")
+    }
 
 
-def test_a_kill_in_the_middle_leaves_the_old_rows_and_the_next_load_the_new(yard: Yard, api: Api, declare: Any, tmp_path: Path) -> None:
+def test_a_kill_in_the_middle_leaves_the_old_rows_and_the_next_load_the_new(
+    yard: Yard, api: Api, declare: Any, tmp_path: Path
+) -> None:
     declare(rest(api, page_size=1000))
     api.items = [{"id": number, "name": "old"} for number in range(3000)]
     sync(yard)
@@ -240,12 +336,20 @@ def test_a_kill_in_the_middle_leaves_the_old_rows_and_the_next_load_the_new(yard
         process.send_signal(signal.SIGKILL)
         process.wait()
         with psycopg.connect(database.database_url()) as connection:
-            names = {row[0] for row in connection.execute("SELECT name FROM sync_crm.people").fetchall()}
+            names = {
+                row[0] for row in connection.execute("SELECT name FROM sync_crm.people").fetchall()
+            }
         assert len(names) == 1, "half of a load"
-    assert sync(yard).status == "succeeded" and set(people().values()) == {"new"} and len(people()) == 3000
+    assert (
+        sync(yard).status == "succeeded"
+        and set(people().values()) == {"new"}
+        and len(people()) == 3000
+    )
 
 
-def test_each_table_is_an_asset_with_its_rows(runyard_database: str, api: Api, declare: Any) -> None:
+def test_each_table_is_an_asset_with_its_rows(
+    runyard_database: str, api: Api, declare: Any
+) -> None:
     from assets.sync import _of
     from resources.sync.tables import Syncs
 
@@ -254,20 +358,39 @@ def test_each_table_is_an_asset_with_its_rows(runyard_database: str, api: Api, d
     made = _of(source_config.sources()["crm"])
     assert [key.to_user_string() for key in made.keys] == ["sync_crm/people"]
     with DagsterInstance.ephemeral() as instance:
-        [event] = materialize([made], instance=instance, resources={"syncs": Syncs()}).get_asset_materialization_events()
+        [event] = materialize(
+            [made], instance=instance, resources={"syncs": Syncs()}
+        ).get_asset_materialization_events()
     assert event.materialization.metadata["dagster/row_count"].value == 1
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("[[source]]\n", "name"), ("x = [", "cannot be read"), ('[[source]]\nname = "a"\nkind = "rest"\nurl = "u"\n[[source.table]]\nname = "t"\n', "path is missing"),
-        ('[[source]]\nname = "a"\nkind = "files"\n[[source.table]]\nname = "t"\npattern = "*"\n', "url"),
-        ('[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ncursor = "c"\n', "need a key"),
-        ('[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\nencoding = "nope"\n', "'nope' is no encoding"),
-        ('[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ntypes = { a = "int" }\n', "types.a: Input should be 'text', 'bigint'"),
+        ("[[source]]\n", "name"),
+        ("x = [", "cannot be read"),
+        (
+            '[[source]]\nname = "a"\nkind = "rest"\nurl = "u"\n[[source.table]]\nname = "t"\n',
+            "path is missing",
+        ),
+        (
+            '[[source]]\nname = "a"\nkind = "files"\n[[source.table]]\nname = "t"\npattern = "*"\n',
+            "url",
+        ),
+        (
+            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ncursor = "c"\n',
+            "need a key",
+        ),
+        (
+            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\nencoding = "nope"\n',
+            "'nope' is no encoding",
+        ),
+        (
+            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ntypes = { a = "int" }\n',
+            "types.a: Input should be 'text', 'bigint'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_declaration_is_named(declare: Any, text: str, what: str) -> None:
     declare(text)
     with pytest.raises(SyncMisdeclared, match=what):
@@ -281,7 +404,12 @@ def test_a_schedule_sends_the_event_once_a_time(yard: Yard, api: Api, declare: A
 
     declare(rest(api))
     made = _schedule(source_config.sources()["crm"], "* * * * *")
-    with DagsterInstance.ephemeral() as instance, build_schedule_context(instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC)) as context:
+    with (
+        DagsterInstance.ephemeral() as instance,
+        build_schedule_context(
+            instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC)
+        ) as context,
+    ):
         made.evaluate_tick(context)
         made.evaluate_tick(context)
     assert [event.data for event in yard.sent("sync/requested")] == [{"source": "crm"}]

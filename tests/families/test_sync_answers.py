@@ -7,14 +7,28 @@ from typing import Any
 import pytest
 
 from runyard.testing import Yard
-from tests.families.test_sync_exact import RawApi, files, folder, load, raw_api, refusal, rest, texts
+from tests.families.test_sync_exact import (
+    RawApi,
+    files,
+    folder,
+    load,
+    raw_api,
+    refusal,
+    rest,
+    texts,
+)
 
 __all__ = ["folder", "raw_api"]
-pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("no_synced_tables"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 
 @pytest.mark.parametrize("body", [b'{"error": "down"}', b'{"data": null}', b'{"data": {}}'])
-def test_an_answer_without_rows_empties_no_table(yard: Yard, declare: Any, raw_api: RawApi, body: bytes) -> None:
+def test_an_answer_without_rows_empties_no_table(
+    yard: Yard, declare: Any, raw_api: RawApi, body: bytes
+) -> None:
     declare(rest(raw_api, key=[], rows="data.items"))
     raw_api.body = b'{"data": {"items": [{"id": 1}]}}'
     assert load(yard).status == "succeeded"
@@ -26,8 +40,14 @@ def test_an_answer_without_rows_empties_no_table(yard: Yard, declare: Any, raw_a
     assert texts() == []
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"id,v\n1,2\n" * 5000, mtime=0)[:-40], b"id,v\n1,2\n"], ids=["cut", "not packed"])
-def test_a_packed_file_that_is_damaged_is_refused(yard: Yard, declare: Any, folder: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"id,v\n1,2\n" * 5000, mtime=0)[:-40], b"id,v\n1,2\n"],
+    ids=["cut", "not packed"],
+)
+def test_a_packed_file_that_is_damaged_is_refused(
+    yard: Yard, declare: Any, folder: Path, content: bytes
+) -> None:
     (folder / "a.csv.gz").write_bytes(content)
     declare(files(folder))
     assert "people: a.csv.gz cannot be unpacked" in refusal(load(yard))

@@ -9,18 +9,25 @@ from runyard.testing import Yard
 from tests.families.test_sync_exact import files, folder, kinds, load, refusal, texts
 
 __all__ = ["folder"]
-pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("no_synced_tables"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n"])
-def test_a_header_alone_is_a_table_without_rows(yard: Yard, declare: Any, folder: Path, ending: str) -> None:
+def test_a_header_alone_is_a_table_without_rows(
+    yard: Yard, declare: Any, folder: Path, ending: str
+) -> None:
     (folder / "people.csv").write_bytes(f"id;name{ending}".encode())
     declare(files(folder))
     assert load(yard).output["rows"] == {"people": 0}
     assert kinds() == {"id": "text", "name": "text"}
 
 
-def test_a_folder_that_is_not_there_empties_no_table(yard: Yard, declare: Any, folder: Path) -> None:
+def test_a_folder_that_is_not_there_empties_no_table(
+    yard: Yard, declare: Any, folder: Path
+) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n")
     declare(files(folder))
     assert load(yard).status == "succeeded"

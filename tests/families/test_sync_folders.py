@@ -11,7 +11,10 @@ from tests.families.conftest import rows
 from tests.families.test_sync_exact import files, folder, load, table, texts
 
 __all__ = ["folder"]
-pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("no_synced_tables"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 
 def write(path: Path, content: str, at: int) -> None:
@@ -19,7 +22,9 @@ def write(path: Path, content: str, at: int) -> None:
     os.utime(path, (1_700_000_000 + at,) * 2)
 
 
-def test_a_new_file_that_is_older_than_the_last_one_is_read(yard: Yard, declare: Any, folder: Path) -> None:
+def test_a_new_file_that_is_older_than_the_last_one_is_read(
+    yard: Yard, declare: Any, folder: Path
+) -> None:
     declare(files(folder, key=["id"]))
     write(folder / "b.csv", "id,v\n2,b\n", at=100)
     assert load(yard).output["rows"] == {"people": 1}
@@ -32,7 +37,10 @@ def test_a_new_file_that_is_older_than_the_last_one_is_read(yard: Yard, declare:
 
 
 def test_a_newer_file_of_another_table_hides_none(yard: Yard, declare: Any, folder: Path) -> None:
-    declare(files(folder, key=["id"], pattern="p*.csv") + table(name="pets", key=["id"], pattern="q*.csv"))
+    declare(
+        files(folder, key=["id"], pattern="p*.csv")
+        + table(name="pets", key=["id"], pattern="q*.csv")
+    )
     write(folder / "p1.csv", "id,v\n1,a\n", at=100)
     write(folder / "q1.csv", "id,v\n1,a\n", at=120)
     assert load(yard).output["rows"] == {"people": 1, "pets": 1}

@@ -6,23 +6,42 @@ from typing import Any
 import pytest
 
 from runyard.testing import Yard
-from tests.families.test_sync_exact import RawApi, files, folder, load, raw_api, refusal, rest, texts
+from tests.families.test_sync_exact import (
+    RawApi,
+    files,
+    folder,
+    load,
+    raw_api,
+    refusal,
+    rest,
+    texts,
+)
 
 __all__ = ["folder", "raw_api"]
-pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("no_synced_tables"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
-OLD, NEW = '{"id": 1, "v": "old", "at": "2024-01-01T00:00:00Z"}', '{"id": 1, "v": "new", "at": "2024-01-02T00:00:00Z"}'
+OLD, NEW = (
+    '{"id": 1, "v": "old", "at": "2024-01-01T00:00:00Z"}',
+    '{"id": 1, "v": "new", "at": "2024-01-02T00:00:00Z"}',
+)
 
 
 @pytest.mark.parametrize("rows", [[OLD, NEW], [NEW, OLD]])
-def test_of_two_rows_with_one_key_the_newest_stays(yard: Yard, declare: Any, raw_api: RawApi, rows: list[str]) -> None:
+def test_of_two_rows_with_one_key_the_newest_stays(
+    yard: Yard, declare: Any, raw_api: RawApi, rows: list[str]
+) -> None:
     raw_api.body = f"[{', '.join(rows)}]".encode()
     declare(rest(raw_api, cursor="at", cursor_param="since"))
     assert (found := load(yard)).status == "succeeded", found
     assert [row["v"] for row in texts()] == ["new"]
 
 
-def test_rows_that_differ_and_have_one_key_are_refused(yard: Yard, declare: Any, folder: Path) -> None:
+def test_rows_that_differ_and_have_one_key_are_refused(
+    yard: Yard, declare: Any, folder: Path
+) -> None:
     (folder / "a.csv").write_text("id,v\n1,a\n2,b\n2,b\n")
     declare(files(folder, key=["id"]))
     assert (found := load(yard)).status == "succeeded", found

@@ -8,10 +8,23 @@ import pytest
 from resources.sync import source_config
 from runyard.store import database
 from runyard.testing import Yard
-from tests.families.test_sync_exact import RawApi, files, folder, load, raw_api, refusal, rest, table, texts
+from tests.families.test_sync_exact import (
+    RawApi,
+    files,
+    folder,
+    load,
+    raw_api,
+    refusal,
+    rest,
+    table,
+    texts,
+)
 
 __all__ = ["folder", "raw_api"]
-pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+pytestmark = [
+    pytest.mark.usefixtures("no_synced_tables"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 
 def execute(*statements: str) -> None:
@@ -28,7 +41,9 @@ def elsewhere(**options: Any) -> str:
 # Files that are not there
 
 
-def test_a_pattern_that_matches_no_file_empties_no_table(yard: Yard, declare: Any, folder: Path) -> None:
+def test_a_pattern_that_matches_no_file_empties_no_table(
+    yard: Yard, declare: Any, folder: Path
+) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n")
     declare(files(folder, pattern="people*.csv"))
     assert load(yard).status == "succeeded"
@@ -37,7 +52,9 @@ def test_a_pattern_that_matches_no_file_empties_no_table(yard: Yard, declare: An
     assert texts() == [{"id": "1", "v": "a"}]
 
 
-def test_a_folder_whose_files_were_taken_away_is_no_fault_of_a_table_with_a_key(yard: Yard, declare: Any, folder: Path) -> None:
+def test_a_folder_whose_files_were_taken_away_is_no_fault_of_a_table_with_a_key(
+    yard: Yard, declare: Any, folder: Path
+) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n")
     declare(files(folder, key=["id"]))
     assert load(yard).status == "succeeded"
@@ -51,7 +68,9 @@ def test_a_folder_whose_files_were_taken_away_is_no_fault_of_a_table_with_a_key(
 
 
 @pytest.mark.parametrize("body", [b'{"error": {"message": "down"}}', b'{"errors": ["down"]}'])
-def test_an_error_that_is_answered_with_200_is_no_row(yard: Yard, declare: Any, raw_api: RawApi, body: bytes) -> None:
+def test_an_error_that_is_answered_with_200_is_no_row(
+    yard: Yard, declare: Any, raw_api: RawApi, body: bytes
+) -> None:
     raw_api.body = b'[{"id": 1}]'
     declare(rest(raw_api, key=[]))
     assert load(yard).status == "succeeded"
@@ -69,7 +88,9 @@ def test_an_object_without_an_error_is_a_row(yard: Yard, declare: Any, raw_api: 
 # What was dropped by hand
 
 
-def test_a_table_that_was_dropped_is_made_and_read_again(yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str) -> None:
+def test_a_table_that_was_dropped_is_made_and_read_again(
+    yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str
+) -> None:
     monkeypatch.setenv("OTHER_URL", runyard_database)
     execute(
         "CREATE SCHEMA elsewhere",
@@ -89,17 +110,23 @@ def test_a_table_that_was_dropped_is_made_and_read_again(yard: Yard, declare: An
     assert load(yard).output["rows"] == {"people": 1, "pets": 0}
 
 
-def test_a_column_that_was_dropped_is_made_and_read_again(yard: Yard, declare: Any, folder: Path) -> None:
+def test_a_column_that_was_dropped_is_made_and_read_again(
+    yard: Yard, declare: Any, folder: Path
+) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n2,b\n")
     declare(files(folder, key=["id"]))
     assert load(yard).output["rows"] == {"people": 2}
     execute("ALTER TABLE sync_s.people DROP COLUMN v")
     found = load(yard)
-    assert found.output["notes"][0] == "people: its column v was dropped here: all of it is read again"
+    assert (
+        found.output["notes"][0] == "people: its column v was dropped here: all of it is read again"
+    )
     assert [row["v"] for row in texts()] == ["a", "b"]
 
 
-def test_tables_that_were_dropped_with_those_of_their_staging_are_made_again(yard: Yard, declare: Any, folder: Path) -> None:
+def test_tables_that_were_dropped_with_those_of_their_staging_are_made_again(
+    yard: Yard, declare: Any, folder: Path
+) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n")
     declare(files(folder, key=["id"]))
     assert load(yard).status == "succeeded"
@@ -111,21 +138,35 @@ def test_tables_that_were_dropped_with_those_of_their_staging_are_made_again(yar
 # What a declaration names
 
 
-@pytest.mark.parametrize("option", ['types = { vv = "text" }', 'rename = { vv = "w" }', 'key = ["id"]\ncursor = "vv"', 'key = ["id"]\ndeleted = "vv"'])
-def test_a_column_that_only_the_declaration_has_is_refused(yard: Yard, declare: Any, folder: Path, option: str) -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        'types = { vv = "text" }',
+        'rename = { vv = "w" }',
+        'key = ["id"]\ncursor = "vv"',
+        'key = ["id"]\ndeleted = "vv"',
+    ],
+)
+def test_a_column_that_only_the_declaration_has_is_refused(
+    yard: Yard, declare: Any, folder: Path, option: str
+) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n")
     declare(files(folder) + option + "\n")
     assert 'names the column "vv", which is not there; there are "id", "v"' in refusal(load(yard))
 
 
-def test_of_json_a_column_that_only_the_declaration_has_is_noted(yard: Yard, declare: Any, raw_api: RawApi) -> None:
+def test_of_json_a_column_that_only_the_declaration_has_is_noted(
+    yard: Yard, declare: Any, raw_api: RawApi
+) -> None:
     raw_api.body = b'[{"id": 1}]'
     declare(rest(raw_api) + 'deleted = "gone_at"\n')
     found = load(yard)
     assert found.output["notes"] == ['people: deleted names the column "gone_at", which no row has']
 
 
-def test_a_column_that_an_earlier_file_had_is_not_missed(yard: Yard, declare: Any, folder: Path) -> None:
+def test_a_column_that_an_earlier_file_had_is_not_missed(
+    yard: Yard, declare: Any, folder: Path
+) -> None:
     declare(files(folder, key=["id"]) + 'types = { v = "text" }\n')
     (folder / "a.csv").write_text("id,v\n1,a\n")
     assert load(yard).status == "succeeded"
@@ -139,17 +180,34 @@ def test_two_tables_of_one_name_are_refused_when_the_code_loads(declare: Any, fo
         source_config.sources()
 
 
-def test_a_table_may_have_another_name_in_its_database(yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str) -> None:
+def test_a_table_may_have_another_name_in_its_database(
+    yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str
+) -> None:
     monkeypatch.setenv("OTHER_URL", runyard_database)
-    execute("CREATE SCHEMA elsewhere", 'CREATE TABLE elsewhere."Person" (id int PRIMARY KEY)', 'INSERT INTO elsewhere."Person" VALUES (1)')
+    execute(
+        "CREATE SCHEMA elsewhere",
+        'CREATE TABLE elsewhere."Person" (id int PRIMARY KEY)',
+        'INSERT INTO elsewhere."Person" VALUES (1)',
+    )
     declare(elsewhere(name_in_source="Person"))
     assert load(yard).output["rows"] == {"people": 1}
     assert texts() == [{"id": "1"}]
 
 
-@pytest.mark.parametrize(("part", "words"), [("user=nobody_here", 'role "nobody_here" does not exist'), ("dbname=nowhere", 'database "nowhere" does not exist')])
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("user=nobody_here", 'role "nobody_here" does not exist'),
+        ("dbname=nowhere", 'database "nowhere" does not exist'),
+    ],
+)
 def test_a_database_that_lets_nobody_in_is_not_asked_again(
-    yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str, part: str, words: str
+    yard: Yard,
+    declare: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    runyard_database: str,
+    part: str,
+    words: str,
 ) -> None:
     url = runyard_database + ("&" if "?" in runyard_database else "?") + part
     monkeypatch.setenv("OTHER_URL", url)

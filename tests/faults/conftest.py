@@ -24,9 +24,18 @@ def running(folder: Path, **variables: str) -> Iterator[Path]:
     log = folder / "up.log"
     with log.open("w") as output:
         up = subprocess.Popen(
-            [sys.executable, "-m", "runyard", "up"], cwd=ROOT, stdout=output, stderr=output,
-            env={**os.environ, "RUNYARD_DATA_DIR": str(folder / "data"), "RUNYARD_PORT": str(free_port()), "RUNYARD_EFFECTS": str(folder / "effects"), **variables},
-        )  # fmt: skip
+            [sys.executable, "-m", "runyard", "up"],
+            cwd=ROOT,
+            stdout=output,
+            stderr=output,
+            env={
+                **os.environ,
+                "RUNYARD_DATA_DIR": str(folder / "data"),
+                "RUNYARD_PORT": str(free_port()),
+                "RUNYARD_EFFECTS": str(folder / "effects"),
+                **variables,
+            },
+        )
     try:
         wait_until(lambda: "Ready." in log.read_text() or up.poll() is not None, 90)
         assert up.poll() is None, log.read_text()
@@ -48,5 +57,13 @@ def own_database(server: str) -> Iterator[str]:
 
 def doctor(part: str, **variables: str) -> str:
     """What `runyard doctor` says of a part, in an environment with these variables."""
-    said = subprocess.run([sys.executable, "-m", "runyard", "doctor"], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run(
+        [sys.executable, "-m", "runyard", "doctor"],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     return next(line for line in said.stdout.splitlines() if line[6:].startswith(part))

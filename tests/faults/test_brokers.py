@@ -18,7 +18,11 @@ _PATIENCE = 2
 def worker() -> psutil.Process:
     """The parent process of the only worker."""
     with database.connection() as connection:
-        row = wait_until(lambda: connection.execute("SELECT pid FROM runyard.workers ORDER BY heartbeat_at DESC LIMIT 1").fetchone())
+        row = wait_until(
+            lambda: connection.execute(
+                "SELECT pid FROM runyard.workers ORDER BY heartbeat_at DESC LIMIT 1"
+            ).fetchone()
+        )
     return psutil.Process(row["pid"])
 
 
@@ -26,14 +30,21 @@ def running_now(event_id: str) -> bool:
     return [one["status"] for one in event(event_id)["invocations"]] == ["running"]
 
 
-def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or_a_worker_loses_none(own_database: str, tmp_path: Path) -> None:
+def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or_a_worker_loses_none(
+    own_database: str, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     with (
         rabbitmq(tmp_path, f"consumer_timeout = {_PATIENCE * 1000}") as broker,
         running(tmp_path, RUNYARD_BROKER_URL=broker.url) as log,
     ):
-        assert "a message went through it and back" in doctor("broker", RUNYARD_BROKER_URL=broker.url)
-        assert [settled(one)["status"] for one in send([Event("test/steps", {"n": n}) for n in range(5)])] == ["succeeded"] * 5
+        assert "a message went through it and back" in doctor(
+            "broker", RUNYARD_BROKER_URL=broker.url
+        )
+        assert [
+            settled(one)["status"]
+            for one in send([Event("test/steps", {"n": n}) for n in range(5)])
+        ] == ["succeeded"] * 5
 
         # Both slots are busy for longer than the broker waits for an acknowledgement, and more runs wait behind them.
         # One is sent after the other has begun, or they may share a run.
@@ -65,7 +76,9 @@ def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or
             process.kill()
         gate.touch()
         assert settled(held, 60)["status"] == "succeeded"
-        assert [line.split()[0] for line in (tmp_path / "effects" / "held").read_text().splitlines()] == ["first", "second"]
+        assert [
+            line.split()[0] for line in (tmp_path / "effects" / "held").read_text().splitlines()
+        ] == ["first", "second"]
 
 
 def test_doctor_names_a_queue_that_something_else_has_declared(tmp_path: Path) -> None:
@@ -86,7 +99,9 @@ def _consumers(broker: RabbitMQ) -> int:
     from runyard.dagster_adapter.broker import queue
 
     with Connection(broker.url) as connection:
-        return int(queue().bind(connection.default_channel).queue_declare(passive=True).consumer_count)
+        return int(
+            queue().bind(connection.default_channel).queue_declare(passive=True).consumer_count
+        )
 
 
 def _wait_out(broker: RabbitMQ) -> None:

@@ -28,8 +28,12 @@ def kill_tree(pid: int) -> None:
         process.kill()
 
 
-def test_a_killed_worker_loses_nothing_and_repeats_no_kept_step(stack: Stack, effects: Path) -> None:
-    ids = send([Event("test/steps", {"key": "killed", "n": n, "seconds": 0.02}) for n in range(200)])
+def test_a_killed_worker_loses_nothing_and_repeats_no_kept_step(
+    stack: Stack, effects: Path
+) -> None:
+    ids = send(
+        [Event("test/steps", {"key": "killed", "n": n, "seconds": 0.02}) for n in range(200)]
+    )
     marks = effects / "killed"
     wait_until(lambda: marks.exists() and marks.read_text().count("second") >= 60, 30)
     kill_tree(stack.pid("worker"))
@@ -50,24 +54,37 @@ def test_a_killed_child_is_replaced_and_its_batch_goes_on(stack: Stack, tmp_path
     gate = tmp_path / "gate"
     [event_id] = send("test/steps", {"gate": str(gate)})
     with database.connection() as connection:
-        worker = wait_until(lambda: connection.execute("SELECT worker FROM runyard.batches WHERE status = 'running' ORDER BY started_at DESC LIMIT 1").fetchone())
+        worker = wait_until(
+            lambda: connection.execute(
+                "SELECT worker FROM runyard.batches WHERE status = 'running' ORDER BY started_at DESC LIMIT 1"
+            ).fetchone()
+        )
     os.kill(int(str(worker["worker"]).rsplit(":", 1)[1]), signal.SIGKILL)
     gate.touch()
     assert settled(event_id, 60)["status"] == "succeeded"
 
 
-def test_children_killed_while_they_wait_for_work_leave_their_worker_able_to_work(stack: Stack) -> None:
+def test_children_killed_while_they_wait_for_work_leave_their_worker_able_to_work(
+    stack: Stack,
+) -> None:
     worker = psutil.Process(stack.pid("worker"))
     for pid in {child.pid for child in worker.children()}:
         if psutil.pid_exists(pid):
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda pid=pid: pid not in (pids := {child.pid for child in worker.children()}) and len(pids) >= stack.settings.concurrency)
+        wait_until(
+            lambda pid=pid: (
+                pid not in (pids := {child.pid for child in worker.children()})
+                and len(pids) >= stack.settings.concurrency
+            )
+        )
     assert settled(send("test/steps", {"n": 1})[0], 60)["status"] == "succeeded"
     assert psutil.Process(stack.pid("worker")) == worker
 
 
 @pytest.mark.parametrize("part", ["daemon", "code", "web", "worker"])
-def test_a_killed_part_comes_back_and_every_event_is_done(stack: Stack, effects: Path, part: str) -> None:
+def test_a_killed_part_comes_back_and_every_event_is_done(
+    stack: Stack, effects: Path, part: str
+) -> None:
     key = f"part-{part}"
     ids = [send("test/steps", {"key": key, "n": n})[0] for n in range(10)]
     old = stack.pid(part)
@@ -75,7 +92,14 @@ def test_a_killed_part_comes_back_and_every_event_is_done(stack: Stack, effects:
     ids += [send("test/steps", {"key": key, "n": n})[0] for n in range(10, 20)]
     wait_until(lambda: stack.pid(part) not in (0, old))
     assert [settled(one, 60)["status"] for one in ids] == ["succeeded"] * 20
-    assert sorted({line.split()[1] for line in (effects / key).read_text().splitlines() if line.startswith("second")}, key=int) == [str(n) for n in range(20)]
+    assert sorted(
+        {
+            line.split()[1]
+            for line in (effects / key).read_text().splitlines()
+            if line.startswith("second")
+        },
+        key=int,
+    ) == [str(n) for n in range(20)]
     stack.wait_ready()
 
 
@@ -95,7 +119,9 @@ def test_what_the_tick_of_a_dead_daemon_claims_does_not_wait_out_a_lease(stack: 
     assert [row for row in rows if float(str(row["seconds"])) >= stack.settings.lease_seconds] == []
 
 
-def test_a_daemon_that_starts_does_not_warn_of_the_ticks_in_which_the_one_before_it_waited(stack: Stack) -> None:
+def test_a_daemon_that_starts_does_not_warn_of_the_ticks_in_which_the_one_before_it_waited(
+    stack: Stack,
+) -> None:
     before = len(stack.log.read_text())
     old = stack.pid("daemon")
     kill_tree(old)
@@ -108,7 +134,10 @@ def test_a_daemon_that_starts_does_not_warn_of_the_ticks_in_which_the_one_before
 
 def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> None:
     second = subprocess.Popen(
-        [sys.executable, "-m", "runyard", "daemon", "--workspace", str(stack_workspace())], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "runyard", "daemon", "--workspace", str(stack_workspace())],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         time.sleep(5)
@@ -118,9 +147,13 @@ def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> 
         second.kill()
         second.wait()
     lines = (effects / "two-daemons").read_text().splitlines()
-    assert sorted(lines) == sorted(f"{step} {n} 1" for step in ("first", "second") for n in range(60))
+    assert sorted(lines) == sorted(
+        f"{step} {n} 1" for step in ("first", "second") for n in range(60)
+    )
     with database.connection() as connection:
-        rows = connection.execute("SELECT run_id, count(*) AS n FROM runyard.batches WHERE run_id IS NOT NULL GROUP BY 1 HAVING count(*) > 1").fetchall()
+        rows = connection.execute(
+            "SELECT run_id, count(*) AS n FROM runyard.batches WHERE run_id IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
+        ).fetchall()
     assert rows == []
 
 
@@ -130,7 +163,9 @@ def test_after_a_restart_of_the_database_everything_goes_on(stack: Stack) -> Non
 
     def post() -> tuple[int, str | None]:
         try:
-            with urllib.request.urlopen(urllib.request.Request(address("/e/key"), body), timeout=30) as answer:
+            with urllib.request.urlopen(
+                urllib.request.Request(address("/e/key"), body), timeout=30
+            ) as answer:
                 return answer.status, json.load(answer)["ids"][0]
         except urllib.error.HTTPError as error:
             assert error.headers["Retry-After"]
@@ -158,8 +193,12 @@ def test_what_sleeps_and_waits_lives_through_the_death_of_everything(stack: Stac
         kill_tree(old)
     send([Event("test/answered", {"key": f"fault{n}", "says": n}) for n in range(3)])
     rows = [settled(one, 90) for one in ids]
-    assert [(row["status"], row["output"]) for row in rows] == [("succeeded", [n, None]) for n in range(3)]
+    assert [(row["status"], row["output"]) for row in rows] == [
+        ("succeeded", [n, None]) for n in range(3)
+    ]
     with database.connection() as connection:
-        asked = connection.execute("SELECT count(*) AS n FROM runyard.events WHERE name = 'test/asked' AND data->>'key' LIKE 'fault%'").fetchone()
+        asked = connection.execute(
+            "SELECT count(*) AS n FROM runyard.events WHERE name = 'test/asked' AND data->>'key' LIKE 'fault%'"
+        ).fetchone()
     assert asked == {"n": 3}
     stack.wait_ready()

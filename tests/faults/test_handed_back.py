@@ -7,7 +7,9 @@ from runyard.processes.stack import Stack
 from tests.conftest import event, settled, wait_until
 
 
-def test_a_worker_that_is_told_to_stop_hands_back_its_run_without_an_attempt(stack: Stack, effects: Path) -> None:
+def test_a_worker_that_is_told_to_stop_hands_back_its_run_without_an_attempt(
+    stack: Stack, effects: Path
+) -> None:
     gate = effects / "handed-back"
     [sent] = send("test/steps", {"gate": str(gate)})
     wait_until(lambda: event(sent)["invocations"][0]["status"] == "running")

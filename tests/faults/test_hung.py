@@ -43,14 +43,28 @@ def runs_of(event_id: str) -> list[str]:
 def log_of(run_id: str) -> str:
     """All that Dagster shows of a run."""
     query = "query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events { ... on MessageEvent { message } } } } }"
-    return "\n".join(found["message"] for found in graphql(query, id=run_id)["logsForRun"]["events"])
+    return "\n".join(
+        found["message"] for found in graphql(query, id=run_id)["logsForRun"]["events"]
+    )
 
 
-def test_a_step_in_a_thread_that_hangs_is_ended_at_its_limit_and_its_neighbours_are_unharmed(stack: Stack, effects: Path) -> None:
-    ids = send([Event("test/hanging", {"key": "limit", "n": n, **({"how": "wait", "hang_until": 1} if n == 5 else {})}) for n in range(40)])
+def test_a_step_in_a_thread_that_hangs_is_ended_at_its_limit_and_its_neighbours_are_unharmed(
+    stack: Stack, effects: Path
+) -> None:
+    ids = send(
+        [
+            Event(
+                "test/hanging",
+                {"key": "limit", "n": n, **({"how": "wait", "hang_until": 1} if n == 5 else {})},
+            )
+            for n in range(40)
+        ]
+    )
     assert [settled(one, 60)["status"] for one in ids] == ["succeeded"] * 40
     found = marks(effects, "limit")
-    assert {line: count for line, count in found.items() if line.split()[1] != "5"} == {f"{what} {n} 1": 1 for what in ("begun", "done") for n in range(40) if n != 5}
+    assert {line: count for line, count in found.items() if line.split()[1] != "5"} == {
+        f"{what} {n} 1": 1 for what in ("begun", "done") for n in range(40) if n != 5
+    }
     assert [found["begun 5 1"], found["begun 5 2"], found["done 5 2"]] == [1, 1, 1]
     assert {row["crashes"] for row in rows(ids)} == {0}
     [first, *_] = runs_of(ids[5])
@@ -59,23 +73,41 @@ def test_a_step_in_a_thread_that_hangs_is_ended_at_its_limit_and_its_neighbours_
     assert "its process was killed" in log_of(first)
 
 
-def test_a_step_that_always_hangs_fails_with_a_timeout_after_all_its_attempts(stack: Stack, effects: Path) -> None:
+def test_a_step_that_always_hangs_fails_with_a_timeout_after_all_its_attempts(
+    stack: Stack, effects: Path
+) -> None:
     [sent] = send("test/hanging", {"key": "always", "how": "wait"})
     ended = settled(sent, 60)
-    assert (ended["status"], ended["error"]["type"], ended["error"]["step"]) == ("failed", "StepTimeout", "hang")
+    assert (ended["status"], ended["error"]["type"], ended["error"]["step"]) == (
+        "failed",
+        "StepTimeout",
+        "hang",
+    )
     assert ended["error"]["message"].startswith("timed out after 3 s")
     assert marks(effects, "always") == {"begun 0 1": 1, "begun 0 2": 1, "begun 0 3": 1}
     assert rows([sent])[0]["crashes"] == 0
 
 
 def test_a_neighbour_under_way_in_another_thread_may_end_first(stack: Stack, effects: Path) -> None:
-    ids = send([Event("test/hanging", {"key": "beside", "n": n, "how": "" if n else "wait", "seconds": 1.2}) for n in range(15)])
+    ids = send(
+        [
+            Event(
+                "test/hanging",
+                {"key": "beside", "n": n, "how": "" if n else "wait", "seconds": 1.2},
+            )
+            for n in range(15)
+        ]
+    )
     assert [settled(one, 60)["status"] for one in ids] == ["failed"] + ["succeeded"] * 14
     found = marks(effects, "beside")
-    assert {line: count for line, count in found.items() if line.split()[1] != "0"} == {f"{what} {n} 1": 1 for what in ("begun", "done") for n in range(1, 15)}
+    assert {line: count for line, count in found.items() if line.split()[1] != "0"} == {
+        f"{what} {n} 1": 1 for what in ("begun", "done") for n in range(1, 15)
+    }
 
 
-def test_a_step_that_holds_the_interpreter_for_longer_than_its_lease_runs_once(stack: Stack, effects: Path) -> None:
+def test_a_step_that_holds_the_interpreter_for_longer_than_its_lease_runs_once(
+    stack: Stack, effects: Path
+) -> None:
     seconds = stack.settings.lease_seconds + 4
     [sent] = send("test/patient", {"key": "gil", "how": "gil", "seconds": seconds})
     assert settled(sent, 60)["status"] == "succeeded"
@@ -83,17 +115,32 @@ def test_a_step_that_holds_the_interpreter_for_longer_than_its_lease_runs_once(s
     assert [(row["crashes"], row["attempt"]) for row in rows([sent])] == [(0, 1)]
 
 
-def test_a_step_that_holds_the_interpreter_past_its_limit_is_killed_and_it_alone_is_charged(stack: Stack, effects: Path) -> None:
-    ids = send([Event("test/hanging", {"key": "gil-limit", "n": n, **({"how": "gil", "seconds": 600} if n == 2 else {})}) for n in range(12)])
+def test_a_step_that_holds_the_interpreter_past_its_limit_is_killed_and_it_alone_is_charged(
+    stack: Stack, effects: Path
+) -> None:
+    ids = send(
+        [
+            Event(
+                "test/hanging",
+                {"key": "gil-limit", "n": n, **({"how": "gil", "seconds": 600} if n == 2 else {})},
+            )
+            for n in range(12)
+        ]
+    )
     ended = [settled(one, 120) for one in ids]
-    assert [row["status"] for row in ended] == ["succeeded" if n != 2 else "failed" for n in range(12)]
+    assert [row["status"] for row in ended] == [
+        "succeeded" if n != 2 else "failed" for n in range(12)
+    ]
     assert ended[2]["error"]["type"] == "StepTimeout"
     assert [row["attempt"] for n, row in enumerate(ended) if n != 2] == [1] * 11
     assert {row["crashes"] for row in rows(ids)} == {0}
 
 
 def test_hung_events_do_not_stop_a_stack(stack: Stack, effects: Path) -> None:
-    hung = [send("test/hanging", {"key": f"many{n}", "how": "wait"})[0] for n in range(stack.settings.concurrency)]
+    hung = [
+        send("test/hanging", {"key": f"many{n}", "how": "wait"})[0]
+        for n in range(stack.settings.concurrency)
+    ]
     wait_until(lambda: all(marks(effects, f"many{n}") for n in range(len(hung))))
     [sent] = send("test/steps", {"n": 1})
     assert settled(sent, 60)["status"] == "succeeded"
@@ -101,41 +148,75 @@ def test_hung_events_do_not_stop_a_stack(stack: Stack, effects: Path) -> None:
 
 
 def test_an_op_in_a_process_of_its_own_obeys_the_limit(stack: Stack, effects: Path) -> None:
-    ids = send([Event("test/apart", {"key": "apart", "n": n, **({"how": "wait", "hang_until": 1} if n == 1 else {})}) for n in range(6)])
+    ids = send(
+        [
+            Event(
+                "test/apart",
+                {"key": "apart", "n": n, **({"how": "wait", "hang_until": 1} if n == 1 else {})},
+            )
+            for n in range(6)
+        ]
+    )
     assert [settled(one, 90)["status"] for one in ids] == ["succeeded"] * 6
     assert {row["crashes"] for row in rows(ids)} == {0}
     assert sum(marks(effects, "apart").values()) == 6 * 2 + 1
 
 
 @pytest.mark.parametrize("how", ["wait", "gil"])
-def test_a_cancelled_invocation_whose_step_hangs_ends_and_its_neighbours_go_on(stack: Stack, effects: Path, how: str) -> None:
+def test_a_cancelled_invocation_whose_step_hangs_ends_and_its_neighbours_go_on(
+    stack: Stack, effects: Path, how: str
+) -> None:
     key = f"cancel-{how}"
-    ids = send([Event("test/patient", {"key": key, "n": n, **({"how": how, "seconds": 600} if n == 1 else {})}) for n in range(8)])
+    ids = send(
+        [
+            Event(
+                "test/patient",
+                {"key": key, "n": n, **({"how": how, "seconds": 600} if n == 1 else {})},
+            )
+            for n in range(8)
+        ]
+    )
     wait_until(lambda: marks(effects, key)["begun 1 1"])
     began = time.monotonic()
     list(perform(Selection(events=(ids[1],)), "cancel"))
-    assert [settled(one, 60)["status"] for one in ids] == ["succeeded" if n != 1 else "cancelled" for n in range(8)]
+    assert [settled(one, 60)["status"] for one in ids] == [
+        "succeeded" if n != 1 else "cancelled" for n in range(8)
+    ]
     assert time.monotonic() - began < 30
     assert {row["crashes"] for row in rows(ids)} == {0}
 
 
-def test_a_run_that_is_terminated_ends_although_its_threads_do_not(stack: Stack, effects: Path) -> None:
-    ids = send([Event("test/patient", {"key": "terminate", "n": n, "how": "wait"}) for n in range(3)])
+def test_a_run_that_is_terminated_ends_although_its_threads_do_not(
+    stack: Stack, effects: Path
+) -> None:
+    ids = send(
+        [Event("test/patient", {"key": "terminate", "n": n, "how": "wait"}) for n in range(3)]
+    )
     wait_until(lambda: len(marks(effects, "terminate")) == 3)
     [run_id] = {row["run_id"] for row in rows(ids)}
     terminate(run_id)
     assert finished(run_id) == "CANCELED"
     assert [settled(one)["status"] for one in ids] == ["cancelled"] * 3
     with database.connection() as connection:
-        row = connection.execute("SELECT worker FROM runyard.batches WHERE run_id = %s", (run_id,)).fetchone()
+        row = connection.execute(
+            "SELECT worker FROM runyard.batches WHERE run_id = %s", (run_id,)
+        ).fetchone()
     assert row is not None
     child = int(str(row["worker"]).rsplit(":", 1)[1])
-    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    wait_until(
+        lambda: (
+            not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+        )
+    )
 
 
-def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_step_that_hangs(stack: Stack, effects: Path) -> None:
+def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_step_that_hangs(
+    stack: Stack, effects: Path
+) -> None:
     [sent] = send("test/patient", {"key": "stop", "how": "wait", "hang_until": 0, "seconds": 600})
-    wait_until(lambda: event(sent)["invocations"][0]["status"] == "running" and marks(effects, "stop"))
+    wait_until(
+        lambda: event(sent)["invocations"][0]["status"] == "running" and marks(effects, "stop")
+    )
     worker = psutil.Process(stack.pid("worker"))
     family = [worker, *worker.children(recursive=True)]
     worker.terminate()
@@ -150,11 +231,15 @@ def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_step_that_hangs(stack
 def _batches(function: str) -> list[str]:
     """The ids of all batches of a function so far."""
     with database.connection() as connection:
-        rows = connection.execute("SELECT id FROM runyard.batches WHERE function = %s ORDER BY id", (function,)).fetchall()
+        rows = connection.execute(
+            "SELECT id FROM runyard.batches WHERE function = %s ORDER BY id", (function,)
+        ).fetchall()
     return [str(row["id"]) for row in rows]
 
 
-def test_a_resource_that_takes_longer_than_a_lease_to_be_made_is_waited_for(stack: Stack, effects: Path) -> None:
+def test_a_resource_that_takes_longer_than_a_lease_to_be_made_is_waited_for(
+    stack: Stack, effects: Path
+) -> None:
     (effects / "slow").write_text(str(stack.settings.lease_seconds + 4))
     [sent] = send("test/slow")
     assert settled(sent, 60)["status"] == "succeeded"
@@ -162,14 +247,18 @@ def test_a_resource_that_takes_longer_than_a_lease_to_be_made_is_waited_for(stac
     assert len(runs_of(sent)) == 1
 
 
-def test_a_resource_that_hangs_takes_one_slot_until_its_limit_and_the_run_begins_when_it_does_not(stack: Stack, effects: Path) -> None:
+def test_a_resource_that_hangs_takes_one_slot_until_its_limit_and_the_run_begins_when_it_does_not(
+    stack: Stack, effects: Path
+) -> None:
     (effects / "slow").write_text("600")
     [sent] = send("test/hurried")
     time.sleep(stack.settings.lease_seconds + 8)
     [other] = send("test/steps", {"n": 1})
     assert settled(other, 30)["status"] == "succeeded"
     with database.connection() as connection:
-        row = connection.execute("SELECT error->>'message' AS why FROM runyard.failed_launches WHERE function = 'hurried'").fetchone()
+        row = connection.execute(
+            "SELECT error->>'message' AS why FROM runyard.failed_launches WHERE function = 'hurried'"
+        ).fetchone()
     assert row is not None
     assert "did not come to its events within 3 s" in str(row["why"])
     (effects / "slow").unlink()
@@ -194,5 +283,11 @@ def test_a_run_whose_resource_hangs_can_be_terminated(stack: Stack, effects: Pat
     children = {child.pid for child in worker.children()}
     terminate(run_id)
     assert (finished(run_id), settled(sent)["status"]) == ("CANCELED", "cancelled")
-    wait_until(lambda: {child.pid for child in worker.children() if child.status() != psutil.STATUS_ZOMBIE} - children, 40)
+    wait_until(
+        lambda: (
+            {child.pid for child in worker.children() if child.status() != psutil.STATUS_ZOMBIE}
+            - children
+        ),
+        40,
+    )
     (effects / "slow").unlink()

@@ -28,13 +28,21 @@ def runs_of(ids: list[str]) -> int:
 
 # With all of them two; for each that kills seven halves at most, and its attempts alone; and those that
 # were left out of a search, in parts that get smaller with each one that was found.
-@pytest.mark.parametrize(("poisons", "most_runs"), [([37], 2 + 7 + 2 + ATTEMPTS), ([10, 50, 90], 2 + 3 * (7 + 2 + ATTEMPTS))])
-def test_those_that_kill_their_process_are_found_by_halves_and_the_others_end_well(stack: Stack, poisons: list[int], most_runs: int) -> None:
+@pytest.mark.parametrize(
+    ("poisons", "most_runs"),
+    [([37], 2 + 7 + 2 + ATTEMPTS), ([10, 50, 90], 2 + 3 * (7 + 2 + ATTEMPTS))],
+)
+def test_those_that_kill_their_process_are_found_by_halves_and_the_others_end_well(
+    stack: Stack, poisons: list[int], most_runs: int
+) -> None:
     ids = send([Event("test/swallow", {"poison": n in poisons}) for n in range(100)])
     final = "SELECT count(*) AS n FROM runyard.invocations WHERE event_id = ANY (%s) AND status IN ('succeeded', 'failed')"
     wait_until(lambda: rows(final, ids) == [{"n": 100}], 200)
     found = [settled(one) for one in ids]
     assert [n for n in range(100) if found[n]["status"] == "failed"] == poisons
-    assert {(row["status"], row["attempt"]) for row in found} == {("succeeded", 1), ("failed", ATTEMPTS)}
+    assert {(row["status"], row["attempt"]) for row in found} == {
+        ("succeeded", 1),
+        ("failed", ATTEMPTS),
+    }
     assert all("with nothing else in the run" in found[n]["error"]["message"] for n in poisons)
     assert runs_of(ids) <= most_runs

@@ -14,7 +14,9 @@ from tests.servers import pgbouncer
 _POOL = 6
 
 
-def test_through_pgbouncer_events_are_done_and_nothing_is_left_in_its_sessions(own_database: str, tmp_path: Path) -> None:
+def test_through_pgbouncer_events_are_done_and_nothing_is_left_in_its_sessions(
+    own_database: str, tmp_path: Path
+) -> None:
     port = free_port()
     with pgbouncer(tmp_path, own_database, pool_size=_POOL) as through:
         urls = {"DATABASE_URL": through, "RUNYARD_DIRECT_DATABASE_URL": own_database}
@@ -23,16 +25,24 @@ def test_through_pgbouncer_events_are_done_and_nothing_is_left_in_its_sessions(o
             assert "ok" in doctor("migrations", **urls)
             ids = [_post(port, n) for n in range(20)]
             assert [settled(one, 60)["output"]["n"] for one in ids] == list(range(1, 21))
-            for setting, usual in (("lock_timeout", "0"), ("statement_timeout", "0"), ("search_path", "public")):
+            for setting, usual in (
+                ("lock_timeout", "0"),
+                ("statement_timeout", "0"),
+                ("search_path", "public"),
+            ):
                 assert _everywhere(through, f"SHOW {setting}") == {usual}
-            assert _everywhere(through, "SELECT count(*)::text FROM pg_prepared_statements") == {"0"}
+            assert _everywhere(through, "SELECT count(*)::text FROM pg_prepared_statements") == {
+                "0"
+            }
             assert "does not exist" not in log.read_text()
 
 
 def _post(port: int, n: int) -> str:
     """Send an event over HTTP; return its id."""
     body = json.dumps({"name": "test/steps", "data": {"n": n}}).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/e/key", body), timeout=30) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"http://127.0.0.1:{port}/e/key", body), timeout=30
+    ) as answer:
         return str(json.load(answer)["ids"][0])
 
 
@@ -42,7 +52,9 @@ def _everywhere(through: str, question: str) -> set[str]:
 
     def ask() -> bool:
         opened = [psycopg.connect(through, prepare_threshold=None) for _ in range(_POOL - 1)]
-        for connection in opened:  # each in a transaction that stays open, so that the next one gets another session
+        for connection in (
+            opened
+        ):  # each in a transaction that stays open, so that the next one gets another session
             row = connection.execute(question.encode()).fetchone()
             assert row is not None
             answers[connection.info.backend_pid] = str(row[0])

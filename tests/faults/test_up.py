@@ -26,9 +26,22 @@ from tests.conftest import ROOT, wait_until
 def home() -> Iterator[Path]:
     """A copy of the project in a folder of its own."""
     folder = Path(tempfile.mkdtemp(prefix="ryh-", dir="/tmp"))
-    for name in ("pipelines", "sensors", "schedules", "assets", "resources", "templates", "config", "runyard", "dagster.yaml", "workspace.yaml"):
+    for name in (
+        "pipelines",
+        "sensors",
+        "schedules",
+        "assets",
+        "resources",
+        "templates",
+        "config",
+        "runyard",
+        "dagster.yaml",
+        "workspace.yaml",
+    ):
         source = ROOT / name
-        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
+        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(
+            source, folder / name
+        )
     yield folder
     delete_embedded(postgres_dir(folder))
     shutil.rmtree(folder, ignore_errors=True)
@@ -36,7 +49,11 @@ def home() -> Iterator[Path]:
 
 def environment(home: Path) -> dict[str, str]:
     """The variables of a person who has set none but a port."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RUNYARD_", "DAGSTER_", "SENDGRID_", "MAIL_", "DATABASE_URL"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RUNYARD_", "DAGSTER_", "SENDGRID_", "MAIL_", "DATABASE_URL"))
+    }
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -68,7 +85,10 @@ def open_to_others(folder: Path) -> list[Path]:
 def _takes_mail(home: Path) -> bool:
     """Whether the database is there, the mail function is registered, and a worker is alive."""
     try:
-        return query(home, "SELECT count(*) FROM runyard.workers, runyard.functions WHERE functions.name = 'send_email'") == [(1,)]
+        return query(
+            home,
+            "SELECT count(*) FROM runyard.workers, runyard.functions WHERE functions.name = 'send_email'",
+        ) == [(1,)]
     except (psycopg.Error, AssertionError):
         return False
 
@@ -86,7 +106,11 @@ def belonging(home: Path) -> list[str]:
     found: list[str] = []
     for process in psutil.process_iter(["cmdline", "cwd", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
-        if str(home) in line or process.info["cwd"] == str(home) or str(home) in ((process.info["environ"] or {}).get("RUNYARD_HOME") or ""):
+        if (
+            str(home) in line
+            or process.info["cwd"] == str(home)
+            or str(home) in ((process.info["environ"] or {}).get("RUNYARD_HOME") or "")
+        ):
             found.append(line)
     return found
 
@@ -94,10 +118,18 @@ def belonging(home: Path) -> list[str]:
 def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> None:
     variables = environment(home)
     with (home / "up.log").open("w") as log:
-        up = subprocess.Popen([sys.executable, "-m", "runyard", "up"], cwd=home, env=variables, stdout=log, stderr=subprocess.STDOUT)
+        up = subprocess.Popen(
+            [sys.executable, "-m", "runyard", "up"],
+            cwd=home,
+            env=variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     try:
         wait_until(lambda: "Ready." in (home / "up.log").read_text(), 90)
-        assert query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(500,)]
+        assert query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [
+            (500,)
+        ]
         assert ("RUNYARD_POSTGRES_DIR" in (home / "up.log").read_text()) == (os.geteuid() == 0)
 
         # The database is started again when it dies.
@@ -107,13 +139,33 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
 
         source = home / "sensors" / "email.py"
         source.write_text(source.read_text().replace("max_batch=500", "max_batch=7"))
-        wait_until(lambda: query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'") == [(7,)], 60)
+        wait_until(
+            lambda: (
+                query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'")
+                == [(7,)]
+            ),
+            60,
+        )
 
         send = subprocess.run(
-            [sys.executable, "-m", "runyard", "send", "email/send.requested", "--data", '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}'],
-            cwd=home, env=variables, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{send.stdout.strip()}-*.eml")), 60)
+            [
+                sys.executable,
+                "-m",
+                "runyard",
+                "send",
+                "email/send.requested",
+                "--data",
+                '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}',
+            ],
+            cwd=home,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        wait_until(
+            lambda: list((home / ".runyard" / "outbox").glob(f"{send.stdout.strip()}-*.eml")), 60
+        )
         assert open_to_others(home / ".runyard") == []
         assert open_to_others(postgres_dir(home)) == []
     finally:
@@ -135,14 +187,23 @@ def test_redis_can_carry_the_runs(home: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    redis = subprocess.Popen([program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)], stdout=subprocess.DEVNULL)
+    redis = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
     up = subprocess.Popen(
-        [sys.executable, "-m", "runyard", "up"], cwd=home, env={**variables, "RUNYARD_BROKER_URL": f"redis://127.0.0.1:{port}/0"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "runyard", "up"],
+        cwd=home,
+        env={**variables, "RUNYARD_BROKER_URL": f"redis://127.0.0.1:{port}/0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         wait_until(lambda: _takes_mail(home), 90)
-        [(event_id,)] = query(home, 'SELECT runyard.send(\'email/send.requested\', \'{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}\')')
+        [(event_id,)] = query(
+            home,
+            'SELECT runyard.send(\'email/send.requested\', \'{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}\')',
+        )
         wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{event_id}-*.eml")), 60)
         assert not list((home / ".runyard").glob("broker/queue/*"))
     finally:
@@ -153,7 +214,14 @@ def test_redis_can_carry_the_runs(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:
-    up = subprocess.Popen([sys.executable, "-m", "runyard", "up"], cwd=home, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    up = subprocess.Popen(
+        [sys.executable, "-m", "runyard", "up"],
+        cwd=home,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert up.stdout is not None
     for line in up.stdout:
         if "Ready." in line:
@@ -167,7 +235,11 @@ def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:
 
 def _told_by_the_readme(command: str) -> str:
     """The block of shell commands of the README that this one is part of."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```$",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
     [found] = [block for block in blocks if command in block]
     return found
 
@@ -177,16 +249,41 @@ def test_dagster_dev_works_as_the_readme_tells_it_with_no_variable_set(home: Pat
     variables = {name: value for name, value in environment(home).items() if name != "RUNYARD_PORT"}
     log = home / "dev.log"
     with log.open("w") as output:
-        dev = subprocess.Popen(["bash", "-e", "-c", _told_by_the_readme("dagster dev")], cwd=home, env=variables, stdout=output, stderr=output, start_new_session=True)
+        dev = subprocess.Popen(
+            ["bash", "-e", "-c", _told_by_the_readme("dagster dev")],
+            cwd=home,
+            env=variables,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         # Not before Dagster is there: `_answers` until `runyard migrate` has made the database.
-        wait_until(lambda: dev.poll() is not None or (_answers(home) and "Serving dagster-webserver" in log.read_text()), 90)
+        wait_until(
+            lambda: (
+                dev.poll() is not None
+                or (_answers(home) and "Serving dagster-webserver" in log.read_text())
+            ),
+            90,
+        )
         assert dev.poll() is None, log.read_text()
         send = subprocess.run(
-            [home / ".venv" / "bin" / "runyard", "send", "email/send.requested", "--data", '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}'],
-            cwd=home, env=variables, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        wait_until(lambda: query(home, "SELECT status FROM runyard.invocations") == [("succeeded",)], 90)
+            [
+                home / ".venv" / "bin" / "runyard",
+                "send",
+                "email/send.requested",
+                "--data",
+                '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}',
+            ],
+            cwd=home,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        wait_until(
+            lambda: query(home, "SELECT status FROM runyard.invocations") == [("succeeded",)], 90
+        )
         assert list((home / ".runyard" / "outbox").glob(f"{send.stdout.strip()}-*.eml"))
     finally:
         children = psutil.Process(dev.pid).children(recursive=True)

@@ -48,10 +48,13 @@ def runyard_definitions(sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch)
     return Definitions(
         jobs=[send_email],
         resources={
-            "io_manager": BatchIOManager(), "messages": EmailMessages(),
-            "mailer": SendGridMailer(api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0),
+            "io_manager": BatchIOManager(),
+            "messages": EmailMessages(),
+            "mailer": SendGridMailer(
+                api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0
+            ),
         },
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +67,9 @@ def empty(instance: DagsterInstance) -> None:
 
 
 @pytest.fixture
-def run_function(instance: DagsterInstance, sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch) -> RunFunction:
+def run_function(
+    instance: DagsterInstance, sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch
+) -> RunFunction:
     """Claim what is due of a function and run its job on it, in this process."""
     monkeypatch.setenv("SENDGRID_API_KEY", sendgrid.key)
 
@@ -77,15 +82,20 @@ def run_function(instance: DagsterInstance, sendgrid: FakeSendGrid, monkeypatch:
         definitions = Definitions(
             jobs=[send_email, steps, breaking],
             resources={
-                "io_manager": BatchIOManager(), "messages": EmailMessages(),
-                "mailer": SendGridMailer(api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0),
+                "io_manager": BatchIOManager(),
+                "messages": EmailMessages(),
+                "mailer": SendGridMailer(
+                    api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0
+                ),
             },
-        )  # fmt: skip
+        )
         if "run_config" not in more:
             claims = dispatch.claim(function)
             assert claims, "nothing is due"
             more["tags"] = {BATCH: claims[0].batch_id}
-        return definitions.get_job_def(function.job).execute_in_process(instance=instance, raise_on_error=False, **more)
+        return definitions.get_job_def(function.job).execute_in_process(
+            instance=instance, raise_on_error=False, **more
+        )
 
     return run
 

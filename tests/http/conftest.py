@@ -10,8 +10,8 @@ from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.settings import settings
 from tests.conftest import use_database
-from tests.door import Door, published
 from tests.fake_gemini import FakeGemini
+from tests.web_process import WebProcess, published
 
 SIGNING_SECRET = "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
 ORIGIN = "https://shop.example"
@@ -20,7 +20,7 @@ ORIGIN = "https://shop.example"
 @pytest.fixture(scope="package")
 def door_url(server: str) -> str:
     """The URL of the database behind the door."""
-    return use_database(server, "door")
+    return use_database(server, "web")
 
 
 @pytest.fixture(scope="package")
@@ -31,16 +31,29 @@ def gemini() -> Iterator[FakeGemini]:
 
 
 @pytest.fixture(scope="package")
-def door(door_url: str, gemini: FakeGemini, sendgrid_keys: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def web(
+    door_url: str,
+    gemini: FakeGemini,
+    sendgrid_keys: tuple[Any, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[WebProcess]:
     """The gateway, with a key of every kind."""
     os.environ["RUNYARD_ENVIRONMENT"] = "test"
     settings.cache_clear()
-    made = Door(
-        door_url, tmp_path_factory.mktemp("door") / "log", RUNYARD_SIGNING_SECRETS=f"old-secret-of-the-tests,{SIGNING_SECRET}", RUNYARD_CORS_ORIGINS=ORIGIN,
-        RUNYARD_LOG_LEVEL="info", RUNYARD_CLIENT_SECONDS="3", RUNYARD_UNKNOWN_KEY_RATE="1000", SENDGRID_WEBHOOK_PUBLIC_KEY=sendgrid_keys[1],
-        GITHUB_WEBHOOK_SECRET="github-secret", STRIPE_WEBHOOK_SECRET="stripe-secret",
-        GEMINI_API_KEY=gemini.key, GEMINI_API_HOST=gemini.url,
-    )  # fmt: skip
+    made = WebProcess(
+        door_url,
+        tmp_path_factory.mktemp("web") / "log",
+        RUNYARD_SIGNING_SECRETS=f"old-secret-of-the-tests,{SIGNING_SECRET}",
+        RUNYARD_CORS_ORIGINS=ORIGIN,
+        RUNYARD_LOG_LEVEL="info",
+        RUNYARD_CLIENT_TIMEOUT="3",
+        RUNYARD_UNKNOWN_KEY_RATE_LIMIT="1000",
+        SENDGRID_WEBHOOK_PUBLIC_KEY=sendgrid_keys[1],
+        GITHUB_WEBHOOK_SECRET="github-secret",
+        STRIPE_WEBHOOK_SECRET="stripe-secret",
+        GEMINI_API_KEY=gemini.key,
+        GEMINI_API_HOST=gemini.url,
+    )
     made.make_keys()
     made.start()
     yield made
@@ -57,7 +70,9 @@ def sendgrid_keys() -> tuple[Any, str]:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     private = ec.generate_private_key(ec.SECP256R1())
-    return private, b64encode(private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+    return private, b64encode(
+        private.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ).decode()
 
 
 @pytest.fixture(autouse=True)

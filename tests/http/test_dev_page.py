@@ -14,10 +14,20 @@ from runyard.functions.registry import Function
 from runyard.gateway.dev import search
 from runyard.store import database
 from tests.conftest import wait_until
-from tests.door import Door, count
 from tests.http.test_history import run_through
+from tests.web_process import WebProcess, count
 
-PAGES = ["/dev", "/dev/functions", "/dev/functions/greet", "/dev/send", "/dev/send?name=email/send.requested", "/dev/outbox", "/dev/content", "/dev/media", "/dev/health"]
+PAGES = [
+    "/dev",
+    "/dev/functions",
+    "/dev/functions/greet",
+    "/dev/send",
+    "/dev/send?name=email/send.requested",
+    "/dev/outbox",
+    "/dev/content",
+    "/dev/media",
+    "/dev/health",
+]
 TOKEN = re.compile(r'name="token" value="(\w+)"')
 
 
@@ -26,11 +36,11 @@ class Visitor:
 
     here: ClassVar[list["Visitor"]] = []
 
-    def __init__(self, door: Door, key: str | None = None) -> None:
-        self.http = httpx.Client(base_url=door.url, timeout=30)
+    def __init__(self, web: WebProcess, key: str | None = None) -> None:
+        self.http = httpx.Client(base_url=web.url, timeout=30)
         self.here.append(self)
         if key is not None:
-            self.log_in(door.keys[key])
+            self.log_in(web.keys[key])
 
     def log_in(self, key: str, **more: Any) -> httpx.Response:
         return self.post("/dev/login", page="/dev/login", key=key, **more)
@@ -42,9 +52,19 @@ class Visitor:
         found = TOKEN.search(self.get(page).text)
         return found[1] if found else ""
 
-    def post(self, path: str, page: str = "/dev/functions", headers: dict[str, str] | None = None, **fields: str) -> httpx.Response:
+    def post(
+        self,
+        path: str,
+        page: str = "/dev/functions",
+        headers: dict[str, str] | None = None,
+        **fields: str,
+    ) -> httpx.Response:
         """Send a form of a page, with its token unless another is given."""
-        return self.http.post(path, data={"token": self.token(page), **fields}, headers={"Origin": str(self.http.base_url), **(headers or {})})
+        return self.http.post(
+            path,
+            data={"token": self.token(page), **fields},
+            headers={"Origin": str(self.http.base_url), **(headers or {})},
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -55,104 +75,193 @@ def _leaving() -> Iterator[None]:
 
 
 @pytest.fixture
-def visitor(door: Door) -> Visitor:
-    return Visitor(door, "all")
+def visitor(web: WebProcess) -> Visitor:
+    return Visitor(web, "all")
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_without_a_key_there_is_a_form_for_one_and_nothing_else(door: Door, path: str) -> None:
+def test_without_a_key_there_is_a_form_for_one_and_nothing_else(web: WebProcess, path: str) -> None:
     send("secret/event")
-    answer = Visitor(door).get(path)
+    answer = Visitor(web).get(path)
     assert answer.status_code == 401 and 'name="key"' in answer.text
     assert "secret/event" not in answer.text and "also" not in answer.text
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_with_a_key_every_page_is_there_and_says_what_a_browser_may_do_with_it(visitor: Visitor, path: str) -> None:
+def test_with_a_key_every_page_is_there_and_says_what_a_browser_may_do_with_it(
+    visitor: Visitor, path: str
+) -> None:
     answer = visitor.get(path)
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy and "form-action 'self'" in policy
-    assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-store")
+    assert (
+        "default-src 'none'" in policy
+        and "unsafe" not in policy
+        and "frame-ancestors 'none'" in policy
+        and "form-action 'self'" in policy
+    )
+    assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == (
+        "nosniff",
+        "no-store",
+    )
     assert not re.search(r"<script(?![^>]*\bsrc=)|\bon\w+=|\bstyle=|javascript:", answer.text)
     assert not re.search(r'(src|href)="(https?:)?//', answer.text)
 
 
-def test_the_key_is_kept_where_no_script_reads_it_and_given_back(door: Door) -> None:
-    visitor = Visitor(door)
-    answer = visitor.log_in(door.keys["read"], to="/dev/functions")
+def test_the_key_is_kept_where_no_script_reads_it_and_given_back(web: WebProcess) -> None:
+    visitor = Visitor(web)
+    answer = visitor.log_in(web.keys["read"], to="/dev/functions")
     assert (answer.status_code, answer.headers["location"]) == (303, "/dev/functions")
     cookie = answer.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=lax" in cookie and "Path=/dev" in cookie and "Secure" not in cookie
-    assert "Secure" in Visitor(door).log_in(door.keys["read"], headers={"X-Forwarded-Proto": "https"}).headers["set-cookie"]
+    assert (
+        "HttpOnly" in cookie
+        and "SameSite=lax" in cookie
+        and "Path=/dev" in cookie
+        and "Secure" not in cookie
+    )
+    assert (
+        "Secure"
+        in Visitor(web)
+        .log_in(web.keys["read"], headers={"X-Forwarded-Proto": "https"})
+        .headers["set-cookie"]
+    )
     assert "Key: read" in visitor.get("/dev").text
-    assert visitor.log_in(door.keys["read"], to="/dev?status=failed").headers["location"] == "/dev?status=failed"
-    assert 'name="to" value="/dev?status=failed&amp;name=a"' in Visitor(door).get("/dev?status=failed&name=a").text
-    assert visitor.log_in(door.keys["read"], to="https://evil.example/").headers["location"] == "/dev"
-    assert visitor.log_in(door.keys["read"], to="/developers-beware").headers["location"] == "/dev"
-    assert door.keys["read"] not in visitor.get("/dev").text and door.keys["read"] not in door.log()
+    assert (
+        visitor.log_in(web.keys["read"], to="/dev?status=failed").headers["location"]
+        == "/dev?status=failed"
+    )
+    assert (
+        'name="to" value="/dev?status=failed&amp;name=a"'
+        in Visitor(web).get("/dev?status=failed&name=a").text
+    )
+    assert (
+        visitor.log_in(web.keys["read"], to="https://evil.example/").headers["location"] == "/dev"
+    )
+    assert visitor.log_in(web.keys["read"], to="/developers-beware").headers["location"] == "/dev"
+    assert web.keys["read"] not in visitor.get("/dev").text and web.keys["read"] not in web.log()
     visitor.post("/dev/logout")
     assert visitor.get("/dev").status_code == 401
 
 
-def test_a_wrong_key_and_one_that_may_not_read_are_refused_in_words(door: Door) -> None:
-    wrong = Visitor(door).log_in("not-a-key-of-this-door")
+def test_a_wrong_key_and_one_that_may_not_read_are_refused_in_words(web: WebProcess) -> None:
+    wrong = Visitor(web).log_in("not-a-key-of-this-door")
     assert wrong.status_code == 401 and "give a key that is valid here" in wrong.text
-    assert "this key may not read" in Visitor(door).log_in(door.keys["send"]).text
+    assert "this key may not read" in Visitor(web).log_in(web.keys["send"]).text
 
 
-def test_a_revoked_key_is_out(door: Door) -> None:
+def test_a_revoked_key_is_out(web: WebProcess) -> None:
     _, key = api_keys.create("short-lived", ["read"])
-    visitor = Visitor(door)
+    visitor = Visitor(web)
     assert visitor.log_in(key).status_code == 303
     api_keys.revoke("short-lived")
     assert wait_until(lambda: visitor.get("/dev").status_code == 401, 5)
 
 
-def test_a_key_that_only_reads_has_no_buttons_and_can_do_nothing(door: Door, functions: dict[str, Function]) -> None:
+def test_a_key_that_only_reads_has_no_buttons_and_can_do_nothing(
+    web: WebProcess, functions: dict[str, Function]
+) -> None:
     send("also/one")
     [invocation] = run_through(functions["also"], error="x")
-    reader = Visitor(door, "read")
+    reader = Visitor(web, "read")
     page = reader.get(f"/dev/invocations/{invocation}").text
-    assert "Replay" not in page and "Replay" in Visitor(door, "all").get(f"/dev/invocations/{invocation}").text
+    assert (
+        "Replay" not in page
+        and "Replay" in Visitor(web, "all").get(f"/dev/invocations/{invocation}").text
+    )
     answer = reader.post(f"/dev/invocations/{invocation}/replay", page="/dev")
     assert answer.status_code == 403 and "this key may not manage" in answer.text
-    assert reader.post("/dev/send", page="/dev", name="a/b", json="{}", do="send").status_code == 403
+    assert (
+        reader.post("/dev/send", page="/dev", name="a/b", json="{}", do="send").status_code == 403
+    )
     assert count("runyard.invocations") == 1 and count() == 1
 
 
-ACTIONS = ["/dev/events/{event}/replay", "/dev/invocations/1/replay", "/dev/invocations/1/cancel", "/dev/invocations/1/run-now", "/dev/functions/also/pause",
-    "/dev/functions/also/resume", "/dev/functions/also/replay-failures", "/dev/send", "/dev/logout"]  # fmt: skip
+ACTIONS = [
+    "/dev/events/{event}/replay",
+    "/dev/invocations/1/replay",
+    "/dev/invocations/1/cancel",
+    "/dev/invocations/1/run-now",
+    "/dev/functions/also/pause",
+    "/dev/functions/also/resume",
+    "/dev/functions/also/replay-failures",
+    "/dev/send",
+    "/dev/logout",
+]
 
 
 @pytest.mark.parametrize("path", ACTIONS)
-@pytest.mark.parametrize("attack", ["no token", "a wrong one", "one of other letters", "another visitor's", "another origin", "no origin that can be told"])
-def test_no_form_of_others_does_anything(visitor: Visitor, door: Door, functions: dict[str, Function], path: str, attack: str) -> None:
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "no token",
+        "a wrong one",
+        "one of other letters",
+        "another visitor's",
+        "another origin",
+        "no origin that can be told",
+    ],
+)
+def test_no_form_of_others_does_anything(
+    visitor: Visitor, web: WebProcess, functions: dict[str, Function], path: str, attack: str
+) -> None:
     [event_id] = send("also/one")
     run_through(functions["also"], error="x")
     before = count("runyard.invocations"), count()
-    token = {"no token": "", "a wrong one": "0" * 64, "one of other letters": "é", "another visitor's": Visitor(door, "manage").token("/dev/functions")}.get(
-        attack, visitor.token("/dev")
+    token = {
+        "no token": "",
+        "a wrong one": "0" * 64,
+        "one of other letters": "é",
+        "another visitor's": Visitor(web, "manage").token("/dev/functions"),
+    }.get(attack, visitor.token("/dev"))
+    origin = {"another origin": "https://evil.example", "no origin that can be told": "null"}.get(
+        attack, web.url
     )
-    origin = {"another origin": "https://evil.example", "no origin that can be told": "null"}.get(attack, door.url)
-    answer = visitor.http.post(path.format(event=event_id), data={"token": token, "name": "a/b", "do": "send"}, headers={"Origin": origin})
+    answer = visitor.http.post(
+        path.format(event=event_id),
+        data={"token": token, "name": "a/b", "do": "send"},
+        headers={"Origin": origin},
+    )
     assert answer.status_code == 403
     assert (count("runyard.invocations"), count()) == before
     assert visitor.get("/dev").status_code == 200
 
 
 def test_a_form_that_is_none_is_refused_in_words(visitor: Visitor) -> None:
-    answer = visitor.http.post("/dev/send", content=b"\xff\xfe", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    answer = visitor.http.post(
+        "/dev/send",
+        content=b"\xff\xfe",
+        headers={"Content-Type": "application/x-www-form-urlencoded"},
+    )
     assert answer.status_code == 400 and "open the page again" in answer.text
     assert visitor.http.post("/dev/send", content=b"a=" + b"x" * 11_000_000).status_code == 413
 
 
-@pytest.mark.parametrize("path", ["/dev/nothing", "/dev/events/none", "/dev/invocations/9", "/dev/invocations/x", "/dev/invocations/99999999999999999999",
-    "/dev/functions/none", "/dev/outbox/none", "/dev/outbox/none/html", "/dev/outbox/none/attachments/0", "/dev/content/none", "/dev/media/none",
-    "/dev/media/files/ab/none.webp", "/dev/media/files/ab/x.html", "/dev/media/files/%2e%2e/secret.png"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dev/nothing",
+        "/dev/events/none",
+        "/dev/invocations/9",
+        "/dev/invocations/x",
+        "/dev/invocations/99999999999999999999",
+        "/dev/functions/none",
+        "/dev/outbox/none",
+        "/dev/outbox/none/html",
+        "/dev/outbox/none/attachments/0",
+        "/dev/content/none",
+        "/dev/media/none",
+        "/dev/media/files/ab/none.webp",
+        "/dev/media/files/ab/x.html",
+        "/dev/media/files/%2e%2e/secret.png",
+    ],
+)
 def test_what_is_not_there_is_said_on_a_page(visitor: Visitor, path: str) -> None:
     answer = visitor.get(path)
-    assert answer.status_code == 404 and answer.headers["content-type"].startswith("text/html") and "<h1>Not found</h1>" in answer.text
+    assert (
+        answer.status_code == 404
+        and answer.headers["content-type"].startswith("text/html")
+        and "<h1>Not found</h1>" in answer.text
+    )
 
 
 def shown(visitor: Visitor, **search: str) -> list[str]:
@@ -160,40 +269,82 @@ def shown(visitor: Visitor, **search: str) -> list[str]:
     return re.findall(r'<li id="event-(\w+)"', visitor.get("/dev", params=search).text)
 
 
-def test_a_search_finds_by_name_id_status_time_and_data(visitor: Visitor, functions: dict[str, Function]) -> None:
-    [first] = send("also/one", {"to": ["ada@example.com"], "n": 7, "deep": {"er": True}}, id="order-1")
+def test_a_search_finds_by_name_id_status_time_and_data(
+    visitor: Visitor, functions: dict[str, Function]
+) -> None:
+    [first] = send(
+        "also/one", {"to": ["ada@example.com"], "n": 7, "deep": {"er": True}}, id="order-1"
+    )
     [second] = send("also/two", {"n": 8})
     [third] = send("nobody/waits", {"n": "7"})
     done = run_through(functions["also"])
     [fourth] = send("also/one")
     with database.connection() as connection:
-        connection.execute(b"UPDATE runyard.events SET received_at = now() - interval '3 hours' WHERE id = %s", (first,))
+        connection.execute(
+            b"UPDATE runyard.events SET received_at = now() - interval '3 hours' WHERE id = %s",
+            (first,),
+        )
     assert shown(visitor) == [fourth, third, second, first]
     assert shown(visitor, name="also/one") == [fourth, first]
-    assert shown(visitor, id=first) == shown(visitor, id="order-1") == shown(visitor, id=str(done[0])) == [first]
+    assert (
+        shown(visitor, id=first)
+        == shown(visitor, id="order-1")
+        == shown(visitor, id=str(done[0]))
+        == [first]
+    )
     assert shown(visitor, id="run-1") == [second, first]
     assert shown(visitor, id="no-such-id") == []
-    assert shown(visitor, status="succeeded") == [second, first] and shown(visitor, status="queued") == [fourth]
+    assert shown(visitor, status="succeeded") == [second, first] and shown(
+        visitor, status="queued"
+    ) == [fourth]
     assert shown(visitor, status="unmatched") == [third] and shown(visitor, status="failed") == []
-    assert shown(visitor, since="1h") == [fourth, third, second] and shown(visitor, until="1h") == [first]
+    assert shown(visitor, since="1h") == [fourth, third, second] and shown(visitor, until="1h") == [
+        first
+    ]
     assert shown(visitor, path="data.to = ada@example.com") == [first]
-    assert shown(visitor, path="data.n = 7") == [third, first] and shown(visitor, path='data.n = "7"') == [third]
-    assert shown(visitor, path="data.deep.er") == [first] and shown(visitor, path="$.data.n > 7") == [second]
+    assert shown(visitor, path="data.n = 7") == [third, first] and shown(
+        visitor, path='data.n = "7"'
+    ) == [third]
+    assert shown(visitor, path="data.deep.er") == [first] and shown(
+        visitor, path="$.data.n > 7"
+    ) == [second]
     assert shown(visitor, name="also/one", status="succeeded", path="data.n = 7") == [first]
 
 
 def test_the_engines_own_events_are_shown_where_they_are_asked_for(visitor: Visitor) -> None:
     with database.connection() as connection:
-        connection.execute(b"INSERT INTO runyard.events (id, name, source) VALUES ('own', 'runyard/function.finished', 'engine')")
+        connection.execute(
+            b"INSERT INTO runyard.events (id, name, source) VALUES ('own', 'runyard/function.finished', 'engine')"
+        )
     assert shown(visitor) == []
-    assert shown(visitor, internal="yes") == shown(visitor, name="runyard/function.finished") == shown(visitor, id="own") == ["own"]
+    assert (
+        shown(visitor, internal="yes")
+        == shown(visitor, name="runyard/function.finished")
+        == shown(visitor, id="own")
+        == ["own"]
+    )
 
 
-@pytest.mark.parametrize("search", [{"status": "maybe"}, {"since": "soonish"}, {"path": "$.data."}, {"path": "what?"}, {"before": "yesterday"}])
-def test_a_search_that_cannot_be_read_says_so_beside_the_form(visitor: Visitor, search: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"status": "maybe"},
+        {"since": "soonish"},
+        {"path": "$.data."},
+        {"path": "what?"},
+        {"before": "yesterday"},
+    ],
+)
+def test_a_search_that_cannot_be_read_says_so_beside_the_form(
+    visitor: Visitor, search: dict[str, str]
+) -> None:
     send("also/one")
     answer = visitor.get("/dev", params=search)
-    assert answer.status_code == 200 and 'role="alert"' in answer.text and next(iter(search)) in answer.text
+    assert (
+        answer.status_code == 200
+        and 'role="alert"' in answer.text
+        and next(iter(search)) in answer.text
+    )
 
 
 def test_pages_show_every_event_once(visitor: Visitor) -> None:
@@ -208,7 +359,9 @@ def test_pages_show_every_event_once(visitor: Visitor) -> None:
     assert sorted(found) == sorted(ids) and len(found) == len(set(found)) == 124
 
 
-def test_a_search_for_what_is_rare_ends_in_time_and_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_for_what_is_rare_ends_in_time_and_can_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The needle is the oldest event; a look of no time at all comes to a chunk, and says how far."""
     [needle] = send("also/one", {"needle": True})
     send([Event("nobody/waits") for _ in range(250)])
@@ -232,46 +385,85 @@ def test_what_an_event_caused_is_a_tree(visitor: Visitor, functions: dict[str, F
     [root] = send("also/root")
     [top] = run_through(functions["also"])
     with database.connection() as connection:
-        connection.execute(b"INSERT INTO runyard.events (id, name, source, caused_by) VALUES ('child', 'also/child', 'step', %s)", (top,))
+        connection.execute(
+            b"INSERT INTO runyard.events (id, name, source, caused_by) VALUES ('child', 'also/child', 'step', %s)",
+            (top,),
+        )
     [middle] = run_through(functions["also"])
     with database.connection() as connection:
-        connection.execute(b"INSERT INTO runyard.events (id, name, source, caused_by) VALUES ('grandchild', 'nobody/waits', 'step', %s)", (middle,))
+        connection.execute(
+            b"INSERT INTO runyard.events (id, name, source, caused_by) VALUES ('grandchild', 'nobody/waits', 'step', %s)",
+            (middle,),
+        )
     page = visitor.get(f"/dev/events/{root}").text
     tree = page[page.index("What it caused") :]
-    assert tree.index(f"/dev/invocations/{top}") < tree.index("/dev/events/child") < tree.index(f"/dev/invocations/{middle}") < tree.index("/dev/events/grandchild")
+    assert (
+        tree.index(f"/dev/invocations/{top}")
+        < tree.index("/dev/events/child")
+        < tree.index(f"/dev/invocations/{middle}")
+        < tree.index("/dev/events/grandchild")
+    )
     assert f"/dev/events/{root}" in visitor.get("/dev/events/child").text
 
 
-def test_an_event_that_causes_itself_again_and_again_does_not_hang_the_page(visitor: Visitor, functions: dict[str, Function]) -> None:
+def test_an_event_that_causes_itself_again_and_again_does_not_hang_the_page(
+    visitor: Visitor, functions: dict[str, Function]
+) -> None:
     [event_id] = send("also/loop")
     [invocation] = run_through(functions["also"])
     with database.connection() as connection:
-        connection.execute(b"UPDATE runyard.events SET caused_by = %s WHERE id = %s", (invocation, event_id))
+        connection.execute(
+            b"UPDATE runyard.events SET caused_by = %s WHERE id = %s", (invocation, event_id)
+        )
     assert visitor.get(f"/dev/events/{event_id}").status_code == 200
 
 
-def test_an_event_is_replayed_and_an_invocation_cancelled_and_run_now(visitor: Visitor, functions: dict[str, Function]) -> None:
+def test_an_event_is_replayed_and_an_invocation_cancelled_and_run_now(
+    visitor: Visitor, functions: dict[str, Function]
+) -> None:
     [event_id] = send("also/one")
     run_through(functions["also"])
     answer = visitor.post(f"/dev/events/{event_id}/replay")
     assert (answer.status_code, answer.headers["location"]) == (303, "/dev/invocations/2")
     assert visitor.post("/dev/invocations/2/cancel").headers["location"] == "/dev/invocations/2"
     again = visitor.post("/dev/invocations/2/cancel")
-    assert again.status_code == 409 and "cancelled already" in again.text and '<a href="/dev/invocations/2">Go back</a>' in again.text
+    assert (
+        again.status_code == 409
+        and "cancelled already" in again.text
+        and '<a href="/dev/invocations/2">Go back</a>' in again.text
+    )
     kept = visitor.post("/dev/invocations/1/replay", keep="yes").headers["location"]
     assert "Kept from the invocation that it replays" in visitor.get(kept).text
     [claim] = dispatch.claim(functions["also"]) or []
     dispatch.begin(claim.batch_id, "run-2")
-    dispatch.settle(claim.batch_id, "run-2", [Outcome(3, "queued", delay=60, attempt=1, error='{"step": "say-hello", "type": "OSError", "message": "away"}')])
+    dispatch.settle(
+        claim.batch_id,
+        "run-2",
+        [
+            Outcome(
+                3,
+                "queued",
+                delay=60,
+                attempt=1,
+                error='{"step": "say-hello", "type": "OSError", "message": "away"}',
+            )
+        ],
+    )
     page = visitor.get(kept).text
-    assert "Retry now" in page and "attempt 2 of the step that failed is still to come" in page and "OSError" in page
+    assert (
+        "Retry now" in page
+        and "attempt 2 of the step that failed is still to come" in page
+        and "OSError" in page
+    )
     assert visitor.post(f"{kept}/run-now").status_code == 303
     assert "waiting: no warm worker is alive" in visitor.get(kept).text
     assert "Retry now" not in visitor.get(kept).text
     assert visitor.post(f"{kept}/run-now").status_code == 409
 
 
-def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_first(visitor: Visitor, functions: dict[str, Function]) -> None:
+def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_first(
+    visitor: Visitor, functions: dict[str, Function]
+) -> None:
     send([Event("greet/requested", {"n": n}) for n in range(3)])
     run_through(functions["greet"], error="boom")
     page = visitor.get("/dev/functions").text
@@ -280,8 +472,13 @@ def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_fi
     assert dead.count("boom") == 3 and dead.count('<span class="tag failed">failed</span>') == 3
     assert visitor.post("/dev/functions/greet/pause").headers["location"] == "/dev/functions"
     assert "Resume" in visitor.get("/dev/functions/greet").text
-    assert visitor.post("/dev/functions/greet/replay-failures").headers["location"] == "/dev/functions/greet"
-    assert wait_until(lambda: count("runyard.invocations") == 9)  # three for each of two functions, and three again
+    assert (
+        visitor.post("/dev/functions/greet/replay-failures").headers["location"]
+        == "/dev/functions/greet"
+    )
+    assert wait_until(
+        lambda: count("runyard.invocations") == 9
+    )  # three for each of two functions, and three again
     page = visitor.get("/dev/functions/greet?only=dead-letters").text
     assert "None." in page
     assert dispatch.claim(functions["greet"]) == []
@@ -290,26 +487,47 @@ def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_fi
     assert visitor.post("/dev/functions/none/pause").status_code == 404
 
 
-def test_health_tells_what_waits_and_since_when(visitor: Visitor, functions: dict[str, Function]) -> None:
+def test_health_tells_what_waits_and_since_when(
+    visitor: Visitor, functions: dict[str, Function]
+) -> None:
     assert "Nothing waits." in visitor.get("/dev/health").text
     send([Event("also/one"), Event("also/two")])
     with database.connection() as connection:
-        connection.execute(b"UPDATE runyard.invocations SET due_at = now() - interval '90 s' WHERE id = 1")
+        connection.execute(
+            b"UPDATE runyard.invocations SET due_at = now() - interval '90 s' WHERE id = 1"
+        )
     page = visitor.get("/dev/health").text
-    assert re.search(r"<dt>queued</dt><dd>2</dd>", page) and re.search(r"<dt>oldest is due since</dt><dd>9\d\.\d s</dd>", page)
+    assert re.search(r"<dt>queued</dt><dd>2</dd>", page) and re.search(
+        r"<dt>oldest is due since</dt><dd>9\d\.\d s</dd>", page
+    )
     assert re.search(r"<dt>events a second</dt><dd>0\.2</dd>", page)
     assert "/dev/functions/also" in page and "the first is due since 9" in page
 
 
 def test_an_event_is_sent_by_form_and_by_json(visitor: Visitor) -> None:
-    fields = {"data.to": "ada@example.com\r\nbob@example.com", "data.subject": "Hi", "data.text": "one\r\ntwo"}
-    answer = visitor.post("/dev/send", name="email/send.requested", mode="form", do="send", id="once", **fields)
+    fields = {
+        "data.to": "ada@example.com\r\nbob@example.com",
+        "data.subject": "Hi",
+        "data.text": "one\r\ntwo",
+    }
+    answer = visitor.post(
+        "/dev/send", name="email/send.requested", mode="form", do="send", id="once", **fields
+    )
     assert answer.status_code == 303
-    again = visitor.post("/dev/send", name="email/send.requested", mode="form", do="send", id="once", **fields)
+    again = visitor.post(
+        "/dev/send", name="email/send.requested", mode="form", do="send", id="once", **fields
+    )
     assert again.headers["location"] == answer.headers["location"] and count() == 1
     page = visitor.get(answer.headers["location"]).text
     assert "bob@example.com" in page and "dev page" in page and "one\\ntwo" in page
-    raw = visitor.post("/dev/send", name="any/thing", mode="json", json='{"a": [1, {"b": null}]}', do="send", at="2099-01-01T00:00:00Z")
+    raw = visitor.post(
+        "/dev/send",
+        name="any/thing",
+        mode="json",
+        json='{"a": [1, {"b": null}]}',
+        do="send",
+        at="2099-01-01T00:00:00Z",
+    )
     assert raw.status_code == 303 and count() == 2
     like = visitor.get(f"/dev/send?event={raw.headers['location'].rpartition('/')[2]}").text
     assert "any/thing" in like and "&#34;b&#34;: null" in like
@@ -318,9 +536,23 @@ def test_an_event_is_sent_by_form_and_by_json(visitor: Visitor) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"name": "email/send.requested", "mode": "form", "data.to": "nobody"}, "is not an e-mail address"),
-        ({"name": "email/send.requested", "mode": "form", "data.to": "ada@example.com", "data.attachments": "{"}, "this is not JSON"),
-        ({"name": "email/send.requested", "mode": "json", "json": '{"to": 3}'}, "Input should be a valid list"),
+        (
+            {"name": "email/send.requested", "mode": "form", "data.to": "nobody"},
+            "is not an e-mail address",
+        ),
+        (
+            {
+                "name": "email/send.requested",
+                "mode": "form",
+                "data.to": "ada@example.com",
+                "data.attachments": "{",
+            },
+            "this is not JSON",
+        ),
+        (
+            {"name": "email/send.requested", "mode": "json", "json": '{"to": 3}'},
+            "Input should be a valid list",
+        ),
         ({"name": "a/b", "mode": "json", "json": "[1]"}, "no JSON object"),
         ({"name": "a/b", "mode": "json", "json": "[" * 100_000}, "this is not JSON"),
         ({"name": "a/b", "mode": "json", "json": '{"a": "\\u0000"}'}, "NUL"),
@@ -331,36 +563,54 @@ def test_an_event_is_sent_by_form_and_by_json(visitor: Visitor) -> None:
         ({"name": "a/b", "mode": "json", "json": "{}", "at": "1900-01-01"}, "between the years"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_sent(visitor: Visitor, fields: dict[str, str], says: str) -> None:
+def test_what_is_wrong_is_said_and_nothing_is_sent(
+    visitor: Visitor, fields: dict[str, str], says: str
+) -> None:
     answer = visitor.post("/dev/send", do="send", **fields)
     assert answer.status_code == 400 and says in answer.text and 'role="alert"' in answer.text
     assert count() == 0
 
 
-def test_an_id_that_another_transaction_holds_is_not_waited_for(door: Door, visitor: Visitor) -> None:
+def test_an_id_that_another_transaction_holds_is_not_waited_for(
+    web: WebProcess, visitor: Visitor
+) -> None:
     with database.transaction() as connection:
-        door.hold(connection, "a/b", "held")
+        web.hold(connection, "a/b", "held")
         answer = visitor.post("/dev/send", name="a/b", mode="json", json="{}", do="send", id="held")
-    assert answer.status_code == 503 and "another transaction holds what this needs" in answer.text and answer.headers["retry-after"]
+    assert (
+        answer.status_code == 503
+        and "another transaction holds what this needs" in answer.text
+        and answer.headers["retry-after"]
+    )
     assert count() == 1
 
 
 def test_a_check_says_the_same_and_shows_the_code(visitor: Visitor) -> None:
     answer = visitor.post("/dev/send", name="a/b", mode="json", json='{"n": 1}', do="check")
-    assert answer.status_code == 200 and "runyard.send(" in answer.text and "$RUNYARD_KEY" in answer.text and count() == 0
+    assert (
+        answer.status_code == 200
+        and "runyard.send(" in answer.text
+        and "$RUNYARD_KEY" in answer.text
+        and count() == 0
+    )
 
 
-def test_a_key_for_some_events_sees_none_of_it(door: Door) -> None:
+def test_a_key_for_some_events_sees_none_of_it(web: WebProcess) -> None:
     _, key = api_keys.create("shop-only", ["read", "send"], events=["shop/*"])
-    visitor = Visitor(door)
+    visitor = Visitor(web)
     visitor.log_in(key)
     refused = visitor.get("/dev")
     assert refused.status_code == 403 and "use a key that is for all" in refused.text
-    assert visitor.post("/dev/send", name="shop/paid", mode="json", json="{}", do="send").status_code == 403
+    assert (
+        visitor.post("/dev/send", name="shop/paid", mode="json", json="{}", do="send").status_code
+        == 403
+    )
 
 
 def test_a_page_is_a_stream_of_its_live_part_that_changes_with_it(visitor: Visitor) -> None:
-    with visitor.http.stream("GET", "/dev?name=nobody/waits", headers={"Accept": "text/event-stream"}) as answer:
+    with visitor.http.stream(
+        "GET", "/dev?name=nobody/waits", headers={"Accept": "text/event-stream"}
+    ) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = answer.iter_lines()
         assert next(lines) == "retry: 1500"
@@ -381,11 +631,25 @@ def message(lines: Iterator[str]) -> str:
 
 
 def test_no_secret_is_on_a_page(visitor: Visitor, functions: dict[str, Function]) -> None:
-    send("also/one", {"key": "github-secret", "url": "https://user:hunter2secret@example.com/", "text": "stripe-secret"})
+    send(
+        "also/one",
+        {
+            "key": "github-secret",
+            "url": "https://user:hunter2secret@example.com/",
+            "text": "stripe-secret",
+        },
+    )
     [invocation] = run_through(functions["also"], error="failed with github-secret")
     page = visitor.get(f"/dev/invocations/{invocation}").text
-    assert "github-secret" not in page and "stripe-secret" not in page and "hunter2secret" not in page and page.count("[redacted]") >= 4
-    with visitor.http.stream("GET", f"/dev/invocations/{invocation}", headers={"Accept": "text/event-stream"}) as answer:
+    assert (
+        "github-secret" not in page
+        and "stripe-secret" not in page
+        and "hunter2secret" not in page
+        and page.count("[redacted]") >= 4
+    )
+    with visitor.http.stream(
+        "GET", f"/dev/invocations/{invocation}", headers={"Accept": "text/event-stream"}
+    ) as answer:
         assert "github-secret" not in message(answer.iter_lines())
 
 

@@ -10,7 +10,7 @@ from runyard.engine import dispatch
 from runyard.engine.dispatch import Outcome
 from runyard.functions.registry import Function
 from runyard.store import database
-from tests.door import Door
+from tests.web_process import WebProcess
 
 
 def run_through(function: Function, *, error: str | None = None, run: str = "run-1") -> list[int]:
@@ -20,19 +20,40 @@ def run_through(function: Function, *, error: str | None = None, run: str = "run
         begun = dispatch.begin(claim.batch_id, run)
         assert begun is not None
         ids = [row["id"] for row in begun[1]]
-        dispatch.keep(claim.batch_id, run, "say-hello", [(one, 1, '{"said": "hello"}', None, 1.0, 2.0) for one in ids])
-        failure = f'{{"step": "say-hello", "type": "ValueError", "message": "{error}", "traceback": "line 1"}}' if error else None
-        dispatch.settle(claim.batch_id, run, [Outcome(one, "failed" if error else "succeeded", output=None if error else '{"ok": true}', error=failure) for one in ids])
+        dispatch.keep(
+            claim.batch_id,
+            run,
+            "say-hello",
+            [(one, 1, '{"said": "hello"}', None, 1.0, 2.0) for one in ids],
+        )
+        failure = (
+            f'{{"step": "say-hello", "type": "ValueError", "message": "{error}", "traceback": "line 1"}}'
+            if error
+            else None
+        )
+        dispatch.settle(
+            claim.batch_id,
+            run,
+            [
+                Outcome(
+                    one,
+                    "failed" if error else "succeeded",
+                    output=None if error else '{"ok": true}',
+                    error=failure,
+                )
+                for one in ids
+            ],
+        )
         done += ids
     return done
 
 
-def walk(door: Door, path: str, rows: str) -> list[Any]:
+def walk(web: WebProcess, path: str, rows: str) -> list[Any]:
     """All rows of all pages."""
     found: list[Any] = []
     cursor = ""
     while True:
-        page = door.get(f"{path}{'&' if '?' in path else '?'}limit=7{cursor}").json()
+        page = web.get(f"{path}{'&' if '?' in path else '?'}limit=7{cursor}").json()
         found += page[rows]
         if page["cursor"] is None:
             return found
@@ -40,12 +61,16 @@ def walk(door: Door, path: str, rows: str) -> list[Any]:
         cursor = f"&cursor={page['cursor']}"
 
 
-def test_pages_give_every_event_once_newest_first_while_others_come(door: Door) -> None:
-    ids = [one for n in range(5) for one in send([Event("greet/requested", {"n": n}) for _ in range(6)])]
+def test_pages_give_every_event_once_newest_first_while_others_come(web: WebProcess) -> None:
+    ids = [
+        one
+        for n in range(5)
+        for one in send([Event("greet/requested", {"n": n}) for _ in range(6)])
+    ]
     found: list[Any] = []
     cursor = ""
     for _ in range(5):
-        page = door.get(f"/api/events?limit=7{cursor}").json()
+        page = web.get(f"/api/events?limit=7{cursor}").json()
         found += page["events"]
         cursor = f"&cursor={page['cursor']}"
         send("greet/requested")
@@ -54,37 +79,61 @@ def test_pages_give_every_event_once_newest_first_while_others_come(door: Door) 
     assert places == sorted(places, reverse=True)
 
 
-def test_events_are_found_by_name_source_and_time(door: Door) -> None:
+def test_events_are_found_by_name_source_and_time(web: WebProcess) -> None:
     send([Event("greet/requested") for _ in range(9)])
     send("rare/event", source="cron")
     middle = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     send("rare/event")
-    assert len(walk(door, "/api/events?name=greet/requested", "events")) == 9
-    assert len(walk(door, "/api/events?name=rare/event", "events")) == 2
-    assert [event["source"] for event in walk(door, "/api/events?source=cron", "events")] == ["cron"]
-    assert len(walk(door, f"/api/events?received_after={middle}", "events")) == 1
-    assert len(walk(door, f"/api/events?received_before={middle}", "events")) == 10
+    assert len(walk(web, "/api/events?name=greet/requested", "events")) == 9
+    assert len(walk(web, "/api/events?name=rare/event", "events")) == 2
+    assert [event["source"] for event in walk(web, "/api/events?source=cron", "events")] == ["cron"]
+    assert len(walk(web, f"/api/events?received_after={middle}", "events")) == 1
+    assert len(walk(web, f"/api/events?received_before={middle}", "events")) == 10
 
 
-def test_an_event_its_invocations_and_their_steps(door: Door, functions: dict[str, Function]) -> None:
+def test_an_event_its_invocations_and_their_steps(
+    web: WebProcess, functions: dict[str, Function]
+) -> None:
     [event_id] = send("greet/requested", {"who": "Ada"})
     run_through(functions["greet"])
     run_through(functions["also"], error="no voice")
-    assert door.get(f"/api/events/{event_id}").json()["data"] == {"who": "Ada"}
-    also, greet = sorted(door.get(f"/api/events/{event_id}/invocations").json()["invocations"], key=lambda found: found["function"])
-    assert (greet["status"], greet["output"], greet["run_id"], greet["attempt"]) == ("succeeded", {"ok": True}, "run-1", 1)
-    assert [(step["step"], step["output"], step["tries"]) for step in greet["steps"]] == [("say-hello", {"said": "hello"}, 1)]
-    assert (also["status"], also["error"]["message"], also["error"]["traceback"]) == ("failed", "no voice", "line 1")
-    assert door.get(f"/api/invocations/{greet['id']}").json() == greet
+    assert web.get(f"/api/events/{event_id}").json()["data"] == {"who": "Ada"}
+    also, greet = sorted(
+        web.get(f"/api/events/{event_id}/invocations").json()["invocations"],
+        key=lambda found: found["function"],
+    )
+    assert (greet["status"], greet["output"], greet["run_id"], greet["attempt"]) == (
+        "succeeded",
+        {"ok": True},
+        "run-1",
+        1,
+    )
+    assert [(step["step"], step["output"], step["tries"]) for step in greet["steps"]] == [
+        ("say-hello", {"said": "hello"}, 1)
+    ]
+    assert (also["status"], also["error"]["message"], also["error"]["traceback"]) == (
+        "failed",
+        "no voice",
+        "line 1",
+    )
+    assert web.get(f"/api/invocations/{greet['id']}").json() == greet
 
 
-def test_the_invocations_of_a_function_by_status(door: Door, functions: dict[str, Function]) -> None:
+def test_the_invocations_of_a_function_by_status(
+    web: WebProcess, functions: dict[str, Function]
+) -> None:
     send([Event("greet/requested") for _ in range(8)])
     failed = run_through(functions["greet"], error="x")
     send("greet/requested")
-    assert len(walk(door, "/api/invocations?function=greet", "invocations")) == 9
-    assert sorted(row["id"] for row in walk(door, "/api/invocations?function=greet&status=failed", "invocations")) == failed
-    assert door.get("/api/invocations").status_code == 400
+    assert len(walk(web, "/api/invocations?function=greet", "invocations")) == 9
+    assert (
+        sorted(
+            row["id"]
+            for row in walk(web, "/api/invocations?function=greet&status=failed", "invocations")
+        )
+        == failed
+    )
+    assert web.get("/api/invocations").status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -108,57 +157,85 @@ def test_the_invocations_of_a_function_by_status(door: Door, functions: dict[str
         ("/api/events?nmae=x", 400, "nmae"),
         ("/api/events?name=a&name=b", 400, "twice"),
         ("/api/invocations?function=greet&status=lost", 400, "status"),
-        ("/api/invocations?function=greet&cursor=WyIyMDI2LTAxLTAxVDAwOjAwOjAwKzAwOjAwIiwgIngiXQ", 400, "database"),
+        (
+            "/api/invocations?function=greet&cursor=WyIyMDI2LTAxLTAxVDAwOjAwOjAwKzAwOjAwIiwgIngiXQ",
+            400,
+            "database",
+        ),
         ("/api/nothing", 404, "/docs"),
         ("/v1/runs/none", 404, "no invocation"),
         ("/v1/events?cursor=none", 400, "cursor"),
     ],
 )
-def test_a_wrong_question_is_answered_with_what_to_do(door: Door, path: str, status: int, says: str) -> None:
-    answer = door.get(path)
+def test_a_wrong_question_is_answered_with_what_to_do(
+    web: WebProcess, path: str, status: int, says: str
+) -> None:
+    answer = web.get(path)
     found = answer.json()
-    assert (answer.status_code, found["status"]) == (status, status) and says in found["error"] + found.get("field", "")
+    assert (answer.status_code, found["status"]) == (status, status) and says in found[
+        "error"
+    ] + found.get("field", "")
 
 
-def test_a_method_that_is_not_for_a_path_is_refused_in_the_same_form(door: Door) -> None:
-    answer = door.ask("DELETE", "/api/events")
-    assert (answer.status_code, answer.json()["code"]) == (405, "method") and set(answer.headers["allow"].split(", ")) == {"GET", "POST"}
+def test_a_method_that_is_not_for_a_path_is_refused_in_the_same_form(web: WebProcess) -> None:
+    answer = web.ask("DELETE", "/api/events")
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed") and set(
+        answer.headers["allow"].split(", ")
+    ) == {"GET", "POST"}
 
 
-def test_the_registry_has_the_schemas_of_its_events(door: Door) -> None:
-    found = {function["name"]: function for function in door.get("/api/functions").json()["functions"]}
+def test_the_registry_has_the_schemas_of_its_events(web: WebProcess) -> None:
+    found = {
+        function["name"]: function for function in web.get("/api/functions").json()["functions"]
+    }
     assert set(found) == {"greet", "also", "send_email"}
-    assert found["also"]["triggers"] == ["greet/requested", "also/*"] and found["also"]["schemas"] == {}
+    assert (
+        found["also"]["triggers"] == ["greet/requested", "also/*"]
+        and found["also"]["schemas"] == {}
+    )
     schema = found["send_email"]["schemas"]["email/send.requested"]
     assert schema["required"] == ["to"] and schema["additionalProperties"] is False
 
 
-def test_inngests_clients_read_events_and_runs(door: Door, functions: dict[str, Function]) -> None:
+def test_inngests_clients_read_events_and_runs(
+    web: WebProcess, functions: dict[str, Function]
+) -> None:
     [event_id] = send("greet/requested", {"who": "Ada"}, id="mine", ts=1_700_000_000_000)
-    before = door.get(f"/v1/events/{event_id}/runs").json()["data"]
-    assert [(run["status"], run["output"], run["ended_at"]) for run in before] == [("Running", None, None)] * 2
+    before = web.get(f"/v1/events/{event_id}/runs").json()["data"]
+    assert [(run["status"], run["output"], run["ended_at"]) for run in before] == [
+        ("Running", None, None)
+    ] * 2
     run_through(functions["greet"])
     run_through(functions["also"], error="no voice")
-    [event] = door.get("/v1/events").json()["data"]
-    assert (event["internal_id"], event["id"], event["name"], event["data"], event["ts"]) == (event_id, "mine", "greet/requested", {"who": "Ada"}, 1_700_000_000_000)
-    assert door.get(f"/v1/events/{event_id}").json()["data"] == event
-    answer = door.get(f"/v1/events/{event_id}/runs").json()
+    [event] = web.get("/v1/events").json()["data"]
+    assert (event["internal_id"], event["id"], event["name"], event["data"], event["ts"]) == (
+        event_id,
+        "mine",
+        "greet/requested",
+        {"who": "Ada"},
+        1_700_000_000_000,
+    )
+    assert web.get(f"/v1/events/{event_id}").json()["data"] == event
+    answer = web.get(f"/v1/events/{event_id}/runs").json()
     runs = {run["function_id"]: run for run in answer["data"]}
     assert set(answer["metadata"]) == {"fetched_at", "cached_until"}
     assert (runs["greet"]["status"], runs["greet"]["output"]) == ("Completed", {"ok": True})
     assert (runs["also"]["status"], runs["also"]["output"]["message"]) == ("Failed", "no voice")
-    assert door.get(f"/v1/runs/{runs['greet']['run_id']}").json()["data"] == runs["greet"]
+    assert web.get(f"/v1/runs/{runs['greet']['run_id']}").json()["data"] == runs["greet"]
 
 
-def test_inngests_events_are_those_of_the_last_hour_in_pages(door: Door) -> None:
+def test_inngests_events_are_those_of_the_last_hour_in_pages(web: WebProcess) -> None:
     ids = send([Event("greet/requested") for _ in range(5)])
     with database.connection() as connection:
-        connection.execute("UPDATE runyard.events SET received_at = received_at - interval '2 hours' WHERE id = %s", (ids[0],))
-    first = door.get("/v1/events?limit=3").json()["data"]
-    rest = door.get(f"/v1/events?limit=3&cursor={first[-1]['internal_id']}").json()["data"]
+        connection.execute(
+            "UPDATE runyard.events SET received_at = received_at - interval '2 hours' WHERE id = %s",
+            (ids[0],),
+        )
+    first = web.get("/v1/events?limit=3").json()["data"]
+    rest = web.get(f"/v1/events?limit=3&cursor={first[-1]['internal_id']}").json()["data"]
     assert sorted(event["internal_id"] for event in first + rest) == sorted(ids[1:])
     day = (datetime.now(UTC) - timedelta(days=1)).isoformat().replace("+00:00", "Z")
-    assert len(door.get(f"/v1/events?received_after={day}").json()["data"]) == 5
+    assert len(web.get(f"/v1/events?received_after={day}").json()["data"]) == 5
 
 
 def test_a_page_of_a_million_events_is_read_by_an_index() -> None:
@@ -171,7 +248,23 @@ def test_a_page_of_a_million_events_is_read_by_an_index() -> None:
         )
         connection.execute("ANALYZE runyard.events")
         for name in (None, "kind/7"):
-            bounds = {"name": name, "source": None, "names": None, "after": None, "before": None, "limit": 50, "bytes": 1_000_000, "cursor_at": None, "cursor_id": None}
-            [row] = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements()["events_page"], bounds).fetchall()
+            bounds = {
+                "name": name,
+                "source": None,
+                "names": None,
+                "after": None,
+                "before": None,
+                "limit": 50,
+                "bytes": 1_000_000,
+                "cursor_at": None,
+                "cursor_id": None,
+            }
+            [row] = connection.execute(
+                b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements()["events_page"], bounds
+            ).fetchall()
             text = str(row)
-            assert "Seq Scan" not in text and "'Sort'" not in text and ("events_name_received" in text) is (name is not None), text
+            assert (
+                "Seq Scan" not in text
+                and "'Sort'" not in text
+                and ("events_name_received" in text) is (name is not None)
+            ), text

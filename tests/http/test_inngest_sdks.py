@@ -15,7 +15,7 @@ import pytest
 
 from runyard.store import database
 from tests.conftest import ROOT
-from tests.door import Door, count
+from tests.web_process import WebProcess, count
 
 SDKS = ROOT / "tests" / "sdks"
 Send = Callable[..., dict[str, Any]]
@@ -29,21 +29,48 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, folder)
     binaries = Path(sys.executable).parent
     variables = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"}
-    options = ["--ignore-scripts", "--omit=optional", "--omit=peer", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]
-    subprocess.run([binaries / "npm", "install", *options], cwd=folder, env=variables, check=True, timeout=240)
+    options = [
+        "--ignore-scripts",
+        "--omit=optional",
+        "--omit=peer",
+        "--no-audit",
+        "--no-fund",
+        "--no-package-lock",
+        "--loglevel=error",
+    ]
+    subprocess.run(
+        [binaries / "npm", "install", *options], cwd=folder, env=variables, check=True, timeout=240
+    )
     return folder
 
 
 @pytest.fixture(params=["python", "javascript"])
-def send(request: pytest.FixtureRequest, door: Door) -> Send:
+def send(request: pytest.FixtureRequest, web: WebProcess) -> Send:
     """Sends events through an SDK so many times; returns `ids`, and `error` where there was one."""
     binaries = Path(sys.executable).parent
-    folder, command = (SDKS, [sys.executable, "send.py"]) if request.param == "python" else (request.getfixturevalue("node"), [binaries / "node", "send.mjs"])
+    folder, command = (
+        (SDKS, [sys.executable, "send.py"])
+        if request.param == "python"
+        else (request.getfixturevalue("node"), [binaries / "node", "send.mjs"])
+    )
 
     def run(events: list[dict[str, Any]], key: str | None = None, times: int = 1) -> dict[str, Any]:
         # The key and the base URL, and nothing else.
-        variables = {**os.environ, "INNGEST_EVENT_KEY": key or door.keys["send"], "INNGEST_BASE_URL": door.url, "INNGEST_DEV": "0"}
-        done = subprocess.run([*command, json.dumps(events), str(times)], cwd=folder, env=variables, capture_output=True, text=True, check=True, timeout=90)
+        variables = {
+            **os.environ,
+            "INNGEST_EVENT_KEY": key or web.keys["send"],
+            "INNGEST_BASE_URL": web.url,
+            "INNGEST_DEV": "0",
+        }
+        done = subprocess.run(
+            [*command, json.dumps(events), str(times)],
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=90,
+        )
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     return run
@@ -51,13 +78,18 @@ def send(request: pytest.FixtureRequest, door: Door) -> Send:
 
 def kept(ids: list[str]) -> list[dict[str, Any]]:
     with database.connection() as connection:
-        rows = connection.execute("SELECT id, name, data, idempotency_key, extract(epoch FROM ts) AS ts FROM runyard.events WHERE id = ANY (%s)", (ids,)).fetchall()
+        rows = connection.execute(
+            "SELECT id, name, data, idempotency_key, extract(epoch FROM ts) AS ts FROM runyard.events WHERE id = ANY (%s)",
+            (ids,),
+        ).fetchall()
     return sorted((dict(row) for row in rows), key=lambda row: ids.index(row["id"]))
 
 
 def test_one_and_many_events_arrive_as_they_were_sent(send: Send) -> None:
     before = time.time()
-    [one] = send([{"name": "greet/requested", "data": {"who": "Ada", "n": 1.5, "list": [1, None, "é"]}}])["ids"]
+    [one] = send(
+        [{"name": "greet/requested", "data": {"who": "Ada", "n": 1.5, "list": [1, None, "é"]}}]
+    )["ids"]
     many = send([{"name": "greet/requested", "data": {"n": n}} for n in range(20)])["ids"]
     assert kept([one])[0]["data"] == {"who": "Ada", "n": 1.5, "list": [1, None, "é"]}
     assert before - 5 < float(kept([one])[0]["ts"]) < time.time() + 5
@@ -69,7 +101,10 @@ def test_an_id_is_the_idempotency_key_and_a_ts_the_time(send: Send) -> None:
     event = {"name": "greet/requested", "id": "order-1", "ts": 1_700_000_000_000, "data": {}}
     first, again = send([event])["ids"], send([event])["ids"]
     assert first == again and count() == 1
-    assert (kept(first)[0]["idempotency_key"], int(kept(first)[0]["ts"])) == ("order-1", 1_700_000_000)
+    assert (kept(first)[0]["idempotency_key"], int(kept(first)[0]["ts"])) == (
+        "order-1",
+        1_700_000_000,
+    )
 
 
 def test_a_wrong_key_is_an_error_of_the_sdk(send: Send) -> None:
@@ -78,17 +113,19 @@ def test_a_wrong_key_is_an_error_of_the_sdk(send: Send) -> None:
 
 
 def test_a_bad_event_is_an_error_of_the_sdk_and_nothing_is_taken(send: Send) -> None:
-    found = send([{"name": "greet/requested"}, {"name": "email/send.requested", "data": {"to": "nobody"}}])
+    found = send(
+        [{"name": "greet/requested"}, {"name": "email/send.requested", "data": {"to": "nobody"}}]
+    )
     assert "[1].data.to: " in found["error"] and count() == 0
 
 
-def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, door: Door) -> None:
+def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, web: WebProcess) -> None:
     """The process is killed and started again while the SDK sends: its retries bring every event once."""
 
     def restart() -> None:
         time.sleep(0.8)
-        door.stop(kill=True)
-        door.start()
+        web.stop(kill=True)
+        web.start()
 
     restarting = threading.Thread(target=restart)
     restarting.start()
@@ -98,7 +135,10 @@ def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, door:
         total += send([{"name": "greet/requested"}] * 3, times=40)["ids"]
     total += send([{"name": "greet/requested"}] * 3, times=5)["ids"]
     with database.connection() as connection:
-        row = connection.execute("SELECT count(*) AS n, count(DISTINCT id) AS d FROM runyard.events WHERE id = ANY (%s)", (total,)).fetchone()
+        row = connection.execute(
+            "SELECT count(*) AS n, count(DISTINCT id) AS d FROM runyard.events WHERE id = ANY (%s)",
+            (total,),
+        ).fetchone()
     assert len(total) > 30 and len(set(total)) == len(total)
     assert row == {"n": len(total), "d": len(total)}
     # What was committed, but whose answer was lost, was answered with the same ids when it was sent again.

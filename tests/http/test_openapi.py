@@ -10,46 +10,82 @@ from schemathesis.specs.openapi import checks
 
 from runyard.gateway.app import endpoints
 from runyard.gateway.http.openapi import describe
-from tests.door import Door
+from tests.web_process import WebProcess
 
 # What is ready is asked of a whole stack elsewhere: 503 is its right answer here.
 schema = schemathesis.openapi.from_dict(describe(endpoints())).exclude(path="/readyz")
 # All but that every body which fits its schema is taken: mail addresses, cursors and filters have rules that a schema cannot say.
 CHECKS: list[Any] = [
-    not_a_server_error, checks.status_code_conformance, checks.content_type_conformance, checks.response_headers_conformance, checks.response_schema_conformance,
-    checks.negative_data_rejection, checks.missing_required_header, checks.unsupported_method, checks.ignored_auth,
-]  # fmt: skip
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.missing_required_header,
+    checks.unsupported_method,
+    checks.ignored_auth,
+]
 
 
 @schema.parametrize()
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_every_endpoint_does_what_its_description_says(case: schemathesis.Case, door: Door) -> None:
-    case.call_and_validate(base_url=door.url, headers={"Authorization": f"Bearer {door.keys['all']}"}, checks=CHECKS)
+def test_every_endpoint_does_what_its_description_says(
+    case: schemathesis.Case, web: WebProcess
+) -> None:
+    case.call_and_validate(
+        base_url=web.url, headers={"Authorization": f"Bearer {web.keys['all']}"}, checks=CHECKS
+    )
 
 
-def test_every_route_is_described(door: Door) -> None:
-    described = door.get("/openapi.json", None).json()
-    assert {(method.upper(), path) for path, methods in described["paths"].items() for method in methods} == {
-        (endpoint.method, endpoint.path) for endpoint in endpoints()
-    }
-    page = door.get("/docs", None)
+def test_every_route_is_described(web: WebProcess) -> None:
+    described = web.get("/openapi.json", None).json()
+    assert {
+        (method.upper(), path) for path, methods in described["paths"].items() for method in methods
+    } == {(endpoint.method, endpoint.path) for endpoint in endpoints()}
+    page = web.get("/docs", None)
     assert page.status_code == 200 and all(endpoint.path in page.text for endpoint in endpoints())
     assert "script" not in page.headers["content-security-policy"] and "<script" not in page.text
 
 
 RAW = [
-    b"", b"{", b"null", b"[]", b"[[[[", b"[" * 5000, b'{"a":' * 5000, b"\xff\xfe\x00", b'"\\ud800"', b'{"\\u0000": "\\u0000"}',
-    b"NaN", b"-Infinity", b"1e999", b"9" * 5000,
-    b'{"data": {"x": 1e400}, "event": "a/b"}', b'{"event": "a/b", "event": "c/d"}', b'{"function": "\\u0000"}', b'{"prompt": "\\u0000"}',
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b"[[[[",
+    b"[" * 5000,
+    b'{"a":' * 5000,
+    b"\xff\xfe\x00",
+    b'"\\ud800"',
+    b'{"\\u0000": "\\u0000"}',
+    b"NaN",
+    b"-Infinity",
+    b"1e999",
+    b"9" * 5000,
+    b'{"data": {"x": 1e400}, "event": "a/b"}',
+    b'{"event": "a/b", "event": "c/d"}',
+    b'{"function": "\\u0000"}',
+    b'{"prompt": "\\u0000"}',
     b'{"event": "' + b"x" * 700_000 + b'"}',
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize("path", sorted({endpoint.path for endpoint in endpoints() if endpoint.method == "POST"}))
-def test_no_body_is_a_500(door: Door, path: str) -> None:
-    target = path.replace("{key}", door.keys["all"]).replace("{id}", "1").replace("{action}", "cancel")
+@pytest.mark.parametrize(
+    "path", sorted({endpoint.path for endpoint in endpoints() if endpoint.method == "POST"})
+)
+def test_no_body_is_a_500(web: WebProcess, path: str) -> None:
+    target = (
+        path.replace("{key}", web.keys["all"]).replace("{id}", "1").replace("{action}", "cancel")
+    )
     for body in RAW:
         for content_type in ("application/json", "multipart/form-data; boundary=x"):
-            answer = door.post(target, content=body, headers={"Content-Type": content_type})
-            assert answer.status_code < 500 or answer.json()["code"] in ("provider", "quota"), (body[:80], answer.text)
-            assert answer.status_code < 300 or {"status", "code", "error", "request_id"} <= answer.json().keys()
+            answer = web.post(target, content=body, headers={"Content-Type": content_type})
+            assert answer.status_code < 500 or answer.json()["code"] in ("provider", "quota"), (
+                body[:80],
+                answer.text,
+            )
+            assert (
+                answer.status_code < 300
+                or {"status", "code", "error", "request_id"} <= answer.json().keys()
+            )

@@ -9,9 +9,13 @@ import pytest
 from runyard.functions.registry import Function
 from runyard.settings import settings
 from tests.conftest import use_database
-from tests.door import Door, published
+from tests.web_process import WebProcess, published
 
-GITHUB_SECRET, STRIPE_SECRET, SIGNING_SECRET = "github-secret", "stripe-secret", "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
+GITHUB_SECRET, STRIPE_SECRET, SIGNING_SECRET = (
+    "github-secret",
+    "stripe-secret",
+    "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz",
+)
 LISTED = "https://shop.example"
 
 
@@ -22,15 +26,23 @@ def security_url(server: str) -> str:
 
 
 @pytest.fixture(scope="package")
-def door(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def web(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
     """`runyard web --api-only`, with a key that may do everything and one for each scope."""
     os.environ["RUNYARD_ENVIRONMENT"] = "security"
     settings.cache_clear()
-    made = Door(
-        security_url, tmp_path_factory.mktemp("door") / "log", RUNYARD_SIGNING_SECRETS=SIGNING_SECRET, RUNYARD_CORS_ORIGINS=LISTED, RUNYARD_LOG_LEVEL="info",
-        RUNYARD_CLIENT_SECONDS="3", RUNYARD_UNKNOWN_KEY_RATE="1000", RUNYARD_DOORS="tests.security.webhooks", CRM_WEBHOOK_SECRET=SIGNING_SECRET,
-        GITHUB_WEBHOOK_SECRET=GITHUB_SECRET, STRIPE_WEBHOOK_SECRET=STRIPE_SECRET,
-    )  # fmt: skip
+    made = WebProcess(
+        security_url,
+        tmp_path_factory.mktemp("web") / "log",
+        RUNYARD_SIGNING_SECRETS=SIGNING_SECRET,
+        RUNYARD_CORS_ORIGINS=LISTED,
+        RUNYARD_LOG_LEVEL="info",
+        RUNYARD_CLIENT_TIMEOUT="3",
+        RUNYARD_UNKNOWN_KEY_RATE_LIMIT="1000",
+        RUNYARD_HTTP_EXTENSIONS="tests.security.webhooks",
+        CRM_WEBHOOK_SECRET=SIGNING_SECRET,
+        GITHUB_WEBHOOK_SECRET=GITHUB_SECRET,
+        STRIPE_WEBHOOK_SECRET=STRIPE_SECRET,
+    )
     made.make_keys()
     made.start()
     yield made
@@ -39,14 +51,21 @@ def door(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="package")
-def development(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def development(
+    security_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WebProcess]:
     """`runyard web` as a developer has it: no keys, the dev page, and the Dagster UI with the code of the tests."""
     folder: Path = tmp_path_factory.mktemp("development")
     (folder / "workspace.yaml").write_text("load_from:\n  - python_module: tests.code\n")
-    made = Door(
-        security_url, folder / "log", ["--workspace", str(folder / "workspace.yaml")], RUNYARD_CORS_ORIGINS=LISTED, RUNYARD_LOG_LEVEL="info",
-        MAIL_OUTBOX=str(folder / "outbox"), RUNYARD_CLIENT_SECONDS="3",
-    )  # fmt: skip
+    made = WebProcess(
+        security_url,
+        folder / "log",
+        ["--workspace", str(folder / "workspace.yaml")],
+        RUNYARD_CORS_ORIGINS=LISTED,
+        RUNYARD_LOG_LEVEL="info",
+        MAIL_OUTBOX=str(folder / "outbox"),
+        RUNYARD_CLIENT_TIMEOUT="3",
+    )
     made.start()
     yield made
     made.stop()

@@ -17,14 +17,78 @@ import click
 import httpx
 
 # What a server may say of itself: each with a code, and what to do.
-TOLD = {(503, code) for code in ("database_away", "database_busy", "busy", "locked", "not_migrated", "too_many", "quota", "not ready")} | {(502, "provider")}
+TOLD = {
+    (503, code)
+    for code in (
+        "database_unavailable",
+        "database_busy",
+        "busy",
+        "locked",
+        "not_migrated",
+        "too_many",
+        "quota",
+        "not ready",
+    )
+} | {(502, "provider")}
 TEXTS = [
-    "", " ", "x", "\x00", "\ud800", "\ufffe", "é", "名前", "\u202e", "a" * 300, "a" * 5000, "../../etc/passwd", "%", "%00", "%ff", "%2e%2e%2f", "'", '"', "\\", "$", "$x",
-    "{{7*7}}", "<script>", "null", "true", "0", "-1", "1e999", "NaN", "9" * 30, "9" * 5000, "0001-01-01", "9999-12-31T23:59:59+14:00", "0001-01-01T00:00:00+14:00",
-    "2026-02-30T00:00:00Z", "((((((((((((((1", "$" + ".a" * 3000, "@" * 2000, "(" * 3000, "\u2028", "x\r\nX-Evil: 1", "W10",
+    "",
+    " ",
+    "x",
+    "\x00",
+    "\ud800",
+    "\ufffe",
+    "é",
+    "名前",
+    "\u202e",
+    "a" * 300,
+    "a" * 5000,
+    "../../etc/passwd",
+    "%",
+    "%00",
+    "%ff",
+    "%2e%2e%2f",
+    "'",
+    '"',
+    "\\",
+    "$",
+    "$x",
+    "{{7*7}}",
+    "<script>",
+    "null",
+    "true",
+    "0",
+    "-1",
+    "1e999",
+    "NaN",
+    "9" * 30,
+    "9" * 5000,
+    "0001-01-01",
+    "9999-12-31T23:59:59+14:00",
+    "0001-01-01T00:00:00+14:00",
+    "2026-02-30T00:00:00Z",
+    "((((((((((((((1",
+    "$" + ".a" * 3000,
+    "@" * 2000,
+    "(" * 3000,
+    "\u2028",
+    "x\r\nX-Evil: 1",
+    "W10",
     "WyIwMDAxLTAxLTAxVDAwOjAwOjAwKzE0OjAwIiwgIngiXQ",
-]  # fmt: skip
-NUMBERS = [0, -1, 1, 2**31, 2**53 + 1, 2**63, -(2**63) - 1, 10**300, 1.5, 1e308, 4_102_444_800_000, 4_102_444_800_001]
+]
+NUMBERS = [
+    0,
+    -1,
+    1,
+    2**31,
+    2**53 + 1,
+    2**63,
+    -(2**63) - 1,
+    10**300,
+    1.5,
+    1e308,
+    4_102_444_800_000,
+    4_102_444_800_001,
+]
 LITERALS = [
     b"1e999",
     b"-1e999",
@@ -76,43 +140,114 @@ class Asked:
     body: bytes | None
 
 
-def requests(described: dict[str, Any], choose: random.Random, headers: dict[str, str]) -> Iterator[Asked]:
+def requests(
+    described: dict[str, Any], choose: random.Random, headers: dict[str, str]
+) -> Iterator[Asked]:
     """Requests without end to what an OpenAPI description has, and to what it has not."""
-    operations = [(method.upper(), path, found) for path, methods in described["paths"].items() for method, found in methods.items()]
+    operations = [
+        (method.upper(), path, found)
+        for path, methods in described["paths"].items()
+        for method, found in methods.items()
+    ]
     others = [
         ("GET", path, {})
-        for path in ("/dev", "/dev/events/{x}", "/dev/invocations/{x}", "/dev/functions/{x}", "/dev/send", "/dev/outbox/{x}", "/dev/static/{x}", "/docs", "/{x}")
+        for path in (
+            "/dev",
+            "/dev/events/{x}",
+            "/dev/invocations/{x}",
+            "/dev/functions/{x}",
+            "/dev/send",
+            "/dev/outbox/{x}",
+            "/dev/static/{x}",
+            "/docs",
+            "/{x}",
+        )
     ]
-    others += [("POST", path, {}) for path in ("/dev/login", "/dev/send", "/dev/events/{x}/replay", "/dev/functions/{x}/pause")]
+    others += [
+        ("POST", path, {})
+        for path in (
+            "/dev/login",
+            "/dev/send",
+            "/dev/events/{x}/replay",
+            "/dev/functions/{x}/pause",
+        )
+    ]
     while True:
         method, path, found = choose.choice([*operations, *others])
-        given = {name: choose.choice(values) for name, values in HEADERS.items() if choose.random() < 0.08}
+        given = {
+            name: choose.choice(values)
+            for name, values in HEADERS.items()
+            if choose.random() < 0.08
+        }
         yield Asked(
             choose.choice([method] * 9 + ["GET", "POST", "DELETE", "PUT", "OPTIONS", "HEAD"]),
             _path(path, choose) + _query(found, choose),
-            {name: value.encode() for name, value in {**({"Content-Type": "application/json"} if method == "POST" else {}), **headers, **given}.items()},
+            {
+                name: value.encode()
+                for name, value in {
+                    **({"Content-Type": "application/json"} if method == "POST" else {}),
+                    **headers,
+                    **given,
+                }.items()
+            },
             _body(found, described, choose) if method == "POST" else None,
         )
 
 
 def _path(path: str, choose: random.Random) -> str:
-    parts = [quote(choose.choice(TEXTS), safe="%", errors="replace") if part.startswith("{") else part for part in path.split("/")]
+    parts = [
+        quote(choose.choice(TEXTS), safe="%", errors="replace") if part.startswith("{") else part
+        for part in path.split("/")
+    ]
     return "/".join(parts)
 
 
 def _query(operation: dict[str, Any], choose: random.Random) -> str:
-    names = [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "query"] + ["before", "data", "since", "status", "x"]
-    chosen = [(name, choose.choice([*TEXTS, "1", "30", "2026-01-01T00:00:00Z"])) for name in names if choose.random() < 0.3]
-    return "?" + "&".join(f"{name}={quote(value, safe='%', errors='replace')}" for name, value in chosen) if chosen else ""
+    names = [
+        parameter["name"]
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "query"
+    ] + ["before", "data", "since", "status", "x"]
+    chosen = [
+        (name, choose.choice([*TEXTS, "1", "30", "2026-01-01T00:00:00Z"]))
+        for name in names
+        if choose.random() < 0.3
+    ]
+    return (
+        "?"
+        + "&".join(f"{name}={quote(value, safe='%', errors='replace')}" for name, value in chosen)
+        if chosen
+        else ""
+    )
 
 
 def _body(operation: dict[str, Any], described: dict[str, Any], choose: random.Random) -> bytes:
     if choose.random() < 0.15:
         return choose.choice(LITERALS)
-    schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    schema = (
+        operation.get("requestBody", {})
+        .get("content", {})
+        .get("application/json", {})
+        .get("schema", {})
+    )
     while "$ref" in schema:
         schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    names = list(schema.get("properties", {"name": 0, "data": 0, "id": 0, "ts": 0, "event": 0, "type": 0, "created": 0, "email": 0, "timestamp": 0}))
+    names = list(
+        schema.get(
+            "properties",
+            {
+                "name": 0,
+                "data": 0,
+                "id": 0,
+                "ts": 0,
+                "event": 0,
+                "type": 0,
+                "created": 0,
+                "email": 0,
+                "timestamp": 0,
+            },
+        )
+    )
     made: Any = {name: _value(choose, 0) for name in names if choose.random() < 0.7}
     if choose.random() < 0.3:
         made = choose.choice([[made], [made] * 50, None, made.get("data"), "x", 1, [], {}])
@@ -121,14 +256,30 @@ def _body(operation: dict[str, Any], described: dict[str, Any], choose: random.R
 
 
 def _value(choose: random.Random, depth: int) -> Any:
-    kinds = [lambda: choose.choice(TEXTS), lambda: choose.choice(NUMBERS), lambda: choose.choice([None, True, False, "LITERAL"])]
+    kinds = [
+        lambda: choose.choice(TEXTS),
+        lambda: choose.choice(NUMBERS),
+        lambda: choose.choice([None, True, False, "LITERAL"]),
+    ]
     if depth < 3:
-        kinds += [lambda: [_value(choose, depth + 1) for _ in range(choose.randrange(4))], lambda: {choose.choice(TEXTS): _value(choose, depth + 1) for _ in range(3)}]
-        kinds += [lambda: {"to": "ada@example.com", "subject": choose.choice(TEXTS), "html": choose.choice(TEXTS)}, lambda: "greet/requested"]
+        kinds += [
+            lambda: [_value(choose, depth + 1) for _ in range(choose.randrange(4))],
+            lambda: {choose.choice(TEXTS): _value(choose, depth + 1) for _ in range(3)},
+        ]
+        kinds += [
+            lambda: {
+                "to": "ada@example.com",
+                "subject": choose.choice(TEXTS),
+                "html": choose.choice(TEXTS),
+            },
+            lambda: "greet/requested",
+        ]
     return choose.choice(kinds)()
 
 
-def ask(address: str, seconds: float, seed: int, headers: dict[str, str]) -> tuple[Counter[int], list[str]]:
+def ask(
+    address: str, seconds: float, seed: int, headers: dict[str, str]
+) -> tuple[Counter[int], list[str]]:
     """Ask for some seconds; return how many answers had which status, and what went wrong: the request and its answer."""
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
@@ -139,16 +290,29 @@ def ask(address: str, seconds: float, seed: int, headers: dict[str, str]) -> tup
             if time.monotonic() > until:
                 break
             try:
-                with client.stream(asked.method, asked.url, headers=asked.headers, content=asked.body) as answer:
+                with client.stream(
+                    asked.method, asked.url, headers=asked.headers, content=asked.body
+                ) as answer:
                     stream = answer.headers.get("content-type", "").startswith("text/event-stream")
                     text = "" if stream else answer.read().decode(errors="replace")
-            except (httpx.RemoteProtocolError, httpx.WriteError, httpx.ReadError, httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError):
+            except (
+                httpx.RemoteProtocolError,
+                httpx.WriteError,
+                httpx.ReadError,
+                httpx.LocalProtocolError,
+                httpx.InvalidURL,
+                UnicodeError,
+            ):
                 continue  # what is no HTTP is cut, by either side
             except httpx.TimeoutException:
                 wrong.append(f"no answer: {asked}")
                 continue
             statuses[answer.status_code] += 1
-            if answer.status_code >= 500 and asked.method != "HEAD" and (answer.status_code, _code(text)) not in TOLD:
+            if (
+                answer.status_code >= 500
+                and asked.method != "HEAD"
+                and (answer.status_code, _code(text)) not in TOLD
+            ):
                 wrong.append(f"{answer.status_code} {text[:300]}: {asked}")
     return statuses, wrong
 
@@ -169,10 +333,14 @@ def _code(text: str) -> str:
 @click.option("--key", help="A key, where one is asked for.")
 def main(address: str, minutes: float, seed: int, key: str | None) -> None:
     """Ask the web process at ADDRESS."""
-    statuses, wrong = ask(address, minutes * 60, seed, {"Authorization": f"Bearer {key}"} if key else {})
+    statuses, wrong = ask(
+        address, minutes * 60, seed, {"Authorization": f"Bearer {key}"} if key else {}
+    )
     for line in wrong:
         click.echo(line)
-    click.echo(f"{sum(statuses.values())} answers, by status: {dict(sorted(statuses.items()))}; {len(wrong)} wrong")
+    click.echo(
+        f"{sum(statuses.values())} answers, by status: {dict(sorted(statuses.items()))}; {len(wrong)} wrong"
+    )
     raise SystemExit(1 if wrong else 0)
 
 

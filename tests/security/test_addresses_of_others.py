@@ -94,7 +94,15 @@ def fetch(url: str, *, seconds: float = 5.0, most: int = 1 << 20) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "before", [b"", OK, OK + b"X-Long: ", b"HTTP/1.1 302 Found\r\nLocation: ", OK + b"Content-Length: 1000\r\n\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n1;"]
+    "before",
+    [
+        b"",
+        OK,
+        OK + b"X-Long: ",
+        b"HTTP/1.1 302 Found\r\nLocation: ",
+        OK + b"Content-Length: 1000\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n1;",
+    ],
 )
 def test_a_server_that_drips_is_left_at_the_deadline(hostile: Any, before: bytes) -> None:
     server = hostile(drips(before))
@@ -139,7 +147,10 @@ def test_a_server_that_does_not_take_what_it_is_sent_is_left_at_the_deadline(hos
 
     server = hostile(talk, hears=False)
     began = time.monotonic()
-    with pytest.raises(ConnectionError), opened("POST", server.url, seconds=0.8, content=b"x" * (32 << 20)):
+    with (
+        pytest.raises(ConnectionError),
+        opened("POST", server.url, seconds=0.8, content=b"x" * (32 << 20)),
+    ):
         pass
     assert time.monotonic() - began < 3
 
@@ -149,7 +160,11 @@ def test_no_thread_is_left_behind(hostile: Any) -> None:
     with pytest.raises(ConnectionError):
         fetch(server.url, seconds=0.4)
     assert server.gone.wait(5)
-    ours = [thread.name for thread in threading.enumerate() if "look-up" in thread.name or isinstance(thread, threading.Timer)]
+    ours = [
+        thread.name
+        for thread in threading.enumerate()
+        if "look-up" in thread.name or isinstance(thread, threading.Timer)
+    ]
     assert ours == []
 
 
@@ -169,9 +184,14 @@ def test_an_answer_is_asked_for_as_it_is(hostile: Any) -> None:
     assert b"\r\naccept-encoding: identity\r\n" in server.requests[0].lower()
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "deflate", "br", "zstd", "identity, gzip", "GZIP", "unheard-of"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["gzip", "gzip, gzip", "deflate", "br", "zstd", "identity, gzip", "GZIP", "unheard-of"],
+)
 def test_what_comes_compressed_is_refused_for_good(hostile: Any, encoding: str) -> None:
-    server = hostile(says(OK + f"Content-Encoding: {encoding}\r\n\r\n".encode(), gzip.compress(b"x" * 1000)))
+    server = hostile(
+        says(OK + f"Content-Encoding: {encoding}\r\n\r\n".encode(), gzip.compress(b"x" * 1000))
+    )
     with pytest.raises(Compressed, match="comes compressed"):
         fetch(server.url)
 
@@ -187,10 +207,20 @@ def test_a_bomb_costs_no_memory(hostile: Any) -> None:
     assert peak < 8 << 20
 
 
-@pytest.mark.parametrize("head", [b"Content-Length: 99999999999999999999\r\n\r\n", b"Content-Length: 5000000\r\n\r\n", b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 99999999999999999999\r\n\r\n",
+        b"Content-Length: 5000000\r\n\r\n",
+        b"\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n",
+    ],
+)
 def test_a_body_that_is_too_large_is_refused_for_good(hostile: Any, head: bytes) -> None:
     piece = b"x" * 65_536
-    server = hostile(says(OK + head, *[b"10000\r\n" + piece + b"\r\n" if b"chunked" in head else piece] * 80))
+    server = hostile(
+        says(OK + head, *[b"10000\r\n" + piece + b"\r\n" if b"chunked" in head else piece] * 80)
+    )
     with pytest.raises((TooLarge, ConnectionError)) as caught:
         fetch(server.url)
     assert isinstance(caught.value, TooLarge) or b"9999" in head
@@ -217,7 +247,9 @@ def test_the_body_of_a_redirect_is_not_read(hostile: Any) -> None:
     def talk(connection: socket.socket) -> None:
         if len(server.requests) > 1:
             return connection.sendall(OK + b"Content-Length: 2\r\n\r\nhi")
-        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 100000000\r\n\r\n")
+        connection.sendall(
+            b"HTTP/1.1 302 Found\r\nLocation: /there\r\nContent-Length: 100000000\r\n\r\n"
+        )
         for _ in range(1500):
             connection.sendall(b"x" * 65_536)
             sent.append(65_536)
@@ -247,16 +279,35 @@ def test_every_hop_has_a_connection_of_its_own(hostile: Any) -> None:
     assert len([request for request in server.requests if request]) == 6
 
 
-@pytest.mark.parametrize("location", ["http://[::1", "http://a:99999999/", "http://\x7f/", "http://" + "a." * 300 + "/", "http://a..b/"])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://[::1",
+        "http://a:99999999/",
+        "http://\x7f/",
+        "http://" + "a." * 300 + "/",
+        "http://a..b/",
+    ],
+)
 def test_a_redirect_to_nothing_is_refused_for_good(hostile: Any, location: str) -> None:
-    server = hostile(says(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()))
+    server = hostile(
+        says(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+    )
     with pytest.raises((Forbidden, ConnectionError)) as caught:
         fetch(server.url)
     assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize(
-    "url", ["http://a..b/", f"http://{'a' * 64}.example/", f"http://{'a.' * 200}example/", "http://example.com:99999/", "http://[::1", "http://\x00/"]
+    "url",
+    [
+        "http://a..b/",
+        f"http://{'a' * 64}.example/",
+        f"http://{'a.' * 200}example/",
+        "http://example.com:99999/",
+        "http://[::1",
+        "http://\x00/",
+    ],
 )
 def test_what_can_be_no_host_is_refused_for_good(url: str) -> None:
     with pytest.raises(Forbidden):
@@ -266,32 +317,67 @@ def test_what_can_be_no_host_is_refused_for_good(url: str) -> None:
 @pytest.mark.parametrize(
     "location",
     [
-        "javascript:1", "data:x", "mailto:a", "http:1", "http://xn--/", "http://xn--a-/", "//xn--/", "http://x:٣/", "//x:٣/",
-        "http://x:-1/", "http://x:+1/", "http://x:1_0/", "http://x:0/", "http://[v1.a]/", "http://" + "9" * 70_000,
+        "javascript:1",
+        "data:x",
+        "mailto:a",
+        "http:1",
+        "http://xn--/",
+        "http://xn--a-/",
+        "//xn--/",
+        "http://x:٣/",
+        "//x:٣/",
+        "http://x:-1/",
+        "http://x:+1/",
+        "http://x:1_0/",
+        "http://x:0/",
+        "http://[v1.a]/",
+        "http://" + "9" * 70_000,
     ],
-)  # fmt: skip
-def test_a_redirect_that_can_be_no_url_of_a_server_is_forbidden(hostile: Any, location: str) -> None:
-    server = hostile(says(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()))
+)
+def test_a_redirect_that_can_be_no_url_of_a_server_is_forbidden(
+    hostile: Any, location: str
+) -> None:
+    server = hostile(
+        says(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+    )
     with pytest.raises(Forbidden) as caught:
         fetch(server.url)
     assert len(str(caught.value)) < 600
 
 
 def test_a_posts_odd_redirect_is_forbidden_too(hostile: Any) -> None:
-    server = hostile(says(b"HTTP/1.1 302 Found\r\nLocation: javascript:1\r\nContent-Length: 0\r\n\r\n"))
-    with pytest.raises(Forbidden, match="give the URL that it leads to"), opened("POST", server.url, seconds=5, content=b"{}"):
+    server = hostile(
+        says(b"HTTP/1.1 302 Found\r\nLocation: javascript:1\r\nContent-Length: 0\r\n\r\n")
+    )
+    with (
+        pytest.raises(Forbidden, match="give the URL that it leads to"),
+        opened("POST", server.url, seconds=5, content=b"{}"),
+    ):
         pass
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "http://xn--/", "http://xn--a-/", "http://x/\udc80", "http://x/?\udc80", "http://x/#\udc80", "http://\udc80@x/", "http://1.1.1.1:٣/",
-        "http://[2606:4700::1111]:٣/", "http://1.1.1.1:-1/", "http://1.1.1.1:+1/", "http://1.1.1.1:1_0/", "http://1.1.1.1: 1/", "http://1.1.1.1:0/",
+        "http://xn--/",
+        "http://xn--a-/",
+        "http://x/\udc80",
+        "http://x/?\udc80",
+        "http://x/#\udc80",
+        "http://\udc80@x/",
+        "http://1.1.1.1:٣/",
+        "http://[2606:4700::1111]:٣/",
+        "http://1.1.1.1:-1/",
+        "http://1.1.1.1:+1/",
+        "http://1.1.1.1:1_0/",
+        "http://1.1.1.1: 1/",
+        "http://1.1.1.1:0/",
     ],
-)  # fmt: skip
+)
 def test_a_url_that_cannot_be_read_is_forbidden(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])  # nobody outside is asked, whatever is made of it
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *_, **__: []
+    )  # nobody outside is asked, whatever is made of it
     with pytest.raises(Forbidden):
         fetch(url, seconds=1)
 
@@ -299,7 +385,9 @@ def test_a_url_that_cannot_be_read_is_forbidden(url: str, monkeypatch: pytest.Mo
 def test_another_server_gets_neither_headers_nor_cookies(hostile: Any) -> None:
     def talk(connection: socket.socket) -> None:
         to = other.url if len(first.requests) > 1 else "/again"
-        connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nSet-Cookie: visit=1; Path=/\r\nContent-Length: 0\r\n\r\n".encode())
+        connection.sendall(
+            f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nSet-Cookie: visit=1; Path=/\r\nContent-Length: 0\r\n\r\n".encode()
+        )
 
     other, first = hostile(says(OK + b"Content-Length: 0\r\n\r\n")), hostile(talk)
     with opened("GET", first.url, seconds=5, headers={"X-Token": "hush"}):
@@ -309,7 +397,9 @@ def test_another_server_gets_neither_headers_nor_cookies(hostile: Any) -> None:
     assert [b"hush" in request or b"visit=1" in request for request in other.requests] == [False]
 
 
-def test_the_host_that_is_looked_up_is_the_one_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_that_is_looked_up_is_the_one_that_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[str] = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: seen.append(host) or [])
     with pytest.raises(ConnectionError, match="cannot be found"):
@@ -326,23 +416,79 @@ def test_an_odd_time_to_come_back_is_no_fault_of_ours(hostile: Any) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "::10.1.2.3", "::808:808", "::ffff:0:10.1.2.3", "::ffff:0:808:808", "64:ff9b:1::808:808", "64:ff9b::10.1.2.3", "fec0::1", "192.88.99.1", "168.63.129.16",
-        "::ffff:168.63.129.16", "100.64.0.1", "100.100.100.200", "198.18.0.1", "192.0.0.192", "240.0.0.1", "255.255.255.255", "2001:db8::1", "2002:808:808::1",
-        "2001:0:808:808::1", "2001:10::1", "3fff::1", "5f00::1", "ff02::1", "ff0e::1", "fe80::1", "0.1.2.3", "0.0.0.0", "::", "::1", "fd00:ec2::254", "100::1", "4000::1",
-        "203.0.113.1", "198.51.100.1", "192.0.2.1",
+        "::10.1.2.3",
+        "::808:808",
+        "::ffff:0:10.1.2.3",
+        "::ffff:0:808:808",
+        "64:ff9b:1::808:808",
+        "64:ff9b::10.1.2.3",
+        "fec0::1",
+        "192.88.99.1",
+        "168.63.129.16",
+        "::ffff:168.63.129.16",
+        "100.64.0.1",
+        "100.100.100.200",
+        "198.18.0.1",
+        "192.0.0.192",
+        "240.0.0.1",
+        "255.255.255.255",
+        "2001:db8::1",
+        "2002:808:808::1",
+        "2001:0:808:808::1",
+        "2001:10::1",
+        "3fff::1",
+        "5f00::1",
+        "ff02::1",
+        "ff0e::1",
+        "fe80::1",
+        "0.1.2.3",
+        "0.0.0.0",
+        "::",
+        "::1",
+        "fd00:ec2::254",
+        "100::1",
+        "4000::1",
+        "203.0.113.1",
+        "198.51.100.1",
+        "192.0.2.1",
     ],
-)  # fmt: skip
+)
 def test_an_address_of_another_purpose_is_not_public(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "192.0.1.1", "168.63.129.17", "2606:4700::1111", "2001:4860:4860::8888", "64:ff9b::808:808", "::ffff:8.8.8.8"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "8.8.8.8",
+        "1.1.1.1",
+        "192.0.1.1",
+        "168.63.129.17",
+        "2606:4700::1111",
+        "2001:4860:4860::8888",
+        "64:ff9b::808:808",
+        "::ffff:8.8.8.8",
+    ],
+)
 def test_an_address_of_the_internet_is_public(address: str) -> None:
     assert is_public(address)
 
 
 @pytest.mark.parametrize(
-    "host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0", "[::ffff:7f00:1]", "[::127.0.0.1]", "[fe80::1%25lo]", "localhost.", "127.0.0.1.", "１２７.0.0.1"]
+    "host",
+    [
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "0",
+        "[::ffff:7f00:1]",
+        "[::127.0.0.1]",
+        "[fe80::1%25lo]",
+        "localhost.",
+        "127.0.0.1.",
+        "１２７.0.0.1",
+    ],
 )
 def test_no_other_way_to_write_an_address_leads_inward(host: str) -> None:
     with pytest.raises((Forbidden, ConnectionError)) as caught:
@@ -351,7 +497,11 @@ def test_no_other_way_to_write_an_address_leads_inward(host: str) -> None:
 
 
 def test_where_a_name_leads_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.2.3", 80))])
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.1.2.3", 80))],
+    )
     with pytest.raises(Forbidden) as caught:
         fetch("http://inside.example/")
     assert "inside.example" in str(caught.value)
@@ -366,10 +516,22 @@ def test_a_certificate_is_still_asked_for(hostile: Any, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-    certificate = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(key, hashes.SHA256())
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+    )
+    certificate = (
+        builder.not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
     pem = tmp_path / "pem"
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     pem.write_bytes(secret + certificate.public_bytes(serialization.Encoding.PEM))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
@@ -384,15 +546,21 @@ def test_a_certificate_is_still_asked_for(hostile: Any, tmp_path: Path) -> None:
         fetch(server.url.replace("http:", "https:"))
 
 
-@pytest.mark.parametrize("name", ["n" * 300, "a\x00b", "n" * 3000, "a/" * 900, "../" * 500, "😀" * 100, "."])
-def test_an_odd_name_of_an_upload_is_refused_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["n" * 300, "a\x00b", "n" * 3000, "a/" * 900, "../" * 500, "😀" * 100, "."]
+)
+def test_an_odd_name_of_an_upload_is_refused_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv("MEDIA_UPLOADS", str(tmp_path))
     with pytest.raises(NonRetriable) as caught:
         MediaStore().fetch(name, tmp_path / "into", 100)
     assert len(str(caught.value)) < 1000
 
 
-def test_links_in_a_circle_are_refused_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_in_a_circle_are_refused_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MEDIA_UPLOADS", str(tmp_path))
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
@@ -401,7 +569,10 @@ def test_links_in_a_circle_are_refused_for_good(tmp_path: Path, monkeypatch: pyt
 
 
 def part(text: str) -> bytes:
-    return b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % text.encode()
+    return (
+        b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n'
+        % text.encode()
+    )
 
 
 STREAM = OK + b"Content-Type: text/event-stream\r\n\r\n"
@@ -424,22 +595,36 @@ def test_a_text_may_take_longer_than_the_timeout_of_a_piece(hostile: Any) -> Non
         for _ in range(6):
             time.sleep(0.2)
             connection.sendall(part("word "))
-        connection.sendall(b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n')
+        connection.sendall(
+            b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+        )
         connection.sendall(b"data: [DONE]\n\n")
 
     server = hostile(talk)
-    made = OpenAIGenerator("key", f"http://{server.host}/v1", timeout=1.0).generate(Prompt(prompt="x"))
+    made = OpenAIGenerator("key", f"http://{server.host}/v1", timeout=1.0).generate(
+        Prompt(prompt="x")
+    )
     assert isinstance(made, Generated)
     assert made.text == "word " * 6
 
 
-@pytest.mark.parametrize(("allowance", "piece"), [(Allowance(60), "x" * 5_000_000), (Allowance(0), "x")])
-def test_an_answer_of_any_provider_is_given_up_when_it_is_too_much(allowance: Allowance, piece: str) -> None:
+@pytest.mark.parametrize(
+    ("allowance", "piece"), [(Allowance(60), "x" * 5_000_000), (Allowance(0), "x")]
+)
+def test_an_answer_of_any_provider_is_given_up_when_it_is_too_much(
+    allowance: Allowance, piece: str
+) -> None:
     with pytest.raises(ConnectionError, match="the provider's answer"):
         allowance.take(piece)
 
 
-@pytest.mark.parametrize("talk", [drips(b"HTTP/1.1 202 Accepted\r\nContent-Length: 1000\r\n\r\n"), says(b"HTTP/1.1 400 Bad\r\n\r\n", *[b"x" * 65_536] * 40)])
+@pytest.mark.parametrize(
+    "talk",
+    [
+        drips(b"HTTP/1.1 202 Accepted\r\nContent-Length: 1000\r\n\r\n"),
+        says(b"HTTP/1.1 400 Bad\r\n\r\n", *[b"x" * 65_536] * 40),
+    ],
+)
 def test_an_answer_of_sendgrid_that_does_not_end_is_given_up(hostile: Any, talk: Talk) -> None:
     server = hostile(talk)
     began = time.monotonic()

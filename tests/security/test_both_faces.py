@@ -2,8 +2,8 @@
 
 import httpx
 
-from tests.door import Door
+from tests.web_process import WebProcess
 
 
-def test_both_faces_answer(door: Door, development: Door) -> None:
-    assert {httpx.get(f"{face.url}/healthz").status_code for face in (door, development)} == {200}
+def test_both_faces_answer(web: WebProcess, development: WebProcess) -> None:
+    assert {httpx.get(f"{face.url}/healthz").status_code for face in (web, development)} == {200}

@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipelines.events import LONGEST_ADDRESS, MAX_RECIPIENTS, EmailSendRequested, MediaImageUploaded, NotificationRequested
+from pipelines.events import (
+    LONGEST_ADDRESS,
+    MAX_RECIPIENTS,
+    EmailSendRequested,
+    MediaImageUploaded,
+    NotificationRequested,
+)
 from resources.ai.outlines import headings
 from resources.email.plain_text import LONGEST_TEXT, plain_text
-from tests.door import Door
+from tests.web_process import WebProcess
 
 HOSTILE = {
     "style": lambda size: "<style " * (size // 7),
@@ -21,7 +27,9 @@ HOSTILE = {
     "tables": lambda size: "<table><tr><td>" * (size // 15),
     "links": lambda size: "<a href=https://a.example><div>" * (size // 31),
     "lists": lambda size: "<ul><li>a" * (size // 9),
-    "different attributes": lambda size: "<p " + " ".join(f"a{number}=1" for number in range(size // 8)) + ">x",
+    "different attributes": lambda size: (
+        "<p " + " ".join(f"a{number}=1" for number in range(size // 8)) + ">x"
+    ),
     "comments": lambda size: "<!--" * (size // 4),
     "scripts": lambda size: "<script>" * (size // 8),
     "hidden": lambda size: '<p style="display' + " " * size + '">x',
@@ -76,15 +84,30 @@ def test_the_headings_of_an_outline_take_time_in_line_with_its_length() -> None:
 
 
 def test_headings_lose_their_numbers_and_marks() -> None:
-    assert headings("1. **Locks** \n## 2) Queues\n- * \n* Why\u00a0\n", 5) == ["Locks", "Queues", "Why"]
+    assert headings("1. **Locks** \n## 2) Queues\n- * \n* Why\u00a0\n", 5) == [
+        "Locks",
+        "Queues",
+        "Why",
+    ]
 
 
 @pytest.mark.parametrize(
-    "text", ["@" * 250_000, "(" * 3000, "(" * LONGEST_ADDRESS, ":" * LONGEST_ADDRESS, "a:" * 400, "<" * 900, '"' * 900, "\\" * 900, "a@" + "b." * 400]
+    "text",
+    [
+        "@" * 250_000,
+        "(" * 3000,
+        "(" * LONGEST_ADDRESS,
+        ":" * LONGEST_ADDRESS,
+        "a:" * 400,
+        "<" * 900,
+        '"' * 900,
+        "\\" * 900,
+        "a@" + "b." * 400,
+    ],
 )
-def test_what_is_no_address_is_refused_at_once_and_not_repeated(door: Door, text: str) -> None:
+def test_what_is_no_address_is_refused_at_once_and_not_repeated(web: WebProcess, text: str) -> None:
     began = time.monotonic()
-    answer = door.post("/functions/v1/send-email", {"to": [text], "subject": "x", "text": "y"})
+    answer = web.post("/functions/v1/send-email", {"to": [text], "subject": "x", "text": "y"})
     assert answer.status_code == 400
     assert "is not an e-mail address" in answer.json()["error"]
     assert len(answer.text) < 2000
@@ -95,11 +118,21 @@ def test_what_is_no_address_is_refused_at_once_and_not_repeated(door: Door, text
 def test_every_field_of_a_mail_has_a_bounded_address(field: str) -> None:
     began = time.perf_counter()
     with pytest.raises(ValidationError, match="is not an e-mail address"):
-        EmailSendRequested.model_validate({"to": ["a@example.com"], "subject": "x", "text": "y", field: "@" * 250_000})
+        EmailSendRequested.model_validate(
+            {"to": ["a@example.com"], "subject": "x", "text": "y", field: "@" * 250_000}
+        )
     assert time.perf_counter() - began < 0.1
 
 
-@pytest.mark.parametrize("given", ["Ada Lovelace <ada@example.com>", f"{'n' * 400} <ada@example.com>", f"{'ü' * 300} <ada@example.com>", "ada@bücher.example"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "Ada Lovelace <ada@example.com>",
+        f"{'n' * 400} <ada@example.com>",
+        f"{'ü' * 300} <ada@example.com>",
+        "ada@bücher.example",
+    ],
+)
 def test_a_good_address_stays_one_and_so_does_its_normal_form(given: str) -> None:
     [once] = EmailSendRequested.model_validate({"to": given, "subject": "x", "text": "y"}).to
     assert EmailSendRequested.model_validate({"to": once, "subject": "x", "text": "y"}).to == [once]
@@ -107,13 +140,17 @@ def test_a_good_address_stays_one_and_so_does_its_normal_form(given: str) -> Non
 
 def test_too_long_a_name_is_refused_where_it_comes_in() -> None:
     with pytest.raises(ValidationError, match="has too long a name"):
-        EmailSendRequested.model_validate({"to": f"{'.' * 981} <ada@example.com>", "subject": "x", "text": "y"})
+        EmailSendRequested.model_validate(
+            {"to": f"{'.' * 981} <ada@example.com>", "subject": "x", "text": "y"}
+        )
 
 
 def test_lists_of_addresses_are_counted_before_they_are_read() -> None:
     began = time.perf_counter()
     with pytest.raises(ValidationError, match="more than 1000 addresses"):
-        EmailSendRequested.model_validate({**dict.fromkeys(("to", "cc", "bcc"), ["@" * 50] * 50_000), "subject": "x", "text": "y"})
+        EmailSendRequested.model_validate(
+            {**dict.fromkeys(("to", "cc", "bcc"), ["@" * 50] * 50_000), "subject": "x", "text": "y"}
+        )
     assert time.perf_counter() - began < 0.1
 
 
@@ -121,8 +158,25 @@ def test_lists_of_addresses_are_counted_before_they_are_read() -> None:
     ("model", "data"),
     [
         (EmailSendRequested, {"to": ["bad"] * MAX_RECIPIENTS, "subject": "x", "text": "y"}),
-        (EmailSendRequested, {"to": "a@example.com", "subject": "x", "text": "y", "attachments": [{"bad": 1}] * 20_000}),
-        (NotificationRequested, {"user": "a", "kind": "b", "title": "c", "message": "d", "channels": ["pigeon"] * 20_000}),
+        (
+            EmailSendRequested,
+            {
+                "to": "a@example.com",
+                "subject": "x",
+                "text": "y",
+                "attachments": [{"bad": 1}] * 20_000,
+            },
+        ),
+        (
+            NotificationRequested,
+            {
+                "user": "a",
+                "kind": "b",
+                "title": "c",
+                "message": "d",
+                "channels": ["pigeon"] * 20_000,
+            },
+        ),
         (MediaImageUploaded, {"source": "a", "variants": [{"width": 0}] * 20}),
         (MediaImageUploaded, {"source": "a", "keep": ["all"] * 20_000}),
     ],

@@ -27,7 +27,13 @@ from runyard.processes.stack import Stack, socket_path
 from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.data_folder import data_folder
-from runyard.store.embedded import delete_embedded, embedded_url, start_embedded, stop_embedded, why_elsewhere
+from runyard.store.embedded import (
+    delete_embedded,
+    embedded_url,
+    start_embedded,
+    stop_embedded,
+    why_elsewhere,
+)
 from runyard.store.embedded_programs import run_program, server_uid
 from runyard.store.private_folders import (
     check_above,
@@ -36,7 +42,7 @@ from runyard.store.private_folders import (
     short_folder,
 )
 from tests.conftest import ROOT
-from tests.door import Door
+from tests.web_process import WebProcess
 
 NOBODY = 65534
 AS_ROOT = os.geteuid() == 0
@@ -123,12 +129,18 @@ def others_can_open(path: Path) -> bool:
     if AS_ROOT and not path.is_socket():
         return "PermissionError" not in as_nobody(lambda: os.close(os.open(path, os.O_RDONLY)))
     wanted = 0o002 if path.is_socket() else 0o004
-    return bool(path.stat().st_mode & wanted) and all(above.stat().st_mode & 0o001 for above in path.resolve().parents)
+    return bool(path.stat().st_mode & wanted) and all(
+        above.stat().st_mode & 0o001 for above in path.resolve().parents
+    )
 
 
 def open_to_others(folder: Path) -> list[Path]:
     """What another user can open of a folder and all in it."""
-    return [path for path in (folder, *folder.rglob("*")) if not path.is_symlink() and others_can_open(path)]
+    return [
+        path
+        for path in (folder, *folder.rglob("*"))
+        if not path.is_symlink() and others_can_open(path)
+    ]
 
 
 def foreign(folder: Path) -> Path:
@@ -161,9 +173,34 @@ def socket_of(url: str) -> Path:
 def made_of_old(place: Path, *, sockets_elsewhere: bool = True) -> str:
     """Make and start a server as versions before this one did: every user is the superuser. Return its URL."""
     made = private_folder(place, "", server_uid())
-    sockets = short_folder(place.parent / f"old-{place.name}", server_uid()) if sockets_elsewhere else made
-    run_program("initdb", "--auth=trust", "--auth-local=trust", "--encoding=utf8", "-U", "postgres", "-D", str(made), folder=made)
-    run_program("pg_ctl", "-w", "-o", f'-h "" -k {sockets}', "-l", "log", "-D", str(made), "start", folder=made)
+    sockets = (
+        short_folder(place.parent / f"old-{place.name}", server_uid())
+        if sockets_elsewhere
+        else made
+    )
+    run_program(
+        "initdb",
+        "--auth=trust",
+        "--auth-local=trust",
+        "--encoding=utf8",
+        "-U",
+        "postgres",
+        "-D",
+        str(made),
+        folder=made,
+    )
+    run_program(
+        "pg_ctl",
+        "-w",
+        "-o",
+        f'-h "" -k {sockets}',
+        "-l",
+        "log",
+        "-D",
+        str(made),
+        "start",
+        folder=made,
+    )
     url = f"postgresql://postgres:@/postgres?host={sockets}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE runyard")
@@ -185,30 +222,44 @@ def test_another_user_cannot_reach_the_socket_of_the_database(open_folder: Path,
 
 def test_a_socket_that_others_reach_is_of_no_use_to_them(open_folder: Path) -> None:
     url = start_embedded(open_folder / "postgres")
-    names = ask(found(embedded_url(open_folder / "postgres", "postgres")), "SELECT DISTINCT sys_name FROM pg_ident_file_mappings")
+    names = ask(
+        found(embedded_url(open_folder / "postgres", "postgres")),
+        "SELECT DISTINCT sys_name FROM pg_ident_file_mappings",
+    )
     assert {name for (name,) in names} == {"root", pwd.getpwuid(os.geteuid()).pw_name}
     if AS_ROOT:
         socket_of(url).parent.chmod(0o755)
         socket_of(url).chmod(0o777)
         for role in ("runyard", "postgres"):
-            assert "Peer authentication failed" in as_nobody(lambda role=role: psycopg.connect(url.replace("runyard@", f"{role}@")))
+            assert "Peer authentication failed" in as_nobody(
+                lambda role=role: psycopg.connect(url.replace("runyard@", f"{role}@"))
+            )
 
 
 def test_the_system_says_who_connects_and_no_port_is_open(server: str) -> None:
     superuser = server.replace("runyard@", "postgres@")
-    assert ask(superuser, "SELECT DISTINCT type, auth_method FROM pg_hba_file_rules") == [("local", "peer")]
+    assert ask(superuser, "SELECT DISTINCT type, auth_method FROM pg_hba_file_rules") == [
+        ("local", "peer")
+    ]
     assert ask(superuser, "SHOW listen_addresses") == [("",)]
 
 
 @pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect])
-def test_a_server_of_another_user_is_not_talked_to(server: str, connect: Callable[[str], object]) -> None:
+def test_a_server_of_another_user_is_not_talked_to(
+    server: str, connect: Callable[[str], object]
+) -> None:
     ours = f"requirepeer={pwd.getpwuid(server_uid()).pw_name}"
-    with pytest.raises((psycopg.OperationalError, psycopg2.OperationalError), match="requirepeer specifies"):
+    with pytest.raises(
+        (psycopg.OperationalError, psycopg2.OperationalError), match="requirepeer specifies"
+    ):
         connect(server.replace(ours, "requirepeer=nobody"))
 
 
 def test_runyard_is_no_superuser(server: str) -> None:
-    rights = ask(server, "SELECT current_user::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = current_user")
+    rights = ask(
+        server,
+        "SELECT current_user::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = current_user",
+    )
     assert rights == [("runyard", False, False, False, False)]
 
 
@@ -221,8 +272,12 @@ def test_what_names_no_schema_is_in_public(server: str) -> None:
     assert ask(server, "SHOW search_path") == [("public",)]
 
 
-@pytest.mark.parametrize(("runs", "sockets_elsewhere"), [(True, True), (True, False), (False, False)])
-def test_a_data_folder_of_before_is_given_to_the_ordinary_role(folder: Path, runs: bool, sockets_elsewhere: bool) -> None:
+@pytest.mark.parametrize(
+    ("runs", "sockets_elsewhere"), [(True, True), (True, False), (False, False)]
+)
+def test_a_data_folder_of_before_is_given_to_the_ordinary_role(
+    folder: Path, runs: bool, sockets_elsewhere: bool
+) -> None:
     folder.chmod(0o711)
     old = made_of_old(folder / "postgres", sockets_elsewhere=sockets_elsewhere)
     shop = old.replace("/runyard?", "/the%20shop's?")
@@ -234,15 +289,29 @@ def test_a_data_folder_of_before_is_given_to_the_ordinary_role(folder: Path, run
     shop = found(embedded_url(folder / "postgres", database="the shop's"))
     owned = "SELECT relname::text FROM pg_class WHERE relowner = 10 AND oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace"
     assert ask(shop, owned) == []
-    for kind in ("pg_namespace nsp", "pg_proc pro", "pg_type typ", "pg_statistic_ext stx", "pg_operator opr", "pg_largeobject_metadata lom"):
+    for kind in (
+        "pg_namespace nsp",
+        "pg_proc pro",
+        "pg_type typ",
+        "pg_statistic_ext stx",
+        "pg_operator opr",
+        "pg_largeobject_metadata lom",
+    ):
         table, prefix = kind.split()
         assert ask(shop, f"SELECT oid FROM {table} WHERE {prefix}owner = 10 AND oid >= 16384") == []
     assert ask(shop, "INSERT INTO shop.orders (price) VALUES (7) RETURNING id") == [(2,)]
-    assert ask(url, "SELECT datname::text FROM pg_database WHERE datdba = 'runyard'::regrole ORDER BY 1") == [("runyard",), ("the shop's",)]
-    assert ask(found(embedded_url(folder / "postgres", "postgres")), "SELECT DISTINCT auth_method FROM pg_hba_file_rules") == [("peer",)]
+    assert ask(
+        url, "SELECT datname::text FROM pg_database WHERE datdba = 'runyard'::regrole ORDER BY 1"
+    ) == [("runyard",), ("the shop's",)]
+    assert ask(
+        found(embedded_url(folder / "postgres", "postgres")),
+        "SELECT DISTINCT auth_method FROM pg_hba_file_rules",
+    ) == [("peer",)]
 
 
-def test_the_tables_of_before_work_under_the_ordinary_role(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tables_of_before_work_under_the_ordinary_role(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.mkdir()
     if AS_ROOT:
         project.parent.chmod(0o711)
@@ -259,7 +328,9 @@ def test_the_tables_of_before_work_under_the_ordinary_role(project: Path, monkey
 
     # Its server runs on, and reaches its files. As root they lie elsewhere from now on.
     assert stat.S_IMODE(data_folder().stat().st_mode) == (0o711 if AS_ROOT else 0o700)
-    monkeypatch.setenv("DATABASE_URL", start_embedded(settings().postgres_dir, project / "postgres"))
+    monkeypatch.setenv(
+        "DATABASE_URL", start_embedded(settings().postgres_dir, project / "postgres")
+    )
     settings.cache_clear()
     assert stat.S_IMODE(data_folder().stat().st_mode) == 0o700
     assert "PANIC" not in (settings().postgres_dir / "log").read_text()
@@ -268,7 +339,9 @@ def test_the_tables_of_before_work_under_the_ordinary_role(project: Path, monkey
     with database.connection() as connection:
         connection.execute("SELECT runyard.send('greet/requested', '{}')")
         assert connection.execute("SELECT count(*) AS n FROM runyard.events").fetchone() == {"n": 2}
-        owners = connection.execute("SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname IN ('runyard', 'app', 'public')").fetchall()
+        owners = connection.execute(
+            "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname IN ('runyard', 'app', 'public')"
+        ).fetchall()
     assert owners == [{"tableowner": "runyard"}]
     assert (project / "postgres").exists() == (not AS_ROOT)
     database.close_pool()
@@ -276,7 +349,9 @@ def test_the_tables_of_before_work_under_the_ordinary_role(project: Path, monkey
 
 
 def test_data_of_root_are_moved_to_another_file_system(folder: Path) -> None:
-    shared = Path(tempfile.mkdtemp(prefix="ryn-", dir="/dev/shm" if Path("/dev/shm").exists() else None))
+    shared = Path(
+        tempfile.mkdtemp(prefix="ryn-", dir="/dev/shm" if Path("/dev/shm").exists() else None)
+    )
     try:
         shared.chmod(0o711)
         with psycopg.connect(made_of_old(shared / "postgres"), autocommit=True) as connection:
@@ -308,30 +383,47 @@ def test_a_folder_that_the_server_cannot_use_is_refused_with_the_next_step(folde
         start_embedded(place)
 
 
-def test_the_database_of_root_is_in_a_place_of_its_own(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_of_root_is_in_a_place_of_its_own(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DATABASE_URL")
     settings.cache_clear()
     said = why_elsewhere(settings())
     if AS_ROOT:
         assert settings().postgres_dir.parent == Path("/var/lib/runyard")
-        assert said is not None and str(settings().postgres_dir) in said and "RUNYARD_POSTGRES_DIR" in said and "root" in said
+        assert (
+            said is not None
+            and str(settings().postgres_dir) in said
+            and "RUNYARD_POSTGRES_DIR" in said
+            and "root" in said
+        )
     else:
         assert settings().postgres_dir == project / "postgres"
         assert said is None
 
 
 def test_a_variable_puts_the_database_elsewhere(folder: Path) -> None:
-    assert Settings(home=folder, postgres_folder=folder / "elsewhere").postgres_dir == folder / "elsewhere"
+    assert (
+        Settings(home=folder, postgres_folder=folder / "elsewhere").postgres_dir
+        == folder / "elsewhere"
+    )
 
 
 def test_the_database_is_where_its_data_folder_is_for_root_too(folder: Path) -> None:
     owner = foreign(folder)
     expected = owner / "postgres" if AS_ROOT else folder / "mine" / "postgres"
-    assert Settings(home=folder, data_dir=owner if AS_ROOT else folder / "mine", postgres_folder=None).postgres_dir == expected
+    assert (
+        Settings(
+            home=folder, data_dir=owner if AS_ROOT else folder / "mine", postgres_folder=None
+        ).postgres_dir
+        == expected
+    )
 
 
 def test_a_process_id_that_is_no_servers_is_not_believed(folder: Path) -> None:
-    (folder / "postmaster.pid").write_text(f"{os.getpid()}\n{folder}\n1\n5432\n{folder}\n\n1 1\nready\n")
+    (folder / "postmaster.pid").write_text(
+        f"{os.getpid()}\n{folder}\n1\n5432\n{folder}\n\n1 1\nready\n"
+    )
     assert embedded_url(folder) is None
     stop_embedded(folder)
 
@@ -347,7 +439,11 @@ def test_a_data_folder_that_may_not_be_looked_into_is_named(folder: Path) -> Non
             embedded_url(folder / "postgres")
         folder.chmod(0o700)
         said = f"DatabaseUnavailable: {error.value}"
-    assert said.startswith("DatabaseUnavailable") and str(folder) in said and "run this as the user" in said
+    assert (
+        said.startswith("DatabaseUnavailable")
+        and str(folder) in said
+        and "run this as the user" in said
+    )
 
 
 def test_names_with_odd_signs_are_no_programs_for_the_shell(folder: Path) -> None:
@@ -437,7 +533,10 @@ def dangerous(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("below", ["data", "some/way/down"])
 def test_a_folder_that_others_could_replace_is_refused(folder: Path, kind: str, below: str) -> None:
     above = dangerous(folder, kind)
-    with pytest.raises(RunyardError, match=rf"could be replaced .*: {above} .* Set RUNYARD_DATA_DIR to .*, or (run this as|`chmod)"):
+    with pytest.raises(
+        RunyardError,
+        match=rf"could be replaced .*: {above} .* Set RUNYARD_DATA_DIR to .*, or (run this as|`chmod)",
+    ):
         private_folder(above / below, "RUNYARD_DATA_DIR")
     assert list(above.iterdir()) == []
 
@@ -522,7 +621,9 @@ def test_a_process_that_only_looks_like_a_server_keeps_no_folder_open(project: P
             pretender.kill()
 
 
-def test_the_stack_takes_no_data_folder_of_another_user(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stack_takes_no_data_folder_of_another_user(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RUNYARD_DATA_DIR", str(foreign(project.parent)))
     settings.cache_clear()
     for command in (Stack().start, Stack().stop, lambda: socket_path("code")):
@@ -533,14 +634,18 @@ def test_the_stack_takes_no_data_folder_of_another_user(project: Path, monkeypat
 # Sockets
 
 
-def test_what_was_laid_into_the_common_folder_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_laid_into_the_common_folder_is_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hashlib import sha256
 
     data = folder / LONG
     trap = folder / "trap"
     trap.mkdir(mode=0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    (folder / f"runyard-{os.getuid()}-{sha256(str(data).encode()).hexdigest()[:12]}").symlink_to(trap)
+    (folder / f"runyard-{os.getuid()}-{sha256(str(data).encode()).hexdigest()[:12]}").symlink_to(
+        trap
+    )
     path = socket_path("code", Settings(data_dir=data))
     assert not path.resolve().is_relative_to(trap)
     assert stat.S_IMODE(path.parent.lstat().st_mode) == 0o700
@@ -555,7 +660,9 @@ def test_all_processes_find_the_same_sockets(folder: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("mode", [0o755, None])
-def test_a_folder_of_sockets_that_others_can_enter_is_made_anew(folder: Path, mode: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_sockets_that_others_can_enter_is_made_anew(
+    folder: Path, mode: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     first = short_folder(folder / "link")
     if mode is None:
@@ -564,10 +671,14 @@ def test_a_folder_of_sockets_that_others_can_enter_is_made_anew(folder: Path, mo
     else:
         first.chmod(mode)
     second = short_folder(folder / "link")
-    assert second != first and not second.is_symlink() and stat.S_IMODE(second.stat().st_mode) == 0o700
+    assert (
+        second != first and not second.is_symlink() and stat.S_IMODE(second.stat().st_mode) == 0o700
+    )
 
 
-def test_a_common_folder_in_which_others_can_rename_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_common_folder_in_which_others_can_rename_is_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     common = folder / "common"
     common.mkdir()
     common.chmod(0o777)
@@ -577,7 +688,9 @@ def test_a_common_folder_in_which_others_can_rename_is_not_used(folder: Path, mo
     made.rmdir()
 
 
-def test_a_temporary_folder_below_one_of_another_user_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_folder_below_one_of_another_user_is_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     common = dangerous(folder, "owner") / "common"
     common.mkdir(mode=0o700)
     monkeypatch.setattr(tempfile, "tempdir", str(common))
@@ -598,7 +711,13 @@ def test_a_socket_of_the_stack_cannot_be_reached_by_others(open_folder: Path) ->
 def test_commands_write_for_their_user_alone(security_url: str) -> None:
     code = "import os\nfrom runyard.cli.main import main\ntry: main(['env'])\nexcept SystemExit: print(oct(os.umask(0)))"
     said = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "DATABASE_URL": security_url}, umask=0o022, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_URL": security_url},
+        umask=0o022,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert said.stdout.splitlines()[-1] == "0o77"
 
@@ -612,7 +731,9 @@ def test_mails_of_the_outbox_cannot_be_read_by_others(project: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "file_mode"), [(0o755, 0o644), (0o700, 0o600), (0o777, 0o644)])
-def test_a_folder_that_its_user_opened_to_others_gets_files_that_they_can_read(open_folder: Path, mode: int, file_mode: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_its_user_opened_to_others_gets_files_that_they_can_read(
+    open_folder: Path, mode: int, file_mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_folder / "store"
     store.mkdir()
     store.chmod(mode)
@@ -635,15 +756,19 @@ def test_the_data_folder_is_private_before_anything_is_in_it(project: Path) -> N
     assert stat.S_IMODE(data_folder().stat().st_mode) == 0o700
 
 
-def test_no_command_line_holds_the_password_of_the_database(security_url: str, tmp_path: Path) -> None:
+def test_no_command_line_holds_the_password_of_the_database(
+    security_url: str, tmp_path: Path
+) -> None:
     # The role is asked for no password; one that is given all the same must not turn up.
     url = security_url.replace("runyard@", "runyard:hush-hush@")
     (tmp_path / "workspace.yaml").write_text("load_from:\n  - python_module: tests.code\n")
-    web = Door(url, tmp_path / "log", ["--workspace", str(tmp_path / "workspace.yaml")])
+    web = WebProcess(url, tmp_path / "log", ["--workspace", str(tmp_path / "workspace.yaml")])
     web.start()
     try:
         processes = [psutil.Process(web.pid), *psutil.Process(web.pid).children(recursive=True)]
         assert len(processes) > 1
-        assert not [line for process in processes for line in process.cmdline() if "hush-hush" in line]
+        assert not [
+            line for process in processes for line in process.cmdline() if "hush-hush" in line
+        ]
     finally:
         web.stop()

@@ -34,12 +34,34 @@ ODD = "p@ss/w:x'y\"z\\ é+%"
 @pytest.mark.parametrize(
     "name",
     [
-        "DB_PASS", "SMTP_PASS", "PASS", "DBPASS", "DB_PASS_2", "STRIPE_SK", "SK", "WEBHOOK_SIGNING", "AWS_ACCESS", "AWS_ACCESS_ID", "GPG_PASSPHRASE", "PRIVATE_PEM",
-        "DB_PWD", "GITHUB_PAT",
-        "BASIC_AUTH", "API_KEY", "APIKEY", "CLIENT_SECRET", "AUTH_TOKEN", "PGPASSWORD", "MYSQL_PASSWD", "AZURE_CREDENTIAL", "db_pass",
+        "DB_PASS",
+        "SMTP_PASS",
+        "PASS",
+        "DBPASS",
+        "DB_PASS_2",
+        "STRIPE_SK",
+        "SK",
+        "WEBHOOK_SIGNING",
+        "AWS_ACCESS",
+        "AWS_ACCESS_ID",
+        "GPG_PASSPHRASE",
+        "PRIVATE_PEM",
+        "DB_PWD",
+        "GITHUB_PAT",
+        "BASIC_AUTH",
+        "API_KEY",
+        "APIKEY",
+        "CLIENT_SECRET",
+        "AUTH_TOKEN",
+        "PGPASSWORD",
+        "MYSQL_PASSWD",
+        "AZURE_CREDENTIAL",
+        "db_pass",
     ],
-)  # fmt: skip
-def test_a_variable_whose_name_says_so_is_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_a_variable_whose_name_says_so_is_secret(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, SECRET)
     assert redact(f"refused: {SECRET}!") == f"refused: {MASK}!"
 
@@ -47,42 +69,74 @@ def test_a_variable_whose_name_says_so_is_secret(name: str, monkeypatch: pytest.
 @pytest.mark.parametrize(
     "name",
     [
-        "PASSENGERS", "COMPASS", "PROXY_BYPASS", "PASS_THROUGH", "KEYBOARD", "KEYWORDS", "MONKEY", "TOKENIZER", "PWD", "OLDPWD", "TASK", "DISK", "RISK", "PATH",
+        "PASSENGERS",
+        "COMPASS",
+        "PROXY_BYPASS",
+        "PASS_THROUGH",
+        "KEYBOARD",
+        "KEYWORDS",
+        "MONKEY",
+        "TOKENIZER",
+        "PWD",
+        "OLDPWD",
+        "TASK",
+        "DISK",
+        "RISK",
+        "PATH",
         "FILE_PATTERN",
-        "PRIVATE_IP", "PRIVATE_NETWORK", "PORT",
+        "PRIVATE_IP",
+        "PRIVATE_NETWORK",
+        "PORT",
     ],
-)  # fmt: skip
-def test_a_variable_whose_name_only_looks_so_is_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+)
+def test_a_variable_whose_name_only_looks_so_is_not(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, "twelve-people")
     assert redact("for twelve-people") == "for twelve-people"
 
 
 def test_what_only_counts_secrets_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNYARD_KEY_RATE", "100000")
+    monkeypatch.setenv("RUNYARD_KEY_RATE_LIMIT", "100000")
     monkeypatch.setenv("MAX_TOKENS", "128000")
     assert redact("128000 of 100000") == "128000 of 100000"
 
 
 FORMS: dict[str, Callable[[str], str]] = {
-    "as it is": str, "in JSON": json.dumps, "in JSON beyond ASCII": lambda text: json.dumps(text, ensure_ascii=False),
+    "as it is": str,
+    "in JSON": json.dumps,
+    "in JSON beyond ASCII": lambda text: json.dumps(text, ensure_ascii=False),
     "in JSON in JSON": lambda text: json.dumps(json.dumps(text)),
-    "in a repr": repr, "in a repr of a dict": lambda text: repr({"dsn": text}), "in a repr of JSON": lambda text: repr(json.dumps(text)),
+    "in a repr": repr,
+    "in a repr of a dict": lambda text: repr({"dsn": text}),
+    "in a repr of JSON": lambda text: repr(json.dumps(text)),
     "behind a quote in a repr": lambda text: repr("'" + text),
-    "in a path": quote, "in a part of a URL": lambda text: quote(text, safe=""), "in a query": quote_plus,
+    "in a path": quote,
+    "in a part of a URL": lambda text: quote(text, safe=""),
+    "in a query": quote_plus,
     "encoded in small letters": lambda text: quote(text, safe="").lower(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_secret_is_found_in_every_form(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ODD_SECRET", ODD)
     shown = redact(f"before {FORMS[form](ODD)} behind")
-    assert (MASK in shown, "z" in shown, shown.startswith("before "), shown.endswith(" behind")) == (True, False, True, True)
+    assert (
+        MASK in shown,
+        "z" in shown,
+        shown.startswith("before "),
+        shown.endswith(" behind"),
+    ) == (True, False, True, True)
 
 
-def test_several_secrets_in_a_variable_and_the_lines_of_a_key_are_secret_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_secrets_in_a_variable_and_the_lines_of_a_key_are_secret_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("HOOK_SECRETS", "first-one, second-one")
-    monkeypatch.setenv("SSH_KEY", "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\n-----END PRIVATE KEY-----\n")
+    monkeypatch.setenv(
+        "SSH_KEY", "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\n-----END PRIVATE KEY-----\n"
+    )
     assert redact("second-one, then first-one; MIIEvQIBADANBgkq") == f"{MASK}, then {MASK}; {MASK}"
 
 
@@ -96,22 +150,37 @@ def test_a_secret_that_holds_another_leaves_nothing(monkeypatch: pytest.MonkeyPa
     ("name", "url", "texts"),
     [
         ("DATABASE_URL", "postgresql://app:dbpassword1@db:5432/app", ["dbpassword1"]),
-        ("RUNYARD_DIRECT_DATABASE_URL", "postgresql://app:dbpassword2@db:5432/app", ["dbpassword2"]),
+        (
+            "RUNYARD_DIRECT_DATABASE_URL",
+            "postgresql://app:dbpassword2@db:5432/app",
+            ["dbpassword2"],
+        ),
         ("RUNYARD_BROKER_URL", "redis://:br0ker%2Fpw@r:6379/0", ["br0ker/pw", "br0ker%2Fpw"]),
         ("ANYTHING", "amqp://u:p@ssss/wwww@host/x", ["p@ssss/wwww"]),
         ("ANYTHING", "host=h password='dsn secret' user=u", ["dsn secret"]),
-        ("ANYTHING", "https://bob:basic-pw@x/", ["basic-pw", base64.b64encode(b"bob:basic-pw").decode()]),
+        (
+            "ANYTHING",
+            "https://bob:basic-pw@x/",
+            ["basic-pw", base64.b64encode(b"bob:basic-pw").decode()],
+        ),
     ],
 )
-def test_the_password_of_a_connection_is_secret_alone(name: str, url: str, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_of_a_connection_is_secret_alone(
+    name: str, url: str, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, url)
     for text in texts:
         assert redact(f"fails with {text} now") == f"fails with {MASK} now"
 
 
-def test_a_password_that_is_the_name_of_the_database_is_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_that_is_the_name_of_the_database_is_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://runyard:runyard@db/runyard")
-    assert redact("runyard is up at postgresql://runyard:runyard@db/runyard") == f"runyard is up at postgresql://runyard:{MASK}@db/runyard"
+    assert (
+        redact("runyard is up at postgresql://runyard:runyard@db/runyard")
+        == f"runyard is up at postgresql://runyard:{MASK}@db/runyard"
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,12 +209,22 @@ def test_a_password_in_a_text_is_taken_out_and_the_rest_stays(text: str, shown: 
 @pytest.mark.parametrize(
     "text",
     [
-        "postgres://user@host/db", "https://host:8080/path@v1", "https://h:8080?to=a@b", "https://h/x?to=a@b c:d@e", "u://a:@h/x@y", "http://[::1]:80/x@y",
+        "postgres://user@host/db",
+        "https://host:8080/path@v1",
+        "https://h:8080?to=a@b",
+        "https://h/x?to=a@b c:d@e",
+        "u://a:@h/x@y",
+        "http://[::1]:80/x@y",
         "connect(password=None, x)",
-        "password = get()", "password='' x", "passwords=3", "PWD=/home/ada", '{"said": "password=", "to": "ada"}', "'password=' is missing, 'user=' too",
+        "password = get()",
+        "password='' x",
+        "passwords=3",
+        "PWD=/home/ada",
+        '{"said": "password=", "to": "ada"}',
+        "'password=' is missing, 'user=' too",
         "a password: eight characters",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_password_stays(text: str) -> None:
     assert redact(text) == text
 
@@ -187,7 +266,10 @@ def test_the_time_that_it_takes_grows_with_the_text(monkeypatch: pytest.MonkeyPa
 def test_a_text_of_a_megabyte_takes_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         monkeypatch.setenv(f"KEY_{number}", f"sk-{number}-abcdefghijklmnop")
-    text = ('  File "/srv/app/email.py", line 42, in send\n    response = client.post(url, json=payload)\nConnectError: https://api.example.com/v3\n' * 10_000)[: 2**20]
+    text = (
+        '  File "/srv/app/email.py", line 42, in send\n    response = client.post(url, json=payload)\nConnectError: https://api.example.com/v3\n'
+        * 10_000
+    )[: 2**20]
     began = time.perf_counter()
     assert redactor()(text) == text
     assert time.perf_counter() - began < 0.5
@@ -221,13 +303,19 @@ def test_the_log_of_the_web_process_holds_no_secret(monkeypatch: pytest.MonkeyPa
             logging.getLogger("asyncio").exception("task failed")
     finally:
         root.handlers[:] = before
-    assert ("ValueError: [redacted]" in stream.getvalue(), SECRET in stream.getvalue()) == (True, False)
+    assert ("ValueError: [redacted]" in stream.getvalue(), SECRET in stream.getvalue()) == (
+        True,
+        False,
+    )
 
 
 # Terminals
 
 EVIL = "\x1b[31m\x1b]0;title\x07 a\nforged line\rb\x08 \x7f \x9b31m \u202eabc\u2066 \u2028\u2029\x85\tend"
-_OBEYED = [chr(number) for number in (*range(32), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))]
+_OBEYED = [
+    chr(number)
+    for number in (*range(32), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+]
 
 
 def _run(*arguments: str) -> Result:
@@ -246,21 +334,41 @@ def evil_rows(functions: dict[str, Function]) -> None:
     with database.connection() as connection:
         send(Event("greet/requested", {"said": EVIL}))
         connection.execute("UPDATE runyard.events SET name = %s", (f"greet/{EVIL}",))
-        error = json.dumps({"step": EVIL, "type": f"Type{EVIL}", "message": f"message {EVIL}", "traceback": f"Traceback:\n  File x\n\tindented {EVIL}"})
-        connection.execute("UPDATE runyard.invocations SET status = 'failed', finished_at = now(), error = %s", (error,))
+        error = json.dumps(
+            {
+                "step": EVIL,
+                "type": f"Type{EVIL}",
+                "message": f"message {EVIL}",
+                "traceback": f"Traceback:\n  File x\n\tindented {EVIL}",
+            }
+        )
+        connection.execute(
+            "UPDATE runyard.invocations SET status = 'failed', finished_at = now(), error = %s",
+            (error,),
+        )
         connection.execute(
             "INSERT INTO runyard.bulks (id, action, selection, upto, total) VALUES ('b', 'replay', %s, 1, 1)",
             (json.dumps({"error": EVIL, "function": None}),),
         )
-        connection.execute("UPDATE runyard.functions SET triggers = ARRAY[%s], name = %s WHERE name = 'greet'", (EVIL, f"greet{EVIL}"))
+        connection.execute(
+            "UPDATE runyard.functions SET triggers = ARRAY[%s], name = %s WHERE name = 'greet'",
+            (EVIL, f"greet{EVIL}"),
+        )
     api_keys.create(f"name {EVIL}", ["send"], events=[f"shop/{EVIL}"])
 
 
-@pytest.mark.parametrize("command", [("events",), ("dead-letters",), ("functions",), ("bulks",), ("keys", "list")])
-def test_a_line_that_is_printed_is_one_line_and_nothing_in_it_is_obeyed(evil_rows: None, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "command", [("events",), ("dead-letters",), ("functions",), ("bulks",), ("keys", "list")]
+)
+def test_a_line_that_is_printed_is_one_line_and_nothing_in_it_is_obeyed(
+    evil_rows: None, command: tuple[str, ...]
+) -> None:
     printed = _run(*command).output
     assert _obeyed(printed, "\n") == []
-    assert ("\\x1b[31m" in printed or "\\u001b[31m" in printed, [line for line in printed.splitlines() if line.startswith("forged")]) == (True, [])
+    assert (
+        "\\x1b[31m" in printed or "\\u001b[31m" in printed,
+        [line for line in printed.splitlines() if line.startswith("forged")],
+    ) == (True, [])
 
 
 def test_one_dead_letter_keeps_the_lines_of_its_traceback_alone(evil_rows: None) -> None:
@@ -272,7 +380,9 @@ def test_one_dead_letter_keeps_the_lines_of_its_traceback_alone(evil_rows: None)
     assert "Traceback:\n  File x\n\tindented \\x1b[31m" in printed
 
 
-def test_json_stays_json_and_is_ascii_alone(evil_rows: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_stays_json_and_is_ascii_alone(
+    evil_rows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DB_PASS", "forged line")
     [line] = _run("events", "--json").output.splitlines()
     row = json.loads(line)
@@ -286,31 +396,57 @@ def test_json_stays_json_with_half_a_password_in_it(functions: dict[str, Functio
     assert json.loads(line)["data"] == {"a": "x password='", "b": "it's", "c": 'password="'}
 
 
-def test_an_error_is_one_line_and_nothing_in_it_is_obeyed(security_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_one_line_and_nothing_in_it_is_obeyed(
+    security_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DB_PASS", SECRET)
     found = CliRunner().invoke(main, ["events", "--id", EVIL + SECRET])
-    assert (found.exit_code, _obeyed(found.output, "\n"), found.output.count("\n"), SECRET in found.output) == (1, [], 1, False)
+    assert (
+        found.exit_code,
+        _obeyed(found.output, "\n"),
+        found.output.count("\n"),
+        SECRET in found.output,
+    ) == (1, [], 1, False)
 
 
-def test_a_secret_that_is_cut_in_the_middle_is_found_before(functions: dict[str, Function], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_that_is_cut_in_the_middle_is_found_before(
+    functions: dict[str, Function], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DB_PASS", "a-very-long-secret-of-the-tests")
     send(Event("greet/requested", {}))
     with database.connection() as connection:
-        error = json.dumps({"step": "s", "type": "T", "message": "x" * 110 + "a-very-long-secret-of-the-tests", "traceback": ""})
-        connection.execute("UPDATE runyard.invocations SET status = 'failed', finished_at = now(), error = %s", (error,))
+        error = json.dumps(
+            {
+                "step": "s",
+                "type": "T",
+                "message": "x" * 110 + "a-very-long-secret-of-the-tests",
+                "traceback": "",
+            }
+        )
+        connection.execute(
+            "UPDATE runyard.invocations SET status = 'failed', finished_at = now(), error = %s",
+            (error,),
+        )
     assert "a-very-lon" not in _run("events").output + _run("dead-letters").output
 
 
-def test_the_time_that_the_commands_take_for_nesting_beyond_reading_is_none(security_url: str) -> None:
+def test_the_time_that_the_commands_take_for_nesting_beyond_reading_is_none(
+    security_url: str,
+) -> None:
     found = _run("send", "greet/requested", "--data", "[" * 100_000)
     assert (found.exit_code, "is not JSON" in found.output) == (2, True)
 
 
 def test_what_is_harmless_is_shown_as_it_is() -> None:
-    assert visible("Zoë 日本 \U0001f600 C:\\new\\table e\u0301") == "Zoë 日本 \U0001f600 C:\\new\\table e\u0301"
+    assert (
+        visible("Zoë 日本 \U0001f600 C:\\new\\table e\u0301")
+        == "Zoë 日本 \U0001f600 C:\\new\\table e\u0301"
+    )
 
 
-def test_the_report_shows_a_name_in_one_line(tmp_path: Path, functions: dict[str, Function], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_shows_a_name_in_one_line(
+    tmp_path: Path, functions: dict[str, Function], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from runyard.settings import settings
 
     monkeypatch.setenv("RUNYARD_DATA_DIR", str(tmp_path))
@@ -320,7 +456,11 @@ def test_the_report_shows_a_name_in_one_line(tmp_path: Path, functions: dict[str
         connection.execute("UPDATE runyard.events SET name = %s", (EVIL,))
     printed = _run("report").output
     settings.cache_clear()
-    assert (_obeyed(printed, "\n"), [line for line in printed.splitlines() if line.startswith("forged")], "\\x1b[31m" in printed) == ([], [], True)
+    assert (
+        _obeyed(printed, "\n"),
+        [line for line in printed.splitlines() if line.startswith("forged")],
+        "\\x1b[31m" in printed,
+    ) == ([], [], True)
 
 
 def test_the_log_of_the_stack_holds_no_secret_and_waits_for_no_line_without_an_end() -> None:
@@ -330,5 +470,17 @@ def test_the_log_of_the_stack_holds_no_secret_and_waits_for_no_line_without_an_e
         payload = f"processname:web groupname:stack pid:1 channel:stdout\n{piece}"
         listened += f"ver:3.0 server:supervisor serial:1 pool:output poolserial:1 eventname:PROCESS_LOG_STDOUT len:{len(payload)}\n{payload}"
     command = [sys.executable, "-m", "runyard", "prefix-output"]
-    printed = subprocess.run(command, input=listened, env={**os.environ, "DB_PASS": SECRET}, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False).stderr
-    assert printed.splitlines()[:2] == [f"web      | connecting with {MASK}", f"web      | {'x' * 70_000}"]
+    printed = subprocess.run(
+        command,
+        input=listened,
+        env={**os.environ, "DB_PASS": SECRET},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    ).stderr
+    assert printed.splitlines()[:2] == [
+        f"web      | connecting with {MASK}",
+        f"web      | {'x' * 70_000}",
+    ]

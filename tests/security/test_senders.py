@@ -19,8 +19,8 @@ from runyard.gateway.http.auth import Access
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import wait_until
-from tests.door import Door, count
 from tests.security.conftest import GITHUB_SECRET, SIGNING_SECRET, STRIPE_SECRET
+from tests.web_process import WebProcess, count
 
 MAIL = {"to": "ada@example.com", "subject": "Private", "text": "For Ada alone"}
 CONTACT = {"name": "Eve", "email": "eve@example.com", "message": "Hi"}
@@ -36,92 +36,149 @@ def as_key(given: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {given}"}
 
 
-def post(door: Door, given: str, event: dict[str, Any], path: str = "/api/events", **query: str) -> httpx.Response:
+def post(
+    web: WebProcess, given: str, event: dict[str, Any], path: str = "/api/events", **query: str
+) -> httpx.Response:
     """Send an event with a key."""
-    return httpx.post(door.url + path, json=event, headers=as_key(given), params=query, timeout=30)
+    return httpx.post(web.url + path, json=event, headers=as_key(given), params=query, timeout=30)
 
 
 @pytest.fixture
-def mailer(door: Door) -> str:
+def mailer(web: WebProcess) -> str:
     """A key that may send everything."""
     return key("send")
 
 
 @pytest.fixture
-def form(door: Door) -> str:
+def form(web: WebProcess) -> str:
     """A key for contact forms alone."""
     return key("send", "read", "manage", events=["contact/*"])
 
 
-def test_the_same_id_of_two_keys_is_two_events(door: Door) -> None:
+def test_the_same_id_of_two_keys_is_two_events(web: WebProcess) -> None:
     event = {"name": "greet/requested", "id": "order-1"}
-    first, second = (post(door, key(), event).json()["ids"] for _ in range(2))
+    first, second = (post(web, key(), event).json()["ids"] for _ in range(2))
     assert first != second
     assert (count(), count("runyard.invocations")) == (2, 2)
 
 
-def test_the_same_id_of_one_key_is_one_event(door: Door, mailer: str) -> None:
+def test_the_same_id_of_one_key_is_one_event(web: WebProcess, mailer: str) -> None:
     event = {"name": "greet/requested", "id": "order-1"}
-    assert post(door, mailer, event).json() == post(door, mailer, event).json()
+    assert post(web, mailer, event).json() == post(web, mailer, event).json()
     assert count() == 1
 
 
-def test_the_same_id_under_another_name_is_another_event(door: Door, mailer: str) -> None:
-    ids = {post(door, mailer, {"name": name, "id": "order-1"}).json()["ids"][0] for name in ("greet/requested", "order/paid")}
+def test_the_same_id_under_another_name_is_another_event(web: WebProcess, mailer: str) -> None:
+    ids = {
+        post(web, mailer, {"name": name, "id": "order-1"}).json()["ids"][0]
+        for name in ("greet/requested", "order/paid")
+    }
     assert len(ids) == 2
 
 
-def test_keys_of_one_tenant_share_their_ids(door: Door) -> None:
+def test_keys_of_one_tenant_share_their_ids(web: WebProcess) -> None:
     event = {"name": "greet/requested", "id": "order-1"}
     old, new = key(tenant="shop"), key(tenant="shop")
-    assert post(door, old, event).json()["ids"] == post(door, new, event).json()["ids"]
+    assert post(web, old, event).json()["ids"] == post(web, new, event).json()["ids"]
 
 
-def test_tenants_do_not(door: Door) -> None:
+def test_tenants_do_not(web: WebProcess) -> None:
     event = {"name": "greet/requested", "id": "order-1"}
-    assert post(door, key(tenant="shop"), event).json()["ids"] != post(door, key(tenant="office"), event).json()["ids"]
+    assert (
+        post(web, key(tenant="shop"), event).json()["ids"]
+        != post(web, key(tenant="office"), event).json()["ids"]
+    )
 
 
-def test_no_tenant_can_take_the_place_of_a_key(door: Door) -> None:
+def test_no_tenant_can_take_the_place_of_a_key(web: WebProcess) -> None:
     key_id, made = api_keys.create("x", ["send"])
     event = {"name": "greet/requested", "id": "order-1"}
-    assert post(door, made, event).json()["ids"] != post(door, key(tenant=f"key {key_id}"), event).json()["ids"]
+    assert (
+        post(web, made, event).json()["ids"]
+        != post(web, key(tenant=f"key {key_id}"), event).json()["ids"]
+    )
 
 
-def test_a_key_cannot_take_an_id_away_from_the_application_itself(door: Door, mailer: str) -> None:
-    taken = post(door, mailer, {"name": "greet/requested", "id": "order-1"}).json()["ids"]
+def test_a_key_cannot_take_an_id_away_from_the_application_itself(
+    web: WebProcess, mailer: str
+) -> None:
+    taken = post(web, mailer, {"name": "greet/requested", "id": "order-1"}).json()["ids"]
     assert runyard.send("greet/requested", {}, id="order-1") != taken
     assert count("runyard.invocations") == 2
 
 
-def test_the_outcome_of_another_keys_event_is_not_told(door: Door, mailer: str, form: str) -> None:
-    [theirs] = post(door, mailer, {"name": "email/send.requested", "data": MAIL, "id": "mail-1"}).json()["ids"]
-    answer = post(door, form, {**CONTACT}, "/functions/v1/contact-notification", wait="0.1")
+def test_the_outcome_of_another_keys_event_is_not_told(
+    web: WebProcess, mailer: str, form: str
+) -> None:
+    [theirs] = post(
+        web, mailer, {"name": "email/send.requested", "data": MAIL, "id": "mail-1"}
+    ).json()["ids"]
+    answer = post(web, form, {**CONTACT}, "/functions/v1/contact-notification", wait="0.1")
     assert theirs not in answer.text
-    answer = post(door, form, {"event": "contact/submitted", "data": CONTACT, "id": "mail-1"}, "/api/inngest/trigger", wait="0.1")
+    answer = post(
+        web,
+        form,
+        {"event": "contact/submitted", "data": CONTACT, "id": "mail-1"},
+        "/api/inngest/trigger",
+        wait="0.1",
+    )
     assert theirs not in answer.text
     assert "Ada" not in answer.text
     assert len(answer.json()["invocations"]) == 1
 
 
-def test_an_id_that_is_made_of_a_seed_cannot_be_another_senders(door: Door, mailer: str, form: str) -> None:
-    seed = {"x-inngest-event-id-seed": f"{int(time.time() * 1000)},{base64.b64encode(b'0123456789').decode()}"}
-    sent = httpx.post(f"{door.url}/api/events", json={"name": "greet/requested"}, headers={**as_key(mailer), **seed})
-    squatted = httpx.post(f"{door.url}/api/events", json={"name": "contact/submitted", "data": CONTACT}, headers={**as_key(form), **seed})
-    again = httpx.post(f"{door.url}/api/events", json={"name": "greet/requested"}, headers={**as_key(mailer), **seed})
+def test_an_id_that_is_made_of_a_seed_cannot_be_another_senders(
+    web: WebProcess, mailer: str, form: str
+) -> None:
+    seed = {
+        "x-inngest-event-id-seed": f"{int(time.time() * 1000)},{base64.b64encode(b'0123456789').decode()}"
+    }
+    sent = httpx.post(
+        f"{web.url}/api/events",
+        json={"name": "greet/requested"},
+        headers={**as_key(mailer), **seed},
+    )
+    squatted = httpx.post(
+        f"{web.url}/api/events",
+        json={"name": "contact/submitted", "data": CONTACT},
+        headers={**as_key(form), **seed},
+    )
+    again = httpx.post(
+        f"{web.url}/api/events",
+        json={"name": "greet/requested"},
+        headers={**as_key(mailer), **seed},
+    )
     assert (sent.status_code, squatted.status_code, again.json()) == (200, 400, sent.json())
     assert sent.json()["ids"][0] not in squatted.text
     assert count() == 1
 
 
-def test_one_request_with_another_senders_id_fails_none_that_came_with_it(door: Door, mailer: str, form: str) -> None:
-    seed = {"x-inngest-event-id-seed": f"{int(time.time() * 1000)},{base64.b64encode(b'0123456789').decode()}"}
-    httpx.post(f"{door.url}/api/events", json={"name": "greet/requested"}, headers={**as_key(mailer), **seed})
+def test_one_request_with_another_senders_id_fails_none_that_came_with_it(
+    web: WebProcess, mailer: str, form: str
+) -> None:
+    seed = {
+        "x-inngest-event-id-seed": f"{int(time.time() * 1000)},{base64.b64encode(b'0123456789').decode()}"
+    }
+    httpx.post(
+        f"{web.url}/api/events",
+        json={"name": "greet/requested"},
+        headers={**as_key(mailer), **seed},
+    )
 
     async def together() -> list[int]:
-        async with httpx.AsyncClient(base_url=door.url) as client:
-            wrong = [client.post("/api/events", json={"name": "contact/submitted", "data": CONTACT}, headers={**as_key(form), **seed}) for _ in range(5)]
-            right = [client.post("/api/events", json={"name": "greet/requested"}, headers=as_key(mailer)) for _ in range(20)]
+        async with httpx.AsyncClient(base_url=web.url) as client:
+            wrong = [
+                client.post(
+                    "/api/events",
+                    json={"name": "contact/submitted", "data": CONTACT},
+                    headers={**as_key(form), **seed},
+                )
+                for _ in range(5)
+            ]
+            right = [
+                client.post("/api/events", json={"name": "greet/requested"}, headers=as_key(mailer))
+                for _ in range(20)
+            ]
             return [answer.status_code for answer in await asyncio.gather(*wrong, *right)]
 
     assert asyncio.run(together()) == [400] * 5 + [200] * 20
@@ -131,21 +188,28 @@ def test_one_request_with_another_senders_id_fails_none_that_came_with_it(door: 
 def test_an_old_process_that_sends_by_the_former_function_is_understood() -> None:
     with database.connection() as connection:
         sent = [
-            connection.execute("SELECT runyard.send_v1(%s::jsonb, 'old') AS id", (json.dumps([{"name": "greet/requested", "id": "order-1"}]),)).fetchone()
+            connection.execute(
+                "SELECT runyard.send_v1(%s::jsonb, 'old') AS id",
+                (json.dumps([{"name": "greet/requested", "id": "order-1"}]),),
+            ).fetchone()
             for _ in range(2)
         ]
     assert sent[0] == sent[1]
 
 
-def test_a_key_of_an_id_is_free_again_after_a_day(door: Door, mailer: str) -> None:
+def test_a_key_of_an_id_is_free_again_after_a_day(web: WebProcess, mailer: str) -> None:
     event = {"name": "greet/requested", "id": "order-1"}
-    first = post(door, mailer, event).json()
-    other = post(door, key(), event).json()
+    first = post(web, mailer, event).json()
+    other = post(web, key(), event).json()
     with database.connection() as connection:
-        connection.execute("UPDATE runyard.events SET received_at = received_at - interval '25 hours'")
-    assert post(door, mailer, event).json() not in (first, other)
+        connection.execute(
+            "UPDATE runyard.events SET received_at = received_at - interval '25 hours'"
+        )
+    assert post(web, mailer, event).json() not in (first, other)
     with database.connection() as connection:
-        left = connection.execute("SELECT id FROM runyard.events WHERE idempotency_key IS NOT NULL ORDER BY id").fetchall()
+        left = connection.execute(
+            "SELECT id FROM runyard.events WHERE idempotency_key IS NOT NULL ORDER BY id"
+        ).fetchall()
     assert len(left) == 2  # the new one, and the other sender's, which is not this one's to free
 
 
@@ -153,11 +217,13 @@ def test_a_key_of_an_id_is_free_again_after_a_day(door: Door, mailer: str) -> No
 
 
 @pytest.fixture
-def theirs(mailer: str, door: Door) -> tuple[str, int]:
+def theirs(mailer: str, web: WebProcess) -> tuple[str, int]:
     """A mail of another key: the ids of its event and of its invocation."""
-    [event] = post(door, mailer, {"name": "email/send.requested", "data": MAIL}).json()["ids"]
+    [event] = post(web, mailer, {"name": "email/send.requested", "data": MAIL}).json()["ids"]
     with database.connection() as connection:
-        row = connection.execute("SELECT id FROM runyard.invocations WHERE event_id = %s", (event,)).fetchone()
+        row = connection.execute(
+            "SELECT id FROM runyard.invocations WHERE event_id = %s", (event,)
+        ).fetchone()
     assert row is not None
     return event, int(str(row["id"]))
 
@@ -165,26 +231,47 @@ def theirs(mailer: str, door: Door) -> tuple[str, int]:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/api/events/{event}"), ("GET", "/api/events/{event}/invocations"), ("GET", "/api/invocations/{invocation}"),
-        ("GET", "/api/invocations/{invocation}/stream"), ("GET", "/v1/events/{event}"), ("GET", "/v1/events/{event}/runs"), ("GET", "/v1/runs/{invocation}"),
-        ("DELETE", "/v1/runs/{invocation}"), ("POST", "/api/events/{event}/replay"), ("POST", "/api/invocations/{invocation}/replay"),
-        ("POST", "/api/invocations/{invocation}/cancel"), ("POST", "/api/invocations/{invocation}/run-now"),
+        ("GET", "/api/events/{event}"),
+        ("GET", "/api/events/{event}/invocations"),
+        ("GET", "/api/invocations/{invocation}"),
+        ("GET", "/api/invocations/{invocation}/stream"),
+        ("GET", "/v1/events/{event}"),
+        ("GET", "/v1/events/{event}/runs"),
+        ("GET", "/v1/runs/{invocation}"),
+        ("DELETE", "/v1/runs/{invocation}"),
+        ("POST", "/api/events/{event}/replay"),
+        ("POST", "/api/invocations/{invocation}/replay"),
+        ("POST", "/api/invocations/{invocation}/cancel"),
+        ("POST", "/api/invocations/{invocation}/run-now"),
     ],
-)  # fmt: skip
-def test_what_a_key_is_not_for_is_not_there(door: Door, form: str, theirs: tuple[str, int], method: str, path: str) -> None:
+)
+def test_what_a_key_is_not_for_is_not_there(
+    web: WebProcess, form: str, theirs: tuple[str, int], method: str, path: str
+) -> None:
     event, invocation = theirs
     given = path.format(event=event, invocation=invocation)
-    answer = httpx.request(method, door.url + given, json={} if method == "POST" else None, headers=as_key(form))
+    answer = httpx.request(
+        method, web.url + given, json={} if method == "POST" else None, headers=as_key(form)
+    )
     assert answer.status_code == 404
     assert "Ada" not in answer.text
-    missing = httpx.request(method, door.url + path.format(event="0" * 26, invocation=10**9), json={} if method == "POST" else None, headers=as_key(form))
+    missing = httpx.request(
+        method,
+        web.url + path.format(event="0" * 26, invocation=10**9),
+        json={} if method == "POST" else None,
+        headers=as_key(form),
+    )
     assert (missing.status_code, missing.json()["code"]) == (404, answer.json()["code"])
 
 
-@pytest.mark.parametrize("path", ["/api/events", "/v1/events", "/api/invocations?function=send_email"])
-def test_lists_leave_out_what_a_key_is_not_for(door: Door, form: str, theirs: tuple[str, int], path: str) -> None:
-    own = post(door, form, {"name": "contact/submitted", "data": CONTACT}).json()["ids"][0]
-    answer = httpx.get(door.url + path, headers=as_key(form))
+@pytest.mark.parametrize(
+    "path", ["/api/events", "/v1/events", "/api/invocations?function=send_email"]
+)
+def test_lists_leave_out_what_a_key_is_not_for(
+    web: WebProcess, form: str, theirs: tuple[str, int], path: str
+) -> None:
+    own = post(web, form, {"name": "contact/submitted", "data": CONTACT}).json()["ids"][0]
+    answer = httpx.get(web.url + path, headers=as_key(form))
     assert answer.status_code == 200
     assert theirs[0] not in answer.text
     assert (own in answer.text) is ("events" in path)
@@ -193,48 +280,79 @@ def test_lists_leave_out_what_a_key_is_not_for(door: Door, form: str, theirs: tu
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("POST", "/api/bulk/cancel", {"function": "send_email"}), ("POST", "/api/bulk/replay", {"function": "send_email", "dry_run": True}),
-        ("POST", "/api/bulk/dismiss", {"function": "send_email"}), ("GET", "/api/bulk", None), ("GET", "/api/bulk/1", None), ("POST", "/api/bulk/1/resume", {}),
-        ("POST", "/v1/cancellations", {"function_id": "send_email", "started_before": "2030-01-01T00:00:00Z"}),
-        ("POST", "/api/functions/send_email/pause", {}), ("POST", "/api/functions/send_email/resume", {}),
+        ("POST", "/api/bulk/cancel", {"function": "send_email"}),
+        ("POST", "/api/bulk/replay", {"function": "send_email", "dry_run": True}),
+        ("POST", "/api/bulk/dismiss", {"function": "send_email"}),
+        ("GET", "/api/bulk", None),
+        ("GET", "/api/bulk/1", None),
+        ("POST", "/api/bulk/1/resume", {}),
+        (
+            "POST",
+            "/v1/cancellations",
+            {"function_id": "send_email", "started_before": "2030-01-01T00:00:00Z"},
+        ),
+        ("POST", "/api/functions/send_email/pause", {}),
+        ("POST", "/api/functions/send_email/resume", {}),
     ],
-)  # fmt: skip
-def test_what_is_about_all_events_is_not_for_a_key_of_some(door: Door, form: str, theirs: tuple[str, int], method: str, path: str, body: Any) -> None:
-    answer = httpx.request(method, door.url + path, json=body, headers=as_key(form))
+)
+def test_what_is_about_all_events_is_not_for_a_key_of_some(
+    web: WebProcess, form: str, theirs: tuple[str, int], method: str, path: str, body: Any
+) -> None:
+    answer = httpx.request(method, web.url + path, json=body, headers=as_key(form))
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
-def test_metrics_are_about_all_events(door: Door, form: str) -> None:
-    assert httpx.get(f"{door.url}/metrics", headers=as_key(form)).status_code == 403
+def test_metrics_are_about_all_events(web: WebProcess, form: str) -> None:
+    assert httpx.get(f"{web.url}/metrics", headers=as_key(form)).status_code == 403
 
 
-def test_of_functions_a_key_is_shown_those_that_its_events_start(door: Door, form: str) -> None:
-    names = [function["name"] for function in httpx.get(f"{door.url}/api/functions", headers=as_key(form)).json()["functions"]]
+def test_of_functions_a_key_is_shown_those_that_its_events_start(
+    web: WebProcess, form: str
+) -> None:
+    names = [
+        function["name"]
+        for function in httpx.get(f"{web.url}/api/functions", headers=as_key(form)).json()[
+            "functions"
+        ]
+    ]
     assert names == ["notify_contact"]
 
 
-def test_a_function_that_a_key_is_not_for_looks_like_none(door: Door, form: str) -> None:
-    refused, missing = (post(door, form, {"function": name}, "/api/inngest/trigger").json() for name in ("send_email", "no_such_function"))
-    assert refused["error"].replace("send_email", "") == missing["error"].replace("no_such_function", "")
+def test_a_function_that_a_key_is_not_for_looks_like_none(web: WebProcess, form: str) -> None:
+    refused, missing = (
+        post(web, form, {"function": name}, "/api/inngest/trigger").json()
+        for name in ("send_email", "no_such_function")
+    )
+    assert refused["error"].replace("send_email", "") == missing["error"].replace(
+        "no_such_function", ""
+    )
 
 
-def test_a_cursor_tells_nothing_of_another_keys_event(door: Door, form: str, theirs: tuple[str, int]) -> None:
-    assert httpx.get(f"{door.url}/v1/events?cursor={theirs[0]}", headers=as_key(form)).status_code == 400
+def test_a_cursor_tells_nothing_of_another_keys_event(
+    web: WebProcess, form: str, theirs: tuple[str, int]
+) -> None:
+    assert (
+        httpx.get(f"{web.url}/v1/events?cursor={theirs[0]}", headers=as_key(form)).status_code
+        == 400
+    )
 
 
-def test_the_event_api_takes_a_key_in_a_header_too(door: Door, mailer: str) -> None:
-    assert post(door, mailer, {"name": "greet/requested"}, "/e/dev").status_code == 200
+def test_the_event_api_takes_a_key_in_a_header_too(web: WebProcess, mailer: str) -> None:
+    assert post(web, mailer, {"name": "greet/requested"}, "/e/dev").status_code == 200
 
 
-def test_the_dev_page_is_for_keys_of_all_events(door: Door, form: str) -> None:
-    assert httpx.get(f"{door.url}/dev", headers=as_key(form)).status_code == 403
+def test_the_dev_page_is_for_keys_of_all_events(web: WebProcess, form: str) -> None:
+    assert httpx.get(f"{web.url}/dev", headers=as_key(form)).status_code == 403
 
 
-def test_patterns_with_signs_of_sql_mean_themselves(door: Door) -> None:
+def test_patterns_with_signs_of_sql_mean_themselves(web: WebProcess) -> None:
     made = key("send", "read", events=["a_b/%", "c\\d/*"])
     for name in ("a_b/%", "axb/y", "c\\d/e", "cd/e"):
         runyard.send(name)
-    names = {event["name"] for event in httpx.get(f"{door.url}/api/events", headers=as_key(made)).json()["events"]}
+    names = {
+        event["name"]
+        for event in httpx.get(f"{web.url}/api/events", headers=as_key(made)).json()["events"]
+    }
     assert names == {"a_b/%", "c\\d/e"}
 
 
@@ -245,98 +363,147 @@ def signed(body: bytes, message: str = "msg_1") -> dict[str, str]:
     """The headers of the Standard Webhooks specification."""
     timestamp = str(int(time.time()))
     secret = base64.b64decode(SIGNING_SECRET.removeprefix("whsec_"))
-    mac = base64.b64encode(hmac.new(secret, f"{message}.{timestamp}.".encode() + body, sha256).digest()).decode()
+    mac = base64.b64encode(
+        hmac.new(secret, f"{message}.{timestamp}.".encode() + body, sha256).digest()
+    ).decode()
     return {"webhook-id": message, "webhook-timestamp": timestamp, "webhook-signature": f"v1,{mac}"}
 
 
 @pytest.mark.parametrize("path", ["/api/events", "/api/inngest"])
-def test_the_same_signed_post_twice_is_the_same_events(door: Door, path: str) -> None:
-    body = json.dumps([{"name": "greet/requested"}, {"name": "greet/requested"}, {"name": "order/paid"}]).encode()
-    first, second = (httpx.post(door.url + path, content=body, headers=headers).json()["ids"] for headers in [signed(body)] * 2)
+def test_the_same_signed_post_twice_is_the_same_events(web: WebProcess, path: str) -> None:
+    body = json.dumps(
+        [{"name": "greet/requested"}, {"name": "greet/requested"}, {"name": "order/paid"}]
+    ).encode()
+    first, second = (
+        httpx.post(web.url + path, content=body, headers=headers).json()["ids"]
+        for headers in [signed(body)] * 2
+    )
     assert first == second
     assert len(set(first)) == count() == 3
 
 
-def test_a_signed_post_that_is_signed_again_with_its_id_is_the_same(door: Door) -> None:
+def test_a_signed_post_that_is_signed_again_with_its_id_is_the_same(web: WebProcess) -> None:
     bodies = [json.dumps({"name": "greet/requested", "data": {"n": 1}}).encode()] * 2
-    ids = [httpx.post(f"{door.url}/api/events", content=body, headers=signed(body)).json()["ids"] for body in bodies]
+    ids = [
+        httpx.post(f"{web.url}/api/events", content=body, headers=signed(body)).json()["ids"]
+        for body in bodies
+    ]
     assert ids[0] == ids[1]
 
 
-def test_two_messages_are_two_events(door: Door) -> None:
+def test_two_messages_are_two_events(web: WebProcess) -> None:
     body = json.dumps({"name": "greet/requested"}).encode()
     for message in ("msg_1", "msg_2"):
-        httpx.post(f"{door.url}/api/events", content=body, headers=signed(body, message))
+        httpx.post(f"{web.url}/api/events", content=body, headers=signed(body, message))
     assert count() == 2
 
 
-def test_an_event_of_a_signed_post_keeps_its_own_id(door: Door) -> None:
+def test_an_event_of_a_signed_post_keeps_its_own_id(web: WebProcess) -> None:
     body = json.dumps({"name": "greet/requested", "id": "order-1"}).encode()
     for message in ("msg_1", "msg_2"):
-        assert httpx.post(f"{door.url}/api/events", content=body, headers=signed(body, message)).status_code == 200
+        assert (
+            httpx.post(
+                f"{web.url}/api/events", content=body, headers=signed(body, message)
+            ).status_code
+            == 200
+        )
     assert count() == 1
 
 
 @pytest.mark.parametrize("message", ["", "x" * 300])
-def test_a_signed_post_needs_an_id_of_its_own(door: Door, message: str) -> None:
+def test_a_signed_post_needs_an_id_of_its_own(web: WebProcess, message: str) -> None:
     body = json.dumps({"name": "greet/requested"}).encode()
-    assert httpx.post(f"{door.url}/api/events", content=body, headers=signed(body, message)).status_code == 401
+    assert (
+        httpx.post(f"{web.url}/api/events", content=body, headers=signed(body, message)).status_code
+        == 401
+    )
 
 
-def test_a_delivery_by_standard_webhooks_that_comes_again_is_the_same_events(door: Door) -> None:
+def test_a_delivery_by_standard_webhooks_that_comes_again_is_the_same_events(
+    web: WebProcess,
+) -> None:
     body = json.dumps({"deals": [{"n": 1}, {"n": 2}]}).encode()
-    first, second = (httpx.post(f"{door.url}/webhooks/crm", content=body, headers=signed(body)).json()["ids"] for _ in range(2))
+    first, second = (
+        httpx.post(f"{web.url}/webhooks/crm", content=body, headers=signed(body)).json()["ids"]
+        for _ in range(2)
+    )
     assert first == second
     assert len(set(first)) == count() == 2
 
 
-def delivered_by_github(door: Door) -> Any:
+def delivered_by_github(web: WebProcess) -> Any:
     """A delivery as GitHub makes it, always the same one."""
     body = b'{"zen": "x"}'
     mac = hmac.new(GITHUB_SECRET.encode(), body, sha256).hexdigest()
-    headers = {"X-Hub-Signature-256": f"sha256={mac}", "X-GitHub-Event": "ping", "X-GitHub-Delivery": "72d3162e"}
-    return httpx.post(f"{door.url}/webhooks/github", content=body, headers=headers).json()
+    headers = {
+        "X-Hub-Signature-256": f"sha256={mac}",
+        "X-GitHub-Event": "ping",
+        "X-GitHub-Delivery": "72d3162e",
+    }
+    return httpx.post(f"{web.url}/webhooks/github", content=body, headers=headers).json()
 
 
-def test_a_delivery_of_github_that_comes_again_is_one_event(door: Door) -> None:
-    assert delivered_by_github(door) == delivered_by_github(door)
+def test_a_delivery_of_github_that_comes_again_is_one_event(web: WebProcess) -> None:
+    assert delivered_by_github(web) == delivered_by_github(web)
     assert count() == 1
 
 
-def test_an_event_of_stripe_that_comes_again_is_one_event(door: Door) -> None:
-    body = json.dumps({"id": "evt_1", "type": "invoice.paid", "created": 1_780_000_000, "data": {"object": {"id": "in_1"}}}).encode()
+def test_an_event_of_stripe_that_comes_again_is_one_event(web: WebProcess) -> None:
+    body = json.dumps(
+        {
+            "id": "evt_1",
+            "type": "invoice.paid",
+            "created": 1_780_000_000,
+            "data": {"object": {"id": "in_1"}},
+        }
+    ).encode()
 
     def delivered() -> Any:
         at = str(int(time.time()))
         mac = hmac.new(STRIPE_SECRET.encode(), f"{at}.".encode() + body, sha256).hexdigest()
-        return httpx.post(f"{door.url}/webhooks/stripe", content=body, headers={"Stripe-Signature": f"t={at},v1={mac}"}).json()
+        return httpx.post(
+            f"{web.url}/webhooks/stripe",
+            content=body,
+            headers={"Stripe-Signature": f"t={at},v1={mac}"},
+        ).json()
 
     assert delivered() == delivered()
     assert count() == 1
 
 
-def test_no_key_can_take_the_place_of_a_delivery(door: Door, mailer: str) -> None:
-    squatted = post(door, mailer, {"name": "github/ping", "id": "github-72d3162e"}).json()["ids"]
-    assert delivered_by_github(door)["ids"] != squatted
+def test_no_key_can_take_the_place_of_a_delivery(web: WebProcess, mailer: str) -> None:
+    squatted = post(web, mailer, {"name": "github/ping", "id": "github-72d3162e"}).json()["ids"]
+    assert delivered_by_github(web)["ids"] != squatted
     assert count() == 2
 
 
 # What is under way when a key is revoked.
 
 
-def lines(door: Door, path: str, given: str, into: list[str], headers: dict[str, str]) -> Iterator[str]:
+def lines(
+    web: WebProcess, path: str, given: str, into: list[str], headers: dict[str, str]
+) -> Iterator[str]:
     """What a stream says, line by line."""
-    with httpx.stream("GET", door.url + path, headers={**as_key(given), **headers}, timeout=30) as answer:
+    with httpx.stream(
+        "GET", web.url + path, headers={**as_key(given), **headers}, timeout=30
+    ) as answer:
         for line in answer.iter_lines():
             into.append(line)
             yield line
 
 
-@pytest.mark.parametrize(("path", "headers"), [("/api/invocations/{invocation}/stream", {}), ("/dev", {"Accept": "text/event-stream"})])
-def test_a_stream_ends_with_its_key(door: Door, theirs: tuple[str, int], path: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [("/api/invocations/{invocation}/stream", {}), ("/dev", {"Accept": "text/event-stream"})],
+)
+def test_a_stream_ends_with_its_key(
+    web: WebProcess, theirs: tuple[str, int], path: str, headers: dict[str, str]
+) -> None:
     key_id, made = api_keys.create("watching", ["read"])
     heard: list[str] = []
-    listener = threading.Thread(target=lambda: list(lines(door, path.format(invocation=theirs[1]), made, heard, headers)))
+    listener = threading.Thread(
+        target=lambda: list(lines(web, path.format(invocation=theirs[1]), made, heard, headers))
+    )
     listener.start()
     wait_until(lambda: any(line.startswith("data:") for line in heard))
     api_keys.revoke(key_id)
@@ -344,22 +511,30 @@ def test_a_stream_ends_with_its_key(door: Door, theirs: tuple[str, int], path: s
     assert not listener.is_alive()
 
 
-def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(door: Door) -> None:
+def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(web: WebProcess) -> None:
     key_id, made = api_keys.create("waiting", ["send"])
     answers: list[httpx.Response] = []
-    waiting = threading.Thread(target=lambda: answers.append(post(door, made, {"event": "greet/requested"}, "/api/inngest/trigger", wait="20")))
+    waiting = threading.Thread(
+        target=lambda: answers.append(
+            post(web, made, {"event": "greet/requested"}, "/api/inngest/trigger", wait="20")
+        )
+    )
     waiting.start()
     wait_until(lambda: count("runyard.invocations") == 1)
     api_keys.revoke(key_id)
     time.sleep(1.1)  # as long as a key may be taken after it was revoked
     with database.connection() as connection:
-        connection.execute("UPDATE runyard.invocations SET status = 'succeeded', output = '\"secret\"', finished_at = now()")
+        connection.execute(
+            "UPDATE runyard.invocations SET status = 'succeeded', output = '\"secret\"', finished_at = now()"
+        )
     waiting.join(10)
     assert answers[0].status_code == 401
     assert "secret" not in answers[0].text
 
 
-def test_a_stream_goes_on_while_the_database_is_away(security_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_goes_on_while_the_database_is_away(
+    security_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A revoked key is known by the database: that it cannot be asked is no reason to end what was let in."""
     key_id = api_keys.create("steady", ["read"])[0]
     [found] = [valid for valid in api_keys.valid() if valid.id == key_id]
@@ -383,12 +558,12 @@ def test_a_stream_goes_on_while_the_database_is_away(security_url: str, monkeypa
         settings.cache_clear()
 
 
-def test_keys_say_whose_they_are(door: Door) -> None:
+def test_keys_say_whose_they_are(web: WebProcess) -> None:
     api_keys.create("of the shop", ["send"], tenant="shop")
     assert [row["tenant"] for row in api_keys.listed() if row["name"] == "of the shop"] == ["shop"]
 
 
-def test_a_tenant_has_a_name_of_some_length(door: Door) -> None:
+def test_a_tenant_has_a_name_of_some_length(web: WebProcess) -> None:
     for wrong in (" ", "x" * 101):
         with pytest.raises(runyard.InvalidOption, match="tenant"):
             key(tenant=wrong)

@@ -21,21 +21,42 @@ from runyard.store import database
 from runyard.syntax import jsonpath
 from runyard.syntax.durations import seconds
 from runyard.syntax.jsonpath import LONGEST_FILTER, check_filter, path
-from runyard.syntax.times import moment
-from tests.door import Door
+from runyard.syntax.times import parse_time
+from tests.web_process import WebProcess
 
 SMALL, TENFOLD, MOST = 20_000, 200_000, 40
 # Of each the worst that is known: what the reader of them once went back over, or would have to.
 PIECES = {
-    "brackets": "(", "alternatives": "1==1||", "conditions": "1 == 1 && ", "signs": "-", "comments": "/* ", "slashes": "/", "quotes": '"', "escapes": '"\\',
+    "brackets": "(",
+    "alternatives": "1==1||",
+    "conditions": "1 == 1 && ",
+    "signs": "-",
+    "comments": "/* ",
+    "slashes": "/",
+    "quotes": '"',
+    "escapes": '"\\',
     "backslashes": "\\",
-    "underscores": "1_", "digits": "1", "points": "1.", "words": "a", "roots": "$", "subscripts": "$[", "filters": "$?(1==1||", "negations": "!(", "exists": "exists(",
-    "escapes that end early": '"\\u00', "levels": ".**{", "words before comments": "a/", "patterns": '1 like_regex "(((', "blanks": " ",
+    "underscores": "1_",
+    "digits": "1",
+    "points": "1.",
+    "words": "a",
+    "roots": "$",
+    "subscripts": "$[",
+    "filters": "$?(1==1||",
+    "negations": "!(",
+    "exists": "exists(",
+    "escapes that end early": '"\\u00',
+    "levels": ".**{",
+    "words before comments": "a/",
+    "patterns": '1 like_regex "(((',
+    "blanks": " ",
     "brackets around values": "((1)+",
-}  # fmt: skip
+}
 
 
-def _seconds(act: Callable[[], object], refusals: tuple[type[Exception], ...] = (InvalidOption,)) -> float:
+def _seconds(
+    act: Callable[[], object], refusals: tuple[type[Exception], ...] = (InvalidOption,)
+) -> float:
     """How long it takes at best, refused or not."""
     best = float("inf")
     for _ in range(3):
@@ -60,11 +81,15 @@ def test_a_filter_within_the_bounds_is_judged_at_once() -> None:
             assert _seconds(lambda text=text: check_filter(text, "filter")) < 0.5, text[:20]
 
 
-def test_the_time_that_a_filter_takes_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_that_a_filter_takes_grows_with_its_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for bound in ("LONGEST_FILTER", "MOST_TOKENS", "DEEPEST", "LONGEST_PATTERN"):
         monkeypatch.setattr(jsonpath, bound, 10**9)
     for kind, piece in PIECES.items():
-        assert _growth(lambda size, piece=piece: check_filter((piece * size)[:size], "filter")) < MOST, kind
+        assert (
+            _growth(lambda size, piece=piece: check_filter((piece * size)[:size], "filter")) < MOST
+        ), kind
 
 
 def test_thirteen_brackets_are_refused_at_once() -> None:
@@ -80,9 +105,9 @@ def test_thirteen_brackets_are_refused_at_once() -> None:
         ("$." + "a" * LONGEST_FILTER, "may have 4,000 characters, not 4,002"),
         ("$" + ".a" * 1_500, "may have 2,000 names, values and signs"),
         ("(" * 51 + "1" + ")" * 51, "brackets may be nested 50 deep"),
-        ("$.a like_regex \"" + "(.*)" * 200 + '"', "may have 500 characters"),
+        ('$.a like_regex "' + "(.*)" * 200 + '"', "may have 500 characters"),
     ],
-)  # fmt: skip
+)
 def test_a_filter_beyond_a_bound_is_refused_with_it(text: str, reason: str) -> None:
     with pytest.raises(InvalidOption, match=reason):
         check_filter(text, "filter")
@@ -108,22 +133,24 @@ def test_a_path_is_bounded_too() -> None:
         path("data" + ".a" * 1_000, "match")
 
 
-def test_slow_filters_over_http_hold_nobody_up(development: Door, door: Door) -> None:
+def test_slow_filters_over_http_hold_nobody_up(development: WebProcess, web: WebProcess) -> None:
     """What once took all threads for good: the search of the dev page, the bulk endpoints."""
     typed = "(" * 40 + "1"
     began = time.monotonic()
     for _ in range(10):
         page = development.get("/dev", key=None, params={"path": typed})
         assert "not SQL/JSON path at character" in page.text
-    answer = door.post("/api/bulk/replay", {"filter": typed, "dry_run": True})
+    answer = web.post("/api/bulk/replay", {"filter": typed, "dry_run": True})
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_option")
     assert time.monotonic() - began < 20
 
 
-def test_a_chain_that_postgres_would_refuse_is_a_bad_request(door: Door) -> None:
-    answer = door.post("/api/bulk/replay", {"filter": " && ".join(["1 == 1"] * 20_000), "dry_run": True})
+def test_a_chain_that_postgres_would_refuse_is_a_bad_request(web: WebProcess) -> None:
+    answer = web.post(
+        "/api/bulk/replay", {"filter": " && ".join(["1 == 1"] * 20_000), "dry_run": True}
+    )
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_option")
-    answer = door.post("/api/bulk/replay", {"filter": "&&".join(["1==1"] * 500), "dry_run": True})
+    answer = web.post("/api/bulk/replay", {"filter": "&&".join(["1==1"] * 500), "dry_run": True})
     assert (answer.status_code, answer.json()) == (200, {"total": 0})
 
 
@@ -153,8 +180,15 @@ def test_the_database_judges_a_pattern_alike(security_url: str) -> None:
     names = ["shop/paid", "shop/", "shop/a\nb", "shop", "shop/a%b", "shop_paid", "shop/ä"]
     pairs = [(pattern, name) for pattern in patterns for name in names]
     with database.connection() as connection:
-        judged = [connection.execute("SELECT %s LIKE %s AS meets", (name, Trigger(pattern).pattern)).fetchone() for pattern, name in pairs]
-    assert [(*pair, row and row["meets"]) for pair, row in zip(pairs, judged, strict=True)] == [(*pair, meets(*pair)) for pair in pairs]
+        judged = [
+            connection.execute(
+                "SELECT %s LIKE %s AS meets", (name, Trigger(pattern).pattern)
+            ).fetchone()
+            for pattern, name in pairs
+        ]
+    assert [(*pair, row and row["meets"]) for pair, row in zip(pairs, judged, strict=True)] == [
+        (*pair, meets(*pair)) for pair in pairs
+    ]
 
 
 # Times and lengths of time
@@ -175,33 +209,61 @@ def test_a_number_that_no_float_holds_is_out_of_bounds() -> None:
         seconds(10**400, "sleep")
 
 
-@pytest.mark.parametrize("written", ["0001-01-01", "0001-01-01T00:00:00+14:00", "9999-12-31", "9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59.999999"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "0001-01-01",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31",
+        "9999-12-31T23:59:59-14:00",
+        "9999-12-31T23:59:59.999999",
+    ],
+)
 def test_a_time_at_the_ends_of_the_calendar_is_refused_clearly(written: str) -> None:
     with pytest.raises(InvalidOption, match=r"since '.*': give a year from 0002 to 9998"):
-        moment(written, "since")
+        parse_time(written, "since")
 
 
 @pytest.mark.parametrize("field", ["since", "until"])
-def test_the_search_says_what_is_wrong_with_a_time(development: Door, field: str) -> None:
+def test_the_search_says_what_is_wrong_with_a_time(development: WebProcess, field: str) -> None:
     page = development.get("/dev", key=None, params={field: "0001-01-01"})
     assert (page.status_code, "give a year from 0002 to 9998" in page.text) == (200, True)
 
 
-def test_the_form_for_an_event_says_what_is_wrong_with_its_time(development: Door) -> None:
+def test_the_form_for_an_event_says_what_is_wrong_with_its_time(development: WebProcess) -> None:
     opened = development.get("/dev/send", key=None, params={"name": "greet/requested"})
     token = opened.text.partition('name="token" value="')[2].partition('"')[0]
-    form = {"token": token, "name": "greet/requested", "mode": "json", "json": "{}", "at": "9999-12-31", "do": "check"}
-    page = development.ask("POST", "/dev/send", key=None, data=form, cookies=opened.cookies, headers={"Origin": development.url})
+    form = {
+        "token": token,
+        "name": "greet/requested",
+        "mode": "json",
+        "json": "{}",
+        "at": "9999-12-31",
+        "do": "check",
+    }
+    page = development.ask(
+        "POST",
+        "/dev/send",
+        key=None,
+        data=form,
+        cookies=opened.cookies,
+        headers={"Origin": development.url},
+    )
     assert (page.status_code, "give a year from 0002 to 9998" in page.text) == (200, True)
 
 
 # What else is read
 
 
-def test_the_time_that_a_search_for_a_path_takes_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_that_a_search_for_a_path_takes_grows_with_its_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("runyard.gateway.dev.search.LONGEST_FILTER", 10**9)
     for text in ("data.a = x{} y", "data.a{}", "{}=", "a{}b"):
-        assert _growth(lambda size, text=text: as_filter(text.format(" " * size)), 2_000, 20_000) < MOST
+        assert (
+            _growth(lambda size, text=text: as_filter(text.format(" " * size)), 2_000, 20_000)
+            < MOST
+        )
 
 
 def test_a_search_for_a_path_is_bounded() -> None:
@@ -211,40 +273,74 @@ def test_a_search_for_a_path_is_bounded() -> None:
 
 def test_a_search_for_a_path_means_what_it_did_whatever_is_compared() -> None:
     means = {
-        "data.to": 'exists($."data"."to")', "data.to=": '$."data"."to" == ""', " data.to =  ada lovelace ": '$."data"."to" == "ada lovelace"',
-        "data.n = 5": '$."data"."n" == "5" || $."data"."n" == 5', "data.x = a=b": '$."data"."x" == "a=b"', "data.x = " + "[" * 3_000: f'$."data"."x" == "{"[" * 3_000}"',
-    }  # fmt: skip
+        "data.to": 'exists($."data"."to")',
+        "data.to=": '$."data"."to" == ""',
+        " data.to =  ada lovelace ": '$."data"."to" == "ada lovelace"',
+        "data.n = 5": '$."data"."n" == "5" || $."data"."n" == 5',
+        "data.x = a=b": '$."data"."x" == "a=b"',
+        "data.x = " + "[" * 3_000: f'$."data"."x" == "{"[" * 3_000}"',
+    }
     assert {typed: as_filter(typed) for typed in means} == means
     assert [check_filter(filter, "path") for filter in means.values()] == list(means.values())
 
 
-def test_nesting_beyond_reading_is_said_beside_its_field(development: Door) -> None:
+def test_nesting_beyond_reading_is_said_beside_its_field(development: WebProcess) -> None:
     opened = development.get("/dev/send", key=None, params={"name": "email/send.requested"})
     token = opened.text.partition('name="token" value="')[2].partition('"')[0]
-    form = {"token": token, "name": "email/send.requested", "do": "check", "data.data": "[" * 100_000}
-    page = development.ask("POST", "/dev/send", key=None, data=form, cookies=opened.cookies, headers={"Origin": development.url})
+    form = {
+        "token": token,
+        "name": "email/send.requested",
+        "do": "check",
+        "data.data": "[" * 100_000,
+    }
+    page = development.ask(
+        "POST",
+        "/dev/send",
+        key=None,
+        data=form,
+        cookies=opened.cookies,
+        headers={"Origin": development.url},
+    )
     assert (page.status_code, "this is not JSON" in page.text) == (200, True)
 
 
-def test_a_cursor_that_nobody_gave_is_a_bad_request(door: Door) -> None:
-    for written in ("[" * 20_000, json.dumps(["2026-01-01T00:00:00+00:00", "\ud800"]), json.dumps(["0001-01-01", "x"])):
+def test_a_cursor_that_nobody_gave_is_a_bad_request(web: WebProcess) -> None:
+    for written in (
+        "[" * 20_000,
+        json.dumps(["2026-01-01T00:00:00+00:00", "\ud800"]),
+        json.dumps(["0001-01-01", "x"]),
+    ):
         cursor = base64.urlsafe_b64encode(written.encode()).decode().rstrip("=")
-        assert door.get("/api/events", params={"cursor": cursor}).status_code == 400
+        assert web.get("/api/events", params={"cursor": cursor}).status_code == 400
 
 
 @pytest.mark.parametrize("scheme", ["standard", "stripe"])
-def test_many_signatures_do_not_have_the_body_signed_for_each(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_signatures_do_not_have_the_body_signed_for_each(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The right one is found among them all the same."""
     monkeypatch.setenv("HOOK_SECRET", "first-secret,second-secret")
     body, now = b"x" * 2**20, str(int(time.time()))
-    digest = hmac.new(b"second-secret", (f"m.{now}." if scheme == "standard" else f"{now}.").encode() + body, sha256)
+    digest = hmac.new(
+        b"second-secret",
+        (f"m.{now}." if scheme == "standard" else f"{now}.").encode() + body,
+        sha256,
+    )
 
     def check(many: int) -> None:
         if scheme == "standard":
-            headers = {"webhook-id": "m", "webhook-timestamp": now, "webhook-signature": "v1,x " * many + f"v1,{base64.b64encode(digest.digest()).decode()}"}
+            headers = {
+                "webhook-id": "m",
+                "webhook-timestamp": now,
+                "webhook-signature": "v1,x " * many
+                + f"v1,{base64.b64encode(digest.digest()).decode()}",
+            }
             StandardWebhooks("HOOK_SECRET").check(headers, body)
         else:
-            Stripe("HOOK_SECRET").check({"stripe-signature": f"t={now}" + ",v1=x" * many + f",v1={digest.hexdigest()}"}, body)
+            Stripe("HOOK_SECRET").check(
+                {"stripe-signature": f"t={now}" + ",v1=x" * many + f",v1={digest.hexdigest()}"},
+                body,
+            )
 
     assert _seconds(lambda: check(5_000), ()) < 20 * _seconds(lambda: check(1), ())
 

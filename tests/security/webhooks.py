@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipelines.doors import ENDPOINTS as PROJECT
+from pipelines.http_extensions import ENDPOINTS as PROJECT
 from runyard import Event
 from runyard.gateway.api.extensions import Incoming, Webhook
 from runyard.gateway.http.signatures import StandardWebhooks
@@ -12,4 +12,7 @@ def _deals(incoming: Incoming) -> Sequence[Event]:
     return [Event("crm/deal", deal) for deal in incoming.json["deals"]]
 
 
-ENDPOINTS = [*PROJECT, Webhook("crm", StandardWebhooks("CRM_WEBHOOK_SECRET"), _deals, "Deals.").endpoint()]
+ENDPOINTS = [
+    *PROJECT,
+    Webhook("crm", StandardWebhooks("CRM_WEBHOOK_SECRET"), _deals, "Deals.").endpoint(),
+]

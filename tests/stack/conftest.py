@@ -17,7 +17,11 @@ def address(path: str = "") -> str:
 
 def graphql(query: str, **variables: Any) -> dict[str, Any]:
     """Ask Dagster's GraphQL door; fails on errors."""
-    request = urllib.request.Request(address("/graphql"), json.dumps({"query": query, "variables": variables}).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        address("/graphql"),
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=30) as answer:
         body = json.load(answer)
     assert "errors" not in body, body["errors"]
@@ -26,19 +30,26 @@ def graphql(query: str, **variables: Any) -> dict[str, Any]:
 
 def run_status(run_id: str) -> str:
     """The status of a run, as the UI shows it."""
-    return graphql("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)["runOrError"]["status"]
+    return graphql(
+        "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id
+    )["runOrError"]["status"]
 
 
 def finished(run_id: str, seconds: float = 30.0) -> str:
     """Wait until a run has ended; return its status."""
-    return wait_until(lambda: (status := run_status(run_id)) in ("SUCCESS", "FAILURE", "CANCELED") and status, seconds)
+    return wait_until(
+        lambda: (status := run_status(run_id)) in ("SUCCESS", "FAILURE", "CANCELED") and status,
+        seconds,
+    )
 
 
 def reexecute(run_id: str, strategy: str) -> str:
     """What the UI's re-execution button does; return the new run's id."""
     mutation = """mutation($params: ReexecutionParams) { launchRunReexecution(reexecutionParams: $params) {
         __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-    launched = graphql(mutation, params={"parentRunId": run_id, "strategy": strategy})["launchRunReexecution"]
+    launched = graphql(mutation, params={"parentRunId": run_id, "strategy": strategy})[
+        "launchRunReexecution"
+    ]
     assert launched["__typename"] == "LaunchRunSuccess", launched
     return launched["run"]["runId"]
 

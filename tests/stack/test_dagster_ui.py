@@ -21,7 +21,13 @@ def invocations(event_id: str) -> list[dict[str, Any]]:
 
 def under_way(event_id: str) -> str:
     """Wait until a run works on an event; return the run's id."""
-    return wait_until(lambda: (found := invocations(event_id)) and found[0]["status"] == "running" and found[0]["run_id"])
+    return wait_until(
+        lambda: (
+            (found := invocations(event_id))
+            and found[0]["status"] == "running"
+            and found[0]["run_id"]
+        )
+    )
 
 
 def test_re_executing_all_replays_the_events_as_new_invocations(effects: Path) -> None:
@@ -32,13 +38,24 @@ def test_re_executing_all_replays_the_events_as_new_invocations(effects: Path) -
     assert finished(replay) == "SUCCESS"
     for one in ids:
         first, second = invocations(one)
-        assert (second["replay_of"], second["run_id"], second["status"]) == (first["id"], replay, "succeeded")
+        assert (second["replay_of"], second["run_id"], second["status"]) == (
+            first["id"],
+            replay,
+            "succeeded",
+        )
     assert (effects / "again").read_text().count("second") == 6
 
 
-def test_re_executing_from_failure_goes_on_behind_the_last_kept_step(effects: Path, tmp_path: Path) -> None:
+def test_re_executing_from_failure_goes_on_behind_the_last_kept_step(
+    effects: Path, tmp_path: Path
+) -> None:
     mended = tmp_path / "mended"
-    good, bad = send([Event("test/steps", {"key": "mend", "n": 1}), Event("test/steps", {"key": "mend", "n": 2, "final": True, "unless": str(mended)})])
+    good, bad = send(
+        [
+            Event("test/steps", {"key": "mend", "n": 1}),
+            Event("test/steps", {"key": "mend", "n": 2, "final": True, "unless": str(mended)}),
+        ]
+    )
     failed = settled(bad)
     assert failed["status"] == "failed" and finished(failed["run_id"]) == "FAILURE"
     mended.touch()
@@ -47,7 +64,12 @@ def test_re_executing_from_failure_goes_on_behind_the_last_kept_step(effects: Pa
     [row] = invocations(bad)
     assert (row["status"], row["attempt"], row["run_id"]) == ("succeeded", 2, resumed)
     assert [one["status"] for one in invocations(good)] == ["succeeded"]
-    assert sorted((effects / "mend").read_text().splitlines()) == ["first 1 1", "first 2 1", "second 1 1", "second 2 2"]
+    assert sorted((effects / "mend").read_text().splitlines()) == [
+        "first 1 1",
+        "first 2 1",
+        "second 1 1",
+        "second 2 2",
+    ]
 
 
 def test_from_failure_of_a_refused_event_leaves_its_neighbours_alone(effects: Path) -> None:
@@ -57,7 +79,21 @@ def test_from_failure_of_a_refused_event_leaves_its_neighbours_alone(effects: Pa
             str(row["id"])
             for row in connection.execute(
                 "SELECT id FROM runyard.send_v1(%s::jsonb, 'test') AS id",
-                (json.dumps([{"name": "email/send.requested", "data": {"to": "neighbour@example.com", "subject": "s", "text": "t"}}, bad]),),
+                (
+                    json.dumps(
+                        [
+                            {
+                                "name": "email/send.requested",
+                                "data": {
+                                    "to": "neighbour@example.com",
+                                    "subject": "s",
+                                    "text": "t",
+                                },
+                            },
+                            bad,
+                        ]
+                    ),
+                ),
             ).fetchall()
         )
     run_id = settled(bad_id)["run_id"]
@@ -71,7 +107,14 @@ def test_from_failure_of_a_refused_event_leaves_its_neighbours_alone(effects: Pa
 
 def test_from_failure_of_what_has_succeeded_meanwhile_finds_nothing_to_do() -> None:
     [event_id] = send("test/steps", {"fail_until": 1})
-    first = wait_until(lambda: (found := invocations(event_id)) and found[0]["attempt"] == 1 and found[0]["status"] == "queued" and found[0]["run_id"])
+    first = wait_until(
+        lambda: (
+            (found := invocations(event_id))
+            and found[0]["attempt"] == 1
+            and found[0]["status"] == "queued"
+            and found[0]["run_id"]
+        )
+    )
     assert settled(event_id)["status"] == "succeeded"
     resumed = reexecute(first, "FROM_FAILURE")
     assert finished(resumed) == "SUCCESS"
@@ -107,7 +150,10 @@ def test_forcing_a_run_that_waits_for_a_worker_cancels_it_before_it_begins(tmp_p
 
 def test_a_sensor_can_be_switched_off_and_on() -> None:
     selector = {**LOCATION, "sensorName": "steps_sensor"}
-    state = graphql("query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id sensorState { id status } } } }", s=selector)
+    state = graphql(
+        "query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id sensorState { id status } } } }",
+        s=selector,
+    )
     sensor = state["sensorOrError"]
     assert sensor["sensorState"]["status"] == "RUNNING"
     stop = "mutation($id: String!) { stopSensor(id: $id) { __typename ... on PythonError { message } } }"
@@ -127,4 +173,6 @@ def test_the_ui_lists_jobs_and_sensors() -> None:
         jobs { name } sensors { name sensorState { status } } } } }"""
     found = graphql(query, s=LOCATION)["repositoryOrError"]
     assert {"send_email", "steps", "breaking"} <= {job["name"] for job in found["jobs"]}
-    assert {(one["name"], one["sensorState"]["status"]) for one in found["sensors"]} >= {("send_email_sensor", "RUNNING")}
+    assert {(one["name"], one["sensorState"]["status"]) for one in found["sensors"]} >= {
+        ("send_email_sensor", "RUNNING")
+    }

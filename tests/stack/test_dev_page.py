@@ -38,7 +38,12 @@ def page(browser: Browser) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None)
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(message.text) if "Content Security Policy" in message.text else None
+        ),
+    )
     yield page
     page.close()
     assert errors == []
@@ -76,7 +81,9 @@ def test_an_event_is_sent_by_its_form_and_seen_to_its_end(page: Page) -> None:
     page.get_by_role("link", name="send_email").click()
     assert state(page) == "succeeded"
     expect(page.locator(".timeline .step").first).to_have_text("prepare-email")
-    expect(page.get_by_role("link", name="Open in Dagster")).to_have_attribute("href", re.compile("^/runs/"))
+    expect(page.get_by_role("link", name="Open in Dagster")).to_have_attribute(
+        "href", re.compile("^/runs/")
+    )
 
 
 def test_a_form_that_is_sent_wrong_keeps_what_was_typed(page: Page) -> None:
@@ -89,7 +96,9 @@ def test_a_form_that_is_sent_wrong_keeps_what_was_typed(page: Page) -> None:
     expect(page.get_by_label("subject")).to_have_value("My subject")
 
 
-def test_a_failure_is_seen_with_its_error_and_replayed_to_its_end(page: Page, tmp_path: Path) -> None:
+def test_a_failure_is_seen_with_its_error_and_replayed_to_its_end(
+    page: Page, tmp_path: Path
+) -> None:
     mended = tmp_path / "mended"
     page.goto(address("/dev/send?name=test/steps"))
     page.get_by_label("Data").fill(f'{{"n": 3, "final": true, "unless": "{mended}"}}')
@@ -97,7 +106,9 @@ def test_a_failure_is_seen_with_its_error_and_replayed_to_its_end(page: Page, tm
     expect(page.locator(".invocations .tag")).to_have_text("failed")
     expect(page.locator(".invocations")).to_contain_text("this can never work")
     page.get_by_role("link", name="steps", exact=True).click()
-    expect(page.locator(".failure").first).to_contain_text("NonRetriable: this can never work at second")
+    expect(page.locator(".failure").first).to_contain_text(
+        "NonRetriable: this can never work at second"
+    )
     expect(page.locator(".failure pre").first).to_contain_text("Traceback")
     failed = page.url
     mended.touch()
@@ -114,7 +125,9 @@ def test_a_failure_is_seen_with_its_error_and_replayed_to_its_end(page: Page, tm
 
 def test_another_attempt_is_waited_for_and_made_now(page: Page) -> None:
     open_invocation(page, send("test/steps", {"after": 3600})[0], "steps")
-    expect(page.locator(".held")).to_contain_text("attempt 2 of the step that failed is still to come, in 59 min.")
+    expect(page.locator(".held")).to_contain_text(
+        "attempt 2 of the step that failed is still to come, in 59 min."
+    )
     expect(page.locator(".timeline")).to_contain_text("RetryAfter: come back later")
     page.get_by_role("button", name="Retry now").click()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
@@ -132,7 +145,9 @@ def test_a_sleep_is_woken(page: Page) -> None:
     expect(page.locator(".timeline")).to_contain_text("Slept")
 
 
-def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(page: Page, tmp_path: Path) -> None:
+def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(
+    page: Page, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     [event_id] = send("test/steps", {"gate": str(gate), "says": "half way"})
     open_invocation(page, event_id, "steps")
@@ -144,7 +159,9 @@ def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(page: Page, t
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".held")).to_contain_text("is being cancelled")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
-    page.wait_for_timeout(1000 * settings().lease_seconds / 2)  # its worker hears of it with a heartbeat
+    page.wait_for_timeout(
+        1000 * settings().lease_seconds / 2
+    )  # its worker hears of it with a heartbeat
     gate.touch()
     expect(page.locator(".state .tag")).to_have_text("cancelled")
     assert settled(event_id)["status"] == "cancelled"
@@ -204,10 +221,16 @@ def test_what_was_opened_stays_open_when_the_page_changes(page: Page, tmp_path: 
     expect(first.locator("pre")).to_be_visible()
 
 
-def test_a_page_says_when_it_is_no_longer_fresh_and_goes_on_after_the_web_process_was_killed(page: Page) -> None:
+def test_a_page_says_when_it_is_no_longer_fresh_and_goes_on_after_the_web_process_was_killed(
+    page: Page,
+) -> None:
     page.goto(address("/dev?name=came/back"))
     expect(page.locator("main")).to_contain_text("No event is like that")
-    [web] = [found for found in psutil.process_iter(["cmdline"]) if (found.info["cmdline"] or [])[-3:] == ["-m", "runyard", "web"] and _is_ours(found)]
+    [web] = [
+        found
+        for found in psutil.process_iter(["cmdline"])
+        if (found.info["cmdline"] or [])[-3:] == ["-m", "runyard", "web"] and _is_ours(found)
+    ]
     web.kill()
     expect(page.locator("#live")).to_have_attribute("data-away", "")
     [event_id] = send("came/back", {})
@@ -254,15 +277,33 @@ def test_every_payload_stays_text(page: Page) -> None:
     failed, done = settled(sent)["id"], settled(ends_well)["id"]
     escaped = page.evaluate("text => encodeURIComponent(text)", ATTACK)
     paths = [
-        "/dev", f"/dev/events/{unmatched}", f"/dev/events/{sent}", f"/dev/invocations/{failed}", f"/dev/invocations/{done}", "/dev/functions/steps", "/dev/content",
-        f"/dev/content/{escaped}", "/dev/outbox", "/dev/outbox/zz-attack", "/dev/media", "/dev/media/zz-attack", f"/dev/send?name={escaped}",
-        f"/dev/send?event={unmatched}", *(f"/dev?{field}={escaped}" for field in ("name", "id", "status", "since", "until", "path", "before")),
-        f"/dev/functions/{escaped}", f"/dev/{escaped}",
-    ]  # fmt: skip
+        "/dev",
+        f"/dev/events/{unmatched}",
+        f"/dev/events/{sent}",
+        f"/dev/invocations/{failed}",
+        f"/dev/invocations/{done}",
+        "/dev/functions/steps",
+        "/dev/content",
+        f"/dev/content/{escaped}",
+        "/dev/outbox",
+        "/dev/outbox/zz-attack",
+        "/dev/media",
+        "/dev/media/zz-attack",
+        f"/dev/send?name={escaped}",
+        f"/dev/send?event={unmatched}",
+        *(
+            f"/dev?{field}={escaped}"
+            for field in ("name", "id", "status", "since", "until", "path", "before")
+        ),
+        f"/dev/functions/{escaped}",
+        f"/dev/{escaped}",
+    ]
     for path in paths:
         page.goto(address(path))
         page.wait_for_timeout(150)
-        found = page.evaluate("({ title: document.title, planted: document.querySelectorAll(\"main script, main img[src='x'], [onerror]\").length })")
+        found = page.evaluate(
+            "({ title: document.title, planted: document.querySelectorAll(\"main script, main img[src='x'], [onerror]\").length })"
+        )
         assert "owned" not in found["title"].replace(ATTACK, ""), path
         assert found["planted"] == 0, path
         assert page.title() != "owned", path
@@ -278,7 +319,14 @@ def test_a_mail_is_shown_in_a_frame_where_nothing_runs(browser: Browser) -> None
     html = f"""<h1>Framed</h1><script>top.document.title='owned'</script><img src='{address("/dev/static/icon.svg?spy")}'>
         <form action='{address("/dev/functions/steps/pause")}' method='post'><button>go</button></form>"""
     attachment = {"filename": ATTACK.replace('"', ""), "content": "aGVsbG8=", "type": "text/html"}
-    mail = Mail(id="zz-mail", to=["ada@example.com"], subject="Framed", text="plain words", html=html, attachments=[attachment])
+    mail = Mail(
+        id="zz-mail",
+        to=["ada@example.com"],
+        subject="Framed",
+        text="plain words",
+        html=html,
+        attachments=[attachment],
+    )
     OutboxMailer().send(mail)
     page = browser.new_page()
     loaded: list[str] = []
@@ -290,7 +338,9 @@ def test_a_mail_is_shown_in_a_frame_where_nothing_runs(browser: Browser) -> None
     assert page.locator("iframe").get_attribute("sandbox") == ""
     frame.get_by_role("button", name="go").click()
     page.wait_for_timeout(300)
-    assert page.title() == "Framed · Runyard" and not any("spy" in url or "pause" in url for url in loaded)
+    assert page.title() == "Framed · Runyard" and not any(
+        "spy" in url or "pause" in url for url in loaded
+    )
     with page.expect_download() as download:
         page.get_by_role("link", name="owned").click()
     assert Path(download.value.path()).read_bytes() == b"hello"
@@ -311,21 +361,38 @@ def test_a_run_in_dagsters_ui_leads_back_to_its_event(page: Page) -> None:
 def shown(stack: object) -> list[str]:
     """The paths of every kind of page, with long and odd things on them."""
     [failed] = send("test/steps", {"n": 1, "final": True, "long": "x" * 300, "says": "y" * 300})
-    [mail] = send("email/send.requested", {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}})
+    [mail] = send(
+        "email/send.requested",
+        {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}},
+    )
     [nested] = send("test/calling", {"n": 2})
     [long_name] = send("a/very/long/name." + "z" * 200, {"k" * 200: ["v" * 300]})
     invocations = [settled(one)["id"] for one in (failed, nested)]
     message = wait_until(lambda: settled(mail) and _first_id("email_messages", mail))
     return [
-        "/dev", "/dev?status=failed&path=data.final", *map(to_event, (failed, nested, long_name)), *(f"/dev/invocations/{one}" for one in invocations), "/dev/functions",
-        "/dev/functions/steps", "/dev/send", "/dev/send?name=email/send.requested", "/dev/send?name=content/generate.requested&mode=json",
-        "/dev/outbox", f"/dev/outbox/{message}", "/dev/content", "/dev/media", "/dev/health", "/dev/nothing",
-    ]  # fmt: skip
+        "/dev",
+        "/dev?status=failed&path=data.final",
+        *map(to_event, (failed, nested, long_name)),
+        *(f"/dev/invocations/{one}" for one in invocations),
+        "/dev/functions",
+        "/dev/functions/steps",
+        "/dev/send",
+        "/dev/send?name=email/send.requested",
+        "/dev/send?name=content/generate.requested&mode=json",
+        "/dev/outbox",
+        f"/dev/outbox/{message}",
+        "/dev/content",
+        "/dev/media",
+        "/dev/health",
+        "/dev/nothing",
+    ]
 
 
 def _first_id(table: str, event_id: str) -> str | None:
     with database.connection() as connection:
-        row = connection.execute(f"SELECT id FROM app.{table} WHERE event_id = %s".encode(), (event_id,)).fetchone()
+        row = connection.execute(
+            f"SELECT id FROM app.{table} WHERE event_id = %s".encode(), (event_id,)
+        ).fetchone()
     return str(row["id"]) if row is not None else None
 
 
@@ -334,7 +401,9 @@ def test_every_page_fits(browser: Browser, shown: list[str], width: int) -> None
     page = browser.new_page(viewport={"width": width, "height": 900})
     for path in shown:
         page.goto(address(path))
-        page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+        page.evaluate(
+            "for (const details of document.querySelectorAll('details')) details.open = true"
+        )
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
     page.close()
 
@@ -344,7 +413,16 @@ def test_axe_finds_no_serious_fault(browser: Browser, shown: list[str], scheme: 
     page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
     for path in shown:
         page.goto(address(path))
-        page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
-        found = [one for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")]
-        assert found == [], (path, [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found])
+        page.evaluate(
+            "for (const details of document.querySelectorAll('details')) details.open = true"
+        )
+        found = [
+            one
+            for one in Axe().run(page).response["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+        assert found == [], (
+            path,
+            [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found],
+        )
     page.close()

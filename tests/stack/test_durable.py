@@ -1,4 +1,4 @@
-"""The words in the whole stack: parked invocations, flow control over all workers, callbacks, time-tables, the commands."""
+"""The words in the whole stack: suspended invocations, flow control over all workers, callbacks, time-tables, the commands."""
 
 import subprocess
 import sys
@@ -18,7 +18,14 @@ pytestmark = pytest.mark.usefixtures("stack")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "runyard", *arguments], capture_output=True, text=True, check=False, cwd=ROOT, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [sys.executable, "-m", "runyard", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
@@ -30,13 +37,24 @@ def status(event_id: str) -> str:
     return str(event(event_id)["invocations"][0]["status"])
 
 
-def test_parallel_branches_park_and_go_on_in_linked_runs() -> None:
+def test_parallel_branches_suspend_and_go_on_in_linked_runs() -> None:
     [event_id] = send("test/dialog", {"key": "d1", "nap": 20})
-    [asked] = wait_until(lambda: rows("SELECT id FROM runyard.events WHERE name = 'test/asked' AND data->>'key' = 'd1'"))
+    [asked] = wait_until(
+        lambda: rows(
+            "SELECT id FROM runyard.events WHERE name = 'test/asked' AND data->>'key' = 'd1'"
+        )
+    )
     wait_until(lambda: status(event_id) in ("waiting", "sleeping"))
-    assert rows("SELECT id FROM runyard.batches WHERE function = 'dialog' AND status IN ('claimed', 'running')") == []
+    assert (
+        rows(
+            "SELECT id FROM runyard.batches WHERE function = 'dialog' AND status IN ('claimed', 'running')"
+        )
+        == []
+    )
     assert "answer: waits for test/answered until" in command("events", "--id", event_id).stdout
-    with urllib.request.urlopen(address(f"/dev/invocations/{event(event_id)['invocations'][0]['id']}"), timeout=30) as page:
+    with urllib.request.urlopen(
+        address(f"/dev/invocations/{event(event_id)['invocations'][0]['id']}"), timeout=30
+    ) as page:
         assert "waits at answer for the event test/answered" in page.read().decode()
     send("test/answered", {"key": "d1", "says": "yes"})
     row = settled(event_id, 90)
@@ -44,16 +62,27 @@ def test_parallel_branches_park_and_go_on_in_linked_runs() -> None:
     assert [step["step"] for step in row["steps"]].count("ask") == 1 and asked["id"]
     assert finished(row["run_id"]) == "SUCCESS"
     query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { tags { key value } } } }"
-    tags = {tag["key"]: tag["value"] for tag in graphql(query, id=row["run_id"])["runOrError"]["tags"]}
+    tags = {
+        tag["key"]: tag["value"] for tag in graphql(query, id=row["run_id"])["runOrError"]["tags"]
+    }
     assert tags["runyard/event"] == event_id and tags["runyard/continues"] != row["run_id"]
 
 
 def test_a_function_calls_another_and_its_failure_is_mourned() -> None:
-    good, bad = send([Event("test/calling", {"n": 1}), Event("test/calling", {"n": 2, "final": True})])
+    good, bad = send(
+        [Event("test/calling", {"n": 1}), Event("test/calling", {"n": 2, "final": True})]
+    )
     assert settled(good, 60)["output"]["n"] == 2
     row = settled(bad, 60)
-    assert row["status"] == "failed" and "steps failed: NonRetriable: this can never work" in row["error"]["message"]
-    [mourned] = wait_until(lambda: rows("SELECT output FROM runyard.invocations WHERE function = 'calling_on_failure' AND status = 'succeeded'"))
+    assert (
+        row["status"] == "failed"
+        and "steps failed: NonRetriable: this can never work" in row["error"]["message"]
+    )
+    [mourned] = wait_until(
+        lambda: rows(
+            "SELECT output FROM runyard.invocations WHERE function = 'calling_on_failure' AND status = 'succeeded'"
+        )
+    )
     assert mourned["output"]["of"] == bad
 
 
@@ -95,12 +124,17 @@ def test_a_cancel_by_command_reaches_a_run_under_way(tmp_path: Any) -> None:
 def test_dead_letters_are_listed_replayed_and_dismissed() -> None:
     ids = send([Event("test/steps", {"final": True, "n": n, "lot": "dead"}) for n in range(3)])
     assert {settled(one)["status"] for one in ids} == {"failed"}
-    [first, *_] = rows("SELECT id FROM runyard.dead_letters WHERE data->>'lot' = 'dead' ORDER BY id")
+    [first, *_] = rows(
+        "SELECT id FROM runyard.dead_letters WHERE data->>'lot' = 'dead' ORDER BY id"
+    )
     whole = command("dead-letters", "--id", str(first["id"])).stdout
     assert "this can never work" in whole and "Traceback" in whole and '"lot": "dead"' in whole
     chosen = ("--function", "steps", "--filter", '$.data.lot == "dead"')
     dry = command("replay", *chosen, "--dry-run")
-    assert "3 invocations to replay" in dry.stdout and len(rows("SELECT id FROM runyard.invocations WHERE event_id = ANY (%s)", ids)) == 3
+    assert (
+        "3 invocations to replay" in dry.stdout
+        and len(rows("SELECT id FROM runyard.invocations WHERE event_id = ANY (%s)", ids)) == 3
+    )
     assert "3 done" in command("replay", *chosen, "--yes", "--keep-steps").stdout
     assert {settled(one)["status"] for one in ids} == {"failed"}
     assert "3 done" in command("dismiss", *chosen, "--yes").stdout
@@ -119,10 +153,17 @@ def test_dead_letters_are_listed_replayed_and_dismissed() -> None:
 )
 def test_a_wrong_selection_is_one_line(arguments: tuple[str, ...], says: str) -> None:
     done = command(*arguments)
-    assert done.returncode == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        done.returncode == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    )
 
 
 def test_a_time_table_runs_a_function() -> None:
-    [row] = wait_until(lambda: rows("SELECT status, event_id FROM runyard.invocations WHERE function = 'minutely' AND status = 'succeeded' LIMIT 1"), 90)
+    [row] = wait_until(
+        lambda: rows(
+            "SELECT status, event_id FROM runyard.invocations WHERE function = 'minutely' AND status = 'succeeded' LIMIT 1"
+        ),
+        90,
+    )
     [sent] = rows("SELECT data, source FROM runyard.events WHERE id = %s", row["event_id"])
     assert sent["source"] == "schedule" and sent["data"]["schedule"] == "* * * * *"

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.usefixtures("stack")
 
 def post(body: Any, path: str = "/e/any-key", **headers: str) -> tuple[int, dict[str, Any]]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(address(path), data, {"Content-Type": "application/json", **headers})
+    request = urllib.request.Request(
+        address(path), data, {"Content-Type": "application/json", **headers}
+    )
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, json.load(answer)
@@ -34,7 +36,13 @@ def post(body: Any, path: str = "/e/any-key", **headers: str) -> tuple[int, dict
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "runyard", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, "-m", "runyard", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
 
 
 def mail(address: str) -> dict[str, Any]:
@@ -42,14 +50,26 @@ def mail(address: str) -> dict[str, Any]:
 
 
 def test_http_python_sql_and_the_shell_become_mails(sendgrid: FakeSendGrid) -> None:
-    status, body = post([{"name": NAME, "data": mail("http1@example.com")}, {"name": NAME, "data": mail("http2@example.com")}])
+    status, body = post(
+        [
+            {"name": NAME, "data": mail("http1@example.com")},
+            {"name": NAME, "data": mail("http2@example.com")},
+        ]
+    )
     assert status == 200
     with database.connection() as connection:
-        row = connection.execute("SELECT runyard.send(%s, %s::jsonb) AS id", (NAME, json.dumps(mail("sql@example.com")))).fetchone()
+        row = connection.execute(
+            "SELECT runyard.send(%s, %s::jsonb) AS id", (NAME, json.dumps(mail("sql@example.com")))
+        ).fetchone()
     assert row is not None
     shell = command("send", NAME, "--data", json.dumps(mail("shell@example.com")))
     assert shell.returncode == 0, shell.stderr
-    ids = [*body["ids"], str(row["id"]), *send(NAME, mail("python@example.com")), shell.stdout.strip()]
+    ids = [
+        *body["ids"],
+        str(row["id"]),
+        *send(NAME, mail("python@example.com")),
+        shell.stdout.strip(),
+    ]
     assert [settled(one)["status"] for one in ids] == ["succeeded"] * 5
     for who in ("http1", "http2", "sql", "shell", "python"):
         assert len(sendgrid.to(f"{who}@example.com")) == 1
@@ -64,7 +84,9 @@ def test_a_burst_shares_runs_and_loses_nothing(sendgrid: FakeSendGrid) -> None:
 
 
 def test_the_same_event_id_makes_one_mail(sendgrid: FakeSendGrid) -> None:
-    answers = [post({"name": NAME, "id": "once-only", "data": mail("once@example.com")}) for _ in range(3)]
+    answers = [
+        post({"name": NAME, "id": "once-only", "data": mail("once@example.com")}) for _ in range(3)
+    ]
     ids = {body["ids"][0] for _, body in answers}
     assert len(ids) == 1 and settled(ids.pop())["status"] == "succeeded"
     assert len(sendgrid.to("once@example.com")) == 1
@@ -88,18 +110,31 @@ def test_a_failure_is_retried_and_every_run_is_seen(effects: Path) -> None:
     query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId status tags { key value }
         stepStats { stepKey status } } } } }"""
     assert finished(row["run_id"]) == "SUCCESS"  # an invocation is final a moment before its run is
-    runs = graphql(query, filter={"tags": [{"key": "runyard/event", "value": event_id}]})["runsOrError"]["results"]
+    runs = graphql(query, filter={"tags": [{"key": "runyard/event", "value": event_id}]})[
+        "runsOrError"
+    ]["results"]
     assert sorted(run["status"] for run in runs) == ["FAILURE", "SUCCESS"]
     [red] = [run for run in runs if run["status"] == "FAILURE"]
-    assert {step["stepKey"] for step in red["stepStats"] if step["status"] == "FAILURE"} == {"second", "settle"}
-    assert {tag["key"] for tag in red["tags"]} >= {"runyard/function", "runyard/batch", "runyard/event"}
+    assert {step["stepKey"] for step in red["stepStats"] if step["status"] == "FAILURE"} == {
+        "second",
+        "settle",
+    }
+    assert {tag["key"] for tag in red["tags"]} >= {
+        "runyard/function",
+        "runyard/batch",
+        "runyard/event",
+    }
 
 
 def test_ops_in_processes_of_their_own_hand_the_batch_on(effects: Path) -> None:
     ids = send([Event("test/spread", {"key": "spread", "n": n}) for n in range(3)])
     rows = [settled(one, 60) for one in ids]
-    assert [(row["status"], row["attempt"], row["output"]["n"]) for row in rows] == [("succeeded", 1, n + 1) for n in range(3)]
-    assert sorted((effects / "spread").read_text().splitlines()) == sorted(f"{step} {n} 1" for step in ("first", "second") for n in range(3))
+    assert [(row["status"], row["attempt"], row["output"]["n"]) for row in rows] == [
+        ("succeeded", 1, n + 1) for n in range(3)
+    ]
+    assert sorted((effects / "spread").read_text().splitlines()) == sorted(
+        f"{step} {n} 1" for step in ("first", "second") for n in range(3)
+    )
 
 
 def test_an_error_outside_every_step_is_retried_too() -> None:
@@ -108,13 +143,29 @@ def test_an_error_outside_every_step_is_retried_too() -> None:
     assert (row["status"], row["attempt"]) == ("succeeded", 2)
 
 
-def test_dagsters_own_command_launches_with_events_in_the_config(tmp_path: Path, stack: Stack) -> None:
+def test_dagsters_own_command_launches_with_events_in_the_config(
+    tmp_path: Path, stack: Stack
+) -> None:
     config = tmp_path / "run.json"
-    config.write_text(json.dumps({"ops": {"receive": {"config": {"events": [{"data": {"n": 41}}]}}}}))
+    config.write_text(
+        json.dumps({"ops": {"receive": {"config": {"events": [{"data": {"n": 41}}]}}}})
+    )
     workspace = tmp_path / "workspace.yaml"
     workspace.write_text("load_from:\n  - python_module:\n      module_name: tests.code\n")
     launched = subprocess.run(
-        [sys.executable, "-m", "dagster", "job", "launch", "-w", str(workspace), "-j", "steps", "--config", str(config)],
+        [
+            sys.executable,
+            "-m",
+            "dagster",
+            "job",
+            "launch",
+            "-w",
+            str(workspace),
+            "-j",
+            "steps",
+            "--config",
+            str(config),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -122,7 +173,11 @@ def test_dagsters_own_command_launches_with_events_in_the_config(tmp_path: Path,
     )
     assert launched.returncode == 0, launched.stderr
     with database.connection() as connection:
-        row = wait_until(lambda: connection.execute("SELECT id FROM runyard.events WHERE source = 'launch'").fetchone())
+        row = wait_until(
+            lambda: connection.execute(
+                "SELECT id FROM runyard.events WHERE source = 'launch'"
+            ).fetchone()
+        )
     found = settled(str(row["id"]))
     assert found["output"] == {"n": 42, "size": 1}
     assert finished(found["run_id"]) == "SUCCESS"
@@ -134,7 +189,11 @@ def test_the_doctor_is_content_and_names_what_is_wrong(monkeypatch: pytest.Monke
     assert well.stdout.count("ok  ") == 11 and "SG.fake" not in well.stdout
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:9/none")
     ill = command("doctor")
-    assert ill.returncode == 1 and "FAIL  database" in ill.stdout and "hunter2" not in ill.stdout + ill.stderr
+    assert (
+        ill.returncode == 1
+        and "FAIL  database" in ill.stdout
+        and "hunter2" not in ill.stdout + ill.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +208,9 @@ def test_the_doctor_is_content_and_names_what_is_wrong(monkeypatch: pytest.Monke
         (("keys", "create", "x", "--scope", "sned"), 1, "send, read, manage"),
     ],
 )
-def test_a_wrong_command_says_what_to_do(arguments: tuple[str, ...], code: int, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_command_says_what_to_do(
+    arguments: tuple[str, ...], code: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if arguments == ("web",):
         monkeypatch.setenv("RUNYARD_HOST", "0.0.0.0")
     done = command(*arguments)
@@ -160,7 +221,10 @@ def test_a_wrong_command_says_what_to_do(arguments: tuple[str, ...], code: int, 
 
 def test_functions_are_listed() -> None:
     listed = command("functions").stdout
-    assert "send_email  on email/send.requested" in listed and "steps  on test/steps, test/also" in listed
+    assert (
+        "send_email  on email/send.requested" in listed
+        and "steps  on test/steps, test/also" in listed
+    )
 
 
 def test_ready_and_alive() -> None:

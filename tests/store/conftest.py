@@ -24,7 +24,9 @@ def empty(store_url: str) -> Iterator[None]:
     before = registry._functions
     with database.connection() as connection:
         tables = "events, functions, triggers, invocations, steps, batches, workers, waits, gates, bulks, keys, progress, failed_launches"
-        connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode())
+        connection.execute(
+            f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode()
+        )
     yield
     registry._functions = before
 
@@ -32,7 +34,13 @@ def empty(store_url: str) -> Iterator[None]:
 @pytest.fixture
 def function(monkeypatch: pytest.MonkeyPatch) -> Function:
     """A registered function `greet` on `greet/requested`, with batches of up to 10."""
-    made = Function("greet", "greet_job", ("greet/requested",), max_batch=10, retry=Retry(attempts=3, delays=(0.0,), jitter=0))
+    made = Function(
+        "greet",
+        "greet_job",
+        ("greet/requested",),
+        max_batch=10,
+        retry=Retry(attempts=3, delays=(0.0,), jitter=0),
+    )
     monkeypatch.setattr(registry, "_functions", {"greet": made})
     registry.publish()
     return made

@@ -44,13 +44,17 @@ def using(monkeypatch: pytest.MonkeyPatch, url: str, direct: str | None = None) 
 def new(server: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database that belongs to the role of the test's parameter, with PostgreSQL's own search path."""
     role = getattr(request, "param", "apart")
-    with psycopg.connect(server.replace(f"//{ROLE}@", f"//{SUPERUSER}@"), autocommit=True) as connection:
+    with psycopg.connect(
+        server.replace(f"//{ROLE}@", f"//{SUPERUSER}@"), autocommit=True
+    ) as connection:
         connection.execute("DROP DATABASE IF EXISTS apart WITH (FORCE)")
         if role != ROLE:
             connection.execute(f"DROP ROLE IF EXISTS {role}".encode())
             connection.execute(f"CREATE ROLE {role} LOGIN".encode())
         connection.execute(f"CREATE DATABASE apart OWNER {role}".encode())
-        connection.execute(f'ALTER ROLE {role} IN DATABASE apart SET search_path = "$user", public'.encode())
+        connection.execute(
+            f'ALTER ROLE {role} IN DATABASE apart SET search_path = "$user", public'.encode()
+        )
         yield server.replace("/runyard?", "/apart?").replace(f"//{ROLE}@", f"//{role}@")
         database.close_pool()
         connection.execute("DROP DATABASE apart WITH (FORCE)")
@@ -64,7 +68,9 @@ def schemas(url: str) -> list[str]:
 
 
 @pytest.mark.parametrize("new", ["runyard", "app"], indirect=True)
-def test_a_role_that_is_called_like_a_schema_migrates_twice_and_uses_the_tables(new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_role_that_is_called_like_a_schema_migrates_twice_and_uses_the_tables(
+    new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with using(monkeypatch, new):
         migrate()
         migrate()
@@ -74,11 +80,20 @@ def test_a_role_that_is_called_like_a_schema_migrates_twice_and_uses_the_tables(
 
 
 @pytest.mark.parametrize("new", ["runyard"], indirect=True)
-def test_dagsters_own_commands_find_the_tables_of_such_a_role(new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dagsters_own_commands_find_the_tables_of_such_a_role(
+    new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with using(monkeypatch, new):
         migrate()
         code = "from dagster import DagsterInstance\nwith DagsterInstance.get() as instance: print(len(instance.get_runs()))"
-        said = subprocess.run([sys.executable, "-c", code], env=_given_by_env(), capture_output=True, text=True, timeout=60, check=False)
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            env=_given_by_env(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert said.stdout == "0\n", said.stderr
 
 
@@ -91,7 +106,9 @@ def _given_by_env() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("new", ["alice"], indirect=True)
-def test_a_schema_with_the_roles_name_that_is_made_later_hides_no_tables(new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schema_with_the_roles_name_that_is_made_later_hides_no_tables(
+    new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with using(monkeypatch, new):
         migrate()
         with psycopg.connect(new, autocommit=True) as connection:
@@ -100,19 +117,26 @@ def test_a_schema_with_the_roles_name_that_is_made_later_hides_no_tables(new: st
         assert schemas(new) == ["public"]
 
 
-def test_dagsters_tables_of_an_earlier_version_in_another_schema_are_not_made_a_second_time(new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dagsters_tables_of_an_earlier_version_in_another_schema_are_not_made_a_second_time(
+    new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     elsewhere = new + "&options=" + quote("-c search_path=elsewhere")
     with psycopg.connect(new, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA elsewhere")
     with using(monkeypatch, elsewhere):
         migrate()
-    with using(monkeypatch, new), pytest.raises(RunyardError, match=r"options=-csearch_path%3Delsewhere"):
+    with (
+        using(monkeypatch, new),
+        pytest.raises(RunyardError, match=r"options=-csearch_path%3Delsewhere"),
+    ):
         migrate()
     assert schemas(new) == ["elsewhere"]
 
 
 def test_what_a_url_says_of_its_own_stays() -> None:
-    url = database._complete("postgres://me:p@ss?w@h1:1,h2:2/db?keepalives_idle=7&options=-c%20search_path%3Dmine&sslmode=require")
+    url = database._complete(
+        "postgres://me:p@ss?w@h1:1,h2:2/db?keepalives_idle=7&options=-c%20search_path%3Dmine&sslmode=require"
+    )
     assert url.startswith("postgresql://me:p@ss?w@h1:1,h2:2/db?") or "search_path%3Dmine" in url
     assert "keepalives_idle=7" in url
     assert "sslmode=require" in url
@@ -122,12 +146,16 @@ def test_what_a_url_says_of_its_own_stays() -> None:
 def test_a_peer_that_has_gone_without_a_word_is_missed_by_both_sides() -> None:
     with database.connection() as connection:
         given = connection.info.get_parameters()
-        shown = connection.execute("SELECT setting FROM pg_settings WHERE name = 'tcp_keepalives_idle' AND source = 'client'").fetchone()
+        shown = connection.execute(
+            "SELECT setting FROM pg_settings WHERE name = 'tcp_keepalives_idle' AND source = 'client'"
+        ).fetchone()
     assert {"keepalives_idle": "10", "tcp_user_timeout": "30000"}.items() <= given.items()
     assert shown is not None
 
 
-def test_dagsters_pooled_connections_have_the_keepalives_too(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dagsters_pooled_connections_have_the_keepalives_too(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sqlalchemy import text
 
     from runyard.dagster_adapter.internals import _pooled_engine
@@ -142,53 +170,84 @@ def test_dagsters_pooled_connections_have_the_keepalives_too(store_url: str, mon
     engine.dispose()
 
 
-def test_through_a_pooler_events_are_sent_claimed_and_migrated_and_no_session_keeps_anything(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_through_a_pooler_events_are_sent_claimed_and_migrated_and_no_session_keeps_anything(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     straight = use_database(server, "store")
     # Two connections of the server for all: each statement may come by another one than that before.
-    with pgbouncer(tmp_path, straight, pool_size=2) as through, using(monkeypatch, through, straight):
+    with (
+        pgbouncer(tmp_path, straight, pool_size=2) as through,
+        using(monkeypatch, through, straight),
+    ):
         migrate()
         check_migrated()
-        monkeypatch.setattr(registry, "_functions", {"greet": Function("greet", "greet_job", ("greet/requested",), max_batch=10)})
+        monkeypatch.setattr(
+            registry,
+            "_functions",
+            {"greet": Function("greet", "greet_job", ("greet/requested",), max_batch=10)},
+        )
         registry.publish()
         for n in range(20):
             send("greet/requested", {"n": n})
-        claims = [claim for _ in range(4) for claim in dispatch.claim(registry._functions["greet"]) or []]
+        claims = [
+            claim for _ in range(4) for claim in dispatch.claim(registry._functions["greet"]) or []
+        ]
         assert sum(claim.size for claim in claims) == 20
         with database.connection() as connection:
-            assert connection.execute("SELECT count(*) AS n FROM pg_prepared_statements").fetchone() == {"n": 0}
-            assert connection.execute("SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory'").fetchone() == {"n": 0}
+            assert connection.execute(
+                "SELECT count(*) AS n FROM pg_prepared_statements"
+            ).fetchone() == {"n": 0}
+            assert connection.execute(
+                "SELECT count(*) AS n FROM pg_locks WHERE locktype = 'advisory'"
+            ).fetchone() == {"n": 0}
             assert connection.execute("SHOW lock_timeout").fetchone() == {"lock_timeout": "0"}
 
 
-def test_a_pooler_without_a_way_around_it_is_refused_with_the_setting_that_is_missing(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pooler_without_a_way_around_it_is_refused_with_the_setting_that_is_missing(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     straight = use_database(server, "store")
-    with pgbouncer(tmp_path, straight) as through, using(monkeypatch, through), pytest.raises(DatabaseUnavailable, match="RUNYARD_DIRECT_DATABASE_URL"):
+    with (
+        pgbouncer(tmp_path, straight) as through,
+        using(monkeypatch, through),
+        pytest.raises(DatabaseUnavailable, match="RUNYARD_DIRECT_DATABASE_URL"),
+    ):
         migrate()
 
 
 @pytest.mark.parametrize("new", ["app"], indirect=True)
-def test_a_pooler_that_leads_such_a_role_to_another_schema_is_refused_with_what_is_to_be_done(new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pooler_that_leads_such_a_role_to_another_schema_is_refused_with_what_is_to_be_done(
+    new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pgbouncer(tmp_path, new) as through, using(monkeypatch, through, new):
         with pytest.raises(RunyardError, match='ALTER ROLE "app" SET search_path = public'):
             migrate()
         with psycopg.connect(new, autocommit=True) as connection:
             connection.execute("ALTER ROLE app IN DATABASE apart SET search_path = public")
-            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'apart' AND pid <> pg_backend_pid()")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'apart' AND pid <> pg_backend_pid()"
+            )
         migrate()
         check_migrated()
 
 
-def test_a_migration_through_a_pooler_leaves_no_lock_in_its_sessions(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_through_a_pooler_leaves_no_lock_in_its_sessions(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     straight = use_database(server, "store")
     with pgbouncer(tmp_path, straight, more="ignore_startup_parameters = options") as through:
         with using(monkeypatch, through):
             migrate()
             migrate()
         with psycopg.connect(straight) as connection:
-            assert connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (0,)
+            assert connection.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            ).fetchone() == (0,)
 
 
-def test_the_way_around_a_pooler_without_a_pooler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_around_a_pooler_without_a_pooler_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("DATABASE_URL")
     monkeypatch.setenv("RUNYARD_DIRECT_DATABASE_URL", "postgresql://h/db")
     settings.cache_clear()
@@ -207,22 +266,37 @@ def test_the_way_around_a_pooler_without_a_pooler_is_refused(monkeypatch: pytest
         ("postgresql://runyard@db.example/runyard", False),
     ],
 )
-def test_a_url_of_the_embedded_database_is_known_as_such_while_its_server_is_stopped(tmp_path: Path, url: str, embedded: bool) -> None:
+def test_a_url_of_the_embedded_database_is_known_as_such_while_its_server_is_stopped(
+    tmp_path: Path, url: str, embedded: bool
+) -> None:
     at = url.format(folder=quote(str(tmp_path)))
-    assert database.is_embedded(Settings(home=tmp_path, postgres_folder=tmp_path, database_url=SecretStr(at))) is embedded
+    assert (
+        database.is_embedded(
+            Settings(home=tmp_path, postgres_folder=tmp_path, database_url=SecretStr(at))
+        )
+        is embedded
+    )
 
 
 @pytest.mark.parametrize("password", ["p[w", "p]w", "p%5Bw", "p\u2100w"])
 def test_a_url_that_only_libpq_can_read_is_taken_as_it_is(tmp_path: Path, password: str) -> None:
-    of = Settings(home=tmp_path, postgres_folder=tmp_path, database_url=SecretStr(f"postgresql://shop:{password}@db.example/shop"))
+    of = Settings(
+        home=tmp_path,
+        postgres_folder=tmp_path,
+        database_url=SecretStr(f"postgresql://shop:{password}@db.example/shop"),
+    )
     assert not database.is_embedded(of)
     assert database.database_url(of).startswith(f"postgresql://shop:{password}@db.example/shop?")
 
 
 def test_what_database_url_says_of_the_embedded_database_holds(server: str) -> None:
-    given = f"{server}&application_name=shop&options=-csearch_path%3Dmine".replace("//runyard@", "//postgres@")
+    given = f"{server}&application_name=shop&options=-csearch_path%3Dmine".replace(
+        "//runyard@", "//postgres@"
+    )
     folder = Path(psycopg.conninfo.conninfo_to_dict(server)["host"])
     url = database.database_url(Settings(postgres_folder=folder, database_url=SecretStr(given)))
     with psycopg.connect(url) as connection:
-        row = connection.execute("SELECT current_user, current_setting('search_path'), current_setting('application_name')").fetchone()
+        row = connection.execute(
+            "SELECT current_user, current_setting('search_path'), current_setting('application_name')"
+        ).fetchone()
     assert row == ("postgres", "mine", "shop")

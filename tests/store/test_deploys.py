@@ -37,7 +37,9 @@ def deploy(function: Function, flow: Flow, monkeypatch: pytest.MonkeyPatch) -> F
 
 
 @contextmanager
-def open_sender(url: str, *, before_the_event: bool) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+def open_sender(
+    url: str, *, before_the_event: bool
+) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """A transaction that began before a deploy; it has sent its event, or sees what was there then."""
     with psycopg.connect(url) as sender:
         sender.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -59,7 +61,12 @@ def sizes(function: Function) -> list[int]:
 @pytest.mark.parametrize(("before", "after"), CHANGES)
 @pytest.mark.parametrize("before_the_event", [True, False])
 def test_an_event_of_a_transaction_that_is_open_across_a_deploy_is_claimed(
-    function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch, before: str, after: str, before_the_event: bool
+    function: Function,
+    store_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    after: str,
+    before_the_event: bool,
 ) -> None:
     deploy(function, NAMES[before], monkeypatch)
     with open_sender(store_url, before_the_event=before_the_event) as sender:
@@ -72,17 +79,24 @@ def test_an_event_of_a_transaction_that_is_open_across_a_deploy_is_claimed(
 
 
 @pytest.mark.parametrize("before", ["plain", "by user"])
-def test_a_limit_that_a_deploy_brings_holds_for_the_events_of_open_transactions(function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch, before: str) -> None:
+def test_a_limit_that_a_deploy_brings_holds_for_the_events_of_open_transactions(
+    function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
     deploy(function, NAMES[before], monkeypatch)
     with open_sender(store_url, before_the_event=True) as sender:
         changed = deploy(function, LIMITED, monkeypatch)
         for user in range(3):
-            sender.execute("SELECT runyard.send('greet/requested', jsonb_build_object('tenant', 1, 'user', %s::int))", (user,))
+            sender.execute(
+                "SELECT runyard.send('greet/requested', jsonb_build_object('tenant', 1, 'user', %s::int))",
+                (user,),
+            )
         sender.commit()
     assert sizes(changed) == [1]
 
 
-def test_what_ran_during_a_deploy_comes_back_with_the_new_keys(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ran_during_a_deploy_comes_back_with_the_new_keys(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
     send("greet/requested", {"tenant": 1})
     [claim] = dispatch.claim(function) or []
     dispatch.begin(claim.batch_id, "run-1")
@@ -91,7 +105,9 @@ def test_what_ran_during_a_deploy_comes_back_with_the_new_keys(function: Functio
     assert sizes(changed) == [1]
 
 
-def test_what_failed_before_a_deploy_can_be_replayed_after_it(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_failed_before_a_deploy_can_be_replayed_after_it(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
     send("greet/requested", {"tenant": 1})
     [claim] = dispatch.claim(function) or []
     dispatch.begin(claim.batch_id, "run-1")
@@ -102,7 +118,9 @@ def test_what_failed_before_a_deploy_can_be_replayed_after_it(function: Function
 
 
 def test_what_another_transaction_has_locked_holds_up_no_deploy(
-    function: Function, other_connection: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+    function: Function,
+    other_connection: psycopg.Connection[tuple[object, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     send("greet/requested", {"tenant": 1})
     send("greet/requested", {"tenant": 2})
@@ -113,15 +131,21 @@ def test_what_another_transaction_has_locked_holds_up_no_deploy(
     assert sizes(changed) == [1]
 
 
-def test_a_claim_takes_up_more_than_one_look_at_what_was_sent_across_a_deploy(function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_takes_up_more_than_one_look_at_what_was_sent_across_a_deploy(
+    function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_sender(store_url, before_the_event=True) as sender:
         changed = deploy(function, LIMITED, monkeypatch)
-        sender.execute("SELECT runyard.send('greet/requested', jsonb_build_object('tenant', mod(n, 2))) FROM generate_series(1, 5200) AS n")
+        sender.execute(
+            "SELECT runyard.send('greet/requested', jsonb_build_object('tenant', mod(n, 2))) FROM generate_series(1, 5200) AS n"
+        )
         sender.commit()
     assert sizes(changed) == [2]
 
 
-def test_a_deploy_that_changes_no_keys_changes_no_generation(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deploy_that_changes_no_keys_changes_no_generation(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deploy(function, replace(LIMITED, priority=3), monkeypatch)
     before = rows("SELECT generation FROM runyard.functions")
     deploy(function, LIMITED, monkeypatch)
@@ -131,7 +155,9 @@ def test_a_deploy_that_changes_no_keys_changes_no_generation(function: Function,
 # --- functions that are away
 
 
-def publish(monkeypatch: pytest.MonkeyPatch, *functions: Function, location: str | None = None) -> None:
+def publish(
+    monkeypatch: pytest.MonkeyPatch, *functions: Function, location: str | None = None
+) -> None:
     """Publish a version with these functions and no others, maybe of another code location."""
     if location is not None:
         monkeypatch.setenv("RUNYARD_CODE", location)
@@ -152,13 +178,17 @@ def another(name: str, version: int) -> Function:
     return Function(name, "other_job", (f"other/v{version}",))
 
 
-def test_another_code_location_ends_no_function(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_code_location_ends_no_function(
+    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(monkeypatch, another("elsewhere", version), location="other.definitions")
     send("greet/requested")
     assert sizes(function) == [1]
 
 
-def test_an_older_version_that_runs_again_ends_no_function_of_a_newer_one(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_version_that_runs_again_ends_no_function_of_a_newer_one(
+    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     newer = another("newer", version)
     publish(monkeypatch, function)
     publish(monkeypatch, function, newer)
@@ -167,26 +197,36 @@ def test_an_older_version_that_runs_again_ends_no_function_of_a_newer_one(functi
     assert sizes(newer) == [1]
 
 
-def test_a_function_that_the_code_has_no_more_is_not_started(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_that_the_code_has_no_more_is_not_started(
+    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(monkeypatch, another("newer", version))
     send("greet/requested")
     assert sizes(function) == []
 
 
-def test_what_came_while_a_function_was_away_starts_it_when_it_is_back(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_came_while_a_function_was_away_starts_it_when_it_is_back(
+    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     send("greet/requested", {"n": 1})
     publish(monkeypatch, another("newer", version))
     send("greet/requested", {"n": 2})
     send("greet/another", {"n": 3})
     publish(monkeypatch, function)
     dispatch.expire()
-    found = rows("SELECT data->>'n' AS n FROM runyard.invocations JOIN runyard.events ON events.id = event_id WHERE function = 'greet' ORDER BY 1")
+    found = rows(
+        "SELECT data->>'n' AS n FROM runyard.invocations JOIN runyard.events ON events.id = event_id WHERE function = 'greet' ORDER BY 1"
+    )
     assert [row["n"] for row in found] == ["1", "2"]
 
 
-def test_what_was_meant_for_a_function_alone_while_it_was_away_starts_it_when_it_is_back(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_meant_for_a_function_alone_while_it_was_away_starts_it_when_it_is_back(
+    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(monkeypatch, another("newer", version))
-    rows('SELECT runyard.send_v2(\'[{"name": "runyard/function.invoked", "target": "greet"}]\', \'step\')')
+    rows(
+        'SELECT runyard.send_v2(\'[{"name": "runyard/function.invoked", "target": "greet"}]\', \'step\')'
+    )
     publish(monkeypatch, function)
     assert sizes(function) == [1]
 
@@ -203,16 +243,22 @@ def test_a_sender_that_saw_a_function_away_and_commits_after_it_is_back_starts_i
     assert sizes(function) == [1]
 
 
-def test_what_is_older_than_a_day_starts_nothing(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_older_than_a_day_starts_nothing(
+    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(monkeypatch, another("newer", version))
     send("greet/requested")
     rows("UPDATE runyard.events SET received_at = received_at - interval '25 hours' RETURNING id")
-    rows("UPDATE runyard.functions SET away_since = away_since - interval '26 hours' RETURNING name")
+    rows(
+        "UPDATE runyard.functions SET away_since = away_since - interval '26 hours' RETURNING name"
+    )
     publish(monkeypatch, function)
     assert sizes(function) == []
 
 
-def test_a_function_that_has_been_back_for_a_while_has_nothing_left_to_take_up(function: Function, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_that_has_been_back_for_a_while_has_nothing_left_to_take_up(
+    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(monkeypatch, another("newer", version))
     publish(monkeypatch, function)
     rows("UPDATE runyard.functions SET back_at = back_at - interval '2 minutes' RETURNING name")

@@ -17,7 +17,7 @@ from runyard.functions.flow_control import Concurrency, Flow, Timeouts
 from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.store import database
-from runyard.store.queries import Row, run
+from runyard.store.queries import Row, fetch_all
 
 
 def rows(statement: str, *parameters: object) -> list[Row]:
@@ -27,7 +27,7 @@ def rows(statement: str, *parameters: object) -> list[Row]:
 
 def worker(slots: int) -> None:
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=slots, place="p")
+        fetch_all(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=slots, place="p")
 
 
 def claim_ids(function: Function) -> list[str]:
@@ -36,22 +36,33 @@ def claim_ids(function: Function) -> list[str]:
 
 def silence(batch: str) -> None:
     """Let the last heartbeat of a batch be long ago."""
-    rows("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s RETURNING id", batch)
+    rows(
+        "UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s RETURNING id",
+        batch,
+    )
 
 
-def kept(invocation: int, output: str | None = "1", error: str | None = None) -> tuple[int, int, str | None, str | None, float, float]:
+def kept(
+    invocation: int, output: str | None = "1", error: str | None = None
+) -> tuple[int, int, str | None, str | None, float, float]:
     return (invocation, 1, output, error, 1.0, 2.0)
 
 
 def test_due_invocations_come_in_batches_by_priority_then_age(function: Function) -> None:
     ids = send([Event("greet/requested", {"n": n}) for n in range(15)])
     rows("UPDATE runyard.invocations SET priority = 5 WHERE event_id = %s RETURNING id", ids[14])
-    rows("UPDATE runyard.invocations SET due_at = now() + interval '1 hour', priority = 9 WHERE event_id = %s RETURNING id", ids[3])
+    rows(
+        "UPDATE runyard.invocations SET due_at = now() + interval '1 hour', priority = 9 WHERE event_id = %s RETURNING id",
+        ids[3],
+    )
     claims = dispatch.claim(function)
     assert claims is not None and [claim.size for claim in claims] == [10, 4]
     begun = dispatch.begin(claims[0].batch_id, "run-1")
     assert begun is not None
-    assert [row["event_id"] for row in begun[1]] == [ids[14], *[ids[n] for n in (0, 1, 2, 4, 5, 6, 7, 8, 9)]]
+    assert [row["event_id"] for row in begun[1]] == [
+        ids[14],
+        *[ids[n] for n in (0, 1, 2, 4, 5, 6, 7, 8, 9)],
+    ]
     assert dispatch.claim(function) == []
     assert dispatch.seconds_until_due(function) == pytest.approx(3600, abs=5)
 
@@ -73,7 +84,10 @@ def test_sensors_at_once_never_claim_an_invocation_twice(function: Function) -> 
     for thread in threads:
         thread.join()
     found.extend(claim_ids(function))
-    claimed = [row["invocation"] for row in rows("SELECT unnest(invocations) AS invocation FROM runyard.batches")]
+    claimed = [
+        row["invocation"]
+        for row in rows("SELECT unnest(invocations) AS invocation FROM runyard.batches")
+    ]
     assert sorted(claimed) == list(range(1, 401))
 
 
@@ -98,7 +112,9 @@ def test_a_late_worker_keeps_and_settles_nothing(function: Function) -> None:
     with pytest.raises(LeaseLost):
         dispatch.settle(batch, "run-1", [Outcome(1, "succeeded")])
     assert rows("SELECT FROM runyard.steps") == []
-    assert rows("SELECT status, crashes FROM runyard.invocations") == [{"status": "queued", "crashes": 1}]
+    assert rows("SELECT status, crashes FROM runyard.invocations") == [
+        {"status": "queued", "crashes": 1}
+    ]
 
 
 def test_a_worker_that_came_back_in_time_keeps_its_lease(function: Function) -> None:
@@ -131,19 +147,36 @@ UNFIT = ['"\\u0000"', '"\\ud83d"', "1e999999", "no JSON", '"a\0b"', '"\ud83d"']
 
 
 @pytest.mark.parametrize("unfit", UNFIT)
-def test_a_result_that_the_database_refuses_is_told_and_the_others_are_kept(function: Function, unfit: str) -> None:
+def test_a_result_that_the_database_refuses_is_told_and_the_others_are_kept(
+    function: Function, unfit: str
+) -> None:
     batch = begun(function, 5)
-    refused = dispatch.keep(batch, "run-1", "a", [kept(n, unfit if n in (2, 5) else "1") for n in range(1, 6)])
+    refused = dispatch.keep(
+        batch, "run-1", "a", [kept(n, unfit if n in (2, 5) else "1") for n in range(1, 6)]
+    )
     assert sorted(refused) == [2, 5]
     assert all(refused.values())
-    assert rows("SELECT invocation_id AS id FROM runyard.steps ORDER BY 1") == [{"id": 1}, {"id": 3}, {"id": 4}]
+    assert rows("SELECT invocation_id AS id FROM runyard.steps ORDER BY 1") == [
+        {"id": 1},
+        {"id": 3},
+        {"id": 4},
+    ]
 
 
 def test_no_event_of_a_refused_result_is_sent_and_all_of_the_others_are(function: Function) -> None:
     batch = begun(function, 4)
     events = {n: f'{{"ulid": "{n}", "name": "told/one"}}' for n in range(1, 5)}
-    dispatch.keep(batch, "run-1", "a", [kept(n, "no JSON" if n == 3 else "1") for n in range(1, 5)], events=events)
-    assert [row["id"] for row in rows("SELECT id FROM runyard.events WHERE name = 'told/one' ORDER BY id")] == ["1", "2", "4"]
+    dispatch.keep(
+        batch,
+        "run-1",
+        "a",
+        [kept(n, "no JSON" if n == 3 else "1") for n in range(1, 5)],
+        events=events,
+    )
+    assert [
+        row["id"]
+        for row in rows("SELECT id FROM runyard.events WHERE name = 'told/one' ORDER BY id")
+    ] == ["1", "2", "4"]
 
 
 def test_an_error_that_is_kept_twice_for_the_answer_was_lost_is_one_try(function: Function) -> None:
@@ -154,31 +187,49 @@ def test_an_error_that_is_kept_twice_for_the_answer_was_lost_is_one_try(function
 
 
 @pytest.mark.parametrize("unfit", UNFIT)
-def test_an_outcome_that_the_database_refuses_is_a_failure_and_the_others_are_written(function: Function, unfit: str) -> None:
+def test_an_outcome_that_the_database_refuses_is_a_failure_and_the_others_are_written(
+    function: Function, unfit: str
+) -> None:
     batch = begun(function, 4)
-    dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output=unfit if n == 3 else "5") for n in range(1, 5)])
-    assert [row["status"] for row in rows("SELECT status FROM runyard.invocations ORDER BY id")] == ["succeeded", "succeeded", "failed", "succeeded"]
-    [failed] = rows("SELECT error->>'message' AS message FROM runyard.invocations WHERE status = 'failed'")
+    dispatch.settle(
+        batch,
+        "run-1",
+        [Outcome(n, "succeeded", output=unfit if n == 3 else "5") for n in range(1, 5)],
+    )
+    assert [
+        row["status"] for row in rows("SELECT status FROM runyard.invocations ORDER BY id")
+    ] == ["succeeded", "succeeded", "failed", "succeeded"]
+    [failed] = rows(
+        "SELECT error->>'message' AS message FROM runyard.invocations WHERE status = 'failed'"
+    )
     assert failed["message"].startswith("the database cannot keep the outcome (succeeded): ")
     assert rows("SELECT status FROM runyard.batches") == [{"status": "finished"}]
 
 
-def test_what_is_too_large_for_a_statement_is_written_in_several_and_ends_once(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_for_a_statement_is_written_in_several_and_ends_once(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = begun(function, 5)
     monkeypatch.setattr(dispatch, "_MOST_CHARACTERS", 7)
     assert dispatch.keep(batch, "run-1", "a", [kept(n, "12345") for n in range(1, 6)]) == {}
     dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 6)])
     assert rows("SELECT count(*) AS steps FROM runyard.steps") == [{"steps": 5}]
-    assert rows("SELECT output, count(*) AS invocations FROM runyard.invocations WHERE status = 'succeeded' GROUP BY 1") == [{"output": 12345, "invocations": 5}]
+    assert rows(
+        "SELECT output, count(*) AS invocations FROM runyard.invocations WHERE status = 'succeeded' GROUP BY 1"
+    ) == [{"output": 12345, "invocations": 5}]
     assert rows("SELECT status FROM runyard.batches") == [{"status": "finished"}]
 
 
-def test_of_what_is_written_in_several_statements_nothing_is_written_when_the_lease_is_gone(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_what_is_written_in_several_statements_nothing_is_written_when_the_lease_is_gone(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = begun(function, 3)
     monkeypatch.setattr(dispatch, "_MOST_CHARACTERS", 1)
     dispatch.release(batch, "running", "queued", attempts=3, force=True)
     with pytest.raises(LeaseLost):
-        dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 4)])
+        dispatch.settle(
+            batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 4)]
+        )
     assert rows("SELECT DISTINCT status FROM runyard.invocations") == [{"status": "queued"}]
 
 
@@ -199,7 +250,10 @@ def test_a_lost_batch_goes_on_with_its_kept_steps(function: Function) -> None:
 
 def crash(count: int) -> None:
     """Let the first invocations have lost two workers, the second one alone."""
-    rows("UPDATE runyard.invocations SET crashes = 2, suspect = 'alone', started_at = now() WHERE id <= %s RETURNING id", count)
+    rows(
+        "UPDATE runyard.invocations SET crashes = 2, suspect = 'alone', started_at = now() WHERE id <= %s RETURNING id",
+        count,
+    )
 
 
 def sizes(function: Function) -> list[int]:
@@ -214,7 +268,11 @@ def do_all(function: Function) -> list[list[int]]:
             begun = dispatch.begin(claim.batch_id, f"run-{len(done)}")
             assert begun is not None
             done.append(sorted(row["id"] for row in begun[1]))
-            dispatch.settle(claim.batch_id, f"run-{len(done) - 1}", [Outcome(one, "succeeded") for one in done[-1]])
+            dispatch.settle(
+                claim.batch_id,
+                f"run-{len(done) - 1}",
+                [Outcome(one, "succeeded") for one in done[-1]],
+            )
     return done
 
 
@@ -231,14 +289,23 @@ LANES = Flow(concurrency=(Concurrency(500, key="data.k"),))
 
 def use(monkeypatch: pytest.MonkeyPatch, flow: Flow, max_batch: int) -> Function:
     """The function `greet` with this flow control, registered."""
-    made = Function("greet", "greet_job", ("greet/requested",), max_batch=max_batch, retry=Retry(attempts=3), flow=flow)
+    made = Function(
+        "greet",
+        "greet_job",
+        ("greet/requested",),
+        max_batch=max_batch,
+        retry=Retry(attempts=3),
+        flow=flow,
+    )
     monkeypatch.setattr(registry, "_functions", {"greet": made})
     registry.publish()
     return made
 
 
 @pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
-def test_those_that_run_alone_hold_nobody_up_and_have_their_turn(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> None:
+def test_those_that_run_alone_hold_nobody_up_and_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow
+) -> None:
     made = use(monkeypatch, flow, 100)
     worker(slots=1)
     send([Event("greet/requested", {"k": n % 2}) for n in range(599)])
@@ -269,7 +336,15 @@ def test_one_that_runs_alone_waits_until_the_one_before_it_has_ended(function: F
 
 
 def lose(batch: str) -> None:
-    dispatch.release(batch, "running", "queued", attempts=3, crashed=True, force=True, error='{"type": "WorkerLost", "message": "lost"}')
+    dispatch.release(
+        batch,
+        "running",
+        "queued",
+        attempts=3,
+        crashed=True,
+        force=True,
+        error='{"type": "WorkerLost", "message": "lost"}',
+    )
 
 
 def run_all(function: Function, poisons: Collection[int]) -> list[list[int]]:
@@ -284,17 +359,26 @@ def run_all(function: Function, poisons: Collection[int]) -> list[list[int]]:
             if any(one in poisons for one in runs[-1]):
                 lose(claim.batch_id)
             else:
-                dispatch.settle(claim.batch_id, f"run-{len(runs) - 1}", [Outcome(one, "succeeded") for one in runs[-1]])
+                dispatch.settle(
+                    claim.batch_id,
+                    f"run-{len(runs) - 1}",
+                    [Outcome(one, "succeeded") for one in runs[-1]],
+                )
     return runs
 
 
 def statuses() -> dict[int, str]:
-    return {row["id"]: row["status"] for row in rows("SELECT id, status FROM runyard.invocations ORDER BY id")}
+    return {
+        row["id"]: row["status"]
+        for row in rows("SELECT id, status FROM runyard.invocations ORDER BY id")
+    }
 
 
 @pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
 @pytest.mark.parametrize("poisons", [[1], [37], [64], [100]], ids=str)
-def test_one_of_a_hundred_that_takes_its_workers_with_it_is_found_by_halves(monkeypatch: pytest.MonkeyPatch, flow: Flow, poisons: list[int]) -> None:
+def test_one_of_a_hundred_that_takes_its_workers_with_it_is_found_by_halves(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow, poisons: list[int]
+) -> None:
     made = use(monkeypatch, flow, 100)
     worker(slots=1)
     send([Event("greet/requested", {"k": n % 2}) for n in range(100)])
@@ -307,7 +391,9 @@ def test_one_of_a_hundred_that_takes_its_workers_with_it_is_found_by_halves(monk
 
 @pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
 @pytest.mark.parametrize("poisons", [[1, 2, 3], [10, 50, 90], [98, 99, 100]], ids=str)
-def test_three_of_a_hundred_are_found_by_halves_and_harm_no_other(monkeypatch: pytest.MonkeyPatch, flow: Flow, poisons: list[int]) -> None:
+def test_three_of_a_hundred_are_found_by_halves_and_harm_no_other(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow, poisons: list[int]
+) -> None:
     made = use(monkeypatch, flow, 100)
     worker(slots=1)
     send([Event("greet/requested", {"k": n % 2}) for n in range(100)])
@@ -317,7 +403,9 @@ def test_three_of_a_hundred_are_found_by_halves_and_harm_no_other(monkeypatch: p
 
 
 @pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
-def test_a_hundred_that_all_take_their_workers_with_them_fail_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> None:
+def test_a_hundred_that_all_take_their_workers_with_them_fail_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow
+) -> None:
     made = use(monkeypatch, flow, 10)
     worker(slots=1)
     send([Event("greet/requested", {"k": n % 2}) for n in range(30)])
@@ -325,18 +413,29 @@ def test_a_hundred_that_all_take_their_workers_with_them_fail_and_the_others_go_
     assert statuses() == {n: "failed" if n <= 10 else "succeeded" for n in range(1, 31)}
 
 
-def test_of_several_none_loses_an_attempt_by_a_crash_and_the_culprit_is_told_why_it_failed(function: Function) -> None:
+def test_of_several_none_loses_an_attempt_by_a_crash_and_the_culprit_is_told_why_it_failed(
+    function: Function,
+) -> None:
     worker(slots=1)
     send([Event("greet/requested") for _ in range(8)])
     run_all(function, [8])
-    found = rows("SELECT attempt, count(*) AS invocations FROM runyard.invocations WHERE status = 'succeeded' GROUP BY 1")
+    found = rows(
+        "SELECT attempt, count(*) AS invocations FROM runyard.invocations WHERE status = 'succeeded' GROUP BY 1"
+    )
     assert found == [{"attempt": 1, "invocations": 7}]
-    [failed] = rows("SELECT attempt, error->>'type' AS type, error->>'message' AS message FROM runyard.invocations WHERE status = 'failed'")
+    [failed] = rows(
+        "SELECT attempt, error->>'type' AS type, error->>'message' AS message FROM runyard.invocations WHERE status = 'failed'"
+    )
     assert (failed["attempt"], failed["type"]) == (3, "WorkerLost")
-    assert "workers were lost while it ran, the last one with nothing else in the run" in failed["message"]
+    assert (
+        "workers were lost while it ran, the last one with nothing else in the run"
+        in failed["message"]
+    )
 
 
-def test_those_that_lost_two_workers_by_an_accident_go_on_together_when_the_search_finds_none(function: Function) -> None:
+def test_those_that_lost_two_workers_by_an_accident_go_on_together_when_the_search_finds_none(
+    function: Function,
+) -> None:
     worker(slots=1)
     send([Event("greet/requested") for _ in range(10)])
     for number in range(2):
@@ -345,10 +444,14 @@ def test_those_that_lost_two_workers_by_an_accident_go_on_together_when_the_sear
         lose(batch)
     assert [len(batch) for batch in run_all(function, [])] == [5, 3, 1, 1]
     assert set(statuses().values()) == {"succeeded"}
-    assert rows("SELECT DISTINCT crashes, suspect FROM runyard.invocations") == [{"crashes": 0, "suspect": None}]
+    assert rows("SELECT DISTINCT crashes, suspect FROM runyard.invocations") == [
+        {"crashes": 0, "suspect": None}
+    ]
 
 
-def test_what_came_later_is_not_held_up_by_a_search_and_not_drawn_into_it(function: Function) -> None:
+def test_what_came_later_is_not_held_up_by_a_search_and_not_drawn_into_it(
+    function: Function,
+) -> None:
     worker(slots=2)
     send([Event("greet/requested") for _ in range(10)])
     for number in range(2):
@@ -359,9 +462,14 @@ def test_what_came_later_is_not_held_up_by_a_search_and_not_drawn_into_it(functi
     claims = dispatch.claim(function) or []
     assert [(claim.size, claim.alone) for claim in claims] == [(5, True), (10, False)]
     begun = [dispatch.begin(claim.batch_id, claim.batch_id) for claim in claims]
-    assert [[row["id"] for row in one[1]] for one in begun if one is not None] == [[*range(1, 6)], [*range(11, 21)]]
+    assert [[row["id"] for row in one[1]] for one in begun if one is not None] == [
+        [*range(1, 6)],
+        [*range(11, 21)],
+    ]
     lose(claims[0].batch_id)
-    assert rows("SELECT array_agg(id ORDER BY id) AS ids FROM runyard.invocations WHERE suspect = 'searched'") == [{"ids": [*range(1, 6)]}]
+    assert rows(
+        "SELECT array_agg(id ORDER BY id) AS ids FROM runyard.invocations WHERE suspect = 'searched'"
+    ) == [{"ids": [*range(1, 6)]}]
 
 
 def test_a_crash_in_the_last_attempt_is_final(function: Function) -> None:
@@ -370,8 +478,12 @@ def test_a_crash_in_the_last_attempt_is_final(function: Function) -> None:
     [batch] = claim_ids(function)
     dispatch.begin(batch, "run-1")
     silence(batch)
-    dispatch.release(batch, "running", "queued", attempts=3, crashed=True, error='{"type": "WorkerLost"}')
-    [row] = rows("SELECT status, error->>'type' AS type, finished_at IS NOT NULL AS finished FROM runyard.invocations")
+    dispatch.release(
+        batch, "running", "queued", attempts=3, crashed=True, error='{"type": "WorkerLost"}'
+    )
+    [row] = rows(
+        "SELECT status, error->>'type' AS type, finished_at IS NOT NULL AS finished FROM runyard.invocations"
+    )
     assert row == {"status": "failed", "type": "WorkerLost", "finished": True}
 
 
@@ -393,14 +505,21 @@ def test_without_any_worker_a_claim_that_never_began_is_taken_back(function: Fun
     silence(batch)
     assert [row["id"] for row in dispatch.overdue()] == [batch]
     assert dispatch.release(batch, "claimed", "queued", attempts=3) == 1
-    assert rows("SELECT status, attempt, crashes FROM runyard.invocations") == [{"status": "queued", "attempt": 0, "crashes": 0}]
+    assert rows("SELECT status, attempt, crashes FROM runyard.invocations") == [
+        {"status": "queued", "attempt": 0, "crashes": 0}
+    ]
 
 
 BROKER_AWAY = '{"type": "LaunchFailed", "message": "its run could not be launched (no broker)"}'
 
 
 def fail_to_launch(batch: str) -> None:
-    assert dispatch.release(batch, "claimed", "queued", attempts=3, failed=True, force=True, error=BROKER_AWAY) is not None
+    assert (
+        dispatch.release(
+            batch, "claimed", "queued", attempts=3, failed=True, force=True, error=BROKER_AWAY
+        )
+        is not None
+    )
 
 
 def pass_hold() -> None:
@@ -415,7 +534,9 @@ def held_for(function: Function) -> float:
 
 
 @pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
-def test_a_launch_that_fails_is_no_attempt_and_the_waits_between_them_grow(monkeypatch: pytest.MonkeyPatch, flow: Flow) -> None:
+def test_a_launch_that_fails_is_no_attempt_and_the_waits_between_them_grow(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow
+) -> None:
     made = use(monkeypatch, flow, 10)
     send([Event("greet/requested", {"k": 1}) for _ in range(3)])
     before = rows("SELECT id, due_at FROM runyard.invocations ORDER BY id")
@@ -427,12 +548,18 @@ def test_a_launch_that_fails_is_no_attempt_and_the_waits_between_them_grow(monke
         waits.append(held_for(made))
         pass_hold()
     assert [round(wait) for wait in waits] == [1, 2, 4, 8, 16, 32, 64, 120, 120, 120]
-    assert rows("SELECT DISTINCT status, attempt, crashes FROM runyard.invocations") == [{"status": "queued", "attempt": 0, "crashes": 0}]
+    assert rows("SELECT DISTINCT status, attempt, crashes FROM runyard.invocations") == [
+        {"status": "queued", "attempt": 0, "crashes": 0}
+    ]
     assert rows("SELECT id, due_at FROM runyard.invocations ORDER BY id") == before
-    assert rows("SELECT DISTINCT error->>'message' AS why FROM runyard.invocations") == [{"why": "its run could not be launched (no broker)"}]
+    assert rows("SELECT DISTINCT error->>'message' AS why FROM runyard.invocations") == [
+        {"why": "its run could not be launched (no broker)"}
+    ]
 
 
-def test_what_could_not_be_launched_keeps_its_place_before_what_came_later(function: Function) -> None:
+def test_what_could_not_be_launched_keeps_its_place_before_what_came_later(
+    function: Function,
+) -> None:
     first = send([Event("greet/requested") for _ in range(10)])
     [batch, *_] = claim_ids(function)
     send([Event("greet/requested") for _ in range(5)])
@@ -444,7 +571,9 @@ def test_what_could_not_be_launched_keeps_its_place_before_what_came_later(funct
     assert [row["event_id"] for row in begun[1]] == first
 
 
-def test_after_a_launch_failed_one_batch_is_tried_and_all_go_when_it_begins(function: Function) -> None:
+def test_after_a_launch_failed_one_batch_is_tried_and_all_go_when_it_begins(
+    function: Function,
+) -> None:
     worker(slots=10)
     send([Event("greet/requested") for _ in range(40)])
     for batch in claim_ids(function):
@@ -459,7 +588,9 @@ def test_after_a_launch_failed_one_batch_is_tried_and_all_go_when_it_begins(func
     assert sizes(function) == [10, 10, 10]
 
 
-def test_another_function_is_not_held_back_by_one_whose_launches_fail(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_function_is_not_held_back_by_one_whose_launches_fail(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Function("other", "other_job", ("other/requested",))
     monkeypatch.setattr(registry, "_functions", {"greet": function, "other": other})
     registry.publish()
@@ -470,7 +601,9 @@ def test_another_function_is_not_held_back_by_one_whose_launches_fail(function: 
     assert sizes(other) == [1]
 
 
-def test_a_claim_that_was_never_launched_counts_as_waiting_for_seconds_only(function: Function) -> None:
+def test_a_claim_that_was_never_launched_counts_as_waiting_for_seconds_only(
+    function: Function,
+) -> None:
     worker(slots=1)
     send([Event("greet/requested") for _ in range(50)])
     lost = claim_ids(function)
@@ -495,8 +628,13 @@ def test_a_replay_makes_new_invocations_of_the_same_events(function: Function) -
     dispatch.begin(batch, "run-1")
     dispatch.settle(batch, "run-1", [Outcome(1, "succeeded", output="5")])
     again = dispatch.begin(dispatch.claim_replay(function, batch) or "", "run-2")
-    assert again is not None and [(row["event_id"], row["attempt"]) for row in again[1]] == [(event_id, 1)]
-    assert rows("SELECT replay_of FROM runyard.invocations ORDER BY id") == [{"replay_of": None}, {"replay_of": 1}]
+    assert again is not None and [(row["event_id"], row["attempt"]) for row in again[1]] == [
+        (event_id, 1)
+    ]
+    assert rows("SELECT replay_of FROM runyard.invocations ORDER BY id") == [
+        {"replay_of": None},
+        {"replay_of": 1},
+    ]
 
 
 def test_what_succeeded_is_not_taken_up_again(function: Function) -> None:
@@ -506,35 +644,60 @@ def test_what_succeeded_is_not_taken_up_again(function: Function) -> None:
     dispatch.settle(batch, "run-1", [Outcome(1, "succeeded"), Outcome(2, "failed", error="{}")])
     resumed = dispatch.begin(dispatch.claim_unfinished(function, batch) or "", "run-2", fresh=False)
     assert resumed is not None and [row["id"] for row in resumed[1]] == [2]
-    assert dispatch.begin(dispatch.claim_unfinished(function, batch) or "", "run-3", fresh=False) is None
+    assert (
+        dispatch.begin(dispatch.claim_unfinished(function, batch) or "", "run-3", fresh=False)
+        is None
+    )
 
 
 def test_a_cancel_reaches_the_heartbeat(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
     dispatch.begin(batch, "run-1")
-    assert dispatch.request_cancel(None, "run-1") == {"id": batch, "function": "greet", "status": "running", "cancelled": True}
+    assert dispatch.request_cancel(None, "run-1") == {
+        "id": batch,
+        "function": "greet",
+        "status": "running",
+        "cancelled": True,
+    }
     with database.connection() as connection:
-        assert run(connection, "heartbeat", batches=[batch]) == [{"id": batch, "begun": True, "stopped": True, "cancelled": []}]
+        assert fetch_all(connection, "heartbeat", batches=[batch]) == [
+            {"id": batch, "begun": True, "stopped": True, "cancelled": []}
+        ]
 
 
 @pytest.mark.parametrize("shape", [[["data", "n"]], []])
-def test_many_waits_and_many_events_since_the_run_began_are_matched_by_equality(function: Function, shape: list[list[str]]) -> None:
+def test_many_waits_and_many_events_since_the_run_began_are_matched_by_equality(
+    function: Function, shape: list[list[str]]
+) -> None:
     made = replace(function, max_batch=500)
     send([Event("greet/requested", {"n": n}) for n in range(200)])
     [claim] = dispatch.claim(made) or []
     begun = dispatch.begin(claim.batch_id, "run-1")
     assert begun is not None
-    sent = [one for _ in range(2) for one in send([Event("answer/given", {"n": n}) for n in range(1000)])]
+    sent = [
+        one
+        for _ in range(2)
+        for one in send([Event("answer/given", {"n": n}) for n in range(1000)])
+    ]
     asked = [
-        {"invocation": row["id"], "kind": "event", "event": "answer/given", "seconds": 60, "shape": shape, "wanted": [row["data"]["n"]] if shape else []}
+        {
+            "invocation": row["id"],
+            "kind": "event",
+            "event": "answer/given",
+            "seconds": 60,
+            "shape": shape,
+            "wanted": [row["data"]["n"]] if shape else [],
+        }
         for row in begun[1]
     ]
     began = time.monotonic()
     waits = dispatch.register_waits(claim.batch_id, "run-1", "answer", asked)
     assert time.monotonic() - began < 5  # each wait with each event took half a minute
     numbers = {row["id"]: row["data"]["n"] for row in begun[1]}
-    assert {row["invocation_id"]: row["result"]["id"] for row in waits} == {invocation: sent[n if shape else 0] for invocation, n in numbers.items()}
+    assert {row["invocation_id"]: row["result"]["id"] for row in waits} == {
+        invocation: sent[n if shape else 0] for invocation, n in numbers.items()
+    }
 
 
 def test_the_server_compiles_no_function_of_the_engine(function: Function) -> None:
@@ -546,11 +709,17 @@ def test_the_server_compiles_no_function_of_the_engine(function: Function) -> No
 
 
 def test_the_time_to_begin_counts_from_the_commit_of_the_event(
-    function: Function, other_connection: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+    function: Function,
+    other_connection: psycopg.Connection[tuple[object, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry, "_functions", {"greet": replace(function, flow=Flow(timeouts=Timeouts(start=2)))})
+    monkeypatch.setattr(
+        registry, "_functions", {"greet": replace(function, flow=Flow(timeouts=Timeouts(start=2)))}
+    )
     registry.publish()
     other_connection.execute("SELECT runyard.send('greet/requested')")
-    other_connection.execute("SELECT pg_sleep_until(now() + interval '2.5 seconds')")  # its transaction lasts longer than the time to begin
+    other_connection.execute(
+        "SELECT pg_sleep_until(now() + interval '2.5 seconds')"
+    )  # its transaction lasts longer than the time to begin
     other_connection.commit()
     assert dispatch.expire() == 0

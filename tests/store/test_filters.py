@@ -17,28 +17,104 @@ from runyard.store import database
 from runyard.syntax.jsonpath import LONGEST_FILTER, check_filter
 
 SEEDS = [
-    '$.data.total > 100 && $.data.country == "CH"', '$.data.items[*].price > 10', '$.data ? (@.a > 1 && exists(@.b))', '($.a + 1) * 2 >= 3 || !($.b == null)',
-    '$.data.name like_regex "^a.*z$" flag "i"', '$.data.name starts with "x"', 'strict $.data.a[0 to last].b.size() > 2', '(($.a == 1) is unknown)', '-$.a.abs() < 3.5e2',
-    '$."odd name".type() == "string"', 'lax $.**{1 to 3}.x == true', '$.a[last - 1, 0] != $.b', '$.a.decimal(10, 2) > 1', '$.d.datetime("YYYY-MM-DD") < $.e.datetime()',
-    '$.a STARTS WITH "x" && EXISTS($.b)', '$.a.SIZE() == 1', '$.a like_regex "a" flag "xq"', '($.a == 1).type() == "boolean"', '$[0 ? (@ > last)]', '1.5.a',
+    '$.data.total > 100 && $.data.country == "CH"',
+    "$.data.items[*].price > 10",
+    "$.data ? (@.a > 1 && exists(@.b))",
+    "($.a + 1) * 2 >= 3 || !($.b == null)",
+    '$.data.name like_regex "^a.*z$" flag "i"',
+    '$.data.name starts with "x"',
+    "strict $.data.a[0 to last].b.size() > 2",
+    "(($.a == 1) is unknown)",
+    "-$.a.abs() < 3.5e2",
+    '$."odd name".type() == "string"',
+    "lax $.**{1 to 3}.x == true",
+    "$.a[last - 1, 0] != $.b",
+    "$.a.decimal(10, 2) > 1",
+    '$.d.datetime("YYYY-MM-DD") < $.e.datetime()',
+    '$.a STARTS WITH "x" && EXISTS($.b)',
+    "$.a.SIZE() == 1",
+    '$.a like_regex "a" flag "xq"',
+    '($.a == 1).type() == "boolean"',
+    "$[0 ? (@ > last)]",
+    "1.5.a",
     '(2).type() == "number"',
-    '$.a[1, 2 to 3].decimal(-1, +2) > .5', '$.a.time(3) < $.b.date()', '"\\ud83d\\ude00" == $.a', '/* all */ $.a /* of it */ == 1_000',
-    '$', '1', '"x"', 'true', '$.a == $.b', '$.a.b.c', '$.*', '$[*]', 'exists($.a)', '!exists($.a)', '$.a % 2 == 0', '$ ? (@ > 1) ? (@ < 5)',
-]  # fmt: skip
+    "$.a[1, 2 to 3].decimal(-1, +2) > .5",
+    "$.a.time(3) < $.b.date()",
+    '"\\ud83d\\ude00" == $.a',
+    "/* all */ $.a /* of it */ == 1_000",
+    "$",
+    "1",
+    '"x"',
+    "true",
+    "$.a == $.b",
+    "$.a.b.c",
+    "$.*",
+    "$[*]",
+    "exists($.a)",
+    "!exists($.a)",
+    "$.a % 2 == 0",
+    "$ ? (@ > 1) ? (@ < 5)",
+]
 WORDS = [
-    "&&", "||", "!", "(", ")", "exists(", ") is unknown", " starts with ", " like_regex ", '"x"', "==", "@", "last", " to ", "[", "]", "[*]", ".a", ".size()", "?(", "{",
-    "}", "**", ".**",
-    ".5", "1.5", "-", "+", "/*", "*/", "\\u", "strict ", ' flag "i"', "true", "TRUE", ",", "e5", "0x1F", ".decimal(", "null == null", "/**/", "\u00a0",
-]  # fmt: skip
+    "&&",
+    "||",
+    "!",
+    "(",
+    ")",
+    "exists(",
+    ") is unknown",
+    " starts with ",
+    " like_regex ",
+    '"x"',
+    "==",
+    "@",
+    "last",
+    " to ",
+    "[",
+    "]",
+    "[*]",
+    ".a",
+    ".size()",
+    "?(",
+    "{",
+    "}",
+    "**",
+    ".**",
+    ".5",
+    "1.5",
+    "-",
+    "+",
+    "/*",
+    "*/",
+    "\\u",
+    "strict ",
+    ' flag "i"',
+    "true",
+    "TRUE",
+    ",",
+    "e5",
+    "0x1F",
+    ".decimal(",
+    "null == null",
+    "/**/",
+    "\u00a0",
+]
 # What only the check refuses: it would pass, and then be of no use, or mean something else than it says.
-NARROWER = ("has no variables", "a comment behind a word", "a backslash has a meaning only", "too large or too small")
+NARROWER = (
+    "has no variables",
+    "a comment behind a word",
+    "a backslash has a meaning only",
+    "too large or too small",
+)
 
 
 def _postgres_takes(text: str) -> bool:
     """Whether its grammar does; a regular expression in it is judged later, by another grammar."""
     with database.connection() as connection:
         try:
-            row = connection.execute("SELECT sql_error_code AS code FROM pg_input_error_info(%s, 'jsonpath')", (text,)).fetchone()
+            row = connection.execute(
+                "SELECT sql_error_code AS code FROM pg_input_error_info(%s, 'jsonpath')", (text,)
+            ).fetchone()
         except psycopg.DataError:
             return False
     assert row is not None
@@ -62,14 +138,39 @@ def test_what_is_right_is_taken(store_url: str, text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "TRUE", "$.**{1.5}", "$.**{99999999999}", "$.a.decimal(10,)", "$.a.time(1.5)", "$.a ==\u00a01", '"\\u0000"', '"\\x00"', '"\\ud800"',
-        '"\\ud83dx\\ude00"', '"\\u{110000}"',
-        "exists($.a) is unknown", "!($.a == 1) is unknown", "!exists($.a).b", '$.a like_regex "a" flag "x"', "$ /* open", "1.a", "2.type()",
-        "($.a == 1) == ($.b == 1)", "-($.a == 1)",
-        "$ ? ($.a)", "1 == 1 && (2)", "$.a[1 to 2 to 3]", "$.a[*, 1]", "$.a.datetime(1)", "1 == 2 == 3", "$.a[1 == 1]", "exists($.a == 1)",
-        "1 + (1 == 1)", "$.a starts with $.b",
+        "",
+        "TRUE",
+        "$.**{1.5}",
+        "$.**{99999999999}",
+        "$.a.decimal(10,)",
+        "$.a.time(1.5)",
+        "$.a ==\u00a01",
+        '"\\u0000"',
+        '"\\x00"',
+        '"\\ud800"',
+        '"\\ud83dx\\ude00"',
+        '"\\u{110000}"',
+        "exists($.a) is unknown",
+        "!($.a == 1) is unknown",
+        "!exists($.a).b",
+        '$.a like_regex "a" flag "x"',
+        "$ /* open",
+        "1.a",
+        "2.type()",
+        "($.a == 1) == ($.b == 1)",
+        "-($.a == 1)",
+        "$ ? ($.a)",
+        "1 == 1 && (2)",
+        "$.a[1 to 2 to 3]",
+        "$.a[*, 1]",
+        "$.a.datetime(1)",
+        "1 == 2 == 3",
+        "$.a[1 == 1]",
+        "exists($.a == 1)",
+        "1 + (1 == 1)",
+        "$.a starts with $.b",
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_refused(store_url: str, text: str) -> None:
     assert (_postgres_takes(text), _problem(text) == "") == (False, False)
 
@@ -85,7 +186,11 @@ def _changed(dice: random.Random, text: str) -> str:
         return text[:place] + dice.choice("$@.()[]?!&|=<>\"'+-*/%, aex10{}_\\") + text[place:]
     if action < 0.8:
         return text[:place] + text[place : place + 5].swapcase() + text[place + 5 :]
-    return f"({text})" if action < 0.9 else text + dice.choice([" && ", " || ", " == ", " + "]) + dice.choice(SEEDS)
+    return (
+        f"({text})"
+        if action < 0.9
+        else text + dice.choice([" && ", " || ", " == ", " + "]) + dice.choice(SEEDS)
+    )
 
 
 @pytest.mark.parametrize("seed", [7, 8])
@@ -98,7 +203,9 @@ def test_whatever_is_cut_swapped_or_doubled_is_judged_alike(store_url: str, seed
         for _ in range(dice.randint(1, 3)):
             text = _changed(dice, text)
         problem = _problem(text)
-        if _postgres_takes(text) != (problem == "") and not any(narrower in problem for narrower in NARROWER):
+        if _postgres_takes(text) != (problem == "") and not any(
+            narrower in problem for narrower in NARROWER
+        ):
             wrong.append((text, problem))
     assert wrong == []
 
@@ -106,10 +213,20 @@ def test_whatever_is_cut_swapped_or_doubled_is_judged_alike(store_url: str, seed
 @pytest.mark.parametrize(
     ("text", "position"),
     [
-        ("$.data.total >", 15), ("$.a & 1", 5), ('$.a == "x', 8), ("$.data.x == @.y", 13), ("$.a.foo() > 1", 5), ("total > 100", 1), ("($.a == 1", 10), ("$.a == $b", 8),
-        ("1 == 1 && $.b", 14), ("$.a[last].b == last", 16), ('$.a == "\\u00"', 8), ("/* $.a", 1),
+        ("$.data.total >", 15),
+        ("$.a & 1", 5),
+        ('$.a == "x', 8),
+        ("$.data.x == @.y", 13),
+        ("$.a.foo() > 1", 5),
+        ("total > 100", 1),
+        ("($.a == 1", 10),
+        ("$.a == $b", 8),
+        ("1 == 1 && $.b", 14),
+        ("$.a[last].b == last", 16),
+        ('$.a == "\\u00"', 8),
+        ("/* $.a", 1),
     ],
-)  # fmt: skip
+)
 def test_an_error_says_where(text: str, position: int) -> None:
     with pytest.raises(InvalidOption, match=f"at character {position}:"):
         check_filter(text, "filter")
@@ -148,7 +265,9 @@ GROWING: dict[str, Callable[[int], str]] = {
 
 
 @pytest.mark.parametrize("kind", GROWING)
-def test_what_passes_is_taken_by_postgres_and_what_is_larger_is_refused_here(store_url: str, kind: str) -> None:
+def test_what_passes_is_taken_by_postgres_and_what_is_larger_is_refused_here(
+    store_url: str, kind: str
+) -> None:
     """The largest of each kind that the check lets through is read, shown and evaluated, over a document that goes as deep as it does."""
     sizes = range(1, LONGEST_FILTER)
     largest = bisect_left(sizes, True, key=lambda size: not _passes(GROWING[kind](size)))
@@ -170,7 +289,9 @@ def _passes(text: str) -> bool:
     return True
 
 
-def test_the_largest_filter_of_a_trigger_does_not_keep_an_event_out(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_largest_filter_of_a_trigger_does_not_keep_an_event_out(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trigger of the event table evaluates it with less of the stack left than a statement of its own."""
     deepest = "exists($" + ".a" * 995 + ")"
     made = Function("deep", "deep_job", (Trigger("greet/requested", filter=f"!{deepest}"),))

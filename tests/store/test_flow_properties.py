@@ -1,4 +1,4 @@
-"""Random sends, claims, retries, parkings, crashes, cancels and time jumps under flow control, against a simple model in Python.
+"""Random sends, claims, retries, suspensions, crashes, cancels and time jumps under flow control, against a simple model in Python.
 
 The model knows in order what was sent and when. At every moment no limit is exceeded; rate limits skip exactly what the model skips; an
 awaited event is the first that fits; and after the dust settles every invocation is final exactly once.
@@ -37,10 +37,17 @@ BURST, THROTTLE = 2, 4
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 _retry = Retry(attempts=ATTEMPTS, delays=(0.0,), jitter=0)
 FUNCTIONS = {
-    "limited": Flow(concurrency=(Concurrency(3), Concurrency(1, key="data.k")), priority=Priority("data.level")),
+    "limited": Flow(
+        concurrency=(Concurrency(3), Concurrency(1, key="data.k")), priority=Priority("data.level")
+    ),
     "throttled": Flow(throttle=Throttle(THROTTLE, PERIOD, key="data.k", burst=BURST)),
-    "rated": Flow(rate_limit=RateLimit(RATE, PERIOD, key="data.k"), concurrency=(Concurrency(2, scope="together"),)),
-    "single": Flow(singleton=Singleton(key="data.k"), concurrency=(Concurrency(2, scope="together"),)),
+    "rated": Flow(
+        rate_limit=RateLimit(RATE, PERIOD, key="data.k"),
+        concurrency=(Concurrency(2, scope="together"),),
+    ),
+    "single": Flow(
+        singleton=Singleton(key="data.k"), concurrency=(Concurrency(2, scope="together"),)
+    ),
     "timed": Flow(timeouts=Timeouts(start=120, finish=300)),
 }
 FINAL = ("succeeded", "failed", "cancelled", "skipped")
@@ -64,30 +71,53 @@ class Flowing(RuleBasedStateMachine):
         self.counter = 0
         self.waits = 0
         self.running: list[Running] = []
-        self.sent: dict[str, list[tuple[datetime, str, str]]] = {name: [] for name in FUNCTIONS}  # (time, key, event id)
+        self.sent: dict[str, list[tuple[datetime, str, str]]] = {
+            name: [] for name in FUNCTIONS
+        }  # (time, key, event id)
         self.answers: list[tuple[str, str]] = []  # (key, event id)
-        self.awaited: dict[int, tuple[str, int, datetime]] = {}  # invocation -> key, answers there were when its event was sent or its part began, until
+        self.awaited: dict[
+            int, tuple[str, int, datetime]
+        ] = {}  # invocation -> key, answers there were when its event was sent or its part began, until
         self.part_began: dict[int, int] = {}
         self.final: dict[int, str] = {}
         self.started: dict[int, datetime] = {}
-        functions = {name: Function(name, f"{name}_job", (f"{name}/go",), max_batch=4, retry=_retry, flow=flow) for name, flow in FUNCTIONS.items()}
+        functions = {
+            name: Function(
+                name, f"{name}_job", (f"{name}/go",), max_batch=4, retry=_retry, flow=flow
+            )
+            for name, flow in FUNCTIONS.items()
+        }
         registry._functions = functions
         database.close_pool()
         clock.take(BEGIN)
         with database.connection() as connection:
             tables = "events, functions, triggers, invocations, steps, batches, waits, gates"
-            connection.execute(f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode())
+            connection.execute(
+                f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode()
+            )
             connection.execute(
                 "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 90) ON CONFLICT (name) DO UPDATE SET slots = 90, heartbeat_at = now()"
             )
         registry.publish()
 
-    @rule(function=st.sampled_from(sorted(FUNCTIONS)), keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=5), level=st.integers(-2, 2))
+    @rule(
+        function=st.sampled_from(sorted(FUNCTIONS)),
+        keys=st.lists(st.sampled_from("abc"), min_size=1, max_size=5),
+        level=st.integers(-2, 2),
+    )
     def send(self, function: str, keys: list[str], level: int) -> None:
         ids = send([Event(f"{function}/go", {"k": key, "level": level}) for key in keys])
-        rows = {row["event_id"]: row["id"] for row in _rows("SELECT id, event_id FROM runyard.invocations WHERE event_id = ANY (%s)", ids)}
+        rows = {
+            row["event_id"]: row["id"]
+            for row in _rows(
+                "SELECT id, event_id FROM runyard.invocations WHERE event_id = ANY (%s)", ids
+            )
+        }
         self.part_began |= dict.fromkeys(rows.values(), len(self.answers))
-        self.sent[function] += [(clock.now(), key, one) for key, one in sorted(zip(keys, ids, strict=True), key=lambda pair: rows[pair[1]])]
+        self.sent[function] += [
+            (clock.now(), key, one)
+            for key, one in sorted(zip(keys, ids, strict=True), key=lambda pair: rows[pair[1]])
+        ]
 
     @rule(key=st.sampled_from("abc"))
     def answer(self, key: str) -> None:
@@ -109,18 +139,23 @@ class Flowing(RuleBasedStateMachine):
             _, rows, _ = begun
             assert 0 < len(rows) <= 4
             for row in rows:
-                assert row["id"] not in self.final and row["id"] not in {one["id"] for run in self.running for one in run.rows}
+                assert row["id"] not in self.final and row["id"] not in {
+                    one["id"] for run in self.running for one in run.rows
+                }
                 self.started.setdefault(row["id"], clock.now())
                 self._woken_rightly(row["id"])
                 self.part_began.setdefault(row["id"], len(self.answers))
             self.running.append(Running(claim.batch_id, f"run-{self.counter}", function, rows))
 
     def _woken_rightly(self, invocation: int) -> None:
-        """What was parked runs again because the first answer of its key came in time, or because its time is over."""
+        """What was suspended runs again because the first answer of its key came in time, or because its time is over."""
         if invocation not in self.awaited:
             return
         key, since, until = self.awaited.pop(invocation)
-        [wait] = _rows("SELECT result->>'id' AS event FROM runyard.waits WHERE invocation_id = %s AND kind = 'event' ORDER BY id DESC LIMIT 1", invocation)
+        [wait] = _rows(
+            "SELECT result->>'id' AS event FROM runyard.waits WHERE invocation_id = %s AND kind = 'event' ORDER BY id DESC LIMIT 1",
+            invocation,
+        )
         expected = next((one for found, one in self.answers[since:] if found == key), None)
         if wait["event"] is None:
             assert clock.now() >= until
@@ -133,9 +168,9 @@ class Flowing(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(self.running))
         outcomes: list[Outcome] = []
         for row in run.rows:
-            wanted = data.draw(st.sampled_from(["succeeded", "failed", "queued", "park"]))
-            if wanted == "park":
-                outcomes.append(self._park(run, row))
+            wanted = data.draw(st.sampled_from(["succeeded", "failed", "queued", "suspend"]))
+            if wanted == "suspend":
+                outcomes.append(self._suspend(run, row))
             elif wanted == "queued" and row["attempt"] < ATTEMPTS:
                 outcomes.append(Outcome(row["id"], "queued", delay=5.0, attempt=row["attempt"]))
             else:
@@ -143,38 +178,66 @@ class Flowing(RuleBasedStateMachine):
         dispatch.settle(run.batch, run.run, outcomes)
         self.running.remove(run)
 
-    @rule(function=st.sampled_from(sorted(FUNCTIONS)), key=st.sampled_from("abc"), answered=st.booleans(), late=st.booleans())
-    def park_and_wake(self, function: str, key: str, answered: bool, late: bool) -> None:
+    @rule(
+        function=st.sampled_from(sorted(FUNCTIONS)),
+        key=st.sampled_from("abc"),
+        answered=st.booleans(),
+        late=st.booleans(),
+    )
+    def suspend_and_wake(self, function: str, key: str, answered: bool, late: bool) -> None:
         """One way through all of it at once, which chance alone takes too seldom."""
         self.send(function, [key], 0)
         self.claim_and_begin(function)
         if late and answered:
             self.answer(key)
         for run in [run for run in self.running if run.function == function]:
-            dispatch.settle(run.batch, run.run, [self._park(run, row) for row in run.rows])
+            dispatch.settle(run.batch, run.run, [self._suspend(run, row) for row in run.rows])
             self.running.remove(run)
         if answered and not late:
             self.answer(key)
         self.jump(61 if not answered else 7)
         self.claim_and_begin(function)
 
-    def _park(self, run: Running, row: Row) -> Outcome:
+    def _suspend(self, run: Running, row: Row) -> Outcome:
         self.waits += 1
         step, key = f"wait-{self.waits}", row["data"]["k"]
-        asked = {"invocation": row["id"], "kind": "event", "event": "answer/given", "seconds": 50, "shape": [["data", "k"]], "wanted": [key]}
+        asked = {
+            "invocation": row["id"],
+            "kind": "event",
+            "event": "answer/given",
+            "seconds": 50,
+            "shape": [["data", "k"]],
+            "wanted": [key],
+        }
         [wait] = dispatch.register_waits(run.batch, run.run, step, [asked])
-        expected = next((one for found, one in self.answers[self.part_began[row["id"]] :] if found == key), None)
-        assert wait["done"] == (expected is not None) and (not wait["done"] or wait["result"]["id"] == expected)
+        expected = next(
+            (one for found, one in self.answers[self.part_began[row["id"]] :] if found == key), None
+        )
+        assert wait["done"] == (expected is not None) and (
+            not wait["done"] or wait["result"]["id"] == expected
+        )
         if wait["done"]:
             return Outcome(row["id"], "succeeded")
-        self.awaited[row["id"]] = (key, self.part_began.pop(row["id"]), clock.now() + timedelta(seconds=50))
-        return Outcome(row["id"], "waiting", attempt=0, parked=(step,))
+        self.awaited[row["id"]] = (
+            key,
+            self.part_began.pop(row["id"]),
+            clock.now() + timedelta(seconds=50),
+        )
+        return Outcome(row["id"], "waiting", attempt=0, suspended=(step,))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def lose_a_worker(self, data: st.DataObject) -> None:
         run = data.draw(st.sampled_from(self.running))
-        dispatch.release(run.batch, "running", "queued", attempts=ATTEMPTS, crashed=True, force=True, error='{"type": "WorkerLost", "message": ""}')
+        dispatch.release(
+            run.batch,
+            "running",
+            "queued",
+            attempts=ATTEMPTS,
+            crashed=True,
+            force=True,
+            error='{"type": "WorkerLost", "message": ""}',
+        )
         self.running.remove(run)
 
     @precondition(lambda self: any(self.sent.values()))
@@ -193,7 +256,13 @@ class Flowing(RuleBasedStateMachine):
         )
         by_function = Counter(row["function"] for row in held)
         assert by_function["limited"] <= 3 and by_function["rated"] + by_function["single"] <= 2
-        assert max(Counter(row["k"] for row in held if row["function"] in ("limited",)).values(), default=0) <= 1
+        assert (
+            max(
+                Counter(row["k"] for row in held if row["function"] in ("limited",)).values(),
+                default=0,
+            )
+            <= 1
+        )
 
     @invariant()
     def a_singleton_is_single(self) -> None:
@@ -211,11 +280,16 @@ class Flowing(RuleBasedStateMachine):
         )
         for row in rows:
             for first in row["at"]:
-                assert sum(first <= at < first + timedelta(seconds=PERIOD) for at in row["at"]) <= THROTTLE + BURST - 1
+                assert (
+                    sum(first <= at < first + timedelta(seconds=PERIOD) for at in row["at"])
+                    <= THROTTLE + BURST - 1
+                )
 
     @invariant()
     def what_is_final_stays_so(self) -> None:
-        rows = {row["id"]: row["status"] for row in _rows("SELECT id, status FROM runyard.invocations")}
+        rows = {
+            row["id"]: row["status"] for row in _rows("SELECT id, status FROM runyard.invocations")
+        }
         assert len(rows) == sum(len(sent) for sent in self.sent.values())
         for invocation, status in self.final.items():
             assert rows[invocation] == status
@@ -224,9 +298,13 @@ class Flowing(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let the dust settle: what is open ends, time passes, and then everything is final and rightly skipped."""
         for run in self.running:
-            dispatch.settle(run.batch, run.run, [Outcome(row["id"], "succeeded") for row in run.rows])
+            dispatch.settle(
+                run.batch, run.run, [Outcome(row["id"], "succeeded") for row in run.rows]
+            )
         for _ in range(200):
-            if not _rows("SELECT id FROM runyard.invocations WHERE status <> ALL (%s) LIMIT 1", list(FINAL)):
+            if not _rows(
+                "SELECT id FROM runyard.invocations WHERE status <> ALL (%s) LIMIT 1", list(FINAL)
+            ):
                 break
             dispatch.expire()
             dispatch.match_waits()
@@ -234,23 +312,41 @@ class Flowing(RuleBasedStateMachine):
                 for claim in dispatch.claim(function) or []:
                     begun = dispatch.begin(claim.batch_id, "last")
                     assert begun is not None
-                    dispatch.settle(claim.batch_id, "last", [Outcome(row["id"], "succeeded") for row in begun[1]])
+                    dispatch.settle(
+                        claim.batch_id,
+                        "last",
+                        [Outcome(row["id"], "succeeded") for row in begun[1]],
+                    )
             clock.take(clock.now() + timedelta(seconds=20))
-        open_ones = _rows("SELECT id, function, status FROM runyard.invocations WHERE status <> ALL (%s)", list(FINAL))
+        open_ones = _rows(
+            "SELECT id, function, status FROM runyard.invocations WHERE status <> ALL (%s)",
+            list(FINAL),
+        )
         self._skipped_rightly()
         clock.take(None)
         database.close_pool()
         assert open_ones == []
 
     def _skipped_rightly(self) -> None:
-        statuses = {row["event_id"]: row for row in _rows("SELECT event_id, status, error->>'message' AS why FROM runyard.invocations WHERE function = 'rated'")}
+        statuses = {
+            row["event_id"]: row
+            for row in _rows(
+                "SELECT event_id, status, error->>'message' AS why FROM runyard.invocations WHERE function = 'rated'"
+            )
+        }
         taken: dict[str, list[datetime]] = {}
         for at, key, event_id in self.sent["rated"]:
             row = statuses[event_id]
             if row["status"] == "cancelled":
                 # Cancelled before the gate saw it, or after: both are right, and the second takes a place.
                 return
-            fits = sum(earlier > at - timedelta(seconds=PERIOD) for earlier in taken.setdefault(key, [])) < RATE
+            fits = (
+                sum(
+                    earlier > at - timedelta(seconds=PERIOD)
+                    for earlier in taken.setdefault(key, [])
+                )
+                < RATE
+            )
             assert (row["status"] != "skipped") == fits, (at, key, row)
             if fits:
                 taken[key].append(at)
@@ -262,4 +358,6 @@ def _rows(statement: str, *parameters: object) -> list[Row]:
 
 
 TestFlowing = Flowing.TestCase
-TestFlowing.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+TestFlowing.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)

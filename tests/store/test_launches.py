@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, in_process_executor, job, op, resource
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    in_process_executor,
+    job,
+    op,
+    resource,
+)
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.events import DagsterEvent
 from dagster._core.launcher import LaunchRunContext
@@ -13,7 +22,7 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
 from runyard import Batch, receive, send, settle
 from runyard.dagster_adapter.launcher import WarmRunLauncher
-from runyard.dagster_adapter.reaper import free, settle_what_is_left, take_back
+from runyard.dagster_adapter.reaper import free, settle_orphaned, take_back
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import dispatch
 from runyard.functions.registry import Function
@@ -21,7 +30,7 @@ from runyard.gateway.dev.blockers import Reason, reasons
 from runyard.processes.daemon import take_back_of_predecessor
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import one, run
+from runyard.store.queries import fetch_all, fetch_one
 from tests.conftest import event
 from tests.ports import free_port
 
@@ -41,7 +50,12 @@ def greet_job() -> None:
     settle(ask(receive()))
 
 
-ORIGIN = JobPythonOrigin("greet_job", RepositoryPythonOrigin(sys.executable, ModuleCodePointer("tests.store.test_launches", "greet_job", None)))
+ORIGIN = JobPythonOrigin(
+    "greet_job",
+    RepositoryPythonOrigin(
+        sys.executable, ModuleCodePointer("tests.store.test_launches", "greet_job", None)
+    ),
+)
 
 
 @pytest.fixture
@@ -55,7 +69,7 @@ def claimed(function: Function) -> tuple[str, str]:
     """Send an event and claim it: its id, and the batch's."""
     [event_id] = send("greet/requested")
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2, place="p")
+        fetch_all(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2, place="p")
     [claim] = dispatch.claim(function) or []
     return event_id, claim.batch_id
 
@@ -73,7 +87,7 @@ def launch(instance: DagsterInstance, made: DagsterRun) -> None:
 def held(event_id: str) -> list[Reason]:
     """What the dev page says of why an event's invocation does not run."""
     with database.connection() as connection:
-        row = one(connection, "holding", invocation=event(event_id)["invocations"][0]["id"])
+        row = fetch_one(connection, "holding", invocation=event(event_id)["invocations"][0]["id"])
     assert row is not None
     return reasons(row, [], 2, 0)
 
@@ -89,19 +103,26 @@ def away_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("away_broker")
-def test_without_a_broker_a_launch_is_no_attempt_and_the_reason_is_shown(function: Function, instance: DagsterInstance) -> None:
+def test_without_a_broker_a_launch_is_no_attempt_and_the_reason_is_shown(
+    function: Function, instance: DagsterInstance
+) -> None:
     event_id, batch_id = claimed(function)
     with pytest.raises(Exception, match="refused"):
         launch(instance, made_run(instance, batch_id))
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
-    assert "its run could not be launched (OperationalError: Error 111 connecting to 127.0.0.1" in invocation["error"]["message"]
+    assert (
+        "its run could not be launched (OperationalError: Error 111 connecting to 127.0.0.1"
+        in invocation["error"]["message"]
+    )
     [reason] = held(event_id)
     assert reason.text == f"waiting: {invocation['error']['message']}"
     assert reason.until is not None
 
 
-def test_with_a_folder_of_the_broker_that_takes_no_files_it_is_no_attempt(function: Function, instance: DagsterInstance, tmp_path: Path) -> None:
+def test_with_a_folder_of_the_broker_that_takes_no_files_it_is_no_attempt(
+    function: Function, instance: DagsterInstance, tmp_path: Path
+) -> None:
     event_id, batch_id = claimed(function)
     launcher = WarmRunLauncher()
     launcher.register_instance(instance)
@@ -118,17 +139,23 @@ def test_with_a_folder_of_the_broker_that_takes_no_files_it_is_no_attempt(functi
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
 
 
-def test_a_run_that_fails_before_it_begins_is_no_attempt_and_its_root_is_shown(function: Function, instance: DagsterInstance) -> None:
+def test_a_run_that_fails_before_it_begins_is_no_attempt_and_its_root_is_shown(
+    function: Function, instance: DagsterInstance
+) -> None:
     event_id, batch_id = claimed(function)
-    result = greet_job.execute_in_process(instance=instance, tags={BATCH: batch_id}, raise_on_error=False)
-    assert settle_what_is_left(instance, result.run_id)
+    result = greet_job.execute_in_process(
+        instance=instance, tags={BATCH: batch_id}, raise_on_error=False
+    )
+    assert settle_orphaned(instance, result.run_id)
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
     assert "no such host" in invocation["error"]["message"]
     assert "hunter2secret" not in invocation["error"]["message"]
 
 
-def test_what_failed_to_launch_while_the_database_was_away_is_found_when_it_is_overdue(function: Function, instance: DagsterInstance) -> None:
+def test_what_failed_to_launch_while_the_database_was_away_is_found_when_it_is_overdue(
+    function: Function, instance: DagsterInstance
+) -> None:
     event_id, batch_id = claimed(function)
     made = made_run(instance, batch_id)
     assert dispatch.launching(batch_id)
@@ -141,7 +168,9 @@ def test_what_failed_to_launch_while_the_database_was_away_is_found_when_it_is_o
     assert dispatch.claim(function) == []
 
 
-def test_a_run_whose_batch_was_taken_back_is_cancelled_instead_of_launched(function: Function, instance: DagsterInstance) -> None:
+def test_a_run_whose_batch_was_taken_back_is_cancelled_instead_of_launched(
+    function: Function, instance: DagsterInstance
+) -> None:
     _, batch_id = claimed(function)
     made = made_run(instance, batch_id)
     dispatch.release(batch_id, "claimed", "queued", attempts=3, force=True)
@@ -156,7 +185,9 @@ def _claimed_long_ago() -> None:
         connection.execute("UPDATE runyard.batches SET claimed_at = now() - interval '4 seconds'")
 
 
-def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_with_it(function: Function, instance: DagsterInstance) -> None:
+def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_with_it(
+    function: Function, instance: DagsterInstance
+) -> None:
     event_id, batch_id = claimed(function)
     made = made_run(instance, batch_id)
     assert take_back(lambda: instance, ["greet"])
@@ -170,14 +201,18 @@ def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_wi
     assert ended.status == DagsterRunStatus.CANCELED
 
 
-def test_a_daemon_that_starts_takes_back_the_claims_of_its_predecessor_at_once(function: Function, instance: DagsterInstance) -> None:
+def test_a_daemon_that_starts_takes_back_the_claims_of_its_predecessor_at_once(
+    function: Function, instance: DagsterInstance
+) -> None:
     _, batch_id = claimed(function)
     take_back_of_predecessor(instance)
     [again] = dispatch.claim(function) or []
     assert again.batch_id != batch_id
 
 
-def test_a_claim_that_was_launched_is_not_taken_back(function: Function, instance: DagsterInstance) -> None:
+def test_a_claim_that_was_launched_is_not_taken_back(
+    function: Function, instance: DagsterInstance
+) -> None:
     claimed(function)
     [batch] = dispatch.unlaunched(None, 0)
     assert dispatch.launching(batch["id"])
@@ -185,10 +220,15 @@ def test_a_claim_that_was_launched_is_not_taken_back(function: Function, instanc
     assert dispatch.batch_of_run("none", batch["id"])["status"] == "claimed"  # type: ignore[index]
 
 
-def test_a_run_that_another_launcher_has_launched_keeps_its_claim(function: Function, instance: DagsterInstance) -> None:
+def test_a_run_that_another_launcher_has_launched_keeps_its_claim(
+    function: Function, instance: DagsterInstance
+) -> None:
     _, batch_id = claimed(function)
     made = made_run(instance, batch_id)
-    instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_STARTING.value, job_name="greet_job"), run_id=made.run_id)
+    instance.report_dagster_event(
+        DagsterEvent(DagsterEventType.PIPELINE_STARTING.value, job_name="greet_job"),
+        run_id=made.run_id,
+    )
     _claimed_long_ago()
     take_back(lambda: instance, ["greet"])
     assert dispatch.unlaunched(None, 0) == []

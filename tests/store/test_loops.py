@@ -11,7 +11,7 @@ import pytest
 
 from runyard import send
 from runyard.engine import dispatch
-from runyard.engine.lease import Heart
+from runyard.engine.lease import Heartbeat
 from runyard.engine.listener import Listener
 from runyard.engine.loops import Trouble
 from runyard.functions.registry import Function
@@ -27,7 +27,9 @@ Injection = Callable[[str, str], AbstractContextManager[None]]
 def _setting(url: str, setting: str, table: str | None) -> Iterator[None]:
     """The database answers every new session so; with a table, one that is locked meanwhile."""
     with psycopg.connect(url, autocommit=True) as admin:
-        admin.execute("SET lock_timeout = 0; SET statement_timeout = 0; SET default_transaction_read_only = off")
+        admin.execute(
+            "SET lock_timeout = 0; SET statement_timeout = 0; SET default_transaction_read_only = off"
+        )
         admin.execute(f"ALTER DATABASE store SET {setting}".encode())
         database.close_pool()
         try:
@@ -39,7 +41,9 @@ def _setting(url: str, setting: str, table: str | None) -> Iterator[None]:
                     yield
         finally:
             admin.execute(f"ALTER DATABASE store RESET {setting.split()[0]}".encode())
-            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store' AND pid <> pg_backend_pid()")
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store' AND pid <> pg_backend_pid()"
+            )
 
 
 @contextmanager
@@ -50,7 +54,9 @@ def _terminated(url: str, table: str) -> Iterator[None]:
     def kill() -> None:
         with psycopg.connect(url, autocommit=True) as admin:
             while not stopped.wait(0.05):
-                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()")
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
+                )
 
     thread = threading.Thread(target=kill)
     with psycopg.connect(url) as admin:
@@ -77,26 +83,30 @@ def _renamed(url: str, table: str) -> Iterator[None]:
 INJECTIONS: dict[str, Injection] = {
     "QueryCanceled": lambda url, table: _setting(url, "statement_timeout = '50ms'", table),
     "LockNotAvailable": lambda url, table: _setting(url, "lock_timeout = '50ms'", table),
-    "ReadOnlySqlTransaction": lambda url, table: _setting(url, "default_transaction_read_only = on", None),
+    "ReadOnlySqlTransaction": lambda url, table: _setting(
+        url, "default_transaction_read_only = on", None
+    ),
     "DatabaseUnavailable": lambda url, table: _terminated(url, table),
     "UndefinedTable": lambda url, table: _renamed(url, table),
 }
 
 
 @pytest.mark.parametrize("error", sorted(INJECTIONS))
-def test_a_lease_is_renewed_again_after_every_kind_of_error(function: Function, store_url: str, caplog: pytest.LogCaptureFixture, error: str) -> None:
+def test_a_lease_is_renewed_again_after_every_kind_of_error(
+    function: Function, store_url: str, caplog: pytest.LogCaptureFixture, error: str
+) -> None:
     send("greet/requested")
     [claim] = dispatch.claim(function) or []
     dispatch.begin(claim.batch_id, "run-1")
-    heart = Heart()
-    lease = heart.hold(claim.batch_id, "run-1")
+    heartbeat = Heartbeat()
+    lease = heartbeat.start(claim.batch_id, "run-1")
     try:
         with INJECTIONS[error](store_url, "batches"):
             wait_until(lambda: error in caplog.text)
         before = _heartbeat("batches")
         wait_until(lambda: _heartbeat("batches") > before)
     finally:
-        heart.drop(claim.batch_id)
+        heartbeat.stop(claim.batch_id)
     assert not lease.lost.is_set()
 
 
@@ -119,7 +129,9 @@ def test_a_worker_says_that_it_is_alive_again_after_every_kind_of_error(
         thread.join()
 
 
-def test_who_waits_is_woken_again_after_the_listener_could_not_connect(store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_waits_is_woken_again_after_the_listener_could_not_connect(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with Listener().subscribe("greet") as woken:
         assert woken.wait(10)
         # No error of psycopg: what the settings say cannot be read for a while.
@@ -132,10 +144,14 @@ def test_who_waits_is_woken_again_after_the_listener_could_not_connect(store_url
         wait_until(lambda: _listeners(store_url))
         woken.clear()
         with database.connection() as connection:
-            wait_until(lambda: connection.execute("SELECT runyard.wake_v1('greet')") and woken.wait(0.2))
+            wait_until(
+                lambda: connection.execute("SELECT runyard.wake_v1('greet')") and woken.wait(0.2)
+            )
 
 
-def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(function: Function) -> None:
+def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(
+    function: Function,
+) -> None:
     send("greet/requested")
     [claim] = dispatch.claim(function) or []
     dispatch.begin(claim.batch_id, "run-1")
@@ -146,35 +162,45 @@ def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(f
         if len(tries) < 3:
             raise psycopg.errors.QueryCanceled("canceling statement due to statement timeout")
 
-    heart = Heart()
-    heart.before_stop = announce
-    heart.hold(claim.batch_id, "run-1")
+    heartbeat = Heartbeat()
+    heartbeat.before_stop = announce
+    heartbeat.start(claim.batch_id, "run-1")
     dispatch.request_cancel(claim.batch_id, "run-1")
     with pytest.raises(KeyboardInterrupt):
         threading.Event().wait(20)
-    heart.drop(claim.batch_id)
+    heartbeat.stop(claim.batch_id)
     assert tries == ["run-1"] * 3
 
 
-def test_an_error_is_said_once_and_its_waits_grow_to_their_most(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_said_once_and_its_waits_grow_to_their_most(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     trouble = Trouble(logging.getLogger("runyard.test"), "no heartbeat", 5.0)
     waits = [trouble.met(ValueError("one")) for _ in range(20)]
-    assert [record.getMessage() for record in caplog.records] == ["no heartbeat: ValueError (one); trying again"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "no heartbeat: ValueError (one); trying again"
+    ]
     assert waits == sorted(waits)
     assert waits[0] <= 0.5
     assert waits[-1] == 5.0
     trouble.over()
     assert trouble.met(KeyError("two")) == waits[0]
-    assert [record.getMessage() for record in caplog.records][1:] == ["no heartbeat: KeyError ('two'); trying again"]
+    assert [record.getMessage() for record in caplog.records][1:] == [
+        "no heartbeat: KeyError ('two'); trying again"
+    ]
 
 
 def _heartbeat(table: str) -> datetime | None:
     with database.connection() as connection:
-        row = connection.execute(f"SELECT max(heartbeat_at) AS at FROM runyard.{table}".encode()).fetchone()
+        row = connection.execute(
+            f"SELECT max(heartbeat_at) AS at FROM runyard.{table}".encode()
+        ).fetchone()
     return row["at"] if row else None  # type: ignore[return-value]
 
 
-_LISTENING = "FROM pg_stat_activity WHERE datname = 'store' AND application_name = 'runyard listener'"
+_LISTENING = (
+    "FROM pg_stat_activity WHERE datname = 'store' AND application_name = 'runyard listener'"
+)
 
 
 def _end_listeners(url: str) -> None:

@@ -15,12 +15,18 @@ from tests.conftest import use_database
 def test_what_was_queued_before_an_upgrade_is_done_after_it(server: str) -> None:
     use_database(server, "upgraded")
     try:
-        [(schema, folder)] = [location for location in migrate._locations() if location[0] == "runyard"]
+        [(schema, folder)] = [
+            location for location in migrate._locations() if location[0] == "runyard"
+        ]
         with migrate._connect() as connection:
             connection.execute(text("DROP SCHEMA runyard CASCADE"))
             connection.execute(text("CREATE SCHEMA runyard"))
             command.upgrade(migrate._config(connection, schema, folder), "0001")
-            connection.execute(text("INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts) VALUES ('old', 'old_job', '{old/go}', 10, 3)"))
+            connection.execute(
+                text(
+                    "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts) VALUES ('old', 'old_job', '{old/go}', 10, 3)"
+                )
+            )
             connection.execute(text("SELECT runyard.send('old/go', '{\"n\": 1}')"))
             connection.commit()
         migrate.migrate()
@@ -40,13 +46,28 @@ def test_what_waits_goes_on_after_a_restore_into_another_cluster(server: str) ->
         send("old/go")
         [claim] = dispatch.claim(made) or []
         dispatch.begin(claim.batch_id, "run-1")
-        asked = {"invocation": 1, "kind": "event", "event": "answer/given", "seconds": 600, "shape": [], "wanted": []}
+        asked = {
+            "invocation": 1,
+            "kind": "event",
+            "event": "answer/given",
+            "seconds": 600,
+            "shape": [],
+            "wanted": [],
+        }
         dispatch.register_waits(claim.batch_id, "run-1", "answer", [asked])
-        dispatch.settle(claim.batch_id, "run-1", [dispatch.Outcome(1, "waiting", parked=("answer",))])
-        with database.connection() as connection:  # the numbers of a cluster that has seen more transactions
+        dispatch.settle(
+            claim.batch_id, "run-1", [dispatch.Outcome(1, "waiting", suspended=("answer",))]
+        )
+        with (
+            database.connection() as connection
+        ):  # the numbers of a cluster that has seen more transactions
             ahead = "(pg_current_xact_id()::text::bigint + 1000000)::text"
-            connection.execute(f"UPDATE runyard.watermark SET snapshot = ({ahead} || ':' || {ahead} || ':')::pg_snapshot".encode())
-            connection.execute(f"UPDATE runyard.waits SET since = ({ahead} || ':' || {ahead} || ':')::pg_snapshot, xid = ({ahead})::xid8".encode())
+            connection.execute(
+                f"UPDATE runyard.watermark SET snapshot = ({ahead} || ':' || {ahead} || ':')::pg_snapshot".encode()
+            )
+            connection.execute(
+                f"UPDATE runyard.waits SET since = ({ahead} || ':' || {ahead} || ':')::pg_snapshot, xid = ({ahead})::xid8".encode()
+            )
             connection.execute(f"UPDATE runyard.events SET xid = ({ahead})::xid8".encode())
         assert not checks._check("migrations", checks._migrations).ok
         migrate.migrate()

@@ -11,13 +11,13 @@ import pytest
 from runyard import Event, send
 from runyard.engine import dispatch
 from runyard.engine.dispatch import Outcome
-from runyard.engine.lease import Heart
+from runyard.engine.lease import Heartbeat
 from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, run
+from runyard.store.queries import Row, fetch_all
 from tests.conftest import wait_until
 
 Other = psycopg.Connection[tuple[object, ...]]
@@ -29,7 +29,10 @@ def rows(statement: str, *parameters: object) -> list[Row]:
 
 
 def statuses() -> dict[int, str]:
-    return {row["id"]: row["status"] for row in rows("SELECT id, status FROM runyard.invocations ORDER BY id")}
+    return {
+        row["id"]: row["status"]
+        for row in rows("SELECT id, status FROM runyard.invocations ORDER BY id")
+    }
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def begun(function: Function, run_id: str) -> str:
 
 def heartbeat(batch: str) -> list[Row]:
     with database.connection() as connection:
-        return run(connection, "heartbeat", batches=[batch])
+        return fetch_all(connection, "heartbeat", batches=[batch])
 
 
 def last_heartbeat(batch: str) -> object:
@@ -72,29 +75,47 @@ ASK_ALL = (
 
 def asked(invocation: int, kind: str) -> dict[str, object]:
     event = {"event": "answer/given"} if kind == "event" else {}
-    return {"invocation": invocation, "kind": kind, "seconds": 600, "shape": [], "wanted": [], **event}
+    return {
+        "invocation": invocation,
+        "kind": kind,
+        "seconds": 600,
+        "shape": [],
+        "wanted": [],
+        **event,
+    }
 
 
-def parked(function: Function, run_id: str, kind: str) -> int:
+def suspended(function: Function, run_id: str, kind: str) -> int:
     """Send an event, and have its invocation sleep or wait; its id."""
     send("greet/requested")
     batch = begun(function, run_id)
     [row] = rows("SELECT invocations[1] AS id FROM runyard.batches WHERE id = %s", batch)
-    dispatch.register_waits(batch, run_id, "park", [asked(row["id"], kind)])
-    dispatch.settle(batch, run_id, [Outcome(row["id"], "waiting" if kind == "event" else "sleeping", parked=("park",))])
+    dispatch.register_waits(batch, run_id, "suspend", [asked(row["id"], kind)])
+    dispatch.settle(
+        batch,
+        run_id,
+        [Outcome(row["id"], "waiting" if kind == "event" else "sleeping", suspended=("suspend",))],
+    )
     return int(row["id"])
 
 
-@pytest.mark.parametrize("flow", [Flow(), Flow(concurrency=(Concurrency(500, key="data.k"),))], ids=["plain", "lanes"])
+@pytest.mark.parametrize(
+    "flow", [Flow(), Flow(concurrency=(Concurrency(500, key="data.k"),))], ids=["plain", "lanes"]
+)
 @pytest.mark.parametrize("ask", [*ASK_ALL, None])
 def test_what_a_transaction_asks_holds_nothing_up_until_it_commits(
-    function: Function, other_connection: Other, unheld: Callable[[Callable[[], object]], object], ask: str | None, flow: Flow, monkeypatch: pytest.MonkeyPatch
+    function: Function,
+    other_connection: Other,
+    unheld: Callable[[Callable[[], object]], object],
+    ask: str | None,
+    flow: Flow,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = replace(function, flow=flow)
     monkeypatch.setattr(registry, "_functions", {"greet": made})
     registry.publish()
-    parked(made, "run-1", "event")
-    parked(made, "run-2", "sleep")
+    suspended(made, "run-1", "event")
+    suspended(made, "run-2", "sleep")
     send("greet/requested")
     dispatch.settle(begun(made, "run-3"), "run-3", [Outcome(3, "failed", error="{}")])
     send([Event("greet/requested") for _ in range(4)])
@@ -109,26 +130,48 @@ def test_what_a_transaction_asks_holds_nothing_up_until_it_commits(
     assert last_heartbeat(batch) != before
     unheld(lambda: dispatch.keep(batch, "run-4", "a", [(4, 1, "1", None, 1.0, 2.0)]))
     unheld(lambda: dispatch.register_waits(batch, "run-4", "answer", [asked(5, "event")]))
-    unheld(lambda: dispatch.settle(batch, "run-4", [Outcome(4, "succeeded"), Outcome(5, "waiting", parked=("answer",)), Outcome(6, "queued"), Outcome(7, "failed")]))
+    unheld(
+        lambda: dispatch.settle(
+            batch,
+            "run-4",
+            [
+                Outcome(4, "succeeded"),
+                Outcome(5, "waiting", suspended=("answer",)),
+                Outcome(6, "queued"),
+                Outcome(7, "failed"),
+            ],
+        )
+    )
     unheld(lambda: dispatch.begin(waiting[0].batch_id, "run-5"))
     send("greet/requested")
     unheld(lambda: dispatch.claim(made))
-    unheld(lambda: dispatch.release(waiting[0].batch_id, "running", "queued", attempts=3, crashed=True, force=True))
+    unheld(
+        lambda: dispatch.release(
+            waiting[0].batch_id, "running", "queued", attempts=3, crashed=True, force=True
+        )
+    )
     send("answer/given")
     unheld(dispatch.match_waits)
     unheld(dispatch.expire)
     unheld(dispatch.overdue)
 
 
-def test_what_a_transaction_asks_is_done_when_it_commits_and_not_when_it_does_not(function: Function, other_connection: Other) -> None:
-    waiting, sleeping = parked(function, "run-1", "event"), parked(function, "run-2", "sleep")
+def test_what_a_transaction_asks_is_done_when_it_commits_and_not_when_it_does_not(
+    function: Function, other_connection: Other
+) -> None:
+    waiting, sleeping = suspended(function, "run-1", "event"), suspended(function, "run-2", "sleep")
     send([Event("greet/requested") for _ in range(2)])
     batch = begun(function, "run-3")
     ask = "SELECT runyard.cancel(id) FROM runyard.invocations WHERE id = ANY (%s)"
     for end in (other_connection.rollback, other_connection.commit):
         assert statuses() == {waiting: "waiting", sleeping: "sleeping", 3: "running", 4: "running"}
-        assert other_connection.execute(ask.encode(), ([waiting, 3],)).fetchall() == [(True,), (True,)]
-        assert other_connection.execute("SELECT runyard.run_now(%s)", (sleeping,)).fetchone() == (True,)
+        assert other_connection.execute(ask.encode(), ([waiting, 3],)).fetchall() == [
+            (True,),
+            (True,),
+        ]
+        assert other_connection.execute("SELECT runyard.run_now(%s)", (sleeping,)).fetchone() == (
+            True,
+        )
         end()
     assert statuses() == {waiting: "cancelled", sleeping: "sleeping", 3: "running", 4: "running"}
     assert dispatch.seconds_until_due(function) == pytest.approx(0, abs=5)
@@ -137,21 +180,29 @@ def test_what_a_transaction_asks_is_done_when_it_commits_and_not_when_it_does_no
     assert rows("SELECT FROM runyard.requests") == []
 
 
-def test_many_are_cancelled_by_one_statement_at_once(function: Function, other_connection: Other) -> None:
+def test_many_are_cancelled_by_one_statement_at_once(
+    function: Function, other_connection: Other
+) -> None:
     send([Event("greet/requested") for _ in range(3000)])
-    found = other_connection.execute("SELECT count(*) FILTER (WHERE runyard.cancel(id, 'no more')) FROM runyard.invocations").fetchone()
+    found = other_connection.execute(
+        "SELECT count(*) FILTER (WHERE runyard.cancel(id, 'no more')) FROM runyard.invocations"
+    ).fetchone()
     other_connection.commit()
     assert found == (3000,)
-    assert rows("SELECT status, error->>'message' AS why, count(*) AS n FROM runyard.invocations GROUP BY 1, 2") == [{"status": "cancelled", "why": "no more", "n": 3000}]
+    assert rows(
+        "SELECT status, error->>'message' AS why, count(*) AS n FROM runyard.invocations GROUP BY 1, 2"
+    ) == [{"status": "cancelled", "why": "no more", "n": 3000}]
 
 
-def test_a_cancel_that_stays_open_for_longer_than_a_lease_costs_none(function: Function, other_connection: Other, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancel_that_stays_open_for_longer_than_a_lease_costs_none(
+    function: Function, other_connection: Other, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RUNYARD_LEASE_SECONDS", "2")
     settings.cache_clear()
     try:
         send([Event("greet/requested") for _ in range(2)])
         batch = begun(function, "run-1")
-        lease = (heart := Heart()).hold(batch, "run-1")
+        lease = (heartbeat := Heartbeat()).start(batch, "run-1")
         other_connection.execute("SELECT runyard.cancel(1)")
         since = "SELECT clock_timestamp() - started_at > interval '4 seconds' AS long FROM runyard.batches WHERE id = %s"
         wait_until(lambda: rows(since, batch)[0]["long"])
@@ -159,7 +210,7 @@ def test_a_cancel_that_stays_open_for_longer_than_a_lease_costs_none(function: F
         assert (lease.lost.is_set(), lease.cancelled) == (False, set())
         other_connection.commit()
         wait_until(lambda: lease.cancelled == {1})
-        heart.drop(batch)
+        heartbeat.stop(batch)
     finally:
         monkeypatch.undo()
         settings.cache_clear()
@@ -169,7 +220,7 @@ def test_a_batch_that_somebody_has_locked_holds_up_no_heartbeat_of_the_others(
     function: Function, other_connection: Other, unheld: Callable[[Callable[[], object]], object]
 ) -> None:
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=4, place="p")
+        fetch_all(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=4, place="p")
     send("greet/requested")
     locked = begun(function, "run-1")
     send("greet/requested")
@@ -177,26 +228,36 @@ def test_a_batch_that_somebody_has_locked_holds_up_no_heartbeat_of_the_others(
     before = last_heartbeat(free)
     other_connection.execute("SELECT FROM runyard.batches WHERE id = %s FOR UPDATE", (locked,))
     with database.connection() as connection:
-        found = unheld(lambda: run(connection, "heartbeat", batches=[locked, free]))
+        found = unheld(lambda: fetch_all(connection, "heartbeat", batches=[locked, free]))
     assert isinstance(found, list)
     assert {row["id"] for row in found} == {locked, free}
     assert last_heartbeat(free) != before
 
 
-def test_a_lease_begins_when_it_is_written_not_when_the_wait_for_a_lock_began(function: Function, other_connection: Other) -> None:
+def test_a_lease_begins_when_it_is_written_not_when_the_wait_for_a_lock_began(
+    function: Function, other_connection: Other
+) -> None:
     send("greet/requested")
     [claim] = dispatch.claim(function) or []
-    other_connection.execute("SELECT FROM runyard.batches WHERE id = %s FOR UPDATE", (claim.batch_id,))
+    other_connection.execute(
+        "SELECT FROM runyard.batches WHERE id = %s FOR UPDATE", (claim.batch_id,)
+    )
     beginning = threading.Thread(target=lambda: dispatch.begin(claim.batch_id, "run-1"))
     beginning.start()
-    wait_until(lambda: rows("SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"))
+    wait_until(
+        lambda: rows(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+    )
     [row] = rows("SELECT clock_timestamp() AS now")
     other_connection.commit()
     beginning.join()
     assert last_heartbeat(claim.batch_id) > row["now"]  # type: ignore[operator]
 
 
-def test_outputs_have_the_order_in_which_they_were_kept_whatever_the_clocks_of_the_workers_say(function: Function) -> None:
+def test_outputs_have_the_order_in_which_they_were_kept_whatever_the_clocks_of_the_workers_say(
+    function: Function,
+) -> None:
     send("greet/requested")
     batch = begun(function, "run-1")
     dispatch.keep(batch, "run-1", "first", [(1, 1, "1", None, 2000.0, 2001.0)])
@@ -210,17 +271,24 @@ def test_outputs_have_the_order_in_which_they_were_kept_whatever_the_clocks_of_t
     assert [step["step"] for step in again[2]] == ["first", "third", "second"]
     dispatch.settle(claim.batch_id, "run-2", [Outcome(1, "failed", error="{}")])
     rows("SELECT runyard.replay(1, keep => true)")
-    assert [row["step"] for row in rows("SELECT step FROM runyard.steps WHERE invocation_id = 2 ORDER BY number")] == ["first", "third", "second"]
+    assert [
+        row["step"]
+        for row in rows("SELECT step FROM runyard.steps WHERE invocation_id = 2 ORDER BY number")
+    ] == ["first", "third", "second"]
 
 
-@pytest.mark.parametrize("level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE])
+@pytest.mark.parametrize(
+    "level", [psycopg.IsolationLevel.REPEATABLE_READ, psycopg.IsolationLevel.SERIALIZABLE]
+)
 def test_a_transaction_with_a_snapshot_of_its_own_commits_although_what_it_cancels_has_gone_on(
     function: Function, other_connection: Other, level: psycopg.IsolationLevel
 ) -> None:
     other_connection.isolation_level = level
     send([Event("greet/requested") for _ in range(3)])
     batch = begun(function, "run-1")
-    assert other_connection.execute("SELECT bool_and(runyard.cancel(id, 'no more')) FROM runyard.invocations WHERE id < 3").fetchone() == (True,)
+    assert other_connection.execute(
+        "SELECT bool_and(runyard.cancel(id, 'no more')) FROM runyard.invocations WHERE id < 3"
+    ).fetchone() == (True,)
     heartbeat(batch)
     other_connection.commit()
     dispatch.expire()
@@ -229,7 +297,9 @@ def test_a_transaction_with_a_snapshot_of_its_own_commits_although_what_it_cance
     assert rows("SELECT FROM runyard.requests") == []
 
 
-def test_a_commit_does_not_fail_because_what_it_cancels_is_locked(function: Function, other_connection: Other, store_url: str) -> None:
+def test_a_commit_does_not_fail_because_what_it_cancels_is_locked(
+    function: Function, other_connection: Other, store_url: str
+) -> None:
     send("greet/requested")
     begun(function, "run-1")
     other_connection.execute("SET LOCAL lock_timeout = '50ms'")
@@ -238,4 +308,6 @@ def test_a_commit_does_not_fail_because_what_it_cancels_is_locked(function: Func
         locking.execute("SELECT FROM runyard.batches FOR UPDATE")
         other_connection.commit()
     dispatch.expire()
-    assert rows("SELECT cancel_requested_at IS NOT NULL AS asked FROM runyard.invocations") == [{"asked": True}]
+    assert rows("SELECT cancel_requested_at IS NOT NULL AS asked FROM runyard.invocations") == [
+        {"asked": True}
+    ]

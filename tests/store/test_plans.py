@@ -9,7 +9,7 @@ from runyard import Event, send
 from runyard.engine import dispatch
 from runyard.functions import registry
 from runyard.functions.flow_control import (
-    Batching,
+    BatchEvents,
     CancelOn,
     Concurrency,
     Debounce,
@@ -30,19 +30,45 @@ HOT: dict[str, dict[str, object]] = {
     "next_due": {"function": "greet"},
     "begin_invocations": {"batch": "BATCH", "run": "run-1", "finish_within": None},
     "keep_steps": {
-        "batch": "BATCH", "run": "run-1", "step": "a", "invocations": [1, 2], "attempts": [1, 1], "outputs": ["1", "1"], "errors": [None, None],
-        "started": [1.0, 1.0], "finished": [1.0, 1.0],
+        "batch": "BATCH",
+        "run": "run-1",
+        "step": "a",
+        "invocations": [1, 2],
+        "attempts": [1, 1],
+        "outputs": ["1", "1"],
+        "errors": [None, None],
+        "started": [1.0, 1.0],
+        "finished": [1.0, 1.0],
     },
-    "settle": {"batch": "BATCH", "run": "run-1", "ends": True, "invocations": list(range(1, 501)),
-        "statuses": ["succeeded"] * 500, "delays": [0.0] * 500, "outputs": [None] * 500, "errors": [None] * 500, "attempts": [None] * 500,
-        "parked": [1, 2], "steps": ["a", "b"],
+    "settle": {
+        "batch": "BATCH",
+        "run": "run-1",
+        "ends": True,
+        "invocations": list(range(1, 501)),
+        "statuses": ["succeeded"] * 500,
+        "delays": [0.0] * 500,
+        "outputs": [None] * 500,
+        "errors": [None] * 500,
+        "attempts": [None] * 500,
+        "suspended": [1, 2],
+        "steps": ["a", "b"],
     },
     "release": {
-        "batch": "BATCH", "expected": "running", "status": "queued", "attempts": 3, "delay": 0.0, "error": '{"message": ""}', "crashed": True, "failed": True,
-        "force": True, "lease": 30.0, "first_delay": 1.0, "most_delay": 120.0,
+        "batch": "BATCH",
+        "expected": "running",
+        "status": "queued",
+        "attempts": 3,
+        "delay": 0.0,
+        "error": '{"message": ""}',
+        "crashed": True,
+        "failed": True,
+        "force": True,
+        "lease": 30.0,
+        "first_delay": 1.0,
+        "most_delay": 120.0,
     },
     "recent_events": {"id": None, "name": None, "limit": 50},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", sorted(HOT))
@@ -51,22 +77,34 @@ def test_a_hot_statement_does_not_scan_a_large_table(function: Function, name: s
         connection.execute(
             "INSERT INTO runyard.invocations (event_id, function, status, finished_at) SELECT 'old' || n, 'greet', 'succeeded', now() FROM generate_series(1, 60000) AS n"
         )
-        connection.execute("INSERT INTO runyard.events (id, name, target) SELECT 'old' || n, 'greet/requested', 'nobody' FROM generate_series(1, 60000) AS n")
+        connection.execute(
+            "INSERT INTO runyard.events (id, name, target) SELECT 'old' || n, 'greet/requested', 'nobody' FROM generate_series(1, 60000) AS n"
+        )
         connection.execute("ANALYZE runyard.invocations, runyard.events")
     send([Event("greet/requested") for _ in range(20)])
     [first, *_] = dispatch.claim(function) or []
     dispatch.begin(first.batch_id, "run-1")
-    parameters = {key: first.batch_id if value == "BATCH" else value for key, value in HOT[name].items()}
+    parameters = {
+        key: first.batch_id if value == "BATCH" else value for key, value in HOT[name].items()
+    }
     with database.transaction() as connection:
-        [row] = connection.execute(b"EXPLAIN (FORMAT JSON) " + statements()[name], parameters).fetchall()
+        [row] = connection.execute(
+            b"EXPLAIN (FORMAT JSON) " + statements()[name], parameters
+        ).fetchall()
     assert _read_whole(row["QUERY PLAN"]) == []
 
 
 @pytest.mark.parametrize("name", sorted(HOT))
-def test_a_plan_made_while_the_tables_are_empty_does_for_large_ones(function: Function, name: str) -> None:
+def test_a_plan_made_while_the_tables_are_empty_does_for_large_ones(
+    function: Function, name: str
+) -> None:
     with database.transaction() as connection:
-        connection.execute("ANALYZE runyard.invocations, runyard.events, runyard.steps, runyard.batches")
-        [row] = connection.execute(b"EXPLAIN (FORMAT JSON) " + statements()[name], HOT[name]).fetchall()
+        connection.execute(
+            "ANALYZE runyard.invocations, runyard.events, runyard.steps, runyard.batches"
+        )
+        [row] = connection.execute(
+            b"EXPLAIN (FORMAT JSON) " + statements()[name], HOT[name]
+        ).fetchall()
     assert _read_whole(row["QUERY PLAN"]) == []
 
 
@@ -78,7 +116,9 @@ SUSPECTS = {
 
 
 @pytest.mark.parametrize("suspects", sorted(SUSPECTS))
-def test_a_claim_does_not_walk_over_those_that_lost_two_workers(function: Function, suspects: str) -> None:
+def test_a_claim_does_not_walk_over_those_that_lost_two_workers(
+    function: Function, suspects: str
+) -> None:
     send([Event("greet/requested") for _ in range(6000)])
     with database.connection() as connection:
         suspect = f"crashes = 2, started_at = now(), suspect = {SUSPECTS[suspects]}"
@@ -90,13 +130,27 @@ def test_a_claim_does_not_walk_over_those_that_lost_two_workers(function: Functi
     lost = dispatch.claim(function) or []
     dispatch.begin(lost[-1].batch_id, "run-1")
     for name in ("claim", "next_due", "release"):
-        parameters = {key: lost[-1].batch_id if value == "BATCH" else value for key, value in HOT[name].items()}
+        parameters = {
+            key: lost[-1].batch_id if value == "BATCH" else value
+            for key, value in HOT[name].items()
+        }
         with database.connection() as connection, connection.transaction(force_rollback=True):
-            [row] = connection.execute(b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements()[name], parameters).fetchall()
+            [row] = connection.execute(
+                b"EXPLAIN (ANALYZE, FORMAT JSON) " + statements()[name], parameters
+            ).fetchall()
         nodes = _nodes(row["QUERY PLAN"][0]["Plan"])
-        walked = [node for node in nodes if "Index Name" in node and (node.get("Rows Removed by Filter") or node["Actual Rows"] > 500)]  # type: ignore[operator]
+        walked = [
+            node
+            for node in nodes
+            if "Index Name" in node
+            and (node.get("Rows Removed by Filter") or node["Actual Rows"] > 500)
+        ]  # type: ignore[operator]
         assert walked == [], json.dumps(walked, indent=1)
-        assert {node["Node Type"] for node in nodes if node.get("Alias", "").startswith(("invocations", "others"))} <= READ_BY_INDEX  # type: ignore[attr-defined]
+        assert {
+            node["Node Type"]
+            for node in nodes
+            if node.get("Alias", "").startswith(("invocations", "others"))
+        } <= READ_BY_INDEX  # type: ignore[attr-defined]
 
 
 READ_BY_INDEX = {"Index Scan", "Index Only Scan", "Bitmap Heap Scan", "ModifyTable"}
@@ -107,7 +161,11 @@ GROWING = ("invocations", "events", "steps")
 
 def _read_whole(plan: Any, *tables: str) -> list[dict[str, object]]:
     """Where a plan reads one of these tables whole; those that grow by default."""
-    return [node for node in _nodes(plan[0]["Plan"]) if node["Node Type"] == "Seq Scan" and node["Relation Name"] in (tables or GROWING)]
+    return [
+        node
+        for node in _nodes(plan[0]["Plan"])
+        if node["Node Type"] == "Seq Scan" and node["Relation Name"] in (tables or GROWING)
+    ]
 
 
 def _nodes(plan: dict[str, object]) -> list[dict[str, object]]:
@@ -118,16 +176,27 @@ def _nodes(plan: dict[str, object]) -> list[dict[str, object]]:
 
 FLOWS = {
     "limits": Flow(
-        concurrency=(Concurrency(5, key="data.k"), Concurrency(9)), throttle=Throttle(600, 60, key="data.k", burst=100), timeouts=Timeouts(start=60, finish=60)
+        concurrency=(Concurrency(5, key="data.k"), Concurrency(9)),
+        throttle=Throttle(600, 60, key="data.k", burst=100),
+        timeouts=Timeouts(start=60, finish=60),
     ),
-    "gates": Flow(rate_limit=RateLimit(50, 60, key="data.k"), idempotency=Idempotency("data.n"), debounce=Debounce(1, key="data.n")),
-    "single": Flow(singleton=Singleton("cancel", key="data.n"), cancel_on=(CancelOn("other/event", match="data.k"),)),
-    "gathered": Flow(batch=Batching(5, 1, key="data.k")),
+    "gates": Flow(
+        rate_limit=RateLimit(50, 60, key="data.k"),
+        idempotency=Idempotency("data.n"),
+        debounce=Debounce(1, key="data.n"),
+    ),
+    "single": Flow(
+        singleton=Singleton("cancel", key="data.n"),
+        cancel_on=(CancelOn("other/event", match="data.k"),),
+    ),
+    "gathered": Flow(batch=BatchEvents(5, 1, key="data.k")),
 }
 
 
 @pytest.mark.parametrize("name", sorted(FLOWS))
-def test_flow_control_and_waits_never_scan_a_large_table(function: Function, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_flow_control_and_waits_never_scan_a_large_table(
+    function: Function, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     made = Function(name, "some_job", (f"{name}/go",), flow=FLOWS[name])
     listening = Function("listening", "some_job", ("runyard/function.finished",))
     monkeypatch.setattr(registry, "_functions", {name: made, "listening": listening})
@@ -138,7 +207,9 @@ def test_flow_control_and_waits_never_scan_a_large_table(function: Function, mon
             " SELECT 'old' || n, %s, 'succeeded', now(), '{}' FROM generate_series(1, 60000) AS n"
         )
         connection.execute(statement.encode(), (name,))
-        connection.execute("INSERT INTO runyard.events (id, name, target) SELECT 'old' || n, 'other/event', 'nobody' FROM generate_series(1, 60000) AS n")
+        connection.execute(
+            "INSERT INTO runyard.events (id, name, target) SELECT 'old' || n, 'other/event', 'nobody' FROM generate_series(1, 60000) AS n"
+        )
         connection.execute("ANALYZE runyard.invocations, runyard.events")
     before = _scans()
     send([Event(f"{name}/go", {"k": n % 3, "n": n}) for n in range(30)])
@@ -146,18 +217,34 @@ def test_flow_control_and_waits_never_scan_a_large_table(function: Function, mon
         begun = dispatch.begin(claim.batch_id, "run-1")
         assert begun is not None
         invocations = [row["id"] for row in begun[1]]
-        asked = [{"invocation": one, "kind": "event", "event": "other/event", "seconds": 60, "shape": [["data", "k"]], "wanted": [7]} for one in invocations]
+        asked = [
+            {
+                "invocation": one,
+                "kind": "event",
+                "event": "other/event",
+                "seconds": 60,
+                "shape": [["data", "k"]],
+                "wanted": [7],
+            }
+            for one in invocations
+        ]
         dispatch.register_waits(claim.batch_id, "run-1", "wait", asked)
-        dispatch.settle(claim.batch_id, "run-1", [dispatch.Outcome(one, "waiting", parked=("wait",)) for one in invocations])
+        dispatch.settle(
+            claim.batch_id,
+            "run-1",
+            [dispatch.Outcome(one, "waiting", suspended=("wait",)) for one in invocations],
+        )
     send("other/event", {"k": 7})
     dispatch.match_waits()
     dispatch.expire()
     for claim in dispatch.claim(made) or []:
         begun = dispatch.begin(claim.batch_id, "run-2")
         assert begun is not None
-        dispatch.settle(claim.batch_id, "run-2", [dispatch.Outcome(row["id"], "succeeded") for row in begun[1]])
+        dispatch.settle(
+            claim.batch_id, "run-2", [dispatch.Outcome(row["id"], "succeeded") for row in begun[1]]
+        )
     dispatch.seconds_until_due(made)
-    dispatch.forget()
+    dispatch.purge()
     assert _scans() == before
 
 
@@ -177,9 +264,28 @@ def _scans() -> dict[str, int]:
 
 
 LOOKS: dict[str, dict[str, object]] = {
-    "events_found": {"name": None, "ids": None, "since": None, "until": None, "cursor_at": None, "cursor_id": None, "chunk": 20_000, "status": None, "filter": None,
-        "internal": False, "limit": 51},
-    "events_looked_at": {"name": None, "ids": None, "since": None, "until": None, "cursor_at": None, "cursor_id": None, "chunk": 20_000},
+    "events_found": {
+        "name": None,
+        "ids": None,
+        "since": None,
+        "until": None,
+        "cursor_at": None,
+        "cursor_id": None,
+        "chunk": 20_000,
+        "status": None,
+        "filter": None,
+        "internal": False,
+        "limit": 51,
+    },
+    "events_looked_at": {
+        "name": None,
+        "ids": None,
+        "since": None,
+        "until": None,
+        "cursor_at": None,
+        "cursor_id": None,
+        "chunk": 20_000,
+    },
     "events_with_id": {"given": "old7", "number": 7},
     "invocations_briefly": {"events": ["old7", "old8"], "each": 6},
     "caused": {"event": "old7", "limit": 200},
@@ -194,7 +300,7 @@ LOOKS: dict[str, dict[str, object]] = {
     "pulse": {},
     "batches_under_way": {},
     "run_these_now": {"invocations": [7]},
-}  # fmt: skip
+}
 
 
 def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) -> None:
@@ -210,10 +316,16 @@ def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) 
         connection.execute(
             "INSERT INTO runyard.batches (id, function, status, invocations, run_id) SELECT n, 'greet', 'finished', '{1}', 'run' || n FROM generate_series(1, 60000) AS n"
         )
-        connection.execute("INSERT INTO runyard.parts (invocation_id, run_id, status) SELECT n, 'run' || n, 'queued' FROM generate_series(1, 60000) AS n")
-        connection.execute("ANALYZE runyard.invocations, runyard.events, runyard.batches, runyard.parts")
+        connection.execute(
+            "INSERT INTO runyard.parts (invocation_id, run_id, status) SELECT n, 'run' || n, 'queued' FROM generate_series(1, 60000) AS n"
+        )
+        connection.execute(
+            "ANALYZE runyard.invocations, runyard.events, runyard.batches, runyard.parts"
+        )
     for name, parameters in LOOKS.items():
         with database.transaction() as connection:
             connection.execute(b"SET LOCAL plan_cache_mode = force_custom_plan")
-            [row] = connection.execute(b"EXPLAIN (FORMAT JSON) " + statements()[name], parameters).fetchall()
+            [row] = connection.execute(
+                b"EXPLAIN (FORMAT JSON) " + statements()[name], parameters
+            ).fetchall()
         assert _read_whole(row["QUERY PLAN"], *GROWING, "batches", "parts") == [], name

@@ -21,7 +21,13 @@ from runyard.store import database
 from runyard.store.queries import Row
 
 ATTEMPTS = 3
-FUNCTION = Function("walk", "walk_job", ("walk/requested",), max_batch=4, retry=Retry(attempts=ATTEMPTS, delays=(0.0,), jitter=0))
+FUNCTION = Function(
+    "walk",
+    "walk_job",
+    ("walk/requested",),
+    max_batch=4,
+    retry=Retry(attempts=ATTEMPTS, delays=(0.0,), jitter=0),
+)
 
 
 @dataclass
@@ -49,7 +55,9 @@ class Walk(RuleBasedStateMachine):
         self.kept: set[tuple[int, str]] = set()
         registry._functions = {"walk": FUNCTION}
         with database.connection() as connection:
-            connection.execute("TRUNCATE runyard.events, runyard.functions, runyard.invocations, runyard.steps, runyard.batches RESTART IDENTITY")
+            connection.execute(
+                "TRUNCATE runyard.events, runyard.functions, runyard.invocations, runyard.steps, runyard.batches RESTART IDENTITY"
+            )
             connection.execute(
                 "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 50) ON CONFLICT (name) DO UPDATE SET slots = 50, heartbeat_at = now()"
             )
@@ -68,11 +76,24 @@ class Walk(RuleBasedStateMachine):
             assert begun is not None
             _, rows, steps = begun
             assert not {row["id"] for row in rows} & self.final.keys()
-            assert not {row["id"] for row in rows} & {one for run in self.running for one in run.invocations}
-            assert {(step["invocation_id"], step["step"]) for step in steps if step["error"] is None} == {
-                (invocation, step) for invocation, step in self.kept if invocation in {row["id"] for row in rows}
+            assert not {row["id"] for row in rows} & {
+                one for run in self.running for one in run.invocations
             }
-            self.running.append(Running(claim.batch_id, f"run-{self.counter}", [row["id"] for row in rows], {row["id"]: row["attempt"] for row in rows}))
+            assert {
+                (step["invocation_id"], step["step"]) for step in steps if step["error"] is None
+            } == {
+                (invocation, step)
+                for invocation, step in self.kept
+                if invocation in {row["id"] for row in rows}
+            }
+            self.running.append(
+                Running(
+                    claim.batch_id,
+                    f"run-{self.counter}",
+                    [row["id"] for row in rows],
+                    {row["id"]: row["attempt"] for row in rows},
+                )
+            )
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), step=st.sampled_from(["a", "b"]))
@@ -81,7 +102,12 @@ class Walk(RuleBasedStateMachine):
         todo = [one for one in run.invocations if (one, step) not in self.kept]
         chosen = data.draw(st.lists(st.sampled_from(todo), unique=True)) if todo else []
         if chosen:
-            dispatch.keep(run.batch, run.run, step, [(one, run.attempts[one], "1", None, 1.0, 2.0) for one in chosen])
+            dispatch.keep(
+                run.batch,
+                run.run,
+                step,
+                [(one, run.attempts[one], "1", None, 1.0, 2.0) for one in chosen],
+            )
             self.kept |= {(one, step) for one in chosen}
 
     @precondition(lambda self: self.running)
@@ -105,9 +131,19 @@ class Walk(RuleBasedStateMachine):
     def lose_a_worker(self, data: st.DataObject) -> None:
         run = data.draw(st.sampled_from(self.running))
         with database.connection() as connection:
-            connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s", (run.batch,))
+            connection.execute(
+                "UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s",
+                (run.batch,),
+            )
         assert run.batch in {row["id"] for row in dispatch.overdue()}
-        dispatch.release(run.batch, "running", "queued", attempts=ATTEMPTS, crashed=True, error='{"type": "WorkerLost"}')
+        dispatch.release(
+            run.batch,
+            "running",
+            "queued",
+            attempts=ATTEMPTS,
+            crashed=True,
+            error='{"type": "WorkerLost"}',
+        )
         # Where several were in the run it is no attempt of any of them.
         if len(run.invocations) == 1 and run.attempts[run.invocations[0]] >= ATTEMPTS:
             self.final[run.invocations[0]] = "failed"
@@ -119,8 +155,12 @@ class Walk(RuleBasedStateMachine):
     def a_late_worker_writes(self, data: st.DataObject) -> None:
         run = data.draw(st.sampled_from(self.late))
         for write in (
-            lambda: dispatch.keep(run.batch, run.run, "late", [(run.invocations[0], 1, "1", None, 1.0, 2.0)]),
-            lambda: dispatch.settle(run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations]),
+            lambda: dispatch.keep(
+                run.batch, run.run, "late", [(run.invocations[0], 1, "1", None, 1.0, 2.0)]
+            ),
+            lambda: dispatch.settle(
+                run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations]
+            ),
         ):
             try:
                 write()
@@ -136,19 +176,29 @@ class Walk(RuleBasedStateMachine):
         for row in rows:
             expected = self.final.get(row["id"], "running" if row["id"] in held else "queued")
             assert row["status"] == expected, row
-        kept = {(row["invocation_id"], row["step"]) for row in _rows("SELECT invocation_id, step FROM runyard.steps")}
+        kept = {
+            (row["invocation_id"], row["step"])
+            for row in _rows("SELECT invocation_id, step FROM runyard.steps")
+        }
         assert kept == self.kept
 
     def teardown(self) -> None:
         """Let the dust settle: whatever is open succeeds, and then everything is final."""
         for run in self.running:
-            dispatch.settle(run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations])
+            dispatch.settle(
+                run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations]
+            )
         for _ in range(self.sent + 1):
             for claim in dispatch.claim(FUNCTION) or []:
                 begun = dispatch.begin(claim.batch_id, "last")
                 assert begun is not None
-                dispatch.settle(claim.batch_id, "last", [Outcome(row["id"], "succeeded") for row in begun[1]])
-        assert _rows("SELECT id FROM runyard.invocations WHERE status NOT IN ('succeeded', 'failed')") == []
+                dispatch.settle(
+                    claim.batch_id, "last", [Outcome(row["id"], "succeeded") for row in begun[1]]
+                )
+        assert (
+            _rows("SELECT id FROM runyard.invocations WHERE status NOT IN ('succeeded', 'failed')")
+            == []
+        )
 
 
 def _rows(statement: str) -> list[Row]:
@@ -157,4 +207,6 @@ def _rows(statement: str) -> list[Row]:
 
 
 TestWalk = Walk.TestCase
-TestWalk.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+TestWalk.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)

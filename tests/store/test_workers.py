@@ -19,13 +19,21 @@ from runyard.errors import LeaseLost
 from runyard.functions.registry import Function
 from runyard.processes import workers
 from runyard.store import database
-from runyard.store.queries import Row, run
+from runyard.store.queries import Row, fetch_all
 
 
 def alive(name: str, place: str | None = None) -> None:
     """Let a worker have said that it is alive, from here or from another place."""
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name=name, host="h", pid=1, slots=4, place=place or workers._place())
+        fetch_all(
+            connection,
+            "heartbeat_worker",
+            name=name,
+            host="h",
+            pid=1,
+            slots=4,
+            place=place or workers._place(),
+        )
 
 
 def dead_pid() -> int:
@@ -53,7 +61,9 @@ def started(run_id: str) -> DagsterRun:
 
     with DagsterInstance.get() as instance:
         made = instance.create_run_for_job(nothing, run_id=run_id)
-        instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_START.value, job_name="nothing"), run_id=run_id)
+        instance.report_dagster_event(
+            DagsterEvent(DagsterEventType.PIPELINE_START.value, job_name="nothing"), run_id=run_id
+        )
     return made
 
 
@@ -70,7 +80,11 @@ def settle(batch: str, run_id: str) -> None:
 
 def invocations() -> list[Row]:
     with database.connection() as connection:
-        return list(connection.execute(b"SELECT status, attempt, crashes FROM runyard.invocations ORDER BY id").fetchall())
+        return list(
+            connection.execute(
+                b"SELECT status, attempt, crashes FROM runyard.invocations ORDER BY id"
+            ).fetchall()
+        )
 
 
 def silence() -> None:
@@ -100,7 +114,9 @@ def test_a_living_child_keeps_its_lease_though_it_is_silent(function: Function) 
     assert invocations() == [{"status": "running", "attempt": 1, "crashes": 0}]
 
 
-def test_what_a_killed_worker_of_this_place_held_is_freed_by_the_next_one_after_seconds(function: Function) -> None:
+def test_what_a_killed_worker_of_this_place_held_is_freed_by_the_next_one_after_seconds(
+    function: Function,
+) -> None:
     alive("killed:1")
     begun(function, f"killed:1:{dead_pid()}")
     workers.free_dead()
@@ -150,7 +166,9 @@ def test_a_run_whose_process_died_behind_its_batch_is_ended_in_dagster(function:
     assert invocations() == [{"status": "succeeded", "attempt": 1, "crashes": 0}]
 
 
-def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_sweep(function: Function) -> None:
+def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_sweep(
+    function: Function,
+) -> None:
     run_id = started(make_new_run_id()).run_id
     settle(begun(function, "gone:1:2", run_id), run_id)
     assert dispatch.unended() == []
@@ -164,12 +182,17 @@ def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_sweep(f
 
 def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Function) -> None:
     with database.connection() as connection:
-        run(connection, "heartbeat_worker", name=workers.name(), host="h", pid=1, slots=1, place="p")
+        fetch_all(
+            connection, "heartbeat_worker", name=workers.name(), host="h", pid=1, slots=1, place="p"
+        )
     batch = begun(function, f"{workers.name()}:1", "run-1")
     send("greet/requested")
     [waiting] = dispatch.claim(function) or []
     with database.connection() as connection:
-        connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s", (waiting.batch_id,))
+        connection.execute(
+            "UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s",
+            (waiting.batch_id,),
+        )
     settle(batch, "run-1")
     assert dispatch.overdue() == []
     dispatch.ended("run-1")

@@ -50,7 +50,9 @@ REFUSED = {
 
 
 def mail(**fields: Any) -> EmailSendRequested:
-    return EmailSendRequested.model_validate({"to": "ada@example.com", "subject": "s", "text": "t", **fields})
+    return EmailSendRequested.model_validate(
+        {"to": "ada@example.com", "subject": "s", "text": "t", **fields}
+    )
 
 
 def refused(**fields: Any) -> tuple[str, str]:
@@ -81,7 +83,9 @@ def test_two_addresses_in_one_text_are_two_addresses(field: str) -> None:
 
 
 def test_two_addresses_in_one_item_of_a_list_are_refused_with_its_place() -> None:
-    field, message = refused(to=["carl@example.com", "Ada <ada@example.com>, Bob <bob@example.com>"])
+    field, message = refused(
+        to=["carl@example.com", "Ada <ada@example.com>, Bob <bob@example.com>"]
+    )
     assert field == "to.1"
     assert "is not one e-mail address" in message
 
@@ -91,11 +95,17 @@ def test_two_addresses_to_answer_to_are_refused() -> None:
 
 
 def test_a_bad_address_in_a_text_is_told_under_the_name_of_its_field() -> None:
-    assert refused(to="ada@example.com, bob") == ("to", "' bob' is not an e-mail address: An email address must have an @-sign.")
+    assert refused(to="ada@example.com, bob") == (
+        "to",
+        "' bob' is not an e-mail address: An email address must have an @-sign.",
+    )
 
 
 def test_a_text_of_very_many_addresses_is_counted_before_they_are_read() -> None:
-    assert refused(to="a," * 200_000)[1] == "has 200000 addresses; a mail may have 1000. Send several mails"
+    assert (
+        refused(to="a," * 200_000)[1]
+        == "has 200000 addresses; a mail may have 1000. Send several mails"
+    )
 
 
 @pytest.mark.parametrize("field", ["cc", "bcc"])
@@ -107,15 +117,23 @@ def test_recipients_are_counted_in_all_fields_together(field: str) -> None:
 
 
 def test_other_families_take_the_same_addresses() -> None:
-    created = UserCreated.model_validate({"user": "u", "name": "Jörg", "email": "=?utf-8?q?J=C3=B6rg?= <info@müller.example>"})
+    created = UserCreated.model_validate(
+        {"user": "u", "name": "Jörg", "email": "=?utf-8?q?J=C3=B6rg?= <info@müller.example>"}
+    )
     assert created.email == "Jörg <info@müller.example>"
 
 
 def test_a_comma_in_quotes_or_brackets_is_no_border() -> None:
-    assert split('"a, \\"b, c" <x@example.com>,<d,e>,f') == ['"a, \\"b, c" <x@example.com>', "<d,e>", "f"]
+    assert split('"a, \\"b, c" <x@example.com>,<d,e>,f') == [
+        '"a, \\"b, c" <x@example.com>',
+        "<d,e>",
+        "f",
+    ]
 
 
-@pytest.mark.parametrize("text", ["INFO@MÜLLER.example", "x <info@xn--mller-kva.example>", "Info@Xn--Mller-Kva.Example"])
+@pytest.mark.parametrize(
+    "text", ["INFO@MÜLLER.example", "x <info@xn--mller-kva.example>", "Info@Xn--Mller-Kva.Example"]
+)
 def test_one_address_is_compared_alike_however_its_domain_is_written(text: str) -> None:
     assert bare(text) == "info@müller.example"
 
@@ -126,10 +144,17 @@ def test_whoever_stands_in_several_fields_is_kept_in_the_first() -> None:
         "cc": ["ada@EXAMPLE.com", "bob@example.com"],
         "bcc": ["Bob <BOB@example.com>", "carl@example.com"],
     }
-    assert without_repeats(given) == {"to": ["Ada <ada@example.com>"], "cc": ["bob@example.com"], "bcc": ["carl@example.com"]}
+    assert without_repeats(given) == {
+        "to": ["Ada <ada@example.com>"],
+        "cc": ["bob@example.com"],
+        "bcc": ["carl@example.com"],
+    }
 
 
-@pytest.mark.parametrize("fields", [{"text": ""}, {"text": " \n"}, {"text": None, "html": ""}, {"text": "", "html": "\t"}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"text": ""}, {"text": " \n"}, {"text": None, "html": ""}, {"text": "", "html": "\t"}],
+)
 def test_a_mail_with_nothing_to_send_is_refused(fields: dict[str, Any]) -> None:
     field, message = refused(**fields)
     assert field == ("html" if fields["text"] is None else "text")
@@ -146,7 +171,9 @@ def test_a_mail_with_nothing_to_send_is_refused(fields: dict[str, Any]) -> None:
         ({"attachments": [{"filename": "a", "content": "YQ" * 120_000}] * 3}, "attachments"),
     ],
 )
-def test_what_is_wrong_beside_other_fields_has_the_name_of_its_own(fields: dict[str, Any], field: str) -> None:
+def test_what_is_wrong_beside_other_fields_has_the_name_of_its_own(
+    fields: dict[str, Any], field: str
+) -> None:
     assert refused(**fields)[0] == field
 
 
@@ -156,7 +183,15 @@ def test_base64_may_be_broken_into_lines(text: str) -> None:
     assert attachment.content == "YSxiMSwy"
 
 
-@pytest.mark.parametrize(("text", "says"), [("YSx", "must be base64"), ("data:,a", "must be base64"), ("", "is empty"), (" \n", "is empty")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("YSx", "must be base64"),
+        ("data:,a", "must be base64"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+    ],
+)
 def test_an_attachment_that_holds_nothing_is_refused(text: str, says: str) -> None:
     field, message = refused(attachments=[{"filename": "r.csv", "content": text}])
     assert field == "attachments.0.content"
@@ -165,12 +200,34 @@ def test_an_attachment_that_holds_nothing_is_refused(text: str, says: str) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["text/csv", "text/csv; charset=utf-8", 'text/csv;charset="utf-8";header=present', "application/vnd.ms-excel", "image/svg+xml ; a=b"],
+    [
+        "text/csv",
+        "text/csv; charset=utf-8",
+        'text/csv;charset="utf-8";header=present',
+        "application/vnd.ms-excel",
+        "image/svg+xml ; a=b",
+    ],
 )
 def test_a_media_type_may_have_parameters(text: str) -> None:
-    assert mail(attachments=[{"filename": "r", "content": "YQ==", "type": text}]).attachments[0].type == text
+    assert (
+        mail(attachments=[{"filename": "r", "content": "YQ==", "type": text}]).attachments[0].type
+        == text
+    )
 
 
-@pytest.mark.parametrize("text", ["csv", "text/", "text/csv; charset", "text/csv, text/plain", "text/csv; a=b\r\nBcc: x", "téxt/csv"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "csv",
+        "text/",
+        "text/csv; charset",
+        "text/csv, text/plain",
+        "text/csv; a=b\r\nBcc: x",
+        "téxt/csv",
+    ],
+)
 def test_what_is_no_media_type_is_refused(text: str) -> None:
-    assert refused(attachments=[{"filename": "r", "content": "YQ==", "type": text}])[0] == "attachments.0.type"
+    assert (
+        refused(attachments=[{"filename": "r", "content": "YQ==", "type": text}])[0]
+        == "attachments.0.type"
+    )

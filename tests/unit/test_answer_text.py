@@ -18,7 +18,11 @@ THOUGHTS = [
     ("<think>never ending", "", 12),
     ("<think/>Queues wait.", "Queues wait.", 0),
     ("Queues wait.", "Queues wait.", 0),
-    (f"{HARMONY}quiet<|end|><|start|>assistant<|channel|>final<|message|>Queues wait.<|return|>", "Queues wait.", 5),
+    (
+        f"{HARMONY}quiet<|end|><|start|>assistant<|channel|>final<|message|>Queues wait.<|return|>",
+        "Queues wait.",
+        5,
+    ),
     (f"{HARMONY}a <think> b<|end|><|start|>assistant<|message|>Queues wait.", "Queues wait.", 5),
     (f"{HARMONY}never ending", "", 12),
     ("Queues wait.<|end|>", "Queues wait.", 0),
@@ -70,7 +74,9 @@ def test_what_no_table_can_keep_is_mended(size: int) -> None:
     assert read("a\x00b \ud83d\ude00 \ud83d.", size).text() == "ab \U0001f600 \ufffd."
 
 
-@pytest.mark.parametrize("text", ["<think " * 30_000, "<" * 200_000, "`" * 200_000, "<think>" * 30_000])
+@pytest.mark.parametrize(
+    "text", ["<think " * 30_000, "<" * 200_000, "`" * 200_000, "<think>" * 30_000]
+)
 def test_a_hostile_answer_takes_time_in_line_with_its_length(text: str) -> None:
     answer = AnswerText()
     for at in range(0, len(text), 50):

@@ -12,12 +12,24 @@ def record(error: Exception) -> logging.LogRecord:
     try:
         raise error
     except Exception:
-        return logging.LogRecord("daemon", logging.ERROR, __file__, 1, "Sensor %s caught an error", ("a",), sys.exc_info())
+        return logging.LogRecord(
+            "daemon",
+            logging.ERROR,
+            __file__,
+            1,
+            "Sensor %s caught an error",
+            ("a",),
+            sys.exc_info(),
+        )
 
 
 def test_a_code_server_that_is_away_is_told_once_for_all_sensors() -> None:
     shortened = _Shortened()
-    kept = [made for made in (record(DagsterUserCodeUnreachableError("away")) for _ in range(250)) if shortened.filter(made)]
+    kept = [
+        made
+        for made in (record(DagsterUserCodeUnreachableError("away")) for _ in range(250))
+        if shortened.filter(made)
+    ]
     assert [made.getMessage() for made in kept] == ["the code server is away; trying again"]
     assert kept[0].exc_info is None
 

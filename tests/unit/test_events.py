@@ -13,8 +13,14 @@ from runyard.errors import InvalidEvent
 from runyard.events import MAX_EVENT_BYTES, Event, new_ulid, rows_as_json
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: (
+        st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4)
+    ),
     max_leaves=10,
 )
 GOOD: dict[str, Any] = {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}
@@ -66,9 +72,18 @@ def test_an_escaped_backslash_is_no_nul() -> None:
         ({"cc": 5}, "data.cc"),
         ({"send_at": "2099-01-01T00:00:00Z"}, "data.send_at"),
         ({"send_at": "2026-01-01T00:00:00"}, "data.send_at"),
-        ({"attachments": [{"filename": "a.txt", "content": "not base64!"}]}, "data.attachments.0.content"),
-        ({"attachments": [{"filename": "a\r\nb", "content": "YQ=="}]}, "data.attachments.0.filename"),
-        ({"attachments": [{"filename": "a.bin", "content": "A" * 500_000}]}, "data.attachments.0.content"),
+        (
+            {"attachments": [{"filename": "a.txt", "content": "not base64!"}]},
+            "data.attachments.0.content",
+        ),
+        (
+            {"attachments": [{"filename": "a\r\nb", "content": "YQ=="}]},
+            "data.attachments.0.filename",
+        ),
+        (
+            {"attachments": [{"filename": "a.bin", "content": "A" * 500_000}]},
+            "data.attachments.0.content",
+        ),
     ],
 )
 def test_a_bad_mail_is_refused_with_its_field(change: dict[str, Any], field: str) -> None:
@@ -116,7 +131,12 @@ def test_the_bad_one_of_several_is_named() -> None:
 
 def test_every_problem_of_the_bad_one_of_several_has_its_place() -> None:
     with pytest.raises(InvalidEvent) as caught:
-        rows_as_json([Event("a/b"), Event("email/send.requested", {"to": "nobody", "subject": 1, "text": "t"})])
+        rows_as_json(
+            [
+                Event("a/b"),
+                Event("email/send.requested", {"to": "nobody", "subject": 1, "text": "t"}),
+            ]
+        )
     assert [field for field, _ in caught.value.problems] == ["[1].data.to", "[1].data.subject"]
 
 

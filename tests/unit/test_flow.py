@@ -8,7 +8,7 @@ import pytest
 from dagster import job
 
 from runyard import (
-    Batching,
+    BatchEvents,
     CancelOn,
     Concurrency,
     Cron,
@@ -28,9 +28,9 @@ from runyard import (
     receive,
     settle,
 )
-from runyard.functions import registry  # fmt: skip
+from runyard.functions import registry
 from runyard.syntax.durations import seconds
-from runyard.syntax.times import moment
+from runyard.syntax.times import parse_time
 
 
 @job
@@ -50,12 +50,12 @@ def some_job() -> None:
         (lambda: RateLimit(0, 60), "RateLimit(limit=0)"),
         (lambda: RateLimit(1, "often"), "no length of time"),
         (lambda: Debounce("0.5s"), "Debounce(period=...)"),
-        (lambda: Debounce(10, longest=5), "no less than the period"),
-        (lambda: Batching(5001), "Batching(size=5001)"),
-        (lambda: Batching(10, "11m"), "Batching(wait=...)"),
+        (lambda: Debounce(10, max_wait=5), "no less than the period"),
+        (lambda: BatchEvents(5001), "BatchEvents(max_size=5001)"),
+        (lambda: BatchEvents(10, "11m"), "BatchEvents(timeout=...)"),
         (lambda: Priority("data level"), "is no path"),
         (lambda: Priority("$.data.level *"), "at character"),
-        (lambda: Priority("data.level", low=5, high=1), "bounds within"),
+        (lambda: Priority("data.level", min=5, max=1), "bounds within"),
         (lambda: Singleton("wait"), "'skip' or 'cancel'"),  # type: ignore[arg-type]
         (lambda: Idempotency("order"), "is no path"),
         (lambda: Timeouts(), "give start, finish, step or several"),
@@ -65,14 +65,19 @@ def some_job() -> None:
         (lambda: CancelOn("cart/*"), "without a wildcard"),
         (lambda: CancelOn("a/b", match="cart"), "CancelOn(match=...)"),
         (lambda: CancelOn("a/b", filter="$.x =="), "at character 7"),
-        (lambda: Trigger("a/b", "$.data.x > "), "the filter of a/b: not SQL/JSON path at character 12"),
+        (
+            lambda: Trigger("a/b", "$.data.x > "),
+            "the filter of a/b: not SQL/JSON path at character 12",
+        ),
         (lambda: Trigger(""), "event name"),
         (lambda: Cron("* * * * *", timezone="Mars/Olympus"), "no time zone"),
         (lambda: Cron("* * * * *", overlap="drop"), "give skip, queue, allow"),  # type: ignore[arg-type]
         (lambda: Retry(by_type={"ValueError": None}), "exception classes"),  # type: ignore[dict-item]
     ],
 )
-def test_a_word_that_cannot_be_right_is_refused_with_its_field(make: Callable[[], Any], says: str) -> None:
+def test_a_word_that_cannot_be_right_is_refused_with_its_field(
+    make: Callable[[], Any], says: str
+) -> None:
     with pytest.raises(InvalidOption) as refused:
         make()
     assert says in str(refused.value)
@@ -81,11 +86,20 @@ def test_a_word_that_cannot_be_right_is_refused_with_its_field(make: Callable[[]
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"batch": Batching(), "singleton": Singleton()}, "on_event(batch=..., singleton=...) for some_job contradict"),
-        ({"batch": Batching(), "debounce": Debounce(5)}, "on_event(batch=..., debounce=...) for some_job"),
-        ({"batch": Batching(), "priority": 5}, "on_event(batch=..., priority=...) for some_job"),
-        ({"batch": Batching(), "throttle": Throttle(1, 60)}, "on_event(batch=..., throttle=...) for some_job"),
-        ({"batch": Batching(), "cron": Cron("* * * * *")}, "overlap='allow'"),
+        (
+            {"batch": BatchEvents(), "singleton": Singleton()},
+            "on_event(batch=..., singleton=...) for some_job contradict",
+        ),
+        (
+            {"batch": BatchEvents(), "debounce": Debounce(5)},
+            "on_event(batch=..., debounce=...) for some_job",
+        ),
+        ({"batch": BatchEvents(), "priority": 5}, "on_event(batch=..., priority=...) for some_job"),
+        (
+            {"batch": BatchEvents(), "throttle": Throttle(1, 60)},
+            "on_event(batch=..., throttle=...) for some_job",
+        ),
+        ({"batch": BatchEvents(), "cron": Cron("* * * * *")}, "overlap='allow'"),
         ({"priority": 601}, "on_event(priority=601) for some_job"),
         ({"concurrency": [Concurrency(1), Concurrency(2)]}, "two limits"),
         ({"filter": "$.data.x > @"}, "on_event for some_job: the filter of a/b"),
@@ -93,7 +107,9 @@ def test_a_word_that_cannot_be_right_is_refused_with_its_field(make: Callable[[]
         ({"max_batch": 0}, "on_event(max_batch=0) for some_job"),
     ],
 )
-def test_a_combination_that_contradicts_itself_is_refused_with_the_function(options: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_combination_that_contradicts_itself_is_refused_with_the_function(
+    options: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(registry, "_functions", {})
     with pytest.raises(InvalidOption) as refused:
         on_event("a/b", job=some_job, **options)
@@ -115,7 +131,15 @@ def test_a_shared_limit_is_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("given", "found"),
-    [(90, 90), ("30s", 30), ("1h30m", 5400), ("1.5d", 129_600), ("2w", 1_209_600), ("250ms", 0.25), (timedelta(minutes=2), 120)],
+    [
+        (90, 90),
+        ("30s", 30),
+        ("1h30m", 5400),
+        ("1.5d", 129_600),
+        ("2w", 1_209_600),
+        ("250ms", 0.25),
+        (timedelta(minutes=2), 120),
+    ],
 )
 def test_lengths_of_time_are_read_as_people_write_them(given: Any, found: float) -> None:
     assert seconds(given, "x") == found
@@ -124,9 +148,17 @@ def test_lengths_of_time_are_read_as_people_write_them(given: Any, found: float)
 def test_the_most_special_type_of_an_error_decides() -> None:
     import random
 
-    rules = Retry(attempts=3, delays=(10,), jitter=0, by_type={OSError: None, ConnectionError: Retry(attempts=9, delays=(1,), jitter=0)})
+    rules = Retry(
+        attempts=3,
+        delays=(10,),
+        jitter=0,
+        by_type={OSError: None, ConnectionError: Retry(attempts=9, delays=(1,), jitter=0)},
+    )
     dice = random.Random(0)
-    found = [rules.delay_after(error, 2, dice) for error in (ConnectionResetError(), FileNotFoundError(), ValueError(), NonRetriable())]
+    found = [
+        rules.delay_after(error, 2, dice)
+        for error in (ConnectionResetError(), FileNotFoundError(), ValueError(), NonRetriable())
+    ]
     assert found == [1, None, 10, None]
 
 
@@ -144,8 +176,8 @@ def test_the_most_special_type_of_an_error_decides() -> None:
 def test_moments_are_read_as_people_name_them(given: str, expected: str) -> None:
     clock.take(datetime(2026, 11, 25, 12, tzinfo=UTC).astimezone().replace(hour=12).astimezone(UTC))
     try:
-        assert f"{moment(given, '--since').astimezone():%Y-%m-%dT%H:%M}" == expected
+        assert f"{parse_time(given, '--since').astimezone():%Y-%m-%dT%H:%M}" == expected
     finally:
         clock.take(None)
     with pytest.raises(InvalidOption, match="--since 'noon'"):
-        moment("noon", "--since")
+        parse_time("noon", "--since")

@@ -33,7 +33,10 @@ def test_an_outline_is_its_headings_alone(text: str) -> None:
         ("以下は概要です：\n１．はじめに\n２．使い方", ["はじめに", "使い方"]),
         ("1、概要\n2、詳細", ["概要", "詳細"]),
         ("1. 2024 in review\n2. 3D printing", ["2024 in review", "3D printing"]),
-        ('{"headings": ["Locks", "Queues, and \\"more\\"", "Cut o', ["Locks", 'Queues, and "more"']),
+        (
+            '{"headings": ["Locks", "Queues, and \\"more\\"", "Cut o',
+            ["Locks", 'Queues, and "more"'],
+        ),
     ],
 )
 def test_numbers_are_those_of_the_language_and_of_no_heading(text: str, found: list[str]) -> None:
@@ -41,7 +44,9 @@ def test_numbers_are_those_of_the_language_and_of_no_heading(text: str, found: l
     assert headings(text, 5) == found
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"headings": []}', '{"headings": "x"}', "I cannot do this.", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"headings": []}', '{"headings": "x"}', "I cannot do this.", "[" * 100_000]
+)
 def test_what_is_no_outline_has_no_headings(text: str) -> None:
     assert headings(text, 5) == []
 

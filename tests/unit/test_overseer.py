@@ -119,13 +119,25 @@ def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
         os.waitpid(child, 0)
     doing = board.read()
     assert doing is not None
-    assert (board.pid, doing.batch, doing.step, doing.limit, doing.retry) == (child, "batch", "charge", 5.0, None)
+    assert (board.pid, doing.batch, doing.step, doing.limit, doing.retry) == (
+        child,
+        "batch",
+        "charge",
+        5.0,
+        None,
+    )
     assert [work.invocation for work in doing.work] == [7]
 
 
 @pytest.mark.parametrize(
     ("timeout", "says"),
-    [("soon", "no length of time"), (0.5, "give 1 to"), ("400d", "out of bounds"), (True, "not bool"), (-1, "out of bounds")],
+    [
+        ("soon", "no length of time"),
+        (0.5, "give 1 to"),
+        ("400d", "out of bounds"),
+        (True, "not bool"),
+        (-1, "out of bounds"),
+    ],
 )
 def test_a_timeout_that_is_none_is_refused_with_its_step(timeout: object, says: str) -> None:
     shared = BatchState("batch", "run", "nobody", [], Lease("batch", "run"))

@@ -16,7 +16,13 @@ DICE = random.Random(1)
 def test_five_attempts_by_default_with_the_known_waits() -> None:
     exact = Retry(jitter=0)
     assert exact.attempts == 5
-    assert [exact.delay_after(RuntimeError(), attempt, DICE) for attempt in range(1, 6)] == [15, 30, 60, 120, None]
+    assert [exact.delay_after(RuntimeError(), attempt, DICE) for attempt in range(1, 6)] == [
+        15,
+        30,
+        60,
+        120,
+        None,
+    ]
 
 
 @given(attempt=st.integers(1, 30), jitter=st.floats(0, 1), seed=st.integers())
@@ -26,12 +32,19 @@ def test_a_wait_stays_within_its_jitter(attempt: int, jitter: float, seed: int) 
     assert base * (1 - jitter) - 1e-6 <= delay <= min(base * (1 + jitter), LONGEST_DELAY) + 1e-6
 
 
-@given(first=st.floats(0.1, 100), factor=st.floats(1, 5), longest=st.floats(100, 10_000), attempts=st.integers(2, 20))
-def test_exponential_waits_grow_to_their_longest(first: float, factor: float, longest: float, attempts: int) -> None:
-    delays = Retry.exponential(first, factor=factor, longest=longest, attempts=attempts).delays
+@given(
+    first=st.floats(0.1, 100),
+    factor=st.floats(1, 5),
+    max_delay=st.floats(100, 10_000),
+    attempts=st.integers(2, 20),
+)
+def test_exponential_waits_grow_to_their_longest(
+    first: float, factor: float, max_delay: float, attempts: int
+) -> None:
+    delays = Retry.exponential(first, factor=factor, max_delay=max_delay, attempts=attempts).delays
     assert delays[0] == pytest.approx(first)
     assert list(delays) == sorted(delays)
-    assert delays[-1] <= longest
+    assert delays[-1] <= max_delay
 
 
 def test_what_cannot_be_mended_is_not_tried_again() -> None:
@@ -48,7 +61,13 @@ def test_retry_after_obeys_seconds_and_times() -> None:
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"attempts": 0}, "attempts=0"), ({"attempts": 21}, "attempts=21"), ({"delays": ()}, "delays"), ({"delays": (-1.0,)}, "delays"), ({"jitter": 2}, "jitter")],
+    [
+        ({"attempts": 0}, "attempts=0"),
+        ({"attempts": 21}, "attempts=21"),
+        ({"delays": ()}, "delays"),
+        ({"delays": (-1.0,)}, "delays"),
+        ({"jitter": 2}, "jitter"),
+    ],
 )
 def test_a_bad_option_is_named(options: dict[str, object], named: str) -> None:
     with pytest.raises(InvalidOption, match=named):

@@ -10,7 +10,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each may import those to its right only.
-LAYERS = ["definitions", "demo", "schedules", "sensors", "assets", "pipelines", "resources", "runyard"]
+LAYERS = [
+    "definitions",
+    "demo",
+    "schedules",
+    "sensors",
+    "assets",
+    "pipelines",
+    "resources",
+    "runyard",
+]
 # The rooms of the engine; each may import itself and those to its left.
 ROOMS = [
     "errors",
@@ -32,7 +41,9 @@ ROOMS = [
 ]
 # The rooms of the web process.
 GATEWAY = ["http", "api", "dev", "app"]
-ENGINE = sorted(path for path in (ROOT / "runyard").rglob("*.py") if path.parent != ROOT / "runyard")
+ENGINE = sorted(
+    path for path in (ROOT / "runyard").rglob("*.py") if path.parent != ROOT / "runyard"
+)
 ALONE = ("runyard/__init__.py", "runyard/__main__.py")
 
 
@@ -63,7 +74,9 @@ def _upward(folder: str, rooms: list[str]) -> list[tuple[str, str]]:
     for path in sorted((ROOT / folder).rglob("*.py")):
         name = str(path.relative_to(ROOT))
         room = _room(list(path.relative_to(ROOT / folder).with_suffix("").parts), rooms)
-        if "migrations" in path.parts or (path.name in ("__init__.py", "__main__.py") and path.parent == ROOT / folder):
+        if "migrations" in path.parts or (
+            path.name in ("__init__.py", "__main__.py") and path.parent == ROOT / folder
+        ):
             continue
         assert room is not None, f"{name} is in no room: put it into one, or name its room here"
         for imported in _imports(path):
@@ -78,7 +91,12 @@ def _upward(folder: str, rooms: list[str]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_imports_go_one_way(layer: str) -> None:
     above = set(LAYERS[: LAYERS.index(layer)])
-    wrong = [(str(path.relative_to(ROOT)), name) for path in _modules(layer) for name in _imports(path) if name.split(".")[0] in above | {"tests", "benchmarks"}]
+    wrong = [
+        (str(path.relative_to(ROOT)), name)
+        for path in _modules(layer)
+        for name in _imports(path)
+        if name.split(".")[0] in above | {"tests", "benchmarks"}
+    ]
     assert wrong == []
 
 
@@ -90,16 +108,26 @@ def test_no_room_of_the_web_process_reaches_up() -> None:
     assert _upward("runyard/gateway", GATEWAY) == []
 
 
-@pytest.mark.parametrize("room", ["text", "syntax", "store", "functions", "engine", "client.py", "events.py"])
+@pytest.mark.parametrize(
+    "room", ["text", "syntax", "store", "functions", "engine", "client.py", "events.py"]
+)
 def test_below_the_adapter_nothing_imports_dagster(room: str) -> None:
     place = ROOT / "runyard" / room
     paths = [place] if place.is_file() else place.rglob("*.py")
-    wrong = [(path.name, name) for path in paths for name in _imports(path) if name.startswith("dagster")]
+    wrong = [
+        (path.name, name) for path in paths for name in _imports(path) if name.startswith("dagster")
+    ]
     assert wrong == []
 
 
 def test_private_names_of_dagster_stand_in_one_module() -> None:
-    wrong = [(str(path.relative_to(ROOT)), name) for layer in LAYERS for path in _modules(layer) for name in _imports(path) if name.startswith("dagster._")]
+    wrong = [
+        (str(path.relative_to(ROOT)), name)
+        for layer in LAYERS
+        for path in _modules(layer)
+        for name in _imports(path)
+        if name.startswith("dagster._")
+    ]
     assert {name for name, _ in wrong} == {"runyard/dagster_adapter/internals.py"}
 
 
@@ -132,13 +160,20 @@ def test_families_know_nothing_of_the_engines_tables() -> None:
         str(path.relative_to(ROOT))
         for layer in ("pipelines", "resources", "sensors", "schedules", "assets")
         for path in (ROOT / layer).rglob("*.py")
-        if any(f"runyard.{table}" in path.read_text(encoding="utf-8") for table in ("invocations", "steps ", "batches", "waits"))
+        if any(
+            f"runyard.{table}" in path.read_text(encoding="utf-8")
+            for table in ("invocations", "steps ", "batches", "waits")
+        )
     ]
     assert wrong == []
 
 
 def test_every_query_says_which_index_it_uses() -> None:
-    blocks = [block for path in (ROOT / "runyard/store").glob("*.sql") for block in path.read_text(encoding="utf-8").split("-- name: ")[1:]]
+    blocks = [
+        block
+        for path in (ROOT / "runyard/store").glob("*.sql")
+        for block in path.read_text(encoding="utf-8").split("-- name: ")[1:]
+    ]
     assert len({block.partition("\n")[0] for block in blocks}) == len(blocks)
     for block in blocks:
         name, _, rest = block.partition("\n")

@@ -37,7 +37,9 @@ TEXTS = {
         ("🎉 …", 0),
     ],
 )
-def test_words_are_counted_where_there_are_spaces_and_else_characters(text: str, length: int) -> None:
+def test_words_are_counted_where_there_are_spaces_and_else_characters(
+    text: str, length: int
+) -> None:
     assert written_length(text) == length
 
 

@@ -18,13 +18,15 @@ from runyard.gateway.http.auth import check_for_all_events
 from runyard.gateway.http.endpoint import Body, Call, Endpoint, answer, not_found
 from runyard.gateway.http.errors import Problem
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, fetch_all, fetch_one
 
 # A bulk may look for its invocations so long, all or a chunk of them: a filter can be made to take minutes, and holds a connection. The command line may wait.
 MOST_SECONDS = 10
 _ACTIONS: dict[Action, str] = {
-    "replay": "Replay many.", "cancel": "Cancel many.", "dismiss": "Take many final failures off the list of dead letters.",
-}  # fmt: skip
+    "replay": "Replay many.",
+    "cancel": "Cancel many.",
+    "dismiss": "Take many final failures off the list of dead letters.",
+}
 
 
 class ReplayBody(Body):
@@ -66,9 +68,15 @@ class BulkBody(Body):
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     error: str | None = Field(default=None, description="Text that the error contains.")
-    filter: str | None = Field(default=None, description="SQL/JSON path over the event.", examples=['$.data.country == "CH"'])
+    filter: str | None = Field(
+        default=None,
+        description="SQL/JSON path over the event.",
+        examples=['$.data.country == "CH"'],
+    )
     events: list[str] = Field(default_factory=list, max_length=10_000)
-    invocations: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(default_factory=list, max_length=10_000)
+    invocations: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(
+        default_factory=list, max_length=10_000
+    )
     dry_run: bool = Field(default=False, description="Only say how many there are.")
     keep_steps: bool = Field(default=False, description="Replay: keep the steps that are done.")
 
@@ -113,14 +121,22 @@ async def replay_event(call: Call) -> Replayed:
     """Replay what an event has set off."""
     asked: ReplayEventBody = call.body
 
-    return Replayed(invocations=await run_in_threadpool(replay_all_of, call.path("id"), asked.function, call.caller, keep=asked.keep_steps))
+    return Replayed(
+        invocations=await run_in_threadpool(
+            replay_all_of, call.path("id"), asked.function, call.caller, keep=asked.keep_steps
+        )
+    )
 
 
 async def replay_invocation(call: Call) -> Replayed:
     """Replay one invocation."""
     asked: ReplayBody = call.body
 
-    return Replayed(invocations=await run_in_threadpool(replay_one, call.path("id"), call.caller, keep=asked.keep_steps))
+    return Replayed(
+        invocations=await run_in_threadpool(
+            replay_one, call.path("id"), call.caller, keep=asked.keep_steps
+        )
+    )
 
 
 def replay_all_of(event_id: str, function: str | None, caller: Key, *, keep: bool) -> list[int]:
@@ -130,14 +146,16 @@ def replay_all_of(event_id: str, function: str | None, caller: Key, *, keep: boo
     """
     event_of(event_id, caller)
     with database.connection() as connection:
-        return _replayed(run(connection, "replay_event", event=event_id, function=function, keep=keep))
+        return _replayed(
+            fetch_all(connection, "replay_event", event=event_id, function=function, keep=keep)
+        )
 
 
 def replay_one(given: str, caller: Key, *, keep: bool) -> list[int]:
     """Replay the invocation with this id; return the new one. Raises `Problem` when it is not final, or there is none."""
     invocation, _ = status_of(given, caller)
     with database.connection() as connection:
-        return _replayed(run(connection, "replay_these", invocations=[invocation], keep=keep))
+        return _replayed(fetch_all(connection, "replay_these", invocations=[invocation], keep=keep))
 
 
 async def cancel(call: Call) -> Cancelled:
@@ -151,7 +169,7 @@ def cancel_open(given: str, caller: Key) -> tuple[int, str]:
     cancelled = cancel_invocation(given, caller)
     invocation, status = status_of(given, caller)
     if not cancelled and status in FINAL:
-        raise Problem(409, "final", f"invocation {invocation} is {status} already")
+        raise Problem(409, "already_finished", f"invocation {invocation} is {status} already")
     return invocation, status
 
 
@@ -159,20 +177,30 @@ def cancel_invocation(given: str, caller: Key) -> bool:
     """Cancel the invocation with this id; return whether it was open. Raises `Problem` when there is none."""
     invocation, _ = status_of(given, caller)
     with database.connection() as connection:
-        return bool(run(connection, "cancel_these", invocations=[invocation], reason="cancelled over HTTP")[0]["count"])
+        return bool(
+            fetch_all(
+                connection, "cancel_these", invocations=[invocation], reason="cancelled over HTTP"
+            )[0]["count"]
+        )
 
 
 async def run_now(call: Call) -> Hurried:
     """Run one invocation before its time."""
-    return Hurried(invocation=await run_in_threadpool(hurry_invocation, call.path("id"), call.caller))
+    return Hurried(
+        invocation=await run_in_threadpool(hurry_invocation, call.path("id"), call.caller)
+    )
 
 
 def hurry_invocation(given: str, caller: Key) -> int:
     """Run the invocation with this id now, if it is queued for later or sleeps; return its id. Raises `Problem` when it does neither, or is none."""
     invocation, status = status_of(given, caller)
     with database.connection() as connection:
-        if not run(connection, "run_these_now", invocations=[invocation]):
-            raise Problem(409, "not_waiting", f"invocation {invocation} is {status}: it waits for no time that could be cut short")
+        if not fetch_all(connection, "run_these_now", invocations=[invocation]):
+            raise Problem(
+                409,
+                "nothing_to_skip",
+                f"invocation {invocation} is {status}: it waits for no time that could be cut short",
+            )
     return invocation
 
 
@@ -181,11 +209,23 @@ async def bulk_action(action: Action, call: Call) -> Response:
     check_for_all_events(call.caller)
     asked: BulkBody = call.body
     selection = Selection(
-        function=asked.function, status=tuple(asked.status), since=asked.since, until=asked.until, error=asked.error, filter=asked.filter,
-        events=tuple(asked.events), invocations=tuple(asked.invocations),
-    )  # fmt: skip
+        function=asked.function,
+        status=tuple(asked.status),
+        since=asked.since,
+        until=asked.until,
+        error=asked.error,
+        filter=asked.filter,
+        events=tuple(asked.events),
+        invocations=tuple(asked.invocations),
+    )
     if asked.dry_run:
-        return answer(Counted(total=await run_in_threadpool(partial(bulk.count, selection, action, most_seconds=MOST_SECONDS))))
+        return answer(
+            Counted(
+                total=await run_in_threadpool(
+                    partial(bulk.count, selection, action, most_seconds=MOST_SECONDS)
+                )
+            )
+        )
     return answer(await start(call, selection, action, keep=asked.keep_steps), 202)
 
 
@@ -198,7 +238,12 @@ async def start(call: Call, selection: Selection, action: Action, *, keep: bool 
 async def resume_bulk(call: Call) -> Started:
     """Go on with a bulk that was stopped."""
     check_for_all_events(call.caller)
-    return await _go_on(call, bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk, most_seconds=MOST_SECONDS))
+    return await _go_on(
+        call,
+        bulk.resume(
+            (await run_in_threadpool(_bulk, call.path("id"))).bulk, most_seconds=MOST_SECONDS
+        ),
+    )
 
 
 async def _go_on(call: Call, pieces: Iterator[Progress]) -> Started:
@@ -239,13 +284,17 @@ async def _set_paused(call: Call, paused: bool) -> Paused:
 
 def _replayed(rows: list[Row]) -> list[int]:
     if not rows:
-        raise Problem(409, "open", "there is nothing to replay: no invocation of it is final. Cancel it first, or wait")
+        raise Problem(
+            409,
+            "not_finished",
+            "there is nothing to replay: no invocation of it is final. Cancel it first, or wait",
+        )
     return [row["id"] for row in rows]
 
 
 def _bulk(bulk_id: str) -> BulkView:
     with database.connection() as connection:
-        row = one(connection, "bulk_seen", id=bulk_id)
+        row = fetch_one(connection, "bulk_seen", id=bulk_id)
     if row is None:
         raise not_found("bulk", bulk_id)
     return _bulk_view(row)
@@ -253,31 +302,102 @@ def _bulk(bulk_id: str) -> BulkView:
 
 def _bulk_view(row: dict[str, Any]) -> BulkView:
     return BulkView(
-        bulk=row["id"], total=row["total"], done=row["done"], finished=row["finished_at"] is not None, action=row["action"], selection=row["selection"],
+        bulk=row["id"],
+        total=row["total"],
+        done=row["done"],
+        finished=row["finished_at"] is not None,
+        action=row["action"],
+        selection=row["selection"],
         started_at=row["started_at"],
-    )  # fmt: skip
+    )
 
 
 _MANAGING = "Replay and cancel"
 ENDPOINTS = [
     Endpoint(
-        "POST", "/api/events/{id}/replay", replay_event, _MANAGING, "Replay what an event has set off.", "manage", body=ReplayEventBody, answer=Replayed, errors=(409,)
+        "POST",
+        "/api/events/{id}/replay",
+        replay_event,
+        _MANAGING,
+        "Replay what an event has set off.",
+        "manage",
+        body=ReplayEventBody,
+        answer=Replayed,
+        errors=(409,),
     ),
-    Endpoint("POST", "/api/invocations/{id}/replay", replay_invocation, _MANAGING, "Replay an invocation.", "manage", body=ReplayBody, answer=Replayed, errors=(409,)),
-    Endpoint("POST", "/api/invocations/{id}/cancel", cancel, _MANAGING, "Cancel an invocation.", "manage", answer=Cancelled, errors=(409,)),
     Endpoint(
-        "POST", "/api/invocations/{id}/run-now", run_now, _MANAGING, "Run an invocation now that sleeps, or is queued for later.", "manage", answer=Hurried, errors=(409,)
+        "POST",
+        "/api/invocations/{id}/replay",
+        replay_invocation,
+        _MANAGING,
+        "Replay an invocation.",
+        "manage",
+        body=ReplayBody,
+        answer=Replayed,
+        errors=(409,),
+    ),
+    Endpoint(
+        "POST",
+        "/api/invocations/{id}/cancel",
+        cancel,
+        _MANAGING,
+        "Cancel an invocation.",
+        "manage",
+        answer=Cancelled,
+        errors=(409,),
+    ),
+    Endpoint(
+        "POST",
+        "/api/invocations/{id}/run-now",
+        run_now,
+        _MANAGING,
+        "Run an invocation now that sleeps, or is queued for later.",
+        "manage",
+        answer=Hurried,
+        errors=(409,),
     ),
     Endpoint("GET", "/api/bulk", bulks, _MANAGING, "The latest bulks.", "read", answer=Bulks),
     Endpoint("GET", "/api/bulk/{id}", one_bulk, _MANAGING, "A bulk.", "read", answer=BulkView),
     *[
         Endpoint(
-            "POST", f"/api/bulk/{action}", partial(bulk_action, action), _MANAGING, summary, "manage", body=BulkBody, answer=Started, status=202,
+            "POST",
+            f"/api/bulk/{action}",
+            partial(bulk_action, action),
+            _MANAGING,
+            summary,
+            "manage",
+            body=BulkBody,
+            answer=Started,
+            status=202,
             also={200: ("how many there are (dry_run)", Counted)},
         )
         for action, summary in _ACTIONS.items()
     ],
-    Endpoint("POST", "/api/bulk/{id}/resume", resume_bulk, _MANAGING, "Go on with a bulk that was stopped.", "manage", answer=Started),
-    Endpoint("POST", "/api/functions/{id}/pause", pause, "Functions", "Hold a function's invocations back.", "manage", answer=Paused),
-    Endpoint("POST", "/api/functions/{id}/resume", resume, "Functions", "Let a function's invocations go.", "manage", answer=Paused),
-]  # fmt: skip
+    Endpoint(
+        "POST",
+        "/api/bulk/{id}/resume",
+        resume_bulk,
+        _MANAGING,
+        "Go on with a bulk that was stopped.",
+        "manage",
+        answer=Started,
+    ),
+    Endpoint(
+        "POST",
+        "/api/functions/{id}/pause",
+        pause,
+        "Functions",
+        "Hold a function's invocations back.",
+        "manage",
+        answer=Paused,
+    ),
+    Endpoint(
+        "POST",
+        "/api/functions/{id}/resume",
+        resume,
+        "Functions",
+        "Let a function's invocations go.",
+        "manage",
+        answer=Paused,
+    ),
+]

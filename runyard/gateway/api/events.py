@@ -25,11 +25,29 @@ _EVENT: dict[str, Any] = {
     "required": ["name"],
     "additionalProperties": False,
     "properties": {
-        "name": {"type": "string", "minLength": 1, "maxLength": 512, "examples": ["email/send.requested"]},
-        "data": {"type": ["object", "null"], "examples": [{"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}]},
-        "id": {"type": ["string", "null"], "maxLength": 512, "description": "Idempotency key: a second event with it within 24 hours starts nothing."},
+        "name": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 512,
+            "examples": ["email/send.requested"],
+        },
+        "data": {
+            "type": ["object", "null"],
+            "examples": [
+                {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}
+            ],
+        },
+        "id": {
+            "type": ["string", "null"],
+            "maxLength": 512,
+            "description": "Idempotency key: a second event with it within 24 hours starts nothing.",
+        },
         "ts": {
-            "anyOf": [{"type": "integer", "minimum": EARLIEST_MS, "maximum": LATEST_MS}, {"const": 0}, {"type": "null"}],
+            "anyOf": [
+                {"type": "integer", "minimum": EARLIEST_MS, "maximum": LATEST_MS},
+                {"const": 0},
+                {"type": "null"},
+            ],
             "description": "Milliseconds since the epoch; in the future it schedules the event.",
         },
         "user": {"type": ["object", "null"]},
@@ -99,7 +117,9 @@ def _parse(body: bytes) -> list[object]:
     if not isinstance(parsed, list):
         raise InvalidEvent("Request body must contain an event object or an array of event objects")
     if len(parsed) > MAX_EVENTS:
-        raise InvalidEvent(f"the body has {len(parsed)} events; a request may have {MAX_EVENTS}: send them in several")
+        raise InvalidEvent(
+            f"the body has {len(parsed)} events; a request may have {MAX_EVENTS}: send them in several"
+        )
     return parsed
 
 
@@ -110,14 +130,29 @@ def _trace(request: Request) -> str | None:
 
 ENDPOINTS = [
     Endpoint(
-        "POST", "/e/{key}", send_events, "Events", "Send events, in the form of Inngest's event API.", "send", answer=Sent, takes=_EVENTS,
+        "POST",
+        "/e/{key}",
+        send_events,
+        "Events",
+        "Send events, in the form of Inngest's event API.",
+        "send",
+        answer=Sent,
+        takes=_EVENTS,
         on_error={"ids": []},
     ),
     *[
         Endpoint(
-            "POST", path, send_events, "Events", f"Send events, with a key or signed (Standard Webhooks){', as Inngest serves it' if path == '/api/inngest' else ''}.",
-            "send", answer=Sent, takes=_EVENTS, signed=True, on_error={"ids": []},
+            "POST",
+            path,
+            send_events,
+            "Events",
+            f"Send events, with a key or signed (Standard Webhooks){', as Inngest serves it' if path == '/api/inngest' else ''}.",
+            "send",
+            answer=Sent,
+            takes=_EVENTS,
+            signed=True,
+            on_error={"ids": []},
         )
         for path in ("/api/events", "/api/inngest")
     ],
-]  # fmt: skip
+]

@@ -1,6 +1,6 @@
-"""What a project adds to the HTTP door: edge functions that send an event, webhooks that take another sender's JSON.
+"""What a project adds to the HTTP API: edge functions that send an event, webhooks that take another sender's JSON.
 
-A project's module of doors (RUNYARD_DOORS) has a list `ENDPOINTS`::
+A project's module of doors (RUNYARD_HTTP_EXTENSIONS) has a list `ENDPOINTS`::
 
     ENDPOINTS = [
         edge_function("send-email", EmailSendRequested, "email/send.requested", "Send a mail."),
@@ -32,7 +32,7 @@ from runyard.gateway.http.event_writer import Rows
 from runyard.gateway.http.held_bodies import LARGEST, is_known
 from runyard.gateway.http.signatures import Signature, StandardWebhooks
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import fetch_all
 from runyard.text.storable import make_storable
 
 _LOCK_SECONDS = 5
@@ -49,7 +49,9 @@ def edge_function(name: str, body: type[EventData], event: str, summary: str) ->
     """`POST /functions/v1/{name}`: the body is the data of an event, which is sent; 202 with its id, or with `?wait=` its outcome."""
 
     async def send(call: Call) -> Response:
-        return await send_for(call, Event(event, call.body.model_dump(mode="json", exclude_unset=True)))
+        return await send_for(
+            call, Event(event, call.body.model_dump(mode="json", exclude_unset=True))
+        )
 
     return Endpoint(
         "POST",
@@ -143,14 +145,25 @@ class Webhook:
 
     def __post_init__(self) -> None:
         if self.most_bytes > LARGEST:
-            raise InvalidOption(f"webhook {self.name}: most_bytes is {self.most_bytes}; give {LARGEST} (25 MiB) at most")
+            raise InvalidOption(
+                f"webhook {self.name}: most_bytes is {self.most_bytes}; give {LARGEST} (25 MiB) at most"
+            )
 
     def endpoint(self) -> Endpoint:
         """The endpoint."""
         takes = {"description": "What the sender posts."}
         return Endpoint(
-            "POST", f"/webhooks/{self.name}", self._answer, "Webhooks", self.summary, None, answer=Received, takes=takes, errors=(401, 503), most_bytes=self.most_bytes
-        )  # fmt: skip
+            "POST",
+            f"/webhooks/{self.name}",
+            self._answer,
+            "Webhooks",
+            self.summary,
+            None,
+            answer=Received,
+            takes=takes,
+            errors=(401, 503),
+            most_bytes=self.most_bytes,
+        )
 
     async def _answer(self, call: Call) -> Received:
         headers = call.request.headers
@@ -158,14 +171,23 @@ class Webhook:
             self.signature.check(headers, call.raw)
             is_known(call.request.state, f"webhook {self.name}")
         else:
-            _log.warning("webhook %s was taken without a check: %s is not set", self.name, self.signature.variable)
+            _log.warning(
+                "webhook %s was taken without a check: %s is not set",
+                self.name,
+                self.signature.variable,
+            )
         is_form = headers.get("content-type", "").partition(";")[0].strip().lower() == _FORM
         read = self._read_form if is_form and self.form_field else self._read
         body = await in_turn(read, call.raw) if len(call.raw) > LARGE_BYTES else read(call.raw)
         ids, not_understood = await run_in_threadpool(self._take, body, headers)
         if not_understood:
             counters.not_understood.labels(self.name).inc(len(not_understood))
-            _log.warning("webhook %s: %d parts were not understood: %s", self.name, len(not_understood), "; ".join(not_understood[:_MOST_SAID]))
+            _log.warning(
+                "webhook %s: %d parts were not understood: %s",
+                self.name,
+                len(not_understood),
+                "; ".join(not_understood[:_MOST_SAID]),
+            )
         return Received(ids=ids, not_understood=len(not_understood))
 
     def _read(self, raw: bytes) -> Any:
@@ -181,7 +203,11 @@ class Webhook:
             fields = parse_qs(raw.decode("ascii"), max_num_fields=_MOST_FIELDS)
             [value] = fields[self.form_field or ""]
         except (ValueError, LookupError):
-            raise Problem(400, "invalid_body", f"the form has no field {self.form_field}: have {self.name} send application/json") from None
+            raise Problem(
+                400,
+                "invalid_body",
+                f"the form has no field {self.form_field}: have {self.name} send application/json",
+            ) from None
         return self._read(value.encode())
 
     def _take(self, body: Any, headers: Mapping[str, str]) -> tuple[list[str], Sequence[str]]:
@@ -191,14 +217,41 @@ class Webhook:
                 found = self.take(Incoming(body, headers, connection))
                 taken = found if isinstance(found, Taken) else Taken(found)
                 rows = rows_as_json(self._identified(taken.events, headers))
-            except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
-                raise Problem(400, "invalid_body", f"the body is not what {self.name} sends: {type(error).__name__}") from error
-            ids = [row["id"] for row in run(connection, "send", events=rows, source=f"webhook {self.name}")] if taken.events else []
+            except (
+                LookupError,
+                TypeError,
+                AttributeError,
+                ValueError,
+                ArithmeticError,
+                RecursionError,
+            ) as error:
+                raise Problem(
+                    400,
+                    "invalid_body",
+                    f"the body is not what {self.name} sends: {type(error).__name__}",
+                ) from error
+            ids = (
+                [
+                    row["id"]
+                    for row in fetch_all(
+                        connection, "send", events=rows, source=f"webhook {self.name}"
+                    )
+                ]
+                if taken.events
+                else []
+            )
         return ids, taken.not_understood
 
     def _identified(self, events: Sequence[Event], headers: Mapping[str, str]) -> Sequence[Event]:
         """The events; where the delivery has an id that is signed, those without one of their own get it."""
-        message = headers.get("webhook-id") if isinstance(self.signature, StandardWebhooks) else None
+        message = (
+            headers.get("webhook-id") if isinstance(self.signature, StandardWebhooks) else None
+        )
         if message is None:
             return events
-        return [event if event.id is not None else replace(event, id=f"{self.name}-{message}/{position}") for position, event in enumerate(events)]
+        return [
+            event
+            if event.id is not None
+            else replace(event, id=f"{self.name}-{message}/{position}")
+            for position, event in enumerate(events)
+        ]

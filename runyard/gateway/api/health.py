@@ -64,14 +64,25 @@ async def ready(call: Call) -> Response:
     found = await _checks.found()
     ok = all(check.ok for check in found)
     says = call.services.access.development
-    body = Ready(status="ok" if ok else "not ready", checks={check.name: CheckView(ok=check.ok, says=check.says if says else None) for check in found})
+    body = Ready(
+        status="ok" if ok else "not ready",
+        checks={
+            check.name: CheckView(ok=check.ok, says=check.says if says else None) for check in found
+        },
+    )
     return answer(body, 200 if ok else 503)
 
 
 ENDPOINTS = [
     Endpoint("GET", "/healthz", alive, "Health", "Whether this process lives.", None, answer=Alive),
     Endpoint(
-        "GET", "/readyz", ready, "Health", "Whether everything that an event needs is up: database, migrations, workers, daemon.", None, answer=Ready,
+        "GET",
+        "/readyz",
+        ready,
+        "Health",
+        "Whether everything that an event needs is up: database, migrations, workers, daemon.",
+        None,
+        answer=Ready,
         also={503: ("it is not", Ready)},
     ),
-]  # fmt: skip
+]

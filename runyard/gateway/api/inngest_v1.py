@@ -19,11 +19,16 @@ from runyard.gateway.api.wait import invocations_of
 from runyard.gateway.http.endpoint import Body, Call, Endpoint, Moment, Query, answer
 from runyard.gateway.http.errors import Problem
 from runyard.store import database
-from runyard.store.queries import one
+from runyard.store.queries import fetch_one
 
 Data = TypeVar("Data")
 RunStatus = Literal["Running", "Completed", "Failed", "Cancelled"]
-_STATUS: dict[str, RunStatus] = {"succeeded": "Completed", "failed": "Failed", "cancelled": "Cancelled", "skipped": "Cancelled"}
+_STATUS: dict[str, RunStatus] = {
+    "succeeded": "Completed",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+    "skipped": "Cancelled",
+}
 _LOOKS_BACK = timedelta(hours=1)
 
 
@@ -95,7 +100,15 @@ async def events(call: Call) -> Envelope[list[V1Event]]:
     def look() -> list[V1Event]:
         place = _place(asked.cursor, call.caller) if asked.cursor is not None else None
         rows, _ = events_page(
-            {"name": asked.name, "source": None, "after": after, "before": asked.received_before, "names": call.caller.name_patterns()}, asked.limit, place
+            {
+                "name": asked.name,
+                "source": None,
+                "after": after,
+                "before": asked.received_before,
+                "names": call.caller.name_patterns(),
+            },
+            asked.limit,
+            place,
         )
         return [_event(EventView.model_validate(row)) for row in rows]
 
@@ -110,7 +123,11 @@ async def event(call: Call) -> Envelope[V1Event]:
 async def runs(call: Call) -> Envelope[list[V1Run]]:
     """The runs that an event has set off."""
     found = await run_in_threadpool(event_of, call.path("id"), call.caller)
-    return Envelope(data=[_run(invocation) for invocation in await run_in_threadpool(invocations_of, [found.id])])
+    return Envelope(
+        data=[
+            _run(invocation) for invocation in await run_in_threadpool(invocations_of, [found.id])
+        ]
+    )
 
 
 async def run(call: Call) -> Envelope[V1Run]:
@@ -127,45 +144,96 @@ async def cancel_run(call: Call) -> Response:
 async def cancel_many(call: Call) -> Response:
     """Cancel the runs of a function that started in a time."""
     asked: Cancellation = call.body
-    selection = Selection(function=asked.function_id, since=asked.started_after, until=asked.started_before)
+    selection = Selection(
+        function=asked.function_id, since=asked.started_after, until=asked.started_before
+    )
     return answer(await start(call, selection, "cancel"), 202)
 
 
 def _place(cursor: str, caller: Key) -> Place:
     with database.connection() as connection:
-        row = one(connection, "event", id=cursor)
+        row = fetch_one(connection, "event", id=cursor)
     if row is None or not caller.is_for(row["name"]):
-        raise Problem(400, "invalid_field", "is no cursor: give the internal_id of the last event of the page before", "cursor")
+        raise Problem(
+            400,
+            "invalid_field",
+            "is no cursor: give the internal_id of the last event of the page before",
+            "cursor",
+        )
     return row["received_at"], cursor
 
 
 def _event(found: EventView) -> V1Event:
     return V1Event(
-        internal_id=found.id, id=found.idempotency_key or "", name=found.name, data=found.data, user=found.user, v=found.v, ts=found.ts,
-        received_at=found.received_at, source=found.source,
-    )  # fmt: skip
+        internal_id=found.id,
+        id=found.idempotency_key or "",
+        name=found.name,
+        data=found.data,
+        user=found.user,
+        v=found.v,
+        ts=found.ts,
+        received_at=found.received_at,
+        source=found.source,
+    )
 
 
 def _run(found: FullInvocation) -> V1Run:
-    output = found.output if found.error is None else {"name": found.error.type, "message": found.error.message, "stack": found.error.traceback}
+    output = (
+        found.output
+        if found.error is None
+        else {
+            "name": found.error.type,
+            "message": found.error.message,
+            "stack": found.error.traceback,
+        }
+    )
     return V1Run(
-        run_id=str(found.id), run_started_at=found.started_at or found.created_at, function_id=found.function, event_id=found.event_id,
-        original_run_id=str(found.replay_of) if found.replay_of is not None else None, status=_STATUS.get(found.status, "Running"), ended_at=found.finished_at,
+        run_id=str(found.id),
+        run_started_at=found.started_at or found.created_at,
+        function_id=found.function,
+        event_id=found.event_id,
+        original_run_id=str(found.replay_of) if found.replay_of is not None else None,
+        status=_STATUS.get(found.status, "Running"),
+        ended_at=found.finished_at,
         output=output if found.finished_at is not None else None,
-    )  # fmt: skip
+    )
 
 
 _GROUP = "Inngest's REST API"
 ENDPOINTS = [
     Endpoint(
-        "GET", "/v1/events", events, _GROUP, "Events, newest first; of the last hour by default.", "read", query=V1EventsQuery, answer=Envelope[list[V1Event]]
+        "GET",
+        "/v1/events",
+        events,
+        _GROUP,
+        "Events, newest first; of the last hour by default.",
+        "read",
+        query=V1EventsQuery,
+        answer=Envelope[list[V1Event]],
     ),
-    Endpoint("GET", "/v1/events/{id}", event, _GROUP, "An event.", "read", answer=Envelope[V1Event]),
-    Endpoint("GET", "/v1/events/{id}/runs", runs, _GROUP, "What an event has set off.", "read", answer=Envelope[list[V1Run]]),
+    Endpoint(
+        "GET", "/v1/events/{id}", event, _GROUP, "An event.", "read", answer=Envelope[V1Event]
+    ),
+    Endpoint(
+        "GET",
+        "/v1/events/{id}/runs",
+        runs,
+        _GROUP,
+        "What an event has set off.",
+        "read",
+        answer=Envelope[list[V1Run]],
+    ),
     Endpoint("GET", "/v1/runs/{id}", run, _GROUP, "A run.", "read", answer=Envelope[V1Run]),
     Endpoint("DELETE", "/v1/runs/{id}", cancel_run, _GROUP, "Cancel a run.", "manage", status=204),
     Endpoint(
-        "POST", "/v1/cancellations", cancel_many, _GROUP, "Cancel the runs of a function that started in a time.", "manage", body=Cancellation, answer=Started,
+        "POST",
+        "/v1/cancellations",
+        cancel_many,
+        _GROUP,
+        "Cancel the runs of a function that started in a time.",
+        "manage",
+        body=Cancellation,
+        answer=Started,
         status=202,
     ),
-]  # fmt: skip
+]

@@ -14,7 +14,7 @@ from runyard.gateway.http.auth import check_for_all_events
 from runyard.gateway.http.endpoint import Call, Endpoint
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import fetch_all
 
 
 class _EventTable(Collector):
@@ -26,24 +26,46 @@ class _EventTable(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The gauges."""
-        waiting = GaugeMetricFamily("runyard_invocations", "Invocations that are not final, by function and status.", labels=["function", "status"])
-        overdue = GaugeMetricFamily("runyard_oldest_due_seconds", "For how long the first queued invocation has been due.", labels=["function"])
-        failed = GaugeMetricFamily("runyard_dead_letters", "Final failures that were neither replayed nor dismissed.", labels=["function"])
-        paused = GaugeMetricFamily("runyard_function_paused", "1 while a function is paused.", labels=["function"])
-        batches = GaugeMetricFamily("runyard_batches", "Batches that wait for a worker (claimed) or run.", labels=["function", "status"])
-        slots = GaugeMetricFamily("runyard_worker_slots", "Runs that the living workers can do at a time.", labels=["worker"])
+        waiting = GaugeMetricFamily(
+            "runyard_invocations",
+            "Invocations that are not final, by function and status.",
+            labels=["function", "status"],
+        )
+        overdue = GaugeMetricFamily(
+            "runyard_oldest_due_seconds",
+            "For how long the first queued invocation has been due.",
+            labels=["function"],
+        )
+        failed = GaugeMetricFamily(
+            "runyard_dead_letters",
+            "Final failures that were neither replayed nor dismissed.",
+            labels=["function"],
+        )
+        paused = GaugeMetricFamily(
+            "runyard_function_paused", "1 while a function is paused.", labels=["function"]
+        )
+        batches = GaugeMetricFamily(
+            "runyard_batches",
+            "Batches that wait for a worker (claimed) or run.",
+            labels=["function", "status"],
+        )
+        slots = GaugeMetricFamily(
+            "runyard_worker_slots",
+            "Runs that the living workers can do at a time.",
+            labels=["worker"],
+        )
         with database.connection() as connection:
-            for row in run(connection, "queues"):
+            for row in fetch_all(connection, "queues"):
                 waiting.add_metric([row["function"], row["status"]], row["count"])
                 if row["status"] == "queued":
                     overdue.add_metric([row["function"]], row["overdue"])
-            for row in run(connection, "under_way"):
+            for row in fetch_all(connection, "under_way"):
                 waiting.add_metric([row["function"], row["status"]], row["invocations"])
                 batches.add_metric([row["function"], row["status"]], row["batches"])
-            for row in run(connection, "function_states"):
+            for row in fetch_all(connection, "function_states"):
                 failed.add_metric([row["name"]], row["failed"])
                 paused.add_metric([row["name"]], row["paused"])
-            for row in run(connection, "workers"):
+            for row in fetch_all(connection, "workers"):
                 if row["silent"] < settings().lease_seconds:
                     slots.add_metric([row["name"]], row["slots"])
         return [waiting, overdue, failed, paused, batches, slots]
@@ -55,7 +77,19 @@ counters.registry.register(_EventTable())
 async def metrics(call: Call) -> Response:
     """All metrics in Prometheus's text format."""
     check_for_all_events(call.caller)
-    return Response(await run_in_threadpool(generate_latest, counters.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(
+        await run_in_threadpool(generate_latest, counters.registry), media_type=CONTENT_TYPE_LATEST
+    )
 
 
-ENDPOINTS = [Endpoint("GET", "/metrics", metrics, "Health", "Metrics for Prometheus.", "read", media=("text/plain",))]
+ENDPOINTS = [
+    Endpoint(
+        "GET",
+        "/metrics",
+        metrics,
+        "Health",
+        "Metrics for Prometheus.",
+        "read",
+        media=("text/plain",),
+    )
+]

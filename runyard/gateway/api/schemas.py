@@ -1,4 +1,4 @@
-"""How events, invocations and functions look to the clients of the HTTP door."""
+"""How events, invocations and functions look to the clients of the HTTP API."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,7 +6,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-Status = Literal["queued", "claimed", "running", "sleeping", "waiting", "succeeded", "failed", "cancelled", "skipped"]
+Status = Literal[
+    "queued",
+    "claimed",
+    "running",
+    "sleeping",
+    "waiting",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "skipped",
+]
 FINAL = ("succeeded", "failed", "cancelled", "skipped")
 
 

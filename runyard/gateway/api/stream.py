@@ -17,7 +17,7 @@ from runyard.gateway.api.history import status_of
 from runyard.gateway.api.schemas import FINAL
 from runyard.gateway.http.endpoint import Call, Endpoint, event_stream
 from runyard.store import database
-from runyard.store.queries import Row, one
+from runyard.store.queries import Row, fetch_one
 
 # A comment now and then tells proxies and clients that the stream lives.
 _QUIET_SECONDS = 15.0
@@ -33,7 +33,11 @@ async def stream(call: Call) -> Response:
     """The stream; 204 where the client has seen the end already, which tells a browser not to come back."""
     invocation, status = await run_in_threadpool(status_of, call.path("id"), call.caller)
     since = await run_in_threadpool(_moment, call.request.headers.get("last-event-id", ""))
-    if since is not None and status in FINAL and not await run_in_threadpool(_changed, invocation, since):
+    if (
+        since is not None
+        and status in FINAL
+        and not await run_in_threadpool(_changed, invocation, since)
+    ):
         return Response(status_code=204)
     call.services.watcher.check_room(call.caller.id)
     return event_stream(_messages(call, invocation, since))
@@ -43,7 +47,9 @@ async def _messages(call: Call, invocation: int, since: str | None) -> AsyncIter
     yield b"retry: %d\n\n" % _RETRY_MILLISECONDS
     said_at = time.monotonic()
     until = said_at + _LONGEST_SECONDS
-    async with aclosing(call.services.watcher.changes(invocation, since, _LOOK_SECONDS, call.caller.id)) as changes:
+    async with aclosing(
+        call.services.watcher.changes(invocation, since, _LOOK_SECONDS, call.caller.id)
+    ) as changes:
         async for change in changes:
             if time.monotonic() > until or not await call.services.access.still_takes(call.caller):
                 return
@@ -54,7 +60,9 @@ async def _messages(call: Call, invocation: int, since: str | None) -> AsyncIter
 
 def _as_messages(change: Row) -> bytes:
     """A change as messages; only the last one has the id, so that a change that came through in part comes again whole."""
-    messages = [("progress", row) for row in change["progress"] or []] + [("step", row) for row in change["steps"] or []]
+    messages = [("progress", row) for row in change["progress"] or []] + [
+        ("step", row) for row in change["steps"] or []
+    ]
     if change["state"]:
         messages.append(("status", change["state"]))
     if change["final"]:
@@ -69,7 +77,7 @@ def _moment(given: str) -> str | None:
         return None
     try:
         with database.connection() as connection:
-            row = one(connection, "known_moment", given=given)
+            row = fetch_one(connection, "known_moment", given=given)
     except psycopg.DataError:
         return None
     return str(row["given"]) if row is not None else None
@@ -77,13 +85,24 @@ def _moment(given: str) -> str | None:
 
 def _changed(invocation: int, since: str) -> bool:
     with database.connection() as connection:
-        row = one(connection, "changes", watched=to_json([{"number": 0, "invocation": invocation, "since": since}]).decode())
+        row = fetch_one(
+            connection,
+            "changes",
+            watched=to_json([{"number": 0, "invocation": invocation, "since": since}]).decode(),
+        )
     return row is None or bool(row["state"] or row["steps"] or row["progress"])
 
 
 ENDPOINTS = [
     Endpoint(
-        "GET", "/api/invocations/{id}/stream", stream, "Stream", "Progress, steps and status of an invocation as server-sent events.", "read",
-        media=("text/event-stream",), also={204: ("the end was seen already", None)}, headers={"Last-Event-ID": "The id of the last message that was seen."},
+        "GET",
+        "/api/invocations/{id}/stream",
+        stream,
+        "Stream",
+        "Progress, steps and status of an invocation as server-sent events.",
+        "read",
+        media=("text/event-stream",),
+        also={204: ("the end was seen already", None)},
+        headers={"Last-Event-ID": "The id of the last message that was seen."},
     )
-]  # fmt: skip
+]

@@ -17,7 +17,7 @@ from runyard.gateway.http.body import reading
 from runyard.gateway.http.endpoint import Body, Call, Endpoint, not_found
 from runyard.gateway.http.event_writer import Rows
 from runyard.store import database
-from runyard.store.queries import one
+from runyard.store.queries import fetch_one
 
 
 class TriggerBody(Body):
@@ -25,9 +25,14 @@ class TriggerBody(Body):
 
     event: str | None = Field(default=None, examples=["email/send.requested"])
     function: str | None = None
-    data: dict[str, Any] = Field(default_factory=dict, examples=[{"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}])
+    data: dict[str, Any] = Field(
+        default_factory=dict,
+        examples=[{"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}],
+    )
     id: str | None = Field(default=None, description="Idempotency key of the event.")
-    ts: int | None = Field(default=None, description="When it is to happen, in milliseconds since the epoch.")
+    ts: int | None = Field(
+        default=None, description="When it is to happen, in milliseconds since the epoch."
+    )
     user: dict[str, Any] | None = None
 
     @model_validator(mode="after")
@@ -55,19 +60,25 @@ def _rows(call: Call) -> Rows:
 def _checked_rows(call: Call, asked: TriggerBody, name: str) -> Rows:
     event = Event(name, asked.data, id=asked.id, ts=asked.ts, user=asked.user)
     if asked.function is None or not name.startswith(INTERNAL_PREFIXES):
-        return Rows.of([{**row, "target": asked.function} for row in rows_of([event])], call.caller.sender)
+        return Rows.of(
+            [{**row, "target": asked.function} for row in rows_of([event])], call.caller.sender
+        )
     for field in ("id", "ts", "user"):
         if getattr(asked, field) is not None:
             raise InvalidEvent("goes with functions that an event starts; leave it out", field)
-    return Rows.of([{**internal_row(name, asked.data), "target": asked.function}], call.caller.sender)
+    return Rows.of(
+        [{**internal_row(name, asked.data), "target": asked.function}], call.caller.sender
+    )
 
 
 def _event_of(function: str, caller: Key) -> str:
     """The name of an event for a function alone: its first, so that the data has that type, or an internal one where only wildcards or the clock start it."""
     with database.connection() as connection:
-        row = one(connection, "active_function", function=function)
+        row = fetch_one(connection, "active_function", function=function)
     names = registered_events(row) if row is not None else []
-    event = next((name for name in names if not Trigger(name).wildcard), INVOKED if names else SCHEDULED)
+    event = next(
+        (name for name in names if not Trigger(name).wildcard), INVOKED if names else SCHEDULED
+    )
     # What a key is not for is not there, and so is not told from what is not there at all.
     if row is None or not caller.is_for(event):
         raise not_found("function", function)
@@ -76,7 +87,16 @@ def _event_of(function: str, caller: Key) -> str:
 
 ENDPOINTS = [
     Endpoint(
-        "POST", "/api/inngest/trigger", trigger, "Trigger", "Send an event, or run one function; with `wait` its outcome is the answer.", "send", query=Wait,
-        body=TriggerBody, answer=Outcome, also={202: ("it goes on", Outcome)}, errors=(404,),
+        "POST",
+        "/api/inngest/trigger",
+        trigger,
+        "Trigger",
+        "Send an event, or run one function; with `wait` its outcome is the answer.",
+        "send",
+        query=Wait,
+        body=TriggerBody,
+        answer=Outcome,
+        also={202: ("it goes on", Outcome)},
+        errors=(404,),
     )
-]  # fmt: skip
+]

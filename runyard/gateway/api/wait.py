@@ -10,7 +10,7 @@ from starlette.responses import Response
 from runyard.gateway.api.schemas import FullInvocation, Outcome, done
 from runyard.gateway.http.endpoint import Call, Query, answer
 from runyard.store import database
-from runyard.store.queries import run
+from runyard.store.queries import fetch_all
 
 LONGEST_WAIT = 120
 
@@ -37,4 +37,9 @@ async def outcome(call: Call, ids: Sequence[str], seconds: float) -> Response:
 def invocations_of(events: Sequence[str]) -> list[FullInvocation]:
     """All invocations of events, in full."""
     with database.connection() as connection:
-        return [FullInvocation.model_validate(row) for row in run(connection, "invocations_in_full", events=list(events), invocation=None)]
+        return [
+            FullInvocation.model_validate(row)
+            for row in fetch_all(
+                connection, "invocations_in_full", events=list(events), invocation=None
+            )
+        ]

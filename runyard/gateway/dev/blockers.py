@@ -36,7 +36,11 @@ def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int)
         case "queued":
             return [*_queued(row)] or [*_workers(slots, busy, _next(row))]
         case "claimed" | "running" if row["cancel_requested_at"] is not None:
-            return [Reason("is being cancelled: its worker hears of it within seconds, and it leaves its run at the next step")]
+            return [
+                Reason(
+                    "is being cancelled: its worker hears of it within seconds, and it leaves its run at the next step"
+                )
+            ]
         case "claimed":
             return [*_workers(slots, busy, "its run is on the way to a worker")]
         case "sleeping" | "waiting":
@@ -54,11 +58,16 @@ def _next(row: Row) -> str:
 
 def _queued(row: Row) -> Iterator[Reason]:
     if not row["active"]:
-        yield Reason("waiting: the code no longer has this function: it waits until it is there again")
+        yield Reason(
+            "waiting: the code no longer has this function: it waits until it is there again"
+        )
         return
     yield from _paused(row)
     if row["unlaunched"] is not None:
-        yield Reason(f"waiting: {row['unlaunched']}", row["held_until"] if row["held_until"] > row["now"] else None)
+        yield Reason(
+            f"waiting: {row['unlaunched']}",
+            row["held_until"] if row["held_until"] > row["now"] else None,
+        )
     if row["due_at"] > row["now"]:
         yield Reason(_not_yet(row), row["due_at"])
     elif row["keys"] is not None:
@@ -91,12 +100,19 @@ def _limits(row: Row) -> Iterator[Reason]:
         running = held.get((limit["scope"], value or ""), 0)
         if running >= limit["limit"]:
             single = " (a singleton)" if limit["scope"].endswith(" singleton") else ""
-            yield Reason(f"waiting: {running} of {limit['limit']} running{_for(row, limit['key'])}{shared_with(limit['scope'])}{single}")
+            yield Reason(
+                f"waiting: {running} of {limit['limit']} running{_for(row, limit['key'])}{shared_with(limit['scope'])}{single}"
+            )
     throttle = row["flow"].get("throttle")
     if throttle and not row["begun"] and row["throttled_until"] is not None:
-        next_place = row["throttled_until"] - timedelta(seconds=(throttle["burst"] - 1) * throttle["interval"])
+        next_place = row["throttled_until"] - timedelta(
+            seconds=(throttle["burst"] - 1) * throttle["interval"]
+        )
         if next_place > row["now"]:
-            yield Reason(f"waiting: throttled, one begins every {throttle['interval']:g} s{_for(row, throttle['key'])}", next_place)
+            yield Reason(
+                f"waiting: throttled, one begins every {throttle['interval']:g} s{_for(row, throttle['key'])}",
+                next_place,
+            )
 
 
 def _key(row: Row, place: int | None) -> str | None:
@@ -113,12 +129,18 @@ def _for(row: Row, place: int | None) -> str:
 
 def shared_with(scope: str) -> str:
     """Over whom a limit of this scope holds, where it is not for its function alone."""
-    return f", over all functions that share {scope.removeprefix('shared ')!r}" if scope.startswith("shared ") else ""
+    return (
+        f", over all functions that share {scope.removeprefix('shared ')!r}"
+        if scope.startswith("shared ")
+        else ""
+    )
 
 
 def _workers(slots: int, busy: int, else_: str) -> Iterator[Reason]:
     if not slots:
-        yield Reason("waiting: no warm worker is alive: start one with `runyard worker`, or all with `runyard up`")
+        yield Reason(
+            "waiting: no warm worker is alive: start one with `runyard worker`, or all with `runyard up`"
+        )
     elif busy >= slots:
         yield Reason(f"waiting: all {slots} slots of the workers are busy")
     else:

@@ -11,7 +11,7 @@ from runyard.gateway.api.history import event_of
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.search import FIELDS, STATUSES, Found, Search, find
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, fetch_all, fetch_one
 
 _EACH = 6
 _MOST_CAUSED = 200
@@ -26,22 +26,34 @@ def look_at_all(visit: Visit) -> Values:
     except InvalidOption as error:
         found, problem = Found([], None), str(error)
     return {
-        "search": search, "problem": problem, "found": found, "events": _with_invocations(found.events), "statuses": STATUSES, "names": event_names,
-    }  # fmt: skip
+        "search": search,
+        "problem": problem,
+        "found": found,
+        "events": _with_invocations(found.events),
+        "statuses": STATUSES,
+        "names": event_names,
+    }
 
 
 def look_at_one(visit: Visit) -> Values:
     """One event."""
     event = event_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
-        invocations = run(connection, "invocations_briefly", events=[event.id], each=100)
-        caused = run(connection, "caused", event=event.id, limit=_MOST_CAUSED)
-        cause = one(connection, "cause", invocation=event.caused_by)
+        invocations = fetch_all(connection, "invocations_briefly", events=[event.id], each=100)
+        caused = fetch_all(connection, "caused", event=event.id, limit=_MOST_CAUSED)
+        cause = fetch_one(connection, "cause", invocation=event.caused_by)
     # Should it be its own cause, it is not told again below itself.
-    rows = {row["id"]: row for row in _with_invocations([row for row in caused if row["id"] != event.id])}
+    rows = {
+        row["id"]: row
+        for row in _with_invocations([row for row in caused if row["id"] != event.id])
+    }
     return {
-        "event": event, "invocations": invocations, "cause": cause, "branches": _branches(rows.values()), "many": len(caused) == _MOST_CAUSED,
-    }  # fmt: skip
+        "event": event,
+        "invocations": invocations,
+        "cause": cause,
+        "branches": _branches(rows.values()),
+        "many": len(caused) == _MOST_CAUSED,
+    }
 
 
 def replay(visit: Visit) -> str:
@@ -53,7 +65,9 @@ def replay(visit: Visit) -> str:
 def event_names() -> list[str]:
     """The names that the catalog and the functions' triggers know."""
     with database.connection() as connection:
-        triggers = [name for row in run(connection, "functions_started") for name in row["exact"]]
+        triggers = [
+            name for row in fetch_all(connection, "functions_started") for name in row["exact"]
+        ]
     return sorted({*catalog.names(), *triggers})
 
 
@@ -63,7 +77,7 @@ def _with_invocations(events: Sequence[Row]) -> list[dict[str, Any]]:
     found: dict[str, list[Row]] = {}
     if ids:
         with database.connection() as connection:
-            for row in run(connection, "invocations_briefly", events=ids, each=_EACH):
+            for row in fetch_all(connection, "invocations_briefly", events=ids, each=_EACH):
                 found.setdefault(row["event_id"], []).append(row)
     return [{**event, "invocations": found.get(event["id"], [])} for event in events]
 
@@ -76,5 +90,8 @@ def _branches(events: Any) -> Mapping[int, list[Row]]:
     return found
 
 
-PAGES = [Page("", "events", look_at_all, menu="Events", every=1.0), Page("/events/{id}", "event", look_at_one, every=0.5)]
+PAGES = [
+    Page("", "events", look_at_all, menu="Events", every=1.0),
+    Page("/events/{id}", "event", look_at_one, every=0.5),
+]
 ACTIONS = [Action("/events/{id}/replay", replay)]

@@ -18,13 +18,23 @@ Schema = Mapping[str, Any]
 _LONG = 300
 _DEEPEST = 4
 _BOUNDS = {
-    "minimum": "at least {}", "exclusiveMinimum": "more than {}", "maximum": "at most {}", "exclusiveMaximum": "less than {}", "maxLength": "at most {} characters",
-    "minItems": "at least {}", "maxItems": "at most {}", "pattern": "like {}", "format": "a {}",
-}  # fmt: skip
+    "minimum": "at least {}",
+    "exclusiveMinimum": "more than {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "less than {}",
+    "maxLength": "at most {} characters",
+    "minItems": "at least {}",
+    "maxItems": "at most {}",
+    "pattern": "like {}",
+    "format": "a {}",
+}
 _FORMATS = {
-    "email": "ada@example.com", "date-time": "2026-01-31T09:00:00Z", "date": "2026-01-31", "uri": "https://example.com/",
+    "email": "ada@example.com",
+    "date-time": "2026-01-31T09:00:00Z",
+    "date": "2026-01-31",
+    "uri": "https://example.com/",
     "uuid": "00000000-0000-4000-8000-000000000000",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -60,17 +70,33 @@ def fields_of(schema: Schema) -> tuple[Field, ...]:
 
 def _fields(schema: Schema, whole: Schema, path: str, level: int) -> tuple[Field, ...]:
     required = schema.get("required", [])
-    return tuple(_field(name, found, whole, f"{path}.{name}", name in required, level) for name, found in schema.get("properties", {}).items())
+    return tuple(
+        _field(name, found, whole, f"{path}.{name}", name in required, level)
+        for name, found in schema.get("properties", {}).items()
+    )
 
 
 def _field(name: str, given: Schema, whole: Schema, path: str, required: bool, level: int) -> Field:
     schema = _simple(given, whole)
     kind = _kind(schema, level)
     inner = _fields(schema, whole, path, level + 1) if kind == "object" else ()
-    items = _kind(_simple(schema["items"], whole), level + 1) if kind == "list" and "items" in schema else "line"
+    items = (
+        _kind(_simple(schema["items"], whole), level + 1)
+        if kind == "list" and "items" in schema
+        else "line"
+    )
     if kind == "list" and items not in ("line", "text", "whole", "number", "choice"):
         kind = "json"
-    return Field(path, name, kind, required, _help(given, schema), tuple(str(one) for one in schema.get("enum", ())), inner, items)
+    return Field(
+        path,
+        name,
+        kind,
+        required,
+        _help(given, schema),
+        tuple(str(one) for one in schema.get("enum", ())),
+        inner,
+        items,
+    )
 
 
 def _simple(given: Schema, whole: Schema) -> Schema:
@@ -78,12 +104,25 @@ def _simple(given: Schema, whole: Schema) -> Schema:
     schema = given
     for _ in range(20):
         if "$ref" in schema:
-            schema = {**_referred(schema["$ref"], whole), **{key: value for key, value in schema.items() if key != "$ref"}}
-        elif len(others := [one for one in schema.get("anyOf", []) if one.get("type") != "null"]) == 1:
-            schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **others[0]}
+            schema = {
+                **_referred(schema["$ref"], whole),
+                **{key: value for key, value in schema.items() if key != "$ref"},
+            }
+        elif (
+            len(others := [one for one in schema.get("anyOf", []) if one.get("type") != "null"])
+            == 1
+        ):
+            schema = {
+                **{key: value for key, value in schema.items() if key != "anyOf"},
+                **others[0],
+            }
         else:
             break
-    return {**schema, "enum": [schema["const"]]} if "const" in schema and "enum" not in schema else schema
+    return (
+        {**schema, "enum": [schema["const"]]}
+        if "const" in schema and "enum" not in schema
+        else schema
+    )
 
 
 def _referred(reference: str, whole: Schema) -> Schema:
@@ -98,7 +137,13 @@ def _kind(schema: Schema, level: int) -> Kind:
         return "choice" if all(isinstance(one, str) for one in schema["enum"]) else "json"
     match schema.get("type"):
         case "string":
-            return "line" if "format" in schema or "pattern" in schema or schema.get("maxLength", _LONG + 1) <= _LONG else "text"
+            return (
+                "line"
+                if "format" in schema
+                or "pattern" in schema
+                or schema.get("maxLength", _LONG + 1) <= _LONG
+                else "text"
+            )
         case "integer":
             return "whole"
         case "number":
@@ -141,11 +186,21 @@ def _example(given: Schema, whole: Schema, level: int) -> Any:
         case "boolean":
             return True
         case "array":
-            items = schema.get("prefixItems") or [schema.get("items", {})] * schema.get("minItems", 0)
+            items = schema.get("prefixItems") or [schema.get("items", {})] * schema.get(
+                "minItems", 0
+            )
             return [_example(one, whole, level + 1) for one in items]
         case "object":
-            wanted = {name: found for name, found in schema.get("properties", {}).items() if name in schema.get("required", []) or _simple(found, whole).get("examples")}
-            return {name: _example(found, whole, level + 1) for name, found in wanted.items()} if level < 2 * _DEEPEST else {}
+            wanted = {
+                name: found
+                for name, found in schema.get("properties", {}).items()
+                if name in schema.get("required", []) or _simple(found, whole).get("examples")
+            }
+            return (
+                {name: _example(found, whole, level + 1) for name, found in wanted.items()}
+                if level < 2 * _DEEPEST
+                else {}
+            )
         case _:
             return None
 
@@ -170,17 +225,25 @@ def typed(fields: Sequence[Field], data: Mapping[str, Any]) -> dict[str, str]:
         elif field.kind == "list" and isinstance(value, list):
             found[field.path] = "\n".join(as_text(one) for one in value)
         else:
-            found[field.path] = json.dumps(value, indent=2, ensure_ascii=False) if field.kind == "json" else as_text(value)
+            found[field.path] = (
+                json.dumps(value, indent=2, ensure_ascii=False)
+                if field.kind == "json"
+                else as_text(value)
+            )
     return found
 
 
-def data_of(fields: Sequence[Field], given: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def data_of(
+    fields: Sequence[Field], given: Mapping[str, str]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The data of what was typed, and what of it cannot be read: the path of the field and why."""
     problems: list[tuple[str, str]] = []
     return _data(fields, given, problems), problems
 
 
-def _data(fields: Sequence[Field], given: Mapping[str, str], problems: list[tuple[str, str]]) -> dict[str, Any]:
+def _data(
+    fields: Sequence[Field], given: Mapping[str, str], problems: list[tuple[str, str]]
+) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for field in fields:
         if field.kind == "object":
@@ -201,7 +264,9 @@ def _data(fields: Sequence[Field], given: Mapping[str, str], problems: list[tupl
 def _value(field: Field, text: str) -> Any:
     match field.kind:
         case "list":
-            return [_scalar(field.items, line.strip()) for line in text.splitlines() if line.strip()]
+            return [
+                _scalar(field.items, line.strip()) for line in text.splitlines() if line.strip()
+            ]
         case "json":
             check_values(text.encode())
             return json.loads(text)
@@ -228,13 +293,17 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def beside(fields: Sequence[Field], problems: Sequence[tuple[str, str]]) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+def beside(
+    fields: Sequence[Field], problems: Sequence[tuple[str, str]]
+) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
     """Problems by the field that they belong to, and those that belong to none: the deepest field that the problem's path goes through."""
     paths = sorted(_paths(fields), key=len, reverse=True)
     found: dict[str, list[str]] = {}
     others: list[tuple[str, str]] = []
     for path, text in problems:
-        place = next((known for known in paths if path == known or path.startswith(f"{known}.")), None)
+        place = next(
+            (known for known in paths if path == known or path.startswith(f"{known}.")), None
+        )
         if place is None:
             others.append((path, text))
         else:

@@ -12,7 +12,7 @@ from runyard.gateway.dev.blockers import shared_with
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
-from runyard.store.queries import Row, run
+from runyard.store.queries import Row, fetch_all
 
 # Of the last hour so many invocations of a function are looked at: with more there are "at least" so many.
 _MOST = 10_000
@@ -23,7 +23,18 @@ def look_at_all(visit: Visit) -> Values:
     """The registry."""
     del visit
     functions = _functions()
-    return {"functions": sorted(functions, key=lambda one: (not one["failed"], not one["lately"]["failed"], not one["active"], one["name"])), "most": _MOST}
+    return {
+        "functions": sorted(
+            functions,
+            key=lambda one: (
+                not one["failed"],
+                not one["lately"]["failed"],
+                not one["active"],
+                one["name"],
+            ),
+        ),
+        "most": _MOST,
+    }
 
 
 def look_at_one(visit: Visit) -> Values:
@@ -34,14 +45,25 @@ def look_at_one(visit: Visit) -> Values:
         raise not_found("function", name)
     dead = visit.asked("only") == "dead-letters"
     latest = _dead_letters(name) if dead else _latest(name)
-    under_way = [row for row in bulk.bulks() if row["finished_at"] is None and row["selection"].get("function") == name]
-    return {"function": found, "latest": latest, "dead": dead, "shown": _LATEST, "bulks": under_way, "most": _MOST}
+    under_way = [
+        row
+        for row in bulk.bulks()
+        if row["finished_at"] is None and row["selection"].get("function") == name
+    ]
+    return {
+        "function": found,
+        "latest": latest,
+        "dead": dead,
+        "shown": _LATEST,
+        "bulks": under_way,
+        "most": _MOST,
+    }
 
 
 def open_lately(function: str) -> list[Row]:
     """The newest invocations of a function that are not final, with their event's data and what they last said of their progress."""
     with database.connection() as connection:
-        return run(connection, "open_lately", function=function)
+        return fetch_all(connection, "open_lately", function=function)
 
 
 def pause(visit: Visit) -> str:
@@ -57,7 +79,12 @@ def resume(visit: Visit) -> str:
 def replay_failures(visit: Visit) -> str:
     """Replay the failures that nobody has dealt with; what the first chunk leaves goes on behind the answer."""
     name = visit.path("name")
-    pieces = bulk.perform(Selection(function=name, status=("failed",)), "replay", keep=visit.given("keep") == "yes", most_seconds=MOST_SECONDS)
+    pieces = bulk.perform(
+        Selection(function=name, status=("failed",)),
+        "replay",
+        keep=visit.given("keep") == "yes",
+        most_seconds=MOST_SECONDS,
+    )
     next(pieces)
     visit.in_background(pieces)
     return to_function(name)
@@ -72,21 +99,29 @@ def _set_paused(visit: Visit, paused: bool) -> str:
 
 def _functions() -> list[dict[str, Any]]:
     with database.connection() as connection:
-        rows = run(connection, "functions")
-        lately = {row["name"]: row for row in run(connection, "functions_lately", most=_MOST)}
+        rows = fetch_all(connection, "functions")
+        lately = {row["name"]: row for row in fetch_all(connection, "functions_lately", most=_MOST)}
     return [{**row, "lately": lately[row["name"]], "flow_words": flow_words(row)} for row in rows]
 
 
 def _latest(name: str) -> list[Row]:
     with database.connection() as connection:
-        return run(connection, "latest_of_function", function=name, limit=_LATEST)
+        return fetch_all(connection, "latest_of_function", function=name, limit=_LATEST)
 
 
 def _dead_letters(name: str) -> list[Row]:
     """The failures of a function that nobody has dealt with, as `_latest` gives invocations."""
     with database.connection() as connection:
-        rows = run(connection, "dead_letters", function=name, invocation=None, limit=_LATEST)
-    return [{**row, "status": "failed", "error": described(row), "seconds": (row["finished_at"] - row["created_at"]).total_seconds()} for row in rows]
+        rows = fetch_all(connection, "dead_letters", function=name, invocation=None, limit=_LATEST)
+    return [
+        {
+            **row,
+            "status": "failed",
+            "error": described(row),
+            "seconds": (row["finished_at"] - row["created_at"]).total_seconds(),
+        }
+        for row in rows
+    ]
 
 
 def flow_words(row: Row) -> list[str]:
@@ -98,18 +133,28 @@ def flow_words(row: Row) -> list[str]:
         if not limit["scope"].endswith(" singleton")
     ]
     for limit in flow.get("limits", ()):
-        words.append(f"{'once' if limit['gate'] == 'idempotency' else limit['limit']} in {_length(limit['period'])}{_by(row, limit['key'])}")
+        words.append(
+            f"{'once' if limit['gate'] == 'idempotency' else limit['limit']} in {_length(limit['period'])}{_by(row, limit['key'])}"
+        )
     if throttle := flow.get("throttle"):
-        words.append(f"throttled to one every {_length(throttle['interval'])}, {throttle['burst']} at once{_by(row, throttle['key'])}")
+        words.append(
+            f"throttled to one every {_length(throttle['interval'])}, {throttle['burst']} at once{_by(row, throttle['key'])}"
+        )
     if debounce := flow.get("debounce"):
         words.append(f"debounced by {_length(debounce['period'])}{_by(row, debounce['key'])}")
     if batch := flow.get("batch"):
         words.append(f"gathered: {row['max_batch']}, or what came within {_length(batch['wait'])}")
     if single := flow.get("singleton"):
-        words.append(f"a singleton{_by(row, single['key'])}: a later event {'takes its place' if single['mode'] == 'cancel' else 'is skipped'}")
+        words.append(
+            f"a singleton{_by(row, single['key'])}: a later event {'takes its place' if single['mode'] == 'cancel' else 'is skipped'}"
+        )
     if row["priority"] or flow.get("priority"):
         words.append(f"priority {row['priority'] or 'by ' + flow['priority']['path']}")
-    words += [f"{text} {_length(flow[key])}" for key, text in (("start_within", "begins within"), ("finish_within", "ends within")) if key in flow]
+    words += [
+        f"{text} {_length(flow[key])}"
+        for key, text in (("start_within", "begins within"), ("finish_within", "ends within"))
+        if key in flow
+    ]
     return [*words, *(f"cancelled by {rule['event']}" for rule in flow.get("cancel_on", ()))]
 
 
@@ -126,7 +171,12 @@ def _length(seconds: float) -> str:
     return f"{seconds:g} s"
 
 
-PAGES = [Page("/functions", "functions", look_at_all, menu="Functions", every=1.0), Page("/functions/{name}", "function", look_at_one, every=1.0)]
+PAGES = [
+    Page("/functions", "functions", look_at_all, menu="Functions", every=1.0),
+    Page("/functions/{name}", "function", look_at_one, every=1.0),
+]
 ACTIONS = [
-    Action("/functions/{name}/pause", pause), Action("/functions/{name}/resume", resume), Action("/functions/{name}/replay-failures", replay_failures),
-]  # fmt: skip
+    Action("/functions/{name}/pause", pause),
+    Action("/functions/{name}/resume", resume),
+    Action("/functions/{name}/replay-failures", replay_failures),
+]

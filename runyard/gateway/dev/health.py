@@ -8,7 +8,7 @@ from runyard.gateway.dev.page import Page, Values, Visit
 from runyard.processes.checks import Check, all_checks
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import one, run
+from runyard.store.queries import fetch_all, fetch_one
 
 _FRESH_SECONDS = 10.0
 _PATIENT_SECONDS = 1.0
@@ -29,7 +29,9 @@ class _Doctor:
         with self._lock:
             looking = self._looking
             if looking is None and time.monotonic() - self._looked_at > _FRESH_SECONDS:
-                looking = self._looking = threading.Thread(target=self._look, name="doctor", daemon=True)
+                looking = self._looking = threading.Thread(
+                    target=self._look, name="doctor", daemon=True
+                )
                 looking.start()
         if self._found is None and looking is not None:
             looking.join(_PATIENT_SECONDS)
@@ -50,19 +52,29 @@ def look(visit: Visit) -> Values:
     """The state of everything."""
     del visit
     with database.connection() as connection:
-        queues = run(connection, "queues")
-        batches = run(connection, "batches_under_way")
-        workers = run(connection, "workers")
-        pulse = one(connection, "pulse")
+        queues = fetch_all(connection, "queues")
+        batches = fetch_all(connection, "batches_under_way")
+        workers = fetch_all(connection, "workers")
+        pulse = fetch_one(connection, "pulse")
     assert pulse is not None
     waiting = [row for row in queues if row["status"] == "queued"]
     running = [batch for batch in batches if batch["status"] == "running"]
-    doing = {worker["name"]: [batch for batch in running if _is_of(batch["worker"], worker["name"])] for worker in workers}
+    doing = {
+        worker["name"]: [batch for batch in running if _is_of(batch["worker"], worker["name"])]
+        for worker in workers
+    }
     return {
-        "checks": _doctor.found(), "queues": queues, "queued": sum(row["count"] for row in waiting), "oldest": max((row["overdue"] for row in waiting), default=0.0),
-        "rate": pulse["events"] / _SPAN_SECONDS, "workers": [{**worker, "alive": worker["silent"] < settings().lease_seconds} for worker in workers],
-        "doing": doing, "claimed": [batch for batch in batches if batch["status"] == "claimed"],
-    }  # fmt: skip
+        "checks": _doctor.found(),
+        "queues": queues,
+        "queued": sum(row["count"] for row in waiting),
+        "oldest": max((row["overdue"] for row in waiting), default=0.0),
+        "rate": pulse["events"] / _SPAN_SECONDS,
+        "workers": [
+            {**worker, "alive": worker["silent"] < settings().lease_seconds} for worker in workers
+        ],
+        "doing": doing,
+        "claimed": [batch for batch in batches if batch["status"] == "claimed"],
+    }
 
 
 def _is_of(process: str, worker: str) -> bool:

@@ -9,38 +9,63 @@ from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.timeline import timeline
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import one, run
+from runyard.store.queries import fetch_all, fetch_one
 
 
 def look(visit: Visit) -> Values:
     """An invocation with everything that is known of it."""
     invocation = invocation_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
-        parts = run(connection, "parts", invocation=invocation.id)
-        runs = {part["run_id"] for part in parts} | ({invocation.run_id} if invocation.run_id is not None else set())
-        batches = run(connection, "batches_of_runs", runs=sorted(runs))
-        progress = run(connection, "latest_progress", invocation=invocation.id) if invocation.status == "running" else []
-        holding = one(connection, "holding", invocation=invocation.id)
-        capacity = one(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
-        replays = run(connection, "replays_of", invocation=invocation.id, event=invocation.event_id)
+        parts = fetch_all(connection, "parts", invocation=invocation.id)
+        runs = {part["run_id"] for part in parts} | (
+            {invocation.run_id} if invocation.run_id is not None else set()
+        )
+        batches = fetch_all(connection, "batches_of_runs", runs=sorted(runs))
+        progress = (
+            fetch_all(connection, "latest_progress", invocation=invocation.id)
+            if invocation.status == "running"
+            else []
+        )
+        holding = fetch_one(connection, "holding", invocation=invocation.id)
+        capacity = fetch_one(
+            connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS
+        )
+        replays = fetch_all(
+            connection, "replays_of", invocation=invocation.id, event=invocation.event_id
+        )
     assert holding is not None
     assert capacity is not None
     done = {step.step for step in invocation.steps if step.error is None}
     busy = int(capacity["waiting"]) + int(capacity["running"])
-    held = reasons(holding, [wait.model_dump() for wait in invocation.waits], int(capacity["slots"]), busy)
-    later = invocation.status in ("queued", "sleeping", "waiting") and invocation.due_at > holding["now"]
+    held = reasons(
+        holding, [wait.model_dump() for wait in invocation.waits], int(capacity["slots"]), busy
+    )
+    later = (
+        invocation.status in ("queued", "sleeping", "waiting")
+        and invocation.due_at > holding["now"]
+    )
     return {
-        "invocation": invocation, "event": event_of(invocation.event_id, visit.caller), "timeline": timeline(invocation, parts, batches, holding["now"]), "held": held,
-        "progress": [said for said in progress if said["step"] not in done], "replays": replays,
-        "paused": holding["paused_at"], "stopping": holding["cancel_requested_at"],
+        "invocation": invocation,
+        "event": event_of(invocation.event_id, visit.caller),
+        "timeline": timeline(invocation, parts, batches, holding["now"]),
+        "held": held,
+        "progress": [said for said in progress if said["step"] not in done],
+        "replays": replays,
+        "paused": holding["paused_at"],
+        "stopping": holding["cancel_requested_at"],
         # What waits for an event alone has no time that could be cut short.
-        "can_run_now": later and (invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)),
-    }  # fmt: skip
+        "can_run_now": later
+        and (
+            invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)
+        ),
+    }
 
 
 def replay(visit: Visit) -> str:
     """Replay it; go on at the new one."""
-    return to_invocation(replay_one(visit.path("id"), visit.caller, keep=visit.given("keep") == "yes")[0])
+    return to_invocation(
+        replay_one(visit.path("id"), visit.caller, keep=visit.given("keep") == "yes")[0]
+    )
 
 
 def cancel(visit: Visit) -> str:
@@ -54,4 +79,8 @@ def run_now(visit: Visit) -> str:
 
 
 PAGES = [Page("/invocations/{id}", "invocation", look, every=0.3)]
-ACTIONS = [Action("/invocations/{id}/replay", replay), Action("/invocations/{id}/cancel", cancel), Action("/invocations/{id}/run-now", run_now)]
+ACTIONS = [
+    Action("/invocations/{id}/replay", replay),
+    Action("/invocations/{id}/cancel", cancel),
+    Action("/invocations/{id}/run-now", run_now),
+]

@@ -31,14 +31,23 @@ def wanted(request: Request) -> bool:
     return "text/event-stream" in request.headers.get("accept", "")
 
 
-def stream(render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]) -> Response:
+def stream(
+    render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]
+) -> Response:
     """The stream of what `render` gives, looked at every so many seconds as long as it may go on; raises `Problem` when there are too many."""
     if _open >= _MOST_STREAMS:
-        raise Problem(503, "too_many", f"{_MOST_STREAMS} pages are kept up to date already: close some", headers={"Retry-After": "10"})
+        raise Problem(
+            503,
+            "too_many",
+            f"{_MOST_STREAMS} pages are kept up to date already: close some",
+            headers={"Retry-After": "10"},
+        )
     return event_stream(_parts(render, every, may_go_on))
 
 
-async def _parts(render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]) -> AsyncIterator[bytes]:
+async def _parts(
+    render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]
+) -> AsyncIterator[bytes]:
     global _open
     _open += 1
     try:
@@ -49,7 +58,9 @@ async def _parts(render: Callable[[], str], every: float, may_go_on: Callable[[]
             try:
                 html = await run_in_threadpool(render)
             except Exception as error:
-                problem_of(error)  # it is in the log where nobody foresaw it; the browser asks again
+                problem_of(
+                    error
+                )  # it is in the log where nobody foresaw it; the browser asks again
                 return
             digest = hashlib.blake2b(html.encode(), digest_size=16).digest()
             if digest != sent:

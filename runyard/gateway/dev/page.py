@@ -152,25 +152,43 @@ class Site:
         made = environment([_HERE / "pages", *self.templates], _shown_json)
         made.finalize = _without_secrets
         made.globals |= {
-            "menu": [page for page in self.pages if page.menu], "dagster": self.dagster, "to_event": to_event, "to_invocation": to_invocation,
-            "to_function": to_function, "to_run": to_run, "static": _static, "final": FINAL,
-        }  # fmt: skip
+            "menu": [page for page in self.pages if page.menu],
+            "dagster": self.dagster,
+            "to_event": to_event,
+            "to_invocation": to_invocation,
+            "to_function": to_function,
+            "to_run": to_run,
+            "static": _static,
+            "final": FINAL,
+        }
         self._environment = made
 
     def routes(self) -> list[BaseRoute]:
         """The routes of everything below `/dev`."""
         found: list[BaseRoute] = [Mount("/dev/static", StaticFiles(directory=_HERE / "static"))]
-        found += [Route(_LOGIN, self._log_in, methods=["GET", "POST"]), Route("/dev/logout", self._log_out, methods=["POST"])]
-        found += [Route(f"/dev{page.path}", partial(self._show, page), methods=["GET"]) for page in self.pages]
-        found += [Route(f"/dev{action.path}", partial(self._do, action), methods=["POST"]) for action in self.actions]
+        found += [
+            Route(_LOGIN, self._log_in, methods=["GET", "POST"]),
+            Route("/dev/logout", self._log_out, methods=["POST"]),
+        ]
+        found += [
+            Route(f"/dev{page.path}", partial(self._show, page), methods=["GET"])
+            for page in self.pages
+        ]
+        found += [
+            Route(f"/dev{action.path}", partial(self._do, action), methods=["POST"])
+            for action in self.actions
+        ]
         return [*found, Mount("/dev", self._nothing_here)]
 
     def render(self, template: str, request: Request, caller: Key, values: Values) -> str:
         """A template as HTML."""
         known = {
-            "token": session.token(request), "path": request.url.path, "scopes": caller.scopes,
-            "key_name": None if _development(request) else caller.name, "without_secrets": redactor(),
-        }  # fmt: skip
+            "token": session.token(request),
+            "path": request.url.path,
+            "scopes": caller.scopes,
+            "key_name": None if _development(request) else caller.name,
+            "without_secrets": redactor(),
+        }
         return self._environment.get_template(template).render({**known, **values})
 
     async def _show(self, page: Page, request: Request) -> Response:
@@ -179,11 +197,20 @@ class Site:
             caller = await session.visitor(request, "read")
             visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {})
             if page.every is not None and live.wanted(request):
-                return live.stream(partial(self._live_part, page, visit), page.every, partial(session.still_valid, request, caller))
+                return live.stream(
+                    partial(self._live_part, page, visit),
+                    page.every,
+                    partial(session.still_valid, request, caller),
+                )
             found = await run_in_threadpool(page.look, visit)
             if isinstance(found, Response):
                 return found
-            return self._answer(request, await run_in_threadpool(self.render, f"{page.template}.html", request, caller, found))
+            return self._answer(
+                request,
+                await run_in_threadpool(
+                    self.render, f"{page.template}.html", request, caller, found
+                ),
+            )
         except Exception as error:
             return self._refuse(request, error)
 
@@ -200,7 +227,9 @@ class Site:
             found = await run_in_threadpool(action.do, Visit(request, caller, {}, form))
             if isinstance(found, str):
                 return RedirectResponse(found, 303, HEADERS)
-            html = await run_in_threadpool(self.render, f"{found.template}.html", request, caller, found.values)
+            html = await run_in_threadpool(
+                self.render, f"{found.template}.html", request, caller, found.values
+            )
             return self._answer(request, html, found.status)
         except Exception as error:
             return self._refuse(request, error)
@@ -217,7 +246,17 @@ class Site:
             return self._ask_for_key(request, "")
         # An action has no page of its own: its form stands on the one above it.
         back = request.url.path if request.method == "GET" else request.url.path.rpartition("/")[0]
-        html = self.render("error.html", request, _NOBODY, {"problem": problem, "message": str(problem), "back": back, "request_id": request.state.request_id})
+        html = self.render(
+            "error.html",
+            request,
+            _NOBODY,
+            {
+                "problem": problem,
+                "message": str(problem),
+                "back": back,
+                "request_id": request.state.request_id,
+            },
+        )
         made = self._answer(request, html, problem.status)
         made.headers.update(problem.headers)
         return made
@@ -232,8 +271,16 @@ class Site:
 
     def _ask_for_key(self, request: Request, message: str) -> Response:
         # What a form was to do is not done by going on at its address.
-        to = f"{request.url.path}?{request.url.query}".rstrip("?") if request.method == "GET" and request.url.path != _LOGIN else "/dev"
-        return self._answer(request, self.render("login.html", request, _NOBODY, {"message": message, "to": to}), 401)
+        to = (
+            f"{request.url.path}?{request.url.query}".rstrip("?")
+            if request.method == "GET" and request.url.path != _LOGIN
+            else "/dev"
+        )
+        return self._answer(
+            request,
+            self.render("login.html", request, _NOBODY, {"message": message, "to": to}),
+            401,
+        )
 
     async def _log_in(self, request: Request) -> Response:
         request.state.endpoint = f"{request.method} {_LOGIN}"
@@ -246,7 +293,9 @@ class Site:
         except Exception as error:
             return self._ask_for_key(request, str(problem_of(error)))
         to = form.get("to", ["/dev"])[0]
-        made = RedirectResponse(to if to == "/dev" or to.startswith(("/dev/", "/dev?")) else "/dev", 303, HEADERS)
+        made = RedirectResponse(
+            to if to == "/dev" or to.startswith(("/dev/", "/dev?")) else "/dev", 303, HEADERS
+        )
         session.begin(request, made, given)
         return made
 
@@ -268,7 +317,11 @@ _NOBODY = Key("nobody", "nobody", b"", ())
 def _shown_json(context: Context, value: object) -> str:
     """JSON with indents, without secrets, and cut where nobody would read it."""
     text: str = context["without_secrets"](as_pretty_json(value))
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}\n... and {len(text) - _MOST_SHOWN:,} characters more"
+    return (
+        text
+        if len(text) <= _MOST_SHOWN
+        else f"{text[:_MOST_SHOWN]}\n... and {len(text) - _MOST_SHOWN:,} characters more"
+    )
 
 
 @cache
@@ -280,7 +333,11 @@ def _static(name: str) -> str:
 @pass_context
 def _without_secrets(context: Context, value: object) -> object:
     """What every expression of a template goes through: text that is no HTML of our own loses the secrets in it."""
-    return context["without_secrets"](value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return (
+        context["without_secrets"](value)
+        if isinstance(value, str) and not isinstance(value, Markup)
+        else value
+    )
 
 
 async def _form(request: Request, most: int, key: str | None = None) -> Mapping[str, Sequence[str]]:
@@ -292,7 +349,11 @@ async def _form(request: Request, most: int, key: str | None = None) -> Mapping[
         else:
             form = _fields(body)
     except ValueError:
-        raise Problem(400, "invalid_form", "this is no form that one of our pages has sent: open the page again") from None
+        raise Problem(
+            400,
+            "invalid_form",
+            "this is no form that one of our pages has sent: open the page again",
+        ) from None
     session.check_form(request, form.get(session.TOKEN_FIELD, [""])[0])
     return form
 

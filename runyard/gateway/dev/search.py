@@ -18,9 +18,9 @@ from runyard.events import INTERNAL_PREFIXES
 from runyard.gateway.api.history import as_number
 from runyard.gateway.api.schemas import Status
 from runyard.store import database
-from runyard.store.queries import Row, one, run
+from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.jsonpath import LONGEST_FILTER, check_filter, path
-from runyard.syntax.times import moment
+from runyard.syntax.times import parse_time
 
 _SHOWN = 50
 STATUSES = (*get_args(Status), "unmatched")
@@ -58,24 +58,46 @@ def find(search: Search) -> Found:
     typed = search.typed
     status = typed["status"] or None
     if status is not None and status not in STATUSES:
-        raise InvalidOption(f"status: there is no status {status!r}; there are {', '.join(STATUSES)}")
+        raise InvalidOption(
+            f"status: there is no status {status!r}; there are {', '.join(STATUSES)}"
+        )
     bounds: dict[str, Any] = {
-        "name": typed["name"] or None, "ids": _ids(typed["id"]), "since": _moment(typed["since"], "since"), "until": _moment(typed["until"], "until"),
-    }  # fmt: skip
+        "name": typed["name"] or None,
+        "ids": _ids(typed["id"]),
+        "since": _moment(typed["since"], "since"),
+        "until": _moment(typed["until"], "until"),
+    }
     wanted = {
-        "status": status, "filter": as_filter(typed["path"]) if typed["path"] else None,
-        "internal": bool(typed["internal"] or typed["id"] or typed["name"].startswith(INTERNAL_PREFIXES)),
-    }  # fmt: skip
+        "status": status,
+        "filter": as_filter(typed["path"]) if typed["path"] else None,
+        "internal": bool(
+            typed["internal"] or typed["id"] or typed["name"].startswith(INTERNAL_PREFIXES)
+        ),
+    }
     place = _place(search.before)
     found: list[Row] = []
     chunk, began = _CHUNK, time.monotonic()
     with database.searching(_STATEMENT_SECONDS) as connection:
         while True:
             looked_at, (at, last) = time.monotonic(), place or (None, None)
-            found += run(connection, "events_found", **bounds, **wanted, chunk=chunk, cursor_at=at, cursor_id=last, limit=_SHOWN + 1 - len(found))
+            found += fetch_all(
+                connection,
+                "events_found",
+                **bounds,
+                **wanted,
+                chunk=chunk,
+                cursor_at=at,
+                cursor_id=last,
+                limit=_SHOWN + 1 - len(found),
+            )
             if len(found) > _SHOWN:
-                return Found(found[:_SHOWN], _written((found[_SHOWN - 1]["received_at"], found[_SHOWN - 1]["id"])))
-            row = one(connection, "events_looked_at", **bounds, chunk=chunk, cursor_at=at, cursor_id=last)
+                return Found(
+                    found[:_SHOWN],
+                    _written((found[_SHOWN - 1]["received_at"], found[_SHOWN - 1]["id"])),
+                )
+            row = fetch_one(
+                connection, "events_looked_at", **bounds, chunk=chunk, cursor_at=at, cursor_id=last
+            )
             if row is None:
                 return Found(found, None)
             place = row["received_at"], row["id"]
@@ -98,7 +120,9 @@ def as_filter(typed: str) -> str:
         )
     left, equals, right = typed.partition("=")
     if not _COMPARED.fullmatch(left.strip()):
-        raise InvalidOption("path: write it as data.to = ada@example.com, or as SQL/JSON path: $.data.total > 100")
+        raise InvalidOption(
+            "path: write it as data.to = ada@example.com, or as SQL/JSON path: $.data.total > 100"
+        )
     where = "$" + "".join(f".{json.dumps(part)}" for part in path(left.strip(), "path"))
     if not equals:
         return f"exists({where})"
@@ -122,12 +146,12 @@ def _ids(typed: str) -> Sequence[str] | None:
     if not typed:
         return None
     with database.connection() as connection:
-        rows = run(connection, "events_with_id", given=typed, number=as_number(typed))
+        rows = fetch_all(connection, "events_with_id", given=typed, number=as_number(typed))
     return [row["id"] for row in rows]
 
 
 def _moment(typed: str, what: str) -> datetime | None:
-    return moment(typed, what) if typed else None
+    return parse_time(typed, what) if typed else None
 
 
 def _place(before: str) -> tuple[datetime, str] | None:

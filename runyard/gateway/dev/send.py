@@ -15,8 +15,8 @@ from runyard.gateway.dev.snippets import snippets
 from runyard.gateway.http.body import check_values
 from runyard.gateway.http.errors import Problem
 from runyard.store import database
-from runyard.store.queries import run
-from runyard.syntax.times import moment
+from runyard.store.queries import fetch_all
+from runyard.syntax.times import parse_time
 
 Problems = Sequence[tuple[str, str]]
 _OPTIONS = ("id", "at")
@@ -35,7 +35,10 @@ def look(visit: Visit) -> Values:
         data = example(schema) if schema is not None else {}
     fields = fields_of(schema or {})
     text = json.dumps(data, indent=2, ensure_ascii=False)
-    return {**_shown(name, fields, raw, typed(fields, data), text, {}), **_judged(visit, fields, raw, *_event(name, data, {}))}
+    return {
+        **_shown(name, fields, raw, typed(fields, data), text, {}),
+        **_judged(visit, fields, raw, *_event(name, data, {})),
+    }
 
 
 def send(visit: Visit) -> str | Shown:
@@ -44,60 +47,98 @@ def send(visit: Visit) -> str | Shown:
     schema = catalog.schema(name) if name else None
     raw = visit.given("mode") == "json" or schema is None
     fields = fields_of(schema or {})
-    written = {field: values[0] for field, values in visit.form.items() if field.startswith("data.")}
+    written = {
+        field: values[0] for field, values in visit.form.items() if field.startswith("data.")
+    }
     options = {field: visit.given(field).strip() for field in _OPTIONS}
     data, unreadable = _read_json(visit.given("json")) if raw else data_of(fields, written)
     event, problems = _event(name, data, options)
     problems = _together(unreadable, problems)
     if visit.given("do") == "send" and event is not None and not problems:
         return to_event(_send(event, visit.caller.sender))
-    values = {**_shown(name, fields, raw, written, visit.given("json"), options), **_judged(visit, fields, raw, event, problems)}
+    values = {
+        **_shown(name, fields, raw, written, visit.given("json"), options),
+        **_judged(visit, fields, raw, event, problems),
+    }
     return Shown("send", values, 400 if visit.given("do") == "send" else 200)
 
 
 def _send(event: Event, sender: str) -> str:
     """Send an event; return its id. One whose id another transaction holds is not waited for: psycopg's LockNotAvailable then."""
     with database.transaction(_LOCK_SECONDS) as connection:
-        [sent] = run(connection, "send", events=rows_as_json([event], sender=sender), source="dev page")
+        [sent] = fetch_all(
+            connection, "send", events=rows_as_json([event], sender=sender), source="dev page"
+        )
     return str(sent["id"])
 
 
-def _shown(name: str, fields: Sequence[Field], raw: bool, written: Mapping[str, str], text: str, options: Mapping[str, str]) -> dict[str, Any]:
+def _shown(
+    name: str,
+    fields: Sequence[Field],
+    raw: bool,
+    written: Mapping[str, str],
+    text: str,
+    options: Mapping[str, str],
+) -> dict[str, Any]:
     """What the page shows whether or not it is well."""
     return {
-        "name": name, "names": event_names(), "fields": fields, "raw": raw, "written": written, "json": text,
+        "name": name,
+        "names": event_names(),
+        "fields": fields,
+        "raw": raw,
+        "written": written,
+        "json": text,
         "options": {field: options.get(field, "") for field in _OPTIONS},
-    }  # fmt: skip
+    }
 
 
-def _judged(visit: Visit, fields: Sequence[Field], raw: bool, event: Event | None, problems: Problems) -> dict[str, Any]:
+def _judged(
+    visit: Visit, fields: Sequence[Field], raw: bool, event: Event | None, problems: Problems
+) -> dict[str, Any]:
     """What is wrong with the event, by the field that it is shown beside, and the same as code where nothing is."""
     at_fields, others = _beside_json(problems) if raw else beside(fields, problems)
     for field in _OPTIONS:
         at_fields[field] = [text for path, text in others if path == field]
     request = visit.request
     needs_key = not request.app.state.services.access.development
-    code = snippets(event, str(request.base_url).rstrip("/"), key=needs_key) if event is not None and not problems else {}
-    return {"problems": problems, "at_fields": at_fields, "others": [(path, text) for path, text in others if path not in _OPTIONS], "snippets": code}
+    code = (
+        snippets(event, str(request.base_url).rstrip("/"), key=needs_key)
+        if event is not None and not problems
+        else {}
+    )
+    return {
+        "problems": problems,
+        "at_fields": at_fields,
+        "others": [(path, text) for path, text in others if path not in _OPTIONS],
+        "snippets": code,
+    }
 
 
 def _beside_json(problems: Problems) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
     """As `forms.beside`, for the one field that takes all of the data."""
     of_data = [(path, text) for path, text in problems if path.partition(".")[0] == "data"]
-    return {"json": [f"{path}: {text}" for path, text in of_data]}, [problem for problem in problems if problem not in of_data]
+    return {"json": [f"{path}: {text}" for path, text in of_data]}, [
+        problem for problem in problems if problem not in of_data
+    ]
 
 
 def _together(unreadable: Problems, problems: Problems) -> Problems:
     """What is wrong, each once: of what cannot be read the type would only say that it is not there."""
     unread = {path for path, _ in unreadable}
-    return unreadable if "data" in unread else [*unreadable, *((path, text) for path, text in problems if path not in unread)]
+    return (
+        unreadable
+        if "data" in unread
+        else [*unreadable, *((path, text) for path, text in problems if path not in unread)]
+    )
 
 
-def _event(name: str, data: Mapping[str, Any], options: Mapping[str, str]) -> tuple[Event | None, Problems]:
+def _event(
+    name: str, data: Mapping[str, Any], options: Mapping[str, str]
+) -> tuple[Event | None, Problems]:
     if not name:
         return None, []
     try:
-        ts = millis(moment(options["at"], "at")) if options.get("at") else None
+        ts = millis(parse_time(options["at"], "at")) if options.get("at") else None
         return Event(name, data, id=options.get("id") or None, ts=ts).checked(), []
     except InvalidOption as error:
         return None, [("at", str(error))]
@@ -111,7 +152,11 @@ def _read_json(text: str) -> tuple[Any, Problems]:
         found = json.loads(text or "{}")
     except (ValueError, RecursionError, Problem) as error:
         return {}, [("data", f"this is not JSON: {error}")]
-    return (found, []) if isinstance(found, dict) else ({}, [("data", "this is no JSON object: begin it with {")])
+    return (
+        (found, [])
+        if isinstance(found, dict)
+        else ({}, [("data", "this is no JSON object: begin it with {")])
+    )
 
 
 PAGES = [Page("/send", "send", look, menu="Send")]

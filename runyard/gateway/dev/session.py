@@ -43,7 +43,9 @@ def cookie(request: Request) -> str | None:
 
 def token(request: Request) -> str:
     """The token for the forms of a page."""
-    request.state.session = cookie(request) or getattr(request.state, "session", None) or secrets.token_urlsafe(18)
+    request.state.session = (
+        cookie(request) or getattr(request.state, "session", None) or secrets.token_urlsafe(18)
+    )
     return _token_of(request.state.session)
 
 
@@ -51,10 +53,16 @@ def check_form(request: Request, given: str) -> None:
     """Raise `Problem` unless a form comes from one of our own pages, and was made for this visitor."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Problem(403, "origin", "this form comes from a page of another address: open it here, and send it again")
+        raise Problem(
+            403,
+            "origin_not_allowed",
+            "this form comes from a page of another address: open it here, and send it again",
+        )
     session = cookie(request)
     if session is None or not hmac.compare_digest(_token_of(session).encode(), given.encode()):
-        raise Problem(403, "token", "this page is out of date: open it again, and send the form again")
+        raise Problem(
+            403, "csrf_failed", "this page is out of date: open it again, and send the form again"
+        )
 
 
 def begin(request: Request, answer: Response, value: str) -> None:

@@ -23,7 +23,12 @@ def snippets(event: Event, address: str, *, key: bool) -> dict[str, str]:
     """
     body: dict[str, object] = {"name": event.name, "data": dict(event.data)}
     body |= {field: value for field in ("id", "ts") if (value := getattr(event, field)) is not None}
-    return {"curl": _curl(body, address, key), "Python": _python(event), "TypeScript": _typescript(body, address, key), "SQL": _sql(event)}
+    return {
+        "curl": _curl(body, address, key),
+        "Python": _python(event),
+        "TypeScript": _typescript(body, address, key),
+        "SQL": _sql(event),
+    }
 
 
 def _curl(body: dict[str, object], address: str, key: bool) -> str:
@@ -32,7 +37,11 @@ def _curl(body: dict[str, object], address: str, key: bool) -> str:
 
 
 def _python(event: Event) -> str:
-    more = "".join(f", {field}={value!r}" for field in ("id", "ts") if (value := getattr(event, field)) is not None)
+    more = "".join(
+        f", {field}={value!r}"
+        for field in ("id", "ts")
+        if (value := getattr(event, field)) is not None
+    )
     data = pformat(dict(event.data), width=_WIDTH, sort_dicts=False)
     return f"from runyard import send\n\nsend({event.name!r}, {data}{more})"
 

@@ -45,11 +45,13 @@ class Access:
         self._read_at = float("-inf")
         self._began_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
-        self._strangers = Strangers(settings().unknown_key_rate)
+        self._strangers = Strangers(settings().unknown_key_rate_limit)
         self._buckets: dict[str, _Bucket] = {}
         self._used: set[str] = set()
 
-    async def caller(self, request: Request, scope: Scope, *, body: bytes | None = None, given: str | None = None) -> Key:
+    async def caller(
+        self, request: Request, scope: Scope, *, body: bytes | None = None, given: str | None = None
+    ) -> Key:
         """The key that a request comes with, or who it is signed by.
 
         Parameters
@@ -74,13 +76,22 @@ class Access:
             key = key or await self._find(each)
         if key is None:
             if brought:
-                await self._strangers.slow(address_of(request.client.host if request.client else ""))
+                await self._strangers.slow(
+                    address_of(request.client.host if request.client else "")
+                )
             if "key" in request.path_params:
                 raise Problem(401, "unauthorized", "Event key not found")
-            raise Problem(401, "unauthorized", "give a key that is valid here: Authorization: Bearer <key>", headers={"WWW-Authenticate": "Bearer"})
+            raise Problem(
+                401,
+                "unauthorized",
+                "give a key that is valid here: Authorization: Bearer <key>",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
         self._hold_to_rate(key)
         if scope not in key.scopes:
-            raise Problem(403, "forbidden", f"this key may not {scope}; it may {', '.join(key.scopes)}")
+            raise Problem(
+                403, "forbidden", f"this key may not {scope}; it may {', '.join(key.scopes)}"
+            )
         self._used.add(key.id)
         return key
 
@@ -95,7 +106,9 @@ class Access:
     async def check_still_takes(self, key: Key) -> None:
         """Raise `Problem` for a key that was let in a while ago and is not valid any more."""
         if not await self.still_takes(key):
-            raise Problem(401, "unauthorized", "this key was revoked while its request was answered")
+            raise Problem(
+                401, "unauthorized", "this key was revoked while its request was answered"
+            )
 
     async def _find(self, given: str) -> Key | None:
         wanted = api_keys.digest(given)
@@ -127,23 +140,36 @@ class Access:
         return api_keys.valid()
 
     def _hold_to_rate(self, key: Key) -> None:
-        rate = key.per_second or settings().key_rate
+        rate = key.per_second or settings().key_rate_limit
         bucket = self._buckets.setdefault(key.id, _Bucket(rate))
         wait = bucket.take(rate)
         if wait > 0:
-            raise Problem(429, "too_fast", f"this key may ask {rate:g} times a second: wait, then send it again", headers={"Retry-After": str(max(1, round(wait)))})
+            raise Problem(
+                429,
+                "rate_limited",
+                f"this key may ask {rate:g} times a second: wait, then send it again",
+                headers={"Retry-After": str(max(1, round(wait)))},
+            )
 
 
 def check_may_send(caller: Key, event: str) -> None:
     """Raise `Problem` unless a key may send events of this name."""
     if not caller.is_for(event):
-        raise Problem(403, "forbidden", f"this key may send {', '.join(caller.events or ())}; not {event[:100]}")
+        raise Problem(
+            403,
+            "forbidden",
+            f"this key may send {', '.join(caller.events or ())}; not {event[:100]}",
+        )
 
 
 def check_for_all_events(caller: Key) -> None:
     """Raise `Problem` for a key that is for some events only, where something is about all of them."""
     if caller.events is not None:
-        raise Problem(403, "forbidden", f"this key is for {', '.join(caller.events)}, and this is about all events: use a key that is for all")
+        raise Problem(
+            403,
+            "forbidden",
+            f"this key is for {', '.join(caller.events)}, and this is about all events: use a key that is for all",
+        )
 
 
 class _Bucket:
@@ -167,5 +193,8 @@ class _Bucket:
 def _brought(request: Request) -> list[str]:
     """The keys that a request brings: in a header, and in the path of the event API, where clients of Inngest have it."""
     kind, _, value = request.headers.get("authorization", "").partition(" ")
-    keys = [value.strip() if kind.lower() == "bearer" else request.headers.get("apikey"), request.path_params.get("key")]
+    keys = [
+        value.strip() if kind.lower() == "bearer" else request.headers.get("apikey"),
+        request.path_params.get("key"),
+    ]
     return [str(key) for key in keys if key]

@@ -41,8 +41,15 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES, key: str | Non
     Raises `Problem`: 413 for one that is too large, 408 for one that comes too slowly, 503 where it does not fit beside those that are held.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(415, "encoded", "send the body as it is, without Content-Encoding")
-    held = held_bodies.hold(request.state, key or address_of(request.client.host if request.client else ""), known=key is not None, most=most)
+        raise Problem(
+            415, "unsupported_encoding", "send the body as it is, without Content-Encoding"
+        )
+    held = held_bodies.hold(
+        request.state,
+        key or address_of(request.client.host if request.client else ""),
+        known=key is not None,
+        most=most,
+    )
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal():
         if int(declared) > most:
@@ -51,7 +58,7 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES, key: str | Non
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(settings().client_seconds):
+        async with asyncio.timeout(settings().client_timeout):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > most:
@@ -59,7 +66,12 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES, key: str | Non
                 held.grow(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
-        raise Problem(408, "slow", f"the body did not come within {settings().client_seconds:g} s", headers={"Connection": "close"}) from None
+        raise Problem(
+            408,
+            "request_timeout",
+            f"the body did not come within {settings().client_timeout:g} s",
+            headers={"Connection": "close"},
+        ) from None
     return b"".join(chunks)
 
 
@@ -84,7 +96,11 @@ def reading() -> Iterator[None]:
     except ValidationError as error:
         raise invalid(error) from None
     except (RecursionError, OverflowError, ValueError) as error:
-        raise Problem(400, "invalid_value", f"something in this request cannot be read ({type(error).__name__}): it is too deep, too large or not text") from error
+        raise Problem(
+            400,
+            "invalid_value",
+            f"something in this request cannot be read ({type(error).__name__}): it is too deep, too large or not text",
+        ) from error
 
 
 def parse_json(body: bytes, most_values: int = MAX_VALUES) -> Any:
@@ -93,7 +109,9 @@ def parse_json(body: bytes, most_values: int = MAX_VALUES) -> Any:
     try:
         return json.loads(body, parse_constant=_no_constant)
     except RecursionError:
-        raise Problem(400, "invalid_json", "the body is not JSON that can be taken: it is nested too deep") from None
+        raise Problem(
+            400, "invalid_json", "the body is not JSON that can be taken: it is nested too deep"
+        ) from None
     except ValueError as error:
         raise Problem(400, "invalid_json", f"the body is not JSON: {error}") from None
 
@@ -102,7 +120,9 @@ def check_values(body: bytes, most_values: int = MAX_VALUES) -> None:
     """Raise `Problem` for JSON with too many values to be parsed."""
     # What is counted first is an upper bound, for these signs may stand in a text.
     if sum(map(body.count, _STARTS)) >= most_values and _values(body) >= most_values:
-        raise Problem(413, "too_large", f"this JSON has more than {most_values} values: send less at a time")
+        raise Problem(
+            413, "too_large", f"this JSON has more than {most_values} values: send less at a time"
+        )
 
 
 def _values(body: bytes) -> int:

@@ -63,7 +63,9 @@ class Connections:
         address = self._addresses.get(connection.address) or _Address()
         if address.count >= self._most_an_address and not self._make_room(address.idle):
             return False
-        if len(self._all) >= self._most and not (self._make_room(address.idle) or self._make_room(self._idle)):
+        if len(self._all) >= self._most and not (
+            self._make_room(address.idle) or self._make_room(self._idle)
+        ):
             return False
         self._all.add(connection)
         self._addresses[connection.address] = address
@@ -111,7 +113,11 @@ def most_connections(chosen: Settings) -> int:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return chosen.connections if soft == resource.RLIM_INFINITY else min(chosen.connections, max(soft - _OTHER_DESCRIPTORS, soft // 2))
+    return (
+        chosen.connections
+        if soft == resource.RLIM_INFINITY
+        else min(chosen.connections, max(soft - _OTHER_DESCRIPTORS, soft // 2))
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -35,7 +35,11 @@ class Line:
         """Run a statement by its name; return its rows. Raises `DatabaseUnavailable`, also when it does not answer in 10 s, and psycopg's errors."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                connection = self._connection if self._connection is not None and not self._connection.closed else await self._connect()
+                connection = (
+                    self._connection
+                    if self._connection is not None and not self._connection.closed
+                    else await self._connect()
+                )
                 try:
                     return await self._execute(connection, statements()[statement], parameters)
                 except psycopg.errors.DeadlockDetected:
@@ -44,10 +48,16 @@ class Line:
                     await asyncio.sleep(GIVE_WAY_SECONDS)
                     return await self._execute(connection, statements()[statement], parameters)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
-            if isinstance(error, psycopg.OperationalError) and self._connection is not None and not self._connection.closed:
+            if (
+                isinstance(error, psycopg.OperationalError)
+                and self._connection is not None
+                and not self._connection.closed
+            ):
                 raise  # the database has answered: it does not want this statement
             await self.close()
-            raise DatabaseUnavailable(f"the database does not answer ({type(error).__name__})") from error
+            raise DatabaseUnavailable(
+                f"the database does not answer ({type(error).__name__})"
+            ) from error
 
     async def close(self) -> None:
         """Close the connection; the next `run` opens another."""
@@ -56,7 +66,9 @@ class Line:
             with suppress(psycopg.Error):
                 await connection.close()
 
-    async def _execute(self, connection: psycopg.AsyncConnection[Row], statement: bytes, parameters: Row) -> list[Row]:
+    async def _execute(
+        self, connection: psycopg.AsyncConnection[Row], statement: bytes, parameters: Row
+    ) -> list[Row]:
         if not (self._lock_seconds and is_pooled()):
             return await (await connection.execute(statement, parameters)).fetchall()
         # Behind a pooler nothing may be set for longer than a transaction.

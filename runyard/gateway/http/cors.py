@@ -21,12 +21,30 @@ class Cors:
 
     def __init__(self, app: ASGIApp, development: bool) -> None:
         self._plain = app
-        self._listed = CORSMiddleware(app, allow_origins=settings().cors_origins, allow_methods=_METHODS, allow_headers=["*"], expose_headers=_EXPOSED)
-        any_origin = CORSMiddleware(app, allow_origins=["*"], allow_methods=["POST"], allow_headers=["*"], expose_headers=_EXPOSED)
+        self._listed = CORSMiddleware(
+            app,
+            allow_origins=settings().cors_origins,
+            allow_methods=_METHODS,
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+        any_origin = CORSMiddleware(
+            app,
+            allow_origins=["*"],
+            allow_methods=["POST"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
         self._event_api = self._listed if development else any_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request by the rule of its path."""
         path = scope.get("path", "")
-        chosen = self._event_api if path.startswith("/e/") else self._listed if path.startswith(CORS_PATHS) else self._plain
+        chosen = (
+            self._event_api
+            if path.startswith("/e/")
+            else self._listed
+            if path.startswith(CORS_PATHS)
+            else self._plain
+        )
         await chosen(scope, receive, send)

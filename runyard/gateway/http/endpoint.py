@@ -148,7 +148,9 @@ class Endpoint:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     status: int = 200
-    also: Mapping[int, tuple[str, type[BaseModel] | None]] = field(default_factory=dict[int, tuple[str, type[BaseModel] | None]])
+    also: Mapping[int, tuple[str, type[BaseModel] | None]] = field(
+        default_factory=dict[int, tuple[str, type[BaseModel] | None]]
+    )
     takes: Mapping[str, Any] | None = None
     media: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -159,7 +161,9 @@ class Endpoint:
 
     def route(self) -> Route:
         """The route."""
-        return Route(self.path, self._answer, methods=[self.method], name=f"{self.method} {self.path}")
+        return Route(
+            self.path, self._answer, methods=[self.method], name=f"{self.method} {self.path}"
+        )
 
     async def _answer(self, request: Request) -> Response:
         request.state.endpoint = f"{self.method} {self.path}"
@@ -172,15 +176,29 @@ class Endpoint:
     async def _let_in(self, request: Request) -> Call:
         access: Access = request.app.state.services.access
         # A body is read for a signature over it only where there is one: nobody without a key makes us read.
-        raw = await read_body(request, self._most_bytes) if self.signed and "webhook-signature" in request.headers else None
-        caller = await access.caller(request, self.scope, body=raw) if self.scope is not None else Key("anybody", "anybody", b"", ())
+        raw = (
+            await read_body(request, self._most_bytes)
+            if self.signed and "webhook-signature" in request.headers
+            else None
+        )
+        caller = (
+            await access.caller(request, self.scope, body=raw)
+            if self.scope is not None
+            else Key("anybody", "anybody", b"", ())
+        )
         if raw is not None:
             held_bodies.is_known(request.state, caller.id)
         elif self.method in ("POST", "PUT", "PATCH"):
-            raw = await read_body(request, self._most_bytes, caller.id if self.scope is not None else None)
+            raw = await read_body(
+                request, self._most_bytes, caller.id if self.scope is not None else None
+            )
         with reading():
             query = self.query.model_validate(_single(request))
-        body = await in_turn(self._body, raw) if raw is not None and len(raw) > LARGE_BYTES else self._body(raw or b"{}")
+        body = (
+            await in_turn(self._body, raw)
+            if raw is not None and len(raw) > LARGE_BYTES
+            else self._body(raw or b"{}")
+        )
         return Call(request, caller, query, body, raw or b"")
 
     @property
@@ -202,7 +220,11 @@ def answer(model: BaseModel, status: int = 200) -> Response:
 
 def event_stream(messages: AsyncIterator[bytes]) -> Response:
     """Server-sent events, which nobody on the way is to keep or gather."""
-    return StreamingResponse(messages, media_type="text/event-stream", headers={**ANSWER_HEADERS, "X-Accel-Buffering": "no"})
+    return StreamingResponse(
+        messages,
+        media_type="text/event-stream",
+        headers={**ANSWER_HEADERS, "X-Accel-Buffering": "no"},
+    )
 
 
 def not_found(what: str, given: object) -> Problem:

@@ -14,7 +14,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 
-from runyard.errors import DatabaseBusy, DatabaseUnavailable, InvalidEvent, InvalidOption, RunyardError, SchemaOutOfDate
+from runyard.errors import (
+    DatabaseBusy,
+    DatabaseUnavailable,
+    InvalidEvent,
+    InvalidOption,
+    RunyardError,
+    SchemaOutOfDate,
+)
 from runyard.store.database import is_away
 
 RETRY_SECONDS = 2
@@ -26,7 +33,7 @@ _log = logging.getLogger("runyard.gateway")
 
 
 class Problem(RunyardError):
-    """Seen by the client of the HTTP door: an answer that is not what it asked for.
+    """Seen by the client of the HTTP API: an answer that is not what it asked for.
 
     Parameters
     ----------
@@ -38,7 +45,14 @@ class Problem(RunyardError):
         Headers of the answer.
     """
 
-    def __init__(self, status: int, code: str, message: str, field: str = "", headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        field: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
@@ -69,43 +83,95 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(400, "invalid_event", str(error), error.field)
         case InvalidOption():
             return Problem(400, "invalid_option", str(error))
-        case psycopg.DataError() | psycopg.IntegrityError() | psycopg.errors.RaiseException() | psycopg.errors.ProgramLimitExceeded():
-            return Problem(400, "invalid_value", f"the database does not take this: {error.diag.message_primary or error}")
+        case (
+            psycopg.DataError()
+            | psycopg.IntegrityError()
+            | psycopg.errors.RaiseException()
+            | psycopg.errors.ProgramLimitExceeded()
+        ):
+            return Problem(
+                400,
+                "invalid_value",
+                f"the database does not take this: {error.diag.message_primary or error}",
+            )
         case psycopg.errors.QueryCanceled():
-            return Problem(400, "too_much", "this takes too long: ask for less, with a function, a name or a time")
-        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn() | psycopg.errors.UndefinedFunction() | SchemaOutOfDate():
+            return Problem(
+                400,
+                "query_timeout",
+                "this takes too long: ask for less, with a function, a name or a time",
+            )
+        case (
+            psycopg.errors.UndefinedTable()
+            | psycopg.errors.UndefinedColumn()
+            | psycopg.errors.UndefinedFunction()
+            | SchemaOutOfDate()
+        ):
             _log.error("the tables are not those of this code: run `runyard migrate`")
-            return Problem(503, "not_migrated", "this is being upgraded; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})
+            return Problem(
+                503,
+                "not_migrated",
+                "this is being upgraded; nothing was done. Send it again",
+                headers={"Retry-After": str(RETRY_SECONDS)},
+            )
         case psycopg.errors.LockNotAvailable() | psycopg.errors.DeadlockDetected():
             message = "another transaction holds what this needs, such as an event with the same id; nothing was done. Send it again"
             return Problem(503, "locked", message, headers={"Retry-After": str(RETRY_SECONDS)})
         case psycopg.OperationalError(sqlstate=str(state)) if state.startswith("54"):
-            return Problem(400, "invalid_value", f"the database does not take this: {error.diag.message_primary or error}")
+            return Problem(
+                400,
+                "invalid_value",
+                f"the database does not take this: {error.diag.message_primary or error}",
+            )
         case DatabaseBusy():
             return _busy(str(error))
         case psycopg.OperationalError() if not is_away(error):
             return _busy(f"the database cannot do this now: {error.diag.message_primary}")
         case DatabaseUnavailable() | psycopg.OperationalError():
             _log.warning("the database does not answer: %s", type(error).__name__)
-            return Problem(503, "database_away", _AWAY, headers={"Retry-After": str(RETRY_SECONDS)})
+            return Problem(
+                503, "database_unavailable", _AWAY, headers={"Retry-After": str(RETRY_SECONDS)}
+            )
         case RunyardError():
             return Problem(400, "refused", str(error))
         case ClientDisconnect():
-            return Problem(400, "gone", "the client went away before its request was whole")
+            return Problem(
+                400, "client_disconnected", "the client went away before its request was whole"
+            )
         case _:
             # Where it happened, but not its message: that may hold a part of the request.
-            _log.error("%s, which nobody foresaw:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-            return Problem(500, "internal", "something went wrong here that is not your fault; the log has it under this request id")
+            _log.error(
+                "%s, which nobody foresaw:\n%s",
+                type(error).__name__,
+                "".join(traceback.format_tb(error.__traceback__)),
+            )
+            return Problem(
+                500,
+                "internal",
+                "something went wrong here that is not your fault; the log has it under this request id",
+            )
 
 
 def _busy(says: str) -> Problem:
     _log.warning("%s", says)
-    return Problem(503, "database_busy", f"{says}; nothing was done. Send it again", headers={"Retry-After": str(RETRY_SECONDS)})
+    return Problem(
+        503,
+        "database_busy",
+        f"{says}; nothing was done. Send it again",
+        headers={"Retry-After": str(RETRY_SECONDS)},
+    )
 
 
-def refusal(request: HTTPConnection, problem: Problem, more: Mapping[str, Any] | None = None) -> JSONResponse:
+def refusal(
+    request: HTTPConnection, problem: Problem, more: Mapping[str, Any] | None = None
+) -> JSONResponse:
     """The answer that tells of a problem."""
-    body = {"status": problem.status, "code": problem.code, "error": str(problem), "request_id": request.state.request_id, **(more or {})}
+    body = {
+        "status": problem.status,
+        "code": problem.code,
+        "error": str(problem),
+        "request_id": request.state.request_id,
+        **(more or {}),
+    }
     if problem.field:
         body["field"] = problem.field
     return JSONResponse(body, problem.status, headers={**ANSWER_HEADERS, **problem.headers})
@@ -114,7 +180,15 @@ def refusal(request: HTTPConnection, problem: Problem, more: Mapping[str, Any] |
 def invalid(error: ValidationError) -> Problem:
     """What is wrong with a query or a body; of very much the beginning."""
     problems = [
-        (".".join(str(part)[:_LONGEST_FIELD] for part in found["loc"]), found["msg"].removeprefix("Value error, "))
+        (
+            ".".join(str(part)[:_LONGEST_FIELD] for part in found["loc"]),
+            found["msg"].removeprefix("Value error, "),
+        )
         for found in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]
     ]
-    return Problem(400, "invalid_field", "; ".join(f"{path}: {text}" if path else text for path, text in problems)[:2000], problems[0][0])
+    return Problem(
+        400,
+        "invalid_field",
+        "; ".join(f"{path}: {text}" if path else text for path, text in problems)[:2000],
+        problems[0][0],
+    )

@@ -57,7 +57,10 @@ class Writer:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Writer":
-        self._tasks = [asyncio.create_task(_write(Line("web writer", _LOCK_SECONDS), queue)) for queue in (self._plain, self._keyed)]
+        self._tasks = [
+            asyncio.create_task(_write(Line("web writer", _LOCK_SECONDS), queue))
+            for queue in (self._plain, self._keyed)
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -76,7 +79,12 @@ class Writer:
         if not rows.count:
             return []
         if self._bytes > _MOST_WAITING_BYTES:
-            raise Problem(503, "busy", "more events are coming in than can be kept; nothing was accepted. Send them again", headers={"Retry-After": "1"})
+            raise Problem(
+                503,
+                "busy",
+                "more events are coming in than can be kept; nothing was accepted. Send them again",
+                headers={"Retry-After": "1"},
+            )
         request = _Request(rows, asyncio.get_running_loop().create_future())
         self._bytes += len(rows.json)
         (self._keyed if rows.keyed else self._plain).put_nowait(request)
@@ -108,7 +116,9 @@ async def _next(queue: asyncio.Queue[_Request]) -> list[_Request]:
 
 async def _insert(line: Line, requests: Sequence[_Request]) -> None:
     try:
-        [row] = await line.run("send_shared", events=f"[{','.join(request.rows.json[1:-1] for request in requests)}]")
+        [row] = await line.run(
+            "send_shared", events=f"[{','.join(request.rows.json[1:-1] for request in requests)}]"
+        )
     except asyncio.CancelledError:
         for request in requests:
             _fail(request, DatabaseUnavailable("the web process stops"))

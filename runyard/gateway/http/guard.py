@@ -43,7 +43,13 @@ class Guard:
         The paths that take WebSockets.
     """
 
-    def __init__(self, app: ASGIApp, development: bool, is_page: Callable[[Scope], bool], sockets: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        development: bool,
+        is_page: Callable[[Scope], bool],
+        sockets: tuple[str, ...],
+    ) -> None:
         self._app = app
         self._development = development
         self._is_page = is_page
@@ -69,23 +75,46 @@ class Guard:
         if not self._development:
             return
         if not _THIS_MACHINE.fullmatch(headers.get("host", "")):
-            raise Problem(400, "host", "in development this is served under localhost and 127.0.0.1 only: ask there")
+            raise Problem(
+                400,
+                "host_not_allowed",
+                "in development this is served under localhost and 127.0.0.1 only: ask there",
+            )
         if self._is_foreign(scope, headers, origin):
-            step = f": add {origin} to RUNYARD_CORS_ORIGINS" if origin not in (None, "null") and scope["path"].startswith(CORS_PATHS) else ""
-            raise Problem(403, "origin", f"pages of another origin may not ask here{step}")
+            step = (
+                f": add {origin} to RUNYARD_CORS_ORIGINS"
+                if origin not in (None, "null") and scope["path"].startswith(CORS_PATHS)
+                else ""
+            )
+            raise Problem(
+                403, "origin_not_allowed", f"pages of another origin may not ask here{step}"
+            )
         if scope["type"] == "http":
             _check_body_type(scope, headers)
 
     def _is_foreign(self, scope: Scope, headers: Headers, origin: str | None) -> bool:
         """Whether a browser says that a page of another origin asks, which is neither listed nor only leads here."""
-        if origin is not None and origin in settings().cors_origins and scope["path"].startswith(CORS_PATHS):
+        if (
+            origin is not None
+            and origin in settings().cors_origins
+            and scope["path"].startswith(CORS_PATHS)
+        ):
             return False
-        if origin is not None and origin not in (f"http://{headers['host'].lower()}", f"https://{headers['host'].lower()}"):
+        if origin is not None and origin not in (
+            f"http://{headers['host'].lower()}",
+            f"https://{headers['host'].lower()}",
+        ):
             return True
         if headers.get("sec-fetch-site", "none") in _FROM_HERE:
             return False
-        followed = scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
-        return not (followed and headers.get("sec-fetch-dest") == "document" and self._is_page(scope))
+        followed = (
+            scope["type"] == "http"
+            and scope["method"] in ("GET", "HEAD")
+            and headers.get("sec-fetch-mode") == "navigate"
+        )
+        return not (
+            followed and headers.get("sec-fetch-dest") == "document" and self._is_page(scope)
+        )
 
 
 def _origin(headers: Headers) -> str | None:
@@ -100,7 +129,11 @@ def _origin(headers: Headers) -> str | None:
     except ValueError:
         well_formed = False
     if not well_formed:
-        raise Problem(400, "invalid_origin", "the header Origin is not an origin: send https://host, or leave it out")
+        raise Problem(
+            400,
+            "invalid_origin",
+            "the header Origin is not an origin: send https://host, or leave it out",
+        )
     return origin
 
 
@@ -111,11 +144,24 @@ def _check_body_type(scope: Scope, headers: Headers) -> None:
     """
     path, method = scope["path"], scope["method"]
     if path == _GRAPHQL and method == "GET" and "text/html" not in headers.get("accept", ""):
-        raise Problem(405, "method", "send GraphQL by POST, as JSON", headers={"Allow": "POST"})
+        raise Problem(
+            405, "method_not_allowed", "send GraphQL by POST, as JSON", headers={"Allow": "POST"}
+        )
     declared = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if method in ("GET", "HEAD", "OPTIONS") or not declared or _JSON.fullmatch(declared) or path.startswith("/dev/"):
+    if (
+        method in ("GET", "HEAD", "OPTIONS")
+        or not declared
+        or _JSON.fullmatch(declared)
+        or path.startswith("/dev/")
+    ):
         return
     by_browser = "origin" in headers or "sec-fetch-site" in headers
-    if (declared == _FORM and not by_browser) or (declared == "application/graphql" and path == _GRAPHQL):
+    if (declared == _FORM and not by_browser) or (
+        declared == "application/graphql" and path == _GRAPHQL
+    ):
         return
-    raise Problem(415, "not_json", f"JSON is meant here, not {declared[:100]}: send it with Content-Type: application/json (with curl: --json)")
+    raise Problem(
+        415,
+        "not_json",
+        f"JSON is meant here, not {declared[:100]}: send it with Content-Type: application/json (with curl: --json)",
+    )

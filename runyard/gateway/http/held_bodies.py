@@ -16,7 +16,9 @@ from runyard.settings import settings
 # What GitHub posts at most (25 MB): the largest body of a sender who is not known before all of it is there.
 LARGEST = 25 * 1024 * 1024
 
-_refused = Seldom("%d requests were refused since their bodies did not fit beside those that are held (the latest: %s)")
+_refused = Seldom(
+    "%d requests were refused since their bodies did not fit beside those that are held (the latest: %s)"
+)
 
 
 class Part:
@@ -143,7 +145,12 @@ def release(state: dict[str, object]) -> None:
 
 def busy() -> Problem:
     """What is sent does not fit beside what is held."""
-    return Problem(503, "busy", "more is coming in than can be held at a time; nothing was done. Send it again", headers={"Retry-After": "1"})
+    return Problem(
+        503,
+        "busy",
+        "more is coming in than can be held at a time; nothing was done. Send it again",
+        headers={"Retry-After": "1"},
+    )
 
 
 @lru_cache(maxsize=1)

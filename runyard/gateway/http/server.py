@@ -44,28 +44,60 @@ _MOST_UNREAD_BYTES = 64 * 1024 * 1024
 _LINGER_SECONDS = 1.0
 _MOST_LINGERING = 100
 _HEADERS_TOO_LARGE = Problem(
-    431, "headers_too_large", f"a request may have {_MOST_HEADERS} headers of {_MOST_HEAD_BYTES // 1024} KiB in all, trailers included: send fewer"
+    431,
+    "headers_too_large",
+    f"a request may have {_MOST_HEADERS} headers of {_MOST_HEAD_BYTES // 1024} KiB in all, trailers included: send fewer",
 )
-_TARGET_TOO_LONG = Problem(414, "target_too_long", f"the path and the query of a request may have {_MOST_TARGET_BYTES // 1024} KiB: ask for less at a time")
-_NOT_HTTP = Problem(400, "invalid_request", "this is no HTTP/1.1 request that can be read: check the client, or the proxy in between")
+_TARGET_TOO_LONG = Problem(
+    414,
+    "target_too_long",
+    f"the path and the query of a request may have {_MOST_TARGET_BYTES // 1024} KiB: ask for less at a time",
+)
+_NOT_HTTP = Problem(
+    400,
+    "invalid_request",
+    "this is no HTTP/1.1 request that can be read: check the client, or the proxy in between",
+)
 _FULL = Problem(
-    503, "busy", "there are as many connections as can be held, all of them with a request in progress; nothing was done. Try again", headers={"Retry-After": "1"}
+    503,
+    "busy",
+    "there are as many connections as can be held, all of them with a request in progress; nothing was done. Try again",
+    headers={"Retry-After": "1"},
 )
 # WebSockets that may be open: the Dagster UI has one in every tab.
 _MOST_SOCKETS = 100
 _MOST_MESSAGE_BYTES = 2 * 1024 * 1024
-_NO_TUNNEL = Problem(405, "method", "this is no proxy, and takes no CONNECT: ask for a path")
-_NO_SOCKET = Problem(400, "invalid_request", "a WebSocket is opened by a GET without a body, on a connection where no other answer is awaited")
-_SOCKET_TOO_LARGE = Problem(431, "headers_too_large", "the headers that open a WebSocket are too many or too long: send fewer")
-_SOCKETS_FULL = Problem(503, "busy", f"there are {_MOST_SOCKETS} open WebSockets, as many as can be held: close a tab, or try again", headers={"Retry-After": "10"})
-_full = Seldom("%d connections were refused: requests are in progress on all there may be (the latest from %s)")
+_NO_TUNNEL = Problem(
+    405, "method_not_allowed", "this is no proxy, and takes no CONNECT: ask for a path"
+)
+_NO_SOCKET = Problem(
+    400,
+    "invalid_request",
+    "a WebSocket is opened by a GET without a body, on a connection where no other answer is awaited",
+)
+_SOCKET_TOO_LARGE = Problem(
+    431,
+    "headers_too_large",
+    "the headers that open a WebSocket are too many or too long: send fewer",
+)
+_SOCKETS_FULL = Problem(
+    503,
+    "busy",
+    f"there are {_MOST_SOCKETS} open WebSockets, as many as can be held: close a tab, or try again",
+    headers={"Retry-After": "10"},
+)
+_full = Seldom(
+    "%d connections were refused: requests are in progress on all there may be (the latest from %s)"
+)
 
 
 class _Everybody:
     """What the connections of this process share."""
 
     def __init__(self) -> None:
-        self.connections = Connections(most_connections(settings()), settings().connections_per_address)
+        self.connections = Connections(
+            most_connections(settings()), settings().connections_per_address
+        )
         self.unread = 0
         self.lingering = 0
         self.sockets = 0
@@ -172,7 +204,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _head_without(self, left_out: bytes | None) -> bytes:
         """The head at hand, as it was sent but for the headers of this name."""
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines = [
+            b"%s %s HTTP/%s"
+            % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        ]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != left_out]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
@@ -267,7 +302,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _check_socket(self) -> None:
         """Refuse a WebSocket that cannot be had."""
-        has_body = any(name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t")) for name, value in self.headers)
+        has_body = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t"))
+            for name, value in self.headers
+        )
         if self.parser.get_method() != b"GET" or has_body or self._in_progress:
             self._stop(_NO_SOCKET)
         if not self.url.isascii():
@@ -277,7 +315,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """The connection is another protocol's from now on, and keeps its place."""
-        socket = cast("type[GuardedSocket]", self.ws_protocol_class)(config=self.config, server_state=self.server_state, app_state=self.app_state)
+        socket = cast("type[GuardedSocket]", self.ws_protocol_class)(
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
         socket.connection_made(self.transport)
         self.transport.set_protocol(socket)
         socket.data_received(self._head_without(None))
@@ -292,7 +332,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._reading_due.cancel()
         self.connections.discard(self)
         self.everybody.sockets += 1
-        socket.watch(settings().client_seconds, self._socket_gone)
+        socket.watch(settings().client_timeout, self._socket_gone)
 
     def _socket_gone(self) -> None:
         self.everybody.sockets -= 1
@@ -310,7 +350,9 @@ class GuardedProtocol(HttpToolsProtocol):
     @property
     def _in_progress(self) -> bool:
         """Whether a request is being answered, or waits for that."""
-        return bool(self.pipeline) or (self._running is not None and not self._running.response_complete)
+        return bool(self.pipeline) or (
+            self._running is not None and not self._running.response_complete
+        )
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
@@ -361,16 +403,31 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _raw(self, problem: Problem) -> bytes:
         request_id = new_ulid()
-        body = json.dumps({"status": problem.status, "code": problem.code, "error": str(problem), "request_id": request_id}).encode()
+        body = json.dumps(
+            {
+                "status": problem.status,
+                "code": problem.code,
+                "error": str(problem),
+                "request_id": request_id,
+            }
+        ).encode()
         headers = {
-            "Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close", "X-Request-Id": request_id, **ANSWER_HEADERS, **problem.headers,
-        }  # fmt: skip
-        lines = [f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}", *[f"{name}: {value}" for name, value in headers.items()]]
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            "X-Request-Id": request_id,
+            **ANSWER_HEADERS,
+            **problem.headers,
+        }
+        lines = [
+            f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
+            *[f"{name}: {value}" for name, value in headers.items()],
+        ]
         dated = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
         return "\r\n".join(lines).encode() + b"\r\n" + dated + b"\r\n" + body
 
     def _expect_headers(self) -> None:
-        self._headers_due = self.loop.call_later(settings().client_seconds, self.transport.close)
+        self._headers_due = self.loop.call_later(settings().client_timeout, self.transport.close)
 
     def _no_longer_expect(self) -> None:
         if self._headers_due is not None:
@@ -380,7 +437,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def _expect_reading(self) -> None:
         """A client that reads nothing of its answer for a while is let go, for it is kept in memory."""
         if self._reading_due is None:
-            self._reading_due = self.loop.call_later(settings().client_seconds, self._look_at_reading, self.transport.get_write_buffer_size())
+            self._reading_due = self.loop.call_later(
+                settings().client_timeout,
+                self._look_at_reading,
+                self.transport.get_write_buffer_size(),
+            )
 
     def _look_at_reading(self, before: int) -> None:
         self._reading_due = None
@@ -416,7 +477,16 @@ def serve(app: ASGIApp, *, websockets: bool = False) -> None:
     """Serve until stopped. There is no access log of uvicorn's: event keys are in the paths. Nor are its warnings: strangers can set off as many as they like."""
     GuardedProtocol.everybody = _Everybody()
     uvicorn.run(
-        _Releasing(app), host=settings().host, port=settings().port, log_level="error", access_log=False, server_header=False, proxy_headers=False,
-        http=GuardedProtocol, ws=_socket_class() if websockets else "none", ws_max_size=_MOST_MESSAGE_BYTES,
-        timeout_graceful_shutdown=3, timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-    )  # fmt: skip
+        _Releasing(app),
+        host=settings().host,
+        port=settings().port,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        http=GuardedProtocol,
+        ws=_socket_class() if websockets else "none",
+        ws_max_size=_MOST_MESSAGE_BYTES,
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )

@@ -44,10 +44,17 @@ class StandardWebhooks:
         """See `Signature`; a timestamp that is more than 5 minutes off is refused."""
         message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
         require(1 <= len(message_id) <= _LONGEST_ID)
-        given = [value.removeprefix("v1,") for value in headers.get("webhook-signature", "").split() if value.startswith("v1,")]
+        given = [
+            value.removeprefix("v1,")
+            for value in headers.get("webhook-signature", "").split()
+            if value.startswith("v1,")
+        ]
         check_time(timestamp)
         signed = f"{message_id}.{timestamp}.".encode() + body
-        _require_any((_base64_mac(_standard_key(secret), signed) for secret in secrets_of(self.variable)), given)
+        _require_any(
+            (_base64_mac(_standard_key(secret), signed) for secret in secrets_of(self.variable)),
+            given,
+        )
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,20 @@ class Stripe:
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """See `Signature`; a timestamp that is more than 5 minutes off is refused."""
-        parts = [part.partition("=")[::2] for part in headers.get("stripe-signature", "").split(",")]
+        parts = [
+            part.partition("=")[::2] for part in headers.get("stripe-signature", "").split(",")
+        ]
         timestamp = next((value for name, value in parts if name.strip() == "t"), "")
         check_time(timestamp)
         signed = f"{timestamp}.".encode() + body
         given = [value for name, value in parts if name.strip() == "v1"]
-        _require_any((hmac.new(secret.encode(), signed, sha256).hexdigest() for secret in secrets_of(self.variable)), given)
+        _require_any(
+            (
+                hmac.new(secret.encode(), signed, sha256).hexdigest()
+                for secret in secrets_of(self.variable)
+            ),
+            given,
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,10 @@ class BodyHmac:
         given = headers.get(self.header, "")
         require(given.startswith(self.prefix))
         made = (hmac.new(secret.encode(), body, sha256) for secret in secrets_of(self.variable))
-        texts = (mac.hexdigest() if self.encoding == "hex" else base64.b64encode(mac.digest()).decode() for mac in made)
+        texts = (
+            mac.hexdigest() if self.encoding == "hex" else base64.b64encode(mac.digest()).decode()
+            for mac in made
+        )
         _require_any(texts, [given.removeprefix(self.prefix)])
 
 
@@ -113,7 +131,11 @@ def secrets_of(variable: str) -> list[str]:
     """The secrets in an environment variable; raises `Problem` when it is not set."""
     found = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
     if not found:
-        raise Problem(401, "no_secret", f"this cannot be checked: set {variable} to the sender's signing secret")
+        raise Problem(
+            401,
+            "no_secret",
+            f"this cannot be checked: set {variable} to the sender's signing secret",
+        )
     return found
 
 
@@ -122,13 +144,18 @@ def standard_headers(variable: str, message_id: str, timestamp: int, body: bytes
     headers = {"webhook-id": message_id, "webhook-timestamp": str(timestamp)}
     if os.environ.get(variable):
         signed = f"{message_id}.{timestamp}.".encode() + body
-        headers["webhook-signature"] = " ".join(f"v1,{_base64_mac(_standard_key(secret), signed)}" for secret in secrets_of(variable))
+        headers["webhook-signature"] = " ".join(
+            f"v1,{_base64_mac(_standard_key(secret), signed)}" for secret in secrets_of(variable)
+        )
     return headers
 
 
 def check_time(timestamp: str) -> None:
     """Raise `Problem` for a time (seconds since the epoch) that is more than 5 minutes off."""
-    require(re.fullmatch(r"[0-9]{1,12}", timestamp) is not None and abs(time.time() - int(timestamp)) <= TOLERANCE_SECONDS)
+    require(
+        re.fullmatch(r"[0-9]{1,12}", timestamp) is not None
+        and abs(time.time() - int(timestamp)) <= TOLERANCE_SECONDS
+    )
 
 
 def require(holds: bool) -> None:
@@ -148,7 +175,11 @@ def _standard_key(secret: str) -> bytes:
         try:
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error:
-            raise Problem(401, "no_secret", "this cannot be checked: the signing secret is not whsec_ and base64") from None
+            raise Problem(
+                401,
+                "no_secret",
+                "this cannot be checked: the signing secret is not whsec_ and base64",
+            ) from None
     return secret.encode()
 
 

@@ -54,7 +54,7 @@ class Strangers:
             return
         if self._waiting >= _MOST_WAITING or tries.waiting >= _MOST_WAITING_AN_ADDRESS:
             message = "too many keys that are not valid here have come from this address: wait, then give one that is"
-            raise Problem(429, "too_fast", message, headers={"Retry-After": "1"})
+            raise Problem(429, "rate_limited", message, headers={"Retry-After": "1"})
         self._waiting += 1
         tries.waiting += 1
         try:

@@ -9,7 +9,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 def environment(folders: Sequence[Path], pretty: Callable[..., str]) -> Environment:
     """The templates of these folders, the first that has one; `pretty` is how they show JSON."""
-    made = Environment(loader=FileSystemLoader(folders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        loader=FileSystemLoader(folders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     made.filters["pretty"] = pretty
     return made
 

@@ -62,7 +62,12 @@ class Watcher:
     def check_room(self, key: str) -> None:
         """Raise `Problem` where the clients with a key, or all together, have as many streams as there may be."""
         if not _has_room([stream.key for stream in self._streams.values()], key, _MOST_STREAMS):
-            raise Problem(503, "busy", "there are as many streams as can be held: close some, or ask again", headers={"Retry-After": "10"})
+            raise Problem(
+                503,
+                "busy",
+                "there are as many streams as can be held: close some, or ask again",
+                headers={"Retry-After": "10"},
+            )
 
     async def ended(self, events: Sequence[str], seconds: float, key: str) -> bool:
         """Wait until no invocation of these events is open, for some seconds; return whether that is so.
@@ -84,7 +89,9 @@ class Watcher:
             del self._ends[number]
         return True
 
-    async def changes(self, invocation: int, since: str | None, seconds: float, key: str) -> AsyncGenerator[Row | None, None]:
+    async def changes(
+        self, invocation: int, since: str | None, seconds: float, key: str
+    ) -> AsyncGenerator[Row | None, None]:
         """What changes of an invocation after a moment (None: all there is), until it is final; None after so many seconds without a change.
 
         A change has `moment`, `final`, and where they changed `state`, `steps` and `progress`.
@@ -126,10 +133,15 @@ class Watcher:
 
     async def _look_at_streams(self, line: Line) -> None:
         # Of a client that has not yet read the last change no more is asked: it holds one, however slow it is.
-        streams = {number: stream for number, stream in self._streams.items() if stream.changes.empty()}
+        streams = {
+            number: stream for number, stream in self._streams.items() if stream.changes.empty()
+        }
         if not streams:
             return
-        watched = [{"number": number, "invocation": stream.invocation, "since": stream.since} for number, stream in streams.items()]
+        watched = [
+            {"number": number, "invocation": stream.invocation, "since": stream.since}
+            for number, stream in streams.items()
+        ]
         for row in await line.run("changes", watched=json.dumps(watched)):
             stream = streams[row["number"]]
             if row["final"] or row["state"] or row["steps"] or row["progress"]:

@@ -14,4 +14,6 @@ def upgrade() -> None:
     """Make the columns and the functions; what is there is of the code location that migrates."""
     run_sql_beside(__file__)
     location = f"{settings().code} in {settings().environment}"
-    op.get_bind().execute(text("UPDATE runyard.functions SET location = :location"), {"location": location})
+    op.get_bind().execute(
+        text("UPDATE runyard.functions SET location = :location"), {"location": location}
+    )

@@ -1,0 +1,245 @@
+"""What this project adds to the HTTP API: edge functions for mail, contact forms and Gemini; webhooks of SendGrid, GitHub and Stripe."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Self
+
+from anyio import CapacityLimiter, to_thread
+from pydantic import Field, RootModel, model_validator
+from pydantic_core import to_json
+from sendgrid.helpers.eventwebhook import EventWebhook
+from starlette.responses import Response
+
+from pipelines.events import ContactSubmitted, EmailSendRequested, TextGenerateRequested
+from resources.ai.calls import OverBudget
+from resources.ai.generators import Generated, Prompt, Refused
+from resources.ai.providers import NotSwitchedOn, Providers
+from resources.email.delivery_reports import keep_reports, read_reports
+from resources.webhooks.payloads import event_of
+from runyard import Event, NonRetriable, RetryAfter
+from runyard.events import millis
+from runyard.gateway.api.extensions import Incoming, Taken, Webhook, edge_function, send_for
+from runyard.gateway.api.schemas import Outcome
+from runyard.gateway.api.wait import Wait
+from runyard.gateway.http.endpoint import Call, Endpoint, answer, event_stream
+from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.held_bodies import LARGEST
+from runyard.gateway.http.signatures import BodyHmac, Stripe, require, secrets_of
+
+# Texts that may be written at a time: they take long, and must not hold the threads of other requests.
+_TEXTS = 16
+# What GitHub posts at most (25 MB) has so many where it is a list of short names.
+_GITHUB_VALUES = 1_000_000
+_TEXT = "text/generate.requested"
+_REPORTED = {
+    "bounce": "email/bounced",
+    "spamreport": "email/complained",
+    "unsubscribe": "email/unsubscribed",
+    "group_unsubscribe": "email/unsubscribed",
+}
+
+
+class GeminiBody(TextGenerateRequested):
+    """A prompt; the text is the answer, or comes as it is written (`stream`), or in the background."""
+
+    stream: bool = Field(
+        default=False,
+        description="Server-sent events: the text in pieces, then `done` with its metadata.",
+    )
+    background: bool = Field(
+        default=False, description="202 at once; the text is the output of the invocation."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.stream and self.background:
+            raise ValueError("give stream or background, not both")
+        return self
+
+
+class GeminiAnswer(RootModel[Generated | Outcome]):
+    """The text; in the background what became of its event."""
+
+
+async def gemini(call: Call) -> Response:
+    """Write a text."""
+    asked: GeminiBody = call.body
+    data = asked.model_dump(exclude={"stream", "background"}, exclude_unset=True)
+    if asked.background:
+        return await send_for(call, Event(_TEXT, data))
+    call.check_may_send(_TEXT)
+    providers = Providers()
+    if asked.stream:
+        return event_stream(_as_written(call, providers, Prompt(**data)))
+    try:
+        return answer(
+            await to_thread.run_sync(providers.generate, Prompt(**data), limiter=_limiter())
+        )
+    except Exception as error:
+        raise _refusal(error) from error
+
+
+async def _as_written(call: Call, providers: Providers, asked: Prompt) -> AsyncIterator[bytes]:
+    pieces = providers.pieces(asked)
+    try:
+        while True:
+            piece = await to_thread.run_sync(next, pieces, limiter=_limiter())
+            await call.services.access.check_still_takes(call.caller)
+            if isinstance(piece, Generated):
+                yield b"event: done\ndata: %s\n\n" % to_json(piece)
+                return
+            yield b"data: %s\n\n" % to_json({"text": piece})
+    except Exception as error:
+        problem = problem_of(_refusal(error))
+        yield b"event: error\ndata: %s\n\n" % to_json(
+            {"status": problem.status, "code": problem.code, "error": str(problem)}
+        )
+
+
+def _refusal(error: Exception) -> Exception:
+    """What a generator's error means for the client."""
+    match error:
+        case Refused():
+            return Problem(422, "refused", str(error))
+        case NotSwitchedOn():
+            return Problem(400, "invalid_field", str(error), "provider")
+        case OverBudget():
+            return Problem(429, "budget", str(error))
+        case RetryAfter():
+            seconds = error.when if isinstance(error.when, float | int) else 30
+            return Problem(503, "quota", str(error), headers={"Retry-After": str(round(seconds))})
+        case NonRetriable() | ConnectionError():
+            return Problem(502, "provider", str(error))
+        case _:
+            return error
+
+
+@lru_cache(maxsize=1)
+def _limiter() -> CapacityLimiter:
+    return CapacityLimiter(_TEXTS)
+
+
+@dataclass(frozen=True)
+class SendGridSignature:
+    """SendGrid's signed event webhook, checked by its own helper; the variable holds the public verification key."""
+
+    variable: str = "SENDGRID_WEBHOOK_PUBLIC_KEY"
+
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise `Problem` (401) when the request is not signed by SendGrid. Repeats are known by their ids, so that no time is checked: it repeats for days."""
+        signature, timestamp = (
+            headers.get("x-twilio-email-event-webhook-signature", ""),
+            headers.get("x-twilio-email-event-webhook-timestamp", ""),
+        )
+        require(bool(signature and timestamp))
+        require(any(_signed(key, body, signature, timestamp) for key in secrets_of(self.variable)))
+
+
+def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
+    try:
+        helper = EventWebhook(key)
+    except ValueError:
+        raise Problem(
+            401, "no_secret", "this cannot be checked: SENDGRID_WEBHOOK_PUBLIC_KEY is no public key"
+        ) from None
+    try:
+        return bool(helper.verify_signature(body.decode(), signature, timestamp))
+    except ValueError:
+        return False
+
+
+def sendgrid_reports(incoming: Incoming) -> Taken:
+    """Keep SendGrid's reports; an address that is suppressed by one is told of. What is no report of a mail, or not understood, is left out."""
+    if not isinstance(incoming.json, list):
+        raise Problem(400, "invalid_body", "SendGrid's event webhook posts a JSON array")
+    reports, not_understood = read_reports(incoming.json)
+    events = [
+        Event(
+            _REPORTED[report.kind],
+            {
+                "address": report.address,
+                "message": report.message_id,
+                "reason": report.reason,
+                "at": report.at.isoformat(),
+            },
+            id=f"sendgrid-{report.id}",
+        )
+        for report in keep_reports(incoming.connection, reports)
+        if report.kind in _REPORTED and (report.kind != "bounce" or report.hard)
+    ]
+    return Taken(events, not_understood)
+
+
+def github_events(incoming: Incoming) -> Sequence[Event]:
+    """A delivery of GitHub as `github/<event>`."""
+    name, delivery = incoming.headers["x-github-event"], incoming.headers["x-github-delivery"]
+    return [event_of(incoming.connection, f"github/{name}", incoming.json, f"github-{delivery}")]
+
+
+def stripe_events(incoming: Incoming) -> Sequence[Event]:
+    """An event of Stripe as `stripe/<type>`, with its object as data; a thin one, which has no object but says where it is, as it came."""
+    event = incoming.json
+    thin = str(event.get("object")).startswith("v2.") or "related_object" in event
+    data = event if thin else event["data"]["object"]
+    at = (
+        datetime.fromisoformat(event["created"])
+        if thin
+        else datetime.fromtimestamp(event["created"], UTC)
+    )
+    return [
+        event_of(
+            incoming.connection,
+            f"stripe/{event['type']}",
+            data,
+            f"stripe-{event['id']}",
+            millis(at),
+        )
+    ]
+
+
+ENDPOINTS = [
+    edge_function("send-email", EmailSendRequested, "email/send.requested", "Send a mail."),
+    edge_function(
+        "contact-notification",
+        ContactSubmitted,
+        "contact/submitted",
+        "Tell the staff of a contact form.",
+    ),
+    Endpoint(
+        "POST",
+        "/functions/v1/gemini",
+        gemini,
+        "Edge functions",
+        "Have a text written.",
+        "send",
+        query=Wait,
+        body=GeminiBody,
+        answer=GeminiAnswer,
+        also={202: ("it is written in the background", Outcome)},
+        errors=(422, 429, 502),
+        media=("text/event-stream",),
+    ),
+    Webhook(
+        "sendgrid",
+        SendGridSignature(),
+        sendgrid_reports,
+        "SendGrid's event webhook: what became of mails.",
+    ).endpoint(),
+    Webhook(
+        "github",
+        BodyHmac("GITHUB_WEBHOOK_SECRET"),
+        github_events,
+        "GitHub's deliveries, as events `github/<event>`.",
+        most_bytes=LARGEST,
+        most_values=_GITHUB_VALUES,
+        form_field="payload",
+    ).endpoint(),
+    Webhook(
+        "stripe",
+        Stripe("STRIPE_WEBHOOK_SECRET"),
+        stripe_events,
+        "Stripe's events, as `stripe/<type>`.",
+    ).endpoint(),
+]

@@ -1,0 +1,56 @@
+"""What holds an invocation, told of the event table as flow control leaves it."""
+
+from datetime import timedelta
+
+from runyard.gateway.dev.blockers import Reason, reasons
+from runyard.store import database
+from runyard.store.queries import fetch_one
+from runyard.testing import Invocation, Yard
+
+
+def held(invocation: Invocation, slots: int = 2) -> list[Reason]:
+    with database.connection() as connection:
+        row = fetch_one(connection, "holding", invocation=invocation.id)
+    assert row is not None
+    return reasons(row, [], slots, 0)
+
+
+def test_a_throttle_names_the_time_of_its_next_place(yard: Yard) -> None:
+    sent = [yard.send("throttled/go") for _ in range(4)]
+    yard.work()
+    assert [one.invocation.status for one in sent] == ["succeeded", "succeeded", "queued", "queued"]
+    [reason] = held(sent[2].invocation)
+    assert (
+        reason.text == "waiting: throttled, one begins every 10 s"
+        and reason.until == yard.now + timedelta(seconds=10)
+    )
+    yard.advance(10)
+    assert sent[2].invocation.status == "succeeded"
+
+
+def test_a_throttle_by_key_holds_that_key_alone(yard: Yard) -> None:
+    first, second, other = (
+        yard.send("throttled_by/go", {"tenant": tenant}) for tenant in (7, 7, 8)
+    )
+    yard.work()
+    assert (first.invocation.status, other.invocation.status) == ("succeeded", "succeeded")
+    [reason] = held(second.invocation)
+    assert reason.text == "waiting: throttled, one begins every 60 s for tenant 7"
+
+
+def test_another_attempt_is_named_with_its_time(yard: Yard) -> None:
+    invocation = yard.run("plain", {"fails": 1})
+    [reason] = held(invocation)
+    assert reason == Reason(
+        "attempt 2 of the step that failed is still to come", yard.now + timedelta(seconds=10)
+    )
+
+
+def test_one_that_nothing_holds_waits_for_a_worker(yard: Yard) -> None:
+    sent = yard.send("plain/go")
+    assert [reason.text for reason in held(sent.invocation)] == [
+        "waiting: it goes with the next batch"
+    ]
+    assert held(sent.invocation, slots=0)[0].text.startswith("waiting: no warm worker is alive")
+    yard.work()
+    assert held(sent.invocation) == []

@@ -1,0 +1,169 @@
+"""A web process of the tests' own, with what they ask it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from psycopg.rows import tuple_row
+
+from runyard.engine import api_keys
+from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.store import database
+from tests.conftest import ROOT
+from tests.ports import free_port
+
+_EMPTIED = [
+    *(
+        f"runyard.{table}"
+        for table in "events functions triggers invocations steps batches waits parts gates bulks progress".split()
+    ),
+    *(
+        f"app.{table}"
+        for table in "email_messages email_reports suppressions contact_messages webhook_payloads".split()
+    ),
+]
+
+
+class WebProcess:
+    """A gateway process, and clients with keys.
+
+    Parameters
+    ----------
+    url
+        The URL of its database.
+    log
+        The file that it writes to.
+    arguments
+        What stands behind `runyard web`.
+    variables
+        Environment variables besides those of the tests.
+    """
+
+    def __init__(
+        self, url: str, log: Path, arguments: Sequence[str] = ("--api-only",), **variables: str
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._arguments = arguments
+        self._log = log
+        self._variables = {
+            **os.environ,
+            "DATABASE_URL": url,
+            "RUNYARD_PORT": str(self.port),
+            **variables,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.keys: dict[str, str] = {}
+
+    def make_keys(self) -> None:
+        """Make a key that may do everything, `all`, and one for each scope."""
+        for name, scopes in {
+            "all": api_keys.SCOPES,
+            **{scope: (scope,) for scope in api_keys.SCOPES},
+        }.items():
+            self.keys[name] = api_keys.create(name, scopes, per_second=100_000)[1]
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "runyard", "web", *self._arguments],
+                env=self._variables,
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                if httpx.get(f"{self.url}/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                assert time.monotonic() < deadline, self.log()
+                assert self._process.poll() is None, self.log()
+                time.sleep(0.05)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Stop it, in order or not."""
+        if self._process is not None:
+            (self._process.kill if kill else self._process.terminate)()
+            self._process.wait(15)
+            self._process = None
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def log(self) -> str:
+        """What it has written."""
+        return self._log.read_text(encoding="utf-8")
+
+    def ask(self, method: str, path: str, key: str | None = "all", **more: Any) -> httpx.Response:
+        """Send a request with the key of this name."""
+        headers = {
+            **({"Authorization": f"Bearer {self.keys[key]}"} if key else {}),
+            **more.pop("headers", {}),
+        }
+        return httpx.request(method, self.url + path, headers=headers, timeout=30, **more)
+
+    def hold(
+        self, connection: psycopg.Connection[Any], name: str, event_id: str, key: str = "all"
+    ) -> str:
+        """Send an event as the key of this name would, in a transaction that stays open; return its id."""
+        [sender] = [
+            valid.sender
+            for valid in api_keys.valid()
+            if valid.hash == api_keys.digest(self.keys[key])
+        ]
+        rows = json.dumps([{"name": name, "id": event_id, "sender": sender}])
+        cursor = connection.cursor(row_factory=tuple_row).execute(
+            "SELECT runyard.send_v2(%s::jsonb, 'http')", (rows,)
+        )
+        return str(cursor.fetchall()[0][0])
+
+    def get(self, path: str, key: str | None = "all", **more: Any) -> httpx.Response:
+        """GET."""
+        return self.ask("GET", path, key, **more)
+
+    def post(
+        self, path: str, body: Any = None, key: str | None = "all", **more: Any
+    ) -> httpx.Response:
+        """POST."""
+        return self.ask("POST", path, key, **({"json": body} if body is not None else {}), **more)
+
+    def send(self, *events: dict[str, Any]) -> list[str]:
+        """Send events by the event API; return their ids."""
+        answer = httpx.post(f"{self.url}/e/{self.keys['all']}", json=list(events))
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["ids"])
+
+
+@contextmanager
+def published(*functions: Function) -> Iterator[dict[str, Function]]:
+    """Empty tables, and these functions; gives them by name, to be added to."""
+    before = registry._functions
+    registry._functions = {function.name: function for function in functions}
+    with database.connection() as connection:
+        connection.execute(f"TRUNCATE {', '.join(_EMPTIED)} RESTART IDENTITY".encode())
+    registry.publish()
+    yield registry._functions
+    registry._functions = before
+
+
+def count(table: str = "runyard.events") -> int:
+    """How many rows a table has."""
+    with database.connection() as connection:
+        row = connection.execute(f"SELECT count(*) AS n FROM {table}".encode()).fetchone()
+    assert row is not None
+    return int(str(row["n"]))
