@@ -3,9 +3,11 @@
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import httpx
 
+from resources.ai.generators import Generator
 from resources.ai.providers import switched_on
 from resources.email.addresses import Mailbox
 from resources.email.mailer import DEFAULT_SENDER, SENDGRID_HOST
@@ -67,10 +69,11 @@ def _texts() -> list[Check]:
                 "off: texts are placeholders; GEMINI_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL switches a provider on",
             )
         ]
-    return [
-        _check(name, lambda generator=generator: f"on: {generator.check()}")
-        for name, generator in on.items()
-    ]  # type: ignore[misc]
+    return [_check(name, partial(_generator, generator)) for name, generator in on.items()]
+
+
+def _generator(generator: Generator) -> str:
+    return f"on: {generator.check()}"
 
 
 def _media() -> str:

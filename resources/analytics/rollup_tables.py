@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dagster import ConfigurableResource
 from psycopg import sql
@@ -80,12 +80,9 @@ class RollupTables(ConfigurableResource[Any]):
         """The days that there are of a table."""
         with database.connection() as connection:
             # by days_pkey
-            return {
-                row["day"]
-                for row in connection.execute(
-                    "SELECT day FROM analytics.days WHERE rollup = %s", (name,)
-                ).fetchall()
-            }  # type: ignore[misc]
+            statement = "SELECT day FROM analytics.days WHERE rollup = %s"
+            rows = connection.execute(statement, (name,)).fetchall()
+        return {cast(date, row["day"]) for row in rows}
 
 
 def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> "pd.DataFrame":
