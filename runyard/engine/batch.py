@@ -42,6 +42,7 @@ class Batch:
         self.shared = shared
         self.dropped = set(shared.failures) if dropped is None else dropped
         self.op = op
+        self._board = board()
 
     @property
     def function(self) -> str:
@@ -111,13 +112,13 @@ class Batch:
         window = checkpoint_every
         with self._recorder(
             step, window, retry, limit=limit, expected=count, places=places
-        ) as keeper:
+        ) as recorder:
             if when is not None:
-                todo = list(_chosen(todo, when, keeper))
+                todo = list(_chosen(todo, when, recorder))
             if threads == 1 or len(todo) < 2:
-                self._map_one_by_one(do, iter(todo), keeper)
+                self._map_one_by_one(do, iter(todo), recorder)
             else:
-                self._map_in_threads(do, todo, threads, keeper)
+                self._map_in_threads(do, todo, threads, recorder)
         return self
 
     def map_batch(
@@ -140,9 +141,9 @@ class Batch:
         limit = self.shared.limit(timeout, step)
         todo = self._todo(step)
         places = max(1, len(todo))
-        with self._recorder(step, 1, retry, limit=limit, places=places, together=True) as keeper:
+        with self._recorder(step, 1, retry, limit=limit, places=places, together=True) as recorder:
             for start in range(0, len(todo), size or max(1, len(todo))):
-                keeper.take(keeper.attempt_all(do, todo[start : start + (size or len(todo))]))
+                recorder.take(recorder.attempt_all(do, todo[start : start + (size or len(todo))]))
         return self
 
     def sleep(self, step: str, duration: Duration | Callable[[Item], Duration]) -> "Batch":
@@ -217,9 +218,9 @@ class Batch:
             return self.map(step, do)
         todo = self._todo(step)
         limit = self.shared.limit(None, step)
-        with self._recorder(step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)) as keeper:
+        with self._recorder(step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)) as recorder:
             for item in todo:
-                keeper.take_events(item, make)
+                recorder.take_events(item, make)
         return self
 
     def join(self, *others: "Batch") -> "Batch":
@@ -273,38 +274,37 @@ class Batch:
         self,
         do: Callable[[Item], object],
         waiting: Iterator[Item],
-        keeper: StepRecorder,
+        recorder: StepRecorder,
         place: int = 0,
     ) -> None:
         for item in waiting:
-            self._wait_while_paused(keeper)
+            self._wait_while_paused(recorder)
             if item.id not in self.shared.lease.cancelled:
-                keeper.take([keeper.attempt(do, item, place=place)])
+                recorder.take([recorder.attempt(do, item, place=place)])
 
     def _map_in_threads(
-        self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, keeper: StepRecorder
+        self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, recorder: StepRecorder
     ) -> None:
         waiting = _Handed(todo)
 
         def work(place: int) -> None:
-            board().enter(place)
-            self._map_one_by_one(do, waiting, keeper, place)
+            self._board.enter(place)
+            self._map_one_by_one(do, waiting, recorder, place)
 
         crew = Crew(work, min(threads, len(todo)))
         try:
             crew.start()
-            crew.wait(keeper.check)
+            crew.wait(recorder.check)
         finally:
             # When the lease is lost or the run interrupted, what is under way may end; nothing begins.
             waiting.close()
             crew.leave(0 if self.shared.lease.hung else _LAST_SECONDS)
 
-    def _wait_while_paused(self, keeper: StepRecorder) -> None:
+    def _wait_while_paused(self, recorder: StepRecorder) -> None:
         """Begin nothing while another item is past its time: that ends, or the process does."""
-        keeper.check()
-        while board().paused:
+        while self._board.paused:
             time.sleep(_PAUSE_SECONDS)
-            keeper.check()
+            recorder.check()
 
 
 class _Handed(Iterator[Item]):
@@ -327,13 +327,13 @@ class _Handed(Iterator[Item]):
 
 
 def _chosen(
-    todo: Sequence[Item], when: Callable[[Item], bool], keeper: StepRecorder
+    todo: Sequence[Item], when: Callable[[Item], bool], recorder: StepRecorder
 ) -> Iterator[Item]:
     """The items that a step is for; where `when` raises, that is a failure of the step for this item alone."""
     for item in todo:
-        result = keeper.attempt(lambda item: bool(when(item)), item)
+        result = recorder.attempt(lambda item: bool(when(item)), item)
         if result.error is not None:
-            keeper.take([result])
+            recorder.take([result])
         elif result.output:
             yield item
 
