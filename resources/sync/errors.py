@@ -51,7 +51,7 @@ def meaning(error: BaseException, source: Source) -> Exception:
             return cause
         if isinstance(cause, requests.JSONDecodeError):
             return ConnectionError(f"{source.name} answers what is no JSON")
-        if _is_limit(cause) or _NOT_LET_IN.search(str(cause)):
+        if _is_limit(cause) or (isinstance(cause, _PASSING) and _NOT_LET_IN.search(str(cause))):
             return NonRetriable(f"{source.name} cannot be loaded: {_line(cause)}")
         if isinstance(cause, _PASSING) or _is_no_room(cause):
             kind = type(cause).__name__

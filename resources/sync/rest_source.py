@@ -44,7 +44,10 @@ class _Client(RESTClient):
         if isinstance(rows, dict) and (rows.get("error") or rows.get("errors")):
             url = _called(response.url)
             raise Refused(f"{url} answers with an error in place of rows: {response.text[:200]}")
-        return [] if rows is None else rows
+        if rows is None:
+            return []
+        # A page is a list of rows, and anything else is one row.
+        return rows if isinstance(rows, list) else [rows]
 
 
 class _NotModified(Exception):

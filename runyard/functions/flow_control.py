@@ -162,7 +162,7 @@ class BatchEvents:
     key: str | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.max_size, "BatchEvents(size", most=LARGEST_BATCH)
+        _at_least_one(self.max_size, "BatchEvents(max_size", most=LARGEST_BATCH)
         seconds(self.timeout, "BatchEvents(timeout=...)", least=0.1, most=600)
         _check_key(self.key, "BatchEvents")
 

@@ -385,7 +385,7 @@ def test_thoughts_that_gemini_shows_are_no_part_of_a_text(
         ({"prompt_tokens": 40, "completion_tokens": 60, "total_tokens": 100}, 60),
         ({"prompt_tokens": 40, "completion_tokens": 10, "total_tokens": 100}, 60),
         ({"prompt_tokens": 40, "completion_tokens": 60}, 60),
-        ({"prompt_tokens": None, "completion_tokens": "many", "total_tokens": -3}, 21),
+        ({"prompt_tokens": None, "completion_tokens": "many", "total_tokens": -3}, 63),
         ({"prompt_tokens": 1, "completion_tokens": 10**12, "total_tokens": 1}, 2**31 - 1),
     ],
 )

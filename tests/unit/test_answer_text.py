@@ -23,7 +23,7 @@ THOUGHTS = [
         "Queues wait.",
         5,
     ),
-    (f"{HARMONY}a <think> b<|end|><|start|>assistant<|message|>Queues wait.", "Queues wait.", 5),
+    (f"{HARMONY}a <think> b<|end|><|start|>assistant<|message|>Queues wait.", "Queues wait.", 4),
     (f"{HARMONY}never ending", "", 12),
     ("Queues wait.<|end|>", "Queues wait.", 0),
 ]
