@@ -210,7 +210,7 @@ class Yard:
         """Send several events at once."""
         return [Sent(found) for found in send_events(events)]
 
-    def fetch_all(
+    def run(
         self, function: str, data: Mapping[str, Any] | None = None, *, event: str | None = None
     ) -> Invocation:
         """Send one function an event that is for it alone, run all that is due, and return its invocation."""
