@@ -1,4 +1,4 @@
-"""Every example of the documentation runs: its code is loaded, its tests are run, with nothing added."""
+"""Runs every example in the documentation: loads its code and runs its tests, nothing added."""
 
 import re
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from runyard.functions import registry
 from runyard.testing import Yard, empty_event_table
 from tests.conftest import ROOT, use_database
 
-WORDS = sorted((ROOT / "docs" / "words").glob("*.md"))
-PAGES = [ROOT / "docs" / "testing.md", *WORDS]
+FEATURES = sorted((ROOT / "docs" / "features").glob("*.md"))
+PAGES = [ROOT / "docs" / "testing.md", *FEATURES]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def documented(server: str) -> str:
-    """A database of their own."""
+    """The URL of a database for the examples."""
     return use_database(server, "docs")
 
 
@@ -28,7 +28,7 @@ def documented(server: str) -> str:
 def example(
     page: Path, documented: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, Any]]:
-    """The names that a page's code makes."""
+    """The names that a page's code defines."""
     monkeypatch.setattr(registry, "_functions", {})
     names: dict[str, Any] = {"__name__": page.stem}
     exec(
@@ -39,17 +39,17 @@ def example(
 
 
 def _all(names: dict[str, Any], kind: type) -> list[Any]:
-    found = [
-        one
-        for value in names.values()
-        for one in (value if isinstance(value, list) else [value])
-        if isinstance(one, kind)
+    values = [
+        value
+        for named in names.values()
+        for value in (named if isinstance(named, list) else [named])
+        if isinstance(value, kind)
     ]
-    return list({id(one): one for one in found}.values())
+    return list({id(value): value for value in values}.values())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_an_example_does_what_its_page_says(page: Path, example: dict[str, Any]) -> None:
+def test_the_example_of_a_page_passes_its_own_tests(page: Path, example: dict[str, Any]) -> None:
     tests = {name: value for name, value in example.items() if name.startswith("test_")}
     assert tests, f"{page.name} has an example without a test"
     definitions = Definitions(
@@ -63,17 +63,17 @@ def test_an_example_does_what_its_page_says(page: Path, example: dict[str, Any])
             test(yard)
 
 
-@pytest.mark.parametrize("page", WORDS, ids=lambda page: page.stem)
-def test_a_page_says_what_every_page_says(page: Path) -> None:
+@pytest.mark.parametrize("page", FEATURES, ids=lambda page: page.stem)
+def test_a_page_has_the_standard_headings(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert [
         heading
-        for heading in ("## Example", "## In the Dagster UI", "## Beside Inngest")
+        for heading in ("## Example", "## In the Dagster UI", "## Compared with Inngest")
         if heading not in text
     ] == []
 
 
-def test_every_word_has_a_page() -> None:
+def test_every_feature_has_a_page() -> None:
     import inspect
 
     from runyard import Batch, on_event
@@ -110,10 +110,10 @@ def test_every_word_has_a_page() -> None:
         for name, value in vars(Batch).items()
         if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
     }
-    words = (steps | set(inspect.signature(on_event).parameters)) - plumbing
-    assert {word for word in words if word not in pages} == set()
-    pages["progress"] = "progress"  # of an item
-    for word, page in pages.items():
-        assert word in (ROOT / "docs" / "words" / f"{page}.md").read_text(encoding="utf-8"), (
-            f"docs/features/{page}.md does not name {word}"
+    features = (steps | set(inspect.signature(on_event).parameters)) - plumbing
+    assert features - set(pages) == set()
+    pages["progress"] = "progress"  # a method of Item
+    for feature, page in pages.items():
+        assert feature in (ROOT / "docs" / "features" / f"{page}.md").read_text(encoding="utf-8"), (
+            f"docs/features/{page}.md does not mention {feature}"
         )
