@@ -47,7 +47,7 @@ def migrate() -> list[str]:
             command.upgrade(config, "head")
             connection.commit()
             done.append(f"{schema}: {before or 'empty'} -> {_current(connection, schema)}")
-        if connection.execute(text("SELECT runyard.settle_in_v1()")).scalar():
+        if connection.execute(text("SELECT runyard.adopt_cluster_v1()")).scalar():
             done.append(
                 "runyard: came from another PostgreSQL cluster; what waits goes on with the transactions of this one"
             )

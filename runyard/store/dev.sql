@@ -1,6 +1,6 @@
 -- What the dev page looks at. As in queries.sql, parameters are %(named)s.
 
--- name: events_found
+-- name: search_events
 -- Of the next so many events behind a place, newest first, those that a search meets; `unmatched` is an event without invocations.
 -- The engine's own events are left out where they started nothing, unless `internal`.
 -- The inner limit bounds the work, whatever the search is for. No EXISTS: the planner would read all invocations into a hash table for it. (by events_received_at or events_name_received, invocations_event)
@@ -15,10 +15,10 @@ WHERE (%(internal)s OR source <> 'engine' OR (SELECT id FROM runyard.invocations
     AND (%(status)s::text IS NULL
         OR %(status)s <> 'unmatched' AND (SELECT id FROM runyard.invocations WHERE event_id = looked.id AND status = %(status)s LIMIT 1) IS NOT NULL
         OR %(status)s = 'unmatched' AND source NOT IN ('engine', 'step') AND (SELECT id FROM runyard.invocations WHERE event_id = looked.id LIMIT 1) IS NULL)
-    AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(looked.id, name, data, "user", v, ts), %(filter)s::jsonpath))
+    AND (%(filter)s::text IS NULL OR runyard.filter_matches_v1(runyard.document_v1(looked.id, name, data, "user", v, ts), %(filter)s::jsonpath))
 ORDER BY received_at DESC, id DESC LIMIT %(limit)s
 
--- name: events_looked_at
+-- name: search_events_end
 -- Where the look of `events_found` ended, no row where it came to the last event. (by events_received_at or events_name_received)
 SELECT received_at, id FROM runyard.events
 WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
@@ -26,7 +26,7 @@ WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(ids)s::text[] IS NULL O
     AND (%(cursor_at)s::timestamptz IS NULL OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
 ORDER BY received_at DESC, id DESC OFFSET %(chunk)s - 1 LIMIT 1
 
--- name: events_with_id
+-- name: events_by_any_id
 -- Events that an id leads to: their own, the one that their sender gave, an invocation's, a run's.
 -- (by events_pkey, events_idempotency_key, invocations_pkey, batches_run)
 SELECT id FROM runyard.events WHERE id = %(given)s
@@ -34,7 +34,7 @@ UNION SELECT id FROM runyard.events WHERE idempotency_key = %(given)s
 UNION SELECT event_id FROM runyard.invocations WHERE id = %(number)s::bigint
 UNION (SELECT event_id FROM runyard.batches JOIN runyard.invocations ON invocations.id = ANY (batches.invocations) WHERE batches.run_id = %(given)s LIMIT 1000)
 
--- name: invocations_briefly
+-- name: invocation_summaries
 -- The first invocations of each of these events, with how many there are. (by invocations_event)
 SELECT found.* FROM unnest(%(events)s::text[]) AS asked (id) CROSS JOIN LATERAL (
     SELECT id, event_id, function, status, run_id, replay_of,
@@ -43,11 +43,11 @@ SELECT found.* FROM unnest(%(events)s::text[]) AS asked (id) CROSS JOIN LATERAL 
     FROM runyard.invocations WHERE event_id = asked.id ORDER BY id LIMIT %(each)s
 ) AS found ORDER BY found.id
 
--- name: cause
+-- name: causing_invocation
 -- The invocation whose step has sent an event. (by invocations_pkey)
 SELECT id, function, event_id FROM runyard.invocations WHERE id = %(invocation)s
 
--- name: caused
+-- name: caused_events
 -- What the steps of an event's invocations have sent, and what that has caused in turn, level by level.
 -- (by invocations_event, events_caused_by)
 WITH RECURSIVE tree AS (
@@ -59,9 +59,9 @@ WITH RECURSIVE tree AS (
 )
 SELECT id, name, received_at, caused_by FROM tree LIMIT %(limit)s
 
--- name: parts
--- What an invocation did in runs that it left unfinished, in order. (by parts_invocation)
-SELECT run_id, status, error, ended_at FROM runyard.parts WHERE invocation_id = %(invocation)s ORDER BY id
+-- name: run_segments
+-- What an invocation did in runs that it left unfinished, in order. (by run_segments_invocation)
+SELECT run_id, status, error, ended_at FROM runyard.run_segments WHERE invocation_id = %(invocation)s ORDER BY id
 
 -- name: batches_of_runs
 -- When runs were claimed for, and begun. (by batches_run)
@@ -78,18 +78,18 @@ SELECT DISTINCT ON (step) step, percent, text FROM (
     SELECT * FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id DESC LIMIT 100
 ) AS latest ORDER BY step, id DESC
 
--- name: holding
+-- name: blockers
 -- What may hold an invocation: its function, its keys, what open batches hold of the function's limits, and where its throttle stands.
--- (by invocations_pkey, functions_pkey, failed_launches_pkey, batches_open, gates_pkey)
+-- (by invocations_pkey, functions_pkey, failed_launches_pkey, batches_open, flow_control_state_pkey)
 SELECT invocations.status, invocations.attempt, invocations.crashes, invocations.due_at, invocations.keys, invocations.admitted, invocations.cancel_requested_at,
-    invocations.started_at IS NOT NULL AS begun, runyard.now() AS now, functions.active, functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
+    invocations.started_at IS NOT NULL AS begun, runyard.now_v1() AS now, functions.active, functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
     failed_launches.error->>'message' AS unlaunched, failed_launches.until AS held_until,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]') FROM (
         SELECT slot.scope, slot.key, sum(slot.n) AS n
         FROM runyard.batches CROSS JOIN LATERAL jsonb_to_recordset(batches.slots) AS slot (scope text, key text, n integer)
         WHERE batches.status IN ('claimed', 'running') AND batches.slots IS NOT NULL GROUP BY 1, 2
     ) AS held) AS held,
-    (SELECT until FROM runyard.gates WHERE gates.id = concat_ws(chr(31), 'throttle', invocations.function,
+    (SELECT until FROM runyard.flow_control_state AS state WHERE state.id = concat_ws(chr(31), 'throttle', invocations.function,
         coalesce(invocations.keys[(functions.flow->'throttle'->>'key')::integer], ''))) AS throttled_until
 FROM runyard.invocations LEFT JOIN runyard.functions ON functions.name = invocations.function
 LEFT JOIN runyard.failed_launches ON failed_launches.function = invocations.function WHERE invocations.id = %(invocation)s
@@ -98,7 +98,7 @@ LEFT JOIN runyard.failed_launches ON failed_launches.function = invocations.func
 -- The event names that start each function, wildcards aside. (a small table: scanned)
 SELECT name, exact FROM runyard.functions WHERE active
 
--- name: functions_lately
+-- name: function_stats
 -- What became of each function's invocations of the last hour, of the newest so many; `p95` is the time from the event to the end, in seconds.
 -- (by functions_pkey, invocations_function)
 SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
@@ -106,7 +106,7 @@ SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
         percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - created_at)) FILTER (WHERE status IN ('succeeded', 'failed')) AS p95
     FROM (
         SELECT status, created_at, finished_at FROM runyard.invocations
-        WHERE function = functions.name AND created_at > runyard.now() - interval '1 hour' ORDER BY created_at DESC, id DESC LIMIT %(most)s
+        WHERE function = functions.name AND created_at > runyard.now_v1() - interval '1 hour' ORDER BY created_at DESC, id DESC LIMIT %(most)s
     ) AS newest
 ) AS lately
 
@@ -118,7 +118,7 @@ SELECT id, status, created_at, run_id,
 FROM runyard.invocations WHERE function = %(function)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 
--- name: open_lately
+-- name: open_invocations
 -- Of the newest invocations of a function those that are not final, with their event's data and their last progress.
 -- (by invocations_function, events_pkey and progress_invocation)
 SELECT newest.id, newest.function, newest.status, events.data, said.percent, said.text FROM (
@@ -128,11 +128,11 @@ JOIN runyard.events ON events.id = newest.event_id
 LEFT JOIN LATERAL (SELECT * FROM runyard.progress WHERE invocation_id = newest.id ORDER BY id DESC LIMIT 1) AS said ON true
 WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') ORDER BY newest.id DESC LIMIT 20
 
--- name: pulse
+-- name: recent_event_count
 -- Events of the last ten seconds. (by events_received_at)
-SELECT count(*) AS events FROM runyard.events WHERE received_at > runyard.now() - interval '10 seconds'
+SELECT count(*) AS events FROM runyard.events WHERE received_at > runyard.now_v1() - interval '10 seconds'
 
--- name: batches_under_way
+-- name: open_batches
 -- What the workers do, the oldest first. (by batches_open)
 SELECT function, status, run_id, worker, cardinality(invocations) AS size, started_at
 FROM runyard.batches WHERE status IN ('claimed', 'running') ORDER BY claimed_at LIMIT 50

@@ -2,7 +2,7 @@
 
 -- name: send_shared
 -- As `send`, for many requests at once: all ids in one row. (by events_pkey and events_idempotency_key)
-SELECT ARRAY(SELECT id FROM runyard.send_v2(%(events)s::jsonb, 'http') AS id) AS ids
+SELECT ARRAY(SELECT id FROM runyard.send_v1(%(events)s::jsonb, 'http') AS id) AS ids
 
 -- name: create_key
 -- Keep a new key by its hash. (by keys_pkey and keys_hash_key)
@@ -64,7 +64,7 @@ ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 -- waits_invocation_id_step_key, progress_invocation)
 SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at, finished_at, run_id, replay_of, output, error, dismissed_at,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('step', steps.step, 'tries', steps.tries, 'output', steps.output, 'error', steps.error, 'run_id', steps.run_id,
-            'started_at', steps.started_at, 'finished_at', steps.finished_at) ORDER BY steps.number NULLS FIRST, steps.finished_at), '[]')
+            'started_at', steps.started_at, 'finished_at', steps.finished_at) ORDER BY steps.number), '[]')
         FROM runyard.steps WHERE steps.invocation_id = invocations.id) AS steps,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('step', waits.step, 'kind', waits.kind, 'event', waits.event, 'until', waits.expires_at) ORDER BY waits.id), '[]')
         FROM runyard.waits WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel' AND waits.resolved_at IS NULL
@@ -86,7 +86,7 @@ SELECT triggers FROM runyard.functions WHERE name = %(function)s AND active
 SELECT DISTINCT event_id AS id FROM runyard.invocations
 WHERE event_id = ANY (%(events)s::text[]) AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')
 
--- name: known_moment
+-- name: past_snapshot
 -- A snapshot as text, if it is one of the past; an error if it is none. (nothing scanned)
 SELECT given FROM (SELECT %(given)s::pg_snapshot AS given) AS asked WHERE pg_snapshot_xmax(given) <= pg_snapshot_xmax(pg_current_snapshot())
 
@@ -99,7 +99,7 @@ SELECT watched.number, pg_current_snapshot()::text AS moment,
         'function', invocations.function, 'status', invocations.status, 'attempt', invocations.attempt, 'run_id', invocations.run_id, 'due_at', invocations.due_at,
         'output', invocations.output, 'error', invocations.error) END AS state,
     (SELECT jsonb_agg(jsonb_build_object('step', steps.step, 'tries', steps.tries, 'output', steps.output, 'error', steps.error,
-            'started_at', steps.started_at, 'finished_at', steps.finished_at) ORDER BY steps.number NULLS FIRST, steps.finished_at)
+            'started_at', steps.started_at, 'finished_at', steps.finished_at) ORDER BY steps.number)
         FROM runyard.steps WHERE steps.invocation_id = watched.invocation AND runyard.written_after_v1(steps.xmin, watched.since)) AS steps,
     (SELECT jsonb_agg(jsonb_build_object('step', progress.step, 'percent', progress.percent, 'text', progress.text, 'at', progress.at) ORDER BY progress.id)
         FROM runyard.progress WHERE progress.invocation_id = watched.invocation
@@ -125,7 +125,7 @@ SELECT runyard.replay_v1(ARRAY(
 -- name: queues
 -- By function and status: how many invocations are waiting, and for how many seconds the first of them is due.
 -- (by invocations_due, invocations_lane, invocations_arrived and invocations_delayed)
-SELECT function, status, count(*) AS count, greatest(0, extract(epoch FROM runyard.now() - min(due_at)))::float8 AS overdue FROM (
+SELECT function, status, count(*) AS count, greatest(0, extract(epoch FROM runyard.now_v1() - min(due_at)))::float8 AS overdue FROM (
     SELECT function, status, due_at FROM runyard.invocations WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
     UNION ALL
     SELECT function, status, due_at FROM runyard.invocations WHERE lane IS NOT NULL
@@ -142,11 +142,11 @@ SELECT name, paused_at IS NOT NULL AS paused,
     (SELECT count(*) FROM runyard.invocations WHERE function = functions.name AND status = 'failed' AND dismissed_at IS NULL) AS failed
 FROM runyard.functions
 
--- name: under_way
+-- name: open_batch_counts
 -- By function and status: how many batches are open, with how many invocations. (by batches_open)
 SELECT function, status, count(*) AS batches, sum(cardinality(invocations)) AS invocations FROM runyard.batches
 WHERE status IN ('claimed', 'running') GROUP BY function, status
 
--- name: bulk_seen
+-- name: bulk_status
 -- A bulk, for the one who only looks. (by bulks_pkey)
 SELECT id, action, selection, total, done, started_at, finished_at FROM runyard.bulks WHERE id = %(id)s

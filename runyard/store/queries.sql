@@ -3,19 +3,19 @@
 
 -- name: send
 -- Insert a JSON array of events; gives the id of each, in order. (by events_pkey and events_idempotency_key)
-SELECT id FROM runyard.send_v2(%(events)s::jsonb, %(source)s) AS id
+SELECT id FROM runyard.send_v1(%(events)s::jsonb, %(source)s) AS id
 
 -- name: register_functions
 -- Write the functions that the code has. (by functions_pkey)
-INSERT INTO runyard.functions (name, job, triggers, exact, patterned, max_batch, priority, attempts, flow, key_paths, laned, gated, location, active, registered_at)
-SELECT name, job, triggers, exact, patterned, max_batch, priority, attempts, flow, key_paths, laned, gated, %(location)s, true, now()
+INSERT INTO runyard.functions (name, job, triggers, exact, has_patterns, max_batch, priority, attempts, flow, key_paths, uses_lanes, needs_admission, location, active, registered_at)
+SELECT name, job, triggers, exact, has_patterns, max_batch, priority, attempts, flow, key_paths, uses_lanes, needs_admission, %(location)s, true, now()
 FROM jsonb_to_recordset(%(functions)s::jsonb) AS declared (
-    name text, job text, triggers text[], exact text[], patterned boolean, max_batch integer, priority smallint, attempts smallint,
-    flow jsonb, key_paths jsonb, laned boolean, gated boolean)
+    name text, job text, triggers text[], exact text[], has_patterns boolean, max_batch integer, priority smallint, attempts smallint,
+    flow jsonb, key_paths jsonb, uses_lanes boolean, needs_admission boolean)
 ON CONFLICT (name) DO UPDATE SET
-    job = excluded.job, triggers = excluded.triggers, exact = excluded.exact, patterned = excluded.patterned, max_batch = excluded.max_batch,
-    priority = excluded.priority, attempts = excluded.attempts, flow = excluded.flow, key_paths = excluded.key_paths, laned = excluded.laned,
-    gated = excluded.gated, location = excluded.location, active = true, registered_at = now()
+    job = excluded.job, triggers = excluded.triggers, exact = excluded.exact, has_patterns = excluded.has_patterns, max_batch = excluded.max_batch,
+    priority = excluded.priority, attempts = excluded.attempts, flow = excluded.flow, key_paths = excluded.key_paths, uses_lanes = excluded.uses_lanes,
+    needs_admission = excluded.needs_admission, location = excluded.location, active = true, registered_at = now()
 
 -- name: register_triggers
 -- Write the triggers of these functions anew. (by triggers_function)
@@ -33,7 +33,7 @@ FROM declared CROSS JOIN LATERAL jsonb_to_recordset(declared.rules) AS rule (eve
 -- Give what waits with other keys than those of its function's flow control the present ones, so many of a function at a time, and wake those
 -- functions; gives the most that one of them had. (by invocations_keyed, invocations_due; functions is a small table: scanned)
 WITH rekeyed AS (
-    SELECT name, runyard.rekey_v2(name, %(limit)s) AS count FROM runyard.functions WHERE runyard.other_keys_v1(functions)
+    SELECT name, runyard.rekey_v1(name, %(limit)s) AS count FROM runyard.functions WHERE runyard.has_stale_keys_v1(functions)
 )
 SELECT max(count) AS count, runyard.wake_v1(string_agg(name, ',')) FROM rekeyed WHERE count > 0 HAVING count(*) > 0
 
@@ -42,7 +42,7 @@ SELECT max(count) AS count, runyard.wake_v1(string_agg(name, ',')) FROM rekeyed 
 UPDATE runyard.functions SET paused_at = CASE WHEN %(paused)s THEN coalesce(paused_at, now()) END WHERE name = %(function)s
 RETURNING name, runyard.wake_v1(name)
 
--- name: publication
+-- name: record_publication
 -- Note a version of a code location by what it has; gives whether it is the newest one, rather than an older one that runs again. (by publications_pkey)
 WITH made AS (
     INSERT INTO runyard.publications (location, digest) VALUES (%(location)s, %(digest)s) ON CONFLICT DO NOTHING RETURNING digest
@@ -54,9 +54,9 @@ SELECT EXISTS (SELECT FROM made)
 -- The functions of a code location that it no longer has get no new invocations. (a small table: scanned)
 UPDATE runyard.functions SET active = false WHERE active AND location = %(location)s AND NOT name = ANY (%(names)s)
 
--- name: returned
+-- name: restored_functions
 -- The functions that were away and are there again, until all that came meanwhile has been taken up. (a small table: scanned)
-SELECT name FROM runyard.functions WHERE active AND back IS NOT NULL
+SELECT name FROM runyard.functions WHERE active AND restored_snapshot IS NOT NULL
 
 -- name: catch_up
 -- Start a function that was away for what came meanwhile, so many events at a time; gives where to go on. (by events_received_at, invocations_event)
@@ -105,7 +105,7 @@ due AS (
     SELECT found.* FROM levels CROSS JOIN LATERAL (
         SELECT id FROM runyard.invocations
         WHERE function = %(function)s AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0
-            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND priority = levels.priority AND due_at <= runyard.now()
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL AND priority = levels.priority AND due_at <= runyard.now_v1()
         ORDER BY due_at, id LIMIT %(max_batch)s FOR UPDATE SKIP LOCKED
     ) AS found
     LIMIT %(max_batch)s
@@ -124,9 +124,9 @@ FROM taken
 
 -- name: claim_lanes
 -- As `claim`, for a function with flow control: within its limits, in turn from lane to lane. (by invocations_lane)
-SELECT size, event_id, previous_run, more, alone FROM runyard.claim_v2(%(function)s, %(batch)s, %(max_batch)s, %(just)s::bigint[])
+SELECT size, event_id, previous_run, more, alone FROM runyard.claim_v1(%(function)s, %(batch)s, %(max_batch)s, %(just)s::bigint[])
 
--- name: claim_these
+-- name: claim_invocations
 -- Claim these invocations of a function without flow control, for a run that was launched for them. (by invocations_pkey)
 WITH taken AS (
     UPDATE runyard.invocations SET status = 'claimed', batch_id = %(batch)s
@@ -183,11 +183,11 @@ firsts AS (
     UNION ALL
     SELECT until FROM held WHERE isfinite(until)
 )
-SELECT extract(epoch FROM min(due_at) - runyard.now())::float8 AS seconds FROM firsts
+SELECT extract(epoch FROM min(due_at) - runyard.now_v1())::float8 AS seconds FROM firsts
 
 -- name: next_due_lanes
 -- As `next_due`, for a function with flow control. (by invocations_delayed)
-SELECT runyard.next_due_v2(%(function)s) AS seconds
+SELECT runyard.next_due_v1(%(function)s) AS seconds
 
 -- name: capacity
 -- Runs that the living workers can do at a time, batches that wait for one, batches under way. A claim that was not launched in its time waits for
@@ -198,7 +198,7 @@ SELECT
         AND (launched_at IS NOT NULL OR claimed_at > now() - make_interval(secs => %(launch)s))) AS waiting,
     (SELECT count(*) FROM runyard.batches WHERE status = 'running') AS running
 
--- name: launching
+-- name: mark_launched
 -- Write down that the run of a batch is given to the broker; where that did not happen (`marked`), its
 -- status as it was. The row is locked first: an UPDATE that waits for a lock writes the time at which
 -- its wait began. (by batches_pkey)
@@ -211,7 +211,7 @@ launched AS (
 )
 SELECT EXISTS (SELECT FROM launched) AS marked, status FROM runyard.batches WHERE id = %(batch)s
 
--- name: unlaunched
+-- name: unlaunched_batches
 -- Batches that were claimed, and whose run nobody has launched in time. (by batches_open)
 SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled, extract(epoch FROM now() - claimed_at)::float8 AS age FROM runyard.batches
 WHERE status = 'claimed' AND launched_at IS NULL AND claimed_at <= now() - make_interval(secs => %(seconds)s)
@@ -248,8 +248,8 @@ WITH before AS (
 started AS (
     UPDATE runyard.invocations
     SET status = 'running', run_id = %(run)s, attempt = invocations.attempt + (status = 'claimed')::integer,
-        since = coalesce(since, pg_current_snapshot()), started_at = coalesce(started_at, runyard.now()),
-        expires_at = CASE WHEN started_at IS NULL THEN runyard.now() + make_interval(secs => %(finish_within)s::float8) ELSE expires_at END
+        since = coalesce(since, pg_current_snapshot()), started_at = coalesce(started_at, runyard.now_v1()),
+        expires_at = CASE WHEN started_at IS NULL THEN runyard.now_v1() + make_interval(secs => %(finish_timeout)s::float8) ELSE expires_at END
     FROM before
     WHERE invocations.id = before.id AND invocations.id = ANY (SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
     RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes, cancel_requested_at IS NOT NULL AS cancelled, before.seen, before.run_id AS previous_run
@@ -259,12 +259,12 @@ SELECT started.id, started.event_id, started.attempt, started.crashes, started.c
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
 
--- name: kept_steps
+-- name: recorded_steps
 -- What the steps of these invocations have given so far, in the order in which they were kept: the clocks of two workers may
 -- differ by more than a step takes. (by steps_pkey)
-SELECT invocation_id, step, output, error, run_id, tries FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY number NULLS FIRST, finished_at
+SELECT invocation_id, step, output, error, run_id, tries FROM runyard.steps WHERE invocation_id = ANY (%(invocations)s) ORDER BY number
 
--- name: keep_steps
+-- name: record_steps
 -- Keep results of one step; refused (no row) when the lease is gone. An output that is kept is never replaced, and an error that is written again,
 -- because the answer to the first time was lost, is one try. (by steps_pkey, batches_pkey)
 WITH lease AS (
@@ -297,7 +297,7 @@ WITH lease AS (
     WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' RETURNING id
 ),
 suspended AS (
-    SELECT waits.invocation_id, CASE WHEN bool_or(waits.resolved_at IS NOT NULL) THEN runyard.now() ELSE min(waits.expires_at) END AS due_at
+    SELECT waits.invocation_id, CASE WHEN bool_or(waits.resolved_at IS NOT NULL) THEN runyard.now_v1() ELSE min(waits.expires_at) END AS due_at
     FROM unnest(%(suspended)s::bigint[], %(steps)s::text[]) AS at (invocation_id, step)
     JOIN runyard.waits ON waits.invocation_id = at.invocation_id AND waits.step = at.step GROUP BY 1
 ),
@@ -312,13 +312,13 @@ settled AS (
         batch_id = NULL, output = outcome.output::jsonb, crashes = 0, suspect = NULL, attempt = coalesce(outcome.attempt, invocations.attempt),
         error = CASE WHEN cancel_requested_at IS NOT NULL AND outcome.status <> 'succeeded' THEN invocations.error ELSE outcome.error::jsonb END,
         since = CASE WHEN outcome.status IN ('sleeping', 'waiting') THEN NULL ELSE since END,
-        due_at = CASE WHEN outcome.status = 'queued' THEN runyard.now() + make_interval(secs => outcome.delay) ELSE coalesce(outcome.wakes, due_at) END,
-        finished_at = CASE WHEN outcome.status IN ('queued', 'sleeping', 'waiting') AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
+        due_at = CASE WHEN outcome.status = 'queued' THEN runyard.now_v1() + make_interval(secs => outcome.delay) ELSE coalesce(outcome.wakes, due_at) END,
+        finished_at = CASE WHEN outcome.status IN ('queued', 'sleeping', 'waiting') AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now_v1() END
     FROM outcomes AS outcome
     WHERE invocations.id = outcome.invocation_id AND invocations.id = ANY (%(invocations)s::bigint[]) AND EXISTS (SELECT FROM lease)
 ),
 left_unfinished AS (
-    INSERT INTO runyard.parts (invocation_id, run_id, status, error)
+    INSERT INTO runyard.run_segments (invocation_id, run_id, status, error)
     SELECT invocation_id, %(run)s, status, error::jsonb FROM outcomes
     WHERE status IN ('queued', 'sleeping', 'waiting') AND EXISTS (SELECT FROM lease)
 )
@@ -340,21 +340,21 @@ FROM runyard.batches WHERE id = ANY (%(batches)s) AND status IN ('claimed', 'run
 
 -- name: heartbeat_worker
 -- A worker says that it is alive. (by workers_pkey)
-INSERT INTO runyard.workers (name, host, pid, slots, place) VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s, %(place)s)
-ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, place = excluded.place, slots = excluded.slots, heartbeat_at = clock_timestamp(),
+INSERT INTO runyard.workers (name, host, pid, slots, pid_namespace) VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s, %(pid_namespace)s)
+ON CONFLICT (name) DO UPDATE SET host = excluded.host, pid = excluded.pid, pid_namespace = excluded.pid_namespace, slots = excluded.slots, heartbeat_at = clock_timestamp(),
     started_at = CASE WHEN workers.pid = excluded.pid THEN workers.started_at ELSE clock_timestamp() END
 
--- name: batches_here
+-- name: batches_on_host
 -- Batches that run in processes of this place: of the worker itself, and of others that are silent for some seconds; and those that are settled, while
 -- their run has not ended. (by batches_open, batches_ending; workers is a small table: scanned)
 SELECT batches.id, batches.function, batches.status, batches.run_id, batches.worker, batches.cancel_requested_at IS NOT NULL AS cancelled
 FROM runyard.batches JOIN runyard.workers ON starts_with(batches.worker, workers.name || ':')
-WHERE batches.status = 'running' AND workers.place = %(place)s
+WHERE batches.status = 'running' AND workers.pid_namespace = %(pid_namespace)s
     AND (workers.name = %(name)s OR batches.heartbeat_at < now() - make_interval(secs => %(silent)s))
 UNION ALL
 SELECT batches.id, batches.function, batches.status, batches.run_id, batches.worker, false
 FROM runyard.batches JOIN runyard.workers ON starts_with(batches.worker, workers.name || ':')
-WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_id IS NOT NULL AND workers.place = %(place)s
+WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_id IS NOT NULL AND workers.pid_namespace = %(pid_namespace)s
 
 -- name: hand_back
 -- Give back what processes of a worker that stops are still doing: no attempt is counted. It is due when that worker is gone, which would take it
@@ -370,13 +370,13 @@ held AS (
 freed AS (
     UPDATE runyard.invocations SET batch_id = NULL, attempt = greatest(0, attempt - 1),
         status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
-        finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now() END,
-        due_at = greatest(due_at, runyard.now() + interval '4 seconds')
+        finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now_v1() END,
+        due_at = greatest(due_at, runyard.now_v1() + interval '4 seconds')
     FROM held WHERE invocations.id = held.id AND invocations.id = ANY (SELECT id FROM held) AND invocations.batch_id = held.batch_id AND status = 'running'
     RETURNING invocations.id, invocations.status, held.run_id
 ),
 left_unfinished AS (
-    INSERT INTO runyard.parts (invocation_id, run_id, status) SELECT id, run_id, 'lost' FROM freed WHERE status = 'queued'
+    INSERT INTO runyard.run_segments (invocation_id, run_id, status) SELECT id, run_id, 'lost' FROM freed WHERE status = 'queued'
 )
 SELECT run_id, runyard.wake_v1('') FROM leases
 
@@ -407,11 +407,11 @@ WHERE status IN ('claimed', 'running') AND heartbeat_at < now() - make_interval(
     AND (status = 'running' OR cancel_requested_at IS NOT NULL OR (SELECT slots = 0 OR slots > running FROM alive))
 ORDER BY heartbeat_at LIMIT 100
 
--- name: ended
+-- name: mark_run_ended
 -- A process is free again: the run of its batch has ended, too. (by batches_run)
 UPDATE runyard.batches SET ended_at = now() WHERE run_id = %(run)s AND ended_at IS NULL
 
--- name: unended
+-- name: batches_with_open_runs
 -- Batches that are over while their run may never end, for its process is gone: of a worker that is not heard of, or a lost lease. (by batches_ending;
 -- workers is a small table: scanned)
 SELECT id, run_id, status FROM runyard.batches
@@ -429,7 +429,7 @@ ORDER BY finished_at LIMIT 20
 -- searched, if no others are; those that were searched beside them are not any more, for the culprit
 -- was here. `failed` holds the function back: its runs do not come to begin.
 -- No row when another was first, or the worker came back.
--- (by batches_pkey, invocations_pkey, invocations_searched, failed_launches_pkey)
+-- (by batches_pkey, invocations_pkey, invocations_bisecting, failed_launches_pkey)
 WITH lease AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE id = %(batch)s AND status = %(expected)s AND (%(force)s OR heartbeat_at < now() - make_interval(secs => %(lease)s))
@@ -448,16 +448,16 @@ held AS (
     FROM found
 ),
 search AS (
-    SELECT EXISTS (SELECT FROM found WHERE lost AND suspect = 'searched') AS was_here,
+    SELECT EXISTS (SELECT FROM found WHERE lost AND suspect = 'bisecting') AS was_here,
         EXISTS (
             SELECT FROM runyard.invocations
-            WHERE function = (SELECT function FROM lease) AND suspect = 'searched'
+            WHERE function = (SELECT function FROM lease) AND suspect = 'bisecting'
                 AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')) AS goes_on
 ),
 cleared AS (
     UPDATE runyard.invocations SET suspect = NULL
     WHERE (SELECT was_here FROM search) AND function = (SELECT function FROM lease)
-        AND suspect = 'searched' AND status IN ('queued', 'sleeping', 'waiting')
+        AND suspect = 'bisecting' AND status IN ('queued', 'sleeping', 'waiting')
 ),
 freed AS (
     UPDATE runyard.invocations SET
@@ -465,11 +465,11 @@ freed AS (
         crashes = crashes + lost::integer,
         suspect = CASE
             WHEN NOT lost OR crashes = 0 THEN suspect
-            WHEN NOT unclear THEN 'alone'
-            WHEN was_here OR NOT goes_on THEN 'searched' END,
+            WHEN NOT unclear THEN 'isolated'
+            WHEN was_here OR NOT goes_on THEN 'bisecting' END,
         attempt = attempt - (unclear AND status = 'running')::integer,
         status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' WHEN spent THEN 'failed' ELSE %(status)s END,
-        due_at = CASE WHEN %(status)s = 'queued' AND status = 'running' THEN runyard.now() + make_interval(secs => %(delay)s) ELSE due_at END,
+        due_at = CASE WHEN %(status)s = 'queued' AND status = 'running' THEN runyard.now_v1() + make_interval(secs => %(delay)s) ELSE due_at END,
         error = CASE
             WHEN cancel_requested_at IS NOT NULL THEN error
             WHEN lost AND spent AND crashes > 0
@@ -478,21 +478,21 @@ freed AS (
                     'most likely a step of it ends its process (out of memory, a crash in native code); '
                     'mend that, then replay it', crashes + 1))
             ELSE coalesce(%(error)s::jsonb, error) END,
-        finished_at = CASE WHEN %(status)s = 'queued' AND NOT spent AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now() END
+        finished_at = CASE WHEN %(status)s = 'queued' AND NOT spent AND cancel_requested_at IS NULL THEN NULL ELSE runyard.now_v1() END
     FROM held CROSS JOIN search WHERE invocations.id = held.id
     RETURNING invocations.id, invocations.status
 ),
 left_unfinished AS (
-    INSERT INTO runyard.parts (invocation_id, run_id, status, error)
+    INSERT INTO runyard.run_segments (invocation_id, run_id, status, error)
     SELECT freed.id, lease.run_id, 'lost', %(error)s::jsonb FROM freed CROSS JOIN lease WHERE freed.status = 'queued' AND lease.run_id IS NOT NULL
 ),
 held_back AS (
     INSERT INTO runyard.failed_launches AS known (function, failures, until, error)
-    SELECT function, 1, runyard.now() + make_interval(secs => %(first_delay)s), %(error)s::jsonb FROM lease WHERE %(failed)s
+    SELECT function, 1, runyard.now_v1() + make_interval(secs => %(first_delay)s), %(error)s::jsonb FROM lease WHERE %(failed)s
     ON CONFLICT (function) DO UPDATE SET error = excluded.error,
-        failures = known.failures + (known.until <= runyard.now())::integer,
-        until = CASE WHEN known.until > runyard.now() THEN known.until
-            ELSE runyard.now() + make_interval(secs => least(%(most_delay)s, %(first_delay)s * 2.0 ^ least(known.failures, 30))) END
+        failures = known.failures + (known.until <= runyard.now_v1())::integer,
+        until = CASE WHEN known.until > runyard.now_v1() THEN known.until
+            ELSE runyard.now_v1() + make_interval(secs => least(%(most_delay)s, %(first_delay)s * 2.0 ^ least(known.failures, 30))) END
 )
 SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM lease
 
@@ -500,13 +500,13 @@ SELECT function, (SELECT count(*) FROM freed) AS size, runyard.wake_v1('') FROM 
 -- Cancel what a timeout has caught, so many at a time; gives how many. (by invocations_expiring)
 SELECT runyard.cancel_v1(array_agg(id), 'timeout: it did not begin or end in time') AS count FROM (
     SELECT id FROM runyard.invocations
-    WHERE expires_at <= runyard.now() AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
+    WHERE expires_at <= runyard.now_v1() AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
     ORDER BY expires_at LIMIT %(limit)s
 ) AS late HAVING count(*) > 0
 
--- name: put_off
+-- name: apply_deferred_requests
 -- Do what SQL asked of invocations and could not be done in its transaction; gives how much. (runyard.requests is as good as empty: scanned)
-SELECT runyard.do_asked_v1(true) AS count
+SELECT runyard.apply_requests_v1(true) AS count
 
 -- name: match
 -- Match the events that came since the last call with what waits for events; nothing where nothing waits. (by waits_event, events_name)
@@ -520,11 +520,11 @@ SELECT runyard.from_another_cluster_v1() AS moved
 -- name: purge
 -- Rows that mean nothing any more: gates of keys that are quiet, waits that outlived their invocation. (gates and waits are scanned)
 WITH quiet AS (
-    DELETE FROM runyard.gates WHERE until < runyard.now() - interval '1 hour' AND gate <> 'singleton'
+    DELETE FROM runyard.flow_control_state AS state WHERE until < runyard.now_v1() - interval '1 hour' AND kind <> 'singleton'
 )
 DELETE FROM runyard.waits WHERE id IN (
     SELECT waits.id FROM runyard.waits JOIN runyard.invocations ON invocations.id = waits.invocation_id
-    WHERE waits.expires_at < runyard.now() - interval '1 hour' AND invocations.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+    WHERE waits.expires_at < runyard.now_v1() - interval '1 hour' AND invocations.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
     LIMIT 1000 FOR UPDATE OF waits SKIP LOCKED
 )
 
@@ -532,25 +532,25 @@ DELETE FROM runyard.waits WHERE id IN (
 -- Held by whoever registers waits, suspends invocations or matches events: then none misses the other. (an advisory lock, nothing scanned)
 SELECT runyard.lock_waits_v1()
 
--- name: hold
+-- name: lock_lease
 -- Whether a run still has its batch, held so until the transaction ends; no row when not. (by batches_pkey)
 SELECT id FROM runyard.batches WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
 
--- name: waiting_already
+-- name: registered_waits
 -- Which of these invocations have registered this wait before. (by waits_invocation_id_step_key)
 SELECT invocation_id FROM runyard.waits WHERE step = %(step)s AND invocation_id = ANY (%(invocations)s)
 
 -- name: wait
 -- Register what invocations wait for, each once; gives how each wait stands. (by waits_invocation_id_step_key)
-SELECT invocation_id, done, expired, result, extract(epoch FROM due_at)::float8 AS due FROM runyard.wait_v1(%(step)s, %(wanted)s::jsonb)
+SELECT invocation_id, done, expired, result, extract(epoch FROM due_at)::float8 AS due FROM runyard.wait_v1(%(step)s, %(waits)s::jsonb)
 
--- name: leave_out
+-- name: remember_dropped
 -- Remember which invocations had left a batch when an op ended, and what they wait for, for ops in other processes. (by batches_run)
-UPDATE runyard.batches SET left_out = left_out || jsonb_build_object(%(op)s::text, %(left)s::jsonb) WHERE run_id = %(run)s AND status = 'running'
+UPDATE runyard.batches SET dropped_by_op = dropped_by_op || jsonb_build_object(%(op)s::text, %(left)s::jsonb) WHERE run_id = %(run)s AND status = 'running'
 
--- name: left_out
+-- name: dropped_by_op
 -- What was remembered so, by op. (by batches_run)
-SELECT left_out FROM runyard.batches WHERE run_id = %(run)s ORDER BY claimed_at DESC LIMIT 1
+SELECT dropped_by_op FROM runyard.batches WHERE run_id = %(run)s ORDER BY claimed_at DESC LIMIT 1
 
 -- name: request_cancel
 -- Tell the run of a batch to stop; gives the batch where it is still open. (by batches_pkey, batches_run)
@@ -582,7 +582,7 @@ LEFT JOIN LATERAL (
         'steps', (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'step', steps.step, 'attempt', steps.attempt, 'output', steps.output, 'error', steps.error,
             'milliseconds', round((extract(epoch FROM steps.finished_at - steps.started_at) * 1000)::numeric, 1)
-        ) ORDER BY steps.number NULLS FIRST, steps.finished_at), '[]') FROM runyard.steps WHERE steps.invocation_id = invocations.id)
+        ) ORDER BY steps.number), '[]') FROM runyard.steps WHERE steps.invocation_id = invocations.id)
     ) ORDER BY invocations.id) AS invocations
     FROM runyard.invocations WHERE invocations.event_id = events.id
 ) AS found ON true
@@ -594,7 +594,7 @@ SELECT DISTINCT run_id FROM runyard.invocations WHERE event_id = ANY (%(events)s
 
 -- name: next_expiry
 -- Seconds until the next timeout, NULL where none is set. (by invocations_expiring)
-SELECT extract(epoch FROM min(expires_at) - runyard.now())::float8 AS seconds FROM runyard.invocations
+SELECT extract(epoch FROM min(expires_at) - runyard.now_v1())::float8 AS seconds FROM runyard.invocations
 WHERE expires_at IS NOT NULL AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') AND cancel_requested_at IS NULL
 
 -- name: invocations_of_event
@@ -620,7 +620,7 @@ WHERE (%(function)s::text IS NULL OR function = %(function)s) AND status = ANY (
     AND (%(error)s::text IS NULL OR invocations.error->>'message' ILIKE %(error)s)
     AND (status <> 'failed' OR dismissed_at IS NULL OR %(events)s::text[] IS NOT NULL OR %(invocations)s::bigint[] IS NOT NULL)
     AND (%(events)s::text[] IS NULL OR event_id = ANY (%(events)s)) AND (%(invocations)s::bigint[] IS NULL OR invocations.id = ANY (%(invocations)s))
-    AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), %(filter)s::jsonpath))
+    AND (%(filter)s::text IS NULL OR runyard.filter_matches_v1(runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), %(filter)s::jsonpath))
 
 -- name: missing
 -- A function, an event or an invocation of these that there is not. (by functions_pkey, events_pkey and invocations_pkey)
@@ -641,7 +641,7 @@ WHERE invocations.id > %(after)s AND invocations.id <= %(upto)s
     AND (%(error)s::text IS NULL OR invocations.error->>'message' ILIKE %(error)s)
     AND (status <> 'failed' OR dismissed_at IS NULL OR %(events)s::text[] IS NOT NULL OR %(invocations)s::bigint[] IS NOT NULL)
     AND (%(events)s::text[] IS NULL OR event_id = ANY (%(events)s)) AND (%(invocations)s::bigint[] IS NULL OR invocations.id = ANY (%(invocations)s))
-    AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), %(filter)s::jsonpath))
+    AND (%(filter)s::text IS NULL OR runyard.filter_matches_v1(runyard.document_v1(events.id, events.name, events.data, events."user", events.v, events.ts), %(filter)s::jsonpath))
 ORDER BY invocations.id LIMIT %(limit)s
 
 -- name: start_bulk
@@ -662,22 +662,22 @@ RETURNING total, done, finished_at
 -- The latest bulks. (a small table: scanned)
 SELECT id, action, selection, total, done, started_at, finished_at FROM runyard.bulks ORDER BY id DESC LIMIT 50
 
--- name: replay_these
+-- name: replay_invocations
 -- Replay invocations; gives the new ones. (by invocations_pkey)
 SELECT id FROM runyard.replay_v1(%(invocations)s::bigint[], %(keep)s) AS id
 
--- name: cancel_these
+-- name: cancel_invocations
 -- Cancel invocations; gives how many were not final. (by invocations_pkey)
 SELECT runyard.cancel_v1(%(invocations)s::bigint[], %(reason)s) AS count
 
--- name: run_these_now
+-- name: run_invocations_now
 -- Run invocations before their time; gives those that had time left to wait. (by invocations_pkey, waits_invocation_id_step_key)
 SELECT id FROM runyard.run_now_v1(%(invocations)s::bigint[]) AS id
 
--- name: dismiss_these
+-- name: dismiss_invocations
 -- Take failures off the list of dead letters; gives how many. (by invocations_pkey)
 WITH dismissed AS (
-    UPDATE runyard.invocations SET dismissed_at = runyard.now()
+    UPDATE runyard.invocations SET dismissed_at = runyard.now_v1()
     WHERE id = ANY (%(invocations)s::bigint[]) AND status = 'failed' AND dismissed_at IS NULL RETURNING id
 )
 SELECT count(*) AS count FROM dismissed

@@ -14,14 +14,14 @@ ORDER BY created_at, id LIMIT %(limit)s
 -- name: delete_invocations
 -- Delete invocations with all that belongs to them, but for those that have been taken up again
 -- meanwhile, or are locked by a transaction that replays or dismisses them; gives the ones that went.
--- (by steps_pkey, parts_invocation, progress_invocation, waits_pkey and invocations_pkey)
+-- (by steps_pkey, run_segments_invocation, progress_invocation, waits_pkey and invocations_pkey)
 WITH old AS (
         SELECT id FROM runyard.invocations
         WHERE id = ANY (%(ids)s) AND finished_at < %(before)s FOR UPDATE SKIP LOCKED
     ),
     gone AS (DELETE FROM runyard.invocations WHERE id IN (SELECT id FROM old) RETURNING id),
     kept AS (DELETE FROM runyard.steps WHERE invocation_id IN (SELECT id FROM gone)),
-    parts AS (DELETE FROM runyard.parts WHERE invocation_id IN (SELECT id FROM gone)),
+    parts AS (DELETE FROM runyard.run_segments WHERE invocation_id IN (SELECT id FROM gone)),
     said AS (DELETE FROM runyard.progress WHERE invocation_id IN (SELECT id FROM gone)),
     waited AS (DELETE FROM runyard.waits WHERE invocation_id IN (SELECT id FROM gone))
 SELECT id FROM gone
@@ -31,7 +31,7 @@ SELECT id FROM gone
 -- (by events_received_at and invocations_event)
 SELECT id, received_at,
     NOT EXISTS (SELECT FROM runyard.invocations WHERE invocations.event_id = events.id)
-        AND (idempotency_key IS NULL OR received_at < runyard.now() - interval '24 hours') AS done
+        AND (idempotency_key IS NULL OR received_at < runyard.now_v1() - interval '24 hours') AS done
 FROM runyard.events
 WHERE received_at < %(before)s AND (%(after_at)s::timestamptz IS NULL OR (received_at, id) > (%(after_at)s, %(after_id)s))
 ORDER BY received_at, id LIMIT %(limit)s
@@ -56,7 +56,7 @@ DELETE FROM runyard.workers WHERE heartbeat_at < %(before)s
 -- name: overdue
 -- Invocations that should long have begun or ended, by function and status. (once a day: scanned)
 SELECT function, status, count(*) AS invocations, min(due_at) AS since FROM runyard.invocations
-WHERE status IN ('queued', 'claimed', 'running') AND due_at < runyard.now() - interval '1 hour' GROUP BY function, status ORDER BY function, status
+WHERE status IN ('queued', 'claimed', 'running') AND due_at < runyard.now_v1() - interval '1 hour' GROUP BY function, status ORDER BY function, status
 
 -- name: table_health
 -- Size, dead rows and last vacuum of every table of Runyard, of the project and of Dagster. (the statistics: scanned)

@@ -20,7 +20,7 @@ SELECT count(*) AS events FROM runyard.events WHERE ts >= %(start)s AND ts < %(e
 
 -- name: changed_days
 -- The days (UTC) of which something has come or ended since a time. (by events_received_at; and every invocation that ended since then: by invocations_created_at)
-SELECT DISTINCT (ts AT TIME ZONE 'UTC')::date AS day FROM runyard.events WHERE received_at >= %(since)s AND ts <= runyard.now()
+SELECT DISTINCT (ts AT TIME ZONE 'UTC')::date AS day FROM runyard.events WHERE received_at >= %(since)s AND ts <= runyard.now_v1()
 UNION
 SELECT DISTINCT (created_at AT TIME ZONE 'UTC')::date FROM runyard.invocations WHERE finished_at >= %(since)s AND created_at >= %(oldest)s
 

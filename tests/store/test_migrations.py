@@ -51,8 +51,8 @@ def test_what_waits_goes_on_after_a_restore_into_another_cluster(server: str) ->
             "kind": "event",
             "event": "answer/given",
             "seconds": 600,
-            "shape": [],
-            "wanted": [],
+            "match_paths": [],
+            "match_values": [],
         }
         dispatch.register_waits(claim.batch_id, "run-1", "answer", [asked])
         dispatch.settle(
