@@ -1,6 +1,10 @@
--- The time by which everything durable is judged. A test sets `runyard.clock` in its session and owns it.
+-- Time and ids, which the defaults of the tables use.
+
+-- The time that everything durable is decided by. A test that sets `runyard.clock` in its session
+-- controls it.
 CREATE FUNCTION runyard.now_v1() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT coalesce(nullif(current_setting('runyard.clock', true), '')::timestamptz, pg_catalog.now())
+    SELECT coalesce(
+        nullif(current_setting('runyard.clock', true), '')::timestamptz, pg_catalog.now())
 $$;
 
 -- The same for applications' own SQL.
@@ -8,12 +12,13 @@ CREATE FUNCTION runyard.now() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL S
     SELECT runyard.now_v1()
 $$;
 
--- A ULID (48 bits of milliseconds, 80 random bits, Crockford base 32) for events that plain SQL inserts.
+-- A ULID (48 bits of milliseconds, 80 random bits, Crockford base 32) for events inserted by plain
+-- SQL.
 CREATE FUNCTION runyard.ulid_v1(at timestamptz DEFAULT clock_timestamp()) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     alphabet CONSTANT text := '0123456789ABCDEFGHJKMNPQRSTVWXYZ';
-    -- Bytes 6 and 8 of a random UUID carry its version and variant: step around them.
+    -- Bytes 6 and 8 of a random UUID carry its version and variant: they are skipped.
     noise  CONSTANT bytea := uuid_send(gen_random_uuid());
     millis bigint := floor(extract(epoch FROM at) * 1000);
     high   bigint := 0;

@@ -26,8 +26,8 @@ CREATE TABLE runyard.functions (
     restored_snapshot pg_snapshot
 );
 COMMENT ON TABLE runyard.functions IS
-    'A function: a job and the event names that start it. Written when the code is loaded; inactive '
-    'once the code no longer has it.';
+    'A function: a job and the event names that start it. Written when the code is loaded; '
+    'inactive once the code no longer has it.';
 COMMENT ON COLUMN runyard.functions.exact IS
     'Event names that start it whatever their data: the fast path of the fan-out.';
 COMMENT ON COLUMN runyard.functions.has_patterns IS
@@ -91,14 +91,14 @@ CREATE TABLE runyard.events (
     xid             xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 COMMENT ON TABLE runyard.events IS
-    'What applications sent. An INSERT enqueues: the trigger fan_out creates the invocations in the '
-    'same transaction.';
+    'What applications sent. An INSERT enqueues: the trigger fan_out creates the invocations in '
+    'the same transaction.';
 COMMENT ON COLUMN runyard.events.idempotency_key IS
     'The id given by the sender. Another event with it from the same sender and of the same name '
     'starts nothing for 24 h; after that the key is free again.';
 COMMENT ON COLUMN runyard.events.sender IS
-    'Who sent it: a tenant, the id of an API key, or a signed webhook. Empty for anything with direct '
-    'database access (Python, SQL, steps).';
+    'Who sent it: a tenant, the id of an API key, or a signed webhook. Empty for anything with '
+    'direct database access (Python, SQL, steps).';
 COMMENT ON COLUMN runyard.events.ts IS
     'When it happened, or, if in the future, when it is due.';
 COMMENT ON COLUMN runyard.events.target IS
@@ -110,8 +110,8 @@ COMMENT ON COLUMN runyard.events.trace IS
 COMMENT ON COLUMN runyard.events.meta IS
     'What the Inngest SDKs send with an event besides its data.';
 COMMENT ON COLUMN runyard.events.xid IS
-    'The transaction that sent it: tells whether it was committed before or after a given snapshot, '
-    'however late the commit was.';
+    'The transaction that sent it: tells whether it was committed before or after a given '
+    'snapshot, however late the commit was.';
 CREATE UNIQUE INDEX events_idempotency_key ON runyard.events (idempotency_key, name, sender)
     WHERE idempotency_key IS NOT NULL;
 CREATE INDEX events_received_at ON runyard.events (received_at, id);
@@ -119,7 +119,8 @@ CREATE INDEX events_name ON runyard.events (name, xid);
 -- The history of one event name, newest first, however rare or common the name is.
 CREATE INDEX events_name_received ON runyard.events (name, received_at, id);
 CREATE INDEX events_caused_by ON runyard.events (caused_by) WHERE caused_by IS NOT NULL;
--- A block range index: rows arrive in the order of this time, and it costs an insert next to nothing.
+-- A block range index: rows arrive in the order of this time, and it costs an insert next to
+-- nothing.
 CREATE INDEX events_ts ON runyard.events
     USING brin (ts) WITH (pages_per_range = 32, autosummarize = on);
 
@@ -127,8 +128,8 @@ CREATE TABLE runyard.missed_events (
     id text, name text, data jsonb, "user" jsonb, v text, ts timestamptz, target text
 );
 COMMENT ON TABLE runyard.missed_events IS
-    'Always empty: rows inserted here are fanned out to their target by the same trigger as events, '
-    'and deleted again.';
+    'Always empty: rows inserted here are fanned out to their target by the same trigger as '
+    'events, and deleted again.';
 
 -- No foreign keys to events and functions: the trigger is the only writer of new rows, and a check
 -- for each row would be a tenth of the cost of an insert.
@@ -170,8 +171,9 @@ COMMENT ON COLUMN runyard.invocations.crashes IS
     'Workers lost while running it since its last outcome. From the second on it is a suspect and '
     'runs apart from the others.';
 COMMENT ON COLUMN runyard.invocations.suspect IS
-    'What is known about a suspect: it is in the group that is being bisected for the one that kills '
-    'its worker (bisecting), it was alone in the run that was lost (isolated), or nothing (NULL).';
+    'What is known about a suspect: it is in the group that is being bisected for the one that '
+    'kills its worker (bisecting), it was alone in the run that was lost (isolated), or nothing '
+    '(NULL).';
 COMMENT ON COLUMN runyard.invocations.keys IS
     'The values in its event at the key paths of its function; NULL if the function has no lanes.';
 COMMENT ON COLUMN runyard.invocations.generation IS
@@ -183,8 +185,8 @@ COMMENT ON COLUMN runyard.invocations.admitted IS
     'False until the admission rules of its function (idempotency, rate limit, debounce) have been '
     'applied to it.';
 COMMENT ON COLUMN runyard.invocations.since IS
-    'What was committed when its event was sent, or when its current run segment began: later events '
-    'count for the waits it registers.';
+    'What was committed when its event was sent, or when its current run segment began: later '
+    'events count for the waits it registers.';
 COMMENT ON COLUMN runyard.invocations.expires_at IS
     'When its timeout cancels it: first the timeout to start, then the timeout to finish.';
 COMMENT ON COLUMN runyard.invocations.dismissed_at IS
@@ -203,8 +205,8 @@ CREATE INDEX invocations_expiring ON runyard.invocations (expires_at)
         AND cancel_requested_at IS NULL;
 
 -- The queues. All are partial, so that a claim costs the same however many rows are finished or
--- suspended. First, functions without lanes; suspects come after everything else, so that the healthy
--- invocations of a priority are one range of the index.
+-- suspended. First, functions without lanes; suspects come after everything else, so that the
+-- healthy invocations of a priority are one range of the index.
 CREATE INDEX invocations_due ON runyard.invocations
     (function, (CASE WHEN crashes < 2 THEN 0 ELSE 1 END), priority DESC, due_at, id)
     WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL;
@@ -219,8 +221,8 @@ CREATE INDEX invocations_lane ON runyard.invocations (function, lane, priority D
 CREATE INDEX invocations_keyed ON runyard.invocations (function, generation)
     WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL;
 -- Suspects, with and without lanes: those that wait, those that run, in the order in which they are
--- taken (bisecting first, then those nothing is known about, then isolated), and those that are being
--- bisected.
+-- taken (bisecting first, then those nothing is known about, then isolated), and those that are
+-- being bisected.
 CREATE INDEX invocations_crashed ON runyard.invocations (function, due_at, id)
     WHERE crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting');
 CREATE INDEX invocations_crashing ON runyard.invocations (function)
@@ -268,8 +270,8 @@ CREATE TABLE runyard.steps (
 );
 ALTER SEQUENCE runyard.steps_number OWNED BY runyard.steps.number;
 COMMENT ON TABLE runyard.steps IS
-    'The result of a step of an invocation: its output, which is never produced again, or the error '
-    'of its last attempt.';
+    'The result of a step of an invocation: its output, which is never produced again, or the '
+    'error of its last attempt.';
 COMMENT ON COLUMN runyard.steps.tries IS
     'How often this step was tried for this invocation.';
 COMMENT ON COLUMN runyard.steps.number IS
@@ -309,8 +311,8 @@ CREATE TABLE runyard.batches (
     cancel_requested_at timestamptz
 );
 COMMENT ON TABLE runyard.batches IS
-    'A claim of invocations: a lease for one Dagster run. Its id is the fencing token of every write '
-    'that the run makes.';
+    'A claim of invocations: a lease for one Dagster run. Its id is the fencing token of every '
+    'write that the run makes.';
 COMMENT ON COLUMN runyard.batches.cancelled IS
     'Invocations that were cancelled while it held them.';
 COMMENT ON COLUMN runyard.batches.dropped_by_op IS
@@ -404,8 +406,8 @@ CREATE TABLE runyard.flow_control_state (
     invocation_id bigint
 );
 COMMENT ON TABLE runyard.flow_control_state IS
-    'What flow control remembers for a key: the clock of a throttle, the times of a rate limit, the '
-    'invocation that a debounce or a singleton refers to.';
+    'What flow control remembers for a key: the clock of a throttle, the times of a rate limit, '
+    'the invocation that a debounce or a singleton refers to.';
 COMMENT ON COLUMN runyard.flow_control_state.id IS
     'A single column to look up by: with three, PostgreSQL picks the other index while it has no '
     'statistics, and reads all keys of a function for each.';
