@@ -58,9 +58,9 @@ def private_folder(
     owner
         Who is to own it: this user by default. Root changes the owner of its own empty folder.
     close
-        Whether an existing folder is closed to others; otherwise they only lose the right to write.
-
         Whether an existing folder is closed to others; otherwise they only lose write access.
+
+    Raises `RunyardError` if it belongs to somebody else, is not a folder, cannot be closed, or could
     be replaced by others.
     """
     owner = os.geteuid() if owner is None else owner
