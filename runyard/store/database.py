@@ -117,8 +117,8 @@ def _complete(url: str, *, pooled: bool = False) -> str:
     match = _URL.fullmatch(url)
     if match is None:
         return url
-    given = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
-    query = _KEEPALIVES | given
+    own = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
+    query = _KEEPALIVES | own
     if not pooled:
         options = unquote(query.get("options", ""))
         missing = [

@@ -60,8 +60,8 @@ def private_folder(
     close
         Whether an existing folder is closed to others; otherwise they only lose write access.
 
-    Raises `RunyardError` if it belongs to somebody else, is not a folder, cannot be closed, or could
-    be replaced by others.
+    Raises `RunyardError` if it belongs to somebody else, is not a folder, cannot be closed, or
+    could be replaced by others.
     """
     owner = os.geteuid() if owner is None else owner
     try:
