@@ -5,18 +5,23 @@ migration, for databases that exist, and here, so that these files always show t
 test holds both to the same result. The first migration after a release copies the released files
 next to `0001_initial`, which from then on runs the copy.
 
-**SQL functions are versioned.** Workers, gateways and daemons of the previous version keep running
-while a deploy migrates the database under them, so a function that they call is never replaced, and
-never changes its signature or its meaning:
+**What running workers use does not change.** Workers, gateways and daemons of the previous version
+keep running while a deploy migrates the database under them:
 
-- the name of every function that the engine's code calls ends in `_v1`, `_v2` and so on;
-- a change adds a function with the next number and leaves the old one in place, for as long as a
-  released version may still call it;
-- functions without a version (`runyard.send`, `replay`, `cancel`, `run_now`, `dismiss`, `now`) are
+- The name of every SQL function that the engine's code calls ends in a version (`_v1`, `_v2`, ...),
+  and such a function is never replaced. A change adds a function with the next number, and leaves
+  the old one in place as long as a supported version may call it.
+- Functions without a version (`runyard.send`, `replay`, `cancel`, `run_now`, `dismiss`, `now`) are
   the API for applications' own SQL. The engine calls none of them.
+- A column is not dropped, renamed or given another type as long as a supported version uses it, and
+  a new one is nullable or has a default.
 
-`tests/store/test_schema_contract.py` holds the functions that the code calls to a snapshot of their
-signatures.
+`tests/store/released_schema.txt` lists what released code uses, and a test compares it with the
+schema.
+
+The comment of a function names the indexes it uses, as do those of the queries. Functions in
+PL/pgSQL that read tables are never compiled (`jit = off`): PostgreSQL overestimates their cost,
+because it cannot know how few rows they find, and compiling takes longer than any of them runs.
 """
 
 from pathlib import Path
