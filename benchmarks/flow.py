@@ -32,7 +32,7 @@ FLOWS = {
         throttle=Throttle(100_000, 60, key="data.tenant", burst=1_000),
         priority=Priority("data.level"),
     ),
-    "gates": Flow(
+    "admission": Flow(
         concurrency=(Concurrency(50, key="data.tenant"),),
         rate_limit=RateLimit(10_000, 60, key="data.tenant"),
         idempotency=Idempotency("data.id"),
@@ -89,7 +89,7 @@ def _claim(function: Function) -> float:
         began = time.perf_counter()
         row = (
             fetch_one(connection, "claim_lanes", just=None, **parameters)
-            if function.flow.laned
+            if function.flow.uses_lanes
             else fetch_one(connection, "claim", **parameters)
         )
         seconds = time.perf_counter() - began

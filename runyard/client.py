@@ -31,7 +31,7 @@ from runyard.store import database
 from runyard.store.queries import fetch_all
 
 Sendable = str | Event | Sequence[Event]
-_SEND = "SELECT id FROM runyard.send_v2(CAST(:events AS jsonb), :source) AS id"
+_SEND = "SELECT id FROM runyard.send_v1(CAST(:events AS jsonb), :source) AS id"
 
 
 def send(

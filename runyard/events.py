@@ -203,7 +203,7 @@ class Event:
         return self
 
     def to_row(self) -> dict[str, Any]:
-        """The event as an element of the array that the SQL function `runyard.send_v2` takes."""
+        """The event as an element of the array that the SQL function `runyard.send_v1` takes."""
         row: dict[str, Any] = {"ulid": new_ulid(), "name": self.name, "data": dict(self.data)}
         for key in ("id", "ts", "user", "v", "meta"):
             if (value := getattr(self, key)) is not None:
@@ -212,7 +212,7 @@ class Event:
 
 
 def rows_of(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """Check every event, then return them all as elements of the array for `runyard.send_v2`; raises `InvalidEvent`."""
+    """Check every event, then return them all as elements of the array for `runyard.send_v1`; raises `InvalidEvent`."""
     rows: list[dict[str, Any]] = []
     for position, event in enumerate(events):
         try:
@@ -240,7 +240,7 @@ def internal_row(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_json(rows: Sequence[Mapping[str, object]]) -> str:
-    """Elements as the array that `runyard.send_v2` takes; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
+    """Elements as the array that `runyard.send_v1` takes; raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
     return _dumps(rows)
 
 

@@ -46,8 +46,8 @@ _TABLES = (
     "steps",
     "batches",
     "waits",
-    "parts",
-    "gates",
+    "run_segments",
+    "flow_control_state",
     "bulks",
     "progress",
 )

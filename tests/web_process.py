@@ -24,7 +24,7 @@ from tests.ports import free_port
 _EMPTIED = [
     *(
         f"runyard.{table}"
-        for table in "events functions triggers invocations steps batches waits parts gates bulks progress".split()
+        for table in "events functions triggers invocations steps batches waits run_segments flow_control_state bulks progress".split()
     ),
     *(
         f"app.{table}"
@@ -128,7 +128,7 @@ class WebProcess:
         ]
         rows = json.dumps([{"name": name, "id": event_id, "sender": sender}])
         cursor = connection.cursor(row_factory=tuple_row).execute(
-            "SELECT runyard.send_v2(%s::jsonb, 'http')", (rows,)
+            "SELECT runyard.send_v1(%s::jsonb, 'http')", (rows,)
         )
         return str(cursor.fetchall()[0][0])
 

@@ -1,1 +1,1 @@
-"""The tables of the families, in the schema `app`; `runyard migrate` runs these after the engine's own."""
+"""The pipelines' tables, in the schema `app`; `runyard migrate` runs these after the engine's."""

@@ -1,4 +1,4 @@
-"""Alembic's environment for the tables of the families."""
+"""Alembic's environment for the tables of the pipelines."""
 
 from runyard.store.migration_env import run_migrations
 

@@ -91,7 +91,7 @@ def run_now(invocations: tuple[int, ...]) -> int:
     with database.connection() as connection:
         due = [
             row["id"]
-            for row in fetch_all(connection, "run_these_now", invocations=list(invocations))
+            for row in fetch_all(connection, "run_invocations_now", invocations=list(invocations))
         ]
     for invocation in invocations:
         echo(

@@ -207,11 +207,11 @@ def bulks() -> list[Row]:
 
 def _act(connection: psycopg.Connection[Any], action: Action, ids: list[int], keep: bool) -> int:
     if action == "replay":
-        return len(fetch_all(connection, "replay_these", invocations=ids, keep=keep))
+        return len(fetch_all(connection, "replay_invocations", invocations=ids, keep=keep))
     row = (
-        fetch_one(connection, "cancel_these", invocations=ids, reason="cancelled in bulk")
+        fetch_one(connection, "cancel_invocations", invocations=ids, reason="cancelled in bulk")
         if action == "cancel"
-        else fetch_one(connection, "dismiss_these", invocations=ids)
+        else fetch_one(connection, "dismiss_invocations", invocations=ids)
     )
     return int(row["count"]) if row else 0
 

@@ -91,7 +91,7 @@ def claim(function: Function) -> list[Claim] | None:
             if found is None:
                 break
             claims.append(found)
-            if found.size < function.largest and not found.alone and not function.flow.laned:
+            if found.size < function.largest and not found.alone and not function.flow.uses_lanes:
                 break
     return claims
 
@@ -103,11 +103,11 @@ def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) 
         "max_batch": function.largest,
         "batch": batch_id,
     }
-    if function.flow.laned:
+    if function.flow.uses_lanes:
         row = _claim_lanes(connection, just, parameters)
     elif just is not None:
         row = fetch_one(
-            connection, "claim_these", just=just, function=function.name, batch=batch_id
+            connection, "claim_invocations", just=just, function=function.name, batch=batch_id
         )
     else:
         row = fetch_one(connection, "claim", **parameters)
@@ -157,7 +157,7 @@ def seconds_until_due(function: Function) -> float | None:
     with database.connection() as connection:
         row = fetch_one(
             connection,
-            "next_due_lanes" if function.flow.laned else "next_due",
+            "next_due_lanes" if function.flow.uses_lanes else "next_due",
             function=function.name,
         )
     return None if row is None else row["seconds"]
@@ -230,7 +230,7 @@ def expire() -> int:
     rekey()
     total = 0
     with database.connection() as connection:
-        fetch_all(connection, "put_off")
+        fetch_all(connection, "apply_deferred_requests")
         while row := fetch_one(connection, "expired", limit=_MOST_EXPIRED):
             total += int(row["count"])
             if row["count"] < _MOST_EXPIRED:
@@ -273,10 +273,10 @@ def begin(
             else None
         )
         rows = fetch_all(
-            connection, "begin_invocations", batch=batch_id, run=run_id, finish_within=finish
+            connection, "begin_invocations", batch=batch_id, run=run_id, finish_timeout=finish
         )
         seen = [row["id"] for row in rows if row["seen"] or not fresh]
-        steps = fetch_all(connection, "kept_steps", invocations=seen) if seen else []
+        steps = fetch_all(connection, "recorded_steps", invocations=seen) if seen else []
     return batch["function"], rows, steps
 
 
@@ -296,7 +296,7 @@ def keep(
     Parameters
     ----------
     events
-        What is sent with the results of invocations, in the same transaction: elements of the array for `runyard.send_v2`, with commas between.
+        What is sent with the results of invocations, in the same transaction: elements of the array for `runyard.send_v1`, with commas between.
 
     Returns
     -------
@@ -316,7 +316,7 @@ def keep(
                 fetch_all(connection, "send", events=f"[{elements}]", source="step")
             row = fetch_one(
                 connection,
-                "keep_steps",
+                "record_steps",
                 batch=batch_id,
                 run=run_id,
                 step=step,
@@ -387,19 +387,19 @@ def register_waits(
     invocations = [asked["invocation"] for asked in wanted]
     with database.transaction() as connection:
         fetch_all(connection, "lock_waits")
-        if fetch_one(connection, "hold", batch=batch_id, run=run_id) is None:
+        if fetch_one(connection, "lock_lease", batch=batch_id, run=run_id) is None:
             raise LeaseLost(batch_id)
         if children is not None:
             known = {
                 row["invocation_id"]
                 for row in fetch_all(
-                    connection, "waiting_already", step=step, invocations=invocations
+                    connection, "registered_waits", step=step, invocations=invocations
                 )
             }
             events = children(set(invocations) - known)
             if events is not None:
                 fetch_all(connection, "send", events=events, source="step")
-        return fetch_all(connection, "wait", step=step, wanted=json.dumps(wanted))
+        return fetch_all(connection, "wait", step=step, waits=json.dumps(wanted))
 
 
 def register_fitting_waits(
@@ -420,14 +420,14 @@ def register_fitting_waits(
 def leave_out(run_id: str, op: str, left: Mapping[str, Any]) -> None:
     """Remember which invocations had left the batch of a run when an op ended (`left`), and what they wait for (`suspended`)."""
     with database.connection() as connection:
-        fetch_all(connection, "leave_out", run=run_id, op=op, left=json.dumps(left))
+        fetch_all(connection, "remember_dropped", run=run_id, op=op, left=json.dumps(left))
 
 
 def left_out(run_id: str) -> Mapping[str, Mapping[str, Any]]:
     """What was remembered with `leave_out` for the batch of a run, by op."""
     with database.connection() as connection:
-        row = fetch_one(connection, "left_out", run=run_id)
-    return row["left_out"] if row else {}
+        row = fetch_one(connection, "dropped_by_op", run=run_id)
+    return row["dropped_by_op"] if row else {}
 
 
 @dataclass(frozen=True)
@@ -588,7 +588,7 @@ def release(
 def launching(batch_id: str) -> bool:
     """Write down that the run of a batch is being launched; return whether it may be: no, where the batch was taken back meanwhile."""
     with database.connection() as connection:
-        row = fetch_one(connection, "launching", batch=batch_id)
+        row = fetch_one(connection, "mark_launched", batch=batch_id)
     return row is None or bool(row["marked"]) or row["status"] not in ("claimed", "lost")
 
 
@@ -597,7 +597,7 @@ def unlaunched(functions: Sequence[str] | None, seconds: float) -> list[Row]:
     with database.connection() as connection:
         return fetch_all(
             connection,
-            "unlaunched",
+            "unlaunched_batches",
             functions=None if functions is None else list(functions),
             seconds=seconds,
         )
@@ -612,13 +612,13 @@ def overdue() -> list[Row]:
 def ended(run_id: str) -> None:
     """Write down that the process of a run is free again."""
     with database.connection() as connection:
-        fetch_all(connection, "ended", run=run_id)
+        fetch_all(connection, "mark_run_ended", run=run_id)
 
 
 def unended() -> list[Row]:
     """Batches that are over for two leases and more, while nothing is known of their run's end, nor of its process: `id`, `run_id`, `status`."""
     with database.connection() as connection:
-        return fetch_all(connection, "unended", lease=settings().lease_seconds)
+        return fetch_all(connection, "batches_with_open_runs", lease=settings().lease_seconds)
 
 
 def request_cancel(batch_id: str | None, run_id: str) -> Row | None:

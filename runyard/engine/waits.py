@@ -69,9 +69,9 @@ def event(
         "kind": "event",
         "event": name,
         "seconds": seconds(timeout, "wait_for_event(timeout=...)"),
-        "shape": [path(one, "wait_for_event(match=...)") for one in match],
-        "wanted": list(match.values()),
-        "missing": missing,
+        "match_paths": [path(one, "wait_for_event(match=...)") for one in match],
+        "match_values": list(match.values()),
+        "unmatchable": missing,
         "filter": None if filter is None else check_filter(filter, "wait_for_event(filter=...)"),
     }
 
@@ -175,8 +175,8 @@ def invoke(
             "kind": "invoke",
             "event": FINISHED,
             "seconds": seconds(timeout, "invoke(timeout=...)"),
-            "shape": [["data", "event_id"]],
-            "wanted": [made[item.id]["ulid"]],
+            "match_paths": [["data", "event_id"]],
+            "match_values": [made[item.id]["ulid"]],
         }
 
     def children(fresh: set[int]) -> str | None:

@@ -142,10 +142,10 @@ class Debounce:
         _check_key(self.key, "Debounce")
 
     def to_json(self, key: int | None) -> dict[str, Any]:
-        """The rule as the gate reads it."""
+        """The rule as the admission reads it."""
         return {
             "period": seconds(self.period, ""),
-            "longest": seconds(
+            "max_wait": seconds(
                 self.max_wait if self.max_wait is not None else max(WEEK, seconds(self.period, "")),
                 "",
             ),
@@ -195,7 +195,7 @@ class Priority:
             if self.path.startswith("$")
             else "$" + "".join(f'."{part}"' for part in path(self.path, ""))
         )
-        return {"path": expression, "low": self.min, "high": self.max}
+        return {"path": expression, "min": self.min, "max": self.max}
 
 
 @dataclass(frozen=True)
@@ -286,10 +286,10 @@ class CancelOn:
         pairs = self.pairs()
         return {
             "event": self.event,
-            "shape": [theirs for theirs, _ in pairs],
-            "own": [own for _, own in pairs],
+            "match_paths": [theirs for theirs, _ in pairs],
+            "own_paths": [own for _, own in pairs],
             "filter": self.filter,
-            "within": seconds(self.timeout, ""),
+            "timeout": seconds(self.timeout, ""),
         }
 
 
@@ -351,21 +351,27 @@ class Flow:
         return STEP_SECONDS if given is None else seconds(given, "")
 
     @property
-    def gated(self) -> bool:
+    def needs_admission(self) -> bool:
         """Whether arrivals are looked at before they queue."""
         return bool(self.rate_limit or self.idempotency or self.debounce)
 
     @property
-    def laned(self) -> bool:
+    def uses_lanes(self) -> bool:
         """Whether invocations are claimed by lanes."""
-        return bool(self.gated or self.concurrency or self.throttle or self.batch or self.singleton)
+        return bool(
+            self.needs_admission
+            or self.concurrency
+            or self.throttle
+            or self.batch
+            or self.singleton
+        )
 
     def keys(self) -> tuple[list[list[str]], int]:
         """The paths that flow control goes by, and how many of them (the first ones) make the lane."""
         in_lane = [limit.key for limit in self.concurrency] + [
             word.key for word in (self.throttle, self.batch, self.singleton) if word is not None
         ]
-        at_gate = [
+        for_admission = [
             word.key
             for word in (self.idempotency, self.rate_limit, self.debounce)
             if word is not None
@@ -373,7 +379,7 @@ class Flow:
         lane = list(dict.fromkeys(key for key in in_lane if key is not None))
         return [
             path(key, "key")
-            for key in dict.fromkeys([*lane, *(key for key in at_gate if key is not None)])
+            for key in dict.fromkeys([*lane, *(key for key in for_admission if key is not None)])
         ], len(lane)
 
     def to_json(self, function: str) -> dict[str, Any]:
@@ -385,7 +391,7 @@ class Flow:
             return None if key is None else places[".".join(path(key, "key"))]
 
         written: dict[str, Any] = {
-            "lanes": lanes,
+            "lane_keys": lanes,
             "concurrency": self._concurrency(function, place),
             "limits": self._limits(place),
         }
@@ -394,22 +400,22 @@ class Flow:
         if self.debounce:
             written["debounce"] = self.debounce.to_json(place(self.debounce.key))
         if self.batch:
-            written["batch"] = {"wait": seconds(self.batch.timeout, "")}
+            written["batch"] = {"timeout": seconds(self.batch.timeout, "")}
         if self.singleton:
             written["singleton"] = {"mode": self.singleton.mode, "key": place(self.singleton.key)}
         if isinstance(self.priority, Priority):
             written["priority"] = self.priority.to_json()
         if self.timeouts and self.timeouts.start is not None:
-            written["start_within"] = seconds(self.timeouts.start, "")
+            written["start_timeout"] = seconds(self.timeouts.start, "")
         if self.timeouts and self.timeouts.finish is not None:
-            written["finish_within"] = seconds(self.timeouts.finish, "")
+            written["finish_timeout"] = seconds(self.timeouts.finish, "")
         if self.cancel_on:
             written["cancel_on"] = [rule.to_json() for rule in self.cancel_on]
-        # A chunk of arrivals must span less than every period of the gates.
+        # A chunk of arrivals must span less than every period of these rules.
         periods = [limit["period"] for limit in written["limits"]] + (
             [written["debounce"]["period"]] if self.debounce else []
         )
-        return {**written, "span": min(periods, default=DAY)}
+        return {**written, "shortest_period": min(periods, default=DAY)}
 
     def _concurrency(self, function: str, place: Any) -> list[dict[str, Any]]:
         limits = [
@@ -433,11 +439,11 @@ class Flow:
             period = seconds(self.idempotency.period, "")
             found.append(
                 {
-                    "gate": "idempotency",
+                    "kind": "idempotency",
                     "limit": 1,
                     "period": period,
                     "key": place(self.idempotency.key),
-                    "says": "idempotency: an event with the same key came before",
+                    "reason": "idempotency: an event with the same key came before",
                 }
             )
         if self.rate_limit:
@@ -445,11 +451,11 @@ class Flow:
             says = f"rate limit: {self.rate_limit.limit} in {period:g} s were taken already"
             found.append(
                 {
-                    "gate": "rate_limit",
+                    "kind": "rate_limit",
                     "limit": self.rate_limit.limit,
                     "period": period,
                     "key": place(self.rate_limit.key),
-                    "says": says,
+                    "reason": says,
                 }
             )
         return found

@@ -89,14 +89,14 @@ class Function:
             "job": self.job,
             "triggers": [str(rule) for rule in self.rules],
             "exact": plain,
-            "patterned": bool(others),
+            "has_patterns": bool(others),
             "max_batch": self.largest,
             "priority": self.flow.priority if isinstance(self.flow.priority, int) else 0,
             "attempts": self.retry.attempts,
             "flow": self.flow.to_json(self.name),
             "key_paths": paths,
-            "laned": self.flow.laned,
-            "gated": self.flow.gated,
+            "uses_lanes": self.flow.uses_lanes,
+            "needs_admission": self.flow.needs_admission,
             "rules": [
                 {"event": rule.pattern, "wildcard": rule.wildcard, "filter": rule.filter}
                 for rule in self.rules
@@ -164,7 +164,7 @@ def publish() -> None:
             fetch_all(connection, "register_triggers", functions=declared)
             version = fetch_one(
                 connection,
-                "publication",
+                "record_publication",
                 location=location,
                 digest=sha256(declared.encode()).hexdigest(),
             )
@@ -189,7 +189,7 @@ def catch_up() -> None:
     It goes on for a minute and longer, until no transaction is left that saw a function away.
     """
     with database.connection() as connection:
-        for row in fetch_all(connection, "returned"):
+        for row in fetch_all(connection, "restored_functions"):
             after: str | None = None
             while (
                 found := fetch_one(

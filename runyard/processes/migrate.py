@@ -1,7 +1,8 @@
-"""Brings the tables up to date: the engine's, the project's and Dagster's, once, under one lock.
+"""Brings the tables of the engine, of the project and of Dagster up to date, under one lock.
 
-Processes that start while another migrates wait for it. Nothing else in the stack starts before this is done. It goes to the server itself where
-DATABASE_URL leads to a pooler; and the lock is a transaction's, so that it ends with its connection wherever that leads.
+Processes that start while another one migrates wait for it, and nothing else in the stack starts
+before it is done. Migrations connect to the server itself if DATABASE_URL leads to a pooler. The
+lock is held by a transaction, so that it ends with its connection in any case.
 """
 
 import importlib
@@ -22,34 +23,48 @@ from runyard.store.database import database_url, direct_url, is_pooled, leads_to
 
 ENGINE_SCHEMA = "runyard"
 PROJECT_SCHEMA = "app"
+POOLER = (
+    "DATABASE_URL leads to a pooler such as PgBouncer: also set RUNYARD_DIRECT_DATABASE_URL to the"
+    " URL of the server itself, for migrations and notifications"
+)
 _LOCK = 8_290_001
-POOLER = "DATABASE_URL leads to a pooler such as PgBouncer: set RUNYARD_DIRECT_DATABASE_URL to the URL of the server itself as well, for migrations and for notifications"
-# Where Dagster's tables would be made, whether this role may, and where there are some. Those of other applications may have one of these names, not both.
-_DAGSTERS_SCHEMA = """
-    SELECT current_user AS role, current_schema() AS here, has_schema_privilege(current_schema(), 'CREATE') AS may, ARRAY(
-        SELECT relnamespace::regnamespace::text FROM pg_class WHERE relkind = 'r' AND relname IN ('event_logs', 'secondary_indexes')
-        GROUP BY relnamespace HAVING count(*) = 2
-    ) AS there, to_regclass('runyard.alembic_version') IS NOT NULL AS known
+# Where Dagster's tables would be created, whether this role may create them, and where they exist
+# already. Another application may have a table of one of these names, but not of both.
+_DAGSTER_TABLES = """
+    SELECT current_user AS role, current_schema() AS here,
+        has_schema_privilege(current_schema(), 'CREATE') AS may_create,
+        ARRAY(
+            SELECT relnamespace::regnamespace::text FROM pg_class
+            WHERE relkind = 'r' AND relname IN ('event_logs', 'secondary_indexes')
+            GROUP BY relnamespace HAVING count(*) = 2
+        ) AS existing,
+        to_regclass('runyard.alembic_version') IS NOT NULL AS migrated_before
 """
 
 
 def migrate() -> list[str]:
-    """Bring every schema up to date; return a line for each, saying from where to where."""
+    """Bring every schema up to date; return a line for each with its version before and after.
+
+    Raises `RunyardError` if a schema is at a version that this code does not know, or if Dagster's
+    tables cannot be created in the right place.
+    """
     done: list[str] = []
     with _connect() as guard, _connect() as connection:
         guard.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         guard.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        _check_dagsters_schema(connection)
+        _check_dagster_schema(connection)
         for schema, folder in _locations():
             connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
             before = _current(connection, schema)
             config = _config(connection, schema, folder)
+            _check_known(config, schema, before)
             command.upgrade(config, "head")
             connection.commit()
             done.append(f"{schema}: {before or 'empty'} -> {_current(connection, schema)}")
-        if connection.execute(text("SELECT runyard.settle_in_v1()")).scalar():
+        if connection.execute(text("SELECT runyard.adopt_cluster_v1()")).scalar():
             done.append(
-                "runyard: came from another PostgreSQL cluster; what waits goes on with the transactions of this one"
+                "runyard: restored from another PostgreSQL cluster; waits now use the transaction"
+                " ids of this one"
             )
         connection.commit()
         create_dagster_tables(direct_url())
@@ -60,24 +75,26 @@ def migrate() -> list[str]:
 
 
 def check_migrated() -> None:
-    """Raise `SchemaOutOfDate` unless every schema is at the version that this code wants, and found the way that the stack looks for it."""
+    """Raise `SchemaOutOfDate` unless every schema is at the version that this code needs.
+
+    Behind a pooler, also raise `RunyardError` if Dagster's tables would not be found.
+    """
     if is_pooled():
         _check_pooler()
     with _connect() as connection:
         for schema, folder in _locations():
-            wanted = ScriptDirectory.from_config(
-                _config(connection, schema, folder)
-            ).get_current_head()
-            found = _current(connection, schema)
-            if found != wanted:
+            scripts = ScriptDirectory.from_config(_config(connection, schema, folder))
+            needed, current = scripts.get_current_head(), _current(connection, schema)
+            if current != needed:
                 raise SchemaOutOfDate(
-                    f"schema {schema} is at version {found or 'none'}, the code wants {wanted}: run `runyard migrate`"
+                    f"schema {schema} is at version {current or 'none'}, the code needs {needed}:"
+                    " run `runyard migrate`"
                 )
 
 
 def _locations() -> list[tuple[str, Path]]:
-    """The folders with migrations: the engine's own and, where there is one, the project's."""
-    found = [(ENGINE_SCHEMA, Path(__file__).parents[1] / "store" / "migrations")]
+    """Each schema with its folder of migrations: the engine's and the project's, if it has any."""
+    locations = [(ENGINE_SCHEMA, Path(__file__).parents[1] / "store" / "migrations")]
     package = settings().migrations
     try:
         module = importlib.import_module(package)
@@ -85,55 +102,69 @@ def _locations() -> list[tuple[str, Path]]:
         if error.name is None or not package.startswith(error.name):
             raise
     else:
-        found.append((PROJECT_SCHEMA, Path(next(iter(module.__path__)))))
-    return found
+        locations.append((PROJECT_SCHEMA, Path(next(iter(module.__path__)))))
+    return locations
 
 
 def _connect(url: str | None = None) -> Connection:
     url = "postgresql+psycopg://" + (url or direct_url()).split("://", 1)[1]
+    engine = create_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None})
     try:
-        return create_engine(
-            url, poolclass=NullPool, connect_args={"prepare_threshold": None}
-        ).connect()
+        return engine.connect()
     except OperationalError as error:
         if leads_to_a_pooler(error):
             raise DatabaseUnavailable(POOLER) from error
         raise DatabaseUnavailable(
-            "the database does not answer: check DATABASE_URL and that the server runs"
+            "the database does not answer: check DATABASE_URL, and that the server is running"
         ) from error
 
 
-def _check_dagsters_schema(connection: Connection) -> None:
-    """Raise `RunyardError` where Dagster's tables would be made a second time, or cannot be made."""
-    row = connection.execute(text(_DAGSTERS_SCHEMA)).mappings().one()
-    here, there = row["here"], row["there"]
+def _check_known(config: Config, schema: str, current: str | None) -> None:
+    """Raise `RunyardError` if a schema is at a version that is not among the migrations."""
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
+        raise RunyardError(
+            f"schema {schema} is at version {current}, which this code does not know: a newer"
+            " version of the code made it, or one from before the first release. Run the newer"
+            f" version; or, if the data may be deleted, `DROP SCHEMA {schema} CASCADE` and migrate"
+            " again"
+        )
+
+
+def _check_dagster_schema(connection: Connection) -> None:
+    """Raise `RunyardError` if Dagster's tables would exist twice, or cannot be created."""
+    row = connection.execute(text(_DAGSTER_TABLES)).mappings().one()
+    here, existing, role = row["here"], row["existing"], row["role"]
     if here is None:
         raise RunyardError(
-            "the schema that DATABASE_URL gives Dagster's tables by its search_path is not there: create it, or leave that away"
+            "DATABASE_URL puts Dagster's tables in a schema (by its search_path) that does not"
+            " exist: create the schema, or remove the search_path"
         )
-    if row["known"] and there and here not in there:
+    if row["migrated_before"] and existing and here not in existing:
         raise RunyardError(
-            f"Dagster's tables are in the schema {there[0]}, and are wanted in {here}: move them there (ALTER TABLE ... SET SCHEMA {here}),"
-            f" or leave them and add options=-csearch_path%3D{there[0]} to DATABASE_URL"
+            f"Dagster's tables are in the schema {existing[0]}, but are expected in {here}: move"
+            f" them (ALTER TABLE ... SET SCHEMA {here}), or keep them there and add"
+            f" options=-csearch_path%3D{existing[0]} to DATABASE_URL"
         )
-    if here not in there and not row["may"]:
+    if here not in existing and not row["may_create"]:
         raise RunyardError(
-            f"{row['role']} may make no tables in the schema {here}, where Dagster's are to be: GRANT CREATE ON SCHEMA {here} TO {row['role']},"
-            " or name a schema of its own by adding options=-csearch_path%3D<schema> to DATABASE_URL"
+            f"{role} may not create tables in the schema {here}, which is where Dagster's belong:"
+            f" GRANT CREATE ON SCHEMA {here} TO {role}, or name a separate schema by adding"
+            " options=-csearch_path%3D<schema> to DATABASE_URL"
         )
 
 
 def _check_pooler() -> None:
-    """Raise `RunyardError` where Dagster's tables would be looked for elsewhere than the migration has made them."""
-    with _connect() as straight, _connect(database_url()) as through:
-        wanted, found = (
-            one.execute(text("SELECT current_schema()")).scalar_one() for one in (straight, through)
-        )
-        role = through.execute(text("SELECT current_user")).scalar_one()
-    if wanted != found:
+    """Raise `RunyardError` if connections through the pooler do not find Dagster's tables."""
+    with _connect() as direct, _connect(database_url()) as pooled:
+        expected = direct.execute(text("SELECT current_schema()")).scalar_one()
+        actual = pooled.execute(text("SELECT current_schema()")).scalar_one()
+        role = pooled.execute(text("SELECT current_user")).scalar_one()
+    if expected != actual:
         raise RunyardError(
-            f"behind the pooler Dagster's tables are looked for in the schema {found}, and are in {wanted}:"
-            f' ALTER ROLE "{role}" SET search_path = {wanted}, or give the role another name than a schema'
+            f"Dagster's tables are in the schema {expected}, but connections through the pooler use"
+            f' {actual}: ALTER ROLE "{role}" SET search_path = {expected}, or use a role that does'
+            " not have the name of a schema"
         )
 
 

@@ -181,7 +181,7 @@ def _beat() -> None:
                     host=socket.gethostname(),
                     pid=os.getpid(),
                     slots=settings().concurrency,
-                    place=_place(),
+                    pid_namespace=_place(),
                 )
         except Exception as error:
             _stopping.wait(trouble.met(error))
@@ -210,7 +210,11 @@ def free_dead() -> None:
     """Free the batches of processes of this place that are no more, and end their runs."""
     with database.connection() as connection:
         here = fetch_all(
-            connection, "batches_here", name=name(), place=_place(), silent=_SILENT_SECONDS
+            connection,
+            "batches_on_host",
+            name=name(),
+            pid_namespace=_place(),
+            silent=_SILENT_SECONDS,
         )
     here = [batch for batch in here if batch["id"] not in _children.accounted_for]
     dead = [batch for batch in here if not _is_alive(int(batch["worker"].rsplit(":", 1)[1]))]

@@ -1,13 +1,14 @@
 """Where the database is, and one pool of connections for each process.
 
-The URL is DATABASE_URL, or that of the embedded server in the project's data folder when one runs there. What every connection of
-ours and of Dagster's needs is part of it: the schema in which Dagster's tables are, whatever schemas there are besides, and how soon a peer is
-missed that has gone without a word.
+The URL is DATABASE_URL, or that of the embedded server if one runs in the project's data folder. It
+includes what every connection needs, ours and Dagster's: the schema of Dagster's tables, whatever
+other schemas exist, and how soon a peer that silently disappeared is noticed.
 
-DATABASE_URL may lead to a pooler that gives a connection for a transaction at a time, as PgBouncer does. No statement here is prepared, nor is
-anything set for longer than a transaction, once RUNYARD_DIRECT_DATABASE_URL says so; migrations and LISTEN go to that one.
+DATABASE_URL may lead to a pooler that assigns connections per transaction, such as PgBouncer. If
+RUNYARD_DIRECT_DATABASE_URL is set, no statement is prepared and nothing is set for longer than a
+transaction; migrations and LISTEN use the direct URL.
 
-A pool does not live through a fork: a child that asks gets its own.
+A pool does not survive a fork: a child process gets its own.
 """
 
 import atexit
@@ -31,14 +32,16 @@ from runyard.store.embedded import embedded_url, leads_here, same_socket
 
 _connect_seconds = 10.0
 _POOL_SIZE = 20
-# What a deadlock has undone is done again after this: the transaction that it gave way to is over, or further on, by then.
+# The delay before a transaction that was rolled back by a deadlock is retried: by then the other
+# one is over, or has got further.
 GIVE_WAY_SECONDS = 0.1
-# Answers that are about the statement: limits of PostgreSQL (54), locks and states (55), the statement's own time (57014).
+# Errors about the statement: PostgreSQL's limits (54), locks and states (55), its timeout (57014).
 _OF_THE_STATEMENT = ("54", "55", "57014")
-# What PgBouncer and the proxy of Amazon RDS answer to a session's settings.
+# How PgBouncer and Amazon's RDS Proxy refuse session settings.
 _NO_SETTINGS = ("unsupported startup parameter", "support command-line options")
 DAGSTER_SCHEMA = "public"
-# A host that has gone without a word is missed after 30 s by both sides; the kernel's own patience is two hours, and the server keeps all locks as long.
+# Both sides notice after 30 s that the other host has disappeared; the kernel's default is two
+# hours, during which the server keeps all locks.
 _KEEPALIVES = {
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -52,19 +55,23 @@ _SERVER_SETTINGS = {
     "tcp_keepalives_count": "4",
     "tcp_user_timeout": "30000",
 }
-# As libpq reads it: what is before an @ may hold any sign but @ and /.
+# As libpq reads it: any character but @ and / may come before the @.
 _URL = re.compile(r"postgres(?:ql)?://(?P<place>(?:[^@/]*@)?[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
 
 Pool = ConnectionPool[psycopg.Connection[dict[str, object]]]
 
 _lock = threading.Lock()
 _pool: Pool | None = None
-# A parent's pools, kept from the garbage collector: closing one in a child would end the parent's connections.
+# A parent's pools, kept from the garbage collector: closing one in a child would close the parent's
+# connections.
 _inherited: list[Pool] = []
 
 
 def database_url(of: Settings | None = None) -> str:
-    """The URL of the database (`postgresql://...`), with what every connection needs; raises `DatabaseUnavailable` when there is none."""
+    """The URL of the database (`postgresql://...`), with what every connection needs.
+
+    Raises `DatabaseUnavailable` if there is none.
+    """
     chosen = of or settings()
     own = chosen.database_url.get_secret_value() if chosen.database_url is not None else None
     if own is not None and not is_embedded(chosen):
@@ -72,43 +79,46 @@ def database_url(of: Settings | None = None) -> str:
     url = embedded_url(chosen.postgres_dir)
     if url is None:
         raise DatabaseUnavailable(
-            "no database: start the stack with `runyard up`, or set DATABASE_URL to a PostgreSQL server"
+            "no database: start the stack with `runyard up`, or set DATABASE_URL to a PostgreSQL"
+            " server"
         )
-    # What DATABASE_URL says itself (a role, a schema) holds for the embedded one, too; only its socket may have moved.
-    return _complete(
-        own if own is not None and same_socket(own, url) else url, pooled=is_pooled(chosen)
-    )
+    # A role or schema in DATABASE_URL applies to the embedded server too, but its socket may have
+    # moved since.
+    if own is not None and same_socket(own, url):
+        url = own
+    return _complete(url, pooled=is_pooled(chosen))
 
 
 def is_embedded(of: Settings) -> bool:
-    """Whether the database is the embedded one, also where DATABASE_URL is what `runyard env` printed."""
-    return of.database_url is None or leads_here(
-        of.database_url.get_secret_value(), of.postgres_dir
-    )
+    """Whether the database is the embedded one, even if DATABASE_URL is set by `runyard env`."""
+    if of.database_url is None:
+        return True
+    return leads_here(of.database_url.get_secret_value(), of.postgres_dir)
 
 
 def direct_url(of: Settings | None = None) -> str:
-    """The URL of the server itself, around a pooler: for what needs a session of its own. Raises `DatabaseUnavailable` when there is none."""
+    """The URL of the server itself, bypassing a pooler: for what needs a session of its own.
+
+    Raises `DatabaseUnavailable` if there is none.
+    """
     chosen = of or settings()
-    return (
-        _complete(chosen.direct_database_url.get_secret_value())
-        if chosen.direct_database_url is not None
-        else database_url(chosen)
-    )
+    if chosen.direct_database_url is None:
+        return database_url(chosen)
+    return _complete(chosen.direct_database_url.get_secret_value())
 
 
 def is_pooled(of: Settings | None = None) -> bool:
-    """Whether DATABASE_URL leads to a pooler, so that a connection is a session for the length of a transaction only."""
+    """Whether DATABASE_URL leads to a pooler, so that a session lasts for one transaction only."""
     return (of or settings()).direct_database_url is not None
 
 
 def _complete(url: str, *, pooled: bool = False) -> str:
-    """A URL with the keepalives, and with the session's settings where there is a session; what it says itself of these stays."""
-    found = _URL.fullmatch(url)
-    if found is None:
+    """A URL with keepalives and, unless pooled, session settings; those it has already stay."""
+    match = _URL.fullmatch(url)
+    if match is None:
         return url
-    query = dict(part.partition("=")[::2] for part in (found["query"] or "").split("&") if part)
-    query = _KEEPALIVES | query
+    own = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
+    query = _KEEPALIVES | own
     if not pooled:
         options = unquote(query.get("options", ""))
         missing = [
@@ -117,16 +127,17 @@ def _complete(url: str, *, pooled: bool = False) -> str:
             if f"{name}=" not in options
         ]
         query["options"] = quote(" ".join([*([options] if options else []), *missing]), safe="")
-    return f"postgresql://{found['place']}?{'&'.join(f'{name}={value}' for name, value in query.items())}"
+    parameters = "&".join(f"{name}={value}" for name, value in query.items())
+    return f"postgresql://{match['place']}?{parameters}"
 
 
 def leads_to_a_pooler(error: Exception) -> bool:
-    """Whether a failed connection is the answer of a pooler that takes no session's settings."""
-    return any(says in str(error) for says in _NO_SETTINGS)
+    """Whether a connection failed because a pooler does not accept session settings."""
+    return any(message in str(error) for message in _NO_SETTINGS)
 
 
 def where(url: str) -> str:
-    """Host, port and database of a URL, without user or password: fit for a log."""
+    """Host, port and database of a URL, without user and password: safe to log."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
@@ -137,13 +148,13 @@ def where(url: str) -> str:
 
 
 def wait_for_connection(seconds: float) -> None:
-    """How long a call of this process waits for a connection (10 s by default); set before the first one."""
+    """Set how long calls of this process wait for a connection (10 s); before the first one."""
     global _connect_seconds
     _connect_seconds = seconds
 
 
 def pool() -> Pool:
-    """The pool of this process, made at the first call. Connections are in autocommit mode, rows are dicts."""
+    """This process's pool, created by the first call: autocommit mode, rows as dicts."""
     global _pool
     with _lock:
         if _pool is None:
@@ -167,18 +178,21 @@ def pool() -> Pool:
 
 
 def statement_options() -> dict[str, Any]:
-    """What psycopg has to be told of the database: behind a pooler nothing is prepared, for the next statement may be another session's."""
+    """Options for psycopg: behind a pooler nothing is prepared, as the next session may differ."""
     return {"prepare_threshold": None} if is_pooled() else {}
 
 
 def _configure(opened: psycopg.Connection[dict[str, object]]) -> None:
-    """Let a new session read by indexes alone, where there is a session: it keeps the plans that it made while a table was small."""
+    """Make a new session read by indexes only, as it keeps the plans it made for small tables.
+
+    Behind a pooler there is no session to configure.
+    """
     if not is_pooled():
         opened.execute("SET enable_seqscan = off")
 
 
 def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
-    """Make sure that a connection is alive before it is handed out, and tell it the time where a test owns that."""
+    """Check that a connection is alive before it is handed out; in tests, set its clock."""
     taken = clock.taken()
     if taken is None:
         ConnectionPool.check_connection(opened)
@@ -190,8 +204,8 @@ def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
 def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
     """A pooled connection in autocommit mode.
 
-    Raises `DatabaseUnavailable` when none can be had in time, or it is lost; `DatabaseBusy` where the database says that it cannot; and psycopg's
-    errors for what is wrong with a statement.
+    Raises `DatabaseUnavailable` if none is available in time, or it is lost; `DatabaseBusy` if the
+    database reports that it cannot do the work now; and psycopg's errors for a wrong statement.
     """
     try:
         with pool().connection() as opened:
@@ -209,13 +223,17 @@ def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
 
 
 def is_away(error: psycopg.OperationalError) -> bool:
-    """Whether an error says that no database is there, rather than being the answer of one that is (PostgreSQL's manual, appendix A: 08, 57P)."""
+    """Whether an error means that there is no database, rather than being its answer.
+
+    See appendix A of PostgreSQL's manual: classes 08 and 57P.
+    """
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
 def _away(error: Exception) -> DatabaseUnavailable:
     return DatabaseUnavailable(
-        f"the database does not answer ({type(error).__name__}): check that it runs, with `runyard doctor`"
+        f"the database does not answer ({type(error).__name__}): check that it runs, with"
+        " `runyard doctor`"
     )
 
 
@@ -223,9 +241,10 @@ def _away(error: Exception) -> DatabaseUnavailable:
 def transaction(
     lock_seconds: float | None = None,
 ) -> Iterator[psycopg.Connection[dict[str, object]]]:
-    """A pooled connection in a transaction that commits when the block ends well.
+    """A pooled connection in a transaction that commits when the block ends without an error.
 
-    With `lock_seconds` it waits no longer than that for what another transaction has locked; psycopg's LockNotAvailable then.
+    With `lock_seconds` it waits no longer than that for what another transaction has locked, then
+    raises psycopg's `LockNotAvailable`.
     """
     with connection() as opened, opened.transaction():
         if lock_seconds is not None:
@@ -235,29 +254,32 @@ def transaction(
 
 @contextmanager
 def searching(most_seconds: float) -> Iterator[psycopg.Connection[dict[str, object]]]:
-    """A pooled connection for statements whose filters may be left out, each for some seconds at most; psycopg's QueryCanceled then.
+    """A pooled connection for statements with optional filters, each limited to some seconds.
 
-    A plan that must do for every filter would read by time where it should by name: each statement gets a plan of its own.
+    psycopg raises `QueryCanceled` after that. Each execution gets its own plan: one plan for all
+    combinations of filters would, for example, read by time where it should read by name.
     """
     with transaction() as opened:
-        opened.execute(
-            f"SET LOCAL statement_timeout = '{most_seconds}s'; SET LOCAL plan_cache_mode = force_custom_plan".encode()
+        limits = (
+            f"SET LOCAL statement_timeout = '{most_seconds}s';"
+            "SET LOCAL plan_cache_mode = force_custom_plan"
         )
+        opened.execute(limits.encode())
         yield opened
 
 
 def close_pool() -> None:
-    """Close this process's pool; the next call of `pool()` makes a new one."""
+    """Close this process's pool; the next call of `pool()` creates a new one."""
     global _pool
     with _lock:
-        found, _pool = _pool, None
-    if found is not None:
+        closing, _pool = _pool, None
+    if closing is not None:
         with suppress(Exception):
-            found.close(timeout=2)
+            closing.close(timeout=2)
 
 
 def _after_fork() -> None:
-    """A child begins without a pool, and with a lock that no thread of its parent can have held."""
+    """Start a child without a pool, and with a lock that no thread of its parent can be holding."""
     global _lock, _pool
     _lock = threading.Lock()
     if _pool is not None:

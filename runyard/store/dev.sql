@@ -1,138 +1,187 @@
--- What the dev page looks at. As in queries.sql, parameters are %(named)s.
+-- The statements of the dev page. As in queries.sql, parameters are %(named)s.
 
--- name: events_found
--- Of the next so many events behind a place, newest first, those that a search meets; `unmatched` is an event without invocations.
--- The engine's own events are left out where they started nothing, unless `internal`.
--- The inner limit bounds the work, whatever the search is for. No EXISTS: the planner would read all invocations into a hash table for it. (by events_received_at or events_name_received, invocations_event)
+-- name: search_events
+-- Of the next so many events after a cursor, newest first, those that match a search; `unmatched`
+-- means an event without invocations. The engine's own events are left out if they started nothing,
+-- unless `internal`.
+-- The inner limit bounds the work, whatever the search is. No EXISTS: the planner would read all
+-- invocations into a hash table for it.
+-- (by events_received_at or events_name_received, invocations_event)
 SELECT id, name, source, received_at, caused_by FROM (
     SELECT * FROM runyard.events
-    WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
-        AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s) AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
-        AND (%(cursor_at)s::timestamptz IS NULL OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
+    WHERE (%(name)s::text IS NULL OR name = %(name)s)
+        AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
+        AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s)
+        AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
+        AND (%(cursor_at)s::timestamptz IS NULL
+            OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
     ORDER BY received_at DESC, id DESC LIMIT %(chunk)s
 ) AS looked
-WHERE (%(internal)s OR source <> 'engine' OR (SELECT id FROM runyard.invocations WHERE event_id = looked.id LIMIT 1) IS NOT NULL)
+WHERE (%(internal)s OR source <> 'engine' OR (
+        SELECT id FROM runyard.invocations WHERE event_id = looked.id LIMIT 1) IS NOT NULL)
     AND (%(status)s::text IS NULL
-        OR %(status)s <> 'unmatched' AND (SELECT id FROM runyard.invocations WHERE event_id = looked.id AND status = %(status)s LIMIT 1) IS NOT NULL
-        OR %(status)s = 'unmatched' AND source NOT IN ('engine', 'step') AND (SELECT id FROM runyard.invocations WHERE event_id = looked.id LIMIT 1) IS NULL)
-    AND (%(filter)s::text IS NULL OR runyard.passes_v1(runyard.document_v1(looked.id, name, data, "user", v, ts), %(filter)s::jsonpath))
+        OR %(status)s <> 'unmatched' AND (
+            SELECT id FROM runyard.invocations
+            WHERE event_id = looked.id AND status = %(status)s LIMIT 1) IS NOT NULL
+        OR %(status)s = 'unmatched' AND source NOT IN ('engine', 'step') AND (
+            SELECT id FROM runyard.invocations WHERE event_id = looked.id LIMIT 1) IS NULL)
+    AND (%(filter)s::text IS NULL OR runyard.filter_matches_v1(
+        runyard.document_v1(looked.id, name, data, "user", v, ts), %(filter)s::jsonpath))
 ORDER BY received_at DESC, id DESC LIMIT %(limit)s
 
--- name: events_looked_at
--- Where the look of `events_found` ended, no row where it came to the last event. (by events_received_at or events_name_received)
+-- name: search_events_end
+-- The last event that `search_events` looked at; no row if it came to the end.
+-- (by events_received_at or events_name_received)
 SELECT received_at, id FROM runyard.events
-WHERE (%(name)s::text IS NULL OR name = %(name)s) AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
-    AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s) AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
-    AND (%(cursor_at)s::timestamptz IS NULL OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
+WHERE (%(name)s::text IS NULL OR name = %(name)s)
+    AND (%(ids)s::text[] IS NULL OR id = ANY (%(ids)s))
+    AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR received_at < %(until)s)
+    AND (%(cursor_at)s::timestamptz IS NULL
+        OR (received_at, id) < (%(cursor_at)s, %(cursor_id)s))
 ORDER BY received_at DESC, id DESC OFFSET %(chunk)s - 1 LIMIT 1
 
--- name: events_with_id
--- Events that an id leads to: their own, the one that their sender gave, an invocation's, a run's.
--- (by events_pkey, events_idempotency_key, invocations_pkey, batches_run)
+-- name: events_by_any_id
+-- The events that an id leads to: an event's own, the one given by its sender, an invocation's, a
+-- run's. (by events_pkey, events_idempotency_key, invocations_pkey, batches_run)
 SELECT id FROM runyard.events WHERE id = %(given)s
 UNION SELECT id FROM runyard.events WHERE idempotency_key = %(given)s
 UNION SELECT event_id FROM runyard.invocations WHERE id = %(number)s::bigint
-UNION (SELECT event_id FROM runyard.batches JOIN runyard.invocations ON invocations.id = ANY (batches.invocations) WHERE batches.run_id = %(given)s LIMIT 1000)
+UNION (
+    SELECT event_id
+    FROM runyard.batches JOIN runyard.invocations ON invocations.id = ANY (batches.invocations)
+    WHERE batches.run_id = %(given)s LIMIT 1000)
 
--- name: invocations_briefly
+-- name: invocation_summaries
 -- The first invocations of each of these events, with how many there are. (by invocations_event)
-SELECT found.* FROM unnest(%(events)s::text[]) AS asked (id) CROSS JOIN LATERAL (
+SELECT first.* FROM unnest(%(events)s::text[]) AS listed (id) CROSS JOIN LATERAL (
     SELECT id, event_id, function, status, run_id, replay_of,
-        left(nullif(concat_ws(': ', CASE WHEN status NOT IN ('skipped', 'cancelled') THEN error->>'type' END, nullif(error->>'message', '')), ''), 300) AS error,
-        round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds, count(*) OVER () AS among
-    FROM runyard.invocations WHERE event_id = asked.id ORDER BY id LIMIT %(each)s
-) AS found ORDER BY found.id
+        left(nullif(concat_ws(': ',
+            CASE WHEN status NOT IN ('skipped', 'cancelled') THEN error->>'type' END,
+            nullif(error->>'message', '')), ''), 300) AS error,
+        round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds,
+        count(*) OVER () AS among
+    FROM runyard.invocations WHERE event_id = listed.id ORDER BY id LIMIT %(each)s
+) AS first ORDER BY first.id
 
--- name: cause
+-- name: causing_invocation
 -- The invocation whose step has sent an event. (by invocations_pkey)
 SELECT id, function, event_id FROM runyard.invocations WHERE id = %(invocation)s
 
--- name: caused
--- What the steps of an event's invocations have sent, and what that has caused in turn, level by level.
--- (by invocations_event, events_caused_by)
+-- name: caused_events
+-- What the steps of an event's invocations have sent, and what that has caused in turn, level by
+-- level. (by invocations_event, events_caused_by)
 WITH RECURSIVE tree AS (
     SELECT events.id, events.name, events.received_at, events.caused_by, 1 AS level
-    FROM runyard.invocations JOIN runyard.events ON events.caused_by = invocations.id WHERE invocations.event_id = %(event)s
+    FROM runyard.invocations JOIN runyard.events ON events.caused_by = invocations.id
+    WHERE invocations.event_id = %(event)s
     UNION ALL
     SELECT events.id, events.name, events.received_at, events.caused_by, level + 1
-    FROM tree JOIN runyard.invocations ON invocations.event_id = tree.id JOIN runyard.events ON events.caused_by = invocations.id WHERE level < 20
+    FROM tree
+    JOIN runyard.invocations ON invocations.event_id = tree.id
+    JOIN runyard.events ON events.caused_by = invocations.id
+    WHERE level < 20
 )
 SELECT id, name, received_at, caused_by FROM tree LIMIT %(limit)s
 
--- name: parts
--- What an invocation did in runs that it left unfinished, in order. (by parts_invocation)
-SELECT run_id, status, error, ended_at FROM runyard.parts WHERE invocation_id = %(invocation)s ORDER BY id
+-- name: run_segments
+-- What an invocation did in runs that it left unfinished, in order. (by run_segments_invocation)
+SELECT run_id, status, error, ended_at FROM runyard.run_segments
+WHERE invocation_id = %(invocation)s ORDER BY id
 
 -- name: batches_of_runs
--- When runs were claimed for, and begun. (by batches_run)
-SELECT DISTINCT ON (run_id) run_id, worker, claimed_at, started_at, cardinality(invocations) AS size
+-- When the batches of runs were claimed and started, and by which worker. (by batches_run)
+SELECT DISTINCT ON (run_id) run_id, worker, claimed_at, started_at,
+    cardinality(invocations) AS size
 FROM runyard.batches WHERE run_id = ANY (%(runs)s) ORDER BY run_id, claimed_at DESC
 
 -- name: replays_of
 -- The invocations that replay one. (by invocations_event)
-SELECT id, status FROM runyard.invocations WHERE event_id = %(event)s AND replay_of = %(invocation)s ORDER BY id LIMIT 20
+SELECT id, status FROM runyard.invocations
+WHERE event_id = %(event)s AND replay_of = %(invocation)s ORDER BY id LIMIT 20
 
 -- name: latest_progress
--- What an invocation has last said of each step that is under way. (by progress_invocation)
+-- The latest progress of each step of an invocation. (by progress_invocation)
 SELECT DISTINCT ON (step) step, percent, text FROM (
     SELECT * FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id DESC LIMIT 100
 ) AS latest ORDER BY step, id DESC
 
--- name: holding
--- What may hold an invocation: its function, its keys, what open batches hold of the function's limits, and where its throttle stands.
--- (by invocations_pkey, functions_pkey, failed_launches_pkey, batches_open, gates_pkey)
-SELECT invocations.status, invocations.attempt, invocations.crashes, invocations.due_at, invocations.keys, invocations.admitted, invocations.cancel_requested_at,
-    invocations.started_at IS NOT NULL AS begun, runyard.now() AS now, functions.active, functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
+-- name: blockers
+-- What may block an invocation: its function, its keys, what open batches hold of the function's
+-- limits, and the clock of its throttle. (by invocations_pkey, functions_pkey,
+-- failed_launches_pkey, batches_open, flow_control_state_pkey)
+SELECT invocations.status, invocations.attempt, invocations.crashes, invocations.due_at,
+    invocations.keys, invocations.admitted, invocations.cancel_requested_at,
+    invocations.started_at IS NOT NULL AS begun, runyard.now_v1() AS now, functions.active,
+    functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
     failed_launches.error->>'message' AS unlaunched, failed_launches.until AS held_until,
-    (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]') FROM (
+    (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]')
+     FROM (
         SELECT slot.scope, slot.key, sum(slot.n) AS n
-        FROM runyard.batches CROSS JOIN LATERAL jsonb_to_recordset(batches.slots) AS slot (scope text, key text, n integer)
-        WHERE batches.status IN ('claimed', 'running') AND batches.slots IS NOT NULL GROUP BY 1, 2
+        FROM runyard.batches
+        CROSS JOIN LATERAL jsonb_to_recordset(batches.slots)
+            AS slot (scope text, key text, n integer)
+        WHERE batches.status IN ('claimed', 'running') AND batches.slots IS NOT NULL
+        GROUP BY 1, 2
     ) AS held) AS held,
-    (SELECT until FROM runyard.gates WHERE gates.id = concat_ws(chr(31), 'throttle', invocations.function,
-        coalesce(invocations.keys[(functions.flow->'throttle'->>'key')::integer], ''))) AS throttled_until
-FROM runyard.invocations LEFT JOIN runyard.functions ON functions.name = invocations.function
-LEFT JOIN runyard.failed_launches ON failed_launches.function = invocations.function WHERE invocations.id = %(invocation)s
+    (SELECT until FROM runyard.flow_control_state AS state
+     WHERE state.id = concat_ws(chr(31), 'throttle', invocations.function, coalesce(
+        invocations.keys[(functions.flow->'throttle'->>'key')::integer], ''))) AS throttled_until
+FROM runyard.invocations
+LEFT JOIN runyard.functions ON functions.name = invocations.function
+LEFT JOIN runyard.failed_launches ON failed_launches.function = invocations.function
+WHERE invocations.id = %(invocation)s
 
 -- name: functions_started
--- The event names that start each function, wildcards aside. (a small table: scanned)
+-- The event names that start each function, apart from wildcards. (a small table: scanned)
 SELECT name, exact FROM runyard.functions WHERE active
 
--- name: functions_lately
--- What became of each function's invocations of the last hour, of the newest so many; `p95` is the time from the event to the end, in seconds.
--- (by functions_pkey, invocations_function)
+-- name: function_stats
+-- How each function's invocations of the last hour ended, up to a number of the newest; `p95` is
+-- the time from the event to the end, in seconds. (by functions_pkey, invocations_function)
 SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
     SELECT count(*) AS invocations, count(*) FILTER (WHERE status = 'failed') AS failed,
-        percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - created_at)) FILTER (WHERE status IN ('succeeded', 'failed')) AS p95
+        percentile_cont(0.95)
+            WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - created_at))
+            FILTER (WHERE status IN ('succeeded', 'failed')) AS p95
     FROM (
         SELECT status, created_at, finished_at FROM runyard.invocations
-        WHERE function = functions.name AND created_at > runyard.now() - interval '1 hour' ORDER BY created_at DESC, id DESC LIMIT %(most)s
+        WHERE function = functions.name AND created_at > runyard.now_v1() - interval '1 hour'
+        ORDER BY created_at DESC, id DESC LIMIT %(most)s
     ) AS newest
 ) AS lately
 
 -- name: latest_of_function
 -- A function's newest invocations, with why they failed. (by invocations_function)
 SELECT id, status, created_at, run_id,
-    left(nullif(concat_ws(': ', CASE WHEN status NOT IN ('skipped', 'cancelled') THEN error->>'type' END, nullif(error->>'message', '')), ''), 300) AS error,
+    left(nullif(concat_ws(': ',
+        CASE WHEN status NOT IN ('skipped', 'cancelled') THEN error->>'type' END,
+        nullif(error->>'message', '')), ''), 300) AS error,
     round(extract(epoch FROM finished_at - created_at)::numeric, 2)::float8 AS seconds
 FROM runyard.invocations WHERE function = %(function)s
 ORDER BY created_at DESC, id DESC LIMIT %(limit)s
 
--- name: open_lately
--- Of the newest invocations of a function those that are not final, with their event's data and their last progress.
--- (by invocations_function, events_pkey and progress_invocation)
-SELECT newest.id, newest.function, newest.status, events.data, said.percent, said.text FROM (
-    SELECT * FROM runyard.invocations WHERE function = %(function)s ORDER BY created_at DESC, id DESC LIMIT 200
+-- name: open_invocations
+-- Of the newest invocations of a function those that are not final, with their event's data and
+-- their latest progress. (by invocations_function, events_pkey and progress_invocation)
+SELECT newest.id, newest.function, newest.status, events.data, latest.percent, latest.text
+FROM (
+    SELECT * FROM runyard.invocations WHERE function = %(function)s
+    ORDER BY created_at DESC, id DESC LIMIT 200
 ) AS newest
 JOIN runyard.events ON events.id = newest.event_id
-LEFT JOIN LATERAL (SELECT * FROM runyard.progress WHERE invocation_id = newest.id ORDER BY id DESC LIMIT 1) AS said ON true
-WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') ORDER BY newest.id DESC LIMIT 20
+LEFT JOIN LATERAL (
+    SELECT * FROM runyard.progress WHERE invocation_id = newest.id ORDER BY id DESC LIMIT 1
+) AS latest ON true
+WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')
+ORDER BY newest.id DESC LIMIT 20
 
--- name: pulse
+-- name: recent_event_count
 -- Events of the last ten seconds. (by events_received_at)
-SELECT count(*) AS events FROM runyard.events WHERE received_at > runyard.now() - interval '10 seconds'
+SELECT count(*) AS events FROM runyard.events
+WHERE received_at > runyard.now_v1() - interval '10 seconds'
 
--- name: batches_under_way
--- What the workers do, the oldest first. (by batches_open)
+-- name: open_batches
+-- The batches that are claimed or running, the oldest first. (by batches_open)
 SELECT function, status, run_id, worker, cardinality(invocations) AS size, started_at
 FROM runyard.batches WHERE status IN ('claimed', 'running') ORDER BY claimed_at LIMIT 50

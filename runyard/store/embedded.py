@@ -1,7 +1,8 @@
-"""The PostgreSQL server that comes with the project.
+"""The PostgreSQL server that ships with the project.
 
-It listens on a Unix socket in its data folder, or in a folder with a shorter path that the data folder remembers, and on no port. Nobody but the
-user of the project, and root, can enter either. For root it runs as the user `pgserver`, with its files where that user owns them.
+It listens on no port, only on a Unix socket in its data folder, or in a folder with a shorter path
+that the data folder links to. Only the project's user and root can enter either. When root starts
+it, it runs as the user `pgserver`, who owns its files.
 """
 
 import fcntl
@@ -51,17 +52,19 @@ from runyard.store.private_folders import (
     user_name,
 )
 
-_PORT = "5432"  # no port: a part of the socket's name
+_PORT = "5432"  # not a port: a part of the socket's name
 _SETTING = "RUNYARD_POSTGRES_DIR"
 _SOCKETS = "runyard_sockets"
 _READY_SECONDS = 60
 _STOP_SECONDS = 60.0
 _DYING_SECONDS = 5.0
+_INITDB = ("--encoding=utf8", "--no-instructions", "--pgdata=.")
+_PG_CTL = ("--silent", "--wait", f"--timeout={_READY_SECONDS}", "--pgdata=.", "--log=log")
 
 
 @dataclass(frozen=True)
 class _Running:
-    """A server that runs: its first process, and the folder of its socket."""
+    """A running server: its main process, the folder of its socket, and its user."""
 
     process: psutil.Process
     sockets: Path
@@ -69,15 +72,23 @@ class _Running:
 
 
 def embedded_url(postgres_dir: Path, role: str = ROLE, database: str = DATABASE) -> str | None:
-    """The URL of the server in this data folder, None when none runs there; raises `DatabaseUnavailable` where this user may not look."""
-    found = _running(postgres_dir)
-    if found is None:
+    """The URL of the server in this data folder, None if it is not running.
+
+    Raises `DatabaseUnavailable` if this user may not look into the folder.
+    """
+    server = _running(postgres_dir)
+    if server is None:
         return None
-    return f"postgresql://{role}@/{quote(database, safe='')}?host={quote(str(found.sockets))}&port={_PORT}{_required_peer(found.owner)}"
+    name, sockets = quote(database, safe=""), quote(str(server.sockets))
+    peer = _required_peer(server.owner)
+    return f"postgresql://{role}@/{name}?host={sockets}&port={_PORT}{peer}"
 
 
 def leads_here(url: str, postgres_dir: Path) -> bool:
-    """Whether a URL, or what else libpq takes, is that of the database in this data folder, whether or not its server runs."""
+    """Whether a URL (or other libpq connection string) is that of the database in this data folder.
+
+    The server need not be running.
+    """
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
@@ -93,19 +104,18 @@ def leads_here(url: str, postgres_dir: Path) -> bool:
 
 def same_socket(url: str, other: str) -> bool:
     """Whether two URLs lead to a socket in the same folder."""
-    first, second = (
-        os.path.realpath(str(conninfo_to_dict(one).get("host", ""))) for one in (url, other)
-    )
-    return first == second
+    hosts = [str(conninfo_to_dict(address).get("host", "")) for address in (url, other)]
+    return os.path.realpath(hosts[0]) == os.path.realpath(hosts[1])
 
 
 def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:
-    """Start the server (made at the first start) unless it runs already; return its URL.
+    """Start the server (created by the first start) unless it is running already; return its URL.
 
-    It goes on when this process ends: `stop_embedded` stops it. What an older version left open to others is closed, and its data given to Runyard's
-    role. `formerly` is where root had the data in older versions: they are moved.
+    It outlives this process: `stop_embedded` stops it. What an older version left open to others is
+    closed, and its data is handed over to Runyard's role. `formerly` is where older versions kept
+    root's data, which is moved.
 
-    Raises `RunyardError` where the folder is somebody else's, or the server does not start.
+    Raises `RunyardError` if the folder belongs to somebody else, or the server does not start.
     """
     check_above(postgres_dir, _SETTING, server_uid())
     make_above(postgres_dir)
@@ -120,30 +130,35 @@ def start_embedded(postgres_dir: Path, formerly: Path | None = None) -> str:
         _prepare(postgres_dir)
     url = embedded_url(postgres_dir)
     if url is None:
-        raise DatabaseUnavailable(f"the embedded PostgreSQL has ended: see {postgres_dir / 'log'}")
+        raise DatabaseUnavailable(
+            f"the embedded PostgreSQL has stopped: see {postgres_dir / 'log'}"
+        )
     return url
 
 
 def stop_embedded(postgres_dir: Path) -> None:
-    """Stop the server of this data folder, if it runs; open transactions are rolled back."""
-    # PostgreSQL's fast and immediate shutdown, then the end of its patience.
+    """Stop the server of this data folder, if it is running; open transactions are rolled back."""
+    # PostgreSQL's fast and immediate shutdown, and at last a kill.
     for number, seconds in (
         (signal.SIGINT, _STOP_SECONDS),
         (signal.SIGQUIT, _DYING_SECONDS),
         (signal.SIGKILL, _DYING_SECONDS),
     ):
-        found = _running(postgres_dir)
-        if found is None:
+        server = _running(postgres_dir)
+        if server is None:
             return
         with suppress(psutil.NoSuchProcess):
-            found.process.send_signal(number)
+            server.process.send_signal(number)
         deadline = time.monotonic() + seconds
         while _running(postgres_dir) is not None and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
 def delete_embedded(postgres_dir: Path) -> None:
-    """Stop the server of this data folder, if it runs, and delete its data; a folder without a database in it is left, unless it is empty."""
+    """Stop the server of this data folder, if it is running, and delete its data.
+
+    A folder without a database in it is left alone, unless it is empty.
+    """
     stop_embedded(postgres_dir)
     if (postgres_dir / "PG_VERSION").exists():
         delete_short_folder(postgres_dir / _SOCKETS, server_uid())
@@ -153,34 +168,38 @@ def delete_embedded(postgres_dir: Path) -> None:
 
 
 def serve_embedded(postgres_dir: Path, formerly: Path | None = None) -> int:
-    """Keep the server up until SIGTERM or SIGINT, then stop it; return 1 when it died by itself."""
-    asked = threading.Event()
+    """Keep the server up until SIGTERM or SIGINT, then stop it; return 1 if it dies by itself."""
+    stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, lambda *_: stop.set())
     start_embedded(postgres_dir, formerly)
     print("ready", flush=True)
-    while not asked.wait(0.5):
+    while not stop.wait(0.5):
         if embedded_url(postgres_dir) is None:
-            print("the server is gone; starting it again", flush=True)
+            print("the server has died; starting it again", flush=True)
             return 1
     stop_embedded(postgres_dir)
     return 0
 
 
 def why_elsewhere(of: Settings) -> str | None:
-    """Where the embedded database is and why, in words, unless it is in the data folder."""
+    """Where the embedded database is and why, as text, unless it is in the data folder."""
     if of.database_url is not None or of.postgres_dir.is_relative_to(of.data):
         return None
     if os.geteuid() != 0:
         return f"the database is in {of.postgres_dir} ({_SETTING})"
-    why = f"PostgreSQL refuses to run as root, so it runs as {SERVER_USER}, which cannot enter root's folders"
-    return f"the database is in {of.postgres_dir}: {why}" + (
-        "" if of.postgres_folder else f"; {_SETTING} puts it elsewhere"
+    hint = "" if of.postgres_folder else f"; {_SETTING} puts it elsewhere"
+    return (
+        f"the database is in {of.postgres_dir}: PostgreSQL refuses to run as root, so it runs as"
+        f" {SERVER_USER}, which cannot enter root's folders{hint}"
     )
 
 
 def _required_peer(owner: int) -> str:
-    """What makes clients ask the system whose the server behind a socket is; a user without a name cannot be asked for."""
+    """The parameter by which clients check that the server behind a socket runs as its owner.
+
+    Empty if that user has no name, by which libpq checks.
+    """
     try:
         return f"&requirepeer={quote(pwd.getpwuid(owner).pw_name, safe='')}"
     except KeyError:
@@ -192,7 +211,7 @@ def _running(postgres_dir: Path) -> _Running | None:
         owner = postgres_dir.stat().st_uid
         lines = (postgres_dir / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         process = psutil.Process(int(lines[0]))
-        # The file outlives a crash, and its number may be another process's by now.
+        # The file outlives a crash, and its process id may have been reused since.
         ours = (
             process.uids().real == owner
             and process.name() == "postgres"
@@ -202,87 +221,62 @@ def _running(postgres_dir: Path) -> _Running | None:
     except PermissionError as error:
         folder = error.filename or postgres_dir
         raise DatabaseUnavailable(
-            f"{folder} is closed to {user_name(os.geteuid())}: run this as the user who started the stack, or set DATABASE_URL"
+            f"{folder} is closed to {user_name(os.geteuid())}: run this as the user who started the"
+            " stack, or set DATABASE_URL"
         ) from None
-    except (
-        FileNotFoundError,
-        NotADirectoryError,
-        ValueError,
-        IndexError,
-        psutil.Error,
-    ):  # the file may be half written
-        return None
+    except (FileNotFoundError, NotADirectoryError, ValueError, IndexError, psutil.Error):
+        return None  # it is not running, or the file is only half written
 
 
 def _start(postgres_dir: Path) -> None:
-    """Start the server, safely configured, unless one runs that is."""
+    """Start the server with a safe configuration, unless it is running with it already."""
     if os.geteuid() == 0 and _running(postgres_dir) is None and not can_reach(postgres_dir):
         raise RunyardError(
-            f"the user {SERVER_USER}, as whom PostgreSQL runs for root, cannot reach {postgres_dir}: set {_SETTING} to a folder that it can reach, such as one in /srv"
+            f"the user {SERVER_USER}, as which PostgreSQL runs for root, cannot reach"
+            f" {postgres_dir}: set {_SETTING} to a folder that it can reach, such as one in /srv"
         )
     if not (postgres_dir / "PG_VERSION").exists():
-        # Who may connect is written before the server starts for the first time.
-        _run(
-            postgres_dir,
-            "initdb",
-            "--auth-local=peer",
-            "--auth-host=reject",
-            "--encoding=utf8",
-            "--no-instructions",
-            "-U",
-            SUPERUSER,
-            "-D",
-            ".",
-        )
-    news = write_access(postgres_dir)
+        # Nobody else may connect, from the first start on.
+        authentication = ("--auth-local=peer", "--auth-host=reject", f"--username={SUPERUSER}")
+        _run(postgres_dir, "initdb", *authentication, *_INITDB)
+    changed = write_access(postgres_dir)
     sockets = _sockets(postgres_dir)
-    found = _running(postgres_dir)
-    if found is not None and found.sockets == sockets:
-        if news:
-            found.process.send_signal(signal.SIGHUP)
+    server = _running(postgres_dir)
+    if server is not None and server.sockets == sockets:
+        if changed:
+            server.process.send_signal(signal.SIGHUP)
         return
-    if found is not None:
+    if server is not None:
         stop_embedded(postgres_dir)
-    _run(
-        postgres_dir,
-        "pg_ctl",
-        "start",
-        "-s",
-        "-w",
-        "-t",
-        str(_READY_SECONDS),
-        "-D",
-        ".",
-        "-l",
-        "log",
-        "-o",
-        _options(sockets),
-    )
+    _run(postgres_dir, "pg_ctl", "start", *_PG_CTL, f"--options={_options(sockets)}")
 
 
 def _sockets(postgres_dir: Path) -> Path:
-    """The folder of the server's socket: its own, unless that path is too long, or would be read as a list."""
-    own = fits_a_socket(postgres_dir / f".s.PGSQL.{_PORT}") and not {",", '"'} & set(
-        str(postgres_dir)
-    )
-    return postgres_dir if own else short_folder(postgres_dir / _SOCKETS, server_uid())
+    """The folder of the server's socket: the data folder, unless its path is unsuitable.
+
+    It may be too long, or PostgreSQL would read it as a list.
+    """
+    read_as_list = {",", '"'} & set(str(postgres_dir))
+    if fits_a_socket(postgres_dir / f".s.PGSQL.{_PORT}") and not read_as_list:
+        return postgres_dir
+    return short_folder(postgres_dir / _SOCKETS, server_uid())
 
 
 def _options(sockets: Path) -> str:
-    """The server's options, for the shell that pg_ctl starts it with."""
+    """The server's options, quoted for the shell by which pg_ctl starts it."""
     options = {
         "listen_addresses": "",
         "port": _PORT,
         "unix_socket_directories": str(sockets),
         "unix_socket_permissions": "0700",
-        # Runyard's role is none of those that they are reserved for, and is to have them all.
+        # These are reserved for superusers. Runyard's role is not one, and is to have them all.
         "superuser_reserved_connections": "0",
     }
     return " ".join(f"-c {name}={shlex.quote(value)}" for name, value in options.items())
 
 
 def _run(postgres_dir: Path, name: str, *arguments: str) -> None:
-    # One that was killed a moment ago still has its processes, and has left its locks.
+    # A server that was killed a moment ago may still have processes, and has left its locks.
     locks = (postgres_dir / "postmaster.pid", postgres_dir / f".s.PGSQL.{_PORT}.lock")
     deadline = time.monotonic() + (_DYING_SECONDS if any(lock.exists() for lock in locks) else 0)
     while True:
@@ -291,9 +285,10 @@ def _run(postgres_dir: Path, name: str, *arguments: str) -> None:
             return
         except ProgramFailed as error:
             if time.monotonic() > deadline:
-                said = " ".join([*str(error).splitlines()[-1:], *_last_line(postgres_dir / "log")])
+                log = postgres_dir / "log"
+                reason = " ".join([*str(error).splitlines()[-1:], *_last_line(log)])
                 raise DatabaseUnavailable(
-                    f"the embedded PostgreSQL does not start: {said} (more in {postgres_dir / 'log'})"
+                    f"the embedded PostgreSQL does not start: {reason} (more in {log})"
                 ) from None
             time.sleep(0.1)
 
@@ -305,7 +300,7 @@ def _last_line(log: Path) -> list[str]:
 
 
 def _prepare(postgres_dir: Path) -> None:
-    """Make role and database where they are missing, and give Runyard's role what an older version made without it."""
+    """Create the role and database if missing; hand over what an older version made without."""
     with _as_superuser(postgres_dir, SUPERUSER) as connection:
         owned = make_database(connection)
     for database in owned:
@@ -322,9 +317,9 @@ def _as_superuser(
         try:
             url = embedded_url(postgres_dir, SUPERUSER, database)
             if url is None:
-                # One that was killed a moment ago still had its process when it was looked for.
+                # A server that was killed a moment ago still had its process when we looked.
                 _start(postgres_dir)
-                raise psycopg.OperationalError("it has ended")
+                raise psycopg.OperationalError("it has stopped")
             opened = psycopg.connect(url, autocommit=True)
             break
         except psycopg.OperationalError as error:
@@ -339,7 +334,7 @@ def _as_superuser(
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time make or start the server of a folder."""
+    """Let one process at a time create or start the server of a folder."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX)
@@ -350,7 +345,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _move(formerly: Path, postgres_dir: Path) -> None:
-    """Move the data that an older version had in root's data folder; nothing is moved over data that are there."""
+    """Move the data that an older version kept in root's data folder, unless there is newer."""
     if (
         formerly == postgres_dir
         or formerly.is_symlink()
@@ -373,7 +368,8 @@ def _move(formerly: Path, postgres_dir: Path) -> None:
             copy_as_server(formerly, staged)
         except ProgramFailed as error:
             raise RunyardError(
-                f"{formerly} cannot be moved to {postgres_dir} ({error}): move it by hand, or set {_SETTING}"
+                f"{formerly} cannot be moved to {postgres_dir} ({error}): move it by hand, or set"
+                f" {_SETTING}"
             ) from None
         staged.rename(postgres_dir)
         shutil.rmtree(formerly)

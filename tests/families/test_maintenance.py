@@ -26,7 +26,7 @@ from runyard.testing import Yard
 from tests.conftest import wait_until
 from tests.families.conftest import rows
 
-TABLES = ("events", "invocations", "steps", "parts", "progress", "batches", "waits")
+TABLES = ("events", "invocations", "steps", "run_segments", "progress", "batches", "waits")
 
 
 def counts() -> dict[str, int]:
@@ -54,7 +54,7 @@ def test_events_go_after_their_time_with_all_that_came_of_them(yard: Yard) -> No
     yard.send("nobody/waits", {})
     yard.work()
     rows(
-        "INSERT INTO runyard.parts (invocation_id, run_id, status) VALUES (1, 'run', 'queued') RETURNING id"
+        "INSERT INTO runyard.run_segments (invocation_id, run_id, status) VALUES (1, 'run', 'queued') RETURNING id"
     )
     yard.advance("31d")
     yard.send("content/generate.requested", {"topic": "new", "length": 100})
@@ -68,7 +68,7 @@ def test_events_go_after_their_time_with_all_that_came_of_them(yard: Yard) -> No
         left["invocations"] == 1
         and 0 < left["steps"] < before["steps"]
         and 0 < left["progress"] < before["progress"]
-        and (before["parts"], left["parts"]) == (1, 0)
+        and (before["run_segments"], left["run_segments"]) == (1, 0)
     )
     assert rows(
         "SELECT data->>'topic' AS topic FROM runyard.events WHERE name NOT LIKE 'runyard/%%'"

@@ -10,7 +10,7 @@ from runyard.testing import Invocation, Yard
 
 def held(invocation: Invocation, slots: int = 2) -> list[Reason]:
     with database.connection() as connection:
-        row = fetch_one(connection, "holding", invocation=invocation.id)
+        row = fetch_one(connection, "blockers", invocation=invocation.id)
     assert row is not None
     return reasons(row, [], slots, 0)
 

@@ -170,7 +170,7 @@ def test_what_means_nothing_any_more_is_forgotten(yard: Yard) -> None:
     dispatch.purge()
     with database.connection() as connection:
         assert connection.execute(
-            "SELECT (SELECT count(*) FROM runyard.gates) + (SELECT count(*) FROM runyard.waits) AS n"
+            "SELECT (SELECT count(*) FROM runyard.flow_control_state) + (SELECT count(*) FROM runyard.waits) AS n"
         ).fetchall() == [{"n": 0}]
 
 

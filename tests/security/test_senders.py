@@ -185,18 +185,6 @@ def test_one_request_with_another_senders_id_fails_none_that_came_with_it(
     assert count() == 21
 
 
-def test_an_old_process_that_sends_by_the_former_function_is_understood() -> None:
-    with database.connection() as connection:
-        sent = [
-            connection.execute(
-                "SELECT runyard.send_v1(%s::jsonb, 'old') AS id",
-                (json.dumps([{"name": "greet/requested", "id": "order-1"}]),),
-            ).fetchone()
-            for _ in range(2)
-        ]
-    assert sent[0] == sent[1]
-
-
 def test_a_key_of_an_id_is_free_again_after_a_day(web: WebProcess, mailer: str) -> None:
     event = {"name": "greet/requested", "id": "order-1"}
     first = post(web, mailer, event).json()

@@ -225,7 +225,7 @@ def test_what_was_meant_for_a_function_alone_while_it_was_away_starts_it_when_it
 ) -> None:
     publish(monkeypatch, another("newer", version))
     rows(
-        'SELECT runyard.send_v2(\'[{"name": "runyard/function.invoked", "target": "greet"}]\', \'step\')'
+        'SELECT runyard.send_v1(\'[{"name": "runyard/function.invoked", "target": "greet"}]\', \'step\')'
     )
     publish(monkeypatch, function)
     assert sizes(function) == [1]
@@ -250,7 +250,7 @@ def test_what_is_older_than_a_day_starts_nothing(
     send("greet/requested")
     rows("UPDATE runyard.events SET received_at = received_at - interval '25 hours' RETURNING id")
     rows(
-        "UPDATE runyard.functions SET away_since = away_since - interval '26 hours' RETURNING name"
+        "UPDATE runyard.functions SET removed_at = removed_at - interval '26 hours' RETURNING name"
     )
     publish(monkeypatch, function)
     assert sizes(function) == []
@@ -261,6 +261,8 @@ def test_a_function_that_has_been_back_for_a_while_has_nothing_left_to_take_up(
 ) -> None:
     publish(monkeypatch, another("newer", version))
     publish(monkeypatch, function)
-    rows("UPDATE runyard.functions SET back_at = back_at - interval '2 minutes' RETURNING name")
+    rows(
+        "UPDATE runyard.functions SET restored_at = restored_at - interval '2 minutes' RETURNING name"
+    )
     dispatch.expire()
-    assert rows("SELECT name FROM runyard.functions WHERE back IS NOT NULL") == []
+    assert rows("SELECT name FROM runyard.functions WHERE restored_snapshot IS NOT NULL") == []

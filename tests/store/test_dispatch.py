@@ -27,7 +27,15 @@ def rows(statement: str, *parameters: object) -> list[Row]:
 
 def worker(slots: int) -> None:
     with database.connection() as connection:
-        fetch_all(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=slots, place="p")
+        fetch_all(
+            connection,
+            "heartbeat_worker",
+            name="w",
+            host="h",
+            pid=1,
+            slots=slots,
+            pid_namespace="p",
+        )
 
 
 def claim_ids(function: Function) -> list[str]:
@@ -251,7 +259,7 @@ def test_a_lost_batch_goes_on_with_its_kept_steps(function: Function) -> None:
 def crash(count: int) -> None:
     """Let the first invocations have lost two workers, the second one alone."""
     rows(
-        "UPDATE runyard.invocations SET crashes = 2, suspect = 'alone', started_at = now() WHERE id <= %s RETURNING id",
+        "UPDATE runyard.invocations SET crashes = 2, suspect = 'isolated', started_at = now() WHERE id <= %s RETURNING id",
         count,
     )
 
@@ -309,7 +317,7 @@ def test_those_that_run_alone_hold_nobody_up_and_have_their_turn(
     made = use(monkeypatch, flow, 100)
     worker(slots=1)
     send([Event("greet/requested", {"k": n % 2}) for n in range(599)])
-    if flow.laned:
+    if flow.uses_lanes:
         rows("UPDATE runyard.invocations SET lane = NULL RETURNING id")
     crash(99)
     batches = do_all(made)
@@ -468,7 +476,7 @@ def test_what_came_later_is_not_held_up_by_a_search_and_not_drawn_into_it(
     ]
     lose(claims[0].batch_id)
     assert rows(
-        "SELECT array_agg(id ORDER BY id) AS ids FROM runyard.invocations WHERE suspect = 'searched'"
+        "SELECT array_agg(id ORDER BY id) AS ids FROM runyard.invocations WHERE suspect = 'bisecting'"
     ) == [{"ids": [*range(1, 6)]}]
 
 
@@ -686,8 +694,8 @@ def test_many_waits_and_many_events_since_the_run_began_are_matched_by_equality(
             "kind": "event",
             "event": "answer/given",
             "seconds": 60,
-            "shape": shape,
-            "wanted": [row["data"]["n"]] if shape else [],
+            "match_paths": shape,
+            "match_values": [row["data"]["n"]] if shape else [],
         }
         for row in begun[1]
     ]

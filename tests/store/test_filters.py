@@ -275,7 +275,7 @@ def test_what_passes_is_taken_by_postgres_and_what_is_larger_is_refused_here(
     assert 10 < largest < len(sizes)
     with database.connection() as connection:
         row = connection.execute(
-            "SELECT length(%(filter)s::jsonpath::text) AS length, runyard.passes_v1(%(document)s::jsonb, %(filter)s::jsonpath) AS passes",
+            "SELECT length(%(filter)s::jsonpath::text) AS length, runyard.filter_matches_v1(%(document)s::jsonb, %(filter)s::jsonpath) AS passes",
             {"filter": text, "document": '{"a":' * 2000 + "1" + "}" * 2000},
         ).fetchone()
     assert row is not None

@@ -91,7 +91,7 @@ class Flowing(RuleBasedStateMachine):
         database.close_pool()
         clock.take(BEGIN)
         with database.connection() as connection:
-            tables = "events, functions, triggers, invocations, steps, batches, waits, gates"
+            tables = "events, functions, triggers, invocations, steps, batches, waits, flow_control_state"
             connection.execute(
                 f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode()
             )
@@ -206,8 +206,8 @@ class Flowing(RuleBasedStateMachine):
             "kind": "event",
             "event": "answer/given",
             "seconds": 50,
-            "shape": [["data", "k"]],
-            "wanted": [key],
+            "match_paths": [["data", "k"]],
+            "match_values": [key],
         }
         [wait] = dispatch.register_waits(run.batch, run.run, step, [asked])
         expected = next(

@@ -69,7 +69,9 @@ def claimed(function: Function) -> tuple[str, str]:
     """Send an event and claim it: its id, and the batch's."""
     [event_id] = send("greet/requested")
     with database.connection() as connection:
-        fetch_all(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2, place="p")
+        fetch_all(
+            connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2, pid_namespace="p"
+        )
     [claim] = dispatch.claim(function) or []
     return event_id, claim.batch_id
 
@@ -87,7 +89,7 @@ def launch(instance: DagsterInstance, made: DagsterRun) -> None:
 def held(event_id: str) -> list[Reason]:
     """What the dev page says of why an event's invocation does not run."""
     with database.connection() as connection:
-        row = fetch_one(connection, "holding", invocation=event(event_id)["invocations"][0]["id"])
+        row = fetch_one(connection, "blockers", invocation=event(event_id)["invocations"][0]["id"])
     assert row is not None
     return reasons(row, [], 2, 0)
 

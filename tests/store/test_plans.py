@@ -28,8 +28,8 @@ from tests.conftest import wait_until
 HOT: dict[str, dict[str, object]] = {
     "claim": {"function": "greet", "max_batch": 500, "batch": "x"},
     "next_due": {"function": "greet"},
-    "begin_invocations": {"batch": "BATCH", "run": "run-1", "finish_within": None},
-    "keep_steps": {
+    "begin_invocations": {"batch": "BATCH", "run": "run-1", "finish_timeout": None},
+    "record_steps": {
         "batch": "BATCH",
         "run": "run-1",
         "step": "a",
@@ -109,9 +109,9 @@ def test_a_plan_made_while_the_tables_are_empty_does_for_large_ones(
 
 
 SUSPECTS = {
-    "alone": "CASE WHEN id <= 3000 THEN 'alone' END",
+    "alone": "CASE WHEN id <= 3000 THEN 'isolated' END",
     "nothing known": "NULL",
-    "searched": "CASE WHEN id <= 400 THEN 'searched' END",
+    "searched": "CASE WHEN id <= 400 THEN 'bisecting' END",
 }
 
 
@@ -180,7 +180,7 @@ FLOWS = {
         throttle=Throttle(600, 60, key="data.k", burst=100),
         timeouts=Timeouts(start=60, finish=60),
     ),
-    "gates": Flow(
+    "admission": Flow(
         rate_limit=RateLimit(50, 60, key="data.k"),
         idempotency=Idempotency("data.n"),
         debounce=Debounce(1, key="data.n"),
@@ -223,8 +223,8 @@ def test_flow_control_and_waits_never_scan_a_large_table(
                 "kind": "event",
                 "event": "other/event",
                 "seconds": 60,
-                "shape": [["data", "k"]],
-                "wanted": [7],
+                "match_paths": [["data", "k"]],
+                "match_values": [7],
             }
             for one in invocations
         ]
@@ -264,7 +264,7 @@ def _scans() -> dict[str, int]:
 
 
 LOOKS: dict[str, dict[str, object]] = {
-    "events_found": {
+    "search_events": {
         "name": None,
         "ids": None,
         "since": None,
@@ -277,7 +277,7 @@ LOOKS: dict[str, dict[str, object]] = {
         "internal": False,
         "limit": 51,
     },
-    "events_looked_at": {
+    "search_events_end": {
         "name": None,
         "ids": None,
         "since": None,
@@ -286,20 +286,20 @@ LOOKS: dict[str, dict[str, object]] = {
         "cursor_id": None,
         "chunk": 20_000,
     },
-    "events_with_id": {"given": "old7", "number": 7},
-    "invocations_briefly": {"events": ["old7", "old8"], "each": 6},
-    "caused": {"event": "old7", "limit": 200},
-    "parts": {"invocation": 7},
+    "events_by_any_id": {"given": "old7", "number": 7},
+    "invocation_summaries": {"events": ["old7", "old8"], "each": 6},
+    "caused_events": {"event": "old7", "limit": 200},
+    "run_segments": {"invocation": 7},
     "batches_of_runs": {"runs": ["run-1"]},
     "replays_of": {"event": "old7", "invocation": 7},
     "latest_progress": {"invocation": 7},
-    "holding": {"invocation": 7},
-    "functions_lately": {"most": 10_000},
+    "blockers": {"invocation": 7},
+    "function_stats": {"most": 10_000},
     "latest_of_function": {"function": "greet", "limit": 50},
-    "open_lately": {"function": "greet"},
-    "pulse": {},
-    "batches_under_way": {},
-    "run_these_now": {"invocations": [7]},
+    "open_invocations": {"function": "greet"},
+    "recent_event_count": {},
+    "open_batches": {},
+    "run_invocations_now": {"invocations": [7]},
 }
 
 
@@ -317,10 +317,10 @@ def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) 
             "INSERT INTO runyard.batches (id, function, status, invocations, run_id) SELECT n, 'greet', 'finished', '{1}', 'run' || n FROM generate_series(1, 60000) AS n"
         )
         connection.execute(
-            "INSERT INTO runyard.parts (invocation_id, run_id, status) SELECT n, 'run' || n, 'queued' FROM generate_series(1, 60000) AS n"
+            "INSERT INTO runyard.run_segments (invocation_id, run_id, status) SELECT n, 'run' || n, 'queued' FROM generate_series(1, 60000) AS n"
         )
         connection.execute(
-            "ANALYZE runyard.invocations, runyard.events, runyard.batches, runyard.parts"
+            "ANALYZE runyard.invocations, runyard.events, runyard.batches, runyard.run_segments"
         )
     for name, parameters in LOOKS.items():
         with database.transaction() as connection:
@@ -328,4 +328,4 @@ def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) 
             [row] = connection.execute(
                 b"EXPLAIN (FORMAT JSON) " + statements()[name], parameters
             ).fetchall()
-        assert _read_whole(row["QUERY PLAN"], *GROWING, "batches", "parts") == [], name
+        assert _read_whole(row["QUERY PLAN"], *GROWING, "batches", "run_segments") == [], name

@@ -168,7 +168,7 @@ class Deaf:
                     said = one.recv(65536)
                     if not said:
                         return
-                    if one is client and b"send_v2" in said and not self._lost:
+                    if one is client and b"send_v1" in said and not self._lost:
                         self._lost = True
                         server.sendall(said)
                         server.recv(65536)  # it is committed

@@ -32,7 +32,7 @@ def alive(name: str, place: str | None = None) -> None:
             host="h",
             pid=1,
             slots=4,
-            place=place or workers._place(),
+            pid_namespace=place or workers._place(),
         )
 
 
@@ -183,7 +183,13 @@ def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_sweep(
 def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Function) -> None:
     with database.connection() as connection:
         fetch_all(
-            connection, "heartbeat_worker", name=workers.name(), host="h", pid=1, slots=1, place="p"
+            connection,
+            "heartbeat_worker",
+            name=workers.name(),
+            host="h",
+            pid=1,
+            slots=1,
+            pid_namespace="p",
         )
     batch = begun(function, f"{workers.name()}:1", "run-1")
     send("greet/requested")

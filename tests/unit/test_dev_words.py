@@ -28,7 +28,7 @@ def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
         "crashes": 0,
         "due_at": NOW,
         "now": NOW,
-        "keys": ["7"] if function.flow.laned else None,
+        "keys": ["7"] if function.flow.uses_lanes else None,
         "admitted": True,
         "begun": False,
         "cancel_requested_at": None,
@@ -209,7 +209,7 @@ def step(name: str, run: str, begin: float, end: float) -> dict[str, Any]:
 
 def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
     error = {"step": "send", "type": "OSError", "message": "away", "traceback": ""}
-    parts = [{"run_id": "r1", "status": "queued", "error": error, "ended_at": at(4)}]
+    segments = [{"run_id": "r1", "status": "queued", "error": error, "ended_at": at(4)}]
     batches = [
         {"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(2), "size": 5},
         {"run_id": "r2", "worker": "w", "claimed_at": at(14), "started_at": at(14), "size": 1},
@@ -222,7 +222,7 @@ def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
                 step("old", "r0", -9, -8),
             ]
         ),
-        parts,
+        segments,
         batches,
         at(30),
     )
@@ -246,10 +246,10 @@ def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
 
 
 def test_what_goes_on_has_no_end_yet() -> None:
-    parts = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
+    segments = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
     batches = [{"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(1), "size": 1}]
     sleeping = timeline(
-        invocation(status="sleeping", finished_at=None, run_id="r1"), parts, batches, at(30)
+        invocation(status="sleeping", finished_at=None, run_id="r1"), segments, batches, at(30)
     )
     assert [(span.kind, span.end is None) for span in sleeping.spans] == [
         ("queued", False),
@@ -257,7 +257,7 @@ def test_what_goes_on_has_no_end_yet() -> None:
         ("sleeping", True),
     ]
     running = timeline(
-        invocation(status="running", finished_at=None, run_id="r2"), parts, batches, at(30)
+        invocation(status="running", finished_at=None, run_id="r2"), segments, batches, at(30)
     )
     assert (running.spans[-1].kind, running.spans[-1].status, running.spans[-1].end) == (
         "run",
@@ -270,6 +270,6 @@ def test_what_goes_on_has_no_end_yet() -> None:
     assert [(span.kind, span.end) for span in fresh.spans] == [("queued", None)]
     skipped = timeline(invocation(status="skipped", run_id=None, started_at=None), [], [], at(30))
     assert [(span.kind, span.end) for span in skipped.spans] == [("queued", at(20))]
-    parts = [{"run_id": "r1", "status": "queued", "error": None, "ended_at": at(4)}]
-    given_up = timeline(invocation(status="cancelled", run_id="r1"), parts, [], at(30))
+    segments = [{"run_id": "r1", "status": "queued", "error": None, "ended_at": at(4)}]
+    given_up = timeline(invocation(status="cancelled", run_id="r1"), segments, [], at(30))
     assert [(span.kind, span.end) for span in given_up.spans][-1] == ("backoff", at(20))

@@ -155,7 +155,9 @@ def replay_one(given: str, caller: Key, *, keep: bool) -> list[int]:
     """Replay the invocation with this id; return the new one. Raises `Problem` when it is not final, or there is none."""
     invocation, _ = status_of(given, caller)
     with database.connection() as connection:
-        return _replayed(fetch_all(connection, "replay_these", invocations=[invocation], keep=keep))
+        return _replayed(
+            fetch_all(connection, "replay_invocations", invocations=[invocation], keep=keep)
+        )
 
 
 async def cancel(call: Call) -> Cancelled:
@@ -179,7 +181,10 @@ def cancel_invocation(given: str, caller: Key) -> bool:
     with database.connection() as connection:
         return bool(
             fetch_all(
-                connection, "cancel_these", invocations=[invocation], reason="cancelled over HTTP"
+                connection,
+                "cancel_invocations",
+                invocations=[invocation],
+                reason="cancelled over HTTP",
             )[0]["count"]
         )
 
@@ -195,7 +200,7 @@ def hurry_invocation(given: str, caller: Key) -> int:
     """Run the invocation with this id now, if it is queued for later or sleeps; return its id. Raises `Problem` when it does neither, or is none."""
     invocation, status = status_of(given, caller)
     with database.connection() as connection:
-        if not fetch_all(connection, "run_these_now", invocations=[invocation]):
+        if not fetch_all(connection, "run_invocations_now", invocations=[invocation]):
             raise Problem(
                 409,
                 "nothing_to_skip",
@@ -294,7 +299,7 @@ def _replayed(rows: list[Row]) -> list[int]:
 
 def _bulk(bulk_id: str) -> BulkView:
     with database.connection() as connection:
-        row = fetch_one(connection, "bulk_seen", id=bulk_id)
+        row = fetch_one(connection, "bulk_status", id=bulk_id)
     if row is None:
         raise not_found("bulk", bulk_id)
     return _bulk_view(row)

@@ -59,7 +59,7 @@ class _EventTable(Collector):
                 waiting.add_metric([row["function"], row["status"]], row["count"])
                 if row["status"] == "queued":
                     overdue.add_metric([row["function"]], row["overdue"])
-            for row in fetch_all(connection, "under_way"):
+            for row in fetch_all(connection, "open_batch_counts"):
                 waiting.add_metric([row["function"], row["status"]], row["invocations"])
                 batches.add_metric([row["function"], row["status"]], row["batches"])
             for row in fetch_all(connection, "function_states"):

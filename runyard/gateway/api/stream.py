@@ -77,7 +77,7 @@ def _moment(given: str) -> str | None:
         return None
     try:
         with database.connection() as connection:
-            row = fetch_one(connection, "known_moment", given=given)
+            row = fetch_one(connection, "past_snapshot", given=given)
     except psycopg.DataError:
         return None
     return str(row["given"]) if row is not None else None

@@ -39,9 +39,9 @@ def look_at_one(visit: Visit) -> Values:
     """One event."""
     event = event_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
-        invocations = fetch_all(connection, "invocations_briefly", events=[event.id], each=100)
-        caused = fetch_all(connection, "caused", event=event.id, limit=_MOST_CAUSED)
-        cause = fetch_one(connection, "cause", invocation=event.caused_by)
+        invocations = fetch_all(connection, "invocation_summaries", events=[event.id], each=100)
+        caused = fetch_all(connection, "caused_events", event=event.id, limit=_MOST_CAUSED)
+        cause = fetch_one(connection, "causing_invocation", invocation=event.caused_by)
     # Should it be its own cause, it is not told again below itself.
     rows = {
         row["id"]: row
@@ -77,7 +77,7 @@ def _with_invocations(events: Sequence[Row]) -> list[dict[str, Any]]:
     found: dict[str, list[Row]] = {}
     if ids:
         with database.connection() as connection:
-            for row in fetch_all(connection, "invocations_briefly", events=ids, each=_EACH):
+            for row in fetch_all(connection, "invocation_summaries", events=ids, each=_EACH):
                 found.setdefault(row["event_id"], []).append(row)
     return [{**event, "invocations": found.get(event["id"], [])} for event in events]
 

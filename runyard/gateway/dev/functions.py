@@ -63,7 +63,7 @@ def look_at_one(visit: Visit) -> Values:
 def open_lately(function: str) -> list[Row]:
     """The newest invocations of a function that are not final, with their event's data and what they last said of their progress."""
     with database.connection() as connection:
-        return fetch_all(connection, "open_lately", function=function)
+        return fetch_all(connection, "open_invocations", function=function)
 
 
 def pause(visit: Visit) -> str:
@@ -100,7 +100,7 @@ def _set_paused(visit: Visit, paused: bool) -> str:
 def _functions() -> list[dict[str, Any]]:
     with database.connection() as connection:
         rows = fetch_all(connection, "functions")
-        lately = {row["name"]: row for row in fetch_all(connection, "functions_lately", most=_MOST)}
+        lately = {row["name"]: row for row in fetch_all(connection, "function_stats", most=_MOST)}
     return [{**row, "lately": lately[row["name"]], "flow_words": flow_words(row)} for row in rows]
 
 
@@ -134,7 +134,7 @@ def flow_words(row: Row) -> list[str]:
     ]
     for limit in flow.get("limits", ()):
         words.append(
-            f"{'once' if limit['gate'] == 'idempotency' else limit['limit']} in {_length(limit['period'])}{_by(row, limit['key'])}"
+            f"{'once' if limit['kind'] == 'idempotency' else limit['limit']} in {_length(limit['period'])}{_by(row, limit['key'])}"
         )
     if throttle := flow.get("throttle"):
         words.append(
@@ -143,7 +143,9 @@ def flow_words(row: Row) -> list[str]:
     if debounce := flow.get("debounce"):
         words.append(f"debounced by {_length(debounce['period'])}{_by(row, debounce['key'])}")
     if batch := flow.get("batch"):
-        words.append(f"gathered: {row['max_batch']}, or what came within {_length(batch['wait'])}")
+        words.append(
+            f"gathered: {row['max_batch']}, or what came within {_length(batch['timeout'])}"
+        )
     if single := flow.get("singleton"):
         words.append(
             f"a singleton{_by(row, single['key'])}: a later event {'takes its place' if single['mode'] == 'cancel' else 'is skipped'}"
@@ -152,7 +154,7 @@ def flow_words(row: Row) -> list[str]:
         words.append(f"priority {row['priority'] or 'by ' + flow['priority']['path']}")
     words += [
         f"{text} {_length(flow[key])}"
-        for key, text in (("start_within", "begins within"), ("finish_within", "ends within"))
+        for key, text in (("start_timeout", "begins within"), ("finish_timeout", "ends within"))
         if key in flow
     ]
     return [*words, *(f"cancelled by {rule['event']}" for rule in flow.get("cancel_on", ()))]

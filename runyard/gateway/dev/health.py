@@ -53,9 +53,9 @@ def look(visit: Visit) -> Values:
     del visit
     with database.connection() as connection:
         queues = fetch_all(connection, "queues")
-        batches = fetch_all(connection, "batches_under_way")
+        batches = fetch_all(connection, "open_batches")
         workers = fetch_all(connection, "workers")
-        pulse = fetch_one(connection, "pulse")
+        pulse = fetch_one(connection, "recent_event_count")
     assert pulse is not None
     waiting = [row for row in queues if row["status"] == "queued"]
     running = [batch for batch in batches if batch["status"] == "running"]

@@ -16,8 +16,8 @@ def look(visit: Visit) -> Values:
     """An invocation with everything that is known of it."""
     invocation = invocation_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
-        parts = fetch_all(connection, "parts", invocation=invocation.id)
-        runs = {part["run_id"] for part in parts} | (
+        segments = fetch_all(connection, "run_segments", invocation=invocation.id)
+        runs = {segment["run_id"] for segment in segments} | (
             {invocation.run_id} if invocation.run_id is not None else set()
         )
         batches = fetch_all(connection, "batches_of_runs", runs=sorted(runs))
@@ -26,33 +26,33 @@ def look(visit: Visit) -> Values:
             if invocation.status == "running"
             else []
         )
-        holding = fetch_one(connection, "holding", invocation=invocation.id)
+        blockers = fetch_one(connection, "blockers", invocation=invocation.id)
         capacity = fetch_one(
             connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS
         )
         replays = fetch_all(
             connection, "replays_of", invocation=invocation.id, event=invocation.event_id
         )
-    assert holding is not None
+    assert blockers is not None
     assert capacity is not None
     done = {step.step for step in invocation.steps if step.error is None}
     busy = int(capacity["waiting"]) + int(capacity["running"])
     held = reasons(
-        holding, [wait.model_dump() for wait in invocation.waits], int(capacity["slots"]), busy
+        blockers, [wait.model_dump() for wait in invocation.waits], int(capacity["slots"]), busy
     )
     later = (
         invocation.status in ("queued", "sleeping", "waiting")
-        and invocation.due_at > holding["now"]
+        and invocation.due_at > blockers["now"]
     )
     return {
         "invocation": invocation,
         "event": event_of(invocation.event_id, visit.caller),
-        "timeline": timeline(invocation, parts, batches, holding["now"]),
+        "timeline": timeline(invocation, segments, batches, blockers["now"]),
         "held": held,
         "progress": [said for said in progress if said["step"] not in done],
         "replays": replays,
-        "paused": holding["paused_at"],
-        "stopping": holding["cancel_requested_at"],
+        "paused": blockers["paused_at"],
+        "stopping": blockers["cancel_requested_at"],
         # What waits for an event alone has no time that could be cut short.
         "can_run_now": later
         and (

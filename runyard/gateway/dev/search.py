@@ -82,7 +82,7 @@ def find(search: Search) -> Found:
             looked_at, (at, last) = time.monotonic(), place or (None, None)
             found += fetch_all(
                 connection,
-                "events_found",
+                "search_events",
                 **bounds,
                 **wanted,
                 chunk=chunk,
@@ -96,7 +96,7 @@ def find(search: Search) -> Found:
                     _written((found[_SHOWN - 1]["received_at"], found[_SHOWN - 1]["id"])),
                 )
             row = fetch_one(
-                connection, "events_looked_at", **bounds, chunk=chunk, cursor_at=at, cursor_id=last
+                connection, "search_events_end", **bounds, chunk=chunk, cursor_at=at, cursor_id=last
             )
             if row is None:
                 return Found(found, None)
@@ -146,7 +146,7 @@ def _ids(typed: str) -> Sequence[str] | None:
     if not typed:
         return None
     with database.connection() as connection:
-        rows = fetch_all(connection, "events_with_id", given=typed, number=as_number(typed))
+        rows = fetch_all(connection, "events_by_any_id", given=typed, number=as_number(typed))
     return [row["id"] for row in rows]
 
 

@@ -65,11 +65,14 @@ class Timeline:
 
 
 def timeline(
-    invocation: FullInvocation, parts: Sequence[Row], batches: Sequence[Row], now: datetime
+    invocation: FullInvocation, segments: Sequence[Row], batches: Sequence[Row], now: datetime
 ) -> Timeline:
     """Put it together of the invocation, the parts that it left unfinished, and the batches of its runs (`batches_of_runs`)."""
     by_run = {batch["run_id"]: batch for batch in batches}
-    ended = [(part["run_id"], part["status"], part["ended_at"], part["error"]) for part in parts]
+    ended = [
+        (segment["run_id"], segment["status"], segment["ended_at"], segment["error"])
+        for segment in segments
+    ]
     if invocation.run_id is not None and invocation.run_id not in {run for run, *_ in ended}:
         ended.append(
             (

@@ -1,4 +1,4 @@
-"""Alembic's environment for the event table."""
+"""Alembic's environment for the engine's schema."""
 
 from runyard.store.migration_env import run_migrations
 

@@ -11,14 +11,14 @@ from runyard.store.queries import fetch_all
 from runyard.testing import Yard
 
 
-def parts(invocation: int) -> list[dict[str, Any]]:
+def segments(invocation: int) -> list[dict[str, Any]]:
     with database.connection() as connection:
-        return fetch_all(connection, "parts", invocation=invocation)
+        return fetch_all(connection, "run_segments", invocation=invocation)
 
 
 def run_now(invocation: int) -> bool:
     with database.connection() as connection:
-        return bool(fetch_all(connection, "run_these_now", invocations=[invocation]))
+        return bool(fetch_all(connection, "run_invocations_now", invocations=[invocation]))
 
 
 def test_each_attempt_is_kept_with_its_error_and_its_run(yard: Yard) -> None:
@@ -26,40 +26,44 @@ def test_each_attempt_is_kept_with_its_error_and_its_run(yard: Yard) -> None:
     yard.advance(10)
     yard.advance(20)
     assert invocation.status == "succeeded"
-    kept = parts(invocation.id)
-    assert [(part["status"], part["error"]["message"]) for part in kept] == [
+    kept = segments(invocation.id)
+    assert [(segment["status"], segment["error"]["message"]) for segment in kept] == [
         ("queued", "failure 1"),
         ("queued", "failure 2"),
     ]
-    assert [part["run_id"] for part in kept] == yard.runs[:2]
+    assert [segment["run_id"] for segment in kept] == yard.runs[:2]
 
 
-def test_one_that_goes_through_at_once_leaves_no_part(yard: Yard) -> None:
+def test_one_that_goes_through_at_once_leaves_no_segment(yard: Yard) -> None:
     assert (
-        parts(yard.run("plain").id)
+        segments(yard.run("plain").id)
         == []
-        == parts(yard.run("plain", {"fails": 1, "kind": "final"}).id)
+        == segments(yard.run("plain", {"fails": 1, "kind": "final"}).id)
     )
 
 
-def test_a_sleep_and_a_failure_that_is_taken_up_again_are_parts(yard: Yard) -> None:
+def test_a_sleep_and_a_failure_that_is_taken_up_again_are_segments(yard: Yard) -> None:
     sleeping = yard.run("sleeper")
-    [part] = parts(sleeping.id)
-    assert (part["status"], part["error"], part["run_id"]) == ("sleeping", None, yard.runs[-1])
+    [segment] = segments(sleeping.id)
+    assert (segment["status"], segment["error"], segment["run_id"]) == (
+        "sleeping",
+        None,
+        yard.runs[-1],
+    )
     failed = yard.run("plain", {"fails": 1, "kind": "final"})
     batch = dispatch.batch_of_run(yard.runs[-1])
     assert batch is not None
     with database.connection() as connection:
         fetch_all(connection, "requeue_batch", parent=batch["id"])
-    [part] = parts(failed.id)
-    assert (part["status"], part["error"]["message"], part["run_id"]) == (
+    [segment] = segments(failed.id)
+    assert (segment["status"], segment["error"]["message"], segment["run_id"]) == (
         "failed",
         "failure 1",
         yard.runs[-1],
     )
 
 
-def test_a_part_that_was_lost_with_its_worker_is_told(yard: Yard) -> None:
+def test_a_segment_that_was_lost_with_its_worker_is_told(yard: Yard) -> None:
     sent = yard.send("plain/go")
     from runyard.functions import registry
 
@@ -77,7 +81,8 @@ def test_a_part_that_was_lost_with_its_worker_is_told(yard: Yard) -> None:
         error='{"message": "the worker was lost"}',
     )
     assert [
-        (part["status"], part["run_id"], part["error"]) for part in parts(sent.invocation.id)
+        (segment["status"], segment["run_id"], segment["error"])
+        for segment in segments(sent.invocation.id)
     ] == [("lost", "run-1", {"message": "the worker was lost"})]
 
 

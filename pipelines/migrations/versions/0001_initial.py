@@ -1,0 +1,11 @@
+"""The tables of the pipelines, in the schema `app`, and their daily figures, in `analytics`."""
+
+from runyard.store.migration_env import run_sql_beside
+
+revision = "0001_initial"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Create everything in `app` and `analytics`."""
+    run_sql_beside(__file__)

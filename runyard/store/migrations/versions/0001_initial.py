@@ -1,0 +1,12 @@
+"""The engine's schema: tables, indexes, triggers and SQL functions."""
+
+from runyard.store.migration_env import run_script
+from runyard.store.schema import schema_sql
+
+revision = "0001_initial"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Create everything in the schema `runyard`."""
+    run_script(schema_sql())

@@ -1,0 +1,390 @@
+-- Claims: the invocations that a run gets, and when there may be something to claim. Functions
+-- without flow control are claimed by the query `claim` of queries.sql, which uses suspects_v1.
+
+-- Until when nothing of a function may be claimed, NULL if nothing blocks it: it is paused, its
+-- launches fail, or a launch is being retried. (by functions_pkey, failed_launches_pkey,
+-- batches_open)
+CREATE FUNCTION runyard.held_until_v1(fn text) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN EXISTS (
+            SELECT FROM runyard.functions WHERE name = fn AND paused_at IS NOT NULL
+        ) THEN 'infinity'
+        ELSE (
+            SELECT CASE
+                WHEN until > runyard.now_v1() THEN until
+                WHEN EXISTS (
+                    SELECT FROM runyard.batches WHERE status = 'claimed' AND function = fn
+                ) THEN 'infinity' END
+            FROM runyard.failed_launches WHERE function = fn
+        ) END
+$$;
+
+-- The suspects of a function without lanes that run next, locked; none while others of them run.
+-- First those that are being bisected, because one of them killed its worker: one half runs; if
+-- that goes well, the culprit is in the rest, which is halved in turn. Then those about which
+-- nothing is known, together, or the fewer at a time the more culprits have been found; then the
+-- culprits, each alone.
+-- (by invocations_suspects, invocations_bisecting, invocations_crashing)
+CREATE FUNCTION runyard.suspects_v1(name text, most integer) RETURNS SETOF bigint
+LANGUAGE plpgsql SET jit = off AS $$
+BEGIN
+    RETURN QUERY
+    WITH next AS (  -- whose turn it is: bisecting 0, unknown 1, isolated 2
+        SELECT CASE suspect WHEN 'bisecting' THEN 0 WHEN 'isolated' THEN 2 ELSE 1 END AS turn
+        FROM runyard.invocations
+        WHERE function = suspects_v1.name AND crashes >= 2
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+            AND due_at <= runyard.now_v1()
+            AND NOT EXISTS (
+                SELECT FROM runyard.invocations AS others
+                WHERE others.function = suspects_v1.name AND others.crashes >= 2
+                    AND others.status IN ('claimed', 'running'))
+        ORDER BY CASE suspect WHEN 'bisecting' THEN 0 WHEN 'isolated' THEN 2 ELSE 1 END,
+            due_at, id
+        LIMIT 1
+    )
+    SELECT id FROM runyard.invocations
+    WHERE function = suspects_v1.name AND crashes >= 2
+        AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+        AND due_at <= runyard.now_v1()
+        AND CASE suspect WHEN 'bisecting' THEN 0 WHEN 'isolated' THEN 2 ELSE 1 END
+            = (SELECT turn FROM next)
+    ORDER BY due_at, id LIMIT (
+        SELECT CASE turn
+            WHEN 0 THEN least(most, ((
+                SELECT count(*) FROM runyard.invocations
+                WHERE function = suspects_v1.name AND suspect = 'bisecting'
+                    AND status IN ('queued', 'sleeping', 'waiting')
+                    AND keys IS NULL AND due_at <= runyard.now_v1()
+                ) + 1) / 2)
+            WHEN 1 THEN ceil(most / (1.0 + (
+                SELECT count(*) FROM runyard.invocations
+                WHERE function = suspects_v1.name AND crashes >= 2
+                    AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+                    AND CASE suspect WHEN 'bisecting' THEN 0 WHEN 'isolated' THEN 2 ELSE 1 END
+                        = 2)))
+            ELSE 1 END
+        FROM next)
+    FOR UPDATE SKIP LOCKED;
+END $$;
+
+-- How many invocations may start now under a throttle whose key has this theoretical arrival time:
+-- the generic cell rate algorithm (ITU-T I.371).
+CREATE FUNCTION runyard.throttle_allowance_v1(rule jsonb, arrival timestamptz) RETURNS integer
+LANGUAGE sql STABLE AS $$
+    SELECT greatest(0, 1 + floor(
+        (extract(epoch FROM runyard.now_v1() - greatest(arrival, runyard.now_v1()))
+            + ((rule->>'burst')::integer - 1) * (rule->>'interval')::float8 + 1e-6)
+        / (rule->>'interval')::float8))::integer
+$$;
+
+-- Claims due invocations of a function with lanes: by priority, then round-robin from lane to lane,
+-- within every limit. `just` restricts the claim to these invocations, which are taken even if the
+-- function is paused. Suspects (crashes >= 2) are only taken this way. Returns a row, with size 0
+-- if nothing can be claimed. No row is locked before it is taken: no other claim of the function
+-- runs at the same time, and what is cancelled meanwhile is not taken. A call looks at a bounded
+-- number of lanes, starting after the one that was served last; `more` says that nothing could be
+-- claimed in those, and others are left.
+-- (by invocations_lane, batches_open, flow_control_state_pkey)
+CREATE FUNCTION runyard.claim_from_lanes_v1(
+    name text, batch text, most integer, just bigint[] DEFAULT NULL,
+    OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean)
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+DECLARE
+    fn       runyard.functions;
+    batching boolean;
+    lanes_at_once CONSTANT integer := 150;
+    served_lane text;
+    looked_at integer;
+BEGIN
+    size := 0;
+    more := false;
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
+    IF NOT FOUND OR (fn.paused_at IS NOT NULL AND just IS NULL) THEN
+        RETURN;
+    END IF;
+    batching := fn.flow ? 'batch';
+    -- One claim of the function at a time, and one over each shared scope.
+    PERFORM pg_advisory_xact_lock(8290, hashtext(scope)) FROM (
+        SELECT DISTINCT scope FROM (
+            SELECT 'function ' || fn.name AS scope
+            UNION ALL SELECT c->>'scope' FROM jsonb_array_elements(fn.flow->'concurrency') AS c
+        ) AS scopes ORDER BY scope
+    ) AS ordered;
+    -- Nothing is claimed with stale keys: if more are left, they come first, in the next call.
+    IF runyard.rekey_v1(fn.name, 5000) = 5000 THEN
+        more := true;
+        RETURN;
+    END IF;
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
+    IF fn.needs_admission THEN
+        PERFORM runyard.admit_v1(fn, 500);
+    END IF;
+    PERFORM runyard.promote_v1(fn, 1000);
+
+    WITH RECURSIVE ahead AS (  -- the lanes after the one that was served last, in order
+        (SELECT lane, 1 AS n FROM runyard.invocations
+         WHERE function = fn.name AND lane > fn.last_lane AND just IS NULL
+         ORDER BY lane LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT invocations.lane FROM runyard.invocations
+            WHERE function = fn.name AND invocations.lane > ahead.lane
+            ORDER BY invocations.lane LIMIT 1), n + 1
+        FROM ahead WHERE lane IS NOT NULL AND n < lanes_at_once
+    ),
+    behind AS (  -- then those from the first lane up to it
+        (SELECT lane, 1 + (SELECT count(*) FROM ahead)::integer AS n FROM runyard.invocations
+         WHERE function = fn.name AND lane >= '' AND lane <= fn.last_lane AND just IS NULL
+         ORDER BY lane LIMIT 1)
+        UNION ALL
+        SELECT (
+            SELECT invocations.lane FROM runyard.invocations
+            WHERE function = fn.name AND invocations.lane > behind.lane
+                AND invocations.lane <= fn.last_lane
+            ORDER BY invocations.lane LIMIT 1), n + 1
+        FROM behind WHERE lane IS NOT NULL AND n < lanes_at_once
+    ),
+    lanes AS (  -- all lanes to look at, with their position, their keys, and how many they are
+        SELECT lane, row_number() OVER (ORDER BY part, n) AS position,
+            string_to_array(rtrim(lane, chr(30)), chr(31)) AS keys,
+            right(lane, 1) = chr(30) AS begun, count(*) OVER () AS among
+        FROM (
+            SELECT lane, 1 AS part, n FROM ahead
+            UNION ALL SELECT lane, 2, n FROM behind
+            UNION ALL SELECT DISTINCT lane, 3, 1 FROM runyard.invocations
+                WHERE id = ANY (just) AND function = fn.name
+        ) AS walked
+        WHERE lane IS NOT NULL AND (just IS NOT NULL OR right(lane, 2) <> chr(30) || chr(30))
+    ),
+    held AS (  -- what open batches hold of each concurrency limit
+        SELECT slot.scope, slot.key, sum(slot.n) AS n
+        FROM runyard.batches
+        CROSS JOIN LATERAL jsonb_to_recordset(batches.slots)
+            AS slot (scope text, key text, n integer)
+        WHERE batches.status IN ('claimed', 'running') AND batches.slots IS NOT NULL
+        GROUP BY 1, 2
+    ),
+    limits AS (  -- every limit that applies to a lane, with what is free of it
+        SELECT lanes.lane, control.scope, coalesce(lanes.keys[control.key], '') AS key,
+            control."limit" - coalesce(held.n, 0) AS free
+        FROM lanes
+        CROSS JOIN jsonb_to_recordset(fn.flow->'concurrency')
+            AS control (scope text, "limit" integer, key integer)
+        LEFT JOIN held
+            ON held.scope = control.scope AND held.key = coalesce(lanes.keys[control.key], '')
+        WHERE NOT (
+            control.scope = fn.name || ' singleton'
+            AND lanes.keys[control.key] IS NOT DISTINCT FROM runyard.no_key_v1())
+        UNION ALL
+        SELECT lanes.lane, 'throttle',
+            coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''),
+            runyard.throttle_allowance_v1(
+                fn.flow->'throttle', coalesce(state.until, '-infinity'))
+        FROM lanes LEFT JOIN runyard.flow_control_state AS state
+            ON state.id = concat_ws(chr(31), 'throttle', fn.name,
+                coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''))
+        WHERE fn.flow ? 'throttle' AND NOT lanes.begun
+    ),
+    open AS (  -- the lanes with something to claim; if batching, the first that is full or due
+        SELECT lanes.lane, lanes.position, lanes.among, room.free FROM lanes
+        LEFT JOIN (
+            SELECT lane, min(free) AS free FROM limits GROUP BY lane
+        ) AS room USING (lane)
+        WHERE coalesce(room.free, 1) > 0 AND CASE
+            WHEN NOT batching OR just IS NOT NULL THEN true
+            ELSE (
+                SELECT due_at <= runyard.now_v1() FROM runyard.invocations
+                WHERE function = fn.name AND lane = lanes.lane
+                ORDER BY priority DESC, due_at, id LIMIT 1
+            ) OR EXISTS (
+                SELECT FROM runyard.invocations
+                WHERE function = fn.name AND lane = lanes.lane
+                ORDER BY priority DESC, due_at, id OFFSET most - 1 LIMIT 1) END
+        ORDER BY position LIMIT CASE WHEN batching THEN 1 END
+    ),
+    candidates AS (  -- the first invocations of each lane: more of each, the fewer lanes there are
+        SELECT open.lane, open.position, first.*,
+            row_number() OVER (
+                PARTITION BY open.lane ORDER BY first.priority DESC, first.due_at, first.id
+            ) AS turn
+        FROM open CROSS JOIN LATERAL (
+            SELECT id, priority, due_at, crashes FROM runyard.invocations
+            WHERE function = fn.name AND lane = open.lane AND generation = fn.generation
+                AND CASE WHEN just IS NULL THEN crashes < 2 ELSE id = ANY (just) END
+            ORDER BY priority DESC, due_at, id
+            LIMIT CASE WHEN batching THEN most ELSE least(
+                open.free, most,
+                CASE WHEN open.among <= 3 THEN most ELSE 1 + 5 * most / (4 * open.among) END) END
+        ) AS first
+    ),
+    placed AS (  -- in the order in which they are taken: priority, then round-robin
+        SELECT candidates.*, row_number() OVER (ORDER BY priority DESC, turn, position) AS place
+        FROM candidates
+    ),
+    shared AS (  -- limits that several lanes draw on; one lane's own limit is respected already
+        SELECT * FROM (
+            SELECT limits.*, count(*) OVER (PARTITION BY scope, key) AS lanes FROM limits
+        ) AS counted WHERE counted.lanes > 1
+    ),
+    counted AS (  -- for each candidate its number among those that draw on the same shared limit
+        SELECT placed.id, shared.free,
+            row_number() OVER (PARTITION BY shared.scope, shared.key ORDER BY placed.place) AS n
+        FROM placed JOIN shared USING (lane)
+    ),
+    fitting AS (  -- the candidates within all limits, as many as a batch may have
+        SELECT * FROM placed
+        WHERE batching OR id NOT IN (SELECT id FROM counted WHERE n > free)
+        ORDER BY place LIMIT most
+    ),
+    chosen AS (  -- suspects never share a run with others
+        SELECT * FROM fitting WHERE crashes < 2
+        UNION ALL
+        SELECT * FROM fitting
+        WHERE crashes >= 2 AND NOT EXISTS (SELECT FROM fitting WHERE crashes < 2)
+    ),
+    taken AS (  -- the claim itself
+        UPDATE runyard.invocations
+        SET status = 'claimed', batch_id = claim_from_lanes_v1.batch, lane = NULL
+        FROM chosen WHERE invocations.id = chosen.id AND invocations.status <> 'cancelled'
+        RETURNING invocations.id, invocations.event_id, invocations.run_id
+    ),
+    used AS (  -- how much of each limit it uses; a batch counts as one
+        SELECT limits.scope, limits.key, CASE WHEN batching THEN 1 ELSE count(*) END AS n
+        FROM chosen JOIN limits USING (lane) GROUP BY 1, 2
+    ),
+    throttled AS (  -- the clocks of throttles move on by that many intervals
+        INSERT INTO runyard.flow_control_state AS state (function, kind, key, until)
+        SELECT fn.name, 'throttle', used.key,
+            runyard.now_v1()
+                + used.n * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
+        FROM used WHERE scope = 'throttle'
+        ON CONFLICT (id) DO UPDATE SET until =
+            greatest(state.until, runyard.now_v1()) + (excluded.until - runyard.now_v1())
+    ),
+    created AS (  -- the batch, with the slots that it holds of concurrency limits
+        INSERT INTO runyard.batches (id, function, invocations, slots)
+        SELECT claim_from_lanes_v1.batch, fn.name, array_agg(id), (
+            SELECT jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n))
+            FROM used WHERE scope <> 'throttle')
+        FROM taken HAVING count(*) > 0
+    )
+    SELECT count(*), min(taken.event_id),
+        CASE WHEN min(taken.run_id) = max(taken.run_id) THEN min(taken.run_id) END,
+        coalesce(
+            (SELECT lane FROM chosen ORDER BY position DESC LIMIT 1),
+            CASE WHEN (SELECT count(*) FROM lanes) >= lanes_at_once
+                THEN (SELECT lane FROM lanes ORDER BY position DESC LIMIT 1) END),
+        (SELECT count(*) FROM lanes)
+    INTO size, event_id, previous_run, served_lane, looked_at FROM taken;
+    more := size = 0 AND just IS NULL AND looked_at >= lanes_at_once;
+    IF served_lane IS NOT NULL AND served_lane <> fn.last_lane AND just IS NULL THEN
+        UPDATE runyard.functions SET last_lane = served_lane WHERE functions.name = fn.name;
+    END IF;
+END $$;
+
+-- Claims for a function with lanes, unless it is blocked (held_until_v1). Suspects come first, if
+-- none of them is running, in the order and number described at suspects_v1; if limits block those
+-- whose turn it is, the next ones. `alone` says that the claim holds suspects.
+-- (by invocations_suspects, invocations_crashing, and as claim_from_lanes_v1)
+CREATE FUNCTION runyard.claim_v1(
+    name text, batch text, most integer, just bigint[] DEFAULT NULL,
+    OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean,
+    OUT alone boolean)
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+DECLARE
+    suspects record;
+BEGIN
+    size := 0;
+    more := false;
+    alone := false;
+    IF just IS NULL THEN
+        IF runyard.held_until_v1(name) IS NOT NULL THEN
+            RETURN;
+        END IF;
+        FOR suspects IN
+            SELECT array_agg(id ORDER BY due_at, id) AS ids, CASE turn
+                WHEN 0 THEN least(most, (count(*)::integer + 1) / 2)
+                WHEN 1 THEN ceil(most / (1.0 + min(culprits)))::integer
+                ELSE 1 END AS most
+            FROM (
+                SELECT next.*, count(*) FILTER (WHERE turn = 2) OVER () AS culprits FROM (
+                    SELECT id, due_at, CASE suspect
+                        WHEN 'bisecting' THEN 0 WHEN 'isolated' THEN 2 ELSE 1 END AS turn
+                    FROM runyard.invocations
+                    WHERE function = claim_v1.name AND crashes >= 2
+                        AND status IN ('queued', 'sleeping', 'waiting')
+                        AND due_at <= runyard.now_v1()
+                        AND NOT EXISTS (
+                            SELECT FROM runyard.invocations AS others
+                            WHERE others.function = claim_v1.name AND others.crashes >= 2
+                                AND others.status IN ('claimed', 'running'))
+                    ORDER BY CASE suspect
+                        WHEN 'bisecting' THEN 0 WHEN 'isolated' THEN 2 ELSE 1 END,
+                        invocations.due_at, id
+                    LIMIT 5000
+                ) AS next
+            ) AS counted
+            GROUP BY turn ORDER BY turn
+        LOOP
+            SELECT c.size, c.event_id, c.previous_run INTO size, event_id, previous_run
+            FROM runyard.claim_from_lanes_v1(name, batch, suspects.most, suspects.ids) AS c;
+            alone := size > 0;
+            EXIT WHEN alone;
+        END LOOP;
+    END IF;
+    IF NOT alone THEN
+        SELECT c.size, c.event_id, c.previous_run, c.more INTO size, event_id, previous_run, more
+        FROM runyard.claim_from_lanes_v1(name, batch, most, just) AS c;
+    END IF;
+    IF just IS NOT NULL THEN  -- for a run that exists already
+        UPDATE runyard.batches SET launched_at = clock_timestamp() WHERE id = batch;
+    END IF;
+END $$;
+
+-- Seconds until a function with lanes may have something to claim: an arrival, something that
+-- becomes due, a batch whose timeout ends, the next place of a throttle; at once or soon if keys
+-- are stale. NULL while it is paused, and if only another event or the end of a run can change
+-- that.
+-- (by invocations_arrived, invocations_delayed, invocations_lane, flow_control_state_until)
+CREATE FUNCTION runyard.next_due_in_lanes_v1(name text) RETURNS float8 LANGUAGE sql STABLE AS $$
+    SELECT extract(epoch FROM least(
+        CASE WHEN runyard.has_stale_keys_v1(fn)
+            THEN runyard.now_v1() + interval '0.5 seconds' END,
+        (SELECT due_at FROM runyard.invocations
+         WHERE function = fn.name AND NOT admitted AND status = 'queued'
+         ORDER BY due_at LIMIT 1),
+        (SELECT due_at FROM runyard.invocations
+         WHERE function = fn.name AND status IN ('queued', 'sleeping', 'waiting')
+            AND keys IS NOT NULL AND lane IS NULL AND admitted
+         ORDER BY due_at LIMIT 1),
+        CASE WHEN fn.flow ? 'batch' THEN (
+            SELECT min(due_at) FROM (
+                SELECT due_at FROM runyard.invocations
+                WHERE function = fn.name AND lane IS NOT NULL LIMIT 5000
+            ) AS waiting WHERE due_at > runyard.now_v1()) END,
+        CASE WHEN fn.flow ? 'throttle' THEN (
+            SELECT state.until - ((fn.flow->'throttle'->>'burst')::integer - 1)
+                * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
+            FROM runyard.flow_control_state AS state
+            WHERE state.function = fn.name AND kind = 'throttle'
+                AND state.until > runyard.now_v1() + ((fn.flow->'throttle'->>'burst')::integer - 1)
+                    * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
+                AND EXISTS (
+                    SELECT FROM runyard.invocations
+                    WHERE function = fn.name AND lane IS NOT NULL)
+            ORDER BY state.until LIMIT 1) END
+    ) - runyard.now_v1())::float8
+    FROM runyard.functions AS fn
+    WHERE fn.name = next_due_in_lanes_v1.name AND fn.paused_at IS NULL
+$$;
+
+-- As `next_due_in_lanes_v1` unless the function is blocked; then until it no longer is, if that
+-- time is known. (as held_until_v1 and next_due_in_lanes_v1)
+CREATE FUNCTION runyard.next_due_v1(name text) RETURNS float8 LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN held.until IS NULL THEN runyard.next_due_in_lanes_v1(name)
+        WHEN isfinite(held.until) THEN extract(epoch FROM held.until - runyard.now_v1())::float8
+        END
+    FROM (SELECT runyard.held_until_v1(name) AS until) AS held
+$$;

@@ -1,0 +1,300 @@
+-- How invocations end, and how they are cancelled, replayed, requeued and run before their time.
+
+-- Cancels invocations: those that wait end at once, those that run leave their batch at the next
+-- step. Returns how many were not final. Batches are locked first, as by everything else that locks
+-- both.
+-- (by invocations_pkey, batches_pkey)
+CREATE FUNCTION runyard.cancel_v1(ids bigint[], reason text) RETURNS integer
+LANGUAGE plpgsql SET jit = off AS $$
+DECLARE
+    why CONSTANT jsonb := jsonb_build_object(
+        'step', NULL, 'type', 'Cancelled', 'message', reason, 'traceback', '');
+    ended integer;
+    told integer;
+BEGIN
+    PERFORM FROM runyard.batches
+    WHERE id IN (
+        SELECT batch_id FROM runyard.invocations
+        WHERE invocations.id = ANY (ids) AND status IN ('claimed', 'running'))
+    ORDER BY id FOR UPDATE;
+    PERFORM FROM runyard.invocations
+    WHERE id = ANY (ids)
+        AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')
+    ORDER BY id FOR UPDATE;
+    UPDATE runyard.invocations
+    SET status = 'cancelled', lane = NULL, error = why, finished_at = runyard.now_v1()
+    WHERE id = ANY (ids) AND status IN ('queued', 'sleeping', 'waiting');
+    GET DIAGNOSTICS ended = ROW_COUNT;
+    WITH requested AS (  -- those that run are marked
+        UPDATE runyard.invocations SET cancel_requested_at = runyard.now_v1(), error = why
+        WHERE id = ANY (ids) AND status IN ('claimed', 'running')
+            AND cancel_requested_at IS NULL
+        RETURNING id, batch_id
+    ),
+    grouped AS (  -- by batch
+        SELECT batch_id, array_agg(id) AS ids FROM requested GROUP BY batch_id
+    ),
+    noted AS (  -- and noted in the batch, where its heartbeat sees them
+        UPDATE runyard.batches SET cancelled = batches.cancelled || grouped.ids
+        FROM grouped WHERE batches.id = grouped.batch_id
+    )
+    SELECT count(*) INTO told FROM requested;
+    RETURN ended + told;
+END $$;
+
+-- Runs the events of these invocations again, as new invocations that are not checked against the
+-- admission rules a second time; with `keep`, completed steps stay completed. A failure that is
+-- replayed is no longer a dead letter. Returns the ids of the new ones.
+-- (by invocations_pkey, steps_pkey, functions_pkey)
+CREATE FUNCTION runyard.replay_v1(ids bigint[], keep boolean DEFAULT false)
+RETURNS SETOF bigint LANGUAGE plpgsql SET jit = off AS $$
+DECLARE
+    created bigint[];
+    woken text;
+BEGIN
+    WITH copies AS (  -- the new invocations
+        INSERT INTO runyard.invocations (
+            event_id, function, priority, keys, lane, generation, replay_of)
+        SELECT event_id, function, invocations.priority, keys,
+            CASE WHEN keys IS NOT NULL
+                THEN array_to_string(keys[1:(functions.flow->>'lane_keys')::integer], chr(31)) END,
+            invocations.generation, id
+        FROM runyard.invocations JOIN runyard.functions ON functions.name = invocations.function
+        WHERE id = ANY (ids) AND status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+        ORDER BY id
+        RETURNING id, function, replay_of
+    ),
+    dismissed AS (  -- the failures that they replay
+        UPDATE runyard.invocations SET dismissed_at = runyard.now_v1()
+        WHERE id = ANY (ids) AND status = 'failed' AND dismissed_at IS NULL
+            AND id IN (SELECT replay_of FROM copies)
+    ),
+    kept AS (  -- the completed steps, in their order
+        INSERT INTO runyard.steps (
+            invocation_id, step, attempt, run_id, output, started_at, finished_at)
+        SELECT copies.id, steps.step, steps.attempt, steps.run_id, steps.output, steps.started_at,
+            steps.finished_at
+        FROM copies
+        JOIN runyard.steps
+            ON steps.invocation_id = copies.replay_of AND steps.error IS NULL
+        WHERE keep
+        ORDER BY steps.number
+    )
+    SELECT array_agg(id), string_agg(DISTINCT function, ',') INTO created, woken FROM copies;
+    IF created IS NOT NULL THEN
+        PERFORM runyard.wake_v1(woken);
+    END IF;
+    RETURN QUERY SELECT unnest(created);
+END $$;
+
+-- Requeues what failed, was cancelled, or waits for another attempt; the end that is taken back
+-- becomes a run segment. Returns the ids that are due now. (by invocations_pkey)
+CREATE FUNCTION runyard.requeue_v1(ids bigint[]) RETURNS SETOF bigint LANGUAGE sql AS $$
+    WITH ended AS (  -- the run segments
+        INSERT INTO runyard.run_segments (invocation_id, run_id, status, error, ended_at)
+        SELECT id, run_id, status, error, finished_at FROM runyard.invocations
+        WHERE id = ANY (ids) AND status IN ('failed', 'cancelled') AND run_id IS NOT NULL
+    )
+    UPDATE runyard.invocations
+    SET status = 'queued', due_at = runyard.now_v1(), finished_at = NULL, output = NULL,
+        error = NULL, cancel_requested_at = NULL, expires_at = NULL, dismissed_at = NULL,
+        admitted = true,
+        lane = CASE WHEN keys IS NOT NULL
+            THEN array_to_string(keys[1:(functions.flow->>'lane_keys')::integer], chr(31))
+                || chr(30) END
+    FROM runyard.functions
+    WHERE id = ANY (ids) AND functions.name = invocations.function
+        AND status IN ('queued', 'failed', 'cancelled')
+    RETURNING id
+$$;
+
+-- Makes what is queued for later due now, and wakes what sleeps; limits still apply. Returns the
+-- ids of those that had time left to wait. (by invocations_pkey, waits_invocation_id_step_key)
+CREATE FUNCTION runyard.run_now_v1(ids bigint[]) RETURNS SETOF bigint
+LANGUAGE plpgsql SET jit = off AS $$
+DECLARE
+    due_now bigint[];
+    woken text;
+BEGIN
+    PERFORM runyard.lock_waits_v1();
+    PERFORM FROM runyard.invocations
+    WHERE id = ANY (ids) AND status IN ('queued', 'sleeping', 'waiting')
+    ORDER BY id FOR UPDATE;
+    WITH awake AS (  -- those that sleep, their wait resolved
+        UPDATE runyard.waits SET resolved_at = runyard.now_v1()
+        FROM runyard.invocations
+        WHERE invocations.id = ANY (ids) AND invocations.status IN ('sleeping', 'waiting')
+            AND waits.invocation_id = invocations.id AND kind = 'sleep' AND resolved_at IS NULL
+        RETURNING waits.invocation_id
+    ),
+    due AS (  -- all that were not due yet
+        UPDATE runyard.invocations SET due_at = runyard.now_v1()
+        WHERE id = ANY (ids) AND due_at > runyard.now_v1()
+            AND (status = 'queued' OR id IN (SELECT invocation_id FROM awake))
+        RETURNING id, function
+    )
+    SELECT array_agg(id), string_agg(DISTINCT function, ',') INTO due_now, woken FROM due;
+    IF due_now IS NOT NULL THEN
+        PERFORM runyard.wake_v1(woken);
+    END IF;
+    RETURN QUERY SELECT unnest(due_now);
+END $$;
+
+-- Applies what this transaction has requested, at once (the requests of others are not visible to
+-- it), or what was deferred. Locks are taken in the engine's order: that of the waits, then
+-- batches, then invocations. (runyard.requests is almost always empty: scanned; as cancel_v1 and
+-- run_now_v1)
+CREATE FUNCTION runyard.apply_requests_v1(late boolean) RETURNS integer
+LANGUAGE plpgsql SET jit = off AS $$
+DECLARE
+    taken bigint[];
+    due_now bigint[];
+    cancels record;
+BEGIN
+    SELECT array_agg(id) INTO taken FROM (
+        SELECT id FROM runyard.requests WHERE deferred = late FOR UPDATE SKIP LOCKED) AS mine;
+    SELECT array_agg(DISTINCT invocation) INTO due_now
+    FROM runyard.requests WHERE id = ANY (taken) AND action = 'run now';
+    IF due_now IS NOT NULL THEN
+        PERFORM runyard.lock_waits_v1();
+    END IF;
+    FOR cancels IN
+        SELECT reason, array_agg(DISTINCT invocation) AS ids FROM runyard.requests
+        WHERE id = ANY (taken) AND action = 'cancel' GROUP BY reason ORDER BY min(id)
+    LOOP
+        PERFORM runyard.cancel_v1(cancels.ids, cancels.reason);
+    END LOOP;
+    IF due_now IS NOT NULL THEN
+        PERFORM runyard.run_now_v1(due_now);
+    END IF;
+    DELETE FROM runyard.requests WHERE id = ANY (taken);
+    RETURN coalesce(cardinality(taken), 0);
+END $$;
+
+-- Runs in the commit of whoever made the request, which must not fail because of the engine: what a
+-- transaction with a snapshot of its own (REPEATABLE READ) may no longer change, or what others
+-- keep locked for longer than it waits, is deferred.
+CREATE FUNCTION runyard.apply_requests_at_commit_v1() RETURNS trigger
+LANGUAGE plpgsql SET jit = off AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM runyard.requests WHERE id = NEW.id AND NOT deferred) THEN
+        RETURN NULL;  -- applied with an earlier one
+    END IF;
+    BEGIN
+        PERFORM runyard.apply_requests_v1(false);
+    EXCEPTION WHEN serialization_failure OR deadlock_detected OR lock_not_available THEN
+        UPDATE runyard.requests SET deferred = true WHERE NOT deferred;
+    END;
+    RETURN NULL;
+END $$;
+
+CREATE CONSTRAINT TRIGGER apply_requests
+    AFTER INSERT ON runyard.requests DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION runyard.apply_requests_at_commit_v1();
+
+-- For applications' SQL: SELECT runyard.replay(id) FROM runyard.invocations WHERE ...
+CREATE FUNCTION runyard.replay(invocation bigint, keep boolean DEFAULT false) RETURNS bigint
+LANGUAGE sql AS $$
+    SELECT * FROM runyard.replay_v1(ARRAY[invocation], keep)
+$$;
+
+CREATE FUNCTION runyard.cancel(invocation bigint, reason text DEFAULT 'cancelled by SQL')
+RETURNS boolean LANGUAGE sql AS $$
+    WITH requested AS (  -- applied when the transaction commits
+        INSERT INTO runyard.requests (invocation, action, reason)
+        SELECT id, 'cancel', cancel.reason FROM runyard.invocations
+        WHERE id = cancel.invocation
+            AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')
+        RETURNING id
+    )
+    SELECT EXISTS (SELECT FROM requested)
+$$;
+
+CREATE FUNCTION runyard.run_now(invocation bigint) RETURNS boolean LANGUAGE sql AS $$
+    WITH requested AS (  -- applied when the transaction commits
+        INSERT INTO runyard.requests (invocation, action)
+        SELECT id, 'run now' FROM runyard.invocations
+        WHERE id = run_now.invocation AND due_at > runyard.now_v1()
+            AND (status = 'queued' OR (status IN ('sleeping', 'waiting') AND EXISTS (
+                SELECT FROM runyard.waits
+                WHERE invocation_id = invocations.id AND kind = 'sleep' AND resolved_at IS NULL)))
+        RETURNING id
+    )
+    SELECT EXISTS (SELECT FROM requested)
+$$;
+
+CREATE FUNCTION runyard.dismiss(invocation bigint) RETURNS boolean
+LANGUAGE plpgsql SET jit = off AS $$
+BEGIN
+    UPDATE runyard.invocations SET dismissed_at = runyard.now_v1()
+    WHERE id = invocation AND status = 'failed' AND dismissed_at IS NULL;
+    RETURN FOUND;
+END $$;
+
+-- Runs at every end of an invocation, whoever writes it: its waits are deleted, and internal events
+-- announce it if anybody listens. What internal events start announces nothing in turn, so that no
+-- function can run in a loop on ends.
+-- (by waits_event, waits_invocation_id_step_key, events_pkey)
+CREATE FUNCTION runyard.ended_v1() RETURNS trigger
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    heard boolean;
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM changed WHERE status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+    ) THEN
+        RETURN NULL;
+    END IF;
+    IF EXISTS (SELECT FROM runyard.waits) THEN
+        -- A locked wait is being resolved at this moment: that no longer means anything, and it is
+        -- purged later.
+        DELETE FROM runyard.waits WHERE id IN (
+            SELECT waits.id FROM changed JOIN runyard.waits ON waits.invocation_id = changed.id
+            WHERE changed.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+            FOR UPDATE OF waits SKIP LOCKED
+        );
+    END IF;
+    heard := EXISTS (
+        SELECT FROM runyard.triggers
+        JOIN runyard.functions ON functions.name = triggers.function AND functions.active
+        WHERE triggers.event LIKE 'runyard/%');
+    IF NOT heard AND NOT EXISTS (
+        SELECT FROM runyard.waits WHERE event = 'runyard/function.finished'
+    ) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO runyard.events (name, data, source)
+    SELECT told.name,
+        jsonb_build_object(
+            'function', ended.function, 'invocation', ended.id, 'event_id', ended.event_id,
+            'status', ended.status, 'attempts', ended.attempt, 'run_id', ended.run_id,
+            'output', ended.output, 'error', ended.error,
+            'event', jsonb_build_object(
+                'id', events.id, 'name', events.name, 'data', events.data, 'user', events."user",
+                'v', events.v, 'ts', floor(extract(epoch FROM events.ts) * 1000)::bigint)),
+        'engine'
+    FROM changed AS ended
+    JOIN former ON former.id = ended.id
+        AND former.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')
+    JOIN runyard.events ON events.id = ended.event_id
+    CROSS JOIN LATERAL (VALUES
+        ('runyard/function.finished', true),
+        ('runyard/function.failed', ended.status = 'failed'),
+        ('runyard/function.cancelled', ended.status = 'cancelled')
+    ) AS told (name, applies)
+    WHERE ended.status IN ('succeeded', 'failed', 'cancelled', 'skipped') AND told.applies AND (
+        (heard AND ended.status <> 'skipped' AND (
+            events.name NOT LIKE 'runyard/function.%'
+            OR events.name = 'runyard/function.invoked'))
+        OR (told.name = 'runyard/function.finished' AND EXISTS (
+            SELECT FROM runyard.waits
+            WHERE waits.event = 'runyard/function.finished' AND resolved_at IS NULL
+                AND match_paths = '[["data", "event_id"]]'
+                AND match_value = runyard.shorten_v1(to_jsonb(ended.event_id)::text)))
+    );
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER ended AFTER UPDATE ON runyard.invocations
+    REFERENCING OLD TABLE AS former NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION runyard.ended_v1();
