@@ -4,9 +4,6 @@ VENV := .venv
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 comma := ,
-# Tests that need a browser, Redis, RabbitMQ, PgBouncer or the whole stack, or that take minutes.
-# What `make test` runs is `testpaths` in pyproject.toml.
-SLOW_TESTS := tests/faults tests/stack tests/security tests/http
 
 .NOTPARALLEL:
 .PHONY: demo up test test-slow test-all contract lint bench screenshots lock clean
@@ -18,15 +15,15 @@ up: $(READY)  ## run the stack at http://localhost:8290 until Ctrl-C
 	$(VENV)/bin/runyard up
 
 test: $(READY_DEV)  ## the quick tests, for every change
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -m "not slow"
 
-test-slow: $(READY_DEV)  ## the other tests
-	$(VENV)/bin/python -m pytest $(SLOW_TESTS)
+test-slow: $(READY_DEV)  ## the tests that need a browser, other servers or the whole stack
+	$(VENV)/bin/python -m pytest -m slow
 
 test-all: test test-slow  ## all tests
 
-contract: $(READY_DEV)  ## the contract tests on the oldest and the newest supported Dagster
-	$(VENV)/bin/python -m tests.contract
+contract:  ## the contract tests on the oldest and the newest supported Dagster
+	"$(PYTHON)" -m tests.contract
 
 lint: $(READY_DEV)  ## check format, lint and types
 	$(VENV)/bin/ruff format --check .
