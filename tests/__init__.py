@@ -1,1 +1,1 @@
-"""Levels: unit (pure), store (SQL), function (a job in this process), stack (everything up), faults (kill, restart)."""
+"""Unit tests, tests on a database, of a job in this process, of the stack, and of its faults."""

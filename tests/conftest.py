@@ -1,4 +1,4 @@
-"""A real PostgreSQL for all tests, and for the stack and fault tests the whole stack with a fake SendGrid behind it."""
+"""A real PostgreSQL for all tests; for those of the stack, the whole stack and a fake SendGrid."""
 
 import os
 import shutil
@@ -16,32 +16,29 @@ from tests.fake_sendgrid import FakeSendGrid
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
+# Their tests need a browser, Redis, RabbitMQ, PgBouncer or the whole stack, or take minutes.
+SLOW_FOLDERS = {"faults", "http", "security", "stack"}
+# A variable of the developer's environment with one of these prefixes must not reach the tests.
+_SETTINGS = (
+    "AI_",
+    "ANALYTICS_",
+    "CONTACT_",
+    "GEMINI_",
+    "INNGEST_",
+    "MAIL_",
+    "MEDIA_",
+    "NOTIFY_",
+    "OPENAI_",
+    "RUNYARD_",
+    "SENDGRID_",
+    "SUPABASE_",
+    "SYNC_",
+)
 _data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
-# Beside the data folder, which is this user's alone: where the tests run as root, the server runs as another user.
+# Not in the data folder, which only this user may enter: for root, the server runs as another user.
 _postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
 
-
-for _name in [
-    name
-    for name in os.environ
-    if name.startswith(
-        (
-            "RUNYARD_",
-            "SENDGRID_",
-            "MAIL_",
-            "GEMINI_",
-            "OPENAI_",
-            "AI_",
-            "MEDIA_",
-            "SYNC_",
-            "ANALYTICS_",
-            "NOTIFY_",
-            "SUPABASE_",
-            "INNGEST_",
-            "CONTACT_",
-        )
-    )
-]:
+for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
 os.environ.update(
     DAGSTER_HOME=str(ROOT),
@@ -57,7 +54,11 @@ os.environ.update(
 
 
 class FolderByFolder(LoadScopeScheduling):
-    """Tests of a folder share databases and stacks: two processes take a folder each, never half of one. There is one whole stack at a time: two cores carry no two."""
+    """Gives each of the two test processes a whole folder at a time.
+
+    The tests of a folder share databases and stacks. `stack` and `faults` count as one folder: two
+    cores cannot carry two whole stacks at once.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         folder = nodeid.split("/")[1]
@@ -65,8 +66,16 @@ class FolderByFolder(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderByFolder:
-    """How pytest-xdist gives tests to its processes."""
+    """How pytest-xdist distributes the tests."""
     return FolderByFolder(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the slow folders as slow."""
+    for item in items:
+        if SLOW_FOLDERS.intersection(item.path.relative_to(ROOT).parts[1:2]):
+            item.add_marker("slow")
 
 
 from runyard.processes.migrate import migrate  # noqa: E402
@@ -79,7 +88,7 @@ from runyard.store.queries import fetch_one  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def usual_umask() -> None:
-    """Others can read what a test writes, as is usual: the command line, and a stack, close this process's files for good."""
+    """The default umask: the command line and a stack set a private one for the whole process."""
     os.umask(0o022)
 
 
@@ -94,7 +103,7 @@ def server() -> Iterator[str]:
 
 
 def use_database(server: str, name: str) -> str:
-    """Make an empty database, migrate it, and let this process use it."""
+    """Create an empty database, migrate it, and make this process use it."""
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         connection.execute(f"CREATE DATABASE {name}")
@@ -108,7 +117,7 @@ def use_database(server: str, name: str) -> str:
 
 @pytest.fixture(scope="session")
 def sendgrid() -> Iterator[FakeSendGrid]:
-    """A fake of SendGrid's API that checks what it is sent."""
+    """A fake of SendGrid's API that checks the requests it gets."""
     with FakeSendGrid() as fake:
         yield fake
 
@@ -132,12 +141,12 @@ def stack(server: str, sendgrid: FakeSendGrid) -> Iterator[Stack]:
 
 @pytest.fixture
 def effects() -> Path:
-    """The folder where the steps of the test functions leave a line for each time they ran."""
+    """The folder where the steps of the test functions write a line each time they run."""
     return _data / "effects"
 
 
 def event(event_id: str) -> dict[str, Any]:
-    """An event with its invocations and steps."""
+    """An event, with its invocations and their steps."""
     with database.connection() as connection:
         row = fetch_one(connection, "recent_events", id=event_id, name=None, limit=1)
     assert row is not None, f"event {event_id} is lost"
@@ -148,22 +157,19 @@ def wait_until(what: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Wait until `what()` is true, and return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = what()
-        if found:
-            return found
+        if value := what():
+            return value
         time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s: {what()!r}")
 
 
 def settled(event_id: str, seconds: float = 30.0) -> dict[str, Any]:
-    """Wait until the only invocation of an event is final; return it."""
+    """Wait until all invocations of an event are final; return the last."""
 
-    def look() -> dict[str, Any] | None:
-        found = event(event_id)["invocations"]
-        return (
-            found[-1]
-            if found and all(one["status"] in ("succeeded", "failed", "cancelled") for one in found)
-            else None
-        )
+    def final_invocation() -> dict[str, Any] | None:
+        invocations = event(event_id)["invocations"]
+        statuses = {invocation["status"] for invocation in invocations}
+        is_final = invocations and statuses <= {"succeeded", "failed", "cancelled"}
+        return invocations[-1] if is_final else None
 
-    return wait_until(look, seconds)
+    return wait_until(final_invocation, seconds)

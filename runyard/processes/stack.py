@@ -15,9 +15,10 @@ import xmlrpc.client
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
+from jinja2 import StrictUndefined, Template
 from supervisor.xmlrpc import SupervisorTransport
 
 from runyard.errors import RunyardError
@@ -40,6 +41,31 @@ _SOCKETS = "sockets"
 _STOP_SECONDS = 6
 _READY_SECONDS = 90.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class _Program(NamedTuple):
+    """A program of the stack, as supervisord runs it."""
+
+    name: str
+    command: str
+    priority: int = 20
+    stop_seconds: int = _STOP_SECONDS
+    stop_signal: str = "TERM"
+
+
+_PROGRAMS = {
+    "code": _Program("code", "code-server", priority=15, stop_signal="KILL"),
+    "daemon": _Program("daemon", "daemon"),
+    "web": _Program("web", "web"),
+    "worker": _Program("worker", "worker"),
+    "postgres": _Program("postgres", "postgres", priority=10, stop_seconds=3),
+}
+_CONFIG_TEMPLATE = Template(
+    Path(__file__).with_name("supervisord.conf").read_text(encoding="utf-8"),
+    trim_blocks=True,
+    undefined=StrictUndefined,
+    finalize=lambda value: str(value).replace("%", "%%"),  # supervisord expands %(name)s
+)
 
 
 def socket_path(name: str, of: Settings | None = None) -> Path:
@@ -231,28 +257,20 @@ class Stack:
             return getattr(remote.supervisor, method)(*arguments)
 
     def _config(self) -> str:
-        """The supervisord configuration. The parts stop together, then the code server that they ask, then the database."""
-        listener = f"command={_command('prefix-output')}\nevents=PROCESS_LOG,PROCESS_STATE_EXITED\nbuffer_size=10000\nstderr_logfile=/dev/fd/2\nstderr_logfile_maxbytes=0\n"
-        if self.quiet:
-            listener = listener.replace("/dev/fd/2", str(self.log).replace("%", "%%"))
-        sections = [
-            f"[supervisord]\nnodaemon=true\nlogfile={self.settings.data}/supervisord.log\nlogfile_maxbytes=1MB\nlogfile_backups=1\npidfile={self.settings.data}/supervisord.pid\n"
-            f"directory={self.settings.home}\nminfds=4096\n",
-            f"[unix_http_server]\nfile={socket_path('supervisor')}\nchmod=0700\n",
-            "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n",
-            f"[supervisorctl]\nserverurl=unix://{socket_path('supervisor')}\n",
-            f"[eventlistener:output]\n{listener}",
-            f"[group:stack]\nprograms={','.join(part for part in self.parts if part != 'code')}\npriority=20\n",
-            *[
-                _program("code", "code-server", priority=15)
-                if part == "code"
-                else _program(part, part)
-                for part in self.parts
-            ],
-        ]
+        """The supervisord configuration."""
+        programs = [_PROGRAMS[part] for part in self.parts]
         if self._embedded:
-            sections.append(_program("postgres", "postgres", priority=10))
-        return "\n".join(sections)
+            programs.append(_PROGRAMS["postgres"])
+        config: str = _CONFIG_TEMPLATE.render(
+            home=self.settings.home,
+            data=self.settings.data,
+            socket=socket_path("supervisor"),
+            python=sys.executable,
+            log=self.log if self.quiet else "/dev/fd/2",
+            grouped=[part for part in self.parts if part != "code"],
+            programs=programs,
+        )
+        return config
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:
@@ -274,18 +292,6 @@ def _stop_with_parent() -> None:
 def _full_name(part: str) -> str:
     """A part's name for supervisord, with its group."""
     return part if part == "code" else f"stack:{part}"
-
-
-def _program(name: str, command: str, priority: int = 20) -> str:
-    return (
-        f"[program:{name}]\ncommand={_command(command)}\npriority={priority}\nautorestart=true\nstartsecs=0\nstartretries=1000\n"
-        f"stopwaitsecs={_STOP_SECONDS if priority > 10 else 3}\nkillasgroup=true\nstopsignal={'KILL' if name == 'code' else 'TERM'}\n"
-        "stdout_events_enabled=true\nstderr_events_enabled=true\nstdout_logfile=NONE\nstderr_logfile=NONE\n"
-    )
-
-
-def _command(name: str) -> str:
-    return f'"{sys.executable}" -m runyard {name}'.replace("%", "%%")
 
 
 def stack_workspace(of: Settings | None = None) -> Path:

@@ -170,6 +170,7 @@ def test_dagsters_pooled_connections_have_the_keepalives_too(
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_through_a_pooler_events_are_sent_claimed_and_migrated_and_no_session_keeps_anything(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,7 @@ def test_through_a_pooler_events_are_sent_claimed_and_migrated_and_no_session_ke
             assert connection.execute("SHOW lock_timeout").fetchone() == {"lock_timeout": "0"}
 
 
+@pytest.mark.slow
 def test_a_pooler_without_a_way_around_it_is_refused_with_the_setting_that_is_missing(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +217,7 @@ def test_a_pooler_without_a_way_around_it_is_refused_with_the_setting_that_is_mi
         migrate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("new", ["app"], indirect=True)
 def test_a_pooler_that_leads_such_a_role_to_another_schema_is_refused_with_what_is_to_be_done(
     new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -231,6 +234,7 @@ def test_a_pooler_that_leads_such_a_role_to_another_schema_is_refused_with_what_
         check_migrated()
 
 
+@pytest.mark.slow
 def test_a_migration_through_a_pooler_leaves_no_lock_in_its_sessions(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

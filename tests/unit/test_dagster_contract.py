@@ -1,6 +1,7 @@
 """What `runyard.dagster_adapter.internals` stands on, checked against the installed Dagster: an upgrade that breaks it fails here."""
 
 import inspect
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -30,19 +31,32 @@ from dagster._daemon.controller import daemon_controller_from_instance
 from dagster._daemon.daemon import SensorDaemon
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from packaging.requirements import Requirement
 
 from runyard import BatchIOManager
 from runyard.dagster_adapter import internals
 from runyard.dagster_adapter.broker import QUEUE, make_app
 from runyard.dagster_adapter.launcher import WarmRunLauncher
+from tests.conftest import ROOT
 
 
 def parameters(of: object) -> list[str]:
     return list(inspect.signature(of).parameters)  # type: ignore[arg-type]
 
 
-def test_the_version_is_the_one_that_was_read() -> None:
-    assert dagster.__version__ == internals.READ_IN
+def test_the_installed_version_is_in_the_supported_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [supported] = [
+        requirement.specifier
+        for requirement in map(Requirement, project["dependencies"])
+        if requirement.name == "dagster"
+    ]
+    assert dagster.__version__ in supported
+
+
+def test_the_version_that_was_read_is_the_locked_one() -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert f"\ndagster=={internals.READ_IN}\n" in lock
 
 
 def test_the_sensor_loop_can_be_driven_and_its_interval_replaced() -> None:
