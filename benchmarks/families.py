@@ -52,7 +52,7 @@ def media() -> dict[str, Any]:
         sample_media.video(film, 5, 1280, 720)
         previews = _files_a_second(
             lambda into: sandbox.perform(
-                "film", file=str(film), into=into, codec=preview_codecs.chosen()
+                "preview video", file=str(film), into=into, codec=preview_codecs.chosen()
             ),
             2,
         )

@@ -95,7 +95,7 @@ def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
             TemporaryDirectory(prefix="runyard-media-") as into,
         ):
             filmed = sandbox.perform(
-                "film", file=str(file), into=into, codec=preview_codecs.chosen()
+                "preview video", file=str(file), into=into, codec=preview_codecs.chosen()
             )
             item.progress(50, "the preview is there")
             poster = sandbox.perform(

@@ -1,20 +1,21 @@
-"""What came through the contact form, whether it looks like spam, and whether its sender is told that it has come."""
+"""Messages of the contact form: whether they look like spam, and whether they are acknowledged."""
 
-import os
 import re
 from typing import Any
 
+import psycopg
 from dagster import ConfigurableResource
 
 from resources.email.addresses import bare
-from runyard.errors import NonRetriable
+from resources.settings import ContactSettings
 from runyard.store import database
+
+Connection = psycopg.Connection[dict[str, object]]
 
 MOST_LINKS = 3
 MOST_AN_HOUR = 5
-MOST_ACKNOWLEDGED_AN_HOUR = 60
 _LINK = re.compile(r"https?://|www\.|\[url", re.IGNORECASE)
-# Where dots in an address mean nothing.
+# Domains where dots before the @ have no meaning.
 _DOTLESS = ("gmail.com", "googlemail.com")
 
 
@@ -22,14 +23,16 @@ class ContactMessages(ConfigurableResource[Any]):
     """Reads and writes `app.contact_messages`."""
 
     def keep(self, message_id: str, event_id: str, data: Any) -> dict[str, Any]:
-        """Keep a message, once, and say what follows from it.
+        """Save a message, once, and return what follows from it.
 
-        `spam` is why it looks like spam: nothing for one that does not. `unacknowledged` is why its sender is not told that it has come, None for one who is told.
+        `spam` lists why it looks like spam (empty where it does not). `unacknowledged` is why its
+        sender gets no acknowledgement; None for one who gets it.
         """
-        reasons, limit = suspicions(data.message, data.website), acknowledgements_an_hour()
+        limit = ContactSettings.read().contact_acknowledgements
+        reasons = suspicions(data.message, data.website)
         box = mailbox(data.email)
         with database.transaction() as connection:
-            # One mailbox at a time, so that those which come together count each other.
+            # One message of a mailbox at a time, so that concurrent ones count each other.
             connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 8290))", (box,))
             # by contact_messages_pkey
             known = connection.execute(
@@ -37,67 +40,77 @@ class ContactMessages(ConfigurableResource[Any]):
                 (message_id,),
             ).fetchone()
             if known is not None:
-                return _follows(known["reasons"], bool(known["acknowledged"]), limit)
-            # by contact_messages_mailbox and contact_messages_acknowledged; messages of other mailboxes that come at this moment are not counted: some more may be told
-            row = connection.execute(
-                "SELECT (SELECT count(*) FROM app.contact_messages WHERE mailbox = %s AND created_at > runyard.now() - interval '1 hour') AS mine,"
-                " (SELECT count(*) FROM app.contact_messages WHERE acknowledged AND created_at > runyard.now() - interval '1 hour') AS told",
-                (box,),
-            ).fetchone()
-            assert row is not None
-            if int(str(row["mine"])) >= MOST_AN_HOUR:
+                return _result(known["reasons"], bool(known["acknowledged"]), limit)
+            same_mailbox, acknowledged_count = _count_last_hour(connection, box)
+            if same_mailbox >= MOST_AN_HOUR:
                 reasons.append(
                     f"more than {MOST_AN_HOUR} messages within an hour from this address"
                 )
-            acknowledged = not reasons and int(str(row["told"])) < limit
+            acknowledged = not reasons and acknowledged_count < limit
             connection.execute(
-                "INSERT INTO app.contact_messages (id, event_id, name, email, mailbox, message, page, reasons, acknowledged, created_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, runyard.now())",
-                (
-                    message_id,
-                    event_id,
-                    data.name,
-                    data.email.lower(),
-                    box,
-                    data.message,
-                    data.page,
-                    reasons,
-                    acknowledged,
-                ),
+                """
+                INSERT INTO app.contact_messages (id, event_id, name, email, mailbox, message, page,
+                    reasons, acknowledged, created_at)
+                VALUES (%(id)s, %(event_id)s, %(name)s, %(email)s, %(mailbox)s, %(message)s,
+                    %(page)s, %(reasons)s, %(acknowledged)s, runyard.now())""",
+                {
+                    "id": message_id,
+                    "event_id": event_id,
+                    "name": data.name,
+                    "email": data.email.lower(),
+                    "mailbox": box,
+                    "message": data.message,
+                    "page": data.page,
+                    "reasons": reasons,
+                    "acknowledged": acknowledged,
+                },
             )
-        return _follows(reasons, acknowledged, limit)
-
-
-def acknowledgements_an_hour() -> int:
-    """How many senders are told within an hour that their message has come (CONTACT_ACKNOWLEDGEMENTS, 0: none); raises `NonRetriable` for what is no number."""
-    given = os.environ.get("CONTACT_ACKNOWLEDGEMENTS") or str(MOST_ACKNOWLEDGED_AN_HOUR)
-    if not (given.isascii() and given.isdecimal() and len(given) < 10):
-        raise NonRetriable(
-            "CONTACT_ACKNOWLEDGEMENTS is no whole number: set how many acknowledgements an hour may see"
-        )
-    return int(given)
+        return _result(reasons, acknowledged, limit)
 
 
 def mailbox(address: str) -> str:
-    """The mailbox behind an address: what its owner may choose freely is left out (name, case, `+tag`, dots where they mean nothing)."""
+    """The mailbox behind an address, without what its owner may vary freely.
+
+    That is the name, upper and lower case, a `+tag`, and dots where they have no meaning.
+    """
     local, _, domain = bare(address).rpartition("@")
     local = local.partition("+")[0] or local
     return f"{local.replace('.', '') if domain in _DOTLESS else local}@{domain}"
 
 
 def suspicions(message: str, honeypot: str) -> list[str]:
-    """Why the words of a message look like spam."""
+    """Why the text of a message looks like spam."""
     links = len(_LINK.findall(message))
-    found = ["the field that people do not see was filled in"] if honeypot else []
-    return [*found, f"{links} links"] if links > MOST_LINKS else found
+    reasons = ["the field that people do not see was filled in"] if honeypot else []
+    return [*reasons, f"{links} links"] if links > MOST_LINKS else reasons
 
 
-def _follows(reasons: Any, acknowledged: bool, limit: int) -> dict[str, Any]:
-    why = (
-        None
-        if acknowledged
-        else "it looks like spam"
-        if reasons
-        else f"more than {limit} acknowledgements within an hour (CONTACT_ACKNOWLEDGEMENTS)"
-    )
-    return {"spam": list(reasons), "unacknowledged": why}
+def _count_last_hour(connection: Connection, box: str) -> tuple[int, int]:
+    """Messages of this mailbox, and acknowledged messages of all, within the last hour.
+
+    Concurrent messages of other mailboxes are not counted, so a few more may be acknowledged.
+    """
+    # by contact_messages_mailbox and contact_messages_acknowledged
+    row = connection.execute(
+        """
+        SELECT (
+            SELECT count(*) FROM app.contact_messages
+            WHERE mailbox = %s AND created_at > runyard.now() - interval '1 hour'
+        ) AS same_mailbox, (
+            SELECT count(*) FROM app.contact_messages
+            WHERE acknowledged AND created_at > runyard.now() - interval '1 hour'
+        ) AS acknowledged""",
+        (box,),
+    ).fetchone()
+    assert row is not None
+    return int(str(row["same_mailbox"])), int(str(row["acknowledged"]))
+
+
+def _result(reasons: Any, acknowledged: bool, limit: int) -> dict[str, Any]:
+    if acknowledged:
+        why_not = None
+    elif reasons:
+        why_not = "it looks like spam"
+    else:
+        why_not = f"more than {limit} acknowledgements within an hour (CONTACT_ACKNOWLEDGEMENTS)"
+    return {"spam": list(reasons), "unacknowledged": why_not}
