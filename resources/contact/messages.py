@@ -22,7 +22,7 @@ _DOTLESS = ("gmail.com", "googlemail.com")
 class ContactMessages(ConfigurableResource[Any]):
     """Reads and writes `app.contact_messages`."""
 
-    def keep(self, message_id: str, event_id: str, data: Any) -> dict[str, Any]:
+    def save(self, message_id: str, event_id: str, data: Any) -> dict[str, Any]:
         """Save a message, once, and return what follows from it.
 
         `spam` lists why it looks like spam (empty where it does not). `unacknowledged` is why its

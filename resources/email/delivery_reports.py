@@ -195,7 +195,7 @@ def _ours(message_id: str | None) -> str | None:
     return message_id if message_id and len(message_id) <= _LONGEST_ID else None
 
 
-def keep_reports(connection: Connection, reports: Sequence[Report]) -> list[Report]:
+def save_reports(connection: Connection, reports: Sequence[Report]) -> list[Report]:
     """Store reports and update mails and suppressions; return the reports that were new.
 
     Part of the caller's transaction.

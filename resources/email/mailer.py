@@ -123,7 +123,7 @@ class SendGridMailer(Mailer):
         return {"provider": "sendgrid", "message_id": message_id, "status": "sent"}
 
 
-def mailer_from_environment() -> Mailer:
+def mailer_from_settings() -> Mailer:
     """The mailer for the settings: SendGrid's with an API key, the outbox's without."""
     settings = EmailSettings.read()
     if settings.sendgrid_api_key is None:

@@ -86,7 +86,7 @@ class Notifications(ConfigurableResource[Any]):
         stored = {str(row["user_id"]): Preferences.model_validate(row) for row in rows}
         return {user: stored.get(user) or Preferences(user_id=user) for user in users}
 
-    def prefer(self, preferences: Preferences) -> None:
+    def save(self, preferences: Preferences) -> None:
         """Save a user's preferences."""
         with database.connection() as connection:
             # by notification_preferences_pkey
@@ -104,7 +104,7 @@ class Notifications(ConfigurableResource[Any]):
                 preferences.model_dump(),
             )
 
-    def tell(self, rows: Sequence[dict[str, Any]]) -> None:
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Show notifications (id, user, kind, title, message, action_url) in the application.
 
         An id that exists already changes nothing.

@@ -138,7 +138,6 @@ def _as_stored(column: Any, columns: Columns) -> Any:
 class _Stored(sa.types.TypeDecorator[Any]):
     """A type whose values are SQLite's raw values; with other databases, the type itself."""
 
-
     impl = sa.types.NullType
     cache_ok = False
 

@@ -85,7 +85,7 @@ def test_a_turned_video_is_shown_as_players_do(
         ending = "mp4"  # Matroska mirrors nothing
     matrix = [number << 16 for number in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
     frames = [(number / 24, cornered()) for number in range(24)]
-    sample_media.film(
+    sample_media.encode(
         uploads / f"clip.{ending}", frames, prepare=lambda stream: stream.set_display_matrix(matrix)
     )
     found = video(yard, f"clip.{ending}")
@@ -108,7 +108,7 @@ def test_a_video_that_does_not_begin_at_0_has_its_whole_preview(
 ) -> None:
     times = [number / 24 for number in range(120)]
     options = {"output_ts_offset": str(start)}
-    sample_media.film(
+    sample_media.encode(
         uploads / f"clip.{ending}",
         [(time, shade(int(40 * time))) for time in times],
         options=options,
@@ -123,7 +123,7 @@ def test_a_video_that_does_not_begin_at_0_has_its_whole_preview(
 
 def test_a_stream_with_one_key_frame_is_read_from_its_beginning(yard: Yard, uploads: Path) -> None:
     frames = [(number / 24, shade(number)) for number in range(144)]
-    sample_media.film(
+    sample_media.encode(
         uploads / "clip.ts", frames, encoding={"g": "250"}, options={"output_ts_offset": "100"}
     )
     shown = preview(video(yard, "clip.ts"))
@@ -172,7 +172,7 @@ def test_a_preview_plays_at_the_speed_of_its_video(
         for time in times
     ]
     fine = {"crf": "4", "b": "4M"} if codec == "libvpx" else {}
-    sample_media.film(uploads / f"clip.{ending}", frames, codec=codec, rate=50, encoding=fine)
+    sample_media.encode(uploads / f"clip.{ending}", frames, codec=codec, rate=50, encoding=fine)
     found = video(yard, f"clip.{ending}")
     start = told(found)["seconds"] / 10
     shown = preview(found)
@@ -191,7 +191,7 @@ def _shade(frames: list[tuple[float, np.ndarray]], second: float) -> float:
 def test_a_browsers_recording_has_its_seconds(yard: Yard, uploads: Path) -> None:
     recording = sample_media.Stream()
     frames = [(number / 24, shade(number)) for number in range(192)]
-    sample_media.film(recording, frames, codec="libvpx", container="webm", options={"live": "1"})
+    sample_media.encode(recording, frames, codec="libvpx", container="webm", options={"live": "1"})
     (uploads / "recorded.webm").write_bytes(recording.content)
     found = video(yard, "recorded.webm")
     assert told(found)["seconds"] == pytest.approx(8, abs=0.05)
@@ -204,7 +204,7 @@ def test_a_recording_in_fragments_has_its_seconds(yard: Yard, uploads: Path) -> 
     recording = sample_media.Stream()
     frames = [(number / 24, shade(number % 200, 320, 240)) for number in range(1200)]
     options = {"movflags": "empty_moov+frag_keyframe+default_base_moof+skip_trailer"}
-    sample_media.film(
+    sample_media.encode(
         recording,
         frames,
         container="mp4",
@@ -230,7 +230,7 @@ def test_pixels_that_are_not_square_are_shown_in_their_shape(
     def prepare(stream: av.VideoStream) -> None:
         stream.codec_context.sample_aspect_ratio = shape
 
-    sample_media.film(
+    sample_media.encode(
         uploads / "clip.mp4",
         [(number / 24, cornered(720, 576)) for number in range(12)],
         prepare=prepare,
@@ -246,7 +246,7 @@ def test_two_fields_are_no_comb(yard: Yard, uploads: Path) -> None:
     fields = shade(40, 320, 240)
     fields[0::2, 100:160], fields[1::2, 140:200] = 220, 220
     frames = [(number / 24, fields) for number in range(12)]
-    sample_media.film(uploads / "clip.mp4", frames, encoding={"x264-params": "tff=1"})
+    sample_media.encode(uploads / "clip.mp4", frames, encoding={"x264-params": "tff=1"})
     poster = np.asarray(opened(video(yard, "clip.mp4")).convert("L"), "float")
     assert np.abs(np.diff(poster[:, 120])).mean() < 10
 
@@ -254,7 +254,7 @@ def test_two_fields_are_no_comb(yard: Yard, uploads: Path) -> None:
 def test_what_can_be_seen_through_is_on_white(yard: Yard, uploads: Path) -> None:
     picture = np.zeros((48, 64, 4), "uint8")
     picture[:, 32:] = (200, 30, 30, 255)
-    sample_media.film(
+    sample_media.encode(
         uploads / "clip.mov",
         [(number / 24, picture) for number in range(12)],
         codec="qtrle",
@@ -290,7 +290,7 @@ def test_every_kind_of_pixels_is_taken(
     picture[height // 2 :] = 235
     if pixels.startswith("yuva"):
         picture = np.dstack([picture, np.full((height, width), 255, "uint8")])
-    sample_media.film(
+    sample_media.encode(
         uploads / f"clip.{ending}",
         [(number / 24, picture) for number in range(24)],
         codec=codec,
@@ -306,11 +306,11 @@ def test_every_kind_of_pixels_is_taken(
 def test_a_size_that_changes_on_the_way_is_brought_to_that_of_the_beginning(
     yard: Yard, uploads: Path
 ) -> None:
-    sample_media.film(
+    sample_media.encode(
         uploads / "a.ts", [(number / 24, shade(60, 320, 240)) for number in range(24)]
     )
     second = {"output_ts_offset": "1"}
-    sample_media.film(
+    sample_media.encode(
         uploads / "b.ts",
         [(number / 24, shade(160, 640, 360)) for number in range(24)],
         options=second,
@@ -324,7 +324,7 @@ def test_a_size_that_changes_on_the_way_is_brought_to_that_of_the_beginning(
 
 
 def test_one_frame_is_a_video(yard: Yard, uploads: Path) -> None:
-    sample_media.film(uploads / "clip.mp4", [(0.0, shade(100))])
+    sample_media.encode(uploads / "clip.mp4", [(0.0, shade(100))])
     found = video(yard, "clip.mp4")
     assert len(preview(found)) == 1
     assert told(found)["seconds"] < 1

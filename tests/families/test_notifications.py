@@ -47,7 +47,7 @@ def tell(yard: Yard, **more: Any) -> Invocation:
 
 
 def prefer(**more: Any) -> None:
-    Notifications().prefer(Preferences(user_id="ada", email="ada@example.com", **more))
+    Notifications().save(Preferences(user_id="ada", email="ada@example.com", **more))
 
 
 def mails(yard: Yard) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def mails(yard: Yard) -> list[dict[str, Any]]:
 
 def test_a_user_without_preferences_is_told_in_the_application(yard: Yard) -> None:
     found = tell(yard)
-    assert found.output == {"channels": ["in-app"], "left_out": ["mail: no address is known"]}
+    assert found.output == {"channels": ["in-app"], "dropped": ["mail: no address is known"]}
     assert [(row["user_id"], row["title"]) for row in rows("SELECT * FROM app.notifications")] == [
         ("ada", "Ready")
     ] and mails(yard) == []
@@ -149,16 +149,16 @@ def test_quiet_hours_go_over_midnight_in_the_users_time_zone() -> None:
 
 def test_what_a_user_has_muted_or_switched_off_is_left_out(yard: Yard) -> None:
     prefer(channels=["in-app"], muted=["marketing"])
-    assert tell(yard, kind="marketing").output["left_out"] == ["ada has muted marketing"]
+    assert tell(yard, kind="marketing").output["dropped"] == ["ada has muted marketing"]
     assert (
-        tell(yard, channels=["mail"]).output["left_out"] == ["mail: switched off by ada"]
+        tell(yard, channels=["mail"]).output["dropped"] == ["mail: switched off by ada"]
         and mails(yard) == []
     )
 
 
 def test_a_digest_is_one_mail_for_all_that_came(yard: Yard) -> None:
     prefer(digest=True)
-    Notifications().prefer(Preferences(user_id="bob", email="bob@example.com", digest=True))
+    Notifications().save(Preferences(user_id="bob", email="bob@example.com", digest=True))
     for number in range(3):
         tell(yard, title=f"Number {number}")
     tell(yard, user="bob")
