@@ -1,6 +1,6 @@
-"""A small server that answers like Gemini's REST API, checks every request, and fails on demand.
+"""A small server that answers like Gemini's REST API, validates every request, fails on demand.
 
-It takes both packages: the older one reads a JSON array, the newer one server-sent events.
+It serves both packages: the older one reads a JSON array, the newer one server-sent events.
 """
 
 import json
@@ -31,11 +31,10 @@ def chunk(*parts: Any, finish: str | None = None, usage: Any = None, **more: Any
 
 
 class FakeGemini(FakeServer):
-    """Remembers the prompts.
+    """Records the prompts.
 
-    `failures` may also be `blocked`, `cut`, `quota` (for a second), `latin-1`.
-    `chunks` are the answer instead of the usual one; `models` are listed, and all but
-    those of `retired` write.
+    `failures` may also be `blocked`, `cut`, `quota` (for a second), `latin-1`. `chunks` replace the
+    usual answer; `models` are listed, and all except `retired` ones write.
     """
 
     key = "fake-gemini-key-0123456789"
@@ -45,7 +44,7 @@ class FakeGemini(FakeServer):
         self.fresh()
 
     def fresh(self) -> None:
-        """As it was at first."""
+        """Reset everything."""
         self.prompts: list[dict[str, Any]] = []
         self.requests.clear()
         self.failures.clear()

@@ -1,6 +1,6 @@
-"""A small server that speaks OpenAI's chat completions, checks every request, and fails on demand.
+"""A small server that speaks OpenAI's chat completions, validates every request, fails on demand.
 
-Its models refuse parameters as OpenAI's do, with the same words.
+Its models reject parameters as OpenAI's do, with the same messages.
 """
 
 import json
@@ -32,28 +32,28 @@ def refusal(param: str, words: str, code: str = "unsupported_parameter") -> dict
 
 
 class FakeOpenAI(FakeServer):
-    """Remembers the prompts, and in `asked` the requests that were written for.
+    """Records the prompts, and in `asked` the requests that it wrote texts for.
 
     `failures` may also be `blocked`, `quota`, `cut`, `latin-1`, `other json`.
 
     Attributes
     ----------
     text
-        What is written instead of the usual text, whatever is asked.
+        The text to write instead of the usual one.
     deltas
-        The pieces of an answer as they are, instead of a text.
+        The raw pieces of an answer, instead of a text.
     usage
-        What an answer says of its tokens.
+        The token usage that an answer reports.
     refuses
-        By parameter the status and the body with which a request that has it is refused.
+        By parameter, the status and the body with which requests that contain it are rejected.
     retired
-        Models that are not there.
+        Models that do not exist.
     streams
-        Whether it streams when it is asked to; else it answers in one piece of JSON.
+        Whether it streams when asked to; otherwise it answers in one piece of JSON.
     times
-        How often it gives its answer.
+        How often it repeats its answer.
     last_delta
-        What comes with the reason of the end.
+        The delta of the chunk with the finish reason.
     """
 
     key = "fake-openai-key-0123456789"
@@ -64,7 +64,7 @@ class FakeOpenAI(FakeServer):
         self.fresh()
 
     def fresh(self) -> None:
-        """As it was at first."""
+        """Reset everything."""
         self.prompts: list[str] = []
         self.asked: list[dict[str, Any]] = []
         self.requests.clear()
@@ -132,10 +132,16 @@ class FakeOpenAI(FakeServer):
             words = f"Unrecognized request argument supplied: {name}"
             return 400, refusal("", words, "unknown_parameter")
         if _REASONING.match(model) and "max_tokens" in asked:
-            words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            words = (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. "
+                "Use 'max_completion_tokens' instead."
+            )
             return 400, refusal("max_tokens", words)
         if _REASONING.match(model) and asked.get("temperature", 1) != 1:
-            words = f"Unsupported value: 'temperature' does not support {asked['temperature']} with this model. Only the default (1) value is supported."
+            words = (
+                f"Unsupported value: 'temperature' does not support {asked['temperature']} with "
+                "this model. Only the default (1) value is supported."
+            )
             return 400, refusal("temperature", words, "unsupported_value")
         roles = {f"{message['role']} message" for message in asked["messages"]}
         return next((self.refuses[name] for name in self.refuses if name in {*asked, *roles}), None)

@@ -1,4 +1,4 @@
-"""What `runyard doctor` says of the providers: off by default, on with a key, and not well with a wrong one."""
+"""`runyard doctor` on the providers: off by default, on with a key, failing with a wrong one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from tests.fake_openai import FakeOpenAI
 
 
 class Scopes(FakeServer):
-    """SendGrid's list of what a key may do."""
+    """SendGrid's endpoint for the scopes of a key."""
 
     def respond(self, request: Handler, body: bytes, failure: Any) -> None:
         good = (
@@ -48,9 +48,9 @@ def test_with_keys_they_are_on_and_checked(
 ) -> None:
     monkeypatch.setenv("SENDGRID_API_KEY", "SG.good")
     found = said()
-    assert found["mail"] == (True, "on: SendGrid takes the key") and found["openai"][1].startswith(
-        "on: 2 models at "
-    )
+    assert found["mail"] == (True, "on: SendGrid accepts the key") and found["openai"][
+        1
+    ].startswith("on: 2 models at ")
     assert found["sync sendgrid"] == (True, "on: 3 tables into sync_sendgrid")
 
 

@@ -1,10 +1,10 @@
-"""Content: providers that fail, fall over and refuse; sections that are kept; budgets."""
+"""Content: providers that fail, fall back and refuse; sections as steps; budgets."""
 
 from typing import Any
 
 import pytest
 
-from resources.ai.circuit_breaker import Breaker
+from resources.ai.circuit_breaker import CircuitBreaker
 from resources.ai.generators import Prompt, Refused
 from resources.ai.providers import Providers
 from runyard.errors import NonRetriable, RetryAfter
@@ -209,7 +209,7 @@ def test_a_budget_refuses_more_for_this_user_and_day_alone(
 
 
 def test_a_breaker_opens_after_failures_and_lets_one_through_after_its_rest() -> None:
-    breaker = Breaker(failures=2, rest=0.05)
+    breaker = CircuitBreaker(failures=2, rest=0.05)
     breaker.failed()
     assert breaker.seconds_left() == 0
     breaker.failed()

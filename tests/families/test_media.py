@@ -1,4 +1,4 @@
-"""Pictures and videos: what comes out, what is refused, and that whatever comes the worker lives on."""
+"""Images and videos: the variants, the refusals, and that the worker survives any file."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def _children() -> Iterator[None]:
 
 
 class Pictures(FakeServer):
-    """A server with one picture and some traps."""
+    """A server with one image and some traps."""
 
     content = b""
 

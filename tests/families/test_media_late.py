@@ -15,7 +15,7 @@ __all__ = ["_children", "uploads"]
 
 
 def late(path: Path, codec: str, sound: str, begins: int) -> None:
-    """Eight seconds of silence, with a picture of three seconds that begins late."""
+    """Eight seconds of silence, with a picture of three seconds that starts late."""
     with av.open(str(path), "w") as output:
         moving, heard = (
             output.add_stream(codec, rate=24),

@@ -1,4 +1,4 @@
-"""Pictures that are longer than a format takes, as of a whole page of the web."""
+"""Images that are longer than a format allows, such as screenshots of whole web pages."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures as cameras, scanners, phones and programs write them: what comes out of each, and which words refuse the others."""
+"""Images as cameras, scanners, phones and programs write them: the variants and the refusals."""
 
 import io
 import struct
@@ -77,7 +77,7 @@ def test_what_is_made_to_move_still_does(yard: Yard, uploads: Path, kind: str) -
 
 
 def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
-    """A TIFF in which a tag of 16 bits has another value."""
+    """A TIFF with another value in one of its 16-bit tags."""
     content = bytearray(tiff)
     content[content.index(struct.pack("<HHI", tag, 3, 1)) + 8] = value
     return bytes(content)

@@ -1,4 +1,4 @@
-"""Videos as phones, browsers, cameras and programs write them: the poster and the preview show what a player would."""
+"""Videos as phones, browsers, cameras and programs write them: what posters and previews show."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -46,7 +46,7 @@ def told(found: Invocation) -> dict[str, Any]:
     return output
 
 
-# What x' and y' are made of, as MP4's matrix has it: a b / c d, x' = a x + c y, y' = b x + d y.
+# How x' and y' are computed in MP4's matrix: a b / c d, x' = a x + c y, y' = b x + d y.
 MATRICES = {
     "upright": (1, 0, 0, 1),
     "left": (0, -1, 1, 0),
@@ -179,7 +179,7 @@ def test_a_preview_plays_at_the_speed_of_its_video(
     assert len(shown) == 36
     for number, (second, picture) in enumerate(shown):
         assert second == pytest.approx(number / 12, abs=0.002)
-        # A frame is as long on screen as there is no other; one whose time is this one may be either.
+        # A frame stays on screen until the next one; at its very time it may be either.
         on_screen = {_shade(frames, start + second + near) for near in (-0.021, 0.0, 0.021)}
         assert min(abs(picture.mean() - level) for level in on_screen) < 4
 

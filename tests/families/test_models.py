@@ -1,4 +1,4 @@
-"""Models as they are: parameters they refuse, reasoning they leave in, names that are gone."""
+"""Real models' behaviour: rejected parameters, reasoning in the text, names that are gone."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ def calls() -> list[dict[str, Any]]:
     return rows("SELECT * FROM app.ai_calls ORDER BY id")
 
 
-# What a model refuses
+# Rejected parameters
 
 
 @pytest.mark.parametrize("model", ["gpt-6-luna", "gpt-5-mini", "o3-mini"])
@@ -269,7 +269,7 @@ def test_an_end_without_a_delta_is_an_end(openai: FakeOpenAI) -> None:
 
 def test_an_answer_that_is_no_completion_is_not_taken(openai: FakeOpenAI) -> None:
     openai.failures.append("other json")
-    with pytest.raises(ConnectionError, match="is no completion") as raised:
+    with pytest.raises(ConnectionError, match="is not a completion") as raised:
         write()
     assert openai.key not in str(raised.value)
 
@@ -344,7 +344,7 @@ def test_a_model_that_thinks_up_all_its_tokens_is_not_paid_again(
     gemini.chunks = [chunk(finish="MAX_TOKENS", usage=usage)]
     found = ask(yard, provider=provider)
     assert found.status == "failed"
-    said = "came to its limit of tokens before the first word of a text (60 tokens, 60 of them"
+    said = "reached its token limit before the first word of a text (60 tokens, 60 of them"
     assert said in str(found.steps["outline"].error)
     [call] = calls()
     assert (call["status"], call["output_tokens"]) == ("unusable", 60)
@@ -360,7 +360,7 @@ def test_words_of_a_provider_that_no_table_can_keep_are_kept_without_them(
     assert calls()[0]["status"] == "connectionerror"
 
 
-# Thinking is paid for
+# Thinking is billed
 
 
 def test_thinking_is_counted_and_paid_for_with_both_packages_of_gemini(gemini: FakeGemini) -> None:
@@ -519,7 +519,7 @@ def test_a_budget_passes_over_a_model_without_a_price_when_the_first_is_down(
     ("variable", "value", "said"),
     [
         ("AI_DAILY_USD", "five", "AI_DAILY_USD is not a number: five"),
-        ("AI_TIMEOUT", "soon", "AI_TIMEOUT is not a number of seconds: soon"),
+        ("AI_TIMEOUT", "soon", "AI_TIMEOUT is not a number: soon"),
         ("AI_OTHER_PRICE", "1", "AI_OTHER_PRICE is not two prices"),
         ("AI_OTHER_PRICE", "1,-2", "AI_OTHER_PRICE is not two prices"),
         ("AI_PRICES", "/nowhere.toml", "the prices of models in /nowhere.toml"),
@@ -534,7 +534,7 @@ def test_a_wrong_setting_is_named_before_anything_is_paid_for(
     assert openai.requests == []
 
 
-# What doctor says
+# runyard doctor
 
 
 def said() -> dict[str, tuple[bool, str]]:
@@ -556,7 +556,7 @@ def test_doctor_says_when_the_model_is_not_there(
     found = said()
     assert not found["gemini"][0]
     assert not found["openai"][0]
-    assert "does not list the model gemini-2.0-flash among its 2" in found["gemini"][1]
+    assert "the model gemini-2.0-flash is not among the 2 models" in found["gemini"][1]
     assert (
         "set GEMINI_MODEL to one of them (gemini-3.5-flash-lite, gemini-3.8" in found["gemini"][1]
     )
@@ -595,7 +595,7 @@ def test_a_package_that_is_not_there_is_named(
     gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_LIBRARY", "google-palm")
-    with pytest.raises(NonRetriable, match="GEMINI_LIBRARY is google-palm; there are: google-gen"):
+    with pytest.raises(NonRetriable, match=r"GEMINI_LIBRARY is 'google-palm': it can be google-g"):
         write()
 
 

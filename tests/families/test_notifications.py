@@ -1,4 +1,4 @@
-"""Notifications by preference, the contact form, the welcome: what goes out, when, and what does not."""
+"""Notifications by preference, the contact form, the welcome: what is sent, and when."""
 
 import base64
 import json

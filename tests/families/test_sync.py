@@ -1,4 +1,4 @@
-"""Loads of a REST API, a database and files: what changes, what does not, and that nothing is ever half there."""
+"""Loads of a REST API, a database and files: what changes, what does not, never a half load."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from runyard.testing import Invocation, Yard
 from tests.conftest import ROOT, wait_until
 from tests.families.conftest import rows
 
-# Requests leaves a connection open that was reset, for the garbage collector.
+# Requests leaves a reset connection to the garbage collector.
 pytestmark = [
     pytest.mark.usefixtures("no_synced_tables"),
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 class Api(FakeServer):
-    """A paged API with one collection, which changes."""
+    """A paginated API with one collection that changes."""
 
     token = "fake-api-token-0123456789"
 
@@ -85,7 +85,8 @@ def rest(api: Api, **table: Any) -> str:
         **table,
     }
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
-    return f'[[source]]\nname = "crm"\nkind = "rest"\nurl = "{api.url}"\ntoken_env = "API_TOKEN"\nchanges = "ask"\n[[source.table]]\n{lines}\n'
+    head = f'[[source]]\nname = "crm"\nkind = "rest"\nurl = "{api.url}"\ntoken_env = "API_TOKEN"\n'
+    return f'{head}changes = "ask"\n[[source.table]]\n{lines}\n'
 
 
 def sync(yard: Yard, source: str = "crm", **more: Any) -> Invocation:
@@ -231,7 +232,8 @@ def test_a_wrong_token_is_final_and_not_shown(
 
 def test_a_source_that_is_not_there_or_not_on_is_named(yard: Yard, declare: Any) -> None:
     declare(
-        '[[source]]\nname = "off"\nkind = "sql"\nurl_env = "NOT_SET"\n[[source.table]]\nname = "t"\n'
+        '[[source]]\nname = "off"\nkind = "sql"\nurl_env = "NOT_SET"\n'
+        '[[source.table]]\nname = "t"\n'
     )
     assert "set NOT_SET" in str(sync(yard, "off").steps["load"].error)
     assert "there is no source nothing; there are: off" in str(
@@ -245,14 +247,17 @@ def test_another_database_with_its_deletes(
     with database.connection() as connection:
         connection.execute("CREATE SCHEMA elsewhere")
         connection.execute(
-            "CREATE TABLE elsewhere.users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text, updated_at timestamptz, deleted_at timestamptz, secret text)"
+            "CREATE TABLE elsewhere.users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(),"
+            " name text, updated_at timestamptz, deleted_at timestamptz, secret text)"
         )
         connection.execute(
-            "INSERT INTO elsewhere.users (name, updated_at, secret) SELECT 'u' || n, now() - interval '1 day', 'x' FROM generate_series(1, 1000) AS n"
+            "INSERT INTO elsewhere.users (name, updated_at, secret)"
+            " SELECT 'u' || n, now() - interval '1 day', 'x' FROM generate_series(1, 1000) AS n"
         )
     monkeypatch.setenv("OTHER_URL", database.database_url())
     declare(
-        '[[source]]\nname = "other"\nkind = "sql"\nurl_env = "OTHER_URL"\nschema = "elsewhere"\n[[source.table]]\nname = "users"\nkey = ["id"]\ncursor = "updated_at"\n'
+        '[[source]]\nname = "other"\nkind = "sql"\nurl_env = "OTHER_URL"\nschema = "elsewhere"\n'
+        '[[source.table]]\nname = "users"\nkey = ["id"]\ncursor = "updated_at"\n'
         'deleted = "deleted_at"\ncolumns = ["id", "name", "updated_at", "deleted_at"]\n'
     )
     assert sync(yard, "other").output["rows"] == {"users": 1000}
@@ -268,7 +273,9 @@ def test_another_database_with_its_deletes(
     assert len(names) == 999 and "changed" in names and not {"u7", "u8"} & names
     assert (
         rows(
-            "SELECT column_name AS c FROM information_schema.columns WHERE table_schema = 'sync_other' AND table_name = 'users' AND column_name = 'secret'"
+            "SELECT column_name AS c FROM information_schema.columns"
+            " WHERE table_schema = 'sync_other' AND table_name = 'users'"
+            " AND column_name = 'secret'"
         )
         == []
     )
@@ -290,7 +297,8 @@ def test_files_of_every_kind(yard: Yard, declare: Any, tmp_path: Path, kind: str
     }
     write[kind](folder / f"people.{kind}")
     declare(
-        f'[[source]]\nname = "drop"\nkind = "files"\nurl = "file://{folder}"\n[[source.table]]\nname = "people"\npattern = "*.{kind}"\nformat = "{kind}"\n'
+        f'[[source]]\nname = "drop"\nkind = "files"\nurl = "file://{folder}"\n'
+        f'[[source.table]]\nname = "people"\npattern = "*.{kind}"\nformat = "{kind}"\n'
     )
     assert sync(yard, "drop").status == "succeeded" and people("sync_drop") == {1: "Ada", 2: "Bob"}
     frame.drop(0, inplace=True)
@@ -364,6 +372,9 @@ def test_each_table_is_an_asset_with_its_rows(
     assert event.materialization.metadata["dagster/row_count"].value == 1
 
 
+_SQL = '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\n'
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -378,15 +389,15 @@ def test_each_table_is_an_asset_with_its_rows(
             "url",
         ),
         (
-            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ncursor = "c"\n',
+            f'{_SQL}name = "t"\ncursor = "c"\n',
             "need a key",
         ),
         (
-            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\nencoding = "nope"\n',
-            "'nope' is no encoding",
+            f'{_SQL}name = "t"\nencoding = "nope"\n',
+            "'nope' is not an encoding",
         ),
         (
-            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ntypes = { a = "int" }\n',
+            f'{_SQL}name = "t"\ntypes = {{ a = "int" }}\n',
             "types.a: Input should be 'text', 'bigint'",
         ),
     ],

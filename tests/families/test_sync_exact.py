@@ -1,4 +1,4 @@
-"""Loads change nothing: each value is kept as it is in the source, or the load is refused."""
+"""Loads change nothing: each value is stored as it is in the source, or the load is refused."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ pytestmark = [
 
 
 class RawApi(FakeServer):
-    """Answers with bytes as they are given."""
+    """Answers with the given bytes."""
 
     body: bytes = b"[]"
     content_type = "application/json"
@@ -70,7 +70,7 @@ def load(yard: Yard, **more: Any) -> Invocation:
 
 
 def refusal(found: Invocation) -> str:
-    """The words of a refusal, which is final with one attempt."""
+    """The message of a refusal, which is final after one attempt."""
     assert (found.status, found.attempt) == ("failed", 1), found
     return str(found.steps["load"].error["message"])
 
@@ -78,7 +78,8 @@ def refusal(found: Invocation) -> str:
 def kinds(name: str = "people") -> dict[str, str]:
     found = rows(
         "SELECT attname AS name, format_type(atttypid, atttypmod) AS kind FROM pg_attribute"
-        " WHERE attrelid = %s::regclass AND attnum > 0 AND attname NOT LIKE '\\_dlt%%' ORDER BY attnum",
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND attname NOT LIKE '\\_dlt%%'"
+        " ORDER BY attnum",
         f"sync_s.{name}",
     )
     return {row["name"]: row["kind"] for row in found}
@@ -87,7 +88,8 @@ def kinds(name: str = "people") -> dict[str, str]:
 def texts(name: str = "people") -> list[dict[str, str | None]]:
     """The rows with each value as PostgreSQL writes it."""
     found = rows(
-        f"SELECT (SELECT jsonb_object_agg(key, value) FROM jsonb_each_text(to_jsonb(t))) AS row FROM sync_s.{name} AS t"
+        "SELECT (SELECT jsonb_object_agg(key, value) FROM jsonb_each_text(to_jsonb(t))) AS row"
+        f" FROM sync_s.{name} AS t"
     )
     kept = [
         {key: value for key, value in row["row"].items() if not key.startswith("_dlt")}
@@ -185,11 +187,11 @@ def test_delimiter_and_encoding_are_found_and_said(
             b"id,name\n1,a\x00b\n",
             "people.name, people.csv, row 1: PostgreSQL's text cannot hold NUL",
         ),
-        (b"a;b,c\n1;2,3\n", "it may be divided by comma or semicolon: give it"),
+        (b"a;b,c\n1;2,3\n", "its delimiter may be comma or semicolon: set it"),
         ("id,имя\n1,Анна\n".encode("koi8-r"), "its encoding is not utf-8 or windows-1252"),
         ("id,名前\n1,太郎\n".encode("shift-jis"), "its encoding is not utf-8 or windows-1252"),
-        (b"id,_dlt_id\n1,2\n", '"_dlt_id" is a name that is in use already'),
-        (b"id,xmin\n1,2\n", '"xmin" is a name that is in use already'),
+        (b"id,_dlt_id\n1,2\n", '"_dlt_id" is a reserved name'),
+        (b"id,xmin\n1,2\n", '"xmin" is a reserved name'),
     ],
 )
 def test_a_file_that_cannot_be_kept_is_refused_with_its_line(
@@ -233,8 +235,8 @@ def test_a_declared_type_is_the_columns_type(yard: Yard, declare: Any, folder: P
 @pytest.mark.parametrize(
     ("kind", "value", "words"),
     [
-        ("numeric", "NA", "people.v, people.csv, row 2: 'NA' is no numeric"),
-        ("bigint", "1.5", "people.v, people.csv, row 2: '1.5' is no bigint"),
+        ("numeric", "NA", "people.v, people.csv, row 2: 'NA' is not a valid numeric"),
+        ("bigint", "1.5", "people.v, people.csv, row 2: '1.5' is not a valid bigint"),
         ("date", "2026-02-30", "people.v, row 2: date/time field value out of range"),
         ("interval", "soon", "people.v, row 2: invalid input syntax for type interval"),
     ],
@@ -397,9 +399,9 @@ def test_values_of_json_are_kept_exactly(
             '[{"id": 1, "v": ["\\u0000"]}]',
             "people.v, row 1 (id=1): PostgreSQL's JSON cannot hold NUL",
         ),
-        ('[{"id": 1, "v": "\\ud83d"}]', "people.v, row 1 (id=1): it holds half a character"),
+        ('[{"id": 1, "v": "\\ud83d"}]', "row 1 (id=1): it contains an unpaired surrogate"),
         ('[{"id": 1, "v": 1e40000}]', "people.v, row 1 (id=1): the number is too large"),
-        ('[{"id": 1, "v": 1, "v": 2}]', "the key 'v' is there twice"),
+        ('[{"id": 1, "v": 1, "v": 2}]', "the key 'v' occurs twice"),
         ('[{"id": 1, "v": 1' + "0" * 5000 + "}]", "Exceeds the limit"),
         ('[{"name": "a"}]', "people.id, row 1: it is empty, and is the key"),
         ('[{"id": null, "v": 1}]', "people.id, row 1 (id=None): it is empty, and is the key"),
@@ -605,7 +607,8 @@ def test_types_that_are_not_here_are_kept_as_text_or_as_what_they_are_made_of(
         ' price elsewhere.price, spot elsewhere.spot, cash money, kind "char", relation regclass)'
     )
     elsewhere.execute(
-        "INSERT INTO elsewhere.people VALUES (1, 'happy', '{sad,NULL}', 1.5, '(1,\"a,b\")', 12.34, 'x', 'pg_class')"
+        "INSERT INTO elsewhere.people"
+        " VALUES (1, 'happy', '{sad,NULL}', 1.5, '(1,\"a,b\")', 12.34, 'x', 'pg_class')"
     )
     declare(database_source())
     assert (found := load(yard)).status == "succeeded", found.steps["load"].error
@@ -814,7 +817,8 @@ def test_an_error_of_the_source_in_the_middle_of_its_rows_is_final(
     yard: Yard, declare: Any, elsewhere: Any
 ) -> None:
     elsewhere.execute(
-        "CREATE VIEW elsewhere.people AS SELECT n AS id, 1 / (n - 30000) AS v FROM generate_series(1, 40000) AS n"
+        "CREATE VIEW elsewhere.people AS"
+        " SELECT n AS id, 1 / (n - 30000) AS v FROM generate_series(1, 40000) AS n"
     )
     declare(database_source())
     assert "division by zero" in refusal(load(yard))
@@ -906,7 +910,7 @@ def test_rows_of_nulls_are_rows_and_empty_ones_are_refused(
     [
         (
             pa.array([[b"a"]]),
-            "people.v, people.parquet, row 1: a bytes cannot be kept exactly in JSON",
+            "people.v, people.parquet, row 1: a bytes cannot be represented exactly in JSON",
         ),
         (pa.array(["a\x00"]), "people.v, people.parquet, row 1: PostgreSQL's text cannot hold NUL"),
         (
@@ -945,7 +949,8 @@ def test_an_empty_table_of_another_kind_of_database_makes_a_table(
     yard: Yard, declare: Any, tmp_path: Path, sqlite: Any
 ) -> None:
     sqlite.execute(
-        "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, price NUMERIC, born DATE, raw BLOB)"
+        "CREATE TABLE people"
+        " (id INTEGER PRIMARY KEY, name TEXT, price NUMERIC, born DATE, raw BLOB)"
     )
     declare(sqlite_source(tmp_path, key=["id"]))
     assert (found := load(yard)).status == "succeeded", found.steps["load"].error
