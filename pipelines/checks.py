@@ -96,5 +96,5 @@ def _media() -> str:
 def _source(name: str) -> Check:
     source = sources()[name]
     if source.address() is None:
-        return Check(f"sync {name}", True, f"off: {', '.join(source.wants())} switches it on")
+        return Check(f"sync {name}", True, f"off: {', '.join(source.variables())} switches it on")
     return Check(f"sync {name}", True, f"on: {len(source.table)} tables into {source.dataset}")

@@ -87,8 +87,8 @@ def check_price(user: str | None, model: str) -> None:
     known = price(model) is not None
     if user is not None and not known and _limits()[0] < _NO_LIMIT:
         raise OverBudget(
-            f"AI_DAILY_USD limits what user {user} may spend, but nobody knows what the model"
-            f" {model} costs: add it to the table of prices (AI_PRICES), or state in"
+            f"AI_DAILY_USD limits what user {user} may spend, but the price of the model"
+            f" {model} is unknown: add it to the table of prices (AI_PRICES), or state in"
             " AI_OTHER_PRICE what models without a price cost (0,0 for your own servers)"
         )
 

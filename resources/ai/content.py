@@ -64,10 +64,10 @@ def remarks(
     text = "\n".join(sections)
     written = written_length(text)
     if not _SHORTEST * length <= written <= _LONGEST * length:
-        notes.append(f"it has {written} {unit(language)}, {length} were asked for")
+        notes.append(f"it has {written} {unit(language)} instead of {length}")
     other = _other_language(text, language) if written >= _TELLING_LENGTH else None
     if other:
-        notes.append(f"its language seems to be {other}, {language} was asked for")
+        notes.append(f"its language seems to be {other} instead of {language}")
     return notes
 
 

@@ -129,10 +129,10 @@ class MediaStore(ConfigurableResource[Any]):
             with opened("GET", source, seconds=_FETCH_SECONDS, most=most) as response:
                 _write(read(response, most), into)
             return
-        found = _uploaded(source)
-        if found.stat().st_size > most:
+        upload = _uploaded(source)
+        if upload.stat().st_size > most:
             raise TooLarge(f"it has more than {most} bytes")
-        with found.open("rb") as opened_file:
+        with upload.open("rb") as opened_file:
             _write(iter(lambda: opened_file.read(_PIECE), b""), into)
 
     @contextmanager
@@ -151,8 +151,8 @@ class MediaStore(ConfigurableResource[Any]):
         """Every content-addressed file: key, bytes, time of its last change (epoch seconds)."""
         if self.root.exists():
             for path in self.root.glob("??/*"):
-                found = path.stat()
-                yield f"{path.parent.name}/{path.name}", int(found.st_size), float(found.st_mtime)
+                stat = path.stat()
+                yield f"{path.parent.name}/{path.name}", int(stat.st_size), float(stat.st_mtime)
 
     def delete(self, key: str) -> None:
         """Delete a file, if it exists."""
@@ -174,10 +174,10 @@ def _uploaded(source: str) -> Path:
     """A file below the folder of uploads; no other local file can be named."""
     folder, shown = uploads_folder(), repr(source[:200])
     try:
-        found = (folder / source).resolve()
-        if not found.is_relative_to(folder):
+        file = (folder / source).resolve()
+        if not file.is_relative_to(folder):
             raise NonRetriable(f"{shown} is not below the folder of uploads (MEDIA_UPLOADS)")
-        if not found.is_file():
+        if not file.is_file():
             raise NonRetriable(f"there is no upload {shown} below MEDIA_UPLOADS")
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: circular links
         if isinstance(error, OSError) and error.errno not in _NO_NAMES:
@@ -185,7 +185,7 @@ def _uploaded(source: str) -> Path:
         raise NonRetriable(
             f"{shown} is not a valid name of an upload below MEDIA_UPLOADS"
         ) from None
-    return found
+    return file
 
 
 def _write(pieces: Iterable[bytes], into: Path) -> None:

@@ -75,8 +75,8 @@ def load(source: Source, *, agree: bool = False, preview: bool = False) -> Loade
         The source does not answer.
     """
     if source.address() is None:
-        wants = ", ".join(source.wants())
-        raise NonRetriable(f"the source {source.name} is not switched on: set {wants}")
+        variables = ", ".join(source.variables())
+        raise NonRetriable(f"the source {source.name} is not switched on: set {variables}")
     began = time.monotonic()
     columns = columns_of(source)
     pipeline = make_pipeline(source)

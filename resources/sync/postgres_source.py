@@ -280,5 +280,5 @@ def _fault(value: bytes, column: _Column) -> str | None:
     try:
         _read(value + b"\n", [column], {column.name: column.arrow})
     except pa.ArrowInvalid:
-        return f"{text} cannot be the cursor: it is not finite, or finer than its type says"
+        return f"{text} cannot be the cursor: it is not finite, or finer than its type allows"
     return None

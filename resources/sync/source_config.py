@@ -149,7 +149,7 @@ class Source(BaseModel):
         """Whether it is another PostgreSQL."""
         return self.kind == "sql" and bool(_POSTGRES.match(self.address() or ""))
 
-    def wants(self) -> list[str]:
+    def variables(self) -> list[str]:
         """The environment variables that switch it on."""
         return [name for name in (None if self.url else self.url_env, self.token_env) if name]
 

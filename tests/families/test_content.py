@@ -57,7 +57,7 @@ def test_an_article_is_outlined_written_section_by_section_and_kept(
         and kept["usage"]["output_tokens"] == 240
         and kept["usage"]["cost"] == pytest.approx(4 * (40 * 0.1 + 60 * 0.5) / 1e6)
     )
-    assert kept["remarks"] == ["it has 153 words, 600 were asked for"]
+    assert kept["remarks"] == ["it has 153 words instead of 600"]
     calls = rows("SELECT * FROM app.ai_calls ORDER BY id")
     assert [(call["purpose"], call["status"], call["user_id"]) for call in calls] == [
         ("outline", "ok", "ada")
@@ -187,7 +187,7 @@ def test_a_wrong_language_and_an_unfinished_text_are_remarked(
     ask(yard, language="de")
     [kept] = rows("SELECT remarks FROM app.content")
     assert (
-        "its language seems to be en, de was asked for" in kept["remarks"]
+        "its language seems to be en instead of de" in kept["remarks"]
         and "section 1 has no end" in kept["remarks"]
     )
 
