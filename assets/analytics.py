@@ -22,7 +22,7 @@ from dagster import (
 )
 
 from assets.plots import bars, table
-from resources.analytics.rollup_tables import RollupTables, family_rows, frame_of
+from resources.analytics.tables import RollupTables, family_rows, frame_of
 from resources.settings import AnalyticsSettings
 from runyard.engine import rollups
 

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from assets.analytics import ROLLUPS, span
-from resources.analytics.rollup_tables import RollupTables
+from resources.analytics.tables import RollupTables
 from runyard import clock
 from runyard.cli.terminal import visible
 

@@ -17,9 +17,9 @@ from typing import Any
 from demo import sample_media
 from demo.fake_server import FakeServer, Handler
 from resources.email.mailer import mailer_from_settings, outbox_folder
-from resources.email.messages import EmailMessages
+from resources.email.tables import EmailMessages
 from resources.media.store import MediaStore, uploads_folder
-from resources.notifications.preferences import Notifications, Preferences
+from resources.notifications.tables import Notifications, Preferences
 from runyard import Event, InvalidEvent, RunyardError, send
 from runyard.processes.stack import Stack
 from runyard.settings import settings

@@ -2,8 +2,8 @@
 
 from dagster import in_process_executor, job, op
 
-from resources.contact.messages import ContactMessages
 from resources.contact.recipient import ContactRecipient
+from resources.contact.tables import ContactMessages
 from resources.email.addresses import bare, split
 from runyard import Batch, Event, Item, NonRetriable, receive, settle
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources.ai.content import Contents, remarks
+from resources.ai.content import remarks
 from resources.ai.generators import Generated, Prompt
 from resources.ai.outlines import SHAPE, headings
 from resources.ai.prompts import render_prompt
 from resources.ai.providers import Providers
+from resources.ai.tables import Contents
 from resources.ai.text_length import unit
 from runyard import Batch, Event, Item, receive, settle
 

@@ -14,8 +14,8 @@ from dagster import in_process_executor, job, op
 from pipelines.events import RECIPIENTS, EmailSendRequested
 from resources.email.addresses import bare, without_repeats
 from resources.email.mailer import Mail, Mailer
-from resources.email.messages import EmailMessages, Message
 from resources.email.plain_text import plain_text
+from resources.email.tables import EmailMessages, Message
 from resources.email.templates import Rendered, render_template
 from runyard import Batch, Item, NonRetriable, receive, settle
 

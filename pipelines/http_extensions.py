@@ -20,7 +20,7 @@ from resources.ai.calls import OverBudget
 from resources.ai.generators import Generated, Prompt, Refused
 from resources.ai.providers import NotSwitchedOn, Providers
 from resources.email.delivery_reports import read_reports, save_reports
-from resources.webhooks.payloads import event_of
+from resources.webhooks.tables import event_of
 from runyard import Event, NonRetriable, RetryAfter
 from runyard.events import millis
 from runyard.gateway.api.extensions import Incoming, Taken, Webhook, edge_function, send_for

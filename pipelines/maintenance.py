@@ -6,9 +6,10 @@ from typing import Any
 from dagster import Field, OpExecutionContext, in_process_executor, job, op
 
 from resources.email.mailer import outbox_folder
-from resources.email.messages import EmailMessages
-from resources.media.store import Media, MediaStore
-from resources.webhooks.payloads import sweep_payloads
+from resources.email.tables import EmailMessages
+from resources.media.store import MediaStore
+from resources.media.tables import Media
+from resources.webhooks.tables import sweep_payloads
 from runyard import clock
 from runyard.dagster_adapter import run_retention
 from runyard.engine import retention

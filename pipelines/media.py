@@ -11,7 +11,8 @@ from typing import Any
 from dagster import in_process_executor, job, op
 
 from resources.media import preview_codecs, sandbox
-from resources.media.store import SUFFIXES, Media, MediaStore
+from resources.media.store import SUFFIXES, MediaStore
+from resources.media.tables import Media
 from runyard import Batch, Item, receive, settle
 
 FETCH, INSPECT, VARIANTS, RECORD = "fetch", "inspect", "variants", "record"

@@ -11,7 +11,7 @@ from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources.notifications.preferences import Notifications, Preferences
+from resources.notifications.tables import Notifications, Preferences
 from resources.notifications.webhook_sender import WebhookSender
 from runyard import Batch, Event, Item, receive, settle
 from runyard.clock import now

@@ -1,14 +1,9 @@
-"""The content family's table, and the checks on a text before it is saved."""
+"""The checks on a generated text before it is saved."""
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
-
-from dagster import ConfigurableResource
-from psycopg.types.json import Jsonb
 
 from resources.ai.text_length import unit, written_length
-from runyard.store import database
 
 # Marks after which a text continues; every other one may end it, in any script.
 _GOES_ON = frozenset(",;:،؛、，；：-–—(")
@@ -26,26 +21,6 @@ _ALIKE = (
     {"zh", "wuu", "yue"},
 )
 _OLD_CODES = {"iw": "he", "in": "id", "ji": "yi", "nb": "no"}
-
-
-class Contents(ConfigurableResource[Any]):
-    """Writes `app.content`."""
-
-    def save(self, row: dict[str, Any]) -> None:
-        """Save a text under its id; saving the same id again changes nothing."""
-        values = {**row, "outline": Jsonb(row["outline"]), "usage": Jsonb(row["usage"])}
-        with database.connection() as connection:
-            # by content_pkey
-            connection.execute(
-                """
-                INSERT INTO app.content (id, event_id, user_id, topic, kind, language, status,
-                    outline, text, provider, model, offline, prompt_versions, usage, remarks)
-                VALUES (%(id)s, %(event_id)s, %(user)s, %(topic)s, %(kind)s, %(language)s,
-                    %(status)s, %(outline)s, %(text)s, %(provider)s, %(model)s, %(offline)s,
-                    %(prompt_versions)s, %(usage)s, %(remarks)s)
-                ON CONFLICT (id) DO NOTHING""",
-                values,
-            )
 
 
 def remarks(

@@ -14,7 +14,6 @@ from typing import Any
 from uuid import uuid4
 
 from dagster import ConfigurableResource
-from psycopg.types.json import Jsonb
 from upath import UPath
 
 from resources.bounded_http import TooLarge
@@ -22,7 +21,6 @@ from resources.safe_http import opened, read
 from resources.settings import MediaSettings
 from runyard.errors import NonRetriable
 from runyard.settings import settings
-from runyard.store import database
 from runyard.store.data_folder import make_folder
 from runyard.store.private_folders import open_like
 
@@ -39,41 +37,6 @@ _PIECE = 1 << 20
 # Errors of a file name itself, which a retry does not change.
 _NO_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP)
 _FETCH_SECONDS = 120.0
-
-
-class Media(ConfigurableResource[Any]):
-    """Writes `app.media`."""
-
-    def record(self, row: dict[str, Any]) -> None:
-        """Save an asset; saving the same id again replaces it."""
-        with database.connection() as connection:
-            # by media_pkey
-            connection.execute(
-                """
-                INSERT INTO app.media (id, event_id, kind, source, original, bytes, variant_bytes,
-                    width, height, placeholder, colour, manifest, created_at)
-                VALUES (%(id)s, %(event_id)s, %(kind)s, %(source)s, %(original)s, %(bytes)s,
-                    %(variant_bytes)s, %(width)s, %(height)s, %(placeholder)s, %(colour)s,
-                    %(manifest)s, runyard.now())
-                ON CONFLICT (id) DO UPDATE
-                    SET manifest = excluded.manifest, variant_bytes = excluded.variant_bytes""",
-                {**row, "manifest": Jsonb(row["manifest"])},
-            )
-
-    def orphans(self, store: "MediaStore", older_than: float) -> list[tuple[str, int]]:
-        """Files (key, bytes) that no asset refers to, unchanged since a time (epoch seconds)."""
-        old = {key: size for key, size, changed in store.files() if changed < older_than}
-        with database.connection() as connection:
-            # (a full scan, once a day)
-            rows = connection.execute(
-                """
-                SELECT original AS key FROM app.media
-                UNION
-                SELECT file->>'key'
-                FROM app.media, jsonb_array_elements(manifest->'variants') AS file"""
-            )
-            named = {str(row["key"]) for row in rows}
-        return [(key, size) for key, size in sorted(old.items()) if key not in named]
 
 
 class MediaStore(ConfigurableResource[Any]):

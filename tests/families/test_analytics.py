@@ -8,7 +8,7 @@ import pytest
 from dagster import DagsterInstance, materialize
 
 from assets import analytics, report
-from resources.analytics.rollup_tables import RollupTables
+from resources.analytics.tables import RollupTables
 from runyard import clock
 from runyard.cli.main import main
 from runyard.engine import rollups

@@ -12,9 +12,10 @@ from dagster import DagsterInstance, Definitions, materialize
 
 from assets.maintenance import system_report
 from pipelines import maintenance
-from resources.email.messages import EmailMessages
-from resources.media.store import Media, MediaStore
-from resources.webhooks.payloads import event_of
+from resources.email.tables import EmailMessages
+from resources.media.store import MediaStore
+from resources.media.tables import Media
+from resources.webhooks.tables import event_of
 from runyard import Event, clock, send
 from runyard.dagster_adapter import run_retention
 from runyard.engine import retention

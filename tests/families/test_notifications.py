@@ -10,9 +10,9 @@ import pytest
 
 from demo.fake_server import FakeServer, Handler
 from resources import safe_http
-from resources.contact.messages import mailbox
+from resources.contact.tables import mailbox
 from resources.email.templates import render_template
-from resources.notifications.preferences import Notifications, Preferences
+from resources.notifications.tables import Notifications, Preferences
 from runyard.gateway.http.signatures import StandardWebhooks
 from runyard.testing import Invocation, Yard
 from tests.families.conftest import rows

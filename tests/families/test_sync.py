@@ -17,7 +17,7 @@ import pytest
 from dagster import DagsterInstance, materialize
 
 from demo.fake_server import FakeServer, Handler
-from resources.email.messages import EmailMessages
+from resources.email.tables import EmailMessages
 from resources.sync import rest_source, source_config
 from resources.sync.source_config import SyncMisdeclared
 from runyard.store import database

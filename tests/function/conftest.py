@@ -9,7 +9,7 @@ import pytest
 from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
 
 from resources.email.mailer import SendGridMailer
-from resources.email.messages import EmailMessages
+from resources.email.tables import EmailMessages
 from runyard import BatchIOManager
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import dispatch

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from resources.email.messages import EmailMessages
 from resources.email.sendgrid_client import SendGridAccount
+from resources.email.tables import EmailMessages
 from runyard import Event, send
 from runyard.store import database
 from runyard.store.queries import Row

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sendgrid.helpers.eventwebhook import EventWebhook, EventWebhookHeader
 
-from resources.email.messages import EmailMessages, Message
-from resources.webhooks.payloads import read_payload
+from resources.email.tables import EmailMessages, Message
+from resources.webhooks.tables import read_payload
 from runyard import InvalidOption, NonRetriable
 from runyard.gateway.api.extensions import Webhook
 from runyard.gateway.http.signatures import BodyHmac
