@@ -119,8 +119,7 @@ ROLLUPS = [
         _functions,
         "function",
         "invocations",
-        "Functions: outcomes, success rate, attempts, seconds until the start (wait) and to the end "
-        "(run).",
+        "Functions: outcomes, success rate, attempts, seconds to the start (wait) and end (run).",
     ),
     Rollup(
         "mail",

@@ -57,5 +57,5 @@ def test_a_picture_that_begins_late_is_taken(
 ) -> None:
     uploads.mkdir(exist_ok=True)
     late(uploads / f"late.{ending}", codec, sound, begins)
-    found = told(video(yard, f"late.{ending}"))
-    assert (found["width"], found["height"]) == (64, 48)
+    invocation = told(video(yard, f"late.{ending}"))
+    assert (invocation["width"], invocation["height"]) == (64, 48)

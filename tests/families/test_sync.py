@@ -46,33 +46,33 @@ class Api(FakeServer):
             return request.answer(401, {"errors": [{"message": "authorization required"}]})
         path, query = urlsplit(request.path).path, parse_qs(urlsplit(request.path).query)
         since = int(query.get("start_time", ["0"])[0])
-        found = [item for item in self.items if item.get("created", 0) >= since]
+        items = [item for item in self.items if item.get("created", 0) >= since]
         if path == "/etag":
             tag = f'"{len(self.items)}"'
             return (
                 request.answer(304)
                 if request.headers.get("If-None-Match") == tag
-                else request.answer(200, found, headers={"ETag": tag})
+                else request.answer(200, items, headers={"ETag": tag})
             )
         if path == "/linked":
             page = int(query.get("page", ["1"])[0])
             more = (
                 {"Link": f'<{self.url}/linked?page={page + 1}>; rel="next"'}
-                if page * 2 < len(found)
+                if page * 2 < len(items)
                 else {}
             )
             return request.answer(
-                200, {"data": {"items": found[(page - 1) * 2 : page * 2]}}, headers=more
+                200, {"data": {"items": items[(page - 1) * 2 : page * 2]}}, headers=more
             )
         offset, limit = int(query.get("offset", ["0"])[0]), int(query.get("limit", ["500"])[0])
-        return request.answer(200, found[offset : offset + limit])
+        return request.answer(200, items[offset : offset + limit])
 
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    with Api() as made:
-        monkeypatch.setenv("API_TOKEN", made.token)
-        yield made
+    with Api() as server:
+        monkeypatch.setenv("API_TOKEN", server.token)
+        yield server
 
 
 def rest(api: Api, **table: Any) -> str:
@@ -90,9 +90,9 @@ def rest(api: Api, **table: Any) -> str:
 
 
 def sync(yard: Yard, source: str = "crm", **more: Any) -> Invocation:
-    found = yard.send("sync/requested", {"source": source, **more}).invocation
+    invocation = yard.send("sync/requested", {"source": source, **more}).invocation
     yard.work()
-    return found
+    return invocation
 
 
 def people(schema: str = "sync_crm", table: str = "people") -> dict[Any, Any]:
@@ -102,8 +102,10 @@ def people(schema: str = "sync_crm", table: str = "people") -> dict[Any, Any]:
 def test_pages_are_merged_by_key_and_recorded(yard: Yard, api: Api, declare: Any) -> None:
     declare(rest(api))
     api.items = [{"id": number, "name": f"n{number}"} for number in range(5)]
-    found = sync(yard)
-    assert found.status == "succeeded" and found.output["rows"] == {"people": 5}, found
+    invocation = sync(yard)
+    assert invocation.status == "succeeded" and invocation.output["rows"] == {"people": 5}, (
+        invocation
+    )
     api.items = [{"id": 4, "name": "other"}, {"id": 9, "name": "new"}]
     sync(yard)
     assert people() == {0: "n0", 1: "n1", 2: "n2", 3: "n3", 4: "other", 9: "new"}
@@ -120,10 +122,10 @@ def test_only_what_is_newer_is_asked_for_and_the_watermark_moves_with_the_load(
     sync(yard)
     api.items += [{"id": 3, "name": "c", "created": 300}]
     api.failures.append(500)
-    found = sync(yard)
-    assert found.status == "queued"
+    invocation = sync(yard)
+    assert invocation.status == "queued"
     yard.advance("1m")
-    assert found.status == "succeeded" and sorted(people()) == [1, 2, 3]
+    assert invocation.status == "succeeded" and sorted(people()) == [1, 2, 3]
     asked = [
         parse_qs(urlsplit(path).query).get("start_time")
         for _, path, _, _ in api.requests
@@ -184,9 +186,9 @@ def test_a_page_has_bounds_of_its_own(
     monkeypatch.setattr(rest_source, bound, 0)
     declare(rest(api))
     api.items = [{"id": 1, "name": "a"}]
-    found = sync(yard)
-    assert found.status == status
-    assert said in str(found.steps["load"].error)
+    invocation = sync(yard)
+    assert invocation.status == status
+    assert said in str(invocation.steps["load"].error)
 
 
 @pytest.mark.parametrize(
@@ -207,11 +209,11 @@ def test_faults_of_the_source_leave_the_old_rows(
     sync(yard)
     api.items = [{"id": number, "name": "new"} for number in range(3)]
     api.failures.extend([None, failure])  # in the second page
-    found = sync(yard)
-    assert found.status == status, found
+    invocation = sync(yard)
+    assert invocation.status == status, invocation
     assert set(people().values()) == {"old"}
     if isinstance(failure, tuple):
-        assert 69 < (found.due - yard.now).total_seconds() <= 70
+        assert 69 < (invocation.due - yard.now).total_seconds() <= 70
     if status == "queued":
         yard.advance("2m")
         assert set(people().values()) == {"new"}
@@ -222,11 +224,11 @@ def test_a_wrong_token_is_final_and_not_shown(
 ) -> None:
     declare(rest(api))
     monkeypatch.setenv("API_TOKEN", "wrong-and-secret")
-    found = sync(yard)
+    invocation = sync(yard)
     assert (
-        found.status == "failed"
-        and "401" in str(found.steps["load"].error)
-        and "wrong-and-secret" not in str(found.steps)
+        invocation.status == "failed"
+        and "401" in str(invocation.steps["load"].error)
+        and "wrong-and-secret" not in str(invocation.steps)
     )
 
 
@@ -317,8 +319,8 @@ def test_suppressions_of_sendgrid_reach_the_list(
         {"email": "Bounce@Example.com", "created": int(time.time()), "reason": "550"},
         {"email": "hand@example.com", "created": int(time.time())},
     ]
-    found = sync(yard, "sendgrid")
-    assert found.status == "succeeded", found
+    invocation = sync(yard, "sendgrid")
+    assert invocation.status == "succeeded", invocation
     assert rows("SELECT address, reason, source FROM app.suppressions ORDER BY 1") == [
         {"address": "bounce@example.com", "reason": "bounces", "source": "sendgrid"},
         {"address": "hand@example.com", "reason": "by hand", "source": "manual"},
@@ -363,11 +365,11 @@ def test_each_table_is_an_asset_with_its_rows(
 
     declare(rest(api))
     api.items = [{"id": 1, "name": "a"}]
-    made = _of(source_config.sources()["crm"])
-    assert [key.to_user_string() for key in made.keys] == ["sync_crm/people"]
+    asset = _of(source_config.sources()["crm"])
+    assert [key.to_user_string() for key in asset.keys] == ["sync_crm/people"]
     with DagsterInstance.ephemeral() as instance:
         [event] = materialize(
-            [made], instance=instance, resources={"syncs": Syncs()}
+            [asset], instance=instance, resources={"syncs": Syncs()}
         ).get_asset_materialization_events()
     assert event.materialization.metadata["dagster/row_count"].value == 1
 
@@ -414,13 +416,13 @@ def test_a_schedule_sends_the_event_once_a_time(yard: Yard, api: Api, declare: A
     from schedules.sync import _schedule
 
     declare(rest(api))
-    made = _schedule(source_config.sources()["crm"], "* * * * *")
+    schedule = _schedule(source_config.sources()["crm"], "* * * * *")
     with (
         DagsterInstance.ephemeral() as instance,
         build_schedule_context(
             instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC)
         ) as context,
     ):
-        made.evaluate_tick(context)
-        made.evaluate_tick(context)
+        schedule.evaluate_tick(context)
+        schedule.evaluate_tick(context)
     assert [event.data for event in yard.sent("sync/requested")] == [{"source": "crm"}]

@@ -59,8 +59,8 @@ def test_a_folder_whose_files_were_taken_away_is_no_fault_of_a_table_with_a_key(
     declare(files(folder, key=["id"]))
     assert load(yard).status == "succeeded"
     (folder / "people.csv").unlink()
-    found = load(yard)
-    assert found.output["notes"] == ["people: no file matches *"]
+    invocation = load(yard)
+    assert invocation.output["notes"] == ["people: no file matches *"]
     assert texts() == [{"id": "1", "v": "a"}]
 
 
@@ -106,10 +106,10 @@ def test_a_table_that_was_dropped_is_made_and_read_again(
     declare(elsewhere(key=["id"], cursor="at") + table(name="pets", key=["id"], cursor="at"))
     assert load(yard).output["rows"] == {"people": 5, "pets": 5}
     execute("DROP TABLE sync_s.people")
-    found = load(yard)
-    assert found.output["rows"] == {"people": 5, "pets": 0}, found
+    invocation = load(yard)
+    assert invocation.output["rows"] == {"people": 5, "pets": 0}, invocation
     note = "people: its table was dropped here: the whole table is read again"
-    assert found.output["notes"] == [note]
+    assert invocation.output["notes"] == [note]
     assert len(texts()) == 5
     execute("INSERT INTO elsewhere.people VALUES (6, '2026-02-01Z')")
     assert load(yard).output["rows"] == {"people": 1, "pets": 0}
@@ -122,8 +122,8 @@ def test_a_column_that_was_dropped_is_made_and_read_again(
     declare(files(folder, key=["id"]))
     assert load(yard).output["rows"] == {"people": 2}
     execute("ALTER TABLE sync_s.people DROP COLUMN v")
-    found = load(yard)
-    [note] = found.output["notes"][:1]
+    invocation = load(yard)
+    [note] = invocation.output["notes"][:1]
     assert note == "people: its column v was dropped here: the whole table is read again"
     assert [row["v"] for row in texts()] == ["a", "b"]
 
@@ -164,8 +164,10 @@ def test_of_json_a_column_that_only_the_declaration_has_is_noted(
 ) -> None:
     raw_api.body = b'[{"id": 1}]'
     declare(rest(raw_api) + 'deleted = "gone_at"\n')
-    found = load(yard)
-    assert found.output["notes"] == ['people: deleted names the column "gone_at", which no row has']
+    invocation = load(yard)
+    assert invocation.output["notes"] == [
+        'people: deleted names the column "gone_at", which no row has'
+    ]
 
 
 def test_a_column_that_an_earlier_file_had_is_not_missed(

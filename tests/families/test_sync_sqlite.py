@@ -29,8 +29,8 @@ def test_numbers_of_sqlite_keep_their_digits(yard: Yard, declare: Any, tmp_path:
     declare(
         f'[[source]]\nname = "s"\nkind = "sql"\nurl = "sqlite:///{tmp_path}/other.db"\n' + table()
     )
-    found = load(yard)
-    assert found.status == "succeeded", found.steps["load"].error
+    invocation = load(yard)
+    assert invocation.status == "succeeded", invocation.steps["load"].error
     assert {k: v for k, v in kinds().items() if k != "id"} == {
         "price": "numeric",
         "weight": "numeric",
