@@ -308,7 +308,7 @@ def test_half_an_answer_of_gemini_is_none(gemini: FakeGemini) -> None:
         write()
 
 
-@pytest.mark.parametrize("found", [{"candidates": []}, {"usageMetadata": USAGE}])
+@pytest.mark.parametrize("part", [{"candidates": []}, {"usageMetadata": USAGE}])
 def test_an_answer_of_gemini_without_a_candidate_is_tried_again(
     gemini: FakeGemini, part: dict[str, Any]
 ) -> None:

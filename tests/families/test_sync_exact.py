@@ -106,9 +106,9 @@ def files(folder: Path, **options: Any) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "files"
-    folder.mkdir()
-    return folder
+    path = tmp_path / "files"
+    path.mkdir()
+    return path
 
 
 def rest(api: RawApi, **options: Any) -> str:
