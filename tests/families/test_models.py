@@ -48,17 +48,17 @@ def calls() -> list[dict[str, Any]]:
 def test_a_model_gets_the_parameters_that_it_takes(openai: FakeOpenAI, model: str) -> None:
     generated = write(model=model, max_tokens=50, temperature=0.5)
     assert generated.finish_reason == "STOP"
-    [asked] = openai.asked
-    assert asked["max_completion_tokens"] == 50
-    assert "max_tokens" not in asked
-    assert "temperature" not in asked
+    [payload] = openai.payloads
+    assert payload["max_completion_tokens"] == 50
+    assert "max_tokens" not in payload
+    assert "temperature" not in payload
 
 
 @pytest.mark.parametrize("model", ["llama3.3", "gpt-4o-mini"])
 def test_an_older_model_gets_the_older_parameters(openai: FakeOpenAI, model: str) -> None:
     write(model=model, max_tokens=50, temperature=0.5)
-    [asked] = openai.asked
-    assert (asked["max_tokens"], asked["temperature"]) == (50, 0.5)
+    [payload] = openai.payloads
+    assert (payload["max_tokens"], payload["temperature"]) == (50, 0.5)
 
 
 def test_a_refused_parameter_is_learnt_for_this_model_alone(openai: FakeOpenAI) -> None:
@@ -67,7 +67,7 @@ def test_a_refused_parameter_is_learnt_for_this_model_alone(openai: FakeOpenAI) 
     write(model="o3-mini", temperature=0.5)
     assert len(openai.requests) == 3
     write(model="gpt-4o-mini", temperature=0.5)
-    assert openai.asked[-1]["temperature"] == 0.5
+    assert openai.payloads[-1]["temperature"] == 0.5
 
 
 def test_an_article_of_a_model_that_refuses_parameters_pays_for_each_part_once(
@@ -108,7 +108,7 @@ def test_a_refusal_is_understood_by_its_words_too(openai: FakeOpenAI, name: str)
     openai.refuses = {name: (400, {"error": {"message": WORDS[name], "code": "invalid"}})}
     write(model="local", temperature=0.5, shape=SHAPE)
     assert len(openai.requests) == 2
-    assert name not in openai.asked[0]
+    assert name not in openai.payloads[0]
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -116,12 +116,12 @@ def test_whatever_can_be_left_out_is_left_out_when_it_is_refused(
     openai: FakeOpenAI, name: str
 ) -> None:
     openai.refuses = {name: REFUSALS[name]}
-    asked = {"temperature": 0.5, "max_tokens": 50, "system": "Be brief.", "shape": SHAPE}
-    generated = write(model="local", **asked)
+    payload = {"temperature": 0.5, "max_tokens": 50, "system": "Be brief.", "shape": SHAPE}
+    generated = write(model="local", **payload)
     assert generated.text == SENTENCE * 3
     assert len(openai.requests) == 2
-    assert "Be brief." in json.dumps(openai.asked)
-    write(model="local", **asked)
+    assert "Be brief." in json.dumps(openai.payloads)
+    write(model="local", **payload)
     assert len(openai.requests) == 3
 
 
@@ -217,8 +217,8 @@ def test_an_outline_is_asked_for_as_structure_and_its_introduction_is_no_heading
     finally:
         del openai.write
     assert rows("SELECT outline FROM app.content") == [{"outline": ["What it is", "How it works"]}]
-    assert openai.asked[0]["response_format"]["json_schema"]["schema"] == SHAPE
-    assert "response_format" not in openai.asked[1]
+    assert openai.payloads[0]["response_format"]["json_schema"]["schema"] == SHAPE
+    assert "response_format" not in openai.payloads[1]
 
 
 def test_an_outline_that_nobody_understands_is_one_section_to_look_at(
