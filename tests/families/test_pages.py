@@ -99,7 +99,7 @@ def test_a_mail_that_is_no_longer_in_the_outbox_is_still_listed(
     [address] = links(page.get("/dev/outbox").text, "/dev/outbox")
     for file in (tmp_path / "outbox").glob("*.eml"):
         file.unlink()
-    assert "The outbox has no file of it any more" in page.get(address).text
+    assert "This mail is not in the outbox any more" in page.get(address).text
     assert page.get(f"{address}/html").status_code == 404
 
 
@@ -140,7 +140,7 @@ def test_a_text_is_there_with_where_it_came_from_and_what_is_under_way(
         "content/generate.requested", {"topic": "Queues & <locks>", "length": 300, "user": "ada"}
     )
     assert (
-        "Under way" in page.get("/dev/content").text
+        "In progress" in page.get("/dev/content").text
         and "Queues &amp; &lt;locks&gt;" in page.get("/dev/content").text
     )
     rows(
@@ -153,7 +153,7 @@ def test_a_text_is_there_with_where_it_came_from_and_what_is_under_way(
     )
     yard.work()
     listed = page.get("/dev/content").text
-    assert "Under way" not in listed and "a placeholder of the offline generator" in listed
+    assert "In progress" not in listed and "a placeholder from the offline generator" in listed
     [address] = links(listed, "/dev/content")
     shown = page.get(address).text
     assert "no model has written it" in shown and "outline" in shown and "needs review" in shown
