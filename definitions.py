@@ -1,4 +1,4 @@
-"""The one place where everything is put together for Dagster."""
+"""The Dagster definitions of the project: its jobs, sensors, schedules, assets and resources."""
 
 from dagster import Definitions
 
@@ -7,15 +7,16 @@ from assets import sync as sync_assets
 from assets.maintenance import system_report
 from pipelines import contact, content, email, maintenance, media, notifications, sync, text
 from pipelines import events as events  # the catalog of event types
-from resources.ai.content import Contents
 from resources.ai.providers import Providers
-from resources.analytics.rollup_tables import RollupTables
-from resources.contact.messages import ContactMessages
-from resources.contact.recipient import staff_from_environment
-from resources.email.mailer import mailer_from_environment
-from resources.email.messages import EmailMessages
-from resources.media.store import Media, MediaStore
-from resources.notifications.preferences import Notifications
+from resources.ai.tables import Contents
+from resources.analytics.tables import RollupTables
+from resources.contact.recipient import recipient_from_settings
+from resources.contact.tables import ContactMessages
+from resources.email.mailer import mailer_from_settings
+from resources.email.tables import EmailMessages
+from resources.media.store import MediaStore
+from resources.media.tables import Media
+from resources.notifications.tables import Notifications
 from resources.notifications.webhook_sender import WebhookSender
 from resources.sync.tables import Syncs
 from runyard import BatchIOManager
@@ -68,9 +69,9 @@ defs = Definitions(
     asset_checks=sync_assets.checks,
     resources={
         "io_manager": BatchIOManager(),
-        "mailer": mailer_from_environment(),
+        "mailer": mailer_from_settings(),
         "messages": EmailMessages(),
-        "staff": staff_from_environment(),
+        "contact_recipient": recipient_from_settings(),
         "providers": Providers(),
         "contents": Contents(),
         "contact_messages": ContactMessages(),

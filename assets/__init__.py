@@ -1,1 +1,1 @@
-"""Tables that are made of what happened, as Dagster assets."""
+"""Dagster assets: analytics of the events and families, a report on the system, synced tables."""

@@ -1,4 +1,4 @@
-"""The daily report on the system's own health: what is stuck, what is large, what is of no use."""
+"""The daily report on the system's health: what is overdue, what is large, what is unused."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from runyard.engine import retention
 
 @asset(group_name="maintenance", kinds={"postgres"})
 def system_report(context: AssetExecutionContext) -> MaterializeResult[Any]:
-    """What should long have begun or ended, the size of every table, indexes that are broken or of no use, runs of Dagster that hang."""
+    """Overdue invocations, the size of every table, broken and unused indexes, and stuck runs."""
     overdue, tables, indexes = (
         retention.health(what) for what in ("overdue", "table_health", "index_health")
     )

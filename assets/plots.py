@@ -1,4 +1,4 @@
-"""Tables and plots for the metadata of an asset, as the Dagster UI shows them."""
+"""Tables and plots in the metadata of assets, for the Dagster UI."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ def table(frame: "pd.DataFrame") -> MarkdownMetadataValue:
 
 
 def bars(frame: "pd.DataFrame", label: str, value: str) -> MarkdownMetadataValue:
-    """The largest values as a picture of bars (PNG)."""
+    """The largest values as a bar chart (PNG)."""
     import pandas as pd
     from matplotlib.figure import Figure
 

@@ -1,11 +1,14 @@
-"""The week as text for the terminal: `runyard report`. Days that nobody has aggregated yet are counted here, without being kept."""
+"""The week as text for the terminal: `runyard report`.
+
+Days that have not been aggregated yet are computed here, without being stored.
+"""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from assets.analytics import ROLLUPS, span
-from resources.analytics.rollup_tables import RollupTables
+from resources.analytics.tables import RollupTables
 from runyard import clock
 from runyard.cli.terminal import visible
 
@@ -24,7 +27,7 @@ _MOST_LINES = 15
 
 
 def week() -> str:
-    """The last seven days up to now (UTC), each table summed up."""
+    """The last seven days (UTC), today included, each table summed up."""
     today = clock.now().date()
     since = today - timedelta(days=6)
     return "\n\n".join(
@@ -39,19 +42,19 @@ def _frame(name: str, since: date, today: date) -> "pd.DataFrame":
     import pandas as pd
 
     tables = RollupTables()
-    kept, known = tables.read(name, since, today), tables.days(name)
-    rollup = next(one for one in ROLLUPS if one.name == name)
-    # The open day is always counted anew.
+    stored, known = tables.read(name, since, today), tables.days(name)
+    rollup = next(rollup for rollup in ROLLUPS if rollup.name == name)
+    # Today is always computed again.
     missing = [
         day
         for number in range(7)
         if (day := since + timedelta(days=number)) not in known or day == today
     ]
-    kept = kept[~kept["day"].isin(missing)] if len(kept) else kept
+    stored = stored[~stored["day"].isin(missing)] if len(stored) else stored
     frames = [
-        frame for frame in [kept, *(rollup.rows(*span(day)) for day in missing)] if len(frame)
+        frame for frame in [stored, *(rollup.rows(*span(day)) for day in missing)] if len(frame)
     ]
-    return pd.concat(frames, ignore_index=True) if frames else kept
+    return pd.concat(frames, ignore_index=True) if frames else stored
 
 
 def _section(name: str, frame: "pd.DataFrame") -> str:

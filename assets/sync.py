@@ -1,4 +1,7 @@
-"""The tables of every source as Dagster assets, by dagster-dlt: materialize them in the UI, or send `sync/requested`; with a check of how fresh they are."""
+"""The tables of every source as Dagster assets, by dagster-dlt, with a freshness check.
+
+Materialize them in the UI, or send `sync/requested`.
+"""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,7 +19,7 @@ from resources.sync.tables import Syncs
 
 
 def _of(source: Source) -> AssetsDefinition:
-    # dlt takes seconds to import, and nobody needs it where no source is switched on.
+    # dlt takes seconds to import, and is not needed while no source is switched on.
     from dagster_dlt import dlt_assets
 
     from assets.sync_keys import TableKeys
@@ -42,15 +45,15 @@ def _of(source: Source) -> AssetsDefinition:
     return tables
 
 
-# Those that are switched on: an asset that cannot be made would be red for ever.
+# Only sources that are switched on: other assets could never be materialized.
 _on = [source for source in sources().values() if source.address() is not None]
-_made = {source.name: _of(source) for source in _on}
-assets = list(_made.values())
+_assets = {source.name: _of(source) for source in _on}
+assets = list(_assets.values())
 checks = [
     check
     for source in _on
     if source.fresh_within_hours is not None
     for check in build_last_update_freshness_checks(
-        assets=[_made[source.name]], lower_bound_delta=timedelta(hours=source.fresh_within_hours)
+        assets=[_assets[source.name]], lower_bound_delta=timedelta(hours=source.fresh_within_hours)
     )
 ]

@@ -52,7 +52,7 @@ def media() -> dict[str, Any]:
         sample_media.video(film, 5, 1280, 720)
         previews = _files_a_second(
             lambda into: sandbox.perform(
-                "film", file=str(film), into=into, codec=preview_codecs.chosen()
+                "preview video", file=str(film), into=into, codec=preview_codecs.chosen()
             ),
             2,
         )
@@ -115,7 +115,7 @@ def _libvips(file: Path, into: Path) -> None:
 def analytics() -> dict[str, Any]:
     """A day of a million events and invocations: seconds until all six tables have it."""
     from assets.analytics import ROLLUPS, span
-    from resources.analytics.rollup_tables import RollupTables
+    from resources.analytics.tables import RollupTables
 
     migrate()
     day = datetime.now(UTC).date() - timedelta(days=1)

@@ -1,1 +1,1 @@
-"""`make demo`: starts the stack, sends events through every way in, and prints what became of them."""
+"""`make demo`: start the stack, send events through every entry point, print the outcomes."""

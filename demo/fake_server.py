@@ -1,4 +1,4 @@
-"""What the fakes of providers share: a small HTTP server that remembers what it was asked, and fails on demand."""
+"""A small HTTP server for fakes of providers: it records its requests, and fails on demand."""
 
 import json
 import socket
@@ -62,7 +62,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class FakeServer:
-    """A server whose `respond` a fake writes. `failures` are answers to give first, in order: a status, (status, headers), `slow`, `garbage`, `reset`, or its own."""
+    """A server whose subclass implements `respond`.
+
+    `failures` are answers to give first, in order: a status, (status, headers), `slow`, `garbage`,
+    `reset`, or one that the fake itself knows.
+    """
 
     slow_seconds = 1.0
 

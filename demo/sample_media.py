@@ -1,4 +1,4 @@
-"""Pictures and videos for the tests and the demo, and a corpus of hostile files; all of them are made here."""
+"""Generated images and videos for the tests and the demo, and a corpus of hostile files."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def photo(width: int = 1200, height: int = 900, seed: int = 1) -> Image.Image:
-    """Something with gradients, edges and noise, as a photo has; red on the left, blue on the right."""
+    """An image with gradients, edges and noise like a photo; red on the left, blue on the right."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     noise = np.random.default_rng(seed).normal(0, 8, (height, width, 1))
     picture = np.stack([220 * (1 - x), 120 * y, 220 * x], axis=2) + noise
@@ -24,7 +24,7 @@ def photo(width: int = 1200, height: int = 900, seed: int = 1) -> Image.Image:
 
 
 def jpeg(picture: Image.Image, orientation: int = 1, **more: object) -> bytes:
-    """A JPEG with EXIF: an orientation, a place, a copyright."""
+    """A JPEG with EXIF: an orientation, a location, a copyright."""
     exif = Image.Exif()
     exif[0x0112], exif[0x8298], exif[0x013B] = orientation, "(c) Ada", "Ada"
     exif.get_ifd(0x8825)[1] = "N"
@@ -32,7 +32,7 @@ def jpeg(picture: Image.Image, orientation: int = 1, **more: object) -> bytes:
 
 
 def saved(picture: Image.Image, kind: str, **more: object) -> bytes:
-    """The bytes of a picture."""
+    """The bytes of an image file."""
     sink = io.BytesIO()
     picture.save(sink, kind, **more)
     return sink.getvalue()
@@ -52,10 +52,10 @@ def video(
         pixels[:, (number * 5) % width : (number * 5) % width + 20] = (240, 200, 60)
         return pixels
 
-    film(path, [(number / 24, bar(number)) for number in range(int(seconds * 24))], codec=codec)
+    encode(path, [(number / 24, bar(number)) for number in range(int(seconds * 24))], codec=codec)
 
 
-def film(
+def encode(
     path: Path | io.RawIOBase,
     frames: Sequence[tuple[float, np.ndarray]],
     *,
@@ -67,7 +67,7 @@ def film(
     encoding: dict[str, str] | None = None,
     prepare: Callable[[av.VideoStream], None] = lambda _: None,
 ) -> None:
-    """A video of pictures (RGB or RGBA), each with the second at which it is shown."""
+    """Encode a video from images (RGB or RGBA), each with the second at which it is shown."""
     target = path if isinstance(path, io.RawIOBase) else str(path)
     with av.open(target, "w", format=container, options=options or {}) as output:
         stream = output.add_stream(codec, rate=rate, options=encoding or {})
@@ -84,12 +84,12 @@ def film(
 
 
 def shade(level: int, width: int = 64, height: int = 48) -> np.ndarray:
-    """A picture of one gray, by which a frame is known."""
+    """An image of one shade of gray, which identifies a frame."""
     return np.full((height, width, 3), level, "uint8")
 
 
 class Stream(io.RawIOBase):
-    """Where a recording goes that is sent while it is made: nothing can be written into it later, as its duration."""
+    """A stream that cannot seek, like a live recording: nothing can be filled in later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def sound(path: Path, cover: bool) -> None:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header says a size, with few bytes behind it: a bomb for whoever believes it."""
+    """A PNG whose header declares a size that its few bytes do not have: a decompression bomb."""
     row = zlib.compress(b"\0" * (1 + (width * 3)) * min(height, 200), 9)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -134,7 +134,8 @@ def png_of_size(width: int, height: int) -> bytes:
 
 
 def hostile() -> dict[str, tuple[bytes, str]]:
-    """Files that are to be refused, by name, each with a word of the reason."""
+    """Files that must be refused, by name, each with a word of the reason."""
+
     good = jpeg(photo(200, 150))
     gif = io.BytesIO()
     frames = [Image.new("P", (50, 50), number % 250) for number in range(320)]

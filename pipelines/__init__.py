@@ -1,1 +1,4 @@
-"""What happens on an event: one module a family, its jobs and ops; `definitions.py` puts everything together."""
+"""What happens on an event: the jobs and ops of each family, one module for each.
+
+`definitions.py` puts them together; `events` has the event types.
+"""

@@ -1,6 +1,8 @@
-"""What `runyard doctor` says of the project's own: which providers are on, and whether their keys are good. One that is off is well: the default stands in."""
+"""The project's part of `runyard doctor`: its settings, which providers are on, and their keys.
 
-import os
+A provider that is off passes, because a local default stands in for it.
+"""
+
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,9 +12,9 @@ import httpx
 from resources.ai.generators import Generator
 from resources.ai.providers import switched_on
 from resources.email.addresses import Mailbox
-from resources.email.mailer import DEFAULT_SENDER, SENDGRID_HOST
 from resources.media import preview_codecs
 from resources.media.store import MediaStore
+from resources.settings import SETTINGS, EmailSettings, MediaSettings, secret
 from resources.sync.source_config import sources
 from runyard.errors import RunyardError
 from runyard.processes.checks import Check
@@ -20,13 +22,18 @@ from runyard.processes.checks import Check
 _SECONDS = 10.0
 
 
+def settings() -> list[tuple[str, str]]:
+    """Every variable of the families with its value, secrets as stars."""
+    return [setting for group in SETTINGS for setting in group.described()]
+
+
 def checks() -> Sequence[Check]:
-    """A line for mail, each text provider, the media store and each source of data."""
-    found = [_check("mail", _mail), *_texts(), _check("media", _media)]
+    """A line for mail, each text provider, the media store and each data source."""
+    lines = [_check("mail", _mail), *_texts(), _check("media", _media)]
     try:
-        return [*found, *(_source(name) for name in sources())]
+        return [*lines, *(_source(name) for name in sources())]
     except RunyardError as error:
-        return [*found, Check("sync", False, str(error))]
+        return [*lines, Check("sync", False, str(error))]
 
 
 def _check(name: str, look: Callable[[], str]) -> Check:
@@ -37,22 +44,22 @@ def _check(name: str, look: Callable[[], str]) -> Check:
 
 
 def _mail() -> str:
+    email = EmailSettings.read()
     try:
-        Mailbox.parse(os.environ.get("MAIL_FROM") or DEFAULT_SENDER)
+        Mailbox.parse(email.mail_from)
     except ValueError as error:
         raise RunyardError(f"MAIL_FROM {error}") from None
-    key = os.environ.get("SENDGRID_API_KEY")
+    key = secret(email.sendgrid_api_key)
     if not key:
-        return "off: mails go into the local outbox; SENDGRID_API_KEY sends them"
-    host = os.environ.get("SENDGRID_API_HOST") or SENDGRID_HOST
-    answer = httpx.get(
-        f"{host}/v3/scopes", headers={"Authorization": f"Bearer {key}"}, timeout=_SECONDS
-    )
+        return "off: mail goes into the local outbox; SENDGRID_API_KEY sends it"
+    headers = {"Authorization": f"Bearer {key}"}
+    url = f"{email.sendgrid_api_host}/v3/scopes"
+    answer = httpx.get(url, headers=headers, timeout=_SECONDS)
     if answer.status_code >= 400:
         raise ConnectionError(f"SendGrid answers {answer.status_code}: check SENDGRID_API_KEY")
-    scopes = answer.json().get("scopes", [])
-    return "on: SendGrid takes the key" + (
-        "" if "mail.send" in scopes else ", which lacks the scope mail.send"
+    may_send = "mail.send" in answer.json().get("scopes", [])
+    return "on: SendGrid accepts the key" + (
+        "" if may_send else ", which lacks the scope mail.send"
     )
 
 
@@ -62,13 +69,11 @@ def _texts() -> list[Check]:
     except RunyardError as error:
         return [Check("text", False, str(error))]
     if not on:
-        return [
-            Check(
-                "text",
-                True,
-                "off: texts are placeholders; GEMINI_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL switches a provider on",
-            )
-        ]
+        off = (
+            "off: texts are placeholders; GEMINI_API_KEY, OPENAI_API_KEY or OPENAI_BASE_URL "
+            "switches a provider on"
+        )
+        return [Check("text", True, off)]
     return [_check(name, partial(_generator, generator)) for name, generator in on.items()]
 
 
@@ -82,21 +87,14 @@ def _media() -> str:
     store.make_above(probe)
     probe.write_text("")
     probe.unlink()
-    said = f"files are kept in {store.root}, previews are {preview_codecs.chosen()}"
-    return (
-        f"on: {said}"
-        if os.environ.get("MEDIA_STORE")
-        else f"off: {said}; MEDIA_STORE is another place"
-    )
+    place = f"files are stored in {store.root}, previews are {preview_codecs.chosen()}"
+    if MediaSettings.read().media_store:
+        return f"on: {place}"
+    return f"off: {place}; MEDIA_STORE sets another place"
 
 
 def _source(name: str) -> Check:
     source = sources()[name]
-    on = source.address() is not None
-    return Check(
-        f"sync {name}",
-        True,
-        f"on: {len(source.table)} tables into {source.dataset}"
-        if on
-        else f"off: {', '.join(source.wants())} switches it on",
-    )
+    if source.address() is None:
+        return Check(f"sync {name}", True, f"off: {', '.join(source.variables())} switches it on")
+    return Check(f"sync {name}", True, f"on: {len(source.table)} tables into {source.dataset}")

@@ -1,9 +1,9 @@
-"""The contact form: `contact/submitted` -> spam checks -> a mail to the staff -> an acknowledgement to the sender."""
+"""The contact form: `contact/submitted` -> spam checks -> mail to the staff -> acknowledgement."""
 
 from dagster import in_process_executor, job, op
 
-from resources.contact.messages import ContactMessages
-from resources.contact.recipient import Staff
+from resources.contact.recipient import ContactRecipient
+from resources.contact.tables import ContactMessages
 from resources.email.addresses import bare, split
 from runyard import Batch, Event, Item, NonRetriable, receive, settle
 
@@ -13,28 +13,31 @@ _MAIL = "email/send.requested"
 
 @op
 def check_for_spam(batch: Batch, contact_messages: ContactMessages) -> Batch:
-    """Keep each message, with what makes it look like spam, and whether its sender is told."""
+    """Save each message, with its spam checks and whether its sender gets an acknowledgement."""
     return batch.map(
-        CHECK, lambda item: contact_messages.keep(item.key, str(item.event.id), item.data)
+        CHECK, lambda item: contact_messages.save(item.key, str(item.event.id), item.data)
     )
 
 
 @op
-def notify_staff(batch: Batch, staff: Staff) -> Batch:
-    """Ask for a mail to the staff, with the visitor as the one to answer to, and for one that tells the visitor; nobody is told of spam."""
+def notify_staff(batch: Batch, contact_recipient: ContactRecipient) -> Batch:
+    """Request a mail to the staff, with the visitor as Reply-To, and an acknowledgement.
+
+    Nothing is sent about spam.
+    """
 
     def mails(item: Item) -> list[Event]:
         if item[CHECK]["spam"]:
             return []
-        if not staff.address:
+        if not contact_recipient.address:
             raise NonRetriable(
-                "nobody is to be told: set CONTACT_TO to the address that contact forms go to"
+                "no recipient is configured: set CONTACT_TO to the address for contact forms"
             )
         data = {"name": item.data.name, "email": item.data.email, "message": item.data.message}
         to_staff = Event(
             _MAIL,
             {
-                "to": split(staff.address),
+                "to": split(contact_recipient.address),
                 "reply_to": item.data.email,
                 "template": "contact",
                 "data": data,
@@ -42,7 +45,7 @@ def notify_staff(batch: Batch, staff: Staff) -> Batch:
         )
         if item[CHECK]["unacknowledged"]:
             return [to_staff]
-        # Anybody may have written anybody's address: so nothing of what was written goes there, not even a name.
+        # Visitors may enter anybody's address, so nothing that they wrote is sent there.
         return [
             to_staff,
             Event(_MAIL, {"to": [bare(item.data.email)], "template": "contact_received"}),
@@ -53,7 +56,7 @@ def notify_staff(batch: Batch, staff: Staff) -> Batch:
 
 @job(
     executor_def=in_process_executor,
-    description="Tell the staff of a contact form: contact/submitted",
+    description="Notify the staff of a contact form: contact/submitted",
 )
 def notify_contact() -> None:
     """The function's graph."""

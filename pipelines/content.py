@@ -1,87 +1,88 @@
-"""The content family: `content/generate.requested` -> choose a provider -> outline -> sections -> check -> save -> notify.
+"""The content family: `content/generate.requested` -> outline -> sections -> check -> save.
 
-Every section is a kept step, so that a crash in the seventh pays for one section.
+Every section is a step, so a crash during the seventh costs one section. The finished text is
+checked, saved, and its author is notified.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources.ai.content import Contents, remarks
+from resources.ai.content import remarks
 from resources.ai.generators import Generated, Prompt
 from resources.ai.outlines import SHAPE, headings
 from resources.ai.prompts import render_prompt
 from resources.ai.providers import Providers
+from resources.ai.tables import Contents
 from resources.ai.text_length import unit
 from runyard import Batch, Event, Item, receive, settle
 
-CHOOSE, OUTLINE, CHECK, SAVE, NOTIFY, RESULT = (
-    "choose-provider",
-    "outline",
-    "check",
-    "save",
-    "notify",
-    "result",
-)
+CHOOSE = "choose-provider"
+OUTLINE = "outline"
+CHECK = "check"
+SAVE = "save"
+NOTIFY = "notify"
+RESULT = "result"
 MOST_SECTIONS = 12
 _A_SECTION = {"words": 200, "characters": 400}
-# Models that think do so within the limit of tokens, and a section is nothing without its end.
+# Reasoning counts against the token limit, and a section without its end is useless.
 _ROOM_TO_THINK = 8_000
-# Requests to providers at a time. A text is kept at once, for it has cost something.
-_KEPT_AT_ONCE: dict[str, Any] = {"threads": 4, "checkpoint_every": 1}
+# Concurrent requests to providers. Each text is recorded at once, because it costs money.
+_RECORDED_AT_ONCE: dict[str, Any] = {"threads": 4, "checkpoint_every": 1}
 
 
 @op
 def choose_provider(batch: Batch, providers: Providers) -> Batch:
-    """Who is to write: the one that is asked for, else the first that is switched on; where it is down when it is needed, the next one."""
+    """Choose the requested provider, else the first that is on; if it is down, the next writes."""
     return batch.map(CHOOSE, lambda item: providers.candidates(item.data.provider)[0].name)
 
 
 @op
 def write_outline(batch: Batch, providers: Providers) -> Batch:
-    """Have the headings written."""
+    """Generate the headings."""
 
     def write(item: Item) -> dict[str, Any]:
         item.progress(0, "writing the outline")
         data = _data(item)
         sections = min(MOST_SECTIONS, max(1, round(item.data.length / _A_SECTION[data["unit"]])))
         prompt, version = render_prompt("outline", {**data, "sections": sections})
-        made = providers.generate(_prompt(item, prompt, OUTLINE, shape=SHAPE))
-        found = headings(made.text, MOST_SECTIONS if made.offline else sections)
-        # Without an outline the text is one section, and somebody looks at it.
+        generated = providers.generate(_prompt(item, prompt, OUTLINE, shape=SHAPE))
+        titles = headings(generated.text, MOST_SECTIONS if generated.offline else sections)
+        # Without an outline the text is one section, with a remark for the editor.
         return {
-            "headings": found or [item.data.topic[:300]],
-            "understood": bool(found),
+            "headings": titles or [item.data.topic[:300]],
+            "understood": bool(titles),
             "prompt": version,
-            "made": made,
+            "generated": generated,
         }
 
-    return batch.map(OUTLINE, write, **_KEPT_AT_ONCE)
+    return batch.map(OUTLINE, write, **_RECORDED_AT_ONCE)
 
 
 @op
 def write_sections(batch: Batch, providers: Providers) -> Batch:
-    """Have the sections written one after the other, each a step of its own."""
+    """Generate the sections one after the other, each as its own step."""
     for number in range(1, max((_sections(item) for item in batch.live()), default=0) + 1):
         batch.map(
             _section(number),
             partial(_write, number=number, providers=providers),
             when=partial(_has_section, number=number),
-            **_KEPT_AT_ONCE,
+            **_RECORDED_AT_ONCE,
         )
     return batch
 
 
 @op
 def check_content(batch: Batch) -> Batch:
-    """Put the sections together, and look at length, language and ends."""
+    """Join the sections, and check the length, the language and the endings."""
     return batch.map(CHECK, _check)
 
 
 @op
 def save_content(batch: Batch, contents: Contents) -> Batch:
-    """Keep the text."""
+    """Save the text."""
 
     def save(item: Item) -> str:
         checked, data = item[CHECK], item.data
@@ -99,23 +100,18 @@ def save_content(batch: Batch, contents: Contents) -> Batch:
 
 @op
 def notify_author(batch: Batch) -> Batch:
-    """Tell the user, where that was asked for."""
+    """Notify the user, if requested."""
 
     def tell(item: Item) -> list[Event]:
         if not item.data.notify:
             return []
-        text = f"{item.data.kind.capitalize()}: {item.data.topic[:200]}"
-        return [
-            Event(
-                "notification/requested",
-                {
-                    "user": item.data.user,
-                    "kind": "content",
-                    "title": "Your text is ready",
-                    "message": text,
-                },
-            )
-        ]
+        notification = {
+            "user": item.data.user,
+            "kind": "content",
+            "title": "Your text is ready",
+            "message": f"{item.data.kind.capitalize()}: {item.data.topic[:200]}",
+        }
+        return [Event("notification/requested", notification)]
 
     batch.send_events(NOTIFY, tell)
     return batch.map(
@@ -130,11 +126,8 @@ def notify_author(batch: Batch) -> Batch:
 @job(executor_def=in_process_executor, description="Write content: content/generate.requested")
 def generate_content() -> None:
     """The function's graph."""
-    settle(
-        notify_author(
-            save_content(check_content(write_sections(write_outline(choose_provider(receive())))))
-        )
-    )
+    sections = write_sections(write_outline(choose_provider(receive())))
+    settle(notify_author(save_content(check_content(sections))))
 
 
 def _section(number: int) -> str:
@@ -150,7 +143,7 @@ def _has_section(item: Item, number: int) -> bool:
 
 
 def _data(item: Item) -> dict[str, Any]:
-    """What the prompts are made of."""
+    """The data for the prompts."""
     return {**item.data.model_dump(), "unit": unit(item.data.language)}
 
 
@@ -173,42 +166,46 @@ def _write(item: Item, number: int, providers: Providers) -> dict[str, Any]:
     data = {"number": number, "headings": titles, "section_length": length}
     prompt, version = render_prompt("section", {**_data(item), **data})
     most = length * 4 + 200 + _ROOM_TO_THINK
-    made: Generated = providers.generate(_prompt(item, prompt, "section", max_tokens=most))
+    generated = providers.generate(_prompt(item, prompt, "section", max_tokens=most))
     item.progress(
         100 * number / len(titles), f"section {number} of {len(titles)}: {titles[number - 1]}"
     )
-    return {"prompt": version, "made": made}
+    return {"prompt": version, "generated": generated}
 
 
 def _check(item: Item) -> dict[str, Any]:
-    parts = [item[OUTLINE], *(item[_section(number)] for number in range(1, _sections(item) + 1))]
-    made = [Generated.model_validate(part["made"]) for part in parts]
-    texts = [one.text.strip() for one in made[1:]]
+    outline = item[OUTLINE]
+    parts = [outline, *(item[_section(number)] for number in range(1, _sections(item) + 1))]
+    texts = [Generated.model_validate(part["generated"]) for part in parts]
+    sections = [text.text.strip() for text in texts[1:]]
     unfinished = [
-        number for number, one in enumerate(made[1:], 1) if one.finish_reason == "MAX_TOKENS"
+        number for number, text in enumerate(texts[1:], 1) if text.finish_reason == "MAX_TOKENS"
     ]
-    found = remarks(texts, item.data.language, item.data.length, unfinished)
-    if not item[OUTLINE].get("understood", True):
-        found.insert(0, "its outline was not understood: the text is one section")
-    offline = any(one.offline for one in made)
-    costs = [one.cost for one in made]
+    notes = remarks(sections, item.data.language, item.data.length, unfinished)
+    if not outline.get("understood", True):
+        notes.insert(0, "its outline was not understood: the text is one section")
+    if offline := any(text.offline for text in texts):
+        notes.insert(0, "no model has written it: a placeholder")
+    titled = zip(outline["headings"], sections, strict=True)
     return {
-        "text": "\n\n".join(
-            f"{title}\n\n{text}"
-            for title, text in zip(item[OUTLINE]["headings"], texts, strict=True)
-        ),
-        "status": "needs review" if found or offline else "complete",
-        "remarks": [*(["no model has written it: a placeholder"] if offline else []), *found],
-        "provider": made[-1].provider,
-        "model": made[-1].model,
+        "text": "\n\n".join(f"{title}\n\n{section}" for title, section in titled),
+        "status": "needs review" if notes else "complete",
+        "remarks": notes,
+        "provider": texts[-1].provider,
+        "model": texts[-1].model,
         "offline": offline,
         "prompt_versions": sorted({part["prompt"] for part in parts}),
-        "usage": {
-            "prompt_tokens": sum(one.prompt_tokens for one in made),
-            "output_tokens": sum(one.output_tokens for one in made),
-            "thinking_tokens": sum(one.thinking_tokens for one in made),
-            "seconds": round(sum(one.seconds for one in made), 3),
-            "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
-            "calls": [one.model_dump(exclude={"text"}) for one in made],
-        },
+        "usage": _usage(texts),
+    }
+
+
+def _usage(texts: Sequence[Generated]) -> dict[str, Any]:
+    costs = [text.cost for text in texts]
+    return {
+        "prompt_tokens": sum(text.prompt_tokens for text in texts),
+        "output_tokens": sum(text.output_tokens for text in texts),
+        "thinking_tokens": sum(text.thinking_tokens for text in texts),
+        "seconds": round(sum(text.seconds for text in texts), 3),
+        "cost": None if None in costs else sum(cost for cost in costs if cost is not None),
+        "calls": [text.model_dump(exclude={"text"}) for text in texts],
     }

@@ -1,7 +1,8 @@
 """The mail family: `email/send.requested` -> prepare -> send -> track.
 
-A mail is rendered and recorded as queued, sent through the mailer (SendGrid, or the local outbox), and recorded as
-sent. Addresses that are suppressed are left out; a mail without any other recipient is not sent, which is said in its result.
+A mail is rendered and recorded as queued, sent through the mailer (SendGrid or the local outbox),
+and recorded as sent. Suppressed addresses are dropped; a mail without any other recipient is not
+sent, and its result says so.
 """
 
 from collections.abc import Sequence
@@ -13,24 +14,22 @@ from dagster import in_process_executor, job, op
 from pipelines.events import RECIPIENTS, EmailSendRequested
 from resources.email.addresses import bare, without_repeats
 from resources.email.mailer import Mail, Mailer
-from resources.email.messages import EmailMessages, Message
 from resources.email.plain_text import plain_text
+from resources.email.tables import EmailMessages, Message
 from resources.email.templates import Rendered, render_template
 from runyard import Batch, Item, NonRetriable, receive, settle
 
-PREPARE, RECORD, SEND, TRACK = (
-    "prepare-email",
-    "record-message",
-    "send-via-sendgrid",
-    "track-delivery",
-)
-# Requests to SendGrid at a time; its package keeps half as many connections open.
+PREPARE = "prepare-email"
+RECORD = "record-message"
+SEND = "send-via-sendgrid"
+TRACK = "track-delivery"
+# Concurrent requests to SendGrid; its package keeps half as many connections open.
 _THREADS = 16
 
 
 @op
 def prepare_email(batch: Batch, messages: EmailMessages) -> Batch:
-    """Render each mail, leave out suppressed addresses, record it as queued."""
+    """Render each mail, drop suppressed addresses, and record it as queued."""
     suppressed = messages.suppressed(
         address
         for item in batch.live()
@@ -42,7 +41,7 @@ def prepare_email(batch: Batch, messages: EmailMessages) -> Batch:
 
 @op
 def send_via_sendgrid(batch: Batch, mailer: Mailer, messages: EmailMessages) -> Batch:
-    """Send each prepared mail; remember the provider's message id at once, so that a crash repeats as few as can be."""
+    """Send each mail; each message id is checkpointed at once, so a crash repeats few mails."""
 
     def send(item: Item) -> dict[str, Any]:
         mail = item[PREPARE]["mail"]
@@ -59,7 +58,7 @@ def send_via_sendgrid(batch: Batch, mailer: Mailer, messages: EmailMessages) -> 
 
 @op
 def track_delivery(batch: Batch, messages: EmailMessages) -> Batch:
-    """Record what was sent, with the provider's message id; reports of delivery find it by that."""
+    """Record sent mails with the provider's message ids, by which delivery reports find them."""
 
     def track(items: Sequence[Item]) -> list[dict[str, Any]]:
         sent = [item for item in items if item[SEND]["status"] == "sent"]
@@ -84,7 +83,7 @@ def send_email() -> None:
 
 
 def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
-    """The mail as it will be sent (None when nobody is left to send it to), and the addresses that were left out."""
+    """The mail as it will be sent (None without recipients), and the suppressed addresses."""
     data = item.data
     rendered = _rendered(data)
     if not rendered.subject.strip() or not (rendered.text + (rendered.html or "")).strip():
@@ -92,14 +91,14 @@ def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
             "there is nothing to send: the subject, or both text and HTML, are blank"
         )
     recipients = _recipients(item)
-    kept = {
+    remaining = {
         field: [address for address in addresses if bare(address) not in suppressed]
         for field, addresses in recipients.items()
     }
-    left_out = sorted({bare(address) for address in chain(*recipients.values())} & suppressed)
+    dropped = sorted({bare(address) for address in chain(*recipients.values())} & suppressed)
     mail = Mail(
         id=item.key,
-        **kept,
+        **remaining,
         reply_to=data.reply_to,
         subject=rendered.subject,
         text=rendered.text,
@@ -109,13 +108,13 @@ def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
     )
     return {
         "mail": mail.model_dump(mode="json") if mail.to else None,
-        "suppressed": left_out,
+        "suppressed": dropped,
         "subject": rendered.subject,
     }
 
 
 def _rendered(data: EmailSendRequested) -> Rendered:
-    """What the mail says: of a template, or as it was written. A blank part is as good as none."""
+    """The mail's content: from a template, or as written. A blank part counts as missing."""
     if data.template is not None:
         return render_template(data.template, data.data, data.subject)
     html = data.html if data.html and data.html.strip() else None
@@ -124,7 +123,7 @@ def _rendered(data: EmailSendRequested) -> Rendered:
 
 
 def _recipients(item: Item) -> dict[str, list[str]]:
-    """Everybody whom the mail is to, once: where they stand first."""
+    """All recipients, each in the first field that names them."""
     return without_repeats({field: getattr(item.data, field) for field in RECIPIENTS})
 
 

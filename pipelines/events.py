@@ -1,4 +1,4 @@
-"""The event types of all families: what an application may send, checked at the door.
+"""The event types of all families: what an application may send, validated when it is sent.
 
 Light to import: an application that sends events needs this module and `runyard`, not Dagster.
 """
@@ -28,35 +28,35 @@ from runyard import EventData, event_type
 from runyard.events import MAX_EVENT_BYTES
 
 MAX_RECIPIENTS = 1000  # SendGrid's limit for one mail/send request
-MAX_ATTACHMENT_BYTES = 350 * 1024  # what fits into an event with the rest of it
+MAX_ATTACHMENT_BYTES = 350 * 1024  # fits into an event with its other fields
 LONGEST_SEND_AT = timedelta(hours=72)  # SendGrid's limit
 MAX_ATTACHMENTS = 100
 RECIPIENTS = ("to", "cc", "bcc")
 # A media type (RFC 2045), which may have parameters: `text/csv; charset=utf-8`.
 _WORD = r"[A-Za-z0-9_!#$&^.+-]+"
 MEDIA_TYPE = rf'^{_WORD}/{_WORD}(\s*;\s*{_WORD}=({_WORD}|"[^"\\;]*"))*\s*;?$'
-# Those of Unicode that break lines (U+0085, U+2028, U+2029) end a header as well.
+# Unicode's line breaks (U+0085, U+2028, U+2029) end a header as well.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _one_line(text: str) -> str:
-    """Refuse what could start a header of its own."""
+    """Reject what could start another header."""
     if _CONTROL.search(text):
         raise ValueError("must be one line, without control characters")
     return text
 
 
 def _address(text: str) -> str:
-    """Return an address in its normal form: `ada@example.com` or `Ada Lovelace <ada@example.com>`."""
-    found = str(addresses.Mailbox.parse(text))
-    # In its normal form it goes on into other events, which refuse what is longer.
-    if len(found) > LONGEST_ADDRESS:
+    """The normal form of an address: `ada@example.com` or `Ada Lovelace <ada@example.com>`."""
+    normalized = str(addresses.Mailbox.parse(text))
+    # Its normal form is passed on in other events, which reject longer ones.
+    if len(normalized) > LONGEST_ADDRESS:
         raise ValueError(f"{addresses.shown(text)} has too long a name; the address is enough")
-    return found
+    return normalized
 
 
 def _not_blank(text: str) -> str:
-    """Refuse what nobody would see."""
+    """Reject a blank text."""
     if not text.strip():
         raise ValueError("is blank")
     return text
@@ -67,14 +67,14 @@ def _is_blank(text: str | None) -> bool:
 
 
 def _wrong(model: type[BaseModel], field: str, message: str) -> ValidationError:
-    """What is wrong with a field that only shows beside the others, under the name of that field."""
+    """An error of one field that only shows in combination with others, reported for that field."""
     error = PydanticCustomError("value_error", "{message}", {"message": message})
     problem = InitErrorDetails(type=error, loc=(field,), input=None)
     return ValidationError.from_exception_data(model.__name__, [problem])
 
 
 def _base64(text: str) -> bytes:
-    """The bytes of base64, which may be broken into lines."""
+    """The bytes of base64, which may contain line breaks."""
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
@@ -82,18 +82,19 @@ def _base64(text: str) -> bytes:
 
 
 def _as_list(value: object) -> object:
-    """The addresses of a text, which may have commas between them, or the items of a list; looked at only where there are not too many."""
-    found = addresses.split(value) if isinstance(value, str) else value
-    if isinstance(found, list) and len(found) > MAX_RECIPIENTS:
+    """The addresses of a text that separates them with commas; a list is returned unchanged.
+
+    Too many are rejected before any is parsed.
+    """
+    texts = addresses.split(value) if isinstance(value, str) else value
+    if isinstance(texts, list) and len(texts) > MAX_RECIPIENTS:
         raise ValueError(
-            f"has {len(found)} addresses; a mail may have {MAX_RECIPIENTS}. Send several mails"
+            f"has {len(texts)} addresses; a mail may have {MAX_RECIPIENTS}. Send several mails"
         )
-    # Read here, so that an error names the field, which has no items.
-    return (
-        [_address(text) for text in found or [value]]
-        if isinstance(value, str) and isinstance(found, list)
-        else value
-    )
+    if not isinstance(value, str) or not isinstance(texts, list):
+        return value
+    # Parsed here, so that an error names the field, which has no items.
+    return [_address(text) for text in texts or [value]]
 
 
 Line = Annotated[str, AfterValidator(_one_line)]
@@ -101,16 +102,16 @@ Address = Annotated[str, AfterValidator(_address)]
 User = Annotated[str, Field(min_length=1, max_length=200)]
 Link = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]
 Provider = Literal["gemini", "openai", "offline"]
-# The first bad one of many is told.
+# Only the first invalid address is reported.
 Addresses = Annotated[
     list[Address], Field(max_length=MAX_RECIPIENTS, fail_fast=True), BeforeValidator(_as_list)
 ]
-# What is as long as an event may be.
+# As long as an event may be.
 Text = Annotated[str, Field(max_length=MAX_EVENT_BYTES)]
 
 
 class Attachment(BaseModel):
-    """A file that goes with a mail: its name, its bytes in base64, its media type."""
+    """A file attached to a mail: its name, its bytes in base64, its media type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -123,10 +124,11 @@ class Attachment(BaseModel):
     def _is_base64(cls, value: str) -> str:
         content = _base64(value)
         if not content:
-            raise ValueError("is empty; an attachment has one byte at least")
+            raise ValueError("is empty; an attachment needs at least one byte")
         if len(content) > MAX_ATTACHMENT_BYTES:
             raise ValueError(
-                f"has {len(content)} bytes; attachments may have {MAX_ATTACHMENT_BYTES} in all. Put the file elsewhere and send a link"
+                f"has {len(content)} bytes; attachments may have {MAX_ATTACHMENT_BYTES} in all. "
+                "Put the file elsewhere and send a link"
             )
         return base64.b64encode(content).decode()
 
@@ -137,7 +139,7 @@ class Attachment(BaseModel):
 
 @event_type("email/send.requested")
 class EmailSendRequested(EventData):
-    """A mail is to be sent: written out (`text`, `html` or both), or from a template with its data."""
+    """Send a mail: written out (`text`, `html` or both), or from a template with its data."""
 
     to: Annotated[Addresses, Field(min_length=1, examples=[["ada@example.com"]])]
     cc: Addresses = Field(default_factory=list)
@@ -160,15 +162,18 @@ class EmailSendRequested(EventData):
     @model_validator(mode="before")
     @classmethod
     def _has_no_more_recipients(cls, value: Any) -> Any:
-        """Counted before they are looked at: each takes its time."""
+        """Reject too many before any is parsed, because parsing takes time."""
         fields = [value.get(field) for field in RECIPIENTS] if isinstance(value, dict) else []
-        cls._check_recipients(sum(len(found) for found in fields if isinstance(found, list)))
+        cls._check_recipients(sum(len(field) for field in fields if isinstance(field, list)))
         return value
 
     @classmethod
     def _check_recipients(cls, count: int) -> None:
         if count > MAX_RECIPIENTS:
-            message = f"to, cc and bcc together have more than {MAX_RECIPIENTS} addresses; send several mails"
+            message = (
+                f"to, cc and bcc together have more than {MAX_RECIPIENTS} addresses; send several "
+                "mails"
+            )
             raise _wrong(cls, "to", message)
 
     @field_validator("template")
@@ -207,18 +212,21 @@ class EmailSendRequested(EventData):
             raise _wrong(model, "subject", "a mail without a template needs a subject")
         self._check_recipients(len(self.to) + len(self.cc) + len(self.bcc))
         if sum(attachment.size() for attachment in self.attachments) > MAX_ATTACHMENT_BYTES:
-            message = f"the attachments have more than {MAX_ATTACHMENT_BYTES} bytes together. Put the files elsewhere and send links"
+            message = (
+                f"the attachments have more than {MAX_ATTACHMENT_BYTES} bytes together. Put the "
+                "files elsewhere and send links"
+            )
             raise _wrong(model, "attachments", message)
         return self
 
 
 @event_type("email/bounced")
 class EmailBounced(EventData):
-    """An address is of no use: a mail to it bounced for good, and it is suppressed."""
+    """A mail to an address bounced for good; the address is suppressed."""
 
     address: Annotated[str, Field(max_length=LONGEST_ADDRESS)]
     message: Annotated[str, Field(max_length=512)] | None = Field(
-        default=None, description="Our id of the mail, in app.email_messages."
+        default=None, description="Our id of the mail, as in app.email_messages."
     )
     reason: Annotated[str, Field(max_length=20_000)] | None = None
     at: datetime
@@ -226,17 +234,17 @@ class EmailBounced(EventData):
 
 @event_type("email/complained")
 class EmailComplained(EmailBounced):
-    """Somebody has reported a mail as spam; the address is suppressed."""
+    """A recipient reported a mail as spam; the address is suppressed."""
 
 
 @event_type("email/unsubscribed")
 class EmailUnsubscribed(EmailBounced):
-    """Somebody does not want more mails; the address is suppressed."""
+    """A recipient unsubscribed; the address is suppressed."""
 
 
 @event_type("contact/submitted")
 class ContactSubmitted(EventData):
-    """Somebody has sent the contact form."""
+    """A visitor submitted the contact form."""
 
     name: Annotated[Line, Field(min_length=1, max_length=200, examples=["Grace"])]
     email: Annotated[Address, Field(examples=["grace@example.com"])]
@@ -247,13 +255,13 @@ class ContactSubmitted(EventData):
     website: str = Field(
         default="",
         max_length=2000,
-        description="A field that people do not see: what fills it in is no person.",
+        description="A field that people do not see; only bots fill it in.",
     )
 
 
 @event_type("notification/requested")
 class NotificationRequested(EventData):
-    """A user is to be told something."""
+    """Notify a user."""
 
     user: Annotated[User, Field(examples=["ada"])]
     kind: Annotated[str, Field(min_length=1, max_length=100, examples=["report"])]
@@ -264,13 +272,13 @@ class NotificationRequested(EventData):
         default=None,
         max_length=10,
         fail_fast=True,
-        description="Those that the user has switched on by default.",
+        description="The channels to use; by default those that the user has switched on.",
     )
 
 
 @event_type("notification/digest.requested")
 class NotificationDigestRequested(EventData):
-    """Something goes into a user's next mail with all that came meanwhile."""
+    """Add a notification to the user's next digest mail."""
 
     user: Annotated[str, Field(max_length=200, examples=["ada"])]
     email: Annotated[Address, Field(examples=["ada@example.com"])]
@@ -281,7 +289,7 @@ class NotificationDigestRequested(EventData):
 
 @event_type("user/created")
 class UserCreated(EventData):
-    """Somebody has an account."""
+    """A user created an account."""
 
     user: Annotated[User, Field(examples=["ada"])]
     email: Annotated[Address, Field(examples=["ada@example.com"])]
@@ -292,14 +300,14 @@ class UserCreated(EventData):
 
 @event_type("user/returned")
 class UserReturned(EventData):
-    """Somebody has come back."""
+    """A user came back."""
 
     user: Annotated[User, Field(examples=["ada"])]
 
 
 @event_type("text/generate.requested")
 class TextGenerateRequested(EventData):
-    """A text is to be written."""
+    """Generate a text."""
 
     prompt: Annotated[
         str, Field(min_length=1, max_length=100_000, examples=["A haiku about queues"])
@@ -309,12 +317,14 @@ class TextGenerateRequested(EventData):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
     provider: Provider | None = None
-    user: User | None = Field(default=None, description="On whose budget of the day it is.")
+    user: User | None = Field(
+        default=None, description="The user whose daily budget it counts against."
+    )
 
 
 @event_type("content/generate.requested")
 class ContentGenerateRequested(EventData):
-    """An article, a product description, a social post or the copy of an e-mail is to be written."""
+    """Write an article, a product description, a social post or the copy of an e-mail."""
 
     topic: Annotated[
         str, Field(min_length=1, max_length=2000, examples=["Durable queues on PostgreSQL"])
@@ -327,17 +337,17 @@ class ContentGenerateRequested(EventData):
     provider: Provider | None = None
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")] | None = None
     user: User | None = None
-    notify: bool = Field(default=False, description="Tell the user when it is there.")
+    notify: bool = Field(default=False, description="Notify the user when it is ready.")
 
     @model_validator(mode="after")
     def _has_somebody_to_tell(self) -> Self:
         if self.notify and self.user is None:
-            raise _wrong(type(self), "user", "notify needs a user to tell")
+            raise _wrong(type(self), "user", "notify needs a user to notify")
         return self
 
 
 class Variant(BaseModel):
-    """A picture as it is wanted: never larger than the original. With `height` it is cropped to that shape."""
+    """A variant of an image, never larger than the original; `height` crops it to that shape."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -353,7 +363,7 @@ class _Uploaded(EventData):
         Field(
             min_length=1,
             max_length=2000,
-            description="A URL, or the name of a file below the folder of uploads.",
+            description="A URL, or the name of a file below the uploads folder.",
         ),
     ]
     user: User | None = None
@@ -361,7 +371,7 @@ class _Uploaded(EventData):
 
 @event_type("media/image.uploaded")
 class MediaImageUploaded(_Uploaded):
-    """A picture has come, and its variants are wanted."""
+    """An image was uploaded: make its variants."""
 
     source: Annotated[str, Field(min_length=1, max_length=2000, examples=["photo.jpg"])]
     variants: Annotated[list[Variant], Field(min_length=1, max_length=20, fail_fast=True)] = Field(
@@ -371,27 +381,30 @@ class MediaImageUploaded(_Uploaded):
         ]
     )
     focal: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = Field(
-        default=(0.5, 0.5), description="What stays in a crop, as shares of width and height."
+        default=(0.5, 0.5),
+        description="The point that a crop must contain, as fractions of width and height.",
     )
     keep: list[Literal["copyright"]] = Field(
         default_factory=list,
         max_length=10,
         fail_fast=True,
-        description="Metadata that stay; all others go.",
+        description="The metadata to keep; everything else is removed.",
     )
 
 
 @event_type("media/video.uploaded")
 class MediaVideoUploaded(_Uploaded):
-    """A video has come, and a poster and a short preview are wanted."""
+    """A video was uploaded: make a poster and a short preview."""
 
     source: Annotated[str, Field(min_length=1, max_length=2000, examples=["clip.mp4"])]
 
 
 @event_type("sync/requested")
 class SyncRequested(EventData):
-    """A source's tables are to be loaded."""
+    """Load the tables of a source."""
 
     source: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$", examples=["sendgrid"])]
-    agree: bool = Field(default=False, description="Take a changed schema, where the source asks.")
-    preview: bool = Field(default=False, description="Only read, and say what would change.")
+    agree: bool = Field(
+        default=False, description="Accept a changed schema, where the source asks for approval."
+    )
+    preview: bool = Field(default=False, description="Only read, and report what would change.")

@@ -1,4 +1,7 @@
-"""What this project adds to the HTTP API: edge functions for mail, contact forms and Gemini; webhooks of SendGrid, GitHub and Stripe."""
+"""This project's HTTP extensions: edge functions for mail, contact forms and texts; webhooks.
+
+The webhooks are those of SendGrid, GitHub and Stripe.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +19,8 @@ from pipelines.events import ContactSubmitted, EmailSendRequested, TextGenerateR
 from resources.ai.calls import OverBudget
 from resources.ai.generators import Generated, Prompt, Refused
 from resources.ai.providers import NotSwitchedOn, Providers
-from resources.email.delivery_reports import keep_reports, read_reports
-from resources.webhooks.payloads import event_of
+from resources.email.delivery_reports import read_reports, save_reports
+from resources.webhooks.tables import event_of
 from runyard import Event, NonRetriable, RetryAfter
 from runyard.events import millis
 from runyard.gateway.api.extensions import Incoming, Taken, Webhook, edge_function, send_for
@@ -28,9 +31,9 @@ from runyard.gateway.http.errors import Problem, problem_of
 from runyard.gateway.http.held_bodies import LARGEST
 from runyard.gateway.http.signatures import BodyHmac, Stripe, require, secrets_of
 
-# Texts that may be written at a time: they take long, and must not hold the threads of other requests.
+# Concurrent texts: they take long, and must not use up the threads of other requests.
 _TEXTS = 16
-# What GitHub posts at most (25 MB) has so many where it is a list of short names.
+# GitHub's largest deliveries (25 MB) contain this many values where they list short names.
 _GITHUB_VALUES = 1_000_000
 _TEXT = "text/generate.requested"
 _REPORTED = {
@@ -42,14 +45,14 @@ _REPORTED = {
 
 
 class GeminiBody(TextGenerateRequested):
-    """A prompt; the text is the answer, or comes as it is written (`stream`), or in the background."""
+    """A prompt; the text is the answer, is streamed, or is written in the background."""
 
     stream: bool = Field(
         default=False,
         description="Server-sent events: the text in pieces, then `done` with its metadata.",
     )
     background: bool = Field(
-        default=False, description="202 at once; the text is the output of the invocation."
+        default=False, description="Answer 202 at once; the text is the invocation's output."
     )
 
     @model_validator(mode="after")
@@ -60,18 +63,18 @@ class GeminiBody(TextGenerateRequested):
 
 
 class GeminiAnswer(RootModel[Generated | Outcome]):
-    """The text; in the background what became of its event."""
+    """The text; in the background, the outcome of its event."""
 
 
 async def gemini(call: Call) -> Response:
-    """Write a text."""
-    asked: GeminiBody = call.body
-    data = asked.model_dump(exclude={"stream", "background"}, exclude_unset=True)
-    if asked.background:
+    """Generate a text."""
+    body: GeminiBody = call.body
+    data = body.model_dump(exclude={"stream", "background"}, exclude_unset=True)
+    if body.background:
         return await send_for(call, Event(_TEXT, data))
     call.check_may_send(_TEXT)
     providers = Providers()
-    if asked.stream:
+    if body.stream:
         return event_stream(_as_written(call, providers, Prompt(**data)))
     try:
         return answer(
@@ -81,8 +84,8 @@ async def gemini(call: Call) -> Response:
         raise _refusal(error) from error
 
 
-async def _as_written(call: Call, providers: Providers, asked: Prompt) -> AsyncIterator[bytes]:
-    pieces = providers.pieces(asked)
+async def _as_written(call: Call, providers: Providers, prompt: Prompt) -> AsyncIterator[bytes]:
+    pieces = providers.pieces(prompt)
     try:
         while True:
             piece = await to_thread.run_sync(next, pieces, limiter=_limiter())
@@ -99,7 +102,7 @@ async def _as_written(call: Call, providers: Providers, asked: Prompt) -> AsyncI
 
 
 def _refusal(error: Exception) -> Exception:
-    """What a generator's error means for the client."""
+    """The HTTP error for a generator's error."""
     match error:
         case Refused():
             return Problem(422, "refused", str(error))
@@ -123,12 +126,15 @@ def _limiter() -> CapacityLimiter:
 
 @dataclass(frozen=True)
 class SendGridSignature:
-    """SendGrid's signed event webhook, checked by its own helper; the variable holds the public verification key."""
+    """Verifies SendGrid's signed event webhook; the variable contains the public key."""
 
     variable: str = "SENDGRID_WEBHOOK_PUBLIC_KEY"
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise `Problem` (401) when the request is not signed by SendGrid. Repeats are known by their ids, so that no time is checked: it repeats for days."""
+        """Raise `Problem` (401) unless the request is signed by SendGrid.
+
+        The time is not checked, because SendGrid retries for days; ids identify repeats.
+        """
         signature, timestamp = (
             headers.get("x-twilio-email-event-webhook-signature", ""),
             headers.get("x-twilio-email-event-webhook-timestamp", ""),
@@ -142,7 +148,9 @@ def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
         helper = EventWebhook(key)
     except ValueError:
         raise Problem(
-            401, "no_secret", "this cannot be checked: SENDGRID_WEBHOOK_PUBLIC_KEY is no public key"
+            401,
+            "no_secret",
+            "the signature cannot be verified: SENDGRID_WEBHOOK_PUBLIC_KEY is not a public key",
         ) from None
     try:
         return bool(helper.verify_signature(body.decode(), signature, timestamp))
@@ -151,7 +159,10 @@ def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
 
 
 def sendgrid_reports(incoming: Incoming) -> Taken:
-    """Keep SendGrid's reports; an address that is suppressed by one is told of. What is no report of a mail, or not understood, is left out."""
+    """Store SendGrid's reports, and send an event for each suppressed address.
+
+    Elements that are not about a mail, or not understood, are reported back.
+    """
     if not isinstance(incoming.json, list):
         raise Problem(400, "invalid_body", "SendGrid's event webhook posts a JSON array")
     reports, not_understood = read_reports(incoming.json)
@@ -166,20 +177,23 @@ def sendgrid_reports(incoming: Incoming) -> Taken:
             },
             id=f"sendgrid-{report.id}",
         )
-        for report in keep_reports(incoming.connection, reports)
+        for report in save_reports(incoming.connection, reports)
         if report.kind in _REPORTED and (report.kind != "bounce" or report.hard)
     ]
     return Taken(events, not_understood)
 
 
 def github_events(incoming: Incoming) -> Sequence[Event]:
-    """A delivery of GitHub as `github/<event>`."""
+    """GitHub's delivery as an event `github/<event>`."""
     name, delivery = incoming.headers["x-github-event"], incoming.headers["x-github-delivery"]
     return [event_of(incoming.connection, f"github/{name}", incoming.json, f"github-{delivery}")]
 
 
 def stripe_events(incoming: Incoming) -> Sequence[Event]:
-    """An event of Stripe as `stripe/<type>`, with its object as data; a thin one, which has no object but says where it is, as it came."""
+    """Stripe's event as `stripe/<type>`, with its object as data.
+
+    A thin event, which only refers to its object, is passed on as it is.
+    """
     event = incoming.json
     thin = str(event.get("object")).startswith("v2.") or "related_object" in event
     data = event if thin else event["data"]["object"]
@@ -205,19 +219,19 @@ ENDPOINTS = [
         "contact-notification",
         ContactSubmitted,
         "contact/submitted",
-        "Tell the staff of a contact form.",
+        "Notify the staff of a contact form.",
     ),
     Endpoint(
         "POST",
         "/functions/v1/gemini",
         gemini,
         "Edge functions",
-        "Have a text written.",
+        "Generate a text.",
         "send",
         query=Wait,
         body=GeminiBody,
         answer=GeminiAnswer,
-        also={202: ("it is written in the background", Outcome)},
+        also={202: ("it is generated in the background", Outcome)},
         errors=(422, 429, 502),
         media=("text/event-stream",),
     ),
@@ -225,7 +239,7 @@ ENDPOINTS = [
         "sendgrid",
         SendGridSignature(),
         sendgrid_reports,
-        "SendGrid's event webhook: what became of mails.",
+        "SendGrid's event webhook: delivery reports.",
     ).endpoint(),
     Webhook(
         "github",

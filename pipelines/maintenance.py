@@ -1,4 +1,4 @@
-"""Maintenance: what is old goes. Each is a job that can be launched by hand, with `dry_run` to see what it would do."""
+"""Maintenance: jobs that delete what is old; each can be launched by hand, with `dry_run`."""
 
 import time
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 from dagster import Field, OpExecutionContext, in_process_executor, job, op
 
 from resources.email.mailer import outbox_folder
-from resources.email.messages import EmailMessages
-from resources.media.store import Media, MediaStore
-from resources.webhooks.payloads import sweep_payloads
+from resources.email.tables import EmailMessages
+from resources.media.store import MediaStore
+from resources.media.tables import Media
+from resources.webhooks.tables import sweep_payloads
 from runyard import clock
 from runyard.dagster_adapter import run_retention
 from runyard.engine import retention
@@ -18,7 +19,10 @@ from runyard.syntax.retention_policy import Retention
 _DAY = 86_400.0
 _CONFIG = {
     "dry_run": Field(
-        bool, is_required=False, default_value=False, description="Only say what would go."
+        bool,
+        is_required=False,
+        default_value=False,
+        description="Only report what would be deleted.",
     )
 }
 _WITH_TIMES = {
@@ -26,7 +30,7 @@ _WITH_TIMES = {
     "retention": Field(
         str,
         is_required=False,
-        description="Another time than RUNYARD_RETENTION, in its form: `30d, send_email=90d`.",
+        description="Overrides RUNYARD_RETENTION, in the same form: `30d, send_email=90d`.",
     ),
 }
 
@@ -37,7 +41,7 @@ def _times(config: dict[str, Any]) -> Retention:
 
 @op(config_schema=_WITH_TIMES)
 def delete_old_events(context: OpExecutionContext) -> None:
-    """Events, invocations, steps, progress and batches whose time is over."""
+    """Delete events, invocations, steps, progress and batches past their retention."""
     config = context.op_config
     swept = retention.sweep(
         dry_run=config["dry_run"], say=context.log.info, retention=_times(config)
@@ -50,7 +54,8 @@ def delete_old_events(context: OpExecutionContext) -> None:
 
 @op(config_schema=_WITH_TIMES)
 def delete_old_runs(context: OpExecutionContext) -> None:
-    """Dagster's own runs with their event logs; its ticks are deleted by Dagster itself (`retention` in dagster.yaml)."""
+    """Delete Dagster's runs with their event logs; Dagster deletes its ticks itself
+    (`retention` in dagster.yaml)."""
     config = context.op_config
     swept = run_retention.sweep_runs(
         context.instance, dry_run=config["dry_run"], say=context.log.info, retention=_times(config)
@@ -60,7 +65,10 @@ def delete_old_runs(context: OpExecutionContext) -> None:
 
 @op(config_schema=_WITH_TIMES)
 def delete_old_files(context: OpExecutionContext, store: MediaStore, media: Media) -> None:
-    """Mails of the local outbox and payloads of webhooks whose time is over, and media that no asset names and nobody has changed for a day."""
+    """Delete old mails of the outbox, old webhook payloads, and orphaned media.
+
+    Media are orphaned when no asset refers to them and they have not changed for a day.
+    """
     config = context.op_config
     times = _times(config)
     general = times.general
@@ -88,41 +96,41 @@ def delete_old_files(context: OpExecutionContext, store: MediaStore, media: Medi
 
 @op(config_schema=_CONFIG)
 def end_suppressions(context: OpExecutionContext, messages: EmailMessages) -> None:
-    """Suppressions whose time is over: these addresses are mailed again."""
-    found = messages.end_suppressions(dry_run=context.op_config["dry_run"])
-    context.add_output_metadata({"dry run": context.op_config["dry_run"], "addresses": found})
+    """Delete expired suppressions, so that these addresses are mailed again."""
+    count = messages.end_suppressions(dry_run=context.op_config["dry_run"])
+    context.add_output_metadata({"dry run": context.op_config["dry_run"], "addresses": count})
 
 
 @job(
     executor_def=in_process_executor,
-    description="Delete events, invocations and steps whose time is over (RUNYARD_RETENTION)",
+    description="Delete events, invocations and steps past their retention (RUNYARD_RETENTION)",
 )
 def sweep_events() -> None:
-    """By hand: `dry_run` in the config of its op."""
+    """The job's graph; set `dry_run` in the config of its op to preview."""
     delete_old_events()
 
 
 @job(
     executor_def=in_process_executor,
-    description="Delete Dagster's runs whose time is over (RUNYARD_RETENTION)",
+    description="Delete Dagster's runs past their retention (RUNYARD_RETENTION)",
 )
 def sweep_runs() -> None:
-    """By hand: `dry_run` in the config of its op."""
+    """The job's graph; set `dry_run` in the config of its op to preview."""
     delete_old_runs()
 
 
 @job(
     executor_def=in_process_executor,
-    description="Delete old mails of the outbox, old payloads of webhooks, and media that no asset names",
+    description="Delete old mails of the outbox, old webhook payloads, and orphaned media",
 )
 def sweep_files() -> None:
-    """By hand: `dry_run` in the config of its op."""
+    """The job's graph; set `dry_run` in the config of its op to preview."""
     delete_old_files()
 
 
-@job(executor_def=in_process_executor, description="End suppressions whose time is over")
+@job(executor_def=in_process_executor, description="Delete expired suppressions")
 def sweep_suppressions() -> None:
-    """By hand: `dry_run` in the config of its op."""
+    """The job's graph; set `dry_run` in the config of its op to preview."""
     end_suppressions()
 
 

@@ -1,6 +1,7 @@
-"""Pictures and videos: `media/image.uploaded`, `media/video.uploaded` -> fetch -> inspect -> variants -> record.
+"""The media family: `media/*.uploaded` -> fetch -> inspect -> variants -> record.
 
-Decoding happens in processes of its own, within limits of memory and time; what is refused there has failed for good, with its reason.
+Decoding happens in separate processes with limits on memory and time. A file that is refused there
+fails for good, with the reason.
 """
 
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from dagster import in_process_executor, job, op
 
 from resources.media import preview_codecs, sandbox
-from resources.media.store import SUFFIXES, Media, MediaStore
+from resources.media.store import SUFFIXES, MediaStore
+from resources.media.tables import Media
 from runyard import Batch, Item, receive, settle
 
 FETCH, INSPECT, VARIANTS, RECORD = "fetch", "inspect", "variants", "record"
@@ -30,13 +32,13 @@ def fetch_image(batch: Batch, store: MediaStore) -> Batch:
 
 @op
 def inspect_image(batch: Batch, store: MediaStore) -> Batch:
-    """Look at each without decoding it; refuse what is none, or too much."""
+    """Inspect each original without decoding it; refuse what is not an image, or too large."""
     return _inspect(batch, store, "inspect image")
 
 
 @op
 def make_variants(batch: Batch, store: MediaStore) -> Batch:
-    """Make all variants of a picture from one decode, a picture on each core."""
+    """Make all variants of an image from one decode, one image for each core."""
 
     def make(item: Item) -> dict[str, Any]:
         data = item.data
@@ -44,16 +46,16 @@ def make_variants(batch: Batch, store: MediaStore) -> Batch:
             store.local(item[FETCH]["key"]) as file,
             TemporaryDirectory(prefix="runyard-media-") as into,
         ):
-            wanted = [variant.model_dump() for variant in data.variants]
-            made = sandbox.perform(
+            variants = [variant.model_dump() for variant in data.variants]
+            written = sandbox.perform(
                 "make variants",
                 file=str(file),
-                variants=wanted,
+                variants=variants,
                 focal=data.focal,
                 keep=data.keep,
                 into=into,
             )
-            return {**made, "variants": _stored(made["variants"], Path(into), store)}
+            return {**written, "variants": _stored(written["variants"], Path(into), store)}
 
     return batch.map(VARIANTS, make, threads=sandbox.how_many())
 
@@ -66,7 +68,7 @@ def record_image(batch: Batch, store: MediaStore, media: Media) -> Batch:
 
 @job(
     executor_def=in_process_executor,
-    description="Make the variants of a picture: media/image.uploaded",
+    description="Make the variants of an image: media/image.uploaded",
 )
 def process_image() -> None:
     """The function's graph."""
@@ -81,23 +83,23 @@ def fetch_video(batch: Batch, store: MediaStore) -> Batch:
 
 @op
 def inspect_video(batch: Batch, store: MediaStore) -> Batch:
-    """Look at each; refuse what is none, or too much."""
+    """Inspect each original; refuse what is not a video, or too large."""
     return _inspect(batch, store, "inspect video")
 
 
 @op
 def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
-    """A frame as a picture in two sizes, and some seconds of it without sound."""
+    """Make a poster in two sizes, and a preview of a few seconds without sound."""
 
     def make(item: Item) -> dict[str, Any]:
         with (
             store.local(item[FETCH]["key"]) as file,
             TemporaryDirectory(prefix="runyard-media-") as into,
         ):
-            filmed = sandbox.perform(
-                "film", file=str(file), into=into, codec=preview_codecs.chosen()
+            video = sandbox.perform(
+                "preview video", file=str(file), into=into, codec=preview_codecs.chosen()
             )
-            item.progress(50, "the preview is there")
+            item.progress(50, "the preview is ready")
             poster = sandbox.perform(
                 "make variants",
                 file=str(Path(into) / "poster.png"),
@@ -106,7 +108,7 @@ def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
                 keep=[],
                 into=into,
             )
-            files = [*poster["variants"], filmed["preview"]]
+            files = [*poster["variants"], video["preview"]]
             return {**poster, "variants": _stored(files, Path(into), store)}
 
     return batch.map(VARIANTS, make, threads=sandbox.how_many())
@@ -153,18 +155,18 @@ def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> lis
 
 def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str, Any]:
     asset = item.key
-    found, made = item[INSPECT], item[VARIANTS]
+    original, variants = item[INSPECT], item[VARIANTS]
     files = [
         {key: value for key, value in file.items() if key != "file" and value is not None}
-        for file in made["variants"]
+        for file in variants["variants"]
     ]
     manifest = {
         "id": asset,
         "kind": kind,
-        "original": {**item[FETCH], **found},
+        "original": {**item[FETCH], **original},
         "variants": files,
-        "placeholder": made["placeholder"],
-        "colour": made["colour"],
+        "placeholder": variants["placeholder"],
+        "colour": variants["colour"],
     }
     key = store.put_manifest(asset, manifest)
     media.record(
@@ -176,12 +178,12 @@ def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str,
             "original": item[FETCH]["key"],
             "bytes": item[FETCH]["bytes"],
             "variant_bytes": sum(file["bytes"] for file in files),
-            "width": found["width"],
-            "height": found["height"],
-            "placeholder": made["placeholder"],
-            "colour": made["colour"],
+            "width": original["width"],
+            "height": original["height"],
+            "placeholder": variants["placeholder"],
+            "colour": variants["colour"],
             "manifest": manifest,
         }
     )
-    pages = {"pages": found["pages"]} if found.get("pages", 1) > 1 else {}
+    pages = {"pages": original["pages"]} if original.get("pages", 1) > 1 else {}
     return {"media": asset, "manifest": key, "variants": [file["key"] for file in files], **pages}

@@ -1,6 +1,8 @@
-"""Notifications: `notification/requested` -> in the application, by mail, by webhook, as the user prefers; `user/created` -> a welcome.
+"""Notifications: in the application, by mail and by webhook, as each user prefers.
 
-What a user has switched off is left out; mail and webhooks wait for the end of quiet hours; who wants digests gets one mail for all that came within some minutes.
+`notification/requested` notifies a user; `user/created` sends a welcome. Channels that the user has
+switched off are dropped. Mail and webhooks wait for the end of quiet hours. A user with digests
+gets one mail for everything that arrives within some minutes.
 """
 
 from collections.abc import Sequence
@@ -9,71 +11,53 @@ from typing import Any
 
 from dagster import in_process_executor, job, op
 
-from resources.notifications.preferences import Notifications
+from resources.notifications.tables import Notifications, Preferences
 from resources.notifications.webhook_sender import WebhookSender
 from runyard import Batch, Event, Item, receive, settle
 from runyard.clock import now
 
-CHANNELS, IN_APP, QUIET, MAIL, WEBHOOK, RESULT = (
-    "choose-channels",
-    "show-in-app",
-    "quiet-hours",
-    "mail",
-    "webhook",
-    "result",
-)
+CHANNELS = "choose-channels"
+IN_APP = "show-in-app"
+QUIET = "quiet-hours"
+MAIL = "mail"
+WEBHOOK = "webhook"
+RESULT = "result"
 _MAIL = "email/send.requested"
 
 
 @op
 def choose_channels(batch: Batch, notifications: Notifications) -> Batch:
-    """How each user is to be told, and from when on."""
+    """Choose each user's channels, and the time from which they may be used."""
 
     def choose(items: Sequence[Item]) -> list[dict[str, Any]]:
         known = notifications.preferences(sorted({item.data.user for item in items}))
-        found: list[dict[str, Any]] = []
-        for item in items:
-            preferences = known[item.data.user]
-            channels, left_out = preferences.channels_for(item.data.kind, item.data.channels)
-            quiet = preferences.quiet_end(now()) if set(channels) - {"in-app"} else None
-            chosen = {
-                "channels": channels,
-                "left_out": left_out,
-                "quiet_until": quiet.isoformat() if quiet else None,
-            }
-            found.append(
-                {**chosen, **preferences.model_dump(include={"email", "webhook_url", "digest"})}
-            )
-        return found
+        return [_chosen(item, known[item.data.user]) for item in items]
 
     return batch.map_batch(CHANNELS, choose)
 
 
 @op
 def show_in_app(batch: Batch, notifications: Notifications) -> Batch:
-    """Show it in the application at once."""
+    """Show the notification in the application at once."""
 
     def show(items: Sequence[Item]) -> list[bool]:
-        shown = [item for item in items if "in-app" in item[CHANNELS]["channels"]]
-        notifications.tell(
+        is_shown = ["in-app" in item[CHANNELS]["channels"] for item in items]
+        fields = {"user", "kind", "title", "message", "action_url"}
+        notifications.add(
             [
-                {
-                    "id": item.key,
-                    **item.data.model_dump(
-                        include={"user", "kind", "title", "message", "action_url"}
-                    ),
-                }
-                for item in shown
+                {"id": item.key, **item.data.model_dump(include=fields)}
+                for item, shown in zip(items, is_shown, strict=True)
+                if shown
             ]
         )
-        return ["in-app" in item[CHANNELS]["channels"] for item in items]
+        return is_shown
 
     return batch.map_batch(IN_APP, show)
 
 
 @op
-def wait_for_the_morning(batch: Batch) -> Batch:
-    """Mail and webhooks wait for the end of quiet hours."""
+def wait_for_quiet_hours(batch: Batch) -> Batch:
+    """Sleep until the quiet hours end; only then may mail and webhooks go out."""
     return batch.sleep_until(
         QUIET,
         lambda item: (
@@ -86,7 +70,7 @@ def wait_for_the_morning(batch: Batch) -> Batch:
 
 @op
 def send_mail(batch: Batch) -> Batch:
-    """Ask for a mail, or for a place in the next digest."""
+    """Request a mail, or a place in the next digest."""
 
     def mail(item: Item) -> list[Event]:
         chosen = item[CHANNELS]
@@ -107,7 +91,7 @@ def send_mail(batch: Batch) -> Batch:
 
 @op
 def post_webhook(batch: Batch, webhooks: WebhookSender) -> Batch:
-    """Post it to the user's own address, signed."""
+    """Post the notification to the user's own URL, signed."""
 
     def post(item: Item) -> dict[str, Any]:
         body = {
@@ -125,19 +109,19 @@ def post_webhook(batch: Batch, webhooks: WebhookSender) -> Batch:
         when=lambda item: "webhook" in item[CHANNELS]["channels"],
     )
     return batch.map(
-        RESULT, lambda item: {key: item[CHANNELS][key] for key in ("channels", "left_out")}
+        RESULT, lambda item: {key: item[CHANNELS][key] for key in ("channels", "dropped")}
     )
 
 
-@job(executor_def=in_process_executor, description="Tell a user something: notification/requested")
+@job(executor_def=in_process_executor, description="Notify a user: notification/requested")
 def notify_user() -> None:
     """The function's graph."""
-    settle(post_webhook(send_mail(wait_for_the_morning(show_in_app(choose_channels(receive()))))))
+    settle(post_webhook(send_mail(wait_for_quiet_hours(show_in_app(choose_channels(receive()))))))
 
 
 @op
 def send_digest_mail(batch: Batch) -> Batch:
-    """One mail for all of a run, which holds what came for one user."""
+    """Request one mail for the whole run, which contains the notifications of one user."""
     items = list(batch.live())
     parts = [
         item.data.model_dump(include={"title", "message", "action_url"}, exclude_none=True)
@@ -168,20 +152,20 @@ def send_digest() -> None:
 
 @op
 def welcome(batch: Batch) -> Batch:
-    """Ask for the welcome mail."""
+    """Request the welcome mail."""
     return batch.send_events("welcome", lambda item: _mail_to_user(item, "welcome"))
 
 
 @op
 def wait_for_return(batch: Batch) -> Batch:
-    """The first hour is the first visit; from then on it is a return."""
+    """Wait for the user to come back; the first hour counts as the first visit."""
     batch.sleep("first-visit", "1h")
     return batch.wait_for_event("return", "user/returned", match="data.user", timeout="71h")
 
 
 @op
 def follow_up(batch: Batch) -> Batch:
-    """Ask for a second mail to those who have not come back."""
+    """Request a second mail for those who have not come back."""
     return batch.send_events(
         "follow-up", lambda item: _mail_to_user(item, "follow_up") if item["return"] is None else []
     )
@@ -189,11 +173,22 @@ def follow_up(batch: Batch) -> Batch:
 
 @job(
     executor_def=in_process_executor,
-    description="Welcome a new user, and write again after three days: user/created",
+    description="Welcome a new user, and follow up after three days: user/created",
 )
 def welcome_user() -> None:
     """The function's graph."""
     settle(follow_up(wait_for_return(welcome(receive()))))
+
+
+def _chosen(item: Item, preferences: Preferences) -> dict[str, Any]:
+    channels, dropped = preferences.channels_for(item.data.kind, item.data.channels)
+    quiet_end = preferences.quiet_end(now()) if set(channels) - {"in-app"} else None
+    return {
+        "channels": channels,
+        "dropped": dropped,
+        "quiet_until": quiet_end.isoformat() if quiet_end else None,
+        **preferences.model_dump(include={"email", "webhook_url", "digest"}),
+    }
 
 
 def _mail_to_user(item: Item, template: str) -> list[Event]:

@@ -1,4 +1,4 @@
-"""This project's pages of the dev page: mails, generated texts, pictures and videos."""
+"""This project's pages of the dev page: mails, generated texts, images and videos."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,7 @@ from runyard.store import database
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "dev"
 _SHOWN = 50
-# A mail's HTML and what others have uploaded may do nothing here, whatever they hold.
+# A mail's HTML and uploaded files must not be able to do anything, whatever they contain.
 _FOREIGN = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "private, max-age=3600",
@@ -26,7 +26,7 @@ _IN_FRAME = (
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 )
 _NOTHING = "sandbox; default-src 'none'"
-# Under which name the media store keeps a file: its checksum.
+# The name of a file in the media store: its checksum.
 _KEY = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 _TYPES = {
     suffix: f"{'video' if kind in VIDEOS else 'image'}/{kind}" for kind, suffix in SUFFIXES.items()
@@ -43,12 +43,12 @@ def mails(visit: Visit) -> Values:
 
 
 def mail(visit: Visit) -> Values:
-    """One mail, whole where the outbox still has it."""
+    """One mail, complete where the outbox still has it."""
     return {"row": _row(visit, "mail", "app.email_messages"), "mail": read_mail(visit.path("id"))}
 
 
 def mail_html(visit: Visit) -> Response:
-    """The HTML of a mail, for a frame in which nothing runs."""
+    """The HTML of a mail, for a frame that runs no scripts."""
     html = _in_outbox(visit).html
     if html is None:
         raise not_found("HTML in mail", visit.path("id"))
@@ -58,7 +58,7 @@ def mail_html(visit: Visit) -> Response:
 
 
 def mail_attachment(visit: Visit) -> Response:
-    """A file that went with a mail, to be saved."""
+    """An attachment of a mail, as a download."""
     attachments = _in_outbox(visit).attachments
     number = visit.path("number")
     if not (
@@ -68,20 +68,20 @@ def mail_attachment(visit: Visit) -> Response:
         and int(number) < len(attachments)
     ):
         raise not_found("attachment", number)
-    found = attachments[int(number)]
-    name = f"attachment; filename*=UTF-8''{quote(found.name, safe='')}"
+    attachment = attachments[int(number)]
+    name = f"attachment; filename*=UTF-8''{quote(attachment.name, safe='')}"
     headers = {**_FOREIGN, "Content-Disposition": name, "Content-Security-Policy": _NOTHING}
-    return Response(found.content, media_type="application/octet-stream", headers=headers)
+    return Response(attachment.content, media_type="application/octet-stream", headers=headers)
 
 
 def texts(visit: Visit) -> Values:
-    """The newest texts, and those that are being written."""
-    found = _page(
+    """The newest texts, and those in progress."""
+    page = _page(
         visit,
         "app.content",
         "id, event_id, topic, kind, language, status, provider, model, offline, created_at",
     )
-    return {**found, "under_way": open_lately("generate_content")}
+    return {**page, "under_way": open_lately("generate_content")}
 
 
 def text(visit: Visit) -> Values:
@@ -90,27 +90,27 @@ def text(visit: Visit) -> Values:
 
 
 def media(visit: Visit) -> Values:
-    """The newest pictures and videos, and those that are being made."""
-    found = _page(
+    """The newest images and videos, and those in progress."""
+    page = _page(
         visit,
         "app.media",
         "id, event_id, kind, source, width, height, colour, manifest, created_at",
     )
-    rows = [{**row, "smallest": _smallest(row["manifest"])} for row in found["rows"]]
+    rows = [{**row, "smallest": _smallest(row["manifest"])} for row in page["rows"]]
     return {
-        **found,
+        **page,
         "rows": rows,
         "under_way": [*open_lately("process_image"), *open_lately("process_video")],
     }
 
 
 def medium(visit: Visit) -> Values:
-    """One picture or video with its variants."""
+    """One image or video with its variants."""
     return {"row": _row(visit, "picture or video", "app.media"), "videos": VIDEOS}
 
 
 def media_file(visit: Visit) -> Response:
-    """A variant's bytes. Originals are not shown: they are what others have sent."""
+    """A variant's bytes. Originals are not shown, because others have uploaded them."""
     name = PurePosixPath(visit.path("name"))
     folder = visit.path("folder")
     if name.suffix not in _TYPES or not _KEY.fullmatch(f"{folder}/{name.stem}"):
@@ -128,9 +128,14 @@ def media_file(visit: Visit) -> Response:
 
 
 def _page(visit: Visit, table: str, columns: str) -> dict[str, Any]:
-    """The rows of a table before a place, newest first: an id begins with the time of its event. (by the table's primary key)"""
+    """A page of a table's rows, newest first: ids begin with the time of their event.
+
+    (by the table's primary key)
+    """
     before = visit.asked("before") or None
-    statement = f"SELECT {columns} FROM {table} WHERE %(before)s::text IS NULL OR id < %(before)s ORDER BY id DESC LIMIT {_SHOWN + 1}"  # noqa: S608 (ours alone)
+    statement = f"""
+        SELECT {columns} FROM {table} WHERE %(before)s::text IS NULL OR id < %(before)s
+        ORDER BY id DESC LIMIT {_SHOWN + 1}"""  # noqa: S608 (ours alone)
     with database.connection() as connection:
         rows = connection.execute(statement.encode(), {"before": before}).fetchall()
     return {
@@ -151,14 +156,14 @@ def _row(visit: Visit, what: str, table: str) -> dict[str, Any]:
 
 
 def _in_outbox(visit: Visit) -> OutboxMail:
-    found = read_mail(visit.path("id"))
-    if found is None:
+    outbox_mail = read_mail(visit.path("id"))
+    if outbox_mail is None:
         raise not_found("mail in the outbox", visit.path("id"))
-    return found
+    return outbox_mail
 
 
 def _smallest(manifest: dict[str, Any]) -> dict[str, Any] | None:
-    """The variant for a list: the smallest picture that is not tiny."""
+    """The variant to show in a list: the smallest image that is not tiny."""
     pictures = sorted(
         (file for file in manifest["variants"] if file["format"] not in VIDEOS),
         key=lambda file: int(file["width"]),

@@ -1,4 +1,4 @@
-"""Data sync: `sync/requested` -> load a source's tables -> say so to Dagster, as materializations of their assets."""
+"""The sync family: `sync/requested` -> load a source's tables -> report materializations."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ LOAD = "load"
 
 @op
 def load_sources(context: OpExecutionContext, batch: Batch, syncs: Syncs) -> Batch:
-    """Load each source that is asked for; the tables that are new stand beside the old ones in the UI."""
+    """Load each requested source, and report its tables as materialized assets."""
 
     def load(item: Item) -> dict[str, object]:
         data = item.data

@@ -1,4 +1,4 @@
-"""Text in the background: `text/generate.requested` -> a text, kept as the invocation's output."""
+"""Text in the background: `text/generate.requested` -> a text, the output of the invocation."""
 
 from dagster import in_process_executor, job, op
 
@@ -11,7 +11,7 @@ _THREADS = 4
 
 @op
 def generate(batch: Batch, providers: Providers) -> Batch:
-    """Have each text written; kept at once, for it has cost something."""
+    """Generate each text; it is recorded at once, because it costs money."""
     return batch.map(
         "generate",
         lambda item: providers.generate(Prompt(**item.data.model_dump())),

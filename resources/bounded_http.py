@@ -1,7 +1,8 @@
-"""A transport for httpx that bounds a whole exchange, in time and in bytes.
+"""A transport for httpx that limits a whole exchange, in time and in bytes.
 
-httpx has timeouts for single reads alone, which a server that sends a byte a second never meets. Here every wait is for what is left of the time: for the
-connection, TLS, the headers and the body of each answer alike. Nothing runs beside it, so nothing is left behind.
+httpx only has timeouts for single reads, which a server that sends a byte a second never hits.
+Here every wait is limited to what is left of the time: for the connection, TLS, headers and body of
+every answer. No thread runs beside it, so nothing is left behind.
 """
 
 import socket
@@ -20,11 +21,11 @@ from runyard.errors import NonRetriable
 
 
 class TooLarge(NonRetriable):
-    """Seen by whoever gave a URL: what is behind it is larger than it may be."""
+    """What is behind a URL is larger than allowed."""
 
 
 class Bounds:
-    """What an exchange may take, redirects and all: `seconds` from now, and `most` bytes as they come from the network."""
+    """The limits of an exchange, redirects included: `seconds` from now, and `most` bytes."""
 
     def __init__(self, seconds: float, most: int) -> None:
         self.seconds = seconds
@@ -32,14 +33,14 @@ class Bounds:
         self._bytes_left = most
 
     def seconds_left(self, over: type[Exception] = TimeoutError) -> float:
-        """Seconds that are left, more than 0; raises `over` when there are none."""
+        """Seconds that are left, more than 0; raises `over` when the time is up."""
         left = self._until - time.monotonic()
         if left <= 0:
             raise over(f"it takes longer than {self.seconds:g} s")
         return left
 
     def count(self, size: int) -> None:
-        """So many bytes have come; raises `TooLarge` when they are too many."""
+        """Count received bytes; raises `TooLarge` when there are too many."""
         self._bytes_left -= size
         if self._bytes_left < 0:
             raise TooLarge("the answer is larger than it may be")
@@ -51,7 +52,8 @@ class BoundedTransport(httpx.HTTPTransport):
     def __init__(self, bounds: Bounds) -> None:
         context = _ssl_context()
         super().__init__(verify=context, trust_env=False)
-        # httpx has no parameter for the network behind its pool. A connection is never used again: it was made for one name, and checked by that name alone.
+        # httpx has no parameter for the network backend. A connection is never reused: it was made
+        # for one host name, and checked under that name only.
         self._pool = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=1,
@@ -61,9 +63,9 @@ class BoundedTransport(httpx.HTTPTransport):
 
 
 def bound_body(response: Any, bounds: Bounds) -> None:
-    """Hold the body of an answer to its bounds while a library of others reads it.
+    """Limit the body of an answer that another library reads.
 
-    `response` is that of an httpx or of requests, and nothing of it has been read yet.
+    `response` is one of httpx or requests, and nothing of it has been read yet.
     """
     name = "iter_bytes" if hasattr(response, "iter_bytes") else "iter_content"
     read = getattr(response, name)
@@ -79,7 +81,10 @@ def bound_body(response: Any, bounds: Bounds) -> None:
 
 @contextmanager
 def cut_after(seconds: float, response: Any) -> Iterator[None]:
-    """Cut the connection of an answer when the block takes longer than this; for clients of others, whose network is their own. `response` is that of an httpx."""
+    """Cut an answer's connection when the block takes longer; for clients with their own network.
+
+    `response` is one of httpx.
+    """
     stream = response.extensions.get("network_stream")
     connection = stream.get_extra_info("socket") if stream is not None else None
     timer = threading.Timer(max(0.0, seconds), _cut, (connection,))
@@ -94,7 +99,7 @@ def cut_after(seconds: float, response: Any) -> Iterator[None]:
 def _cut(connection: socket.socket | None) -> None:
     if connection is not None:
         with suppress(OSError):
-            # Below TLS, which another thread may be reading at this moment.
+            # Below TLS, which another thread may be reading right now.
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
@@ -131,7 +136,7 @@ class _Stream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         del timeout
-        # The stream's own `write` waits anew for every piece that the other side takes.
+        # The stream's own `write` starts its timeout anew for every piece that is accepted.
         connection: socket.socket = self._inner.get_extra_info("socket")
         rest = memoryview(buffer)
         try:
@@ -166,5 +171,6 @@ class _Stream(httpcore.NetworkStream):
 
 @lru_cache(maxsize=1)
 def _ssl_context() -> ssl.SSLContext:
-    """The certificates that are trusted: read once, for that takes longer than many a request."""
+    """The trusted certificates, read once, because that takes longer than many requests."""
+
     return httpx.create_ssl_context(trust_env=False)

@@ -1,1 +1,1 @@
-"""What runs by the clock: maintenance, analytics, sources of data."""
+"""What runs on a cron schedule: maintenance, analytics, data sources."""

@@ -1,4 +1,7 @@
-"""Analytics: every hour the days of which something has come or ended; a late event brings back its own day."""
+"""Refreshes analytics every hour, for the days with new events or finished invocations.
+
+A late event refreshes its own day.
+"""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -24,7 +27,7 @@ refresh_analytics = define_asset_job(
     AssetSelection.groups(GROUP),
     partitions_def=days,
     executor_def=in_process_executor,
-    description="What a day comes to: a backfill counts all again",
+    description="Aggregate a day; a backfill aggregates all days again",
 )
 
 
@@ -34,7 +37,7 @@ def _days(context: ScheduleEvaluationContext) -> Iterator[RunRequest | SkipReaso
     for day in changed:
         yield RunRequest(run_key=f"{day} {at:%Y-%m-%dT%H}", partition_key=day)
     if not changed:
-        yield SkipReason("nothing has come or ended")
+        yield SkipReason("no new events and no finished invocations")
 
 
 schedules = [

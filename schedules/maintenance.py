@@ -1,4 +1,4 @@
-"""Maintenance at night, one after the other (UTC)."""
+"""Nightly maintenance, one job after the other (UTC)."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ report_system = define_asset_job(
     "report_system",
     [system_report],
     executor_def=in_process_executor,
-    description="Report on the system's own health",
+    description="Report on the system's health",
 )
 _TIMES: dict[str, Any] = {
     "10 2": sweep_events,

@@ -1,4 +1,7 @@
-"""A schedule for each source that has one and is switched on: it sends `sync/requested`, so that a scheduled load is queued, retried and seen like any other."""
+"""A cron schedule for each source that declares one and is switched on.
+
+It sends `sync/requested`, so a scheduled load is queued, retried and visible like any other.
+"""
 
 from dagster import DefaultScheduleStatus, ScheduleDefinition, ScheduleEvaluationContext, SkipReason
 
@@ -10,7 +13,7 @@ from runyard import send
 def _schedule(source: Source, cron: str) -> ScheduleDefinition:
     def tick(context: ScheduleEvaluationContext) -> SkipReason:
         at = context.scheduled_execution_time
-        # The time is the event's id, so that a tick that Dagster repeats loads nothing twice.
+        # The time is part of the event's id, so a tick that Dagster repeats sends nothing twice.
         [sent] = send(
             "sync/requested",
             {"source": source.name},

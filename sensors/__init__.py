@@ -1,1 +1,1 @@
-"""Which event starts which job, and under which flow control: one module a family."""
+"""Which event starts which job, with its flow control: one module for each family."""

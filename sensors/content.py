@@ -3,7 +3,8 @@
 from pipelines.content import generate_content
 from runyard import Concurrency, Retry, on_event
 
-# Small batches: a text takes minutes, and others are not to wait for it. Nobody's texts keep those of others from being written.
+# Small batches: a text takes minutes, and others should not wait for it. The concurrency limit is
+# per user, so nobody's texts hold up those of others.
 generate_content_sensor = on_event(
     "content/generate.requested",
     job=generate_content,

@@ -1,10 +1,10 @@
-"""The functions that tell users something."""
+"""The functions of the notification family."""
 
 from pipelines.notifications import notify_user, send_digest, welcome_user
 from runyard import BatchEvents, Retry, on_event
 
 notify_user_sensor = on_event("notification/requested", job=notify_user, retry=Retry(attempts=8))
-# Ten minutes' worth of a user's notifications is one mail.
+# A user's notifications of ten minutes become one mail.
 send_digest_sensor = on_event(
     "notification/digest.requested",
     job=send_digest,

@@ -1,9 +1,9 @@
-"""The function that loads other systems' data."""
+"""The function of the sync family."""
 
 from pipelines.sync import sync_source
 from runyard import Concurrency, Retry, on_event
 
-# One load of a source at a time; small batches, for a load may take long.
+# One load of a source at a time; a batch of one, because a load may take long.
 sync_source_sensor = on_event(
     "sync/requested",
     job=sync_source,

@@ -1,6 +1,6 @@
-"""A small server that answers like Gemini's REST API, checks every request, and fails on demand.
+"""A small server that answers like Gemini's REST API, validates every request, fails on demand.
 
-It takes both packages: the older one reads a JSON array, the newer one server-sent events.
+It serves both packages: the older one reads a JSON array, the newer one server-sent events.
 """
 
 import json
@@ -31,11 +31,10 @@ def chunk(*parts: Any, finish: str | None = None, usage: Any = None, **more: Any
 
 
 class FakeGemini(FakeServer):
-    """Remembers the prompts.
+    """Records the prompts.
 
-    `failures` may also be `blocked`, `cut`, `quota` (for a second), `latin-1`.
-    `chunks` are the answer instead of the usual one; `models` are listed, and all but
-    those of `retired` write.
+    `failures` may also be `blocked`, `cut`, `quota` (for a second), `latin-1`. `chunks` replace the
+    usual answer; `models` are listed, and all except `retired` ones write.
     """
 
     key = "fake-gemini-key-0123456789"
@@ -45,7 +44,7 @@ class FakeGemini(FakeServer):
         self.fresh()
 
     def fresh(self) -> None:
-        """As it was at first."""
+        """Reset everything."""
         self.prompts: list[dict[str, Any]] = []
         self.requests.clear()
         self.failures.clear()
@@ -58,8 +57,8 @@ class FakeGemini(FakeServer):
     def respond(self, request: Handler, body: bytes, failure: Any) -> None:
         url = urlsplit(request.path)
         if failure == "blocked":
-            found = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": USAGE}
-            return self._stream(request, [found], cut=False)
+            part = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": USAGE}
+            return self._stream(request, [part], cut=False)
         if failure == "quota":
             kind = "type.googleapis.com/google.rpc.RetryInfo"
             details = [{"@type": kind, "retryDelay": "1s"}]
@@ -72,29 +71,29 @@ class FakeGemini(FakeServer):
             text = json.dumps(chunk("A café.", finish="STOP"), ensure_ascii=False)
             whole = f"data: {text}\r\n\r\n" if "sse" in url.query else f"[{text}]"
             return request.answer(200, whole.encode("latin-1"))
-        asked = json.loads(body)
+        payload = json.loads(body)
         model = url.path.split("/")[-1].partition(":")[0]
-        if wrong := self._wrong(url.path, asked):
+        if wrong := self._wrong(url.path, payload):
             return self._error(request, 400, "INVALID_ARGUMENT", wrong)
         if model in self.retired:
             words = f"This model models/{model} is no longer available."
             return self._error(request, 404, "NOT_FOUND", words)
-        self.prompts.append({**asked, "model": model})
+        self.prompts.append({**payload, "model": model})
         chunks = self.chunks
         if chunks is None:
             chunks = [chunk(text) for text in PIECES[:-1]]
             chunks.append(chunk(PIECES[-1], finish="STOP", usage=USAGE))
         return self._stream(request, chunks, cut=failure == "cut")
 
-    def _wrong(self, path: str, asked: dict[str, Any]) -> str:
-        config = asked.get("generationConfig", {})
+    def _wrong(self, path: str, payload: dict[str, Any]) -> str:
+        config = payload.get("generationConfig", {})
         if not path.startswith("/v1beta/models/") or not path.endswith(":streamGenerateContent"):
             return "not what Gemini takes"
-        if not asked.get("contents") or config.keys() - _CONFIG:
+        if not payload.get("contents") or config.keys() - _CONFIG:
             return f"not what Gemini takes: {config}"
         if "additionalProperties" in json.dumps(config.get("responseSchema", {})):
             return 'Invalid JSON payload received. Unknown name "additionalProperties"'
-        refused = [name for name in self.refuses if name in asked or name in config]
+        refused = [name for name in self.refuses if name in payload or name in config]
         return self.refuses[refused[0]] if refused else ""
 
     def _list(self, request: Handler) -> None:
@@ -119,8 +118,8 @@ class FakeGemini(FakeServer):
         request.send_header("Content-Type", kind)
         request.send_header("Transfer-Encoding", "chunked")
         request.end_headers()
-        for number, found in enumerate(chunks):
-            text = json.dumps(found)
+        for number, part in enumerate(chunks):
+            text = json.dumps(part)
             last = number == len(chunks) - 1
             if events:
                 text = f"data: {text}\r\n\r\n"

@@ -1,6 +1,6 @@
-"""A small server that speaks OpenAI's chat completions, checks every request, and fails on demand.
+"""A small server that speaks OpenAI's chat completions, validates every request, fails on demand.
 
-Its models refuse parameters as OpenAI's do, with the same words.
+Its models reject parameters as OpenAI's do, with the same messages.
 """
 
 import json
@@ -32,28 +32,28 @@ def refusal(param: str, words: str, code: str = "unsupported_parameter") -> dict
 
 
 class FakeOpenAI(FakeServer):
-    """Remembers the prompts, and in `asked` the requests that were written for.
+    """Records the prompts, and in `payloads` the requests that it wrote texts for.
 
     `failures` may also be `blocked`, `quota`, `cut`, `latin-1`, `other json`.
 
     Attributes
     ----------
     text
-        What is written instead of the usual text, whatever is asked.
+        The text to write instead of the usual one.
     deltas
-        The pieces of an answer as they are, instead of a text.
+        The raw pieces of an answer, instead of a text.
     usage
-        What an answer says of its tokens.
+        The token usage that an answer reports.
     refuses
-        By parameter the status and the body with which a request that has it is refused.
+        By parameter, the status and the body with which requests that contain it are rejected.
     retired
-        Models that are not there.
+        Models that do not exist.
     streams
-        Whether it streams when it is asked to; else it answers in one piece of JSON.
+        Whether it streams when asked to; otherwise it answers in one piece of JSON.
     times
-        How often it gives its answer.
+        How often it repeats its answer.
     last_delta
-        What comes with the reason of the end.
+        The delta of the chunk with the finish reason.
     """
 
     key = "fake-openai-key-0123456789"
@@ -64,9 +64,9 @@ class FakeOpenAI(FakeServer):
         self.fresh()
 
     def fresh(self) -> None:
-        """As it was at first."""
+        """Reset everything."""
         self.prompts: list[str] = []
-        self.asked: list[dict[str, Any]] = []
+        self.payloads: list[dict[str, Any]] = []
         self.requests.clear()
         self.failures.clear()
         self.finish: str | None = "stop"
@@ -94,8 +94,8 @@ class FakeOpenAI(FakeServer):
             more = {"object": "model", "created": 1, "owned_by": "fake"}
             listed = [{"id": name, **more} for name in self.models]
             return request.answer(200, {"object": "list", "data": listed})
-        asked = json.loads(body)
-        if request.path != "/v1/chat/completions" or not asked.get("messages"):
+        payload = json.loads(body)
+        if request.path != "/v1/chat/completions" or not payload.get("messages"):
             return request.answer(400, {"error": {"message": "not what it takes"}})
         if failure == "blocked":
             error = {"message": "filtered", "code": "content_filter"}
@@ -103,7 +103,7 @@ class FakeOpenAI(FakeServer):
         if failure == "quota":
             error = {"message": "no quota", "code": "insufficient_quota"}
             return request.answer(429, {"error": error}, headers={"Retry-After": "120"})
-        if refused := self._refused(asked):
+        if refused := self._refused(payload):
             return request.answer(*refused)
         if failure == "other json":
             return request.answer(200, {"ok": True, "key": self.key})
@@ -111,44 +111,52 @@ class FakeOpenAI(FakeServer):
             choice = {"index": 0, "delta": {"content": "A café."}, "finish_reason": "stop"}
             text = json.dumps({"choices": [choice]}, ensure_ascii=False)
             return request.answer(200, f"data: {text}\n\n".encode("latin-1"), "text/event-stream")
-        prompt = asked["messages"][-1]["content"]
+        prompt = payload["messages"][-1]["content"]
         self.prompts.append(prompt)
-        self.asked.append(asked)
+        self.payloads.append(payload)
         deltas = self.deltas if self.deltas is not None else _halves(self.write(prompt))
-        if asked.get("stream") and self.streams:
-            return self._stream(request, asked, deltas, cut=failure == "cut")
+        if payload.get("stream") and self.streams:
+            return self._stream(request, payload, deltas, cut=failure == "cut")
         text = "".join(delta.get("content", "") for delta in deltas)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": self.finish}
-        more = {"object": "chat.completion", "created": 1, "model": asked["model"]}
+        more = {"object": "chat.completion", "created": 1, "model": payload["model"]}
         return request.answer(200, {"id": "c-1", "choices": [choice], "usage": self.usage, **more})
 
-    def _refused(self, asked: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        model = asked["model"]
+    def _refused(self, payload: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        model = payload["model"]
         if model in self.retired:
             words = f"The model `{model}` does not exist or you do not have access to it."
             return 404, refusal("model", words, "model_not_found")
-        for name in asked.keys() - _TAKES:
+        for name in payload.keys() - _TAKES:
             words = f"Unrecognized request argument supplied: {name}"
             return 400, refusal("", words, "unknown_parameter")
-        if _REASONING.match(model) and "max_tokens" in asked:
-            words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        if _REASONING.match(model) and "max_tokens" in payload:
+            words = (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. "
+                "Use 'max_completion_tokens' instead."
+            )
             return 400, refusal("max_tokens", words)
-        if _REASONING.match(model) and asked.get("temperature", 1) != 1:
-            words = f"Unsupported value: 'temperature' does not support {asked['temperature']} with this model. Only the default (1) value is supported."
+        if _REASONING.match(model) and payload.get("temperature", 1) != 1:
+            words = (
+                f"Unsupported value: 'temperature' does not support {payload['temperature']} with "
+                "this model. Only the default (1) value is supported."
+            )
             return 400, refusal("temperature", words, "unsupported_value")
-        roles = {f"{message['role']} message" for message in asked["messages"]}
-        return next((self.refuses[name] for name in self.refuses if name in {*asked, *roles}), None)
+        roles = {f"{message['role']} message" for message in payload["messages"]}
+        return next(
+            (self.refuses[name] for name in self.refuses if name in {*payload, *roles}), None
+        )
 
     def _stream(
-        self, request: Handler, asked: dict[str, Any], deltas: list[dict[str, Any]], *, cut: bool
+        self, request: Handler, payload: dict[str, Any], deltas: list[dict[str, Any]], *, cut: bool
     ) -> None:
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
         request.send_header("Connection", "close")
         request.end_headers()
         request.close_connection = True
-        model = asked["model"]
+        model = payload["model"]
         for _ in range(self.times):
             for delta in deltas:
                 self._part(request, model, [{"index": 0, "delta": delta, "finish_reason": None}])
@@ -158,7 +166,7 @@ class FakeOpenAI(FakeServer):
                 last = self.last_delta
                 choice = {"index": 0, "delta": last, "finish_reason": self.finish}
                 self._part(request, model, [choice])
-        if asked.get("stream_options", {}).get("include_usage"):
+        if payload.get("stream_options", {}).get("include_usage"):
             self._part(request, model, [], usage=self.usage)
         request.wfile.write(b"data: [DONE]\n\n")
         return None

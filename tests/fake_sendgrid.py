@@ -1,4 +1,7 @@
-"""A small server that answers like SendGrid's `POST /v3/mail/send`, checks every request, and fails on demand."""
+"""A small server that answers like SendGrid's `POST /v3/mail/send`.
+
+It validates every request, and fails on demand.
+"""
 
 import base64
 import json
@@ -18,9 +21,10 @@ _ADDRESS = re.compile(r"[^\s@<>,;=?]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
 
 class FakeSendGrid:
-    """Remembers the accepted mails; `failures` are answers to give first, in order.
+    """Records the accepted mails; `failures` are answers to give first, in order.
 
-    A failure is a status (429 with seconds until the reset: `(429, 2.0)`), or `slow`, `garbage`, `reset`.
+    A failure is a status, a status with seconds until the reset (`(429, 2.0)`), or `slow`,
+    `garbage`, `reset`.
     """
 
     def __init__(self) -> None:
@@ -62,16 +66,10 @@ class FakeSendGrid:
                     fake.connections += 1
 
             def do_GET(self) -> None:
-                """What a key may do, and nobody who is suppressed."""
+                """The scopes of a key, and empty lists of suppressions."""
                 good = self.headers.get("Authorization") == f"Bearer {fake.key}"
-                body = (
-                    json.dumps(
-                        {"scopes": ["mail.send"]} if self.path == "/v3/scopes" else []
-                    ).encode()
-                    if good
-                    else b'{"errors": []}'
-                )
-                self.send_response(200 if good else 401)
+                scopes = {"scopes": ["mail.send"]} if self.path == "/v3/scopes" else []
+                body = json.dumps(scopes if good else {"errors": []}).encode()
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -136,7 +134,7 @@ class FakeSendGrid:
 
 
 def _refusals(mail: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What SendGrid refuses of a mail (its reference of errors of Mail Send): the message and the field."""
+    """What SendGrid rejects (its reference, Mail Send errors): the message and the field."""
     [personalization] = mail["personalizations"]
     if not personalization["custom_args"]["message_id"]:
         yield "this is ours: reports are matched by it", "personalizations.0.custom_args"
@@ -177,7 +175,8 @@ def _refused_recipients(personalization: dict[str, Any]) -> Iterator[tuple[str, 
                 yield "The name cannot include either the ; or , characters.", f"{place}.name"
             if address in seen:
                 yield (
-                    f"Each email address in the personalization block should be unique between to, cc, and bcc. [{address}]",
+                    "Each email address in the personalization block should be unique between to, "
+                    f"cc, and bcc. [{address}]",
                     "personalizations.0",
                 )
             seen.add(address)

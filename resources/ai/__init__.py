@@ -1,1 +1,1 @@
-"""Texts by models: Gemini, servers that speak OpenAI's API, an offline placeholder; budgets and costs."""
+"""Texts by models: Gemini, servers that speak OpenAI's API, an offline placeholder, and budgets."""

@@ -1,8 +1,8 @@
-"""What is said in a model's answer: without its reasoning, and without what no table can keep.
+"""The text of a model's answer: without its reasoning, and without what no table can hold.
 
 Servers of local models often leave the reasoning in the text: `<think>...</think>`, nested, never
-closed, or without the opening tag, which some chat templates put into the prompt. Or the marks of
-OpenAI's Harmony format, which has a reasoning in the channel `analysis`.
+closed, or without the opening tag, which some chat templates put into the prompt. Others use the
+marks of OpenAI's Harmony format, where reasoning is in the channel `analysis`.
 """
 
 import re
@@ -21,40 +21,40 @@ _FENCE = "```"
 
 
 class AnswerText:
-    """Takes an answer piece by piece, and gives back what is said in it.
+    """Takes an answer piece by piece, and returns the text in it.
 
-    Tags inside code (between backticks) are text: an article may be about them.
+    Tags inside code (between backticks) are text, because the answer may be about them.
 
     Attributes
     ----------
     thought
-        How many characters of reasoning were cut off.
+        How many characters of reasoning were removed.
     """
 
     def __init__(self) -> None:
         self.thought = 0
         self._said: list[str] = []
-        self._rest = ""  # may be the beginning of something
+        self._rest = ""  # may be the beginning of a tag or a mark
         self._depth = 0
-        self._ended = False  # a reasoning has ended
-        self._since_close: list[str] | None = None  # what follows a closing tag in a reasoning
-        self._header: str | None = None  # of a message in the Harmony format
+        self._ended = False  # whether a reasoning has ended
+        self._since_close: list[str] | None = None  # text after a closing tag within a reasoning
+        self._header: str | None = None  # of a Harmony message
         self._in_fence = False
         self._in_backticks = False
 
     def take(self, piece: str) -> str:
-        """What is said for sure up to the end of this piece."""
+        """The text that is certain at the end of this piece."""
         return self._read(self._rest + piece, last=False)
 
     def take_thought(self, piece: str) -> None:
-        """Reasoning that the provider has set apart by itself."""
+        """Count reasoning that the provider itself has separated from the text."""
         self.thought += len(piece)
 
     def finish(self) -> str:
-        """What is said besides, now that nothing more comes.
+        """The rest of the text, now that the answer is complete.
 
-        A reasoning that mentions its own tag seems to be nested and never ends: the answer is
-        then what follows the last closing tag.
+        Reasoning that mentions its own tag looks nested and never ends; the text is then
+        everything after the last closing tag.
         """
         said = self._read(self._rest, last=True)
         if self._depth and self._since_close:
@@ -64,7 +64,7 @@ class AnswerText:
         return said
 
     def text(self) -> str:
-        """All that was said; less than what came in pieces when a lone closing tag came late."""
+        """The whole text; shorter than its pieces together when a lone closing tag came late."""
         return "".join(self._said)
 
     def _read(self, text: str, *, last: bool) -> str:
@@ -88,7 +88,7 @@ class AnswerText:
         return "".join(said)
 
     def _take_mark(self, mark: str) -> None:
-        """`<|start|>assistant<|channel|>analysis<|message|>` comes before a reasoning."""
+        """Read a mark; `<|start|>assistant<|channel|>analysis<|message|>` opens a reasoning."""
         if mark in ("start", "channel"):
             self._header = ""
         elif mark != "constrain":
@@ -119,14 +119,14 @@ class AnswerText:
             self._depth -= 1
             self._since_close = [] if self._depth else None
         elif not self._ended:
-            # The reasoning had no opening tag: it was all until here.
+            # The reasoning had no opening tag: everything so far belongs to it.
             self.thought += sum(map(len, self._said))
             self._said.clear()
             self._in_fence = self._in_backticks = False
         self._ended = True
 
     def _look_for_code(self, text: str) -> None:
-        """Whether what is said ends inside a fence, or inside backticks of its last line."""
+        """Track whether the text ends inside a fence, or inside backticks on its last line."""
         for number, part in enumerate(text.split(_FENCE)):
             if number:
                 self._in_fence = not self._in_fence
@@ -139,7 +139,7 @@ class AnswerText:
 
 
 def keepable(text: str) -> str:
-    """Without NUL, and with the halves of a character put together again; a lone one is U+FFFD."""
+    """The text without NUL and with surrogate pairs joined; a lone surrogate becomes U+FFFD."""
     text = text.replace("\x00", "")
     try:
         text.encode()
@@ -149,7 +149,7 @@ def keepable(text: str) -> str:
 
 
 def _safe_end(text: str, since: int) -> int:
-    """Where the text can be cut: no tag, row of backticks or half of a character may go on."""
+    """Where the text can be cut without splitting a tag, a row of backticks or a character."""
     end = max(len(text) - _LONGEST_ROW, since + len(text[since:].rstrip("`")))
     if end > since and "\ud800" <= text[end - 1] <= "\udbff":
         end -= 1

@@ -1,4 +1,4 @@
-"""A circuit breaker for each provider of this process: who is down or out of quota is left alone for a while."""
+"""A circuit breaker: a provider that is down or out of quota is not called for a while."""
 
 import threading
 import time
@@ -9,15 +9,17 @@ _REST_SECONDS = 30.0
 
 
 @dataclass
-class Breaker:
-    """Opens after some failures one after the other, or for as long as the provider says; then one call is let through, and its end decides.
+class CircuitBreaker:
+    """Opens after consecutive failures, or for as long as the provider says.
+
+    Then one call is let through, and its outcome decides.
 
     Attributes
     ----------
     failures
-        How many in a row open it.
+        How many consecutive failures open it.
     rest
-        Seconds for which it is open then.
+        Seconds for which they open it.
     """
 
     failures: int = _FAILURES
@@ -27,7 +29,10 @@ class Breaker:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def seconds_left(self) -> float:
-        """Seconds for which it is still open, 0 when a call may go through. The first call after a rest keeps the others out until it has ended."""
+        """Seconds for which it stays open, 0 when a call may go through.
+
+        The first call after a rest keeps the others out until it has ended.
+        """
         with self._lock:
             left = self._until - time.monotonic()
             if left > 0:
@@ -37,12 +42,12 @@ class Breaker:
             return 0.0
 
     def succeeded(self) -> None:
-        """A call has ended well: it is closed."""
+        """A call has succeeded: close it."""
         with self._lock:
             self._failed, self._until = 0, 0.0
 
     def failed(self, wait: float | None = None) -> None:
-        """A call has failed; `wait` is the rest in seconds that the provider asks for."""
+        """A call has failed; `wait` is the pause in seconds that the provider asks for."""
         with self._lock:
             self._failed += 1
             if wait is not None:

@@ -1,24 +1,19 @@
-"""The content family's table, and what is looked at in a text before it is kept."""
+"""The checks on a generated text before it is saved."""
 
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
-
-from dagster import ConfigurableResource
-from psycopg.types.json import Jsonb
 
 from resources.ai.text_length import unit, written_length
-from runyard.store import database
 
-# Marks behind which a text goes on; every other one may end it, in any script.
+# Marks after which a text continues; every other one may end it, in any script.
 _GOES_ON = frozenset(",;:،؛、，；：-–—(")
 _ENDS = ("Po", "Pe", "Pf", "Pi", "So", "Sk", "Sm")
-# They have no mark at the end of a sentence.
+# Scripts without a mark at the end of a sentence.
 _WITHOUT_FULL_STOP = ("THAI", "LAO", "KHMER", "TIBETAN")
-# A text this much shorter or longer than asked for is looked at by somebody.
+# A text this much shorter or longer than requested gets a remark.
 _SHORTEST, _LONGEST = 0.5, 2.0
 _TELLING_LENGTH = 20
-# Languages that are told apart by little: each of a group passes for the others.
+# Languages that are hard to tell apart: within a group, each passes for the others.
 _ALIKE = (
     {"bs", "hr", "sr", "sh"},
     {"no", "nb", "nn", "da"},
@@ -28,31 +23,15 @@ _ALIKE = (
 _OLD_CODES = {"iw": "he", "in": "id", "ji": "yi", "nb": "no"}
 
 
-class Contents(ConfigurableResource[Any]):
-    """Writes `app.content`."""
-
-    def save(self, row: dict[str, Any]) -> None:
-        """Keep a text under its id; the same one again changes nothing."""
-        values = {**row, "outline": Jsonb(row["outline"]), "usage": Jsonb(row["usage"])}
-        with database.connection() as connection:
-            # by content_pkey
-            connection.execute(
-                "INSERT INTO app.content (id, event_id, user_id, topic, kind, language, status, outline, text, provider, model, offline, prompt_versions, usage, remarks)"
-                " VALUES (%(id)s, %(event_id)s, %(user)s, %(topic)s, %(kind)s, %(language)s, %(status)s, %(outline)s, %(text)s, %(provider)s, %(model)s, %(offline)s,"
-                " %(prompt_versions)s, %(usage)s, %(remarks)s) ON CONFLICT (id) DO NOTHING",
-                values,
-            )
-
-
 def remarks(
     sections: Sequence[str], language: str, length: int, unfinished: Sequence[int]
 ) -> list[str]:
-    """What somebody should look at in a text of these sections.
+    """What an editor should look at in a text of these sections.
 
-    `unfinished` are the numbers of sections that the model did not end; `length` is in words, or
+    `unfinished` are the numbers of sections that the model did not finish; `length` is in words, or
     in characters where the language has no spaces between words.
     """
-    found = [
+    notes = [
         f"section {number} has no end"
         for number, section in enumerate(sections, 1)
         if number in unfinished or not _ended(section)
@@ -60,11 +39,11 @@ def remarks(
     text = "\n".join(sections)
     written = written_length(text)
     if not _SHORTEST * length <= written <= _LONGEST * length:
-        found.append(f"it has {written} {unit(language)}, {length} were asked for")
+        notes.append(f"it has {written} {unit(language)} instead of {length}")
     other = _other_language(text, language) if written >= _TELLING_LENGTH else None
     if other:
-        found.append(f"its language seems to be {other}, {language} was asked for")
-    return found
+        notes.append(f"its language seems to be {other} instead of {language}")
+    return notes
 
 
 def _ended(section: str) -> bool:
@@ -77,14 +56,14 @@ def _ended(section: str) -> bool:
     return unicodedata.name(word[-1], "").startswith(_WITHOUT_FULL_STOP) or word[-1] in "\"'\ufe0f"
 
 
-def _other_language(text: str, wanted: str) -> str | None:
-    """The language of a text where it is another one for sure; None where nobody can tell."""
+def _other_language(text: str, expected: str) -> str | None:
+    """The language of a text where it is certainly another one; None where that is unclear."""
     import py3langid  # 0.5 s, and needed here alone
 
-    wanted = _OLD_CODES.get(wanted, wanted)
+    expected = _OLD_CODES.get(expected, expected)
     ranked = [str(name) for name, _ in py3langid.rank(text)]
-    if wanted not in ranked or wanted == ranked[0]:
+    if expected not in ranked or expected == ranked[0]:
         return None
-    if any({wanted, ranked[0]} <= group for group in _ALIKE):
+    if any({expected, ranked[0]} <= group for group in _ALIKE):
         return None
     return ranked[0]

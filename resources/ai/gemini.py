@@ -1,4 +1,4 @@
-"""Gemini, through whichever of its two packages is there (`resources.ai.gemini_libraries`)."""
+"""Gemini, through whichever of its two packages is installed (`resources.ai.gemini_libraries`)."""
 
 import re
 from collections.abc import Iterator
@@ -20,15 +20,14 @@ from resources.ai.generators import (
     words_of,
 )
 from resources.ai.refused_parameters import learnt
+from resources.settings import GEMINI_HOST, GEMINI_MODEL
 from runyard.errors import NonRetriable, RetryAfter
 
-GEMINI_HOST = "https://generativelanguage.googleapis.com"
-GEMINI_MODEL = "gemini-3.5-flash-lite"
 _DELAY = re.compile(r"retryDelay\D{1,5}(\d+(?:\.\d+)?)s")
-# Names go into the path of a request; those of other providers have other marks.
+# Names go into the path of a request; names of other providers contain other characters.
 _MODEL = re.compile(r"(?:(?:models|tunedModels)/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 _BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"}
-# How models that are served beside Gemini's own (Gemma) refuse what they do not know.
+# How models served beside Gemini's own (Gemma) reject parameters that they do not know.
 _REFUSALS = {
     "shape": re.compile(r"JSON mode|response_?(?:mime_?type|(?:json_?)?schema)", re.IGNORECASE),
     "system": re.compile(r"developer instruction|system_?instruction", re.IGNORECASE),
@@ -38,7 +37,7 @@ _REFUSALS = {
 class GeminiGenerator(Generator):
     """Writes with a Gemini model.
 
-    `timeout` is in seconds, for the next piece of an answer; all of it may take ten times as long.
+    `timeout` is in seconds, for the next piece of an answer; the whole may take ten times as long.
     """
 
     name = "gemini"
@@ -55,21 +54,21 @@ class GeminiGenerator(Generator):
         self.model = model
         self._timeout = timeout
 
-    def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
+    def pieces(self, prompt: Prompt) -> Iterator[str | Generated]:
         """See `Generator`."""
         package = library(self._api_key, self._host, self._timeout)
-        model = asked.model or self.model
+        model = prompt.model or self.model
         if not _MODEL.fullmatch(model):
             raise NoSuchModel(f"{model} is not the name of a Gemini model")
         said = AnswerText()
         last: Piece | None = None
         allowance = Allowance(self._timeout)
         try:
-            for piece in self._stream(package, model, asked):
+            for piece in self._stream(package, model, prompt):
                 ended = last is not None and bool(last.finish)
                 last = _together(last, piece)
                 if ended:
-                    continue  # an answer that comes twice
+                    continue  # some servers send the answer twice
                 allowance.take(piece.text + piece.thought)
                 said.take_thought(piece.thought)
                 if text := said.take(piece.text):
@@ -78,21 +77,21 @@ class GeminiGenerator(Generator):
             raise self._meaning(package, error, model) from None
         if text := said.finish():
             yield text
-        yield _whole(said, last, asked, model)
+        yield _whole(said, last, prompt, model)
 
-    def _stream(self, package: Library, model: str, asked: Prompt) -> Iterator[Piece]:
-        """The answer, after one more request for each thing that the model turns out to refuse."""
+    def _stream(self, package: Library, model: str, prompt: Prompt) -> Iterator[Piece]:
+        """The answer, after one more request for each parameter that the model rejects."""
         refused = set(learnt.of(self._host, model))
         while True:
             begun = False
             try:
-                for piece in package.stream(model, _without(asked, refused)):
+                for piece in package.stream(model, _without(prompt, refused)):
                     begun = True
                     yield piece
                 return
             except Exception as error:
                 failure = None if begun else package.failure(error)
-                name = _refused(str(error), asked) if failure and failure.status == 400 else None
+                name = _refused(str(error), prompt) if failure and failure.status == 400 else None
                 if name is None or name in refused:
                     raise
                 refused.add(name)
@@ -108,7 +107,7 @@ class GeminiGenerator(Generator):
         return model_list(names, self.model, "GEMINI_MODEL")
 
     def _meaning(self, package: Library, error: Exception, model: str = "") -> Exception:
-        """What an error of the package means for another attempt."""
+        """What an error of the package means for a retry."""
         if isinstance(error, ConnectionError):
             return error
         words = words_of(error, self._api_key)
@@ -124,22 +123,22 @@ class GeminiGenerator(Generator):
                 return ConnectionError(text)
 
 
-def _refused(words: str, asked: Prompt) -> str | None:
-    """Which field of a prompt these words refuse."""
-    sent = (name for name in _REFUSALS if getattr(asked, name))
+def _refused(words: str, prompt: Prompt) -> str | None:
+    """Which field of a prompt an error message rejects."""
+    sent = (name for name in _REFUSALS if getattr(prompt, name))
     return next((name for name in sent if _REFUSALS[name].search(words)), None)
 
 
-def _without(asked: Prompt, refused: set[str]) -> Prompt:
-    """The prompt without what is refused: instructions go in front of the request."""
+def _without(prompt: Prompt, refused: set[str]) -> Prompt:
+    """The prompt without rejected fields; instructions move to the front of the request."""
     changes: dict[str, object] = {"shape": None} if "shape" in refused else {}
-    if asked.system and "system" in refused:
-        changes |= {"system": None, "prompt": f"{asked.system}\n\n{asked.prompt}"}
-    return asked.model_copy(update=changes)
+    if prompt.system and "system" in refused:
+        changes |= {"system": None, "prompt": f"{prompt.system}\n\n{prompt.prompt}"}
+    return prompt.model_copy(update=changes)
 
 
 def _together(before: Piece | None, piece: Piece) -> Piece:
-    """What is known after one more piece: reasons stay, and tokens are told as a sum so far."""
+    """What is known after one more piece: reasons stay, and token counts are running totals."""
     if before is None:
         return piece
     return Piece(
@@ -152,11 +151,11 @@ def _together(before: Piece | None, piece: Piece) -> Piece:
     )
 
 
-def _whole(said: AnswerText, last: Piece | None, asked: Prompt, model: str) -> Generated:
+def _whole(said: AnswerText, last: Piece | None, prompt: Prompt, model: str) -> Generated:
     if last is None:
         raise ConnectionError("Gemini's answer is empty")
     text = said.text()
-    made = Generated(
+    generated = Generated(
         text=text,
         provider="gemini",
         model=model,
@@ -165,19 +164,21 @@ def _whole(said: AnswerText, last: Piece | None, asked: Prompt, model: str) -> G
         output_tokens=last.output_tokens,
         thinking_tokens=last.thinking_tokens,
     )
-    made = with_tokens(made, asked, said.thought)
+    generated = with_tokens(generated, prompt, said.thought)
     if last.blocked:
-        raise Refused(f"Gemini refuses this prompt: {last.blocked}", made)
+        raise Refused(f"Gemini refuses this prompt: {last.blocked}", generated)
     if last.finish in _BLOCKED:
-        raise Refused(f"Gemini does not finish this text: {last.finish}", made)
+        raise Refused(f"Gemini does not finish this text: {last.finish}", generated)
     if not last.finish:
-        raise NoText("Gemini's answer was cut off" if text else "Gemini's answer has no text", made)
+        raise NoText(
+            "Gemini's answer was cut off" if text else "Gemini's answer has no text", generated
+        )
     if not text.strip():
-        raise no_text(made, said.thought)
-    return made
+        raise no_text(generated, said.thought)
+    return generated
 
 
 def _pause(details: str) -> float:
-    """Seconds until the quota is there again: google.rpc.RetryInfo of the error, if it has one."""
-    found = _DELAY.search(details)
-    return pause(found.group(1) if found else None)
+    """Seconds until the quota resets: google.rpc.RetryInfo in the error, where it has one."""
+    delay = _DELAY.search(details)
+    return pause(delay.group(1) if delay else None)

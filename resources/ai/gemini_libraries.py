@@ -1,11 +1,10 @@
 """The two packages that speak Gemini's REST API, behind one interface; nothing else imports them.
 
 google-generativeai has had no support since November 2025; google-genai is its successor. Both
-give an answer in the same pieces, and their errors the same meaning.
+deliver an answer in the same pieces, and their errors get the same meaning.
 """
 
 import math
-import os
 import threading
 import time
 import warnings
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 from resources.ai.generators import ANSWER_BYTES, TIMEOUTS_AN_ANSWER, Prompt, count
 from resources.bounded_http import Bounds, bound_body
+from resources.settings import AiSettings
 from runyard.errors import NonRetriable
 
 GENAI, GENERATIVEAI = "google-genai", "google-generativeai"
@@ -27,7 +27,7 @@ _CHECK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Piece:
-    """What one part of an answer says; `finish` and `blocked` are names of Gemini's reasons."""
+    """One part of an answer; `finish` and `blocked` are names of Gemini's reasons."""
 
     text: str
     thought: str = ""
@@ -40,7 +40,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Failure:
-    """An error that Gemini has answered with: its HTTP status, and what it says besides."""
+    """An error that Gemini answered with: its HTTP status and its details."""
 
     status: int
     details: str = ""
@@ -49,11 +49,11 @@ class Failure:
 class Library(Protocol):
     """One of the packages, set up for a key and a host."""
 
-    def stream(self, model: str, asked: Prompt) -> Iterator[Piece]:
+    def stream(self, model: str, prompt: Prompt) -> Iterator[Piece]:
         """The answer as it comes."""
 
     def models(self) -> Iterator[str]:
-        """The names of all models that can write, within ten seconds."""
+        """The names of all models that can write; takes at most ten seconds."""
 
     def failure(self, error: Exception) -> Failure | None:
         """What Gemini answered, where this error of the package comes from an answer."""
@@ -61,11 +61,9 @@ class Library(Protocol):
 
 def library(api_key: str, host: str, timeout: float) -> Library:
     """The package that GEMINI_LIBRARY names; by default google-genai where it is installed."""
-    wanted = os.environ.get("GEMINI_LIBRARY") or (GENAI if _has_genai() else GENERATIVEAI)
-    if wanted == GENERATIVEAI:
+    name = AiSettings.read().gemini_library or (GENAI if _has_genai() else GENERATIVEAI)
+    if name == GENERATIVEAI:
         return GenerativeAI(api_key, host, timeout)
-    if wanted != GENAI:
-        raise NonRetriable(f"GEMINI_LIBRARY is {wanted}; there are: {GENAI}, {GENERATIVEAI}")
     if not _has_genai():
         raise NonRetriable(f"GEMINI_LIBRARY is {GENAI}, which is not installed: pip install it")
     return _genai(api_key, host, timeout)
@@ -99,19 +97,19 @@ class GenAI:
             base_url=self._host,
             api_version="v1beta",
             timeout=math.ceil(timeout * 1000),
-            # The package would tell the server that all of an answer has to come in that time.
+            # Otherwise the package would tell the server to send the whole answer in that time.
             headers={"X-Server-Timeout": str(math.ceil(seconds))},
             client_args={"event_hooks": {"response": [bound]}},
         )
         return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
 
-    def stream(self, model: str, asked: Prompt) -> Iterator[Piece]:
+    def stream(self, model: str, prompt: Prompt) -> Iterator[Piece]:
         """See `Library`."""
-        config = _config(asked, "response_json_schema", asked.shape)
-        if asked.system:
-            config["system_instruction"] = asked.system
+        config = _config(prompt, "response_json_schema", prompt.shape)
+        if prompt.system:
+            config["system_instruction"] = prompt.system
         answer = self._client.models.generate_content_stream(
-            model=model, contents=asked.prompt, config=config
+            model=model, contents=prompt.prompt, config=config
         )
         for part in answer:
             yield _of_genai(part)
@@ -140,16 +138,16 @@ class GenerativeAI:
         self._package = _set_up(api_key, host)
         self._timeout = timeout
 
-    def stream(self, model: str, asked: Prompt) -> Iterator[Piece]:
+    def stream(self, model: str, prompt: Prompt) -> Iterator[Piece]:
         """See `Library`."""
         from google.generativeai.types import BlockedPromptException
 
-        config = _config(asked, "response_schema", _as_proto(asked.shape))
+        config = _config(prompt, "response_schema", _as_proto(prompt.shape))
         options = {"timeout": self._timeout, "retry": None}
-        writer = self._package.GenerativeModel(model, system_instruction=asked.system or None)
+        writer = self._package.GenerativeModel(model, system_instruction=prompt.system or None)
         try:
             answer = writer.generate_content(
-                asked.prompt, stream=True, generation_config=config, request_options=options
+                prompt.prompt, stream=True, generation_config=config, request_options=options
             )
             for part in answer:
                 yield _of_generativeai(part)
@@ -171,19 +169,19 @@ class GenerativeAI:
         return Failure(int(error.code or 0), str(error.details))
 
 
-def _config(asked: Prompt, schema: str, shape: Any) -> dict[str, Any]:
+def _config(prompt: Prompt, schema: str, shape: Any) -> dict[str, Any]:
     """Gemini's generation config, with the names that both packages have for it."""
     values: dict[str, Any] = {
-        "temperature": asked.temperature,
-        "max_output_tokens": asked.max_tokens,
+        "temperature": prompt.temperature,
+        "max_output_tokens": prompt.max_tokens,
     }
-    if asked.shape:
+    if prompt.shape:
         values |= {"response_mime_type": "application/json", schema: shape}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _as_proto(shape: Any) -> Any:
-    """A JSON schema as Gemini's older schema has it, which knows no `additionalProperties`."""
+    """A JSON schema in Gemini's older form, which does not know `additionalProperties`."""
     if not isinstance(shape, dict):
         return shape
     kept = {name: value for name, value in shape.items() if name != "additionalProperties"}
@@ -199,7 +197,9 @@ def _as_proto(shape: Any) -> Any:
 
 def _of_genai(part: Any) -> Piece:
     feedback, usage = part.prompt_feedback, part.usage_metadata
-    candidate = next((one for one in part.candidates or [] if not one.index), None)
+    candidate = next(
+        (candidate for candidate in part.candidates or [] if not candidate.index), None
+    )
     content = candidate.content if candidate else None
     parts = (content.parts if content else None) or []
     prompt, said, thinking, total = (
@@ -207,8 +207,8 @@ def _of_genai(part: Any) -> Piece:
         for kind in ("prompt", "candidates", "thoughts", "total")
     )
     return Piece(
-        text="".join(one.text or "" for one in parts if not one.thought),
-        thought="".join(one.text or "" for one in parts if one.thought),
+        text="".join(part.text or "" for part in parts if not part.thought),
+        thought="".join(part.text or "" for part in parts if part.thought),
         finish=_name(candidate.finish_reason) if candidate else "",
         blocked=_name(feedback.block_reason) if feedback else "",
         prompt_tokens=prompt,
@@ -218,16 +218,18 @@ def _of_genai(part: Any) -> Piece:
 
 
 def _of_generativeai(part: Any) -> Piece:
-    """This package has no field for the thinking: it is what is missing in the total.
+    """This package has no field for thinking tokens: they are what the total has in addition.
 
-    Nor can it tell thoughts from text; Gemini shows them only where they are asked for.
+    Nor can it tell thoughts from text; Gemini includes thoughts only on request.
     """
     usage = part.usage_metadata
-    candidate = next((one for one in part.candidates if not one.index), None)
+    candidate = next((candidate for candidate in part.candidates if not candidate.index), None)
     prompt, said = usage.prompt_token_count, usage.candidates_token_count
     output = max(said, usage.total_token_count - prompt)
     return Piece(
-        text="".join(one.text for one in candidate.content.parts) if candidate else "",
+        text="".join(content_part.text for content_part in candidate.content.parts)
+        if candidate
+        else "",
         finish=_name(candidate.finish_reason) if candidate else "",
         blocked=_name(part.prompt_feedback.block_reason),
         prompt_tokens=prompt,
@@ -237,13 +239,13 @@ def _of_generativeai(part: Any) -> Piece:
 
 
 def _name(reason: Any) -> str:
-    """The name of a reason; nothing where there is none (yet)."""
+    """The name of a reason; empty where there is none (yet)."""
     name = str(getattr(reason, "name", None) or reason or "")
     return "" if name.endswith("UNSPECIFIED") else name
 
 
 def _in_time(names: Iterator[str | None]) -> Iterator[str]:
-    """The names until one comes again: a server may give the same page for ever."""
+    """The names until one repeats: a server may send the same page for ever."""
     until = time.monotonic() + _CHECK_SECONDS
     seen: set[str] = set()
     for name in map(str, islice(names, _MOST_MODELS)):
@@ -262,13 +264,13 @@ _lock = threading.Lock()
 @cache
 def _import() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its end, at every import
+        warnings.simplefilter("ignore")  # it announces its end of support at every import
         import google.generativeai as package
     return package
 
 
 def _set_up(api_key: str, host: str) -> Any:
-    """google-generativeai for this key and host: its settings are the process's, so set once."""
+    """google-generativeai for this key and host: it is configured for the whole process."""
     global _configured
     package = _import()
     with _lock:
@@ -282,7 +284,7 @@ def _set_up(api_key: str, host: str) -> Any:
 
 
 def _bound(service: str, timeouts: int) -> None:
-    """Bound the answers to one of its clients, which has no setting for it."""
+    """Limit the answers to one of its clients, which has no setting for it."""
     from google.generativeai import client
 
     manager: Any = client._client_manager

@@ -1,6 +1,7 @@
-"""What writes text: the interface, and an offline generator that says what it is.
+"""The interface of text generators, and an offline one that labels its texts as placeholders.
 
-A generator gives its text in pieces, as it comes; `generate` puts them together. `resources.ai.providers` chooses between generators.
+A generator yields its text in pieces as they arrive; `generate` joins them.
+`resources.ai.providers` chooses between generators.
 """
 
 import re
@@ -14,13 +15,13 @@ from pydantic import BaseModel
 from resources.ai.answer_text import keepable
 from runyard.errors import NonRetriable
 
-# Of the most tokens that may be asked for, with room to spare.
+# Enough for the most tokens that can be requested.
 _LONGEST_ANSWER = 4_000_000
-# As it comes over the network, where every word has a wrapping of its own.
+# As it arrives over the network, where every token has its own JSON around it.
 ANSWER_BYTES = 64 * 1024 * 1024
 TIMEOUTS_AN_ANSWER = 10
 _MOST_TOKENS = 2**31 - 1  # of the column
-# Of UTF-8: a word of English has one or two tokens, a Chinese character about one.
+# In UTF-8: a word of English has one or two tokens, a Chinese character about one.
 _BYTES_A_TOKEN = 4
 _MODELS_SHOWN = 5
 _SHORTEST_KEY = 8
@@ -29,25 +30,25 @@ _LONGEST_PAUSE_SECONDS = 86_400.0
 
 
 class Prompt(BaseModel):
-    """What is asked for, and for whom.
+    """A request for a text.
 
     Attributes
     ----------
     prompt, system
-        The request and the instructions that stand above it.
+        The request, and the instructions above it.
     model, temperature, max_tokens
-        The generator's own where they are None.
+        The generator's defaults where they are None.
     provider
-        Who is to write it; the first configured one by default.
+        The provider that writes it; by default the first one that is on.
     user
-        Whose budget it is on; None: nobody's.
+        The user whose budget it counts against; None for nobody's.
     purpose
-        What it is for, as it is kept with the call: `text`, `outline`, `section`.
+        What it is for, recorded with the call: `text`, `outline`, `section`.
     topic
-        What it is about, for a generator that knows nothing; the prompt by default.
+        What it is about, for the offline generator; the prompt by default.
     shape
-        A JSON schema of the answer, for providers that can hold a model to one; the prompt has to
-        ask for it too.
+        A JSON schema of the answer, for providers that can enforce one; the prompt has to ask for
+        it too.
     """
 
     prompt: str
@@ -63,23 +64,23 @@ class Prompt(BaseModel):
 
 
 class Generated(BaseModel):
-    """A text, and how it was made.
+    """A text and its metadata.
 
     Attributes
     ----------
     output_tokens
-        All that is paid for as output: the text, and the thinking before it.
+        All that is billed as output: the text, and the thinking before it.
     thinking_tokens
-        How many of them were thinking. All three are estimates by length where the provider does
-        not say.
+        How many of them were thinking. All three are estimated from lengths where the provider
+        does not report them.
     offline
-        Whether it is a placeholder that no model wrote.
+        Whether it is a placeholder rather than the text of a model.
     cost
-        In US dollars; None where no price is known.
+        In US dollars; None where the price is unknown.
     seconds
-        Its latency.
+        How long it took.
     passed_over
-        Why providers that come earlier in the order did not write it.
+        Why providers earlier in the order did not write it.
     """
 
     text: str
@@ -96,10 +97,9 @@ class Generated(BaseModel):
 
 
 class Unusable(NonRetriable):
-    """Seen by whoever asks: the model has answered with nothing that can be used.
+    """The model's answer has nothing that can be used, and a retry would end the same way.
 
-    Another attempt would end alike. `paid` is what the answer cost all the same, where that is
-    known.
+    `paid` is what the answer cost all the same, where that is known.
     """
 
     def __init__(self, message: str, paid: Generated | None = None) -> None:
@@ -108,11 +108,11 @@ class Unusable(NonRetriable):
 
 
 class Refused(Unusable):
-    """Seen by whoever asks: the model will not answer this prompt."""
+    """The model refuses this prompt."""
 
 
 class NoText(ConnectionError):
-    """Seen by a step: an answer without a text, or one that was cut off; another may have one."""
+    """An answer without a text, or one that was cut off; a retry may succeed."""
 
     def __init__(self, message: str, paid: Generated | None = None) -> None:
         super().__init__(message)
@@ -120,7 +120,7 @@ class NoText(ConnectionError):
 
 
 class NoSuchModel(NonRetriable):
-    """Seen by whoever asks: the provider does not have this model (any more); another may write."""
+    """The provider does not have this model (any more); another provider may write the text."""
 
 
 class Generator(ABC):
@@ -130,44 +130,47 @@ class Generator(ABC):
     model: str
 
     @abstractmethod
-    def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
+    def pieces(self, prompt: Prompt) -> Iterator[str | Generated]:
         """The text piece by piece, then the whole of it with its metadata.
 
-        The whole is what counts: a model's reasoning without an opening tag is only known for
-        one at its end, when its pieces have been given.
+        The whole is authoritative: reasoning without an opening tag is only recognised at its
+        end, when its pieces have been yielded.
 
         Raises
         ------
         Refused
-            It will not answer this prompt.
+            The model refuses this prompt.
         Unusable
-            Its answer has no text, and would have none another time.
+            The answer has no text, and a retry would not change that.
         NoSuchModel
-            It does not have the model.
+            The provider does not have the model.
         NonRetriable
             The request or the key is wrong.
         RetryAfter
-            The quota is used up.
+            The quota is used up for now.
         ConnectionError
-            The provider does not answer, or not sensibly.
+            The provider does not answer, or its answer makes no sense.
         """
 
     @abstractmethod
     def check(self) -> str:
-        """Ask the provider whether the key is good and the model is there, and say so in a line.
+        """Ask the provider whether the key is valid and the model exists; return a line about it.
 
         Raises as `pieces`.
         """
 
-    def generate(self, asked: Prompt) -> Generated:
+    def generate(self, prompt: Prompt) -> Generated:
         """The whole text; raises as `pieces`."""
-        *_, last = self.pieces(asked)
+        *_, last = self.pieces(prompt)
         assert isinstance(last, Generated)
         return last
 
 
 class Allowance:
-    """How much of one answer is taken: it comes in pieces, and each is a sign of life to the timeout of a single read."""
+    """The limits of one answer, in characters and in time.
+
+    An answer comes in pieces, and the timeout of a read starts anew with each of them.
+    """
 
     def __init__(self, timeout: float) -> None:
         self._seconds = TIMEOUTS_AN_ANSWER * timeout
@@ -175,11 +178,11 @@ class Allowance:
         self._left = _LONGEST_ANSWER
 
     def seconds_left(self) -> float:
-        """Seconds that are left, 0 or less when there are none."""
+        """Seconds that are left, 0 or less when the time is up."""
         return self._until - time.monotonic()
 
     def take(self, text: str) -> None:
-        """A piece has come; raises ConnectionError when the answer is too long, or takes too long."""
+        """Count a piece; raises ConnectionError when the answer is too long or takes too long."""
         self._left -= len(text)
         if self._left < 0:
             raise ConnectionError(
@@ -187,65 +190,69 @@ class Allowance:
             )
         if self.seconds_left() <= 0:
             raise ConnectionError(
-                f"the provider's answer takes longer than {self._seconds:g} s in all (ten times AI_TIMEOUT)"
+                f"the provider's answer takes longer than {self._seconds:g} s in all "
+                "(ten times AI_TIMEOUT)"
             )
 
 
 def count(tokens: Any) -> int:
-    """A number of tokens as a provider says it: 0 where that is none."""
+    """A provider's token count, bounded; 0 where it is not a number."""
     return min(max(tokens, 0), _MOST_TOKENS) if isinstance(tokens, int) else 0
 
 
-def with_tokens(made: Generated, asked: Prompt, thought: int) -> Generated:
-    """The same; tokens that the provider does not count, by length: a budget has to end too.
+def with_tokens(generated: Generated, prompt: Prompt, thought: int) -> Generated:
+    """The same text, with the token counts that the provider left out estimated from lengths.
 
-    `thought` is the number of characters of reasoning that were cut off.
+    Budgets need them. `thought` is the number of characters of reasoning that were removed.
     """
     estimated = {}
-    if not made.prompt_tokens:
-        estimated["prompt_tokens"] = _tokens_of(asked.prompt, asked.system or "")
-    if not made.output_tokens:
-        thinking = made.thinking_tokens or -(-thought // _BYTES_A_TOKEN)
+    if not generated.prompt_tokens:
+        estimated["prompt_tokens"] = _tokens_of(prompt.prompt, prompt.system or "")
+    if not generated.output_tokens:
+        thinking = generated.thinking_tokens or -(-thought // _BYTES_A_TOKEN)
         estimated |= {
             "thinking_tokens": thinking,
-            "output_tokens": _tokens_of(made.text) + thinking,
+            "output_tokens": _tokens_of(generated.text) + thinking,
         }
-    return made.model_copy(update=estimated)
+    return generated.model_copy(update=estimated)
 
 
 def _tokens_of(*texts: str) -> int:
     return sum(-(-len(text.encode(errors="replace")) // _BYTES_A_TOKEN) for text in texts)
 
 
-def pause(asked: str | None) -> float:
-    """Seconds until a provider is asked again: as many as it says, a day at most; 30 where it says
-    nothing that is a number."""
+def pause(header: str | None) -> float:
+    """Seconds until a provider may be called again: what its header says, up to a day; 30 where
+    that is missing or not a number."""
     try:
-        return min(max(0.0, float(asked)), _LONGEST_PAUSE_SECONDS) if asked else _PAUSE_SECONDS
+        return min(max(0.0, float(header)), _LONGEST_PAUSE_SECONDS) if header else _PAUSE_SECONDS
     except ValueError:
         return _PAUSE_SECONDS
 
 
-def no_text(made: Generated, thought: int = 0) -> Exception:
-    """The error of an answer that has none: the thinking may have used up what it was allowed."""
-    spent = f"{made.output_tokens} tokens, {made.thinking_tokens} of them thinking"
-    if made.finish_reason == "MAX_TOKENS":
+def no_text(generated: Generated, thought: int = 0) -> Exception:
+    """The error for an answer without text: the thinking may have used up its token limit."""
+    spent = f"{generated.output_tokens} tokens, {generated.thinking_tokens} of them thinking"
+    if generated.finish_reason == "MAX_TOKENS":
         return Unusable(
-            f"{made.model} came to its limit of tokens before the first word of a text ({spent}): raise max_tokens, or ask another model",
-            made,
+            f"{generated.model} reached its token limit before the first word of a text "
+            f"({spent}): raise max_tokens, or use another model",
+            generated,
         )
     what = f"only {thought} characters of reasoning" if thought else "no text"
-    return NoText(f"the provider's answer has {what} ({made.finish_reason}; {spent})", made)
+    return NoText(
+        f"the provider's answer has {what} ({generated.finish_reason}; {spent})", generated
+    )
 
 
 def words_of(error: object, key: str) -> str:
-    """What a provider's error says: without the key, which some repeat, and fit to be kept."""
+    """A provider's error message, storable, and without the key, which some repeat."""
     text = keepable(str(error))
     return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
 
 
 def model_list(names: list[str], model: str, variable: str, where: str = "") -> str:
-    """What to say of the models that a provider lists; raises `NoSuchModel` without this one."""
+    """A line about the models that a provider lists; raises `NoSuchModel` without this one."""
     known = {name.removeprefix("models/").removesuffix(":latest") for name in names}
     if model.removeprefix("models/").removesuffix(":latest") in known:
         return f"{len(names)} models{where}, {model} by default"
@@ -253,23 +260,24 @@ def model_list(names: list[str], model: str, variable: str, where: str = "") -> 
         " ..." if len(known) > _MODELS_SHOWN else ""
     )
     raise NoSuchModel(
-        f"it takes the key, but does not list the model {model} among its {len(names)}{where}: set {variable} to one of them ({shown or 'there are none'})"
+        f"the key is accepted, but the model {model} is not among the {len(names)} models"
+        f"{where}: set {variable} to one of them ({shown or 'there are none'})"
     )
 
 
 class OfflineGenerator(Generator):
-    """Makes a text of the topic's own words, without a network: for development, and labelled so."""
+    """Builds a placeholder from the topic's own words, without a network; labelled as such."""
 
     name = "offline"
     model = "offline"
 
-    def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
-        """A paragraph, sentence by sentence, or the lines of an outline; the same for the same prompt."""
+    def pieces(self, prompt: Prompt) -> Iterator[str | Generated]:
+        """A paragraph in sentences, or the lines of an outline; the same for the same prompt."""
         topic = (
-            " ".join(re.findall(r"\w+", asked.topic or asked.prompt)[:12])
+            " ".join(re.findall(r"\w+", prompt.topic or prompt.prompt)[:12])
             or "nothing in particular"
         )
-        written = _OUTLINE if asked.purpose == "outline" else _PARAGRAPH
+        written = _OUTLINE if prompt.purpose == "outline" else _PARAGRAPH
         sentences = [sentence.format(topic=topic) for sentence in written]
         yield from sentences
         text = "".join(sentences)
@@ -278,14 +286,14 @@ class OfflineGenerator(Generator):
             provider=self.name,
             model=self.model,
             finish_reason="STOP",
-            prompt_tokens=len(asked.prompt.split()),
+            prompt_tokens=len(prompt.prompt.split()),
             output_tokens=len(text.split()),
             offline=True,
             cost=0.0,
         )
 
     def check(self) -> str:
-        """It is always there."""
+        """It is always available."""
         return "makes placeholders without a network"
 
 

@@ -1,7 +1,7 @@
 """Any server that speaks OpenAI's chat completions: OpenAI itself, Ollama, vLLM, llama.cpp.
 
-The `openai` package is imported at the first use. Which parameters a model takes is not asked
-but tried: a refused one is left out from then on (`resources.ai.refused_parameters`).
+The `openai` package is imported at first use. Which parameters a model accepts is found by trying:
+one that is rejected is left out from then on (`resources.ai.refused_parameters`).
 """
 
 import json
@@ -32,22 +32,21 @@ from resources.ai.generators import (
 )
 from resources.ai.refused_parameters import learnt, refused_parameter
 from resources.bounded_http import Bounds, bound_body, cut_after
+from resources.settings import OPENAI_HOST, OPENAI_MODEL
 from runyard.errors import NonRetriable, RetryAfter
 
-OPENAI_HOST = "https://api.openai.com/v1"
-OPENAI_MODEL = "gpt-6-luna"
 _CHECK_SECONDS = 10.0
 _MEANINGS = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
-# OpenAI's own models take the newer name, all of them; most other servers the older one.
+# All of OpenAI's own models accept the newer name, most other servers the older one.
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _NEWER_LIMIT = re.compile(r"(?:.*/)?(?:o\d|gpt-(?:[5-9]|\d\d))")
-# What a request can do without.
+# Parameters that a request can do without.
 _OPTIONAL = {*_LIMITS, "temperature", "response_format", "stream_options", "stream", "messages"}
 
 
 @dataclass
 class _Part:
-    """What a piece of an answer says, whatever its shape."""
+    """One piece of an answer, whatever its original form."""
 
     text: str = ""
     thought: str = ""
@@ -59,7 +58,7 @@ class _Part:
 class OpenAIGenerator(Generator):
     """Writes with a model behind OpenAI's API.
 
-    `timeout` is in seconds, for the next piece of an answer; all of it may take ten times as long.
+    `timeout` is in seconds, for the next piece of an answer; the whole may take ten times as long.
     """
 
     name = "openai"
@@ -81,14 +80,14 @@ class OpenAIGenerator(Generator):
         return self._made_client(self._timeout, TIMEOUTS_AN_ANSWER * self._timeout)
 
     def _made_client(self, timeout: float, seconds: float) -> Any:
-        """A client whose answers are bounded in all, in bytes too, not only from read to read."""
+        """A client that limits the whole answer in time and bytes, not only each read."""
         from openai import DefaultHttpxClient, OpenAI
 
         def bound(response: Any) -> None:
             bound_body(response, Bounds(seconds, ANSWER_BYTES))
 
         http_client = DefaultHttpxClient(event_hooks={"response": [bound]})
-        # It tries nothing again by itself: that is the function's business.
+        # Retries are up to the function.
         return OpenAI(
             api_key=self._api_key,
             base_url=self._base_url,
@@ -97,16 +96,16 @@ class OpenAIGenerator(Generator):
             http_client=http_client,
         )
 
-    def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
+    def pieces(self, prompt: Prompt) -> Iterator[str | Generated]:
         """See `Generator`."""
-        model = asked.model or self.model
+        model = prompt.model or self.model
         said, last = AnswerText(), _Part()
         allowance = Allowance(self._timeout)
         try:
-            for part in self._parts(asked, model, allowance):
+            for part in self._parts(prompt, model, allowance):
                 last.usage = part.usage or last.usage
                 if last.reason:
-                    continue  # an answer that comes twice
+                    continue  # some servers send the answer twice
                 last.reason = part.reason
                 last.refusal += part.refusal
                 allowance.take(part.text + part.thought + part.refusal)
@@ -117,7 +116,7 @@ class OpenAIGenerator(Generator):
             raise self._meaning(error, model) from None
         if text := said.finish():
             yield text
-        yield self._whole(said, last, asked, model)
+        yield self._whole(said, last, prompt, model)
 
     def check(self) -> str:
         """See `Generator`."""
@@ -136,10 +135,10 @@ class OpenAIGenerator(Generator):
         parts = urlsplit(self._base_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
-    def _parts(self, asked: Prompt, model: str, allowance: Allowance) -> Iterator[_Part]:
+    def _parts(self, prompt: Prompt, model: str, allowance: Allowance) -> Iterator[_Part]:
         from openai import Stream
 
-        answer = self._open(asked, model)
+        answer = self._open(prompt, model)
         if not isinstance(answer, Stream):
             yield from _of_whole(answer)
             return
@@ -151,36 +150,36 @@ class OpenAIGenerator(Generator):
                 yield from _of_choices(getattr(chunk, "choices", None), "delta")
                 yield _Part(usage=getattr(chunk, "usage", None))
 
-    def _open(self, asked: Prompt, model: str) -> Any:
+    def _open(self, prompt: Prompt, model: str) -> Any:
         """The answer, as a stream where the model gives one."""
         import openai
 
         refused = set(learnt.of(self._base_url, model))
         while True:
-            request = self._request(asked, model, refused)
+            request = self._request(prompt, model, refused)
             try:
                 return self._client.chat.completions.create(**request)
             except openai.APIStatusError as error:
-                parameter = refused_parameter(error, _sent(request, asked))
+                parameter = refused_parameter(error, _sent(request, prompt))
                 if parameter is None or parameter in refused:
                     raise
                 refused.add(parameter)
                 learnt.add(self._base_url, model, parameter)
 
-    def _request(self, asked: Prompt, model: str, refused: set[str]) -> dict[str, Any]:
-        """Without what is refused: instructions that have no message go in front of the prompt."""
-        messages = [{"role": "user", "content": asked.prompt}]
-        if asked.system and "messages" in refused:
-            messages = [{"role": "user", "content": f"{asked.system}\n\n{asked.prompt}"}]
-        elif asked.system:
-            messages = [{"role": "system", "content": asked.system}, *messages]
+    def _request(self, prompt: Prompt, model: str, refused: set[str]) -> dict[str, Any]:
+        """The request without rejected parameters; instructions may move into the prompt."""
+        messages = [{"role": "user", "content": prompt.prompt}]
+        if prompt.system and "messages" in refused:
+            messages = [{"role": "user", "content": f"{prompt.system}\n\n{prompt.prompt}"}]
+        elif prompt.system:
+            messages = [{"role": "system", "content": prompt.system}, *messages]
         limits = _LIMITS[::-1] if self._takes_newer_limit(model) else _LIMITS
         limit = next((name for name in limits if name not in refused), None)
-        optional: dict[str, Any] = {"temperature": asked.temperature}
+        optional: dict[str, Any] = {"temperature": prompt.temperature}
         if limit:
-            optional[limit] = asked.max_tokens
-        if asked.shape:
-            shape = {"name": asked.purpose, "schema": asked.shape, "strict": True}
+            optional[limit] = prompt.max_tokens
+        if prompt.shape:
+            shape = {"name": prompt.purpose, "schema": prompt.shape, "strict": True}
             optional["response_format"] = {"type": "json_schema", "json_schema": shape}
         if "stream" not in refused:
             optional |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -195,29 +194,29 @@ class OpenAIGenerator(Generator):
         host = urlsplit(self._base_url).hostname or ""
         return host.endswith("openai.com") or _NEWER_LIMIT.match(model) is not None
 
-    def _whole(self, said: AnswerText, last: _Part, asked: Prompt, model: str) -> Generated:
+    def _whole(self, said: AnswerText, last: _Part, prompt: Prompt, model: str) -> Generated:
         text = said.text()
         reason = last.reason or ""
-        made = Generated(
+        generated = Generated(
             text=text,
             provider=self.name,
             model=model,
             finish_reason=_MEANINGS.get(reason, reason.upper()),
             **_usage(last.usage, said.thought, len(text)),
         )
-        made = with_tokens(made, asked, said.thought)
+        generated = with_tokens(generated, prompt, said.thought)
         if last.refusal and not text:
-            raise Refused(f"the provider refuses this prompt: {last.refusal[:200]}", made)
+            raise Refused(f"the provider refuses this prompt: {last.refusal[:200]}", generated)
         if reason == "content_filter":
-            raise Refused("the provider does not finish this text: content_filter", made)
+            raise Refused("the provider does not finish this text: content_filter", generated)
         if not reason:
-            raise NoText("the provider's answer was cut off", made)
+            raise NoText("the provider's answer was cut off", generated)
         if not text.strip():
-            raise no_text(made, said.thought)
-        return made
+            raise no_text(generated, said.thought)
+        return generated
 
     def _meaning(self, error: Exception, model: str | None = None) -> Exception:
-        """What an error of the package means for another attempt."""
+        """What an error of the package means for a retry."""
         import openai
 
         words = words_of(_told(error), self._api_key)
@@ -242,24 +241,24 @@ class OpenAIGenerator(Generator):
 
 
 def _told(error: Exception) -> str:
-    """What an error says; its body too where that has another form than OpenAI's."""
+    """An error's message, with its body where that does not have OpenAI's form."""
     text, body = str(error), getattr(error, "body", None)
     return text if (isinstance(body, dict) and "message" in body) or not body else f"{text}: {body}"
 
 
-def _sent(request: dict[str, Any], asked: Prompt) -> set[str]:
-    """The parameters of a request that it could do without."""
-    return {name for name in request if name in _OPTIONAL and (name != "messages" or asked.system)}
+def _sent(request: dict[str, Any], prompt: Prompt) -> set[str]:
+    """The parameters of a request that can be left out."""
+    return {name for name in request if name in _OPTIONAL and (name != "messages" or prompt.system)}
 
 
 def _of_choices(choices: Any, field: str) -> Iterator[_Part]:
-    """The first choice alone: what others say is another answer."""
+    """The parts of the first choice; the others are other answers."""
     for choice in choices or []:
         if getattr(choice, "index", 0):
             continue
         message = getattr(choice, field, None)
         text, thought = _texts(getattr(message, "content", None))
-        # vLLM has called it `reasoning` for a while, DeepSeek and llama.cpp `reasoning_content`.
+        # vLLM called it `reasoning` for a while, DeepSeek and llama.cpp `reasoning_content`.
         apart = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
         if isinstance(apart, str):
             thought += apart
@@ -275,13 +274,13 @@ def _of_whole(answer: Any) -> Iterator[_Part]:
 
 
 def _of_json(body: bytes) -> Iterator[_Part]:
-    """The answer of a server that streams nothing, whatever it was asked for."""
+    """The answer of a server that does not stream, although it was asked to."""
     from openai.types.chat import ChatCompletion
 
-    found = json.loads(body)
-    if not isinstance(found, dict) or "choices" not in found:
-        raise ValueError(f"the provider's answer is no completion: {body[:200]!r}")
-    yield from _of_whole(ChatCompletion.construct(**found))
+    completion = json.loads(body)
+    if not isinstance(completion, dict) or "choices" not in completion:
+        raise ValueError(f"the provider's answer is not a completion: {body[:200]!r}")
+    yield from _of_whole(ChatCompletion.construct(**completion))
 
 
 def _texts(content: Any) -> tuple[str, str]:
@@ -309,7 +308,7 @@ def _part(part: Any) -> tuple[str, str]:
 
 
 def _usage(usage: Any, thought: int, text: int) -> dict[str, int]:
-    """Tokens by kind. Some servers count the thinking only in the total."""
+    """Token counts. Some servers count the thinking in the total only."""
     prompt, output = (
         count(getattr(usage, f"{kind}_tokens", 0)) for kind in ("prompt", "completion")
     )

@@ -1,6 +1,6 @@
-"""An outline as it is asked for, and as it comes: as JSON, or as the lines that a model made of it.
+"""Outlines: the JSON shape that is requested, and how a model's answer is read.
 
-What introduces an outline, or follows it, is no heading.
+An answer is read as JSON or as lines; an introduction or a closing remark is not a heading.
 """
 
 import json
@@ -34,12 +34,12 @@ _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"\s*[,\]]')
 
 
 def headings(text: str, most: int) -> list[str]:
-    """The headings of an outline without their numbers and marks, `most` at most.
+    """The headings of an outline without their numbers and marks, at most `most`.
 
-    Empty where no outline can be seen in the text.
+    Empty where the text contains no outline.
     """
-    found = _of_json(text)
-    lines = found or _of_lines(text)
+    titles = _of_json(text)
+    lines = titles or _of_lines(text)
     bare = (_bare(line) for line in lines)
     return [line for line in bare if any(map(str.isalnum, line))][:most]
 
@@ -49,14 +49,14 @@ def _bare(line: str) -> str:
 
 
 def _of_json(text: str) -> list[str]:
-    """The headings of the JSON in a text, wherever it begins, and even when it was cut off."""
+    """The headings of JSON anywhere in a text, even when it was cut off."""
     for start in islice(re.finditer(r"[{\[]", text), _MOST_STARTS):
         try:
             value, _ = json.JSONDecoder().raw_decode(text, start.start())
         except (ValueError, RecursionError):
             continue
-        if found := _of_value(value):
-            return found
+        if titles := _of_value(value):
+            return titles
     begun = re.search(r'\{\s{0,99}"headings"\s{0,99}:\s{0,99}\[', text)
     return _STRING.findall(text[begun.end() :]) if begun else []
 
@@ -66,22 +66,22 @@ def _of_value(value: Any) -> list[str]:
         if not isinstance(value, dict):
             break
         value = next((inner for inner in value.values() if isinstance(inner, list | dict)), None)
-    return [title for one in value if (title := _title(one))] if isinstance(value, list) else []
+    return [title for entry in value if (title := _title(entry))] if isinstance(value, list) else []
 
 
 def _title(value: Any) -> str:
-    """A heading in a list of JSON: a string, or an object that has one."""
+    """A heading in a JSON list: a string, or an object that contains one."""
     if isinstance(value, dict):
         value = next((value[key] for key in _TITLES if isinstance(value.get(key), str)), "")
     return " ".join(value.split()) if isinstance(value, str) else ""
 
 
 def _of_lines(text: str) -> list[str]:
-    """Numbered lines, else Markdown's headings, else a list's; else what could be a heading."""
+    """Numbered lines, else Markdown headings, else bullets; else whatever may be a heading."""
     lines = [line for line in text.splitlines() if line.strip("`~ \t")]
     numbered, bullets = _top(_NUMBERED, lines), _top(_BULLET, lines)
     if numbered:
-        # Points between two numbers are below the first of them.
+        # Bullets between two numbers belong to the first of them.
         after = [at for at in bullets if at > numbered[-1]]
         goes_on = len(after) == len(bullets) and len(numbered) > 1
         return [lines[at] for at in numbered + (after if goes_on else [])]
@@ -94,16 +94,16 @@ def _of_lines(text: str) -> list[str]:
 
 
 def _top(pattern: re.Pattern[str], lines: list[str]) -> list[int]:
-    """Where the lines of a list are that are not below others of it."""
-    found = {
+    """The indexes of a list's top-level lines."""
+    matches = {
         at: match for at, line in enumerate(lines) if (match := pattern.match(line[:_LONGEST]))
     }
-    least = min((len(match["indent"]) for match in found.values()), default=0)
-    return [at for at, match in found.items() if len(match["indent"]) == least]
+    least = min((len(match["indent"]) for match in matches.values()), default=0)
+    return [at for at, match in matches.items() if len(match["indent"]) == least]
 
 
 def _one_level(lines: list[str]) -> list[str]:
-    """Markdown's headings of the highest level that has several: a single one is the title."""
+    """Markdown headings of the highest level that has several: a single one is the title."""
     levels: dict[int, list[str]] = {}
     for line in lines:
         if match := _HASHES.match(line):
@@ -113,6 +113,6 @@ def _one_level(lines: list[str]) -> list[str]:
 
 
 def _may_be_heading(line: str) -> bool:
-    """Whether it is one, by its look: no sentence, no introduction, no piece of JSON."""
+    """Whether a line looks like a heading, not like a sentence, an introduction or JSON."""
     ends = line.endswith((":", "：", ".", "!", "。", "！"))
     return len(line) <= _LONGEST_LINE and not ends and not line.startswith(tuple('{}[]"'))

@@ -1,4 +1,7 @@
-"""Prompts as files with a version: `templates/prompts/name.txt`, whose first line is `Version: ...`. Jinja2 in a sandbox."""
+"""Versioned prompts: `templates/prompts/NAME.txt`, whose first line is `Version: ...`.
+
+They are Jinja2 templates, rendered in a sandbox.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -12,7 +15,7 @@ _VERSION = "Version: "
 
 
 def render_prompt(name: str, data: dict[str, Any]) -> tuple[str, str]:
-    """A prompt with its data, and its version as it is kept with what came of it: `outline/1`."""
+    """A rendered prompt, and its version as it is recorded with the text: `outline/1`."""
     version, body = _source(name)
     return _environment().from_string(body).render(data).strip(), f"{name}/{version}"
 

@@ -1,12 +1,13 @@
-"""Chooses who writes a text: whom the request names, then the configured order; falls over to the next when one is down or out of quota.
+"""Chooses who writes a text: the provider that the request names, then the configured order.
 
-A model that a provider does not have is passed over too, and so noted with the text. A refusal and a wrong request are final: another provider is not asked
-behind the first one's back. The offline generator writes only where no other is
-switched on, or where the request names it: a placeholder never passes for a text. Where a text has begun to come, it is not begun again elsewhere.
+When a provider is down, out of quota or does not have the model, the next one is tried, and the
+reason is noted with the text. A refusal and an invalid request are final: a prompt that one
+provider rejects is not sent to another. The offline generator writes only where no provider is on,
+or where the request names it, so a placeholder never passes for a text. Once a text has begun, it
+is not started again elsewhere.
 """
 
 import logging
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,42 +16,44 @@ from typing import Any
 
 from dagster import ConfigurableResource
 
-from resources.ai.calls import OverBudget, check_budget, check_price, cost, keep_call
-from resources.ai.circuit_breaker import Breaker
-from resources.ai.gemini import GEMINI_HOST, GEMINI_MODEL, GeminiGenerator
+from resources.ai.calls import OverBudget, check_budget, check_price, cost, record_call
+from resources.ai.circuit_breaker import CircuitBreaker
+from resources.ai.gemini import GeminiGenerator
 from resources.ai.generators import Generated, Generator, NoSuchModel, OfflineGenerator, Prompt
-from resources.ai.openai_compatible import OPENAI_HOST, OPENAI_MODEL, OpenAIGenerator
+from resources.ai.openai_compatible import OpenAIGenerator
+from resources.settings import OPENAI_HOST, AiSettings, secret
 from runyard.errors import NonRetriable, RetryAfter
 
 _log = logging.getLogger(__name__)
-_LONGEST_SECONDS = 86_400.0
-NAMES = ("gemini", "openai", "offline")
 
 
 class NotSwitchedOn(NonRetriable):
-    """Seen by whoever asks for a provider by its name: it has no key here."""
+    """The request names a provider that has no key here."""
 
 
 class Providers(ConfigurableResource[Any]):
-    """The text providers that the environment switches on, each behind a circuit breaker; every call is kept with its usage."""
+    """The text providers that have a key, each behind a circuit breaker; every call is recorded."""
 
-    def generate(self, asked: Prompt) -> Generated:
+    def generate(self, prompt: Prompt) -> Generated:
         """The whole text; raises as `pieces`."""
-        *_, last = self.pieces(asked)
+        *_, last = self.pieces(prompt)
         assert isinstance(last, Generated)
         return last
 
-    def pieces(self, asked: Prompt) -> Iterator[str | Generated]:
-        """The text piece by piece, then the whole of it with its metadata; raises as `Generator.pieces`, and `OverBudget`."""
-        check_budget(asked.user)
+    def pieces(self, prompt: Prompt) -> Iterator[str | Generated]:
+        """The text piece by piece, then the whole of it with its metadata.
+
+        Raises as `Generator.pieces`, and `OverBudget`.
+        """
+        check_budget(prompt.user)
         errors: list[Exception] = []
-        for number, generator in enumerate(self.candidates(asked.provider)):
-            # A model's name means nothing to the next provider.
-            mine = asked if number == 0 else asked.model_copy(update={"model": None})
+        for number, generator in enumerate(self.candidates(prompt.provider)):
+            # A model's name means nothing to another provider.
+            mine = prompt if number == 0 else prompt.model_copy(update={"model": None})
             begun = False
             try:
                 if not isinstance(generator, OfflineGenerator):
-                    check_price(asked.user, mine.model or generator.model)
+                    check_price(prompt.user, mine.model or generator.model)
                 for piece in _guarded(generator, mine):
                     begun = True
                     if isinstance(piece, Generated):
@@ -58,100 +61,81 @@ class Providers(ConfigurableResource[Any]):
                     yield piece
                 return
             except (RetryAfter, ConnectionError, NoSuchModel, OverBudget) as error:
-                # The budget is the first one's business: what others would cost is not asked for.
+                # The budget is checked for the first provider; a later one is passed over.
+
                 if begun or (isinstance(error, OverBudget) and not errors):
                     raise
                 _log.warning("%s does not write this text: %s", generator.name, str(error)[:300])
                 errors.append(error)
         raise _of_all(errors)
 
-    def candidates(self, wanted: str | None) -> list[Generator]:
-        """Whom to ask, in order; raises `NotSwitchedOn` when the one that is wanted is not."""
+    def candidates(self, provider: str | None) -> list[Generator]:
+        """The generators to try, in order; raises `NotSwitchedOn` for a provider without a key."""
         on = switched_on()
-        if wanted is not None and wanted != "offline" and wanted not in on:
+        if provider is not None and provider != "offline" and provider not in on:
             raise NotSwitchedOn(
-                f"the provider {wanted} is not switched on; there are: {', '.join(on) or 'none'}. Set {wanted.upper()}_API_KEY"
+                f"the provider {provider} is not switched on; there are: "
+                f"{', '.join(on) or 'none'}. Set {provider.upper()}_API_KEY"
             )
-        if wanted == "offline" or not on:
+        if provider == "offline" or not on:
             return [OfflineGenerator()]
-        return sorted(on.values(), key=lambda generator: generator.name != wanted)
+        return sorted(on.values(), key=lambda generator: generator.name != provider)
 
 
 def switched_on() -> dict[str, Generator]:
-    """The providers that have a key, in the order of AI_PROVIDERS (names with commas between; Gemini, then OpenAI by default)."""
-    made = {"gemini": _gemini(), "openai": _openai()}
-    order = [
-        name.strip()
-        for name in (os.environ.get("AI_PROVIDERS") or "gemini,openai").split(",")
-        if name.strip()
-    ]
-    unknown = [name for name in order if name not in NAMES]
-    if unknown:
-        raise NonRetriable(
-            f"AI_PROVIDERS names {', '.join(unknown)}; there are: {', '.join(NAMES)}"
-        )
-    return {name: generator for name in order if (generator := made.get(name)) is not None}
+    """The providers that have a key, in the order of AI_PROVIDERS."""
+    settings = AiSettings.read()
+    generators = {"gemini": _gemini(settings), "openai": _openai(settings)}
+    return {
+        name: generator
+        for name in settings.ai_providers
+        if (generator := generators.get(name)) is not None
+    }
 
 
 @lru_cache(maxsize=8)
-def _made_openai(key: str, host: str, model: str, seconds: float) -> OpenAIGenerator:
-    return OpenAIGenerator(key, host, model, seconds)
+def _openai_generator(key: str, host: str, model: str, timeout: float) -> OpenAIGenerator:
+    return OpenAIGenerator(key, host, model, timeout)
 
 
-def _seconds() -> float:
-    """How long the next piece of an answer may take (AI_TIMEOUT)."""
-    stated = os.environ.get("AI_TIMEOUT") or "120"
-    try:
-        seconds = float(stated)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < _LONGEST_SECONDS:
-        raise NonRetriable(f"AI_TIMEOUT is not a number of seconds: {stated}")
-    return seconds
-
-
-def _openai() -> Generator | None:
-    """A server with a base URL of its own (Ollama, say) may need no key."""
-    key, host = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
-    return (
-        _made_openai(
-            key or "none",
-            host or OPENAI_HOST,
-            os.environ.get("OPENAI_MODEL") or OPENAI_MODEL,
-            _seconds(),
-        )
-        if key or host
-        else None
+def _openai(settings: AiSettings) -> Generator | None:
+    key, host = secret(settings.openai_api_key), settings.openai_base_url
+    if not key and not host:
+        return None
+    # A server with its own base URL, such as Ollama, may need no key.
+    return _openai_generator(
+        key or "none", host or OPENAI_HOST, settings.openai_model, settings.ai_timeout
     )
 
 
-def _gemini() -> Generator | None:
-    key = os.environ.get("GEMINI_API_KEY")
-    host, model = os.environ.get("GEMINI_API_HOST"), os.environ.get("GEMINI_MODEL")
+def _gemini(settings: AiSettings) -> Generator | None:
+    key = secret(settings.gemini_api_key)
     if not key:
         return None
-    return GeminiGenerator(key, host or GEMINI_HOST, model or GEMINI_MODEL, _seconds())
+    return GeminiGenerator(
+        key, settings.gemini_api_host, settings.gemini_model, settings.ai_timeout
+    )
 
 
 # The circuit breakers of this process, by provider.
-breakers: defaultdict[str, Breaker] = defaultdict(Breaker)
+breakers: defaultdict[str, CircuitBreaker] = defaultdict(CircuitBreaker)
 
 
-def _guarded(generator: Generator, asked: Prompt) -> Iterator[str | Generated]:
-    """What a generator gives, kept in the table of calls; nothing is asked of one that rests."""
+def _guarded(generator: Generator, prompt: Prompt) -> Iterator[str | Generated]:
+    """A generator's pieces, behind its circuit breaker; the call is recorded."""
     guard = breakers[generator.name]
     left = guard.seconds_left()
     if left > 0:
         raise RetryAfter(
-            f"{generator.name} is down or out of quota, and is left alone for {left:.0f} s", left
+            f"{generator.name} is down or out of quota, and is not called for {left:.0f} s", left
         )
     began = time.monotonic()
     try:
-        for piece in generator.pieces(asked):
+        for piece in generator.pieces(prompt):
             if isinstance(piece, Generated):
                 piece.cost, piece.seconds = cost(piece), round(time.monotonic() - began, 3)
                 guard.succeeded()
-                keep_call(asked, generator.name, piece.model, piece.seconds, piece)
+                record_call(prompt, generator.name, piece.model, piece.seconds, piece)
             yield piece
     except (RetryAfter, ConnectionError, NonRetriable) as error:
         if isinstance(error, RetryAfter):
@@ -159,18 +143,18 @@ def _guarded(generator: Generator, asked: Prompt) -> Iterator[str | Generated]:
         elif isinstance(error, ConnectionError):
             guard.failed()
         else:
-            guard.succeeded()  # it answers, if not as one would like
-        keep_call(
-            asked, generator.name, asked.model or generator.model, time.monotonic() - began, error
+            guard.succeeded()  # the provider works, even if this request does not
+        record_call(
+            prompt, generator.name, prompt.model or generator.model, time.monotonic() - began, error
         )
         raise
 
 
 def _of_all(errors: list[Exception]) -> Exception:
-    """The error of a text that nobody has written.
+    """The error when no provider has written the text.
 
-    It is final where no time can mend it, and else tried again: at the earliest moment at which
-    one may be asked, where all of them say one.
+    It is final where every error is final. Otherwise it is retried, at the earliest time that the
+    providers name where each of them names one.
     """
     if len(errors) == 1:
         return errors[0]

@@ -1,4 +1,4 @@
-"""How long a text is: in words where there are spaces between them, else in characters."""
+"""The length of a text: in words, or in characters where the script has no spaces."""
 
 import unicodedata
 
@@ -20,15 +20,16 @@ _SCRIPTS_WITHOUT_SPACES = (
 
 
 def unit(language: str) -> str:
-    """What a text's length is counted in: `words`, or `characters`."""
+    """The unit of a text's length: `words` or `characters`."""
     return "characters" if language in _WITHOUT_SPACES else "words"
 
 
 def written_length(text: str) -> int:
-    """Words between spaces; every letter is one where its script has no spaces.
+    """The number of words; each letter counts as one where its script has no spaces.
 
-    Only letters and digits make a word: a dash alone is none, and marks on a letter belong to it.
+    Only letters and digits make a word: a lone dash does not, and marks belong to their letter.
     """
+
     length = 0
     in_word = False
     for letter in text:

@@ -1,1 +1,1 @@
-"""The tables of numbers that the analytics assets keep."""
+"""The tables that the analytics assets write."""

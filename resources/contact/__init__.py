@@ -1,1 +1,1 @@
-"""The contact form: who gets its messages, and how spam is told."""
+"""The contact form: its recipient, its spam checks and its limits."""

@@ -1,20 +1,22 @@
-"""Who on our side is written to."""
+"""The recipient of the contact form."""
 
-import os
 from typing import Any
 
 from dagster import ConfigurableResource
 
+from resources.settings import ContactSettings, EmailSettings
 
-class Staff(ConfigurableResource[Any]):
-    """The address that contact forms go to; empty where none is set."""
+_EXAMPLE = "team@example.com"
+
+
+class ContactRecipient(ConfigurableResource[Any]):
+    """The address that contact forms are sent to; empty where none is set."""
 
     address: str = ""
 
 
-def staff_from_environment() -> Staff:
-    """CONTACT_TO; without it and without SendGrid, where mails go nowhere, an example."""
-    return Staff(
-        address=os.environ.get("CONTACT_TO")
-        or ("" if os.environ.get("SENDGRID_API_KEY") else "team@example.com")
-    )
+def recipient_from_settings() -> ContactRecipient:
+    """CONTACT_TO; an example address where that is not set and mail only goes into the outbox."""
+    is_sending = EmailSettings.read().sendgrid_api_key is not None
+    stand_in = "" if is_sending else _EXAMPLE
+    return ContactRecipient(address=ContactSettings.read().contact_to or stand_in)

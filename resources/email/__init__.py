@@ -1,1 +1,1 @@
-"""Mail: written, sent through SendGrid or into an outbox, and what became of it."""
+"""Mail: rendering, sending through SendGrid or into a local outbox, and delivery reports."""

@@ -1,6 +1,6 @@
-"""E-mail addresses as people write them: read the same way everywhere, compared, and written as plain text.
+"""E-mail addresses as people write them: parsed, compared and formatted in one place.
 
-Light to import: the event types need it, and with them every application that sends events.
+Light to import, because the event types need it, and with them every application that sends events.
 """
 
 import re
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from email_validator import EmailNotValidError, validate_email
 
-# 320 for the address itself (RFC 3696), and a name; mailers may not have lines beyond 998 (RFC 5322).
+# 320 for the address itself (RFC 3696), plus a name; header lines end at 998 (RFC 5322).
 LONGEST_ADDRESS = 1000
 _REMEMBERED = 1024
 _SHOWN = 100
@@ -20,11 +20,11 @@ _MOST_SAID = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPED = re.compile(r"\\(.)")
-# What a name may not hold unless it is quoted (RFC 5322), but for what people write there all the same.
+# What a name may not contain unquoted: less than RFC 5322 says, because people write the rest.
 _UNQUOTED = re.compile(r'[<>@"\\]')
 _SPECIAL = re.compile(r'[()<>@,:;".\[\]\\]')
 _COMMENTED = re.compile(r"([^\s()<>]+)\s+\(([^()]*)\)")
-# One or more encoded words (RFC 2047), without what stands around them.
+# One or more encoded words (RFC 2047), without what surrounds them.
 _WORD = r"=\?[^?\s]+\?[bqBQ]\?[^?]*\?="
 _ENCODED = re.compile(rf"{_WORD}(?:\s+{_WORD})*")
 _IN_BRACKETS = re.compile(r"<([^<>]*)>$")
@@ -32,9 +32,9 @@ _IN_BRACKETS = re.compile(r"<([^<>]*)>$")
 
 @dataclass(frozen=True)
 class Mailbox:
-    """An address with the name beside it (empty where there is none), both plain text.
+    """An address and its display name (empty where there is none), both plain text.
 
-    `domain` is as people read it (`müller.example`), `ascii_domain` as it is looked up
+    `domain` is the readable form (`müller.example`), `ascii_domain` the one that is looked up
     (`xn--mller-kva.example`).
     """
 
@@ -45,22 +45,23 @@ class Mailbox:
 
     @classmethod
     def parse(cls, text: str) -> "Mailbox":
-        """Read one address; raises ValueError with a text for whoever wrote it."""
-        # Before anything reads it: what follows may take the square of its length.
+        """Parse one address; raises ValueError with a message for whoever wrote it."""
+        # Checked first: what follows may take time quadratic in the length.
         if len(text) > LONGEST_ADDRESS:
             raise ValueError(
-                f"{shown(text)} is not an e-mail address: it has {len(text)} characters, {LONGEST_ADDRESS} at most with its name"
+                f"{shown(text)} is not an e-mail address: it has {len(text)} characters, "
+                f"{LONGEST_ADDRESS} at most with its name"
             )
         return _mailbox(text)
 
     @property
     def address(self) -> str:
-        """The address alone, as people read it."""
+        """The address alone, in readable form."""
         return f"{self.local}@{self.domain}"
 
     @property
     def wire(self) -> str:
-        """The address with its domain in ASCII: what every mail server and provider takes."""
+        """The address with its domain in ASCII, which every mail server and provider accepts."""
         return f"{self.local}@{self.ascii_domain}"
 
     def __str__(self) -> str:
@@ -72,7 +73,7 @@ class Mailbox:
 
 
 def split(text: str) -> list[str]:
-    """The addresses of a text with commas between them; a comma in a quoted name is no border."""
+    """The addresses in a text that separates them with commas; quoted commas do not separate."""
     parts, begin, quoted, bracketed, escaped = [], 0, False, False, False
     for position, sign in enumerate(text):
         if escaped:
@@ -90,13 +91,13 @@ def split(text: str) -> list[str]:
 
 
 def bare(text: str) -> str:
-    """What an address is compared by: without its name, in lower case, the domain as people read it.
+    """The form in which addresses are compared: no name, lower case, a readable domain.
 
-    What is no address stays as it is, in lower case.
+    A text that is not an address is only converted to lower case.
     """
-    found = _IN_BRACKETS.search(text)
-    address = (found[1] if found else text).strip().lower()
-    # All others are that form already, which is how nearly all of them are written.
+    bracketed = _IN_BRACKETS.search(text)
+    address = (bracketed[1] if bracketed else text).strip().lower()
+    # Nearly all addresses are in that form already.
     if address.isascii() and "xn--" not in address:
         return address
     try:
@@ -106,13 +107,13 @@ def bare(text: str) -> str:
 
 
 def forms(text: str) -> list[str]:
-    """The forms in which an address may have been written down: that of `bare`, and with its domain in ASCII."""
-    found = bare(text)
-    return [found] if found.isascii() else [found, _in_ascii(found)]
+    """The forms in which an address may have been stored: `bare`, and with its domain in ASCII."""
+    form = bare(text)
+    return [form] if form.isascii() else [form, _in_ascii(form)]
 
 
 def without_repeats(fields: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """The addresses of each field without those that came before, in it or in an earlier one."""
+    """The addresses of each field without those that occurred before, there or in another field."""
     seen: set[str] = set()
     kept: dict[str, list[str]] = {}
     for field, addresses in fields.items():
@@ -125,13 +126,13 @@ def without_repeats(fields: Mapping[str, Iterable[str]]) -> dict[str, list[str]]
 
 
 def shown(text: str) -> str:
-    """A text as an error shows it, of a long one the beginning."""
+    """A text as an error message shows it, truncated when it is long."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _mailbox(text: str) -> Mailbox:
-    """What a text says; a mail reads the same few addresses several times on its way."""
+    """Parse a text; cached, because one mail reads the same few addresses several times."""
     if _CONTROL.search(text):
         raise ValueError("must be one line, without control characters")
     name, address = _parts(text)
@@ -140,7 +141,7 @@ def _mailbox(text: str) -> Mailbox:
     except EmailNotValidError as error:
         said = str(error)[:_MOST_SAID]
         raise ValueError(f"{shown(text)} is not an e-mail address: {said}") from None
-    except Exception:  # it has many: RecursionError, UnicodeError, IndexError ...
+    except Exception:  # the package raises many kinds: RecursionError, UnicodeError, IndexError ...
         raise ValueError(f"{shown(text)} is not an e-mail address") from None
     return Mailbox(_plain(name), checked.local_part, checked.domain, checked.ascii_domain or "")
 
@@ -153,31 +154,32 @@ def _in_ascii(address: str) -> str:
 
 
 def _parts(text: str) -> tuple[str, str]:
-    """Name and address of a text; raises ValueError where it holds more than one address."""
+    """The name and the address in a text; raises ValueError where it contains several addresses."""
     text = text.strip()
     if len(split(text)) > 1:
         raise ValueError(
-            f"{shown(text)} is not one e-mail address: give each its own place, and put a name with a comma into double quotes"
+            f"{shown(text)} is not one e-mail address: list each address separately, and put a "
+            "name with a comma into double quotes"
         )
     if text.endswith(">"):
         name, _, address = text[:-1].rpartition("<")
         name = name.strip()
-        unquoted = _QUOTED.sub(lambda found: _ESCAPED.sub(r"\1", found[1]), name)
+        unquoted = _QUOTED.sub(lambda match: _ESCAPED.sub(r"\1", match[1]), name)
         if _UNQUOTED.search(_QUOTED.sub("", name)):
             raise ValueError(
                 f"{shown(text)} is not one e-mail address: put its name into double quotes"
             )
         return unquoted, address.strip()
-    if found := _COMMENTED.fullmatch(text):
-        return found[2], found[1]
+    if commented := _COMMENTED.fullmatch(text):
+        return commented[2], commented[1]
     return "", text
 
 
 def _plain(name: str) -> str:
-    """A name as people read it: encoded words (RFC 2047) decoded, one space between two words."""
+    """A name in readable form: encoded words (RFC 2047) decoded, single spaces between words."""
     if "=?" in name:
         try:
-            name = _ENCODED.sub(lambda found: str(make_header(decode_header(found[0]))), name)
+            name = _ENCODED.sub(lambda match: str(make_header(decode_header(match[0]))), name)
         except (HeaderParseError, LookupError, ValueError):
             raise ValueError(
                 f"the name {shown(name)} cannot be decoded; write it as it is"

@@ -1,7 +1,7 @@
-"""What SendGrid reports of mails: kept once each, in any order, and the states that follow from all of them.
+"""SendGrid's delivery reports: stored once each, in any order, and the states that follow.
 
-The state of a mail is that of its furthest report, the suppression of an address what all its reports say together: so a batch that comes twice,
-late or shuffled ends in the same state.
+The state of a mail is that of its furthest report, and whether an address is suppressed follows
+from all reports about it. So a batch that arrives twice, late or shuffled gives the same result.
 """
 
 import json
@@ -19,7 +19,7 @@ from resources.email.addresses import bare
 
 Connection = psycopg.Connection[dict[str, object]]
 
-# By its rank the furthest report makes the state of its mail.
+# In this order: the report that comes last in it determines the state of its mail.
 _STATES = {
     "processed": "sent",
     "deferred": "deferred",
@@ -32,7 +32,7 @@ _STATES = {
     "unsubscribe": "unsubscribed",
     "spamreport": "complained",
 }
-# What a mail server says has no length of its own.
+# A mail server's message has no limit of its own.
 _LONGEST_REASON = 2000
 _LONGEST_ID = 500
 _LONGEST_ADDRESS = 2000
@@ -42,21 +42,21 @@ _SUPPRESSING = ("bounce", "spamreport", "unsubscribe", "group_unsubscribe", "gro
 
 
 def _is_short(address: str) -> str:
-    """Refuse what no index holds: a real address has 320 bytes at most."""
+    """Reject an address that no index can hold: a real one has at most 320 bytes."""
     if len(address.encode()) > _LONGEST_ADDRESS:
         raise ValueError("is too long")
     return address
 
 
 def _text_or_none(value: Any) -> str | None:
-    """A text as it is, a number as text, of anything else nothing: for what a report is understood without."""
+    """A text as it is, a number as text, None for anything else: for fields that are optional."""
     if isinstance(value, str):
         return value or None
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _in_seconds(value: Any) -> Any:
-    """A time as some relays write it: as text, as ISO 8601, or (behind the year 2100) in milliseconds."""
+    """Normalise a time that a relay wrote as text, as ISO 8601 or (after 2100) in milliseconds."""
     if isinstance(value, str):
         value = _of_text(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -76,7 +76,7 @@ def _of_text(value: str) -> Any:
 
 
 def _group_or_none(value: Any) -> int | None:
-    """The number of an unsubscribe group; a report says what it says without it too."""
+    """The number of an unsubscribe group; a report is usable without it."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
         value = int(value)
     is_number = isinstance(value, int) and not isinstance(value, bool)
@@ -87,7 +87,10 @@ Loose = Annotated[str | None, BeforeValidator(_text_or_none)]
 
 
 class Posted(BaseModel):
-    """An element of the array that SendGrid's event webhook posts (SendGrid's reference, Event Webhook); `message_id` is our custom argument."""
+    """An element of the array that SendGrid's event webhook posts.
+
+    See SendGrid's reference, Event Webhook; `message_id` is our custom argument.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -107,7 +110,7 @@ class Posted(BaseModel):
 
 @dataclass(frozen=True)
 class Report:
-    """One report as it is kept. `kind` is SendGrid's name of the event, `address` in the form of `bare`."""
+    """One stored report; `kind` is SendGrid's event name, `address` has the form of `bare`."""
 
     id: str
     kind: str
@@ -121,10 +124,13 @@ class Report:
     raw: str
 
     @classmethod
-    def of(cls, given: Any) -> "Report":
-        """A report of an element of the array; raises pydantic's ValidationError. One without an id is known by its content."""
-        posted = Posted.model_validate(given)
-        raw = _as_json(given, posted)
+    def of(cls, element: Any) -> "Report":
+        """A report from an element of the array; raises pydantic's ValidationError.
+
+        An element without an id is identified by its content.
+        """
+        posted = Posted.model_validate(element)
+        raw = _as_json(element, posted)
         sent = posted.sg_message_id.partition(".")[0] if posted.sg_message_id else None
         return cls(
             _id(posted, raw),
@@ -141,7 +147,10 @@ class Report:
 
 
 def read_reports(elements: Sequence[Any]) -> tuple[list[Report], list[str]]:
-    """The reports of a batch, and of each element that is none what is missing or wrong: it says nothing of an address, or is of a kind that came later."""
+    """The reports of a batch, and for every other element what is missing or wrong.
+
+    Such an element is not about an address, or is of a kind that SendGrid added later.
+    """
     reports: list[Report] = []
     not_understood: list[str] = []
     for element in elements:
@@ -161,34 +170,37 @@ def read_reports(elements: Sequence[Any]) -> tuple[list[Report], list[str]]:
 
 def _kind(element: Any) -> str:
     """The kind of an element, where it has one that looks like a name."""
-    found = element.get("event") if isinstance(element, dict) else None
-    return found if isinstance(found, str) and _NAME.fullmatch(found) else "an element"
+    name = element.get("event") if isinstance(element, dict) else None
+    return name if isinstance(name, str) and _NAME.fullmatch(name) else "an element"
 
 
-def _as_json(given: Any, posted: Posted) -> str:
-    """An element as it came; where JSON cannot hold it, what was understood of it."""
+def _as_json(element: Any, posted: Posted) -> str:
+    """An element as it arrived; where JSON cannot represent it, its parsed fields."""
     try:
-        return json.dumps(given, sort_keys=True, allow_nan=False)
+        return json.dumps(element, sort_keys=True, allow_nan=False)
     except (ValueError, RecursionError):
         return posted.model_dump_json()
 
 
 def _id(posted: Posted, raw: str) -> str:
-    """SendGrid's id of a report, by which a repeat is known; a long one is as good as its hash."""
-    given = posted.sg_event_id or raw
-    if posted.sg_event_id and len(given) <= _LONGEST_ID:
-        return given
-    return sha256(given.encode()).hexdigest()
+    """SendGrid's id of a report, which identifies repeats; a long one is replaced by its hash."""
+    report_id = posted.sg_event_id or raw
+    if posted.sg_event_id and len(report_id) <= _LONGEST_ID:
+        return report_id
+    return sha256(report_id.encode()).hexdigest()
 
 
 def _ours(message_id: str | None) -> str | None:
-    """An id of a mail; one that is longer than any of ours and SendGrid's is of neither."""
+    """An id of a mail; None for one that is too long to be ours or SendGrid's."""
     return message_id if message_id and len(message_id) <= _LONGEST_ID else None
 
 
-def keep_reports(connection: Connection, reports: Sequence[Report]) -> list[Report]:
-    """Keep reports, and bring mails and suppressed addresses up to what all reports say; return those that were new. Part of the caller's transaction."""
-    # In the order of their ids, so that two requests with the same reports wait for each other rather than lock each other out.
+def save_reports(connection: Connection, reports: Sequence[Report]) -> list[Report]:
+    """Store reports and update mails and suppressions; return the reports that were new.
+
+    Part of the caller's transaction.
+    """
+    # Sorted by id, so that two requests with the same reports wait for each other, not deadlock.
     by_id = {report.id: report for report in sorted(reports, key=lambda report: report.id)}
     new = [by_id[row_id] for row_id in _insert(connection, list(by_id.values()))]
     _update_messages(connection, [report.id for report in new])
@@ -201,12 +213,16 @@ def keep_reports(connection: Connection, reports: Sequence[Report]) -> list[Repo
 def _insert(connection: Connection, reports: Sequence[Report]) -> list[str]:
     # by email_reports_pkey, email_messages_pkey and email_messages_provider
     statement = """
-        INSERT INTO app.email_reports (id, kind, message_id, provider_message_id, address, at, hard, group_id, reason, report)
+        INSERT INTO app.email_reports (id, kind, message_id, provider_message_id, address, at,
+            hard, group_id, reason, report)
         SELECT posted.id, kind, coalesce(
-                (SELECT email_messages.id FROM app.email_messages WHERE email_messages.id = posted.message_id),
-                (SELECT min(email_messages.id) FROM app.email_messages WHERE email_messages.provider_message_id = posted.provider_message_id)),
+                (SELECT email_messages.id FROM app.email_messages
+                    WHERE email_messages.id = posted.message_id),
+                (SELECT min(email_messages.id) FROM app.email_messages
+                    WHERE email_messages.provider_message_id = posted.provider_message_id)),
             posted.provider_message_id, address, at, hard, group_id, reason, report
-        FROM jsonb_to_recordset(%s::jsonb) AS posted (id text, kind text, message_id text, provider_message_id text, address text, at timestamptz, hard boolean,
+        FROM jsonb_to_recordset(%s::jsonb) AS posted (id text, kind text, message_id text,
+            provider_message_id text, address text, at timestamptz, hard boolean,
             group_id bigint, reason text, report jsonb)
         ON CONFLICT (id) DO NOTHING RETURNING id"""
     rows = [
@@ -228,21 +244,26 @@ def _insert(connection: Connection, reports: Sequence[Report]) -> list[str]:
 
 
 def _update_messages(connection: Connection, ids: Sequence[str]) -> None:
-    """The state of every mail that new reports are about: that of its furthest report."""
+    """Set the state of every mail with new reports to that of its furthest report."""
     # by email_reports_pkey, email_reports_message and email_messages_pkey
     statement = """
         WITH touched AS (
             SELECT email_messages.id FROM app.email_messages
-            WHERE email_messages.id IN (SELECT message_id FROM app.email_reports WHERE email_reports.id = ANY (%(ids)s)) ORDER BY email_messages.id FOR UPDATE
+            WHERE email_messages.id IN (
+                SELECT message_id FROM app.email_reports WHERE email_reports.id = ANY (%(ids)s))
+            ORDER BY email_messages.id FOR UPDATE
         ),
         furthest AS (
-            SELECT DISTINCT ON (touched.id) touched.id, (%(states)s::text[])[rank.number] AS status, reason
+            SELECT DISTINCT ON (touched.id) touched.id,
+                (%(states)s::text[])[rank.number] AS status, reason
             FROM touched JOIN app.email_reports ON email_reports.message_id = touched.id
-            JOIN unnest(%(kinds)s::text[]) WITH ORDINALITY AS rank (kind, number) ON rank.kind = email_reports.kind
+            JOIN unnest(%(kinds)s::text[]) WITH ORDINALITY AS rank (kind, number)
+                ON rank.kind = email_reports.kind
             ORDER BY touched.id, rank.number DESC, at DESC, email_reports.id
         )
         UPDATE app.email_messages SET status = furthest.status, updated_at = now(),
-            error = CASE WHEN furthest.status IN ('deferred', 'dropped', 'bounced') THEN furthest.reason END
+            error = CASE WHEN furthest.status IN ('deferred', 'dropped', 'bounced')
+                THEN furthest.reason END
         FROM furthest WHERE email_messages.id = furthest.id"""
     connection.execute(
         statement, {"ids": list(ids), "kinds": list(_STATES), "states": list(_STATES.values())}
@@ -250,27 +271,35 @@ def _update_messages(connection: Connection, ids: Sequence[str]) -> None:
 
 
 def _update_suppressions(connection: Connection, addresses: Sequence[str]) -> None:
-    """Suppress addresses, or take it back, by all that was reported of them; what somebody has written by hand stays."""
+    """Suppress addresses, or lift that, by all reports about them; manual entries stay."""
     # by email_reports_address and suppressions_pkey
-    wanted = """
-        SELECT DISTINCT ON (address) address, reason FROM (
-            SELECT address, 'spam report' AS reason, 1 AS rank FROM app.email_reports WHERE address = ANY (%(addresses)s) AND kind = 'spamreport'
-            UNION ALL
-            SELECT address, 'hard bounce', 2 FROM app.email_reports WHERE address = ANY (%(addresses)s) AND kind = 'bounce' AND hard
-            UNION ALL
-            SELECT address, 'unsubscribed', 3 FROM app.email_reports WHERE address = ANY (%(addresses)s) AND kind = 'unsubscribe'
-            UNION ALL
-            SELECT address, 'unsubscribed', 3 FROM (
-                SELECT DISTINCT ON (address, group_id) address, kind FROM app.email_reports
-                WHERE address = ANY (%(addresses)s) AND kind IN ('group_unsubscribe', 'group_resubscribe') ORDER BY address, group_id, at DESC, id
-            ) AS latest WHERE kind = 'group_unsubscribe'
-        ) AS said ORDER BY address, rank"""
-    statement = f"""
-        WITH wanted AS ({wanted}),
-        kept AS (
-            INSERT INTO app.suppressions (address, reason, source) SELECT address, reason, 'reports' FROM wanted
-            ON CONFLICT (address) DO UPDATE SET reason = excluded.reason WHERE suppressions.source = 'reports'
+    statement = """
+        WITH suppressed AS (
+            SELECT DISTINCT ON (address) address, reason FROM (
+                SELECT address, 'spam report' AS reason, 1 AS rank FROM app.email_reports
+                WHERE address = ANY (%(addresses)s) AND kind = 'spamreport'
+                UNION ALL
+                SELECT address, 'hard bounce', 2 FROM app.email_reports
+                WHERE address = ANY (%(addresses)s) AND kind = 'bounce' AND hard
+                UNION ALL
+                SELECT address, 'unsubscribed', 3 FROM app.email_reports
+                WHERE address = ANY (%(addresses)s) AND kind = 'unsubscribe'
+                UNION ALL
+                SELECT address, 'unsubscribed', 3 FROM (
+                    SELECT DISTINCT ON (address, group_id) address, kind FROM app.email_reports
+                    WHERE address = ANY (%(addresses)s)
+                        AND kind IN ('group_unsubscribe', 'group_resubscribe')
+                    ORDER BY address, group_id, at DESC, id
+                ) AS latest WHERE kind = 'group_unsubscribe'
+            ) AS reported ORDER BY address, rank
+        ),
+        saved AS (
+            INSERT INTO app.suppressions (address, reason, source)
+            SELECT address, reason, 'reports' FROM suppressed
+            ON CONFLICT (address) DO UPDATE SET reason = excluded.reason
+                WHERE suppressions.source = 'reports'
         )
         DELETE FROM app.suppressions
-        WHERE address = ANY (%(addresses)s) AND source = 'reports' AND address NOT IN (SELECT address FROM wanted)"""  # noqa: S608 (no value is in the text)
-    connection.execute(statement.encode(), {"addresses": list(addresses)})
+        WHERE address = ANY (%(addresses)s) AND source = 'reports'
+            AND address NOT IN (SELECT address FROM suppressed)"""
+    connection.execute(statement, {"addresses": list(addresses)})

@@ -1,10 +1,10 @@
-"""Where mails go: SendGrid when SENDGRID_API_KEY is set, else a local outbox of `.eml` files.
+"""Sends mail: through SendGrid when SENDGRID_API_KEY is set, else into an outbox of `.eml` files.
 
-Both take a `Mail` and return what is to be remembered of it. The outbox says in every file that it delivered nothing.
+Both take a `Mail` and return what is to be recorded. The outbox says in every file that nothing was
+delivered.
 """
 
 import base64
-import os
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,17 @@ from pydantic import BaseModel
 
 from resources.email.addresses import Mailbox
 from resources.email.sendgrid_client import SendGridAccount
+from resources.settings import SENDGRID_HOST, EmailSettings
 from runyard.errors import NonRetriable
 from runyard.settings import settings
 from runyard.store.data_folder import make_folder
 from runyard.store.private_folders import open_like
 
-DEFAULT_SENDER = "Runyard <no-reply@example.com>"
-SENDGRID_HOST = "https://api.sendgrid.com"
 _SEPARATORS = re.compile("[,;]")
 
 
 class Mail(BaseModel):
-    """A mail that is ready to go. `id` is our own; it comes back in the provider's reports."""
+    """A mail that is ready to send. `id` is our own; the provider's reports contain it."""
 
     id: str
     to: list[str]
@@ -49,7 +48,7 @@ class Mail(BaseModel):
 class Mailer(ConfigurableResource[Any]):
     """Sends mails. `sender` is the From address."""
 
-    sender: str = DEFAULT_SENDER
+    sender: str = EmailSettings.model_fields["mail_from"].default
 
     @property
     @abstractmethod
@@ -63,16 +62,16 @@ class Mailer(ConfigurableResource[Any]):
         Raises
         ------
         NonRetriable
-            No other attempt can help: the provider refuses this mail or our key.
+            A retry cannot help: the provider rejects this mail or our key.
         RetryAfter
-            The provider asks to wait.
+            The provider asks us to wait.
         Exception
-            Anything else that another attempt may mend.
+            Anything else, which a retry may fix.
         """
 
 
 class OutboxMailer(Mailer):
-    """Writes every mail as a file into a folder: for development, nothing is delivered."""
+    """Writes every mail as a file into a folder, for development; nothing is delivered."""
 
     folder: str = ""
 
@@ -82,7 +81,7 @@ class OutboxMailer(Mailer):
         return "outbox"
 
     def send(self, mail: Mail) -> dict[str, Any]:
-        """Write the mail; the file appears whole, under the mail's own id, so that a repeated send replaces it."""
+        """Write the mail; the file appears whole, and a repeated send replaces it."""
         path = outbox_folder(self.folder) / f"{mail.id}.eml"
         make_folder(path.parent)
         hidden = path.with_suffix(".writing")
@@ -99,9 +98,9 @@ class OutboxMailer(Mailer):
 
 
 class SendGridMailer(Mailer):
-    """Sends through SendGrid's v3 API with the `sendgrid` package, over few kept connections.
+    """Sends through SendGrid's v3 API with the `sendgrid` package, over a few kept connections.
 
-    `smtputf8` says that the account takes addresses whose part before the @ is not ASCII (RFC 6531).
+    `smtputf8` says that the account accepts addresses that are not ASCII before the @ (RFC 6531).
     """
 
     api_key: str
@@ -115,7 +114,7 @@ class SendGridMailer(Mailer):
         return "sendgrid"
 
     def send(self, mail: Mail) -> dict[str, Any]:
-        """Send the mail; the message id is that of the X-Message-Id header."""
+        """Send the mail; the message id is the X-Message-Id header of the answer."""
         if not self.smtputf8:
             _check_ascii([self.sender, *mail.to, *mail.cc, *mail.bcc, *_reply_to(mail)])
         message_id = SendGridAccount.get(self.api_key, self.host, self.timeout).send(
@@ -124,30 +123,30 @@ class SendGridMailer(Mailer):
         return {"provider": "sendgrid", "message_id": message_id, "status": "sent"}
 
 
-def mailer_from_environment() -> Mailer:
-    """The mailer that the environment asks for: SENDGRID_API_KEY, SENDGRID_API_HOST, SENDGRID_SMTPUTF8, MAIL_FROM, MAIL_OUTBOX."""
-    sender = os.environ.get("MAIL_FROM") or DEFAULT_SENDER
-    if os.environ.get("SENDGRID_API_KEY"):
-        # By name, so that no page of Dagster shows its value.
-        return SendGridMailer(
-            api_key=EnvVar("SENDGRID_API_KEY"),
-            host=os.environ.get("SENDGRID_API_HOST") or SENDGRID_HOST,
-            sender=sender,
-            smtputf8=os.environ.get("SENDGRID_SMTPUTF8") == "1",
-        )
-    return OutboxMailer(sender=sender)
+def mailer_from_settings() -> Mailer:
+    """The mailer for the settings: SendGrid's with an API key, the outbox's without."""
+    settings = EmailSettings.read()
+    if settings.sendgrid_api_key is None:
+        return OutboxMailer(sender=settings.mail_from)
+    # The key goes by name, so that no page of Dagster shows its value.
+    return SendGridMailer(
+        api_key=EnvVar("SENDGRID_API_KEY"),
+        host=settings.sendgrid_api_host,
+        sender=settings.mail_from,
+        smtputf8=settings.sendgrid_smtputf8,
+    )
 
 
-def outbox_folder(given: str = "") -> Path:
-    """The folder of the local outbox: the one given, MAIL_OUTBOX, or `outbox` in the data folder."""
-    return Path(given or os.environ.get("MAIL_OUTBOX") or settings().data / "outbox")
+def outbox_folder(folder: str = "") -> Path:
+    """The folder of the local outbox: the one given here, MAIL_OUTBOX, or the data folder's."""
+    return Path(folder or EmailSettings.read().mail_outbox or settings().data / "outbox")
 
 
 def _as_message(mail: Mail, sender: str) -> EmailMessage:
     everybody = [
         _mailbox(text) for text in (sender, *mail.to, *mail.cc, *mail.bcc, *_reply_to(mail))
     ]
-    # Only a local part needs the headers in UTF-8 (RFC 6532); of all else there is an ASCII form.
+    # Only a local part needs UTF-8 in headers (RFC 6532); everything else has an ASCII form.
     plain = all(mailbox.local.isascii() for mailbox in everybody)
     message = EmailMessage(default if plain else default.clone(utf8=True))
     message["From"] = _header_address(sender)
@@ -196,7 +195,7 @@ def _as_sendgrid(mail: Mail, sender: str) -> dict[str, Any]:
     personalization |= {
         field: [_recipient(text) for text in texts] for field, texts in recipients.items() if texts
     }
-    # A part without a character is refused.
+    # SendGrid rejects an empty part.
     parts = {"text/plain": mail.text if mail.text.strip() else None, "text/html": mail.html}
     body: dict[str, Any] = {
         "personalizations": [personalization],
@@ -218,7 +217,7 @@ def _reply_to(mail: Mail) -> list[str]:
 
 
 def _mailbox(text: str) -> Mailbox:
-    """An address that a mail has; raises `NonRetriable` for what is none, such as a MAIL_FROM."""
+    """Parse an address of a mail; raises `NonRetriable` where it is not one, such as MAIL_FROM."""
     try:
         return Mailbox.parse(text)
     except ValueError as error:
@@ -230,7 +229,8 @@ def _check_ascii(texts: Sequence[str]) -> None:
     for mailbox in map(_mailbox, texts):
         if not mailbox.local.isascii():
             raise NonRetriable(
-                f"{mailbox.address} is not ASCII before the @, which SendGrid is not asked to take: set SENDGRID_SMTPUTF8=1 where your account delivers to such addresses"
+                f"{mailbox.address} is not ASCII before the @, and SendGrid is not known to accept "
+                "that: set SENDGRID_SMTPUTF8=1 where your account delivers to such addresses"
             )
 
 
@@ -240,7 +240,7 @@ def _header_address(text: str) -> Address:
 
 
 def _correspondent(text: str) -> dict[str, str]:
-    """An address as SendGrid takes it: names as they are read, domains in ASCII."""
+    """An address for SendGrid: a readable name, the domain in ASCII."""
     mailbox = _mailbox(text)
     return (
         {"email": mailbox.wire, "name": mailbox.name} if mailbox.name else {"email": mailbox.wire}
@@ -248,12 +248,12 @@ def _correspondent(text: str) -> dict[str, str]:
 
 
 def _recipient(text: str) -> dict[str, str]:
-    """As `_correspondent`, with a name that SendGrid takes of a recipient."""
+    """As `_correspondent`, with a name that SendGrid accepts for a recipient."""
     return {field: _unseparated(value) for field, value in _correspondent(text).items()}
 
 
 def _file(attachment: Mapping[str, str]) -> dict[str, str]:
-    """An attachment as SendGrid takes it: a media type without parameters, a name that it takes."""
+    """An attachment for SendGrid: a media type without parameters, a name that it accepts."""
     media_type = attachment["type"].partition(";")[0].strip()
     name = _unseparated(attachment["filename"]) or "attachment"
     return {
@@ -265,5 +265,5 @@ def _file(attachment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _unseparated(text: str) -> str:
-    """A text without commas and semicolons, which SendGrid refuses in names."""
+    """A text without commas and semicolons, which SendGrid rejects in names."""
     return " ".join(_SEPARATORS.sub(" ", text).split())

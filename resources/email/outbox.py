@@ -1,4 +1,4 @@
-"""Reads the mails of the local outbox: what a recipient would have been sent."""
+"""Reads mails from the local outbox, as a recipient would have received them."""
 
 import email
 import re
@@ -11,13 +11,13 @@ from resources.email.mailer import outbox_folder
 
 _ID = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
-# What a file system takes as a name, with the suffix.
+# The longest file name, with the suffix.
 _LONGEST_ID = 250
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file that went with a mail."""
+    """A file attached to a mail."""
 
     name: str
     type: str
@@ -26,7 +26,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class OutboxMail:
-    """A mail as it lies in the outbox: its headers in their order, its text, its HTML (None where it has none), its attachments."""
+    """A mail in the outbox: headers in order, text, HTML (None where absent) and attachments."""
 
     headers: Sequence[tuple[str, str]]
     text: str
@@ -35,7 +35,7 @@ class OutboxMail:
 
 
 def read_mail(mail_id: str) -> OutboxMail | None:
-    """The mail with this id; None where the outbox has none, or no more."""
+    """The mail with this id; None where the outbox does not have it (any more)."""
     if len(mail_id) > _LONGEST_ID or not _ID.fullmatch(mail_id):
         return None
     try:
@@ -55,10 +55,10 @@ def read_mail(mail_id: str) -> OutboxMail | None:
 
 
 def _body(message: EmailMessage, kind: str) -> str | None:
-    found = message.get_body((kind,))
-    return str(found.get_content()) if found is not None else None
+    part = message.get_body((kind,))
+    return str(part.get_content()) if part is not None else None
 
 
 def _content(part: EmailMessage) -> bytes:
-    found = part.get_payload(decode=True)
-    return found if isinstance(found, bytes) else b""
+    payload = part.get_payload(decode=True)
+    return payload if isinstance(payload, bytes) else b""

@@ -1,7 +1,7 @@
-"""The words of HTML as plain text, for mails that came without a plain part.
+"""Turns HTML into plain text, for mails that came without a plain part.
 
-lxml reads the HTML and tells of one tag after the other; no tree is built. So the time grows with the length alone, however deep the tags are nested
-and however many attributes they have.
+lxml reports one tag after the other and builds no tree. So the time grows with the length alone,
+however deep the tags are nested and however many attributes they have.
 """
 
 import re
@@ -12,7 +12,7 @@ from lxml import etree
 
 LONGEST_TEXT = 256 * 1024
 _CUT = "\n\n[The rest is in the HTML part of this mail.]"
-# What stands between two words, from the weakest to the strongest: of several the strongest counts.
+# Gaps between two words, weakest first: of several, the strongest counts.
 _GAPS = ("", " ", "  ", "\n", "\n\n")
 _NONE, _SPACE, _CELL, _LINE, _BLANK = range(5)
 _TAGS = {
@@ -61,21 +61,22 @@ _UNSEEN = frozenset(
 )
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?:|mailto:|tel:)", re.IGNORECASE)
-# Soft hyphens, and marks without a width that fill the previews of mails.
+# Soft hyphens, and characters without width that fill the previews of mails.
 _WITHOUT_WIDTH = dict.fromkeys((0x00AD, 0x034F, 0x200B, 0xFEFF))
 _LONGEST_LINK = 2000
 _DEEPEST_LIST = 8
 
 
 def plain_text(html: str) -> str:
-    """The words without the tags: a line for each block, marks before the items of lists, the address behind the words of a link.
+    """The text of HTML, with a line for each block, list markers, and link addresses.
 
-    Styles, scripts, comments and what is hidden are left out. A text of more than `LONGEST_TEXT` characters is cut, and says so.
+    Styles, scripts, comments and hidden elements are left out. A text of more than `LONGEST_TEXT`
+    characters is cut, with a note at its end.
     """
     layout = _Layout()
-    # An error means that there is nothing in it, or no more: what was read until then stays.
+    # An error means that nothing (more) can be read; the text up to there is kept.
     with suppress(etree.LxmlError):
-        # As bytes: what the HTML itself says of its encoding was true before it became text.
+        # As bytes, because the encoding that the HTML declares no longer applies.
         etree.fromstring(
             html.encode(errors="replace"),
             etree.HTMLParser(target=layout, encoding="utf-8", huge_tree=True),
@@ -84,25 +85,23 @@ def plain_text(html: str) -> str:
 
 
 class _Layout:
-    """Takes what the parser tells, as `lxml.etree.HTMLParser(target=...)` has it, and lays the words out."""
+    """Lays out text; the target of an `lxml.etree.HTMLParser`."""
 
     def __init__(self) -> None:
         self._written: list[str] = []
         self._length = 0
         self._gap = _NONE
-        self._mark = ""  # of a list's item, before its first word
+        self._mark = ""  # of a list item, before its first word
         self._open: list[str] = []
-        self._unseen_from: int | None = (
-            None  # how many tags were open where the outermost one that is not seen began
-        )
+        # How many tags were open where the outermost hidden one began.
+        self._unseen_from: int | None = None
         self._verbatim = 0
-        self._lists: list[
-            int | None
-        ] = []  # the number of the last item of each open list; None where they have none
+        # The number of the last item of each open list; None for unordered lists.
+        self._lists: list[int | None] = []
         self._links: list[tuple[str, int]] = []
 
     def start(self, tag: str, attributes: Any) -> None:
-        """A tag begins."""
+        """Handle an opening tag."""
         self._open.append(tag)
         if self._unseen_from is not None:
             return
@@ -128,7 +127,7 @@ class _Layout:
                 self.data(attributes.get("alt", ""))
 
     def end(self, tag: str) -> None:
-        """A tag ends."""
+        """Handle a closing tag."""
         depth = len(self._open)
         if self._open:
             self._open.pop()
@@ -147,7 +146,7 @@ class _Layout:
         self._part(_TAGS.get(tag, _NONE))
 
     def data(self, text: str) -> None:
-        """Words, and what is between them."""
+        """Handle text."""
         if self._unseen_from is not None:
             return
         if self._verbatim:
@@ -162,10 +161,10 @@ class _Layout:
             self._part(_SPACE)
 
     def close(self) -> None:
-        """The end of everything."""
+        """Required by the parser."""
 
     def text(self) -> str:
-        """What was laid out, with a line break at its end."""
+        """The text so far, ending with a line break."""
         whole = "".join(self._written).strip()
         return (
             whole if self._length <= LONGEST_TEXT else whole[:LONGEST_TEXT].rstrip() + _CUT
@@ -193,10 +192,10 @@ class _Layout:
         return f"{self._lists[-1]}. "
 
     def _end_link(self, address: str, since: int) -> None:
-        """Write a link's address behind its words, where they are not the address itself."""
+        """Write a link's address after its text, unless the text is the address."""
         if not _ADDRESS.match(address) or len(address) > _LONGEST_LINK:
             return
-        # A link of more pieces than this is not its own address.
+        # A link of more pieces than this does not show its own address.
         words = "".join(self._written[since : since + 4]).strip()
         if address.removeprefix("mailto:").removeprefix("tel:").removesuffix(
             "/"

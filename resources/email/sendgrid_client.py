@@ -1,7 +1,7 @@
-"""SendGrid's own client over kept connections, and what its errors mean for another attempt.
+"""SendGrid's own client over pooled connections, and what its errors mean for a retry.
 
-The `sendgrid` package opens a connection for every request. Here its HTTP client is given a connection pool; the rest
-of the package (addresses, headers, errors) stays as it is.
+The `sendgrid` package opens a connection for every request. Here its HTTP client gets a connection
+pool; the rest of the package (addresses, headers, errors) is used as it is.
 """
 
 import io
@@ -24,12 +24,12 @@ _LONGEST_ANSWER = 1 << 20
 _PIECE = 1 << 16
 _DEFAULT_PAUSE_SECONDS = 10.0
 _LONGEST_PAUSE_SECONDS = 3600.0
-# 4xx that time can mend; every other one is final.
+# 4xx that a retry may fix; every other one is final.
 _RETRIABLE_4XX = (408, 409, 425, 429)
 
 
 class _Answer:
-    """What the package's Response reads: a status, a body, headers."""
+    """The interface that the package's Response reads: a status, a body, headers."""
 
     def __init__(self, answer: urllib3.BaseHTTPResponse, body: bytes) -> None:
         self._answer = answer
@@ -51,8 +51,8 @@ class PooledClient(Client):  # type: ignore[misc]  # the package has no types
     pool: urllib3.PoolManager
 
     def _build_client(self, name: str | None = None) -> "PooledClient":
-        # The package's own would make a plain Client for every part of the path.
-        made = PooledClient(
+        # The package's own method would build a plain Client for every part of the path.
+        client = PooledClient(
             host=self.host,
             version=self._version,
             request_headers=self.request_headers,
@@ -60,8 +60,8 @@ class PooledClient(Client):  # type: ignore[misc]  # the package has no types
             timeout=self.timeout,
             url_path=[*self._url_path, name] if name else self._url_path,
         )
-        made.pool = self.pool
-        return made
+        client.pool = self.pool
+        return client
 
     def _make_request(self, opener: Any, request: Any, timeout: float | None = None) -> Any:
         del opener
@@ -87,7 +87,7 @@ class PooledClient(Client):  # type: ignore[misc]  # the package has no types
 
 
 def _body(answer: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
-    """The body of an answer; raises ConnectionError for one that is longer than any of SendGrid's, or takes longer than this."""
+    """The body of an answer; raises ConnectionError for one that is too long or takes too long."""
     until, body = time.monotonic() + seconds, b""
     try:
         while piece := answer.read1(_PIECE, decode_content=True):
@@ -102,7 +102,7 @@ def _body(answer: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
 
 
 class SendGridAccount:
-    """One API key at one host. Shared by all threads of a process: when SendGrid says wait, all of them do."""
+    """One API key at one host, shared by all threads, so that they share its rate limit."""
 
     def __init__(self, api_key: str, host: str, timeout: float) -> None:
         package = SendGridAPIClient(api_key=api_key, host=host)
@@ -118,11 +118,14 @@ class SendGridAccount:
     @staticmethod
     @cache
     def get(api_key: str, host: str, timeout: float) -> "SendGridAccount":
-        """The account of this key and host, the same for every run of this process; `timeout` in seconds."""
+        """The account of this key and host, one for each process; `timeout` is in seconds."""
         return SendGridAccount(api_key, host, timeout)
 
     def send(self, body: dict[str, Any]) -> str:
-        """`POST /v3/mail/send`; return the X-Message-Id. Raises `NonRetriable`, `RetryAfter`, or what another attempt may mend."""
+        """`POST /v3/mail/send`; return the X-Message-Id.
+
+        Raises `NonRetriable`, `RetryAfter`, or an error that a retry may fix.
+        """
         wait = self._resume_at - time.time()
         if wait > 0:
             raise RetryAfter(
@@ -146,7 +149,7 @@ class SendGridAccount:
         return ConnectionError(text)
 
     def _pause(self, error: HTTPError) -> float:
-        """Seconds until the limit is full again, by X-RateLimit-Reset (epoch seconds)."""
+        """Seconds until the limit resets, by X-RateLimit-Reset (epoch seconds)."""
         try:
             seconds = float(error.headers.get("X-RateLimit-Reset")) - time.time()
         except (TypeError, ValueError):
@@ -158,13 +161,15 @@ class SendGridAccount:
 
 
 def _messages(error: HTTPError) -> str:
-    """The messages of an error body, with the fields they are about; bounded, for it is kept and shown."""
+    """The messages of an error body, with their fields; truncated, because they are stored."""
     try:
-        found = error.to_dict["errors"]
-        text = "; ".join(
-            f"{problem.get('message')}{' (' + problem['field'] + ')' if problem.get('field') else ''}"
-            for problem in found
-        )
+        problems = error.to_dict["errors"]
+        text = "; ".join(map(_problem_text, problems))
     except (ValueError, KeyError, TypeError, AttributeError):
         text = str(error.reason)
     return text[:500]
+
+
+def _problem_text(problem: dict[str, Any]) -> str:
+    field = problem.get("field")
+    return f"{problem.get('message')} ({field})" if field else str(problem.get("message"))

@@ -1,10 +1,9 @@
 """Renders mail templates: Jinja2 in a sandbox, HTML with a plain-text part.
 
-A template `welcome` is two files: `welcome.html`, and `welcome.txt` whose first line is `Subject: ...`. In HTML
-everything is escaped; a variable that the data lacks is an error that names it.
+A template `welcome` is two files: `welcome.html`, and `welcome.txt` whose first line is
+`Subject: ...`. In HTML everything is escaped; a variable missing from the data is an error.
 """
 
-import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateError, UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from resources.settings import EmailSettings
 from runyard.errors import NonRetriable
 
 _SUBJECT = "Subject: "
@@ -28,11 +28,8 @@ class Rendered:
 
 
 def template_folder() -> Path:
-    """The folder of the mail templates (MAIL_TEMPLATES, or `templates/email` of the project)."""
-    return Path(
-        os.environ.get("MAIL_TEMPLATES")
-        or Path(__file__).resolve().parents[2] / "templates" / "email"
-    )
+    """The folder of the mail templates (MAIL_TEMPLATES)."""
+    return EmailSettings.read().mail_templates
 
 
 def template_names() -> list[str]:
@@ -41,7 +38,8 @@ def template_names() -> list[str]:
 
 
 def render_template(name: str, data: dict[str, Any], subject: str | None = None) -> Rendered:
-    """Render a template with its data; `subject` replaces the template's own. Raises `NonRetriable` that says what is missing."""
+    """Render a template; `subject` replaces its own. Raises `NonRetriable` for missing data."""
+
     environment = _environment(template_folder())
     try:
         # The subject is rendered by itself: a line break in the data cannot end it.

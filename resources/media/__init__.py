@@ -1,1 +1,1 @@
-"""Pictures and videos, decoded in processes of their own with limits, and where they are kept."""
+"""Images and videos: decoded in separate processes with limits, and stored by checksum."""

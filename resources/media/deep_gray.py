@@ -1,7 +1,7 @@
-"""Gray pictures with more than 8 bits a pixel, brought to 8.
+"""Converts grayscale images with more than 8 bits a pixel to 8.
 
-16 bits and floats from 0 to 1 are taken as they are meant. Whole numbers of 32 bits, other floats,
-and what would come out as good as black (12 bits in 16 are usual in medicine) go from their own
+16-bit integers and floats from 0 to 1 keep their scale. 32-bit integers, other floats, and images
+that would come out nearly black (12 bits in 16 are common in medicine) are stretched from their own
 darkest pixel to their own brightest.
 """
 
@@ -12,17 +12,17 @@ import numpy as np
 from PIL import Image
 
 _ROWS = 256
-# A picture whose brightest pixel is below this share of what it could be is a measurement.
+# An image whose brightest pixel is below this share of the maximum is a measurement.
 _DIM = 1 / 16
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _SAMPLE_FORMAT, _UNSIGNED = 339, 1
 
 
 def to_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """The same picture with 8 bits; `tags` are those of a TIFF."""
+    """The image with 8 bits; `tags` are those of a TIFF."""
     pixels = np.asarray(image)
     if image.mode == "I" and _is_unsigned(tags):
-        pixels = pixels.view("uint32")  # Pillow has no unsigned numbers of 32 bits
+        pixels = pixels.view("uint32")  # Pillow has no unsigned 32-bit mode
     low, high = _range(pixels)
     small = np.empty(pixels.shape, "uint8")
     for start, rows in _bands(pixels):
@@ -34,12 +34,12 @@ def to_eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
 
 
 def _is_unsigned(tags: Mapping[int, Any]) -> bool:
-    """Whether a TIFF says so, or says nothing."""
+    """Whether a TIFF declares unsigned pixels, or declares nothing."""
     return bool(tags) and tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)) in (_UNSIGNED, (_UNSIGNED,))
 
 
 def _range(pixels: np.ndarray) -> tuple[float, float]:
-    """What becomes black, and what becomes white."""
+    """The values that become black and white."""
     low, high = float("inf"), float("-inf")
     for _, rows in _bands(pixels):
         finite = rows[np.isfinite(rows)]
@@ -54,6 +54,6 @@ def _range(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def _bands(pixels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """A few rows at a time, with the number of their first: all as floats would fill the memory."""
+    """A few rows at a time, with the index of the first: all as floats would exhaust memory."""
     for start in range(0, len(pixels), _ROWS):
         yield start, pixels[start : start + _ROWS]

@@ -1,6 +1,7 @@
-"""What is done to an image, in a process of its own (`resources.media.sandbox_child`): looked at, decoded once, written as its variants.
+"""Inspects images and writes their variants; runs in `resources.media.sandbox_child`.
 
-Decoding goes through JPEG's reduced sizes where no variant needs the whole; every smaller variant is made of the next larger one's pixels.
+An image is decoded once, at one of JPEG's reduced sizes where no variant needs the full one. Each
+smaller variant is made from the pixels of the next larger one.
 """
 
 import io
@@ -16,11 +17,11 @@ from PIL import Image, ImageCms, ImageOps, ImageSequence, UnidentifiedImageError
 from resources.media.polyglots import is_something_else
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP")
-# Those whose further pictures are to be shown one after the other. TIFF's and HEIC's are pages,
-# those in a phone's JPEG (MPO) are its depth or brightness.
+# Formats whose further frames are an animation. TIFF and HEIC have pages instead, and in a phone's
+# JPEG (MPO) they hold depth or brightness.
 _ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 _PAGED = ("TIFF", "HEIF")
-# The longest side that a format has; a longer picture is made smaller.
+# The longest side that a format allows; a longer image is scaled down.
 _LONGEST_SIDE = {"webp": 16_383, "jpeg": 65_500, "avif": 65_536}
 _QUALITY = {"webp": 80, "avif": 60, "jpeg": 82}
 _MOST_FRAMES = 300
@@ -28,7 +29,7 @@ _ORIENTATION, _COPYRIGHT, _ARTIST = 0x0112, 0x8298, 0x013B
 _DNG_VERSION, _SUBFILE_TYPE = 0xC612, 0x00FE
 _SRGB = ImageCms.createProfile("sRGB")
 _RAW = "a camera's raw file"
-# How files begin that are often sent as pictures.
+# First bytes of other files that are often uploaded as images.
 _OTHERS = {
     b"8BPS": "a Photoshop file",
     b"%PDF-": "a PDF",
@@ -45,28 +46,30 @@ _OTHERS = {
 
 
 class Refused(Exception):
-    """The file is no image that is taken; the text says why."""
+    """The file is not an image that is accepted; the text says why."""
 
 
 def look(file: Path, most_pixels: int) -> Image.Image:
     """Open an image without decoding it; raises `Refused`."""
     formats = _formats(file)
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours, and is checked before anything is decoded
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
     try:
         image = Image.open(file, formats=formats)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         if _is_tiff(file):
             raise Refused(
-                "it is a TIFF that is damaged or of a kind that is not taken: export it with 8 bits a colour"
+                "it is a TIFF that is damaged or of an unsupported kind: export it with 8 bits a "
+                "colour"
             ) from None
-        raise Refused(f"it is none of {', '.join(FORMATS)} and HEIC, or is damaged") from None
+        raise Refused(f"it is not one of {', '.join(FORMATS)} and HEIC, or is damaged") from None
     if image.format == "TIFF" and _DNG_VERSION in image.getexif():
         raise _refused_as(_RAW)
     pixels = image.width * image.height
     frames = _frame_count(image)
     if pixels > most_pixels:
         raise Refused(
-            f"it has {pixels / 1e6:.0f} megapixels, {most_pixels / 1e6:.0f} are taken (MEDIA_MAX_PIXELS)"
+            f"it has {pixels / 1e6:.0f} megapixels, at most {most_pixels / 1e6:.0f} are accepted "
+            "(MEDIA_MAX_PIXELS)"
         )
     if frames > _MOST_FRAMES or pixels * frames > 4 * most_pixels:
         raise Refused(
@@ -78,7 +81,7 @@ def look(file: Path, most_pixels: int) -> Image.Image:
 
 
 def _formats(file: Path) -> tuple[str, ...]:
-    """What a file may be; raises `Refused` with its name where it is known to be something else."""
+    """The formats that a file may have; raises `Refused` where it is known to be something else."""
     with file.open("rb") as opened:
         head = opened.read(4096)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -89,7 +92,7 @@ def _formats(file: Path) -> tuple[str, ...]:
             raise _refused_as(name)
     if head[4:8] != b"ftyp":
         return FORMATS
-    import pillow_heif  # it is not loaded for the many pictures that are no HEIC
+    import pillow_heif  # loaded only for HEIC
 
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
     return (*FORMATS, "HEIF")
@@ -101,7 +104,7 @@ def _is_tiff(file: Path) -> bool:
 
 
 def _refused_as(name: str) -> Refused:
-    return Refused(f"it is {name}, which is not taken: export it as JPEG, PNG or WebP")
+    return Refused(f"it is {name}, which is not supported: export it as JPEG, PNG or WebP")
 
 
 def _frame_count(image: Image.Image) -> int:
@@ -110,13 +113,13 @@ def _frame_count(image: Image.Image) -> int:
 
 
 def _page_count(image: Image.Image) -> int:
-    """How many pages or pictures there are, of which the first is taken (of HEIC the one that is meant to be shown)."""
+    """The number of pages; the first one is used (of HEIC the primary image)."""
     count: int = getattr(image, "n_frames", 1) if image.format in _PAGED else 1
     if count == 1 or image.format != "TIFF":
         return count
     smaller = 0
     for number in range(1, count):
-        with suppress(SyntaxError, OSError, ValueError):  # a page that cannot be read is one
+        with suppress(SyntaxError, OSError, ValueError):  # an unreadable page still counts
             image.seek(number)
             smaller += _is_smaller_copy(image)
     image.seek(0)
@@ -124,20 +127,20 @@ def _page_count(image: Image.Image) -> int:
 
 
 def _is_smaller_copy(page: Image.Image) -> bool:
-    """Whether a page of a TIFF is one of the others again, for a faster look at it."""
+    """Whether a page of a TIFF is a reduced copy of another one."""
     kind = getattr(page, "tag_v2", {}).get(_SUBFILE_TYPE, 0)
     return isinstance(kind, int) and bool(kind & 1)
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of a picture that is put upright: EXIF's orientations from 5 on lie on their side."""
-    # Pillow turns TIFFs itself, and says their size as it will be.
+    """Width and height of an image once it is upright: EXIF orientations from 5 on are rotated."""
+    # Pillow rotates TIFFs itself, and reports their final size.
     turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return (image.height, image.width) if turned else image.size
 
 
 def inspect(file: Path, most_pixels: int) -> dict[str, Any]:
-    """What an image is: format, width and height as shown, frames, pages, mode, whether it has transparency."""
+    """An image's format, width and height as shown, frames, pages, mode and transparency."""
     with look(file, most_pixels) as image:
         width, height = _shown_size(image)
         return {
@@ -164,16 +167,17 @@ def make_variants(
     Parameters
     ----------
     variants
-        Each with `width` (pixels), `format` (webp, avif, jpeg, png), and perhaps `height` (it is cropped to that shape) and `quality`.
+        Each with `width` (pixels), `format` (webp, avif, jpeg, png), and optionally `height` (it is
+        cropped to that shape) and `quality`.
     focal
-        The point that stays in a crop, as shares of width and height.
+        The point that a crop must contain, as fractions of width and height.
     keep
-        `copyright`: the names of its maker and owner stay in it. All other metadata go.
+        `copyright` keeps the names of its author and owner. All other metadata are removed.
 
     Returns
     -------
-    The variants with file, width, height; the placeholder (BlurHash) and the main colour (`#rrggbb`). Where several come
-    to the same, as nothing is enlarged, there is the first one.
+    The variants with file, width and height; the placeholder (BlurHash) and the main colour
+    (`#rrggbb`). Nothing is enlarged; of variants that come out equal, only the first is written.
     """
     with look(file, most_pixels) as image:
         exif = _kept(image, keep)
@@ -184,44 +188,44 @@ def make_variants(
         except (OSError, SyntaxError, ValueError) as error:
             raise Refused(f"it is damaged: {str(error)[:100]}") from None
     planned = sorted(_different(variants, base.size, focal), key=lambda pair: -pair[1]["width"])
-    made: dict[int, dict[str, Any]] = {}
+    written: dict[int, dict[str, Any]] = {}
     saving: list[Future[None]] = []
-    with ThreadPoolExecutor(2) as pool:  # Pillow encodes without Python's lock: both cores
+    with ThreadPoolExecutor(2) as pool:  # Pillow releases the GIL while it encodes
         source = base
-        for number, wanted in planned:
-            box, size = _crop(base.size, wanted, focal)
-            target = into / f"{number}.{wanted['format']}"
-            made[number] = {**wanted, "file": target.name, "width": size[0], "height": size[1]}
-            if animated and wanted["format"] == "webp":
-                saving.append(pool.submit(_save_animated, frames, box, size, wanted, exif, target))
+        for number, variant in planned:
+            box, size = _crop(base.size, variant, focal)
+            target = into / f"{number}.{variant['format']}"
+            written[number] = {**variant, "file": target.name, "width": size[0], "height": size[1]}
+            if animated and variant["format"] == "webp":
+                saving.append(pool.submit(_save_animated, frames, box, size, variant, exif, target))
                 continue
             picture = _resized(source, base, box, size)
             if box == (0, 0, *base.size):
-                source = picture  # the next smaller one is made of this
-            saving.append(pool.submit(_save, picture, wanted, exif, target))
-        for one in saving:
-            one.result()
-    return {"variants": [made[number] for number in sorted(made)], **_impression(base)}
+                source = picture  # of the next smaller variant
+            saving.append(pool.submit(_save, picture, variant, exif, target))
+        for future in saving:
+            future.result()
+    return {"variants": [written[number] for number in sorted(written)], **_impression(base)}
 
 
 def _different(
     variants: Sequence[dict[str, Any]], size: tuple[int, int], focal: Sequence[float]
 ) -> list[tuple[int, dict[str, Any]]]:
-    """The variants with their numbers, without those that come to the same as one before."""
+    """The variants with their numbers, without those equal to an earlier one."""
     different: dict[Any, tuple[int, dict[str, Any]]] = {}
-    for number, wanted in enumerate(variants):
-        kind = wanted["format"]
-        quality = wanted.get("quality") or _QUALITY[kind] if kind in _QUALITY else None
-        different.setdefault((kind, quality, _crop(size, wanted, focal)), (number, wanted))
+    for number, variant in enumerate(variants):
+        kind = variant["format"]
+        quality = variant.get("quality") or _QUALITY[kind] if kind in _QUALITY else None
+        different.setdefault((kind, quality, _crop(size, variant, focal)), (number, variant))
     return list(different.values())
 
 
 def _decoded(image: Image.Image, variants: Sequence[dict[str, Any]]) -> Image.Image:
-    """The pixels, upright, in sRGB with 8 bits; no more of a JPEG than the largest variant needs."""
+    """The pixels, upright, in 8-bit sRGB; of a JPEG no more than the largest variant needs."""
     if image.format in ("JPEG", "MPO") and all(
-        "height" not in wanted or wanted["height"] is None for wanted in variants
+        "height" not in variant or variant["height"] is None for variant in variants
     ):
-        largest = max((wanted["width"] for wanted in variants), default=image.width)
+        largest = max((variant["width"] for variant in variants), default=image.width)
         scale = min(1.0, largest / _shown_size(image)[0])
         image.draft(
             "RGB" if image.mode != "CMYK" else "CMYK",
@@ -232,10 +236,10 @@ def _decoded(image: Image.Image, variants: Sequence[dict[str, Any]]) -> Image.Im
 
 
 def _as_srgb(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """The same in sRGB; `tags` are those of a TIFF."""
+    """The image in sRGB; `tags` are those of a TIFF."""
     profile = image.info.get("icc_profile")
     if image.mode == "F" or image.mode.startswith("I"):
-        from resources.media.deep_gray import to_eight_bits  # nor is NumPy
+        from resources.media.deep_gray import to_eight_bits  # loads NumPy
 
         image = to_eight_bits(image, tags)
     transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
@@ -253,15 +257,18 @@ def _as_srgb(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
                     converted.putalpha(alpha)
                 return converted
         except (ImageCms.PyCMSError, OSError):
-            pass  # a profile that cannot be read says nothing
+            pass  # an unreadable profile is ignored
     return image.convert("RGBA" if transparent else "RGB")
 
 
 def _frames(
     image: Image.Image, variants: Sequence[dict[str, Any]]
 ) -> list[tuple[Image.Image, int]]:
-    """The frames of an animation with their durations in milliseconds, scaled down to the largest variant so that they fit into memory."""
-    largest = max((wanted["width"] for wanted in variants), default=image.width)
+    """The frames of an animation with their durations in milliseconds.
+
+    They are scaled down to the largest variant, so that they fit into memory.
+    """
+    largest = max((variant["width"] for variant in variants), default=image.width)
     frames: list[tuple[Image.Image, int]] = []
     for frame in ImageSequence.Iterator(image):
         picture = frame.convert("RGBA")
@@ -275,12 +282,12 @@ def _frames(
 
 
 def _crop(
-    size: tuple[int, int], wanted: dict[str, Any], focal: Sequence[float]
+    size: tuple[int, int], variant: dict[str, Any], focal: Sequence[float]
 ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
-    """The part of a picture that a variant shows, and the variant's size: never larger than that part."""
+    """The part of an image that a variant shows, and the variant's size, never larger than it."""
     width, height = size
-    if wanted.get("height"):
-        ratio = wanted["width"] / wanted["height"]
+    if variant.get("height"):
+        ratio = variant["width"] / variant["height"]
         part = (
             min(width, max(1, round(height * ratio))),
             min(height, max(1, round(width / ratio))),
@@ -288,15 +295,15 @@ def _crop(
         left = min(max(0, round(width * focal[0] - part[0] / 2)), width - part[0])
         top = min(max(0, round(height * focal[1] - part[1] / 2)), height - part[1])
         box = (left, top, left + part[0], top + part[1])
-        scale = min(1.0, wanted["width"] / part[0], _fitting(part, wanted))
+        scale = min(1.0, variant["width"] / part[0], _fitting(part, variant))
         return box, (max(1, round(part[0] * scale)), max(1, round(part[1] * scale)))
-    scale = min(1.0, wanted["width"] / width, _fitting(size, wanted))
+    scale = min(1.0, variant["width"] / width, _fitting(size, variant))
     return (0, 0, width, height), (max(1, round(width * scale)), max(1, round(height * scale)))
 
 
-def _fitting(size: tuple[int, int], wanted: dict[str, Any]) -> float:
-    """How much smaller a picture has to be for its format."""
-    return _LONGEST_SIDE.get(wanted["format"], max(size)) / max(size)
+def _fitting(size: tuple[int, int], variant: dict[str, Any]) -> float:
+    """The factor by which an image has to shrink for its format."""
+    return _LONGEST_SIDE.get(variant["format"], max(size)) / max(size)
 
 
 def _resized(
@@ -311,17 +318,15 @@ def _resized(
     return base.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 
-def _save(picture: Image.Image, wanted: dict[str, Any], exif: bytes, target: Path) -> None:
-    kind = wanted["format"]
-    picture = (
-        picture.copy()
-    )  # saving writes its options into the picture, and another thread may be saving this one
+def _save(picture: Image.Image, variant: dict[str, Any], exif: bytes, target: Path) -> None:
+    kind = variant["format"]
+    picture = picture.copy()  # Pillow stores options in it, and another thread may be saving it
     options: dict[str, Any] = {"exif": exif} if exif else {}
     if kind == "jpeg":
         picture = on_white(picture)
         options |= {"progressive": True, "optimize": True}
     if kind != "png":
-        options["quality"] = wanted.get("quality") or _QUALITY[kind]
+        options["quality"] = variant.get("quality") or _QUALITY[kind]
     if kind == "webp":
         options["method"] = 2
     if kind == "avif":
@@ -333,7 +338,7 @@ def _save_animated(
     frames: Sequence[tuple[Image.Image, int]],
     box: tuple[int, int, int, int],
     size: tuple[int, int],
-    wanted: dict[str, Any],
+    variant: dict[str, Any],
     exif: bytes,
     target: Path,
 ) -> None:
@@ -346,7 +351,7 @@ def _save_animated(
         append_images=pictures[1:],
         duration=[duration for _, duration in frames],
         loop=0,
-        quality=wanted.get("quality") or _QUALITY["webp"],
+        quality=variant.get("quality") or _QUALITY["webp"],
         method=2,
         **more,
     )
@@ -361,32 +366,24 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 def _kept(image: Image.Image, keep: Sequence[str]) -> bytes:
-    """The EXIF data that stay."""
+    """The EXIF data that are kept."""
     if "copyright" not in keep:
         return b""
-    found, kept = image.getexif(), Image.Exif()
+    original, kept = image.getexif(), Image.Exif()
     for tag in (_COPYRIGHT, _ARTIST):
-        if tag in found:
-            kept[tag] = found[tag]
+        if tag in original:
+            kept[tag] = original[tag]
     return kept.tobytes() if len(kept) else b""
 
 
 def _impression(picture: Image.Image) -> dict[str, str]:
-    small = on_white(
-        picture.resize(
-            (32, max(1, round(32 * picture.height / picture.width)))
-            if picture.height < 32 * picture.width
-            else (1, 32)
-        )
-    )
-    pixels = list(small.tobytes())
-    rows = [
-        [
-            pixels[3 * (row * small.width + column) : 3 * (row * small.width + column) + 3]
-            for column in range(small.width)
-        ]
-        for row in range(small.height)
-    ]
+    """The placeholder (BlurHash) and the main colour."""
+    is_tall = picture.height >= 32 * picture.width
+    size = (1, 32) if is_tall else (32, max(1, round(32 * picture.height / picture.width)))
+    small = on_white(picture.resize(size))
+    values = list(small.tobytes())
+    pixels = [values[start : start + 3] for start in range(0, len(values), 3)]
+    rows = [pixels[start : start + small.width] for start in range(0, len(pixels), small.width)]
     red, green, blue = _main_colour(small)
     return {
         "placeholder": blurhash.encode(rows, components_x=4, components_y=3),
@@ -395,7 +392,7 @@ def _impression(picture: Image.Image) -> dict[str, str]:
 
 
 def _main_colour(small: Image.Image) -> tuple[int, int, int]:
-    """The most frequent of the few colours that the picture comes down to."""
+    """The most frequent colour after reduction to a few."""
     few = small.quantize(5)
     palette = few.getpalette() or [0, 0, 0]
     number = max(few.getcolors() or [(1, 0)])[1]

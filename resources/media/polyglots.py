@@ -1,23 +1,23 @@
-"""Whether a picture is something else as well, by the structure of its file.
+"""Detects images that are something else as well, by the structure of the file.
 
-A picture ends where its format says. Text inside of it (a comment, EXIF, XMP) is its own, whatever
-it says; text of a page or a script behind its end is not, nor are the marks of a ZIP archive or a
-PDF at the place where readers of these look.
+An image ends where its format says. Text inside it (a comment, EXIF, XMP) is allowed, whatever it
+contains. A page or a script after its end is not, nor are the marks of a ZIP archive or a PDF where
+readers of these formats look for them.
 """
 
 import mmap
 import re
 from pathlib import Path
 
-# The record at the end of a ZIP archive is within so many bytes (PKWARE's APPNOTE).
+# The final record of a ZIP archive is within this many bytes (PKWARE's APPNOTE).
 _TAIL = 65_557
 _HEADS = (b"%pdf-", b"<?php", b"<script", b"<html", b"<!doctype")
-# Behind an FF: what ends a scan of a JPEG. Zeros fill up, D0 to D7 restart, more FFs pad.
+# After an FF: what ends a scan of a JPEG. Zeros are stuffing, D0 to D7 restart, more FFs pad.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 
 
 def is_something_else(file: Path, kind: str) -> bool:
-    """Whether a picture of a kind (as Pillow calls it) is a ZIP, a PDF, a page or a script too."""
+    """Whether an image of a kind (Pillow's name) is also a ZIP archive, PDF, page or script."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
         tail = data[max(0, len(data) - _TAIL) :]
         end = min(_end(data, kind), len(data))
@@ -27,16 +27,16 @@ def is_something_else(file: Path, kind: str) -> bool:
 
 
 def _ends_as_zip(tail: bytes) -> bool:
-    """Whether a ZIP archive's last record is there.
+    """Whether the file ends with the final record of a ZIP archive.
 
-    Its four bytes alone come by chance, with a length that fits they do not.
+    Its four bytes may occur by chance; with a matching length they do not.
     """
     at = tail.rfind(b"PK\x05\x06")
     return at >= 0 and at + 22 + int.from_bytes(tail[at + 20 : at + 22], "little") == len(tail)
 
 
 def _end(data: mmap.mmap, kind: str) -> int:
-    """Where a picture ends. TIFF has no end: its parts are anywhere."""
+    """Where an image ends. TIFF has no end: its parts may be anywhere."""
     if kind in ("JPEG", "MPO"):
         return _jpeg_end(data)
     if kind == "PNG":
@@ -51,7 +51,7 @@ def _end(data: mmap.mmap, kind: str) -> int:
 
 
 def _jpeg_end(data: mmap.mmap) -> int:
-    """The end of a JPEG, and of those right behind it: a phone puts depth or brightness there."""
+    """The end of a JPEG, including those right after it: phones store depth or brightness there."""
     at = 0
     while data[at : at + 2] == b"\xff\xd8":
         at += 2
@@ -59,10 +59,10 @@ def _jpeg_end(data: mmap.mmap) -> int:
             scan = data[at : at + 2] == b"\xff\xda"
             at += 2 + int.from_bytes(data[at + 2 : at + 4])
             if scan or data[at : at + 1] != b"\xff":
-                found = _MARKER.search(data, at)
-                if found is None:
+                marker = _MARKER.search(data, at)
+                if marker is None:
                     return len(data)
-                at = found.start()
+                at = marker.start()
             while data[at + 1 : at + 2] == b"\xff":
                 at += 1
         at += 2
@@ -95,7 +95,7 @@ def _gif_end(data: mmap.mmap) -> int:
 
 
 def _colours(data: mmap.mmap, at: int) -> int:
-    """How many bytes a GIF's table of colours has, as its flags say."""
+    """The size in bytes of a GIF's colour table, according to its flags."""
     flags = data[at] if at < len(data) else 0
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 

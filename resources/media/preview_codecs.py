@@ -1,17 +1,17 @@
-"""What previews of videos are encoded with: MEDIA_PREVIEW_CODEC, which is `vp9` by default.
+"""The codecs of video previews, chosen by MEDIA_PREVIEW_CODEC.
 
-VP9 is free to use and to pass on, plays in every browser of today, and encodes as fast as x264 did.
+VP9, the default, is free to use and to distribute, plays in every current browser, and encodes as
+fast as x264.
 """
 
-import os
 from dataclasses import dataclass, field
 
-from runyard.errors import NonRetriable
+from resources.settings import MediaSettings
 
 
 @dataclass(frozen=True)
 class PreviewCodec:
-    """How FFmpeg is asked for it; `format` is the container, as a variant's format."""
+    """Encoder options of FFmpeg; `format` is the container, named as a variant's format."""
 
     encoder: str
     format: str
@@ -19,7 +19,7 @@ class PreviewCodec:
     container_options: dict[str, str] = field(default_factory=dict)
 
 
-_AT_THE_FRONT = {"movflags": "faststart"}  # what a browser needs in order to begin
+_AT_THE_FRONT = {"movflags": "faststart"}  # a browser can start before it has the whole file
 PREVIEW_CODECS = {
     "vp9": PreviewCodec(
         "libvpx-vp9",
@@ -32,9 +32,5 @@ PREVIEW_CODECS = {
 
 
 def chosen() -> str:
-    """The codec's name; an unknown one fails what asks for it."""
-    name = os.environ.get("MEDIA_PREVIEW_CODEC") or "vp9"
-    if name not in PREVIEW_CODECS:
-        known = ", ".join(PREVIEW_CODECS)
-        raise NonRetriable(f"MEDIA_PREVIEW_CODEC is {name!r}: it can be {known}")
-    return name
+    """The name of the codec; raises `NonRetriable` for an unknown one."""
+    return MediaSettings.read().media_preview_codec

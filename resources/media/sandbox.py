@@ -1,6 +1,7 @@
-"""A few processes that decode media for this one, each within limits of memory and time: what kills or holds one up harms nothing else.
+"""A pool of processes that decode media, each with limits on memory and time.
 
-MEDIA_MEMORY_MB (1,536), MEDIA_TIMEOUT (60) and MEDIA_MAX_PIXELS (64 million) are the limits; MEDIA_PROCESSES is how many there are, one a core by default.
+A file that crashes or blocks a decoder harms nothing else. The limits are MEDIA_MEMORY_MB,
+MEDIA_TIMEOUT and MEDIA_MAX_PIXELS; MEDIA_PROCESSES is the size of the pool.
 """
 
 import atexit
@@ -14,38 +15,31 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from resources.settings import MediaSettings
 from runyard.errors import NonRetriable
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 class RefusedMedia(NonRetriable):
-    """Seen by whoever sent the file: it is none that is taken, and why."""
-
-
-def limits() -> tuple[int, float, int]:
-    """Memory in megabytes, time in seconds, pixels."""
-    environ = os.environ
-    return (
-        int(environ.get("MEDIA_MEMORY_MB") or 1536),
-        float(environ.get("MEDIA_TIMEOUT") or 60),
-        int(environ.get("MEDIA_MAX_PIXELS") or 64_000_000),
-    )
+    """The file is not accepted; the text says why."""
 
 
 def how_many() -> int:
-    """How many files are worked on at a time."""
-    return int(os.environ.get("MEDIA_PROCESSES") or os.cpu_count() or 2)
+    """The size of the pool."""
+    return MediaSettings.read().media_processes
 
 
 def perform(do: str, **task: Any) -> dict[str, Any]:
-    """Have a task done; raises `RefusedMedia` with the reason, also where it took too long or ended its process."""
+    """Run a task; raises `RefusedMedia`, also where it took too long or ended its process."""
+    settings = MediaSettings.read()
     slots = _slots()
     child = slots.get()
     try:
         if child is None or child.poll() is not None:
             child = _start()
-        answer = _ask(child, {"do": do, "most_pixels": limits()[2], **task}, limits()[1])
+        task |= {"do": do, "most_pixels": settings.media_max_pixels}
+        answer = _ask(child, task, settings.media_timeout)
     except BaseException:
         if child is not None:
             _end(child)
@@ -55,8 +49,8 @@ def perform(do: str, **task: Any) -> dict[str, Any]:
         slots.put(child)
     if "refused" in answer:
         raise RefusedMedia(answer["refused"])
-    found: dict[str, Any] = answer["result"]
-    return found
+    result: dict[str, Any] = answer["result"]
+    return result
 
 
 def _ask(child: "subprocess.Popen[bytes]", task: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -66,7 +60,7 @@ def _ask(child: "subprocess.Popen[bytes]", task: dict[str, Any], seconds: float)
         child.stdin.flush()
     except BrokenPipeError:
         raise ConnectionError(
-            "the process that decodes media has ended: another is started at the next attempt"
+            "the process that decodes media has ended; the next attempt starts another"
         ) from None
     ready, _, _ = select.select([child.stdout], [], [], seconds)
     if not ready:
@@ -79,14 +73,19 @@ def _ask(child: "subprocess.Popen[bytes]", task: dict[str, Any], seconds: float)
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    # It gets none of our variables: what takes over a decoder finds no key there.
-    # NumPy's threads would each take some of its memory.
+    # It gets none of our variables: whatever exploits a decoder finds no key there.
+    # NumPy's threads would each take part of its memory.
     variables = {
         "PATH": os.environ.get("PATH", ""),
         "LC_ALL": "C.UTF-8",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-m", "resources.media.sandbox_child", str(limits()[0])]
+    command = [
+        sys.executable,
+        "-m",
+        "resources.media.sandbox_child",
+        str(MediaSettings.read().media_memory_mb),
+    ]
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -106,29 +105,29 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 
 _lock = threading.Lock()
-_made: tuple[int, "queue.LifoQueue[subprocess.Popen[bytes] | None]"] | None = None
+_pool: tuple[int, "queue.LifoQueue[subprocess.Popen[bytes] | None]"] | None = None
 
 
 def _slots() -> "queue.LifoQueue[subprocess.Popen[bytes] | None]":
-    """The processes that are free, each started when it is first needed; those of a parent are not ours."""
-    global _made
+    """The idle processes, each started at first use; a forked process has its own."""
+    global _pool
     with _lock:
-        if _made is None or _made[0] != os.getpid():
+        if _pool is None or _pool[0] != os.getpid():
             free: queue.LifoQueue[subprocess.Popen[bytes] | None] = queue.LifoQueue()
             for _ in range(how_many()):
                 free.put(None)
-            _made = (os.getpid(), free)
-        return _made[1]
+            _pool = (os.getpid(), free)
+        return _pool[1]
 
 
 def close() -> None:
-    """End the processes that are free; the next task starts them again."""
-    global _made
+    """End the idle processes; the next task starts them again."""
+    global _pool
     with _lock:
-        found, _made = _made, None
-    if found is not None and found[0] == os.getpid():
-        while not found[1].empty():
-            child = found[1].get_nowait()
+        pool, _pool = _pool, None
+    if pool is not None and pool[0] == os.getpid():
+        while not pool[1].empty():
+            child = pool[1].get_nowait()
             if child is not None:
                 _end(child)
 

@@ -1,6 +1,8 @@
-"""The process in which media are decoded: within a limit of memory, one task a line of JSON on its input, one answer a line on its output.
+"""The process that decodes media, within a memory limit.
 
-What crashes or runs too long here harms no worker: `resources.media.sandbox` starts another. Run as `python -m resources.media.sandbox_child MEGABYTES`.
+It reads one task a line from its input, as JSON, and writes one answer a line to its output. When
+it crashes or takes too long, `resources.media.sandbox` starts another. Run as
+`python -m resources.media.sandbox_child MEGABYTES`.
 """
 
 import json
@@ -22,14 +24,14 @@ TASKS = {
         task["most_pixels"],
     ),
     "inspect video": lambda task: videos.inspect(Path(task["file"]), task["most_pixels"]),
-    "film": lambda task: videos.poster_and_preview(
+    "preview video": lambda task: videos.poster_and_preview(
         Path(task["file"]), Path(task["into"]), task["most_pixels"], task["codec"]
     ),
 }
 
 
 def main() -> None:
-    """Do tasks until the input ends."""
+    """Run tasks until the input ends."""
     megabytes = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

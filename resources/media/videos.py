@@ -1,6 +1,6 @@
-"""What is done to a video, in a process of its own (`resources.media.sandbox_child`).
+"""Inspects videos, and writes their posters and previews; runs in `resources.media.sandbox_child`.
 
-It is looked at, and gets a poster and a short preview without sound. PyAV brings FFmpeg.
+A preview is short and has no sound. PyAV includes FFmpeg.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from PIL import Image
 
-from resources.media.film import opened, turn, turned
 from resources.media.images import Refused, on_white
 from resources.media.preview_codecs import PREVIEW_CODECS, PreviewCodec
+from resources.media.video_file import opened, turn, turned
 
 _PREVIEW_WIDTH = 320
 _PREVIEW_HEIGHT = 1280
@@ -28,38 +28,38 @@ _UNSPECIFIED_COLOURS, _BT709 = 2, 1
 
 
 def inspect(file: Path, most_pixels: int) -> dict[str, Any]:
-    """What a video is: container, codec, size as shown, seconds, frames a second, sound or none."""
+    """A video's container, codec, size as shown, seconds, frames a second and sound."""
     try:
-        with opened(file, most_pixels) as film:
-            width, height = turned(film.unturned, turn(next(film.frames_at([film.start]))))
+        with opened(file, most_pixels) as video:
+            width, height = turned(video.unturned, turn(next(video.frames_at([video.start]))))
             return {
-                "format": film.container.format.name.split(",")[0],
-                "codec": film.stream.codec_context.name,
+                "format": video.container.format.name.split(",")[0],
+                "codec": video.stream.codec_context.name,
                 "width": width,
                 "height": height,
-                "seconds": round(film.end - film.start, 3),
-                "rate": round(film.rate, 3),
-                "sound": bool(film.container.streams.audio),
+                "seconds": round(video.end - video.start, 3),
+                "rate": round(video.rate, 3),
+                "sound": bool(video.container.streams.audio),
             }
     except av.FFmpegError as error:
-        raise Refused(f"it is no video, or is damaged: {error.strerror}") from None
+        raise Refused(f"it is not a video, or is damaged: {error.strerror}") from None
 
 
 def poster_and_preview(file: Path, into: Path, most_pixels: int, codec: str) -> dict[str, Any]:
-    """Write what is on screen at a tenth of the video as `poster.png`, and seconds from there."""
+    """Write the frame at a tenth of the video as `poster.png`, and a preview from there on."""
     preview = PREVIEW_CODECS[codec]
     if preview.encoder not in av.codecs_available:
         name = f"{codec} ({preview.encoder})"
         raise Refused(f"this PyAV cannot encode {name}: choose another MEDIA_PREVIEW_CODEC")
     target = into / f"preview.{preview.format}"
     try:
-        with opened(file, most_pixels) as film:
-            start = film.start + (film.end - film.start) / 10
-            frames = film.frames_at([start + number / _PREVIEW_RATE for number in range(_FRAMES)])
+        with opened(file, most_pixels) as video:
+            start = video.start + (video.end - video.start) / 10
+            frames = video.frames_at([start + number / _PREVIEW_RATE for number in range(_FRAMES)])
             first = next(frames)
             how = turn(first)
-            _picture(first, film.unturned, how).save(into / "poster.png", compress_level=1)
-            width, height = _even_size(turned(film.unturned, how))
+            _picture(first, video.unturned, how).save(into / "poster.png", compress_level=1)
+            width, height = _even_size(turned(video.unturned, how))
             _write(chain([first], frames), how, (width, height), target, preview)
     except av.FFmpegError as error:
         raise Refused(f"it is damaged: {error.strerror}") from None
@@ -74,7 +74,7 @@ def _write(
     target: Path,
     preview: PreviewCodec,
 ) -> None:
-    """Encode frames that are a twelfth of a second apart."""
+    """Encode frames that are 1/12 second apart."""
     with av.open(str(target), "w", options=preview.container_options) as output:
         stream = output.add_stream(preview.encoder, rate=_PREVIEW_RATE, options=preview.options)
         assert isinstance(stream, VideoStream)
@@ -92,7 +92,7 @@ def _write(
 
 
 def _even_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The preview's width and height: both even, for colours are kept for every other pixel."""
+    """The preview's width and height, both even: colours are stored for every other pixel."""
     scale = min(1.0, _PREVIEW_WIDTH / size[0], _PREVIEW_HEIGHT / size[1])
     width, height = int(size[0] * scale) // 2 * 2, round(size[1] * scale) // 2 * 2
     return max(2, width), max(2, height)
@@ -110,7 +110,7 @@ def _small(frame: VideoFrame, size: tuple[int, int], how: Image.Transpose | None
         picture = on_white(_picture(frame, turned(size, how), how))
         upright: VideoFrame = VideoFrame.from_image(picture)  # type: ignore[no-untyped-call]
         small = upright.reformat(format="yuv420p", **colours)
-    small.pict_type = PictureType.NONE  # what was a key frame need not be one again
+    small.pict_type = PictureType.NONE  # a key frame need not stay one
     return small
 
 
@@ -119,11 +119,11 @@ def _picture(
     unturned: tuple[int, int],
     how: Image.Transpose | None,
 ) -> Image.Image:
-    """A frame as players show it, in a size that is given as before it is turned."""
+    """A frame as players show it; `unturned` is its size before it is rotated."""
     pixels = "rgba" if _has_alpha(frame) else "rgb24"
     scaled: Any = _scaled(frame, unturned, pixels)
     picture: Image.Image
-    # NumPy is loaded for few.
+    # NumPy is loaded only for transparent videos.
     picture = Image.fromarray(scaled.to_ndarray()) if pixels == "rgba" else scaled.to_image()
     return picture if how is None else picture.transpose(how)
 
@@ -138,14 +138,14 @@ def _has_alpha(frame: VideoFrame) -> bool:
 
 
 def _colours(frame: VideoFrame) -> dict[str, Any]:
-    """In which colours a frame is read that does not say: those of its size, as players do."""
+    """The colour space of a frame that declares none: by its size, as players do."""
     if frame.colorspace != _UNSPECIFIED_COLOURS or frame.format.is_rgb:
         return {}
     return {"src_colorspace": Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601}
 
 
 def _progressive(frame: VideoFrame) -> VideoFrame:
-    """A frame without the comb of two fields; edges are traced within the one frame."""
+    """A frame without interlacing artefacts; edges are traced within the one frame."""
     if not frame.interlaced_frame:
         return frame
     graph = Graph()

@@ -1,1 +1,1 @@
-"""Who is to be told of what, when and how."""
+"""Notifications: users' preferences, in-app messages and webhooks."""

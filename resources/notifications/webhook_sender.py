@@ -1,6 +1,7 @@
-"""Posts webhooks to addresses of users, signed as the Standard Webhooks specification 1.0 says.
+"""Posts webhooks to users' URLs, signed according to Standard Webhooks 1.0.
 
-NOTIFY_WEBHOOK_SECRET signs (`whsec_` and base64, or any other text); several with commas between all sign, so that receivers can change over.
+NOTIFY_WEBHOOK_SECRET signs them (`whsec_` and base64, or any other text). Several secrets separated
+by commas all sign, so that receivers can switch from one to the next.
 """
 
 import time
@@ -16,10 +17,10 @@ _SECONDS = 15.0
 
 
 class WebhookSender(ConfigurableResource[Any]):
-    """Posts JSON. The id stays the same at every attempt: a receiver knows a repeat by it."""
+    """Posts JSON. The id is the same at every attempt, so a receiver can recognise repeats."""
 
     def post(self, url: str, message_id: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Post it; return the answer's status. Raises as `resources.safe_http.opened`."""
+        """Post a body; return the answer's status. Raises as `resources.safe_http.opened`."""
         content = to_json(body)
         headers = standard_headers("NOTIFY_WEBHOOK_SECRET", message_id, int(time.time()), content)
         with opened(

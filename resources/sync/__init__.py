@@ -1,1 +1,1 @@
-"""Other systems' data, read exactly and loaded into tables of this database with dlt."""
+"""Data of other systems, read exactly and loaded into tables of this database with dlt."""

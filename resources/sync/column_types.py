@@ -1,4 +1,4 @@
-"""The types of PostgreSQL that synced columns have, and which of them widen into which."""
+"""The PostgreSQL types of synced columns, and which of them widen into which."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ TIMETZ = "time with time zone"
 TIMESTAMP = "timestamp without time zone"
 TIMESTAMPTZ = "timestamp with time zone"
 
-# What a source's declaration may call them.
+# The names of types in a source's declaration.
 Declared = Literal[
     "text",
     "bigint",
@@ -46,17 +46,17 @@ _BINARY = ("real", DOUBLE)
 
 
 def declared_type(name: Declared) -> str:
-    """The type as PostgreSQL calls it."""
+    """PostgreSQL's name of a type."""
     return _DECLARED.get(name, name)
 
 
 def plain(kind: str) -> str:
-    """A type in the one form that is compared: every text is `text`, however long it may be."""
+    """A type in the form in which types are compared: every text is `text`, whatever its length."""
     return TEXT if without_modifier(kind) in ("character varying", "varchar") else kind
 
 
 def widen(kind: str, other: str) -> str | None:
-    """The type that holds exactly what both hold, and is still the same sort of value; or None."""
+    """The type that holds the values of both exactly and is of the same sort; None without one."""
     if kind == other:
         return kind
     bare = {without_modifier(kind), without_modifier(other)}

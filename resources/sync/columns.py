@@ -1,5 +1,7 @@
-"""The columns of one table in one load: what they are called, of which types they are, and where
-that was seen. What cannot be kept as it is, is refused here, with table, column and row."""
+"""The columns of one table in one load: their names, their types, and where each was seen.
+
+Data that cannot be stored unchanged is rejected here, with table, column and row.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -29,21 +31,21 @@ _MOST_NAMED = 40
 
 
 class Refused(NonRetriable):
-    """Seen by whoever looks after a source: what it gives cannot be kept as it is."""
+    """The data of a source cannot be stored unchanged."""
 
 
 class Columns:
-    """The columns of one table, as a load comes upon them.
+    """The columns of one table, collected while a load reads its rows.
 
     Parameters
     ----------
     table
         The table as it is declared.
     as_text
-        The source's own types are all written the same as text (a CSV file, a typed database), so
-        that a column may become text where nothing else fits.
+        The source writes all of its types the same way as text (a CSV file, a typed database), so
+        a column may become text where no other type fits.
     times_in_text
-        The source has no type of its own for times (JSON): texts that are moments are taken as such.
+        The source has no type for times (JSON): texts that are timestamps become timestamps.
     names_are_certain
         The source names all of its columns, even those without a value (JSON does not).
     """
@@ -71,14 +73,14 @@ class Columns:
         self.key = [self.called(source) for source in table.key]
 
     def called(self, source: str) -> str:
-        """What a column is called of which the declaration speaks, whether it is there or not."""
+        """The name of a column that the declaration mentions, whether it exists or not."""
         try:
             return _naming.normalize_identifier(self.table.rename.get(source, source))
         except ValueError:
             self.refuse(f"a column has the blank name {_shown(source)}: {_rename(source)}")
 
     def name(self, source: str) -> str:
-        """What the column of that name in the source is called; no two have the same."""
+        """The name of a source's column; no two columns get the same."""
         name = self._names.get(source)
         if name is None:
             name = self._names[source] = self._add(source)
@@ -87,7 +89,7 @@ class Columns:
     def _add(self, source: str) -> str:
         name = self.called(source)
         if name in _RESERVED:
-            self.refuse(f"{_shown(source)} is a name that is in use already: {_rename(source)}")
+            self.refuse(f"{_shown(source)} is a reserved name: {_rename(source)}")
         other = self._sources.setdefault(name, source)
         if other != source:
             both = f"{_shown(other)} and {_shown(source)} would both be the column {name}"
@@ -97,8 +99,8 @@ class Columns:
         return name
 
     def check_declared(self, existing: Collection[str]) -> None:
-        """Refuse, or note, what the declaration says of columns that neither the source nor the
-        table (`existing`) has."""
+        """Refuse or note declarations about columns that neither the source nor the table
+        (`existing`) has."""
         if not self._names:
             return
         for field, name in self._declarations():
@@ -108,7 +110,7 @@ class Columns:
             what = f"{field} names the column {_shown(name)}"
             if self._names_are_certain:
                 known = ", ".join(map(_shown, list(self._names)[:_MOST_NAMED]))
-                self.refuse(f"{what}, which is not there; there are {known}")
+                self.refuse(f"{what}, which does not exist; there are {known}")
             self.notes.append(f"{self.table.name}: {what}, which no row has")
 
     def _declarations(self) -> Iterator[tuple[str, str]]:
@@ -121,19 +123,19 @@ class Columns:
                 yield field, name
 
     def declared(self, column: str) -> str | None:
-        """The type that the declaration gives a column."""
+        """The declared type of a column."""
         return self._declared.get(column)
 
     def know(self, column: str) -> None:
-        """A column is there, whether it has values or not: without any it is one of text."""
+        """Register a column, with or without values; without any it is of type text."""
         self._known.add(column)
 
     def see(self, column: str, kind: str, where: str) -> None:
-        """A value of that type is in a column."""
+        """Record that a column contains a value of a type."""
         self._seen.setdefault(column, {}).setdefault(kind, where)
 
     def has_seen(self, column: str, kind: str) -> bool:
-        """Whether it has been seen already."""
+        """Whether that has been recorded already."""
         return kind in self._seen.get(column, ())
 
     def refuse(self, what: str) -> NoReturn:
@@ -145,7 +147,7 @@ class Columns:
         raise Refused(f"{self.table.name}.{column}, {where}: {what}")
 
     def arrow(self, texts: Mapping[str, Any], count: int, where: Callable[[int], str]) -> pa.Table:
-        """Columns of text as dlt takes them; what no text of PostgreSQL can be is refused."""
+        """Text columns as an Arrow table for dlt; refuses what PostgreSQL cannot hold as text."""
         arrays = {name: self._array(name, values, where) for name, values in texts.items()}
         for key in self.key:
             array = arrays.get(key)
@@ -161,7 +163,7 @@ class Columns:
                 array = pa.array(values, pa.string())
             except UnicodeEncodeError:
                 row = next(n for n, value in enumerate(values) if not _is_unicode(value))
-                self.refuse_value(column, where(row), "it holds half a character (a surrogate)")
+                self.refuse_value(column, where(row), "it contains an unpaired surrogate")
         if array.type in (pa.string(), pa.large_string()):
             nul = pc.index(pc.match_substring(array, "\x00"), True).as_py()
             if nul >= 0:
@@ -169,7 +171,7 @@ class Columns:
         return array
 
     def settle(self, existing: Mapping[str, str]) -> dict[str, str]:
-        """The type of each column: that of its values, widened by that of the table's column."""
+        """The type of each column: that of its values, widened by that of the existing column."""
         settled = {
             column: self._settled(column, seen, existing.get(column))
             for column, seen in self._seen.items()
@@ -207,7 +209,7 @@ class Columns:
 
 
 def _are_texts(kind: str, other: str, loaded: bool) -> bool:
-    """Texts that look like times are texts when others do not. Loaded as times they are times."""
+    """Texts that look like times count as text next to others; times already loaded do not."""
     return {kind, other} == {TEXT, TIMESTAMPTZ} and (not loaded or kind == TEXT)
 
 
@@ -220,7 +222,7 @@ def _is_unicode(value: str | None) -> bool:
 
 
 def _rename(source: str) -> str:
-    return f'give it another one, as in rename = {{ {_shown(source)} = "other" }}'
+    return f'rename it, as in rename = {{ {_shown(source)} = "other" }}'
 
 
 def _shown(name: str) -> str:
@@ -229,6 +231,6 @@ def _shown(name: str) -> str:
 
 
 def row_name(key: Sequence[str], row: Mapping[str, Any], number: int) -> str:
-    """How an error calls a row: by its number and, where it has one, by its key."""
+    """A row as an error message names it: by its number and, where it has one, by its key."""
     values = [f"{name}={str(row[name])[:_MOST_SHOWN]}" for name in key if name in row]
     return f"row {number}" + (f" ({', '.join(values)})" if values else "")

@@ -1,4 +1,4 @@
-"""CSV files of any delimiter and encoding as columns of text, each field as it is written."""
+"""CSV files of any delimiter and encoding as text columns, each field exactly as written."""
 
 import csv
 import re
@@ -29,23 +29,24 @@ _BOMS = {
     BOM_UTF16_LE: "utf-16",
     BOM_UTF16_BE: "utf-16",
 }
-# In the languages that windows-1252 is for, three such characters hardly ever follow each other;
-# read in another code page, most texts of other languages have them.
+# In the languages that windows-1252 covers, three such characters in a row are rare; text of other
+# languages, read in the wrong code page, is full of them.
 _OTHER_SCRIPT = re.compile(r"[^\x00-\x7f]{3}")
-# Whole characters of UTF-8: a file with these and a stray byte is a damaged one of UTF-8.
+# Complete UTF-8 characters: a file with these and one stray byte is damaged UTF-8.
 _UTF_8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}")
 # Written by Excel before the header.
 _EXCEL = re.compile(r"\ufeff?\"?sep=([,;|\t])\"?\r?\n?")
-# Numbers that PostgreSQL gives back just as they were written.
+# Numbers that PostgreSQL returns exactly as they were written.
 _WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
 _NUMBER = (
     r"^(-?[1-9][0-9]{0,999}(\.[0-9]{1,999})?|0(\.[0-9]{1,999})?|-0\.[0-9]{0,500}[1-9][0-9]{0,498})$"
 )
-# What a declared type may look like; PostgreSQL has the last word.
+_DECIMAL = r"(?i)^\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,5})?|nan|[+-]?inf(inity)?)\s*$"
+# What values of a declared type may look like; PostgreSQL decides.
 _FORMS = {
     BIGINT: r"^\s*[+-]?[0-9]{1,19}\s*$",
-    NUMERIC: r"(?i)^\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,5})?|nan|[+-]?inf(inity)?)\s*$",
-    DOUBLE: r"(?i)^\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,5})?|nan|[+-]?inf(inity)?)\s*$",
+    NUMERIC: _DECIMAL,
+    DOUBLE: _DECIMAL,
     BOOLEAN: r"(?i)^\s*(t|true|f|false|y|yes|n|no|on|off|1|0)\s*$",
     DATE: r"^\s*[0-9]{4}-[0-9]{2}-[0-9]{2}\s*$",
     UUID: r"(?i)^\s*\{?[0-9a-f]{4}(-?[0-9a-f]{4}){7}\}?\s*$",
@@ -54,10 +55,10 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class _Form:
-    """How a file is written.
+    """The format of a file.
 
-    `lines` are its rows up to the header, that included; `long` says that lines may be longer than
-    a block, `empty` that there are none behind the header.
+    `lines` counts its rows up to and including the header; `long` says that lines may be longer
+    than a block, `empty` that no rows follow the header.
     """
 
     encoding: str
@@ -86,12 +87,12 @@ def read_tables(name: str, open_file: Callable[[], Any], columns: Columns) -> It
     except _Unreadable as error:
         raise Refused(f"{columns.table.name}: {name}{error}") from None
     except UnicodeError as error:
-        refused = f"{columns.table.name}: {name}: {error}: give its encoding, as in"
+        refused = f"{columns.table.name}: {name}: {error}: set its encoding, as in"
         raise Refused(f'{refused} encoding = "utf-8"') from None
 
 
 class _Unreadable(Exception):
-    """The rest of a message that begins with the file's name."""
+    """The rest of an error message that begins with the file's name."""
 
 
 def _form(open_file: Callable[[], Any], table: Table) -> _Form | None:
@@ -124,7 +125,7 @@ _BY_NAME = {name: character for character, name in DELIMITERS.items()}
 def _encoding(
     open_file: Callable[[], Any], sample: bytes, declared: str | None
 ) -> tuple[str, bool, bool]:
-    """The encoding, whether there are quotes, and very long lines; the whole file is looked at."""
+    """The encoding, and whether there are quotes and very long lines, from the whole file."""
     candidates = [declared] if declared else _candidates(sample)
     for encoding in candidates:
         with open_file() as file:
@@ -132,7 +133,7 @@ def _encoding(
         if decoded is not None:
             return encoding, *decoded
     raise _Unreadable(
-        f': its encoding is not {" or ".join(candidates)}: give it, as in encoding = "windows-1251"'
+        f': its encoding is not {" or ".join(candidates)}: set it, as in encoding = "windows-1251"'
     )
 
 
@@ -140,7 +141,7 @@ def _candidates(sample: bytes) -> list[str]:
     for bom, encoding in _BOMS.items():
         if sample.startswith(bom):
             return [encoding]
-    # Every other byte of UTF-16 is 0 in what is mostly ASCII.
+    # In UTF-16, every other byte of mostly-ASCII text is 0.
     if sample[1::2].count(0) > len(sample) // 8 and not sample[0::2].count(0):
         return ["utf-16-le"]
     if sample[0::2].count(0) > len(sample) // 8 and not sample[1::2].count(0):
@@ -149,8 +150,8 @@ def _candidates(sample: bytes) -> list[str]:
 
 
 def _decodes(file: BinaryIO, encoding: str, *, guessed: bool) -> tuple[bool, bool] | None:
-    """Whether there are quotes in a file, and very long lines; None where it is not written in
-    that encoding."""
+    """Whether a file contains quotes and very long lines; None where it does not have this
+    encoding."""
     decoder = decoder_of(encoding)()
     quotes = long = False
     try:
@@ -167,7 +168,7 @@ def _decodes(file: BinaryIO, encoding: str, *, guessed: bool) -> tuple[bool, boo
 
 
 def _delimiter(text: str, whole: bool) -> str:
-    """That which divides all rows of the sample alike; else that which divides the header."""
+    """The delimiter that splits all rows of the sample alike; else one that splits the header."""
     heads: list[str] = []
     alike: list[str] = []
     for delimiter in DELIMITERS:
@@ -177,11 +178,11 @@ def _delimiter(text: str, whole: bool) -> str:
             heads.append(delimiter)
             if len(counts) == 1:
                 alike.append(delimiter)
-    found = alike or heads or [","]
-    if len(found) > 1:
-        names = " or ".join(DELIMITERS[one] for one in found)
-        raise _Unreadable(f': it may be divided by {names}: give it, as in delimiter = "comma"')
-    return found[0]
+    delimiters = alike or heads or [","]
+    if len(delimiters) > 1:
+        names = " or ".join(DELIMITERS[name] for name in delimiters)
+        raise _Unreadable(f': its delimiter may be {names}: set it, as in delimiter = "comma"')
+    return delimiters[0]
 
 
 def _sample_rows(text: str, delimiter: str, whole: bool) -> list[list[str]]:
@@ -191,7 +192,7 @@ def _sample_rows(text: str, delimiter: str, whole: bool) -> list[list[str]]:
         rows = list(islice(reader, _SAMPLE_ROWS + 1))
     except csv.Error:
         return []
-    # The last one may be cut.
+    # The last row may be incomplete.
     rows = rows if whole and len(rows) <= _SAMPLE_ROWS else rows[:-1] or rows
     return [row for row in rows if row]
 
@@ -205,7 +206,7 @@ def _header(row: list[str]) -> list[str]:
 
 
 def _check_quotes(open_file: Callable[[], Any], form: _Form) -> None:
-    """Refuse what Arrow would silently make something of: quotes left open, text behind them."""
+    """Refuse what Arrow would accept silently: unclosed quotes, and text after them."""
     with _text(open_file, form) as text:
         rows = csv.reader(text, delimiter=form.delimiter, strict=True)
         try:
@@ -228,7 +229,7 @@ def _tables(
     done = 0
     yield columns.arrow({column: pa.array([], pa.string()) for column in names}, 0, str)
     if form.empty:
-        return  # Arrow wants a line end behind the header
+        return  # Arrow requires a line break after the header
     with open_file() as file:
         try:
             for batch in _batches(file, form, names):
@@ -276,7 +277,7 @@ def _see(columns: Columns, column: str, values: Any, where: Callable[[int], str]
             row = pc.index(fits, False).as_py()
             if row >= 0:
                 value = str(values[row].as_py())[:60]
-                columns.refuse_value(column, where(row), f"{value!r} is no {declared}")
+                columns.refuse_value(column, where(row), f"{value!r} is not a valid {declared}")
     elif values.null_count < len(values) and not columns.has_seen(column, TEXT):
         kinds = ((_WHOLE, BIGINT), (_NUMBER, NUMERIC))
         fitting = (kind for form, kind in kinds if _all_fit(values, form))
@@ -288,7 +289,7 @@ def _all_fit(values: Any, form: str) -> bool:
 
 
 def _refuse(open_file: Callable[[], Any], form: _Form, error: str) -> NoReturn:
-    """Find the line that Arrow has refused: it knows rows alone."""
+    """Find the line that Arrow rejected, because Arrow only knows rows."""
     with _text(open_file, form) as text:
         rows = csv.reader(text, delimiter=form.delimiter)
         line = 1
@@ -298,8 +299,8 @@ def _refuse(open_file: Callable[[], Any], form: _Form, error: str) -> NoReturn:
                     fields = f"it has {len(row)} fields, and the header {len(form.header)}"
                     raise _Unreadable(f", line {line}: {fields}")
                 line = rows.line_num + 1
-        except csv.Error as wrong:
-            raise _Unreadable(f", line {rows.line_num}: {wrong}") from None
+        except csv.Error as csv_error:
+            raise _Unreadable(f", line {rows.line_num}: {csv_error}") from None
     if "straddling" in error:
         most = _MOST_LINE if form.long else _BLOCK
         error = f"a row has more than {most >> 20} MiB"

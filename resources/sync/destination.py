@@ -1,7 +1,7 @@
-"""This database as dlt's destination: each column of the type that its source has.
+"""This database as dlt's destination, each column with the type that it has in its source.
 
-Values travel as text in the form that PostgreSQL reads, and PostgreSQL alone turns them into the
-column's type: nothing on the way (Arrow, Python) has a smaller range than either end.
+Values travel as text in the form that PostgreSQL parses, and only PostgreSQL converts them: nothing
+in between (Arrow, Python) can have a smaller range than either end.
 """
 
 import csv
@@ -21,11 +21,11 @@ TYPE_HINT = "x-postgres-type"
 _DLT_COLUMNS = ("_dlt_id", "_dlt_load_id")
 
 
-# `COPY people, line 3, column zip: "NA"`; the rest of a long value is left out already.
+# `COPY people, line 3, column zip: "NA"`; PostgreSQL itself truncates a long value.
 _PLACE = re.compile(r"^COPY [^,]*, line (\d+), column (.*?)(: .*)?$", re.MULTILINE | re.DOTALL)
 _REFUSALS = (
     psycopg2.DataError,
-    # A row that is too large, more columns than there may be.
+    # A row that is too large, or too many columns.
     psycopg2.errors.ProgramLimitExceeded,
     psycopg2.IntegrityError,
     psycopg2.NotSupportedError,
@@ -34,11 +34,11 @@ _REFUSALS = (
 
 
 class _CannotLoad(TerminalException, NonRetriable):
-    """PostgreSQL refuses a value: it always will."""
+    """PostgreSQL rejects a value, and always will."""
 
 
 class ExactTypeMapper(PostgresTypeMapper):
-    """Makes a column of the type that its hint names."""
+    """Creates a column with the type that its hint names."""
 
     def to_destination_type(self, column: Any, table: Any) -> str:
         """The type in SQL."""
@@ -46,7 +46,7 @@ class ExactTypeMapper(PostgresTypeMapper):
 
 
 class ExactCopyJob(PostgresCsvCopyJob):
-    """Copies a file as it is: dlt's own job would turn empty text into NULL."""
+    """Copies a file unchanged: dlt's own job would turn empty text into NULL."""
 
     def run(self) -> None:
         """Copy the file in one transaction."""
@@ -59,7 +59,7 @@ class ExactCopyJob(PostgresCsvCopyJob):
                 with client.begin_transaction(), client.native_connection.cursor() as cursor:
                     cursor.copy_expert(f"COPY {table} ({columns}) FROM STDIN (FORMAT csv)", file)
             except _REFUSALS as error:
-                # dlt would try what it does not know again, several times.
+                # dlt would retry an error that it does not know several times.
                 raise _CannotLoad(self._refusal(error)) from error
 
     def _refusal(self, error: psycopg2.Error) -> str:
@@ -74,12 +74,12 @@ class ExactCopyJob(PostgresCsvCopyJob):
 
 
 class ExactPostgresClient(PostgresClient):
-    """Loads with the job above."""
+    """Loads files with `ExactCopyJob`."""
 
     def create_load_job(
         self, table: Any, file_path: str, load_id: str, restore: bool = False
     ) -> Any:
-        """The job of a file."""
+        """The job that loads a file."""
         job = super().create_load_job(table, file_path, load_id, restore)
         return ExactCopyJob(file_path) if type(job) is PostgresCsvCopyJob else job
 
@@ -88,36 +88,38 @@ class ExactPostgresClient(PostgresClient):
         return super()._create_merge_followup_jobs(table_chain)
 
     def _refuse_different_rows(self, table: Any) -> None:
-        """Refuse rows of one key that differ, where no cursor says which is the newest: of these
-        dlt keeps any one."""
+        """Refuse different rows with the same key where no cursor says which is the newest, because
+        dlt would keep any one of them."""
         name, columns = table["name"], table["columns"]
         key = [column for column in columns if columns[column].get("primary_key")]
         newest = [column for column in columns if columns[column].get("dedup_sort")]
         if not key:
             return
         escape = self.sql_client.escape_column_name
-        by = ", ".join(map(escape, [*key, *(one for one in newest if one not in key)]))
-        kept = ", ".join(escape(column) for column in columns if column not in _DLT_COLUMNS)
+        by = ", ".join(map(escape, dict.fromkeys([*key, *newest])))
+        compared = ", ".join(escape(column) for column in columns if column not in _DLT_COLUMNS)
         staged = self.sql_client.get_qualified_table_names(name)[1]
-        statement = (
-            f"SELECT {', '.join(f'{escape(column)}::text' for column in key)} FROM"  # noqa: S608
-            f' (SELECT *, count(*) OVER (PARTITION BY {by}) AS "how often" FROM {staged}) AS staged WHERE "how often" > 1'
-            f" GROUP BY {by} HAVING count(DISTINCT md5(ROW({kept})::text)) > 1 LIMIT 1"
-        )
-        with self.sql_client as client:  # which no job has opened here
+        shown_key = ", ".join(f"{escape(column)}::text" for column in key)
+        statement = f"""
+            SELECT {shown_key} FROM (
+                SELECT *, count(*) OVER (PARTITION BY {by}) AS "how often" FROM {staged}
+            ) AS staged
+            WHERE "how often" > 1
+            GROUP BY {by} HAVING count(DISTINCT md5(ROW({compared})::text)) > 1 LIMIT 1"""  # noqa: S608 (names are escaped)
+        with self.sql_client as client:  # no job has opened it here
             rows = client.execute_sql(statement)
         if rows:
             shown = ", ".join(
                 f"{column}={str(value)[:60]}" for column, value in zip(key, rows[0], strict=True)
             )
             raise _CannotLoad(
-                f"{name}: there are rows with the key {shown} that differ: give the columns that make a row the same row as its key,"
-                " or a cursor, by which the newest stays"
+                f"{name}: different rows have the same key {shown}: declare the columns that "
+                "identify a row as its key, or a cursor, by which the newest row is kept"
             )
 
 
 class exact_postgres(postgres):
-    """PostgreSQL, exactly; dlt's destinations are called like functions."""
+    """PostgreSQL without conversions; named like a function, as dlt's destinations are."""
 
     def _raw_capabilities(self) -> Any:
         capabilities = super()._raw_capabilities()
@@ -126,5 +128,5 @@ class exact_postgres(postgres):
 
     @property
     def client_class(self) -> type[PostgresClient]:
-        """What talks to the database."""
+        """The client that loads into the database."""
         return ExactPostgresClient

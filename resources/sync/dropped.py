@@ -1,7 +1,7 @@
-"""Tables and columns of a source that somebody has dropped by hand: they are made and read anew.
+"""Recreates and reloads tables and columns of a source that somebody has dropped by hand.
 
-dlt knows from its own records (`_dlt_version`) that it has made a table, and from its state how
-far that table was read; it does not look whether the table is still there.
+dlt records which tables it has created (`_dlt_version`) and, in its state, how far each was read;
+it does not check whether a table still exists.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from resources.sync.schema import existing_columns
 from resources.sync.source_config import Source
 from runyard.store import database
 
-# One row a version; there are few, and it has no index.
+# One row for each version; they are few, and the table has no index.
 _RECORDED = """
 SELECT tables.name, array_agg(columns.name) AS columns
 FROM (
@@ -29,10 +29,9 @@ GROUP BY tables.name
 
 
 def restore_dropped(pipeline: Any, source: Source) -> list[str]:
-    """Make the next load read what was dropped from its beginning, and return a note on each.
+    """Make the next load read dropped tables from the beginning; return a note about each.
 
-    The tables themselves are made by that load; what is left of one whose column was dropped
-    stays as it is until then.
+    That load creates the tables; a table with a dropped column stays as it is until then.
     """
     there = existing_columns(source.dataset)
     dropped = []
@@ -40,12 +39,12 @@ def restore_dropped(pipeline: Any, source: Source) -> list[str]:
         if missing := columns - there.get(table, {}).keys():
             what = f"column {', '.join(sorted(missing))}" if table in there else "table"
             dropped.append(
-                (table, f"{table}: its {what} was dropped here: all of it is read again")
+                (table, f"{table}: its {what} was dropped here: the whole table is read again")
             )
     if not dropped:
         return []
     if pipeline.default_schema_name:
-        # Each of its steps keeps a state of its own: of a table `users` for example `users_rows`.
+        # Each step has its own state: `users_rows` for a table `users`, for example.
         names = [f"re:{table}(_rows|_pages|_files)?$" for table, _ in dropped]
         pipeline_drop(pipeline, resources=names, state_only=True)()
     _forget_versions(source)
@@ -53,7 +52,7 @@ def restore_dropped(pipeline: Any, source: Source) -> list[str]:
 
 
 def _recorded(source: Source) -> dict[str, set[str]]:
-    """The columns that dlt has made, by table."""
+    """The columns that dlt has created, by table."""
     with database.connection() as connection:
         if not _has_versions(connection, source.dataset):
             return {}
@@ -63,7 +62,7 @@ def _recorded(source: Source) -> dict[str, set[str]]:
 
 
 def _forget_versions(source: Source) -> None:
-    """Without its record of a version dlt looks at what is there, and makes what is not."""
+    """Delete the version records, so that dlt checks what exists and creates what does not."""
     with database.transaction() as connection:
         for dataset in (source.dataset, f"{source.dataset}_staging"):
             if _has_versions(connection, dataset):

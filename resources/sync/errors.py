@@ -1,4 +1,4 @@
-"""What an error of a load means for another attempt: some pass, and some come again for ever."""
+"""What an error of a load means for a retry: some errors pass, others never do."""
 
 import errno
 import re
@@ -36,7 +36,7 @@ _FINAL = (
     LookupError,
     PermissionError,
 )
-# Of PostgreSQL and MySQL: their drivers tell an error at the connection by its words alone.
+# Messages of PostgreSQL and MySQL, whose drivers have no code for a failed login.
 _NOT_LET_IN = re.compile(
     r"password authentication failed|no pg_hba\.conf entry|Access denied for user|Unknown database"
     r'|(?:role|database) "[^"]*" does not exist'
@@ -44,13 +44,13 @@ _NOT_LET_IN = re.compile(
 
 
 def meaning(error: BaseException, source: Source) -> Exception:
-    """The error that dlt has failed with, as one that says whether to try again."""
+    """The error of a failed load, as one that says whether to retry."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, RetryAfter | NonRetriable):
             return cause
         if isinstance(cause, requests.JSONDecodeError):
-            return ConnectionError(f"{source.name} answers what is no JSON")
+            return ConnectionError(f"{source.name} does not answer with JSON")
         if _is_limit(cause) or (isinstance(cause, _PASSING) and _NOT_LET_IN.search(str(cause))):
             return NonRetriable(f"{source.name} cannot be loaded: {_line(cause)}")
         if isinstance(cause, _PASSING) or _is_no_room(cause):
@@ -63,7 +63,7 @@ def meaning(error: BaseException, source: Source) -> Exception:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it was raised for; dlt keeps some of that in attributes."""
+    """An error and its causes, some of which dlt stores in attributes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -74,7 +74,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_limit(error: BaseException) -> bool:
-    """Whether it is one of PostgreSQL's limits, which its drivers call operational."""
+    """Whether it is a limit of PostgreSQL, which its drivers report as an operational error."""
     state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
     return isinstance(state, str) and state.startswith("54")
 

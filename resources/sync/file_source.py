@@ -20,22 +20,22 @@ _BYTES = 16 << 20
 
 
 def resource(source: Source, table: Table, columns: Columns) -> Any:
-    """The table as dlt takes it: the files, and behind them their rows."""
+    """A table as a dlt resource: the files, then their rows."""
 
     def files() -> Iterator[Any]:
-        found = False
+        any_file = False
         for item in filesystem(source.address() or "", file_glob=table.pattern or "*"):
-            found = True
+            any_file = True
             yield [item]
-        if not found:
+        if not any_file:
             _no_file(table, columns)
 
     def rows(items: Iterable[Any]) -> Iterator[Any]:
         known = dlt.current.resource_state().setdefault("files", {}) if table.key else None
         for item in items:
             if known is not None:
-                # Files that have not changed since they were read are not read again, whatever
-                # their times: those that are copied or unpacked keep older ones.
+                # Unchanged files are not read again, whatever their times: copied and unpacked
+                # files have older ones.
                 stamp = _stamp(item)
                 if stamp in known:
                     continue
@@ -46,22 +46,22 @@ def resource(source: Source, table: Table, columns: Columns) -> Any:
 
 
 def _no_file(table: Table, columns: Columns) -> None:
-    """No file of a table with a key is no news; without a key it would empty the table."""
+    """A missing file is fine for a table with a key; without a key it would empty the table."""
     what = f"no file matches {table.pattern}"
     if table.key:
         columns.notes.append(f"{table.name}: {what}")
     else:
-        columns.refuse(f"{what}: an empty table is a file with nothing but its header")
+        columns.refuse(f"{what}: for an empty table, provide a file with only its header")
 
 
 def _stamp(item: Any) -> str:
-    """What a file is known by: where it is, how large, and of when."""
+    """A file's fingerprint: its URL, its size and its time."""
     said = f"{item['file_url']} {item['size_in_bytes']} {item['modification_date'].isoformat()}"
     return sha256(said.encode(errors="surrogateescape")).hexdigest()[:20]
 
 
 def check_folder(source: Source) -> None:
-    """Raise `Refused` for a local folder that is not there: its tables would be emptied."""
+    """Raise `Refused` for a local folder that does not exist: its tables would be emptied."""
     address = source.address() or ""
     if not FilesystemConfiguration.is_local_path(address):
         if not address.startswith("file:"):
@@ -98,7 +98,7 @@ def _lines(name: str, file: Any, columns: Columns) -> Iterator[Any]:
     size = 0
 
     def columns_of() -> Any:
-        # A copy: errors ask for a line before the next ones are read.
+        # A copy, because errors look up lines after the next ones are read.
         places = list(lines)
         return text_columns.columns_of(columns, rows, lambda index: f"{name}, line {places[index]}")
 

@@ -1,4 +1,4 @@
-"""JSON read and written without loss: numbers of any size and precision, and no key twice."""
+"""JSON read and written without loss: numbers of any size and precision, no duplicate keys."""
 
 from collections.abc import Iterator
 from datetime import date, time
@@ -12,7 +12,7 @@ _MOST_LINE = 64 << 20
 
 
 def read(text: str) -> Any:
-    """The value; raises ValueError for what is no JSON, or names a key twice."""
+    """Parse JSON; raises ValueError for invalid JSON or a duplicate key."""
     try:
         return simplejson.loads(text, use_decimal=True, allow_nan=True, object_pairs_hook=_unique)
     except RecursionError:
@@ -20,7 +20,7 @@ def read(text: str) -> Any:
 
 
 def read_bytes(body: bytes, charset: str | None = None) -> Any:
-    """The value in a body: UTF-8, 16 or 32 unless it says otherwise; raises as `read`."""
+    """Parse a body, in UTF-8, 16 or 32 unless `charset` says otherwise; raises as `read`."""
     try:
         text = body.decode(charset or detect_encoding(body))
     except LookupError:
@@ -29,7 +29,7 @@ def read_bytes(body: bytes, charset: str | None = None) -> Any:
 
 
 def write(value: Any) -> str:
-    """The value as JSON; raises ValueError for what JSON cannot hold."""
+    """Serialise a value; raises ValueError for what JSON cannot represent."""
     try:
         return str(
             simplejson.dumps(
@@ -37,7 +37,7 @@ def write(value: Any) -> str:
                 use_decimal=True,
                 ensure_ascii=False,
                 allow_nan=False,
-                # Or bytes would be taken for text.
+                # Otherwise bytes would be written as text.
                 encoding=None,
                 default=_as_text,
             )
@@ -51,7 +51,7 @@ def _as_text(value: object) -> str:
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
-    raise TypeError(f"a {type(value).__name__} cannot be kept exactly in JSON")
+    raise TypeError(f"a {type(value).__name__} cannot be represented exactly in JSON")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -59,12 +59,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(unique) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
+        raise ValueError(f"the key {twice[:60]!r} occurs twice")
     return unique
 
 
 def read_lines(file: BinaryIO) -> Iterator[tuple[int, int, Any]]:
-    """The values of a file with one a line, their lines and lengths; raises ValueError."""
+    """The values of a file with one a line, with line numbers and lengths; raises ValueError."""
     for number, line in enumerate(iter(lambda: file.readline(_MOST_LINE + 1), b""), 1):
         try:
             if len(line) > _MOST_LINE:

@@ -1,7 +1,7 @@
-"""The naming convention of synced columns, as dlt takes it: snake_case that keeps every script.
+"""The naming convention of synced columns for dlt: snake_case that keeps every script.
 
-dlt's own snake_case replaces all that is not ASCII, so that two columns in Japanese are one. For
-ASCII names the two agree, so that tables of earlier loads keep their columns.
+dlt's own snake_case replaces everything that is not ASCII, so that two Japanese names become one
+column. For ASCII names the two conventions agree, so tables of earlier loads keep their columns.
 """
 
 import unicodedata
@@ -9,7 +9,7 @@ from itertools import groupby
 
 from dlt.common.normalizers.naming import snake_case
 
-# PostgreSQL's limit, which is of bytes.
+# PostgreSQL's limit, in bytes.
 MAX_BYTES = 63
 
 
@@ -17,7 +17,7 @@ class NamingConvention(snake_case.NamingConvention):
     """snake_case with the letters, digits and combining marks of all scripts."""
 
     def normalize_identifier(self, identifier: str) -> str:
-        """The column of that name; raises ValueError for a blank one."""
+        """The column's name; raises ValueError for a blank one."""
         identifier = identifier.strip()
         if not identifier:
             raise ValueError("a blank name")
@@ -32,7 +32,7 @@ def _stays(character: str) -> bool:
 
 
 def _shortened(name: str, identifier: str) -> str:
-    """The name within PostgreSQL's limit; a tag of the whole keeps long names apart."""
+    """The name within PostgreSQL's limit; a hash of the whole keeps long names distinct."""
     if len(name.encode()) <= MAX_BYTES:
         return name
     if name.isascii():

@@ -1,4 +1,4 @@
-"""Columns of Arrow (of Parquet files) as columns of text, each value exactly as it is."""
+"""Arrow columns (of Parquet files) as text columns, each value unchanged."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,7 +30,7 @@ def read_tables(name: str, file: Any, columns: Columns) -> Iterator[pa.Table]:
     try:
         parquet = ParquetFile(file)
         names = parquet.schema_arrow.names
-        twice = next((one for one in names if names.count(one) > 1), None)
+        twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             columns.refuse(f"{name}: two columns have the name {twice[:60]!r}")
         yield _exact(name, parquet.schema_arrow.empty_table(), 0, columns)
@@ -45,8 +45,8 @@ def read_tables(name: str, file: Any, columns: Columns) -> Iterator[pa.Table]:
 
 def _exact(name: str, table: pa.Table, done: int, columns: Columns) -> pa.Table:
     def where(index: int) -> str:
-        names = [one for one in columns.table.key if one in table.schema.names]
-        key = {one: table[one][index].as_py() for one in names}
+        names = [name for name in columns.table.key if name in table.schema.names]
+        key = {name: table[name][index].as_py() for name in names}
         return f"{name}, {row_name(columns.table.key, key, done + index + 1)}"
 
     texts: dict[str, Any] = {}
@@ -68,12 +68,12 @@ def _exact(name: str, table: pa.Table, done: int, columns: Columns) -> pa.Table:
 
 
 def _is_all_null(table: pa.Table) -> bool:
-    """Whether no column has a type: the rows are rows all the same."""
+    """Whether no column has a type; such rows count all the same."""
     return all(pa.types.is_null(column.type) for column in table.columns)
 
 
 def _written(array: Any, columns: Columns, column: str, where: Callable[[int], str]) -> Any:
-    """The type and the text of a column; None where each value is to be looked at."""
+    """The type and the text of a column; None where each value has to be converted by itself."""
     kind = array.type
     types = pa.types
     if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
@@ -113,7 +113,7 @@ def _in_range(text: Any, columns: Columns, column: str, where: Callable[[int], s
 def _micros(
     array: Any, kind: Any, columns: Columns, column: str, where: Callable[[int], str]
 ) -> Any:
-    """In microseconds, which is what PostgreSQL has; raises for what is finer."""
+    """Convert to microseconds, PostgreSQL's resolution; refuses what is finer."""
     try:
         return array.cast(kind)
     except pa.ArrowInvalid:

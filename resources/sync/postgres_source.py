@@ -1,4 +1,4 @@
-"""The rows of another PostgreSQL: copied out as text, in the types that they have there."""
+"""The rows of another PostgreSQL, copied out as text with the types that they have there."""
 
 import re
 import select
@@ -21,7 +21,7 @@ from resources.sync.columns import Columns, row_name
 _ROWS = 20_000
 _BYTES = 16 << 20
 _POLL_MILLISECONDS = 1_000
-# Values are written alike, whatever the other database or its role has set.
+# Values are written the same way, whatever the other database or its role has configured.
 _SETTINGS = {
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
@@ -30,7 +30,7 @@ _SETTINGS = {
     "bytea_output": "hex",
     "xmloption": "content",
 }
-# Domains are what they are made of. By the catalog's own indexes.
+# Domains are resolved to their base types. Uses the catalog's own indexes.
 _CATALOG = """
 WITH RECURSIVE base AS (
     SELECT attnum, attname, atttypid AS type, atttypmod AS modifier
@@ -44,12 +44,13 @@ WITH RECURSIVE base AS (
 SELECT attname AS name, format_type(type, modifier) AS kind, typname AS bare,
        typcategory = 'A' AS is_array,
        typnamespace = 'pg_catalog'::regnamespace AND typtype IN ('b', 'r', 'm')
-           AND typname !~ '^_?reg' AND typname NOT IN ('name', 'char', '_name', '_char') AS is_built_in
+           AND typname !~ '^_?reg'
+           AND typname NOT IN ('name', 'char', '_name', '_char') AS is_built_in
 FROM base JOIN pg_type ON pg_type.oid = type
 WHERE typtype <> 'd'
 ORDER BY attnum
 """
-# The other server says what its types are called, and that becomes part of statements here.
+# The other server provides type names, and they become part of statements here.
 _TYPE = re.compile(r"[a-z][a-z0-9_ ]*(\(-?\d+(,-?\d+)?\))?[a-z ]*(\[\])?")
 _CURSORS = {
     "smallint": pa.int64(),
@@ -58,11 +59,11 @@ _CURSORS = {
     "real": pa.float32(),
     "double precision": pa.float64(),
     "date": pa.date32(),
-    # Of whole numbers, unless it says how many places it has.
+    # Whole numbers, unless the type has a scale.
     "numeric": pa.decimal128(38, 0),
     "timestamp without time zone": pa.timestamp("us"),
     "timestamp with time zone": pa.timestamp("us", "UTC"),
-    # These come after each other as their texts do.
+    # These sort in the order of their texts.
     "text": pa.string(),
     "uuid": pa.string(),
     "time without time zone": pa.string(),
@@ -71,7 +72,7 @@ _CURSORS = {
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of the source: its name here, its type here, and what is selected for it."""
+    """A column of the source, its name and type here, and the expression that selects it."""
 
     source: str
     name: str
@@ -83,7 +84,7 @@ class _Column:
 def read_tables(
     url: str, schema: str | None, columns: Columns, cursor: str | None, since: Any
 ) -> Iterator[pa.Table]:
-    """The rows of a table, those that are newer than `since`; raises `Refused`."""
+    """The rows of a table that are newer than `since`; raises `Refused`."""
     with _connect(url) as connection:
         name = sql.Identifier(*([schema] if schema else []), columns.table.source_name)
         plan = _plan(connection, name, columns, cursor)
@@ -99,7 +100,7 @@ def read_tables(
 
 @contextmanager
 def _connect(url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A read-only transaction: all of a table is read as it was at one moment."""
+    """A read-only transaction, so that the whole table is read in one snapshot."""
     url = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
     with psycopg.connect(
         url, row_factory=namedtuple_row, connect_timeout=30, tcp_user_timeout=60_000
@@ -107,7 +108,7 @@ def _connect(url: str) -> Iterator[psycopg.Connection[Any]]:
         connection.read_only = True
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         for name, value in _SETTINGS.items():
-            # Within the transaction, which is all that a pooler keeps.
+            # Within the transaction: a pooler keeps nothing longer.
             connection.execute("SELECT set_config(%s, %s, true)", (name, value))
         connection.execute("SET LOCAL client_encoding = 'UTF8'")
         yield connection
@@ -116,23 +117,23 @@ def _connect(url: str) -> Iterator[psycopg.Connection[Any]]:
 def _plan(
     connection: psycopg.Connection[Any], name: sql.Identifier, columns: Columns, cursor: str | None
 ) -> list[_Column]:
-    found = connection.execute(_CATALOG, (name.as_string(connection),)).fetchall()
-    if not found:
+    rows = connection.execute(_CATALOG, (name.as_string(connection),)).fetchall()
+    if not rows:
         columns.refuse(f"there is no table {name.as_string(connection)}")
-    wanted = columns.table.columns or [row.name for row in found]
-    missing = {*wanted, *columns.table.key, *([cursor] if cursor else [])} - {
-        row.name for row in found if row.name in wanted
+    selected = columns.table.columns or [row.name for row in rows]
+    missing = {*selected, *columns.table.key, *([cursor] if cursor else [])} - {
+        row.name for row in rows if row.name in selected
     }
     if missing:
         columns.refuse(f"there is no column {', '.join(sorted(missing))}")
-    return [_column(row, columns, row.name == cursor) for row in found if row.name in wanted]
+    return [_column(row, columns, row.name == cursor) for row in rows if row.name in selected]
 
 
 def _column(row: Any, columns: Columns, is_cursor: bool) -> _Column:
     select: sql.Composable = sql.Identifier(row.name)
     kind = plain(row.kind) if _TYPE.fullmatch(row.kind) else TEXT
     if row.bare in ("money", "_money"):
-        # How it is written depends on the server's locale.
+        # Its text form depends on the server's locale.
         kind = "numeric[]" if row.is_array else "numeric"
         select = sql.SQL("{}::{}").format(select, sql.SQL(kind))
     elif not row.is_built_in:
@@ -143,14 +144,14 @@ def _column(row: Any, columns: Columns, is_cursor: bool) -> _Column:
 
 
 def _cursor_type(kind: str, columns: Columns) -> Any:
-    """The type of Arrow by which the values of a cursor are compared."""
+    """The Arrow type in which the values of a cursor are compared."""
     digits = re.fullmatch(r"numeric\((\d+),(\d+)\)", kind)
     if digits and int(digits[1]) <= 38:
         return pa.decimal128(int(digits[1]), int(digits[2]))
-    found = _CURSORS.get(without_modifier(kind))
-    if found is None:
+    arrow = _CURSORS.get(without_modifier(kind))
+    if arrow is None:
         columns.refuse(f"a column of the type {kind} cannot be the cursor")
-    return found
+    return arrow
 
 
 def _query(
@@ -161,7 +162,7 @@ def _query(
     if cursor is not None and since is not None:
         # by an index of that column, where the source has one
         [kind] = [column.kind for column in plan if column.source == cursor]
-        # As the texts are compared here.
+        # The order in which texts are compared here.
         order = sql.SQL(' COLLATE "C"' if kind == TEXT else "")
         newer = sql.SQL(" WHERE {}{} >= {} OR {} IS NULL")
         column = sql.Identifier(cursor)
@@ -172,14 +173,14 @@ def _query(
 def _chunks(
     connection: psycopg.Connection[Any], query: sql.Composed
 ) -> Iterator[tuple[bytes, int]]:
-    """Whole rows, so many that they take little memory.
+    """Chunks of whole rows, small enough for memory.
 
-    PostgreSQL sends each row for itself, and psycopg's own copy takes four times as long for one.
+    PostgreSQL sends each row separately, and psycopg's own copy takes four times as long for each.
     """
     server = connection.pgconn
     copy = query.as_bytes(connection)
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-        # What is no UTF-8 is then found here, with its column and row.
+        # Invalid UTF-8 is then found here, with its column and row.
         connection.execute("SET LOCAL client_encoding = 'SQL_ASCII'")
     _check(server.exec_(copy), ExecStatus.COPY_OUT)
     ready = select.poll()
@@ -191,7 +192,7 @@ def _chunks(
             ready.poll(_POLL_MILLISECONDS)
             server.consume_input()
             continue
-        # As bytes, which are none of the garbage collector's business: half of the time is its.
+        # As bytes, which the garbage collector does not track: it would take half of the time.
         rows.append(bytes(copied[1]))
         size += length
         if len(rows) >= _ROWS or size >= _BYTES:
@@ -258,7 +259,7 @@ def _shown(value: Any) -> Any:
 def _refuse(
     rows: bytes, done: int, plan: list[_Column], columns: Columns, error: pa.ArrowInvalid
 ) -> NoReturn:
-    """Name the value that is no text, or a cursor beyond what can be compared, such as infinity."""
+    """Name the value that is not text, or a cursor that cannot be compared, such as infinity."""
     table = _read(rows, plan, dict.fromkeys((column.name for column in plan), pa.binary()))
     for column in plan:
         for index, value in enumerate(table[column.name].to_pylist()):
@@ -273,11 +274,11 @@ def _fault(value: bytes, column: _Column) -> str | None:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        return "it is not UTF-8, whatever the encoding of that database is"
+        return "it is not UTF-8, whatever encoding that database declares"
     if column.arrow == pa.string():
         return None
     try:
         _read(value + b"\n", [column], {column.name: column.arrow})
     except pa.ArrowInvalid:
-        return f"{text} cannot be the cursor: it is not finite, or finer than its type says"
+        return f"{text} cannot be the cursor: it is not finite, or finer than its type allows"
     return None

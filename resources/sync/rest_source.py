@@ -31,16 +31,16 @@ _PLAIN_PATH = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.\[\]*'-]*")
 
 
 class _Client(RESTClient):
-    """Refuses an answer that has no rows where they should be: it would empty the table."""
+    """Refuses an answer without rows where they should be, because it would empty the table."""
 
     def extract_response(self, response: requests.Response, data_selector: Any) -> Any:
         """The rows."""
-        # A wildcard finds nothing in an empty list.
-        found = jsonpath.find_values(data_selector, response.json())
-        if not found and "*" not in str(data_selector):
+        # A wildcard matches nothing in an empty list.
+        values = jsonpath.find_values(data_selector, response.json())
+        if not values and "*" not in str(data_selector):
             url = _called(response.url)
             raise Refused(f"{url} answers without rows at {data_selector}: {response.text[:200]}")
-        rows = found[0] if len(found) == 1 else found
+        rows = values[0] if len(values) == 1 else values
         if isinstance(rows, dict) and (rows.get("error") or rows.get("errors")):
             url = _called(response.url)
             raise Refused(f"{url} answers with an error in place of rows: {response.text[:200]}")
@@ -51,11 +51,11 @@ class _Client(RESTClient):
 
 
 class _NotModified(Exception):
-    """The rows are those of the last load."""
+    """The rows have not changed since the last load."""
 
 
 def resource(source: Source, table: Table, columns: Columns) -> Any:
-    """The table as dlt takes it: its pages, and behind them its columns."""
+    """A table as a dlt resource: its pages, then their columns."""
     cursor = _cursor(table)
 
     def pages(changed: Any = cursor) -> Iterator[Any]:
@@ -99,7 +99,7 @@ def resource(source: Source, table: Table, columns: Columns) -> Any:
 
 
 def _cursor(table: Table) -> Any:
-    """Rows at the very watermark are read again: more may have come with the same one."""
+    """The cursor. Rows at the watermark itself are read again: more may have the same value."""
     if table.cursor is None:
         return None
     plain = _PLAIN_PATH.fullmatch(table.cursor)
@@ -112,7 +112,7 @@ def _cursor(table: Table) -> Any:
 
 
 def newest(values: Sequence[Any]) -> Any:
-    """The greatest of some cursors; those that are moments in time by the time, not the text."""
+    """The greatest of some cursors; timestamps are compared as times, not as text."""
     return max(values, key=_in_time)
 
 
@@ -134,10 +134,10 @@ def _session() -> requests.Session:
 
 
 class _ExactResponse(requests.Response):
-    """An answer whose numbers are kept as they are written."""
+    """An answer whose numbers keep all of their digits."""
 
     def json(self, **_: Any) -> Any:
-        """The body; raises `Refused` for JSON that cannot be kept, JSONDecodeError for none."""
+        """The body; raises `Refused` for unusable JSON, JSONDecodeError for anything else."""
         header = Message()
         header["Content-Type"] = self.headers.get("Content-Type", "")
         charset = header.get_content_charset()
@@ -150,7 +150,7 @@ class _ExactResponse(requests.Response):
 
 
 class _BoundedAdapter(HTTPAdapter):
-    """Reads each answer within bounds of its own: the timeouts of requests are for single reads."""
+    """Limits each answer as a whole: the timeouts of requests are for single reads."""
 
     def send(self, request: requests.PreparedRequest, *_: Any, **more: Any) -> requests.Response:
         """The answer, its body read; raises `NonRetriable` for one that is too large,
@@ -170,7 +170,7 @@ class _BoundedAdapter(HTTPAdapter):
         except BaseException:
             response.close()
             raise
-        # Where requests itself keeps a body that it has read.
+        # Where requests itself stores a body that it has read.
         response._content = b"".join(pieces)
         response.__class__ = _ExactResponse
         return response
@@ -193,7 +193,7 @@ def _paginator(table: Table) -> Any:
 
 
 def _check(response: requests.Response, *_: Any, **__: Any) -> None:
-    """What an answer means: raised here, for it is known here alone."""
+    """Raise what an answer's status means."""
     status, url = response.status_code, _called(response.url)
     if status == 304:
         raise _NotModified
@@ -214,5 +214,5 @@ def _pause(response: requests.Response) -> float:
 
 
 def _called(url: str | None) -> str:
-    """An address as errors name it: its parameters may be secret."""
+    """A URL as error messages show it: its parameters may be secret."""
     return (url or "").partition("?")[0]

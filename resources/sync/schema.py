@@ -1,4 +1,4 @@
-"""The tables of a source in this database: their columns, and what a load changes of them."""
+"""A source's tables in this database: their columns, and the changes that a load makes to them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +33,7 @@ ORDER BY relname, attnum
 
 
 def existing_columns(schema: str) -> dict[str, dict[str, str]]:
-    """The types of the columns of the data tables in a schema."""
+    """The column types of the data tables in a schema."""
     tables: dict[str, dict[str, str]] = {}
     with database.connection() as connection:
         for row in connection.execute(_COLUMNS, (schema,)).fetchall():
@@ -42,7 +42,7 @@ def existing_columns(schema: str) -> dict[str, dict[str, str]]:
 
 
 def changes_of(before: Tables, after: Tables) -> list[str]:
-    """What a load would change, a line for each."""
+    """The changes that a load would make, a line for each."""
     changes = []
     for name, columns in after.items():
         if name not in before and columns:
@@ -57,7 +57,7 @@ def changes_of(before: Tables, after: Tables) -> list[str]:
 
 
 def alter(schema: str, before: Tables, after: Tables) -> None:
-    """Give columns their new types, here and where rows are staged; raises `NonRetriable`."""
+    """Change columns to their new types, also in the staging schema; raises `NonRetriable`."""
     staging = f"{schema}_staging"
     there = {schema: before, staging: existing_columns(staging)}
     with database.transaction(_LOCK_SECONDS) as connection:

@@ -1,4 +1,4 @@
-"""The sources of data as they are declared: one file (SYNC_SOURCES, or `config/sync.toml`), read and checked at once."""
+"""The declared sources: one file (SYNC_SOURCES), parsed and validated at once."""
 
 import os
 import re
@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from resources.settings import SyncSettings
 from resources.sync.column_types import Declared
 from runyard.errors import RunyardError
 
@@ -21,7 +22,7 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 
 
 class SyncMisdeclared(RunyardError):
-    """Seen when the code loads: the file of sources is wrong; the text says where."""
+    """The file of sources is invalid; the text says where."""
 
 
 class Table(BaseModel):
@@ -30,22 +31,24 @@ class Table(BaseModel):
     Attributes
     ----------
     name, name_in_source
-        What it is called here, and in a SQL database, where that is another name (`User`).
+        Its name here, and in the SQL database where that is different (`User`).
     key
-        The columns that make a row the same row: it is merged by them. Without them the whole table is replaced.
+        The columns that identify a row: rows are merged by them. Without a key, each load replaces
+        the whole table.
     cursor
-        A column that grows with every change: only what is newer than at the last load is asked for.
+        A column that increases with every change, so that a load reads only newer rows.
     deleted
-        A column that is set (or true) in a row that is gone.
+        A column that is set (or true) in deleted rows.
     path, pages, page_size, rows, cursor_param, etag
-        REST: where it is, how it goes on (`offset`, `page`, `cursor`, `link`, `single`), where the rows are in the answer, the parameter that takes the cursor,
-        whether to ask with the ETag of the last answer.
+        REST: the path, the pagination (`offset`, `page`, `cursor`, `link`, `single`), the JSONPath
+        of the rows in the answer, the parameter for the cursor, and whether to send the ETag of the
+        last answer.
     pattern, format
-        Files: which ones, and what they are.
+        Files: which ones, and their format.
     delimiter, encoding
-        CSV: how the files are written, where that cannot be found.
+        CSV: the format of the files, where it cannot be detected.
     types
-        The types of columns whose values do not say them, by their names in the source.
+        The types of columns whose values do not show it, by their names in the source.
     rename
         Other names for columns, by their names in the source.
     """
@@ -78,12 +81,12 @@ class Table(BaseModel):
         try:
             "a".encode(encoding or "utf-8")
         except LookupError:
-            raise ValueError(f"{encoding!r} is no encoding") from None
+            raise ValueError(f"{encoding!r} is not an encoding") from None
         return encoding
 
     @property
     def source_name(self) -> str:
-        """What it is called in the source."""
+        """The table's name in the source."""
         return self.name_in_source or self.name
 
     @model_validator(mode="after")
@@ -96,7 +99,11 @@ class Table(BaseModel):
 
 
 class Source(BaseModel):
-    """One source: a REST API, a SQL database, or files. `changes`: `ask` refuses a changed schema until somebody agrees; `apply` shows it and goes on."""
+    """One source: a REST API, a SQL database, or files.
+
+    With `changes = "ask"`, a changed schema is refused until somebody agrees; with `apply`, it is
+    reported and applied.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -134,7 +141,7 @@ class Source(BaseModel):
         return f"sync_{self.name}"
 
     def address(self) -> str | None:
-        """Where it is; None while it is not switched on."""
+        """Its URL; None while it is not switched on."""
         url = (os.environ.get(self.url_env) if self.url_env else None) or self.url
         return url if url and (self.token_env is None or os.environ.get(self.token_env)) else None
 
@@ -142,16 +149,16 @@ class Source(BaseModel):
         """Whether it is another PostgreSQL."""
         return self.kind == "sql" and bool(_POSTGRES.match(self.address() or ""))
 
-    def wants(self) -> list[str]:
-        """The variables that switch it on."""
+    def variables(self) -> list[str]:
+        """The environment variables that switch it on."""
         return [name for name in (None if self.url else self.url_env, self.token_env) if name]
 
 
 @lru_cache(maxsize=4)
 def _read(path: str) -> dict[str, Source]:
     try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("source", [])
-        sources = [Source.model_validate(one) for one in given]
+        declared = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("source", [])
+        sources = [Source.model_validate(entry) for entry in declared]
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise SyncMisdeclared(f"{path} cannot be read: {error}") from None
     except ValidationError as error:
@@ -166,8 +173,5 @@ def _read(path: str) -> dict[str, Source]:
 
 
 def sources() -> dict[str, Source]:
-    """All that are declared, by name; raises `SyncMisdeclared`."""
-    return _read(
-        os.environ.get("SYNC_SOURCES")
-        or str(Path(__file__).resolve().parents[2] / "config" / "sync.toml")
-    )
+    """All declared sources by name; raises `SyncMisdeclared`."""
+    return _read(str(SyncSettings.read().sync_sources))

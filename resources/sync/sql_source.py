@@ -1,4 +1,4 @@
-"""The rows of another database: PostgreSQL by itself, all others through SQLAlchemy."""
+"""The rows of another database: PostgreSQL directly, all others through SQLAlchemy."""
 
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
@@ -13,7 +13,7 @@ from resources.sync.columns import Columns
 from resources.sync.source_config import Source, Table
 
 _CHUNK = 5_000
-# Which of a database's types are which here, for a table without a row; any other is text.
+# The types of a database's columns here, for a table without rows; any other is text.
 _TYPES: list[tuple[type[Any], str]] = [
     (sa.Boolean, column_types.BOOLEAN),
     (sa.Integer, column_types.BIGINT),
@@ -30,10 +30,10 @@ _TYPES: list[tuple[type[Any], str]] = [
 
 
 def resource(source: Source, table: Table, columns: Columns) -> Any:
-    """The table as dlt takes it: its rows, and behind them its columns.
+    """A table as a dlt resource: its rows, then their columns.
 
-    Rows at the watermark are known by all that they hold, not by their key alone: one that has
-    changed within the same moment is another one.
+    Rows at the watermark are identified by their whole content, not by their key: a row that
+    changed again at that time counts as another one.
     """
     if source.is_postgres():
         return _postgres(source, table, columns)
@@ -52,12 +52,12 @@ def resource(source: Source, table: Table, columns: Columns) -> Any:
         done += len(rows)
         return text_columns.columns_of(columns, rows, first=done - len(rows) + 1)
 
-    made = dlt.resource(rows, name=f"{table.name}_rows")
-    return made | dlt.transformer(as_columns, name=table.name)
+    resource_rows = dlt.resource(rows, name=f"{table.name}_rows")
+    return resource_rows | dlt.transformer(as_columns, name=table.name)
 
 
 def _postgres(source: Source, table: Table, columns: Columns) -> Any:
-    # The rows have the columns' names of this database already.
+    # The rows already have the column names of this database.
     cursor = _cursor(columns.called(table.cursor) if table.cursor else None)
 
     def rows(changed: Any = cursor) -> Iterator[Any]:
@@ -69,8 +69,8 @@ def _postgres(source: Source, table: Table, columns: Columns) -> Any:
     def same(rows: Any) -> Any:
         return rows
 
-    made = dlt.resource(rows, name=f"{table.name}_rows")
-    return made | dlt.transformer(same, name=table.name)
+    resource_rows = dlt.resource(rows, name=f"{table.name}_rows")
+    return resource_rows | dlt.transformer(same, name=table.name)
 
 
 def _cursor(name: str | None) -> Any:
@@ -81,7 +81,7 @@ def _cursor(name: str | None) -> Any:
 
 def _rows(source: Source, columns: Columns, changed: Any) -> Iterator[Any]:
     engine = sa.create_engine(source.address() or "")
-    # All of JSON's digits, where SQLAlchemy reads it.
+    # Keeps all digits of numbers in JSON that SQLAlchemy parses.
     engine.dialect._json_deserializer = json_values.read  # type: ignore[attr-defined]
     try:
         with engine.connect() as connection:
@@ -112,29 +112,31 @@ def _reflected(connection: Any, source: Source, columns: Columns) -> sa.Table:
 
 
 def _selected(table: sa.Table, columns: Columns) -> list[Any]:
-    wanted = columns.table.columns or [column.name for column in table.columns]
-    needed = {*wanted, *columns.table.key, *filter(None, [columns.table.cursor])}
-    missing = needed - ({column.name for column in table.columns} & set(wanted))
+    names = columns.table.columns or [column.name for column in table.columns]
+    needed = {*names, *columns.table.key, *filter(None, [columns.table.cursor])}
+    missing = needed - ({column.name for column in table.columns} & set(names))
     if missing:
         columns.refuse(f"there is no column {', '.join(sorted(missing))}")
-    return [column for column in table.columns if column.name in wanted]
+    return [column for column in table.columns if column.name in names]
 
 
 def _as_stored(column: Any, columns: Columns) -> Any:
-    """A column, with its values as SQLite has them: it keeps any value in a column of any type.
+    """A column with its values as SQLite stores them, which allows any value in any column.
 
-    SQLAlchemy would round numbers to the decimal places of the column's type, ten where it has
-    none, take all but 0 for true, and fail at a time that is none without saying where.
+    SQLAlchemy would round numbers to the scale of the column's type (ten places without one), treat
+    everything but 0 as true, and fail at an invalid time without saying where.
     """
     as_text = columns.declared(columns.called(column.name)) == column_types.TEXT
-    read = next((one for kind, one in _READERS.items() if isinstance(column.type, kind)), None)
+    read = next(
+        (read_value for kind, read_value in _READERS.items() if isinstance(column.type, kind)), None
+    )
     if read is None or isinstance(column.type, sa.Float):
         return column
     return sa.type_coerce(column, _Stored(column.type, str if as_text else read)).label(column.name)
 
 
 class _Stored(sa.types.TypeDecorator[Any]):
-    """Another type, whose values are what SQLite has; with any other database it is that type."""
+    """A type whose values are SQLite's raw values; with other databases, the type itself."""
 
     impl = sa.types.NullType
     cache_ok = False
@@ -145,13 +147,13 @@ class _Stored(sa.types.TypeDecorator[Any]):
         self._read = read
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> Any:
-        """The type itself for all others."""
+        """The wrapped type, except for SQLite."""
         return dialect.type_descriptor(
             self.impl_instance if dialect.name == "sqlite" else self._kind
         )
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
-        """The same value; one that is none of the type as it is."""
+        """The converted value; one that does not have the type is returned unchanged."""
         if dialect.name != "sqlite" or value is None:
             return value
         try:
@@ -168,7 +170,7 @@ def _boolean(value: Any) -> Any:
     return bool(value) if value in (0, 1) else value
 
 
-# By type how a value of SQLite is read; raises ValueError or TypeError for one that is none.
+# How SQLite's value of a type is converted; raises ValueError or TypeError where it is not one.
 _READERS: dict[type[Any], Callable[[Any], Any]] = {
     sa.Numeric: _number,
     sa.Boolean: _boolean,

@@ -1,4 +1,4 @@
-"""What is done in the database around a load: the watermark that it has reached, its record, and what its rows mean for the families' own tables."""
+"""Loads sources by name, records each load with its watermark, and applies suppressions."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from resources.sync.loader import Loaded
 
 
+_WATERMARK = """
+    SELECT max(at){zone} AS at FROM (SELECT {column} AS at FROM {table}) AS rows
+    WHERE at >= '0001-01-02' AND at < '9999-12-31'"""
+
+
 class Syncs(ConfigurableResource[Any]):
     """Loads sources by name."""
 
     def load(self, name: str, *, agree: bool = False, preview: bool = False) -> "Loaded":
         """Load a source and record it; raises as `resources.sync.loader.load`."""
-        from resources.sync.loader import (
-            load,
-        )  # dlt takes seconds to import, and is needed here alone
+        from resources.sync.loader import load  # imports dlt, which takes seconds
 
         source = sources().get(name)
         if source is None:
@@ -29,7 +32,8 @@ class Syncs(ConfigurableResource[Any]):
                 f"there is no source {name}; there are: {', '.join(sources()) or 'none'}"
             )
         with database.connection() as connection:
-            # One load of a source at a time, whoever asks: its working folder is one. Held by the session, so that a killed worker holds nothing.
+            # One load of a source at a time: they share a working folder. The lock belongs to the
+            # session, so a killed worker holds nothing.
             lock = connection.execute(
                 "SELECT pg_try_advisory_lock(hashtextextended(%s, 8292)) AS mine", (name,)
             ).fetchone()
@@ -50,7 +54,9 @@ def _record(source: Source, loaded: "Loaded") -> None:
     with database.connection() as connection:
         for table in source.table:
             connection.execute(
-                "INSERT INTO app.sync_loads (source, table_name, rows, watermark, seconds) VALUES (%s, %s, %s, %s, %s)",
+                """
+                INSERT INTO app.sync_loads (source, table_name, rows, watermark, seconds)
+                VALUES (%s, %s, %s, %s, %s)""",
                 (
                     source.name,
                     table.name,
@@ -62,7 +68,7 @@ def _record(source: Source, loaded: "Loaded") -> None:
 
 
 def _watermark(source: Source, table: Table) -> datetime | None:
-    """The newest time in a table's cursor, where that is a time; infinity is none."""
+    """The newest time in a table's cursor, where that is a time; infinity is ignored."""
     from resources.sync.column_types import TIMESTAMP, TIMESTAMPTZ, without_modifier
     from resources.sync.columns import Columns
     from resources.sync.schema import existing_columns
@@ -73,11 +79,9 @@ def _watermark(source: Source, table: Table) -> datetime | None:
     if without_modifier(kind) not in zone:
         return None
     with database.connection() as connection:
-        # (every row is looked at, unless the table has an index of that column)
+        # (a full scan, unless the table has an index of that column)
         row = connection.execute(
-            sql.SQL(
-                "SELECT max(at){zone} AS at FROM (SELECT {column} AS at FROM {table}) AS rows WHERE at >= '0001-01-02' AND at < '9999-12-31'"
-            ).format(
+            sql.SQL(_WATERMARK).format(
                 zone=zone[without_modifier(kind)],
                 column=sql.Identifier(column),
                 table=sql.Identifier(source.dataset, table.name),
@@ -88,7 +92,7 @@ def _watermark(source: Source, table: Table) -> datetime | None:
 
 def apply_suppressions(source: Source) -> int:
     """Suppress the addresses in a source's tables (`email`), each with the table's name as the
-    reason; return how many are new. What is there already stays. Raises `NonRetriable`."""
+    reason; return how many are new. Existing ones are left alone. Raises `NonRetriable`."""
     from resources.sync.schema import existing_columns
 
     added = 0
@@ -98,9 +102,10 @@ def apply_suppressions(source: Source) -> int:
             if table.name not in there:
                 continue  # nothing was ever loaded into it
             if "email" not in there[table.name]:
-                # Another attempt would load it all again, and end here.
+                # A retry would load everything again, and end here.
                 raise NonRetriable(
-                    f"{source.dataset}.{table.name} has no column email, whose addresses would be suppressed: what was loaded stays"
+                    f"{source.dataset}.{table.name} has no column email with the addresses to "
+                    "suppress: the loaded rows stay"
                 )
             # by suppressions_pkey
             added += connection.execute(

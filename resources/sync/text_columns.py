@@ -1,4 +1,4 @@
-"""Rows of Python's values (of JSON, of a database's driver) as columns of text for PostgreSQL."""
+"""Rows of Python values (from JSON or a database driver) as text columns for PostgreSQL."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +26,16 @@ from resources.sync.column_types import (
 )
 from resources.sync.columns import Columns, row_name
 
-# Only what is the same moment in PostgreSQL: with a zone, and no finer than a microsecond.
+# Only what PostgreSQL reads as the same time: with a zone, and no finer than a microsecond.
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
-# PostgreSQL's `numeric` has 131,072 digits before the point and 16,383 behind it.
+# PostgreSQL's `numeric` allows 131,072 digits before the point and 16,383 after it.
 _MOST_DIGITS = 16_000
 
 
 def columns_of(
     columns: Columns, rows: Sequence[Any], where: Callable[[int], str] | None = None, first: int = 1
 ) -> Any:
-    """The rows as an Arrow table of text; `where` says how an error calls the row of an index."""
+    """The rows as an Arrow table of text; `where` locates a row, by its index, in errors."""
     texts: dict[str, list[str | None]] = {}
 
     def place(index: int) -> str:
@@ -54,7 +54,7 @@ def columns_of(
             else:
                 columns.name(source)
     if not texts and rows:
-        # Rows of nothing but nulls are rows too, and have to have a column.
+        # Rows with only nulls count as rows, and need a column.
         for source in rows[0] if isinstance(rows[0], Mapping) else ():
             texts[columns.name(source)] = [None] * len(rows)
             columns.know(columns.name(source))
@@ -91,13 +91,13 @@ def _written(value: Any, as_json: bool) -> tuple[str, str]:
         return JSONB, _json(value)
     write = _WRITERS.get(type(value))
     if write is None:
-        raise ValueError(f"a {type(value).__name__} cannot be kept exactly")
+        raise ValueError(f"a {type(value).__name__} cannot be stored exactly")
     return write(value)
 
 
 def _json(value: Any) -> str:
     text = json_values.write(value)
-    # An escaped backslash before it makes it text.
+    # After an escaped backslash it is plain text.
     if "\\u0000" in text and re.search(r"(?<!\\)(?:\\\\)*\\u0000", text):
         raise ValueError("PostgreSQL's JSON cannot hold NUL")
     return text
@@ -122,7 +122,8 @@ def _whole(value: int) -> tuple[str, str]:
         return BIGINT, str(value)
     if value.bit_length() > 3 * _MOST_DIGITS:
         raise ValueError("the number is too large")
-    # Beyond the digits that Python writes at once.
+    # Python limits the digits of an int's text.
+
     return NUMERIC, str(Decimal(value))
 
 
@@ -132,7 +133,7 @@ def _decimal(value: Decimal) -> tuple[str, str]:
         if value.adjusted() > _MOST_DIGITS or -exponent > _MOST_DIGITS:
             raise ValueError("the number is too large, or too fine")
     elif value.is_snan():
-        raise ValueError("a signalling NaN is no number")
+        raise ValueError("a signalling NaN is not a number")
     return NUMERIC, str(value)
 
 

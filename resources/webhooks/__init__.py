@@ -1,1 +1,1 @@
-"""What others post to us, where it is too large for an event."""
+"""Incoming webhooks whose payload is too large for an event."""

@@ -250,13 +250,13 @@ def migrate() -> None:
 @reported
 def doctor(show_settings: bool) -> int:
     """Check database, migrations, broker, workers, daemon and keys, and the providers of the project; exit code 1 when one fails."""
-    from runyard.processes.checks import all_checks, described
+    from runyard.processes.checks import all_checks, described, project_settings
 
     found = all_checks()
     for check in found:
         echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
     if show_settings:
-        for name, value in described(settings()):
+        for name, value in [*described(settings()), *project_settings()]:
             echo(f"      {name:<14}  {value}")
     return 0 if all(check.ok for check in found) else 1
 

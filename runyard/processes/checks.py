@@ -69,6 +69,12 @@ def described(of: Settings) -> list[tuple[str, str]]:
     return [(name, str(getattr(of, name))) for name in type(of).model_fields]
 
 
+def project_settings() -> list[tuple[str, str]]:
+    """The project's own settings, as its checks module (RUNYARD_CHECKS) lists them."""
+    project = settings().project_module("checks")
+    return project.settings() if project is not None and hasattr(project, "settings") else []
+
+
 def _check(name: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, True, look())

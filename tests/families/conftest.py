@@ -1,4 +1,4 @@
-"""The project's own functions in the kit, with fakes where the network would be."""
+"""The project's own functions in the test kit, with fakes in place of the network."""
 
 import gc
 import os
@@ -34,19 +34,19 @@ _VARIABLES = (
 
 @pytest.fixture(scope="package")
 def runyard_database(server: str) -> str:
-    """A database of their own."""
+    """A database for these tests."""
     return use_database(server, "families")
 
 
 @pytest.fixture
 def runyard_definitions() -> Definitions:
-    """The project's own."""
+    """The project's own definitions."""
     return definitions.defs
 
 
 @pytest.fixture(autouse=True)
 def fresh(runyard_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty tables and folders, no provider switched on, no breaker open."""
+    """Empty tables and folders, no provider on, every circuit breaker closed."""
     for name in [name for name in os.environ if name.startswith(_VARIABLES)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MAIL_OUTBOX", str(tmp_path / "outbox"))
@@ -58,7 +58,8 @@ def fresh(runyard_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     refused_parameters.learnt.clear()
     with database.connection() as connection:
         tables = connection.execute(
-            "SELECT schemaname || '.' || relname AS name FROM pg_stat_user_tables WHERE schemaname IN ('app', 'analytics') AND relname <> 'alembic_version'"
+            "SELECT schemaname || '.' || relname AS name FROM pg_stat_user_tables"
+            " WHERE schemaname IN ('app', 'analytics') AND relname <> 'alembic_version'"
         ).fetchall()
         names = ", ".join(str(row["name"]) for row in tables)
         connection.execute(f"TRUNCATE {names} RESTART IDENTITY".encode())
@@ -89,7 +90,7 @@ def _gemini() -> Iterator[FakeGemini]:
 def gemini(
     request: pytest.FixtureRequest, _gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FakeGemini]:
-    """A fake of Gemini, switched on; behind it each of the two packages."""
+    """A fake of Gemini, switched on, called by each of the two packages."""
     _gemini.fresh()
     monkeypatch.setenv("GEMINI_LIBRARY", request.param)
     monkeypatch.setenv("GEMINI_API_KEY", _gemini.key)
@@ -102,17 +103,18 @@ def gemini(
 
 @pytest.fixture
 def no_synced_tables(fresh: None) -> None:
-    """None of the tables of earlier syncs, nor of the databases that they came from."""
+    """No tables of earlier syncs, nor of the databases that they came from."""
     with database.connection() as connection:
         for row in rows(
-            "SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'sync\\_%%' OR nspname = 'elsewhere'"
+            "SELECT nspname AS name FROM pg_namespace"
+            " WHERE nspname LIKE 'sync\\_%%' OR nspname = 'elsewhere'"
         ):
             connection.execute(f'DROP SCHEMA "{row["name"]}" CASCADE'.encode())
 
 
 @pytest.fixture
 def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a text the file of sources."""
+    """Writes a text as the file of sources."""
 
     def write(text: str) -> Path:
         path = tmp_path / f"sync-{time.monotonic_ns()}.toml"
@@ -124,6 +126,6 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def rows(statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    """What a statement gives."""
+    """The rows of a statement."""
     with database.connection() as connection:
         return list(connection.execute(statement.encode(), parameters).fetchall())

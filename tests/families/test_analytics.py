@@ -1,4 +1,4 @@
-"""What a day comes to: the same by the hour, late, and in a backfill; checks that fail when they should."""
+"""Daily rollups: the same hourly, late and in a backfill; checks that fail when they should."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from dagster import DagsterInstance, materialize
 
 from assets import analytics, report
-from resources.analytics.rollup_tables import RollupTables
+from resources.analytics.tables import RollupTables
 from runyard import clock
 from runyard.cli.main import main
 from runyard.engine import rollups
@@ -23,7 +23,7 @@ TODAY = datetime.now(UTC).date()
 def refresh(
     day: date, names: tuple[str, ...] = ()
 ) -> tuple[dict[str, dict[str, Any]], dict[str, bool]]:
-    """Materialize a day; return what each asset shows, and which checks have passed."""
+    """Materialize a day; return each asset's metadata and the checks that passed."""
     chosen = [asset for asset in analytics.assets if not names or asset.key.path[-1] in names]
     with DagsterInstance.ephemeral() as instance:
         result = materialize(
@@ -172,7 +172,7 @@ def test_what_is_deleted_already_is_not_counted_down(
     before = kept("events")
     monkeypatch.setenv("RUNYARD_RETENTION", "1d")
     settings.cache_clear()
-    with pytest.raises(Exception, match="is deleted already"):
+    with pytest.raises(Exception, match="has been deleted"):
         refresh(day, ("events",))
     assert kept("events") == before
     monkeypatch.undo()
@@ -185,7 +185,7 @@ def test_a_check_fails_where_the_totals_do_not_agree(worked: Yard) -> None:
 
 
 def ends(**functions: tuple[int, int]) -> pd.DataFrame:
-    """The rows of a day: how often each function has succeeded and failed."""
+    """The rows of a day: each function's successes and failures."""
     rows = [
         {
             "function": name,
@@ -201,7 +201,7 @@ def ends(**functions: tuple[int, int]) -> pd.DataFrame:
 
 
 def judged(frame: pd.DataFrame) -> tuple[bool, str, str]:
-    """Whether the check passes, whom it names, and who has ended too seldom to be judged."""
+    """Whether the check passes, which functions are below, and which have too few ends."""
     found = analytics._success_is_high(TODAY, frame, RollupTables())
     return bool(found.passed), *(
         str(found.metadata[name].value) for name in ("below", "below, of too few ends")

@@ -1,4 +1,4 @@
-"""What `runyard doctor` says of the providers: off by default, on with a key, and not well with a wrong one."""
+"""`runyard doctor` on the providers: off by default, on with a key, failing with a wrong one."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from tests.fake_openai import FakeOpenAI
 
 
 class Scopes(FakeServer):
-    """SendGrid's list of what a key may do."""
+    """SendGrid's endpoint for the scopes of a key."""
 
     def respond(self, request: Handler, body: bytes, failure: Any) -> None:
         good = (
@@ -24,9 +24,9 @@ class Scopes(FakeServer):
 
 @pytest.fixture
 def scopes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scopes]:
-    with Scopes() as made:
-        monkeypatch.setenv("SENDGRID_API_HOST", made.url)
-        yield made
+    with Scopes() as server:
+        monkeypatch.setenv("SENDGRID_API_HOST", server.url)
+        yield server
 
 
 def said() -> dict[str, tuple[bool, str]]:
@@ -34,12 +34,12 @@ def said() -> dict[str, tuple[bool, str]]:
 
 
 def test_without_keys_everything_is_off_and_well() -> None:
-    found = said()
-    assert all(ok for ok, _ in found.values())
+    shown = said()
+    assert all(ok for ok, _ in shown.values())
     assert (
-        "SENDGRID_API_KEY" in found["mail"][1]
-        and "GEMINI_API_KEY" in found["text"][1]
-        and found["sync supabase"][1] == "off: SUPABASE_DB_URL switches it on"
+        "SENDGRID_API_KEY" in shown["mail"][1]
+        and "GEMINI_API_KEY" in shown["text"][1]
+        and shown["sync supabase"][1] == "off: SUPABASE_DB_URL switches it on"
     )
 
 
@@ -47,11 +47,11 @@ def test_with_keys_they_are_on_and_checked(
     scopes: Scopes, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SENDGRID_API_KEY", "SG.good")
-    found = said()
-    assert found["mail"] == (True, "on: SendGrid takes the key") and found["openai"][1].startswith(
-        "on: 2 models at "
-    )
-    assert found["sync sendgrid"] == (True, "on: 3 tables into sync_sendgrid")
+    shown = said()
+    assert shown["mail"] == (True, "on: SendGrid accepts the key") and shown["openai"][
+        1
+    ].startswith("on: 2 models at ")
+    assert shown["sync sendgrid"] == (True, "on: 3 tables into sync_sendgrid")
 
 
 def test_a_wrong_key_is_not_well_and_not_shown(
@@ -59,15 +59,15 @@ def test_a_wrong_key_is_not_well_and_not_shown(
 ) -> None:
     for name in ("SENDGRID_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"):
         monkeypatch.setenv(name, "wrong-and-secret")
-    found = said()
+    shown = said()
     assert (
-        not found["mail"][0]
-        and "check SENDGRID_API_KEY" in found["mail"][1]
-        and not found["openai"][0]
-        and "401" in found["openai"][1]
+        not shown["mail"][0]
+        and "check SENDGRID_API_KEY" in shown["mail"][1]
+        and not shown["openai"][0]
+        and "401" in shown["openai"][1]
     )
-    assert not found["gemini"][0]
-    assert "wrong-and-secret" not in str(found) and gemini.key not in str(found)
+    assert not shown["gemini"][0]
+    assert "wrong-and-secret" not in str(shown) and gemini.key not in str(shown)
 
 
 def test_a_sender_that_is_no_address_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,10 @@
-"""Content: providers that fail, fall over and refuse; sections that are kept; budgets."""
+"""Content: providers that fail, fall back and refuse; sections as steps; budgets."""
 
 from typing import Any
 
 import pytest
 
-from resources.ai.circuit_breaker import Breaker
+from resources.ai.circuit_breaker import CircuitBreaker
 from resources.ai.generators import Prompt, Refused
 from resources.ai.providers import Providers
 from runyard.errors import NonRetriable, RetryAfter
@@ -20,17 +20,19 @@ NAME = "content/generate.requested"
 
 
 def ask(yard: Yard, **more: Any) -> Invocation:
-    found = yard.send(NAME, {"topic": "Durable queues", "length": 150, **more}).invocation
+    invocation = yard.send(NAME, {"topic": "Durable queues", "length": 150, **more}).invocation
     yard.work()
-    return found
+    return invocation
 
 
 def test_an_article_is_outlined_written_section_by_section_and_kept(
     yard: Yard, openai: FakeOpenAI
 ) -> None:
-    found = ask(yard, length=600, user="ada", notify=True, audience="developers")
-    assert found.status == "succeeded" and found.output["status"] == "needs review", found
-    assert sorted(found.steps) == sorted(
+    invocation = ask(yard, length=600, user="ada", notify=True, audience="developers")
+    assert invocation.status == "succeeded" and invocation.output["status"] == "needs review", (
+        invocation
+    )
+    assert sorted(invocation.steps) == sorted(
         [
             "choose-provider",
             "outline",
@@ -49,7 +51,7 @@ def test_an_article_is_outlined_written_section_by_section_and_kept(
     ].startswith("What it is\n\nQueues hold the rain")
     assert (
         kept["prompt_versions"] == ["outline/2", "section/2"]
-        and kept["id"] == found.output["content"]
+        and kept["id"] == invocation.output["content"]
         and not kept["offline"]
     )
     assert (
@@ -57,12 +59,12 @@ def test_an_article_is_outlined_written_section_by_section_and_kept(
         and kept["usage"]["output_tokens"] == 240
         and kept["usage"]["cost"] == pytest.approx(4 * (40 * 0.1 + 60 * 0.5) / 1e6)
     )
-    assert kept["remarks"] == ["it has 153 words, 600 were asked for"]
+    assert kept["remarks"] == ["it has 153 words instead of 600"]
     calls = rows("SELECT * FROM app.ai_calls ORDER BY id")
     assert [(call["purpose"], call["status"], call["user_id"]) for call in calls] == [
         ("outline", "ok", "ada")
     ] + [("section", "ok", "ada")] * 3
-    assert [text for _, text in found.progress if "section 3" in text] == [
+    assert [text for _, text in invocation.progress if "section 3" in text] == [
         "section 3 of 3: Where to go"
     ]
     assert yard.sent("notification/requested")[0].data["user"] == "ada"
@@ -73,12 +75,12 @@ def test_what_was_written_is_not_written_again_after_a_failure(
     yard: Yard, openai: FakeOpenAI
 ) -> None:
     openai.failures.extend([None, None, None, 500])
-    found = ask(yard, length=600)
-    assert found.status == "queued" and [
-        name for name, step in found.steps.items() if step.error
+    invocation = ask(yard, length=600)
+    assert invocation.status == "queued" and [
+        name for name, step in invocation.steps.items() if step.error
     ] == ["section-3"]
     yard.advance("1m")
-    assert found.status == "succeeded" and len(openai.prompts) == 4
+    assert invocation.status == "succeeded" and len(openai.prompts) == 4
 
 
 @pytest.mark.parametrize("failure", [500, 503, "reset", "garbage", "cut", "slow"])
@@ -87,10 +89,10 @@ def test_what_time_can_mend_is_tried_again(
 ) -> None:
     monkeypatch.setenv("AI_TIMEOUT", "0.4")
     openai.failures.append(failure)
-    found = ask(yard)
-    assert found.status == "queued", found
+    invocation = ask(yard)
+    assert invocation.status == "queued", invocation
     yard.advance("1m")
-    assert found.status == "succeeded"
+    assert invocation.status == "succeeded"
     assert [call["status"] for call in rows("SELECT status FROM app.ai_calls ORDER BY id")][:2] == [
         "connectionerror",
         "ok",
@@ -99,8 +101,8 @@ def test_what_time_can_mend_is_tried_again(
 
 def test_a_quota_with_a_reset_waits_for_it(yard: Yard, openai: FakeOpenAI) -> None:
     openai.failures.append("quota")
-    found = ask(yard)
-    assert 119 < (found.due - yard.now).total_seconds() <= 120
+    invocation = ask(yard)
+    assert 119 < (invocation.due - yard.now).total_seconds() <= 120
 
 
 @pytest.mark.parametrize("failure", ["quota", 500, "garbage", "reset"])
@@ -108,11 +110,11 @@ def test_another_provider_takes_over_when_the_first_is_down_or_out_of_quota(
     yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, failure: Any
 ) -> None:
     gemini.failures.extend([429 if failure == "quota" else failure] * 4)
-    found = ask(yard)
+    invocation = ask(yard)
     assert (
-        found.status == "succeeded"
-        and found.steps["choose-provider"].output == "gemini"
-        and found.output["provider"] in ("gemini", "openai")
+        invocation.status == "succeeded"
+        and invocation.steps["choose-provider"].output == "gemini"
+        and invocation.output["provider"] in ("gemini", "openai")
     )
     calls = rows("SELECT provider, status FROM app.ai_calls ORDER BY id")
     assert (calls[0]["provider"], calls[1]["provider"], calls[1]["status"]) == (
@@ -120,7 +122,7 @@ def test_another_provider_takes_over_when_the_first_is_down_or_out_of_quota(
         "openai",
         "ok",
     )
-    assert "the offline" not in str(found.output)
+    assert "the offline" not in str(invocation.output)
 
 
 def test_the_model_of_one_provider_is_not_asked_of_the_next(
@@ -139,8 +141,10 @@ def test_a_refusal_is_final_and_nobody_else_is_asked(
     yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, names: str
 ) -> None:
     (gemini if names == "gemini" else openai).failures.append("blocked")
-    found = ask(yard, provider=names)
-    assert found.status == "failed" and "refuses this prompt" in str(found.steps["outline"].error)
+    invocation = ask(yard, provider=names)
+    assert invocation.status == "failed" and "refuses this prompt" in str(
+        invocation.steps["outline"].error
+    )
     assert len(rows("SELECT 1 FROM app.ai_calls")) == 1 and rows(
         "SELECT status FROM app.ai_calls"
     ) == [{"status": "refused"}]
@@ -155,25 +159,25 @@ def test_a_wrong_key_is_final_and_not_shown(
     yard: Yard, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-and-secret")
-    found = ask(yard)
+    invocation = ask(yard)
     assert (
-        found.status == "failed"
-        and "401" in str(found.steps["outline"].error)
-        and "sk-wrong" not in str(found.steps) + str(rows("SELECT * FROM app.ai_calls"))
+        invocation.status == "failed"
+        and "401" in str(invocation.steps["outline"].error)
+        and "sk-wrong" not in str(invocation.steps) + str(rows("SELECT * FROM app.ai_calls"))
     )
 
 
 def test_a_provider_that_is_not_switched_on_is_named(yard: Yard, openai: FakeOpenAI) -> None:
-    found = ask(yard, provider="gemini")
-    assert found.status == "failed" and "Set GEMINI_API_KEY" in str(
-        found.steps["choose-provider"].error
+    invocation = ask(yard, provider="gemini")
+    assert invocation.status == "failed" and "Set GEMINI_API_KEY" in str(
+        invocation.steps["choose-provider"].error
     )
 
 
 def test_without_a_key_the_text_is_a_placeholder_that_says_so(yard: Yard) -> None:
-    found = ask(yard)
+    invocation = ask(yard)
     [kept] = rows("SELECT * FROM app.content")
-    assert kept["offline"] and kept["status"] == "needs review" and found.output["offline"]
+    assert kept["offline"] and kept["status"] == "needs review" and invocation.output["offline"]
     assert (
         "made offline" in kept["text"]
         and kept["remarks"][0] == "no model has written it: a placeholder"
@@ -187,7 +191,7 @@ def test_a_wrong_language_and_an_unfinished_text_are_remarked(
     ask(yard, language="de")
     [kept] = rows("SELECT remarks FROM app.content")
     assert (
-        "its language seems to be en, de was asked for" in kept["remarks"]
+        "its language seems to be en instead of de" in kept["remarks"]
         and "section 1 has no end" in kept["remarks"]
     )
 
@@ -209,7 +213,7 @@ def test_a_budget_refuses_more_for_this_user_and_day_alone(
 
 
 def test_a_breaker_opens_after_failures_and_lets_one_through_after_its_rest() -> None:
-    breaker = Breaker(failures=2, rest=0.05)
+    breaker = CircuitBreaker(failures=2, rest=0.05)
     breaker.failed()
     assert breaker.seconds_left() == 0
     breaker.failed()

@@ -1,4 +1,4 @@
-"""Mails with HTML alone, whatever it holds."""
+"""Mails with only HTML, whatever it contains."""
 
 from pathlib import Path
 

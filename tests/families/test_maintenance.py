@@ -1,4 +1,4 @@
-"""What is old goes, what is not stays; in a dry run nothing goes; and the database stays flat."""
+"""Old data are deleted, others stay; a dry run deletes nothing; the database stays flat."""
 
 import os
 import threading
@@ -12,9 +12,10 @@ from dagster import DagsterInstance, Definitions, materialize
 
 from assets.maintenance import system_report
 from pipelines import maintenance
-from resources.email.messages import EmailMessages
-from resources.media.store import Media, MediaStore
-from resources.webhooks.payloads import event_of
+from resources.email.tables import EmailMessages
+from resources.media.store import MediaStore
+from resources.media.tables import Media
+from resources.webhooks.tables import event_of
 from runyard import Event, clock, send
 from runyard.dagster_adapter import run_retention
 from runyard.engine import retention
@@ -34,7 +35,7 @@ def counts() -> dict[str, int]:
 
 
 def launch(name: str, **config: Any) -> dict[str, Any]:
-    """Run a job of maintenance; return what its op shows."""
+    """Run a maintenance job; return the metadata of its op."""
     found = next(job for job in maintenance.jobs if job.name == name)
     op = found.nodes[0].name
     with DagsterInstance.ephemeral() as instance:
@@ -54,7 +55,8 @@ def test_events_go_after_their_time_with_all_that_came_of_them(yard: Yard) -> No
     yard.send("nobody/waits", {})
     yard.work()
     rows(
-        "INSERT INTO runyard.run_segments (invocation_id, run_id, status) VALUES (1, 'run', 'queued') RETURNING id"
+        "INSERT INTO runyard.run_segments (invocation_id, run_id, status)"
+        " VALUES (1, 'run', 'queued') RETURNING id"
     )
     yard.advance("31d")
     yard.send("content/generate.requested", {"topic": "new", "length": 100})
@@ -113,7 +115,11 @@ def test_what_is_taken_up_again_while_it_is_deleted_stays(yard: Yard) -> None:
             (invocation.id,),
         )
         sweeping.start()
-        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%DELETE FROM runyard.invocations%%' AND datname = current_database()"
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND query LIKE '%%DELETE FROM runyard.invocations%%'"
+            " AND datname = current_database()"
+        )
         assert wait_until(lambda: rows(waiting) or not sweeping.is_alive())
     sweeping.join()
     assert swept[0].rows["invocations"] == 0
@@ -238,7 +244,7 @@ def test_the_report_shows_what_is_stuck_and_how_large_everything_is(yard: Yard) 
 
 
 def test_the_database_stays_flat_after_its_retention_time(yard: Yard) -> None:
-    """Sixty made days with two weeks of retention: after them the tables are no larger than at the time when the first day had gone."""
+    """Sixty days with a retention of two weeks do not grow the tables beyond the first deletion."""
     policy, sizes = Retention.parse("14d"), []
     for _ in range(60):
         send(
@@ -252,12 +258,16 @@ def test_the_database_stays_flat_after_its_retention_time(yard: Yard) -> None:
         )
         with database.connection() as connection:
             connection.execute(
-                "INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at, finished_at)"
-                " SELECT id, step, 1, to_jsonb(repeat('x', 200)), runyard.now(), runyard.now() FROM runyard.invocations, unnest('{prepare,send,track}'::text[]) AS step"
-                " WHERE status = 'queued'"
+                """
+                INSERT INTO runyard.steps
+                    (invocation_id, step, attempt, output, started_at, finished_at)
+                SELECT id, step, 1, to_jsonb(repeat('x', 200)), runyard.now(), runyard.now()
+                FROM runyard.invocations, unnest('{prepare,send,track}'::text[]) AS step
+                WHERE status = 'queued'"""
             )
             connection.execute(
-                "UPDATE runyard.invocations SET status = 'succeeded', started_at = runyard.now(), finished_at = runyard.now() WHERE status = 'queued'"
+                "UPDATE runyard.invocations SET status = 'succeeded', started_at = runyard.now(),"
+                " finished_at = runyard.now() WHERE status = 'queued'"
             )
         clock.take(clock.now() + timedelta(days=1))
         database.close_pool()
@@ -265,7 +275,10 @@ def test_the_database_stays_flat_after_its_retention_time(yard: Yard) -> None:
         with database.connection() as connection:
             for table in ("events", "invocations", "steps"):
                 connection.execute(f"VACUUM runyard.{table}".encode())
-        size = "SELECT sum(pg_total_relation_size('runyard.' || name))::bigint AS bytes FROM unnest('{events,invocations,steps}'::text[]) AS name"
+        size = (
+            "SELECT sum(pg_total_relation_size('runyard.' || name))::bigint AS bytes"
+            " FROM unnest('{events,invocations,steps}'::text[]) AS name"
+        )
         sizes.append(rows(size)[0]["bytes"])
     assert (
         rows("SELECT count(*) AS n FROM runyard.events WHERE name = 'email/send.requested'")[0]["n"]
@@ -275,7 +288,7 @@ def test_the_database_stays_flat_after_its_retention_time(yard: Yard) -> None:
 
 
 def large_push(delivery: str) -> None:
-    """A delivery of GitHub that is too large for an event."""
+    """A GitHub delivery that is too large for an event."""
     with database.transaction() as connection:
         event_of(
             connection, "github/push", {"ref": "main", "commits": ["x" * 100] * 6000}, delivery

@@ -1,4 +1,4 @@
-"""Pictures and videos: what comes out, what is refused, and that whatever comes the worker lives on."""
+"""Images and videos: the variants, the refusals, and that the worker survives any file."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def _children() -> Iterator[None]:
 
 
 class Pictures(FakeServer):
-    """A server with one picture and some traps."""
+    """A server with one image and some traps."""
 
     content = b""
 
@@ -55,22 +55,22 @@ class Pictures(FakeServer):
 
 @pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pictures]:
-    with Pictures() as made:
-        made.content = sample_media.jpeg(sample_media.photo(400, 300))
-        monkeypatch.setenv("RUNYARD_ALLOWED_HOSTS", made.url.removeprefix("http://"))
-        yield made
+    with Pictures() as server:
+        server.content = sample_media.jpeg(sample_media.photo(400, 300))
+        monkeypatch.setenv("RUNYARD_ALLOWED_HOSTS", server.url.removeprefix("http://"))
+        yield server
 
 
 def image(yard: Yard, source: str, **more: Any) -> Invocation:
-    found = yard.send("media/image.uploaded", {"source": source, **more}).invocation
+    invocation = yard.send("media/image.uploaded", {"source": source, **more}).invocation
     yard.work()
-    return found
+    return invocation
 
 
-def opened(found: Invocation, number: int = 0) -> Image.Image:
-    assert found.status == "succeeded", found
+def opened(invocation: Invocation, number: int = 0) -> Image.Image:
+    assert invocation.status == "succeeded", invocation
     picture = Image.open(
-        io.BytesIO((MediaStore().root / found.output["variants"][number]).read_bytes())
+        io.BytesIO((MediaStore().root / invocation.output["variants"][number]).read_bytes())
     )
     picture.load()
     return picture
@@ -82,8 +82,8 @@ def place(uploads: Path, content: bytes, name: str = "picture") -> str:
 
 
 def test_a_photo_gets_its_variants_a_placeholder_and_a_manifest(yard: Yard, uploads: Path) -> None:
-    found = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(1200, 900))))
-    pictures = [opened(found, number) for number in range(4)]
+    invocation = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(1200, 900))))
+    pictures = [opened(invocation, number) for number in range(4)]
     assert [(picture.format, picture.size) for picture in pictures] == [
         ("WEBP", (320, 240)),
         ("WEBP", (640, 480)),
@@ -92,7 +92,7 @@ def test_a_photo_gets_its_variants_a_placeholder_and_a_manifest(yard: Yard, uplo
     ]
     assert pictures[3].info.get("progressive") and not pictures[3].getexif()
     [row] = rows("SELECT * FROM app.media")
-    manifest = json.loads((MediaStore().root / found.output["manifest"]).read_text())
+    manifest = json.loads((MediaStore().root / invocation.output["manifest"]).read_text())
     assert (
         manifest == row["manifest"]
         and len(row["placeholder"]) > 10
@@ -134,16 +134,17 @@ def test_a_turned_photo_is_put_upright(yard: Yard, uploads: Path, orientation: i
             }[orientation]
         )
     )
-    made = opened(
+    variant = opened(
         image(
             yard,
             place(uploads, sample_media.jpeg(turned, orientation, quality=95)),
             variants=[{"width": 200, "format": "png"}],
         )
     )
-    assert made.size == (200, 100)
+    assert variant.size == (200, 100)
     assert (
-        np.abs(np.asarray(made.convert("RGB"), "float") - np.asarray(upright, "float")).mean() < 6
+        np.abs(np.asarray(variant.convert("RGB"), "float") - np.asarray(upright, "float")).mean()
+        < 6
     )
 
 
@@ -162,7 +163,7 @@ def test_metadata_go_and_the_copyright_stays_where_asked(yard: Yard, uploads: Pa
 def test_a_crop_keeps_its_focal_point(
     yard: Yard, uploads: Path, focal: tuple[float, float], reddish: bool
 ) -> None:
-    made = opened(
+    variant = opened(
         image(
             yard,
             place(uploads, sample_media.jpeg(sample_media.photo(400, 200))),
@@ -170,31 +171,31 @@ def test_a_crop_keeps_its_focal_point(
             variants=[{"width": 50, "height": 100, "format": "png"}],
         )
     )
-    red, _, blue = np.asarray(made.convert("RGB"), "float").mean(axis=(0, 1))
-    assert made.size == (50, 100) and (red > blue) == reddish
+    red, _, blue = np.asarray(variant.convert("RGB"), "float").mean(axis=(0, 1))
+    assert variant.size == (50, 100) and (red > blue) == reddish
 
 
 def test_nothing_is_enlarged(yard: Yard, uploads: Path) -> None:
-    found = image(
+    invocation = image(
         yard,
         place(uploads, sample_media.jpeg(sample_media.photo(100, 80))),
         variants=[{"width": 500}, {"width": 400, "height": 400}],
     )
-    assert [opened(found, number).size for number in (0, 1)] == [(100, 80), (80, 80)]
+    assert [opened(invocation, number).size for number in (0, 1)] == [(100, 80), (80, 80)]
 
 
 @pytest.mark.parametrize("kind", ["avif", "webp", "png", "jpeg"])
 def test_transparency_stays_or_becomes_white(yard: Yard, uploads: Path, kind: str) -> None:
     picture = Image.new("RGBA", (60, 60), (255, 0, 0, 255))
     picture.paste((0, 0, 0, 0), (0, 0, 30, 60))
-    made = opened(
+    variant = opened(
         image(
             yard,
             place(uploads, sample_media.saved(picture, "PNG")),
             variants=[{"width": 60, "format": kind}],
         )
     )
-    corner = made.convert("RGBA").getpixel((5, 30))
+    corner = variant.convert("RGBA").getpixel((5, 30))
     assert isinstance(corner, tuple) and (
         (corner[3] < 10) if kind != "jpeg" else min(corner[:3]) > 240
     )
@@ -208,10 +209,10 @@ def test_every_kind_of_pixels_becomes_srgb(yard: Yard, uploads: Path, mode: str)
     else:
         picture = grey.convert("RGB").convert("CMYK") if mode == "CMYK" else grey.convert(mode)
     content = sample_media.saved(picture, "JPEG" if mode in ("CMYK", "L") else "PNG")
-    made = opened(
+    variant = opened(
         image(yard, place(uploads, content), variants=[{"width": 40, "format": "png"}])
     ).convert("RGB")
-    assert 100 < np.asarray(made, "float").mean() < 156 or mode == "1"
+    assert 100 < np.asarray(variant, "float").mean() < 156 or mode == "1"
 
 
 def test_an_animation_stays_one(yard: Yard, uploads: Path) -> None:
@@ -220,16 +221,16 @@ def test_an_animation_stays_one(yard: Yard, uploads: Path) -> None:
     frames[0].save(
         content, "GIF", save_all=True, append_images=frames[1:], duration=[100, 200, 300], loop=0
     )
-    found = image(
+    invocation = image(
         yard,
         place(uploads, content.getvalue()),
         variants=[{"width": 40, "format": "webp"}, {"width": 40, "format": "jpeg"}],
     )
-    picture = opened(found)
+    picture = opened(invocation)
     assert [
         frame.info["duration"] for frame in ImageSequence.Iterator(picture) if frame.load()
     ] == [100, 200, 300] and picture.size == (40, 30)
-    assert opened(found, 1).format == "JPEG"
+    assert opened(invocation, 1).format == "JPEG"
 
 
 @pytest.mark.parametrize("name", sorted(sample_media.hostile()))
@@ -258,14 +259,14 @@ def test_too_much_memory_and_too_much_time_are_refusals(
     sandbox.close()
     monkeypatch.setenv("MEDIA_MEMORY_MB", "260")
     source = place(uploads, sample_media.saved(Image.new("RGB", (7000, 7000)), "PNG"))
-    found = image(yard, source, variants=[{"width": 6000, "format": "png"}])
-    assert found.status == "failed", found
+    invocation = image(yard, source, variants=[{"width": 6000, "format": "png"}])
+    assert invocation.status == "failed", invocation
     sandbox.close()
     monkeypatch.setenv("MEDIA_MEMORY_MB", "1536")
     monkeypatch.setenv("MEDIA_TIMEOUT", "0.01")
-    found = image(yard, source)
-    assert found.status == "failed" and "longer than 0.01 s" in str(
-        [step.error for step in found.steps.values()]
+    invocation = image(yard, source)
+    assert invocation.status == "failed" and "longer than 0.01 s" in str(
+        [step.error for step in invocation.steps.values()]
     )
     monkeypatch.setenv("MEDIA_TIMEOUT", "20")
     assert (
@@ -306,20 +307,20 @@ def test_a_redirect_inward_or_without_end_is_refused(
 @pytest.mark.parametrize("failure", [503, "reset", "cut"])
 def test_a_server_that_fails_is_asked_again(yard: Yard, pictures: Pictures, failure: Any) -> None:
     pictures.failures.append(failure)
-    found = image(yard, f"{pictures.url}/photo.jpg")
-    assert found.status == "queued"
+    invocation = image(yard, f"{pictures.url}/photo.jpg")
+    assert invocation.status == "queued"
     yard.advance("1m")
-    assert found.status == "succeeded"
+    assert invocation.status == "succeeded"
 
 
 def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
     import av
 
     sample_media.video(uploads / "clip.mp4", seconds=5)
-    found = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
+    invocation = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
     yard.work()
-    assert opened(found).size == (320, 240) and opened(found).format == "JPEG"
-    assert found.steps["inspect"].output == {
+    assert opened(invocation).size == (320, 240) and opened(invocation).format == "JPEG"
+    assert invocation.steps["inspect"].output == {
         "format": "mov",
         "codec": "h264",
         "width": 320,
@@ -328,7 +329,7 @@ def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
         "rate": 24.0,
         "sound": False,
     }
-    with av.open(str(MediaStore().root / found.output["variants"][2])) as preview:
+    with av.open(str(MediaStore().root / invocation.output["variants"][2])) as preview:
         assert preview.streams.video[0].codec_context.name == "vp9"
         assert 2.5 < float(preview.duration or 0) / 1e6 <= 3.2 and not preview.streams.audio
         assert sum(1 for _ in preview.decode(video=0)) == 36
@@ -345,9 +346,9 @@ def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
 )
 def test_what_is_no_video_is_refused(yard: Yard, uploads: Path, content: bytes) -> None:
     place(uploads, content, "clip.mp4")
-    found = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
+    invocation = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
     yard.work()
-    assert found.status == "failed"
+    assert invocation.status == "failed"
 
 
 def test_the_process_that_decodes_has_no_secret(

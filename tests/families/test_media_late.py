@@ -15,7 +15,7 @@ __all__ = ["_children", "uploads"]
 
 
 def late(path: Path, codec: str, sound: str, begins: int) -> None:
-    """Eight seconds of silence, with a picture of three seconds that begins late."""
+    """Eight seconds of silence, with a picture of three seconds that starts late."""
     with av.open(str(path), "w") as output:
         moving, heard = (
             output.add_stream(codec, rate=24),
@@ -57,5 +57,5 @@ def test_a_picture_that_begins_late_is_taken(
 ) -> None:
     uploads.mkdir(exist_ok=True)
     late(uploads / f"late.{ending}", codec, sound, begins)
-    found = told(video(yard, f"late.{ending}"))
-    assert (found["width"], found["height"]) == (64, 48)
+    invocation = told(video(yard, f"late.{ending}"))
+    assert (invocation["width"], invocation["height"]) == (64, 48)

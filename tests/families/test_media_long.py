@@ -1,4 +1,4 @@
-"""Pictures that are longer than a format takes, as of a whole page of the web."""
+"""Images that are longer than a format allows, such as screenshots of whole web pages."""
 
 import io
 from pathlib import Path
@@ -14,11 +14,11 @@ __all__ = ["_children", "uploads"]
 def test_a_picture_that_is_too_long_for_webp_is_made_smaller(yard: Yard, uploads: Path) -> None:
     sink = io.BytesIO()
     Image.new("RGB", (1080, 20_000), (200, 10, 10)).save(sink, "PNG")
-    found = image(yard, place(uploads, sink.getvalue()))
-    assert found.status == "succeeded", [step.error for step in found.steps.values()]
+    invocation = image(yard, place(uploads, sink.getvalue()))
+    assert invocation.status == "succeeded", [step.error for step in invocation.steps.values()]
     sizes = [
         (one["format"], one["width"], one["height"])
-        for one in found.steps["variants"].output["variants"]
+        for one in invocation.steps["variants"].output["variants"]
     ]
     assert ("webp", 885, 16_383) in sizes
     assert ("jpeg", 1080, 20_000) in sizes

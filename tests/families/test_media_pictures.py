@@ -1,4 +1,4 @@
-"""Pictures as cameras, scanners, phones and programs write them: what comes out of each, and which words refuse the others."""
+"""Images as cameras, scanners, phones and programs write them: the variants and the refusals."""
 
 import io
 import struct
@@ -27,9 +27,9 @@ def saved(picture: Image.Image, kind: str, **more: Any) -> bytes:
     return sample_media.saved(picture, kind, **more)
 
 
-def refusal(found: Invocation) -> str:
-    assert found.status == "failed", found
-    return str([step.error for step in found.steps.values()])
+def refusal(invocation: Invocation) -> str:
+    assert invocation.status == "failed", invocation
+    return str([step.error for step in invocation.steps.values()])
 
 
 def pages(**more: Any) -> bytes:
@@ -42,13 +42,15 @@ def pages(**more: Any) -> bytes:
 def test_a_tiff_of_several_pages_is_its_first_page_and_says_how_many_there_are(
     yard: Yard, uploads: Path, compression: str
 ) -> None:
-    found = image(yard, place(uploads, pages(compression=compression)), variants=[{"width": 80}])
-    picture = opened(found)
+    invocation = image(
+        yard, place(uploads, pages(compression=compression)), variants=[{"width": 80}]
+    )
+    picture = opened(invocation)
     assert picture.size == (80, 60)
     assert getattr(picture, "n_frames", 1) == 1
     assert gray(picture).max() < 10
-    assert found.output["pages"] == 3
-    assert found.steps["inspect"].output["pages"] == 3
+    assert invocation.output["pages"] == 3
+    assert invocation.steps["inspect"].output["pages"] == 3
 
 
 def test_a_smaller_copy_of_a_page_is_no_page(yard: Yard, uploads: Path) -> None:
@@ -71,13 +73,13 @@ def test_many_pages_are_not_too_many_frames(yard: Yard, uploads: Path) -> None:
 def test_what_is_made_to_move_still_does(yard: Yard, uploads: Path, kind: str) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
     content = saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
-    found = image(yard, place(uploads, content), variants=[{"width": 40}])
-    assert len(list(ImageSequence.Iterator(opened(found)))) == 3
-    assert "pages" not in found.output
+    invocation = image(yard, place(uploads, content), variants=[{"width": 40}])
+    assert len(list(ImageSequence.Iterator(opened(invocation)))) == 3
+    assert "pages" not in invocation.output
 
 
 def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
-    """A TIFF in which a tag of 16 bits has another value."""
+    """A TIFF with another value in one of its 16-bit tags."""
     content = bytearray(tiff)
     content[content.index(struct.pack("<HHI", tag, 3, 1)) + 8] = value
     return bytes(content)
@@ -159,21 +161,21 @@ def test_a_turned_picture_of_any_format_is_told_and_shown_upright(
 ) -> None:
     picture = sample_media.photo(120, 80)
     more = {"tiffinfo": {0x112: orientation}} if kind == "TIFF" else {"exif": exif(orientation)}
-    found = image(yard, place(uploads, saved(picture, kind, **more)), variants=PNG)
+    invocation = image(yard, place(uploads, saved(picture, kind, **more)), variants=PNG)
     size = (80, 120) if orientation >= 5 else (120, 80)
-    told = found.steps["inspect"].output
+    told = invocation.steps["inspect"].output
     assert (told["width"], told["height"]) == size
-    assert opened(found).size == size
+    assert opened(invocation).size == size
     red_first = orientation in (1, 4, 5, 6)
-    pixels = np.asarray(opened(found).convert("RGB"), "float")
+    pixels = np.asarray(opened(invocation).convert("RGB"), "float")
     first = pixels[: len(pixels) // 4] if orientation >= 5 else pixels[:, : pixels.shape[1] // 4]
     assert (first[..., 0].mean() > first[..., 2].mean()) == red_first
 
 
 def exif(orientation: int) -> bytes:
-    made = Image.Exif()
-    made[0x112] = orientation
-    return made.tobytes()
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    return exif.tobytes()
 
 
 pillow_heif.register_heif_opener()
@@ -182,11 +184,11 @@ pillow_heif.register_heif_opener()
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
 def test_what_phones_take_is_taken(yard: Yard, uploads: Path, kind: str) -> None:
     photo = sample_media.photo(400, 300)
-    found = image(yard, place(uploads, saved(photo, kind, quality=90)), variants=PNG)
-    assert found.steps["inspect"].output["format"] == kind
+    invocation = image(yard, place(uploads, saved(photo, kind, quality=90)), variants=PNG)
+    assert invocation.steps["inspect"].output["format"] == kind
     assert (
         np.abs(
-            np.asarray(opened(found).convert("RGB"), "float") - np.asarray(photo, "float")
+            np.asarray(opened(invocation).convert("RGB"), "float") - np.asarray(photo, "float")
         ).mean()
         < 10
     )
@@ -199,10 +201,10 @@ def test_a_heic_of_tiles_with_a_second_picture_is_the_one_that_is_meant(
     heic = pillow_heif.from_pillow(Image.new("RGB", (700, 500), "blue"))
     heic.add_from_pillow(sample_media.photo(700, 500))
     heic.save(sink, quality=80, primary_index=1, tile_size=256)
-    found = image(yard, place(uploads, sink.getvalue()), variants=PNG)
-    left = np.asarray(opened(found).convert("RGB"), "float")[:, :50].mean(axis=(0, 1))
+    invocation = image(yard, place(uploads, sink.getvalue()), variants=PNG)
+    left = np.asarray(opened(invocation).convert("RGB"), "float")[:, :50].mean(axis=(0, 1))
     assert left[0] > left[2]
-    assert found.output["pages"] == 2
+    assert invocation.output["pages"] == 2
 
 
 def test_half_a_heic_is_refused(yard: Yard, uploads: Path) -> None:
@@ -314,10 +316,10 @@ def test_colours_of_other_kinds_become_srgb(yard: Yard, uploads: Path, mode: str
         content = saved(lab, "TIFF")
     else:
         content = saved(photo.convert(mode), "TIFF", compression="jpeg")
-    made = np.asarray(
+    pixels = np.asarray(
         opened(image(yard, place(uploads, content), variants=PNG)).convert("RGB"), "float"
     )
-    assert np.abs(made - np.asarray(photo, "float")).mean() < 8
+    assert np.abs(pixels - np.asarray(photo, "float")).mean() < 8
 
 
 def test_a_profile_counts_for_a_palette_as_well(yard: Yard, uploads: Path) -> None:
@@ -326,23 +328,23 @@ def test_a_profile_counts_for_a_palette_as_well(yard: Yard, uploads: Path) -> No
     swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
     palette = Image.new("P", (40, 30), 0)
     palette.putpalette([255, 0, 0])
-    found = image(
+    invocation = image(
         yard, place(uploads, saved(palette, "PNG", icc_profile=bytes(swapped))), variants=PNG
     )
-    red_, _, blue_ = np.asarray(opened(found).convert("RGB"), "float").mean(axis=(0, 1))
+    red_, _, blue_ = np.asarray(opened(invocation).convert("RGB"), "float").mean(axis=(0, 1))
     assert blue_ > red_
 
 
 def test_a_picture_gets_each_of_its_sizes_once(yard: Yard, uploads: Path) -> None:
-    found = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(1280, 960))))
-    pictures = [opened(found, number) for number in range(len(found.output["variants"]))]
+    invocation = image(yard, place(uploads, sample_media.jpeg(sample_media.photo(1280, 960))))
+    pictures = [opened(invocation, number) for number in range(len(invocation.output["variants"]))]
     assert [(picture.format, picture.width) for picture in pictures] == [
         ("WEBP", 320),
         ("WEBP", 640),
         ("WEBP", 1280),
         ("JPEG", 1280),
     ]
-    assert len({*found.output["variants"]}) == 4
+    assert len({*invocation.output["variants"]}) == 4
 
 
 def test_what_differs_in_shape_or_quality_is_not_the_same_variant(
@@ -354,7 +356,7 @@ def test_what_differs_in_shape_or_quality_is_not_the_same_variant(
         {"width": 900, "height": 300},
         {"width": 800, "quality": 80},
     ]
-    found = image(
+    invocation = image(
         yard, place(uploads, sample_media.jpeg(sample_media.photo(400, 300))), variants=wanted
     )
-    assert len({*found.output["variants"]}) == len(found.output["variants"]) == 3
+    assert len({*invocation.output["variants"]}) == len(invocation.output["variants"]) == 3

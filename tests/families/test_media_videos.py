@@ -1,4 +1,4 @@
-"""Videos as phones, browsers, cameras and programs write them: the poster and the preview show what a player would."""
+"""Videos as phones, browsers, cameras and programs write them: what posters and previews show."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -20,33 +20,33 @@ __all__ = ["_children", "uploads"]
 
 
 def video(yard: Yard, source: str) -> Invocation:
-    found = yard.send("media/video.uploaded", {"source": source}).invocation
+    invocation = yard.send("media/video.uploaded", {"source": source}).invocation
     yard.work()
-    return found
+    return invocation
 
 
-def preview(found: Invocation) -> list[tuple[float, np.ndarray]]:
+def preview(invocation: Invocation) -> list[tuple[float, np.ndarray]]:
     """The preview's frames in RGB, with their seconds."""
-    assert found.status == "succeeded", found
-    with av.open(str(MediaStore().root / found.output["variants"][2])) as opened_file:
+    assert invocation.status == "succeeded", invocation
+    with av.open(str(MediaStore().root / invocation.output["variants"][2])) as opened_file:
         return [
             (float(frame.time), frame.to_ndarray(format="rgb24").astype("float"))
             for frame in opened_file.decode(video=0)
         ]
 
 
-def refusal(found: Invocation) -> str:
-    assert found.status == "failed", found
-    return str([step.error for step in found.steps.values()])
+def refusal(invocation: Invocation) -> str:
+    assert invocation.status == "failed", invocation
+    return str([step.error for step in invocation.steps.values()])
 
 
-def told(found: Invocation) -> dict[str, Any]:
-    assert found.status == "succeeded", found
-    output: dict[str, Any] = found.steps["inspect"].output
+def told(invocation: Invocation) -> dict[str, Any]:
+    assert invocation.status == "succeeded", invocation
+    output: dict[str, Any] = invocation.steps["inspect"].output
     return output
 
 
-# What x' and y' are made of, as MP4's matrix has it: a b / c d, x' = a x + c y, y' = b x + d y.
+# How x' and y' are computed in MP4's matrix: a b / c d, x' = a x + c y, y' = b x + d y.
 MATRICES = {
     "upright": (1, 0, 0, 1),
     "left": (0, -1, 1, 0),
@@ -85,15 +85,15 @@ def test_a_turned_video_is_shown_as_players_do(
         ending = "mp4"  # Matroska mirrors nothing
     matrix = [number << 16 for number in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
     frames = [(number / 24, cornered()) for number in range(24)]
-    sample_media.film(
+    sample_media.encode(
         uploads / f"clip.{ending}", frames, prepare=lambda stream: stream.set_display_matrix(matrix)
     )
-    found = video(yard, f"clip.{ending}")
+    invocation = video(yard, f"clip.{ending}")
     size = (96, 64) if a else (64, 96)
-    assert (told(found)["width"], told(found)["height"]) == size
-    poster = opened(found).convert("RGB")
+    assert (told(invocation)["width"], told(invocation)["height"]) == size
+    poster = opened(invocation).convert("RGB")
     assert poster.size == size
-    for picture in (np.asarray(poster, "float"), preview(found)[0][1]):
+    for picture in (np.asarray(poster, "float"), preview(invocation)[0][1]):
         height, width, _ = picture.shape
         assert (width, height) == size
         for (x, y), colour in CORNERS.items():
@@ -108,22 +108,22 @@ def test_a_video_that_does_not_begin_at_0_has_its_whole_preview(
 ) -> None:
     times = [number / 24 for number in range(120)]
     options = {"output_ts_offset": str(start)}
-    sample_media.film(
+    sample_media.encode(
         uploads / f"clip.{ending}",
         [(time, shade(int(40 * time))) for time in times],
         options=options,
     )
-    found = video(yard, f"clip.{ending}")
-    assert told(found)["seconds"] == pytest.approx(5, abs=0.6)
-    frames = preview(found)
+    invocation = video(yard, f"clip.{ending}")
+    assert told(invocation)["seconds"] == pytest.approx(5, abs=0.6)
+    frames = preview(invocation)
     assert len(frames) == 36
     assert frames[-1][1].mean() - frames[0][1].mean() == pytest.approx(40 * 35 / 12, abs=6)
-    assert np.asarray(opened(found).convert("L")).mean() == pytest.approx(20, abs=6)
+    assert np.asarray(opened(invocation).convert("L")).mean() == pytest.approx(20, abs=6)
 
 
 def test_a_stream_with_one_key_frame_is_read_from_its_beginning(yard: Yard, uploads: Path) -> None:
     frames = [(number / 24, shade(number)) for number in range(144)]
-    sample_media.film(
+    sample_media.encode(
         uploads / "clip.ts", frames, encoding={"g": "250"}, options={"output_ts_offset": "100"}
     )
     shown = preview(video(yard, "clip.ts"))
@@ -172,14 +172,14 @@ def test_a_preview_plays_at_the_speed_of_its_video(
         for time in times
     ]
     fine = {"crf": "4", "b": "4M"} if codec == "libvpx" else {}
-    sample_media.film(uploads / f"clip.{ending}", frames, codec=codec, rate=50, encoding=fine)
-    found = video(yard, f"clip.{ending}")
-    start = told(found)["seconds"] / 10
-    shown = preview(found)
+    sample_media.encode(uploads / f"clip.{ending}", frames, codec=codec, rate=50, encoding=fine)
+    invocation = video(yard, f"clip.{ending}")
+    start = told(invocation)["seconds"] / 10
+    shown = preview(invocation)
     assert len(shown) == 36
     for number, (second, picture) in enumerate(shown):
         assert second == pytest.approx(number / 12, abs=0.002)
-        # A frame is as long on screen as there is no other; one whose time is this one may be either.
+        # A frame stays on screen until the next one; at its very time it may be either.
         on_screen = {_shade(frames, start + second + near) for near in (-0.021, 0.0, 0.021)}
         assert min(abs(picture.mean() - level) for level in on_screen) < 4
 
@@ -191,20 +191,20 @@ def _shade(frames: list[tuple[float, np.ndarray]], second: float) -> float:
 def test_a_browsers_recording_has_its_seconds(yard: Yard, uploads: Path) -> None:
     recording = sample_media.Stream()
     frames = [(number / 24, shade(number)) for number in range(192)]
-    sample_media.film(recording, frames, codec="libvpx", container="webm", options={"live": "1"})
+    sample_media.encode(recording, frames, codec="libvpx", container="webm", options={"live": "1"})
     (uploads / "recorded.webm").write_bytes(recording.content)
-    found = video(yard, "recorded.webm")
-    assert told(found)["seconds"] == pytest.approx(8, abs=0.05)
-    assert told(found)["rate"] == pytest.approx(24, abs=0.2)
-    assert np.asarray(opened(found).convert("L")).mean() == pytest.approx(0.8 * 24, abs=3)
-    assert len(preview(found)) == 36
+    invocation = video(yard, "recorded.webm")
+    assert told(invocation)["seconds"] == pytest.approx(8, abs=0.05)
+    assert told(invocation)["rate"] == pytest.approx(24, abs=0.2)
+    assert np.asarray(opened(invocation).convert("L")).mean() == pytest.approx(0.8 * 24, abs=3)
+    assert len(preview(invocation)) == 36
 
 
 def test_a_recording_in_fragments_has_its_seconds(yard: Yard, uploads: Path) -> None:
     recording = sample_media.Stream()
     frames = [(number / 24, shade(number % 200, 320, 240)) for number in range(1200)]
     options = {"movflags": "empty_moov+frag_keyframe+default_base_moof+skip_trailer"}
-    sample_media.film(
+    sample_media.encode(
         recording,
         frames,
         container="mp4",
@@ -230,15 +230,15 @@ def test_pixels_that_are_not_square_are_shown_in_their_shape(
     def prepare(stream: av.VideoStream) -> None:
         stream.codec_context.sample_aspect_ratio = shape
 
-    sample_media.film(
+    sample_media.encode(
         uploads / "clip.mp4",
         [(number / 24, cornered(720, 576)) for number in range(12)],
         prepare=prepare,
     )
-    found = video(yard, "clip.mp4")
-    assert (told(found)["width"], told(found)["height"]) == size
-    assert opened(found).size == size
-    height, width, _ = preview(found)[0][1].shape
+    invocation = video(yard, "clip.mp4")
+    assert (told(invocation)["width"], told(invocation)["height"]) == size
+    assert opened(invocation).size == size
+    height, width, _ = preview(invocation)[0][1].shape
     assert width / height == pytest.approx(size[0] / size[1], abs=0.02)
 
 
@@ -246,7 +246,7 @@ def test_two_fields_are_no_comb(yard: Yard, uploads: Path) -> None:
     fields = shade(40, 320, 240)
     fields[0::2, 100:160], fields[1::2, 140:200] = 220, 220
     frames = [(number / 24, fields) for number in range(12)]
-    sample_media.film(uploads / "clip.mp4", frames, encoding={"x264-params": "tff=1"})
+    sample_media.encode(uploads / "clip.mp4", frames, encoding={"x264-params": "tff=1"})
     poster = np.asarray(opened(video(yard, "clip.mp4")).convert("L"), "float")
     assert np.abs(np.diff(poster[:, 120])).mean() < 10
 
@@ -254,17 +254,20 @@ def test_two_fields_are_no_comb(yard: Yard, uploads: Path) -> None:
 def test_what_can_be_seen_through_is_on_white(yard: Yard, uploads: Path) -> None:
     picture = np.zeros((48, 64, 4), "uint8")
     picture[:, 32:] = (200, 30, 30, 255)
-    sample_media.film(
+    sample_media.encode(
         uploads / "clip.mov",
         [(number / 24, picture) for number in range(12)],
         codec="qtrle",
         pixels="argb",
     )
-    found = video(yard, "clip.mov")
-    for shown in (np.asarray(opened(found).convert("RGB"), "float"), preview(found)[0][1]):
+    invocation = video(yard, "clip.mov")
+    for shown in (
+        np.asarray(opened(invocation).convert("RGB"), "float"),
+        preview(invocation)[0][1],
+    ):
         assert shown[24, 10].min() > 235
         assert np.abs(shown[24, 54] - (200, 30, 30)).max() < 30
-    assert opened(found, 1).convert("RGBA").getpixel((10, 24))[3] < 20  # type: ignore[index]
+    assert opened(invocation, 1).convert("RGBA").getpixel((10, 24))[3] < 20  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -290,15 +293,18 @@ def test_every_kind_of_pixels_is_taken(
     picture[height // 2 :] = 235
     if pixels.startswith("yuva"):
         picture = np.dstack([picture, np.full((height, width), 255, "uint8")])
-    sample_media.film(
+    sample_media.encode(
         uploads / f"clip.{ending}",
         [(number / 24, picture) for number in range(24)],
         codec=codec,
         pixels=pixels,
     )
-    found = video(yard, f"clip.{ending}")
-    assert (told(found)["width"], told(found)["height"]) == (width, height)
-    for shown in (np.asarray(opened(found).convert("RGB"), "float"), preview(found)[0][1]):
+    invocation = video(yard, f"clip.{ending}")
+    assert (told(invocation)["width"], told(invocation)["height"]) == (width, height)
+    for shown in (
+        np.asarray(opened(invocation).convert("RGB"), "float"),
+        preview(invocation)[0][1],
+    ):
         assert shown[0].mean() == pytest.approx(20, abs=8)
         assert shown[-1].mean() == pytest.approx(235, abs=8)
 
@@ -306,11 +312,11 @@ def test_every_kind_of_pixels_is_taken(
 def test_a_size_that_changes_on_the_way_is_brought_to_that_of_the_beginning(
     yard: Yard, uploads: Path
 ) -> None:
-    sample_media.film(
+    sample_media.encode(
         uploads / "a.ts", [(number / 24, shade(60, 320, 240)) for number in range(24)]
     )
     second = {"output_ts_offset": "1"}
-    sample_media.film(
+    sample_media.encode(
         uploads / "b.ts",
         [(number / 24, shade(160, 640, 360)) for number in range(24)],
         options=second,
@@ -324,10 +330,10 @@ def test_a_size_that_changes_on_the_way_is_brought_to_that_of_the_beginning(
 
 
 def test_one_frame_is_a_video(yard: Yard, uploads: Path) -> None:
-    sample_media.film(uploads / "clip.mp4", [(0.0, shade(100))])
-    found = video(yard, "clip.mp4")
-    assert len(preview(found)) == 1
-    assert told(found)["seconds"] < 1
+    sample_media.encode(uploads / "clip.mp4", [(0.0, shade(100))])
+    invocation = video(yard, "clip.mp4")
+    assert len(preview(invocation)) == 1
+    assert told(invocation)["seconds"] < 1
 
 
 @pytest.mark.parametrize(
@@ -347,9 +353,9 @@ def test_the_codec_of_previews_is_a_setting(
 ) -> None:
     monkeypatch.setenv("MEDIA_PREVIEW_CODEC", codec)
     sample_media.video(uploads / "clip.mp4", seconds=5)
-    found = video(yard, "clip.mp4")
-    assert len(preview(found)) == 36
-    key = found.output["variants"][2]
+    invocation = video(yard, "clip.mp4")
+    assert len(preview(invocation)) == 36
+    key = invocation.output["variants"][2]
     assert key.endswith(ending)
     with av.open(str(MediaStore().root / key)) as opened_file:
         stream = opened_file.streams.video[0]
@@ -381,6 +387,9 @@ def test_colours_are_those_of_the_video(yard: Yard, uploads: Path) -> None:
             unsaid.pts = number
             output.mux(stream.encode(unsaid))
         output.mux(stream.encode(None))
-    found = video(yard, "clip.mkv")
-    for shown in (np.asarray(opened(found).convert("RGB"), "float"), preview(found)[0][1]):
+    invocation = video(yard, "clip.mkv")
+    for shown in (
+        np.asarray(opened(invocation).convert("RGB"), "float"),
+        preview(invocation)[0][1],
+    ):
         assert np.abs(shown.mean(axis=(0, 1)) - (30, 160, 60)).max() < 6

@@ -1,4 +1,4 @@
-"""Models as they are: parameters they refuse, reasoning they leave in, names that are gone."""
+"""Real models' behaviour: rejected parameters, reasoning in the text, names that are gone."""
 
 import json
 import sys
@@ -28,9 +28,9 @@ CHINESE = "队列把工作从请求里拿出来，慢慢地做。每一个步骤
 
 
 def ask(yard: Yard, **more: Any) -> Invocation:
-    found = yard.send(NAME, {"topic": "Durable queues", "length": 150, **more}).invocation
+    invocation = yard.send(NAME, {"topic": "Durable queues", "length": 150, **more}).invocation
     yard.work()
-    return found
+    return invocation
 
 
 def write(**more: Any) -> Generated:
@@ -41,24 +41,24 @@ def calls() -> list[dict[str, Any]]:
     return rows("SELECT * FROM app.ai_calls ORDER BY id")
 
 
-# What a model refuses
+# Rejected parameters
 
 
 @pytest.mark.parametrize("model", ["gpt-6-luna", "gpt-5-mini", "o3-mini"])
 def test_a_model_gets_the_parameters_that_it_takes(openai: FakeOpenAI, model: str) -> None:
-    made = write(model=model, max_tokens=50, temperature=0.5)
-    assert made.finish_reason == "STOP"
-    [asked] = openai.asked
-    assert asked["max_completion_tokens"] == 50
-    assert "max_tokens" not in asked
-    assert "temperature" not in asked
+    generated = write(model=model, max_tokens=50, temperature=0.5)
+    assert generated.finish_reason == "STOP"
+    [payload] = openai.payloads
+    assert payload["max_completion_tokens"] == 50
+    assert "max_tokens" not in payload
+    assert "temperature" not in payload
 
 
 @pytest.mark.parametrize("model", ["llama3.3", "gpt-4o-mini"])
 def test_an_older_model_gets_the_older_parameters(openai: FakeOpenAI, model: str) -> None:
     write(model=model, max_tokens=50, temperature=0.5)
-    [asked] = openai.asked
-    assert (asked["max_tokens"], asked["temperature"]) == (50, 0.5)
+    [payload] = openai.payloads
+    assert (payload["max_tokens"], payload["temperature"]) == (50, 0.5)
 
 
 def test_a_refused_parameter_is_learnt_for_this_model_alone(openai: FakeOpenAI) -> None:
@@ -67,14 +67,14 @@ def test_a_refused_parameter_is_learnt_for_this_model_alone(openai: FakeOpenAI) 
     write(model="o3-mini", temperature=0.5)
     assert len(openai.requests) == 3
     write(model="gpt-4o-mini", temperature=0.5)
-    assert openai.asked[-1]["temperature"] == 0.5
+    assert openai.payloads[-1]["temperature"] == 0.5
 
 
 def test_an_article_of_a_model_that_refuses_parameters_pays_for_each_part_once(
     yard: Yard, openai: FakeOpenAI
 ) -> None:
-    found = ask(yard, model="o3-mini")
-    assert found.status == "succeeded", found.steps
+    invocation = ask(yard, model="o3-mini")
+    assert invocation.status == "succeeded", invocation.steps
     said = [(call["purpose"], call["status"]) for call in calls()]
     assert said == [("outline", "ok"), ("section", "ok")]
     assert len(openai.prompts) == 2
@@ -108,7 +108,7 @@ def test_a_refusal_is_understood_by_its_words_too(openai: FakeOpenAI, name: str)
     openai.refuses = {name: (400, {"error": {"message": WORDS[name], "code": "invalid"}})}
     write(model="local", temperature=0.5, shape=SHAPE)
     assert len(openai.requests) == 2
-    assert name not in openai.asked[0]
+    assert name not in openai.payloads[0]
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -116,12 +116,12 @@ def test_whatever_can_be_left_out_is_left_out_when_it_is_refused(
     openai: FakeOpenAI, name: str
 ) -> None:
     openai.refuses = {name: REFUSALS[name]}
-    asked = {"temperature": 0.5, "max_tokens": 50, "system": "Be brief.", "shape": SHAPE}
-    made = write(model="local", **asked)
-    assert made.text == SENTENCE * 3
+    payload = {"temperature": 0.5, "max_tokens": 50, "system": "Be brief.", "shape": SHAPE}
+    generated = write(model="local", **payload)
+    assert generated.text == SENTENCE * 3
     assert len(openai.requests) == 2
-    assert "Be brief." in json.dumps(openai.asked)
-    write(model="local", **asked)
+    assert "Be brief." in json.dumps(openai.payloads)
+    write(model="local", **payload)
     assert len(openai.requests) == 3
 
 
@@ -187,19 +187,19 @@ def test_reasoning_is_no_part_of_a_text_and_is_counted(
     openai: FakeOpenAI, deltas: list[dict[str, Any]]
 ) -> None:
     openai.deltas = deltas
-    made = write()
-    assert made.text == SENTENCE
-    assert made.output_tokens == 60
-    assert made.thinking_tokens == round(60 * 14 / (14 + len(SENTENCE)))
+    generated = write()
+    assert generated.text == SENTENCE
+    assert generated.output_tokens == 60
+    assert generated.thinking_tokens == round(60 * 14 / (14 + len(SENTENCE)))
 
 
 def test_an_article_of_a_model_that_thinks_aloud_has_none_of_it(
     yard: Yard, openai: FakeOpenAI
 ) -> None:
     openai.text = f"<think>Here is an outline: I need to</think>{SENTENCE}"
-    found = ask(yard)
+    invocation = ask(yard)
     [kept] = rows("SELECT * FROM app.content")
-    assert found.status == "succeeded"
+    assert invocation.status == "succeeded"
     assert "think" not in kept["text"]
     assert kept["usage"]["thinking_tokens"] > 0
 
@@ -217,8 +217,8 @@ def test_an_outline_is_asked_for_as_structure_and_its_introduction_is_no_heading
     finally:
         del openai.write
     assert rows("SELECT outline FROM app.content") == [{"outline": ["What it is", "How it works"]}]
-    assert openai.asked[0]["response_format"]["json_schema"]["schema"] == SHAPE
-    assert "response_format" not in openai.asked[1]
+    assert openai.payloads[0]["response_format"]["json_schema"]["schema"] == SHAPE
+    assert "response_format" not in openai.payloads[1]
 
 
 def test_an_outline_that_nobody_understands_is_one_section_to_look_at(
@@ -246,10 +246,10 @@ def test_a_text_without_spaces_between_words_needs_no_review(
         '{"headings": ["一", "二"]}' if "outline of" in prompt.splitlines()[0] else text * 10
     )
     try:
-        found = ask(yard, language=language, length=400)
+        invocation = ask(yard, language=language, length=400)
     finally:
         del openai.write
-    assert found.output["status"] == "complete", found.output
+    assert invocation.output["status"] == "complete", invocation.output
     assert "about 400 characters" in openai.prompts[0]
 
 
@@ -258,8 +258,8 @@ def test_a_text_without_spaces_between_words_needs_no_review(
 
 def test_a_server_that_streams_nothing_is_understood(openai: FakeOpenAI) -> None:
     openai.streams = False
-    made = write()
-    assert (made.text, made.output_tokens) == (SENTENCE * 3, 60)
+    generated = write()
+    assert (generated.text, generated.output_tokens) == (SENTENCE * 3, 60)
 
 
 def test_an_end_without_a_delta_is_an_end(openai: FakeOpenAI) -> None:
@@ -269,7 +269,7 @@ def test_an_end_without_a_delta_is_an_end(openai: FakeOpenAI) -> None:
 
 def test_an_answer_that_is_no_completion_is_not_taken(openai: FakeOpenAI) -> None:
     openai.failures.append("other json")
-    with pytest.raises(ConnectionError, match="is no completion") as raised:
+    with pytest.raises(ConnectionError, match="is not a completion") as raised:
         write()
     assert openai.key not in str(raised.value)
 
@@ -298,8 +298,8 @@ def test_an_answer_that_is_no_utf_8_is_mended_or_another_is_asked(
     openai: FakeOpenAI, gemini: FakeGemini, provider: str
 ) -> None:
     (openai if provider == "openai" else gemini).failures.append("latin-1")
-    made = write(provider=provider)
-    assert made.provider != provider or made.text == "A caf\ufffd."
+    generated = write(provider=provider)
+    assert generated.provider != provider or generated.text == "A caf\ufffd."
 
 
 def test_half_an_answer_of_gemini_is_none(gemini: FakeGemini) -> None:
@@ -308,11 +308,11 @@ def test_half_an_answer_of_gemini_is_none(gemini: FakeGemini) -> None:
         write()
 
 
-@pytest.mark.parametrize("found", [{"candidates": []}, {"usageMetadata": USAGE}])
+@pytest.mark.parametrize("part", [{"candidates": []}, {"usageMetadata": USAGE}])
 def test_an_answer_of_gemini_without_a_candidate_is_tried_again(
-    gemini: FakeGemini, found: dict[str, Any]
+    gemini: FakeGemini, part: dict[str, Any]
 ) -> None:
-    gemini.chunks = [found]
+    gemini.chunks = [part]
     with pytest.raises(ConnectionError, match="no text"):
         write()
 
@@ -342,10 +342,10 @@ def test_a_model_that_thinks_up_all_its_tokens_is_not_paid_again(
     openai.usage = {**openai.usage, "completion_tokens_details": details}
     usage = {"promptTokenCount": 40, "thoughtsTokenCount": 60, "totalTokenCount": 100}
     gemini.chunks = [chunk(finish="MAX_TOKENS", usage=usage)]
-    found = ask(yard, provider=provider)
-    assert found.status == "failed"
-    said = "came to its limit of tokens before the first word of a text (60 tokens, 60 of them"
-    assert said in str(found.steps["outline"].error)
+    invocation = ask(yard, provider=provider)
+    assert invocation.status == "failed"
+    said = "reached its token limit before the first word of a text (60 tokens, 60 of them"
+    assert said in str(invocation.steps["outline"].error)
     [call] = calls()
     assert (call["status"], call["output_tokens"]) == ("unusable", 60)
     assert call["cost"] > 0
@@ -360,15 +360,19 @@ def test_words_of_a_provider_that_no_table_can_keep_are_kept_without_them(
     assert calls()[0]["status"] == "connectionerror"
 
 
-# Thinking is paid for
+# Thinking is billed
 
 
 def test_thinking_is_counted_and_paid_for_with_both_packages_of_gemini(gemini: FakeGemini) -> None:
     usage = {**USAGE, "thoughtsTokenCount": 200, "totalTokenCount": 214}
     gemini.chunks = [chunk("Queues wait."), chunk(finish="STOP", usage=usage)]
-    made = write()
-    assert (made.prompt_tokens, made.output_tokens, made.thinking_tokens) == (5, 209, 200)
-    assert made.cost == pytest.approx((5 * 0.3 + 209 * 2.5) / 1_000_000)
+    generated = write()
+    assert (generated.prompt_tokens, generated.output_tokens, generated.thinking_tokens) == (
+        5,
+        209,
+        200,
+    )
+    assert generated.cost == pytest.approx((5 * 0.3 + 209 * 2.5) / 1_000_000)
 
 
 def test_thoughts_that_gemini_shows_are_no_part_of_a_text(
@@ -409,9 +413,9 @@ def test_tokens_that_nobody_counts_are_estimated_and_use_up_a_budget(
 
 def test_a_stream_of_gemini_without_usage_is_estimated(gemini: FakeGemini) -> None:
     gemini.chunks = [chunk("Queues wait, and wait.", finish="STOP")]
-    made = write()
-    assert made.output_tokens == 6
-    assert made.prompt_tokens > 0
+    generated = write()
+    assert generated.output_tokens == 6
+    assert generated.prompt_tokens > 0
 
 
 def test_thinking_uses_up_a_budget(
@@ -432,9 +436,9 @@ def test_a_model_that_is_gone_is_passed_over_and_that_is_said(
     yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_MODEL", "gemini-2.0-flash")
-    found = ask(yard)
-    assert found.status == "succeeded"
-    assert found.output["provider"] == "openai"
+    invocation = ask(yard)
+    assert invocation.status == "succeeded"
+    assert invocation.output["provider"] == "openai"
     [kept] = rows("SELECT usage FROM app.content")
     said = kept["usage"]["calls"][0]["passed_over"][0]
     assert said.startswith("Gemini has no model gemini-2.0-flash: set GEMINI_MODEL")
@@ -446,9 +450,9 @@ def test_openai_passes_over_a_model_that_is_gone_too(
 ) -> None:
     monkeypatch.setenv("AI_PROVIDERS", "openai,gemini")
     openai.retired = {OPENAI_MODEL}
-    made = write()
-    assert made.provider == "gemini"
-    assert f"has no model {OPENAI_MODEL}: set OPENAI_MODEL" in made.passed_over[0]
+    generated = write()
+    assert generated.provider == "gemini"
+    assert f"has no model {OPENAI_MODEL}: set OPENAI_MODEL" in generated.passed_over[0]
 
 
 @pytest.mark.parametrize("model", ["deepseek/deepseek-r1:free", "../../v1beta/files"])
@@ -495,7 +499,7 @@ def test_a_budget_in_dollars_refuses_a_model_without_a_price(
     openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AI_DAILY_USD", "5")
-    with pytest.raises(NonRetriable, match=r"nobody knows what the model llama3 costs: .*AI_OTHER"):
+    with pytest.raises(NonRetriable, match=r"the price of the model llama3 is unknown: .*AI_OTHER"):
         write(user="ada", model="llama3")
     assert openai.requests == []
     assert write(model="llama3").cost is None, "nobody's budget"
@@ -511,7 +515,7 @@ def test_a_budget_passes_over_a_model_without_a_price_when_the_first_is_down(
     monkeypatch.setenv("AI_DAILY_USD", "5")
     monkeypatch.setenv("OPENAI_MODEL", "llama3")
     gemini.failures.append(500)
-    with pytest.raises(ConnectionError, match="nobody knows what the model llama3 costs"):
+    with pytest.raises(ConnectionError, match="the price of the model llama3 is unknown"):
         write(user="ada")
 
 
@@ -519,7 +523,7 @@ def test_a_budget_passes_over_a_model_without_a_price_when_the_first_is_down(
     ("variable", "value", "said"),
     [
         ("AI_DAILY_USD", "five", "AI_DAILY_USD is not a number: five"),
-        ("AI_TIMEOUT", "soon", "AI_TIMEOUT is not a number of seconds: soon"),
+        ("AI_TIMEOUT", "soon", "AI_TIMEOUT is not a number: soon"),
         ("AI_OTHER_PRICE", "1", "AI_OTHER_PRICE is not two prices"),
         ("AI_OTHER_PRICE", "1,-2", "AI_OTHER_PRICE is not two prices"),
         ("AI_PRICES", "/nowhere.toml", "the prices of models in /nowhere.toml"),
@@ -534,7 +538,7 @@ def test_a_wrong_setting_is_named_before_anything_is_paid_for(
     assert openai.requests == []
 
 
-# What doctor says
+# runyard doctor
 
 
 def said() -> dict[str, tuple[bool, str]]:
@@ -542,10 +546,10 @@ def said() -> dict[str, tuple[bool, str]]:
 
 
 def test_doctor_asks_for_the_models(gemini: FakeGemini, openai: FakeOpenAI) -> None:
-    found = said()
-    assert found["gemini"] == (True, f"on: 2 models, {GEMINI_MODEL} by default")
-    assert found["openai"][0]
-    assert found["openai"][1].endswith(f"{OPENAI_MODEL} by default")
+    shown = said()
+    assert shown["gemini"] == (True, f"on: 2 models, {GEMINI_MODEL} by default")
+    assert shown["openai"][0]
+    assert shown["openai"][1].endswith(f"{OPENAI_MODEL} by default")
 
 
 def test_doctor_says_when_the_model_is_not_there(
@@ -553,14 +557,14 @@ def test_doctor_says_when_the_model_is_not_there(
 ) -> None:
     monkeypatch.setenv("GEMINI_MODEL", "gemini-2.0-flash")
     monkeypatch.setenv("OPENAI_MODEL", "gpt-4o-minni")
-    found = said()
-    assert not found["gemini"][0]
-    assert not found["openai"][0]
-    assert "does not list the model gemini-2.0-flash among its 2" in found["gemini"][1]
+    shown = said()
+    assert not shown["gemini"][0]
+    assert not shown["openai"][0]
+    assert "the model gemini-2.0-flash is not among the 2 models" in shown["gemini"][1]
     assert (
-        "set GEMINI_MODEL to one of them (gemini-3.5-flash-lite, gemini-3.8" in found["gemini"][1]
+        "set GEMINI_MODEL to one of them (gemini-3.5-flash-lite, gemini-3.8" in shown["gemini"][1]
     )
-    assert "set OPENAI_MODEL to one of them (fake-model, gpt-6-luna)" in found["openai"][1]
+    assert "set OPENAI_MODEL to one of them (fake-model, gpt-6-luna)" in shown["openai"][1]
 
 
 def test_doctor_knows_the_names_of_ollama(
@@ -595,7 +599,7 @@ def test_a_package_that_is_not_there_is_named(
     gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_LIBRARY", "google-palm")
-    with pytest.raises(NonRetriable, match="GEMINI_LIBRARY is google-palm; there are: google-gen"):
+    with pytest.raises(NonRetriable, match=r"GEMINI_LIBRARY is 'google-palm': it can be google-g"):
         write()
 
 

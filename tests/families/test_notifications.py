@@ -1,4 +1,4 @@
-"""Notifications by preference, the contact form, the welcome: what goes out, when, and what does not."""
+"""Notifications by preference, the contact form, the welcome: what is sent, and when."""
 
 import base64
 import json
@@ -10,9 +10,9 @@ import pytest
 
 from demo.fake_server import FakeServer, Handler
 from resources import safe_http
-from resources.contact.messages import mailbox
+from resources.contact.tables import mailbox
 from resources.email.templates import render_template
-from resources.notifications.preferences import Notifications, Preferences
+from resources.notifications.tables import Notifications, Preferences
 from runyard.gateway.http.signatures import StandardWebhooks
 from runyard.testing import Invocation, Yard
 from tests.families.conftest import rows
@@ -31,23 +31,23 @@ class Receiver(FakeServer):
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    with Receiver() as made:
-        monkeypatch.setenv("RUNYARD_ALLOWED_HOSTS", made.url.removeprefix("http://"))
+    with Receiver() as server:
+        monkeypatch.setenv("RUNYARD_ALLOWED_HOSTS", server.url.removeprefix("http://"))
         monkeypatch.setenv("NOTIFY_WEBHOOK_SECRET", SECRET)
-        yield made
+        yield server
 
 
 def tell(yard: Yard, **more: Any) -> Invocation:
-    found = yard.send(
+    invocation = yard.send(
         "notification/requested",
         {"user": "ada", "kind": "report", "title": "Ready", "message": "It has 12 pages.", **more},
     ).invocation
     yard.work()
-    return found
+    return invocation
 
 
 def prefer(**more: Any) -> None:
-    Notifications().prefer(Preferences(user_id="ada", email="ada@example.com", **more))
+    Notifications().save(Preferences(user_id="ada", email="ada@example.com", **more))
 
 
 def mails(yard: Yard) -> list[dict[str, Any]]:
@@ -55,8 +55,8 @@ def mails(yard: Yard) -> list[dict[str, Any]]:
 
 
 def test_a_user_without_preferences_is_told_in_the_application(yard: Yard) -> None:
-    found = tell(yard)
-    assert found.output == {"channels": ["in-app"], "left_out": ["mail: no address is known"]}
+    invocation = tell(yard)
+    assert invocation.output == {"channels": ["in-app"], "dropped": ["mail: no address is known"]}
     assert [(row["user_id"], row["title"]) for row in rows("SELECT * FROM app.notifications")] == [
         ("ada", "Ready")
     ] and mails(yard) == []
@@ -64,8 +64,8 @@ def test_a_user_without_preferences_is_told_in_the_application(yard: Yard) -> No
 
 def test_mail_and_webhook_go_out_and_the_webhook_is_signed(yard: Yard, receiver: Receiver) -> None:
     prefer(webhook_url=f"{receiver.url}/hook", channels=["in-app", "mail", "webhook"])
-    found = tell(yard, action_url="https://example.com/r")
-    assert found.status == "succeeded", found
+    invocation = tell(yard, action_url="https://example.com/r")
+    assert invocation.status == "succeeded", invocation
     assert mails(yard)[0]["data"] == {
         "title": "Ready",
         "message": "It has 12 pages.",
@@ -84,11 +84,11 @@ def test_a_webhook_is_tried_again_under_the_same_id(
 ) -> None:
     prefer(webhook_url=receiver.url, channels=["webhook"])
     receiver.failures.append(failure)
-    found = tell(yard)
-    assert found.status == "queued"
+    invocation = tell(yard)
+    assert invocation.status == "queued"
     yard.advance("2m")
     assert (
-        found.status == "succeeded"
+        invocation.status == "succeeded"
         and len({headers["webhook-id"] for _, _, headers, _ in receiver.requests}) == 1
         and len(receiver.requests) == 2
     )
@@ -106,8 +106,8 @@ def test_a_webhook_is_tried_again_under_the_same_id(
 )
 def test_a_webhook_into_a_private_network_is_final(yard: Yard, url: str) -> None:
     prefer(webhook_url=url, channels=["webhook"])
-    found = tell(yard)
-    assert found.status == "failed", found
+    invocation = tell(yard)
+    assert invocation.status == "failed", invocation
 
 
 def test_a_webhook_that_redirects_is_not_followed(yard: Yard, receiver: Receiver) -> None:
@@ -123,14 +123,14 @@ def test_quiet_hours_hold_mail_but_not_the_application(yard: Yard) -> None:
         quiet_from=(now - timedelta(minutes=1)).time(),
         quiet_until=(now + timedelta(hours=7)).time().replace(microsecond=0),
     )
-    found = tell(yard)
+    invocation = tell(yard)
     assert (
-        found.status == "sleeping"
+        invocation.status == "sleeping"
         and mails(yard) == []
         and len(rows("SELECT 1 FROM app.notifications")) == 1
     )
     yard.advance("7h")
-    assert found.status == "succeeded" and len(mails(yard)) == 1
+    assert invocation.status == "succeeded" and len(mails(yard)) == 1
 
 
 def test_quiet_hours_go_over_midnight_in_the_users_time_zone() -> None:
@@ -149,16 +149,16 @@ def test_quiet_hours_go_over_midnight_in_the_users_time_zone() -> None:
 
 def test_what_a_user_has_muted_or_switched_off_is_left_out(yard: Yard) -> None:
     prefer(channels=["in-app"], muted=["marketing"])
-    assert tell(yard, kind="marketing").output["left_out"] == ["ada has muted marketing"]
+    assert tell(yard, kind="marketing").output["dropped"] == ["ada has muted marketing"]
     assert (
-        tell(yard, channels=["mail"]).output["left_out"] == ["mail: switched off by ada"]
+        tell(yard, channels=["mail"]).output["dropped"] == ["mail: switched off by ada"]
         and mails(yard) == []
     )
 
 
 def test_a_digest_is_one_mail_for_all_that_came(yard: Yard) -> None:
     prefer(digest=True)
-    Notifications().prefer(Preferences(user_id="bob", email="bob@example.com", digest=True))
+    Notifications().save(Preferences(user_id="bob", email="bob@example.com", digest=True))
     for number in range(3):
         tell(yard, title=f"Number {number}")
     tell(yard, user="bob")
@@ -176,12 +176,12 @@ def test_a_digest_is_one_mail_for_all_that_came(yard: Yard) -> None:
 
 
 def contact(yard: Yard, **more: Any) -> Invocation:
-    found = yard.send(
+    invocation = yard.send(
         "contact/submitted",
         {"name": "Grace", "email": "grace@example.com", "message": "Do you ship?", **more},
     ).invocation
     yard.work()
-    return found
+    return invocation
 
 
 def test_a_contact_form_tells_the_staff_and_the_sender(yard: Yard) -> None:
@@ -204,20 +204,21 @@ def test_a_contact_form_tells_the_staff_and_the_sender(yard: Yard) -> None:
     ],
 )
 def test_spam_is_kept_and_nobody_is_told(yard: Yard, more: dict[str, str], reason: str) -> None:
-    found = contact(yard, **more)
+    invocation = contact(yard, **more)
     assert (
-        found.status == "succeeded"
+        invocation.status == "succeeded"
         and mails(yard) == []
-        and found.steps["check-for-spam"].output["spam"] == [reason]
+        and invocation.steps["check-for-spam"].output["spam"] == [reason]
     )
     assert rows("SELECT reasons FROM app.contact_messages") == [{"reasons": [reason]}]
 
 
 def test_the_sixth_message_within_an_hour_is_spam(yard: Yard) -> None:
     for _ in range(6):
-        found = contact(yard)
+        invocation = contact(yard)
     assert (
-        "more than 5 messages within an hour" in found.steps["check-for-spam"].output["spam"][0]
+        "more than 5 messages within an hour"
+        in invocation.steps["check-for-spam"].output["spam"][0]
         and len(mails(yard)) == 10
     )
     yard.advance("1h")
@@ -267,9 +268,9 @@ def test_a_limit_that_is_no_number_is_an_error_that_names_it(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("CONTACT_ACKNOWLEDGEMENTS", given)
-    found = contact(yard)
-    assert found.status == "failed"
-    assert "CONTACT_ACKNOWLEDGEMENTS" in str(found.steps["check-for-spam"].error)
+    invocation = contact(yard)
+    assert invocation.status == "failed"
+    assert "CONTACT_ACKNOWLEDGEMENTS" in str(invocation.steps["check-for-spam"].error)
 
 
 def test_a_mailbox_is_counted_however_its_address_is_written(yard: Yard) -> None:
@@ -281,8 +282,11 @@ def test_a_mailbox_is_counted_however_its_address_is_written(yard: Yard) -> None
         "Other <grace+2@example.com>",
         "grace+3@example.com",
     ):
-        found = contact(yard, email=email)
-    assert "more than 5 messages within an hour" in found.steps["check-for-spam"].output["spam"][0]
+        invocation = contact(yard, email=email)
+    assert (
+        "more than 5 messages within an hour"
+        in invocation.steps["check-for-spam"].output["spam"][0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -299,11 +303,13 @@ def test_the_mailbox_behind_an_address(address: str, box: str) -> None:
 
 
 def test_a_new_user_is_welcomed_and_written_to_again(yard: Yard) -> None:
-    found = yard.send(
+    invocation = yard.send(
         "user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}
     ).invocation
     yard.work()
-    assert [mail["template"] for mail in mails(yard)] == ["welcome"] and found.status == "sleeping"
+    assert [mail["template"] for mail in mails(yard)] == [
+        "welcome"
+    ] and invocation.status == "sleeping"
     yard.advance("71h")
     assert len(mails(yard)) == 1
     yard.advance("1h")
@@ -312,14 +318,14 @@ def test_a_new_user_is_welcomed_and_written_to_again(yard: Yard) -> None:
 
 
 def test_who_has_come_back_is_not_written_to_again(yard: Yard) -> None:
-    found = yard.send(
+    invocation = yard.send(
         "user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}
     ).invocation
     yard.advance("2d")
     yard.send("user/returned", {"user": "bob"})
     yard.send("user/returned", {"user": "ada"})
     yard.advance("2d")
-    assert found.status == "succeeded" and len(mails(yard)) == 1
+    assert invocation.status == "succeeded" and len(mails(yard)) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Subjects that break lines in Unicode's way, and an address that no index holds among reports of SendGrid."""
+"""Subjects with Unicode's line breaks, and reports about an address too long for an index."""
 
 import random
 import time

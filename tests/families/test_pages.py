@@ -1,4 +1,4 @@
-"""The project's pages of the dev page: mails, texts, pictures and videos, as the functions have made them."""
+"""The project's pages of the dev page: mails, texts, images and videos."""
 
 import base64
 import io
@@ -99,7 +99,7 @@ def test_a_mail_that_is_no_longer_in_the_outbox_is_still_listed(
     [address] = links(page.get("/dev/outbox").text, "/dev/outbox")
     for file in (tmp_path / "outbox").glob("*.eml"):
         file.unlink()
-    assert "The outbox has no file of it any more" in page.get(address).text
+    assert "This mail is not in the outbox any more" in page.get(address).text
     assert page.get(f"{address}/html").status_code == 404
 
 
@@ -140,11 +140,12 @@ def test_a_text_is_there_with_where_it_came_from_and_what_is_under_way(
         "content/generate.requested", {"topic": "Queues & <locks>", "length": 300, "user": "ada"}
     )
     assert (
-        "Under way" in page.get("/dev/content").text
+        "In progress" in page.get("/dev/content").text
         and "Queues &amp; &lt;locks&gt;" in page.get("/dev/content").text
     )
     rows(
-        "INSERT INTO runyard.progress (invocation_id, step, percent, text) SELECT id, 'section-1', 40, 'section 1 of 2' FROM runyard.invocations RETURNING id"
+        "INSERT INTO runyard.progress (invocation_id, step, percent, text)"
+        " SELECT id, 'section-1', 40, 'section 1 of 2' FROM runyard.invocations RETURNING id"
     )
     writing = page.get("/dev/content").text
     assert "section 1 of 2 (40 %)" in writing and re.search(
@@ -152,7 +153,7 @@ def test_a_text_is_there_with_where_it_came_from_and_what_is_under_way(
     )
     yard.work()
     listed = page.get("/dev/content").text
-    assert "Under way" not in listed and "a placeholder of the offline generator" in listed
+    assert "In progress" not in listed and "a placeholder from the offline generator" in listed
     [address] = links(listed, "/dev/content")
     shown = page.get(address).text
     assert "no model has written it" in shown and "outline" in shown and "needs review" in shown
@@ -234,10 +235,12 @@ def test_the_page_of_the_documentation_is_one(
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "orders.html").write_text(
         '{% extends "base.html" %}{% block title %}Orders{% endblock %}'
-        '{% block main %}<h1>Orders</h1><div id="live" data-live>{% include "orders.live.html" %}</div>{% endblock %}'
+        "{% block main %}<h1>Orders</h1>"
+        '<div id="live" data-live>{% include "orders.live.html" %}</div>{% endblock %}'
     )
     (tmp_path / "templates" / "orders.live.html").write_text(
-        "{% for order in orders %}<p>{{ order.number }}: {{ order.total }} {{ number }}</p>{% endfor %}"
+        "{% for order in orders %}"
+        "<p>{{ order.number }}: {{ order.total }} {{ number }}</p>{% endfor %}"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(settings(), "pages", "my_pages")

@@ -1,4 +1,4 @@
-"""Loads of a REST API, a database and files: what changes, what does not, and that nothing is ever half there."""
+"""Loads of a REST API, a database and files: what changes, what does not, never a half load."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 from dagster import DagsterInstance, materialize
 
 from demo.fake_server import FakeServer, Handler
-from resources.email.messages import EmailMessages
+from resources.email.tables import EmailMessages
 from resources.sync import rest_source, source_config
 from resources.sync.source_config import SyncMisdeclared
 from runyard.store import database
@@ -25,7 +25,7 @@ from runyard.testing import Invocation, Yard
 from tests.conftest import ROOT, wait_until
 from tests.families.conftest import rows
 
-# Requests leaves a connection open that was reset, for the garbage collector.
+# Requests leaves a reset connection to the garbage collector.
 pytestmark = [
     pytest.mark.usefixtures("no_synced_tables"),
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 class Api(FakeServer):
-    """A paged API with one collection, which changes."""
+    """A paginated API with one collection that changes."""
 
     token = "fake-api-token-0123456789"
 
@@ -46,33 +46,33 @@ class Api(FakeServer):
             return request.answer(401, {"errors": [{"message": "authorization required"}]})
         path, query = urlsplit(request.path).path, parse_qs(urlsplit(request.path).query)
         since = int(query.get("start_time", ["0"])[0])
-        found = [item for item in self.items if item.get("created", 0) >= since]
+        items = [item for item in self.items if item.get("created", 0) >= since]
         if path == "/etag":
             tag = f'"{len(self.items)}"'
             return (
                 request.answer(304)
                 if request.headers.get("If-None-Match") == tag
-                else request.answer(200, found, headers={"ETag": tag})
+                else request.answer(200, items, headers={"ETag": tag})
             )
         if path == "/linked":
             page = int(query.get("page", ["1"])[0])
             more = (
                 {"Link": f'<{self.url}/linked?page={page + 1}>; rel="next"'}
-                if page * 2 < len(found)
+                if page * 2 < len(items)
                 else {}
             )
             return request.answer(
-                200, {"data": {"items": found[(page - 1) * 2 : page * 2]}}, headers=more
+                200, {"data": {"items": items[(page - 1) * 2 : page * 2]}}, headers=more
             )
         offset, limit = int(query.get("offset", ["0"])[0]), int(query.get("limit", ["500"])[0])
-        return request.answer(200, found[offset : offset + limit])
+        return request.answer(200, items[offset : offset + limit])
 
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    with Api() as made:
-        monkeypatch.setenv("API_TOKEN", made.token)
-        yield made
+    with Api() as server:
+        monkeypatch.setenv("API_TOKEN", server.token)
+        yield server
 
 
 def rest(api: Api, **table: Any) -> str:
@@ -85,13 +85,14 @@ def rest(api: Api, **table: Any) -> str:
         **table,
     }
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
-    return f'[[source]]\nname = "crm"\nkind = "rest"\nurl = "{api.url}"\ntoken_env = "API_TOKEN"\nchanges = "ask"\n[[source.table]]\n{lines}\n'
+    head = f'[[source]]\nname = "crm"\nkind = "rest"\nurl = "{api.url}"\ntoken_env = "API_TOKEN"\n'
+    return f'{head}changes = "ask"\n[[source.table]]\n{lines}\n'
 
 
 def sync(yard: Yard, source: str = "crm", **more: Any) -> Invocation:
-    found = yard.send("sync/requested", {"source": source, **more}).invocation
+    invocation = yard.send("sync/requested", {"source": source, **more}).invocation
     yard.work()
-    return found
+    return invocation
 
 
 def people(schema: str = "sync_crm", table: str = "people") -> dict[Any, Any]:
@@ -101,8 +102,10 @@ def people(schema: str = "sync_crm", table: str = "people") -> dict[Any, Any]:
 def test_pages_are_merged_by_key_and_recorded(yard: Yard, api: Api, declare: Any) -> None:
     declare(rest(api))
     api.items = [{"id": number, "name": f"n{number}"} for number in range(5)]
-    found = sync(yard)
-    assert found.status == "succeeded" and found.output["rows"] == {"people": 5}, found
+    invocation = sync(yard)
+    assert invocation.status == "succeeded" and invocation.output["rows"] == {"people": 5}, (
+        invocation
+    )
     api.items = [{"id": 4, "name": "other"}, {"id": 9, "name": "new"}]
     sync(yard)
     assert people() == {0: "n0", 1: "n1", 2: "n2", 3: "n3", 4: "other", 9: "new"}
@@ -119,10 +122,10 @@ def test_only_what_is_newer_is_asked_for_and_the_watermark_moves_with_the_load(
     sync(yard)
     api.items += [{"id": 3, "name": "c", "created": 300}]
     api.failures.append(500)
-    found = sync(yard)
-    assert found.status == "queued"
+    invocation = sync(yard)
+    assert invocation.status == "queued"
     yard.advance("1m")
-    assert found.status == "succeeded" and sorted(people()) == [1, 2, 3]
+    assert invocation.status == "succeeded" and sorted(people()) == [1, 2, 3]
     asked = [
         parse_qs(urlsplit(path).query).get("start_time")
         for _, path, _, _ in api.requests
@@ -183,9 +186,9 @@ def test_a_page_has_bounds_of_its_own(
     monkeypatch.setattr(rest_source, bound, 0)
     declare(rest(api))
     api.items = [{"id": 1, "name": "a"}]
-    found = sync(yard)
-    assert found.status == status
-    assert said in str(found.steps["load"].error)
+    invocation = sync(yard)
+    assert invocation.status == status
+    assert said in str(invocation.steps["load"].error)
 
 
 @pytest.mark.parametrize(
@@ -206,11 +209,11 @@ def test_faults_of_the_source_leave_the_old_rows(
     sync(yard)
     api.items = [{"id": number, "name": "new"} for number in range(3)]
     api.failures.extend([None, failure])  # in the second page
-    found = sync(yard)
-    assert found.status == status, found
+    invocation = sync(yard)
+    assert invocation.status == status, invocation
     assert set(people().values()) == {"old"}
     if isinstance(failure, tuple):
-        assert 69 < (found.due - yard.now).total_seconds() <= 70
+        assert 69 < (invocation.due - yard.now).total_seconds() <= 70
     if status == "queued":
         yard.advance("2m")
         assert set(people().values()) == {"new"}
@@ -221,17 +224,18 @@ def test_a_wrong_token_is_final_and_not_shown(
 ) -> None:
     declare(rest(api))
     monkeypatch.setenv("API_TOKEN", "wrong-and-secret")
-    found = sync(yard)
+    invocation = sync(yard)
     assert (
-        found.status == "failed"
-        and "401" in str(found.steps["load"].error)
-        and "wrong-and-secret" not in str(found.steps)
+        invocation.status == "failed"
+        and "401" in str(invocation.steps["load"].error)
+        and "wrong-and-secret" not in str(invocation.steps)
     )
 
 
 def test_a_source_that_is_not_there_or_not_on_is_named(yard: Yard, declare: Any) -> None:
     declare(
-        '[[source]]\nname = "off"\nkind = "sql"\nurl_env = "NOT_SET"\n[[source.table]]\nname = "t"\n'
+        '[[source]]\nname = "off"\nkind = "sql"\nurl_env = "NOT_SET"\n'
+        '[[source.table]]\nname = "t"\n'
     )
     assert "set NOT_SET" in str(sync(yard, "off").steps["load"].error)
     assert "there is no source nothing; there are: off" in str(
@@ -245,14 +249,17 @@ def test_another_database_with_its_deletes(
     with database.connection() as connection:
         connection.execute("CREATE SCHEMA elsewhere")
         connection.execute(
-            "CREATE TABLE elsewhere.users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text, updated_at timestamptz, deleted_at timestamptz, secret text)"
+            "CREATE TABLE elsewhere.users (id uuid PRIMARY KEY DEFAULT gen_random_uuid(),"
+            " name text, updated_at timestamptz, deleted_at timestamptz, secret text)"
         )
         connection.execute(
-            "INSERT INTO elsewhere.users (name, updated_at, secret) SELECT 'u' || n, now() - interval '1 day', 'x' FROM generate_series(1, 1000) AS n"
+            "INSERT INTO elsewhere.users (name, updated_at, secret)"
+            " SELECT 'u' || n, now() - interval '1 day', 'x' FROM generate_series(1, 1000) AS n"
         )
     monkeypatch.setenv("OTHER_URL", database.database_url())
     declare(
-        '[[source]]\nname = "other"\nkind = "sql"\nurl_env = "OTHER_URL"\nschema = "elsewhere"\n[[source.table]]\nname = "users"\nkey = ["id"]\ncursor = "updated_at"\n'
+        '[[source]]\nname = "other"\nkind = "sql"\nurl_env = "OTHER_URL"\nschema = "elsewhere"\n'
+        '[[source.table]]\nname = "users"\nkey = ["id"]\ncursor = "updated_at"\n'
         'deleted = "deleted_at"\ncolumns = ["id", "name", "updated_at", "deleted_at"]\n'
     )
     assert sync(yard, "other").output["rows"] == {"users": 1000}
@@ -268,7 +275,9 @@ def test_another_database_with_its_deletes(
     assert len(names) == 999 and "changed" in names and not {"u7", "u8"} & names
     assert (
         rows(
-            "SELECT column_name AS c FROM information_schema.columns WHERE table_schema = 'sync_other' AND table_name = 'users' AND column_name = 'secret'"
+            "SELECT column_name AS c FROM information_schema.columns"
+            " WHERE table_schema = 'sync_other' AND table_name = 'users'"
+            " AND column_name = 'secret'"
         )
         == []
     )
@@ -290,7 +299,8 @@ def test_files_of_every_kind(yard: Yard, declare: Any, tmp_path: Path, kind: str
     }
     write[kind](folder / f"people.{kind}")
     declare(
-        f'[[source]]\nname = "drop"\nkind = "files"\nurl = "file://{folder}"\n[[source.table]]\nname = "people"\npattern = "*.{kind}"\nformat = "{kind}"\n'
+        f'[[source]]\nname = "drop"\nkind = "files"\nurl = "file://{folder}"\n'
+        f'[[source.table]]\nname = "people"\npattern = "*.{kind}"\nformat = "{kind}"\n'
     )
     assert sync(yard, "drop").status == "succeeded" and people("sync_drop") == {1: "Ada", 2: "Bob"}
     frame.drop(0, inplace=True)
@@ -309,8 +319,8 @@ def test_suppressions_of_sendgrid_reach_the_list(
         {"email": "Bounce@Example.com", "created": int(time.time()), "reason": "550"},
         {"email": "hand@example.com", "created": int(time.time())},
     ]
-    found = sync(yard, "sendgrid")
-    assert found.status == "succeeded", found
+    invocation = sync(yard, "sendgrid")
+    assert invocation.status == "succeeded", invocation
     assert rows("SELECT address, reason, source FROM app.suppressions ORDER BY 1") == [
         {"address": "bounce@example.com", "reason": "bounces", "source": "sendgrid"},
         {"address": "hand@example.com", "reason": "by hand", "source": "manual"},
@@ -355,13 +365,16 @@ def test_each_table_is_an_asset_with_its_rows(
 
     declare(rest(api))
     api.items = [{"id": 1, "name": "a"}]
-    made = _of(source_config.sources()["crm"])
-    assert [key.to_user_string() for key in made.keys] == ["sync_crm/people"]
+    asset = _of(source_config.sources()["crm"])
+    assert [key.to_user_string() for key in asset.keys] == ["sync_crm/people"]
     with DagsterInstance.ephemeral() as instance:
         [event] = materialize(
-            [made], instance=instance, resources={"syncs": Syncs()}
+            [asset], instance=instance, resources={"syncs": Syncs()}
         ).get_asset_materialization_events()
     assert event.materialization.metadata["dagster/row_count"].value == 1
+
+
+_SQL = '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\n'
 
 
 @pytest.mark.parametrize(
@@ -378,15 +391,15 @@ def test_each_table_is_an_asset_with_its_rows(
             "url",
         ),
         (
-            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ncursor = "c"\n',
+            f'{_SQL}name = "t"\ncursor = "c"\n',
             "need a key",
         ),
         (
-            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\nencoding = "nope"\n',
-            "'nope' is no encoding",
+            f'{_SQL}name = "t"\nencoding = "nope"\n',
+            "'nope' is not an encoding",
         ),
         (
-            '[[source]]\nname = "a"\nkind = "sql"\nurl = "u"\n[[source.table]]\nname = "t"\ntypes = { a = "int" }\n',
+            f'{_SQL}name = "t"\ntypes = {{ a = "int" }}\n',
             "types.a: Input should be 'text', 'bigint'",
         ),
     ],
@@ -403,13 +416,13 @@ def test_a_schedule_sends_the_event_once_a_time(yard: Yard, api: Api, declare: A
     from schedules.sync import _schedule
 
     declare(rest(api))
-    made = _schedule(source_config.sources()["crm"], "* * * * *")
+    schedule = _schedule(source_config.sources()["crm"], "* * * * *")
     with (
         DagsterInstance.ephemeral() as instance,
         build_schedule_context(
             instance, scheduled_execution_time=datetime(2026, 1, 1, tzinfo=UTC)
         ) as context,
     ):
-        made.evaluate_tick(context)
-        made.evaluate_tick(context)
+        schedule.evaluate_tick(context)
+        schedule.evaluate_tick(context)
     assert [event.data for event in yard.sent("sync/requested")] == [{"source": "crm"}]

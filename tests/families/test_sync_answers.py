@@ -1,4 +1,4 @@
-"""Answers without rows, and packed files that are damaged: refused, and the table stays."""
+"""Answers without rows, and damaged archives: they are refused, and the table stays."""
 
 import gzip
 from pathlib import Path

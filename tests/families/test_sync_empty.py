@@ -1,4 +1,4 @@
-"""Folders that are not there, and files that have only a header."""
+"""Folders that do not exist, and files with only a header."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Loads change nothing: each value is kept as it is in the source, or the load is refused."""
+"""Loads change nothing: each value is stored as it is in the source, or the load is refused."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ pytestmark = [
 
 
 class RawApi(FakeServer):
-    """Answers with bytes as they are given."""
+    """Answers with the given bytes."""
 
     body: bytes = b"[]"
     content_type = "application/json"
@@ -40,8 +40,8 @@ class RawApi(FakeServer):
 
 @pytest.fixture
 def raw_api() -> Iterator[RawApi]:
-    with RawApi() as made:
-        yield made
+    with RawApi() as server:
+        yield server
 
 
 def table(**options: Any) -> str:
@@ -64,34 +64,36 @@ def _toml(value: Any) -> str:
 
 
 def load(yard: Yard, **more: Any) -> Invocation:
-    found = yard.send("sync/requested", {"source": "s", **more}).invocation
+    invocation = yard.send("sync/requested", {"source": "s", **more}).invocation
     yard.work()
-    return found
+    return invocation
 
 
-def refusal(found: Invocation) -> str:
-    """The words of a refusal, which is final with one attempt."""
-    assert (found.status, found.attempt) == ("failed", 1), found
-    return str(found.steps["load"].error["message"])
+def refusal(invocation: Invocation) -> str:
+    """The message of a refusal, which is final after one attempt."""
+    assert (invocation.status, invocation.attempt) == ("failed", 1), invocation
+    return str(invocation.steps["load"].error["message"])
 
 
 def kinds(name: str = "people") -> dict[str, str]:
-    found = rows(
+    columns = rows(
         "SELECT attname AS name, format_type(atttypid, atttypmod) AS kind FROM pg_attribute"
-        " WHERE attrelid = %s::regclass AND attnum > 0 AND attname NOT LIKE '\\_dlt%%' ORDER BY attnum",
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND attname NOT LIKE '\\_dlt%%'"
+        " ORDER BY attnum",
         f"sync_s.{name}",
     )
-    return {row["name"]: row["kind"] for row in found}
+    return {row["name"]: row["kind"] for row in columns}
 
 
 def texts(name: str = "people") -> list[dict[str, str | None]]:
     """The rows with each value as PostgreSQL writes it."""
-    found = rows(
-        f"SELECT (SELECT jsonb_object_agg(key, value) FROM jsonb_each_text(to_jsonb(t))) AS row FROM sync_s.{name} AS t"
+    stored = rows(
+        "SELECT (SELECT jsonb_object_agg(key, value) FROM jsonb_each_text(to_jsonb(t))) AS row"
+        f" FROM sync_s.{name} AS t"
     )
     kept = [
         {key: value for key, value in row["row"].items() if not key.startswith("_dlt")}
-        for row in found
+        for row in stored
     ]
     return sorted(kept, key=lambda row: int(row.get("id") or 0))
 
@@ -104,9 +106,9 @@ def files(folder: Path, **options: Any) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "files"
-    made.mkdir()
-    return made
+    path = tmp_path / "files"
+    path.mkdir()
+    return path
 
 
 def rest(api: RawApi, **options: Any) -> str:
@@ -123,7 +125,7 @@ def test_fields_stay_as_they_are_written(yard: Yard, declare: Any, folder: Path)
         'id,zip,country,manager_id,amount,size\n1,00501,NA,9007199254740993,100000000000000.01,inf\n2,02116,CH,,19.90,""\n'
     )
     declare(files(folder))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert kinds() == {
         "id": "bigint",
         "zip": "text",
@@ -167,9 +169,9 @@ def test_delimiter_and_encoding_are_found_and_said(
     text = "\r\n".join(delimiter.join(line) for line in lines) + "\r\n"
     (folder / "people.csv").write_bytes(text.encode(encoding))
     declare(files(folder))
-    found = load(yard)
+    invocation = load(yard)
     assert [row["name"] for row in texts()] == ["Zoë", "a\nb"]
-    assert found.output["notes"] == [f"people.csv: {encoding}, {called}, 3 columns"]
+    assert invocation.output["notes"] == [f"people.csv: {encoding}, {called}, 3 columns"]
 
 
 @pytest.mark.parametrize(
@@ -185,11 +187,11 @@ def test_delimiter_and_encoding_are_found_and_said(
             b"id,name\n1,a\x00b\n",
             "people.name, people.csv, row 1: PostgreSQL's text cannot hold NUL",
         ),
-        (b"a;b,c\n1;2,3\n", "it may be divided by comma or semicolon: give it"),
+        (b"a;b,c\n1;2,3\n", "its delimiter may be comma or semicolon: set it"),
         ("id,имя\n1,Анна\n".encode("koi8-r"), "its encoding is not utf-8 or windows-1252"),
         ("id,名前\n1,太郎\n".encode("shift-jis"), "its encoding is not utf-8 or windows-1252"),
-        (b"id,_dlt_id\n1,2\n", '"_dlt_id" is a name that is in use already'),
-        (b"id,xmin\n1,2\n", '"xmin" is a name that is in use already'),
+        (b"id,_dlt_id\n1,2\n", '"_dlt_id" is a reserved name'),
+        (b"id,xmin\n1,2\n", '"xmin" is a reserved name'),
     ],
 )
 def test_a_file_that_cannot_be_kept_is_refused_with_its_line(
@@ -205,7 +207,7 @@ def test_what_was_not_found_can_be_given(yard: Yard, declare: Any, folder: Path)
     declare(
         files(folder, encoding="koi8-r", delimiter="semicolon", rename={"имя,отчество": "name"})
     )
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert texts() == [{"id": "1", "name": "Анна,Б"}]
 
 
@@ -213,7 +215,7 @@ def test_a_declared_type_is_the_columns_type(yard: Yard, declare: Any, folder: P
     (folder / "people.csv").write_text("id,born,ok,zip,score\n1,2024-02-29,yes,1234,007\n2,,,,\n")
     types = {"born": "date", "ok": "boolean", "zip": "text", "score": "numeric"}
     declare(files(folder, types=types))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert kinds() == {
         "id": "bigint",
         "born": "date",
@@ -233,8 +235,8 @@ def test_a_declared_type_is_the_columns_type(yard: Yard, declare: Any, folder: P
 @pytest.mark.parametrize(
     ("kind", "value", "words"),
     [
-        ("numeric", "NA", "people.v, people.csv, row 2: 'NA' is no numeric"),
-        ("bigint", "1.5", "people.v, people.csv, row 2: '1.5' is no bigint"),
+        ("numeric", "NA", "people.v, people.csv, row 2: 'NA' is not a valid numeric"),
+        ("bigint", "1.5", "people.v, people.csv, row 2: '1.5' is not a valid bigint"),
         ("date", "2026-02-30", "people.v, row 2: date/time field value out of range"),
         ("interval", "soon", "people.v, row 2: invalid input syntax for type interval"),
     ],
@@ -253,10 +255,10 @@ def test_files_without_rows_make_tables_and_a_blank_name_is_numbered(
     (folder / "a.csv").write_text(",name\n")
     (folder / "b.csv").write_text("")
     declare(files(folder))
-    found = load(yard)
-    assert found.status == "succeeded", found.steps["load"].error
+    invocation = load(yard)
+    assert invocation.status == "succeeded", invocation.steps["load"].error
     assert kinds() == {"column_1": "text", "name": "text"}
-    assert sorted(found.output["notes"]) == ["a.csv: utf-8, comma, 2 columns", "b.csv: empty"]
+    assert sorted(invocation.output["notes"]) == ["a.csv: utf-8, comma, 2 columns", "b.csv: empty"]
 
 
 def test_numbers_become_text_where_text_comes_later(yard: Yard, declare: Any, folder: Path) -> None:
@@ -265,8 +267,8 @@ def test_numbers_become_text_where_text_comes_later(yard: Yard, declare: Any, fo
     load(yard)
     assert kinds()["zip"] == "numeric"
     (folder / "more.csv").write_text("id,zip\n3,00501\n")
-    found = load(yard)
-    assert found.output["changes"] == ["people.zip is text, was numeric"]
+    invocation = load(yard)
+    assert invocation.output["changes"] == ["people.zip is text, was numeric"]
     assert [row["zip"] for row in texts()] == ["10115", "10.50", "00501"]
 
 
@@ -276,7 +278,7 @@ def test_a_very_long_field_and_a_compressed_file_are_read(
     long = "x" * (9 << 20)
     (folder / "people.csv.gz").write_bytes(gzip.compress(f'id,v\n1,"{long}"\n2,y\n'.encode()))
     declare(files(folder))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert [len(row["v"] or "") for row in texts()] == [len(long), 1]
 
 
@@ -302,7 +304,7 @@ def test_columns_of_every_script_have_columns_of_their_own(
     }
     raw_api.body = json.dumps([row]).encode()
     declare(rest(raw_api))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     [kept] = texts()
     assert sorted(kept.values()) == sorted(str(value) for value in row.values())
     assert {"名前", "住所", "имя", "дом", "user_name"} < kept.keys()
@@ -315,7 +317,7 @@ def test_names_that_would_be_one_are_refused_with_both(
     declare(rest(raw_api))
     assert '"price-eur" and "price_eur" would both be the column price_eur' in refusal(load(yard))
     declare(rest(raw_api, rename={"price-eur": "dashed", "priceEur": "camel"}))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert texts() == [{"id": "1", "dashed": "10", "price_eur": "20", "camel": "30"}]
 
 
@@ -340,7 +342,7 @@ def test_a_column_that_would_widen_later_asks(yard: Yard, declare: Any, raw_api:
     assert kinds()["price"] == "numeric"
     assert [row["price"] for row in texts()] == ["10", "10.5"]
     raw_api.body = b'[{"id": 3, "price": 9223372036854775808}]'
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
 
 
 @pytest.mark.parametrize(
@@ -375,7 +377,7 @@ def test_values_of_json_are_kept_exactly(
 ) -> None:
     raw_api.body = f'[{{"id": 1, "v": {value}}}]'.encode()
     declare(rest(raw_api))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert kinds()["v"] == kind
     [row] = rows("SELECT v::text AS v FROM sync_s.people")
     assert row["v"] == kept
@@ -397,9 +399,9 @@ def test_values_of_json_are_kept_exactly(
             '[{"id": 1, "v": ["\\u0000"]}]',
             "people.v, row 1 (id=1): PostgreSQL's JSON cannot hold NUL",
         ),
-        ('[{"id": 1, "v": "\\ud83d"}]', "people.v, row 1 (id=1): it holds half a character"),
+        ('[{"id": 1, "v": "\\ud83d"}]', "row 1 (id=1): it contains an unpaired surrogate"),
         ('[{"id": 1, "v": 1e40000}]', "people.v, row 1 (id=1): the number is too large"),
-        ('[{"id": 1, "v": 1, "v": 2}]', "the key 'v' is there twice"),
+        ('[{"id": 1, "v": 1, "v": 2}]', "the key 'v' occurs twice"),
         ('[{"id": 1, "v": 1' + "0" * 5000 + "}]", "Exceeds the limit"),
         ('[{"name": "a"}]', "people.id, row 1: it is empty, and is the key"),
         ('[{"id": null, "v": 1}]', "people.id, row 1 (id=None): it is empty, and is the key"),
@@ -420,7 +422,7 @@ def test_mixed_values_are_taken_by_a_declared_type(
 ) -> None:
     raw_api.body = b'[{"id": 1, "v": 1.50, "w": "a"}, {"id": 2, "v": "a", "w": {"b": [true]}}]'
     declare(rest(raw_api, types={"v": "text", "w": "json"}))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert [row["v"] for row in texts()] == ["1.50", "a"]
     assert [row["w"] for row in rows("SELECT w FROM sync_s.people ORDER BY id")] == [
         "a",
@@ -444,9 +446,9 @@ def test_a_cursor_of_any_name_has_its_watermark(
         [{"id": 1, cursor: "2026-01-01T00:00:00.5Z"}, {"id": 2, cursor: "2026-01-01T00:00:00Z"}]
     ).encode()
     declare(rest(raw_api, cursor=cursor, cursor_param="since"))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
-    [made] = rows("SELECT watermark FROM app.sync_loads")
-    assert made["watermark"].isoformat() == "2026-01-01T00:00:00.500000+00:00"
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
+    [load_row] = rows("SELECT watermark FROM app.sync_loads")
+    assert load_row["watermark"].isoformat() == "2026-01-01T00:00:00.500000+00:00"
     load(yard)
     since = [parse_qs(urlsplit(path).query).get("since") for _, path, _, _ in raw_api.requests]
     assert since == [None, ["2026-01-01T00:00:00.5Z"]]
@@ -476,7 +478,7 @@ def test_lines_of_json_are_kept_exactly(yard: Yard, declare: Any, folder: Path) 
         b'\xef\xbb\xbf{"id": 1, "n": 18446744073709551616}\n{"id": 2, "n": 0.10}'
     )
     declare(files(folder, format="jsonl"))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert [row["n"] for row in texts()] == ["18446744073709551616", "0.10"]
 
 
@@ -511,7 +513,7 @@ def test_columns_of_parquet_are_kept_exactly(yard: Yard, declare: Any, folder: P
     arrays = {name: pa.array([value], kind) for name, (kind, value, _, _) in columns.items()}
     parquet.write_table(pa.table(arrays), folder / "people.parquet")
     declare(files(folder, format="parquet"))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert kinds() == {name: kind for name, (_, _, kind, _) in columns.items()}
     assert texts() == [{name: kept for name, (_, _, _, kept) in columns.items()}]
 
@@ -587,7 +589,7 @@ def test_types_of_postgresql_are_kept_exactly(
         )
     declare(database_source(key=["id"]))
     for _ in range(2):
-        assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+        assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert kinds() == {"id": "integer", "v": kind}
     query = "SELECT id, v::text AS v, v IS NULL AS nothing FROM {}.people ORDER BY id"
     assert rows(query.format("sync_s")) == rows(query.format("elsewhere"))
@@ -605,10 +607,11 @@ def test_types_that_are_not_here_are_kept_as_text_or_as_what_they_are_made_of(
         ' price elsewhere.price, spot elsewhere.spot, cash money, kind "char", relation regclass)'
     )
     elsewhere.execute(
-        "INSERT INTO elsewhere.people VALUES (1, 'happy', '{sad,NULL}', 1.5, '(1,\"a,b\")', 12.34, 'x', 'pg_class')"
+        "INSERT INTO elsewhere.people"
+        " VALUES (1, 'happy', '{sad,NULL}', 1.5, '(1,\"a,b\")', 12.34, 'x', 'pg_class')"
     )
     declare(database_source())
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert kinds() == {
         "id": "integer",
         "mood": "text",
@@ -636,8 +639,8 @@ def test_types_that_are_not_here_are_kept_as_text_or_as_what_they_are_made_of(
 def test_an_empty_table_makes_a_table(yard: Yard, declare: Any, elsewhere: Any) -> None:
     elsewhere.execute("CREATE TABLE elsewhere.people (id int PRIMARY KEY, ip inet)")
     declare(database_source(key=["id"]))
-    found = load(yard)
-    assert found.output["changes"] == ["new table people (id, ip)"]
+    invocation = load(yard)
+    assert invocation.output["changes"] == ["new table people (id, ip)"]
     assert kinds() == {"id": "integer", "ip": "inet"}
 
 
@@ -646,7 +649,7 @@ def test_a_table_that_has_become_empty_is_emptied(yard: Yard, declare: Any, else
     declare(database_source())
     load(yard)
     elsewhere.execute("TRUNCATE elsewhere.people")
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert texts() == []
 
 
@@ -683,12 +686,12 @@ def test_only_what_is_newer_by_a_cursor_of_any_type_is_read(
     )
     elsewhere.execute("INSERT INTO elsewhere.people VALUES (1, %s, 'a'), (2, %s, 'a')", (old, old))
     declare(database_source(key=["id"], cursor="updatedAt"))
-    assert (found := load(yard)).output is not None, found.steps["load"].error
-    assert found.output["rows"] == {"people": 2}
+    assert (invocation := load(yard)).output is not None, invocation.steps["load"].error
+    assert invocation.output["rows"] == {"people": 2}
     elsewhere.execute("UPDATE elsewhere.people SET v = 'same moment' WHERE id = 1")
     elsewhere.execute('UPDATE elsewhere.people SET "updatedAt" = %s WHERE id = 2', (new,))
-    assert (found := load(yard)).output is not None, found.steps["load"].error
-    assert found.output["rows"] == {"people": 2}
+    assert (invocation := load(yard)).output is not None, invocation.steps["load"].error
+    assert invocation.output["rows"] == {"people": 2}
     query = "SELECT id, {}::text AS at, v FROM {}.people ORDER BY id"
     assert rows(query.format("updated_at", "sync_s")) == rows(
         query.format('"updatedAt"', "elsewhere")
@@ -739,7 +742,7 @@ def test_another_kind_of_database_is_kept_exactly(yard: Yard, declare: Any, tmp_
         f'[[source]]\nname = "s"\nkind = "sql"\nurl = "sqlite:///{tmp_path}/other.db"\n'
         + table(key=["id"])
     )
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert texts()[0] == {"id": "9007199254740993", "zip": "00501", "raw": "\\x00ff", "n": "0.1"}
 
 
@@ -763,9 +766,9 @@ def test_a_result_is_so_short_that_it_can_be_kept(
     for number in range(4):
         (folder / f"{number}.csv").write_text("id\n1\n")
     declare(files(folder))
-    found = load(yard)
-    assert found.status == "succeeded", found.steps["load"].error
-    assert found.output["notes"][2:] == ["and 2 more"]
+    invocation = load(yard)
+    assert invocation.status == "succeeded", invocation.steps["load"].error
+    assert invocation.output["notes"][2:] == ["and 2 more"]
 
 
 def test_tables_of_earlier_loads_keep_their_columns(
@@ -785,9 +788,9 @@ def test_tables_of_earlier_loads_keep_their_columns(
     old.run(dlt.source(lambda: people, name="s", max_table_nesting=0)())
     raw_api.body = json.dumps([{**row, "id": 2, "price": 2.25}]).encode()
     declare(rest(raw_api))
-    found = load(yard)
-    assert found.status == "succeeded", found.steps["load"].error
-    assert found.output["changes"] == ["people.price is numeric, was double precision"]
+    invocation = load(yard)
+    assert invocation.status == "succeeded", invocation.steps["load"].error
+    assert invocation.output["changes"] == ["people.price is numeric, was double precision"]
     assert [(row["id"], row["price"]) for row in texts()] == [("1", "1.5"), ("2", "2.25")]
     assert list(kinds()) == ["id", "first_name", "price", "at", "tags"]
 
@@ -805,16 +808,17 @@ def test_a_database_that_does_not_answer_is_asked_again(
 ) -> None:
     monkeypatch.setenv("OTHER_URL", "postgresql://nobody@127.0.0.1:1/nothing")
     declare(database_source())
-    found = load(yard)
-    assert found.status == "queued"
-    assert "does not answer" in found.steps["load"].error["message"]
+    invocation = load(yard)
+    assert invocation.status == "queued"
+    assert "does not answer" in invocation.steps["load"].error["message"]
 
 
 def test_an_error_of_the_source_in_the_middle_of_its_rows_is_final(
     yard: Yard, declare: Any, elsewhere: Any
 ) -> None:
     elsewhere.execute(
-        "CREATE VIEW elsewhere.people AS SELECT n AS id, 1 / (n - 30000) AS v FROM generate_series(1, 40000) AS n"
+        "CREATE VIEW elsewhere.people AS"
+        " SELECT n AS id, 1 / (n - 30000) AS v FROM generate_series(1, 40000) AS n"
     )
     declare(database_source())
     assert "division by zero" in refusal(load(yard))
@@ -854,7 +858,7 @@ def test_a_declaration_may_call_columns_as_they_are_called_here(
     )
     declare(rest(raw_api, key=["user_id"], deleted="is_gone"))
     for _ in range(2):
-        assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+        assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     raw_api.body = b'[{"userId": 1, "v": "a"}]'
     assert 'types = { "v" = "text" }' in refusal(load(yard))
 
@@ -870,7 +874,7 @@ def test_nothing_is_left_of_a_load_that_was_refused(
     assert texts() == [{"id": "1"}]
     raw_api.body = '\ufeff[{"id": 4}]'.encode()
     raw_api.content_type = "application/json; charset=utf-8"
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert kinds() == {"id": "bigint"}
     assert texts() == [{"id": "1"}, {"id": "4"}]
 
@@ -896,7 +900,7 @@ def test_rows_of_nulls_are_rows_and_empty_ones_are_refused(
 ) -> None:
     (folder / "people.jsonl").write_text('{"v": null}\n{"v": null}\n')
     declare(files(folder, format="jsonl"))
-    assert (found := load(yard)).output["rows"] == {"people": 2}, found
+    assert (invocation := load(yard)).output["rows"] == {"people": 2}, invocation
     (folder / "people.jsonl").write_text("{}\n")
     assert "people: people.jsonl, line 1, row 1: it is empty" in refusal(load(yard))
 
@@ -906,7 +910,7 @@ def test_rows_of_nulls_are_rows_and_empty_ones_are_refused(
     [
         (
             pa.array([[b"a"]]),
-            "people.v, people.parquet, row 1: a bytes cannot be kept exactly in JSON",
+            "people.v, people.parquet, row 1: a bytes cannot be represented exactly in JSON",
         ),
         (pa.array(["a\x00"]), "people.v, people.parquet, row 1: PostgreSQL's text cannot hold NUL"),
         (
@@ -926,7 +930,7 @@ def test_a_value_of_parquet_that_cannot_be_kept_is_refused(
 def test_rows_of_parquet_without_a_value_are_rows(yard: Yard, declare: Any, folder: Path) -> None:
     parquet.write_table(pa.table({"v": pa.nulls(2)}), folder / "people.parquet")
     declare(files(folder, format="parquet"))
-    assert (found := load(yard)).output["rows"] == {"people": 2}, found
+    assert (invocation := load(yard)).output["rows"] == {"people": 2}, invocation
 
 
 @pytest.fixture
@@ -945,10 +949,11 @@ def test_an_empty_table_of_another_kind_of_database_makes_a_table(
     yard: Yard, declare: Any, tmp_path: Path, sqlite: Any
 ) -> None:
     sqlite.execute(
-        "CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT, price NUMERIC, born DATE, raw BLOB)"
+        "CREATE TABLE people"
+        " (id INTEGER PRIMARY KEY, name TEXT, price NUMERIC, born DATE, raw BLOB)"
     )
     declare(sqlite_source(tmp_path, key=["id"]))
-    assert (found := load(yard)).status == "succeeded", found.steps["load"].error
+    assert (invocation := load(yard)).status == "succeeded", invocation.steps["load"].error
     assert kinds() == {
         "id": "bigint",
         "name": "text",

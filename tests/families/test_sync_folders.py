@@ -1,4 +1,4 @@
-"""Folders of files: each file is read once, whatever its time, and whatever other tables are read beside it."""
+"""Folders of files: each is read once, whatever its time and whatever other tables are read."""
 
 import os
 from pathlib import Path

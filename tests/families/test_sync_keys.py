@@ -1,4 +1,4 @@
-"""Rows that come with one key twice in one load: the newest stays, or the load is refused."""
+"""Several rows with one key in one load: the newest is kept, or the load is refused."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mistakes in a declaration, in a folder and in the database: said, and no table is emptied by them."""
+"""Mistakes in a declaration, a folder or the database: they are reported, and empty no table."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def elsewhere(**options: Any) -> str:
     return source + table(**options)
 
 
-# Files that are not there
+# Missing files
 
 
 def test_a_pattern_that_matches_no_file_empties_no_table(
@@ -59,8 +59,8 @@ def test_a_folder_whose_files_were_taken_away_is_no_fault_of_a_table_with_a_key(
     declare(files(folder, key=["id"]))
     assert load(yard).status == "succeeded"
     (folder / "people.csv").unlink()
-    found = load(yard)
-    assert found.output["notes"] == ["people: no file matches *"]
+    invocation = load(yard)
+    assert invocation.output["notes"] == ["people: no file matches *"]
     assert texts() == [{"id": "1", "v": "a"}]
 
 
@@ -85,26 +85,31 @@ def test_an_object_without_an_error_is_a_row(yard: Yard, declare: Any, raw_api: 
     assert load(yard).output["rows"] == {"people": 1}
 
 
-# What was dropped by hand
+# Tables and columns dropped by hand
 
 
 def test_a_table_that_was_dropped_is_made_and_read_again(
     yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str
 ) -> None:
     monkeypatch.setenv("OTHER_URL", runyard_database)
+    five_days = (
+        "SELECT n, '2026-01-01Z'::timestamptz + n * interval '1 day'"
+        " FROM generate_series(1, 5) AS n"
+    )
     execute(
         "CREATE SCHEMA elsewhere",
         "CREATE TABLE elsewhere.people (id int PRIMARY KEY, at timestamptz)",
         "CREATE TABLE elsewhere.pets (id int PRIMARY KEY, at timestamptz)",
-        "INSERT INTO elsewhere.people SELECT n, '2026-01-01Z'::timestamptz + n * interval '1 day' FROM generate_series(1, 5) AS n",
-        "INSERT INTO elsewhere.pets SELECT n, '2026-01-01Z'::timestamptz + n * interval '1 day' FROM generate_series(1, 5) AS n",
+        f"INSERT INTO elsewhere.people {five_days}",
+        f"INSERT INTO elsewhere.pets {five_days}",
     )
     declare(elsewhere(key=["id"], cursor="at") + table(name="pets", key=["id"], cursor="at"))
     assert load(yard).output["rows"] == {"people": 5, "pets": 5}
     execute("DROP TABLE sync_s.people")
-    found = load(yard)
-    assert found.output["rows"] == {"people": 5, "pets": 0}, found
-    assert found.output["notes"] == ["people: its table was dropped here: all of it is read again"]
+    invocation = load(yard)
+    assert invocation.output["rows"] == {"people": 5, "pets": 0}, invocation
+    note = "people: its table was dropped here: the whole table is read again"
+    assert invocation.output["notes"] == [note]
     assert len(texts()) == 5
     execute("INSERT INTO elsewhere.people VALUES (6, '2026-02-01Z')")
     assert load(yard).output["rows"] == {"people": 1, "pets": 0}
@@ -117,10 +122,9 @@ def test_a_column_that_was_dropped_is_made_and_read_again(
     declare(files(folder, key=["id"]))
     assert load(yard).output["rows"] == {"people": 2}
     execute("ALTER TABLE sync_s.people DROP COLUMN v")
-    found = load(yard)
-    assert (
-        found.output["notes"][0] == "people: its column v was dropped here: all of it is read again"
-    )
+    invocation = load(yard)
+    [note] = invocation.output["notes"][:1]
+    assert note == "people: its column v was dropped here: the whole table is read again"
     assert [row["v"] for row in texts()] == ["a", "b"]
 
 
@@ -135,7 +139,7 @@ def test_tables_that_were_dropped_with_those_of_their_staging_are_made_again(
     assert texts() == [{"id": "1", "v": "a"}]
 
 
-# What a declaration names
+# Names in a declaration
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_a_column_that_only_the_declaration_has_is_refused(
 ) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n")
     declare(files(folder) + option + "\n")
-    assert 'names the column "vv", which is not there; there are "id", "v"' in refusal(load(yard))
+    assert 'names the column "vv", which does not exist; there are "id", "v"' in refusal(load(yard))
 
 
 def test_of_json_a_column_that_only_the_declaration_has_is_noted(
@@ -160,8 +164,10 @@ def test_of_json_a_column_that_only_the_declaration_has_is_noted(
 ) -> None:
     raw_api.body = b'[{"id": 1}]'
     declare(rest(raw_api) + 'deleted = "gone_at"\n')
-    found = load(yard)
-    assert found.output["notes"] == ['people: deleted names the column "gone_at", which no row has']
+    invocation = load(yard)
+    assert invocation.output["notes"] == [
+        'people: deleted names the column "gone_at", which no row has'
+    ]
 
 
 def test_a_column_that_an_earlier_file_had_is_not_missed(

@@ -1,4 +1,4 @@
-"""Numbers, booleans and JSON of SQLite, which keeps any value in a column of any type."""
+"""Numbers, booleans and JSON in SQLite, which allows any value in any column."""
 
 import sqlite3
 from pathlib import Path
@@ -12,19 +12,25 @@ from tests.families.test_sync_exact import kinds, load, refusal, table, texts
 pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore")]
 
 
+_TIMESTAMP = "the column v would be timestamp without time zone"
+
+
 def test_numbers_of_sqlite_keep_their_digits(yard: Yard, declare: Any, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "other.db") as other:
         other.execute(
-            "CREATE TABLE people (id integer primary key, price decimal(10,2), weight numeric, ok boolean, more json)"
+            "CREATE TABLE people (id integer primary key, price decimal(10,2), weight numeric,"
+            " ok boolean, more json)"
         )
         other.execute(
-            'INSERT INTO people VALUES (1, 1.239, 0.1234567890123, 1, \'{"a": 1.10, "b": 12345678901234567890.5}\'), (2, 1e-12, 12345678901234567, 0, NULL)'
+            "INSERT INTO people VALUES"
+            """ (1, 1.239, 0.1234567890123, 1, '{"a": 1.10, "b": 12345678901234567890.5}'),"""
+            " (2, 1e-12, 12345678901234567, 0, NULL)"
         )
     declare(
         f'[[source]]\nname = "s"\nkind = "sql"\nurl = "sqlite:///{tmp_path}/other.db"\n' + table()
     )
-    found = load(yard)
-    assert found.status == "succeeded", found.steps["load"].error
+    invocation = load(yard)
+    assert invocation.status == "succeeded", invocation.steps["load"].error
     assert {k: v for k, v in kinds().items() if k != "id"} == {
         "price": "numeric",
         "weight": "numeric",
@@ -55,14 +61,14 @@ def test_a_boolean_of_sqlite_that_is_none_is_refused(
         (
             "datetime",
             1_700_000_000,
-            "the column v would be timestamp without time zone (row 1 (id=1)) and bigint (row 2 (id=2))",
+            f"{_TIMESTAMP} (row 1 (id=1)) and bigint (row 2 (id=2))",
         ),
         (
             "datetime",
             "",
-            "the column v would be timestamp without time zone (row 1 (id=1)) and text (row 2 (id=2))",
+            f"{_TIMESTAMP} (row 1 (id=1)) and text (row 2 (id=2))",
         ),
-        ("date", "1.2.2024", "the column v would be timestamp without time zone"),
+        ("date", "1.2.2024", _TIMESTAMP),
         ("json", "{bad", "the column v would be jsonb"),
     ],
 )

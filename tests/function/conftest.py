@@ -1,4 +1,4 @@
-"""A database of its own for jobs that run in this process."""
+"""A database for jobs that run in this process."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import pytest
 from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
 
 from resources.email.mailer import SendGridMailer
-from resources.email.messages import EmailMessages
+from resources.email.tables import EmailMessages
 from runyard import BatchIOManager
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import dispatch
@@ -35,7 +35,7 @@ def instance(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="package")
 def runyard_database(instance: DagsterInstance) -> str:
-    """The same database for the kit."""
+    """The same database for the test kit."""
     return database.database_url()
 
 
@@ -62,7 +62,8 @@ def empty(instance: DagsterInstance) -> None:
     """Begin with empty tables."""
     with database.connection() as connection:
         connection.execute(
-            "TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.batches, runyard.waits, app.email_messages, app.suppressions RESTART IDENTITY"
+            "TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.batches,"
+            " runyard.waits, app.email_messages, app.suppressions RESTART IDENTITY"
         )
 
 
@@ -70,7 +71,7 @@ def empty(instance: DagsterInstance) -> None:
 def run_function(
     instance: DagsterInstance, sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch
 ) -> RunFunction:
-    """Claim what is due of a function and run its job on it, in this process."""
+    """Claim a function's due invocations and run its job on them, in this process."""
     monkeypatch.setenv("SENDGRID_API_KEY", sendgrid.key)
 
     def run(name: str, **more: Any) -> ExecuteInProcessResult:
@@ -102,7 +103,7 @@ def run_function(
 
 @pytest.fixture
 def lines(instance: DagsterInstance) -> Callable[[str], list[str]]:
-    """The lines that the steps left for a key."""
+    """The lines that the steps wrote for a key."""
 
     def read(key: str) -> list[str]:
         path = Path(os.environ["RUNYARD_EFFECTS"]) / key

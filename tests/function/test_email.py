@@ -1,4 +1,4 @@
-"""The mail family against a SendGrid that checks and fails."""
+"""The mail family against a SendGrid that validates requests and fails."""
 
 import time
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from resources.email.messages import EmailMessages
 from resources.email.sendgrid_client import SendGridAccount
+from resources.email.tables import EmailMessages
 from runyard import Event, send
 from runyard.store import database
 from runyard.store.queries import Row
@@ -20,7 +20,7 @@ NAME = "email/send.requested"
 
 @pytest.fixture(autouse=True)
 def fresh(sendgrid: FakeSendGrid) -> None:
-    """No mails, no failures to come, no pause from an earlier test."""
+    """No mails, no pending failures, no pause from an earlier test."""
     sendgrid.mails.clear()
     sendgrid.failures.clear()
     SendGridAccount.get.cache_clear()
@@ -136,7 +136,8 @@ def test_429_is_obeyed_to_the_second_by_all(yard: Yard, sendgrid: FakeSendGrid) 
     assert waiting and sendgrid.requests - before < 60
     with database.connection() as connection:
         [row] = connection.execute(
-            "SELECT min(extract(epoch FROM due_at - runyard.now()))::float AS soonest FROM runyard.invocations WHERE status = 'queued'"
+            "SELECT min(extract(epoch FROM due_at - runyard.now()))::float AS soonest"
+            " FROM runyard.invocations WHERE status = 'queued'"
         ).fetchall()
     assert 95 < float(str(row["soonest"])) <= 102
 
@@ -181,7 +182,7 @@ def test_send_at_reaches_sendgrid(yard: Yard, sendgrid: FakeSendGrid) -> None:
 
 
 def sent_to(sendgrid: FakeSendGrid) -> dict[str, Any]:
-    """Whom the only mail went to, without what is ours."""
+    """The recipients of the only mail, without our own fields."""
     [mail] = sendgrid.mails
     return {
         field: value
@@ -251,7 +252,8 @@ def test_a_suppressed_address_is_known_however_its_domain_is_written(
 def test_a_suppression_written_by_hand_in_ascii_holds(yard: Yard, sendgrid: FakeSendGrid) -> None:
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO app.suppressions (address, reason) VALUES ('info@xn--mller-kva.example', 'by hand')"
+            "INSERT INTO app.suppressions (address, reason)"
+            " VALUES ('info@xn--mller-kva.example', 'by hand')"
         )
     send(NAME, {"to": "info@müller.example", "subject": "s", "text": "t"})
     yard.work()

@@ -1,4 +1,4 @@
-"""What ops do with a batch: keep, skip, take out, retry."""
+"""What ops do with a batch: checkpoint, skip, remove items, retry."""
 
 from collections.abc import Callable
 from typing import Any
@@ -163,7 +163,8 @@ def test_a_run_that_comes_too_late_does_nothing(run_function: RunFunction) -> No
     send("test/steps", {"n": 1})
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO runyard.batches (id, function, status, invocations, run_id) VALUES ('gone', 'steps', 'lost', '{1}', 'x')"
+            "INSERT INTO runyard.batches (id, function, status, invocations, run_id)"
+            " VALUES ('gone', 'steps', 'lost', '{1}', 'x')"
         )
     from runyard.dagster_adapter.tags import BATCH
 

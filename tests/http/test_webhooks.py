@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sendgrid.helpers.eventwebhook import EventWebhook, EventWebhookHeader
 
-from resources.email.messages import EmailMessages, Message
-from resources.webhooks.payloads import read_payload
+from resources.email.tables import EmailMessages, Message
+from resources.webhooks.tables import read_payload
 from runyard import InvalidOption, NonRetriable
 from runyard.gateway.api.extensions import Webhook
 from runyard.gateway.http.signatures import BodyHmac
@@ -524,7 +524,7 @@ def test_a_delivery_above_githubs_limit_is_refused(web: WebProcess) -> None:
 
 
 def test_a_payload_that_is_kept_no_more_is_said_to_be_so(web: WebProcess) -> None:
-    with pytest.raises(NonRetriable, match="the payload github-1 is not kept any more"):
+    with pytest.raises(NonRetriable, match="the payload github-1 has been deleted"):
         read_payload("github-1")
 
 

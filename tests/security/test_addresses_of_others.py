@@ -350,7 +350,7 @@ def test_a_posts_odd_redirect_is_forbidden_too(hostile: Any) -> None:
         says(b"HTTP/1.1 302 Found\r\nLocation: javascript:1\r\nContent-Length: 0\r\n\r\n")
     )
     with (
-        pytest.raises(Forbidden, match="give the URL that it leads to"),
+        pytest.raises(Forbidden, match="use the URL that it leads to"),
         opened("POST", server.url, seconds=5, content=b"{}"),
     ):
         pass

@@ -55,14 +55,14 @@ def test_a_text_in_the_language_and_length_that_was_asked_for_needs_no_review(
 def test_a_text_in_another_language_is_remarked(language: str) -> None:
     wanted = "de" if language == "en" else "en"
     text = f"{TEXTS[language]} {TEXTS[language]}"
-    said = f"its language seems to be {language}, {wanted} was asked for"
+    said = f"its language seems to be {language} instead of {wanted}"
     assert remarks([text], wanted, written_length(text), []) == [said]
 
 
 @pytest.mark.parametrize(("language", "wanted"), [("zh", "ja"), ("ja", "zh"), ("ru", "uk")])
 def test_languages_that_share_a_script_are_told_apart(language: str, wanted: str) -> None:
     text = f"{TEXTS[language]} {TEXTS[language]}"
-    assert f"{wanted} was asked for" in remarks([text], wanted, 40, [])[-1]
+    assert f"instead of {wanted}" in remarks([text], wanted, 40, [])[-1]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_nobody_can_tell_is_not_remarked(text: str, wanted: str) -> None:
 def test_a_text_of_characters_that_is_too_short_is_remarked_in_characters() -> None:
     assert unit("ja") == "characters"
     length = written_length(TEXTS["ja"])
-    said = f"it has {length} characters, 600 were asked for"
+    said = f"it has {length} characters instead of 600"
     assert remarks([TEXTS["ja"]], "ja", 600, []) == [said]
 
 

@@ -1,4 +1,4 @@
-"""The tables of the mail family: where every message stands, and which addresses are not mailed."""
+"""The mail family's tables: the state of every message, and the suppressed addresses."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from runyard.store import database
 
 @dataclass(frozen=True)
 class Message:
-    """A message as it is recorded before it is sent. `status` is queued or suppressed."""
+    """A message as it is recorded before it is sent; `status` is queued or suppressed."""
 
     id: str
     event_id: str
@@ -27,11 +27,13 @@ class EmailMessages(ConfigurableResource[Any]):
     """Reads and writes `app.email_messages` and `app.suppressions`, many rows a statement."""
 
     def record(self, messages: Sequence[Message]) -> None:
-        """Write messages that are about to be sent; those that are there already stay as they are."""
+        """Record messages before they are sent; those that exist already are left alone."""
         with database.connection() as connection, connection.cursor() as cursor:
             # by email_messages_pkey
             cursor.executemany(
-                "INSERT INTO app.email_messages (id, event_id, recipients, subject, template, status) VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING",
+                """
+                INSERT INTO app.email_messages (id, event_id, recipients, subject, template, status)
+                VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING""",
                 [
                     (
                         message.id,
@@ -46,55 +48,62 @@ class EmailMessages(ConfigurableResource[Any]):
             )
 
     def mark_sent(self, sent: Sequence[tuple[str, str, str]]) -> None:
-        """Write (id, provider, provider's id) of messages that were sent. A report that was faster is not overwritten."""
+        """Record (id, provider, provider's id) of sent messages; a report's status is kept."""
         ids, providers, provider_ids = (
             (list(column) for column in zip(*sent, strict=True)) if sent else ([], [], [])
         )
         with database.connection() as connection:
             # by email_messages_pkey
             connection.execute(
-                "UPDATE app.email_messages SET provider = sent.provider, provider_message_id = sent.provider_id, sent_at = coalesce(sent_at, now()), updated_at = now(),"
-                " error = NULL, status = CASE WHEN status IN ('queued', 'failed') THEN 'sent' ELSE status END"
-                " FROM unnest(%s::text[], %s::text[], %s::text[]) AS sent (id, provider, provider_id) WHERE email_messages.id = sent.id",
+                """
+                UPDATE app.email_messages SET provider = sent.provider,
+                    provider_message_id = sent.provider_id,
+                    sent_at = coalesce(sent_at, now()), updated_at = now(), error = NULL,
+                    status = CASE WHEN status IN ('queued', 'failed') THEN 'sent' ELSE status END
+                FROM unnest(%s::text[], %s::text[], %s::text[]) AS sent (id, provider, provider_id)
+                WHERE email_messages.id = sent.id""",
                 (ids, providers, provider_ids),
             )
 
     def mark_failed(self, message_id: str, error: str) -> None:
-        """Write that a message will not be sent, and why."""
+        """Record that a message will not be sent, and why."""
         with database.connection() as connection:
             # by email_messages_pkey
             connection.execute(
-                "UPDATE app.email_messages SET status = 'failed', error = %s, updated_at = now() WHERE id = %s",
+                "UPDATE app.email_messages SET status = 'failed', error = %s, updated_at = now()"
+                " WHERE id = %s",
                 (error, message_id),
             )
 
     def suppressed(self, addresses: Iterable[str]) -> set[str]:
-        """Those of these addresses (with or without names) that must not be mailed, in the form of `bare`."""
-        # Who writes the table by hand may have given the domain in its other form.
-        wanted = list({form for address in addresses for form in forms(address)})
+        """Which of these addresses (with or without names) must not be mailed, as `bare` forms."""
+        # Manual entries may have the domain in its other form.
+        written = list({form for address in addresses for form in forms(address)})
         with database.connection() as connection:
             # by suppressions_pkey
             rows = connection.execute(
-                "SELECT address FROM app.suppressions WHERE address = ANY (%s) AND (expires_at IS NULL OR expires_at > runyard.now())",
-                (wanted,),
+                "SELECT address FROM app.suppressions WHERE address = ANY (%s)"
+                " AND (expires_at IS NULL OR expires_at > runyard.now())",
+                (written,),
             ).fetchall()
         return {bare(str(row["address"])) for row in rows}
 
     def suppress(self, address: str, reason: str, until: datetime | None = None) -> None:
-        """Mail this address no more, or not until a time."""
+        """Suppress an address, for good or until a time."""
         with database.connection() as connection:
             # by suppressions_pkey
             connection.execute(
-                "INSERT INTO app.suppressions (address, reason, expires_at) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                "INSERT INTO app.suppressions (address, reason, expires_at) VALUES (%s, %s, %s)"
+                " ON CONFLICT DO NOTHING",
                 (bare(address), reason, until),
             )
 
     def end_suppressions(self, *, dry_run: bool = False) -> int:
-        """Delete suppressions whose time is over, or only count them; return how many."""
+        """Delete expired suppressions, or only count them; return how many."""
         over = "FROM app.suppressions WHERE expires_at <= runyard.now()"
         count = f"SELECT count(*) AS n {over}"
         delete = f"WITH deleted AS (DELETE {over} RETURNING 1) SELECT count(*) AS n FROM deleted"  # noqa: S608 (ours)
         with database.connection() as connection:
-            # (every row is looked at: once a day)
+            # (a full scan, once a day)
             row = connection.execute((count if dry_run else delete).encode()).fetchone()
         return int(str(row["n"])) if row else 0

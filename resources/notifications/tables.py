@@ -1,4 +1,4 @@
-"""What users are told, and how they want to be told: in the application, by mail, by webhook; not at night; all at once."""
+"""Notifications and users' preferences for them: channels, muted kinds, quiet hours, digests."""
 
 from collections.abc import Sequence
 from datetime import datetime, time, timedelta
@@ -15,7 +15,11 @@ _DEFAULTS: list[Channel] = ["in-app", "mail"]
 
 
 class Preferences(BaseModel):
-    """How a user wants to be told. Quiet hours are in the user's time zone and may go over midnight; mail and webhooks wait for their end."""
+    """A user's preferences.
+
+    Quiet hours are in the user's time zone and may cross midnight; mail and webhooks wait for
+    their end.
+    """
 
     user_id: str
     email: str | None = None
@@ -28,26 +32,26 @@ class Preferences(BaseModel):
     digest: bool = False
 
     def channels_for(
-        self, kind: str, wanted: Sequence[Channel] | None
+        self, kind: str, requested: Sequence[Channel] | None
     ) -> tuple[list[Channel], list[str]]:
-        """The channels on which to tell of this kind, and why others are left out."""
+        """The channels for a notification of this kind, and why others are dropped."""
         chosen: list[Channel] = []
-        left_out: list[str] = []
+        dropped: list[str] = []
         if kind in self.muted:
             return [], [f"{self.user_id} has muted {kind}"]
-        for channel in wanted or self.channels:
+        for channel in requested or self.channels:
             if channel not in self.channels:
-                left_out.append(f"{channel}: switched off by {self.user_id}")
+                dropped.append(f"{channel}: switched off by {self.user_id}")
             elif (channel == "mail" and not self.email) or (
                 channel == "webhook" and not self.webhook_url
             ):
-                left_out.append(f"{channel}: no address is known")
+                dropped.append(f"{channel}: no address is known")
             else:
                 chosen.append(channel)
-        return chosen, left_out
+        return chosen, dropped
 
     def quiet_end(self, now: datetime) -> datetime | None:
-        """When the quiet hours end that `now` (with a time zone) is in; None outside of them."""
+        """The end of the quiet hours that `now` (with a time zone) is in; None outside of them."""
         if (
             self.quiet_from is None
             or self.quiet_until is None
@@ -72,34 +76,47 @@ class Notifications(ConfigurableResource[Any]):
     """Reads `app.notification_preferences`, writes `app.notifications`."""
 
     def preferences(self, users: Sequence[str]) -> dict[str, Preferences]:
-        """The preferences of these users; the defaults for those who have said nothing."""
+        """The preferences of these users; defaults for those who have set none."""
         with database.connection() as connection:
             # by notification_preferences_pkey
             rows = connection.execute(
                 "SELECT * FROM app.notification_preferences WHERE user_id = ANY (%s)",
                 (list(users),),
             ).fetchall()
-        found = {str(row["user_id"]): Preferences.model_validate(row) for row in rows}
-        return {user: found.get(user) or Preferences(user_id=user) for user in users}
+        stored = {str(row["user_id"]): Preferences.model_validate(row) for row in rows}
+        return {user: stored.get(user) or Preferences(user_id=user) for user in users}
 
-    def prefer(self, preferences: Preferences) -> None:
-        """Keep how a user wants to be told."""
+    def save(self, preferences: Preferences) -> None:
+        """Save a user's preferences."""
         with database.connection() as connection:
             # by notification_preferences_pkey
             connection.execute(
-                "INSERT INTO app.notification_preferences (user_id, email, webhook_url, channels, muted, quiet_from, quiet_until, timezone, digest) VALUES"
-                " (%(user_id)s, %(email)s, %(webhook_url)s, %(channels)s, %(muted)s, %(quiet_from)s, %(quiet_until)s, %(timezone)s, %(digest)s)"
-                " ON CONFLICT (user_id) DO UPDATE SET email = excluded.email, webhook_url = excluded.webhook_url, channels = excluded.channels, muted = excluded.muted,"
-                " quiet_from = excluded.quiet_from, quiet_until = excluded.quiet_until, timezone = excluded.timezone, digest = excluded.digest",
+                """
+                INSERT INTO app.notification_preferences (user_id, email, webhook_url, channels,
+                    muted, quiet_from, quiet_until, timezone, digest)
+                VALUES (%(user_id)s, %(email)s, %(webhook_url)s, %(channels)s, %(muted)s,
+                    %(quiet_from)s, %(quiet_until)s, %(timezone)s, %(digest)s)
+                ON CONFLICT (user_id) DO UPDATE SET email = excluded.email,
+                    webhook_url = excluded.webhook_url, channels = excluded.channels,
+                    muted = excluded.muted, quiet_from = excluded.quiet_from,
+                    quiet_until = excluded.quiet_until, timezone = excluded.timezone,
+                    digest = excluded.digest""",
                 preferences.model_dump(),
             )
 
-    def tell(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Show notifications in the application: id, user, kind, title, message, action_url; the same id again shows nothing."""
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Show notifications (id, user, kind, title, message, action_url) in the application.
+
+        An id that exists already changes nothing.
+        """
         with database.connection() as connection, connection.cursor() as cursor:
             # by notifications_pkey
             cursor.executemany(
-                "INSERT INTO app.notifications (id, user_id, kind, title, message, action_url, created_at)"
-                " VALUES (%(id)s, %(user)s, %(kind)s, %(title)s, %(message)s, %(action_url)s, runyard.now()) ON CONFLICT (id) DO NOTHING",
+                """
+                INSERT INTO app.notifications (id, user_id, kind, title, message, action_url,
+                    created_at)
+                VALUES (%(id)s, %(user)s, %(kind)s, %(title)s, %(message)s, %(action_url)s,
+                    runyard.now())
+                ON CONFLICT (id) DO NOTHING""",
                 rows,
             )

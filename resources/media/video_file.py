@@ -1,4 +1,4 @@
-"""A video as players show it: which stream, from when to when, which way up, in which shape."""
+"""A video as players show it: which stream, from when to when, its rotation and its shape."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,13 @@ _FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts")
 _TAKEN = "MP4, QuickTime, WebM, Matroska, AVI and MPEG-TS"
 # Twenty hours of sixty frames a second.
 _MOST_PACKETS = 4_500_000
-# A picture may begin long after the sound, and FFmpeg looks for it for five seconds by itself: for
-# so many microseconds, in so many bytes.
+# The picture may begin long after the sound, and FFmpeg probes for five seconds by default: for so
+# many microseconds, in so many bytes.
 _OPENING = {"protocol_whitelist": "file", "analyzeduration": "60000000", "probesize": "50000000"}
-# A frame is on screen at its own time, which containers round.
+# Tolerance for a frame's time, which containers round.
 _SAME_TIME = 0.001
 _TURNS = {
-    # whether x and y change places, and the signs of what x' and y' are then made of
+    # whether x and y are swapped, and the signs of what x' and y' are made of
     (False, True, True): None,
     (False, False, True): Image.Transpose.FLIP_LEFT_RIGHT,
     (False, True, False): Image.Transpose.FLIP_TOP_BOTTOM,
@@ -47,21 +47,21 @@ _ON_THEIR_SIDE = (
 
 
 @dataclass(frozen=True)
-class Film:
-    """An open video. Times are seconds on its own clock, which need not begin at 0."""
+class VideoFile:
+    """An open video. Times are seconds on its own clock, which need not start at 0."""
 
     container: InputContainer
     stream: VideoStream
     start: float
     end: float
     rate: float
-    # Width and height in square pixels, before it is turned.
+    # Width and height in square pixels, before rotation.
     unturned: tuple[int, int]
 
     def frames_at(self, times: Sequence[float]) -> Iterator[VideoFrame]:
-        """The frame that is on screen at each of some rising times, until the video ends.
+        """The frame on screen at each of some increasing times, until the video ends.
 
-        The first one is there always.
+        The first time always has one.
         """
         decoded = self._decoded_from(times[0])
         current, following = next(decoded), next(decoded, None)
@@ -75,12 +75,12 @@ class Film:
     def _decoded_from(self, time: float) -> Iterator[tuple[float, VideoFrame]]:
         """Frames with their times, from the last key frame before a time on.
 
-        MPEG-TS is entered anywhere: what is before the next key frame then cannot be decoded, and
-        is reached from the beginning.
+        MPEG-TS seeks to any position. What precedes the next key frame there cannot be decoded,
+        and is reached by decoding from the beginning.
         """
         first: tuple[float, VideoFrame] | None = None
         for entry in (time, self.start - 1):
-            with suppress(av.FFmpegError):  # what cannot be entered at a time is read on
+            with suppress(av.FFmpegError):  # a file that cannot seek is read on from here
                 self.container.seek(int(entry * av.time_base))
             decoded = self._decoded()
             first = next(decoded, None)
@@ -98,18 +98,18 @@ class Film:
 
 
 @contextmanager
-def opened(file: Path, most_pixels: int) -> Iterator[Film]:
-    """Open a video; raises `Refused` for what is none or is too much."""
-    # Only the file itself is opened: a playlist in it leads nowhere.
+def opened(file: Path, most_pixels: int) -> Iterator[VideoFile]:
+    """Open a video; raises `Refused` where it is not one or is too large."""
+    # Only the file itself is opened: playlists in it are not followed.
     with av.open(str(file), options=_OPENING) as container:
         stream = _video(container, most_pixels)
         start = _start(container, stream)
         end, rate = _end_and_rate(container, stream, start)
-        yield Film(container, stream, start, end, rate, _square(stream, most_pixels))
+        yield VideoFile(container, stream, start, end, rate, _square(stream, most_pixels))
 
 
 def turn(frame: VideoFrame) -> Image.Transpose | None:
-    """How a frame is turned or flipped for display: by quarters, as its display matrix says."""
+    """How a frame is rotated or flipped for display, in quarter turns, by its display matrix."""
     data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
@@ -120,14 +120,14 @@ def turn(frame: VideoFrame) -> Image.Transpose | None:
 
 
 def turned(size: tuple[int, int], how: Image.Transpose | None) -> tuple[int, int]:
-    """Width and height when that has been done; done twice, they are as before."""
+    """Width and height after a rotation; its own inverse."""
     return (size[1], size[0]) if how in _ON_THEIR_SIDE else size
 
 
 def _video(container: InputContainer, most_pixels: int) -> VideoStream:
     name, streams = container.format.name, container.streams.video
     if name not in _FORMATS:
-        raise Refused(f"it is a {name}; {_TAKEN} are taken")
+        raise Refused(f"it is a {name}; {_TAKEN} are accepted")
     moving = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
     if not moving:
         cover = " with a cover" if streams else ""
@@ -155,10 +155,10 @@ def _end_and_rate(
     stream: VideoStream,
     start: float,
 ) -> tuple[float, float]:
-    """When a video ends, and its frames a second: as the container says, else as its packets do.
+    """When a video ends, and its frames a second: from the container, else from its packets.
 
-    Browsers record WebM without a duration. Matroska's begins at 0 where FFmpeg has written it, at
-    the first frame where others have: it is believed where that makes no difference.
+    Browsers record WebM without a duration. Matroska's begins at 0 where FFmpeg wrote it, at the
+    first frame where others did: it is used where that makes no difference.
     """
     rate = float(stream.average_rate or 0)
     seconds = float(container.duration or 0) / av.time_base
@@ -173,7 +173,7 @@ def _end_and_rate(
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> tuple[int, float]:
-    """How many packets there are from here on, and when the last of them ends."""
+    """The number of packets from here on, and when the last of them ends."""
     count, end = 0, 0.0
     for packet in islice(container.demux(stream), _MOST_PACKETS):
         if packet.pts is not None:
@@ -183,14 +183,15 @@ def _packets(container: InputContainer, stream: VideoStream) -> tuple[int, float
 
 
 def _time(frame: VideoFrame, last: float) -> float:
-    """When a frame is shown; AVI says only in which order its frames are to be decoded."""
+    """When a frame is shown; AVI only has the order in which frames are decoded."""
     if frame.pts is None and frame.dts is not None and frame.time_base is not None:
         return float(frame.dts * frame.time_base)
     return last if frame.time is None else frame.time
 
 
 def _square(stream: VideoStream, most_pixels: int) -> tuple[int, int]:
-    """Width and height in square pixels; a shape of pixels that no camera has is not believed."""
+    """Width and height in square pixels; implausible pixel shapes are ignored."""
+
     shape = Fraction(stream.sample_aspect_ratio or 1)
     width = round(stream.width * shape)
     if not Fraction(1, 4) <= shape <= 4 or width * stream.height > most_pixels:

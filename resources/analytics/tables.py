@@ -1,6 +1,8 @@
-"""Keeps what a day comes to: in a table of the schema `analytics`, and as a Parquet file. A day is replaced as a whole."""
+"""Stores the rollups of a day, as rows of the schema `analytics` and as a Parquet file.
 
-import os
+A day is always replaced as a whole.
+"""
+
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -10,6 +12,7 @@ from dagster import ConfigurableResource
 from psycopg import sql
 from upath import UPath
 
+from resources.settings import AnalyticsSettings
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.data_folder import make_folder
@@ -20,21 +23,21 @@ if TYPE_CHECKING:
 
 
 class RollupTables(ConfigurableResource[Any]):
-    """Writes and reads the tables of the analytics."""
+    """Writes and reads the tables of the schema `analytics`."""
 
     @property
     def folder(self) -> UPath:
-        """Where the Parquet files are: ANALYTICS_FOLDER (a folder, or a URL of fsspec), or `analytics` in the data folder."""
-        return UPath(os.environ.get("ANALYTICS_FOLDER") or settings().data / "analytics")
+        """Where the Parquet files are: ANALYTICS_FOLDER, or `analytics` in the data folder."""
+        return UPath(AnalyticsSettings.read().analytics_folder or settings().data / "analytics")
 
     def replace(self, name: str, day: date, frame: "pd.DataFrame") -> str:
-        """Write a day of a table, and its file; return the file's path."""
+        """Write a day of a table and its file; return the file's path."""
         columns = ["day", *frame.columns]
         copy = sql.SQL("COPY {} ({}) FROM STDIN").format(
             sql.Identifier("analytics", name), sql.SQL(", ").join(map(sql.Identifier, columns))
         )
         with database.transaction() as connection, connection.cursor() as cursor:
-            # One writer a day: two at a time would each delete what the other has not written yet.
+            # One writer a day: two at a time would both delete before either inserts.
             cursor.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 8291))", (f"{name} {day}",)
             )
@@ -52,7 +55,9 @@ class RollupTables(ConfigurableResource[Any]):
                     rows.write_row((day, *row))
             # by days_pkey
             cursor.execute(
-                "INSERT INTO analytics.days (rollup, day, rows) VALUES (%s, %s, %s) ON CONFLICT (rollup, day) DO UPDATE SET rows = excluded.rows, made_at = now()",
+                """
+                INSERT INTO analytics.days (rollup, day, rows) VALUES (%s, %s, %s)
+                ON CONFLICT (rollup, day) DO UPDATE SET rows = excluded.rows, made_at = now()""",
                 (name, day, len(frame)),
             )
         path = self.folder / name / f"day={day}.parquet"
@@ -77,7 +82,7 @@ class RollupTables(ConfigurableResource[Any]):
             return frame_of(rows, [column.name for column in cursor.description or []])
 
     def days(self, name: str) -> set[date]:
-        """The days that there are of a table."""
+        """The days that a table has."""
         with database.connection() as connection:
             # by days_pkey
             statement = "SELECT day FROM analytics.days WHERE rollup = %s"
@@ -86,14 +91,17 @@ class RollupTables(ConfigurableResource[Any]):
 
 
 def frame_of(rows: Sequence[Any], columns: Sequence[str]) -> "pd.DataFrame":
-    """Rows as a frame with these columns, also where there are none. pandas takes a second to import: no process does before it needs one."""
+    """Rows as a frame with these columns, even without rows.
+
+    pandas takes a second to import, so it is imported only when a frame is needed.
+    """
     import pandas as pd
 
     return pd.DataFrame(rows, columns=list(columns))
 
 
 def family_rows(statement: str, start: Any, end: Any) -> "pd.DataFrame":
-    """What a statement over the families' own tables gives for a span."""
+    """The result of a statement over the families' own tables for a period."""
     with database.connection() as connection:
         cursor = connection.execute(statement.encode(), {"start": start, "end": end})
         return frame_of(cursor.fetchall(), [column.name for column in cursor.description or []])
