@@ -32,7 +32,7 @@ read outside the settings: `DAGSTER_HOME`, which Dagster itself needs (`runyard 
 
 def reference() -> str:
     """The reference of all settings as Markdown."""
-    return "\n".join([_INTRODUCTION, *(_section(section) for section in _sections())])
+    return "\n".join([_INTRODUCTION, *(_section(section) for section in sections())])
 
 
 def values() -> Iterator[tuple[str, str]]:
@@ -40,7 +40,7 @@ def values() -> Iterator[tuple[str, str]]:
     for settings_class in _classes():
         current = settings() if settings_class is Settings else settings_class()
         for section in _sections_of(settings_class):
-            for name, field in _own_fields(section).items():
+            for name, field in own_fields(section).items():
                 yield variable(section, name, field), str(getattr(current, name))
 
 
@@ -54,7 +54,8 @@ def variable(section: type[BaseSettings], name: str, field: FieldInfo) -> str:
     return f"{section.model_config.get('env_prefix', '')}{name}".upper()
 
 
-def _sections() -> Iterator[type[BaseSettings]]:
+def sections() -> Iterator[type[BaseSettings]]:
+    """The classes with settings of their own, in the order of the page."""
     return chain.from_iterable(map(_sections_of, _classes()))
 
 
@@ -79,17 +80,18 @@ def _project_classes() -> list[type[BaseSettings]]:
 def _sections_of(settings_class: type[BaseSettings]) -> list[type[BaseSettings]]:
     """The classes that a settings class is made of, in the order in which it names them."""
     parts = [base for base in settings_class.__mro__ if issubclass(base, BaseSettings)]
-    return [part for part in parts if _own_fields(part)]
+    return [part for part in parts if own_fields(part)]
 
 
-def _own_fields(section: type[BaseSettings]) -> dict[str, FieldInfo]:
+def own_fields(section: type[BaseSettings]) -> dict[str, FieldInfo]:
+    """The settings that a class declares itself."""
     own = get_annotations(section)
     return {name: field for name, field in section.model_fields.items() if name in own}
 
 
 def _section(section: type[BaseSettings]) -> str:
     title, _, text = cleandoc(section.__doc__ or "").partition("\n")
-    entries = [_entry(section, name, field) for name, field in _own_fields(section).items()]
+    entries = [_entry(section, name, field) for name, field in own_fields(section).items()]
     return "\n\n".join([f"## {title.rstrip('.')}", *filter(None, [text.strip()]), *entries]) + "\n"
 
 
