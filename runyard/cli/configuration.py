@@ -1,16 +1,18 @@
 """The settings as people see them: the reference page, and the list of `runyard doctor --settings`.
 
-Every settings class gives a section, headed by the first line of its docstring: the engine's, then
-those in the project's module (RUNYARD_SETTINGS).
+Every settings class gives a section: the engine's, then those in the project's module
+(RUNYARD_SETTINGS). The first line of its docstring is the heading, up to a colon or semicolon.
 """
 
+import re
 import textwrap
 from collections.abc import Iterator
 from inspect import cleandoc, get_annotations
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices
+from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
@@ -38,10 +40,38 @@ def reference() -> str:
 def values() -> Iterator[tuple[str, str]]:
     """Every variable with the value in effect, secrets hidden."""
     for settings_class in _classes():
-        current = settings() if settings_class is Settings else settings_class()
+        try:
+            current = settings_class()
+        except ValidationError as error:
+            yield settings_class.__name__, invalid(error)
+            continue
         for section in _sections_of(settings_class):
             for name, field in own_fields(section).items():
-                yield variable(section, name, field), str(getattr(current, name))
+                yield variable(section, name, field), _shown(getattr(current, name))
+
+
+def invalid(error: ValidationError) -> str:
+    """What is wrong with the settings, as one line with the variables but without their values."""
+    return "; ".join(
+        _problem(problem["loc"], problem["msg"].removeprefix("Value error, "))
+        for problem in error.errors(include_url=False, include_input=False)
+    )
+
+
+def _problem(place: tuple[int | str, ...], message: str) -> str:
+    """An error with the variable that it is about; one about several names them itself."""
+    if not place:
+        return message
+    name = str(place[0])
+    prefix = "RUNYARD_" if name in Settings.model_fields else ""
+    named = f"{prefix}{name}".upper()
+    return message if message.startswith(named) else f"{named}: {message}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "not set"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def variable(section: type[BaseSettings], name: str, field: FieldInfo) -> str:
@@ -90,22 +120,32 @@ def own_fields(section: type[BaseSettings]) -> dict[str, FieldInfo]:
 
 
 def _section(section: type[BaseSettings]) -> str:
-    title, _, text = cleandoc(section.__doc__ or "").partition("\n")
+    first, _, text = cleandoc(section.__doc__ or "").partition("\n")
+    title, *more = re.split("[:;] ", first.removesuffix("."), maxsplit=1)
+    paragraphs = [f"{about[0].upper()}{about[1:]}." for about in more]
+    paragraphs += [text.strip()] if text.strip() else []
     entries = [_entry(section, name, field) for name, field in own_fields(section).items()]
-    return "\n\n".join([f"## {title.rstrip('.')}", *filter(None, [text.strip()]), *entries]) + "\n"
+    return "\n\n".join([f"## {title}", *map(_wrapped, paragraphs), *entries]) + "\n"
 
 
 def _entry(section: type[BaseSettings], name: str, field: FieldInfo) -> str:
     default = _default(field)
     entry = f"- **`{variable(section, name, field)}`**{default}: {field.description}"
+    return _wrapped(entry, indent="  ")
+
+
+def _wrapped(text: str, indent: str = "") -> str:
     return textwrap.fill(
-        entry, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
 
 
 def _default(field: FieldInfo) -> str:
     """The default, unless the description explains how it is computed."""
     default: Any = field.default
-    if field.default_factory is not None or default is None or default == "":
+    # A path is one of this machine, so the description says where it comes from.
+    if field.default_factory is not None or default in (None, "") or isinstance(default, Path):
         return ""
+    if isinstance(default, bool):
+        default = str(default).lower()
     return f" (default: `{default}`)"

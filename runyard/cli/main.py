@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from runyard.cli.errors import reported
 from runyard.cli.input import json_of_file, json_of_text
@@ -39,7 +40,13 @@ _MAX_RELOAD_WAIT = 10.0
 def main() -> None:
     """Event-driven background jobs on Dagster."""
     keep_private()
-    home = str(settings().home)
+    try:
+        home = str(settings().home)
+    except ValidationError as error:
+        from runyard.cli.configuration import invalid
+
+        echo(f"runyard: {invalid(error)}", err=True)
+        sys.exit(1)
     if home not in sys.path:
         sys.path.insert(0, home)
 

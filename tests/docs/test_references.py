@@ -73,7 +73,8 @@ def _problem(arguments: list[str]) -> str | None:
             return f"there is no command {' '.join(arguments)}"
         command, rest = found, rest[1:]
     try:
-        command.make_parser(click.Context(command)).parse_args(rest)
+        context = click.Context(command, **command.context_settings)
+        command.make_parser(context).parse_args(rest)
     except click.UsageError as error:
         return f"{' '.join(arguments)}: {error.format_message()}"
     return None

@@ -223,6 +223,18 @@ def test_a_key_that_is_not_text_is_rejected(yard: Yard) -> None:
     assert "standard input is not UTF-8, UTF-16 or UTF-32 text" in one_line(result)
 
 
+def test_an_invalid_setting_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNYARD_PORT", "http")
+    settings.cache_clear()
+    try:
+        result = command("functions")
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+    assert result.output.startswith("runyard: RUNYARD_PORT: Input should be a valid integer")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+
+
 def psql(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `runyard psql`, which becomes psql, in a process of its own."""
     return subprocess.run(
