@@ -14,17 +14,12 @@ from resources.ai.providers import switched_on
 from resources.email.addresses import Mailbox
 from resources.media import preview_codecs
 from resources.media.store import MediaStore
-from resources.settings import SETTINGS, EmailSettings, MediaSettings, secret
+from resources.settings import EmailSettings, MediaSettings, secret
 from resources.sync.source_config import sources
 from runyard.errors import RunyardError
 from runyard.processes.checks import Check
 
 _SECONDS = 10.0
-
-
-def settings() -> list[tuple[str, str]]:
-    """Every variable of the families with its value, secrets as stars."""
-    return [setting for group in SETTINGS for setting in group.described()]
 
 
 def checks() -> Sequence[Check]:

@@ -11,12 +11,10 @@ latter are listed here so that `runyard doctor --settings` shows whether they ar
 
 import math
 import os
-import re
-from collections.abc import Sequence
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -33,8 +31,6 @@ GEMINI_MODEL = "gemini-3.5-flash-lite"
 PROVIDERS = ("gemini", "openai", "offline")
 
 _SECONDS_A_DAY = 86_400
-_NOT_SET = "not set"
-_USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class FamilySettings(BaseSettings):
@@ -48,15 +44,6 @@ class FamilySettings(BaseSettings):
         settings = _parsed(cls, tuple(os.environ.get(name.upper()) for name in cls.model_fields))
         assert isinstance(settings, cls)
         return settings
-
-    @classmethod
-    def described(cls) -> list[tuple[str, str]]:
-        """Every variable with its value, secrets as stars; the error instead of a wrong value."""
-        try:
-            settings = cls.read()
-        except NonRetriable as error:
-            return [(cls.__name__, str(error))]
-        return [(name.upper(), _shown(getattr(settings, name))) for name in cls.model_fields]
 
 
 class EmailSettings(FamilySettings):
@@ -315,18 +302,6 @@ class WebhookSettings(FamilySettings):
     )
 
 
-SETTINGS: Sequence[type[FamilySettings]] = (
-    EmailSettings,
-    AiSettings,
-    MediaSettings,
-    SyncSettings,
-    ContactSettings,
-    AnalyticsSettings,
-    HttpSettings,
-    WebhookSettings,
-)
-
-
 def split_names(text: str) -> list[str]:
     """The names in a text that separates them with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
@@ -345,14 +320,6 @@ def _parsed(group: type[FamilySettings], values: tuple[str | None, ...]) -> Fami
         return group()
     except ValidationError as error:
         raise NonRetriable(_message(error.errors(include_url=False)[0])) from None
-
-
-def _shown(value: Any) -> str:
-    """A value for people, without a password in a URL."""
-    if value is None or value == []:
-        return _NOT_SET
-    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return _USER_IN_URL.sub("***@", text)
 
 
 def _message(error: ErrorDetails) -> str:

@@ -1,7 +1,8 @@
-"""Every setting of the engine, read once from the environment.
+"""The engine's settings, read once per process from environment variables.
 
-A `Settings` is made where a process begins and cached by `settings()`. Secrets are `SecretStr`, so no log,
-error or page shows them by accident.
+`settings()` returns the cached `Settings`. Secrets are `SecretStr`, so they cannot appear in a log,
+an error or a page by accident. `runyard configuration` turns the classes of this module into
+docs/configuration.md: each class is a section, and each description an entry.
 """
 
 import importlib
@@ -19,7 +20,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from runyard.errors import InvalidOption
 from runyard.syntax.retention_policy import Retention
 
-# Where the embedded database of a project is that root runs: PostgreSQL refuses to run as root, and its user need not enter root's folders.
+# Where the embedded database of a project run by root is stored: PostgreSQL refuses to run as root,
+# and the user it runs as cannot enter root's folders.
 ROOT_DATABASES = Path("/var/lib/runyard")
 
 
@@ -28,143 +30,197 @@ def _project_root() -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or Path.cwd()).resolve()
 
 
-class Settings(BaseSettings):
-    """What can be set, each by an environment variable; `runyard doctor` prints them."""
-
+class _EngineSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RUNYARD_", populate_by_name=True, extra="ignore")
 
+
+class StorageSettings(_EngineSettings):
+    """Database and files."""
+
     home: Path = Field(
-        default_factory=_project_root, description="The project's folder (RUNYARD_HOME)."
+        default_factory=_project_root,
+        description="The project's folder, which holds `dagster.yaml`. Defaults to `DAGSTER_HOME`, "
+        "or else to the working directory.",
     )
     data_dir: Path | None = Field(
         default=None,
-        description="Where the embedded database, the broker's files and the outbox are kept (RUNYARD_DATA_DIR); `.runyard` of the project by default.",
+        description="The data folder: the embedded database, the file broker's queue, the local "
+        "outbox, uploads and media. Defaults to `.runyard` in the project's folder.",
     )
     database_url: SecretStr | None = Field(
         default=None,
         validation_alias=AliasChoices("DATABASE_URL", "database_url"),
-        description="A PostgreSQL server (DATABASE_URL). When it is not set, `runyard up` starts an embedded one.",
+        description="The URL of a PostgreSQL server, version 14 or later: "
+        "`postgresql://user:password@host/database`. Without it `runyard up` starts the embedded "
+        "one.",
     )
     direct_database_url: SecretStr | None = Field(
         default=None,
-        description="The server itself, where DATABASE_URL leads to PgBouncer or another pooler (RUNYARD_DIRECT_DATABASE_URL): for migrations and for LISTEN.",
+        description="The URL of the server itself, needed when `DATABASE_URL` leads to PgBouncer "
+        "or another connection pooler: migrations and LISTEN bypass the pooler.",
     )
     postgres_folder: Path | None = Field(
         default=None,
         validation_alias=AliasChoices("RUNYARD_POSTGRES_DIR", "postgres_folder"),
-        description="The folder of the embedded database (RUNYARD_POSTGRES_DIR): `postgres` in the data folder by default, one in /var/lib/runyard for root.",
+        description="The data directory of the embedded database. Defaults to `postgres` in the "
+        "data folder, or to a folder in `/var/lib/runyard` when root runs Runyard.",
     )
+    retention: str = Field(
+        default="30d",
+        description="How long finished invocations and their events are kept: `30d`, `forever`, or, "
+        "with exceptions for single functions, `30d, send_email=90d`.",
+    )
+
+
+class WorkerSettings(_EngineSettings):
+    """Workers and broker."""
+
     broker_url: SecretStr | None = Field(
         default=None,
-        description="Redis or RabbitMQ between the daemon and the workers (RUNYARD_BROKER_URL); files by default.",
-    )
-    host: str = Field(
-        default="127.0.0.1",
-        description="The address that the web process listens on (RUNYARD_HOST).",
-    )
-    port: int = Field(default=8290, ge=1, le=65535, description="Its port (RUNYARD_PORT).")
-    environment: str = Field(
-        default="production",
-        pattern=r"^[a-z0-9-]{1,32}$",
-        description="Which keys the HTTP API takes: those made for it (RUNYARD_ENVIRONMENT).",
-    )
-    cors_origins: Annotated[list[str], NoDecode] = Field(
-        default_factory=list,
-        description="The origins whose pages may call the HTTP API (RUNYARD_CORS_ORIGINS, commas between): https://shop.example.",
-    )
-    key_rate_limit: float = Field(
-        default=1000,
-        gt=0,
-        description="Requests a second of a key that has no rate of its own, for each web process (RUNYARD_KEY_RATE_LIMIT).",
-    )
-    unknown_key_rate_limit: float = Field(
-        default=1,
-        gt=0,
-        description="Requests a second with unknown keys from one address, beyond which those, and no others, are slowed (RUNYARD_UNKNOWN_KEY_RATE_LIMIT).",
-    )
-    client_timeout: float = Field(
-        default=15,
-        gt=0,
-        description="How long a client may take to send its headers, then its body, and to read a part of its answer (RUNYARD_CLIENT_TIMEOUT).",
-    )
-    connections: int = Field(
-        default=2000,
-        ge=1,
-        description="Connections of the web process; those without a request in progress make room (RUNYARD_CONNECTIONS).",
-    )
-    connections_per_address: int = Field(
-        default=1000,
-        ge=1,
-        description="Of those from one address; behind a proxy, as many as RUNYARD_CONNECTIONS (RUNYARD_CONNECTIONS_PER_ADDRESS).",
-    )
-    body_bytes: int = Field(
-        default=256 * 1024 * 1024,
-        ge=64 * 1024 * 1024,
-        description="Bytes of bodies that the web process holds at a time, an eighth of them of unknown senders (RUNYARD_BODY_BYTES).",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="warning",
-        description="What the web process logs; info: every request (RUNYARD_LOG_LEVEL).",
+        description="The URL of the Redis or RabbitMQ broker between the daemon and the workers. "
+        "Defaults to a broker of plain files in the data folder, for a single machine.",
     )
     concurrency: int = Field(
         default_factory=lambda: max(2, os.cpu_count() or 2),
         ge=1,
         le=256,
-        description="Runs that one worker does at a time (RUNYARD_CONCURRENCY).",
+        description="The number of runs that one worker executes at a time, each in a process of "
+        "its own: 1 to 256. Defaults to the number of cores, at least 2.",
     )
     lease_seconds: float = Field(
         default=30,
         ge=2,
-        description="A batch is given to another run after this silence of its worker (RUNYARD_LEASE_SECONDS).",
+        description="Lease timeout in seconds: when a worker has not renewed the lease of a batch "
+        "for this long, the batch is given to another run.",
     )
     stop_seconds: float = Field(
         default=3,
         ge=0,
-        description="A worker that is told to stop hands the runs back that have not ended by then; no attempt is counted (RUNYARD_STOP_SECONDS).",
+        description="How many seconds a worker that is told to stop gives its runs to finish. Runs "
+        "that take longer are handed back; this does not count as an attempt.",
     )
-    retention: str = Field(
-        default="30d",
-        description="How long events and invocations are kept (RUNYARD_RETENTION): `30d`, or with functions of their own time `30d, send_email=90d`; `forever`.",
+
+
+class WebSettings(_EngineSettings):
+    """Web process and HTTP API."""
+
+    host: str = Field(default="127.0.0.1", description="The address that the web process binds to.")
+    port: int = Field(default=8290, ge=1, le=65535, description="The port of the web process.")
+    environment: str = Field(
+        default="production",
+        pattern=r"^[a-z0-9-]{1,32}$",
+        description="The name of this environment (lower-case letters, digits and hyphens). The "
+        "HTTP API accepts only API keys that were created for it, and functions belong to a code "
+        "location within it.",
     )
+    signing_secrets: SecretStr | None = Field(
+        default=None,
+        description="Secrets with which applications sign posts to the HTTP API (Standard "
+        "Webhooks), separated by commas; a signature made with any of them is valid.",
+    )
+    cors_origins: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Allowed CORS origins, separated by commas: `https://shop.example`. Pages of "
+        "these origins may call the HTTP API and read its answers.",
+    )
+    key_rate_limit: float = Field(
+        default=1000,
+        gt=0,
+        description="Requests per second allowed to an API key that has no rate limit of its own, "
+        "counted by each web process.",
+    )
+    unknown_key_rate_limit: float = Field(
+        default=1,
+        gt=0,
+        description="Requests per second with unknown API keys allowed to one address. Further "
+        "requests of this kind are delayed or rejected; requests with valid keys are not affected.",
+    )
+    client_timeout: float = Field(
+        default=15,
+        gt=0,
+        description="How many seconds a client may take to send its headers, then its body, and "
+        "between two reads of the answer.",
+    )
+    connections: int = Field(
+        default=2000,
+        ge=1,
+        description="The number of connections that the web process keeps open. When it is "
+        "reached, the connection that has been idle the longest is closed to make room.",
+    )
+    connections_per_address: int = Field(
+        default=1000,
+        ge=1,
+        description="How many of these connections may come from one address. Behind a proxy all "
+        "clients share one: set it to the value of `RUNYARD_CONNECTIONS`.",
+    )
+    body_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=64 * 1024 * 1024,
+        description="The total size of the request bodies that the web process holds at a time, in "
+        "bytes, 64 MiB at least. An eighth of it is for senders that are not authenticated yet.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="warning",
+        description="What the web process logs: `debug`, `info` (every request), `warning` or "
+        "`error`.",
+    )
+
+
+class ProjectSettings(_EngineSettings):
+    """Modules of the project.
+
+    Where the engine finds the project's code, as names of Python modules. All but the code location
+    are optional: a module that does not exist is skipped.
+    """
+
     code: str = Field(
-        default="definitions", description="The module with the Dagster definitions (RUNYARD_CODE)."
+        default="definitions",
+        description="The module with the Dagster `Definitions`: the code location.",
     )
     catalog: str = Field(
-        default="pipelines.events", description="The module with the event types (RUNYARD_CATALOG)."
+        default="pipelines.events", description="The module that declares the event types."
     )
     http_extensions: str = Field(
         default="pipelines.http_extensions",
-        description="The module with the project's edge functions and webhooks (RUNYARD_HTTP_EXTENSIONS).",
+        description="The module with the project's own endpoints: edge functions and webhooks.",
     )
     pages: str = Field(
         default="pipelines.pages",
-        description="The module with the project's own pages of the dev page (RUNYARD_PAGES).",
+        description="The module with the project's own pages below `/dev`.",
     )
     checks: str = Field(
         default="pipelines.checks",
-        description="The module with `checks`, the project's own lines of `runyard doctor` (RUNYARD_CHECKS).",
+        description="The module whose function `checks` returns the project's own checks for "
+        "`runyard doctor`.",
     )
     report: str = Field(
         default="assets.report",
-        description="The module with `week`, the text of `runyard report` (RUNYARD_REPORT).",
+        description="The module whose function `week` returns the text of `runyard report`.",
     )
     migrations: str = Field(
         default="pipelines.migrations",
-        description="The package with the project's own migrations (RUNYARD_MIGRATIONS).",
+        description="The package with the project's own Alembic migrations (schema `app`).",
     )
+    settings: str = Field(
+        default="resources.settings",
+        description="The module with the project's own pydantic settings classes, for `runyard "
+        "doctor --settings` and `runyard configuration`.",
+    )
+
+
+class Settings(StorageSettings, WorkerSettings, WebSettings, ProjectSettings):
+    """All settings of the engine."""
 
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return (
-            [part.strip() for part in value.split(",") if part.strip()]
-            if isinstance(value, str)
-            else value
-        )
+        if not isinstance(value, str):
+            return value
+        return [origin.strip() for origin in value.split(",") if origin.strip()]
 
     @field_validator("retention")
     @classmethod
-    def _can_be_read(cls, value: str) -> str:
+    def _is_a_retention(cls, value: str) -> str:
         try:
             Retention.parse(value)
         except InvalidOption as error:
@@ -175,7 +231,8 @@ class Settings(BaseSettings):
     def _has_both_urls(self) -> Self:
         if self.direct_database_url is not None and self.database_url is None:
             raise ValueError(
-                "RUNYARD_DIRECT_DATABASE_URL is the way around the pooler that DATABASE_URL leads to: set that too, or only that"
+                "RUNYARD_DIRECT_DATABASE_URL is set but DATABASE_URL is not: set DATABASE_URL to "
+                "the pooler's URL, or, without a pooler, set only DATABASE_URL"
             )
         return self
 
@@ -192,25 +249,28 @@ class Settings(BaseSettings):
         return self._root_postgres_dir() if self._is_roots() else self.data / "postgres"
 
     def _is_roots(self) -> bool:
-        """Whether this process is root's, and the data folder too (or will be)."""
+        """Whether this process is root's, and the data folder is, or will be, root's too."""
         try:
             return os.geteuid() == 0 == self.data.stat().st_uid
         except FileNotFoundError:
             return os.geteuid() == 0
 
     def _root_postgres_dir(self) -> Path:
-        """A folder that only this data folder has."""
+        """A folder for the database of this data folder alone."""
         project = self.data.parent if self.data.name == ".runyard" else self.data
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", project.name)[:30].strip(".-") or "project"
         return ROOT_DATABASES / f"{name}-{sha256(os.fsencode(self.data)).hexdigest()[:12]}"
 
     @property
     def broker_dir(self) -> Path:
-        """The folder of the broker that works with files."""
+        """The folder of the file broker."""
         return self.data / "broker"
 
     def project_module(self, name: str) -> ModuleType | None:
-        """The project's module that a setting names (`catalog`, `http_extensions`, `checks`, `pages`), imported; None for a process outside of a project."""
+        """Import the project's module that the setting `name` points to (such as `catalog`).
+
+        Returns None when there is no such module, as in a process outside a project.
+        """
         module: str = getattr(self, name)
         try:
             return importlib.import_module(module)
@@ -221,7 +281,7 @@ class Settings(BaseSettings):
 
     @property
     def loopback_only(self) -> bool:
-        """Whether the web process can be reached from this machine alone."""
+        """Whether the web process can be reached from this machine only."""
         return self.host in ("127.0.0.1", "localhost", "::1")
 
 

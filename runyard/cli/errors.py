@@ -1,4 +1,4 @@
-"""How commands end: every error is one line on standard error, and exit code 1, or 2 for what a command cannot read."""
+"""How commands end: an error is one line on standard error, with exit code 1 or 2."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,10 @@ Parameters = ParamSpec("Parameters")
 
 
 def reported(command: Callable[Parameters, int | None]) -> Callable[Parameters, None]:
-    """Turn our errors into one line and exit code 1 or 2, and a returned code into the exit code."""
+    """Report Runyard's errors as one line, and exit with the code that the command returns.
+
+    An error exits with 1, or with 2 when the command could not read its input.
+    """
 
     @wraps(command)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:

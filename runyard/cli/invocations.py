@@ -1,9 +1,12 @@
-"""The commands that act on invocations: replay, cancel and dismiss many; dead letters; pause and resume functions."""
+"""The commands that act on invocations and functions.
+
+They replay, cancel and dismiss in bulk, list dead letters, and pause and resume functions.
+"""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,40 +15,45 @@ from runyard.cli.terminal import echo
 from runyard.errors import RunyardError
 from runyard.text.redaction import redact
 
+if TYPE_CHECKING:
+    from runyard.engine.bulk import Action, Progress
+
+_SELECTION = [
+    click.option("--function", help="Only invocations of this function."),
+    click.option("--status", multiple=True, help="Only with this status (repeatable)."),
+    click.option(
+        "--since",
+        help="Only events received at or after this: a date, a time, a weekday, 'yesterday', or "
+        "a duration ('2h' for two hours ago).",
+    ),
+    click.option("--until", help="Only events received before this, given like --since."),
+    click.option("--error", help="Only errors that contain this text."),
+    click.option(
+        "--filter",
+        "filter",
+        help="Only events that match this SQL/JSON path: '$.data.country == \"CH\"'.",
+    ),
+    click.option("--event", "events", multiple=True, help="Only this event id (repeatable)."),
+    click.option(
+        "--invocation",
+        "invocations",
+        multiple=True,
+        type=int,
+        help="Only this invocation id (repeatable).",
+    ),
+    click.option("--dry-run", is_flag=True, help="Print how many there are, and change nothing."),
+    click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
+    click.option(
+        "--resume",
+        "bulk",
+        help="Resume the bulk operation with this id; `runyard bulks` lists them.",
+    ),
+]
+
 
 def _selecting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that select invocations, the same for every command."""
-    options = [
-        click.option("--function", help="Of this function."),
-        click.option("--status", multiple=True, help="With this status (may be repeated)."),
-        click.option(
-            "--since",
-            help="Whose event came at or after this: a date, a time, a weekday, 'yesterday', or how long ago ('2h').",
-        ),
-        click.option("--until", help="Whose event came before this."),
-        click.option("--error", help="Whose error contains this text."),
-        click.option(
-            "--filter", "filter", help="SQL/JSON path over the event: '$.data.country == \"CH\"'."
-        ),
-        click.option(
-            "--event", "events", multiple=True, help="Of the event with this id (may be repeated)."
-        ),
-        click.option(
-            "--invocation",
-            "invocations",
-            multiple=True,
-            type=int,
-            help="With this id (may be repeated).",
-        ),
-        click.option("--dry-run", is_flag=True, help="Only say how many there are."),
-        click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option(
-            "--resume",
-            "bulk",
-            help="Go on with a bulk that was stopped; `runyard bulks` lists them.",
-        ),
-    ]
-    for option in reversed(options):
+    """Add the options that select invocations, the same for every command."""
+    for option in reversed(_SELECTION):
         command = option(command)
     return command
 
@@ -53,93 +61,98 @@ def _selecting(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @_selecting
 @click.option(
-    "--keep-steps", is_flag=True, help="Keep the steps that are done; from the start without it."
+    "--keep-steps",
+    is_flag=True,
+    help="Keep the results of completed steps; without it, start from the first step.",
 )
 @reported
 def replay(dry_run: bool, yes: bool, bulk: str | None, keep_steps: bool, **selected: Any) -> int:
-    """Run the events of invocations again, as new invocations.
+    """Run past events again, as new invocations.
 
-    Without a status: what failed or was cancelled; with --since, --event or --invocation everything that is final.
+    Without --status, selects failed and cancelled invocations; with --since, --event or
+    --invocation, all that have ended.
     """
-    return _many("replay", dry_run, yes, bulk, selected, keep_steps)
+    return _in_bulk("replay", dry_run, yes, bulk, selected, keep_steps)
 
 
 @click.command()
 @_selecting
 @reported
 def cancel(dry_run: bool, yes: bool, bulk: str | None, **selected: Any) -> int:
-    """Cancel invocations that are not final: those that run leave their run at the next step."""
-    return _many("cancel", dry_run, yes, bulk, selected)
+    """Cancel invocations that have not ended.
+
+    A running one leaves its run at the next step.
+    """
+    return _in_bulk("cancel", dry_run, yes, bulk, selected)
 
 
 @click.command()
 @_selecting
 @reported
 def dismiss(dry_run: bool, yes: bool, bulk: str | None, **selected: Any) -> int:
-    """Take final failures off the list of dead letters."""
-    return _many("dismiss", dry_run, yes, bulk, selected)
+    """Remove failures from the dead letters."""
+    return _in_bulk("dismiss", dry_run, yes, bulk, selected)
 
 
 @click.command("run-now")
 @click.argument("invocations", nargs=-1, type=int, required=True)
 @reported
 def run_now(invocations: tuple[int, ...]) -> int:
-    """Run invocations now that sleep or are queued for later, such as for another attempt; limits still hold."""
+    """Run sleeping or delayed invocations now.
+
+    This includes those that wait for a retry. Flow control still applies.
+    """
     from runyard.store import database
     from runyard.store.queries import fetch_all
 
     with database.connection() as connection:
-        due = [
-            row["id"]
-            for row in fetch_all(connection, "run_invocations_now", invocations=list(invocations))
-        ]
+        rows = fetch_all(connection, "run_invocations_now", invocations=list(invocations))
+    due = {row["id"] for row in rows}
     for invocation in invocations:
-        echo(
-            f"{invocation}: {'due now' if invocation in due else 'waits for no time that could be cut short'}"
-        )
+        outcome = "due now" if invocation in due else "not waiting for a time, left as it is"
+        echo(f"{invocation}: {outcome}")
     return 0 if due else 1
 
 
-def _many(
-    action: Any,
+def _in_bulk(
+    action: "Action",
     dry_run: bool,
     yes: bool,
     bulk: str | None,
     selected: dict[str, Any],
-    keep: bool = False,
+    keep_steps: bool = False,
 ) -> int:
-    # click gives tuples for the options that may be repeated.
+    """Count what is selected, ask for confirmation, and act on it."""
     from runyard.engine.bulk import Selection, count, perform, raise_for_missing, resume
     from runyard.store import database
     from runyard.syntax.times import parse_time
 
     if bulk is not None:
-        return _show(action, resume(bulk))
+        return _show_progress(action, resume(bulk))
     for name in ("since", "until"):
         if selected[name] is not None:
             selected[name] = parse_time(selected[name], f"--{name}")
     selection = Selection(**selected)
-    found = count(selection, action)
-    if not found:
+    total = count(selection, action)
+    if not total:
         with database.connection() as connection:
             raise_for_missing(connection, selection)
-    echo(f"{found} invocations to {action}{' (nothing was changed)' if dry_run else ''}")
-    if dry_run or not found:
+    echo(f"{total} invocations to {action}{' (dry run: nothing was changed)' if dry_run else ''}")
+    if dry_run or not total:
         return 0
     if not yes and sys.stdin.isatty() and not click.confirm(f"{action} them?"):
         return 1
-    return _show(action, perform(selection, action, keep=keep))
+    return _show_progress(action, perform(selection, action, keep=keep_steps))
 
 
-def _show(action: str, progress: "Iterator[Any]") -> int:
-    first = next(progress)
-    echo(f"bulk {first.bulk}; when it is stopped: runyard {action} --resume {first.bulk}", err=True)
-    last = first
-    with click.progressbar(length=max(1, first.total), file=sys.stderr, label=action) as bar:
-        bar.update(first.done)
-        for step in progress:
-            bar.update(step.done - last.done)
-            last = step
+def _show_progress(action: str, progress: "Iterator[Progress]") -> int:
+    last = next(progress)
+    echo(f"bulk {last.bulk}; if it is interrupted: runyard {action} --resume {last.bulk}", err=True)
+    with click.progressbar(length=max(1, last.total), file=sys.stderr, label=action) as bar:
+        bar.update(last.done)
+        for current in progress:
+            bar.update(current.done - last.done)
+            last = current
     echo(f"{last.done} done")
     return 0
 
@@ -147,26 +160,31 @@ def _show(action: str, progress: "Iterator[Any]") -> int:
 @click.command()
 @reported
 def bulks() -> None:
-    """List the latest bulk replays, cancels and dismissals."""
+    """List the latest bulk operations.
+
+    These are replays, cancellations and dismissals of many invocations.
+    """
     from runyard.engine import bulk
 
     rows = bulk.bulks()
     if not rows:
-        echo("There were none yet.")
+        echo("No bulk operations yet.")
     for row in rows:
-        chosen = {key: value for key, value in row["selection"].items() if value}
+        selection = {key: value for key, value in row["selection"].items() if value}
+        state = "finished" if row["finished_at"] else "STOPPED"
         echo(
-            f"{row['id']}  {row['action']:<7}  {row['done']} of {row['total']}  {'finished' if row['finished_at'] else 'STOPPED'}  {json.dumps(chosen)}"
+            f"{row['id']}  {row['action']:<7}  {row['done']} of {row['total']}  {state}  "
+            f"{json.dumps(selection)}"
         )
 
 
 @click.command("dead-letters")
 @click.option("--function", help="Only of this function.")
-@click.option("--id", "invocation", type=int, help="One whole, with its data and traceback.")
+@click.option("--id", "invocation", type=int, help="Only this one, with its data and traceback.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
 @reported
 def dead_letters(function: str | None, invocation: int | None, limit: int) -> None:
-    """List final failures that were neither replayed nor dismissed."""
+    """List failures not yet replayed or dismissed."""
     from runyard.engine.bulk import Selection, raise_for_missing
     from runyard.engine.failures import described
     from runyard.store import database
@@ -180,14 +198,16 @@ def dead_letters(function: str | None, invocation: int | None, limit: int) -> No
             raise_for_missing(connection, Selection(function=function))
     if invocation is not None and not rows:
         raise RunyardError(
-            f"there is no dead letter {invocation}: it was replayed or dismissed, or has not failed for good"
+            f"invocation {invocation} is not a dead letter: it has not failed, or was replayed or "
+            "dismissed"
         )
     if not rows:
-        echo("None.")
+        echo("No dead letters.")
     for row in rows:
-        at = f"at {row['step']}: " if row["step"] else ""
+        step = f"at {row['step']}: " if row["step"] else ""
         echo(
-            f"{row['id']}  {row['finished_at']:%Y-%m-%d %H:%M:%S}  {row['function']}  {row['event']}  {at}{redact(described(row))[:200]}"
+            f"{row['id']}  {row['finished_at']:%Y-%m-%d %H:%M:%S}  {row['function']}  "
+            f"{row['event']}  {step}{redact(described(row))[:200]}"
         )
         if invocation is not None:
             echo(f"event {row['event_id']}, run {row['run_id']}")
@@ -198,18 +218,21 @@ def dead_letters(function: str | None, invocation: int | None, limit: int) -> No
 @click.argument("function")
 @reported
 def pause(function: str) -> None:
-    """Hold a function's invocations back until it is resumed; those that run go on."""
+    """Pause a function.
+
+    Its events are queued until it is resumed; runs in progress finish.
+    """
     _set_paused(function, True)
-    echo(f"{function} is paused; its events wait. `runyard resume {function}` lets them go.")
+    echo(f"{function} is paused; its events are queued until `runyard resume {function}`.")
 
 
 @click.command()
 @click.argument("function")
 @reported
 def resume(function: str) -> None:
-    """Let the invocations of a paused function go."""
+    """Resume a paused function."""
     _set_paused(function, False)
-    echo(f"{function} is resumed; its events go on.")
+    echo(f"{function} is resumed.")
 
 
 def _set_paused(function: str, paused: bool) -> None:

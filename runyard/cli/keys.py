@@ -1,7 +1,8 @@
-"""The commands that make, list and revoke the keys of the HTTP API."""
+"""`runyard keys`: create, list and revoke API keys."""
 
 import sys
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 
@@ -12,7 +13,7 @@ from runyard.cli.terminal import echo
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke the keys of the HTTP API."""
+    """Create, list and revoke API keys."""
 
 
 @keys.command()
@@ -22,22 +23,24 @@ def keys() -> None:
     "scopes",
     multiple=True,
     required=True,
-    help="send, read or manage (may be repeated).",
+    help="send, read or manage (repeatable).",
 )
 @click.option(
     "--event",
     "events",
     multiple=True,
-    help="An event name that it may send and read, with wildcards (may be repeated); all by default.",
+    help="Restrict the key to events with this name, wildcards allowed (repeatable).",
 )
-@click.option("--tenant", help="Whose it is: keys of one tenant share the ids of events.")
-@click.option("--rate", type=float, help="Requests a second; RUNYARD_KEY_RATE_LIMIT by default.")
-@click.option("--expires-in", help="When it ends by itself: 90d.")
+@click.option(
+    "--tenant", help="The key's owner: the keys of one tenant share their idempotency keys."
+)
+@click.option("--rate", type=float, help="Requests per second (default: RUNYARD_KEY_RATE_LIMIT).")
+@click.option("--expires-in", help="How long the key is valid: 90d.")
 @click.option(
     "--stdin",
-    "given",
+    "from_stdin",
     is_flag=True,
-    help="Take the key from standard input: one that a client has already.",
+    help="Read the key from standard input, to register one that clients already use.",
 )
 @reported
 def create(
@@ -47,57 +50,63 @@ def create(
     tenant: str | None,
     rate: float | None,
     expires_in: str | None,
-    given: bool,
+    from_stdin: bool,
 ) -> None:
-    """Make a key for NAME and print it, this one time."""
-    from runyard.engine import api_keys as store
+    """Create a key called NAME and print it. It cannot be shown again."""
+    from runyard.engine import api_keys
     from runyard.syntax.durations import seconds
 
-    ends = (
-        datetime.now(UTC) + timedelta(seconds=seconds(expires_in, "--expires-in", least=1))
-        if expires_in
-        else None
+    expires_at = None
+    if expires_in:
+        lifetime = timedelta(seconds=seconds(expires_in, "--expires-in", least=1))
+        expires_at = datetime.now(UTC) + lifetime
+    key_id, key = api_keys.create(
+        name,
+        scopes,
+        events=events,
+        tenant=tenant,
+        per_second=rate,
+        expires_at=expires_at,
+        key=first_line(sys.stdin.buffer) if from_stdin else None,
     )
-    key = first_line(sys.stdin.buffer) if given else None
-    key_id, made = store.create(
-        name, scopes, events=events, tenant=tenant, per_second=rate, expires_at=ends, key=key
-    )
-    echo(f"key {key_id}; it is not kept and cannot be shown again", err=True)
-    if not given:
-        click.echo(made)
+    echo(f"key {key_id}; only its hash is stored, so it cannot be shown again", err=True)
+    if not from_stdin:
+        click.echo(key)
 
 
 @keys.command("list")
 @reported
 def list_keys() -> None:
-    """List all keys, by how they begin."""
-    from runyard.engine import api_keys as store
+    """List all keys by their first characters."""
+    from runyard.engine import api_keys
 
-    rows = store.listed()
+    rows = api_keys.listed()
     if not rows:
-        echo("None yet: runyard keys create NAME --scope send")
+        echo("No API keys yet: runyard keys create NAME --scope send")
     for row in rows:
-        state = (
-            "REVOKED"
-            if row["revoked_at"]
-            else "EXPIRED"
-            if row["expires_at"] and row["expires_at"] < datetime.now(UTC)
-            else "valid"
-        )
-        used = f"used {row['used_at']:%Y-%m-%d %H:%M}" if row["used_at"] else "never used"
         only = f"  only {', '.join(row['events'])}" if row["events"] else ""
-        whose = f"  of {row['tenant']}" if row["tenant"] else ""
-        ends = f"  until {row['expires_at']:%Y-%m-%d}" if row["expires_at"] else ""
+        tenant = f"  tenant {row['tenant']}" if row["tenant"] else ""
+        expires = f"  until {row['expires_at']:%Y-%m-%d}" if row["expires_at"] else ""
+        used = f"used {row['used_at']:%Y-%m-%d %H:%M}" if row["used_at"] else "never used"
         echo(
-            f"{row['id']}  {row['hint']}...  {row['name']}  {row['environment']}  {', '.join(row['scopes'])}{only}{whose}  {state}{ends}  {used}"
+            f"{row['id']}  {row['hint']}...  {row['name']}  {row['environment']}  "
+            f"{', '.join(row['scopes'])}{only}{tenant}  {_state(row)}{expires}  {used}"
         )
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["revoked_at"]:
+        return "REVOKED"
+    if row["expires_at"] and row["expires_at"] < datetime.now(UTC):
+        return "EXPIRED"
+    return "valid"
 
 
 @keys.command()
 @click.argument("key")
 @reported
 def revoke(key: str) -> None:
-    """Take the key with this id or name out of use, everywhere within a second."""
-    from runyard.engine import api_keys as store
+    """Revoke the key with this id or name; web processes reject it within a second."""
+    from runyard.engine import api_keys
 
-    echo(f"{store.revoke(key)} is revoked.")
+    echo(f"{api_keys.revoke(key)} is revoked.")

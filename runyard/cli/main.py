@@ -1,6 +1,9 @@
-"""The command `runyard`. Every error is one line on standard error and exit code 1; wrong usage, and input that cannot be read, is exit code 2."""
+"""The command `runyard`.
 
-import importlib
+Every error is one line on standard error. The exit code is 1, or 2 for wrong usage and for input
+that cannot be read.
+"""
+
 import json
 import logging
 import os
@@ -12,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from runyard.cli.errors import reported
 from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
+from runyard.cli.psql import psql
 from runyard.cli.terminal import echo, echo_json
 from runyard.engine.loops import Trouble
 from runyard.errors import InvalidInput, RunyardError
@@ -24,19 +29,10 @@ from runyard.settings import settings
 from runyard.store.private_folders import keep_private
 from runyard.text.redaction import redact
 
-_WATCHED = (
-    "pipelines",
-    "sensors",
-    "assets",
-    "schedules",
-    "resources",
-    "templates",
-    "runyard",
-    "definitions.py",
-)
-
-# The longest wait before the files are watched again, should that or a reload have failed.
-_MOST_RELOAD_WAIT = 10.0
+# Beside the module of the code location itself.
+_WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard")
+# The longest pause before files are watched again, after watching or reloading has failed.
+_MAX_RELOAD_WAIT = 10.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,7 +40,13 @@ _MOST_RELOAD_WAIT = 10.0
 def main() -> None:
     """Event-driven background jobs on Dagster."""
     keep_private()
-    home = str(settings().home)
+    try:
+        home = str(settings().home)
+    except ValidationError as error:
+        from runyard.cli.configuration import invalid
+
+        echo(f"runyard: {invalid(error)}", err=True)
+        sys.exit(1)
     if home not in sys.path:
         sys.path.insert(0, home)
 
@@ -52,7 +54,11 @@ def main() -> None:
 @main.command()
 @reported
 def up() -> int:
-    """Run the whole stack until Ctrl-C: database, code server, daemon, worker, web."""
+    """Run the whole stack until Ctrl-C.
+
+    The stack is the database (embedded unless DATABASE_URL is set), code server, daemon, worker and
+    web process. It reloads the project's code when a file changes.
+    """
     from runyard.processes.stack import Stack
     from runyard.store.embedded import why_elsewhere
 
@@ -67,7 +73,8 @@ def up() -> int:
         with stack:
             address = f"http://localhost:{settings().port}"
             echo(
-                f"Ready. Dagster: {address}/   Events: {address}/dev   Send: {address}/e/<any key>   (Ctrl-C stops everything)"
+                f"Ready. Dagster: {address}/   Events: {address}/dev   "
+                f"Send: {address}/e/<any key>   (Ctrl-C stops everything)"
             )
             threading.Thread(target=_reload_on_change, args=(stack, stopped), daemon=True).start()
             code = stack.wait()
@@ -80,6 +87,7 @@ def up() -> int:
 
 
 def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
+    """Restart the code server and the worker whenever the project's code changes."""
     from watchfiles import PythonFilter, watch
 
     class CodeFilter(PythonFilter):
@@ -88,91 +96,92 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
         def __init__(self) -> None:
             super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
 
-    folders = [settings().home / name for name in _WATCHED if (settings().home / name).exists()]
-    trouble = Trouble(logging.getLogger("runyard"), "cannot load changed code", _MOST_RELOAD_WAIT)
+    trouble = Trouble(logging.getLogger("runyard"), "cannot load changed code", _MAX_RELOAD_WAIT)
     while not stopped.is_set():
         try:
             for changes in watch(
-                *folders, watch_filter=CodeFilter(), debounce=400, stop_event=stopped
+                *_watched_paths(), watch_filter=CodeFilter(), debounce=400, stop_event=stopped
             ):
                 names = sorted({Path(path).name for _, path in changes})
-                echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
+                echo(f"Changed: {', '.join(names[:5])}. Reloading the code ...")
                 stack.reload()
                 trouble.over()
         except Exception as error:
             stopped.wait(trouble.met(error))
 
 
-@main.command()
-@reported
-def report() -> None:
-    """Print the last seven days: events, functions, mail, AI, media, syncs."""
-    echo(importlib.import_module(settings().report).week(), lines=True)
+def _watched_paths() -> list[Path]:
+    code = settings().code.partition(".")[0]
+    paths = [settings().home / name for name in (*_WATCHED, code, f"{code}.py")]
+    return [path for path in dict.fromkeys(paths) if path.exists()]
 
 
 @main.command()
 @reported
 def down() -> None:
-    """Stop a stack of this project that runs in another terminal."""
+    """Stop this project's stack and its database."""
     from runyard.processes.stack import Stack
 
     stack = Stack()
-    echo("Stopping ..." if stack.is_running() else "No stack of this project runs.")
+    echo("Stopping ..." if stack.is_running() else "No stack of this project is running.")
     stack.stop()
 
 
 @main.command()
 @click.argument("name")
-@click.option("--data", help="The event's data, a JSON object.")
+@click.option("--data", help="The event's data, as a JSON object.")
 @click.option(
     "--file",
     "file",
     type=click.Path(path_type=Path),
-    help="A file of JSON with the event's data, or with several in an array.",
+    help="A JSON file with the event's data, or an array with the data of several events.",
 )
 @click.option(
-    "--id", "event_id", help="Idempotency key: a second event with it within 24 h starts nothing."
+    "--id",
+    "event_id",
+    help="Idempotency key: another event with it within 24 hours starts nothing.",
 )
-@click.option("--ts", type=int, help="When it is to happen, milliseconds since the epoch.")
+@click.option(
+    "--ts", type=int, help="When to deliver the event, in milliseconds since the Unix epoch."
+)
 @reported
 def send(
     name: str, data: str | None, file: Path | None, event_id: str | None, ts: int | None
 ) -> None:
-    """Send an event; print its id."""
+    """Send the event NAME and print its id."""
     from runyard.client import send as send_events
     from runyard.events import Event
 
     if data is not None and file is not None:
-        raise InvalidInput("give --data or --file, not both")
+        raise InvalidInput("use either --data or --file, not both")
     parsed = json_of_file(file) if file is not None else _json_of_option(data or "{}")
-    several = parsed if isinstance(parsed, list) else [parsed]
-    if not several:
+    items = parsed if isinstance(parsed, list) else [parsed]
+    if not items:
         raise InvalidInput("the array is empty: there is no event to send")
-    events = [
-        Event(name, item, id=event_id if len(several) == 1 else None, ts=ts) for item in several
-    ]
-    for sent in send_events(events, source="cli"):
-        echo(sent)
+    only_id = event_id if len(items) == 1 else None
+    events = [Event(name, item, id=only_id, ts=ts) for item in items]
+    for sent_id in send_events(events, source="cli"):
+        echo(sent_id)
 
 
 def _json_of_option(data: str) -> Any:
     try:
         return json_of_text(data, "--data")
     except InvalidInput as error:
-        raise InvalidInput(
-            f'{error}; in a shell put it into single quotes: --data \'{{"to": ["ada@example.com"]}}\''
-        ) from None
+        example = """--data '{"to": ["ada@example.com"]}'"""
+        raise InvalidInput(f"{error}; in a shell, use single quotes: {example}") from None
 
 
 @main.command()
-@click.option("--name", help="Only events of this name.")
+@click.option("--name", help="Only events with this name.")
 @click.option("--id", "event_id", help="Only the event with this id, with its steps.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with steps.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, steps included."
+)
 @reported
-def events(name: str | None, event_id: str | None, limit: int, as_json: bool) -> int | None:
-    """List the latest events and what became of them."""
-    from runyard.engine.failures import described
+def events(name: str | None, event_id: str | None, limit: int, as_json: bool) -> None:
+    """List the latest events with their outcomes."""
     from runyard.store import database
     from runyard.store.queries import fetch_all
 
@@ -184,52 +193,78 @@ def events(name: str | None, event_id: str | None, limit: int, as_json: bool) ->
         if as_json:
             echo_json(row)
             continue
-        outcome = "; ".join(
-            f"{found['function']} {found['status']} (attempt {found['attempt']}){': ' + redact(described(found['error']))[:120] if found['error'] else ''}"
-            for found in row["invocations"]
-        )
-        echo(
-            f"{row['received_at']:%Y-%m-%d %H:%M:%S}  {row['id']}  {row['name']}  {outcome or 'unmatched: no function waits for this name'}"
-        )
+        _show_event(row)
         if event_id:
             for invocation in row["invocations"]:
-                for wait in invocation["waits"]:
-                    echo(
-                        f"    {wait['step']}: waits for {wait['event'] or 'its time'} until {wait['until']}"
-                    )
-                for step in invocation["steps"]:
-                    echo(
-                        f"    {step['step']}: {redact(described(step['error']) if step['error'] else json.dumps(step['output']))[:200]}"
-                    )
-    return None
+                _show_steps(invocation)
+
+
+def _show_event(event: dict[str, Any]) -> None:
+    """Print an event as one line, with the outcome of its invocations."""
+    from runyard.engine.failures import described
+
+    outcomes = []
+    for invocation in event["invocations"]:
+        error = f": {redact(described(invocation['error']))[:120]}" if invocation["error"] else ""
+        status = f"{invocation['status']} (attempt {invocation['attempt']})"
+        outcomes.append(f"{invocation['function']} {status}{error}")
+    outcome = "; ".join(outcomes) or "unmatched: no function is triggered by it"
+    echo(f"{event['received_at']:%Y-%m-%d %H:%M:%S}  {event['id']}  {event['name']}  {outcome}")
+
+
+def _show_steps(invocation: dict[str, Any]) -> None:
+    """Print the waits and the steps of an invocation, a line each."""
+    from runyard.engine.failures import described
+
+    for wait in invocation["waits"]:
+        awaited = f" for {wait['event']}" if wait["event"] else ""
+        echo(f"    {wait['step']}: waits{awaited} until {wait['until']}")
+    for step in invocation["steps"]:
+        result = described(step["error"]) if step["error"] else json.dumps(step["output"])
+        echo(f"    {step['step']}: {redact(result)[:200]}")
 
 
 @main.command()
 @reported
 def functions() -> None:
-    """List the functions, what starts them, and how many invocations wait or have failed."""
+    """List functions, their triggers and queues."""
     from runyard.store import database
     from runyard.store.queries import fetch_all
 
     with database.connection() as connection:
         rows = fetch_all(connection, "functions")
     if not rows:
-        echo("No function is registered yet; they are when the code loads (`runyard up`).")
+        echo("No functions yet: they are registered when the code loads (`runyard up`).")
     for row in rows:
         state = "  PAUSED" if row["paused_at"] else ""
         state += "" if row["active"] else "  (no longer in the code)"
-        started_by = ", ".join(row["triggers"]) or "its schedule"
+        triggers = ", ".join(row["triggers"]) or "its schedule"
         echo(
-            f"{row['name']}  on {started_by}  batch {row['max_batch']}, {row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}"
+            f"{row['name']}  on {triggers}  batch {row['max_batch']}, "
+            f"{row['attempts']} attempts, {row['queued']} queued, {row['failed']} failed{state}"
         )
 
 
 @main.command()
 @reported
-def migrate() -> None:
-    """Bring the tables of the event table, of the project and of Dagster up to date.
+def report() -> None:
+    """Print a report of the last seven days."""
+    module = settings().project_module("report")
+    if module is None:
+        raise RunyardError(
+            f"there is no module {settings().report}: set RUNYARD_REPORT to one with a function "
+            "`week` that returns the report"
+        )
+    echo(module.week(), lines=True)
 
-    The embedded database is started for it where none is set, and stays up until `runyard down`.
+
+@main.command()
+@reported
+def migrate() -> None:
+    """Bring all tables up to date.
+
+    These are the engine's, the project's and Dagster's. Without DATABASE_URL this starts the
+    embedded database, which runs until `runyard down`.
     """
     from runyard.processes.migrate import migrate as bring_up_to_date
     from runyard.processes.stack import start_database
@@ -238,59 +273,87 @@ def migrate() -> None:
     start_database(settings())
     if is_embedded(settings()):
         place = settings().postgres_dir
-        echo(f"database: the embedded one in {place}; it stays up until `runyard down`")
+        echo(f"database: embedded, in {place}; it runs until `runyard down`")
     for line in bring_up_to_date():
         echo(line)
 
 
 @main.command()
 @click.option(
-    "--settings", "show_settings", is_flag=True, help="Print every setting too, secrets as stars."
+    "--settings", "show_settings", is_flag=True, help="Also print all settings, secrets hidden."
 )
 @reported
 def doctor(show_settings: bool) -> int:
-    """Check database, migrations, broker, workers, daemon and keys, and the providers of the project; exit code 1 when one fails."""
-    from runyard.processes.checks import all_checks, described, project_settings
+    """Check that everything works.
 
-    found = all_checks()
-    for check in found:
+    Checks database, migrations, broker, workers, daemon, API keys and the project's own providers.
+    Exits with 1 when a check fails.
+    """
+    from runyard.cli.configuration import values
+    from runyard.processes.checks import all_checks
+
+    checks = all_checks()
+    for check in checks:
         echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
     if show_settings:
-        for name, value in [*described(settings()), *project_settings()]:
-            echo(f"      {name:<14}  {value}")
-    return 0 if all(check.ok for check in found) else 1
+        for variable, value in values():
+            echo(f"      {variable}={value}")
+    return 0 if all(check.ok for check in checks) else 1
+
+
+@main.command()
+@reported
+def configuration() -> None:
+    """Print the reference of all settings (Markdown)."""
+    from runyard.cli.configuration import reference
+
+    click.echo(reference(), nl=False)
 
 
 @main.command()
 @reported
 def env() -> None:
-    """Print the variables that Dagster's own commands need here: eval "$(runyard env)"."""
+    """Print the variables Dagster's commands need.
+
+    Use it as: eval "$(runyard env)"
+    """
     from runyard.processes.stack import environment
     from runyard.store.database import database_url
 
     for name, value in environment(database_url()).items():
-        click.echo(f"export {name}={shlex.quote(value)}")  # for a shell to read: as it is
+        # Neither redacted nor escaped: a shell reads this.
+        click.echo(f"export {name}={shlex.quote(value)}")
 
 
 @main.command()
 @reported
 def worker() -> int:
-    """Run a warm worker: RUNYARD_CONCURRENCY processes with the code loaded."""
+    """Run a warm worker.
+
+    It keeps RUNYARD_CONCURRENCY processes with the project's code loaded, and takes runs from the
+    broker.
+    """
     _as_dagster_home()
     from runyard.processes.workers import work
 
     return work()
 
 
-@main.command()
-@click.option(
+_workspace_option = click.option(
     "--workspace",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A Dagster workspace file; that of the running stack by default.",
+    help="A Dagster workspace file; by default that of the running stack, or workspace.yaml.",
 )
+
+
+@main.command()
+@_workspace_option
 @reported
 def daemon(workspace: Path | None) -> int:
-    """Run the Dagster daemon, with a sensor loop that wakes at once."""
+    """Run the Dagster daemon.
+
+    Its sensors wake up as soon as an event arrives.
+    """
     _as_dagster_home()
     from runyard.processes.daemon import serve_daemon
 
@@ -301,26 +364,37 @@ def daemon(workspace: Path | None) -> int:
 @click.option(
     "--api-only",
     is_flag=True,
-    help="Only the door for events, without the Dagster UI: for the side that faces the internet.",
+    help="Serve the HTTP API and the dev page only, not the Dagster UI, and require API keys: "
+    "for the side that faces the internet.",
 )
-@click.option(
-    "--workspace",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A Dagster workspace file; that of the running stack by default.",
-)
+@_workspace_option
 @reported
 def web(api_only: bool, workspace: Path | None) -> int:
-    """Serve events over HTTP, the dev page and the Dagster UI on one port."""
+    """Serve HTTP API, dev page and Dagster UI."""
     _as_dagster_home()
     from runyard.gateway.app import serve_web
 
     return serve_web(Path() if api_only else _workspace(workspace), api_only=api_only)
 
 
+@main.command("code-server")
+@reported
+def code_server() -> int:
+    """Serve the project's code to daemon and web.
+
+    It registers the functions first, then serves the code location on the stack's Unix socket.
+    """
+    _as_dagster_home()
+    from runyard.processes.code_server import serve_code
+    from runyard.processes.stack import socket_path
+
+    return serve_code(socket_path("code"))
+
+
 @main.command(hidden=True)
 @reported
 def postgres() -> int:
-    """Keep the embedded PostgreSQL up (a part of the stack)."""
+    """Run the embedded PostgreSQL (part of the stack)."""
     from runyard.store.embedded import serve_embedded
 
     return serve_embedded(settings().postgres_dir, settings().data / "postgres")
@@ -329,7 +403,7 @@ def postgres() -> int:
 @main.command("delete-database", hidden=True)
 @reported
 def delete_database() -> None:
-    """Delete what this project has outside of its data folder, the embedded database above all (`make clean`)."""
+    """Delete the embedded database and all else outside the data folder (for `make clean`)."""
     from runyard.processes.stack import delete_sockets
     from runyard.store.embedded import delete_embedded
 
@@ -337,51 +411,42 @@ def delete_database() -> None:
     delete_sockets()
 
 
-@main.command("code-server")
-@reported
-def code_server() -> int:
-    """Serve the code location to daemon and web on the stack's socket; publishes the functions first."""
-    _as_dagster_home()
-    from runyard.processes.code_server import serve_code
-    from runyard.processes.stack import socket_path
-
-    return serve_code(socket_path("code"))
-
-
 @main.command("prefix-output", hidden=True)
 @reported
 def prefix_output() -> int:
-    """Prefix the output of the stack's processes (a part of the stack)."""
+    """Prefix the output of the stack's processes with their names (part of the stack)."""
     from runyard.processes.log_prefix import prefix_output as copy
 
     return copy()
 
 
 def _as_dagster_home() -> None:
-    """Give Dagster the variables that `dagster.yaml` reads, and work in the project's folder."""
+    """Set the variables that `dagster.yaml` reads, and change to the project's folder."""
     from runyard.processes.stack import environment
     from runyard.store.database import database_url
 
     variables = environment(database_url())
-    os.environ["DATABASE_URL"] = variables[
-        "DATABASE_URL"
-    ]  # what was given, with what every connection needs
+    # Replaces a DATABASE_URL that is set: it now has the options that every connection needs.
+    os.environ["DATABASE_URL"] = variables["DATABASE_URL"]
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.chdir(settings().home)
 
 
-def _workspace(given: Path | None) -> Path:
-    """The workspace file: the one given, that of the running stack (once its code server answers), or the project's."""
+def _workspace(explicit: Path | None) -> Path:
+    """The workspace file: an explicit one, the running stack's, or the project's.
+
+    The running stack's is used once its code server accepts connections.
+    """
     from runyard.processes.stack import stack_workspace, wait_for_code_server
 
-    if given is not None:
-        return given
+    if explicit is not None:
+        return explicit
     if stack_workspace().exists():
         wait_for_code_server()
         return stack_workspace()
     return settings().home / "workspace.yaml"
 
 
-for _command in (*commands, keys):
+for _command in (*commands, keys, psql):
     main.add_command(_command)

@@ -12,7 +12,7 @@ from runyard.engine import api_keys
 from runyard.errors import RunyardError
 from runyard.processes.migrate import POOLER, check_migrated
 from runyard.processes.web_probe import web_answers
-from runyard.settings import Settings, settings
+from runyard.settings import settings
 from runyard.store import database
 from runyard.store.embedded import why_elsewhere
 from runyard.store.queries import fetch_all, fetch_one
@@ -62,17 +62,6 @@ def not_ready(parts: Sequence[str]) -> list[str]:
             if not check.ok:
                 problems.append(f"{part}: {check.says}")
     return problems
-
-
-def described(of: Settings) -> list[tuple[str, str]]:
-    """Every setting with its value, secrets as stars."""
-    return [(name, str(getattr(of, name))) for name in type(of).model_fields]
-
-
-def project_settings() -> list[tuple[str, str]]:
-    """The project's own settings, as its checks module (RUNYARD_CHECKS) lists them."""
-    project = settings().project_module("checks")
-    return project.settings() if project is not None and hasattr(project, "settings") else []
 
 
 def _check(name: str, look: Callable[[], str]) -> Check:

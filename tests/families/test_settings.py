@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import checks
 from resources.settings import (
     SETTINGS,
     AiSettings,
@@ -15,6 +14,7 @@ from resources.settings import (
     HttpSettings,
     MediaSettings,
 )
+from runyard.cli import configuration
 from runyard.errors import NonRetriable
 
 
@@ -99,10 +99,10 @@ def test_doctor_shows_values_and_hides_secrets(
     monkeypatch.setenv("MAIL_OUTBOX", str(tmp_path))
     monkeypatch.setenv("MEDIA_TIMEOUT", "long")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://ada:secret@models.internal/v1")
-    shown = dict(checks.settings())
+    shown = dict(configuration.values())
     assert shown["GEMINI_API_KEY"] == "**********"
     assert shown["MAIL_OUTBOX"] == str(tmp_path)
     assert shown["OPENAI_BASE_URL"] == "http://***@models.internal/v1"
     assert shown["SENDGRID_API_KEY"] == "not set"
-    assert shown["AI_PROVIDERS"] == "gemini,openai"
-    assert shown["MediaSettings"] == "MEDIA_TIMEOUT is not a number: long"
+    assert shown["AI_PROVIDERS"] == "gemini, openai"
+    assert shown["MediaSettings"].startswith("MEDIA_TIMEOUT: ")

@@ -152,6 +152,6 @@ def test_the_command_says_which_are_due_now(yard: Yard) -> None:
     assert said.exit_code == 0
     assert said.output.splitlines() == [
         f"{sleeping.id}: due now",
-        f"{done.id}: waits for no time that could be cut short",
+        f"{done.id}: not waiting for a time, left as it is",
     ]
     assert CliRunner().invoke(main, ["run-now", str(done.id)]).exit_code == 1

@@ -434,7 +434,7 @@ def test_the_time_that_the_commands_take_for_nesting_beyond_reading_is_none(
     security_url: str,
 ) -> None:
     found = _run("send", "greet/requested", "--data", "[" * 100_000)
-    assert (found.exit_code, "is not JSON" in found.output) == (2, True)
+    assert (found.exit_code, "is nested too deeply" in found.output) == (2, True)
 
 
 def test_what_is_harmless_is_shown_as_it_is() -> None:
