@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from resources.settings import (
-    SETTINGS,
     AiSettings,
     AnalyticsSettings,
     ContactSettings,
@@ -16,16 +15,6 @@ from resources.settings import (
 )
 from runyard.cli import configuration
 from runyard.errors import NonRetriable
-
-
-def test_every_variable_is_described() -> None:
-    missing = [
-        name
-        for group in SETTINGS
-        for name, field in group.model_fields.items()
-        if not field.description
-    ]
-    assert missing == []
 
 
 def test_a_variable_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
