@@ -150,7 +150,7 @@ def span(day: date) -> tuple[datetime, datetime]:
 
 
 def _check_kept(day: date, known: set[date]) -> None:
-    since = rollups.kept_since()
+    since = rollups.retained_since()
     if since is not None and span(day)[0] < since and day in known:
         raise Failure(
             f"part of {day} is deleted already (RUNYARD_RETENTION): what was counted of it stays as it is",

@@ -138,7 +138,7 @@ def notify_user() -> None:
 @op
 def send_digest_mail(batch: Batch) -> Batch:
     """One mail for all of a run, which holds what came for one user."""
-    items = list(batch.live())
+    items = list(batch.active_items())
     parts = [
         item.data.model_dump(include={"title", "message", "action_url"}, exclude_none=True)
         for item in items

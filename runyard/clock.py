@@ -5,20 +5,20 @@ The database has the same clock (`runyard.now()`): a connection that is handed o
 
 from datetime import UTC, datetime
 
-_taken: datetime | None = None
+_frozen: datetime | None = None
 
 
 def now() -> datetime:
     """The time, in UTC."""
-    return _taken or datetime.now(UTC)
+    return _frozen or datetime.now(UTC)
 
 
-def taken() -> datetime | None:
+def frozen() -> datetime | None:
     """The time of the test that owns it, None for the real one."""
-    return _taken
+    return _frozen
 
 
-def take(at: datetime | None) -> None:
+def freeze(at: datetime | None) -> None:
     """Set the time (with a zone), or give it back with None."""
-    global _taken
-    _taken = at
+    global _frozen
+    _frozen = at

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runyard.errors import InvalidEvent
 from runyard.settings import settings
-from runyard.text.storable import is_storable, place_of_unfit
+from runyard.text.storable import is_storable, path_of_unstorable
 
 MAX_EVENT_BYTES = 512 * 1024
 MAX_DEPTH = 100
@@ -337,15 +337,15 @@ def _dumps(value: object, field: str = "data") -> str:
         half = f"\\u{ord(error.object[error.start]):04x}"
         raise InvalidEvent(
             f"holds half of a surrogate pair ({half}), which is no character; remove it",
-            place_of_unfit(value, field),
+            path_of_unstorable(value, field),
         ) from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidEvent(f"is not JSON: {error}", place_of_unfit(value, field)) from None
+        raise InvalidEvent(f"is not JSON: {error}", path_of_unstorable(value, field)) from None
     if "\\u0000" in text and _NUL.search(text):
         message = (
             "holds the character NUL (\\u0000), which PostgreSQL cannot keep in JSON; remove it"
         )
-        raise InvalidEvent(message, place_of_unfit(value, field))
+        raise InvalidEvent(message, path_of_unstorable(value, field))
     return text
 
 

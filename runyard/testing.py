@@ -188,12 +188,12 @@ class Yard:
         self._instance = self._stack.enter_context(DagsterInstance.ephemeral())
         silence_console()
         database.close_pool()  # the time of a test needs sessions of its own
-        clock.take(self._at)
+        clock.freeze(self._at)
         registry.publish()
         return self
 
     def __exit__(self, *_: object) -> None:
-        clock.take(None)
+        clock.freeze(None)
         database.close_pool()  # its connections have the time of the test
         self._stack.close()
 
@@ -210,7 +210,7 @@ class Yard:
         """Send several events at once."""
         return [Sent(found) for found in send_events(events)]
 
-    def fetch_all(
+    def run(
         self, function: str, data: Mapping[str, Any] | None = None, *, event: str | None = None
     ) -> Invocation:
         """Send one function an event that is for it alone, run all that is due, and return its invocation."""
@@ -245,9 +245,9 @@ class Yard:
             seconds=wait
         ) <= until:
             # A microsecond is the finest that the database tells apart.
-            clock.take(min(until, clock.now() + timedelta(seconds=max(wait, 0.000_001))))
+            clock.freeze(min(until, clock.now() + timedelta(seconds=max(wait, 0.000_001))))
             runs += self.work()
-        clock.take(until)
+        clock.freeze(until)
         return runs + self.work()
 
     def seconds_to_next(self) -> float | None:

@@ -18,7 +18,7 @@ from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
 from runyard.cli.terminal import echo, echo_json
-from runyard.engine.loops import Trouble
+from runyard.engine.backoff import Backoff
 from runyard.errors import InvalidInput, RunyardError
 from runyard.settings import settings
 from runyard.store.private_folders import keep_private
@@ -89,7 +89,7 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
             super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
 
     folders = [settings().home / name for name in _WATCHED if (settings().home / name).exists()]
-    trouble = Trouble(logging.getLogger("runyard"), "cannot load changed code", _MOST_RELOAD_WAIT)
+    backoff = Backoff(logging.getLogger("runyard"), "cannot load changed code", _MOST_RELOAD_WAIT)
     while not stopped.is_set():
         try:
             for changes in watch(
@@ -98,9 +98,9 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
                 names = sorted({Path(path).name for _, path in changes})
                 echo(f"Changed: {', '.join(names[:5])}. Loading the code again ...")
                 stack.reload()
-                trouble.over()
+                backoff.succeeded()
         except Exception as error:
-            stopped.wait(trouble.met(error))
+            stopped.wait(backoff.failed(error))
 
 
 @main.command()

@@ -100,7 +100,7 @@ def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
                     run,
                     f"The process was lost before the run ended. Its batch {batch['id']} was over: nothing is left to do.",
                 )
-        dispatch.ended(batch["run_id"])
+        dispatch.mark_ended(batch["run_id"])
 
 
 def release_batch(
@@ -222,7 +222,7 @@ def take_back(
             continue
         run = _run_of(instance(), batch["id"])
         if run is not None and run.status in _LAUNCHED:
-            dispatch.launching(batch["id"])  # by a launcher that does not write it down
+            dispatch.mark_launching(batch["id"])  # by a launcher that does not write it down
         elif run is not None and run.is_finished:
             release_batch(batch, run, force=True, why=_why(instance(), run))
         else:

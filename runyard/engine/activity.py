@@ -1,6 +1,6 @@
 """What a process does, in memory that another can read: its batch, the step, the items under way.
 
-A worker's parent makes this memory before it forks a child (`expect`), and the child writes there
+A worker's parent makes this memory before it forks a child (`expect_child`), and the child writes there
 as it goes, for less than a microsecond an item. The parent reads it whatever the child is at, while
 a step holds the interpreter's lock, and after the child's death. A process without such a parent
 has its own, and reads it from its heartbeat's thread.
@@ -18,15 +18,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runyard.functions.flow_control import LARGEST_BATCH
+from runyard.functions.flow_control import MAX_BATCH_SIZE
 from runyard.functions.retry import MAX_ATTEMPTS, Retry
 
 _NUMBER = struct.Struct("<q")
 _ITEM = struct.Struct("<qd")
 _WORK = struct.Struct("<qqd")
-_PID, _PAUSED, _UNKEPT, _PLACES, _LENGTH, _TEXT = 0, 8, 16, 24, 32, 40
+_PID, _PAUSED, _UNSAVED, _PLACES, _LENGTH, _TEXT = 0, 8, 16, 24, 32, 40
 _FIRST_WORK = 8192
-_SIZE = _FIRST_WORK + LARGEST_BATCH * _WORK.size
+_SIZE = _FIRST_WORK + MAX_BATCH_SIZE * _WORK.size
 _LONGEST_NAME = 512
 
 
@@ -51,11 +51,11 @@ class Activity:
         The step, its op, and how many seconds an item of it may take; empty between steps.
     retry
         When an item is tried again whose time was up; None for never.
-    together
+    single_call
         Whether all items are one call of the step.
     work
         The items under way.
-    unkept
+    unsaved
         Whether there are results that are not kept yet.
     taken
         Since when the run has been on its way to its batch (resources are made, code is loaded): it
@@ -68,9 +68,9 @@ class Activity:
     op: str
     limit: float
     retry: Retry | None
-    together: bool
+    single_call: bool
     work: tuple[Work, ...]
-    unkept: bool
+    unsaved: bool
     taken: float = 0.0
 
 
@@ -85,7 +85,7 @@ class Board:
         """Say whose memory it is."""
         self._set(_PID, os.getpid())
 
-    def take_up(self, batch_id: str, run_id: str, limit: float) -> None:
+    def start_run(self, batch_id: str, run_id: str, limit: float) -> None:
         """A run of this process is on its way to its batch, for which it may take so many seconds."""
         self._held = {"batch": batch_id, "run": run_id, "taken": time.monotonic(), "limit": limit}
         self._say(self._held)
@@ -109,12 +109,12 @@ class Board:
         limit: float,
         retry: Retry | None,
         *,
-        together: bool,
+        single_call: bool,
         places: int,
     ) -> None:
         """A step begins, of which so many items may be under way at a time."""
         self._clear()
-        self._set(_PLACES, min(places, LARGEST_BATCH))
+        self._set(_PLACES, min(places, MAX_BATCH_SIZE))
         self.enter(0)
         self._say(
             {
@@ -123,7 +123,7 @@ class Board:
                 "op": op[:_LONGEST_NAME],
                 "limit": limit,
                 "retry": None if retry is None else _plain(retry),
-                "together": together,
+                "single_call": single_call,
             }
         )
 
@@ -149,12 +149,12 @@ class Board:
     def begin_all(self, invocations: Sequence[int]) -> None:
         """All of these begin at once, in this thread."""
         thread, now = threading.get_native_id(), time.monotonic()
-        for place, invocation in enumerate(invocations[:LARGEST_BATCH]):
+        for place, invocation in enumerate(invocations[:MAX_BATCH_SIZE]):
             _WORK.pack_into(self._memory, _FIRST_WORK + place * _WORK.size, thread, invocation, now)
 
     def end_all(self, count: int) -> None:
         """As many that began at once are over."""
-        for place in range(min(count, LARGEST_BATCH)):
+        for place in range(min(count, MAX_BATCH_SIZE)):
             self.end(place)
 
     @property
@@ -172,13 +172,13 @@ class Board:
         self._set(_PAUSED, value)
 
     @property
-    def unkept(self) -> bool:
+    def unsaved(self) -> bool:
         """Whether there are results that are not kept yet."""
-        return bool(self._get(_UNKEPT))
+        return bool(self._get(_UNSAVED))
 
-    @unkept.setter
-    def unkept(self, value: bool) -> None:
-        self._set(_UNKEPT, value)
+    @unsaved.setter
+    def unsaved(self, value: bool) -> None:
+        self._set(_UNSAVED, value)
 
     def read(self) -> Activity | None:
         """What the process is doing; None where it holds no batch, or is just writing that down."""
@@ -198,9 +198,9 @@ class Board:
             op=said.get("op", ""),
             limit=said.get("limit", 0.0),
             retry=retry,
-            together=said.get("together", False),
+            single_call=said.get("single_call", False),
             work=tuple(work for work in self._entries() if work.invocation),
-            unkept=self.unkept,
+            unsaved=self.unsaved,
             taken=said.get("taken", 0.0),
         )
 
@@ -218,7 +218,7 @@ class Board:
         size = self._get(_PLACES) * _WORK.size
         self._set(_PLACES, 0)
         self._memory[_FIRST_WORK : _FIRST_WORK + size] = bytes(size)
-        self.unkept = False
+        self.unsaved = False
 
     def _get(self, at: int) -> int:
         return int(_NUMBER.unpack_from(self._memory, at)[0])
@@ -245,7 +245,7 @@ def board() -> Board:
     return _board
 
 
-def expect() -> Board:
+def expect_child() -> Board:
     """The memory of the child that this process forks next."""
     global _expected
     _expected = Board()

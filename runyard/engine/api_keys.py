@@ -16,7 +16,7 @@ import psycopg
 
 from runyard.errors import InvalidOption, RunyardError
 from runyard.events import new_ulid
-from runyard.functions.triggers import meets
+from runyard.functions.triggers import matches
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
@@ -61,7 +61,7 @@ class Key:
 
     def is_for(self, event: str) -> bool:
         """Whether it is for events of this name."""
-        return self.events is None or any(meets(pattern, event) for pattern in self.events)
+        return self.events is None or any(matches(pattern, event) for pattern in self.events)
 
     def name_patterns(self) -> list[str] | None:
         """The names that it is for as patterns of SQL's LIKE; None for all."""

@@ -16,10 +16,10 @@ from typing import Any
 
 from runyard.engine import waits
 from runyard.engine.activity import board
-from runyard.engine.crew import Crew
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
 from runyard.engine.progress import Reporter
+from runyard.engine.step_threads import StepThreads
 from runyard.engine.steps import StepRecorder
 from runyard.errors import Cancelled
 from runyard.events import Event
@@ -37,28 +37,28 @@ class Batch:
     """The invocations of one run, and who is still with them here. Ops pass it on; they do not make one."""
 
     def __init__(
-        self, shared: BatchState, dropped: set[int] | None = None, op: str = "receive"
+        self, state: BatchState, dropped: set[int] | None = None, op: str = "receive"
     ) -> None:
-        self.shared = shared
-        self.dropped = set(shared.failures) if dropped is None else dropped
+        self.state = state
+        self.dropped = set(state.failures) if dropped is None else dropped
         self.op = op
         self._board = board()
 
     @property
     def function(self) -> str:
         """The function's name."""
-        return self.shared.function
+        return self.state.function
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.live())
+        return sum(1 for _ in self.active_items())
 
     def __repr__(self) -> str:
-        return f"Batch({self.shared.id}, {self.function}, {len(self)} of {len(self.shared.items)} going on)"
+        return f"Batch({self.state.id}, {self.function}, {len(self)} of {len(self.state.items)} going on)"
 
-    def live(self) -> Iterator[Item]:
+    def active_items(self) -> Iterator[Item]:
         """The invocations that go on here: neither failed, nor suspended, nor cancelled."""
         self._drop_cancelled()
-        return (item for item in self.shared.items if item.id not in self.dropped)
+        return (item for item in self.state.items if item.id not in self.dropped)
 
     def map(
         self,
@@ -104,8 +104,8 @@ class Batch:
         LeaseLost
             Another run has the batch; nothing more is done.
         """
-        do = self.shared.stubs.get(step, do)
-        limit = self.shared.limit(timeout, step)
+        do = self.state.stubs.get(step, do)
+        limit = self.state.limit(timeout, step)
         todo = self._todo(step)
         count = len(todo)
         places = max(1, min(threads, count))
@@ -136,14 +136,16 @@ class Batch:
         exception fails that invocation alone, and an exception raised fails all of the call. `size` limits how many a call takes;
         the results of a call are kept before the next one begins. `timeout` is how long one may take.
         """
-        if step in self.shared.stubs:
-            return self.map(step, self.shared.stubs[step], retry=retry)
-        limit = self.shared.limit(timeout, step)
+        if step in self.state.stubs:
+            return self.map(step, self.state.stubs[step], retry=retry)
+        limit = self.state.limit(timeout, step)
         todo = self._todo(step)
         places = max(1, len(todo))
-        with self._recorder(step, 1, retry, limit=limit, places=places, together=True) as recorder:
+        with self._recorder(
+            step, 1, retry, limit=limit, places=places, single_call=True
+        ) as recorder:
             for start in range(0, len(todo), size or max(1, len(todo))):
-                recorder.take(recorder.attempt_all(do, todo[start : start + (size or len(todo))]))
+                recorder.record(recorder.attempt_all(do, todo[start : start + (size or len(todo))]))
         return self
 
     def sleep(self, step: str, duration: Duration | Callable[[Item], Duration]) -> "Batch":
@@ -213,34 +215,36 @@ class Batch:
 
         The step's result is the list of their ids.
         """
-        do = self.shared.stubs.get(step)
+        do = self.state.stubs.get(step)
         if do is not None:
             return self.map(step, do)
         todo = self._todo(step)
-        limit = self.shared.limit(None, step)
-        with self._recorder(step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)) as recorder:
+        limit = self.state.limit(None, step)
+        with self._recorder(
+            step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)
+        ) as recorder:
             for item in todo:
-                recorder.take_events(item, make)
+                recorder.record_events(item, make)
         return self
 
     def join(self, *others: "Batch") -> "Batch":
         """The batch behind several ops that ran beside each other: without those that left it in any of them."""
-        return Batch(self.shared, self.dropped.union(*(other.dropped for other in others)), self.op)
+        return Batch(self.state, self.dropped.union(*(other.dropped for other in others)), self.op)
 
     def fail(self, item: Item, failure: Failure) -> None:
         """Take an invocation out of the batch."""
-        self.shared.failures.setdefault(item.id, failure)
+        self.state.failures.setdefault(item.id, failure)
         self.dropped.add(item.id)
 
     def suspend(self, item: Item, step: str, kind: str) -> None:
         """Take an invocation out of the batch until what it waits for at a step is over."""
-        self.shared.add_suspended([(item.id, step, kind)])
+        self.state.add_suspended([(item.id, step, kind)])
         self.dropped.add(item.id)
 
     def _recorder(
         self, step: str, window: int, retry: Retry | None, **options: Any
     ) -> StepRecorder:
-        return StepRecorder(self.shared, self.op, self.fail, step, window, retry, **options)
+        return StepRecorder(self.state, self.op, self.fail, step, window, retry, **options)
 
     def _suspend(
         self,
@@ -249,25 +253,25 @@ class Batch:
         children: Callable[[set[int]], str | None] | None = None,
     ) -> "Batch":
         """Keep the results of waits that are over; take the invocations whose wait goes on out of the batch."""
-        if step in self.shared.stubs:
-            return self.map(step, self.shared.stubs[step])
-        todo = {item.id: item for item in self.live() if step not in item.outputs}
-        limit = self.shared.limit(None, step)
+        if step in self.state.stubs:
+            return self.map(step, self.state.stubs[step])
+        todo = {item.id: item for item in self.active_items() if step not in item.outputs}
+        limit = self.state.limit(None, step)
         with self._recorder(step, len(todo), None, limit=limit) as recorder:
             for item, kind in waits.register(recorder, todo, ask, children):
                 self.suspend(item, step, kind)
         return self
 
     def _todo(self, step: str) -> list[Item]:
-        todo = [item for item in self.live() if step not in item.outputs]
-        reporter = Reporter(self.shared.id, self.shared.run_id, step)
+        todo = [item for item in self.active_items() if step not in item.outputs]
+        reporter = Reporter(self.state.id, self.state.run_id, step)
         for item in todo:
             item.reporter = reporter
         return todo
 
     def _drop_cancelled(self) -> None:
-        for item in self.shared.items:
-            if item.id in self.shared.lease.cancelled and item.id not in self.dropped:
+        for item in self.state.items:
+            if item.id in self.state.lease.cancelled and item.id not in self.dropped:
                 self.fail(item, Failure("", "receive", Cancelled("cancelled")))
 
     def _map_one_by_one(
@@ -279,11 +283,15 @@ class Batch:
     ) -> None:
         for item in waiting:
             self._wait_while_paused(recorder)
-            if item.id not in self.shared.lease.cancelled:
-                recorder.take([recorder.attempt(do, item, place=place)])
+            if item.id not in self.state.lease.cancelled:
+                recorder.record([recorder.attempt(do, item, place=place)])
 
     def _map_in_threads(
-        self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, recorder: StepRecorder
+        self,
+        do: Callable[[Item], object],
+        todo: Sequence[Item],
+        threads: int,
+        recorder: StepRecorder,
     ) -> None:
         waiting = _Handed(todo)
 
@@ -291,14 +299,14 @@ class Batch:
             self._board.enter(place)
             self._map_one_by_one(do, waiting, recorder, place)
 
-        crew = Crew(work, min(threads, len(todo)))
+        crew = StepThreads(work, min(threads, len(todo)))
         try:
             crew.start()
             crew.wait(recorder.check)
         finally:
             # When the lease is lost or the run interrupted, what is under way may end; nothing begins.
             waiting.close()
-            crew.leave(0 if self.shared.lease.hung else _LAST_SECONDS)
+            crew.leave(0 if self.state.lease.hung else _LAST_SECONDS)
 
     def _wait_while_paused(self, recorder: StepRecorder) -> None:
         """Begin nothing while another item is past its time: that ends, or the process does."""
@@ -333,7 +341,7 @@ def _chosen(
     for item in todo:
         result = recorder.attempt(lambda item: bool(when(item)), item)
         if result.error is not None:
-            recorder.take([result])
+            recorder.record([result])
         elif result.output:
             yield item
 

@@ -199,7 +199,7 @@ def _claim_from(statement: str, function: Function, parent_batch: str) -> str | 
     return None if claimed is None else claimed.batch_id
 
 
-def pause(function: str, paused: bool) -> bool:
+def set_paused(function: str, paused: bool) -> bool:
     """Hold a function's invocations back, or let them go; return whether there is such a function."""
     with database.connection() as connection:
         return fetch_one(connection, "pause", function=function, paused=paused) is not None
@@ -283,7 +283,7 @@ def begin(
 Kept = tuple[int, int, str | None, str | None, float, float]
 
 
-def keep(
+def save_steps(
     batch_id: str,
     run_id: str,
     step: str,
@@ -585,7 +585,7 @@ def release(
     return None if row is None else int(row["size"])
 
 
-def launching(batch_id: str) -> bool:
+def mark_launching(batch_id: str) -> bool:
     """Write down that the run of a batch is being launched; return whether it may be: no, where the batch was taken back meanwhile."""
     with database.connection() as connection:
         row = fetch_one(connection, "launching", batch=batch_id)
@@ -609,7 +609,7 @@ def overdue() -> list[Row]:
         return fetch_all(connection, "overdue_batches", lease=settings().lease_seconds)
 
 
-def ended(run_id: str) -> None:
+def mark_ended(run_id: str) -> None:
     """Write down that the process of a run is free again."""
     with database.connection() as connection:
         fetch_all(connection, "ended", run=run_id)

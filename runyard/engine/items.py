@@ -11,7 +11,7 @@ from runyard.engine.progress import Reporter
 from runyard.errors import Cancelled, LeaseLost, NonRetriable, StepHung
 from runyard.events import Event, EventData, catalog
 from runyard.functions import registry
-from runyard.functions.flow_control import STEP_SECONDS
+from runyard.functions.flow_control import DEFAULT_STEP_TIMEOUT
 from runyard.store.queries import Row
 from runyard.syntax.durations import Duration, seconds
 
@@ -100,7 +100,7 @@ class BatchState:
         if timeout is not None:
             return seconds(timeout, f"timeout=... of step {step!r}", least=1)
         function = registry.find(self.function)
-        return STEP_SECONDS if function is None else function.flow.step_seconds
+        return DEFAULT_STEP_TIMEOUT if function is None else function.flow.step_timeout
 
     def check_lease(self) -> None:
         """Raise `LeaseLost` when another run has the batch, `StepHung` where a step did not end."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from runyard.engine.activity import board
-from runyard.engine.loops import Trouble
+from runyard.engine.backoff import Backoff
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all
@@ -74,7 +74,7 @@ class Heartbeat:
             self._leases.pop(batch_id, None)
 
     def _beat(self) -> None:
-        trouble = Trouble(_log, "no heartbeat", most_silent())
+        backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
         pause = INTERVAL_SECONDS
         while True:
             with self._changed:
@@ -92,9 +92,9 @@ class Heartbeat:
                     for watch in watchers:
                         watch(held)
             except Exception as error:
-                pause = trouble.met(error)
+                pause = backoff.failed(error)
             else:
-                trouble.over()
+                backoff.succeeded()
                 pause = INTERVAL_SECONDS
 
     def _renew(self, held: dict[str, Lease]) -> None:
@@ -118,7 +118,7 @@ class Heartbeat:
                     os.kill(os.getpid(), signal.SIGINT)
 
 
-def most_silent() -> float:
+def max_heartbeat_wait() -> float:
     """The longest that a heartbeat may wait after errors, in seconds: a sixth of the silence that costs a lease."""
     return settings().lease_seconds / 6
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from runyard.engine.loops import Trouble
+from runyard.engine.backoff import Backoff
 from runyard.store.database import direct_url
 
 _CHANNEL = "runyard_due"
@@ -48,19 +48,19 @@ class Listener:
 
     def _listen(self) -> None:
         pause = threading.Event()
-        trouble = Trouble(_log, "not listening", _MOST_SECONDS)
+        backoff = Backoff(_log, "not listening", _MOST_SECONDS)
         while True:
             try:
                 with psycopg.connect(
                     direct_url(), autocommit=True, application_name="runyard listener"
                 ) as connection:
                     connection.execute(f"LISTEN {_CHANNEL}")
-                    trouble.over()
+                    backoff.succeeded()
                     self._wake("")
                     for notification in connection.notifies():
                         self._wake(notification.payload)
             except Exception as error:
-                pause.wait(trouble.met(error))
+                pause.wait(backoff.failed(error))
 
     def _wake(self, payload: str) -> None:
         with self._lock:

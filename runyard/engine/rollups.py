@@ -28,13 +28,13 @@ def events_total(start: datetime, end: datetime) -> int:
 def changed_days(within: timedelta) -> Sequence[date]:
     """The days (UTC) of which something has come or ended within this time, and all of whose events are still there."""
     now = clock.now()
-    oldest = kept_since() or now - timedelta(days=400)
+    oldest = retained_since() or now - timedelta(days=400)
     with database.connection() as connection:
         rows = fetch_all(connection, "changed_days", since=now - within, oldest=oldest)
     return sorted(row["day"] for row in rows if row["day"] >= oldest.date())
 
 
-def kept_since() -> datetime | None:
+def retained_since() -> datetime | None:
     """The time since which everything is still there by RUNYARD_RETENTION; None when nothing is ever deleted."""
     policy = Retention.parse(settings().retention)
     found = [

@@ -31,7 +31,7 @@ from runyard.text.storable import is_storable
 
 MAX_STEP_BYTES = 4 * 1024 * 1024
 MAX_STEP_NAME = 512
-KEEP_SECONDS = 0.5
+SAVE_INTERVAL = 0.5
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 # Python reads no longer numbers back (`sys.int_info.default_max_str_digits`).
 _LONG_NUMBER = re.compile(rb"(?<!\d)\d{4301}")
@@ -132,7 +132,7 @@ class StepRecorder:
     """Collects the results of one step in an op; what failed leaves the batch (`fail`), by the retry rules of the step or of the function.
 
     Results are kept when there are `window` of them, and by a thread of the keeper's own when the first is half a second old, whatever the step
-    is doing meanwhile. Several threads may give it results: `take` returns when fewer than a window of them are yet to be kept, so that a crash
+    is doing meanwhile. Several threads may give it results: `record` returns when fewer than a window of them are yet to be kept, so that a crash
     repeats no more than that, and what was being done.
 
     While it is entered, the board of this process says which items are under way in the step, and for
@@ -151,7 +151,7 @@ class StepRecorder:
         limit: float,
         expected: int = 1,
         places: int = 1,
-        together: bool = False,
+        single_call: bool = False,
     ) -> None:
         self._state = state
         self._fail_item = fail
@@ -162,7 +162,7 @@ class StepRecorder:
         self._retry = retry or (function.retry if function is not None else Retry())
         self._limit = limit
         self._places = places
-        self._together = together
+        self._single_call = single_call
         self._board = board()
         self._pending: list[Result] = []
         self._since = time.monotonic()
@@ -173,7 +173,7 @@ class StepRecorder:
         self._error: BaseException | None = None
         # With a window of one nothing is left for it, nor behind the only result.
         self._timer = (
-            threading.Thread(target=self._keep_in_time, name="runyard-keeper", daemon=True)
+            threading.Thread(target=self._save_in_time, name="runyard-keeper", daemon=True)
             if min(self._window, expected) > 1
             else None
         )
@@ -181,7 +181,12 @@ class StepRecorder:
     def __enter__(self) -> "StepRecorder":
         rule = self._retry.rule_for(StepTimeout)
         self._board.begin_step(
-            self.step, self._op, self._limit, rule, together=self._together, places=self._places
+            self.step,
+            self._op,
+            self._limit,
+            rule,
+            single_call=self._single_call,
+            places=self._places,
         )
         if self._timer is not None:
             self._timer.start()
@@ -246,7 +251,7 @@ class StepRecorder:
         """The run that has the batch."""
         return self._state.run_id
 
-    def take(self, results: Sequence[Result]) -> None:
+    def record(self, results: Sequence[Result]) -> None:
         """Add results; wait until fewer than a window are yet to be kept. Raises as `check`."""
         self.check()
         for result in results:
@@ -257,13 +262,13 @@ class StepRecorder:
         with self._lock:
             if not self._pending:
                 self._since = time.monotonic()
-                self._board.unkept = True
+                self._board.unsaved = True
             self._pending.extend(results)
             full = len(self._pending) >= self._window
         if full:
             self._flush(self._window)
 
-    def take_events(self, item: Item, make: Callable[[Item], Event | Sequence[Event]]) -> None:
+    def record_events(self, item: Item, make: Callable[[Item], Event | Sequence[Event]]) -> None:
         """Add the events that a step sends for an item; they go out with its result, which is their ids."""
         elements = ""
 
@@ -281,7 +286,7 @@ class StepRecorder:
         result = self.attempt(rows_made, item)
         if result.error is None:
             result.events = elements or None
-        self.take([result])
+        self.record([result])
 
     def _flush(self, least: int = 1) -> None:
         """Keep what is pending, unless fewer than `least` are by the time that it is this one's turn."""
@@ -294,10 +299,10 @@ class StepRecorder:
             with self._lock:
                 del self._pending[: len(results)]
                 self._since = time.monotonic()
-                self._board.unkept = bool(self._pending)
+                self._board.unsaved = bool(self._pending)
 
     def _write(self, results: Sequence[Result]) -> None:
-        refused = self._keep(results)
+        refused = self._save(results)
         if not refused:
             return
         failed = [result for result in results if result.item.id in refused]
@@ -309,9 +314,9 @@ class StepRecorder:
                     f"the database cannot keep the step's result: {refused[result.item.id]}"
                 ),
             )
-        self._keep(failed)
+        self._save(failed)
 
-    def _keep(self, results: Sequence[Result]) -> dict[int, str]:
+    def _save(self, results: Sequence[Result]) -> dict[int, str]:
         rows = [
             (
                 result.item.id,
@@ -324,9 +329,11 @@ class StepRecorder:
             for result in results
         ]
         events = {result.item.id: result.events for result in results if result.events is not None}
-        return dispatch.keep(self._state.id, self._state.run_id, self.step, rows, events=events)
+        return dispatch.save_steps(
+            self._state.id, self._state.run_id, self.step, rows, events=events
+        )
 
-    def _keep_in_time(self) -> None:
+    def _save_in_time(self) -> None:
         while not self._closed.wait(self._seconds_left()):
             if self._seconds_left() > 0:
                 continue
@@ -344,9 +351,9 @@ class StepRecorder:
         """Seconds until the first result is half a second old. Without one, as long: one that comes meanwhile is then not older either."""
         with self._lock:
             return (
-                max(0.0, self._since + KEEP_SECONDS - time.monotonic())
+                max(0.0, self._since + SAVE_INTERVAL - time.monotonic())
                 if self._pending
-                else KEEP_SECONDS
+                else SAVE_INTERVAL
             )
 
     def _fail(self, result: Result, error: BaseException) -> None:

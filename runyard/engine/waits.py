@@ -19,7 +19,7 @@ from runyard.events import Event, as_json, internal_row, new_ulid, rows_of
 from runyard.functions import registry
 from runyard.store.queries import Row
 from runyard.syntax.durations import YEAR, Duration, seconds
-from runyard.syntax.jsonpath import check_filter, path
+from runyard.syntax.jsonpath import check_filter, parse_path
 
 Asked = dict[str, Any]
 FINISHED = "runyard/function.finished"
@@ -61,7 +61,7 @@ def event(
             "ts": own.ts,
         }
         match = {
-            one: _at(document, path(one, "wait_for_event(match=...)"))
+            one: _at(document, parse_path(one, "wait_for_event(match=...)"))
             for one in ([] if match is None else [match] if isinstance(match, str) else match)
         }
         missing = None in match.values()
@@ -69,7 +69,7 @@ def event(
         "kind": "event",
         "event": name,
         "seconds": seconds(timeout, "wait_for_event(timeout=...)"),
-        "shape": [path(one, "wait_for_event(match=...)") for one in match],
+        "shape": [parse_path(one, "wait_for_event(match=...)") for one in match],
         "wanted": list(match.values()),
         "missing": missing,
         "filter": None if filter is None else check_filter(filter, "wait_for_event(filter=...)"),
@@ -97,7 +97,7 @@ def register(
     for item in todo.values():
         result = recorder.attempt(ask, item, "what the step waits for")
         if result.error is not None:
-            recorder.take([result])
+            recorder.record([result])
         else:
             wanted.append({"invocation": item.id, **cast(Asked, result.output)})
     if not wanted:
@@ -107,7 +107,7 @@ def register(
         recorder.batch_id, recorder.run_id, recorder.step, wanted, children
     )
     for invocation, why in refused.items():
-        recorder.take(
+        recorder.record(
             [
                 _failed(
                     todo[invocation],
@@ -118,7 +118,7 @@ def register(
     for row in rows:
         item = todo[row["invocation_id"]]
         if row["done"]:
-            recorder.take([_result(item, kinds[item.id], row)])
+            recorder.record([_result(item, kinds[item.id], row)])
         else:
             yield item, kinds[item.id]
 

@@ -14,14 +14,14 @@ from typing import Any, Literal
 from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
 from runyard.syntax.durations import YEAR, Duration, seconds
-from runyard.syntax.jsonpath import check_filter, path
+from runyard.syntax.jsonpath import check_filter, parse_path
 
-LARGEST_BATCH = 5000
+MAX_BATCH_SIZE = 5000
 DAY = 86_400.0
 WEEK = 7 * DAY
-HIGHEST_PRIORITY = 600
+MAX_PRIORITY = 600
 # How long a step may take where neither it nor its function says so: what Inngest gives one.
-STEP_SECONDS = 7_200.0
+DEFAULT_STEP_TIMEOUT = 7_200.0
 # What stands among the keys of an invocation for one that its event does not have (runyard.no_key_v1).
 NO_KEY = "\x1d"
 
@@ -33,7 +33,7 @@ def _at_least_one(value: object, what: str, most: int = 1_000_000) -> None:
 
 def _check_key(key: str | None, word: str) -> None:
     if key is not None:
-        path(key, f"{word}(key=...)")
+        parse_path(key, f"{word}(key=...)")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Idempotency:
     period: Duration = DAY
 
     def __post_init__(self) -> None:
-        path(self.key, "Idempotency(key=...)")
+        parse_path(self.key, "Idempotency(key=...)")
         seconds(self.period, "Idempotency(period=...)", least=1)
 
 
@@ -162,7 +162,7 @@ class BatchEvents:
     key: str | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.max_size, "BatchEvents(size", most=LARGEST_BATCH)
+        _at_least_one(self.max_size, "BatchEvents(size", most=MAX_BATCH_SIZE)
         seconds(self.timeout, "BatchEvents(timeout=...)", least=0.1, most=600)
         _check_key(self.key, "BatchEvents")
 
@@ -175,17 +175,17 @@ class Priority:
     """
 
     path: str
-    min: int = -HIGHEST_PRIORITY
-    max: int = HIGHEST_PRIORITY
+    min: int = -MAX_PRIORITY
+    max: int = MAX_PRIORITY
 
     def __post_init__(self) -> None:
         if self.path.startswith("$"):
             check_filter(self.path, "Priority(path=...)")
         else:
-            path(self.path, "Priority(path=...)")
-        if not -HIGHEST_PRIORITY <= self.min <= self.max <= HIGHEST_PRIORITY:
+            parse_path(self.path, "Priority(path=...)")
+        if not -MAX_PRIORITY <= self.min <= self.max <= MAX_PRIORITY:
             raise InvalidOption(
-                f"Priority(min={self.min}, max={self.max}): give bounds within -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}"
+                f"Priority(min={self.min}, max={self.max}): give bounds within -{MAX_PRIORITY} and {MAX_PRIORITY}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class Priority:
         expression = (
             self.path
             if self.path.startswith("$")
-            else "$" + "".join(f'."{part}"' for part in path(self.path, ""))
+            else "$" + "".join(f'."{part}"' for part in parse_path(self.path, ""))
         )
         return {"path": expression, "low": self.min, "high": self.max}
 
@@ -277,7 +277,7 @@ class CancelOn:
         )
         both = [(one, one) if isinstance(one, str) else one for one in given]
         return [
-            (path(theirs, "CancelOn(match=...)"), path(own, "CancelOn(match=...)"))
+            (parse_path(theirs, "CancelOn(match=...)"), parse_path(own, "CancelOn(match=...)"))
             for theirs, own in both
         ]
 
@@ -310,12 +310,9 @@ class Flow:
 
     def check(self, function: str) -> None:
         """Raise `InvalidOption` for what contradicts itself, with the function and the fields."""
-        if (
-            isinstance(self.priority, int)
-            and not -HIGHEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY
-        ):
+        if isinstance(self.priority, int) and not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
             raise InvalidOption(
-                f"on_event(priority={self.priority}) for {function}: give -{HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}; higher goes first"
+                f"on_event(priority={self.priority}) for {function}: give -{MAX_PRIORITY} to {MAX_PRIORITY}; higher goes first"
             )
         contradictions = [
             ("batch", "singleton", "a singleton runs one event at a time, a batch many"),
@@ -345,10 +342,10 @@ class Flow:
             seen.add((limit.key, limit.scope))
 
     @property
-    def step_seconds(self) -> float:
+    def step_timeout(self) -> float:
         """How long a step may take that says nothing of its own."""
         given = self.timeouts.step if self.timeouts is not None else None
-        return STEP_SECONDS if given is None else seconds(given, "")
+        return DEFAULT_STEP_TIMEOUT if given is None else seconds(given, "")
 
     @property
     def gated(self) -> bool:
@@ -372,7 +369,7 @@ class Flow:
         ]
         lane = list(dict.fromkeys(key for key in in_lane if key is not None))
         return [
-            path(key, "key")
+            parse_path(key, "key")
             for key in dict.fromkeys([*lane, *(key for key in at_gate if key is not None)])
         ], len(lane)
 
@@ -382,7 +379,7 @@ class Flow:
         places = {".".join(found): place for place, found in enumerate(paths, 1)}
 
         def place(key: str | None) -> int | None:
-            return None if key is None else places[".".join(path(key, "key"))]
+            return None if key is None else places[".".join(parse_path(key, "key"))]
 
         written: dict[str, Any] = {
             "lanes": lanes,

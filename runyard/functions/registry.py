@@ -12,9 +12,9 @@ from hashlib import sha256
 import psycopg
 
 from runyard.errors import InvalidOption
-from runyard.functions.flow_control import LARGEST_BATCH, Flow
+from runyard.functions.flow_control import MAX_BATCH_SIZE, Flow
 from runyard.functions.retry import Retry
-from runyard.functions.triggers import Trigger, meets
+from runyard.functions.triggers import Trigger, matches
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
@@ -51,9 +51,9 @@ class Function:
             _ = self.rules
         except InvalidOption as error:
             raise InvalidOption(f"on_event for {self.name}: {error}") from None
-        if not 1 <= self.max_batch <= LARGEST_BATCH:
+        if not 1 <= self.max_batch <= MAX_BATCH_SIZE:
             raise InvalidOption(
-                f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {LARGEST_BATCH}"
+                f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {MAX_BATCH_SIZE}"
             )
         self.flow.check(self.name)
 
@@ -77,7 +77,7 @@ class Function:
 
     def started_by(self, event: str) -> bool:
         """Whether an event of this name can start it, filters aside."""
-        return event == self.event or any(meets(rule.event, event) for rule in self.rules)
+        return event == self.event or any(matches(rule.event, event) for rule in self.rules)
 
     def to_row(self) -> dict[str, object]:
         """The function as it is registered."""

@@ -11,7 +11,7 @@ from runyard.errors import InvalidOption, NonRetriable, RetryAfter
 # The waits before the second, third ... attempt that users of Inngest know.
 DEFAULT_DELAYS = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0)
 MAX_ATTEMPTS = 20
-LONGEST_DELAY = 86_400.0
+MAX_DELAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Retry:
     def __post_init__(self) -> None:
         if not 1 <= self.attempts <= MAX_ATTEMPTS:
             raise InvalidOption(f"Retry(attempts={self.attempts}): give 1 to {MAX_ATTEMPTS}")
-        if not self.delays or any(not 0 <= delay <= LONGEST_DELAY for delay in self.delays):
+        if not self.delays or any(not 0 <= delay <= MAX_DELAY for delay in self.delays):
             raise InvalidOption(
-                f"Retry(delays={self.delays}): give at least one wait, each of 0 to {LONGEST_DELAY:.0f} seconds"
+                f"Retry(delays={self.delays}): give at least one wait, each of 0 to {MAX_DELAY:.0f} seconds"
             )
         if not 0 <= self.jitter <= 1:
             raise InvalidOption(f"Retry(jitter={self.jitter}): give a share from 0 to 1")
@@ -79,7 +79,7 @@ class Retry:
     def delay(self, attempt: int, dice: random.Random) -> float:
         """Seconds to wait after attempt number `attempt` (from 1) failed."""
         base = self.delays[min(attempt, len(self.delays)) - 1]
-        return min(base * dice.uniform(1 - self.jitter, 1 + self.jitter), LONGEST_DELAY)
+        return min(base * dice.uniform(1 - self.jitter, 1 + self.jitter), MAX_DELAY)
 
     def rule_for(self, kind: type[BaseException]) -> "Retry | None":
         """The rule for errors of a type; None where there is to be no other attempt."""
@@ -100,5 +100,5 @@ class Retry:
                 if isinstance(error.when, datetime)
                 else float(error.when)
             )
-            return min(max(0.0, seconds), LONGEST_DELAY)
+            return min(max(0.0, seconds), MAX_DELAY)
         return rule.delay(attempt, dice)

@@ -10,7 +10,7 @@ from runyard.syntax.durations import Duration, seconds
 from runyard.syntax.jsonpath import check_filter
 
 
-def meets(pattern: str, event: str) -> bool:
+def matches(pattern: str, event: str) -> bool:
     """Whether an event's name is this one, or one of those that a pattern stands for (`*`: any characters, as many as there are, as SQL's LIKE has it)."""
     first, *others = pattern.split("*")
     if not others:

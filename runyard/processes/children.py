@@ -17,8 +17,8 @@ from dagster import DagsterInstance
 
 from runyard.dagster_adapter import hung_steps, reaper
 from runyard.engine import dispatch
-from runyard.engine.activity import Activity, Work, expect
-from runyard.engine.overseer import CANCEL_SECONDS, Overseer, without_innocent
+from runyard.engine.activity import Activity, Work, expect_child
+from runyard.engine.watchdog import CANCEL_SECONDS, Watchdog, without_lock_waiters
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
@@ -36,7 +36,7 @@ class Child:
     """One child process, from before its fork."""
 
     def __init__(self) -> None:
-        self.overseer = Overseer(expect())
+        self.watchdog = Watchdog(expect_child())
         self._made = time.monotonic()
         self._stopped: tuple[str, float] | None = None
         self._begun = ""
@@ -44,7 +44,7 @@ class Child:
     @property
     def pid(self) -> int:
         """Its process; 0 before it has started."""
-        return self.overseer.board.pid
+        return self.watchdog.board.pid
 
     @property
     def gone(self) -> bool:
@@ -57,7 +57,7 @@ class Child:
     def doing(self) -> Activity | None:
         """What it does, while it can do anything."""
         status = _status(self.pid) if self.pid else None
-        return None if status is None or status in _ENDED + _STOPPED else self.overseer.board.read()
+        return None if status is None or status in _ENDED + _STOPPED else self.watchdog.board.read()
 
     def has_begun(self, batch: str, begun: bool) -> bool:
         """Whether the batch that it was on its way to was ever begun, be it in a process of its own."""
@@ -119,7 +119,7 @@ class Children:
             if doing.taken:
                 self._look_after_start(child, doing, lease)
                 continue
-            found = child.overseer.late(lease["cancelled"] if lease is not None else ())
+            found = child.watchdog.late(lease["cancelled"] if lease is not None else ())
             if found is not None:
                 self._end(child, *found)
             elif child.does_not_stop(doing.batch, lease is None or lease["stopped"]):
@@ -130,7 +130,7 @@ class Children:
         with self._lock:
             children = list(self._children)
         for child in children:
-            doing = child.overseer.board.read() if child.pid else None
+            doing = child.watchdog.board.read() if child.pid else None
             if doing is None:
                 continue
             hung_steps.kill(child.pid)
@@ -147,7 +147,7 @@ class Children:
             hung_steps.kill(child.pid)
             with DagsterInstance.get() as instance:
                 reaper.never_began(instance, doing.batch, doing.run, doing.limit)
-            dispatch.ended(doing.run)
+            dispatch.mark_ended(doing.run)
 
     def _renew(self, batches: list[str]) -> dict[str, Row]:
         if not batches:
@@ -156,10 +156,10 @@ class Children:
             return {row["id"]: row for row in fetch_all(connection, "heartbeat", batches=batches)}
 
     def _end(self, child: Child, doing: Activity, late: Sequence[Work]) -> None:
-        guilty = without_innocent(child.pid, late)
+        guilty = without_lock_waiters(child.pid, late)
         hung_steps.kill(child.pid)
         # What it has ended at the last moment is none of its faults.
-        last = child.overseer.board.read()
+        last = child.watchdog.board.read()
         if last is None:
             return
         guilty = [work for work in guilty if last.batch == doing.batch and work in last.work]
@@ -179,7 +179,7 @@ class Children:
                 hung_steps.settle(killed.doing, killed.late)
                 with DagsterInstance.get() as instance:
                     hung_steps.report(instance, killed.doing.run, killed.text)
-                dispatch.ended(killed.doing.run)
+                dispatch.mark_ended(killed.doing.run)
             except Exception as error:
                 if time.monotonic() - killed.at <= settings().lease_seconds:
                     reason = type(error).__name__

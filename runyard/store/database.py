@@ -148,7 +148,7 @@ def pool() -> Pool:
     with _lock:
         if _pool is None:
             _pool = ConnectionPool(
-                direct_url() if clock.taken() else database_url(),
+                direct_url() if clock.frozen() else database_url(),
                 min_size=0,
                 max_size=_POOL_SIZE,
                 timeout=_connect_seconds,
@@ -179,7 +179,7 @@ def _configure(opened: psycopg.Connection[dict[str, object]]) -> None:
 
 def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
     """Make sure that a connection is alive before it is handed out, and tell it the time where a test owns that."""
-    taken = clock.taken()
+    taken = clock.frozen()
     if taken is None:
         ConnectionPool.check_connection(opened)
     else:

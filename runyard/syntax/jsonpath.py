@@ -12,7 +12,7 @@ from typing import Literal, NoReturn
 
 from runyard.errors import InvalidOption
 
-LONGEST_FILTER = 4_000
+MAX_FILTER_LENGTH = 4_000
 # PostgreSQL's own bound is its stack, of 2 MB by default: PostgreSQL 18 evaluates some 3,000 members in a row (two tokens each), and 1,300 brackets.
 MOST_TOKENS = 2_000
 DEEPEST = 50
@@ -23,7 +23,7 @@ _FIELDS = ("id", "name", "data", "user", "v", "ts")
 _SEGMENT = re.compile(r"[A-Za-z0-9_$-]+")
 
 
-def path(given: str, what: str) -> list[str]:
+def parse_path(given: str, what: str) -> list[str]:
     """Return a path into an event as its parts; `event.` may stand before it.
 
     Raises `InvalidOption` that calls the option `what` and says what a path is.
@@ -51,9 +51,9 @@ def check_filter(given: str, what: str) -> str:
         raise InvalidOption(
             f"{what}: give SQL/JSON path as text, as in '$.data.total > 100', not {type(given).__name__}"
         )
-    if len(given) > LONGEST_FILTER:
+    if len(given) > MAX_FILTER_LENGTH:
         raise InvalidOption(
-            f"{what}: a filter may have {LONGEST_FILTER:,} characters, not {len(given):,}; keep a shorter condition, or decide in a step"
+            f"{what}: a filter may have {MAX_FILTER_LENGTH:,} characters, not {len(given):,}; keep a shorter condition, or decide in a step"
         )
     try:
         _Parser(_tokens(given)).whole()

@@ -54,7 +54,7 @@ def make_storable(value: Any) -> Any:
     return top[0]
 
 
-def place_of_unfit(value: object, path: str) -> str:
+def path_of_unstorable(value: object, path: str) -> str:
     """The path of the first text, key or number in a value that JSON in PostgreSQL cannot hold; `path`, where the value is, if there is none."""
     open_ones = deque([(path, value)])
     while open_ones:

@@ -174,10 +174,12 @@ def test_the_most_special_type_of_an_error_decides() -> None:
     ],
 )
 def test_moments_are_read_as_people_name_them(given: str, expected: str) -> None:
-    clock.take(datetime(2026, 11, 25, 12, tzinfo=UTC).astimezone().replace(hour=12).astimezone(UTC))
+    clock.freeze(
+        datetime(2026, 11, 25, 12, tzinfo=UTC).astimezone().replace(hour=12).astimezone(UTC)
+    )
     try:
         assert f"{parse_time(given, '--since').astimezone():%Y-%m-%dT%H:%M}" == expected
     finally:
-        clock.take(None)
+        clock.freeze(None)
     with pytest.raises(InvalidOption, match="--since 'noon'"):
         parse_time("noon", "--since")

@@ -277,7 +277,7 @@ async def resume(call: Call) -> Paused:
 
 async def _set_paused(call: Call, paused: bool) -> Paused:
     check_for_all_events(call.caller)
-    if not await run_in_threadpool(dispatch.pause, call.path("id"), paused):
+    if not await run_in_threadpool(dispatch.set_paused, call.path("id"), paused):
         raise not_found("function", call.path("id"))
     return Paused(function=call.path("id"), paused=paused)
 

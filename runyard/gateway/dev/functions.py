@@ -92,7 +92,7 @@ def replay_failures(visit: Visit) -> str:
 
 def _set_paused(visit: Visit, paused: bool) -> str:
     name = visit.path("name")
-    if not dispatch.pause(name, paused):
+    if not dispatch.set_paused(name, paused):
         raise not_found("function", name)
     return to_function(name) if visit.given("from") == "function" else "/dev/functions"
 

@@ -13,7 +13,7 @@ _FIRST_WAIT = 0.25
 _MOST_TEXT = 300
 
 
-class Trouble:
+class Backoff:
     """The errors of one loop: each kind is said once a minute at most, and the waits between tries grow while they last.
 
     Parameters
@@ -33,7 +33,7 @@ class Trouble:
         self._failures = 0
         self._said: dict[str, float] = {}
 
-    def met(self, error: Exception) -> float:
+    def failed(self, error: Exception) -> float:
         """Note an error; return how many seconds to wait before the next try."""
         kind = type(error).__name__
         now = time.monotonic()
@@ -46,6 +46,6 @@ class Trouble:
         self._failures += 1
         return min(self._longest, _FIRST_WAIT * 2.0 ** min(self._failures, 16))
 
-    def over(self) -> None:
+    def succeeded(self) -> None:
         """It works, or works again: the next error waits as little as the first one."""
         self._failures = 0

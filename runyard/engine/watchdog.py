@@ -20,7 +20,7 @@ _SAMPLE_SECONDS = 0.2
 _WAKES = 10
 
 
-class Overseer:
+class Watchdog:
     """Watches over one process by its board; `clock` is that of the board's process."""
 
     def __init__(self, board: Board, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,7 +49,7 @@ class Overseer:
         if self._since is None:
             self._since, self.board.paused = now, True
             return None
-        others = len(doing.work) > len(late) or doing.unkept
+        others = len(doing.work) > len(late) or doing.unsaved
         return None if others and now - self._since < LAST_SECONDS else (doing, late)
 
     def _late(self, doing: Activity, now: float) -> list[Work]:
@@ -57,12 +57,12 @@ class Overseer:
         given_up = {one for one, at in self._cancelled.items() if now - at >= CANCEL_SECONDS}
         cancelled = [work for work in doing.work if work.invocation in given_up]
         # One call of a step for many goes on for those that are not cancelled.
-        if doing.together and len(cancelled) < len(doing.work):
+        if doing.single_call and len(cancelled) < len(doing.work):
             cancelled = []
         return late + [work for work in cancelled if work not in late]
 
 
-def without_innocent(pid: int, late: Sequence[Work]) -> list[Work]:
+def without_lock_waiters(pid: int, late: Sequence[Work]) -> list[Work]:
     """Of the late ones those that do not just wait for the interpreter's lock.
 
     They are told apart by how often their threads wake, where the system says that (Linux); all of

@@ -15,7 +15,7 @@ _LOOK_SECONDS = 0.2
 _left: list[threading.Thread] = []
 
 
-class Crew:
+class StepThreads:
     """Threads, each with a place (from 0) and the context of the thread that makes them."""
 
     def __init__(self, work: Callable[[int], None], size: int) -> None:
@@ -62,7 +62,7 @@ class Crew:
             self._ended.put(None)
 
 
-def is_anyone_left() -> bool:
+def any_abandoned() -> bool:
     """Whether threads that were left behind are still at work in this process."""
     _left[:] = [thread for thread in _left if thread.is_alive()]
     return bool(_left)
