@@ -128,7 +128,7 @@ def _many(
         return 0
     if not yes and sys.stdin.isatty() and not click.confirm(f"{action} them?"):
         return 1
-    return _show(action, perform(selection, action, keep=keep))
+    return _show(action, perform(selection, action, keep_steps=keep))
 
 
 def _show(action: str, progress: "Iterator[Any]") -> int:

@@ -19,6 +19,7 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunSta
 
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import dispatch
+from runyard.engine.status import OPEN_BATCH
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
 from runyard.functions.retry import Retry
@@ -174,7 +175,7 @@ def settle_orphaned(instance: DagsterInstance, run_id: str) -> bool:
         else:
             instance.report_run_failed(found, "The run ended before its batch was settled.")
         found = instance.get_run_by_id(run_id)
-    if batch is None or batch["status"] not in ("claimed", "running"):
+    if batch is None or batch["status"] not in OPEN_BATCH:
         return False
     return release_batch(batch, found, force=True, why=_why(instance, found))
 

@@ -18,6 +18,7 @@ from dagster import DagsterInstance
 from runyard.dagster_adapter import hung_steps, reaper
 from runyard.engine import dispatch
 from runyard.engine.activity import Activity, Work, expect_child
+from runyard.engine.status import OPEN_BATCH
 from runyard.engine.watchdog import CANCEL_SECONDS, Watchdog, without_lock_waiters
 from runyard.settings import settings
 from runyard.store import database
@@ -192,7 +193,7 @@ class Children:
         _log.error("process %s was killed: its run was to stop and did not end", child.pid)
         hung_steps.kill(child.pid)
         batch = dispatch.batch_of_run(doing.run, doing.batch)
-        if batch is not None and batch["status"] in ("claimed", "running"):
+        if batch is not None and batch["status"] in OPEN_BATCH:
             with DagsterInstance.get() as instance:
                 cancelled = {**batch, "run_id": doing.run, "cancelled": True}
                 reaper.free(instance, [cancelled], force=True)

@@ -82,8 +82,8 @@ def replay_failures(visit: Visit) -> str:
     pieces = bulk.perform(
         Selection(function=name, status=("failed",)),
         "replay",
-        keep=visit.given("keep") == "yes",
-        most_seconds=MOST_SECONDS,
+        keep_steps=visit.given("keep") == "yes",
+        timeout=MOST_SECONDS,
     )
     next(pieces)
     visit.in_background(pieces)

@@ -10,20 +10,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlencode
 
+from runyard.engine.status import STATUSES as INVOCATION_STATUSES
 from runyard.errors import InvalidOption
 from runyard.events import INTERNAL_PREFIXES
 from runyard.gateway.api.history import as_number
-from runyard.gateway.api.schemas import Status
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.jsonpath import MAX_FILTER_LENGTH, check_filter, parse_path
 from runyard.syntax.times import parse_time
 
 _SHOWN = 50
-STATUSES = (*get_args(Status), "unmatched")
+STATUSES = (*INVOCATION_STATUSES, "unmatched")
 FIELDS = ("name", "id", "status", "since", "until", "path", "internal")
 _CHUNK, _LARGEST_CHUNK = 2_000, 64_000
 _SECONDS = 1.0
