@@ -1,8 +1,8 @@
-"""Threads that work on a step together, and are left behind where they do not end.
+"""The threads of a step, which can be abandoned when they do not end.
 
-A thread pool of the standard library waits for its threads without bound, at its own exit and at
-the end of the process. These are waited for as long as the caller says; those that are left behind
-do not keep the process from ending.
+A thread pool of the standard library waits for its threads without limit, when it shuts down and
+when the process exits. These threads are waited for as long as the caller says, and those that are
+abandoned do not keep the process from exiting.
 """
 
 import threading
@@ -11,12 +11,21 @@ from collections.abc import Callable
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 
-_LOOK_SECONDS = 0.2
-_left: list[threading.Thread] = []
+_CHECK_SECONDS = 0.2
+_abandoned: list[threading.Thread] = []
 
 
 class StepThreads:
-    """Threads, each with a place (from 0) and the context of the thread that makes them."""
+    """Threads that share the work of a step.
+
+    Parameters
+    ----------
+    work
+        What each thread does; it is called with the thread's number, from 0, in a copy of the
+        creating thread's context.
+    size
+        How many threads.
+    """
 
     def __init__(self, work: Callable[[int], None], size: int) -> None:
         self._work = work
@@ -24,30 +33,33 @@ class StepThreads:
         self._threads = [self._thread(place) for place in range(size)]
 
     def start(self) -> None:
-        """Let them begin."""
+        """Start all threads."""
         for thread in self._threads:
             thread.start()
 
-    def wait(self, look: Callable[[], None]) -> None:
-        """Wait until all have ended; raise what one of them raises, or `look`, called now and then."""
+    def wait(self, check: Callable[[], None]) -> None:
+        """Wait until all threads have ended, calling `check` every now and then.
+
+        Raises what a thread or `check` raises.
+        """
         for _ in self._threads:
             while True:
-                look()
+                check()
                 try:
-                    error = self._ended.get(timeout=_LOOK_SECONDS)
+                    error = self._ended.get(timeout=_CHECK_SECONDS)
                 except Empty:
                     continue
                 if error is not None:
                     raise error
                 break
 
-    def leave(self, seconds: float) -> None:
-        """Wait so many seconds at most for those still at work, then leave the others behind."""
-        deadline = time.monotonic() + seconds
+    def abandon(self, grace: float) -> None:
+        """Wait up to `grace` seconds for busy threads, then abandon those that are left."""
+        deadline = time.monotonic() + grace
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - time.monotonic()))
-        _left.extend(thread for thread in self._threads if thread.is_alive())
+        _abandoned.extend(thread for thread in self._threads if thread.is_alive())
 
     def _thread(self, place: int) -> threading.Thread:
         run, arguments = copy_context().run, (self._run, place)
@@ -63,6 +75,6 @@ class StepThreads:
 
 
 def any_abandoned() -> bool:
-    """Whether threads that were left behind are still at work in this process."""
-    _left[:] = [thread for thread in _left if thread.is_alive()]
-    return bool(_left)
+    """Return whether abandoned threads are still busy in this process."""
+    _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
+    return bool(_abandoned)
