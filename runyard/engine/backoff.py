@@ -1,6 +1,7 @@
-"""What the endless loops of a process do with errors: none of them ends, and none fills the log.
+"""How the endless loops of a process handle errors: by backing off, and without flooding the log.
 
-A loop that ends is worse than one that fails: its process lives on and looks well, while its leases run out and nobody is woken any more.
+A loop that ends is worse than one that fails: its process stays alive and looks healthy, while its
+leases run out and nothing is woken any more.
 """
 
 import logging
@@ -8,20 +9,24 @@ import time
 
 from runyard.text.redaction import redact
 
-_AGAIN_SECONDS = 60.0
+_LOG_INTERVAL = 60.0
 _FIRST_WAIT = 0.25
-_MOST_TEXT = 300
+_MAX_DOUBLINGS = 16
+_MAX_TEXT = 300
 
 
 class Backoff:
-    """The errors of one loop: each kind is said once a minute at most, and the waits between tries grow while they last.
+    """The errors of one loop.
+
+    Each kind of error is logged once a minute at most, and the waits between attempts double while
+    errors last.
 
     Parameters
     ----------
     log
-        Where they are said.
+        Where errors are logged.
     what
-        What does not work: `no heartbeat`.
+        What does not work, as the log puts it: `no heartbeat`.
     longest
         The longest wait, in seconds.
     """
@@ -31,21 +36,20 @@ class Backoff:
         self._what = what
         self._longest = longest
         self._failures = 0
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     def failed(self, error: Exception) -> float:
-        """Note an error; return how many seconds to wait before the next try."""
+        """Note an error; return how many seconds to wait before the next attempt."""
         kind = type(error).__name__
         now = time.monotonic()
-        if now - self._said.get(kind, -_AGAIN_SECONDS) >= _AGAIN_SECONDS:
-            self._said[kind] = now
-            text = redact(" ".join(str(error).split()))[:_MOST_TEXT]
-            self._log.warning(
-                "%s: %s%s; trying again", self._what, kind, f" ({text})" if text else ""
-            )
+        if now - self._logged.get(kind, -_LOG_INTERVAL) >= _LOG_INTERVAL:
+            self._logged[kind] = now
+            text = redact(" ".join(str(error).split()))[:_MAX_TEXT]
+            reason = f"{kind} ({text})" if text else kind
+            self._log.warning("%s: %s; trying again", self._what, reason)
         self._failures += 1
-        return min(self._longest, _FIRST_WAIT * 2.0 ** min(self._failures, 16))
+        return min(self._longest, _FIRST_WAIT * 2.0 ** min(self._failures, _MAX_DOUBLINGS))
 
     def succeeded(self) -> None:
-        """It works, or works again: the next error waits as little as the first one."""
+        """Note a success: the next error waits as briefly as the first one."""
         self._failures = 0

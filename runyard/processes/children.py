@@ -117,7 +117,7 @@ class Children:
         self._settle()
         for child, doing in working:
             lease = leases.get(doing.batch)
-            if doing.taken:
+            if doing.starting_since:
                 self._look_after_start(child, doing, lease)
                 continue
             found = child.watchdog.late(lease["cancelled"] if lease is not None else ())
@@ -135,7 +135,7 @@ class Children:
             if doing is None:
                 continue
             hung_steps.kill(child.pid)
-            if doing.taken:
+            if doing.starting_since:
                 dispatch.release(doing.batch, "claimed", "queued", attempts=1, force=True)
 
     def _look_after_start(self, child: Child, doing: Activity, lease: Row | None) -> None:
@@ -143,7 +143,7 @@ class Children:
             return
         if child.does_not_stop(doing.batch, lease is None or lease["stopped"]):
             self._stop(child, doing)
-        elif time.monotonic() - doing.taken >= doing.limit:
+        elif time.monotonic() - doing.starting_since >= doing.limit:
             _log.error("process %s was killed: its run did not come to its batch", child.pid)
             hung_steps.kill(child.pid)
             with DagsterInstance.get() as instance:

@@ -202,7 +202,7 @@ def test_an_outcome_that_the_database_refuses_is_a_failure_and_the_others_are_wr
     [failed] = rows(
         "SELECT error->>'message' AS message FROM runyard.invocations WHERE status = 'failed'"
     )
-    assert failed["message"].startswith("the database cannot keep the outcome (succeeded): ")
+    assert failed["message"].startswith("the database cannot store the outcome (succeeded): ")
     assert rows("SELECT status FROM runyard.batches") == [{"status": "finished"}]
 
 
@@ -210,7 +210,7 @@ def test_what_is_too_large_for_a_statement_is_written_in_several_and_ends_once(
     function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = begun(function, 5)
-    monkeypatch.setattr(dispatch, "_MOST_CHARACTERS", 7)
+    monkeypatch.setattr(dispatch, "_MAX_CHARACTERS", 7)
     assert dispatch.save_steps(batch, "run-1", "a", [kept(n, "12345") for n in range(1, 6)]) == {}
     dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 6)])
     assert rows("SELECT count(*) AS steps FROM runyard.steps") == [{"steps": 5}]
@@ -224,7 +224,7 @@ def test_of_what_is_written_in_several_statements_nothing_is_written_when_the_le
     function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = begun(function, 3)
-    monkeypatch.setattr(dispatch, "_MOST_CHARACTERS", 1)
+    monkeypatch.setattr(dispatch, "_MAX_CHARACTERS", 1)
     dispatch.release(batch, "running", "queued", attempts=3, force=True)
     with pytest.raises(LeaseLost):
         dispatch.settle(

@@ -10,7 +10,7 @@ from runyard.engine import activity
 from runyard.engine.activity import Board
 from runyard.engine.items import BatchState
 from runyard.engine.lease import Lease
-from runyard.engine.watchdog import CANCEL_SECONDS, LAST_SECONDS, Watchdog
+from runyard.engine.watchdog import CANCEL_SECONDS, GRACE_SECONDS, Watchdog
 from runyard.errors import InvalidOption
 from runyard.functions.retry import Retry
 from tests.conftest import wait_until
@@ -63,7 +63,7 @@ def test_it_is_ended_all_the_same_when_they_take_too_long(watched: Watched) -> N
     watched.board.unsaved = True
     watched.ahead = 61
     assert watched.late() is None
-    watched.ahead += LAST_SECONDS
+    watched.ahead += GRACE_SECONDS
     assert watched.late() == [7]
 
 
