@@ -70,7 +70,7 @@ def some_job() -> None:
             "the filter of a/b: not SQL/JSON path at character 12",
         ),
         (lambda: Trigger(""), "event name"),
-        (lambda: Cron("* * * * *", timezone="Mars/Olympus"), "no time zone"),
+        (lambda: Cron("* * * * *", timezone="Mars/Olympus"), "not a time zone"),
         (lambda: Cron("* * * * *", overlap="drop"), "give skip, queue, allow"),  # type: ignore[arg-type]
         (lambda: Retry(by_type={"ValueError": None}), "exception classes"),  # type: ignore[dict-item]
     ],
