@@ -35,7 +35,7 @@ class Retention:
         return cls(general, functions)
 
     def all_before(self, now: datetime) -> datetime | None:
-        """Return the time before which nothing of any function is kept; None: some stays forever."""
+        """Return the time before which nothing at all is kept; None: some stays forever."""
         lengths = [
             length for length in (self.general, *self.functions.values()) if length is not None
         ]

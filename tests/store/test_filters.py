@@ -102,7 +102,7 @@ WORDS = [
 # What only the check refuses: it would pass, and then be of no use, or mean something else than it says.
 NARROWER = (
     "has no variables",
-    "a comment behind a word",
+    "a comment after a word",
     "a backslash has a meaning only",
     "too large or too small",
 )

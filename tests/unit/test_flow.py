@@ -48,7 +48,7 @@ def some_job() -> None:
         (lambda: Throttle(1, 0), "Throttle(period=...)"),
         (lambda: Throttle(2, 60, burst=3), "no more than the limit"),
         (lambda: RateLimit(0, 60), "RateLimit(limit=0)"),
-        (lambda: RateLimit(1, "often"), "no length of time"),
+        (lambda: RateLimit(1, "often"), "is not a duration"),
         (lambda: Debounce("0.5s"), "Debounce(period=...)"),
         (lambda: Debounce(10, max_wait=5), "no less than the period"),
         (lambda: BatchEvents(5001), "BatchEvents(max_size=5001)"),

@@ -132,7 +132,7 @@ def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
 @pytest.mark.parametrize(
     ("timeout", "says"),
     [
-        ("soon", "no length of time"),
+        ("soon", "is not a duration"),
         (0.5, "give 1 to"),
         ("400d", "out of bounds"),
         (True, "not bool"),
