@@ -174,11 +174,10 @@ _UNEXPECTED = {
 }
 
 
-def _check_token(match: re.Match[str]) -> None:
+def _check_token(token: re.Match[str]) -> None:
     """Raise `_SyntaxError` for a token that PostgreSQL would not accept."""
-    kind, part, position, end = str(match.lastgroup), match.group(), match.start(), match.end()
-    following = match.string
-    match kind:
+    text, part, position, end = token.string, token.group(), token.start(), token.end()
+    match token.lastgroup:
         case "comment":
             raise _SyntaxError("a comment without an end", position)
         case "variable":
