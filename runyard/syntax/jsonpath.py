@@ -141,6 +141,10 @@ _COMPARISONS = ("==", "!=", "<>", "<", "<=", ">", ">=")
 # PostgreSQL does not implement `x`, and accepts it only where `q` makes it meaningless.
 _FLAGS = re.compile(r'"(?:[ism]*|[ismxq]*q[ismxq]*)"')
 _LARGEST_LEVEL, _LARGEST_EXPONENT = 2**31 - 1, 16_000
+_UNEXPECTED = {
+    '"': "a text without an end",
+    "\\": "a backslash has a meaning only inside double quotes",
+}
 _Token = tuple[str, str, int]
 
 
@@ -166,12 +170,6 @@ def _tokens(text: str) -> list[_Token]:
             )
         position = match.end()
     return [*tokens, ("end", "", len(text))]
-
-
-_UNEXPECTED = {
-    '"': "a text without an end",
-    "\\": "a backslash has a meaning only inside double quotes",
-}
 
 
 def _check_token(token: re.Match[str]) -> None:
