@@ -1,7 +1,7 @@
 """Controlling functions and their invocations from Python.
 
-The command line and the HTTP API offer the same; `bulk` has more: counting a selection first, and
-resuming an action that was stopped.
+The command line and the HTTP API offer the same. `bulk` offers more: counting a selection first,
+and resuming an action that was stopped.
 """
 
 from runyard.engine import dispatch
@@ -66,7 +66,7 @@ def pause(function: str) -> None:
 
 
 def resume(function: str) -> None:
-    """Let a paused function's invocations run; raises `RunyardError` when there is none."""
+    """Resume a paused function; raises `RunyardError` when there is no such function."""
     _set_paused(function, False)
 
 

@@ -322,12 +322,11 @@ class CancelOn:
 
 
 # What a batch cannot be combined with, and why.
-_BATCH_CONTRADICTIONS = {
+_CONTRADICTS_BATCH = {
     "singleton": "a singleton runs one event at a time, a batch many",
     "debounce": "a debounce runs one event of many, a batch all of them",
     "priority": "a batch takes the events of its key in the order in which they came",
-    "throttle": "a throttle spreads events out, a batch gathers them; set the batch's max_size "
-    "and timeout",
+    "throttle": "a throttle spreads events out, a batch gathers them",
 }
 
 
@@ -354,7 +353,7 @@ class Flow:
                 f"on_event(priority={fixed}) for {function}: give -{MAX_PRIORITY} to "
                 f"{MAX_PRIORITY}; higher runs first"
             )
-        for other, reason in _BATCH_CONTRADICTIONS.items():
+        for other, reason in _CONTRADICTS_BATCH.items():
             if self.batch and getattr(self, other):
                 raise InvalidOption(
                     f"on_event(batch=..., {other}=...) for {function} contradict each other: "
@@ -407,32 +406,32 @@ class Flow:
         def place(key: str | None) -> int | None:
             return None if key is None else places[".".join(parse_path(key, "key"))]
 
-        written: dict[str, Any] = {
+        rules: dict[str, Any] = {
             "lanes": lanes,
             "concurrency": self._concurrency(function, place),
             "limits": self._limits(place),
         }
         if self.throttle:
-            written["throttle"] = self.throttle.to_json(place(self.throttle.key))
+            rules["throttle"] = self.throttle.to_json(place(self.throttle.key))
         if self.debounce:
-            written["debounce"] = self.debounce.to_json(place(self.debounce.key))
+            rules["debounce"] = self.debounce.to_json(place(self.debounce.key))
         if self.batch:
-            written["batch"] = {"wait": seconds(self.batch.timeout, "")}
+            rules["batch"] = {"wait": seconds(self.batch.timeout, "")}
         if self.singleton:
-            written["singleton"] = {"mode": self.singleton.mode, "key": place(self.singleton.key)}
+            rules["singleton"] = {"mode": self.singleton.mode, "key": place(self.singleton.key)}
         if isinstance(self.priority, Priority):
-            written["priority"] = self.priority.to_json()
+            rules["priority"] = self.priority.to_json()
         if self.timeouts and self.timeouts.start is not None:
-            written["start_within"] = seconds(self.timeouts.start, "")
+            rules["start_within"] = seconds(self.timeouts.start, "")
         if self.timeouts and self.timeouts.finish is not None:
-            written["finish_within"] = seconds(self.timeouts.finish, "")
+            rules["finish_within"] = seconds(self.timeouts.finish, "")
         if self.cancel_on:
-            written["cancel_on"] = [rule.to_json() for rule in self.cancel_on]
+            rules["cancel_on"] = [rule.to_json() for rule in self.cancel_on]
         # The events of a chunk must be closer together than every period of the admission rules.
-        periods = [limit["period"] for limit in written["limits"]]
+        periods = [limit["period"] for limit in rules["limits"]]
         if self.debounce:
-            periods.append(written["debounce"]["period"])
-        return {**written, "span": min(periods, default=DAY)}
+            periods.append(rules["debounce"]["period"])
+        return {**rules, "span": min(periods, default=DAY)}
 
     def _concurrency(self, function: str, place: _Place) -> list[dict[str, Any]]:
         limits = [

@@ -44,7 +44,8 @@ _ASSIGNED = re.compile(
             (?!\[redacted\]|none\b|null\b)(?P<bare>(?:[^\s"'<>\\&;,]|[&;,](?![\w.-]+=))++)
           |(?:(?<=password=)|(?<=passwd=)|(?<=passphrase=)|(?<=pwd=)
              |(?<=password\ =)|(?<=passwd\ =)|(?<=passphrase\ =)|(?<=pwd\ =))
-            (?P<before>\ ?(?P<quote>\\*["'])(?![\s,:;\]})]))(?P<quoted>(?:(?!(?P=quote))[^\n])++))""",
+            (?P<before>\ ?(?P<quote>\\*["'])(?![\s,:;\]})]))
+            (?P<quoted>(?:(?!(?P=quote))[^\n])++))""",
     re.VERBOSE,
 )
 _PLAIN = re.compile(r"[\w.~-]+", re.ASCII)
