@@ -160,7 +160,7 @@ def span(day: date) -> tuple[datetime, datetime]:
 
 def _check_kept(day: date, known: set[date]) -> None:
     """Refuse to aggregate a day again of which part has been deleted."""
-    since = rollups.kept_since()
+    since = rollups.retained_since()
     if since is not None and span(day)[0] < since and day in known:
         raise Failure(
             f"part of {day} has been deleted (RUNYARD_RETENTION): its earlier numbers are kept",

@@ -189,7 +189,7 @@ def keep() -> dict[str, Any]:
         )
     try:
         for number in range(DAYS):
-            clock.take(began + timedelta(days=number))
+            clock.freeze(began + timedelta(days=number))
             database.close_pool()
             with database.connection() as connection:
                 connection.execute(
@@ -203,7 +203,7 @@ def keep() -> dict[str, Any]:
                     " INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at, finished_at)"
                     " SELECT id, step, 1, to_jsonb(repeat('y', 100)), runyard.now(), runyard.now() FROM made, unnest('{first,second,third}'::text[]) AS step"
                 )
-            clock.take(began + timedelta(days=number + 1))
+            clock.freeze(began + timedelta(days=number + 1))
             database.close_pool()
             at = time.monotonic()
             retention.sweep(retention=policy)
@@ -216,7 +216,7 @@ def keep() -> dict[str, Any]:
             assert row is not None
             sizes.append(int(str(row["bytes"])))
     finally:
-        clock.take(None)
+        clock.freeze(None)
         database.close_pool()
     reached = max(sizes[KEPT_DAYS : KEPT_DAYS + 7])
     return {

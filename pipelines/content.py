@@ -64,7 +64,7 @@ def write_outline(batch: Batch, providers: Providers) -> Batch:
 @op
 def write_sections(batch: Batch, providers: Providers) -> Batch:
     """Generate the sections one after the other, each as its own step."""
-    for number in range(1, max((_sections(item) for item in batch.live()), default=0) + 1):
+    for number in range(1, max((_sections(item) for item in batch.active_items()), default=0) + 1):
         batch.map(
             _section(number),
             partial(_write, number=number, providers=providers),

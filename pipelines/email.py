@@ -32,7 +32,7 @@ def prepare_email(batch: Batch, messages: EmailMessages) -> Batch:
     """Render each mail, drop suppressed addresses, and record it as queued."""
     suppressed = messages.suppressed(
         address
-        for item in batch.live()
+        for item in batch.active_items()
         for address in (*item.data.to, *item.data.cc, *item.data.bcc)
     )
     batch.map(PREPARE, lambda item: _prepare(item, suppressed))

@@ -122,7 +122,7 @@ def notify_user() -> None:
 @op
 def send_digest_mail(batch: Batch) -> Batch:
     """Request one mail for the whole run, which contains the notifications of one user."""
-    items = list(batch.live())
+    items = list(batch.active_items())
     parts = [
         item.data.model_dump(include={"title", "message", "action_url"}, exclude_none=True)
         for item in items

@@ -1,12 +1,29 @@
 """Runyard: event-driven background jobs on Dagster, on one Postgres.
 
-The story in the order that it happens: an application calls `send` (`client`), which inserts events (`events`,
-`store`); a sensor (`sensors`) wakes (`listener`), claims the invocations that the insert made (`dispatch`), and asks
-for one Dagster run a batch; a warm worker (`launcher`, `workers`) takes the run; the ops (`ops`) hand a `Batch` (`batch`,
-`io_manager`) from step to step, each result kept under a lease (`lease`); the last op settles what became of every
-invocation (`flow` says what is tried again), and the `reaper` frees what a lost worker held.
+The way of an event through the rooms of this package:
 
-Importing `runyard` to send events does not import Dagster: the names for writing functions are loaded when first used.
+1. An application calls `send` (`client`), which validates its events (`events`) and inserts them
+   (`store`). A trigger in the database creates an invocation for every function that the event
+   starts: `functions` holds what a function is declared with, and publishes it there.
+2. The daemon (`processes`) learns that invocations are due. The function's Dagster sensor
+   (`dagster_adapter`) claims them in batches, under a lease, and requests one run per batch
+   (`engine.dispatch`).
+3. A warm worker (`processes.workers`) executes the run. Its ops hand a `Batch` (`engine.batch`)
+   from step to step; the result of each step is a checkpoint in the event table
+   (`engine.steps`). A step may also suspend its invocation until a time or an event comes
+   (`engine.waits`).
+4. The last op settles the batch: each invocation succeeds, fails, is queued for another attempt,
+   or stays suspended. Should the worker be lost, its lease runs out, and a later run resumes
+   behind the last completed step.
+5. The HTTP API and the dev page (`gateway`) and the command line (`cli`) send events, show
+   invocations, and replay, cancel or pause them. `testing` runs all of this inside a test.
+
+`text` and `syntax` are helpers of every room: text that is safe to store and to show, and parsers
+of durations, times and paths. A room imports only rooms below it; `engine` and those below it do
+not import Dagster.
+
+Importing `runyard` to send events does not import Dagster either: the names for writing functions
+are loaded when they are first used.
 """
 
 from importlib import import_module
@@ -43,16 +60,24 @@ if TYPE_CHECKING:
     from runyard.dagster_adapter.ops import join, receive, settle
     from runyard.dagster_adapter.sensors import on_event
     from runyard.engine.batch import Batch
+    from runyard.engine.bulk import Selection
+    from runyard.engine.control import cancel, pause, replay, resume, run_now
     from runyard.engine.items import Item
 
 _LAZY = {
     "Batch": "runyard.engine.batch",
-    "Item": "runyard.engine.items",
     "BatchIOManager": "runyard.dagster_adapter.io_manager",
+    "Item": "runyard.engine.items",
+    "Selection": "runyard.engine.bulk",
+    "cancel": "runyard.engine.control",
     "join": "runyard.dagster_adapter.ops",
-    "receive": "runyard.dagster_adapter.ops",
-    "settle": "runyard.dagster_adapter.ops",
     "on_event": "runyard.dagster_adapter.sensors",
+    "pause": "runyard.engine.control",
+    "receive": "runyard.dagster_adapter.ops",
+    "replay": "runyard.engine.control",
+    "resume": "runyard.engine.control",
+    "run_now": "runyard.engine.control",
+    "settle": "runyard.dagster_adapter.ops",
 }
 
 __all__ = [
@@ -76,15 +101,21 @@ __all__ = [
     "Retry",
     "RetryAfter",
     "RunyardError",
+    "Selection",
     "Singleton",
     "StepTimeout",
     "Throttle",
     "Timeouts",
     "Trigger",
+    "cancel",
     "event_type",
     "join",
     "on_event",
+    "pause",
     "receive",
+    "replay",
+    "resume",
+    "run_now",
     "send",
     "send_async",
     "settle",

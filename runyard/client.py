@@ -1,4 +1,4 @@
-"""Sending events: from Python, also async, also inside the caller's own transaction.
+"""Sends events from Python: synchronously or not, and inside the caller's own transaction.
 
 ::
 
@@ -9,7 +9,7 @@
         connection.execute(insert(orders), order)
         runyard.send("order/placed", order, connection=connection)   # rolled back with the order
 
-A send is one INSERT of all its events, or of none.
+A send inserts all of its events or none.
 """
 
 import asyncio
@@ -43,38 +43,38 @@ def send(
     source: str = "python",
     connection: psycopg.Connection[Any] | SqlConnection | Session | None = None,
 ) -> list[str]:
-    """Send events; return the id of each, in order.
+    """Send events; return their ids, in order.
 
     Parameters
     ----------
     what
-        The name of one event (then `data`, `id` and `ts` are its own), an `Event`, or several.
+        The name of an event (whose `data`, `id` and `ts` follow), an `Event`, or several.
     data, id, ts
         See `Event`.
     source
         Where the events come from, as shown in the UI.
     connection
-        A psycopg connection, or an SQLAlchemy connection or session: the events become part of its transaction,
-        and nothing is sent unless that commits. None: a connection of Runyard's own, committed before the return.
+        A psycopg connection, or an SQLAlchemy connection or session: the events become part of its
+        transaction, and are not sent unless that commits. None: a connection of Runyard's own,
+        which commits before this returns.
 
     Raises
     ------
     InvalidEvent
-        An event breaks a rule; nothing is sent.
+        An event is invalid; nothing is sent.
     DatabaseUnavailable
-        The database does not answer; nothing is sent. Or it went away while it was asked and has not come back in time: then its message says that
-        it is not known whether the events were sent, and that the same with `id` can be sent again without harm.
+        The database does not answer; nothing is sent. Or the connection was lost during the send
+        and the database has not come back in time: then the message says that it is unknown whether
+        the events were sent. Events with an `id` can safely be sent again.
     DatabaseBusy
-        The database cannot do it now; nothing is sent.
+        The database cannot do this now; nothing is sent.
     """
     rows = rows_as_json(_events(what, data, id, ts))
     if isinstance(connection, SqlConnection | Session):
         return list(connection.execute(text(_SEND), {"events": rows, "source": source}).scalars())
     if connection is not None:
-        found = connection.execute(
-            _psycopg_statement(), {"events": rows, "source": source}
-        ).fetchall()
-        return [row["id"] if isinstance(row, Mapping) else row[0] for row in found]
+        cursor = connection.execute(_psycopg_statement(), {"events": rows, "source": source})
+        return [_id(row) for row in cursor.fetchall()]
     return _send_alone(rows, source)
 
 
@@ -87,20 +87,27 @@ async def send_async(
     source: str = "python",
     connection: psycopg.AsyncConnection[Any] | AsyncConnection | AsyncSession | None = None,
 ) -> list[str]:
-    """Send events from a coroutine: as `send`, with an async connection or session for the caller's transaction."""
+    """Send events from a coroutine, like `send`, but with an async connection or session."""
     if connection is None:
         return await asyncio.to_thread(send, what, data, id=id, ts=ts, source=source)
     parameters = {"events": rows_as_json(_events(what, data, id, ts)), "source": source}
     if isinstance(connection, AsyncConnection | AsyncSession):
         return list((await connection.execute(text(_SEND), parameters)).scalars())
     cursor = await connection.execute(_psycopg_statement(), parameters)
-    return [row["id"] if isinstance(row, Mapping) else row[0] for row in await cursor.fetchall()]
+    return [_id(row) for row in await cursor.fetchall()]
+
+
+def _id(row: Any) -> str:
+    """Return the id in a result row, which the caller's row factory may have made a mapping."""
+    return str(row["id"] if isinstance(row, Mapping) else row[0])
 
 
 def _send_alone(rows: str, source: str) -> list[str]:
-    """Send events in a transaction of their own, once more where the connection was lost or PostgreSQL gave way to another sender of the same ids.
+    """Send events in a transaction of their own.
 
-    The rows have their ids, so that what had been committed when the answer was lost is not sent a second time: it only gets its answer.
+    This retries once after a lost connection, or a deadlock with another sender of the same ids.
+    The rows have their ids already: if the first attempt did commit, the second inserts nothing and
+    only returns the ids.
     """
     try:
         return _sent(rows, source)
@@ -110,14 +117,15 @@ def _send_alone(rows: str, source: str) -> list[str]:
     except DatabaseBusy as error:
         if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
             raise
-        # The other sender has to wake before these are sent again, or both meet as before.
+        # The other sender has to finish first, or the two deadlock again.
         time.sleep(database.GIVE_WAY_SECONDS)
         return _sent(rows, source)
     try:
         return _sent(rows, source)
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(
-            "the database went away while events were sent: it is not known whether they were. With `id`, they can be sent again without harm"
+            "the connection to the database was lost during a send: it is unknown whether the "
+            "events were sent. Events with an `id` can safely be sent again"
         ) from error
 
 
@@ -136,12 +144,11 @@ def _events(
     if isinstance(what, str):
         return [Event(what, data if data is not None else {}, id=id, ts=ts)]
     if data is not None or id is not None or ts is not None:
-        raise InvalidEvent("data, id and ts belong to a name; an Event has its own")
+        raise InvalidEvent("data, id and ts go with an event's name; an Event has its own")
     if isinstance(what, Event):
         return [what]
     events = list(what)
-    if not all(isinstance(cast(object, event), Event) for event in events) or inspect.isgenerator(
-        what
-    ):
+    all_events = all(isinstance(cast(object, event), Event) for event in events)
+    if not all_events or inspect.isgenerator(what):
         raise InvalidEvent("send takes a name with data, an Event, or a list of Events")
     return events

@@ -1,24 +1,25 @@
-"""The time by which everything durable is judged: the real one, unless a test has taken it over.
+"""The time by which everything durable is judged: the real one, unless a test has frozen it.
 
-The database has the same clock (`runyard.now()`): a connection that is handed out while the time is a test's is told of it.
+The database has the same clock (`runyard.now()`): a connection that is handed out while the time is
+frozen is given that time.
 """
 
 from datetime import UTC, datetime
 
-_taken: datetime | None = None
+_frozen: datetime | None = None
 
 
 def now() -> datetime:
-    """The time, in UTC."""
-    return _taken or datetime.now(UTC)
+    """Return the time, in UTC."""
+    return _frozen or datetime.now(UTC)
 
 
-def taken() -> datetime | None:
-    """The time of the test that owns it, None for the real one."""
-    return _taken
+def frozen() -> datetime | None:
+    """Return the frozen time; None when it is the real one."""
+    return _frozen
 
 
-def take(at: datetime | None) -> None:
-    """Set the time (with a zone), or give it back with None."""
-    global _taken
-    _taken = at
+def freeze(at: datetime | None) -> None:
+    """Freeze the time (with a time zone), or return to the real one with None."""
+    global _frozen
+    _frozen = at

@@ -1,18 +1,22 @@
-"""The errors a user of Runyard can meet: one small tree, each with who sees it and what to do."""
+"""The errors that a user of Runyard can meet, with who sees each of them and what to do."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
 
 class RunyardError(Exception):
-    """The root of every error that Runyard raises on purpose; its text names the next step."""
+    """The base of every error that Runyard raises on purpose; its text names the next step."""
 
 
 class InvalidEvent(RunyardError):
-    """Seen by whoever sends an event: it breaks a rule of the door or of its type in the catalog.
+    """Seen by whoever sends an event that breaks a rule, or does not fit its type in the catalog.
 
-    `field` is the path of the bad field (`data.to`), or an empty string when the event as a whole is at fault; `problems` has the path and the
-    message of every one.
+    Attributes
+    ----------
+    field
+        The path of the offending field (`data.to`), or an empty string for the event as a whole.
+    problems
+        The path and the message of every problem.
     """
 
     def __init__(self, message: str, field: str = "", more: Sequence[tuple[str, str]] = ()) -> None:
@@ -22,7 +26,7 @@ class InvalidEvent(RunyardError):
         self.problems = [(field, message), *more]
 
     def of_item(self, position: int) -> "InvalidEvent":
-        """The same of one of several events, by its place among them: `[2].data.to`."""
+        """Return the error with paths for an event at a position in a list: `[2].data.to`."""
         place = f"[{position}]"
         (field, message), *more = [
             (f"{place}.{path}" if path else place, text) for path, text in self.problems
@@ -31,40 +35,49 @@ class InvalidEvent(RunyardError):
 
 
 class InvalidInput(RunyardError):
-    """Seen by whoever runs a command: a file, standard input or an option cannot be read, or holds nothing. Its exit code is 2."""
+    """Seen by whoever runs a command whose file, standard input or option is unreadable or empty.
+
+    The command's exit code is 2.
+    """
 
 
 class InvalidOption(RunyardError):
-    """Seen by the developer when the code loads: an option of `on_event` is out of its range, or contradicts another."""
+    """Seen by the developer whose option is out of range, or contradicts another."""
 
 
 class DatabaseUnavailable(RunyardError):
-    """Seen by any caller: the database cannot be reached. Start it (`runyard up`) or set DATABASE_URL."""
+    """Seen by any caller: the database cannot be reached.
+
+    Start it (`runyard up`), or set DATABASE_URL.
+    """
 
 
 class DatabaseBusy(DatabaseUnavailable):
-    """Seen by any caller: the database is there, and says that it cannot do this now (no memory, no disk, a deadlock). Send it again."""
+    """Seen by any caller: the database answers that it cannot do this now. Send it again.
+
+    It has no memory or disk space left, or has resolved a deadlock.
+    """
 
 
 class SchemaOutOfDate(RunyardError):
-    """Seen by any process that starts before the migrations ran. Run `runyard migrate`."""
+    """Seen by any process that starts before the migrations have run. Run `runyard migrate`."""
 
 
 class LeaseLost(RunyardError):
-    """Seen in a run whose batch was given to another run, because this one was silent for too long.
+    """Seen in a run whose batch was given to another run, as no heartbeat came for too long.
 
-    Nothing it does is kept from then on. No action is needed: the other run does the work.
+    Nothing that it does is saved from then on. No action is needed: the other run does the work.
     """
 
     def __init__(self, batch_id: str) -> None:
-        super().__init__(f"batch {batch_id} is no longer this run's: another run goes on with it")
+        super().__init__(f"another run has taken over batch {batch_id}; this run stops")
 
 
 class StepHung(LeaseLost):
-    """Seen in a run in which a step did not end in time, where its process must not be ended.
+    """Seen in a run in which a step hung, and whose process must not be ended.
 
-    The run has ended instead, and the thread is left behind.
-    No action is needed for the other invocations of the run: another run goes on with them.
+    The run has ended instead, and the step's thread was abandoned. No action is needed for the
+    other invocations of the run: another run resumes them.
     """
 
     def __init__(self, message: str) -> None:
@@ -72,10 +85,11 @@ class StepHung(LeaseLost):
 
 
 class StepTimeout(RunyardError, TimeoutError):
-    """Why a step of an invocation failed: it was not over at its time limit, and was ended.
+    """The error of an invocation whose step did not end within its timeout, and was killed.
 
-    It is tried again as the function's or the step's `Retry` says, also by `by_type={TimeoutError: ...}`.
-    Give the step more time with `timeout=`, or give what it calls a shorter limit of its own.
+    It is retried as the `Retry` of the function or the step says, also by
+    `by_type={TimeoutError: ...}`. Give the step more time with `timeout=`, or set a shorter timeout
+    on what it calls.
     """
 
 
@@ -84,11 +98,14 @@ class NothingToDo(RunyardError):
 
 
 class NonRetriable(RunyardError):
-    """Raised by a step to say that another attempt cannot help: the invocation fails for good."""
+    """Raised by a step whose failure no other attempt can mend: the invocation fails for good."""
 
 
 class InvokeFailed(NonRetriable):
-    """Raised by `invoke` when the invoked function failed, was cancelled or skipped; `outcome` is what is known of its end."""
+    """Raised by `invoke` when the invoked function failed, was cancelled or was skipped.
+
+    `outcome` describes how it ended.
+    """
 
     def __init__(self, message: str, outcome: dict[str, object] | None = None) -> None:
         super().__init__(message)
@@ -96,7 +113,7 @@ class InvokeFailed(NonRetriable):
 
 
 class Cancelled(NonRetriable):
-    """Why an invocation left its batch: somebody cancelled it, by command, by an event or by a timeout."""
+    """Why an invocation left its batch: it was cancelled by a command, an event or a timeout."""
 
 
 class RetryAfter(RunyardError):
@@ -107,7 +124,7 @@ class RetryAfter(RunyardError):
     message
         What happened.
     when
-        Seconds from now, or the time itself (with a time zone).
+        Seconds from now, or a datetime with a time zone.
     """
 
     def __init__(self, message: str, when: float | datetime) -> None:
@@ -115,11 +132,12 @@ class RetryAfter(RunyardError):
         if isinstance(when, datetime):
             if when.utcoffset() is None:
                 raise InvalidOption(
-                    "RetryAfter(when=...): give the time a time zone, as in datetime.now(UTC)"
+                    "RetryAfter(when=...): give the datetime a time zone, as in datetime.now(UTC)"
                 )
         elif isinstance(when, bool) or not isinstance(when, int | float) or when != when:
             raise InvalidOption(
-                f"RetryAfter(when=...): give seconds from now as a number, or the time as a datetime, not {type(when).__name__}"
+                "RetryAfter(when=...): give seconds from now as a number, or a datetime, "
+                f"not {type(when).__name__}"
             )
         self.when = when
 
@@ -128,11 +146,11 @@ _interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
 
 
 def add_interrupt(kind: type[BaseException]) -> None:
-    """Make an exception one that ends a run, and not just the step that it reaches."""
+    """Make an exception one that ends a run, and not only the step in which it is raised."""
     global _interrupts
     _interrupts = (*dict.fromkeys((*_interrupts, kind)),)
 
 
 def interrupts() -> tuple[type[BaseException], ...]:
-    """The exceptions that end a run, for an `except` clause."""
+    """Return the exceptions that end a run, for an `except` clause."""
     return _interrupts

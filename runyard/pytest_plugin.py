@@ -1,6 +1,6 @@
-"""The pytest plugin: the fixture `yard`, and the two that it stands on, which a project may define for itself.
+"""The pytest plugin: the fixture `yard`, and the two it builds on, which a project may override.
 
-It is found by pytest where Runyard is installed, and imports nothing until a test asks for a fixture.
+pytest finds it wherever Runyard is installed. It imports nothing until a test uses a fixture.
 """
 
 import os
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def runyard_database() -> Iterator[str]:
-    """The URL of a migrated database for tests: RUNYARD_TEST_DATABASE_URL, or an embedded PostgreSQL that lives as long as the tests."""
+    """The URL of a migrated database for tests.
+
+    It is RUNYARD_TEST_DATABASE_URL, or an embedded PostgreSQL that runs as long as the tests.
+    """
     from runyard.processes.migrate import migrate
     from runyard.settings import settings
     from runyard.store import database
     from runyard.store.embedded import delete_embedded, start_embedded
 
-    given, before = os.environ.get("RUNYARD_TEST_DATABASE_URL"), os.environ.get("DATABASE_URL")
-    # Where the server's user, who is another one for root, can reach it.
+    before = os.environ.get("DATABASE_URL")
+    # A folder that the server's user can reach, which is not this one when this one is root.
     folder = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
     try:
-        url = given or start_embedded(folder)
+        url = os.environ.get("RUNYARD_TEST_DATABASE_URL") or start_embedded(folder)
         os.environ["DATABASE_URL"] = url
         settings.cache_clear()
         migrate()
@@ -44,7 +47,7 @@ def runyard_database() -> Iterator[str]:
 
 @pytest.fixture
 def runyard_definitions() -> Any:
-    """The Dagster definitions whose functions are tested: those of the project's code location."""
+    """The Dagster definitions whose functions are tested: those of the code location."""
     from importlib import import_module
 
     from dagster import Definitions
@@ -59,10 +62,10 @@ def runyard_definitions() -> Any:
 
 
 @pytest.fixture
-def yard(runyard_database: str, runyard_definitions: Any) -> "Iterator[Yard]":  # noqa: ARG001 (it must be there)
-    """An empty event table, the functions of the definitions, and the time in the test's hands."""
+def yard(runyard_database: str, runyard_definitions: Any) -> "Iterator[Yard]":  # noqa: ARG001 (the database has to run)
+    """A `Yard` with an empty event table and the functions of the definitions."""
     from runyard.testing import Yard, empty_event_table
 
     empty_event_table()
-    with Yard(runyard_definitions) as made:
-        yield made
+    with Yard(runyard_definitions) as yard:
+        yield yard

@@ -1,4 +1,4 @@
-"""Run functions in a test: in this process, against a real event table, with the time in the test's hands.
+"""Runs functions in a test: in this process, on a real event table, at a time that the test sets.
 
 ::
 
@@ -10,8 +10,8 @@
         assert sent.invocation.status == "succeeded"
         assert yard.sent("email/send.requested")[0].data["to"] == "ada@example.com"
 
-The pytest plugin that comes with Runyard gives the fixture `yard`. Nothing of the engine is replaced: jobs run in Dagster, results are kept
-in PostgreSQL. Only what waits for processes and for time is done here, at once.
+Runyard's pytest plugin provides the fixture `yard`. Nothing of the engine is replaced: jobs run in
+Dagster, and results are saved in PostgreSQL. Only waiting for processes and for time is replaced.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,9 @@ from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.durations import Duration, seconds
 
-_MOST_RUNS = 10_000
+_MAX_RUNS = 10_000
+# The database does not tell times apart that are closer.
+_RESOLUTION = timedelta(microseconds=1)
 _TABLES = (
     "events",
     "functions",
@@ -55,7 +57,7 @@ _TABLES = (
 
 @dataclass(frozen=True)
 class Step:
-    """What a step has given so far: its output or its last error, and how often it was tried."""
+    """What a step has come to so far: its output or its last error, and its number of tries."""
 
     output: Any
     error: Mapping[str, Any] | None
@@ -63,7 +65,7 @@ class Step:
 
 
 class Invocation:
-    """An event for a function, as it stands whenever it is looked at."""
+    """An event for a function; its attributes are read from the event table on every access."""
 
     def __init__(self, invocation_id: int) -> None:
         self.id = invocation_id
@@ -86,34 +88,34 @@ class Invocation:
 
     @property
     def attempt(self) -> int:
-        """Attempts begun of the step that it is at."""
+        """The number of attempts begun of its current step."""
         return int(self._row()["attempt"])
 
     @property
     def output(self) -> Any:
-        """The result of its last step, once it has succeeded."""
+        """The output of its last step, once it has succeeded."""
         return self._row()["output"]
 
     @property
     def error(self) -> Mapping[str, Any] | None:
         """Its last error: step, type, message, traceback."""
-        found: Mapping[str, Any] | None = self._row()["error"]
-        return found
+        error: Mapping[str, Any] | None = self._row()["error"]
+        return error
 
     @property
     def due(self) -> datetime:
         """When it is due, or was."""
-        found: datetime = self._row()["due_at"]
-        return found
+        due: datetime = self._row()["due_at"]
+        return due
 
     @property
     def steps(self) -> dict[str, Step]:
-        """The steps it has come to, by name."""
+        """The steps it has reached, by name."""
         return {name: Step(**step) for name, step in self._row()["steps"].items()}
 
     @property
     def progress(self) -> list[tuple[float, str]]:
-        """What its steps have said of how far they are: per cent and text, oldest first."""
+        """The progress that its steps have reported: per cent and text, oldest first."""
         with database.connection() as connection:
             return [
                 (row["percent"], row["text"])
@@ -122,13 +124,17 @@ class Invocation:
 
     @property
     def replay_of(self) -> int | None:
-        """The invocation that this one does again."""
-        found: int | None = self._row()["replay_of"]
-        return found
+        """The id of the invocation that this one replays."""
+        original: int | None = self._row()["replay_of"]
+        return original
 
     def __repr__(self) -> str:
         row = self._row()
-        return f"Invocation({self.id}, {row['function']}, {row['status']}, steps {', '.join(row['steps']) or 'none'}, error {row['error']})"
+        steps = ", ".join(row["steps"]) or "none"
+        return (
+            f"Invocation({self.id}, {row['function']}, {row['status']}, steps {steps}, "
+            f"error {row['error']})"
+        )
 
 
 @dataclass(frozen=True)
@@ -139,40 +145,36 @@ class Sent:
 
     @property
     def invocations(self) -> list[Invocation]:
-        """What it has set off, oldest first."""
+        """The invocations that it has started, oldest first."""
         with database.connection() as connection:
-            return [
-                Invocation(row["id"])
-                for row in fetch_all(
-                    connection, "invocations_of_event", event=self.id, invocation=None
-                )
-            ]
+            rows = fetch_all(connection, "invocations_of_event", event=self.id, invocation=None)
+        return [Invocation(row["id"]) for row in rows]
 
     @property
     def invocation(self) -> Invocation:
-        """The only thing that it has set off; raises AssertionError when there are none or several."""
-        found = self.invocations
-        assert len(found) == 1, f"the event has {len(found)} invocations, not one: {found}"
-        return found[0]
+        """Its only invocation; raises AssertionError when there is none, or more than one."""
+        all_of_them = self.invocations
+        count = len(all_of_them)
+        assert count == 1, f"the event has {count} invocations, not one: {all_of_them}"
+        return all_of_them[0]
 
 
 def empty_event_table() -> None:
-    """Delete every event and all that came of it. For a database that is there for tests alone."""
+    """Delete every event and all that came of it. Only for a database that serves tests alone."""
+    tables = ", ".join(f"runyard.{table}" for table in _TABLES)
     with database.connection() as connection:
-        connection.execute(
-            f"TRUNCATE {', '.join(f'runyard.{table}' for table in _TABLES)} RESTART IDENTITY".encode()
-        )
+        connection.execute(f"TRUNCATE {tables} RESTART IDENTITY".encode())
 
 
 class Yard:
-    """The functions of some Definitions, run by hand. Use it as a context; the time is the test's until it ends.
+    """Runs the functions of Dagster definitions by hand. Time is frozen while its context lasts.
 
     Parameters
     ----------
     definitions
         The Dagster definitions with the jobs, their resources and their IO manager.
     at
-        The time at the beginning; the real one by default.
+        The time at the beginning; by default the real one.
     """
 
     def __init__(self, definitions: Definitions, at: datetime | None = None) -> None:
@@ -187,71 +189,67 @@ class Yard:
         check_io_managers(self._definitions.get_repository_def())
         self._instance = self._stack.enter_context(DagsterInstance.ephemeral())
         silence_console()
-        database.close_pool()  # the time of a test needs sessions of its own
-        clock.take(self._at)
+        database.close_pool()  # open sessions have the real time
+        clock.freeze(self._at)
         registry.publish()
         return self
 
     def __exit__(self, *_: object) -> None:
-        clock.take(None)
-        database.close_pool()  # its connections have the time of the test
+        clock.freeze(None)
+        database.close_pool()  # its sessions have the frozen time
         self._stack.close()
 
     @property
     def now(self) -> datetime:
-        """The time."""
+        """The frozen time."""
         return clock.now()
 
     def send(self, name: str, data: Mapping[str, Any] | None = None, **more: Any) -> Sent:
-        """Send an event (see `runyard.send`); nothing is run yet."""
+        """Send an event (see `runyard.send`) without running anything."""
         return Sent(send_events(name, data if data is not None else {}, **more)[0])
 
     def send_all(self, events: Sequence[Event]) -> list[Sent]:
         """Send several events at once."""
-        return [Sent(found) for found in send_events(events)]
+        return [Sent(event_id) for event_id in send_events(events)]
 
     def run(
         self, function: str, data: Mapping[str, Any] | None = None, *, event: str | None = None
     ) -> Invocation:
-        """Send one function an event that is for it alone, run all that is due, and return its invocation."""
-        found = registry.find(function)
-        assert found is not None, (
-            f"there is no function {function}; there are {', '.join(one.name for one in registry.functions())}"
-        )
+        """Send an event to one function alone, run all that is due, and return its invocation.
+
+        `event` is the event's name; by default the function's first trigger.
+        """
+        rows = rows_as_json([Event(event or _find(function).event, data or {})], target=function)
         with database.connection() as connection:
-            [sent] = fetch_all(
-                connection,
-                "send",
-                events=rows_as_json([Event(event or found.event, data or {})], target=function),
-                source="test",
-            )
+            [sent] = fetch_all(connection, "send", events=rows, source="test")
         self.work()
         return Sent(sent["id"]).invocation
 
     def work(self) -> int:
-        """Run everything that is due now, and what that sets off, until nothing is due; return how many runs it took."""
+        """Run everything that is due now, and all that this starts; return the number of runs."""
         before = len(self.runs)
         while self._round():
-            assert len(self.runs) - before < _MOST_RUNS, (
-                f"{_MOST_RUNS} runs and no end: does a function set itself off?"
+            assert len(self.runs) - before < _MAX_RUNS, (
+                f"{_MAX_RUNS} runs and no end: does a function start itself?"
             )
         return len(self.runs) - before
 
     def advance(self, duration: Duration) -> int:
-        """Let time pass, running what becomes due on the way at the moment when it does; return how many runs it took."""
+        """Let time pass, and run what becomes due at its own time; return the number of runs."""
         until = clock.now() + timedelta(seconds=seconds(duration, "advance"))
         runs = self.work()
-        while (wait := self.seconds_to_next()) is not None and clock.now() + timedelta(
-            seconds=wait
-        ) <= until:
-            # A microsecond is the finest that the database tells apart.
-            clock.take(min(until, clock.now() + timedelta(seconds=max(wait, 0.000_001))))
+        while (due := self._next_due()) is not None and due <= until:
+            clock.freeze(min(until, max(due, clock.now() + _RESOLUTION)))
             runs += self.work()
-        clock.take(until)
+        clock.freeze(until)
         return runs + self.work()
 
+    def _next_due(self) -> datetime | None:
+        wait = self.seconds_to_next()
+        return None if wait is None else clock.now() + timedelta(seconds=wait)
+
     def seconds_to_next(self) -> float | None:
-        """Seconds until something that is not due yet becomes so by itself, None when only an event can set something off."""
+        """Return the seconds until something becomes due; None when that takes another event."""
         waits = [dispatch.seconds_until_due(function) for function in self._open_functions()]
         with database.connection() as connection:
             row = fetch_one(connection, "next_expiry")
@@ -259,49 +257,47 @@ class Yard:
         return min((wait for wait in waits if wait is not None and wait > 0), default=None)
 
     def stub(self, step: str, *results: object) -> None:
-        """Have a step, whatever its kind, give these results instead of being done, one after the other; the last one stands for all later ones.
+        """Replace a step of any kind: it returns these results, one per call.
 
-        A result is a value, a function of the item, or an exception to be raised.
+        The last result is repeated. A result is a value, a function of the item, or an exception to
+        raise.
         """
-        left = list(results) or [None]
+        remaining = list(results) or [None]
 
-        def give(item: Item) -> object:
-            result = left.pop(0) if len(left) > 1 else left[0]
+        def replacement(item: Item) -> object:
+            result = remaining.pop(0) if len(remaining) > 1 else remaining[0]
             if isinstance(result, BaseException):
                 raise result
             return result(item) if callable(result) else result
 
-        self._stubs[step] = give
+        self._stubs[step] = replacement
 
     def sent(self, name: str) -> list[Event]:
-        """The events of a name, oldest first, whoever sent them."""
+        """Return all events of this name, whoever sent them, oldest first."""
         with database.connection() as connection:
-            return [
-                Event(row["name"], row["data"], id=row["id"])
-                for row in fetch_all(connection, "events_named", name=name)
-            ]
+            rows = fetch_all(connection, "events_named", name=name)
+        return [Event(row["name"], row["data"], id=row["id"]) for row in rows]
 
     def invocations(self, function: str) -> list[Invocation]:
-        """All invocations of a function, oldest first."""
+        """Return all invocations of a function, oldest first."""
         with database.connection() as connection:
-            return [
-                Invocation(row["id"])
-                for row in fetch_all(connection, "invocations_of_function", function=function)
-            ]
+            rows = fetch_all(connection, "invocations_of_function", function=function)
+        return [Invocation(row["id"]) for row in rows]
 
     def claim(self, function: str) -> list[str]:
-        """Claim what is due of a function and leave it at that, as a worker does that is lost before it begins; return the batch ids."""
-        found = registry.find(function)
-        assert found is not None
-        return [claim.batch_id for claim in dispatch.claim(found) or []]
+        """Claim what is due of a function without running it; return the batch ids.
+
+        A worker that is lost before it begins leaves its batches like this.
+        """
+        return [claim.batch_id for claim in dispatch.claim(_find(function)) or []]
 
     def execute(self, function: str, batch_id: str) -> str:
-        """Run a function on a batch that was claimed; return the run's id."""
-        found = registry.find(function)
-        assert found is not None and self._instance is not None
+        """Run a function on a claimed batch; return the run's id."""
+        assert self._instance is not None
+        job = self._definitions.get_job_def(_find(function).job)
         token = stubs.set(self._stubs)
         try:
-            result = self._definitions.get_job_def(found.job).execute_in_process(
+            result = job.execute_in_process(
                 instance=self._instance, tags={BATCH: batch_id}, raise_on_error=False
             )
         finally:
@@ -312,7 +308,7 @@ class Yard:
         return result.run_id
 
     def metadata(self, run_id: str, op_name: str) -> dict[str, Any]:
-        """What an op of a run shows in the Dagster UI beside its output."""
+        """Return the metadata of an op's output in a run, as the Dagster UI shows it."""
         assert self._instance is not None
         shown: dict[str, Any] = {}
         for record in self._instance.all_logs(run_id):
@@ -334,4 +330,12 @@ class Yard:
     def _open_functions(self) -> list[Function]:
         with database.connection() as connection:
             names = [row["function"] for row in fetch_all(connection, "open_functions")]
-        return [found for name in names if (found := registry.find(name)) is not None]
+        functions = (registry.find(name) for name in names)
+        return [function for function in functions if function is not None]
+
+
+def _find(name: str) -> Function:
+    function = registry.find(name)
+    known = ", ".join(known.name for known in registry.functions())
+    assert function is not None, f"there is no function {name}; there are {known}"
+    return function

@@ -86,7 +86,7 @@ def third(batch: Batch) -> Batch:
 @op
 def outside(batch: Batch) -> Batch:
     """Fails outside of every step."""
-    if any(item.event.data.get("explode") and item.attempt == 1 for item in batch.live()):
+    if any(item.event.data.get("explode") and item.attempt == 1 for item in batch.active_items()):
         raise RuntimeError("an error outside every step")
     return batch
 

@@ -142,7 +142,7 @@ def _in_bulk(
         return 0
     if not yes and sys.stdin.isatty() and not click.confirm(f"{action} them?"):
         return 1
-    return _show_progress(action, perform(selection, action, keep=keep_steps))
+    return _show_progress(action, perform(selection, action, keep_steps=keep_steps))
 
 
 def _show_progress(action: str, progress: "Iterator[Progress]") -> int:
@@ -236,7 +236,7 @@ def resume(function: str) -> None:
 
 
 def _set_paused(function: str, paused: bool) -> None:
-    from runyard.engine.dispatch import pause as set_paused
+    from runyard.engine.dispatch import set_paused
 
     if not set_paused(function, paused):
         raise RunyardError(f"there is no function {function}; `runyard functions` lists them")

@@ -23,7 +23,7 @@ from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
 from runyard.cli.psql import psql
 from runyard.cli.terminal import echo, echo_json
-from runyard.engine.loops import Trouble
+from runyard.engine.backoff import Backoff
 from runyard.errors import InvalidInput, RunyardError
 from runyard.settings import settings
 from runyard.store.private_folders import keep_private
@@ -96,7 +96,7 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
         def __init__(self) -> None:
             super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
 
-    trouble = Trouble(logging.getLogger("runyard"), "cannot load changed code", _MAX_RELOAD_WAIT)
+    backoff = Backoff(logging.getLogger("runyard"), "cannot load changed code", _MAX_RELOAD_WAIT)
     while not stopped.is_set():
         try:
             for changes in watch(
@@ -105,9 +105,9 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
                 names = sorted({Path(path).name for _, path in changes})
                 echo(f"Changed: {', '.join(names[:5])}. Reloading the code ...")
                 stack.reload()
-                trouble.over()
+                backoff.succeeded()
         except Exception as error:
-            stopped.wait(trouble.met(error))
+            stopped.wait(backoff.failed(error))
 
 
 def _watched_paths() -> list[Path]:

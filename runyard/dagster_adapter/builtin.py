@@ -72,7 +72,7 @@ def replay_invocations(context: OpExecutionContext) -> None:
         until=window.end,
     )
     last = None
-    for last in bulk.perform(selection, "replay", keep=config["keep_steps"]):
+    for last in bulk.perform(selection, "replay", keep_steps=config["keep_steps"]):
         context.log.info(f"{last.done} of {last.total}")
     if last is not None:
         context.add_output_metadata({"replayed": last.done, "bulk": last.bulk})

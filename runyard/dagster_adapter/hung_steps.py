@@ -26,7 +26,7 @@ from runyard.engine.dispatch import Outcome
 from runyard.engine.failures import Failure
 from runyard.engine.items import Item, items_from_rows
 from runyard.engine.lease import Lease
-from runyard.engine.overseer import Overseer, without_innocent
+from runyard.engine.watchdog import Watchdog, without_lock_waiters
 from runyard.errors import StepTimeout
 from runyard.functions.retry import Retry
 
@@ -35,7 +35,7 @@ _MOST_NAMED = 5
 _END_SECONDS = 5.0
 _END_LOOK_SECONDS = 0.02
 _log = logging.getLogger("runyard.dagster_adapter.hung_steps")
-_own: Overseer | None = None
+_own: Watchdog | None = None
 
 
 def settle(doing: Activity, late: Sequence[Work]) -> bool:
@@ -57,7 +57,7 @@ def settle(doing: Activity, late: Sequence[Work]) -> bool:
     if failed:
         errors = [(item, failures[item.id].to_json()) for item in failed]
         kept = [(item.id, item.attempt, None, text, started[item.id], now) for item, text in errors]
-        dispatch.keep(doing.batch, doing.run, doing.step, kept)
+        dispatch.save_steps(doing.batch, doing.run, doing.step, kept)
     outcomes = [_outcome(item, failures.get(item.id)) for item in items]
     dispatch.settle(doing.batch, doing.run, outcomes)
     return True
@@ -129,13 +129,13 @@ def watch_own(leases: Mapping[str, Lease]) -> None:
     """Watch over this process itself: one that has no worker above it."""
     global _own
     if _own is None or _own.board is not activity.board():
-        _own = Overseer(activity.board())
+        _own = Watchdog(activity.board())
     doing = _own.board.read()
     held = leases.get(doing.batch) if doing is not None else None
     found = _own.late(held.cancelled) if held is not None else None
     if found is None or held is None:
         return
-    doing, late = found[0], without_innocent(os.getpid(), found[1])
+    doing, late = found[0], without_lock_waiters(os.getpid(), found[1])
     text = described(doing, late)
     settle(doing, late)
     held.hung = f"{text}: another run goes on with the other invocations"

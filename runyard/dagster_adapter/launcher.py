@@ -58,7 +58,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         run = context.dagster_run
         batch_id = run.tags.get(BATCH) if run.parent_run_id is None else None
         try:
-            if batch_id is not None and not dispatch.launching(batch_id):
+            if batch_id is not None and not dispatch.mark_launching(batch_id):
                 self._instance.report_run_canceled(
                     run,
                     f"Batch {batch_id} was taken back before this run was launched; another run has its events.",

@@ -121,7 +121,7 @@ def settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
     The output of an invocation is that of its last step. The op fails when any invocation did, and the ops in which
     they failed turn red, so that 're-execute from failure' begins there.
     """
-    shared = batch.shared
+    shared = batch.state
     len(batch)  # takes those out that were cancelled since the last step
     outcomes = _outcomes(shared)
     heartbeat.stop(shared.id)
@@ -166,7 +166,7 @@ def remember_dropped(run_id: str, op_name: str, batch: Batch) -> None:
         dispatch.leave_out(
             run_id,
             op_name,
-            {"dropped": sorted(batch.dropped), "suspended": batch.shared.suspended_rows()},
+            {"dropped": sorted(batch.dropped), "suspended": batch.state.suspended_rows()},
         )
 
 

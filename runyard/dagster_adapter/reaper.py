@@ -19,6 +19,7 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunSta
 
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import dispatch
+from runyard.engine.status import OPEN_BATCH
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
 from runyard.functions.retry import Retry
@@ -100,7 +101,7 @@ def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
                     run,
                     f"The process was lost before the run ended. Its batch {batch['id']} was over: nothing is left to do.",
                 )
-        dispatch.ended(batch["run_id"])
+        dispatch.mark_ended(batch["run_id"])
 
 
 def release_batch(
@@ -174,7 +175,7 @@ def settle_orphaned(instance: DagsterInstance, run_id: str) -> bool:
         else:
             instance.report_run_failed(found, "The run ended before its batch was settled.")
         found = instance.get_run_by_id(run_id)
-    if batch is None or batch["status"] not in ("claimed", "running"):
+    if batch is None or batch["status"] not in OPEN_BATCH:
         return False
     return release_batch(batch, found, force=True, why=_why(instance, found))
 
@@ -222,7 +223,7 @@ def take_back(
             continue
         run = _run_of(instance(), batch["id"])
         if run is not None and run.status in _LAUNCHED:
-            dispatch.launching(batch["id"])  # by a launcher that does not write it down
+            dispatch.mark_launching(batch["id"])  # by a launcher that does not write it down
         elif run is not None and run.is_finished:
             release_batch(batch, run, force=True, why=_why(instance(), run))
         else:

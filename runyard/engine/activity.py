@@ -1,11 +1,12 @@
-"""What a process does, in memory that another can read: its batch, the step, the items under way.
+"""What a process is doing, in memory that its parent can read: its batch, its step, its items.
 
-A worker's parent makes this memory before it forks a child (`expect`), and the child writes there
-as it goes, for less than a microsecond an item. The parent reads it whatever the child is at, while
-a step holds the interpreter's lock, and after the child's death. A process without such a parent
-has its own, and reads it from its heartbeat's thread.
+A worker's parent creates this memory before it forks a child (`expect_child`), and the child writes
+to it as it goes, for less than a microsecond an item. The parent can read it whatever the child
+does, even while a step holds the interpreter lock or after the child has died. A process without
+such a parent has memory of its own, which its heartbeat thread reads.
 
-Nothing locks it: a field is written by one thread alone, and a reader looks twice before it acts.
+There are no locks: each field is written by one thread only, and a reader looks twice before it
+acts.
 """
 
 import json
@@ -18,21 +19,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runyard.functions.flow_control import LARGEST_BATCH
+from runyard.functions.flow_control import MAX_BATCH_SIZE
 from runyard.functions.retry import MAX_ATTEMPTS, Retry
 
+# The memory holds numbers at fixed offsets, then JSON text (of the given length), then an entry
+# for each item in progress: thread, invocation, start.
 _NUMBER = struct.Struct("<q")
 _ITEM = struct.Struct("<qd")
 _WORK = struct.Struct("<qqd")
-_PID, _PAUSED, _UNKEPT, _PLACES, _LENGTH, _TEXT = 0, 8, 16, 24, 32, 40
+_PID, _PAUSED, _UNSAVED, _PLACES, _LENGTH, _TEXT = 0, 8, 16, 24, 32, 40
 _FIRST_WORK = 8192
-_SIZE = _FIRST_WORK + LARGEST_BATCH * _WORK.size
-_LONGEST_NAME = 512
+_SIZE = _FIRST_WORK + MAX_BATCH_SIZE * _WORK.size
+_MAX_NAME = 512
 
 
 @dataclass(frozen=True)
 class Work:
-    """An item under way: the thread as the system numbers it, the invocation, when it began."""
+    """An item in progress: the thread's system id, the invocation, and when it began."""
 
     thread: int
     invocation: int
@@ -41,25 +44,25 @@ class Work:
 
 @dataclass(frozen=True)
 class Activity:
-    """What a process was doing when it was looked at.
+    """What a process was doing when its board was read.
 
     Attributes
     ----------
     batch, run
-        The batch that it holds, and the run that works on it.
+        The batch that it has, and the run that works on it.
     step, op, limit
-        The step, its op, and how many seconds an item of it may take; empty between steps.
+        The step, its op, and the timeout of an item in seconds; empty between steps.
     retry
-        When an item is tried again whose time was up; None for never.
-    together
+        When an item that timed out is retried; None for never.
+    single_call
         Whether all items are one call of the step.
     work
-        The items under way.
-    unkept
-        Whether there are results that are not kept yet.
-    taken
-        Since when the run has been on its way to its batch (resources are made, code is loaded): it
-        may take `limit` for that. 0 when it has begun.
+        The items in progress.
+    unsaved
+        Whether there are results that are not saved yet.
+    starting_since
+        When the run set out for its batch (resources are initialised, code is loaded), for which
+        it has `limit` seconds. 0 when it has begun.
     """
 
     batch: str
@@ -68,35 +71,36 @@ class Activity:
     op: str
     limit: float
     retry: Retry | None
-    together: bool
+    single_call: bool
     work: tuple[Work, ...]
-    unkept: bool
-    taken: float = 0.0
+    unsaved: bool
+    starting_since: float = 0.0
 
 
 class Board:
-    """The memory of one process."""
+    """The shared memory of one process."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _SIZE)
         self._held: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Say whose memory it is."""
+        """Record the id of this process."""
         self._set(_PID, os.getpid())
 
-    def take_up(self, batch_id: str, run_id: str, limit: float) -> None:
-        """A run of this process is on its way to its batch, for which it may take so many seconds."""
-        self._held = {"batch": batch_id, "run": run_id, "taken": time.monotonic(), "limit": limit}
-        self._say(self._held)
+    def start_run(self, batch_id: str, run_id: str, limit: float) -> None:
+        """Record a run that has not begun its batch yet, for which it has `limit` seconds."""
+        since = time.monotonic()
+        self._held = {"batch": batch_id, "run": run_id, "starting_since": since, "limit": limit}
+        self._write(self._held)
 
     def hold(self, batch_id: str, run_id: str) -> None:
-        """A run of this process has a batch from now on."""
+        """Record that a run of this process has a batch."""
         self._held = {"batch": batch_id, "run": run_id}
-        self._say(self._held)
+        self._write(self._held)
 
     def drop(self, batch_id: str) -> None:
-        """It has this batch no more."""
+        """Record that no run of this process has the batch any more."""
         if self._held.get("batch") == batch_id:
             self._held = {}
             self._set(_LENGTH, 0)
@@ -109,62 +113,62 @@ class Board:
         limit: float,
         retry: Retry | None,
         *,
-        together: bool,
+        single_call: bool,
         places: int,
     ) -> None:
-        """A step begins, of which so many items may be under way at a time."""
+        """Record the beginning of a step that has up to `places` items in progress at a time."""
         self._clear()
-        self._set(_PLACES, min(places, LARGEST_BATCH))
+        self._set(_PLACES, min(places, MAX_BATCH_SIZE))
         self.enter(0)
-        self._say(
+        self._write(
             {
                 **self._held,
                 "step": step,
-                "op": op[:_LONGEST_NAME],
+                "op": op[:_MAX_NAME],
                 "limit": limit,
                 "retry": None if retry is None else _plain(retry),
-                "together": together,
+                "single_call": single_call,
             }
         )
 
     def end_step(self) -> None:
-        """The step is over."""
+        """Record the end of the step."""
         self._clear()
         if self._held:
-            self._say(self._held)
+            self._write(self._held)
 
     def enter(self, place: int) -> None:
-        """This thread works on items from now on, one after the other, at a place of its own."""
+        """Give this thread a place; it works on one item after the other there."""
         self._set(_FIRST_WORK + place * _WORK.size, threading.get_native_id())
 
     def begin(self, place: int, invocation: int) -> None:
-        """An item begins."""
+        """Record the beginning of an item."""
         at = _FIRST_WORK + place * _WORK.size + _NUMBER.size
         _ITEM.pack_into(self._memory, at, invocation, time.monotonic())
 
     def end(self, place: int) -> None:
-        """The item at this place is over."""
+        """Record the end of the item at this place."""
         self._set(_FIRST_WORK + place * _WORK.size + _NUMBER.size, 0)
 
     def begin_all(self, invocations: Sequence[int]) -> None:
-        """All of these begin at once, in this thread."""
+        """Record the beginning of a single call for all of these, in this thread."""
         thread, now = threading.get_native_id(), time.monotonic()
-        for place, invocation in enumerate(invocations[:LARGEST_BATCH]):
+        for place, invocation in enumerate(invocations[:MAX_BATCH_SIZE]):
             _WORK.pack_into(self._memory, _FIRST_WORK + place * _WORK.size, thread, invocation, now)
 
     def end_all(self, count: int) -> None:
-        """As many that began at once are over."""
-        for place in range(min(count, LARGEST_BATCH)):
+        """Record the end of a single call for `count` invocations."""
+        for place in range(min(count, MAX_BATCH_SIZE)):
             self.end(place)
 
     @property
     def pid(self) -> int:
-        """The process; 0 before it has started."""
+        """The id of the process; 0 before it has started."""
         return self._get(_PID)
 
     @property
     def paused(self) -> bool:
-        """Whether no further item may begin: set by who watches over the process."""
+        """Whether no further item may begin; set by the process's watchdog."""
         return bool(self._get(_PAUSED))
 
     @paused.setter
@@ -172,44 +176,44 @@ class Board:
         self._set(_PAUSED, value)
 
     @property
-    def unkept(self) -> bool:
-        """Whether there are results that are not kept yet."""
-        return bool(self._get(_UNKEPT))
+    def unsaved(self) -> bool:
+        """Whether there are results that are not saved yet."""
+        return bool(self._get(_UNSAVED))
 
-    @unkept.setter
-    def unkept(self, value: bool) -> None:
-        self._set(_UNKEPT, value)
+    @unsaved.setter
+    def unsaved(self, value: bool) -> None:
+        self._set(_UNSAVED, value)
 
     def read(self) -> Activity | None:
-        """What the process is doing; None where it holds no batch, or is just writing that down."""
+        """Return what the process is doing; None without a batch, or in the middle of a write."""
         length = self._get(_LENGTH)
         if not length:
             return None
         try:
-            said = json.loads(self._memory[_TEXT : _TEXT + length])
+            fields = json.loads(self._memory[_TEXT : _TEXT + length])
         except ValueError:
             return None
-        rule = said.get("retry")
+        rule = fields.get("retry")
         retry = Retry(rule["attempts"], tuple(rule["delays"]), rule["jitter"]) if rule else None
         return Activity(
-            batch=said["batch"],
-            run=said["run"],
-            step=said.get("step", ""),
-            op=said.get("op", ""),
-            limit=said.get("limit", 0.0),
+            batch=fields["batch"],
+            run=fields["run"],
+            step=fields.get("step", ""),
+            op=fields.get("op", ""),
+            limit=fields.get("limit", 0.0),
             retry=retry,
-            together=said.get("together", False),
+            single_call=fields.get("single_call", False),
             work=tuple(work for work in self._entries() if work.invocation),
-            unkept=self.unkept,
-            taken=said.get("taken", 0.0),
+            unsaved=self.unsaved,
+            starting_since=fields.get("starting_since", 0.0),
         )
 
     def _entries(self) -> Iterator[Work]:
         for place in range(self._get(_PLACES)):
             yield Work(*_WORK.unpack_from(self._memory, _FIRST_WORK + place * _WORK.size))
 
-    def _say(self, what: dict[str, Any]) -> None:
-        text = json.dumps(what, ensure_ascii=False).encode()
+    def _write(self, fields: dict[str, Any]) -> None:
+        text = json.dumps(fields, ensure_ascii=False).encode()
         self._set(_LENGTH, 0)
         self._memory[_TEXT : _TEXT + len(text)] = text
         self._set(_LENGTH, len(text))
@@ -218,7 +222,7 @@ class Board:
         size = self._get(_PLACES) * _WORK.size
         self._set(_PLACES, 0)
         self._memory[_FIRST_WORK : _FIRST_WORK + size] = bytes(size)
-        self.unkept = False
+        self.unsaved = False
 
     def _get(self, at: int) -> int:
         return int(_NUMBER.unpack_from(self._memory, at)[0])
@@ -228,7 +232,7 @@ class Board:
 
 
 def _plain(retry: Retry) -> dict[str, Any]:
-    """A rule without the types of errors in it: another process may not be able to load them."""
+    """Return a rule without its exception types, which another process may be unable to load."""
     delays = retry.delays[:MAX_ATTEMPTS]
     return {"attempts": retry.attempts, "delays": delays, "jitter": retry.jitter}
 
@@ -238,22 +242,22 @@ _expected: Board | None = None
 
 
 def board() -> Board:
-    """This process's own."""
+    """Return this process's own board."""
     global _board
     if _board is None:
         _board = Board()
     return _board
 
 
-def expect() -> Board:
-    """The memory of the child that this process forks next."""
+def expect_child() -> Board:
+    """Create the board of the child that this process forks next."""
     global _expected
     _expected = Board()
     return _expected
 
 
 def _after_fork() -> None:
-    """A child has what its parent made for it; any other gets its own."""
+    """Give a child the board that its parent created for it, or later one of its own."""
     global _board, _expected
     _board, _expected = _expected, None
     if _board is not None:

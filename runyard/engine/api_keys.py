@@ -1,7 +1,7 @@
-"""The keys of the HTTP API: made, listed and revoked here, kept as SHA-256 only.
+"""The keys of the HTTP API: created, listed and revoked here, stored as SHA-256 hashes only.
 
-A key is `ry_<environment>_` and 32 random bytes, or one that a client has already (an Inngest event key, say). The whole key is shown
-once, when it is made.
+A key is `ry_<environment>_` and 32 random bytes, or one that a client has already, such as an
+Inngest event key. The key itself is shown only once, when it is created.
 """
 
 import re
@@ -16,39 +16,42 @@ import psycopg
 
 from runyard.errors import InvalidOption, RunyardError
 from runyard.events import new_ulid
-from runyard.functions.triggers import meets
+from runyard.functions.triggers import matches
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
 
 Scope = Literal["send", "read", "manage"]
 SCOPES: tuple[Scope, ...] = ("send", "read", "manage")
-_FASTEST = 1e6
-_SHORTEST = 16
-_LONGEST = 200
-# What can stand in the path of a URL as it is.
+_MAX_RATE = 1e6
+_MIN_LENGTH, _MAX_LENGTH = 16, 200
+_MAX_NAME = 100
+# Characters that need no encoding in the path of a URL.
 _FORM = re.compile(r"[A-Za-z0-9_.~+=-]+")
-_HINT = 8
+# How many characters of a key are shown in lists: of one that a client has brought, and of one
+# created here, after its prefix.
+_HINT_LENGTH, _HINT_AFTER_PREFIX = 8, 4
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key as the door knows it.
+    """A key as the HTTP API knows it.
 
     Attributes
     ----------
     id, name
-        What it is called in lists and logs.
+        How it appears in lists and logs.
     hash
-        The SHA-256 of the key, 32 bytes.
+        The SHA-256 hash of the key, 32 bytes.
     scopes
-        What it may do: `send` events, `read` the history, `manage` (replay, cancel, pause).
+        What it permits: `send` events, `read` the history, `manage` (replay, cancel, pause).
     events
-        Patterns of the event names that it is for: those that it may send, and whose history it may read; None for all.
+        Patterns of the event names that it may send, and whose history it may read; None: all.
     per_second
-        Its requests a second; None for the default.
+        Its rate limit, in requests per second; None: the default.
     sender
-        Whose the events are that it sends: what has the same sender shares idempotency keys. Empty where no key is asked for.
+        The sender of its events: keys with the same sender share idempotency keys. Empty when no
+        key is required.
     """
 
     id: str
@@ -60,22 +63,19 @@ class Key:
     sender: str = ""
 
     def is_for(self, event: str) -> bool:
-        """Whether it is for events of this name."""
-        return self.events is None or any(meets(pattern, event) for pattern in self.events)
+        """Return whether the key is for events of this name."""
+        return self.events is None or any(matches(pattern, event) for pattern in self.events)
 
     def name_patterns(self) -> list[str] | None:
-        """The names that it is for as patterns of SQL's LIKE; None for all."""
-        return (
-            None
-            if self.events is None
-            else [
-                re.sub(r"([\\\\%_])", r"\\\1", pattern).replace("*", "%") for pattern in self.events
-            ]
-        )
+        """Return the event names that the key is for as patterns of SQL's LIKE; None: all."""
+        if self.events is None:
+            return None
+        escaped = [re.sub(r"([\\\\%_])", r"\\\1", pattern) for pattern in self.events]
+        return [pattern.replace("*", "%") for pattern in escaped]
 
 
 def digest(key: str) -> bytes:
-    """The form in which a key is kept and compared."""
+    """Return the form in which a key is stored and compared."""
     return sha256(key.encode()).digest()
 
 
@@ -89,7 +89,7 @@ def create(
     expires_at: datetime | None = None,
     key: str | None = None,
 ) -> tuple[str, str]:
-    """Make a key for this environment; return its id and the key itself, which is not kept.
+    """Create a key for this environment; return its id, and the key itself, which is not stored.
 
     Parameters
     ----------
@@ -98,40 +98,38 @@ def create(
     scopes
         Some of `SCOPES`.
     events
-        Patterns of the event names that it may send, and whose history it may read (`contact/*`); all by default.
+        Patterns of the event names that it may send, and whose history it may read (`contact/*`);
+        all by default.
     tenant
-        Whose it is: keys of one tenant share idempotency keys. Nobody shares those of a key without one.
+        The tenant that it belongs to: keys of a tenant share idempotency keys. A key without a
+        tenant shares its idempotency keys with no other.
     per_second
-        Its requests a second; the default of the settings when None.
+        Its rate limit, in requests per second; None: the default of the settings.
     expires_at
-        When it ends by itself.
+        When it expires.
     key
         A key that its user has already; a new one by default.
 
-    Raises `InvalidOption`.
+    Raises
+    ------
+    InvalidOption
+        An option is malformed, or the key exists already.
     """
-    if not 1 <= len(name.strip()) <= 100:
-        raise InvalidOption("name: say who uses the key, in 1 to 100 characters")
-    wrong = [scope for scope in scopes if scope not in SCOPES]
-    if wrong or not scopes:
+    _check(name, scopes, tenant, per_second)
+    prefix = f"ry_{settings().environment}_"
+    hint = _HINT_LENGTH
+    if key is None:
+        key = prefix + secrets.token_urlsafe(32)
+        hint = len(prefix) + _HINT_AFTER_PREFIX
+    if not _MIN_LENGTH <= len(key) <= _MAX_LENGTH or not _FORM.fullmatch(key):
         raise InvalidOption(
-            f"scope {wrong[0] if wrong else ''!r}: give some of {', '.join(SCOPES)}"
-        )
-    if per_second is not None and not 0 < per_second <= _FASTEST:
-        raise InvalidOption(
-            f"per second (--rate) {per_second}: give more than 0, and {_FASTEST:,.0f} at most"
-        )
-    if tenant is not None and not 1 <= len(tenant.strip()) <= 100:
-        raise InvalidOption("tenant: say whose the key is, in 1 to 100 characters")
-    made = key if key is not None else f"ry_{settings().environment}_{secrets.token_urlsafe(32)}"
-    if not _SHORTEST <= len(made) <= _LONGEST or not _FORM.fullmatch(made):
-        raise InvalidOption(
-            f"key: it must have {_SHORTEST} to {_LONGEST} letters, digits or characters of _.~+=-"
+            f"key: it must have {_MIN_LENGTH} to {_MAX_LENGTH} letters, digits or characters of "
+            "_.~+=-"
         )
     row = {
         "id": new_ulid(),
-        "hash": digest(made),
-        "hint": made[: _HINT if key is not None else len(f"ry_{settings().environment}_") + 4],
+        "hash": digest(key),
+        "hint": key[:hint],
         "name": name.strip(),
         "environment": settings().environment,
         "scopes": sorted(set(scopes)),
@@ -145,37 +143,57 @@ def create(
             fetch_all(connection, "create_key", **row)
     except psycopg.errors.UniqueViolation:
         raise InvalidOption(
-            "key: it is known already; `runyard keys list` shows its name, revoke it first"
+            "key: it exists already; `runyard keys list` shows its name, revoke it first"
         ) from None
-    return cast(str, row["id"]), made
+    return cast(str, row["id"]), key
 
 
-def revoke(given: str) -> str:
-    """Revoke the key with this id or name; return its name. Raises `RunyardError` when there is none, or several."""
+def _check(name: str, scopes: Sequence[str], tenant: str | None, per_second: float | None) -> None:
+    if not 1 <= len(name.strip()) <= _MAX_NAME:
+        raise InvalidOption(f"name: say who uses the key, in 1 to {_MAX_NAME} characters")
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown or not scopes:
+        known = ", ".join(SCOPES)
+        raise InvalidOption(f"scope {unknown[0] if unknown else ''!r}: give some of {known}")
+    if per_second is not None and not 0 < per_second <= _MAX_RATE:
+        raise InvalidOption(
+            f"per second (--rate) {per_second}: give more than 0, and {_MAX_RATE:,.0f} at most"
+        )
+    if tenant is not None and not 1 <= len(tenant.strip()) <= _MAX_NAME:
+        raise InvalidOption(f"tenant: say whose the key is, in 1 to {_MAX_NAME} characters")
+
+
+def revoke(id_or_name: str) -> str:
+    """Revoke a key by its id or name; return its name.
+
+    Raises `RunyardError` when there is no such key, or more than one.
+    """
     with database.transaction() as connection:
-        rows = fetch_all(connection, "revoke_key", given=given)
+        rows = fetch_all(connection, "revoke_key", given=id_or_name)
         if len(rows) != 1:
+            keys = "is no key" if not rows else f"are {len(rows)} keys"
             raise RunyardError(
-                f"there {'is no key' if not rows else f'are {len(rows)} keys'} {given!r} to revoke: `runyard keys list` shows their ids, by which each can be revoked"
+                f"there {keys} {id_or_name!r} to revoke: `runyard keys list` shows the id of each "
+                "key, by which it can be revoked"
             )
     return str(rows[0]["name"])
 
 
 def listed() -> list[Row]:
-    """Every key, newest first, without the key itself."""
+    """Return all keys, newest first, without the keys themselves."""
     with database.connection() as connection:
         return fetch_all(connection, "keys")
 
 
 def valid() -> list[Key]:
-    """The keys that this environment takes now."""
+    """Return the keys that are valid in this environment now."""
     with database.connection() as connection:
         rows = fetch_all(connection, "valid_keys", environment=settings().environment)
     return [_key(row) for row in rows]
 
 
 def mark_used(ids: Sequence[str]) -> None:
-    """Note that these keys were used just now."""
+    """Record that these keys have just been used."""
     with database.connection() as connection:
         fetch_all(connection, "mark_keys_used", ids=list(ids))
 

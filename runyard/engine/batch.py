@@ -1,11 +1,13 @@
 """The batch: what an op receives and returns.
 
-A batch holds the invocations that one run works on. A step runs once for each (`map`) or once for all (`map_batch`);
-every result is kept in the event table before the step is over, so that a retry or another worker goes on behind it.
-`sleep`, `wait_for_event` and `invoke` are steps too: they suspend an invocation, which goes on behind them in a later run.
+A batch holds the invocations that one run works on. A step runs once for each invocation (`map`)
+or once for all of them (`map_batch`). Every result is saved in the event table before the step
+ends, so that a retry or another worker resumes after it. `sleep`, `wait_for_event` and `invoke`
+are steps too: they suspend an invocation, which resumes after them in a later run.
 
-An invocation that fails or suspends leaves the batch for the ops that follow; its neighbours go on, and so do ops that stand
-beside this one in the graph: each op has its own view of who has left on the way to it.
+An invocation that fails or is suspended leaves the batch for the ops that follow. The others
+continue, and so do ops in parallel branches of the graph: each op has its own view of which
+invocations were dropped on the way to it.
 """
 
 import threading
@@ -16,49 +18,60 @@ from typing import Any
 
 from runyard.engine import waits
 from runyard.engine.activity import board
-from runyard.engine.crew import Crew
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
 from runyard.engine.progress import Reporter
+from runyard.engine.step_threads import StepThreads
 from runyard.engine.steps import StepRecorder
 from runyard.errors import Cancelled
 from runyard.events import Event
 from runyard.functions.retry import Retry
 from runyard.syntax.durations import YEAR, Duration
 
-DEFAULT_WINDOW = 100
-# How long a run that is interrupted, or has lost its lease, waits for what is under way in threads.
-_LAST_SECONDS = 5.0
+DEFAULT_CHECKPOINT = 100
+# How long a run that was interrupted, or has lost its lease, waits for busy threads.
+_GRACE_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1
 Match = str | Sequence[str] | Mapping[str, object]
 
 
 class Batch:
-    """The invocations of one run, and who is still with them here. Ops pass it on; they do not make one."""
+    """The invocations of a run that are still active at one op. Ops pass it on and never make one.
+
+    Parameters
+    ----------
+    state
+        What all views of the batch share.
+    dropped
+        The invocations that left the batch on the way to this op. Default: those that have failed.
+    op
+        The op's name.
+    """
 
     def __init__(
-        self, shared: BatchState, dropped: set[int] | None = None, op: str = "receive"
+        self, state: BatchState, dropped: set[int] | None = None, op: str = "receive"
     ) -> None:
-        self.shared = shared
-        self.dropped = set(shared.failures) if dropped is None else dropped
+        self.state = state
+        self.dropped = set(state.failures) if dropped is None else dropped
         self.op = op
         self._board = board()
 
     @property
     def function(self) -> str:
         """The function's name."""
-        return self.shared.function
+        return self.state.function
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.live())
+        return sum(1 for _ in self.active_items())
 
     def __repr__(self) -> str:
-        return f"Batch({self.shared.id}, {self.function}, {len(self)} of {len(self.shared.items)} going on)"
+        count = f"{len(self)} of {len(self.state.items)} active"
+        return f"Batch({self.state.id}, {self.function}, {count})"
 
-    def live(self) -> Iterator[Item]:
-        """The invocations that go on here: neither failed, nor suspended, nor cancelled."""
+    def active_items(self) -> Iterator[Item]:
+        """The invocations that are neither failed nor suspended nor cancelled."""
         self._drop_cancelled()
-        return (item for item in self.shared.items if item.id not in self.dropped)
+        return (item for item in self.state.items if item.id not in self.dropped)
 
     def map(
         self,
@@ -66,53 +79,57 @@ class Batch:
         do: Callable[[Item], object],
         *,
         threads: int = 1,
-        checkpoint_every: int = DEFAULT_WINDOW,
+        checkpoint_every: int = DEFAULT_CHECKPOINT,
         retry: Retry | None = None,
         when: Callable[[Item], bool] | None = None,
         timeout: Duration | None = None,
     ) -> "Batch":
-        """Run a step once for each invocation that has no result of it yet; keep every result.
+        """Run a step once for each invocation that has not completed it, and save the results.
 
         Parameters
         ----------
         step
             The step's name, unique within the function: `prepare-email`.
         do
-            Takes an `Item`, returns what is to be kept: anything that pydantic turns into JSON, 4 MiB at most. What it
-            raises fails this invocation alone (see `NonRetriable`, `RetryAfter`).
+            Takes an `Item` and returns the result to save: anything that pydantic can turn into
+            JSON, up to 4 MiB. An exception fails this invocation alone (see `NonRetriable` and
+            `RetryAfter`).
         threads
-            How many are done at a time. More than one where the step waits on a network.
+            How many invocations are worked on at a time. Use more than one for a step that waits
+            on a network.
         checkpoint_every
-            Results are kept after this many or half a second, whichever comes first. After a crash of the worker no
-            more than this many are done again, and those that it was in the middle of. With 1 each result is kept before its thread
-            takes another item: only what was being done is done again.
+            Save results after this many or after half a second, whichever comes first. After a
+            crash of the worker at most this many are re-run, and those that were in progress.
+            With 1, a thread saves each result before it takes the next item, so that only what
+            was in progress is re-run.
         retry
-            When this step is tried again; as the function says by default.
+            When this step is retried; by default as the function says.
         when
-            Which invocations the step is for; the others go on without a result of it. All by default.
+            Which invocations the step is for; the others continue without a result of it. Default:
+            all.
         timeout
-            How long `do` may take for an invocation: `"30s"`, a second at least; by default what
-            the function's `Timeouts(step=)` says, or two hours. It fails then with `StepTimeout`,
-            and is ended with its process. The rest of the batch goes on in another run.
+            How long `do` may take for one invocation (`"30s"`), at least one second. Default: the
+            function's `Timeouts(step=)`, or two hours. The invocation then fails with
+            `StepTimeout`, and the process is ended; the rest of the batch resumes in another run.
 
         Returns
         -------
-        This batch, without those that failed.
+        This batch, without the invocations that failed.
 
         Raises
         ------
         LeaseLost
-            Another run has the batch; nothing more is done.
+            Another run has taken the batch over; this one does nothing more.
         """
-        do = self.shared.stubs.get(step, do)
-        limit = self.shared.limit(timeout, step)
+        do = self.state.stubs.get(step, do)
+        limit = self.state.limit(timeout, step)
         todo = self._todo(step)
         count = len(todo)
         places = max(1, min(threads, count))
-        window = checkpoint_every
-        with self._recorder(
-            step, window, retry, limit=limit, expected=count, places=places
-        ) as recorder:
+        recorder = self._recorder(
+            step, checkpoint_every, retry, limit=limit, expected=count, places=places
+        )
+        with recorder:
             if when is not None:
                 todo = list(_chosen(todo, when, recorder))
             if threads == 1 or len(todo) < 2:
@@ -130,31 +147,39 @@ class Batch:
         retry: Retry | None = None,
         timeout: Duration | None = None,
     ) -> "Batch":
-        """Run a step on all invocations at once, for interfaces that take many.
+        """Run a step once for all invocations, for APIs that take many at a time.
 
-        As `map`, but `do` takes a list of items and returns a list as long, in the same order; an element that is an
-        exception fails that invocation alone, and an exception raised fails all of the call. `size` limits how many a call takes;
-        the results of a call are kept before the next one begins. `timeout` is how long one may take.
+        `do` takes a list of items and returns a list of results, one for each item and in the same
+        order. A result that is an exception fails that invocation alone; a raised exception fails
+        all invocations of the call. `size` limits the items per call, and the results of a call
+        are saved before the next call begins. `timeout` limits each call. `step` and `retry` are
+        those of `map`.
         """
-        if step in self.shared.stubs:
-            return self.map(step, self.shared.stubs[step], retry=retry)
-        limit = self.shared.limit(timeout, step)
+        if step in self.state.stubs:
+            return self.map(step, self.state.stubs[step], retry=retry)
+        limit = self.state.limit(timeout, step)
         todo = self._todo(step)
         places = max(1, len(todo))
-        with self._recorder(step, 1, retry, limit=limit, places=places, together=True) as recorder:
-            for start in range(0, len(todo), size or max(1, len(todo))):
-                recorder.take(recorder.attempt_all(do, todo[start : start + (size or len(todo))]))
+        size = size or places
+        recorder = self._recorder(step, 1, retry, limit=limit, places=places, single_call=True)
+        with recorder:
+            for start in range(0, len(todo), size):
+                recorder.record(recorder.attempt_all(do, todo[start : start + size]))
         return self
 
     def sleep(self, step: str, duration: Duration | Callable[[Item], Duration]) -> "Batch":
-        """Suspend every invocation for a while (up to 366 days); behind this step it goes on in a later run. The step's result is None.
+        """Suspend every invocation for a while (up to 366 days); it resumes in a later run.
 
-        `duration` is seconds, a timedelta or text such as `"3d"`, or a function of the item that gives one.
+        `duration` is seconds, a timedelta or text such as `"3d"`, or a function of the item that
+        returns one of these. The step's result is None.
         """
         return self._suspend(step, lambda item: waits.sleep(_value(duration, item)))
 
     def sleep_until(self, step: str, when: datetime | Callable[[Item], datetime]) -> "Batch":
-        """As `sleep`, until a time (with a time zone); one that has passed already suspends nothing."""
+        """Suspend every invocation until a time (with a time zone); a past time suspends nothing.
+
+        The step's result is None.
+        """
         return self._suspend(step, lambda item: waits.sleep_until(_value(when, item)))
 
     def wait_for_event(
@@ -166,32 +191,32 @@ class Batch:
         filter: str | None = None,
         timeout: Duration = YEAR,
     ) -> "Batch":
-        """Suspend every invocation until an event comes; its data is the step's result, None when `timeout` passes without it.
+        """Suspend every invocation until an event comes.
+
+        The step's result is the event's data, or None when `timeout` passes first.
 
         Parameters
         ----------
         step
             The step's name.
         event
-            The name of the event that is awaited. One that came after the run which reaches this step began counts too.
+            The name of the awaited event. Events count from the beginning of the run that reaches
+            this step.
         match
-            A path that must hold the same in both events (`data.order_id`), or several; or a mapping of paths in the awaited event to
-            the values they must hold; or a function of the item that gives such a mapping.
+            A path, or several, whose value must be the same in both events (`data.order_id`); or a
+            mapping from paths in the awaited event to the values they must have; or a function of
+            the item that returns such a mapping.
         filter
             SQL/JSON path over the awaited event.
         timeout
             How long to wait, a year by default.
         """
-        return self._suspend(
-            step,
-            lambda item: waits.event(
-                event,
-                item.event,
-                _value(match, item) if callable(match) else match,
-                filter,
-                timeout,
-            ),
-        )
+
+        def request(item: Item) -> waits.WaitRequest:
+            matching = match(item) if callable(match) else match
+            return waits.event(event, item.event, matching, filter, timeout)
+
+        return self._suspend(step, request)
 
     def invoke(
         self,
@@ -201,120 +226,125 @@ class Batch:
         *,
         timeout: Duration = YEAR,
     ) -> "Batch":
-        """Suspend every invocation until another function has run on an event of its own; what that gives is the step's result.
+        """Suspend every invocation until another function has run on an event made for it.
 
-        `data` makes that event's data of the item (the item's own by default). When the function fails, is cancelled or skipped, or has not
-        ended within `timeout`, the step raises `InvokeFailed`, which is not tried again.
+        The step's result is that function's output. `data` makes the event's data from the item
+        (default: the data of the item's own event). When the function fails, is cancelled or
+        skipped, or does not end within `timeout`, the step raises `InvokeFailed`, which is not
+        retried.
         """
         return self._suspend(step, *waits.invoke(function, data, timeout))
 
     def send_events(self, step: str, make: Callable[[Item], Event | Sequence[Event]]) -> "Batch":
-        """Send events, once for each invocation whatever is tried again: they are sent with the step's result, or not at all.
+        """Send events exactly once for each invocation, however often it is retried.
 
-        The step's result is the list of their ids.
+        They are sent in the transaction that saves the step's result, which is the list of their
+        ids.
         """
-        do = self.shared.stubs.get(step)
-        if do is not None:
-            return self.map(step, do)
+        stub = self.state.stubs.get(step)
+        if stub is not None:
+            return self.map(step, stub)
         todo = self._todo(step)
-        limit = self.shared.limit(None, step)
-        with self._recorder(
-            step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)
-        ) as recorder:
+        limit = self.state.limit(None, step)
+        recorder = self._recorder(step, DEFAULT_CHECKPOINT, None, limit=limit, expected=len(todo))
+        with recorder:
             for item in todo:
-                recorder.take_events(item, make)
+                recorder.record_events(item, make)
         return self
 
     def join(self, *others: "Batch") -> "Batch":
-        """The batch behind several ops that ran beside each other: without those that left it in any of them."""
-        return Batch(self.shared, self.dropped.union(*(other.dropped for other in others)), self.op)
+        """Return the batch after parallel ops: without the invocations dropped by any of them."""
+        return Batch(self.state, self.dropped.union(*(other.dropped for other in others)), self.op)
 
     def fail(self, item: Item, failure: Failure) -> None:
-        """Take an invocation out of the batch."""
-        self.shared.failures.setdefault(item.id, failure)
+        """Drop an invocation that failed."""
+        self.state.failures.setdefault(item.id, failure)
         self.dropped.add(item.id)
 
     def suspend(self, item: Item, step: str, kind: str) -> None:
-        """Take an invocation out of the batch until what it waits for at a step is over."""
-        self.shared.add_suspended([(item.id, step, kind)])
+        """Drop an invocation until its wait at a step is over."""
+        self.state.add_suspended([(item.id, step, kind)])
         self.dropped.add(item.id)
 
     def _recorder(
-        self, step: str, window: int, retry: Retry | None, **options: Any
+        self, step: str, checkpoint_every: int, retry: Retry | None, **options: Any
     ) -> StepRecorder:
-        return StepRecorder(self.shared, self.op, self.fail, step, window, retry, **options)
+        return StepRecorder(
+            self.state, self.op, self.fail, step, checkpoint_every, retry, **options
+        )
 
     def _suspend(
         self,
         step: str,
-        ask: Callable[[Item], waits.Asked],
+        request: Callable[[Item], waits.WaitRequest],
         children: Callable[[set[int]], str | None] | None = None,
     ) -> "Batch":
-        """Keep the results of waits that are over; take the invocations whose wait goes on out of the batch."""
-        if step in self.shared.stubs:
-            return self.map(step, self.shared.stubs[step])
-        todo = {item.id: item for item in self.live() if step not in item.outputs}
-        limit = self.shared.limit(None, step)
+        """Save the results of waits that are over, and drop the invocations that still wait."""
+        if step in self.state.stubs:
+            return self.map(step, self.state.stubs[step])
+        todo = {item.id: item for item in self.active_items() if step not in item.outputs}
+        limit = self.state.limit(None, step)
         with self._recorder(step, len(todo), None, limit=limit) as recorder:
-            for item, kind in waits.register(recorder, todo, ask, children):
+            for item, kind in waits.register(recorder, todo, request, children):
                 self.suspend(item, step, kind)
         return self
 
     def _todo(self, step: str) -> list[Item]:
-        todo = [item for item in self.live() if step not in item.outputs]
-        reporter = Reporter(self.shared.id, self.shared.run_id, step)
+        todo = [item for item in self.active_items() if step not in item.outputs]
+        reporter = Reporter(self.state.id, self.state.run_id, step)
         for item in todo:
             item.reporter = reporter
         return todo
 
     def _drop_cancelled(self) -> None:
-        for item in self.shared.items:
-            if item.id in self.shared.lease.cancelled and item.id not in self.dropped:
+        for item in self.state.items:
+            if item.id in self.state.lease.cancelled and item.id not in self.dropped:
                 self.fail(item, Failure("", "receive", Cancelled("cancelled")))
 
     def _map_one_by_one(
         self,
         do: Callable[[Item], object],
-        waiting: Iterator[Item],
+        items: Iterator[Item],
         recorder: StepRecorder,
         place: int = 0,
     ) -> None:
-        for item in waiting:
+        for item in items:
             self._wait_while_paused(recorder)
-            if item.id not in self.shared.lease.cancelled:
-                recorder.take([recorder.attempt(do, item, place=place)])
+            if item.id not in self.state.lease.cancelled:
+                recorder.record([recorder.attempt(do, item, place=place)])
 
     def _map_in_threads(
         self,
         do: Callable[[Item], object],
         todo: Sequence[Item],
-        threads: int,
+        count: int,
         recorder: StepRecorder,
     ) -> None:
-        waiting = _Handed(todo)
+        queue = _ItemQueue(todo)
 
         def work(place: int) -> None:
             self._board.enter(place)
-            self._map_one_by_one(do, waiting, recorder, place)
+            self._map_one_by_one(do, queue, recorder, place)
 
-        crew = Crew(work, min(threads, len(todo)))
+        threads = StepThreads(work, min(count, len(todo)))
         try:
-            crew.start()
-            crew.wait(recorder.check)
+            threads.start()
+            threads.wait(recorder.check)
         finally:
-            # When the lease is lost or the run interrupted, what is under way may end; nothing begins.
-            waiting.close()
-            crew.leave(0 if self.shared.lease.hung else _LAST_SECONDS)
+            # When the lease is lost or the run interrupted, busy threads may finish their item,
+            # but take no other.
+            queue.close()
+            threads.abandon(0 if self.state.lease.hung else _GRACE_SECONDS)
 
     def _wait_while_paused(self, recorder: StepRecorder) -> None:
-        """Begin nothing while another item is past its time: that ends, or the process does."""
+        """Begin nothing while an item is past its timeout: it ends, or the process is ended."""
         while self._board.paused:
             time.sleep(_PAUSE_SECONDS)
             recorder.check()
 
 
-class _Handed(Iterator[Item]):
-    """Items for several threads, each to one of them, until it is closed."""
+class _ItemQueue(Iterator[Item]):
+    """Hands each item to one of several threads, until it is closed."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = iter(items)
@@ -328,21 +358,21 @@ class _Handed(Iterator[Item]):
             return next(self._items)
 
     def close(self) -> None:
-        """Give no more."""
+        """Hand out no more items."""
         self._closed = True
 
 
 def _chosen(
     todo: Sequence[Item], when: Callable[[Item], bool], recorder: StepRecorder
 ) -> Iterator[Item]:
-    """The items that a step is for; where `when` raises, that is a failure of the step for this item alone."""
+    """Yield the items that a step is for; an error of `when` fails the step for its item alone."""
     for item in todo:
         result = recorder.attempt(lambda item: bool(when(item)), item)
         if result.error is not None:
-            recorder.take([result])
+            recorder.record([result])
         elif result.output:
             yield item
 
 
-def _value(given: Any, item: Item) -> Any:
-    return given(item) if callable(given) else given
+def _value(value: Any, item: Item) -> Any:
+    return value(item) if callable(value) else value

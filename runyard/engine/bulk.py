@@ -1,7 +1,8 @@
-"""Many at once: replay, cancel or dismiss the invocations of a selection.
+"""Bulk actions: replay, cancel or dismiss every invocation of a selection.
 
-A selection is counted first. The work goes in chunks, each one transaction that also notes how far it has come; a bulk that was stopped
-goes on where it was, and does nothing twice.
+A bulk first counts its selection and then works through it in chunks. Each chunk is one
+transaction, which also records how far the bulk has come: one that was stopped resumes where it
+was, and acts on no invocation twice.
 """
 
 import json
@@ -13,6 +14,13 @@ from typing import Any, Literal, Self
 
 import psycopg
 
+from runyard.engine.status import (
+    CANCELLABLE,
+    DISMISSIBLE,
+    REPLAYABLE,
+    REPLAYED_BY_DEFAULT,
+    STATUSES,
+)
 from runyard.errors import InvalidOption, RunyardError
 from runyard.events import new_ulid
 from runyard.store import database
@@ -21,29 +29,33 @@ from runyard.syntax.jsonpath import check_filter
 
 CHUNK = 500
 Action = Literal["replay", "cancel", "dismiss"]
-OPEN = ("queued", "claimed", "running", "sleeping", "waiting")
-FINAL = ("succeeded", "failed", "cancelled", "skipped")
-_FITTING = {"replay": FINAL, "cancel": OPEN, "dismiss": ("failed",)}
+_APPLICABLE = {"replay": REPLAYABLE, "cancel": CANCELLABLE, "dismiss": DISMISSIBLE}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which invocations; everything that is given must hold.
+    """Which invocations to act on: those that meet every condition given.
 
     Parameters
     ----------
     function
         The function's name.
     status
-        One or several statuses; those that the action fits by default.
+        One or more statuses. Default: those that the action applies to; for a replay without
+        events, invocations or `since`, only `failed` and `cancelled`.
     since, until
-        When the event came, from and before.
+        When the event was received: from `since` until before `until`, with time zones.
     error
-        Text that the error's message contains, in any case.
+        Text that the error message contains, ignoring case.
     filter
         SQL/JSON path over the event: `$.data.country == "CH"`.
     events, invocations
         The ids of events, or of invocations.
+
+    Raises
+    ------
+    InvalidOption
+        A condition is malformed, or there is none.
     """
 
     function: str | None = None
@@ -56,62 +68,72 @@ class Selection:
     invocations: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = [status for status in self.status if status not in OPEN + FINAL]
+        unknown = [name for name in self.status if name not in STATUSES]
         if unknown:
-            raise InvalidOption(f"status {unknown[0]!r}: give some of {', '.join(OPEN + FINAL)}")
+            known = ", ".join(STATUSES)
+            raise InvalidOption(f"status {unknown[0]!r} does not exist; use {known}")
         for name, at in (("since", self.since), ("until", self.until)):
             if at is not None and at.tzinfo is None:
-                raise InvalidOption(f"{name}: give a time with its zone")
+                raise InvalidOption(f"{name}: give a time with a time zone")
         if self.filter is not None:
             check_filter(self.filter, "filter")
-        if not any(value for value in asdict(self).values()):
+        if not any(asdict(self).values()):
             raise InvalidOption(
-                "select something: a function, a status, a time, an error, a filter, events or invocations"
+                "select something: a function, a status, a time, an error, a filter, "
+                "events or invocations"
             )
 
     def for_action(self, action: Action) -> Self:
-        """The selection with the statuses that an action fits where none is given; raises `InvalidOption` for those that it does not."""
-        wrong = [status for status in self.status if status not in _FITTING[action]]
+        """Return the selection with its default statuses for an action.
+
+        Raises `InvalidOption` for a status that the action does not apply to.
+        """
+        applicable = _APPLICABLE[action]
+        wrong = [name for name in self.status if name not in applicable]
         if wrong:
             raise InvalidOption(
-                f"{action} is not for what is {wrong[0]}; it is for {', '.join(_FITTING[action])}"
+                f"cannot {action} invocations that are {wrong[0]}, only those that are "
+                f"{', '.join(applicable)}"
             )
-        # A replay of everything done again would do again what was done right: that must be said.
-        default = (
-            ("failed", "cancelled")
-            if action == "replay" and not (self.events or self.invocations or self.since)
-            else _FITTING[action]
-        )
+        # Repeating what succeeded has to be asked for.
+        broad = not (self.events or self.invocations or self.since)
+        default = REPLAYED_BY_DEFAULT if action == "replay" and broad else applicable
         return replace(self, status=self.status or default)
 
     def to_json(self) -> str:
-        """The selection as it is kept with a bulk."""
-        return json.dumps(
-            {
-                key: value.isoformat() if isinstance(value, datetime) else value
-                for key, value in asdict(self).items()
-            }
-        )
+        """Return the selection as it is stored with a bulk."""
+        fields = asdict(self)
+        for name in ("since", "until"):
+            at = fields[name]
+            fields[name] = at.isoformat() if at else None
+        return json.dumps(fields)
 
     @classmethod
-    def from_json(cls, kept: dict[str, Any]) -> Self:
-        """The selection that a bulk was started with."""
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Return the selection that a bulk was started with."""
         times = {
-            key: datetime.fromisoformat(kept[key]) if kept[key] else None
-            for key in ("since", "until")
+            name: datetime.fromisoformat(fields[name]) if fields[name] else None
+            for name in ("since", "until")
         }
-        return cls(
-            **{
-                **kept,
-                **times,
-                **{key: tuple(kept[key]) for key in ("status", "events", "invocations")},
-            }
-        )
+        lists = {name: tuple(fields[name]) for name in ("status", "events", "invocations")}
+        return cls(**{**fields, **times, **lists})
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a bulk has come: its id, how many it was for, how many it has done, and whether it is over."""
+    """How far a bulk has come.
+
+    Attributes
+    ----------
+    bulk
+        The bulk's id.
+    total
+        How many invocations it was started for.
+    done
+        How many it has acted on.
+    finished
+        Whether it has ended.
+    """
 
     bulk: str
     total: int
@@ -119,119 +141,136 @@ class Progress:
     finished: bool
 
 
-def count(selection: Selection, action: Action, *, most_seconds: float | None = None) -> int:
-    """How many invocations an action would meet now; nothing is changed. See `perform` for `most_seconds`."""
+def count(selection: Selection, action: Action, *, timeout: float | None = None) -> int:
+    """Return how many invocations an action would apply to now, without changing anything.
+
+    See `perform` for `timeout`.
+    """
     with database.transaction() as connection:
-        return _count(connection, selection.for_action(action), most_seconds)[0]
+        return _count(connection, selection.for_action(action), timeout)[0]
 
 
 def perform(
-    selection: Selection, action: Action, *, keep: bool = False, most_seconds: float | None = None
+    selection: Selection,
+    action: Action,
+    *,
+    keep_steps: bool = False,
+    timeout: float | None = None,
 ) -> Iterator[Progress]:
-    """Do it, in chunks; gives the progress after each.
+    """Start a bulk and work through it; yields the progress after each chunk.
 
     Parameters
     ----------
-    keep
-        Whether a replay keeps the steps that are done.
-    most_seconds
-        How long it may look for the invocations, of all and then of each chunk; psycopg's QueryCanceled then. As long as it takes when None.
+    keep_steps
+        Whether a replay keeps the completed steps, so that they are not re-run.
+    timeout
+        Seconds that each query which looks for invocations may take, first for all of them and
+        then for each chunk; psycopg's `QueryCanceled` is raised then. None: no limit.
     """
-    wanted = selection.for_action(action)
+    selection = selection.for_action(action)
     bulk_id = new_ulid()
     with database.transaction() as connection:
-        total, upto = _count(connection, wanted, most_seconds)
+        total, upto = _count(connection, selection, timeout)
         fetch_all(
             connection,
             "start_bulk",
             id=bulk_id,
             action=action,
-            selection=json.dumps({**json.loads(wanted.to_json()), "keep": keep}),
+            selection=json.dumps({**json.loads(selection.to_json()), "keep": keep_steps}),
             upto=upto,
             total=total,
         )
     yield Progress(bulk_id, total, 0, total == 0)
     if total:
-        yield from resume(bulk_id, most_seconds=most_seconds)
+        yield from resume(bulk_id, timeout=timeout)
 
 
-def resume(bulk_id: str, *, most_seconds: float | None = None) -> Iterator[Progress]:
-    """Go on with a bulk that was stopped; raises `RunyardError` when there is none of this id. See `perform` for `most_seconds`."""
-    while True:
-        with database.transaction() as connection:
-            with _looking(connection, most_seconds):
-                row = fetch_one(
-                    connection, "bulk", id=bulk_id
-                )  # locked by another that goes on with it, for as long as a chunk takes
-            if row is None:
-                raise RunyardError(
-                    f"there is no bulk {bulk_id}; `runyard bulks` lists those there are"
-                )
-            if row["finished_at"] is not None:
-                yield Progress(bulk_id, row["total"], row["done"], True)
-                return
-            kept = dict(row["selection"])
-            keep = kept.pop("keep")
-            with _looking(connection, most_seconds):
-                found = fetch_all(
-                    connection,
-                    "select_invocations",
-                    **_parameters(Selection.from_json(kept)),
-                    after=row["reached"],
-                    upto=row["upto"],
-                    limit=CHUNK,
-                )
-            ids = [invocation["id"] for invocation in found]
-            done = _act(connection, row["action"], ids, keep) if ids else 0
-            progress = fetch_one(
+def resume(bulk_id: str, *, timeout: float | None = None) -> Iterator[Progress]:
+    """Resume a bulk that was stopped; yields the progress after each chunk.
+
+    See `perform` for `timeout`. Raises `RunyardError` when there is no bulk with this id.
+    """
+    finished = False
+    while not finished:
+        progress = _next_chunk(bulk_id, timeout)
+        finished = progress.finished
+        yield progress
+
+
+def _next_chunk(bulk_id: str, timeout: float | None) -> Progress:
+    with database.transaction() as connection:
+        with _limited(connection, timeout):
+            # Waits while another process works on a chunk of the same bulk.
+            row = fetch_one(connection, "bulk", id=bulk_id)
+        if row is None:
+            raise RunyardError(f"there is no bulk {bulk_id}; `runyard bulks` lists them")
+        if row["finished_at"] is not None:
+            return Progress(bulk_id, row["total"], row["done"], True)
+        selection = dict(row["selection"])
+        keep_steps = selection.pop("keep")
+        with _limited(connection, timeout):
+            invocations = fetch_all(
                 connection,
-                "bulk_progress",
-                id=bulk_id,
-                reached=max(ids, default=row["upto"]),
-                done=done,
-                finished=len(ids) < CHUNK,
+                "select_invocations",
+                **_parameters(Selection.from_json(selection)),
+                after=row["reached"],
+                upto=row["upto"],
+                limit=CHUNK,
             )
-        assert progress is not None
-        yield Progress(
-            bulk_id, progress["total"], progress["done"], progress["finished_at"] is not None
+        ids = [invocation["id"] for invocation in invocations]
+        done = _act(connection, row["action"], ids, keep_steps) if ids else 0
+        updated = fetch_one(
+            connection,
+            "bulk_progress",
+            id=bulk_id,
+            reached=max(ids, default=row["upto"]),
+            done=done,
+            finished=len(ids) < CHUNK,
         )
-        if progress["finished_at"] is not None:
-            return
+    assert updated is not None
+    finished = updated["finished_at"] is not None
+    return Progress(bulk_id, updated["total"], updated["done"], finished)
 
 
 def bulks() -> list[Row]:
-    """The latest bulks, newest first."""
+    """Return the latest bulks, newest first."""
     with database.connection() as connection:
         return fetch_all(connection, "bulks")
 
 
-def _act(connection: psycopg.Connection[Any], action: Action, ids: list[int], keep: bool) -> int:
+def _act(
+    connection: psycopg.Connection[Any], action: Action, ids: list[int], keep_steps: bool
+) -> int:
     if action == "replay":
-        return len(fetch_all(connection, "replay_invocations", invocations=ids, keep=keep))
-    row = (
-        fetch_one(connection, "cancel_invocations", invocations=ids, reason="cancelled in bulk")
-        if action == "cancel"
-        else fetch_one(connection, "dismiss_invocations", invocations=ids)
-    )
+        return len(fetch_all(connection, "replay_invocations", invocations=ids, keep=keep_steps))
+    if action == "cancel":
+        reason = "cancelled in bulk"
+        row = fetch_one(connection, "cancel_invocations", invocations=ids, reason=reason)
+    else:
+        row = fetch_one(connection, "dismiss_invocations", invocations=ids)
     return int(row["count"]) if row else 0
 
 
 @contextmanager
-def _looking(connection: psycopg.Connection[Any], most_seconds: float | None) -> Iterator[None]:
-    """A part of a transaction that looks for invocations: it may be given a time, for a filter can take any. What is done with them may take its own."""
-    if most_seconds is None:
+def _limited(connection: psycopg.Connection[Any], timeout: float | None) -> Iterator[None]:
+    """Limit how long the queries of this block may take: a user's filter can take any time.
+
+    What the same transaction does outside of the block has no limit.
+    """
+    if timeout is None:
         yield
         return
-    connection.execute(f"SET LOCAL statement_timeout = '{most_seconds}s'".encode())
+    connection.execute(f"SET LOCAL statement_timeout = '{timeout}s'".encode())
     yield
     connection.execute("SET LOCAL statement_timeout TO DEFAULT")
 
 
 def _count(
-    connection: psycopg.Connection[Any], selection: Selection, most_seconds: float | None
+    connection: psycopg.Connection[Any], selection: Selection, timeout: float | None
 ) -> tuple[int, int]:
+    """Return the number of invocations selected, and the highest id among them."""
     try:
-        with _looking(connection, most_seconds):
+        with _limited(connection, timeout):
             row = fetch_one(connection, "count_invocations", **_parameters(selection))
     except (psycopg.errors.SyntaxError, psycopg.errors.InvalidRegularExpression) as error:
         raise InvalidOption(f"filter: {error.diag.message_primary}") from None
@@ -242,7 +281,7 @@ def _count(
 
 
 def raise_for_missing(connection: psycopg.Connection[Any], selection: Selection) -> None:
-    """Raise `InvalidOption` that says which function, event or invocation of a selection there is not."""
+    """Raise `InvalidOption` that names a function, event or invocation that does not exist."""
     row = fetch_one(
         connection,
         "missing",
@@ -250,23 +289,19 @@ def raise_for_missing(connection: psycopg.Connection[Any], selection: Selection)
         events=list(selection.events),
         invocations=list(selection.invocations),
     )
-    if row is not None:
-        lists = (
-            "`runyard functions` lists them"
-            if row["kind"] == "function"
-            else "see `runyard events`, or the page /dev"
-        )
-        raise InvalidOption(f"there is no {row['kind']} {row['id']}; {lists}")
+    if row is None:
+        return
+    hint = "see `runyard events`, or the page /dev"
+    if row["kind"] == "function":
+        hint = "`runyard functions` lists them"
+    raise InvalidOption(f"there is no {row['kind']} {row['id']}; {hint}")
 
 
 def _parameters(selection: Selection) -> dict[str, Any]:
-    error = (
-        None
-        if selection.error is None
-        else "%"
-        + selection.error.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        + "%"
-    )
+    error = selection.error
+    if error is not None:
+        escaped = error.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        error = f"%{escaped}%"
     return {
         "function": selection.function,
         "statuses": list(selection.status),

@@ -1,7 +1,7 @@
-"""Claim, begin, keep, settle, release: the life of a batch in the event table.
+"""The life of a batch in the event table: claimed, begun, its steps saved, settled or released.
 
-A claim is a lease. Its token is the batch id, and every write of a run names it: a write under a lease that has been
-taken away changes nothing and raises `LeaseLost`.
+A claim is a lease whose fencing token is the batch id. Every write of a run names it: a write under
+a lease that was taken away changes nothing and raises `LeaseLost`.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from runyard.engine.status import LAUNCHABLE_BATCH
 from runyard.errors import LeaseLost
 from runyard.events import new_ulid
 from runyard.functions.registry import Function, catch_up, find, rekey
@@ -24,21 +25,26 @@ from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.durations import seconds
 from runyard.text.error_text import fit
 
-# Batches that may wait for a free slot, for each slot there is: enough that no slot idles while the daemon makes the
-# next runs, few enough that what arrives meanwhile still joins a larger batch.
+# Batches that may wait for a free slot, per slot: enough that no slot idles while the daemon makes
+# the next runs, few enough that events which arrive meanwhile still join a larger batch.
 WAITING_PER_SLOT = 1
 _SLOTS_WITHOUT_WORKERS = 2
-# A call looks at 150 lanes: a tick looks at 15,000 that cannot go before it waits for something to change, and goes on there.
-_MOST_LOOKS = 100
-_MOST_EXPIRED = 500
-# The time that a tick of the daemon has to launch what it claimed: what takes longer counts as waiting no more, and may be claimed again.
+# One claim looks at 150 lanes. After 15,000 blocked lanes a tick gives up, and the next one
+# continues from there.
+_MAX_LANE_CLAIMS = 100
+_EXPIRE_CHUNK = 500
+# How long a tick of the daemon has to launch what it claimed. After that a batch no longer counts
+# as waiting, and its invocations may be claimed again.
 LAUNCH_SECONDS = 3.0
-# The waits after launches that failed, before the next one of that function is tried: they double, and have no end.
-_FIRST_LAUNCH_DELAY, _MOST_LAUNCH_DELAY = 1.0, 120.0
-# A statement may have 1 GB, a JSON value 256 MB, and what is sent must be in memory several times.
-_MOST_CHARACTERS = 64 * 1024 * 1024
-# What the database says of a statement because of what stands in it: values (22), constraints (23), limits (54, XX000), text that is none.
-_REFUSED = (
+# The delay before a function's next launch after one that failed: it doubles each time, without a
+# limit on the number of attempts.
+_FIRST_LAUNCH_DELAY, _MAX_LAUNCH_DELAY = 1.0, 120.0
+# PostgreSQL takes statements of 1 GB and JSON values of 256 MB, but holds them in memory several
+# times.
+_MAX_CHARACTERS = 64 * 1024 * 1024
+# The errors caused by the values in a statement: data (22), constraints (23), limits (54, XX000),
+# text that cannot be encoded.
+_REJECTED = (
     psycopg.DataError,
     psycopg.IntegrityError,
     psycopg.InternalError,
@@ -52,15 +58,26 @@ _worker_name = socket.gethostname()
 _matching = threading.Lock()
 _match_began = 0.0
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A batch that was claimed: its id, how many invocations it has, the event where it is one, the run that had them before where it is one.
+    """A batch that was claimed.
 
-    `alone` says that these are suspects of having taken their workers with them, and that others
-    may be due beside them.
+    Attributes
+    ----------
+    batch_id
+        Its id.
+    size
+        How many invocations it has.
+    event_id
+        The event, when there is only one invocation.
+    previous_run
+        The run that worked on its invocations before, when there is only one.
+    alone
+        Whether its invocations are suspected of having crashed their workers. They are claimed
+        apart from others, which may be due as well.
     """
 
     batch_id: str
@@ -71,15 +88,16 @@ class Claim:
 
 
 def set_worker_name(name: str) -> None:
-    """Name this process's worker, as `begin` will record it."""
+    """Set the name of this process's worker, which `begin` records."""
     global _worker_name
     _worker_name = name
 
 
 def claim(function: Function) -> list[Claim] | None:
-    """Claim due invocations of a function: batches of up to its largest, as many as the workers can soon take.
+    """Claim due invocations of a function, in as many batches as the workers can soon take.
 
-    An empty list means that nothing may go; None that enough batches wait for the workers already.
+    Returns an empty list when no invocation may run now, and None when enough batches are waiting
+    for the workers already.
     """
     claims: list[Claim] = []
     with database.connection() as connection:
@@ -87,11 +105,12 @@ def claim(function: Function) -> list[Claim] | None:
         if room <= 0:
             return None
         while len(claims) < room:
-            found = _claim_one(connection, function, None)
-            if found is None:
+            claimed = _claim_one(connection, function, None)
+            if claimed is None:
                 break
-            claims.append(found)
-            if found.size < function.largest and not found.alone and not function.flow.uses_lanes:
+            claims.append(claimed)
+            is_last = claimed.size < function.largest and not claimed.alone
+            if is_last and not function.flow.uses_lanes:
                 break
     return claims
 
@@ -125,9 +144,9 @@ def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) 
 def _claim_lanes(
     connection: Any, just: Sequence[int] | None, parameters: dict[str, Any]
 ) -> Row | None:
-    """Claim by lanes; where those that a call looks at can all not go now, look at the next ones."""
+    """Claim by lanes, passing over those that are blocked now."""
     row: Row | None = None
-    for _ in range(_MOST_LOOKS):
+    for _ in range(_MAX_LANE_CLAIMS):
         row = _unless_deadlocked(
             lambda: fetch_one(connection, "claim_lanes", just=just, **parameters)
         )
@@ -136,8 +155,8 @@ def _claim_lanes(
     return row
 
 
-def _unless_deadlocked(do: Callable[[], Result]) -> Result:
-    """Do it once more where PostgreSQL gave way to another: cancelling many and claiming singletons may want the same rows."""
+def _unless_deadlocked(do: Callable[[], T]) -> T:
+    """Retry once after a deadlock: bulk cancels and claims of singletons may lock the same rows."""
     try:
         return do()
     except psycopg.errors.DeadlockDetected:
@@ -153,67 +172,70 @@ def _room(connection: Any) -> int:
 
 
 def seconds_until_due(function: Function) -> float | None:
-    """Seconds until the next invocation of a function may be claimed (negative: overdue), None when only an event or the end of a run can tell."""
+    """Return the seconds until a function's next invocation may be claimed; negative: overdue.
+
+    None when that depends on an event or on the end of a run.
+    """
+    query = "next_due_lanes" if function.flow.uses_lanes else "next_due"
     with database.connection() as connection:
-        row = fetch_one(
-            connection,
-            "next_due_lanes" if function.flow.uses_lanes else "next_due",
-            function=function.name,
-        )
+        row = fetch_one(connection, query, function=function.name)
     return None if row is None else row["seconds"]
 
 
 def claim_events(function: Function, events_json: str, source: str) -> str | None:
     """Insert events and claim their invocations of one function at once; return the batch id.
 
-    None when its limits let none of them go now: they are queued, and the sensor launches them in their turn.
+    Returns None when flow control lets none of them run now: they stay queued, and the function's
+    sensor launches them in their turn.
     """
     with database.transaction() as connection:
-        ids = [
-            row["id"] for row in fetch_all(connection, "send", events=events_json, source=source)
-        ]
-        just = [
-            row["id"]
-            for row in fetch_all(
-                connection, "invocations_of_events", events=ids, function=function.name
-            )
-        ]
-        claimed = _claim_one(connection, function, just)
+        events = fetch_all(connection, "send", events=events_json, source=source)
+        invocations = fetch_all(
+            connection,
+            "invocations_of_events",
+            events=[row["id"] for row in events],
+            function=function.name,
+        )
+        claimed = _claim_one(connection, function, [row["id"] for row in invocations])
     return None if claimed is None else claimed.batch_id
 
 
 def claim_replay(function: Function, parent_batch: str) -> str | None:
-    """Claim the events of a batch again, as new invocations; return the new batch id, None as for `claim_events`."""
+    """Replay the events of a batch, and claim the new invocations; returns as `claim_events`."""
     return _claim_from("replay_batch", function, parent_batch)
 
 
 def claim_unfinished(function: Function, parent_batch: str) -> str | None:
-    """Claim what a batch left failed, cancelled or waiting for an attempt; return the new batch id, None where there is nothing."""
+    """Claim what failed or was cancelled in a batch, or awaits another attempt.
+
+    Returns the new batch id, or None when there is nothing to claim.
+    """
     return _claim_from("requeue_batch", function, parent_batch)
 
 
 def _claim_from(statement: str, function: Function, parent_batch: str) -> str | None:
     with database.transaction() as connection:
-        just = [row["id"] for row in fetch_all(connection, statement, parent=parent_batch)]
-        claimed = _claim_one(connection, function, just) if just else None
+        ids = [row["id"] for row in fetch_all(connection, statement, parent=parent_batch)]
+        claimed = _claim_one(connection, function, ids) if ids else None
     return None if claimed is None else claimed.batch_id
 
 
-def pause(function: str, paused: bool) -> bool:
-    """Hold a function's invocations back, or let them go; return whether there is such a function."""
+def set_paused(function: str, paused: bool) -> bool:
+    """Pause or resume a function; return whether there is such a function."""
     with database.connection() as connection:
         return fetch_one(connection, "pause", function=function, paused=paused) is not None
 
 
 def match_waits() -> int:
-    """Match the events that came since the last call with what waits for events; return how many waits are over.
+    """Match events that came since the last call with waits; return how many waits are over.
 
-    Many sensors wake at once: who had to wait for another's call that began after its own has nothing left to match.
+    Many sensors wake at once: a caller that had to wait for a call which began after its own has
+    nothing left to match.
     """
     global _match_began
-    asked = time.monotonic()
+    called = time.monotonic()
     with _matching:
-        if _match_began > asked:
+        if _match_began > called:
             return 0
         _match_began = time.monotonic()
         with database.connection() as connection:
@@ -222,32 +244,33 @@ def match_waits() -> int:
 
 
 def expire() -> int:
-    """Cancel what a timeout has caught; return how many.
+    """Cancel invocations whose `Timeouts` have passed; return how many.
 
-    It comes by every few seconds, and takes with it what a deploy has left behind.
+    This is called every few seconds, and also does what a deploy has left to do (`catch_up`,
+    `rekey`).
     """
     catch_up()
     rekey()
     total = 0
     with database.connection() as connection:
         fetch_all(connection, "apply_deferred_requests")
-        while row := fetch_one(connection, "expired", limit=_MOST_EXPIRED):
+        while row := fetch_one(connection, "expired", limit=_EXPIRE_CHUNK):
             total += int(row["count"])
-            if row["count"] < _MOST_EXPIRED:
+            if row["count"] < _EXPIRE_CHUNK:
                 break
     return total
 
 
 def purge() -> None:
-    """Delete what flow control and waits no longer need."""
+    """Delete rows that flow control and waits no longer need."""
     with database.connection() as connection:
         fetch_all(connection, "purge")
 
 
 def batch_of_run(run_id: str, launched_for: str | None = None) -> Row | None:
-    """The batch that a run works or worked on: `id`, `function`, `status`, `size`; None where it has none.
+    """Return a run's batch: `id`, `function`, `status`, `size`; None when it has none.
 
-    `launched_for` is the id in the run's tags: its batch, should the run not have begun it.
+    `launched_for` is the batch id in the run's tags, for a run that may not have begun its batch.
     """
     with database.connection() as connection:
         return fetch_one(connection, "batch_of_run", run=run_id, batch=launched_for)
@@ -256,57 +279,69 @@ def batch_of_run(run_id: str, launched_for: str | None = None) -> Row | None:
 def begin(
     batch_id: str, run_id: str, *, fresh: bool = True
 ) -> tuple[str, list[Row], list[Row]] | None:
-    """A run takes its batch: return the function's name, its invocations with their events, and their kept steps.
+    """Begin a batch in a run.
 
-    None when the batch is not there for this run: another has it, or it is done. `fresh` says that the run has not
-    worked on it before, so that the steps of first attempts need not be looked for.
+    Returns the function's name, the invocations with their events, and their recorded steps; None
+    when the batch is not available to this run, because another has it or it has ended. `fresh`
+    says that the run has not worked on it before, so that first attempts have no recorded steps.
     """
     with database.transaction() as connection:
         batch = fetch_one(connection, "begin", batch=batch_id, run=run_id, worker=_worker_name)
         if batch is None:
             return None
-        function = find(batch["function"])
-        timeouts = function.flow.timeouts if function is not None else None
-        finish = (
-            seconds(timeouts.finish, "")
-            if timeouts is not None and timeouts.finish is not None
-            else None
-        )
         rows = fetch_all(
-            connection, "begin_invocations", batch=batch_id, run=run_id, finish_timeout=finish
+            connection,
+            "begin_invocations",
+            batch=batch_id,
+            run=run_id,
+            finish_timeout=_finish_timeout(batch["function"]),
         )
         seen = [row["id"] for row in rows if row["seen"] or not fresh]
         steps = fetch_all(connection, "recorded_steps", invocations=seen) if seen else []
     return batch["function"], rows, steps
 
 
-Kept = tuple[int, int, str | None, str | None, float, float]
+def _finish_timeout(function_name: str) -> float | None:
+    function = find(function_name)
+    timeouts = function.flow.timeouts if function is not None else None
+    if timeouts is None or timeouts.finish is None:
+        return None
+    return seconds(timeouts.finish, "")
 
 
-def keep(
+# Invocation, attempt, output JSON, error JSON, start and end in seconds since the epoch.
+StepRow = tuple[int, int, str | None, str | None, float, float]
+
+
+def save_steps(
     batch_id: str,
     run_id: str,
     step: str,
-    results: Sequence[Kept],
+    results: Sequence[StepRow],
     *,
     events: Mapping[int, str] | None = None,
 ) -> dict[int, str]:
-    """Keep results of a step: (invocation, attempt, output JSON, error JSON, start, end in epoch seconds).
+    """Save results of a step.
 
     Parameters
     ----------
     events
-        What is sent with the results of invocations, in the same transaction: elements of the array for `runyard.send_v1`, with commas between.
+        By invocation, events to send in the same transaction as its result: elements of the array
+        for `runyard.send_v1`, separated by commas.
 
     Returns
     -------
-    The invocations whose result the database refuses, with its reason; nothing of them is kept. All others are.
+    The invocations whose results the database rejects, each with the reason; nothing of these is
+    saved.
 
-    Raises `LeaseLost`.
+    Raises
+    ------
+    LeaseLost
+        Another run has the batch; nothing is saved.
     """
     sent = events or {}
 
-    def keep_some(some: Sequence[Kept]) -> None:
+    def save(some: Sequence[StepRow]) -> None:
         elements = ",".join(sent[row[0]] for row in some if row[0] in sent)
         invocations, attempts, outputs, errors, started, finished = (
             list(column) for column in zip(*some, strict=True)
@@ -333,36 +368,39 @@ def keep(
     sized = [
         (row, len(row[2] or "") + len(row[3] or "") + len(sent.get(row[0], ""))) for row in results
     ]
-    refused = [bad for some in _parts(sized) for bad in _without_bad(some, keep_some)]
-    return {row[0]: why for row, why in refused}
+    rejected = [bad for some in _chunks(sized) for bad in _bisect_rejected(some, save)]
+    return {row[0]: reason for row, reason in rejected}
 
 
-def _parts(sized: Sequence[tuple[Result, int]]) -> Iterator[list[Result]]:
-    """Rows in parts that fit into a statement each; beside a row is about how large it is."""
-    part: list[Result] = []
+def _chunks(sized: Sequence[tuple[T, int]]) -> Iterator[list[T]]:
+    """Split rows, each given with its approximate size, into chunks that fit into a statement."""
+    chunk: list[T] = []
     total = 0
     for row, size in sized:
-        if part and total + size > _MOST_CHARACTERS:
-            yield part
-            part, total = [], 0
-        part.append(row)
+        if chunk and total + size > _MAX_CHARACTERS:
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(row)
         total += size
-    if part:
-        yield part
+    if chunk:
+        yield chunk
 
 
-def _without_bad(
-    rows: Sequence[Result], do: Callable[[Sequence[Result]], None]
-) -> list[tuple[Result, str]]:
-    """Do rows at once; where the database refuses that because of a row, in halves, down to the bad ones. Return these, each with the reason."""
+def _bisect_rejected(
+    rows: Sequence[T], write: Callable[[Sequence[T]], None]
+) -> list[tuple[T, str]]:
+    """Write rows in one statement, or in halves when the database rejects one of them.
+
+    Returns the rejected rows, each with the reason; all others are written.
+    """
     try:
-        do(rows)
-    except _REFUSED as error:
+        write(rows)
+    except _REJECTED as error:
         if len(rows) == 1:
-            said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-            return [(rows[0], said or str(error))]
+            reason = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+            return [(rows[0], reason or str(error))]
         middle = len(rows) // 2
-        return _without_bad(rows[:middle], do) + _without_bad(rows[middle:], do)
+        return _bisect_rejected(rows[:middle], write) + _bisect_rejected(rows[middle:], write)
     return []
 
 
@@ -370,61 +408,73 @@ def register_waits(
     batch_id: str,
     run_id: str,
     step: str,
-    wanted: Sequence[Mapping[str, Any]],
+    requests: Sequence[Mapping[str, Any]],
     children: Callable[[set[int]], str | None] | None = None,
 ) -> list[Row]:
-    """Register what invocations wait for at a step, each once; return `invocation_id`, `done`, `expired`, `result`, `due` of each.
+    """Register what invocations wait for at a step, each only once.
 
     Parameters
     ----------
-    wanted
-        For each invocation what `runyard.wait_v1` takes.
+    requests
+        What `runyard.wait_v1` takes, for each invocation.
     children
-        Given the invocations that have not registered this wait before, returns events to be sent with it (see `rows_as_json`).
+        Given the invocations that have not registered this wait before, returns events to send
+        along with it (see `rows_as_json`).
 
-    Raises `LeaseLost`.
+    Returns
+    -------
+    A row for each invocation: `invocation_id`, `done`, `expired`, `result`, `due`.
+
+    Raises
+    ------
+    LeaseLost
+        Another run has the batch; nothing is registered.
     """
-    invocations = [asked["invocation"] for asked in wanted]
+    invocations = [request["invocation"] for request in requests]
     with database.transaction() as connection:
         fetch_all(connection, "lock_waits")
         if fetch_one(connection, "lock_lease", batch=batch_id, run=run_id) is None:
             raise LeaseLost(batch_id)
         if children is not None:
-            known = {
-                row["invocation_id"]
-                for row in fetch_all(
-                    connection, "registered_waits", step=step, invocations=invocations
-                )
-            }
+            rows = fetch_all(connection, "registered_waits", step=step, invocations=invocations)
+            known = {row["invocation_id"] for row in rows}
             events = children(set(invocations) - known)
             if events is not None:
                 fetch_all(connection, "send", events=events, source="step")
-        return fetch_all(connection, "wait", step=step, waits=json.dumps(wanted))
+        return fetch_all(connection, "wait", step=step, waits=json.dumps(requests))
 
 
-def register_fitting_waits(
+def register_storable_waits(
     batch_id: str,
     run_id: str,
     step: str,
-    wanted: Sequence[Mapping[str, Any]],
+    requests: Sequence[Mapping[str, Any]],
     children: Callable[[set[int]], str | None] | None = None,
 ) -> tuple[list[Row], dict[int, str]]:
-    """As `register_waits`; what the database refuses is left out, and returned beside the rest: the invocations with its reason."""
+    """Register waits like `register_waits`, except for those that the database rejects.
+
+    Returns the rows, and the invocations whose waits were rejected, each with the reason.
+    """
     rows: list[Row] = []
-    refused = _without_bad(
-        wanted, lambda some: rows.extend(register_waits(batch_id, run_id, step, some, children))
-    )
-    return rows, {asked["invocation"]: why for asked, why in refused}
+
+    def write(some: Sequence[Mapping[str, Any]]) -> None:
+        rows.extend(register_waits(batch_id, run_id, step, some, children))
+
+    rejected = _bisect_rejected(requests, write)
+    return rows, {request["invocation"]: reason for request, reason in rejected}
 
 
 def leave_out(run_id: str, op: str, left: Mapping[str, Any]) -> None:
-    """Remember which invocations had left the batch of a run when an op ended (`left`), and what they wait for (`suspended`)."""
+    """Record which invocations had left a run's batch when an op ended, and their waits.
+
+    `left` has the invocations (`dropped`) and the waits (`suspended`).
+    """
     with database.connection() as connection:
         fetch_all(connection, "remember_dropped", run=run_id, op=op, left=json.dumps(left))
 
 
 def left_out(run_id: str) -> Mapping[str, Mapping[str, Any]]:
-    """What was remembered with `leave_out` for the batch of a run, by op."""
+    """Return what `leave_out` has recorded for a run's batch, by op."""
     with database.connection() as connection:
         row = fetch_one(connection, "dropped_by_op", run=run_id)
     return row["dropped_by_op"] if row else {}
@@ -432,10 +482,22 @@ def left_out(run_id: str) -> Mapping[str, Mapping[str, Any]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an invocation.
+    """What became of an invocation in a run.
 
-    Its new status; for `queued` the wait before another attempt and the number of tries of its step so far; for `sleeping` and `waiting` the
-    steps at which it waits; output and error as JSON.
+    Attributes
+    ----------
+    invocation_id
+        The invocation.
+    status
+        Its new status.
+    delay
+        For `queued`: seconds until the next attempt.
+    output, error
+        Its output or error, as JSON.
+    attempt
+        For `queued`: how often its step has been tried.
+    suspended
+        For `sleeping` and `waiting`: the steps at which it waits.
     """
 
     invocation_id: int
@@ -450,26 +512,23 @@ class Outcome:
 def settle(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
     """Write all outcomes of a batch and end its lease; raises `LeaseLost`.
 
-    An outcome that the database refuses is written as a failure that says so; the others are written as they are.
+    An outcome that the database rejects is written as a failure that says so; the others are not
+    affected.
     """
-    parts = list(
-        _parts(
-            [
-                (outcome, len(outcome.output or "") + len(outcome.error or ""))
-                for outcome in outcomes
-            ]
-        )
-    )
-    if len(parts) < 2:
+    sized = [
+        (outcome, len(outcome.output or "") + len(outcome.error or "")) for outcome in outcomes
+    ]
+    chunks = list(_chunks(sized))
+    if len(chunks) < 2:
         try:
             return _settle_at_once(batch_id, run_id, outcomes)
-        except _REFUSED as error:
+        except _REJECTED as error:
             _log.warning(
-                "outcomes of batch %s are written one by one, for the database refuses some: %s",
+                "the database rejects some outcomes of batch %s; writing smaller groups: %s",
                 batch_id,
                 error,
             )
-    return _settle_in_parts(batch_id, run_id, parts)
+    return _settle_in_chunks(batch_id, run_id, chunks)
 
 
 def _settle_at_once(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
@@ -480,7 +539,7 @@ def _settle_at_once(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> 
         _settle(connection, batch_id, run_id, outcomes, ends=True)
 
 
-def _settle_in_parts(batch_id: str, run_id: str, parts: Sequence[Sequence[Outcome]]) -> None:
+def _settle_in_chunks(batch_id: str, run_id: str, chunks: Sequence[Sequence[Outcome]]) -> None:
     with database.transaction() as connection:
         fetch_all(connection, "lock_waits")
 
@@ -488,14 +547,9 @@ def _settle_in_parts(batch_id: str, run_id: str, parts: Sequence[Sequence[Outcom
             with connection.transaction():
                 _settle(connection, batch_id, run_id, some, ends=False)
 
-        refused = [bad for some in parts for bad in _without_bad(some, settle_some)]
-        _settle(
-            connection,
-            batch_id,
-            run_id,
-            [_as_failure(outcome, why) for outcome, why in refused],
-            ends=True,
-        )
+        rejected = [bad for some in chunks for bad in _bisect_rejected(some, settle_some)]
+        failures = [_as_failure(outcome, reason) for outcome, reason in rejected]
+        _settle(connection, batch_id, run_id, failures, ends=True)
 
 
 def _settle(
@@ -523,8 +577,11 @@ def _settle(
         raise LeaseLost(batch_id)
 
 
-def _as_failure(outcome: Outcome, why: str) -> Outcome:
-    message = f"the database cannot keep the outcome ({outcome.status}): {fit(why)}. The results of its steps are kept: look at them, mend the function, and replay it"
+def _as_failure(outcome: Outcome, reason: str) -> Outcome:
+    message = (
+        f"the database cannot store the outcome ({outcome.status}): {fit(reason)}. The results of "
+        "its steps are saved: look at them, fix the function, and replay the invocation"
+    )
     error = {
         "step": None,
         "op": "settle",
@@ -547,23 +604,28 @@ def release(
     failed: bool = False,
     force: bool = False,
 ) -> int | None:
-    """Take a lease away; its open invocations become `status`, or failed. Return how many, None when it was too late.
+    """Take a lease away; the batch's open invocations become `status`, or failed.
+
+    Returns how many, or None when it was too late.
 
     Parameters
     ----------
     expected
-        The status that the batch was seen in; without `force` it must also have been silent for longer than a lease.
+        The status in which the batch was seen. Without `force` its lease must also have run out.
     status
-        `queued` (those that had `attempts` attempts fail) or `cancelled`.
+        `queued` (invocations that have had `attempts` attempts fail) or `cancelled`.
     delay
         Seconds until the next attempt.
+    error
+        Why, as JSON.
     crashed
-        The worker was lost in the middle of it: an attempt of an invocation that was alone in it. Of
-        several nobody knows which one it was: it costs none of them an attempt, and the second time
-        they are claimed apart, in halves, until the one is found.
+        The worker was lost during the run. For an invocation that was alone in its batch this is
+        an attempt. Among several the cause is unknown: none of them loses an attempt, and the
+        second time they are claimed apart, in halves, until the cause is found.
     failed
-        The batch was never begun, and that is no accident: its run could not be launched, or failed on the way (`error` says why). It is no attempt;
-        the function's next launch waits, longer from time to time, until a run of it begins.
+        The batch never began, because its run could not be launched or failed on the way to it
+        (`error` says why). This is no attempt. The function's launches back off until a run of it
+        begins.
     """
     with database.connection() as connection:
         row = fetch_one(
@@ -580,48 +642,59 @@ def release(
             force=force,
             lease=settings().lease_seconds,
             first_delay=_FIRST_LAUNCH_DELAY,
-            most_delay=_MOST_LAUNCH_DELAY,
+            most_delay=_MAX_LAUNCH_DELAY,
         )
     return None if row is None else int(row["size"])
 
 
-def launching(batch_id: str) -> bool:
-    """Write down that the run of a batch is being launched; return whether it may be: no, where the batch was taken back meanwhile."""
+def mark_launching(batch_id: str) -> bool:
+    """Record that the run of a batch is being launched.
+
+    Returns whether it may be: not when the batch has been taken back meanwhile.
+    """
     with database.connection() as connection:
         row = fetch_one(connection, "mark_launched", batch=batch_id)
-    return row is None or bool(row["marked"]) or row["status"] not in ("claimed", "lost")
+    return row is None or bool(row["marked"]) or row["status"] not in LAUNCHABLE_BATCH
 
 
 def unlaunched(functions: Sequence[str] | None, seconds: float) -> list[Row]:
-    """Batches of these functions (None: of all) that were claimed so many seconds ago, and whose run nobody has launched: as `overdue` gives them, with `age`."""
+    """Return batches that were claimed so many seconds ago, and whose run nobody has launched.
+
+    The columns are those of `overdue`, and `age`. `functions` limits the result; None: all.
+    """
+    names = None if functions is None else list(functions)
     with database.connection() as connection:
-        return fetch_all(
-            connection,
-            "unlaunched_batches",
-            functions=None if functions is None else list(functions),
-            seconds=seconds,
-        )
+        return fetch_all(connection, "unlaunched_batches", functions=names, seconds=seconds)
 
 
 def overdue() -> list[Row]:
-    """Batches whose worker fell silent or whose run never began: `id`, `function`, `status`, `run_id`, `cancelled`."""
+    """Return batches whose worker stopped sending heartbeats or whose run never began.
+
+    The columns are `id`, `function`, `status`, `run_id`, `cancelled`.
+    """
     with database.connection() as connection:
         return fetch_all(connection, "overdue_batches", lease=settings().lease_seconds)
 
 
-def ended(run_id: str) -> None:
-    """Write down that the process of a run is free again."""
+def mark_ended(run_id: str) -> None:
+    """Record that the process of a run is free again."""
     with database.connection() as connection:
         fetch_all(connection, "mark_run_ended", run=run_id)
 
 
 def unended() -> list[Row]:
-    """Batches that are over for two leases and more, while nothing is known of their run's end, nor of its process: `id`, `run_id`, `status`."""
+    """Return batches that ended two leases ago or more, but whose run and process may not have.
+
+    The columns are `id`, `run_id`, `status`.
+    """
     with database.connection() as connection:
         return fetch_all(connection, "batches_with_open_runs", lease=settings().lease_seconds)
 
 
 def request_cancel(batch_id: str | None, run_id: str) -> Row | None:
-    """Ask the run of a batch to stop; return the open batch as `overdue` gives it, None when there is none."""
+    """Ask the run of a batch to stop; return the open batch, with the columns of `overdue`.
+
+    None when the run has no open batch.
+    """
     with database.connection() as connection:
         return fetch_one(connection, "request_cancel", batch=batch_id, run=run_id)

@@ -16,7 +16,21 @@ _dice = random.Random()
 
 @dataclass
 class Failure:
-    """An error of an invocation: the step, the op it ran in, how often the step was tried, and the wait before the next try (None: final)."""
+    """An error of an invocation.
+
+    Attributes
+    ----------
+    step, op
+        The step that raised it, and the op in which it ran.
+    error
+        The error.
+    tries
+        How often the step has been tried.
+    delay
+        Seconds until the next attempt; None when the failure is final.
+    shown
+        The error as it is stored, with secrets removed.
+    """
 
     step: str
     op: str
@@ -27,16 +41,16 @@ class Failure:
 
     @classmethod
     def of(cls, step: str, op: str, error: BaseException, tries: int, retry: Retry) -> "Failure":
-        """Decide by the rules of the step what is to become of an error."""
+        """Decide by retry rules what becomes of an error."""
         try:
             delay = retry.delay_after(error, tries, _dice)
-        except Exception:  # an error that tells a time which is none, or that compares with nothing
+        except Exception:  # such as a RetryAfter subclass whose time is not one
             delay = None if tries >= retry.attempts else retry.delay(tries, _dice)
         return cls(step, op, error, tries, delay)
 
     @classmethod
     def from_json(cls, step: str, shown: dict[str, Any], tries: int) -> "Failure":
-        """The failure as an earlier process of the same run kept it."""
+        """Return a failure that an earlier process of the same run has recorded."""
         return cls(
             step,
             shown.get("op", "receive"),
@@ -48,28 +62,24 @@ class Failure:
 
     @property
     def status(self) -> str:
-        """What the invocation is from now on: cancelled, failed, or queued for another try."""
-        return (
-            "cancelled"
-            if isinstance(self.error, Cancelled)
-            else "failed"
-            if self.delay is None
-            else "queued"
-        )
+        """The invocation's new status: cancelled, failed, or queued for another attempt."""
+        if isinstance(self.error, Cancelled):
+            return "cancelled"
+        return "failed" if self.delay is None else "queued"
 
     @property
     def text(self) -> str:
-        """The error in a line for people: its type and what it says, `KeyError: 'card'`."""
+        """The error's type and message in one line: `KeyError: 'card'`."""
         return described(self._shown())
 
     def outcome(self, invocation: int) -> Outcome:
-        """What becomes of the invocation that failed so."""
+        """Return the outcome of the invocation that failed."""
         attempt = self.tries if self.status == "queued" else None
         delay = self.delay or 0.0
         return Outcome(invocation, self.status, delay, error=self.to_json(), attempt=attempt)
 
     def to_json(self) -> str:
-        """The error as it is kept and shown: no secrets, bounded, and nothing that PostgreSQL cannot keep."""
+        """Return the error as it is stored: without secrets, of bounded size, storable."""
         return json.dumps(self._shown())
 
     def _shown(self) -> dict[str, Any]:
@@ -87,8 +97,6 @@ class Failure:
 
 
 def described(error: Mapping[str, Any]) -> str:
-    """A kept error in a line for people: its type and what it says, each where there is one."""
-    return (
-        ": ".join(str(part) for part in (error.get("type"), error.get("message")) if part)
-        or "no message"
-    )
+    """Return the type and the message of a stored error in one line."""
+    parts = [str(error[key]) for key in ("type", "message") if error.get(key)]
+    return ": ".join(parts) or "no message"

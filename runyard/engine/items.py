@@ -1,21 +1,21 @@
-"""What a run works on: its items, and what all views of their batch share."""
+"""What a run works on: its items, and the state that all views of their batch share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from runyard.engine.failures import Failure
 from runyard.engine.lease import Lease
 from runyard.engine.progress import Reporter
 from runyard.errors import Cancelled, LeaseLost, NonRetriable, StepHung
-from runyard.events import Event, EventData, catalog
+from runyard.events import Event, catalog
 from runyard.functions import registry
-from runyard.functions.flow_control import STEP_SECONDS
+from runyard.functions.flow_control import DEFAULT_STEP_TIMEOUT
 from runyard.store.queries import Row
 from runyard.syntax.durations import Duration, seconds
 
-# What a test has a step do instead, by the step's name.
+# What a test makes steps do instead of their work, by step name.
 stubs: ContextVar[Mapping[str, Callable[["Item"], object]]] = ContextVar("stubs", default={})  # noqa: B039 (never changed in place)
 
 
@@ -30,9 +30,14 @@ class Item:
     event
         The event, with its id, name, data, user, version and time.
     data
-        The event's data: an instance of its type in the catalog, or a plain mapping for a name without one.
+        The event's data: an instance of its type in the catalog, or a plain mapping when it has
+        none.
     attempt
-        The number of this attempt of the step that it is at, from 1.
+        Which attempt of the current step this is, from 1.
+    outputs
+        The results of completed steps, by step name.
+    tries
+        How often steps that failed have been tried, by step name.
     """
 
     id: int
@@ -45,29 +50,32 @@ class Item:
 
     @property
     def key(self) -> str:
-        """An id for what the invocation makes outside: the same at every attempt, another for a replay."""
+        """An idempotency key for calls to other systems.
+
+        It is the same at every attempt, and another one for a replay.
+        """
         return f"{self.event.id}-{self.id}"
 
     def progress(self, percent: float, text: str = "") -> None:
-        """Say how far the step is that runs now: 0 to 100 per cent, and a line of text.
+        """Report the progress of the running step: 0 to 100 per cent, and a line of text.
 
-        Clients see it at once in the stream of the invocation. More than ten a second are left out, except the last (100 per cent).
+        Clients see it at once in the invocation's stream. Beyond ten reports a second the excess
+        is dropped, except for the last one (100 per cent).
         """
         if self.reporter is not None:
             self.reporter.report(self.id, percent, text)
 
     def __getitem__(self, step: str) -> Any:
-        """The kept result of an earlier step; raises KeyError with the names there are."""
+        """The result of a completed step; raises KeyError that lists the completed steps."""
         try:
             return self.outputs[step]
         except KeyError:
-            raise KeyError(
-                f"step {step!r} has no result yet; there are: {', '.join(self.outputs) or 'none'}"
-            ) from None
+            completed = ", ".join(self.outputs) or "none"
+            raise KeyError(f"step {step!r} has no result yet; completed: {completed}") from None
 
 
 class BatchState:
-    """What all views of a batch share: its lease, its items, and why some of them went no further."""
+    """What all views of a batch share: its lease, its items, and why some of them stopped."""
 
     def __init__(
         self, batch_id: str, run_id: str, function: str, items: Sequence[Item], lease: Lease
@@ -83,7 +91,7 @@ class BatchState:
         self.stubs = stubs.get()
 
     def suspended_rows(self) -> list[tuple[int, str, str]]:
-        """What invocations wait for: (invocation, step, kind)."""
+        """Return the waits of suspended invocations: (invocation, step, kind)."""
         return [
             (invocation, step, kind)
             for invocation, waits in self.suspended.items()
@@ -91,19 +99,19 @@ class BatchState:
         ]
 
     def add_suspended(self, rows: Sequence[tuple[int, str, str]]) -> None:
-        """Add what invocations wait for, as `suspended_rows` gives it: those of this process, or what ops of others have suspended."""
+        """Add waits, in the form of `suspended_rows`: of this process, or of ops in another."""
         for invocation, step, kind in rows:
             self.suspended.setdefault(invocation, {})[step] = kind
 
     def limit(self, timeout: Duration | None, step: str) -> float:
-        """How many seconds a step may take for an invocation; raises `InvalidOption`."""
+        """Return a step's timeout for one invocation, in seconds; raises `InvalidOption`."""
         if timeout is not None:
             return seconds(timeout, f"timeout=... of step {step!r}", least=1)
         function = registry.find(self.function)
-        return STEP_SECONDS if function is None else function.flow.step_seconds
+        return DEFAULT_STEP_TIMEOUT if function is None else function.flow.step_timeout
 
     def check_lease(self) -> None:
-        """Raise `LeaseLost` when another run has the batch, `StepHung` where a step did not end."""
+        """Raise `LeaseLost` when another run has the batch, `StepHung` after a step that hung."""
         if self.lease.lost.is_set():
             raise LeaseLost(self.id) if self.lease.hung is None else StepHung(self.lease.hung)
 
@@ -111,43 +119,47 @@ class BatchState:
 def items_from_rows(
     rows: Sequence[Row], steps: Sequence[Row], run_id: str
 ) -> tuple[list[Item], dict[int, Failure]]:
-    """Make the items of a batch from its invocations and kept steps; those whose data does not fit its type have failed.
+    """Make the items of a batch from the rows of its invocations and of their recorded steps.
 
-    An error that this very run has kept (in another process) means that the invocation has left the batch already.
+    Returns the items, and the failures of those that have left the batch already: their data does
+    not fit its type, they were cancelled, or this very run has recorded an error of theirs (in
+    another process).
     """
     items: list[Item] = []
     failures: dict[int, Failure] = {}
     for row in rows:
-        event = Event(
-            row["name"],
-            row["data"],
-            id=row["event_id"],
-            ts=row["ts"],
-            user=row["user_data"],
-            v=row["v"],
-        )
-        data: EventData | Mapping[str, Any] = event.data
-        try:
-            data = catalog.parse(event.name, event.data) or event.data
-        except Exception as error:
-            failures[row["id"]] = Failure(
-                "receive",
-                "receive",
-                NonRetriable(f"the event's data does not fit its type: {error}"),
-            )
-        if row["cancelled"]:
-            failures[row["id"]] = Failure("", "receive", Cancelled("cancelled before it began"))
-        items.append(Item(row["id"], event, row["attempt"], data))
+        item, failure = _item(row)
+        items.append(item)
+        if failure is not None:
+            failures[item.id] = failure
     by_id = {item.id: item for item in items}
-    for kept in steps:
-        item = by_id[kept["invocation_id"]]
-        if kept["error"] is None:
-            item.outputs[kept["step"]] = kept["output"]
+    for step in steps:
+        item, name, error = by_id[step["invocation_id"]], step["step"], step["error"]
+        if error is None:
+            item.outputs[name] = step["output"]
             continue
-        item.tries[kept["step"]] = kept["tries"]
-        if kept["run_id"] == run_id:
-            failures.setdefault(
-                item.id,
-                Failure.from_json(kept["step"], cast(dict[str, Any], kept["error"]), kept["tries"]),
-            )
+        item.tries[name] = step["tries"]
+        if step["run_id"] == run_id:
+            failures.setdefault(item.id, Failure.from_json(name, error, step["tries"]))
     return items, failures
+
+
+def _item(row: Row) -> tuple[Item, Failure | None]:
+    event = Event(
+        row["name"],
+        row["data"],
+        id=row["event_id"],
+        ts=row["ts"],
+        user=row["user_data"],
+        v=row["v"],
+    )
+    data: object = event.data
+    failure = None
+    try:
+        data = catalog.parse(event.name, event.data) or event.data
+    except Exception as error:
+        unfit = NonRetriable(f"the event's data does not fit its type: {error}")
+        failure = Failure("receive", "receive", unfit)
+    if row["cancelled"]:
+        failure = Failure("", "receive", Cancelled("cancelled before it began"))
+    return Item(row["id"], event, row["attempt"], data), failure

@@ -1,8 +1,11 @@
-"""Renews the leases that this process holds, once a second, from one thread.
+"""Renews the leases of this process, once a second, from one thread.
 
-The same heartbeat brings back three words: that a lease is gone (another run has the batch), which invocations were cancelled, and that the run
-was told to stop or has nothing left to do (then the main thread, which executes it, is interrupted as by Ctrl-C). A child whose parent worker is gone
-ends itself: nothing may go on working that nobody can stop. No error ends the heartbeat: whatever the database answers, it is tried again.
+The heartbeat also brings back three pieces of news: that a lease is gone, because another run has
+the batch; which invocations were cancelled; and that the run was told to stop or has nothing left
+to do. In the last case the main thread, which executes the run, is interrupted as by Ctrl-C.
+
+A child whose parent worker is gone ends itself, as nobody could stop it any more. No error ends the
+heartbeat: whatever the database answers, it tries again.
 """
 
 import logging
@@ -13,23 +16,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from runyard.engine.activity import board
-from runyard.engine.loops import Trouble
+from runyard.engine.backoff import Backoff
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import fetch_all
+from runyard.store.queries import Row, fetch_all
 
 INTERVAL_SECONDS = 1.0
 _log = logging.getLogger("runyard.engine.lease")
-# Called with the leases after each heartbeat of a process that has no worker to watch over it.
+# Called with the leases after each heartbeat of a process that has no worker as its parent.
 watchers: "list[Callable[[Mapping[str, Lease]], None]]" = []
 
 
 @dataclass
 class Lease:
-    """A held batch.
+    """A batch that a run of this process has.
 
-    `lost` is set when another run has it, and `hung` says then which step did not end, where that is
-    why; `cancelled` holds the invocations that were cancelled meanwhile.
+    Attributes
+    ----------
+    batch_id, run_id
+        The batch and the run.
+    lost
+        Set when another run has the batch.
+    cancelled
+        The invocations that have been cancelled meanwhile.
+    interrupted
+        Whether the run has been interrupted.
+    hung
+        Which step hung, when the lease was given up for that.
     """
 
     batch_id: str
@@ -41,9 +54,15 @@ class Lease:
 
 
 class Heartbeat:
-    """The thread that renews leases; one a process, started by its first lease.
+    """The thread that renews leases; one per process, started by its first lease.
 
-    `before_stop` is called with a run's id before it is interrupted: Dagster takes an interrupt that nobody announced for a failure.
+    Attributes
+    ----------
+    parent
+        The process id of this process's worker, if it has one.
+    before_stop
+        Called with a run's id before the run is interrupted: Dagster treats an interrupt that
+        nobody announced as a failure.
     """
 
     def __init__(self) -> None:
@@ -54,7 +73,7 @@ class Heartbeat:
         self.before_stop: Callable[[str], None] | None = None
 
     def start(self, batch_id: str, run_id: str) -> Lease:
-        """Begin to renew the lease of a run."""
+        """Start renewing the lease of a run."""
         lease = Lease(batch_id, run_id)
         board().hold(batch_id, run_id)
         with self._changed:
@@ -74,52 +93,56 @@ class Heartbeat:
             self._leases.pop(batch_id, None)
 
     def _beat(self) -> None:
-        trouble = Trouble(_log, "no heartbeat", most_silent())
+        backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
         pause = INTERVAL_SECONDS
         while True:
             with self._changed:
                 while not self._leases:
                     self._changed.wait()
                 self._changed.wait(pause)
-                held = dict(self._leases)
+                leases = dict(self._leases)
             if self.parent is not None and os.getppid() != self.parent:
-                _log.error("the worker that this process belongs to is gone: ending")
+                _log.error("the worker of this process is gone: exiting")
                 os._exit(1)
             try:
-                if held:
-                    self._renew(held)
-                if held and self.parent is None:
+                if leases:
+                    self._renew(leases)
+                if leases and self.parent is None:
                     for watch in watchers:
-                        watch(held)
+                        watch(leases)
             except Exception as error:
-                pause = trouble.met(error)
+                pause = backoff.failed(error)
             else:
-                trouble.over()
+                backoff.succeeded()
                 pause = INTERVAL_SECONDS
 
-    def _renew(self, held: dict[str, Lease]) -> None:
+    def _renew(self, leases: dict[str, Lease]) -> None:
         with database.connection() as connection:
-            alive = {
-                row["id"]: row for row in fetch_all(connection, "heartbeat", batches=list(held))
-            }
+            rows = fetch_all(connection, "heartbeat", batches=list(leases))
+        alive = {row["id"]: row for row in rows}
         with self._changed:
-            for batch_id, lease in held.items():
+            for batch_id, lease in leases.items():
                 if batch_id not in self._leases:
                     continue
-                if batch_id not in alive:
+                if batch_id in alive:
+                    self._apply(lease, alive[batch_id])
+                else:
                     lease.lost.set()
-                    continue
-                lease.cancelled.update(alive[batch_id]["cancelled"])
-                if alive[batch_id]["stopped"] and not lease.interrupted:
-                    # Should this fail, the next beat does it: a run that nobody announced would end as failed, not as cancelled.
-                    if self.before_stop is not None:
-                        self.before_stop(lease.run_id)
-                    lease.interrupted = True
-                    os.kill(os.getpid(), signal.SIGINT)
+
+    def _apply(self, lease: Lease, row: Row) -> None:
+        lease.cancelled.update(row["cancelled"])
+        if not row["stopped"] or lease.interrupted:
+            return
+        # Should this fail, the next heartbeat tries again: a run whose interrupt was not announced
+        # would end as failed, not as cancelled.
+        if self.before_stop is not None:
+            self.before_stop(lease.run_id)
+        lease.interrupted = True
+        os.kill(os.getpid(), signal.SIGINT)
 
 
-def most_silent() -> float:
-    """The longest that a heartbeat may wait after errors, in seconds: a sixth of the silence that costs a lease."""
+def max_heartbeat_wait() -> float:
+    """Return the longest pause between heartbeats after errors: a sixth of the lease timeout."""
     return settings().lease_seconds / 6
 
 
@@ -127,7 +150,7 @@ heartbeat = Heartbeat()
 
 
 def _after_fork() -> None:
-    """A fork takes the object, not its thread."""
+    """Reset the heartbeat: a fork copies the object, but not its thread."""
     Heartbeat.__init__(heartbeat)
 
 

@@ -1,7 +1,8 @@
-"""Waits for NOTIFY: one connection and one thread a process, whoever waits.
+"""Listens for PostgreSQL notifications, on one connection and in one thread per process.
 
-A waiting sensor subscribes with its functions' names and is woken when an invocation of it may be due. A lost
-connection is made again, and then everybody is woken, since a notification may have been missed. No error ends the thread.
+Subscribers name functions, and are woken when an invocation of one of these may be due. A lost
+connection is opened again, and then every subscriber is woken, as a notification may have been
+missed. No error ends the thread.
 """
 
 import logging
@@ -11,29 +12,32 @@ from contextlib import contextmanager
 
 import psycopg
 
-from runyard.engine.loops import Trouble
+from runyard.engine.backoff import Backoff
 from runyard.store.database import direct_url
 
 _CHANNEL = "runyard_due"
-_MOST_SECONDS = 5.0
+_MAX_WAIT = 5.0
 _log = logging.getLogger("runyard.engine.listener")
 
 
 class Listener:
-    """Hands notifications to those who subscribed."""
+    """Passes notifications on to subscribers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[str, set[threading.Event]] = {}
+        self._subscribers: dict[str, set[threading.Event]] = {}
         self._thread: threading.Thread | None = None
 
     @contextmanager
     def subscribe(self, *functions: str) -> Iterator[threading.Event]:
-        """An event that is set whenever work of one of these functions may be due; clear it before looking."""
+        """Yield an event that is set whenever work of one of these functions may be due.
+
+        Clear the event before looking for work.
+        """
         woken = threading.Event()
         with self._lock:
             for function in functions:
-                self._waiting.setdefault(function, set()).add(woken)
+                self._subscribers.setdefault(function, set()).add(woken)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._listen, name="runyard-listener", daemon=True
@@ -44,29 +48,30 @@ class Listener:
         finally:
             with self._lock:
                 for function in functions:
-                    self._waiting[function].discard(woken)
+                    self._subscribers[function].discard(woken)
 
     def _listen(self) -> None:
         pause = threading.Event()
-        trouble = Trouble(_log, "not listening", _MOST_SECONDS)
+        backoff = Backoff(_log, "not listening", _MAX_WAIT)
         while True:
             try:
                 with psycopg.connect(
                     direct_url(), autocommit=True, application_name="runyard listener"
                 ) as connection:
                     connection.execute(f"LISTEN {_CHANNEL}")
-                    trouble.over()
+                    backoff.succeeded()
                     self._wake("")
                     for notification in connection.notifies():
                         self._wake(notification.payload)
             except Exception as error:
-                pause.wait(trouble.met(error))
+                pause.wait(backoff.failed(error))
 
     def _wake(self, payload: str) -> None:
+        """Wake the subscribers of the functions in a notification; of all functions when empty."""
         with self._lock:
-            names = payload.split(",") if payload else list(self._waiting)
+            names = payload.split(",") if payload else list(self._subscribers)
             for name in names:
-                for woken in self._waiting.get(name, ()):
+                for woken in self._subscribers.get(name, ()):
                     woken.set()
 
 

@@ -1,4 +1,4 @@
-"""What steps say of how far they are: kept at once, beside their results, for those who watch the invocation."""
+"""The progress that steps report, stored at once for those who watch the invocation."""
 
 import math
 import time
@@ -9,13 +9,13 @@ from runyard.store import database
 from runyard.store.queries import fetch_all
 from runyard.text.error_text import fit
 
-# More often nobody can read it, and each is an INSERT.
-_LEAST_SECONDS = 0.1
-_LONGEST = 500
+# Nobody could read more frequent messages, and each is an INSERT.
+_MIN_INTERVAL = 0.1
+_MAX_TEXT = 500
 
 
 class Reporter:
-    """Keeps the progress of one step of a run."""
+    """Stores the progress of one step in a run."""
 
     def __init__(self, batch_id: str, run_id: str, step: str) -> None:
         self._batch = batch_id
@@ -24,13 +24,13 @@ class Reporter:
         self._last: dict[int, float] = {}
 
     def report(self, invocation: int, percent: float, text: str) -> None:
-        """Keep a message; under a lease that was lost nothing is kept. It never fails the step: progress is a courtesy."""
+        """Store a message, unless the lease is lost. A database that is away fails no step."""
         now = time.monotonic()
         bounded = min(max(float(percent), 0.0), 100.0) if not math.isnan(percent) else 0.0
-        if bounded < 100 and now - self._last.get(invocation, -1.0) < _LEAST_SECONDS:
+        if bounded < 100 and now - self._last.get(invocation, -1.0) < _MIN_INTERVAL:
             return
         self._last[invocation] = now
-        said = fit(text.replace("\0", ""), _LONGEST)
+        clean = fit(text.replace("\0", ""), _MAX_TEXT)
         with suppress(DatabaseUnavailable), database.connection() as connection:
             fetch_all(
                 connection,
@@ -40,5 +40,5 @@ class Reporter:
                 invocation=invocation,
                 step=self._step,
                 percent=bounded,
-                text=said,
+                text=clean,
             )

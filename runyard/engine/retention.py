@@ -1,8 +1,9 @@
-"""How long events and all that came of them are kept, and their deletion in small steps.
+"""Deletes old events and all that came of them, in small chunks.
 
-An invocation goes when it ended before its
-function's time; an event when it came before the general time, no invocation of it is left, and its idempotency key, if it has one, is free again (24 hours).
-What still runs, sleeps or waits stays, however old, and what is taken up again while it is being deleted.
+An invocation is deleted when it ended longer ago than its function's retention time; an event when
+it was received longer ago than the general one, has no invocation left, and its idempotency key, if
+any, has expired (after 24 hours). Open invocations stay, however old, and so does one that is
+requeued while it is being deleted.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,26 +21,29 @@ from runyard.store.queries import Row, fetch_all
 from runyard.syntax.retention_policy import Retention
 
 CHUNK = 2000
-# A table with more dead rows than this share, and this many, is vacuumed at once.
+# A table is vacuumed when its share and its number of dead rows exceed these.
 _DEAD_SHARE, _DEAD_ROWS = 0.2, 10_000
 Say = Callable[[str], None]
 
 
 @dataclass
 class Swept:
-    """What was deleted, or would be: rows by kind."""
+    """What was deleted, or would be: the number of rows by kind."""
 
     rows: dict[str, int] = field(default_factory=dict[str, int])
 
     def add(self, kind: str, number: int) -> None:
-        """Count some more."""
+        """Count some more rows."""
         self.rows[kind] = self.rows.get(kind, 0) + number
 
 
 def sweep(
     *, dry_run: bool = False, say: Say = lambda _: None, retention: Retention | None = None
 ) -> Swept:
-    """Delete what is old from the event table, or only count it; `say` is told how far it is."""
+    """Delete old rows from the event table, or on a dry run only count them.
+
+    `say` is called with messages on the progress. `retention` replaces RUNYARD_RETENTION.
+    """
     policy = retention or Retention.parse(settings().retention)
     now, swept = clock.now(), Swept()
     with database.connection() as connection:
@@ -48,9 +52,8 @@ def sweep(
         before = policy.before(now, name)
         if before is not None:
             for rows in _chunks("old_invocations", "created_at", function=name, before=before):
-                swept.add(
-                    "invocations", _delete("delete_invocations", rows, dry_run, before=before)
-                )
+                deleted = _delete("delete_invocations", rows, dry_run, before=before)
+                swept.add("invocations", deleted)
             say(f"{name}: {swept.rows.get('invocations', 0)} invocations so far")
     before = policy.before(now)
     if before is None:
@@ -67,25 +70,24 @@ def sweep(
 
 
 def vacuum(*, dry_run: bool = False) -> list[str]:
-    """Vacuum the tables that have many dead rows; return their names. Each is open to all others meanwhile."""
-    found = [
+    """Vacuum the tables that have many dead rows, which stay usable; return their names."""
+    names = [
         row["name"]
         for row in health("table_health")
         if row["dead"] > _DEAD_ROWS and row["dead"] > _DEAD_SHARE * (row["live"] + row["dead"])
     ]
     if not dry_run:
         with database.connection() as connection:
-            for name in found:
-                connection.execute(
-                    sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(*name.split(".")))
-                )
-    return found
+            for name in names:
+                table = sql.Identifier(*name.split("."))
+                connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(table))
+    return names
 
 
-def health(what: str) -> list[Row]:
-    """One of the reports of `retention.sql`: `overdue`, `table_health`, `index_health`."""
+def health(report: str) -> list[Row]:
+    """Return a report of `retention.sql`: `overdue`, `table_health` or `index_health`."""
     with database.connection() as connection:
-        return fetch_all(connection, what)
+        return fetch_all(connection, report)
 
 
 def _chunks(query: str, ordered_by: str, **parameters: Any) -> Iterator[list[Row]]:
@@ -103,7 +105,10 @@ def _chunks(query: str, ordered_by: str, **parameters: Any) -> Iterator[list[Row
 
 
 def _delete(query: str, rows: list[Row], dry_run: bool, **parameters: Any) -> int:
-    """Delete rows that are still as they were found; return how many (on a dry run: how many there are)."""
+    """Delete the rows that have not changed meanwhile; return how many.
+
+    On a dry run return how many rows there are.
+    """
     if not rows or dry_run:
         return len(rows)
     with database.connection() as connection:

@@ -1,4 +1,4 @@
-"""What a span of time comes to: events by name and source, functions with their ends, waits and times. For reports; the event table itself stays behind this."""
+"""Statistics over a span of time: events by name and source; invocations by function."""
 
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
@@ -11,49 +11,57 @@ from runyard.syntax.retention_policy import Retention
 
 
 def events(start: datetime, end: datetime) -> list[Row]:
-    """Events that happened within a span: name, source, events, late (those that came after its end)."""
-    return _run("events_rollup", start, end)
+    """Return counts of the events that happened within a span, by name and source.
+
+    The columns are `name`, `source`, `events`, and `late` for those received after its end.
+    """
+    return _query("events_rollup", start, end)
 
 
 def functions(start: datetime, end: datetime) -> list[Row]:
-    """Invocations made within a span by function: counts of ends, attempts; `wait` and `run` are p50, p95 and p99 in seconds, None where there are none."""
-    return _run("functions_rollup", start, end)
+    """Return counts of the invocations created within a span, by function.
+
+    There are counts of outcomes and attempts; `wait` and `run` are the 50th, 95th and 99th
+    percentile in seconds, None without invocations.
+    """
+    return _query("functions_rollup", start, end)
 
 
 def events_total(start: datetime, end: datetime) -> int:
-    """How many events happened within a span."""
-    return int(_run("events_total", start, end)[0]["events"])
+    """Return how many events happened within a span."""
+    return int(_query("events_total", start, end)[0]["events"])
 
 
 def changed_days(within: timedelta) -> Sequence[date]:
-    """The days (UTC) of which something has come or ended within this time, and all of whose events are still there."""
+    """Return the days (UTC) whose events or invocations have changed within this time.
+
+    Days of which events may have been deleted are left out.
+    """
     now = clock.now()
-    oldest = kept_since() or now - timedelta(days=400)
+    oldest = retained_since() or now - timedelta(days=400)
     with database.connection() as connection:
         rows = fetch_all(connection, "changed_days", since=now - within, oldest=oldest)
     return sorted(row["day"] for row in rows if row["day"] >= oldest.date())
 
 
-def kept_since() -> datetime | None:
-    """The time since which everything is still there by RUNYARD_RETENTION; None when nothing is ever deleted."""
+def retained_since() -> datetime | None:
+    """Return the time since which RUNYARD_RETENTION keeps everything; None: nothing is deleted."""
     policy = Retention.parse(settings().retention)
-    found = [
-        before
-        for name in (None, *policy.functions)
-        if (before := policy.before(clock.now(), name)) is not None
-    ]
-    return max(found, default=None)
+    now = clock.now()
+    limits = [policy.before(now, name) for name in (None, *policy.functions)]
+    return max((limit for limit in limits if limit is not None), default=None)
 
 
 def first_event() -> datetime | None:
-    """When the oldest event came that is still there."""
+    """Return when the oldest event that still exists was received."""
     with database.connection() as connection:
         row = fetch_one(connection, "first_event")
-    found: datetime | None = row["at"] if row else None
-    return found
+    at: datetime | None = row["at"] if row else None
+    return at
 
 
-def _run(query: str, start: datetime, end: datetime) -> list[Row]:
+def _query(query: str, start: datetime, end: datetime) -> list[Row]:
     with database.transaction() as connection:
-        connection.execute("SET LOCAL work_mem = '256MB'")  # a day of a million is sorted in memory
+        # Enough to sort a day of a million events in memory.
+        connection.execute("SET LOCAL work_mem = '256MB'")
         return fetch_all(connection, query, start=start, end=end)

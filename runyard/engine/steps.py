@@ -1,4 +1,4 @@
-"""Does a step for invocations, and keeps what it gave in the event table, a window at a time."""
+"""Runs a step for invocations, and saves its results in the event table, a checkpoint at a time."""
 
 import json
 import logging
@@ -31,16 +31,32 @@ from runyard.text.storable import is_storable
 
 MAX_STEP_BYTES = 4 * 1024 * 1024
 MAX_STEP_NAME = 512
-KEEP_SECONDS = 0.5
+# No result stays unsaved for longer than this.
+SAVE_INTERVAL = 0.5
+_MAX_REASON = 500
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-# Python reads no longer numbers back (`sys.int_info.default_max_str_digits`).
+# Python does not read longer numbers back (`sys.int_info.default_max_str_digits`).
 _LONG_NUMBER = re.compile(rb"(?<!\d)\d{4301}")
 _log = logging.getLogger("runyard.engine.steps")
 
 
 @dataclass
 class Result:
-    """What a step gave for one item: an output and the events to be sent with it, or an error (all as JSON too); with the time it took."""
+    """What a step returned for one item.
+
+    Attributes
+    ----------
+    item
+        The item.
+    started, finished
+        When the step ran, in seconds since the epoch.
+    output, output_json
+        The output as later steps see it, and its JSON.
+    error, error_json
+        The error that the step raised, and its JSON.
+    events
+        Events to send together with the output, as JSON.
+    """
 
     item: Item
     started: float
@@ -53,7 +69,10 @@ class Result:
 
 
 def attempt(do: Callable[[Item], object], item: Item, what: str = "the step's result") -> Result:
-    """Do a step for one item; all that it raises is the item's own, but for an interrupt of the run. Errors call what it gives `what`."""
+    """Run a step for one item. Whatever it raises is the item's error, except an interrupt.
+
+    `what` names the return value in an error message.
+    """
     started = time.time()
     try:
         output, encoded = encode(do(item), what)
@@ -67,13 +86,14 @@ def attempt(do: Callable[[Item], object], item: Item, what: str = "the step's re
 def attempt_all(
     do: Callable[[Sequence[Item]], Sequence[object]], items: Sequence[Item]
 ) -> list[Result]:
-    """Do a step for all items at once."""
+    """Run a step for all items in one call."""
     started = time.time()
     try:
         outputs = list(do(items))
         if len(outputs) != len(items):
             raise NonRetriable(
-                f"the step was given {len(items)} items and returned {len(outputs)} results: return one for each, in order"
+                f"the step was given {len(items)} items and returned {len(outputs)} results; "
+                "return one for each item, in the same order"
             )
     except interrupts():
         raise
@@ -92,22 +112,27 @@ def attempt_all(
 
 
 def encode(output: object, what: str = "the step's result") -> tuple[object, str]:
-    """The output as later steps will see it (after a journey through JSON), and its JSON; raises `NonRetriable` for one that cannot be kept."""
+    """Return an output as later steps see it (after a round trip through JSON), and its JSON.
+
+    Raises `NonRetriable` for one that cannot be saved.
+    """
     try:
         raw = pydantic_core.to_json(output, inf_nan_mode="null")
     except interrupts():
         raise
     except BaseException as error:
         raise NonRetriable(
-            f"{what} cannot be kept: {fit(message_of(error), 500)}. Return what JSON can hold: text, numbers, lists, objects, models"
+            f"{what} cannot be saved: {fit(message_of(error), _MAX_REASON)}. "
+            "Return what JSON can hold: text, numbers, lists, objects, models"
         ) from error
     if len(raw) > MAX_STEP_BYTES:
         raise NonRetriable(
-            f"{what} has {len(raw)} bytes; a step may keep {MAX_STEP_BYTES} (4 MiB). Store it elsewhere and return where it is"
+            f"{what} has {len(raw)} bytes, and the limit is {MAX_STEP_BYTES} (4 MiB). "
+            "Store it elsewhere and return its location"
         )
     if b"\\u0000" in raw and _NUL.search(raw):
         raise NonRetriable(
-            f"{what} holds the character NUL, which PostgreSQL cannot keep in JSON; remove it"
+            f"{what} contains the character NUL, which PostgreSQL cannot store in JSON; remove it"
         )
     try:
         if _LONG_NUMBER.search(raw):
@@ -115,28 +140,54 @@ def encode(output: object, what: str = "the step's result") -> tuple[object, str
         return pydantic_core.from_json(raw), raw.decode()
     except ValueError as error:
         raise NonRetriable(
-            f"{what} cannot be read back: {fit(str(error), 500)}. Return less deep lists and shorter numbers, or text"
+            f"{what} cannot be read back: {fit(str(error), _MAX_REASON)}. "
+            "Return less deeply nested lists and shorter numbers, or text"
         ) from error
 
 
 def check_name(step: str) -> str:
-    """The name of a step; raises `InvalidOption` for one under which nothing can be kept."""
+    """Return a step's name; raises `InvalidOption` for one that cannot be stored."""
     if not isinstance(step, str) or not 1 <= len(step) <= MAX_STEP_NAME or not is_storable(step):
         raise InvalidOption(
-            f"{fit(repr(step), 100)} cannot name a step: give text of 1 to {MAX_STEP_NAME} characters, as in 'prepare-email', without NUL"
+            f"{fit(repr(step), 100)} cannot name a step: give text of 1 to {MAX_STEP_NAME} "
+            "characters without NUL, as in 'prepare-email'"
         )
     return step
 
 
 class StepRecorder:
-    """Collects the results of one step in an op; what failed leaves the batch (`fail`), by the retry rules of the step or of the function.
+    """Collects the results of one step in an op, and saves them.
 
-    Results are kept when there are `window` of them, and by a thread of the keeper's own when the first is half a second old, whatever the step
-    is doing meanwhile. Several threads may give it results: `take` returns when fewer than a window of them are yet to be kept, so that a crash
-    repeats no more than that, and what was being done.
+    Results are saved as soon as there are `checkpoint_every` of them, and by a thread of the
+    recorder's own when the first is half a second old, whatever the step is busy with. Several
+    threads may record results: `record` returns when fewer than `checkpoint_every` are unsaved, so
+    that a crash repeats no more than that and what was in progress.
 
-    While it is entered, the board of this process says which items are under way in the step, and for
-    how long each may be (`limit`, in seconds).
+    Inside the recorder's context, the board of this process shows which items are in progress in
+    the step, and the timeout of each.
+
+    Parameters
+    ----------
+    state
+        The batch.
+    op
+        The name of the op that runs the step.
+    fail
+        Takes an item that failed out of the batch.
+    step
+        The step's name.
+    checkpoint_every
+        How many results may be unsaved.
+    retry
+        The step's retry rules; those of the function when None.
+    limit
+        The timeout of an item, in seconds.
+    expected
+        How many results there will be.
+    places
+        How many items may be in progress at a time.
+    single_call
+        Whether all items are one call of the step.
     """
 
     def __init__(
@@ -145,43 +196,47 @@ class StepRecorder:
         op: str,
         fail: Callable[[Item, Failure], None],
         step: str,
-        window: int,
+        checkpoint_every: int,
         retry: Retry | None,
         *,
         limit: float,
         expected: int = 1,
         places: int = 1,
-        together: bool = False,
+        single_call: bool = False,
     ) -> None:
         self._state = state
         self._fail_item = fail
         self.step = check_name(step)
         self._op = op
-        self._window = max(1, window)
+        self._checkpoint_every = max(1, checkpoint_every)
         function = registry.find(state.function)
         self._retry = retry or (function.retry if function is not None else Retry())
         self._limit = limit
         self._places = places
-        self._together = together
+        self._single_call = single_call
         self._board = board()
         self._pending: list[Result] = []
         self._since = time.monotonic()
         self._lock = threading.Lock()
-        # Held while results are written: who has waited for it sees what is left.
+        # Held while results are written: whoever has waited for it sees which ones are left.
         self._writing = threading.Lock()
         self._closed = threading.Event()
         self._error: BaseException | None = None
-        # With a window of one nothing is left for it, nor behind the only result.
+        # When every result is saved at once, or there is only one, no result is left to a timer.
         self._timer = (
-            threading.Thread(target=self._keep_in_time, name="runyard-keeper", daemon=True)
-            if min(self._window, expected) > 1
+            threading.Thread(target=self._save_in_time, name="runyard-recorder", daemon=True)
+            if min(self._checkpoint_every, expected) > 1
             else None
         )
 
     def __enter__(self) -> "StepRecorder":
-        rule = self._retry.rule_for(StepTimeout)
         self._board.begin_step(
-            self.step, self._op, self._limit, rule, together=self._together, places=self._places
+            self.step,
+            self._op,
+            self._limit,
+            self._retry.rule_for(StepTimeout),
+            single_call=self._single_call,
+            places=self._places,
         )
         if self._timer is not None:
             self._timer.start()
@@ -201,11 +256,11 @@ class StepRecorder:
             if kind is None:
                 raise self._error
         elif kind is None or not issubclass(kind, LeaseLost):
-            # On an interrupt too: what is done is done, and must not be done again.
+            # Also after an interrupt: what has been done must not be repeated.
             self._flush()
 
     def check(self) -> None:
-        """Raise `LeaseLost` when another run has the batch, or what went wrong when results were kept."""
+        """Raise `LeaseLost` when another run has the batch, or the error of a failed save."""
         self._state.check_lease()
         if self._error is not None:
             raise self._error
@@ -217,7 +272,7 @@ class StepRecorder:
         what: str = "the step's result",
         place: int = 0,
     ) -> Result:
-        """As the function `attempt`, within the time limit."""
+        """Run the function `attempt` under the step's timeout."""
         self._board.begin(place, item.id)
         try:
             return attempt(do, item, what)
@@ -229,7 +284,7 @@ class StepRecorder:
         do: Callable[[Sequence[Item]], Sequence[object]],
         items: Sequence[Item],
     ) -> list[Result]:
-        """As the function `attempt_all`, within the time limit."""
+        """Run the function `attempt_all` under the step's timeout."""
         self._board.begin_all([item.id for item in items])
         try:
             return attempt_all(do, items)
@@ -238,16 +293,16 @@ class StepRecorder:
 
     @property
     def batch_id(self) -> str:
-        """The batch that the step is of."""
+        """The id of the step's batch."""
         return self._state.id
 
     @property
     def run_id(self) -> str:
-        """The run that has the batch."""
+        """The id of the run that has the batch."""
         return self._state.run_id
 
-    def take(self, results: Sequence[Result]) -> None:
-        """Add results; wait until fewer than a window are yet to be kept. Raises as `check`."""
+    def record(self, results: Sequence[Result]) -> None:
+        """Add results; return when few enough are unsaved. Raises what `check` raises."""
         self.check()
         for result in results:
             if result.error is None:
@@ -257,61 +312,62 @@ class StepRecorder:
         with self._lock:
             if not self._pending:
                 self._since = time.monotonic()
-                self._board.unkept = True
+                self._board.unsaved = True
             self._pending.extend(results)
-            full = len(self._pending) >= self._window
+            full = len(self._pending) >= self._checkpoint_every
         if full:
-            self._flush(self._window)
+            self._flush(self._checkpoint_every)
 
-    def take_events(self, item: Item, make: Callable[[Item], Event | Sequence[Event]]) -> None:
-        """Add the events that a step sends for an item; they go out with its result, which is their ids."""
+    def record_events(self, item: Item, make: Callable[[Item], Event | Sequence[Event]]) -> None:
+        """Add the events that a step sends for an item.
+
+        They are sent when the result is saved, which is the list of their ids.
+        """
         elements = ""
 
-        def rows_made(item: Item) -> list[str]:
+        def ids(item: Item) -> list[str]:
             nonlocal elements
-            made = make(item)
-            rows = rows_of([made] if isinstance(made, Event) else list(made))
+            events = make(item)
+            rows = rows_of([events] if isinstance(events, Event) else list(events))
             if any(row.get("id") for row in rows):
                 raise InvalidEvent(
-                    "events that a step sends are sent once as they are: leave their id out", "id"
+                    "events sent by a step are sent only once in any case; leave their id out", "id"
                 )
             elements = as_json([{**row, "caused_by": item.id} for row in rows])[1:-1]
             return [str(row["ulid"]) for row in rows]
 
-        result = self.attempt(rows_made, item)
+        result = self.attempt(ids, item)
         if result.error is None:
             result.events = elements or None
-        self.take([result])
+        self.record([result])
 
     def _flush(self, least: int = 1) -> None:
-        """Keep what is pending, unless fewer than `least` are by the time that it is this one's turn."""
+        """Save what is pending, unless that is fewer than `least` once this thread may write."""
         with self._writing:
             results = list(self._pending)
             if len(results) < least:
                 return
             self._write(results)
-            # Only now, so that what could not be kept, or was interrupted, is kept by the next one. Keeping twice changes nothing.
+            # Only now, so that results whose save failed or was interrupted are saved by the next
+            # flush. Saving a result twice changes nothing.
             with self._lock:
                 del self._pending[: len(results)]
                 self._since = time.monotonic()
-                self._board.unkept = bool(self._pending)
+                self._board.unsaved = bool(self._pending)
 
     def _write(self, results: Sequence[Result]) -> None:
-        refused = self._keep(results)
+        refused = self._save(results)
         if not refused:
             return
         failed = [result for result in results if result.item.id in refused]
         for result in failed:
             result.item.outputs.pop(self.step, None)
-            self._fail(
-                result,
-                NonRetriable(
-                    f"the database cannot keep the step's result: {refused[result.item.id]}"
-                ),
-            )
-        self._keep(failed)
+            reason = refused[result.item.id]
+            message = f"the database cannot store the step's result: {reason}"
+            self._fail(result, NonRetriable(message))
+        self._save(failed)
 
-    def _keep(self, results: Sequence[Result]) -> dict[int, str]:
+    def _save(self, results: Sequence[Result]) -> dict[int, str]:
         rows = [
             (
                 result.item.id,
@@ -324,16 +380,18 @@ class StepRecorder:
             for result in results
         ]
         events = {result.item.id: result.events for result in results if result.events is not None}
-        return dispatch.keep(self._state.id, self._state.run_id, self.step, rows, events=events)
+        return dispatch.save_steps(
+            self._state.id, self._state.run_id, self.step, rows, events=events
+        )
 
-    def _keep_in_time(self) -> None:
+    def _save_in_time(self) -> None:
         while not self._closed.wait(self._seconds_left()):
             if self._seconds_left() > 0:
                 continue
             try:
                 self._flush()
             except DatabaseUnavailable as error:
-                _log.warning("results of step %s are not kept yet: %s", self.step, error)
+                _log.warning("results of step %s could not be saved yet: %s", self.step, error)
                 with self._lock:
                     self._since = time.monotonic()
             except BaseException as error:
@@ -341,13 +399,14 @@ class StepRecorder:
                 return
 
     def _seconds_left(self) -> float:
-        """Seconds until the first result is half a second old. Without one, as long: one that comes meanwhile is then not older either."""
+        """Return the seconds until the first unsaved result is half a second old.
+
+        Half a second when there is none: a result that comes meanwhile is not older by then.
+        """
         with self._lock:
-            return (
-                max(0.0, self._since + KEEP_SECONDS - time.monotonic())
-                if self._pending
-                else KEEP_SECONDS
-            )
+            if not self._pending:
+                return SAVE_INTERVAL
+            return max(0.0, self._since + SAVE_INTERVAL - time.monotonic())
 
     def _fail(self, result: Result, error: BaseException) -> None:
         item = result.item

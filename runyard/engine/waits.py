@@ -1,8 +1,9 @@
-"""Steps that wait: a time, an event, another function.
+"""Steps that wait: for a time, for an event, for another function.
 
-What an invocation waits for is a row in the event table, registered when the step is reached. Its part in the run ends there; the row brings it
-back, and the step, reached again in another run, finds its wait over and keeps the result. A row is made once for a step's name: after a
-crash or a retry the same wait goes on, and nothing that came meanwhile is missed.
+A wait is a row in the event table, created when the step is reached. The invocation's work in that
+run ends there. Once the wait is over the invocation is due again: the step, reached in another run,
+finds its wait over and saves the result. A wait is created only once for a step of an invocation:
+after a crash or a retry the same one continues, and nothing that came meanwhile is missed.
 """
 
 import time
@@ -19,22 +20,25 @@ from runyard.events import Event, as_json, internal_row, new_ulid, rows_of
 from runyard.functions import registry
 from runyard.store.queries import Row
 from runyard.syntax.durations import YEAR, Duration, seconds
-from runyard.syntax.jsonpath import check_filter, path
+from runyard.syntax.jsonpath import check_filter, parse_path
 
-Asked = dict[str, Any]
+# What an invocation waits for, as `runyard.wait_v1` takes it.
+WaitRequest = dict[str, Any]
 FINISHED = "runyard/function.finished"
+_MATCH = "wait_for_event(match=...)"
 
 
-def sleep(duration: Duration) -> Asked:
-    """What to wait for: that a while passes."""
+def sleep(duration: Duration) -> WaitRequest:
+    """Return a wait for a while to pass."""
     return {"kind": "sleep", "seconds": seconds(duration, "sleep")}
 
 
-def sleep_until(when: datetime) -> Asked:
-    """What to wait for: a time."""
+def sleep_until(when: datetime) -> WaitRequest:
+    """Return a wait for a time; raises `InvalidOption` for one without a time zone."""
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise InvalidOption(
-            "sleep_until: give a datetime with a time zone, as in datetime.now(UTC) + timedelta(days=3)"
+            "sleep_until: give a datetime with a time zone, "
+            "as in datetime.now(UTC) + timedelta(days=3)"
         )
     return {"kind": "sleep", "until": when.timestamp()}
 
@@ -45,35 +49,39 @@ def event(
     match: str | Sequence[str] | Mapping[str, object] | None,
     filter: str | None,
     timeout: Duration,
-) -> Asked:
-    """What to wait for: an event of this name whose fields match; `own` is the event of the invocation itself.
+) -> WaitRequest:
+    """Return a wait for an event of this name whose fields match those of the invocation's `own`.
 
-    Where the fields to be compared are its own, and it has no value there (null is none), nothing fits, and the wait ends by its timeout.
+    When `match` gives paths and the own event has no value there (or null), no event matches, and
+    the wait ends by its timeout.
     """
-    missing = False
-    if not isinstance(match, Mapping):
-        document = {
-            "id": own.id,
-            "name": own.name,
-            "data": own.data,
-            "user": own.user,
-            "v": own.v,
-            "ts": own.ts,
-        }
-        match = {
-            one: _at(document, path(one, "wait_for_event(match=...)"))
-            for one in ([] if match is None else [match] if isinstance(match, str) else match)
-        }
-        missing = None in match.values()
+    if isinstance(match, Mapping):
+        values, missing = dict(match), False
+    else:
+        paths = [] if match is None else [match] if isinstance(match, str) else match
+        values = _own_values(own, paths)
+        missing = None in values.values()
     return {
         "kind": "event",
         "event": name,
         "seconds": seconds(timeout, "wait_for_event(timeout=...)"),
-        "match_paths": [path(one, "wait_for_event(match=...)") for one in match],
-        "match_values": list(match.values()),
+        "match_paths": [parse_path(path, _MATCH) for path in values],
+        "match_values": list(values.values()),
         "unmatchable": missing,
         "filter": None if filter is None else check_filter(filter, "wait_for_event(filter=...)"),
     }
+
+
+def _own_values(own: Event, paths: Sequence[str]) -> dict[str, object]:
+    document = {
+        "id": own.id,
+        "name": own.name,
+        "data": own.data,
+        "user": own.user,
+        "v": own.v,
+        "ts": own.ts,
+    }
+    return {path: _at(document, parse_path(path, _MATCH)) for path in paths}
 
 
 def _at(document: Any, parts: Sequence[str]) -> object:
@@ -85,40 +93,34 @@ def _at(document: Any, parts: Sequence[str]) -> object:
 def register(
     recorder: StepRecorder,
     todo: Mapping[int, Item],
-    ask: Callable[[Item], Asked],
+    request: Callable[[Item], WaitRequest],
     children: Callable[[set[int]], str | None] | None = None,
 ) -> Iterator[tuple[Item, str]]:
-    """Register what invocations wait for, and give the recorder the results of waits that are over.
+    """Register what invocations wait for, and record the results of waits that are over.
 
-    Yields each invocation whose wait goes on, with its kind. `children` makes the events that are
-    sent with waits which are registered for the first time, by the ids of their invocations.
+    Yields each invocation that still waits, with the kind of its wait. `children` makes the events
+    that are sent along with new waits, from the ids of their invocations.
     """
-    wanted: list[Asked] = []
+    requests: list[WaitRequest] = []
     for item in todo.values():
-        result = recorder.attempt(ask, item, "what the step waits for")
+        result = recorder.attempt(request, item, "what the step waits for")
         if result.error is not None:
-            recorder.take([result])
+            recorder.record([result])
         else:
-            wanted.append({"invocation": item.id, **cast(Asked, result.output)})
-    if not wanted:
+            requests.append({"invocation": item.id, **cast(WaitRequest, result.output)})
+    if not requests:
         return
-    kinds = {asked["invocation"]: asked["kind"] for asked in wanted}
-    rows, refused = dispatch.register_fitting_waits(
-        recorder.batch_id, recorder.run_id, recorder.step, wanted, children
+    kinds = {row["invocation"]: row["kind"] for row in requests}
+    rows, refused = dispatch.register_storable_waits(
+        recorder.batch_id, recorder.run_id, recorder.step, requests, children
     )
-    for invocation, why in refused.items():
-        recorder.take(
-            [
-                _failed(
-                    todo[invocation],
-                    NonRetriable(f"the database refuses what the step waits for: {why}"),
-                )
-            ]
-        )
+    for invocation, reason in refused.items():
+        error = NonRetriable(f"the database rejects what the step waits for: {reason}")
+        recorder.record([_failed(todo[invocation], error)])
     for row in rows:
         item = todo[row["invocation_id"]]
         if row["done"]:
-            recorder.take([_result(item, kinds[item.id], row)])
+            recorder.record([_result(item, kinds[item.id], row)])
         else:
             yield item, kinds[item.id]
 
@@ -128,58 +130,62 @@ def _failed(item: Item, error: Exception) -> Result:
     return Result(item, at, at, error=error)
 
 
+def _succeeded(item: Item, output: object) -> Result:
+    at = time.time()
+    return Result(item, at, at, *encode(output))
+
+
 def _result(item: Item, kind: str, row: Row) -> Result:
-    started = finished = time.time()
+    """Return the result of a wait that is over."""
     if kind == "sleep" or (kind == "event" and row["expired"]):
-        return Result(item, started, finished, *encode(None))
+        return _succeeded(item, None)
     if kind == "event":
-        return Result(item, started, finished, *encode(row["result"]["data"]))
+        return _succeeded(item, row["result"]["data"])
     if row["expired"]:
-        return _failed(
-            item,
-            InvokeFailed(
-                "the invoked function has not ended in time; look at its invocation, and give invoke(timeout=...) more"
-            ),
+        message = (
+            "the invoked function has not ended within the timeout; look at its invocation, or "
+            "raise invoke(timeout=...)"
         )
+        return _failed(item, InvokeFailed(message))
     child = row["result"]["data"]
     if child["status"] == "succeeded":
-        return Result(item, started, finished, *encode(child["output"]))
-    return _failed(
-        item,
-        InvokeFailed(
-            f"{child['function']} {child['status']}: {described(child['error'] or {})}", child
-        ),
-    )
+        return _succeeded(item, child["output"])
+    message = f"{child['function']} {child['status']}: {described(child['error'] or {})}"
+    return _failed(item, InvokeFailed(message, child))
 
 
 def invoke(
     function: str, data: Callable[[Item], Mapping[str, Any]] | None, timeout: Duration = YEAR
-) -> tuple[Callable[[Item], Asked], Callable[[set[int]], str | None]]:
-    """What to wait for, that another function ends; and the events, for it alone, that start it."""
-    made: dict[int, dict[str, object]] = {}
+) -> tuple[Callable[[Item], WaitRequest], Callable[[set[int]], str | None]]:
+    """Return a wait for another function to end, and the events which start it.
 
-    def ask(item: Item) -> Asked:
-        called = registry.find(function)
-        if called is None:
+    The events are for that function alone, whatever its triggers.
+    """
+    events: dict[int, dict[str, object]] = {}
+
+    def request(item: Item) -> WaitRequest:
+        invoked = registry.find(function)
+        if invoked is None:
+            known = ", ".join(known.name for known in registry.functions())
             raise InvalidOption(
-                f"invoke({function!r}): the code has no such function; it has {', '.join(one.name for one in registry.functions())}"
+                f"invoke({function!r}): there is no such function in the code; it has {known}"
             )
-        given = dict(item.event.data) if data is None else data(item)
-        row = (
-            internal_row(called.event, given)
-            if called.event.startswith("runyard/")
-            else rows_of([Event(called.event, given)])[0]
-        )
-        made[item.id] = {**row, "ulid": new_ulid(), "target": function, "caused_by": item.id}
+        event_data = dict(item.event.data) if data is None else data(item)
+        if invoked.event.startswith("runyard/"):
+            row = internal_row(invoked.event, event_data)
+        else:
+            [row] = rows_of([Event(invoked.event, event_data)])
+        ulid = new_ulid()
+        events[item.id] = {**row, "ulid": ulid, "target": function, "caused_by": item.id}
         return {
             "kind": "invoke",
             "event": FINISHED,
             "seconds": seconds(timeout, "invoke(timeout=...)"),
             "match_paths": [["data", "event_id"]],
-            "match_values": [made[item.id]["ulid"]],
+            "match_values": [ulid],
         }
 
-    def children(fresh: set[int]) -> str | None:
-        return as_json([made[invocation] for invocation in sorted(fresh)]) if fresh else None
+    def children(new: set[int]) -> str | None:
+        return as_json([events[invocation] for invocation in sorted(new)]) if new else None
 
-    return ask, children
+    return request, children

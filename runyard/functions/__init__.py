@@ -1,4 +1,6 @@
-"""What a function is declared with: what starts it (`triggers`), when it is tried again (`retry`),
-what holds it back (`flow_control`); and the `registry`, which publishes all functions to the
-database, where senders and claims find them.
+"""What a function is declared with.
+
+`triggers` start a function, `retry` says when a failed attempt is repeated, `flow_control` what
+holds invocations back. The `registry` publishes all functions to the database, where senders and
+claims find them.
 """

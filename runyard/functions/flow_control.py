@@ -1,53 +1,60 @@
 """Flow control: what governs an invocation's way through the queue.
 
-Each word is a frozen dataclass that checks itself; they are given to `on_event` and combine freely. `Flow` holds those of a function, refuses
-combinations that contradict each other, and writes them as the JSON that the SQL of the claim reads.
-Keys are paths into the event (`data.tenant_id`): a limit with a key holds for each value of it. A key that an event does not have, or that is null,
-is no value: what would skip, merge or replace such an event (idempotency, rate limit, debounce, singleton) lets it pass, and what only makes it wait
-(concurrency, throttle, batch) takes all those without the key for one group.
+Each rule is a frozen dataclass that validates itself. Rules are passed to `on_event`, and combine
+freely. `Flow` holds the rules of a function, rejects contradictory combinations, and writes the
+JSON that the SQL of the claim reads.
+
+Keys are paths into the event (`data.tenant_id`): a rule with a key applies to each value of it
+separately. A missing or null key counts as no value. Rules that would skip, merge or replace such
+an event (idempotency, rate limit, debounce, singleton) let it pass; rules that only make it wait
+(concurrency, throttle, batch) treat all events without the key as one group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
 from runyard.syntax.durations import YEAR, Duration, seconds
-from runyard.syntax.jsonpath import check_filter, path
+from runyard.syntax.jsonpath import check_filter, parse_path
 
-LARGEST_BATCH = 5000
+MAX_BATCH_SIZE = 5000
 DAY = 86_400.0
 WEEK = 7 * DAY
-HIGHEST_PRIORITY = 600
-# How long a step may take where neither it nor its function says so: what Inngest gives one.
-STEP_SECONDS = 7_200.0
-# What stands among the keys of an invocation for one that its event does not have (runyard.no_key_v1).
+MAX_PRIORITY = 600
+# The timeout of a step, in seconds, when neither it nor its function sets one: as in Inngest.
+DEFAULT_STEP_TIMEOUT = 7_200.0
+# The position of a key among those of a function.
+_Place = Callable[[str | None], int | None]
+# Stands for a key that the event does not have, among the keys of an invocation
+# (runyard.no_key_v1).
 NO_KEY = "\x1d"
 
 
-def _at_least_one(value: object, what: str, most: int = 1_000_000) -> None:
+def _check_count(value: object, option: str, most: int = 1_000_000) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise InvalidOption(f"{what}={value!r}): give a whole number from 1 to {most}")
+        raise InvalidOption(f"{option}={value!r}): give a whole number from 1 to {most}")
 
 
-def _check_key(key: str | None, word: str) -> None:
+def _check_key(key: str | None, rule: str) -> None:
     if key is not None:
-        path(key, f"{word}(key=...)")
+        parse_path(key, f"{rule}(key=...)")
 
 
 @dataclass(frozen=True)
 class Concurrency:
-    """At most `limit` invocations at a time, over all workers; those that sleep or wait count for nothing.
+    """At most `limit` invocations at a time over all workers, not counting suspended ones.
 
     Parameters
     ----------
     limit
         How many, 1 or more.
     key
-        A path into the event: the limit holds for each value of it.
+        A path into the event: the limit applies to each value of it.
     scope
-        A name that several functions share: the limit then holds over all of them, and all must say the same one.
+        A name that several functions share: the limit then applies to all of them together, and
+        must be the same in each.
     """
 
     limit: int
@@ -55,7 +62,7 @@ class Concurrency:
     scope: str | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.limit, "Concurrency(limit")
+        _check_count(self.limit, "Concurrency(limit")
         _check_key(self.key, "Concurrency")
         if self.scope is not None and not 1 <= len(self.scope) <= 100:
             raise InvalidOption("Concurrency(scope=...): give a name of 1 to 100 characters")
@@ -63,10 +70,20 @@ class Concurrency:
 
 @dataclass(frozen=True)
 class Throttle:
-    """At most `limit` invocations begin in a `period`, evenly spread; the rest waits its turn.
+    """At most `limit` invocations begin in a `period`, evenly spread; the others wait.
 
-    `burst` (by default what comes on one second, at least 1) may begin at once after a quiet time, so that a window of a period
-    sees `limit + burst - 1` at most. Retries and wakes begin nothing. This is the generic cell rate algorithm (ITU-T I.371).
+    This is the generic cell rate algorithm (ITU-T I.371). Retries and resumed invocations do not
+    count.
+
+    Parameters
+    ----------
+    limit, period
+        How many may begin, and in which time.
+    key
+        A path into the event: the limit applies to each value of it.
+    burst
+        How many may begin at once after a quiet time, so that up to `limit + burst - 1` begin
+        within a period. Default: the share of one second, at least 1.
     """
 
     limit: int
@@ -75,10 +92,10 @@ class Throttle:
     burst: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.limit, "Throttle(limit")
+        _check_count(self.limit, "Throttle(limit")
         seconds(self.period, "Throttle(period=...)", least=1, most=WEEK)
         if self.burst is not None:
-            _at_least_one(self.burst, "Throttle(burst")
+            _check_count(self.burst, "Throttle(burst")
             if self.burst > self.limit:
                 raise InvalidOption(
                     f"Throttle(burst={self.burst}): give no more than the limit, {self.limit}"
@@ -86,7 +103,7 @@ class Throttle:
         _check_key(self.key, "Throttle")
 
     def to_json(self, key: int | None) -> dict[str, Any]:
-        """The rule as the claim reads it: seconds between two beginnings, and how many may come at once."""
+        """Return the rule as the claim reads it: the interval in seconds, and the burst."""
         interval = seconds(self.period, "Throttle(period=...)") / self.limit
         return {
             "interval": interval,
@@ -97,35 +114,39 @@ class Throttle:
 
 @dataclass(frozen=True)
 class RateLimit:
-    """At most `limit` events in any `period` are taken; those beyond it are skipped, and shown as skipped."""
+    """At most `limit` events in any `period` are run; the invocations of others are skipped."""
 
     limit: int
     period: Duration
     key: str | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.limit, "RateLimit(limit", most=10_000)
+        _check_count(self.limit, "RateLimit(limit", most=10_000)
         seconds(self.period, "RateLimit(period=...)", least=1)
         _check_key(self.key, "RateLimit")
 
 
 @dataclass(frozen=True)
 class Idempotency:
-    """Of events with the same value at `key` within `period` (24 h by default) only the first is run; the others are skipped."""
+    """Of events with the same `key` within `period` (default: 24 hours) only the first is run.
+
+    The invocations of the others are skipped.
+    """
 
     key: str
     period: Duration = DAY
 
     def __post_init__(self) -> None:
-        path(self.key, "Idempotency(key=...)")
+        parse_path(self.key, "Idempotency(key=...)")
         seconds(self.period, "Idempotency(period=...)", least=1)
 
 
 @dataclass(frozen=True)
 class Debounce:
-    """Of events that come within `period` of each other only the last is run, once it has been quiet for that long.
+    """Of events that come within `period` of each other only the last is run.
 
-    `max_wait` bounds the wait from the first of them (a week by default).
+    It runs when no event has come for `period`, but no later than `max_wait` (default: a week)
+    after the first of them.
     """
 
     period: Duration
@@ -134,67 +155,70 @@ class Debounce:
 
     def __post_init__(self) -> None:
         period = seconds(self.period, "Debounce(period=...)", least=1, most=WEEK)
-        if (
-            self.max_wait is not None
-            and seconds(self.max_wait, "Debounce(max_wait=...)", most=YEAR) < period
-        ):
-            raise InvalidOption("Debounce(max_wait=...): give no less than the period")
+        if self.max_wait is not None:
+            max_wait = seconds(self.max_wait, "Debounce(max_wait=...)", most=YEAR)
+            if max_wait < period:
+                raise InvalidOption("Debounce(max_wait=...): give no less than the period")
         _check_key(self.key, "Debounce")
 
     def to_json(self, key: int | None) -> dict[str, Any]:
-        """The rule as the admission reads it."""
-        return {
-            "period": seconds(self.period, ""),
-            "max_wait": seconds(
-                self.max_wait if self.max_wait is not None else max(WEEK, seconds(self.period, "")),
-                "",
-            ),
-            "key": key,
-        }
+        """Return the rule as the SQL of the admission rules reads it."""
+        period = seconds(self.period, "")
+        max_wait = max(WEEK, period) if self.max_wait is None else seconds(self.max_wait, "")
+        return {"period": period, "max_wait": max_wait, "key": key}
 
 
 @dataclass(frozen=True)
 class BatchEvents:
-    """Events of a key are gathered: a run begins when `size` of them wait, or the oldest has waited for `wait`; it holds that key alone."""
+    """Events are gathered into batches, one key each.
+
+    A run begins when `max_size` events of a key are waiting, or the oldest has waited for
+    `timeout`.
+    """
 
     max_size: int = 100
     timeout: Duration = 60.0
     key: str | None = None
 
     def __post_init__(self) -> None:
-        _at_least_one(self.max_size, "BatchEvents(max_size", most=LARGEST_BATCH)
+        _check_count(self.max_size, "BatchEvents(max_size", most=MAX_BATCH_SIZE)
         seconds(self.timeout, "BatchEvents(timeout=...)", least=0.1, most=600)
         _check_key(self.key, "BatchEvents")
 
 
 @dataclass(frozen=True)
 class Priority:
-    """A priority by the event: a number at a path (`data.level`) or given by an expression in SQL/JSON path (`$.data.level * 10`).
+    """A priority that depends on the event.
 
-    It is kept within `low` and `high` (-600 to 600); an event without a number there has 0.
+    Parameters
+    ----------
+    path
+        A path to a number (`data.level`), or an SQL/JSON path expression (`$.data.level * 10`). An
+        event without a number there has priority 0.
+    min, max
+        The bounds within which the priority is clamped, -600 to 600.
     """
 
     path: str
-    min: int = -HIGHEST_PRIORITY
-    max: int = HIGHEST_PRIORITY
+    min: int = -MAX_PRIORITY
+    max: int = MAX_PRIORITY
 
     def __post_init__(self) -> None:
         if self.path.startswith("$"):
             check_filter(self.path, "Priority(path=...)")
         else:
-            path(self.path, "Priority(path=...)")
-        if not -HIGHEST_PRIORITY <= self.min <= self.max <= HIGHEST_PRIORITY:
+            parse_path(self.path, "Priority(path=...)")
+        if not -MAX_PRIORITY <= self.min <= self.max <= MAX_PRIORITY:
             raise InvalidOption(
-                f"Priority(min={self.min}, max={self.max}): give bounds within -{HIGHEST_PRIORITY} and {HIGHEST_PRIORITY}"
+                f"Priority(min={self.min}, max={self.max}): give bounds within -{MAX_PRIORITY} "
+                f"and {MAX_PRIORITY}"
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as the fan-out reads it."""
-        expression = (
-            self.path
-            if self.path.startswith("$")
-            else "$" + "".join(f'."{part}"' for part in path(self.path, ""))
-        )
+        """Return the rule as the fan-out reads it."""
+        expression = self.path
+        if not expression.startswith("$"):
+            expression = "$" + "".join(f'."{part}"' for part in parse_path(self.path, ""))
         return {"path": expression, "min": self.min, "max": self.max}
 
 
@@ -202,7 +226,8 @@ class Priority:
 class Singleton:
     """One invocation of a key at a time, from its event to its end.
 
-    An event that comes meanwhile is skipped (`mode="skip"`), or cancels the one under way and takes its place (`mode="cancel"`).
+    An event that comes meanwhile is skipped (`mode="skip"`), or cancels the open invocation and
+    takes its place (`mode="cancel"`).
     """
 
     mode: Literal["skip", "cancel"] = "skip"
@@ -216,10 +241,17 @@ class Singleton:
 
 @dataclass(frozen=True)
 class Timeouts:
-    """What has not begun within `start` of its time, or not ended within `finish` of its beginning, is cancelled.
+    """How long an invocation may take.
 
-    A step that has not ended within `step` (2 hours by default) has failed; `timeout=` of a step goes
-    before it.
+    Parameters
+    ----------
+    start
+        An invocation that has not begun within this time after it was due is cancelled.
+    finish
+        An invocation that has not ended within this time after it began is cancelled.
+    step
+        A step that has not ended within this time (default: 2 hours) has failed. A step's own
+        `timeout=` takes precedence.
     """
 
     start: Duration | None = None
@@ -236,19 +268,21 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class CancelOn:
-    """A later event that cancels the invocations it fits.
+    """A later event that cancels matching invocations.
 
     Parameters
     ----------
     event
-        Its name.
+        The name of the cancelling event.
     match
-        A path that must hold the same in both events (`data.order_id`), or several; or pairs of a path in the cancelling event and one in the
-        function's own. None: every invocation of the function. An event without a value there, or with null, is cancelled by none.
+        A path, or several, whose value must be the same in both events (`data.order_id`); or pairs
+        of a path in the cancelling event and a path in the function's own. None: every invocation
+        of the function. A missing or null value matches nothing.
     filter
         SQL/JSON path over the cancelling event.
-    within
-        For how long after its own event an invocation can be cancelled so; a year by default.
+    timeout
+        For how long after its own event an invocation can be cancelled like this; a year by
+        default.
     """
 
     event: str
@@ -259,7 +293,7 @@ class CancelOn:
     def __post_init__(self) -> None:
         if not 1 <= len(self.event) <= MAX_NAME or "*" in self.event:
             raise InvalidOption(
-                f"CancelOn(event={self.event!r}): give the name of one event, without a wildcard"
+                f"CancelOn(event={self.event!r}): give the name of an event, without a wildcard"
             )
         self.pairs()
         if self.filter is not None:
@@ -267,22 +301,16 @@ class CancelOn:
         seconds(self.timeout, "CancelOn(timeout=...)", least=1)
 
     def pairs(self) -> list[tuple[list[str], list[str]]]:
-        """Paths in the cancelling event, each with that in the function's own."""
-        given = (
-            []
-            if self.match is None
-            else [self.match]
-            if isinstance(self.match, str)
-            else list(self.match)
-        )
-        both = [(one, one) if isinstance(one, str) else one for one in given]
-        return [
-            (path(theirs, "CancelOn(match=...)"), path(own, "CancelOn(match=...)"))
-            for theirs, own in both
-        ]
+        """Return pairs of a path in the cancelling event and a path in the function's own."""
+        if self.match is None:
+            return []
+        matches = [self.match] if isinstance(self.match, str) else self.match
+        pairs = [(match, match) if isinstance(match, str) else match for match in matches]
+        option = "CancelOn(match=...)"
+        return [(parse_path(theirs, option), parse_path(own, option)) for theirs, own in pairs]
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as the fan-out reads it."""
+        """Return the rule as the fan-out reads it."""
         pairs = self.pairs()
         return {
             "event": self.event,
@@ -293,9 +321,18 @@ class CancelOn:
         }
 
 
+# What a batch cannot be combined with, and why.
+_CONTRADICTS_BATCH = {
+    "singleton": "a singleton runs one event at a time, a batch many",
+    "debounce": "a debounce runs one event of many, a batch all of them",
+    "priority": "a batch takes the events of its key in the order in which they came",
+    "throttle": "a throttle spreads events out, a batch gathers them",
+}
+
+
 @dataclass(frozen=True)
 class Flow:
-    """All flow control of a function."""
+    """All flow control rules of a function."""
 
     concurrency: tuple[Concurrency, ...] = ()
     throttle: Throttle | None = None
@@ -309,115 +346,94 @@ class Flow:
     cancel_on: tuple[CancelOn, ...] = ()
 
     def check(self, function: str) -> None:
-        """Raise `InvalidOption` for what contradicts itself, with the function and the fields."""
-        if (
-            isinstance(self.priority, int)
-            and not -HIGHEST_PRIORITY <= self.priority <= HIGHEST_PRIORITY
-        ):
+        """Raise `InvalidOption` for contradictory rules, with the function and the options."""
+        fixed = self.priority if isinstance(self.priority, int) else 0
+        if not -MAX_PRIORITY <= fixed <= MAX_PRIORITY:
             raise InvalidOption(
-                f"on_event(priority={self.priority}) for {function}: give -{HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}; higher goes first"
+                f"on_event(priority={fixed}) for {function}: give -{MAX_PRIORITY} to "
+                f"{MAX_PRIORITY}; higher runs first"
             )
-        contradictions = [
-            ("batch", "singleton", "a singleton runs one event at a time, a batch many"),
-            ("batch", "debounce", "a debounce keeps one event of many, a batch all of them"),
-            (
-                "batch",
-                "priority",
-                "a batch takes the events of its key in the order in which they came",
-            ),
-            (
-                "batch",
-                "throttle",
-                "a throttle spreads beginnings, a batch gathers them; give the batch a size and a wait",
-            ),
-        ]
-        for one, other, why in contradictions:
-            if getattr(self, one) and getattr(self, other):
+        for other, reason in _CONTRADICTS_BATCH.items():
+            if self.batch and getattr(self, other):
                 raise InvalidOption(
-                    f"on_event({one}=..., {other}=...) for {function} contradict each other: {why}; leave one of them out"
+                    f"on_event(batch=..., {other}=...) for {function} contradict each other: "
+                    f"{reason}; remove one of them"
                 )
         seen: set[tuple[str | None, str | None]] = set()
         for limit in self.concurrency:
             if (limit.key, limit.scope) in seen:
                 raise InvalidOption(
-                    f"on_event(concurrency=...) for {function}: two limits have the key {limit.key!r}; keep the lower one"
+                    f"on_event(concurrency=...) for {function}: two limits have the key "
+                    f"{limit.key!r}; keep the lower one"
                 )
             seen.add((limit.key, limit.scope))
 
     @property
-    def step_seconds(self) -> float:
-        """How long a step may take that says nothing of its own."""
-        given = self.timeouts.step if self.timeouts is not None else None
-        return STEP_SECONDS if given is None else seconds(given, "")
+    def step_timeout(self) -> float:
+        """The timeout of a step that sets none of its own, in seconds."""
+        timeout = self.timeouts.step if self.timeouts is not None else None
+        return DEFAULT_STEP_TIMEOUT if timeout is None else seconds(timeout, "")
 
     @property
     def needs_admission(self) -> bool:
-        """Whether arrivals are looked at before they queue."""
+        """Whether admission rules decide about events before they are queued."""
         return bool(self.rate_limit or self.idempotency or self.debounce)
 
     @property
     def uses_lanes(self) -> bool:
-        """Whether invocations are claimed by lanes."""
-        return bool(
-            self.needs_admission
-            or self.concurrency
-            or self.throttle
-            or self.batch
-            or self.singleton
-        )
+        """Whether invocations are claimed by lanes, one for each combination of keys."""
+        return bool(self.needs_admission or self.concurrency or self.throttle or self.batch or self.singleton)
 
     def keys(self) -> tuple[list[list[str]], int]:
-        """The paths that flow control goes by, and how many of them (the first ones) make the lane."""
-        in_lane = [limit.key for limit in self.concurrency] + [
-            word.key for word in (self.throttle, self.batch, self.singleton) if word is not None
+        """Return the paths of all keys, and how many of them (the first ones) make up the lane."""
+        in_lane = [
+            *(limit.key for limit in self.concurrency),
+            *_keys(self.throttle, self.batch, self.singleton),
         ]
-        for_admission = [
-            word.key
-            for word in (self.idempotency, self.rate_limit, self.debounce)
-            if word is not None
-        ]
-        lane = list(dict.fromkeys(key for key in in_lane if key is not None))
-        return [
-            path(key, "key")
-            for key in dict.fromkeys([*lane, *(key for key in for_admission if key is not None)])
-        ], len(lane)
+        at_admission = _keys(self.idempotency, self.rate_limit, self.debounce)
+        lane = dict.fromkeys(key for key in in_lane if key is not None)
+        every = dict.fromkeys([*lane, *(key for key in at_admission if key is not None)])
+        return [parse_path(key, "key") for key in every], len(lane)
 
     def to_json(self, function: str) -> dict[str, Any]:
-        """What the SQL of the fan-out and of the claim reads; a word that is not said is not there."""
+        """Return what the SQL of the fan-out and of the claim reads; absent rules are left out.
+
+        Keys are written as their position among the function's keys, from 1.
+        """
         paths, lanes = self.keys()
-        places = {".".join(found): place for place, found in enumerate(paths, 1)}
+        places = {".".join(path): place for place, path in enumerate(paths, 1)}
 
         def place(key: str | None) -> int | None:
-            return None if key is None else places[".".join(path(key, "key"))]
+            return None if key is None else places[".".join(parse_path(key, "key"))]
 
-        written: dict[str, Any] = {
+        rules: dict[str, Any] = {
             "lane_keys": lanes,
             "concurrency": self._concurrency(function, place),
             "limits": self._limits(place),
         }
         if self.throttle:
-            written["throttle"] = self.throttle.to_json(place(self.throttle.key))
+            rules["throttle"] = self.throttle.to_json(place(self.throttle.key))
         if self.debounce:
-            written["debounce"] = self.debounce.to_json(place(self.debounce.key))
+            rules["debounce"] = self.debounce.to_json(place(self.debounce.key))
         if self.batch:
-            written["batch"] = {"timeout": seconds(self.batch.timeout, "")}
+            rules["batch"] = {"timeout": seconds(self.batch.timeout, "")}
         if self.singleton:
-            written["singleton"] = {"mode": self.singleton.mode, "key": place(self.singleton.key)}
+            rules["singleton"] = {"mode": self.singleton.mode, "key": place(self.singleton.key)}
         if isinstance(self.priority, Priority):
-            written["priority"] = self.priority.to_json()
+            rules["priority"] = self.priority.to_json()
         if self.timeouts and self.timeouts.start is not None:
-            written["start_timeout"] = seconds(self.timeouts.start, "")
+            rules["start_timeout"] = seconds(self.timeouts.start, "")
         if self.timeouts and self.timeouts.finish is not None:
-            written["finish_timeout"] = seconds(self.timeouts.finish, "")
+            rules["finish_timeout"] = seconds(self.timeouts.finish, "")
         if self.cancel_on:
-            written["cancel_on"] = [rule.to_json() for rule in self.cancel_on]
-        # A chunk of arrivals must span less than every period of these rules.
-        periods = [limit["period"] for limit in written["limits"]] + (
-            [written["debounce"]["period"]] if self.debounce else []
-        )
-        return {**written, "shortest_period": min(periods, default=DAY)}
+            rules["cancel_on"] = [rule.to_json() for rule in self.cancel_on]
+        # The events of a chunk must be closer together than every period of the admission rules.
+        periods = [limit["period"] for limit in rules["limits"]]
+        if self.debounce:
+            periods.append(rules["debounce"]["period"])
+        return {**rules, "shortest_period": min(periods, default=DAY)}
 
-    def _concurrency(self, function: str, place: Any) -> list[dict[str, Any]]:
+    def _concurrency(self, function: str, place: _Place) -> list[dict[str, Any]]:
         limits = [
             {
                 "scope": f"shared {limit.scope}" if limit.scope else f"{function} {position}",
@@ -427,35 +443,37 @@ class Flow:
             for position, limit in enumerate(self.concurrency)
         ]
         if self.singleton:
-            # The one that takes another's place waits until that one has left its batch.
+            # An invocation that replaces another waits until that one has left its batch.
             limits.append(
                 {"scope": f"{function} singleton", "limit": 1, "key": place(self.singleton.key)}
             )
         return limits
 
-    def _limits(self, place: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def _limits(self, place: _Place) -> list[dict[str, Any]]:
+        limits: list[dict[str, Any]] = []
         if self.idempotency:
-            period = seconds(self.idempotency.period, "")
-            found.append(
+            limits.append(
                 {
                     "kind": "idempotency",
                     "limit": 1,
-                    "period": period,
+                    "period": seconds(self.idempotency.period, ""),
                     "key": place(self.idempotency.key),
                     "reason": "idempotency: an event with the same key came before",
                 }
             )
         if self.rate_limit:
-            period = seconds(self.rate_limit.period, "")
-            says = f"rate limit: {self.rate_limit.limit} in {period:g} s were taken already"
-            found.append(
+            limit, period = self.rate_limit.limit, seconds(self.rate_limit.period, "")
+            limits.append(
                 {
                     "kind": "rate_limit",
-                    "limit": self.rate_limit.limit,
+                    "limit": limit,
                     "period": period,
                     "key": place(self.rate_limit.key),
-                    "reason": says,
+                    "reason": f"rate limit: more than {limit} in {period:g} s",
                 }
             )
-        return found
+        return limits
+
+
+def _keys(*rules: Any) -> list[str | None]:
+    return [rule.key for rule in rules if rule is not None]

@@ -1,34 +1,36 @@
-"""The functions that the loaded code has: job, triggers and flow control, by name.
+"""The functions of the loaded code, by name: their jobs, triggers and flow control.
 
-`on_event` adds to it at import; `publish` writes it to the database, where the fan-out and the claim read it.
+`on_event` adds to it on import; `publish` writes it to the database, where the fan-out and the
+claim read it.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 import psycopg
 
 from runyard.errors import InvalidOption
-from runyard.functions.flow_control import LARGEST_BATCH, Flow
+from runyard.functions.flow_control import MAX_BATCH_SIZE, Flow
 from runyard.functions.retry import Retry
-from runyard.functions.triggers import Trigger, meets
+from runyard.functions.triggers import Trigger, matches
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
-_MOST_REKEYED = 5_000
-_MOST_LOOKED_AT = 20_000
+_REKEY_CHUNK = 5_000
+_CATCH_UP_CHUNK = 20_000
 SCHEDULED = "runyard/function.scheduled"
 INVOKED = "runyard/function.invoked"
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function: a job and the events that start it. Validates itself when made; raises `InvalidOption`."""
+    """A function: a job and the events that start it. Raises `InvalidOption` for bad options."""
 
     name: str
     job: str
@@ -51,44 +53,50 @@ class Function:
             _ = self.rules
         except InvalidOption as error:
             raise InvalidOption(f"on_event for {self.name}: {error}") from None
-        if not 1 <= self.max_batch <= LARGEST_BATCH:
+        if not 1 <= self.max_batch <= MAX_BATCH_SIZE:
             raise InvalidOption(
-                f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {LARGEST_BATCH}"
+                f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {MAX_BATCH_SIZE}"
             )
         self.flow.check(self.name)
 
     @property
     def rules(self) -> list[Trigger]:
         """The triggers, each as a `Trigger`."""
-        return [given if isinstance(given, Trigger) else Trigger(given) for given in self.triggers]
+        return [
+            trigger if isinstance(trigger, Trigger) else Trigger(trigger)
+            for trigger in self.triggers
+        ]
 
     @property
     def largest(self) -> int:
-        """The most invocations that one run takes."""
+        """How many invocations a run takes at most."""
         return self.flow.batch.max_size if self.flow.batch else self.max_batch
 
     @property
     def event(self) -> str:
-        """The name of an event made for this function alone: its first trigger, so that the data has that type."""
+        """The name of an event made for this function alone.
+
+        It is the first trigger without a wildcard, so that the data has that event's type.
+        """
         return next(
             (rule.event for rule in self.rules if not rule.wildcard),
             SCHEDULED if self.scheduled else INVOKED,
         )
 
     def started_by(self, event: str) -> bool:
-        """Whether an event of this name can start it, filters aside."""
-        return event == self.event or any(meets(rule.event, event) for rule in self.rules)
+        """Return whether an event of this name can start it, filters aside."""
+        return event == self.event or any(matches(rule.event, event) for rule in self.rules)
 
     def to_row(self) -> dict[str, object]:
-        """The function as it is registered."""
+        """Return the function as it is registered in the database."""
         paths, _ = self.flow.keys()
-        plain = [rule.event for rule in self.rules if not rule.wildcard and rule.filter is None]
+        names = [rule.event for rule in self.rules if not rule.wildcard and rule.filter is None]
         others = [rule for rule in self.rules if rule.wildcard or rule.filter is not None]
         return {
             "name": self.name,
             "job": self.job,
             "triggers": [str(rule) for rule in self.rules],
-            "exact": plain,
+            "exact": names,
             "has_patterns": bool(others),
             "max_batch": self.largest,
             "priority": self.flow.priority if isinstance(self.flow.priority, int) else 0,
@@ -107,106 +115,120 @@ class Function:
 _functions: dict[str, Function] = {}
 
 
+@contextmanager
+def use(*functions: Function) -> Iterator[None]:
+    """Replace the registry's content by these functions inside of a `with` block."""
+    global _functions
+    before, _functions = _functions, {function.name: function for function in functions}
+    try:
+        yield
+    finally:
+        _functions = before
+
+
 def add(function: Function) -> None:
-    """Add a function; a second one of its name with other options, or another limit of a shared scope, raises `InvalidOption`."""
+    """Add a function.
+
+    Raises `InvalidOption` when there is another function of its name, or one with another limit for
+    a shared scope.
+    """
     known = _functions.get(function.name)
     if known is not None and known != function:
         raise InvalidOption(
             f"two functions are called {function.name}: give one of them on_event(name=...)"
         )
     for other in _functions.values():
-        for theirs in other.flow.concurrency:
-            for ours in function.flow.concurrency:
-                if (
-                    ours.scope is not None
-                    and ours.scope == theirs.scope
-                    and ours.limit != theirs.limit
-                ):
-                    raise InvalidOption(
-                        f"Concurrency(scope={ours.scope!r}) has the limit {ours.limit} in {function.name} and {theirs.limit} in {other.name}:"
-                        " a shared limit must be the same everywhere"
-                    )
+        _check_shared_limits(function, other)
     _functions[function.name] = function
 
 
+def _check_shared_limits(function: Function, other: Function) -> None:
+    shared = {limit.scope: limit.limit for limit in other.flow.concurrency if limit.scope}
+    for ours in function.flow.concurrency:
+        theirs = shared.get(ours.scope, ours.limit) if ours.scope else ours.limit
+        if ours.limit != theirs:
+            raise InvalidOption(
+                f"Concurrency(scope={ours.scope!r}) has the limit {ours.limit} in {function.name} "
+                f"and {theirs} in {other.name}: a shared limit must be the same everywhere"
+            )
+
+
 def functions() -> Sequence[Function]:
-    """All functions, by name."""
+    """Return all functions, sorted by name."""
     return [_functions[name] for name in sorted(_functions)]
 
 
 def find(name: str) -> Function | None:
-    """The function of this name, None when the loaded code has none."""
+    """Return the function of this name; None when the loaded code has none."""
     return _functions.get(name)
 
 
 def of_job(job: str) -> Function | None:
-    """The first function that runs this job, None when no event starts it."""
+    """Return the first function that runs this job; None when no event starts it."""
     return next((function for function in functions() if function.job == job), None)
 
 
 def registered_events(row: Row) -> list[str]:
-    """The event names and patterns that start a function, of its row in the database."""
+    """Return the event names and patterns that start a function, given its row in the database."""
     return [str(trigger).partition(" if ")[0] for trigger in row["triggers"]]
 
 
 def publish() -> None:
-    """Write the functions to the database; those that this code location no longer has get no new invocations.
+    """Write the functions to the database; functions that the code no longer has are retired.
 
-    A code location (RUNYARD_CODE in a RUNYARD_ENVIRONMENT) ends functions of its own alone, and an older version of it that runs again ends none.
-    A function that comes back is started for what came meanwhile. Where the keys of a function's flow control have changed, its open invocations
-    get the new ones. Raises `InvalidOption` for a filter that this PostgreSQL does not take.
+    A code location (RUNYARD_CODE in a RUNYARD_ENVIRONMENT) retires only functions of its own, and
+    an older version of it that starts again retires none. A function that returns is started for
+    the events that came meanwhile. When the keys of a function's flow control have changed, its
+    open invocations get the new ones. Raises `InvalidOption` for a filter that this PostgreSQL
+    rejects.
     """
     declared = json.dumps([function.to_row() for function in functions()])
     location = f"{settings().code} in {settings().environment}"
+    digest = sha256(declared.encode()).hexdigest()
     try:
         with database.transaction() as connection:
             fetch_all(connection, "register_functions", functions=declared, location=location)
             fetch_all(connection, "register_triggers", functions=declared)
-            version = fetch_one(
-                connection,
-                "record_publication",
-                location=location,
-                digest=sha256(declared.encode()).hexdigest(),
-            )
+            version = fetch_one(connection, "record_publication", location=location, digest=digest)
             if version is not None and version["newest"]:
-                fetch_all(
-                    connection,
-                    "retire_functions",
-                    names=[function.name for function in functions()],
-                    location=location,
-                )
+                names = [function.name for function in functions()]
+                fetch_all(connection, "retire_functions", names=names, location=location)
     except psycopg.errors.SyntaxError as error:
         raise InvalidOption(
-            f"a filter is not what this PostgreSQL takes for SQL/JSON path: {error.diag.message_primary}"
+            "this PostgreSQL does not accept a filter as SQL/JSON path: "
+            f"{error.diag.message_primary}"
         ) from None
     catch_up()
     rekey()
 
 
 def catch_up() -> None:
-    """Start the functions that were away and are there again for the events that came meanwhile, of the last 24 hours, each once.
+    """Start functions that have returned for the events of their absence, each event once.
 
-    It goes on for a minute and longer, until no transaction is left that saw a function away.
+    This covers the last 24 hours. It continues for a minute or longer, until no transaction is left
+    that began while a function was absent.
     """
     with database.connection() as connection:
         for row in fetch_all(connection, "restored_functions"):
             after: str | None = None
-            while (
-                found := fetch_one(
-                    connection, "catch_up", function=row["name"], after=after, limit=_MOST_LOOKED_AT
+            while True:
+                chunk = fetch_one(
+                    connection, "catch_up", function=row["name"], after=after, limit=_CATCH_UP_CHUNK
                 )
-            ) and found["last"]:
-                after = found["last"]
+                if chunk is None or not chunk["last"]:
+                    break
+                after = chunk["last"]
 
 
 def rekey() -> None:
-    """Give what waits with the keys of a former flow control those of the present one.
+    """Give open invocations with keys of a function's former flow control the present keys.
 
-    It is not done with a deploy: a transaction that began before it may commit an event long after, with the keys that it saw. Functions with
-    limits look before each claim; this looks at those without limits too.
+    A single pass after a deploy is not enough: a transaction that began before it may commit an
+    event much later, with the keys of that time. Functions with limits check this before each
+    claim; this function also covers those without.
     """
     with database.connection() as connection:
-        while (row := fetch_one(connection, "rekey", limit=_MOST_REKEYED)) and row[
-            "count"
-        ] == _MOST_REKEYED:
-            pass
+        while True:
+            row = fetch_one(connection, "rekey", limit=_REKEY_CHUNK)
+            if row is None or row["count"] < _REKEY_CHUNK:
+                return

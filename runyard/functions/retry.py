@@ -1,4 +1,4 @@
-"""When a failed invocation is tried again: of a function, of one step, by the type of the error."""
+"""Retry rules: when a failed step is tried again, by function, by step and by error type."""
 
 import random
 from collections.abc import Mapping
@@ -8,27 +8,28 @@ from datetime import datetime
 from runyard import clock
 from runyard.errors import InvalidOption, NonRetriable, RetryAfter
 
-# The waits before the second, third ... attempt that users of Inngest know.
+# The delays before the second, third ... attempt: as in Inngest.
 DEFAULT_DELAYS = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0)
 MAX_ATTEMPTS = 20
-LONGEST_DELAY = 86_400.0
+MAX_DELAY = 86_400.0
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a step is tried, and how long its invocation waits in between.
+    """How often a step is attempted, and the delays in between.
 
     Parameters
     ----------
     attempts
-        All attempts of a step, the first one included: 1 to 20.
+        The number of attempts, including the first one: 1 to 20.
     delays
-        Seconds before the second, third ... attempt; the last one stands for all later ones.
+        Seconds before the second, third ... attempt; the last one applies to all later attempts.
     jitter
-        Every wait is stretched or shortened at random by up to this share (0 to 1), so that what failed together
-        does not come back together.
+        Each delay is changed at random by up to this share (0 to 1), so that invocations which
+        failed together are not retried together.
     by_type
-        Other rules for errors of these types (subclasses too, the most special one first): another `Retry`, or None for never again.
+        Other rules by exception type: another `Retry`, or None for no other attempt. Subclasses are
+        included, and the most specific type takes precedence.
     """
 
     attempts: int = 5
@@ -41,16 +42,16 @@ class Retry:
     def __post_init__(self) -> None:
         if not 1 <= self.attempts <= MAX_ATTEMPTS:
             raise InvalidOption(f"Retry(attempts={self.attempts}): give 1 to {MAX_ATTEMPTS}")
-        if not self.delays or any(not 0 <= delay <= LONGEST_DELAY for delay in self.delays):
+        if not self.delays or any(not 0 <= delay <= MAX_DELAY for delay in self.delays):
             raise InvalidOption(
-                f"Retry(delays={self.delays}): give at least one wait, each of 0 to {LONGEST_DELAY:.0f} seconds"
+                f"Retry(delays={self.delays}): give at least one delay, each of 0 to "
+                f"{MAX_DELAY:.0f} seconds"
             )
         if not 0 <= self.jitter <= 1:
             raise InvalidOption(f"Retry(jitter={self.jitter}): give a share from 0 to 1")
         for kind, rule in self.by_type.items():
-            if not (isinstance(kind, type) and issubclass(kind, BaseException)) or not (
-                rule is None or isinstance(rule, Retry)
-            ):
+            is_error = isinstance(kind, type) and issubclass(kind, BaseException)
+            if not is_error or not (rule is None or isinstance(rule, Retry)):
                 raise InvalidOption(
                     "Retry(by_type=...): give exception classes, each with a Retry or None"
                 )
@@ -65,24 +66,23 @@ class Retry:
         attempts: int = 5,
         jitter: float = 0.1,
     ) -> "Retry":
-        """Waits that grow by `factor` from `first` seconds, `max_delay` at most."""
+        """Return rules whose delays grow by `factor` from `first` seconds, up to `max_delay`."""
         if first <= 0 or factor < 1:
             raise InvalidOption(
-                f"Retry.exponential(first={first}, factor={factor}): give a first wait above 0 and a factor of 1 or more"
+                f"Retry.exponential(first={first}, factor={factor}): give a first delay above 0 "
+                "and a factor of 1 or more"
             )
-        return cls(
-            attempts,
-            tuple(min(first * factor**step, max_delay) for step in range(max(1, attempts - 1))),
-            jitter,
-        )
+        count = max(1, attempts - 1)
+        delays = tuple(min(first * factor**step, max_delay) for step in range(count))
+        return cls(attempts, delays, jitter)
 
     def delay(self, attempt: int, dice: random.Random) -> float:
-        """Seconds to wait after attempt number `attempt` (from 1) failed."""
+        """Return the delay in seconds after attempt number `attempt` (from 1) has failed."""
         base = self.delays[min(attempt, len(self.delays)) - 1]
-        return min(base * dice.uniform(1 - self.jitter, 1 + self.jitter), LONGEST_DELAY)
+        return min(base * dice.uniform(1 - self.jitter, 1 + self.jitter), MAX_DELAY)
 
     def rule_for(self, kind: type[BaseException]) -> "Retry | None":
-        """The rule for errors of a type; None where there is to be no other attempt."""
+        """Return the rules for errors of a type; None for no other attempt."""
         for known in kind.__mro__:
             if known in self.by_type:
                 rule = self.by_type[known]
@@ -90,7 +90,7 @@ class Retry:
         return self
 
     def delay_after(self, error: BaseException, attempt: int, dice: random.Random) -> float | None:
-        """Seconds until the next attempt after `error`; None when there is to be none."""
+        """Return the delay in seconds after an error; None for no other attempt."""
         rule = self.rule_for(type(error))
         if rule is None or isinstance(error, NonRetriable) or attempt >= rule.attempts:
             return None
@@ -100,5 +100,5 @@ class Retry:
                 if isinstance(error.when, datetime)
                 else float(error.when)
             )
-            return min(max(0.0, seconds), LONGEST_DELAY)
+            return min(max(0.0, seconds), MAX_DELAY)
         return rule.delay(attempt, dice)

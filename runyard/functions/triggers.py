@@ -1,4 +1,4 @@
-"""What starts a function: an event by its name, a family of events by a wildcard, with a filter; or the clock."""
+"""What starts a function: events, by name or wildcard and with a filter; or a cron schedule."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,8 +10,11 @@ from runyard.syntax.durations import Duration, seconds
 from runyard.syntax.jsonpath import check_filter
 
 
-def meets(pattern: str, event: str) -> bool:
-    """Whether an event's name is this one, or one of those that a pattern stands for (`*`: any characters, as many as there are, as SQL's LIKE has it)."""
+def matches(pattern: str, event: str) -> bool:
+    """Return whether a pattern matches an event's name.
+
+    `*` stands for any number of any characters, like `%` in SQL's LIKE.
+    """
     first, *others = pattern.split("*")
     if not others:
         return event == pattern
@@ -20,7 +23,7 @@ def meets(pattern: str, event: str) -> bool:
     if at > end or not event.startswith(first) or not event.endswith(last):
         return False
     for part in between:
-        # The first place where a part can be leaves most for those behind it: no other one has to be tried.
+        # The first occurrence leaves most room for the parts after it; no other has to be tried.
         at = event.find(part, at, end)
         if at < 0:
             return False
@@ -35,11 +38,11 @@ class Trigger:
     Parameters
     ----------
     event
-        Its name, or a pattern in which `*` stands for any characters: `shop/*`. A pattern meets internal events (`runyard/...`) only where it
-        names them.
+        Its name, or a pattern in which `*` stands for any characters: `shop/*`. A pattern matches
+        internal events only when it begins with `runyard/`.
     filter
-        SQL/JSON path over the event as `$`: `$.data.total > 100`. PostgreSQL evaluates it when the event comes; one that gives neither true nor
-        an item does not start the function.
+        SQL/JSON path over the event as `$`: `$.data.total > 100`. PostgreSQL evaluates it when the
+        event is inserted: a condition has to hold, and another path has to yield an item.
     """
 
     event: str
@@ -55,7 +58,7 @@ class Trigger:
 
     @property
     def wildcard(self) -> bool:
-        """Whether it stands for several names."""
+        """Whether the event is a pattern."""
         return "*" in self.event
 
     @property
@@ -63,12 +66,8 @@ class Trigger:
         """The name, or the pattern as SQL's LIKE takes it."""
         if not self.wildcard:
             return self.event
-        return (
-            self.event.replace("\\", "\\\\")
-            .replace("%", "\\%")
-            .replace("_", "\\_")
-            .replace("*", "%")
-        )
+        escaped = self.event.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        return escaped.replace("*", "%")
 
     def __str__(self) -> str:
         return f"{self.event} if {self.filter}" if self.filter else self.event
@@ -76,21 +75,22 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Cron:
-    """A time-table that starts a function, as a Dagster schedule.
+    """A cron schedule that starts a function, as a Dagster schedule.
 
     Parameters
     ----------
     schedule
-        A cron expression (`0 6 * * 1-5`), or several times separated by `;`.
+        A cron expression (`0 6 * * 1-5`), or several separated by `;`.
     timezone
-        The zone in which it is read: `Europe/Zurich`.
+        The time zone of the expression: `Europe/Zurich`.
     overlap
-        What happens at a time when the invocation of an earlier time is not final: `skip` this one, `queue` it behind the other, or `allow` both.
+        What to do when the previous invocation has not ended: `skip` this one, `queue` it behind
+        the other, or `allow` both.
     catch_up
-        What happens to times that passed while the daemon was down: `none` of them is made up for, the `last` one, or `all` (as many as Dagster
-        looks back, its `max_catchup_runs`).
+        Which of the times that were missed while the daemon was down to make up for: `none`, the
+        `last`, or `all` (up to Dagster's `max_catchup_runs`).
     grace
-        A time that is noticed later than this was missed, and is a matter of `catch_up`.
+        A time that is noticed later than this counts as missed.
     """
 
     schedule: str
@@ -104,7 +104,7 @@ class Cron:
             ZoneInfo(self.timezone)
         except (ValueError, OSError, KeyError):
             raise InvalidOption(
-                f"Cron(timezone={self.timezone!r}): no time zone; write it as Europe/Zurich"
+                f"Cron(timezone={self.timezone!r}): not a time zone; write it as Europe/Zurich"
             ) from None
         for name, value, allowed in (
             ("overlap", self.overlap, ("skip", "queue", "allow")),

@@ -17,8 +17,9 @@ from dagster import DagsterInstance
 
 from runyard.dagster_adapter import hung_steps, reaper
 from runyard.engine import dispatch
-from runyard.engine.activity import Activity, Work, expect
-from runyard.engine.overseer import CANCEL_SECONDS, Overseer, without_innocent
+from runyard.engine.activity import Activity, Work, expect_child
+from runyard.engine.status import OPEN_BATCH
+from runyard.engine.watchdog import CANCEL_SECONDS, Watchdog, without_lock_waiters
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
@@ -36,7 +37,7 @@ class Child:
     """One child process, from before its fork."""
 
     def __init__(self) -> None:
-        self.overseer = Overseer(expect())
+        self.watchdog = Watchdog(expect_child())
         self._made = time.monotonic()
         self._stopped: tuple[str, float] | None = None
         self._begun = ""
@@ -44,7 +45,7 @@ class Child:
     @property
     def pid(self) -> int:
         """Its process; 0 before it has started."""
-        return self.overseer.board.pid
+        return self.watchdog.board.pid
 
     @property
     def gone(self) -> bool:
@@ -57,7 +58,7 @@ class Child:
     def doing(self) -> Activity | None:
         """What it does, while it can do anything."""
         status = _status(self.pid) if self.pid else None
-        return None if status is None or status in _ENDED + _STOPPED else self.overseer.board.read()
+        return None if status is None or status in _ENDED + _STOPPED else self.watchdog.board.read()
 
     def has_begun(self, batch: str, begun: bool) -> bool:
         """Whether the batch that it was on its way to was ever begun, be it in a process of its own."""
@@ -116,10 +117,10 @@ class Children:
         self._settle()
         for child, doing in working:
             lease = leases.get(doing.batch)
-            if doing.taken:
+            if doing.starting_since:
                 self._look_after_start(child, doing, lease)
                 continue
-            found = child.overseer.late(lease["cancelled"] if lease is not None else ())
+            found = child.watchdog.late(lease["cancelled"] if lease is not None else ())
             if found is not None:
                 self._end(child, *found)
             elif child.does_not_stop(doing.batch, lease is None or lease["stopped"]):
@@ -130,11 +131,11 @@ class Children:
         with self._lock:
             children = list(self._children)
         for child in children:
-            doing = child.overseer.board.read() if child.pid else None
+            doing = child.watchdog.board.read() if child.pid else None
             if doing is None:
                 continue
             hung_steps.kill(child.pid)
-            if doing.taken:
+            if doing.starting_since:
                 dispatch.release(doing.batch, "claimed", "queued", attempts=1, force=True)
 
     def _look_after_start(self, child: Child, doing: Activity, lease: Row | None) -> None:
@@ -142,12 +143,12 @@ class Children:
             return
         if child.does_not_stop(doing.batch, lease is None or lease["stopped"]):
             self._stop(child, doing)
-        elif time.monotonic() - doing.taken >= doing.limit:
+        elif time.monotonic() - doing.starting_since >= doing.limit:
             _log.error("process %s was killed: its run did not come to its batch", child.pid)
             hung_steps.kill(child.pid)
             with DagsterInstance.get() as instance:
                 reaper.never_began(instance, doing.batch, doing.run, doing.limit)
-            dispatch.ended(doing.run)
+            dispatch.mark_ended(doing.run)
 
     def _renew(self, batches: list[str]) -> dict[str, Row]:
         if not batches:
@@ -156,10 +157,10 @@ class Children:
             return {row["id"]: row for row in fetch_all(connection, "heartbeat", batches=batches)}
 
     def _end(self, child: Child, doing: Activity, late: Sequence[Work]) -> None:
-        guilty = without_innocent(child.pid, late)
+        guilty = without_lock_waiters(child.pid, late)
         hung_steps.kill(child.pid)
         # What it has ended at the last moment is none of its faults.
-        last = child.overseer.board.read()
+        last = child.watchdog.board.read()
         if last is None:
             return
         guilty = [work for work in guilty if last.batch == doing.batch and work in last.work]
@@ -179,7 +180,7 @@ class Children:
                 hung_steps.settle(killed.doing, killed.late)
                 with DagsterInstance.get() as instance:
                     hung_steps.report(instance, killed.doing.run, killed.text)
-                dispatch.ended(killed.doing.run)
+                dispatch.mark_ended(killed.doing.run)
             except Exception as error:
                 if time.monotonic() - killed.at <= settings().lease_seconds:
                     reason = type(error).__name__
@@ -192,7 +193,7 @@ class Children:
         _log.error("process %s was killed: its run was to stop and did not end", child.pid)
         hung_steps.kill(child.pid)
         batch = dispatch.batch_of_run(doing.run, doing.batch)
-        if batch is not None and batch["status"] in ("claimed", "running"):
+        if batch is not None and batch["status"] in OPEN_BATCH:
             with DagsterInstance.get() as instance:
                 cancelled = {**batch, "run_id": doing.run, "cancelled": True}
                 reaper.free(instance, [cancelled], force=True)

@@ -47,12 +47,12 @@ from runyard.dagster_adapter.internals import (
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine import dispatch
 from runyard.engine.activity import board
-from runyard.engine.crew import is_anyone_left
-from runyard.engine.lease import heartbeat, most_silent
-from runyard.engine.loops import Trouble
+from runyard.engine.backoff import Backoff
+from runyard.engine.lease import heartbeat, max_heartbeat_wait
+from runyard.engine.step_threads import any_abandoned
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
-from runyard.functions.flow_control import STEP_SECONDS
+from runyard.functions.flow_control import DEFAULT_STEP_TIMEOUT
 from runyard.processes.children import Children
 from runyard.settings import settings
 from runyard.store import database
@@ -170,7 +170,7 @@ def _say_goodbye(**_: Any) -> None:
 
 def _beat() -> None:
     """Say that this worker is alive, from its parent process."""
-    trouble = Trouble(_log, "no heartbeat", most_silent())
+    backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
     while not _stopping.is_set():
         try:
             with database.connection() as connection:
@@ -184,9 +184,9 @@ def _beat() -> None:
                     pid_namespace=_place(),
                 )
         except Exception as error:
-            _stopping.wait(trouble.met(error))
+            _stopping.wait(backoff.failed(error))
         else:
-            trouble.over()
+            backoff.succeeded()
             _stopping.wait(_BEAT_SECONDS)
 
 
@@ -195,15 +195,15 @@ def _watch() -> None:
 
     A child of this worker is noticed at once, those of a worker that was killed when they are silent.
     """
-    trouble = Trouble(_log, "cannot look after processes", most_silent())
+    backoff = Backoff(_log, "cannot look after processes", max_heartbeat_wait())
     while not _stopping.wait(_WATCH_SECONDS):
         try:
             _children.look_after()
             free_dead()
         except Exception as error:
-            _stopping.wait(trouble.met(error))
+            _stopping.wait(backoff.failed(error))
         else:
-            trouble.over()
+            backoff.succeeded()
 
 
 def free_dead() -> None:
@@ -308,8 +308,10 @@ def _execute(run_id: str) -> None:
     try:
         if batch_id is not None:
             # Resources are made before the batch is begun: the parent renews its lease meanwhile.
-            board().take_up(
-                batch_id, run_id, STEP_SECONDS if function is None else function.flow.step_seconds
+            board().start_run(
+                batch_id,
+                run_id,
+                DEFAULT_STEP_TIMEOUT if function is None else function.flow.step_timeout,
             )
         signal.signal(signal.SIGINT, signal.default_int_handler)
         ended_well = execute_run(instance, run_id)
@@ -323,9 +325,9 @@ def _execute(run_id: str) -> None:
     if not ended_well:
         reaper.settle_orphaned(instance, run_id)
     try:
-        dispatch.ended(run_id)
+        dispatch.mark_ended(run_id)
     except (DatabaseUnavailable, psycopg.Error) as error:
         _log.info("the end of run %s is not written down: %s", run_id, type(error).__name__)
-    if is_anyone_left():
+    if any_abandoned():
         _log.error("threads of run %s do not end: their process does", run_id)
         end_this_process()

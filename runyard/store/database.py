@@ -159,7 +159,7 @@ def pool() -> Pool:
     with _lock:
         if _pool is None:
             _pool = ConnectionPool(
-                direct_url() if clock.taken() else database_url(),
+                direct_url() if clock.frozen() else database_url(),
                 min_size=0,
                 max_size=_POOL_SIZE,
                 timeout=_connect_seconds,
@@ -192,8 +192,8 @@ def _configure(opened: psycopg.Connection[dict[str, object]]) -> None:
 
 
 def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
-    """Check that a connection is alive before it is handed out; in tests, set its clock."""
-    taken = clock.taken()
+    """Make sure that a connection is alive before it is handed out, and tell it the time where a test owns that."""
+    taken = clock.frozen()
     if taken is None:
         ConnectionPool.check_connection(opened)
     else:

@@ -1,1 +1,1 @@
-"""What people write, parsed: durations, times, JSON paths, and how long things are kept."""
+"""Parsers of what people write: durations, times, paths and filters, and retention policies."""

@@ -1,4 +1,4 @@
-"""Moments as people name them on a command line: `2026-11-24`, `2026-11-24T08:00+01:00`, `tuesday`, `yesterday`, `2h`."""
+"""Times as people write them: `2026-11-24`, `2026-11-24T08:00+01:00`, `tuesday`, `2h`."""
 
 from datetime import datetime, timedelta
 
@@ -6,34 +6,36 @@ from runyard import clock
 from runyard.errors import InvalidOption
 from runyard.syntax.durations import quoted, seconds
 
-# Those that have another day before and behind them, in every zone.
+# The years whose every day has a day before and after it, in every time zone.
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
-def parse_time(given: str, what: str) -> datetime:
-    """Return the moment that a text names, in the zone of this machine where it names none.
+def parse_time(text: str, what: str) -> datetime:
+    """Return the time that a text names, in this machine's time zone unless it names one.
 
-    A weekday is the last one before today, at midnight; a length of time is that long ago. Raises `InvalidOption`.
+    A date or time is ISO 8601. `now`, `today` and `yesterday` are understood; a weekday is the last
+    one before today, at midnight; a duration is that long ago. `what` names the option in an error.
+    Raises `InvalidOption`.
     """
     now = clock.now().astimezone()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    word = given.strip().lower()
+    word = text.strip().lower()
     if word in _WEEKDAYS:
         return midnight - timedelta(days=(now.weekday() - _WEEKDAYS.index(word) - 1) % 7 + 1)
     if word in ("now", "today", "yesterday"):
         return {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}[word]
     try:
-        found = datetime.fromisoformat(given)
+        time = datetime.fromisoformat(text)
     except ValueError:
         try:
             return now - timedelta(seconds=seconds(word, what))
         except InvalidOption:
             raise InvalidOption(
-                f"{what} {quoted(given)}: write a date or time (2026-11-24, 2026-11-24T08:00), a weekday, 'yesterday', or how long ago ('2h')"
+                f"{what} {quoted(text)}: write a date or time (2026-11-24, 2026-11-24T08:00), a "
+                "weekday, 'yesterday', or how long ago ('2h')"
             ) from None
-    if not _FIRST_YEAR <= found.year <= _LAST_YEAR:
-        raise InvalidOption(
-            f"{what} {quoted(given)}: give a year from {_FIRST_YEAR:04} to {_LAST_YEAR}"
-        )
-    return found if found.tzinfo is not None else found.astimezone()
+    if not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        years = f"{_FIRST_YEAR:04} to {_LAST_YEAR}"
+        raise InvalidOption(f"{what} {quoted(text)}: give a year from {years}")
+    return time if time.tzinfo is not None else time.astimezone()

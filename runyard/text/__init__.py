@@ -1,1 +1,1 @@
-"""Text as it is kept and shown: without secrets, and only what PostgreSQL can hold."""
+"""Text as it is stored and shown: without secrets, and only what PostgreSQL can hold."""

@@ -1,21 +1,24 @@
-"""What PostgreSQL can keep in a text or in JSON: all but the character NUL and halves of surrogate pairs.
+"""What PostgreSQL can store in text and JSON: not the character NUL, nor half a surrogate pair.
 
-Light to import: whoever sends events needs it.
+This module is cheap to import, as every process that sends events does.
 """
 
 import math
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-_UNFIT = re.compile("[\x00\ud800-\udfff]")
-_LONGEST_NAME = 200
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_MAX_NAME = 200
 
 
 def storable(text: str) -> str:
-    """The text with U+FFFD for what PostgreSQL cannot keep; two halves of a surrogate pair become the character that they stand for."""
-    if not _UNFIT.search(text):
+    """Return the text with U+FFFD in place of what PostgreSQL cannot store.
+
+    The two halves of a surrogate pair become the character that they stand for.
+    """
+    if not _UNSTORABLE.search(text):
         return text
     return (
         text.replace("\0", "\ufffd")
@@ -25,54 +28,60 @@ def storable(text: str) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can keep the text as it is."""
-    return not _UNFIT.search(text)
+    """Return whether PostgreSQL can store the text as it is."""
+    return not _UNSTORABLE.search(text)
 
 
 def make_storable(value: Any) -> Any:
-    """Parsed JSON with all its texts and keys `storable`; lists and objects are changed in place.
+    """Return parsed JSON with all texts and keys `storable`; lists and objects change in place.
 
-    Level by level, so that nothing is nested too deep for it.
+    There is no recursion, so that no value is nested too deep.
     """
-    top = [value]
-    open_ones: list[Any] = [top]
-    while open_ones:
-        found = open_ones.pop()
-        if isinstance(found, dict):
-            if not all(map(is_storable, found)):
-                members = [(storable(key), child) for key, child in found.items()]
-                found.clear()
-                found.update(members)
-            children: list[tuple[Any, Any]] = list(found.items())
+    root = [value]
+    pending: list[Any] = [root]
+    while pending:
+        parent = pending.pop()
+        children: list[tuple[Any, Any]]
+        if isinstance(parent, dict):
+            if not all(map(is_storable, parent)):
+                members = [(storable(key), child) for key, child in parent.items()]
+                parent.clear()
+                parent.update(members)
+            children = list(parent.items())
         else:
-            children = list(enumerate(found))
-        for place, child in children:
+            children = list(enumerate(parent))
+        for key, child in children:
             if isinstance(child, str):
-                found[place] = storable(child)
+                parent[key] = storable(child)
             elif isinstance(child, dict | list):
-                open_ones.append(child)
-    return top[0]
+                pending.append(child)
+    return root[0]
 
 
-def place_of_unfit(value: object, path: str) -> str:
-    """The path of the first text, key or number in a value that JSON in PostgreSQL cannot hold; `path`, where the value is, if there is none."""
-    open_ones = deque([(path, value)])
-    while open_ones:
-        at, found = open_ones.popleft()
-        if isinstance(found, str) and not is_storable(found):
+def path_of_unstorable(value: object, path: str) -> str:
+    """Return the path of the first text, key or number that JSON in PostgreSQL cannot hold.
+
+    `path` is the path of the value itself, and is returned when there is nothing of the kind.
+    """
+    pending = deque([(path, value)])
+    while pending:
+        at, current = pending.popleft()
+        if isinstance(current, str) and not is_storable(current):
             return at
-        if isinstance(found, float) and not math.isfinite(found):
+        if isinstance(current, float) and not math.isfinite(current):
             return at
-        if isinstance(found, Mapping):
-            members = [
-                (storable(str(key))[:_LONGEST_NAME], key, child) for key, child in found.items()
-            ]
-        elif isinstance(found, list | tuple):
-            members = [(str(position), "", child) for position, child in enumerate(found)]
-        else:
-            continue
-        for name, key, child in members:
-            if isinstance(key, str) and not is_storable(key):
+        for name, key, child in _members(current):
+            if not is_storable(key):
                 return f"{at}.{name}"
-            open_ones.append((f"{at}.{name}", child))
+            pending.append((f"{at}.{name}", child))
     return path
+
+
+def _members(value: object) -> Iterator[tuple[str, str, object]]:
+    """Yield the members of an object or an array: the name in a path, the key, the value."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield storable(str(key))[:_MAX_NAME], key if isinstance(key, str) else "", child
+    elif isinstance(value, list | tuple):
+        for position, child in enumerate(value):
+            yield str(position), "", child

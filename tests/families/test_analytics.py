@@ -63,7 +63,7 @@ def work_for_some_days(yard: Yard) -> None:
 @pytest.fixture
 def worked(yard: Yard) -> Yard:
     """Three days of work, the last of which is today."""
-    clock.take(datetime.now(UTC) - timedelta(days=2))
+    clock.freeze(datetime.now(UTC) - timedelta(days=2))
     database.close_pool()
     work_for_some_days(yard)
     return yard
@@ -236,11 +236,11 @@ def test_how_many_ends_are_enough_can_be_set(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_slow_starts_and_failures_are_named(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANALYTICS_FEWEST_ENDS", "1")
-    clock.take(datetime.now(UTC) - timedelta(minutes=10))
+    clock.freeze(datetime.now(UTC) - timedelta(minutes=10))
     database.close_pool()
     day = yard.now.date()
     yard.send("media/image.uploaded", {"source": "nothing"})
-    clock.take(yard.now + timedelta(minutes=6))
+    clock.freeze(yard.now + timedelta(minutes=6))
     database.close_pool()
     yard.work()
     _, passed = refresh(day, ("functions",))

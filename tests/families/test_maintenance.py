@@ -82,7 +82,7 @@ def test_what_sleeps_or_is_due_later_stays_however_old(yard: Yard) -> None:
         "user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}
     ).invocation
     yard.work()
-    clock.take(yard.now + timedelta(days=400))
+    clock.freeze(yard.now + timedelta(days=400))
     database.close_pool()
     assert retention.sweep().rows.get("invocations", 0) == 1, (
         "the welcome mail's, not that of the function which sleeps"
@@ -162,7 +162,7 @@ def test_dagsters_runs_go(runyard_database: str) -> None:
         definitions.get_job_def("sweep_suppressions").execute_in_process(instance=instance)
         assert run_retention.sweep_runs(instance).rows == {}
         try:
-            clock.take(datetime.now(UTC) + timedelta(days=31))
+            clock.freeze(datetime.now(UTC) + timedelta(days=31))
             database.close_pool()
             assert (
                 run_retention.sweep_runs(instance, dry_run=True).rows == {"runs": 1}
@@ -173,7 +173,7 @@ def test_dagsters_runs_go(runyard_database: str) -> None:
                 and instance.get_runs_count() == 0
             )
         finally:
-            clock.take(None)
+            clock.freeze(None)
             database.close_pool()
 
 
@@ -229,7 +229,7 @@ def test_a_suppression_ends_at_its_time(runyard_database: str) -> None:
 
 def test_the_report_shows_what_is_stuck_and_how_large_everything_is(yard: Yard) -> None:
     yard.send("contact/submitted", {"name": "G", "email": "g@example.com", "message": "Hello"})
-    clock.take(yard.now + timedelta(hours=2))
+    clock.freeze(yard.now + timedelta(hours=2))
     database.close_pool()
     with DagsterInstance.ephemeral() as instance:
         result = materialize([system_report], instance=instance)
@@ -269,7 +269,7 @@ def test_the_database_stays_flat_after_its_retention_time(yard: Yard) -> None:
                 "UPDATE runyard.invocations SET status = 'succeeded', started_at = runyard.now(),"
                 " finished_at = runyard.now() WHERE status = 'queued'"
             )
-        clock.take(clock.now() + timedelta(days=1))
+        clock.freeze(clock.now() + timedelta(days=1))
         database.close_pool()
         retention.sweep(retention=policy)
         with database.connection() as connection:

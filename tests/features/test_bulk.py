@@ -130,11 +130,11 @@ def test_a_bulk_cancel_ends_what_waits(yard: Yard) -> None:
     ("make", "says"),
     [
         (lambda: Selection(), "select something"),
-        (lambda: Selection(status=("done",)), "give some of"),
+        (lambda: Selection(status=("done",)), "does not exist; use queued"),
         (lambda: Selection(filter="$.x >"), "character"),
         (
             lambda: count(Selection(status=("queued",)), "replay"),
-            "replay is not for what is queued",
+            "cannot replay invocations that are queued",
         ),
     ],
 )

@@ -70,11 +70,11 @@ def test_a_future_time_schedules_an_event(yard: Yard) -> None:
 def test_a_paused_function_keeps_its_invocations_until_it_is_resumed(
     yard: Yard, function: str
 ) -> None:
-    dispatch.pause(function, True)
+    dispatch.set_paused(function, True)
     sent = send(yard, function, {"n": 1}, {"n": 2})
     yard.advance("1h")
     assert statuses(sent) == ["queued", "queued"]
-    dispatch.pause(function, False)
+    dispatch.set_paused(function, False)
     yard.work()
     assert statuses(sent) == ["succeeded", "succeeded"]
 
@@ -192,12 +192,12 @@ def test_a_rate_limit_skips_what_is_too_much_and_says_so(yard: Yard) -> None:
 
 
 def test_a_rate_limit_judges_by_when_events_came(yard: Yard) -> None:
-    dispatch.pause("rated", True)
+    dispatch.set_paused("rated", True)
     sent: list[Sent] = []
     for _ in range(6):
         sent += send(yard, "rated", {"user": 1})
         yard.advance("40s")
-    dispatch.pause("rated", False)
+    dispatch.set_paused("rated", False)
     yard.work()
     assert set(statuses(sent)) == {"succeeded"}
 

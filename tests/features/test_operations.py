@@ -100,7 +100,7 @@ def test_a_missed_time_is_made_up_for_as_its_time_table_says(
     yard: Yard, catch_up: Any, late: str, says: str, sent: int
 ) -> None:
     at = datetime(2026, 3, 1, 1, tzinfo=UTC)
-    clock.take(at)
+    clock.freeze(at)
     yard.advance(late)
     cron = Cron("0 2 * * *", timezone="Europe/Zurich", catch_up=catch_up)
     assert says in send_scheduled("nightly", cron, cron.schedule, at)
@@ -119,7 +119,7 @@ def test_only_the_last_time_is_made_up_for_when_the_clocks_go_back(
         datetime(2026, 10, 24, 23, 50, tzinfo=UTC),
         datetime(2026, 10, 25, 1, 50, tzinfo=UTC),
     )
-    clock.take(now)
+    clock.freeze(now)
     yard.advance(0)
     for part in cron.parts:
         for at in schedule_execution_time_iterator(began.timestamp(), part, cron.timezone):

@@ -133,11 +133,11 @@ def test_sql_has_a_door_for_it(yard: Yard) -> None:
 def test_limits_hold_for_what_is_run_now(yard: Yard, times: int) -> None:
     """It is due, and no more: a paused function's invocation stays where it is."""
     invocation = yard.run("sleeper")
-    dispatch.pause("sleeper", True)
+    dispatch.set_paused("sleeper", True)
     for _ in range(times):
         run_now(invocation.id)
     assert yard.work() == 0
-    dispatch.pause("sleeper", False)
+    dispatch.set_paused("sleeper", False)
     yard.work()
     assert invocation.status == "succeeded"
 

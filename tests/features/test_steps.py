@@ -56,7 +56,7 @@ def test_a_sleep_lasts_as_long_as_it_says(yard: Yard, nap: Any) -> None:
 
 @pytest.mark.parametrize(
     ("nap", "says"),
-    [("367d", "out of bounds"), ("soon", "no length of time"), (-1, "out of bounds")],
+    [("367d", "out of bounds"), ("soon", "is not a duration"), (-1, "out of bounds")],
 )
 def test_a_sleep_that_is_none_fails_the_invocation_with_a_sentence(
     yard: Yard, nap: Any, says: str

@@ -130,7 +130,7 @@ def test_whatever_an_error_says_it_fails_its_own_invocation_alone(
     [
         ("half an emoji", "upstream said: \ufffd"),
         ("a file name that is no UTF-8", "caf\ufffd.pdf"),
-        ("str() that raises", "(its text cannot be had: str() of it raises RuntimeError)"),
+        ("str() that raises", "(no message: str() of the error raises RuntimeError)"),
         ("sys.exit", "3"),
     ],
 )

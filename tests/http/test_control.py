@@ -112,9 +112,9 @@ def test_bulk_cancel_and_dismiss(web: WebProcess, functions: dict[str, Function]
 def test_a_bulk_that_names_nothing_or_nonsense_is_refused(web: WebProcess) -> None:
     for action, body, status, says in [
         ("replay", {}, 400, "select something"),
-        ("explode", {"function": "x"}, 405, "method"),
-        ("replay", {"status": ["queued"]}, 400, "not for what is queued"),
-        ("cancel", {"status": ["done"]}, 400, "give some of"),
+        ("explode", {"function": "x"}, 405, "this method"),
+        ("replay", {"status": ["queued"]}, 400, "cannot replay invocations that are queued"),
+        ("cancel", {"status": ["done"]}, 400, "does not exist; use queued"),
         ("cancel", {"filter": "$.data =="}, 400, "filter"),
         ("cancel", {"since": "2026-01-01T00:00:00"}, 400, "timezone"),
         ("cancel", {"functoin": "x"}, 400, "functoin"),

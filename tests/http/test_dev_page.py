@@ -557,7 +557,7 @@ def test_an_event_is_sent_by_form_and_by_json(visitor: Visitor) -> None:
         ({"name": "a/b", "mode": "json", "json": "[" * 100_000}, "this is not JSON"),
         ({"name": "a/b", "mode": "json", "json": '{"a": "\\u0000"}'}, "NUL"),
         ({"name": "a/b", "mode": "json", "json": '{"a": NaN}'}, "not JSON"),
-        ({"name": "runyard/mine", "mode": "json", "json": "{}"}, "kept for internal events"),
+        ({"name": "runyard/mine", "mode": "json", "json": "{}"}, "reserved for internal events"),
         ({"name": "a" * 600, "mode": "json", "json": "{}"}, "1 to 512 characters"),
         ({"name": "a/b", "mode": "json", "json": "{}", "at": "whenever"}, "write a date or time"),
         ({"name": "a/b", "mode": "json", "json": "{}", "at": "1900-01-01"}, "between the years"),

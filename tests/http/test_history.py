@@ -20,7 +20,7 @@ def run_through(function: Function, *, error: str | None = None, run: str = "run
         begun = dispatch.begin(claim.batch_id, run)
         assert begun is not None
         ids = [row["id"] for row in begun[1]]
-        dispatch.keep(
+        dispatch.save_steps(
             claim.batch_id,
             run,
             "say-hello",

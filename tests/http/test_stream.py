@@ -60,7 +60,9 @@ def claim(functions: dict[str, Function]) -> Claim:
 def keep(
     claim: Claim, step: str, output: str | None = '{"x": 1}', error: str | None = None
 ) -> None:
-    dispatch.keep(claim.batch_id, "run-1", step, [(1, 1, output, error, time.time(), time.time())])
+    dispatch.save_steps(
+        claim.batch_id, "run-1", step, [(1, 1, output, error, time.time(), time.time())]
+    )
 
 
 def end(claim: Claim) -> None:

@@ -116,7 +116,7 @@ def test_a_late_worker_keeps_and_settles_nothing(function: Function) -> None:
     assert [row["id"] for row in dispatch.overdue()] == [batch]
     assert dispatch.release(batch, "running", "queued", attempts=3, crashed=True) == 1
     with pytest.raises(LeaseLost):
-        dispatch.keep(batch, "run-1", "a", [kept(1)])
+        dispatch.save_steps(batch, "run-1", "a", [kept(1)])
     with pytest.raises(LeaseLost):
         dispatch.settle(batch, "run-1", [Outcome(1, "succeeded")])
     assert rows("SELECT FROM runyard.steps") == []
@@ -137,9 +137,9 @@ def test_kept_outputs_are_never_replaced_and_errors_are(function: Function) -> N
     send("greet/requested")
     [batch] = claim_ids(function)
     dispatch.begin(batch, "run-1")
-    dispatch.keep(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
-    dispatch.keep(batch, "run-1", "a", [kept(1, "2")])
-    dispatch.keep(batch, "run-1", "a", [kept(1, "3")])
+    dispatch.save_steps(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
+    dispatch.save_steps(batch, "run-1", "a", [kept(1, "2")])
+    dispatch.save_steps(batch, "run-1", "a", [kept(1, "3")])
     assert rows("SELECT output, error FROM runyard.steps") == [{"output": 2, "error": None}]
 
 
@@ -159,7 +159,7 @@ def test_a_result_that_the_database_refuses_is_told_and_the_others_are_kept(
     function: Function, unfit: str
 ) -> None:
     batch = begun(function, 5)
-    refused = dispatch.keep(
+    refused = dispatch.save_steps(
         batch, "run-1", "a", [kept(n, unfit if n in (2, 5) else "1") for n in range(1, 6)]
     )
     assert sorted(refused) == [2, 5]
@@ -174,7 +174,7 @@ def test_a_result_that_the_database_refuses_is_told_and_the_others_are_kept(
 def test_no_event_of_a_refused_result_is_sent_and_all_of_the_others_are(function: Function) -> None:
     batch = begun(function, 4)
     events = {n: f'{{"ulid": "{n}", "name": "told/one"}}' for n in range(1, 5)}
-    dispatch.keep(
+    dispatch.save_steps(
         batch,
         "run-1",
         "a",
@@ -190,7 +190,7 @@ def test_no_event_of_a_refused_result_is_sent_and_all_of_the_others_are(function
 def test_an_error_that_is_kept_twice_for_the_answer_was_lost_is_one_try(function: Function) -> None:
     batch = begun(function, 1)
     for _ in range(2):
-        dispatch.keep(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
+        dispatch.save_steps(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
     assert rows("SELECT tries FROM runyard.steps") == [{"tries": 1}]
 
 
@@ -210,7 +210,7 @@ def test_an_outcome_that_the_database_refuses_is_a_failure_and_the_others_are_wr
     [failed] = rows(
         "SELECT error->>'message' AS message FROM runyard.invocations WHERE status = 'failed'"
     )
-    assert failed["message"].startswith("the database cannot keep the outcome (succeeded): ")
+    assert failed["message"].startswith("the database cannot store the outcome (succeeded): ")
     assert rows("SELECT status FROM runyard.batches") == [{"status": "finished"}]
 
 
@@ -218,8 +218,8 @@ def test_what_is_too_large_for_a_statement_is_written_in_several_and_ends_once(
     function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = begun(function, 5)
-    monkeypatch.setattr(dispatch, "_MOST_CHARACTERS", 7)
-    assert dispatch.keep(batch, "run-1", "a", [kept(n, "12345") for n in range(1, 6)]) == {}
+    monkeypatch.setattr(dispatch, "_MAX_CHARACTERS", 7)
+    assert dispatch.save_steps(batch, "run-1", "a", [kept(n, "12345") for n in range(1, 6)]) == {}
     dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 6)])
     assert rows("SELECT count(*) AS steps FROM runyard.steps") == [{"steps": 5}]
     assert rows(
@@ -232,7 +232,7 @@ def test_of_what_is_written_in_several_statements_nothing_is_written_when_the_le
     function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = begun(function, 3)
-    monkeypatch.setattr(dispatch, "_MOST_CHARACTERS", 1)
+    monkeypatch.setattr(dispatch, "_MAX_CHARACTERS", 1)
     dispatch.release(batch, "running", "queued", attempts=3, force=True)
     with pytest.raises(LeaseLost):
         dispatch.settle(
@@ -245,7 +245,7 @@ def test_a_lost_batch_goes_on_with_its_kept_steps(function: Function) -> None:
     send([Event("greet/requested"), Event("greet/requested")])
     [batch] = claim_ids(function)
     dispatch.begin(batch, "run-1")
-    dispatch.keep(batch, "run-1", "a", [kept(2)])
+    dispatch.save_steps(batch, "run-1", "a", [kept(2)])
     silence(batch)
     dispatch.release(batch, "running", "queued", attempts=3, crashed=True)
     [second] = claim_ids(function)
@@ -503,7 +503,7 @@ def test_a_batch_that_waits_while_all_slots_are_busy_is_left_alone(function: Fun
     silence(waiting)
     assert dispatch.overdue() == []
     dispatch.settle(busy, "run-1", [])
-    dispatch.ended("run-1")
+    dispatch.mark_ended("run-1")
     assert [row["id"] for row in dispatch.overdue()] == [waiting]
 
 
@@ -624,10 +624,10 @@ def test_a_claim_that_was_never_launched_counts_as_waiting_for_seconds_only(
 def test_a_run_is_not_launched_for_a_batch_that_was_taken_back(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
-    assert dispatch.launching(batch)
+    assert dispatch.mark_launching(batch)
     assert dispatch.unlaunched(None, 0) == []
     fail_to_launch(batch)
-    assert not dispatch.launching(batch)
+    assert not dispatch.mark_launching(batch)
 
 
 def test_a_replay_makes_new_invocations_of_the_same_events(function: Function) -> None:

@@ -14,7 +14,7 @@ from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.functions.triggers import Trigger
 from runyard.store import database
-from runyard.syntax.jsonpath import LONGEST_FILTER, check_filter
+from runyard.syntax.jsonpath import MAX_FILTER_LENGTH, check_filter
 
 SEEDS = [
     '$.data.total > 100 && $.data.country == "CH"',
@@ -102,7 +102,7 @@ WORDS = [
 # What only the check refuses: it would pass, and then be of no use, or mean something else than it says.
 NARROWER = (
     "has no variables",
-    "a comment behind a word",
+    "a comment after a word",
     "a backslash has a meaning only",
     "too large or too small",
 )
@@ -269,7 +269,7 @@ def test_what_passes_is_taken_by_postgres_and_what_is_larger_is_refused_here(
     store_url: str, kind: str
 ) -> None:
     """The largest of each kind that the check lets through is read, shown and evaluated, over a document that goes as deep as it does."""
-    sizes = range(1, LONGEST_FILTER)
+    sizes = range(1, MAX_FILTER_LENGTH)
     largest = bisect_left(sizes, True, key=lambda size: not _passes(GROWING[kind](size)))
     text = GROWING[kind](largest)
     assert 10 < largest < len(sizes)

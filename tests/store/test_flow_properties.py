@@ -89,7 +89,7 @@ class Flowing(RuleBasedStateMachine):
         }
         registry._functions = functions
         database.close_pool()
-        clock.take(BEGIN)
+        clock.freeze(BEGIN)
         with database.connection() as connection:
             tables = "events, functions, triggers, invocations, steps, batches, waits, flow_control_state"
             connection.execute(
@@ -126,7 +126,7 @@ class Flowing(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 7, 30, 61, 400]))
     def jump(self, seconds: int) -> None:
-        clock.take(clock.now() + timedelta(seconds=seconds))
+        clock.freeze(clock.now() + timedelta(seconds=seconds))
 
     @rule(function=st.sampled_from(sorted(FUNCTIONS)))
     def claim_and_begin(self, function: str) -> None:
@@ -317,13 +317,13 @@ class Flowing(RuleBasedStateMachine):
                         "last",
                         [Outcome(row["id"], "succeeded") for row in begun[1]],
                     )
-            clock.take(clock.now() + timedelta(seconds=20))
+            clock.freeze(clock.now() + timedelta(seconds=20))
         open_ones = _rows(
             "SELECT id, function, status FROM runyard.invocations WHERE status <> ALL (%s)",
             list(FINAL),
         )
         self._skipped_rightly()
-        clock.take(None)
+        clock.freeze(None)
         database.close_pool()
         assert open_ones == []
 

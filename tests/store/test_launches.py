@@ -160,7 +160,7 @@ def test_what_failed_to_launch_while_the_database_was_away_is_found_when_it_is_o
 ) -> None:
     event_id, batch_id = claimed(function)
     made = made_run(instance, batch_id)
-    assert dispatch.launching(batch_id)
+    assert dispatch.mark_launching(batch_id)
     instance.report_run_failed(made, "no database")
     with database.connection() as connection:
         connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour'")
@@ -217,7 +217,7 @@ def test_a_claim_that_was_launched_is_not_taken_back(
 ) -> None:
     claimed(function)
     [batch] = dispatch.unlaunched(None, 0)
-    assert dispatch.launching(batch["id"])
+    assert dispatch.mark_launching(batch["id"])
     take_back_of_predecessor(instance)
     assert dispatch.batch_of_run("none", batch["id"])["status"] == "claimed"  # type: ignore[index]
 

@@ -11,9 +11,9 @@ import pytest
 
 from runyard import send
 from runyard.engine import dispatch
+from runyard.engine.backoff import Backoff
 from runyard.engine.lease import Heartbeat
 from runyard.engine.listener import Listener
-from runyard.engine.loops import Trouble
 from runyard.functions.registry import Function
 from runyard.processes import workers
 from runyard.settings import settings
@@ -175,16 +175,16 @@ def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(
 def test_an_error_is_said_once_and_its_waits_grow_to_their_most(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    trouble = Trouble(logging.getLogger("runyard.test"), "no heartbeat", 5.0)
-    waits = [trouble.met(ValueError("one")) for _ in range(20)]
+    backoff = Backoff(logging.getLogger("runyard.test"), "no heartbeat", 5.0)
+    waits = [backoff.failed(ValueError("one")) for _ in range(20)]
     assert [record.getMessage() for record in caplog.records] == [
         "no heartbeat: ValueError (one); trying again"
     ]
     assert waits == sorted(waits)
     assert waits[0] <= 0.5
     assert waits[-1] == 5.0
-    trouble.over()
-    assert trouble.met(KeyError("two")) == waits[0]
+    backoff.succeeded()
+    assert backoff.failed(KeyError("two")) == waits[0]
     assert [record.getMessage() for record in caplog.records][1:] == [
         "no heartbeat: KeyError ('two'); trying again"
     ]

@@ -128,7 +128,7 @@ def test_what_a_transaction_asks_holds_nothing_up_until_it_commits(
     before = last_heartbeat(batch)
     unheld(lambda: heartbeat(batch))
     assert last_heartbeat(batch) != before
-    unheld(lambda: dispatch.keep(batch, "run-4", "a", [(4, 1, "1", None, 1.0, 2.0)]))
+    unheld(lambda: dispatch.save_steps(batch, "run-4", "a", [(4, 1, "1", None, 1.0, 2.0)]))
     unheld(lambda: dispatch.register_waits(batch, "run-4", "answer", [asked(5, "event")]))
     unheld(
         lambda: dispatch.settle(
@@ -262,10 +262,10 @@ def test_outputs_have_the_order_in_which_they_were_kept_whatever_the_clocks_of_t
 ) -> None:
     send("greet/requested")
     batch = begun(function, "run-1")
-    dispatch.keep(batch, "run-1", "first", [(1, 1, "1", None, 2000.0, 2001.0)])
-    dispatch.keep(batch, "run-1", "second", [(1, 1, None, "{}", 900.0, 901.0)])
-    dispatch.keep(batch, "run-1", "third", [(1, 1, "3", None, 1000.0, 1001.0)])
-    dispatch.keep(batch, "run-1", "second", [(1, 1, "2", None, 800.0, 801.0)])
+    dispatch.save_steps(batch, "run-1", "first", [(1, 1, "1", None, 2000.0, 2001.0)])
+    dispatch.save_steps(batch, "run-1", "second", [(1, 1, None, "{}", 900.0, 901.0)])
+    dispatch.save_steps(batch, "run-1", "third", [(1, 1, "3", None, 1000.0, 1001.0)])
+    dispatch.save_steps(batch, "run-1", "second", [(1, 1, "2", None, 800.0, 801.0)])
     dispatch.release(batch, "running", "queued", attempts=3, force=True)
     [claim] = dispatch.claim(function) or []
     again = dispatch.begin(claim.batch_id, "run-2")

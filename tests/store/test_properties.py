@@ -102,7 +102,7 @@ class Walk(RuleBasedStateMachine):
         todo = [one for one in run.invocations if (one, step) not in self.kept]
         chosen = data.draw(st.lists(st.sampled_from(todo), unique=True)) if todo else []
         if chosen:
-            dispatch.keep(
+            dispatch.save_steps(
                 run.batch,
                 run.run,
                 step,
@@ -155,7 +155,7 @@ class Walk(RuleBasedStateMachine):
     def a_late_worker_writes(self, data: st.DataObject) -> None:
         run = data.draw(st.sampled_from(self.late))
         for write in (
-            lambda: dispatch.keep(
+            lambda: dispatch.save_steps(
                 run.batch, run.run, "late", [(run.invocations[0], 1, "1", None, 1.0, 2.0)]
             ),
             lambda: dispatch.settle(

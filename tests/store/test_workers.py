@@ -201,5 +201,5 @@ def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Fun
         )
     settle(batch, "run-1")
     assert dispatch.overdue() == []
-    dispatch.ended("run-1")
+    dispatch.mark_ended("run-1")
     assert [row["id"] for row in dispatch.overdue()] == [waiting.batch_id]

@@ -48,7 +48,7 @@ def some_job() -> None:
         (lambda: Throttle(1, 0), "Throttle(period=...)"),
         (lambda: Throttle(2, 60, burst=3), "no more than the limit"),
         (lambda: RateLimit(0, 60), "RateLimit(limit=0)"),
-        (lambda: RateLimit(1, "often"), "no length of time"),
+        (lambda: RateLimit(1, "often"), "is not a duration"),
         (lambda: Debounce("0.5s"), "Debounce(period=...)"),
         (lambda: Debounce(10, max_wait=5), "no less than the period"),
         (lambda: BatchEvents(5001), "BatchEvents(max_size=5001)"),
@@ -70,7 +70,7 @@ def some_job() -> None:
             "the filter of a/b: not SQL/JSON path at character 12",
         ),
         (lambda: Trigger(""), "event name"),
-        (lambda: Cron("* * * * *", timezone="Mars/Olympus"), "no time zone"),
+        (lambda: Cron("* * * * *", timezone="Mars/Olympus"), "not a time zone"),
         (lambda: Cron("* * * * *", overlap="drop"), "give skip, queue, allow"),  # type: ignore[arg-type]
         (lambda: Retry(by_type={"ValueError": None}), "exception classes"),  # type: ignore[dict-item]
     ],
@@ -174,10 +174,12 @@ def test_the_most_special_type_of_an_error_decides() -> None:
     ],
 )
 def test_moments_are_read_as_people_name_them(given: str, expected: str) -> None:
-    clock.take(datetime(2026, 11, 25, 12, tzinfo=UTC).astimezone().replace(hour=12).astimezone(UTC))
+    clock.freeze(
+        datetime(2026, 11, 25, 12, tzinfo=UTC).astimezone().replace(hour=12).astimezone(UTC)
+    )
     try:
         assert f"{parse_time(given, '--since').astimezone():%Y-%m-%dT%H:%M}" == expected
     finally:
-        clock.take(None)
+        clock.freeze(None)
     with pytest.raises(InvalidOption, match="--since 'noon'"):
         parse_time("noon", "--since")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runyard.errors import InvalidOption, NonRetriable, RetryAfter, StepTimeout
-from runyard.functions.retry import DEFAULT_DELAYS, LONGEST_DELAY, Retry
+from runyard.functions.retry import DEFAULT_DELAYS, MAX_DELAY, Retry
 
 DICE = random.Random(1)
 
@@ -29,7 +29,7 @@ def test_five_attempts_by_default_with_the_known_waits() -> None:
 def test_a_wait_stays_within_its_jitter(attempt: int, jitter: float, seed: int) -> None:
     base = DEFAULT_DELAYS[min(attempt, len(DEFAULT_DELAYS)) - 1]
     delay = Retry(jitter=jitter).delay(attempt, random.Random(seed))
-    assert base * (1 - jitter) - 1e-6 <= delay <= min(base * (1 + jitter), LONGEST_DELAY) + 1e-6
+    assert base * (1 - jitter) - 1e-6 <= delay <= min(base * (1 + jitter), MAX_DELAY) + 1e-6
 
 
 @given(

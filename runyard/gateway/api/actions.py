@@ -12,8 +12,8 @@ from starlette.responses import Response
 from runyard.engine import bulk, dispatch
 from runyard.engine.api_keys import Key
 from runyard.engine.bulk import Action, Progress, Selection
+from runyard.engine.status import FINAL
 from runyard.gateway.api.history import event_of, status_of
-from runyard.gateway.api.schemas import FINAL
 from runyard.gateway.http.auth import check_for_all_events
 from runyard.gateway.http.endpoint import Body, Call, Endpoint, answer, not_found
 from runyard.gateway.http.errors import Problem
@@ -227,7 +227,7 @@ async def bulk_action(action: Action, call: Call) -> Response:
         return answer(
             Counted(
                 total=await run_in_threadpool(
-                    partial(bulk.count, selection, action, most_seconds=MOST_SECONDS)
+                    partial(bulk.count, selection, action, timeout=MOST_SECONDS)
                 )
             )
         )
@@ -237,7 +237,9 @@ async def bulk_action(action: Action, call: Call) -> Response:
 async def start(call: Call, selection: Selection, action: Action, *, keep: bool = False) -> Started:
     """Begin a bulk, and let it go on in the background. Raises `Problem` for a key that is for some events only."""
     check_for_all_events(call.caller)
-    return await _go_on(call, bulk.perform(selection, action, keep=keep, most_seconds=MOST_SECONDS))
+    return await _go_on(
+        call, bulk.perform(selection, action, keep_steps=keep, timeout=MOST_SECONDS)
+    )
 
 
 async def resume_bulk(call: Call) -> Started:
@@ -245,9 +247,7 @@ async def resume_bulk(call: Call) -> Started:
     check_for_all_events(call.caller)
     return await _go_on(
         call,
-        bulk.resume(
-            (await run_in_threadpool(_bulk, call.path("id"))).bulk, most_seconds=MOST_SECONDS
-        ),
+        bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk, timeout=MOST_SECONDS),
     )
 
 
@@ -282,7 +282,7 @@ async def resume(call: Call) -> Paused:
 
 async def _set_paused(call: Call, paused: bool) -> Paused:
     check_for_all_events(call.caller)
-    if not await run_in_threadpool(dispatch.pause, call.path("id"), paused):
+    if not await run_in_threadpool(dispatch.set_paused, call.path("id"), paused):
         raise not_found("function", call.path("id"))
     return Paused(function=call.path("id"), paused=paused)
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from runyard.engine.api_keys import Key
+from runyard.engine.status import Status
 from runyard.events import catalog
 from runyard.functions.registry import registered_events
 from runyard.gateway.api.schemas import (
@@ -21,7 +22,6 @@ from runyard.gateway.api.schemas import (
     Invocations,
     InvocationsPage,
     InvocationView,
-    Status,
 )
 from runyard.gateway.api.wait import invocations_of
 from runyard.gateway.http.endpoint import Call, Endpoint, Moment, Query, not_found

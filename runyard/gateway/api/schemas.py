@@ -2,22 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 
-Status = Literal[
-    "queued",
-    "claimed",
-    "running",
-    "sleeping",
-    "waiting",
-    "succeeded",
-    "failed",
-    "cancelled",
-    "skipped",
-]
-FINAL = ("succeeded", "failed", "cancelled", "skipped")
+from runyard.engine.status import FINAL, Status
 
 
 class EventView(BaseModel):

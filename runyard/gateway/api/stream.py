@@ -13,8 +13,8 @@ from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from runyard.engine.status import FINAL
 from runyard.gateway.api.history import status_of
-from runyard.gateway.api.schemas import FINAL
 from runyard.gateway.http.endpoint import Call, Endpoint, event_stream
 from runyard.store import database
 from runyard.store.queries import Row, fetch_one

@@ -82,8 +82,8 @@ def replay_failures(visit: Visit) -> str:
     pieces = bulk.perform(
         Selection(function=name, status=("failed",)),
         "replay",
-        keep=visit.given("keep") == "yes",
-        most_seconds=MOST_SECONDS,
+        keep_steps=visit.given("keep") == "yes",
+        timeout=MOST_SECONDS,
     )
     next(pieces)
     visit.in_background(pieces)
@@ -92,7 +92,7 @@ def replay_failures(visit: Visit) -> str:
 
 def _set_paused(visit: Visit, paused: bool) -> str:
     name = visit.path("name")
-    if not dispatch.pause(name, paused):
+    if not dispatch.set_paused(name, paused):
         raise not_found("function", name)
     return to_function(name) if visit.given("from") == "function" else "/dev/functions"
 

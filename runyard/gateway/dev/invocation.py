@@ -2,6 +2,7 @@
 
 from runyard.dagster_adapter.links import to_invocation
 from runyard.engine.dispatch import LAUNCH_SECONDS
+from runyard.engine.status import NOT_RUNNING
 from runyard.gateway.api.actions import cancel_open, hurry_invocation, replay_one
 from runyard.gateway.api.history import event_of, invocation_of
 from runyard.gateway.dev.blockers import reasons
@@ -40,10 +41,7 @@ def look(visit: Visit) -> Values:
     held = reasons(
         blockers, [wait.model_dump() for wait in invocation.waits], int(capacity["slots"]), busy
     )
-    later = (
-        invocation.status in ("queued", "sleeping", "waiting")
-        and invocation.due_at > blockers["now"]
-    )
+    later = invocation.status in NOT_RUNNING and invocation.due_at > blockers["now"]
     return {
         "invocation": invocation,
         "event": event_of(invocation.event_id, visit.caller),

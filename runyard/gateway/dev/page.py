@@ -24,7 +24,7 @@ from starlette.staticfiles import StaticFiles
 
 from runyard.dagster_adapter.links import to_event, to_function, to_invocation, to_run
 from runyard.engine.api_keys import Key, Scope
-from runyard.gateway.api.schemas import FINAL
+from runyard.engine.status import FINAL
 from runyard.gateway.dev import live, session
 from runyard.gateway.http.body import read_body
 from runyard.gateway.http.errors import Problem, problem_of

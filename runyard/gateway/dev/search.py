@@ -10,20 +10,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import urlencode
 
+from runyard.engine.status import STATUSES as INVOCATION_STATUSES
 from runyard.errors import InvalidOption
 from runyard.events import INTERNAL_PREFIXES
 from runyard.gateway.api.history import as_number
-from runyard.gateway.api.schemas import Status
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
-from runyard.syntax.jsonpath import LONGEST_FILTER, check_filter, path
+from runyard.syntax.jsonpath import MAX_FILTER_LENGTH, check_filter, parse_path
 from runyard.syntax.times import parse_time
 
 _SHOWN = 50
-STATUSES = (*get_args(Status), "unmatched")
+STATUSES = (*INVOCATION_STATUSES, "unmatched")
 FIELDS = ("name", "id", "status", "since", "until", "path", "internal")
 _CHUNK, _LARGEST_CHUNK = 2_000, 64_000
 _SECONDS = 1.0
@@ -114,16 +114,16 @@ def as_filter(typed: str) -> str:
     """
     if typed.startswith(("$", "(", "exists")):
         return check_filter(typed, "path")
-    if len(typed) > LONGEST_FILTER:
+    if len(typed) > MAX_FILTER_LENGTH:
         raise InvalidOption(
-            f'path: it may have {LONGEST_FILTER:,} characters, not {len(typed):,}; look for the beginning with SQL/JSON path: $.data.to starts with "ada"'
+            f'path: it may have {MAX_FILTER_LENGTH:,} characters, not {len(typed):,}; look for the beginning with SQL/JSON path: $.data.to starts with "ada"'
         )
     left, equals, right = typed.partition("=")
     if not _COMPARED.fullmatch(left.strip()):
         raise InvalidOption(
             "path: write it as data.to = ada@example.com, or as SQL/JSON path: $.data.total > 100"
         )
-    where = "$" + "".join(f".{json.dumps(part)}" for part in path(left.strip(), "path"))
+    where = "$" + "".join(f".{json.dumps(part)}" for part in parse_path(left.strip(), "path"))
     if not equals:
         return f"exists({where})"
     written = right.strip()

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from runyard.gateway.api.schemas import FINAL, Failure, FullInvocation, StepView
+from runyard.engine.status import FINAL
+from runyard.gateway.api.schemas import Failure, FullInvocation, StepView
 from runyard.store.queries import Row
 
 # What it waited for behind a run that it left so.
@@ -113,7 +114,7 @@ def timeline(
             )
         )
         at, waiting = end or now, _BEHIND.get(status, "")
-    if invocation.status in ("queued", "claimed", "sleeping", "waiting"):
+    if invocation.status not in (*FINAL, "running"):
         spans.append(Span(waiting if invocation.status != "claimed" else "claimed", at, None))
     elif invocation.finished_at is not None and invocation.finished_at > at:
         spans.append(Span(waiting, at, invocation.finished_at))

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from runyard.engine.loops import Trouble
+from runyard.engine.backoff import Backoff
 from runyard.gateway.http.connection import Line
 from runyard.gateway.http.errors import Problem
 from runyard.store.queries import Row
@@ -114,7 +114,7 @@ class Watcher:
             del self._streams[number]
 
     async def _watch(self, line: Line) -> None:
-        trouble = Trouble(_log, "cannot look for what clients wait for", _MOST_SECONDS_AFTER_ERROR)
+        backoff = Backoff(_log, "cannot look for what clients wait for", _MOST_SECONDS_AFTER_ERROR)
         try:
             while True:
                 await self._wanted.wait()
@@ -125,9 +125,9 @@ class Watcher:
                     await self._look_at_streams(line)
                     await self._look_at_ends(line)
                     await asyncio.sleep(_SECONDS)
-                    trouble.over()
+                    backoff.succeeded()
                 except Exception as error:
-                    await asyncio.sleep(trouble.met(error))
+                    await asyncio.sleep(backoff.failed(error))
         finally:
             await line.close()
 

@@ -10,25 +10,25 @@ from runyard.engine import activity
 from runyard.engine.activity import Board
 from runyard.engine.items import BatchState
 from runyard.engine.lease import Lease
-from runyard.engine.overseer import CANCEL_SECONDS, LAST_SECONDS, Overseer
+from runyard.engine.watchdog import CANCEL_SECONDS, GRACE_SECONDS, Watchdog
 from runyard.errors import InvalidOption
 from runyard.functions.retry import Retry
 from tests.conftest import wait_until
 
 
 class Watched:
-    """A board with a step under way, and its overseer, whose clock is the test's."""
+    """A board with a step under way, and its watchdog, whose clock is the test's."""
 
-    def __init__(self, limit: float = 60.0, *, together: bool = False) -> None:
+    def __init__(self, limit: float = 60.0, *, single_call: bool = False) -> None:
         self.ahead = 0.0
         self.board = Board()
         self.board.start()
         self.board.hold("batch", "run")
-        self.board.begin_step("charge", "op", limit, Retry(), together=together, places=4)
-        self.overseer = Overseer(self.board, lambda: time.monotonic() + self.ahead)
+        self.board.begin_step("charge", "op", limit, Retry(), single_call=single_call, places=4)
+        self.watchdog = Watchdog(self.board, lambda: time.monotonic() + self.ahead)
 
     def late(self, *cancelled: int) -> list[int] | None:
-        found = self.overseer.late(cancelled)
+        found = self.watchdog.late(cancelled)
         return None if found is None else [work.invocation for work in found[1]]
 
 
@@ -50,20 +50,20 @@ def test_what_is_past_its_limit_is_ended_when_it_was_seen_so_twice(watched: Watc
 
 def test_what_is_not_kept_yet_is_kept_first(watched: Watched) -> None:
     watched.board.begin(0, 7)
-    watched.board.unkept = True
+    watched.board.unsaved = True
     watched.ahead = 61
     assert watched.late() is None
     assert watched.late() is None
-    watched.board.unkept = False
+    watched.board.unsaved = False
     assert watched.late() == [7]
 
 
 def test_it_is_ended_all_the_same_when_they_take_too_long(watched: Watched) -> None:
     watched.board.begin(0, 7)
-    watched.board.unkept = True
+    watched.board.unsaved = True
     watched.ahead = 61
     assert watched.late() is None
-    watched.ahead += LAST_SECONDS
+    watched.ahead += GRACE_SECONDS
     assert watched.late() == [7]
 
 
@@ -88,7 +88,7 @@ def test_a_cancelled_one_has_some_seconds(watched: Watched) -> None:
 
 
 def test_a_call_for_many_is_not_ended_for_one_that_is_cancelled() -> None:
-    watched = Watched(together=True)
+    watched = Watched(single_call=True)
     watched.board.begin_all([7, 8])
     watched.late(8)
     watched.ahead = CANCEL_SECONDS + 0.1
@@ -97,7 +97,7 @@ def test_a_call_for_many_is_not_ended_for_one_that_is_cancelled() -> None:
 
 
 def test_a_call_for_many_that_is_late_is_late_for_all() -> None:
-    watched = Watched(together=True)
+    watched = Watched(single_call=True)
     watched.board.begin_all([7, 8])
     watched.ahead = 61
     assert watched.late() is None
@@ -105,11 +105,11 @@ def test_a_call_for_many_that_is_late_is_late_for_all() -> None:
 
 
 def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
-    board = activity.expect()
+    board = activity.expect_child()
     child = os.fork()
     if child == 0:
         activity.board().hold("batch", "run")
-        activity.board().begin_step("charge", "op", 5.0, None, together=False, places=1)
+        activity.board().begin_step("charge", "op", 5.0, None, single_call=False, places=1)
         activity.board().begin(0, 7)
         signal.pause()
     try:
@@ -132,7 +132,7 @@ def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
 @pytest.mark.parametrize(
     ("timeout", "says"),
     [
-        ("soon", "no length of time"),
+        ("soon", "is not a duration"),
         (0.5, "give 1 to"),
         ("400d", "out of bounds"),
         (True, "not bool"),

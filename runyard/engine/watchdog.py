@@ -1,8 +1,8 @@
-"""Finds the steps of a process that do not end: past their time limit, or of cancelled invocations.
+"""Finds the steps of a process that hang: past their timeout, or of cancelled invocations.
 
-What is late is not ended at once. Nothing else begins in that process (`Board.paused`), and what is
-under way beside it gets some seconds to end and to be kept. Should the late one end after all,
-everything goes on as if nothing had been.
+A late item is not ended at once. First no other item begins in that process (`Board.paused`), and
+what is in progress beside it has some seconds to end and to be saved. Should the late item end
+after all, the process continues as before.
 """
 
 import time
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from runyard.engine.activity import Activity, Board, Work
 
-# What is under way beside a step that is late has so long to end.
-LAST_SECONDS = 10.0
-# So long may the step of a cancelled invocation go on.
+# How long the items beside a late one have to end.
+GRACE_SECONDS = 10.0
+# How long the step of a cancelled invocation may continue.
 CANCEL_SECONDS = 5.0
 _SAMPLE_SECONDS = 0.2
-# A thread that waits for the interpreter's lock wakes 200 times a second to ask for it.
+# A thread that waits for the interpreter lock wakes 200 times a second to ask for it.
 _WAKES = 10
 
 
-class Overseer:
-    """Watches over one process by its board; `clock` is that of the board's process."""
+class Watchdog:
+    """Watches one process by its board; `clock` is the clock of the board's timestamps."""
 
     def __init__(self, board: Board, clock: Callable[[], float] = time.monotonic) -> None:
         self.board = board
@@ -31,9 +31,9 @@ class Overseer:
         self._since: float | None = None
 
     def late(self, cancelled: Collection[int]) -> tuple[Activity, list[Work]] | None:
-        """What the process does, and what of it must be ended now; None while there is nothing.
+        """Return what the process is doing, and which of it must be ended now; None for nothing.
 
-        `cancelled` are the invocations of its batch that were cancelled while it has it.
+        `cancelled` are the invocations of its batch that have been cancelled meanwhile.
         """
         now = self._clock()
         doing = self.board.read()
@@ -49,24 +49,26 @@ class Overseer:
         if self._since is None:
             self._since, self.board.paused = now, True
             return None
-        others = len(doing.work) > len(late) or doing.unkept
-        return None if others and now - self._since < LAST_SECONDS else (doing, late)
+        others = len(doing.work) > len(late) or doing.unsaved
+        return None if others and now - self._since < GRACE_SECONDS else (doing, late)
 
     def _late(self, doing: Activity, now: float) -> list[Work]:
         late = [work for work in doing.work if now - work.since >= doing.limit]
-        given_up = {one for one, at in self._cancelled.items() if now - at >= CANCEL_SECONDS}
-        cancelled = [work for work in doing.work if work.invocation in given_up]
-        # One call of a step for many goes on for those that are not cancelled.
-        if doing.together and len(cancelled) < len(doing.work):
+        overdue = {
+            invocation for invocation, at in self._cancelled.items() if now - at >= CANCEL_SECONDS
+        }
+        cancelled = [work for work in doing.work if work.invocation in overdue]
+        # A single call for many continues for those that are not cancelled.
+        if doing.single_call and len(cancelled) < len(doing.work):
             cancelled = []
         return late + [work for work in cancelled if work not in late]
 
 
-def without_innocent(pid: int, late: Sequence[Work]) -> list[Work]:
-    """Of the late ones those that do not just wait for the interpreter's lock.
+def without_lock_waiters(pid: int, late: Sequence[Work]) -> list[Work]:
+    """Return the late items, except for those that merely wait for the interpreter lock.
 
-    They are told apart by how often their threads wake, where the system says that (Linux); all of
-    them elsewhere.
+    They are told apart by how often their threads wake, where the system reports that (Linux);
+    elsewhere all of them are returned.
     """
     if len({work.thread for work in late}) < 2:
         return list(late)
@@ -74,12 +76,12 @@ def without_innocent(pid: int, late: Sequence[Work]) -> list[Work]:
     time.sleep(_SAMPLE_SECONDS)
     after = [_wakes(pid, work.thread) for work in late]
     counts = zip(late, before, after, strict=True)
-    guilty = [work for work, first, last in counts if last - first < _WAKES]
-    return guilty or list(late)
+    hung = [work for work, first, last in counts if last - first < _WAKES]
+    return hung or list(late)
 
 
 def _wakes(pid: int, thread: int) -> int:
-    """How often a thread has waited for something so far; 0 where that is not known."""
+    """Return how often a thread has waited for something so far; 0 when that is unknown."""
     try:
         lines = Path(f"/proc/{pid}/task/{thread}/status").read_text().splitlines()
     except OSError:
