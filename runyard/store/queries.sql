@@ -779,11 +779,6 @@ LEFT JOIN LATERAL (
 ) AS details ON true
 ORDER BY events.received_at DESC, events.id DESC
 
--- name: runs_of_events
--- The runs that worked on these events. (by invocations_event)
-SELECT DISTINCT run_id FROM runyard.invocations
-WHERE event_id = ANY (%(events)s) AND run_id IS NOT NULL
-
 -- name: next_expiry
 -- Seconds until the next timeout, NULL if there is none. (by invocations_expiring)
 SELECT extract(epoch FROM min(expires_at) - runyard.now_v1())::float8 AS seconds

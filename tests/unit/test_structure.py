@@ -177,5 +177,6 @@ def test_every_query_says_which_index_it_uses() -> None:
     assert len({block.partition("\n")[0] for block in blocks}) == len(blocks)
     for block in blocks:
         name, _, rest = block.partition("\n")
-        comment = "".join(line for line in rest.splitlines() if line.startswith("--"))
+        lines = [line.lstrip("- ") for line in rest.splitlines() if line.startswith("--")]
+        comment = " ".join(lines)
         assert "(by " in comment or "scanned)" in comment, f"{name} names no index"
