@@ -23,7 +23,10 @@ def empty(store_url: str) -> Iterator[None]:
     """Begin with empty tables; leave the registered functions as they were."""
     before = registry._functions
     with database.connection() as connection:
-        tables = "events, functions, triggers, invocations, steps, batches, workers, waits, flow_control_state, bulks, keys, progress, failed_launches"
+        tables = (
+            "events, functions, triggers, invocations, steps, batches, workers, waits,"
+            " flow_control_state, bulks, keys, progress, failed_launches"
+        )
         connection.execute(
             f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode()
         )

@@ -262,7 +262,8 @@ def test_a_function_that_has_been_back_for_a_while_has_nothing_left_to_take_up(
     publish(monkeypatch, another("newer", version))
     publish(monkeypatch, function)
     rows(
-        "UPDATE runyard.functions SET restored_at = restored_at - interval '2 minutes' RETURNING name"
+        "UPDATE runyard.functions SET restored_at = restored_at - interval '2 minutes'"
+        " RETURNING name"
     )
     dispatch.expire()
     assert rows("SELECT name FROM runyard.functions WHERE restored_snapshot IS NOT NULL") == []

@@ -91,7 +91,10 @@ class Flowing(RuleBasedStateMachine):
         database.close_pool()
         clock.freeze(BEGIN)
         with database.connection() as connection:
-            tables = "events, functions, triggers, invocations, steps, batches, waits, flow_control_state"
+            tables = (
+                "events, functions, triggers, invocations, steps, batches, waits,"
+                " flow_control_state"
+            )
             connection.execute(
                 f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode()
             )
