@@ -23,6 +23,7 @@ from runyard.testing import Invocation, Yard
 from tests.families.conftest import rows
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("no_synced_tables"),
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]

@@ -15,12 +15,13 @@ _BUILD = (
 )
 
 
-def tracked(*paths: str) -> set[str]:
-    """The files under version control, relative to the root of the repository."""
+def sources(*paths: str) -> set[str]:
+    """The files of the checkout that git does not ignore, relative to its root."""
+    options = ["-z", "--cached", "--others", "--exclude-standard", "--"]
     listing = subprocess.run(
-        ["git", "ls-files", "-z", *paths], cwd=ROOT, check=True, capture_output=True, text=True
+        ["git", "ls-files", *options, *paths], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    return set(listing.stdout.rstrip("\0").split("\0"))
+    return {name for name in listing.stdout.split("\0") if (ROOT / name).is_file()}
 
 
 def _build(kind: str, source: Path, destination: Path) -> Path:
@@ -38,10 +39,10 @@ def _build(kind: str, source: Path, destination: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from an sdist of the files under version control."""
+    """A wheel, built from an sdist of this checkout."""
     folder = tmp_path_factory.mktemp("build")
     checkout = folder / "checkout"
-    for name in tracked():
+    for name in sources():
         copy = checkout / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes((ROOT / name).read_bytes())

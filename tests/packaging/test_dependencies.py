@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
-from tests.packaging.conftest import tracked
+from tests.packaging.conftest import sources
 
 OURS = {
     "assets",
@@ -106,7 +106,7 @@ def _imports(path: str) -> set[str]:
 def _undeclared(folders: Iterable[str], declared: set[str]) -> set[tuple[str, str]]:
     return {
         (path, module)
-        for path in tracked(*folders)
+        for path in sources(*folders)
         if path.endswith(".py")
         for module in _imports(path)
         if _distribution(module) not in declared
@@ -130,7 +130,7 @@ def test_tests_and_benchmarks_import_only_what_is_declared() -> None:
 def test_the_engine_declares_nothing_that_it_does_not_use() -> None:
     imported = {
         _distribution(module)
-        for path in tracked("runyard")
+        for path in sources("runyard")
         if path.endswith(".py")
         for module in _imports(path)
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.packaging.conftest import tracked
+from tests.packaging.conftest import sources
 
 PROJECT = ["assets", "definitions", "demo", "pipelines", "resources", "schedules", "sensors"]
 
@@ -25,7 +25,7 @@ def database_url(server: str) -> str:
 def test_the_wheel_holds_every_file_of_the_engine_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert names == tracked("runyard")
+    assert names == sources("runyard")
 
 
 def test_the_metadata_names_the_licenses(wheel: Path) -> None:
