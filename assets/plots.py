@@ -14,6 +14,8 @@ _MOST_ROWS = 20
 
 def table(frame: "pd.DataFrame") -> MarkdownMetadataValue:
     """The first rows as a table."""
+    if frame.empty:
+        return MetadataValue.md("nothing happened")
     shown = frame.head(_MOST_ROWS)
     lines = [
         list(map(str, shown.columns)),
@@ -21,11 +23,7 @@ def table(frame: "pd.DataFrame") -> MarkdownMetadataValue:
         *([_cell(value) for value in row] for row in shown.itertuples(index=False)),
     ]
     more = f"\n\n... and {len(frame) - _MOST_ROWS} more" if len(frame) > _MOST_ROWS else ""
-    return MetadataValue.md(
-        "\n".join(f"| {' | '.join(line)} |" for line in lines) + more
-        if len(frame)
-        else "nothing happened"
-    )
+    return MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in lines) + more)
 
 
 def bars(frame: "pd.DataFrame", label: str, value: str) -> MarkdownMetadataValue:
@@ -33,11 +31,9 @@ def bars(frame: "pd.DataFrame", label: str, value: str) -> MarkdownMetadataValue
     import pandas as pd
     from matplotlib.figure import Figure
 
-    largest = (
-        frame.groupby(label)[value].sum().astype(float).nlargest(12).iloc[::-1]
-        if len(frame)
-        else pd.Series(dtype=float)
-    )
+    largest = pd.Series(dtype=float)
+    if len(frame):
+        largest = frame.groupby(label)[value].sum().astype(float).nlargest(12).iloc[::-1]
     figure = Figure(figsize=(7, 0.5 + 0.32 * max(1, len(largest))), layout="constrained")
     axes = figure.subplots()
     axes.barh([str(name)[:40] for name in largest.index], largest.to_numpy(), color="#4f43dd")
@@ -45,16 +41,13 @@ def bars(frame: "pd.DataFrame", label: str, value: str) -> MarkdownMetadataValue
     axes.set_xlabel(value.replace("_", " "))
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=90)
-    return MetadataValue.md(
-        f"![{value} by {label}](data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()})"
-    )
+    image = base64.b64encode(sink.getvalue()).decode()
+    return MetadataValue.md(f"![{value} by {label}](data:image/png;base64,{image})")
 
 
 def _cell(value: object) -> str:
-    return (
-        ""
-        if value is None or value != value
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value).replace("|", "\\|")[:80]
-    )
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).replace("|", "\\|")[:80]

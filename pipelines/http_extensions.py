@@ -197,20 +197,10 @@ def stripe_events(incoming: Incoming) -> Sequence[Event]:
     event = incoming.json
     thin = str(event.get("object")).startswith("v2.") or "related_object" in event
     data = event if thin else event["data"]["object"]
-    at = (
-        datetime.fromisoformat(event["created"])
-        if thin
-        else datetime.fromtimestamp(event["created"], UTC)
-    )
-    return [
-        event_of(
-            incoming.connection,
-            f"stripe/{event['type']}",
-            data,
-            f"stripe-{event['id']}",
-            millis(at),
-        )
-    ]
+    created = event["created"]
+    at = datetime.fromisoformat(created) if thin else datetime.fromtimestamp(created, UTC)
+    name, delivery = f"stripe/{event['type']}", f"stripe-{event['id']}"
+    return [event_of(incoming.connection, name, data, delivery, millis(at))]
 
 
 ENDPOINTS = [

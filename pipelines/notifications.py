@@ -58,14 +58,12 @@ def show_in_app(batch: Batch, notifications: Notifications) -> Batch:
 @op
 def wait_for_quiet_hours(batch: Batch) -> Batch:
     """Sleep until the quiet hours end; only then may mail and webhooks go out."""
-    return batch.sleep_until(
-        QUIET,
-        lambda item: (
-            datetime.fromisoformat(item[CHANNELS]["quiet_until"])
-            if item[CHANNELS]["quiet_until"]
-            else now()
-        ),
-    )
+
+    def quiet_end(item: Item) -> datetime:
+        quiet_until = item[CHANNELS]["quiet_until"]
+        return datetime.fromisoformat(quiet_until) if quiet_until else now()
+
+    return batch.sleep_until(QUIET, quiet_end)
 
 
 @op

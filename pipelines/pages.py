@@ -61,12 +61,8 @@ def mail_attachment(visit: Visit) -> Response:
     """An attachment of a mail, as a download."""
     attachments = _in_outbox(visit).attachments
     number = visit.path("number")
-    if not (
-        number.isascii()
-        and number.isdecimal()
-        and len(number) < 5
-        and int(number) < len(attachments)
-    ):
+    is_number = number.isascii() and number.isdecimal() and len(number) < 5
+    if not is_number or int(number) >= len(attachments):
         raise not_found("attachment", number)
     attachment = attachments[int(number)]
     name = f"attachment; filename*=UTF-8''{quote(attachment.name, safe='')}"
@@ -164,13 +160,10 @@ def _in_outbox(visit: Visit) -> OutboxMail:
 
 def _smallest(manifest: dict[str, Any]) -> dict[str, Any] | None:
     """The variant to show in a list: the smallest image that is not tiny."""
-    pictures = sorted(
-        (file for file in manifest["variants"] if file["format"] not in VIDEOS),
-        key=lambda file: int(file["width"]),
-    )
-    return next(
-        (file for file in pictures if file["width"] >= 160), pictures[-1] if pictures else None
-    )
+    images = [file for file in manifest["variants"] if file["format"] not in VIDEOS]
+    images.sort(key=lambda file: int(file["width"]))
+    large_enough = [file for file in images if file["width"] >= 160]
+    return next(iter(large_enough or images[-1:]), None)
 
 
 PAGES = [

@@ -2,7 +2,8 @@
 
 `EmailSettings.read().mail_from` is MAIL_FROM. Settings are read when they are needed, so a test can
 set a variable at any time; parsed values are reused until one of their variables changes. An empty
-variable counts as not set.
+variable counts as not set. A wrong value raises `NonRetriable` where it is used and nowhere else:
+a typo in a limit of media does not stop mail.
 
 Two kinds of variables are read elsewhere: those that `config/sync.toml` names (`url_env`,
 `token_env`), and the secrets in `WebhookSettings`, which a signature scheme reads by name. The
@@ -14,9 +15,9 @@ import os
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -37,13 +38,20 @@ class FamilySettings(BaseSettings):
     """Settings of one family, read from the environment."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+    # What is wrong with the fields that are missing from the instance.
+    _errors: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def read(cls) -> Self:
-        """The settings as the environment has them now; raises `NonRetriable` for a wrong value."""
+        """The settings as the environment has them now."""
         settings = _parsed(cls, tuple(os.environ.get(name.upper()) for name in cls.model_fields))
         assert isinstance(settings, cls)
         return settings
+
+    def __getattr__(self, name: str) -> Any:
+        if name in type(self).model_fields:
+            raise NonRetriable(self._errors[name])
+        return super().__getattr__(name)  # type: ignore[misc]  # pydantic's, of private attributes
 
 
 class EmailSettings(FamilySettings):
@@ -319,7 +327,15 @@ def _parsed(group: type[FamilySettings], values: tuple[str | None, ...]) -> Fami
     try:
         return group()
     except ValidationError as error:
-        raise NonRetriable(_message(error.errors(include_url=False)[0])) from None
+        errors = {str(wrong["loc"][0]).lower(): _message(wrong) for wrong in error.errors()}
+    fields = group.model_fields
+    settings = group(
+        **{name: fields[name].get_default(call_default_factory=True) for name in errors}
+    )
+    settings._errors = errors
+    for name in errors:
+        del settings.__dict__[name]
+    return settings
 
 
 def _message(error: ErrorDetails) -> str:

@@ -184,22 +184,20 @@ def _as_proto(shape: Any) -> Any:
     """A JSON schema in Gemini's older form, which does not know `additionalProperties`."""
     if not isinstance(shape, dict):
         return shape
-    kept = {name: value for name, value in shape.items() if name != "additionalProperties"}
-    return {
-        name: {key: _as_proto(inner) for key, inner in value.items()}
-        if name == "properties"
-        else value.upper()
-        if name == "type"
-        else _as_proto(value)
-        for name, value in kept.items()
-    }
+    proto = {}
+    for name, value in shape.items():
+        if name == "properties":
+            proto[name] = {key: _as_proto(inner) for key, inner in value.items()}
+        elif name == "type":
+            proto[name] = value.upper()
+        elif name != "additionalProperties":
+            proto[name] = _as_proto(value)
+    return proto
 
 
 def _of_genai(part: Any) -> Piece:
     feedback, usage = part.prompt_feedback, part.usage_metadata
-    candidate = next(
-        (candidate for candidate in part.candidates or [] if not candidate.index), None
-    )
+    candidate = _first(part.candidates or [])
     content = candidate.content if candidate else None
     parts = (content.parts if content else None) or []
     prompt, said, thinking, total = (
@@ -223,19 +221,22 @@ def _of_generativeai(part: Any) -> Piece:
     Nor can it tell thoughts from text; Gemini includes thoughts only on request.
     """
     usage = part.usage_metadata
-    candidate = next((candidate for candidate in part.candidates if not candidate.index), None)
+    candidate = _first(part.candidates)
     prompt, said = usage.prompt_token_count, usage.candidates_token_count
     output = max(said, usage.total_token_count - prompt)
     return Piece(
-        text="".join(content_part.text for content_part in candidate.content.parts)
-        if candidate
-        else "",
+        text="".join(part.text for part in candidate.content.parts) if candidate else "",
         finish=_name(candidate.finish_reason) if candidate else "",
         blocked=_name(part.prompt_feedback.block_reason),
         prompt_tokens=prompt,
         output_tokens=output,
         thinking_tokens=output - said,
     )
+
+
+def _first(candidates: Any) -> Any:
+    """The first of several answers; None where there is none (yet)."""
+    return next((candidate for candidate in candidates if not candidate.index), None)
 
 
 def _name(reason: Any) -> str:

@@ -309,12 +309,11 @@ def _fitting(size: tuple[int, int], variant: dict[str, Any]) -> float:
 def _resized(
     source: Image.Image, base: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]
 ) -> Image.Image:
-    if box == (0, 0, *base.size):
-        return (
-            source
-            if source.size == size
-            else source.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-        )
+    is_whole = box == (0, 0, *base.size)
+    if is_whole and source.size == size:
+        return source
+    if is_whole:
+        return source.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
     return base.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
 
 

@@ -52,24 +52,17 @@ class Preferences(BaseModel):
 
     def quiet_end(self, now: datetime) -> datetime | None:
         """The end of the quiet hours that `now` (with a time zone) is in; None outside of them."""
-        if (
-            self.quiet_from is None
-            or self.quiet_until is None
-            or self.quiet_from == self.quiet_until
-        ):
+        start, end, zone = self.quiet_from, self.quiet_until, ZoneInfo(self.timezone)
+        if start is None or end is None or start == end:
             return None
-        local = now.astimezone(ZoneInfo(self.timezone))
+        local = now.astimezone(zone)
         clock = local.time().replace(tzinfo=None)
-        overnight = self.quiet_from > self.quiet_until
-        quiet = (
-            clock >= self.quiet_from or clock < self.quiet_until
-            if overnight
-            else self.quiet_from <= clock < self.quiet_until
-        )
-        if not quiet:
-            return None
-        day = local.date() + timedelta(days=1 if overnight and clock >= self.quiet_from else 0)
-        return datetime.combine(day, self.quiet_until, ZoneInfo(self.timezone))
+        has_started, has_ended = clock >= start, clock >= end
+        overnight = start > end
+        if overnight and has_started:
+            return datetime.combine(local.date() + timedelta(days=1), end, zone)
+        is_quiet = not has_ended if overnight else has_started and not has_ended
+        return datetime.combine(local.date(), end, zone) if is_quiet else None
 
 
 class Notifications(ConfigurableResource[Any]):

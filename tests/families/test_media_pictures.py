@@ -285,12 +285,12 @@ def test_a_phones_second_picture_or_film_behind_the_first_one_is_no_reason(
             saved(Image.new("F", (40, 30)), "TIFF").replace(
                 b"\x02\x01\x03\0\1\0\0\0\x20", b"\x02\x01\x03\0\1\0\0\0\x40"
             ),
-            "TIFF that is damaged or of a kind",
+            "TIFF that is damaged or of an unsupported kind",
         ),
         (b"\xef\xbb\xbf\n<!-- drawn --><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (
             b"<html><body>404 not found</body></html>",
-            "none of JPEG, PNG, WEBP, GIF, AVIF, TIFF, BMP and HEIC",
+            "not one of JPEG, PNG, WEBP, GIF, AVIF, TIFF, BMP and HEIC",
         ),
     ],
 )

@@ -76,7 +76,7 @@ def test_a_wrong_value_is_reported_in_one_line(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(NonRetriable) as raised:
-        group.read()
+        getattr(group.read(), variable.lower())
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
 
@@ -95,3 +95,9 @@ def test_doctor_shows_values_and_hides_secrets(
     assert shown["SENDGRID_API_KEY"] == "not set"
     assert shown["AI_PROVIDERS"] == "gemini, openai"
     assert shown["MediaSettings"].startswith("MEDIA_TIMEOUT: ")
+
+
+def test_a_wrong_value_does_not_affect_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDIA_TIMEOUT", "long")
+    monkeypatch.setenv("MEDIA_MAX_PIXELS", "1000")
+    assert MediaSettings.read().media_max_pixels == 1000

@@ -46,7 +46,7 @@ def test_rows_that_differ_and_have_one_key_are_refused(
     declare(files(folder, key=["id"]))
     assert (found := load(yard)).status == "succeeded", found
     (folder / "b.csv").write_text("id,v\n1,x\n3,y\n3,z\n")
-    assert "people: there are rows with the key id=3 that differ" in refusal(load(yard))
+    assert "people: different rows have the same key id=3" in refusal(load(yard))
     assert [row["v"] for row in texts()] == ["a", "b"]
     (folder / "b.csv").write_text("id,v\n1,x\n3,y\n")
     assert (found := load(yard)).status == "succeeded", found
