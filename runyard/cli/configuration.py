@@ -28,8 +28,8 @@ generated from the settings classes: after changing one, run
 
 `runyard doctor --settings` prints the values in effect, with secrets hidden. Three variables are
 not settings: `DAGSTER_HOME`, which Dagster itself needs (`runyard env` prints it),
-`RUNYARD_TEST_DATABASE_URL`, the database of the [pytest plugin](testing.md), and `RUNYARD_KEY`, from
-which the examples of HTTP clients take their [API key](http/keys.md).
+`RUNYARD_TEST_DATABASE_URL`, the database of the [pytest plugin](testing.md), and `RUNYARD_KEY`,
+from which the examples of HTTP clients take their [API key](http/keys.md).
 """
 
 
