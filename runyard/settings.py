@@ -67,8 +67,8 @@ class StorageSettings(_EngineSettings):
     )
     retention: str = Field(
         default="30d",
-        description="How long finished invocations and their events are kept: `30d`, `forever`, or, "
-        "with exceptions for single functions, `30d, send_email=90d`.",
+        description="How long finished invocations and their events are kept: `30d`, `forever`, "
+        "or, with exceptions for single functions, `30d, send_email=90d`.",
     )
 
 

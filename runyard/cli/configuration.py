@@ -27,9 +27,10 @@ Runyard is configured by environment variables; nothing has to be set to try it.
 generated from the settings classes: after changing one, run
 `runyard configuration > docs/configuration.md`.
 
-`runyard doctor --settings` prints the values in effect, with secrets hidden. Two more variables are
-read outside the settings: `DAGSTER_HOME`, which Dagster itself needs (`runyard env` prints it), and
-`RUNYARD_TEST_DATABASE_URL`, the database of the [pytest plugin](testing.md).
+`runyard doctor --settings` prints the values in effect, with secrets hidden. Three variables are
+not settings: `DAGSTER_HOME`, which Dagster itself needs (`runyard env` prints it),
+`RUNYARD_TEST_DATABASE_URL`, the database of the [pytest plugin](testing.md), and `RUNYARD_KEY`,
+from which the examples of HTTP clients take their [API key](http/keys.md).
 """
 
 
