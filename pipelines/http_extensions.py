@@ -20,12 +20,18 @@ from resources.email.delivery_reports import keep_reports, read_reports
 from resources.webhooks.payloads import event_of
 from runyard import Event, NonRetriable, RetryAfter
 from runyard.events import millis
-from runyard.gateway.api.extensions import Incoming, Taken, Webhook, edge_function, send_for
+from runyard.gateway.api.extensions import (
+    Webhook,
+    WebhookRequest,
+    WebhookResult,
+    edge_function,
+    send_for,
+)
 from runyard.gateway.api.schemas import Outcome
-from runyard.gateway.api.wait import Wait
-from runyard.gateway.http.endpoint import Call, Endpoint, answer, event_stream
-from runyard.gateway.http.errors import Problem, problem_of
-from runyard.gateway.http.held_bodies import LARGEST
+from runyard.gateway.api.wait import WaitQuery
+from runyard.gateway.http.body_memory import LARGEST_BODY
+from runyard.gateway.http.endpoint import Call, Endpoint, event_stream, json_response
+from runyard.gateway.http.errors import HttpError, as_http_error
 from runyard.gateway.http.signatures import BodyHmac, Stripe, require, secrets_of
 
 # Texts that may be written at a time: they take long, and must not hold the threads of other requests.
@@ -74,7 +80,7 @@ async def gemini(call: Call) -> Response:
     if asked.stream:
         return event_stream(_as_written(call, providers, Prompt(**data)))
     try:
-        return answer(
+        return json_response(
             await to_thread.run_sync(providers.generate, Prompt(**data), limiter=_limiter())
         )
     except Exception as error:
@@ -86,13 +92,13 @@ async def _as_written(call: Call, providers: Providers, asked: Prompt) -> AsyncI
     try:
         while True:
             piece = await to_thread.run_sync(next, pieces, limiter=_limiter())
-            await call.services.access.check_still_takes(call.caller)
+            await call.services.authenticator.check_still_valid(call.caller)
             if isinstance(piece, Generated):
                 yield b"event: done\ndata: %s\n\n" % to_json(piece)
                 return
             yield b"data: %s\n\n" % to_json({"text": piece})
     except Exception as error:
-        problem = problem_of(_refusal(error))
+        problem = as_http_error(_refusal(error))
         yield b"event: error\ndata: %s\n\n" % to_json(
             {"status": problem.status, "code": problem.code, "error": str(problem)}
         )
@@ -102,16 +108,16 @@ def _refusal(error: Exception) -> Exception:
     """What a generator's error means for the client."""
     match error:
         case Refused():
-            return Problem(422, "refused", str(error))
+            return HttpError(422, "refused", str(error))
         case NotSwitchedOn():
-            return Problem(400, "invalid_field", str(error), "provider")
+            return HttpError(400, "invalid_field", str(error), "provider")
         case OverBudget():
-            return Problem(429, "budget", str(error))
+            return HttpError(429, "budget", str(error))
         case RetryAfter():
             seconds = error.when if isinstance(error.when, float | int) else 30
-            return Problem(503, "quota", str(error), headers={"Retry-After": str(round(seconds))})
+            return HttpError(503, "quota", str(error), headers={"Retry-After": str(round(seconds))})
         case NonRetriable() | ConnectionError():
-            return Problem(502, "provider", str(error))
+            return HttpError(502, "provider", str(error))
         case _:
             return error
 
@@ -128,7 +134,7 @@ class SendGridSignature:
     variable: str = "SENDGRID_WEBHOOK_PUBLIC_KEY"
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise `Problem` (401) when the request is not signed by SendGrid. Repeats are known by their ids, so that no time is checked: it repeats for days."""
+        """Raise `HttpError` (401) when the request is not signed by SendGrid. Repeats are known by their ids, so that no time is checked: it repeats for days."""
         signature, timestamp = (
             headers.get("x-twilio-email-event-webhook-signature", ""),
             headers.get("x-twilio-email-event-webhook-timestamp", ""),
@@ -141,7 +147,7 @@ def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
     try:
         helper = EventWebhook(key)
     except ValueError:
-        raise Problem(
+        raise HttpError(
             401, "no_secret", "this cannot be checked: SENDGRID_WEBHOOK_PUBLIC_KEY is no public key"
         ) from None
     try:
@@ -150,10 +156,10 @@ def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
         return False
 
 
-def sendgrid_reports(incoming: Incoming) -> Taken:
+def sendgrid_reports(incoming: WebhookRequest) -> WebhookResult:
     """Keep SendGrid's reports; an address that is suppressed by one is told of. What is no report of a mail, or not understood, is left out."""
     if not isinstance(incoming.json, list):
-        raise Problem(400, "invalid_body", "SendGrid's event webhook posts a JSON array")
+        raise HttpError(400, "invalid_body", "SendGrid's event webhook posts a JSON array")
     reports, not_understood = read_reports(incoming.json)
     events = [
         Event(
@@ -169,16 +175,16 @@ def sendgrid_reports(incoming: Incoming) -> Taken:
         for report in keep_reports(incoming.connection, reports)
         if report.kind in _REPORTED and (report.kind != "bounce" or report.hard)
     ]
-    return Taken(events, not_understood)
+    return WebhookResult(events, not_understood)
 
 
-def github_events(incoming: Incoming) -> Sequence[Event]:
+def github_events(incoming: WebhookRequest) -> Sequence[Event]:
     """A delivery of GitHub as `github/<event>`."""
     name, delivery = incoming.headers["x-github-event"], incoming.headers["x-github-delivery"]
     return [event_of(incoming.connection, f"github/{name}", incoming.json, f"github-{delivery}")]
 
 
-def stripe_events(incoming: Incoming) -> Sequence[Event]:
+def stripe_events(incoming: WebhookRequest) -> Sequence[Event]:
     """An event of Stripe as `stripe/<type>`, with its object as data; a thin one, which has no object but says where it is, as it came."""
     event = incoming.json
     thin = str(event.get("object")).startswith("v2.") or "related_object" in event
@@ -214,12 +220,12 @@ ENDPOINTS = [
         "Edge functions",
         "Have a text written.",
         "send",
-        query=Wait,
+        query=WaitQuery,
         body=GeminiBody,
-        answer=GeminiAnswer,
-        also={202: ("it is written in the background", Outcome)},
+        response=GeminiAnswer,
+        other_responses={202: ("it is written in the background", Outcome)},
         errors=(422, 429, 502),
-        media=("text/event-stream",),
+        media_types=("text/event-stream",),
     ),
     Webhook(
         "sendgrid",
@@ -232,8 +238,8 @@ ENDPOINTS = [
         BodyHmac("GITHUB_WEBHOOK_SECRET"),
         github_events,
         "GitHub's deliveries, as events `github/<event>`.",
-        most_bytes=LARGEST,
-        most_values=_GITHUB_VALUES,
+        max_bytes=LARGEST_BODY,
+        max_values=_GITHUB_VALUES,
         form_field="payload",
     ).endpoint(),
     Webhook(

@@ -129,7 +129,7 @@ def media_file(visit: Visit) -> Response:
 
 def _page(visit: Visit, table: str, columns: str) -> dict[str, Any]:
     """The rows of a table before a place, newest first: an id begins with the time of its event. (by the table's primary key)"""
-    before = visit.asked("before") or None
+    before = visit.query_value("before") or None
     statement = f"SELECT {columns} FROM {table} WHERE %(before)s::text IS NULL OR id < %(before)s ORDER BY id DESC LIMIT {_SHOWN + 1}"  # noqa: S608 (ours alone)
     with database.connection() as connection:
         rows = connection.execute(statement.encode(), {"before": before}).fetchall()
@@ -169,13 +169,13 @@ def _smallest(manifest: dict[str, Any]) -> dict[str, Any] | None:
 
 
 PAGES = [
-    Page("/outbox", "outbox", mails, menu="Outbox", every=2.0),
+    Page("/outbox", "outbox", mails, menu="Outbox", refresh_seconds=2.0),
     Page("/outbox/{id}", "mail", mail),
     Page("/outbox/{id}/html", "", mail_html),
     Page("/outbox/{id}/attachments/{number}", "", mail_attachment),
-    Page("/content", "content", texts, menu="Content", every=0.5),
+    Page("/content", "content", texts, menu="Content", refresh_seconds=0.5),
     Page("/content/{id}", "text", text),
-    Page("/media", "media", media, menu="Media", every=1.0),
+    Page("/media", "media", media, menu="Media", refresh_seconds=1.0),
     Page("/media/{id}", "medium", medium),
     Page("/media/files/{folder}/{name}", "", media_file),
 ]

@@ -33,17 +33,17 @@ from runyard.gateway.dev import events as event_pages
 from runyard.gateway.dev import functions, invocation, send
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.page import Action, Page, Site
-from runyard.gateway.http.auth import Access
-from runyard.gateway.http.background import Background
+from runyard.gateway.http.auth import Authenticator
+from runyard.gateway.http.background import BackgroundRunner
 from runyard.gateway.http.cors import Cors
 from runyard.gateway.http.endpoint import Endpoint, Services
-from runyard.gateway.http.errors import Problem, refusal
-from runyard.gateway.http.event_writer import Writer
+from runyard.gateway.http.errors import HttpError, error_response
+from runyard.gateway.http.event_writer import EventWriter
 from runyard.gateway.http.guard import Guard
-from runyard.gateway.http.openapi import description_routes
-from runyard.gateway.http.request_log import Observe, log_to_stderr
+from runyard.gateway.http.openapi import openapi_routes
+from runyard.gateway.http.request_log import RequestLog, log_to_stderr
 from runyard.gateway.http.server import serve
-from runyard.gateway.http.watcher import Watcher
+from runyard.gateway.http.watcher import InvocationWatcher
 from runyard.settings import settings
 from runyard.store import database
 
@@ -78,7 +78,7 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     found = endpoints()
     routes: list[BaseRoute] = [
         *[endpoint.route() for endpoint in found],
-        *description_routes(found),
+        *openapi_routes(found),
         *_refusals(found),
     ]
     routes += _dev_page(dagster_ui is not None).routes()
@@ -86,7 +86,7 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     if dagster_ui is not None:
         routes.append(Mount("/", dagster_ui))
     middleware = [
-        Middleware(Observe),
+        Middleware(RequestLog),
         Middleware(
             Guard,
             development=development,
@@ -155,8 +155,12 @@ def _check_keys() -> None:
 def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def services(app: Starlette) -> AsyncIterator[None]:
-        async with Writer() as writer, Watcher() as watcher, Background() as background:
-            app.state.services = Services(Access(development), writer, watcher, background)
+        async with (
+            EventWriter() as writer,
+            InvocationWatcher() as watcher,
+            BackgroundRunner() as background,
+        ):
+            app.state.services = Services(Authenticator(development), writer, watcher, background)
             yield
 
     return services
@@ -197,16 +201,18 @@ class _Refusal:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse."""
         code, message = _CODES[self._status]
-        await refusal(Request(scope), Problem(self._status, code, message, headers=self._headers))(
-            scope, receive, send
-        )
+        await error_response(
+            Request(scope), HttpError(self._status, code, message, headers=self._headers)
+        )(scope, receive, send)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     """What Starlette itself refuses, in our form."""
     assert isinstance(error, HTTPException)
     code, message = _CODES.get(error.status_code, ("refused", str(error.detail)))
-    return refusal(request, Problem(error.status_code, code, message, headers=error.headers))
+    return error_response(
+        request, HttpError(error.status_code, code, message, headers=error.headers)
+    )
 
 
 def _extensions() -> Sequence[Endpoint]:

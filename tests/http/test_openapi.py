@@ -9,11 +9,11 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from runyard.gateway.app import endpoints
-from runyard.gateway.http.openapi import describe
+from runyard.gateway.http.openapi import openapi_document
 from tests.web_process import WebProcess
 
 # What is ready is asked of a whole stack elsewhere: 503 is its right answer here.
-schema = schemathesis.openapi.from_dict(describe(endpoints())).exclude(path="/readyz")
+schema = schemathesis.openapi.from_dict(openapi_document(endpoints())).exclude(path="/readyz")
 # All but that every body which fits its schema is taken: mail addresses, cursors and filters have rules that a schema cannot say.
 CHECKS: list[Any] = [
     not_a_server_error,

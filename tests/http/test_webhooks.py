@@ -535,7 +535,7 @@ def test_a_webhook_may_not_ask_for_larger_bodies_than_there_is_room_for() -> Non
             BodyHmac("SHOP_SECRET"),
             lambda incoming: [],
             "Orders.",
-            most_bytes=26 * 1024 * 1024,
+            max_bytes=26 * 1024 * 1024,
         )
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from runyard import RunyardError
 from runyard.engine import api_keys
-from runyard.gateway.http import body as gateway_reading
+from runyard.gateway.http import body as gateway_body
 from runyard.gateway.http.body import MAX_VALUES, parse_json
-from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.errors import HttpError, as_http_error
 from runyard.store import database
 from tests.security import fuzz
 from tests.web_process import WebProcess, count
@@ -228,7 +228,7 @@ def seconds(body: bytes) -> float:
 
     def once() -> float:
         began = time.perf_counter()
-        with pytest.raises(Problem):
+        with pytest.raises(HttpError):
             parse_json(body)
         return time.perf_counter() - began
 
@@ -327,7 +327,7 @@ def test_what_the_database_answers_is_told_as_what_it_is(
         database.transaction() as connection,
     ):
         connection.execute(statement.encode())
-    problem = problem_of(raised.value)
+    problem = as_http_error(raised.value)
     assert (problem.status, problem.code) == (status, code)
 
 
@@ -372,13 +372,13 @@ def test_a_few_large_bodies_do_not_hold_the_others_up(web: WebProcess, body: byt
 def test_values_are_counted_right_wherever_a_piece_ends(
     piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_reading, "_PIECE", piece)
+    monkeypatch.setattr(gateway_body, "_PIECE", piece)
     dice = random.Random(piece)
     for _ in range(300):
         text = "".join(dice.choice('"\\,[{x') for _ in range(dice.randrange(30)))
         body = json.dumps([text, {text: [text]}]).encode()
         assert (
-            gateway_reading._values(body) == 4
+            gateway_body._values(body) == 4
         )  # two lists, an object and a comma, whatever the texts hold
 
 

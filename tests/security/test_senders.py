@@ -15,7 +15,7 @@ import pytest
 
 import runyard
 from runyard.engine import api_keys
-from runyard.gateway.http.auth import Access
+from runyard.gateway.http.auth import Authenticator
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import wait_until
@@ -540,14 +540,14 @@ def test_a_stream_goes_on_while_the_database_is_away(
     [found] = [valid for valid in api_keys.valid() if valid.id == key_id]
 
     async def asked() -> tuple[bool, bool]:
-        access = Access(development=False)
-        before = await access.still_takes(found)
+        access = Authenticator(development=False)
+        before = await access.is_still_valid(found)
         monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere?connect_timeout=1")
         settings.cache_clear()
         database.close_pool()
         database.wait_for_connection(0.5)
         await asyncio.sleep(1.1)
-        return before, await access.still_takes(found)
+        return before, await access.is_still_valid(found)
 
     try:
         assert asyncio.run(asked()) == (True, True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runyard.gateway.app import endpoints
-from runyard.gateway.http.errors import problem_of
+from runyard.gateway.http.errors import as_http_error
 from tests.conftest import ROOT
 from tests.stack.conftest import address
 
@@ -67,15 +67,14 @@ def test_every_endpoint_is_on_a_page() -> None:
 
 
 def test_every_code_of_an_error_is_explained() -> None:
-    assert problem_of(KeyError("x")).code == "internal"
+    assert as_http_error(KeyError("x")).code == "internal"
+    gateway = ROOT / "runyard" / "gateway"
     sources = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "runyard" / "gateway").glob("*.py")
+        path.read_text(encoding="utf-8")
+        for folder in ("http", "api")
+        for path in (gateway / folder).rglob("*.py")
     )
-    codes = set(re.findall(r'Problem\(\s*\d{3}, "(\w+)"', sources)) - {
-        "internal",
-        "refused",
-        "client_disconnected",
-        "invalid_body",
-    }
+    codes = set(re.findall(r'HttpError\(\s*\d{3},\s*"(\w+)"', sources))
+    codes -= {"internal", "refused", "client_disconnected", "invalid_body"}
     page = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
     assert sorted(code for code in codes if f"`{code}`" not in page) == []

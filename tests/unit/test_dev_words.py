@@ -242,7 +242,7 @@ def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
     assert [(one.name, one.begin, one.width) for one in second.steps] == [
         ("send", pytest.approx(16.67), 50)
     ]
-    assert [one.step for one in found.kept] == ["old"]
+    assert [one.step for one in found.reused] == ["old"]
 
 
 def test_what_goes_on_has_no_end_yet() -> None:

@@ -15,8 +15,8 @@ from runyard.engine.bulk import Action, Progress, Selection
 from runyard.gateway.api.history import event_of, status_of
 from runyard.gateway.api.schemas import FINAL
 from runyard.gateway.http.auth import check_for_all_events
-from runyard.gateway.http.endpoint import Body, Call, Endpoint, answer, not_found
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.endpoint import Body, Call, Endpoint, json_response, not_found
+from runyard.gateway.http.errors import HttpError
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 
@@ -54,7 +54,7 @@ class Cancelled(BaseModel):
     status: str
 
 
-class Hurried(BaseModel):
+class DueNow(BaseModel):
     """An invocation that was to wait longer, and is due now. Limits of its function still hold."""
 
     invocation: int
@@ -81,13 +81,13 @@ class BulkBody(Body):
     keep_steps: bool = Field(default=False, description="Replay: keep the steps that are done.")
 
 
-class Counted(BaseModel):
+class BulkCount(BaseModel):
     """How many invocations a bulk would be for."""
 
     total: int
 
 
-class Started(BaseModel):
+class BulkProgress(BaseModel):
     """A bulk: how many it is for, how many it has done."""
 
     bulk: str
@@ -96,7 +96,7 @@ class Started(BaseModel):
     finished: bool
 
 
-class BulkView(Started):
+class BulkView(BulkProgress):
     """A bulk, with what it is about."""
 
     action: str
@@ -140,7 +140,7 @@ async def replay_invocation(call: Call) -> Replayed:
 
 
 def replay_all_of(event_id: str, function: str | None, caller: Key, *, keep: bool) -> list[int]:
-    """Replay what an event has set off, of one function or (None) of all; return the new invocations. Raises `Problem` when nothing of it is final.
+    """Replay what an event has set off, of one function or (None) of all; return the new invocations. Raises `HttpError` when nothing of it is final.
 
     Here and below, what the caller's key is not for is not there.
     """
@@ -152,7 +152,7 @@ def replay_all_of(event_id: str, function: str | None, caller: Key, *, keep: boo
 
 
 def replay_one(given: str, caller: Key, *, keep: bool) -> list[int]:
-    """Replay the invocation with this id; return the new one. Raises `Problem` when it is not final, or there is none."""
+    """Replay the invocation with this id; return the new one. Raises `HttpError` when it is not final, or there is none."""
     invocation, _ = status_of(given, caller)
     with database.connection() as connection:
         return _replayed(fetch_all(connection, "replay_these", invocations=[invocation], keep=keep))
@@ -165,16 +165,16 @@ async def cancel(call: Call) -> Cancelled:
 
 
 def cancel_open(given: str, caller: Key) -> tuple[int, str]:
-    """Cancel the invocation with this id; return its id and how it stands then. Raises `Problem` when it is final already, or there is none."""
+    """Cancel the invocation with this id; return its id and how it stands then. Raises `HttpError` when it is final already, or there is none."""
     cancelled = cancel_invocation(given, caller)
     invocation, status = status_of(given, caller)
     if not cancelled and status in FINAL:
-        raise Problem(409, "already_finished", f"invocation {invocation} is {status} already")
+        raise HttpError(409, "already_finished", f"invocation {invocation} is {status} already")
     return invocation, status
 
 
 def cancel_invocation(given: str, caller: Key) -> bool:
-    """Cancel the invocation with this id; return whether it was open. Raises `Problem` when there is none."""
+    """Cancel the invocation with this id; return whether it was open. Raises `HttpError` when there is none."""
     invocation, _ = status_of(given, caller)
     with database.connection() as connection:
         return bool(
@@ -184,19 +184,19 @@ def cancel_invocation(given: str, caller: Key) -> bool:
         )
 
 
-async def run_now(call: Call) -> Hurried:
+async def run_now(call: Call) -> DueNow:
     """Run one invocation before its time."""
-    return Hurried(
-        invocation=await run_in_threadpool(hurry_invocation, call.path("id"), call.caller)
+    return DueNow(
+        invocation=await run_in_threadpool(run_invocation_now, call.path("id"), call.caller)
     )
 
 
-def hurry_invocation(given: str, caller: Key) -> int:
-    """Run the invocation with this id now, if it is queued for later or sleeps; return its id. Raises `Problem` when it does neither, or is none."""
+def run_invocation_now(given: str, caller: Key) -> int:
+    """Run the invocation with this id now, if it is queued for later or sleeps; return its id. Raises `HttpError` when it does neither, or is none."""
     invocation, status = status_of(given, caller)
     with database.connection() as connection:
         if not fetch_all(connection, "run_these_now", invocations=[invocation]):
-            raise Problem(
+            raise HttpError(
                 409,
                 "nothing_to_skip",
                 f"invocation {invocation} is {status}: it waits for no time that could be cut short",
@@ -219,23 +219,25 @@ async def bulk_action(action: Action, call: Call) -> Response:
         invocations=tuple(asked.invocations),
     )
     if asked.dry_run:
-        return answer(
-            Counted(
+        return json_response(
+            BulkCount(
                 total=await run_in_threadpool(
                     partial(bulk.count, selection, action, most_seconds=MOST_SECONDS)
                 )
             )
         )
-    return answer(await start(call, selection, action, keep=asked.keep_steps), 202)
+    return json_response(await start(call, selection, action, keep=asked.keep_steps), 202)
 
 
-async def start(call: Call, selection: Selection, action: Action, *, keep: bool = False) -> Started:
-    """Begin a bulk, and let it go on in the background. Raises `Problem` for a key that is for some events only."""
+async def start(
+    call: Call, selection: Selection, action: Action, *, keep: bool = False
+) -> BulkProgress:
+    """Begin a bulk, and let it go on in the background. Raises `HttpError` for a key that is for some events only."""
     check_for_all_events(call.caller)
     return await _go_on(call, bulk.perform(selection, action, keep=keep, most_seconds=MOST_SECONDS))
 
 
-async def resume_bulk(call: Call) -> Started:
+async def resume_bulk(call: Call) -> BulkProgress:
     """Go on with a bulk that was stopped."""
     check_for_all_events(call.caller)
     return await _go_on(
@@ -246,11 +248,13 @@ async def resume_bulk(call: Call) -> Started:
     )
 
 
-async def _go_on(call: Call, pieces: Iterator[Progress]) -> Started:
+async def _go_on(call: Call, pieces: Iterator[Progress]) -> BulkProgress:
     """Do the first piece of a bulk, and the others behind the answer."""
     first = await run_in_threadpool(next, pieces)
-    call.services.background.go_on(pieces)
-    return Started(bulk=first.bulk, total=first.total, done=first.done, finished=first.finished)
+    call.services.background.run(pieces)
+    return BulkProgress(
+        bulk=first.bulk, total=first.total, done=first.done, finished=first.finished
+    )
 
 
 async def bulks(call: Call) -> Bulks:
@@ -284,7 +288,7 @@ async def _set_paused(call: Call, paused: bool) -> Paused:
 
 def _replayed(rows: list[Row]) -> list[int]:
     if not rows:
-        raise Problem(
+        raise HttpError(
             409,
             "not_finished",
             "there is nothing to replay: no invocation of it is final. Cancel it first, or wait",
@@ -322,7 +326,7 @@ ENDPOINTS = [
         "Replay what an event has set off.",
         "manage",
         body=ReplayEventBody,
-        answer=Replayed,
+        response=Replayed,
         errors=(409,),
     ),
     Endpoint(
@@ -333,7 +337,7 @@ ENDPOINTS = [
         "Replay an invocation.",
         "manage",
         body=ReplayBody,
-        answer=Replayed,
+        response=Replayed,
         errors=(409,),
     ),
     Endpoint(
@@ -343,7 +347,7 @@ ENDPOINTS = [
         _MANAGING,
         "Cancel an invocation.",
         "manage",
-        answer=Cancelled,
+        response=Cancelled,
         errors=(409,),
     ),
     Endpoint(
@@ -353,11 +357,11 @@ ENDPOINTS = [
         _MANAGING,
         "Run an invocation now that sleeps, or is queued for later.",
         "manage",
-        answer=Hurried,
+        response=DueNow,
         errors=(409,),
     ),
-    Endpoint("GET", "/api/bulk", bulks, _MANAGING, "The latest bulks.", "read", answer=Bulks),
-    Endpoint("GET", "/api/bulk/{id}", one_bulk, _MANAGING, "A bulk.", "read", answer=BulkView),
+    Endpoint("GET", "/api/bulk", bulks, _MANAGING, "The latest bulks.", "read", response=Bulks),
+    Endpoint("GET", "/api/bulk/{id}", one_bulk, _MANAGING, "A bulk.", "read", response=BulkView),
     *[
         Endpoint(
             "POST",
@@ -367,9 +371,9 @@ ENDPOINTS = [
             summary,
             "manage",
             body=BulkBody,
-            answer=Started,
+            response=BulkProgress,
             status=202,
-            also={200: ("how many there are (dry_run)", Counted)},
+            other_responses={200: ("how many there are (dry_run)", BulkCount)},
         )
         for action, summary in _ACTIONS.items()
     ],
@@ -380,7 +384,7 @@ ENDPOINTS = [
         _MANAGING,
         "Go on with a bulk that was stopped.",
         "manage",
-        answer=Started,
+        response=BulkProgress,
     ),
     Endpoint(
         "POST",
@@ -389,7 +393,7 @@ ENDPOINTS = [
         "Functions",
         "Hold a function's invocations back.",
         "manage",
-        answer=Paused,
+        response=Paused,
     ),
     Endpoint(
         "POST",
@@ -398,6 +402,6 @@ ENDPOINTS = [
         "Functions",
         "Let a function's invocations go.",
         "manage",
-        answer=Paused,
+        response=Paused,
     ),
 ]

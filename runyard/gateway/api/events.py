@@ -13,9 +13,9 @@ from starlette.requests import Request
 from runyard.errors import InvalidEvent
 from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
 from runyard.gateway.http.auth import SIGNED_ID
-from runyard.gateway.http.body import LARGE_BYTES, in_turn, parse_json, reading
+from runyard.gateway.http.body import LARGE_BYTES, client_errors, parse_in_thread, parse_json
 from runyard.gateway.http.endpoint import Call, Endpoint
-from runyard.gateway.http.event_writer import Rows
+from runyard.gateway.http.event_writer import EncodedEvents
 
 MAX_EVENTS = 5000
 # W3C Trace Context, the header `traceparent`.
@@ -67,13 +67,13 @@ class Sent(BaseModel):
 
 async def send_events(call: Call) -> Sent:
     """Take events; the answer with their ids comes after the commit."""
-    rows = await in_turn(_rows, call) if len(call.raw) > LARGE_BYTES else _rows(call)
+    rows = await parse_in_thread(_rows, call) if len(call.raw) > LARGE_BYTES else _rows(call)
     return Sent(ids=await call.services.writer.send(rows))
 
 
-def _rows(call: Call) -> Rows:
+def _rows(call: Call) -> EncodedEvents:
     """The events of a request as the writer takes them."""
-    with reading():
+    with client_errors():
         return _checked_rows(call)
 
 
@@ -90,7 +90,7 @@ def _events(parsed: Sequence[Any]) -> list[Event]:
     return events
 
 
-def _checked_rows(call: Call) -> Rows:
+def _checked_rows(call: Call) -> EncodedEvents:
     events = _events(_parse(call.raw))
     for event in events:
         if isinstance(event.name, str):
@@ -107,7 +107,7 @@ def _checked_rows(call: Call) -> Rows:
             row["ulid"] = ulids[position]
         if trace is not None:
             row["trace"] = trace
-    return Rows.of(rows, call.caller.sender)
+    return EncodedEvents.of(rows, call.caller.sender)
 
 
 def _parse(body: bytes) -> list[object]:
@@ -136,9 +136,9 @@ ENDPOINTS = [
         "Events",
         "Send events, in the form of Inngest's event API.",
         "send",
-        answer=Sent,
-        takes=_EVENTS,
-        on_error={"ids": []},
+        response=Sent,
+        body_schema=_EVENTS,
+        error_fields={"ids": []},
     ),
     *[
         Endpoint(
@@ -148,10 +148,10 @@ ENDPOINTS = [
             "Events",
             f"Send events, with a key or signed (Standard Webhooks){', as Inngest serves it' if path == '/api/inngest' else ''}.",
             "send",
-            answer=Sent,
-            takes=_EVENTS,
+            response=Sent,
+            body_schema=_EVENTS,
             signed=True,
-            on_error={"ids": []},
+            error_fields={"ids": []},
         )
         for path in ("/api/events", "/api/inngest")
     ],

@@ -23,13 +23,19 @@ from starlette.responses import Response
 from runyard.errors import InvalidOption
 from runyard.events import Event, EventData, rows_as_json, rows_of
 from runyard.gateway.api.schemas import Outcome, Received
-from runyard.gateway.api.wait import Wait, outcome
+from runyard.gateway.api.wait import WaitQuery, outcome
 from runyard.gateway.http import counters
-from runyard.gateway.http.body import LARGE_BYTES, MAX_VALUES, in_turn, parse_json, reading
+from runyard.gateway.http.body import (
+    LARGE_BYTES,
+    MAX_VALUES,
+    client_errors,
+    parse_in_thread,
+    parse_json,
+)
+from runyard.gateway.http.body_memory import LARGEST_BODY, sender_identified
 from runyard.gateway.http.endpoint import Call, Endpoint
-from runyard.gateway.http.errors import Problem
-from runyard.gateway.http.event_writer import Rows
-from runyard.gateway.http.held_bodies import LARGEST, is_known
+from runyard.gateway.http.errors import HttpError
+from runyard.gateway.http.event_writer import EncodedEvents
 from runyard.gateway.http.signatures import Signature, StandardWebhooks
 from runyard.store import database
 from runyard.store.queries import fetch_all
@@ -37,11 +43,11 @@ from runyard.text.storable import make_storable
 
 _LOCK_SECONDS = 5
 # Of parts that were not understood, in the log.
-_MOST_SAID = 10
+_MAX_SAID = 10
 # Where JSON may have NUL or half a surrogate pair: as an escape, or (which Python reads) as bytes.
 _UNFIT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")
 _FORM = "application/x-www-form-urlencoded"
-_MOST_FIELDS = 20
+_MAX_FIELDS = 20
 _log = logging.getLogger("runyard.gateway")
 
 
@@ -60,24 +66,24 @@ def edge_function(name: str, body: type[EventData], event: str, summary: str) ->
         "Edge functions",
         summary,
         "send",
-        query=Wait,
+        query=WaitQuery,
         body=body,
-        answer=Outcome,
-        also={202: ("it was taken, and goes on", Outcome)},
+        response=Outcome,
+        other_responses={202: ("it was taken, and goes on", Outcome)},
     )
 
 
 async def send_for(call: Call, event: Event) -> Response:
     """Send an event for a caller who may, and answer as an edge function does."""
     call.check_may_send(event.name)
-    with reading():
-        rows = Rows.of(rows_of([event]), call.caller.sender)
+    with client_errors():
+        rows = EncodedEvents.of(rows_of([event]), call.caller.sender)
     ids = await call.services.writer.send(rows)
     return await outcome(call, ids, call.query.wait)
 
 
 @dataclass(frozen=True)
-class Incoming:
+class WebhookRequest:
     """What another sender posted.
 
     Attributes
@@ -96,7 +102,7 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class Taken:
+class WebhookResult:
     """What a webhook has made of a body, where some parts of it may be beyond it.
 
     Attributes
@@ -122,14 +128,14 @@ class Webhook:
     signature
         The sender's scheme. While its secret is not set, unsigned requests are taken in development, and refused elsewhere.
     take
-        Makes events of what came, none where it is of no interest; `Taken` where parts of it may be beyond it. Give them the sender's own id as
+        Makes events of what came, none where it is of no interest; `WebhookResult` where parts of it may be beyond it. Give them the sender's own id as
         `id`, so that a repeated delivery starts nothing (with `StandardWebhooks` those without one get the delivery's). What it raises for a
         body that it does not understand (KeyError, ValueError and the like) is a 400.
     summary
         What it is, in a sentence.
-    most_bytes
+    max_bytes
         How large a body may be, 1 MiB by default and 25 MiB at most: anybody may post here, and what is posted is kept until its signature is checked.
-    most_values
+    max_values
         How many values, lists and objects its JSON may have.
     form_field
         The field that holds the JSON, for senders that may post a form instead (GitHub's `payload`).
@@ -137,16 +143,16 @@ class Webhook:
 
     name: str
     signature: Signature
-    take: Callable[[Incoming], Sequence[Event] | Taken]
+    take: Callable[[WebhookRequest], Sequence[Event] | WebhookResult]
     summary: str
-    most_bytes: int = 1024 * 1024
-    most_values: int = MAX_VALUES
+    max_bytes: int = 1024 * 1024
+    max_values: int = MAX_VALUES
     form_field: str | None = None
 
     def __post_init__(self) -> None:
-        if self.most_bytes > LARGEST:
+        if self.max_bytes > LARGEST_BODY:
             raise InvalidOption(
-                f"webhook {self.name}: most_bytes is {self.most_bytes}; give {LARGEST} (25 MiB) at most"
+                f"webhook {self.name}: max_bytes is {self.max_bytes}; give {LARGEST_BODY} (25 MiB) at most"
             )
 
     def endpoint(self) -> Endpoint:
@@ -159,17 +165,17 @@ class Webhook:
             "Webhooks",
             self.summary,
             None,
-            answer=Received,
-            takes=takes,
+            response=Received,
+            body_schema=takes,
             errors=(401, 503),
-            most_bytes=self.most_bytes,
+            max_bytes=self.max_bytes,
         )
 
     async def _answer(self, call: Call) -> Received:
         headers = call.request.headers
-        if os.environ.get(self.signature.variable) or not call.services.access.development:
+        if os.environ.get(self.signature.variable) or not call.services.authenticator.development:
             self.signature.check(headers, call.raw)
-            is_known(call.request.state, f"webhook {self.name}")
+            sender_identified(call.request.state, f"webhook {self.name}")
         else:
             _log.warning(
                 "webhook %s was taken without a check: %s is not set",
@@ -178,7 +184,9 @@ class Webhook:
             )
         is_form = headers.get("content-type", "").partition(";")[0].strip().lower() == _FORM
         read = self._read_form if is_form and self.form_field else self._read
-        body = await in_turn(read, call.raw) if len(call.raw) > LARGE_BYTES else read(call.raw)
+        body = (
+            await parse_in_thread(read, call.raw) if len(call.raw) > LARGE_BYTES else read(call.raw)
+        )
         ids, not_understood = await run_in_threadpool(self._take, body, headers)
         if not_understood:
             counters.not_understood.labels(self.name).inc(len(not_understood))
@@ -186,13 +194,13 @@ class Webhook:
                 "webhook %s: %d parts were not understood: %s",
                 self.name,
                 len(not_understood),
-                "; ".join(not_understood[:_MOST_SAID]),
+                "; ".join(not_understood[:_MAX_SAID]),
             )
         return Received(ids=ids, not_understood=len(not_understood))
 
     def _read(self, raw: bytes) -> Any:
         """The JSON of a body, with what PostgreSQL cannot keep of its texts replaced: what nobody may read must not lose the rest."""
-        body = parse_json(raw, self.most_values)
+        body = parse_json(raw, self.max_values)
         return make_storable(body) if _UNFIT.search(raw) else body
 
     def _read_form(self, raw: bytes) -> Any:
@@ -200,10 +208,10 @@ class Webhook:
         if raw.lstrip().startswith((b"{", b"[")):
             return self._read(raw)
         try:
-            fields = parse_qs(raw.decode("ascii"), max_num_fields=_MOST_FIELDS)
+            fields = parse_qs(raw.decode("ascii"), max_num_fields=_MAX_FIELDS)
             [value] = fields[self.form_field or ""]
         except (ValueError, LookupError):
-            raise Problem(
+            raise HttpError(
                 400,
                 "invalid_body",
                 f"the form has no field {self.form_field}: have {self.name} send application/json",
@@ -214,8 +222,8 @@ class Webhook:
         # Another delivery of the same may be under way, or an application's transaction with it: not for long.
         with database.transaction(_LOCK_SECONDS) as connection:
             try:
-                found = self.take(Incoming(body, headers, connection))
-                taken = found if isinstance(found, Taken) else Taken(found)
+                found = self.take(WebhookRequest(body, headers, connection))
+                taken = found if isinstance(found, WebhookResult) else WebhookResult(found)
                 rows = rows_as_json(self._identified(taken.events, headers))
             except (
                 LookupError,
@@ -225,7 +233,7 @@ class Webhook:
                 ArithmeticError,
                 RecursionError,
             ) as error:
-                raise Problem(
+                raise HttpError(
                     400,
                     "invalid_body",
                     f"the body is not what {self.name} sends: {type(error).__name__}",

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from runyard.gateway.http.endpoint import Call, Endpoint, answer
+from runyard.gateway.http.endpoint import Call, Endpoint, json_response
 from runyard.processes.checks import Check, checks
 
 _FRESH_SECONDS = 2.0
@@ -63,18 +63,20 @@ async def ready(call: Call) -> Response:
     """200 when everything that an event needs is up, else 503."""
     found = await _checks.found()
     ok = all(check.ok for check in found)
-    says = call.services.access.development
+    says = call.services.authenticator.development
     body = Ready(
         status="ok" if ok else "not ready",
         checks={
             check.name: CheckView(ok=check.ok, says=check.says if says else None) for check in found
         },
     )
-    return answer(body, 200 if ok else 503)
+    return json_response(body, 200 if ok else 503)
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/healthz", alive, "Health", "Whether this process lives.", None, answer=Alive),
+    Endpoint(
+        "GET", "/healthz", alive, "Health", "Whether this process lives.", None, response=Alive
+    ),
     Endpoint(
         "GET",
         "/readyz",
@@ -82,7 +84,7 @@ ENDPOINTS = [
         "Health",
         "Whether everything that an event needs is up: database, migrations, workers, daemon.",
         None,
-        answer=Ready,
-        also={503: ("it is not", Ready)},
+        response=Ready,
+        other_responses={503: ("it is not", Ready)},
     ),
 ]

@@ -24,24 +24,24 @@ from runyard.gateway.api.schemas import (
     Status,
 )
 from runyard.gateway.api.wait import invocations_of
-from runyard.gateway.http.endpoint import Call, Endpoint, Moment, Query, not_found
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.endpoint import Call, Endpoint, Query, Timestamp, not_found
+from runyard.gateway.http.errors import HttpError
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 
-MOST_ROWS = 100
+MAX_ROWS = 100
 # Of the data of a page: a page of large events has fewer of them.
 _PAGE_BYTES = 2 * 1024 * 1024
 _STATEMENT_SECONDS = 5
 _LARGEST_ID = 2**63 - 1
 # Where a page ends: the time and the id of its last row.
-Place = tuple[datetime, str]
+Cursor = tuple[datetime, str]
 
 
 class PageQuery(Query):
     """Which page: `limit` rows, after the `cursor` that the page before gave."""
 
-    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 20
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 20
     cursor: str | None = None
 
 
@@ -50,8 +50,8 @@ class EventsQuery(PageQuery):
 
     name: str | None = None
     source: str | None = None
-    received_after: Moment | None = None
-    received_before: Moment | None = None
+    received_after: Timestamp | None = None
+    received_before: Timestamp | None = None
 
 
 class InvocationsQuery(PageQuery):
@@ -59,8 +59,8 @@ class InvocationsQuery(PageQuery):
 
     function: str
     status: Status | None = None
-    created_after: Moment | None = None
-    created_before: Moment | None = None
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
 
 
 async def events(call: Call) -> EventsPage:
@@ -124,7 +124,7 @@ async def functions(call: Call) -> Functions:
 
 
 def event_of(event_id: str, caller: Key) -> EventView:
-    """The event with this id; raises `Problem` when there is none that the caller's key is for."""
+    """The event with this id; raises `HttpError` when there is none that the caller's key is for."""
     with database.connection() as connection:
         row = fetch_one(connection, "event", id=event_id)
     if row is None or not caller.is_for(row["name"]):
@@ -133,7 +133,7 @@ def event_of(event_id: str, caller: Key) -> EventView:
 
 
 def invocation_of(given: str, caller: Key) -> FullInvocation:
-    """The invocation with this id; raises `Problem` when there is none that the caller's key is for."""
+    """The invocation with this id; raises `HttpError` when there is none that the caller's key is for."""
     number, _ = status_of(given, caller)
     with database.connection() as connection:
         row = fetch_one(connection, "invocations_in_full", events=[], invocation=number)
@@ -143,7 +143,7 @@ def invocation_of(given: str, caller: Key) -> FullInvocation:
 
 
 def status_of(given: str, caller: Key) -> tuple[int, str]:
-    """The id and the status of an invocation, without all that it has given; raises `Problem` when there is none that the caller's key is for."""
+    """The id and the status of an invocation, without all that it has given; raises `HttpError` when there is none that the caller's key is for."""
     with database.connection() as connection:
         row = fetch_one(connection, "invocation_status", invocation=_number_of(given))
     # An event that is gone already is nobody's in particular.
@@ -153,7 +153,7 @@ def status_of(given: str, caller: Key) -> tuple[int, str]:
 
 
 def _number_of(given: str) -> int:
-    """The id of an invocation as a number; raises `Problem` for what cannot be one."""
+    """The id of an invocation as a number; raises `HttpError` for what cannot be one."""
     number = as_number(given)
     if number is None:
         raise not_found("invocation", given)
@@ -170,15 +170,15 @@ def as_number(given: str) -> int | None:
 
 
 def events_page(
-    bounds: Mapping[str, Any], limit: int, after: Place | None
-) -> tuple[list[Row], Place | None]:
+    bounds: Mapping[str, Any], limit: int, after: Cursor | None
+) -> tuple[list[Row], Cursor | None]:
     """A page of events (`name`, `source`, `names`, `after` and `before` of the bounds may be None) and, where more follow, the place of its last."""
     return _page("events_page", "received_at", bounds, limit, after)
 
 
 def _page(
-    statement: str, ordered_by: str, bounds: Mapping[str, Any], limit: int, after: Place | None
-) -> tuple[list[Row], Place | None]:
+    statement: str, ordered_by: str, bounds: Mapping[str, Any], limit: int, after: Cursor | None
+) -> tuple[list[Row], Cursor | None]:
     at, last = after if after is not None else (None, None)
     with database.searching(_STATEMENT_SECONDS) as connection:
         rows = fetch_all(
@@ -196,7 +196,7 @@ def _page(
     ) else None
 
 
-def _written(place: Place | None) -> str | None:
+def _written(place: Cursor | None) -> str | None:
     """A place as a cursor."""
     return (
         base64.urlsafe_b64encode(json.dumps([place[0].isoformat(), place[1]]).encode())
@@ -207,7 +207,7 @@ def _written(place: Place | None) -> str | None:
     )
 
 
-def _read(cursor: str | None) -> Place | None:
+def _read(cursor: str | None) -> Cursor | None:
     if cursor is None:
         return None
     try:
@@ -218,7 +218,7 @@ def _read(cursor: str | None) -> Place | None:
         moment = moment.astimezone(UTC)  # what no database has is told here
         last.encode()  # and half a surrogate pair, which cannot be sent to one
     except (ValueError, TypeError, OverflowError, RecursionError):
-        raise Problem(
+        raise HttpError(
             400,
             "invalid_field",
             "is no cursor: give the one that the page before came with, as it is",
@@ -250,9 +250,9 @@ ENDPOINTS = [
         "Events, newest first.",
         "read",
         query=EventsQuery,
-        answer=EventsPage,
+        response=EventsPage,
     ),
-    Endpoint("GET", "/api/events/{id}", event, "History", "An event.", "read", answer=EventView),
+    Endpoint("GET", "/api/events/{id}", event, "History", "An event.", "read", response=EventView),
     Endpoint(
         "GET",
         "/api/events/{id}/invocations",
@@ -260,7 +260,7 @@ ENDPOINTS = [
         "History",
         "What an event has set off, with steps.",
         "read",
-        answer=Invocations,
+        response=Invocations,
     ),
     Endpoint(
         "GET",
@@ -270,7 +270,7 @@ ENDPOINTS = [
         "The invocations of a function, newest first.",
         "read",
         query=InvocationsQuery,
-        answer=InvocationsPage,
+        response=InvocationsPage,
     ),
     Endpoint(
         "GET",
@@ -279,7 +279,7 @@ ENDPOINTS = [
         "History",
         "An invocation: steps, attempts, output, error.",
         "read",
-        answer=FullInvocation,
+        response=FullInvocation,
     ),
     Endpoint(
         "GET",
@@ -288,6 +288,6 @@ ENDPOINTS = [
         "Functions",
         "The registry: every function, with the JSON Schema of its events.",
         "read",
-        answer=Functions,
+        response=Functions,
     ),
 ]

@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 from runyard.engine.api_keys import Key
 from runyard.engine.bulk import Selection
-from runyard.gateway.api.actions import Started, cancel_invocation, start
-from runyard.gateway.api.history import MOST_ROWS, Place, event_of, events_page, invocation_of
+from runyard.gateway.api.actions import BulkProgress, cancel_invocation, start
+from runyard.gateway.api.history import MAX_ROWS, Cursor, event_of, events_page, invocation_of
 from runyard.gateway.api.schemas import EventView, FullInvocation
 from runyard.gateway.api.wait import invocations_of
-from runyard.gateway.http.endpoint import Body, Call, Endpoint, Moment, Query, answer
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.endpoint import Body, Call, Endpoint, Query, Timestamp, json_response
+from runyard.gateway.http.errors import HttpError
 from runyard.store import database
 from runyard.store.queries import fetch_one
 
@@ -77,9 +77,9 @@ class V1EventsQuery(Query):
     """Which events; those of the last hour by default. `cursor` is the `internal_id` of the last event of the page before."""
 
     name: str | None = None
-    received_after: Moment | None = None
-    received_before: Moment | None = None
-    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 20
+    received_after: Timestamp | None = None
+    received_before: Timestamp | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 20
     cursor: str | None = None
 
 
@@ -147,14 +147,14 @@ async def cancel_many(call: Call) -> Response:
     selection = Selection(
         function=asked.function_id, since=asked.started_after, until=asked.started_before
     )
-    return answer(await start(call, selection, "cancel"), 202)
+    return json_response(await start(call, selection, "cancel"), 202)
 
 
-def _place(cursor: str, caller: Key) -> Place:
+def _place(cursor: str, caller: Key) -> Cursor:
     with database.connection() as connection:
         row = fetch_one(connection, "event", id=cursor)
     if row is None or not caller.is_for(row["name"]):
-        raise Problem(
+        raise HttpError(
             400,
             "invalid_field",
             "is no cursor: give the internal_id of the last event of the page before",
@@ -209,10 +209,10 @@ ENDPOINTS = [
         "Events, newest first; of the last hour by default.",
         "read",
         query=V1EventsQuery,
-        answer=Envelope[list[V1Event]],
+        response=Envelope[list[V1Event]],
     ),
     Endpoint(
-        "GET", "/v1/events/{id}", event, _GROUP, "An event.", "read", answer=Envelope[V1Event]
+        "GET", "/v1/events/{id}", event, _GROUP, "An event.", "read", response=Envelope[V1Event]
     ),
     Endpoint(
         "GET",
@@ -221,9 +221,9 @@ ENDPOINTS = [
         _GROUP,
         "What an event has set off.",
         "read",
-        answer=Envelope[list[V1Run]],
+        response=Envelope[list[V1Run]],
     ),
-    Endpoint("GET", "/v1/runs/{id}", run, _GROUP, "A run.", "read", answer=Envelope[V1Run]),
+    Endpoint("GET", "/v1/runs/{id}", run, _GROUP, "A run.", "read", response=Envelope[V1Run]),
     Endpoint("DELETE", "/v1/runs/{id}", cancel_run, _GROUP, "Cancel a run.", "manage", status=204),
     Endpoint(
         "POST",
@@ -233,7 +233,7 @@ ENDPOINTS = [
         "Cancel the runs of a function that started in a time.",
         "manage",
         body=Cancellation,
-        answer=Started,
+        response=BulkProgress,
         status=202,
     ),
 ]

@@ -90,6 +90,6 @@ ENDPOINTS = [
         "Health",
         "Metrics for Prometheus.",
         "read",
-        media=("text/plain",),
+        media_types=("text/plain",),
     )
 ]

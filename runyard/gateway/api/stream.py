@@ -51,7 +51,9 @@ async def _messages(call: Call, invocation: int, since: str | None) -> AsyncIter
         call.services.watcher.changes(invocation, since, _LOOK_SECONDS, call.caller.id)
     ) as changes:
         async for change in changes:
-            if time.monotonic() > until or not await call.services.access.still_takes(call.caller):
+            if time.monotonic() > until or not await call.services.authenticator.is_still_valid(
+                call.caller
+            ):
                 return
             if change is not None or time.monotonic() - said_at > _QUIET_SECONDS:
                 said_at = time.monotonic()
@@ -101,8 +103,8 @@ ENDPOINTS = [
         "Stream",
         "Progress, steps and status of an invocation as server-sent events.",
         "read",
-        media=("text/event-stream",),
-        also={204: ("the end was seen already", None)},
+        media_types=("text/event-stream",),
+        other_responses={204: ("the end was seen already", None)},
         headers={"Last-Event-ID": "The id of the last message that was seen."},
     )
 ]

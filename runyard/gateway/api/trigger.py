@@ -12,10 +12,10 @@ from runyard.events import INTERNAL_PREFIXES, Event, internal_row, rows_of
 from runyard.functions.registry import INVOKED, SCHEDULED, registered_events
 from runyard.functions.triggers import Trigger
 from runyard.gateway.api.schemas import Outcome
-from runyard.gateway.api.wait import Wait, outcome
-from runyard.gateway.http.body import reading
+from runyard.gateway.api.wait import WaitQuery, outcome
+from runyard.gateway.http.body import client_errors
 from runyard.gateway.http.endpoint import Body, Call, Endpoint, not_found
-from runyard.gateway.http.event_writer import Rows
+from runyard.gateway.http.event_writer import EncodedEvents
 from runyard.store import database
 from runyard.store.queries import fetch_one
 
@@ -49,24 +49,24 @@ async def trigger(call: Call) -> Response:
     return await outcome(call, ids, call.query.wait)
 
 
-def _rows(call: Call) -> Rows:
+def _rows(call: Call) -> EncodedEvents:
     asked: TriggerBody = call.body
     name = asked.event if asked.event is not None else _event_of(asked.function or "", call.caller)
     call.check_may_send(name)
-    with reading():
+    with client_errors():
         return _checked_rows(call, asked, name)
 
 
-def _checked_rows(call: Call, asked: TriggerBody, name: str) -> Rows:
+def _checked_rows(call: Call, asked: TriggerBody, name: str) -> EncodedEvents:
     event = Event(name, asked.data, id=asked.id, ts=asked.ts, user=asked.user)
     if asked.function is None or not name.startswith(INTERNAL_PREFIXES):
-        return Rows.of(
+        return EncodedEvents.of(
             [{**row, "target": asked.function} for row in rows_of([event])], call.caller.sender
         )
     for field in ("id", "ts", "user"):
         if getattr(asked, field) is not None:
             raise InvalidEvent("goes with functions that an event starts; leave it out", field)
-    return Rows.of(
+    return EncodedEvents.of(
         [{**internal_row(name, asked.data), "target": asked.function}], call.caller.sender
     )
 
@@ -93,10 +93,10 @@ ENDPOINTS = [
         "Trigger",
         "Send an event, or run one function; with `wait` its outcome is the answer.",
         "send",
-        query=Wait,
+        query=WaitQuery,
         body=TriggerBody,
-        answer=Outcome,
-        also={202: ("it goes on", Outcome)},
+        response=Outcome,
+        other_responses={202: ("it goes on", Outcome)},
         errors=(404,),
     )
 ]

@@ -9,22 +9,24 @@ from runyard.events import catalog
 from runyard.gateway.api.actions import replay_all_of
 from runyard.gateway.api.history import event_of
 from runyard.gateway.dev.page import Action, Page, Values, Visit
-from runyard.gateway.dev.search import FIELDS, STATUSES, Found, Search, find
+from runyard.gateway.dev.search import FIELDS, STATUSES, Search, SearchResult, find
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 
 _EACH = 6
-_MOST_CAUSED = 200
+_MAX_CAUSED = 200
 
 
-def look_at_all(visit: Visit) -> Values:
+def list_events(visit: Visit) -> Values:
     """A page of events."""
-    search = Search({field: visit.asked(field) for field in FIELDS}, visit.asked("before"))
+    search = Search(
+        {field: visit.query_value(field) for field in FIELDS}, visit.query_value("before")
+    )
     problem = None
     try:
         found = find(search)
     except InvalidOption as error:
-        found, problem = Found([], None), str(error)
+        found, problem = SearchResult([], None), str(error)
     return {
         "search": search,
         "problem": problem,
@@ -35,12 +37,12 @@ def look_at_all(visit: Visit) -> Values:
     }
 
 
-def look_at_one(visit: Visit) -> Values:
+def show_event(visit: Visit) -> Values:
     """One event."""
     event = event_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
         invocations = fetch_all(connection, "invocations_briefly", events=[event.id], each=100)
-        caused = fetch_all(connection, "caused", event=event.id, limit=_MOST_CAUSED)
+        caused = fetch_all(connection, "caused", event=event.id, limit=_MAX_CAUSED)
         cause = fetch_one(connection, "cause", invocation=event.caused_by)
     # Should it be its own cause, it is not told again below itself.
     rows = {
@@ -52,13 +54,15 @@ def look_at_one(visit: Visit) -> Values:
         "invocations": invocations,
         "cause": cause,
         "branches": _branches(rows.values()),
-        "many": len(caused) == _MOST_CAUSED,
+        "many": len(caused) == _MAX_CAUSED,
     }
 
 
 def replay(visit: Visit) -> str:
     """Replay what an event has set off; go on at the new invocation, or at the event where there are several."""
-    made = replay_all_of(visit.path("id"), None, visit.caller, keep=visit.given("keep") == "yes")
+    made = replay_all_of(
+        visit.path("id"), None, visit.caller, keep=visit.form_value("keep") == "yes"
+    )
     return to_invocation(made[0]) if len(made) == 1 else to_event(visit.path("id"))
 
 
@@ -91,7 +95,7 @@ def _branches(events: Any) -> Mapping[int, list[Row]]:
 
 
 PAGES = [
-    Page("", "events", look_at_all, menu="Events", every=1.0),
-    Page("/events/{id}", "event", look_at_one, every=0.5),
+    Page("", "events", list_events, menu="Events", refresh_seconds=1.0),
+    Page("/events/{id}", "event", show_event, refresh_seconds=0.5),
 ]
 ACTIONS = [Action("/events/{id}/replay", replay)]

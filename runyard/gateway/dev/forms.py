@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from runyard.gateway.http.body import check_values
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.errors import HttpError
 
 Kind = Literal["text", "line", "whole", "number", "choice", "yes or no", "list", "object", "json"]
 Schema = Mapping[str, Any]
@@ -213,7 +213,7 @@ def _text(schema: Schema) -> str:
     return "text".ljust(int(schema.get("minLength", 0)), "x")[: int(schema.get("maxLength", _LONG))]
 
 
-def typed(fields: Sequence[Field], data: Mapping[str, Any]) -> dict[str, str]:
+def field_texts(fields: Sequence[Field], data: Mapping[str, Any]) -> dict[str, str]:
     """What stands in the fields for this data, by path."""
     found: dict[str, str] = {}
     for field in fields:
@@ -221,7 +221,7 @@ def typed(fields: Sequence[Field], data: Mapping[str, Any]) -> dict[str, str]:
             continue
         value = data[field.name]
         if field.kind == "object" and isinstance(value, Mapping):
-            found |= typed(field.fields, value)
+            found |= field_texts(field.fields, value)
         elif field.kind == "list" and isinstance(value, list):
             found[field.path] = "\n".join(as_text(one) for one in value)
         else:
@@ -256,7 +256,7 @@ def _data(
             continue
         try:
             data[field.name] = _value(field, text)
-        except (ValueError, RecursionError, Problem) as error:
+        except (ValueError, RecursionError, HttpError) as error:
             problems.append((field.path, f"this is not JSON: {error}"))
     return data
 
@@ -293,7 +293,7 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def beside(
+def problems_by_field(
     fields: Sequence[Field], problems: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
     """Problems by the field that they belong to, and those that belong to none: the deepest field that the problem's path goes through."""

@@ -19,7 +19,7 @@ _MOST = 10_000
 _LATEST = 50
 
 
-def look_at_all(visit: Visit) -> Values:
+def list_functions(visit: Visit) -> Values:
     """The registry."""
     del visit
     functions = _functions()
@@ -37,13 +37,13 @@ def look_at_all(visit: Visit) -> Values:
     }
 
 
-def look_at_one(visit: Visit) -> Values:
+def show_function(visit: Visit) -> Values:
     """One function."""
     name = visit.path("name")
     found = next((function for function in _functions() if function["name"] == name), None)
     if found is None:
         raise not_found("function", name)
-    dead = visit.asked("only") == "dead-letters"
+    dead = visit.query_value("only") == "dead-letters"
     latest = _dead_letters(name) if dead else _latest(name)
     under_way = [
         row
@@ -82,7 +82,7 @@ def replay_failures(visit: Visit) -> str:
     pieces = bulk.perform(
         Selection(function=name, status=("failed",)),
         "replay",
-        keep=visit.given("keep") == "yes",
+        keep=visit.form_value("keep") == "yes",
         most_seconds=MOST_SECONDS,
     )
     next(pieces)
@@ -94,7 +94,7 @@ def _set_paused(visit: Visit, paused: bool) -> str:
     name = visit.path("name")
     if not dispatch.pause(name, paused):
         raise not_found("function", name)
-    return to_function(name) if visit.given("from") == "function" else "/dev/functions"
+    return to_function(name) if visit.form_value("from") == "function" else "/dev/functions"
 
 
 def _functions() -> list[dict[str, Any]]:
@@ -172,8 +172,8 @@ def _length(seconds: float) -> str:
 
 
 PAGES = [
-    Page("/functions", "functions", look_at_all, menu="Functions", every=1.0),
-    Page("/functions/{name}", "function", look_at_one, every=1.0),
+    Page("/functions", "functions", list_functions, menu="Functions", refresh_seconds=1.0),
+    Page("/functions/{name}", "function", show_function, refresh_seconds=1.0),
 ]
 ACTIONS = [
     Action("/functions/{name}/pause", pause),

@@ -48,7 +48,7 @@ class _Doctor:
 _doctor = _Doctor()
 
 
-def look(visit: Visit) -> Values:
+def show(visit: Visit) -> Values:
     """The state of everything."""
     del visit
     with database.connection() as connection:
@@ -82,4 +82,4 @@ def _is_of(process: str, worker: str) -> bool:
     return process == worker or process.startswith(f"{worker}:")
 
 
-PAGES = [Page("/health", "health", look, menu="Health", every=1.0)]
+PAGES = [Page("/health", "health", show, menu="Health", refresh_seconds=1.0)]

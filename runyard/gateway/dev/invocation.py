@@ -2,7 +2,7 @@
 
 from runyard.dagster_adapter.links import to_invocation
 from runyard.engine.dispatch import LAUNCH_SECONDS
-from runyard.gateway.api.actions import cancel_open, hurry_invocation, replay_one
+from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
 from runyard.gateway.api.history import event_of, invocation_of
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
@@ -12,7 +12,7 @@ from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 
 
-def look(visit: Visit) -> Values:
+def show(visit: Visit) -> Values:
     """An invocation with everything that is known of it."""
     invocation = invocation_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
@@ -64,7 +64,7 @@ def look(visit: Visit) -> Values:
 def replay(visit: Visit) -> str:
     """Replay it; go on at the new one."""
     return to_invocation(
-        replay_one(visit.path("id"), visit.caller, keep=visit.given("keep") == "yes")[0]
+        replay_one(visit.path("id"), visit.caller, keep=visit.form_value("keep") == "yes")[0]
     )
 
 
@@ -75,10 +75,10 @@ def cancel(visit: Visit) -> str:
 
 def run_now(visit: Visit) -> str:
     """Run it before its time."""
-    return to_invocation(hurry_invocation(visit.path("id"), visit.caller))
+    return to_invocation(run_invocation_now(visit.path("id"), visit.caller))
 
 
-PAGES = [Page("/invocations/{id}", "invocation", look, every=0.3)]
+PAGES = [Page("/invocations/{id}", "invocation", show, refresh_seconds=0.3)]
 ACTIONS = [
     Action("/invocations/{id}/replay", replay),
     Action("/invocations/{id}/cancel", cancel),

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runyard.gateway.http.endpoint import event_stream
-from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.errors import HttpError, as_http_error
 
 # A stream ends after this; the browser comes back, and its key is looked at again.
 _LONGEST_SECONDS = 300.0
@@ -22,11 +22,11 @@ _QUIET_SECONDS = 15.0
 _SHARE = 0.2
 _LONGEST_PAUSE = 5
 _PATIENCE_SECONDS = 10.0
-_MOST_STREAMS = 100
+_MAX_STREAMS = 100
 _open = 0
 
 
-def wanted(request: Request) -> bool:
+def is_stream_request(request: Request) -> bool:
     """Whether a page is asked for as a stream."""
     return "text/event-stream" in request.headers.get("accept", "")
 
@@ -34,12 +34,12 @@ def wanted(request: Request) -> bool:
 def stream(
     render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]
 ) -> Response:
-    """The stream of what `render` gives, looked at every so many seconds as long as it may go on; raises `Problem` when there are too many."""
-    if _open >= _MOST_STREAMS:
-        raise Problem(
+    """The stream of what `render` gives, looked at every so many seconds as long as it may go on; raises `HttpError` when there are too many."""
+    if _open >= _MAX_STREAMS:
+        raise HttpError(
             503,
             "too_many",
-            f"{_MOST_STREAMS} pages are kept up to date already: close some",
+            f"{_MAX_STREAMS} pages are kept up to date already: close some",
             headers={"Retry-After": "10"},
         )
     return event_stream(_parts(render, every, may_go_on))
@@ -58,7 +58,7 @@ async def _parts(
             try:
                 html = await run_in_threadpool(render)
             except Exception as error:
-                problem_of(
+                as_http_error(
                     error
                 )  # it is in the log where nobody foresaw it; the browser asks again
                 return

@@ -27,7 +27,7 @@ from runyard.engine.api_keys import Key, Scope
 from runyard.gateway.api.schemas import FINAL
 from runyard.gateway.dev import live, session
 from runyard.gateway.http.body import read_body
-from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.errors import HttpError, as_http_error
 from runyard.gateway.http.templates import as_pretty_json, environment
 from runyard.text.redaction import redactor
 
@@ -43,11 +43,11 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _LOGIN = "/dev/login"
-_MOST_SHOWN = 50_000
+_MAX_SHOWN = 50_000
 # An event of 512 KiB, every byte of it as % and two digits, with its other fields; what anybody may send is a key.
-_MOST_FORM_BYTES = 4 * 1024 * 1024
-_MOST_LOGIN_BYTES = 16 * 1024
-_MOST_FIELDS = 10_000
+_MAX_FORM_BYTES = 4 * 1024 * 1024
+_MAX_LOGIN_BYTES = 16 * 1024
+_MAX_FIELDS = 10_000
 Values = Mapping[str, Any]
 
 
@@ -72,17 +72,17 @@ class Visit:
         """A parameter of the path."""
         return str(self.request.path_params[name])
 
-    def asked(self, name: str) -> str:
+    def query_value(self, name: str) -> str:
         """The text of a field of the query, without blanks around it; empty where there is none."""
         return self.query.get(name, [""])[0].strip()
 
-    def given(self, name: str) -> str:
+    def form_value(self, name: str) -> str:
         """The text of a field of the form, empty where there is none."""
         return self.form.get(name, [""])[0]
 
     def in_background(self, pieces: Iterator[object]) -> None:
         """Do all the pieces of an iterator behind the answer."""
-        from_thread.run_sync(self.request.app.state.services.background.go_on, pieces)
+        from_thread.run_sync(self.request.app.state.services.background.run, pieces)
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,23 @@ class Page:
         Its path below `/dev`: `/events/{id}`; empty for the first one.
     template
         The name of its template, without `.html`; empty where `look` always makes the answer itself.
-    look
+    view
         Gives the template's values, or an answer of its own.
     menu
         What the menu calls it; empty where it does not stand there.
-    every
+    refresh_seconds
         Seconds between two looks at its live part; None where it has none.
     """
 
     path: str
     template: str
-    look: Callable[[Visit], Values | Response]
+    view: Callable[[Visit], Values | Response]
     menu: str = ""
-    every: float | None = None
+    refresh_seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Shown:
+class PageResponse:
     """A page that an action answers with: its template, without `.html`, its values, its status."""
 
     template: str
@@ -124,7 +124,7 @@ class Action:
     """What a form does: `do` gives the path to go on at, or a page."""
 
     path: str
-    do: Callable[[Visit], str | Shown]
+    handler: Callable[[Visit], str | PageResponse]
     scope: Scope = "manage"
 
 
@@ -196,13 +196,13 @@ class Site:
         try:
             caller = await session.visitor(request, "read")
             visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {})
-            if page.every is not None and live.wanted(request):
+            if page.refresh_seconds is not None and live.is_stream_request(request):
                 return live.stream(
                     partial(self._live_part, page, visit),
-                    page.every,
+                    page.refresh_seconds,
                     partial(session.still_valid, request, caller),
                 )
-            found = await run_in_threadpool(page.look, visit)
+            found = await run_in_threadpool(page.view, visit)
             if isinstance(found, Response):
                 return found
             return self._answer(
@@ -215,7 +215,7 @@ class Site:
             return self._refuse(request, error)
 
     def _live_part(self, page: Page, visit: Visit) -> str:
-        found = page.look(visit)
+        found = page.view(visit)
         assert not isinstance(found, Response), "a live page is made of its template"
         return self.render(f"{page.template}.live.html", visit.request, visit.caller, found)
 
@@ -223,8 +223,8 @@ class Site:
         request.state.endpoint = f"POST /dev{action.path}"
         try:
             caller = await session.visitor(request, action.scope)
-            form = await _form(request, _MOST_FORM_BYTES, caller.id)
-            found = await run_in_threadpool(action.do, Visit(request, caller, {}, form))
+            form = await _form(request, _MAX_FORM_BYTES, caller.id)
+            found = await run_in_threadpool(action.handler, Visit(request, caller, {}, form))
             if isinstance(found, str):
                 return RedirectResponse(found, 303, HEADERS)
             html = await run_in_threadpool(
@@ -241,8 +241,8 @@ class Site:
         return made
 
     def _refuse(self, request: Request, error: Exception) -> Response:
-        problem = problem_of(error)
-        if problem.status == 401 and not live.wanted(request):
+        problem = as_http_error(error)
+        if problem.status == 401 and not live.is_stream_request(request):
             return self._ask_for_key(request, "")
         # An action has no page of its own: its form stands on the one above it.
         back = request.url.path if request.method == "GET" else request.url.path.rpartition("/")[0]
@@ -266,7 +266,7 @@ class Site:
         if request.url.path == "/dev/":
             await RedirectResponse("/dev", 307)(scope, receive, send)
             return
-        problem = Problem(404, "not_found", "there is no such page: begin with the events")
+        problem = HttpError(404, "not_found", "there is no such page: begin with the events")
         await self._refuse(request, problem)(scope, receive, send)
 
     def _ask_for_key(self, request: Request, message: str) -> Response:
@@ -287,11 +287,13 @@ class Site:
         if request.method == "GET":
             return self._ask_for_key(request, "")
         try:
-            form = await _form(request, _MOST_LOGIN_BYTES)
+            form = await _form(request, _MAX_LOGIN_BYTES)
             given = form.get("key", [""])[0].strip()
-            await request.app.state.services.access.caller(request, "read", given=given)
+            await request.app.state.services.authenticator.authenticate(
+                request, "read", given=given
+            )
         except Exception as error:
-            return self._ask_for_key(request, str(problem_of(error)))
+            return self._ask_for_key(request, str(as_http_error(error)))
         to = form.get("to", ["/dev"])[0]
         made = RedirectResponse(
             to if to == "/dev" or to.startswith(("/dev/", "/dev?")) else "/dev", 303, HEADERS
@@ -302,8 +304,8 @@ class Site:
     async def _log_out(self, request: Request) -> Response:
         request.state.endpoint = "POST /dev/logout"
         try:
-            await _form(request, _MOST_LOGIN_BYTES)
-        except Problem as problem:
+            await _form(request, _MAX_LOGIN_BYTES)
+        except HttpError as problem:
             return self._refuse(request, problem)
         made = RedirectResponse(_LOGIN, 303, HEADERS)
         session.end(made)
@@ -319,8 +321,8 @@ def _shown_json(context: Context, value: object) -> str:
     text: str = context["without_secrets"](as_pretty_json(value))
     return (
         text
-        if len(text) <= _MOST_SHOWN
-        else f"{text[:_MOST_SHOWN]}\n... and {len(text) - _MOST_SHOWN:,} characters more"
+        if len(text) <= _MAX_SHOWN
+        else f"{text[:_MAX_SHOWN]}\n... and {len(text) - _MAX_SHOWN:,} characters more"
     )
 
 
@@ -341,15 +343,15 @@ def _without_secrets(context: Context, value: object) -> object:
 
 
 async def _form(request: Request, most: int, key: str | None = None) -> Mapping[str, Sequence[str]]:
-    """The fields of a form that one of our pages has sent, `most` bytes at most, by the owner of a key or anybody; raises `Problem`."""
+    """The fields of a form that one of our pages has sent, `most` bytes at most, by the owner of a key or anybody; raises `HttpError`."""
     body = await read_body(request, most, key)
     try:
-        if len(body) > _MOST_LOGIN_BYTES:
+        if len(body) > _MAX_LOGIN_BYTES:
             form = await run_in_threadpool(_fields, body)
         else:
             form = _fields(body)
     except ValueError:
-        raise Problem(
+        raise HttpError(
             400,
             "invalid_form",
             "this is no form that one of our pages has sent: open the page again",
@@ -359,8 +361,8 @@ async def _form(request: Request, most: int, key: str | None = None) -> Mapping[
 
 
 def _fields(body: bytes) -> dict[str, list[str]]:
-    return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
 
 
 def _development(request: Request) -> bool:
-    return bool(request.app.state.services.access.development)
+    return bool(request.app.state.services.authenticator.development)

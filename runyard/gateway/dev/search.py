@@ -45,7 +45,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Events of a search; `further` is where to go on, None at the end; `looked_until` is how far back it looked, where its time was over before it had enough."""
 
     events: list[Row]
@@ -53,7 +53,7 @@ class Found:
     looked_until: datetime | None = None
 
 
-def find(search: Search) -> Found:
+def find(search: Search) -> SearchResult:
     """The next events that a search meets; raises `InvalidOption` for a field that cannot be read."""
     typed = search.typed
     status = typed["status"] or None
@@ -91,7 +91,7 @@ def find(search: Search) -> Found:
                 limit=_SHOWN + 1 - len(found),
             )
             if len(found) > _SHOWN:
-                return Found(
+                return SearchResult(
                     found[:_SHOWN],
                     _written((found[_SHOWN - 1]["received_at"], found[_SHOWN - 1]["id"])),
                 )
@@ -99,11 +99,11 @@ def find(search: Search) -> Found:
                 connection, "events_looked_at", **bounds, chunk=chunk, cursor_at=at, cursor_id=last
             )
             if row is None:
-                return Found(found, None)
+                return SearchResult(found, None)
             place = row["received_at"], row["id"]
             now = time.monotonic()
             if now - began > _SECONDS:
-                return Found(found, _written(place), place[0])
+                return SearchResult(found, _written(place), place[0])
             chunk = min(2 * chunk, _LARGEST_CHUNK) if now - looked_at < _SECONDS / 8 else chunk
 
 

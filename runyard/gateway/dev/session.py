@@ -13,23 +13,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runyard.engine.api_keys import Key, Scope
-from runyard.gateway.http.auth import Access, check_for_all_events
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.auth import Authenticator, check_for_all_events
+from runyard.gateway.http.errors import HttpError
 
 COOKIE = "runyard_dev"
 TOKEN_FIELD = "token"  # noqa: S105 (the name of a field)
 
 
 async def visitor(request: Request, scope: Scope) -> Key:
-    """The key of who asks, from the cookie or a header; raises `Problem` as `Access.caller` does, and for a key that is for some events only."""
-    key = await _access(request).caller(request, scope, given=cookie(request))
+    """The key of who asks, from the cookie or a header; raises `HttpError` as `Authenticator.authenticate` does, and for a key that is for some events only."""
+    key = await _access(request).authenticate(request, scope, given=cookie(request))
     check_for_all_events(key)
     return key
 
 
 async def still_valid(request: Request, key: Key) -> bool:
     """Whether a visitor's key has not been revoked since."""
-    return await _access(request).still_takes(key)
+    return await _access(request).is_still_valid(key)
 
 
 def cookie(request: Request) -> str | None:
@@ -50,17 +50,17 @@ def token(request: Request) -> str:
 
 
 def check_form(request: Request, given: str) -> None:
-    """Raise `Problem` unless a form comes from one of our own pages, and was made for this visitor."""
+    """Raise `HttpError` unless a form comes from one of our own pages, and was made for this visitor."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Problem(
+        raise HttpError(
             403,
             "origin_not_allowed",
             "this form comes from a page of another address: open it here, and send it again",
         )
     session = cookie(request)
     if session is None or not hmac.compare_digest(_token_of(session).encode(), given.encode()):
-        raise Problem(
+        raise HttpError(
             403, "csrf_failed", "this page is out of date: open it again, and send the form again"
         )
 
@@ -80,6 +80,6 @@ def _token_of(session: str) -> str:
     return hmac.new(session.encode(), b"forms of the dev page", hashlib.sha256).hexdigest()
 
 
-def _access(request: Request) -> Access:
-    access: Access = request.app.state.services.access
+def _access(request: Request) -> Authenticator:
+    access: Authenticator = request.app.state.services.authenticator
     return access

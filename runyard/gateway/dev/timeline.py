@@ -61,7 +61,7 @@ class Timeline:
     """All spans, and the steps that were kept from before (of the invocation that this one replays)."""
 
     spans: list[Span]
-    kept: list[StepView]
+    reused: list[StepView]
 
 
 def timeline(

@@ -16,10 +16,10 @@ from starlette.requests import Request
 from runyard.engine import api_keys
 from runyard.engine.api_keys import Key, Scope
 from runyard.errors import DatabaseUnavailable
-from runyard.gateway.http.client_connections import address_of
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.connection_limits import client_address
+from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.signatures import StandardWebhooks
-from runyard.gateway.http.strangers import Strangers
+from runyard.gateway.http.unknown_keys import UnknownKeyThrottle
 from runyard.settings import settings
 
 DEVELOPER = Key("development", "development", b"", api_keys.SCOPES)
@@ -30,7 +30,7 @@ SIGNED_ID = "signed"
 _SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
 
 
-class Access:
+class Authenticator:
     """Tells who a request is from.
 
     Parameters
@@ -45,11 +45,11 @@ class Access:
         self._read_at = float("-inf")
         self._began_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
-        self._strangers = Strangers(settings().unknown_key_rate_limit)
+        self._unknown_keys = UnknownKeyThrottle(settings().unknown_key_rate_limit)
         self._buckets: dict[str, _Bucket] = {}
         self._used: set[str] = set()
 
-    async def caller(
+    async def authenticate(
         self, request: Request, scope: Scope, *, body: bytes | None = None, given: str | None = None
     ) -> Key:
         """The key that a request comes with, or who it is signed by.
@@ -63,7 +63,7 @@ class Access:
         given
             A key that it brings in another way than those above, where it brings none of them.
 
-        Raises `Problem`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast, or for too many that are not known.
+        Raises `HttpError`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast, or for too many that are not known.
         """
         if self.development:
             return DEVELOPER
@@ -76,12 +76,12 @@ class Access:
             key = key or await self._find(each)
         if key is None:
             if brought:
-                await self._strangers.slow(
-                    address_of(request.client.host if request.client else "")
+                await self._unknown_keys.delay(
+                    client_address(request.client.host if request.client else "")
                 )
             if "key" in request.path_params:
-                raise Problem(401, "unauthorized", "Event key not found")
-            raise Problem(
+                raise HttpError(401, "unauthorized", "Event key not found")
+            raise HttpError(
                 401,
                 "unauthorized",
                 "give a key that is valid here: Authorization: Bearer <key>",
@@ -89,13 +89,13 @@ class Access:
             )
         self._hold_to_rate(key)
         if scope not in key.scopes:
-            raise Problem(
+            raise HttpError(
                 403, "forbidden", f"this key may not {scope}; it may {', '.join(key.scopes)}"
             )
         self._used.add(key.id)
         return key
 
-    async def still_takes(self, key: Key) -> bool:
+    async def is_still_valid(self, key: Key) -> bool:
         """Whether a key that was let in a while ago is still valid, as it was at most a second ago; also while the database is away."""
         if self.development or key.id == SIGNED_ID:
             return True
@@ -103,10 +103,10 @@ class Access:
             await self._read_since(time.monotonic() - _FRESH_SECONDS)
         return key.hash in self._keys
 
-    async def check_still_takes(self, key: Key) -> None:
-        """Raise `Problem` for a key that was let in a while ago and is not valid any more."""
-        if not await self.still_takes(key):
-            raise Problem(
+    async def check_still_valid(self, key: Key) -> None:
+        """Raise `HttpError` for a key that was let in a while ago and is not valid any more."""
+        if not await self.is_still_valid(key):
+            raise HttpError(
                 401, "unauthorized", "this key was revoked while its request was answered"
             )
 
@@ -144,7 +144,7 @@ class Access:
         bucket = self._buckets.setdefault(key.id, _Bucket(rate))
         wait = bucket.take(rate)
         if wait > 0:
-            raise Problem(
+            raise HttpError(
                 429,
                 "rate_limited",
                 f"this key may ask {rate:g} times a second: wait, then send it again",
@@ -153,9 +153,9 @@ class Access:
 
 
 def check_may_send(caller: Key, event: str) -> None:
-    """Raise `Problem` unless a key may send events of this name."""
+    """Raise `HttpError` unless a key may send events of this name."""
     if not caller.is_for(event):
-        raise Problem(
+        raise HttpError(
             403,
             "forbidden",
             f"this key may send {', '.join(caller.events or ())}; not {event[:100]}",
@@ -163,9 +163,9 @@ def check_may_send(caller: Key, event: str) -> None:
 
 
 def check_for_all_events(caller: Key) -> None:
-    """Raise `Problem` for a key that is for some events only, where something is about all of them."""
+    """Raise `HttpError` for a key that is for some events only, where something is about all of them."""
     if caller.events is not None:
-        raise Problem(
+        raise HttpError(
             403,
             "forbidden",
             f"this key is for {', '.join(caller.events)}, and this is about all events: use a key that is for all",

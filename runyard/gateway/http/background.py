@@ -12,13 +12,13 @@ from runyard.text.redaction import redact
 _log = logging.getLogger("runyard.gateway")
 
 
-class Background:
+class BackgroundRunner:
     """Takes iterators to their ends. What is stopped in the middle must be able to go on another time."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> "Background":
+    async def __aenter__(self) -> "BackgroundRunner":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -28,7 +28,7 @@ class Background:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def go_on(self, pieces: Iterator[object]) -> None:
+    def run(self, pieces: Iterator[object]) -> None:
         """Do all the pieces of an iterator."""
         task = asyncio.create_task(_exhaust(pieces))
         self._tasks.add(task)

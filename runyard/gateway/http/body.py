@@ -11,9 +11,9 @@ from anyio import CapacityLimiter, to_thread
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from runyard.gateway.http import held_bodies
-from runyard.gateway.http.client_connections import address_of
-from runyard.gateway.http.errors import Problem, invalid
+from runyard.gateway.http import body_memory
+from runyard.gateway.http.connection_limits import client_address
+from runyard.gateway.http.errors import HttpError, invalid
 from runyard.settings import settings
 
 Argument = TypeVar("Argument")
@@ -38,15 +38,15 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES, key: str | Non
     key
         The id of the key of its sender, None while that may be anybody: for those there is less memory.
 
-    Raises `Problem`: 413 for one that is too large, 408 for one that comes too slowly, 503 where it does not fit beside those that are held.
+    Raises `HttpError`: 413 for one that is too large, 408 for one that comes too slowly, 503 where it does not fit beside those that are held.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise Problem(
+        raise HttpError(
             415, "unsupported_encoding", "send the body as it is, without Content-Encoding"
         )
-    held = held_bodies.hold(
+    held = body_memory.reserve(
         request.state,
-        key or address_of(request.client.host if request.client else ""),
+        key or client_address(request.client.host if request.client else ""),
         known=key is not None,
         most=most,
     )
@@ -66,7 +66,7 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES, key: str | Non
                 held.grow(len(chunk))
                 chunks.append(chunk)
     except TimeoutError:
-        raise Problem(
+        raise HttpError(
             408,
             "request_timeout",
             f"the body did not come within {settings().client_timeout:g} s",
@@ -75,7 +75,7 @@ async def read_body(request: Request, most: int = MAX_BODY_BYTES, key: str | Non
     return b"".join(chunks)
 
 
-async def in_turn(read: Callable[[Argument], Result], given: Argument) -> Result:
+async def parse_in_thread(read: Callable[[Argument], Result], given: Argument) -> Result:
     """Read something large in a thread, one such thing at a time: Python parses JSON without a break, and two threads would hold up the others twice as long."""
     return await to_thread.run_sync(read, given, limiter=_turns())
 
@@ -86,8 +86,8 @@ def _turns() -> CapacityLimiter:
 
 
 @contextmanager
-def reading() -> Iterator[None]:
-    """Make a `Problem` of what Python raises in the block over something that a client has written: too deep, too large a number, not text.
+def client_errors() -> Iterator[None]:
+    """Make a `HttpError` of what Python raises in the block over something that a client has written: too deep, too large a number, not text.
 
     Only reading stands in such a block: an error of our own would pass for the client's.
     """
@@ -96,32 +96,32 @@ def reading() -> Iterator[None]:
     except ValidationError as error:
         raise invalid(error) from None
     except (RecursionError, OverflowError, ValueError) as error:
-        raise Problem(
+        raise HttpError(
             400,
             "invalid_value",
             f"something in this request cannot be read ({type(error).__name__}): it is too deep, too large or not text",
         ) from error
 
 
-def parse_json(body: bytes, most_values: int = MAX_VALUES) -> Any:
-    """The JSON of a body (UTF-8, without NaN and Infinity, with a bounded number of values, lists and objects); raises `Problem`."""
-    check_values(body, most_values)
+def parse_json(body: bytes, max_values: int = MAX_VALUES) -> Any:
+    """The JSON of a body (UTF-8, without NaN and Infinity, with a bounded number of values, lists and objects); raises `HttpError`."""
+    check_values(body, max_values)
     try:
         return json.loads(body, parse_constant=_no_constant)
     except RecursionError:
-        raise Problem(
+        raise HttpError(
             400, "invalid_json", "the body is not JSON that can be taken: it is nested too deep"
         ) from None
     except ValueError as error:
-        raise Problem(400, "invalid_json", f"the body is not JSON: {error}") from None
+        raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
 
 
-def check_values(body: bytes, most_values: int = MAX_VALUES) -> None:
-    """Raise `Problem` for JSON with too many values to be parsed."""
+def check_values(body: bytes, max_values: int = MAX_VALUES) -> None:
+    """Raise `HttpError` for JSON with too many values to be parsed."""
     # What is counted first is an upper bound, for these signs may stand in a text.
-    if sum(map(body.count, _STARTS)) >= most_values and _values(body) >= most_values:
-        raise Problem(
-            413, "too_large", f"this JSON has more than {most_values} values: send less at a time"
+    if sum(map(body.count, _STARTS)) >= max_values and _values(body) >= max_values:
+        raise HttpError(
+            413, "too_large", f"this JSON has more than {max_values} values: send less at a time"
         )
 
 
@@ -145,6 +145,6 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _too_large(most: int) -> Problem:
+def _too_large(most: int) -> HttpError:
     message = f"the body has more than {most} bytes ({most // 1024} KiB), which is what this takes: send less at a time"
-    return Problem(413, "too_large", message, headers={"Connection": "close"})
+    return HttpError(413, "too_large", message, headers={"Connection": "close"})

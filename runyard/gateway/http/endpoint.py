@@ -15,25 +15,25 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from runyard.engine.api_keys import Key, Scope
-from runyard.gateway.http import held_bodies
-from runyard.gateway.http.auth import Access, check_may_send
-from runyard.gateway.http.background import Background
+from runyard.gateway.http import body_memory
+from runyard.gateway.http.auth import Authenticator, check_may_send
+from runyard.gateway.http.background import BackgroundRunner
 from runyard.gateway.http.body import (
     LARGE_BYTES,
     MAX_BODY_BYTES,
-    in_turn,
+    client_errors,
+    parse_in_thread,
     parse_json,
     read_body,
-    reading,
 )
-from runyard.gateway.http.errors import ANSWER_HEADERS, Problem, problem_of, refusal
-from runyard.gateway.http.event_writer import Writer
-from runyard.gateway.http.watcher import Watcher
+from runyard.gateway.http.errors import ANSWER_HEADERS, HttpError, as_http_error, error_response
+from runyard.gateway.http.event_writer import EventWriter
+from runyard.gateway.http.watcher import InvocationWatcher
 
 # Of a body with a model: what is wrong with each of them is written down before the first is told.
-_MOST_VALUES = 50_000
+_MAX_VALUES = 50_000
 # An event of 512 KiB can be three times as long where every letter is written as \u and four digits.
-_MOST_MODEL_BYTES = 2 * 1024 * 1024
+_MAX_MODEL_BYTES = 2 * 1024 * 1024
 
 
 def _is_written_out(value: object) -> object:
@@ -44,7 +44,7 @@ def _is_written_out(value: object) -> object:
 
 
 # A time with its zone in a query, as ISO 8601 writes it. (In a body AwareDatetime alone is as strict.)
-Moment = Annotated[AwareDatetime, BeforeValidator(_is_written_out)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_is_written_out)]
 
 
 class Query(BaseModel):
@@ -63,10 +63,10 @@ class Body(BaseModel):
 class Services:
     """What the handlers of one web process share."""
 
-    access: Access
-    writer: Writer
-    watcher: Watcher
-    background: Background
+    authenticator: Authenticator
+    writer: EventWriter
+    watcher: InvocationWatcher
+    background: BackgroundRunner
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Call:
         return str(self.request.path_params[name])
 
     def check_may_send(self, event: str) -> None:
-        """Raise `Problem` unless the caller's key may send events of this name."""
+        """Raise `HttpError` unless the caller's key may send events of this name."""
         check_may_send(self.caller, event)
 
 
@@ -118,13 +118,13 @@ class Endpoint:
         What the caller's key must be allowed; None for what anybody may ask.
     query, body
         The models of the query and the body; without `body` the handler reads the raw one.
-    answer, status
+    response, status
         The model and status of an answer that went well; None for one that is no JSON.
-    also
+    other_responses
         Other answers, by status: what they mean, and their model (None for no content).
-    takes
+    body_schema
         What a body without a model is, for the description: a JSON Schema.
-    media
+    media_types
         The media types of answers that are no JSON.
     headers
         Request headers that mean something here, for the description.
@@ -132,9 +132,9 @@ class Endpoint:
         Statuses of errors besides those that every endpoint has.
     signed
         Whether a signature will do instead of a key.
-    on_error
+    error_fields
         Fields that its errors have besides.
-    most_bytes
+    max_bytes
         How large a body may be: 10 MiB where None, and 2 MiB of one with a model, which has one event at most.
     """
 
@@ -146,18 +146,18 @@ class Endpoint:
     scope: Scope | None
     query: type[BaseModel] = Query
     body: type[BaseModel] | None = None
-    answer: type[BaseModel] | None = None
+    response: type[BaseModel] | None = None
     status: int = 200
-    also: Mapping[int, tuple[str, type[BaseModel] | None]] = field(
+    other_responses: Mapping[int, tuple[str, type[BaseModel] | None]] = field(
         default_factory=dict[int, tuple[str, type[BaseModel] | None]]
     )
-    takes: Mapping[str, Any] | None = None
-    media: tuple[str, ...] = ()
+    body_schema: Mapping[str, Any] | None = None
+    media_types: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     errors: tuple[int, ...] = ()
     signed: bool = False
-    on_error: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    most_bytes: int | None = None
+    error_fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    max_bytes: int | None = None
 
     def route(self) -> Route:
         """The route."""
@@ -170,11 +170,11 @@ class Endpoint:
         try:
             found = await self.handler(await self._let_in(request))
         except Exception as error:
-            return refusal(request, problem_of(error), self.on_error)
-        return found if isinstance(found, Response) else answer(found, self.status)
+            return error_response(request, as_http_error(error), self.error_fields)
+        return found if isinstance(found, Response) else json_response(found, self.status)
 
     async def _let_in(self, request: Request) -> Call:
-        access: Access = request.app.state.services.access
+        access: Authenticator = request.app.state.services.authenticator
         # A body is read for a signature over it only where there is one: nobody without a key makes us read.
         raw = (
             await read_body(request, self._most_bytes)
@@ -182,20 +182,20 @@ class Endpoint:
             else None
         )
         caller = (
-            await access.caller(request, self.scope, body=raw)
+            await access.authenticate(request, self.scope, body=raw)
             if self.scope is not None
             else Key("anybody", "anybody", b"", ())
         )
         if raw is not None:
-            held_bodies.is_known(request.state, caller.id)
+            body_memory.sender_identified(request.state, caller.id)
         elif self.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(
                 request, self._most_bytes, caller.id if self.scope is not None else None
             )
-        with reading():
+        with client_errors():
             query = self.query.model_validate(_single(request))
         body = (
-            await in_turn(self._body, raw)
+            await parse_in_thread(self._body, raw)
             if raw is not None and len(raw) > LARGE_BYTES
             else self._body(raw or b"{}")
         )
@@ -203,17 +203,17 @@ class Endpoint:
 
     @property
     def _most_bytes(self) -> int:
-        return self.most_bytes or (MAX_BODY_BYTES if self.body is None else _MOST_MODEL_BYTES)
+        return self.max_bytes or (MAX_BODY_BYTES if self.body is None else _MAX_MODEL_BYTES)
 
     def _body(self, raw: bytes) -> BaseModel | None:
         if self.body is None:
             return None
-        with reading():
-            parse_json(raw, _MOST_VALUES)  # pydantic's own parser takes more than JSON
+        with client_errors():
+            parse_json(raw, _MAX_VALUES)  # pydantic's own parser takes more than JSON
             return self.body.model_validate_json(raw, strict=True)
 
 
-def answer(model: BaseModel, status: int = 200) -> Response:
+def json_response(model: BaseModel, status: int = 200) -> Response:
     """A model as a JSON answer."""
     return Response(to_json(model), status, media_type="application/json", headers=ANSWER_HEADERS)
 
@@ -227,16 +227,16 @@ def event_stream(messages: AsyncIterator[bytes]) -> Response:
     )
 
 
-def not_found(what: str, given: object) -> Problem:
+def not_found(what: str, given: object) -> HttpError:
     """There is no such thing."""
-    return Problem(404, "not_found", f"there is no {what} {given}")
+    return HttpError(404, "not_found", f"there is no {what} {given}")
 
 
 def _single(request: Request) -> dict[str, str]:
-    """The query as one value a name; raises `Problem` for a name that comes twice."""
+    """The query as one value a name; raises `HttpError` for a name that comes twice."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name in found:
-            raise Problem(400, "invalid_field", "comes twice; give it once", name)
+            raise HttpError(400, "invalid_field", "comes twice; give it once", name)
         found[name] = value
     return found

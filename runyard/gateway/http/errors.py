@@ -25,14 +25,14 @@ from runyard.errors import (
 from runyard.store.database import is_away
 
 RETRY_SECONDS = 2
-_MOST_PROBLEMS = 50
+_MAX_PROBLEMS = 50
 _LONGEST_FIELD = 200
 # Of every answer that is JSON or a stream.
 ANSWER_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("runyard.gateway")
 
 
-class Problem(RunyardError):
+class HttpError(RunyardError):
     """Seen by the client of the HTTP API: an answer that is not what it asked for.
 
     Parameters
@@ -74,28 +74,28 @@ class ErrorBody(BaseModel):
 _AWAY = "the database does not answer; it may have done this all the same. Send it again: an event with an id of yours, or with a seed, is there once"
 
 
-def problem_of(error: BaseException) -> Problem:
+def as_http_error(error: BaseException) -> HttpError:
     """What an error means for the client; what nobody foresaw is logged, and the client learns no more than that."""
     match error:
-        case Problem():
+        case HttpError():
             return error
         case InvalidEvent():
-            return Problem(400, "invalid_event", str(error), error.field)
+            return HttpError(400, "invalid_event", str(error), error.field)
         case InvalidOption():
-            return Problem(400, "invalid_option", str(error))
+            return HttpError(400, "invalid_option", str(error))
         case (
             psycopg.DataError()
             | psycopg.IntegrityError()
             | psycopg.errors.RaiseException()
             | psycopg.errors.ProgramLimitExceeded()
         ):
-            return Problem(
+            return HttpError(
                 400,
                 "invalid_value",
                 f"the database does not take this: {error.diag.message_primary or error}",
             )
         case psycopg.errors.QueryCanceled():
-            return Problem(
+            return HttpError(
                 400,
                 "query_timeout",
                 "this takes too long: ask for less, with a function, a name or a time",
@@ -107,7 +107,7 @@ def problem_of(error: BaseException) -> Problem:
             | SchemaOutOfDate()
         ):
             _log.error("the tables are not those of this code: run `runyard migrate`")
-            return Problem(
+            return HttpError(
                 503,
                 "not_migrated",
                 "this is being upgraded; nothing was done. Send it again",
@@ -115,9 +115,9 @@ def problem_of(error: BaseException) -> Problem:
             )
         case psycopg.errors.LockNotAvailable() | psycopg.errors.DeadlockDetected():
             message = "another transaction holds what this needs, such as an event with the same id; nothing was done. Send it again"
-            return Problem(503, "locked", message, headers={"Retry-After": str(RETRY_SECONDS)})
+            return HttpError(503, "locked", message, headers={"Retry-After": str(RETRY_SECONDS)})
         case psycopg.OperationalError(sqlstate=str(state)) if state.startswith("54"):
-            return Problem(
+            return HttpError(
                 400,
                 "invalid_value",
                 f"the database does not take this: {error.diag.message_primary or error}",
@@ -128,13 +128,13 @@ def problem_of(error: BaseException) -> Problem:
             return _busy(f"the database cannot do this now: {error.diag.message_primary}")
         case DatabaseUnavailable() | psycopg.OperationalError():
             _log.warning("the database does not answer: %s", type(error).__name__)
-            return Problem(
+            return HttpError(
                 503, "database_unavailable", _AWAY, headers={"Retry-After": str(RETRY_SECONDS)}
             )
         case RunyardError():
-            return Problem(400, "refused", str(error))
+            return HttpError(400, "refused", str(error))
         case ClientDisconnect():
-            return Problem(
+            return HttpError(
                 400, "client_disconnected", "the client went away before its request was whole"
             )
         case _:
@@ -144,16 +144,16 @@ def problem_of(error: BaseException) -> Problem:
                 type(error).__name__,
                 "".join(traceback.format_tb(error.__traceback__)),
             )
-            return Problem(
+            return HttpError(
                 500,
                 "internal",
                 "something went wrong here that is not your fault; the log has it under this request id",
             )
 
 
-def _busy(says: str) -> Problem:
+def _busy(says: str) -> HttpError:
     _log.warning("%s", says)
-    return Problem(
+    return HttpError(
         503,
         "database_busy",
         f"{says}; nothing was done. Send it again",
@@ -161,8 +161,8 @@ def _busy(says: str) -> Problem:
     )
 
 
-def refusal(
-    request: HTTPConnection, problem: Problem, more: Mapping[str, Any] | None = None
+def error_response(
+    request: HTTPConnection, problem: HttpError, more: Mapping[str, Any] | None = None
 ) -> JSONResponse:
     """The answer that tells of a problem."""
     body = {
@@ -177,16 +177,16 @@ def refusal(
     return JSONResponse(body, problem.status, headers={**ANSWER_HEADERS, **problem.headers})
 
 
-def invalid(error: ValidationError) -> Problem:
+def invalid(error: ValidationError) -> HttpError:
     """What is wrong with a query or a body; of very much the beginning."""
     problems = [
         (
             ".".join(str(part)[:_LONGEST_FIELD] for part in found["loc"]),
             found["msg"].removeprefix("Value error, "),
         )
-        for found in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]
+        for found in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]
     ]
-    return Problem(
+    return HttpError(
         400,
         "invalid_field",
         "; ".join(f"{path}: {text}" if path else text for path, text in problems)[:2000],

@@ -17,17 +17,17 @@ import psycopg
 from runyard.errors import DatabaseUnavailable
 from runyard.events import as_json
 from runyard.gateway.http import counters
-from runyard.gateway.http.connection import Line
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.database_connection import ReconnectingConnection
+from runyard.gateway.http.errors import HttpError
 
 _LOCK_SECONDS = 1.0
-_MOST_EVENTS = 2000
+_MAX_EVENTS = 2000
 # What may wait for its turn; more is refused at once rather than kept in memory.
-_MOST_WAITING_BYTES = 64 * 1024 * 1024
+_MAX_WAITING_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Rows:
+class EncodedEvents:
     """The events of a request, checked and encoded; `keyed` says that some have an id of the caller's own."""
 
     json: str
@@ -35,7 +35,7 @@ class Rows:
     keyed: bool
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, object]], sender: str) -> "Rows":
+    def of(cls, rows: Sequence[Mapping[str, object]], sender: str) -> "EncodedEvents":
         """Of elements as `runyard.events.rows_of` makes them, of one sender (`Key.sender`); raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
         whose = [{**row, "sender": sender} for row in rows] if sender else rows
         return cls(as_json(whose), len(rows), any("id" in row for row in rows))
@@ -43,11 +43,11 @@ class Rows:
 
 @dataclass
 class _Request:
-    rows: Rows
+    rows: EncodedEvents
     answer: asyncio.Future[list[str]]
 
 
-class Writer:
+class EventWriter:
     """Takes the events of requests, and inserts them."""
 
     def __init__(self) -> None:
@@ -56,9 +56,9 @@ class Writer:
         self._bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Writer":
+    async def __aenter__(self) -> "EventWriter":
         self._tasks = [
-            asyncio.create_task(_write(Line("web writer", _LOCK_SECONDS), queue))
+            asyncio.create_task(_write(ReconnectingConnection("web writer", _LOCK_SECONDS), queue))
             for queue in (self._plain, self._keyed)
         ]
         return self
@@ -70,16 +70,16 @@ class Writer:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def send(self, rows: Rows) -> list[str]:
+    async def send(self, rows: EncodedEvents) -> list[str]:
         """Insert events; return their ids after the commit.
 
         Raises `DatabaseUnavailable` (nothing was accepted, or it is not known: sent again with the same ids, nothing is done twice), psycopg's
-        errors for what the database refuses, and `Problem` when too much is waiting.
+        errors for what the database refuses, and `HttpError` when too much is waiting.
         """
         if not rows.count:
             return []
-        if self._bytes > _MOST_WAITING_BYTES:
-            raise Problem(
+        if self._bytes > _MAX_WAITING_BYTES:
+            raise HttpError(
                 503,
                 "busy",
                 "more events are coming in than can be kept; nothing was accepted. Send them again",
@@ -96,27 +96,27 @@ class Writer:
         return ids
 
 
-async def _write(line: Line, queue: asyncio.Queue[_Request]) -> None:
+async def _write(connection: ReconnectingConnection, queue: asyncio.Queue[_Request]) -> None:
     try:
         while True:
-            await _insert(line, await _next(queue))
+            await _insert(connection, await _next(queue))
     finally:
-        await line.close()
+        await connection.close()
 
 
 async def _next(queue: asyncio.Queue[_Request]) -> list[_Request]:
     """Wait for a request; take it with those that are waiting behind it, as many as an INSERT may carry."""
     requests = [await queue.get()]
     events = requests[0].rows.count
-    while events < _MOST_EVENTS and not queue.empty():
+    while events < _MAX_EVENTS and not queue.empty():
         requests.append(queue.get_nowait())
         events += requests[-1].rows.count
     return requests
 
 
-async def _insert(line: Line, requests: Sequence[_Request]) -> None:
+async def _insert(connection: ReconnectingConnection, requests: Sequence[_Request]) -> None:
     try:
-        [row] = await line.run(
+        [row] = await connection.fetch_all(
             "send_shared", events=f"[{','.join(request.rows.json[1:-1] for request in requests)}]"
         )
     except asyncio.CancelledError:
@@ -129,7 +129,7 @@ async def _insert(line: Line, requests: Sequence[_Request]) -> None:
             return
         # One of them holds what the database refuses: the others are not to suffer for it.
         for request in requests:
-            await _insert(line, [request])
+            await _insert(connection, [request])
     except Exception as error:
         for request in requests:
             _fail(request, error)

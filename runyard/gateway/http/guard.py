@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runyard.gateway.http.errors import Problem, refusal
+from runyard.gateway.http.errors import HttpError, error_response
 from runyard.settings import settings
 
 # Where the pages of listed origins may ask: what is meant for applications, and not the Dagster UI.
@@ -62,20 +62,20 @@ class Guard:
             return
         try:
             self._check(scope, Headers(scope=scope))
-        except Problem as problem:
-            await refusal(HTTPConnection(scope), problem)(scope, receive, send)
+        except HttpError as problem:
+            await error_response(HTTPConnection(scope), problem)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        """Raise `Problem` for what must not come further."""
+        """Raise `HttpError` for what must not come further."""
         origin = _origin(headers)
         if scope["type"] == "websocket" and scope["path"] not in self._sockets:
-            raise Problem(404, "not_found", "no WebSocket is served here")
+            raise HttpError(404, "not_found", "no WebSocket is served here")
         if not self._development:
             return
         if not _THIS_MACHINE.fullmatch(headers.get("host", "")):
-            raise Problem(
+            raise HttpError(
                 400,
                 "host_not_allowed",
                 "in development this is served under localhost and 127.0.0.1 only: ask there",
@@ -86,7 +86,7 @@ class Guard:
                 if origin not in (None, "null") and scope["path"].startswith(CORS_PATHS)
                 else ""
             )
-            raise Problem(
+            raise HttpError(
                 403, "origin_not_allowed", f"pages of another origin may not ask here{step}"
             )
         if scope["type"] == "http":
@@ -118,7 +118,7 @@ class Guard:
 
 
 def _origin(headers: Headers) -> str | None:
-    """The origin of the page that asks, in lower case; None where none is told. Raises `Problem` for what is none."""
+    """The origin of the page that asks, in lower case; None where none is told. Raises `HttpError` for what is none."""
     origins = headers.getlist("origin")
     if not origins:
         return None
@@ -129,7 +129,7 @@ def _origin(headers: Headers) -> str | None:
     except ValueError:
         well_formed = False
     if not well_formed:
-        raise Problem(
+        raise HttpError(
             400,
             "invalid_origin",
             "the header Origin is not an origin: send https://host, or leave it out",
@@ -138,13 +138,13 @@ def _origin(headers: Headers) -> str | None:
 
 
 def _check_body_type(scope: Scope, headers: Headers) -> None:
-    """Raise `Problem` for a body that is declared as what a page could send without being asked (Fetch Standard, CORS-safelisted), and JSON is meant.
+    """Raise `HttpError` for a body that is declared as what a page could send without being asked (Fetch Standard, CORS-safelisted), and JSON is meant.
 
     What curl declares by itself is taken from what is no browser. GraphQL by GET is refused, for it could be a mutation.
     """
     path, method = scope["path"], scope["method"]
     if path == _GRAPHQL and method == "GET" and "text/html" not in headers.get("accept", ""):
-        raise Problem(
+        raise HttpError(
             405, "method_not_allowed", "send GraphQL by POST, as JSON", headers={"Allow": "POST"}
         )
     declared = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -160,7 +160,7 @@ def _check_body_type(scope: Scope, headers: Headers) -> None:
         declared == "application/graphql" and path == _GRAPHQL
     ):
         return
-    raise Problem(
+    raise HttpError(
         415,
         "not_json",
         f"JSON is meant here, not {declared[:100]}: send it with Content-Type: application/json (with curl: --json)",

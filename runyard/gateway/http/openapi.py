@@ -39,9 +39,9 @@ _PAGE_HEADERS = {
 }
 
 
-def description_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
+def openapi_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     """The routes of both pages."""
-    described = describe(endpoints)
+    described = openapi_document(endpoints)
     template = environment([Path(__file__).parent / "pages"], as_pretty_json).get_template(
         "docs.html"
     )
@@ -61,13 +61,13 @@ def description_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     return [Route("/openapi.json", openapi), Route("/docs", docs)]
 
 
-def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The OpenAPI 3.1 description."""
     taken = {endpoint.body for endpoint in endpoints}
     given = {
         ErrorBody,
-        *(endpoint.answer for endpoint in endpoints),
-        *(model for endpoint in endpoints for _, model in endpoint.also.values()),
+        *(endpoint.response for endpoint in endpoints),
+        *(model for endpoint in endpoints for _, model in endpoint.other_responses.values()),
     }
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [
         (model, "validation") for model in taken if model is not None
@@ -121,7 +121,7 @@ def _operation(endpoint: Endpoint, refer: Refer) -> dict[str, Any]:
         "parameters": [*parameters, *_query(endpoint.query)],
         "responses": _responses(endpoint, refer),
     }
-    body = refer(endpoint.body, "validation") if endpoint.body is not None else endpoint.takes
+    body = refer(endpoint.body, "validation") if endpoint.body is not None else endpoint.body_schema
     if body is not None:
         required = endpoint.body is None or any(
             field.is_required() for field in endpoint.body.model_fields.values()
@@ -156,13 +156,13 @@ def _responses(endpoint: Endpoint, refer: Refer) -> dict[str, Any]:
             ),
         }
 
-    good = response("it went well", endpoint.answer)
-    for media in endpoint.media:
+    good = response("it went well", endpoint.response)
+    for media in endpoint.media_types:
         good.setdefault("content", {})[media] = {
             "schema": {} if media == "text/event-stream" else {"type": "string"}
         }
     found = {str(endpoint.status): good}
-    for status, (text, model) in endpoint.also.items():
+    for status, (text, model) in endpoint.other_responses.items():
         found[str(status)] = response(text, model)
     for status in _errors(endpoint):
         found.setdefault(str(status), response(_ERRORS[status], ErrorBody))

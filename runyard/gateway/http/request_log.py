@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runyard.events import new_ulid
 from runyard.gateway.http import counters
-from runyard.gateway.http.errors import problem_of, refusal
+from runyard.gateway.http.errors import as_http_error, error_response
 from runyard.settings import settings
 from runyard.text.redaction import redact
 
@@ -38,7 +38,7 @@ def _name_request(record: logging.LogRecord) -> bool:
     return True
 
 
-class Observe:
+class RequestLog:
     """Gives every request an id (its own `X-Request-Id`, where it has a good one), counts and logs those of our endpoints, answers for errors that nobody caught."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -76,7 +76,7 @@ class Observe:
         except Exception as error:
             if status:
                 raise
-            await refusal(request, problem_of(error))(scope, receive, observed)
+            await error_response(request, as_http_error(error))(scope, receive, observed)
         finally:
             _note(request, status, time.monotonic() - began)
 

@@ -16,10 +16,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runyard.events import new_ulid
-from runyard.gateway.http import held_bodies
-from runyard.gateway.http.client_connections import Connections, address_of, most_connections
-from runyard.gateway.http.errors import ANSWER_HEADERS, Problem
-from runyard.gateway.http.throttled_log import Seldom
+from runyard.gateway.http import body_memory
+from runyard.gateway.http.connection_limits import (
+    ConnectionLimiter,
+    client_address,
+    max_connections,
+)
+from runyard.gateway.http.errors import ANSWER_HEADERS, HttpError
+from runyard.gateway.http.throttled_log import ThrottledWarning
 from runyard.settings import settings
 
 if TYPE_CHECKING:
@@ -27,9 +31,9 @@ if TYPE_CHECKING:
 
 _KEEP_ALIVE_SECONDS = 30
 # Of a request line with its headers; also of what stands around the bytes of a body: trailers, and the sizes and extensions of its chunks.
-_MOST_HEAD_BYTES = 64 * 1024
-_MOST_TARGET_BYTES = 32 * 1024
-_MOST_HEADERS = 200
+_MAX_HEAD_BYTES = 64 * 1024
+_MAX_TARGET_BYTES = 32 * 1024
+_MAX_HEADERS = 200
 # What a header takes in memory beside its bytes.
 _A_HEADER = 150
 # A chunk of one byte has five around it.
@@ -37,56 +41,56 @@ _AROUND_A_BYTE = 8
 # What is read at once is taken in pieces, so that a head is not long before it is too long.
 _PIECE = 64 * 1024
 # Requests that one connection may send ahead; it is closed behind the last of them.
-_MOST_AHEAD = 32
+_MAX_AHEAD = 32
 # Heads that are not whole and bodies that nobody has asked for yet, on all connections.
-_MOST_UNREAD_BYTES = 64 * 1024 * 1024
+_MAX_UNREAD_BYTES = 64 * 1024 * 1024
 # A refused client may read its answer for so long; more of those at a time are just closed.
 _LINGER_SECONDS = 1.0
-_MOST_LINGERING = 100
-_HEADERS_TOO_LARGE = Problem(
+_MAX_LINGERING = 100
+_HEADERS_TOO_LARGE = HttpError(
     431,
     "headers_too_large",
-    f"a request may have {_MOST_HEADERS} headers of {_MOST_HEAD_BYTES // 1024} KiB in all, trailers included: send fewer",
+    f"a request may have {_MAX_HEADERS} headers of {_MAX_HEAD_BYTES // 1024} KiB in all, trailers included: send fewer",
 )
-_TARGET_TOO_LONG = Problem(
+_TARGET_TOO_LONG = HttpError(
     414,
     "target_too_long",
-    f"the path and the query of a request may have {_MOST_TARGET_BYTES // 1024} KiB: ask for less at a time",
+    f"the path and the query of a request may have {_MAX_TARGET_BYTES // 1024} KiB: ask for less at a time",
 )
-_NOT_HTTP = Problem(
+_NOT_HTTP = HttpError(
     400,
     "invalid_request",
     "this is no HTTP/1.1 request that can be read: check the client, or the proxy in between",
 )
-_FULL = Problem(
+_FULL = HttpError(
     503,
     "busy",
     "there are as many connections as can be held, all of them with a request in progress; nothing was done. Try again",
     headers={"Retry-After": "1"},
 )
 # WebSockets that may be open: the Dagster UI has one in every tab.
-_MOST_SOCKETS = 100
-_MOST_MESSAGE_BYTES = 2 * 1024 * 1024
-_NO_TUNNEL = Problem(
+_MAX_SOCKETS = 100
+_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+_NO_TUNNEL = HttpError(
     405, "method_not_allowed", "this is no proxy, and takes no CONNECT: ask for a path"
 )
-_NO_SOCKET = Problem(
+_NO_SOCKET = HttpError(
     400,
     "invalid_request",
     "a WebSocket is opened by a GET without a body, on a connection where no other answer is awaited",
 )
-_SOCKET_TOO_LARGE = Problem(
+_SOCKET_TOO_LARGE = HttpError(
     431,
     "headers_too_large",
     "the headers that open a WebSocket are too many or too long: send fewer",
 )
-_SOCKETS_FULL = Problem(
+_SOCKETS_FULL = HttpError(
     503,
     "busy",
-    f"there are {_MOST_SOCKETS} open WebSockets, as many as can be held: close a tab, or try again",
+    f"there are {_MAX_SOCKETS} open WebSockets, as many as can be held: close a tab, or try again",
     headers={"Retry-After": "10"},
 )
-_full = Seldom(
+_full = ThrottledWarning(
     "%d connections were refused: requests are in progress on all there may be (the latest from %s)"
 )
 
@@ -95,8 +99,8 @@ class _Everybody:
     """What the connections of this process share."""
 
     def __init__(self) -> None:
-        self.connections = Connections(
-            most_connections(settings()), settings().connections_per_address
+        self.connections = ConnectionLimiter(
+            max_connections(settings()), settings().connections_per_address
         )
         self.unread = 0
         self.lingering = 0
@@ -132,8 +136,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A new connection gets a place, and has to bring its first headers in time."""
         super().connection_made(transport)
-        self.address = address_of(self.client[0]) if self.client else ""
-        if self.everybody.connections.come(self):
+        self.address = client_address(self.client[0]) if self.client else ""
+        if self.everybody.connections.admit(self):
             self._expect_headers()
         else:
             _full.warn(self.address)
@@ -145,7 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._reading_due is not None:
             self._reading_due.cancel()
         self._count_unread(0)
-        self.everybody.connections.leave(self)
+        self.everybody.connections.remove(self)
         if self._running is not None and self._running is not self.cycle:
             # uvicorn tells the last request only.
             self._running.disconnected = True
@@ -174,11 +178,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         if self._in_head:
-            if self._head > _MOST_HEAD_BYTES:
+            if self._head > _MAX_HEAD_BYTES:
                 self._refuse(_HEADERS_TOO_LARGE)
             elif self._begun and not self._count_unread(self._besides + self._head + len(piece)):
-                self._refuse(held_bodies.busy())
-        elif self._around > _MOST_HEAD_BYTES + _AROUND_A_BYTE * self._body:
+                self._refuse(body_memory.memory_full())
+        elif self._around > _MAX_HEAD_BYTES + _AROUND_A_BYTE * self._body:
             self._refuse(_HEADERS_TOO_LARGE)
 
     def _parse(self, piece: bytes) -> None:
@@ -231,7 +235,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """A part of the target."""
         super().on_url(url)
-        if len(self.url) > _MOST_TARGET_BYTES:
+        if len(self.url) > _MAX_TARGET_BYTES:
             self._stop(_TARGET_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -240,7 +244,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         super().on_header(name, value)
         self._besides += len(name) + len(value) + _A_HEADER
-        if len(self.headers) > _MOST_HEADERS:
+        if len(self.headers) > _MAX_HEADERS:
             self._stop(_HEADERS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
@@ -252,15 +256,15 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._check_socket()
         self._no_longer_expect()
-        if len(self.pipeline) >= _MOST_AHEAD:
+        if len(self.pipeline) >= _MAX_AHEAD:
             self._stop(_NOT_HTTP)
         self._besides += len(self.url)
         if not self._count_unread(self._besides):
-            self._stop(held_bodies.busy())
+            self._stop(body_memory.memory_full())
         super().on_headers_complete()
         self._in_head = self._begun = False
         self._head = self._body = self._around = 0
-        self.everybody.connections.work(self)
+        self.everybody.connections.mark_active(self)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body: kept until the handler asks for it."""
@@ -268,7 +272,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._around -= len(body)
         super().on_body(body)
         if not self._count_unread(self._besides + len(self.cycle.body)):
-            self._stop(held_bodies.busy())
+            self._stop(body_memory.memory_full())
 
     def on_message_complete(self) -> None:
         """The next byte begins another request."""
@@ -284,7 +288,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self._in_progress:
             self._count_unread(0)
-            self.everybody.connections.rest(self)
+            self.everybody.connections.mark_idle(self)
             if not self._begun:
                 # Until the next request comes uvicorn would keep this one.
                 self._running.scope = {}
@@ -310,7 +314,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(_NO_SOCKET)
         if not self.url.isascii():
             self._stop(_NOT_HTTP)
-        if self.everybody.sockets >= _MOST_SOCKETS:
+        if self.everybody.sockets >= _MAX_SOCKETS:
             self._stop(_SOCKETS_FULL)
 
     def handle_websocket_upgrade(self) -> None:
@@ -336,14 +340,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _socket_gone(self) -> None:
         self.everybody.sockets -= 1
-        self.everybody.connections.leave(self)
+        self.everybody.connections.remove(self)
 
     @property
     def writing(self) -> bool:
         """See `Connection`."""
         return self.transport.get_write_buffer_size() > 0
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """See `Connection`."""
         self.transport.close()
 
@@ -363,14 +367,14 @@ class GuardedProtocol(HttpToolsProtocol):
         grown = size - self._unread
         self.everybody.unread += grown
         self._unread = size
-        return grown <= 0 or self.everybody.unread <= _MOST_UNREAD_BYTES
+        return grown <= 0 or self.everybody.unread <= _MAX_UNREAD_BYTES
 
-    def _stop(self, problem: Problem) -> None:
+    def _stop(self, problem: HttpError) -> None:
         """End the parsing; what is wrong is answered by `_refuse`."""
         self._problem = problem
         raise _Refused(problem.code)
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: HttpError) -> None:
         """Read no more, answer what came before, then this where it can still be answered, and close."""
         self._refused = True
         self._no_longer_expect()
@@ -388,7 +392,7 @@ class GuardedProtocol(HttpToolsProtocol):
         elif not self._in_head:
             self.transport.close()  # what is wrong is the body of a request that has its answer
             return
-        if self.everybody.lingering >= _MOST_LINGERING:
+        if self.everybody.lingering >= _MAX_LINGERING:
             self.transport.abort()
             return
         self.transport.write(self._raw(problem))
@@ -401,7 +405,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.everybody.lingering -= 1
         self.transport.abort()
 
-    def _raw(self, problem: Problem) -> bytes:
+    def _raw(self, problem: HttpError) -> bytes:
         request_id = new_ulid()
         body = json.dumps(
             {
@@ -463,7 +467,7 @@ class _Releasing:
         try:
             await self._app(scope, receive, send)
         finally:
-            held_bodies.release(scope.get("state", {}))
+            body_memory.release(scope.get("state", {}))
 
 
 def _socket_class() -> type[asyncio.Protocol]:
@@ -486,7 +490,7 @@ def serve(app: ASGIApp, *, websockets: bool = False) -> None:
         proxy_headers=False,
         http=GuardedProtocol,
         ws=_socket_class() if websockets else "none",
-        ws_max_size=_MOST_MESSAGE_BYTES,
+        ws_max_size=_MAX_MESSAGE_BYTES,
         timeout_graceful_shutdown=3,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )

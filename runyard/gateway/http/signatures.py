@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.errors import HttpError
 
 TOLERANCE_SECONDS = 300
 _LONGEST_ID = 256
@@ -30,7 +30,7 @@ class Signature(Protocol):
         ...
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise `Problem` (401) when the request is not signed, or not with a secret that is known."""
+        """Raise `HttpError` (401) when the request is not signed, or not with a secret that is known."""
         ...
 
 
@@ -49,7 +49,7 @@ class StandardWebhooks:
             for value in headers.get("webhook-signature", "").split()
             if value.startswith("v1,")
         ]
-        check_time(timestamp)
+        check_timestamp(timestamp)
         signed = f"{message_id}.{timestamp}.".encode() + body
         _require_any(
             (_base64_mac(_standard_key(secret), signed) for secret in secrets_of(self.variable)),
@@ -69,7 +69,7 @@ class Stripe:
             part.partition("=")[::2] for part in headers.get("stripe-signature", "").split(",")
         ]
         timestamp = next((value for name, value in parts if name.strip() == "t"), "")
-        check_time(timestamp)
+        check_timestamp(timestamp)
         signed = f"{timestamp}.".encode() + body
         given = [value for name, value in parts if name.strip() == "v1"]
         _require_any(
@@ -128,10 +128,10 @@ class SharedSecret:
 
 
 def secrets_of(variable: str) -> list[str]:
-    """The secrets in an environment variable; raises `Problem` when it is not set."""
+    """The secrets in an environment variable; raises `HttpError` when it is not set."""
     found = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
     if not found:
-        raise Problem(
+        raise HttpError(
             401,
             "no_secret",
             f"this cannot be checked: set {variable} to the sender's signing secret",
@@ -150,8 +150,8 @@ def standard_headers(variable: str, message_id: str, timestamp: int, body: bytes
     return headers
 
 
-def check_time(timestamp: str) -> None:
-    """Raise `Problem` for a time (seconds since the epoch) that is more than 5 minutes off."""
+def check_timestamp(timestamp: str) -> None:
+    """Raise `HttpError` for a time (seconds since the epoch) that is more than 5 minutes off."""
     require(
         re.fullmatch(r"[0-9]{1,12}", timestamp) is not None
         and abs(time.time() - int(timestamp)) <= TOLERANCE_SECONDS
@@ -159,13 +159,13 @@ def check_time(timestamp: str) -> None:
 
 
 def require(holds: bool) -> None:
-    """Raise the `Problem` of a wrong signature unless it holds."""
+    """Raise the `HttpError` of a wrong signature unless it holds."""
     if not holds:
-        raise Problem(401, "bad_signature", "the signature is missing, wrong or too old")
+        raise HttpError(401, "bad_signature", "the signature is missing, wrong or too old")
 
 
 def _require_any(made: Iterable[str], given: Sequence[str]) -> None:
-    """Raise the `Problem` unless a signature that was made is among those given. However many are given, the body is gone through once for each secret."""
+    """Raise the `HttpError` unless a signature that was made is among those given. However many are given, the body is gone through once for each secret."""
     require(any(_same(text, value) for text in made for value in given))
 
 
@@ -175,7 +175,7 @@ def _standard_key(secret: str) -> bytes:
         try:
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error:
-            raise Problem(
+            raise HttpError(
                 401,
                 "no_secret",
                 "this cannot be checked: the signing secret is not whsec_ and base64",

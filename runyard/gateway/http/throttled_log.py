@@ -6,7 +6,7 @@ import time
 _SECONDS = 10.0
 
 
-class Seldom:
+class ThrottledWarning:
     """Warns at most every ten seconds.
 
     Parameters

@@ -13,14 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from runyard.engine.loops import Trouble
-from runyard.gateway.http.connection import Line
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.database_connection import ReconnectingConnection
+from runyard.gateway.http.errors import HttpError
 from runyard.store.queries import Row
 
 _SECONDS = 0.1
-_MOST_SECONDS_AFTER_ERROR = 1.0
+_MAX_SECONDS_AFTER_ERROR = 1.0
 # Streams, and clients that wait for an outcome; one key may have half of them.
-_MOST_STREAMS = _MOST_WAITING = 1000
+_MAX_STREAMS = _MAX_WAITING = 1000
 _log = logging.getLogger("runyard.gateway")
 
 
@@ -39,7 +39,7 @@ class _Ends:
     reached: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Watcher:
+class InvocationWatcher:
     """Watches invocations, and the ends of events, for those who ask."""
 
     def __init__(self) -> None:
@@ -49,8 +49,8 @@ class Watcher:
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "Watcher":
-        self._task = asyncio.create_task(self._watch(Line("web watcher")))
+    async def __aenter__(self) -> "InvocationWatcher":
+        self._task = asyncio.create_task(self._watch(ReconnectingConnection("web watcher")))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -60,9 +60,9 @@ class Watcher:
                 await self._task
 
     def check_room(self, key: str) -> None:
-        """Raise `Problem` where the clients with a key, or all together, have as many streams as there may be."""
-        if not _has_room([stream.key for stream in self._streams.values()], key, _MOST_STREAMS):
-            raise Problem(
+        """Raise `HttpError` where the clients with a key, or all together, have as many streams as there may be."""
+        if not _has_room([stream.key for stream in self._streams.values()], key, _MAX_STREAMS):
+            raise HttpError(
                 503,
                 "busy",
                 "there are as many streams as can be held: close some, or ask again",
@@ -74,7 +74,7 @@ class Watcher:
 
         Where too many clients wait, with this key or in all, it is as if the time were over.
         """
-        if not _has_room([ends.key for ends in self._ends.values()], key, _MOST_WAITING):
+        if not _has_room([ends.key for ends in self._ends.values()], key, _MAX_WAITING):
             return False
         ends = _Ends(key, set(events))
         number = next(self._numbers)
@@ -113,8 +113,8 @@ class Watcher:
         finally:
             del self._streams[number]
 
-    async def _watch(self, line: Line) -> None:
-        trouble = Trouble(_log, "cannot look for what clients wait for", _MOST_SECONDS_AFTER_ERROR)
+    async def _watch(self, connection: ReconnectingConnection) -> None:
+        trouble = Trouble(_log, "cannot look for what clients wait for", _MAX_SECONDS_AFTER_ERROR)
         try:
             while True:
                 await self._wanted.wait()
@@ -122,16 +122,16 @@ class Watcher:
                     self._wanted.clear()
                     continue
                 try:
-                    await self._look_at_streams(line)
-                    await self._look_at_ends(line)
+                    await self._look_at_streams(connection)
+                    await self._look_at_ends(connection)
                     await asyncio.sleep(_SECONDS)
                     trouble.over()
                 except Exception as error:
                     await asyncio.sleep(trouble.met(error))
         finally:
-            await line.close()
+            await connection.close()
 
-    async def _look_at_streams(self, line: Line) -> None:
+    async def _look_at_streams(self, connection: ReconnectingConnection) -> None:
         # Of a client that has not yet read the last change no more is asked: it holds one, however slow it is.
         streams = {
             number: stream for number, stream in self._streams.items() if stream.changes.empty()
@@ -142,18 +142,18 @@ class Watcher:
             {"number": number, "invocation": stream.invocation, "since": stream.since}
             for number, stream in streams.items()
         ]
-        for row in await line.run("changes", watched=json.dumps(watched)):
+        for row in await connection.fetch_all("changes", watched=json.dumps(watched)):
             stream = streams[row["number"]]
             if row["final"] or row["state"] or row["steps"] or row["progress"]:
                 stream.since = row["moment"]
                 stream.changes.put_nowait(row)
 
-    async def _look_at_ends(self, line: Line) -> None:
+    async def _look_at_ends(self, connection: ReconnectingConnection) -> None:
         waiting = list(self._ends.values())
         if not waiting:
             return
         events = sorted({event for ends in waiting for event in ends.events})
-        still_open = {row["id"] for row in await line.run("open_events", events=events)}
+        still_open = {row["id"] for row in await connection.fetch_all("open_events", events=events)}
         for ends in waiting:
             if not ends.events & still_open:
                 ends.reached.set()

@@ -36,7 +36,7 @@ class GuardedSocket(WebSocketsSansIOProtocol):
         opening = not self.handshake_complete
         await super().send(message)
         if self.close_sent:
-            # A refusal completes the handshake too. uvicorn does not note that, and complains of the application in the log.
+            # A error_response completes the handshake too. uvicorn does not note that, and complains of the application in the log.
             self.handshake_complete = True
         elif opening and self.handshake_complete and self.writable.is_set():
             self._read(True)

@@ -8,19 +8,19 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from runyard.gateway.http.errors import Problem
-from runyard.gateway.http.throttled_log import Seldom
+from runyard.gateway.http.errors import HttpError
+from runyard.gateway.http.throttled_log import ThrottledWarning
 
 # Of twenty seconds so many wrong keys of an address are answered at once: a client that was set up wrongly is no attack. Then each one more takes
 # a tenth of a second more.
 _AT_ONCE_SECONDS = 20
 _LATER_SECONDS = 0.1
 _LONGEST_SECONDS = 1.0
-_MOST_ADDRESSES = 10_000
+_MAX_ADDRESSES = 10_000
 # Answers that are kept back at a time, in all and for one address.
-_MOST_WAITING = 100
-_MOST_WAITING_AN_ADDRESS = 5
-_unknown = Seldom("%d requests came with a key that is not known (the latest from %s)")
+_MAX_WAITING = 100
+_MAX_WAITING_AN_ADDRESS = 5
+_unknown = ThrottledWarning("%d requests came with a key that is not known (the latest from %s)")
 
 
 @dataclass
@@ -30,7 +30,7 @@ class _Tries:
     waiting: int = 0
 
 
-class Strangers:
+class UnknownKeyThrottle:
     """The addresses that have sent keys that are not known, those who did so last.
 
     Parameters
@@ -45,16 +45,16 @@ class Strangers:
         self._tries: OrderedDict[str, _Tries] = OrderedDict()
         self._waiting = 0
 
-    async def slow(self, address: str) -> None:
-        """An address has sent a key that is not known: wait a while if it does so often; raises `Problem` (429) where too many wait already."""
+    async def delay(self, address: str) -> None:
+        """An address has sent a key that is not known: wait a while if it does so often; raises `HttpError` (429) where too many wait already."""
         tries = self._note(address)
         _unknown.warn(address)
         seconds = min(_LONGEST_SECONDS, (tries.count - self._at_once) * _LATER_SECONDS)
         if seconds <= 0:
             return
-        if self._waiting >= _MOST_WAITING or tries.waiting >= _MOST_WAITING_AN_ADDRESS:
+        if self._waiting >= _MAX_WAITING or tries.waiting >= _MAX_WAITING_AN_ADDRESS:
             message = "too many keys that are not valid here have come from this address: wait, then give one that is"
-            raise Problem(429, "rate_limited", message, headers={"Retry-After": "1"})
+            raise HttpError(429, "rate_limited", message, headers={"Retry-After": "1"})
         self._waiting += 1
         tries.waiting += 1
         try:
@@ -70,6 +70,6 @@ class Strangers:
         most = self._at_once + _LONGEST_SECONDS / _LATER_SECONDS
         tries.count = min(most, max(0.0, tries.count - (now - tries.at) * self._rate)) + 1
         tries.at = now
-        if len(self._tries) > _MOST_ADDRESSES:
+        if len(self._tries) > _MAX_ADDRESSES:
             self._tries.popitem(last=False)
         return tries

@@ -9,19 +9,19 @@ from functools import lru_cache
 
 from starlette.datastructures import State
 
-from runyard.gateway.http.errors import Problem
-from runyard.gateway.http.throttled_log import Seldom
+from runyard.gateway.http.errors import HttpError
+from runyard.gateway.http.throttled_log import ThrottledWarning
 from runyard.settings import settings
 
 # What GitHub posts at most (25 MB): the largest body of a sender who is not known before all of it is there.
-LARGEST = 25 * 1024 * 1024
+LARGEST_BODY = 25 * 1024 * 1024
 
-_refused = Seldom(
+_refused = ThrottledWarning(
     "%d requests were refused since their bodies did not fit beside those that are held (the latest: %s)"
 )
 
 
-class Part:
+class MemoryPool:
     """A part of the memory for bodies.
 
     Parameters
@@ -48,7 +48,7 @@ class Part:
             del self._of[sender]
 
 
-class Bodies:
+class BodyMemory:
     """The parts: for senders whose key is known, and for those who may be anybody.
 
     Parameters
@@ -59,13 +59,13 @@ class Bodies:
 
     def __init__(self, most: int) -> None:
         unknown = max(most // 8, 24 * 1024 * 1024)
-        self.unknown = Part(unknown, unknown // 2)
-        self.known = Part(most - unknown, (most - unknown) // 2)
+        self.unknown = MemoryPool(unknown, unknown // 2)
+        self.known = MemoryPool(most - unknown, (most - unknown) // 2)
         # One at a time, beside all others: else one large body would leave no room for those of other strangers.
-        self.large = Part(LARGEST, LARGEST)
+        self.large = MemoryPool(LARGEST_BODY, LARGEST_BODY)
 
 
-class Held:
+class Reservation:
     """What is held for one request.
 
     Parameters
@@ -76,21 +76,21 @@ class Held:
         Where it is held once it is larger than what a sender may have there; None where it may not be so large.
     """
 
-    def __init__(self, part: Part, sender: str, large: Part | None = None) -> None:
+    def __init__(self, part: MemoryPool, sender: str, large: MemoryPool | None = None) -> None:
         self._part = part
         self._sender = sender
         self._large = large
         self._size = 0
 
     def check(self, size: int) -> None:
-        """Raise `Problem` unless a body of this size fits now."""
+        """Raise `HttpError` unless a body of this size fits now."""
         part = self._part_of(size)
         if not part.fits(self._sender, size - (self._size if part is self._part else 0)):
             _refused.warn(self._sender)
-            raise busy()
+            raise memory_full()
 
     def grow(self, size: int) -> None:
-        """Hold so many bytes more; raises `Problem` where they do not fit."""
+        """Hold so many bytes more; raises `HttpError` where they do not fit."""
         self.check(self._size + size)
         part = self._part_of(self._size + size)
         if part is not self._part:
@@ -98,16 +98,16 @@ class Held:
         part.take(self._sender, size)
         self._size += size
 
-    def known(self, part: Part, sender: str) -> None:
-        """Its sender is known now, and has its share there; raises `Problem` where it does not fit. A large one stays where it is."""
+    def identify(self, part: MemoryPool, sender: str) -> None:
+        """Its sender is known now, and has its share there; raises `HttpError` where it does not fit. A large one stays where it is."""
         if self._part is not self._large:
             self._large = None
             self._move(part, sender)
 
-    def _part_of(self, size: int) -> Part:
+    def _part_of(self, size: int) -> MemoryPool:
         return self._large if self._large is not None and size > self._part.share else self._part
 
-    def _move(self, part: Part, sender: str) -> None:
+    def _move(self, part: MemoryPool, sender: str) -> None:
         size = self._size
         self.release()
         self._part, self._sender = part, sender
@@ -120,32 +120,32 @@ class Held:
             self._size = 0
 
 
-def hold(state: State, sender: str, *, known: bool, most: int) -> Held:
+def reserve(state: State, sender: str, *, known: bool, most: int) -> Reservation:
     """The bytes that are held for the request with this state from now on, until `release`; its body may have `most` bytes."""
-    bodies = _bodies()
+    bodies = _memory()
     part = bodies.known if known else bodies.unknown
-    state.held = Held(part, sender, bodies.large if most > part.share else None)
-    held: Held = state.held
-    return held
+    state.reservation = Reservation(part, sender, bodies.large if most > part.share else None)
+    reservation: Reservation = state.reservation
+    return reservation
 
 
-def is_known(state: State, sender: str) -> None:
-    """Who has sent the request with this state was not known, and is now; raises `Problem` where there is no room for its body."""
-    held: Held | None = getattr(state, "held", None)
-    if held is not None:
-        held.known(_bodies().known, sender)
+def sender_identified(state: State, sender: str) -> None:
+    """Who has sent the request with this state was not known, and is now; raises `HttpError` where there is no room for its body."""
+    reservation: Reservation | None = getattr(state, "reservation", None)
+    if reservation is not None:
+        reservation.identify(_memory().known, sender)
 
 
 def release(state: dict[str, object]) -> None:
     """The request with this state is done."""
-    held = state.get("held")
-    if isinstance(held, Held):
-        held.release()
+    reservation = state.get("reservation")
+    if isinstance(reservation, Reservation):
+        reservation.release()
 
 
-def busy() -> Problem:
+def memory_full() -> HttpError:
     """What is sent does not fit beside what is held."""
-    return Problem(
+    return HttpError(
         503,
         "busy",
         "more is coming in than can be held at a time; nothing was done. Send it again",
@@ -154,5 +154,5 @@ def busy() -> Problem:
 
 
 @lru_cache(maxsize=1)
-def _bodies() -> Bodies:
-    return Bodies(settings().body_bytes)
+def _memory() -> BodyMemory:
+    return BodyMemory(settings().body_bytes)

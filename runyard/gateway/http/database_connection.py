@@ -15,7 +15,7 @@ _CONNECT_SECONDS = 2
 _ANSWER_SECONDS = 10.0
 
 
-class Line:
+class ReconnectingConnection:
     """A connection in autocommit mode that one task uses at a time.
 
     Parameters
@@ -31,7 +31,7 @@ class Line:
         self._lock_seconds = lock_seconds
         self._connection: psycopg.AsyncConnection[Row] | None = None
 
-    async def run(self, statement: str, **parameters: Any) -> list[Row]:
+    async def fetch_all(self, statement: str, **parameters: Any) -> list[Row]:
         """Run a statement by its name; return its rows. Raises `DatabaseUnavailable`, also when it does not answer in 10 s, and psycopg's errors."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):

@@ -27,7 +27,7 @@ class Connection(Protocol):
         """Whether a part of its last answer was not read by the client yet."""
         ...
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Close it."""
         ...
 
@@ -42,7 +42,7 @@ class _Address:
     idle: Idle = field(default_factory=OrderedDict)
 
 
-class Connections:
+class ConnectionLimiter:
     """Who is connected.
 
     Parameters
@@ -58,7 +58,7 @@ class Connections:
         self._idle: Idle = OrderedDict()
         self._addresses: dict[str, _Address] = {}
 
-    def come(self, connection: Connection) -> bool:
+    def admit(self, connection: Connection) -> bool:
         """Take a new connection, which is idle at first; return whether there was room, or an idle one to close for it."""
         address = self._addresses.get(connection.address) or _Address()
         if address.count >= self._most_an_address and not self._make_room(address.idle):
@@ -70,26 +70,26 @@ class Connections:
         self._all.add(connection)
         self._addresses[connection.address] = address
         address.count += 1
-        self.rest(connection)
+        self.mark_idle(connection)
         return True
 
-    def work(self, connection: Connection) -> None:
+    def mark_active(self, connection: Connection) -> None:
         """A request is in progress on it now."""
         if connection in self._all:
             self._idle.pop(connection, None)
             self._addresses[connection.address].idle.pop(connection, None)
 
-    def rest(self, connection: Connection) -> None:
+    def mark_idle(self, connection: Connection) -> None:
         """No request is in progress on it now."""
         if connection in self._all:
             self._idle[connection] = None
             self._addresses[connection.address].idle[connection] = None
 
-    def leave(self, connection: Connection) -> None:
+    def remove(self, connection: Connection) -> None:
         """It is gone."""
         if connection not in self._all:
             return
-        self.work(connection)
+        self.mark_active(connection)
         self._all.discard(connection)
         address = self._addresses[connection.address]
         address.count -= 1
@@ -101,12 +101,12 @@ class Connections:
         oldest = next((connection for connection in idle if not connection.writing), None)
         if oldest is None:
             return False
-        self.leave(oldest)
-        oldest.let_go()
+        self.remove(oldest)
+        oldest.close()
         return True
 
 
-def most_connections(chosen: Settings) -> int:
+def max_connections(chosen: Settings) -> int:
     """How many connections this process may have: as many as are set, but no more than its open files allow, whose limit is raised as far as it may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = chosen.connections + _OTHER_DESCRIPTORS
@@ -121,7 +121,7 @@ def most_connections(chosen: Settings) -> int:
 
 
 @lru_cache(maxsize=4096)
-def address_of(host: str) -> str:
+def client_address(host: str) -> str:
     """What counts as one address: an IPv4 address, or the network of an IPv6 address (64 bits), which one client has as a whole."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
