@@ -378,7 +378,7 @@ def test_values_are_counted_right_wherever_a_piece_ends(
         text = "".join(dice.choice('"\\,[{x') for _ in range(dice.randrange(30)))
         body = json.dumps([text, {text: [text]}]).encode()
         assert (
-            gateway_body._values(body) == 4
+            gateway_body._count_values(body) == 4
         )  # two lists, an object and a comma, whatever the texts hold
 
 

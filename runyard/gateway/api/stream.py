@@ -39,7 +39,7 @@ async def stream(call: Call) -> Response:
         and not await run_in_threadpool(_changed, invocation, since)
     ):
         return Response(status_code=204)
-    call.services.watcher.check_room(call.caller.id)
+    call.services.watcher.check_capacity(call.caller.id)
     return event_stream(_messages(call, invocation, since))
 
 

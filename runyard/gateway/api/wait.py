@@ -27,7 +27,7 @@ async def outcome(call: Call, ids: Sequence[str], seconds: float) -> Response:
     Raises `HttpError` where the caller's key was revoked meanwhile.
     """
     if seconds and ids:
-        await call.services.watcher.ended(ids, seconds, call.caller.id)
+        await call.services.watcher.wait_until_finished(ids, seconds, call.caller.id)
         await call.services.authenticator.check_still_valid(call.caller)
     invocations = await run_in_threadpool(invocations_of, ids) if seconds else []
     over = bool(seconds) and done(invocations)

@@ -22,7 +22,7 @@ TOKEN_FIELD = "token"  # noqa: S105 (the name of a field)
 
 async def visitor(request: Request, scope: Scope) -> Key:
     """The key of who asks, from the cookie or a header; raises `HttpError` as `Authenticator.authenticate` does, and for a key that is for some events only."""
-    key = await _access(request).authenticate(request, scope, given=cookie(request))
+    key = await _access(request).authenticate(request, scope, cookie=cookie(request))
     check_for_all_events(key)
     return key
 

@@ -1,7 +1,8 @@
-"""The connections of this process: how many there may be in all and from one address, and which one makes room for another.
+"""Limits on client connections: how many there may be in all and from one address.
 
-A connection without a request in progress holds a place only as long as nobody else needs it. So silent connections, and those that are kept open
-for another request, keep nobody out; a new one is refused only while requests are in progress on all the others.
+A connection without a request in progress keeps its place only as long as nobody else needs it. So
+silent connections and those kept alive for another request lock nobody out: a new connection is
+refused only if there are requests in progress on all the others.
 """
 
 import ipaddress
@@ -13,18 +14,18 @@ from typing import Protocol
 
 from runyard.settings import Settings
 
-# Descriptors for everything that is no client: the database, the log, the processes of the Dagster UI.
+# File descriptors for everything else: the database, the log, the processes of the Dagster UI.
 _OTHER_DESCRIPTORS = 256
 
 
 class Connection(Protocol):
-    """What is known of a connection here."""
+    """What the limiter needs to know of a connection."""
 
     address: str
 
     @property
     def writing(self) -> bool:
-        """Whether a part of its last answer was not read by the client yet."""
+        """Whether the client has yet to read a part of its last response."""
         ...
 
     def close(self) -> None:
@@ -32,7 +33,7 @@ class Connection(Protocol):
         ...
 
 
-# Idle connections, the one that has been so for the longest time first.
+# Idle connections; the first one has been idle for the longest time.
 Idle = OrderedDict[Connection, None]
 
 
@@ -43,27 +44,27 @@ class _Address:
 
 
 class ConnectionLimiter:
-    """Who is connected.
+    """Admits connections, closing idle ones to make room.
 
     Parameters
     ----------
-    most, most_an_address
+    limit, limit_per_address
         How many connections there may be, and how many from one address.
     """
 
-    def __init__(self, most: int, most_an_address: int) -> None:
-        self._most = most
-        self._most_an_address = most_an_address
+    def __init__(self, limit: int, limit_per_address: int) -> None:
+        self._limit = limit
+        self._limit_per_address = limit_per_address
         self._all: set[Connection] = set()
         self._idle: Idle = OrderedDict()
         self._addresses: dict[str, _Address] = {}
 
     def admit(self, connection: Connection) -> bool:
-        """Take a new connection, which is idle at first; return whether there was room, or an idle one to close for it."""
+        """Add a new, idle connection; return whether there was room, or an idle one to close."""
         address = self._addresses.get(connection.address) or _Address()
-        if address.count >= self._most_an_address and not self._make_room(address.idle):
+        if address.count >= self._limit_per_address and not self._make_room(address.idle):
             return False
-        if len(self._all) >= self._most and not (
+        if len(self._all) >= self._limit and not (
             self._make_room(address.idle) or self._make_room(self._idle)
         ):
             return False
@@ -74,19 +75,19 @@ class ConnectionLimiter:
         return True
 
     def mark_active(self, connection: Connection) -> None:
-        """A request is in progress on it now."""
+        """Note that a request is in progress on it."""
         if connection in self._all:
             self._idle.pop(connection, None)
             self._addresses[connection.address].idle.pop(connection, None)
 
     def mark_idle(self, connection: Connection) -> None:
-        """No request is in progress on it now."""
+        """Note that no request is in progress on it."""
         if connection in self._all:
             self._idle[connection] = None
             self._addresses[connection.address].idle[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """It is gone."""
+        """Free its place."""
         if connection not in self._all:
             return
         self.mark_active(connection)
@@ -97,7 +98,10 @@ class ConnectionLimiter:
             del self._addresses[connection.address]
 
     def _make_room(self, idle: Idle) -> bool:
-        """Close the one of these that has been idle longest, but for one whose answer is still on its way; return whether there was one."""
+        """Close the connection that has been idle longest; return whether there was one.
+
+        One whose response is still being written does not count as idle.
+        """
         oldest = next((connection for connection in idle if not connection.writing), None)
         if oldest is None:
             return False
@@ -106,23 +110,28 @@ class ConnectionLimiter:
         return True
 
 
-def max_connections(chosen: Settings) -> int:
-    """How many connections this process may have: as many as are set, but no more than its open files allow, whose limit is raised as far as it may be."""
+def max_connections(settings: Settings) -> int:
+    """How many connections this process may have.
+
+    That is the number in the settings, or fewer if the process may not open as many files. Its soft
+    limit on open files is raised as far as the hard limit allows.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = chosen.connections + _OTHER_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    needed = settings.connections + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return (
-        chosen.connections
-        if soft == resource.RLIM_INFINITY
-        else min(chosen.connections, max(soft - _OTHER_DESCRIPTORS, soft // 2))
-    )
+    if soft == resource.RLIM_INFINITY:
+        return settings.connections
+    return min(settings.connections, max(soft - _OTHER_DESCRIPTORS, soft // 2))
 
 
 @lru_cache(maxsize=4096)
 def client_address(host: str) -> str:
-    """What counts as one address: an IPv4 address, or the network of an IPv6 address (64 bits), which one client has as a whole."""
+    """What counts as one client's address: an IPv4 address, or the /64 network of an IPv6 address.
+
+    One IPv6 client has a whole such network to itself.
+    """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""One connection to the database for the event loop: opened when it is needed, and anew after it was lost."""
+"""A database connection for the event loop that is opened on demand and reopened after a loss."""
 
 import asyncio
 from contextlib import suppress
@@ -12,18 +12,18 @@ from runyard.store.database import GIVE_WAY_SECONDS, database_url, is_pooled, st
 from runyard.store.queries import Row, statements
 
 _CONNECT_SECONDS = 2
-_ANSWER_SECONDS = 10.0
+_STATEMENT_SECONDS = 10.0
 
 
 class ReconnectingConnection:
-    """A connection in autocommit mode that one task uses at a time.
+    """A connection in autocommit mode, for one task at a time.
 
     Parameters
     ----------
     name
-        How the database server knows it.
+        Its name in the database server's list of connections.
     lock_seconds
-        How long a statement may wait for what another transaction has locked; psycopg's LockNotAvailable then.
+        The lock timeout of a statement, after which psycopg raises LockNotAvailable; 0 for none.
     """
 
     def __init__(self, name: str, lock_seconds: float = 0) -> None:
@@ -32,46 +32,50 @@ class ReconnectingConnection:
         self._connection: psycopg.AsyncConnection[Row] | None = None
 
     async def fetch_all(self, statement: str, **parameters: Any) -> list[Row]:
-        """Run a statement by its name; return its rows. Raises `DatabaseUnavailable`, also when it does not answer in 10 s, and psycopg's errors."""
+        """Run a named statement and return its rows.
+
+        Raises `DatabaseUnavailable`, also when there is no response within 10 s, and the errors of
+        psycopg.
+        """
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                connection = (
-                    self._connection
-                    if self._connection is not None and not self._connection.closed
-                    else await self._connect()
-                )
-                try:
-                    return await self._execute(connection, statements()[statement], parameters)
-                except psycopg.errors.DeadlockDetected:
-                    # PostgreSQL gave way to another sender of the same ids, and has undone all of it. The other one
-                    # has to wake before it is sent again, or both meet as before.
-                    await asyncio.sleep(GIVE_WAY_SECONDS)
-                    return await self._execute(connection, statements()[statement], parameters)
+            async with asyncio.timeout(_STATEMENT_SECONDS):
+                return await self._fetch_all(statements()[statement], parameters)
         except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
-            if (
-                isinstance(error, psycopg.OperationalError)
-                and self._connection is not None
-                and not self._connection.closed
-            ):
-                raise  # the database has answered: it does not want this statement
+            if isinstance(error, psycopg.OperationalError) and self._is_open:
+                raise  # the database responded, with an error for this statement
             await self.close()
             raise DatabaseUnavailable(
-                f"the database does not answer ({type(error).__name__})"
+                f"the database does not respond ({type(error).__name__})"
             ) from error
 
     async def close(self) -> None:
-        """Close the connection; the next `run` opens another."""
+        """Close the connection; the next `fetch_all` opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(psycopg.Error):
                 await connection.close()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    async def _fetch_all(self, statement: bytes, parameters: Row) -> list[Row]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._connect()
+        try:
+            return await self._execute(self._connection, statement, parameters)
+        except psycopg.errors.DeadlockDetected:
+            # PostgreSQL rolled this back in favour of another sender of the same ids. Retry after a
+            # pause, in which the other one proceeds; otherwise both would deadlock again.
+            await asyncio.sleep(GIVE_WAY_SECONDS)
+            return await self._execute(self._connection, statement, parameters)
 
     async def _execute(
         self, connection: psycopg.AsyncConnection[Row], statement: bytes, parameters: Row
     ) -> list[Row]:
         if not (self._lock_seconds and is_pooled()):
             return await (await connection.execute(statement, parameters)).fetchall()
-        # Behind a pooler nothing may be set for longer than a transaction.
+        # Behind a connection pooler a setting must not outlive its transaction.
         async with connection.transaction():
             await connection.execute(self._lock_timeout("SET LOCAL"))
             return await (await connection.execute(statement, parameters)).fetchall()
@@ -80,7 +84,7 @@ class ReconnectingConnection:
         return f"{setting} lock_timeout = {int(self._lock_seconds * 1000)}".encode()
 
     async def _connect(self) -> psycopg.AsyncConnection[Row]:
-        self._connection = await psycopg.AsyncConnection.connect(
+        connection = await psycopg.AsyncConnection.connect(
             database_url(),
             autocommit=True,
             row_factory=dict_row,
@@ -88,6 +92,7 @@ class ReconnectingConnection:
             application_name=f"runyard {self._name}",
             **statement_options(),
         )
+        self._connection = connection  # so that `close` also closes one whose setting failed
         if self._lock_seconds and not is_pooled():
-            await self._connection.execute(self._lock_timeout("SET"))
-        return self._connection
+            await connection.execute(self._lock_timeout("SET"))
+        return connection

@@ -1,6 +1,7 @@
-"""Slows down whoever tries one key after another: an address gets its answers ever later, and then none but that it is to wait.
+"""Slows down clients that try one key after another.
 
-Only requests whose key is not known come here: others from the same address, behind the same proxy, are never slowed.
+Only requests with an unknown key come here, so other clients at the same address, such as those
+behind one proxy, are never slowed down.
 """
 
 import asyncio
@@ -11,65 +12,69 @@ from dataclasses import dataclass
 from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.throttled_log import ThrottledWarning
 
-# Of twenty seconds so many wrong keys of an address are answered at once: a client that was set up wrongly is no attack. Then each one more takes
-# a tenth of a second more.
-_AT_ONCE_SECONDS = 20
-_LATER_SECONDS = 0.1
-_LONGEST_SECONDS = 1.0
+# An address may send this many seconds' worth of unknown keys without delay, for a misconfigured
+# client is not an attack. Each further one is delayed by another tenth of a second.
+_BURST_SECONDS = 20
+_DELAY_STEP_SECONDS = 0.1
+_MAX_DELAY_SECONDS = 1.0
 _MAX_ADDRESSES = 10_000
-# Answers that are kept back at a time, in all and for one address.
+# Responses that are delayed at a time, in all and for one address.
 _MAX_WAITING = 100
-_MAX_WAITING_AN_ADDRESS = 5
-_unknown = ThrottledWarning("%d requests came with a key that is not known (the latest from %s)")
+_MAX_WAITING_PER_ADDRESS = 5
+_unknown = ThrottledWarning("%d requests came with an unknown key (the latest from %s)")
 
 
 @dataclass
-class _Tries:
+class _Attempts:
     count: float
     at: float
     waiting: int = 0
 
 
 class UnknownKeyThrottle:
-    """The addresses that have sent keys that are not known, those who did so last.
+    """Counts the unknown keys of each address; the most recent addresses are remembered.
 
     Parameters
     ----------
     rate
-        How many of an address are forgotten a second.
+        How many attempts of an address are forgotten per second.
     """
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._at_once = rate * _AT_ONCE_SECONDS
-        self._tries: OrderedDict[str, _Tries] = OrderedDict()
+        self._burst = rate * _BURST_SECONDS
+        self._attempts: OrderedDict[str, _Attempts] = OrderedDict()
         self._waiting = 0
 
     async def delay(self, address: str) -> None:
-        """An address has sent a key that is not known: wait a while if it does so often; raises `HttpError` (429) where too many wait already."""
-        tries = self._note(address)
+        """Count an unknown key from this address; sleep if there have been too many.
+
+        Raises `HttpError` (429) if too many responses are being delayed already.
+        """
+        attempts = self._count(address)
         _unknown.warn(address)
-        seconds = min(_LONGEST_SECONDS, (tries.count - self._at_once) * _LATER_SECONDS)
+        seconds = min(_MAX_DELAY_SECONDS, (attempts.count - self._burst) * _DELAY_STEP_SECONDS)
         if seconds <= 0:
             return
-        if self._waiting >= _MAX_WAITING or tries.waiting >= _MAX_WAITING_AN_ADDRESS:
-            message = "too many keys that are not valid here have come from this address: wait, then give one that is"
+        if self._waiting >= _MAX_WAITING or attempts.waiting >= _MAX_WAITING_PER_ADDRESS:
+            message = "too many invalid keys came from this address: wait, then send a valid one"
             raise HttpError(429, "rate_limited", message, headers={"Retry-After": "1"})
         self._waiting += 1
-        tries.waiting += 1
+        attempts.waiting += 1
         try:
             await asyncio.sleep(seconds)
         finally:
             self._waiting -= 1
-            tries.waiting -= 1
+            attempts.waiting -= 1
 
-    def _note(self, address: str) -> _Tries:
+    def _count(self, address: str) -> _Attempts:
         now = time.monotonic()
-        tries = self._tries.setdefault(address, _Tries(0, now))
-        self._tries.move_to_end(address)
-        most = self._at_once + _LONGEST_SECONDS / _LATER_SECONDS
-        tries.count = min(most, max(0.0, tries.count - (now - tries.at) * self._rate)) + 1
-        tries.at = now
-        if len(self._tries) > _MAX_ADDRESSES:
-            self._tries.popitem(last=False)
-        return tries
+        attempts = self._attempts.setdefault(address, _Attempts(0, now))
+        self._attempts.move_to_end(address)
+        remaining = max(0.0, attempts.count - (now - attempts.at) * self._rate)
+        limit = self._burst + _MAX_DELAY_SECONDS / _DELAY_STEP_SECONDS
+        attempts.count = min(limit, remaining) + 1
+        attempts.at = now
+        if len(self._attempts) > _MAX_ADDRESSES:
+            self._attempts.popitem(last=False)
+        return attempts
