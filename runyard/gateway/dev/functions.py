@@ -7,7 +7,7 @@ from runyard.dagster_adapter.links import to_function
 from runyard.engine import bulk, dispatch
 from runyard.engine.bulk import Selection
 from runyard.engine.failures import described
-from runyard.gateway.api.actions import MOST_SECONDS
+from runyard.gateway.api.actions import QUERY_SECONDS
 from runyard.gateway.dev.blockers import shared_with
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
@@ -83,7 +83,7 @@ def replay_failures(visit: Visit) -> str:
         Selection(function=name, status=("failed",)),
         "replay",
         keep=visit.form_value("keep") == "yes",
-        most_seconds=MOST_SECONDS,
+        most_seconds=QUERY_SECONDS,
     )
     next(pieces)
     visit.in_background(pieces)

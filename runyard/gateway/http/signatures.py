@@ -119,7 +119,7 @@ class BodyHmac:
 
 @dataclass(frozen=True)
 class SharedSecret:
-    """A secret in a header instead of a signature: `Authorization: Bearer ...`, or another header."""
+    """A secret in a header instead of a signature: `Authorization: Bearer ...` or another."""
 
     variable: str
     header: str = "authorization"
