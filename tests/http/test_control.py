@@ -59,7 +59,7 @@ def test_an_open_invocation_is_cancelled_a_final_one_stays(
     send([Event("also/one"), Event("also/two")])
     assert web.post("/api/invocations/1/cancel").json() == {"invocation": 1, "status": "cancelled"}
     again = web.post("/api/invocations/1/cancel")
-    assert (again.status_code, again.json()["error"]) == (409, "invocation 1 is cancelled already")
+    assert (again.status_code, again.json()["error"]) == (409, "invocation 1 is already cancelled")
     assert web.ask("DELETE", "/v1/runs/2").status_code == 204
     assert (
         web.ask("DELETE", "/v1/runs/2").status_code == 204

@@ -145,8 +145,8 @@ def test_the_key_is_kept_where_no_script_reads_it_and_given_back(web: WebProcess
 
 def test_a_wrong_key_and_one_that_may_not_read_are_refused_in_words(web: WebProcess) -> None:
     wrong = Visitor(web).log_in("not-a-key-of-this-door")
-    assert wrong.status_code == 401 and "give a key that is valid here" in wrong.text
-    assert "this key may not read" in Visitor(web).log_in(web.keys["send"]).text
+    assert wrong.status_code == 401 and "send a key that is valid here" in wrong.text
+    assert "this key lacks the scope read" in Visitor(web).log_in(web.keys["send"]).text
 
 
 def test_a_revoked_key_is_out(web: WebProcess) -> None:
@@ -169,7 +169,7 @@ def test_a_key_that_only_reads_has_no_buttons_and_can_do_nothing(
         and "Replay" in Visitor(web, "all").get(f"/dev/invocations/{invocation}").text
     )
     answer = reader.post(f"/dev/invocations/{invocation}/replay", page="/dev")
-    assert answer.status_code == 403 and "this key may not manage" in answer.text
+    assert answer.status_code == 403 and "this key lacks the scope manage" in answer.text
     assert (
         reader.post("/dev/send", page="/dev", name="a/b", json="{}", do="send").status_code == 403
     )
@@ -429,11 +429,11 @@ def test_an_event_is_replayed_and_an_invocation_cancelled_and_run_now(
     again = visitor.post("/dev/invocations/2/cancel")
     assert (
         again.status_code == 409
-        and "cancelled already" in again.text
+        and "already cancelled" in again.text
         and '<a href="/dev/invocations/2">Go back</a>' in again.text
     )
     kept = visitor.post("/dev/invocations/1/replay", keep="yes").headers["location"]
-    assert "Kept from the invocation that it replays" in visitor.get(kept).text
+    assert "Reused from the invocation that it replays" in visitor.get(kept).text
     [claim] = dispatch.claim(functions["also"]) or []
     dispatch.begin(claim.batch_id, "run-2")
     dispatch.settle(
@@ -452,7 +452,7 @@ def test_an_event_is_replayed_and_an_invocation_cancelled_and_run_now(
     page = visitor.get(kept).text
     assert (
         "Retry now" in page
-        and "attempt 2 of the step that failed is still to come" in page
+        and "waiting: attempt 2 of the failed step" in page
         and "OSError" in page
     )
     assert visitor.post(f"{kept}/run-now").status_code == 303
@@ -490,7 +490,7 @@ def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_fi
 def test_health_tells_what_waits_and_since_when(
     visitor: Visitor, functions: dict[str, Function]
 ) -> None:
-    assert "Nothing waits." in visitor.get("/dev/health").text
+    assert "The queues are empty." in visitor.get("/dev/health").text
     send([Event("also/one"), Event("also/two")])
     with database.connection() as connection:
         connection.execute(
@@ -498,10 +498,10 @@ def test_health_tells_what_waits_and_since_when(
         )
     page = visitor.get("/dev/health").text
     assert re.search(r"<dt>queued</dt><dd>2</dd>", page) and re.search(
-        r"<dt>oldest is due since</dt><dd>9\d\.\d s</dd>", page
+        r"<dt>oldest due for</dt><dd>9\d\.\d s</dd>", page
     )
-    assert re.search(r"<dt>events a second</dt><dd>0\.2</dd>", page)
-    assert "/dev/functions/also" in page and "the first is due since 9" in page
+    assert re.search(r"<dt>events per second</dt><dd>0\.2</dd>", page)
+    assert "/dev/functions/also" in page and "the oldest has been due for 9" in page
 
 
 def test_an_event_is_sent_by_form_and_by_json(visitor: Visitor) -> None:
@@ -553,7 +553,7 @@ def test_an_event_is_sent_by_form_and_by_json(visitor: Visitor) -> None:
             {"name": "email/send.requested", "mode": "json", "json": '{"to": 3}'},
             "Input should be a valid list",
         ),
-        ({"name": "a/b", "mode": "json", "json": "[1]"}, "no JSON object"),
+        ({"name": "a/b", "mode": "json", "json": "[1]"}, "not a JSON object"),
         ({"name": "a/b", "mode": "json", "json": "[" * 100_000}, "this is not JSON"),
         ({"name": "a/b", "mode": "json", "json": '{"a": "\\u0000"}'}, "NUL"),
         ({"name": "a/b", "mode": "json", "json": '{"a": NaN}'}, "not JSON"),
@@ -579,7 +579,7 @@ def test_an_id_that_another_transaction_holds_is_not_waited_for(
         answer = visitor.post("/dev/send", name="a/b", mode="json", json="{}", do="send", id="held")
     assert (
         answer.status_code == 503
-        and "another transaction holds what this needs" in answer.text
+        and "another transaction holds a lock that this needs" in answer.text
         and answer.headers["retry-after"]
     )
     assert count() == 1
@@ -600,7 +600,7 @@ def test_a_key_for_some_events_sees_none_of_it(web: WebProcess) -> None:
     visitor = Visitor(web)
     visitor.log_in(key)
     refused = visitor.get("/dev")
-    assert refused.status_code == 403 and "use a key that is for all" in refused.text
+    assert refused.status_code == 403 and "use an unrestricted key" in refused.text
     assert (
         visitor.post("/dev/send", name="shop/paid", mode="json", json="{}", do="send").status_code
         == 403
@@ -614,7 +614,7 @@ def test_a_page_is_a_stream_of_its_live_part_that_changes_with_it(visitor: Visit
         assert answer.headers["content-type"].startswith("text/event-stream")
         lines = answer.iter_lines()
         assert next(lines) == "retry: 1500"
-        assert "No event is like that" in message(lines)
+        assert "No event matches" in message(lines)
         [event_id] = send("nobody/waits", {"a\nb": "<script>"})
         assert f'id="event-{event_id}"' in message(lines)
 

@@ -125,7 +125,7 @@ BAD: list[tuple[Any, int, str]] = [
         400,
         "nested more than 100",
     ),
-    (b'{"name": "a/b", "data": {"x": NaN}}', 400, "no JSON number"),
+    (b'{"name": "a/b", "data": {"x": NaN}}', 400, "is not a JSON number"),
     (b'{"name": "a/b", "data": {"x": 1e999}}', 400, "JSON"),
     (b'{"name": "a/b", "data": {"x": ' + b"9" * 5000 + b"}}", 400, "JSON"),
     (b'{"name": "a/b", "data": {"x": "\\ud800"}}', 400, "data.x: holds half of a surrogate pair"),

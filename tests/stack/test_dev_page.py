@@ -67,11 +67,11 @@ def test_an_event_is_sent_by_its_form_and_seen_to_its_end(page: Page) -> None:
     page.get_by_role("link", name="Send", exact=True).click()
     page.get_by_role("link", name="email/send.requested").click()
     expect(page.get_by_label("template")).to_have_value("welcome")
-    to = page.get_by_label("to (needed) one a line")
+    to = page.get_by_label("to (required) one per line")
     to.fill("nobody")
     expect(page.locator("[id='error-data.to']")).to_contain_text("is not an e-mail address")
     expect(to).to_have_attribute("aria-invalid", "true")
-    expect(page.locator("#snippets")).to_contain_text("as soon as everything is right")
+    expect(page.locator("#snippets")).to_contain_text("once it is valid")
     to.fill("grace@example.com")
     expect(page.locator("[id='error-data.to']")).to_be_empty()
     expect(page.locator("#snippets pre").first).to_contain_text("grace@example.com")
@@ -91,7 +91,7 @@ def test_a_form_that_is_sent_wrong_keeps_what_was_typed(page: Page) -> None:
     page.get_by_label("subject").fill("My subject")
     page.get_by_label("attachments").fill("{not json")
     page.get_by_role("button", name="Send", exact=True).click()
-    expect(page.locator("#problems")).to_contain_text("not right yet")
+    expect(page.locator("#problems")).to_contain_text("to fix")
     expect(page.locator("[id='error-data.attachments']")).to_contain_text("this is not JSON")
     expect(page.get_by_label("subject")).to_have_value("My subject")
 
@@ -112,21 +112,21 @@ def test_a_failure_is_seen_with_its_error_and_replayed_to_its_end(
     expect(page.locator(".failure pre").first).to_contain_text("Traceback")
     failed = page.url
     mended.touch()
-    page.get_by_role("button", name="Replay, keeping done steps").click()
+    page.get_by_role("button", name="Replay, keeping completed steps").click()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
     assert page.url != failed
-    expect(page.locator(".timeline")).to_contain_text("Kept from the invocation that it replays")
+    expect(page.locator(".timeline")).to_contain_text("Reused from the invocation that it replays")
     page.goto(failed)
     expect(page.locator(".facts")).to_contain_text("Replayed as")
     page.get_by_role("button", name="Replay from the start").click()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
-    expect(page.locator(".timeline")).not_to_contain_text("Kept from")
+    expect(page.locator(".timeline")).not_to_contain_text("Reused from")
 
 
 def test_another_attempt_is_waited_for_and_made_now(page: Page) -> None:
     open_invocation(page, send("test/steps", {"after": 3600})[0], "steps")
     expect(page.locator(".held")).to_contain_text(
-        "attempt 2 of the step that failed is still to come, in 59 min."
+        "waiting: attempt 2 of the failed step, in 59 min."
     )
     expect(page.locator(".timeline")).to_contain_text("RetryAfter: come back later")
     page.get_by_role("button", name="Retry now").click()
@@ -139,7 +139,7 @@ def test_another_attempt_is_waited_for_and_made_now(page: Page) -> None:
 def test_a_sleep_is_woken(page: Page) -> None:
     [event_id] = send("test/napping", {"nap": 3600})
     open_invocation(page, event_id, "napping")
-    expect(page.locator(".held")).to_contain_text("sleeps at nap, in 59 min.")
+    expect(page.locator(".held")).to_contain_text("sleeping at nap, in 59 min.")
     page.get_by_role("button", name="Run now").click()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
     expect(page.locator(".timeline")).to_contain_text("Slept")
@@ -179,11 +179,11 @@ def test_a_function_is_paused_and_resumed_with_the_keyboard(page: Page) -> None:
     page.goto(address("/dev/functions/steps"))
     page.get_by_role("button", name="Pause").focus()
     page.keyboard.press("Enter")
-    expect(page.locator(".state")).to_contain_text("its invocations are held back")
+    expect(page.locator(".state")).to_contain_text("its invocations stay queued")
     [event_id] = send("test/steps", {"n": 1})
     open_invocation(page, event_id, "steps")
     expect(page.locator(".held")).to_contain_text("waiting: its function is paused")
-    page.get_by_role("button", name="Resume its function").focus()
+    page.get_by_role("button", name="Resume the function").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="steps")).to_be_visible()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
@@ -201,7 +201,7 @@ def test_the_keyboard_skips_to_the_content_and_reaches_every_link(page: Page) ->
 
 def test_the_list_is_live_and_leaves_what_is_being_done_alone(page: Page) -> None:
     page.goto(address("/dev?name=live/list"))
-    expect(page.locator("main")).to_contain_text("No event is like that")
+    expect(page.locator("main")).to_contain_text("No event matches")
     page.get_by_label("Id", exact=True).fill("being typed")
     [event_id] = send("live/list", {})
     expect(page.locator(f"#event-{event_id}")).to_be_visible()
@@ -225,7 +225,7 @@ def test_a_page_says_when_it_is_no_longer_fresh_and_goes_on_after_the_web_proces
     page: Page,
 ) -> None:
     page.goto(address("/dev?name=came/back"))
-    expect(page.locator("main")).to_contain_text("No event is like that")
+    expect(page.locator("main")).to_contain_text("No event matches")
     [web] = [
         found
         for found in psutil.process_iter(["cmdline"])

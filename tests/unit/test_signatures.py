@@ -44,7 +44,7 @@ def test_a_scheme_takes_its_secrets_and_no_others(
     monkeypatch.setenv("SHOP_SECRET", "old, new")
     scheme.check(right, BODY)
     for headers in (wrong, {}):
-        with pytest.raises(HttpError, match="missing, wrong or too old") as refused:
+        with pytest.raises(HttpError, match="missing, invalid or too old") as refused:
             scheme.check(headers, BODY)
         assert refused.value.status == 401
     monkeypatch.delenv("SHOP_SECRET")

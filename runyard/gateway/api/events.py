@@ -45,7 +45,7 @@ _EVENT: dict[str, Any] = {
                 {"const": 0},
                 {"type": "null"},
             ],
-            "description": "Milliseconds since the epoch; a time in the future schedules the event.",
+            "description": "Milliseconds since the epoch; a future time schedules the event.",
         },
         "user": {"type": ["object", "null"]},
         "v": {"type": ["string", "null"], "maxLength": 512},

@@ -1,4 +1,4 @@
-"""All events, newest first; and one event, with what it has set off and caused."""
+"""All events, newest first; and one event, with its invocations and what they caused."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,14 +24,14 @@ def list_events(visit: Visit) -> Values:
     )
     problem = None
     try:
-        found = find(search)
+        result = find(search)
     except InvalidOption as error:
-        found, problem = SearchResult([], None), str(error)
+        result, problem = SearchResult([], None), str(error)
     return {
         "search": search,
         "problem": problem,
-        "found": found,
-        "events": _with_invocations(found.events),
+        "result": result,
+        "events": _with_invocations(result.events),
         "statuses": STATUSES,
         "names": event_names,
     }
@@ -44,7 +44,7 @@ def show_event(visit: Visit) -> Values:
         invocations = fetch_all(connection, "invocations_briefly", events=[event.id], each=100)
         caused = fetch_all(connection, "caused", event=event.id, limit=_MAX_CAUSED)
         cause = fetch_one(connection, "cause", invocation=event.caused_by)
-    # Should it be its own cause, it is not told again below itself.
+    # An event that is its own cause is not repeated below itself.
     rows = {
         row["id"]: row
         for row in _with_invocations([row for row in caused if row["id"] != event.id])
@@ -59,15 +59,14 @@ def show_event(visit: Visit) -> Values:
 
 
 def replay(visit: Visit) -> str:
-    """Replay what an event has set off; go on at the new invocation, or at the event where there are several."""
-    made = replay_all_of(
-        visit.path("id"), None, visit.caller, keep=visit.form_value("keep") == "yes"
-    )
-    return to_invocation(made[0]) if len(made) == 1 else to_event(visit.path("id"))
+    """Replay an event's invocations; redirect to the new one, or to the event if several."""
+    event_id, keep = visit.path("id"), visit.form_value("keep") == "yes"
+    invocations = replay_all_of(event_id, None, visit.caller, keep=keep)
+    return to_invocation(invocations[0]) if len(invocations) == 1 else to_event(event_id)
 
 
 def event_names() -> list[str]:
-    """The names that the catalog and the functions' triggers know."""
+    """The event names in the catalog, and in the triggers of functions."""
     with database.connection() as connection:
         triggers = [
             name for row in fetch_all(connection, "functions_started") for name in row["exact"]
@@ -76,22 +75,22 @@ def event_names() -> list[str]:
 
 
 def _with_invocations(events: Sequence[Row]) -> list[dict[str, Any]]:
-    """Events, each with its first invocations and how many there are."""
+    """Events, each with its first invocations and their total number."""
     ids = [event["id"] for event in events]
-    found: dict[str, list[Row]] = {}
+    invocations: dict[str, list[Row]] = {}
     if ids:
         with database.connection() as connection:
             for row in fetch_all(connection, "invocations_briefly", events=ids, each=_EACH):
-                found.setdefault(row["event_id"], []).append(row)
-    return [{**event, "invocations": found.get(event["id"], [])} for event in events]
+                invocations.setdefault(row["event_id"], []).append(row)
+    return [{**event, "invocations": invocations.get(event["id"], [])} for event in events]
 
 
 def _branches(events: Any) -> Mapping[int, list[Row]]:
-    """Events by the invocation that has sent them."""
-    found: dict[int, list[Row]] = {}
+    """Events by the invocation that sent them."""
+    branches: dict[int, list[Row]] = {}
     for event in events:
-        found.setdefault(event["caused_by"], []).append(event)
-    return found
+        branches.setdefault(event["caused_by"], []).append(event)
+    return branches
 
 
 PAGES = [

@@ -1,4 +1,4 @@
-"""One invocation: how it stands and what holds it, what it did in each of its runs, and the buttons that do something about it."""
+"""One invocation: its status, what blocks it, its timeline, and actions on it."""
 
 from runyard.dagster_adapter.links import to_invocation
 from runyard.engine.dispatch import LAUNCH_SECONDS
@@ -13,7 +13,7 @@ from runyard.store.queries import fetch_all, fetch_one
 
 
 def show(visit: Visit) -> Values:
-    """An invocation with everything that is known of it."""
+    """An invocation with everything known of it."""
     invocation = invocation_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
         parts = fetch_all(connection, "parts", invocation=invocation.id)
@@ -49,11 +49,11 @@ def show(visit: Visit) -> Values:
         "event": event_of(invocation.event_id, visit.caller),
         "timeline": timeline(invocation, parts, batches, holding["now"]),
         "held": held,
-        "progress": [said for said in progress if said["step"] not in done],
+        "progress": [report for report in progress if report["step"] not in done],
         "replays": replays,
         "paused": holding["paused_at"],
         "stopping": holding["cancel_requested_at"],
-        # What waits for an event alone has no time that could be cut short.
+        # A wait for an event alone cannot be skipped.
         "can_run_now": later
         and (
             invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)
@@ -62,7 +62,7 @@ def show(visit: Visit) -> Values:
 
 
 def replay(visit: Visit) -> str:
-    """Replay it; go on at the new one."""
+    """Replay it; redirect to the new one."""
     return to_invocation(
         replay_one(visit.path("id"), visit.caller, keep=visit.form_value("keep") == "yes")[0]
     )
@@ -74,7 +74,7 @@ def cancel(visit: Visit) -> str:
 
 
 def run_now(visit: Visit) -> str:
-    """Run it before its time."""
+    """Run it ahead of time."""
     return to_invocation(run_invocation_now(visit.path("id"), visit.caller))
 
 
