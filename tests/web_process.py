@@ -24,11 +24,15 @@ from tests.ports import free_port
 _EMPTIED = [
     *(
         f"runyard.{table}"
-        for table in "events functions triggers invocations steps batches waits parts gates bulks progress".split()
+        for table in (
+            "events functions triggers invocations steps batches waits parts gates bulks progress"
+        ).split()
     ),
     *(
         f"app.{table}"
-        for table in "email_messages email_reports suppressions contact_messages webhook_payloads".split()
+        for table in (
+            "email_messages email_reports suppressions contact_messages webhook_payloads"
+        ).split()
     ),
 ]
 
@@ -120,7 +124,7 @@ class WebProcess:
     def hold(
         self, connection: psycopg.Connection[Any], name: str, event_id: str, key: str = "all"
     ) -> str:
-        """Send an event as the key of this name would, in a transaction that stays open; return its id."""
+        """Send an event with the key of this name in an open transaction; return its id."""
         [sender] = [
             valid.sender
             for valid in api_keys.valid()

@@ -1,7 +1,7 @@
-"""The fuzzer of the web process: odd requests to every endpoint, made at random of what has broken readers before.
+"""A fuzzer for the web process: random requests to every endpoint, of what has broken parsers.
 
-``python -m tests.security.fuzz http://localhost:8290 --minutes 3`` asks a running one, and prints what was answered with an error of the server
-that it does not tell of.
+``python -m tests.security.fuzz http://localhost:8290 --minutes 3`` runs it against a live process,
+and prints the requests that got an unexpected server error.
 """
 
 import json
@@ -280,7 +280,7 @@ def _value(choose: random.Random, depth: int) -> Any:
 def ask(
     address: str, seconds: float, seed: int, headers: dict[str, str]
 ) -> tuple[Counter[int], list[str]]:
-    """Ask for some seconds; return how many answers had which status, and what went wrong: the request and its answer."""
+    """Send requests for some seconds; return the count of responses by status, and failures."""
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
     until = time.monotonic() + seconds
@@ -338,9 +338,8 @@ def main(address: str, minutes: float, seed: int, key: str | None) -> None:
     )
     for line in wrong:
         click.echo(line)
-    click.echo(
-        f"{sum(statuses.values())} answers, by status: {dict(sorted(statuses.items()))}; {len(wrong)} wrong"
-    )
+    by_status = dict(sorted(statuses.items()))
+    click.echo(f"{statuses.total()} responses, by status: {by_status}; {len(wrong)} wrong")
     raise SystemExit(1 if wrong else 0)
 
 

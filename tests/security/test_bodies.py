@@ -1,4 +1,4 @@
-"""What a client writes is read in bounds, and what cannot be read is its mistake: never an error of ours, never for long."""
+"""Request bodies are parsed within limits, and an invalid one is a 400: never a 500, never slow."""
 
 import base64
 import json

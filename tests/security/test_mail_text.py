@@ -1,4 +1,4 @@
-"""Mails that somebody has written against us: HTML that takes its time, addresses that no parser ends with, lists without an end."""
+"""Hostile mails: HTML and addresses that are slow to parse, lists without an end."""
 
 import time
 from collections.abc import Callable

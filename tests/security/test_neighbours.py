@@ -1,6 +1,6 @@
-"""What another user of the same machine can reach: neither the database, nor the folders, nor the sockets.
+"""Another user of the same machine can reach neither database, nor folders, nor sockets.
 
-As root they are tried as the user `nobody`; as an ordinary user, who can become nobody else, by what the modes allow.
+As root the tests try as the user `nobody`; an ordinary user cannot, and checks the modes instead.
 """
 
 import os
@@ -46,7 +46,7 @@ from tests.web_process import WebProcess
 
 NOBODY = 65534
 AS_ROOT = os.geteuid() == 0
-LONG = "a-data-folder-with-a-path-that-is-much-too-long-for-a-unix-socket-however-one-may-look-at-it-and-longer"
+LONG = "a-data-folder-with-a-path-that-is-too-long-for-a-unix-socket".ljust(103, "-")
 # One of each kind of thing that a database can hold.
 THINGS = """
 CREATE SCHEMA shop;
@@ -54,13 +54,17 @@ CREATE TYPE shop.size AS ENUM ('small', 'large');
 CREATE TYPE shop.point AS (x integer, y integer);
 CREATE DOMAIN shop.cents AS integer CHECK (value >= 0);
 CREATE SEQUENCE shop.numbers;
-CREATE TABLE shop.orders (id serial PRIMARY KEY, number integer GENERATED ALWAYS AS IDENTITY, price shop.cents, size shop.size) PARTITION BY RANGE (id);
+CREATE TABLE shop.orders (
+    id serial PRIMARY KEY, number integer GENERATED ALWAYS AS IDENTITY,
+    price shop.cents, size shop.size
+) PARTITION BY RANGE (id);
 CREATE TABLE shop.first_orders PARTITION OF shop.orders FOR VALUES FROM (0) TO (1000);
 CREATE INDEX ON shop.orders (price);
 CREATE STATISTICS shop.together ON price, size FROM shop.orders;
 CREATE VIEW shop.cheap AS SELECT * FROM shop.orders WHERE price < 10;
 CREATE MATERIALIZED VIEW "shop"."Totals" AS SELECT sum(price) FROM shop.orders;
-CREATE FUNCTION shop.double(a integer, VARIADIC more text[]) RETURNS integer LANGUAGE sql RETURN a * 2;
+CREATE FUNCTION shop.double(a integer, VARIADIC more text[]) RETURNS integer
+    LANGUAGE sql RETURN a * 2;
 CREATE PROCEDURE shop.tidy() LANGUAGE sql AS 'DELETE FROM shop.orders';
 CREATE AGGREGATE shop.total(integer) (SFUNC = int4pl, STYPE = integer);
 CREATE OPERATOR shop.@@@ (FUNCTION = int4pl, LEFTARG = integer, RIGHTARG = integer);
@@ -171,7 +175,7 @@ def socket_of(url: str) -> Path:
 
 
 def made_of_old(place: Path, *, sockets_elsewhere: bool = True) -> str:
-    """Make and start a server as versions before this one did: every user is the superuser. Return its URL."""
+    """Start a server as earlier versions did, where every user is the superuser; return its URL."""
     made = private_folder(place, "", server_uid())
     sockets = (
         short_folder(place.parent / f"old-{place.name}", server_uid())
@@ -258,7 +262,8 @@ def test_a_server_of_another_user_is_not_talked_to(
 def test_runyard_is_no_superuser(server: str) -> None:
     rights = ask(
         server,
-        "SELECT current_user::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = current_user",
+        "SELECT current_user::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls"
+        " FROM pg_roles WHERE rolname = current_user",
     )
     assert rights == [("runyard", False, False, False, False)]
 
@@ -287,7 +292,10 @@ def test_a_data_folder_of_before_is_given_to_the_ordinary_role(
         stop_embedded(folder / "postgres")
     url = start_embedded(folder / "postgres")
     shop = found(embedded_url(folder / "postgres", database="the shop's"))
-    owned = "SELECT relname::text FROM pg_class WHERE relowner = 10 AND oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace"
+    owned = (
+        "SELECT relname::text FROM pg_class"
+        " WHERE relowner = 10 AND oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace"
+    )
     assert ask(shop, owned) == []
     for kind in (
         "pg_namespace nsp",
@@ -340,7 +348,8 @@ def test_the_tables_of_before_work_under_the_ordinary_role(
         connection.execute("SELECT runyard.send('greet/requested', '{}')")
         assert connection.execute("SELECT count(*) AS n FROM runyard.events").fetchone() == {"n": 2}
         owners = connection.execute(
-            "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname IN ('runyard', 'app', 'public')"
+            "SELECT DISTINCT tableowner::text FROM pg_tables"
+            " WHERE schemaname IN ('runyard', 'app', 'public')"
         ).fetchall()
     assert owners == [{"tableowner": "runyard"}]
     assert (project / "postgres").exists() == (not AS_ROOT)
@@ -391,12 +400,10 @@ def test_the_database_of_root_is_in_a_place_of_its_own(
     said = why_elsewhere(settings())
     if AS_ROOT:
         assert settings().postgres_dir.parent == Path("/var/lib/runyard")
-        assert (
-            said is not None
-            and str(settings().postgres_dir) in said
-            and "RUNYARD_POSTGRES_DIR" in said
-            and "root" in said
-        )
+        assert said is not None
+        assert str(settings().postgres_dir) in said
+        assert "RUNYARD_POSTGRES_DIR" in said
+        assert "root" in said
     else:
         assert settings().postgres_dir == project / "postgres"
         assert said is None
@@ -439,11 +446,9 @@ def test_a_data_folder_that_may_not_be_looked_into_is_named(folder: Path) -> Non
             embedded_url(folder / "postgres")
         folder.chmod(0o700)
         said = f"DatabaseUnavailable: {error.value}"
-    assert (
-        said.startswith("DatabaseUnavailable")
-        and str(folder) in said
-        and "run this as the user" in said
-    )
+    assert said.startswith("DatabaseUnavailable")
+    assert str(folder) in said
+    assert "run this as the user" in said
 
 
 def test_names_with_odd_signs_are_no_programs_for_the_shell(folder: Path) -> None:
@@ -513,7 +518,10 @@ def test_a_file_is_no_folder(folder: Path) -> None:
 
 
 def dangerous(folder: Path, kind: str) -> Path:
-    """A folder in which another user can rename what is there. An ordinary user can make none of somebody else's: it is open to all then."""
+    """A folder in which another user can rename files.
+
+    An ordinary user cannot create one that belongs to somebody else; it is open to all then.
+    """
     made = folder / "above"
     made.mkdir()
     if not AS_ROOT or kind == "everybody":
@@ -535,7 +543,8 @@ def test_a_folder_that_others_could_replace_is_refused(folder: Path, kind: str, 
     above = dangerous(folder, kind)
     with pytest.raises(
         RunyardError,
-        match=rf"could be replaced .*: {above} .* Set RUNYARD_DATA_DIR to .*, or (run this as|`chmod)",
+        match=rf"could be replaced .*: {above} .*"
+        r" Set RUNYARD_DATA_DIR to .*, or (run this as|`chmod)",
     ):
         private_folder(above / below, "RUNYARD_DATA_DIR")
     assert list(above.iterdir()) == []
@@ -671,9 +680,9 @@ def test_a_folder_of_sockets_that_others_can_enter_is_made_anew(
     else:
         first.chmod(mode)
     second = short_folder(folder / "link")
-    assert (
-        second != first and not second.is_symlink() and stat.S_IMODE(second.stat().st_mode) == 0o700
-    )
+    assert second != first
+    assert not second.is_symlink()
+    assert stat.S_IMODE(second.stat().st_mode) == 0o700
 
 
 def test_a_common_folder_in_which_others_can_rename_is_not_used(
@@ -709,7 +718,10 @@ def test_a_socket_of_the_stack_cannot_be_reached_by_others(open_folder: Path) ->
 
 
 def test_commands_write_for_their_user_alone(security_url: str) -> None:
-    code = "import os\nfrom runyard.cli.main import main\ntry: main(['env'])\nexcept SystemExit: print(oct(os.umask(0)))"
+    code = (
+        "import os\nfrom runyard.cli.main import main\n"
+        "try: main(['env'])\nexcept SystemExit: print(oct(os.umask(0)))"
+    )
     said = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""No page of another site acts through a developer's browser, or reads what is theirs: the event API, webhooks, the dev page and the Dagster UI alike."""
+"""No page of another site acts or reads through a developer's browser, on any of our paths."""
 
 import json
 import socket
@@ -32,7 +32,8 @@ BOUNCE = [
     }
 ]
 LAUNCH = (
-    'mutation { launchRun(executionParams: {selector: {repositoryLocationName: "tests.code", repositoryName: "__repository__", pipelineName: "send_email"},'
+    'mutation { launchRun(executionParams: {selector: {repositoryLocationName: "tests.code",'
+    ' repositoryName: "__repository__", pipelineName: "send_email"},'
     ' runConfigData: "{}", mode: "default"}) { __typename } }'
 )
 READS = "query { runsOrError { __typename } }"
@@ -428,7 +429,7 @@ def test_where_there_is_no_socket_asking_for_one_is_not_found(
     "path", ["/e/x", "/api/events", "/api/invocations/1/stream", "/dev", "/docs", "/graphql", "/"]
 )
 def test_before_others_there_is_no_socket_at_all(web: WebProcess, path: str) -> None:
-    """The wish is not granted, and the request answered as it would be without it (RFC 9110, 7.8)."""
+    """The upgrade is ignored, and the request handled as if it were not there (RFC 9110, 7.8)."""
     assert upgrade(web, path)[:13] in (
         b"HTTP/1.1 200 ",
         b"HTTP/1.1 401 ",
@@ -536,7 +537,11 @@ def test_a_post_that_wishes_for_what_is_no_socket_is_taken_whole(
     development: WebProcess, wish: str, bytewise: bool
 ) -> None:
     body = json.dumps(EVENT).encode()
-    head = f"POST /e/x HTTP/1.1\r\nHost: 127.0.0.1:{development.port}\r\nConnection: Upgrade\r\nUpgrade: {wish}\r\nContent-Length: {len(body)}\r\n"
+    host = f"127.0.0.1:{development.port}"
+    head = (
+        f"POST /e/x HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {wish}\r\n"
+        f"Content-Length: {len(body)}\r\n"
+    )
     asked = head.encode() + b"\r\n" + body + head.encode() + b"Connection: close\r\n\r\n" + body
     with connected(development) as connection:
         for piece in [asked[at : at + 1] for at in range(len(asked))] if bytewise else [asked]:
@@ -633,7 +638,7 @@ def page(browser: Browser) -> Iterator[Page]:
         page.close()
 
 
-# What the page learns of each try: of those that it cannot read it is never told that they were refused.
+# What the page learns of each attempt; for those it cannot read, not even that they were rejected.
 TRIES = {
     "an image": "error",
     "a script": "error",

@@ -1,4 +1,4 @@
-"""Each key sends, reads and waits for itself: no other key's ids, outcomes or history, and nothing any more once it is revoked."""
+"""A key sees no other key's ids, outcomes or history, and nothing at all once it is revoked."""
 
 import asyncio
 import base64
@@ -41,6 +41,12 @@ def post(
 ) -> httpx.Response:
     """Send an event with a key."""
     return httpx.post(web.url + path, json=event, headers=as_key(given), params=query, timeout=30)
+
+
+def seed_header() -> dict[str, str]:
+    """A header of Inngest's SDKs from which ids are derived."""
+    entropy = base64.b64encode(b"0123456789").decode()
+    return {"x-inngest-event-id-seed": f"{int(time.time() * 1000)},{entropy}"}
 
 
 @pytest.fixture
@@ -130,9 +136,7 @@ def test_the_outcome_of_another_keys_event_is_not_told(
 def test_an_id_that_is_made_of_a_seed_cannot_be_another_senders(
     web: WebProcess, mailer: str, form: str
 ) -> None:
-    seed = {
-        "x-inngest-event-id-seed": f"{int(time.time() * 1000)},{base64.b64encode(b'0123456789').decode()}"
-    }
+    seed = seed_header()
     sent = httpx.post(
         f"{web.url}/api/events",
         json={"name": "greet/requested"},
@@ -156,9 +160,7 @@ def test_an_id_that_is_made_of_a_seed_cannot_be_another_senders(
 def test_one_request_with_another_senders_id_fails_none_that_came_with_it(
     web: WebProcess, mailer: str, form: str
 ) -> None:
-    seed = {
-        "x-inngest-event-id-seed": f"{int(time.time() * 1000)},{base64.b64encode(b'0123456789').decode()}"
-    }
+    seed = seed_header()
     httpx.post(
         f"{web.url}/api/events",
         json={"name": "greet/requested"},
@@ -213,7 +215,7 @@ def test_a_key_of_an_id_is_free_again_after_a_day(web: WebProcess, mailer: str) 
     assert len(left) == 2  # the new one, and the other sender's, which is not this one's to free
 
 
-# What a key that is for some events may read of others: nothing, and it is not told that there is anything.
+# A key that is restricted to some events cannot tell that there are others.
 
 
 @pytest.fixture
@@ -525,7 +527,8 @@ def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(web: WebPro
     time.sleep(1.1)  # as long as a key may be taken after it was revoked
     with database.connection() as connection:
         connection.execute(
-            "UPDATE runyard.invocations SET status = 'succeeded', output = '\"secret\"', finished_at = now()"
+            "UPDATE runyard.invocations"
+            " SET status = 'succeeded', output = '\"secret\"', finished_at = now()"
         )
     waiting.join(10)
     assert answers[0].status_code == 401
@@ -535,19 +538,19 @@ def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(web: WebPro
 def test_a_stream_goes_on_while_the_database_is_away(
     security_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A revoked key is known by the database: that it cannot be asked is no reason to end what was let in."""
+    """Without the database no key is known to be revoked, so the stream continues."""
     key_id = api_keys.create("steady", ["read"])[0]
     [found] = [valid for valid in api_keys.valid() if valid.id == key_id]
 
     async def asked() -> tuple[bool, bool]:
-        access = Authenticator(development=False)
-        before = await access.is_still_valid(found)
+        authenticator = Authenticator(development=False)
+        before = await authenticator.is_still_valid(found)
         monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere?connect_timeout=1")
         settings.cache_clear()
         database.close_pool()
         database.wait_for_connection(0.5)
         await asyncio.sleep(1.1)
-        return before, await access.is_still_valid(found)
+        return before, await authenticator.is_still_valid(found)
 
     try:
         assert asyncio.run(asked()) == (True, True)

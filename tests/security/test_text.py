@@ -1,4 +1,4 @@
-"""Text from users takes time in proportion to its length: filters, names, times, headers; and what is beyond all bounds is refused with a reason."""
+"""Filters, names, times and headers are parsed in linear time, and rejected beyond a limit."""
 
 import base64
 import hmac
@@ -70,7 +70,7 @@ def _seconds(
 
 
 def _growth(act: Callable[[int], object], small: int = SMALL, large: int = TENFOLD) -> float:
-    """By how much the time grows with the size; what is too short to measure counts as a tenth of a millisecond."""
+    """By how much the time grows with the size; times below 0.1 ms count as that."""
     return _seconds(lambda: act(large)) / max(_seconds(lambda: act(small)), 0.0001)
 
 

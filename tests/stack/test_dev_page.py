@@ -1,4 +1,4 @@
-"""The dev page in a real browser: what it shows and does, live; that it fits, can be used by everybody, and takes every payload for text."""
+"""The dev page in a browser: content, actions, live updates, layout, accessibility, escaping."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,10 @@ from tests.stack.conftest import address
 
 pytestmark = pytest.mark.usefixtures("stack")
 
-ATTACK = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"{{7*7}}javascript:document.title='owned'"
+ATTACK = (
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    "'\"{{7*7}}javascript:document.title='owned'"
+)
 SECONDS = 15_000
 
 
@@ -50,12 +53,12 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def state(page: Page) -> str:
-    """How the invocation of the page stands."""
+    """The status of the invocation on the page."""
     return page.locator(".state .tag").inner_text()
 
 
 def open_invocation(page: Page, event_id: str, function: str) -> int:
-    """Go to the page of what an event has set off; return its id."""
+    """Open the page of an event's invocation; return its id."""
     wait_until(lambda: event(event_id)["invocations"])
     [found] = [one["id"] for one in event(event_id)["invocations"] if one["function"] == function]
     page.goto(address(f"/dev/invocations/{found}"))
@@ -256,19 +259,25 @@ def test_code_is_copied(browser: Browser) -> None:
 def test_every_payload_stays_text(page: Page) -> None:
     with database.connection() as connection:
         connection.execute(
-            b"INSERT INTO app.content (id, event_id, topic, kind, language, status, outline, text, provider, model, offline, prompt_versions, usage, remarks)"
-            b" VALUES (%(x)s, %(x)s, %(x)s, %(x)s, %(x)s, 'complete', '[]', %(x)s, %(x)s, %(x)s, false, ARRAY[%(x)s],"
+            b"INSERT INTO app.content (id, event_id, topic, kind, language, status, outline, text,"
+            b" provider, model, offline, prompt_versions, usage, remarks)"
+            b" VALUES (%(x)s, %(x)s, %(x)s, %(x)s, %(x)s, 'complete', '[]', %(x)s,"
+            b" %(x)s, %(x)s, false, ARRAY[%(x)s],"
             b' \'{"prompt_tokens": 1, "output_tokens": 1, "cost": null}\', ARRAY[%(x)s])',
             {"x": ATTACK},
         )
         connection.execute(
-            b"INSERT INTO app.email_messages (id, event_id, recipients, subject, template, provider, provider_message_id, status, error)"
-            b" VALUES ('zz-attack', %(x)s, ARRAY[%(x)s], %(x)s, %(x)s, %(x)s, %(x)s, 'failed', %(x)s)",
+            b"INSERT INTO app.email_messages (id, event_id, recipients, subject, template,"
+            b" provider, provider_message_id, status, error)"
+            b" VALUES ('zz-attack', %(x)s, ARRAY[%(x)s], %(x)s, %(x)s,"
+            b" %(x)s, %(x)s, 'failed', %(x)s)",
             {"x": ATTACK},
         )
         connection.execute(
-            b"INSERT INTO app.media (id, event_id, kind, source, original, bytes, variant_bytes, width, height, placeholder, colour, manifest)"
-            b" VALUES ('zz-attack', %(x)s, 'image', %(x)s, %(x)s, 1, 1, 1, 1, %(x)s, %(x)s, '{\"variants\": []}')",
+            b"INSERT INTO app.media (id, event_id, kind, source, original, bytes, variant_bytes,"
+            b" width, height, placeholder, colour, manifest)"
+            b" VALUES ('zz-attack', %(x)s, 'image', %(x)s, %(x)s, 1, 1,"
+            b" 1, 1, %(x)s, %(x)s, '{\"variants\": []}')",
             {"x": ATTACK},
         )
     [unmatched] = send(ATTACK, {ATTACK: ATTACK}, id=ATTACK)
@@ -302,7 +311,8 @@ def test_every_payload_stays_text(page: Page) -> None:
         page.goto(address(path))
         page.wait_for_timeout(150)
         found = page.evaluate(
-            "({ title: document.title, planted: document.querySelectorAll(\"main script, main img[src='x'], [onerror]\").length })"
+            "({ title: document.title, planted: document.querySelectorAll("
+            "\"main script, main img[src='x'], [onerror]\").length })"
         )
         assert "owned" not in found["title"].replace(ATTACK, ""), path
         assert found["planted"] == 0, path
@@ -316,8 +326,10 @@ def test_a_mail_is_shown_in_a_frame_where_nothing_runs(browser: Browser) -> None
             b"INSERT INTO app.email_messages (id, event_id, recipients, subject, provider, status)"
             b" VALUES ('zz-mail', 'x', ARRAY['ada@example.com'], 'Framed', 'outbox', 'sent')"
         )
-    html = f"""<h1>Framed</h1><script>top.document.title='owned'</script><img src='{address("/dev/static/icon.svg?spy")}'>
-        <form action='{address("/dev/functions/steps/pause")}' method='post'><button>go</button></form>"""
+    html = f"""<h1>Framed</h1><script>top.document.title='owned'</script>
+        <img src='{address("/dev/static/icon.svg?spy")}'>
+        <form action='{address("/dev/functions/steps/pause")}' method='post'>
+        <button>go</button></form>"""
     attachment = {"filename": ATTACK.replace('"', ""), "content": "aGVsbG8=", "type": "text/html"}
     mail = Mail(
         id="zz-mail",
@@ -338,9 +350,8 @@ def test_a_mail_is_shown_in_a_frame_where_nothing_runs(browser: Browser) -> None
     assert page.locator("iframe").get_attribute("sandbox") == ""
     frame.get_by_role("button", name="go").click()
     page.wait_for_timeout(300)
-    assert page.title() == "Framed · Runyard" and not any(
-        "spy" in url or "pause" in url for url in loaded
-    )
+    assert page.title() == "Framed · Runyard"
+    assert not any("spy" in url or "pause" in url for url in loaded)
     with page.expect_download() as download:
         page.get_by_role("link", name="owned").click()
     assert Path(download.value.path()).read_bytes() == b"hello"

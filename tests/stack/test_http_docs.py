@@ -1,4 +1,4 @@
-"""The pages about HTTP: every example runs, in the shell, in Python and in JavaScript; every endpoint is on a page."""
+"""The pages about HTTP: every example runs, in each language; every endpoint is on a page."""
 
 import os
 import re
@@ -49,9 +49,9 @@ def test_an_example_runs(page: Path, language: str) -> None:
             env=variables,
             timeout=90,
         )
-        assert done.returncode == 0 and done.stdout.strip(), (
-            f"{page.name}:\n{block}\n{done.stdout}\n{done.stderr}"
-        )
+        report = f"{page.name}:\n{block}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, report
+        assert done.stdout.strip(), report
 
 
 def test_every_endpoint_is_on_a_page() -> None:
