@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from resources.email.outbox import OutboxMail, read_mail
 from resources.media.store import SUFFIXES, VIDEOS, MediaStore
-from runyard.gateway.dev.functions import open_lately
+from runyard.gateway.dev.functions import open_invocations
 from runyard.gateway.dev.page import Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
@@ -81,7 +81,7 @@ def texts(visit: Visit) -> Values:
         "app.content",
         "id, event_id, topic, kind, language, status, provider, model, offline, created_at",
     )
-    return {**found, "under_way": open_lately("generate_content")}
+    return {**found, "under_way": open_invocations("generate_content")}
 
 
 def text(visit: Visit) -> Values:
@@ -100,7 +100,7 @@ def media(visit: Visit) -> Values:
     return {
         **found,
         "rows": rows,
-        "under_way": [*open_lately("process_image"), *open_lately("process_video")],
+        "under_way": [*open_invocations("process_image"), *open_invocations("process_video")],
     }
 
 

@@ -154,7 +154,7 @@ ENDPOINTS = [
         )
         for path, summary in (
             ("/api/events", "Send events, with a key or signed (Standard Webhooks)."),
-            ("/api/inngest", "The same as `/api/events`, at the path of Inngest's SDKs."),
+            ("/api/inngest", "The same as `/api/events`, at the path that Inngest uses."),
         )
     ],
 ]

@@ -15,19 +15,19 @@ from runyard.store import database
 from runyard.store.queries import Row, fetch_all
 
 # How many invocations of a function in the last hour are counted; more are shown as "10,000+".
-_MOST = 10_000
+_MAX_COUNTED = 10_000
 _LATEST = 50
 
 
 def list_functions(visit: Visit) -> Values:
     """All functions."""
     del visit
-    return {"functions": sorted(_functions(), key=_failing_first), "most": _MOST}
+    return {"functions": sorted(_functions(), key=_failing_first), "max_counted": _MAX_COUNTED}
 
 
 def _failing_first(function: Mapping[str, Any]) -> tuple[bool, bool, bool, str]:
-    failing_lately = bool(function["lately"]["failed"])
-    return not function["failed"], not failing_lately, not function["active"], function["name"]
+    failed_last_hour = bool(function["last_hour"]["failed"])
+    return not function["failed"], not failed_last_hour, not function["active"], function["name"]
 
 
 def show_function(visit: Visit) -> Values:
@@ -49,11 +49,11 @@ def show_function(visit: Visit) -> Values:
         "dead": dead,
         "shown": _LATEST,
         "bulks": under_way,
-        "most": _MOST,
+        "max_counted": _MAX_COUNTED,
     }
 
 
-def open_lately(function: str) -> list[Row]:
+def open_invocations(function: str) -> list[Row]:
     """A function's newest open invocations, with their event's data and latest progress."""
     with database.connection() as connection:
         return fetch_all(connection, "open_lately", function=function)
@@ -93,8 +93,12 @@ def _set_paused(visit: Visit, paused: bool) -> str:
 def _functions() -> list[dict[str, Any]]:
     with database.connection() as connection:
         rows = fetch_all(connection, "functions")
-        lately = {row["name"]: row for row in fetch_all(connection, "functions_lately", most=_MOST)}
-    return [{**row, "lately": lately[row["name"]], "flow_words": flow_words(row)} for row in rows]
+        last_hour = {
+            row["name"]: row for row in fetch_all(connection, "functions_lately", most=_MAX_COUNTED)
+        }
+    return [
+        {**row, "last_hour": last_hour[row["name"]], "flow_words": flow_words(row)} for row in rows
+    ]
 
 
 def _latest(name: str) -> list[Row]:

@@ -21,8 +21,8 @@ _MAX_SECONDS = 300.0
 _KEEPALIVE_SECONDS = 15.0
 # Slow rendering is repeated less often, so as to use at most this share of the time.
 _MAX_SHARE = 0.2
-# So is a part that does not change: every so many seconds its interval grows by its initial length,
-# up to so many times that.
+# The interval of a part that does not change grows by its initial length every 10 s, up to 5 times
+# that length.
 _SLOWDOWN_SECONDS = 10.0
 _MAX_SLOWDOWN = 5
 _MAX_STREAMS = 100
