@@ -1,4 +1,4 @@
-"""A web process of the tests' own, with what they ask it."""
+"""A web process for tests, and requests to it."""
 
 import json
 import os
@@ -38,16 +38,16 @@ _EMPTIED = [
 
 
 class WebProcess:
-    """A gateway process, and clients with keys.
+    """A web process, and requests with its keys.
 
     Parameters
     ----------
     url
         The URL of its database.
     log
-        The file that it writes to.
+        The file for its log.
     arguments
-        What stands behind `runyard web`.
+        The arguments of `runyard web`.
     variables
         Environment variables besides those of the tests.
     """
@@ -77,7 +77,7 @@ class WebProcess:
             self.keys[name] = api_keys.create(name, scopes, per_second=100_000)[1]
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it responds."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "runyard", "web", *self._arguments],
@@ -97,7 +97,7 @@ class WebProcess:
                 time.sleep(0.05)
 
     def stop(self, *, kill: bool = False) -> None:
-        """Stop it, in order or not."""
+        """Stop it, gracefully or not."""
         if self._process is not None:
             (self._process.kill if kill else self._process.terminate)()
             self._process.wait(15)
@@ -110,7 +110,7 @@ class WebProcess:
         return self._process.pid
 
     def log(self) -> str:
-        """What it has written."""
+        """Its log."""
         return self._log.read_text(encoding="utf-8")
 
     def ask(self, method: str, path: str, key: str | None = "all", **more: Any) -> httpx.Response:
@@ -155,7 +155,7 @@ class WebProcess:
 
 @contextmanager
 def published(*functions: Function) -> Iterator[dict[str, Function]]:
-    """Empty tables, and these functions; gives them by name, to be added to."""
+    """Empty tables, and these functions by name, which can be added to."""
     before = registry._functions
     registry._functions = {function.name: function for function in functions}
     with database.connection() as connection:

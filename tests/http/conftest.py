@@ -25,7 +25,7 @@ def web_database_url(server: str) -> str:
 
 @pytest.fixture(scope="package")
 def gemini() -> Iterator[FakeGemini]:
-    """A fake of Gemini's API that checks what it is sent."""
+    """A fake of Gemini's API that validates its requests."""
     with FakeGemini() as fake:
         yield fake
 
@@ -37,7 +37,7 @@ def web(
     sendgrid_keys: tuple[Any, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[WebProcess]:
-    """The gateway, with a key of every kind."""
+    """The web process, with a key of every kind."""
     os.environ["RUNYARD_ENVIRONMENT"] = "test"
     settings.cache_clear()
     made = WebProcess(

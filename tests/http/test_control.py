@@ -1,4 +1,4 @@
-"""Doing again and stopping, over HTTP."""
+"""Replay, cancel, trigger and bulk actions over HTTP."""
 
 from runyard import Event, send
 from runyard.engine import dispatch
@@ -61,9 +61,7 @@ def test_an_open_invocation_is_cancelled_a_final_one_stays(
     again = web.post("/api/invocations/1/cancel")
     assert (again.status_code, again.json()["error"]) == (409, "invocation 1 is already cancelled")
     assert web.ask("DELETE", "/v1/runs/2").status_code == 204
-    assert (
-        web.ask("DELETE", "/v1/runs/2").status_code == 204
-    )  # it is cancelled, which was asked for
+    assert web.ask("DELETE", "/v1/runs/2").status_code == 204  # it is cancelled, as requested
     assert statuses() == ["cancelled", "cancelled"]
 
 

@@ -264,7 +264,7 @@ def test_what_is_not_there_is_said_on_a_page(visitor: Visitor, path: str) -> Non
 
 
 def shown(visitor: Visitor, **search: str) -> list[str]:
-    """The ids of the events that a search shows."""
+    """The ids of the events that a search finds."""
     return re.findall(r'<li id="event-(\w+)"', visitor.get("/dev", params=search).text)
 
 
@@ -476,7 +476,7 @@ def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_fi
     )
     assert wait_until(
         lambda: count("runyard.invocations") == 9
-    )  # three for each of two functions, and three again
+    )  # three for each of two functions, and three replays
     page = visitor.get("/dev/functions/greet?only=dead-letters").text
     assert "None." in page
     assert dispatch.claim(functions["greet"]) == []

@@ -22,7 +22,7 @@ serve(build_app(None, development=True))
 
 @pytest.fixture(scope="module")
 def developing(web_database_url: str) -> Iterator[str]:
-    """A gateway in development, without the Dagster UI behind it; its URL."""
+    """The URL of a web process in development, without the Dagster UI."""
     port = free_port()
     variables = {
         **os.environ,
@@ -66,7 +66,7 @@ def test_no_key_is_asked_for(developing: str) -> None:
     ],
 )
 def test_a_page_of_another_site_can_neither_read_nor_act(developing: str, origin: str) -> None:
-    """What a browser sends for a form or a fetch without a preflight."""
+    """The headers of a form or a fetch without a preflight."""
     for method, path in (
         ("POST", "/api/bulk/cancel"),
         ("POST", "/api/events"),

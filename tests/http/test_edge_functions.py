@@ -173,7 +173,7 @@ def test_gemini_streams_piece_by_piece(web: WebProcess) -> None:
     assert [data["text"] for name, data in found if name == "message"] == PIECES
     assert found[-1][0] == "done"
     assert found[-1][1]["text"] == "".join(PIECES)
-    assert times[-1] - times[0] > 0.05  # it came as it was written, not all at the end
+    assert times[-1] - times[0] > 0.05  # it was streamed, not sent all at the end
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_what_goes_wrong_at_gemini_is_told_as_it_is(
     assert gemini.key not in web.log()
     if status == 503:
         assert int(answer.headers["retry-after"]) > 0
-        time.sleep(1.1)  # until the reset: it is left alone until then
+        time.sleep(1.1)  # until the quota resets
     gemini.failures.append(failure)
     streamed = web.post("/functions/v1/gemini", {**BODIES["gemini"], "stream": True}).text
     assert "event: error" in streamed

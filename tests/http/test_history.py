@@ -1,4 +1,4 @@
-"""What came in and what became of it, in pages; the registry; Inngest's REST API."""
+"""Events and invocations in pages; functions; Inngest's REST API."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from tests.web_process import WebProcess
 
 
 def run_through(function: Function, *, error: str | None = None, run: str = "run-1") -> list[int]:
-    """Do everything that is due of a function, as a worker would; return the invocations."""
+    """Run everything due of a function, as a worker would; return the invocations."""
     done: list[int] = []
     for claim in dispatch.claim(function) or []:
         begun = dispatch.begin(claim.batch_id, run)

@@ -46,7 +46,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["python", "javascript"])
 def send(request: pytest.FixtureRequest, web: WebProcess) -> Send:
-    """Sends events through an SDK so many times; returns `ids`, and `error` where there was one."""
+    """Sends events through an SDK several times; returns `ids`, and `error` if there was one."""
     binaries = Path(sys.executable).parent
     folder, command = (
         (SDKS, [sys.executable, "send.py"])

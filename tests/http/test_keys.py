@@ -1,4 +1,4 @@
-"""Who is let in: keys, scopes, environments, rates, signatures."""
+"""Authentication: keys, scopes, environments, rate limits, signatures."""
 
 import base64
 import hmac
@@ -209,7 +209,7 @@ def test_a_signature_that_is_wrong_old_or_over_another_body_is_refused(web: WebP
             "/e/none", key=None, content=body, headers=signed(body, SIGNING_SECRET)
         ).status_code
         == 401
-    )  # the event API knows keys only
+    )  # the event API accepts keys only
     assert count() == 0
 
 

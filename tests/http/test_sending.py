@@ -23,7 +23,7 @@ EVENT = {"name": "greet/requested", "data": {"who": "Ada"}}
 
 
 def send(web: WebProcess, body: Any, **headers: str) -> httpx.Response:
-    """POST to the event API; bytes as they are."""
+    """POST to the event API; bytes are sent unchanged."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return httpx.post(
         f"{web.url}/e/{web.keys['send']}", content=content, headers=headers, timeout=30
@@ -261,14 +261,14 @@ def test_one_that_the_database_refuses_does_not_harm_those_that_share_its_insert
 def test_a_transaction_that_holds_an_id_holds_nobody_else(
     web: WebProcess, web_database_url: str
 ) -> None:
-    """Somebody has sent an id in a transaction that stays open; others send meanwhile."""
+    """One client has sent an id in an open transaction; others send in the meantime."""
     with psycopg.connect(web_database_url) as application:
         own = web.hold(application, "greet/requested", "held", "send")
         with ThreadPoolExecutor(8) as threads:
             held = threads.submit(send, web, {**EVENT, "id": "held"})
             others = list(threads.map(lambda _: send(web, EVENT), range(40)))
             assert all(answer.status_code == 200 for answer in others)
-            # Who waited for it would have waited for the second after which it is given up.
+            # A request that waits for it would time out after a second.
             assert sorted(answer.elapsed.total_seconds() for answer in others)[20] < 0.5
             answer = held.result()
             assert (answer.status_code, answer.json()["code"]) == (
@@ -299,7 +299,7 @@ def test_a_duplicate_field_counts_once(web: WebProcess) -> None:
 
 
 def raw(web: WebProcess, *parts: bytes, pause: float = 0.0) -> bytes:
-    """Write bytes to the port, and read until it closes or answers."""
+    """Write bytes to the port, and read until it closes or responds."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=40) as connection:
         for part in parts:
             connection.sendall(part)
@@ -328,7 +328,7 @@ def test_a_body_that_is_shorter_than_promised_makes_no_event(web: WebProcess) ->
 
 
 def test_slow_clients_hold_nothing(web: WebProcess) -> None:
-    """Clients that never finish are let go, and others are served meanwhile."""
+    """Clients that never finish are disconnected; others are served in the meantime."""
     key = web.keys["send"]
     headers = f"POST /e/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{".encode()
 
@@ -390,7 +390,7 @@ def test_without_the_database_it_says_so_and_goes_on_by_itself(
                     answer.status_code
                     for answer in threads.map(lambda _: send(web, EVENT), range(60))
                 } == {503}
-            assert time.monotonic() - began < 12  # they do not wait one behind the other
+            assert time.monotonic() - began < 12  # they do not wait for one another
             assert httpx.get(f"{web.url}/healthz").status_code == 200
             assert httpx.get(f"{web.url}/readyz", timeout=20).status_code == 503
         finally:
@@ -401,7 +401,7 @@ def test_without_the_database_it_says_so_and_goes_on_by_itself(
 
 
 def test_what_was_answered_with_an_id_is_in_the_table_after_kill_9(web: WebProcess) -> None:
-    """Clients send while the process is killed; every id that they were given is there."""
+    """Clients send while the process is killed; every id that they got exists."""
     given_out: list[str] = []
     stop = time.monotonic() + 3
 

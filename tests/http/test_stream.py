@@ -48,7 +48,7 @@ def messages(
 
 @pytest.fixture
 def claim(functions: dict[str, Function]) -> Claim:
-    """A batch of one invocation, begun."""
+    """A running batch of one invocation."""
     send("also/one")
     [claim] = dispatch.claim(functions["also"]) or []
     dispatch.begin(claim.batch_id, "run-1")
@@ -108,13 +108,13 @@ def test_who_comes_back_gets_what_is_new_and_nothing_twice(web: WebProcess, clai
         ("status", None),
         ("done", None),
     ]
-    assert list(messages(web, 1, rest[-1][2])) == []  # 204: a browser does not come back
+    assert list(messages(web, 1, rest[-1][2])) == []  # 204: a browser does not reconnect
 
 
 def test_a_step_that_is_committed_late_is_not_missed(
     web: WebProcess, claim: Claim, web_database_url: str
 ) -> None:
-    """The step is written before the client looks, and committed after it has looked."""
+    """The step is inserted before the client connects, and committed afterwards."""
     with psycopg.connect(web_database_url) as late:
         late.execute(
             "INSERT INTO runyard.steps"

@@ -35,7 +35,7 @@ def report(
     email: str = "Ada@example.com",
     **more: Any,
 ) -> dict[str, Any]:
-    """An element as SendGrid posts it, by its reference."""
+    """A report as SendGrid's reference has it."""
     return {
         "email": email,
         "timestamp": 1_780_000_000 + at,
@@ -117,7 +117,7 @@ SUPPRESSED = {
 
 @pytest.fixture
 def mails() -> None:
-    """Nine mails that were sent."""
+    """Nine sent mails."""
     messages = EmailMessages()
     ids = [f"m-{number}" for number in range(1, 10)]
     messages.record([Message(one, "event", ["x@example.com"], "Hi", None, "queued") for one in ids])
@@ -454,7 +454,7 @@ def test_a_form_of_github_without_its_field_says_what_to_choose(
 
 
 def push(size: int, **more: Any) -> dict[str, Any]:
-    """A push of GitHub whose commits have about so many bytes."""
+    """A push event of GitHub whose commits have about this many bytes."""
     commits = [
         {"id": f"{number:040}", "message": "x" * 900, "added": ["a.py"]}
         for number in range(size // 1000)

@@ -21,7 +21,7 @@ LISTED = "https://shop.example"
 
 @pytest.fixture(scope="package")
 def security_url(server: str) -> str:
-    """The URL of the database behind both."""
+    """The URL of the database of both."""
     return use_database(server, "security")
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import click
 import httpx
 
-# What a server may say of itself: each with a code, and what to do.
+# Server errors that are expected: each has a code, and says what to do.
 TOLD = {
     (503, code)
     for code in (
@@ -143,7 +143,7 @@ class Asked:
 def requests(
     described: dict[str, Any], choose: random.Random, headers: dict[str, str]
 ) -> Iterator[Asked]:
-    """Requests without end to what an OpenAPI description has, and to what it has not."""
+    """Endless requests to paths of an OpenAPI document, and to others."""
     operations = [
         (method.upper(), path, found)
         for path, methods in described["paths"].items()
@@ -303,7 +303,7 @@ def ask(
                 httpx.InvalidURL,
                 UnicodeError,
             ):
-                continue  # what is no HTTP is cut, by either side
+                continue  # either side may close after what is not HTTP
             except httpx.TimeoutException:
                 wrong.append(f"no answer: {asked}")
                 continue
@@ -318,7 +318,7 @@ def ask(
 
 
 def _code(text: str) -> str:
-    """The code of an error; of `/readyz`, which tells of others, its status."""
+    """The code of an error, or for `/readyz` its status."""
     try:
         told = json.loads(text)
         return str(told.get("code", told["status"]))
@@ -332,7 +332,7 @@ def _code(text: str) -> str:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--key", help="A key, where one is asked for.")
 def main(address: str, minutes: float, seed: int, key: str | None) -> None:
-    """Ask the web process at ADDRESS."""
+    """Fuzz the web process at ADDRESS."""
     statuses, wrong = ask(
         address, minutes * 60, seed, {"Authorization": f"Bearer {key}"} if key else {}
     )

@@ -52,13 +52,13 @@ class Hostile:
         self.gone.set()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._listening.close()
 
 
 @pytest.fixture
 def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hostile]]:
-    """Makes servers that may be asked though they are on this machine."""
+    """Starts servers that may be called although they are on this machine."""
     made: list[Hostile] = []
 
     def make(talk: Talk, **more: Any) -> Hostile:
@@ -72,12 +72,12 @@ def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hostile]]
 
 
 def says(*pieces: bytes) -> Talk:
-    """Says this, and ends."""
+    """Sends this, and closes."""
     return lambda connection: [connection.sendall(piece) for piece in pieces] and None
 
 
 def drips(before: bytes, piece: bytes = b"x") -> Talk:
-    """Says something, and then a piece every tenth of a second for as long as anybody listens."""
+    """Sends something, and then a piece every tenth of a second as long as anybody reads."""
 
     def talk(connection: socket.socket) -> None:
         connection.sendall(before)
@@ -377,7 +377,7 @@ def test_a_posts_odd_redirect_is_forbidden_too(hostile: Any) -> None:
 def test_a_url_that_cannot_be_read_is_forbidden(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda *_, **__: []
-    )  # nobody outside is asked, whatever is made of it
+    )  # no real server is called, whatever comes of it
     with pytest.raises(Forbidden):
         fetch(url, seconds=1)
 

@@ -22,7 +22,7 @@ from tests.web_process import WebProcess, count
 
 
 def cursor(*parts: Any) -> str:
-    """A cursor as a page gives it."""
+    """A cursor as the API returns it."""
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
 
@@ -224,7 +224,7 @@ def test_a_body_of_too_many_values_is_refused(web: WebProcess, path: str) -> Non
 
 
 def seconds(body: bytes) -> float:
-    """How long it takes until a body is refused, at best."""
+    """The shortest time until a body is rejected."""
 
     def once() -> float:
         began = time.perf_counter()
@@ -365,7 +365,7 @@ def test_a_few_large_bodies_do_not_hold_the_others_up(web: WebProcess, body: byt
             assert httpx.get(f"{web.url}/healthz", timeout=60).status_code == 200
             slowest = max(slowest, time.monotonic() - began)
     assert {post.result().status_code for post in posts} == {413}
-    assert slowest < 2  # a single one held everybody for six seconds
+    assert slowest < 2  # a single one used to block everybody for six seconds
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 64])
@@ -379,7 +379,7 @@ def test_values_are_counted_right_wherever_a_piece_ends(
         body = json.dumps([text, {text: [text]}]).encode()
         assert (
             gateway_body._count_values(body) == 4
-        )  # two lists, an object and a comma, whatever the texts hold
+        )  # two lists, an object and a comma, whatever is in the strings
 
 
 def test_a_page_of_large_events_has_fewer_of_them_and_goes_on(web: WebProcess) -> None:

@@ -60,7 +60,7 @@ def connect(web: WebProcess, address: str = "127.0.0.1") -> socket.socket:
 
 
 def answer_of(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes; nothing after a reset."""
+    """Everything received until the other side closes; empty after a reset."""
     found = b""
     try:
         while piece := connection.recv(65536):
@@ -71,7 +71,7 @@ def answer_of(connection: socket.socket) -> bytes:
 
 
 def sent(web: WebProcess, *pieces: bytes) -> bytes:
-    """What is answered to these bytes."""
+    """The response to these bytes."""
     with connect(web) as connection:
         try:
             for piece in pieces:
@@ -102,7 +102,7 @@ def closed(connection: socket.socket) -> bool:
 
 
 def status_from(web: WebProcess, address: str, path: str = "/healthz") -> int:
-    """The status that a client at this address gets."""
+    """The status of a request from this address."""
     with httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=20) as http:
         return http.get(f"{web.url}{path}").status_code
 
@@ -215,7 +215,7 @@ def test_a_connection_that_is_kept_open_makes_room_and_one_with_a_request_in_pro
 
 
 def unfinished(web: WebProcess) -> bytes:
-    """A post whose body never comes to its end."""
+    """A POST whose body never ends."""
     return f"POST /e/{web.keys['send']} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n[".encode()
 
 
@@ -244,7 +244,7 @@ def get_with_key(path: str, key: str) -> bytes:
 
 
 def large_answer(web: WebProcess) -> str:
-    """The path of an invocation whose steps have given 16 MB."""
+    """The path of an invocation whose steps have outputs of 16 MB."""
     invocation = invocation_of(web)
     with database.connection() as connection:
         connection.execute(
@@ -258,7 +258,7 @@ def large_answer(web: WebProcess) -> str:
 
 
 def test_a_client_that_does_not_read_its_answer_is_let_go(small: WebProcess) -> None:
-    """The answer is larger than what the system keeps for a connection."""
+    """The response is larger than the system's buffers for a connection."""
     path = large_answer(small)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -305,7 +305,7 @@ def test_a_stream_that_is_quiet_lives(small: WebProcess) -> None:
 
 
 def invocation_of(web: WebProcess) -> int:
-    """An invocation that nobody works on."""
+    """An invocation that no worker runs."""
     [event] = web.send(EVENT)
     return int(web.get(f"/api/events/{event}/invocations", "read").json()["invocations"][0]["id"])
 
@@ -332,7 +332,7 @@ def test_a_key_has_a_bounded_number_of_streams(web: WebProcess) -> None:
 
 
 def signed_head(size: int) -> bytes:
-    """The head of a post that is said to be signed, with a body of this size."""
+    """The head of a POST that claims to be signed, with a body of this size."""
     lines = "".join(
         f"{name}: {value}\r\n"
         for name, value in {**SIGNED, "webhook-timestamp": str(int(time.time()))}.items()
@@ -341,7 +341,7 @@ def signed_head(size: int) -> bytes:
 
 
 def test_bodies_of_one_unknown_sender_leave_room_for_those_of_others(small: WebProcess) -> None:
-    """An unknown sender may have half of 24 MiB held here."""
+    """An unidentified sender may use half of 24 MiB here."""
     with (
         connect(small, "127.0.0.2") as first,
         connect(small, "127.0.0.2") as second,
@@ -378,7 +378,7 @@ def test_a_body_in_chunks_is_counted_as_it_comes(small: WebProcess) -> None:
 
 
 def test_a_process_does_not_grow_with_what_strangers_send(small: WebProcess) -> None:
-    """Sixteen clients of eight addresses send 10 MiB each, and do not come to the end."""
+    """Sixteen clients at eight addresses send 10 MiB each, and never finish."""
     before = psutil.Process(small.pid).memory_info().rss
     with ExitStack() as open_ones:
         for number in range(16):
@@ -435,7 +435,7 @@ def test_what_is_typed_to_log_in_is_short(web: WebProcess) -> None:
 
 
 def seconds_for(web: WebProcess, path: str, headers: dict[str, str], body: bytes = b"") -> float:
-    """The time that an answer takes, the best of three."""
+    """The time of a response, the best of three."""
     found = []
     for _ in range(3):
         began = time.monotonic()
@@ -618,7 +618,7 @@ def test_a_filter_that_would_take_minutes_is_stopped(web: WebProcess) -> None:
     assert count("runyard.bulks") == 0
 
 
-# A request that would be answered if a body were taken for one.
+# A request that would get a response if a body were mistaken for one.
 SMUGGLED = b"GET /healthz?smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 WISHES = ["h2c", "h2c, HTTP2-Settings", "foo", "TLS/1.0", "websocket", "h2c\r\nUpgrade: foo"]
 LAST = ASK.replace(b"\r\n\r\n", b"\r\nX-Request-Id: the-last\r\nConnection: close\r\n\r\n")
@@ -633,7 +633,7 @@ def wishing(
     chunked: bool = False,
     version: str = "1.1",
 ) -> bytes:
-    """A request of a client that would rather speak another protocol."""
+    """A request of a client that offers an upgrade to another protocol."""
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
     sent_as = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
     lines = [

@@ -47,7 +47,7 @@ from tests.web_process import WebProcess
 NOBODY = 65534
 AS_ROOT = os.geteuid() == 0
 LONG = "a-data-folder-with-a-path-that-is-too-long-for-a-unix-socket".ljust(103, "-")
-# One of each kind of thing that a database can hold.
+# One of each kind of object in a database.
 THINGS = """
 CREATE SCHEMA shop;
 CREATE TYPE shop.size AS ENUM ('small', 'large');
@@ -76,7 +76,7 @@ INSERT INTO shop.orders (price, size) VALUES (5, 'small');
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder in the common temporary one; databases in it are deleted afterwards."""
+    """A folder in the shared temporary one; databases in it are deleted afterwards."""
     made = Path(tempfile.mkdtemp(prefix="ryn-", dir="/tmp"))
     yield made
     for file in list(made.rglob("PG_VERSION")):
@@ -90,14 +90,14 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def open_folder(folder: Path) -> Path:
-    """The same, for others to enter: whatever keeps them out of what is in it is of our making."""
+    """The same, open to others, so that only our own protection keeps them out of what is in it."""
     folder.chmod(0o755)
     return folder
 
 
 @pytest.fixture
 def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The settings of a project in this folder; gives its data folder, which is not there yet."""
+    """The settings of a project in this folder; its data folder, which does not exist yet."""
     monkeypatch.setenv("RUNYARD_HOME", str(folder))
     monkeypatch.setenv("RUNYARD_DATA_DIR", str(folder / ".runyard"))
     monkeypatch.delenv("RUNYARD_POSTGRES_DIR")
@@ -109,7 +109,7 @@ def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def as_nobody(attempt: Callable[[], object]) -> str:
-    """What a call says, or its error, to a process of another user (this one must be root's)."""
+    """The result or error of a call by a process of another user (this one must be root's)."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -139,7 +139,7 @@ def others_can_open(path: Path) -> bool:
 
 
 def open_to_others(folder: Path) -> list[Path]:
-    """What another user can open of a folder and all in it."""
+    """What another user can open in a folder and below."""
     return [
         path
         for path in (folder, *folder.rglob("*"))
@@ -164,13 +164,13 @@ def ask(url: str, statement: str) -> list[tuple[object, ...]]:
 
 
 def found(url: str | None) -> str:
-    """A URL that must be there."""
+    """A URL that must exist."""
     assert url is not None
     return url
 
 
 def socket_of(url: str) -> Path:
-    """The socket that a URL names."""
+    """The socket of a URL."""
     return Path(psycopg.conninfo.conninfo_to_dict(url)["host"]) / ".s.PGSQL.5432"  # type: ignore[arg-type]
 
 
@@ -334,7 +334,7 @@ def test_the_tables_of_before_work_under_the_ordinary_role(
         connection.execute("SELECT runyard.send('greet/requested', '{}')")
     database.close_pool()
 
-    # Its server runs on, and reaches its files. As root they lie elsewhere from now on.
+    # Its server keeps running with its files. As root they are elsewhere from now on.
     assert stat.S_IMODE(data_folder().stat().st_mode) == (0o711 if AS_ROOT else 0o700)
     monkeypatch.setenv(
         "DATABASE_URL", start_embedded(settings().postgres_dir, project / "postgres")
@@ -714,7 +714,7 @@ def test_a_socket_of_the_stack_cannot_be_reached_by_others(open_folder: Path) ->
         assert not others_can_open(path.parent)
 
 
-# What is written
+# Files
 
 
 def test_commands_write_for_their_user_alone(security_url: str) -> None:
@@ -771,7 +771,7 @@ def test_the_data_folder_is_private_before_anything_is_in_it(project: Path) -> N
 def test_no_command_line_holds_the_password_of_the_database(
     security_url: str, tmp_path: Path
 ) -> None:
-    # The role is asked for no password; one that is given all the same must not turn up.
+    # The role needs no password; one that is set anyway must not be shown.
     url = security_url.replace("runyard@", "runyard:hush-hush@")
     (tmp_path / "workspace.yaml").write_text("load_from:\n  - python_module: tests.code\n")
     web = WebProcess(url, tmp_path / "log", ["--workspace", str(tmp_path / "workspace.yaml")])

@@ -276,7 +276,7 @@ def test_a_text_of_a_megabyte_takes_milliseconds(monkeypatch: pytest.MonkeyPatch
     assert time.perf_counter() - began < 0.5
 
 
-# Where texts come out
+# Output
 
 
 def test_an_error_that_is_kept_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +334,7 @@ def _obeyed(text: str, *but: str) -> list[str]:
 
 @pytest.fixture
 def evil_rows(functions: dict[str, Function]) -> None:
-    """An event, a failure, a bulk and a key in whose every text there are control characters."""
+    """An event, a failure, a bulk action and a key with control characters in every text."""
     with database.connection() as connection:
         send(Event("greet/requested", {"said": EVIL}))
         connection.execute("UPDATE runyard.events SET name = %s", (f"greet/{EVIL}",))

@@ -32,7 +32,7 @@ def key(*scopes: str, **more: Any) -> str:
 
 
 def as_key(given: str) -> dict[str, str]:
-    """The header that brings it."""
+    """The header with this key."""
     return {"Authorization": f"Bearer {given}"}
 
 
@@ -212,7 +212,7 @@ def test_a_key_of_an_id_is_free_again_after_a_day(web: WebProcess, mailer: str) 
         left = connection.execute(
             "SELECT id FROM runyard.events WHERE idempotency_key IS NOT NULL ORDER BY id"
         ).fetchall()
-    assert len(left) == 2  # the new one, and the other sender's, which is not this one's to free
+    assert len(left) == 2  # the new one, and the other sender's, which this one must not release
 
 
 # A key that is restricted to some events cannot tell that there are others.
@@ -220,7 +220,7 @@ def test_a_key_of_an_id_is_free_again_after_a_day(web: WebProcess, mailer: str) 
 
 @pytest.fixture
 def theirs(mailer: str, web: WebProcess) -> tuple[str, int]:
-    """A mail of another key: the ids of its event and of its invocation."""
+    """A mail of another key: the ids of its event and invocation."""
     [event] = post(web, mailer, {"name": "email/send.requested", "data": MAIL}).json()["ids"]
     with database.connection() as connection:
         row = connection.execute(
@@ -358,7 +358,7 @@ def test_patterns_with_signs_of_sql_mean_themselves(web: WebProcess) -> None:
     assert names == {"a_b/%", "c\\d/e"}
 
 
-# A signed message that comes again.
+# A signed message that is sent again.
 
 
 def signed(body: bytes, message: str = "msg_1") -> dict[str, str]:
@@ -434,7 +434,7 @@ def test_a_delivery_by_standard_webhooks_that_comes_again_is_the_same_events(
 
 
 def delivered_by_github(web: WebProcess) -> Any:
-    """A delivery as GitHub makes it, always the same one."""
+    """A delivery of GitHub, always the same one."""
     body = b'{"zen": "x"}'
     mac = hmac.new(GITHUB_SECRET.encode(), body, sha256).hexdigest()
     headers = {
@@ -479,13 +479,13 @@ def test_no_key_can_take_the_place_of_a_delivery(web: WebProcess, mailer: str) -
     assert count() == 2
 
 
-# What is under way when a key is revoked.
+# Requests in progress when a key is revoked.
 
 
 def lines(
     web: WebProcess, path: str, given: str, into: list[str], headers: dict[str, str]
 ) -> Iterator[str]:
-    """What a stream says, line by line."""
+    """The lines of a stream."""
     with httpx.stream(
         "GET", web.url + path, headers={**as_key(given), **headers}, timeout=30
     ) as answer:
@@ -524,7 +524,7 @@ def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(web: WebPro
     waiting.start()
     wait_until(lambda: count("runyard.invocations") == 1)
     api_keys.revoke(key_id)
-    time.sleep(1.1)  # as long as a key may be taken after it was revoked
+    time.sleep(1.1)  # as long as a revoked key may still be accepted
     with database.connection() as connection:
         connection.execute(
             "UPDATE runyard.invocations"

@@ -1,4 +1,4 @@
-"""The project's endpoints, and a webhook of the Standard Webhooks specification."""
+"""The project's endpoints, and a webhook with Standard Webhooks signatures."""
 
 from collections.abc import Sequence
 

@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of 1280 pixels that may have no error in its console."""
+    """A page of 1280 pixels whose console must show no errors."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -164,7 +164,7 @@ def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     page.wait_for_timeout(
         1000 * settings().lease_seconds / 2
-    )  # its worker hears of it with a heartbeat
+    )  # its worker learns of it with a heartbeat
     gate.touch()
     expect(page.locator(".state .tag")).to_have_text("cancelled")
     assert settled(event_id)["status"] == "cancelled"
@@ -370,7 +370,7 @@ def test_a_run_in_dagsters_ui_leads_back_to_its_event(page: Page) -> None:
 
 @pytest.fixture(scope="module")
 def shown(stack: object) -> list[str]:
-    """The paths of every kind of page, with long and odd things on them."""
+    """The paths of every kind of page, with long and odd content."""
     [failed] = send("test/steps", {"n": 1, "final": True, "long": "x" * 300, "says": "y" * 300})
     [mail] = send(
         "email/send.requested",

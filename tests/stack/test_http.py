@@ -77,7 +77,7 @@ def test_the_stream_follows_a_run() -> None:
     assert found[-2][1]["status"] == "succeeded"
     [(_, progress, seen)] = [message for message in found if message[0] == "progress"]
     assert (progress["step"], progress["percent"], progress["text"]) == ("second", 50, "half of it")
-    assert found[-1][2] - seen > 0.7  # it came while the step ran
+    assert found[-1][2] - seen > 0.7  # it arrived while the step was running
 
 
 def test_the_edge_functions_do_their_work(sendgrid: FakeSendGrid) -> None:

@@ -56,7 +56,7 @@ def test_an_example_runs(page: Path, language: str) -> None:
 
 def test_every_endpoint_is_on_a_page() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "docs" / "http.md"])
-    # A page may name a path once and its last parts after it.
+    # A page may name a path once, and then only the last segments of others.
     missing = [
         endpoint.path
         for endpoint in endpoints()
