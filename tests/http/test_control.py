@@ -167,7 +167,7 @@ def test_a_function_is_triggered_alone_whatever_starts_it(web: WebProcess) -> No
 def test_a_wrong_trigger_says_what_to_do(web: WebProcess) -> None:
     for body, status, says in [
         ({}, 400, "an event or a function"),
-        ({"event": "a/b", "function": "greet"}, 400, "one of them"),
+        ({"event": "a/b", "function": "greet"}, 400, "an event or a function"),
         ({"function": "nobody"}, 404, "no function nobody"),
         ({"event": "email/send.requested", "data": {"to": "x"}}, 400, "data.to"),
         ({"function": "send_email", "data": {}}, 400, "data.to"),
