@@ -218,9 +218,7 @@ class Batch:
             return self.map(step, do)
         todo = self._todo(step)
         limit = self.shared.limit(None, step)
-        with self._recorder(
-            step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)
-        ) as recorder:
+        with self._recorder(step, DEFAULT_WINDOW, None, limit=limit, expected=len(todo)) as recorder:
             for item in todo:
                 recorder.take_events(item, make)
         return self
@@ -285,11 +283,7 @@ class Batch:
                 recorder.take([recorder.attempt(do, item, place=place)])
 
     def _map_in_threads(
-        self,
-        do: Callable[[Item], object],
-        todo: Sequence[Item],
-        threads: int,
-        recorder: StepRecorder,
+        self, do: Callable[[Item], object], todo: Sequence[Item], threads: int, recorder: StepRecorder
     ) -> None:
         waiting = _Handed(todo)
 
