@@ -450,7 +450,7 @@ def test_a_form_of_github_without_its_field_says_what_to_choose(
 ) -> None:
     answer = github(web, body, **{"Content-Type": "application/x-www-form-urlencoded"})
     assert answer.status_code == 400
-    assert "have github send application/json" in answer.json()["error"]
+    assert "configure github to send application/json" in answer.json()["error"]
 
 
 def push(size: int, **more: Any) -> dict[str, Any]:
