@@ -23,12 +23,18 @@ from resources.email.delivery_reports import read_reports, save_reports
 from resources.webhooks.tables import event_of
 from runyard import Event, NonRetriable, RetryAfter
 from runyard.events import millis
-from runyard.gateway.api.extensions import Incoming, Taken, Webhook, edge_function, send_for
+from runyard.gateway.api.extensions import (
+    Webhook,
+    WebhookRequest,
+    WebhookResult,
+    edge_function,
+    send_for,
+)
 from runyard.gateway.api.schemas import Outcome
-from runyard.gateway.api.wait import Wait
-from runyard.gateway.http.endpoint import Call, Endpoint, answer, event_stream
-from runyard.gateway.http.errors import Problem, problem_of
-from runyard.gateway.http.held_bodies import LARGEST
+from runyard.gateway.api.wait import WaitQuery
+from runyard.gateway.http.body_memory import LARGEST_BODY
+from runyard.gateway.http.endpoint import Call, Endpoint, event_stream, json_response
+from runyard.gateway.http.errors import HttpError, as_http_error
 from runyard.gateway.http.signatures import BodyHmac, Stripe, require, secrets_of
 
 # Concurrent texts: they take long, and must not use up the threads of other requests.
@@ -77,7 +83,7 @@ async def gemini(call: Call) -> Response:
     if body.stream:
         return event_stream(_as_written(call, providers, Prompt(**data)))
     try:
-        return answer(
+        return json_response(
             await to_thread.run_sync(providers.generate, Prompt(**data), limiter=_limiter())
         )
     except Exception as error:
@@ -89,13 +95,13 @@ async def _as_written(call: Call, providers: Providers, prompt: Prompt) -> Async
     try:
         while True:
             piece = await to_thread.run_sync(next, pieces, limiter=_limiter())
-            await call.services.access.check_still_takes(call.caller)
+            await call.services.authenticator.check_still_valid(call.caller)
             if isinstance(piece, Generated):
                 yield b"event: done\ndata: %s\n\n" % to_json(piece)
                 return
             yield b"data: %s\n\n" % to_json({"text": piece})
     except Exception as error:
-        problem = problem_of(_refusal(error))
+        problem = as_http_error(_refusal(error))
         yield b"event: error\ndata: %s\n\n" % to_json(
             {"status": problem.status, "code": problem.code, "error": str(problem)}
         )
@@ -105,16 +111,16 @@ def _refusal(error: Exception) -> Exception:
     """The HTTP error for a generator's error."""
     match error:
         case Refused():
-            return Problem(422, "refused", str(error))
+            return HttpError(422, "refused", str(error))
         case NotSwitchedOn():
-            return Problem(400, "invalid_field", str(error), "provider")
+            return HttpError(400, "invalid_field", str(error), "provider")
         case OverBudget():
-            return Problem(429, "budget", str(error))
+            return HttpError(429, "budget", str(error))
         case RetryAfter():
             seconds = error.when if isinstance(error.when, float | int) else 30
-            return Problem(503, "quota", str(error), headers={"Retry-After": str(round(seconds))})
+            return HttpError(503, "quota", str(error), headers={"Retry-After": str(round(seconds))})
         case NonRetriable() | ConnectionError():
-            return Problem(502, "provider", str(error))
+            return HttpError(502, "provider", str(error))
         case _:
             return error
 
@@ -131,7 +137,7 @@ class SendGridSignature:
     variable: str = "SENDGRID_WEBHOOK_PUBLIC_KEY"
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise `Problem` (401) unless the request is signed by SendGrid.
+        """Raise `HttpError` (401) unless the request is signed by SendGrid.
 
         The time is not checked, because SendGrid retries for days; ids identify repeats.
         """
@@ -147,7 +153,7 @@ def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
     try:
         helper = EventWebhook(key)
     except ValueError:
-        raise Problem(
+        raise HttpError(
             401,
             "no_secret",
             "the signature cannot be verified: SENDGRID_WEBHOOK_PUBLIC_KEY is not a public key",
@@ -158,13 +164,13 @@ def _signed(key: str, body: bytes, signature: str, timestamp: str) -> bool:
         return False
 
 
-def sendgrid_reports(incoming: Incoming) -> Taken:
+def sendgrid_reports(incoming: WebhookRequest) -> WebhookResult:
     """Store SendGrid's reports, and send an event for each suppressed address.
 
     Elements that are not about a mail, or not understood, are reported back.
     """
     if not isinstance(incoming.json, list):
-        raise Problem(400, "invalid_body", "SendGrid's event webhook posts a JSON array")
+        raise HttpError(400, "invalid_body", "SendGrid's event webhook posts a JSON array")
     reports, not_understood = read_reports(incoming.json)
     events = [
         Event(
@@ -180,16 +186,16 @@ def sendgrid_reports(incoming: Incoming) -> Taken:
         for report in save_reports(incoming.connection, reports)
         if report.kind in _REPORTED and (report.kind != "bounce" or report.hard)
     ]
-    return Taken(events, not_understood)
+    return WebhookResult(events, not_understood)
 
 
-def github_events(incoming: Incoming) -> Sequence[Event]:
+def github_events(incoming: WebhookRequest) -> Sequence[Event]:
     """GitHub's delivery as an event `github/<event>`."""
     name, delivery = incoming.headers["x-github-event"], incoming.headers["x-github-delivery"]
     return [event_of(incoming.connection, f"github/{name}", incoming.json, f"github-{delivery}")]
 
 
-def stripe_events(incoming: Incoming) -> Sequence[Event]:
+def stripe_events(incoming: WebhookRequest) -> Sequence[Event]:
     """Stripe's event as `stripe/<type>`, with its object as data.
 
     A thin event, which only refers to its object, is passed on as it is.
@@ -218,12 +224,12 @@ ENDPOINTS = [
         "Edge functions",
         "Generate a text.",
         "send",
-        query=Wait,
+        query=WaitQuery,
         body=GeminiBody,
-        answer=GeminiAnswer,
-        also={202: ("it is generated in the background", Outcome)},
+        response=GeminiAnswer,
+        other_responses={202: ("it is generated in the background", Outcome)},
         errors=(422, 429, 502),
-        media=("text/event-stream",),
+        media_types=("text/event-stream",),
     ),
     Webhook(
         "sendgrid",
@@ -236,8 +242,8 @@ ENDPOINTS = [
         BodyHmac("GITHUB_WEBHOOK_SECRET"),
         github_events,
         "GitHub's deliveries, as events `github/<event>`.",
-        most_bytes=LARGEST,
-        most_values=_GITHUB_VALUES,
+        max_bytes=LARGEST_BODY,
+        max_values=_GITHUB_VALUES,
         form_field="payload",
     ).endpoint(),
     Webhook(

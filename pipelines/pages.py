@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from resources.email.outbox import OutboxMail, read_mail
 from resources.media.store import SUFFIXES, VIDEOS, MediaStore
-from runyard.gateway.dev.functions import open_lately
+from runyard.gateway.dev.functions import open_invocations
 from runyard.gateway.dev.page import Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
@@ -77,7 +77,7 @@ def texts(visit: Visit) -> Values:
         "app.content",
         "id, event_id, topic, kind, language, status, provider, model, offline, created_at",
     )
-    return {**page, "under_way": open_lately("generate_content")}
+    return {**page, "under_way": open_invocations("generate_content")}
 
 
 def text(visit: Visit) -> Values:
@@ -96,7 +96,7 @@ def media(visit: Visit) -> Values:
     return {
         **page,
         "rows": rows,
-        "under_way": [*open_lately("process_image"), *open_lately("process_video")],
+        "under_way": [*open_invocations("process_image"), *open_invocations("process_video")],
     }
 
 
@@ -128,7 +128,7 @@ def _page(visit: Visit, table: str, columns: str) -> dict[str, Any]:
 
     (by the table's primary key)
     """
-    before = visit.asked("before") or None
+    before = visit.query_value("before") or None
     statement = f"""
         SELECT {columns} FROM {table} WHERE %(before)s::text IS NULL OR id < %(before)s
         ORDER BY id DESC LIMIT {_SHOWN + 1}"""  # noqa: S608 (ours alone)
@@ -167,13 +167,13 @@ def _smallest(manifest: dict[str, Any]) -> dict[str, Any] | None:
 
 
 PAGES = [
-    Page("/outbox", "outbox", mails, menu="Outbox", every=2.0),
+    Page("/outbox", "outbox", mails, menu="Outbox", refresh_seconds=2.0),
     Page("/outbox/{id}", "mail", mail),
     Page("/outbox/{id}/html", "", mail_html),
     Page("/outbox/{id}/attachments/{number}", "", mail_attachment),
-    Page("/content", "content", texts, menu="Content", every=0.5),
+    Page("/content", "content", texts, menu="Content", refresh_seconds=0.5),
     Page("/content/{id}", "text", text),
-    Page("/media", "media", media, menu="Media", every=1.0),
+    Page("/media", "media", media, menu="Media", refresh_seconds=1.0),
     Page("/media/{id}", "medium", medium),
     Page("/media/files/{folder}/{name}", "", media_file),
 ]

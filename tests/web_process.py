@@ -1,4 +1,4 @@
-"""A web process of the tests' own, with what they ask it."""
+"""A web process for tests, and requests to it."""
 
 import json
 import os
@@ -24,26 +24,30 @@ from tests.ports import free_port
 _EMPTIED = [
     *(
         f"runyard.{table}"
-        for table in "events functions triggers invocations steps batches waits run_segments flow_control_state bulks progress".split()
+        for table in (
+            "events functions triggers invocations steps batches waits parts gates bulks progress"
+        ).split()
     ),
     *(
         f"app.{table}"
-        for table in "email_messages email_reports suppressions contact_messages webhook_payloads".split()
+        for table in (
+            "email_messages email_reports suppressions contact_messages webhook_payloads"
+        ).split()
     ),
 ]
 
 
 class WebProcess:
-    """A gateway process, and clients with keys.
+    """A web process, and requests with its keys.
 
     Parameters
     ----------
     url
         The URL of its database.
     log
-        The file that it writes to.
+        The file for its log.
     arguments
-        What stands behind `runyard web`.
+        The arguments of `runyard web`.
     variables
         Environment variables besides those of the tests.
     """
@@ -73,7 +77,7 @@ class WebProcess:
             self.keys[name] = api_keys.create(name, scopes, per_second=100_000)[1]
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it responds."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "runyard", "web", *self._arguments],
@@ -93,7 +97,7 @@ class WebProcess:
                 time.sleep(0.05)
 
     def stop(self, *, kill: bool = False) -> None:
-        """Stop it, in order or not."""
+        """Stop it, gracefully or not."""
         if self._process is not None:
             (self._process.kill if kill else self._process.terminate)()
             self._process.wait(15)
@@ -106,7 +110,7 @@ class WebProcess:
         return self._process.pid
 
     def log(self) -> str:
-        """What it has written."""
+        """Its log."""
         return self._log.read_text(encoding="utf-8")
 
     def ask(self, method: str, path: str, key: str | None = "all", **more: Any) -> httpx.Response:
@@ -120,7 +124,7 @@ class WebProcess:
     def hold(
         self, connection: psycopg.Connection[Any], name: str, event_id: str, key: str = "all"
     ) -> str:
-        """Send an event as the key of this name would, in a transaction that stays open; return its id."""
+        """Send an event with the key of this name in an open transaction; return its id."""
         [sender] = [
             valid.sender
             for valid in api_keys.valid()
@@ -151,7 +155,7 @@ class WebProcess:
 
 @contextmanager
 def published(*functions: Function) -> Iterator[dict[str, Function]]:
-    """Empty tables, and these functions; gives them by name, to be added to."""
+    """Empty tables, and these functions by name, which can be added to."""
     before = registry._functions
     registry._functions = {function.name: function for function in functions}
     with database.connection() as connection:

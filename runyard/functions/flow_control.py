@@ -382,7 +382,13 @@ class Flow:
     @property
     def uses_lanes(self) -> bool:
         """Whether invocations are claimed by lanes, one for each combination of keys."""
-        return bool(self.needs_admission or self.concurrency or self.throttle or self.batch or self.singleton)
+        return bool(
+            self.needs_admission
+            or self.concurrency
+            or self.throttle
+            or self.batch
+            or self.singleton
+        )
 
     def keys(self) -> tuple[list[list[str]], int]:
         """Return the paths of all keys, and how many of them (the first ones) make up the lane."""

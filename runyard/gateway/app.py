@@ -1,7 +1,8 @@
-"""Puts the web process together: our endpoints first, the Dagster UI behind them, one port.
+"""Assembles the web process: our endpoints first, the Dagster UI behind them, on one port.
 
-Dagster's UI has no log-in, so it is served on loopback only. There, in development, no key is asked for; the door that faces others
-(`api_only`) stands alone and asks for one wherever it listens, for a proxy may stand before it.
+The Dagster UI has no login, so it is served on loopback only. There, in development, no key is
+required. The public side (`api_only`) is served without the UI, and requires a key wherever it
+listens, even on loopback, where a proxy may forward requests of others.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -28,65 +29,64 @@ from runyard.gateway.api import (
     stream,
     trigger,
 )
-from runyard.gateway.api import events as event_endpoints
+from runyard.gateway.api import events as event_api
 from runyard.gateway.dev import events as event_pages
 from runyard.gateway.dev import functions, invocation, send
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.page import Action, Page, Site
-from runyard.gateway.http.auth import Access
-from runyard.gateway.http.background import Background
+from runyard.gateway.http.auth import Authenticator
+from runyard.gateway.http.background import BackgroundRunner
 from runyard.gateway.http.cors import Cors
 from runyard.gateway.http.endpoint import Endpoint, Services
-from runyard.gateway.http.errors import Problem, refusal
-from runyard.gateway.http.event_writer import Writer
+from runyard.gateway.http.errors import HttpError, error_response
+from runyard.gateway.http.event_writer import EventWriter
 from runyard.gateway.http.guard import Guard
-from runyard.gateway.http.openapi import description_routes
-from runyard.gateway.http.request_log import Observe, log_to_stderr
+from runyard.gateway.http.openapi import openapi_routes
+from runyard.gateway.http.request_log import RequestLog, log_to_stderr
 from runyard.gateway.http.server import serve
-from runyard.gateway.http.watcher import Watcher
+from runyard.gateway.http.watcher import InvocationWatcher
 from runyard.settings import settings
 from runyard.store import database
 
-# A client of the HTTP API hears soon that the database is away.
+# How long a request waits for a database connection before it gets a 503.
 _DATABASE_SECONDS = 2.0
-_CODES = {
-    404: ("not_found", "there is nothing here: /docs lists what there is"),
-    405: ("method_not_allowed", "this method is not for this path: /docs lists those that are"),
+_ROUTING_ERRORS = {
+    404: ("not_found", "there is nothing at this path: /docs lists all endpoints"),
+    405: (
+        "method_not_allowed",
+        "this path does not support this method: /docs lists all endpoints",
+    ),
 }
 
 
 def endpoints() -> list[Endpoint]:
     """Every endpoint: the engine's, then those of the project's extensions."""
-    groups = [
-        module.ENDPOINTS
-        for module in (
-            event_endpoints,
-            trigger,
-            history,
-            actions,
-            stream,
-            inngest_v1,
-            health,
-            metrics,
-        )
-    ]
-    return [endpoint for group in [*groups, _extensions()] for endpoint in group]
+    modules = (event_api, trigger, history, actions, stream, inngest_v1, health, metrics)
+    return [*(endpoint for module in modules for endpoint in module.ENDPOINTS), *_extensions()]
 
 
 def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
-    """The application; `dagster_ui` is served behind our routes where it is given, and in `development` no key is asked for."""
-    found = endpoints()
+    """The application.
+
+    Parameters
+    ----------
+    dagster_ui
+        The Dagster UI, which is served behind our routes; None for none.
+    development
+        Whether no key is required.
+    """
+    all_endpoints = endpoints()
     routes: list[BaseRoute] = [
-        *[endpoint.route() for endpoint in found],
-        *description_routes(found),
-        *_refusals(found),
+        *[endpoint.route() for endpoint in all_endpoints],
+        *openapi_routes(all_endpoints),
+        *_error_routes(all_endpoints),
     ]
     routes += _dev_page(dagster_ui is not None).routes()
     is_page = partial(_is_page, tuple(routes), dagster_ui)
     if dagster_ui is not None:
         routes.append(Mount("/", dagster_ui))
     middleware = [
-        Middleware(Observe),
+        Middleware(RequestLog),
         Middleware(
             Guard,
             development=development,
@@ -99,12 +99,12 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
         routes=routes,
         middleware=middleware,
         lifespan=_services(development),
-        exception_handlers={HTTPException: _refuse},
+        exception_handlers={HTTPException: _routing_error},
     )
 
 
 def serve_web(workspace: Path, *, api_only: bool = False) -> int:
-    """Serve until stopped; raises `RunyardError` for an address that can be reached from outside without a key."""
+    """Serve until stopped; raises `RunyardError` rather than be open to others without a key."""
     chosen = settings()
     log_to_stderr()
     database.wait_for_connection(_DATABASE_SECONDS)
@@ -114,12 +114,19 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
         return 0
     if not chosen.loopback_only:
         raise RunyardError(
-            "the Dagster UI has no log-in and is served on 127.0.0.1 only: use `runyard web --api-only` here, and a tunnel or a proxy with a log-in for the UI"
+            "the Dagster UI has no login and is served on 127.0.0.1 only: use `runyard web"
+            " --api-only` here, and a tunnel or a proxy with a login for the UI"
         )
     if "*" in chosen.cors_origins:
         raise RunyardError(
-            "RUNYARD_CORS_ORIGINS=* would let every page act here, for in development no key is asked for: name the origins"
+            "RUNYARD_CORS_ORIGINS=* would let every page act here, for in development no key is"
+            " required: name the origins"
         )
+    _serve_with_dagster_ui(workspace)
+    return 0
+
+
+def _serve_with_dagster_ui(workspace: Path) -> None:
     from dagster_webserver.app import create_app_from_workspace_process_context
 
     from runyard.dagster_adapter.internals import (
@@ -134,36 +141,40 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
         pooled_instance() as instance,
         WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context,
     ):
-        serve(
-            build_app(create_app_from_workspace_process_context(context), development=True),
-            websockets=True,
-        )
-    return 0
+        dagster_ui = create_app_from_workspace_process_context(context)
+        serve(build_app(dagster_ui, development=True), websockets=True)
 
 
 def _check_keys() -> None:
     try:
-        known = api_keys.valid()
+        keys = api_keys.valid()
     except DatabaseUnavailable:
         return
-    if not known:
+    if not keys:
         raise RunyardError(
-            "there is no key that this door could take: make one with `runyard keys create NAME --scope send`"
+            "there is no valid API key: create one with `runyard keys create NAME --scope send`"
         )
 
 
 def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def services(app: Starlette) -> AsyncIterator[None]:
-        async with Writer() as writer, Watcher() as watcher, Background() as background:
-            app.state.services = Services(Access(development), writer, watcher, background)
+        async with (
+            EventWriter() as writer,
+            InvocationWatcher() as watcher,
+            BackgroundRunner() as background,
+        ):
+            app.state.services = Services(Authenticator(development), writer, watcher, background)
             yield
 
     return services
 
 
 def _is_page(ours: Sequence[BaseRoute], dagster_ui: Starlette | None, scope: Scope) -> bool:
-    """Whether a path is a page for people: of the dev page, the description, or of the Dagster UI what all its other routes leave over."""
+    """Whether a path is a page for people: the dev page, `/docs`, or a page of the Dagster UI.
+
+    The pages of the Dagster UI are what its other routes leave over.
+    """
     if any(route.matches(scope)[0] is not Match.NONE for route in ours):
         path: str = scope["path"]
         return path in ("/docs", "/dev") or path.startswith("/dev/")
@@ -172,51 +183,51 @@ def _is_page(ours: Sequence[BaseRoute], dagster_ui: Starlette | None, scope: Sco
     return isinstance(first, Route) and first.path in ("/", "/{path:path}")
 
 
-def _refusals(found: Sequence[Endpoint]) -> list[BaseRoute]:
-    """What is not ours under our paths is refused in our form, and does not fall through to the Dagster UI."""
+def _error_routes(all_endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
+    """Routes for wrong methods and paths below ours, which must not reach the Dagster UI."""
     methods: dict[str, list[str]] = {}
-    for endpoint in found:
+    for endpoint in all_endpoints:
         methods.setdefault(endpoint.path, []).append(endpoint.method)
     roots = sorted({f"/{path.split('/')[1]}" for path in methods if path.count("/") > 1})
     return [
         *[
-            Route(path, _Refusal(405, {"Allow": ", ".join(allowed)}))
+            Route(path, _ErrorApp(405, {"Allow": ", ".join(allowed)}))
             for path, allowed in methods.items()
         ],
-        *[Mount(root, _Refusal(404, {})) for root in roots],
+        *[Mount(root, _ErrorApp(404, {})) for root in roots],
     ]
 
 
-class _Refusal:
-    """An application that refuses every request."""
+class _ErrorApp:
+    """An application that responds to every request with the same error."""
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self._status = status
         self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse."""
-        code, message = _CODES[self._status]
-        await refusal(Request(scope), Problem(self._status, code, message, headers=self._headers))(
-            scope, receive, send
-        )
+        """Send the error."""
+        code, message = _ROUTING_ERRORS[self._status]
+        error = HttpError(self._status, code, message, headers=self._headers)
+        await error_response(Request(scope), error)(scope, receive, send)
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    """What Starlette itself refuses, in our form."""
+async def _routing_error(request: Request, error: Exception) -> Response:
+    """An error of Starlette itself, in our format."""
     assert isinstance(error, HTTPException)
-    code, message = _CODES.get(error.status_code, ("refused", str(error.detail)))
-    return refusal(request, Problem(error.status_code, code, message, headers=error.headers))
+    code, message = _ROUTING_ERRORS.get(error.status_code, ("refused", str(error.detail)))
+    http_error = HttpError(error.status_code, code, message, headers=error.headers)
+    return error_response(request, http_error)
 
 
 def _extensions() -> Sequence[Endpoint]:
-    """The endpoints of the project, none for a process outside of one."""
+    """The endpoints of the project; none outside of a project."""
     module = settings().project_module("http_extensions")
     return list(module.ENDPOINTS) if module is not None else []
 
 
 def _dev_page(dagster: bool) -> Site:
-    """The dev page, with the project's own pages in front of the last one."""
+    """The dev page, with the project's own pages before the last one."""
     modules = (event_pages, functions, send, invocation)
     own = settings().project_module("pages")
     pages: list[Page] = [page for module in modules for page in module.PAGES]

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.http_extensions import sendgrid_reports
 from runyard.errors import InvalidEvent
-from runyard.gateway.api.extensions import Incoming
+from runyard.gateway.api.extensions import WebhookRequest
 from runyard.store import database
 from runyard.testing import Yard
 from tests.families.conftest import rows
@@ -29,7 +29,7 @@ def test_an_address_that_is_too_long_loses_no_other_report(yard: Yard) -> None:
         for who in ("ada", name)
     ]
     with database.connection() as connection, connection.transaction():
-        taken = sendgrid_reports(Incoming(posted, {}, connection))
+        taken = sendgrid_reports(WebhookRequest(posted, {}, connection))
     assert taken.not_understood == ["bounce (email)"]
     assert [row["address"] for row in rows("SELECT address FROM app.suppressions")] == [
         "ada@example.com"

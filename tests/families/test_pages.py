@@ -260,12 +260,12 @@ def test_health_is_shown_while_a_provider_does_not_answer(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/v1")
         shown = page.get("/dev/health").text
-        assert "Looking ..." in shown and "events a second" in shown
+        assert "Checking ..." in shown and "events per second" in shown
         asked, _ = silent.accept()
         asked.close()
     assert wait_until(
         lambda: (
-            "Looking ..." not in (found := page.get("/dev/health").text) and "migrations" in found
+            "Checking ..." not in (found := page.get("/dev/health").text) and "migrations" in found
         )
     )
 

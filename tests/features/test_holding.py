@@ -21,7 +21,7 @@ def test_a_throttle_names_the_time_of_its_next_place(yard: Yard) -> None:
     assert [one.invocation.status for one in sent] == ["succeeded", "succeeded", "queued", "queued"]
     [reason] = held(sent[2].invocation)
     assert (
-        reason.text == "waiting: throttled, one begins every 10 s"
+        reason.text == "waiting: throttled to one every 10 s"
         and reason.until == yard.now + timedelta(seconds=10)
     )
     yard.advance(10)
@@ -35,21 +35,21 @@ def test_a_throttle_by_key_holds_that_key_alone(yard: Yard) -> None:
     yard.work()
     assert (first.invocation.status, other.invocation.status) == ("succeeded", "succeeded")
     [reason] = held(second.invocation)
-    assert reason.text == "waiting: throttled, one begins every 60 s for tenant 7"
+    assert reason.text == "waiting: throttled to one every 60 s for tenant 7"
 
 
 def test_another_attempt_is_named_with_its_time(yard: Yard) -> None:
     invocation = yard.run("plain", {"fails": 1})
     [reason] = held(invocation)
     assert reason == Reason(
-        "attempt 2 of the step that failed is still to come", yard.now + timedelta(seconds=10)
+        "waiting: attempt 2 of the failed step", yard.now + timedelta(seconds=10)
     )
 
 
 def test_one_that_nothing_holds_waits_for_a_worker(yard: Yard) -> None:
     sent = yard.send("plain/go")
     assert [reason.text for reason in held(sent.invocation)] == [
-        "waiting: it goes with the next batch"
+        "waiting: it runs with the next batch"
     ]
     assert held(sent.invocation, slots=0)[0].text.startswith("waiting: no warm worker is alive")
     yard.work()

@@ -1,4 +1,4 @@
-"""The door that faces others, as a process of its own with keys; no worker and no daemon behind it."""
+"""`runyard web --api-only` as a process of its own, with keys; no worker and no daemon."""
 
 import os
 from collections.abc import Iterator
@@ -18,30 +18,30 @@ ORIGIN = "https://shop.example"
 
 
 @pytest.fixture(scope="package")
-def door_url(server: str) -> str:
-    """The URL of the database behind the door."""
+def web_database_url(server: str) -> str:
+    """The URL of the web process's database."""
     return use_database(server, "web")
 
 
 @pytest.fixture(scope="package")
 def gemini() -> Iterator[FakeGemini]:
-    """A fake of Gemini's API that checks what it is sent."""
+    """A fake of Gemini's API that validates its requests."""
     with FakeGemini() as fake:
         yield fake
 
 
 @pytest.fixture(scope="package")
 def web(
-    door_url: str,
+    web_database_url: str,
     gemini: FakeGemini,
     sendgrid_keys: tuple[Any, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[WebProcess]:
-    """The gateway, with a key of every kind."""
+    """The web process, with a key of every kind."""
     os.environ["RUNYARD_ENVIRONMENT"] = "test"
     settings.cache_clear()
     made = WebProcess(
-        door_url,
+        web_database_url,
         tmp_path_factory.mktemp("web") / "log",
         RUNYARD_SIGNING_SECRETS=f"old-secret-of-the-tests,{SIGNING_SECRET}",
         RUNYARD_CORS_ORIGINS=ORIGIN,
@@ -63,7 +63,7 @@ def web(
 
 @pytest.fixture(scope="package")
 def sendgrid_keys() -> tuple[Any, str]:
-    """The private key with which SendGrid would sign, and its public key as its settings page shows it."""
+    """SendGrid's private key, and its public key as SendGrid's settings page shows it."""
     from base64 import b64encode
 
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -76,7 +76,7 @@ def sendgrid_keys() -> tuple[Any, str]:
 
 
 @pytest.fixture(autouse=True)
-def functions(door_url: str) -> Iterator[dict[str, Function]]:
+def functions(web_database_url: str) -> Iterator[dict[str, Function]]:
     """Empty tables, and three functions."""
     with published(
         Function("greet", "greet_job", ("greet/requested",), retry=Retry(attempts=3)),

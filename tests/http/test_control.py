@@ -1,4 +1,4 @@
-"""Doing again and stopping, over HTTP."""
+"""Replay, cancel, trigger and bulk actions over HTTP."""
 
 from runyard import Event, send
 from runyard.engine import dispatch
@@ -59,11 +59,9 @@ def test_an_open_invocation_is_cancelled_a_final_one_stays(
     send([Event("also/one"), Event("also/two")])
     assert web.post("/api/invocations/1/cancel").json() == {"invocation": 1, "status": "cancelled"}
     again = web.post("/api/invocations/1/cancel")
-    assert (again.status_code, again.json()["error"]) == (409, "invocation 1 is cancelled already")
+    assert (again.status_code, again.json()["error"]) == (409, "invocation 1 is already cancelled")
     assert web.ask("DELETE", "/v1/runs/2").status_code == 204
-    assert (
-        web.ask("DELETE", "/v1/runs/2").status_code == 204
-    )  # it is cancelled, which was asked for
+    assert web.ask("DELETE", "/v1/runs/2").status_code == 204  # it is cancelled, as requested
     assert statuses() == ["cancelled", "cancelled"]
 
 
@@ -73,7 +71,8 @@ def test_what_runs_is_told_to_stop(web: WebProcess, functions: dict[str, Functio
     dispatch.begin(claim.batch_id, "run-1")
     assert web.post("/api/invocations/1/cancel").json()["status"] == "running"
     row = dispatch.batch_of_run("run-1")
-    assert row is not None and row["cancelled"]
+    assert row is not None
+    assert row["cancelled"]
 
 
 def test_a_bulk_is_counted_then_done_behind_its_answer(
@@ -86,16 +85,15 @@ def test_a_bulk_is_counted_then_done_behind_its_answer(
     assert web.post("/api/bulk/replay", {**chosen, "dry_run": True}).json() == {"total": 600}
     assert count("runyard.invocations") == 1200
     begun = web.post("/api/bulk/replay", chosen)
-    assert begun.status_code == 202 and begun.json()["total"] == 600
+    assert begun.status_code == 202
+    assert begun.json()["total"] == 600
     path = f"/api/bulk/{begun.json()['bulk']}"
     done = wait_until(lambda: (found := web.get(path).json())["finished"] and found, 15)
     assert (done["done"], done["action"], done["selection"]["error"]) == (600, "replay", "BOOM")
     assert count("runyard.invocations") == 1800
     assert web.get("/api/bulk").json()["bulks"][0]["bulk"] == done["bulk"]
-    assert (
-        web.post(f"{path}/resume").json()["finished"] is True
-        and count("runyard.invocations") == 1800
-    )
+    assert web.post(f"{path}/resume").json()["finished"] is True
+    assert count("runyard.invocations") == 1800
 
 
 def test_bulk_cancel_and_dismiss(web: WebProcess, functions: dict[str, Function]) -> None:
@@ -113,18 +111,17 @@ def test_a_bulk_that_names_nothing_or_nonsense_is_refused(web: WebProcess) -> No
     for action, body, status, says in [
         ("replay", {}, 400, "select something"),
         ("explode", {"function": "x"}, 405, "this method"),
-        ("replay", {"status": ["queued"]}, 400, "cannot replay invocations that are queued"),
-        ("cancel", {"status": ["done"]}, 400, "does not exist; use queued"),
+        ("replay", {"status": ["queued"]}, 400, "not for what is queued"),
+        ("cancel", {"status": ["done"]}, 400, "give some of"),
         ("cancel", {"filter": "$.data =="}, 400, "filter"),
         ("cancel", {"since": "2026-01-01T00:00:00"}, 400, "timezone"),
         ("cancel", {"functoin": "x"}, 400, "functoin"),
     ]:
         answer = web.post(f"/api/bulk/{action}", body)
-        assert answer.status_code == status and says in answer.json()["error"], answer.text
-    assert (
-        web.get("/api/bulk/none").status_code == 404
-        and web.post("/api/bulk/none/resume").status_code == 404
-    )
+        assert answer.status_code == status, answer.text
+        assert says in answer.json()["error"]
+    assert web.get("/api/bulk/none").status_code == 404
+    assert web.post("/api/bulk/none/resume").status_code == 404
 
 
 def test_inngests_cancellations_cancel_by_function_and_time(web: WebProcess) -> None:
@@ -133,7 +130,8 @@ def test_inngests_cancellations_cancel_by_function_and_time(web: WebProcess) -> 
         "/v1/cancellations",
         {"app_id": "shop", "function_id": "greet", "started_before": "2100-01-01T00:00:00Z"},
     )
-    assert answer.status_code == 202 and answer.json()["total"] == 3
+    assert answer.status_code == 202
+    assert answer.json()["total"] == 3
     wait_until(lambda: statuses().count("cancelled") == 3)
 
 
@@ -153,7 +151,8 @@ def test_a_paused_function_waits_until_it_is_resumed(
 
 def test_a_function_is_triggered_alone_whatever_starts_it(web: WebProcess) -> None:
     answer = web.post("/api/inngest/trigger", {"function": "also", "data": {"n": 1}})
-    assert answer.status_code == 202 and answer.json()["done"] is False
+    assert answer.status_code == 202
+    assert answer.json()["done"] is False
     [event_id] = answer.json()["ids"]
     event = web.get(f"/api/events/{event_id}").json()
     assert (event["name"], event["target"]) == ("greet/requested", "also")
@@ -168,7 +167,7 @@ def test_a_function_is_triggered_alone_whatever_starts_it(web: WebProcess) -> No
 def test_a_wrong_trigger_says_what_to_do(web: WebProcess) -> None:
     for body, status, says in [
         ({}, 400, "an event or a function"),
-        ({"event": "a/b", "function": "greet"}, 400, "one of them"),
+        ({"event": "a/b", "function": "greet"}, 400, "an event or a function"),
         ({"function": "nobody"}, 404, "no function nobody"),
         ({"event": "email/send.requested", "data": {"to": "x"}}, 400, "data.to"),
         ({"function": "send_email", "data": {}}, 400, "data.to"),
@@ -176,7 +175,8 @@ def test_a_wrong_trigger_says_what_to_do(web: WebProcess) -> None:
         ({"event": "a/b", "data": 1}, 400, "data"),
     ]:
         answer = web.post("/api/inngest/trigger", body)
-        assert answer.status_code == status and says in answer.json()["error"], answer.text
+        assert answer.status_code == status, answer.text
+        assert says in answer.json()["error"]
     for wait in ("-1", "121", "soon", "NaN"):
         assert web.post(f"/api/inngest/trigger?wait={wait}", {"event": "a/b"}).status_code == 400
     assert count() == 0
@@ -190,18 +190,18 @@ def test_waiting_gives_up_after_its_time_and_sees_the_end_at_once(
 
     began = time.monotonic()
     late = web.post("/api/inngest/trigger?wait=0.5", {"function": "also"})
-    assert (
-        late.status_code == 202
-        and 0.5 <= time.monotonic() - began < 3
-        and late.json()["invocations"][0]["status"] == "queued"
-    )
+    assert late.status_code == 202
+    assert 0.5 <= time.monotonic() - began < 3
+    assert late.json()["invocations"][0]["status"] == "queued"
     run_through(functions["also"])
     threading.Timer(0.5, lambda: run_through(functions["also"])).start()
     began = time.monotonic()
     answer = web.post("/api/inngest/trigger?wait=20", {"function": "also"})
-    assert answer.status_code == 200 and answer.json()["done"] and time.monotonic() - began < 5
+    assert answer.status_code == 200
+    assert answer.json()["done"]
+    assert time.monotonic() - began < 5
     assert answer.json()["invocations"][0]["output"] == {"ok": True}
     nobody = web.post("/api/inngest/trigger?wait=5", {"event": "nobody/waits"})
-    assert (
-        nobody.status_code == 200 and nobody.json()["done"] and nobody.json()["invocations"] == []
-    )
+    assert nobody.status_code == 200
+    assert nobody.json()["done"]
+    assert nobody.json()["invocations"] == []

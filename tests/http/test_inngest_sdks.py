@@ -1,4 +1,4 @@
-"""The published SDKs of Inngest, Python and JavaScript, send here with only their base URL and key set."""
+"""Inngest's published SDKs, Python and JavaScript, with only their base URL and key set."""
 
 import json
 import os
@@ -23,7 +23,7 @@ Send = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the JavaScript SDK, installed from npm by the Node.js of the development dependencies."""
+    """A folder with the JavaScript SDK from npm, for Node.js of the development dependencies."""
     folder = tmp_path_factory.mktemp("javascript")
     for file in SDKS.glob("*.*"):
         shutil.copy(file, folder)
@@ -46,7 +46,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["python", "javascript"])
 def send(request: pytest.FixtureRequest, web: WebProcess) -> Send:
-    """Sends events through an SDK so many times; returns `ids`, and `error` where there was one."""
+    """Sends events through an SDK several times; returns `ids`, and `error` if there was one."""
     binaries = Path(sys.executable).parent
     folder, command = (
         (SDKS, [sys.executable, "send.py"])
@@ -79,7 +79,8 @@ def send(request: pytest.FixtureRequest, web: WebProcess) -> Send:
 def kept(ids: list[str]) -> list[dict[str, Any]]:
     with database.connection() as connection:
         rows = connection.execute(
-            "SELECT id, name, data, idempotency_key, extract(epoch FROM ts) AS ts FROM runyard.events WHERE id = ANY (%s)",
+            "SELECT id, name, data, idempotency_key, extract(epoch FROM ts) AS ts"
+            " FROM runyard.events WHERE id = ANY (%s)",
             (ids,),
         ).fetchall()
     return sorted((dict(row) for row in rows), key=lambda row: ids.index(row["id"]))
@@ -100,7 +101,8 @@ def test_one_and_many_events_arrive_as_they_were_sent(send: Send) -> None:
 def test_an_id_is_the_idempotency_key_and_a_ts_the_time(send: Send) -> None:
     event = {"name": "greet/requested", "id": "order-1", "ts": 1_700_000_000_000, "data": {}}
     first, again = send([event])["ids"], send([event])["ids"]
-    assert first == again and count() == 1
+    assert first == again
+    assert count() == 1
     assert (kept(first)[0]["idempotency_key"], int(kept(first)[0]["ts"])) == (
         "order-1",
         1_700_000_000,
@@ -109,18 +111,21 @@ def test_an_id_is_the_idempotency_key_and_a_ts_the_time(send: Send) -> None:
 
 def test_a_wrong_key_is_an_error_of_the_sdk(send: Send) -> None:
     found = send([{"name": "greet/requested"}], key="not-a-key-that-is-known")
-    assert found["ids"] == [] and "Event key not found" in found["error"] and count() == 0
+    assert found["ids"] == []
+    assert "Event key not found" in found["error"]
+    assert count() == 0
 
 
 def test_a_bad_event_is_an_error_of_the_sdk_and_nothing_is_taken(send: Send) -> None:
     found = send(
         [{"name": "greet/requested"}, {"name": "email/send.requested", "data": {"to": "nobody"}}]
     )
-    assert "[1].data.to: " in found["error"] and count() == 0
+    assert "[1].data.to: " in found["error"]
+    assert count() == 0
 
 
 def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, web: WebProcess) -> None:
-    """The process is killed and started again while the SDK sends: its retries bring every event once."""
+    """The process is killed and restarted as the SDK sends: retries deliver each event once."""
 
     def restart() -> None:
         time.sleep(0.8)
@@ -130,7 +135,7 @@ def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, web: 
     restarting = threading.Thread(target=restart)
     restarting.start()
     total: list[str] = []
-    # An SDK gives up after some retries; what it has given ids for is kept all the same.
+    # An SDK gives up after some retries; events for which it has returned ids are stored anyway.
     while restarting.is_alive():
         total += send([{"name": "greet/requested"}] * 3, times=40)["ids"]
     total += send([{"name": "greet/requested"}] * 3, times=5)["ids"]
@@ -139,7 +144,8 @@ def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, web: 
             "SELECT count(*) AS n, count(DISTINCT id) AS d FROM runyard.events WHERE id = ANY (%s)",
             (total,),
         ).fetchone()
-    assert len(total) > 30 and len(set(total)) == len(total)
+    assert len(total) > 30
+    assert len(set(total)) == len(total)
     assert row == {"n": len(total), "d": len(total)}
-    # What was committed, but whose answer was lost, was answered with the same ids when it was sent again.
+    # Committed events whose response was lost got the same ids when they were sent again.
     assert count() - len(total) <= 3

@@ -1,4 +1,4 @@
-"""The event API: what it takes, what it refuses whole, and that an answer comes after the commit."""
+"""The event API: what it accepts and rejects, and that a response comes after the commit."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ EVENT = {"name": "greet/requested", "data": {"who": "Ada"}}
 
 
 def send(web: WebProcess, body: Any, **headers: str) -> httpx.Response:
-    """POST to the event API; bytes as they are."""
+    """POST to the event API; bytes are sent unchanged."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return httpx.post(
         f"{web.url}/e/{web.keys['send']}", content=content, headers=headers, timeout=30
@@ -32,7 +32,9 @@ def send(web: WebProcess, body: Any, **headers: str) -> httpx.Response:
 
 def test_one_event_and_many_are_answered_with_their_ids_in_order(web: WebProcess) -> None:
     one = send(web, EVENT)
-    assert one.status_code == 200 and one.json()["status"] == 200 and len(one.json()["ids"]) == 1
+    assert one.status_code == 200
+    assert one.json()["status"] == 200
+    assert len(one.json()["ids"]) == 1
     many = send(web, [{"name": "greet/requested", "data": {"n": n}} for n in range(5)]).json()[
         "ids"
     ]
@@ -76,7 +78,9 @@ def test_a_seed_makes_the_same_ids_again_and_nothing_twice(web: WebProcess) -> N
     seed = f"1700000000000,{base64.b64encode(entropy).decode()}"
     first = send(web, [EVENT, EVENT], **{"x-inngest-event-id-seed": seed}).json()["ids"]
     assert send(web, [EVENT, EVENT], **{"x-inngest-event-id-seed": seed}).json()["ids"] == first
-    assert first == seeded_ulids(seed, 2) and count() == 2 and count("runyard.invocations") == 4
+    assert first == seeded_ulids(seed, 2)
+    assert count() == 2
+    assert count("runyard.invocations") == 4
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,8 @@ def test_a_malformed_seed_is_ignored(web: WebProcess, seed: str, number: None) -
 
 
 def test_a_seed_counts_in_its_last_four_bytes() -> None:
-    # By hand: the time in the first ten characters, the entropy plus one in the last ones; the count wraps within 32 bits.
+    # The time is in the first ten characters, the entropy plus one in the last ones; the counter
+    # wraps within 32 bits.
     alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
     for tail in (0, 7, 2**32 - 1):
         entropy = b"\x01\x02\x03\x04\x05\x06" + tail.to_bytes(4, "big")
@@ -112,7 +117,8 @@ def test_an_id_within_a_day_starts_nothing_also_within_one_insert(web: WebProces
     event = {**EVENT, "id": "once"}
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda _: send(web, [event, event]).json()["ids"], range(8)))
-    assert len({one for ids in answers for one in ids}) == 1 and count() == 1
+    assert len({one for ids in answers for one in ids}) == 1
+    assert count() == 1
 
 
 BAD: list[tuple[Any, int, str]] = [
@@ -125,10 +131,14 @@ BAD: list[tuple[Any, int, str]] = [
         400,
         "nested more than 100",
     ),
-    (b'{"name": "a/b", "data": {"x": NaN}}', 400, "no JSON number"),
+    (b'{"name": "a/b", "data": {"x": NaN}}', 400, "is not a JSON number"),
     (b'{"name": "a/b", "data": {"x": 1e999}}', 400, "JSON"),
     (b'{"name": "a/b", "data": {"x": ' + b"9" * 5000 + b"}}", 400, "JSON"),
-    (b'{"name": "a/b", "data": {"x": "\\ud800"}}', 400, "data.x: contains half of a surrogate pair"),
+    (
+        b'{"name": "a/b", "data": {"x": "\\ud800"}}',
+        400,
+        "data.x: contains half of a surrogate pair",
+    ),
     (b'"text"', 400, "Request body must contain an event object or an array of event objects"),
     (b"null", 400, "Request body must contain"),
     ([EVENT, {"name": 5}], 400, "[1].name"),
@@ -167,11 +177,9 @@ def test_a_bad_body_is_refused_whole_with_a_sentence(
 ) -> None:
     answer = send(web, body)
     found = answer.json()
-    assert (
-        (answer.status_code, found["status"], found["ids"]) == (status, status, [])
-        and says in found["error"]
-        and found["code"]
-    )
+    assert (answer.status_code, found["status"], found["ids"]) == (status, status, [])
+    assert says in found["error"]
+    assert found["code"]
     assert count() == 0
 
 
@@ -229,7 +237,8 @@ def test_whatever_comes_is_taken_whole_or_refused_whole(web: WebProcess, body: b
     answer = send(web, body)
     assert answer.status_code in (200, 400), answer.text
     ids = answer.json()["ids"]
-    assert count() - before <= len(ids) and (answer.status_code == 200 or ids == [])
+    assert count() - before <= len(ids)
+    assert answer.status_code == 200 or ids == []
 
 
 def test_one_that_the_database_refuses_does_not_harm_those_that_share_its_insert(
@@ -249,24 +258,28 @@ def test_one_that_the_database_refuses_does_not_harm_those_that_share_its_insert
     finally:
         with database.connection() as connection:
             connection.execute("ALTER TABLE runyard.events DROP CONSTRAINT refused")
-    assert statuses.count(200) == 100 and count() == 100
+    assert statuses.count(200) == 100
+    assert count() == 100
 
 
-def test_a_transaction_that_holds_an_id_holds_nobody_else(web: WebProcess, door_url: str) -> None:
-    """Somebody has sent an id in a transaction that stays open; others send meanwhile."""
-    with psycopg.connect(door_url) as application:
+def test_a_transaction_that_holds_an_id_holds_nobody_else(
+    web: WebProcess, web_database_url: str
+) -> None:
+    """One client has sent an id in an open transaction; others send in the meantime."""
+    with psycopg.connect(web_database_url) as application:
         own = web.hold(application, "greet/requested", "held", "send")
         with ThreadPoolExecutor(8) as threads:
             held = threads.submit(send, web, {**EVENT, "id": "held"})
             others = list(threads.map(lambda _: send(web, EVENT), range(40)))
             assert all(answer.status_code == 200 for answer in others)
-            # Who waited for it would have waited for the second after which it is given up.
+            # A request that waits for it would time out after a second.
             assert sorted(answer.elapsed.total_seconds() for answer in others)[20] < 0.5
             answer = held.result()
             assert (answer.status_code, answer.json()["code"]) == (
                 503,
                 "locked",
-            ) and answer.headers["retry-after"]
+            )
+            assert answer.headers["retry-after"]
             waiting = threads.submit(send, web, {**EVENT, "id": "held"})
             time.sleep(0.3)
             application.commit()
@@ -285,14 +298,12 @@ def test_an_encoded_body_is_refused(web: WebProcess) -> None:
 
 def test_a_duplicate_field_counts_once(web: WebProcess) -> None:
     answer = send(web, b'{"name": "a/b", "name": "c/d"}')
-    assert (
-        answer.status_code == 200
-        and web.get(f"/api/events/{answer.json()['ids'][0]}").json()["name"] == "c/d"
-    )
+    assert answer.status_code == 200
+    assert web.get(f"/api/events/{answer.json()['ids'][0]}").json()["name"] == "c/d"
 
 
 def raw(web: WebProcess, *parts: bytes, pause: float = 0.0) -> bytes:
-    """Write bytes to the port, and read until it closes or answers."""
+    """Write bytes to the port, and read until it closes or responds."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=40) as connection:
         for part in parts:
             connection.sendall(part)
@@ -316,11 +327,12 @@ def test_a_body_that_is_shorter_than_promised_makes_no_event(web: WebProcess) ->
     assert raw(
         web, f"POST /e/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: no\r\n\r\n".encode()
     ).startswith(b"HTTP/1.1 400")
-    assert send(web, EVENT).status_code == 200 and count() == 1
+    assert send(web, EVENT).status_code == 200
+    assert count() == 1
 
 
 def test_slow_clients_hold_nothing(web: WebProcess) -> None:
-    """Clients that never finish are let go, and others are served meanwhile."""
+    """Clients that never finish are disconnected; others are served in the meantime."""
     key = web.keys["send"]
     headers = f"POST /e/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{".encode()
 
@@ -373,7 +385,8 @@ def test_without_the_database_it_says_so_and_goes_on_by_itself(
                 assert (answer.status_code, answer.json()["code"]) == (
                     503,
                     "database_unavailable",
-                ) and int(answer.headers["retry-after"]) >= 1
+                )
+                assert int(answer.headers["retry-after"]) >= 1
                 assert time.monotonic() - began < 6
             began = time.monotonic()
             with ThreadPoolExecutor(30) as threads:
@@ -381,7 +394,7 @@ def test_without_the_database_it_says_so_and_goes_on_by_itself(
                     answer.status_code
                     for answer in threads.map(lambda _: send(web, EVENT), range(60))
                 } == {503}
-            assert time.monotonic() - began < 12  # they do not wait one behind the other
+            assert time.monotonic() - began < 12  # they do not wait for one another
             assert httpx.get(f"{web.url}/healthz").status_code == 200
             assert httpx.get(f"{web.url}/readyz", timeout=20).status_code == 503
         finally:
@@ -392,7 +405,7 @@ def test_without_the_database_it_says_so_and_goes_on_by_itself(
 
 
 def test_what_was_answered_with_an_id_is_in_the_table_after_kill_9(web: WebProcess) -> None:
-    """Clients send while the process is killed; every id that they were given is there."""
+    """Clients send while the process is killed; every id that they got exists."""
     given_out: list[str] = []
     stop = time.monotonic() + 3
 
@@ -417,7 +430,8 @@ def test_what_was_answered_with_an_id_is_in_the_table_after_kill_9(web: WebProce
         rows = connection.execute(
             "SELECT id FROM runyard.events WHERE id = ANY (%s)", (given_out,)
         ).fetchall()
-    assert len(given_out) > 20 and {row["id"] for row in rows} == set(given_out)
+    assert len(given_out) > 20
+    assert {row["id"] for row in rows} == set(given_out)
 
 
 def test_any_page_may_send_events_and_no_cookie_goes_with_it(web: WebProcess) -> None:
@@ -429,9 +443,8 @@ def test_any_page_may_send_events_and_no_cookie_goes_with_it(web: WebProcess) ->
             "Access-Control-Request-Headers": "content-type,x-inngest-sdk",
         },
     )
-    assert preflight.status_code == 200 and preflight.headers["access-control-allow-origin"] == "*"
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "*"
     answer = send(web, EVENT, origin="https://any.example")
-    assert (
-        answer.headers["access-control-allow-origin"] == "*"
-        and "access-control-allow-credentials" not in answer.headers
-    )
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers

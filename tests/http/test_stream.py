@@ -1,4 +1,4 @@
-"""The stream of an invocation: what comes, in which order, and that a client that comes back misses nothing."""
+"""The stream of an invocation: its messages in order; a client that reconnects misses nothing."""
 
 import json
 import threading
@@ -33,10 +33,8 @@ def messages(
     ) as answer:
         if answer.status_code == 204:
             return
-        assert (
-            answer.headers["content-type"].startswith("text/event-stream")
-            and answer.headers["cache-control"] == "no-store"
-        )
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
         fields: dict[str, str] = {}
         for line in answer.iter_lines():
             if line:
@@ -50,7 +48,7 @@ def messages(
 
 @pytest.fixture
 def claim(functions: dict[str, Function]) -> Claim:
-    """A batch of one invocation, begun."""
+    """A running batch of one invocation."""
     send("also/one")
     [claim] = dispatch.claim(functions["also"]) or []
     dispatch.begin(claim.batch_id, "run-1")
@@ -91,7 +89,8 @@ def test_steps_progress_and_the_end_come_as_they_happen(web: WebProcess, claim: 
         "status",
         "succeeded",
         {"done": True},
-    ) and time.monotonic() - began < 2
+    )
+    assert time.monotonic() - began < 2
     assert next(stream)[0] == "done"
     assert list(stream) == []
 
@@ -100,7 +99,8 @@ def test_who_comes_back_gets_what_is_new_and_nothing_twice(web: WebProcess, clai
     keep(claim, "first")
     stream = messages(web, 1)
     seen = [next(stream), next(stream)]
-    assert [name for name, _, _ in seen] == ["step", "status"] and seen[0][2] is None
+    assert [name for name, _, _ in seen] == ["step", "status"]
+    assert seen[0][2] is None
     stream.close()
     keep(claim, "second")
     end(claim)
@@ -110,16 +110,18 @@ def test_who_comes_back_gets_what_is_new_and_nothing_twice(web: WebProcess, clai
         ("status", None),
         ("done", None),
     ]
-    assert list(messages(web, 1, rest[-1][2])) == []  # 204: a browser does not come back
+    assert list(messages(web, 1, rest[-1][2])) == []  # 204: a browser does not reconnect
 
 
 def test_a_step_that_is_committed_late_is_not_missed(
-    web: WebProcess, claim: Claim, door_url: str
+    web: WebProcess, claim: Claim, web_database_url: str
 ) -> None:
-    """The step is written before the client looks, and committed after it has looked."""
-    with psycopg.connect(door_url) as late:
+    """The step is inserted before the client connects, and committed afterwards."""
+    with psycopg.connect(web_database_url) as late:
         late.execute(
-            "INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at, finished_at) VALUES (1, 'late', 1, '1', now(), now())"
+            "INSERT INTO runyard.steps"
+            " (invocation_id, step, attempt, output, started_at, finished_at)"
+            " VALUES (1, 'late', 1, '1', now(), now())"
         )
         stream = messages(web, 1)
         [first] = [next(stream)]
@@ -167,7 +169,7 @@ def test_a_last_id_that_is_none_begins_from_the_start(
 
 
 def test_many_watch_and_one_that_does_not_read_holds_nobody(
-    web: WebProcess, claim: Claim, door_url: str
+    web: WebProcess, claim: Claim, web_database_url: str
 ) -> None:
     stuck = httpx.stream(
         "GET",
@@ -183,16 +185,18 @@ def test_many_watch_and_one_that_does_not_read_holds_nobody(
         for watcher in watchers:
             watcher.start()
         time.sleep(0.5)
-        with psycopg.connect(door_url) as connection:
+        with psycopg.connect(web_database_url) as connection:
             row = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'runyard web watcher'"
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE application_name = 'runyard web watcher'"
             ).fetchone()
         keep(claim, "first")
         end(claim)
         for watcher in watchers:
             watcher.join(15)
     assert row == (1,)
-    assert len(found) == 20 and all(names[-1] == "done" and "step" in names for names in found)
+    assert len(found) == 20
+    assert all(names[-1] == "done" and "step" in names for names in found)
 
 
 def test_progress_under_a_lost_lease_is_not_kept(web: WebProcess, claim: Claim) -> None:

@@ -35,7 +35,7 @@ def report(
     email: str = "Ada@example.com",
     **more: Any,
 ) -> dict[str, Any]:
-    """An element as SendGrid posts it, by its reference."""
+    """A report as SendGrid's reference has it."""
     return {
         "email": email,
         "timestamp": 1_780_000_000 + at,
@@ -117,7 +117,7 @@ SUPPRESSED = {
 
 @pytest.fixture
 def mails() -> None:
-    """Nine mails that were sent."""
+    """Nine sent mails."""
     messages = EmailMessages()
     ids = [f"m-{number}" for number in range(1, 10)]
     messages.record([Message(one, "event", ["x@example.com"], "Hi", None, "queued") for one in ids])
@@ -138,7 +138,7 @@ def post(
 
 
 def state() -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """The states of mails, the suppressed addresses with their reasons, and the events that tell of them."""
+    """The mails' statuses, suppressed addresses with reasons, and the events that report them."""
     with database.connection() as connection:
         mails = {
             str(row["id"]): str(row["status"])
@@ -170,7 +170,8 @@ TOLD = [
 @pytest.mark.usefixtures("mails")
 def test_every_kind_of_report_in_one_batch(web: WebProcess, sendgrid_keys: tuple[Any, str]) -> None:
     answer = post(web, sendgrid_keys[0], EVERY_KIND)
-    assert answer.status_code == 200 and len(answer.json()["ids"]) == len(TOLD)
+    assert answer.status_code == 200
+    assert len(answer.json()["ids"]) == len(TOLD)
     assert state() == (STATES, SUPPRESSED, TOLD)
     with database.connection() as connection:
         row = connection.execute("SELECT error FROM app.email_messages WHERE id = 'm-2'").fetchone()
@@ -178,7 +179,8 @@ def test_every_kind_of_report_in_one_batch(web: WebProcess, sendgrid_keys: tuple
             "SELECT data FROM runyard.events WHERE name = 'email/bounced'"
         ).fetchone()
     assert row == {"error": "500 unknown recipient"}
-    assert bounced is not None and bounced["data"] == {
+    assert bounced is not None
+    assert bounced["data"] == {
         "address": "bo@example.com",
         "message": "m-2",
         "reason": "500 unknown recipient",
@@ -203,7 +205,8 @@ def test_any_order_with_repeats_ends_in_the_same_state(
         size = chance.randint(1, 12)
         assert post(web, sendgrid_keys[0], dealt[:size]).status_code == 200
         dealt = dealt[size:]
-    assert state() == (STATES, SUPPRESSED, TOLD) and count("app.email_reports") == len(EVERY_KIND)
+    assert state() == (STATES, SUPPRESSED, TOLD)
+    assert count("app.email_reports") == len(EVERY_KIND)
 
 
 @pytest.mark.usefixtures("mails")
@@ -212,7 +215,7 @@ def test_batches_that_come_at_the_same_time_end_in_the_same_state(
 ) -> None:
     def deliver(number: int) -> None:
         dealt = random.Random(number).sample(EVERY_KIND, len(EVERY_KIND))
-        # What was answered 503 (two batches may lock each other out) is sent again, as SendGrid does.
+        # A 503 (two batches may block each other) is retried, as SendGrid does.
         while post(web, sendgrid_keys[0], dealt).status_code != 200:
             pass
 
@@ -374,9 +377,9 @@ def test_the_log_and_the_metrics_tell_what_was_not_understood_and_nothing_of_wha
     )
     log = web.log()
     assert (
-        "webhook sendgrid: 2 parts were not understood: account_status_change (email); an element (email)"
-        in log
-    )
+        "webhook sendgrid: 2 parts could not be parsed: account_status_change (email);"
+        " an element (email)"
+    ) in log
     assert "secret" not in log
     assert 'runyard_webhook_not_understood_total{webhook="sendgrid"}' in web.get("/metrics").text
 
@@ -404,11 +407,9 @@ def github(
 def test_a_delivery_of_github_becomes_an_event_once(web: WebProcess) -> None:
     body = json.dumps({"ref": "refs/heads/main", "commits": []}).encode()
     first, again = github(web, body), github(web, body)
-    assert (
-        first.status_code == again.status_code == 200
-        and first.json()["ids"] == again.json()["ids"]
-        and count() == 1
-    )
+    assert first.status_code == again.status_code == 200
+    assert first.json()["ids"] == again.json()["ids"]
+    assert count() == 1
     event = web.get(f"/api/events/{first.json()['ids'][0]}").json()
     assert (event["name"], event["source"], event["data"]["ref"]) == (
         "github/push",
@@ -449,11 +450,11 @@ def test_a_form_of_github_without_its_field_says_what_to_choose(
 ) -> None:
     answer = github(web, body, **{"Content-Type": "application/x-www-form-urlencoded"})
     assert answer.status_code == 400
-    assert "have github send application/json" in answer.json()["error"]
+    assert "configure github to send application/json" in answer.json()["error"]
 
 
 def push(size: int, **more: Any) -> dict[str, Any]:
-    """A push of GitHub whose commits have about so many bytes."""
+    """A push event of GitHub whose commits have about this many bytes."""
     commits = [
         {"id": f"{number:040}", "message": "x" * 900, "added": ["a.py"]}
         for number in range(size // 1000)
@@ -535,7 +536,7 @@ def test_a_webhook_may_not_ask_for_larger_bodies_than_there_is_room_for() -> Non
             BodyHmac("SHOP_SECRET"),
             lambda incoming: [],
             "Orders.",
-            most_bytes=26 * 1024 * 1024,
+            max_bytes=26 * 1024 * 1024,
         )
 
 
@@ -566,12 +567,11 @@ def test_an_event_of_stripe_is_checked_by_its_own_scheme(web: WebProcess) -> Non
         {"id": "in_1", "total": 500},
         1_780_000_000_000,
     )
-    assert (
-        stripe(web, body, time.time() - 400).status_code == 401
-        and stripe(web, body, time.time(), "another").status_code == 401
-    )
+    assert stripe(web, body, time.time() - 400).status_code == 401
+    assert stripe(web, body, time.time(), "another").status_code == 401
     broken = stripe(web, b'{"type": "x"}', time.time())
-    assert (broken.status_code, broken.json()["code"]) == (400, "invalid_body") and count() == 1
+    assert (broken.status_code, broken.json()["code"]) == (400, "invalid_body")
+    assert count() == 1
 
 
 def test_a_thin_event_of_stripe_is_taken_as_it_came(web: WebProcess) -> None:

@@ -1,4 +1,4 @@
-"""Both faces of the web process: the one that faces others, where keys are asked for, and the one of development, with the Dagster UI behind it."""
+"""The web process in both modes: the public one with keys, and development with Dagster's UI."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ LISTED = "https://shop.example"
 
 @pytest.fixture(scope="package")
 def security_url(server: str) -> str:
-    """The URL of the database behind both."""
+    """The URL of the database of both."""
     return use_database(server, "security")
 
 
@@ -54,7 +54,7 @@ def web(security_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def development(
     security_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WebProcess]:
-    """`runyard web` as a developer has it: no keys, the dev page, and the Dagster UI with the code of the tests."""
+    """`runyard web` in development: no keys, the dev page, the Dagster UI with tests/code.py."""
     folder: Path = tmp_path_factory.mktemp("development")
     (folder / "workspace.yaml").write_text("load_from:\n  - python_module: tests.code\n")
     made = WebProcess(

@@ -1,7 +1,7 @@
-"""The fuzzer of the web process: odd requests to every endpoint, made at random of what has broken readers before.
+"""A fuzzer for the web process: random requests to every endpoint, of what has broken parsers.
 
-``python -m tests.security.fuzz http://localhost:8290 --minutes 3`` asks a running one, and prints what was answered with an error of the server
-that it does not tell of.
+``python -m tests.security.fuzz http://localhost:8290 --minutes 3`` runs it against a live process,
+and prints the requests that got an unexpected server error.
 """
 
 import json
@@ -16,7 +16,7 @@ from urllib.parse import quote
 import click
 import httpx
 
-# What a server may say of itself: each with a code, and what to do.
+# Server errors that are expected: each has a code, and says what to do.
 TOLD = {
     (503, code)
     for code in (
@@ -143,7 +143,7 @@ class Asked:
 def requests(
     described: dict[str, Any], choose: random.Random, headers: dict[str, str]
 ) -> Iterator[Asked]:
-    """Requests without end to what an OpenAPI description has, and to what it has not."""
+    """Endless requests to paths of an OpenAPI document, and to others."""
     operations = [
         (method.upper(), path, found)
         for path, methods in described["paths"].items()
@@ -280,7 +280,7 @@ def _value(choose: random.Random, depth: int) -> Any:
 def ask(
     address: str, seconds: float, seed: int, headers: dict[str, str]
 ) -> tuple[Counter[int], list[str]]:
-    """Ask for some seconds; return how many answers had which status, and what went wrong: the request and its answer."""
+    """Send requests for some seconds; return the count of responses by status, and failures."""
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
     until = time.monotonic() + seconds
@@ -303,7 +303,7 @@ def ask(
                 httpx.InvalidURL,
                 UnicodeError,
             ):
-                continue  # what is no HTTP is cut, by either side
+                continue  # either side may close after what is not HTTP
             except httpx.TimeoutException:
                 wrong.append(f"no answer: {asked}")
                 continue
@@ -318,7 +318,7 @@ def ask(
 
 
 def _code(text: str) -> str:
-    """The code of an error; of `/readyz`, which tells of others, its status."""
+    """The code of an error, or for `/readyz` its status."""
     try:
         told = json.loads(text)
         return str(told.get("code", told["status"]))
@@ -332,15 +332,14 @@ def _code(text: str) -> str:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--key", help="A key, where one is asked for.")
 def main(address: str, minutes: float, seed: int, key: str | None) -> None:
-    """Ask the web process at ADDRESS."""
+    """Fuzz the web process at ADDRESS."""
     statuses, wrong = ask(
         address, minutes * 60, seed, {"Authorization": f"Bearer {key}"} if key else {}
     )
     for line in wrong:
         click.echo(line)
-    click.echo(
-        f"{sum(statuses.values())} answers, by status: {dict(sorted(statuses.items()))}; {len(wrong)} wrong"
-    )
+    by_status = dict(sorted(statuses.items()))
+    click.echo(f"{statuses.total()} responses, by status: {by_status}; {len(wrong)} wrong")
     raise SystemExit(1 if wrong else 0)
 
 

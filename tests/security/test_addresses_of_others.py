@@ -1,4 +1,4 @@
-"""Requests to servers that others have named: they drip, flood, compress, lead inward, and must cost no more than was set aside for them."""
+"""Requests to hostile servers that drip, flood, compress or redirect inward stay within limits."""
 
 import contextlib
 import gzip
@@ -27,7 +27,7 @@ Talk = Callable[[socket.socket], None]
 
 
 class Hostile:
-    """A server that treats each connection as it likes. `requests` are the heads of what it was asked."""
+    """A server that does what it likes with each connection; `requests` are the heads it got."""
 
     def __init__(self, talk: Talk, *, hears: bool = True) -> None:
         self.requests: list[bytes] = []
@@ -52,13 +52,13 @@ class Hostile:
         self.gone.set()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._listening.close()
 
 
 @pytest.fixture
 def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hostile]]:
-    """Makes servers that may be asked though they are on this machine."""
+    """Starts servers that may be called although they are on this machine."""
     made: list[Hostile] = []
 
     def make(talk: Talk, **more: Any) -> Hostile:
@@ -72,12 +72,12 @@ def hostile(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hostile]]
 
 
 def says(*pieces: bytes) -> Talk:
-    """Says this, and ends."""
+    """Sends this, and closes."""
     return lambda connection: [connection.sendall(piece) for piece in pieces] and None
 
 
 def drips(before: bytes, piece: bytes = b"x") -> Talk:
-    """Says something, and then a piece every tenth of a second for as long as anybody listens."""
+    """Sends something, and then a piece every tenth of a second as long as anybody reads."""
 
     def talk(connection: socket.socket) -> None:
         connection.sendall(before)
@@ -377,7 +377,7 @@ def test_a_posts_odd_redirect_is_forbidden_too(hostile: Any) -> None:
 def test_a_url_that_cannot_be_read_is_forbidden(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda *_, **__: []
-    )  # nobody outside is asked, whatever is made of it
+    )  # no real server is called, whatever comes of it
     with pytest.raises(Forbidden):
         fetch(url, seconds=1)
 
@@ -386,7 +386,8 @@ def test_another_server_gets_neither_headers_nor_cookies(hostile: Any) -> None:
     def talk(connection: socket.socket) -> None:
         to = other.url if len(first.requests) > 1 else "/again"
         connection.sendall(
-            f"HTTP/1.1 302 Found\r\nLocation: {to}\r\nSet-Cookie: visit=1; Path=/\r\nContent-Length: 0\r\n\r\n".encode()
+            f"HTTP/1.1 302 Found\r\nLocation: {to}\r\n".encode()
+            + b"Set-Cookie: visit=1; Path=/\r\nContent-Length: 0\r\n\r\n"
         )
 
     other, first = hostile(says(OK + b"Content-Length: 0\r\n\r\n")), hostile(talk)
@@ -569,10 +570,14 @@ def test_links_in_a_circle_are_refused_for_good(
 
 
 def part(text: str) -> bytes:
-    return (
-        b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n'
-        % text.encode()
-    )
+    return chunk(b'{"content":"%s"}' % text.encode())
+
+
+def chunk(delta: bytes, reason: bytes = b"null") -> bytes:
+    """A chunk of a chat completion."""
+    choice = b'{"index":0,"delta":%s,"finish_reason":%s}' % (delta, reason)
+    head = b'"id":"1","object":"chat.completion.chunk","created":1,"model":"m"'
+    return b'data: {%s,"choices":[%s]}\n\n' % (head, choice)
 
 
 STREAM = OK + b"Content-Type: text/event-stream\r\n\r\n"
@@ -595,9 +600,7 @@ def test_a_text_may_take_longer_than_the_timeout_of_a_piece(hostile: Any) -> Non
         for _ in range(6):
             time.sleep(0.2)
             connection.sendall(part("word "))
-        connection.sendall(
-            b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
-        )
+        connection.sendall(chunk(b"{}", b'"stop"'))
         connection.sendall(b"data: [DONE]\n\n")
 
     server = hostile(talk)

@@ -1,4 +1,4 @@
-"""What a client writes is read in bounds, and what cannot be read is its mistake: never an error of ours, never for long."""
+"""Request bodies are parsed within limits, and an invalid one is a 400: never a 500, never slow."""
 
 import base64
 import json
@@ -13,16 +13,16 @@ import pytest
 
 from runyard import RunyardError
 from runyard.engine import api_keys
-from runyard.gateway.http import body as gateway_reading
+from runyard.gateway.http import body as gateway_body
 from runyard.gateway.http.body import MAX_VALUES, parse_json
-from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.errors import HttpError, as_http_error
 from runyard.store import database
 from tests.security import fuzz
 from tests.web_process import WebProcess, count
 
 
 def cursor(*parts: Any) -> str:
-    """A cursor as a page gives it."""
+    """A cursor as the API returns it."""
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
 
 
@@ -224,11 +224,11 @@ def test_a_body_of_too_many_values_is_refused(web: WebProcess, path: str) -> Non
 
 
 def seconds(body: bytes) -> float:
-    """How long it takes until a body is refused, at best."""
+    """The shortest time until a body is rejected."""
 
     def once() -> float:
         began = time.perf_counter()
-        with pytest.raises(Problem):
+        with pytest.raises(HttpError):
             parse_json(body)
         return time.perf_counter() - began
 
@@ -327,7 +327,7 @@ def test_what_the_database_answers_is_told_as_what_it_is(
         database.transaction() as connection,
     ):
         connection.execute(statement.encode())
-    problem = problem_of(raised.value)
+    problem = as_http_error(raised.value)
     assert (problem.status, problem.code) == (status, code)
 
 
@@ -365,21 +365,21 @@ def test_a_few_large_bodies_do_not_hold_the_others_up(web: WebProcess, body: byt
             assert httpx.get(f"{web.url}/healthz", timeout=60).status_code == 200
             slowest = max(slowest, time.monotonic() - began)
     assert {post.result().status_code for post in posts} == {413}
-    assert slowest < 2  # a single one held everybody for six seconds
+    assert slowest < 2  # a single one used to block everybody for six seconds
 
 
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 64])
 def test_values_are_counted_right_wherever_a_piece_ends(
     piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_reading, "_PIECE", piece)
+    monkeypatch.setattr(gateway_body, "_PIECE", piece)
     dice = random.Random(piece)
     for _ in range(300):
         text = "".join(dice.choice('"\\,[{x') for _ in range(dice.randrange(30)))
         body = json.dumps([text, {text: [text]}]).encode()
         assert (
-            gateway_reading._values(body) == 4
-        )  # two lists, an object and a comma, whatever the texts hold
+            gateway_body._count_values(body) == 4
+        )  # two lists, an object and a comma, whatever is in the strings
 
 
 def test_a_page_of_large_events_has_fewer_of_them_and_goes_on(web: WebProcess) -> None:

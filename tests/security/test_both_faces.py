@@ -1,4 +1,4 @@
-"""What holds in development and before others alike."""
+"""What holds in development and on the public side alike."""
 
 import httpx
 

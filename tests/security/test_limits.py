@@ -1,4 +1,4 @@
-"""What a client can take before anybody knows who it is: bytes, places, time. It is answered, and others go on."""
+"""What an unidentified client may use: bytes, connections, time. Other clients are not affected."""
 
 import base64
 import hmac
@@ -35,7 +35,7 @@ SIGNED = {"webhook-id": "msg_1", "webhook-signature": "v1,none"}
 def small(
     web: WebProcess, security_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WebProcess]:
-    """A door with few places, little memory for bodies, and little patience for unknown keys."""
+    """A web process with low limits on connections, memory for bodies and unknown keys."""
     made = WebProcess(
         security_url,
         tmp_path_factory.mktemp("small") / "log",
@@ -60,7 +60,7 @@ def connect(web: WebProcess, address: str = "127.0.0.1") -> socket.socket:
 
 
 def answer_of(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes; nothing after a reset."""
+    """Everything received until the other side closes; empty after a reset."""
     found = b""
     try:
         while piece := connection.recv(65536):
@@ -71,7 +71,7 @@ def answer_of(connection: socket.socket) -> bytes:
 
 
 def sent(web: WebProcess, *pieces: bytes) -> bytes:
-    """What is answered to these bytes."""
+    """The response to these bytes."""
     with connect(web) as connection:
         try:
             for piece in pieces:
@@ -102,7 +102,7 @@ def closed(connection: socket.socket) -> bool:
 
 
 def status_from(web: WebProcess, address: str, path: str = "/healthz") -> int:
-    """The status that a client at this address gets."""
+    """The status of a request from this address."""
     with httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=20) as http:
         return http.get(f"{web.url}{path}").status_code
 
@@ -136,7 +136,7 @@ def test_headers_within_the_limit_are_taken(web: WebProcess) -> None:
 
 
 def test_a_header_without_end_holds_nobody_up(web: WebProcess) -> None:
-    """On a server that puts its pieces together again and again this takes seconds, in which nobody else is answered."""
+    """A server that joins its pieces again and again would block everybody for seconds."""
 
     def send() -> None:
         with connect(web) as connection, suppress(OSError):
@@ -215,7 +215,7 @@ def test_a_connection_that_is_kept_open_makes_room_and_one_with_a_request_in_pro
 
 
 def unfinished(web: WebProcess) -> bytes:
-    """A post whose body never comes to its end."""
+    """A POST whose body never ends."""
     return f"POST /e/{web.keys['send']} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n[".encode()
 
 
@@ -237,20 +237,28 @@ def test_where_requests_are_in_progress_on_all_connections_a_new_one_is_told_to_
     wait_until(lambda: status_from(small, "127.0.0.2") == 200, 2)
 
 
+def get_with_key(path: str, key: str) -> bytes:
+    """A GET request with a key."""
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    return head.encode()
+
+
 def large_answer(web: WebProcess) -> str:
-    """The path of an invocation whose steps have given 16 MB."""
+    """The path of an invocation whose steps have outputs of 16 MB."""
     invocation = invocation_of(web)
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at, finished_at)"
-            " SELECT %s, 'step ' || n, 1, to_jsonb(repeat('x', 4000000)), now(), now() FROM generate_series(1, 4) AS n",
+            "INSERT INTO runyard.steps"
+            " (invocation_id, step, attempt, output, started_at, finished_at)"
+            " SELECT %s, 'step ' || n, 1, to_jsonb(repeat('x', 4000000)), now(), now()"
+            " FROM generate_series(1, 4) AS n",
             (invocation,),
         )
     return f"/api/invocations/{invocation}"
 
 
 def test_a_client_that_does_not_read_its_answer_is_let_go(small: WebProcess) -> None:
-    """The answer is larger than what the system keeps for a connection."""
+    """The response is larger than the system's buffers for a connection."""
     path = large_answer(small)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -263,9 +271,7 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(small: WebProcess) -> 
                 for found in psutil.Process(small.pid).net_connections("tcp")
             )
 
-        connection.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {small.keys['read']}\r\n\r\n".encode()
-        )
+        connection.sendall(get_with_key(path, small.keys["read"]))
         connection.recv(1)
         assert is_held()
         wait_until(lambda: not is_held(), 3 * CLIENT_SECONDS)
@@ -299,7 +305,7 @@ def test_a_stream_that_is_quiet_lives(small: WebProcess) -> None:
 
 
 def invocation_of(web: WebProcess) -> int:
-    """An invocation that nobody works on."""
+    """An invocation that no worker runs."""
     [event] = web.send(EVENT)
     return int(web.get(f"/api/events/{event}/invocations", "read").json()["invocations"][0]["id"])
 
@@ -310,11 +316,11 @@ def bearer(web: WebProcess, key: str) -> dict[str, str]:
 
 def test_a_key_has_a_bounded_number_of_streams(web: WebProcess) -> None:
     invocation = invocation_of(web)
-    ask = f"GET /api/invocations/{invocation}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {web.keys['read']}\r\n\r\n".encode()
+    request = get_with_key(f"/api/invocations/{invocation}/stream", web.keys["read"])
     with ExitStack() as open_ones:
         for _ in range(500):
             connection = open_ones.enter_context(connect(web))
-            connection.sendall(ask)
+            connection.sendall(request)
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
         refused = web.get(f"/api/invocations/{invocation}/stream", "read")
         assert (refused.status_code, refused.json()["code"]) == (503, "busy")
@@ -326,7 +332,7 @@ def test_a_key_has_a_bounded_number_of_streams(web: WebProcess) -> None:
 
 
 def signed_head(size: int) -> bytes:
-    """The head of a post that is said to be signed, with a body of this size."""
+    """The head of a POST that claims to be signed, with a body of this size."""
     lines = "".join(
         f"{name}: {value}\r\n"
         for name, value in {**SIGNED, "webhook-timestamp": str(int(time.time()))}.items()
@@ -335,7 +341,7 @@ def signed_head(size: int) -> bytes:
 
 
 def test_bodies_of_one_unknown_sender_leave_room_for_those_of_others(small: WebProcess) -> None:
-    """An unknown sender may have half of 24 MiB held here."""
+    """An unidentified sender may use half of 24 MiB here."""
     with (
         connect(small, "127.0.0.2") as first,
         connect(small, "127.0.0.2") as second,
@@ -372,7 +378,7 @@ def test_a_body_in_chunks_is_counted_as_it_comes(small: WebProcess) -> None:
 
 
 def test_a_process_does_not_grow_with_what_strangers_send(small: WebProcess) -> None:
-    """Sixteen clients of eight addresses send 10 MiB each, and do not come to the end."""
+    """Sixteen clients at eight addresses send 10 MiB each, and never finish."""
     before = psutil.Process(small.pid).memory_info().rss
     with ExitStack() as open_ones:
         for number in range(16):
@@ -425,11 +431,11 @@ def test_a_bulk_of_ten_thousand_ids_is_taken(web: WebProcess) -> None:
 
 def test_what_is_typed_to_log_in_is_short(web: WebProcess) -> None:
     refused = httpx.post(f"{web.url}/dev/login", content=b"key=" + b"x" * 20_000)
-    assert "the body has more than 16384 bytes" in refused.text
+    assert "the body is larger than 16384 bytes" in refused.text
 
 
 def seconds_for(web: WebProcess, path: str, headers: dict[str, str], body: bytes = b"") -> float:
-    """The time that an answer takes, the best of three."""
+    """The time of a response, the best of three."""
     found = []
     for _ in range(3):
         began = time.monotonic()
@@ -483,7 +489,7 @@ class Guesser(threading.Thread):
 
     def __init__(self, web: WebProcess, address: str) -> None:
         super().__init__()
-        self._door = web
+        self._web = web
         self._address = address
         self._over = threading.Event()
         self.answers: list[httpx.Response] = []
@@ -495,7 +501,7 @@ class Guesser(threading.Thread):
         ) as http:
             while not self._over.is_set():
                 self.answers.append(
-                    http.post(f"{self._door.url}/e/guess-number-{len(self.answers)}", json=EVENT)
+                    http.post(f"{self._web.url}/e/guess-number-{len(self.answers)}", json=EVENT)
                 )
                 self.moments.append(time.monotonic())
 
@@ -531,7 +537,7 @@ def test_whoever_tries_one_key_after_another_is_slowed_and_nobody_else(small: We
         guesser.stop()
     assert {answer.status_code for answer in guesser.answers} == {401}
     assert guesser.answers[-1].json()["error"] == "Event key not found"
-    told = [line for line in small.log().splitlines() if "a key that is not known" in line]
+    told = [line for line in small.log().splitlines() if "an unknown key" in line]
     assert 1 <= len(told) < 6
     assert "guess-number" not in small.log()
 
@@ -542,7 +548,8 @@ def test_the_database_is_asked_a_few_times_a_second_however_many_keys_are_not_kn
     def reads() -> int:
         with database.connection() as connection:
             row = connection.execute(
-                "SELECT seq_scan + coalesce(idx_scan, 0) AS n FROM pg_stat_user_tables WHERE relname = 'keys'"
+                "SELECT seq_scan + coalesce(idx_scan, 0) AS n"
+                " FROM pg_stat_user_tables WHERE relname = 'keys'"
             ).fetchone()
         assert row is not None
         return int(str(row["n"]))
@@ -582,7 +589,9 @@ def test_an_address_with_too_many_unknown_keys_at_a_time_is_told_to_wait(small: 
 def test_a_filter_that_would_take_minutes_is_stopped(web: WebProcess) -> None:
     with database.connection() as connection:
         connection.execute(
-            "SELECT runyard.send('greet/requested', jsonb_build_object('text', repeat('a', 20000), 'many', (SELECT jsonb_agg(n) FROM generate_series(1, 5000) AS n)))"
+            "SELECT runyard.send('greet/requested', jsonb_build_object("
+            "'text', repeat('a', 20000),"
+            " 'many', (SELECT jsonb_agg(n) FROM generate_series(1, 5000) AS n)))"
             " FROM generate_series(1, 300)"
         )
     nested = "$.** ? (@ == " + " || @ == ".join(f"$.**.a{number}" for number in range(3)) + ")"
@@ -609,7 +618,7 @@ def test_a_filter_that_would_take_minutes_is_stopped(web: WebProcess) -> None:
     assert count("runyard.bulks") == 0
 
 
-# A request that would be answered if a body were taken for one.
+# A request that would get a response if a body were mistaken for one.
 SMUGGLED = b"GET /healthz?smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 WISHES = ["h2c", "h2c, HTTP2-Settings", "foo", "TLS/1.0", "websocket", "h2c\r\nUpgrade: foo"]
 LAST = ASK.replace(b"\r\n\r\n", b"\r\nX-Request-Id: the-last\r\nConnection: close\r\n\r\n")
@@ -624,11 +633,17 @@ def wishing(
     chunked: bool = False,
     version: str = "1.1",
 ) -> bytes:
-    """A request of a client that would rather speak another protocol."""
+    """A request of a client that offers an upgrade to another protocol."""
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
     sent_as = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
-    head = f"{method} /e/{web.keys['send']} HTTP/{version}\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: {wish}\r\n{framing}\r\n\r\n"
-    return head.encode() + sent_as
+    lines = [
+        f"{method} /e/{web.keys['send']} HTTP/{version}",
+        "Host: x",
+        "Connection: keep-alive, Upgrade",
+        f"Upgrade: {wish}",
+        framing,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + sent_as
 
 
 def bytewise(data: bytes) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Mails that somebody has written against us: HTML that takes its time, addresses that no parser ends with, lists without an end."""
+"""Hostile mails: HTML and addresses that are slow to parse, lists without an end."""
 
 import time
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def seconds(do: Callable[[], Any]) -> float:
 
 
 def grows(do: Callable[[str], Any], make: Callable[[int], str], small: int) -> float:
-    """How many times as long something takes for an input that is ten times as long."""
+    """By how much the time grows with an input that is ten times as long."""
     one, ten = make(small), make(10 * small)
     return seconds(lambda: do(ten)) / max(seconds(lambda: do(one)), 0.0002)
 

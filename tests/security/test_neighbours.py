@@ -1,6 +1,6 @@
-"""What another user of the same machine can reach: neither the database, nor the folders, nor the sockets.
+"""Another user of the same machine can reach neither database, nor folders, nor sockets.
 
-As root they are tried as the user `nobody`; as an ordinary user, who can become nobody else, by what the modes allow.
+As root the tests try as the user `nobody`; an ordinary user cannot, and checks the modes instead.
 """
 
 import os
@@ -46,21 +46,25 @@ from tests.web_process import WebProcess
 
 NOBODY = 65534
 AS_ROOT = os.geteuid() == 0
-LONG = "a-data-folder-with-a-path-that-is-much-too-long-for-a-unix-socket-however-one-may-look-at-it-and-longer"
-# One of each kind of thing that a database can hold.
+LONG = "a-data-folder-with-a-path-that-is-too-long-for-a-unix-socket".ljust(103, "-")
+# One of each kind of object in a database.
 THINGS = """
 CREATE SCHEMA shop;
 CREATE TYPE shop.size AS ENUM ('small', 'large');
 CREATE TYPE shop.point AS (x integer, y integer);
 CREATE DOMAIN shop.cents AS integer CHECK (value >= 0);
 CREATE SEQUENCE shop.numbers;
-CREATE TABLE shop.orders (id serial PRIMARY KEY, number integer GENERATED ALWAYS AS IDENTITY, price shop.cents, size shop.size) PARTITION BY RANGE (id);
+CREATE TABLE shop.orders (
+    id serial PRIMARY KEY, number integer GENERATED ALWAYS AS IDENTITY,
+    price shop.cents, size shop.size
+) PARTITION BY RANGE (id);
 CREATE TABLE shop.first_orders PARTITION OF shop.orders FOR VALUES FROM (0) TO (1000);
 CREATE INDEX ON shop.orders (price);
 CREATE STATISTICS shop.together ON price, size FROM shop.orders;
 CREATE VIEW shop.cheap AS SELECT * FROM shop.orders WHERE price < 10;
 CREATE MATERIALIZED VIEW "shop"."Totals" AS SELECT sum(price) FROM shop.orders;
-CREATE FUNCTION shop.double(a integer, VARIADIC more text[]) RETURNS integer LANGUAGE sql RETURN a * 2;
+CREATE FUNCTION shop.double(a integer, VARIADIC more text[]) RETURNS integer
+    LANGUAGE sql RETURN a * 2;
 CREATE PROCEDURE shop.tidy() LANGUAGE sql AS 'DELETE FROM shop.orders';
 CREATE AGGREGATE shop.total(integer) (SFUNC = int4pl, STYPE = integer);
 CREATE OPERATOR shop.@@@ (FUNCTION = int4pl, LEFTARG = integer, RIGHTARG = integer);
@@ -72,7 +76,7 @@ INSERT INTO shop.orders (price, size) VALUES (5, 'small');
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder in the common temporary one; databases in it are deleted afterwards."""
+    """A folder in the shared temporary one; databases in it are deleted afterwards."""
     made = Path(tempfile.mkdtemp(prefix="ryn-", dir="/tmp"))
     yield made
     for file in list(made.rglob("PG_VERSION")):
@@ -86,14 +90,14 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def open_folder(folder: Path) -> Path:
-    """The same, for others to enter: whatever keeps them out of what is in it is of our making."""
+    """The same, open to others, so that only our own protection keeps them out of what is in it."""
     folder.chmod(0o755)
     return folder
 
 
 @pytest.fixture
 def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The settings of a project in this folder; gives its data folder, which is not there yet."""
+    """The settings of a project in this folder; its data folder, which does not exist yet."""
     monkeypatch.setenv("RUNYARD_HOME", str(folder))
     monkeypatch.setenv("RUNYARD_DATA_DIR", str(folder / ".runyard"))
     monkeypatch.delenv("RUNYARD_POSTGRES_DIR")
@@ -105,7 +109,7 @@ def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def as_nobody(attempt: Callable[[], object]) -> str:
-    """What a call says, or its error, to a process of another user (this one must be root's)."""
+    """The result or error of a call by a process of another user (this one must be root's)."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -135,7 +139,7 @@ def others_can_open(path: Path) -> bool:
 
 
 def open_to_others(folder: Path) -> list[Path]:
-    """What another user can open of a folder and all in it."""
+    """What another user can open in a folder and below."""
     return [
         path
         for path in (folder, *folder.rglob("*"))
@@ -160,18 +164,18 @@ def ask(url: str, statement: str) -> list[tuple[object, ...]]:
 
 
 def found(url: str | None) -> str:
-    """A URL that must be there."""
+    """A URL that must exist."""
     assert url is not None
     return url
 
 
 def socket_of(url: str) -> Path:
-    """The socket that a URL names."""
+    """The socket of a URL."""
     return Path(psycopg.conninfo.conninfo_to_dict(url)["host"]) / ".s.PGSQL.5432"  # type: ignore[arg-type]
 
 
 def made_of_old(place: Path, *, sockets_elsewhere: bool = True) -> str:
-    """Make and start a server as versions before this one did: every user is the superuser. Return its URL."""
+    """Start a server as earlier versions did, where every user is the superuser; return its URL."""
     made = private_folder(place, "", server_uid())
     sockets = (
         short_folder(place.parent / f"old-{place.name}", server_uid())
@@ -258,7 +262,8 @@ def test_a_server_of_another_user_is_not_talked_to(
 def test_runyard_is_no_superuser(server: str) -> None:
     rights = ask(
         server,
-        "SELECT current_user::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = current_user",
+        "SELECT current_user::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls"
+        " FROM pg_roles WHERE rolname = current_user",
     )
     assert rights == [("runyard", False, False, False, False)]
 
@@ -287,7 +292,10 @@ def test_a_data_folder_of_before_is_given_to_the_ordinary_role(
         stop_embedded(folder / "postgres")
     url = start_embedded(folder / "postgres")
     shop = found(embedded_url(folder / "postgres", database="the shop's"))
-    owned = "SELECT relname::text FROM pg_class WHERE relowner = 10 AND oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace"
+    owned = (
+        "SELECT relname::text FROM pg_class"
+        " WHERE relowner = 10 AND oid >= 16384 AND relnamespace <> 'pg_toast'::regnamespace"
+    )
     assert ask(shop, owned) == []
     for kind in (
         "pg_namespace nsp",
@@ -326,7 +334,7 @@ def test_the_tables_of_before_work_under_the_ordinary_role(
         connection.execute("SELECT runyard.send('greet/requested', '{}')")
     database.close_pool()
 
-    # Its server runs on, and reaches its files. As root they lie elsewhere from now on.
+    # Its server keeps running with its files. As root they are elsewhere from now on.
     assert stat.S_IMODE(data_folder().stat().st_mode) == (0o711 if AS_ROOT else 0o700)
     monkeypatch.setenv(
         "DATABASE_URL", start_embedded(settings().postgres_dir, project / "postgres")
@@ -340,7 +348,8 @@ def test_the_tables_of_before_work_under_the_ordinary_role(
         connection.execute("SELECT runyard.send('greet/requested', '{}')")
         assert connection.execute("SELECT count(*) AS n FROM runyard.events").fetchone() == {"n": 2}
         owners = connection.execute(
-            "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname IN ('runyard', 'app', 'public')"
+            "SELECT DISTINCT tableowner::text FROM pg_tables"
+            " WHERE schemaname IN ('runyard', 'app', 'public')"
         ).fetchall()
     assert owners == [{"tableowner": "runyard"}]
     assert (project / "postgres").exists() == (not AS_ROOT)
@@ -391,12 +400,10 @@ def test_the_database_of_root_is_in_a_place_of_its_own(
     said = why_elsewhere(settings())
     if AS_ROOT:
         assert settings().postgres_dir.parent == Path("/var/lib/runyard")
-        assert (
-            said is not None
-            and str(settings().postgres_dir) in said
-            and "RUNYARD_POSTGRES_DIR" in said
-            and "root" in said
-        )
+        assert said is not None
+        assert str(settings().postgres_dir) in said
+        assert "RUNYARD_POSTGRES_DIR" in said
+        assert "root" in said
     else:
         assert settings().postgres_dir == project / "postgres"
         assert said is None
@@ -439,11 +446,9 @@ def test_a_data_folder_that_may_not_be_looked_into_is_named(folder: Path) -> Non
             embedded_url(folder / "postgres")
         folder.chmod(0o700)
         said = f"DatabaseUnavailable: {error.value}"
-    assert (
-        said.startswith("DatabaseUnavailable")
-        and str(folder) in said
-        and "run this as the user" in said
-    )
+    assert said.startswith("DatabaseUnavailable")
+    assert str(folder) in said
+    assert "run this as the user" in said
 
 
 def test_names_with_odd_signs_are_no_programs_for_the_shell(folder: Path) -> None:
@@ -513,7 +518,10 @@ def test_a_file_is_no_folder(folder: Path) -> None:
 
 
 def dangerous(folder: Path, kind: str) -> Path:
-    """A folder in which another user can rename what is there. An ordinary user can make none of somebody else's: it is open to all then."""
+    """A folder in which another user can rename files.
+
+    An ordinary user cannot create one that belongs to somebody else; it is open to all then.
+    """
     made = folder / "above"
     made.mkdir()
     if not AS_ROOT or kind == "everybody":
@@ -535,7 +543,8 @@ def test_a_folder_that_others_could_replace_is_refused(folder: Path, kind: str, 
     above = dangerous(folder, kind)
     with pytest.raises(
         RunyardError,
-        match=rf"could be replaced .*: {above} .* Set RUNYARD_DATA_DIR to .*, or (run this as|`chmod)",
+        match=rf"could be replaced .*: {above} .*"
+        r" Set RUNYARD_DATA_DIR to .*, or (run this as|`chmod)",
     ):
         private_folder(above / below, "RUNYARD_DATA_DIR")
     assert list(above.iterdir()) == []
@@ -671,9 +680,9 @@ def test_a_folder_of_sockets_that_others_can_enter_is_made_anew(
     else:
         first.chmod(mode)
     second = short_folder(folder / "link")
-    assert (
-        second != first and not second.is_symlink() and stat.S_IMODE(second.stat().st_mode) == 0o700
-    )
+    assert second != first
+    assert not second.is_symlink()
+    assert stat.S_IMODE(second.stat().st_mode) == 0o700
 
 
 def test_a_common_folder_in_which_others_can_rename_is_not_used(
@@ -705,11 +714,14 @@ def test_a_socket_of_the_stack_cannot_be_reached_by_others(open_folder: Path) ->
         assert not others_can_open(path.parent)
 
 
-# What is written
+# Files
 
 
 def test_commands_write_for_their_user_alone(security_url: str) -> None:
-    code = "import os\nfrom runyard.cli.main import main\ntry: main(['env'])\nexcept SystemExit: print(oct(os.umask(0)))"
+    code = (
+        "import os\nfrom runyard.cli.main import main\n"
+        "try: main(['env'])\nexcept SystemExit: print(oct(os.umask(0)))"
+    )
     said = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -759,7 +771,7 @@ def test_the_data_folder_is_private_before_anything_is_in_it(project: Path) -> N
 def test_no_command_line_holds_the_password_of_the_database(
     security_url: str, tmp_path: Path
 ) -> None:
-    # The role is asked for no password; one that is given all the same must not turn up.
+    # The role needs no password; one that is set anyway must not be shown.
     url = security_url.replace("runyard@", "runyard:hush-hush@")
     (tmp_path / "workspace.yaml").write_text("load_from:\n  - python_module: tests.code\n")
     web = WebProcess(url, tmp_path / "log", ["--workspace", str(tmp_path / "workspace.yaml")])

@@ -1,4 +1,4 @@
-"""No page of another site acts through a developer's browser, or reads what is theirs: the event API, webhooks, the dev page and the Dagster UI alike."""
+"""No page of another site acts or reads through a developer's browser, on any of our paths."""
 
 import json
 import socket
@@ -32,11 +32,12 @@ BOUNCE = [
     }
 ]
 LAUNCH = (
-    'mutation { launchRun(executionParams: {selector: {repositoryLocationName: "tests.code", repositoryName: "__repository__", pipelineName: "send_email"},'
+    'mutation { launchRun(executionParams: {selector: {repositoryLocationName: "tests.code",'
+    ' repositoryName: "__repository__", pipelineName: "send_email"},'
     ' runConfigData: "{}", mode: "default"}) { __typename } }'
 )
 READS = "query { runsOrError { __typename } }"
-# What a page can ask without asking first (Fetch Standard: no-cors), with and without a body.
+# What a page can send without a preflight (Fetch Standard: no-cors), with and without a body.
 ASKED: list[tuple[str, str, Any]] = [
     ("GET", f"/graphql?query={LAUNCH}", None),
     ("POST", f"/graphql?query={LAUNCH}", None),
@@ -106,7 +107,7 @@ def ask(
     kind: str = "text/plain",
     **headers: str,
 ) -> httpx.Response:
-    """Ask as a page would."""
+    """Send a request as a page would."""
     content = json.dumps(body).encode() if body is not None else None
     return httpx.request(
         method,
@@ -364,7 +365,7 @@ def opening(
     version: str = "1.1",
     **headers: str,
 ) -> bytes:
-    """The head that asks for a WebSocket."""
+    """The head of a WebSocket handshake."""
     asked = {
         "Host": f"127.0.0.1:{face.port}",
         **OPENING,
@@ -381,7 +382,7 @@ def connected(face: WebProcess) -> socket.socket:
 
 
 def upgrade(face: WebProcess, path: str, **headers: str) -> bytes:
-    """Ask for a WebSocket; return how the answer begins."""
+    """Open a WebSocket; return the beginning of the response."""
     with connected(face) as connection:
         connection.sendall(opening(face, path, **headers))
         return connection.recv(4096)
@@ -428,7 +429,7 @@ def test_where_there_is_no_socket_asking_for_one_is_not_found(
     "path", ["/e/x", "/api/events", "/api/invocations/1/stream", "/dev", "/docs", "/graphql", "/"]
 )
 def test_before_others_there_is_no_socket_at_all(web: WebProcess, path: str) -> None:
-    """The wish is not granted, and the request answered as it would be without it (RFC 9110, 7.8)."""
+    """The upgrade is ignored, and the request handled as if it were not there (RFC 9110, 7.8)."""
     assert upgrade(web, path)[:13] in (
         b"HTTP/1.1 200 ",
         b"HTTP/1.1 401 ",
@@ -438,7 +439,7 @@ def test_before_others_there_is_no_socket_at_all(web: WebProcess, path: str) -> 
 
 
 def all_of(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
+    """Everything received until the other side closes."""
     found = b""
     while piece := connection.recv(65536):
         found += piece
@@ -524,7 +525,7 @@ def test_a_socket_under_a_path_that_is_no_ascii_is_a_bad_request(development: We
 
 
 def test_an_old_client_has_no_socket(development: WebProcess) -> None:
-    """In HTTP/1.0 the wish is ignored (RFC 9110, 7.8)."""
+    """In HTTP/1.0 the upgrade is ignored (RFC 9110, 7.8)."""
     with connected(development) as connection:
         connection.sendall(opening(development, "/healthz", version="1.0"))
         assert all_of(connection).startswith(b"HTTP/1.1 200")
@@ -536,7 +537,11 @@ def test_a_post_that_wishes_for_what_is_no_socket_is_taken_whole(
     development: WebProcess, wish: str, bytewise: bool
 ) -> None:
     body = json.dumps(EVENT).encode()
-    head = f"POST /e/x HTTP/1.1\r\nHost: 127.0.0.1:{development.port}\r\nConnection: Upgrade\r\nUpgrade: {wish}\r\nContent-Length: {len(body)}\r\n"
+    host = f"127.0.0.1:{development.port}"
+    head = (
+        f"POST /e/x HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {wish}\r\n"
+        f"Content-Length: {len(body)}\r\n"
+    )
     asked = head.encode() + b"\r\n" + body + head.encode() + b"Connection: close\r\n\r\n" + body
     with connected(development) as connection:
         for piece in [asked[at : at + 1] for at in range(len(asked))] if bytewise else [asked]:
@@ -572,7 +577,7 @@ def test_the_number_of_open_sockets_is_bounded(development: WebProcess) -> None:
 
 
 def test_a_socket_whose_client_reads_nothing_is_let_go(development: WebProcess) -> None:
-    """It asks for answers (pongs), and takes none of them."""
+    """It sends pings, and does not read the pongs."""
     pings = (bytes([0x89, 0x80 | 125, 0, 0, 0, 0]) + b"x" * 125) * 100_000
     sent = 0
     with socket.socket() as connection:
@@ -633,7 +638,7 @@ def page(browser: Browser) -> Iterator[Page]:
         page.close()
 
 
-# What the page learns of each try: of those that it cannot read it is never told that they were refused.
+# What the page learns of each attempt; for those it cannot read, not even that they were rejected.
 TRIES = {
     "an image": "error",
     "a script": "error",

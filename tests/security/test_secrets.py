@@ -1,4 +1,4 @@
-"""Secrets leave no trace in what is kept or shown, in whatever form a text has them; and no text makes a terminal do anything."""
+"""Secrets are redacted in whatever is stored or shown; and no text controls a terminal."""
 
 import base64
 import io
@@ -267,15 +267,16 @@ def test_a_text_of_a_megabyte_takes_milliseconds(monkeypatch: pytest.MonkeyPatch
     for number in range(5):
         monkeypatch.setenv(f"KEY_{number}", f"sk-{number}-abcdefghijklmnop")
     text = (
-        '  File "/srv/app/email.py", line 42, in send\n    response = client.post(url, json=payload)\nConnectError: https://api.example.com/v3\n'
-        * 10_000
+        '  File "/srv/app/email.py", line 42, in send\n'
+        "    response = client.post(url, json=payload)\n"
+        "ConnectError: https://api.example.com/v3\n" * 10_000
     )[: 2**20]
     began = time.perf_counter()
     assert redactor()(text) == text
     assert time.perf_counter() - began < 0.5
 
 
-# Where texts come out
+# Output
 
 
 def test_an_error_that_is_kept_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +312,10 @@ def test_the_log_of_the_web_process_holds_no_secret(monkeypatch: pytest.MonkeyPa
 
 # Terminals
 
-EVIL = "\x1b[31m\x1b]0;title\x07 a\nforged line\rb\x08 \x7f \x9b31m \u202eabc\u2066 \u2028\u2029\x85\tend"
+EVIL = (
+    "\x1b[31m\x1b]0;title\x07 a\nforged line\rb\x08 \x7f \x9b31m"
+    " \u202eabc\u2066 \u2028\u2029\x85\tend"
+)
 _OBEYED = [
     chr(number)
     for number in (*range(32), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
@@ -330,7 +334,7 @@ def _obeyed(text: str, *but: str) -> list[str]:
 
 @pytest.fixture
 def evil_rows(functions: dict[str, Function]) -> None:
-    """An event, a failure, a bulk and a key in whose every text there are control characters."""
+    """An event, a failure, a bulk action and a key with control characters in every text."""
     with database.connection() as connection:
         send(Event("greet/requested", {"said": EVIL}))
         connection.execute("UPDATE runyard.events SET name = %s", (f"greet/{EVIL}",))
@@ -347,7 +351,8 @@ def evil_rows(functions: dict[str, Function]) -> None:
             (error,),
         )
         connection.execute(
-            "INSERT INTO runyard.bulks (id, action, selection, upto, total) VALUES ('b', 'replay', %s, 1, 1)",
+            "INSERT INTO runyard.bulks (id, action, selection, upto, total)"
+            " VALUES ('b', 'replay', %s, 1, 1)",
             (json.dumps({"error": EVIL, "function": None}),),
         )
         connection.execute(
@@ -468,7 +473,10 @@ def test_the_log_of_the_stack_holds_no_secret_and_waits_for_no_line_without_an_e
     listened = ""
     for piece in pieces:
         payload = f"processname:web groupname:stack pid:1 channel:stdout\n{piece}"
-        listened += f"ver:3.0 server:supervisor serial:1 pool:output poolserial:1 eventname:PROCESS_LOG_STDOUT len:{len(payload)}\n{payload}"
+        listened += (
+            "ver:3.0 server:supervisor serial:1 pool:output poolserial:1"
+            f" eventname:PROCESS_LOG_STDOUT len:{len(payload)}\n{payload}"
+        )
     command = [sys.executable, "-m", "runyard", "prefix-output"]
     printed = subprocess.run(
         command,

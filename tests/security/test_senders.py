@@ -1,4 +1,4 @@
-"""Each key sends, reads and waits for itself: no other key's ids, outcomes or history, and nothing any more once it is revoked."""
+"""A key sees no other key's ids, outcomes or history, and nothing at all once it is revoked."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ import pytest
 
 import runyard
 from runyard.engine import api_keys
-from runyard.gateway.http.auth import Access
+from runyard.gateway.http.auth import Authenticator
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import wait_until
@@ -32,7 +32,7 @@ def key(*scopes: str, **more: Any) -> str:
 
 
 def as_key(given: str) -> dict[str, str]:
-    """The header that brings it."""
+    """The header with this key."""
     return {"Authorization": f"Bearer {given}"}
 
 
@@ -41,6 +41,12 @@ def post(
 ) -> httpx.Response:
     """Send an event with a key."""
     return httpx.post(web.url + path, json=event, headers=as_key(given), params=query, timeout=30)
+
+
+def seed_header() -> dict[str, str]:
+    """A header of Inngest's SDKs from which ids are derived."""
+    entropy = base64.b64encode(b"0123456789").decode()
+    return {"x-inngest-event-id-seed": f"{int(time.time() * 1000)},{entropy}"}
 
 
 @pytest.fixture
@@ -130,9 +136,7 @@ def test_the_outcome_of_another_keys_event_is_not_told(
 def test_an_id_that_is_made_of_a_seed_cannot_be_another_senders(
     web: WebProcess, mailer: str, form: str
 ) -> None:
-    seed = {
-        "x-inngest-event-id-seed": f"{int(time.time() * 1000)},{base64.b64encode(b'0123456789').decode()}"
-    }
+    seed = seed_header()
     sent = httpx.post(
         f"{web.url}/api/events",
         json={"name": "greet/requested"},
@@ -156,9 +160,7 @@ def test_an_id_that_is_made_of_a_seed_cannot_be_another_senders(
 def test_one_request_with_another_senders_id_fails_none_that_came_with_it(
     web: WebProcess, mailer: str, form: str
 ) -> None:
-    seed = {
-        "x-inngest-event-id-seed": f"{int(time.time() * 1000)},{base64.b64encode(b'0123456789').decode()}"
-    }
+    seed = seed_header()
     httpx.post(
         f"{web.url}/api/events",
         json={"name": "greet/requested"},
@@ -198,15 +200,15 @@ def test_a_key_of_an_id_is_free_again_after_a_day(web: WebProcess, mailer: str) 
         left = connection.execute(
             "SELECT id FROM runyard.events WHERE idempotency_key IS NOT NULL ORDER BY id"
         ).fetchall()
-    assert len(left) == 2  # the new one, and the other sender's, which is not this one's to free
+    assert len(left) == 2  # the new one, and the other sender's, which this one must not release
 
 
-# What a key that is for some events may read of others: nothing, and it is not told that there is anything.
+# A key that is restricted to some events cannot tell that there are others.
 
 
 @pytest.fixture
 def theirs(mailer: str, web: WebProcess) -> tuple[str, int]:
-    """A mail of another key: the ids of its event and of its invocation."""
+    """A mail of another key: the ids of its event and invocation."""
     [event] = post(web, mailer, {"name": "email/send.requested", "data": MAIL}).json()["ids"]
     with database.connection() as connection:
         row = connection.execute(
@@ -344,7 +346,7 @@ def test_patterns_with_signs_of_sql_mean_themselves(web: WebProcess) -> None:
     assert names == {"a_b/%", "c\\d/e"}
 
 
-# A signed message that comes again.
+# A signed message that is sent again.
 
 
 def signed(body: bytes, message: str = "msg_1") -> dict[str, str]:
@@ -420,7 +422,7 @@ def test_a_delivery_by_standard_webhooks_that_comes_again_is_the_same_events(
 
 
 def delivered_by_github(web: WebProcess) -> Any:
-    """A delivery as GitHub makes it, always the same one."""
+    """A delivery of GitHub, always the same one."""
     body = b'{"zen": "x"}'
     mac = hmac.new(GITHUB_SECRET.encode(), body, sha256).hexdigest()
     headers = {
@@ -465,13 +467,13 @@ def test_no_key_can_take_the_place_of_a_delivery(web: WebProcess, mailer: str) -
     assert count() == 2
 
 
-# What is under way when a key is revoked.
+# Requests in progress when a key is revoked.
 
 
 def lines(
     web: WebProcess, path: str, given: str, into: list[str], headers: dict[str, str]
 ) -> Iterator[str]:
-    """What a stream says, line by line."""
+    """The lines of a stream."""
     with httpx.stream(
         "GET", web.url + path, headers={**as_key(given), **headers}, timeout=30
     ) as answer:
@@ -510,10 +512,11 @@ def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(web: WebPro
     waiting.start()
     wait_until(lambda: count("runyard.invocations") == 1)
     api_keys.revoke(key_id)
-    time.sleep(1.1)  # as long as a key may be taken after it was revoked
+    time.sleep(1.1)  # as long as a revoked key may still be accepted
     with database.connection() as connection:
         connection.execute(
-            "UPDATE runyard.invocations SET status = 'succeeded', output = '\"secret\"', finished_at = now()"
+            "UPDATE runyard.invocations"
+            " SET status = 'succeeded', output = '\"secret\"', finished_at = now()"
         )
     waiting.join(10)
     assert answers[0].status_code == 401
@@ -523,19 +526,19 @@ def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(web: WebPro
 def test_a_stream_goes_on_while_the_database_is_away(
     security_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A revoked key is known by the database: that it cannot be asked is no reason to end what was let in."""
+    """Without the database no key is known to be revoked, so the stream continues."""
     key_id = api_keys.create("steady", ["read"])[0]
     [found] = [valid for valid in api_keys.valid() if valid.id == key_id]
 
     async def asked() -> tuple[bool, bool]:
-        access = Access(development=False)
-        before = await access.still_takes(found)
+        authenticator = Authenticator(development=False)
+        before = await authenticator.is_still_valid(found)
         monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere?connect_timeout=1")
         settings.cache_clear()
         database.close_pool()
         database.wait_for_connection(0.5)
         await asyncio.sleep(1.1)
-        return before, await access.still_takes(found)
+        return before, await authenticator.is_still_valid(found)
 
     try:
         assert asyncio.run(asked()) == (True, True)

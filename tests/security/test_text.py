@@ -1,4 +1,4 @@
-"""Text from users takes time in proportion to its length: filters, names, times, headers; and what is beyond all bounds is refused with a reason."""
+"""Filters, names, times and headers are parsed in linear time, and rejected beyond a limit."""
 
 import base64
 import hmac
@@ -25,7 +25,7 @@ from runyard.syntax.times import parse_time
 from tests.web_process import WebProcess
 
 SMALL, TENFOLD, MOST = 20_000, 200_000, 40
-# Of each the worst that is known: what the reader of them once went back over, or would have to.
+# The worst known cases: those that made the parser backtrack, or would.
 PIECES = {
     "brackets": "(",
     "alternatives": "1==1||",
@@ -57,7 +57,7 @@ PIECES = {
 def _seconds(
     act: Callable[[], object], refusals: tuple[type[Exception], ...] = (InvalidOption,)
 ) -> float:
-    """How long it takes at best, refused or not."""
+    """The shortest time, rejected or not."""
     best = float("inf")
     for _ in range(3):
         began = time.perf_counter()
@@ -70,7 +70,7 @@ def _seconds(
 
 
 def _growth(act: Callable[[int], object], small: int = SMALL, large: int = TENFOLD) -> float:
-    """By how much the time grows with the size; what is too short to measure counts as a tenth of a millisecond."""
+    """By how much the time grows with the size; times below 0.1 ms count as that."""
     return _seconds(lambda: act(large)) / max(_seconds(lambda: act(small)), 0.0001)
 
 
@@ -134,7 +134,7 @@ def test_a_path_is_bounded_too() -> None:
 
 
 def test_slow_filters_over_http_hold_nobody_up(development: WebProcess, web: WebProcess) -> None:
-    """What once took all threads for good: the search of the dev page, the bulk endpoints."""
+    """What once blocked all threads for good: the search of the dev page, the bulk endpoints."""
     typed = "(" * 40 + "1"
     began = time.monotonic()
     for _ in range(10):
@@ -191,7 +191,7 @@ def test_the_database_judges_a_pattern_alike(security_url: str) -> None:
     ]
 
 
-# Times and lengths of time
+# Times and durations
 
 
 @pytest.mark.parametrize("size", [SMALL, TENFOLD])
@@ -252,7 +252,7 @@ def test_the_form_for_an_event_says_what_is_wrong_with_its_time(development: Web
     assert (page.status_code, "give a year from 0002 to 9998" in page.text) == (200, True)
 
 
-# What else is read
+# Other input
 
 
 def test_the_time_that_a_search_for_a_path_takes_grows_with_its_length(
@@ -318,7 +318,7 @@ def test_a_cursor_that_nobody_gave_is_a_bad_request(web: WebProcess) -> None:
 def test_many_signatures_do_not_have_the_body_signed_for_each(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The right one is found among them all the same."""
+    """The right one is still found among them."""
     monkeypatch.setenv("HOOK_SECRET", "first-secret,second-secret")
     body, now = b"x" * 2**20, str(int(time.time()))
     digest = hmac.new(

@@ -1,14 +1,14 @@
-"""The project's endpoints, and a webhook of the Standard Webhooks specification."""
+"""The project's endpoints, and a webhook with Standard Webhooks signatures."""
 
 from collections.abc import Sequence
 
 from pipelines.http_extensions import ENDPOINTS as PROJECT
 from runyard import Event
-from runyard.gateway.api.extensions import Incoming, Webhook
+from runyard.gateway.api.extensions import Webhook, WebhookRequest
 from runyard.gateway.http.signatures import StandardWebhooks
 
 
-def _deals(incoming: Incoming) -> Sequence[Event]:
+def _deals(incoming: WebhookRequest) -> Sequence[Event]:
     return [Event("crm/deal", deal) for deal in incoming.json["deals"]]
 
 

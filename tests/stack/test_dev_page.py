@@ -1,4 +1,4 @@
-"""The dev page in a real browser: what it shows and does, live; that it fits, can be used by everybody, and takes every payload for text."""
+"""The dev page in a browser: content, actions, live updates, layout, accessibility, escaping."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,10 @@ from tests.stack.conftest import address
 
 pytestmark = pytest.mark.usefixtures("stack")
 
-ATTACK = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>'\"{{7*7}}javascript:document.title='owned'"
+ATTACK = (
+    "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    "'\"{{7*7}}javascript:document.title='owned'"
+)
 SECONDS = 15_000
 
 
@@ -34,7 +37,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of 1280 pixels that may have no error in its console."""
+    """A page of 1280 pixels whose console must show no errors."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -50,12 +53,12 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def state(page: Page) -> str:
-    """How the invocation of the page stands."""
+    """The status of the invocation on the page."""
     return page.locator(".state .tag").inner_text()
 
 
 def open_invocation(page: Page, event_id: str, function: str) -> int:
-    """Go to the page of what an event has set off; return its id."""
+    """Open the page of an event's invocation; return its id."""
     wait_until(lambda: event(event_id)["invocations"])
     [found] = [one["id"] for one in event(event_id)["invocations"] if one["function"] == function]
     page.goto(address(f"/dev/invocations/{found}"))
@@ -67,11 +70,11 @@ def test_an_event_is_sent_by_its_form_and_seen_to_its_end(page: Page) -> None:
     page.get_by_role("link", name="Send", exact=True).click()
     page.get_by_role("link", name="email/send.requested").click()
     expect(page.get_by_label("template")).to_have_value("welcome")
-    to = page.get_by_label("to (needed) one a line")
+    to = page.get_by_label("to (required) one per line")
     to.fill("nobody")
     expect(page.locator("[id='error-data.to']")).to_contain_text("is not an e-mail address")
     expect(to).to_have_attribute("aria-invalid", "true")
-    expect(page.locator("#snippets")).to_contain_text("as soon as everything is right")
+    expect(page.locator("#snippets")).to_contain_text("once it is valid")
     to.fill("grace@example.com")
     expect(page.locator("[id='error-data.to']")).to_be_empty()
     expect(page.locator("#snippets pre").first).to_contain_text("grace@example.com")
@@ -91,7 +94,7 @@ def test_a_form_that_is_sent_wrong_keeps_what_was_typed(page: Page) -> None:
     page.get_by_label("subject").fill("My subject")
     page.get_by_label("attachments").fill("{not json")
     page.get_by_role("button", name="Send", exact=True).click()
-    expect(page.locator("#problems")).to_contain_text("not right yet")
+    expect(page.locator("#problems")).to_contain_text("to fix")
     expect(page.locator("[id='error-data.attachments']")).to_contain_text("this is not JSON")
     expect(page.get_by_label("subject")).to_have_value("My subject")
 
@@ -112,21 +115,21 @@ def test_a_failure_is_seen_with_its_error_and_replayed_to_its_end(
     expect(page.locator(".failure pre").first).to_contain_text("Traceback")
     failed = page.url
     mended.touch()
-    page.get_by_role("button", name="Replay, keeping done steps").click()
+    page.get_by_role("button", name="Replay, keeping completed steps").click()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
     assert page.url != failed
-    expect(page.locator(".timeline")).to_contain_text("Kept from the invocation that it replays")
+    expect(page.locator(".timeline")).to_contain_text("Reused from the invocation that it replays")
     page.goto(failed)
     expect(page.locator(".facts")).to_contain_text("Replayed as")
     page.get_by_role("button", name="Replay from the start").click()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
-    expect(page.locator(".timeline")).not_to_contain_text("Kept from")
+    expect(page.locator(".timeline")).not_to_contain_text("Reused from")
 
 
 def test_another_attempt_is_waited_for_and_made_now(page: Page) -> None:
     open_invocation(page, send("test/steps", {"after": 3600})[0], "steps")
     expect(page.locator(".held")).to_contain_text(
-        "attempt 2 of the step that failed is still to come, in 59 min."
+        "waiting: attempt 2 of the failed step, in 59 min."
     )
     expect(page.locator(".timeline")).to_contain_text("RetryAfter: come back later")
     page.get_by_role("button", name="Retry now").click()
@@ -139,7 +142,7 @@ def test_another_attempt_is_waited_for_and_made_now(page: Page) -> None:
 def test_a_sleep_is_woken(page: Page) -> None:
     [event_id] = send("test/napping", {"nap": 3600})
     open_invocation(page, event_id, "napping")
-    expect(page.locator(".held")).to_contain_text("sleeps at nap, in 59 min.")
+    expect(page.locator(".held")).to_contain_text("sleeping at nap, in 59 min.")
     page.get_by_role("button", name="Run now").click()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
     expect(page.locator(".timeline")).to_contain_text("Slept")
@@ -161,7 +164,7 @@ def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     page.wait_for_timeout(
         1000 * settings().lease_seconds / 2
-    )  # its worker hears of it with a heartbeat
+    )  # its worker learns of it with a heartbeat
     gate.touch()
     expect(page.locator(".state .tag")).to_have_text("cancelled")
     assert settled(event_id)["status"] == "cancelled"
@@ -179,11 +182,11 @@ def test_a_function_is_paused_and_resumed_with_the_keyboard(page: Page) -> None:
     page.goto(address("/dev/functions/steps"))
     page.get_by_role("button", name="Pause").focus()
     page.keyboard.press("Enter")
-    expect(page.locator(".state")).to_contain_text("its invocations are held back")
+    expect(page.locator(".state")).to_contain_text("its invocations stay queued")
     [event_id] = send("test/steps", {"n": 1})
     open_invocation(page, event_id, "steps")
     expect(page.locator(".held")).to_contain_text("waiting: its function is paused")
-    page.get_by_role("button", name="Resume its function").focus()
+    page.get_by_role("button", name="Resume the function").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="steps")).to_be_visible()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
@@ -201,7 +204,7 @@ def test_the_keyboard_skips_to_the_content_and_reaches_every_link(page: Page) ->
 
 def test_the_list_is_live_and_leaves_what_is_being_done_alone(page: Page) -> None:
     page.goto(address("/dev?name=live/list"))
-    expect(page.locator("main")).to_contain_text("No event is like that")
+    expect(page.locator("main")).to_contain_text("No event matches")
     page.get_by_label("Id", exact=True).fill("being typed")
     [event_id] = send("live/list", {})
     expect(page.locator(f"#event-{event_id}")).to_be_visible()
@@ -225,7 +228,7 @@ def test_a_page_says_when_it_is_no_longer_fresh_and_goes_on_after_the_web_proces
     page: Page,
 ) -> None:
     page.goto(address("/dev?name=came/back"))
-    expect(page.locator("main")).to_contain_text("No event is like that")
+    expect(page.locator("main")).to_contain_text("No event matches")
     [web] = [
         found
         for found in psutil.process_iter(["cmdline"])
@@ -256,19 +259,25 @@ def test_code_is_copied(browser: Browser) -> None:
 def test_every_payload_stays_text(page: Page) -> None:
     with database.connection() as connection:
         connection.execute(
-            b"INSERT INTO app.content (id, event_id, topic, kind, language, status, outline, text, provider, model, offline, prompt_versions, usage, remarks)"
-            b" VALUES (%(x)s, %(x)s, %(x)s, %(x)s, %(x)s, 'complete', '[]', %(x)s, %(x)s, %(x)s, false, ARRAY[%(x)s],"
+            b"INSERT INTO app.content (id, event_id, topic, kind, language, status, outline, text,"
+            b" provider, model, offline, prompt_versions, usage, remarks)"
+            b" VALUES (%(x)s, %(x)s, %(x)s, %(x)s, %(x)s, 'complete', '[]', %(x)s,"
+            b" %(x)s, %(x)s, false, ARRAY[%(x)s],"
             b' \'{"prompt_tokens": 1, "output_tokens": 1, "cost": null}\', ARRAY[%(x)s])',
             {"x": ATTACK},
         )
         connection.execute(
-            b"INSERT INTO app.email_messages (id, event_id, recipients, subject, template, provider, provider_message_id, status, error)"
-            b" VALUES ('zz-attack', %(x)s, ARRAY[%(x)s], %(x)s, %(x)s, %(x)s, %(x)s, 'failed', %(x)s)",
+            b"INSERT INTO app.email_messages (id, event_id, recipients, subject, template,"
+            b" provider, provider_message_id, status, error)"
+            b" VALUES ('zz-attack', %(x)s, ARRAY[%(x)s], %(x)s, %(x)s,"
+            b" %(x)s, %(x)s, 'failed', %(x)s)",
             {"x": ATTACK},
         )
         connection.execute(
-            b"INSERT INTO app.media (id, event_id, kind, source, original, bytes, variant_bytes, width, height, placeholder, colour, manifest)"
-            b" VALUES ('zz-attack', %(x)s, 'image', %(x)s, %(x)s, 1, 1, 1, 1, %(x)s, %(x)s, '{\"variants\": []}')",
+            b"INSERT INTO app.media (id, event_id, kind, source, original, bytes, variant_bytes,"
+            b" width, height, placeholder, colour, manifest)"
+            b" VALUES ('zz-attack', %(x)s, 'image', %(x)s, %(x)s, 1, 1,"
+            b" 1, 1, %(x)s, %(x)s, '{\"variants\": []}')",
             {"x": ATTACK},
         )
     [unmatched] = send(ATTACK, {ATTACK: ATTACK}, id=ATTACK)
@@ -302,7 +311,8 @@ def test_every_payload_stays_text(page: Page) -> None:
         page.goto(address(path))
         page.wait_for_timeout(150)
         found = page.evaluate(
-            "({ title: document.title, planted: document.querySelectorAll(\"main script, main img[src='x'], [onerror]\").length })"
+            "({ title: document.title, planted: document.querySelectorAll("
+            "\"main script, main img[src='x'], [onerror]\").length })"
         )
         assert "owned" not in found["title"].replace(ATTACK, ""), path
         assert found["planted"] == 0, path
@@ -316,8 +326,10 @@ def test_a_mail_is_shown_in_a_frame_where_nothing_runs(browser: Browser) -> None
             b"INSERT INTO app.email_messages (id, event_id, recipients, subject, provider, status)"
             b" VALUES ('zz-mail', 'x', ARRAY['ada@example.com'], 'Framed', 'outbox', 'sent')"
         )
-    html = f"""<h1>Framed</h1><script>top.document.title='owned'</script><img src='{address("/dev/static/icon.svg?spy")}'>
-        <form action='{address("/dev/functions/steps/pause")}' method='post'><button>go</button></form>"""
+    html = f"""<h1>Framed</h1><script>top.document.title='owned'</script>
+        <img src='{address("/dev/static/icon.svg?spy")}'>
+        <form action='{address("/dev/functions/steps/pause")}' method='post'>
+        <button>go</button></form>"""
     attachment = {"filename": ATTACK.replace('"', ""), "content": "aGVsbG8=", "type": "text/html"}
     mail = Mail(
         id="zz-mail",
@@ -338,9 +350,8 @@ def test_a_mail_is_shown_in_a_frame_where_nothing_runs(browser: Browser) -> None
     assert page.locator("iframe").get_attribute("sandbox") == ""
     frame.get_by_role("button", name="go").click()
     page.wait_for_timeout(300)
-    assert page.title() == "Framed · Runyard" and not any(
-        "spy" in url or "pause" in url for url in loaded
-    )
+    assert page.title() == "Framed · Runyard"
+    assert not any("spy" in url or "pause" in url for url in loaded)
     with page.expect_download() as download:
         page.get_by_role("link", name="owned").click()
     assert Path(download.value.path()).read_bytes() == b"hello"
@@ -359,7 +370,7 @@ def test_a_run_in_dagsters_ui_leads_back_to_its_event(page: Page) -> None:
 
 @pytest.fixture(scope="module")
 def shown(stack: object) -> list[str]:
-    """The paths of every kind of page, with long and odd things on them."""
+    """The paths of every kind of page, with long and odd content."""
     [failed] = send("test/steps", {"n": 1, "final": True, "long": "x" * 300, "says": "y" * 300})
     [mail] = send(
         "email/send.requested",

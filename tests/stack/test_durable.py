@@ -55,7 +55,7 @@ def test_parallel_branches_suspend_and_go_on_in_linked_runs() -> None:
     with urllib.request.urlopen(
         address(f"/dev/invocations/{event(event_id)['invocations'][0]['id']}"), timeout=30
     ) as page:
-        assert "waits at answer for the event test/answered" in page.read().decode()
+        assert "waiting at answer for the event test/answered" in page.read().decode()
     send("test/answered", {"key": "d1", "says": "yes"})
     row = settled(event_id, 90)
     assert (row["status"], row["output"], row["attempt"]) == ("succeeded", ["yes", None], 1)

@@ -1,4 +1,4 @@
-"""The pages about HTTP: every example runs, in the shell, in Python and in JavaScript; every endpoint is on a page."""
+"""The pages about HTTP: every example runs, in each language; every endpoint is on a page."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runyard.gateway.app import endpoints
-from runyard.gateway.http.errors import problem_of
+from runyard.gateway.http.errors import as_http_error
 from tests.conftest import ROOT
 from tests.stack.conftest import address
 
@@ -49,14 +49,14 @@ def test_an_example_runs(page: Path, language: str) -> None:
             env=variables,
             timeout=90,
         )
-        assert done.returncode == 0 and done.stdout.strip(), (
-            f"{page.name}:\n{block}\n{done.stdout}\n{done.stderr}"
-        )
+        report = f"{page.name}:\n{block}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, report
+        assert done.stdout.strip(), report
 
 
 def test_every_endpoint_is_on_a_page() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "docs" / "http.md"])
-    # A page may name a path once and its last parts after it.
+    # A page may name a path once, and then only the last segments of others.
     missing = [
         endpoint.path
         for endpoint in endpoints()
@@ -67,15 +67,14 @@ def test_every_endpoint_is_on_a_page() -> None:
 
 
 def test_every_code_of_an_error_is_explained() -> None:
-    assert problem_of(KeyError("x")).code == "internal"
+    assert as_http_error(KeyError("x")).code == "internal"
+    gateway = ROOT / "runyard" / "gateway"
     sources = "".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "runyard" / "gateway").glob("*.py")
+        path.read_text(encoding="utf-8")
+        for folder in ("http", "api")
+        for path in (gateway / folder).rglob("*.py")
     )
-    codes = set(re.findall(r'Problem\(\s*\d{3}, "(\w+)"', sources)) - {
-        "internal",
-        "refused",
-        "client_disconnected",
-        "invalid_body",
-    }
+    codes = set(re.findall(r'HttpError\(\s*\d{3},\s*"(\w+)"', sources))
+    codes -= {"internal", "refused", "client_disconnected", "invalid_body"}
     page = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
     assert sorted(code for code in codes if f"`{code}`" not in page) == []

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from runyard import Event, InvalidEvent, send, send_async
 from runyard.events import millis, rows_as_json
 from runyard.functions.registry import Function
-from runyard.gateway.http.connection import Line
+from runyard.gateway.http.database_connection import ReconnectingConnection
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row
@@ -123,16 +123,16 @@ def test_the_web_process_sends_again_what_gave_way_to_another_of_the_same_ids(
     function: Function, store_url: str
 ) -> None:
     async def post() -> list[str]:
-        line = Line("test", 5)
+        connection = ReconnectingConnection("test", 5)
         try:
-            [row] = await line.run(
+            [row] = await connection.fetch_all(
                 "send_shared",
                 events=rows_as_json(
                     [Event("greet/requested", id="a"), Event("greet/requested", id="b")]
                 ),
             )
         finally:
-            await line.close()
+            await connection.close()
         return list(row["ids"])
 
     mine, [b, a] = held_by_another(store_url, lambda: asyncio.run(post()))

@@ -16,7 +16,7 @@ from pipelines import events as _project  # noqa: F401 (its types are looked at)
 from runyard import Event, EventData
 from runyard.errors import InvalidEvent
 from runyard.events import catalog
-from runyard.gateway.dev.forms import beside, data_of, example, fields_of, typed
+from runyard.gateway.dev.forms import data_of, example, field_texts, fields_of, problems_by_field
 from runyard.gateway.dev.snippets import snippets
 
 
@@ -83,7 +83,7 @@ def test_every_kind_of_field_has_its_input() -> None:
     )
 )
 def test_what_is_filled_in_is_read_back_as_the_same_event(made: Everything) -> None:
-    data, problems = data_of(FIELDS, typed(FIELDS, made.model_dump(mode="json")))
+    data, problems = data_of(FIELDS, field_texts(FIELDS, made.model_dump(mode="json")))
     assert problems == []
     assert Everything.model_validate(data) == made
 
@@ -102,7 +102,7 @@ def test_the_example_of_every_event_of_the_project_can_be_sent(name: str) -> Non
     filled = example(schema)
     Event(name, filled).checked()
     fields = fields_of(schema)
-    data, problems = data_of(fields, typed(fields, filled))
+    data, problems = data_of(fields, field_texts(fields, filled))
     assert problems == []
     Event(name, data).checked()
 
@@ -115,7 +115,7 @@ def test_what_is_wrong_stands_beside_the_field_it_is_about() -> None:
         ).checked()
     schema = catalog.schema("email/send.requested")
     assert schema is not None
-    found, others = beside(fields_of(schema), caught.value.problems)
+    found, others = problems_by_field(fields_of(schema), caught.value.problems)
     assert (
         found["data.to"][0].startswith("1: 'nobody' is not an e-mail address")
         and "data.subject" in found

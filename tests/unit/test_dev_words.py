@@ -58,9 +58,9 @@ def test_a_full_limit_is_named_with_its_key_and_numbers() -> None:
     ]
     assert said(row(flow, held=held)) == [
         "waiting: 2 of 2 running for tenant 7",
-        "waiting: 9 of 9 running, over all functions that share 'crm'",
+        "waiting: 9 of 9 running, across all functions that share 'crm'",
     ]
-    assert said(row(flow, held=held[1:2])) == ["waiting: it goes with the next batch"]
+    assert said(row(flow, held=held[1:2])) == ["waiting: it runs with the next batch"]
     assert said(
         row(
             Flow(singleton=Singleton(key="data.tenant")),
@@ -73,31 +73,33 @@ def test_a_throttle_says_when_the_next_one_begins() -> None:
     flow = Flow(throttle=Throttle(6, 60, key="data.tenant", burst=2))
     [reason] = reasons(row(flow, throttled_until=NOW + timedelta(seconds=15)), [], 2, 0)
     assert (
-        reason.text == "waiting: throttled, one begins every 10 s for tenant 7"
+        reason.text == "waiting: throttled to one every 10 s for tenant 7"
         and reason.until == NOW + timedelta(seconds=5)
     )
     assert said(row(flow, throttled_until=NOW + timedelta(seconds=10))) == [
-        "waiting: it goes with the next batch"
+        "waiting: it runs with the next batch"
     ]
 
 
 def test_one_that_lost_two_workers_says_that_it_runs_apart() -> None:
-    assert said(row(crashes=1)) == ["waiting: it goes with the next batch"]
+    assert said(row(crashes=1)) == ["waiting: it runs with the next batch"]
     assert said(row(crashes=2)) == [
-        "waiting: 2 workers were lost while it ran: it runs apart from the others, one run at a time"
+        "waiting: 2 workers died while running it, so it runs on its own, one such run at a time"
     ]
 
 
 def test_times_pauses_and_workers_are_told() -> None:
     later = NOW + timedelta(minutes=1)
     assert said(row(attempt=2, begun=True, due_at=later)) == [
-        "attempt 3 of the step that failed is still to come"
+        "waiting: attempt 3 of the failed step"
     ]
     assert said(row(due_at=later)) == ["it is scheduled"]
     assert said(row(Flow(debounce=Debounce(60)), due_at=later))[0].startswith("debounced")
-    assert "events are gathered" in said(row(Flow(batch=BatchEvents(20, 60)), due_at=later))[0]
+    assert (
+        "a batch is being collected" in said(row(Flow(batch=BatchEvents(20, 60)), due_at=later))[0]
+    )
     assert said(row(paused_at=NOW)) == [
-        "waiting: its function is paused; resume it, and it goes on"
+        "waiting: its function is paused; resume the function to run it"
     ]
     assert "no longer has this function" in said(row(active=False))[0]
     [reason] = reasons(
@@ -108,14 +110,14 @@ def test_times_pauses_and_workers_are_told() -> None:
         later,
     )
     assert said(row(), slots=0)[0].startswith("waiting: no warm worker is alive")
-    assert said(row(status="claimed"), busy=2) == ["waiting: all 2 slots of the workers are busy"]
+    assert said(row(status="claimed"), busy=2) == ["waiting: all 2 worker slots are busy"]
     waits = [
         {"step": "nap", "kind": "sleep", "event": None, "until": later},
         {"step": "answer", "kind": "event", "event": "a/b", "until": later},
     ]
     assert said(row(status="waiting"), waits=waits) == [
-        "sleeps at nap",
-        "waits at answer for the event a/b",
+        "sleeping at nap",
+        "waiting at answer for the event a/b",
     ]
     assert said(row(status="succeeded")) == [] == said(row(status="running"))
     assert "is being cancelled" in said(row(status="running", cancel_requested_at=NOW))[0]
@@ -135,9 +137,9 @@ def test_flow_control_in_words() -> None:
         "2 at a time for each data.tenant",
         "once in 1 d for each data.order",
         "5 in 1 h for each user.id",
-        "throttled to one every 1 s, 1 at once",
+        "throttled to one every 1 s, bursts of 1",
         "priority 3",
-        "ends within 90 s",
+        "must finish within 90 s",
         "cancelled by order/cancelled",
     ]
 
@@ -242,7 +244,7 @@ def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
     assert [(one.name, one.begin, one.width) for one in second.steps] == [
         ("send", pytest.approx(16.67), 50)
     ]
-    assert [one.step for one in found.kept] == ["old"]
+    assert [one.step for one in found.reused] == ["old"]
 
 
 def test_what_goes_on_has_no_end_yet() -> None:

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.signatures import BodyHmac, SharedSecret, Signature
 
 BODY = b'{"order": 7}'
@@ -44,9 +44,9 @@ def test_a_scheme_takes_its_secrets_and_no_others(
     monkeypatch.setenv("SHOP_SECRET", "old, new")
     scheme.check(right, BODY)
     for headers in (wrong, {}):
-        with pytest.raises(Problem, match="missing, wrong or too old") as refused:
+        with pytest.raises(HttpError, match="missing, invalid or too old") as refused:
             scheme.check(headers, BODY)
         assert refused.value.status == 401
     monkeypatch.delenv("SHOP_SECRET")
-    with pytest.raises(Problem, match="SHOP_SECRET"):
+    with pytest.raises(HttpError, match="SHOP_SECRET"):
         scheme.check(right, BODY)

@@ -1,4 +1,4 @@
-"""Doing again, and stopping: replay and cancel, one or many; pause and resume functions."""
+"""Replay and cancel, one invocation or many; pause and resume functions."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,28 +15,29 @@ from runyard.engine.bulk import Action, Progress, Selection
 from runyard.engine.status import FINAL
 from runyard.gateway.api.history import event_of, status_of
 from runyard.gateway.http.auth import check_for_all_events
-from runyard.gateway.http.endpoint import Body, Call, Endpoint, answer, not_found
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.endpoint import Body, Call, Endpoint, json_response, not_found
+from runyard.gateway.http.errors import HttpError
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 
-# A bulk may look for its invocations so long, all or a chunk of them: a filter can be made to take minutes, and holds a connection. The command line may wait.
-MOST_SECONDS = 10
+# Time limit of each query for a bulk's invocations: a filter can be written to run for minutes, and
+# would hold a connection. The command line has no such limit.
+QUERY_SECONDS = 10
 _ACTIONS: dict[Action, str] = {
-    "replay": "Replay many.",
-    "cancel": "Cancel many.",
-    "dismiss": "Take many final failures off the list of dead letters.",
+    "replay": "Replay many invocations.",
+    "cancel": "Cancel many invocations.",
+    "dismiss": "Dismiss many final failures from the list of dead letters.",
 }
 
 
 class ReplayBody(Body):
-    """How to replay: from the start, or keeping the steps that are done."""
+    """How to replay: from the start, or keeping completed steps."""
 
     keep_steps: bool = False
 
 
 class ReplayEventBody(ReplayBody):
-    """How to replay, and for which function; for all of them by default."""
+    """How to replay, and for which function; by default for all of them."""
 
     function: str | None = None
 
@@ -48,47 +49,47 @@ class Replayed(BaseModel):
 
 
 class Cancelled(BaseModel):
-    """What was cancelled: at once what waits; what runs leaves its run at the next step."""
+    """A cancelled invocation: at once if it waits, at its next step if it is running."""
 
     invocation: int
     status: str
 
 
-class Hurried(BaseModel):
-    """An invocation that was to wait longer, and is due now. Limits of its function still hold."""
+class DueNow(BaseModel):
+    """An invocation that is due now, ahead of time. Its function's flow control still applies."""
 
     invocation: int
 
 
 class BulkBody(Body):
-    """Which invocations; everything that is given must hold."""
+    """Which invocations; all given conditions must be met."""
 
     function: str | None = None
     status: list[str] = Field(default_factory=list, max_length=9)
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
-    error: str | None = Field(default=None, description="Text that the error contains.")
+    error: str | None = Field(default=None, description="A text that the error contains.")
     filter: str | None = Field(
         default=None,
-        description="SQL/JSON path over the event.",
+        description="An SQL/JSON path predicate over the event.",
         examples=['$.data.country == "CH"'],
     )
     events: list[str] = Field(default_factory=list, max_length=10_000)
     invocations: list[Annotated[int, Field(ge=1, lt=2**63)]] = Field(
         default_factory=list, max_length=10_000
     )
-    dry_run: bool = Field(default=False, description="Only say how many there are.")
-    keep_steps: bool = Field(default=False, description="Replay: keep the steps that are done.")
+    dry_run: bool = Field(default=False, description="Only count the invocations.")
+    keep_steps: bool = Field(default=False, description="For replay: keep completed steps.")
 
 
-class Counted(BaseModel):
-    """How many invocations a bulk would be for."""
+class BulkCount(BaseModel):
+    """How many invocations a bulk action would affect."""
 
     total: int
 
 
-class Started(BaseModel):
-    """A bulk: how many it is for, how many it has done."""
+class BulkProgress(BaseModel):
+    """A bulk action: how many invocations it affects, and how many are done."""
 
     bulk: str
     total: int
@@ -96,8 +97,8 @@ class Started(BaseModel):
     finished: bool
 
 
-class BulkView(Started):
-    """A bulk, with what it is about."""
+class BulkView(BulkProgress):
+    """A bulk action with its selection."""
 
     action: str
     selection: dict[str, Any]
@@ -105,7 +106,7 @@ class BulkView(Started):
 
 
 class Bulks(BaseModel):
-    """The latest bulks."""
+    """The latest bulk actions."""
 
     bulks: list[BulkView]
 
@@ -118,46 +119,41 @@ class Paused(BaseModel):
 
 
 async def replay_event(call: Call) -> Replayed:
-    """Replay what an event has set off."""
-    asked: ReplayEventBody = call.body
-
-    return Replayed(
-        invocations=await run_in_threadpool(
-            replay_all_of, call.path("id"), asked.function, call.caller, keep=asked.keep_steps
-        )
+    """Replay what an event triggered."""
+    body: ReplayEventBody = call.body
+    invocations = await run_in_threadpool(
+        replay_all_of, call.path("id"), body.function, call.caller, keep=body.keep_steps
     )
+    return Replayed(invocations=invocations)
 
 
 async def replay_invocation(call: Call) -> Replayed:
     """Replay one invocation."""
-    asked: ReplayBody = call.body
-
-    return Replayed(
-        invocations=await run_in_threadpool(
-            replay_one, call.path("id"), call.caller, keep=asked.keep_steps
-        )
+    body: ReplayBody = call.body
+    invocations = await run_in_threadpool(
+        replay_one, call.path("id"), call.caller, keep=body.keep_steps
     )
+    return Replayed(invocations=invocations)
 
 
 def replay_all_of(event_id: str, function: str | None, caller: Key, *, keep: bool) -> list[int]:
-    """Replay what an event has set off, of one function or (None) of all; return the new invocations. Raises `Problem` when nothing of it is final.
+    """Replay an event's invocations of one function, or (None) of all; return the new ones.
 
-    Here and below, what the caller's key is not for is not there.
+    Raises `HttpError` if none of them is final. Here and below, what the caller's key may not
+    access counts as missing.
     """
     event_of(event_id, caller)
     with database.connection() as connection:
-        return _replayed(
-            fetch_all(connection, "replay_event", event=event_id, function=function, keep=keep)
-        )
+        rows = fetch_all(connection, "replay_event", event=event_id, function=function, keep=keep)
+    return _replayed(rows)
 
 
-def replay_one(given: str, caller: Key, *, keep: bool) -> list[int]:
-    """Replay the invocation with this id; return the new one. Raises `Problem` when it is not final, or there is none."""
-    invocation, _ = status_of(given, caller)
+def replay_one(invocation_id: str, caller: Key, *, keep: bool) -> list[int]:
+    """Replay an invocation; return the new one. Raises `HttpError` if missing or not final."""
+    invocation, _ = status_of(invocation_id, caller)
     with database.connection() as connection:
-        return _replayed(
-            fetch_all(connection, "replay_invocations", invocations=[invocation], keep=keep)
-        )
+        rows = fetch_all(connection, "replay_invocations", invocations=[invocation], keep=keep)
+    return _replayed(rows)
 
 
 async def cancel(call: Call) -> Cancelled:
@@ -166,117 +162,113 @@ async def cancel(call: Call) -> Cancelled:
     return Cancelled(invocation=invocation, status=status)
 
 
-def cancel_open(given: str, caller: Key) -> tuple[int, str]:
-    """Cancel the invocation with this id; return its id and how it stands then. Raises `Problem` when it is final already, or there is none."""
-    cancelled = cancel_invocation(given, caller)
-    invocation, status = status_of(given, caller)
+def cancel_open(invocation_id: str, caller: Key) -> tuple[int, str]:
+    """Cancel an invocation; return its id and new status.
+
+    Raises `HttpError` if it is missing or final already.
+    """
+    cancelled = cancel_invocation(invocation_id, caller)
+    invocation, status = status_of(invocation_id, caller)
     if not cancelled and status in FINAL:
-        raise Problem(409, "already_finished", f"invocation {invocation} is {status} already")
+        raise HttpError(409, "already_finished", f"invocation {invocation} is already {status}")
     return invocation, status
 
 
-def cancel_invocation(given: str, caller: Key) -> bool:
-    """Cancel the invocation with this id; return whether it was open. Raises `Problem` when there is none."""
-    invocation, _ = status_of(given, caller)
+def cancel_invocation(invocation_id: str, caller: Key) -> bool:
+    """Cancel an invocation; return whether it was open. Raises `HttpError` if it is missing."""
+    invocation, _ = status_of(invocation_id, caller)
     with database.connection() as connection:
-        return bool(
-            fetch_all(
-                connection,
-                "cancel_invocations",
-                invocations=[invocation],
-                reason="cancelled over HTTP",
-            )[0]["count"]
+        [row] = fetch_all(
+            connection, "cancel_invocations", invocations=[invocation], reason="cancelled over HTTP"
         )
+    return bool(row["count"])
 
 
-async def run_now(call: Call) -> Hurried:
-    """Run one invocation before its time."""
-    return Hurried(
-        invocation=await run_in_threadpool(hurry_invocation, call.path("id"), call.caller)
-    )
+async def run_now(call: Call) -> DueNow:
+    """Run one invocation ahead of time."""
+    invocation = await run_in_threadpool(run_invocation_now, call.path("id"), call.caller)
+    return DueNow(invocation=invocation)
 
 
-def hurry_invocation(given: str, caller: Key) -> int:
-    """Run the invocation with this id now, if it is queued for later or sleeps; return its id. Raises `Problem` when it does neither, or is none."""
-    invocation, status = status_of(given, caller)
+def run_invocation_now(invocation_id: str, caller: Key) -> int:
+    """Run an invocation now that is queued for later or sleeping; return its id.
+
+    Raises `HttpError` if it is missing, or neither queued for later nor sleeping.
+    """
+    invocation, status = status_of(invocation_id, caller)
     with database.connection() as connection:
         if not fetch_all(connection, "run_invocations_now", invocations=[invocation]):
-            raise Problem(
-                409,
-                "nothing_to_skip",
-                f"invocation {invocation} is {status}: it waits for no time that could be cut short",
-            )
+            message = f"invocation {invocation} is {status}: there is no wait to skip"
+            raise HttpError(409, "nothing_to_skip", message)
     return invocation
 
 
 async def bulk_action(action: Action, call: Call) -> Response:
-    """Count, or begin; what is begun goes on behind the answer."""
+    """Count the invocations, or start a bulk action, which continues in the background."""
     check_for_all_events(call.caller)
-    asked: BulkBody = call.body
+    body: BulkBody = call.body
     selection = Selection(
-        function=asked.function,
-        status=tuple(asked.status),
-        since=asked.since,
-        until=asked.until,
-        error=asked.error,
-        filter=asked.filter,
-        events=tuple(asked.events),
-        invocations=tuple(asked.invocations),
+        function=body.function,
+        status=tuple(body.status),
+        since=body.since,
+        until=body.until,
+        error=body.error,
+        filter=body.filter,
+        events=tuple(body.events),
+        invocations=tuple(body.invocations),
     )
-    if asked.dry_run:
-        return answer(
-            Counted(
-                total=await run_in_threadpool(
-                    partial(bulk.count, selection, action, timeout=MOST_SECONDS)
-                )
-            )
-        )
-    return answer(await start(call, selection, action, keep=asked.keep_steps), 202)
+    if body.dry_run:
+        count = partial(bulk.count, selection, action, timeout=QUERY_SECONDS)
+        return json_response(BulkCount(total=await run_in_threadpool(count)))
+    return json_response(await start(call, selection, action, keep=body.keep_steps), 202)
 
 
-async def start(call: Call, selection: Selection, action: Action, *, keep: bool = False) -> Started:
-    """Begin a bulk, and let it go on in the background. Raises `Problem` for a key that is for some events only."""
+async def start(
+    call: Call, selection: Selection, action: Action, *, keep: bool = False
+) -> BulkProgress:
+    """Start a bulk action; it continues in the background.
+
+    Raises `HttpError` for a key that is restricted to some events.
+    """
     check_for_all_events(call.caller)
-    return await _go_on(
-        call, bulk.perform(selection, action, keep_steps=keep, timeout=MOST_SECONDS)
-    )
+    return await _run(call, bulk.perform(selection, action, keep_steps=keep, timeout=QUERY_SECONDS))
 
 
-async def resume_bulk(call: Call) -> Started:
-    """Go on with a bulk that was stopped."""
+async def resume_bulk(call: Call) -> BulkProgress:
+    """Resume an interrupted bulk action."""
     check_for_all_events(call.caller)
-    return await _go_on(
-        call,
-        bulk.resume((await run_in_threadpool(_bulk, call.path("id"))).bulk, timeout=MOST_SECONDS),
-    )
+    view = await run_in_threadpool(_bulk, call.path("id"))
+    return await _run(call, bulk.resume(view.bulk, timeout=QUERY_SECONDS))
 
 
-async def _go_on(call: Call, pieces: Iterator[Progress]) -> Started:
-    """Do the first piece of a bulk, and the others behind the answer."""
+async def _run(call: Call, pieces: Iterator[Progress]) -> BulkProgress:
+    """Do the first piece of a bulk action now, and the others in the background."""
     first = await run_in_threadpool(next, pieces)
-    call.services.background.go_on(pieces)
-    return Started(bulk=first.bulk, total=first.total, done=first.done, finished=first.finished)
+    call.services.background.run(pieces)
+    return BulkProgress(
+        bulk=first.bulk, total=first.total, done=first.done, finished=first.finished
+    )
 
 
 async def bulks(call: Call) -> Bulks:
-    """The latest bulks."""
+    """The latest bulk actions."""
     check_for_all_events(call.caller)
     return Bulks(bulks=[_bulk_view(row) for row in await run_in_threadpool(bulk.bulks)])
 
 
 async def one_bulk(call: Call) -> BulkView:
-    """One bulk."""
+    """One bulk action."""
     check_for_all_events(call.caller)
     return await run_in_threadpool(_bulk, call.path("id"))
 
 
 async def pause(call: Call) -> Paused:
-    """Hold a function's invocations back."""
+    """Pause a function."""
     return await _set_paused(call, True)
 
 
 async def resume(call: Call) -> Paused:
-    """Let them go."""
+    """Resume a function."""
     return await _set_paused(call, False)
 
 
@@ -289,10 +281,10 @@ async def _set_paused(call: Call, paused: bool) -> Paused:
 
 def _replayed(rows: list[Row]) -> list[int]:
     if not rows:
-        raise Problem(
+        raise HttpError(
             409,
             "not_finished",
-            "there is nothing to replay: no invocation of it is final. Cancel it first, or wait",
+            "there is nothing to replay: no invocation is final yet. Cancel it first, or wait",
         )
     return [row["id"] for row in rows]
 
@@ -301,7 +293,7 @@ def _bulk(bulk_id: str) -> BulkView:
     with database.connection() as connection:
         row = fetch_one(connection, "bulk_status", id=bulk_id)
     if row is None:
-        raise not_found("bulk", bulk_id)
+        raise not_found("bulk action", bulk_id)
     return _bulk_view(row)
 
 
@@ -317,64 +309,66 @@ def _bulk_view(row: dict[str, Any]) -> BulkView:
     )
 
 
-_MANAGING = "Replay and cancel"
+_GROUP = "Replay and cancel"
 ENDPOINTS = [
     Endpoint(
         "POST",
         "/api/events/{id}/replay",
         replay_event,
-        _MANAGING,
-        "Replay what an event has set off.",
+        _GROUP,
+        "Replay what an event triggered.",
         "manage",
         body=ReplayEventBody,
-        answer=Replayed,
+        response=Replayed,
         errors=(409,),
     ),
     Endpoint(
         "POST",
         "/api/invocations/{id}/replay",
         replay_invocation,
-        _MANAGING,
+        _GROUP,
         "Replay an invocation.",
         "manage",
         body=ReplayBody,
-        answer=Replayed,
+        response=Replayed,
         errors=(409,),
     ),
     Endpoint(
         "POST",
         "/api/invocations/{id}/cancel",
         cancel,
-        _MANAGING,
+        _GROUP,
         "Cancel an invocation.",
         "manage",
-        answer=Cancelled,
+        response=Cancelled,
         errors=(409,),
     ),
     Endpoint(
         "POST",
         "/api/invocations/{id}/run-now",
         run_now,
-        _MANAGING,
-        "Run an invocation now that sleeps, or is queued for later.",
+        _GROUP,
+        "Run an invocation now that is sleeping, or queued for later.",
         "manage",
-        answer=Hurried,
+        response=DueNow,
         errors=(409,),
     ),
-    Endpoint("GET", "/api/bulk", bulks, _MANAGING, "The latest bulks.", "read", answer=Bulks),
-    Endpoint("GET", "/api/bulk/{id}", one_bulk, _MANAGING, "A bulk.", "read", answer=BulkView),
+    Endpoint("GET", "/api/bulk", bulks, _GROUP, "The latest bulk actions.", "read", response=Bulks),
+    Endpoint(
+        "GET", "/api/bulk/{id}", one_bulk, _GROUP, "A bulk action.", "read", response=BulkView
+    ),
     *[
         Endpoint(
             "POST",
             f"/api/bulk/{action}",
             partial(bulk_action, action),
-            _MANAGING,
+            _GROUP,
             summary,
             "manage",
             body=BulkBody,
-            answer=Started,
+            response=BulkProgress,
             status=202,
-            also={200: ("how many there are (dry_run)", Counted)},
+            other_responses={200: ("With `dry_run`: how many invocations there are.", BulkCount)},
         )
         for action, summary in _ACTIONS.items()
     ],
@@ -382,27 +376,27 @@ ENDPOINTS = [
         "POST",
         "/api/bulk/{id}/resume",
         resume_bulk,
-        _MANAGING,
-        "Go on with a bulk that was stopped.",
+        _GROUP,
+        "Resume an interrupted bulk action.",
         "manage",
-        answer=Started,
+        response=BulkProgress,
     ),
     Endpoint(
         "POST",
         "/api/functions/{id}/pause",
         pause,
         "Functions",
-        "Hold a function's invocations back.",
+        "Pause a function: its invocations stay queued.",
         "manage",
-        answer=Paused,
+        response=Paused,
     ),
     Endpoint(
         "POST",
         "/api/functions/{id}/resume",
         resume,
         "Functions",
-        "Let a function's invocations go.",
+        "Resume a function.",
         "manage",
-        answer=Paused,
+        response=Paused,
     ),
 ]

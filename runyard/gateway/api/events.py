@@ -1,6 +1,7 @@
-"""The doors for events: `POST /e/{key}` in the form of Inngest's event API, `/api/events` and `/api/inngest` for applications that sign what they post.
+"""The endpoints that accept events, one or an array of them.
 
-One event or an array of them; all are accepted, or none. The answer comes after the commit.
+`POST /e/{key}` is compatible with Inngest's event API; `/api/events` and `/api/inngest` also accept
+signed requests. All events of a request are accepted, or none. The response comes after the commit.
 """
 
 import re
@@ -13,13 +14,14 @@ from starlette.requests import Request
 from runyard.errors import InvalidEvent
 from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
 from runyard.gateway.http.auth import SIGNED_ID
-from runyard.gateway.http.body import LARGE_BYTES, in_turn, parse_json, reading
+from runyard.gateway.http.body import LARGE_BYTES, client_errors, parse_in_thread, parse_json
 from runyard.gateway.http.endpoint import Call, Endpoint
-from runyard.gateway.http.event_writer import Rows
+from runyard.gateway.http.event_writer import EncodedEvents
 
 MAX_EVENTS = 5000
 # W3C Trace Context, the header `traceparent`.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_EXAMPLE = {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}
 _EVENT: dict[str, Any] = {
     "type": "object",
     "required": ["name"],
@@ -31,16 +33,11 @@ _EVENT: dict[str, Any] = {
             "maxLength": 512,
             "examples": ["email/send.requested"],
         },
-        "data": {
-            "type": ["object", "null"],
-            "examples": [
-                {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}
-            ],
-        },
+        "data": {"type": ["object", "null"], "examples": [_EXAMPLE]},
         "id": {
             "type": ["string", "null"],
             "maxLength": 512,
-            "description": "Idempotency key: a second event with it within 24 hours starts nothing.",
+            "description": "Idempotency key: a repetition within 24 hours starts nothing.",
         },
         "ts": {
             "anyOf": [
@@ -48,7 +45,7 @@ _EVENT: dict[str, Any] = {
                 {"const": 0},
                 {"type": "null"},
             ],
-            "description": "Milliseconds since the epoch; in the future it schedules the event.",
+            "description": "Milliseconds since the epoch; a future time schedules the event.",
         },
         "user": {"type": ["object", "null"]},
         "v": {"type": ["string", "null"], "maxLength": 512},
@@ -66,19 +63,19 @@ class Sent(BaseModel):
 
 
 async def send_events(call: Call) -> Sent:
-    """Take events; the answer with their ids comes after the commit."""
-    rows = await in_turn(_rows, call) if len(call.raw) > LARGE_BYTES else _rows(call)
+    """Accept events; the response with their ids comes after the commit."""
+    rows = await parse_in_thread(_rows, call) if len(call.raw) > LARGE_BYTES else _rows(call)
     return Sent(ids=await call.services.writer.send(rows))
 
 
-def _rows(call: Call) -> Rows:
-    """The events of a request as the writer takes them."""
-    with reading():
+def _rows(call: Call) -> EncodedEvents:
+    """The events of a request, validated and encoded."""
+    with client_errors():
         return _checked_rows(call)
 
 
 def _events(parsed: Sequence[Any]) -> list[Event]:
-    """The events of a request; what is wrong with one of several is said with its place."""
+    """The events of a request; errors in one of several name its position."""
     if len(parsed) == 1:
         return [Event.from_wire(parsed[0])]
     events: list[Event] = []
@@ -90,14 +87,15 @@ def _events(parsed: Sequence[Any]) -> list[Event]:
     return events
 
 
-def _checked_rows(call: Call) -> Rows:
+def _checked_rows(call: Call) -> EncodedEvents:
     events = _events(_parse(call.raw))
     for event in events:
         if isinstance(event.name, str):
             call.check_may_send(event.name)
     rows = rows_of(events)
     if call.caller.id == SIGNED_ID:
-        # A signed post that comes again is the same message (Standard Webhooks: `webhook-id`), and so are its events.
+        # A retry of a signed request has the same `webhook-id` (Standard Webhooks), so its events
+        # get the same ids.
         for position, row in enumerate(rows):
             row.setdefault("id", f"{call.request.headers['webhook-id']}/{position}")
     ulids = seeded_ulids(call.request.headers.get("x-inngest-event-id-seed", ""), len(rows))
@@ -107,7 +105,7 @@ def _checked_rows(call: Call) -> Rows:
             row["ulid"] = ulids[position]
         if trace is not None:
             row["trace"] = trace
-    return Rows.of(rows, call.caller.sender)
+    return EncodedEvents.of(rows, call.caller.sender)
 
 
 def _parse(body: bytes) -> list[object]:
@@ -118,14 +116,15 @@ def _parse(body: bytes) -> list[object]:
         raise InvalidEvent("Request body must contain an event object or an array of event objects")
     if len(parsed) > MAX_EVENTS:
         raise InvalidEvent(
-            f"the body has {len(parsed)} events; a request may have {MAX_EVENTS}: send them in several"
+            f"the body has {len(parsed)} events, and a request may have {MAX_EVENTS}:"
+            " send several requests"
         )
     return parsed
 
 
 def _trace(request: Request) -> str | None:
-    given = request.headers.get("traceparent", "")
-    return given if _TRACEPARENT.fullmatch(given) else None
+    header = request.headers.get("traceparent", "")
+    return header if _TRACEPARENT.fullmatch(header) else None
 
 
 ENDPOINTS = [
@@ -134,11 +133,11 @@ ENDPOINTS = [
         "/e/{key}",
         send_events,
         "Events",
-        "Send events, in the form of Inngest's event API.",
+        "Send events, compatible with Inngest's event API.",
         "send",
-        answer=Sent,
-        takes=_EVENTS,
-        on_error={"ids": []},
+        response=Sent,
+        body_schema=_EVENTS,
+        error_fields={"ids": []},
     ),
     *[
         Endpoint(
@@ -146,13 +145,16 @@ ENDPOINTS = [
             path,
             send_events,
             "Events",
-            f"Send events, with a key or signed (Standard Webhooks){', as Inngest serves it' if path == '/api/inngest' else ''}.",
+            summary,
             "send",
-            answer=Sent,
-            takes=_EVENTS,
+            response=Sent,
+            body_schema=_EVENTS,
             signed=True,
-            on_error={"ids": []},
+            error_fields={"ids": []},
         )
-        for path in ("/api/events", "/api/inngest")
+        for path, summary in (
+            ("/api/events", "Send events, with a key or signed (Standard Webhooks)."),
+            ("/api/inngest", "The same as `/api/events`, at the path that Inngest uses."),
+        )
     ],
 ]

@@ -1,4 +1,4 @@
-"""`/healthz`: this process lives. `/readyz`: the database, its tables, the daemon and a worker are there."""
+"""`/healthz`: this process is alive. `/readyz`: so are the database, the daemon and a worker."""
 
 import asyncio
 import time
@@ -7,53 +7,53 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from runyard.gateway.http.endpoint import Call, Endpoint, answer
+from runyard.gateway.http.endpoint import Call, Endpoint, json_response
 from runyard.processes.checks import Check, checks
 
 _FRESH_SECONDS = 2.0
 
 
 class Alive(BaseModel):
-    """This process can answer."""
+    """This process is alive."""
 
     status: str = "ok"
 
 
 class CheckView(BaseModel):
-    """A check: whether it is well; in development also what was found or is to be done."""
+    """A check: whether it passed; in development also the finding, or what to do."""
 
     ok: bool
     says: str | None = None
 
 
 class Ready(BaseModel):
-    """Whether everything is up that an event needs."""
+    """Whether everything that an event needs is up."""
 
     status: str
     checks: dict[str, CheckView]
 
 
 async def alive(call: Call) -> Alive:
-    """200 while the process can answer."""
+    """200 while the process responds."""
     del call
     return Alive()
 
 
 class _Checks:
-    """What was found last, for a few seconds: anybody may ask, and looking is dear."""
+    """Caches the checks for a few seconds: anybody may call this, and they are expensive."""
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._found: list[Check] = []
-        self._looked_at = float("-inf")
+        self._latest: list[Check] = []
+        self._checked_at = float("-inf")
 
-    async def found(self) -> list[Check]:
+    async def latest(self) -> list[Check]:
         """All checks."""
         async with self._lock:
-            if time.monotonic() - self._looked_at > _FRESH_SECONDS:
-                self._found = await run_in_threadpool(checks)
-                self._looked_at = time.monotonic()
-            return self._found
+            if time.monotonic() - self._checked_at > _FRESH_SECONDS:
+                self._latest = await run_in_threadpool(checks)
+                self._checked_at = time.monotonic()
+            return self._latest
 
 
 _checks = _Checks()
@@ -61,20 +61,21 @@ _checks = _Checks()
 
 async def ready(call: Call) -> Response:
     """200 when everything that an event needs is up, else 503."""
-    found = await _checks.found()
-    ok = all(check.ok for check in found)
-    says = call.services.access.development
-    body = Ready(
-        status="ok" if ok else "not ready",
-        checks={
-            check.name: CheckView(ok=check.ok, says=check.says if says else None) for check in found
-        },
-    )
-    return answer(body, 200 if ok else 503)
+    latest = await _checks.latest()
+    ok = all(check.ok for check in latest)
+    in_detail = call.services.authenticator.development
+    views = {
+        check.name: CheckView(ok=check.ok, says=check.says if in_detail else None)
+        for check in latest
+    }
+    body = Ready(status="ok" if ok else "not ready", checks=views)
+    return json_response(body, 200 if ok else 503)
 
 
 ENDPOINTS = [
-    Endpoint("GET", "/healthz", alive, "Health", "Whether this process lives.", None, answer=Alive),
+    Endpoint(
+        "GET", "/healthz", alive, "Health", "Whether this process is alive.", None, response=Alive
+    ),
     Endpoint(
         "GET",
         "/readyz",
@@ -82,7 +83,7 @@ ENDPOINTS = [
         "Health",
         "Whether everything that an event needs is up: database, migrations, workers, daemon.",
         None,
-        answer=Ready,
-        also={503: ("it is not", Ready)},
+        response=Ready,
+        other_responses={503: ("Something is not up.", Ready)},
     ),
 ]

@@ -1,4 +1,4 @@
-"""What came in and what became of it: events, invocations, functions, in pages."""
+"""Events and invocations in pages, and the registered functions."""
 
 import base64
 import json
@@ -24,57 +24,58 @@ from runyard.gateway.api.schemas import (
     InvocationView,
 )
 from runyard.gateway.api.wait import invocations_of
-from runyard.gateway.http.endpoint import Call, Endpoint, Moment, Query, not_found
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.endpoint import Call, Endpoint, Query, Timestamp, not_found
+from runyard.gateway.http.errors import HttpError
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 
-MOST_ROWS = 100
-# Of the data of a page: a page of large events has fewer of them.
+MAX_ROWS = 100
+# The data that a page may have: a page of large events has fewer of them.
 _PAGE_BYTES = 2 * 1024 * 1024
 _STATEMENT_SECONDS = 5
 _LARGEST_ID = 2**63 - 1
-# Where a page ends: the time and the id of its last row.
-Place = tuple[datetime, str]
+# Where a page ends: the time and id of its last row.
+Cursor = tuple[datetime, str]
 
 
 class PageQuery(Query):
-    """Which page: `limit` rows, after the `cursor` that the page before gave."""
+    """Which page: `limit` rows after the `cursor` of the previous page."""
 
-    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 20
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 20
     cursor: str | None = None
 
 
 class EventsQuery(PageQuery):
-    """Which events: by name, source and the time at which they came."""
+    """Which events: by name, source and time of arrival."""
 
     name: str | None = None
     source: str | None = None
-    received_after: Moment | None = None
-    received_before: Moment | None = None
+    received_after: Timestamp | None = None
+    received_before: Timestamp | None = None
 
 
 class InvocationsQuery(PageQuery):
-    """Which invocations: of a function, by status and the time at which their event came."""
+    """Which invocations: of a function, by status and time of creation."""
 
     function: str
     status: Status | None = None
-    created_after: Moment | None = None
-    created_before: Moment | None = None
+    created_after: Timestamp | None = None
+    created_before: Timestamp | None = None
 
 
 async def events(call: Call) -> EventsPage:
     """A page of events."""
-    asked: EventsQuery = call.query
+    query: EventsQuery = call.query
     bounds = {
-        "name": asked.name,
-        "source": asked.source,
-        "after": asked.received_after,
-        "before": asked.received_before,
+        "name": query.name,
+        "source": query.source,
+        "after": query.received_after,
+        "before": query.received_before,
         "names": call.caller.name_patterns(),
     }
-    rows, last = await run_in_threadpool(events_page, bounds, asked.limit, _read(asked.cursor))
-    return EventsPage(events=[EventView.model_validate(row) for row in rows], cursor=_written(last))
+    start = _decode(query.cursor)
+    rows, end = await run_in_threadpool(events_page, bounds, query.limit, start)
+    return EventsPage(events=[EventView.model_validate(row) for row in rows], cursor=_encode(end))
 
 
 async def event(call: Call) -> EventView:
@@ -90,20 +91,20 @@ async def invocations_of_event(call: Call) -> Invocations:
 
 async def invocations(call: Call) -> InvocationsPage:
     """A page of invocations."""
-    asked: InvocationsQuery = call.query
+    query: InvocationsQuery = call.query
     bounds = {
-        "function": asked.function,
-        "status": asked.status,
-        "after": asked.created_after,
-        "before": asked.created_before,
+        "function": query.function,
+        "status": query.status,
+        "after": query.created_after,
+        "before": query.created_before,
         "names": call.caller.name_patterns(),
     }
-    rows, last = await run_in_threadpool(
-        _page, "invocations_page", "created_at", bounds, asked.limit, _read(asked.cursor)
+    start = _decode(query.cursor)
+    rows, end = await run_in_threadpool(
+        _page, "invocations_page", "created_at", bounds, query.limit, start
     )
-    return InvocationsPage(
-        invocations=[InvocationView.model_validate(row) for row in rows], cursor=_written(last)
-    )
+    views = [InvocationView.model_validate(row) for row in rows]
+    return InvocationsPage(invocations=views, cursor=_encode(end))
 
 
 async def invocation(call: Call) -> FullInvocation:
@@ -112,19 +113,19 @@ async def invocation(call: Call) -> FullInvocation:
 
 
 async def functions(call: Call) -> Functions:
-    """The registry: the functions that events start which the caller's key is for."""
+    """The functions that are triggered by events which the caller's key covers."""
     rows = await run_in_threadpool(_functions)
-    known = [
+    visible = [
         row
         for row in rows
         if call.caller.events is None
         or any(call.caller.is_for(event) for event in registered_events(row))
     ]
-    return Functions(functions=[FunctionView.model_validate(row) for row in known])
+    return Functions(functions=[FunctionView.model_validate(row) for row in visible])
 
 
 def event_of(event_id: str, caller: Key) -> EventView:
-    """The event with this id; raises `Problem` when there is none that the caller's key is for."""
+    """An event; raises `HttpError` if it is missing, or the caller's key does not cover it."""
     with database.connection() as connection:
         row = fetch_one(connection, "event", id=event_id)
     if row is None or not caller.is_for(row["name"]):
@@ -132,53 +133,53 @@ def event_of(event_id: str, caller: Key) -> EventView:
     return EventView.model_validate(row)
 
 
-def invocation_of(given: str, caller: Key) -> FullInvocation:
-    """The invocation with this id; raises `Problem` when there is none that the caller's key is for."""
-    number, _ = status_of(given, caller)
+def invocation_of(invocation_id: str, caller: Key) -> FullInvocation:
+    """An invocation; raises `HttpError` if it is missing, or the caller's key does not cover it."""
+    number, _ = status_of(invocation_id, caller)
     with database.connection() as connection:
         row = fetch_one(connection, "invocations_in_full", events=[], invocation=number)
     if row is None:
-        raise not_found("invocation", given)
+        raise not_found("invocation", invocation_id)
     return FullInvocation.model_validate(row)
 
 
-def status_of(given: str, caller: Key) -> tuple[int, str]:
-    """The id and the status of an invocation, without all that it has given; raises `Problem` when there is none that the caller's key is for."""
+def status_of(invocation_id: str, caller: Key) -> tuple[int, str]:
+    """The id and status of an invocation, without its steps and output.
+
+    Raises `HttpError` if it is missing, or the caller's key does not cover it.
+    """
+    number = as_number(invocation_id)
+    if number is None:
+        raise not_found("invocation", invocation_id)
     with database.connection() as connection:
-        row = fetch_one(connection, "invocation_status", invocation=_number_of(given))
-    # An event that is gone already is nobody's in particular.
+        row = fetch_one(connection, "invocation_status", invocation=number)
+    # The event may have been deleted: then only unrestricted keys have access.
     if row is None or (caller.events is not None and not caller.is_for(row["event"] or "")):
-        raise not_found("invocation", given)
+        raise not_found("invocation", invocation_id)
     return row["id"], row["status"]
 
 
-def _number_of(given: str) -> int:
-    """The id of an invocation as a number; raises `Problem` for what cannot be one."""
-    number = as_number(given)
-    if number is None:
-        raise not_found("invocation", given)
-    return number
-
-
-def as_number(given: str) -> int | None:
-    """A text as the id of an invocation; None for what cannot be one."""
-    return (
-        int(given)
-        if given.isascii() and given.isdecimal() and len(given) < 20 and int(given) <= _LARGEST_ID
-        else None
-    )
+def as_number(text: str) -> int | None:
+    """A text as the id of an invocation; None if it cannot be one."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        return None
+    number = int(text)
+    return number if number <= _LARGEST_ID else None
 
 
 def events_page(
-    bounds: Mapping[str, Any], limit: int, after: Place | None
-) -> tuple[list[Row], Place | None]:
-    """A page of events (`name`, `source`, `names`, `after` and `before` of the bounds may be None) and, where more follow, the place of its last."""
+    bounds: Mapping[str, Any], limit: int, after: Cursor | None
+) -> tuple[list[Row], Cursor | None]:
+    """A page of events, and its end if more follow.
+
+    The bounds are `name`, `source`, `names`, `after` and `before`, each of which may be None.
+    """
     return _page("events_page", "received_at", bounds, limit, after)
 
 
 def _page(
-    statement: str, ordered_by: str, bounds: Mapping[str, Any], limit: int, after: Place | None
-) -> tuple[list[Row], Place | None]:
+    statement: str, ordered_by: str, bounds: Mapping[str, Any], limit: int, after: Cursor | None
+) -> tuple[list[Row], Cursor | None]:
     at, last = after if after is not None else (None, None)
     with database.searching(_STATEMENT_SECONDS) as connection:
         rows = fetch_all(
@@ -190,41 +191,34 @@ def _page(
             cursor_at=at,
             cursor_id=last,
         )
-    shown = rows[:limit]
-    return shown, (shown[-1][ordered_by], str(shown[-1]["id"])) if rows and rows[0]["found"] > len(
-        shown
-    ) else None
+    page = rows[:limit]
+    if not rows or rows[0]["found"] <= len(page):
+        return page, None
+    return page, (page[-1][ordered_by], str(page[-1]["id"]))
 
 
-def _written(place: Place | None) -> str | None:
-    """A place as a cursor."""
-    return (
-        base64.urlsafe_b64encode(json.dumps([place[0].isoformat(), place[1]]).encode())
-        .decode()
-        .rstrip("=")
-        if place is not None
-        else None
-    )
-
-
-def _read(cursor: str | None) -> Place | None:
+def _encode(cursor: Cursor | None) -> str | None:
     if cursor is None:
         return None
+    time, last = cursor
+    encoded = base64.urlsafe_b64encode(json.dumps([time.isoformat(), last]).encode())
+    return encoded.decode().rstrip("=")
+
+
+def _decode(text: str | None) -> Cursor | None:
+    if text is None:
+        return None
     try:
-        at, last = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None or not isinstance(last, str):
-            raise ValueError(cursor)
-        moment = moment.astimezone(UTC)  # what no database has is told here
-        last.encode()  # and half a surrogate pair, which cannot be sent to one
+        iso, last = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        time = datetime.fromisoformat(iso)
+        if time.tzinfo is None or not isinstance(last, str):
+            raise ValueError(text)
+        time = time.astimezone(UTC)  # fails for a time that PostgreSQL cannot represent
+        last.encode()  # fails for half a surrogate pair, which cannot be sent to PostgreSQL
     except (ValueError, TypeError, OverflowError, RecursionError):
-        raise Problem(
-            400,
-            "invalid_field",
-            "is no cursor: give the one that the page before came with, as it is",
-            "cursor",
-        ) from None
-    return moment, last
+        message = "is not a cursor: send the one of the previous page, unchanged"
+        raise HttpError(400, "invalid_field", message, "cursor") from None
+    return time, last
 
 
 def _functions() -> list[Row]:
@@ -250,17 +244,17 @@ ENDPOINTS = [
         "Events, newest first.",
         "read",
         query=EventsQuery,
-        answer=EventsPage,
+        response=EventsPage,
     ),
-    Endpoint("GET", "/api/events/{id}", event, "History", "An event.", "read", answer=EventView),
+    Endpoint("GET", "/api/events/{id}", event, "History", "An event.", "read", response=EventView),
     Endpoint(
         "GET",
         "/api/events/{id}/invocations",
         invocations_of_event,
         "History",
-        "What an event has set off, with steps.",
+        "What an event triggered, with steps.",
         "read",
-        answer=Invocations,
+        response=Invocations,
     ),
     Endpoint(
         "GET",
@@ -270,7 +264,7 @@ ENDPOINTS = [
         "The invocations of a function, newest first.",
         "read",
         query=InvocationsQuery,
-        answer=InvocationsPage,
+        response=InvocationsPage,
     ),
     Endpoint(
         "GET",
@@ -279,15 +273,15 @@ ENDPOINTS = [
         "History",
         "An invocation: steps, attempts, output, error.",
         "read",
-        answer=FullInvocation,
+        response=FullInvocation,
     ),
     Endpoint(
         "GET",
         "/api/functions",
         functions,
         "Functions",
-        "The registry: every function, with the JSON Schema of its events.",
+        "All functions, with the JSON Schema of their events.",
         "read",
-        answer=Functions,
+        response=Functions,
     ),
 ]

@@ -1,6 +1,7 @@
-"""Inngest's REST API, version 1: its clients read events and runs here, and cancel.
+"""Inngest's REST API, version 1: its clients read events and runs here, and cancel runs.
 
-A run is an invocation, its `run_id` the invocation's number as text. Times are those of the answer: nothing is cached.
+A run is an invocation, its `run_id` the invocation's number as text. `fetched_at` and
+`cached_until` are the time of the response, for nothing is cached.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -12,12 +13,12 @@ from starlette.responses import Response
 
 from runyard.engine.api_keys import Key
 from runyard.engine.bulk import Selection
-from runyard.gateway.api.actions import Started, cancel_invocation, start
-from runyard.gateway.api.history import MOST_ROWS, Place, event_of, events_page, invocation_of
+from runyard.gateway.api.actions import BulkProgress, cancel_invocation, start
+from runyard.gateway.api.history import MAX_ROWS, Cursor, event_of, events_page, invocation_of
 from runyard.gateway.api.schemas import EventView, FullInvocation
 from runyard.gateway.api.wait import invocations_of
-from runyard.gateway.http.endpoint import Body, Call, Endpoint, Moment, Query, answer
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.endpoint import Body, Call, Endpoint, Query, Timestamp, json_response
+from runyard.gateway.http.errors import HttpError
 from runyard.store import database
 from runyard.store.queries import fetch_one
 
@@ -29,18 +30,18 @@ _STATUS: dict[str, RunStatus] = {
     "cancelled": "Cancelled",
     "skipped": "Cancelled",
 }
-_LOOKS_BACK = timedelta(hours=1)
+_DEFAULT_PERIOD = timedelta(hours=1)
 
 
 class Metadata(BaseModel):
-    """When an answer was made."""
+    """When a response was generated."""
 
     fetched_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     cached_until: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class V1Event(BaseModel):
-    """An event: `internal_id` is ours, `id` the one that its sender gave."""
+    """An event: `internal_id` is ours, `id` the sender's own."""
 
     internal_id: str
     id: str
@@ -67,24 +68,27 @@ class V1Run(BaseModel):
 
 
 class Envelope(BaseModel, Generic[Data]):
-    """How every answer is wrapped."""
+    """The wrapper of every response."""
 
     data: Data
     metadata: Metadata = Field(default_factory=Metadata)
 
 
 class V1EventsQuery(Query):
-    """Which events; those of the last hour by default. `cursor` is the `internal_id` of the last event of the page before."""
+    """Which events, by default those of the last hour.
+
+    `cursor` is the `internal_id` of the last event of the previous page.
+    """
 
     name: str | None = None
-    received_after: Moment | None = None
-    received_before: Moment | None = None
-    limit: Annotated[int, Field(ge=1, le=MOST_ROWS)] = 20
+    received_after: Timestamp | None = None
+    received_before: Timestamp | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_ROWS)] = 20
     cursor: str | None = None
 
 
 class Cancellation(Body):
-    """Which runs to cancel: of a function, started in a time."""
+    """Which runs to cancel: those of a function that started in a period."""
 
     app_id: str | None = None
     function_id: Annotated[str, Field(min_length=1)]
@@ -94,25 +98,21 @@ class Cancellation(Body):
 
 async def events(call: Call) -> Envelope[list[V1Event]]:
     """Events, newest first."""
-    asked: V1EventsQuery = call.query
-    after = asked.received_after or datetime.now(UTC) - _LOOKS_BACK
+    query: V1EventsQuery = call.query
+    return Envelope(data=await run_in_threadpool(_events, query, call.caller))
 
-    def look() -> list[V1Event]:
-        place = _place(asked.cursor, call.caller) if asked.cursor is not None else None
-        rows, _ = events_page(
-            {
-                "name": asked.name,
-                "source": None,
-                "after": after,
-                "before": asked.received_before,
-                "names": call.caller.name_patterns(),
-            },
-            asked.limit,
-            place,
-        )
-        return [_event(EventView.model_validate(row)) for row in rows]
 
-    return Envelope(data=await run_in_threadpool(look))
+def _events(query: V1EventsQuery, caller: Key) -> list[V1Event]:
+    bounds = {
+        "name": query.name,
+        "source": None,
+        "after": query.received_after or datetime.now(UTC) - _DEFAULT_PERIOD,
+        "before": query.received_before,
+        "names": caller.name_patterns(),
+    }
+    start = _cursor(query.cursor, caller) if query.cursor is not None else None
+    rows, _ = events_page(bounds, query.limit, start)
+    return [_event(EventView.model_validate(row)) for row in rows]
 
 
 async def event(call: Call) -> Envelope[V1Event]:
@@ -121,13 +121,10 @@ async def event(call: Call) -> Envelope[V1Event]:
 
 
 async def runs(call: Call) -> Envelope[list[V1Run]]:
-    """The runs that an event has set off."""
-    found = await run_in_threadpool(event_of, call.path("id"), call.caller)
-    return Envelope(
-        data=[
-            _run(invocation) for invocation in await run_in_threadpool(invocations_of, [found.id])
-        ]
-    )
+    """The runs that an event triggered."""
+    view = await run_in_threadpool(event_of, call.path("id"), call.caller)
+    invocations = await run_in_threadpool(invocations_of, [view.id])
+    return Envelope(data=[_run(invocation) for invocation in invocations])
 
 
 async def run(call: Call) -> Envelope[V1Run]:
@@ -136,67 +133,62 @@ async def run(call: Call) -> Envelope[V1Run]:
 
 
 async def cancel_run(call: Call) -> Response:
-    """Cancel a run; one that is final stays as it is."""
+    """Cancel a run; a final one stays as it is."""
     await run_in_threadpool(cancel_invocation, call.path("id"), call.caller)
     return Response(status_code=204)
 
 
 async def cancel_many(call: Call) -> Response:
-    """Cancel the runs of a function that started in a time."""
-    asked: Cancellation = call.body
+    """Cancel the runs of a function that started in a period."""
+    body: Cancellation = call.body
     selection = Selection(
-        function=asked.function_id, since=asked.started_after, until=asked.started_before
+        function=body.function_id, since=body.started_after, until=body.started_before
     )
-    return answer(await start(call, selection, "cancel"), 202)
+    return json_response(await start(call, selection, "cancel"), 202)
 
 
-def _place(cursor: str, caller: Key) -> Place:
+def _cursor(internal_id: str, caller: Key) -> Cursor:
     with database.connection() as connection:
-        row = fetch_one(connection, "event", id=cursor)
+        row = fetch_one(connection, "event", id=internal_id)
     if row is None or not caller.is_for(row["name"]):
-        raise Problem(
-            400,
-            "invalid_field",
-            "is no cursor: give the internal_id of the last event of the page before",
-            "cursor",
-        )
-    return row["received_at"], cursor
+        message = "is not a cursor: send the internal_id of the last event of the previous page"
+        raise HttpError(400, "invalid_field", message, "cursor")
+    return row["received_at"], internal_id
 
 
-def _event(found: EventView) -> V1Event:
+def _event(event: EventView) -> V1Event:
     return V1Event(
-        internal_id=found.id,
-        id=found.idempotency_key or "",
-        name=found.name,
-        data=found.data,
-        user=found.user,
-        v=found.v,
-        ts=found.ts,
-        received_at=found.received_at,
-        source=found.source,
+        internal_id=event.id,
+        id=event.idempotency_key or "",
+        name=event.name,
+        data=event.data,
+        user=event.user,
+        v=event.v,
+        ts=event.ts,
+        received_at=event.received_at,
+        source=event.source,
     )
 
 
-def _run(found: FullInvocation) -> V1Run:
-    output = (
-        found.output
-        if found.error is None
-        else {
-            "name": found.error.type,
-            "message": found.error.message,
-            "stack": found.error.traceback,
-        }
-    )
+def _run(invocation: FullInvocation) -> V1Run:
+    replay_of = invocation.replay_of
     return V1Run(
-        run_id=str(found.id),
-        run_started_at=found.started_at or found.created_at,
-        function_id=found.function,
-        event_id=found.event_id,
-        original_run_id=str(found.replay_of) if found.replay_of is not None else None,
-        status=_STATUS.get(found.status, "Running"),
-        ended_at=found.finished_at,
-        output=output if found.finished_at is not None else None,
+        run_id=str(invocation.id),
+        run_started_at=invocation.started_at or invocation.created_at,
+        function_id=invocation.function,
+        event_id=invocation.event_id,
+        original_run_id=str(replay_of) if replay_of is not None else None,
+        status=_STATUS.get(invocation.status, "Running"),
+        ended_at=invocation.finished_at,
+        output=_output(invocation) if invocation.finished_at is not None else None,
     )
+
+
+def _output(invocation: FullInvocation) -> Any:
+    error = invocation.error
+    if error is None:
+        return invocation.output
+    return {"name": error.type, "message": error.message, "stack": error.traceback}
 
 
 _GROUP = "Inngest's REST API"
@@ -206,34 +198,34 @@ ENDPOINTS = [
         "/v1/events",
         events,
         _GROUP,
-        "Events, newest first; of the last hour by default.",
+        "Events, newest first; by default those of the last hour.",
         "read",
         query=V1EventsQuery,
-        answer=Envelope[list[V1Event]],
+        response=Envelope[list[V1Event]],
     ),
     Endpoint(
-        "GET", "/v1/events/{id}", event, _GROUP, "An event.", "read", answer=Envelope[V1Event]
+        "GET", "/v1/events/{id}", event, _GROUP, "An event.", "read", response=Envelope[V1Event]
     ),
     Endpoint(
         "GET",
         "/v1/events/{id}/runs",
         runs,
         _GROUP,
-        "What an event has set off.",
+        "The runs that an event triggered.",
         "read",
-        answer=Envelope[list[V1Run]],
+        response=Envelope[list[V1Run]],
     ),
-    Endpoint("GET", "/v1/runs/{id}", run, _GROUP, "A run.", "read", answer=Envelope[V1Run]),
+    Endpoint("GET", "/v1/runs/{id}", run, _GROUP, "A run.", "read", response=Envelope[V1Run]),
     Endpoint("DELETE", "/v1/runs/{id}", cancel_run, _GROUP, "Cancel a run.", "manage", status=204),
     Endpoint(
         "POST",
         "/v1/cancellations",
         cancel_many,
         _GROUP,
-        "Cancel the runs of a function that started in a time.",
+        "Cancel the runs of a function that started in a period.",
         "manage",
         body=Cancellation,
-        answer=Started,
+        response=BulkProgress,
         status=202,
     ),
 ]

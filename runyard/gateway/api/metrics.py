@@ -1,4 +1,4 @@
-"""`GET /metrics`, for Prometheus: what this process has answered, and what waits in the event table at this moment."""
+"""`GET /metrics`, for Prometheus: this process's requests, and the state of the queues."""
 
 from collections.abc import Iterable
 
@@ -17,42 +17,35 @@ from runyard.store import database
 from runyard.store.queries import fetch_all
 
 
-class _EventTable(Collector):
-    """The queues of the event table, asked for when the metrics are."""
+class _Queues(Collector):
+    """The state of the queues, read from the database on every scrape."""
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing: else the registry would ask the database when this module is imported."""
+        """Nothing: otherwise the registry would query the database on import."""
         return []
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """The gauges."""
-        waiting = GaugeMetricFamily(
-            "runyard_invocations",
-            "Invocations that are not final, by function and status.",
-            labels=["function", "status"],
+        waiting = _gauge(
+            "runyard_invocations", "Invocations that are not final.", "function", "status"
         )
-        overdue = GaugeMetricFamily(
+        overdue = _gauge(
             "runyard_oldest_due_seconds",
-            "For how long the first queued invocation has been due.",
-            labels=["function"],
+            "Seconds for which the oldest queued invocation has been due.",
+            "function",
         )
-        failed = GaugeMetricFamily(
-            "runyard_dead_letters",
-            "Final failures that were neither replayed nor dismissed.",
-            labels=["function"],
+        failed = _gauge(
+            "runyard_dead_letters", "Final failures neither replayed nor dismissed.", "function"
         )
-        paused = GaugeMetricFamily(
-            "runyard_function_paused", "1 while a function is paused.", labels=["function"]
-        )
-        batches = GaugeMetricFamily(
+        paused = _gauge("runyard_function_paused", "1 while a function is paused.", "function")
+        batches = _gauge(
             "runyard_batches",
-            "Batches that wait for a worker (claimed) or run.",
-            labels=["function", "status"],
+            "Batches waiting for a worker (claimed) or running.",
+            "function",
+            "status",
         )
-        slots = GaugeMetricFamily(
-            "runyard_worker_slots",
-            "Runs that the living workers can do at a time.",
-            labels=["worker"],
+        slots = _gauge(
+            "runyard_worker_slots", "Runs that each live worker can execute at a time.", "worker"
         )
         with database.connection() as connection:
             for row in fetch_all(connection, "queues"):
@@ -71,7 +64,11 @@ class _EventTable(Collector):
         return [waiting, overdue, failed, paused, batches, slots]
 
 
-counters.registry.register(_EventTable())
+def _gauge(name: str, description: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, description, labels=labels)
+
+
+counters.registry.register(_Queues())
 
 
 async def metrics(call: Call) -> Response:
@@ -90,6 +87,6 @@ ENDPOINTS = [
         "Health",
         "Metrics for Prometheus.",
         "read",
-        media=("text/plain",),
+        media_types=("text/plain",),
     )
 ]

@@ -1,4 +1,4 @@
-"""How events, invocations and functions look to the clients of the HTTP API."""
+"""The models of the responses: events, invocations and functions."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,7 +10,7 @@ from runyard.engine.status import FINAL, Status
 
 
 class EventView(BaseModel):
-    """An event. `ts` in milliseconds since the epoch; `caused_by` is the invocation whose step sent it."""
+    """An event; `ts` in milliseconds since the epoch, `caused_by` the invocation that sent it."""
 
     id: str
     idempotency_key: str | None
@@ -37,7 +37,7 @@ class Failure(BaseModel):
 
 
 class InvocationView(BaseModel):
-    """One event for one function."""
+    """One event for one function: an execution of the function."""
 
     id: int
     event_id: str
@@ -57,7 +57,7 @@ class InvocationView(BaseModel):
 
 
 class StepView(BaseModel):
-    """A step: what it gave, or the error of its last attempt."""
+    """A step: its output, or the error of its last attempt."""
 
     step: str
     tries: int
@@ -69,7 +69,7 @@ class StepView(BaseModel):
 
 
 class WaitView(BaseModel):
-    """What an invocation waits for: a time, an event, another function."""
+    """What an invocation waits for: a time, an event or another function."""
 
     step: str
     kind: str
@@ -78,7 +78,7 @@ class WaitView(BaseModel):
 
 
 class ProgressView(BaseModel):
-    """How far a step says that it is."""
+    """The progress that a step reports."""
 
     step: str
     percent: float
@@ -87,7 +87,7 @@ class ProgressView(BaseModel):
 
 
 class FullInvocation(InvocationView):
-    """An invocation with its steps, what it waits for, and its last progress."""
+    """An invocation with its steps, waits and latest progress."""
 
     steps: list[StepView]
     waits: list[WaitView]
@@ -95,7 +95,7 @@ class FullInvocation(InvocationView):
 
 
 class Page(BaseModel):
-    """The base of a page: `cursor` is asked for the next one; None on the last."""
+    """The base of a page: `cursor` leads to the next page; null on the last one."""
 
     cursor: str | None
 
@@ -119,7 +119,10 @@ class Invocations(BaseModel):
 
 
 class FunctionView(BaseModel):
-    """A function: what starts it and under which flow control, what waits and what failed; the JSON Schema of the data of each event that the catalog has."""
+    """A function: its triggers, flow control, and numbers of queued and failed invocations.
+
+    `schemas` has the JSON Schema of the data of each of its events in the catalog.
+    """
 
     name: str
     job: str
@@ -135,25 +138,25 @@ class FunctionView(BaseModel):
 
 
 class Functions(BaseModel):
-    """The registry."""
+    """All functions."""
 
     functions: list[FunctionView]
 
 
 class Accepted(BaseModel):
-    """Events that were taken: their ids."""
+    """The ids of accepted events."""
 
     ids: list[str]
 
 
 class Received(Accepted):
-    """Events that a webhook's body has become, and how many parts of the body were not understood."""
+    """The events made of a webhook's body, and how many of its parts could not be parsed."""
 
     not_understood: int
 
 
 class Outcome(Accepted):
-    """Events that were taken, and what became of them; `done` when nothing of them is open."""
+    """Accepted events and their outcome; `done` when all invocations are final."""
 
     done: bool
     invocations: list[FullInvocation]

@@ -1,13 +1,14 @@
-"""The dev page: what came in, what it set off, why it failed, do it again.
+"""The dev page: what came in, what it triggered, why it failed, and buttons to do it again.
 
-`page.py` is the frame: a page, an action, who may see and do them, how they are rendered. `live.py` keeps a page up to date. Then a module a page:
+`page` is the framework: a page, an action, who may use them, how they are rendered. `session` holds
+the visitor's key in a cookie, `live` keeps a page up to date over server-sent events. Then there is
+a module for each page:
 
-- `events.py`: all events, and one with what it caused; `searching.py` reads a search.
-- `invocation.py`: one invocation; `timeline.py` is what it did when, `holding.py` what it waits for.
-- `send.py`: send an event; `forms.py` makes a form of a JSON Schema, `snippets.py` the same as code.
-- `functions.py`: every function, and one with its latest invocations.
-- `health.py`: is everything well.
-- `session.py`: the key of a visitor, outside development.
+- `events`: all events, and one event with what it caused; `search` parses and runs a search.
+- `invocation`: one invocation; `timeline` orders its runs and waits, `blockers` says what holds it.
+- `send`: send an event; `forms` builds a form from a JSON Schema, `snippets` the equivalent code.
+- `functions`: all functions, and one function with its latest invocations.
+- `health`: the checks, queues and workers.
 
-A project adds pages of its own (RUNYARD_PAGES).
+A project adds pages of its own with RUNYARD_PAGES.
 """

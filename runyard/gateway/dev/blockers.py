@@ -1,4 +1,4 @@
-"""Why an invocation does not run at this moment, in words: `2 of 2 running for tenant 7`."""
+"""Why an invocation is not running right now, in words: `2 of 2 running for tenant 7`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,29 +8,30 @@ from typing import Any
 from runyard.functions.flow_control import NO_KEY
 from runyard.store.queries import Row
 
-# From so many lost workers on an invocation is suspect, as `claim` has it.
+# An invocation that has lost this many workers runs in isolation, as `claim` has it.
 SUSPECT = 2
 
 
 @dataclass(frozen=True)
 class Reason:
-    """What holds it; `until` is when that ends, where this is known."""
+    """What blocks an invocation, and until when, if that is known."""
 
     text: str
     until: datetime | None = None
 
 
 def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int) -> list[Reason]:
-    """What holds an invocation.
+    """What blocks an invocation.
 
     Parameters
     ----------
     row
-        As the statement `holding` gives it.
+        A row of the statement `holding`.
     waits
-        What it waits for at its steps, as a `WaitView` has it.
+        What it waits for at its steps, as dumps of `WaitView`.
     slots, busy
-        Runs that the living workers can do at a time, and batches that are under way or wait for one.
+        How many runs the live workers can execute at a time, and how many batches are running or
+        waiting for a worker.
     """
     match row["status"]:
         case "queued":
@@ -38,11 +39,12 @@ def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int)
         case "claimed" | "running" if row["cancel_requested_at"] is not None:
             return [
                 Reason(
-                    "is being cancelled: its worker hears of it within seconds, and it leaves its run at the next step"
+                    "is being cancelled: its worker is told within seconds, and it ends at its"
+                    " next step"
                 )
             ]
         case "claimed":
-            return [*_workers(slots, busy, "its run is on the way to a worker")]
+            return [*_workers(slots, busy, "its run is on its way to a worker")]
         case "sleeping" | "waiting":
             return [*_paused(row), *(_wait(wait) for wait in waits if wait["until"] > row["now"])]
         case _:
@@ -51,107 +53,109 @@ def reasons(row: Row, waits: Sequence[Mapping[str, Any]], slots: int, busy: int)
 
 def _next(row: Row) -> str:
     if row["crashes"] < SUSPECT:
-        return "waiting: it goes with the next batch"
-    lost = f"{row['crashes']} workers were lost while it ran"
-    return f"waiting: {lost}: it runs apart from the others, one run at a time"
+        return "waiting: it runs with the next batch"
+    return (
+        f"waiting: {row['crashes']} workers died while running it, so it runs on its own,"
+        " one such run at a time"
+    )
 
 
 def _queued(row: Row) -> Iterator[Reason]:
     if not row["active"]:
-        yield Reason(
-            "waiting: the code no longer has this function: it waits until it is there again"
-        )
+        yield Reason("waiting: the code no longer has this function; it runs once it is back")
         return
     yield from _paused(row)
     if row["unlaunched"] is not None:
-        yield Reason(
-            f"waiting: {row['unlaunched']}",
-            row["held_until"] if row["held_until"] > row["now"] else None,
-        )
+        until = row["held_until"] if row["held_until"] > row["now"] else None
+        yield Reason(f"waiting: {row['unlaunched']}", until)
     if row["due_at"] > row["now"]:
-        yield Reason(_not_yet(row), row["due_at"])
+        yield Reason(_not_due(row), row["due_at"])
     elif row["keys"] is not None:
-        yield from _limits(row)
+        yield from _concurrency(row)
+        yield from _throttle(row)
 
 
 def _paused(row: Row) -> Iterator[Reason]:
     if row["paused_at"] is not None:
-        yield Reason("waiting: its function is paused; resume it, and it goes on")
+        yield Reason("waiting: its function is paused; resume the function to run it")
 
 
-def _not_yet(row: Row) -> str:
+def _not_due(row: Row) -> str:
     if row["attempt"]:
-        return f"attempt {row['attempt'] + 1} of the step that failed is still to come"
+        return f"waiting: attempt {row['attempt'] + 1} of the failed step"
     if row["begun"]:
-        return "it goes on later"
+        return "waiting to resume"
     if "batch" in row["flow"]:
-        return f"waiting: events are gathered: it goes when {row['max_batch']} of its key are there, or in its time"
+        return (
+            f"waiting: a batch is being collected; it runs with {row['max_batch']} events of its"
+            " key, or at the latest"
+        )
     if "debounce" in row["flow"] and row["admitted"]:
-        return "debounced: it goes when no other event of its key has come for a while"
+        return "debounced: it runs when no other event of its key has arrived for a while"
     return "it is scheduled"
 
 
-def _limits(row: Row) -> Iterator[Reason]:
-    held = {(slot["scope"], slot["key"]): int(slot["n"]) for slot in row["held"]}
+def _concurrency(row: Row) -> Iterator[Reason]:
+    used = {(slot["scope"], slot["key"]): int(slot["n"]) for slot in row["held"]}
     for limit in row["flow"]["concurrency"]:
-        value = _key(row, limit["key"])
-        if value == NO_KEY and limit["scope"].endswith(" singleton"):
+        key = _key(row, limit["key"])
+        singleton = limit["scope"].endswith(" singleton")
+        if singleton and key == NO_KEY:
             continue
-        running = held.get((limit["scope"], value or ""), 0)
+        running = used.get((limit["scope"], key or ""), 0)
         if running >= limit["limit"]:
-            single = " (a singleton)" if limit["scope"].endswith(" singleton") else ""
-            yield Reason(
-                f"waiting: {running} of {limit['limit']} running{_for(row, limit['key'])}{shared_with(limit['scope'])}{single}"
-            )
+            where = _for(row, limit["key"]) + shared_with(limit["scope"])
+            what = " (a singleton)" if singleton else ""
+            yield Reason(f"waiting: {running} of {limit['limit']} running{where}{what}")
+
+
+def _throttle(row: Row) -> Iterator[Reason]:
     throttle = row["flow"].get("throttle")
-    if throttle and not row["begun"] and row["throttled_until"] is not None:
-        next_place = row["throttled_until"] - timedelta(
-            seconds=(throttle["burst"] - 1) * throttle["interval"]
-        )
-        if next_place > row["now"]:
-            yield Reason(
-                f"waiting: throttled, one begins every {throttle['interval']:g} s{_for(row, throttle['key'])}",
-                next_place,
-            )
+    if not throttle or row["begun"] or row["throttled_until"] is None:
+        return
+    burst = timedelta(seconds=(throttle["burst"] - 1) * throttle["interval"])
+    next_start = row["throttled_until"] - burst
+    if next_start > row["now"]:
+        rate = f"one every {throttle['interval']:g} s{_for(row, throttle['key'])}"
+        yield Reason(f"waiting: throttled to {rate}", next_start)
 
 
-def _key(row: Row, place: int | None) -> str | None:
-    return None if place is None else row["keys"][place - 1]
+def _key(row: Row, position: int | None) -> str | None:
+    return None if position is None else row["keys"][position - 1]
 
 
-def _for(row: Row, place: int | None) -> str:
-    """` for tenant 7`: the last part of the key's path and its value; nothing for a limit without a key."""
-    if place is None:
+def _for(row: Row, position: int | None) -> str:
+    """` for tenant 7`, with the last part of the key's path; empty for a limit without a key."""
+    if position is None:
         return ""
-    name, value = row["key_paths"][place - 1][-1], _key(row, place)
-    return f" for events without {name}" if value == NO_KEY else f" for {name} {value or ''}"
+    name, key = row["key_paths"][position - 1][-1], _key(row, position)
+    return f" for events without {name}" if key == NO_KEY else f" for {name} {key or ''}"
 
 
 def shared_with(scope: str) -> str:
-    """Over whom a limit of this scope holds, where it is not for its function alone."""
-    return (
-        f", over all functions that share {scope.removeprefix('shared ')!r}"
-        if scope.startswith("shared ")
-        else ""
-    )
+    """Which other functions a limit of this scope covers; empty for its function alone."""
+    if not scope.startswith("shared "):
+        return ""
+    return f", across all functions that share {scope.removeprefix('shared ')!r}"
 
 
-def _workers(slots: int, busy: int, else_: str) -> Iterator[Reason]:
+def _workers(slots: int, busy: int, otherwise: str) -> Iterator[Reason]:
     if not slots:
         yield Reason(
-            "waiting: no warm worker is alive: start one with `runyard worker`, or all with `runyard up`"
+            "waiting: no warm worker is alive: start one with `runyard worker`, or everything with"
+            " `runyard up`"
         )
     elif busy >= slots:
-        yield Reason(f"waiting: all {slots} slots of the workers are busy")
+        yield Reason(f"waiting: all {slots} worker slots are busy")
     else:
-        yield Reason(else_)
+        yield Reason(otherwise)
 
 
 def _wait(wait: Mapping[str, Any]) -> Reason:
     match wait["kind"]:
         case "sleep":
-            return Reason(f"sleeps at {wait['step']}", wait["until"])
+            return Reason(f"sleeping at {wait['step']}", wait["until"])
         case "event":
-            return Reason(f"waits at {wait['step']} for the event {wait['event']}", wait["until"])
+            return Reason(f"waiting at {wait['step']} for the event {wait['event']}", wait["until"])
         case _:
-            return Reason(f"waits at {wait['step']} for another function", wait["until"])
+            return Reason(f"waiting at {wait['step']} for another function", wait["until"])

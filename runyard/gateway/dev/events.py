@@ -1,4 +1,4 @@
-"""All events, newest first; and one event, with what it has set off and caused."""
+"""All events, newest first; and one event, with its invocations and what they caused."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,40 +9,42 @@ from runyard.events import catalog
 from runyard.gateway.api.actions import replay_all_of
 from runyard.gateway.api.history import event_of
 from runyard.gateway.dev.page import Action, Page, Values, Visit
-from runyard.gateway.dev.search import FIELDS, STATUSES, Found, Search, find
+from runyard.gateway.dev.search import FIELDS, STATUSES, Search, SearchResult, find
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 
 _EACH = 6
-_MOST_CAUSED = 200
+_MAX_CAUSED = 200
 
 
-def look_at_all(visit: Visit) -> Values:
+def list_events(visit: Visit) -> Values:
     """A page of events."""
-    search = Search({field: visit.asked(field) for field in FIELDS}, visit.asked("before"))
+    search = Search(
+        {field: visit.query_value(field) for field in FIELDS}, visit.query_value("before")
+    )
     problem = None
     try:
-        found = find(search)
+        result = find(search)
     except InvalidOption as error:
-        found, problem = Found([], None), str(error)
+        result, problem = SearchResult([], None), str(error)
     return {
         "search": search,
         "problem": problem,
-        "found": found,
-        "events": _with_invocations(found.events),
+        "result": result,
+        "events": _with_invocations(result.events),
         "statuses": STATUSES,
         "names": event_names,
     }
 
 
-def look_at_one(visit: Visit) -> Values:
+def show_event(visit: Visit) -> Values:
     """One event."""
     event = event_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
         invocations = fetch_all(connection, "invocation_summaries", events=[event.id], each=100)
-        caused = fetch_all(connection, "caused_events", event=event.id, limit=_MOST_CAUSED)
+        caused = fetch_all(connection, "caused_events", event=event.id, limit=_MAX_CAUSED)
         cause = fetch_one(connection, "causing_invocation", invocation=event.caused_by)
-    # Should it be its own cause, it is not told again below itself.
+    # An event that is its own cause is not repeated below itself.
     rows = {
         row["id"]: row
         for row in _with_invocations([row for row in caused if row["id"] != event.id])
@@ -52,18 +54,19 @@ def look_at_one(visit: Visit) -> Values:
         "invocations": invocations,
         "cause": cause,
         "branches": _branches(rows.values()),
-        "many": len(caused) == _MOST_CAUSED,
+        "many": len(caused) == _MAX_CAUSED,
     }
 
 
 def replay(visit: Visit) -> str:
-    """Replay what an event has set off; go on at the new invocation, or at the event where there are several."""
-    made = replay_all_of(visit.path("id"), None, visit.caller, keep=visit.given("keep") == "yes")
-    return to_invocation(made[0]) if len(made) == 1 else to_event(visit.path("id"))
+    """Replay an event's invocations; redirect to the new one, or to the event if several."""
+    event_id, keep = visit.path("id"), visit.form_value("keep") == "yes"
+    invocations = replay_all_of(event_id, None, visit.caller, keep=keep)
+    return to_invocation(invocations[0]) if len(invocations) == 1 else to_event(event_id)
 
 
 def event_names() -> list[str]:
-    """The names that the catalog and the functions' triggers know."""
+    """The event names in the catalog, and in the triggers of functions."""
     with database.connection() as connection:
         triggers = [
             name for row in fetch_all(connection, "functions_started") for name in row["exact"]
@@ -72,26 +75,26 @@ def event_names() -> list[str]:
 
 
 def _with_invocations(events: Sequence[Row]) -> list[dict[str, Any]]:
-    """Events, each with its first invocations and how many there are."""
+    """Events, each with its first invocations and their total number."""
     ids = [event["id"] for event in events]
-    found: dict[str, list[Row]] = {}
+    invocations: dict[str, list[Row]] = {}
     if ids:
         with database.connection() as connection:
             for row in fetch_all(connection, "invocation_summaries", events=ids, each=_EACH):
-                found.setdefault(row["event_id"], []).append(row)
-    return [{**event, "invocations": found.get(event["id"], [])} for event in events]
+                invocations.setdefault(row["event_id"], []).append(row)
+    return [{**event, "invocations": invocations.get(event["id"], [])} for event in events]
 
 
 def _branches(events: Any) -> Mapping[int, list[Row]]:
-    """Events by the invocation that has sent them."""
-    found: dict[int, list[Row]] = {}
+    """Events by the invocation that sent them."""
+    branches: dict[int, list[Row]] = {}
     for event in events:
-        found.setdefault(event["caused_by"], []).append(event)
-    return found
+        branches.setdefault(event["caused_by"], []).append(event)
+    return branches
 
 
 PAGES = [
-    Page("", "events", look_at_all, menu="Events", every=1.0),
-    Page("/events/{id}", "event", look_at_one, every=0.5),
+    Page("", "events", list_events, menu="Events", refresh_seconds=1.0),
+    Page("/events/{id}", "event", show_event, refresh_seconds=0.5),
 ]
 ACTIONS = [Action("/events/{id}/replay", replay)]

@@ -1,8 +1,9 @@
-"""A form of a JSON Schema: its fields with the example filled in, and the data of what was typed into them.
+"""Builds a form from a JSON Schema, and event data from what was typed into it.
 
-Text, numbers, choices, yes or no, lists of such, and objects of all of these have fields; for what else a schema can say a field takes JSON.
-A field that is empty is left out, so that the default of the event's type holds. What the data must be is the type's matter, not ours: a field
-gives what was typed, as near as it can be read, and the type says what is wrong with it.
+Texts, numbers, choices, booleans, lists of these, and objects have fields; anything else in a
+schema gets a field that takes JSON. An empty field is omitted, so that the default of the event's
+type applies. Validation is left to the type: a field yields what was typed, parsed as far as
+possible, and the type reports what is wrong with it.
 """
 
 import json
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from runyard.gateway.http.body import check_values
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.errors import HttpError
 
 Kind = Literal["text", "line", "whole", "number", "choice", "yes or no", "list", "object", "json"]
 Schema = Mapping[str, Any]
+# A string that may be longer gets a field of several lines.
 _LONG = 300
-_DEEPEST = 4
+_MAX_LEVEL = 4
 _BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "more than {}",
@@ -26,7 +28,7 @@ _BOUNDS = {
     "minItems": "at least {}",
     "maxItems": "at most {}",
     "pattern": "like {}",
-    "format": "a {}",
+    "format": "format {}",
 }
 _FORMATS = {
     "email": "ada@example.com",
@@ -44,13 +46,13 @@ class Field:
     Attributes
     ----------
     path
-        Where it stands in the event: `data.to`.
+        Its path in the event: `data.to`.
     kind
-        `text` may have several lines; a `list` has an element a line; an `object` has `fields`.
+        A `text` may have several lines; a `list` has an element per line; an `object` has `fields`.
     help
-        What the schema says of it, and its bounds.
+        The description in the schema, with its bounds.
     choices
-        What may be chosen.
+        The values to choose from.
     """
 
     path: str
@@ -64,86 +66,74 @@ class Field:
 
 
 def fields_of(schema: Schema) -> tuple[Field, ...]:
-    """The fields of the schema of an event's data."""
+    """The fields for the schema of an event's data."""
     return _fields(schema, schema, "data", 1)
 
 
-def _fields(schema: Schema, whole: Schema, path: str, level: int) -> tuple[Field, ...]:
+def _fields(schema: Schema, root: Schema, path: str, level: int) -> tuple[Field, ...]:
     required = schema.get("required", [])
     return tuple(
-        _field(name, found, whole, f"{path}.{name}", name in required, level)
-        for name, found in schema.get("properties", {}).items()
+        _field(name, declared, root, f"{path}.{name}", name in required, level)
+        for name, declared in schema.get("properties", {}).items()
     )
 
 
-def _field(name: str, given: Schema, whole: Schema, path: str, required: bool, level: int) -> Field:
-    schema = _simple(given, whole)
+def _field(
+    name: str, declared: Schema, root: Schema, path: str, required: bool, level: int
+) -> Field:
+    schema = _resolve(declared, root)
     kind = _kind(schema, level)
-    inner = _fields(schema, whole, path, level + 1) if kind == "object" else ()
-    items = (
-        _kind(_simple(schema["items"], whole), level + 1)
-        if kind == "list" and "items" in schema
-        else "line"
-    )
-    if kind == "list" and items not in ("line", "text", "whole", "number", "choice"):
-        kind = "json"
+    items: Kind = "line"
+    if kind == "list" and "items" in schema:
+        items = _kind(_resolve(schema["items"], root), level + 1)
+        if items not in ("line", "text", "whole", "number", "choice"):
+            kind = "json"
     return Field(
-        path,
-        name,
-        kind,
-        required,
-        _help(given, schema),
-        tuple(str(one) for one in schema.get("enum", ())),
-        inner,
-        items,
+        path=path,
+        name=name,
+        kind=kind,
+        required=required,
+        help=_help(declared, schema),
+        choices=tuple(str(choice) for choice in schema.get("enum", ())),
+        fields=_fields(schema, root, path, level + 1) if kind == "object" else (),
+        items=items,
     )
 
 
-def _simple(given: Schema, whole: Schema) -> Schema:
-    """A schema itself where it is only referred to, and what it is when it is not null."""
-    schema = given
+def _resolve(declared: Schema, root: Schema) -> Schema:
+    """The schema without references, and without the null of an optional value."""
+    schema = declared
     for _ in range(20):
+        alternatives = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
         if "$ref" in schema:
-            schema = {
-                **_referred(schema["$ref"], whole),
-                **{key: value for key, value in schema.items() if key != "$ref"},
-            }
-        elif (
-            len(others := [one for one in schema.get("anyOf", []) if one.get("type") != "null"])
-            == 1
-        ):
-            schema = {
-                **{key: value for key, value in schema.items() if key != "anyOf"},
-                **others[0],
-            }
+            schema = {**_referred(schema["$ref"], root), **_without(schema, "$ref")}
+        elif len(alternatives) == 1:
+            schema = {**_without(schema, "anyOf"), **alternatives[0]}
         else:
             break
-    return (
-        {**schema, "enum": [schema["const"]]}
-        if "const" in schema and "enum" not in schema
-        else schema
-    )
+    if "const" in schema and "enum" not in schema:
+        return {**schema, "enum": [schema["const"]]}
+    return schema
 
 
-def _referred(reference: str, whole: Schema) -> Schema:
-    found: Any = whole
+def _without(schema: Schema, keyword: str) -> Schema:
+    return {key: value for key, value in schema.items() if key != keyword}
+
+
+def _referred(reference: str, root: Schema) -> Schema:
+    schema: Any = root
     for part in reference.removeprefix("#/").split("/"):
-        found = found.get(part.replace("~1", "/").replace("~0", "~"), {})
-    return dict(found)
+        schema = schema.get(part.replace("~1", "/").replace("~0", "~"), {})
+    return dict(schema)
 
 
 def _kind(schema: Schema, level: int) -> Kind:
     if "enum" in schema:
-        return "choice" if all(isinstance(one, str) for one in schema["enum"]) else "json"
+        return "choice" if all(isinstance(value, str) for value in schema["enum"]) else "json"
     match schema.get("type"):
         case "string":
-            return (
-                "line"
-                if "format" in schema
-                or "pattern" in schema
-                or schema.get("maxLength", _LONG + 1) <= _LONG
-                else "text"
-            )
+            is_short = schema.get("maxLength", _LONG + 1) <= _LONG
+            return "line" if is_short or "format" in schema or "pattern" in schema else "text"
         case "integer":
             return "whole"
         case "number":
@@ -153,31 +143,32 @@ def _kind(schema: Schema, level: int) -> Kind:
         case "array":
             return "json" if "prefixItems" in schema else "list"
         case "object":
-            return "object" if schema.get("properties") and level < _DEEPEST else "json"
+            return "object" if schema.get("properties") and level < _MAX_LEVEL else "json"
         case _:
             return "json"
 
 
-def _help(given: Schema, schema: Schema) -> str:
+def _help(declared: Schema, schema: Schema) -> str:
     bounds = [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]
-    default = given.get("default")
+    default = declared.get("default")
     bounds += [f"{as_text(default)} by default"] if default not in (None, "", [], {}) else []
-    return "; ".join([part for part in [given.get("description", ""), ", ".join(bounds)] if part])
+    texts = [declared.get("description", ""), ", ".join(bounds)]
+    return "; ".join(text for text in texts if text)
 
 
 def example(schema: Schema) -> dict[str, Any]:
-    """Data that fits the schema, of its examples where it has some: what must be there, and what has an example."""
+    """Data that fits the schema: its own example, or required fields and those with examples."""
     if schema.get("examples"):
         return dict(schema["examples"][0])
-    found = _example(schema, schema, 1)
-    return found if isinstance(found, dict) else {}
+    data = _example(schema, schema, 1)
+    return data if isinstance(data, dict) else {}
 
 
-def _example(given: Schema, whole: Schema, level: int) -> Any:
-    schema = _simple(given, whole)
-    for known in ("examples", "enum"):
-        if schema.get(known):
-            return schema[known][0]
+def _example(declared: Schema, root: Schema, level: int) -> Any:
+    schema = _resolve(declared, root)
+    for keyword in ("examples", "enum"):
+        if schema.get(keyword):
+            return schema[keyword][0]
     match schema.get("type"):
         case "string":
             return _text(schema)
@@ -186,23 +177,22 @@ def _example(given: Schema, whole: Schema, level: int) -> Any:
         case "boolean":
             return True
         case "array":
-            items = schema.get("prefixItems") or [schema.get("items", {})] * schema.get(
-                "minItems", 0
-            )
-            return [_example(one, whole, level + 1) for one in items]
+            repeated = [schema.get("items", {})] * schema.get("minItems", 0)
+            items = schema.get("prefixItems") or repeated
+            return [_example(item, root, level + 1) for item in items]
         case "object":
-            wanted = {
-                name: found
-                for name, found in schema.get("properties", {}).items()
-                if name in schema.get("required", []) or _simple(found, whole).get("examples")
-            }
-            return (
-                {name: _example(found, whole, level + 1) for name, found in wanted.items()}
-                if level < 2 * _DEEPEST
-                else {}
-            )
+            return _example_object(schema, root, level) if level < 2 * _MAX_LEVEL else {}
         case _:
             return None
+
+
+def _example_object(schema: Schema, root: Schema, level: int) -> dict[str, Any]:
+    required = schema.get("required", [])
+    return {
+        name: _example(declared, root, level + 1)
+        for name, declared in schema.get("properties", {}).items()
+        if name in required or _resolve(declared, root).get("examples")
+    }
 
 
 def _text(schema: Schema) -> str:
@@ -213,50 +203,48 @@ def _text(schema: Schema) -> str:
     return "text".ljust(int(schema.get("minLength", 0)), "x")[: int(schema.get("maxLength", _LONG))]
 
 
-def typed(fields: Sequence[Field], data: Mapping[str, Any]) -> dict[str, str]:
-    """What stands in the fields for this data, by path."""
-    found: dict[str, str] = {}
+def field_texts(fields: Sequence[Field], data: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of the fields for this data, by path."""
+    texts: dict[str, str] = {}
     for field in fields:
-        if field.name not in data or data[field.name] is None:
+        value = data.get(field.name)
+        if value is None:
             continue
-        value = data[field.name]
         if field.kind == "object" and isinstance(value, Mapping):
-            found |= typed(field.fields, value)
+            texts |= field_texts(field.fields, value)
         elif field.kind == "list" and isinstance(value, list):
-            found[field.path] = "\n".join(as_text(one) for one in value)
+            texts[field.path] = "\n".join(as_text(element) for element in value)
+        elif field.kind == "json":
+            texts[field.path] = json.dumps(value, indent=2, ensure_ascii=False)
         else:
-            found[field.path] = (
-                json.dumps(value, indent=2, ensure_ascii=False)
-                if field.kind == "json"
-                else as_text(value)
-            )
-    return found
+            texts[field.path] = as_text(value)
+    return texts
 
 
 def data_of(
-    fields: Sequence[Field], given: Mapping[str, str]
+    fields: Sequence[Field], texts: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The data of what was typed, and what of it cannot be read: the path of the field and why."""
+    """The data of the typed texts, and the problems: the path of a field, and what is wrong."""
     problems: list[tuple[str, str]] = []
-    return _data(fields, given, problems), problems
+    return _data(fields, texts, problems), problems
 
 
 def _data(
-    fields: Sequence[Field], given: Mapping[str, str], problems: list[tuple[str, str]]
+    fields: Sequence[Field], texts: Mapping[str, str], problems: list[tuple[str, str]]
 ) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for field in fields:
         if field.kind == "object":
-            inner = _data(field.fields, given, problems)
+            inner = _data(field.fields, texts, problems)
             if inner or field.required:
                 data[field.name] = inner
             continue
-        text = given.get(field.path, "").replace("\r\n", "\n")
+        text = texts.get(field.path, "").replace("\r\n", "\n")
         if not text.strip():
             continue
         try:
             data[field.name] = _value(field, text)
-        except (ValueError, RecursionError, Problem) as error:
+        except (ValueError, RecursionError, HttpError) as error:
             problems.append((field.path, f"this is not JSON: {error}"))
     return data
 
@@ -264,9 +252,8 @@ def _data(
 def _value(field: Field, text: str) -> Any:
     match field.kind:
         case "list":
-            return [
-                _scalar(field.items, line.strip()) for line in text.splitlines() if line.strip()
-            ]
+            lines = [line.strip() for line in text.splitlines()]
+            return [_scalar(field.items, line) for line in lines if line]
         case "json":
             check_values(text.encode())
             return json.loads(text)
@@ -275,7 +262,7 @@ def _value(field: Field, text: str) -> Any:
 
 
 def _scalar(kind: Kind, text: str) -> Any:
-    """The value of a text; the text itself where it is none of its kind, for the event's type to refuse."""
+    """The value of a text; the text itself if it does not parse, for the event's type to reject."""
     match kind:
         case "whole" | "number" | "yes or no":
             try:
@@ -289,27 +276,28 @@ def _scalar(kind: Kind, text: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A value as it is typed into a field."""
+    """A value as it would be typed into a field."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def beside(
+def problems_by_field(
     fields: Sequence[Field], problems: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
-    """Problems by the field that they belong to, and those that belong to none: the deepest field that the problem's path goes through."""
+    """Problems by field, and those that belong to none.
+
+    A problem belongs to the deepest field on its path.
+    """
     paths = sorted(_paths(fields), key=len, reverse=True)
-    found: dict[str, list[str]] = {}
+    by_field: dict[str, list[str]] = {}
     others: list[tuple[str, str]] = []
     for path, text in problems:
-        place = next(
-            (known for known in paths if path == known or path.startswith(f"{known}.")), None
-        )
-        if place is None:
+        field = next((known for known in paths if f"{path}.".startswith(f"{known}.")), None)
+        if field is None:
             others.append((path, text))
         else:
-            inner = path[len(place) + 1 :]
-            found.setdefault(place, []).append(f"{inner}: {text}" if inner else text)
-    return found, others
+            inner = path[len(field) + 1 :]
+            by_field.setdefault(field, []).append(f"{inner}: {text}" if inner else text)
+    return by_field, others
 
 
 def _paths(fields: Sequence[Field]) -> Iterator[str]:

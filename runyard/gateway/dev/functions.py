@@ -1,4 +1,4 @@
-"""Every function, those that fail first; and one with its latest invocations."""
+"""All functions, failing ones first; and one function with its latest invocations."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,43 +7,36 @@ from runyard.dagster_adapter.links import to_function
 from runyard.engine import bulk, dispatch
 from runyard.engine.bulk import Selection
 from runyard.engine.failures import described
-from runyard.gateway.api.actions import MOST_SECONDS
+from runyard.gateway.api.actions import QUERY_SECONDS
 from runyard.gateway.dev.blockers import shared_with
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
 
-# Of the last hour so many invocations of a function are looked at: with more there are "at least" so many.
-_MOST = 10_000
+# How many invocations of a function in the last hour are counted; more are shown as "10,000+".
+_MAX_COUNTED = 10_000
 _LATEST = 50
 
 
-def look_at_all(visit: Visit) -> Values:
-    """The registry."""
+def list_functions(visit: Visit) -> Values:
+    """All functions."""
     del visit
-    functions = _functions()
-    return {
-        "functions": sorted(
-            functions,
-            key=lambda one: (
-                not one["failed"],
-                not one["lately"]["failed"],
-                not one["active"],
-                one["name"],
-            ),
-        ),
-        "most": _MOST,
-    }
+    return {"functions": sorted(_functions(), key=_failing_first), "max_counted": _MAX_COUNTED}
 
 
-def look_at_one(visit: Visit) -> Values:
+def _failing_first(function: Mapping[str, Any]) -> tuple[bool, bool, bool, str]:
+    failed_last_hour = bool(function["last_hour"]["failed"])
+    return not function["failed"], not failed_last_hour, not function["active"], function["name"]
+
+
+def show_function(visit: Visit) -> Values:
     """One function."""
     name = visit.path("name")
-    found = next((function for function in _functions() if function["name"] == name), None)
-    if found is None:
+    function = next((row for row in _functions() if row["name"] == name), None)
+    if function is None:
         raise not_found("function", name)
-    dead = visit.asked("only") == "dead-letters"
+    dead = visit.query_value("only") == "dead-letters"
     latest = _dead_letters(name) if dead else _latest(name)
     under_way = [
         row
@@ -51,39 +44,39 @@ def look_at_one(visit: Visit) -> Values:
         if row["finished_at"] is None and row["selection"].get("function") == name
     ]
     return {
-        "function": found,
+        "function": function,
         "latest": latest,
         "dead": dead,
         "shown": _LATEST,
         "bulks": under_way,
-        "most": _MOST,
+        "max_counted": _MAX_COUNTED,
     }
 
 
-def open_lately(function: str) -> list[Row]:
-    """The newest invocations of a function that are not final, with their event's data and what they last said of their progress."""
+def open_invocations(function: str) -> list[Row]:
+    """A function's newest open invocations, with their event's data and latest progress."""
     with database.connection() as connection:
         return fetch_all(connection, "open_invocations", function=function)
 
 
 def pause(visit: Visit) -> str:
-    """Hold its invocations back."""
+    """Pause a function."""
     return _set_paused(visit, True)
 
 
 def resume(visit: Visit) -> str:
-    """Let them go."""
+    """Resume a function."""
     return _set_paused(visit, False)
 
 
 def replay_failures(visit: Visit) -> str:
-    """Replay the failures that nobody has dealt with; what the first chunk leaves goes on behind the answer."""
+    """Replay a function's dead letters: the first chunk now, the others in the background."""
     name = visit.path("name")
     pieces = bulk.perform(
         Selection(function=name, status=("failed",)),
         "replay",
-        keep_steps=visit.given("keep") == "yes",
-        timeout=MOST_SECONDS,
+        keep_steps=visit.form_value("keep") == "yes",
+        timeout=QUERY_SECONDS,
     )
     next(pieces)
     visit.in_background(pieces)
@@ -94,14 +87,18 @@ def _set_paused(visit: Visit, paused: bool) -> str:
     name = visit.path("name")
     if not dispatch.set_paused(name, paused):
         raise not_found("function", name)
-    return to_function(name) if visit.given("from") == "function" else "/dev/functions"
+    return to_function(name) if visit.form_value("from") == "function" else "/dev/functions"
 
 
 def _functions() -> list[dict[str, Any]]:
     with database.connection() as connection:
         rows = fetch_all(connection, "functions")
-        lately = {row["name"]: row for row in fetch_all(connection, "function_stats", most=_MOST)}
-    return [{**row, "lately": lately[row["name"]], "flow_words": flow_words(row)} for row in rows]
+        last_hour = {
+            row["name"]: row for row in fetch_all(connection, "function_stats", most=_MAX_COUNTED)
+        }
+    return [
+        {**row, "last_hour": last_hour[row["name"]], "flow_words": flow_words(row)} for row in rows
+    ]
 
 
 def _latest(name: str) -> list[Row]:
@@ -110,7 +107,7 @@ def _latest(name: str) -> list[Row]:
 
 
 def _dead_letters(name: str) -> list[Row]:
-    """The failures of a function that nobody has dealt with, as `_latest` gives invocations."""
+    """A function's dead letters, in the shape of `_latest`."""
     with database.connection() as connection:
         rows = fetch_all(connection, "dead_letters", function=name, invocation=None, limit=_LATEST)
     return [
@@ -125,7 +122,7 @@ def _dead_letters(name: str) -> list[Row]:
 
 
 def flow_words(row: Row) -> list[str]:
-    """A function's flow control in words, of its row in the table."""
+    """A function's flow control in words, from its row in the table."""
     flow: Mapping[str, Any] = row["flow"]
     words = [
         f"{limit['limit']} at a time{_by(row, limit['key'])}{shared_with(limit['scope'])}"
@@ -133,40 +130,36 @@ def flow_words(row: Row) -> list[str]:
         if not limit["scope"].endswith(" singleton")
     ]
     for limit in flow.get("limits", ()):
-        words.append(
-            f"{'once' if limit['kind'] == 'idempotency' else limit['limit']} in {_length(limit['period'])}{_by(row, limit['key'])}"
-        )
+        times = "once" if limit["kind"] == "idempotency" else limit["limit"]
+        words.append(f"{times} in {_duration(limit['period'])}{_by(row, limit['key'])}")
     if throttle := flow.get("throttle"):
-        words.append(
-            f"throttled to one every {_length(throttle['interval'])}, {throttle['burst']} at once{_by(row, throttle['key'])}"
-        )
+        rate = f"one every {_duration(throttle['interval'])}, bursts of {throttle['burst']}"
+        words.append(f"throttled to {rate}{_by(row, throttle['key'])}")
     if debounce := flow.get("debounce"):
-        words.append(f"debounced by {_length(debounce['period'])}{_by(row, debounce['key'])}")
+        words.append(f"debounced by {_duration(debounce['period'])}{_by(row, debounce['key'])}")
     if batch := flow.get("batch"):
         words.append(
-            f"gathered: {row['max_batch']}, or what came within {_length(batch['timeout'])}"
+            f"batches of {row['max_batch']}, or what arrives within {_duration(batch['timeout'])}"
         )
-    if single := flow.get("singleton"):
-        words.append(
-            f"a singleton{_by(row, single['key'])}: a later event {'takes its place' if single['mode'] == 'cancel' else 'is skipped'}"
-        )
+    if singleton := flow.get("singleton"):
+        effect = "replaces it" if singleton["mode"] == "cancel" else "is skipped"
+        words.append(f"a singleton{_by(row, singleton['key'])}: a later event {effect}")
     if row["priority"] or flow.get("priority"):
         words.append(f"priority {row['priority'] or 'by ' + flow['priority']['path']}")
-    words += [
-        f"{text} {_length(flow[key])}"
-        for key, text in (("start_timeout", "begins within"), ("finish_timeout", "ends within"))
-        if key in flow
-    ]
+    if "start_timeout" in flow:
+        words.append(f"must start within {_duration(flow['start_timeout'])}")
+    if "finish_timeout" in flow:
+        words.append(f"must finish within {_duration(flow['finish_timeout'])}")
     return [*words, *(f"cancelled by {rule['event']}" for rule in flow.get("cancel_on", ()))]
 
 
-def _by(row: Row, place: int | None) -> str:
+def _by(row: Row, position: int | None) -> str:
     paths: Sequence[Sequence[str]] = row["key_paths"]
-    return "" if place is None else f" for each {'.'.join(paths[place - 1])}"
+    return "" if position is None else f" for each {'.'.join(paths[position - 1])}"
 
 
-def _length(seconds: float) -> str:
-    """A length of time: `90 s`, `5 min`, `2 h`, `7 d`."""
+def _duration(seconds: float) -> str:
+    """A duration: `90 s`, `5 min`, `2 h`, `7 d`."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size and seconds % size == 0:
             return f"{seconds / size:g} {unit}"
@@ -174,8 +167,8 @@ def _length(seconds: float) -> str:
 
 
 PAGES = [
-    Page("/functions", "functions", look_at_all, menu="Functions", every=1.0),
-    Page("/functions/{name}", "function", look_at_one, every=1.0),
+    Page("/functions", "functions", list_functions, menu="Functions", refresh_seconds=1.0),
+    Page("/functions/{name}", "function", show_function, refresh_seconds=1.0),
 ]
 ACTIONS = [
     Action("/functions/{name}/pause", pause),

@@ -1,4 +1,4 @@
-"""Is everything well: what the doctor says, how much waits and for how long, what the workers do."""
+"""The checks of `runyard doctor`, the queues, and what the workers are doing."""
 
 import threading
 import time
@@ -11,44 +11,47 @@ from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 
 _FRESH_SECONDS = 10.0
-_PATIENT_SECONDS = 1.0
+_FIRST_ROUND_SECONDS = 1.0
 _SPAN_SECONDS = 10
 
 
 class _Doctor:
-    """What the checks have found last. They are made behind the page, anew when that is some seconds old: some of them ask services of others."""
+    """The latest checks.
+
+    They run in a thread, again when they are some seconds old, for some of them call other
+    services.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._looking: threading.Thread | None = None
-        self._found: Sequence[Check] | None = None
-        self._looked_at = float("-inf")
+        self._thread: threading.Thread | None = None
+        self._latest: Sequence[Check] | None = None
+        self._checked_at = float("-inf")
 
-    def found(self) -> Sequence[Check] | None:
-        """All checks; None when they are made for the first time and that takes a while."""
+    def latest(self) -> Sequence[Check] | None:
+        """All checks; None if the first round takes a while."""
         with self._lock:
-            looking = self._looking
-            if looking is None and time.monotonic() - self._looked_at > _FRESH_SECONDS:
-                looking = self._looking = threading.Thread(
-                    target=self._look, name="doctor", daemon=True
-                )
-                looking.start()
-        if self._found is None and looking is not None:
-            looking.join(_PATIENT_SECONDS)
-        return self._found
+            thread = self._thread
+            if thread is None and time.monotonic() - self._checked_at > _FRESH_SECONDS:
+                thread = threading.Thread(target=self._check, name="doctor", daemon=True)
+                self._thread = thread
+                thread.start()
+        if self._latest is None and thread is not None:
+            thread.join(_FIRST_ROUND_SECONDS)
+        return self._latest
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         try:
-            self._found = all_checks()
+            self._latest = all_checks()
         finally:
-            self._looked_at = time.monotonic()
-            self._looking = None
+            self._checked_at = time.monotonic()
+            self._thread = None
 
 
 _doctor = _Doctor()
 
 
-def look(visit: Visit) -> Values:
+def show(visit: Visit) -> Values:
     """The state of everything."""
     del visit
     with database.connection() as connection:
@@ -64,7 +67,7 @@ def look(visit: Visit) -> Values:
         for worker in workers
     }
     return {
-        "checks": _doctor.found(),
+        "checks": _doctor.latest(),
         "queues": queues,
         "queued": sum(row["count"] for row in waiting),
         "oldest": max((row["overdue"] for row in waiting), default=0.0),
@@ -78,8 +81,8 @@ def look(visit: Visit) -> Values:
 
 
 def _is_of(process: str, worker: str) -> bool:
-    """Whether a process that runs batches is one of a worker's: they are called after it, with a number of their own."""
+    """Whether a process belongs to a worker: its name is the worker's with a number of its own."""
     return process == worker or process.startswith(f"{worker}:")
 
 
-PAGES = [Page("/health", "health", look, menu="Health", every=1.0)]
+PAGES = [Page("/health", "health", show, menu="Health", refresh_seconds=1.0)]

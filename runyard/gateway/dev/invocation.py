@@ -1,9 +1,9 @@
-"""One invocation: how it stands and what holds it, what it did in each of its runs, and the buttons that do something about it."""
+"""One invocation: its status, what blocks it, its timeline, and actions on it."""
 
 from runyard.dagster_adapter.links import to_invocation
 from runyard.engine.dispatch import LAUNCH_SECONDS
 from runyard.engine.status import NOT_RUNNING
-from runyard.gateway.api.actions import cancel_open, hurry_invocation, replay_one
+from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
 from runyard.gateway.api.history import event_of, invocation_of
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
@@ -13,8 +13,8 @@ from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 
 
-def look(visit: Visit) -> Values:
-    """An invocation with everything that is known of it."""
+def show(visit: Visit) -> Values:
+    """An invocation with everything known of it."""
     invocation = invocation_of(visit.path("id"), visit.caller)
     with database.connection() as connection:
         segments = fetch_all(connection, "run_segments", invocation=invocation.id)
@@ -47,11 +47,11 @@ def look(visit: Visit) -> Values:
         "event": event_of(invocation.event_id, visit.caller),
         "timeline": timeline(invocation, segments, batches, blockers["now"]),
         "held": held,
-        "progress": [said for said in progress if said["step"] not in done],
+        "progress": [report for report in progress if report["step"] not in done],
         "replays": replays,
         "paused": blockers["paused_at"],
         "stopping": blockers["cancel_requested_at"],
-        # What waits for an event alone has no time that could be cut short.
+        # A wait for an event alone cannot be skipped.
         "can_run_now": later
         and (
             invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)
@@ -60,9 +60,9 @@ def look(visit: Visit) -> Values:
 
 
 def replay(visit: Visit) -> str:
-    """Replay it; go on at the new one."""
+    """Replay it; redirect to the new one."""
     return to_invocation(
-        replay_one(visit.path("id"), visit.caller, keep=visit.given("keep") == "yes")[0]
+        replay_one(visit.path("id"), visit.caller, keep=visit.form_value("keep") == "yes")[0]
     )
 
 
@@ -72,11 +72,11 @@ def cancel(visit: Visit) -> str:
 
 
 def run_now(visit: Visit) -> str:
-    """Run it before its time."""
-    return to_invocation(hurry_invocation(visit.path("id"), visit.caller))
+    """Run it ahead of time."""
+    return to_invocation(run_invocation_now(visit.path("id"), visit.caller))
 
 
-PAGES = [Page("/invocations/{id}", "invocation", look, every=0.3)]
+PAGES = [Page("/invocations/{id}", "invocation", show, refresh_seconds=0.3)]
 ACTIONS = [
     Action("/invocations/{id}/replay", replay),
     Action("/invocations/{id}/cancel", cancel),

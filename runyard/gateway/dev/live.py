@@ -1,6 +1,7 @@
-"""Keeps a page up to date: its live part is rendered again and again, and sent where it differs, as server-sent events.
+"""Keeps a page up to date: its live part is rendered repeatedly, and sent when it has changed.
 
-A page asked for as `text/event-stream` is such a stream. It needs no memory of what the browser has seen: what comes is how things are.
+A page requested as `text/event-stream` is such a stream of server-sent events. Each message is the
+whole live part, so the server need not remember what the browser has seen.
 """
 
 import asyncio
@@ -13,66 +14,75 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runyard.gateway.http.endpoint import event_stream
-from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.errors import HttpError, as_http_error
 
-# A stream ends after this; the browser comes back, and its key is looked at again.
-_LONGEST_SECONDS = 300.0
-_QUIET_SECONDS = 15.0
-# A look that takes long is taken less often: it may use this part of the time. So is one at what has not changed for a while.
-_SHARE = 0.2
-_LONGEST_PAUSE = 5
-_PATIENCE_SECONDS = 10.0
-_MOST_STREAMS = 100
+# A stream ends after this; the browser reconnects, and its key is checked again.
+_MAX_SECONDS = 300.0
+_KEEPALIVE_SECONDS = 15.0
+# Slow rendering is repeated less often, so as to use at most this share of the time.
+_MAX_SHARE = 0.2
+# The interval of a part that does not change grows by its initial length every 10 s, up to 5 times
+# that length.
+_SLOWDOWN_SECONDS = 10.0
+_MAX_SLOWDOWN = 5
+_MAX_STREAMS = 100
 _open = 0
 
 
-def wanted(request: Request) -> bool:
-    """Whether a page is asked for as a stream."""
+def is_stream_request(request: Request) -> bool:
+    """Whether a page is requested as a stream."""
     return "text/event-stream" in request.headers.get("accept", "")
 
 
 def stream(
-    render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]
+    render: Callable[[], str], interval: float, is_valid: Callable[[], Awaitable[bool]]
 ) -> Response:
-    """The stream of what `render` gives, looked at every so many seconds as long as it may go on; raises `Problem` when there are too many."""
-    if _open >= _MOST_STREAMS:
-        raise Problem(
+    """A stream of what `render` returns, called every `interval` seconds while `is_valid`.
+
+    Raises `HttpError` if there are too many streams.
+    """
+    if _open >= _MAX_STREAMS:
+        raise HttpError(
             503,
             "too_many",
-            f"{_MOST_STREAMS} pages are kept up to date already: close some",
+            f"{_MAX_STREAMS} live pages are open already: close some",
             headers={"Retry-After": "10"},
         )
-    return event_stream(_parts(render, every, may_go_on))
+    return event_stream(_messages(render, interval, is_valid))
 
 
-async def _parts(
-    render: Callable[[], str], every: float, may_go_on: Callable[[], Awaitable[bool]]
+async def _messages(
+    render: Callable[[], str], interval: float, is_valid: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[bytes]:
     global _open
     _open += 1
     try:
         yield b"retry: 1500\n\n"
-        sent, said_at, until = b"", time.monotonic(), time.monotonic() + _LONGEST_SECONDS
-        changed_at = said_at
-        while (began := time.monotonic()) < until and await may_go_on():
+        sent = b""
+        sent_at = changed_at = time.monotonic()
+        until = sent_at + _MAX_SECONDS
+        while (began := time.monotonic()) < until and await is_valid():
             try:
                 html = await run_in_threadpool(render)
             except Exception as error:
-                problem_of(
-                    error
-                )  # it is in the log where nobody foresaw it; the browser asks again
+                as_http_error(error)  # logs an unexpected one; the browser reconnects
                 return
             digest = hashlib.blake2b(html.encode(), digest_size=16).digest()
             if digest != sent:
-                sent, said_at, changed_at = digest, began, began
+                sent, sent_at, changed_at = digest, began, began
                 yield _message(html)
-            elif began - said_at > _QUIET_SECONDS:
-                said_at = began
+            elif began - sent_at > _KEEPALIVE_SECONDS:
+                sent_at = began
                 yield b": still here\n\n"
-            unchanged = every * min(1 + (began - changed_at) / _PATIENCE_SECONDS, _LONGEST_PAUSE)
-            await asyncio.sleep(max(unchanged, (time.monotonic() - began) * (1 / _SHARE - 1)))
+            await asyncio.sleep(_pause(interval, began, changed_at))
     finally:
         _open -= 1
+
+
+def _pause(interval: float, began: float, changed_at: float) -> float:
+    slowdown = min(1 + (began - changed_at) / _SLOWDOWN_SECONDS, _MAX_SLOWDOWN)
+    duration = time.monotonic() - began
+    return max(interval * slowdown, duration * (1 / _MAX_SHARE - 1))
 
 
 def _message(html: str) -> bytes:

@@ -1,7 +1,8 @@
-"""The frame of the dev page: what a page and an action are, who may see and do them, how they are answered.
+"""The framework of the dev page: pages and actions, who may use them, how they are rendered.
 
-A page has a template `<name>.html`; where it is live, the part that is kept up to date is `<name>.live.html`. An action is a form's POST; it gives
-the address to go on at. Both are plain functions of a `Visit`, run in a thread; what they raise becomes a page that says what to do.
+A page has a template `<name>.html`; on a live page, the part that is kept up to date is
+`<name>.live.html`. An action handles the POST of a form, and returns the path to redirect to. Both
+are plain functions of a `Visit`, run in a thread; what they raise becomes an error page.
 """
 
 import hashlib
@@ -27,40 +28,43 @@ from runyard.engine.api_keys import Key, Scope
 from runyard.engine.status import FINAL
 from runyard.gateway.dev import live, session
 from runyard.gateway.http.body import read_body
-from runyard.gateway.http.errors import Problem, problem_of
+from runyard.gateway.http.errors import HttpError, as_http_error
 from runyard.gateway.http.templates import as_pretty_json, environment
 from runyard.text.redaction import redactor
 
 _HERE = Path(__file__).parent
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; frame-src 'self';"
-        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
+        " media-src 'self'; connect-src 'self'; frame-src 'self'; form-action 'self';"
+        " base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    # Not `no-referrer`: with it browsers send forms without their origin.
+    # Not `no-referrer`, with which browsers send forms without an origin.
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 _LOGIN = "/dev/login"
-_MOST_SHOWN = 50_000
-# An event of 512 KiB, every byte of it as % and two digits, with its other fields; what anybody may send is a key.
-_MOST_FORM_BYTES = 4 * 1024 * 1024
-_MOST_LOGIN_BYTES = 16 * 1024
-_MOST_FIELDS = 10_000
+# Characters of a JSON value that a page shows.
+_MAX_SHOWN = 50_000
+# Enough for an event of 512 KiB with every byte percent-encoded, and its other fields.
+_MAX_FORM_BYTES = 4 * 1024 * 1024
+# The login form, which anybody may send, has only a key.
+_MAX_LOGIN_BYTES = 16 * 1024
+_MAX_FIELDS = 10_000
 Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Visit:
-    """A request to the dev page by someone who may make it.
+    """An authorized request to the dev page.
 
     Attributes
     ----------
-    query, form
-        The fields of the query and of a POST, each with its values.
     caller
-        The key that it comes with.
+        The visitor's key.
+    query, form
+        The fields of the query and of a form, each with its values.
     """
 
     request: Request
@@ -69,50 +73,50 @@ class Visit:
     form: Mapping[str, Sequence[str]]
 
     def path(self, name: str) -> str:
-        """A parameter of the path."""
+        """A path parameter."""
         return str(self.request.path_params[name])
 
-    def asked(self, name: str) -> str:
-        """The text of a field of the query, without blanks around it; empty where there is none."""
+    def query_value(self, name: str) -> str:
+        """A field of the query, stripped; empty if it is missing."""
         return self.query.get(name, [""])[0].strip()
 
-    def given(self, name: str) -> str:
-        """The text of a field of the form, empty where there is none."""
+    def form_value(self, name: str) -> str:
+        """A field of the form; empty if it is missing."""
         return self.form.get(name, [""])[0]
 
     def in_background(self, pieces: Iterator[object]) -> None:
-        """Do all the pieces of an iterator behind the answer."""
-        from_thread.run_sync(self.request.app.state.services.background.go_on, pieces)
+        """Exhaust an iterator in the background."""
+        from_thread.run_sync(self.request.app.state.services.background.run, pieces)
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page.
+    """A page.
 
     Parameters
     ----------
     path
-        Its path below `/dev`: `/events/{id}`; empty for the first one.
+        Its path below `/dev`: `/events/{id}`; empty for the start page.
     template
-        The name of its template, without `.html`; empty where `look` always makes the answer itself.
-    look
-        Gives the template's values, or an answer of its own.
+        The name of its template, without `.html`; empty if `view` always returns a response.
+    view
+        Returns the values for the template, or a response.
     menu
-        What the menu calls it; empty where it does not stand there.
-    every
-        Seconds between two looks at its live part; None where it has none.
+        Its name in the menu; empty if it is not in the menu.
+    refresh_seconds
+        Seconds between two renderings of its live part; None if it has none.
     """
 
     path: str
     template: str
-    look: Callable[[Visit], Values | Response]
+    view: Callable[[Visit], Values | Response]
     menu: str = ""
-    every: float | None = None
+    refresh_seconds: float | None = None
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A page that an action answers with: its template, without `.html`, its values, its status."""
+class PageResponse:
+    """A page as the result of an action: its template without `.html`, values and status."""
 
     template: str
     values: Values
@@ -121,25 +125,25 @@ class Shown:
 
 @dataclass(frozen=True)
 class Action:
-    """What a form does: `do` gives the path to go on at, or a page."""
+    """Handles a form: `handler` returns the path to redirect to, or a page."""
 
     path: str
-    do: Callable[[Visit], str | Shown]
+    handler: Callable[[Visit], str | PageResponse]
     scope: Scope = "manage"
 
 
 @dataclass
 class Site:
-    """All pages and actions, with their templates.
+    """All pages and actions with their templates.
 
     Parameters
     ----------
     pages, actions
         In the order of the menu.
     templates
-        Folders of templates of the project's own.
+        Folders with templates of the project's own.
     dagster
-        Whether the Dagster UI is served beside them.
+        Whether the Dagster UI is served next to them.
     """
 
     pages: Sequence[Page]
@@ -149,9 +153,9 @@ class Site:
     _environment: Environment = field(init=False)
 
     def __post_init__(self) -> None:
-        made = environment([_HERE / "pages", *self.templates], _shown_json)
-        made.finalize = _without_secrets
-        made.globals |= {
+        self._environment = environment([_HERE / "pages", *self.templates], _shown_json)
+        self._environment.finalize = _without_secrets
+        self._environment.globals |= {
             "menu": [page for page in self.pages if page.menu],
             "dagster": self.dagster,
             "to_event": to_event,
@@ -161,153 +165,142 @@ class Site:
             "static": _static,
             "final": FINAL,
         }
-        self._environment = made
 
     def routes(self) -> list[BaseRoute]:
         """The routes of everything below `/dev`."""
-        found: list[BaseRoute] = [Mount("/dev/static", StaticFiles(directory=_HERE / "static"))]
-        found += [
+        routes: list[BaseRoute] = [Mount("/dev/static", StaticFiles(directory=_HERE / "static"))]
+        routes += [
             Route(_LOGIN, self._log_in, methods=["GET", "POST"]),
             Route("/dev/logout", self._log_out, methods=["POST"]),
         ]
-        found += [
+        routes += [
             Route(f"/dev{page.path}", partial(self._show, page), methods=["GET"])
             for page in self.pages
         ]
-        found += [
+        routes += [
             Route(f"/dev{action.path}", partial(self._do, action), methods=["POST"])
             for action in self.actions
         ]
-        return [*found, Mount("/dev", self._nothing_here)]
+        return [*routes, Mount("/dev", self._not_found)]
 
     def render(self, template: str, request: Request, caller: Key, values: Values) -> str:
         """A template as HTML."""
-        known = {
+        common = {
             "token": session.token(request),
             "path": request.url.path,
             "scopes": caller.scopes,
             "key_name": None if _development(request) else caller.name,
             "without_secrets": redactor(),
         }
-        return self._environment.get_template(template).render({**known, **values})
+        return self._environment.get_template(template).render({**common, **values})
 
     async def _show(self, page: Page, request: Request) -> Response:
         request.state.endpoint = f"GET /dev{page.path}"
         try:
             caller = await session.visitor(request, "read")
             visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {})
-            if page.every is not None and live.wanted(request):
+            if page.refresh_seconds is not None and live.is_stream_request(request):
                 return live.stream(
                     partial(self._live_part, page, visit),
-                    page.every,
+                    page.refresh_seconds,
                     partial(session.still_valid, request, caller),
                 )
-            found = await run_in_threadpool(page.look, visit)
-            if isinstance(found, Response):
-                return found
-            return self._answer(
-                request,
-                await run_in_threadpool(
-                    self.render, f"{page.template}.html", request, caller, found
-                ),
+            values = await run_in_threadpool(page.view, visit)
+            if isinstance(values, Response):
+                return values
+            html = await run_in_threadpool(
+                self.render, f"{page.template}.html", request, caller, values
             )
+            return self._respond(request, html)
         except Exception as error:
-            return self._refuse(request, error)
+            return self._error(request, error)
 
     def _live_part(self, page: Page, visit: Visit) -> str:
-        found = page.look(visit)
-        assert not isinstance(found, Response), "a live page is made of its template"
-        return self.render(f"{page.template}.live.html", visit.request, visit.caller, found)
+        values = page.view(visit)
+        assert not isinstance(values, Response), "a live page is rendered from its template"
+        return self.render(f"{page.template}.live.html", visit.request, visit.caller, values)
 
     async def _do(self, action: Action, request: Request) -> Response:
         request.state.endpoint = f"POST /dev{action.path}"
         try:
             caller = await session.visitor(request, action.scope)
-            form = await _form(request, _MOST_FORM_BYTES, caller.id)
-            found = await run_in_threadpool(action.do, Visit(request, caller, {}, form))
-            if isinstance(found, str):
-                return RedirectResponse(found, 303, HEADERS)
+            form = await _form(request, _MAX_FORM_BYTES, caller.id)
+            result = await run_in_threadpool(action.handler, Visit(request, caller, {}, form))
+            if isinstance(result, str):
+                return RedirectResponse(result, 303, HEADERS)
             html = await run_in_threadpool(
-                self.render, f"{found.template}.html", request, caller, found.values
+                self.render, f"{result.template}.html", request, caller, result.values
             )
-            return self._answer(request, html, found.status)
+            return self._respond(request, html, result.status)
         except Exception as error:
-            return self._refuse(request, error)
+            return self._error(request, error)
 
-    def _answer(self, request: Request, html: str, status: int = 200) -> Response:
-        made = HTMLResponse(html, status, HEADERS)
+    def _respond(self, request: Request, html: str, status: int = 200) -> Response:
+        response = HTMLResponse(html, status, HEADERS)
         if session.cookie(request) is None:
-            session.begin(request, made, request.state.session)
-        return made
+            session.begin(request, response, request.state.session)
+        return response
 
-    def _refuse(self, request: Request, error: Exception) -> Response:
-        problem = problem_of(error)
-        if problem.status == 401 and not live.wanted(request):
+    def _error(self, request: Request, error: Exception) -> Response:
+        http_error = as_http_error(error)
+        if http_error.status == 401 and not live.is_stream_request(request):
             return self._ask_for_key(request, "")
-        # An action has no page of its own: its form stands on the one above it.
+        # An action has no page of its own: its form is on the page one level up.
         back = request.url.path if request.method == "GET" else request.url.path.rpartition("/")[0]
-        html = self.render(
-            "error.html",
-            request,
-            _NOBODY,
-            {
-                "problem": problem,
-                "message": str(problem),
-                "back": back,
-                "request_id": request.state.request_id,
-            },
-        )
-        made = self._answer(request, html, problem.status)
-        made.headers.update(problem.headers)
-        return made
+        values = {
+            "status": http_error.status,
+            "message": str(http_error),
+            "back": back,
+            "request_id": request.state.request_id,
+        }
+        html = self.render("error.html", request, _NOBODY, values)
+        response = self._respond(request, html, http_error.status)
+        response.headers.update(http_error.headers)
+        return response
 
-    async def _nothing_here(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _not_found(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
         if request.url.path == "/dev/":
             await RedirectResponse("/dev", 307)(scope, receive, send)
             return
-        problem = Problem(404, "not_found", "there is no such page: begin with the events")
-        await self._refuse(request, problem)(scope, receive, send)
+        error = HttpError(404, "not_found", "there is no such page: start from the events")
+        await self._error(request, error)(scope, receive, send)
 
     def _ask_for_key(self, request: Request, message: str) -> Response:
-        # What a form was to do is not done by going on at its address.
-        to = (
-            f"{request.url.path}?{request.url.query}".rstrip("?")
-            if request.method == "GET" and request.url.path != _LOGIN
-            else "/dev"
-        )
-        return self._answer(
-            request,
-            self.render("login.html", request, _NOBODY, {"message": message, "to": to}),
-            401,
-        )
+        # After the login of a POST there is nothing to return to: its form has not been handled.
+        to = "/dev"
+        if request.method == "GET" and request.url.path != _LOGIN:
+            to = f"{request.url.path}?{request.url.query}".rstrip("?")
+        html = self.render("login.html", request, _NOBODY, {"message": message, "to": to})
+        return self._respond(request, html, 401)
 
     async def _log_in(self, request: Request) -> Response:
         request.state.endpoint = f"{request.method} {_LOGIN}"
         if request.method == "GET":
             return self._ask_for_key(request, "")
         try:
-            form = await _form(request, _MOST_LOGIN_BYTES)
-            given = form.get("key", [""])[0].strip()
-            await request.app.state.services.access.caller(request, "read", given=given)
+            form = await _form(request, _MAX_LOGIN_BYTES)
+            key = form.get("key", [""])[0].strip()
+            authenticator = request.app.state.services.authenticator
+            await authenticator.authenticate(request, "read", cookie=key)
         except Exception as error:
-            return self._ask_for_key(request, str(problem_of(error)))
+            return self._ask_for_key(request, str(as_http_error(error)))
         to = form.get("to", ["/dev"])[0]
-        made = RedirectResponse(
-            to if to == "/dev" or to.startswith(("/dev/", "/dev?")) else "/dev", 303, HEADERS
-        )
-        session.begin(request, made, given)
-        return made
+        if to != "/dev" and not to.startswith(("/dev/", "/dev?")):
+            to = "/dev"
+        response = RedirectResponse(to, 303, HEADERS)
+        session.begin(request, response, key)
+        return response
 
     async def _log_out(self, request: Request) -> Response:
         request.state.endpoint = "POST /dev/logout"
         try:
-            await _form(request, _MOST_LOGIN_BYTES)
-        except Problem as problem:
-            return self._refuse(request, problem)
-        made = RedirectResponse(_LOGIN, 303, HEADERS)
-        session.end(made)
-        return made
+            await _form(request, _MAX_LOGIN_BYTES)
+        except HttpError as error:
+            return self._error(request, error)
+        response = RedirectResponse(_LOGIN, 303, HEADERS)
+        session.end(response)
+        return response
 
 
 _NOBODY = Key("nobody", "nobody", b"", ())
@@ -315,52 +308,51 @@ _NOBODY = Key("nobody", "nobody", b"", ())
 
 @pass_context
 def _shown_json(context: Context, value: object) -> str:
-    """JSON with indents, without secrets, and cut where nobody would read it."""
+    """Indented JSON without secrets, truncated if it is very long."""
     text: str = context["without_secrets"](as_pretty_json(value))
-    return (
-        text
-        if len(text) <= _MOST_SHOWN
-        else f"{text[:_MOST_SHOWN]}\n... and {len(text) - _MOST_SHOWN:,} characters more"
-    )
+    if len(text) <= _MAX_SHOWN:
+        return text
+    return f"{text[:_MAX_SHOWN]}\n... and {len(text) - _MAX_SHOWN:,} characters more"
 
 
 @cache
 def _static(name: str) -> str:
-    """The address of a file that belongs to the pages: another one when it has changed, so that no browser uses an old one."""
-    return f"/dev/static/{name}?{hashlib.blake2b((_HERE / 'static' / name).read_bytes(), digest_size=6).hexdigest()}"
+    """The URL of a static file, with a digest so that no browser uses an outdated one."""
+    content = (_HERE / "static" / name).read_bytes()
+    return f"/dev/static/{name}?{hashlib.blake2b(content, digest_size=6).hexdigest()}"
 
 
 @pass_context
 def _without_secrets(context: Context, value: object) -> object:
-    """What every expression of a template goes through: text that is no HTML of our own loses the secrets in it."""
-    return (
-        context["without_secrets"](value)
-        if isinstance(value, str) and not isinstance(value, Markup)
-        else value
-    )
+    """Redact the value of a template expression, unless it is HTML of our own."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return context["without_secrets"](value)
+    return value
 
 
-async def _form(request: Request, most: int, key: str | None = None) -> Mapping[str, Sequence[str]]:
-    """The fields of a form that one of our pages has sent, `most` bytes at most, by the owner of a key or anybody; raises `Problem`."""
-    body = await read_body(request, most, key)
+async def _form(
+    request: Request, max_bytes: int, key: str | None = None
+) -> Mapping[str, Sequence[str]]:
+    """The fields of a form of one of our pages; raises `HttpError`.
+
+    `key` is the id of the visitor's key; None if the visitor is not identified.
+    """
+    body = await read_body(request, max_bytes, key)
     try:
-        if len(body) > _MOST_LOGIN_BYTES:
+        if len(body) > _MAX_LOGIN_BYTES:
             form = await run_in_threadpool(_fields, body)
         else:
             form = _fields(body)
     except ValueError:
-        raise Problem(
-            400,
-            "invalid_form",
-            "this is no form that one of our pages has sent: open the page again",
-        ) from None
+        message = "this is not a form of the dev page: open the page again"
+        raise HttpError(400, "invalid_form", message) from None
     session.check_form(request, form.get(session.TOKEN_FIELD, [""])[0])
     return form
 
 
 def _fields(body: bytes) -> dict[str, list[str]]:
-    return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
 
 
 def _development(request: Request) -> bool:
-    return bool(request.app.state.services.access.development)
+    return bool(request.app.state.services.authenticator.development)

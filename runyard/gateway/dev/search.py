@@ -1,7 +1,8 @@
-"""A search for events: its fields as they were typed, read and looked up.
+"""Searches for events by the fields of a form.
 
-A search is never allowed to read the whole table in one go: the statement looks at a chunk of events, newest first, and the next one, a larger one as long
-as that is quick, goes on behind it until enough are found or the time is over. What was not looked at yet is said, with where to go on.
+No statement may scan the whole table: each looks at a chunk of events, newest first, and the next
+one continues after it, with a larger chunk as long as that is fast, until there are enough results
+or the time is up. Then the result says how far back the search got, and where to continue.
 """
 
 import json
@@ -33,90 +34,94 @@ _COMPARED = re.compile(r"[\w.$-]+")
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched for: the fields as they were typed, `before` is where to go on."""
+    """A search: the fields as they were typed, and `before`, where to continue."""
 
     typed: Mapping[str, str]
     before: str = ""
 
     def address(self, **changed: str) -> str:
-        """The address of this search, with some fields changed."""
+        """The path of this search, with some fields changed."""
         fields = {name: text for name, text in {**self.typed, **changed}.items() if text}
         return f"/dev?{urlencode(fields)}" if fields else "/dev"
 
 
 @dataclass(frozen=True)
-class Found:
-    """Events of a search; `further` is where to go on, None at the end; `looked_until` is how far back it looked, where its time was over before it had enough."""
+class SearchResult:
+    """The events of a search, and where to continue, None at the end.
+
+    `looked_until` is how far back the search got, if its time was up before it had enough.
+    """
 
     events: list[Row]
     further: str | None
     looked_until: datetime | None = None
 
 
-def find(search: Search) -> Found:
-    """The next events that a search meets; raises `InvalidOption` for a field that cannot be read."""
+def find(search: Search) -> SearchResult:
+    """The next events that match a search; raises `InvalidOption` for a field that is invalid."""
     typed = search.typed
     status = typed["status"] or None
     if status is not None and status not in STATUSES:
         raise InvalidOption(
-            f"status: there is no status {status!r}; there are {', '.join(STATUSES)}"
+            f"status: there is no status {status!r}; use one of {', '.join(STATUSES)}"
         )
     bounds: dict[str, Any] = {
         "name": typed["name"] or None,
         "ids": _ids(typed["id"]),
-        "since": _moment(typed["since"], "since"),
-        "until": _moment(typed["until"], "until"),
+        "since": _time(typed["since"], "since"),
+        "until": _time(typed["until"], "until"),
     }
-    wanted = {
+    conditions = {
         "status": status,
         "filter": as_filter(typed["path"]) if typed["path"] else None,
         "internal": bool(
             typed["internal"] or typed["id"] or typed["name"].startswith(INTERNAL_PREFIXES)
         ),
     }
-    place = _place(search.before)
-    found: list[Row] = []
+    position = _decode(search.before)
+    events: list[Row] = []
     chunk, began = _CHUNK, time.monotonic()
     with database.searching(_STATEMENT_SECONDS) as connection:
         while True:
-            looked_at, (at, last) = time.monotonic(), place or (None, None)
-            found += fetch_all(
+            chunk_began, (at, last) = time.monotonic(), position or (None, None)
+            events += fetch_all(
                 connection,
                 "search_events",
                 **bounds,
-                **wanted,
+                **conditions,
                 chunk=chunk,
                 cursor_at=at,
                 cursor_id=last,
-                limit=_SHOWN + 1 - len(found),
+                limit=_SHOWN + 1 - len(events),
             )
-            if len(found) > _SHOWN:
-                return Found(
-                    found[:_SHOWN],
-                    _written((found[_SHOWN - 1]["received_at"], found[_SHOWN - 1]["id"])),
-                )
+            if len(events) > _SHOWN:
+                shown = events[:_SHOWN]
+                return SearchResult(shown, _encode((shown[-1]["received_at"], shown[-1]["id"])))
             row = fetch_one(
                 connection, "search_events_end", **bounds, chunk=chunk, cursor_at=at, cursor_id=last
             )
             if row is None:
-                return Found(found, None)
-            place = row["received_at"], row["id"]
+                return SearchResult(events, None)
+            position = row["received_at"], row["id"]
             now = time.monotonic()
             if now - began > _SECONDS:
-                return Found(found, _written(place), place[0])
-            chunk = min(2 * chunk, _LARGEST_CHUNK) if now - looked_at < _SECONDS / 8 else chunk
+                return SearchResult(events, _encode(position), position[0])
+            if now - chunk_began < _SECONDS / 8:
+                chunk = min(2 * chunk, _LARGEST_CHUNK)
 
 
 def as_filter(typed: str) -> str:
-    """A path in the data as SQL/JSON path: `data.to = ada@example.com`, `data.to` (it is there), or SQL/JSON path itself; raises `InvalidOption`.
+    """A condition on the data as SQL/JSON path; raises `InvalidOption`.
 
-    What is compared with is a number, true, false or null where it can be one, or the same as text.
+    It is `data.to = ada@example.com`, `data.to` (which exists), or SQL/JSON path itself. A value
+    that could be a number, true, false or null matches that as well as the same text.
     """
     if typed.startswith(("$", "(", "exists")):
         return check_filter(typed, "path")
     if len(typed) > MAX_FILTER_LENGTH:
         raise InvalidOption(
-            f'path: it may have {MAX_FILTER_LENGTH:,} characters, not {len(typed):,}; look for the beginning with SQL/JSON path: $.data.to starts with "ada"'
+            f"path: it may have {MAX_FILTER_LENGTH:,} characters, not {len(typed):,}; search for the"
+            ' beginning with SQL/JSON path: $.data.to starts with "ada"'
         )
     left, equals, right = typed.partition("=")
     if not _COMPARED.fullmatch(left.strip()):
@@ -126,14 +131,14 @@ def as_filter(typed: str) -> str:
     where = "$" + "".join(f".{json.dumps(part)}" for part in parse_path(left.strip(), "path"))
     if not equals:
         return f"exists({where})"
-    written = right.strip()
-    text = written.strip('"')
-    found = f"{where} == {json.dumps(text, ensure_ascii=False)}"
-    return f"{found} || {where} == {written}" if _is_literal(written) else found
+    value = right.strip()
+    text = json.dumps(value.strip('"'), ensure_ascii=False)
+    condition = f"{where} == {text}"
+    return f"{condition} || {where} == {value}" if _is_literal(value) else condition
 
 
 def _is_literal(text: str) -> bool:
-    if text.startswith(("[", "{")):  # no literal, and it may be nested deeper than can be read
+    if text.startswith(("[", "{")):  # not a literal, and possibly nested too deeply to parse
         return False
     try:
         return isinstance(json.loads(text, parse_constant=lambda name: name), int | float | None)
@@ -142,7 +147,7 @@ def _is_literal(text: str) -> bool:
 
 
 def _ids(typed: str) -> Sequence[str] | None:
-    """The events that an id leads to, None where none is asked for."""
+    """The events that belong to an id; None if there is no id in the search."""
     if not typed:
         return None
     with database.connection() as connection:
@@ -150,17 +155,20 @@ def _ids(typed: str) -> Sequence[str] | None:
     return [row["id"] for row in rows]
 
 
-def _moment(typed: str, what: str) -> datetime | None:
+def _time(typed: str, what: str) -> datetime | None:
     return parse_time(typed, what) if typed else None
 
 
-def _place(before: str) -> tuple[datetime, str] | None:
+def _decode(before: str) -> tuple[datetime, str] | None:
     at, _, last = before.partition(" ")
     try:
         return (datetime.fromisoformat(at), last) if before else None
     except ValueError:
-        raise InvalidOption("before: go on from a page of the search, by its link") from None
+        raise InvalidOption(
+            "before: is not a position in this search: use the links of its pages"
+        ) from None
 
 
-def _written(place: tuple[datetime, str]) -> str:
-    return f"{place[0].astimezone(UTC).isoformat().replace('+00:00', 'Z')} {place[1]}"
+def _encode(position: tuple[datetime, str]) -> str:
+    at, last = position
+    return f"{at.astimezone(UTC).isoformat().replace('+00:00', 'Z')} {last}"

@@ -1,4 +1,4 @@
-"""Send an event: a form of its type, or JSON; what is wrong is said beside the field, and the same event is shown as code."""
+"""Send an event by a form for its type, or as JSON, with errors per field, and as code."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,18 @@ from runyard.errors import InvalidEvent, InvalidOption
 from runyard.events import Event, catalog, millis, rows_as_json
 from runyard.gateway.api.history import event_of
 from runyard.gateway.dev.events import event_names
-from runyard.gateway.dev.forms import Field, beside, data_of, example, fields_of, typed
-from runyard.gateway.dev.page import Action, Page, Shown, Values, Visit
+from runyard.gateway.dev.forms import (
+    Field,
+    data_of,
+    example,
+    field_texts,
+    fields_of,
+    problems_by_field,
+)
+from runyard.gateway.dev.page import Action, Page, PageResponse, Values, Visit
 from runyard.gateway.dev.snippets import snippets
 from runyard.gateway.http.body import check_values
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.errors import HttpError
 from runyard.store import database
 from runyard.store.queries import fetch_all
 from runyard.syntax.times import parse_time
@@ -23,48 +30,49 @@ _OPTIONS = ("id", "at")
 _LOCK_SECONDS = 1
 
 
-def look(visit: Visit) -> Values:
-    """The form for a type of event, with its example, or with the data of an event that came (`event`)."""
-    name, data = visit.asked("name"), None
-    if visit.asked("event"):
-        sent = event_of(visit.asked("event"), visit.caller)
+def show(visit: Visit) -> Values:
+    """The form for an event, filled with its example, or with the data of an earlier `event`."""
+    name, data = visit.query_value("name"), None
+    if visit.query_value("event"):
+        sent = event_of(visit.query_value("event"), visit.caller)
         name, data = sent.name, sent.data
     schema = catalog.schema(name) if name else None
-    raw = visit.asked("mode") == "json" or schema is None
+    raw = visit.query_value("mode") == "json" or schema is None
     if data is None:
         data = example(schema) if schema is not None else {}
     fields = fields_of(schema or {})
     text = json.dumps(data, indent=2, ensure_ascii=False)
     return {
-        **_shown(name, fields, raw, typed(fields, data), text, {}),
-        **_judged(visit, fields, raw, *_event(name, data, {})),
+        **_form_values(name, fields, raw, field_texts(fields, data), text, {}),
+        **_results(visit, fields, raw, *_event(name, data, {})),
     }
 
 
-def send(visit: Visit) -> str | Shown:
-    """Send what was typed, and go on at the event; or (`do=check`) only say what is wrong with it."""
-    name = visit.given("name").strip()
+def send(visit: Visit) -> str | PageResponse:
+    """Send the event and redirect to it, or (with `do=check`) only report what is wrong with it."""
+    name = visit.form_value("name").strip()
     schema = catalog.schema(name) if name else None
-    raw = visit.given("mode") == "json" or schema is None
+    raw = visit.form_value("mode") == "json" or schema is None
     fields = fields_of(schema or {})
-    written = {
-        field: values[0] for field, values in visit.form.items() if field.startswith("data.")
-    }
-    options = {field: visit.given(field).strip() for field in _OPTIONS}
-    data, unreadable = _read_json(visit.given("json")) if raw else data_of(fields, written)
+    texts = {field: values[0] for field, values in visit.form.items() if field.startswith("data.")}
+    options = {field: visit.form_value(field).strip() for field in _OPTIONS}
+    data, unreadable = _read_json(visit.form_value("json")) if raw else data_of(fields, texts)
     event, problems = _event(name, data, options)
-    problems = _together(unreadable, problems)
-    if visit.given("do") == "send" and event is not None and not problems:
+    problems = _merge(unreadable, problems)
+    if visit.form_value("do") == "send" and event is not None and not problems:
         return to_event(_send(event, visit.caller.sender))
     values = {
-        **_shown(name, fields, raw, written, visit.given("json"), options),
-        **_judged(visit, fields, raw, event, problems),
+        **_form_values(name, fields, raw, texts, visit.form_value("json"), options),
+        **_results(visit, fields, raw, event, problems),
     }
-    return Shown("send", values, 400 if visit.given("do") == "send" else 200)
+    return PageResponse("send", values, 400 if visit.form_value("do") == "send" else 200)
 
 
 def _send(event: Event, sender: str) -> str:
-    """Send an event; return its id. One whose id another transaction holds is not waited for: psycopg's LockNotAvailable then."""
+    """Send an event; return its id.
+
+    Raises psycopg's LockNotAvailable if another transaction is sending the same id.
+    """
     with database.transaction(_LOCK_SECONDS) as connection:
         [sent] = fetch_all(
             connection, "send", events=rows_as_json([event], sender=sender), source="dev page"
@@ -72,64 +80,58 @@ def _send(event: Event, sender: str) -> str:
     return str(sent["id"])
 
 
-def _shown(
+def _form_values(
     name: str,
     fields: Sequence[Field],
     raw: bool,
-    written: Mapping[str, str],
+    texts: Mapping[str, str],
     text: str,
     options: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What the page shows whether or not it is well."""
+    """The template values of the form itself."""
     return {
         "name": name,
         "names": event_names(),
         "fields": fields,
         "raw": raw,
-        "written": written,
+        "texts": texts,
         "json": text,
         "options": {field: options.get(field, "") for field in _OPTIONS},
     }
 
 
-def _judged(
+def _results(
     visit: Visit, fields: Sequence[Field], raw: bool, event: Event | None, problems: Problems
 ) -> dict[str, Any]:
-    """What is wrong with the event, by the field that it is shown beside, and the same as code where nothing is."""
-    at_fields, others = _beside_json(problems) if raw else beside(fields, problems)
+    """The template values for the event's problems, or for its code if it has none."""
+    by_field, others = _problems_of_json(problems) if raw else problems_by_field(fields, problems)
     for field in _OPTIONS:
-        at_fields[field] = [text for path, text in others if path == field]
-    request = visit.request
-    needs_key = not request.app.state.services.access.development
-    code = (
-        snippets(event, str(request.base_url).rstrip("/"), key=needs_key)
-        if event is not None and not problems
-        else {}
-    )
+        by_field[field] = [text for path, text in others if path == field]
+    code: Mapping[str, str] = {}
+    if event is not None and not problems:
+        needs_key = not visit.request.app.state.services.authenticator.development
+        code = snippets(event, str(visit.request.base_url).rstrip("/"), key=needs_key)
     return {
         "problems": problems,
-        "at_fields": at_fields,
+        "by_field": by_field,
         "others": [(path, text) for path, text in others if path not in _OPTIONS],
         "snippets": code,
     }
 
 
-def _beside_json(problems: Problems) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
-    """As `forms.beside`, for the one field that takes all of the data."""
+def _problems_of_json(problems: Problems) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    """As `forms.problems_by_field`, for the one field with all of the data."""
     of_data = [(path, text) for path, text in problems if path.partition(".")[0] == "data"]
-    return {"json": [f"{path}: {text}" for path, text in of_data]}, [
-        problem for problem in problems if problem not in of_data
-    ]
+    others = [problem for problem in problems if problem not in of_data]
+    return {"json": [f"{path}: {text}" for path, text in of_data]}, others
 
 
-def _together(unreadable: Problems, problems: Problems) -> Problems:
-    """What is wrong, each once: of what cannot be read the type would only say that it is not there."""
+def _merge(unreadable: Problems, problems: Problems) -> Problems:
+    """All problems; of a field that does not parse the type would only say that it is missing."""
     unread = {path for path, _ in unreadable}
-    return (
-        unreadable
-        if "data" in unread
-        else [*unreadable, *((path, text) for path, text in problems if path not in unread)]
-    )
+    if "data" in unread:
+        return unreadable
+    return [*unreadable, *((path, text) for path, text in problems if path not in unread)]
 
 
 def _event(
@@ -149,15 +151,13 @@ def _event(
 def _read_json(text: str) -> tuple[Any, Problems]:
     try:
         check_values(text.encode())
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError, Problem) as error:
+        data = json.loads(text or "{}")
+    except (ValueError, RecursionError, HttpError) as error:
         return {}, [("data", f"this is not JSON: {error}")]
-    return (
-        (found, [])
-        if isinstance(found, dict)
-        else ({}, [("data", "this is no JSON object: begin it with {")])
-    )
+    if not isinstance(data, dict):
+        return {}, [("data", "this is not a JSON object: start it with {")]
+    return data, []
 
 
-PAGES = [Page("/send", "send", look, menu="Send")]
+PAGES = [Page("/send", "send", show, menu="Send")]
 ACTIONS = [Action("/send", send, scope="send")]

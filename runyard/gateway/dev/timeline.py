@@ -1,4 +1,4 @@
-"""What an invocation did when: its waits and its runs, each run with its steps, in order."""
+"""The timeline of an invocation: its waits and its runs with their steps, in order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from runyard.engine.status import FINAL
 from runyard.gateway.api.schemas import Failure, FullInvocation, StepView
 from runyard.store.queries import Row
 
-# What it waited for behind a run that it left so.
-_BEHIND = {
+# What the invocation waited for after a run segment that ended with this status.
+_NEXT = {
     "queued": "backoff",
     "sleeping": "sleeping",
     "waiting": "waiting",
@@ -22,7 +22,7 @@ _BEHIND = {
 
 @dataclass(frozen=True)
 class Step:
-    """A step in a run. `begin` and `width` say where it lies in the run, in per cent; None where its times were not kept."""
+    """A step of a run; `begin` and `width` are its place in the run in percent, None if unknown."""
 
     name: str
     status: str
@@ -36,9 +36,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time. `kind` is `run`, or what was waited for: queued, claimed (for its run to begin), backoff, sleeping, waiting, ended (and taken up again).
+    """A period on the timeline.
 
-    `end` is None while it lasts. A run has `status`, `run_id`, `worker`, how many invocations it was for (`size`), and its `steps`.
+    Attributes
+    ----------
+    kind
+        `run`, or a wait: queued, claimed (until its run starts), backoff, sleeping, waiting, or
+        ended (until it is taken up again).
+    end
+        None while it lasts.
+    size
+        How many invocations the run was for.
     """
 
     kind: str
@@ -59,77 +67,68 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All spans, and the steps that were kept from before (of the invocation that this one replays)."""
+    """All spans, and the completed steps reused from the invocation that this one replays."""
 
     spans: list[Span]
-    kept: list[StepView]
+    reused: list[StepView]
 
 
 def timeline(
     invocation: FullInvocation, segments: Sequence[Row], batches: Sequence[Row], now: datetime
 ) -> Timeline:
-    """Put it together of the invocation, the parts that it left unfinished, and the batches of its runs (`batches_of_runs`)."""
+    """Build the timeline from an invocation, its earlier run segments, and its runs' batches."""
     by_run = {batch["run_id"]: batch for batch in batches}
     ended = [
         (segment["run_id"], segment["status"], segment["ended_at"], segment["error"])
         for segment in segments
     ]
     if invocation.run_id is not None and invocation.run_id not in {run for run, *_ in ended}:
-        ended.append(
-            (
-                invocation.run_id,
-                invocation.status if invocation.status in FINAL else "running",
-                invocation.finished_at,
-                invocation.error,
-            )
-        )
-    runs = {run for run, *_ in ended}
+        status = invocation.status if invocation.status in FINAL else "running"
+        ended.append((invocation.run_id, status, invocation.finished_at, invocation.error))
     spans: list[Span] = []
-    at, waiting = invocation.created_at, "queued"
-    for run, status, end, error in ended:
-        batch = by_run.get(run, {})
-        steps = [step for step in invocation.steps if step.run_id == run]
-        start = batch.get("started_at") or min(
-            (step.started_at for step in steps), default=end or now
-        )
+    at, wait = invocation.created_at, "queued"
+    for run_id, status, end, error in ended:
+        batch = by_run.get(run_id, {})
+        steps = [step for step in invocation.steps if step.run_id == run_id]
+        first_step = min((step.started_at for step in steps), default=end or now)
+        start = batch.get("started_at") or first_step
         claimed = batch.get("claimed_at") or start
-        spans += [
-            Span(kind, begin, until)
-            for kind, begin, until in ((waiting, at, claimed), ("claimed", claimed, start))
-            if until > begin
-        ]
+        spans += _waits((wait, at, claimed), ("claimed", claimed, start))
         failure = Failure.model_validate(error) if error else None
-        shown = _steps(steps, failure, start, end or now)
-        spans.append(
-            Span(
-                "run",
-                start,
-                end,
-                status,
-                run,
-                batch.get("worker"),
-                batch.get("size", 1),
-                shown,
-                failure,
-            )
+        span = Span(
+            kind="run",
+            start=start,
+            end=end,
+            status=status,
+            run_id=run_id,
+            worker=batch.get("worker"),
+            size=batch.get("size", 1),
+            steps=_steps(steps, failure, start, end or now),
+            error=failure,
         )
-        at, waiting = end or now, _BEHIND.get(status, "")
-    if invocation.status not in (*FINAL, "running"):
-        spans.append(Span(waiting if invocation.status != "claimed" else "claimed", at, None))
-    elif invocation.finished_at is not None and invocation.finished_at > at:
-        spans.append(Span(waiting, at, invocation.finished_at))
+        spans.append(span)
+        at, wait = end or now, _NEXT.get(status, "")
+    if invocation.status in ("queued", "claimed", "sleeping", "waiting"):
+        spans.append(Span("claimed" if invocation.status == "claimed" else wait, at, None))
+    elif invocation.finished_at is not None:
+        spans += _waits((wait, at, invocation.finished_at))
+    runs = {run_id for run_id, *_ in ended}
     return Timeline(spans, [step for step in invocation.steps if step.run_id not in runs])
+
+
+def _waits(*waits: tuple[str, datetime, datetime]) -> list[Span]:
+    return [Span(kind, start, end) for kind, start, end in waits if end > start]
 
 
 def _steps(
     steps: Sequence[StepView], failure: Failure | None, start: datetime, end: datetime
 ) -> tuple[Step, ...]:
-    """The steps of a run; the one that failed in it too, where a later run has overwritten what was kept of it."""
+    """The steps of a run, including one that failed in it and was overwritten by a later run."""
     length = max((end - start).total_seconds(), 0.001)
-    found = [_step(step, start, length) for step in steps]
+    shown = [_step(step, start, length) for step in steps]
     if failure is not None and failure.step and failure.step not in {step.step for step in steps}:
-        found.append(Step(failure.step, "failed", None, None, None, None, None, failure))
-    return tuple(found)
+        shown.append(Step(failure.step, "failed", None, None, None, None, None, failure))
+    return tuple(shown)
 
 
 def _step(step: StepView, start: datetime, length: float) -> Step:
@@ -137,12 +136,12 @@ def _step(step: StepView, start: datetime, length: float) -> Step:
     begin = min(99.0, max(0.0, 100 * (step.started_at - start).total_seconds() / length))
     width = min(100.0 - begin, max(1.0, 100 * seconds / length))
     return Step(
-        step.step,
-        "failed" if step.error else "succeeded",
-        seconds,
-        round(begin, 2),
-        round(width, 2),
-        step.tries,
-        step.output,
-        step.error,
+        name=step.step,
+        status="failed" if step.error else "succeeded",
+        seconds=seconds,
+        begin=round(begin, 2),
+        width=round(width, 2),
+        tries=step.tries,
+        output=step.output,
+        error=step.error,
     )

@@ -1,7 +1,9 @@
-"""Who may do what: keys with scopes, a rate for each, signed requests; on loopback in development no key.
+"""Authentication and authorization: keys with scopes and rate limits, and signed requests.
 
-A key comes as `Authorization: Bearer ...`, as the header `apikey`, or in the path of the event API. Keys are read from the database at most
-every second, or a quarter of a second for one that is not known yet: it may be a new one. A key that was revoked is refused a second later.
+On loopback in development no key is required. Otherwise a key comes as `Authorization: Bearer ...`,
+as the header `apikey`, or in the path of the event API. Keys are read from the database at most
+once a second, or every quarter of a second for an unknown one, which may be new. A revoked key is
+rejected within a second.
 """
 
 import asyncio
@@ -16,22 +18,22 @@ from starlette.requests import Request
 from runyard.engine import api_keys
 from runyard.engine.api_keys import Key, Scope
 from runyard.errors import DatabaseUnavailable
-from runyard.gateway.http.client_connections import address_of
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.connection_limits import client_address
+from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.signatures import StandardWebhooks
-from runyard.gateway.http.strangers import Strangers
+from runyard.gateway.http.unknown_keys import UnknownKeyThrottle
 from runyard.settings import settings
 
 DEVELOPER = Key("development", "development", b"", api_keys.SCOPES)
 _FRESH_SECONDS = 1.0
-# However many unknown keys come, the database is asked no more often.
-_BETWEEN_SECONDS = 0.25
+# However many unknown keys arrive, the database is not read more often than this.
+_MIN_INTERVAL_SECONDS = 0.25
 SIGNED_ID = "signed"
 _SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
 
 
-class Access:
-    """Tells who a request is from.
+class Authenticator:
+    """Identifies the caller of a request.
 
     Parameters
     ----------
@@ -45,90 +47,93 @@ class Access:
         self._read_at = float("-inf")
         self._began_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
-        self._strangers = Strangers(settings().unknown_key_rate_limit)
-        self._buckets: dict[str, _Bucket] = {}
+        self._unknown_keys = UnknownKeyThrottle(settings().unknown_key_rate_limit)
+        self._buckets: dict[str, _TokenBucket] = {}
         self._used: set[str] = set()
 
-    async def caller(
-        self, request: Request, scope: Scope, *, body: bytes | None = None, given: str | None = None
+    async def authenticate(
+        self,
+        request: Request,
+        scope: Scope,
+        *,
+        body: bytes | None = None,
+        cookie: str | None = None,
     ) -> Key:
-        """The key that a request comes with, or who it is signed by.
+        """The key of a request, or a stand-in for the signer of its body.
 
         Parameters
         ----------
         scope
-            What it must be allowed to do.
+            The scope that the key must have.
         body
-            The body, where a signature over it will do instead of a key.
-        given
-            A key that it brings in another way than those above, where it brings none of them.
+            The body, if a signature over it is accepted instead of a key.
+        cookie
+            A key from a cookie or a form, for a request that has none in the usual places.
 
-        Raises `Problem`: 401 without a key that is known, 403 for one without the scope, 429 for one that is too fast, or for too many that are not known.
+        Raises `HttpError`: 401 without a valid key, 403 without the scope, 429 above the rate limit
+        of the key, or of unknown keys from one address.
         """
         if self.development:
             return DEVELOPER
-        brought = _brought(request) or ([given] if given else [])
-        if not brought and body is not None and "webhook-signature" in request.headers:
+        secrets = _secrets_in(request) or ([cookie] if cookie else [])
+        if not secrets and body is not None and "webhook-signature" in request.headers:
             _SIGNED.check(request.headers, body)
             return Key(SIGNED_ID, "signed", b"", ("send",), sender="signed")
         key = None
-        for each in brought:
-            key = key or await self._find(each)
+        for secret in secrets:
+            key = key or await self._find(secret)
         if key is None:
-            if brought:
-                await self._strangers.slow(
-                    address_of(request.client.host if request.client else "")
-                )
-            if "key" in request.path_params:
-                raise Problem(401, "unauthorized", "Event key not found")
-            raise Problem(
-                401,
-                "unauthorized",
-                "give a key that is valid here: Authorization: Bearer <key>",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        self._hold_to_rate(key)
+            if secrets:
+                host = request.client.host if request.client else ""
+                await self._unknown_keys.delay(client_address(host))
+            raise _unauthorized(request)
+        self._check_rate(key)
         if scope not in key.scopes:
-            raise Problem(
-                403, "forbidden", f"this key may not {scope}; it may {', '.join(key.scopes)}"
-            )
+            message = f"this key lacks the scope {scope}; it has {', '.join(key.scopes)}"
+            raise HttpError(403, "forbidden", message)
         self._used.add(key.id)
         return key
 
-    async def still_takes(self, key: Key) -> bool:
-        """Whether a key that was let in a while ago is still valid, as it was at most a second ago; also while the database is away."""
+    async def is_still_valid(self, key: Key) -> bool:
+        """Whether a key that was accepted a while ago was still valid at most a second ago.
+
+        While the database is unavailable, keys stay valid.
+        """
         if self.development or key.id == SIGNED_ID:
             return True
         with suppress(DatabaseUnavailable):
             await self._read_since(time.monotonic() - _FRESH_SECONDS)
         return key.hash in self._keys
 
-    async def check_still_takes(self, key: Key) -> None:
-        """Raise `Problem` for a key that was let in a while ago and is not valid any more."""
-        if not await self.still_takes(key):
-            raise Problem(
-                401, "unauthorized", "this key was revoked while its request was answered"
+    async def check_still_valid(self, key: Key) -> None:
+        """Raise `HttpError` if a key that was accepted a while ago is no longer valid."""
+        if not await self.is_still_valid(key):
+            raise HttpError(
+                401, "unauthorized", "this key was revoked while its request was in progress"
             )
 
-    async def _find(self, given: str) -> Key | None:
-        wanted = api_keys.digest(given)
-        asked = time.monotonic()
-        await self._read_since(asked - _FRESH_SECONDS)
-        if wanted not in self._keys:
-            # It may have been made a moment ago.
-            await self._read_since(asked)
-        found = self._keys.get(wanted)
-        return found if found is not None and hmac.compare_digest(found.hash, wanted) else None
+    async def _find(self, secret: str) -> Key | None:
+        digest = api_keys.digest(secret)
+        now = time.monotonic()
+        await self._read_since(now - _FRESH_SECONDS)
+        if digest not in self._keys:
+            # It may have been created a moment ago.
+            await self._read_since(now)
+        key = self._keys.get(digest)
+        return key if key is not None and hmac.compare_digest(key.hash, digest) else None
 
-    async def _read_since(self, moment: float) -> None:
-        """Read the keys unless that was done since a moment; those who ask meanwhile share it, and its error."""
-        while self._read_at < moment:
+    async def _read_since(self, start: float) -> None:
+        """Read the keys unless they were read after `start`.
+
+        Concurrent callers share one read, and its error.
+        """
+        while self._read_at < start:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._refresh())
             await asyncio.shield(self._reading)
 
     async def _refresh(self) -> None:
-        await asyncio.sleep(self._began_at + _BETWEEN_SECONDS - time.monotonic())
+        await asyncio.sleep(self._began_at + _MIN_INTERVAL_SECONDS - time.monotonic())
         self._began_at = time.monotonic()
         self._keys = {key.hash: key for key in await run_in_threadpool(self._read)}
         self._read_at = self._began_at
@@ -139,62 +144,67 @@ class Access:
             api_keys.mark_used(used)
         return api_keys.valid()
 
-    def _hold_to_rate(self, key: Key) -> None:
+    def _check_rate(self, key: Key) -> None:
         rate = key.per_second or settings().key_rate_limit
-        bucket = self._buckets.setdefault(key.id, _Bucket(rate))
+        bucket = self._buckets.setdefault(key.id, _TokenBucket(rate))
         wait = bucket.take(rate)
         if wait > 0:
-            raise Problem(
+            raise HttpError(
                 429,
                 "rate_limited",
-                f"this key may ask {rate:g} times a second: wait, then send it again",
+                f"this key may send {rate:g} requests a second: wait, then send it again",
                 headers={"Retry-After": str(max(1, round(wait)))},
             )
 
 
 def check_may_send(caller: Key, event: str) -> None:
-    """Raise `Problem` unless a key may send events of this name."""
+    """Raise `HttpError` unless a key may send events of this name."""
     if not caller.is_for(event):
-        raise Problem(
-            403,
-            "forbidden",
-            f"this key may send {', '.join(caller.events or ())}; not {event[:100]}",
-        )
+        message = f"this key may send {', '.join(caller.events or ())}; not {event[:100]}"
+        raise HttpError(403, "forbidden", message)
 
 
 def check_for_all_events(caller: Key) -> None:
-    """Raise `Problem` for a key that is for some events only, where something is about all of them."""
+    """Raise `HttpError` for a key that is restricted to some events, where all are concerned."""
     if caller.events is not None:
-        raise Problem(
-            403,
-            "forbidden",
-            f"this key is for {', '.join(caller.events)}, and this is about all events: use a key that is for all",
+        message = (
+            f"this key is restricted to {', '.join(caller.events)}, and this concerns all events:"
+            " use an unrestricted key"
         )
+        raise HttpError(403, "forbidden", message)
 
 
-class _Bucket:
-    """A second's worth of requests may come at once; then as many as the rate lets flow in."""
+class _TokenBucket:
+    """Holds the tokens of one second; the rate refills it."""
 
     def __init__(self, rate: float) -> None:
-        self._left = max(1.0, rate)
+        self._tokens = max(1.0, rate)
         self._at = time.monotonic()
 
     def take(self, rate: float) -> float:
-        """Take one; return 0, or the seconds until there is one."""
+        """Take a token and return 0, or return the seconds until there is one."""
         now = time.monotonic()
-        self._left = min(max(1.0, rate), self._left + (now - self._at) * rate)
+        self._tokens = min(max(1.0, rate), self._tokens + (now - self._at) * rate)
         self._at = now
-        if self._left < 1:
-            return (1 - self._left) / rate
-        self._left -= 1
+        if self._tokens < 1:
+            return (1 - self._tokens) / rate
+        self._tokens -= 1
         return 0.0
 
 
-def _brought(request: Request) -> list[str]:
-    """The keys that a request brings: in a header, and in the path of the event API, where clients of Inngest have it."""
-    kind, _, value = request.headers.get("authorization", "").partition(" ")
-    keys = [
-        value.strip() if kind.lower() == "bearer" else request.headers.get("apikey"),
-        request.path_params.get("key"),
-    ]
-    return [str(key) for key in keys if key]
+def _secrets_in(request: Request) -> list[str]:
+    """The keys in the headers, and in the path of the event API, where Inngest's clients put it."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    header = value.strip() if scheme.lower() == "bearer" else request.headers.get("apikey")
+    return [str(key) for key in (header, request.path_params.get("key")) if key]
+
+
+def _unauthorized(request: Request) -> HttpError:
+    if "key" in request.path_params:
+        return HttpError(401, "unauthorized", "Event key not found")  # in the words of Inngest
+    return HttpError(
+        401,
+        "unauthorized",
+        "send a key that is valid here: Authorization: Bearer <key>",
+        headers={"WWW-Authenticate": "Bearer"},
+    )

@@ -1,4 +1,4 @@
-"""Work that goes on after its request was answered: in a thread, a piece at a time, until the process stops."""
+"""Work that continues in a thread after its response was sent, until the process stops."""
 
 import asyncio
 import logging
@@ -12,13 +12,16 @@ from runyard.text.redaction import redact
 _log = logging.getLogger("runyard.gateway")
 
 
-class Background:
-    """Takes iterators to their ends. What is stopped in the middle must be able to go on another time."""
+class BackgroundRunner:
+    """Exhausts iterators in the background.
+
+    The process may stop between two pieces, so the work must be resumable.
+    """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> "Background":
+    async def __aenter__(self) -> "BackgroundRunner":
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -28,17 +31,17 @@ class Background:
             with suppress(asyncio.CancelledError):
                 await task
 
-    def go_on(self, pieces: Iterator[object]) -> None:
-        """Do all the pieces of an iterator."""
+    def run(self, pieces: Iterator[object]) -> None:
+        """Start to exhaust an iterator."""
         task = asyncio.create_task(_exhaust(pieces))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
 async def _exhaust(pieces: Iterator[object]) -> None:
-    over = object()
+    end = object()
     try:
-        while await run_in_threadpool(next, pieces, over) is not over:
+        while await run_in_threadpool(next, pieces, end) is not end:
             pass
     except Exception as error:
-        _log.error("work in the background stopped: %s", redact(repr(error)))
+        _log.error("background work failed: %s", redact(repr(error)))

@@ -1,4 +1,8 @@
-"""Which pages may read our answers: those of the allow-list; of any origin for the event API where its key is asked for, as Inngest has it. Never with credentials."""
+"""CORS: which pages may read our responses, always without credentials.
+
+Pages of the origins in RUNYARD_CORS_ORIGINS may. The event API is open to pages of any origin where
+it requires a key, as Inngest's is.
+"""
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,12 +15,12 @@ _METHODS = ["GET", "POST", "DELETE"]
 
 
 class Cors:
-    """Answers preflights, and adds the headers that let a page read an answer.
+    """Responds to preflight requests, and adds the headers that let a page read a response.
 
     Parameters
     ----------
     development
-        Whether no key is asked for, so that no path is open to all.
+        Whether no key is required: then no path is open to every origin.
     """
 
     def __init__(self, app: ASGIApp, development: bool) -> None:
@@ -38,13 +42,10 @@ class Cors:
         self._event_api = self._listed if development else any_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request by the rule of its path."""
-        path = scope.get("path", "")
-        chosen = (
-            self._event_api
-            if path.startswith("/e/")
-            else self._listed
-            if path.startswith(CORS_PATHS)
-            else self._plain
-        )
-        await chosen(scope, receive, send)
+        """Apply the rule for the request's path."""
+        await self._app_for(scope.get("path", ""))(scope, receive, send)
+
+    def _app_for(self, path: str) -> ASGIApp:
+        if path.startswith("/e/"):
+            return self._event_api
+        return self._listed if path.startswith(CORS_PATHS) else self._plain

@@ -1,8 +1,8 @@
-"""What this process counts of its requests; `/metrics` shows it."""
+"""The Prometheus counters of this process's requests, which `/metrics` shows."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-# A series with the birth of every other one is of no use, and twice the text.
+# Without this every series has a second one with its creation time, which nobody needs.
 disable_created_metrics()
 registry = CollectorRegistry()
 requests = Counter(
@@ -16,7 +16,7 @@ seconds = Histogram(
 )
 not_understood = Counter(
     "runyard_webhook_not_understood",
-    "Parts of webhooks' bodies that were not understood, by webhook.",
+    "Parts of webhook bodies that could not be parsed, by webhook.",
     ["webhook"],
     registry=registry,
 )

@@ -1,7 +1,8 @@
-"""An endpoint: its path, who may call it, what it takes and gives; the route and its description are both made of it.
+"""An endpoint: its path, who may call it, its request and its response.
 
-A handler gets a `Call` whose query and body have been checked, and returns a model, or a `Response` of its own. Whatever it raises becomes an
-answer in the one form for errors.
+Both the route and the OpenAPI operation are made from it. A handler gets a `Call` with a validated
+query and body, and returns a model or a `Response` of its own. Whatever it raises becomes a
+response in the one format of errors.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,36 +16,36 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from runyard.engine.api_keys import Key, Scope
-from runyard.gateway.http import held_bodies
-from runyard.gateway.http.auth import Access, check_may_send
-from runyard.gateway.http.background import Background
+from runyard.gateway.http import body_memory
+from runyard.gateway.http.auth import Authenticator, check_may_send
+from runyard.gateway.http.background import BackgroundRunner
 from runyard.gateway.http.body import (
     LARGE_BYTES,
     MAX_BODY_BYTES,
-    in_turn,
+    client_errors,
+    parse_in_thread,
     parse_json,
     read_body,
-    reading,
 )
-from runyard.gateway.http.errors import ANSWER_HEADERS, Problem, problem_of, refusal
-from runyard.gateway.http.event_writer import Writer
-from runyard.gateway.http.watcher import Watcher
+from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error, error_response
+from runyard.gateway.http.event_writer import EventWriter
+from runyard.gateway.http.watcher import InvocationWatcher
 
-# Of a body with a model: what is wrong with each of them is written down before the first is told.
-_MOST_VALUES = 50_000
-# An event of 512 KiB can be three times as long where every letter is written as \u and four digits.
-_MOST_MODEL_BYTES = 2 * 1024 * 1024
+# JSON values in a body with a model: pydantic collects every error before it reports the first.
+_MAX_VALUES = 50_000
+# An event of 512 KiB can be three times as long if every letter is escaped as \u and four digits.
+_MAX_MODEL_BYTES = 2 * 1024 * 1024
 
 
-def _is_written_out(value: object) -> object:
-    """Refuse a number, which pydantic would take for seconds or milliseconds."""
+def _require_iso_8601(value: object) -> object:
+    """Reject a number, which pydantic would interpret as seconds or milliseconds."""
     if isinstance(value, str) and "-" not in value[1:]:
         raise ValueError("write it as 2026-01-31T09:00:00Z")
     return value
 
 
-# A time with its zone in a query, as ISO 8601 writes it. (In a body AwareDatetime alone is as strict.)
-Moment = Annotated[AwareDatetime, BeforeValidator(_is_written_out)]
+# A time with a time zone in a query, in ISO 8601. (In a body AwareDatetime alone is as strict.)
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_require_iso_8601)]
 
 
 class Query(BaseModel):
@@ -61,26 +62,26 @@ class Body(BaseModel):
 
 @dataclass(frozen=True)
 class Services:
-    """What the handlers of one web process share."""
+    """What the handlers of a web process share."""
 
-    access: Access
-    writer: Writer
-    watcher: Watcher
-    background: Background
+    authenticator: Authenticator
+    writer: EventWriter
+    watcher: InvocationWatcher
+    background: BackgroundRunner
 
 
 @dataclass
 class Call:
-    """A request that was let in.
+    """A request whose caller, query and body have been checked.
 
     Attributes
     ----------
     request
         The request itself.
     caller
-        The key that it came with.
+        The key of the caller.
     query, body
-        The endpoint's own models; `raw` is the body as it came.
+        Instances of the endpoint's models; `raw` is the body as it was sent.
     """
 
     request: Request
@@ -91,16 +92,16 @@ class Call:
 
     @property
     def services(self) -> Services:
-        """What this process has for its handlers."""
+        """The services of this web process."""
         services: Services = self.request.app.state.services
         return services
 
     def path(self, name: str) -> str:
-        """A parameter of the path."""
+        """A path parameter."""
         return str(self.request.path_params[name])
 
     def check_may_send(self, event: str) -> None:
-        """Raise `Problem` unless the caller's key may send events of this name."""
+        """Raise `HttpError` unless the caller's key may send events of this name."""
         check_may_send(self.caller, event)
 
 
@@ -111,31 +112,32 @@ class Endpoint:
     Parameters
     ----------
     method, path, handler
-        The path as Starlette writes it: `/api/events/{id}`.
+        The path in Starlette's syntax: `/api/events/{id}`.
     group, summary
-        Where it stands in the description, and what it does in a sentence.
+        Its tag in OpenAPI, and a sentence that says what it does.
     scope
-        What the caller's key must be allowed; None for what anybody may ask.
+        The scope that the caller's key must have; None if anybody may call it.
     query, body
-        The models of the query and the body; without `body` the handler reads the raw one.
-    answer, status
-        The model and status of an answer that went well; None for one that is no JSON.
-    also
-        Other answers, by status: what they mean, and their model (None for no content).
-    takes
-        What a body without a model is, for the description: a JSON Schema.
-    media
-        The media types of answers that are no JSON.
+        The models of the query and the body; without `body` the handler gets the raw bytes.
+    response, status
+        The model and status of a success; None if the response is not JSON.
+    other_responses
+        Further responses, by status: a description, and the model (None for no content).
+    body_schema
+        The JSON Schema, for OpenAPI, of a body without a model.
+    media_types
+        The media types of responses that are not JSON.
     headers
-        Request headers that mean something here, for the description.
+        Descriptions of the request headers that the handler reads, for OpenAPI.
     errors
-        Statuses of errors besides those that every endpoint has.
+        Error statuses besides those that every endpoint has.
     signed
-        Whether a signature will do instead of a key.
-    on_error
-        Fields that its errors have besides.
-    most_bytes
-        How large a body may be: 10 MiB where None, and 2 MiB of one with a model, which has one event at most.
+        Whether a signature is accepted instead of a key.
+    error_fields
+        Additional fields of its errors.
+    max_bytes
+        How large a body may be. By default 10 MiB, or 2 MiB with a model, which holds one event at
+        most.
     """
 
     method: str
@@ -146,97 +148,102 @@ class Endpoint:
     scope: Scope | None
     query: type[BaseModel] = Query
     body: type[BaseModel] | None = None
-    answer: type[BaseModel] | None = None
+    response: type[BaseModel] | None = None
     status: int = 200
-    also: Mapping[int, tuple[str, type[BaseModel] | None]] = field(
+    other_responses: Mapping[int, tuple[str, type[BaseModel] | None]] = field(
         default_factory=dict[int, tuple[str, type[BaseModel] | None]]
     )
-    takes: Mapping[str, Any] | None = None
-    media: tuple[str, ...] = ()
+    body_schema: Mapping[str, Any] | None = None
+    media_types: tuple[str, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     errors: tuple[int, ...] = ()
     signed: bool = False
-    on_error: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    most_bytes: int | None = None
+    error_fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    max_bytes: int | None = None
 
     def route(self) -> Route:
-        """The route."""
-        return Route(
-            self.path, self._answer, methods=[self.method], name=f"{self.method} {self.path}"
-        )
+        """The Starlette route."""
+        name = f"{self.method} {self.path}"
+        return Route(self.path, self._handle, methods=[self.method], name=name)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _handle(self, request: Request) -> Response:
         request.state.endpoint = f"{self.method} {self.path}"
         try:
-            found = await self.handler(await self._let_in(request))
+            result = await self.handler(await self._check(request))
         except Exception as error:
-            return refusal(request, problem_of(error), self.on_error)
-        return found if isinstance(found, Response) else answer(found, self.status)
+            return error_response(request, as_http_error(error), self.error_fields)
+        return result if isinstance(result, Response) else json_response(result, self.status)
 
-    async def _let_in(self, request: Request) -> Call:
-        access: Access = request.app.state.services.access
-        # A body is read for a signature over it only where there is one: nobody without a key makes us read.
-        raw = (
-            await read_body(request, self._most_bytes)
-            if self.signed and "webhook-signature" in request.headers
-            else None
-        )
-        caller = (
-            await access.caller(request, self.scope, body=raw)
-            if self.scope is not None
-            else Key("anybody", "anybody", b"", ())
-        )
-        if raw is not None:
-            held_bodies.is_known(request.state, caller.id)
-        elif self.method in ("POST", "PUT", "PATCH"):
-            raw = await read_body(
-                request, self._most_bytes, caller.id if self.scope is not None else None
-            )
-        with reading():
-            query = self.query.model_validate(_single(request))
-        body = (
-            await in_turn(self._body, raw)
-            if raw is not None and len(raw) > LARGE_BYTES
-            else self._body(raw or b"{}")
-        )
-        return Call(request, caller, query, body, raw or b"")
+    async def _check(self, request: Request) -> Call:
+        caller, raw = await self._authenticate(request)
+        with client_errors():
+            query = self.query.model_validate(_single_values(request))
+        if len(raw) > LARGE_BYTES:
+            body = await parse_in_thread(self._parse, raw)
+        else:
+            body = self._parse(raw or b"{}")
+        return Call(request, caller, query, body, raw)
+
+    async def _authenticate(self, request: Request) -> tuple[Key, bytes]:
+        """The caller and the body.
+
+        The body is read first only if it carries a signature to verify: otherwise anybody without a
+        key could make the server read it.
+        """
+        if self.scope is None:
+            anybody = Key("anybody", "anybody", b"", ())
+            return anybody, await self._read(request)
+        authenticator: Authenticator = request.app.state.services.authenticator
+        if self.signed and "webhook-signature" in request.headers:
+            raw = await read_body(request, self._max_bytes)
+            caller = await authenticator.authenticate(request, self.scope, body=raw)
+            body_memory.sender_identified(request.state, caller.id)
+            return caller, raw
+        caller = await authenticator.authenticate(request, self.scope)
+        return caller, await self._read(request, caller.id)
+
+    async def _read(self, request: Request, key: str | None = None) -> bytes:
+        if self.method not in ("POST", "PUT", "PATCH"):
+            return b""
+        return await read_body(request, self._max_bytes, key)
 
     @property
-    def _most_bytes(self) -> int:
-        return self.most_bytes or (MAX_BODY_BYTES if self.body is None else _MOST_MODEL_BYTES)
+    def _max_bytes(self) -> int:
+        return self.max_bytes or (MAX_BODY_BYTES if self.body is None else _MAX_MODEL_BYTES)
 
-    def _body(self, raw: bytes) -> BaseModel | None:
+    def _parse(self, raw: bytes) -> BaseModel | None:
         if self.body is None:
             return None
-        with reading():
-            parse_json(raw, _MOST_VALUES)  # pydantic's own parser takes more than JSON
+        with client_errors():
+            parse_json(raw, _MAX_VALUES)  # pydantic's own parser accepts more than JSON
             return self.body.model_validate_json(raw, strict=True)
 
 
-def answer(model: BaseModel, status: int = 200) -> Response:
-    """A model as a JSON answer."""
-    return Response(to_json(model), status, media_type="application/json", headers=ANSWER_HEADERS)
+def json_response(model: BaseModel, status: int = 200) -> Response:
+    """A model as a JSON response."""
+    content = to_json(model)
+    return Response(content, status, media_type="application/json", headers=RESPONSE_HEADERS)
 
 
 def event_stream(messages: AsyncIterator[bytes]) -> Response:
-    """Server-sent events, which nobody on the way is to keep or gather."""
+    """Server-sent events, which no proxy on the way should cache or buffer."""
     return StreamingResponse(
         messages,
         media_type="text/event-stream",
-        headers={**ANSWER_HEADERS, "X-Accel-Buffering": "no"},
+        headers={**RESPONSE_HEADERS, "X-Accel-Buffering": "no"},
     )
 
 
-def not_found(what: str, given: object) -> Problem:
-    """There is no such thing."""
-    return Problem(404, "not_found", f"there is no {what} {given}")
+def not_found(what: str, name: object) -> HttpError:
+    """The error for something that does not exist."""
+    return HttpError(404, "not_found", f"there is no {what} {name}")
 
 
-def _single(request: Request) -> dict[str, str]:
-    """The query as one value a name; raises `Problem` for a name that comes twice."""
-    found: dict[str, str] = {}
+def _single_values(request: Request) -> dict[str, str]:
+    """The query parameters; raises `HttpError` for one that occurs twice."""
+    parameters: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
-        if name in found:
-            raise Problem(400, "invalid_field", "comes twice; give it once", name)
-        found[name] = value
-    return found
+        if name in parameters:
+            raise HttpError(400, "invalid_field", "occurs twice; send it once", name)
+        parameters[name] = value
+    return parameters

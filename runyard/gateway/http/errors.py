@@ -1,7 +1,8 @@
-"""What is wrong with a request, and the one form in which it is said.
+"""The one format of errors, and what each exception means for the client.
 
-Every error is a JSON object: `status`, a `code` for programs, a sentence `error` for people, the `field` at fault where there is one, and the
-`request_id`. It is the form of Inngest's event API with three fields more, so that its SDKs can read it.
+Every error is a JSON object: `status`, a `code` for programs, a sentence `error` for people, the
+`field` at fault where there is one, and the `request_id`. It is the format of Inngest's event API
+with three more fields, so that Inngest's SDKs can read it.
 """
 
 import logging
@@ -25,24 +26,24 @@ from runyard.errors import (
 from runyard.store.database import is_away
 
 RETRY_SECONDS = 2
-_MOST_PROBLEMS = 50
+_MAX_PROBLEMS = 50
 _LONGEST_FIELD = 200
-# Of every answer that is JSON or a stream.
-ANSWER_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+# Headers of every response that is JSON or a stream.
+RESPONSE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger("runyard.gateway")
 
 
-class Problem(RunyardError):
-    """Seen by the client of the HTTP API: an answer that is not what it asked for.
+class HttpError(RunyardError):
+    """An error response to a client of the HTTP API.
 
     Parameters
     ----------
     status, code, message
-        The HTTP status, a name for programs, a sentence that says what to do.
+        The HTTP status, a name for programs, and a sentence that says what to do.
     field
         The path of the field at fault.
     headers
-        Headers of the answer.
+        Headers of the response.
     """
 
     def __init__(
@@ -71,124 +72,122 @@ class ErrorBody(BaseModel):
     ids: list[str] | None = None
 
 
-_AWAY = "the database does not answer; it may have done this all the same. Send it again: an event with an id of yours, or with a seed, is there once"
-
-
-def problem_of(error: BaseException) -> Problem:
-    """What an error means for the client; what nobody foresaw is logged, and the client learns no more than that."""
+def as_http_error(error: BaseException) -> HttpError:
+    """Translate an exception; an unexpected one is logged, and the client learns nothing of it."""
     match error:
-        case Problem():
+        case HttpError():
             return error
         case InvalidEvent():
-            return Problem(400, "invalid_event", str(error), error.field)
+            return HttpError(400, "invalid_event", str(error), error.field)
         case InvalidOption():
-            return Problem(400, "invalid_option", str(error))
+            return HttpError(400, "invalid_option", str(error))
+        case psycopg.Error() | DatabaseBusy() | DatabaseUnavailable() | SchemaOutOfDate():
+            return _database_error(error)
+        case RunyardError():
+            return HttpError(400, "refused", str(error))
+        case ClientDisconnect():
+            message = "the client disconnected before its request was complete"
+            return HttpError(400, "client_disconnected", message)
+        case _:
+            return _unexpected(error)
+
+
+def _database_error(error: psycopg.Error | RunyardError) -> HttpError:
+    match error:
         case (
             psycopg.DataError()
             | psycopg.IntegrityError()
             | psycopg.errors.RaiseException()
             | psycopg.errors.ProgramLimitExceeded()
         ):
-            return Problem(
-                400,
-                "invalid_value",
-                f"the database does not take this: {error.diag.message_primary or error}",
-            )
+            return _invalid_value(error)
         case psycopg.errors.QueryCanceled():
-            return Problem(
-                400,
-                "query_timeout",
-                "this takes too long: ask for less, with a function, a name or a time",
-            )
+            message = "this query takes too long: narrow it by a function, a name or a time"
+            return HttpError(400, "query_timeout", message)
         case (
             psycopg.errors.UndefinedTable()
             | psycopg.errors.UndefinedColumn()
             | psycopg.errors.UndefinedFunction()
             | SchemaOutOfDate()
         ):
-            _log.error("the tables are not those of this code: run `runyard migrate`")
-            return Problem(
-                503,
-                "not_migrated",
-                "this is being upgraded; nothing was done. Send it again",
-                headers={"Retry-After": str(RETRY_SECONDS)},
-            )
+            _log.error("the database schema does not match this code: run `runyard migrate`")
+            return _retry("not_migrated", "the service is being upgraded; nothing was done")
         case psycopg.errors.LockNotAvailable() | psycopg.errors.DeadlockDetected():
-            message = "another transaction holds what this needs, such as an event with the same id; nothing was done. Send it again"
-            return Problem(503, "locked", message, headers={"Retry-After": str(RETRY_SECONDS)})
-        case psycopg.OperationalError(sqlstate=str(state)) if state.startswith("54"):
-            return Problem(
-                400,
-                "invalid_value",
-                f"the database does not take this: {error.diag.message_primary or error}",
+            return _retry(
+                "locked",
+                "another transaction holds a lock that this needs, for example on an event with"
+                " the same id; nothing was done",
             )
+        case psycopg.OperationalError(sqlstate=str(state)) if state.startswith("54"):
+            return _invalid_value(error)
         case DatabaseBusy():
             return _busy(str(error))
         case psycopg.OperationalError() if not is_away(error):
             return _busy(f"the database cannot do this now: {error.diag.message_primary}")
         case DatabaseUnavailable() | psycopg.OperationalError():
-            _log.warning("the database does not answer: %s", type(error).__name__)
-            return Problem(
-                503, "database_unavailable", _AWAY, headers={"Retry-After": str(RETRY_SECONDS)}
-            )
-        case RunyardError():
-            return Problem(400, "refused", str(error))
-        case ClientDisconnect():
-            return Problem(
-                400, "client_disconnected", "the client went away before its request was whole"
+            _log.warning("the database does not respond: %s", type(error).__name__)
+            return HttpError(
+                503,
+                "database_unavailable",
+                "the database does not respond, and may or may not have done this. Send it again:"
+                " an event with an id or a seed of yours is not duplicated",
+                headers={"Retry-After": str(RETRY_SECONDS)},
             )
         case _:
-            # Where it happened, but not its message: that may hold a part of the request.
-            _log.error(
-                "%s, which nobody foresaw:\n%s",
-                type(error).__name__,
-                "".join(traceback.format_tb(error.__traceback__)),
-            )
-            return Problem(
-                500,
-                "internal",
-                "something went wrong here that is not your fault; the log has it under this request id",
-            )
+            return _unexpected(error)
 
 
-def _busy(says: str) -> Problem:
-    _log.warning("%s", says)
-    return Problem(
-        503,
-        "database_busy",
-        f"{says}; nothing was done. Send it again",
-        headers={"Retry-After": str(RETRY_SECONDS)},
+def _invalid_value(error: psycopg.Error) -> HttpError:
+    message = f"the database rejects this: {error.diag.message_primary or error}"
+    return HttpError(400, "invalid_value", message)
+
+
+def _busy(reason: str) -> HttpError:
+    _log.warning("%s", reason)
+    return _retry("database_busy", f"{reason}; nothing was done")
+
+
+def _retry(code: str, reason: str) -> HttpError:
+    return HttpError(
+        503, code, f"{reason}. Send it again", headers={"Retry-After": str(RETRY_SECONDS)}
     )
 
 
-def refusal(
-    request: HTTPConnection, problem: Problem, more: Mapping[str, Any] | None = None
+def _unexpected(error: BaseException) -> HttpError:
+    # The log gets the traceback but not the message, which may contain a part of the request.
+    _log.error(
+        "unexpected %s:\n%s",
+        type(error).__name__,
+        "".join(traceback.format_tb(error.__traceback__)),
+    )
+    message = "internal error, which is not your fault; the log has it under this request id"
+    return HttpError(500, "internal", message)
+
+
+def error_response(
+    request: HTTPConnection, error: HttpError, fields: Mapping[str, Any] | None = None
 ) -> JSONResponse:
-    """The answer that tells of a problem."""
+    """The response for an error; `fields` are added to its body."""
     body = {
-        "status": problem.status,
-        "code": problem.code,
-        "error": str(problem),
+        "status": error.status,
+        "code": error.code,
+        "error": str(error),
         "request_id": request.state.request_id,
-        **(more or {}),
+        **(fields or {}),
     }
-    if problem.field:
-        body["field"] = problem.field
-    return JSONResponse(body, problem.status, headers={**ANSWER_HEADERS, **problem.headers})
+    if error.field:
+        body["field"] = error.field
+    return JSONResponse(body, error.status, headers={**RESPONSE_HEADERS, **error.headers})
 
 
-def invalid(error: ValidationError) -> Problem:
-    """What is wrong with a query or a body; of very much the beginning."""
+def invalid_field(error: ValidationError) -> HttpError:
+    """What is wrong with a query or a body: the first problems, if there are very many."""
     problems = [
         (
-            ".".join(str(part)[:_LONGEST_FIELD] for part in found["loc"]),
-            found["msg"].removeprefix("Value error, "),
+            ".".join(str(part)[:_LONGEST_FIELD] for part in details["loc"]),
+            details["msg"].removeprefix("Value error, "),
         )
-        for found in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]
+        for details in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]
     ]
-    return Problem(
-        400,
-        "invalid_field",
-        "; ".join(f"{path}: {text}" if path else text for path, text in problems)[:2000],
-        problems[0][0],
-    )
+    message = "; ".join(f"{path}: {text}" if path else text for path, text in problems)
+    return HttpError(400, "invalid_field", message[:2000], problems[0][0])

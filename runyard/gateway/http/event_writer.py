@@ -1,10 +1,12 @@
-"""Inserts events for many requests at once.
+"""Inserts the events of many requests with one statement.
 
-Requests that arrive while an INSERT is under way share the next one: the busier it is, the more a statement and its commit carry. Each
-request gets its answer after the commit that holds its events, all of them or none.
+Requests that arrive during an INSERT share the next one: the busier it is, the more each statement
+and its commit carry. A request gets its response after the commit of its events, which are accepted
+all together or not at all.
 
-An event with an id of the caller's own waits for whoever else is sending that id, be it a transaction that an application keeps open: such
-requests have a connection to themselves, and not for long, so that nobody else waits behind them.
+An event with an id of the caller's own waits for any other transaction that sends the same id, even
+one that an application keeps open. Such requests have a connection to themselves and a short lock
+timeout, so that no other request waits behind them.
 """
 
 import asyncio
@@ -17,38 +19,41 @@ import psycopg
 from runyard.errors import DatabaseUnavailable
 from runyard.events import as_json
 from runyard.gateway.http import counters
-from runyard.gateway.http.connection import Line
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.database_connection import ReconnectingConnection
+from runyard.gateway.http.errors import HttpError
 
 _LOCK_SECONDS = 1.0
-_MOST_EVENTS = 2000
-# What may wait for its turn; more is refused at once rather than kept in memory.
-_MOST_WAITING_BYTES = 64 * 1024 * 1024
+_MAX_EVENTS = 2000
+# Events that may be queued; more are rejected at once instead of being kept in memory.
+_MAX_QUEUED_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The events of a request, checked and encoded; `keyed` says that some have an id of the caller's own."""
+class EncodedEvents:
+    """The validated, encoded events of a request; `keyed` if any has an id of the caller's own."""
 
     json: str
     count: int
     keyed: bool
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, object]], sender: str) -> "Rows":
-        """Of elements as `runyard.events.rows_of` makes them, of one sender (`Key.sender`); raises `InvalidEvent` for what JSON or PostgreSQL cannot hold."""
-        whose = [{**row, "sender": sender} for row in rows] if sender else rows
-        return cls(as_json(whose), len(rows), any("id" in row for row in rows))
+    def of(cls, rows: Sequence[Mapping[str, object]], sender: str) -> "EncodedEvents":
+        """Encode the rows of `runyard.events.rows_of` for one sender (`Key.sender`).
+
+        Raises `InvalidEvent` for values that JSON or PostgreSQL cannot represent.
+        """
+        sent = [{**row, "sender": sender} for row in rows] if sender else rows
+        return cls(as_json(sent), len(rows), any("id" in row for row in rows))
 
 
 @dataclass
 class _Request:
-    rows: Rows
-    answer: asyncio.Future[list[str]]
+    events: EncodedEvents
+    ids: asyncio.Future[list[str]]
 
 
-class Writer:
-    """Takes the events of requests, and inserts them."""
+class EventWriter:
+    """Queues the events of requests, and inserts them."""
 
     def __init__(self) -> None:
         self._plain: asyncio.Queue[_Request] = asyncio.Queue()
@@ -56,9 +61,9 @@ class Writer:
         self._bytes = 0
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Writer":
+    async def __aenter__(self) -> "EventWriter":
         self._tasks = [
-            asyncio.create_task(_write(Line("web writer", _LOCK_SECONDS), queue))
+            asyncio.create_task(_write(ReconnectingConnection("web writer", _LOCK_SECONDS), queue))
             for queue in (self._plain, self._keyed)
         ]
         return self
@@ -70,77 +75,78 @@ class Writer:
             with suppress(asyncio.CancelledError):
                 await task
 
-    async def send(self, rows: Rows) -> list[str]:
+    async def send(self, events: EncodedEvents) -> list[str]:
         """Insert events; return their ids after the commit.
 
-        Raises `DatabaseUnavailable` (nothing was accepted, or it is not known: sent again with the same ids, nothing is done twice), psycopg's
-        errors for what the database refuses, and `Problem` when too much is waiting.
+        Raises `DatabaseUnavailable` if nothing was accepted or the outcome is unknown (it is safe
+        to retry with the same ids), the errors of psycopg for what the database rejects, and
+        `HttpError` if too much is queued.
         """
-        if not rows.count:
+        if not events.count:
             return []
-        if self._bytes > _MOST_WAITING_BYTES:
-            raise Problem(
+        if self._bytes > _MAX_QUEUED_BYTES:
+            raise HttpError(
                 503,
                 "busy",
-                "more events are coming in than can be kept; nothing was accepted. Send them again",
+                "too many events are waiting to be stored; nothing was accepted. Send them again",
                 headers={"Retry-After": "1"},
             )
-        request = _Request(rows, asyncio.get_running_loop().create_future())
-        self._bytes += len(rows.json)
-        (self._keyed if rows.keyed else self._plain).put_nowait(request)
+        request = _Request(events, asyncio.get_running_loop().create_future())
+        self._bytes += len(events.json)
+        (self._keyed if events.keyed else self._plain).put_nowait(request)
         try:
-            ids = await request.answer
+            ids = await request.ids
         finally:
-            self._bytes -= len(rows.json)
-        counters.events.inc(rows.count)
+            self._bytes -= len(events.json)
+        counters.events.inc(events.count)
         return ids
 
 
-async def _write(line: Line, queue: asyncio.Queue[_Request]) -> None:
+async def _write(connection: ReconnectingConnection, queue: asyncio.Queue[_Request]) -> None:
     try:
         while True:
-            await _insert(line, await _next(queue))
+            await _insert(connection, await _next(queue))
     finally:
-        await line.close()
+        await connection.close()
 
 
 async def _next(queue: asyncio.Queue[_Request]) -> list[_Request]:
-    """Wait for a request; take it with those that are waiting behind it, as many as an INSERT may carry."""
+    """Wait for a request; return it with those queued behind it, as many as fit an INSERT."""
     requests = [await queue.get()]
-    events = requests[0].rows.count
-    while events < _MOST_EVENTS and not queue.empty():
+    count = requests[0].events.count
+    while count < _MAX_EVENTS and not queue.empty():
         requests.append(queue.get_nowait())
-        events += requests[-1].rows.count
+        count += requests[-1].events.count
     return requests
 
 
-async def _insert(line: Line, requests: Sequence[_Request]) -> None:
+async def _insert(connection: ReconnectingConnection, requests: Sequence[_Request]) -> None:
     try:
-        [row] = await line.run(
-            "send_shared", events=f"[{','.join(request.rows.json[1:-1] for request in requests)}]"
+        [row] = await connection.fetch_all(
+            "send_shared", events=f"[{','.join(request.events.json[1:-1] for request in requests)}]"
         )
     except asyncio.CancelledError:
         for request in requests:
-            _fail(request, DatabaseUnavailable("the web process stops"))
+            _fail(request, DatabaseUnavailable("the web process is stopping"))
         raise
     except psycopg.Error as error:
         if len(requests) == 1:
             _fail(requests[0], error)
             return
-        # One of them holds what the database refuses: the others are not to suffer for it.
+        # One of them holds something that the database rejects: retry each on its own.
         for request in requests:
-            await _insert(line, [request])
+            await _insert(connection, [request])
     except Exception as error:
         for request in requests:
             _fail(request, error)
     else:
-        given = 0
+        start = 0
         for request in requests:
-            if not request.answer.done():
-                request.answer.set_result(row["ids"][given : given + request.rows.count])
-            given += request.rows.count
+            if not request.ids.done():
+                request.ids.set_result(row["ids"][start : start + request.events.count])
+            start += request.events.count
 
 
 def _fail(request: _Request, error: Exception) -> None:
-    if not request.answer.done():
-        request.answer.set_exception(error)
+    if not request.ids.done():
+        request.ids.set_exception(error)

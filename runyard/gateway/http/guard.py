@@ -1,11 +1,13 @@
-"""The guard before the whole web process: which requests are not even looked at, be they for our endpoints, the dev page or the Dagster UI.
+"""Rejects requests that no endpoint, dev page or Dagster UI should even see.
 
-In development no key is asked for, so a page of another site that the developer has open could act in their name. Browsers say where a request
-comes from, in `Origin` (Fetch Standard, 3.2) and in `Sec-Fetch-Site` (Fetch Metadata Request Headers); what comes from elsewhere is refused, also
-a GET, for that can have an effect or a cost too. Programs send neither header. Under a name that is not this machine's nothing is answered at
-all (DNS rebinding).
+In development no key is required, so a page of another site that the developer has open could act
+in their name. Browsers say where a request comes from, in `Origin` (Fetch Standard, 3.2) and
+`Sec-Fetch-Site` (Fetch Metadata Request Headers). Requests from other sites are rejected, even GET,
+which can have an effect or a cost too; programs send neither header. Nothing at all is served under
+a host name that is not this machine's (DNS rebinding).
 
-Where keys are asked for only what is malformed is refused here: a page cannot send a key that it does not have.
+Where keys are required, only malformed requests are rejected here: a page cannot send a key that it
+does not have.
 """
 
 import re
@@ -16,31 +18,31 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runyard.gateway.http.errors import Problem, refusal
+from runyard.gateway.http.errors import HttpError, error_response
 from runyard.settings import settings
 
-# Where the pages of listed origins may ask: what is meant for applications, and not the Dagster UI.
+# The paths that pages of allowed origins may call: those for applications, not the Dagster UI.
 CORS_PATHS = ("/e/", "/api/", "/v1/", "/functions/")
 _THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]{0,30}://[^\s/?#@\\]{1,260}", re.IGNORECASE)
-_FROM_HERE = ("same-origin", "none")
+_SAME_SITE = ("same-origin", "none")
 _JSON = re.compile(r"application/([\w.-]+\+)?json")
-# What `curl -d` declares, and a form of a page too.
+# The content type that `curl -d` declares, and also the form of a page.
 _FORM = "application/x-www-form-urlencoded"
 _GRAPHQL = "/graphql"
 
 
 class Guard:
-    """Refuses what must not come further.
+    """Rejects requests by their origin, host, path and content type.
 
     Parameters
     ----------
     development
-        Whether no key is asked for.
+        Whether no key is required.
     is_page
-        Tells whether a path is a page for people, to which a link on another site may lead.
+        Whether a path is a page for people, to which another site may link.
     sockets
-        The paths that take WebSockets.
+        The paths that accept WebSockets.
     """
 
     def __init__(
@@ -56,69 +58,60 @@ class Guard:
         self._sockets = sockets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
+        """Pass a request on, or reject it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         try:
             self._check(scope, Headers(scope=scope))
-        except Problem as problem:
-            await refusal(HTTPConnection(scope), problem)(scope, receive, send)
+        except HttpError as error:
+            await error_response(HTTPConnection(scope), error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        """Raise `Problem` for what must not come further."""
+        """Raise `HttpError` for a request that must not pass."""
         origin = _origin(headers)
-        if scope["type"] == "websocket" and scope["path"] not in self._sockets:
-            raise Problem(404, "not_found", "no WebSocket is served here")
+        path: str = scope["path"]
+        if scope["type"] == "websocket" and path not in self._sockets:
+            raise HttpError(404, "not_found", "there is no WebSocket at this path")
         if not self._development:
             return
         if not _THIS_MACHINE.fullmatch(headers.get("host", "")):
-            raise Problem(
-                400,
-                "host_not_allowed",
-                "in development this is served under localhost and 127.0.0.1 only: ask there",
-            )
-        if self._is_foreign(scope, headers, origin):
-            step = (
-                f": add {origin} to RUNYARD_CORS_ORIGINS"
-                if origin not in (None, "null") and scope["path"].startswith(CORS_PATHS)
-                else ""
-            )
-            raise Problem(
-                403, "origin_not_allowed", f"pages of another origin may not ask here{step}"
-            )
+            message = "in development only localhost and 127.0.0.1 are served: use one of those"
+            raise HttpError(400, "host_not_allowed", message)
+        if self._is_cross_origin(scope, headers, origin):
+            message = "pages of another origin may not call this"
+            if origin not in (None, "null") and path.startswith(CORS_PATHS):
+                message += f": add {origin} to RUNYARD_CORS_ORIGINS"
+            raise HttpError(403, "origin_not_allowed", message)
         if scope["type"] == "http":
-            _check_body_type(scope, headers)
+            _check_content_type(scope, headers)
 
-    def _is_foreign(self, scope: Scope, headers: Headers, origin: str | None) -> bool:
-        """Whether a browser says that a page of another origin asks, which is neither listed nor only leads here."""
+    def _is_cross_origin(self, scope: Scope, headers: Headers, origin: str | None) -> bool:
+        """Whether a page of another origin sends this, unless it is allowed or merely a link."""
         if (
             origin is not None
             and origin in settings().cors_origins
             and scope["path"].startswith(CORS_PATHS)
         ):
             return False
-        if origin is not None and origin not in (
-            f"http://{headers['host'].lower()}",
-            f"https://{headers['host'].lower()}",
-        ):
+        host = headers["host"].lower()
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return True
-        if headers.get("sec-fetch-site", "none") in _FROM_HERE:
+        if headers.get("sec-fetch-site", "none") in _SAME_SITE:
             return False
-        followed = (
+        is_link = (
             scope["type"] == "http"
             and scope["method"] in ("GET", "HEAD")
             and headers.get("sec-fetch-mode") == "navigate"
+            and headers.get("sec-fetch-dest") == "document"
         )
-        return not (
-            followed and headers.get("sec-fetch-dest") == "document" and self._is_page(scope)
-        )
+        return not (is_link and self._is_page(scope))
 
 
 def _origin(headers: Headers) -> str | None:
-    """The origin of the page that asks, in lower case; None where none is told. Raises `Problem` for what is none."""
+    """The origin of the calling page in lower case, or None; raises `HttpError` if malformed."""
     origins = headers.getlist("origin")
     if not origins:
         return None
@@ -129,24 +122,21 @@ def _origin(headers: Headers) -> str | None:
     except ValueError:
         well_formed = False
     if not well_formed:
-        raise Problem(
-            400,
-            "invalid_origin",
-            "the header Origin is not an origin: send https://host, or leave it out",
-        )
+        message = "the header Origin is not an origin: send https://host, or omit it"
+        raise HttpError(400, "invalid_origin", message)
     return origin
 
 
-def _check_body_type(scope: Scope, headers: Headers) -> None:
-    """Raise `Problem` for a body that is declared as what a page could send without being asked (Fetch Standard, CORS-safelisted), and JSON is meant.
+def _check_content_type(scope: Scope, headers: Headers) -> None:
+    """Raise `HttpError` for a body in a content type that pages may send without a preflight.
 
-    What curl declares by itself is taken from what is no browser. GraphQL by GET is refused, for it could be a mutation.
+    (Fetch Standard, CORS-safelisted.) The default of `curl -d` is accepted from what is not a
+    browser. GraphQL over GET is rejected, for it could be a mutation.
     """
     path, method = scope["path"], scope["method"]
     if path == _GRAPHQL and method == "GET" and "text/html" not in headers.get("accept", ""):
-        raise Problem(
-            405, "method_not_allowed", "send GraphQL by POST, as JSON", headers={"Allow": "POST"}
-        )
+        message = "send GraphQL as JSON with POST"
+        raise HttpError(405, "method_not_allowed", message, headers={"Allow": "POST"})
     declared = headers.get("content-type", "").partition(";")[0].strip().lower()
     if (
         method in ("GET", "HEAD", "OPTIONS")
@@ -156,12 +146,12 @@ def _check_body_type(scope: Scope, headers: Headers) -> None:
     ):
         return
     by_browser = "origin" in headers or "sec-fetch-site" in headers
-    if (declared == _FORM and not by_browser) or (
-        declared == "application/graphql" and path == _GRAPHQL
-    ):
+    if declared == _FORM and not by_browser:
         return
-    raise Problem(
-        415,
-        "not_json",
-        f"JSON is meant here, not {declared[:100]}: send it with Content-Type: application/json (with curl: --json)",
+    if declared == "application/graphql" and path == _GRAPHQL:
+        return
+    message = (
+        f"this endpoint takes JSON, not {declared[:100]}:"
+        " send it with Content-Type: application/json (with curl: --json)"
     )
+    raise HttpError(415, "not_json", message)

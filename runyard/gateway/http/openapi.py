@@ -1,4 +1,4 @@
-"""`/openapi.json` and `/docs`: the endpoints described, from the same objects that make their routes."""
+"""`/openapi.json` and `/docs`, generated from the same objects as the routes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,40 +17,41 @@ from runyard.gateway.http.endpoint import Endpoint
 from runyard.gateway.http.errors import ErrorBody
 from runyard.gateway.http.templates import as_pretty_json, environment
 
-# Gives where the schema of a model is in the description: as it comes in, or as it goes out.
+# Returns the reference to a model's schema, for validation (input) or serialization (output).
 Refer = Callable[[type[BaseModel], JsonSchemaMode], Mapping[str, Any]]
 _ERRORS = {
-    400: "something in the request is wrong; `field` says what",
-    401: "no key, or none that is known",
-    403: "the key may not do this",
-    404: "there is no such thing",
-    408: "the body came too slowly",
-    409: "it cannot be done to it now",
-    413: "the body is too large",
-    415: "the body is encoded",
-    422: "refused for its content",
-    429: "too many requests of this key",
-    502: "a service behind it failed",
-    503: "the database is away",
+    400: "The request is invalid; `field` says where.",
+    401: "There is no key, or it is not valid.",
+    403: "The key may not do this.",
+    404: "Not found.",
+    408: "The body arrived too slowly.",
+    409: "The current state does not allow this.",
+    413: "The body is too large.",
+    415: "The body has a Content-Encoding.",
+    422: "The content was refused.",
+    429: "Too many requests with this key.",
+    502: "An upstream service failed.",
+    503: "The database is unavailable, or the service is busy.",
 }
+_SECURITY = "A key made with `runyard keys create`; in development none is required."
 _PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+    ),
     "X-Content-Type-Options": "nosniff",
 }
 
 
-def description_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
+def openapi_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     """The routes of both pages."""
-    described = describe(endpoints)
-    template = environment([Path(__file__).parent / "pages"], as_pretty_json).get_template(
-        "docs.html"
-    )
-    page = template.render(
-        described=described, groups=_groups(endpoints), schema_of=partial(_schema_of, described)
+    document = openapi_document(endpoints)
+    templates = environment([Path(__file__).parent / "pages"], as_pretty_json)
+    page = templates.get_template("docs.html").render(
+        document=document, groups=_groups(endpoints), schema_of=partial(_schema_of, document)
     )
 
-    # Anybody may ask, any number of times, and read slowly: all are given the same bytes.
-    as_json, as_html = JSONResponse(described).body, page.encode()
+    # Anybody may call these, as often and as slowly as they like: all get the same bytes.
+    as_json, as_html = JSONResponse(document).body, page.encode()
 
     async def openapi(_: Request) -> Response:
         return Response(as_json, media_type="application/json")
@@ -61,18 +62,18 @@ def description_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     return [Route("/openapi.json", openapi), Route("/docs", docs)]
 
 
-def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The OpenAPI 3.1 description."""
-    taken = {endpoint.body for endpoint in endpoints}
-    given = {
+def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    inputs = {endpoint.body for endpoint in endpoints}
+    outputs = {
         ErrorBody,
-        *(endpoint.answer for endpoint in endpoints),
-        *(model for endpoint in endpoints for _, model in endpoint.also.values()),
+        *(endpoint.response for endpoint in endpoints),
+        *(model for endpoint in endpoints for _, model in endpoint.other_responses.values()),
     }
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [
-        (model, "validation") for model in taken if model is not None
+        (model, "validation") for model in inputs if model is not None
     ]
-    models += [(model, "serialization") for model in given if model is not None]
+    models += [(model, "serialization") for model in outputs if model is not None]
     references, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
@@ -84,7 +85,7 @@ def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "info": {
             "title": "Runyard",
             "version": version("runyard"),
-            "description": "Events in, durable functions behind them, everything that they did.",
+            "description": "Send events, and see what the functions they trigger have done.",
         },
         "paths": paths,
         "components": {
@@ -93,7 +94,7 @@ def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
                 "key": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "A key made with `runyard keys create`; in development none is asked for.",
+                    "description": _SECURITY,
                 }
             },
         },
@@ -121,7 +122,7 @@ def _operation(endpoint: Endpoint, refer: Refer) -> dict[str, Any]:
         "parameters": [*parameters, *_query(endpoint.query)],
         "responses": _responses(endpoint, refer),
     }
-    body = refer(endpoint.body, "validation") if endpoint.body is not None else endpoint.takes
+    body = refer(endpoint.body, "validation") if endpoint.body is not None else endpoint.body_schema
     if body is not None:
         required = endpoint.body is None or any(
             field.is_required() for field in endpoint.body.model_fields.values()
@@ -140,33 +141,29 @@ def _query(model: type[BaseModel]) -> list[dict[str, Any]]:
     schema = model.model_json_schema()
     required = schema.get("required", [])
     return [
-        {"name": name, "in": "query", "required": name in required, "schema": found}
-        for name, found in schema.get("properties", {}).items()
+        {"name": name, "in": "query", "required": name in required, "schema": parameter}
+        for name, parameter in schema.get("properties", {}).items()
     ]
 
 
 def _responses(endpoint: Endpoint, refer: Refer) -> dict[str, Any]:
     def response(text: str, model: type[BaseModel] | None) -> dict[str, Any]:
-        return {
-            "description": text,
-            **(
-                {"content": {"application/json": {"schema": refer(model, "serialization")}}}
-                if model is not None
-                else {}
-            ),
-        }
+        if model is None:
+            return {"description": text}
+        schema = refer(model, "serialization")
+        return {"description": text, "content": {"application/json": {"schema": schema}}}
 
-    good = response("it went well", endpoint.answer)
-    for media in endpoint.media:
-        good.setdefault("content", {})[media] = {
-            "schema": {} if media == "text/event-stream" else {"type": "string"}
+    success = response("Success.", endpoint.response)
+    for media_type in endpoint.media_types:
+        success.setdefault("content", {})[media_type] = {
+            "schema": {} if media_type == "text/event-stream" else {"type": "string"}
         }
-    found = {str(endpoint.status): good}
-    for status, (text, model) in endpoint.also.items():
-        found[str(status)] = response(text, model)
+    responses = {str(endpoint.status): success}
+    for status, (text, model) in endpoint.other_responses.items():
+        responses[str(status)] = response(text, model)
     for status in _errors(endpoint):
-        found.setdefault(str(status), response(_ERRORS[status], ErrorBody))
-    return found
+        responses.setdefault(str(status), response(_ERRORS[status], ErrorBody))
+    return responses
 
 
 def _errors(endpoint: Endpoint) -> list[int]:
@@ -180,13 +177,11 @@ def _errors(endpoint: Endpoint) -> list[int]:
     return sorted(statuses)
 
 
-def _schema_of(described: Mapping[str, Any], schema: Mapping[str, Any]) -> Any:
-    """A schema itself, where it is only referred to."""
-    return (
-        described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-        if "$ref" in schema
-        else schema
-    )
+def _schema_of(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Any:
+    """The schema, or the one that it refers to."""
+    if "$ref" in schema:
+        return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return schema
 
 
 def _groups(endpoints: Sequence[Endpoint]) -> Mapping[str, list[Endpoint]]:

@@ -1,4 +1,4 @@
-"""Around every request: its id, how long it took, and one line in the log that names neither key, header nor body."""
+"""Request ids, timing, and one log line a request, which names no key, header or body."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runyard.events import new_ulid
 from runyard.gateway.http import counters
-from runyard.gateway.http.errors import problem_of, refusal
+from runyard.gateway.http.errors import as_http_error, error_response
 from runyard.settings import settings
 from runyard.text.redaction import redact
 
@@ -20,36 +20,40 @@ _log = logging.getLogger("runyard.requests")
 
 
 def log_to_stderr() -> None:
-    """Write the log of this process, every line with the id of the request that it is about (`-` for none)."""
+    """Set up the log of this process; every line has the id of its request, or `-`."""
     handler = logging.StreamHandler()
-    handler.addFilter(_name_request)
-    handler.setFormatter(_WithoutSecrets("%(levelname)s %(name)s [%(request)s] %(message)s"))
+    handler.addFilter(_add_request_id)
+    handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s [%(request)s] %(message)s"))
     logging.basicConfig(level=settings().log_level.upper(), handlers=[handler])
 
 
-class _WithoutSecrets(logging.Formatter):
+class _RedactingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """As the base does, the traceback too."""
+        """Redact secrets, also in the traceback."""
         return redact(super().format(record))
 
 
-def _name_request(record: logging.LogRecord) -> bool:
+def _add_request_id(record: logging.LogRecord) -> bool:
     record.request = _current.get()
     return True
 
 
-class Observe:
-    """Gives every request an id (its own `X-Request-Id`, where it has a good one), counts and logs those of our endpoints, answers for errors that nobody caught."""
+class RequestLog:
+    """Gives every request an id, and counts and logs those of our endpoints.
+
+    The id is the client's own `X-Request-Id` if it is well-formed. Exceptions that nothing else has
+    caught become a response here.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request; everything else goes through as it is."""
+        """Handle an HTTP request; WebSockets get an id, and pass otherwise unchanged."""
         if scope["type"] != "lifespan":
             connection = HTTPConnection(scope)
-            given = connection.headers.get("x-request-id", "")
-            connection.state.request_id = given if _REQUEST_ID.fullmatch(given) else new_ulid()
+            header = connection.headers.get("x-request-id", "")
+            connection.state.request_id = header if _REQUEST_ID.fullmatch(header) else new_ulid()
             _current.set(connection.state.request_id)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -58,34 +62,31 @@ class Observe:
         began = time.monotonic()
         status = 0
 
-        async def observed(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {
-                    **message,
-                    "headers": [
-                        *message.get("headers", []),
-                        (b"x-request-id", request.state.request_id.encode()),
-                    ],
-                }
+                request_id = (b"x-request-id", request.state.request_id.encode())
+                message = {**message, "headers": [*message.get("headers", []), request_id]}
             await send(message)
 
         try:
-            await self._app(scope, receive, observed)
+            await self._app(scope, receive, send_with_id)
         except Exception as error:
             if status:
                 raise
-            await refusal(request, problem_of(error))(scope, receive, observed)
+            await error_response(request, as_http_error(error))(scope, receive, send_with_id)
         finally:
-            _note(request, status, time.monotonic() - began)
+            _record(request, status, time.monotonic() - began)
 
 
-def _note(request: Request, status: int, seconds: float) -> None:
+def _record(request: Request, status: int, seconds: float) -> None:
     endpoint = getattr(request.state, "endpoint", None)
     if endpoint is None:
         return
     counters.requests.labels(endpoint, str(status)).inc()
     counters.seconds.labels(endpoint).observe(seconds)
-    level = logging.ERROR if status == 500 else logging.WARNING if status >= 500 else logging.INFO
+    level = logging.INFO
+    if status >= 500:
+        level = logging.ERROR if status == 500 else logging.WARNING
     _log.log(level, "%s %d in %.0f ms", endpoint, status, seconds * 1000)

@@ -1,8 +1,9 @@
-"""The web server: uvicorn, with limits on what a client may take before anything is known of it.
+"""The web server: uvicorn, with limits on what a client may use before anything is known of it.
 
-uvicorn limits the time between two requests of a connection, but neither the time nor the bytes that the headers of one may take, nor how long a client
-may leave its answer unread; and its limit on connections counts those that do nothing. Where a client would rather speak another protocol, it loses
-the body of the request, and reads it as the next one. Read in uvicorn 0.54.
+uvicorn limits the time between two requests of a connection. It limits neither the time nor the
+bytes that the headers of a request take, nor how long a client leaves a response unread, and its
+limit on connections counts idle ones. If a client offers to upgrade to another protocol, uvicorn
+loses the body of the request and parses it as the next request. (As of uvicorn 0.54.)
 """
 
 import asyncio
@@ -16,305 +17,318 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runyard.events import new_ulid
-from runyard.gateway.http import held_bodies
-from runyard.gateway.http.client_connections import Connections, address_of, most_connections
-from runyard.gateway.http.errors import ANSWER_HEADERS, Problem
-from runyard.gateway.http.throttled_log import Seldom
+from runyard.gateway.http import body_memory
+from runyard.gateway.http.connection_limits import (
+    ConnectionLimiter,
+    client_address,
+    max_connections,
+)
+from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError
+from runyard.gateway.http.throttled_log import ThrottledWarning
 from runyard.settings import settings
 
 if TYPE_CHECKING:
     from runyard.gateway.http.websockets import GuardedSocket
 
 _KEEP_ALIVE_SECONDS = 30
-# Of a request line with its headers; also of what stands around the bytes of a body: trailers, and the sizes and extensions of its chunks.
-_MOST_HEAD_BYTES = 64 * 1024
-_MOST_TARGET_BYTES = 32 * 1024
-_MOST_HEADERS = 200
-# What a header takes in memory beside its bytes.
-_A_HEADER = 150
-# A chunk of one byte has five around it.
-_AROUND_A_BYTE = 8
-# What is read at once is taken in pieces, so that a head is not long before it is too long.
+# Of the request line with its headers. Also of everything around the bytes of a body: trailers, and
+# the sizes and extensions of chunks.
+_MAX_HEAD_BYTES = 64 * 1024
+_MAX_TARGET_BYTES = 32 * 1024
+_MAX_HEADERS = 200
+# What a header uses in memory besides its bytes.
+_HEADER_OVERHEAD = 150
+# A chunk of one byte has five bytes around it.
+_CHUNK_OVERHEAD = 8
+# Data is parsed in pieces of this size, so that a head that is too long is noticed soon.
 _PIECE = 64 * 1024
-# Requests that one connection may send ahead; it is closed behind the last of them.
-_MOST_AHEAD = 32
-# Heads that are not whole and bodies that nobody has asked for yet, on all connections.
-_MOST_UNREAD_BYTES = 64 * 1024 * 1024
-# A refused client may read its answer for so long; more of those at a time are just closed.
+# Requests that a connection may pipeline; it is closed after the last of them.
+_MAX_PIPELINED = 32
+# Incomplete heads, and bodies that no handler has read yet, on all connections.
+_MAX_BUFFERED_BYTES = 64 * 1024 * 1024
+# How long a rejected client may read its response, and how many may do so at a time; the
+# connections of any others are closed at once.
 _LINGER_SECONDS = 1.0
-_MOST_LINGERING = 100
-_HEADERS_TOO_LARGE = Problem(
+_MAX_LINGERING = 100
+# WebSockets that may be open: the Dagster UI has one in every tab.
+_MAX_SOCKETS = 100
+_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+_HEADERS_TOO_LARGE = HttpError(
     431,
     "headers_too_large",
-    f"a request may have {_MOST_HEADERS} headers of {_MOST_HEAD_BYTES // 1024} KiB in all, trailers included: send fewer",
+    f"a request may have {_MAX_HEADERS} headers of {_MAX_HEAD_BYTES // 1024} KiB in all,"
+    " including trailers: send fewer",
 )
-_TARGET_TOO_LONG = Problem(
+_TARGET_TOO_LONG = HttpError(
     414,
     "target_too_long",
-    f"the path and the query of a request may have {_MOST_TARGET_BYTES // 1024} KiB: ask for less at a time",
+    f"the path and query of a request may have {_MAX_TARGET_BYTES // 1024} KiB:"
+    " ask for less at a time",
 )
-_NOT_HTTP = Problem(
+_INVALID_REQUEST = HttpError(
     400,
     "invalid_request",
-    "this is no HTTP/1.1 request that can be read: check the client, or the proxy in between",
+    "this is not a valid HTTP/1.1 request: check the client, or the proxy in front of it",
 )
-_FULL = Problem(
+_TOO_MANY_CONNECTIONS = HttpError(
     503,
     "busy",
-    "there are as many connections as can be held, all of them with a request in progress; nothing was done. Try again",
+    "the limit of connections is reached, and all have a request in progress; nothing was done."
+    " Try again",
     headers={"Retry-After": "1"},
 )
-# WebSockets that may be open: the Dagster UI has one in every tab.
-_MOST_SOCKETS = 100
-_MOST_MESSAGE_BYTES = 2 * 1024 * 1024
-_NO_TUNNEL = Problem(
-    405, "method_not_allowed", "this is no proxy, and takes no CONNECT: ask for a path"
+_NO_CONNECT = HttpError(
+    405, "method_not_allowed", "CONNECT is not supported, for this is not a proxy: send a path"
 )
-_NO_SOCKET = Problem(
+_NO_WEBSOCKET = HttpError(
     400,
     "invalid_request",
-    "a WebSocket is opened by a GET without a body, on a connection where no other answer is awaited",
+    "open a WebSocket with a GET without a body, on a connection with no other request in progress",
 )
-_SOCKET_TOO_LARGE = Problem(
+_HANDSHAKE_TOO_LARGE = HttpError(
     431,
     "headers_too_large",
-    "the headers that open a WebSocket are too many or too long: send fewer",
+    "the headers of the WebSocket handshake are too many or too long: send fewer",
 )
-_SOCKETS_FULL = Problem(
+_TOO_MANY_SOCKETS = HttpError(
     503,
     "busy",
-    f"there are {_MOST_SOCKETS} open WebSockets, as many as can be held: close a tab, or try again",
+    f"the limit of {_MAX_SOCKETS} open WebSockets is reached: close a tab, or try again",
     headers={"Retry-After": "10"},
 )
-_full = Seldom(
-    "%d connections were refused: requests are in progress on all there may be (the latest from %s)"
+_refused = ThrottledWarning(
+    "%d connections were refused because all allowed ones have requests in progress"
+    " (the latest from %s)"
 )
 
 
-class _Everybody:
+class _SharedState:
     """What the connections of this process share."""
 
     def __init__(self) -> None:
-        self.connections = Connections(
-            most_connections(settings()), settings().connections_per_address
+        self.connections = ConnectionLimiter(
+            max_connections(settings()), settings().connections_per_address
         )
-        self.unread = 0
+        self.buffered = 0
         self.lingering = 0
         self.sockets = 0
 
 
-class _Refused(Exception):
-    """Ends the parsing of what a client sends."""
+class _Rejected(Exception):
+    """Aborts the parsing of what a client sends."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """A connection that may not take more than its part: of time, of bytes, of places."""
+    """A connection within limits: of time, of bytes, of connections."""
 
-    everybody: _Everybody
+    shared: _SharedState
     address = ""
-    _headers_due: asyncio.TimerHandle | None = None
-    _reading_due: asyncio.TimerHandle | None = None
-    # What the request at hand has taken: bytes of its head, whether that is whole, bytes of its body and around it.
-    _head = 0
+    _headers_timer: asyncio.TimerHandle | None = None
+    _reading_timer: asyncio.TimerHandle | None = None
+    # The request being parsed: whether its head is incomplete, whether any of it has arrived, and
+    # the bytes of its head, of its body, and around the body.
     _in_head = True
     _begun = False
+    _head = 0
     _body = 0
     _around = 0
-    # What is counted in `everybody.unread`, and the part of it that is not the body at hand: heads, and bodies that wait in the pipeline. And that part
-    # without the head at hand.
-    _unread = 0
-    _besides = 0
-    _before = 0
+    # The bytes counted for this connection in `shared.buffered`; those of them outside of the body
+    # being parsed (heads, and pipelined bodies); and those without the head being parsed either.
+    _buffered = 0
+    _outside_body = 0
+    _before_head = 0
     _running: Any = None
-    _problem = _NOT_HTTP
-    _refused = False
+    _error = _INVALID_REQUEST
+    _rejected = False
 
     def connection_made(self, transport: Any) -> None:
-        """A new connection gets a place, and has to bring its first headers in time."""
+        """Admit the connection, and expect its first headers in time."""
         super().connection_made(transport)
-        self.address = address_of(self.client[0]) if self.client else ""
-        if self.everybody.connections.come(self):
-            self._expect_headers()
+        self.address = client_address(self.client[0]) if self.client else ""
+        if self.shared.connections.admit(self):
+            self._start_headers_timer()
         else:
-            _full.warn(self.address)
-            self._refuse(_FULL)
+            _refused.warn(self.address)
+            self._reject(_TOO_MANY_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is expected of a connection that is gone, and it holds nothing."""
-        self._no_longer_expect()
-        if self._reading_due is not None:
-            self._reading_due.cancel()
-        self._count_unread(0)
-        self.everybody.connections.leave(self)
+        """Cancel the timers, and free everything that the connection holds."""
+        self._stop_headers_timer()
+        if self._reading_timer is not None:
+            self._reading_timer.cancel()
+        self._count_buffered(0)
+        self.shared.connections.remove(self)
         if self._running is not None and self._running is not self.cycle:
-            # uvicorn tells the last request only.
+            # uvicorn notifies the last request only.
             self._running.disconnected = True
             self._running.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """What comes may be the beginning of another request; it is parsed as long as the client keeps to its limits."""
-        if self._headers_due is None and self.cycle is not None and self.cycle.response_complete:
-            self._expect_headers()
+        """Parse the data, piece by piece, while the client keeps to its limits."""
+        if self._headers_timer is None and self.cycle is not None and self.cycle.response_complete:
+            self._start_headers_timer()
         if len(data) <= _PIECE:
-            self._take(data)
+            self._feed(data)
             return
         for start in range(0, len(data), _PIECE):
-            self._take(data[start : start + _PIECE])
+            self._feed(data[start : start + _PIECE])
 
-    def _take(self, piece: bytes) -> None:
-        if self._refused:
+    def _feed(self, piece: bytes) -> None:
+        if self._rejected:
             return
         if self._in_head:
             self._head += len(piece)
         else:
             self._around += len(piece)
         self._parse(piece)
-        if self._refused:
+        if self._rejected:
             return
         if self._in_head:
-            if self._head > _MOST_HEAD_BYTES:
-                self._refuse(_HEADERS_TOO_LARGE)
-            elif self._begun and not self._count_unread(self._besides + self._head + len(piece)):
-                self._refuse(held_bodies.busy())
-        elif self._around > _MOST_HEAD_BYTES + _AROUND_A_BYTE * self._body:
-            self._refuse(_HEADERS_TOO_LARGE)
+            if self._head > _MAX_HEAD_BYTES:
+                self._reject(_HEADERS_TOO_LARGE)
+            elif self._begun and not self._count_buffered(
+                self._outside_body + self._head + len(piece)
+            ):
+                self._reject(body_memory.memory_full())
+        elif self._around > _MAX_HEAD_BYTES + _CHUNK_OVERHEAD * self._body:
+            self._reject(_HEADERS_TOO_LARGE)
 
     def _parse(self, piece: bytes) -> None:
-        """Let the parser call what is below.
+        """Feed the parser, which calls the `on_...` methods.
 
-        Where the client wishes for another protocol, the parser ends the request behind its head, whatever body is announced, for what follows could be of
-        that protocol. A wish that is not granted is to be ignored (RFC 9110, 7.8): so a new parser gets the same head without the wish, and what follows.
+        If the client offers an upgrade, the parser ends the request after its head, whatever body
+        is announced, for what follows could be of the other protocol. An upgrade that is not
+        accepted must be ignored (RFC 9110, 7.8): so a new parser gets the same head without the
+        header, and then what follows.
         """
         self._unset_keepalive_if_required()
         while True:
             try:
                 self.parser.feed_data(piece)
             except httptools.HttpParserError:
-                self._refuse(self._problem)
-            except httptools.HttpParserUpgrade as wish:
+                self._reject(self._error)
+            except httptools.HttpParserUpgrade as upgrade:
                 if not self._should_upgrade():
-                    piece = self._head_without(b"upgrade") + piece[wish.args[0] :]
+                    piece = self._head_without(b"upgrade") + piece[upgrade.args[0] :]
                     self.parser = httptools.HttpRequestParser(self)
                     self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                     continue
                 self.handle_websocket_upgrade()
             return
 
-    def _head_without(self, left_out: bytes | None) -> bytes:
-        """The head at hand, as it was sent but for the headers of this name."""
-        lines = [
-            b"%s %s HTTP/%s"
-            % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
-        ]
-        lines += [b"%s: %s" % header for header in self.headers if header[0] != left_out]
+    def _head_without(self, name: bytes | None) -> bytes:
+        """The current head as it was sent, except for the headers of this name."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != name]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     @property
-    def _is_read_again(self) -> bool:
-        """Whether the head at hand has a wish that is not granted."""
+    def _is_parsed_again(self) -> bool:
+        """Whether the current head offers an upgrade that is not accepted."""
         return self.parser.should_upgrade() and not self._should_upgrade()
 
     def _should_upgrade(self) -> bool:
-        """Whether a WebSocket is wished for, and may be had: not in HTTP/1.0 (RFC 9110, 7.8)."""
+        """Whether to upgrade to a WebSocket; never in HTTP/1.0 (RFC 9110, 7.8)."""
         return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
 
     def on_message_begin(self) -> None:
-        """The first byte of a request, or of its head that is read again."""
+        """Start a request, or its head that is parsed again."""
         super().on_message_begin()
         if not self._begun:
-            self._before = self._unread if self._in_progress else 0
+            self._before_head = self._buffered if self._in_progress else 0
         self._begun = True
-        self._besides = self._before
+        self._outside_body = self._before_head
 
     def on_url(self, url: bytes) -> None:
-        """A part of the target."""
+        """Collect a part of the request target."""
         super().on_url(url)
-        if len(self.url) > _MOST_TARGET_BYTES:
-            self._stop(_TARGET_TOO_LONG)
+        if len(self.url) > _MAX_TARGET_BYTES:
+            self._abort(_TARGET_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; what comes as a trailer is none, and is left out."""
+        """Collect a header; trailers are dropped."""
         if not self._in_head:
             return
         super().on_header(name, value)
-        self._besides += len(name) + len(value) + _A_HEADER
-        if len(self.headers) > _MOST_HEADERS:
-            self._stop(_HEADERS_TOO_LARGE)
+        self._outside_body += len(name) + len(value) + _HEADER_OVERHEAD
+        if len(self.headers) > _MAX_HEADERS:
+            self._abort(_HEADERS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """The headers are whole: a request is in progress."""
+        """Queue the request, which is in progress from now on."""
         if self.parser.get_method() == b"CONNECT":
-            self._stop(_NO_TUNNEL)
-        if self._is_read_again:
+            self._abort(_NO_CONNECT)
+        if self._is_parsed_again:
             return
         if self.parser.should_upgrade():
-            self._check_socket()
-        self._no_longer_expect()
-        if len(self.pipeline) >= _MOST_AHEAD:
-            self._stop(_NOT_HTTP)
-        self._besides += len(self.url)
-        if not self._count_unread(self._besides):
-            self._stop(held_bodies.busy())
+            self._check_websocket()
+        self._stop_headers_timer()
+        if len(self.pipeline) >= _MAX_PIPELINED:
+            self._abort(_INVALID_REQUEST)
+        self._outside_body += len(self.url)
+        if not self._count_buffered(self._outside_body):
+            self._abort(body_memory.memory_full())
         super().on_headers_complete()
         self._in_head = self._begun = False
         self._head = self._body = self._around = 0
-        self.everybody.connections.work(self)
+        self.shared.connections.mark_active(self)
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body: kept until the handler asks for it."""
+        """Buffer a part of the body until the handler reads it."""
         self._body += len(body)
         self._around -= len(body)
         super().on_body(body)
-        if not self._count_unread(self._besides + len(self.cycle.body)):
-            self._stop(held_bodies.busy())
+        if not self._count_buffered(self._outside_body + len(self.cycle.body)):
+            self._abort(body_memory.memory_full())
 
     def on_message_complete(self) -> None:
-        """The next byte begins another request."""
-        if self._is_read_again:
+        """End the request; the next byte starts another."""
+        if self._is_parsed_again:
             return
         self._in_head = True
         self._head = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """The answer is written, though the client may not have read it yet."""
+        """Note that the response is written, though the client may not have read it yet."""
         self._running.body.clear()
         super().on_response_complete()
         if not self._in_progress:
-            self._count_unread(0)
-            self.everybody.connections.rest(self)
+            self._count_buffered(0)
+            self.shared.connections.mark_idle(self)
             if not self._begun:
-                # Until the next request comes uvicorn would keep this one.
+                # uvicorn would keep this request in memory until the next one.
                 self._running.scope = {}
                 self.scope = self._running.scope
                 self.headers = []
-            elif self._headers_due is None:
-                self._expect_headers()
+            elif self._headers_timer is None:
+                self._start_headers_timer()
         if self.writing:
-            self._expect_reading()
+            self._start_reading_timer()
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as it is answered."""
+        """Expect a client that falls behind to go on reading."""
         super().pause_writing()
-        self._expect_reading()
+        self._start_reading_timer()
 
-    def _check_socket(self) -> None:
-        """Refuse a WebSocket that cannot be had."""
+    def _check_websocket(self) -> None:
+        """Reject a handshake that is invalid, or one WebSocket too many."""
         has_body = any(
             name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t"))
             for name, value in self.headers
         )
         if self.parser.get_method() != b"GET" or has_body or self._in_progress:
-            self._stop(_NO_SOCKET)
+            self._abort(_NO_WEBSOCKET)
         if not self.url.isascii():
-            self._stop(_NOT_HTTP)
-        if self.everybody.sockets >= _MOST_SOCKETS:
-            self._stop(_SOCKETS_FULL)
+            self._abort(_INVALID_REQUEST)
+        if self.shared.sockets >= _MAX_SOCKETS:
+            self._abort(_TOO_MANY_SOCKETS)
 
     def handle_websocket_upgrade(self) -> None:
-        """The connection is another protocol's from now on, and keeps its place."""
+        """Hand the connection over to a WebSocket, which keeps its place."""
         socket = cast("type[GuardedSocket]", self.ws_protocol_class)(
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
@@ -324,32 +338,32 @@ class GuardedProtocol(HttpToolsProtocol):
         if not socket.handshake_initiated:
             self.transport.set_protocol(self)
             self.connections.discard(socket)
-            self._refuse(_SOCKET_TOO_LARGE)
+            self._reject(_HANDSHAKE_TOO_LARGE)
             return
-        self._refused = True
-        self._count_unread(0)
-        if self._reading_due is not None:
-            self._reading_due.cancel()
+        self._rejected = True
+        self._count_buffered(0)
+        if self._reading_timer is not None:
+            self._reading_timer.cancel()
         self.connections.discard(self)
-        self.everybody.sockets += 1
-        socket.watch(settings().client_timeout, self._socket_gone)
+        self.shared.sockets += 1
+        socket.watch(settings().client_timeout, self._socket_closed)
 
-    def _socket_gone(self) -> None:
-        self.everybody.sockets -= 1
-        self.everybody.connections.leave(self)
+    def _socket_closed(self) -> None:
+        self.shared.sockets -= 1
+        self.shared.connections.remove(self)
 
     @property
     def writing(self) -> bool:
         """See `Connection`."""
         return self.transport.get_write_buffer_size() > 0
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """See `Connection`."""
         self.transport.close()
 
     @property
     def _in_progress(self) -> bool:
-        """Whether a request is being answered, or waits for that."""
+        """Whether a request is being handled, or is queued."""
         return bool(self.pipeline) or (
             self._running is not None and not self._running.response_complete
         )
@@ -358,24 +372,24 @@ class GuardedProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _count_unread(self, size: int) -> bool:
-        """Note what is held for this connection; return whether that is not too much, for all together."""
-        grown = size - self._unread
-        self.everybody.unread += grown
-        self._unread = size
-        return grown <= 0 or self.everybody.unread <= _MOST_UNREAD_BYTES
+    def _count_buffered(self, size: int) -> bool:
+        """Set the bytes buffered for this connection; return whether all together may have them."""
+        growth = size - self._buffered
+        self.shared.buffered += growth
+        self._buffered = size
+        return growth <= 0 or self.shared.buffered <= _MAX_BUFFERED_BYTES
 
-    def _stop(self, problem: Problem) -> None:
-        """End the parsing; what is wrong is answered by `_refuse`."""
-        self._problem = problem
-        raise _Refused(problem.code)
+    def _abort(self, error: HttpError) -> None:
+        """Abort the parsing; `_reject` sends the error."""
+        self._error = error
+        raise _Rejected(error.code)
 
-    def _refuse(self, problem: Problem) -> None:
-        """Read no more, answer what came before, then this where it can still be answered, and close."""
-        self._refused = True
-        self._no_longer_expect()
+    def _reject(self, error: HttpError) -> None:
+        """Stop reading, finish earlier requests, send the error if possible, and close."""
+        self._rejected = True
+        self._stop_headers_timer()
         if self.pipeline and self.cycle.more_body:
-            self.pipeline.popleft()  # it will never be whole
+            self.pipeline.popleft()  # it will never be complete
         if self.transport.is_closing():
             return
         if self._in_progress:
@@ -386,28 +400,28 @@ class GuardedProtocol(HttpToolsProtocol):
             last.disconnected = True
             last.message_event.set()
         elif not self._in_head:
-            self.transport.close()  # what is wrong is the body of a request that has its answer
+            self.transport.close()  # the error is in the body of a request that has its response
             return
-        if self.everybody.lingering >= _MOST_LINGERING:
+        if self.shared.lingering >= _MAX_LINGERING:
             self.transport.abort()
             return
-        self.transport.write(self._raw(problem))
-        # Closed with something unread, it would be reset, and the answer could be lost on its way.
+        self.transport.write(self._encode(error))
+        # Closing with unread data resets the connection, and the response could be lost.
         self.transport.write_eof()
-        self.everybody.lingering += 1
+        self.shared.lingering += 1
         self.loop.call_later(_LINGER_SECONDS, self._end_lingering)
 
     def _end_lingering(self) -> None:
-        self.everybody.lingering -= 1
+        self.shared.lingering -= 1
         self.transport.abort()
 
-    def _raw(self, problem: Problem) -> bytes:
+    def _encode(self, error: HttpError) -> bytes:
         request_id = new_ulid()
         body = json.dumps(
             {
-                "status": problem.status,
-                "code": problem.code,
-                "error": str(problem),
+                "status": error.status,
+                "code": error.code,
+                "error": str(error),
                 "request_id": request_id,
             }
         ).encode()
@@ -416,44 +430,44 @@ class GuardedProtocol(HttpToolsProtocol):
             "Content-Length": str(len(body)),
             "Connection": "close",
             "X-Request-Id": request_id,
-            **ANSWER_HEADERS,
-            **problem.headers,
+            **RESPONSE_HEADERS,
+            **error.headers,
         }
         lines = [
-            f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}",
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
             *[f"{name}: {value}" for name, value in headers.items()],
         ]
         dated = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
         return "\r\n".join(lines).encode() + b"\r\n" + dated + b"\r\n" + body
 
-    def _expect_headers(self) -> None:
-        self._headers_due = self.loop.call_later(settings().client_timeout, self.transport.close)
+    def _start_headers_timer(self) -> None:
+        self._headers_timer = self.loop.call_later(settings().client_timeout, self.transport.close)
 
-    def _no_longer_expect(self) -> None:
-        if self._headers_due is not None:
-            self._headers_due.cancel()
-            self._headers_due = None
+    def _stop_headers_timer(self) -> None:
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
 
-    def _expect_reading(self) -> None:
-        """A client that reads nothing of its answer for a while is let go, for it is kept in memory."""
-        if self._reading_due is None:
-            self._reading_due = self.loop.call_later(
+    def _start_reading_timer(self) -> None:
+        """Close the connection if its client reads nothing for a while."""
+        if self._reading_timer is None:
+            self._reading_timer = self.loop.call_later(
                 settings().client_timeout,
-                self._look_at_reading,
+                self._check_reading,
                 self.transport.get_write_buffer_size(),
             )
 
-    def _look_at_reading(self, before: int) -> None:
-        self._reading_due = None
-        left = self.transport.get_write_buffer_size()
-        if left and left == before:
+    def _check_reading(self, before: int) -> None:
+        self._reading_timer = None
+        unread = self.transport.get_write_buffer_size()
+        if unread and unread == before:
             self.transport.abort()
-        elif left:
-            self._expect_reading()
+        elif unread:
+            self._start_reading_timer()
 
 
-class _Releasing:
-    """Lets go of what is held of a request's body when the request is done."""
+class _ReleaseBody:
+    """Releases the memory of a request's body when the request is done."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -463,21 +477,25 @@ class _Releasing:
         try:
             await self._app(scope, receive, send)
         finally:
-            held_bodies.release(scope.get("state", {}))
+            body_memory.release(scope.get("state", {}))
 
 
 def _socket_class() -> type[asyncio.Protocol]:
-    """What speaks WebSocket; loaded only where it is needed, that is beside the Dagster UI, which brings the library."""
+    """The WebSocket protocol, imported only beside the Dagster UI, which brings its library."""
     from runyard.gateway.http.websockets import GuardedSocket
 
     return GuardedSocket
 
 
 def serve(app: ASGIApp, *, websockets: bool = False) -> None:
-    """Serve until stopped. There is no access log of uvicorn's: event keys are in the paths. Nor are its warnings: strangers can set off as many as they like."""
-    GuardedProtocol.everybody = _Everybody()
+    """Serve until stopped.
+
+    uvicorn's access log is off, for paths contain event keys. So are its warnings, for clients can
+    cause as many as they like.
+    """
+    GuardedProtocol.shared = _SharedState()
     uvicorn.run(
-        _Releasing(app),
+        _ReleaseBody(app),
         host=settings().host,
         port=settings().port,
         log_level="error",
@@ -486,7 +504,7 @@ def serve(app: ASGIApp, *, websockets: bool = False) -> None:
         proxy_headers=False,
         http=GuardedProtocol,
         ws=_socket_class() if websockets else "none",
-        ws_max_size=_MOST_MESSAGE_BYTES,
+        ws_max_size=_MAX_MESSAGE_BYTES,
         timeout_graceful_shutdown=3,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )

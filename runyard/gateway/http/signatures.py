@@ -1,7 +1,8 @@
-"""How senders sign what they post: one small class a scheme, each checks one request.
+"""Signature schemes of webhook senders: one small class each, which verifies one request.
 
-A secret is read from the environment when it is needed, under the name that the scheme is given, so that no page or log of the definitions
-holds it. Several secrets, with commas between, are all taken: so one can be changed without losing a request.
+A secret is read when it is needed from the environment variable that the scheme names, so that no
+page or log of the definitions contains it. Several comma-separated secrets are all valid, so that a
+secret can be rotated without losing a request.
 """
 
 import base64
@@ -15,14 +16,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Protocol
 
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.errors import HttpError
 
 TOLERANCE_SECONDS = 300
 _LONGEST_ID = 256
 
 
 class Signature(Protocol):
-    """A scheme."""
+    """A signature scheme."""
 
     @property
     def variable(self) -> str:
@@ -30,13 +31,17 @@ class Signature(Protocol):
         ...
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raise `Problem` (401) when the request is not signed, or not with a secret that is known."""
+        """Raise `HttpError` (401) unless the request is signed with a known secret."""
         ...
 
 
 @dataclass(frozen=True)
 class StandardWebhooks:
-    """The Standard Webhooks specification 1.0: `webhook-id`, `webhook-timestamp` and `webhook-signature: v1,<base64>` over `id.timestamp.body`."""
+    """The Standard Webhooks specification 1.0.
+
+    The headers are `webhook-id`, `webhook-timestamp` and `webhook-signature: v1,<base64>`, the
+    signature covers `id.timestamp.body`.
+    """
 
     variable: str
 
@@ -44,17 +49,17 @@ class StandardWebhooks:
         """See `Signature`; a timestamp that is more than 5 minutes off is refused."""
         message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
         require(1 <= len(message_id) <= _LONGEST_ID)
-        given = [
+        signatures = [
             value.removeprefix("v1,")
             for value in headers.get("webhook-signature", "").split()
             if value.startswith("v1,")
         ]
-        check_time(timestamp)
+        check_timestamp(timestamp)
         signed = f"{message_id}.{timestamp}.".encode() + body
-        _require_any(
-            (_base64_mac(_standard_key(secret), signed) for secret in secrets_of(self.variable)),
-            given,
+        expected = (
+            _base64_mac(_standard_key(secret), signed) for secret in secrets_of(self.variable)
         )
+        _require_any(expected, signatures)
 
 
 @dataclass(frozen=True)
@@ -69,28 +74,28 @@ class Stripe:
             part.partition("=")[::2] for part in headers.get("stripe-signature", "").split(",")
         ]
         timestamp = next((value for name, value in parts if name.strip() == "t"), "")
-        check_time(timestamp)
+        check_timestamp(timestamp)
         signed = f"{timestamp}.".encode() + body
-        given = [value for name, value in parts if name.strip() == "v1"]
-        _require_any(
-            (
-                hmac.new(secret.encode(), signed, sha256).hexdigest()
-                for secret in secrets_of(self.variable)
-            ),
-            given,
+        signatures = [value for name, value in parts if name.strip() == "v1"]
+        expected = (
+            hmac.new(secret.encode(), signed, sha256).hexdigest()
+            for secret in secrets_of(self.variable)
         )
+        _require_any(expected, signatures)
 
 
 @dataclass(frozen=True)
 class BodyHmac:
-    """An HMAC-SHA256 of the body alone in one header, as GitHub (`X-Hub-Signature-256: sha256=<hex>`), Shopify (base64) and many others have it.
+    """An HMAC-SHA256 of the body alone, in one header.
+
+    GitHub (`X-Hub-Signature-256: sha256=<hex>`), Shopify (base64) and many others use it.
 
     Parameters
     ----------
     variable
         See `Signature`.
     header, prefix
-        Where the signature is, and what stands before it.
+        The header with the signature, and what precedes it there.
     encoding
         `hex` or `base64`.
     """
@@ -102,19 +107,19 @@ class BodyHmac:
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """See `Signature`."""
-        given = headers.get(self.header, "")
-        require(given.startswith(self.prefix))
-        made = (hmac.new(secret.encode(), body, sha256) for secret in secrets_of(self.variable))
-        texts = (
+        header = headers.get(self.header, "")
+        require(header.startswith(self.prefix))
+        macs = (hmac.new(secret.encode(), body, sha256) for secret in secrets_of(self.variable))
+        expected = (
             mac.hexdigest() if self.encoding == "hex" else base64.b64encode(mac.digest()).decode()
-            for mac in made
+            for mac in macs
         )
-        _require_any(texts, [given.removeprefix(self.prefix)])
+        _require_any(expected, [header.removeprefix(self.prefix)])
 
 
 @dataclass(frozen=True)
 class SharedSecret:
-    """No signature, but a secret in a header: `Authorization: Bearer ...`, or a header of the sender's own."""
+    """A secret in a header instead of a signature: `Authorization: Bearer ...` or another."""
 
     variable: str
     header: str = "authorization"
@@ -123,24 +128,24 @@ class SharedSecret:
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """See `Signature`."""
         del body
-        given = headers.get(self.header, "")
-        require(any(_same(self.prefix + secret, given) for secret in secrets_of(self.variable)))
+        header = headers.get(self.header, "")
+        require(any(_same(self.prefix + secret, header) for secret in secrets_of(self.variable)))
 
 
 def secrets_of(variable: str) -> list[str]:
-    """The secrets in an environment variable; raises `Problem` when it is not set."""
-    found = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
-    if not found:
-        raise Problem(
-            401,
-            "no_secret",
-            f"this cannot be checked: set {variable} to the sender's signing secret",
-        )
-    return found
+    """The secrets in an environment variable; raises `HttpError` when it is not set."""
+    secrets = [part.strip() for part in os.environ.get(variable, "").split(",") if part.strip()]
+    if not secrets:
+        message = f"the signature cannot be verified: set {variable} to the sender's signing secret"
+        raise HttpError(401, "no_secret", message)
+    return secrets
 
 
 def standard_headers(variable: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers of a post of our own by Standard Webhooks, signed with every secret in the environment variable; without a signature where it has none."""
+    """The Standard Webhooks headers of a request that we send.
+
+    It is signed with every secret in the environment variable, or not at all if there is none.
+    """
     headers = {"webhook-id": message_id, "webhook-timestamp": str(timestamp)}
     if os.environ.get(variable):
         signed = f"{message_id}.{timestamp}.".encode() + body
@@ -150,36 +155,36 @@ def standard_headers(variable: str, message_id: str, timestamp: int, body: bytes
     return headers
 
 
-def check_time(timestamp: str) -> None:
-    """Raise `Problem` for a time (seconds since the epoch) that is more than 5 minutes off."""
+def check_timestamp(timestamp: str) -> None:
+    """Raise `HttpError` for a timestamp (in Unix seconds) that is more than 5 minutes off."""
     require(
         re.fullmatch(r"[0-9]{1,12}", timestamp) is not None
         and abs(time.time() - int(timestamp)) <= TOLERANCE_SECONDS
     )
 
 
-def require(holds: bool) -> None:
-    """Raise the `Problem` of a wrong signature unless it holds."""
-    if not holds:
-        raise Problem(401, "bad_signature", "the signature is missing, wrong or too old")
+def require(valid: bool) -> None:
+    """Raise the `HttpError` for an invalid signature unless it is valid."""
+    if not valid:
+        raise HttpError(401, "bad_signature", "the signature is missing, invalid or too old")
 
 
-def _require_any(made: Iterable[str], given: Sequence[str]) -> None:
-    """Raise the `Problem` unless a signature that was made is among those given. However many are given, the body is gone through once for each secret."""
-    require(any(_same(text, value) for text in made for value in given))
+def _require_any(expected: Iterable[str], signatures: Sequence[str]) -> None:
+    """Require that one of the expected signatures was sent.
+
+    However many were sent, the body is hashed once for each secret.
+    """
+    require(any(_same(mac, signature) for mac in expected for signature in signatures))
 
 
 def _standard_key(secret: str) -> bytes:
-    """The key of a Standard Webhooks secret: `whsec_` and base64, or any other text as it is."""
+    """The key in a Standard Webhooks secret: `whsec_` and base64, or any other text literally."""
     if secret.startswith("whsec_"):
         try:
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except binascii.Error:
-            raise Problem(
-                401,
-                "no_secret",
-                "this cannot be checked: the signing secret is not whsec_ and base64",
-            ) from None
+            message = "the signature cannot be verified: the secret after whsec_ is not base64"
+            raise HttpError(401, "no_secret", message) from None
     return secret.encode()
 
 
@@ -187,5 +192,5 @@ def _base64_mac(key: bytes, signed: bytes) -> str:
     return base64.b64encode(hmac.new(key, signed, sha256).digest()).decode()
 
 
-def _same(wanted: str, given: str) -> bool:
-    return hmac.compare_digest(wanted.encode(), given.encode())
+def _same(expected: str, sent: str) -> bool:
+    return hmac.compare_digest(expected.encode(), sent.encode())

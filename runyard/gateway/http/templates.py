@@ -1,4 +1,4 @@
-"""Jinja2 as every page of the web process uses it: what is not marked as HTML is escaped, and what is not there is an error."""
+"""The Jinja2 environment of every page: autoescaping is on, and undefined variables are errors."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,18 +8,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def environment(folders: Sequence[Path], pretty: Callable[..., str]) -> Environment:
-    """The templates of these folders, the first that has one; `pretty` is how they show JSON."""
-    made = Environment(
+    """The templates in these folders, searched in order; `pretty` is the filter that shows JSON."""
+    templates = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["pretty"] = pretty
-    return made
+    templates.filters["pretty"] = pretty
+    return templates
 
 
 def as_pretty_json(value: object) -> str:
-    """JSON with indents."""
+    """Indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -1,30 +1,31 @@
-"""A line of the log for what strangers can make happen as often as they like: one in a while, with how often it was."""
+"""Warnings for what clients can cause as often as they like: logged now and then, with a count."""
 
 import logging
 import time
 
-_SECONDS = 10.0
+_INTERVAL_SECONDS = 10.0
 
 
-class Seldom:
-    """Warns at most every ten seconds.
+class ThrottledWarning:
+    """A warning that is logged at most every ten seconds.
 
     Parameters
     ----------
     message
-        What is said: with a `%d` for how often it happened since the last line, and a `%s` for the latest case.
+        The text, with a `%d` for the number of occurrences since the last line, and a `%s` for the
+        latest case.
     """
 
     def __init__(self, message: str) -> None:
         self._message = message
         self._log = logging.getLogger("runyard.gateway")
-        self._said_at = float("-inf")
-        self._times = 0
+        self._logged_at = float("-inf")
+        self._count = 0
 
     def warn(self, latest: object) -> None:
-        """It happened once more."""
-        self._times += 1
+        """Count one occurrence."""
+        self._count += 1
         now = time.monotonic()
-        if now - self._said_at >= _SECONDS:
-            self._log.warning(self._message, self._times, latest)
-            self._said_at, self._times = now, 0
+        if now - self._logged_at >= _INTERVAL_SECONDS:
+            self._log.warning(self._message, self._count, latest)
+            self._logged_at, self._count = now, 0

@@ -1,7 +1,8 @@
-"""Looks for what clients wait for: one question to the database every tenth of a second, for all of them together.
+"""Polls the database for what clients wait for: ten times a second, one query for all of them.
 
-Nobody's connection holds one of the database's, and while nobody waits nothing is asked. What has changed is told by PostgreSQL's snapshots,
-not by times or counters: a step that commits late is not missed, and a client that comes back with its last moment goes on behind it.
+No client holds a database connection, and while nobody waits, nothing is polled. Changes are found
+by PostgreSQL snapshots, not by timestamps or counters: a step that commits late is not missed, and
+a client that reconnects with the snapshot of its last message continues after it.
 """
 
 import asyncio
@@ -13,14 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from runyard.engine.backoff import Backoff
-from runyard.gateway.http.connection import Line
-from runyard.gateway.http.errors import Problem
+from runyard.gateway.http.database_connection import ReconnectingConnection
+from runyard.gateway.http.errors import HttpError
 from runyard.store.queries import Row
 
-_SECONDS = 0.1
-_MOST_SECONDS_AFTER_ERROR = 1.0
-# Streams, and clients that wait for an outcome; one key may have half of them.
-_MOST_STREAMS = _MOST_WAITING = 1000
+_POLL_SECONDS = 0.1
+_MAX_BACKOFF_SECONDS = 1.0
+# Streams, and clients that wait for an outcome. One key may have half of them.
+_MAX_STREAMS = _MAX_WAITING = 1000
 _log = logging.getLogger("runyard.gateway")
 
 
@@ -33,24 +34,24 @@ class _Stream:
 
 
 @dataclass
-class _Ends:
+class _Waiter:
     key: str
     events: set[str]
-    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Watcher:
-    """Watches invocations, and the ends of events, for those who ask."""
+class InvocationWatcher:
+    """Watches invocations for streams, and events for clients that wait for their outcome."""
 
     def __init__(self) -> None:
         self._streams: dict[int, _Stream] = {}
-        self._ends: dict[int, _Ends] = {}
+        self._waiters: dict[int, _Waiter] = {}
         self._numbers = itertools.count()
-        self._wanted = asyncio.Event()
+        self._has_clients = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> "Watcher":
-        self._task = asyncio.create_task(self._watch(Line("web watcher")))
+    async def __aenter__(self) -> "InvocationWatcher":
+        self._task = asyncio.create_task(self._watch(ReconnectingConnection("web watcher")))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -59,47 +60,48 @@ class Watcher:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    def check_room(self, key: str) -> None:
-        """Raise `Problem` where the clients with a key, or all together, have as many streams as there may be."""
-        if not _has_room([stream.key for stream in self._streams.values()], key, _MOST_STREAMS):
-            raise Problem(
+    def check_capacity(self, key: str) -> None:
+        """Raise `HttpError` if this key, or all keys together, have too many streams already."""
+        if not _has_room([stream.key for stream in self._streams.values()], key, _MAX_STREAMS):
+            raise HttpError(
                 503,
                 "busy",
-                "there are as many streams as can be held: close some, or ask again",
+                "there are too many open streams: close some, or try again",
                 headers={"Retry-After": "10"},
             )
 
-    async def ended(self, events: Sequence[str], seconds: float, key: str) -> bool:
-        """Wait until no invocation of these events is open, for some seconds; return whether that is so.
+    async def wait_until_finished(self, events: Sequence[str], seconds: float, key: str) -> bool:
+        """Wait until every invocation of these events is finished; False after a timeout.
 
-        Where too many clients wait, with this key or in all, it is as if the time were over.
+        Also False, at once, if too many clients wait already, with this key or in all.
         """
-        if not _has_room([ends.key for ends in self._ends.values()], key, _MOST_WAITING):
+        if not _has_room([waiter.key for waiter in self._waiters.values()], key, _MAX_WAITING):
             return False
-        ends = _Ends(key, set(events))
+        waiter = _Waiter(key, set(events))
         number = next(self._numbers)
-        self._ends[number] = ends
-        self._wanted.set()
+        self._waiters[number] = waiter
+        self._has_clients.set()
         try:
             async with asyncio.timeout(seconds):
-                await ends.reached.wait()
+                await waiter.finished.wait()
         except TimeoutError:
             return False
         finally:
-            del self._ends[number]
+            del self._waiters[number]
         return True
 
     async def changes(
         self, invocation: int, since: str | None, seconds: float, key: str
     ) -> AsyncGenerator[Row | None, None]:
-        """What changes of an invocation after a moment (None: all there is), until it is final; None after so many seconds without a change.
+        """The changes of an invocation since a snapshot (None: everything), until it is final.
 
-        A change has `moment`, `final`, and where they changed `state`, `steps` and `progress`.
+        A change has `moment` (its snapshot), `final`, and whatever changed of `state`, `steps` and
+        `progress`. None is yielded after each `seconds` without a change.
         """
         stream = _Stream(key, invocation, since)
         number = next(self._numbers)
         self._streams[number] = stream
-        self._wanted.set()
+        self._has_clients.set()
         try:
             while True:
                 try:
@@ -113,26 +115,26 @@ class Watcher:
         finally:
             del self._streams[number]
 
-    async def _watch(self, line: Line) -> None:
-        backoff = Backoff(_log, "cannot look for what clients wait for", _MOST_SECONDS_AFTER_ERROR)
+    async def _watch(self, connection: ReconnectingConnection) -> None:
+        backoff = Backoff(_log, "cannot poll for what clients wait for", _MAX_BACKOFF_SECONDS)
         try:
             while True:
-                await self._wanted.wait()
-                if not self._streams and not self._ends:
-                    self._wanted.clear()
+                await self._has_clients.wait()
+                if not self._streams and not self._waiters:
+                    self._has_clients.clear()
                     continue
                 try:
-                    await self._look_at_streams(line)
-                    await self._look_at_ends(line)
-                    await asyncio.sleep(_SECONDS)
+                    await self._poll_streams(connection)
+                    await self._poll_waiters(connection)
+                    await asyncio.sleep(_POLL_SECONDS)
                     backoff.succeeded()
                 except Exception as error:
                     await asyncio.sleep(backoff.failed(error))
         finally:
-            await line.close()
+            await connection.close()
 
-    async def _look_at_streams(self, line: Line) -> None:
-        # Of a client that has not yet read the last change no more is asked: it holds one, however slow it is.
+    async def _poll_streams(self, connection: ReconnectingConnection) -> None:
+        # A client that has not read its last change yet is left out: a slow one buffers only one.
         streams = {
             number: stream for number, stream in self._streams.items() if stream.changes.empty()
         }
@@ -142,22 +144,22 @@ class Watcher:
             {"number": number, "invocation": stream.invocation, "since": stream.since}
             for number, stream in streams.items()
         ]
-        for row in await line.run("changes", watched=json.dumps(watched)):
+        for row in await connection.fetch_all("changes", watched=json.dumps(watched)):
             stream = streams[row["number"]]
             if row["final"] or row["state"] or row["steps"] or row["progress"]:
                 stream.since = row["moment"]
                 stream.changes.put_nowait(row)
 
-    async def _look_at_ends(self, line: Line) -> None:
-        waiting = list(self._ends.values())
-        if not waiting:
+    async def _poll_waiters(self, connection: ReconnectingConnection) -> None:
+        waiters = list(self._waiters.values())
+        if not waiters:
             return
-        events = sorted({event for ends in waiting for event in ends.events})
-        still_open = {row["id"] for row in await line.run("open_events", events=events)}
-        for ends in waiting:
-            if not ends.events & still_open:
-                ends.reached.set()
+        events = sorted({event for waiter in waiters for event in waiter.events})
+        still_open = {row["id"] for row in await connection.fetch_all("open_events", events=events)}
+        for waiter in waiters:
+            if not waiter.events & still_open:
+                waiter.finished.set()
 
 
-def _has_room(keys: Sequence[str], key: str, most: int) -> bool:
-    return len(keys) < most and keys.count(key) < most // 2
+def _has_room(keys: Sequence[str], key: str, limit: int) -> bool:
+    return len(keys) < limit and keys.count(key) < limit // 2

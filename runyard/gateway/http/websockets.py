@@ -1,4 +1,4 @@
-"""WebSockets, with limits on what they may take: uvicorn waits for a client as long as it likes to be waited for. Read in uvicorn 0.54."""
+"""WebSockets with timeouts: uvicorn waits for a client indefinitely (as of uvicorn 0.54)."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,68 +8,73 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 
 class GuardedSocket(WebSocketsSansIOProtocol):
-    """A WebSocket that is let go when it is not opened in time, or when its client reads nothing for a while."""
+    """A WebSocket that is closed if its handshake takes too long or its client stops reading."""
 
-    _seconds = 0.0
-    _gone: Callable[[], None] | None = None
-    _look_due: asyncio.TimerHandle | None = None
-    _left = 0
+    _interval = 0.0
+    _on_close: Callable[[], None] | None = None
+    _check_timer: asyncio.TimerHandle | None = None
+    _unread = 0
 
-    def watch(self, seconds: float, gone: Callable[[], None]) -> None:
-        """Look every so many seconds whether its client does its part, and call `gone` when the connection is lost."""
-        self._seconds = seconds
-        self._gone = gone
-        # What is sent before the handshake is done would be read as if it were.
-        self._read(False)
-        self._look_again()
+    def watch(self, interval: float, on_close: Callable[[], None]) -> None:
+        """Check the client every `interval` seconds, and call `on_close` when it is gone."""
+        self._interval = interval
+        self._on_close = on_close
+        # What arrives before the handshake is complete would be parsed as if it were.
+        self._set_reading(False)
+        self._schedule_check()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Its place is free."""
+        """Free its place."""
         super().connection_lost(exc)
-        if self._look_due is not None:
-            self._look_due.cancel()
-        if self._gone is not None:
-            self._gone()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+        if self._on_close is not None:
+            self._on_close()
 
     async def send(self, message: Any) -> None:
-        """Pass on what the application says."""
+        """Forward a message of the application."""
         opening = not self.handshake_complete
         await super().send(message)
         if self.close_sent:
-            # A refusal completes the handshake too. uvicorn does not note that, and complains of the application in the log.
+            # A rejection completes the handshake too. uvicorn does not note that, and would log an
+            # error of the application.
             self.handshake_complete = True
         elif opening and self.handshake_complete and self.writable.is_set():
-            self._read(True)
+            self._set_reading(True)
 
     async def receive(self) -> Any:
-        """What the application is told next."""
+        """The next message for the application."""
         message = await super().receive()
         if not self.writable.is_set():
-            self._read(False)
+            self._set_reading(False)
         return message
 
     def pause_writing(self) -> None:
-        """Its client does not read: then nothing is read of it either, for what it sends may have an answer, as pings have."""
+        """Stop reading while the client does not read: a ping, for one, would need a response."""
         super().pause_writing()
-        self._read(False)
+        self._set_reading(False)
 
     def resume_writing(self) -> None:
-        """Its client reads again."""
+        """Read again, as the client does."""
         super().resume_writing()
         if not self.read_paused:
-            self._read(True)
+            self._set_reading(True)
 
-    def _read(self, on: bool) -> None:
-        if not self.transport.is_closing():
-            (self.transport.resume_reading if on else self.transport.pause_reading)()
+    def _set_reading(self, on: bool) -> None:
+        if self.transport.is_closing():
+            return
+        if on:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
 
-    def _look_again(self) -> None:
-        self._look_due = self.loop.call_later(self._seconds, self._look)
+    def _schedule_check(self) -> None:
+        self._check_timer = self.loop.call_later(self._interval, self._check)
 
-    def _look(self) -> None:
-        left = self.transport.get_write_buffer_size()
-        if not self.handshake_complete or (left and left == self._left):
+    def _check(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if not self.handshake_complete or (unread and unread == self._unread):
             self.transport.abort()
             return
-        self._left = left
-        self._look_again()
+        self._unread = unread
+        self._schedule_check()

@@ -1,21 +1,25 @@
-// Live parts, times that pass, copying, and a form that is checked as it is filled in. Every page works without it, but for the first.
+// Live updates, relative times, copy buttons, and forms that are checked as they are filled in.
+// Every page works without this script, except that it is not live.
 "use strict";
 
-// What the visitor has opened stays open, and what is being typed stays as it is.
-const kept = {
+// Updates leave open what the visitor has opened, and leave alone what is being typed.
+const options = {
   ignoreActiveValue: true,
-  callbacks: { beforeAttributeUpdated: (name, node) => !(name === "open" && node instanceof HTMLDetailsElement) },
+  callbacks: {
+    beforeAttributeUpdated: (name, node) =>
+      !(name === "open" && node instanceof HTMLDetailsElement),
+  },
 };
 
 function morph(element, html, style) {
-  Idiomorph.morph(element, html, { ...kept, morphStyle: style });
+  Idiomorph.morph(element, html, { ...options, morphStyle: style });
   showTimes();
 }
 
-// A stream is open only while the page is looked at: browsers open six connections to a host, and no more.
-function keepFresh(element) {
+// A stream is open only while the page is visible: browsers open at most six connections to a host.
+function keepLive(element) {
   let source = null;
-  const follow = () => {
+  const update = () => {
     if (document.hidden) {
       source?.close();
       source = null;
@@ -26,8 +30,8 @@ function keepFresh(element) {
       source.onerror = () => element.setAttribute("data-away", "");
     }
   };
-  document.addEventListener("visibilitychange", follow);
-  follow();
+  document.addEventListener("visibilitychange", update);
+  update();
 }
 
 const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
@@ -39,7 +43,8 @@ function showTimes() {
     const seconds = (new Date(element.dateTime).getTime() - now) / 1000;
     const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size) ?? units.at(-1);
     element.title = new Date(element.dateTime).toLocaleString();
-    element.textContent = relative.format(Math.trunc(seconds / size) || (seconds > 0 ? 0 : -0), unit);
+    const amount = Math.trunc(seconds / size) || (seconds > 0 ? 0 : -0);
+    element.textContent = relative.format(amount, unit);
   }
 }
 
@@ -50,23 +55,24 @@ async function copy(button) {
   setTimeout(() => { label.textContent = "Copy"; }, 1500);
 }
 
-// What is wrong, and the code, come from the server as the page would have them.
+// The server renders the page with the problems and the code; only those parts are replaced.
 function checkAsTyped(form) {
   let timer = 0;
-  let asked = 0;
+  let latest = 0;
   const check = async () => {
-    const number = ++asked;
+    const number = ++latest;
     const fields = new URLSearchParams(new FormData(form));
     fields.set("do", "check");
-    const answer = await fetch(form.action, { method: "POST", body: fields });
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    if (number !== asked) return;
+    const response = await fetch(form.action, { method: "POST", body: fields });
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (number !== latest) return;
     for (const element of document.querySelectorAll("[data-fresh]")) {
       const fresh = page.getElementById(element.id);
       if (fresh) morph(element, fresh.innerHTML, "innerHTML");
     }
     for (const field of form.querySelectorAll("[aria-describedby]")) {
-      if (page.getElementById(field.id)?.hasAttribute("aria-invalid")) field.setAttribute("aria-invalid", "true");
+      const invalid = page.getElementById(field.id)?.hasAttribute("aria-invalid");
+      if (invalid) field.setAttribute("aria-invalid", "true");
       else field.removeAttribute("aria-invalid");
     }
   };
@@ -76,7 +82,7 @@ function checkAsTyped(form) {
   });
 }
 
-for (const element of document.querySelectorAll("[data-live]")) keepFresh(element);
+for (const element of document.querySelectorAll("[data-live]")) keepLive(element);
 for (const form of document.querySelectorAll("form[data-preview]")) checkAsTyped(form);
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
