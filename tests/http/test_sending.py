@@ -128,7 +128,11 @@ BAD: list[tuple[Any, int, str]] = [
     (b'{"name": "a/b", "data": {"x": NaN}}', 400, "no JSON number"),
     (b'{"name": "a/b", "data": {"x": 1e999}}', 400, "JSON"),
     (b'{"name": "a/b", "data": {"x": ' + b"9" * 5000 + b"}}", 400, "JSON"),
-    (b'{"name": "a/b", "data": {"x": "\\ud800"}}', 400, "data.x: contains half of a surrogate pair"),
+    (
+        b'{"name": "a/b", "data": {"x": "\\ud800"}}',
+        400,
+        "data.x: contains half of a surrogate pair",
+    ),
     (b'"text"', 400, "Request body must contain an event object or an array of event objects"),
     (b"null", 400, "Request body must contain"),
     ([EVENT, {"name": 5}], 400, "[1].name"),
