@@ -43,7 +43,7 @@ def failed(yard: Yard) -> Yard:
 
 
 @pytest.mark.parametrize(
-    ("selection", "action", "found"),
+    ("selection", "action", "total"),
     [
         (Selection(function="plain"), "replay", 10),
         (Selection(function="plain", status=("succeeded",)), "replay", 20),
@@ -56,10 +56,10 @@ def failed(yard: Yard) -> Yard:
     ],
 )
 def test_a_selection_is_counted_and_nothing_is_changed(
-    failed: Yard, selection: Selection, action: Any, found: int
+    failed: Yard, selection: Selection, action: Any, total: int
 ) -> None:
     before = rows("SELECT count(*) AS n FROM runyard.invocations")
-    assert count(selection, action) == found
+    assert count(selection, action) == total
     assert rows("SELECT count(*) AS n FROM runyard.invocations") == before
 
 

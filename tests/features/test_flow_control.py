@@ -337,29 +337,29 @@ def test_what_does_not_end_in_time_is_cancelled(yard: Yard) -> None:
 
 
 def test_an_event_cancels_what_it_matches(yard: Yard) -> None:
-    one, two = yard.send_all([Event("cart/filled", {"cart": 1}), Event("cart/filled", {"cart": 2})])
+    first, second = yard.send_all([Event("cart/filled", {"cart": 1}), Event("cart/filled", {"cart": 2})])
     yard.work()
     yard.send("cart/emptied", {"cart": 1, "sure": False})
     yard.work()
-    assert one.invocation.status == "sleeping"
+    assert first.invocation.status == "sleeping"
     yard.send("cart/emptied", {"cart": 1, "sure": True})
     yard.work()
-    assert (one.invocation.status, two.invocation.status) == ("cancelled", "sleeping")
+    assert (first.invocation.status, second.invocation.status) == ("cancelled", "sleeping")
 
 
 def test_an_invocation_that_is_cancelled_while_it_runs_leaves_the_run_at_the_next_step(
     yard: Yard,
 ) -> None:
-    one, two = send(yard, "sleeper", {"n": 1}, {"n": 2})
+    first, second = send(yard, "sleeper", {"n": 1}, {"n": 2})
 
     def cancelled(item: Any) -> str:
         with database.connection() as connection:
-            connection.execute("SELECT runyard.cancel(%s)", (one.invocation.id,))
+            connection.execute("SELECT runyard.cancel(%s)", (first.invocation.id,))
         return "worked"
 
     yard.stub("work", cancelled)
     yard.work()
-    assert (one.invocation.status, two.invocation.status) == ("cancelled", "sleeping")
+    assert (first.invocation.status, second.invocation.status) == ("cancelled", "sleeping")
 
 
 def test_rules_combine(yard: Yard) -> None:
