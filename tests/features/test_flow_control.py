@@ -337,7 +337,9 @@ def test_what_does_not_end_in_time_is_cancelled(yard: Yard) -> None:
 
 
 def test_an_event_cancels_what_it_matches(yard: Yard) -> None:
-    first, second = yard.send_all([Event("cart/filled", {"cart": 1}), Event("cart/filled", {"cart": 2})])
+    first, second = yard.send_all(
+        [Event("cart/filled", {"cart": 1}), Event("cart/filled", {"cart": 2})]
+    )
     yard.work()
     yard.send("cart/emptied", {"cart": 1, "sure": False})
     yard.work()
