@@ -98,7 +98,7 @@ class NothingToDo(RunyardError):
 
 
 class NonRetriable(RunyardError):
-    """Raised by a step whose failure no other attempt can mend: the invocation fails for good."""
+    """Raised by a step whose failure no other attempt can fix: the invocation fails for good."""
 
 
 class InvokeFailed(NonRetriable):

@@ -29,8 +29,8 @@ from runyard.text.error_text import fit
 # the next runs, few enough that events which arrive meanwhile still join a larger batch.
 WAITING_PER_SLOT = 1
 _SLOTS_WITHOUT_WORKERS = 2
-# One claim looks at 150 lanes. After 15,000 blocked lanes a tick gives up, and the next one
-# continues from there.
+# One claim looks at 150 lanes. After 15,000 blocked lanes a tick waits for something to change, and
+# the next one continues from there.
 _MAX_LANE_CLAIMS = 100
 _EXPIRE_CHUNK = 500
 # How long a tick of the daemon has to launch what it claimed. After that a batch no longer counts

@@ -1,5 +1,6 @@
-"""The words are tested with the kit that comes with Runyard, in a database of their own."""
+"""The features are tested with Runyard's own test kit, in a database of their own."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,19 +11,15 @@ from tests.conftest import use_database
 
 @pytest.fixture(scope="package")
 def runyard_database(server: str) -> str:
-    """The URL of the database."""
-    return use_database(server, "words")
+    """The URL of a database for these tests alone."""
+    return use_database(server, "features")
 
 
 @pytest.fixture
-def runyard_definitions(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The functions of the words, and no others."""
+def runyard_definitions() -> Iterator[Any]:
+    """The functions of the features, and no others."""
     from tests.features import functions
 
-    ours = {job.name for job in functions.jobs}
-    monkeypatch.setattr(
-        registry,
-        "_functions",
-        {name: found for name, found in registry._functions.items() if found.job in ours},
-    )
-    return functions.defs
+    jobs = {job.name for job in functions.jobs}
+    with registry.use(*(known for known in registry.functions() if known.job in jobs)):
+        yield functions.defs

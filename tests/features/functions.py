@@ -1,4 +1,4 @@
-"""A function for every word of flow control and every kind of step, small enough to be told by its name."""
+"""A small function for every flow control rule and every kind of step, named for what it has."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -43,11 +43,12 @@ from runyard import (
 jobs: list[JobDefinition] = []
 sensors: list[SensorDefinition] = []
 schedules: list[Any] = []
+ERRORS = {"value": ValueError, "key": KeyError, "final": NonRetriable}
 quick = Retry(attempts=3, delays=(10.0, 20.0), jitter=0)
 
 
 def make_job(name: str, *bodies: Callable[[Batch], Batch]) -> JobDefinition:
-    """A job of one op for each body."""
+    """Make a job with one op for each body."""
     ops: list[OpDefinition] = []
     for number, body in enumerate(bodies):
 
@@ -58,14 +59,14 @@ def make_job(name: str, *bodies: Callable[[Batch], Batch]) -> JobDefinition:
 
     def graph() -> None:
         batch = receive()
-        for one in ops:
-            batch = one(batch)
+        for run in ops:
+            batch = run(batch)
         settle(batch)
 
     graph.__name__ = name
-    made = job(executor_def=in_process_executor, name=name)(graph)
-    jobs.append(made)
-    return made
+    definition = job(executor_def=in_process_executor, name=name)(graph)
+    jobs.append(definition)
+    return definition
 
 
 def _typed(run: Callable[..., Batch]) -> Callable[[Batch], Batch]:
@@ -78,23 +79,21 @@ def _typed(run: Callable[..., Batch]) -> Callable[[Batch], Batch]:
 def function(
     name: str, *bodies: Callable[[Batch], Batch], on: str | Trigger | None = "", **options: Any
 ) -> None:
-    """A function of its own job; started by `<name>/go` where nothing else is said."""
+    """Make a function with a job of its own; `<name>/go` starts it unless `on` says otherwise."""
     events = () if on is None else (on or f"{name}/go",)
     options.setdefault("retry", quick)
-    made = on_event(*events, job=make_job(name, *bodies), **options)
-    sensors.append(made)
-    schedules.extend(made.schedules)
+    sensor = on_event(*events, job=make_job(name, *bodies), **options)
+    sensors.append(sensor)
+    schedules.extend(sensor.schedules)
 
 
 def work(batch: Batch) -> Batch:
-    """A step that fails as its event says."""
+    """A step that fails as its event's data says."""
 
     def do(item: Item) -> Any:
         data = item.event.data
         if item.attempt <= data.get("fails", 0):
-            kind = {"value": ValueError, "key": KeyError, "final": NonRetriable}.get(
-                data.get("kind", ""), RuntimeError
-            )
+            kind = ERRORS.get(data.get("kind", ""), RuntimeError)
             raise kind(f"failure {item.attempt}")
         if data.get("after") and item.attempt == 1:
             raise RetryAfter("later", data["after"])
@@ -104,16 +103,16 @@ def work(batch: Batch) -> Batch:
 
 
 def after(batch: Batch) -> Batch:
-    """A step behind the others."""
+    """A step after the others."""
     return batch.map("after", lambda item: "done")
 
 
-# What `giver` does for an item, by the word in its data; a test puts its own there.
+# What `giver` does for an item, by the `deed` in its data; tests add their own.
 deeds: dict[str, Callable[[Item], Any]] = {}
 
 
 def give(batch: Batch) -> Batch:
-    """A step that does what a test says."""
+    """A step that does what a test has put into `deeds`."""
     return batch.map("give", lambda item: deeds[item.event.data["deed"]](item))
 
 

@@ -25,7 +25,7 @@ def test_failures_are_replayed_as_new_invocations(yard: Yard) -> None:
     yard.stub("work", "mended")
     assert runyard.replay(Selection(function="plain")) == 1
     yard.work()
-    [again] = [one for one in yard.invocations("plain") if one.replay_of == failed.id]
+    [again] = [each for each in yard.invocations("plain") if each.replay_of == failed.id]
     assert again.status == "succeeded"
 
 

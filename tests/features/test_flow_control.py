@@ -1,17 +1,20 @@
-"""Every word of flow control: what waits, what is skipped, what goes first."""
+"""Every rule of flow control: what waits, what is skipped, what runs first."""
 
 from collections import Counter
-from datetime import timedelta
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from runyard import Event
 from runyard.engine import dispatch
-from runyard.events import rows_as_json
+from runyard.events import millis, rows_as_json
 from runyard.functions import registry
+from runyard.functions.flow_control import Concurrency, Flow
 from runyard.store import database
-from runyard.testing import Invocation, Sent, Yard
+from runyard.testing import Sent, Yard
 
 
 def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
@@ -20,16 +23,28 @@ def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
 
 
 def statuses(sent: list[Sent]) -> list[str]:
-    return [one.invocation.status for one in sent]
+    return [each.invocation.status for each in sent]
 
 
 def send(yard: Yard, function: str, *data: dict[str, Any]) -> list[Sent]:
-    return yard.send_all([Event(f"{function}/go", one) for one in data])
+    return yard.send_all([Event(f"{function}/go", fields) for fields in data])
 
 
 def in_batch(batch: str) -> list[int]:
     [row] = rows("SELECT invocations FROM runyard.batches WHERE id = %s", batch)
     return list(row["invocations"])
+
+
+def tenants_in(batch: str) -> list[str]:
+    """The first key of each invocation in a batch."""
+    query = "SELECT keys[1] AS tenant FROM runyard.invocations WHERE id = ANY (%s)"
+    return [row["tenant"] for row in rows(query, in_batch(batch))]
+
+
+def seconds_to_start(began: datetime, invocations: Iterable[int]) -> list[float]:
+    """How long after a time each of these invocations started."""
+    query = "SELECT started_at - %s AS s FROM runyard.invocations WHERE id = ANY (%s) ORDER BY id"
+    return [row["s"].total_seconds() for row in rows(query, began, list(invocations))]
 
 
 # --- triggers
@@ -53,13 +68,12 @@ def in_batch(batch: str) -> list[int]:
 def test_names_wildcards_and_filters_choose_the_functions(
     yard: Yard, name: str, data: dict[str, Any], functions: list[str]
 ) -> None:
-    assert [one.function for one in yard.send(name, data).invocations] == functions
+    assert [each.function for each in yard.send(name, data).invocations] == functions
 
 
 def test_a_future_time_schedules_an_event(yard: Yard) -> None:
-    sent = yard.send(
-        "limited/go", {"tenant": 1}, ts=int((yard.now + timedelta(hours=1)).timestamp() * 1000)
-    )
+    in_an_hour = millis(yard.now + timedelta(hours=1))
+    sent = yard.send("limited/go", {"tenant": 1}, ts=in_an_hour)
     yard.advance("59m")
     assert sent.invocation.status == "queued"
     yard.advance("1m")
@@ -82,10 +96,11 @@ def test_a_paused_function_keeps_its_invocations_until_it_is_resumed(
 # --- concurrency
 
 
-def test_no_more_of_a_key_run_at_a_time_than_the_limit(yard: Yard) -> None:
+def test_no_more_invocations_of_a_key_run_at_a_time_than_the_limit(yard: Yard) -> None:
     sent = send(yard, "limited", *[{"tenant": tenant} for tenant in "aaaabb"])
     [batch] = yard.claim("limited")
-    assert len(in_batch(batch)) == 4 and yard.claim("limited") == []
+    assert len(in_batch(batch)) == 4
+    assert yard.claim("limited") == []
     yard.execute("limited", batch)
     assert Counter(statuses(sent)) == {"succeeded": 4, "queued": 2}
     yard.work()
@@ -95,13 +110,9 @@ def test_no_more_of_a_key_run_at_a_time_than_the_limit(yard: Yard) -> None:
 def test_several_limits_hold_together(yard: Yard) -> None:
     send(yard, "narrow", *[{"tenant": tenant} for tenant in "aabbccdd"])
     [batch] = yard.claim("narrow")
-    tenants = [
-        row["t"]
-        for row in rows(
-            "SELECT keys[1] AS t FROM runyard.invocations WHERE id = ANY (%s)", in_batch(batch)
-        )
-    ]
-    assert len(tenants) == 3 == len(set(tenants))
+    tenants = tenants_in(batch)
+    assert len(tenants) == 3
+    assert len(set(tenants)) == 3
 
 
 def test_a_scope_is_shared_by_functions(yard: Yard) -> None:
@@ -115,7 +126,7 @@ def test_a_scope_is_shared_by_functions(yard: Yard) -> None:
     assert len(in_batch(third)) == 1
 
 
-def test_a_sleeper_holds_no_place(yard: Yard) -> None:
+def test_a_suspended_invocation_takes_no_slot(yard: Yard) -> None:
     sent = send(yard, "skipping", {"doc": 1})
     yard.work()
     assert statuses(sent) == ["sleeping"]
@@ -126,64 +137,56 @@ def test_a_tenant_with_many_events_does_not_delay_another(yard: Yard) -> None:
     yard.send_all([Event("fair/go", {"tenant": "big", "n": n}) for n in range(500)])
     [small] = send(yard, "fair", {"tenant": "small"})
     [batch, *_] = yard.claim("fair")
-    assert small.invocation.id in in_batch(batch) and len(in_batch(batch)) == 10
+    assert small.invocation.id in in_batch(batch)
+    assert len(in_batch(batch)) == 10
 
 
-def test_lanes_take_turns_when_a_run_takes_few(yard: Yard) -> None:
+def test_lanes_take_turns_when_a_run_has_room_for_few(yard: Yard) -> None:
     send(yard, "fair", *[{"tenant": f"t{n % 30:02}"} for n in range(90)])
     seen: list[str] = []
     for _ in range(3):
         for batch in yard.claim("fair"):
-            seen += [
-                row["t"]
-                for row in rows(
-                    "SELECT keys[1] AS t FROM runyard.invocations WHERE id = ANY (%s)",
-                    in_batch(batch),
-                )
-            ]
+            seen += tenants_in(batch)
             yard.execute("fair", batch)
-    assert len(seen) >= 30 and len(set(seen[:30])) == 30
+    assert len(seen) >= 30
+    assert len(set(seen[:30])) == 30
 
 
 # --- throttle
 
 
-def test_a_throttle_spreads_beginnings_and_lets_the_rest_wait(yard: Yard) -> None:
+def test_a_throttle_spreads_beginnings_and_makes_the_others_wait(yard: Yard) -> None:
     sent = send(yard, "throttled", *[{"n": n} for n in range(6)])
     began = yard.now
     yard.advance("10m")
-    starts = sorted(
-        row["s"].total_seconds()
-        for row in rows("SELECT started_at - %s AS s FROM runyard.invocations", began)
-    )
+    starts = sorted(seconds_to_start(began, (each.invocation.id for each in sent)))
     assert starts == pytest.approx([0, 0, 10, 20, 30, 40], abs=0.001)
     assert set(statuses(sent)) == {"succeeded"}
 
 
-def test_retries_count_for_no_throttle(yard: Yard) -> None:
+def test_retries_do_not_count_for_a_throttle(yard: Yard) -> None:
     [failing, other] = send(yard, "throttled_by", {"tenant": 1, "fails": 1}, {"tenant": 1})
     began = yard.now
     yard.advance("10s")
-    assert failing.invocation.status == "succeeded" and other.invocation.status == "queued"
+    assert failing.invocation.status == "succeeded"
+    assert other.invocation.status == "queued"
     yard.advance("50s")
-    assert rows(
-        "SELECT started_at - %s AS s FROM runyard.invocations WHERE id = %s",
-        began,
-        other.invocation.id,
-    )[0]["s"] == timedelta(seconds=60)
+    assert seconds_to_start(began, [other.invocation.id]) == [60]
 
 
-# --- gates
+# --- admission rules
 
 
-def test_a_rate_limit_skips_what_is_too_much_and_says_so(yard: Yard) -> None:
+def test_a_rate_limit_skips_events_beyond_it_and_says_so(yard: Yard) -> None:
     sent = send(yard, "rated", {"user": 1}, {"user": 1}, {"user": 1}, {"user": 2})
     yard.work()
     assert Counter(statuses(sent)) == {"succeeded": 3, "skipped": 1}
-    [skipped] = [one.invocation for one in sent if one.invocation.status == "skipped"]
-    assert skipped.error is not None and "rate limit: 2 in 60 s" in skipped.error["message"]
+    [skipped] = [each.invocation for each in sent if each.invocation.status == "skipped"]
+    assert skipped.error is not None
+    assert "rate limit: more than 2 in 60 s" in skipped.error["message"]
     yard.advance("59s")
-    assert statuses(send(yard, "rated", {"user": 1})) == ["queued"] and yard.work() == 0
+    assert statuses(send(yard, "rated", {"user": 1})) == ["queued"]
+    assert yard.work() == 0
     yard.advance("1s")
     assert yard.work() == 0
     [late] = send(yard, "rated", {"user": 1})
@@ -191,7 +194,7 @@ def test_a_rate_limit_skips_what_is_too_much_and_says_so(yard: Yard) -> None:
     assert late.invocation.status == "succeeded"
 
 
-def test_a_rate_limit_judges_by_when_events_came(yard: Yard) -> None:
+def test_a_rate_limit_goes_by_the_time_at_which_events_came(yard: Yard) -> None:
     dispatch.set_paused("rated", True)
     sent: list[Sent] = []
     for _ in range(6):
@@ -220,13 +223,13 @@ def test_a_debounce_runs_the_last_after_a_quiet_time(yard: Yard) -> None:
         yard.advance("5s")
     assert statuses(sent) == ["skipped", "skipped", "queued"]
     yard.advance("5s")
-    assert sent[2].invocation.status == "succeeded" and sent[2].invocation.output["n"] == 2
-    assert (
-        sent[0].invocation.error is not None and "debounced" in sent[0].invocation.error["message"]
-    )
+    assert sent[2].invocation.status == "succeeded"
+    assert sent[2].invocation.output["n"] == 2
+    assert sent[0].invocation.error is not None
+    assert "debounced" in sent[0].invocation.error["message"]
 
 
-def test_a_debounce_waits_no_longer_than_its_longest(yard: Yard) -> None:
+def test_a_debounce_waits_no_longer_than_max_wait(yard: Yard) -> None:
     sent: list[Sent] = []
     began = yard.now
     for n in range(8):
@@ -234,32 +237,18 @@ def test_a_debounce_waits_no_longer_than_its_longest(yard: Yard) -> None:
         yard.advance("5s")
     yard.advance("1m")
     assert statuses(sent) == ["skipped"] * 4 + ["succeeded"] + ["skipped"] * 2 + ["succeeded"]
-    starts = [
-        row["s"].total_seconds()
-        for row in rows(
-            "SELECT started_at - %s AS s FROM runyard.invocations WHERE status = 'succeeded' ORDER BY id",
-            began,
-        )
-    ]
-    assert starts == [25, 45]
+    run = [each.invocation.id for each in sent if each.invocation.status == "succeeded"]
+    assert seconds_to_start(began, run) == [25, 45]
 
 
-def test_debounces_of_different_keys_know_nothing_of_each_other(yard: Yard) -> None:
+def test_debounces_of_different_keys_are_independent(yard: Yard) -> None:
     sent = send(yard, "debounced", {"doc": 1}, {"doc": 2}, {"doc": 1})
     yard.advance("10s")
     assert Counter(statuses(sent)) == {"succeeded": 2, "skipped": 1}
 
 
 def test_a_batch_begins_when_it_is_full_or_the_oldest_has_waited(yard: Yard) -> None:
-    full = send(
-        yard,
-        "gathered",
-        {"tenant": "a"},
-        {"tenant": "b"},
-        {"tenant": "a"},
-        {"tenant": "a"},
-        {"tenant": "a"},
-    )
+    full = send(yard, "gathered", *[{"tenant": tenant} for tenant in "abaaa"])
     assert yard.work() == 1
     assert Counter(statuses(full)) == {"succeeded": 3, "queued": 2}
     yard.advance("29s")
@@ -269,30 +258,28 @@ def test_a_batch_begins_when_it_is_full_or_the_oldest_has_waited(yard: Yard) -> 
 
 
 @pytest.mark.parametrize(
-    ("function", "levels", "order"),
+    ("function", "levels", "priorities"),
     [
-        ("ranked", [1, 9, -9, None, 3], [1, 4, 0, 3, 2]),
-        ("expressed", [1, 99, -3, "x", 3], [1, 4, 0, 3, 2]),
+        ("ranked", [1, 9, -9, None, 3], [1, 5, -5, 0, 3]),
+        ("expressed", [1, 99, -3, "x", 3], [10, 600, -30, 0, 30]),
     ],
 )
-def test_higher_priorities_go_first_within_their_bounds(
-    yard: Yard, function: str, levels: list[Any], order: list[int]
+def test_higher_priorities_run_first_within_their_bounds(
+    yard: Yard, function: str, levels: list[Any], priorities: list[int]
 ) -> None:
     sent = send(yard, function, *[{"level": level} for level in levels])
     yard.work()
     by_run = {
         row["run_id"]: row["id"] for row in rows("SELECT run_id, id FROM runyard.invocations")
     }
-    assert [by_run[run] for run in yard.runs] == [sent[place].invocation.id for place in order]
-    found = [
-        row["priority"] for row in rows("SELECT priority FROM runyard.invocations ORDER BY id")
+    in_order = [sent[place].invocation.id for place in (1, 4, 0, 3, 2)]
+    assert [by_run[run] for run in yard.runs] == in_order
+    assert rows("SELECT priority FROM runyard.invocations ORDER BY id") == [
+        {"priority": priority} for priority in priorities
     ]
-    assert sorted(found) == (
-        sorted([1, 5, -5, 0, 3]) if function == "ranked" else sorted([10, 600, -30, 0, 30])
-    )
 
 
-def test_a_singleton_skips_what_comes_meanwhile(yard: Yard) -> None:
+def test_a_singleton_skips_events_that_come_meanwhile(yard: Yard) -> None:
     [first] = send(yard, "skipping", {"doc": 1})
     yard.work()
     second, other = send(yard, "skipping", {"doc": 1}, {"doc": 2})
@@ -308,7 +295,7 @@ def test_a_singleton_skips_what_comes_meanwhile(yard: Yard) -> None:
     assert (first.invocation.status, third.invocation.status) == ("succeeded", "sleeping")
 
 
-def test_a_singleton_can_cancel_the_one_under_way(yard: Yard) -> None:
+def test_a_singleton_can_cancel_the_open_invocation(yard: Yard) -> None:
     [first] = send(yard, "replacing", {"doc": 1})
     yard.work()
     [second] = send(yard, "replacing", {"doc": 1})
@@ -320,7 +307,8 @@ def test_a_singleton_that_replaces_waits_until_the_other_has_left_its_run(yard: 
     [first] = send(yard, "replacing", {"doc": 1})
     [batch] = yard.claim("replacing")
     [second] = send(yard, "replacing", {"doc": 1})
-    assert yard.claim("replacing") == [] and second.invocation.status == "queued"
+    assert yard.claim("replacing") == []
+    assert second.invocation.status == "queued"
     yard.execute("replacing", batch)
     yard.work()
     assert (first.invocation.status, second.invocation.status) == ("cancelled", "sleeping")
@@ -333,13 +321,11 @@ def test_what_does_not_begin_in_time_is_cancelled(yard: Yard) -> None:
     first, second = send(yard, "late_start", {"n": 1}, {"n": 2})
     [batch] = yard.claim("late_start")
     yard.advance("61s")
-    assert (
-        second.invocation.status == "cancelled"
-        and second.invocation.error is not None
-        and "timeout" in second.invocation.error["message"]
-    )
+    assert second.invocation.status == "cancelled"
+    assert second.invocation.error is not None
+    assert "timeout" in second.invocation.error["message"]
     yard.execute("late_start", batch)
-    assert first.invocation.status == "cancelled"  # it was claimed, and did not begin either
+    assert first.invocation.status == "cancelled"  # it was claimed, but did not begin either
 
 
 def test_what_does_not_end_in_time_is_cancelled(yard: Yard) -> None:
@@ -351,32 +337,34 @@ def test_what_does_not_end_in_time_is_cancelled(yard: Yard) -> None:
 
 
 def test_an_event_cancels_what_it_matches(yard: Yard) -> None:
-    one, two = yard.send_all([Event("cart/filled", {"cart": 1}), Event("cart/filled", {"cart": 2})])
+    first, second = yard.send_all(
+        [Event("cart/filled", {"cart": 1}), Event("cart/filled", {"cart": 2})]
+    )
     yard.work()
     yard.send("cart/emptied", {"cart": 1, "sure": False})
     yard.work()
-    assert one.invocation.status == "sleeping"
+    assert first.invocation.status == "sleeping"
     yard.send("cart/emptied", {"cart": 1, "sure": True})
     yard.work()
-    assert (one.invocation.status, two.invocation.status) == ("cancelled", "sleeping")
+    assert (first.invocation.status, second.invocation.status) == ("cancelled", "sleeping")
 
 
 def test_an_invocation_that_is_cancelled_while_it_runs_leaves_the_run_at_the_next_step(
     yard: Yard,
 ) -> None:
-    one, two = send(yard, "sleeper", {"n": 1}, {"n": 2})
+    first, second = send(yard, "sleeper", {"n": 1}, {"n": 2})
 
     def cancelled(item: Any) -> str:
         with database.connection() as connection:
-            connection.execute("SELECT runyard.cancel(%s)", (one.invocation.id,))
+            connection.execute("SELECT runyard.cancel(%s)", (first.invocation.id,))
         return "worked"
 
     yard.stub("work", cancelled)
     yard.work()
-    assert (one.invocation.status, two.invocation.status) == ("cancelled", "sleeping")
+    assert (first.invocation.status, second.invocation.status) == ("cancelled", "sleeping")
 
 
-def test_words_combine(yard: Yard) -> None:
+def test_rules_combine(yard: Yard) -> None:
     sent = send(
         yard,
         "combined",
@@ -384,30 +372,24 @@ def test_words_combine(yard: Yard) -> None:
         {"tenant": "b", "order": 9},
     )
     yard.work()
-    assert Counter(one.invocation.status for one in sent) == {"succeeded": 4, "skipped": 2}
+    assert Counter(each.invocation.status for each in sent) == {"succeeded": 4, "skipped": 2}
     reasons = sorted(
-        one.invocation.error["message"].split(":")[0] for one in sent if one.invocation.error
+        each.invocation.error["message"].split(":")[0] for each in sent if each.invocation.error
     )
     assert reasons == ["idempotency", "rate limit"]
 
 
-def test_new_keys_in_the_code_reach_what_waits_already(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dataclasses import replace
-
-    from runyard.functions.flow_control import Concurrency, Flow
-
+def test_new_keys_in_the_code_reach_queued_invocations(yard: Yard) -> None:
     sent = send(yard, "plain", {"tenant": 1}, {"tenant": 1}, {"tenant": 2})
-    changed = replace(
-        registry.find("plain"), flow=Flow(concurrency=(Concurrency(1, key="data.tenant"),))
-    )  # type: ignore[type-var]
-    monkeypatch.setitem(registry._functions, "plain", changed)
-    registry.publish()
-    [batch] = yard.claim("plain")
-    assert len(in_batch(batch)) == 2
-    yard.execute("plain", batch)
-    monkeypatch.setitem(registry._functions, "plain", replace(changed, flow=Flow()))
+    plain = registry.find("plain")
+    assert plain is not None
+    others = [function for function in registry.functions() if function is not plain]
+    limited = replace(plain, flow=Flow(concurrency=(Concurrency(1, key="data.tenant"),)))
+    with registry.use(limited, *others):
+        registry.publish()
+        [batch] = yard.claim("plain")
+        assert len(in_batch(batch)) == 2
+        yard.execute("plain", batch)
     registry.publish()
     yard.work()
     assert set(statuses(sent)) == {"succeeded"}
@@ -427,7 +409,7 @@ def test_events_without_the_key_pass_what_would_skip_or_merge_them(
 
 
 @pytest.mark.parametrize("function", ["skipping", "replacing"])
-def test_events_without_the_key_are_no_singletons(yard: Yard, function: str) -> None:
+def test_a_singleton_ignores_events_without_the_key(yard: Yard, function: str) -> None:
     sent = send(yard, function, {}, {}, {"doc": None})
     yard.work()
     assert statuses(sent) == ["sleeping"] * 3
@@ -455,7 +437,7 @@ def test_an_event_without_the_field_cancels_nothing(yard: Yard) -> None:
     assert statuses(sent) == ["sleeping"] * 3
 
 
-def test_a_lane_that_may_go_is_found_behind_many_that_may_not(yard: Yard) -> None:
+def test_a_free_lane_is_found_behind_many_blocked_ones(yard: Yard) -> None:
     send(yard, "throttled_by", *[{"tenant": f"t{n:04}"} for n in range(700)])
     yard.work()
     send(yard, "throttled_by", *[{"tenant": f"t{n:04}"} for n in range(700)])
@@ -467,34 +449,31 @@ def test_a_lane_that_may_go_is_found_behind_many_that_may_not(yard: Yard) -> Non
     ]
 
 
-def test_a_launch_by_hand_keeps_the_limits_and_leaves_the_rest_to_the_sensor(yard: Yard) -> None:
+def test_a_launch_by_hand_respects_limits_and_leaves_the_rest_to_the_sensor(yard: Yard) -> None:
     limited = registry.find("limited")
     assert limited is not None
     events = rows_as_json([Event("limited/go", {"tenant": 1}) for _ in range(5)], target="limited")
     batch = dispatch.claim_events(limited, events, "launch")
-    assert batch is not None and len(in_batch(batch)) == 2
-    assert (
-        dispatch.claim_events(
-            limited, rows_as_json([Event("limited/go", {"tenant": 1})], target="limited"), "launch"
-        )
-        is None
-    )
+    assert batch is not None
+    assert len(in_batch(batch)) == 2
+    another = rows_as_json([Event("limited/go", {"tenant": 1})], target="limited")
+    assert dispatch.claim_events(limited, another, "launch") is None
     yard.execute("limited", batch)
     again = dispatch.claim_replay(limited, batch)
-    assert again is not None and len(in_batch(again)) == 2
+    assert again is not None
+    assert len(in_batch(again)) == 2
     yard.execute("limited", again)
     yard.work()
     assert rows("SELECT DISTINCT status FROM runyard.invocations") == [{"status": "succeeded"}]
 
 
-def test_many_timeouts_are_caught_at_once(yard: Yard) -> None:
+def test_many_timeouts_are_applied_at_once(yard: Yard) -> None:
     sent = send(yard, "late_end", *[{"n": n} for n in range(1200)])
     yard.work()
     yard.advance("1m")
     assert Counter(statuses(sent)) == {"cancelled": 1200}
 
 
-def test_an_invocation_is_shown_with_what_it_is(yard: Yard) -> None:
-    assert repr(Invocation(send(yard, "plain", {})[0].invocation.id)).startswith(
-        "Invocation(1, plain, queued"
-    )
+def test_an_invocation_shows_its_function_and_status(yard: Yard) -> None:
+    [sent] = send(yard, "plain", {})
+    assert repr(sent.invocation).startswith("Invocation(1, plain, queued")

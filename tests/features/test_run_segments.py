@@ -1,4 +1,4 @@
-"""What every run did of an invocation is kept, and what waits can be run before its time."""
+"""The history of an invocation, run by run; and running what waits before its time."""
 
 from datetime import timedelta
 from typing import Any
@@ -21,28 +21,25 @@ def run_now(invocation: int) -> bool:
         return bool(fetch_all(connection, "run_invocations_now", invocations=[invocation]))
 
 
-def test_each_attempt_is_kept_with_its_error_and_its_run(yard: Yard) -> None:
+def test_each_attempt_is_recorded_with_its_error_and_its_run(yard: Yard) -> None:
     invocation = yard.run("plain", {"fails": 2})
     yard.advance(10)
     yard.advance(20)
     assert invocation.status == "succeeded"
-    kept = segments(invocation.id)
-    assert [(segment["status"], segment["error"]["message"]) for segment in kept] == [
+    history = segments(invocation.id)
+    assert [(segment["status"], segment["error"]["message"]) for segment in history] == [
         ("queued", "failure 1"),
         ("queued", "failure 2"),
     ]
-    assert [segment["run_id"] for segment in kept] == yard.runs[:2]
+    assert [segment["run_id"] for segment in history] == yard.runs[:2]
 
 
-def test_one_that_goes_through_at_once_leaves_no_segment(yard: Yard) -> None:
-    assert (
-        segments(yard.run("plain").id)
-        == []
-        == segments(yard.run("plain", {"fails": 1, "kind": "final"}).id)
-    )
+def test_an_invocation_that_ends_in_its_first_run_has_no_segment(yard: Yard) -> None:
+    assert segments(yard.run("plain").id) == []
+    assert segments(yard.run("plain", {"fails": 1, "kind": "final"}).id) == []
 
 
-def test_a_sleep_and_a_failure_that_is_taken_up_again_are_segments(yard: Yard) -> None:
+def test_a_sleep_and_a_failure_that_is_requeued_are_segments(yard: Yard) -> None:
     sleeping = yard.run("sleeper")
     [segment] = segments(sleeping.id)
     assert (segment["status"], segment["error"], segment["run_id"]) == (
@@ -63,16 +60,12 @@ def test_a_sleep_and_a_failure_that_is_taken_up_again_are_segments(yard: Yard) -
     )
 
 
-def test_a_segment_that_was_lost_with_its_worker_is_told(yard: Yard) -> None:
+def test_a_segment_that_was_lost_with_its_worker_says_so(yard: Yard) -> None:
     sent = yard.send("plain/go")
-    from runyard.functions import registry
-
-    found = registry.find("plain")
-    assert found is not None
-    [claim] = dispatch.claim(found) or []
-    dispatch.begin(claim.batch_id, "run-1")
+    [batch] = yard.claim("plain")
+    dispatch.begin(batch, "run-1")
     dispatch.release(
-        claim.batch_id,
+        batch,
         "running",
         "queued",
         attempts=3,
@@ -86,7 +79,7 @@ def test_a_segment_that_was_lost_with_its_worker_is_told(yard: Yard) -> None:
     ] == [("lost", "run-1", {"message": "the worker was lost"})]
 
 
-def test_a_sleep_is_cut_short_and_the_steps_behind_it_run(yard: Yard) -> None:
+def test_a_sleep_is_cut_short_and_the_steps_after_it_run(yard: Yard) -> None:
     invocation = yard.run("sleeper")
     assert run_now(invocation.id)
     assert yard.work() == 1
@@ -94,7 +87,7 @@ def test_a_sleep_is_cut_short_and_the_steps_behind_it_run(yard: Yard) -> None:
     assert not run_now(invocation.id)
 
 
-def test_another_attempt_comes_at_once(yard: Yard) -> None:
+def test_another_attempt_can_be_run_now(yard: Yard) -> None:
     invocation = yard.run("plain", {"fails": 1})
     assert (invocation.status, yard.work()) == ("queued", 0)
     assert run_now(invocation.id)
@@ -102,7 +95,7 @@ def test_another_attempt_comes_at_once(yard: Yard) -> None:
     assert invocation.status == "succeeded"
 
 
-def test_an_event_for_later_and_a_debounced_one_come_at_once(yard: Yard) -> None:
+def test_a_scheduled_event_can_be_run_now(yard: Yard) -> None:
     scheduled = yard.send("plain/go", ts=int((yard.now + timedelta(days=1)).timestamp() * 1000))
     yard.work()
     assert run_now(scheduled.invocation.id)
@@ -110,7 +103,7 @@ def test_an_event_for_later_and_a_debounced_one_come_at_once(yard: Yard) -> None
     assert scheduled.invocation.status == "succeeded"
 
 
-def test_what_waits_for_an_event_or_is_final_waits_for_no_time(yard: Yard) -> None:
+def test_what_waits_for_an_event_or_has_finished_cannot_be_run_now(yard: Yard) -> None:
     waiting = yard.run("waiter", {"order": 1})
     assert waiting.status == "waiting"
     assert not run_now(waiting.id)
@@ -118,7 +111,7 @@ def test_what_waits_for_an_event_or_is_final_waits_for_no_time(yard: Yard) -> No
     assert not run_now(2**40)
 
 
-def test_sql_has_a_door_for_it(yard: Yard) -> None:
+def test_an_invocation_can_be_run_now_from_sql(yard: Yard) -> None:
     invocation = yard.run("sleeper")
     with database.connection() as connection:
         assert connection.execute(
@@ -130,8 +123,7 @@ def test_sql_has_a_door_for_it(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_limits_hold_for_what_is_run_now(yard: Yard, times: int) -> None:
-    """It is due, and no more: a paused function's invocation stays where it is."""
+def test_flow_control_applies_to_what_is_run_now(yard: Yard, times: int) -> None:
     invocation = yard.run("sleeper")
     dispatch.set_paused("sleeper", True)
     for _ in range(times):

@@ -1,4 +1,4 @@
-"""What is said in a model's answer: its reasoning is cut off, in whatever pieces it comes."""
+"""The text of a model's answer: its reasoning is removed, in whatever pieces it arrives."""
 
 import pytest
 
@@ -47,21 +47,21 @@ def read(text: str, size: int) -> AnswerText:
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
 @pytest.mark.parametrize(("answer", "text", "thought"), THOUGHTS)
-def test_reasoning_is_cut_off_and_counted(answer: str, text: str, thought: int, size: int) -> None:
-    found = read(answer, size)
-    assert found.text().strip() == text.strip()
-    assert found.thought == thought
+def test_reasoning_is_removed_and_counted(answer: str, text: str, thought: int, size: int) -> None:
+    result = read(answer, size)
+    assert result.text().strip() == text.strip()
+    assert result.thought == thought
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_about_tags_stays_as_it_is(text: str, size: int) -> None:
-    found = read(text, size)
-    assert found.text() == text
-    assert found.thought == 0
+def test_a_text_about_tags_is_unchanged(text: str, size: int) -> None:
+    result = read(text, size)
+    assert result.text() == text
+    assert result.thought == 0
 
 
-def test_reasoning_that_the_provider_sets_apart_is_counted() -> None:
+def test_reasoning_that_the_provider_separates_is_counted() -> None:
     answer = AnswerText()
     answer.take_thought("quiet")
     answer.take("Queues wait.")
@@ -70,14 +70,14 @@ def test_reasoning_that_the_provider_sets_apart_is_counted() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])
-def test_what_no_table_can_keep_is_mended(size: int) -> None:
+def test_unstorable_characters_are_replaced(size: int) -> None:
     assert read("a\x00b \ud83d\ude00 \ud83d.", size).text() == "ab \U0001f600 \ufffd."
 
 
 @pytest.mark.parametrize(
     "text", ["<think " * 30_000, "<" * 200_000, "`" * 200_000, "<think>" * 30_000]
 )
-def test_a_hostile_answer_takes_time_in_line_with_its_length(text: str) -> None:
+def test_a_hostile_answer_is_read_in_linear_time(text: str) -> None:
     answer = AnswerText()
     for at in range(0, len(text), 50):
         answer.take(text[at : at + 50])

@@ -1,4 +1,4 @@
-"""What the daemon writes while the code server is being started again."""
+"""What the daemon logs while the code server restarts."""
 
 import logging
 import sys
@@ -23,17 +23,14 @@ def record(error: Exception) -> logging.LogRecord:
         )
 
 
-def test_a_code_server_that_is_away_is_told_once_for_all_sensors() -> None:
+def test_an_unreachable_code_server_is_logged_once_for_all_sensors() -> None:
     shortened = _Shortened()
-    kept = [
-        made
-        for made in (record(DagsterUserCodeUnreachableError("away")) for _ in range(250))
-        if shortened.filter(made)
-    ]
-    assert [made.getMessage() for made in kept] == ["the code server is away; trying again"]
-    assert kept[0].exc_info is None
+    records = [record(DagsterUserCodeUnreachableError("away")) for _ in range(250)]
+    logged = [each for each in records if shortened.filter(each)]
+    assert [each.getMessage() for each in logged] == ["the code server is away; trying again"]
+    assert logged[0].exc_info is None
 
 
-def test_every_other_error_is_told() -> None:
+def test_every_other_error_is_logged() -> None:
     shortened = _Shortened()
     assert all(shortened.filter(record(ValueError("wrong"))) for _ in range(3))

@@ -1,4 +1,4 @@
-"""The door: what an event may be."""
+"""Which events are valid."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import pipelines.events  # noqa: F401
 from runyard.errors import InvalidEvent
-from runyard.events import MAX_EVENT_BYTES, Event, new_ulid, rows_as_json
+from runyard.events import EARLIEST_MS, LATEST_MS, MAX_EVENT_BYTES, Event, new_ulid, rows_as_json
 
 json_values = st.recursive(
     st.none()
@@ -23,27 +23,50 @@ json_values = st.recursive(
     ),
     max_leaves=10,
 )
+storable_text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+wire_events = st.fixed_dictionaries(
+    {"name": storable_text.filter(bool).map(lambda text: f"any/{text}"[:512])},
+    optional={
+        "data": st.none() | st.dictionaries(storable_text, storable_text, max_size=4),
+        "id": storable_text.filter(bool),
+        "ts": st.none() | st.just(0) | st.integers(EARLIEST_MS, LATEST_MS),
+        "user": st.none() | st.dictionaries(storable_text, st.integers(), max_size=2),
+        "v": st.none() | storable_text,
+    },
+)
 GOOD: dict[str, Any] = {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}
 
 
 def test_ulids_sort_by_time() -> None:
     ids = [new_ulid(millis) for millis in range(1_700_000_000_000, 1_700_000_000_050)]
     assert ids == sorted(ids)
-    assert all(re.fullmatch(r"[0-9A-HJKMNP-TV-Z]{26}", one) for one in ids)
+    assert all(re.fullmatch(r"[0-9A-HJKMNP-TV-Z]{26}", ulid) for ulid in ids)
 
 
 @given(raw=json_values)
-def test_any_json_is_an_event_or_a_clear_refusal(raw: Any) -> None:
+def test_any_json_is_an_event_or_an_error_that_says_why(raw: Any) -> None:
     try:
-        rows = rows_as_json([Event.from_wire(raw)])
+        [row] = json.loads(rows_as_json([Event.from_wire(raw)]))
     except InvalidEvent as error:
         assert str(error)
     else:
-        assert json.loads(rows)[0]["name"] == raw["name"]
+        assert row["name"] == raw["name"]
+
+
+@given(raw=wire_events)
+def test_a_well_formed_event_arrives_unchanged(raw: dict[str, Any]) -> None:
+    [row] = json.loads(rows_as_json([Event.from_wire(raw)]))
+    expected = {key: value for key, value in raw.items() if value is not None}
+    if raw.get("ts") == 0:
+        del expected["ts"]
+    assert {key: value for key, value in row.items() if key != "ulid"} == {
+        "data": {},
+        **expected,
+    }
 
 
 @given(data=st.dictionaries(st.text(), json_values, max_size=5))
-def test_data_arrives_as_it_was_or_is_refused_for_nul(data: dict[str, Any]) -> None:
+def test_data_arrives_unchanged_or_is_rejected_for_nul(data: dict[str, Any]) -> None:
     try:
         [row] = json.loads(rows_as_json([Event("any/name", data)]))
     except InvalidEvent:
@@ -52,7 +75,7 @@ def test_data_arrives_as_it_was_or_is_refused_for_nul(data: dict[str, Any]) -> N
         assert row["data"] == data
 
 
-def test_an_escaped_backslash_is_no_nul() -> None:
+def test_an_escaped_backslash_is_not_nul() -> None:
     assert rows_as_json([Event("any/name", {"text": "\\u0000"})])
 
 
@@ -86,7 +109,7 @@ def test_an_escaped_backslash_is_no_nul() -> None:
         ),
     ],
 )
-def test_a_bad_mail_is_refused_with_its_field(change: dict[str, Any], field: str) -> None:
+def test_an_invalid_mail_is_rejected_with_the_field(change: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidEvent) as caught:
         Event("email/send.requested", {**GOOD, **change}).checked()
     assert caught.value.field == field
@@ -117,33 +140,30 @@ def test_a_bad_mail_is_refused_with_its_field(change: dict[str, Any], field: str
         (Event("a/b", {"x": "y" * MAX_EVENT_BYTES}), "data"),
     ],
 )
-def test_a_bad_event_is_refused_with_its_field(event: Event, field: str) -> None:
+def test_an_invalid_event_is_rejected_with_the_field(event: Event, field: str) -> None:
     with pytest.raises(InvalidEvent) as caught:
         event.checked()
     assert caught.value.field == field
 
 
-def test_the_bad_one_of_several_is_named() -> None:
+def test_the_invalid_event_of_several_is_named() -> None:
     with pytest.raises(InvalidEvent, match=r"^\[1\]\.name: must be text") as caught:
         rows_as_json([Event("a/b"), Event("")])
     assert caught.value.field == "[1].name"
 
 
-def test_every_problem_of_the_bad_one_of_several_has_its_place() -> None:
+def test_every_problem_of_an_event_of_several_has_its_path() -> None:
+    wrong = Event("email/send.requested", {"to": "nobody", "subject": 1, "text": "t"})
     with pytest.raises(InvalidEvent) as caught:
-        rows_as_json(
-            [
-                Event("a/b"),
-                Event("email/send.requested", {"to": "nobody", "subject": 1, "text": "t"}),
-            ]
-        )
+        rows_as_json([Event("a/b"), wrong])
     assert [field for field, _ in caught.value.problems] == ["[1].data.to", "[1].data.subject"]
 
 
-def test_a_name_without_a_type_is_taken_as_it_is() -> None:
+def test_an_event_without_a_type_is_accepted_as_it_is() -> None:
     assert Event("order/placed", {"anything": [1, 2]}).checked()
 
 
 def test_ids_sort_in_the_order_in_which_they_were_made() -> None:
-    made = [new_ulid() for _ in range(5000)]
-    assert made == sorted(made) and len(set(made)) == 5000
+    ids = [new_ulid() for _ in range(5000)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 5000

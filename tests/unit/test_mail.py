@@ -1,4 +1,4 @@
-"""Templates, and mails as bytes."""
+"""Mail templates, and mails as files."""
 
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -19,12 +19,10 @@ DATA = {"name": "Ada", "email": "ada@example.com", "message": "Hello", "title": 
 def test_every_template_has_both_parts(name: str) -> None:
     rendered = render_template(name, DATA)
     assert name in template_names()
-    assert (
-        rendered.subject
-        and rendered.text.strip()
-        and rendered.html is not None
-        and rendered.html.startswith("<!doctype html>")
-    )
+    assert rendered.subject
+    assert rendered.text.strip()
+    assert rendered.html is not None
+    assert rendered.html.startswith("<!doctype html>")
 
 
 def test_a_missing_variable_is_named() -> None:
@@ -37,11 +35,9 @@ def test_html_is_escaped_and_a_subject_stays_one_line() -> None:
         "contact",
         {**DATA, "message": "<script>alert(1)</script>", "topic": "a\r\nBcc: all@example.com"},
     )
-    assert (
-        rendered.html is not None
-        and "<script>alert" not in rendered.html
-        and "&lt;script&gt;" in rendered.html
-    )
+    assert rendered.html is not None
+    assert "<script>alert" not in rendered.html
+    assert "&lt;script&gt;" in rendered.html
     assert rendered.subject == "Message from Ada: a Bcc: all@example.com"
 
 
@@ -64,14 +60,16 @@ def test_a_template_cannot_reach_into_python() -> None:
             "The shop (https://shop.example/?a=1&b=2)",
         ),
         (
-            '<a href="https://shop.example/">https://shop.example</a> <a href="mailto:a@b.example">a@b.example</a>',
+            '<a href="https://shop.example/">https://shop.example</a> '
+            '<a href="mailto:a@b.example">a@b.example</a>',
             "https://shop.example a@b.example",
         ),
         ('<a href="https://shop.example/x"><img src="x"></a>', "https://shop.example/x"),
         ("<table><tr><th>Item<th>Price<tr><td>Tea<td>3 &euro;</table>", "Item  Price\nTea  3 €"),
         ("<pre>a\n  b</pre>after", "a\n  b\n\nafter"),
         (
-            '<div style="display: none">preview</div><title>t</title>Seen<!-- not --><script>alert(1)</script>',
+            '<div style="display: none">preview</div><title>t</title>Seen<!-- not -->'
+            "<script>alert(1)</script>",
             "Seen",
         ),
         ('<meta charset="latin-1"><img alt="Logo"> Grüße 😀', "Logo Grüße 😀"),
@@ -79,7 +77,7 @@ def test_a_template_cannot_reach_into_python() -> None:
         ("", ""),
     ],
 )
-def test_html_alone_gets_a_plain_part(html: str, text: str) -> None:
+def test_html_alone_gets_a_plain_text_part(html: str, text: str) -> None:
     assert plain_text(html) == text + "\n"
 
 
@@ -93,21 +91,19 @@ def test_the_outbox_writes_a_labelled_mail(tmp_path: Path) -> None:
         html="<p>Hi</p>",
         attachments=[{"filename": "a.txt", "content": "YWJj", "type": "text/plain"}],
     )
-    kept = OutboxMailer(folder=str(tmp_path)).send(mail)
-    assert kept["delivered"] is False
+    sent = OutboxMailer(folder=str(tmp_path)).send(mail)
+    assert sent["delivered"] is False
     message = message_from_bytes((tmp_path / "m-1.eml").read_bytes(), policy=policy.default)
-    assert (
-        message["To"] == "Ada <ada@example.com>"
-        and message["Subject"] == "Grüße"
-        and "not delivered" in message["X-Runyard-Outbox"]
-    )
+    assert message["To"] == "Ada <ada@example.com>"
+    assert message["Subject"] == "Grüße"
+    assert "not delivered" in message["X-Runyard-Outbox"]
     parts = {part.get_content_type() for part in message.walk()}
     assert {"text/plain", "text/html"} <= parts
     assert [part.get_filename() for part in message.iter_attachments()] == ["a.txt"]
 
 
 def written(folder: Path, **fields: object) -> tuple[bytes, EmailMessage]:
-    """The file that the outbox writes of a mail, and what a reader makes of it."""
+    """Send a mail to the outbox; return the file's content, raw and parsed."""
     mail = Mail.model_validate(
         {"id": "m", "to": ["ada@example.com"], "subject": "s", "text": "t", **fields}
     )
@@ -118,7 +114,7 @@ def written(folder: Path, **fields: object) -> tuple[bytes, EmailMessage]:
     return raw, message
 
 
-def test_the_outbox_writes_addresses_that_every_mail_server_takes(tmp_path: Path) -> None:
+def test_the_outbox_writes_addresses_that_every_mail_server_accepts(tmp_path: Path) -> None:
     addresses = [
         "Jörg <info@müller.example>",
         '"Lovelace, Ada" <ada@example.com>',
@@ -128,7 +124,8 @@ def test_the_outbox_writes_addresses_that_every_mail_server_takes(tmp_path: Path
         tmp_path, to=addresses, cc=["b@example.com"], reply_to="Zoë <zoe@müller.example>"
     )
     assert raw.isascii()
-    assert [(found.display_name, found.addr_spec) for found in message["To"].addresses] == [
+    recipients = message["To"].addresses
+    assert [(recipient.display_name, recipient.addr_spec) for recipient in recipients] == [
         ("Jörg", "info@xn--mller-kva.example"),
         ("Lovelace, Ada", "ada@example.com"),
         ("山田 太郎", "taro@xn--r8jz45g.jp"),
@@ -137,7 +134,7 @@ def test_the_outbox_writes_addresses_that_every_mail_server_takes(tmp_path: Path
     assert not message["To"].defects
 
 
-def test_only_an_address_that_is_not_ascii_before_the_at_sign_is_written_in_utf_8(
+def test_only_an_address_with_a_non_ascii_local_part_is_written_in_utf_8(
     tmp_path: Path,
 ) -> None:
     raw, message = written(tmp_path, to=["Jörg <jörg@müller.example>"])
@@ -157,12 +154,12 @@ def test_the_outbox_keeps_the_parameters_of_a_media_type(tmp_path: Path) -> None
     assert part.get_content() == "ü"
 
 
-def test_a_mail_without_words_has_its_html_alone(tmp_path: Path) -> None:
+def test_a_mail_without_text_has_its_html_alone(tmp_path: Path) -> None:
     message = written(tmp_path, text="\n", html="<img src='cid:1'>")[1]
     assert message.get_content_type() == "text/html"
 
 
-def test_a_sender_that_is_no_address_is_named(tmp_path: Path) -> None:
+def test_an_invalid_sender_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         NonRetriable, match="a mail cannot have this address: 'me' is not an e-mail address"
     ):
@@ -171,7 +168,7 @@ def test_a_sender_that_is_no_address_is_named(tmp_path: Path) -> None:
         )
 
 
-def test_secrets_are_taken_out_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_removed_from_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "s3cr3t-value")
     assert (
         redact("failed with s3cr3t-value at postgresql://me:hunter2@db/x")

@@ -1,4 +1,4 @@
-"""The headings of an outline, in every form that models give it."""
+"""The headings of an outline, in every form that models return."""
 
 import pytest
 
@@ -22,12 +22,12 @@ OUTLINES = [
 
 
 @pytest.mark.parametrize("text", OUTLINES)
-def test_an_outline_is_its_headings_alone(text: str) -> None:
+def test_an_outline_is_reduced_to_its_headings(text: str) -> None:
     assert headings(text, 5) == ["Locks", "Queues", "Why"]
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("一、什么是队列\n二、如何工作", ["什么是队列", "如何工作"]),
         ("以下は概要です：\n１．はじめに\n２．使い方", ["はじめに", "使い方"]),
@@ -39,17 +39,20 @@ def test_an_outline_is_its_headings_alone(text: str) -> None:
         ),
     ],
 )
-def test_numbers_are_those_of_the_language_and_of_no_heading(text: str, found: list[str]) -> None:
-    found = [heading.replace('"', '\\"') if '\\"' in text else heading for heading in found]
-    assert headings(text, 5) == found
+def test_numbering_is_removed_in_every_language_and_headings_keep_their_numbers(
+    text: str, expected: list[str]
+) -> None:
+    if '\\"' in text:
+        expected = [heading.replace('"', '\\"') for heading in expected]
+    assert headings(text, 5) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "{}", '{"headings": []}', '{"headings": "x"}', "I cannot do this.", "[" * 100_000]
 )
-def test_what_is_no_outline_has_no_headings(text: str) -> None:
+def test_other_text_has_no_headings(text: str) -> None:
     assert headings(text, 5) == []
 
 
-def test_no_more_headings_come_than_were_asked_for() -> None:
+def test_headings_beyond_the_requested_number_are_dropped() -> None:
     assert headings('{"headings": ["a", "b", "c"]}', 2) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""When a failed invocation is tried again."""
+"""When a failed step is retried."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -13,20 +13,15 @@ from runyard.functions.retry import DEFAULT_DELAYS, MAX_DELAY, Retry
 DICE = random.Random(1)
 
 
-def test_five_attempts_by_default_with_the_known_waits() -> None:
+def test_there_are_five_attempts_by_default() -> None:
     exact = Retry(jitter=0)
     assert exact.attempts == 5
-    assert [exact.delay_after(RuntimeError(), attempt, DICE) for attempt in range(1, 6)] == [
-        15,
-        30,
-        60,
-        120,
-        None,
-    ]
+    delays = [exact.delay_after(RuntimeError(), attempt, DICE) for attempt in range(1, 6)]
+    assert delays == [15, 30, 60, 120, None]
 
 
 @given(attempt=st.integers(1, 30), jitter=st.floats(0, 1), seed=st.integers())
-def test_a_wait_stays_within_its_jitter(attempt: int, jitter: float, seed: int) -> None:
+def test_a_delay_stays_within_its_jitter(attempt: int, jitter: float, seed: int) -> None:
     base = DEFAULT_DELAYS[min(attempt, len(DEFAULT_DELAYS)) - 1]
     delay = Retry(jitter=jitter).delay(attempt, random.Random(seed))
     assert base * (1 - jitter) - 1e-6 <= delay <= min(base * (1 + jitter), MAX_DELAY) + 1e-6
@@ -38,7 +33,7 @@ def test_a_wait_stays_within_its_jitter(attempt: int, jitter: float, seed: int) 
     max_delay=st.floats(100, 10_000),
     attempts=st.integers(2, 20),
 )
-def test_exponential_waits_grow_to_their_longest(
+def test_exponential_delays_grow_to_their_maximum(
     first: float, factor: float, max_delay: float, attempts: int
 ) -> None:
     delays = Retry.exponential(first, factor=factor, max_delay=max_delay, attempts=attempts).delays
@@ -47,7 +42,7 @@ def test_exponential_waits_grow_to_their_longest(
     assert delays[-1] <= max_delay
 
 
-def test_what_cannot_be_mended_is_not_tried_again() -> None:
+def test_a_non_retriable_error_is_not_retried() -> None:
     assert Retry().delay_after(NonRetriable("no"), 1, DICE) is None
 
 
@@ -74,12 +69,12 @@ def test_a_bad_option_is_named(options: dict[str, object], named: str) -> None:
         Retry(**options)
 
 
-def test_a_time_without_zone_is_refused() -> None:
+def test_a_time_without_a_time_zone_is_rejected() -> None:
     with pytest.raises(InvalidOption, match="time zone"):
         RetryAfter("wait", datetime(2026, 1, 1))
 
 
-def test_a_step_that_is_ended_at_its_limit_obeys_the_rule_for_timeouts() -> None:
+def test_a_step_timeout_follows_the_rules_for_timeouts() -> None:
     often = Retry(attempts=9, delays=(1.0,))
     assert Retry(by_type={TimeoutError: None}).rule_for(StepTimeout) is None
     assert Retry(by_type={TimeoutError: None, StepTimeout: often}).rule_for(StepTimeout) == often

@@ -1,4 +1,4 @@
-"""When a step is late, and when what is late is ended."""
+"""When a step is late, and when a late step is ended."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from tests.conftest import wait_until
 
 
 class Watched:
-    """A board with a step under way, and its watchdog, whose clock is the test's."""
+    """A board with a step in progress, and a watchdog whose clock the test sets."""
 
     def __init__(self, limit: float = 60.0, *, single_call: bool = False) -> None:
         self.ahead = 0.0
@@ -28,8 +28,8 @@ class Watched:
         self.watchdog = Watchdog(self.board, lambda: time.monotonic() + self.ahead)
 
     def late(self, *cancelled: int) -> list[int] | None:
-        found = self.watchdog.late(cancelled)
-        return None if found is None else [work.invocation for work in found[1]]
+        hung = self.watchdog.late(cancelled)
+        return None if hung is None else [work.invocation for work in hung[1]]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def watched() -> Watched:
     return Watched()
 
 
-def test_what_is_past_its_limit_is_ended_when_it_was_seen_so_twice(watched: Watched) -> None:
+def test_an_item_past_its_timeout_is_ended_when_it_was_seen_late_twice(watched: Watched) -> None:
     watched.board.begin(0, 7)
     watched.ahead = 59
     assert watched.late() is None
@@ -48,7 +48,7 @@ def test_what_is_past_its_limit_is_ended_when_it_was_seen_so_twice(watched: Watc
     assert watched.late() == [7]
 
 
-def test_what_is_not_kept_yet_is_kept_first(watched: Watched) -> None:
+def test_unsaved_results_are_saved_first(watched: Watched) -> None:
     watched.board.begin(0, 7)
     watched.board.unsaved = True
     watched.ahead = 61
@@ -58,7 +58,7 @@ def test_what_is_not_kept_yet_is_kept_first(watched: Watched) -> None:
     assert watched.late() == [7]
 
 
-def test_it_is_ended_all_the_same_when_they_take_too_long(watched: Watched) -> None:
+def test_a_late_item_is_ended_even_if_saving_takes_too_long(watched: Watched) -> None:
     watched.board.begin(0, 7)
     watched.board.unsaved = True
     watched.ahead = 61
@@ -67,7 +67,7 @@ def test_it_is_ended_all_the_same_when_they_take_too_long(watched: Watched) -> N
     assert watched.late() == [7]
 
 
-def test_one_that_ends_late_is_forgiven(watched: Watched) -> None:
+def test_an_item_that_ends_late_is_not_ended(watched: Watched) -> None:
     watched.board.begin(0, 7)
     watched.ahead = 61
     assert watched.late() is None
@@ -76,7 +76,7 @@ def test_one_that_ends_late_is_forgiven(watched: Watched) -> None:
     assert not watched.board.paused
 
 
-def test_a_cancelled_one_has_some_seconds(watched: Watched) -> None:
+def test_a_cancelled_item_has_some_seconds(watched: Watched) -> None:
     watched.board.begin(0, 7)
     watched.board.begin(1, 8)
     assert watched.late(8) is None
@@ -87,7 +87,7 @@ def test_a_cancelled_one_has_some_seconds(watched: Watched) -> None:
     assert watched.late(8) == [8]
 
 
-def test_a_call_for_many_is_not_ended_for_one_that_is_cancelled() -> None:
+def test_a_call_for_many_is_not_ended_for_a_cancelled_item() -> None:
     watched = Watched(single_call=True)
     watched.board.begin_all([7, 8])
     watched.late(8)
@@ -104,7 +104,7 @@ def test_a_call_for_many_that_is_late_is_late_for_all() -> None:
     assert watched.late() == [7, 8]
 
 
-def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
+def test_a_childs_activity_can_be_read_after_its_death() -> None:
     board = activity.expect_child()
     child = os.fork()
     if child == 0:
@@ -119,13 +119,9 @@ def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
         os.waitpid(child, 0)
     doing = board.read()
     assert doing is not None
-    assert (board.pid, doing.batch, doing.step, doing.limit, doing.retry) == (
-        child,
-        "batch",
-        "charge",
-        5.0,
-        None,
-    )
+    assert board.pid == child
+    assert (doing.batch, doing.step, doing.limit) == ("batch", "charge", 5.0)
+    assert doing.retry is None
     assert [work.invocation for work in doing.work] == [7]
 
 
@@ -139,9 +135,9 @@ def test_what_a_child_does_can_be_read_when_it_is_dead() -> None:
         (-1, "out of bounds"),
     ],
 )
-def test_a_timeout_that_is_none_is_refused_with_its_step(timeout: object, says: str) -> None:
-    shared = BatchState("batch", "run", "nobody", [], Lease("batch", "run"))
-    with pytest.raises(InvalidOption) as refused:
-        shared.limit(timeout, "charge")  # type: ignore[arg-type]
-    assert says in str(refused.value)
-    assert "timeout=... of step 'charge'" in str(refused.value)
+def test_a_wrong_timeout_is_rejected_with_its_step(timeout: object, says: str) -> None:
+    state = BatchState("batch", "run", "nobody", [], Lease("batch", "run"))
+    with pytest.raises(InvalidOption) as rejected:
+        state.limit(timeout, "charge")  # type: ignore[arg-type]
+    assert says in str(rejected.value)
+    assert "timeout=... of step 'charge'" in str(rejected.value)

@@ -1,5 +1,6 @@
-"""Options that cannot be right are refused when the code loads, with function and field."""
+"""Wrong options are rejected when the code loads, with the function and the field."""
 
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,6 +30,7 @@ from runyard import (
     settle,
 )
 from runyard.functions import registry
+from runyard.functions.registry import Function
 from runyard.syntax.durations import seconds
 from runyard.syntax.times import parse_time
 
@@ -42,9 +44,12 @@ def some_job() -> None:
     ("make", "says"),
     [
         (lambda: Concurrency(0), "Concurrency(limit=0)"),
-        (lambda: Concurrency(1, key="tenant id"), "Concurrency(key=...): 'tenant id' is no path"),
-        (lambda: Concurrency(1, key="payload.x"), "is no path"),
-        (lambda: Concurrency(1, key="id.x"), "is no path"),
+        (
+            lambda: Concurrency(1, key="tenant id"),
+            "Concurrency(key=...): 'tenant id' is not a path",
+        ),
+        (lambda: Concurrency(1, key="payload.x"), "is not a path"),
+        (lambda: Concurrency(1, key="id.x"), "is not a path"),
         (lambda: Throttle(1, 0), "Throttle(period=...)"),
         (lambda: Throttle(2, 60, burst=3), "no more than the limit"),
         (lambda: RateLimit(0, 60), "RateLimit(limit=0)"),
@@ -53,11 +58,11 @@ def some_job() -> None:
         (lambda: Debounce(10, max_wait=5), "no less than the period"),
         (lambda: BatchEvents(5001), "BatchEvents(max_size=5001)"),
         (lambda: BatchEvents(10, "11m"), "BatchEvents(timeout=...)"),
-        (lambda: Priority("data level"), "is no path"),
+        (lambda: Priority("data level"), "is not a path"),
         (lambda: Priority("$.data.level *"), "at character"),
         (lambda: Priority("data.level", min=5, max=1), "bounds within"),
         (lambda: Singleton("wait"), "'skip' or 'cancel'"),  # type: ignore[arg-type]
-        (lambda: Idempotency("order"), "is no path"),
+        (lambda: Idempotency("order"), "is not a path"),
         (lambda: Timeouts(), "give start, finish, step or several"),
         (lambda: Timeouts(step="soon"), "Timeouts(step=...)"),
         (lambda: Timeouts(step=0.5), "give 1 to"),
@@ -75,12 +80,10 @@ def some_job() -> None:
         (lambda: Retry(by_type={"ValueError": None}), "exception classes"),  # type: ignore[dict-item]
     ],
 )
-def test_a_word_that_cannot_be_right_is_refused_with_its_field(
-    make: Callable[[], Any], says: str
-) -> None:
-    with pytest.raises(InvalidOption) as refused:
+def test_a_wrong_option_is_rejected_with_its_name(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(InvalidOption) as rejected:
         make()
-    assert says in str(refused.value)
+    assert says in str(rejected.value)
 
 
 @pytest.mark.parametrize(
@@ -107,30 +110,33 @@ def test_a_word_that_cannot_be_right_is_refused_with_its_field(
         ({"max_batch": 0}, "on_event(max_batch=0) for some_job"),
     ],
 )
-def test_a_combination_that_contradicts_itself_is_refused_with_the_function(
-    options: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "_functions", {})
-    with pytest.raises(InvalidOption) as refused:
+def test_a_contradiction_is_rejected_with_the_function(options: dict[str, Any], says: str) -> None:
+    with registry.use(), pytest.raises(InvalidOption) as rejected:
         on_event("a/b", job=some_job, **options)
-    assert says in str(refused.value)
+    assert says in str(rejected.value)
 
 
-def test_a_function_needs_something_that_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_functions", {})
-    with pytest.raises(InvalidOption, match="at least one event name, or cron"):
+def test_a_function_needs_something_that_starts_it() -> None:
+    with registry.use(), pytest.raises(InvalidOption, match="at least one event name, or cron"):
         on_event(job=some_job)
 
 
-def test_a_shared_limit_is_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_functions", {})
-    on_event("a/b", job=some_job, name="one", concurrency=Concurrency(2, scope="account"))
-    with pytest.raises(InvalidOption, match=r"the limit 3 in two and 2 in one"):
-        on_event("a/b", job=some_job, name="two", concurrency=Concurrency(3, scope="account"))
+def test_a_shared_limit_must_be_the_same_everywhere() -> None:
+    with registry.use():
+        on_event("a/b", job=some_job, name="one", concurrency=Concurrency(2, scope="account"))
+        with pytest.raises(InvalidOption, match="the limit 3 in two and 2 in one"):
+            on_event("a/b", job=some_job, name="two", concurrency=Concurrency(3, scope="account"))
+
+
+def test_a_replaced_registry_comes_back() -> None:
+    before = registry.functions()
+    with registry.use(Function("alone", "alone_job", ("a/b",))):
+        assert [function.name for function in registry.functions()] == ["alone"]
+    assert registry.functions() == before
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("duration", "expected"),
     [
         (90, 90),
         ("30s", 30),
@@ -141,13 +147,11 @@ def test_a_shared_limit_is_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) 
         (timedelta(minutes=2), 120),
     ],
 )
-def test_lengths_of_time_are_read_as_people_write_them(given: Any, found: float) -> None:
-    assert seconds(given, "x") == found
+def test_durations_are_read_as_people_write_them(duration: Any, expected: float) -> None:
+    assert seconds(duration, "x") == expected
 
 
-def test_the_most_special_type_of_an_error_decides() -> None:
-    import random
-
+def test_the_most_specific_type_of_an_error_decides() -> None:
     rules = Retry(
         attempts=3,
         delays=(10,),
@@ -155,15 +159,15 @@ def test_the_most_special_type_of_an_error_decides() -> None:
         by_type={OSError: None, ConnectionError: Retry(attempts=9, delays=(1,), jitter=0)},
     )
     dice = random.Random(0)
-    found = [
+    delays = [
         rules.delay_after(error, 2, dice)
         for error in (ConnectionResetError(), FileNotFoundError(), ValueError(), NonRetriable())
     ]
-    assert found == [1, None, 10, None]
+    assert delays == [1, None, 10, None]
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("text", "expected"),
     [
         ("tuesday", "2026-11-24T00:00"),
         ("wednesday", "2026-11-18T00:00"),
@@ -173,12 +177,12 @@ def test_the_most_special_type_of_an_error_decides() -> None:
         ("2026-11-01T08:30", "2026-11-01T08:30"),
     ],
 )
-def test_moments_are_read_as_people_name_them(given: str, expected: str) -> None:
+def test_times_are_read_as_people_write_them(text: str, expected: str) -> None:
     clock.freeze(
         datetime(2026, 11, 25, 12, tzinfo=UTC).astimezone().replace(hour=12).astimezone(UTC)
     )
     try:
-        assert f"{parse_time(given, '--since').astimezone():%Y-%m-%dT%H:%M}" == expected
+        assert f"{parse_time(text, '--since').astimezone():%Y-%m-%dT%H:%M}" == expected
     finally:
         clock.freeze(None)
     with pytest.raises(InvalidOption, match="--since 'noon'"):

@@ -1,4 +1,4 @@
-"""A step that does not end, in a process that is not a worker's: its invocation fails, and the others go on in another run."""
+"""A step that hangs outside of a worker: its invocation fails, the others resume in another run."""
 
 import threading
 from collections import Counter
@@ -13,7 +13,7 @@ from tests.features.functions import deeds
 
 @pytest.fixture
 def never() -> Iterator[threading.Event]:
-    """What a step waits for in vain, until the test is over."""
+    """An event that hanging steps wait for until the test is over."""
     event = threading.Event()
     yield event
     event.set()
@@ -32,8 +32,8 @@ def test_a_thread_that_hangs_fails_its_invocation_alone(yard: Yard, never: threa
     deeds["do"] = do
     sent = [yard.send("limited_giver/go", {"n": n}) for n in range(20)]
     yard.work()
-    assert [one.invocation.status for n, one in enumerate(sent) if n != 2] == ["succeeded"] * 19
-    assert [one.invocation.attempt for n, one in enumerate(sent) if n != 2] == [1] * 19
+    assert [each.invocation.status for n, each in enumerate(sent) if n != 2] == ["succeeded"] * 19
+    assert [each.invocation.attempt for n, each in enumerate(sent) if n != 2] == [1] * 19
     assert begun == dict.fromkeys(range(20), 1)
     late = sent[2].invocation
     assert late.error is not None
@@ -45,7 +45,7 @@ def test_a_thread_that_hangs_fails_its_invocation_alone(yard: Yard, never: threa
     assert late.steps["give"].tries == 1
 
 
-def test_one_that_hangs_no_more_succeeds_with_its_next_attempt(
+def test_a_step_that_hung_can_succeed_with_its_next_attempt(
     yard: Yard, never: threading.Event
 ) -> None:
     def do(item: Item) -> int:
@@ -57,12 +57,10 @@ def test_one_that_hangs_no_more_succeeds_with_its_next_attempt(
     sent = [yard.send("limited_giver/go", {"n": n}) for n in range(3)]
     yard.work()
     yard.advance(10)
-    assert [one.invocation.output for one in sent] == [2, 1, 1]
+    assert [each.invocation.output for each in sent] == [2, 1, 1]
 
 
-def test_what_a_late_thread_gives_in_the_end_is_not_kept(
-    yard: Yard, never: threading.Event
-) -> None:
+def test_the_result_of_a_late_thread_is_not_saved(yard: Yard, never: threading.Event) -> None:
     ended = threading.Event()
 
     def do(item: Item) -> str:
@@ -79,7 +77,7 @@ def test_what_a_late_thread_gives_in_the_end_is_not_kept(
     assert (sent[0].invocation.status, sent[0].invocation.steps["give"].output) == ("queued", None)
 
 
-def test_a_run_that_is_told_to_stop_does_not_wait_for_its_threads(
+def test_a_run_that_is_told_to_stop_abandons_its_threads(
     yard: Yard, never: threading.Event
 ) -> None:
     hung = threading.Event()

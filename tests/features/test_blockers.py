@@ -1,4 +1,4 @@
-"""What holds an invocation, told of the event table as flow control leaves it."""
+"""What holds an invocation back, read from the event table as flow control has left it."""
 
 from datetime import timedelta
 
@@ -15,20 +15,23 @@ def held(invocation: Invocation, slots: int = 2) -> list[Reason]:
     return reasons(row, [], slots, 0)
 
 
-def test_a_throttle_names_the_time_of_its_next_place(yard: Yard) -> None:
+def test_a_throttle_is_named_with_the_time_of_the_next_beginning(yard: Yard) -> None:
     sent = [yard.send("throttled/go") for _ in range(4)]
     yard.work()
-    assert [one.invocation.status for one in sent] == ["succeeded", "succeeded", "queued", "queued"]
+    assert [each.invocation.status for each in sent] == [
+        "succeeded",
+        "succeeded",
+        "queued",
+        "queued",
+    ]
     [reason] = held(sent[2].invocation)
-    assert (
-        reason.text == "waiting: throttled to one every 10 s"
-        and reason.until == yard.now + timedelta(seconds=10)
-    )
+    assert reason.text == "waiting: throttled, one begins every 10 s"
+    assert reason.until == yard.now + timedelta(seconds=10)
     yard.advance(10)
     assert sent[2].invocation.status == "succeeded"
 
 
-def test_a_throttle_by_key_holds_that_key_alone(yard: Yard) -> None:
+def test_a_throttle_by_key_holds_back_that_key_alone(yard: Yard) -> None:
     first, second, other = (
         yard.send("throttled_by/go", {"tenant": tenant}) for tenant in (7, 7, 8)
     )
@@ -46,7 +49,7 @@ def test_another_attempt_is_named_with_its_time(yard: Yard) -> None:
     )
 
 
-def test_one_that_nothing_holds_waits_for_a_worker(yard: Yard) -> None:
+def test_an_invocation_that_nothing_holds_back_waits_for_a_worker(yard: Yard) -> None:
     sent = yard.send("plain/go")
     assert [reason.text for reason in held(sent.invocation)] == [
         "waiting: it runs with the next batch"

@@ -1,11 +1,13 @@
-"""What a step can say: sleep, wait, invoke, send, side by side; and when it is tried again."""
+"""Steps that sleep, wait, invoke and send, also in parallel; and when a step is retried."""
 
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from runyard import Event
+from runyard.engine import dispatch
 from runyard.store import database
 from runyard.testing import Yard
 
@@ -15,7 +17,7 @@ def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
         return list(connection.execute(statement.encode(), parameters).fetchall())
 
 
-def test_a_sleep_holds_no_run_and_goes_on_in_a_linked_one(yard: Yard) -> None:
+def test_a_sleep_occupies_no_run_and_resumes_in_a_linked_one(yard: Yard) -> None:
     sent = yard.send("sleeper/go")
     yard.work()
     invocation = sent.invocation
@@ -37,46 +39,43 @@ def test_a_sleep_holds_no_run_and_goes_on_in_a_linked_one(yard: Yard) -> None:
     assert yard.metadata(yard.runs[1], "receive")["goes on from 1"] == yard.runs[0]
 
 
-@pytest.mark.parametrize("nap", [1, "1h30m", "366d", "500ms"])
-def test_a_sleep_lasts_as_long_as_it_says(yard: Yard, nap: Any) -> None:
+@pytest.mark.parametrize(
+    ("nap", "length"),
+    [
+        (1, timedelta(seconds=1)),
+        ("1h30m", timedelta(minutes=90)),
+        ("366d", timedelta(days=366)),
+        ("500ms", timedelta(seconds=0.5)),
+    ],
+)
+def test_a_sleep_lasts_as_long_as_it_says(yard: Yard, nap: Any, length: timedelta) -> None:
     began = yard.now
     invocation = yard.run("sleeper", {"nap": nap})
     yard.advance("366d")
     assert invocation.status == "succeeded"
-    assert (
-        invocation.due - began
-        == {
-            1: timedelta(seconds=1),
-            "1h30m": timedelta(minutes=90),
-            "366d": timedelta(days=366),
-            "500ms": timedelta(seconds=0.5),
-        }[nap]
-    )
+    assert invocation.due - began == length
 
 
 @pytest.mark.parametrize(
     ("nap", "says"),
     [("367d", "out of bounds"), ("soon", "is not a duration"), (-1, "out of bounds")],
 )
-def test_a_sleep_that_is_none_fails_the_invocation_with_a_sentence(
-    yard: Yard, nap: Any, says: str
-) -> None:
+def test_a_wrong_duration_fails_the_invocation(yard: Yard, nap: Any, says: str) -> None:
     invocation = yard.run("sleeper", {"nap": nap})
-    assert (
-        invocation.status == "queued"
-        and invocation.error is not None
-        and says in invocation.error["message"]
-    )
+    assert invocation.status == "queued"
+    assert invocation.error is not None
+    assert says in invocation.error["message"]
 
 
-def test_a_sleep_until_a_time_wakes_then_and_one_that_has_passed_suspends_nothing(
+def test_sleep_until_wakes_at_that_time_and_a_past_time_suspends_nothing(
     yard: Yard,
 ) -> None:
     later = yard.run("until", {"at": (yard.now + timedelta(hours=5)).isoformat()})
     passed = yard.run("until", {"at": (yard.now - timedelta(hours=5)).isoformat()})
     naive = yard.run("until", {"at": "2030-01-01T00:00:00"})
     assert (later.status, passed.status, naive.status) == ("sleeping", "succeeded", "queued")
-    assert naive.error is not None and "time zone" in naive.error["message"]
+    assert naive.error is not None
+    assert "time zone" in naive.error["message"]
     yard.advance("5h")
     assert later.status == "succeeded"
 
@@ -95,13 +94,14 @@ def test_an_awaited_event_is_the_steps_result(yard: Yard) -> None:
     assert sent.invocation.steps["answer"].output == {"order": 7, "says": "yes"}
 
 
-def test_an_event_that_does_not_come_in_time_is_none(yard: Yard) -> None:
+def test_a_wait_that_times_out_has_the_result_none(yard: Yard) -> None:
     sent = yard.send("waiter/go", {"order": 7})
     yard.advance("7d")
-    assert sent.invocation.steps["answer"].output is None and sent.invocation.status == "succeeded"
+    assert sent.invocation.steps["answer"].output is None
+    assert sent.invocation.status == "succeeded"
 
 
-def test_matches_compare_types_too(yard: Yard) -> None:
+def test_a_match_compares_types_too(yard: Yard) -> None:
     sent = yard.send("waiter/go", {"order": "7"})
     yard.work()
     yard.send("answer/given", {"order": 7})
@@ -109,15 +109,15 @@ def test_matches_compare_types_too(yard: Yard) -> None:
     assert sent.invocation.status == "waiting"
 
 
-def test_an_event_without_the_field_is_no_answer_to_one_without_it(yard: Yard) -> None:
+def test_missing_fields_never_match(yard: Yard) -> None:
     sent = yard.send_all([Event("waiter/go", {}), Event("waiter/go", {"order": None})])
     yard.work()
     yard.send_all([Event("answer/given", {}), Event("answer/given", {"order": None})])
     yard.work()
-    assert [one.invocation.status for one in sent] == ["waiting", "waiting"]
+    assert [each.invocation.status for each in sent] == ["waiting", "waiting"]
 
 
-def test_a_wait_may_compare_other_fields_and_filter(yard: Yard) -> None:
+def test_a_wait_can_compare_other_fields_and_filter(yard: Yard) -> None:
     sent = yard.send("chooser/go", {"from": "ada"})
     yard.work()
     yard.send("choice/made", {"to": "ada", "sure": False})
@@ -142,12 +142,12 @@ def test_an_event_between_the_beginning_of_the_run_and_the_wait_is_not_missed(ya
     )
 
 
-def test_an_event_before_the_functions_own_is_not_taken_for_an_answer(yard: Yard) -> None:
+def test_an_event_before_the_functions_own_is_not_an_answer(yard: Yard) -> None:
     yard.send("answer/given", {"order": 7})
     assert yard.run("waiter", {"order": 7}).status == "waiting"
 
 
-def test_an_event_behind_the_functions_own_is_not_missed_though_no_run_has_begun(
+def test_an_event_after_the_functions_own_is_not_missed_before_the_run_begins(
     yard: Yard,
 ) -> None:
     sent = yard.send("waiter/go", {"order": 7})
@@ -162,17 +162,17 @@ def test_an_event_of_the_same_transaction_is_an_answer(yard: Yard) -> None:
     assert sent.invocation.status == "succeeded"
 
 
-def test_a_replay_takes_no_answer_of_the_first_time(yard: Yard) -> None:
+def test_a_replay_waits_for_an_answer_of_its_own(yard: Yard) -> None:
     sent = yard.send("waiter/go", {"order": 7})
     yard.send("answer/given", {"order": 7})
     yard.work()
     with database.connection() as connection:
         connection.execute("SELECT runyard.replay(%s)", (sent.invocation.id,))
     yard.work()
-    assert [one.status for one in sent.invocations] == ["succeeded", "waiting"]
+    assert [each.status for each in sent.invocations] == ["succeeded", "waiting"]
 
 
-def test_a_functions_own_event_is_no_answer_to_it_and_the_next_of_its_name_is(yard: Yard) -> None:
+def test_a_functions_own_event_is_no_answer_but_the_next_of_its_name_is(yard: Yard) -> None:
     first, second = yard.send_all([Event("again/go", {"n": 1}), Event("again/go", {"n": 2})])
     yard.work()
     assert (first.invocation.steps["next"].output, second.invocation.status) == (
@@ -182,12 +182,9 @@ def test_a_functions_own_event_is_no_answer_to_it_and_the_next_of_its_name_is(ya
 
 
 def test_an_event_that_is_committed_late_is_not_missed(yard: Yard, runyard_database: str) -> None:
-    import psycopg
-
     with psycopg.connect(runyard_database) as application:
-        application.execute(
-            "SELECT runyard.send('answer/given', '{\"order\": 7}')"
-        )  # in a transaction that began before the wait
+        # In a transaction that began before the wait.
+        application.execute("SELECT runyard.send('answer/given', '{\"order\": 7}')")
         sent = yard.send("waiter/go", {"order": 7})
         yard.work()
         assert sent.invocation.status == "waiting"
@@ -199,13 +196,10 @@ def test_an_event_that_is_committed_late_is_not_missed(yard: Yard, runyard_datab
 def test_an_event_of_a_transaction_that_sees_no_wait_is_not_missed(
     yard: Yard, runyard_database: str
 ) -> None:
-    import psycopg
-
     with psycopg.connect(runyard_database) as application:
         application.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        application.execute(
-            "SELECT count(*) FROM runyard.waits"
-        )  # what it sees is fixed here, before there is a wait
+        # This fixes the transaction's snapshot, before there is a wait.
+        application.execute("SELECT count(*) FROM runyard.waits")
         sent = yard.send("waiter/go", {"order": 7})
         yard.work()
         assert sent.invocation.status == "waiting"
@@ -218,8 +212,6 @@ def test_an_event_of_a_transaction_that_sees_no_wait_is_not_missed(
 def test_an_event_while_the_worker_is_lost_is_not_missed(yard: Yard) -> None:
     sent = yard.send("waiter/go", {"order": 7})
     [batch] = yard.claim("waiter")
-    from runyard.engine import dispatch
-
     begun = dispatch.begin(batch, "lost-run")
     assert begun is not None
     yard.send("answer/given", {"order": 7})
@@ -228,20 +220,21 @@ def test_an_event_while_the_worker_is_lost_is_not_missed(yard: Yard) -> None:
     assert sent.invocation.steps["answer"].output == {"order": 7}
 
 
-def test_invoke_gives_the_other_functions_output(yard: Yard) -> None:
+def test_invoke_returns_the_other_functions_output(yard: Yard) -> None:
     sent = yard.send("caller/go", {"n": 4})
     yard.work()
     assert sent.invocation.status == "succeeded"
     assert sent.invocation.steps["call"].output == {"n": 8, "attempt": 1}
 
 
-def test_the_failure_of_an_invoked_function_is_raised_and_final(yard: Yard) -> None:
+def test_the_failure_of_an_invoked_function_is_final(yard: Yard) -> None:
     sent = yard.send("caller/go", {"n": 4, "fails": 9})
     yard.work()
     assert sent.invocation.status == "waiting"
     yard.advance("1m")
     assert sent.invocation.status == "failed"
-    assert sent.invocation.error is not None and sent.invocation.error["type"] == "InvokeFailed"
+    assert sent.invocation.error is not None
+    assert sent.invocation.error["type"] == "InvokeFailed"
     assert "plain failed: RuntimeError: failure 3" in sent.invocation.error["message"]
 
 
@@ -252,30 +245,30 @@ def test_an_invoked_function_that_takes_too_long_is_a_failure(yard: Yard) -> Non
 
 
 def test_a_retry_of_the_caller_invokes_once(yard: Yard) -> None:
-    yard.stub("after", RuntimeError("behind the call"), "done")
+    yard.stub("after", RuntimeError("after the call"), "done")
     sent = yard.send("caller/go", {"n": 4})
     yard.advance("1m")
     assert sent.invocation.status == "succeeded"
     assert len(yard.sent("plain/go")) == 1
 
 
-def test_a_step_sends_events_once_whatever_is_tried_again(yard: Yard) -> None:
-    yard.stub("work", RuntimeError("behind the sending"), "done")
+def test_a_step_sends_its_events_once_whatever_is_retried(yard: Yard) -> None:
+    yard.stub("work", RuntimeError("after the send"), "done")
     sent = yard.send("sender/go")
     yard.advance("1m")
     assert sent.invocation.status == "succeeded"
-    [told] = yard.sent("told/one")
-    [set_off] = yard.sent("plain/go")
-    assert sent.invocation.steps["tell"].output == [told.id, set_off.id]
-    assert rows("SELECT caused_by FROM runyard.events WHERE id = %s", told.id) == [
+    [notice] = yard.sent("told/one")
+    [started] = yard.sent("plain/go")
+    assert sent.invocation.steps["tell"].output == [notice.id, started.id]
+    assert rows("SELECT caused_by FROM runyard.events WHERE id = %s", notice.id) == [
         {"caused_by": sent.invocation.id}
     ]
-    assert rows("SELECT status FROM runyard.invocations WHERE event_id = %s", set_off.id) == [
+    assert rows("SELECT status FROM runyard.invocations WHERE event_id = %s", started.id) == [
         {"status": "succeeded"}
     ]
 
 
-def test_a_branch_that_sleeps_does_not_hold_up_the_other(yard: Yard) -> None:
+def test_a_branch_that_sleeps_does_not_delay_the_other(yard: Yard) -> None:
     sent = yard.send("parallel/go")
     yard.work()
     assert (sent.invocation.status, list(sent.invocation.steps)) == ("sleeping", ["right"])
@@ -283,10 +276,11 @@ def test_a_branch_that_sleeps_does_not_hold_up_the_other(yard: Yard) -> None:
     assert (sent.invocation.status, sent.invocation.output) == ("succeeded", [None, "r"])
 
 
-def test_a_branch_that_fails_is_tried_again_while_the_other_sleeps_on(yard: Yard) -> None:
+def test_a_branch_that_fails_is_retried_while_the_other_sleeps(yard: Yard) -> None:
     sent = yard.send("parallel/go", {"fails": 1})
     yard.advance(59)
-    assert sent.invocation.steps["right"].tries == 2 and sent.invocation.status == "sleeping"
+    assert sent.invocation.steps["right"].tries == 2
+    assert sent.invocation.status == "sleeping"
     yard.advance(1)
     assert (sent.invocation.status, sent.invocation.output) == ("succeeded", [None, "r"])
 
@@ -304,7 +298,7 @@ def test_a_branch_that_fails_is_tried_again_while_the_other_sleeps_on(yard: Yard
         ("typed", {"fails": 9}, "failed", 3, 20),
     ],
 )
-def test_a_step_is_tried_as_often_and_as_late_as_its_rules_say(
+def test_a_step_is_retried_as_its_rules_say(
     yard: Yard, function: str, data: dict[str, Any], status: str, tries: int, seconds: float
 ) -> None:
     began = yard.now
@@ -325,12 +319,11 @@ def test_attempts_count_for_each_step(yard: Yard) -> None:
     invocation = yard.run("sleeper", {"nap": 1})
     yard.advance("1d")
     assert invocation.status == "succeeded"
-    assert [step.tries for step in invocation.steps.values()] == [3, 1, 3] or sorted(
-        step.tries for step in invocation.steps.values()
-    ) == [1, 3, 3]
+    tries = {name: step.tries for name, step in invocation.steps.items()}
+    assert tries == {"work": 3, "nap": 1, "after": 3}
 
 
-def test_a_sleep_that_was_renamed_begins_anew_and_nothing_breaks(yard: Yard) -> None:
+def test_a_sleep_that_was_renamed_begins_again(yard: Yard) -> None:
     invocation = yard.run("sleeper", {"nap": 60})
     with database.connection() as connection:
         connection.execute("UPDATE runyard.waits SET step = 'nap-of-old'")
@@ -340,21 +333,22 @@ def test_a_sleep_that_was_renamed_begins_anew_and_nothing_breaks(yard: Yard) -> 
     assert invocation.status == "succeeded"
 
 
-def test_a_step_added_before_a_sleep_is_done_at_the_wake(yard: Yard) -> None:
+def test_a_step_added_before_a_sleep_runs_on_waking(yard: Yard) -> None:
     invocation = yard.run("sleeper", {"nap": 60})
     with database.connection() as connection:
-        connection.execute(
-            "DELETE FROM runyard.steps WHERE step = 'work'"
-        )  # as if the step had not been there then
+        # As if the step had been added while the invocation slept.
+        connection.execute("DELETE FROM runyard.steps WHERE step = 'work'")
     yard.advance(60)
-    assert invocation.status == "succeeded" and set(invocation.steps) == {"work", "nap", "after"}
+    assert invocation.status == "succeeded"
+    assert set(invocation.steps) == {"work", "nap", "after"}
 
 
-def test_a_stub_stands_for_a_step_of_any_kind(yard: Yard) -> None:
+def test_a_stub_replaces_a_step_of_any_kind(yard: Yard) -> None:
     yard.stub("nap", None)
     yard.stub("work", lambda item: item.event.data["n"] + 1)
     invocation = yard.run("sleeper", {"n": 1})
-    assert invocation.status == "succeeded" and invocation.steps["work"].output == 2
+    assert invocation.status == "succeeded"
+    assert invocation.steps["work"].output == 2
 
 
 def test_many_invocations_wait_each_for_its_own_event(yard: Yard) -> None:
@@ -364,4 +358,4 @@ def test_many_invocations_wait_each_for_its_own_event(yard: Yard) -> None:
     for order in range(0, 50, 2):
         yard.send("answer/given", {"order": order})
     yard.work()
-    assert [one.invocation.status for one in sent] == ["succeeded", "waiting"] * 25
+    assert [each.invocation.status for each in sent] == ["succeeded", "waiting"] * 25

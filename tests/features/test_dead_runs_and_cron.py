@@ -1,4 +1,4 @@
-"""What runs leave behind that end outside of their ops, and time-tables."""
+"""Runs that end outside of their ops, cron schedules, and jobs that are rejected."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -29,9 +29,9 @@ from tests.features import functions
 
 @pytest.fixture
 def instance() -> Iterator[DagsterInstance]:
-    """An instance whose runs nobody works on."""
-    with DagsterInstance.ephemeral() as made:
-        yield made
+    """An instance whose runs no worker executes."""
+    with DagsterInstance.ephemeral() as instance:
+        yield instance
 
 
 def _dead_run(
@@ -40,9 +40,10 @@ def _dead_run(
     job = functions.defs.get_job_def("plain")
     run = instance.create_run_for_job(job, tags={BATCH: batch})
     end(instance, run)
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None and found.is_finished
-    return found
+    ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.is_finished
+    return ended
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def _dead_run(
     ],
 )
 @pytest.mark.parametrize("begun", [False, True])
-def test_what_a_dead_run_left_is_settled_by_the_sensors(
+def test_the_invocations_of_a_dead_run_are_settled_by_the_sensors(
     yard: Yard, instance: DagsterInstance, end: Any, sensor: Any, status: str, begun: bool
 ) -> None:
     sent = yard.send("plain/go")
@@ -96,7 +97,7 @@ def test_what_a_dead_run_left_is_settled_by_the_sensors(
         ("all", "3d", "sent", 1),
     ],
 )
-def test_a_missed_time_is_made_up_for_as_its_time_table_says(
+def test_a_missed_time_is_made_up_for_as_the_schedule_says(
     yard: Yard, catch_up: Any, late: str, says: str, sent: int
 ) -> None:
     at = datetime(2026, 3, 1, 1, tzinfo=UTC)
@@ -134,10 +135,10 @@ def test_a_tick_that_dagster_repeats_starts_nothing_twice(yard: Yard) -> None:
     for _ in range(2):
         send_scheduled("nightly", Cron("0 2 * * *"), "0 2 * * *", at)
     yard.work()
-    assert [one.status for one in yard.invocations("nightly")] == ["succeeded"]
+    assert [each.status for each in yard.invocations("nightly")] == ["succeeded"]
 
 
-def test_a_time_that_meets_an_earlier_one_still_under_way_is_skipped_or_queued(yard: Yard) -> None:
+def test_a_time_is_skipped_or_queued_while_an_earlier_one_is_open(yard: Yard) -> None:
     for function in ("nightly", "queueing"):
         for minute in range(2):
             send_scheduled(
@@ -145,16 +146,16 @@ def test_a_time_that_meets_an_earlier_one_still_under_way_is_skipped_or_queued(y
             )
     [first] = yard.claim("nightly")
     [second] = yard.claim("queueing")
-    assert sorted(one.status for one in yard.invocations("nightly")) == ["claimed", "skipped"]
-    assert sorted(one.status for one in yard.invocations("queueing")) == ["claimed", "queued"]
+    assert sorted(each.status for each in yard.invocations("nightly")) == ["claimed", "skipped"]
+    assert sorted(each.status for each in yard.invocations("queueing")) == ["claimed", "queued"]
     yard.execute("nightly", first)
     yard.execute("queueing", second)
     yard.work()
-    assert [one.status for one in yard.invocations("queueing")] == ["succeeded", "succeeded"]
+    assert [each.status for each in yard.invocations("queueing")] == ["succeeded", "succeeded"]
 
 
-def test_a_schedule_is_made_by_the_same_call() -> None:
-    [schedule] = [one for one in functions.schedules if one.name == "nightly_schedule"]
+def test_on_event_makes_the_schedule_too() -> None:
+    [schedule] = [each for each in functions.schedules if each.name == "nightly_schedule"]
     assert (schedule.cron_schedule, schedule.execution_timezone, schedule.job_name) == (
         "0 2 * * *",
         "Europe/Zurich",
@@ -162,25 +163,25 @@ def test_a_schedule_is_made_by_the_same_call() -> None:
     )
 
 
-def test_what_means_nothing_any_more_is_forgotten(yard: Yard) -> None:
+def test_rows_that_flow_control_and_waits_no_longer_need_are_purged(yard: Yard) -> None:
     yard.send("rated/go", {"user": 1})
     yard.send("sleeper/go", {"nap": 60})
     yard.advance("1m")
     yard.advance("3h")
     dispatch.purge()
     with database.connection() as connection:
-        assert connection.execute(
-            "SELECT (SELECT count(*) FROM runyard.flow_control_state) + (SELECT count(*) FROM runyard.waits) AS n"
-        ).fetchall() == [{"n": 0}]
+        for table in ("flow_control_state", "waits"):
+            query = f"SELECT count(*) AS n FROM runyard.{table}".encode()
+            assert connection.execute(query).fetchall() == [{"n": 0}]
 
 
 @op
 def pass_on(batch: Batch) -> Batch:
-    """Nothing."""
+    """Return the batch unchanged."""
     return batch
 
 
-def test_a_job_without_settle_is_refused_when_the_code_loads() -> None:
+def test_a_job_without_settle_is_rejected_when_the_code_loads() -> None:
     @job
     def endless() -> None:
         pass_on(receive())
@@ -189,7 +190,7 @@ def test_a_job_without_settle_is_refused_when_the_code_loads() -> None:
         on_event("endless/go", job=endless)
 
 
-def test_a_job_without_receive_is_refused_as_what_follows_a_failure() -> None:
+def test_a_job_without_receive_is_rejected_as_a_failure_callback() -> None:
     @job
     def whole() -> None:
         settle(pass_on(receive()))
@@ -206,6 +207,6 @@ def test_a_job_without_receive_is_refused_as_what_follows_a_failure() -> None:
         on_event("whole/go", job=whole, on_failure=empty)
 
 
-def test_functions_without_an_io_manager_for_batches_are_refused() -> None:
+def test_functions_without_an_io_manager_for_batches_are_rejected() -> None:
     with pytest.raises(InvalidOption, match="has no IO manager for batches"):
         check_io_managers(Definitions(jobs=functions.jobs).get_repository_def())

@@ -1,4 +1,4 @@
-"""What user code gives that no database can keep: it fails its own invocation, and nobody else's."""
+"""Values that no database can store: they fail their own invocation, and no other one."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def caused() -> Exception:
 
 ERRORS: dict[str, Callable[[], BaseException]] = {
     "half an emoji": lambda: ValueError(f"upstream said: {HALF}"),
-    "a file name that is no UTF-8": lambda: FileNotFoundError(os.fsdecode(b"caf\xe9.pdf")),
+    "a file name that is not UTF-8": lambda: FileNotFoundError(os.fsdecode(b"caf\xe9.pdf")),
     "NUL": lambda: ValueError("a\0b"),
     "in the cause alone": caused,
     "in a group": lambda: ExceptionGroup("several", [ValueError(HALF), Mute()]),
@@ -48,7 +48,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "str() that raises": Mute,
     "str() that leaves": Leaving,
     "ten million characters": lambda: ValueError("x" * 10_000_000),
-    "a time that is none": Timeless,
+    "a time that is not one": Timeless,
     "sys.exit": lambda: SystemExit(3),
     "a generator's end": lambda: GeneratorExit(),
     "a cancelled coroutine": lambda: asyncio.CancelledError(),
@@ -87,7 +87,7 @@ def giving(make: Callable[[], object]) -> Callable[[Item], Any]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_done() -> Iterator[None]:
+def no_deeds() -> Iterator[None]:
     done.clear()
     deeds["note"] = note
     yield
@@ -95,7 +95,10 @@ def nothing_done() -> Iterator[None]:
 
 
 def among_neighbours(yard: Yard, name: str) -> tuple[Invocation, Invocation, Invocation]:
-    """The event with the bad deed in one batch with a good one before and behind it; what became of the three, before any second attempt."""
+    """Run an event with the bad deed in a batch between two good ones; return the three.
+
+    No second attempt has been made yet.
+    """
     first, bad, last = (
         yard.send(f"{name}/go", {"n": n, "deed": deed})
         for n, deed in enumerate(["note", "bad", "note"])
@@ -111,7 +114,7 @@ def error_of(invocation: Invocation) -> dict[str, Any]:
 
 @pytest.mark.parametrize("error", list(ERRORS))
 @pytest.mark.parametrize("function", ["giver", "together_giver"])
-def test_whatever_an_error_says_it_fails_its_own_invocation_alone(
+def test_an_error_fails_its_own_invocation_alone_whatever_its_text(
     yard: Yard, error: str, function: str
 ) -> None:
     if function == "giver":
@@ -129,12 +132,12 @@ def test_whatever_an_error_says_it_fails_its_own_invocation_alone(
     ("error", "says"),
     [
         ("half an emoji", "upstream said: \ufffd"),
-        ("a file name that is no UTF-8", "caf\ufffd.pdf"),
+        ("a file name that is not UTF-8", "caf\ufffd.pdf"),
         ("str() that raises", "(no message: str() of the error raises RuntimeError)"),
         ("sys.exit", "3"),
     ],
 )
-def test_an_error_says_what_can_be_kept_of_it(yard: Yard, error: str, says: str) -> None:
+def test_an_error_is_stored_as_far_as_possible(yard: Yard, error: str, says: str) -> None:
     deeds["bad"] = throwing(ERRORS[error])
     _, bad, _ = among_neighbours(yard, "giver")
     assert error_of(bad)["message"] == says
@@ -147,7 +150,7 @@ def test_a_very_long_error_is_cut(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("result", list(RESULTS))
-def test_a_result_that_cannot_be_kept_is_a_final_failure_of_its_own_invocation(
+def test_an_unstorable_result_is_a_final_failure_of_its_own_invocation(
     yard: Yard, result: str
 ) -> None:
     deeds["bad"] = giving(RESULTS[result])
@@ -160,13 +163,13 @@ def test_a_result_that_cannot_be_kept_is_a_final_failure_of_its_own_invocation(
 
 
 @pytest.mark.parametrize("text", ["\\u0000", "say \\\\u0000 twice", "\\\\\\u0000"])
-def test_a_result_that_only_names_the_character_nul_is_kept(yard: Yard, text: str) -> None:
+def test_a_result_that_only_names_the_character_nul_is_stored(yard: Yard, text: str) -> None:
     deeds["bad"] = giving(lambda: {"text": text})
     _, bad, _ = among_neighbours(yard, "giver")
     assert bad.output == {"text": text}
 
 
-def test_an_error_that_only_names_the_character_nul_is_kept_as_it_is(yard: Yard) -> None:
+def test_an_error_that_only_names_the_character_nul_is_stored_unchanged(yard: Yard) -> None:
     deeds["bad"] = throwing(lambda: ValueError("remove \\u0000"))
     _, bad, _ = among_neighbours(yard, "giver")
     assert error_of(bad)["message"] == "remove \\u0000"
@@ -184,7 +187,7 @@ def test_a_condition_that_raises_fails_its_own_invocation_alone(yard: Yard) -> N
     [HALF, "a\0b", object(), 10**200_000],
     ids=["half an emoji", "NUL", "an object", "a long number"],
 )
-def test_a_value_to_wait_for_that_cannot_be_kept_fails_its_own_invocation_alone(
+def test_an_unstorable_value_to_wait_for_fails_its_own_invocation_alone(
     yard: Yard, value: object
 ) -> None:
     deeds["bad"] = giving(lambda: value)
@@ -201,7 +204,7 @@ def test_a_value_to_wait_for_that_cannot_be_kept_fails_its_own_invocation_alone(
     [Event(f"told/{HALF}"), Event("told/one", v=HALF), Event("told/one", {"text": HALF})],
     ids=["name", "v", "data"],
 )
-def test_an_event_that_cannot_be_kept_fails_the_step_that_sends_it_for_its_own_invocation_alone(
+def test_an_unstorable_event_fails_the_sending_step_of_its_own_invocation_alone(
     yard: Yard, event: Event
 ) -> None:
     deeds["bad"] = giving(lambda: event)
@@ -211,7 +214,7 @@ def test_an_event_that_cannot_be_kept_fails_the_step_that_sends_it_for_its_own_i
     assert len(yard.sent("told/well")) == 2
 
 
-def test_progress_keeps_what_it_can_of_a_text(yard: Yard) -> None:
+def test_the_text_of_progress_is_stored_as_far_as_possible(yard: Yard) -> None:
     def speak(item: Item) -> str:
         item.progress(100, f"half {HALF} done")
         return "done"
@@ -221,13 +224,13 @@ def test_progress_keeps_what_it_can_of_a_text(yard: Yard) -> None:
     assert (bad.status, bad.progress) == ("succeeded", [(100.0, "half \ufffd done")])
 
 
-def test_a_step_with_an_unfit_name_is_refused_before_it_does_anything(yard: Yard) -> None:
+def test_a_step_with_an_unstorable_name_is_rejected_before_it_runs(yard: Yard) -> None:
     yard.send("badly_named/go", {"n": 1})
     yard.work()
     assert done == []
 
 
 @pytest.mark.parametrize("when", ["soon", None, float("nan")])
-def test_a_retry_after_no_time_says_so(when: Any) -> None:
+def test_retry_after_rejects_what_is_not_a_time(when: Any) -> None:
     with pytest.raises(Exception, match="give seconds from now as a number"):
         RetryAfter("later", when)
