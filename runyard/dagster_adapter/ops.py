@@ -163,7 +163,7 @@ def remember_dropped(run_id: str, op_name: str, batch: Batch) -> None:
     """Remember who had left a batch when an op ended: for ops of this process, and where it is anyone for those of others."""
     _dropped[run_id, op_name] = set(batch.dropped)
     if batch.dropped:
-        dispatch.leave_out(
+        dispatch.record_dropped(
             run_id,
             op_name,
             {"dropped": sorted(batch.dropped), "suspended": batch.state.suspended_rows()},
@@ -175,7 +175,7 @@ def batch_for_input(run_id: str, parent_run_id: str | None, op_name: str, for_op
     shared = _open.get(run_id) or _reopen(run_id, parent_run_id)
     dropped = _dropped.get((run_id, op_name))
     if dropped is None:
-        remembered = dispatch.left_out(run_id)
+        remembered = dispatch.dropped_by_op(run_id)
         shared.add_suspended([row for found in remembered.values() for row in found["suspended"]])
         dropped = set(remembered.get(op_name, {"dropped": []})["dropped"])
     return Batch(

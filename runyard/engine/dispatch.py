@@ -464,7 +464,7 @@ def register_storable_waits(
     return rows, {request["invocation"]: reason for request, reason in rejected}
 
 
-def leave_out(run_id: str, op: str, left: Mapping[str, Any]) -> None:
+def record_dropped(run_id: str, op: str, left: Mapping[str, Any]) -> None:
     """Record which invocations had left a run's batch when an op ended, and their waits.
 
     `left` has the invocations (`dropped`) and the waits (`suspended`).
@@ -473,8 +473,8 @@ def leave_out(run_id: str, op: str, left: Mapping[str, Any]) -> None:
         fetch_all(connection, "remember_dropped", run=run_id, op=op, left=json.dumps(left))
 
 
-def left_out(run_id: str) -> Mapping[str, Mapping[str, Any]]:
-    """Return what `leave_out` has recorded for a run's batch, by op."""
+def dropped_by_op(run_id: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return what `record_dropped` has recorded for a run's batch, by op."""
     with database.connection() as connection:
         row = fetch_one(connection, "dropped_by_op", run=run_id)
     return row["dropped_by_op"] if row else {}

@@ -1,11 +1,12 @@
-"""The memory for request bodies: one large body of an unknown sender at a time."""
+"""The bytes of bodies that a process holds: large ones of strangers one at a time, beside all others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from runyard.gateway.http.body_memory import LARGEST_BODY, BodyMemory
+from runyard.gateway.http.body_memory import LARGEST_BODY, BodyMemory, Reservation
+from runyard.gateway.http.errors import HttpError
 
 MIB = 1024 * 1024
 
@@ -15,58 +16,58 @@ def bodies() -> BodyMemory:
 
 
 @contextmanager
-def rejected() -> Iterator[None]:
-    with pytest.raises(Problem) as caught:
+def refused() -> Iterator[None]:
+    with pytest.raises(HttpError) as caught:
         yield
     assert (caught.value.status, caught.value.code) == (503, "busy")
 
 
-def unknown(all_bodies: Bodies, name: str = "192.0.2.1") -> Held:
-    """A request of an unknown sender that may have a body of the largest size."""
-    return Held(all_bodies.unknown, name, all_bodies.large)
+def stranger(held_in: BodyMemory, name: str = "192.0.2.1") -> Reservation:
+    """A request of a stranger that may have the largest body."""
+    return Reservation(held_in.unknown, name, held_in.large)
 
 
-def test_unknown_senders_have_one_large_body_at_a_time() -> None:
-    held = bodies()
-    first, second = unknown(held), unknown(held, "192.0.2.2")
-    first.check(LARGEST)
-    first.grow(LARGEST)
-    with rejected():
-        second.check(LARGEST)
+def test_there_is_one_large_body_of_strangers_at_a_time() -> None:
+    here = bodies()
+    first, second = stranger(here), stranger(here, "192.0.2.2")
+    first.check(LARGEST_BODY)
+    first.grow(LARGEST_BODY)
+    with refused():
+        second.check(LARGEST_BODY)
     first.release()
     second.grow(LARGEST_BODY)
 
 
-def test_a_large_body_leaves_room_for_other_senders() -> None:
-    held = bodies()
-    large = unknown(held)
+def test_it_grows_into_its_place_and_leaves_the_room_of_others() -> None:
+    here = bodies()
+    large = stranger(here)
     for _ in range(20):
         large.grow(MIB)
-    others = [Held(held.unknown, f"192.0.2.{number}") for number in (2, 3)]
+    others = [Reservation(here.unknown, f"192.0.2.{number}") for number in (2, 3)]
     for other in others:
         other.grow(12 * MIB)
 
 
-def test_a_large_body_keeps_its_place_when_its_sender_becomes_known() -> None:
-    held = Bodies(64 * MIB)
-    large = unknown(held)
-    large.grow(LARGEST)
-    large.known(held.known, "webhook github")
-    with rejected():
-        unknown(held, "192.0.2.2").grow(LARGEST)
+def test_a_large_body_stays_in_its_place_when_its_sender_is_known() -> None:
+    here = BodyMemory(64 * MIB)
+    large = stranger(here)
+    large.grow(LARGEST_BODY)
+    large.identify(here.known, "webhook github")
+    with refused():
+        stranger(here, "192.0.2.2").grow(LARGEST_BODY)
     large.release()
-    unknown(held, "192.0.2.2").grow(LARGEST)
+    stranger(here, "192.0.2.2").grow(LARGEST_BODY)
 
 
-def test_a_small_body_moves_to_the_room_of_known_senders() -> None:
-    held = bodies()
-    small = unknown(held)
+def test_a_small_body_goes_to_the_part_of_known_senders() -> None:
+    here = bodies()
+    small = stranger(here)
     small.grow(12 * MIB)
-    small.known(held.known, "webhook github")
-    unknown(held).grow(12 * MIB)
+    small.identify(here.known, "webhook github")
+    stranger(here).grow(12 * MIB)
 
 
-def test_a_large_body_is_rejected_without_permission_for_it() -> None:
-    held = bodies()
-    with rejected():
-        Held(held.unknown, "192.0.2.1").grow(17 * MIB)
+def test_who_may_not_have_a_large_body_has_none() -> None:
+    here = bodies()
+    with refused():
+        Reservation(here.unknown, "192.0.2.1").grow(17 * MIB)

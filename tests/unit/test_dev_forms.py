@@ -1,4 +1,4 @@
-"""The form for an event: its fields, its values, and the same event as code."""
+"""The form of an event: what a schema becomes, what is typed, and the same event as code."""
 
 import ast
 import json
@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from pipelines import events as _project  # noqa: F401 (registers the project's event types)
+from pipelines import events as _project  # noqa: F401 (its types are looked at)
 from runyard import Event, EventData
 from runyard.errors import InvalidEvent
 from runyard.events import catalog
-from runyard.gateway.dev.forms import data_of, example, field_texts, fields_of
+from runyard.gateway.dev.forms import data_of, example, field_texts, fields_of, problems_by_field
 from runyard.gateway.dev.snippets import snippets
 
 
@@ -59,8 +59,7 @@ def test_every_kind_of_field_has_its_input() -> None:
         "anything": "json",
     }
     by_name = {field.name: field for field in FIELDS}
-    assert by_name["name"].required
-    assert not by_name["kind"].required
+    assert by_name["name"].required and not by_name["kind"].required
     assert by_name["count"].help == "at least 1, at most 9, 3 by default"
     assert [inner.path for inner in by_name["address"].fields] == [
         "data.address.street",
@@ -83,17 +82,17 @@ def test_every_kind_of_field_has_its_input() -> None:
         anything=st.dictionaries(lines, st.none() | st.integers() | lines),
     )
 )
-def test_a_filled_form_is_read_back_as_the_same_event(event: Everything) -> None:
-    data, problems = data_of(FIELDS, typed(FIELDS, event.model_dump(mode="json")))
+def test_what_is_filled_in_is_read_back_as_the_same_event(made: Everything) -> None:
+    data, problems = data_of(FIELDS, field_texts(FIELDS, made.model_dump(mode="json")))
     assert problems == []
-    assert Everything.model_validate(data) == event
+    assert Everything.model_validate(data) == made
 
 
 @given(st.dictionaries(st.sampled_from([field.path for field in FIELDS]), st.text()))
-def test_no_input_breaks_the_form(values: dict[str, str]) -> None:
-    data, problems = data_of(FIELDS, values)
+def test_nothing_that_is_typed_breaks_the_form(given: dict[str, str]) -> None:
+    data, problems = data_of(FIELDS, given)
     assert isinstance(data, dict)
-    assert {path for path, _ in problems} <= set(values)
+    assert {path for path, _ in problems} <= set(given)
 
 
 @pytest.mark.parametrize("name", catalog.names())
@@ -108,7 +107,7 @@ def test_the_example_of_every_event_of_the_project_can_be_sent(name: str) -> Non
     Event(name, data).checked()
 
 
-def test_a_problem_is_shown_beside_its_field() -> None:
+def test_what_is_wrong_stands_beside_the_field_it_is_about() -> None:
     with pytest.raises(InvalidEvent) as caught:
         Event(
             "email/send.requested",
@@ -116,9 +115,11 @@ def test_a_problem_is_shown_beside_its_field() -> None:
         ).checked()
     schema = catalog.schema("email/send.requested")
     assert schema is not None
-    by_field, others = beside(fields_of(schema), caught.value.problems)
-    assert by_field["data.to"][0].startswith("1: 'nobody' is not an e-mail address")
-    assert "data.subject" in by_field
+    found, others = problems_by_field(fields_of(schema), caught.value.problems)
+    assert (
+        found["data.to"][0].startswith("1: 'nobody' is not an e-mail address")
+        and "data.subject" in found
+    )
     assert [path for path, _ in others] == ["data.unknown"]
 
 
@@ -129,12 +130,12 @@ def test_a_problem_is_shown_beside_its_field() -> None:
         max_size=4,
     )
 )
-def test_the_code_has_the_event_unchanged(data: dict[str, Any]) -> None:
+def test_the_code_holds_the_event_as_it_is(data: dict[str, Any]) -> None:
     event = Event("it's/sent", data, id="a'b\\c", ts=1_780_000_000_123)
     code = snippets(event, "http://localhost:8290", key=False)
     [call] = [node.value for node in ast.parse(code["Python"]).body if isinstance(node, ast.Expr)]
     assert isinstance(call, ast.Call)
-    assert [ast.literal_eval(argument) for argument in call.args] == ["it's/sent", data]
+    assert [ast.literal_eval(one) for one in call.args] == ["it's/sent", data]
     assert {word.arg: ast.literal_eval(word.value) for word in call.keywords} == {
         "id": event.id,
         "ts": event.ts,
@@ -146,18 +147,18 @@ def test_the_code_has_the_event_unchanged(data: dict[str, Any]) -> None:
         "id": event.id,
         "ts": event.ts,
     }
-    assert "standard" not in code["SQL"]
-    assert code["SQL"].endswith("ts => to_timestamp(1780000000.123));")
+    assert "standard" not in code["SQL"] and code["SQL"].endswith(
+        "ts => to_timestamp(1780000000.123));"
+    )
 
 
-def test_node_runs_the_typescript() -> None:
+def test_typescript_is_what_node_takes() -> None:
     data = {"text": "`${1}` \u2028 </script> \\ \"'", "list": [1, None, True]}
     code = snippets(Event("a/b", data), "http://localhost:8290", key=True)["TypeScript"]
     program = "\n".join(
         [
             "process.env.RUNYARD_KEY = 'k'; const seen = []",
-            "const response = { json: async () => ({ ids: [] }) };",
-            "const fetch = async (...all) => (seen.push(all), response);",
+            "const fetch = async (...all) => (seen.push(all), { json: async () => ({ ids: [] }) });",
             code,
             "console.log(JSON.stringify(seen))",
         ]

@@ -246,7 +246,7 @@ def test_runs_and_waits_are_in_order_with_their_steps() -> None:
 
 
 def test_an_open_span_has_no_end() -> None:
-    parts = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
+    segments = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
     batches = [{"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(1), "size": 1}]
     sleeping = timeline(
         invocation(status="sleeping", finished_at=None, run_id="r1"), segments, batches, at(30)
