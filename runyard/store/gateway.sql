@@ -95,8 +95,8 @@ FROM (
 WHERE before < %(bytes)s ORDER BY created_at DESC, id DESC
 
 -- name: invocations_in_full
--- The invocations of events, or one by its id, with steps, waits and the latest progress. (by
--- invocations_event, invocations_pkey, steps_pkey, waits_invocation_id_step_key,
+-- The invocations of events, or one by its id, with steps, waits and the latest progress.
+-- (by invocations_event, invocations_pkey, steps_pkey, waits_invocation_id_step_key,
 -- progress_invocation)
 SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at,
     finished_at, run_id, replay_of, output, error, dismissed_at,
