@@ -104,7 +104,7 @@ def test_every_word_has_a_page() -> None:
         "on_success": "callbacks",
         "max_batch": "batch",
     }
-    plumbing = {"fail", "suspend", "live", "function", "events", "job", "name", "description"}
+    plumbing = {"fail", "suspend", "active_items", "function", "events", "job", "name", "description"}
     steps = {
         name
         for name, value in vars(Batch).items()
@@ -114,6 +114,6 @@ def test_every_word_has_a_page() -> None:
     assert {word for word in words if word not in pages} == set()
     pages["progress"] = "progress"  # of an item
     for word, page in pages.items():
-        assert word in (ROOT / "docs" / "words" / f"{page}.md").read_text(encoding="utf-8"), (
+        assert word in (ROOT / "docs" / "features" / f"{page}.md").read_text(encoding="utf-8"), (
             f"docs/features/{page}.md does not name {word}"
         )
