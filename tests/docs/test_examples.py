@@ -104,7 +104,16 @@ def test_every_feature_has_a_page() -> None:
         "on_success": "callbacks",
         "max_batch": "batch",
     }
-    plumbing = {"fail", "suspend", "live", "function", "events", "job", "name", "description"}
+    plumbing = {
+        "fail",
+        "suspend",
+        "active_items",
+        "function",
+        "events",
+        "job",
+        "name",
+        "description",
+    }
     steps = {
         name
         for name, value in vars(Batch).items()
