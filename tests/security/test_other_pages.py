@@ -483,7 +483,7 @@ def test_a_socket_is_not_opened_by_a_request_with_a_body(
     assert answer.count(b"HTTP/1.1") == 1
     assert answer.startswith(b"HTTP/1.1 400")
     assert b'"invalid_request"' in answer
-    assert b"opened by a GET without a body" in answer
+    assert b"open a WebSocket with a GET without a body" in answer
 
 
 def test_a_socket_with_an_empty_body_is_opened(development: WebProcess) -> None:
