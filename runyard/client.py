@@ -111,15 +111,15 @@ def _send_alone(rows: str, source: str) -> list[str]:
     """
     try:
         return _sent(rows, source)
-    except DatabaseUnavailable as error:
-        if isinstance(error.__cause__, PoolTimeout):
-            raise
     except DatabaseBusy as error:
         if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
             raise
         # The other sender has to finish first, or the two deadlock again.
         time.sleep(database.GIVE_WAY_SECONDS)
         return _sent(rows, source)
+    except DatabaseUnavailable as error:
+        if isinstance(error.__cause__, PoolTimeout):
+            raise
     try:
         return _sent(rows, source)
     except DatabaseUnavailable as error:
