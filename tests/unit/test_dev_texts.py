@@ -1,4 +1,4 @@
-"""What holds an invocation back, and its history, in words, from rows alone."""
+"""What holds an invocation and what it did when, in words: of rows alone."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,9 +19,9 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
 def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
-    """A row of the query `holding`: queued and due, with an idle worker."""
+    """A row of `holding`: queued, due, with a worker idle."""
     function = Function("mail", "mail_job", ("mail/sent",), flow=flow or Flow())
-    registered = function.to_row()
+    made = function.to_row()
     return {
         "status": "queued",
         "attempt": 0,
@@ -34,8 +34,8 @@ def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
         "cancel_requested_at": None,
         "active": True,
         "paused_at": None,
-        "flow": registered["flow"],
-        "key_paths": registered["key_paths"],
+        "flow": made["flow"],
+        "key_paths": made["key_paths"],
         "max_batch": function.largest,
         "held": [],
         "throttled_until": None,
@@ -45,8 +45,8 @@ def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
     }
 
 
-def texts(row: dict[str, Any], slots: int = 2, busy: int = 0, waits: Any = ()) -> list[str]:
-    return [reason.text for reason in reasons(row, waits, slots, busy)]
+def said(found: dict[str, Any], slots: int = 2, busy: int = 0, waits: Any = ()) -> list[str]:
+    return [reason.text for reason in reasons(found, waits, slots, busy)]
 
 
 def test_a_full_limit_is_named_with_its_key_and_numbers() -> None:
@@ -56,12 +56,12 @@ def test_a_full_limit_is_named_with_its_key_and_numbers() -> None:
         {"scope": "mail 0", "key": "8", "n": 1},
         {"scope": "shared crm", "key": "", "n": 9},
     ]
-    assert texts(row(flow, held=held)) == [
+    assert said(row(flow, held=held)) == [
         "waiting: 2 of 2 running for tenant 7",
         "waiting: 9 of 9 running, across all functions that share 'crm'",
     ]
-    assert texts(row(flow, held=held[1:2])) == ["waiting: it goes with the next batch"]
-    assert texts(
+    assert said(row(flow, held=held[1:2])) == ["waiting: it runs with the next batch"]
+    assert said(
         row(
             Flow(singleton=Singleton(key="data.tenant")),
             held=[{"scope": "mail singleton", "key": "7", "n": 1}],
@@ -69,36 +69,39 @@ def test_a_full_limit_is_named_with_its_key_and_numbers() -> None:
     ) == ["waiting: 1 of 1 running for tenant 7 (a singleton)"]
 
 
-def test_a_throttle_says_when_the_next_invocation_begins() -> None:
+def test_a_throttle_says_when_the_next_one_begins() -> None:
     flow = Flow(throttle=Throttle(6, 60, key="data.tenant", burst=2))
     [reason] = reasons(row(flow, throttled_until=NOW + timedelta(seconds=15)), [], 2, 0)
-    assert reason.text == "waiting: throttled, one begins every 10 s for tenant 7"
-    assert reason.until == NOW + timedelta(seconds=5)
-    assert texts(row(flow, throttled_until=NOW + timedelta(seconds=10))) == [
-        "waiting: it goes with the next batch"
+    assert (
+        reason.text == "waiting: throttled to one every 10 s for tenant 7"
+        and reason.until == NOW + timedelta(seconds=5)
+    )
+    assert said(row(flow, throttled_until=NOW + timedelta(seconds=10))) == [
+        "waiting: it runs with the next batch"
     ]
 
 
-def test_an_invocation_that_lost_two_workers_says_that_it_runs_apart() -> None:
-    assert texts(row(crashes=1)) == ["waiting: it goes with the next batch"]
-    assert texts(row(crashes=2)) == [
-        "waiting: 2 workers were lost while it ran: it runs apart from the others, one run at a "
-        "time"
+def test_one_that_lost_two_workers_says_that_it_runs_apart() -> None:
+    assert said(row(crashes=1)) == ["waiting: it runs with the next batch"]
+    assert said(row(crashes=2)) == [
+        "waiting: 2 workers died while running it, so it runs on its own, one such run at a time"
     ]
 
 
-def test_times_pauses_and_workers_are_named() -> None:
+def test_times_pauses_and_workers_are_told() -> None:
     later = NOW + timedelta(minutes=1)
-    assert texts(row(attempt=2, begun=True, due_at=later)) == [
-        "attempt 3 of the step that failed is still to come"
+    assert said(row(attempt=2, begun=True, due_at=later)) == [
+        "waiting: attempt 3 of the failed step"
     ]
-    assert texts(row(due_at=later)) == ["it is scheduled"]
-    assert texts(row(Flow(debounce=Debounce(60)), due_at=later))[0].startswith("debounced")
-    assert "events are gathered" in texts(row(Flow(batch=BatchEvents(20, 60)), due_at=later))[0]
-    assert texts(row(paused_at=NOW)) == [
-        "waiting: its function is paused; resume it, and it goes on"
+    assert said(row(due_at=later)) == ["it is scheduled"]
+    assert said(row(Flow(debounce=Debounce(60)), due_at=later))[0].startswith("debounced")
+    assert (
+        "a batch is being collected" in said(row(Flow(batch=BatchEvents(20, 60)), due_at=later))[0]
+    )
+    assert said(row(paused_at=NOW)) == [
+        "waiting: its function is paused; resume the function to run it"
     ]
-    assert "no longer has this function" in texts(row(active=False))[0]
+    assert "no longer has this function" in said(row(active=False))[0]
     [reason] = reasons(
         row(unlaunched="its run could not be launched (no broker)", held_until=later), [], 2, 0
     )
@@ -106,19 +109,18 @@ def test_times_pauses_and_workers_are_named() -> None:
         "waiting: its run could not be launched (no broker)",
         later,
     )
-    assert texts(row(), slots=0)[0].startswith("waiting: no warm worker is alive")
-    assert texts(row(status="claimed"), busy=2) == ["waiting: all 2 slots of the workers are busy"]
+    assert said(row(), slots=0)[0].startswith("waiting: no warm worker is alive")
+    assert said(row(status="claimed"), busy=2) == ["waiting: all 2 worker slots are busy"]
     waits = [
         {"step": "nap", "kind": "sleep", "event": None, "until": later},
         {"step": "answer", "kind": "event", "event": "a/b", "until": later},
     ]
-    assert texts(row(status="waiting"), waits=waits) == [
-        "sleeps at nap",
-        "waits at answer for the event a/b",
+    assert said(row(status="waiting"), waits=waits) == [
+        "sleeping at nap",
+        "waiting at answer for the event a/b",
     ]
-    assert texts(row(status="succeeded")) == []
-    assert texts(row(status="running")) == []
-    assert "is being cancelled" in texts(row(status="running", cancel_requested_at=NOW))[0]
+    assert said(row(status="succeeded")) == [] == said(row(status="running"))
+    assert "is being cancelled" in said(row(status="running", cancel_requested_at=NOW))[0]
 
 
 def test_flow_control_in_words() -> None:
@@ -155,12 +157,12 @@ def test_flow_control_in_words() -> None:
         ("data = = 2", '$."data" == "= 2"'),
     ],
 )
-def test_a_path_in_the_data_becomes_a_filter(typed: str, path: str) -> None:
+def test_a_path_in_the_data_is_read(typed: str, path: str) -> None:
     assert as_filter(typed) == path
 
 
 @pytest.mark.parametrize("typed", ["what is this", "nothing.here = 1", "$.data."])
-def test_an_invalid_path_is_rejected_with_how_to_write_it(typed: str) -> None:
+def test_what_is_no_path_is_refused_with_how_to_write_it(typed: str) -> None:
     with pytest.raises(InvalidOption, match="path"):
         as_filter(typed)
 
@@ -207,14 +209,14 @@ def step(name: str, run: str, begin: float, end: float) -> dict[str, Any]:
     }
 
 
-def test_runs_and_waits_are_in_order_with_their_steps() -> None:
+def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
     error = {"step": "send", "type": "OSError", "message": "away", "traceback": ""}
-    segments = [{"run_id": "r1", "status": "queued", "error": error, "ended_at": at(4)}]
+    parts = [{"run_id": "r1", "status": "queued", "error": error, "ended_at": at(4)}]
     batches = [
         {"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(2), "size": 5},
         {"run_id": "r2", "worker": "w", "claimed_at": at(14), "started_at": at(14), "size": 1},
     ]
-    whole = timeline(
+    found = timeline(
         invocation(
             steps=[
                 step("render", "r1", 2, 3),
@@ -222,34 +224,34 @@ def test_runs_and_waits_are_in_order_with_their_steps() -> None:
                 step("old", "r0", -9, -8),
             ]
         ),
-        segments,
+        parts,
         batches,
         at(30),
     )
-    assert [(span.kind, span.seconds) for span in whole.spans] == [
+    assert [(span.kind, span.seconds) for span in found.spans] == [
         ("queued", 1),
         ("claimed", 1),
         ("run", 2),
         ("backoff", 10),
         ("run", 6),
     ]
-    first, second = (span for span in whole.spans if span.kind == "run")
-    assert [(step.name, step.status, step.begin, step.width) for step in first.steps] == [
+    first, second = (span for span in found.spans if span.kind == "run")
+    assert [(one.name, one.status, one.begin, one.width) for one in first.steps] == [
         ("render", "succeeded", 0, 50),
         ("send", "failed", None, None),
     ]
     assert (first.size, first.worker, second.status) == (5, "w", "succeeded")
-    assert [(step.name, step.begin, step.width) for step in second.steps] == [
+    assert [(one.name, one.begin, one.width) for one in second.steps] == [
         ("send", pytest.approx(16.67), 50)
     ]
-    assert [step.step for step in whole.kept] == ["old"]
+    assert [one.step for one in found.reused] == ["old"]
 
 
-def test_an_open_span_has_no_end() -> None:
-    segments = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
+def test_what_goes_on_has_no_end_yet() -> None:
+    parts = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
     batches = [{"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(1), "size": 1}]
     sleeping = timeline(
-        invocation(status="sleeping", finished_at=None, run_id="r1"), segments, batches, at(30)
+        invocation(status="sleeping", finished_at=None, run_id="r1"), parts, batches, at(30)
     )
     assert [(span.kind, span.end is None) for span in sleeping.spans] == [
         ("queued", False),
@@ -257,7 +259,7 @@ def test_an_open_span_has_no_end() -> None:
         ("sleeping", True),
     ]
     running = timeline(
-        invocation(status="running", finished_at=None, run_id="r2"), segments, batches, at(30)
+        invocation(status="running", finished_at=None, run_id="r2"), parts, batches, at(30)
     )
     assert (running.spans[-1].kind, running.spans[-1].status, running.spans[-1].end) == (
         "run",
@@ -270,6 +272,6 @@ def test_an_open_span_has_no_end() -> None:
     assert [(span.kind, span.end) for span in fresh.spans] == [("queued", None)]
     skipped = timeline(invocation(status="skipped", run_id=None, started_at=None), [], [], at(30))
     assert [(span.kind, span.end) for span in skipped.spans] == [("queued", at(20))]
-    segments = [{"run_id": "r1", "status": "queued", "error": None, "ended_at": at(4)}]
-    given_up = timeline(invocation(status="cancelled", run_id="r1"), segments, [], at(30))
+    parts = [{"run_id": "r1", "status": "queued", "error": None, "ended_at": at(4)}]
+    given_up = timeline(invocation(status="cancelled", run_id="r1"), parts, [], at(30))
     assert [(span.kind, span.end) for span in given_up.spans][-1] == ("backoff", at(20))

@@ -1,4 +1,4 @@
-"""The length of a text in its script, and the remarks that make it need a review."""
+"""How long a text is, by its script; and whether somebody should look at it."""
 
 import pytest
 
@@ -6,19 +6,16 @@ from resources.ai.content import remarks
 from resources.ai.text_length import unit, written_length
 
 TEXTS = {
-    "en": "Queues hold the work until somebody has the time to do it. "
-    "Every step is saved in a table.",
+    "en": "Queues hold the work until somebody has the time to do it. Every step is kept in a table.",
     "zh": "队列把工作从请求里拿出来，慢慢地做。每一个步骤都保存在数据库里，所以什么都不会丢失。",
     "ja": "待ち行列は、仕事を後で行うために保存します。データベースに全ての手順を残します。",
-    "ko": "대기열은 작업을 요청에서 분리하여 천천히 처리합니다. "
-    "모든 단계는 데이터베이스에 남습니다.",
+    "ko": "대기열은 작업을 요청에서 분리하여 천천히 처리합니다. 모든 단계는 데이터베이스에 남습니다.",
     "th": "คิวเก็บงานไว้จนกว่าจะมีคนทำ ทุกขั้นตอนถูกบันทึกไว้ในฐานข้อมูล",
     "ar": "تحفظ الطوابير العمل حتى يجد أحدهم الوقت. هل يضيع شيء؟ لا، كل خطوة في قاعدة البيانات.",
     "hi": "कतार काम को तब तक रखती है जब तक किसी के पास समय न हो। हर कदम डेटाबेस में रखा जाता है।",
     "ru": "Очередь хранит работу, пока у кого-нибудь не появится время. Каждый шаг записан в базе.",
     "he": "תור שומר את העבודה עד שלמישהו יש זמן. כל צעד נשמר במסד הנתונים.",
-    "el": "Η ουρά κρατά τη δουλειά μέχρι να έχει κάποιος χρόνο. "
-    "Κάθε βήμα μένει στη βάση δεδομένων.",
+    "el": "Η ουρά κρατά τη δουλειά μέχρι να έχει κάποιος χρόνο. Κάθε βήμα μένει στη βάση δεδομένων.",
 }
 
 
@@ -40,14 +37,14 @@ TEXTS = {
         ("🎉 …", 0),
     ],
 )
-def test_words_are_counted_in_scripts_with_spaces_and_characters_in_others(
+def test_words_are_counted_where_there_are_spaces_and_else_characters(
     text: str, length: int
 ) -> None:
     assert written_length(text) == length
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_a_text_of_the_requested_language_and_length_needs_no_review(
+def test_a_text_in_the_language_and_length_that_was_asked_for_needs_no_review(
     language: str,
 ) -> None:
     length = written_length(TEXTS[language])
@@ -55,21 +52,21 @@ def test_a_text_of_the_requested_language_and_length_needs_no_review(
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_a_text_in_another_language_needs_a_review(language: str) -> None:
-    requested = "de" if language == "en" else "en"
+def test_a_text_in_another_language_is_remarked(language: str) -> None:
+    wanted = "de" if language == "en" else "en"
     text = f"{TEXTS[language]} {TEXTS[language]}"
-    remark = f"its language seems to be {language}, {requested} was asked for"
-    assert remarks([text], requested, written_length(text), []) == [remark]
+    said = f"its language seems to be {language} instead of {wanted}"
+    assert remarks([text], wanted, written_length(text), []) == [said]
 
 
-@pytest.mark.parametrize(("language", "requested"), [("zh", "ja"), ("ja", "zh"), ("ru", "uk")])
-def test_languages_that_share_a_script_are_told_apart(language: str, requested: str) -> None:
+@pytest.mark.parametrize(("language", "wanted"), [("zh", "ja"), ("ja", "zh"), ("ru", "uk")])
+def test_languages_that_share_a_script_are_told_apart(language: str, wanted: str) -> None:
     text = f"{TEXTS[language]} {TEXTS[language]}"
-    assert f"{requested} was asked for" in remarks([text], requested, 40, [])[-1]
+    assert f"instead of {wanted}" in remarks([text], wanted, 40, [])[-1]
 
 
 @pytest.mark.parametrize(
-    ("text", "requested"),
+    ("text", "wanted"),
     [
         ("Ovo je članak o redovima čekanja. Svaki korak se čuva u bazi podataka. " * 3, "sr"),
         ("Dette er en artikkel om køer. Hvert steg blir lagret i databasen. " * 3, "nb"),
@@ -78,15 +75,15 @@ def test_languages_that_share_a_script_are_told_apart(language: str, requested: 
         (TEXTS["en"] * 3, "ia"),
     ],
 )
-def test_languages_that_cannot_be_told_apart_need_no_review(text: str, requested: str) -> None:
-    assert remarks([text], requested, written_length(text), []) == []
+def test_what_nobody_can_tell_is_not_remarked(text: str, wanted: str) -> None:
+    assert remarks([text], wanted, written_length(text), []) == []
 
 
-def test_a_text_that_is_too_short_is_measured_in_characters() -> None:
+def test_a_text_of_characters_that_is_too_short_is_remarked_in_characters() -> None:
     assert unit("ja") == "characters"
     length = written_length(TEXTS["ja"])
-    remark = f"it has {length} characters, 600 were asked for"
-    assert remarks([TEXTS["ja"]], "ja", 600, []) == [remark]
+    said = f"it has {length} characters instead of 600"
+    assert remarks([TEXTS["ja"]], "ja", 600, []) == [said]
 
 
 @pytest.mark.parametrize(
@@ -108,5 +105,5 @@ def test_a_text_that_is_too_short_is_measured_in_characters() -> None:
         ("", False),
     ],
 )
-def test_a_section_ends_with_punctuation_of_its_script(text: str, ended: bool) -> None:
+def test_a_section_ends_with_a_mark_of_its_script(text: str, ended: bool) -> None:
     assert ("section 1 has no end" not in remarks([text], "en", 1, [])) is ended
