@@ -120,8 +120,8 @@ def as_filter(typed: str) -> str:
         return check_filter(typed, "path")
     if len(typed) > MAX_FILTER_LENGTH:
         raise InvalidOption(
-            f"path: it may have {MAX_FILTER_LENGTH:,} characters, not {len(typed):,}; search for the"
-            ' beginning with SQL/JSON path: $.data.to starts with "ada"'
+            f"path: it may have {MAX_FILTER_LENGTH:,} characters, not {len(typed):,}; search for"
+            ' the beginning with SQL/JSON path: $.data.to starts with "ada"'
         )
     left, equals, right = typed.partition("=")
     if not _COMPARED.fullmatch(left.strip()):
