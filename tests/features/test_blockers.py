@@ -25,7 +25,7 @@ def test_a_throttle_is_named_with_the_time_of_the_next_beginning(yard: Yard) -> 
         "queued",
     ]
     [reason] = held(sent[2].invocation)
-    assert reason.text == "waiting: throttled, one begins every 10 s"
+    assert reason.text == "waiting: throttled to one every 10 s"
     assert reason.until == yard.now + timedelta(seconds=10)
     yard.advance(10)
     assert sent[2].invocation.status == "succeeded"
