@@ -238,9 +238,9 @@ def _tick(
                 return SkipReason("a later tick of this sensor has taken over")
             if time.monotonic() >= look_at:
                 # No other tick of the sensor is under way: what it has claimed and not launched is nobody's.
-                young = reaper.take_back(lambda: context.instance, names)
+                young = reaper.reclaim_unlaunched(lambda: context.instance, names)
                 look_at = time.monotonic() + (_LOOK_SECONDS if young else LONGEST_WAIT)
-            reaper.sweep_if_time(lambda: context.instance)
+            reaper.sweep_if_due(lambda: context.instance)
             dispatch.match_waits()
             requests: list[RunRequest] = []
             wait = LONGEST_WAIT

@@ -64,7 +64,7 @@ def _take_back_of_predecessor() -> None:
     try:
         if dispatch.unlaunched(names, 0):
             with DagsterInstance.get() as instance:
-                reaper.take_back(lambda: instance, names, 0)
+                reaper.reclaim_unlaunched(lambda: instance, names, 0)
     except Exception as error:
         _log.warning(
             "what the code server before this one has claimed is taken back later: %s",

@@ -34,7 +34,7 @@ def test_a_sleep_holds_no_run_and_goes_on_in_a_linked_one(yard: Yard) -> None:
         invocation.steps["work"].tries,
     ) == ("succeeded", "done", None, 1)
     assert len(yard.runs) == 2
-    assert yard.metadata(yard.runs[1], "receive")["goes on from 1"] == yard.runs[0]
+    assert yard.metadata(yard.runs[1], "receive")["continues run 1"] == yard.runs[0]
 
 
 @pytest.mark.parametrize("nap", [1, "1h30m", "366d", "500ms"])

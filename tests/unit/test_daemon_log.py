@@ -1,11 +1,11 @@
-"""What the daemon writes while the code server is being started again."""
+"""What the daemon logs while the code server restarts."""
 
 import logging
 import sys
 
 from dagster._core.errors import DagsterUserCodeUnreachableError
 
-from runyard.processes.daemon import _Shortened
+from runyard.processes.daemon import OutageFilter
 
 
 def record(error: Exception) -> logging.LogRecord:
@@ -23,17 +23,16 @@ def record(error: Exception) -> logging.LogRecord:
         )
 
 
-def test_a_code_server_that_is_away_is_told_once_for_all_sensors() -> None:
-    shortened = _Shortened()
-    kept = [
-        made
-        for made in (record(DagsterUserCodeUnreachableError("away")) for _ in range(250))
-        if shortened.filter(made)
+def test_an_unreachable_code_server_is_logged_once_for_all_sensors() -> None:
+    outages = OutageFilter()
+    records = [record(DagsterUserCodeUnreachableError("unreachable")) for _ in range(250)]
+    logged = [entry for entry in records if outages.filter(entry)]
+    assert [entry.getMessage() for entry in logged] == [
+        "the code server is unreachable; trying again"
     ]
-    assert [made.getMessage() for made in kept] == ["the code server is away; trying again"]
-    assert kept[0].exc_info is None
+    assert logged[0].exc_info is None
 
 
-def test_every_other_error_is_told() -> None:
-    shortened = _Shortened()
-    assert all(shortened.filter(record(ValueError("wrong"))) for _ in range(3))
+def test_every_other_error_is_logged() -> None:
+    outages = OutageFilter()
+    assert all(outages.filter(record(ValueError("wrong"))) for _ in range(3))

@@ -109,10 +109,10 @@ def test_ticks_that_were_left_waiting_are_ended_before_the_sensor_loop_warns_of_
             run_requests=[RunRequest(run_key="a")],
             reserved_run_ids=["run-1"],
         )
-        assert internals.end_ticks_of_predecessor(instance) == 1
+        assert internals.end_stale_ticks(instance) == 1
         assert _status(instance, waiting) == TickStatus.SKIPPED
         assert _status(instance, requesting) == TickStatus.STARTED
-        assert internals.end_ticks_of_predecessor(instance) == 0
+        assert internals.end_stale_ticks(instance) == 0
 
 
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
