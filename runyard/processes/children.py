@@ -165,9 +165,9 @@ class Children:
             return
         guilty = [work for work in guilty if last.batch == doing.batch and work in last.work]
         if guilty:
-            text = hung_steps.described(last, guilty)
+            text = hung_steps.describe(last, guilty)
         else:
-            text = f"a {hung_steps.described(doing, late)}"
+            text = f"a {hung_steps.describe(doing, late)}"
         _log.error("killed process %s: %s", child.pid, text)
         self._killed.append(Killed(last, guilty, text, time.monotonic()))
         self._settle_killed()
