@@ -4,8 +4,8 @@ Read in Dagster 1.13.27. tests/unit/test_dagster_contract.py checks for each nam
 
 The event log, and the storages behind it:
 
-- `StepFailureData`, `StepHandle`, `NodeHandle`: the parts of a STEP_FAILURE event for an op that
-  succeeded although some of its invocations failed.
+- `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
+  STEP_FAILURE event for an op that succeeded although some of its invocations failed.
 - `_execute_run_command_body`: executes a run, as the task of dagster-celery does.
 - `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
 - `default_job_io_manager`: the IO manager of a job that is given none.
@@ -32,7 +32,7 @@ The daemon:
   daemons in this process, with one of them replaced.
 - `SensorDaemon`, `DaemonIterator`, `execute_sensor_iteration`, `IWorkspaceProcessContext`: the
   sensor daemon, whose own loop sleeps for 5 seconds between iterations.
-- `sensor_loop` (the module `dagster._daemon.sensor`): its `is_under_min_interval` is replaced.
+- `sensor_loop`, the module `dagster._daemon.sensor`: its `is_under_min_interval` is replaced.
 - `InstigatorType`, `TickStatus`: finds ticks that an earlier daemon did not end; Dagster would end
   them with a warning for each.
 - `get_daemon_statuses`: whether the daemon has sent heartbeats.
