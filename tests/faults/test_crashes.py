@@ -179,7 +179,8 @@ def test_after_a_restart_of_the_database_everything_goes_on(stack: Stack) -> Non
     wait_until(lambda: post()[0] == 200)
     after = [post()[1] for _ in range(5)]
     for event_id in [*before, *after]:
-        assert event_id is not None and settled(event_id, 60)["status"] == "succeeded"
+        assert event_id is not None
+        assert settled(event_id, 60)["status"] == "succeeded"
     stack.wait_ready()
 
 
