@@ -72,7 +72,7 @@ def test_re_executing_from_failure_resumes_after_the_last_completed_step(
     ]
 
 
-def test_from_failure_of_a_refused_event_leaves_its_neighbours_alone(effects: Path) -> None:
+def test_from_failure_of_a_refused_event_leaves_the_others_alone(effects: Path) -> None:
     good_mail = {"to": "neighbour@example.com", "subject": "s", "text": "t"}
     bad_mail = {"to": "nobody"}
     events = [{"name": "email/send.requested", "data": data} for data in (good_mail, bad_mail)]
