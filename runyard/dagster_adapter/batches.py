@@ -148,7 +148,7 @@ def _open_batch(batch_id: str, run_id: str, *, fresh: bool) -> BatchState | None
 def remember_dropped(run_id: str, op_name: str, batch: Batch) -> None:
     """Record which invocations had left a batch when an op ended.
 
-    They are recorded in memory for the ops of this process, and in the database for those of others.
+    They are recorded in memory for ops of this process, and in the database for those of others.
     """
     _dropped[run_id, op_name] = set(batch.dropped)
     if batch.dropped:
