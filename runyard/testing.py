@@ -24,7 +24,7 @@ from dagster import DagsterInstance, Definitions
 
 from runyard import clock
 from runyard.client import send as send_events
-from runyard.dagster_adapter import ops, reaper
+from runyard.dagster_adapter import batches, reaper
 from runyard.dagster_adapter.internals import silence_console
 from runyard.dagster_adapter.sensors import check_io_managers
 from runyard.dagster_adapter.tags import BATCH
@@ -302,7 +302,7 @@ class Yard:
             )
         finally:
             stubs.reset(token)
-        ops.abandon(result.run_id)
+        batches.close_batch(result.run_id)
         reaper.settle_orphaned(self._instance, result.run_id)
         self.runs.append(result.run_id)
         return result.run_id

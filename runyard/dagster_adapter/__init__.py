@@ -1,7 +1,8 @@
-"""Everything that makes, takes and ends a Dagster run.
+"""Everything that creates, launches, executes and ends a Dagster run.
 
-A `sensor` or a schedule wakes when an event has come and asks for one run a batch; the `launcher`
-hands it over the `broker` to a warm worker; the `ops` receive the batch and settle it, the
-`io_manager` carries it between them. The `reaper` takes back what a lost run held. Names that
-Dagster does not promise stand in `internals` alone.
+A `sensors` sensor or one of the `schedules` wakes when an event has arrived and requests one run
+per batch; the `launcher` sends the run through the `broker` to a warm worker, which carries out
+its `execution`. The `ops` receive and settle the batch; `batches` knows which batch a run holds,
+and the `io_manager` hands it from op to op. The `reaper` releases what a lost run held. Only
+`internals` imports private names of Dagster.
 """

@@ -1,8 +1,8 @@
-"""What a project puts into its Definitions beside its functions: sensors over ended runs, and a replay by partitions.
+"""What a project adds to its Definitions: sensors for ended runs, and a replay by partitions.
 
 ::
 
-    defs = Definitions(jobs=[..., *operations.jobs], sensors=[..., *operations.sensors], ...)
+    defs = Definitions(jobs=[..., *builtin.jobs], sensors=[..., *builtin.sensors], ...)
 """
 
 from dagster import (
@@ -22,24 +22,26 @@ from dagster import (
 from runyard.dagster_adapter import reaper
 from runyard.engine import bulk
 
-_SECONDS = 30
+_INTERVAL_SECONDS = 30
 
 
-def _ended(name: str, status: DagsterRunStatus, what: str) -> RunStatusSensorDefinition:
-    def look(context: RunStatusSensorContext) -> SkipReason:
+def _settling_sensor(name: str, status: DagsterRunStatus, what: str) -> RunStatusSensorDefinition:
+    def settle(context: RunStatusSensorContext) -> SkipReason:
         run_id = context.dagster_run.run_id
-        left = reaper.settle_orphaned(context.instance, run_id)
-        return SkipReason(
-            f"run {run_id}: {'its invocations were settled' if left else 'nothing was left to settle'}"
-        )
+        settled = reaper.settle_orphaned(context.instance, run_id)
+        outcome = "its invocations were settled" if settled else "nothing was left to settle"
+        return SkipReason(f"run {run_id}: {outcome}")
 
     return RunStatusSensorDefinition(
         name=name,
         run_status=status,
-        run_status_sensor_fn=look,
-        minimum_interval_seconds=_SECONDS,
+        run_status_sensor_fn=settle,
+        minimum_interval_seconds=_INTERVAL_SECONDS,
         default_status=DefaultSensorStatus.RUNNING,
-        description=f"Settles the invocations of a run that {what} outside of its ops, where no worker was left to do so.",
+        description=(
+            f"Settles the invocations of a run that {what} outside its ops,"
+            " where no worker was left to do it."
+        ),
     )
 
 
@@ -50,19 +52,19 @@ def _ended(name: str, status: DagsterRunStatus, what: str) -> RunStatusSensorDef
             [str],
             is_required=False,
             default_value=[],
-            description="Only those with one of these statuses; everything that is final by default.",
+            description="Only invocations with one of these statuses; all final ones by default.",
         ),
         "keep_steps": Field(
             bool,
             is_required=False,
             default_value=False,
-            description="Keep the steps that are done; from the start otherwise.",
+            description="Keep completed steps instead of starting over.",
         ),
     },
-    description="Run a day's invocations of a function again, as new invocations.",
+    description="Replay a day's invocations of a function as new invocations.",
 )
 def replay_invocations(context: OpExecutionContext) -> None:
-    """Replay what came within the run's partition."""
+    """Replay the invocations whose events came within the run's partition."""
     window = context.partition_time_window
     config = context.op_config
     selection = bulk.Selection(
@@ -71,17 +73,20 @@ def replay_invocations(context: OpExecutionContext) -> None:
         since=window.start,
         until=window.end,
     )
-    last = None
-    for last in bulk.perform(selection, "replay", keep_steps=config["keep_steps"]):
-        context.log.info(f"{last.done} of {last.total}")
-    if last is not None:
-        context.add_output_metadata({"replayed": last.done, "bulk": last.bulk})
+    progress = None
+    for progress in bulk.perform(selection, "replay", keep_steps=config["keep_steps"]):
+        context.log.info(f"{progress.done} of {progress.total}")
+    if progress is not None:
+        context.add_output_metadata({"replayed": progress.done, "bulk": progress.bulk})
 
 
 @job(
     executor_def=in_process_executor,
     partitions_def=DailyPartitionsDefinition(start_date="2026-01-01", end_offset=1),
-    description="Replay a function's invocations, a partition for each day on which their events came: a backfill runs everything again since then.",
+    description=(
+        "Replay a function's invocations; each partition is the day on which their events came."
+        " A backfill replays a range of days."
+    ),
 )
 def replay_function() -> None:
     """A backfill of this job is a replay over a range of days."""
@@ -89,7 +94,7 @@ def replay_function() -> None:
 
 
 sensors = [
-    _ended("settle_failed_runs", DagsterRunStatus.FAILURE, "failed"),
-    _ended("settle_canceled_runs", DagsterRunStatus.CANCELED, "was cancelled"),
+    _settling_sensor("settle_failed_runs", DagsterRunStatus.FAILURE, "failed"),
+    _settling_sensor("settle_canceled_runs", DagsterRunStatus.CANCELED, "was cancelled"),
 ]
 jobs = [replay_function]

@@ -1,7 +1,7 @@
-"""Keeps what ops print, for the UI, at the cost of two open files a run.
+"""Stores what ops print, for the Dagster UI, at the cost of two open files per run.
 
-Dagster's own local manager also copies it to the terminal, for which it starts four processes a run; a warm worker
-executes a whole run in a fraction of that time. Read in dagster 1.13.27.
+Dagster's own local manager also copies it to the terminal, for which it starts four processes per
+run. A warm worker executes a whole run in a fraction of the time that takes.
 """
 
 import sys
@@ -23,7 +23,7 @@ from runyard.store.data_folder import make_folder
 
 
 class WarmComputeLogManager(LocalComputeLogManager):
-    """Writes standard output and error of a run to files in the data folder."""
+    """Writes a run's standard output and error to files in the data folder."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir=str(settings().data / "logs"), inst_data=inst_data)

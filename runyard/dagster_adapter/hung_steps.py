@@ -1,12 +1,12 @@
-"""What becomes of a batch in which a step does not end: it fails, all others go on in another run.
+"""Ends steps that hang: their invocations fail, all others of the batch continue in another run.
 
-Nothing is counted against the others: neither an attempt nor a crash. A step that is late cannot be
-interrupted, as it may wait anywhere, also in code that is not Python's. Its process is ended:
+The others are charged neither an attempt nor a crash. A hung step cannot be interrupted, as it may
+wait anywhere, even outside Python code. Its process is killed instead:
 
-- a child of a worker by its parent (`children`);
-- a process that was made for the run alone (Dagster's default launcher, or an op's under the
-  multiprocess executor) by the thread of its heartbeat;
-- any other, such as that of a test, is left alone: the run ends, and the thread is left behind.
+- a worker's child process, by its parent (`children`);
+- a process that was created for this run alone (by Dagster's default launcher, or for an op under
+  the multiprocess executor), by its heartbeat thread;
+- any other process, such as a test's, stays alive: the run ends, and the thread is left behind.
 """
 
 import logging
@@ -30,7 +30,10 @@ from runyard.engine.watchdog import Watchdog, without_lock_waiters
 from runyard.errors import StepTimeout
 from runyard.functions.retry import Retry
 
-_KILLED = "It could not be interrupted: its process was killed. Another run goes on with the other invocations; kept steps are not repeated."
+_KILLED = (
+    "It could not be interrupted: its process was killed. Another run continues with the other"
+    " invocations; completed steps are not re-run."
+)
 _MOST_NAMED = 5
 _END_SECONDS = 5.0
 _END_LOOK_SECONDS = 0.02
@@ -39,10 +42,13 @@ _own: Watchdog | None = None
 
 
 def settle(doing: Activity, late: Sequence[Work]) -> bool:
-    """Fail the late invocations of a batch by the rules of their step; let the others go on.
+    """Fail the hung invocations of a batch by their step's retry rules; requeue the others.
 
-    Those that were cancelled are cancelled.
-    Return whether there was anything left of the batch.
+    Cancelled invocations end as cancelled.
+
+    Returns
+    -------
+    Whether the run still held the batch.
     """
     begun = dispatch.begin(doing.batch, doing.run, fresh=False)
     if begun is None:
@@ -65,21 +71,22 @@ def settle(doing: Activity, late: Sequence[Work]) -> bool:
 
 def _failure(doing: Activity, item: Item) -> Failure:
     error = StepTimeout(
-        f"timed out after {doing.limit:g} s, and was ended with its process. Give the step more time with timeout=..., or what it calls a limit of its own"
+        f"timed out after {doing.limit:g} s, and its process was killed. Give the step more time"
+        " with timeout=..., or set a shorter timeout on what it calls"
     )
     tries = item.tries.get(doing.step, 0) + 1
     return Failure.of(doing.step, doing.op, error, tries, doing.retry or Retry(attempts=1))
 
 
 def _outcome(item: Item, failure: Failure | None) -> Outcome:
-    """The outcome of a failure; one without is queued, as if this run had not taken it."""
+    """The outcome of an invocation; without a failure it is queued as if this run had not run."""
     if failure is not None:
         return failure.outcome(item.id)
     return Outcome(item.id, "queued", attempt=max(0, item.attempt - 1))
 
 
-def described(doing: Activity, late: Collection[Work]) -> str:
-    """Which step did not end, in words: `step charge of invocation 12 did not end within 10 s`."""
+def describe(doing: Activity, late: Collection[Work]) -> str:
+    """Name the hung step: `step charge of invocation 12 did not end within 10 s`."""
     numbers = sorted(work.invocation for work in late)
     more = len(numbers) - _MOST_NAMED
     named = ", ".join(map(str, numbers[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
@@ -89,25 +96,25 @@ def described(doing: Activity, late: Collection[Work]) -> str:
 
 
 def kill(pid: int) -> None:
-    """Kill a process with all that it has started, and wait until it works no more.
+    """Kill a process with all its descendants, and wait until they have ended.
 
-    It is not waited for as a child is: that would take its end away from who started it.
+    Their exit status is left for the process that started them.
     """
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return
-    for one in family:
+    for member in family:
         with suppress(psutil.NoSuchProcess):
-            one.kill()
+            member.kill()
     deadline = time.monotonic() + _END_SECONDS
     while not all(map(has_ended, family)) and time.monotonic() < deadline:
         time.sleep(_END_LOOK_SECONDS)
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Whether a process works no more, be it that its parent does not know yet."""
+    """Whether a process has ended, even if its parent has not collected it yet."""
     try:
         return process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
@@ -115,30 +122,31 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def report(instance: DagsterInstance, run_id: str, text: str) -> None:
-    """End a run in Dagster because of what did not end in it, unless the run has ended."""
+    """End a run in Dagster because of a hung step that `text` names, unless it has ended."""
     run = instance.get_run_by_id(run_id)
     if run is None or run.is_finished:
         return
+    message = f"{text[:1].upper()}{text[1:]}. {_KILLED}"
     if run.status == DagsterRunStatus.CANCELING:
-        instance.report_run_canceled(run, f"{text[:1].upper()}{text[1:]}. {_KILLED}")
+        instance.report_run_canceled(run, message)
     else:
-        instance.report_run_failed(run, f"{text[:1].upper()}{text[1:]}. {_KILLED}")
+        instance.report_run_failed(run, message)
 
 
 def watch_own(leases: Mapping[str, Lease]) -> None:
-    """Watch over this process itself: one that has no worker above it."""
+    """Watch this process itself for hung steps, where it has no worker's parent to do so."""
     global _own
     if _own is None or _own.board is not activity.board():
         _own = Watchdog(activity.board())
     doing = _own.board.read()
     held = leases.get(doing.batch) if doing is not None else None
-    found = _own.late(held.cancelled) if held is not None else None
-    if found is None or held is None:
+    hung = _own.late(held.cancelled) if held is not None else None
+    if hung is None or held is None:
         return
-    doing, late = found[0], without_lock_waiters(os.getpid(), found[1])
-    text = described(doing, late)
+    doing, late = hung[0], without_lock_waiters(os.getpid(), hung[1])
+    text = describe(doing, late)
     settle(doing, late)
-    held.hung = f"{text}: another run goes on with the other invocations"
+    held.hung = f"{text}: another run continues with the other invocations"
     held.lost.set()
     _log.error("%s", text)
     if multiprocessing.parent_process() is not None:
@@ -148,7 +156,7 @@ def watch_own(leases: Mapping[str, Lease]) -> None:
 
 
 def end_this_process() -> NoReturn:
-    """End this process here and now, with all that it has started."""
+    """End this process at once, with all its descendants."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()

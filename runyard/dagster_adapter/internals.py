@@ -1,19 +1,51 @@
-"""The places where Dagster has no public way. All of them are here; read in dagster 1.13.27, guarded by a contract test.
+"""Every private name of Dagster that Runyard uses; no other module imports `dagster._`.
 
-What each needs, and what it stands on:
+Read in Dagster 1.13.27. tests/unit/test_dagster_contract.py checks for each name what is relied on.
 
-- `create_dagster_tables`: the storages' own table creation, run once by the migration.
-- `pooled_instance`: the engine of each storage, which `DagsterInstance.optimize_for_webserver` swaps for one with a pool, as we do; but that one
-  sets a time limit for the session, which behind a pooler is anybody's.
-- `silence_console`: the loggers that a job without loggers of its own gets.
-- `silence_restarts`: the warning of a workspace whose code server cannot be reached.
-- `execute_run`: the body of the task by which dagster-celery runs a job.
-- `report_step_failures`: a STEP_FAILURE event for an op that went on although some of its invocations failed.
-- `has_stock_io_manager`: the IO manager of a job that has none.
-- `next_time`: the scheduler's own reading of cron expressions, so that ours agrees with it about daylight saving.
-- `end_ticks_of_predecessor`: the ticks that a sensor daemon finds of one before it, and ends with a
-  warning for each.
-- `WakingSensorDaemon`: the sensor daemon's loop, which otherwise sleeps for 5 seconds.
+The event log, and the storages behind it:
+
+- `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
+  STEP_FAILURE event for an op that succeeded although some of its invocations failed.
+- `_execute_run_command_body`: executes a run, as the task of dagster-celery does.
+- `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
+- `default_job_io_manager`: the IO manager of a job that is given none.
+- `DagsterInstance.optimize_for_webserver` swaps the engine of each storage for a pooled one, as
+  `pool_connections` does. Dagster's engine also sets a timeout for the session, which behind a
+  connection pooler may be anyone's.
+
+The run launcher and what it hands to the workers:
+
+- `LaunchRunContext`, `CheckRunHealthResult`, `WorkerStatus`: argument and results of a launcher.
+- `GRPC_INFO_TAG`: marks a run that the default launcher gave a process of its own.
+- `ExecuteRunArgs`, `ResumeRunArgs`, `unpack_value`: the arguments of dagster-celery's tasks.
+- `ConfigurableClassData`: what a class named in `dagster.yaml` is created with.
+
+The logs of a run's standard output and error:
+
+- `LocalComputeLogManager`: the base class of ours.
+- `CapturedLogContext`: what `capture_logs` yields.
+- `redirect_to_file`: writes a stream to a file.
+
+The daemon:
+
+- `daemon_controller_from_instance`, `create_daemons_from_instance`, `DagsterDaemon`: runs Dagster's
+  daemons in this process, with one of them replaced.
+- `SensorDaemon`, `DaemonIterator`, `execute_sensor_iteration`, `IWorkspaceProcessContext`: the
+  sensor daemon, whose own loop sleeps for 5 seconds between iterations.
+- `sensor_loop`, the module `dagster._daemon.sensor`: its `is_under_min_interval` is replaced.
+- `InstigatorType`, `TickStatus`: finds ticks that an earlier daemon did not end; Dagster would end
+  them with a warning for each.
+- `get_daemon_statuses`: whether the daemon has sent heartbeats.
+- `schedule_execution_time_iterator`: how the scheduler reads a cron expression, so that Runyard
+  agrees with it about daylight saving time.
+- `capture_interrupts`, `setup_interrupt_handlers`: SIGTERM and SIGINT end the daemon alike.
+- `DagsterUserCodeUnreachableError`, `DagsterCodeLocationNotFoundError`: what is raised while the
+  code server restarts.
+
+The code server and the web process:
+
+- `grpc_command`: the command that serves a code location.
+- `WorkspaceFileTarget`, `WorkspaceProcessContext`: loads the code locations of a workspace file.
 """
 
 import logging
@@ -25,26 +57,25 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from dagster import DagsterInstance, JobDefinition, OpExecutionContext
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    JobDefinition,
+    OpExecutionContext,
+)
 from dagster._cli.api import _execute_run_command_body, grpc_command
 from dagster._core.definitions.dependency import NodeHandle
 from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
-from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
-from dagster._core.launcher import (
-    CheckRunHealthResult,
-    DefaultRunLauncher,
-    LaunchRunContext,
-    WorkerStatus,
-)
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
-from dagster._core.storage.sql import create_engine
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext, WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
@@ -62,11 +93,11 @@ from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handle
 from dagster._utils.schedules import schedule_execution_time_iterator
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_shared.error import SerializableErrorInfo
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
 
 from runyard.store import database
 
-# Used elsewhere, under the names that they have in Dagster.
+# Used by other modules, under the names that they have in Dagster.
 __all__ = [
     "GRPC_INFO_TAG",
     "CapturedLogContext",
@@ -74,7 +105,6 @@ __all__ = [
     "ConfigurableClassData",
     "DagsterCodeLocationNotFoundError",
     "DagsterUserCodeUnreachableError",
-    "DefaultRunLauncher",
     "ExecuteRunArgs",
     "LaunchRunContext",
     "LocalComputeLogManager",
@@ -94,35 +124,43 @@ READ_IN = "1.13.27"
 _STATEMENT_TIMEOUT_MS = 60_000
 _RECYCLE_SECONDS = 3600
 _OVERFLOW = 20
-# The loop comes round at once when a tick has ended; otherwise this often, for sensors that were switched on meanwhile.
+# The sensor loop starts its next iteration as soon as a tick has ended. Without ticks it does so
+# this often, for sensors that were switched on meanwhile.
 _IDLE_SECONDS = 2.0
 
 
 def create_dagster_tables(url: str) -> None:
-    """Create Dagster's own tables in the database where they are missing, and bring old ones up to date."""
-    for storage in (PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage):
-        made = storage(postgres_url=url, should_autocreate_tables=True)
-        made.upgrade()
-        made.dispose()
+    """Create Dagster's own tables in the database, or upgrade them."""
+    for storage_class in (PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage):
+        storage = storage_class(postgres_url=url, should_autocreate_tables=True)
+        storage.upgrade()
+        storage.dispose()
 
 
 @contextmanager
 def pooled_instance() -> Iterator[DagsterInstance]:
-    """The Dagster instance of DAGSTER_HOME with pooled connections: 83 queries a run then need no fresh connection each."""
+    """The Dagster instance of DAGSTER_HOME with pooled connections.
+
+    Without a pool, most of a run's queries open a connection of their own.
+    """
     with DagsterInstance.get() as instance:
         pool_connections(instance)
         yield instance
 
 
 def pool_connections(instance: DagsterInstance) -> None:
-    """Let an instance keep its connections."""
+    """Let an instance keep its connections open."""
     for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
         cast(Any, storage)._engine = _pooled_engine(cast(Any, storage).postgres_url)
 
 
 def _pooled_engine(url: str) -> Engine:
-    """An engine that keeps its connections, and ends statements that go on for a minute where each connection is a session."""
-    options = f"{make_url(url).query.get('options', '')} -c statement_timeout={_STATEMENT_TIMEOUT_MS}".strip()
+    """An engine that keeps its connections.
+
+    Statements time out after a minute, unless a connection pooler shares the sessions.
+    """
+    timeout = f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}"
+    options = f"{make_url(url).query.get('options', '')} {timeout}".strip()
     return create_engine(
         url,
         isolation_level="AUTOCOMMIT",
@@ -134,7 +172,7 @@ def _pooled_engine(url: str) -> Engine:
 
 
 def refresh_connections(instance: DagsterInstance) -> None:
-    """Make sure that the pooled connections are alive: after a restart of the database the old ones are thrown away."""
+    """Discard pooled connections that no longer work, as after a restart of the database."""
     for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
         engine = cast(Any, storage)._engine
         try:
@@ -145,12 +183,18 @@ def refresh_connections(instance: DagsterInstance) -> None:
 
 
 def silence_console() -> None:
-    """Let runs of this process write to the event log alone; formatting every event for a terminal too is a tenth of a warm run's time."""
+    """Let runs of this process write to the event log alone.
+
+    Formatting every event for a terminal as well takes a tenth of a warm run's time.
+    """
     vars(context_creation_job)["default_system_loggers"] = lambda _: []
 
 
 def silence_restarts() -> None:
-    """Let this process not warn, with the whole stack each time, that the code server cannot be reached: it is started again at every saved file."""
+    """Hide this process's warning, with a traceback, that the code server is unreachable.
+
+    The code server restarts whenever a file is saved.
+    """
     warnings.filterwarnings(
         "ignore",
         message="Error loading repository location .*DagsterUserCodeUnreachableError",
@@ -159,23 +203,26 @@ def silence_restarts() -> None:
 
 
 def execute_run(instance: DagsterInstance, run_id: str) -> bool:
-    """Execute a run in this process and thread; return whether it ended well. Neither a failed nor a cancelled one raises."""
-    ended_well = False
+    """Execute a run in this process and thread; return whether it succeeded.
+
+    Neither a failed nor a cancelled run raises.
+    """
+    succeeded = False
 
     def watch(event: DagsterEvent) -> None:
-        nonlocal ended_well
-        ended_well = ended_well or event.event_type == DagsterEventType.RUN_SUCCESS
+        nonlocal succeeded
+        succeeded = succeeded or event.event_type == DagsterEventType.RUN_SUCCESS
 
     _execute_run_command_body(
         run_id=run_id, instance=instance, write_stream_fn=watch, set_exit_code_on_failure=False
     )
-    return ended_well
+    return succeeded
 
 
 def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str]) -> None:
-    """Mark ops of this run as failed, each with a message, after they have ended well for other invocations.
+    """Mark ops of this run as failed, each with a message, although they ended without an error.
 
-    'Re-execute from failure' takes every step with a failure event, and all that come after it.
+    'Re-execute from failure' selects every step with a failure event, and all steps after it.
     """
     for op_name, message in failed.items():
         event = DagsterEvent(
@@ -192,59 +239,62 @@ def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str])
 
 
 def next_time(expression: str, timezone: str, after: datetime) -> datetime:
-    """The first time of a cron expression after another time, in UTC: of two times of a zone Python compares what the clocks show, which go back in autumn."""
+    """The first time of a cron expression after another time, in UTC.
+
+    Within one zone Python compares the time on the clock, which goes back in autumn.
+    """
     times = (
-        found.astimezone(UTC)
-        for found in schedule_execution_time_iterator(after.timestamp(), expression, timezone)
+        time.astimezone(UTC)
+        for time in schedule_execution_time_iterator(after.timestamp(), expression, timezone)
     )
-    return next(found for found in times if found > after.astimezone(UTC))
+    return next(time for time in times if time > after.astimezone(UTC))
 
 
 def has_stock_io_manager(job: JobDefinition) -> bool:
-    """Whether a job of a repository has the IO manager that Dagster gives to one without any."""
+    """Whether a job of a repository has the IO manager that Dagster gives to a job without one."""
     return job.resource_defs.get("io_manager") is default_job_io_manager
 
 
-def end_ticks_of_predecessor(instance: DagsterInstance) -> int:
-    """End the ticks that a daemon before this one has left in the middle; return how many.
+def end_stale_ticks(instance: DagsterInstance) -> int:
+    """End the sensor ticks that an earlier daemon left unfinished; return how many.
 
-    A tick that had not requested all of its runs is left: Dagster goes on with it.
+    A tick that had not yet requested all of its runs is left alone: Dagster resumes it.
     """
     count = 0
     for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
         for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1):
             if tick.status == TickStatus.STARTED and not tick.unsubmitted_run_ids_with_requests:
-                why = "the daemon was stopped while this tick waited"
-                instance.update_tick(tick.with_status(TickStatus.SKIPPED, skip_reason=why))
+                reason = "the daemon was stopped while this tick was waiting"
+                instance.update_tick(tick.with_status(TickStatus.SKIPPED, skip_reason=reason))
                 count += 1
     return count
 
 
-class _Woken(ThreadPoolExecutor):
-    """An executor that says when a tick has ended."""
+class _TickExecutor(ThreadPoolExecutor):
+    """An executor that sets an event when a tick has ended."""
 
-    def __init__(self, woken: threading.Event, workers: int, name: str) -> None:
-        super().__init__(workers, thread_name_prefix=name)
-        self._woken = woken
+    def __init__(self, ended: threading.Event, workers: int) -> None:
+        super().__init__(workers, thread_name_prefix="sensor")
+        self._ended = ended
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(lambda _: self._woken.set())
+        future.add_done_callback(lambda _: self._ended.set())
         return future
 
 
 class WakingSensorDaemon(SensorDaemon):
-    """The sensor daemon, whose loop comes round as soon as a tick has ended instead of every 5 seconds.
+    """The sensor daemon, with a loop that continues when a tick has ended, not every 5 seconds.
 
-    Sensors with the shortest interval there is (1 s; Dagster takes 0 for its default of 30) are not held back by it:
-    they wait inside their ticks.
+    Sensors with the shortest possible interval (1 s; Dagster reads 0 as its default of 30) are not
+    held back by it: they wait inside their ticks.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__({"use_threads": False})
         sensor_loop.is_under_min_interval = _is_under_min_interval
-        self._woken = threading.Event()
-        self._ticks = _Woken(self._woken, int(settings.get("num_workers") or 64), "sensor")
+        self._tick_ended = threading.Event()
+        self._ticks = _TickExecutor(self._tick_ended, int(settings.get("num_workers") or 64))
         self._submits = ThreadPoolExecutor(
             int(settings.get("num_submit_workers") or 4), thread_name_prefix="submit"
         )
@@ -264,9 +314,10 @@ class WakingSensorDaemon(SensorDaemon):
         shutdown_event: threading.Event,
     ) -> DaemonIterator:
         futures: dict[str, Future[Any]] = {}
-        # Dagster takes a loop that ends for an error: the thread is a daemon and ends with the process.
+        # Dagster treats a loop that ends as an error: this thread is a daemon thread, and ends with
+        # the process.
         while True:
-            self._woken.clear()
+            self._tick_ended.clear()
             yield from execute_sensor_iteration(
                 workspace_process_context,
                 self._logger,
@@ -276,7 +327,7 @@ class WakingSensorDaemon(SensorDaemon):
             )
             yield None
             if not shutdown_event.is_set():
-                self._woken.wait(_IDLE_SECONDS)
+                self._tick_ended.wait(_IDLE_SECONDS)
 
 
 _stock_is_under_min_interval = sensor_loop.is_under_min_interval
@@ -300,7 +351,10 @@ def _daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon[Any]]:
 
 
 def run_daemon(instance: DagsterInstance, workspace_load_target: Any) -> None:
-    """Run all of Dagster's daemons in this process until it is interrupted, the sensor daemon with its loop that wakes at once."""
+    """Run all of Dagster's daemons in this process until it is interrupted.
+
+    The sensor daemon is a `WakingSensorDaemon`.
+    """
     with daemon_controller_from_instance(
         instance, workspace_load_target, gen_daemons=_daemons, log_level="warning"
     ) as controller:

@@ -1,13 +1,14 @@
 """The run launcher of `dagster.yaml`: dagster-celery's, with a cancel that ends as CANCELED.
 
-Where no warm worker is alive (as under stock `dagster dev`) a run gets a process of its own, more slowly.
+When no warm worker is alive (as under stock `dagster dev`), a run gets a process of its own, which
+takes longer to start.
 """
 
 import warnings
 from typing import Any, Self
 
 from celery.exceptions import DuplicateTaskNameWarning
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, DefaultRunLauncher
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import override
@@ -18,7 +19,6 @@ from runyard.dagster_adapter.internals import (
     GRPC_INFO_TAG,
     CheckRunHealthResult,
     ConfigurableClassData,
-    DefaultRunLauncher,
     LaunchRunContext,
     WorkerStatus,
 )
@@ -30,7 +30,7 @@ from runyard.store.queries import fetch_one
 
 
 class WarmRunLauncher(CeleryRunLauncher):
-    """Hands runs to the warm workers through the broker; needs no configuration in `dagster.yaml`."""
+    """Sends runs to the warm workers through the broker; takes no settings in `dagster.yaml`."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(
@@ -40,7 +40,8 @@ class WarmRunLauncher(CeleryRunLauncher):
             config_source=celery_settings(),
             inst_data=inst_data,
         )
-        # Declared as the workers declare it; dagster-celery's own declaration binds it to an exchange that they do not know.
+        # Declare the queue as the workers do; dagster-celery's own declaration binds it to an
+        # exchange that they do not know.
         self.celery.conf.update(task_queues=[queue()], task_routes={})
         self._cold = DefaultRunLauncher()
 
@@ -51,9 +52,10 @@ class WarmRunLauncher(CeleryRunLauncher):
 
     @override
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Send the run to the workers; with none alive, start a process for it as stock Dagster does.
+        """Send the run to the workers; when none is alive, start a process for it.
 
-        A run whose batch was given to another one meanwhile is cancelled. What cannot be launched gives its batch back at once, and raises.
+        A run whose batch was given to another run meanwhile is cancelled. A run that cannot be
+        launched releases its batch at once, and raises.
         """
         run = context.dagster_run
         batch_id = run.tags.get(BATCH) if run.parent_run_id is None else None
@@ -61,7 +63,8 @@ class WarmRunLauncher(CeleryRunLauncher):
             if batch_id is not None and not dispatch.mark_launching(batch_id):
                 self._instance.report_run_canceled(
                     run,
-                    f"Batch {batch_id} was taken back before this run was launched; another run has its events.",
+                    f"Batch {batch_id} was released before this run was launched;"
+                    " another run has its events.",
                 )
                 return
             self._launch(context)
@@ -75,7 +78,7 @@ class WarmRunLauncher(CeleryRunLauncher):
             self._cold.launch_run(context)
             return
         with warnings.catch_warnings():
-            # The base class declares its task anew for every run.
+            # The base class declares its task again for every run.
             warnings.simplefilter("ignore", DuplicateTaskNameWarning)
             super().launch_run(context)
 
@@ -88,17 +91,20 @@ class WarmRunLauncher(CeleryRunLauncher):
 
     @override
     def terminate(self, run_id: str) -> bool:
-        """Cancel a run: one under way is interrupted by its worker's heartbeat, one that waits ends here and now."""
+        """Cancel a run.
+
+        The worker's heartbeat interrupts a run in progress; a run that is still waiting ends here.
+        """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
-        if GRPC_INFO_TAG in run.tags:  # one that got a process of its own
+        if GRPC_INFO_TAG in run.tags:  # it has a process of its own
             dispatch.request_cancel(run.tags.get(BATCH), run_id)
             return bool(self._cold.terminate(run_id))
         self._instance.report_run_canceling(run)
         batch = dispatch.request_cancel(run.tags.get(BATCH), run_id)
         if batch is None or batch["status"] == "claimed":
-            self._instance.report_run_canceled(run, "Cancelled before a worker began it.")
+            self._instance.report_run_canceled(run, "Cancelled before a worker started it.")
             if batch is not None:
                 reaper.release_batch(batch, run, force=True)
         return True

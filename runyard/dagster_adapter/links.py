@@ -1,4 +1,4 @@
-"""Where things are seen: the paths of the dev page, and of runs in the Dagster UI beside it."""
+"""The paths of pages: those of the dev page, and runs in the Dagster UI."""
 
 from urllib.parse import quote
 

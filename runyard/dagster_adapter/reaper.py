@@ -1,10 +1,12 @@
-"""Frees what a lost worker held, and ends what a timeout has caught.
+"""Releases the batches of lost workers and failed launches, and cancels what has timed out.
 
-A batch is overdue when its worker was silent for longer than a lease, or when its run never began though a slot was
-free for it. What happens then depends on what Dagster knows of the run: a run that was to be cancelled cancels its
-invocations; any other ends as failed, and its invocations are due again (kept steps are not repeated).
+A batch is overdue when its worker has been silent for longer than a lease, or when its run has not
+begun although a slot was free for it. What happens then depends on the status of its run in
+Dagster: a run that was to be cancelled cancels its invocations; any other run ends as failed, and
+its invocations are due again (completed steps are not re-run).
 
-A run that failed before it began its batch was no attempt: the function is held back for a while, with the reason.
+A run that failed before it began its batch counts as no attempt: launches of its function back off
+for a while, with the reason shown.
 """
 
 import json
@@ -27,25 +29,30 @@ from runyard.settings import settings
 from runyard.store.queries import Row
 from runyard.text.redaction import redact
 
-FORGET_SECONDS = 300.0
+PURGE_SECONDS = 300.0
 _MOST_TEXT = 500
-_ERRORS = {
+_ERROR_EVENTS = {
     DagsterEventType.ENGINE_EVENT,
     DagsterEventType.STEP_FAILURE,
     DagsterEventType.RUN_FAILURE,
 }
 _LAUNCHED = (DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED)
-_LOST = "its run was never launched: the daemon or the code server was lost, or the tick failed; see the ticks of its sensor in Dagster"
+_CANCELLED = (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING)
+_NEVER_LAUNCHED = (
+    "its run was never launched: the daemon or the code server was lost, or the tick failed;"
+    " see the ticks of its sensor in Dagster"
+)
 _log = logging.getLogger("runyard.dagster_adapter.reaper")
 _sweeping = threading.Lock()
 _last_sweep = 0.0
-_last_forgotten = 0.0
+_last_purge = 0.0
 
 
-def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
-    """Sweep unless this process has done so within the last sixth of a lease (5 s by default).
+def sweep_if_due(instance: Callable[[], DagsterInstance]) -> None:
+    """Sweep, unless this process did within the last sixth of a lease (5 s by default).
 
-    `instance` is called only where there is something to free: making one costs several connections.
+    `instance` is called only when there is something to release: creating one costs several
+    connections.
     """
     global _last_sweep
     if not _sweeping.acquire(blocking=False):
@@ -54,10 +61,10 @@ def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
         if time.monotonic() - _last_sweep >= settings().lease_seconds / 6:
             _last_sweep = time.monotonic()
             dispatch.expire()
-            _forget_if_time()
+            _purge_if_due()
             overdue = dispatch.overdue()
             if overdue:
-                free(instance(), overdue)
+                reap(instance(), overdue)
             unended = dispatch.unended()
             if unended:
                 end_runs(instance(), unended)
@@ -65,32 +72,42 @@ def sweep_if_time(instance: Callable[[], DagsterInstance]) -> None:
         _sweeping.release()
 
 
-def _forget_if_time() -> None:
-    """Delete what means nothing any more, every few minutes: it reads whole tables, though small ones."""
-    global _last_forgotten
-    if time.monotonic() - _last_forgotten >= FORGET_SECONDS:
-        _last_forgotten = time.monotonic()
+def _purge_if_due() -> None:
+    """Delete rows that have no use any more, every few minutes: it reads whole (small) tables."""
+    global _last_purge
+    if time.monotonic() - _last_purge >= PURGE_SECONDS:
+        _last_purge = time.monotonic()
         dispatch.purge()
 
 
-def free(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = False) -> None:
-    """Free overdue batches, and end the runs that held them; with `force` although they were heard of a moment ago."""
+def reap(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = False) -> None:
+    """Release overdue batches, and end the runs that held them.
+
+    With `force` they are released although their lease has not expired.
+    """
     for batch in overdue:
-        run = (
-            instance.get_run_by_id(batch["run_id"])
-            if batch["run_id"]
-            else _run_of(instance, batch["id"])
-        )
-        if (
-            release_batch(batch, run, force=force, why=_why(instance, run))
-            and run is not None
-            and not run.is_finished
-        ):
-            _end(instance, run, batch)
+        if batch["run_id"]:
+            run = instance.get_run_by_id(batch["run_id"])
+        else:
+            run = _run_of(instance, batch["id"])
+        released = release_batch(batch, run, force=force, reason=_root_error(instance, run))
+        if released and run is not None and not run.is_finished:
+            _end_run(instance, run, batch)
+
+
+def reap_lost(instance: DagsterInstance, batches: Sequence[Row]) -> None:
+    """Release the batches of processes that no longer exist; end the runs of finished ones."""
+    running = [batch for batch in batches if batch["status"] == "running"]
+    finished = [batch for batch in batches if batch["status"] == "finished"]
+    reap(instance, running, force=True)
+    end_runs(instance, finished)
 
 
 def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
-    """End the runs of batches that are over, in Dagster, where their process was lost before it could: they would stay `STARTED` for ever."""
+    """End the runs of finished batches in Dagster, where their process was lost before it could.
+
+    Otherwise they would stay `STARTED` for ever.
+    """
     for batch in batches:
         run = instance.get_run_by_id(batch["run_id"])
         if run is not None and not run.is_finished:
@@ -99,29 +116,41 @@ def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
             else:
                 instance.report_run_failed(
                     run,
-                    f"The process was lost before the run ended. Its batch {batch['id']} was over: nothing is left to do.",
+                    "The process was lost before the run ended."
+                    f" Its batch {batch['id']} was finished: nothing is left to do.",
                 )
         dispatch.mark_ended(batch["run_id"])
 
 
 def release_batch(
-    batch: Row, run: DagsterRun | None, *, force: bool = False, why: str = ""
+    batch: Row, run: DagsterRun | None, *, force: bool = False, reason: str = ""
 ) -> bool:
-    """Take the lease of a batch away and end or requeue its invocations; False when somebody else was first.
+    """Take the lease of a batch away, and end or requeue its invocations.
 
-    What the run's status says of its end decides: cancelled cancels them, failed was an attempt and is tried again after a
-    wait; where the run had not begun them yet it was none, and the function is held back, for the reason `why`. Anything else means that the
-    worker was lost (a crash of each invocation), or that the run never began (nothing).
+    The status of the run decides what becomes of them. A cancelled run cancels them. A failed one
+    was an attempt, retried after a wait; when it had not begun the batch it was none, and launches
+    of the function back off, for this `reason`. In any other status the worker was lost (a crash of
+    each invocation), or the run never began (no attempt).
+
+    Returns
+    -------
+    False when another process released the batch first.
     """
     function = registry.find(batch["function"])
     retry = function.retry if function is not None else Retry()
-    cancelled = batch.get("cancelled") or (
-        run is not None and run.status in (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING)
-    )
-    failed = not cancelled and run is not None and run.status == DagsterRunStatus.FAILURE
     began = batch["status"] == "running"
-    crashed = not cancelled and not failed and began
-    unbegun = failed and not began
+    cancelled = batch.get("cancelled") or (run is not None and run.status in _CANCELLED)
+    failed = not cancelled and run is not None and run.status == DagsterRunStatus.FAILURE
+    crashed = began and not cancelled and not failed
+    error = None
+    if failed and not began:
+        cause = reason or "see its log in Dagster"
+        error = _error_json("LaunchFailed", f"its run failed before it began ({cause})")
+    elif failed and run is not None:
+        message = f"run {run.run_id} failed outside every step: see its log in Dagster"
+        error = _error_json("RunFailed", message)
+    elif crashed:
+        error = _error_json("WorkerLost", "the worker was lost in the middle of the run")
     released = dispatch.release(
         batch["id"],
         batch["status"],
@@ -129,138 +158,126 @@ def release_batch(
         attempts=retry.attempts,
         delay=retry.delay(1, random.Random()) if failed and began else 0.0,
         crashed=crashed,
-        failed=unbegun,
+        failed=failed and not began,
         force=force,
-        error=_unlaunched(f"its run failed before it began ({why or 'see its log in Dagster'})")
-        if unbegun
-        else _error(run, crashed)
-        if failed or crashed
-        else None,
+        error=error,
     )
     return released is not None
 
 
-def launch_failed(batch_id: str, error: Exception) -> None:
-    """Give back a batch whose run could not be launched, and hold its function back; no attempt was made. The caller tells Dagster.
-
-    Where the database does not take that either, the batch is given back when it is overdue.
-    """
-    text = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:_MOST_TEXT]
-    try:
-        dispatch.release(
-            batch_id,
-            "claimed",
-            "queued",
-            attempts=1,
-            failed=True,
-            force=True,
-            error=_unlaunched(
-                f"its run could not be launched ({text}); `runyard doctor` says whether the broker is there"
-            ),
-        )
-    except (DatabaseUnavailable, psycopg.Error) as other:
-        _log.warning("batch %s is given back later: %s", batch_id, type(other).__name__)
-
-
 def settle_orphaned(instance: DagsterInstance, run_id: str) -> bool:
-    """A run that ended before `settle` (cancelled, or an error outside every step): its invocations end or come back with it.
+    """Settle what a run left that ended before `settle`: cancelled, or an error outside its steps.
 
-    Return whether there was anything left.
+    Returns
+    -------
+    Whether there was anything left to settle.
     """
-    found = instance.get_run_by_id(run_id)
-    batch = dispatch.batch_of_run(run_id, found.tags.get(BATCH) if found is not None else None)
-    if found is not None and not found.is_finished:
-        if found.status == DagsterRunStatus.CANCELING or (batch is not None and batch["cancelled"]):
-            instance.report_run_canceled(found)
+    run = instance.get_run_by_id(run_id)
+    batch = dispatch.batch_of_run(run_id, run.tags.get(BATCH) if run is not None else None)
+    if run is not None and not run.is_finished:
+        if run.status == DagsterRunStatus.CANCELING or (batch is not None and batch["cancelled"]):
+            instance.report_run_canceled(run)
         else:
-            instance.report_run_failed(found, "The run ended before its batch was settled.")
-        found = instance.get_run_by_id(run_id)
+            instance.report_run_failed(run, "The run ended before its batch was settled.")
+        run = instance.get_run_by_id(run_id)
     if batch is None or batch["status"] not in OPEN_BATCH:
         return False
-    return release_batch(batch, found, force=True, why=_why(instance, found))
+    return release_batch(batch, run, force=True, reason=_root_error(instance, run))
 
 
-def _error(run: DagsterRun | None, crashed: bool) -> str:
-    message = (
-        "the worker was lost in the middle of the run"
-        if crashed or run is None
-        else f"run {run.run_id} failed outside every step: see its log in Dagster"
+def launch_failed(batch_id: str, error: Exception) -> None:
+    """Release a batch whose run could not be launched, which counts as no attempt.
+
+    Launches of its function back off; the caller tells Dagster. When the database does not take
+    that either, the batch is released when it is overdue.
+    """
+    text = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:_MOST_TEXT]
+    failure = (
+        f"its run could not be launched ({text}); `runyard doctor` says whether the broker answers"
     )
-    return json.dumps(
-        {
-            "step": None,
-            "type": "WorkerLost" if crashed else "RunFailed",
-            "message": message,
-            "traceback": "",
-        }
+    try:
+        _release_unbegun(batch_id, failure)
+    except (DatabaseUnavailable, psycopg.Error) as other:
+        _log.warning("batch %s is released later: %s", batch_id, type(other).__name__)
+
+
+def run_never_began(instance: DagsterInstance, batch_id: str, run_id: str, limit: float) -> None:
+    """Release the batch of a run that was killed on its way to it, which counts as no attempt."""
+    failure = (
+        f"its run did not begin its batch within {limit:g} s, and its process was killed:"
+        " creating a resource of its job does not end"
     )
+    _release_unbegun(batch_id, failure)
+    fail_run(instance, run_id, f"{failure[:1].upper()}{failure[1:]}.")
 
 
-def never_began(instance: DagsterInstance, batch_id: str, run_id: str, limit: float) -> None:
-    """A run that was killed on its way to its batch: that was no attempt, and the function is held back, for the reason."""
-    why = f"its run did not come to its events within {limit:g} s, and its process was killed: a resource of its job does not end when it is made"
-    dispatch.release(
-        batch_id, "claimed", "queued", attempts=1, failed=True, force=True, error=_unlaunched(why)
-    )
-    run = instance.get_run_by_id(run_id)
-    if run is not None and not run.is_finished:
-        instance.report_run_failed(run, f"{why[:1].upper()}{why[1:]}.")
-
-
-def take_back(
+def reclaim_unlaunched(
     instance: Callable[[], DagsterInstance],
     functions: Sequence[str] | None,
     seconds: float = dispatch.LAUNCH_SECONDS,
 ) -> bool:
-    """Take back what was claimed of these functions (None: of all) so many seconds ago, and whose run nobody has launched.
+    """Release batches of these functions (None: all) claimed so long ago that never launched.
 
-    With 0 seconds it is what a process that starts finds of its predecessor; else the daemon, the code server or the tick failed meanwhile, and the
-    function is held back, for that may happen again. Return whether there are claims which may still be launched in time.
+    With 0 seconds these are the claims that a process finds of its predecessor when it starts.
+    Otherwise the daemon, the code server or the tick failed in the meantime, which may happen
+    again: launches of the function back off.
+
+    Returns
+    -------
+    Whether there are younger claims, which may still be launched in time.
     """
     claims = dispatch.unlaunched(functions, 0)
     for batch in claims:
-        if batch["age"] < seconds:
-            continue
-        run = _run_of(instance(), batch["id"])
-        if run is not None and run.status in _LAUNCHED:
-            dispatch.mark_launching(batch["id"])  # by a launcher that does not write it down
-        elif run is not None and run.is_finished:
-            release_batch(batch, run, force=True, why=_why(instance(), run))
-        else:
-            error = _unlaunched(_LOST) if seconds > 0 else None
-            taken = dispatch.release(
-                batch["id"],
-                "claimed",
-                "queued",
-                attempts=1,
-                failed=seconds > 0,
-                force=True,
-                error=error,
-            )
-            if taken is not None and run is not None:
-                instance().report_run_canceled(
-                    run,
-                    f"Batch {batch['id']} was claimed, and not launched in time: another run has its events.",
-                )
+        if batch["age"] >= seconds:
+            _reclaim(instance(), batch, _NEVER_LAUNCHED if seconds > 0 else None)
     return any(batch["age"] < seconds for batch in claims)
 
 
-def _unlaunched(message: str) -> str:
-    return json.dumps(
-        {"step": None, "type": "LaunchFailed", "message": message, "traceback": ""}
-    ).replace("\\u0000", "\\ufffd")
+def _reclaim(instance: DagsterInstance, batch: Row, failure: str | None) -> None:
+    run = _run_of(instance, batch["id"])
+    if run is not None and run.status in _LAUNCHED:
+        dispatch.mark_launching(batch["id"])  # its launcher does not record this
+    elif run is not None and run.is_finished:
+        release_batch(batch, run, force=True, reason=_root_error(instance, run))
+    elif _release_unbegun(batch["id"], failure) and run is not None:
+        instance.report_run_canceled(
+            run,
+            f"Batch {batch['id']} was claimed, but its run was not launched in time:"
+            " another run has its events.",
+        )
 
 
-def _why(instance: DagsterInstance, run: DagsterRun | None) -> str:
-    """What Dagster knows of why a run failed: the root of its first error, without secrets; empty where it knows nothing."""
+def _release_unbegun(batch_id: str, failure: str | None) -> bool:
+    """Release a batch that no run has begun; after a failure, launches of its function back off.
+
+    Returns
+    -------
+    False when another process released the batch first.
+    """
+    released = dispatch.release(
+        batch_id,
+        "claimed",
+        "queued",
+        attempts=1,
+        failed=failure is not None,
+        force=True,
+        error=None if failure is None else _error_json("LaunchFailed", failure),
+    )
+    return released is not None
+
+
+def _error_json(kind: str, message: str) -> str:
+    error = {"step": None, "type": kind, "message": message, "traceback": ""}
+    return json.dumps(error).replace("\\u0000", "\\ufffd")
+
+
+def _root_error(instance: DagsterInstance, run: DagsterRun | None) -> str:
+    """The root cause of a failed run's first error, without secrets; empty when unknown."""
     if run is None or run.status != DagsterRunStatus.FAILURE:
         return ""
-    for entry in instance.all_logs(run.run_id, _ERRORS):
-        error = (
-            getattr(entry.dagster_event.event_specific_data, "error", None)
-            if entry.dagster_event is not None
-            else None
-        )
+    for entry in instance.all_logs(run.run_id, _ERROR_EVENTS):
+        event = entry.dagster_event
+        error = getattr(event.event_specific_data, "error", None) if event is not None else None
         while error is not None and error.cause is not None:
             error = error.cause
         if error is not None:
@@ -272,11 +289,19 @@ def _run_of(instance: DagsterInstance, batch_id: str) -> DagsterRun | None:
     return next(iter(instance.get_runs(RunsFilter(tags={BATCH: batch_id}), limit=1)), None)
 
 
-def _end(instance: DagsterInstance, run: DagsterRun, batch: Row) -> None:
+def fail_run(instance: DagsterInstance, run_id: str, message: str) -> None:
+    """End a run in Dagster as failed, unless it has ended."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        instance.report_run_failed(run, message)
+
+
+def _end_run(instance: DagsterInstance, run: DagsterRun, batch: Row) -> None:
     if batch["cancelled"] or run.status == DagsterRunStatus.CANCELING:
-        instance.report_run_canceled(run, "The run was cancelled; its worker did not answer.")
+        instance.report_run_canceled(run, "The run was cancelled; its worker did not respond.")
     else:
         instance.report_run_failed(
             run,
-            f"The worker of batch {batch['id']} was lost. Another run goes on with its events; kept steps are not repeated.",
+            f"The worker of batch {batch['id']} was lost. Another run continues with its events;"
+            " completed steps are not re-run.",
         )

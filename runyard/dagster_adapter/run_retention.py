@@ -1,4 +1,4 @@
-"""How long Dagster's own runs are kept, and which of them got stuck."""
+"""Retention of Dagster's own runs, and runs that are stuck."""
 
 from datetime import timedelta
 
@@ -10,6 +10,8 @@ from runyard.settings import settings
 from runyard.syntax.retention_policy import Retention
 
 _ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+_STARTED = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+_CHUNK = 200
 
 
 def sweep_runs(
@@ -19,18 +21,19 @@ def sweep_runs(
     say: Say = lambda _: None,
     retention: Retention | None = None,
 ) -> Swept:
-    """Delete Dagster's own runs that ended before the general time, with their event logs, or only count them."""
-    before, swept = (
-        (retention or Retention.parse(settings().retention)).before(clock.now()),
-        Swept(),
-    )
+    """Delete Dagster's own runs that are past the general retention, with their event logs.
+
+    With `dry_run` they are only counted.
+    """
+    swept = Swept()
+    before = (retention or Retention.parse(settings().retention)).before(clock.now())
     if before is None:
         return swept
-    wanted = RunsFilter(statuses=_ENDED, created_before=before)
+    expired = RunsFilter(statuses=_ENDED, created_before=before)
     if dry_run:
-        swept.add("runs", instance.get_runs_count(wanted))
+        swept.add("runs", instance.get_runs_count(expired))
         return swept
-    while records := instance.get_run_records(wanted, limit=200, ascending=True):
+    while records := instance.get_run_records(expired, limit=_CHUNK, ascending=True):
         for record in records:
             instance.delete_run(record.dagster_run.run_id)
         swept.add("runs", len(records))
@@ -39,11 +42,6 @@ def sweep_runs(
 
 
 def stuck_runs(instance: DagsterInstance) -> list[str]:
-    """Dagster's runs that began more than a day ago and have not ended."""
-    begun = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
-    return [
-        run.run_id
-        for run in instance.get_runs(
-            RunsFilter(statuses=begun, created_before=clock.now() - timedelta(days=1)), limit=100
-        )
-    ]
+    """Dagster's runs that started more than a day ago and have not ended."""
+    stuck = RunsFilter(statuses=_STARTED, created_before=clock.now() - timedelta(days=1))
+    return [run.run_id for run in instance.get_runs(stuck, limit=100)]

@@ -1,7 +1,7 @@
-"""Time-tables: a Dagster schedule whose ticks send the function its event.
+"""Cron schedules: Dagster schedules whose ticks send a function its event.
 
-The event is deduplicated by the time it stands for, so that a tick that Dagster repeats starts nothing twice; from there on a scheduled
-invocation is like any other: queued, retried, replayed.
+The event's id names the time that it stands for, so a tick that Dagster repeats starts nothing
+twice. From there on a scheduled invocation is like any other: queued, retried, replayed.
 """
 
 from collections.abc import Sequence
@@ -30,52 +30,47 @@ from runyard.syntax.durations import seconds
 
 
 def overlap_limits(function: str, cron: Cron, flow: Flow) -> Flow:
-    """Flow control with what a time-table says of overlaps: skipping makes a singleton of the function, queueing a limit of one at a time."""
+    """Flow control with what a cron schedule adds for overlapping invocations.
+
+    `skip` makes the function a singleton, `queue` limits it to one invocation at a time.
+    """
     if cron.overlap == "allow" or flow.singleton is not None:
         return flow
     if cron.overlap == "skip":
         if flow.batch is not None or flow.debounce is not None:
             raise InvalidOption(
-                f"on_event(cron=Cron(overlap='skip')) for {function} goes with neither batch nor debounce: give overlap='allow'"
+                f"on_event(cron=Cron(overlap='skip')) for {function} cannot be combined with batch"
+                " or debounce: give overlap='allow'"
             )
         return replace(flow, singleton=Singleton())
-    return (
-        replace(flow, concurrency=(*flow.concurrency, Concurrency(1)))
-        if not any(limit.key is None for limit in flow.concurrency)
-        else flow
-    )
+    if any(limit.key is None for limit in flow.concurrency):
+        return flow
+    return replace(flow, concurrency=(*flow.concurrency, Concurrency(1)))
 
 
 def schedules_of(
     function: Function, cron: Cron, job: JobDefinition
 ) -> Sequence[ScheduleDefinition]:
-    """The schedules of a time-table, one for each of its expressions; raises `InvalidOption` for one that is none."""
-    made: list[ScheduleDefinition] = []
+    """One Dagster schedule for each cron expression; raises `InvalidOption` for an invalid one."""
+    schedules: list[ScheduleDefinition] = []
     for number, expression in enumerate(cron.parts, 1):
+        name = f"{function.name}_schedule" + (f"_{number}" if number > 1 else "")
         try:
-            made.append(
-                _schedule(
-                    function,
-                    cron,
-                    expression,
-                    job,
-                    f"{function.name}_schedule" + (f"_{number}" if number > 1 else ""),
-                )
-            )
+            schedules.append(_schedule(function, cron, expression, job, name))
         except DagsterInvalidDefinitionError:
             raise InvalidOption(
-                f"on_event(cron=Cron({expression!r})) for {function.name}: no cron expression; write minute hour day month weekday, as in '0 6 * * 1-5'"
+                f"on_event(cron=Cron({expression!r})) for {function.name}: not a cron expression;"
+                " write minute hour day month weekday, as in '0 6 * * 1-5'"
             ) from None
-    return made
+    return schedules
 
 
 def _schedule(
     function: Function, cron: Cron, expression: str, job: JobDefinition, name: str
 ) -> ScheduleDefinition:
     def tick(context: ScheduleEvaluationContext) -> SkipReason:
-        return SkipReason(
-            send_scheduled(function.name, cron, expression, context.scheduled_execution_time)
-        )
+        time = context.scheduled_execution_time
+        return SkipReason(send_scheduled(function.name, cron, expression, time))
 
     return ScheduleDefinition(
         name=name,
@@ -84,33 +79,47 @@ def _schedule(
         execution_timezone=cron.timezone,
         execution_fn=tick,
         default_status=DefaultScheduleStatus.RUNNING,
-        description=f"Sends {function.name} its event at '{expression}' ({cron.timezone}). While an earlier one lasts: {cron.overlap}. Missed times: {cron.catch_up}.",
+        description=(
+            f"Sends {function.name} its event at '{expression}' ({cron.timezone})."
+            f" Overlap: {cron.overlap}. Missed times: {cron.catch_up}."
+        ),
     )
 
 
 def send_scheduled(function: str, cron: Cron, expression: str, at: datetime) -> str:
-    """Send the event of a time, unless it was missed and is not to be made up for; return what was done, in words."""
+    """Send the event of a scheduled time, unless it was missed and must not be caught up.
+
+    Returns
+    -------
+    What was done, in words.
+    """
+    shown = f"{at:%Y-%m-%d %H:%M}"
     late = clock.now() - at
     if late > timedelta(seconds=seconds(cron.grace, "Cron(grace=...)")):
         if cron.catch_up == "none":
-            return f"{at:%Y-%m-%d %H:%M} was missed by {late}, and is not made up for"
-        if cron.catch_up == "last" and any(
-            next_time(part, cron.timezone, at) <= clock.now() for part in cron.parts
-        ):
-            return f"{at:%Y-%m-%d %H:%M} was missed, and a later time stands for it"
-    row = {
-        **internal_row(
-            SCHEDULED,
-            {
-                "function": function,
-                "schedule": expression,
-                "timezone": cron.timezone,
-                "at": at.isoformat(),
-            },
-        ),
+            return f"{shown} was missed by {late}, and is not caught up"
+        if cron.catch_up == "last" and _has_later_time(cron, at):
+            return f"{shown} was missed, and a later time stands for it"
+    row = _scheduled_event(function, cron, expression, at)
+    with database.connection() as connection:
+        [sent] = fetch_all(connection, "send", events=as_json([row]), source="schedule")
+    return f"sent {sent['id']} for {shown}"
+
+
+def _has_later_time(cron: Cron, at: datetime) -> bool:
+    """Whether a later time of the schedule has passed already."""
+    return any(next_time(part, cron.timezone, at) <= clock.now() for part in cron.parts)
+
+
+def _scheduled_event(function: str, cron: Cron, expression: str, at: datetime) -> dict[str, object]:
+    data = {
+        "function": function,
+        "schedule": expression,
+        "timezone": cron.timezone,
+        "at": at.isoformat(),
+    }
+    return {
+        **internal_row(SCHEDULED, data),
         "id": f"schedule {function} {expression} {at.isoformat()}",
         "target": function,
     }
-    with database.connection() as connection:
-        [sent] = fetch_all(connection, "send", events=as_json([row]), source="schedule")
-    return f"sent {sent['id']} for {at:%Y-%m-%d %H:%M}"

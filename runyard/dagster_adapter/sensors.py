@@ -1,17 +1,18 @@
-"""`on_event`: a job, what starts it and its flow control, as a Dagster sensor (and, for a time-table, Dagster schedules).
+"""`on_event`: what starts a job and its flow control, as a Dagster sensor and Dagster schedules.
 
-A tick of the sensor waits (on NOTIFY, under the 60 seconds that Dagster gives it) until invocations of its functions are
-due, claims them, and asks for one run a batch; the batch id is the run key. While it waits it also matches events with what waits
-for them, ends what a timeout has caught, and looks after batches whose worker was lost, or whose run was never
-launched. It works under stock `dagster dev` too, where a tick is short,
-and which only comes back to it every few seconds.
+A tick of the sensor waits (on NOTIFY, for less than the 60 seconds that Dagster gives it) until
+invocations of its functions are due, claims them, and requests one run per batch; the batch id is
+the run key. While it waits it also matches events with the invocations that wait for them, cancels
+what has timed out, and releases batches whose worker was lost or whose run was never launched.
+
+It works under stock `dagster dev` too, where a tick is short and returns only every few seconds.
 """
 
 import time
 import warnings
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from dagster import (
     BetaWarning,
@@ -50,23 +51,33 @@ from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.functions.triggers import Cron, Trigger
 
-# Our code server has a thread for every sensor that waits. A stock one has a handful for all of them: there a tick must not hold one for long.
+# Our code server has a thread for every waiting sensor. A stock one has a handful for all of them,
+# so there a tick must not hold a thread for long.
 _LONG_TICK, _SHORT_TICK = 45.0, 1.0
 _tick_seconds = _SHORT_TICK
 LONGEST_WAIT = 5.0
-_LOOK_SECONDS = 1.0
-# The latest tick of each sensor in this process: an earlier one was asked for by a daemon that is gone.
+_SHORTEST_WAIT = 0.02
+_RECLAIM_SECONDS = 1.0
+# The end of a function's name, and the event, of the functions that run after another one.
+_CALLBACKS = {
+    "failed": ("on_failure", "runyard/function.failed"),
+    "succeeded": ("on_success", "runyard/function.finished"),
+}
+# The latest tick of each sensor in this process: the daemon that requested an earlier one is gone.
 _latest: dict[str, object] = {}
 
 
-def wait_long() -> None:
-    """Let the ticks of this process wait for events until shortly before Dagster's limit."""
+def allow_long_ticks() -> None:
+    """Let the ticks of this process wait for events until shortly before Dagster's timeout."""
     global _tick_seconds
     _tick_seconds = _LONG_TICK
 
 
 class FunctionSensor(SensorDefinition):
-    """The sensor of a function; `schedules` holds the Dagster schedules of its time-table, to be put into `Definitions` beside it."""
+    """The sensor of a function.
+
+    `schedules` are the Dagster schedules of its `cron`, which go into `Definitions` beside it.
+    """
 
     schedules: Sequence[ScheduleDefinition] = ()
 
@@ -93,38 +104,48 @@ def on_event(
     name: str | None = None,
     description: str | None = None,
 ) -> FunctionSensor:
-    """Make a job a function that events or the clock start; return its sensor, to be put into `Definitions`.
+    """Make a job a function that events or a cron schedule start.
 
     Parameters
     ----------
     events
-        What starts it: event names, wildcards (`shop/*`), or `Trigger`s with a filter of their own.
+        What starts it: event names, wildcards (`shop/*`), or `Trigger`s with filters of their own.
     job
         A job that begins with `receive` and ends with `settle`.
     filter
-        SQL/JSON path over the event, for all the names given as text.
+        SQL/JSON path over the event, for all events given by name.
     cron
-        A time-table; its schedules are the sensor's `schedules`.
+        A cron schedule; its Dagster schedules are the sensor's `schedules`.
     max_batch
-        The most invocations that one run takes: 1 to 5,000. 1 gives every event a run of its own. With `batch` its size says so.
+        The most invocations in one run: 1 to 5,000. 1 gives every event a run of its own. With
+        `batch`, its `max_size` counts instead.
     retry
-        How often a failed step is tried, and when; 5 attempts by default.
+        How often a failed step is retried, and when; 5 attempts by default.
     priority
-        -600 to 600, or a `Priority` by the event; those of a function's own invocations that are higher are claimed first.
+        -600 to 600, or a `Priority` that depends on the event. Among the invocations of one
+        function, higher ones are claimed first.
     concurrency, throttle, rate_limit, idempotency, debounce, batch, singleton, timeouts, cancel_on
-        Flow control, see `runyard.functions.flow_control`. `idempotency` takes a path alone too.
+        Flow control, see `runyard.functions.flow_control`. `idempotency` also takes a path alone.
     on_failure, on_success
-        A job for the end of an invocation; its event (`runyard/function.failed`, `runyard/function.finished`) holds the first event, the
-        error or the output, and the attempts.
+        A job for the end of an invocation. Its event (`runyard/function.failed`,
+        `runyard/function.finished`) holds the original event, the error or the output, and the
+        number of attempts.
     name
         The function's name; the job's by default.
+    description
+        Shown with the sensor in the Dagster UI.
+
+    Returns
+    -------
+    The function's sensor, which goes into `Definitions`.
 
     Raises
     ------
     InvalidOption
-        An option is out of its range or contradicts another, the name is taken, or the job does not begin with `receive` and end with `settle`.
+        An option is out of range or contradicts another one, the name is taken, or the job does
+        not begin with `receive` and end with `settle`.
     """
-    called = name or job.name
+    function_name = name or job.name
     flow = Flow(
         concurrency=(concurrency,) if isinstance(concurrency, Concurrency) else tuple(concurrency),
         throttle=throttle,
@@ -138,53 +159,77 @@ def on_event(
         cancel_on=(cancel_on,) if isinstance(cancel_on, CancelOn) else tuple(cancel_on),
     )
     if cron is not None:
-        flow = overlap_limits(called, cron, flow)
-    try:
-        triggers = tuple(
-            event if isinstance(event, Trigger) or filter is None else Trigger(event, filter)
-            for event in events
-        )
-    except InvalidOption as error:
-        raise InvalidOption(f"on_event for {called}: {error}") from None
+        flow = overlap_limits(function_name, cron, flow)
     function = Function(
-        called, job.name, triggers, max_batch, retry or Retry(), flow, cron is not None
+        function_name,
+        job.name,
+        _triggers(function_name, events, filter),
+        max_batch,
+        retry or Retry(),
+        flow,
+        cron is not None,
     )
     schedules = schedules_of(function, cron, job) if cron is not None else []
     functions = [(function, job)]
-    for ending, event, status in (
-        (on_failure, "runyard/function.failed", "failed"),
-        (on_success, "runyard/function.finished", "succeeded"),
-    ):
-        if ending is not None:
-            suffix = "on_failure" if status == "failed" else "on_success"
-            ours = Trigger(event, f'$.data.function == "{called}" && $.data.status == "{status}"')
-            functions.append(
-                (Function(f"{called}_{suffix}", ending.name, (ours,), max_batch), ending)
-            )
-    for one, its_job in functions:
-        _check_job(one.name, its_job)
-        registry.add(one)
+    if on_failure is not None:
+        functions.append((_callback(function, on_failure, "failed"), on_failure))
+    if on_success is not None:
+        functions.append((_callback(function, on_success, "succeeded"), on_success))
+    for declared, its_job in functions:
+        _check_job(declared.name, its_job)
+        registry.add(declared)
     return _sensor(functions, description, schedules)
 
 
+def _triggers(
+    function: str, events: Sequence[str | Trigger], filter: str | None
+) -> tuple[str | Trigger, ...]:
+    """The triggers of a function; the filter applies to all events given by name."""
+    if filter is None:
+        return tuple(events)
+    try:
+        return tuple(
+            event if isinstance(event, Trigger) else Trigger(event, filter) for event in events
+        )
+    except InvalidOption as error:
+        raise InvalidOption(f"on_event for {function}: {error}") from None
+
+
+def _callback(
+    function: Function, job: JobDefinition, status: Literal["failed", "succeeded"]
+) -> Function:
+    """The function that runs a job when an invocation of another function has ended."""
+    suffix, event = _CALLBACKS[status]
+    filter = f'$.data.function == "{function.name}" && $.data.status == "{status}"'
+    trigger = Trigger(event, filter)
+    return Function(f"{function.name}_{suffix}", job.name, (trigger,), function.max_batch)
+
+
 def _check_job(function: str, job: JobDefinition) -> None:
-    """Raise `InvalidOption` for a job that does not begin and end as one of a function: its events would be claimed, and come to no end."""
+    """Raise `InvalidOption` for a job without `receive` or `settle`: its invocations would hang."""
     nodes = [node.name for node in job.all_node_defs]
-    missing = [needed.name for needed in (ops.receive, ops.settle) if needed.name not in nodes]
+    missing = [
+        required for required in (ops.receive.name, ops.settle.name) if required not in nodes
+    ]
     if missing:
         raise InvalidOption(
-            f"on_event for {function}: the job {job.name} has no {' and no '.join(missing)}; write it as settle(your_op(receive()))"
+            f"on_event for {function}: the job {job.name} has no {' and no '.join(missing)};"
+            " write it as settle(your_op(receive()))"
         )
 
 
 def check_io_managers(repository: RepositoryDefinition) -> None:
-    """Raise `InvalidOption` for a function's job with Dagster's own IO manager, which cannot hand a batch from op to op."""
+    """Raise `InvalidOption` for a function's job with Dagster's own IO manager.
+
+    That one cannot hand a batch from op to op.
+    """
     for function in registry.functions():
         if repository.has_job(function.job) and has_stock_io_manager(
             repository.get_job(function.job)
         ):
             raise InvalidOption(
-                f"the job {function.job} of {function.name} has no IO manager for batches: write Definitions(..., resources={{'io_manager': BatchIOManager()}})"
+                f"the job {function.job} of {function.name} has no IO manager for batches:"
+                " write Definitions(..., resources={'io_manager': BatchIOManager()})"
             )
 
 
@@ -196,13 +241,13 @@ def _sensor(
     function = functions[0][0]
 
     def waiting_sensor(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
-        return _tick([one for one, _ in functions], context)
+        return _tick([function for function, _ in functions], context)
 
     jobs = list({job.name: job for _, job in functions}.values())
     target: dict[str, Any] = {"job": jobs[0]} if len(jobs) == 1 else {"jobs": jobs}
-    # The definition itself passes a parameter that is in beta.
+    # Dagster's own definition passes a parameter that is in beta.
     warnings.filterwarnings("ignore", category=BetaWarning, message="Parameter `owners`")
-    made = FunctionSensor(
+    sensor = FunctionSensor(
         name=f"{function.name}_sensor",
         evaluation_fn=waiting_sensor,
         minimum_interval_seconds=1,
@@ -210,13 +255,16 @@ def _sensor(
         description=description or _described(function),
         **target,
     )
-    made.schedules = schedules
-    return made
+    sensor.schedules = schedules
+    return sensor
 
 
 def _described(function: Function) -> str:
-    by = ", ".join(map(str, function.rules)) or "its schedule"
-    return f"Runs {function.job} on {by}: up to {function.largest} events a run, {function.retry.attempts} attempts a step."
+    starters = ", ".join(map(str, function.rules)) or "its schedule"
+    return (
+        f"Runs {function.job} on {starters}: up to {function.largest} events per run,"
+        f" {function.retry.attempts} attempts per step."
+    )
 
 
 def _tick(
@@ -226,34 +274,42 @@ def _tick(
         _check_once(context.repository_def)
     _publish_once()
     names = [function.name for function in functions]
-    this = _latest[names[0]] = object()
+    this_tick = _latest[names[0]] = object()
     deadline = time.monotonic() + _tick_seconds
-    look_at = 0.0
+    next_reclaim = 0.0
     with listener.subscribe(*names) as woken:
-        while (left := deadline - time.monotonic()) > 0:
+        while (remaining := deadline - time.monotonic()) > 0:
             woken.clear()
-            if _latest[names[0]] is not this:
-                # Nobody would launch what it claims. Not at once, lest two daemons drive each other out without end.
-                time.sleep(min(left, LONGEST_WAIT))
+            if _latest[names[0]] is not this_tick:
+                # Nobody would launch what this tick claims. It does not return at once, lest two
+                # daemons supersede each other without end.
+                time.sleep(min(remaining, LONGEST_WAIT))
                 return SkipReason("a later tick of this sensor has taken over")
-            if time.monotonic() >= look_at:
-                # No other tick of the sensor is under way: what it has claimed and not launched is nobody's.
-                young = reaper.take_back(lambda: context.instance, names)
-                look_at = time.monotonic() + (_LOOK_SECONDS if young else LONGEST_WAIT)
-            reaper.sweep_if_time(lambda: context.instance)
+            if time.monotonic() >= next_reclaim:
+                # This is the sensor's only tick: earlier claims that are not launched are orphans.
+                young = reaper.reclaim_unlaunched(lambda: context.instance, names)
+                next_reclaim = time.monotonic() + (_RECLAIM_SECONDS if young else LONGEST_WAIT)
+            reaper.sweep_if_due(lambda: context.instance)
             dispatch.match_waits()
-            requests: list[RunRequest] = []
-            wait = LONGEST_WAIT
-            for function in functions:
-                claims = dispatch.claim(function)
-                requests += [_run_request(function, claim) for claim in claims or ()]
-                # No room (None): a batch that begins or ends makes some, and wakes us.
-                due = None if claims is None else dispatch.seconds_until_due(function)
-                wait = min(wait, LONGEST_WAIT if due is None else due)
+            requests, wait = _claim_due(functions)
             if requests:
                 return requests
-            woken.wait(max(0.02, min(left, wait, look_at - time.monotonic())))
+            wait = min(remaining, wait, next_reclaim - time.monotonic())
+            woken.wait(max(_SHORTEST_WAIT, wait))
     return SkipReason(f"nothing for {functions[0].name} in {_tick_seconds:.0f} s")
+
+
+def _claim_due(functions: Sequence[Function]) -> tuple[list[RunRequest], float]:
+    """Claim what is due; return the runs to request, and how many seconds to wait otherwise."""
+    requests: list[RunRequest] = []
+    wait = LONGEST_WAIT
+    for function in functions:
+        claims = dispatch.claim(function)
+        requests += [_run_request(function, claim) for claim in claims or ()]
+        # None means that there is no room: a batch that begins or ends makes some, and wakes us.
+        due = None if claims is None else dispatch.seconds_until_due(function)
+        wait = min(wait, LONGEST_WAIT if due is None else due)
+    return requests, wait
 
 
 def _run_request(function: Function, claim: dispatch.Claim) -> RunRequest:
@@ -272,5 +328,8 @@ def _check_once(repository: RepositoryDefinition) -> None:
 
 @cache
 def _publish_once() -> None:
-    """Write the functions to the database when the first tick of a code server runs: stock `dagster dev` has no other moment."""
+    """Publish the functions with the first tick of a code server.
+
+    Under stock `dagster dev` there is no earlier opportunity.
+    """
     registry.publish()

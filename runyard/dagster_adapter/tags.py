@@ -1,4 +1,4 @@
-"""The tags that link a Dagster run with the event table."""
+"""The tags that link a Dagster run to its function, batch and event."""
 
 FUNCTION = "runyard/function"
 BATCH = "runyard/batch"

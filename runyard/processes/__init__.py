@@ -1,4 +1,6 @@
-"""The processes that run: the whole `stack` under supervisord, the `daemon`, the `workers` with
-their children, the `code_server`; and what is done around them: `migrate`, the `checks` behind
+"""The processes of an installation, and what surrounds them.
+
+The `stack` runs them all under supervisord: the `daemon`, the `workers` with their children, the
+`code_server` and the web process. `migrate` prepares the database; the `checks` are behind
 `runyard doctor`.
 """

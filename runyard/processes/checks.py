@@ -1,4 +1,4 @@
-"""What is up and what is not: the checks behind `runyard doctor`, `/readyz` and the start of the stack."""
+"""The health checks behind `runyard doctor`, `/readyz` and the start of the stack."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from runyard.store.queries import fetch_all, fetch_one
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor: what was looked at, whether it is well, and what was found or is to be done."""
+    """One line of the doctor: what was checked, whether it is healthy, and details or a fix."""
 
     name: str
     ok: bool
@@ -28,21 +28,15 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """All checks; those that need the database are not tried when it is away."""
-    found = [_check("database", _database)]
-    needing = [
-        ("migrations", _migrations),
-        ("workers", _workers),
-        ("daemon", _daemon),
-        ("keys", _keys),
-    ]
-    for name, look in needing:
-        found.append(
-            _check(name, look)
-            if found[0].ok
-            else Check(name, False, "cannot be told without the database")
-        )
-    return [*found, _check("broker", _broker)]
+    """The engine's checks; those that need the database are skipped when it is unreachable."""
+    database_check = _check("database", _database)
+    results = [database_check]
+    for name, check in _NEED_DATABASE.items():
+        if database_check.ok:
+            results.append(_check(name, check))
+        else:
+            results.append(Check(name, False, "cannot be checked without the database"))
+    return [*results, _check("broker", _broker)]
 
 
 def all_checks() -> list[Check]:
@@ -52,39 +46,41 @@ def all_checks() -> list[Check]:
 
 
 def not_ready(parts: Sequence[str]) -> list[str]:
-    """What keeps these parts of the stack from taking work, empty when nothing does."""
+    """What keeps these parts of the stack from accepting work; empty when they are ready."""
     problems: list[str] = []
     if "web" in parts and not web_answers():
         problems.append("web does not answer")
-    for part, look in (("worker", _workers), ("daemon", _daemon)):
+    for part, check in (("worker", _workers), ("daemon", _daemon)):
         if part in parts:
-            check = _check(part, look)
-            if not check.ok:
-                problems.append(f"{part}: {check.says}")
+            result = _check(part, check)
+            if not result.ok:
+                problems.append(f"{part}: {result.says}")
     return problems
 
 
-def _check(name: str, look: Callable[[], str]) -> Check:
+def _check(name: str, check: Callable[[], str]) -> Check:
     try:
-        return Check(name, True, look())
+        return Check(name, True, check())
     except RunyardError as error:
         return Check(name, False, str(error))
 
 
 def _database() -> str:
-    _say_what_refuses()
+    _check_pooler()
     with database.connection() as connection:
         row = connection.execute("SELECT current_setting('server_version') AS version").fetchone()
+    version = row["version"] if row else "?"
     kind = "embedded" if database.is_embedded(settings()) else "DATABASE_URL"
     place = why_elsewhere(settings())
-    return (
-        f"PostgreSQL {row['version'] if row else '?'} at {database.where(database.database_url())} ({kind})"
-        + (f"; {place}" if place else "")
-    )
+    where = database.where(database.database_url())
+    return f"PostgreSQL {version} at {where} ({kind})" + (f"; {place}" if place else "")
 
 
-def _say_what_refuses() -> None:
-    """Raise `RunyardError` where a pooler refuses every connection, which the pool of connections only knows as silence."""
+def _check_pooler() -> None:
+    """Raise `RunyardError` when a pooler refuses every connection.
+
+    Our connection pool only sees that as a timeout.
+    """
     try:
         psycopg.connect(database.database_url(), connect_timeout=3).close()
     except psycopg.OperationalError as error:
@@ -98,9 +94,10 @@ def _migrations() -> str:
         row = fetch_one(connection, "from_another_cluster")
     if row is not None and row["moved"]:
         raise RunyardError(
-            "the tables came from another PostgreSQL cluster, and what waits for events would not see them: run `runyard migrate`"
+            "the tables were copied from another PostgreSQL cluster, so invocations that wait for"
+            " events would not see them: run `runyard migrate`"
         )
-    return "every schema is at the version that the code wants"
+    return "every schema is at the version that the code needs"
 
 
 def _broker() -> str:
@@ -114,7 +111,7 @@ def _broker() -> str:
     folder = settings().broker_dir / "queue"
     if not os.access(folder if folder.exists() else settings().home, os.W_OK):
         raise RunyardError(
-            f"{folder} cannot be written: give this user the right, or set RUNYARD_DATA_DIR"
+            f"{folder} is not writable: give this user permission, or set RUNYARD_DATA_DIR"
         )
     send_and_receive()
     waiting = len(list(folder.glob(f"*.{QUEUE}.msg")))
@@ -127,30 +124,45 @@ def _workers() -> str:
     alive = [row for row in rows if row["silent"] < settings().lease_seconds]
     if not alive:
         raise RunyardError(
-            "no warm worker is alive: start one with `runyard worker` (or all with `runyard up`); until then every run starts a process of its own"
+            "no warm worker is alive: start one with `runyard worker` (or everything with"
+            " `runyard up`); until then every run starts a process of its own"
         )
     return f"{len(alive)} alive, {sum(row['slots'] for row in alive)} runs at a time"
 
 
 def _daemon() -> str:
     os.environ.setdefault("DAGSTER_HOME", str(settings().home))
-    os.environ["DATABASE_URL"] = (
-        database.database_url()
-    )  # what was given, with what every connection needs
+    # Adds the parameters that every connection needs.
+    os.environ["DATABASE_URL"] = database.database_url()
     with DagsterInstance.get() as instance:
         statuses = get_daemon_statuses(instance, ["SENSOR"], ignore_errors=True)
     if not statuses["SENSOR"].healthy:
         raise RunyardError(
-            "the Dagster daemon gives no heartbeat: start it with `runyard daemon` (or all with `runyard up`)"
+            "the Dagster daemon sends no heartbeat: start it with `runyard daemon`"
+            " (or everything with `runyard up`)"
         )
     return "its sensor loop is alive"
 
 
 def _keys() -> str:
     valid = len(api_keys.valid())
-    if not valid and not settings().loopback_only:
-        raise RunyardError(
-            "RUNYARD_HOST can be reached from outside and there is no key: make one with `runyard keys create NAME --scope send`"
+    summary = f"{valid} valid in the environment {settings().environment}"
+    if settings().loopback_only:
+        return (
+            f"{summary}; the web process listens on this machine alone,"
+            " and asks for none unless it runs with --api-only"
         )
-    none_needed = "; the web process listens on this machine alone, and asks for none unless it runs with --api-only"
-    return f"{valid} valid in the environment {settings().environment}{none_needed if settings().loopback_only else ''}"
+    if not valid:
+        raise RunyardError(
+            "RUNYARD_HOST is reachable from outside and there is no key:"
+            " create one with `runyard keys create NAME --scope send`"
+        )
+    return summary
+
+
+_NEED_DATABASE: dict[str, Callable[[], str]] = {
+    "migrations": _migrations,
+    "workers": _workers,
+    "daemon": _daemon,
+    "keys": _keys,
+}

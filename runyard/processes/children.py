@@ -1,8 +1,8 @@
-"""What a worker's parent does for its children: it renews their leases, and ends those that hang.
+"""What a worker's parent does for its child processes: renews their leases, kills hung ones.
 
-A child renews its lease itself, too, but cannot while a step holds the interpreter's lock. The
-parent knows that it lives, and that no step of it is past its time: then its batch stays its own,
-however long it says nothing.
+A child renews its lease itself, but it cannot while a step holds the interpreter's lock. The
+parent knows that the child is alive and that none of its steps has exceeded its timeout, so the
+batch stays with the child however long it is silent.
 """
 
 import logging
@@ -25,10 +25,10 @@ from runyard.store import database
 from runyard.store.queries import Row, fetch_all
 
 _START_SECONDS = 60.0
-# A run that was told to stop may take so long: its threads have some seconds for what is under way.
+# How long a run may take to stop: its threads get some seconds to end what they are doing.
 _STOP_SECONDS = CANCEL_SECONDS + 10.0
 _ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-# A process that is stopped (SIGSTOP) works on nothing, and may never be continued.
+# A stopped process (SIGSTOP) does nothing, and may never be continued.
 _STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _log = logging.getLogger("runyard.worker")
 
@@ -38,46 +38,46 @@ class Child:
 
     def __init__(self) -> None:
         self.watchdog = Watchdog(expect_child())
-        self._made = time.monotonic()
-        self._stopped: tuple[str, float] | None = None
+        self._created = time.monotonic()
+        self._stopping: tuple[str, float] | None = None
         self._begun = ""
 
     @property
     def pid(self) -> int:
-        """Its process; 0 before it has started."""
+        """Its process id; 0 before it has started."""
         return self.watchdog.board.pid
 
     @property
     def gone(self) -> bool:
-        """Whether it has ended, or never came to be."""
+        """Whether it has ended, or never started."""
         if not self.pid:
-            return time.monotonic() - self._made > _START_SECONDS
+            return time.monotonic() - self._created > _START_SECONDS
         status = _status(self.pid)
         return status is None or status in _ENDED
 
     def doing(self) -> Activity | None:
-        """What it does, while it can do anything."""
+        """What it is doing; None when it has ended or is stopped."""
         status = _status(self.pid) if self.pid else None
         return None if status is None or status in _ENDED + _STOPPED else self.watchdog.board.read()
 
     def has_begun(self, batch: str, begun: bool) -> bool:
-        """Whether the batch that it was on its way to was ever begun, be it in a process of its own."""
+        """Whether its run has begun this batch, be it in a process of its own."""
         if begun:
             self._begun = batch
         return self._begun == batch
 
-    def does_not_stop(self, batch: str, stopped: bool) -> bool:
-        """Whether it was told long ago to stop with this batch, and still has it."""
+    def fails_to_stop(self, batch: str, stopped: bool) -> bool:
+        """Whether it was told to stop long ago and still works on this batch."""
         if not stopped:
-            self._stopped = None
-        elif self._stopped is None or self._stopped[0] != batch:
-            self._stopped = (batch, time.monotonic())
-        return self._stopped is not None and time.monotonic() - self._stopped[1] >= _STOP_SECONDS
+            self._stopping = None
+        elif self._stopping is None or self._stopping[0] != batch:
+            self._stopping = (batch, time.monotonic())
+        return self._stopping is not None and time.monotonic() - self._stopping[1] >= _STOP_SECONDS
 
 
 @dataclass(frozen=True)
 class Killed:
-    """A child that was killed: what it did, what of that was late, in words too, and when."""
+    """A killed child: what it was doing, which items had hung, both in words, and when."""
 
     doing: Activity
     late: Sequence[Work]
@@ -95,7 +95,7 @@ class Children:
         self._killed: list[Killed] = []
 
     def expect(self) -> None:
-        """Another one is about to be forked; what a child forks is none of ours."""
+        """Register the child that is about to be forked; forks of children are ignored."""
         if os.getpid() != self._parent:
             return
         child = Child()
@@ -103,31 +103,31 @@ class Children:
             self._children.append(child)
 
     @property
-    def accounted_for(self) -> set[str]:
-        """The batches of children that were killed, which are yet to be settled."""
+    def unsettled(self) -> set[str]:
+        """The batches of killed children that are not settled yet."""
         return {killed.doing.batch for killed in self._killed}
 
-    def look_after(self) -> None:
-        """Renew their leases, and end those that hang; once a second."""
+    def supervise(self) -> None:
+        """Renew the children's leases and kill hung ones; called once a second."""
         with self._lock:
             self._children = [child for child in self._children if not child.gone]
             states = [(child, child.doing()) for child in self._children]
         working = [(child, doing) for child, doing in states if doing is not None]
         leases = self._renew([doing.batch for _, doing in working])
-        self._settle()
+        self._settle_killed()
         for child, doing in working:
             lease = leases.get(doing.batch)
             if doing.starting_since:
-                self._look_after_start(child, doing, lease)
+                self._supervise_start(child, doing, lease)
                 continue
-            found = child.watchdog.late(lease["cancelled"] if lease is not None else ())
-            if found is not None:
-                self._end(child, *found)
-            elif child.does_not_stop(doing.batch, lease is None or lease["stopped"]):
-                self._stop(child, doing)
+            hung = child.watchdog.late(lease["cancelled"] if lease is not None else ())
+            if hung is not None:
+                self._kill_hung(child, *hung)
+            elif child.fails_to_stop(doing.batch, lease is None or lease["stopped"]):
+                self._kill_stopping(child, doing)
 
     def kill_working(self) -> None:
-        """Kill those still at work: the worker stops, and what they do has been handed back."""
+        """Kill children that still work: the worker stops, and their runs are handed back."""
         with self._lock:
             children = list(self._children)
         for child in children:
@@ -138,16 +138,17 @@ class Children:
             if doing.starting_since:
                 dispatch.release(doing.batch, "claimed", "queued", attempts=1, force=True)
 
-    def _look_after_start(self, child: Child, doing: Activity, lease: Row | None) -> None:
+    def _supervise_start(self, child: Child, doing: Activity, lease: Row | None) -> None:
+        """Kill a child whose run takes too long to begin its batch."""
         if child.has_begun(doing.batch, lease is not None and lease["begun"]):
             return
-        if child.does_not_stop(doing.batch, lease is None or lease["stopped"]):
-            self._stop(child, doing)
+        if child.fails_to_stop(doing.batch, lease is None or lease["stopped"]):
+            self._kill_stopping(child, doing)
         elif time.monotonic() - doing.starting_since >= doing.limit:
-            _log.error("process %s was killed: its run did not come to its batch", child.pid)
+            _log.error("killed process %s: its run did not begin its batch", child.pid)
             hung_steps.kill(child.pid)
             with DagsterInstance.get() as instance:
-                reaper.never_began(instance, doing.batch, doing.run, doing.limit)
+                reaper.run_never_began(instance, doing.batch, doing.run, doing.limit)
             dispatch.mark_ended(doing.run)
 
     def _renew(self, batches: list[str]) -> dict[str, Row]:
@@ -156,25 +157,27 @@ class Children:
         with database.connection() as connection:
             return {row["id"]: row for row in fetch_all(connection, "heartbeat", batches=batches)}
 
-    def _end(self, child: Child, doing: Activity, late: Sequence[Work]) -> None:
+    def _kill_hung(self, child: Child, doing: Activity, late: Sequence[Work]) -> None:
         guilty = without_lock_waiters(child.pid, late)
         hung_steps.kill(child.pid)
-        # What it has ended at the last moment is none of its faults.
+        # An item that ended at the last instant is not to blame.
         last = child.watchdog.board.read()
         if last is None:
             return
         guilty = [work for work in guilty if last.batch == doing.batch and work in last.work]
-        text = (
-            hung_steps.described(last, guilty)
-            if guilty
-            else f"a {hung_steps.described(doing, late)}"
-        )
-        _log.error("process %s was killed: %s", child.pid, text)
+        if guilty:
+            text = hung_steps.describe(last, guilty)
+        else:
+            text = f"a {hung_steps.describe(doing, late)}"
+        _log.error("killed process %s: %s", child.pid, text)
         self._killed.append(Killed(last, guilty, text, time.monotonic()))
-        self._settle()
+        self._settle_killed()
 
-    def _settle(self) -> None:
-        """Settle what was killed; it counts as crashed when that fails for as long as a lease."""
+    def _settle_killed(self) -> None:
+        """Settle the batches of killed children.
+
+        When that fails for as long as a lease, the batch counts as crashed.
+        """
         for killed in list(self._killed):
             try:
                 hung_steps.settle(killed.doing, killed.late)
@@ -188,15 +191,15 @@ class Children:
                     continue
             self._killed.remove(killed)
 
-    def _stop(self, child: Child, doing: Activity) -> None:
-        """A run that was cancelled, or whose batch another run has, does not end: end it here."""
-        _log.error("process %s was killed: its run was to stop and did not end", child.pid)
+    def _kill_stopping(self, child: Child, doing: Activity) -> None:
+        """Kill a child whose run was cancelled, or lost its batch, and does not end."""
+        _log.error("killed process %s: its run was told to stop and did not end", child.pid)
         hung_steps.kill(child.pid)
         batch = dispatch.batch_of_run(doing.run, doing.batch)
         if batch is not None and batch["status"] in OPEN_BATCH:
             with DagsterInstance.get() as instance:
                 cancelled = {**batch, "run_id": doing.run, "cancelled": True}
-                reaper.free(instance, [cancelled], force=True)
+                reaper.reap(instance, [cancelled], force=True)
 
 
 def _status(pid: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The code server: publishes the functions, then serves the code location to daemon and web over gRPC."""
+"""Publishes the functions, then serves the code location to daemon and web over gRPC."""
 
 import logging
 import sys
@@ -15,29 +15,31 @@ from runyard.processes.workers import load_code
 from runyard.settings import settings
 from runyard.text.redaction import redact
 
-# A waiting sensor holds a thread of the server; the UI and the daemon need some besides.
+# Every waiting sensor holds a thread of the server; the UI and the daemon need some more.
 _THREADS = 128
 _log = logging.getLogger("runyard.code")
 
 
 def serve_code(socket_path: Path) -> int:
-    """Publish the functions of the code, then be Dagster's own gRPC server on a Unix socket until stopped.
+    """Publish the functions, then run Dagster's own gRPC server on a Unix socket until stopped.
 
-    Code that does not load is shown with its error in the Dagster UI; the functions stay as they were.
+    Code that fails to load is shown with its error in the Dagster UI, and the published functions
+    stay as they were.
     """
-    sensors.wait_long()
+    sensors.allow_long_ticks()
     try:
         sensors.check_io_managers(load_code().get_repository_def())
     except Exception:
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
         print(
-            "The code does not load; the functions stay as they were. Mend it: it is loaded again when a file changes.",
+            "The code does not load, so the functions stay as they were. Fix the error: the code is"
+            " reloaded when a file changes.",
             file=sys.stderr,
             flush=True,
         )
     else:
         registry.publish()
-        _take_back_of_predecessor()
+        _reclaim_from_predecessor()
     socket_path.unlink(missing_ok=True)
     grpc_command.main(
         [
@@ -58,15 +60,17 @@ def serve_code(socket_path: Path) -> int:
     return 0
 
 
-def _take_back_of_predecessor() -> None:
-    """Take back what the ticks of a code server before this one had claimed: nobody was told of it. Failing that, the ticks do it."""
+def _reclaim_from_predecessor() -> None:
+    """Release what the ticks of an earlier code server claimed: it was never launched.
+
+    If that fails, the ticks release it when it is overdue.
+    """
     names = [function.name for function in registry.functions()]
     try:
         if dispatch.unlaunched(names, 0):
             with DagsterInstance.get() as instance:
-                reaper.take_back(lambda: instance, names, 0)
+                reaper.reclaim_unlaunched(lambda: instance, names, 0)
     except Exception as error:
         _log.warning(
-            "what the code server before this one has claimed is taken back later: %s",
-            type(error).__name__,
+            "claims of an earlier code server are released later: %s", type(error).__name__
         )

@@ -14,7 +14,7 @@ from runyard.dagster_adapter.internals import (
     DagsterUserCodeUnreachableError,
     WorkspaceFileTarget,
     capture_interrupts,
-    end_ticks_of_predecessor,
+    end_stale_ticks,
     pooled_instance,
     run_daemon,
     setup_interrupt_handlers,
@@ -23,58 +23,62 @@ from runyard.dagster_adapter.internals import (
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
+_LOGGERS = ("SensorDaemon", "WakingSensorDaemon", "SchedulerDaemon")
 
 
 def serve_daemon(workspace: Path) -> int:
-    """Run sensors, schedules and the other daemons on the code locations of a workspace file, until interrupted."""
+    """Run sensors, schedules and the other daemons of a workspace file until interrupted."""
     setup_interrupt_handlers()
     silence_restarts()
-    shortened = _Shortened()
-    for name in ("SensorDaemon", "WakingSensorDaemon", "SchedulerDaemon"):
-        logging.getLogger(f"dagster.daemon.{name}").addFilter(shortened)
+    outages = OutageFilter()
+    for name in _LOGGERS:
+        logging.getLogger(f"dagster.daemon.{name}").addFilter(outages)
     try:
         with capture_interrupts(), pooled_instance() as instance:
-            take_back_of_predecessor(instance)
-            end_ticks(instance)
+            reclaim_from_predecessor(instance)
+            _end_ticks_of_predecessor(instance)
             run_daemon(instance, WorkspaceFileTarget(paths=[str(workspace)]))
     except KeyboardInterrupt:
-        # Without waiting for the ticks that wait: the next start ends them.
+        # Exit without waiting for the ticks in progress: the next start ends them.
         os._exit(0)
     return 0
 
 
-def take_back_of_predecessor(instance: DagsterInstance) -> None:
-    """Take back what a daemon before this one had claimed and not launched: at once, not when it is overdue. Failing that, the ticks do it."""
-    try:
-        reaper.take_back(lambda: instance, None, 0)
-    except Exception as error:
-        _log.warning(
-            "what the daemon before this one has claimed is taken back later: %s",
-            type(error).__name__,
-        )
+def reclaim_from_predecessor(instance: DagsterInstance) -> None:
+    """Release at once what an earlier daemon claimed and did not launch.
 
-
-def end_ticks(instance: DagsterInstance) -> None:
-    """End the ticks in which a daemon before this one was waiting.
-
-    Failing that, Dagster does it, with a warning for each.
+    If that fails, the ticks release it when it is overdue.
     """
     try:
-        end_ticks_of_predecessor(instance)
+        reaper.reclaim_unlaunched(lambda: instance, None, 0)
     except Exception as error:
-        _log.warning("ticks of the daemon before this one end later: %s", type(error).__name__)
+        _log.warning("claims of an earlier daemon are released later: %s", type(error).__name__)
 
 
-class _Shortened(logging.Filter):
-    """A code server that is being started again is no news: a line without the traceback, and then none for a while, whichever of the sensors meets it."""
+def _end_ticks_of_predecessor(instance: DagsterInstance) -> None:
+    """End the ticks in which an earlier daemon was waiting.
+
+    If that fails, Dagster ends them, with a warning for each.
+    """
+    try:
+        end_stale_ticks(instance)
+    except Exception as error:
+        _log.warning("ticks of an earlier daemon end later: %s", type(error).__name__)
+
+
+class OutageFilter(logging.Filter):
+    """Shortens what is logged while the code server restarts, which every sensor notices.
+
+    It leaves one line without a traceback, then nothing for a while.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._said: float | None = None
+        self._logged_at: float | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten a record of this kind, or hold it back."""
+        """Shorten or suppress records of an unreachable code server; pass all others."""
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(
             error, DagsterUserCodeUnreachableError | DagsterCodeLocationNotFoundError
@@ -82,9 +86,9 @@ class _Shortened(logging.Filter):
             return True
         with self._lock:
             now = time.monotonic()
-            if self._said is not None and now - self._said < _SILENT_SECONDS:
+            if self._logged_at is not None and now - self._logged_at < _SILENT_SECONDS:
                 return False
-            self._said = now
+            self._logged_at = now
         record.exc_info, record.exc_text = None, None
-        record.msg, record.args = "the code server is away; trying again", ()
+        record.msg, record.args = "the code server is unreachable; trying again", ()
         return True

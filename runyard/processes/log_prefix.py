@@ -1,6 +1,7 @@
-"""Prefixes the output of the stack's processes with their names: an event listener of supervisord.
+"""Prefixes the output of the stack's processes with their names, as a supervisord event listener.
 
-It speaks supervisord's event listener protocol on standard input and output, and writes the lines to standard error.
+It speaks supervisord's event listener protocol on standard input and output, and writes the lines
+to standard error.
 """
 
 import sys
@@ -11,14 +12,15 @@ from runyard.text.redaction import redactor
 
 _COLOURS = {"postgres": 34, "code": 36, "daemon": 35, "web": 32, "worker": 33}
 _WIDTH = 8
-# What goes on without a line break is not waited for: it would be kept whole, and gone through again with every piece.
+# Longer output without a line break is written as it is: buffered, it would be scanned again with
+# every chunk that is appended.
 _LONGEST_LINE = 64 * 1024
 
 
 def prefix_output() -> int:
-    """Copy every line that a process of the stack writes, without secrets and with the process's name before it."""
+    """Copy every line that a process of the stack writes, redacted and prefixed with its name."""
     colours = sys.stderr.isatty()
-    without_secrets = redactor()
+    redact = redactor()
     rest: dict[str, str] = {}
     while True:
         headers, payload = childutils.listener.wait(sys.stdin, sys.stdout)
@@ -31,11 +33,9 @@ def prefix_output() -> int:
         else:
             details = childutils.get_headers(payload)
             name = details["processname"]
-            lines = (
-                [] if details["expected"] == "1" else ["ended unexpectedly; it is started again"]
-            )
+            lines = [] if details["expected"] == "1" else ["ended unexpectedly; restarting it"]
         for line in lines:
-            sys.stderr.write(f"{_label(name, colours)} | {without_secrets(line)}\n")
+            sys.stderr.write(f"{_label(name, colours)} | {redact(line)}\n")
         sys.stderr.flush()
         childutils.listener.ok(sys.stdout)
 

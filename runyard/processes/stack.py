@@ -1,10 +1,12 @@
 """The whole stack on one machine, under supervisord: database, code server, daemon, web, worker.
 
-`Stack` writes a supervisord configuration into the data folder, starts it, restarts parts of it when code changes, and
-stops everything: whoever still runs after a few seconds is killed, its children with it.
+`Stack` writes a supervisord configuration into the data folder, starts it, restarts parts of it
+when code changes, and stops everything: a process that still runs after a few seconds is killed
+with its children.
 """
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -35,7 +37,7 @@ from runyard.store.private_folders import (
 )
 
 PARTS = ("code", "daemon", "web", "worker")
-# What runs the project's code, and so is started again when that changes.
+# The parts that run the project's code, and so restart when it changes.
 _RELOADED = ("code", "worker")
 _SOCKETS = "sockets"
 _STOP_SECONDS = 6
@@ -69,9 +71,11 @@ _CONFIG_TEMPLATE = Template(
 
 
 def socket_path(name: str, of: Settings | None = None) -> Path:
-    """Where a Unix socket of the stack is: in the data folder, or in a private temporary one when that path is too long for a socket.
+    """The path of a Unix socket of the stack.
 
-    Raises `RunyardError` where the data folder is somebody else's: what listens there could be, too.
+    It is in the data folder, or in a private temporary folder when that path is too long for a
+    socket. Raises `RunyardError` when the data folder belongs to another user, who could listen on
+    the socket instead.
     """
     data = data_folder(of)
     path = data / f"{name}.sock"
@@ -79,12 +83,15 @@ def socket_path(name: str, of: Settings | None = None) -> Path:
 
 
 def delete_sockets(of: Settings | None = None) -> None:
-    """Delete the temporary folder that the sockets of a stack were in, if they had one; the stack has ended."""
+    """Delete the temporary folder of the sockets, if there is one, after the stack has ended."""
     delete_short_folder((of or settings()).data / _SOCKETS)
 
 
 def environment(url: str, of: Settings | None = None) -> dict[str, str]:
-    """The variables that every process of the project needs: `dagster.yaml` reads them, and every waiting sensor holds a thread of a code server."""
+    """The variables that every process of the project needs.
+
+    `dagster.yaml` reads them. Every waiting sensor holds a thread of a code server.
+    """
     chosen = of or settings()
     return {
         "DAGSTER_HOME": str(chosen.home),
@@ -98,12 +105,12 @@ def environment(url: str, of: Settings | None = None) -> dict[str, str]:
 
 
 def start_database(of: Settings) -> str:
-    """Make the data folder, and start the embedded database where none is set; return its URL."""
+    """Create the data folder, start the embedded database unless another is set; return the URL."""
     data_folder(of)
     if is_embedded(of):
         start_embedded(of.postgres_dir, of.data / "postgres")
     url = database_url(of)
-    data_folder(of)  # once more: what it had to be open for has been moved
+    data_folder(of)  # private again, should an older version's database have been moved out of it
     return url
 
 
@@ -139,10 +146,14 @@ class Stack:
         self.stop()
 
     def start(self) -> None:
-        """Start the database, bring its tables up to date, then start all parts; raises `RunyardError` when they run already."""
+        """Start the database, migrate it, then start all parts.
+
+        Raises `RunyardError` when the stack is running already.
+        """
         if self.is_running():
             raise RunyardError(
-                "the stack of this project runs already: stop it with `runyard down`, or open it in the browser"
+                "the stack of this project is running already: stop it with `runyard down`,"
+                " or open it in the browser"
             )
         self._check_port()
         keep_private()
@@ -165,7 +176,10 @@ class Stack:
             output.close()
 
     def wait_ready(self, seconds: float = _READY_SECONDS) -> None:
-        """Wait until the web process answers and a worker is alive; raises `RunyardError` after `seconds`."""
+        """Wait until the web process answers and a worker is alive.
+
+        Raises `RunyardError` after `seconds`.
+        """
         from runyard.processes.checks import not_ready
 
         deadline = time.monotonic() + seconds
@@ -173,23 +187,23 @@ class Stack:
         while time.monotonic() < deadline:
             if self._supervisor is not None and self._supervisor.poll() is not None:
                 raise RunyardError(
-                    f"the stack stopped while starting: {self._where_it_says_why()}, and run `runyard doctor`"
+                    f"the stack stopped while it was starting: {self._where_to_look()},"
+                    " and run `runyard doctor`"
                 )
             problems = not_ready(self.parts)
             if not problems:
                 return
             time.sleep(0.1)
         raise RunyardError(
-            f"the stack is not ready after {seconds:.0f} s: {'; '.join(problems)}: {self._where_it_says_why()}"
+            f"the stack is not ready after {seconds:.0f} s: {'; '.join(problems)}:"
+            f" {self._where_to_look()}"
         )
 
-    def _where_it_says_why(self) -> str:
-        """Where the output of the parts is: in the log of a quiet stack, else in this terminal. What supervisord itself says is in its own log."""
-        return (
-            f"see {self.log}"
-            if self.quiet
-            else f"see the lines above and {self.settings.data / 'supervisord.log'}"
-        )
+    def _where_to_look(self) -> str:
+        """Where the parts' output is: this terminal, or the log of a quiet stack."""
+        if self.quiet:
+            return f"see {self.log}"
+        return f"see the lines above and {self.settings.data / 'supervisord.log'}"
 
     def wait(self) -> int:
         """Wait until supervisord ends; return its exit code."""
@@ -197,7 +211,7 @@ class Stack:
         return self._supervisor.wait()
 
     def reload(self) -> None:
-        """Start the parts anew that run the project's code; runs under way finish first, for a few seconds."""
+        """Restart the parts that run the project's code; runs in progress get a few seconds."""
         for part in _RELOADED:
             if part in self.parts:
                 self.restart(part)
@@ -209,7 +223,7 @@ class Stack:
         self._ask("startProcess", _full_name(part), False)
 
     def pid(self, part: str) -> int:
-        """The process id of a part (0 while it is being started again)."""
+        """The process id of a part (0 while it restarts)."""
         return int(self._ask("getProcessInfo", _full_name(part))["pid"])
 
     def is_running(self) -> bool:
@@ -221,7 +235,7 @@ class Stack:
         return True
 
     def stop(self) -> None:
-        """Stop all parts, then the database; nothing of the stack is left."""
+        """Stop all parts, then the database; no process of the stack remains."""
         pid = self._supervisor.pid if self._supervisor is not None else 0
         with suppress(OSError, xmlrpc.client.Error):
             pid = int(self._ask("getPID"))
@@ -237,15 +251,15 @@ class Stack:
     def _check_port(self) -> None:
         if "web" not in self.parts:
             return
-        with socket.socket(
-            socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET
-        ) as probe:
+        host, port = self.settings.host, self.settings.port
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self.settings.host, self.settings.port))
+                probe.bind((host, port))
             except OSError as error:
                 raise RunyardError(
-                    f"port {self.settings.port} of {self.settings.host} cannot be used ({error.strerror}): free it, or set RUNYARD_PORT"
+                    f"port {port} of {host} cannot be used ({error.strerror}):"
+                    " free it, or set RUNYARD_PORT"
                 ) from error
 
     def _ask(self, method: str, *arguments: object) -> Any:
@@ -274,7 +288,7 @@ class Stack:
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:
-    """Wait for a process to end; kill its group when it does not."""
+    """Wait for a process to end; kill its process group when it does not."""
     try:
         psutil.Process(pid).wait(seconds)
     except psutil.NoSuchProcess:
@@ -284,29 +298,32 @@ def _wait_for_end(pid: int, seconds: float) -> None:
 
 
 def _stop_with_parent() -> None:
-    """Ask Linux to send this process SIGTERM when its parent ends, however it ends: a killed `runyard up` leaves nothing behind."""
+    """Ask Linux to send this process SIGTERM when its parent ends.
+
+    So even a killed `runyard up` leaves nothing behind.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _full_name(part: str) -> str:
-    """A part's name for supervisord, with its group."""
+    """A part's name in supervisord, with its group."""
     return part if part == "code" else f"stack:{part}"
 
 
 def stack_workspace(of: Settings | None = None) -> Path:
-    """The workspace file of the stack: the code server on its socket, shared by daemon and web."""
+    """The workspace file of the stack: daemon and web share the code server on its socket."""
     return (of or settings()).data / "workspace.yaml"
 
 
 def _write_workspace(of: Settings) -> None:
-    stack_workspace(of).write_text(
-        f"load_from:\n  - grpc_server:\n      socket: {socket_path('code', of)}\n      location_name: {of.code}\n"
-    )
+    server = {"socket": str(socket_path("code", of)), "location_name": of.code}
+    workspace = {"load_from": [{"grpc_server": server}]}
+    stack_workspace(of).write_text(json.dumps(workspace, indent=2))  # JSON is YAML too
 
 
 def wait_for_code_server(seconds: float = 60.0) -> None:
-    """Wait until the code server of the stack takes connections; go on without it after `seconds`."""
+    """Wait until the code server of the stack accepts connections; give up after `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:

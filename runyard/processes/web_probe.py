@@ -1,4 +1,4 @@
-"""Asks the web process of this project whether it answers."""
+"""Probes the web process of this project."""
 
 import urllib.request
 

@@ -1,14 +1,14 @@
-"""The warm workers: a Celery application whose processes have the code loaded before they take a run.
+"""The warm workers: a Celery application whose processes have loaded the code before they run it.
 
-The parent imports the code location and forks; a child keeps one Dagster instance with pooled connections for all its
-runs. The task has the name under which dagster-celery's launcher sends runs.
+The parent process imports the code location and forks; a child keeps one Dagster instance with
+pooled connections for all its runs. The task has the name under which dagster-celery's launcher
+sends runs.
 """
 
 import gc
 import logging
 import multiprocessing
 import os
-import signal
 import socket
 import threading
 import warnings
@@ -32,27 +32,21 @@ from celery.signals import (
 from dagster import DagsterInstance, DagsterRunStatus, Definitions
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
-from runyard.dagster_adapter import ops, reaper
+from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.broker import QUEUE, make_app
-from runyard.dagster_adapter.hung_steps import end_this_process
+from runyard.dagster_adapter.execution import execute
 from runyard.dagster_adapter.internals import (
     ExecuteRunArgs,
     ResumeRunArgs,
-    execute_run,
     pooled_instance,
     refresh_connections,
     silence_console,
     unpack_value,
 )
-from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine import dispatch
-from runyard.engine.activity import board
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
-from runyard.engine.step_threads import any_abandoned
 from runyard.errors import DatabaseUnavailable
-from runyard.functions import registry
-from runyard.functions.flow_control import DEFAULT_STEP_TIMEOUT
 from runyard.processes.children import Children
 from runyard.settings import settings
 from runyard.store import database
@@ -60,7 +54,7 @@ from runyard.store.queries import fetch_all
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
-# How long a process of another worker must be silent before it is looked for.
+# How long a process of another worker must be silent before this worker checks on it.
 _SILENT_SECONDS = 3.0
 _log = logging.getLogger("runyard.worker")
 _instance: DagsterInstance | None = None
@@ -91,18 +85,21 @@ def build_app() -> Celery:
 
     @app.task(name=TASK_EXECUTE_JOB_NAME)
     def execute_job(execute_job_args_packed: Any) -> None:
-        _execute(unpack_value(execute_job_args_packed, as_type=ExecuteRunArgs).run_id)
+        args = unpack_value(execute_job_args_packed, as_type=ExecuteRunArgs)
+        execute(_warm_instance(), args.run_id)
 
     @app.task(name=TASK_RESUME_JOB_NAME)
     def resume_job(resume_job_args_packed: Any) -> None:
-        _execute(unpack_value(resume_job_args_packed, as_type=ResumeRunArgs).run_id)
+        args = unpack_value(resume_job_args_packed, as_type=ResumeRunArgs)
+        execute(_warm_instance(), args.run_id)
 
     return app
 
 
 def work() -> int:
-    """Run a worker until it is told to stop; runs under way are finished first."""
-    # Celery warns root on every start; the stack may run as root, with a broker that only this project's user can write.
+    """Run a worker until it is told to stop; runs in progress are finished first."""
+    # Celery warns on every start as root. The stack may run as root, with a broker that only this
+    # project's user can write to.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     app = build_app()
     app.worker_main(
@@ -126,19 +123,22 @@ def work() -> int:
 def _prepare(**_: Any) -> None:
     load_code()
     database.close_pool()
-    # Celery has a signal for this in one of its two pools only.
+    # Only one of Celery's two pools has a signal for this.
     os.register_at_fork(before=_children.expect)
-    # What is loaded by now is shared with the children for good: the collector shall neither scan nor copy it.
+    # What is loaded by now stays shared with the children: keep the garbage collector from
+    # scanning it, which would copy it.
     gc.collect()
     gc.freeze()
 
 
 @worker_ready.connect
-def _come_alive(**_: Any) -> None:
-    dispatch.set_worker_name(f"{name()}:{_parent}")  # for what it settles of its children
-    # Only now, with the children forked: a thread that holds a lock at a fork leaves it locked in the child for good.
-    threading.Thread(target=_beat, name="runyard-worker-heartbeat", daemon=True).start()
-    threading.Thread(target=_watch, name="runyard-worker-watch", daemon=True).start()
+def _start_threads(**_: Any) -> None:
+    # The parent settles the invocations of killed children under this name.
+    dispatch.set_worker_name(f"{name()}:{_parent}")
+    # Started only after the children are forked: a lock that a thread holds during a fork stays
+    # locked in the child for ever.
+    for target, thread in ((_beat, "heartbeat"), (_watch, "watch")):
+        threading.Thread(target=target, name=f"runyard-worker-{thread}", daemon=True).start()
 
 
 @worker_shutting_down.connect
@@ -148,8 +148,8 @@ def _stop_in_time(**_: Any) -> None:
 
 @worker_process_init.connect
 def _warm_up(**_: Any) -> None:
-    # Celery's fork of multiprocessing says that this process is a daemon, which may have no children. Jobs with Dagster's
-    # multiprocess executor need some.
+    # Celery's fork of multiprocessing marks this process as a daemon, which may not have children;
+    # jobs with Dagster's multiprocess executor need some.
     vars(multiprocessing.process)["_current_process"] = _main_process
     heartbeat.parent = os.getppid()
     heartbeat.before_stop = _announce_stop
@@ -159,17 +159,17 @@ def _warm_up(**_: Any) -> None:
 
 
 @worker_shutdown.connect
-def _say_goodbye(**_: Any) -> None:
+def _sign_off(**_: Any) -> None:
     _stopping.set()
     try:
         with database.connection() as connection:
             fetch_all(connection, "delete_worker", name=name(), pid=os.getpid())
     except (DatabaseUnavailable, psycopg.Error) as error:
-        _log.info("the database does not take the goodbye: %s", type(error).__name__)
+        _log.info("this worker could not be deleted from the database: %s", type(error).__name__)
 
 
 def _beat() -> None:
-    """Say that this worker is alive, from its parent process."""
+    """Send this worker's heartbeat from its parent process."""
     backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
     while not _stopping.is_set():
         try:
@@ -191,42 +191,47 @@ def _beat() -> None:
 
 
 def _watch() -> None:
-    """Look after the children, and free what dead processes of this place held.
+    """Supervise the children, and reap what dead processes of this place held.
 
-    A child of this worker is noticed at once, those of a worker that was killed when they are silent.
+    A dead child of this worker is noticed at once; children of a worker that was killed are
+    noticed when they have been silent for a few seconds.
     """
-    backoff = Backoff(_log, "cannot look after processes", max_heartbeat_wait())
+    backoff = Backoff(_log, "cannot supervise the processes", max_heartbeat_wait())
     while not _stopping.wait(_WATCH_SECONDS):
         try:
-            _children.look_after()
-            free_dead()
+            _children.supervise()
+            reap_dead()
         except Exception as error:
             _stopping.wait(backoff.failed(error))
         else:
             backoff.succeeded()
 
 
-def free_dead() -> None:
-    """Free the batches of processes of this place that are no more, and end their runs."""
+def reap_dead() -> None:
+    """Release the batches of processes of this place that no longer exist, and end their runs."""
     with database.connection() as connection:
-        here = fetch_all(
+        batches = fetch_all(
             connection,
             "batches_on_host",
             name=name(),
             pid_namespace=_place(),
             silent=_SILENT_SECONDS,
         )
-    here = [batch for batch in here if batch["id"] not in _children.accounted_for]
-    dead = [batch for batch in here if not _is_alive(int(batch["worker"].rsplit(":", 1)[1]))]
+    dead = [
+        batch
+        for batch in batches
+        if batch["id"] not in _children.unsettled and not _is_alive(_pid_of(batch["worker"]))
+    ]
     if dead:
-        _log.warning(
-            "lost before the end of their runs: %s", ", ".join(batch["worker"] for batch in dead)
-        )
+        workers = ", ".join(batch["worker"] for batch in dead)
+        _log.warning("processes lost before their runs ended: %s", workers)
         with DagsterInstance.get() as instance:
-            reaper.free(
-                instance, [batch for batch in dead if batch["status"] == "running"], force=True
-            )
-            reaper.end_runs(instance, [batch for batch in dead if batch["status"] == "finished"])
+            reaper.reap_lost(instance, dead)
+
+
+def _pid_of(worker: str) -> int:
+    """The process id in the name under which a process began a batch."""
+    return int(worker.rsplit(":", 1)[1])
 
 
 def _is_alive(pid: int) -> bool:
@@ -238,42 +243,50 @@ def _is_alive(pid: int) -> bool:
 
 @cache
 def _place() -> str:
-    """Where process ids are the same as here: this boot of the machine, and the PID namespace (on Linux; else the host)."""
+    """Names the place in which a process id means the same process as here.
+
+    On Linux that is this boot of the machine and the PID namespace; elsewhere it is the host.
+    """
     try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
 
 
 def _hand_back() -> None:
-    """Hand back the runs that have not ended in time, before they are killed in the middle."""
+    """Hand back runs that have not ended in time, before they are killed."""
     if not _stopping.wait(settings().stop_seconds):
         try:
             hand_back()
         except Exception as error:
             _log.warning(
-                "runs are not handed back (%s): they are taken up when their lease is over",
+                "runs are not handed back (%s): other workers take them when their leases expire",
                 type(error).__name__,
             )
-        _children.kill_working()  # lest a step that does not end keeps the worker
+        _children.kill_working()  # a step that never ends must not keep the worker alive
 
 
 def hand_back() -> None:
-    """Give back what this worker is doing, for another to go on with; no attempt is counted. Its own runs can keep nothing any more."""
+    """Return what this worker is doing to the queue, which counts no attempt.
+
+    From then on its own runs can no longer write anything.
+    """
     with database.connection() as connection:
-        runs = [row["run_id"] for row in fetch_all(connection, "hand_back", name=name())]
-    if runs:
+        run_ids = [row["run_id"] for row in fetch_all(connection, "hand_back", name=name())]
+    if run_ids:
         with DagsterInstance.get() as instance:
-            for found in [instance.get_run_by_id(run_id) for run_id in runs]:
-                if found is not None and not found.is_finished:
-                    instance.report_run_failed(
-                        found,
-                        "The worker was stopped. Another run goes on with its events; kept steps are not repeated.",
-                    )
+            for run_id in run_ids:
+                reaper.fail_run(
+                    instance,
+                    run_id,
+                    "The worker was stopped. Another run continues with its events;"
+                    " completed steps are not re-run.",
+                )
 
 
 def _warm_instance() -> DagsterInstance:
-    """This process's Dagster instance, made at the first call, with living connections."""
+    """This process's Dagster instance, created at the first call, with live connections."""
     global _instance
     if _instance is None:
         _instance = _resources.enter_context(pooled_instance())
@@ -284,50 +297,6 @@ def _warm_instance() -> DagsterInstance:
 def _announce_stop(run_id: str) -> None:
     """Tell Dagster that a run is about to be interrupted because it was cancelled."""
     instance = _warm_instance()
-    found = instance.get_run_by_id(run_id)
-    if found is not None and not found.is_finished and found.status != DagsterRunStatus.CANCELING:
-        instance.report_run_canceling(found)
-
-
-def _execute(run_id: str) -> None:
-    """Execute a run that the broker handed over; one that was begun or cancelled meanwhile is left alone."""
-    instance = _warm_instance()
-    found = instance.get_run_by_id(run_id)
-    if found is None or found.status not in (
-        DagsterRunStatus.NOT_STARTED,
-        DagsterRunStatus.QUEUED,
-        DagsterRunStatus.STARTING,
-    ):
-        _log.warning("run %s is %s: not executed", run_id, found.status.value if found else "gone")
-        if found is not None and found.status == DagsterRunStatus.CANCELED:
-            reaper.settle_orphaned(instance, run_id)
-        return
-    handler = signal.getsignal(signal.SIGINT)
-    batch_id = found.tags.get(BATCH) if found.parent_run_id is None else None
-    function = registry.find(found.tags.get(FUNCTION, ""))
-    try:
-        if batch_id is not None:
-            # Resources are made before the batch is begun: the parent renews its lease meanwhile.
-            board().start_run(
-                batch_id,
-                run_id,
-                DEFAULT_STEP_TIMEOUT if function is None else function.flow.step_timeout,
-            )
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        ended_well = execute_run(instance, run_id)
-    except KeyboardInterrupt:
-        ended_well = False
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        ops.abandon(run_id)
-        if batch_id is not None:
-            board().drop(batch_id)
-    if not ended_well:
-        reaper.settle_orphaned(instance, run_id)
-    try:
-        dispatch.mark_ended(run_id)
-    except (DatabaseUnavailable, psycopg.Error) as error:
-        _log.info("the end of run %s is not written down: %s", run_id, type(error).__name__)
-    if any_abandoned():
-        _log.error("threads of run %s do not end: their process does", run_id)
-        end_this_process()
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished and run.status != DagsterRunStatus.CANCELING:
+        instance.report_run_canceling(run)

@@ -1,4 +1,4 @@
-"""Stacks of their own for tests that need another environment than the shared one."""
+"""Separate stacks for tests that need another environment than the shared one."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.ports import free_port
 
 @contextmanager
 def running(folder: Path, **variables: str) -> Iterator[Path]:
-    """A stack of the tests' code on the database that this process uses; the file of its output."""
+    """Run a stack of the tests' code on this process's database; gives the file of its output."""
     (folder / "effects").mkdir()
     (folder / "data").mkdir(mode=0o700)
     log = folder / "up.log"
@@ -47,7 +47,7 @@ def running(folder: Path, **variables: str) -> Iterator[Path]:
 
 @pytest.fixture
 def own_database(server: str) -> Iterator[str]:
-    """The URL of a database of its own for the test, which this process uses; the one from before after it."""
+    """The URL of the test's own database, which this process uses until the test ends."""
     url = os.environ["DATABASE_URL"]
     yield use_database(server, "through")
     database.close_pool()
@@ -56,8 +56,8 @@ def own_database(server: str) -> Iterator[str]:
 
 
 def doctor(part: str, **variables: str) -> str:
-    """What `runyard doctor` says of a part, in an environment with these variables."""
-    said = subprocess.run(
+    """What `runyard doctor` says about a part, in an environment with these variables."""
+    doctor_run = subprocess.run(
         [sys.executable, "-m", "runyard", "doctor"],
         cwd=ROOT,
         env={**os.environ, **variables},
@@ -66,4 +66,4 @@ def doctor(part: str, **variables: str) -> str:
         timeout=60,
         check=False,
     )
-    return next(line for line in said.stdout.splitlines() if line[6:].startswith(part))
+    return next(line for line in doctor_run.stdout.splitlines() if line[6:].startswith(part))

@@ -1,4 +1,7 @@
-"""A whole stack whose runs go through RabbitMQ: also runs longer than its patience, killed workers, and a broker that comes back."""
+"""A whole stack whose runs go through RabbitMQ.
+
+Also with runs that take longer than its consumer timeout, killed workers and a broker that crashes.
+"""
 
 from pathlib import Path
 
@@ -11,43 +14,39 @@ from tests.conftest import event, settled, wait_until
 from tests.faults.conftest import doctor, running
 from tests.servers import RabbitMQ, rabbitmq
 
-# A consumer that has held a message for so long without acknowledging it is cut off; it looks every second.
-_PATIENCE = 2
+# RabbitMQ closes the channel of a consumer that does not acknowledge a message for so long.
+_CONSUMER_TIMEOUT_SECONDS = 2
 
 
 def worker() -> psutil.Process:
     """The parent process of the only worker."""
+    latest = b"SELECT pid FROM runyard.workers ORDER BY heartbeat_at DESC LIMIT 1"
     with database.connection() as connection:
-        row = wait_until(
-            lambda: connection.execute(
-                "SELECT pid FROM runyard.workers ORDER BY heartbeat_at DESC LIMIT 1"
-            ).fetchone()
-        )
+        row = wait_until(lambda: connection.execute(latest).fetchone())
     return psutil.Process(row["pid"])
 
 
 def running_now(event_id: str) -> bool:
-    return [one["status"] for one in event(event_id)["invocations"]] == ["running"]
+    return [row["status"] for row in event(event_id)["invocations"]] == ["running"]
 
 
-def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or_a_worker_loses_none(
+def test_rabbitmq_carries_long_runs_and_a_crash_of_it_or_of_a_worker_loses_none(
     own_database: str, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     with (
-        rabbitmq(tmp_path, f"consumer_timeout = {_PATIENCE * 1000}") as broker,
+        rabbitmq(tmp_path, f"consumer_timeout = {_CONSUMER_TIMEOUT_SECONDS * 1000}") as broker,
         running(tmp_path, RUNYARD_BROKER_URL=broker.url) as log,
     ):
         assert "a message went through it and back" in doctor(
             "broker", RUNYARD_BROKER_URL=broker.url
         )
-        assert [
-            settled(one)["status"]
-            for one in send([Event("test/steps", {"n": n}) for n in range(5)])
-        ] == ["succeeded"] * 5
+        ids = send([Event("test/steps", {"n": n}) for n in range(5)])
+        assert [settled(event_id)["status"] for event_id in ids] == ["succeeded"] * 5
 
-        # Both slots are busy for longer than the broker waits for an acknowledgement, and more runs wait behind them.
-        # One is sent after the other has begun, or they may share a run.
+        # Both slots are busy for longer than the broker waits for an acknowledgement, and more
+        # runs are queued. The second event is sent when the first is running, or they may share
+        # a run.
         long = send("test/steps", {"gate": str(gate), "n": 0})
         wait_until(lambda: running_now(long[0]))
         long += send("test/steps", {"gate": str(gate), "n": 1})
@@ -56,10 +55,10 @@ def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or
         _wait_out(broker)
         assert _consumers(broker) == 0, "a worker without a free slot takes messages"
         gate.touch()
-        assert [settled(one)["status"] for one in [*long, *waiting]] == ["succeeded"] * 3
+        assert [settled(event_id)["status"] for event_id in [*long, *waiting]] == ["succeeded"] * 3
         assert "PreconditionFailed" not in log.read_text()
 
-        # The broker crashes, and comes back with what it had.
+        # The broker crashes, and restarts with its messages.
         old = worker().pid
         broker.kill()
         meanwhile = send("test/steps", {"n": 4})
@@ -76,9 +75,8 @@ def test_rabbitmq_carries_runs_longer_than_its_patience_and_a_crash_of_itself_or
             process.kill()
         gate.touch()
         assert settled(held, 60)["status"] == "succeeded"
-        assert [
-            line.split()[0] for line in (tmp_path / "effects" / "held").read_text().splitlines()
-        ] == ["first", "second"]
+        lines = (tmp_path / "effects" / "held").read_text().splitlines()
+        assert [line.split()[0] for line in lines] == ["first", "second"]
 
 
 def test_doctor_names_a_queue_that_something_else_has_declared(tmp_path: Path) -> None:
@@ -93,7 +91,7 @@ def test_doctor_names_a_queue_that_something_else_has_declared(tmp_path: Path) -
 
 
 def _consumers(broker: RabbitMQ) -> int:
-    """How many workers take messages."""
+    """How many workers consume messages."""
     from kombu import Connection
 
     from runyard.dagster_adapter.broker import queue
@@ -105,7 +103,7 @@ def _consumers(broker: RabbitMQ) -> int:
 
 
 def _wait_out(broker: RabbitMQ) -> None:
-    """Hold a message for as long as it takes RabbitMQ to lose patience, as a witness that its clock has gone on."""
+    """Hold a message until RabbitMQ closes the channel: its consumer timeout has passed."""
     from amqp.exceptions import PreconditionFailed
     from kombu import Connection, Queue
 

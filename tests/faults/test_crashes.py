@@ -1,4 +1,4 @@
-"""Kill -9 of anything, at any time: nothing is lost, nothing is done twice by two workers."""
+"""Any process is killed at any time: nothing is lost, and no two workers do the same work."""
 
 import json
 import os
@@ -22,13 +22,13 @@ from tests.stack.conftest import address
 
 
 def kill_tree(pid: int) -> None:
-    """Kill -9 a process and all its children at once."""
+    """Kill a process and all its descendants at once."""
     parent = psutil.Process(pid)
     for process in [parent, *parent.children(recursive=True)]:
         process.kill()
 
 
-def test_a_killed_worker_loses_nothing_and_repeats_no_kept_step(
+def test_a_killed_worker_loses_nothing_and_no_completed_step_is_re_run(
     stack: Stack, effects: Path
 ) -> None:
     ids = send(
@@ -39,32 +39,32 @@ def test_a_killed_worker_loses_nothing_and_repeats_no_kept_step(
     kill_tree(stack.pid("worker"))
     began = time.monotonic()
     before = marks.read_text().splitlines()
-    rows = [settled(one, 60) for one in ids]
+    rows = [settled(event_id, 60) for event_id in ids]
     assert time.monotonic() - began < 60
     assert {row["status"] for row in rows} == {"succeeded"}
     assert sorted(row["output"]["n"] for row in rows) == list(range(1, 201))
     lines = marks.read_text().splitlines()
-    # `first` was kept for all before the kill; of `second` only the one under way may have run twice.
+    # `first` was completed for all before the kill; only the `second` in progress may run twice.
     assert sum(line.startswith("first") for line in lines) == 200
     assert sum(line.startswith("second") for line in lines) <= 201
     assert sum(line.startswith("second") for line in before) >= 60
 
 
-def test_a_killed_child_is_replaced_and_its_batch_goes_on(stack: Stack, tmp_path: Path) -> None:
+def test_a_killed_child_is_replaced_and_its_batch_continues(stack: Stack, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     [event_id] = send("test/steps", {"gate": str(gate)})
+    running = (
+        "SELECT worker FROM runyard.batches WHERE status = 'running'"
+        " ORDER BY started_at DESC LIMIT 1"
+    )
     with database.connection() as connection:
-        worker = wait_until(
-            lambda: connection.execute(
-                "SELECT worker FROM runyard.batches WHERE status = 'running' ORDER BY started_at DESC LIMIT 1"
-            ).fetchone()
-        )
+        worker = wait_until(lambda: connection.execute(running.encode()).fetchone())
     os.kill(int(str(worker["worker"]).rsplit(":", 1)[1]), signal.SIGKILL)
     gate.touch()
     assert settled(event_id, 60)["status"] == "succeeded"
 
 
-def test_children_killed_while_they_wait_for_work_leave_their_worker_able_to_work(
+def test_a_worker_works_on_after_its_idle_children_were_killed(
     stack: Stack,
 ) -> None:
     worker = psutil.Process(stack.pid("worker"))
@@ -82,7 +82,7 @@ def test_children_killed_while_they_wait_for_work_leave_their_worker_able_to_wor
 
 
 @pytest.mark.parametrize("part", ["daemon", "code", "web", "worker"])
-def test_a_killed_part_comes_back_and_every_event_is_done(
+def test_a_killed_part_restarts_and_every_event_is_done(
     stack: Stack, effects: Path, part: str
 ) -> None:
     key = f"part-{part}"
@@ -91,35 +91,31 @@ def test_a_killed_part_comes_back_and_every_event_is_done(
     kill_tree(old)
     ids += [send("test/steps", {"key": key, "n": n})[0] for n in range(10, 20)]
     wait_until(lambda: stack.pid(part) not in (0, old))
-    assert [settled(one, 60)["status"] for one in ids] == ["succeeded"] * 20
-    assert sorted(
-        {
-            line.split()[1]
-            for line in (effects / key).read_text().splitlines()
-            if line.startswith("second")
-        },
-        key=int,
-    ) == [str(n) for n in range(20)]
+    assert [settled(event_id, 60)["status"] for event_id in ids] == ["succeeded"] * 20
+    lines = (effects / key).read_text().splitlines()
+    done = {int(line.split()[1]) for line in lines if line.startswith("second")}
+    assert done == set(range(20))
     stack.wait_ready()
 
 
-def test_what_the_tick_of_a_dead_daemon_claims_does_not_wait_out_a_lease(stack: Stack) -> None:
+def test_claims_of_a_dead_daemons_tick_are_released_before_a_lease_expires(stack: Stack) -> None:
     old = stack.pid("daemon")
     kill_tree(old)
-    # Its ticks are still waiting in the code server, and the first of them claims this.
+    # Its ticks still wait in the code server, and the first of them claims this event.
     [event_id] = send("test/steps", {"n": 1})
     assert settled(event_id, 60)["status"] == "succeeded"
     wait_until(lambda: stack.pid("daemon") not in (0, old))
     with database.connection() as connection:
         rows = connection.execute(
-            "SELECT extract(epoch FROM batches.finished_at - batches.claimed_at)::float8 AS seconds FROM runyard.batches, runyard.invocations"
-            " WHERE batches.status = 'lost' AND invocations.id = ANY (batches.invocations) AND event_id = %s",
+            "SELECT extract(epoch FROM batches.finished_at - batches.claimed_at)::float8 AS seconds"
+            " FROM runyard.batches, runyard.invocations WHERE batches.status = 'lost'"
+            " AND invocations.id = ANY (batches.invocations) AND event_id = %s",
             (event_id,),
         ).fetchall()
     assert [row for row in rows if float(str(row["seconds"])) >= stack.settings.lease_seconds] == []
 
 
-def test_a_daemon_that_starts_does_not_warn_of_the_ticks_in_which_the_one_before_it_waited(
+def test_a_daemon_does_not_warn_of_the_ticks_that_an_earlier_one_left(
     stack: Stack,
 ) -> None:
     before = len(stack.log.read_text())
@@ -142,7 +138,7 @@ def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> 
     try:
         time.sleep(5)
         ids = [send("test/steps", {"key": "two-daemons", "n": n})[0] for n in range(60)]
-        assert [settled(one, 60)["status"] for one in ids] == ["succeeded"] * 60
+        assert [settled(event_id, 60)["status"] for event_id in ids] == ["succeeded"] * 60
     finally:
         second.kill()
         second.wait()
@@ -152,12 +148,13 @@ def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> 
     )
     with database.connection() as connection:
         rows = connection.execute(
-            "SELECT run_id, count(*) AS n FROM runyard.batches WHERE run_id IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
+            "SELECT run_id, count(*) AS n FROM runyard.batches"
+            " WHERE run_id IS NOT NULL GROUP BY 1 HAVING count(*) > 1"
         ).fetchall()
     assert rows == []
 
 
-def test_after_a_restart_of_the_database_everything_goes_on(stack: Stack) -> None:
+def test_everything_works_again_after_a_restart_of_the_database(stack: Stack) -> None:
     folder = stack.settings.postgres_dir
     body = json.dumps({"name": "test/steps", "data": {"n": 1}}).encode()
 
@@ -179,26 +176,30 @@ def test_after_a_restart_of_the_database_everything_goes_on(stack: Stack) -> Non
     wait_until(lambda: post()[0] == 200)
     after = [post()[1] for _ in range(5)]
     for event_id in [*before, *after]:
-        assert event_id is not None and settled(event_id, 60)["status"] == "succeeded"
+        assert event_id is not None
+        assert settled(event_id, 60)["status"] == "succeeded"
     stack.wait_ready()
 
 
-def test_what_sleeps_and_waits_lives_through_the_death_of_everything(stack: Stack) -> None:
+def test_suspended_invocations_survive_the_death_of_every_process(stack: Stack) -> None:
     ids = send([Event("test/dialog", {"key": f"fault{n}", "nap": 8}) for n in range(3)])
     with database.connection() as connection:
-        statement = b"SELECT id FROM runyard.invocations WHERE event_id = ANY (%s) AND status IN ('waiting', 'sleeping')"
-        wait_until(lambda: len(connection.execute(statement, (ids,)).fetchall()) == 3, 120)
-    olds = {part: stack.pid(part) for part in ("daemon", "worker", "code")}
-    for old in olds.values():
-        kill_tree(old)
+        suspended = (
+            b"SELECT id FROM runyard.invocations"
+            b" WHERE event_id = ANY (%s) AND status IN ('waiting', 'sleeping')"
+        )
+        wait_until(lambda: len(connection.execute(suspended, (ids,)).fetchall()) == 3, 120)
+    for pid in [stack.pid(part) for part in ("daemon", "worker", "code")]:
+        kill_tree(pid)
     send([Event("test/answered", {"key": f"fault{n}", "says": n}) for n in range(3)])
-    rows = [settled(one, 90) for one in ids]
+    rows = [settled(event_id, 90) for event_id in ids]
     assert [(row["status"], row["output"]) for row in rows] == [
         ("succeeded", [n, None]) for n in range(3)
     ]
     with database.connection() as connection:
         asked = connection.execute(
-            "SELECT count(*) AS n FROM runyard.events WHERE name = 'test/asked' AND data->>'key' LIKE 'fault%'"
+            "SELECT count(*) AS n FROM runyard.events"
+            " WHERE name = 'test/asked' AND data->>'key' LIKE 'fault%'"
         ).fetchone()
     assert asked == {"n": 3}
     stack.wait_ready()

@@ -1,4 +1,4 @@
-"""A worker that is told to stop hands back what it has not done, and that costs nobody an attempt."""
+"""A worker that is told to stop hands back its unfinished run, which costs no attempt."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ def test_a_worker_that_is_told_to_stop_hands_back_its_run_without_an_attempt(
     stack: Stack, effects: Path
 ) -> None:
     gate = effects / "handed-back"
-    [sent] = send("test/steps", {"gate": str(gate)})
-    wait_until(lambda: event(sent)["invocations"][0]["status"] == "running")
+    [event_id] = send("test/steps", {"gate": str(gate)})
+    wait_until(lambda: event(event_id)["invocations"][0]["status"] == "running")
     stack.restart("worker")
     gate.touch()
-    assert settled(sent, 60)["attempt"] == 1
+    assert settled(event_id, 60)["attempt"] == 1

@@ -14,7 +14,7 @@ from tests.servers import pgbouncer
 _POOL = 6
 
 
-def test_through_pgbouncer_events_are_done_and_nothing_is_left_in_its_sessions(
+def test_through_pgbouncer_events_are_done_and_its_sessions_stay_clean(
     own_database: str, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -24,16 +24,15 @@ def test_through_pgbouncer_events_are_done_and_nothing_is_left_in_its_sessions(
             assert "ok" in doctor("database", **urls)
             assert "ok" in doctor("migrations", **urls)
             ids = [_post(port, n) for n in range(20)]
-            assert [settled(one, 60)["output"]["n"] for one in ids] == list(range(1, 21))
-            for setting, usual in (
+            assert [settled(event_id, 60)["output"]["n"] for event_id in ids] == list(range(1, 21))
+            for setting, default in (
                 ("lock_timeout", "0"),
                 ("statement_timeout", "0"),
                 ("search_path", "public"),
             ):
-                assert _everywhere(through, f"SHOW {setting}") == {usual}
-            assert _everywhere(through, "SELECT count(*)::text FROM pg_prepared_statements") == {
-                "0"
-            }
+                assert _in_all_sessions(through, f"SHOW {setting}") == {default}
+            prepared = "SELECT count(*)::text FROM pg_prepared_statements"
+            assert _in_all_sessions(through, prepared) == {"0"}
             assert "does not exist" not in log.read_text()
 
 
@@ -46,16 +45,15 @@ def _post(port: int, n: int) -> str:
         return str(json.load(answer)["ids"][0])
 
 
-def _everywhere(through: str, question: str) -> set[str]:
-    """What the server's sessions behind the pooler answer, as many as can be had at a time."""
+def _in_all_sessions(through: str, query: str) -> set[str]:
+    """What a query gives in the server's sessions behind the pooler."""
     answers: dict[int, str] = {}
 
     def ask() -> bool:
         opened = [psycopg.connect(through, prepare_threshold=None) for _ in range(_POOL - 1)]
-        for connection in (
-            opened
-        ):  # each in a transaction that stays open, so that the next one gets another session
-            row = connection.execute(question.encode()).fetchone()
+        # Each in a transaction that stays open, so that the next one gets another session.
+        for connection in opened:
+            row = connection.execute(query.encode()).fetchone()
             assert row is not None
             answers[connection.info.backend_pid] = str(row[0])
         for connection in opened:

@@ -1,4 +1,7 @@
-"""`runyard up` as a person uses it: ready, code picked up when it changes, Ctrl-C, nothing left; and stock `dagster dev`."""
+"""`runyard up` as a person uses it, and stock `dagster dev`.
+
+It gets ready, reloads code that changes, and leaves nothing behind after Ctrl-C.
+"""
 
 import os
 import re
@@ -20,6 +23,8 @@ import pytest
 from runyard.settings import Settings
 from runyard.store.embedded import delete_embedded, embedded_url
 from tests.conftest import ROOT, wait_until
+
+MAIL = '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}'
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def home() -> Iterator[Path]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The variables of a person who has set none but a port."""
+    """The environment of a person who has set only a port."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -61,7 +66,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def postgres_dir(home: Path) -> Path:
-    """Where the database of a project is that sets no folder for it."""
+    """The folder of the database of a project that configures none."""
     return Settings(home=home, data_dir=home / ".runyard", postgres_folder=None).postgres_dir
 
 
@@ -73,22 +78,23 @@ def query(home: Path, statement: str) -> list[tuple[object, ...]]:
 
 
 def open_to_others(folder: Path) -> list[Path]:
-    """What has a mode that lets other users in, of a folder and all in it."""
-    found: list[Path] = []
+    """The files in a folder, and the folder itself, whose mode lets other users in."""
+    paths: list[Path] = []
     for path in (folder, *folder.rglob("*")):
-        with suppress(FileNotFoundError):  # a message of the broker, gone by now
+        with suppress(FileNotFoundError):  # a message of the broker that is gone by now
             if path.lstat().st_mode & 0o077 and not path.is_symlink():
-                found.append(path)
-    return found
+                paths.append(path)
+    return paths
 
 
 def _takes_mail(home: Path) -> bool:
-    """Whether the database is there, the mail function is registered, and a worker is alive."""
+    """Whether the mail function is registered and a worker is alive."""
     try:
-        return query(
-            home,
-            "SELECT count(*) FROM runyard.workers, runyard.functions WHERE functions.name = 'send_email'",
-        ) == [(1,)]
+        ready = (
+            "SELECT count(*) FROM runyard.workers, runyard.functions"
+            " WHERE functions.name = 'send_email'"
+        )
+        return query(home, ready) == [(1,)]
     except (psycopg.Error, AssertionError):
         return False
 
@@ -102,8 +108,8 @@ def _answers(home: Path) -> bool:
 
 
 def belonging(home: Path) -> list[str]:
-    """The command lines of the processes that work in this folder."""
-    found: list[str] = []
+    """The command lines of the processes that belong to this folder."""
+    lines: list[str] = []
     for process in psutil.process_iter(["cmdline", "cwd", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
         if (
@@ -111,8 +117,8 @@ def belonging(home: Path) -> list[str]:
             or process.info["cwd"] == str(home)
             or str(home) in ((process.info["environ"] or {}).get("RUNYARD_HOME") or "")
         ):
-            found.append(line)
-    return found
+            lines.append(line)
+    return lines
 
 
 def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> None:
@@ -132,7 +138,7 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
         ]
         assert ("RUNYARD_POSTGRES_DIR" in (home / "up.log").read_text()) == (os.geteuid() == 0)
 
-        # The database is started again when it dies.
+        # The database restarts when it dies.
         server = postgres_dir(home) / "postmaster.pid"
         os.kill(int(server.read_text().split()[0]), signal.SIGKILL)
         wait_until(lambda: _answers(home), 30)
@@ -155,7 +161,7 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
                 "send",
                 "email/send.requested",
                 "--data",
-                '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}',
+                MAIL,
             ],
             cwd=home,
             env=variables,
@@ -172,11 +178,12 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
         began = time.monotonic()
         up.send_signal(signal.SIGINT)
         code = up.wait(30)
-    assert code == 0 and time.monotonic() - began < 10
+    assert code == 0
+    assert time.monotonic() - began < 10
     assert belonging(home) == []
     assert embedded_url(postgres_dir(home)) is None
     text = (home / "up.log").read_text()
-    # Whichever part spoke of the database's end, its name stands before its words.
+    # Whichever part logged the end of the database, its line is prefixed with its name.
     assert re.search(r"^(postgres|code|daemon|worker|web) +\| ", text, re.MULTILINE)
 
 
@@ -200,10 +207,7 @@ def test_redis_can_carry_the_runs(home: Path, tmp_path: Path) -> None:
     )
     try:
         wait_until(lambda: _takes_mail(home), 90)
-        [(event_id,)] = query(
-            home,
-            'SELECT runyard.send(\'email/send.requested\', \'{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}\')',
-        )
+        [(event_id,)] = query(home, f"SELECT runyard.send('email/send.requested', '{MAIL}')")
         wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{event_id}-*.eml")), 60)
         assert not list((home / ".runyard").glob("broker/queue/*"))
     finally:
@@ -233,24 +237,24 @@ def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:
     assert embedded_url(postgres_dir(home)) is None
 
 
-def _told_by_the_readme(command: str) -> str:
-    """The block of shell commands of the README that this one is part of."""
+def _block_of_readme(command: str) -> str:
+    """The block of shell commands in the README that contains a command."""
     blocks = re.findall(
         r"^```sh\n(.*?)^```$",
         (ROOT / "README.md").read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
-    [found] = [block for block in blocks if command in block]
-    return found
+    [matching] = [block for block in blocks if command in block]
+    return matching
 
 
-def test_dagster_dev_works_as_the_readme_tells_it_with_no_variable_set(home: Path) -> None:
+def test_dagster_dev_works_as_in_the_readme_without_any_variable(home: Path) -> None:
     (home / ".venv").symlink_to(sys.prefix)
     variables = {name: value for name, value in environment(home).items() if name != "RUNYARD_PORT"}
     log = home / "dev.log"
     with log.open("w") as output:
         dev = subprocess.Popen(
-            ["bash", "-e", "-c", _told_by_the_readme("dagster dev")],
+            ["bash", "-e", "-c", _block_of_readme("dagster dev")],
             cwd=home,
             env=variables,
             stdout=output,
@@ -258,7 +262,7 @@ def test_dagster_dev_works_as_the_readme_tells_it_with_no_variable_set(home: Pat
             start_new_session=True,
         )
     try:
-        # Not before Dagster is there: `_answers` until `runyard migrate` has made the database.
+        # Dagster starts after `runyard migrate` has created the database that `_answers` asks.
         wait_until(
             lambda: (
                 dev.poll() is not None
@@ -273,7 +277,7 @@ def test_dagster_dev_works_as_the_readme_tells_it_with_no_variable_set(home: Pat
                 "send",
                 "email/send.requested",
                 "--data",
-                '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}',
+                MAIL,
             ],
             cwd=home,
             env=variables,
@@ -294,7 +298,7 @@ def test_dagster_dev_works_as_the_readme_tells_it_with_no_variable_set(home: Pat
             if child.is_running():
                 child.kill()
         dev.wait()
-    # In the terminal where the README's commands were: with the database's URL among the variables.
+    # As in the terminal of the README's commands, with the database's URL in the environment.
     down = 'eval "$(.venv/bin/runyard env)" && .venv/bin/runyard down'
     subprocess.run(["bash", "-c", down], cwd=home, env=variables, check=True, capture_output=True)
     assert embedded_url(postgres_dir(home)) is None

@@ -90,7 +90,7 @@ def test_the_invocations_of_a_dead_run_are_settled_by_the_sensors(
     ("catch_up", "late", "says", "sent"),
     [
         ("last", "1m", "sent", 1),
-        ("none", "1h", "not made up for", 0),
+        ("none", "1h", "not caught up", 0),
         ("none", "1m", "sent", 1),
         ("last", "1h", "sent", 1),
         ("last", "3d", "a later time stands for it", 0),

@@ -36,7 +36,7 @@ def test_a_sleep_occupies_no_run_and_resumes_in_a_linked_one(yard: Yard) -> None
         invocation.steps["work"].tries,
     ) == ("succeeded", "done", None, 1)
     assert len(yard.runs) == 2
-    assert yard.metadata(yard.runs[1], "receive")["goes on from 1"] == yard.runs[0]
+    assert yard.metadata(yard.runs[1], "receive")["continues run 1"] == yard.runs[0]
 
 
 @pytest.mark.parametrize(

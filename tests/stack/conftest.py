@@ -1,4 +1,4 @@
-"""What the stack tests use to look at Dagster as a browser does: its GraphQL door."""
+"""Dagster's GraphQL API, through which the stack tests see it as a browser does."""
 
 import json
 import urllib.request
@@ -16,7 +16,7 @@ def address(path: str = "") -> str:
 
 
 def graphql(query: str, **variables: Any) -> dict[str, Any]:
-    """Ask Dagster's GraphQL door; fails on errors."""
+    """Query Dagster's GraphQL API; fails on errors."""
     request = urllib.request.Request(
         address("/graphql"),
         json.dumps({"query": query, "variables": variables}).encode(),
@@ -30,9 +30,8 @@ def graphql(query: str, **variables: Any) -> dict[str, Any]:
 
 def run_status(run_id: str) -> str:
     """The status of a run, as the UI shows it."""
-    return graphql(
-        "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id
-    )["runOrError"]["status"]
+    query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+    return graphql(query, id=run_id)["runOrError"]["status"]
 
 
 def finished(run_id: str, seconds: float = 30.0) -> str:
@@ -44,19 +43,25 @@ def finished(run_id: str, seconds: float = 30.0) -> str:
 
 
 def reexecute(run_id: str, strategy: str) -> str:
-    """What the UI's re-execution button does; return the new run's id."""
-    mutation = """mutation($params: ReexecutionParams) { launchRunReexecution(reexecutionParams: $params) {
-        __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-    launched = graphql(mutation, params={"parentRunId": run_id, "strategy": strategy})[
-        "launchRunReexecution"
-    ]
+    """Do what the UI's re-execution button does; return the new run's id."""
+    mutation = """mutation($params: ReexecutionParams) {
+        launchRunReexecution(reexecutionParams: $params) {
+            __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+        } }"""
+    params = {"parentRunId": run_id, "strategy": strategy}
+    launched = graphql(mutation, params=params)["launchRunReexecution"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
     return launched["run"]["runId"]
 
 
 def terminate(run_id: str, policy: str = "SAFE_TERMINATE") -> str:
-    """What the UI's terminate button does; its box 'force' takes MARK_AS_CANCELED_IMMEDIATELY."""
-    mutation = """mutation($id: String!, $policy: TerminateRunPolicy!) { terminateRun(runId: $id, terminatePolicy: $policy) {
-        __typename ... on TerminateRunFailure { message } } }"""
+    """Do what the UI's terminate button does.
+
+    Its box "force" sends the policy MARK_AS_CANCELED_IMMEDIATELY.
+    """
+    mutation = """mutation($id: String!, $policy: TerminateRunPolicy!) {
+        terminateRun(runId: $id, terminatePolicy: $policy) {
+            __typename ... on TerminateRunFailure { message }
+        } }"""
     answer = graphql(mutation, id=run_id, policy=policy)["terminateRun"]
     return str(answer.get("message", answer["__typename"]))

@@ -19,15 +19,14 @@ def invocations(event_id: str) -> list[dict[str, Any]]:
     return event(event_id)["invocations"]
 
 
-def under_way(event_id: str) -> str:
+def running(event_id: str) -> str:
     """Wait until a run works on an event; return the run's id."""
-    return wait_until(
-        lambda: (
-            (found := invocations(event_id))
-            and found[0]["status"] == "running"
-            and found[0]["run_id"]
-        )
-    )
+
+    def run_id() -> str | None:
+        rows = invocations(event_id)
+        return rows[0]["run_id"] if rows and rows[0]["status"] == "running" else None
+
+    return wait_until(run_id)
 
 
 def test_re_executing_all_replays_the_events_as_new_invocations(effects: Path) -> None:
@@ -36,8 +35,8 @@ def test_re_executing_all_replays_the_events_as_new_invocations(effects: Path) -
     assert finished(run_id) == "SUCCESS"
     replay = reexecute(run_id, "ALL_STEPS")
     assert finished(replay) == "SUCCESS"
-    for one in ids:
-        first, second = invocations(one)
+    for event_id in ids:
+        first, second = invocations(event_id)
         assert (second["replay_of"], second["run_id"], second["status"]) == (
             first["id"],
             replay,
@@ -46,25 +45,26 @@ def test_re_executing_all_replays_the_events_as_new_invocations(effects: Path) -
     assert (effects / "again").read_text().count("second") == 6
 
 
-def test_re_executing_from_failure_goes_on_behind_the_last_kept_step(
+def test_re_executing_from_failure_resumes_after_the_last_completed_step(
     effects: Path, tmp_path: Path
 ) -> None:
-    mended = tmp_path / "mended"
+    fixed = tmp_path / "fixed"
     good, bad = send(
         [
-            Event("test/steps", {"key": "mend", "n": 1}),
-            Event("test/steps", {"key": "mend", "n": 2, "final": True, "unless": str(mended)}),
+            Event("test/steps", {"key": "fix", "n": 1}),
+            Event("test/steps", {"key": "fix", "n": 2, "final": True, "unless": str(fixed)}),
         ]
     )
     failed = settled(bad)
-    assert failed["status"] == "failed" and finished(failed["run_id"]) == "FAILURE"
-    mended.touch()
+    assert failed["status"] == "failed"
+    assert finished(failed["run_id"]) == "FAILURE"
+    fixed.touch()
     resumed = reexecute(failed["run_id"], "FROM_FAILURE")
     assert finished(resumed) == "SUCCESS"
     [row] = invocations(bad)
     assert (row["status"], row["attempt"], row["run_id"]) == ("succeeded", 2, resumed)
-    assert [one["status"] for one in invocations(good)] == ["succeeded"]
-    assert sorted((effects / "mend").read_text().splitlines()) == [
+    assert [row["status"] for row in invocations(good)] == ["succeeded"]
+    assert sorted((effects / "fix").read_text().splitlines()) == [
         "first 1 1",
         "first 2 1",
         "second 1 1",
@@ -72,58 +72,42 @@ def test_re_executing_from_failure_goes_on_behind_the_last_kept_step(
     ]
 
 
-def test_from_failure_of_a_refused_event_leaves_its_neighbours_alone(effects: Path) -> None:
-    bad = {"name": "email/send.requested", "data": {"to": "nobody"}}
+def test_from_failure_of_a_refused_event_leaves_the_others_alone(effects: Path) -> None:
+    good_mail = {"to": "neighbour@example.com", "subject": "s", "text": "t"}
+    bad_mail = {"to": "nobody"}
+    events = [{"name": "email/send.requested", "data": data} for data in (good_mail, bad_mail)]
     with database.connection() as connection:  # SQL cannot check the type: receive does
-        good_id, bad_id = (
-            str(row["id"])
-            for row in connection.execute(
-                "SELECT id FROM runyard.send_v1(%s::jsonb, 'test') AS id",
-                (
-                    json.dumps(
-                        [
-                            {
-                                "name": "email/send.requested",
-                                "data": {
-                                    "to": "neighbour@example.com",
-                                    "subject": "s",
-                                    "text": "t",
-                                },
-                            },
-                            bad,
-                        ]
-                    ),
-                ),
-            ).fetchall()
-        )
+        rows = connection.execute(
+            "SELECT id FROM runyard.send_v1(%s::jsonb, 'test') AS id", (json.dumps(events),)
+        ).fetchall()
+    good_id, bad_id = (str(row["id"]) for row in rows)
     run_id = settled(bad_id)["run_id"]
     assert settled(good_id)["run_id"] == run_id
     assert finished(run_id) == "FAILURE"
     resumed = reexecute(run_id, "FROM_FAILURE")
     assert finished(resumed) == "FAILURE"
-    assert [(one["status"], one["attempt"]) for one in invocations(bad_id)] == [("failed", 2)]
-    assert [one["run_id"] for one in invocations(good_id)] == [run_id]
+    assert [(row["status"], row["attempt"]) for row in invocations(bad_id)] == [("failed", 2)]
+    assert [row["run_id"] for row in invocations(good_id)] == [run_id]
 
 
 def test_from_failure_of_what_has_succeeded_meanwhile_finds_nothing_to_do() -> None:
     [event_id] = send("test/steps", {"fail_until": 1})
-    first = wait_until(
-        lambda: (
-            (found := invocations(event_id))
-            and found[0]["attempt"] == 1
-            and found[0]["status"] == "queued"
-            and found[0]["run_id"]
-        )
-    )
+
+    def failed_run() -> str | None:
+        rows = invocations(event_id)
+        failed = rows and (rows[0]["attempt"], rows[0]["status"]) == (1, "queued")
+        return rows[0]["run_id"] if failed else None
+
+    first = wait_until(failed_run)
     assert settled(event_id)["status"] == "succeeded"
     resumed = reexecute(first, "FROM_FAILURE")
     assert finished(resumed) == "SUCCESS"
-    assert [(one["status"], one["attempt"]) for one in invocations(event_id)] == [("succeeded", 2)]
+    assert [(row["status"], row["attempt"]) for row in invocations(event_id)] == [("succeeded", 2)]
 
 
 def test_terminating_a_run_cancels_it_and_its_invocations(tmp_path: Path) -> None:
     [event_id] = send("test/steps", {"gate": str(tmp_path / "never")})
-    run_id = under_way(event_id)
+    run_id = running(event_id)
     assert terminate(run_id) == "TerminateRunSuccess"
     assert finished(run_id) == "CANCELED"
     assert settled(event_id)["status"] == "cancelled"
@@ -134,32 +118,34 @@ def test_forcing_a_run_that_waits_for_a_worker_cancels_it_before_it_begins(tmp_p
     busy: list[str] = []
     for number in range(2):  # both slots
         busy += send("test/steps", {"gate": str(gate), "n": number})
-        under_way(busy[-1])
+        running(busy[-1])
     [waiting] = send("test/steps", {"n": 9})
-    query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId status } } } }"""
-    look = {"tags": [{"key": "runyard/event", "value": waiting}]}
-    [run] = wait_until(lambda: graphql(query, filter=look)["runsOrError"]["results"])
+    query = """query($filter: RunsFilter) {
+        runsOrError(filter: $filter) { ... on Runs { results { runId status } } } }"""
+    tagged = {"tags": [{"key": "runyard/event", "value": waiting}]}
+    [run] = wait_until(lambda: graphql(query, filter=tagged)["runsOrError"]["results"])
     wait_until(lambda: run_status(run["runId"]) == "STARTING")
-    # Dagster lets a run that is starting be terminated by force only.
+    # Dagster terminates a run that is starting only by force.
     assert terminate(run["runId"], "MARK_AS_CANCELED_IMMEDIATELY") == "TerminateRunSuccess"
     assert finished(run["runId"], 5) == "CANCELED"
     gate.touch()
-    assert [settled(one)["status"] for one in busy] == ["succeeded", "succeeded"]
-    assert settled(waiting)["status"] == "cancelled" and invocations(waiting)[0]["steps"] == []
+    assert [settled(each)["status"] for each in busy] == ["succeeded", "succeeded"]
+    assert settled(waiting)["status"] == "cancelled"
+    assert invocations(waiting)[0]["steps"] == []
 
 
 def test_a_sensor_can_be_switched_off_and_on() -> None:
     selector = {**LOCATION, "sensorName": "steps_sensor"}
-    state = graphql(
-        "query($s: SensorSelector!) { sensorOrError(sensorSelector: $s) { ... on Sensor { id sensorState { id status } } } }",
-        s=selector,
-    )
-    sensor = state["sensorOrError"]
+    query = """query($s: SensorSelector!) {
+        sensorOrError(sensorSelector: $s) { ... on Sensor { id sensorState { id status } } } }"""
+    sensor = graphql(query, s=selector)["sensorOrError"]
     assert sensor["sensorState"]["status"] == "RUNNING"
-    stop = "mutation($id: String!) { stopSensor(id: $id) { __typename ... on PythonError { message } } }"
-    start = "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename ... on PythonError { message } } }"
+    stop = """mutation($id: String!) {
+        stopSensor(id: $id) { __typename ... on PythonError { message } } }"""
+    start = """mutation($s: SensorSelector!) {
+        startSensor(sensorSelector: $s) { __typename ... on PythonError { message } } }"""
     assert graphql(stop, id=sensor["id"])["stopSensor"]["__typename"] == "StopSensorMutationResult"
-    # The tick that waits already is the last one: it takes what is sent next.
+    # The tick that is already waiting is the last one: it claims the next event.
     assert settled(send("test/steps", {"n": 1})[0], 60)["status"] == "succeeded"
     [held] = send("test/steps", {"n": 2})
     time.sleep(4)
@@ -169,10 +155,11 @@ def test_a_sensor_can_be_switched_off_and_on() -> None:
 
 
 def test_the_ui_lists_jobs_and_sensors() -> None:
-    query = """query($s: RepositorySelector!) { repositoryOrError(repositorySelector: $s) { ... on Repository {
-        jobs { name } sensors { name sensorState { status } } } } }"""
-    found = graphql(query, s=LOCATION)["repositoryOrError"]
-    assert {"send_email", "steps", "breaking"} <= {job["name"] for job in found["jobs"]}
-    assert {(one["name"], one["sensorState"]["status"]) for one in found["sensors"]} >= {
-        ("send_email_sensor", "RUNNING")
-    }
+    query = """query($s: RepositorySelector!) {
+        repositoryOrError(repositorySelector: $s) { ... on Repository {
+            jobs { name } sensors { name sensorState { status } }
+        } } }"""
+    repository = graphql(query, s=LOCATION)["repositoryOrError"]
+    assert {"send_email", "steps", "breaking"} <= {job["name"] for job in repository["jobs"]}
+    states = {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]}
+    assert states["send_email_sensor"] == "RUNNING"

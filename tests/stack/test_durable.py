@@ -1,4 +1,7 @@
-"""The words in the whole stack: suspended invocations, flow control over all workers, callbacks, time-tables, the commands."""
+"""Durable features in the whole stack.
+
+Suspended invocations, flow control across all workers, callbacks, cron schedules, the commands.
+"""
 
 import subprocess
 import sys
@@ -37,64 +40,57 @@ def status(event_id: str) -> str:
     return str(event(event_id)["invocations"][0]["status"])
 
 
-def test_parallel_branches_suspend_and_go_on_in_linked_runs() -> None:
+def test_parallel_branches_suspend_and_resume_in_linked_runs() -> None:
     [event_id] = send("test/dialog", {"key": "d1", "nap": 20})
-    [asked] = wait_until(
-        lambda: rows(
-            "SELECT id FROM runyard.events WHERE name = 'test/asked' AND data->>'key' = 'd1'"
-        )
-    )
+    asked = "SELECT id FROM runyard.events WHERE name = 'test/asked' AND data->>'key' = 'd1'"
+    wait_until(lambda: rows(asked))
     wait_until(lambda: status(event_id) in ("waiting", "sleeping"))
-    assert (
-        rows(
-            "SELECT id FROM runyard.batches WHERE function = 'dialog' AND status IN ('claimed', 'running')"
-        )
-        == []
+    held = (
+        "SELECT id FROM runyard.batches"
+        " WHERE function = 'dialog' AND status IN ('claimed', 'running')"
     )
+    assert rows(held) == []
     assert "answer: waits for test/answered until" in command("events", "--id", event_id).stdout
-    with urllib.request.urlopen(
-        address(f"/dev/invocations/{event(event_id)['invocations'][0]['id']}"), timeout=30
-    ) as page:
+    invocation = event(event_id)["invocations"][0]["id"]
+    with urllib.request.urlopen(address(f"/dev/invocations/{invocation}"), timeout=30) as page:
         assert "waiting at answer for the event test/answered" in page.read().decode()
     send("test/answered", {"key": "d1", "says": "yes"})
     row = settled(event_id, 90)
     assert (row["status"], row["output"], row["attempt"]) == ("succeeded", ["yes", None], 1)
-    assert [step["step"] for step in row["steps"]].count("ask") == 1 and asked["id"]
+    assert [step["step"] for step in row["steps"]].count("ask") == 1
     assert finished(row["run_id"]) == "SUCCESS"
     query = "query($id: ID!) { runOrError(runId: $id) { ... on Run { tags { key value } } } }"
-    tags = {
-        tag["key"]: tag["value"] for tag in graphql(query, id=row["run_id"])["runOrError"]["tags"]
-    }
-    assert tags["runyard/event"] == event_id and tags["runyard/continues"] != row["run_id"]
+    run = graphql(query, id=row["run_id"])["runOrError"]
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert tags["runyard/event"] == event_id
+    assert tags["runyard/continues"] != row["run_id"]
 
 
-def test_a_function_calls_another_and_its_failure_is_mourned() -> None:
+def test_a_function_invokes_another_one_and_its_failure_runs_the_callback() -> None:
     good, bad = send(
         [Event("test/calling", {"n": 1}), Event("test/calling", {"n": 2, "final": True})]
     )
     assert settled(good, 60)["output"]["n"] == 2
     row = settled(bad, 60)
-    assert (
-        row["status"] == "failed"
-        and "steps failed: NonRetriable: this can never work" in row["error"]["message"]
+    assert row["status"] == "failed"
+    assert "steps failed: NonRetriable: this can never work" in row["error"]["message"]
+    callbacks = (
+        "SELECT output FROM runyard.invocations"
+        " WHERE function = 'calling_on_failure' AND status = 'succeeded'"
     )
-    [mourned] = wait_until(
-        lambda: rows(
-            "SELECT output FROM runyard.invocations WHERE function = 'calling_on_failure' AND status = 'succeeded'"
-        )
-    )
-    assert mourned["output"]["of"] == bad
+    [callback] = wait_until(lambda: rows(callbacks))
+    assert callback["output"]["of"] == bad
 
 
-def test_no_two_of_a_tenant_run_at_a_time_over_all_workers() -> None:
+def test_no_two_invocations_of_a_tenant_run_at_a_time_across_all_workers() -> None:
     ids = send([Event("test/narrow", {"tenant": n % 2}) for n in range(6)])
     spans: dict[int, list[list[float]]] = {0: [], 1: []}
-    for number, one in enumerate(ids):
-        row = settled(one, 60)
+    for number, event_id in enumerate(ids):
+        row = settled(event_id, 60)
         assert row["status"] == "succeeded"
         spans[number % 2].append(row["output"])
-    for found in spans.values():
-        ordered = sorted(found)
+    for tenant_spans in spans.values():
+        ordered = sorted(tenant_spans)
         assert all(earlier[1] <= later[0] for earlier, later in pairwise(ordered))
 
 
@@ -109,34 +105,37 @@ def test_pause_and_resume_by_command() -> None:
         assert command("resume", "one_by_one").returncode == 0
     assert settled(event_id)["status"] == "succeeded"
     missing = command("pause", "nothing")
-    assert missing.returncode == 1 and "runyard functions" in missing.stderr
+    assert missing.returncode == 1
+    assert "runyard functions" in missing.stderr
 
 
-def test_a_cancel_by_command_reaches_a_run_under_way(tmp_path: Any) -> None:
+def test_a_cancel_by_command_reaches_a_run_in_progress(tmp_path: Any) -> None:
     [event_id] = send("test/steps", {"gate": str(tmp_path / "never")})
     wait_until(lambda: status(event_id) == "running")
     done = command("cancel", "--event", event_id, "--yes")
-    assert done.returncode == 0 and "1 done" in done.stdout
+    assert done.returncode == 0
+    assert "1 done" in done.stdout
     row = settled(event_id)
-    assert row["status"] == "cancelled" and finished(row["run_id"]) == "CANCELED"
+    assert row["status"] == "cancelled"
+    assert finished(row["run_id"]) == "CANCELED"
 
 
 def test_dead_letters_are_listed_replayed_and_dismissed() -> None:
     ids = send([Event("test/steps", {"final": True, "n": n, "lot": "dead"}) for n in range(3)])
-    assert {settled(one)["status"] for one in ids} == {"failed"}
+    assert {settled(event_id)["status"] for event_id in ids} == {"failed"}
     [first, *_] = rows(
         "SELECT id FROM runyard.dead_letters WHERE data->>'lot' = 'dead' ORDER BY id"
     )
-    whole = command("dead-letters", "--id", str(first["id"])).stdout
-    assert "this can never work" in whole and "Traceback" in whole and '"lot": "dead"' in whole
+    letter = command("dead-letters", "--id", str(first["id"])).stdout
+    assert "this can never work" in letter
+    assert "Traceback" in letter
+    assert '"lot": "dead"' in letter
     chosen = ("--function", "steps", "--filter", '$.data.lot == "dead"')
     dry = command("replay", *chosen, "--dry-run")
-    assert (
-        "3 invocations to replay" in dry.stdout
-        and len(rows("SELECT id FROM runyard.invocations WHERE event_id = ANY (%s)", ids)) == 3
-    )
+    assert "3 invocations to replay" in dry.stdout
+    assert len(rows("SELECT id FROM runyard.invocations WHERE event_id = ANY (%s)", ids)) == 3
     assert "3 done" in command("replay", *chosen, "--yes", "--keep-steps").stdout
-    assert {settled(one)["status"] for one in ids} == {"failed"}
+    assert {settled(event_id)["status"] for event_id in ids} == {"failed"}
     assert "3 done" in command("dismiss", *chosen, "--yes").stdout
     assert rows("SELECT id FROM runyard.dead_letters WHERE data->>'lot' = 'dead'") == []
     assert "replay" in command("bulks").stdout
@@ -151,19 +150,21 @@ def test_dead_letters_are_listed_replayed_and_dismissed() -> None:
         (("replay", "--resume", "x"), "no bulk"),
     ],
 )
-def test_a_wrong_selection_is_one_line(arguments: tuple[str, ...], says: str) -> None:
+def test_an_invalid_selection_is_reported_in_one_line(
+    arguments: tuple[str, ...], says: str
+) -> None:
     done = command(*arguments)
-    assert (
-        done.returncode == 1 and says in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    )
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_time_table_runs_a_function() -> None:
-    [row] = wait_until(
-        lambda: rows(
-            "SELECT status, event_id FROM runyard.invocations WHERE function = 'minutely' AND status = 'succeeded' LIMIT 1"
-        ),
-        90,
+def test_a_cron_schedule_runs_a_function() -> None:
+    succeeded = (
+        "SELECT event_id FROM runyard.invocations"
+        " WHERE function = 'minutely' AND status = 'succeeded' LIMIT 1"
     )
+    [row] = wait_until(lambda: rows(succeeded), 90)
     [sent] = rows("SELECT data, source FROM runyard.events WHERE id = %s", row["event_id"])
-    assert sent["source"] == "schedule" and sent["data"]["schedule"] == "* * * * *"
+    assert sent["source"] == "schedule"
+    assert sent["data"]["schedule"] == "* * * * *"

@@ -1,4 +1,4 @@
-"""Events through every door, seen from outside."""
+"""Events through every entry point, seen from outside."""
 
 import json
 import subprocess
@@ -70,14 +70,14 @@ def test_http_python_sql_and_the_shell_become_mails(sendgrid: FakeSendGrid) -> N
         *send(NAME, mail("python@example.com")),
         shell.stdout.strip(),
     ]
-    assert [settled(one)["status"] for one in ids] == ["succeeded"] * 5
+    assert [settled(event_id)["status"] for event_id in ids] == ["succeeded"] * 5
     for who in ("http1", "http2", "sql", "shell", "python"):
         assert len(sendgrid.to(f"{who}@example.com")) == 1
 
 
-def test_a_burst_shares_runs_and_loses_nothing(sendgrid: FakeSendGrid) -> None:
+def test_bursts_are_batched_into_shared_runs_and_lose_nothing(sendgrid: FakeSendGrid) -> None:
     ids = send([Event(NAME, mail(f"burst{n}@example.com")) for n in range(300)])
-    rows = [settled(one, 60) for one in ids]
+    rows = [settled(event_id, 60) for event_id in ids]
     assert {row["status"] for row in rows} == {"succeeded"}
     assert len({row["run_id"] for row in rows}) <= 5
     assert all(len(sendgrid.to(f"burst{n}@example.com")) == 1 for n in range(300))
@@ -88,31 +88,33 @@ def test_the_same_event_id_makes_one_mail(sendgrid: FakeSendGrid) -> None:
         post({"name": NAME, "id": "once-only", "data": mail("once@example.com")}) for _ in range(3)
     ]
     ids = {body["ids"][0] for _, body in answers}
-    assert len(ids) == 1 and settled(ids.pop())["status"] == "succeeded"
+    assert len(ids) == 1
+    assert settled(ids.pop())["status"] == "succeeded"
     assert len(sendgrid.to("once@example.com")) == 1
 
 
-def test_a_page_of_another_site_cannot_reach_in() -> None:
+def test_a_request_for_another_host_is_refused() -> None:
     assert post({"name": "a/b"}, Host="evil.example.com")[0] == 400
 
 
-def test_an_event_that_nobody_waits_for_is_kept_and_shown() -> None:
+def test_an_event_without_a_function_is_stored_and_shown() -> None:
     [event_id] = send("order/placed", {"order": 7})
     assert event(event_id)["invocations"] == []
     assert "unmatched" in command("events", "--id", event_id).stdout
 
 
-def test_a_failure_is_retried_and_every_run_is_seen(effects: Path) -> None:
+def test_a_failure_is_retried_and_every_run_is_visible(effects: Path) -> None:
     [event_id] = send("test/steps", {"key": "retried", "fail_until": 1})
     row = settled(event_id)
     assert (row["status"], row["attempt"]) == ("succeeded", 2)
     assert (effects / "retried").read_text().splitlines() == ["first 0 1", "second 0 2"]
-    query = """query($filter: RunsFilter) { runsOrError(filter: $filter) { ... on Runs { results { runId status tags { key value }
-        stepStats { stepKey status } } } } }"""
-    assert finished(row["run_id"]) == "SUCCESS"  # an invocation is final a moment before its run is
-    runs = graphql(query, filter={"tags": [{"key": "runyard/event", "value": event_id}]})[
-        "runsOrError"
-    ]["results"]
+    query = """query($filter: RunsFilter) {
+        runsOrError(filter: $filter) { ... on Runs {
+            results { runId status tags { key value } stepStats { stepKey status } }
+        } } }"""
+    assert finished(row["run_id"]) == "SUCCESS"  # an invocation is final shortly before its run
+    tagged = {"tags": [{"key": "runyard/event", "value": event_id}]}
+    runs = graphql(query, filter=tagged)["runsOrError"]["results"]
     assert sorted(run["status"] for run in runs) == ["FAILURE", "SUCCESS"]
     [red] = [run for run in runs if run["status"] == "FAILURE"]
     assert {step["stepKey"] for step in red["stepStats"] if step["status"] == "FAILURE"} == {
@@ -126,9 +128,9 @@ def test_a_failure_is_retried_and_every_run_is_seen(effects: Path) -> None:
     }
 
 
-def test_ops_in_processes_of_their_own_hand_the_batch_on(effects: Path) -> None:
+def test_ops_in_processes_of_their_own_pass_the_batch_on(effects: Path) -> None:
     ids = send([Event("test/spread", {"key": "spread", "n": n}) for n in range(3)])
-    rows = [settled(one, 60) for one in ids]
+    rows = [settled(event_id, 60) for event_id in ids]
     assert [(row["status"], row["attempt"], row["output"]["n"]) for row in rows] == [
         ("succeeded", 1, n + 1) for n in range(3)
     ]
@@ -178,22 +180,23 @@ def test_dagsters_own_command_launches_with_events_in_the_config(
                 "SELECT id FROM runyard.events WHERE source = 'launch'"
             ).fetchone()
         )
-    found = settled(str(row["id"]))
-    assert found["output"] == {"n": 42, "size": 1}
-    assert finished(found["run_id"]) == "SUCCESS"
+    launched_row = settled(str(row["id"]))
+    assert launched_row["output"] == {"n": 42, "size": 1}
+    assert finished(launched_row["run_id"]) == "SUCCESS"
 
 
-def test_the_doctor_is_content_and_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    well = command("doctor", "--settings")
-    assert well.returncode == 0, well.stdout
-    assert well.stdout.count("ok  ") == 11 and "SG.fake" not in well.stdout
+def test_the_doctor_reports_a_healthy_stack_and_names_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    healthy = command("doctor", "--settings")
+    assert healthy.returncode == 0, healthy.stdout
+    assert healthy.stdout.count("ok  ") == 11
+    assert "SG.fake" not in healthy.stdout
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:9/none")
-    ill = command("doctor")
-    assert (
-        ill.returncode == 1
-        and "FAIL  database" in ill.stdout
-        and "hunter2" not in ill.stdout + ill.stderr
-    )
+    failing = command("doctor")
+    assert failing.returncode == 1
+    assert "FAIL  database" in failing.stdout
+    assert "hunter2" not in failing.stdout + failing.stderr
 
 
 @pytest.mark.parametrize(
@@ -208,23 +211,22 @@ def test_the_doctor_is_content_and_names_what_is_wrong(monkeypatch: pytest.Monke
         (("keys", "create", "x", "--scope", "sned"), 1, "send, read, manage"),
     ],
 )
-def test_a_wrong_command_says_what_to_do(
+def test_an_invalid_command_says_what_to_do(
     arguments: tuple[str, ...], code: int, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if arguments == ("web",):
         monkeypatch.setenv("RUNYARD_HOST", "0.0.0.0")
     done = command(*arguments)
-    assert done.returncode == code and says in done.stderr
+    assert done.returncode == code
+    assert says in done.stderr
     if "Missing" not in says:
         assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_functions_are_listed() -> None:
     listed = command("functions").stdout
-    assert (
-        "send_email  on email/send.requested" in listed
-        and "steps  on test/steps, test/also" in listed
-    )
+    assert "send_email  on email/send.requested" in listed
+    assert "steps  on test/steps, test/also" in listed
 
 
 def test_ready_and_alive() -> None:

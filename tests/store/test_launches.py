@@ -22,12 +22,12 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
 from runyard import Batch, receive, send, settle
 from runyard.dagster_adapter.launcher import WarmRunLauncher
-from runyard.dagster_adapter.reaper import free, settle_orphaned, take_back
+from runyard.dagster_adapter.reaper import reap, reclaim_unlaunched, settle_orphaned
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import dispatch
 from runyard.functions.registry import Function
 from runyard.gateway.dev.blockers import Reason, reasons
-from runyard.processes.daemon import take_back_of_predecessor
+from runyard.processes.daemon import reclaim_from_predecessor
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
@@ -164,7 +164,7 @@ def test_what_failed_to_launch_while_the_database_was_away_is_found_when_it_is_o
     instance.report_run_failed(made, "no database")
     with database.connection() as connection:
         connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour'")
-    free(instance, dispatch.overdue())
+    reap(instance, dispatch.overdue())
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
     assert dispatch.claim(function) == []
@@ -192,9 +192,9 @@ def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_wi
 ) -> None:
     event_id, batch_id = claimed(function)
     made = made_run(instance, batch_id)
-    assert take_back(lambda: instance, ["greet"])
+    assert reclaim_unlaunched(lambda: instance, ["greet"])
     _claimed_long_ago()
-    assert not take_back(lambda: instance, ["greet"])
+    assert not reclaim_unlaunched(lambda: instance, ["greet"])
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
     assert "never launched" in invocation["error"]["message"]
@@ -207,7 +207,7 @@ def test_a_daemon_that_starts_takes_back_the_claims_of_its_predecessor_at_once(
     function: Function, instance: DagsterInstance
 ) -> None:
     _, batch_id = claimed(function)
-    take_back_of_predecessor(instance)
+    reclaim_from_predecessor(instance)
     [again] = dispatch.claim(function) or []
     assert again.batch_id != batch_id
 
@@ -218,7 +218,7 @@ def test_a_claim_that_was_launched_is_not_taken_back(
     claimed(function)
     [batch] = dispatch.unlaunched(None, 0)
     assert dispatch.mark_launching(batch["id"])
-    take_back_of_predecessor(instance)
+    reclaim_from_predecessor(instance)
     assert dispatch.batch_of_run("none", batch["id"])["status"] == "claimed"  # type: ignore[index]
 
 
@@ -232,6 +232,6 @@ def test_a_run_that_another_launcher_has_launched_keeps_its_claim(
         run_id=made.run_id,
     )
     _claimed_long_ago()
-    take_back(lambda: instance, ["greet"])
+    reclaim_unlaunched(lambda: instance, ["greet"])
     assert dispatch.unlaunched(None, 0) == []
     assert dispatch.begin(batch_id, made.run_id) is not None

@@ -102,7 +102,7 @@ def own_name() -> Iterator[None]:
 def test_a_dead_child_of_the_worker_loses_its_lease_at_once(function: Function) -> None:
     alive(workers.name())
     begun(function, f"{workers.name()}:{dead_pid()}")
-    workers.free_dead()
+    workers.reap_dead()
     assert invocations() == [{"status": "queued", "attempt": 1, "crashes": 1}]
 
 
@@ -110,7 +110,7 @@ def test_a_living_child_keeps_its_lease_though_it_is_silent(function: Function) 
     alive(workers.name())
     begun(function, f"{workers.name()}:{os.getpid()}")
     silence()
-    workers.free_dead()
+    workers.reap_dead()
     assert invocations() == [{"status": "running", "attempt": 1, "crashes": 0}]
 
 
@@ -119,10 +119,10 @@ def test_what_a_killed_worker_of_this_place_held_is_freed_by_the_next_one_after_
 ) -> None:
     alive("killed:1")
     begun(function, f"killed:1:{dead_pid()}")
-    workers.free_dead()
+    workers.reap_dead()
     assert invocations() == [{"status": "running", "attempt": 1, "crashes": 0}]
     silence()
-    workers.free_dead()
+    workers.reap_dead()
     assert invocations() == [{"status": "queued", "attempt": 1, "crashes": 1}]
 
 
@@ -130,7 +130,7 @@ def test_processes_of_another_place_are_not_judged_by_their_ids(function: Functi
     alive("elsewhere:1", place="another machine")
     begun(function, f"elsewhere:1:{dead_pid()}")
     silence()
-    workers.free_dead()
+    workers.reap_dead()
     assert invocations() == [{"status": "running", "attempt": 1, "crashes": 0}]
 
 
@@ -161,7 +161,7 @@ def test_a_run_whose_process_died_behind_its_batch_is_ended_in_dagster(function:
     alive(workers.name())
     run_id = started(make_new_run_id()).run_id
     settle(begun(function, f"{workers.name()}:{dead_pid()}", run_id), run_id)
-    workers.free_dead()
+    workers.reap_dead()
     assert status_of(run_id) == DagsterRunStatus.FAILURE
     assert invocations() == [{"status": "succeeded", "attempt": 1, "crashes": 0}]
 

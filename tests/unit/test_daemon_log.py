@@ -5,7 +5,7 @@ import sys
 
 from dagster._core.errors import DagsterUserCodeUnreachableError
 
-from runyard.processes.daemon import _Shortened
+from runyard.processes.daemon import OutageFilter
 
 
 def record(error: Exception) -> logging.LogRecord:
@@ -24,13 +24,15 @@ def record(error: Exception) -> logging.LogRecord:
 
 
 def test_an_unreachable_code_server_is_logged_once_for_all_sensors() -> None:
-    shortened = _Shortened()
-    records = [record(DagsterUserCodeUnreachableError("away")) for _ in range(250)]
-    logged = [each for each in records if shortened.filter(each)]
-    assert [each.getMessage() for each in logged] == ["the code server is away; trying again"]
+    outages = OutageFilter()
+    records = [record(DagsterUserCodeUnreachableError("unreachable")) for _ in range(250)]
+    logged = [entry for entry in records if outages.filter(entry)]
+    assert [entry.getMessage() for entry in logged] == [
+        "the code server is unreachable; trying again"
+    ]
     assert logged[0].exc_info is None
 
 
 def test_every_other_error_is_logged() -> None:
-    shortened = _Shortened()
-    assert all(shortened.filter(record(ValueError("wrong"))) for _ in range(3))
+    outages = OutageFilter()
+    assert all(outages.filter(record(ValueError("wrong"))) for _ in range(3))

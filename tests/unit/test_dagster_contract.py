@@ -1,15 +1,19 @@
-"""What `runyard.dagster_adapter.internals` stands on, checked against the installed Dagster: an upgrade that breaks it fails here."""
+"""What Runyard relies on in private names of Dagster, checked against the installed version.
 
+An upgrade of Dagster that breaks `runyard.dagster_adapter.internals` fails here.
+"""
+
+import ast
 import inspect
 import tomllib
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster
 import pytest
 from dagster import DagsterEventType, DagsterInstance, RunRequest, job, op
-from dagster._core.execution import context_creation_job
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
@@ -26,9 +30,6 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 from dagster._core.workspace import context as workspace_context
-from dagster._daemon import sensor as sensor_loop
-from dagster._daemon.controller import daemon_controller_from_instance
-from dagster._daemon.daemon import SensorDaemon
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from packaging.requirements import Requirement
@@ -40,8 +41,156 @@ from runyard.dagster_adapter.launcher import WarmRunLauncher
 from tests.conftest import ROOT
 
 
+@dataclass(frozen=True)
+class Relied:
+    """What Runyard relies on in a private name.
+
+    Attributes
+    ----------
+    parameters
+        What it is called with, by position in this order or by name; it needs nothing else. None
+        when it is not called.
+    attributes
+        The attributes, members or methods that are used or overridden.
+    base
+        The class that it is derived from.
+    constant
+        The type of a constant.
+    options
+        The options of a command.
+    """
+
+    parameters: tuple[str, ...] | None = None
+    attributes: tuple[str, ...] = ()
+    base: type | None = None
+    constant: type | None = None
+    options: tuple[str, ...] = ()
+
+
+NAMES = {
+    # A run and its event log.
+    "NodeHandle": Relied(("name", "parent")),
+    "SerializableErrorInfo": Relied(("message", "stack", "cls_name")),
+    "StepFailureData": Relied(("error", "user_failure_data")),
+    "StepHandle": Relied(("node_handle",)),
+    "_execute_run_command_body": Relied(
+        ("run_id", "instance", "write_stream_fn", "set_exit_code_on_failure")
+    ),
+    "context_creation_job": Relied(attributes=("default_system_loggers",)),
+    "default_job_io_manager": Relied(constant=dagster.IOManagerDefinition),
+    # The run launcher.
+    "CheckRunHealthResult": Relied(("status", "msg")),
+    "ConfigurableClassData": Relied(("module_name", "class_name", "config_yaml")),
+    "ExecuteRunArgs": Relied(attributes=("run_id",)),
+    "GRPC_INFO_TAG": Relied(constant=str),
+    "LaunchRunContext": Relied(attributes=("dagster_run", "workspace")),
+    "ResumeRunArgs": Relied(attributes=("run_id",)),
+    "WorkerStatus": Relied(attributes=("FAILED", "RUNNING", "UNKNOWN")),
+    "unpack_value": Relied(("val", "as_type")),
+    # Captured output.
+    "CapturedLogContext": Relied(("log_key",)),
+    "LocalComputeLogManager": Relied(
+        ("base_dir", "inst_data"),
+        (
+            "capture_logs",
+            "complete_artifact_path",
+            "config_type",
+            "from_config_value",
+            "get_captured_local_path",
+        ),
+    ),
+    "redirect_to_file": Relied(("stream", "filepath")),
+    # The daemon.
+    "DaemonIterator": Relied(attributes=("__origin__",)),
+    "DagsterCodeLocationNotFoundError": Relied(base=dagster.DagsterError),
+    "DagsterDaemon": Relied(attributes=("core_loop", "daemon_type")),
+    "DagsterUserCodeUnreachableError": Relied(base=dagster.DagsterError),
+    "IWorkspaceProcessContext": Relied(attributes=("create_request_context",)),
+    "InstigatorType": Relied(attributes=("SENSOR",)),
+    "SensorDaemon": Relied(
+        ("settings",), ("__exit__", "core_loop", "daemon_type"), base=internals.DagsterDaemon
+    ),
+    "TickStatus": Relied(attributes=("SKIPPED", "STARTED")),
+    "capture_interrupts": Relied(()),
+    "create_daemons_from_instance": Relied(("instance",)),
+    "daemon_controller_from_instance": Relied(
+        ("instance", "workspace_load_target", "gen_daemons", "log_level")
+    ),
+    "execute_sensor_iteration": Relied(
+        (
+            "workspace_process_context",
+            "logger",
+            "threadpool_executor",
+            "submit_threadpool_executor",
+            "sensor_tick_futures",
+        )
+    ),
+    "get_daemon_statuses": Relied(("instance", "daemon_types", "ignore_errors")),
+    "schedule_execution_time_iterator": Relied(
+        ("start_timestamp", "cron_schedule", "execution_timezone")
+    ),
+    "sensor_loop": Relied(attributes=("execute_sensor_iteration", "is_under_min_interval")),
+    "setup_interrupt_handlers": Relied(()),
+    # The code server and the web process.
+    "WorkspaceFileTarget": Relied(attributes=("paths",)),
+    "WorkspaceProcessContext": Relied(
+        ("instance", "workspace_load_target"),
+        ("__enter__", "__exit__"),
+        base=internals.IWorkspaceProcessContext,
+    ),
+    "grpc_command": Relied(
+        attributes=("main",),
+        options=(
+            "--lazy-load-user-code",
+            "--location-name",
+            "--log-level",
+            "--max-workers",
+            "--module-name",
+            "--socket",
+        ),
+    ),
+}
+
+
+def imported_names() -> set[str]:
+    """The names that internals imports from private modules of Dagster."""
+    source = Path(internals.__file__).read_text(encoding="utf-8")
+    return {
+        name.asname or name.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith(("dagster._", "dagster_shared"))
+        for name in node.names
+    }
+
+
 def parameters(of: object) -> list[str]:
     return list(inspect.signature(of).parameters)  # type: ignore[arg-type]
+
+
+def test_every_private_name_has_a_check() -> None:
+    assert imported_names() == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_says_what_a_private_name_is_for(name: str) -> None:
+    assert f"`{name}`" in str(internals.__doc__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_private_name_is_as_it_was_read(name: str) -> None:
+    relied, value = NAMES[name], getattr(internals, name)
+    if relied.parameters is not None:
+        inspect.signature(value).bind(**dict.fromkeys(relied.parameters))
+        known = tuple(each for each in parameters(value) if each in relied.parameters)
+        assert known == relied.parameters
+    assert [each for each in relied.attributes if not hasattr(value, each)] == []
+    if relied.base is not None:
+        assert issubclass(value, relied.base)
+    if relied.constant is not None:
+        assert isinstance(value, relied.constant)
+    if relied.options:
+        assert {option for param in value.params for option in param.opts} >= set(relied.options)
 
 
 def test_the_installed_version_is_in_the_supported_range() -> None:
@@ -57,30 +206,26 @@ def test_the_installed_version_is_in_the_supported_range() -> None:
 def test_the_version_that_was_read_is_the_locked_one() -> None:
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert f"\ndagster=={internals.READ_IN}\n" in lock
+    assert f"Dagster {internals.READ_IN}" in str(internals.__doc__)
 
 
 def test_the_sensor_loop_can_be_driven_and_its_interval_replaced() -> None:
-    assert parameters(sensor_loop.execute_sensor_iteration)[:5] == [
-        "workspace_process_context",
-        "logger",
-        "threadpool_executor",
-        "submit_threadpool_executor",
-        "sensor_tick_futures",
+    loop = internals.sensor_loop
+    assert parameters(internals._stock_is_under_min_interval) == [
+        "state",
+        "remote_sensor",
+        "minimum_allowed_min_interval",
     ]
-    assert parameters(sensor_loop.is_under_min_interval) in (
-        ["state", "remote_sensor", "minimum_allowed_min_interval"],
-    )
-    assert "is_under_min_interval(" in inspect.getsource(sensor_loop.execute_sensor_iteration)
-    assert parameters(SensorDaemon.core_loop) == [
+    assert "is_under_min_interval(" in inspect.getsource(loop.execute_sensor_iteration)
+    assert parameters(internals.SensorDaemon.core_loop) == [
         "self",
         "workspace_process_context",
         "shutdown_event",
     ]
-    assert "gen_daemons" in parameters(daemon_controller_from_instance)
 
 
-def _left(instance: DagsterInstance, name: str, **more: Any) -> InstigatorTick:
-    """A tick of a sensor that a daemon has begun, and not ended."""
+def unfinished_tick(instance: DagsterInstance, name: str, **data: Any) -> InstigatorTick:
+    """A tick of a sensor that a daemon has started and not ended."""
     location = RegisteredCodeLocationOrigin("here")
     origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "all"), name)
     selector_id = origin.get_selector().get_id()
@@ -92,48 +237,48 @@ def _left(instance: DagsterInstance, name: str, **more: Any) -> InstigatorTick:
             SensorInstigatorData(min_interval=1),
         )
     )
-    data = TickData(
+    tick = TickData(
         origin.get_id(),
         name,
         InstigatorType.SENSOR,
         TickStatus.STARTED,
         timestamp=1.0,
         selector_id=selector_id,
-        **more,
+        **data,
     )
-    return instance.create_tick(data)
+    return instance.create_tick(tick)
 
 
-def _status(instance: DagsterInstance, tick: InstigatorTick) -> TickStatus:
-    [found] = instance.get_ticks(
+def status_of(instance: DagsterInstance, tick: InstigatorTick) -> TickStatus:
+    [latest] = instance.get_ticks(
         tick.tick_data.instigator_origin_id, tick.tick_data.selector_id, limit=1
     )
-    return found.status
+    return latest.status
 
 
-def test_ticks_that_were_left_waiting_are_ended_before_the_sensor_loop_warns_of_them(
-    tmp_path: Path,
-) -> None:
-    assert "Moving dangling STARTED tick" in inspect.getsource(sensor_loop._get_evaluation_tick)
+def test_stale_ticks_are_ended_before_the_sensor_loop_warns_of_them(tmp_path: Path) -> None:
+    source = inspect.getsource(internals.sensor_loop._get_evaluation_tick)
+    assert "Moving dangling STARTED tick" in source
     with DagsterInstance.local_temp(str(tmp_path)) as instance:
-        waiting = _left(instance, "waiting")
-        requesting = _left(
+        waiting = unfinished_tick(instance, "waiting")
+        requesting = unfinished_tick(
             instance,
             "requesting",
             run_requests=[RunRequest(run_key="a")],
             reserved_run_ids=["run-1"],
         )
-        assert internals.end_ticks_of_predecessor(instance) == 1
-        assert _status(instance, waiting) == TickStatus.SKIPPED
-        assert _status(instance, requesting) == TickStatus.STARTED
-        assert internals.end_ticks_of_predecessor(instance) == 0
+        assert internals.end_stale_ticks(instance) == 1
+        assert status_of(instance, waiting) == TickStatus.SKIPPED
+        assert status_of(instance, requesting) == TickStatus.STARTED
+        assert internals.end_stale_ticks(instance) == 0
 
 
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
-    assert "default_system_loggers(" in inspect.getsource(context_creation_job.create_log_manager)
+    source = inspect.getsource(internals.context_creation_job.create_log_manager)
+    assert "default_system_loggers(" in source
 
 
-def test_a_launch_goes_through_the_method_that_is_overridden() -> None:
+def test_a_launch_calls_the_method_that_is_overridden() -> None:
     assert parameters(CeleryRunLauncher._launch_celery_task_run) == [
         "self",
         "run",
@@ -141,6 +286,10 @@ def test_a_launch_goes_through_the_method_that_is_overridden() -> None:
         "routing_key",
     ]
     assert "_launch_celery_task_run(" in inspect.getsource(CeleryRunLauncher.launch_run)
+
+
+def test_the_default_launcher_tags_the_runs_that_it_starts() -> None:
+    assert "GRPC_INFO_TAG" in inspect.getsource(dagster.DefaultRunLauncher)
 
 
 def test_launcher_and_workers_declare_one_queue() -> None:
@@ -156,12 +305,11 @@ def test_launcher_and_workers_declare_one_queue() -> None:
 def test_a_storage_keeps_its_engine_where_it_is_replaced(storage: type) -> None:
     source = inspect.getsource(storage.optimize_for_webserver)  # type: ignore[attr-defined]
     assert "self._engine = create_pg_engine(" in source
-    assert source.count("self.") == source.count("self._engine") + source.count(
-        "self.postgres_url"
-    ) + source.count("self._token_provider"), "it does more than that"
+    known = ("self._engine", "self.postgres_url", "self._token_provider")
+    assert source.count("self.") == sum(map(source.count, known)), "it does more than that"
 
 
-def test_from_failure_takes_steps_with_a_failure_event_though_they_ended_well() -> None:
+def test_from_failure_takes_steps_with_a_failure_event_even_if_they_succeeded() -> None:
     @op
     def early() -> int:
         return 1
@@ -180,14 +328,9 @@ def test_from_failure_takes_steps_with_a_failure_event_though_they_ended_well() 
         run = instance.get_run_by_id(run_id)
         assert run is not None
         steps, _ = KnownExecutionState.build_resume_retry_reexecution(instance, run)
-        successes = {
-            record.step_key
-            for record in instance.all_logs(run_id)
-            if record.dagster_event
-            and record.dagster_event.event_type == DagsterEventType.STEP_SUCCESS
-        }
+        successes = instance.all_logs(run_id, {DagsterEventType.STEP_SUCCESS})
     assert set(steps) == {"early", "late"}
-    assert successes == {"early"}
+    assert [record.step_key for record in successes] == ["early"]
 
 
 def test_a_job_without_an_io_manager_is_told_from_one_with_its_own() -> None:
@@ -200,29 +343,23 @@ def test_a_job_without_an_io_manager_is_told_from_one_with_its_own() -> None:
         nothing()
 
     def resolved(**resources: object) -> dagster.JobDefinition:
-        return (
-            dagster.Definitions(jobs=[empty], resources=resources)
-            .get_repository_def()
-            .get_job("empty")
-        )
+        definitions = dagster.Definitions(jobs=[empty], resources=resources)
+        return definitions.get_repository_def().get_job("empty")
 
     assert internals.has_stock_io_manager(resolved())
     assert not internals.has_stock_io_manager(resolved(io_manager=BatchIOManager()))
 
 
-def test_only_the_warning_that_the_code_server_is_away_is_silenced() -> None:
-    with warnings.catch_warnings(record=True) as heard:
+def test_only_the_warning_of_an_unreachable_code_server_is_silenced() -> None:
+    loading = "Error loading repository location code:"
+    unreachable = "dagster._core.errors.DagsterUserCodeUnreachableError: Could not reach it"
+    with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         internals.silence_restarts()
-        warnings.warn(
-            "Error loading repository location code:dagster._core.errors.DagsterUserCodeUnreachableError: Could not reach it\n\nStack Trace:",
-            stacklevel=1,
-        )
-        warnings.warn("Error loading repository location code:ImportError: no module", stacklevel=1)
-    assert [str(one.message) for one in heard] == [
-        "Error loading repository location code:ImportError: no module"
-    ]
+        warnings.warn(f"{loading}{unreachable}\n\nStack Trace:", stacklevel=1)
+        warnings.warn(f"{loading}ImportError: no module", stacklevel=1)
+    assert [str(warning.message) for warning in shown] == [f"{loading}ImportError: no module"]
 
 
-def test_a_location_that_cannot_be_loaded_is_told_by_the_warning_that_is_silenced() -> None:
+def test_a_location_that_cannot_be_loaded_causes_the_warning_that_is_silenced() -> None:
     assert "Error loading repository location {" in inspect.getsource(workspace_context)

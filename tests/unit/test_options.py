@@ -106,7 +106,7 @@ def test_a_wrong_option_is_rejected_with_its_name(make: Callable[[], Any], says:
         ({"priority": 601}, "on_event(priority=601) for some_job"),
         ({"concurrency": [Concurrency(1), Concurrency(2)]}, "two limits"),
         ({"filter": "$.data.x > @"}, "on_event for some_job: the filter of a/b"),
-        ({"cron": Cron("every day")}, "for some_job: no cron expression"),
+        ({"cron": Cron("every day")}, "for some_job: not a cron expression"),
         ({"max_batch": 0}, "on_event(max_batch=0) for some_job"),
     ],
 )
