@@ -40,6 +40,7 @@ def home() -> Iterator[Path]:
         "templates",
         "config",
         "runyard",
+        "definitions.py",
         "dagster.yaml",
         "workspace.yaml",
     ):
