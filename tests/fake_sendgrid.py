@@ -70,6 +70,7 @@ class FakeSendGrid:
                 good = self.headers.get("Authorization") == f"Bearer {fake.key}"
                 scopes = {"scopes": ["mail.send"]} if self.path == "/v3/scopes" else []
                 body = json.dumps(scopes if good else {"errors": []}).encode()
+                self.send_response(200 if good else 401)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

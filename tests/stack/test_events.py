@@ -202,7 +202,7 @@ def test_the_doctor_reports_a_healthy_stack_and_names_what_is_wrong(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("send", NAME, "--data", "{to: x}"), 2, "--data, line 1, column 2, is not JSON"),
+        (("send", NAME, "--data", "{to: x}"), 2, "--data is not valid JSON (line 1, column 2)"),
         (("send", NAME, "--data", '{"to": "x"}'), 1, "data.to: "),
         (("send", "", "--data", "{}"), 1, "name"),
         (("send",), 2, "Missing argument"),
