@@ -121,14 +121,20 @@ def analytics() -> dict[str, Any]:
     day = datetime.now(UTC).date() - timedelta(days=1)
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO runyard.events (id, name, source, ts, received_at, target) SELECT lpad(n::text, 26, '0'), 'bench/' || n %% 40, 'sql', at, at, 'nobody'"
-            " FROM generate_series(1, %s) AS n, LATERAL (SELECT %s::date::timestamp AT TIME ZONE 'UTC' + n * interval '86 ms' AS at) AS times",
+            "INSERT INTO runyard.events (id, name, source, ts, received_at, target)"
+            " SELECT lpad(n::text, 26, '0'), 'bench/' || n %% 40, 'sql', at, at, 'nobody'"
+            " FROM generate_series(1, %s) AS n, LATERAL (SELECT %s::date::timestamp AT TIME ZONE"
+            " 'UTC' + n * interval '86 ms' AS at) AS times",
             (DAY_EVENTS, day),
         )
         connection.execute(
-            "INSERT INTO runyard.invocations (event_id, function, status, attempt, created_at, started_at, finished_at)"
-            " SELECT id, 'function_' || right(id, 2)::integer % 20, CASE WHEN random() < 0.01 THEN 'failed' ELSE 'succeeded' END, 1, ts, ts + random() * interval '1 s',"
-            " ts + interval '1 s' + random() * interval '5 s' FROM runyard.events WHERE source = 'sql'"
+            "INSERT INTO runyard.invocations (event_id, function, status, attempt, created_at,"
+            " started_at, finished_at)"
+            " SELECT id, 'function_' || right(id, 2)::integer % 20,"
+            " CASE WHEN random() < 0.01 THEN 'failed'"
+            " ELSE 'succeeded' END, 1, ts, ts + random() * interval '1 s',"
+            " ts + interval '1 s' + random() * interval '5 s' FROM runyard.events"
+            " WHERE source = 'sql'"
         )
         connection.execute("VACUUM ANALYZE runyard.events, runyard.invocations")
     began = time.monotonic()
@@ -145,13 +151,15 @@ def sync() -> dict[str, Any]:
         connection.execute("CREATE SCHEMA IF NOT EXISTS elsewhere")
         connection.execute("DROP TABLE IF EXISTS elsewhere.rows")
         connection.execute(
-            "CREATE TABLE elsewhere.rows AS SELECT n AS id, 'name ' || n AS name, now() AS updated_at FROM generate_series(1, %s) AS n",
+            "CREATE TABLE elsewhere.rows AS SELECT n AS id, 'name ' || n AS name,"
+            " now() AS updated_at FROM generate_series(1, %s) AS n",
             (SYNC_ROWS,),
         )
     migrate()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "sync.toml").write_text(
-            '[[source]]\nname = "bench"\nkind = "sql"\nurl_env = "DATABASE_URL"\nschema = "elsewhere"\n[[source.table]]\nname = "rows"\n'
+            '[[source]]\nname = "bench"\nkind = "sql"\nurl_env = "DATABASE_URL"\nschema ='
+            ' "elsewhere"\n[[source.table]]\nname = "rows"\n'
         )
         variables = {
             **os.environ,
@@ -185,7 +193,8 @@ def keep() -> dict[str, Any]:
     with database.connection() as connection:
         connection.execute("TRUNCATE runyard.events, runyard.invocations, runyard.steps")
         connection.execute(
-            "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts, active) VALUES ('kept', 'kept', '{}', 500, 5, false) ON CONFLICT DO NOTHING"
+            "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts, active)"
+            " VALUES ('kept', 'kept', '{}', 500, 5, false) ON CONFLICT DO NOTHING"
         )
     try:
         for number in range(DAYS):
@@ -193,15 +202,22 @@ def keep() -> dict[str, Any]:
             database.close_pool()
             with database.connection() as connection:
                 connection.execute(
-                    "INSERT INTO runyard.events (name, data, target) SELECT 'bench/kept', jsonb_build_object('n', n, 'text', repeat('x', 200)), 'nobody'"
+                    "INSERT INTO runyard.events (name, data, target)"
+                    " SELECT 'bench/kept', jsonb_build_object('n', n, 'text', repeat('x', 200)),"
+                    " 'nobody'"
                     " FROM generate_series(1, %s) AS n",
                     (EVENTS_A_DAY,),
                 )
                 connection.execute(
-                    "WITH made AS (INSERT INTO runyard.invocations (event_id, function, status, started_at, finished_at)"
-                    " SELECT id, 'kept', 'succeeded', runyard.now(), runyard.now() FROM runyard.events WHERE received_at >= runyard.now() - interval '1 h' RETURNING id)"
-                    " INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at, finished_at)"
-                    " SELECT id, step, 1, to_jsonb(repeat('y', 100)), runyard.now(), runyard.now() FROM made, unnest('{first,second,third}'::text[]) AS step"
+                    "WITH made AS (INSERT INTO runyard.invocations (event_id, function, status,"
+                    " started_at, finished_at)"
+                    " SELECT id, 'kept', 'succeeded', runyard.now(), runyard.now()"
+                    " FROM runyard.events WHERE received_at >= runyard.now() - interval '1 h'"
+                    " RETURNING id)"
+                    " INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at,"
+                    " finished_at)"
+                    " SELECT id, step, 1, to_jsonb(repeat('y', 100)), runyard.now(), runyard.now()"
+                    " FROM made, unnest('{first,second,third}'::text[]) AS step"
                 )
             clock.freeze(began + timedelta(days=number + 1))
             database.close_pool()
@@ -211,7 +227,8 @@ def keep() -> dict[str, Any]:
             swept = max(swept, time.monotonic() - at)
             with database.connection() as connection:
                 row = connection.execute(
-                    "SELECT sum(pg_total_relation_size('runyard.' || name))::bigint AS bytes FROM unnest('{events,invocations,steps}'::text[]) AS name"
+                    "SELECT sum(pg_total_relation_size('runyard.' || name))::bigint AS bytes"
+                    " FROM unnest('{events,invocations,steps}'::text[]) AS name"
                 ).fetchone()
             assert row is not None
             sizes.append(int(str(row["bytes"])))

@@ -93,5 +93,6 @@ def _claim(function: Function) -> float:
             else fetch_one(connection, "claim", **parameters)
         )
         seconds = time.perf_counter() - began
-    assert row is not None and row["size"] > 0
+    assert row is not None
+    assert row["size"] > 0
     return seconds

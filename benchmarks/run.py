@@ -70,8 +70,10 @@ def latency() -> Result:
     seconds = sorted(
         float(row["s"])
         for row in _rows(
-            "SELECT extract(epoch FROM steps.started_at - events.received_at)::float8 AS s FROM runyard.events JOIN runyard.invocations ON event_id = events.id"
-            " JOIN runyard.steps ON invocation_id = invocations.id AND step = 'first' WHERE events.id = ANY (%s)",
+            "SELECT extract(epoch FROM steps.started_at - events.received_at)::float8 AS s"
+            " FROM runyard.events JOIN runyard.invocations ON event_id = events.id"
+            " JOIN runyard.steps ON invocation_id = invocations.id AND step = 'first'"
+            " WHERE events.id = ANY (%s)",
             ids,
         )
     )
@@ -116,11 +118,13 @@ def _wait(function: str, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         queued = _rows(
-            "SELECT 1 AS n FROM runyard.invocations WHERE function = %s AND status = 'queued' LIMIT 1",
+            "SELECT 1 AS n FROM runyard.invocations WHERE function = %s"
+            " AND status = 'queued' LIMIT 1",
             function,
         )
         if not queued and not _rows(
-            "SELECT 1 AS n FROM runyard.batches WHERE status IN ('claimed', 'running') AND function = %s LIMIT 1",
+            "SELECT 1 AS n FROM runyard.batches WHERE status IN ('claimed', 'running')"
+            " AND function = %s LIMIT 1",
             function,
         ):
             return
@@ -157,7 +161,8 @@ def _fill(function: Function, rows: int) -> None:
     with database.connection() as connection:
         connection.execute(
             "INSERT INTO runyard.invocations (event_id, function, status, finished_at)"
-            " SELECT lpad(n::text, 26, '0'), 'claimed', 'succeeded', now() FROM generate_series(1, %s) AS n",
+            " SELECT lpad(n::text, 26, '0'), 'claimed', 'succeeded', now()"
+            " FROM generate_series(1, %s) AS n",
             (rows,),
         )
     for _ in range(2 * CLAIM_ROUNDS):
@@ -176,7 +181,8 @@ def _claim_once(function: Function) -> float:
             connection, "claim", function=function.name, max_batch=500, batch=new_ulid()
         )
         seconds = time.perf_counter() - began
-    assert row is not None and row["size"] == 500
+    assert row is not None
+    assert row["size"] == 500
     return seconds
 
 
@@ -186,7 +192,8 @@ def stock() -> Result:
     events = folder / "events"
     with _other_databases(["stock"]) as urls:
         (folder / "dagster.yaml").write_text(
-            "storage:\n  postgres:\n    postgres_url:\n      env: STOCK_URL\ntelemetry:\n  enabled: false\n"
+            "storage:\n  postgres:\n    postgres_url:\n      env: STOCK_URL\n"
+            "telemetry:\n  enabled: false\n"
         )
         variables = {
             **os.environ,
@@ -411,9 +418,8 @@ def _print(results: dict[str, Result]) -> int:
             sign, bound = WANTED.get((name, measure), ("", 0.0))
             ok = not sign or (value < bound if sign == "<" else value > bound)
             missed += not ok
-            print(
-                f"{name:<10} {measure:<32} {value:>12}   {f'{sign} {bound:g}' + ('' if ok else '  MISSED') if sign else ''}"
-            )
+            target = f"{sign} {bound:g}{'' if ok else '  MISSED'}" if sign else ""
+            print(f"{name:<10} {measure:<32} {value:>12}   {target}")
     return 1 if missed else 0
 
 

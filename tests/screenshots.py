@@ -127,7 +127,8 @@ def _take(browser: Browser, pages: Mapping[str, str]) -> None:
         page.wait_for_timeout(1500)
         # Tracebacks hold the paths of this machine.
         page.evaluate(
-            "for (const traceback of document.querySelectorAll('pre[aria-label=Traceback]')) traceback.remove()"
+            "for (const traceback of document.querySelectorAll('pre[aria-label=Traceback]'))"
+            " traceback.remove()"
         )
         page.screenshot(path=INTO / f"{name}.png")
         page.close()

@@ -109,8 +109,10 @@ def _drain(load: Load) -> None:
 def _statuses() -> dict[str, list[str]]:
     """The statuses of the invocations of each event, by its id of ours."""
     rows = _rows(
-        "SELECT events.idempotency_key AS key, array_agg(invocations.status) FILTER (WHERE invocations.id IS NOT NULL) AS statuses"
-        " FROM runyard.events LEFT JOIN runyard.invocations ON event_id = events.id WHERE idempotency_key IS NOT NULL GROUP BY 1"
+        "SELECT events.idempotency_key AS key,"
+        " array_agg(invocations.status) FILTER (WHERE invocations.id IS NOT NULL) AS statuses"
+        " FROM runyard.events LEFT JOIN runyard.invocations ON event_id = events.id"
+        " WHERE idempotency_key IS NOT NULL GROUP BY 1"
     )
     return {str(row["key"]): list(row["statuses"] or []) for row in rows}
 
@@ -126,7 +128,8 @@ def _report(options: argparse.Namespace, load: Load, marks: Marks, done: list[Fa
     tenants = {
         row["key"]: row["tenant"]
         for row in _rows(
-            "SELECT idempotency_key AS key, data->>'tenant' AS tenant FROM runyard.events WHERE data ? 'tenant'"
+            "SELECT idempotency_key AS key, data->>'tenant' AS tenant FROM runyard.events"
+            " WHERE data ? 'tenant'"
         )
     }
     verdict = judge(load.accepted, _statuses(), marks.executions(), done, tenants)

@@ -19,7 +19,7 @@ from runyard.errors import NonRetriable
 from runyard.testing import Invocation, Yard
 from tests.fake_gemini import PIECES, USAGE, FakeGemini, chunk
 from tests.fake_openai import SENTENCE, FakeOpenAI, refusal
-from tests.families.conftest import rows
+from tests.tables import rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 NAME = "content/generate.requested"

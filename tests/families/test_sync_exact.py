@@ -20,7 +20,7 @@ from demo.fake_server import FakeServer, Handler
 from resources.sync import loader
 from runyard.store import database
 from runyard.testing import Invocation, Yard
-from tests.families.conftest import rows
+from tests.tables import rows
 
 pytestmark = [
     pytest.mark.slow,

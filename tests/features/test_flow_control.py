@@ -15,11 +15,7 @@ from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.store import database
 from runyard.testing import Sent, Yard
-
-
-def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
+from tests.tables import rows
 
 
 def statuses(sent: list[Sent]) -> list[str]:

@@ -10,11 +10,7 @@ from runyard import Event
 from runyard.engine import dispatch
 from runyard.store import database
 from runyard.testing import Yard
-
-
-def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
+from tests.tables import rows
 
 
 def test_a_sleep_occupies_no_run_and_resumes_in_a_linked_one(yard: Yard) -> None:
