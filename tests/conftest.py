@@ -1,4 +1,4 @@
-"""A real PostgreSQL for all tests; for those of the stack, the whole stack and a fake SendGrid."""
+"""A real PostgreSQL for all tests, and for some of them a whole stack and a fake SendGrid."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ _SETTINGS = (
     "SYNC_",
 )
 _data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
-# Not in the data folder, which only this user may enter: for root, the server runs as another user.
+# Outside the data folder, which is private: started by root, the server runs as another user.
 _postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
 
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:

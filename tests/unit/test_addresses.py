@@ -1,4 +1,4 @@
-"""Addresses as people and programs write them."""
+"""Mail addresses as people and programs write them."""
 
 from typing import Any
 

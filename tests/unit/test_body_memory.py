@@ -1,4 +1,4 @@
-"""The bytes of bodies that a process holds: large ones of strangers one at a time, beside all others."""
+"""The memory for request bodies: large ones of unknown senders are read one at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The form of an event: what a schema becomes, what is typed, and the same event as code."""
+"""The form of an event: schema to fields, input to JSON, and the same event as code."""
 
 import ast
 import json

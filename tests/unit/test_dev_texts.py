@@ -1,4 +1,4 @@
-"""What holds an invocation and what it did when, in words: of rows alone."""
+"""The texts of what blocks an invocation and what it did when, made from rows alone."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
 def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
-    """A row of `holding`: queued, due, with a worker idle."""
+    """A row of `holding`: queued, due, with an idle worker."""
     function = Function("mail", "mail_job", ("mail/sent",), flow=flow or Flow())
     made = function.to_row()
     return {
@@ -72,10 +72,8 @@ def test_a_full_limit_is_named_with_its_key_and_numbers() -> None:
 def test_a_throttle_says_when_the_next_one_begins() -> None:
     flow = Flow(throttle=Throttle(6, 60, key="data.tenant", burst=2))
     [reason] = reasons(row(flow, throttled_until=NOW + timedelta(seconds=15)), [], 2, 0)
-    assert (
-        reason.text == "waiting: throttled to one every 10 s for tenant 7"
-        and reason.until == NOW + timedelta(seconds=5)
-    )
+    assert reason.text == "waiting: throttled to one every 10 s for tenant 7"
+    assert reason.until == NOW + timedelta(seconds=5)
     assert said(row(flow, throttled_until=NOW + timedelta(seconds=10))) == [
         "waiting: it runs with the next batch"
     ]

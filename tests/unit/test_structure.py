@@ -1,4 +1,4 @@
-"""What must stay true of the source: imports go one way, SQL stands in one place."""
+"""Rules for the source: imports go one way, and SQL is in one place."""
 
 import ast
 import subprocess

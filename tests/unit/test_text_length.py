@@ -1,4 +1,4 @@
-"""How long a text is, by its script; and whether somebody should look at it."""
+"""The length of a text by its script, and whether a text needs a review."""
 
 import pytest
 
