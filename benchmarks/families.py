@@ -147,7 +147,7 @@ def analytics() -> dict[str, Any]:
 
 
 def sync() -> dict[str, Any]:
-    """Ten million rows from another database into this one: rows a second, and peak memory in MB."""
+    """Ten million rows from another database: rows a second, and peak memory in MB."""
     with database.connection() as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS elsewhere")
         connection.execute("DROP TABLE IF EXISTS elsewhere.rows")
@@ -191,7 +191,7 @@ def sync() -> dict[str, Any]:
 
 
 def keep() -> dict[str, Any]:
-    """Growth of the tables under retention: the last month compared with the end of the first period.
+    """Growth of the tables under retention: the last month against the end of the first period.
 
     Sixty simulated days of 100,000 events each, with a retention of fourteen days.
     """

@@ -44,7 +44,7 @@ FLOWS = {
 
 
 def flow() -> dict[str, Any]:
-    """A claim of 500 of 10^5 queued with flow control: milliseconds, and the ratio to one without."""
+    """A claim of 500 of 10^5 queued with flow control: milliseconds, and the ratio to without."""
     functions = {
         name: Function(f"flow_{name}", "flow_job", (f"flow/{name}",), max_batch=500, flow=words)
         for name, words in FLOWS.items()

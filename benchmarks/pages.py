@@ -16,7 +16,7 @@ _FUNCTIONS = 20
 
 
 def pages() -> dict[str, Any]:
-    """The dev page with a million events: median milliseconds, and the ratio to a hundred events."""
+    """The dev page with a million events: median milliseconds, and their ratio to a hundred's."""
     migrate()
     try:
         few, many = _measured(100), _measured(EVENTS)

@@ -142,7 +142,7 @@ def _wait(function: str, seconds: float = 180) -> None:
 
 
 def claim() -> Result:
-    """A claim of 500 among 10^4 and among 10^6 finished invocations: milliseconds, and the ratio."""
+    """A claim of 500 among 10^4 and 10^6 finished invocations: milliseconds, and the ratio."""
     names = {"claim_small": 10_000, "claim_large": 1_000_000}
     function = Function("claimed", "claimed_job", ("bench/claimed",), max_batch=500)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -276,7 +276,7 @@ def _until(what: Callable[[], bool], seconds: float) -> None:
 
 
 class _other_databases:
-    """Create databases beside that of the stack, and drop them afterwards; gives their URLs by name."""
+    """Create databases beside the stack's, and drop them afterwards; gives their URLs by name."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names

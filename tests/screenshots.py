@@ -59,7 +59,10 @@ def main() -> int:
 
 
 def _send_events(data: Path) -> Mapping[str, str]:
-    """Send events of several families, one of which fails; return each page's path when all are done."""
+    """Send events of several families; return each page's path when all are done.
+
+    One of the events fails.
+    """
     from runyard import Event, send
     from runyard.gateway.api.wait import invocations_of
 

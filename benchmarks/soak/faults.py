@@ -163,7 +163,7 @@ class Faults:
 
     @contextmanager
     def _setting(self, line: str) -> Iterator[None]:
-        """Set a line of the server's configuration for a while; it applies to open sessions, too."""
+        """Set a line of the server's configuration for a while, for open sessions, too."""
         path = self._stack.settings.postgres_dir / "postgresql.auto.conf"
         before = path.read_text()
         path.write_text(f"{before}{line}\n")

@@ -32,7 +32,9 @@ READ = {
 REFUSED = {
     "": "must have an @-sign",
     "ada": "must have an @-sign",
-    "Ada <ada@example.com>, Bob <bob@example.com>": "is not one e-mail address: list each address separately",
+    "Ada <ada@example.com>, Bob <bob@example.com>": (
+        "is not one e-mail address: list each address separately"
+    ),
     "ada@example.com, bob@example.com": "is not one e-mail address",
     "Lovelace, Ada <ada@example.com>": "put a name with a comma into double quotes",
     "Ada <ada@example.com> Bob <bob@example.com>": "is not one e-mail address",
