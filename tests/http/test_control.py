@@ -191,7 +191,7 @@ def test_waiting_gives_up_after_its_time_and_sees_the_end_at_once(
     began = time.monotonic()
     late = web.post("/api/inngest/trigger?wait=0.5", {"function": "also"})
     assert late.status_code == 202
-    assert 0.5 <= time.monotonic() - began < 3
+    assert 0.5 <= time.monotonic() - began < 15
     assert late.json()["invocations"][0]["status"] == "queued"
     run_through(functions["also"])
     threading.Timer(0.5, lambda: run_through(functions["also"])).start()
@@ -199,7 +199,7 @@ def test_waiting_gives_up_after_its_time_and_sees_the_end_at_once(
     answer = web.post("/api/inngest/trigger?wait=20", {"function": "also"})
     assert answer.status_code == 200
     assert answer.json()["done"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert answer.json()["invocations"][0]["output"] == {"ok": True}
     nobody = web.post("/api/inngest/trigger?wait=5", {"event": "nobody/waits"})
     assert nobody.status_code == 200

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from runyard.store import database
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.web_process import WebProcess, count
 
 SDKS = ROOT / "tests" / "sdks"
@@ -128,7 +128,7 @@ def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, web: 
     """The process is killed and restarted as the SDK sends: retries deliver each event once."""
 
     def restart() -> None:
-        time.sleep(0.8)
+        wait_until(lambda: count() > 0)
         web.stop(kill=True)
         web.start()
 

@@ -4,7 +4,6 @@ import asyncio
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import parse_qsl, urlsplit
@@ -204,7 +203,7 @@ def test_a_transaction_that_wants_no_notification_sends_none(
         send("greet/requested", connection=other_connection)
         other_connection.commit()
         assert [
-            notification.payload for notification in listening.notifies(timeout=5, stop_after=1)
+            notification.payload for notification in listening.notifies(timeout=15, stop_after=1)
         ] == ["greet"]
 
 
@@ -297,8 +296,6 @@ def test_coroutines_send_too(function: Function, store_url: str) -> None:
 def test_a_send_wakes_those_that_listen(function: Function, store_url: str) -> None:
     with psycopg.connect(store_url, autocommit=True) as listening:
         listening.execute("LISTEN runyard_due")
-        began = time.monotonic()
         send("greet/requested")
         [notification] = list(listening.notifies(timeout=5, stop_after=1))
     assert notification.payload == "greet"
-    assert time.monotonic() - began < 15
