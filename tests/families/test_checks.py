@@ -66,7 +66,7 @@ def test_a_wrong_key_is_not_well_and_not_shown(
     assert gemini.key not in str(shown)
 
 
-def test_a_sender_that_is_no_address_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sender_that_is_not_an_address_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAIL_FROM", "Acme <mail@acme>")
     ok, says = said()["mail"]
     assert not ok

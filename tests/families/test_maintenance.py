@@ -91,7 +91,7 @@ def test_what_sleeps_or_is_due_later_stays_however_old(yard: Yard) -> None:
     assert [row["name"] for row in rows("SELECT name FROM runyard.events")] == ["user/created"]
 
 
-def test_an_idempotency_key_holds_its_24_hours_however_short_the_retention_is(yard: Yard) -> None:
+def test_an_idempotency_key_lasts_24_hours_however_short_the_retention(yard: Yard) -> None:
     yard.send("nobody/waits", {}, id="order-7")
     yard.send("nobody/waits", {})
     yard.advance("3h")

@@ -345,7 +345,7 @@ def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
         sample_media.jpeg(sample_media.photo(20, 20)),
     ],
 )
-def test_what_is_no_video_is_refused(yard: Yard, uploads: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_video_is_rejected(yard: Yard, uploads: Path, content: bytes) -> None:
     place(uploads, content, "clip.mp4")
     invocation = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
     yard.work()

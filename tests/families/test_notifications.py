@@ -54,7 +54,7 @@ def mails(yard: Yard) -> list[dict[str, Any]]:
     return [dict(event.data) for event in yard.sent("email/send.requested")]
 
 
-def test_a_user_without_preferences_is_told_in_the_application(yard: Yard) -> None:
+def test_a_user_without_preferences_is_notified_in_the_application(yard: Yard) -> None:
     invocation = tell(yard)
     assert invocation.output == {"channels": ["in-app"], "dropped": ["mail: no address is known"]}
     assert [(row["user_id"], row["title"]) for row in rows("SELECT * FROM app.notifications")] == [
@@ -149,14 +149,14 @@ def test_quiet_hours_go_over_midnight_in_the_users_time_zone() -> None:
     assert night.quiet_end(datetime(2026, 1, 2, 6, 0, tzinfo=UTC)) is None
 
 
-def test_what_a_user_has_muted_or_switched_off_is_left_out(yard: Yard) -> None:
+def test_muted_and_disabled_notifications_are_dropped(yard: Yard) -> None:
     prefer(channels=["in-app"], muted=["marketing"])
     assert tell(yard, kind="marketing").output["dropped"] == ["ada has muted marketing"]
     assert tell(yard, channels=["mail"]).output["dropped"] == ["mail: switched off by ada"]
     assert mails(yard) == []
 
 
-def test_a_digest_is_one_mail_for_all_that_came(yard: Yard) -> None:
+def test_a_digest_is_one_mail_for_all_notifications(yard: Yard) -> None:
     prefer(digest=True)
     Notifications().save(Preferences(user_id="bob", email="bob@example.com", digest=True))
     for number in range(3):
@@ -203,7 +203,9 @@ def test_a_contact_form_tells_the_staff_and_the_sender(yard: Yard) -> None:
         ({"message": "http://a http://b www.c [url=d]"}, "4 links"),
     ],
 )
-def test_spam_is_kept_and_nobody_is_told(yard: Yard, more: dict[str, str], reason: str) -> None:
+def test_spam_is_stored_and_nobody_is_notified(
+    yard: Yard, more: dict[str, str], reason: str
+) -> None:
     invocation = contact(yard, **more)
     assert invocation.status == "succeeded"
     assert mails(yard) == []
@@ -262,7 +264,7 @@ def test_the_limit_over_all_can_be_none_at_all(yard: Yard, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("given", ["many", "-1", "1.5", "²"])
-def test_a_limit_that_is_no_number_is_an_error_that_names_it(
+def test_a_limit_that_is_not_a_number_gives_an_error_that_names_it(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("CONTACT_ACKNOWLEDGEMENTS", given)

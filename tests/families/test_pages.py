@@ -261,7 +261,7 @@ def test_health_is_shown_while_a_provider_does_not_answer(
     )
 
 
-def test_what_is_very_long_is_cut_and_said_to_be(page: TestClient) -> None:
+def test_a_very_long_value_is_truncated_and_marked(page: TestClient) -> None:
     [event_id] = send("nobody/waits", {"text": "x" * 200_000})
     shown = page.get(f"/dev/events/{event_id}").text
     assert len(shown) < 80_000

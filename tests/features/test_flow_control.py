@@ -275,7 +275,7 @@ def test_higher_priorities_run_first_within_their_bounds(
     ]
 
 
-def test_a_singleton_skips_events_that_come_meanwhile(yard: Yard) -> None:
+def test_a_singleton_skips_events_that_arrive_while_it_runs(yard: Yard) -> None:
     [first] = send(yard, "skipping", {"doc": 1})
     yard.work()
     second, other = send(yard, "skipping", {"doc": 1}, {"doc": 2})

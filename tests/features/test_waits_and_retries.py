@@ -168,7 +168,7 @@ def test_a_replay_waits_for_an_answer_of_its_own(yard: Yard) -> None:
     assert [each.status for each in sent.invocations] == ["succeeded", "waiting"]
 
 
-def test_a_functions_own_event_is_no_answer_but_the_next_of_its_name_is(yard: Yard) -> None:
+def test_a_functions_own_event_does_not_end_its_wait_but_the_next_one_does(yard: Yard) -> None:
     first, second = yard.send_all([Event("again/go", {"n": 1}), Event("again/go", {"n": 2})])
     yard.work()
     assert (first.invocation.steps["next"].output, second.invocation.status) == (

@@ -66,9 +66,7 @@ def test_many_mails_go_over_few_connections(yard: Yard, sendgrid: FakeSendGrid) 
     assert sendgrid.connections - before <= 8
 
 
-def test_suppressed_addresses_are_left_out_and_that_is_said(
-    yard: Yard, sendgrid: FakeSendGrid
-) -> None:
+def test_suppressed_addresses_are_dropped_and_reported(yard: Yard, sendgrid: FakeSendGrid) -> None:
     EmailMessages().suppress("Gone@Example.com", "bounced")
     alone, among = send(
         [
@@ -250,7 +248,9 @@ def test_a_suppressed_address_is_known_however_its_domain_is_written(
     assert sendgrid.mails == []
 
 
-def test_a_suppression_written_by_hand_in_ascii_holds(yard: Yard, sendgrid: FakeSendGrid) -> None:
+def test_a_suppression_inserted_by_hand_in_ascii_applies(
+    yard: Yard, sendgrid: FakeSendGrid
+) -> None:
     with database.connection() as connection:
         connection.execute(
             "INSERT INTO app.suppressions (address, reason)"

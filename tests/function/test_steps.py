@@ -23,7 +23,7 @@ def make_due() -> None:
         connection.execute("UPDATE runyard.invocations SET due_at = now() WHERE status = 'queued'")
 
 
-def test_every_step_is_kept_for_every_invocation(run_function: RunFunction) -> None:
+def test_every_step_is_saved_for_every_invocation(run_function: RunFunction) -> None:
     ids = send([Event("test/steps", {"n": n}) for n in range(250)])
     result = run_function("steps")
     assert result.success
@@ -97,7 +97,7 @@ def test_the_last_attempt_is_final(run_function: RunFunction) -> None:
     assert row["finished_at"] is not None
 
 
-def test_no_secret_is_kept_with_an_error(run_function: RunFunction) -> None:
+def test_no_secret_is_stored_with_an_error(run_function: RunFunction) -> None:
     send("test/steps", {"fail_until": 99})
     run_function("steps")
     [row] = invocations()

@@ -53,7 +53,7 @@ def test_an_event_is_replayed_for_all_its_functions_or_one(
     assert web.post("/api/events/none/replay").status_code == 404
 
 
-def test_an_open_invocation_is_cancelled_a_final_one_stays(
+def test_an_open_invocation_is_cancelled_and_a_final_one_stays(
     web: WebProcess, functions: dict[str, Function]
 ) -> None:
     send([Event("also/one"), Event("also/two")])
@@ -65,7 +65,9 @@ def test_an_open_invocation_is_cancelled_a_final_one_stays(
     assert statuses() == ["cancelled", "cancelled"]
 
 
-def test_what_runs_is_told_to_stop(web: WebProcess, functions: dict[str, Function]) -> None:
+def test_cancelling_stops_a_running_invocation(
+    web: WebProcess, functions: dict[str, Function]
+) -> None:
     send("also/one")
     [claim] = dispatch.claim(functions["also"]) or []
     dispatch.begin(claim.batch_id, "run-1")
@@ -111,7 +113,7 @@ def test_a_bulk_that_names_nothing_or_nonsense_is_refused(web: WebProcess) -> No
     for action, body, status, says in [
         ("replay", {}, 400, "select something"),
         ("explode", {"function": "x"}, 405, "this method"),
-        ("replay", {"status": ["queued"]}, 400, "not for what is queued"),
+        ("replay", {"status": ["queued"]}, 400, "cannot replay invocations that are queued"),
         ("cancel", {"status": ["done"]}, 400, "give some of"),
         ("cancel", {"filter": "$.data =="}, 400, "filter"),
         ("cancel", {"since": "2026-01-01T00:00:00"}, 400, "timezone"),

@@ -189,7 +189,7 @@ def test_gemini_streams_piece_by_piece(web: WebProcess) -> None:
         ("cut", 502, "provider"),
     ],
 )
-def test_what_goes_wrong_at_gemini_is_told_as_it_is(
+def test_errors_of_gemini_are_reported_as_they_are(
     web: WebProcess, gemini: FakeGemini, failure: Any, status: int, code: str
 ) -> None:
     gemini.failures.append(failure)

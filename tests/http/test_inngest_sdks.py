@@ -124,7 +124,7 @@ def test_a_bad_event_is_an_error_of_the_sdk_and_nothing_is_taken(send: Send) -> 
     assert count() == 0
 
 
-def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, web: WebProcess) -> None:
+def test_a_restart_while_sending_loses_and_duplicates_nothing(send: Send, web: WebProcess) -> None:
     """The process is killed and restarted as the SDK sends: retries deliver each event once."""
 
     def restart() -> None:

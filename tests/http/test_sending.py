@@ -51,7 +51,7 @@ def test_one_event_and_many_are_answered_with_their_ids_in_order(web: WebProcess
     assert count("runyard.invocations") == 12
 
 
-def test_every_field_of_an_event_is_kept(web: WebProcess) -> None:
+def test_every_field_of_an_event_is_stored(web: WebProcess) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     event = {
         "name": "a/b",
@@ -115,7 +115,7 @@ def test_a_seed_counts_in_its_last_four_bytes() -> None:
         ] + ((tail + 1) % 2**32).to_bytes(4, "big")
 
 
-def test_an_id_within_a_day_starts_nothing_also_within_one_insert(web: WebProcess) -> None:
+def test_a_repeated_id_starts_nothing_within_a_day_nor_within_one_insert(web: WebProcess) -> None:
     event = {**EVENT, "id": "once"}
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda _: send(web, [event, event]).json()["ids"], range(8)))
@@ -264,7 +264,7 @@ def test_one_that_the_database_refuses_does_not_harm_those_that_share_its_insert
     assert count() == 100
 
 
-def test_a_transaction_that_holds_an_id_holds_nobody_else(
+def test_a_transaction_that_holds_an_id_blocks_no_other_sender(
     web: WebProcess, web_database_url: str
 ) -> None:
     """One client has sent an id in an open transaction; others send in the meantime."""
@@ -375,7 +375,7 @@ def test_slow_clients_hold_nothing(web: WebProcess) -> None:
     assert count() == 20
 
 
-def test_without_the_database_it_says_so_and_goes_on_by_itself(
+def test_a_missing_database_is_reported_and_service_resumes_by_itself(
     web: WebProcess, server: str
 ) -> None:
     assert send(web, EVENT).status_code == 200

@@ -207,7 +207,7 @@ def test_many_watch_and_one_that_does_not_read_holds_nobody(
     assert all(names[-1] == "done" and "step" in names for names in found)
 
 
-def test_progress_under_a_lost_lease_is_not_kept(web: WebProcess, claim: Claim) -> None:
+def test_progress_under_a_lost_lease_is_not_stored(web: WebProcess, claim: Claim) -> None:
     Reporter(claim.batch_id, "another-run", "first").report(1, 50, "not mine")
     reporter = Reporter(claim.batch_id, "run-1", "first")
     for percent in range(0, 101, 10):

@@ -408,7 +408,7 @@ def test_the_host_that_is_looked_up_is_the_one_that_is_asked(
     assert seen == ["xn--strae-oqa.example"]
 
 
-def test_an_odd_time_to_come_back_is_no_fault_of_ours(hostile: Any) -> None:
+def test_an_odd_retry_after_header_raises_no_error_of_ours(hostile: Any) -> None:
     server = hostile(says(b"HTTP/1.1 503 Busy\r\nRetry-After: \xb2\r\nContent-Length: 0\r\n\r\n"))
     with pytest.raises(ConnectionError, match="answers 503"):
         fetch(server.url)
@@ -497,7 +497,7 @@ def test_no_other_way_to_write_an_address_leads_inward(host: str) -> None:
     assert "does not answer" not in str(caught.value)
 
 
-def test_where_a_name_leads_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_of_a_name_is_not_revealed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         socket,
         "getaddrinfo",

@@ -135,7 +135,7 @@ def test_headers_within_the_limit_are_taken(web: WebProcess) -> None:
     ).startswith(b"HTTP/1.1 200")
 
 
-def test_a_header_without_end_holds_nobody_up(web: WebProcess) -> None:
+def test_an_endless_header_blocks_nobody(web: WebProcess) -> None:
     """A server that joins its pieces again and again would block everybody for seconds."""
 
     def send() -> None:
@@ -180,7 +180,7 @@ def test_a_connection_that_sends_thousands_ahead_is_closed_behind_some_of_them(
     assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1") == 33
 
 
-def test_silent_connections_keep_nobody_out(web: WebProcess) -> None:
+def test_silent_connections_do_not_lock_others_out(web: WebProcess) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     with ExitStack() as silent:
@@ -225,7 +225,7 @@ def unfinished(web: WebProcess) -> bytes:
     return f"POST /e/{web.keys['send']} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n[".encode()
 
 
-def test_where_requests_are_in_progress_on_all_connections_a_new_one_is_told_to_come_back(
+def test_a_new_connection_is_told_to_retry_when_all_others_are_busy(
     small: WebProcess,
 ) -> None:
     with ExitStack() as open_ones:
@@ -516,7 +516,7 @@ class Guesser(threading.Thread):
         self.join()
 
 
-def test_whoever_tries_one_key_after_another_is_slowed_and_nobody_else(small: WebProcess) -> None:
+def test_guessing_keys_slows_only_the_guesser(small: WebProcess) -> None:
     guesser = Guesser(small, "127.0.0.6")
     guesser.start()
     try:

@@ -105,7 +105,7 @@ def test_headings_lose_their_numbers_and_marks() -> None:
         "a@" + "b." * 400,
     ],
 )
-def test_what_is_no_address_is_refused_at_once_and_not_repeated(web: WebProcess, text: str) -> None:
+def test_an_invalid_address_is_rejected_at_once_and_not_echoed(web: WebProcess, text: str) -> None:
     began = time.monotonic()
     answer = web.post("/functions/v1/send-email", {"to": [text], "subject": "x", "text": "y"})
     assert answer.status_code == 400
@@ -181,7 +181,7 @@ def test_lists_of_addresses_are_counted_before_they_are_read() -> None:
         (MediaImageUploaded, {"source": "a", "keep": ["all"] * 20_000}),
     ],
 )
-def test_of_many_bad_elements_the_first_is_told(model: Any, data: dict[str, Any]) -> None:
+def test_the_first_of_many_bad_elements_is_reported(model: Any, data: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         model.model_validate(data)
     assert caught.value.error_count() <= 3

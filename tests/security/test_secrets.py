@@ -140,7 +140,7 @@ def test_several_secrets_in_a_variable_and_the_lines_of_a_key_are_secret_each(
     assert redact("second-one, then first-one; MIIEvQIBADANBgkq") == f"{MASK}, then {MASK}; {MASK}"
 
 
-def test_a_secret_that_holds_another_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_that_contains_another_is_redacted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_KEY", "abcdef")
     monkeypatch.setenv("B_KEY", "abcdef-ghijkl")
     assert redact("abcdef-ghijkl abcdef") == f"{MASK} {MASK}"
@@ -225,7 +225,7 @@ def test_a_password_in_a_text_is_taken_out_and_the_rest_stays(text: str, shown: 
         "a password: eight characters",
     ],
 )
-def test_what_is_no_password_stays(text: str) -> None:
+def test_a_text_without_a_password_is_unchanged(text: str) -> None:
     assert redact(text) == text
 
 
@@ -279,7 +279,7 @@ def test_a_text_of_a_megabyte_is_redacted_quickly(monkeypatch: pytest.MonkeyPatc
 # Output
 
 
-def test_an_error_that_is_kept_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_error_contains_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PASS", ODD)
     try:
         raise ConnectionError({"dsn": ODD})
@@ -288,7 +288,7 @@ def test_an_error_that_is_kept_holds_no_secret(monkeypatch: pytest.MonkeyPatch) 
     assert (MASK in kept, "z" in json.loads(kept)["message"]) == (True, False)
 
 
-def test_the_log_of_the_web_process_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_of_the_web_process_contains_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_PASS", SECRET)
     root, stream = logging.getLogger(), io.StringIO()
     before = root.handlers[:]

@@ -111,7 +111,7 @@ def _given_by_env() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("new", ["alice"], indirect=True)
-def test_a_schema_with_the_roles_name_that_is_made_later_hides_no_tables(
+def test_a_schema_with_the_roles_name_created_later_hides_no_tables(
     new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with using(monkeypatch, new):
@@ -122,7 +122,7 @@ def test_a_schema_with_the_roles_name_that_is_made_later_hides_no_tables(
         assert schemas(new) == ["public"]
 
 
-def test_dagsters_tables_of_an_earlier_version_in_another_schema_are_not_made_a_second_time(
+def test_dagsters_tables_in_an_earlier_versions_schema_are_not_created_again(
     new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = new + "&options=" + quote("-c search_path=elsewhere")

@@ -75,7 +75,7 @@ def test_an_event_of_a_transaction_that_is_open_across_a_deploy_is_claimed(
 
 
 @pytest.mark.parametrize("before", ["plain", "by user"])
-def test_a_limit_that_a_deploy_brings_holds_for_the_events_of_open_transactions(
+def test_a_deploys_new_limit_applies_to_events_of_open_transactions(
     function: Function, store_url: str, publish_functions: Publish, before: str
 ) -> None:
     deploy(function, NAMES[before], publish_functions)
@@ -114,7 +114,7 @@ def test_what_failed_before_a_deploy_can_be_replayed_after_it(
     assert sizes(changed) == [1]
 
 
-def test_what_another_transaction_has_locked_holds_up_no_deploy(
+def test_another_transactions_locks_do_not_block_a_deploy(
     function: Function,
     other_connection: psycopg.Connection[tuple[object, ...]],
     publish_functions: Publish,
@@ -128,7 +128,7 @@ def test_what_another_transaction_has_locked_holds_up_no_deploy(
     assert sizes(changed) == [1]
 
 
-def test_a_claim_takes_up_more_than_one_look_at_what_was_sent_across_a_deploy(
+def test_a_claim_rekeys_more_than_one_chunk_of_events_sent_across_a_deploy(
     function: Function, store_url: str, publish_functions: Publish
 ) -> None:
     with open_sender(store_url, before_the_event=True) as sender:

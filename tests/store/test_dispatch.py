@@ -155,7 +155,7 @@ UNFIT = ['"\\u0000"', '"\\ud83d"', "1e999999", "no JSON", '"a\0b"', '"\ud83d"']
 
 
 @pytest.mark.parametrize("unfit", UNFIT)
-def test_a_result_that_the_database_refuses_is_told_and_the_others_are_kept(
+def test_a_result_that_the_database_rejects_is_reported_and_the_others_are_saved(
     function: Function, unfit: str
 ) -> None:
     batch = begun(function, 5)
@@ -187,7 +187,7 @@ def test_no_event_of_a_refused_result_is_sent_and_all_of_the_others_are(function
     ] == ["1", "2", "4"]
 
 
-def test_an_error_that_is_kept_twice_for_the_answer_was_lost_is_one_try(function: Function) -> None:
+def test_an_error_saved_twice_after_a_lost_response_counts_once(function: Function) -> None:
     batch = begun(function, 1)
     for _ in range(2):
         dispatch.save_steps(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
@@ -242,7 +242,7 @@ def test_of_what_is_written_in_several_statements_nothing_is_written_when_the_le
     assert rows("SELECT DISTINCT status FROM runyard.invocations") == [{"status": "queued"}]
 
 
-def test_a_lost_batch_goes_on_with_its_kept_steps(function: Function) -> None:
+def test_a_lost_batch_resumes_with_its_completed_steps(function: Function) -> None:
     send([Event("greet/requested"), Event("greet/requested")])
     [batch] = claim_ids(function)
     dispatch.begin(batch, "run-1")
@@ -312,7 +312,7 @@ def greet_with(publish: Publish, flow: Flow, max_batch: int) -> Function:
 
 
 @pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
-def test_those_that_run_alone_hold_nobody_up_and_have_their_turn(
+def test_isolated_invocations_block_no_others_and_get_their_turn(
     publish_functions: Publish, flow: Flow
 ) -> None:
     made = greet_with(publish_functions, flow, 100)
@@ -331,7 +331,7 @@ def test_those_that_run_alone_hold_nobody_up_and_have_their_turn(
     assert sum(batch[0] <= 99 for batch in batches[: last + 1]) >= 4
 
 
-def test_one_that_runs_alone_waits_until_the_one_before_it_has_ended(function: Function) -> None:
+def test_an_isolated_invocation_waits_until_the_previous_one_has_ended(function: Function) -> None:
     worker(slots=10)
     send([Event("greet/requested") for _ in range(3)])
     crash(2)
@@ -426,7 +426,7 @@ def test_a_hundred_that_all_take_their_workers_with_them_fail_and_the_others_go_
     assert statuses() == {n: "failed" if n <= 10 else "succeeded" for n in range(1, 31)}
 
 
-def test_of_several_none_loses_an_attempt_by_a_crash_and_the_culprit_is_told_why_it_failed(
+def test_a_crash_of_several_costs_none_an_attempt_and_the_culprit_has_the_reason(
     function: Function,
 ) -> None:
     worker(slots=1)
@@ -464,7 +464,7 @@ def test_those_that_lost_two_workers_by_an_accident_go_on_together_when_the_sear
     ]
 
 
-def test_what_came_later_is_not_held_up_by_a_search_and_not_drawn_into_it(
+def test_later_invocations_are_neither_blocked_by_a_search_nor_included_in_it(
     function: Function,
 ) -> None:
     worker(slots=2)
@@ -551,7 +551,7 @@ def held_for(function: Function) -> float:
 
 
 @pytest.mark.parametrize("flow", [PLAIN, LANES], ids=["plain", "lanes"])
-def test_a_launch_that_fails_is_no_attempt_and_the_waits_between_them_grow(
+def test_a_failed_launch_costs_no_attempt_and_launches_back_off(
     publish_functions: Publish, flow: Flow
 ) -> None:
     made = greet_with(publish_functions, flow, 10)
@@ -605,7 +605,7 @@ def test_after_a_launch_failed_one_batch_is_tried_and_all_go_when_it_begins(
     assert sizes(function) == [10, 10, 10]
 
 
-def test_another_function_is_not_held_back_by_one_whose_launches_fail(
+def test_failing_launches_of_one_function_do_not_delay_another(
     function: Function, publish_functions: Publish
 ) -> None:
     other = Function("other", "other_job", ("other/requested",))

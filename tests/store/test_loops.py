@@ -175,7 +175,7 @@ def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(
     assert tries == ["run-1"] * 3
 
 
-def test_an_error_is_said_once_and_its_waits_grow_to_their_most(
+def test_an_error_is_logged_once_and_its_waits_grow_to_the_maximum(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     backoff = Backoff(logging.getLogger("runyard.test"), "no heartbeat", 5.0)

@@ -98,7 +98,7 @@ def suspended(function: Function, run_id: str, kind: str) -> int:
     "flow", [Flow(), Flow(concurrency=(Concurrency(500, key="data.k"),))], ids=["plain", "lanes"]
 )
 @pytest.mark.parametrize("ask", [*ASK_ALL, None])
-def test_what_a_transaction_asks_holds_nothing_up_until_it_commits(
+def test_requests_in_an_open_transaction_block_nothing(
     function: Function,
     other_connection: Other,
     unheld: Callable[[Callable[[], object]], object],
@@ -174,7 +174,7 @@ def test_what_a_transaction_asks_is_done_when_it_commits_and_not_when_it_does_no
     assert rows("SELECT FROM runyard.requests") == []
 
 
-def test_many_are_cancelled_by_one_statement_at_once(
+def test_one_statement_cancels_many_invocations(
     function: Function, other_connection: Other
 ) -> None:
     send([Event("greet/requested") for _ in range(3000)])
@@ -214,7 +214,7 @@ def test_a_cancel_that_stays_open_for_longer_than_a_lease_costs_none(
         settings.cache_clear()
 
 
-def test_a_batch_that_somebody_has_locked_holds_up_no_heartbeat_of_the_others(
+def test_a_locked_batch_does_not_block_the_heartbeats_of_others(
     function: Function, other_connection: Other, unheld: Callable[[Callable[[], object]], object]
 ) -> None:
     with database.connection() as connection:
@@ -256,7 +256,7 @@ def test_a_lease_begins_when_it_is_written_not_when_the_wait_for_a_lock_began(
     assert last_heartbeat(claim.batch_id) > row["now"]  # type: ignore[operator]
 
 
-def test_outputs_have_the_order_in_which_they_were_kept_whatever_the_clocks_of_the_workers_say(
+def test_outputs_are_in_the_order_of_saving_whatever_the_workers_clocks_say(
     function: Function,
 ) -> None:
     send("greet/requested")

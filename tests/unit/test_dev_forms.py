@@ -108,7 +108,7 @@ def test_the_example_of_every_event_of_the_project_can_be_sent(name: str) -> Non
     Event(name, data).checked()
 
 
-def test_what_is_wrong_stands_beside_the_field_it_is_about() -> None:
+def test_an_error_is_shown_next_to_its_field() -> None:
     with pytest.raises(InvalidEvent) as caught:
         Event(
             "email/send.requested",
@@ -129,7 +129,7 @@ def test_what_is_wrong_stands_beside_the_field_it_is_about() -> None:
         max_size=4,
     )
 )
-def test_the_code_holds_the_event_as_it_is(data: dict[str, Any]) -> None:
+def test_the_code_contains_the_event_unchanged(data: dict[str, Any]) -> None:
     event = Event("it's/sent", data, id="a'b\\c", ts=1_780_000_000_123)
     code = snippets(event, "http://localhost:8290", key=False)
     [call] = [node.value for node in ast.parse(code["Python"]).body if isinstance(node, ast.Expr)]

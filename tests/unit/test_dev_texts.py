@@ -86,7 +86,7 @@ def test_one_that_lost_two_workers_says_that_it_runs_apart() -> None:
     ]
 
 
-def test_times_pauses_and_workers_are_told() -> None:
+def test_due_times_pauses_and_missing_workers_are_shown() -> None:
     later = NOW + timedelta(minutes=1)
     assert said(row(attempt=2, begun=True, due_at=later)) == [
         "waiting: attempt 3 of the failed step"
@@ -160,7 +160,7 @@ def test_a_path_in_the_data_is_read(typed: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("typed", ["what is this", "nothing.here = 1", "$.data."])
-def test_what_is_no_path_is_refused_with_how_to_write_it(typed: str) -> None:
+def test_an_invalid_path_is_rejected_with_how_to_write_one(typed: str) -> None:
     with pytest.raises(InvalidOption, match="path"):
         as_filter(typed)
 
@@ -245,7 +245,7 @@ def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
     assert [one.step for one in found.reused] == ["old"]
 
 
-def test_what_goes_on_has_no_end_yet() -> None:
+def test_a_running_span_has_no_end_yet() -> None:
     parts = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
     batches = [{"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(1), "size": 1}]
     sleeping = timeline(

@@ -81,7 +81,7 @@ def test_languages_that_share_a_script_are_told_apart(language: str, wanted: str
         (TEXTS["en"] * 3, "ia"),
     ],
 )
-def test_what_nobody_can_tell_is_not_remarked(text: str, wanted: str) -> None:
+def test_an_undetectable_language_gets_no_remark(text: str, wanted: str) -> None:
     assert remarks([text], wanted, written_length(text), []) == []
 
 
