@@ -114,7 +114,7 @@ def test_a_bulk_that_names_nothing_or_nonsense_is_refused(web: WebProcess) -> No
         ("replay", {}, 400, "select something"),
         ("explode", {"function": "x"}, 405, "this method"),
         ("replay", {"status": ["queued"]}, 400, "cannot replay invocations that are queued"),
-        ("cancel", {"status": ["done"]}, 400, "give some of"),
+        ("cancel", {"status": ["done"]}, 400, "does not exist"),
         ("cancel", {"filter": "$.data =="}, 400, "filter"),
         ("cancel", {"since": "2026-01-01T00:00:00"}, 400, "timezone"),
         ("cancel", {"functoin": "x"}, 400, "functoin"),
