@@ -1,1 +1,1 @@
-"""Measures Runyard, and stock Dagster beside it, in one call: `make bench`."""
+"""Measures Runyard, and stock Dagster for comparison, in one call: `make bench`."""

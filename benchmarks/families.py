@@ -1,4 +1,4 @@
-"""The project's families: pictures beside a plain Pillow loop and libvips, a day of a million events in the analytics, a large sync, sixty days of retention."""
+"""The project's families: media, analytics, sync and retention."""
 
 import os
 import subprocess
@@ -27,9 +27,10 @@ DAYS, EVENTS_A_DAY, KEPT_DAYS = 60, 100_000, 14
 
 
 def media() -> dict[str, Any]:
-    """A 12-megapixel JPEG to five variants: pictures a second, beside a plain Pillow loop and libvips that make the same files in this call.
+    """Images a second for a 12-megapixel JPEG in five variants, and posters and previews of videos.
 
-    And posters and previews a second, of a video of five seconds in 1280 x 720.
+    A plain Pillow loop and libvips make the same files in this call. The video has five seconds in
+    1280 x 720.
     """
     from demo import sample_media
     from resources.media import preview_codecs, sandbox
@@ -75,14 +76,14 @@ def _files_a_second(make: Any, threads: int) -> float:
             make(into)
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(once, range(threads)))  # the first is not measured
+        list(pool.map(once, range(threads)))  # The first is not measured.
         began = time.monotonic()
         list(pool.map(once, range(_PICTURES)))
         return round(_PICTURES / (time.monotonic() - began), 2)
 
 
 def _plain_pillow(file: Path, into: Path) -> None:
-    """What one writes first: each variant from the original."""
+    """The obvious way: each variant from the original."""
     from PIL import Image, ImageOps
 
     for number, wanted in enumerate(_VARIANTS):
@@ -113,7 +114,7 @@ def _libvips(file: Path, into: Path) -> None:
 
 
 def analytics() -> dict[str, Any]:
-    """A day of a million events and invocations: seconds until all six tables have it."""
+    """A day of a million events and invocations: seconds until all six tables contain it."""
     from assets.analytics import ROLLUPS, span
     from resources.analytics.tables import RollupTables
 
@@ -121,14 +122,20 @@ def analytics() -> dict[str, Any]:
     day = datetime.now(UTC).date() - timedelta(days=1)
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO runyard.events (id, name, source, ts, received_at, target) SELECT lpad(n::text, 26, '0'), 'bench/' || n %% 40, 'sql', at, at, 'nobody'"
-            " FROM generate_series(1, %s) AS n, LATERAL (SELECT %s::date::timestamp AT TIME ZONE 'UTC' + n * interval '86 ms' AS at) AS times",
+            "INSERT INTO runyard.events (id, name, source, ts, received_at, target)"
+            " SELECT lpad(n::text, 26, '0'), 'bench/' || n %% 40, 'sql', at, at, 'nobody'"
+            " FROM generate_series(1, %s) AS n,"
+            " LATERAL (SELECT %s::date::timestamp AT TIME ZONE 'UTC' + n * interval '86 ms' AS at)"
+            " AS times",
             (DAY_EVENTS, day),
         )
         connection.execute(
-            "INSERT INTO runyard.invocations (event_id, function, status, attempt, created_at, started_at, finished_at)"
-            " SELECT id, 'function_' || right(id, 2)::integer % 20, CASE WHEN random() < 0.01 THEN 'failed' ELSE 'succeeded' END, 1, ts, ts + random() * interval '1 s',"
-            " ts + interval '1 s' + random() * interval '5 s' FROM runyard.events WHERE source = 'sql'"
+            "INSERT INTO runyard.invocations (event_id, function, status, attempt, created_at,"
+            " started_at, finished_at)"
+            " SELECT id, 'function_' || right(id, 2)::integer % 20,"
+            " CASE WHEN random() < 0.01 THEN 'failed' ELSE 'succeeded' END, 1, ts,"
+            " ts + random() * interval '1 s', ts + interval '1 s' + random() * interval '5 s'"
+            " FROM runyard.events WHERE source = 'sql'"
         )
         connection.execute("VACUUM ANALYZE runyard.events, runyard.invocations")
     began = time.monotonic()
@@ -140,26 +147,31 @@ def analytics() -> dict[str, Any]:
 
 
 def sync() -> dict[str, Any]:
-    """Ten million rows of another database into this one: rows a second, and the most memory that the process has used, in MB."""
+    """Ten million rows from another database: rows a second, and peak memory in MB."""
     with database.connection() as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS elsewhere")
         connection.execute("DROP TABLE IF EXISTS elsewhere.rows")
         connection.execute(
-            "CREATE TABLE elsewhere.rows AS SELECT n AS id, 'name ' || n AS name, now() AS updated_at FROM generate_series(1, %s) AS n",
+            "CREATE TABLE elsewhere.rows AS SELECT n AS id, 'name ' || n AS name,"
+            " now() AS updated_at FROM generate_series(1, %s) AS n",
             (SYNC_ROWS,),
         )
     migrate()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "sync.toml").write_text(
-            '[[source]]\nname = "bench"\nkind = "sql"\nurl_env = "DATABASE_URL"\nschema = "elsewhere"\n[[source.table]]\nname = "rows"\n'
+            '[[source]]\nname = "bench"\nkind = "sql"\nurl_env = "DATABASE_URL"\n'
+            'schema = "elsewhere"\n[[source.table]]\nname = "rows"\n'
         )
         variables = {
             **os.environ,
             "SYNC_SOURCES": f"{folder}/sync.toml",
             "SYNC_FOLDER": f"{folder}/work",
         }
-        # Not ru_maxrss: that of a child begins with what its parent has used.
-        memory = "next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))"
+        # Not ru_maxrss: in a child it starts at its parent's peak.
+        memory = (
+            "next(line.split()[1] for line in open('/proc/self/status')"
+            " if line.startswith('VmHWM'))"
+        )
         code = (
             f"from resources.sync.tables import Syncs; print(Syncs().load('bench').rows, {memory})"
         )
@@ -170,7 +182,8 @@ def sync() -> dict[str, Any]:
         seconds = time.monotonic() - began
     with database.connection() as connection:
         row = connection.execute("SELECT count(*) AS n FROM sync_bench.rows").fetchone()
-    assert row is not None and row["n"] == SYNC_ROWS, f"{row} of {SYNC_ROWS} rows are there"
+    assert row is not None
+    assert row["n"] == SYNC_ROWS, f"{row} of {SYNC_ROWS} rows are there"
     return {
         "rows_per_s": round(SYNC_ROWS / seconds),
         "most_memory_mb": round(int(said.split()[-1]) / 1024),
@@ -178,14 +191,18 @@ def sync() -> dict[str, Any]:
 
 
 def keep() -> dict[str, Any]:
-    """Sixty made days of 100,000 events each, kept for fourteen: how much larger the tables are in the last month than when the first day had gone."""
+    """Growth of the tables under retention: the last month against the end of the first period.
+
+    Sixty simulated days of 100,000 events each, with a retention of fourteen days.
+    """
     migrate()
     sizes: list[int] = []
     policy, began, swept = Retention.parse(f"{KEPT_DAYS}d"), datetime.now(UTC), 0.0
     with database.connection() as connection:
         connection.execute("TRUNCATE runyard.events, runyard.invocations, runyard.steps")
         connection.execute(
-            "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts, active) VALUES ('kept', 'kept', '{}', 500, 5, false) ON CONFLICT DO NOTHING"
+            "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts, active)"
+            " VALUES ('kept', 'kept', '{}', 500, 5, false) ON CONFLICT DO NOTHING"
         )
     try:
         for number in range(DAYS):
@@ -193,15 +210,21 @@ def keep() -> dict[str, Any]:
             database.close_pool()
             with database.connection() as connection:
                 connection.execute(
-                    "INSERT INTO runyard.events (name, data, target) SELECT 'bench/kept', jsonb_build_object('n', n, 'text', repeat('x', 200)), 'nobody'"
-                    " FROM generate_series(1, %s) AS n",
+                    "INSERT INTO runyard.events (name, data, target)"
+                    " SELECT 'bench/kept', jsonb_build_object('n', n, 'text', repeat('x', 200)),"
+                    " 'nobody' FROM generate_series(1, %s) AS n",
                     (EVENTS_A_DAY,),
                 )
                 connection.execute(
-                    "WITH made AS (INSERT INTO runyard.invocations (event_id, function, status, started_at, finished_at)"
-                    " SELECT id, 'kept', 'succeeded', runyard.now(), runyard.now() FROM runyard.events WHERE received_at >= runyard.now() - interval '1 h' RETURNING id)"
-                    " INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at, finished_at)"
-                    " SELECT id, step, 1, to_jsonb(repeat('y', 100)), runyard.now(), runyard.now() FROM made, unnest('{first,second,third}'::text[]) AS step"
+                    "WITH added AS (INSERT INTO runyard.invocations (event_id, function, status,"
+                    " started_at, finished_at)"
+                    " SELECT id, 'kept', 'succeeded', runyard.now(), runyard.now()"
+                    " FROM runyard.events WHERE received_at >= runyard.now() - interval '1 h'"
+                    " RETURNING id)"
+                    " INSERT INTO runyard.steps (invocation_id, step, attempt, output, started_at,"
+                    " finished_at)"
+                    " SELECT id, step, 1, to_jsonb(repeat('y', 100)), runyard.now(), runyard.now()"
+                    " FROM added, unnest('{first,second,third}'::text[]) AS step"
                 )
             clock.freeze(began + timedelta(days=number + 1))
             database.close_pool()
@@ -211,7 +234,8 @@ def keep() -> dict[str, Any]:
             swept = max(swept, time.monotonic() - at)
             with database.connection() as connection:
                 row = connection.execute(
-                    "SELECT sum(pg_total_relation_size('runyard.' || name))::bigint AS bytes FROM unnest('{events,invocations,steps}'::text[]) AS name"
+                    "SELECT sum(pg_total_relation_size('runyard.' || name))::bigint AS bytes"
+                    " FROM unnest('{events,invocations,steps}'::text[]) AS name"
                 ).fetchone()
             assert row is not None
             sizes.append(int(str(row["bytes"])))

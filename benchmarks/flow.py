@@ -1,4 +1,7 @@
-"""What flow control costs a claim: 500 of 100,000 queued invocations of 1,000 tenants, beside the same claim without it."""
+"""The cost of flow control for a claim, compared with the same claim without it.
+
+A claim takes 500 of 100,000 queued invocations of 1,000 tenants.
+"""
 
 import statistics
 import time
@@ -41,7 +44,7 @@ FLOWS = {
 
 
 def flow() -> dict[str, Any]:
-    """Claims of 500 of 10^5 queued with flow control: milliseconds, and their ratio to one without."""
+    """A claim of 500 of 10^5 queued with flow control: milliseconds, and the ratio to without."""
     functions = {
         name: Function(f"flow_{name}", "flow_job", (f"flow/{name}",), max_batch=500, flow=words)
         for name, words in FLOWS.items()
@@ -63,7 +66,7 @@ def flow() -> dict[str, Any]:
     for number in range(ROUNDS + 1):
         for name, function in functions.items():
             seconds = _claim(function)
-            if number:  # the connection's first is not measured
+            if number:  # A connection's first is not measured.
                 times[name].append(seconds)
     medians = {name: statistics.median(found) * 1000 for name, found in times.items()}
     return {
@@ -93,5 +96,6 @@ def _claim(function: Function) -> float:
             else fetch_one(connection, "claim", **parameters)
         )
         seconds = time.perf_counter() - began
-    assert row is not None and row["size"] > 0
+    assert row is not None
+    assert row["size"] > 0
     return seconds

@@ -1,4 +1,4 @@
-"""The functions that are measured: three trivial steps, in batches and one event a run."""
+"""The functions under measurement: three trivial steps, in batches and in one run per event."""
 
 from dagster import Definitions, in_process_executor, job, op
 

@@ -1,6 +1,7 @@
-"""How many events the HTTP API takes in: one a request, and in arrays, over connections that are kept open.
+"""How many events the HTTP API accepts: one per request, and in arrays, over open connections.
 
-The client writes requests and reads answers as bytes: one that parsed them with care would be what is measured, on the same two cores.
+The client writes requests and reads responses as bytes: on the same two cores, one that parsed
+them properly would be measured too.
 """
 
 import asyncio
@@ -19,8 +20,11 @@ _WARM_UP = 1.0
 
 
 def ingest() -> dict[str, Any]:
-    """Events over HTTP on 16 kept connections, one a request and in arrays of 100; each makes an invocation, and all are counted in the table."""
-    # Tomorrow's: what is measured is the door, not the functions behind it.
+    """Events over HTTP on 16 open connections: one per request, and in arrays of 100.
+
+    Each makes an invocation, and all are counted in the table.
+    """
+    # Due tomorrow: this measures the HTTP API, not the functions behind it.
     event = json.dumps(
         {"name": "bench/single", "data": {"n": 1}, "ts": millis() + 86_400_000}
     ).encode()
@@ -47,7 +51,10 @@ def _measure(body: bytes, events: int) -> float:
 
 
 async def _load(body: bytes, seconds: float) -> int:
-    head = f"POST /e/bench HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /e/bench HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     deadline = time.monotonic() + seconds
     return sum(
         await asyncio.gather(
@@ -57,7 +64,7 @@ async def _load(body: bytes, seconds: float) -> int:
 
 
 async def _connection(request: bytes, deadline: float) -> int:
-    """Send the request again and again; return how often it was answered 200."""
+    """Send the request again and again; return how many responses were 200."""
     reader, writer = await asyncio.open_connection("127.0.0.1", settings().port)
     done = 0
     while time.monotonic() < deadline:

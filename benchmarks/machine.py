@@ -1,4 +1,4 @@
-"""What machine a result was measured on, and how much CPU a set of processes used."""
+"""The machine of a result, and the CPU time that a set of processes used."""
 
 import os
 import platform
@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_seconds(home: str) -> float:
-    """CPU seconds so far of all processes that belong to a data folder, and of the PostgreSQL server in it."""
+    """CPU seconds used by all processes of a data folder and by the PostgreSQL server in it."""
     total = 0.0
     for process in psutil.process_iter(["name", "environ", "cpu_times"]):
         belongs = (process.info["environ"] or {}).get(

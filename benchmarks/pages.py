@@ -1,4 +1,4 @@
-"""The dev page with a hundred events in the table and with a million, from the same web application in the same call."""
+"""The dev page with a hundred events in the table and with a million, from the same process."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ _FUNCTIONS = 20
 
 
 def pages() -> dict[str, Any]:
-    """Milliseconds for the pages of the dev page with a million events, and how many times those with a hundred that is (medians)."""
+    """The dev page with a million events: median milliseconds, and their ratio to a hundred's."""
     migrate()
     try:
         few, many = _measured(100), _measured(EVENTS)
@@ -59,22 +59,29 @@ def _median(client: TestClient, path: str) -> float:
 
 
 def _fill(events: int) -> None:
-    """So many events of the last day, every one with an invocation; one in a hundred has failed."""
+    """Insert this many events of the last day, each with an invocation; one in a hundred failed."""
     _empty()
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts) SELECT 'function_' || n, 'job', '{}', 500, 5 FROM generate_series(0, %s - 1) AS n",
+            "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts)"
+            " SELECT 'function_' || n, 'job', '{}', 500, 5 FROM generate_series(0, %s - 1) AS n",
             (_FUNCTIONS,),
         )
         connection.execute(
             "INSERT INTO runyard.events (id, name, data, source, ts, received_at, target)"
-            " SELECT lpad(n::text, 26, '0'), 'bench/' || n %% 40, jsonb_build_object('n', n, 'text', repeat('x', 200)), 'bench', at, at, 'nobody'"
-            " FROM generate_series(1, %(events)s) AS n, LATERAL (SELECT now() - (%(events)s - n) * interval '1 day' / %(events)s AS at) AS times",
+            " SELECT lpad(n::text, 26, '0'), 'bench/' || n %% 40,"
+            " jsonb_build_object('n', n, 'text', repeat('x', 200)), 'bench', at, at, 'nobody'"
+            " FROM generate_series(1, %(events)s) AS n,"
+            " LATERAL (SELECT now() - (%(events)s - n) * interval '1 day' / %(events)s AS at)"
+            " AS times",
             {"events": events},
         )
         connection.execute(
-            "INSERT INTO runyard.invocations (event_id, function, status, attempt, created_at, started_at, finished_at)"
-            " SELECT id, 'function_' || right(id, 2)::integer %% %s, CASE WHEN right(id, 2) = '07' THEN 'failed' ELSE 'succeeded' END, 1, ts, ts, ts + interval '1 s'"
+            "INSERT INTO runyard.invocations (event_id, function, status, attempt, created_at,"
+            " started_at, finished_at)"
+            " SELECT id, 'function_' || right(id, 2)::integer %% %s,"
+            " CASE WHEN right(id, 2) = '07' THEN 'failed' ELSE 'succeeded' END, 1, ts, ts,"
+            " ts + interval '1 s'"
             " FROM runyard.events WHERE source = 'bench' ORDER BY id",
             (_FUNCTIONS,),
         )
@@ -84,7 +91,8 @@ def _fill(events: int) -> None:
 def _empty() -> None:
     with database.connection() as connection:
         connection.execute(
-            "TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.functions RESTART IDENTITY"
+            "TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.functions"
+            " RESTART IDENTITY"
         )
 
 

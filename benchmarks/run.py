@@ -1,6 +1,7 @@
-"""All benchmarks in one call: `make bench`. Prints a table, writes a JSON file into benchmarks/results.
+"""All benchmarks in one call: `make bench`. Prints a table and writes benchmarks/results/*.json.
 
-Names given as arguments choose some of them: idle, latency, single, burst, ingest, claim, flow, stock, pages, media, analytics, keep, sync.
+Arguments select benchmarks by name: idle, latency, single, burst, ingest, claim, flow, stock,
+pages, media, analytics, keep, sync.
 """
 
 import json
@@ -48,7 +49,7 @@ Result = dict[str, Any]
 
 
 def idle() -> Result:
-    """CPU of the whole stack, database included, while nothing happens: share of one core."""
+    """CPU usage of the idle stack, database included: percent of one core."""
     time.sleep(10)
     before = cpu_seconds(str(settings().data))
     time.sleep(IDLE_SECONDS)
@@ -70,8 +71,10 @@ def latency() -> Result:
     seconds = sorted(
         float(row["s"])
         for row in _rows(
-            "SELECT extract(epoch FROM steps.started_at - events.received_at)::float8 AS s FROM runyard.events JOIN runyard.invocations ON event_id = events.id"
-            " JOIN runyard.steps ON invocation_id = invocations.id AND step = 'first' WHERE events.id = ANY (%s)",
+            "SELECT extract(epoch FROM steps.started_at - events.received_at)::float8 AS s"
+            " FROM runyard.events JOIN runyard.invocations ON event_id = events.id"
+            " JOIN runyard.steps ON invocation_id = invocations.id AND step = 'first'"
+            " WHERE events.id = ANY (%s)",
             ids,
         )
     )
@@ -83,7 +86,7 @@ def latency() -> Result:
 
 
 def single() -> Result:
-    """A run for every event, three kept steps: runs a second, all results counted in the table."""
+    """One run per event, with three checkpointed steps: runs a second, all results counted."""
     return {
         "runs_per_s": round(_burst("bench/single", "bench_single", SINGLES), 2),
         "runs": SINGLES,
@@ -91,36 +94,46 @@ def single() -> Result:
 
 
 def burst() -> Result:
-    """A burst through three kept steps in batches: events a second end to end, all results counted in the table."""
+    """A burst in batches, with three checkpointed steps: events a second end to end.
+
+    All results are counted in the table.
+    """
     _burst("bench/batched", "bench_batched", 2000)
     return {"events_per_s": round(_burst("bench/batched", "bench_batched", BURST)), "events": BURST}
 
 
 def _burst(name: str, function: str, count: int) -> float:
-    steps = int(_rows("SELECT count(*) AS n FROM runyard.steps WHERE output IS NOT NULL")[0]["n"])
+    before = _completed_steps()
     began = time.monotonic()
     for start in range(0, count, 500):
         send([Event(name, {"n": number}) for number in range(start, min(count, start + 500))])
     _wait(function)
     seconds = time.monotonic() - began
-    kept = (
-        int(_rows("SELECT count(*) AS n FROM runyard.steps WHERE output IS NOT NULL")[0]["n"])
-        - steps
-    )
-    assert kept == 3 * count, f"{kept} of {3 * count} step results are in the table"
+    completed = _completed_steps() - before
+    assert completed == 3 * count, f"{completed} of {3 * count} step results are in the table"
     return count / seconds
 
 
+def _completed_steps() -> int:
+    [row] = _rows("SELECT count(*) AS n FROM runyard.steps WHERE output IS NOT NULL")
+    return int(row["n"])
+
+
 def _wait(function: str, seconds: float = 180) -> None:
-    """Wait until no invocation of a function is open. Cheap to ask, so that asking costs the measured none of its speed."""
+    """Wait until a function has no open invocation.
+
+    The queries are cheap, so that polling does not slow down what is measured.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         queued = _rows(
-            "SELECT 1 AS n FROM runyard.invocations WHERE function = %s AND status = 'queued' LIMIT 1",
+            "SELECT 1 AS n FROM runyard.invocations WHERE function = %s"
+            " AND status = 'queued' LIMIT 1",
             function,
         )
         if not queued and not _rows(
-            "SELECT 1 AS n FROM runyard.batches WHERE status IN ('claimed', 'running') AND function = %s LIMIT 1",
+            "SELECT 1 AS n FROM runyard.batches WHERE status IN ('claimed', 'running')"
+            " AND function = %s LIMIT 1",
             function,
         ):
             return
@@ -129,7 +142,7 @@ def _wait(function: str, seconds: float = 180) -> None:
 
 
 def claim() -> Result:
-    """A claim of 500 among 10^4 and among 10^6 finished invocations: milliseconds, and their ratio."""
+    """A claim of 500 among 10^4 and 10^6 finished invocations: milliseconds, and the ratio."""
     names = {"claim_small": 10_000, "claim_large": 1_000_000}
     function = Function("claimed", "claimed_job", ("bench/claimed",), max_batch=500)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -140,7 +153,7 @@ def claim() -> Result:
         for _ in range(CLAIM_ROUNDS):
             for name in names:
                 with _using(urls[name]):
-                    _claim_once(function)  # the connection's first is not measured
+                    _claim_once(function)  # A connection's first is not measured.
                     times[name].append(_claim_once(function))
     small, large = (statistics.median(times[name]) * 1000 for name in names)
     return {
@@ -157,7 +170,8 @@ def _fill(function: Function, rows: int) -> None:
     with database.connection() as connection:
         connection.execute(
             "INSERT INTO runyard.invocations (event_id, function, status, finished_at)"
-            " SELECT lpad(n::text, 26, '0'), 'claimed', 'succeeded', now() FROM generate_series(1, %s) AS n",
+            " SELECT lpad(n::text, 26, '0'), 'claimed', 'succeeded', now()"
+            " FROM generate_series(1, %s) AS n",
             (rows,),
         )
     for _ in range(2 * CLAIM_ROUNDS):
@@ -176,17 +190,19 @@ def _claim_once(function: Function) -> float:
             connection, "claim", function=function.name, max_batch=500, batch=new_ulid()
         )
         seconds = time.perf_counter() - began
-    assert row is not None and row["size"] == 500
+    assert row is not None
+    assert row["size"] == 500
     return seconds
 
 
 def stock() -> Result:
-    """Stock Dagster on the same server: default launcher and executor, a run for every event."""
+    """Stock Dagster on the same server: default launcher and executor, one run per event."""
     folder = Path(tempfile.mkdtemp(prefix="stock-"))
     events = folder / "events"
     with _other_databases(["stock"]) as urls:
         (folder / "dagster.yaml").write_text(
-            "storage:\n  postgres:\n    postgres_url:\n      env: STOCK_URL\ntelemetry:\n  enabled: false\n"
+            "storage:\n  postgres:\n    postgres_url:\n      env: STOCK_URL\n"
+            "telemetry:\n  enabled: false\n"
         )
         variables = {
             **os.environ,
@@ -241,9 +257,9 @@ def _watch_stock(url: str, events: Path) -> Result:
         row = connection.execute(
             "SELECT min(timestamp) FROM event_logs WHERE dagster_event_type = 'STEP_START'"
         ).fetchone()
-    assert row is not None and row[0] is not None and done == STOCK_RUNS, (
-        f"stock Dagster finished {done} of {STOCK_RUNS} runs"
-    )
+    assert done == STOCK_RUNS, f"stock Dagster finished {done} of {STOCK_RUNS} runs"
+    assert row is not None
+    assert row[0] is not None
     return {
         "runs_per_s": round(done / seconds, 3),
         "runs": done,
@@ -260,7 +276,7 @@ def _until(what: Callable[[], bool], seconds: float) -> None:
 
 
 class _other_databases:
-    """Databases beside that of the stack, dropped afterwards; gives their URLs by name."""
+    """Create databases beside the stack's, and drop them afterwards; gives their URLs by name."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -280,7 +296,7 @@ class _other_databases:
 
 
 class _using:
-    """Let this process work on another database for a while."""
+    """Let this process use another database for a while."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -324,8 +340,8 @@ ALONE: dict[str, Callable[[], Result]] = {
     "keep": keep,
     "sync": sync,
 }
-# What the project holds itself to, on 2 cores with the embedded database.
-WANTED: dict[tuple[str, str], tuple[str, float]] = {
+# The project's targets, on 2 cores with the embedded database.
+TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("idle", "percent_of_one_core"): ("<", 5),
     ("latency", "p50_s"): ("<", 0.5),
     ("latency", "p99_s"): ("<", 1.5),
@@ -346,7 +362,7 @@ WANTED: dict[tuple[str, str], tuple[str, float]] = {
 
 
 def main(chosen: Sequence[str]) -> int:
-    """Run the chosen benchmarks, or all; return 1 when one misses what is wanted of it."""
+    """Run the selected benchmarks, or all; return 1 when one misses its target."""
     folder, postgres = (
         Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")) for prefix in ("ryb-", "rybp-")
     )
@@ -376,7 +392,7 @@ def main(chosen: Sequence[str]) -> int:
             results["single"]["times_stock_dagster"] = round(
                 results["single"]["runs_per_s"] / results["stock"]["runs_per_s"], 1
             )
-        _write(results)  # what was measured before a failure too
+        _write(results)  # including what was measured before a failure
     return _print(results)
 
 
@@ -405,15 +421,14 @@ def _write(results: dict[str, Result]) -> None:
 
 def _print(results: dict[str, Result]) -> int:
     missed = 0
-    print(f"{'benchmark':<10} {'measure':<32} {'result':>12}   wanted")
+    print(f"{'benchmark':<10} {'measure':<32} {'result':>12}   target")
     for name, result in results.items():
         for measure, value in result.items():
-            sign, bound = WANTED.get((name, measure), ("", 0.0))
+            sign, bound = TARGETS.get((name, measure), ("", 0.0))
             ok = not sign or (value < bound if sign == "<" else value > bound)
             missed += not ok
-            print(
-                f"{name:<10} {measure:<32} {value:>12}   {f'{sign} {bound:g}' + ('' if ok else '  MISSED') if sign else ''}"
-            )
+            target = f"{sign} {bound:g}{'' if ok else '  MISSED'}" if sign else ""
+            print(f"{name:<10} {measure:<32} {value:>12}   {target}")
     return 1 if missed else 0
 
 

@@ -1,4 +1,4 @@
-"""The same work on stock Dagster: a job of three trivial ops, one run an event, a sensor that looks for events."""
+"""The same work on stock Dagster: three trivial ops, one run per event, started by a sensor."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ def stock_steps():
 
 @sensor(job=stock_steps, default_status=DefaultSensorStatus.RUNNING, minimum_interval_seconds=1)
 def stock_sensor(context: SensorEvaluationContext):
-    """Ask for a run for each event: a line of the file."""
+    """Request a run for each event, which is a line of the file."""
     path = Path(os.environ["STOCK_EVENTS"])
     lines = path.read_text().splitlines() if path.exists() else []
     done = int(context.cursor or 0)

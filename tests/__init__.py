@@ -1,1 +1,1 @@
-"""Unit tests, tests on a database, of a job in this process, of the stack, and of its faults."""
+"""Tests of units, of the database, of jobs in this process, of the stack, and of its failures."""

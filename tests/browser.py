@@ -19,7 +19,7 @@ _FLAGS = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Headless Chromium, as the system has it."""
+    """Headless Chromium, as installed on the system."""
     path = (
         shutil.which("chromium")
         or shutil.which("chromium-browser")

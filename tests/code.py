@@ -2,7 +2,7 @@
 
 from dagster import Definitions
 
-import definitions as project  # not its defs by name: Dagster takes one Definitions a module
+import definitions as project  # Not `defs` by name: Dagster accepts one Definitions per module.
 from tests.functions import jobs, schedules, sensors
 
 defs = Definitions(

@@ -1,10 +1,11 @@
-"""A real PostgreSQL for all tests; for those of the stack, the whole stack and a fake SendGrid."""
+"""A real PostgreSQL for all tests, and for some of them a whole stack and a fake SendGrid."""
 
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _SETTINGS = (
     "SYNC_",
 )
 _data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
-# Not in the data folder, which only this user may enter: for root, the server runs as another user.
+# Outside the data folder, which is private: started by root, the server runs as another user.
 _postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
 
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
@@ -78,12 +79,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
+from runyard.functions import registry  # noqa: E402
+from runyard.functions.registry import Function  # noqa: E402
 from runyard.processes.migrate import migrate  # noqa: E402
 from runyard.processes.stack import Stack  # noqa: E402
 from runyard.settings import settings  # noqa: E402
 from runyard.store import database  # noqa: E402
 from runyard.store.embedded import delete_embedded, start_embedded  # noqa: E402
 from runyard.store.queries import fetch_one  # noqa: E402
+
+Publish = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
@@ -137,6 +142,18 @@ def stack(server: str, sendgrid: FakeSendGrid) -> Iterator[Stack]:
     (_data / "effects").mkdir(exist_ok=True)
     with Stack(quiet=True) as running:
         yield running
+
+
+@pytest.fixture
+def publish_functions() -> Iterator[Publish]:
+    """Publish these functions in place of all others; the former ones return after the test."""
+    with ExitStack() as stack:
+
+        def publish(*functions: Function) -> None:
+            stack.enter_context(registry.use(*functions))
+            registry.publish()
+
+        yield publish
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def third(batch: Batch) -> Batch:
 
 @op
 def outside(batch: Batch) -> Batch:
-    """Fails outside of every step."""
+    """Fails outside of any step."""
     if any(item.event.data.get("explode") and item.attempt == 1 for item in batch.active_items()):
         raise RuntimeError("an error outside every step")
     return batch
@@ -103,13 +103,13 @@ def breaking() -> None:
 
 @job(executor_def=multiprocess_executor)
 def spread() -> None:
-    """Every op in a process of its own, as on several hosts."""
+    """Runs every op in a separate process, as on several hosts."""
     settle(third(second(first(receive()))))
 
 
 @op
 def swallow(batch: Batch) -> Batch:
-    """Poison takes the process with it."""
+    """Poisonous items kill the process."""
 
     def do(item: Item) -> int:
         if item.event.data.get("poison"):
@@ -146,7 +146,7 @@ def call(batch: Batch) -> Batch:
 
 @op
 def alone(batch: Batch) -> Batch:
-    """Says when it begins and ends, so that overlaps show."""
+    """Records when it begins and ends, so that overlaps show."""
 
     def do(item: Item) -> list[float]:
         began = time.time()
@@ -157,7 +157,10 @@ def alone(batch: Batch) -> Batch:
 
 
 def _hang(item: Item) -> str:
-    """Ends late or never, where the event says so: `how` is "gil" (with the interpreter's lock held) or "wait" (as a lock without timeout)."""
+    """Ends late or never, as the event's `how` says.
+
+    "gil" holds the interpreter's lock, "wait" waits like a lock without a timeout.
+    """
     _leave(item, "begun")
     data = item.event.data
     if data.get("how") == "gil":
@@ -188,7 +191,7 @@ def mourn(batch: Batch) -> Batch:
 
 @job(executor_def=multiprocess_executor)
 def dialog() -> None:
-    """Two branches that wait, each op in a process of its own."""
+    """Two branches that wait, with each op in a separate process."""
     batch = receive()
     settle(both(join([nap(batch), ask(batch)])))
 
@@ -215,7 +218,7 @@ def hanging() -> None:
 
 @resource
 def slow(_: InitResourceContext) -> None:
-    """Takes its time to be made, or for ever, as a file says."""
+    """Takes as many seconds to initialize as a file says."""
     told = Path(os.environ["RUNYARD_EFFECTS"]) / "slow"
     began = time.monotonic()
     while told.exists() and time.monotonic() - began < float(told.read_text()):

@@ -1,4 +1,7 @@
-"""`make screenshots`: starts the stack on data of its own, sends real events, and takes the pictures of the dev page in docs/screenshots."""
+"""`make screenshots`: takes the pictures of the dev page in docs/screenshots.
+
+It starts a stack with separate data and sends real events.
+"""
 
 import os
 import shutil
@@ -18,8 +21,8 @@ _SECONDS = 60.0
 
 
 def main() -> int:
-    """Take them all; return the exit code."""
-    folder = Path("/tmp/runyard")  # the pictures name it
+    """Take all screenshots; return the exit code."""
+    folder = Path("/tmp/runyard")  # shown in the pictures
     if folder.exists():
         print(f"{folder} is there already: move it away", file=sys.stderr)
         return 1
@@ -56,7 +59,10 @@ def main() -> int:
 
 
 def _send_events(data: Path) -> Mapping[str, str]:
-    """Send events of several families, one of which fails; return the path of each page when they are done."""
+    """Send events of several families; return each page's path when all are done.
+
+    One of the events fails.
+    """
     from runyard import Event, send
     from runyard.gateway.api.wait import invocations_of
 
@@ -110,7 +116,7 @@ def _send_events(data: Path) -> Mapping[str, str]:
 
 
 def _take(browser: Browser, pages: Mapping[str, str]) -> None:
-    """Every page in a wide window; the events in a narrow one and in the dark too."""
+    """Every page in a wide window; the events in a narrow one and in dark mode, too."""
     shutil.rmtree(INTO, ignore_errors=True)
     INTO.mkdir(parents=True)
     shots = [(name, path, 1280, "light") for name, path in pages.items()]
@@ -125,9 +131,10 @@ def _take(browser: Browser, pages: Mapping[str, str]) -> None:
         )
         page.goto(f"http://localhost:8297{path}")
         page.wait_for_timeout(1500)
-        # Tracebacks hold the paths of this machine.
+        # Tracebacks contain paths of this machine.
         page.evaluate(
-            "for (const traceback of document.querySelectorAll('pre[aria-label=Traceback]')) traceback.remove()"
+            "for (const traceback of document.querySelectorAll('pre[aria-label=Traceback]'))"
+            " traceback.remove()"
         )
         page.screenshot(path=INTO / f"{name}.png")
         page.close()

@@ -1,4 +1,4 @@
-"""Servers from Debian that tests start for themselves: RabbitMQ and PgBouncer, on free ports, with their data in a folder of the test."""
+"""Debian's RabbitMQ and PgBouncer for tests, on free ports, with their data in a test's folder."""
 
 import os
 import pwd
@@ -17,19 +17,19 @@ from runyard.store.embedded_access import SUPERUSER
 from runyard.store.embedded_programs import server_uid
 from tests.ports import free_port
 
-# Debian's `rabbitmq-server` in the path takes no folder but its own.
+# The `rabbitmq-server` on Debian's path accepts only the system's data folder.
 _RABBITMQ = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
 
 class RabbitMQ:
-    """A RabbitMQ of its own, which can be killed and started again.
+    """A RabbitMQ server that can be killed and restarted.
 
     Parameters
     ----------
     folder
-        Where its data is.
+        The folder for its data.
     options
-        Further lines of its configuration.
+        More lines for its configuration.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -54,9 +54,12 @@ class RabbitMQ:
             "RABBITMQ_DIST_PORT": str(free_port()),
             "ERL_EPMD_PORT": str(mapper),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 -rabbit channel_tick_interval 1000",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1"
+                " -rabbit channel_tick_interval 1000"
+            ),
         }
-        # Ours to end; the server would leave one of its own behind.
+        # Started here so that it can be ended here: one that the server starts outlives it.
         self._mapper = subprocess.Popen(
             ["epmd", "-port", str(mapper), "-address", "127.0.0.1"],
             stdout=subprocess.DEVNULL,
@@ -65,7 +68,7 @@ class RabbitMQ:
         self._server: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and return when it takes connections."""
+        """Start it, and return once it accepts connections."""
         with (self._folder / "output").open("ab") as output:
             self._server = subprocess.Popen(
                 [str(self.program)],
@@ -78,7 +81,7 @@ class RabbitMQ:
         _until(self._answers, self._server, self._folder / "output")
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill it, as a crash would."""
         if self._server is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._server.pid, 9)
@@ -112,7 +115,10 @@ def rabbitmq(folder: Path, *options: str) -> Iterator[RabbitMQ]:
 
 @contextmanager
 def pgbouncer(folder: Path, url: str, pool_size: int = 20, more: str = "") -> Iterator[str]:
-    """A PgBouncer in transaction mode before the tests' PostgreSQL, with further lines of its configuration; the URL to reach a database of that through it."""
+    """A PgBouncer in transaction mode in front of the tests' PostgreSQL.
+
+    `more` are further lines of its configuration. Gives the URL of the database through it.
+    """
     program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
     assert os.path.exists(program), "this test needs PgBouncer: apt-get install pgbouncer"
     parts = urlsplit(url)
@@ -120,14 +126,15 @@ def pgbouncer(folder: Path, url: str, pool_size: int = 20, more: str = "") -> It
     own = free_port()
     (folder / "pgbouncer.ini").write_text(
         f"[databases]\n* = host={query['host']} port={query['port']}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\nunix_socket_dir =\nauth_type = trust\nauth_file = {folder / 'users'}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {own}\nunix_socket_dir =\n"
+        f"auth_type = trust\nauth_file = {folder / 'users'}\n"
         f"pool_mode = transaction\nmax_client_conn = 500\ndefault_pool_size = {pool_size}\n{more}\n"
     )
     (folder / "users").write_text(f'"{parts.username}" ""\n')
     command = [program, "-q", str(folder / "pgbouncer.ini")]
-    if (
-        os.geteuid() == 0
-    ):  # as whom it refuses to run: then as the server's user, whom the server has to know
+    if os.geteuid() == 0:
+        # It refuses to run as root; it runs as the PostgreSQL server's user instead, who needs
+        # access to the database.
         user = pwd.getpwuid(server_uid()).pw_name
         command[1:1] = ["-u", user]
         _let_in(user, url)
@@ -143,7 +150,7 @@ def pgbouncer(folder: Path, url: str, pool_size: int = 20, more: str = "") -> It
 
 
 def _let_in(user: str, url: str) -> None:
-    """Let a user of the system connect to the tests' PostgreSQL."""
+    """Allow a system user to connect to the tests' PostgreSQL."""
     with psycopg.connect(
         url.replace(f"//{urlsplit(url).username}@", f"//{SUPERUSER}@"), autocommit=True
     ) as connection:
@@ -169,7 +176,7 @@ def _until(
     """Wait until a server answers."""
     deadline = time.monotonic() + seconds
     while not what():
-        assert server.poll() is None and time.monotonic() < deadline, (
-            log.read_text() if log.exists() else "it said nothing"
-        )
+        output = log.read_text() if log.exists() else "no output"
+        assert server.poll() is None, output
+        assert time.monotonic() < deadline, output
         time.sleep(0.05)

@@ -17,24 +17,17 @@ from psycopg.rows import tuple_row
 from runyard.engine import api_keys
 from runyard.functions import registry
 from runyard.functions.registry import Function
-from runyard.store import database
 from tests.conftest import ROOT
 from tests.ports import free_port
+from tests.tables import empty_tables, rows
 
-_EMPTIED = [
-    *(
-        f"runyard.{table}"
-        for table in (
-            "events functions triggers invocations steps batches waits parts gates bulks progress"
-        ).split()
-    ),
-    *(
-        f"app.{table}"
-        for table in (
-            "email_messages email_reports suppressions contact_messages webhook_payloads"
-        ).split()
-    ),
-]
+_TABLES_OF_THE_FAMILIES = (
+    "app.email_messages",
+    "app.email_reports",
+    "app.suppressions",
+    "app.contact_messages",
+    "app.webhook_payloads",
+)
 
 
 class WebProcess:
@@ -130,9 +123,9 @@ class WebProcess:
             for valid in api_keys.valid()
             if valid.hash == api_keys.digest(self.keys[key])
         ]
-        rows = json.dumps([{"name": name, "id": event_id, "sender": sender}])
+        events = json.dumps([{"name": name, "id": event_id, "sender": sender}])
         cursor = connection.cursor(row_factory=tuple_row).execute(
-            "SELECT runyard.send_v1(%s::jsonb, 'http')", (rows,)
+            "SELECT runyard.send_v1(%s::jsonb, 'http')", (events,)
         )
         return str(cursor.fetchall()[0][0])
 
@@ -155,19 +148,13 @@ class WebProcess:
 
 @contextmanager
 def published(*functions: Function) -> Iterator[dict[str, Function]]:
-    """Empty tables, and these functions by name, which can be added to."""
-    before = registry._functions
-    registry._functions = {function.name: function for function in functions}
-    with database.connection() as connection:
-        connection.execute(f"TRUNCATE {', '.join(_EMPTIED)} RESTART IDENTITY".encode())
-    registry.publish()
-    yield registry._functions
-    registry._functions = before
+    """Empty the tables, and publish these functions; gives them by name."""
+    empty_tables(*_TABLES_OF_THE_FAMILIES)
+    with registry.use(*functions):
+        registry.publish()
+        yield {function.name: function for function in functions}
 
 
 def count(table: str = "runyard.events") -> int:
     """How many rows a table has."""
-    with database.connection() as connection:
-        row = connection.execute(f"SELECT count(*) AS n FROM {table}".encode()).fetchone()
-    assert row is not None
-    return int(str(row["n"]))
+    return int(rows(f"SELECT count(*) AS n FROM {table}")[0]["n"])

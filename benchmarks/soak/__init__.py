@@ -1,5 +1,7 @@
-"""A soak: events come in while processes, the database and the broker are killed, stopped and restarted at random.
+"""A soak test: processes, the database and the broker are disturbed at random under load.
 
-`functions` are what runs; each of their steps leaves a mark when it begins and when it has had its effect. `load` sends the events, `faults` does the
-harm, `brokers` are what carries the runs, and `verdict` compares marks and tables with what was promised.
+They are killed, stopped and restarted. `functions` contains the functions, whose steps leave a mark
+when they begin and when they have had their effect. `load` sends the events, `faults` injects the
+faults, `brokers` starts the brokers that carry the runs, and `verdict` compares the marks and the
+tables with the guarantees.
 """

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.soak --minutes 10`: harm a stack at random while events come in, then say what was lost, doubled, repeated and slow.
+"""`python -m benchmarks.soak --minutes 10`: inject random faults under load, and report.
 
-Exits with 1 where an event was lost, a step done by two processes at once, an effect repeated outside of its window, or a limit broken; recovery is
-printed, and is the machine's as well as ours.
+Exits with 1 when an event was lost, a step was executed by two processes at once, an effect was
+repeated outside its window, or a limit was exceeded. Recovery times are printed only: they depend
+on the machine, too.
 """
 
 import argparse
@@ -20,7 +21,7 @@ LEASE_SECONDS = 10
 
 
 def main() -> int:
-    """Run the soak; return 1 where something was promised that did not hold."""
+    """Run the soak test; return 1 when a guarantee was broken."""
     options = _options()
     folder, postgres = (
         Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")) for prefix in ("rys-", "rysp-")
@@ -39,7 +40,7 @@ def main() -> int:
     )
     (folder / "data").mkdir(mode=0o700)
     (folder / "version").write_text("1")
-    # Only now, for they read these variables when they are imported.
+    # Imported here because they read these variables on import.
     from benchmarks.soak.session import soak
     from runyard.store import database
     from runyard.store.embedded import delete_embedded

@@ -1,4 +1,4 @@
-"""What carries the runs in the soak: files, Redis, or RabbitMQ; the servers are started, killed and emptied by the soak."""
+"""The brokers of the soak test: files, Redis and RabbitMQ, which it starts, kills and empties."""
 
 import shutil
 import socket
@@ -14,22 +14,22 @@ from tests.servers import RabbitMQ
 
 
 class Broker(Protocol):
-    """A broker, as the soak drives it."""
+    """A broker under the soak test's control."""
 
     url: str | None
 
     def start(self) -> None:
-        """Start it; it takes connections when this returns."""
+        """Start it; it accepts connections when this returns."""
 
     def lose_all(self) -> None:
-        """End it as a crash does, and start it again without anything in it."""
+        """Kill it, as a crash would, and restart it empty."""
 
     def close(self) -> None:
-        """End it for good."""
+        """Stop it for good."""
 
 
 class Files:
-    """The default: files in the data folder, which no server holds."""
+    """The default: files in the data folder, without a server."""
 
     url: str | None = None
 
@@ -49,7 +49,7 @@ class Files:
 
 
 class Redis:
-    """A Redis that keeps nothing on disk."""
+    """A Redis without persistence."""
 
     def __init__(self, folder: Path) -> None:
         self._program = shutil.which("redis-server")
@@ -99,7 +99,7 @@ class Redis:
 
 
 class Rabbit:
-    """A RabbitMQ of its own; it keeps messages that are made to last through a crash, until its data are deleted."""
+    """A RabbitMQ: durable messages survive a crash, unless its data are deleted."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "rabbitmq"

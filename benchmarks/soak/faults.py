@@ -1,4 +1,4 @@
-"""What is done to the stack: kills in and between steps, stops, a database that restarts or only reads, a broker that forgets, a deploy."""
+"""The faults: kills, stops, a restarting or read-only database, an emptied broker, a deploy."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from runyard import Event, send
 from runyard.errors import RunyardError
 from runyard.processes.stack import Stack
 
-# The longest is more than a lease.
+# The longest exceeds the lease timeout.
 _STOPPED_SECONDS = (1.0, 14.0)
 _MOST_PROBE_SECONDS = 180.0
 _numbers = count(1)
@@ -28,7 +28,10 @@ _numbers = count(1)
 
 @dataclass
 class Fault:
-    """What was done, and from when to when it lasted (seconds since 1970); a kill lasts no time. `recovery` is how long a new event then waited."""
+    """A fault and when it began and ended, in seconds since 1970; a kill has no duration.
+
+    `recovery` is how long a new event waited afterwards.
+    """
 
     name: str
     began: float
@@ -37,7 +40,7 @@ class Fault:
 
 
 class Faults:
-    """Does one fault after the other to a stack, each kind as often as the others, in random order."""
+    """Injects one fault after another in random order, each kind equally often."""
 
     def __init__(self, stack: Stack, broker: Broker, marks: Marks, seed: int) -> None:
         self.done: list[Fault] = []
@@ -66,14 +69,14 @@ class Faults:
         self._round: list[str] = []
 
     def one(self) -> None:
-        """Do the next."""
+        """Inject the next fault."""
         if not self._round:
             self._round = self._random.sample(sorted(self._kinds), len(self._kinds))
         name = self._round.pop()
         self._during(name, self._kinds[name], from_its_end=not name.startswith(("kill", "restart")))
 
     def deploy(self) -> None:
-        """Change the code, and start anew what runs it."""
+        """Change the code and restart the processes that run it."""
 
         def change() -> None:
             (folder() / "version").write_text("2")
@@ -82,11 +85,11 @@ class Faults:
         self._during("deploy", change)
 
     def read_only(self, seconds: float) -> None:
-        """Let the database take no writes for a while, as one that is failing over."""
+        """Make the database read-only for a while, as during a failover."""
         self._during("read-only database", lambda: self._read_only(seconds), from_its_end=True)
 
     def wait_for_probes(self) -> None:
-        """Wait until the event behind every fault was begun, or was given up."""
+        """Wait until the event after each fault has started or been given up on."""
         for probe in self._probes:
             probe.join()
 
@@ -94,7 +97,7 @@ class Faults:
         fault = Fault(name, time.time(), time.time())
         with suppress(
             psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError
-        ):  # it was being started again
+        ):  # It was just being restarted.
             do()
         fault.ended = time.time()
         self.done.append(fault)
@@ -107,7 +110,7 @@ class Faults:
         self._probes.append(probe)
 
     def _probe(self, fault: Fault, since: float) -> None:
-        """Send an event until it is accepted, and see when its first step begins."""
+        """Send an event until it is accepted, and measure when its first step begins."""
         key = f"p{next(_numbers)}"
         deadline = time.monotonic() + _MOST_PROBE_SECONDS
         while time.monotonic() < deadline:
@@ -160,7 +163,7 @@ class Faults:
 
     @contextmanager
     def _setting(self, line: str) -> Iterator[None]:
-        """A line of the server's configuration, for a while; it is read by sessions that are open, too."""
+        """Set a line of the server's configuration for a while, for open sessions, too."""
         path = self._stack.settings.postgres_dir / "postgresql.auto.conf"
         before = path.read_text()
         path.write_text(f"{before}{line}\n")
@@ -173,7 +176,7 @@ class Faults:
 
 
 def _kill(pid: int) -> None:
-    """Kill -9 a process and all its children at once."""
+    """SIGKILL a process and all its children at once."""
     parent = psutil.Process(pid)
     for process in [parent, *parent.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,7 @@
-"""The functions of the soak: many quick steps, steps of seconds, waits, and a limit. A new version has another limit and another step."""
+"""The soak test's functions: many quick steps, steps of seconds, waits, and a limit.
+
+The second version has another limit and another step.
+"""
 
 import time
 
@@ -13,7 +16,7 @@ SLOW = "soak/slow"
 SUSPENDED = "soak/suspended"
 LIMITED = "soak/limited"
 ANSWERED = "soak/answered"
-# The last step of each.
+# The last step of each function.
 LAST = {PROBE: "probed", QUICK: "counted", SLOW: "after", SUSPENDED: "behind", LIMITED: "limited"}
 AT_ONCE = 2
 

@@ -1,4 +1,7 @@
-"""The events of the soak, sent by HTTP and by SQL in turn. What is not accepted is sent again with the same id, as a sender would."""
+"""The soak test's events, sent alternately by HTTP and by SQL.
+
+As a real sender would, it resends events that were not accepted, with the same id.
+"""
 
 import json
 import random
@@ -23,7 +26,7 @@ _BY_HTTP = 0.7
 
 @dataclass
 class Outgoing:
-    """Events that are sent together, and when: at a time, and behind an event that has been accepted."""
+    """Events to send together at a given time, and after a given event has been accepted."""
 
     events: list[dict[str, Any]]
     due: float
@@ -32,7 +35,10 @@ class Outgoing:
 
 
 class Load(threading.Thread):
-    """Sends events until it is told to stop; `accepted` has the key and name of each that was taken, with the time of that."""
+    """Sends events until it is stopped.
+
+    `accepted` has the key and name of each accepted event, with the time of that.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__(name="soak-load", daemon=True)
@@ -44,7 +50,7 @@ class Load(threading.Thread):
         self._ending = threading.Event()
 
     def run(self) -> None:
-        """Send what is due, and make more of it."""
+        """Send the events that are due, and add more."""
         while not self._ending.is_set():
             self._outgoing += [
                 Outgoing(events, time.time(), self._random.random() < _BY_HTTP)
@@ -54,7 +60,7 @@ class Load(threading.Thread):
             time.sleep(_EVERY_SECONDS)
 
     def stop(self) -> None:
-        """Make no more events, and send what is left until all of it is accepted."""
+        """Add no more events; send the rest until all are accepted."""
         self._ending.set()
         self.join()
         deadline = time.monotonic() + 120
@@ -71,7 +77,10 @@ class Load(threading.Thread):
         return {"id": key, "name": name, "data": {"key": key, **data}}
 
     def _more(self) -> list[list[dict[str, Any]]]:
-        """What comes in half a second: some quick ones in an array, often one that is limited, now and then a slow one, or one that will wait."""
+        """Half a second's events: several quick ones in an array, and at random others.
+
+        Often one with a limit, now and then a slow one or one that waits.
+        """
         made = [[self._event(functions.QUICK) for _ in range(self._random.randint(1, 12))]]
         if self._random.random() < 0.6:
             made.append([self._event(functions.LIMITED, tenant=self._random.randrange(_TENANTS))])

@@ -1,4 +1,4 @@
-"""The marks that steps leave in a file: when a step of an event began, and when it had its effect, in which process."""
+"""The marks that steps leave in a file: when a step began, when it had its effect, and where."""
 
 import os
 import threading
@@ -11,7 +11,10 @@ FOLDER = "SOAK_FOLDER"
 
 @dataclass
 class Execution:
-    """One time that a process did a step of an event; `effect` is None where it did not come to that. Times are seconds since 1970."""
+    """One execution of a step by a process; times are seconds since 1970.
+
+    `effect` is None when it had none.
+    """
 
     key: str
     step: str
@@ -21,12 +24,15 @@ class Execution:
 
 
 def folder() -> Path:
-    """Where the marks are."""
+    """The folder of the marks."""
     return Path(os.environ[FOLDER])
 
 
 def leave(what: str, step: str, key: str) -> None:
-    """Leave a mark; a line that is appended by one write is whole, whoever else writes and whatever is killed."""
+    """Leave a mark.
+
+    A line appended by one write is complete, whoever else writes and whatever is killed.
+    """
     file = os.open(folder() / "marks", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, f"{time.time():.6f} {what} {step} {key} {os.getpid()}\n".encode())
@@ -35,7 +41,7 @@ def leave(what: str, step: str, key: str) -> None:
 
 
 class Marks:
-    """All marks so far; each call reads what has come since the last."""
+    """All marks so far; each call reads those that were added since the last."""
 
     def __init__(self) -> None:
         self._path = folder() / "marks"
@@ -45,7 +51,7 @@ class Marks:
         self._lock = threading.Lock()
 
     def executions(self) -> list[Execution]:
-        """All executions so far, in the order in which they began."""
+        """All executions so far, in the order of their begin."""
         with self._lock:
             if self._path.exists():
                 with self._path.open() as file:

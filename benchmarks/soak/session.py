@@ -1,4 +1,4 @@
-"""The phases of a soak: a stack for each broker, harmed while events come in, then a last look at what became of them."""
+"""The phases of a soak test: a stack for each broker, with faults under load, then the verdict."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ _FINAL = {"succeeded", "failed", "cancelled", "skipped"}
 
 
 def soak(options: argparse.Namespace, folder: Path) -> int:
-    """Run the phases of a soak, one for each broker; return 1 where something was promised that did not hold."""
+    """Run the phases, one for each broker; return 1 when a guarantee was broken."""
     load, marks = Load(options.seed), Marks()
     done: list[Fault] = []
     print(
@@ -58,7 +58,10 @@ def soak(options: argparse.Namespace, folder: Path) -> int:
 
 
 def _harm(faults: Faults, seconds: float, seed: int, *, deploys: bool) -> None:
-    """Do one fault after the other; in the middle a deploy of changed code, or a minute in which the database takes no writes."""
+    """Inject one fault after another.
+
+    In the middle comes a deploy of changed code, or a minute with a read-only database.
+    """
     pauses = random.Random(seed)
     began = time.monotonic()
     special = True
@@ -77,7 +80,7 @@ def _harm(faults: Faults, seconds: float, seed: int, *, deploys: bool) -> None:
 
 @contextmanager
 def _broker(name: str, folder: Path) -> Iterator[Broker]:
-    """A broker that the next stack uses."""
+    """A broker for the next stack."""
 
     broker = BROKERS[name](folder)
     os.environ.pop("RUNYARD_BROKER_URL", None)
@@ -92,7 +95,7 @@ def _broker(name: str, folder: Path) -> Iterator[Broker]:
 
 
 def _drain(load: Load) -> None:
-    """Wait until everything that was accepted is final; what is not after some minutes is lost."""
+    """Wait until all accepted events are final; what is not after some minutes is lost."""
 
     deadline = time.monotonic() + _DRAIN_SECONDS
     while time.monotonic() < deadline:
@@ -107,10 +110,12 @@ def _drain(load: Load) -> None:
 
 
 def _statuses() -> dict[str, list[str]]:
-    """The statuses of the invocations of each event, by its id of ours."""
+    """The statuses of the invocations of each event, by its idempotency key."""
     rows = _rows(
-        "SELECT events.idempotency_key AS key, array_agg(invocations.status) FILTER (WHERE invocations.id IS NOT NULL) AS statuses"
-        " FROM runyard.events LEFT JOIN runyard.invocations ON event_id = events.id WHERE idempotency_key IS NOT NULL GROUP BY 1"
+        "SELECT events.idempotency_key AS key,"
+        " array_agg(invocations.status) FILTER (WHERE invocations.id IS NOT NULL) AS statuses"
+        " FROM runyard.events LEFT JOIN runyard.invocations ON event_id = events.id"
+        " WHERE idempotency_key IS NOT NULL GROUP BY 1"
     )
     return {str(row["key"]): list(row["statuses"] or []) for row in rows}
 
@@ -126,7 +131,8 @@ def _report(options: argparse.Namespace, load: Load, marks: Marks, done: list[Fa
     tenants = {
         row["key"]: row["tenant"]
         for row in _rows(
-            "SELECT idempotency_key AS key, data->>'tenant' AS tenant FROM runyard.events WHERE data ? 'tenant'"
+            "SELECT idempotency_key AS key, data->>'tenant' AS tenant FROM runyard.events"
+            " WHERE data ? 'tenant'"
         )
     }
     verdict = judge(load.accepted, _statuses(), marks.executions(), done, tenants)

@@ -1,4 +1,4 @@
-"""What a soak has shown: marks of the steps and rows of the tables, compared with what was promised."""
+"""The verdict: marks of the steps and rows of the tables, compared with the guarantees."""
 
 import statistics
 from collections import defaultdict
@@ -10,13 +10,13 @@ from benchmarks.soak import functions
 from benchmarks.soak.faults import Fault
 from benchmarks.soak.marks import Execution
 
-# Results are kept within this time of a step's end (docs/durability.md), and a little for the writing.
+# Results are saved within this time of a step's end (docs/durability.md), plus some for writing.
 WINDOW_SECONDS = 0.5 + 0.4
 
 
 @dataclass
 class Verdict:
-    """What is to be looked at, by kind; empty lists are what is wanted of all but `inside`."""
+    """What was observed, by kind; all lists but `inside` have to be empty."""
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether everything is as promised."""
+        """Whether every guarantee held."""
         return not (self.lost or self.doubled or self.outside or self.over_the_limit)
 
 
@@ -37,7 +37,7 @@ def judge(
     faults: Sequence[Fault],
     tenants: Mapping[str, object],
 ) -> Verdict:
-    """Compare what was accepted (name by key) with how its invocations ended (by key) and with what the steps did."""
+    """Compare the accepted events (name by key) with their outcomes (by key) and the executions."""
     verdict = Verdict()
     by_step: dict[tuple[str, str], list[Execution]] = defaultdict(list)
     for one in marks:
@@ -80,7 +80,10 @@ def _judge_step(
 def _over_the_limit(
     marks: Sequence[Execution], tenants: Mapping[str, object], faults: Sequence[Fault]
 ) -> int:
-    """How often more of a tenant were under way at once than its limit lets; a process that was stopped for longer than its lease is not counted."""
+    """How often a tenant had more executions at once than its limit allows.
+
+    A process that was stopped for longer than its lease is not counted.
+    """
     stops = [fault for fault in faults if fault.name.startswith("stop")]
     changes: dict[object, list[tuple[float, int]]] = defaultdict(list)
     for one in marks:
@@ -98,7 +101,10 @@ def _over_the_limit(
 
 
 def recovery(faults: Sequence[Fault]) -> list[tuple[str, int, float, float]]:
-    """For each kind of fault how often it was done, and median and maximum of the seconds that a new event then waited for its first step."""
+    """For each kind of fault: its count, and the median and maximum recovery in seconds.
+
+    Recovery is how long a new event then waited for its first step.
+    """
     by_name: dict[str, list[float]] = defaultdict(list)
     for fault in faults:
         by_name[fault.name].append(float("inf") if fault.recovery is None else fault.recovery)

@@ -18,6 +18,7 @@ from runyard.store import database
 from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
 from tests.fake_openai import FakeOpenAI
+from tests.tables import rows
 
 _VARIABLES = (
     "AI_",
@@ -123,9 +124,3 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return path
 
     return write
-
-
-def rows(statement: str, *parameters: Any) -> list[dict[str, Any]]:
-    """The rows of a statement."""
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())

@@ -15,7 +15,7 @@ from runyard.engine import rollups
 from runyard.settings import settings
 from runyard.store import database
 from runyard.testing import Yard
-from tests.families.conftest import rows
+from tests.tables import rows
 
 TODAY = datetime.now(UTC).date()
 
@@ -77,33 +77,24 @@ def test_a_day_has_its_events_functions_mails_and_calls(worked: Yard) -> None:
         and by_name["email/send.requested"]["source"] == "step"
     ) or by_name["email/send.requested"]["events"] == 6
     functions = {row["function"]: row for row in kept("functions")}
-    assert (
-        functions["notify_contact"]["succeeded"] == 3
-        and functions["notify_contact"]["success_rate"] == 1.0
-        and functions["process_image"]["failed"] == 1
-    )
-    assert (
-        0 <= functions["notify_contact"]["wait_p50"] <= functions["notify_contact"]["wait_p99"]
-        and functions["notify_contact"]["run_p95"] is not None
-    )
+    assert functions["notify_contact"]["succeeded"] == 3
+    assert functions["notify_contact"]["success_rate"] == 1.0
+    assert functions["process_image"]["failed"] == 1
+    assert 0 <= functions["notify_contact"]["wait_p50"] <= functions["notify_contact"]["wait_p99"]
+    assert functions["notify_contact"]["run_p95"] is not None
     assert {row["template"]: row["sent"] for row in kept("mail")} == {
         "contact": 3,
         "contact_received": 3,
     }
     [ai] = kept("ai")
-    assert (
-        (ai["provider"], ai["user_id"], ai["calls"]) == ("offline", "ada", 4)
-        and ai["output_tokens"] > 0
-        and ai["cost"] == 0
-    )
-    assert (
-        shown["events"]["plot"].startswith("![events by name](data:image/png;base64,")
-        and "contact/submitted" in shown["events"]["table"]
-    )
+    assert (ai["provider"], ai["user_id"], ai["calls"]) == ("offline", "ada", 4)
+    assert ai["output_tokens"] > 0
+    assert ai["cost"] == 0
+    assert shown["events"]["plot"].startswith("![events by name](data:image/png;base64,")
+    assert "contact/submitted" in shown["events"]["table"]
     frame = pd.read_parquet(shown["functions"]["file"])
-    assert list(frame["function"]) == sorted(functions) and shown["functions"][
-        "dagster/row_count"
-    ] == len(functions)
+    assert list(frame["function"]) == sorted(functions)
+    assert shown["functions"]["dagster/row_count"] == len(functions)
     assert passed == {
         "totals_agree": True,
         "no_day_is_missing": False,
@@ -157,11 +148,9 @@ def test_the_schedule_asks_for_the_days_that_have_changed(worked: Yard) -> None:
         ) as context,
     ):
         found = schedules[0].evaluate_tick(context).run_requests
-    assert (
-        found is not None
-        and str(TODAY) in [request.partition_key for request in found]
-        and len(found) <= 3
-    )
+    assert found is not None
+    assert str(TODAY) in [request.partition_key for request in found]
+    assert len(found) <= 3
 
 
 def test_what_is_deleted_already_is_not_counted_down(
@@ -257,11 +246,9 @@ def test_the_week_is_printed_with_and_without_aggregates(worked: Yard) -> None:
         for line in fresh.output.splitlines()
         if line.startswith("  ")
     }
-    assert (
-        lines["contact/submitted"] == ["6", "0"]
-        and lines["notify_contact"][:3] == ["6", "6", "0"]
-        and lines["offline"][0] == "12"
-    )
+    assert lines["contact/submitted"] == ["6", "0"]
+    assert lines["notify_contact"][:3] == ["6", "6", "0"]
+    assert lines["offline"][0] == "12"
     for number in range(3):
         refresh(TODAY - timedelta(days=number))
     assert CliRunner().invoke(main, ["report"]).output == fresh.output

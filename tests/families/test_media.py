@@ -15,7 +15,7 @@ from demo.fake_server import FakeServer, Handler
 from resources.media import sandbox
 from resources.media.store import MediaStore
 from runyard.testing import Invocation, Yard
-from tests.families.conftest import rows
+from tests.tables import rows
 
 
 @pytest.fixture(autouse=True)
@@ -90,18 +90,18 @@ def test_a_photo_gets_its_variants_a_placeholder_and_a_manifest(yard: Yard, uplo
         ("WEBP", (1200, 900)),
         ("JPEG", (1200, 900)),
     ]
-    assert pictures[3].info.get("progressive") and not pictures[3].getexif()
+    assert pictures[3].info.get("progressive")
+    assert not pictures[3].getexif()
     [row] = rows("SELECT * FROM app.media")
     manifest = json.loads((MediaStore().root / invocation.output["manifest"]).read_text())
-    assert (
-        manifest == row["manifest"]
-        and len(row["placeholder"]) > 10
-        and row["colour"].startswith("#")
-        and row["width"] == 1200
-    )
+    assert manifest == row["manifest"]
+    assert len(row["placeholder"]) > 10
+    assert row["colour"].startswith("#")
+    assert row["width"] == 1200
     for variant in manifest["variants"]:
         content = (MediaStore().root / variant["key"]).read_bytes()
-        assert len(content) == variant["bytes"] and variant["sha256"] in variant["key"]
+        assert len(content) == variant["bytes"]
+        assert variant["sha256"] in variant["key"]
 
 
 def test_the_same_bytes_are_stored_once(yard: Yard, uploads: Path) -> None:
@@ -172,7 +172,8 @@ def test_a_crop_keeps_its_focal_point(
         )
     )
     red, _, blue = np.asarray(variant.convert("RGB"), "float").mean(axis=(0, 1))
-    assert variant.size == (50, 100) and (red > blue) == reddish
+    assert variant.size == (50, 100)
+    assert (red > blue) == reddish
 
 
 def test_nothing_is_enlarged(yard: Yard, uploads: Path) -> None:
@@ -196,9 +197,8 @@ def test_transparency_stays_or_becomes_white(yard: Yard, uploads: Path, kind: st
         )
     )
     corner = variant.convert("RGBA").getpixel((5, 30))
-    assert isinstance(corner, tuple) and (
-        (corner[3] < 10) if kind != "jpeg" else min(corner[:3]) > 240
-    )
+    assert isinstance(corner, tuple)
+    assert (corner[3] < 10) if kind != "jpeg" else min(corner[:3]) > 240
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "P", "1", "I;16", "LA"])
@@ -229,7 +229,8 @@ def test_an_animation_stays_one(yard: Yard, uploads: Path) -> None:
     picture = opened(invocation)
     assert [
         frame.info["duration"] for frame in ImageSequence.Iterator(picture) if frame.load()
-    ] == [100, 200, 300] and picture.size == (40, 30)
+    ] == [100, 200, 300]
+    assert picture.size == (40, 30)
     assert opened(invocation, 1).format == "JPEG"
 
 
@@ -247,9 +248,8 @@ def test_a_hostile_file_is_refused_with_its_reason_and_the_worker_lives_on(
         "media/image.uploaded", {"source": good, "variants": [{"width": 30}]}
     ).invocation
     yard.work()
-    assert refused.status == "failed" and reason in str(
-        [step.error for step in refused.steps.values()]
-    ), refused
+    assert refused.status == "failed", refused
+    assert reason in str([step.error for step in refused.steps.values()]), refused
     assert kept.status == "succeeded"
 
 
@@ -265,9 +265,8 @@ def test_too_much_memory_and_too_much_time_are_refusals(
     monkeypatch.setenv("MEDIA_MEMORY_MB", "1536")
     monkeypatch.setenv("MEDIA_TIMEOUT", "0.01")
     invocation = image(yard, source)
-    assert invocation.status == "failed" and "longer than 0.01 s" in str(
-        [step.error for step in invocation.steps.values()]
-    )
+    assert invocation.status == "failed"
+    assert "longer than 0.01 s" in str([step.error for step in invocation.steps.values()])
     monkeypatch.setenv("MEDIA_TIMEOUT", "20")
     assert (
         image(yard, place(uploads, sample_media.jpeg(sample_media.photo(60, 40)))).status
@@ -319,7 +318,8 @@ def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
     sample_media.video(uploads / "clip.mp4", seconds=5)
     invocation = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
     yard.work()
-    assert opened(invocation).size == (320, 240) and opened(invocation).format == "JPEG"
+    assert opened(invocation).size == (320, 240)
+    assert opened(invocation).format == "JPEG"
     assert invocation.steps["inspect"].output == {
         "format": "mov",
         "codec": "h264",
@@ -331,7 +331,8 @@ def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
     }
     with av.open(str(MediaStore().root / invocation.output["variants"][2])) as preview:
         assert preview.streams.video[0].codec_context.name == "vp9"
-        assert 2.5 < float(preview.duration or 0) / 1e6 <= 3.2 and not preview.streams.audio
+        assert 2.5 < float(preview.duration or 0) / 1e6 <= 3.2
+        assert not preview.streams.audio
         assert sum(1 for _ in preview.decode(video=0)) == 36
 
 
@@ -344,7 +345,7 @@ def test_a_video_gets_a_poster_and_a_preview(yard: Yard, uploads: Path) -> None:
         sample_media.jpeg(sample_media.photo(20, 20)),
     ],
 )
-def test_what_is_no_video_is_refused(yard: Yard, uploads: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_video_is_rejected(yard: Yard, uploads: Path, content: bytes) -> None:
     place(uploads, content, "clip.mp4")
     invocation = yard.send("media/video.uploaded", {"source": "clip.mp4"}).invocation
     yard.work()
@@ -367,7 +368,8 @@ def test_the_process_that_decodes_has_no_secret(
         for child in psutil.Process().children()
         if "resources.media.sandbox_child" in child.cmdline()
     ]
-    assert children and all(
+    assert children
+    assert all(
         "a-secret" not in str(child.environ()) and "DATABASE_URL" not in child.environ()
         for child in children
     )

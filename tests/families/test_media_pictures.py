@@ -53,7 +53,7 @@ def test_a_tiff_of_several_pages_is_its_first_page_and_says_how_many_there_are(
     assert invocation.steps["inspect"].output["pages"] == 3
 
 
-def test_a_smaller_copy_of_a_page_is_no_page(yard: Yard, uploads: Path) -> None:
+def test_a_smaller_copy_of_a_page_does_not_count_as_a_page(yard: Yard, uploads: Path) -> None:
     sheet, copy = sample_media.photo(80, 60), sample_media.photo(40, 30)
     sink = io.BytesIO()
     with TiffImagePlugin.AppendingTiffWriter(sink, new=True) as written:
@@ -70,7 +70,7 @@ def test_many_pages_are_not_too_many_frames(yard: Yard, uploads: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF"])
-def test_what_is_made_to_move_still_does(yard: Yard, uploads: Path, kind: str) -> None:
+def test_animations_stay_animated(yard: Yard, uploads: Path, kind: str) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "green", "blue")]
     content = saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
     invocation = image(yard, place(uploads, content), variants=[{"width": 40}])
@@ -131,15 +131,13 @@ def test_gray_of_16_bits_keeps_its_exposure(yard: Yard, uploads: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 7, -7])
-def test_gray_that_is_the_same_everywhere_is_no_division_by_zero(
-    yard: Yard, uploads: Path, level: int
-) -> None:
+def test_uniform_gray_causes_no_division_by_zero(yard: Yard, uploads: Path, level: int) -> None:
     flat = Image.fromarray(np.full((30, 40), level, "int32"))
     picture = gray(opened(image(yard, place(uploads, saved(flat, "TIFF")), variants=PNG)))
     assert picture.min() == picture.max() == (255 if level > 0 else 0)
 
 
-def test_floats_that_are_no_numbers_leave_the_others_as_they_are(yard: Yard, uploads: Path) -> None:
+def test_nan_pixels_leave_the_others_unchanged(yard: Yard, uploads: Path) -> None:
     values = np.tile(np.linspace(0, 1, 200), (100, 1)).astype("float32")
     values[0, :3] = np.nan, np.inf, -np.inf
     picture = gray(

@@ -242,7 +242,7 @@ def test_pixels_that_are_not_square_are_shown_in_their_shape(
     assert width / height == pytest.approx(size[0] / size[1], abs=0.02)
 
 
-def test_two_fields_are_no_comb(yard: Yard, uploads: Path) -> None:
+def test_two_fields_cause_no_combing(yard: Yard, uploads: Path) -> None:
     fields = shade(40, 320, 240)
     fields[0::2, 100:160], fields[1::2, 140:200] = 220, 220
     frames = [(number / 24, fields) for number in range(12)]
@@ -363,7 +363,7 @@ def test_the_codec_of_previews_is_a_setting(
         assert (stream.width, stream.height, stream.pix_fmt) == (320, 240, "yuv420p")
 
 
-def test_a_codec_that_is_none_is_said_with_those_that_are(
+def test_an_unknown_codec_is_reported_with_the_known_ones(
     yard: Yard, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDIA_PREVIEW_CODEC", "h265")

@@ -19,7 +19,7 @@ from runyard.errors import NonRetriable
 from runyard.testing import Invocation, Yard
 from tests.fake_gemini import PIECES, USAGE, FakeGemini, chunk
 from tests.fake_openai import SENTENCE, FakeOpenAI, refusal
-from tests.families.conftest import rows
+from tests.tables import rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 NAME = "content/generate.requested"
@@ -183,7 +183,7 @@ def test_a_gemini_model_that_refuses_a_field_is_asked_without_it(
         ],
     ],
 )
-def test_reasoning_is_no_part_of_a_text_and_is_counted(
+def test_reasoning_is_removed_from_a_text_and_is_counted(
     openai: FakeOpenAI, deltas: list[dict[str, Any]]
 ) -> None:
     openai.deltas = deltas
@@ -267,7 +267,7 @@ def test_an_end_without_a_delta_is_an_end(openai: FakeOpenAI) -> None:
     assert write().text == SENTENCE * 3
 
 
-def test_an_answer_that_is_no_completion_is_not_taken(openai: FakeOpenAI) -> None:
+def test_a_response_that_is_not_a_completion_is_rejected(openai: FakeOpenAI) -> None:
     openai.failures.append("other json")
     with pytest.raises(ConnectionError, match="is not a completion") as raised:
         write()
@@ -375,7 +375,7 @@ def test_thinking_is_counted_and_paid_for_with_both_packages_of_gemini(gemini: F
     assert generated.cost == pytest.approx((5 * 0.3 + 209 * 2.5) / 1_000_000)
 
 
-def test_thoughts_that_gemini_shows_are_no_part_of_a_text(
+def test_thoughts_of_gemini_are_removed_from_a_text(
     gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_LIBRARY", GENAI)
@@ -432,7 +432,7 @@ def test_thinking_uses_up_a_budget(
 # Models that are gone, and what they cost
 
 
-def test_a_model_that_is_gone_is_passed_over_and_that_is_said(
+def test_a_retired_model_is_skipped_and_reported(
     yard: Yard, gemini: FakeGemini, openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_MODEL", "gemini-2.0-flash")
@@ -463,7 +463,7 @@ def test_a_name_that_no_model_of_gemini_can_have_is_not_asked_for(
     assert gemini.requests == []
 
 
-def test_a_model_that_is_gone_is_final_where_nobody_else_writes(
+def test_a_retired_model_is_a_final_error_without_another_provider(
     gemini: FakeGemini, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMINI_MODEL", "gemini-2.0-flash")

@@ -15,7 +15,7 @@ from resources.email.templates import render_template
 from resources.notifications.tables import Notifications, Preferences
 from runyard.gateway.http.signatures import StandardWebhooks
 from runyard.testing import Invocation, Yard
-from tests.families.conftest import rows
+from tests.tables import rows
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of the tests, long enough").decode()
 
@@ -54,12 +54,13 @@ def mails(yard: Yard) -> list[dict[str, Any]]:
     return [dict(event.data) for event in yard.sent("email/send.requested")]
 
 
-def test_a_user_without_preferences_is_told_in_the_application(yard: Yard) -> None:
+def test_a_user_without_preferences_is_notified_in_the_application(yard: Yard) -> None:
     invocation = tell(yard)
     assert invocation.output == {"channels": ["in-app"], "dropped": ["mail: no address is known"]}
     assert [(row["user_id"], row["title"]) for row in rows("SELECT * FROM app.notifications")] == [
         ("ada", "Ready")
-    ] and mails(yard) == []
+    ]
+    assert mails(yard) == []
 
 
 def test_mail_and_webhook_go_out_and_the_webhook_is_signed(yard: Yard, receiver: Receiver) -> None:
@@ -72,7 +73,8 @@ def test_mail_and_webhook_go_out_and_the_webhook_is_signed(yard: Yard, receiver:
         "action_url": "https://example.com/r",
     }
     [(method, path, headers, body)] = receiver.requests
-    assert (method, path) == ("POST", "/hook") and json.loads(body)["data"]["title"] == "Ready"
+    assert (method, path) == ("POST", "/hook")
+    assert json.loads(body)["data"]["title"] == "Ready"
     StandardWebhooks("NOTIFY_WEBHOOK_SECRET").check(
         {name.lower(): value for name, value in headers.items()}, body
     )
@@ -87,11 +89,9 @@ def test_a_webhook_is_tried_again_under_the_same_id(
     invocation = tell(yard)
     assert invocation.status == "queued"
     yard.advance("2m")
-    assert (
-        invocation.status == "succeeded"
-        and len({headers["webhook-id"] for _, _, headers, _ in receiver.requests}) == 1
-        and len(receiver.requests) == 2
-    )
+    assert invocation.status == "succeeded"
+    assert len({headers["webhook-id"] for _, _, headers, _ in receiver.requests}) == 1
+    assert len(receiver.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,8 @@ def test_a_webhook_into_a_private_network_is_final(yard: Yard, url: str) -> None
 
 def test_a_webhook_that_redirects_is_not_followed(yard: Yard, receiver: Receiver) -> None:
     prefer(webhook_url=f"{receiver.url}/away", channels=["webhook"])
-    assert tell(yard).status == "failed" and len(receiver.requests) == 1
+    assert tell(yard).status == "failed"
+    assert len(receiver.requests) == 1
 
 
 def test_quiet_hours_hold_mail_but_not_the_application(yard: Yard) -> None:
@@ -124,13 +125,12 @@ def test_quiet_hours_hold_mail_but_not_the_application(yard: Yard) -> None:
         quiet_until=(now + timedelta(hours=7)).time().replace(microsecond=0),
     )
     invocation = tell(yard)
-    assert (
-        invocation.status == "sleeping"
-        and mails(yard) == []
-        and len(rows("SELECT 1 FROM app.notifications")) == 1
-    )
+    assert invocation.status == "sleeping"
+    assert mails(yard) == []
+    assert len(rows("SELECT 1 FROM app.notifications")) == 1
     yard.advance("7h")
-    assert invocation.status == "succeeded" and len(mails(yard)) == 1
+    assert invocation.status == "succeeded"
+    assert len(mails(yard)) == 1
 
 
 def test_quiet_hours_go_over_midnight_in_the_users_time_zone() -> None:
@@ -141,22 +141,22 @@ def test_quiet_hours_go_over_midnight_in_the_users_time_zone() -> None:
     )
     assert night.quiet_end(datetime(2026, 1, 1, 20, 59, tzinfo=UTC)) is None
     end = night.quiet_end(datetime(2026, 1, 1, 21, 0, tzinfo=UTC))
-    assert end is not None and end.astimezone(UTC) == datetime(2026, 1, 2, 6, 0, tzinfo=UTC)
+    assert end is not None
+    assert end.astimezone(UTC) == datetime(2026, 1, 2, 6, 0, tzinfo=UTC)
     end = night.quiet_end(datetime(2026, 1, 2, 5, 59, tzinfo=UTC))
-    assert end is not None and end.astimezone(UTC) == datetime(2026, 1, 2, 6, 0, tzinfo=UTC)
+    assert end is not None
+    assert end.astimezone(UTC) == datetime(2026, 1, 2, 6, 0, tzinfo=UTC)
     assert night.quiet_end(datetime(2026, 1, 2, 6, 0, tzinfo=UTC)) is None
 
 
-def test_what_a_user_has_muted_or_switched_off_is_left_out(yard: Yard) -> None:
+def test_muted_and_disabled_notifications_are_dropped(yard: Yard) -> None:
     prefer(channels=["in-app"], muted=["marketing"])
     assert tell(yard, kind="marketing").output["dropped"] == ["ada has muted marketing"]
-    assert (
-        tell(yard, channels=["mail"]).output["dropped"] == ["mail: switched off by ada"]
-        and mails(yard) == []
-    )
+    assert tell(yard, channels=["mail"]).output["dropped"] == ["mail: switched off by ada"]
+    assert mails(yard) == []
 
 
-def test_a_digest_is_one_mail_for_all_that_came(yard: Yard) -> None:
+def test_a_digest_is_one_mail_for_all_notifications(yard: Yard) -> None:
     prefer(digest=True)
     Notifications().save(Preferences(user_id="bob", email="bob@example.com", digest=True))
     for number in range(3):
@@ -203,13 +203,13 @@ def test_a_contact_form_tells_the_staff_and_the_sender(yard: Yard) -> None:
         ({"message": "http://a http://b www.c [url=d]"}, "4 links"),
     ],
 )
-def test_spam_is_kept_and_nobody_is_told(yard: Yard, more: dict[str, str], reason: str) -> None:
+def test_spam_is_stored_and_nobody_is_notified(
+    yard: Yard, more: dict[str, str], reason: str
+) -> None:
     invocation = contact(yard, **more)
-    assert (
-        invocation.status == "succeeded"
-        and mails(yard) == []
-        and invocation.steps["check-for-spam"].output["spam"] == [reason]
-    )
+    assert invocation.status == "succeeded"
+    assert mails(yard) == []
+    assert invocation.steps["check-for-spam"].output["spam"] == [reason]
     assert rows("SELECT reasons FROM app.contact_messages") == [{"reasons": [reason]}]
 
 
@@ -219,8 +219,8 @@ def test_the_sixth_message_within_an_hour_is_spam(yard: Yard) -> None:
     assert (
         "more than 5 messages within an hour"
         in invocation.steps["check-for-spam"].output["spam"][0]
-        and len(mails(yard)) == 10
     )
+    assert len(mails(yard)) == 10
     yard.advance("1h")
     assert contact(yard).steps["check-for-spam"].output == {"spam": [], "unacknowledged": None}
 
@@ -264,7 +264,7 @@ def test_the_limit_over_all_can_be_none_at_all(yard: Yard, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("given", ["many", "-1", "1.5", "²"])
-def test_a_limit_that_is_no_number_is_an_error_that_names_it(
+def test_a_limit_that_is_not_a_number_gives_an_error_that_names_it(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("CONTACT_ACKNOWLEDGEMENTS", given)
@@ -307,9 +307,8 @@ def test_a_new_user_is_welcomed_and_written_to_again(yard: Yard) -> None:
         "user/created", {"user": "ada", "email": "ada@example.com", "name": "Ada"}
     ).invocation
     yard.work()
-    assert [mail["template"] for mail in mails(yard)] == [
-        "welcome"
-    ] and invocation.status == "sleeping"
+    assert [mail["template"] for mail in mails(yard)] == ["welcome"]
+    assert invocation.status == "sleeping"
     yard.advance("71h")
     assert len(mails(yard)) == 1
     yard.advance("1h")
@@ -325,7 +324,8 @@ def test_who_has_come_back_is_not_written_to_again(yard: Yard) -> None:
     yard.send("user/returned", {"user": "bob"})
     yard.send("user/returned", {"user": "ada"})
     yard.advance("2d")
-    assert invocation.status == "succeeded" and len(mails(yard)) == 1
+    assert invocation.status == "succeeded"
+    assert len(mails(yard)) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from runyard.errors import InvalidEvent
 from runyard.gateway.api.extensions import WebhookRequest
 from runyard.store import database
 from runyard.testing import Yard
-from tests.families.conftest import rows
+from tests.tables import rows
 
 
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"])

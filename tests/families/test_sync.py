@@ -23,7 +23,7 @@ from resources.sync.source_config import SyncMisdeclared
 from runyard.store import database
 from runyard.testing import Invocation, Yard
 from tests.conftest import ROOT, wait_until
-from tests.families.conftest import rows
+from tests.tables import rows
 
 # Requests leaves a reset connection to the garbage collector.
 pytestmark = [
@@ -103,9 +103,8 @@ def test_pages_are_merged_by_key_and_recorded(yard: Yard, api: Api, declare: Any
     declare(rest(api))
     api.items = [{"id": number, "name": f"n{number}"} for number in range(5)]
     invocation = sync(yard)
-    assert invocation.status == "succeeded" and invocation.output["rows"] == {"people": 5}, (
-        invocation
-    )
+    assert invocation.status == "succeeded", invocation
+    assert invocation.output["rows"] == {"people": 5}, invocation
     api.items = [{"id": 4, "name": "other"}, {"id": 9, "name": "new"}]
     sync(yard)
     assert people() == {0: "n0", 1: "n1", 2: "n2", 3: "n3", 4: "other", 9: "new"}
@@ -125,7 +124,8 @@ def test_only_what_is_newer_is_asked_for_and_the_watermark_moves_with_the_load(
     invocation = sync(yard)
     assert invocation.status == "queued"
     yard.advance("1m")
-    assert invocation.status == "succeeded" and sorted(people()) == [1, 2, 3]
+    assert invocation.status == "succeeded"
+    assert sorted(people()) == [1, 2, 3]
     asked = [
         parse_qs(urlsplit(path).query).get("start_time")
         for _, path, _, _ in api.requests
@@ -143,8 +143,10 @@ def test_links_etags_and_deletes(yard: Yard, api: Api, declare: Any) -> None:
     assert sorted(people()) == [0, 1, 3, 4]
     declare(rest(api, name="tagged", path="etag", pages="single", etag=True))
     first = sync(yard, agree=True)
-    assert first.status == "succeeded" and first.output["rows"] == {"tagged": 5}, first
-    assert sync(yard).output["rows"] == {"tagged": 0} and len(people(table="tagged")) == 5
+    assert first.status == "succeeded", first
+    assert first.output["rows"] == {"tagged": 5}, first
+    assert sync(yard).output["rows"] == {"tagged": 0}
+    assert len(people(table="tagged")) == 5
 
 
 def test_a_changed_schema_is_shown_before_it_is_applied(yard: Yard, api: Api, declare: Any) -> None:
@@ -153,17 +155,14 @@ def test_a_changed_schema_is_shown_before_it_is_applied(yard: Yard, api: Api, de
     sync(yard)
     api.items = [{"id": 2, "name": "b", "age": 7}]
     looked = sync(yard, preview=True)
-    assert (
-        looked.output["changes"] == ["new column people.age (bigint)"]
-        and not looked.output["applied"]
-    )
+    assert looked.output["changes"] == ["new column people.age (bigint)"]
+    assert not looked.output["applied"]
     refused = sync(yard)
-    assert (
-        refused.status == "failed"
-        and "new column people.age (bigint)" in str(refused.steps["load"].error)
-        and people() == {1: "a"}
-    )
-    assert sync(yard, agree=True).status == "succeeded" and people() == {1: "a", 2: "b"}
+    assert refused.status == "failed"
+    assert "new column people.age (bigint)" in str(refused.steps["load"].error)
+    assert people() == {1: "a"}
+    assert sync(yard, agree=True).status == "succeeded"
+    assert people() == {1: "a", 2: "b"}
     assert sync(yard).status == "succeeded"
 
 
@@ -225,11 +224,9 @@ def test_a_wrong_token_is_final_and_not_shown(
     declare(rest(api))
     monkeypatch.setenv("API_TOKEN", "wrong-and-secret")
     invocation = sync(yard)
-    assert (
-        invocation.status == "failed"
-        and "401" in str(invocation.steps["load"].error)
-        and "wrong-and-secret" not in str(invocation.steps)
-    )
+    assert invocation.status == "failed"
+    assert "401" in str(invocation.steps["load"].error)
+    assert "wrong-and-secret" not in str(invocation.steps)
 
 
 def test_a_source_that_is_not_there_or_not_on_is_named(yard: Yard, declare: Any) -> None:
@@ -272,7 +269,9 @@ def test_another_database_with_its_deletes(
         )
     assert sync(yard, "other").output["rows"]["users"] <= 3
     names = set(people("sync_other", "users").values())
-    assert len(names) == 999 and "changed" in names and not {"u7", "u8"} & names
+    assert len(names) == 999
+    assert "changed" in names
+    assert not {"u7", "u8"} & names
     assert (
         rows(
             "SELECT column_name AS c FROM information_schema.columns"
@@ -302,7 +301,8 @@ def test_files_of_every_kind(yard: Yard, declare: Any, tmp_path: Path, kind: str
         f'[[source]]\nname = "drop"\nkind = "files"\nurl = "file://{folder}"\n'
         f'[[source.table]]\nname = "people"\npattern = "*.{kind}"\nformat = "{kind}"\n'
     )
-    assert sync(yard, "drop").status == "succeeded" and people("sync_drop") == {1: "Ada", 2: "Bob"}
+    assert sync(yard, "drop").status == "succeeded"
+    assert people("sync_drop") == {1: "Ada", 2: "Bob"}
     frame.drop(0, inplace=True)
     write[kind](folder / f"people.{kind}")
     sync(yard, "drop")
@@ -350,11 +350,9 @@ def test_a_kill_in_the_middle_leaves_the_old_rows_and_the_next_load_the_new(
                 row[0] for row in connection.execute("SELECT name FROM sync_crm.people").fetchall()
             }
         assert len(names) == 1, "half of a load"
-    assert (
-        sync(yard).status == "succeeded"
-        and set(people().values()) == {"new"}
-        and len(people()) == 3000
-    )
+    assert sync(yard).status == "succeeded"
+    assert set(people().values()) == {"new"}
+    assert len(people()) == 3000
 
 
 def test_each_table_is_an_asset_with_its_rows(

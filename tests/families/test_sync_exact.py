@@ -20,7 +20,7 @@ from demo.fake_server import FakeServer, Handler
 from resources.sync import loader
 from runyard.store import database
 from runyard.testing import Invocation, Yard
-from tests.families.conftest import rows
+from tests.tables import rows
 
 pytestmark = [
     pytest.mark.slow,
@@ -159,7 +159,7 @@ def test_fields_stay_as_they_are_written(yard: Yard, declare: Any, folder: Path)
     ("delimiter", "called"), [(",", "comma"), (";", "semicolon"), ("\t", "tab"), ("|", "pipe")]
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "windows-1252"])
-def test_delimiter_and_encoding_are_found_and_said(
+def test_delimiter_and_encoding_are_detected_and_reported(
     yard: Yard, declare: Any, folder: Path, delimiter: str, called: str, encoding: str
 ) -> None:
     lines = [
@@ -195,7 +195,7 @@ def test_delimiter_and_encoding_are_found_and_said(
         (b"id,xmin\n1,2\n", '"xmin" is a reserved name'),
     ],
 )
-def test_a_file_that_cannot_be_kept_is_refused_with_its_line(
+def test_a_file_that_cannot_be_stored_is_rejected_with_its_line(
     yard: Yard, declare: Any, folder: Path, content: bytes, words: str
 ) -> None:
     (folder / "people.csv").write_bytes(content)
@@ -373,7 +373,7 @@ def test_a_column_that_would_widen_later_asks(yard: Yard, declare: Any, raw_api:
         ('"\\uf026\\uf027"', "text", "\uf026\uf027"),
     ],
 )
-def test_values_of_json_are_kept_exactly(
+def test_json_values_are_stored_exactly(
     yard: Yard, declare: Any, raw_api: RawApi, value: str, kind: str, kept: str
 ) -> None:
     raw_api.body = f'[{{"id": 1, "v": {value}}}]'.encode()
@@ -410,7 +410,7 @@ def test_values_of_json_are_kept_exactly(
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_json_that_cannot_be_kept_is_refused_with_column_and_row(
+def test_json_that_cannot_be_stored_is_rejected_with_column_and_row(
     yard: Yard, declare: Any, raw_api: RawApi, body: str, words: str
 ) -> None:
     raw_api.body = body.encode()
@@ -466,7 +466,7 @@ def test_a_cursor_of_any_name_has_its_watermark(
         ),
     ],
 )
-def test_a_line_that_cannot_be_kept_is_refused_with_its_number(
+def test_a_line_that_cannot_be_stored_is_rejected_with_its_number(
     yard: Yard, declare: Any, folder: Path, line: bytes, words: str
 ) -> None:
     (folder / "people.jsonl").write_bytes(b'\xef\xbb\xbf{"id": 1, "v": "b"}\n\n' + line + b"\n")
@@ -474,7 +474,7 @@ def test_a_line_that_cannot_be_kept_is_refused_with_its_number(
     assert words in refusal(load(yard))
 
 
-def test_lines_of_json_are_kept_exactly(yard: Yard, declare: Any, folder: Path) -> None:
+def test_json_lines_are_stored_exactly(yard: Yard, declare: Any, folder: Path) -> None:
     (folder / "people.jsonl").write_bytes(
         b'\xef\xbb\xbf{"id": 1, "n": 18446744073709551616}\n{"id": 2, "n": 0.10}'
     )
@@ -486,7 +486,7 @@ def test_lines_of_json_are_kept_exactly(yard: Yard, declare: Any, folder: Path) 
 # Parquet
 
 
-def test_columns_of_parquet_are_kept_exactly(yard: Yard, declare: Any, folder: Path) -> None:
+def test_parquet_columns_are_stored_exactly(yard: Yard, declare: Any, folder: Path) -> None:
     columns = {
         "u64": (pa.uint64(), 2**64 - 1, "numeric", "18446744073709551615"),
         "price": (pa.decimal128(38, 10), Decimal("1.5"), "numeric(38,10)", "1.5000000000"),
@@ -580,7 +580,7 @@ _EXACT = [
 
 
 @pytest.mark.parametrize(("kind", "values"), _EXACT)
-def test_types_of_postgresql_are_kept_exactly(
+def test_postgresql_types_are_stored_exactly(
     yard: Yard, declare: Any, elsewhere: Any, kind: str, values: list[str]
 ) -> None:
     elsewhere.execute(f"CREATE TABLE elsewhere.people (id int PRIMARY KEY, v {kind})")
@@ -730,7 +730,9 @@ def test_a_table_of_an_earlier_type_is_widened(yard: Yard, declare: Any, elsewhe
     assert [row["v"] for row in texts()] == ["1.00", "2.50"]
 
 
-def test_another_kind_of_database_is_kept_exactly(yard: Yard, declare: Any, tmp_path: Path) -> None:
+def test_another_kind_of_database_is_stored_exactly(
+    yard: Yard, declare: Any, tmp_path: Path
+) -> None:
     with sqlite3.connect(tmp_path / "other.db") as connection:
         connection.execute(
             "CREATE TABLE people (id INTEGER PRIMARY KEY, zip TEXT, raw BLOB, n REAL, gone TEXT)"
@@ -920,7 +922,7 @@ def test_rows_of_nulls_are_rows_and_empty_ones_are_refused(
         ),
     ],
 )
-def test_a_value_of_parquet_that_cannot_be_kept_is_refused(
+def test_a_parquet_value_that_cannot_be_stored_is_rejected(
     yard: Yard, declare: Any, folder: Path, column: pa.Array, words: str
 ) -> None:
     parquet.write_table(pa.table({"v": column}), folder / "people.parquet")

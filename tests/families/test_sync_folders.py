@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from runyard.testing import Yard
-from tests.families.conftest import rows
 from tests.families.test_sync_exact import files, folder, load, table, texts
+from tests.tables import rows
 
 __all__ = ["folder"]
 pytestmark = [

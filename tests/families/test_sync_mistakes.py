@@ -52,7 +52,7 @@ def test_a_pattern_that_matches_no_file_empties_no_table(
     assert texts() == [{"id": "1", "v": "a"}]
 
 
-def test_a_folder_whose_files_were_taken_away_is_no_fault_of_a_table_with_a_key(
+def test_an_emptied_folder_is_not_an_error_for_a_table_with_a_key(
     yard: Yard, declare: Any, folder: Path
 ) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n")
@@ -68,7 +68,7 @@ def test_a_folder_whose_files_were_taken_away_is_no_fault_of_a_table_with_a_key(
 
 
 @pytest.mark.parametrize("body", [b'{"error": {"message": "down"}}', b'{"errors": ["down"]}'])
-def test_an_error_that_is_answered_with_200_is_no_row(
+def test_an_error_with_status_200_does_not_become_a_row(
     yard: Yard, declare: Any, raw_api: RawApi, body: bytes
 ) -> None:
     raw_api.body = b'[{"id": 1}]'
@@ -88,7 +88,7 @@ def test_an_object_without_an_error_is_a_row(yard: Yard, declare: Any, raw_api: 
 # Tables and columns dropped by hand
 
 
-def test_a_table_that_was_dropped_is_made_and_read_again(
+def test_a_dropped_table_is_created_and_loaded_again(
     yard: Yard, declare: Any, monkeypatch: pytest.MonkeyPatch, runyard_database: str
 ) -> None:
     monkeypatch.setenv("OTHER_URL", runyard_database)
@@ -115,7 +115,7 @@ def test_a_table_that_was_dropped_is_made_and_read_again(
     assert load(yard).output["rows"] == {"people": 1, "pets": 0}
 
 
-def test_a_column_that_was_dropped_is_made_and_read_again(
+def test_a_dropped_column_is_created_and_loaded_again(
     yard: Yard, declare: Any, folder: Path
 ) -> None:
     (folder / "people.csv").write_text("id,v\n1,a\n2,b\n")
@@ -207,7 +207,7 @@ def test_a_table_may_have_another_name_in_its_database(
         ("dbname=nowhere", 'database "nowhere" does not exist'),
     ],
 )
-def test_a_database_that_lets_nobody_in_is_not_asked_again(
+def test_a_database_that_rejects_the_login_is_not_retried(
     yard: Yard,
     declare: Any,
     monkeypatch: pytest.MonkeyPatch,

@@ -31,7 +31,7 @@ def test_a_throttle_is_named_with_the_time_of_the_next_beginning(yard: Yard) -> 
     assert sent[2].invocation.status == "succeeded"
 
 
-def test_a_throttle_by_key_holds_back_that_key_alone(yard: Yard) -> None:
+def test_a_throttle_by_key_delays_only_that_key(yard: Yard) -> None:
     first, second, other = (
         yard.send("throttled_by/go", {"tenant": tenant}) for tenant in (7, 7, 8)
     )
@@ -49,7 +49,7 @@ def test_another_attempt_is_named_with_its_time(yard: Yard) -> None:
     )
 
 
-def test_an_invocation_that_nothing_holds_back_waits_for_a_worker(yard: Yard) -> None:
+def test_an_unblocked_invocation_waits_for_a_worker(yard: Yard) -> None:
     sent = yard.send("plain/go")
     assert [reason.text for reason in held(sent.invocation)] == [
         "waiting: it runs with the next batch"

@@ -11,13 +11,8 @@ from runyard import Event, InvalidOption
 from runyard.dagster_adapter import builtin
 from runyard.engine import bulk
 from runyard.engine.bulk import Selection, count, perform, resume
-from runyard.store import database
 from runyard.testing import Yard
-
-
-def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
+from tests.tables import rows
 
 
 @pytest.fixture

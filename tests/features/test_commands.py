@@ -154,7 +154,9 @@ def test_a_file_may_be_in_any_encoding_of_unicode(yard: Yard, tmp_path: Path, na
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_an_unreadable_file_is_an_error_of_one_line(yard: Yard, tmp_path: Path, name: str) -> None:
+def test_an_unreadable_file_gives_an_error_of_one_line(
+    yard: Yard, tmp_path: Path, name: str
+) -> None:
     content, says = UNREADABLE[name]
     path = tmp_path / "mail.json"
     path.write_bytes(content)
@@ -186,7 +188,7 @@ def test_an_endless_device_is_not_read_forever() -> None:
         (" ", "--data is empty"),
     ],
 )
-def test_an_option_that_is_not_json_is_an_error_of_one_line(
+def test_an_option_that_is_not_json_gives_an_error_of_one_line(
     yard: Yard, data: str, says: str
 ) -> None:
     assert says in one_line(command("send", "plain/go", "--data", data))
@@ -223,7 +225,7 @@ def test_a_key_that_is_not_text_is_rejected(yard: Yard) -> None:
     assert "standard input is not UTF-8, UTF-16 or UTF-32 text" in one_line(result)
 
 
-def test_an_invalid_setting_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_gives_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNYARD_PORT", "http")
     settings.cache_clear()
     try:
@@ -257,7 +259,7 @@ def test_psql_exits_with_the_code_of_psql(yard: Yard) -> None:
     assert psql("-X", "-v", "ON_ERROR_STOP=1", "-c", "SELECT 1/0").returncode == 1
 
 
-def test_psql_without_a_database_is_an_error_of_one_line(
+def test_psql_without_a_database_gives_an_error_of_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DATABASE_URL")
@@ -267,7 +269,9 @@ def test_psql_without_a_database_is_an_error_of_one_line(
     assert result.returncode == 1
 
 
-def test_no_psql_is_an_error_of_one_line(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_psql_gives_an_error_of_one_line(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runyard.cli.psql.find_spec", lambda _: None)
     monkeypatch.setenv("PATH", "")
     result = command("psql")

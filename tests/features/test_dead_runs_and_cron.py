@@ -97,7 +97,7 @@ def test_the_invocations_of_a_dead_run_are_settled_by_the_sensors(
         ("all", "3d", "sent", 1),
     ],
 )
-def test_a_missed_time_is_made_up_for_as_the_schedule_says(
+def test_a_missed_tick_is_caught_up_as_the_schedule_says(
     yard: Yard, catch_up: Any, late: str, says: str, sent: int
 ) -> None:
     at = datetime(2026, 3, 1, 1, tzinfo=UTC)
@@ -112,7 +112,7 @@ def test_a_missed_time_is_made_up_for_as_the_schedule_says(
     "schedule",
     ["*/30 * * * *", "*/15 * * * *", "30 * * * *", "30 2 * * *", "0 2 * * *; 30 2 * * *"],
 )
-def test_only_the_last_time_is_made_up_for_when_the_clocks_go_back(
+def test_only_the_last_missed_tick_is_caught_up_when_clocks_go_back(
     yard: Yard, schedule: str
 ) -> None:
     cron = Cron(schedule, timezone="Europe/Zurich", catch_up="last")

@@ -1,17 +1,11 @@
 """How invocations end: callbacks, internal events, dead letters, replays and cancellations."""
 
-from typing import Any
-
 import pytest
 
 from runyard import Event
 from runyard.store import database
 from runyard.testing import Yard
-
-
-def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
+from tests.tables import rows
 
 
 def test_on_failure_gets_the_event_the_error_and_the_attempts(yard: Yard) -> None:

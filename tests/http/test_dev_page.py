@@ -256,7 +256,7 @@ def test_a_form_that_is_none_is_refused_in_words(visitor: Visitor) -> None:
         "/dev/media/files/%2e%2e/secret.png",
     ],
 )
-def test_what_is_not_there_is_said_on_a_page(visitor: Visitor, path: str) -> None:
+def test_a_missing_object_has_a_page_that_says_so(visitor: Visitor, path: str) -> None:
     answer = visitor.get(path)
     assert answer.status_code == 404
     assert answer.headers["content-type"].startswith("text/html")
@@ -566,7 +566,7 @@ def test_an_event_is_sent_by_form_and_by_json(visitor: Visitor) -> None:
         ({"name": "a/b", "mode": "json", "json": "{}", "at": "1900-01-01"}, "between the years"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_sent(
+def test_an_error_in_the_form_is_shown_and_nothing_is_sent(
     visitor: Visitor, fields: dict[str, str], says: str
 ) -> None:
     answer = visitor.post("/dev/send", do="send", **fields)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from runyard.store import database
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.web_process import WebProcess, count
 
 SDKS = ROOT / "tests" / "sdks"
@@ -124,11 +124,11 @@ def test_a_bad_event_is_an_error_of_the_sdk_and_nothing_is_taken(send: Send) -> 
     assert count() == 0
 
 
-def test_a_restart_meanwhile_loses_nothing_and_doubles_nothing(send: Send, web: WebProcess) -> None:
+def test_a_restart_while_sending_loses_and_duplicates_nothing(send: Send, web: WebProcess) -> None:
     """The process is killed and restarted as the SDK sends: retries deliver each event once."""
 
     def restart() -> None:
-        time.sleep(0.8)
+        wait_until(lambda: count() > 0)
         web.stop(kill=True)
         web.start()
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from runyard.events import seeded_ulids
 from runyard.store import database
+from runyard.store.queries import Row
 from tests.conftest import wait_until
+from tests.tables import rows
 from tests.web_process import WebProcess, count
 
 EVENT = {"name": "greet/requested", "data": {"who": "Ada"}}
@@ -49,7 +51,7 @@ def test_one_event_and_many_are_answered_with_their_ids_in_order(web: WebProcess
     assert count("runyard.invocations") == 12
 
 
-def test_every_field_of_an_event_is_kept(web: WebProcess) -> None:
+def test_every_field_of_an_event_is_stored(web: WebProcess) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     event = {
         "name": "a/b",
@@ -113,7 +115,7 @@ def test_a_seed_counts_in_its_last_four_bytes() -> None:
         ] + ((tail + 1) % 2**32).to_bytes(4, "big")
 
 
-def test_an_id_within_a_day_starts_nothing_also_within_one_insert(web: WebProcess) -> None:
+def test_a_repeated_id_starts_nothing_within_a_day_nor_within_one_insert(web: WebProcess) -> None:
     event = {**EVENT, "id": "once"}
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda _: send(web, [event, event]).json()["ids"], range(8)))
@@ -262,10 +264,17 @@ def test_one_that_the_database_refuses_does_not_harm_those_that_share_its_insert
     assert count() == 100
 
 
-def test_a_transaction_that_holds_an_id_holds_nobody_else(
+def test_a_transaction_that_holds_an_id_blocks_no_other_sender(
     web: WebProcess, web_database_url: str
 ) -> None:
     """One client has sent an id in an open transaction; others send in the meantime."""
+
+    def waits_for_a_lock() -> list[Row]:
+        return rows(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+
     with psycopg.connect(web_database_url) as application:
         own = web.hold(application, "greet/requested", "held", "send")
         with ThreadPoolExecutor(8) as threads:
@@ -273,7 +282,7 @@ def test_a_transaction_that_holds_an_id_holds_nobody_else(
             others = list(threads.map(lambda _: send(web, EVENT), range(40)))
             assert all(answer.status_code == 200 for answer in others)
             # A request that waits for it would time out after a second.
-            assert sorted(answer.elapsed.total_seconds() for answer in others)[20] < 0.5
+            assert sorted(answer.elapsed.total_seconds() for answer in others)[20] < 0.9
             answer = held.result()
             assert (answer.status_code, answer.json()["code"]) == (
                 503,
@@ -281,7 +290,7 @@ def test_a_transaction_that_holds_an_id_holds_nobody_else(
             )
             assert answer.headers["retry-after"]
             waiting = threads.submit(send, web, {**EVENT, "id": "held"})
-            time.sleep(0.3)
+            wait_until(waits_for_a_lock)
             application.commit()
             assert waiting.result().json()["ids"] == [own]
     assert count() == 41
@@ -336,35 +345,37 @@ def test_slow_clients_hold_nothing(web: WebProcess) -> None:
     key = web.keys["send"]
     headers = f"POST /e/{key} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{".encode()
 
-    async def one(first: bytes) -> tuple[float, bytes]:
+    all_have_begun = asyncio.Barrier(61)
+
+    async def begin(first: bytes) -> tuple[float, bytes]:
         began = time.monotonic()
         reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
         writer.write(first)
+        await writer.drain()
+        await all_have_begun.wait()
         answer = await asyncio.wait_for(reader.read(), 40)
         writer.close()
         return time.monotonic() - began, answer
 
     async def all_of_them() -> list[tuple[float, bytes]]:
-        slow = [asyncio.create_task(one(b"POST /e/x HTTP/1.1\r\nHos")) for _ in range(30)] + [
-            asyncio.create_task(one(headers)) for _ in range(30)
-        ]
-        await asyncio.sleep(0.5)
+        beginnings = [b"POST /e/x HTTP/1.1\r\nHos"] * 30 + [headers] * 30
+        slow = [asyncio.create_task(begin(first)) for first in beginnings]
+        await all_have_begun.wait()
         began = time.monotonic()
         async with httpx.AsyncClient() as client:
             for _ in range(20):
                 assert (await client.post(f"{web.url}/e/{key}", json=EVENT)).status_code == 200
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         return await asyncio.gather(*slow)
 
-    found = asyncio.run(all_of_them())
-    assert all(2 < seconds < 9 and answer == b"" for seconds, answer in found[:30])
-    assert all(
-        2 < seconds < 9 and answer.startswith(b"HTTP/1.1 408") for seconds, answer in found[30:]
-    )
+    answers = asyncio.run(all_of_them())
+    assert all(2 < seconds < 20 for seconds, _ in answers)
+    assert all(answer == b"" for _, answer in answers[:30])
+    assert all(answer.startswith(b"HTTP/1.1 408") for _, answer in answers[30:])
     assert count() == 20
 
 
-def test_without_the_database_it_says_so_and_goes_on_by_itself(
+def test_a_missing_database_is_reported_and_service_resumes_by_itself(
     web: WebProcess, server: str
 ) -> None:
     assert send(web, EVENT).status_code == 200
@@ -387,14 +398,15 @@ def test_without_the_database_it_says_so_and_goes_on_by_itself(
                     "database_unavailable",
                 )
                 assert int(answer.headers["retry-after"]) >= 1
-                assert time.monotonic() - began < 6
+                assert time.monotonic() - began < 15
             began = time.monotonic()
             with ThreadPoolExecutor(30) as threads:
                 assert {
                     answer.status_code
                     for answer in threads.map(lambda _: send(web, EVENT), range(60))
                 } == {503}
-            assert time.monotonic() - began < 12  # they do not wait for one another
+            # One after another, they would take a minute or more.
+            assert time.monotonic() - began < 30
             assert httpx.get(f"{web.url}/healthz").status_code == 200
             assert httpx.get(f"{web.url}/readyz", timeout=20).status_code == 503
         finally:
@@ -421,17 +433,13 @@ def test_what_was_answered_with_an_id_is_in_the_table_after_kill_9(web: WebProce
 
     with ThreadPoolExecutor(8) as threads:
         clients = [threads.submit(client, number) for number in range(8)]
-        time.sleep(0.7)
+        wait_until(lambda: len(given_out) > 20)
         web.stop(kill=True)
         web.start()
-        for one in clients:
-            one.result()
-    with database.connection() as connection:
-        rows = connection.execute(
-            "SELECT id FROM runyard.events WHERE id = ANY (%s)", (given_out,)
-        ).fetchall()
-    assert len(given_out) > 20
-    assert {row["id"] for row in rows} == set(given_out)
+        for sending in clients:
+            sending.result()
+    stored = rows("SELECT id FROM runyard.events WHERE id = ANY (%s)", given_out)
+    assert {row["id"] for row in stored} == set(given_out)
 
 
 def test_any_page_may_send_events_and_no_cookie_goes_with_it(web: WebProcess) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 import pytest
 
@@ -15,9 +16,16 @@ from runyard.engine import dispatch
 from runyard.engine.dispatch import Claim, Outcome
 from runyard.engine.progress import Reporter
 from runyard.functions.registry import Function
+from tests.conftest import wait_until
 from tests.web_process import WebProcess
 
 Message = tuple[str, Any, str | None]
+
+
+def streams_open(web: WebProcess) -> int:
+    """How many clients are connected to the web process."""
+    connections = psutil.Process(web.pid).net_connections("tcp")
+    return sum(each.laddr.port == web.port and bool(each.raddr) for each in connections)
 
 
 def messages(
@@ -90,7 +98,7 @@ def test_steps_progress_and_the_end_come_as_they_happen(web: WebProcess, claim: 
         "succeeded",
         {"done": True},
     )
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert next(stream)[0] == "done"
     assert list(stream) == []
 
@@ -184,7 +192,7 @@ def test_many_watch_and_one_that_does_not_read_holds_nobody(
         ]
         for watcher in watchers:
             watcher.start()
-        time.sleep(0.5)
+        wait_until(lambda: streams_open(web) >= 21)
         with psycopg.connect(web_database_url) as connection:
             row = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity"
@@ -199,7 +207,7 @@ def test_many_watch_and_one_that_does_not_read_holds_nobody(
     assert all(names[-1] == "done" and "step" in names for names in found)
 
 
-def test_progress_under_a_lost_lease_is_not_kept(web: WebProcess, claim: Claim) -> None:
+def test_progress_under_a_lost_lease_is_not_stored(web: WebProcess, claim: Claim) -> None:
     Reporter(claim.batch_id, "another-run", "first").report(1, 50, "not mine")
     reporter = Reporter(claim.batch_id, "run-1", "first")
     for percent in range(0, 101, 10):

@@ -269,7 +269,7 @@ def test_reports_that_sendgrid_did_not_sign_are_refused(
 
 
 @pytest.mark.parametrize("reports", [{}, "text", 1, None])
-def test_a_signed_body_that_is_no_batch_is_refused(
+def test_a_signed_body_that_is_not_a_batch_is_rejected(
     web: WebProcess, sendgrid_keys: tuple[Any, str], reports: Any
 ) -> None:
     answer = post(web, sendgrid_keys[0], reports)
@@ -524,7 +524,7 @@ def test_a_delivery_above_githubs_limit_is_refused(web: WebProcess) -> None:
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
-def test_a_payload_that_is_kept_no_more_is_said_to_be_so(web: WebProcess) -> None:
+def test_a_payload_that_has_been_deleted_is_shown_as_deleted(web: WebProcess) -> None:
     with pytest.raises(NonRetriable, match="the payload github-1 has been deleted"):
         read_payload("github-1")
 
@@ -618,6 +618,6 @@ def test_an_event_of_stripe_that_is_too_large_is_kept_beside_its_event(web: WebP
     )
 
 
-def test_a_webhook_that_nobody_declared_is_404(web: WebProcess) -> None:
+def test_an_undeclared_webhook_is_404(web: WebProcess) -> None:
     answer = web.post("/webhooks/nobody", {}, None)
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -157,7 +157,7 @@ def _closure(names: Iterable[str]) -> set[str]:
     return {name for name, _ in closure}
 
 
-def test_installing_the_engine_brings_nothing_of_the_families() -> None:
+def test_installing_the_engine_installs_no_dependency_of_the_families() -> None:
     lines = [
         line
         for line in _METADATA["dependencies"]

@@ -1,4 +1,7 @@
-"""Sends what it is told through Inngest's SDK, and prints what that gives: ids, or the error. Every other time without asyncio."""
+"""Sends its input through Inngest's SDK and prints the ids or the error.
+
+Every other time it does so without asyncio.
+"""
 
 import asyncio
 import json

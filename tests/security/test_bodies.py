@@ -247,12 +247,12 @@ def test_counting_takes_as_long_as_the_body_is(piece: bytes) -> None:
     assert seconds(body * 10) < 40 * seconds(body)
 
 
-def test_commas_in_texts_are_no_values() -> None:
+def test_commas_in_strings_do_not_count_as_values() -> None:
     text = "a, b; " * (2 * MAX_VALUES)
     assert parse_json(json.dumps({"text": text, "quoted": '\\",' * 1000}).encode())["text"] == text
 
 
-def test_what_is_wrong_with_a_thousand_fields_is_told_in_bounds(web: WebProcess) -> None:
+def test_errors_of_a_thousand_fields_have_a_bounded_message(web: WebProcess) -> None:
     data = {f"field{number}": 1 for number in range(20_000)}
     for path, body in (
         (f"/e/{web.keys['all']}", {"name": "email/send.requested", "data": data}),
@@ -263,7 +263,7 @@ def test_what_is_wrong_with_a_thousand_fields_is_told_in_bounds(web: WebProcess)
         assert len(answer.content) < 10_000
 
 
-def test_the_name_of_a_wrong_field_is_told_in_bounds(web: WebProcess) -> None:
+def test_the_name_of_a_wrong_field_is_shortened_in_errors(web: WebProcess) -> None:
     name = "x" * 400_000
     for path, body in (
         (f"/e/{web.keys['all']}", {"name": "email/send.requested", "data": {name: 1}}),
@@ -319,9 +319,7 @@ def test_a_filter_that_is_too_much_is_a_bad_request(web: WebProcess, filter: str
         ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)", 400, "query_timeout"),
     ],
 )
-def test_what_the_database_answers_is_told_as_what_it_is(
-    statement: str, status: int, code: str
-) -> None:
+def test_database_errors_have_the_matching_status(statement: str, status: int, code: str) -> None:
     with (
         pytest.raises((psycopg.Error, RunyardError)) as raised,
         database.transaction() as connection,
@@ -382,7 +380,7 @@ def test_values_are_counted_right_wherever_a_piece_ends(
         )  # two lists, an object and a comma, whatever is in the strings
 
 
-def test_a_page_of_large_events_has_fewer_of_them_and_goes_on(web: WebProcess) -> None:
+def test_a_page_of_large_events_is_shorter_and_has_a_next_page(web: WebProcess) -> None:
     event = {"name": "greet/requested", "data": {"text": "x" * 500_000}}
     ids = [web.send(event)[0] for _ in range(10)]
     seen: list[str] = []

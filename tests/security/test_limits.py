@@ -135,7 +135,7 @@ def test_headers_within_the_limit_are_taken(web: WebProcess) -> None:
     ).startswith(b"HTTP/1.1 200")
 
 
-def test_a_header_without_end_holds_nobody_up(web: WebProcess) -> None:
+def test_an_endless_header_blocks_nobody(web: WebProcess) -> None:
     """A server that joins its pieces again and again would block everybody for seconds."""
 
     def send() -> None:
@@ -180,7 +180,7 @@ def test_a_connection_that_sends_thousands_ahead_is_closed_behind_some_of_them(
     assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1") == 33
 
 
-def test_silent_connections_keep_nobody_out(web: WebProcess) -> None:
+def test_silent_connections_do_not_lock_others_out(web: WebProcess) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
     with ExitStack() as silent:
@@ -214,25 +214,31 @@ def test_a_connection_that_is_kept_open_makes_room_and_one_with_a_request_in_pro
         assert not any(closed(connection) for connection in busy)
 
 
+def clients_from(web: WebProcess, address: str) -> int:
+    """How many connections from this address the process has accepted."""
+    connections = psutil.Process(web.pid).net_connections("tcp")
+    return sum(bool(each.raddr) and each.raddr.ip == address for each in connections)
+
+
 def unfinished(web: WebProcess) -> bytes:
     """A POST whose body never ends."""
     return f"POST /e/{web.keys['send']} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n[".encode()
 
 
-def test_where_requests_are_in_progress_on_all_connections_a_new_one_is_told_to_come_back(
+def test_a_new_connection_is_told_to_retry_when_all_others_are_busy(
     small: WebProcess,
 ) -> None:
     with ExitStack() as open_ones:
         for _ in range(AN_ADDRESS):
             open_ones.enter_context(connect(small, "127.0.0.2")).sendall(unfinished(small))
-        time.sleep(0.3)
+        wait_until(lambda: clients_from(small, "127.0.0.2") == AN_ADDRESS)
         began = time.monotonic()
         with connect(small, "127.0.0.2") as refused:
             refused.sendall(ASK)
             answer = answer_of(refused)
         assert code_of(answer) == (503, "busy")
         assert b"Retry-After: 1" in answer
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < CLIENT_SECONDS
         assert status_from(small, "127.0.0.3") == 200
     wait_until(lambda: status_from(small, "127.0.0.2") == 200, 2)
 
@@ -348,7 +354,7 @@ def test_bodies_of_one_unknown_sender_leave_room_for_those_of_others(small: WebP
         connect(small, "127.0.0.3") as another,
     ):
         first.sendall(signed_head(10 * MIB) + b" " * (9 * MIB))
-        time.sleep(0.3)
+        time.sleep(0.3)  # the process reads it; nothing shows how far it is
         second.sendall(signed_head(4 * MIB))
         began = time.monotonic()
         refused = b""
@@ -357,7 +363,7 @@ def test_bodies_of_one_unknown_sender_leave_room_for_those_of_others(small: WebP
         assert refused.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in refused.lower()
         assert b'"busy"' in refused
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < CLIENT_SECONDS
         another.sendall(signed_head(9 * MIB) + b" " * (9 * MIB))
         assert another.recv(65536).startswith(b"HTTP/1.1 401")
         first.sendall(b" " * MIB)
@@ -372,7 +378,7 @@ def test_a_body_in_chunks_is_counted_as_it_comes(small: WebProcess) -> None:
     chunk = b"%x\r\n%s\r\n" % (MIB, b" " * MIB)
     with connect(small, "127.0.0.4") as first, connect(small, "127.0.0.4") as second:
         first.sendall(head + 9 * chunk)
-        time.sleep(0.3)
+        time.sleep(0.3)  # the process reads it; nothing shows how far it is
         second.sendall(head + 4 * chunk)
         assert second.recv(65536).startswith(b"HTTP/1.1 503")
 
@@ -510,7 +516,7 @@ class Guesser(threading.Thread):
         self.join()
 
 
-def test_whoever_tries_one_key_after_another_is_slowed_and_nobody_else(small: WebProcess) -> None:
+def test_guessing_keys_slows_only_the_guesser(small: WebProcess) -> None:
     guesser = Guesser(small, "127.0.0.6")
     guesser.start()
     try:
@@ -527,12 +533,13 @@ def test_whoever_tries_one_key_after_another_is_slowed_and_nobody_else(small: We
             began = time.monotonic()
             assert neighbour.post(f"{small.url}/e/{made}", json=EVENT).status_code == 200
             assert time.monotonic() - began < 0.8
+            # Ten requests of a slowed client would take ten seconds.
             began = time.monotonic()
             assert {
                 neighbour.post(f"{small.url}/e/{small.keys['send']}", json=EVENT).status_code
                 for _ in range(10)
             } == {200}
-            assert time.monotonic() - began < 0.8
+            assert time.monotonic() - began < 5
     finally:
         guesser.stop()
     assert {answer.status_code for answer in guesser.answers} == {401}
@@ -558,7 +565,7 @@ def test_the_database_is_asked_a_few_times_a_second_however_many_keys_are_not_kn
     before, began = reads(), time.monotonic()
     for guesser in guessers:
         guesser.start()
-    time.sleep(3)
+    time.sleep(3)  # the time over which the reads are counted
     for guesser in guessers:
         guesser.stop()
     seconds = time.monotonic() - began

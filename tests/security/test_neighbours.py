@@ -259,7 +259,7 @@ def test_a_server_of_another_user_is_not_talked_to(
         connect(server.replace(ours, "requirepeer=nobody"))
 
 
-def test_runyard_is_no_superuser(server: str) -> None:
+def test_runyard_is_not_a_superuser(server: str) -> None:
     rights = ask(
         server,
         "SELECT current_user::text, rolsuper, rolcreaterole, rolreplication, rolbypassrls"
@@ -427,7 +427,7 @@ def test_the_database_is_where_its_data_folder_is_for_root_too(folder: Path) -> 
     )
 
 
-def test_a_process_id_that_is_no_servers_is_not_believed(folder: Path) -> None:
+def test_a_process_id_of_another_program_is_not_trusted(folder: Path) -> None:
     (folder / "postmaster.pid").write_text(
         f"{os.getpid()}\n{folder}\n1\n5432\n{folder}\n\n1 1\nready\n"
     )
@@ -451,7 +451,7 @@ def test_a_data_folder_that_may_not_be_looked_into_is_named(folder: Path) -> Non
     assert "run this as the user" in said
 
 
-def test_names_with_odd_signs_are_no_programs_for_the_shell(folder: Path) -> None:
+def test_names_with_special_characters_are_not_run_by_a_shell(folder: Path) -> None:
     folder.chmod(0o711)
     place = folder / "a, b 'c' $(touch x) & d"
     assert ask(start_embedded(place), "SELECT 1") == [(1,)]
@@ -506,12 +506,14 @@ def test_a_link_of_our_own_is_followed(folder: Path) -> None:
     assert private_folder(folder / "link", "X") == folder / "mine"
 
 
-def test_a_relative_path_is_one_from_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_starts_at_the_current_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     assert private_folder(Path("some/data"), "X") == folder / "some" / "data"
 
 
-def test_a_file_is_no_folder(folder: Path) -> None:
+def test_a_file_is_not_accepted_as_a_folder(folder: Path) -> None:
     (folder / "file").write_text("")
     with pytest.raises(RunyardError, match="move it away, or set X"):
         private_folder(folder / "file", "X")
@@ -585,7 +587,7 @@ def test_links_in_a_circle_are_refused_with_the_next_step(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o775, 0o2775, 0o1775, 0o755])
-def test_what_others_can_change_nothing_of_is_no_danger(folder: Path, mode: int) -> None:
+def test_a_folder_that_others_cannot_change_is_accepted(folder: Path, mode: int) -> None:
     above = folder / "above"
     above.mkdir()
     above.chmod(mode)
@@ -601,7 +603,7 @@ def test_whoever_has_the_code_is_trusted_with_the_data_too(project: Path) -> Non
     assert data_folder() == project
 
 
-def test_no_database_is_made_where_others_could_replace_it(folder: Path) -> None:
+def test_no_database_is_created_where_others_could_replace_it(folder: Path) -> None:
     above = dangerous(folder, "everybody")
     with pytest.raises(RunyardError, match="RUNYARD_POSTGRES_DIR"):
         start_embedded(above / "some" / "postgres")
@@ -669,7 +671,7 @@ def test_all_processes_find_the_same_sockets(folder: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("mode", [0o755, None])
-def test_a_folder_of_sockets_that_others_can_enter_is_made_anew(
+def test_a_socket_folder_open_to_others_is_recreated(
     folder: Path, mode: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -768,9 +770,7 @@ def test_the_data_folder_is_private_before_anything_is_in_it(project: Path) -> N
     assert stat.S_IMODE(data_folder().stat().st_mode) == 0o700
 
 
-def test_no_command_line_holds_the_password_of_the_database(
-    security_url: str, tmp_path: Path
-) -> None:
+def test_no_command_line_contains_the_database_password(security_url: str, tmp_path: Path) -> None:
     # The role needs no password; one that is set anyway must not be shown.
     url = security_url.replace("runyard@", "runyard:hush-hush@")
     (tmp_path / "workspace.yaml").write_text("load_from:\n  - python_module: tests.code\n")

@@ -428,7 +428,7 @@ def test_where_there_is_no_socket_asking_for_one_is_not_found(
 @pytest.mark.parametrize(
     "path", ["/e/x", "/api/events", "/api/invocations/1/stream", "/dev", "/docs", "/graphql", "/"]
 )
-def test_before_others_there_is_no_socket_at_all(web: WebProcess, path: str) -> None:
+def test_other_paths_have_no_websocket_at_all(web: WebProcess, path: str) -> None:
     """The upgrade is ignored, and the request handled as if it were not there (RFC 9110, 7.8)."""
     assert upgrade(web, path)[:13] in (
         b"HTTP/1.1 200 ",
@@ -518,7 +518,7 @@ def test_a_socket_with_too_large_a_head_is_refused_at_once(
     assert b'"headers_too_large"' in answer
 
 
-def test_a_socket_under_a_path_that_is_no_ascii_is_a_bad_request(development: WebProcess) -> None:
+def test_a_websocket_on_a_path_outside_ascii_is_a_bad_request(development: WebProcess) -> None:
     with connected(development) as connection:
         connection.sendall(opening(development, "/graphqlé"))
         assert all_of(connection).startswith(b"HTTP/1.1 400")
@@ -533,7 +533,7 @@ def test_an_old_client_has_no_socket(development: WebProcess) -> None:
 
 @pytest.mark.parametrize("bytewise", [False, True], ids=["at once", "byte by byte"])
 @pytest.mark.parametrize("wish", ["h2c", "foo", "TLS/1.0", "websocket, h2c"])
-def test_a_post_that_wishes_for_what_is_no_socket_is_taken_whole(
+def test_a_post_that_requests_another_upgrade_is_accepted_whole(
     development: WebProcess, wish: str, bytewise: bool
 ) -> None:
     body = json.dumps(EVENT).encode()

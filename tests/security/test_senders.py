@@ -113,7 +113,7 @@ def test_a_key_cannot_take_an_id_away_from_the_application_itself(
     assert count("runyard.invocations") == 2
 
 
-def test_the_outcome_of_another_keys_event_is_not_told(
+def test_the_outcome_of_another_keys_event_is_not_revealed(
     web: WebProcess, mailer: str, form: str
 ) -> None:
     [theirs] = post(
@@ -133,7 +133,7 @@ def test_the_outcome_of_another_keys_event_is_not_told(
     assert len(answer.json()["invocations"]) == 1
 
 
-def test_an_id_that_is_made_of_a_seed_cannot_be_another_senders(
+def test_an_id_derived_from_a_seed_cannot_be_another_senders(
     web: WebProcess, mailer: str, form: str
 ) -> None:
     seed = seed_header()
@@ -318,7 +318,7 @@ def test_a_function_that_a_key_is_not_for_looks_like_none(web: WebProcess, form:
     )
 
 
-def test_a_cursor_tells_nothing_of_another_keys_event(
+def test_a_cursor_reveals_nothing_of_another_keys_event(
     web: WebProcess, form: str, theirs: tuple[str, int]
 ) -> None:
     assert (
@@ -433,12 +433,12 @@ def delivered_by_github(web: WebProcess) -> Any:
     return httpx.post(f"{web.url}/webhooks/github", content=body, headers=headers).json()
 
 
-def test_a_delivery_of_github_that_comes_again_is_one_event(web: WebProcess) -> None:
+def test_a_repeated_github_delivery_is_one_event(web: WebProcess) -> None:
     assert delivered_by_github(web) == delivered_by_github(web)
     assert count() == 1
 
 
-def test_an_event_of_stripe_that_comes_again_is_one_event(web: WebProcess) -> None:
+def test_a_repeated_stripe_event_is_one_event(web: WebProcess) -> None:
     body = json.dumps(
         {
             "id": "evt_1",
@@ -523,7 +523,7 @@ def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(web: WebPro
     assert "secret" not in answers[0].text
 
 
-def test_a_stream_goes_on_while_the_database_is_away(
+def test_a_stream_continues_while_the_database_is_unavailable(
     security_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the database no key is known to be revoked, so the stream continues."""

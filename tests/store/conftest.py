@@ -1,15 +1,14 @@
-"""A database of its own for the SQL tests, emptied before each."""
+"""A separate database for the SQL tests, emptied before each."""
 
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
-from runyard.store import database
-from tests.conftest import use_database
+from tests.conftest import Publish, use_database
+from tests.tables import empty_tables
 
 
 @pytest.fixture(scope="package")
@@ -19,38 +18,27 @@ def store_url(server: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def empty(store_url: str) -> Iterator[None]:
-    """Begin with empty tables; leave the registered functions as they were."""
-    before = registry._functions
-    with database.connection() as connection:
-        tables = (
-            "events, functions, triggers, invocations, steps, batches, workers, waits,"
-            " flow_control_state, bulks, keys, progress, failed_launches"
-        )
-        connection.execute(
-            f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode()
-        )
-    yield
-    registry._functions = before
+def empty(store_url: str) -> None:
+    """Begin with empty tables."""
+    empty_tables("runyard.workers", "runyard.keys", "runyard.failed_launches")
 
 
 @pytest.fixture
-def function(monkeypatch: pytest.MonkeyPatch) -> Function:
-    """A registered function `greet` on `greet/requested`, with batches of up to 10."""
-    made = Function(
+def function(empty: None, publish_functions: Publish) -> Function:
+    """A published function `greet` on `greet/requested`, with batches of up to 10."""
+    greet = Function(
         "greet",
         "greet_job",
         ("greet/requested",),
         max_batch=10,
         retry=Retry(attempts=3, delays=(0.0,), jitter=0),
     )
-    monkeypatch.setattr(registry, "_functions", {"greet": made})
-    registry.publish()
-    return made
+    publish_functions(greet)
+    return greet
 
 
 @pytest.fixture
 def other_connection(store_url: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """A connection of an application, not in autocommit mode."""
+    """An application's connection, not in autocommit mode."""
     with psycopg.connect(store_url) as connection:
         yield connection

@@ -1,4 +1,4 @@
-"""How the database is reached: by a role that is called like a schema, from its own schema, and through a pooler."""
+"""Ways to reach the database: a role named like a schema, its own schema, and a pooler."""
 
 import subprocess
 import sys
@@ -14,16 +14,18 @@ from pydantic import SecretStr
 from runyard import send
 from runyard.engine import dispatch
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.processes.migrate import check_migrated, migrate
 from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.embedded_access import ROLE, SUPERUSER
-from tests.conftest import use_database
+from tests.conftest import Publish, use_database
 from tests.servers import pgbouncer
 
-_DAGSTERS = b"SELECT DISTINCT table_schema::text AS schema FROM information_schema.tables WHERE table_name = 'event_logs' ORDER BY 1"
+_DAGSTERS = (
+    b"SELECT DISTINCT table_schema::text AS schema FROM information_schema.tables"
+    b" WHERE table_name = 'event_logs' ORDER BY 1"
+)
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def using(monkeypatch: pytest.MonkeyPatch, url: str, direct: str | None = None) 
 
 @pytest.fixture
 def new(server: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database that belongs to the role of the test's parameter, with PostgreSQL's own search path."""
+    """The URL of an empty database of the parameter's role, with the default search path."""
     role = getattr(request, "param", "apart")
     with psycopg.connect(
         server.replace(f"//{ROLE}@", f"//{SUPERUSER}@"), autocommit=True
@@ -85,7 +87,10 @@ def test_dagsters_own_commands_find_the_tables_of_such_a_role(
 ) -> None:
     with using(monkeypatch, new):
         migrate()
-        code = "from dagster import DagsterInstance\nwith DagsterInstance.get() as instance: print(len(instance.get_runs()))"
+        code = (
+            "from dagster import DagsterInstance\n"
+            "with DagsterInstance.get() as instance: print(len(instance.get_runs()))"
+        )
         said = subprocess.run(
             [sys.executable, "-c", code],
             env=_given_by_env(),
@@ -106,7 +111,7 @@ def _given_by_env() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("new", ["alice"], indirect=True)
-def test_a_schema_with_the_roles_name_that_is_made_later_hides_no_tables(
+def test_a_schema_with_the_roles_name_created_later_hides_no_tables(
     new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with using(monkeypatch, new):
@@ -117,7 +122,7 @@ def test_a_schema_with_the_roles_name_that_is_made_later_hides_no_tables(
         assert schemas(new) == ["public"]
 
 
-def test_dagsters_tables_of_an_earlier_version_in_another_schema_are_not_made_a_second_time(
+def test_dagsters_tables_in_an_earlier_versions_schema_are_not_created_again(
     new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = new + "&options=" + quote("-c search_path=elsewhere")
@@ -147,7 +152,8 @@ def test_a_peer_that_has_gone_without_a_word_is_missed_by_both_sides() -> None:
     with database.connection() as connection:
         given = connection.info.get_parameters()
         shown = connection.execute(
-            "SELECT setting FROM pg_settings WHERE name = 'tcp_keepalives_idle' AND source = 'client'"
+            "SELECT setting FROM pg_settings WHERE name = 'tcp_keepalives_idle'"
+            " AND source = 'client'"
         ).fetchone()
     assert {"keepalives_idle": "10", "tcp_user_timeout": "30000"}.items() <= given.items()
     assert shown is not None
@@ -172,27 +178,21 @@ def test_dagsters_pooled_connections_have_the_keepalives_too(
 
 @pytest.mark.slow
 def test_through_a_pooler_events_are_sent_claimed_and_migrated_and_no_session_keeps_anything(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish_functions: Publish
 ) -> None:
     straight = use_database(server, "store")
-    # Two connections of the server for all: each statement may come by another one than that before.
+    # The pool has two server connections, so that consecutive statements may use different ones.
     with (
         pgbouncer(tmp_path, straight, pool_size=2) as through,
         using(monkeypatch, through, straight),
     ):
         migrate()
         check_migrated()
-        monkeypatch.setattr(
-            registry,
-            "_functions",
-            {"greet": Function("greet", "greet_job", ("greet/requested",), max_batch=10)},
-        )
-        registry.publish()
+        greet = Function("greet", "greet_job", ("greet/requested",), max_batch=10)
+        publish_functions(greet)
         for n in range(20):
             send("greet/requested", {"n": n})
-        claims = [
-            claim for _ in range(4) for claim in dispatch.claim(registry._functions["greet"]) or []
-        ]
+        claims = [claim for _ in range(4) for claim in dispatch.claim(greet) or []]
         assert sum(claim.size for claim in claims) == 20
         with database.connection() as connection:
             assert connection.execute(
@@ -228,7 +228,8 @@ def test_a_pooler_that_leads_such_a_role_to_another_schema_is_refused_with_what_
         with psycopg.connect(new, autocommit=True) as connection:
             connection.execute("ALTER ROLE app IN DATABASE apart SET search_path = public")
             connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'apart' AND pid <> pg_backend_pid()"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'apart'"
+                " AND pid <> pg_backend_pid()"
             )
         migrate()
         check_migrated()
@@ -301,6 +302,7 @@ def test_what_database_url_says_of_the_embedded_database_holds(server: str) -> N
     url = database.database_url(Settings(postgres_folder=folder, database_url=SecretStr(given)))
     with psycopg.connect(url) as connection:
         row = connection.execute(
-            "SELECT current_user, current_setting('search_path'), current_setting('application_name')"
+            "SELECT current_user, current_setting('search_path'),"
+            " current_setting('application_name')"
         ).fetchone()
     assert row == ("postgres", "mine", "shop")

@@ -1,4 +1,7 @@
-"""A deploy that changes flow control, while senders hold what they saw before it: nothing is stranded, and limits hold."""
+"""Deploys that change flow control while transactions from before them are open.
+
+No invocation is stranded, and every limit holds.
+"""
 
 import time
 from collections.abc import Iterator
@@ -11,12 +14,11 @@ import pytest
 from runyard import send
 from runyard.engine import dispatch
 from runyard.engine.dispatch import Outcome
-from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
 from runyard.settings import settings
-from runyard.store import database
-from runyard.store.queries import Row
+from tests.conftest import Publish
+from tests.tables import rows
 
 LIMITED = Flow(concurrency=(Concurrency(1, key="data.tenant"),))
 BY_USER = Flow(concurrency=(Concurrency(1, key="data.user"),))
@@ -24,15 +26,9 @@ NAMES = {"plain": Flow(), "limited": LIMITED, "by user": BY_USER}
 CHANGES = [("plain", "limited"), ("limited", "plain")]
 
 
-def rows(statement: str, *parameters: object) -> list[Row]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
-
-
-def deploy(function: Function, flow: Flow, monkeypatch: pytest.MonkeyPatch) -> Function:
+def deploy(function: Function, flow: Flow, publish: Publish) -> Function:
     changed = replace(function, flow=flow)
-    monkeypatch.setattr(registry, "_functions", {function.name: changed})
-    registry.publish()
+    publish(changed)
     return changed
 
 
@@ -40,7 +36,7 @@ def deploy(function: Function, flow: Flow, monkeypatch: pytest.MonkeyPatch) -> F
 def open_sender(
     url: str, *, before_the_event: bool
 ) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """A transaction that began before a deploy; it has sent its event, or sees what was there then."""
+    """A transaction from before a deploy: it has sent its event, or still sees the old schema."""
     with psycopg.connect(url) as sender:
         sender.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         if before_the_event:
@@ -63,14 +59,14 @@ def sizes(function: Function) -> list[int]:
 def test_an_event_of_a_transaction_that_is_open_across_a_deploy_is_claimed(
     function: Function,
     store_url: str,
-    monkeypatch: pytest.MonkeyPatch,
+    publish_functions: Publish,
     before: str,
     after: str,
     before_the_event: bool,
 ) -> None:
-    deploy(function, NAMES[before], monkeypatch)
+    deploy(function, NAMES[before], publish_functions)
     with open_sender(store_url, before_the_event=before_the_event) as sender:
-        changed = deploy(function, NAMES[after], monkeypatch)
+        changed = deploy(function, NAMES[after], publish_functions)
         if before_the_event:
             send_event(sender)
         sender.commit()
@@ -79,15 +75,16 @@ def test_an_event_of_a_transaction_that_is_open_across_a_deploy_is_claimed(
 
 
 @pytest.mark.parametrize("before", ["plain", "by user"])
-def test_a_limit_that_a_deploy_brings_holds_for_the_events_of_open_transactions(
-    function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch, before: str
+def test_a_deploys_new_limit_applies_to_events_of_open_transactions(
+    function: Function, store_url: str, publish_functions: Publish, before: str
 ) -> None:
-    deploy(function, NAMES[before], monkeypatch)
+    deploy(function, NAMES[before], publish_functions)
     with open_sender(store_url, before_the_event=True) as sender:
-        changed = deploy(function, LIMITED, monkeypatch)
+        changed = deploy(function, LIMITED, publish_functions)
         for user in range(3):
             sender.execute(
-                "SELECT runyard.send('greet/requested', jsonb_build_object('tenant', 1, 'user', %s::int))",
+                "SELECT runyard.send('greet/requested', jsonb_build_object('tenant', 1, 'user',"
+                " %s::int))",
                 (user,),
             )
         sender.commit()
@@ -95,80 +92,70 @@ def test_a_limit_that_a_deploy_brings_holds_for_the_events_of_open_transactions(
 
 
 def test_what_ran_during_a_deploy_comes_back_with_the_new_keys(
-    function: Function, monkeypatch: pytest.MonkeyPatch
+    function: Function, publish_functions: Publish
 ) -> None:
     send("greet/requested", {"tenant": 1})
     [claim] = dispatch.claim(function) or []
     dispatch.begin(claim.batch_id, "run-1")
-    changed = deploy(function, LIMITED, monkeypatch)
+    changed = deploy(function, LIMITED, publish_functions)
     dispatch.settle(claim.batch_id, "run-1", [Outcome(1, "queued", attempt=1)])
     assert sizes(changed) == [1]
 
 
 def test_what_failed_before_a_deploy_can_be_replayed_after_it(
-    function: Function, monkeypatch: pytest.MonkeyPatch
+    function: Function, publish_functions: Publish
 ) -> None:
     send("greet/requested", {"tenant": 1})
     [claim] = dispatch.claim(function) or []
     dispatch.begin(claim.batch_id, "run-1")
     dispatch.settle(claim.batch_id, "run-1", [Outcome(1, "failed")])
-    changed = deploy(function, LIMITED, monkeypatch)
+    changed = deploy(function, LIMITED, publish_functions)
     rows("SELECT runyard.replay(1)")
     assert sizes(changed) == [1]
 
 
-def test_what_another_transaction_has_locked_holds_up_no_deploy(
+def test_another_transactions_locks_do_not_block_a_deploy(
     function: Function,
     other_connection: psycopg.Connection[tuple[object, ...]],
-    monkeypatch: pytest.MonkeyPatch,
+    publish_functions: Publish,
 ) -> None:
     send("greet/requested", {"tenant": 1})
     send("greet/requested", {"tenant": 2})
     other_connection.execute("SELECT FROM runyard.invocations WHERE id = 1 FOR UPDATE")
-    changed = deploy(function, LIMITED, monkeypatch)
+    changed = deploy(function, LIMITED, publish_functions)
     assert sizes(changed) == [1]
     other_connection.rollback()
     assert sizes(changed) == [1]
 
 
-def test_a_claim_takes_up_more_than_one_look_at_what_was_sent_across_a_deploy(
-    function: Function, store_url: str, monkeypatch: pytest.MonkeyPatch
+def test_a_claim_rekeys_more_than_one_chunk_of_events_sent_across_a_deploy(
+    function: Function, store_url: str, publish_functions: Publish
 ) -> None:
     with open_sender(store_url, before_the_event=True) as sender:
-        changed = deploy(function, LIMITED, monkeypatch)
+        changed = deploy(function, LIMITED, publish_functions)
         sender.execute(
-            "SELECT runyard.send('greet/requested', jsonb_build_object('tenant', mod(n, 2))) FROM generate_series(1, 5200) AS n"
+            "SELECT runyard.send('greet/requested', jsonb_build_object('tenant', mod(n, 2)))"
+            " FROM generate_series(1, 5200) AS n"
         )
         sender.commit()
     assert sizes(changed) == [2]
 
 
 def test_a_deploy_that_changes_no_keys_changes_no_generation(
-    function: Function, monkeypatch: pytest.MonkeyPatch
+    function: Function, publish_functions: Publish
 ) -> None:
-    deploy(function, replace(LIMITED, priority=3), monkeypatch)
+    deploy(function, replace(LIMITED, priority=3), publish_functions)
     before = rows("SELECT generation FROM runyard.functions")
-    deploy(function, LIMITED, monkeypatch)
+    deploy(function, LIMITED, publish_functions)
     assert rows("SELECT generation FROM runyard.functions") == before
 
 
-# --- functions that are away
-
-
-def publish(
-    monkeypatch: pytest.MonkeyPatch, *functions: Function, location: str | None = None
-) -> None:
-    """Publish a version with these functions and no others, maybe of another code location."""
-    if location is not None:
-        monkeypatch.setenv("RUNYARD_CODE", location)
-        settings.cache_clear()
-    monkeypatch.setattr(registry, "_functions", {function.name: function for function in functions})
-    registry.publish()
+# --- functions that are absent for some versions
 
 
 @pytest.fixture
 def version(function: Function, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A number of this test's own: versions that have it came never before."""
+    """A number that no earlier version had."""
     yield time.monotonic_ns()
     monkeypatch.undo()
     settings.cache_clear()
@@ -179,88 +166,92 @@ def another(name: str, version: int) -> Function:
 
 
 def test_another_code_location_ends_no_function(
-    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+    function: Function, version: int, publish_functions: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(monkeypatch, another("elsewhere", version), location="other.definitions")
+    monkeypatch.setenv("RUNYARD_CODE", "other.definitions")
+    settings.cache_clear()
+    publish_functions(another("elsewhere", version))
     send("greet/requested")
     assert sizes(function) == [1]
 
 
 def test_an_older_version_that_runs_again_ends_no_function_of_a_newer_one(
-    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+    function: Function, version: int, publish_functions: Publish
 ) -> None:
     newer = another("newer", version)
-    publish(monkeypatch, function)
-    publish(monkeypatch, function, newer)
-    publish(monkeypatch, function)
+    publish_functions(function)
+    publish_functions(function, newer)
+    publish_functions(function)
     send(f"other/v{version}")
     assert sizes(newer) == [1]
 
 
 def test_a_function_that_the_code_has_no_more_is_not_started(
-    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+    function: Function, version: int, publish_functions: Publish
 ) -> None:
-    publish(monkeypatch, another("newer", version))
+    publish_functions(another("newer", version))
     send("greet/requested")
     assert sizes(function) == []
 
 
 def test_what_came_while_a_function_was_away_starts_it_when_it_is_back(
-    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+    function: Function, version: int, publish_functions: Publish
 ) -> None:
     send("greet/requested", {"n": 1})
-    publish(monkeypatch, another("newer", version))
+    publish_functions(another("newer", version))
     send("greet/requested", {"n": 2})
     send("greet/another", {"n": 3})
-    publish(monkeypatch, function)
+    publish_functions(function)
     dispatch.expire()
     found = rows(
-        "SELECT data->>'n' AS n FROM runyard.invocations JOIN runyard.events ON events.id = event_id WHERE function = 'greet' ORDER BY 1"
+        "SELECT data->>'n' AS n FROM runyard.invocations"
+        " JOIN runyard.events ON events.id = event_id WHERE function = 'greet' ORDER BY 1"
     )
     assert [row["n"] for row in found] == ["1", "2"]
 
 
 def test_what_was_meant_for_a_function_alone_while_it_was_away_starts_it_when_it_is_back(
-    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+    function: Function, version: int, publish_functions: Publish
 ) -> None:
-    publish(monkeypatch, another("newer", version))
+    publish_functions(another("newer", version))
     rows(
-        'SELECT runyard.send_v1(\'[{"name": "runyard/function.invoked", "target": "greet"}]\', \'step\')'
+        'SELECT runyard.send_v1(\'[{"name": "runyard/function.invoked", "target": "greet"}]\','
+        " 'step')"
     )
-    publish(monkeypatch, function)
+    publish_functions(function)
     assert sizes(function) == [1]
 
 
 def test_a_sender_that_saw_a_function_away_and_commits_after_it_is_back_starts_it(
-    function: Function, version: int, store_url: str, monkeypatch: pytest.MonkeyPatch
+    function: Function, version: int, store_url: str, publish_functions: Publish
 ) -> None:
-    publish(monkeypatch, another("newer", version))
+    publish_functions(another("newer", version))
     with psycopg.connect(store_url) as sender:
         send_event(sender)
-        publish(monkeypatch, function)
+        publish_functions(function)
         sender.commit()
     dispatch.expire()
     assert sizes(function) == [1]
 
 
 def test_what_is_older_than_a_day_starts_nothing(
-    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+    function: Function, version: int, publish_functions: Publish
 ) -> None:
-    publish(monkeypatch, another("newer", version))
+    publish_functions(another("newer", version))
     send("greet/requested")
     rows("UPDATE runyard.events SET received_at = received_at - interval '25 hours' RETURNING id")
     rows(
         "UPDATE runyard.functions SET removed_at = removed_at - interval '26 hours' RETURNING name"
     )
-    publish(monkeypatch, function)
+    publish_functions(function)
     assert sizes(function) == []
 
 
 def test_a_function_that_has_been_back_for_a_while_has_nothing_left_to_take_up(
-    function: Function, version: int, monkeypatch: pytest.MonkeyPatch
+    function: Function, version: int, publish_functions: Publish
 ) -> None:
-    publish(monkeypatch, another("newer", version))
-    publish(monkeypatch, function)
+    publish_functions(another("newer", version))
+    publish_functions(function)
     rows(
         "UPDATE runyard.functions SET restored_at = restored_at - interval '2 minutes'"
         " RETURNING name"

@@ -1,4 +1,7 @@
-"""The check of filters at import agrees with PostgreSQL about what is SQL/JSON path, and takes nothing that PostgreSQL would refuse for its size."""
+"""The check of filters at import agrees with PostgreSQL about SQL/JSON path.
+
+It accepts no filter that PostgreSQL would reject for its size.
+"""
 
 import random
 from bisect import bisect_left
@@ -10,11 +13,11 @@ import pytest
 from runyard.client import send
 from runyard.errors import InvalidOption
 from runyard.events import Event
-from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.functions.triggers import Trigger
 from runyard.store import database
 from runyard.syntax.jsonpath import MAX_FILTER_LENGTH, check_filter
+from tests.conftest import Publish
 
 SEEDS = [
     '$.data.total > 100 && $.data.country == "CH"',
@@ -99,7 +102,8 @@ WORDS = [
     "/**/",
     "\u00a0",
 ]
-# What only the check refuses: it would pass, and then be of no use, or mean something else than it says.
+# Rejected by the check alone: PostgreSQL accepts these, but they match nothing or mean something
+# other than they seem to.
 NARROWER = (
     "has no variables",
     "a comment after a word",
@@ -109,7 +113,7 @@ NARROWER = (
 
 
 def _postgres_takes(text: str) -> bool:
-    """Whether its grammar does; a regular expression in it is judged later, by another grammar."""
+    """Whether its grammar accepts a filter; regular expressions have a grammar of their own."""
     with database.connection() as connection:
         try:
             row = connection.execute(
@@ -176,7 +180,7 @@ def test_what_is_wrong_is_refused(store_url: str, text: str) -> None:
 
 
 def _changed(dice: random.Random, text: str) -> str:
-    """A text with something cut, put in, written in capitals, bracketed or joined to another."""
+    """A text with a part removed, inserted, capitalized, bracketed or joined to another."""
     place, action = dice.randrange(len(text) + 1), dice.random()
     if action < 0.25:
         return text[:place] + text[place + dice.randint(1, 4) :]
@@ -195,7 +199,10 @@ def _changed(dice: random.Random, text: str) -> str:
 
 @pytest.mark.parametrize("seed", [7, 8])
 def test_whatever_is_cut_swapped_or_doubled_is_judged_alike(store_url: str, seed: int) -> None:
-    """Thousands of broken filters: PostgreSQL and the check agree on each; a doubt would show as a filter that loads and then fails."""
+    """PostgreSQL and the check agree on thousands of broken filters.
+
+    Where they did not, a filter would load and then fail.
+    """
     dice = random.Random(seed)
     wrong: list[tuple[str, str]] = []
     for _ in range(3000):
@@ -244,7 +251,7 @@ def test_a_variable_is_refused_for_it_has_no_value() -> None:
             check_filter(text, "filter")
 
 
-# Each grows with its number in another way: deeper, longer, wider.
+# Each grows with its number in its own way: deeper, longer or wider.
 GROWING: dict[str, Callable[[int], str]] = {
     "conditions": lambda n: "&&".join(["1==1"] * n),
     "alternatives": lambda n: "||".join(["1==2"] * n),
@@ -268,14 +275,18 @@ GROWING: dict[str, Callable[[int], str]] = {
 def test_what_passes_is_taken_by_postgres_and_what_is_larger_is_refused_here(
     store_url: str, kind: str
 ) -> None:
-    """The largest of each kind that the check lets through is read, shown and evaluated, over a document that goes as deep as it does."""
+    """The largest accepted filter of each kind can be parsed, printed and evaluated.
+
+    The document is nested as deeply as the filter.
+    """
     sizes = range(1, MAX_FILTER_LENGTH)
     largest = bisect_left(sizes, True, key=lambda size: not _passes(GROWING[kind](size)))
     text = GROWING[kind](largest)
     assert 10 < largest < len(sizes)
     with database.connection() as connection:
         row = connection.execute(
-            "SELECT length(%(filter)s::jsonpath::text) AS length, runyard.filter_matches_v1(%(document)s::jsonb, %(filter)s::jsonpath) AS passes",
+            "SELECT length(%(filter)s::jsonpath::text) AS length,"
+            " runyard.filter_matches_v1(%(document)s::jsonb, %(filter)s::jsonpath) AS passes",
             {"filter": text, "document": '{"a":' * 2000 + "1" + "}" * 2000},
         ).fetchone()
     assert row is not None
@@ -290,13 +301,12 @@ def _passes(text: str) -> bool:
 
 
 def test_the_largest_filter_of_a_trigger_does_not_keep_an_event_out(
-    function: Function, monkeypatch: pytest.MonkeyPatch
+    publish_functions: Publish,
 ) -> None:
-    """The trigger of the event table evaluates it with less of the stack left than a statement of its own."""
+    """The trigger of the event table evaluates it with less stack left than a plain statement."""
     deepest = "exists($" + ".a" * 995 + ")"
-    made = Function("deep", "deep_job", (Trigger("greet/requested", filter=f"!{deepest}"),))
-    monkeypatch.setattr(registry, "_functions", {"deep": made})
-    registry.publish()
+    function = Function("deep", "deep_job", (Trigger("greet/requested", filter=f"!{deepest}"),))
+    publish_functions(function)
     send(Event("greet/requested", {}))
     with database.connection() as connection:
         assert len(connection.execute("SELECT FROM runyard.invocations").fetchall()) == 1

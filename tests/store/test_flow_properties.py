@@ -1,10 +1,13 @@
-"""Random sends, claims, retries, suspensions, crashes, cancels and time jumps under flow control, against a simple model in Python.
+"""Flow control under random actions, checked against a simple model in Python.
 
-The model knows in order what was sent and when. At every moment no limit is exceeded; rate limits skip exactly what the model skips; an
-awaited event is the first that fits; and after the dust settles every invocation is final exactly once.
+The actions are sends, claims, retries, suspensions, crashes, cancellations and jumps in time. The
+model knows what was sent when, in order. No limit is ever exceeded; rate limits skip exactly what
+the model skips; an awaited event is the first one that matches; and once everything has settled,
+every invocation is final exactly once.
 """
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -29,6 +32,7 @@ from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.store import database
 from runyard.store.queries import Row
+from tests.tables import empty_tables, rows
 
 ATTEMPTS = 3
 PERIOD = 60
@@ -71,35 +75,33 @@ class Flowing(RuleBasedStateMachine):
         self.counter = 0
         self.waits = 0
         self.running: list[Running] = []
-        self.sent: dict[str, list[tuple[datetime, str, str]]] = {
-            name: [] for name in FUNCTIONS
-        }  # (time, key, event id)
-        self.answers: list[tuple[str, str]] = []  # (key, event id)
-        self.awaited: dict[
-            int, tuple[str, int, datetime]
-        ] = {}  # invocation -> key, answers there were when its event was sent or its part began, until
-        self.part_began: dict[int, int] = {}
+        # For each function: time, key and event id.
+        self.sent: dict[str, list[tuple[datetime, str, str]]] = {name: [] for name in FUNCTIONS}
+        # Key and event id.
+        self.answers: list[tuple[str, str]] = []
+        # For each waiting invocation: the key, how many answers existed before its run segment,
+        # and its deadline.
+        self.awaited: dict[int, tuple[str, int, datetime]] = {}
+        # For each invocation: how many answers existed when its event was sent or its present
+        # run segment began.
+        self.answers_before: dict[int, int] = {}
         self.final: dict[int, str] = {}
         self.started: dict[int, datetime] = {}
-        functions = {
+        self.functions = {
             name: Function(
                 name, f"{name}_job", (f"{name}/go",), max_batch=4, retry=_retry, flow=flow
             )
             for name, flow in FUNCTIONS.items()
         }
-        registry._functions = functions
+        self._registered = ExitStack()
+        self._registered.enter_context(registry.use(*self.functions.values()))
         database.close_pool()
         clock.freeze(BEGIN)
+        empty_tables()
         with database.connection() as connection:
-            tables = (
-                "events, functions, triggers, invocations, steps, batches, waits,"
-                " flow_control_state"
-            )
             connection.execute(
-                f"TRUNCATE {', '.join(f'runyard.{table}' for table in tables.split(', '))} RESTART IDENTITY".encode()
-            )
-            connection.execute(
-                "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 90) ON CONFLICT (name) DO UPDATE SET slots = 90, heartbeat_at = now()"
+                "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 90)"
+                " ON CONFLICT (name) DO UPDATE SET slots = 90, heartbeat_at = now()"
             )
         registry.publish()
 
@@ -110,22 +112,20 @@ class Flowing(RuleBasedStateMachine):
     )
     def send(self, function: str, keys: list[str], level: int) -> None:
         ids = send([Event(f"{function}/go", {"k": key, "level": level}) for key in keys])
-        rows = {
+        invocations = {
             row["event_id"]: row["id"]
-            for row in _rows(
+            for row in rows(
                 "SELECT id, event_id FROM runyard.invocations WHERE event_id = ANY (%s)", ids
             )
         }
-        self.part_began |= dict.fromkeys(rows.values(), len(self.answers))
-        self.sent[function] += [
-            (clock.now(), key, one)
-            for key, one in sorted(zip(keys, ids, strict=True), key=lambda pair: rows[pair[1]])
-        ]
+        self.answers_before |= dict.fromkeys(invocations.values(), len(self.answers))
+        in_order = sorted(zip(keys, ids, strict=True), key=lambda pair: invocations[pair[1]])
+        self.sent[function] += [(clock.now(), key, event_id) for key, event_id in in_order]
 
     @rule(key=st.sampled_from("abc"))
     def answer(self, key: str) -> None:
-        [one] = send("answer/given", {"k": key})
-        self.answers.append((key, one))
+        [event_id] = send("answer/given", {"k": key})
+        self.answers.append((key, event_id))
 
     @rule(seconds=st.sampled_from([1, 7, 30, 61, 400]))
     def jump(self, seconds: int) -> None:
@@ -135,31 +135,32 @@ class Flowing(RuleBasedStateMachine):
     def claim_and_begin(self, function: str) -> None:
         dispatch.expire()
         dispatch.match_waits()
-        for claim in dispatch.claim(registry._functions[function]) or []:
+        for claim in dispatch.claim(self.functions[function]) or []:
             self.counter += 1
             begun = dispatch.begin(claim.batch_id, f"run-{self.counter}")
             assert begun is not None
-            _, rows, _ = begun
-            assert 0 < len(rows) <= 4
-            for row in rows:
-                assert row["id"] not in self.final and row["id"] not in {
-                    one["id"] for run in self.running for one in run.rows
-                }
+            _, batch, _ = begun
+            assert 0 < len(batch) <= 4
+            running = {row["id"] for run in self.running for row in run.rows}
+            for row in batch:
+                assert row["id"] not in self.final
+                assert row["id"] not in running
                 self.started.setdefault(row["id"], clock.now())
                 self._woken_rightly(row["id"])
-                self.part_began.setdefault(row["id"], len(self.answers))
-            self.running.append(Running(claim.batch_id, f"run-{self.counter}", function, rows))
+                self.answers_before.setdefault(row["id"], len(self.answers))
+            self.running.append(Running(claim.batch_id, f"run-{self.counter}", function, batch))
 
     def _woken_rightly(self, invocation: int) -> None:
-        """What was suspended runs again because the first answer of its key came in time, or because its time is over."""
+        """A suspended invocation resumes with the first answer for its key, or at its timeout."""
         if invocation not in self.awaited:
             return
         key, since, until = self.awaited.pop(invocation)
-        [wait] = _rows(
-            "SELECT result->>'id' AS event FROM runyard.waits WHERE invocation_id = %s AND kind = 'event' ORDER BY id DESC LIMIT 1",
+        [wait] = rows(
+            "SELECT result->>'id' AS event FROM runyard.waits WHERE invocation_id = %s"
+            " AND kind = 'event' ORDER BY id DESC LIMIT 1",
             invocation,
         )
-        expected = next((one for found, one in self.answers[since:] if found == key), None)
+        expected = self._first_answer(key, since)
         if wait["event"] is None:
             assert clock.now() >= until
         else:
@@ -171,13 +172,13 @@ class Flowing(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(self.running))
         outcomes: list[Outcome] = []
         for row in run.rows:
-            wanted = data.draw(st.sampled_from(["succeeded", "failed", "queued", "suspend"]))
-            if wanted == "suspend":
+            ending = data.draw(st.sampled_from(["succeeded", "failed", "queued", "suspend"]))
+            if ending == "suspend":
                 outcomes.append(self._suspend(run, row))
-            elif wanted == "queued" and row["attempt"] < ATTEMPTS:
+            elif ending == "queued" and row["attempt"] < ATTEMPTS:
                 outcomes.append(Outcome(row["id"], "queued", delay=5.0, attempt=row["attempt"]))
             else:
-                outcomes.append(Outcome(row["id"], "failed" if wanted == "queued" else wanted))
+                outcomes.append(Outcome(row["id"], "failed" if ending == "queued" else ending))
         dispatch.settle(run.batch, run.run, outcomes)
         self.running.remove(run)
 
@@ -188,7 +189,7 @@ class Flowing(RuleBasedStateMachine):
         late=st.booleans(),
     )
     def suspend_and_wake(self, function: str, key: str, answered: bool, late: bool) -> None:
-        """One way through all of it at once, which chance alone takes too seldom."""
+        """A whole suspension at once: a random walk alone gets through one too seldom."""
         self.send(function, [key], 0)
         self.claim_and_begin(function)
         if late and answered:
@@ -204,7 +205,7 @@ class Flowing(RuleBasedStateMachine):
     def _suspend(self, run: Running, row: Row) -> Outcome:
         self.waits += 1
         step, key = f"wait-{self.waits}", row["data"]["k"]
-        asked = {
+        wait_row = {
             "invocation": row["id"],
             "kind": "event",
             "event": "answer/given",
@@ -212,21 +213,21 @@ class Flowing(RuleBasedStateMachine):
             "match_paths": [["data", "k"]],
             "match_values": [key],
         }
-        [wait] = dispatch.register_waits(run.batch, run.run, step, [asked])
-        expected = next(
-            (one for found, one in self.answers[self.part_began[row["id"]] :] if found == key), None
-        )
-        assert wait["done"] == (expected is not None) and (
-            not wait["done"] or wait["result"]["id"] == expected
-        )
+        [wait] = dispatch.register_waits(run.batch, run.run, step, [wait_row])
+        expected = self._first_answer(key, self.answers_before[row["id"]])
+        assert wait["done"] == (expected is not None)
+        assert not wait["done"] or wait["result"]["id"] == expected
         if wait["done"]:
             return Outcome(row["id"], "succeeded")
         self.awaited[row["id"]] = (
             key,
-            self.part_began.pop(row["id"]),
+            self.answers_before.pop(row["id"]),
             clock.now() + timedelta(seconds=50),
         )
         return Outcome(row["id"], "waiting", attempt=0, suspended=(step,))
+
+    def _first_answer(self, key: str, since: int) -> str | None:
+        return next((event for name, event in self.answers[since:] if name == key), None)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -248,70 +249,68 @@ class Flowing(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         count = sum(len(sent) for sent in self.sent.values())
         chosen = data.draw(st.integers(1, count))
-        _rows("SELECT runyard.cancel(%s)", chosen)
+        rows("SELECT runyard.cancel(%s)", chosen)
         self.awaited.pop(chosen, None)
 
     @invariant()
     def no_limit_is_exceeded(self) -> None:
-        held = _rows(
-            "SELECT invocations.function, events.data->>'k' AS k FROM runyard.invocations JOIN runyard.events ON events.id = event_id"
+        held = rows(
+            "SELECT invocations.function, events.data->>'k' AS k FROM runyard.invocations"
+            " JOIN runyard.events ON events.id = event_id"
             " WHERE invocations.status IN ('claimed', 'running')"
         )
         by_function = Counter(row["function"] for row in held)
-        assert by_function["limited"] <= 3 and by_function["rated"] + by_function["single"] <= 2
-        assert (
-            max(
-                Counter(row["k"] for row in held if row["function"] in ("limited",)).values(),
-                default=0,
-            )
-            <= 1
-        )
+        assert by_function["limited"] <= 3
+        assert by_function["rated"] + by_function["single"] <= 2
+        of_key = Counter(row["k"] for row in held if row["function"] == "limited")
+        assert max(of_key.values(), default=0) <= 1
 
     @invariant()
     def a_singleton_is_single(self) -> None:
-        rows = _rows(
-            "SELECT events.data->>'k' AS k FROM runyard.invocations JOIN runyard.events ON events.id = event_id"
-            " WHERE function = 'single' AND started_at IS NOT NULL AND invocations.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')"
+        started = rows(
+            "SELECT events.data->>'k' AS k FROM runyard.invocations"
+            " JOIN runyard.events ON events.id = event_id"
+            " WHERE function = 'single' AND started_at IS NOT NULL"
+            " AND invocations.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')"
         )
-        assert max(Counter(row["k"] for row in rows).values(), default=0) <= 1
+        assert max(Counter(row["k"] for row in started).values(), default=0) <= 1
 
     @invariant()
     def a_throttle_is_kept_in_every_window(self) -> None:
-        rows = _rows(
-            "SELECT events.data->>'k' AS k, array_agg(started_at ORDER BY started_at) AS at FROM runyard.invocations JOIN runyard.events ON events.id = event_id"
+        starts = rows(
+            "SELECT events.data->>'k' AS k, array_agg(started_at ORDER BY started_at) AS at"
+            " FROM runyard.invocations JOIN runyard.events ON events.id = event_id"
             " WHERE function = 'throttled' AND started_at IS NOT NULL GROUP BY 1"
         )
-        for row in rows:
+        for row in starts:
             for first in row["at"]:
-                assert (
-                    sum(first <= at < first + timedelta(seconds=PERIOD) for at in row["at"])
-                    <= THROTTLE + BURST - 1
-                )
+                end = first + timedelta(seconds=PERIOD)
+                assert sum(first <= at < end for at in row["at"]) <= THROTTLE + BURST - 1
 
     @invariant()
     def what_is_final_stays_so(self) -> None:
-        rows = {
-            row["id"]: row["status"] for row in _rows("SELECT id, status FROM runyard.invocations")
+        statuses = {
+            row["id"]: row["status"] for row in rows("SELECT id, status FROM runyard.invocations")
         }
-        assert len(rows) == sum(len(sent) for sent in self.sent.values())
+        assert len(statuses) == sum(len(sent) for sent in self.sent.values())
         for invocation, status in self.final.items():
-            assert rows[invocation] == status
-        self.final = {invocation: status for invocation, status in rows.items() if status in FINAL}
+            assert statuses[invocation] == status
+        self.final = {key: status for key, status in statuses.items() if status in FINAL}
 
     def teardown(self) -> None:
-        """Let the dust settle: what is open ends, time passes, and then everything is final and rightly skipped."""
+        """Finish all that is open and let time pass: then everything is final."""
         for run in self.running:
             dispatch.settle(
                 run.batch, run.run, [Outcome(row["id"], "succeeded") for row in run.rows]
             )
         for _ in range(200):
-            if not _rows(
+            if not rows(
                 "SELECT id FROM runyard.invocations WHERE status <> ALL (%s) LIMIT 1", list(FINAL)
             ):
                 break
             dispatch.expire()
             dispatch.match_waits()
-            for function in registry._functions.values():
+            for function in registry.functions():
                 for claim in dispatch.claim(function) or []:
                     begun = dispatch.begin(claim.batch_id, "last")
                     assert begun is not None
@@ -321,43 +320,36 @@ class Flowing(RuleBasedStateMachine):
                         [Outcome(row["id"], "succeeded") for row in begun[1]],
                     )
             clock.freeze(clock.now() + timedelta(seconds=20))
-        open_ones = _rows(
+        open_ones = rows(
             "SELECT id, function, status FROM runyard.invocations WHERE status <> ALL (%s)",
             list(FINAL),
         )
         self._skipped_rightly()
         clock.freeze(None)
         database.close_pool()
+        self._registered.close()
         assert open_ones == []
 
     def _skipped_rightly(self) -> None:
         statuses = {
             row["event_id"]: row
-            for row in _rows(
-                "SELECT event_id, status, error->>'message' AS why FROM runyard.invocations WHERE function = 'rated'"
+            for row in rows(
+                "SELECT event_id, status, error->>'message' AS why FROM runyard.invocations"
+                " WHERE function = 'rated'"
             )
         }
         taken: dict[str, list[datetime]] = {}
         for at, key, event_id in self.sent["rated"]:
             row = statuses[event_id]
             if row["status"] == "cancelled":
-                # Cancelled before the gate saw it, or after: both are right, and the second takes a place.
+                # Cancelled before its admission or after it. Both are right, but only the latter
+                # counts towards the limit, so the model cannot go on.
                 return
-            fits = (
-                sum(
-                    earlier > at - timedelta(seconds=PERIOD)
-                    for earlier in taken.setdefault(key, [])
-                )
-                < RATE
-            )
+            begin = at - timedelta(seconds=PERIOD)
+            fits = sum(earlier > begin for earlier in taken.setdefault(key, [])) < RATE
             assert (row["status"] != "skipped") == fits, (at, key, row)
             if fits:
                 taken[key].append(at)
-
-
-def _rows(statement: str, *parameters: object) -> list[Row]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
 
 
 TestFlowing = Flowing.TestCase

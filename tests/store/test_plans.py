@@ -1,4 +1,4 @@
-"""The hot statements stay on their indexes when the table is large: no plan may scan it."""
+"""Frequent statements use their indexes on large tables: no plan may scan one whole."""
 
 import json
 from typing import Any
@@ -7,7 +7,6 @@ import pytest
 
 from runyard import Event, send
 from runyard.engine import dispatch
-from runyard.functions import registry
 from runyard.functions.flow_control import (
     BatchEvents,
     CancelOn,
@@ -23,7 +22,7 @@ from runyard.functions.flow_control import (
 from runyard.functions.registry import Function
 from runyard.store import database
 from runyard.store.queries import statements
-from tests.conftest import wait_until
+from tests.conftest import Publish, wait_until
 
 HOT: dict[str, dict[str, object]] = {
     "claim": {"function": "greet", "max_batch": 500, "batch": "x"},
@@ -75,10 +74,12 @@ HOT: dict[str, dict[str, object]] = {
 def test_a_hot_statement_does_not_scan_a_large_table(function: Function, name: str) -> None:
     with database.connection() as connection:
         connection.execute(
-            "INSERT INTO runyard.invocations (event_id, function, status, finished_at) SELECT 'old' || n, 'greet', 'succeeded', now() FROM generate_series(1, 60000) AS n"
+            "INSERT INTO runyard.invocations (event_id, function, status, finished_at)"
+            " SELECT 'old' || n, 'greet', 'succeeded', now() FROM generate_series(1, 60000) AS n"
         )
         connection.execute(
-            "INSERT INTO runyard.events (id, name, target) SELECT 'old' || n, 'greet/requested', 'nobody' FROM generate_series(1, 60000) AS n"
+            "INSERT INTO runyard.events (id, name, target)"
+            " SELECT 'old' || n, 'greet/requested', 'nobody' FROM generate_series(1, 60000) AS n"
         )
         connection.execute("ANALYZE runyard.invocations, runyard.events")
     send([Event("greet/requested") for _ in range(20)])
@@ -124,7 +125,8 @@ def test_a_claim_does_not_walk_over_those_that_lost_two_workers(
         suspect = f"crashes = 2, started_at = now(), suspect = {SUSPECTS[suspects]}"
         connection.execute(f"UPDATE runyard.invocations SET {suspect} WHERE id <= 3000".encode())
         connection.execute(
-            "INSERT INTO runyard.invocations (event_id, function, status, finished_at) SELECT 'old' || n, 'greet', 'succeeded', now() FROM generate_series(1, 60000) AS n"
+            "INSERT INTO runyard.invocations (event_id, function, status, finished_at)"
+            " SELECT 'old' || n, 'greet', 'succeeded', now() FROM generate_series(1, 60000) AS n"
         )
         connection.execute("ANALYZE runyard.invocations")
     lost = dispatch.claim(function) or []
@@ -160,7 +162,7 @@ GROWING = ("invocations", "events", "steps")
 
 
 def _read_whole(plan: Any, *tables: str) -> list[dict[str, object]]:
-    """Where a plan reads one of these tables whole; those that grow by default."""
+    """The nodes of a plan that scan one of these tables; by default, of those that grow."""
     return [
         node
         for node in _nodes(plan[0]["Plan"])
@@ -195,12 +197,11 @@ FLOWS = {
 
 @pytest.mark.parametrize("name", sorted(FLOWS))
 def test_flow_control_and_waits_never_scan_a_large_table(
-    function: Function, monkeypatch: pytest.MonkeyPatch, name: str
+    publish_functions: Publish, name: str
 ) -> None:
-    made = Function(name, "some_job", (f"{name}/go",), flow=FLOWS[name])
+    function = Function(name, "some_job", (f"{name}/go",), flow=FLOWS[name])
     listening = Function("listening", "some_job", ("runyard/function.finished",))
-    monkeypatch.setattr(registry, "_functions", {name: made, "listening": listening})
-    registry.publish()
+    publish_functions(function, listening)
     with database.connection() as connection:
         statement = (
             "INSERT INTO runyard.invocations (event_id, function, status, finished_at, keys)"
@@ -208,12 +209,13 @@ def test_flow_control_and_waits_never_scan_a_large_table(
         )
         connection.execute(statement.encode(), (name,))
         connection.execute(
-            "INSERT INTO runyard.events (id, name, target) SELECT 'old' || n, 'other/event', 'nobody' FROM generate_series(1, 60000) AS n"
+            "INSERT INTO runyard.events (id, name, target)"
+            " SELECT 'old' || n, 'other/event', 'nobody' FROM generate_series(1, 60000) AS n"
         )
         connection.execute("ANALYZE runyard.invocations, runyard.events")
     before = _scans()
     send([Event(f"{name}/go", {"k": n % 3, "n": n}) for n in range(30)])
-    for claim in dispatch.claim(made) or []:
+    for claim in dispatch.claim(function) or []:
         begun = dispatch.begin(claim.batch_id, "run-1")
         assert begun is not None
         invocations = [row["id"] for row in begun[1]]
@@ -237,28 +239,30 @@ def test_flow_control_and_waits_never_scan_a_large_table(
     send("other/event", {"k": 7})
     dispatch.match_waits()
     dispatch.expire()
-    for claim in dispatch.claim(made) or []:
+    for claim in dispatch.claim(function) or []:
         begun = dispatch.begin(claim.batch_id, "run-2")
         assert begun is not None
         dispatch.settle(
             claim.batch_id, "run-2", [dispatch.Outcome(row["id"], "succeeded") for row in begun[1]]
         )
-    dispatch.seconds_until_due(made)
+    dispatch.seconds_until_due(function)
     dispatch.purge()
     assert _scans() == before
 
 
 def _scans() -> dict[str, int]:
-    """Sequential scans so far; connections write down theirs when they end at the latest."""
+    """Sequential scans so far; a connection reports its own when it ends, at the latest."""
     database.close_pool()
     with database.connection() as connection:
         others = (
-            "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             " AND application_name <> 'runyard listener'"  # which reads no table, and stays
         )
         wait_until(lambda: connection.execute(others).fetchone() == {"n": 0})
         rows = connection.execute(
-            "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'runyard' AND relname IN ('invocations', 'events', 'steps')"
+            "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'runyard'"
+            " AND relname IN ('invocations', 'events', 'steps')"
         ).fetchall()
     return {str(row["relname"]): int(str(row["seq_scan"])) for row in rows}
 
@@ -307,17 +311,21 @@ def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) 
     with database.connection() as connection:
         connection.execute(
             "INSERT INTO runyard.invocations (event_id, function, status, created_at, finished_at)"
-            " SELECT 'old' || n, 'greet', 'succeeded', now() - n * interval '1 second', now() FROM generate_series(1, 60000) AS n"
-        )
-        connection.execute(
-            "INSERT INTO runyard.events (id, name, target, received_at) SELECT 'old' || n, 'greet/requested', 'nobody', now() - n * interval '1 second'"
+            " SELECT 'old' || n, 'greet', 'succeeded', now() - n * interval '1 second', now()"
             " FROM generate_series(1, 60000) AS n"
         )
         connection.execute(
-            "INSERT INTO runyard.batches (id, function, status, invocations, run_id) SELECT n, 'greet', 'finished', '{1}', 'run' || n FROM generate_series(1, 60000) AS n"
+            "INSERT INTO runyard.events (id, name, target, received_at)"
+            " SELECT 'old' || n, 'greet/requested', 'nobody', now() - n * interval '1 second'"
+            " FROM generate_series(1, 60000) AS n"
         )
         connection.execute(
-            "INSERT INTO runyard.run_segments (invocation_id, run_id, status) SELECT n, 'run' || n, 'queued' FROM generate_series(1, 60000) AS n"
+            "INSERT INTO runyard.batches (id, function, status, invocations, run_id)"
+            " SELECT n, 'greet', 'finished', '{1}', 'run' || n FROM generate_series(1, 60000) AS n"
+        )
+        connection.execute(
+            "INSERT INTO runyard.run_segments (invocation_id, run_id, status)"
+            " SELECT n, 'run' || n, 'queued' FROM generate_series(1, 60000) AS n"
         )
         connection.execute(
             "ANALYZE runyard.invocations, runyard.events, runyard.batches, runyard.run_segments"

@@ -1,9 +1,10 @@
 """Random sends, claims, failures, crashes and late workers, against a simple model in Python.
 
-After the dust settles every invocation is final exactly once, no step ran again after it was kept, and no late
-worker's write was taken.
+Once everything has settled, every invocation is final exactly once, no completed step ran again,
+and no late worker's write was accepted.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, settings
@@ -18,7 +19,7 @@ from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.store import database
-from runyard.store.queries import Row
+from tests.tables import empty_tables, rows
 
 ATTEMPTS = 3
 FUNCTION = Function(
@@ -52,14 +53,14 @@ class Walk(RuleBasedStateMachine):
         self.running: list[Running] = []
         self.late: list[Running] = []
         self.final: dict[int, str] = {}
-        self.kept: set[tuple[int, str]] = set()
-        registry._functions = {"walk": FUNCTION}
+        self.completed: set[tuple[int, str]] = set()
+        self._registered = ExitStack()
+        self._registered.enter_context(registry.use(FUNCTION))
+        empty_tables()
         with database.connection() as connection:
             connection.execute(
-                "TRUNCATE runyard.events, runyard.functions, runyard.invocations, runyard.steps, runyard.batches RESTART IDENTITY"
-            )
-            connection.execute(
-                "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 50) ON CONFLICT (name) DO UPDATE SET slots = 50, heartbeat_at = now()"
+                "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 50)"
+                " ON CONFLICT (name) DO UPDATE SET slots = 50, heartbeat_at = now()"
             )
         registry.publish()
 
@@ -83,7 +84,7 @@ class Walk(RuleBasedStateMachine):
                 (step["invocation_id"], step["step"]) for step in steps if step["error"] is None
             } == {
                 (invocation, step)
-                for invocation, step in self.kept
+                for invocation, step in self.completed
                 if invocation in {row["id"] for row in rows}
             }
             self.running.append(
@@ -99,7 +100,7 @@ class Walk(RuleBasedStateMachine):
     @rule(data=st.data(), step=st.sampled_from(["a", "b"]))
     def keep_a_step(self, data: st.DataObject, step: str) -> None:
         run = data.draw(st.sampled_from(self.running))
-        todo = [one for one in run.invocations if (one, step) not in self.kept]
+        todo = [one for one in run.invocations if (one, step) not in self.completed]
         chosen = data.draw(st.lists(st.sampled_from(todo), unique=True)) if todo else []
         if chosen:
             dispatch.save_steps(
@@ -108,7 +109,7 @@ class Walk(RuleBasedStateMachine):
                 step,
                 [(one, run.attempts[one], "1", None, 1.0, 2.0) for one in chosen],
             )
-            self.kept |= {(one, step) for one in chosen}
+            self.completed |= {(one, step) for one in chosen}
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -144,7 +145,7 @@ class Walk(RuleBasedStateMachine):
             crashed=True,
             error='{"type": "WorkerLost"}',
         )
-        # Where several were in the run it is no attempt of any of them.
+        # A crash of a run with several invocations costs none of them an attempt.
         if len(run.invocations) == 1 and run.attempts[run.invocations[0]] >= ATTEMPTS:
             self.final[run.invocations[0]] = "failed"
         self.running.remove(run)
@@ -170,20 +171,20 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def the_table_agrees(self) -> None:
-        rows = _rows("SELECT id, status FROM runyard.invocations")
-        assert len(rows) == self.sent
-        held = {one for run in self.running for one in run.invocations}
-        for row in rows:
+        invocations = rows("SELECT id, status FROM runyard.invocations")
+        assert len(invocations) == self.sent
+        held = {invocation for run in self.running for invocation in run.invocations}
+        for row in invocations:
             expected = self.final.get(row["id"], "running" if row["id"] in held else "queued")
             assert row["status"] == expected, row
-        kept = {
+        completed = {
             (row["invocation_id"], row["step"])
-            for row in _rows("SELECT invocation_id, step FROM runyard.steps")
+            for row in rows("SELECT invocation_id, step FROM runyard.steps")
         }
-        assert kept == self.kept
+        assert completed == self.completed
 
     def teardown(self) -> None:
-        """Let the dust settle: whatever is open succeeds, and then everything is final."""
+        """Let everything open succeed: then everything is final."""
         for run in self.running:
             dispatch.settle(
                 run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations]
@@ -195,15 +196,11 @@ class Walk(RuleBasedStateMachine):
                 dispatch.settle(
                     claim.batch_id, "last", [Outcome(row["id"], "succeeded") for row in begun[1]]
                 )
+        self._registered.close()
         assert (
-            _rows("SELECT id FROM runyard.invocations WHERE status NOT IN ('succeeded', 'failed')")
+            rows("SELECT id FROM runyard.invocations WHERE status NOT IN ('succeeded', 'failed')")
             == []
         )
-
-
-def _rows(statement: str) -> list[Row]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode()).fetchall())
 
 
 TestWalk = Walk.TestCase

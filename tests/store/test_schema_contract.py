@@ -1,4 +1,4 @@
-"""Workers of the previous version beside the schema of this one: what they use does not change.
+"""Workers of the previous version run on this version's schema: what they use does not change.
 
 `released_schema.txt` lists what the code of a released version uses: the columns of the tables, and
 the SQL functions that it calls with their signatures. A line is only removed when no supported
@@ -22,14 +22,14 @@ CALL = re.compile(r"\brunyard\.(\w+)\(")
 VERSIONED = re.compile(r"\w+_v[1-9]\d*")
 RELEASED = (Path(__file__).parent / "released_schema.txt").read_text(encoding="utf-8").splitlines()
 PACKAGE = Path(runyard.__file__).parent
-# Shows SQL for users to copy, and runs none.
+# Contains SQL for users to copy, and runs none of it.
 SNIPPETS = PACKAGE / "gateway" / "dev" / "snippets.py"
 # The API for applications' own SQL.
 PUBLIC = {"cancel", "dismiss", "now", "replay", "run_now", "send"}
 
 
 def sql_in(module: Path) -> Iterator[str]:
-    """The SQL in a module's string literals; prose that names functions is not SQL."""
+    """The SQL in a module's string literals, without prose that mentions functions."""
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         text = node.value if isinstance(node, ast.Constant) else None
         text = text.decode(errors="ignore") if isinstance(text, bytes) else text

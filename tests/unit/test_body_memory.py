@@ -1,4 +1,4 @@
-"""The bytes of bodies that a process holds: large ones of strangers one at a time, beside all others."""
+"""The memory for request bodies: large ones of unknown senders are read one at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ def stranger(held_in: BodyMemory, name: str = "192.0.2.1") -> Reservation:
     return Reservation(held_in.unknown, name, held_in.large)
 
 
-def test_there_is_one_large_body_of_strangers_at_a_time() -> None:
+def test_large_bodies_of_unknown_senders_are_read_one_at_a_time() -> None:
     here = bodies()
     first, second = stranger(here), stranger(here, "192.0.2.2")
     first.check(LARGEST_BODY)

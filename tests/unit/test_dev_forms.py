@@ -1,4 +1,4 @@
-"""The form of an event: what a schema becomes, what is typed, and the same event as code."""
+"""The form of an event: schema to fields, input to JSON, and the same event as code."""
 
 import ast
 import json
@@ -59,7 +59,8 @@ def test_every_kind_of_field_has_its_input() -> None:
         "anything": "json",
     }
     by_name = {field.name: field for field in FIELDS}
-    assert by_name["name"].required and not by_name["kind"].required
+    assert by_name["name"].required
+    assert not by_name["kind"].required
     assert by_name["count"].help == "at least 1, at most 9, 3 by default"
     assert [inner.path for inner in by_name["address"].fields] == [
         "data.address.street",
@@ -107,7 +108,7 @@ def test_the_example_of_every_event_of_the_project_can_be_sent(name: str) -> Non
     Event(name, data).checked()
 
 
-def test_what_is_wrong_stands_beside_the_field_it_is_about() -> None:
+def test_an_error_is_shown_next_to_its_field() -> None:
     with pytest.raises(InvalidEvent) as caught:
         Event(
             "email/send.requested",
@@ -116,10 +117,8 @@ def test_what_is_wrong_stands_beside_the_field_it_is_about() -> None:
     schema = catalog.schema("email/send.requested")
     assert schema is not None
     found, others = problems_by_field(fields_of(schema), caught.value.problems)
-    assert (
-        found["data.to"][0].startswith("1: 'nobody' is not an e-mail address")
-        and "data.subject" in found
-    )
+    assert found["data.to"][0].startswith("1: 'nobody' is not an e-mail address")
+    assert "data.subject" in found
     assert [path for path, _ in others] == ["data.unknown"]
 
 
@@ -130,7 +129,7 @@ def test_what_is_wrong_stands_beside_the_field_it_is_about() -> None:
         max_size=4,
     )
 )
-def test_the_code_holds_the_event_as_it_is(data: dict[str, Any]) -> None:
+def test_the_code_contains_the_event_unchanged(data: dict[str, Any]) -> None:
     event = Event("it's/sent", data, id="a'b\\c", ts=1_780_000_000_123)
     code = snippets(event, "http://localhost:8290", key=False)
     [call] = [node.value for node in ast.parse(code["Python"]).body if isinstance(node, ast.Expr)]
@@ -147,9 +146,8 @@ def test_the_code_holds_the_event_as_it_is(data: dict[str, Any]) -> None:
         "id": event.id,
         "ts": event.ts,
     }
-    assert "standard" not in code["SQL"] and code["SQL"].endswith(
-        "ts => to_timestamp(1780000000.123));"
-    )
+    assert "standard" not in code["SQL"]
+    assert code["SQL"].endswith("ts => to_timestamp(1780000000.123));")
 
 
 def test_typescript_is_what_node_takes() -> None:
@@ -158,7 +156,8 @@ def test_typescript_is_what_node_takes() -> None:
     program = "\n".join(
         [
             "process.env.RUNYARD_KEY = 'k'; const seen = []",
-            "const fetch = async (...all) => (seen.push(all), { json: async () => ({ ids: [] }) });",
+            "const fetch = async (...all) => (seen.push(all),"
+            " { json: async () => ({ ids: [] }) });",
             code,
             "console.log(JSON.stringify(seen))",
         ]

@@ -1,4 +1,4 @@
-"""What holds an invocation and what it did when, in words: of rows alone."""
+"""The texts of what blocks an invocation and what it did when, made from rows alone."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
 def row(flow: Flow | None = None, **changed: Any) -> dict[str, Any]:
-    """A row of `holding`: queued, due, with a worker idle."""
+    """A row of `holding`: queued, due, with an idle worker."""
     function = Function("mail", "mail_job", ("mail/sent",), flow=flow or Flow())
     made = function.to_row()
     return {
@@ -72,10 +72,8 @@ def test_a_full_limit_is_named_with_its_key_and_numbers() -> None:
 def test_a_throttle_says_when_the_next_one_begins() -> None:
     flow = Flow(throttle=Throttle(6, 60, key="data.tenant", burst=2))
     [reason] = reasons(row(flow, throttled_until=NOW + timedelta(seconds=15)), [], 2, 0)
-    assert (
-        reason.text == "waiting: throttled to one every 10 s for tenant 7"
-        and reason.until == NOW + timedelta(seconds=5)
-    )
+    assert reason.text == "waiting: throttled to one every 10 s for tenant 7"
+    assert reason.until == NOW + timedelta(seconds=5)
     assert said(row(flow, throttled_until=NOW + timedelta(seconds=10))) == [
         "waiting: it runs with the next batch"
     ]
@@ -88,7 +86,7 @@ def test_one_that_lost_two_workers_says_that_it_runs_apart() -> None:
     ]
 
 
-def test_times_pauses_and_workers_are_told() -> None:
+def test_due_times_pauses_and_missing_workers_are_shown() -> None:
     later = NOW + timedelta(minutes=1)
     assert said(row(attempt=2, begun=True, due_at=later)) == [
         "waiting: attempt 3 of the failed step"
@@ -162,7 +160,7 @@ def test_a_path_in_the_data_is_read(typed: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("typed", ["what is this", "nothing.here = 1", "$.data."])
-def test_what_is_no_path_is_refused_with_how_to_write_it(typed: str) -> None:
+def test_an_invalid_path_is_rejected_with_how_to_write_one(typed: str) -> None:
     with pytest.raises(InvalidOption, match="path"):
         as_filter(typed)
 
@@ -247,7 +245,7 @@ def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
     assert [one.step for one in found.reused] == ["old"]
 
 
-def test_what_goes_on_has_no_end_yet() -> None:
+def test_a_running_span_has_no_end_yet() -> None:
     parts = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
     batches = [{"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(1), "size": 1}]
     sleeping = timeline(

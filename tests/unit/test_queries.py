@@ -1,4 +1,4 @@
-"""Every statement is called by a name that exists, with exactly the parameters that it has."""
+"""Every statement is called by an existing name, with exactly its parameters."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ def _statements() -> dict[str, set[str]]:
 
 
 def _calls() -> Iterator[tuple[str, str, set[str], bool]]:
-    """The place of each call, the statement it names, its parameters, whether that is all of them."""
+    """For each call: its place, its statement, its parameters, and whether those are all."""
     for folder in ("runyard", "resources", "pipelines", "assets"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

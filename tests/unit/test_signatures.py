@@ -1,4 +1,4 @@
-"""The signature schemes that no shipped webhook uses; the others are tested where they are served."""
+"""The signature schemes that no shipped webhook uses; the others are tested over HTTP."""
 
 import base64
 import hmac

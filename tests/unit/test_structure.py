@@ -1,4 +1,4 @@
-"""What must stay true of the source: imports go one way, SQL stands in one place."""
+"""Rules for the source: imports go one way, and SQL is in one place."""
 
 import ast
 import subprocess
@@ -120,7 +120,7 @@ def test_below_the_adapter_nothing_imports_dagster(room: str) -> None:
     assert wrong == []
 
 
-def test_private_names_of_dagster_stand_in_one_module() -> None:
+def test_only_one_module_uses_private_names_of_dagster() -> None:
     wrong = [
         (str(path.relative_to(ROOT)), name)
         for layer in LAYERS

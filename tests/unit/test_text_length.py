@@ -1,4 +1,4 @@
-"""How long a text is, by its script; and whether somebody should look at it."""
+"""The length of a text by its script, and whether a text needs a review."""
 
 import pytest
 
@@ -6,16 +6,22 @@ from resources.ai.content import remarks
 from resources.ai.text_length import unit, written_length
 
 TEXTS = {
-    "en": "Queues hold the work until somebody has the time to do it. Every step is kept in a table.",
+    "en": (
+        "Queues hold the work until somebody has the time to do it. Every step is kept in a table."
+    ),
     "zh": "队列把工作从请求里拿出来，慢慢地做。每一个步骤都保存在数据库里，所以什么都不会丢失。",
     "ja": "待ち行列は、仕事を後で行うために保存します。データベースに全ての手順を残します。",
-    "ko": "대기열은 작업을 요청에서 분리하여 천천히 처리합니다. 모든 단계는 데이터베이스에 남습니다.",
+    "ko": (
+        "대기열은 작업을 요청에서 분리하여 천천히 처리합니다. 모든 단계는 데이터베이스에 남습니다."
+    ),
     "th": "คิวเก็บงานไว้จนกว่าจะมีคนทำ ทุกขั้นตอนถูกบันทึกไว้ในฐานข้อมูล",
     "ar": "تحفظ الطوابير العمل حتى يجد أحدهم الوقت. هل يضيع شيء؟ لا، كل خطوة في قاعدة البيانات.",
     "hi": "कतार काम को तब तक रखती है जब तक किसी के पास समय न हो। हर कदम डेटाबेस में रखा जाता है।",
     "ru": "Очередь хранит работу, пока у кого-нибудь не появится время. Каждый шаг записан в базе.",
     "he": "תור שומר את העבודה עד שלמישהו יש זמן. כל צעד נשמר במסד הנתונים.",
-    "el": "Η ουρά κρατά τη δουλειά μέχρι να έχει κάποιος χρόνο. Κάθε βήμα μένει στη βάση δεδομένων.",
+    "el": (
+        "Η ουρά κρατά τη δουλειά μέχρι να έχει κάποιος χρόνο. Κάθε βήμα μένει στη βάση δεδομένων."
+    ),
 }
 
 
@@ -75,7 +81,7 @@ def test_languages_that_share_a_script_are_told_apart(language: str, wanted: str
         (TEXTS["en"] * 3, "ia"),
     ],
 )
-def test_what_nobody_can_tell_is_not_remarked(text: str, wanted: str) -> None:
+def test_an_undetectable_language_gets_no_remark(text: str, wanted: str) -> None:
     assert remarks([text], wanted, written_length(text), []) == []
 
 
