@@ -54,7 +54,8 @@ def perform(do: str, **task: Any) -> dict[str, Any]:
 
 
 def _ask(child: "subprocess.Popen[bytes]", task: dict[str, Any], seconds: float) -> dict[str, Any]:
-    assert child.stdin is not None and child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout is not None
     try:
         child.stdin.write(json.dumps(task).encode() + b"\n")
         child.stdin.flush()

@@ -192,7 +192,7 @@ def _configure(opened: psycopg.Connection[dict[str, object]]) -> None:
 
 
 def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
-    """Make sure that a connection is alive before it is handed out, and tell it the time where a test owns that."""
+    """Check that a connection is alive before it is used; in a test, set its clock."""
     taken = clock.frozen()
     if taken is None:
         ConnectionPool.check_connection(opened)

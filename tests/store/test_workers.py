@@ -1,4 +1,4 @@
-"""Processes that are no more are noticed on their own machine at once; a worker that stops hands back what it does."""
+"""Dead processes are noticed on their machine at once; a stopping worker hands back its runs."""
 
 import os
 import socket
