@@ -191,6 +191,9 @@ def sendgrid_reports(incoming: WebhookRequest) -> WebhookResult:
 
 def github_events(incoming: WebhookRequest) -> Sequence[Event]:
     """GitHub's delivery as an event `github/<event>`."""
+    for header in ("X-GitHub-Event", "X-GitHub-Delivery"):
+        if header not in incoming.headers:
+            raise HttpError(400, "invalid_request", f"the header {header} is missing")
     name, delivery = incoming.headers["x-github-event"], incoming.headers["x-github-delivery"]
     return [event_of(incoming.connection, f"github/{name}", incoming.json, f"github-{delivery}")]
 

@@ -109,28 +109,33 @@ def _send_alone(rows: str, source: str) -> list[str]:
     The rows have their ids already: if the first attempt did commit, the second inserts nothing and
     only returns the ids.
     """
+    connected: list[bool] = []
     try:
-        return _sent(rows, source)
+        return _sent(rows, source, connected)
     except DatabaseBusy as error:
         if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
             raise
         # The other sender has to finish first, or the two deadlock again.
         time.sleep(database.GIVE_WAY_SECONDS)
-        return _sent(rows, source)
+        return _sent(rows, source, connected)
     except DatabaseUnavailable as error:
         if isinstance(error.__cause__, PoolTimeout):
             raise
     try:
-        return _sent(rows, source)
+        return _sent(rows, source, connected)
     except DatabaseUnavailable as error:
+        if not connected:
+            raise
         raise DatabaseUnavailable(
             "the connection to the database was lost during a send: it is unknown whether the "
             "events were sent. Events with an `id` can safely be sent again"
         ) from error
 
 
-def _sent(rows: str, source: str) -> list[str]:
+def _sent(rows: str, source: str, connected: list[bool]) -> list[str]:
+    """Send the events; `connected` is no longer empty once they may have reached the database."""
     with database.connection() as own:
+        connected.append(True)
         return [row["id"] for row in fetch_all(own, "send", events=rows, source=source)]
 
 

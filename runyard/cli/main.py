@@ -4,11 +4,13 @@ Every error is one line on standard error. The exit code is 1, or 2 for wrong us
 that cannot be read.
 """
 
+import fcntl
 import json
 import logging
 import os
 import shlex
 import signal
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -63,6 +65,7 @@ def up() -> int:
     from runyard.store.embedded import why_elsewhere
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _append_to_files()
     stack = Stack()
     stopped = threading.Event()
     code = 0
@@ -84,6 +87,15 @@ def up() -> int:
         stopped.set()
     echo("Stopped.")
     return code
+
+
+def _append_to_files() -> None:
+    """Let a file that takes our output be appended to: supervisord opens it a second time, and two
+    writers would overwrite each other."""
+    for stream in (1, 2):
+        if stat.S_ISREG(os.fstat(stream).st_mode):
+            flags = fcntl.fcntl(stream, fcntl.F_GETFL)
+            fcntl.fcntl(stream, fcntl.F_SETFL, flags | os.O_APPEND)
 
 
 def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
@@ -158,6 +170,10 @@ def send(
     items = parsed if isinstance(parsed, list) else [parsed]
     if not items:
         raise InvalidInput("the array is empty: there is no event to send")
+    for number, item in enumerate(items, 1):
+        if not isinstance(item, dict):
+            which = f"element {number} of the array" if isinstance(parsed, list) else "the data"
+            raise InvalidInput(f"{which} is not a JSON object: {json.dumps(item)[:60]}")
     only_id = event_id if len(items) == 1 else None
     events = [Event(name, item, id=only_id, ts=ts) for item in items]
     for sent_id in send_events(events, source="cli"):

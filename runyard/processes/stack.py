@@ -134,6 +134,8 @@ class Stack:
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Stack":
+        # Outside the `try`: a stack that is running already must not be stopped.
+        self._check_free()
         try:
             self.start()
             self.wait_ready()
@@ -145,17 +147,17 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Start the database, migrate it, then start all parts.
-
-        Raises `RunyardError` when the stack is running already.
-        """
+    def _check_free(self) -> None:
+        """Raise `RunyardError` when the stack is running already, or its port is in use."""
         if self.is_running():
             raise RunyardError(
                 "the stack of this project is running already: stop it with `runyard down`,"
                 " or open it in the browser"
             )
         self._check_port()
+
+    def start(self) -> None:
+        """Start the database, migrate it, then start all parts."""
         keep_private()
         os.environ.update(environment(start_database(self.settings), self.settings))
         settings.cache_clear()

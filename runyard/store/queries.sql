@@ -913,3 +913,8 @@ ORDER BY id DESC LIMIT %(limit)s
 -- name: invocations_of_function
 -- All invocations of a function, oldest first; for tests. (by invocations_function)
 SELECT id FROM runyard.invocations WHERE function = %(function)s ORDER BY created_at, id
+
+-- name: runs_of_events
+-- The runs that worked on these events. (by invocations_event)
+SELECT DISTINCT run_id FROM runyard.invocations
+WHERE event_id = ANY (%(events)s) AND run_id IS NOT NULL

@@ -139,6 +139,16 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
         ]
         assert ("RUNYARD_POSTGRES_DIR" in (home / "up.log").read_text()) == (os.geteuid() == 0)
 
+        # A second one is refused, and leaves the first one alone.
+        command = [sys.executable, "-m", "runyard", "up"]
+        second = subprocess.run(
+            command, cwd=home, env=variables, capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 1
+        assert "is running already" in second.stderr
+        assert up.poll() is None
+        assert _answers(home)
+
         # The database restarts when it dies.
         server = postgres_dir(home) / "postmaster.pid"
         os.kill(int(server.read_text().split()[0]), signal.SIGKILL)
@@ -183,7 +193,22 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
     assert time.monotonic() - began < 10
     assert belonging(home) == []
     assert embedded_url(postgres_dir(home)) is None
+    late = subprocess.run(
+        [sys.executable, "-m", "runyard", "send", "email/send.requested", "--data", MAIL],
+        cwd=home,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert late.returncode == 1
+    # Nothing was sent, and that is certain.
+    assert "unknown" not in late.stderr
+    assert "runyard up" in late.stderr
     text = (home / "up.log").read_text()
+    # Two processes write to this file, and neither overwrites the other.
+    assert text.startswith("Starting: database")
+    assert text.rstrip().endswith("Stopped.")
     # Whichever part logged the end of the database, its line is prefixed with its name.
     assert re.search(r"^(postgres|code|daemon|worker|web) +\| ", text, re.MULTILINE)
 

@@ -186,9 +186,11 @@ def test_an_endless_device_is_not_read_forever() -> None:
         ("{to: x}", "--data is not valid JSON (line 1, column 2)"),
         ("[]", "the array is empty"),
         (" ", "--data is empty"),
+        ("null", "the data is not a JSON object: null"),
+        ("[{}, 1]", "element 2 of the array is not a JSON object: 1"),
     ],
 )
-def test_an_option_that_is_not_json_gives_an_error_of_one_line(
+def test_data_that_cannot_be_sent_gives_an_error_of_one_line(
     yard: Yard, data: str, says: str
 ) -> None:
     assert says in one_line(command("send", "plain/go", "--data", data))

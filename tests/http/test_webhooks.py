@@ -421,6 +421,16 @@ def test_a_delivery_of_github_becomes_an_event_once(web: WebProcess) -> None:
     assert github(web, b"[1]").json()["code"] == "invalid_event"
 
 
+def test_a_delivery_of_github_without_its_headers_names_them(web: WebProcess) -> None:
+    body = b'{"ref": "refs/heads/main"}'
+    signature = "sha256=" + hmac.new(b"github-secret", body, sha256).hexdigest()
+    answer = httpx.post(
+        f"{web.url}/webhooks/github", content=body, headers={"X-Hub-Signature-256": signature}
+    )
+    assert answer.status_code == 400
+    assert "X-GitHub-Event is missing" in answer.json()["error"]
+
+
 def test_a_delivery_of_github_may_be_a_form(web: WebProcess) -> None:
     body = urlencode({"payload": json.dumps({"ref": "refs/heads/ü", "commits": []})}).encode()
     answer = github(web, body, **{"Content-Type": "application/x-www-form-urlencoded"})

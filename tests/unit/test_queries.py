@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 _CALLS = {"fetch_all", "fetch_one"}
+FOLDERS = ("runyard", "resources", "pipelines", "assets", "demo", "benchmarks")
 
 
 def _statements() -> dict[str, set[str]]:
@@ -23,7 +24,7 @@ def _statements() -> dict[str, set[str]]:
 
 def _calls() -> Iterator[tuple[str, str, set[str], bool]]:
     """For each call: its place, its statement, its parameters, and whether those are all."""
-    for folder in ("runyard", "resources", "pipelines", "assets"):
+    for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
@@ -64,7 +65,7 @@ def test_a_call_gives_a_statement_its_parameters(
 def test_every_statement_is_used() -> None:
     source = "\n".join(
         path.read_text(encoding="utf-8")
-        for folder in ("runyard", "resources", "pipelines", "assets", "tests")
+        for folder in (*FOLDERS, "tests")
         for path in (ROOT / folder).rglob("*.py")
     )
     assert [name for name in STATEMENTS if f'"{name}"' not in source] == []
