@@ -11,6 +11,9 @@ from runyard.testing import Yard
 from tests.families.test_media import _children, uploads
 from tests.families.test_media_videos import told, video
 
+# Whole videos and long pictures are decoded.
+pytestmark = pytest.mark.slow
+
 __all__ = ["_children", "uploads"]
 
 

@@ -3,10 +3,14 @@
 import io
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from runyard.testing import Yard
 from tests.families.test_media import _children, image, place, uploads
+
+# Whole videos and long pictures are decoded.
+pytestmark = pytest.mark.slow
 
 __all__ = ["_children", "uploads"]
 

@@ -16,6 +16,9 @@ from resources.media.store import MediaStore
 from runyard.testing import Invocation, Yard
 from tests.families.test_media import _children, opened, uploads
 
+# Whole videos and long pictures are decoded.
+pytestmark = pytest.mark.slow
+
 __all__ = ["_children", "uploads"]
 
 

@@ -27,6 +27,7 @@ from tests.tables import rows
 
 # Requests leaves a reset connection to the garbage collector.
 pytestmark = [
+    pytest.mark.slow,  # The quick tests of syncs are in the files beside this one.
     pytest.mark.usefixtures("no_synced_tables"),
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
