@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import psycopg
-from psycopg_pool import PoolTimeout
 from sqlalchemy import Connection as SqlConnection
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -109,33 +108,28 @@ def _send_alone(rows: str, source: str) -> list[str]:
     The rows have their ids already: if the first attempt did commit, the second inserts nothing and
     only returns the ids.
     """
-    connected: list[bool] = []
     try:
-        return _sent(rows, source, connected)
+        return _sent(rows, source)
     except DatabaseBusy as error:
         if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
             raise
         # The other sender has to finish first, or the two deadlock again.
         time.sleep(database.GIVE_WAY_SECONDS)
-        return _sent(rows, source, connected)
+        return _sent(rows, source)
     except DatabaseUnavailable as error:
-        if isinstance(error.__cause__, PoolTimeout):
+        if not error.lost:
             raise
     try:
-        return _sent(rows, source, connected)
+        return _sent(rows, source)
     except DatabaseUnavailable as error:
-        if not connected:
-            raise
         raise DatabaseUnavailable(
             "the connection to the database was lost during a send: it is unknown whether the "
             "events were sent. Events with an `id` can safely be sent again"
         ) from error
 
 
-def _sent(rows: str, source: str, connected: list[bool]) -> list[str]:
-    """Send the events; `connected` is no longer empty once they may have reached the database."""
+def _sent(rows: str, source: str) -> list[str]:
     with database.connection() as own:
-        connected.append(True)
         return [row["id"] for row in fetch_all(own, "send", events=rows, source=source)]
 
 

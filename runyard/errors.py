@@ -48,8 +48,13 @@ class InvalidOption(RunyardError):
 class DatabaseUnavailable(RunyardError):
     """Seen by any caller: the database cannot be reached.
 
-    Start it (`runyard up`), or set DATABASE_URL.
+    Start it (`runyard up`), or set DATABASE_URL. `lost` says that a connection was lost during the
+    work, which may or may not be done; without it nothing was done.
     """
+
+    def __init__(self, message: str, *, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 class DatabaseBusy(DatabaseUnavailable):

@@ -214,7 +214,7 @@ def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
         raise _away(error) from error
     except psycopg.OperationalError as error:
         if is_away(error):
-            raise _away(error) from error
+            raise _away(error, lost=True) from error
         if error.sqlstate is not None and error.sqlstate.startswith(_OF_THE_STATEMENT):
             raise
         raise DatabaseBusy(
@@ -230,10 +230,11 @@ def is_away(error: psycopg.OperationalError) -> bool:
     return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
-def _away(error: Exception) -> DatabaseUnavailable:
+def _away(error: Exception, *, lost: bool = False) -> DatabaseUnavailable:
     return DatabaseUnavailable(
         f"the database does not answer ({type(error).__name__}): check that it runs, with"
-        " `runyard doctor`"
+        " `runyard doctor`",
+        lost=lost,
     )
 
 

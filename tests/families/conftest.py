@@ -18,6 +18,7 @@ from runyard.store import database
 from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
 from tests.fake_openai import FakeOpenAI
+from tests.families.syncs import RawApi
 from tests.tables import rows
 
 _VARIABLES = (
@@ -124,3 +125,18 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return path
 
     return write
+
+
+@pytest.fixture
+def raw_api() -> Iterator[RawApi]:
+    """An API of a source that answers with the bytes that a test sets."""
+    with RawApi() as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for the files of a source."""
+    path = tmp_path / "files"
+    path.mkdir()
+    return path

@@ -23,14 +23,12 @@ from resources.sync.source_config import SyncMisdeclared
 from runyard.store import database
 from runyard.testing import Invocation, Yard
 from tests.conftest import ROOT, wait_until
+from tests.families.syncs import SYNCED
 from tests.tables import rows
 
 # Requests leaves a reset connection to the garbage collector.
-pytestmark = [
-    pytest.mark.slow,  # The quick tests of syncs are in the files beside this one.
-    pytest.mark.usefixtures("no_synced_tables"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+# The quick tests of syncs are in the files beside this one.
+pytestmark = [pytest.mark.slow, *SYNCED]
 
 
 class Api(FakeServer):

@@ -6,13 +6,9 @@ from typing import Any
 import pytest
 
 from runyard.testing import Yard
-from tests.families.test_sync_exact import files, folder, kinds, load, refusal, texts
+from tests.families.syncs import SYNCED, files, kinds, load, refusal, texts
 
-__all__ = ["folder"]
-pytestmark = [
-    pytest.mark.usefixtures("no_synced_tables"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = SYNCED
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n"])

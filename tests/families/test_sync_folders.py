@@ -4,17 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from runyard.testing import Yard
-from tests.families.test_sync_exact import files, folder, load, table, texts
+from tests.families.syncs import SYNCED, files, load, table, texts
 from tests.tables import rows
 
-__all__ = ["folder"]
-pytestmark = [
-    pytest.mark.usefixtures("no_synced_tables"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = SYNCED
 
 
 def write(path: Path, content: str, at: int) -> None:

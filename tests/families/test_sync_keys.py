@@ -6,22 +6,9 @@ from typing import Any
 import pytest
 
 from runyard.testing import Yard
-from tests.families.test_sync_exact import (
-    RawApi,
-    files,
-    folder,
-    load,
-    raw_api,
-    refusal,
-    rest,
-    texts,
-)
+from tests.families.syncs import SYNCED, RawApi, files, load, refusal, rest, texts
 
-__all__ = ["folder", "raw_api"]
-pytestmark = [
-    pytest.mark.usefixtures("no_synced_tables"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = SYNCED
 
 OLD, NEW = (
     '{"id": 1, "v": "old", "at": "2024-01-01T00:00:00Z"}',

@@ -8,23 +8,9 @@ import pytest
 from resources.sync import source_config
 from runyard.store import database
 from runyard.testing import Yard
-from tests.families.test_sync_exact import (
-    RawApi,
-    files,
-    folder,
-    load,
-    raw_api,
-    refusal,
-    rest,
-    table,
-    texts,
-)
+from tests.families.syncs import SYNCED, RawApi, files, load, refusal, rest, table, texts
 
-__all__ = ["folder", "raw_api"]
-pytestmark = [
-    pytest.mark.usefixtures("no_synced_tables"),
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = SYNCED
 
 
 def execute(*statements: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runyard.testing import Yard
-from tests.families.test_sync_exact import kinds, load, refusal, table, texts
+from tests.families.syncs import kinds, load, refusal, table, texts
 
 pytestmark = [pytest.mark.usefixtures("no_synced_tables"), pytest.mark.filterwarnings("ignore")]
 

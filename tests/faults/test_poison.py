@@ -4,16 +4,10 @@ import pytest
 
 from runyard import Event, send
 from runyard.processes.stack import Stack
-from runyard.store import database
-from runyard.store.queries import Row
 from tests.conftest import settled, wait_until
+from tests.tables import rows
 
 ATTEMPTS = 3
-
-
-def rows(statement: str, *parameters: object) -> list[Row]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
 
 
 def runs_of(ids: list[str]) -> int:

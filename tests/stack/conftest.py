@@ -1,11 +1,13 @@
-"""Dagster's GraphQL API, through which the stack tests see it as a browser does."""
+"""How the stack tests reach it: Dagster's GraphQL API, as a browser does, and the command line."""
 
 import json
+import subprocess
+import sys
 import urllib.request
 from typing import Any
 
 from runyard.settings import settings
-from tests.conftest import wait_until
+from tests.conftest import ROOT, wait_until
 
 LOCATION = {"repositoryLocationName": "tests.code", "repositoryName": "__repository__"}
 
@@ -65,3 +67,15 @@ def terminate(run_id: str, policy: str = "SAFE_TERMINATE") -> str:
         } }"""
     answer = graphql(mutation, id=run_id, policy=policy)["terminateRun"]
     return str(answer.get("message", answer["__typename"]))
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `runyard` with these arguments, as a person does in a shell."""
+    return subprocess.run(
+        [sys.executable, "-m", "runyard", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )

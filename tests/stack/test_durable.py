@@ -3,8 +3,6 @@
 Suspended invocations, flow control across all workers, callbacks, cron schedules, the commands.
 """
 
-import subprocess
-import sys
 import time
 import urllib.request
 from itertools import pairwise
@@ -13,27 +11,11 @@ from typing import Any
 import pytest
 
 from runyard import Event, send
-from runyard.store import database
-from tests.conftest import ROOT, event, settled, wait_until
-from tests.stack.conftest import address, finished, graphql
+from tests.conftest import event, settled, wait_until
+from tests.stack.conftest import address, command, finished, graphql
+from tests.tables import rows
 
 pytestmark = pytest.mark.usefixtures("stack")
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "runyard", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-    )
-
-
-def rows(statement: str, *parameters: object) -> list[dict[str, Any]]:
-    with database.connection() as connection:
-        return list(connection.execute(statement.encode(), parameters).fetchall())
 
 
 def status(event_id: str) -> str:

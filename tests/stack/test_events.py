@@ -15,7 +15,7 @@ from runyard.processes.stack import Stack
 from runyard.store import database
 from tests.conftest import ROOT, event, settled, wait_until
 from tests.fake_sendgrid import FakeSendGrid
-from tests.stack.conftest import address, finished, graphql
+from tests.stack.conftest import address, command, finished, graphql
 
 NAME = "email/send.requested"
 
@@ -33,16 +33,6 @@ def post(body: Any, path: str = "/e/any-key", **headers: str) -> tuple[int, dict
     except urllib.error.HTTPError as error:
         text = error.read()
         return error.code, json.loads(text) if text.startswith(b"{") else {"text": text.decode()}
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "runyard", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
 
 
 def mail(address: str) -> dict[str, Any]:

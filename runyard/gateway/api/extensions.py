@@ -38,6 +38,7 @@ from runyard.gateway.http.body_memory import LARGEST_BODY, sender_identified
 from runyard.gateway.http.endpoint import Call, Endpoint
 from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.event_writer import EncodedEvents
+from runyard.gateway.http.guard import FORM, media_type
 from runyard.gateway.http.signatures import Signature, StandardWebhooks
 from runyard.store import database
 from runyard.store.queries import fetch_all
@@ -48,7 +49,6 @@ _LOCK_SECONDS = 5
 _MAX_LOGGED = 10
 # JSON may contain NUL or half a surrogate pair as an escape, or as bytes (which Python accepts).
 _NOT_STORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|\xed[\xa0-\xbf]")
-_FORM = "application/x-www-form-urlencoded"
 _MAX_FIELDS = 20
 _log = logging.getLogger("runyard.gateway")
 
@@ -181,8 +181,8 @@ class Webhook:
     async def _handle(self, call: Call) -> Received:
         self._verify(call)
         headers = call.request.headers
-        is_form = headers.get("content-type", "").partition(";")[0].strip().lower() == _FORM
-        parse = self._parse_form if is_form and self.form_field else self._parse
+        is_form = self.form_field is not None and media_type(headers) == FORM
+        parse = self._parse_form if is_form else self._parse
         large = len(call.raw) > LARGE_BYTES
         body = await parse_in_thread(parse, call.raw) if large else parse(call.raw)
         ids, not_understood = await run_in_threadpool(self._store, body, headers)

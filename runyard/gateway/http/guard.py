@@ -28,7 +28,7 @@ _ORIGIN = re.compile(r"null|[a-z][a-z0-9+.-]{0,30}://[^\s/?#@\\]{1,260}", re.IGN
 _SAME_SITE = ("same-origin", "none")
 _JSON = re.compile(r"application/([\w.-]+\+)?json")
 # The content type that `curl -d` declares, and also the form of a page.
-_FORM = "application/x-www-form-urlencoded"
+FORM = "application/x-www-form-urlencoded"
 _GRAPHQL = "/graphql"
 
 
@@ -127,6 +127,11 @@ def _origin(headers: Headers) -> str | None:
     return origin
 
 
+def media_type(headers: Headers) -> str:
+    """The media type of a body as it is declared, without parameters; empty if it is not."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _check_content_type(scope: Scope, headers: Headers) -> None:
     """Raise `HttpError` for a body in a content type that pages may send without a preflight.
 
@@ -137,7 +142,7 @@ def _check_content_type(scope: Scope, headers: Headers) -> None:
     if path == _GRAPHQL and method == "GET" and "text/html" not in headers.get("accept", ""):
         message = "send GraphQL as JSON with POST"
         raise HttpError(405, "method_not_allowed", message, headers={"Allow": "POST"})
-    declared = headers.get("content-type", "").partition(";")[0].strip().lower()
+    declared = media_type(headers)
     if (
         method in ("GET", "HEAD", "OPTIONS")
         or not declared
@@ -146,7 +151,7 @@ def _check_content_type(scope: Scope, headers: Headers) -> None:
     ):
         return
     by_browser = "origin" in headers or "sec-fetch-site" in headers
-    if declared == _FORM and not by_browser:
+    if declared == FORM and not by_browser:
         return
     if declared == "application/graphql" and path == _GRAPHQL:
         return
