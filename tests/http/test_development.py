@@ -105,7 +105,7 @@ def test_an_unsigned_webhook_is_taken_with_a_warning(developing: str) -> None:
     )
     assert (
         httpx.post(f"{developing}/webhooks/github", json={"zen": "x"}).json()["code"]
-        == "invalid_body"
+        == "invalid_request"
     )
 
 
