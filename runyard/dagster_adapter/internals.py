@@ -17,7 +17,7 @@ The run launcher and what it hands to the workers:
 
 - `LaunchRunContext`, `CheckRunHealthResult`, `WorkerStatus`: argument and results of a launcher.
 - `GRPC_INFO_TAG`: marks a run that the default launcher gave a process of its own.
-- `ExecuteRunArgs`, `ResumeRunArgs`, `unpack_value`: the arguments of dagster-celery's tasks.
+- `ExecuteRunArgs`, `ResumeRunArgs`, `pack_value`, `unpack_value`: the arguments of dagster-celery's tasks.
 - `ConfigurableClassData`: what a class named in `dagster.yaml` is created with.
 
 The logs of a run's standard output and error:
@@ -30,11 +30,16 @@ The daemon:
 
 - `daemon_controller_from_instance`, `create_daemons_from_instance`, `DagsterDaemon`: runs Dagster's
   daemons in this process, with one of them replaced.
-- `SensorDaemon`, `DaemonIterator`, `execute_sensor_iteration`, `IWorkspaceProcessContext`: the
-  sensor daemon, whose own loop sleeps for 5 seconds between iterations.
-- `sensor_loop`, the module `dagster._daemon.sensor`: its `is_under_min_interval` is replaced.
-- `InstigatorType`, `TickStatus`: finds ticks that an earlier daemon did not end; Dagster would end
-  them with a warning for each.
+- `SensorDaemon`, `DaemonIterator`, `IWorkspaceProcessContext`: the sensor daemon, which goes on
+  evaluating all sensors but those of functions.
+- `RemoteRepository`, `RemoteSensor`: the loaded code; `get_sensors` is replaced, so that the sensor
+  daemon does not see the sensors of functions.
+- `RunDomain`: builds the runs that a sensor launches, and stores the snapshots they refer to.
+- `make_new_run_id`: the id of such a run.
+- `EngineEventData`, `serializable_error_info_from_exc_info`: the log of a run that could not be
+  launched.
+- `TickData`, `InstigatorType`, `TickStatus`, `serialize_value`: the row of a tick.
+- `CODE_LOCATION_TAG`, `RUN_KEY_TAG`, `TICK_ID_TAG`: tags of a run that a sensor has launched.
 - `get_daemon_statuses`: whether the daemon has sent heartbeats.
 - `schedule_execution_time_iterator`: how the scheduler reads a cron expression, so that Runyard
   agrees with it about daylight saving time.
@@ -51,9 +56,9 @@ The code server and the web process:
 import logging
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -61,6 +66,9 @@ from dagster import (
     DagsterEvent,
     DagsterEventType,
     DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    DefaultSensorStatus,
     JobDefinition,
     OpExecutionContext,
 )
@@ -68,44 +76,56 @@ from dagster._cli.api import _execute_run_command_body, grpc_command
 from dagster._core.definitions.dependency import NodeHandle
 from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
+from dagster._core.events import EngineEventData
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.instance.runs.run_domain import RunDomain
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
-from dagster._core.scheduler.instigation import InstigatorType, TickStatus
+from dagster._core.remote_representation.external import RemoteRepository, RemoteSensor
+from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
-from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.storage.tags import (
+    CODE_LOCATION_TAG,
+    GRPC_INFO_TAG,
+    RUN_KEY_TAG,
+    TICK_ID_TAG,
+)
+from dagster._core.utils import make_new_run_id
 from dagster._core.workspace.context import IWorkspaceProcessContext, WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster._daemon import sensor as sensor_loop
 from dagster._daemon.controller import (
     create_daemons_from_instance,
     daemon_controller_from_instance,
     get_daemon_statuses,
 )
 from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon
-from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
-from dagster._serdes import ConfigurableClassData, unpack_value
+from dagster._serdes import ConfigurableClassData, pack_value, serialize_value, unpack_value
+from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 from dagster._utils.schedules import schedule_execution_time_iterator
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, make_url, text
 
+from runyard.dagster_adapter.tags import FUNCTIONS, KIND
 from runyard.store import database
 
 # Used by other modules, under the names that they have in Dagster.
 __all__ = [
     "GRPC_INFO_TAG",
+    "RUN_KEY_TAG",
+    "TICK_ID_TAG",
     "CapturedLogContext",
     "CheckRunHealthResult",
     "ConfigurableClassData",
     "DagsterCodeLocationNotFoundError",
     "DagsterUserCodeUnreachableError",
     "ExecuteRunArgs",
+    "IWorkspaceProcessContext",
     "LaunchRunContext",
     "LocalComputeLogManager",
     "ResumeRunArgs",
@@ -115,7 +135,9 @@ __all__ = [
     "capture_interrupts",
     "get_daemon_statuses",
     "grpc_command",
+    "pack_value",
     "redirect_to_file",
+    "serialize_value",
     "setup_interrupt_handlers",
     "unpack_value",
 ]
@@ -124,9 +146,8 @@ READ_IN = "1.13.27"
 _STATEMENT_TIMEOUT_MS = 60_000
 _RECYCLE_SECONDS = 3600
 _OVERFLOW = 20
-# The sensor loop starts its next iteration as soon as a tick has ended. Without ticks it does so
-# this often, for sensors that were switched on meanwhile.
-_IDLE_SECONDS = 2.0
+# Given the daemon's loaded code, runs until the process ends.
+Beside = Callable[[IWorkspaceProcessContext[Any]], None]
 
 
 def create_dagster_tables(url: str) -> None:
@@ -255,107 +276,197 @@ def has_stock_io_manager(job: JobDefinition) -> bool:
     return job.resource_defs.get("io_manager") is default_job_io_manager
 
 
-def end_stale_ticks(instance: DagsterInstance) -> int:
-    """End the sensor ticks that an earlier daemon left unfinished; return how many.
+@dataclass(frozen=True)
+class LoadedSensor:
+    """A sensor of a function, as the daemon has loaded it from the code server.
 
-    A tick that had not yet requested all of its runs is left alone: Dagster resumes it.
-    """
-    count = 0
-    for state in instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
-        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1):
-            if tick.status == TickStatus.STARTED and not tick.unsubmitted_run_ids_with_requests:
-                reason = "the daemon was stopped while this tick was waiting"
-                instance.update_tick(tick.with_status(TickStatus.SKIPPED, skip_reason=reason))
-                count += 1
-    return count
-
-
-class _TickExecutor(ThreadPoolExecutor):
-    """An executor that sets an event when a tick has ended."""
-
-    def __init__(self, ended: threading.Event, workers: int) -> None:
-        super().__init__(workers, thread_name_prefix="sensor")
-        self._ended = ended
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(lambda _: self._ended.set())
-        return future
-
-
-class WakingSensorDaemon(SensorDaemon):
-    """The sensor daemon, with a loop that continues when a tick has ended, not every 5 seconds.
-
-    Sensors with the shortest possible interval (1 s; Dagster reads 0 as its default of 30) are not
-    held back by it: they wait inside their ticks.
+    Attributes
+    ----------
+    name, origin_id, selector_id
+        Its name, and the ids by which Dagster knows it.
+    functions
+        The functions whose invocations it claims.
+    is_default_running
+        Whether it runs until somebody switches it off.
+    location, repository, remote
+        Dagster's own objects.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        super().__init__({"use_threads": False})
-        sensor_loop.is_under_min_interval = _is_under_min_interval
-        self._tick_ended = threading.Event()
-        self._ticks = _TickExecutor(self._tick_ended, int(settings.get("num_workers") or 64))
-        self._submits = ThreadPoolExecutor(
-            int(settings.get("num_submit_workers") or 4), thread_name_prefix="submit"
+    name: str
+    origin_id: str
+    selector_id: str
+    functions: tuple[str, ...]
+    is_default_running: bool
+    location: Any
+    repository: Any
+    remote: Any
+
+
+def loaded_version(context: IWorkspaceProcessContext[Any]) -> Hashable:
+    """What changes whenever the daemon has loaded a code location anew."""
+    entries = context.create_request_context().get_code_location_entries()
+    return tuple((name, entry.version_key, id(entry)) for name, entry in entries.items())
+
+
+def function_sensors(context: IWorkspaceProcessContext[Any]) -> Iterator[LoadedSensor]:
+    """The sensors of functions in all code locations that are loaded."""
+    for entry in context.create_request_context().get_code_location_entries().values():
+        location = entry.code_location
+        for repository in location.get_repositories().values() if location is not None else ():
+            for sensor in _all_sensors(repository):
+                if KIND in sensor.tags:
+                    yield LoadedSensor(
+                        sensor.name,
+                        sensor.get_remote_origin_id(),
+                        sensor.selector_id,
+                        _functions_of(sensor),
+                        sensor.default_status == DefaultSensorStatus.RUNNING,
+                        location,
+                        repository,
+                        sensor,
+                    )
+
+
+def _functions_of(sensor: RemoteSensor) -> tuple[str, ...]:
+    metadata = sensor.metadata.standard_metadata if sensor.metadata is not None else None
+    return tuple(cast(Any, (metadata or {})[FUNCTIONS]).value)
+
+
+def new_run_id() -> str:
+    """An id for a run."""
+    return make_new_run_id()
+
+
+def run_options(instance: DagsterInstance, sensor: LoadedSensor, job_name: str) -> dict[str, Any]:
+    """The arguments of `DagsterInstance.create_run` for a run that a sensor launches, but its id.
+
+    This asks the code server for the job's execution plan, which is the same for every run of a job
+    until the code changes.
+    """
+    target = sensor.remote.get_target(job_name)
+    job = sensor.repository.get_full_job(job_name)
+    plan = sensor.location.get_execution_plan(job, {}, None, None, instance)
+    return {
+        "job_name": job_name,
+        "run_config": {},
+        "status": DagsterRunStatus.NOT_STARTED,
+        "tags": {
+            **(job.run_tags or {}),
+            **DagsterRun.tags_for_sensor(sensor.remote),
+            CODE_LOCATION_TAG: sensor.location.name,
+        },
+        "root_run_id": None,
+        "parent_run_id": None,
+        "step_keys_to_execute": None,
+        "execution_plan_snapshot": plan.execution_plan_snapshot,
+        "job_snapshot": job.job_snapshot,
+        "parent_job_snapshot": job.parent_job_snapshot,
+        "asset_selection": None,
+        "asset_check_selection": None,
+        "resolved_op_selection": job.resolved_op_selection,
+        "op_selection": target.op_selection,
+        "remote_job_origin": job.get_remote_origin(),
+        "job_code_origin": job.get_python_origin(),
+        "asset_graph": sensor.repository.asset_graph,
+    }
+
+
+def plans_assets(options: Mapping[str, Any]) -> bool:
+    """Whether a run with these options records in advance which assets it will materialize."""
+    steps = options["execution_plan_snapshot"].steps
+    outputs = [output for step in steps for output in step.outputs]
+    return any(output.properties and output.properties.asset_key for output in outputs)
+
+
+def prepare_run(instance: DagsterInstance, options: Mapping[str, Any], run_id: str) -> DagsterRun:
+    """A run with these options, which is not stored; the snapshots that it refers to are."""
+    return RunDomain(instance).construct_run_with_snapshots(run_id=run_id, **options)
+
+
+def report_launch_failure(instance: DagsterInstance, run: DagsterRun, error: Exception) -> None:
+    """End a run that could not be launched, with the error in its log, as Dagster does."""
+    info = serializable_error_info_from_exc_info(
+        (type(error), error, cast(Any, error.__traceback__))
+    )
+    instance.report_engine_event(info.message, run, EngineEventData.engine_error(info))
+    instance.report_run_failed(run)
+
+
+def tick_body(
+    sensor: LoadedSensor, at: float, run_ids: Sequence[str], run_keys: Sequence[str]
+) -> str:
+    """A tick that has launched these runs, as Dagster stores it. `at` is in seconds since 1970."""
+    return serialize_value(
+        TickData(
+            sensor.origin_id,
+            sensor.name,
+            InstigatorType.SENSOR,
+            TickStatus.SUCCESS,
+            at,
+            run_ids=run_ids,
+            run_keys=run_keys,
+            selector_id=sensor.selector_id,
+            end_timestamp=at,
         )
+    )
+
+
+_all_sensors = RemoteRepository.get_sensors
+
+
+def _other_sensors(repository: RemoteRepository) -> Sequence[RemoteSensor]:
+    """The sensors of a repository without those of functions."""
+    return [sensor for sensor in _all_sensors(repository) if KIND not in sensor.tags]
+
+
+class FunctionSensorDaemon(SensorDaemon):
+    """The sensor daemon for all sensors but those of functions, which are left to `beside`.
+
+    `beside` is started in a thread of its own. When that ends, the daemon ends with an error.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], beside: Beside) -> None:
+        super().__init__(settings)
+        self._beside = beside
+        vars_of_class = cast(Any, RemoteRepository)
+        vars_of_class.get_sensors = _other_sensors
 
     @classmethod
     def daemon_type(cls) -> str:
         return SensorDaemon.daemon_type()
-
-    def __exit__(self, *error: Any) -> None:
-        self._ticks.shutdown(wait=False, cancel_futures=True)
-        self._submits.shutdown(wait=False, cancel_futures=True)
-        super().__exit__(*error)
 
     def core_loop(
         self,
         workspace_process_context: IWorkspaceProcessContext[Any],
         shutdown_event: threading.Event,
     ) -> DaemonIterator:
-        futures: dict[str, Future[Any]] = {}
-        # Dagster treats a loop that ends as an error: this thread is a daemon thread, and ends with
-        # the process.
-        while True:
-            self._tick_ended.clear()
-            yield from execute_sensor_iteration(
-                workspace_process_context,
-                self._logger,
-                self._ticks,
-                self._submits,
-                sensor_tick_futures=futures,
-            )
-            yield None
-            if not shutdown_event.is_set():
-                self._tick_ended.wait(_IDLE_SECONDS)
+        thread = threading.Thread(
+            target=self._beside,
+            args=(workspace_process_context,),
+            name="runyard-sensors",
+            daemon=True,
+        )
+        thread.start()
+        for beat in super().core_loop(workspace_process_context, shutdown_event):
+            if not thread.is_alive():
+                raise RuntimeError("the thread of the functions' sensors has ended")
+            yield beat
 
 
-_stock_is_under_min_interval = sensor_loop.is_under_min_interval
-
-
-def _is_under_min_interval(
-    state: Any, remote_sensor: Any, minimum_allowed_min_interval: int | None = None
-) -> bool:
-    if remote_sensor.min_interval_seconds <= 1:
-        return False
-    return _stock_is_under_min_interval(state, remote_sensor, minimum_allowed_min_interval)
-
-
-def _daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon[Any]]:
-    return [
-        WakingSensorDaemon(instance.get_sensor_settings())
-        if isinstance(daemon, SensorDaemon)
-        else daemon
-        for daemon in create_daemons_from_instance(instance)
-    ]
-
-
-def run_daemon(instance: DagsterInstance, workspace_load_target: Any) -> None:
+def run_daemon(instance: DagsterInstance, workspace_load_target: Any, beside: Beside) -> None:
     """Run all of Dagster's daemons in this process until it is interrupted.
 
-    The sensor daemon is a `WakingSensorDaemon`.
+    The sensor daemon is a `FunctionSensorDaemon` with `beside`.
     """
+
+    def daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon[Any]]:
+        for daemon in create_daemons_from_instance(instance):
+            if isinstance(daemon, SensorDaemon):
+                yield FunctionSensorDaemon(instance.get_sensor_settings(), beside)
+            else:
+                yield daemon
+
     with daemon_controller_from_instance(
-        instance, workspace_load_target, gen_daemons=_daemons, log_level="warning"
+        instance, workspace_load_target, gen_daemons=daemons, log_level="warning"
     ) as controller:
         controller.check_daemon_loop()

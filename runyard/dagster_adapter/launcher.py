@@ -5,10 +5,11 @@ takes longer to start.
 """
 
 import warnings
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from celery.exceptions import DuplicateTaskNameWarning
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, DefaultRunLauncher
+from dagster_celery.config import TASK_EXECUTE_JOB_NAME
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import override
@@ -19,8 +20,10 @@ from runyard.dagster_adapter.internals import (
     GRPC_INFO_TAG,
     CheckRunHealthResult,
     ConfigurableClassData,
+    ExecuteRunArgs,
     LaunchRunContext,
     WorkerStatus,
+    pack_value,
 )
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import dispatch
@@ -72,6 +75,21 @@ class WarmRunLauncher(CeleryRunLauncher):
             if batch_id is not None:
                 reaper.launch_failed(batch_id, error)
             raise
+
+    def hand_over(self, run: DagsterRun) -> None:
+        """Send a run that is recorded as starting to the workers; its task has the run's id."""
+        args = ExecuteRunArgs(
+            job_origin=cast(Any, run.job_code_origin),
+            run_id=run.run_id,
+            instance_ref=self._instance.get_ref(),
+            set_exit_code_on_failure=True,
+        )
+        self.celery.send_task(
+            TASK_EXECUTE_JOB_NAME,
+            kwargs={"execute_job_args_packed": pack_value(args)},
+            task_id=run.run_id,
+            queue=QUEUE,
+        )
 
     def _launch(self, context: LaunchRunContext) -> None:
         if context.workspace is not None and not _workers_alive():

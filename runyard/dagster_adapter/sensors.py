@@ -1,14 +1,10 @@
 """`on_event`: what starts a job and its flow control, as a Dagster sensor and Dagster schedules.
 
-A tick of the sensor waits (on NOTIFY, for less than the 60 seconds that Dagster gives it) until
-invocations of its functions are due, claims them, and requests one run per batch; the batch id is
-the run key. While it waits it also matches events with the invocations that wait for them, cancels
-what has timed out, and releases batches whose worker was lost or whose run was never launched.
-
-It works under stock `dagster dev` too, where a tick is short and returns only every few seconds.
+A tick of the sensor claims due invocations of its functions and requests one run per batch; the
+batch id is the run key. It never waits: under stock `dagster dev` Dagster evaluates the sensor every
+few seconds, and the daemon of `runyard up` knows when something is due (see `sensor_loop`).
 """
 
-import time
 import warnings
 from collections.abc import Sequence
 from functools import cache, lru_cache
@@ -28,10 +24,10 @@ from dagster import (
 
 from runyard.dagster_adapter import ops, reaper
 from runyard.dagster_adapter.internals import has_stock_io_manager
+from runyard.dagster_adapter.launches import run_tags
 from runyard.dagster_adapter.schedules import overlap_limits, schedules_of
-from runyard.dagster_adapter.tags import BATCH, CONTINUES, EVENT, FUNCTION
+from runyard.dagster_adapter.tags import FUNCTION_SENSOR, FUNCTIONS, KIND
 from runyard.engine import dispatch
-from runyard.engine.listener import listener
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.functions.flow_control import (
@@ -51,26 +47,11 @@ from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.functions.triggers import Cron, Trigger
 
-# Our code server has a thread for every waiting sensor. A stock one has a handful for all of them,
-# so there a tick must not hold a thread for long.
-_LONG_TICK, _SHORT_TICK = 45.0, 1.0
-_tick_seconds = _SHORT_TICK
-LONGEST_WAIT = 5.0
-_SHORTEST_WAIT = 0.02
-_RECLAIM_SECONDS = 1.0
 # The end of a function's name, and the event, of the functions that run after another one.
 _CALLBACKS = {
     "failed": ("on_failure", "runyard/function.failed"),
     "succeeded": ("on_success", "runyard/function.finished"),
 }
-# The latest tick of each sensor in this process: the daemon that requested an earlier one is gone.
-_latest: dict[str, object] = {}
-
-
-def allow_long_ticks() -> None:
-    """Let the ticks of this process wait for events until shortly before Dagster's timeout."""
-    global _tick_seconds
-    _tick_seconds = _LONG_TICK
 
 
 class FunctionSensor(SensorDefinition):
@@ -240,7 +221,7 @@ def _sensor(
 ) -> FunctionSensor:
     function = functions[0][0]
 
-    def waiting_sensor(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
+    def tick(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
         return _tick([function for function, _ in functions], context)
 
     jobs = list({job.name: job for _, job in functions}.values())
@@ -249,10 +230,12 @@ def _sensor(
     warnings.filterwarnings("ignore", category=BetaWarning, message="Parameter `owners`")
     sensor = FunctionSensor(
         name=f"{function.name}_sensor",
-        evaluation_fn=waiting_sensor,
+        evaluation_fn=tick,
         minimum_interval_seconds=1,
         default_status=DefaultSensorStatus.RUNNING,
         description=description or _described(function),
+        tags={KIND: FUNCTION_SENSOR},
+        metadata={FUNCTIONS: [function.name for function, _ in functions]},
         **target,
     )
     sensor.schedules = schedules
@@ -273,52 +256,17 @@ def _tick(
     if context.repository_def is not None:
         _check_once(context.repository_def)
     _publish_once()
-    names = [function.name for function in functions]
-    this_tick = _latest[names[0]] = object()
-    deadline = time.monotonic() + _tick_seconds
-    next_reclaim = 0.0
-    with listener.subscribe(*names) as woken:
-        while (remaining := deadline - time.monotonic()) > 0:
-            woken.clear()
-            if _latest[names[0]] is not this_tick:
-                # Nobody would launch what this tick claims. It does not return at once, lest two
-                # daemons supersede each other without end.
-                time.sleep(min(remaining, LONGEST_WAIT))
-                return SkipReason("a later tick of this sensor has taken over")
-            if time.monotonic() >= next_reclaim:
-                # This is the sensor's only tick: earlier claims that are not launched are orphans.
-                young = reaper.reclaim_unlaunched(lambda: context.instance, names)
-                next_reclaim = time.monotonic() + (_RECLAIM_SECONDS if young else LONGEST_WAIT)
-            reaper.sweep_if_due(lambda: context.instance)
-            dispatch.match_waits()
-            requests, wait = _claim_due(functions)
-            if requests:
-                return requests
-            wait = min(remaining, wait, next_reclaim - time.monotonic())
-            woken.wait(max(_SHORTEST_WAIT, wait))
-    return SkipReason(f"nothing for {functions[0].name} in {_tick_seconds:.0f} s")
-
-
-def _claim_due(functions: Sequence[Function]) -> tuple[list[RunRequest], float]:
-    """Claim what is due; return the runs to request, and how many seconds to wait otherwise."""
-    requests: list[RunRequest] = []
-    wait = LONGEST_WAIT
-    for function in functions:
-        claims = dispatch.claim(function)
-        requests += [_run_request(function, claim) for claim in claims or ()]
-        # None means that there is no room: a batch that begins or ends makes some, and wakes us.
-        due = None if claims is None else dispatch.seconds_until_due(function)
-        wait = min(wait, LONGEST_WAIT if due is None else due)
-    return requests, wait
-
-
-def _run_request(function: Function, claim: dispatch.Claim) -> RunRequest:
-    tags = {FUNCTION: function.name, BATCH: claim.batch_id}
-    if claim.event_id is not None:
-        tags[EVENT] = claim.event_id
-    if claim.previous_run is not None:
-        tags[CONTINUES] = claim.previous_run
-    return RunRequest(run_key=claim.batch_id, tags=tags, job_name=function.job)
+    reaper.sweep_if_due(lambda: context.instance)
+    dispatch.match_waits()
+    reaper.reclaim_unlaunched(lambda: context.instance, [function.name for function in functions])
+    requests = [
+        RunRequest(
+            run_key=claim.batch_id, tags=run_tags(function.name, claim), job_name=function.job
+        )
+        for function in functions
+        for claim in dispatch.claim(function) or ()
+    ]
+    return requests or SkipReason(f"nothing is due for {functions[0].name}")
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,11 @@
-"""The tags that link a Dagster run to its function, batch and event."""
+"""The tags that link a Dagster run to its function, batch and event, and mark our sensors."""
 
 FUNCTION = "runyard/function"
 BATCH = "runyard/batch"
 EVENT = "runyard/event"
 CONTINUES = "runyard/continues"
+# On a sensor: what it is for. A sensor without it is the user's own.
+KIND = "runyard/kind"
+FUNCTION_SENSOR = "function"
+# In a sensor's metadata: the names of its functions.
+FUNCTIONS = "functions"

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 
@@ -21,7 +21,7 @@ from runyard.events import new_ulid
 from runyard.functions.registry import Function, catch_up, find, rekey
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, fetch_all, fetch_one
+from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 from runyard.syntax.durations import seconds
 from runyard.text.error_text import fit
 
@@ -87,6 +87,22 @@ class Claim:
     alone: bool = False
 
 
+class Claimable(Protocol):
+    """What a claim needs to know of a function: see `registry.Function`."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def largest(self) -> int:
+        """How many invocations a batch takes at most."""
+
+    @property
+    def uses_lanes(self) -> bool:
+        """Whether its flow control puts invocations into lanes."""
+
+
 def set_worker_name(name: str) -> None:
     """Set the name of this process's worker, which `begin` records."""
     global _worker_name
@@ -99,30 +115,46 @@ def claim(function: Function) -> list[Claim] | None:
     Returns an empty list when no invocation may run now, and None when enough batches are waiting
     for the workers already.
     """
-    claims: list[Claim] = []
     with database.connection() as connection:
-        room = _room(connection)
-        if room <= 0:
-            return None
-        while len(claims) < room:
-            claimed = _claim_one(connection, function, None)
-            if claimed is None:
-                break
-            claims.append(claimed)
-            is_last = claimed.size < function.largest and not claimed.alone
-            if is_last and not function.flow.uses_lanes:
-                break
+        row = fetch_one(
+            connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS
+        )
+        assert row is not None
+        most = room(row)
+        return claim_some(connection, function, most) if most > 0 else None
+
+
+def room(capacity: Row) -> int:
+    """How many batches the workers can soon take, by a row of `capacity`; negative: too many."""
+    slots = int(capacity["slots"]) or _SLOTS_WITHOUT_WORKERS
+    idle = max(0, slots - int(capacity["running"]))
+    return idle + slots * WAITING_PER_SLOT - int(capacity["waiting"])
+
+
+def claim_some(connection: Connection, function: Claimable, most: int) -> list[Claim]:
+    """Claim due invocations of a function in up to `most` batches."""
+    claims: list[Claim] = []
+    while len(claims) < most:
+        claimed = _claim_one(connection, function, None)
+        if claimed is None:
+            break
+        claims.append(claimed)
+        is_last = claimed.size < function.largest and not claimed.alone
+        if is_last and not function.uses_lanes:
+            break
     return claims
 
 
-def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) -> Claim | None:
+def _claim_one(
+    connection: Connection, function: Claimable, just: Sequence[int] | None
+) -> Claim | None:
     batch_id = new_ulid()
     parameters: dict[str, Any] = {
         "function": function.name,
         "max_batch": function.largest,
         "batch": batch_id,
     }
-    if function.flow.uses_lanes:
+    if function.uses_lanes:
         row = _claim_lanes(connection, just, parameters)
     elif just is not None:
         row = fetch_one(
@@ -142,41 +174,37 @@ def _claim_one(connection: Any, function: Function, just: Sequence[int] | None) 
 
 
 def _claim_lanes(
-    connection: Any, just: Sequence[int] | None, parameters: dict[str, Any]
+    connection: Connection, just: Sequence[int] | None, parameters: dict[str, Any]
 ) -> Row | None:
     """Claim by lanes, passing over those that are blocked now."""
     row: Row | None = None
     for _ in range(_MAX_LANE_CLAIMS):
         row = _unless_deadlocked(
-            lambda: fetch_one(connection, "claim_lanes", just=just, **parameters)
+            connection, lambda: fetch_one(connection, "claim_lanes", just=just, **parameters)
         )
         if row is None or row["size"] or not row["more"]:
             break
     return row
 
 
-def _unless_deadlocked(do: Callable[[], T]) -> T:
-    """Retry once after a deadlock: bulk cancels and claims of singletons may lock the same rows."""
+def _unless_deadlocked(connection: Connection, do: Callable[[], T]) -> T:
+    """Retry once after a deadlock: bulk cancels and claims of singletons may lock the same rows.
+
+    The first attempt has a savepoint, so that the connection's transaction can continue.
+    """
     try:
-        return do()
+        with connection.transaction():
+            return do()
     except psycopg.errors.DeadlockDetected:
         return do()
 
 
-def _room(connection: Any) -> int:
-    row = fetch_one(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
-    assert row is not None
-    slots = int(row["slots"]) or _SLOTS_WITHOUT_WORKERS
-    idle = max(0, slots - int(row["running"]))
-    return idle + slots * WAITING_PER_SLOT - int(row["waiting"])
-
-
-def seconds_until_due(function: Function) -> float | None:
+def seconds_until_due(function: Claimable) -> float | None:
     """Return the seconds until a function's next invocation may be claimed; negative: overdue.
 
     None when that depends on an event or on the end of a run.
     """
-    query = "next_due_lanes" if function.flow.uses_lanes else "next_due"
+    query = "next_due_lanes" if function.uses_lanes else "next_due"
     with database.connection() as connection:
         row = fetch_one(connection, query, function=function.name)
     return None if row is None else row["seconds"]

@@ -17,6 +17,7 @@ from runyard.store.database import direct_url
 
 _CHANNEL = "runyard_due"
 _MAX_WAIT = 5.0
+_ANY = ""
 _log = logging.getLogger("runyard.engine.listener")
 
 
@@ -32,11 +33,12 @@ class Listener:
     def subscribe(self, *functions: str) -> Iterator[threading.Event]:
         """Yield an event that is set whenever work of one of these functions may be due.
 
-        Clear the event before looking for work.
+        Without functions it is set whenever work of any function may be. Clear the event before
+        looking for work.
         """
         woken = threading.Event()
         with self._lock:
-            for function in functions:
+            for function in functions or [_ANY]:
                 self._subscribers.setdefault(function, set()).add(woken)
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -47,7 +49,7 @@ class Listener:
             yield woken
         finally:
             with self._lock:
-                for function in functions:
+                for function in functions or [_ANY]:
                     self._subscribers[function].discard(woken)
 
     def _listen(self) -> None:
@@ -70,7 +72,7 @@ class Listener:
         """Wake the subscribers of the functions in a notification; of all functions when empty."""
         with self._lock:
             names = payload.split(",") if payload else list(self._subscribers)
-            for name in names:
+            for name in {_ANY, *names}:
                 for woken in self._subscribers.get(name, ()):
                     woken.set()
 

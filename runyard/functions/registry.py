@@ -73,6 +73,11 @@ class Function:
         return self.flow.batch.max_size if self.flow.batch else self.max_batch
 
     @property
+    def uses_lanes(self) -> bool:
+        """Whether its flow control puts invocations into lanes."""
+        return self.flow.uses_lanes
+
+    @property
     def event(self) -> str:
         """The name of an event made for this function alone.
 

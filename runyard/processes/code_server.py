@@ -15,8 +15,8 @@ from runyard.processes.workers import load_code
 from runyard.settings import settings
 from runyard.text.redaction import redact
 
-# Every waiting sensor holds a thread of the server; the UI and the daemon need some more.
-_THREADS = 128
+# The UI and the daemon ask for little at a time; schedules and a project's own sensors take threads.
+_THREADS = 16
 _log = logging.getLogger("runyard.code")
 
 
@@ -26,7 +26,6 @@ def serve_code(socket_path: Path) -> int:
     Code that fails to load is shown with its error in the Dagster UI, and the published functions
     stay as they were.
     """
-    sensors.allow_long_ticks()
     try:
         sensors.check_io_managers(load_code().get_repository_def())
     except Exception:

@@ -1,4 +1,4 @@
-"""The Dagster daemon with a sensor loop that wakes at once, and pooled connections."""
+"""The Dagster daemon with the loop of the functions' sensors, and pooled connections."""
 
 import logging
 import os
@@ -14,16 +14,16 @@ from runyard.dagster_adapter.internals import (
     DagsterUserCodeUnreachableError,
     WorkspaceFileTarget,
     capture_interrupts,
-    end_stale_ticks,
     pooled_instance,
     run_daemon,
     setup_interrupt_handlers,
     silence_restarts,
 )
+from runyard.dagster_adapter.sensor_loop import SensorLoop
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
-_LOGGERS = ("SensorDaemon", "WakingSensorDaemon", "SchedulerDaemon")
+_LOGGERS = ("SensorDaemon", "FunctionSensorDaemon", "SchedulerDaemon")
 
 
 def serve_daemon(workspace: Path) -> int:
@@ -36,11 +36,13 @@ def serve_daemon(workspace: Path) -> int:
     try:
         with capture_interrupts(), pooled_instance() as instance:
             reclaim_from_predecessor(instance)
-            _end_ticks_of_predecessor(instance)
-            run_daemon(instance, WorkspaceFileTarget(paths=[str(workspace)]))
+            run_daemon(
+                instance,
+                WorkspaceFileTarget(paths=[str(workspace)]),
+                lambda context: SensorLoop(context).run(),
+            )
     except KeyboardInterrupt:
-        # Exit without waiting for the ticks in progress: the next start ends them.
-        os._exit(0)
+        os._exit(0)  # without waiting for the ticks of other sensors
     return 0
 
 
@@ -53,17 +55,6 @@ def reclaim_from_predecessor(instance: DagsterInstance) -> None:
         reaper.reclaim_unlaunched(lambda: instance, None, 0)
     except Exception as error:
         _log.warning("claims of an earlier daemon are released later: %s", type(error).__name__)
-
-
-def _end_ticks_of_predecessor(instance: DagsterInstance) -> None:
-    """End the ticks in which an earlier daemon was waiting.
-
-    If that fails, Dagster ends them, with a warning for each.
-    """
-    try:
-        end_stale_ticks(instance)
-    except Exception as error:
-        _log.warning("ticks of an earlier daemon end later: %s", type(error).__name__)
 
 
 class OutageFilter(logging.Filter):

@@ -1,0 +1,54 @@
+-- What the daemon writes to Dagster's own tables when it launches runs: the rows that Dagster's sensor
+-- daemon would write one by one. The tables are those of Dagster 1.13; tests compare the rows with
+-- Dagster's.
+
+-- name: room_for_runs
+-- As `capacity`, and which sensors are switched off (selector ids). (by batches_open; workers and
+-- instigators are small tables: scanned)
+SELECT
+    (SELECT coalesce(sum(slots), 0) FROM runyard.workers
+     WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
+    (SELECT count(*) FROM runyard.batches
+     WHERE status = 'claimed' AND (
+        launched_at IS NOT NULL
+        OR claimed_at > now() - make_interval(secs => %(launch)s))) AS waiting,
+    (SELECT count(*) FROM runyard.batches WHERE status = 'running') AS running,
+    ARRAY(SELECT selector_id FROM instigators
+          WHERE instigator_type = 'SENSOR' AND status = 'STOPPED') AS stopped
+
+-- name: add_tick
+-- Record a tick of a sensor that has launched runs; returns its id, which is a tag of its runs.
+INSERT INTO job_ticks
+    (job_origin_id, selector_id, status, type, timestamp, tick_body, create_timestamp,
+     update_timestamp)
+VALUES (
+    %(origin)s, %(selector)s, 'SUCCESS', 'SENSOR',
+    to_timestamp(%(at)s) AT TIME ZONE 'UTC', %(body)s,
+    clock_timestamp() AT TIME ZONE 'UTC', clock_timestamp() AT TIME ZONE 'UTC')
+RETURNING id
+
+-- name: add_runs
+-- Add runs that are starting, with their tags and the first event of their logs. Dagster keeps its
+-- times in UTC.
+WITH added AS (
+    INSERT INTO runs
+        (run_id, snapshot_id, pipeline_name, status, run_body, create_timestamp, update_timestamp)
+    SELECT run_id, snapshot_id, job, 'STARTING', body, at, at
+    FROM unnest(%(run_ids)s::text[], %(snapshots)s::text[], %(jobs)s::text[], %(bodies)s::text[])
+        AS added (run_id, snapshot_id, job, body),
+        CAST(to_timestamp(%(at)s) AT TIME ZONE 'UTC' AS timestamp) AS at
+),
+tagged AS (
+    INSERT INTO run_tags (run_id, key, value)
+    SELECT * FROM unnest(%(tagged)s::text[], %(keys)s::text[], %(values)s::text[])
+)
+INSERT INTO event_logs (run_id, event, dagster_event_type, timestamp)
+SELECT run_id, event, 'PIPELINE_STARTING', to_timestamp(%(at)s) AT TIME ZONE 'UTC'
+FROM unnest(%(run_ids)s::text[], %(events)s::text[]) AS logged (run_id, event)
+
+-- name: mark_handed_over
+-- Record that the runs of these batches were handed to the broker. A commit that is lost in a crash
+-- of the server is found out by `unlaunched_batches`. (by batches_pkey)
+WITH fast AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS commit)
+UPDATE runyard.batches SET launched_at = clock_timestamp(), heartbeat_at = clock_timestamp()
+FROM fast WHERE id = ANY (%(batches)s) AND status = 'claimed' AND fast.commit = 'off'
