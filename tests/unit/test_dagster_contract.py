@@ -9,27 +9,13 @@ import tomllib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dagster
 import pytest
-from dagster import DagsterEventType, DagsterInstance, RunRequest, job, op
+from dagster import DagsterEventType, DagsterInstance, job, op
 from dagster._core.execution.plan.state import KnownExecutionState
-from dagster._core.remote_origin import (
-    RegisteredCodeLocationOrigin,
-    RemoteInstigatorOrigin,
-    RemoteRepositoryOrigin,
-)
-from dagster._core.scheduler.instigation import (
-    InstigatorState,
-    InstigatorStatus,
-    InstigatorTick,
-    InstigatorType,
-    SensorInstigatorData,
-    TickData,
-    TickStatus,
-)
 from dagster._core.workspace import context as workspace_context
+from dagster._daemon import sensor as sensor_loop
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from packaging.requirements import Requirement
@@ -81,11 +67,14 @@ NAMES = {
     # The run launcher.
     "CheckRunHealthResult": Relied(("status", "msg")),
     "ConfigurableClassData": Relied(("module_name", "class_name", "config_yaml")),
-    "ExecuteRunArgs": Relied(attributes=("run_id",)),
+    "ExecuteRunArgs": Relied(
+        ("job_origin", "run_id", "instance_ref", "set_exit_code_on_failure"), ("run_id",)
+    ),
     "GRPC_INFO_TAG": Relied(constant=str),
     "LaunchRunContext": Relied(attributes=("dagster_run", "workspace")),
     "ResumeRunArgs": Relied(attributes=("run_id",)),
     "WorkerStatus": Relied(attributes=("FAILED", "RUNNING", "UNKNOWN")),
+    "pack_value": Relied(("val",)),
     "unpack_value": Relied(("val", "as_type")),
     # Captured output.
     "CapturedLogContext": Relied(("log_key",)),
@@ -110,26 +99,49 @@ NAMES = {
     "SensorDaemon": Relied(
         ("settings",), ("__exit__", "core_loop", "daemon_type"), base=internals.DagsterDaemon
     ),
-    "TickStatus": Relied(attributes=("SKIPPED", "STARTED")),
+    "TickStatus": Relied(attributes=("SUCCESS",)),
+    # The runs that a sensor launches.
+    "CODE_LOCATION_TAG": Relied(constant=str),
+    "EngineEventData": Relied(attributes=("engine_error",)),
+    "RUN_KEY_TAG": Relied(constant=str),
+    "RemoteRepository": Relied(attributes=("asset_graph", "get_full_job", "get_sensors")),
+    "RemoteSensor": Relied(
+        attributes=(
+            "default_status",
+            "get_remote_origin_id",
+            "get_target",
+            "metadata",
+            "selector_id",
+            "tags",
+        )
+    ),
+    "RunDomain": Relied(("instance",), ("construct_run_with_snapshots",)),
+    "TICK_ID_TAG": Relied(constant=str),
+    "TickData": Relied(
+        (
+            "instigator_origin_id",
+            "instigator_name",
+            "instigator_type",
+            "status",
+            "timestamp",
+            "run_ids",
+            "run_keys",
+            "selector_id",
+            "end_timestamp",
+        )
+    ),
+    "make_new_run_id": Relied(()),
+    "serializable_error_info_from_exc_info": Relied(("exc_info",)),
+    "serialize_value": Relied(("val",)),
     "capture_interrupts": Relied(()),
     "create_daemons_from_instance": Relied(("instance",)),
     "daemon_controller_from_instance": Relied(
         ("instance", "workspace_load_target", "gen_daemons", "log_level")
     ),
-    "execute_sensor_iteration": Relied(
-        (
-            "workspace_process_context",
-            "logger",
-            "threadpool_executor",
-            "submit_threadpool_executor",
-            "sensor_tick_futures",
-        )
-    ),
     "get_daemon_statuses": Relied(("instance", "daemon_types", "ignore_errors")),
     "schedule_execution_time_iterator": Relied(
         ("start_timestamp", "cron_schedule", "execution_timezone")
     ),
-    "sensor_loop": Relied(attributes=("execute_sensor_iteration", "is_under_min_interval")),
     "setup_interrupt_handlers": Relied(()),
     # The code server and the web process.
     "WorkspaceFileTarget": Relied(attributes=("paths",)),
@@ -209,68 +221,13 @@ def test_the_version_that_was_read_is_the_locked_one() -> None:
     assert f"Dagster {internals.READ_IN}" in str(internals.__doc__)
 
 
-def test_the_sensor_loop_can_be_driven_and_its_interval_replaced() -> None:
-    loop = internals.sensor_loop
-    assert parameters(internals._stock_is_under_min_interval) == [
-        "state",
-        "remote_sensor",
-        "minimum_allowed_min_interval",
-    ]
-    assert "is_under_min_interval(" in inspect.getsource(loop.execute_sensor_iteration)
+def test_the_sensor_daemon_can_be_run_beside_the_sensors_of_functions() -> None:
     assert parameters(internals.SensorDaemon.core_loop) == [
         "self",
         "workspace_process_context",
         "shutdown_event",
     ]
-
-
-def unfinished_tick(instance: DagsterInstance, name: str, **data: Any) -> InstigatorTick:
-    """A tick of a sensor that a daemon has started and not ended."""
-    location = RegisteredCodeLocationOrigin("here")
-    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "all"), name)
-    selector_id = origin.get_selector().get_id()
-    instance.add_instigator_state(
-        InstigatorState(
-            origin,
-            InstigatorType.SENSOR,
-            InstigatorStatus.RUNNING,
-            SensorInstigatorData(min_interval=1),
-        )
-    )
-    tick = TickData(
-        origin.get_id(),
-        name,
-        InstigatorType.SENSOR,
-        TickStatus.STARTED,
-        timestamp=1.0,
-        selector_id=selector_id,
-        **data,
-    )
-    return instance.create_tick(tick)
-
-
-def status_of(instance: DagsterInstance, tick: InstigatorTick) -> TickStatus:
-    [latest] = instance.get_ticks(
-        tick.tick_data.instigator_origin_id, tick.tick_data.selector_id, limit=1
-    )
-    return latest.status
-
-
-def test_stale_ticks_are_ended_before_the_sensor_loop_warns_of_them(tmp_path: Path) -> None:
-    source = inspect.getsource(internals.sensor_loop._get_evaluation_tick)
-    assert "Moving dangling STARTED tick" in source
-    with DagsterInstance.local_temp(str(tmp_path)) as instance:
-        waiting = unfinished_tick(instance, "waiting")
-        requesting = unfinished_tick(
-            instance,
-            "requesting",
-            run_requests=[RunRequest(run_key="a")],
-            reserved_run_ids=["run-1"],
-        )
-        assert internals.end_stale_ticks(instance) == 1
-        assert status_of(instance, waiting) == TickStatus.SKIPPED
-        assert status_of(instance, requesting) == TickStatus.STARTED
-        assert internals.end_stale_ticks(instance) == 0
+    assert "repo.get_sensors()" in inspect.getsource(sensor_loop.execute_sensor_iteration)
 
 
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
