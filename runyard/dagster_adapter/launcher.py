@@ -35,6 +35,9 @@ from runyard.store.queries import fetch_one
 class WarmRunLauncher(CeleryRunLauncher):
     """Sends runs to the warm workers through the broker; takes no settings in `dagster.yaml`."""
 
+    # The batch of a run is marked as launched before or soon after the broker has the run.
+    marks_launches = True
+
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(
             default_queue=QUEUE,

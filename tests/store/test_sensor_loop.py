@@ -1,0 +1,179 @@
+"""The daemon's loop over the sensors of functions: what is due is launched, oldest first."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.workspace.load_target import ModuleTarget
+
+from runyard import Event, send
+from runyard.dagster_adapter.internals import WorkspaceProcessContext, function_sensors
+from runyard.dagster_adapter.reaper import reclaim_unlaunched
+from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop
+from runyard.dagster_adapter.tags import BATCH, FUNCTION
+from runyard.engine import dispatch
+from runyard.functions.registry import Function
+from runyard.settings import settings
+from tests.conftest import ROOT, Publish, event
+from tests.tables import rows
+
+FUNCTIONS = [
+    Function("bench_batched", "bench_batched", ("bench/batched",), max_batch=2),
+    Function("bench_single", "bench_single", ("bench/single",), max_batch=1),
+]
+WORKER = (
+    "INSERT INTO runyard.workers (name, host, pid, slots, pid_namespace)"
+    " VALUES ('here:1', 'here', 1, %s, 'none') RETURNING name"
+)
+
+Context = WorkspaceProcessContext
+
+
+@pytest.fixture(scope="module")
+def context(store_url: str) -> Iterator[Context]:
+    """The code that the daemon has loaded from a code server."""
+    target = ModuleTarget("benchmarks.functions", None, str(ROOT), None)
+    with DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
+        yield context
+
+
+@pytest.fixture
+def loop(empty: None, context: Context, publish_functions: Publish) -> SensorLoop:
+    """A loop whose one worker has one slot, so that there is room for two runs."""
+    publish_functions(*FUNCTIONS)
+    rows(WORKER, 1)
+    for run in context.instance.get_runs():
+        context.instance.delete_run(run.run_id)
+    for message in queue().glob("*.msg"):
+        message.unlink()
+    return SensorLoop(context)
+
+
+def queue() -> Path:
+    return settings().broker_dir / "queue"
+
+
+def messages() -> list[str]:
+    return [message.read_text() for message in queue().glob("*.msg")]
+
+
+def launched(context: Context) -> list[DagsterRun]:
+    """The runs, oldest first."""
+    return list(reversed(context.instance.get_runs()))
+
+
+def status_of(event_id: str) -> str:
+    [invocation] = event(event_id)["invocations"]
+    return str(invocation["status"])
+
+
+def test_nothing_is_written_while_nothing_is_due(loop: SensorLoop, context: Context) -> None:
+    assert loop.evaluate_due() == LONGEST_WAIT
+    assert rows("SELECT id FROM job_ticks") == []
+
+
+def test_what_is_due_becomes_a_run_that_the_broker_has(loop: SensorLoop, context: Context) -> None:
+    [event_id] = send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    [run] = launched(context)
+    assert (run.status, run.tags[FUNCTION]) == (DagsterRunStatus.STARTING, "bench_single")
+    assert [run.run_id in message for message in messages()] == [True]
+    assert status_of(event_id) == "claimed"
+
+
+def test_a_tick_is_recorded_with_its_runs(loop: SensorLoop, context: Context) -> None:
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    [run] = launched(context)
+    [sensor] = [each for each in function_sensors(context) if each.name == "bench_single_sensor"]
+    [tick] = context.instance.get_ticks(sensor.origin_id, sensor.selector_id, limit=1)
+    assert (tick.run_ids, tick.run_keys) == ([run.run_id], [run.tags[BATCH]])
+
+
+def test_the_function_with_the_oldest_due_event_comes_first(
+    loop: SensorLoop, context: Context
+) -> None:
+    send([Event("bench/single", {"n": n}) for n in range(3)])
+    send("bench/batched", {"n": 1})
+    rows(
+        "UPDATE runyard.invocations SET due_at = due_at - interval '1 minute'"
+        " WHERE function = 'bench_batched' RETURNING id"
+    )
+    loop.evaluate_due()
+    assert [run.job_name for run in launched(context)] == ["bench_batched", "bench_single"]
+
+
+def test_no_more_runs_are_launched_than_the_workers_can_soon_take(
+    loop: SensorLoop, context: Context
+) -> None:
+    send([Event("bench/single", {"n": n}) for n in range(5)])
+    while loop.evaluate_due() == 0.0:
+        pass
+    assert len(launched(context)) == 2
+
+
+def test_the_wait_is_until_the_next_invocation_is_due(loop: SensorLoop) -> None:
+    send("bench/single", {"n": 1}, ts=int(time.time() * 1000) + 2000)
+    assert 1.0 < loop.evaluate_due() <= 2.0
+
+
+def test_a_sensor_that_is_switched_off_launches_nothing_until_it_is_on_again(
+    loop: SensorLoop, context: Context
+) -> None:
+    [sensor] = [each for each in function_sensors(context) if each.name == "bench_single_sensor"]
+    context.instance.stop_sensor(sensor.origin_id, sensor.selector_id, sensor.remote)
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    assert launched(context) == []
+    context.instance.start_sensor(sensor.remote)
+    loop.evaluate_due()
+    assert len(launched(context)) == 1
+
+
+def test_a_paused_function_launches_nothing(loop: SensorLoop, context: Context) -> None:
+    dispatch.set_paused("bench_single", True)
+    send("bench/single", {"n": 1})
+    assert loop.evaluate_due() == LONGEST_WAIT
+    assert launched(context) == []
+
+
+def test_a_run_that_the_broker_refuses_fails_and_its_event_waits(
+    loop: SensorLoop, context: Context
+) -> None:
+    queue().rename(queue().with_name("elsewhere"))
+    try:
+        [event_id] = send("bench/single", {"n": 1})
+        loop.evaluate_due()
+    finally:
+        queue().with_name("elsewhere").rename(queue())
+    [run] = launched(context)
+    assert (run.status, status_of(event_id)) == (DagsterRunStatus.FAILURE, "queued")
+
+
+def test_a_run_that_was_never_handed_over_gives_its_events_to_another(
+    loop: SensorLoop, context: Context
+) -> None:
+    """As after a daemon that was killed between its commit and the broker."""
+    [event_id] = send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    reclaim_unlaunched(lambda: context.instance, seconds=0)
+    [run] = launched(context)
+    assert (run.status, status_of(event_id)) == (DagsterRunStatus.CANCELED, "queued")
+
+
+def test_a_run_that_was_handed_over_keeps_its_events(loop: SensorLoop, context: Context) -> None:
+    [event_id] = send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    loop.record_handed_over()
+    reclaim_unlaunched(lambda: context.instance, seconds=0)
+    [run] = launched(context)
+    assert (run.status, status_of(event_id)) == (DagsterRunStatus.STARTING, "claimed")
+
+
+def test_a_function_without_loaded_code_waits(loop: SensorLoop, context: Context) -> None:
+    rows("UPDATE runyard.functions SET name = 'gone' WHERE name = 'bench_single' RETURNING name")
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    assert launched(context) == []
