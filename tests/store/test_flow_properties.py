@@ -3,7 +3,7 @@
 The actions are sends, claims, retries, suspensions, crashes, cancellations and jumps in time. The
 model knows what was sent when, in order. No limit is ever exceeded; rate limits skip exactly what
 the model skips; an awaited event is the first one that matches; and once everything has settled,
-every invocation is final exactly once.
+every invocation is final exactly once. What is due is said for all functions as for each.
 """
 
 from collections import Counter
@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from runyard import Event, clock, send
 from runyard.engine import dispatch
 from runyard.engine.dispatch import Outcome
+from runyard.engine.due import due_functions
 from runyard.functions import registry
 from runyard.functions.flow_control import (
     Concurrency,
@@ -135,7 +136,15 @@ class Flowing(RuleBasedStateMachine):
     def claim_and_begin(self, function: str) -> None:
         dispatch.expire()
         dispatch.match_waits()
-        for claim in dispatch.claim(self.functions[function]) or []:
+        said = due_functions().get(function)
+        claims = dispatch.claim(self.functions[function]) or []
+        if claims:
+            assert said is not None
+            assert said <= 0
+        else:
+            due = dispatch.seconds_until_due(self.functions[function])
+            assert due_functions().get(function) == due
+        for claim in claims:
             self.counter += 1
             begun = dispatch.begin(claim.batch_id, f"run-{self.counter}")
             assert begun is not None
