@@ -97,18 +97,19 @@ class SensorLoop:
         if room.runs <= 0:
             return wait
         self._load_sensors()
-        ready: list[tuple[Due, LoadedSensor]] = []
+        ready: list[tuple[float, Due, LoadedSensor]] = []
         for due in due_functions():
             sensor = self._sensors.get(due.name)
-            if sensor is None or not _is_on(sensor, room):
+            if due.seconds is None or sensor is None or not _is_on(sensor, room):
                 continue
             held = self._not_before.get(due.name, 0.0) - time.monotonic()
             seconds = max(due.seconds, held)
             if seconds <= 0:
-                ready.append((due, sensor))
+                ready.append((due.seconds, due, sensor))
             else:
                 wait = min(wait, seconds)
-        if self._evaluate(sorted(ready, key=lambda pair: pair[0].seconds), room):
+        oldest_first = sorted(ready, key=lambda each: each[0])
+        if self._evaluate([(due, sensor) for _, due, sensor in oldest_first], room):
             return 0.0  # there may be more, of these functions too
         return max(_SHORTEST_WAIT, wait)
 

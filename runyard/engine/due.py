@@ -1,33 +1,38 @@
-"""When the next invocation of each function may be claimed."""
+"""When each function next has something to claim: one query for all of them."""
 
 from dataclasses import dataclass
 
-from runyard.engine import dispatch
 from runyard.store import database
+from runyard.store.queries import fetch_all
 
 
 @dataclass(frozen=True)
 class Due:
-    """A function that has something to claim, now or later."""
+    """A function with anything queued, sleeping or waiting, as far as a claim needs to know it.
+
+    Attributes
+    ----------
+    name, job, largest, uses_lanes
+        As `registry.Function` has them.
+    seconds
+        How long until its next invocation may be claimed; 0 or less: now. None when that depends on
+        an event, on the end of a run, or on somebody who resumes the function.
+    """
 
     name: str
     job: str
     largest: int
     uses_lanes: bool
-    seconds: float
+    seconds: float | None
 
 
 def due_functions() -> list[Due]:
-    """The functions whose next due time is known."""
+    """The functions that have anything to claim, now or later; also those the code no longer has.
+
+    This agrees with `dispatch.seconds_until_due` except that it also says whether something can be
+    claimed from lanes right now, which that function's callers have just tried. Of a function with
+    more than 50 lanes, the first 50 of them without room, it says 0: never later than the truth. A
+    claim that finds nothing then is to be followed by `dispatch.seconds_until_due`.
+    """
     with database.connection() as connection:
-        rows = connection.execute(
-            "SELECT name, job, max_batch, uses_lanes FROM runyard.functions WHERE name IN ("
-            "SELECT function FROM runyard.invocations WHERE status IN ('queued','sleeping','waiting'))"
-        ).fetchall()
-    result = []
-    for r in rows:
-        due = Due(str(r["name"]), str(r["job"]), int(r["max_batch"]), bool(r["uses_lanes"]), 0.0)
-        s = dispatch.seconds_until_due(due)
-        if s is not None:
-            result.append(Due(due.name, due.job, due.largest, due.uses_lanes, s))
-    return result
+        return [Due(**row) for row in fetch_all(connection, "due_functions")]

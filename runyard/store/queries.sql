@@ -245,6 +245,182 @@ SELECT extract(epoch FROM min(due_at) - runyard.now_v1())::float8 AS seconds FRO
 -- As `next_due`, for a function with lanes. (by invocations_delayed)
 SELECT runyard.next_due_v1(%(function)s) AS seconds
 
+-- name: due_functions
+-- For every function that has anything queued the seconds until its next invocation may be claimed,
+-- as `next_due` says it for one; NULL as there. What is due already is 0 or less.
+-- Each index is walked from one function to the next, one search for each, however many
+-- invocations a function has. Of lanes, which `next_due_lanes` does not look into, it looks at the
+-- first 50 of a function until one is open: has room within every limit and, if it batches, is full
+-- or due. If none of those is, and there are more, the answer is 0: it is never later than the
+-- truth.
+-- (by invocations_due, invocations_crashed, invocations_crashing, invocations_keyed,
+-- invocations_arrived, invocations_delayed, invocations_lane, batches_open, functions_pkey,
+-- failed_launches_pkey, flow_control_state_pkey, flow_control_state_until)
+WITH RECURSIVE levels AS (  -- without lanes: the first of each priority, until one is due
+    (SELECT function, CASE WHEN crashes < 2 THEN 0 ELSE 1 END AS suspect, priority, due_at
+     FROM runyard.invocations
+     WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+     ORDER BY function, CASE WHEN crashes < 2 THEN 0 ELSE 1 END, priority DESC, due_at, id
+     LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM levels CROSS JOIN LATERAL (
+        (SELECT function, 0, invocations.priority, due_at FROM runyard.invocations
+         WHERE levels.suspect = 0 AND levels.due_at > runyard.now_v1()
+            AND function = levels.function AND CASE WHEN crashes < 2 THEN 0 ELSE 1 END = 0
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+            AND invocations.priority < levels.priority
+         ORDER BY priority DESC, due_at, id LIMIT 1)
+        UNION ALL
+        (SELECT function, CASE WHEN crashes < 2 THEN 0 ELSE 1 END, priority, due_at
+         FROM runyard.invocations
+         WHERE function > levels.function
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+         ORDER BY function, CASE WHEN crashes < 2 THEN 0 ELSE 1 END, priority DESC, due_at, id
+         LIMIT 1)
+        LIMIT 1
+    ) AS next
+),
+crashed AS (  -- the functions that have suspects
+    (SELECT function FROM runyard.invocations
+     WHERE crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting')
+     ORDER BY function LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT invocations.function FROM runyard.invocations
+        WHERE invocations.function > crashed.function
+            AND crashes >= 2 AND status IN ('queued', 'sleeping', 'waiting')
+        ORDER BY invocations.function LIMIT 1)
+    FROM crashed WHERE crashed.function IS NOT NULL
+),
+keyed AS (  -- with lanes, whether in one already or not; with the oldest generation of their keys
+    (SELECT function, generation FROM runyard.invocations
+     WHERE status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL
+     ORDER BY function, generation LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM keyed CROSS JOIN LATERAL (
+        SELECT function, generation FROM runyard.invocations
+        WHERE function > keyed.function
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NOT NULL
+        ORDER BY function, generation LIMIT 1
+    ) AS next
+),
+held AS (  -- what open batches hold of each concurrency limit
+    SELECT coalesce(jsonb_object_agg(limited, n), '{}') AS slots FROM (
+        SELECT concat(slot.scope, chr(31), slot.key) AS limited, sum(slot.n) AS n
+        FROM runyard.batches
+        CROSS JOIN LATERAL jsonb_to_recordset(batches.slots)
+            AS slot (scope text, key text, n integer)
+        WHERE batches.status IN ('claimed', 'running') AND batches.slots IS NOT NULL
+        GROUP BY 1
+    ) AS summed
+),
+lanes AS (  -- the lanes of each function, until one is open, each with its first invocation
+    SELECT NULL AS function, NULL COLLATE "C" AS lane, 0 AS n, NULL::timestamptz AS due_at,
+        true AS is_open
+    UNION ALL
+    SELECT next.function, next.lane, next.n, next.due_at, (
+        NOT EXISTS (
+            SELECT FROM jsonb_to_recordset(fn.flow->'concurrency')
+                AS control (scope text, "limit" integer, key integer)
+            WHERE "limit" <= coalesce((
+                (SELECT slots FROM held)
+                ->> concat(scope, chr(31), coalesce(parts.keys[key], '')))::integer, 0)
+                AND NOT (scope = fn.name || ' singleton'
+                    AND parts.keys[key] IS NOT DISTINCT FROM runyard.no_key_v1()))
+        AND CASE
+            WHEN parts.begun OR NOT fn.flow ? 'throttle' THEN true
+            ELSE runyard.throttle_allowance_v1(fn.flow->'throttle', coalesce((
+                SELECT state.until FROM runyard.flow_control_state AS state
+                WHERE state.id = concat_ws(chr(31), 'throttle', fn.name,
+                    coalesce(parts.keys[(fn.flow->'throttle'->>'key')::integer], ''))
+            ), '-infinity')) > 0 END
+        AND CASE
+            WHEN right(next.lane, 2) = chr(30) || chr(30) THEN NOT EXISTS (
+                SELECT FROM runyard.invocations
+                WHERE function = next.function AND crashes >= 2
+                    AND status IN ('claimed', 'running'))
+            WHEN NOT fn.flow ? 'batch' OR next.due_at <= runyard.now_v1() THEN true
+            ELSE EXISTS (
+                SELECT FROM runyard.invocations
+                WHERE function = next.function AND lane = next.lane
+                ORDER BY priority DESC, invocations.due_at, id OFFSET fn.max_batch - 1 LIMIT 1) END
+    )
+    FROM lanes
+    CROSS JOIN LATERAL (
+        (SELECT function, invocations.lane, lanes.n + 1 AS n, invocations.due_at
+         FROM runyard.invocations
+         WHERE NOT lanes.is_open AND lanes.n < 50
+            AND function = lanes.function AND invocations.lane > lanes.lane
+         ORDER BY lane, priority DESC, due_at, id LIMIT 1)
+        UNION ALL
+        (SELECT function, invocations.lane, 1, invocations.due_at FROM runyard.invocations
+         WHERE function > coalesce(lanes.function, '') AND invocations.lane IS NOT NULL
+         ORDER BY function, lane, priority DESC, due_at, id LIMIT 1)
+        LIMIT 1
+    ) AS next
+    JOIN runyard.functions AS fn ON fn.name = next.function
+    CROSS JOIN LATERAL (
+        SELECT string_to_array(rtrim(next.lane, chr(30)), chr(31)) AS keys,
+            right(next.lane, 1) = chr(30) AS begun
+    ) AS parts
+),
+times AS (  -- when each may have something to claim, as far as one of these tells
+    SELECT function AS name, CASE
+        WHEN fn.uses_lanes THEN runyard.now_v1() + interval '0.5 seconds'
+        WHEN suspect = 0 THEN due_at END AS at
+    FROM levels JOIN runyard.functions AS fn ON fn.name = function
+    UNION ALL
+    SELECT crashed.function, (
+        SELECT due_at FROM runyard.invocations
+        WHERE function = crashed.function AND crashes >= 2
+            AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL
+            AND NOT EXISTS (
+                SELECT FROM runyard.invocations AS others
+                WHERE others.function = crashed.function AND others.crashes >= 2
+                    AND others.status IN ('claimed', 'running'))
+        ORDER BY due_at, id LIMIT 1)
+    FROM crashed JOIN runyard.functions AS fn ON fn.name = function AND NOT fn.uses_lanes
+    UNION ALL
+    SELECT keyed.function, least(
+        CASE WHEN keyed.generation < fn.generation
+            THEN runyard.now_v1() + interval '0.5 seconds' END,
+        (SELECT due_at FROM runyard.invocations
+         WHERE function = keyed.function AND NOT admitted AND status = 'queued'
+         ORDER BY due_at, id LIMIT 1),
+        (SELECT due_at FROM runyard.invocations
+         WHERE function = keyed.function AND status IN ('queued', 'sleeping', 'waiting')
+            AND keys IS NOT NULL AND lane IS NULL AND admitted
+         ORDER BY due_at, id LIMIT 1))
+    FROM keyed JOIN runyard.functions AS fn ON fn.name = function AND fn.uses_lanes
+    UNION ALL
+    SELECT function, CASE
+        WHEN is_open OR n = 50 THEN runyard.now_v1()
+        WHEN due_at > runyard.now_v1() THEN due_at END
+    FROM lanes
+    UNION ALL
+    SELECT function, (
+        SELECT state.until - room.reserve FROM runyard.flow_control_state AS state
+        WHERE state.function = fn.name AND kind = 'throttle'
+            AND state.until > runyard.now_v1() + room.reserve
+        ORDER BY state.until LIMIT 1)
+    FROM lanes JOIN runyard.functions AS fn ON fn.name = function AND fn.flow ? 'throttle'
+    CROSS JOIN LATERAL (
+        SELECT ((fn.flow->'throttle'->>'burst')::integer - 1)
+            * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8) AS reserve
+    ) AS room
+    WHERE lanes.n = 1 AND NOT lanes.is_open
+)
+SELECT fn.name, fn.job, fn.max_batch AS largest, fn.uses_lanes, extract(epoch FROM CASE
+    WHEN fn.paused_at IS NOT NULL THEN NULL
+    WHEN launches.until > runyard.now_v1() THEN launches.until
+    WHEN launches.until IS NOT NULL AND EXISTS (
+        SELECT FROM runyard.batches WHERE status = 'claimed' AND function = fn.name
+    ) THEN NULL
+    ELSE times.at END - runyard.now_v1())::float8 AS seconds
+FROM (SELECT name, min(at) AS at FROM times GROUP BY name) AS times
+JOIN runyard.functions AS fn USING (name)
+LEFT JOIN runyard.failed_launches AS launches ON launches.function = fn.name
+
 -- name: capacity
 -- How many runs the living workers can execute at a time, and how many batches wait for one or are
 -- running. A claim that was not launched in time does not count: its claimer is gone.

@@ -3,7 +3,7 @@
 The actions are sends, claims, retries, suspensions, crashes, cancellations and jumps in time. The
 model knows what was sent when, in order. No limit is ever exceeded; rate limits skip exactly what
 the model skips; an awaited event is the first one that matches; and once everything has settled,
-every invocation is final exactly once.
+every invocation is final exactly once. What is due is said for all functions as for each.
 """
 
 from collections import Counter
@@ -32,6 +32,7 @@ from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.store import database
 from runyard.store.queries import Row
+from tests.store.test_due import due_seconds
 from tests.tables import empty_tables, rows
 
 ATTEMPTS = 3
@@ -135,7 +136,15 @@ class Flowing(RuleBasedStateMachine):
     def claim_and_begin(self, function: str) -> None:
         dispatch.expire()
         dispatch.match_waits()
-        for claim in dispatch.claim(self.functions[function]) or []:
+        said = due_seconds().get(function)
+        claims = dispatch.claim(self.functions[function]) or []
+        if claims:
+            assert said is not None
+            assert said <= 0
+        else:
+            due = dispatch.seconds_until_due(self.functions[function])
+            assert due_seconds().get(function) == due
+        for claim in claims:
             self.counter += 1
             begun = dispatch.begin(claim.batch_id, f"run-{self.counter}")
             assert begun is not None

@@ -27,6 +27,7 @@ from tests.conftest import Publish, wait_until
 HOT: dict[str, dict[str, object]] = {
     "claim": {"function": "greet", "max_batch": 500, "batch": "x"},
     "next_due": {"function": "greet"},
+    "due_functions": {},
     "begin_invocations": {"batch": "BATCH", "run": "run-1", "finish_timeout": None},
     "record_steps": {
         "batch": "BATCH",
