@@ -34,7 +34,8 @@ The daemon:
   sensor daemon, whose own loop sleeps for 5 seconds between iterations.
 - `sensor_loop`, the module `dagster._daemon.sensor`: its `is_under_min_interval` is replaced.
 - `InstigatorType`, `TickStatus`: finds ticks that an earlier daemon did not end; Dagster would end
-  them with a warning for each.
+  them with a warning for each. `DagsterInstance.get_tick_retention_settings`, which takes the one
+  and returns the other, says how long `dagster.yaml` keeps ticks.
 - `get_daemon_statuses`: whether the daemon has sent heartbeats.
 - `schedule_execution_time_iterator`: how the scheduler reads a cron expression, so that Runyard
   agrees with it about daylight saving time.
@@ -95,6 +96,7 @@ from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, Postgr
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, make_url, text
 
+from runyard.dagster_adapter.tags import MAINTENANCE_SENSOR
 from runyard.store import database
 
 # Used by other modules, under the names that they have in Dagster.
@@ -106,6 +108,7 @@ __all__ = [
     "DagsterCodeLocationNotFoundError",
     "DagsterUserCodeUnreachableError",
     "ExecuteRunArgs",
+    "InstigatorType",
     "LaunchRunContext",
     "LocalComputeLogManager",
     "ResumeRunArgs",
@@ -336,6 +339,8 @@ _stock_is_under_min_interval = sensor_loop.is_under_min_interval
 def _is_under_min_interval(
     state: Any, remote_sensor: Any, minimum_allowed_min_interval: int | None = None
 ) -> bool:
+    if remote_sensor.name == MAINTENANCE_SENSOR:
+        return True  # a thread of this process does what it is for
     if remote_sensor.min_interval_seconds <= 1:
         return False
     return _stock_is_under_min_interval(state, remote_sensor, minimum_allowed_min_interval)

@@ -2,8 +2,7 @@
 
 A tick of the sensor waits (on NOTIFY, for less than the 60 seconds that Dagster gives it) until
 invocations of its functions are due, claims them, and requests one run per batch; the batch id is
-the run key. While it waits it also matches events with the invocations that wait for them, cancels
-what has timed out, and releases batches whose worker was lost or whose run was never launched.
+the run key. Where no daemon of Runyard does it, a tick also does the maintenance that is due.
 
 It works under stock `dagster dev` too, where a tick is short and returns only every few seconds.
 """
@@ -26,7 +25,7 @@ from dagster import (
     SkipReason,
 )
 
-from runyard.dagster_adapter import ops, reaper
+from runyard.dagster_adapter import maintenance, ops
 from runyard.dagster_adapter.internals import has_stock_io_manager
 from runyard.dagster_adapter.schedules import overlap_limits, schedules_of
 from runyard.dagster_adapter.tags import BATCH, CONTINUES, EVENT, FUNCTION
@@ -57,7 +56,6 @@ _LONG_TICK, _SHORT_TICK = 45.0, 1.0
 _tick_seconds = _SHORT_TICK
 LONGEST_WAIT = 5.0
 _SHORTEST_WAIT = 0.02
-_RECLAIM_SECONDS = 1.0
 # The end of a function's name, and the event, of the functions that run after another one.
 _CALLBACKS = {
     "failed": ("on_failure", "runyard/function.failed"),
@@ -276,7 +274,6 @@ def _tick(
     names = [function.name for function in functions]
     this_tick = _latest[names[0]] = object()
     deadline = time.monotonic() + _tick_seconds
-    next_reclaim = 0.0
     with listener.subscribe(*names) as woken:
         while (remaining := deadline - time.monotonic()) > 0:
             woken.clear()
@@ -285,17 +282,11 @@ def _tick(
                 # daemons supersede each other without end.
                 time.sleep(min(remaining, LONGEST_WAIT))
                 return SkipReason("a later tick of this sensor has taken over")
-            if time.monotonic() >= next_reclaim:
-                # This is the sensor's only tick: earlier claims that are not launched are orphans.
-                young = reaper.reclaim_unlaunched(lambda: context.instance, names)
-                next_reclaim = time.monotonic() + (_RECLAIM_SECONDS if young else LONGEST_WAIT)
-            reaper.sweep_if_due(lambda: context.instance)
-            dispatch.match_waits()
+            maintenance.run_due(lambda: context.instance)
             requests, wait = _claim_due(functions)
             if requests:
                 return requests
-            wait = min(remaining, wait, next_reclaim - time.monotonic())
-            woken.wait(max(_SHORTEST_WAIT, wait))
+            woken.wait(max(_SHORTEST_WAIT, min(remaining, wait)))
     return SkipReason(f"nothing for {functions[0].name} in {_tick_seconds:.0f} s")
 
 

@@ -63,7 +63,7 @@ def serve_code(socket_path: Path) -> int:
 def _reclaim_from_predecessor() -> None:
     """Release what the ticks of an earlier code server claimed: it was never launched.
 
-    If that fails, the ticks release it when it is overdue.
+    If that fails, the maintenance releases it when it is overdue.
     """
     names = [function.name for function in registry.functions()]
     try:

@@ -1,4 +1,4 @@
-"""The Dagster daemon with a sensor loop that wakes at once, and pooled connections."""
+"""The Dagster daemon with a sensor loop that wakes at once, maintenance, and pooled connections."""
 
 import logging
 import os
@@ -20,6 +20,7 @@ from runyard.dagster_adapter.internals import (
     setup_interrupt_handlers,
     silence_restarts,
 )
+from runyard.processes.maintenance_thread import MaintenanceThread
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
@@ -37,6 +38,7 @@ def serve_daemon(workspace: Path) -> int:
         with capture_interrupts(), pooled_instance() as instance:
             reclaim_from_predecessor(instance)
             _end_ticks_of_predecessor(instance)
+            MaintenanceThread(instance).start()
             run_daemon(instance, WorkspaceFileTarget(paths=[str(workspace)]))
     except KeyboardInterrupt:
         # Exit without waiting for the ticks in progress: the next start ends them.
@@ -47,7 +49,7 @@ def serve_daemon(workspace: Path) -> int:
 def reclaim_from_predecessor(instance: DagsterInstance) -> None:
     """Release at once what an earlier daemon claimed and did not launch.
 
-    If that fails, the ticks release it when it is overdue.
+    If that fails, the maintenance releases it when it is overdue.
     """
     try:
         reaper.reclaim_unlaunched(lambda: instance, None, 0)

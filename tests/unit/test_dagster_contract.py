@@ -110,7 +110,7 @@ NAMES = {
     "SensorDaemon": Relied(
         ("settings",), ("__exit__", "core_loop", "daemon_type"), base=internals.DagsterDaemon
     ),
-    "TickStatus": Relied(attributes=("SKIPPED", "STARTED")),
+    "TickStatus": Relied(attributes=("FAILURE", "SKIPPED", "STARTED", "SUCCESS")),
     "capture_interrupts": Relied(()),
     "create_daemons_from_instance": Relied(("instance",)),
     "daemon_controller_from_instance": Relied(
@@ -254,6 +254,17 @@ def status_of(instance: DagsterInstance, tick: InstigatorTick) -> TickStatus:
         tick.tick_data.instigator_origin_id, tick.tick_data.selector_id, limit=1
     )
     return latest.status
+
+
+def test_the_retention_of_ticks_is_a_number_of_days_for_each_status() -> None:
+    with DagsterInstance.get() as instance:
+        days = instance.get_tick_retention_settings(InstigatorType.SENSOR)
+    assert days == {
+        TickStatus.SKIPPED: 1,
+        TickStatus.FAILURE: 14,
+        TickStatus.SUCCESS: 14,
+        TickStatus.STARTED: -1,
+    }
 
 
 def test_stale_ticks_are_ended_before_the_sensor_loop_warns_of_them(tmp_path: Path) -> None:
