@@ -20,6 +20,8 @@ from runyard.store.queries import Connection, fetch_one
 
 _LOCK_SECONDS = 2.0
 _LONGEST_WAIT = 5.0
+# How long the thread may take to notice that it is to stop.
+_STOP_SECONDS = 1.0
 # Notifications come with every event and every run: they are answered in groups.
 _GROUP_SECONDS = 0.05
 _log = logging.getLogger("runyard.maintenance")
@@ -78,6 +80,5 @@ class MaintenanceThread:
         while not self._stopping.is_set():
             self._rota.run_due(lambda: self._instance, events=events)
             self._stopping.wait(_GROUP_SECONDS)
-            events = any(
-                list(connection.notifies(timeout=self._rota.seconds_until_due(), stop_after=1))
-            )
+            wait = min(self._rota.seconds_until_due(), _STOP_SECONDS)
+            events = bool(list(connection.notifies(timeout=wait, stop_after=1)))
