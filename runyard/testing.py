@@ -320,7 +320,9 @@ class Yard:
         return shown
 
     def _round(self) -> int:
-        done = dispatch.expire() + dispatch.match_waits()
+        done = dispatch.expire() + dispatch.apply_deferred_requests() + dispatch.match_waits()
+        registry.catch_up()
+        registry.rekey()
         for function in self._open_functions():
             for batch_id in self.claim(function.name):
                 self.execute(function.name, batch_id)

@@ -1,4 +1,4 @@
-"""What a project adds to its Definitions: sensors for ended runs, and a replay by partitions.
+"""What a project adds to its Definitions: sensors for what is left undone, a replay by partitions.
 
 ::
 
@@ -13,13 +13,16 @@ from dagster import (
     OpExecutionContext,
     RunStatusSensorContext,
     RunStatusSensorDefinition,
+    SensorDefinition,
+    SensorEvaluationContext,
     SkipReason,
     in_process_executor,
     job,
     op,
 )
 
-from runyard.dagster_adapter import reaper
+from runyard.dagster_adapter import maintenance, reaper
+from runyard.dagster_adapter.tags import KIND, MAINTENANCE_SENSOR
 from runyard.engine import bulk
 
 _INTERVAL_SECONDS = 30
@@ -43,6 +46,11 @@ def _settling_sensor(name: str, status: DagsterRunStatus, what: str) -> RunStatu
             " where no worker was left to do it."
         ),
     )
+
+
+def _maintain(context: SensorEvaluationContext) -> SkipReason:
+    done = maintenance.run_due(lambda: context.instance)
+    return SkipReason("; ".join(done) or "nothing was to be done")
 
 
 @op(
@@ -96,5 +104,17 @@ def replay_function() -> None:
 sensors = [
     _settling_sensor("settle_failed_runs", DagsterRunStatus.FAILURE, "failed"),
     _settling_sensor("settle_canceled_runs", DagsterRunStatus.CANCELED, "was cancelled"),
+    SensorDefinition(
+        name="runyard_maintenance",
+        tags={KIND: MAINTENANCE_SENSOR},
+        evaluation_fn=_maintain,
+        minimum_interval_seconds=1,
+        default_status=DefaultSensorStatus.RUNNING,
+        description=(
+            "Matches events with waits, releases what lost workers held, and cancels what has timed"
+            " out. The daemon of `runyard up` does all this itself, and does not evaluate this"
+            " sensor."
+        ),
+    ),
 ]
 jobs = [replay_function]

@@ -17,7 +17,8 @@ The run launcher and what it hands to the workers:
 
 - `LaunchRunContext`, `CheckRunHealthResult`, `WorkerStatus`: argument and results of a launcher.
 - `GRPC_INFO_TAG`: marks a run that the default launcher gave a process of its own.
-- `ExecuteRunArgs`, `ResumeRunArgs`, `pack_value`, `unpack_value`: the arguments of dagster-celery's tasks.
+- `ExecuteRunArgs`, `ResumeRunArgs`, `pack_value`, `unpack_value`: the arguments of dagster-celery's
+  tasks.
 - `ConfigurableClassData`: what a class named in `dagster.yaml` is created with.
 
 The logs of a run's standard output and error:
@@ -39,6 +40,8 @@ The daemon:
 - `EngineEventData`, `serializable_error_info_from_exc_info`: the log of a run that could not be
   launched.
 - `TickData`, `InstigatorType`, `TickStatus`, `serialize_value`: the row of a tick.
+  `DagsterInstance.get_tick_retention_settings`, which takes the second and returns the third, says
+  how long `dagster.yaml` keeps ticks.
 - `CODE_LOCATION_TAG`, `RUN_KEY_TAG`, `TICK_ID_TAG`: tags of a run that a sensor has launched.
 - `get_daemon_statuses`: whether the daemon has sent heartbeats.
 - `schedule_execution_time_iterator`: how the scheduler reads a cron expression, so that Runyard
@@ -111,7 +114,7 @@ from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, Postgr
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from runyard.dagster_adapter.tags import FUNCTIONS, KIND
+from runyard.dagster_adapter.tags import FUNCTION_SENSOR, FUNCTIONS, KIND
 from runyard.store import database
 
 # Used by other modules, under the names that they have in Dagster.
@@ -126,6 +129,7 @@ __all__ = [
     "DagsterUserCodeUnreachableError",
     "ExecuteRunArgs",
     "IWorkspaceProcessContext",
+    "InstigatorType",
     "LaunchRunContext",
     "LocalComputeLogManager",
     "ResumeRunArgs",
@@ -314,7 +318,7 @@ def function_sensors(context: IWorkspaceProcessContext[Any]) -> Iterator[LoadedS
         location = entry.code_location
         for repository in location.get_repositories().values() if location is not None else ():
             for sensor in _all_sensors(repository):
-                if KIND in sensor.tags:
+                if sensor.tags.get(KIND) == FUNCTION_SENSOR:
                     yield LoadedSensor(
                         sensor.name,
                         sensor.get_remote_origin_id(),
@@ -415,7 +419,7 @@ _all_sensors = RemoteRepository.get_sensors
 
 
 def _other_sensors(repository: RemoteRepository) -> Sequence[RemoteSensor]:
-    """The sensors of a repository without those of functions."""
+    """The sensors of a repository without those that this process evaluates itself, or never."""
     return [sensor for sensor in _all_sensors(repository) if KIND not in sensor.tags]
 
 

@@ -1,4 +1,4 @@
-"""Writes the runs that the sensors of functions launch, in the transaction that claims their batches.
+"""Writes the runs that function sensors launch, in the transaction that claims their batches.
 
 Dagster's sensor daemon creates one run after the other, in about twenty statements and commits, and
 asks the code server twice for each. Here a job's snapshot and execution plan are asked for once per

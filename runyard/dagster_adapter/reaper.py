@@ -1,4 +1,4 @@
-"""Releases the batches of lost workers and failed launches, and cancels what has timed out.
+"""Releases the batches of lost workers and failed launches, and ends their runs in Dagster.
 
 A batch is overdue when its worker has been silent for longer than a lease, or when its run has not
 begun although a slot was free for it. What happens then depends on the status of its run in
@@ -12,8 +12,6 @@ for a while, with the reason shown.
 import json
 import logging
 import random
-import threading
-import time
 from collections.abc import Callable, Sequence
 
 import psycopg
@@ -25,74 +23,41 @@ from runyard.engine.status import OPEN_BATCH
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
 from runyard.functions.retry import Retry
-from runyard.settings import settings
 from runyard.store.queries import Row
 from runyard.text.redaction import redact
 
-PURGE_SECONDS = 300.0
 _MOST_TEXT = 500
 _ERROR_EVENTS = {
     DagsterEventType.ENGINE_EVENT,
     DagsterEventType.STEP_FAILURE,
     DagsterEventType.RUN_FAILURE,
 }
-_LAUNCHED = (DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED)
+_HANDED_OVER = (DagsterRunStatus.QUEUED, DagsterRunStatus.STARTED)
+_LAUNCHED = (*_HANDED_OVER, DagsterRunStatus.STARTING)
 _CANCELLED = (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING)
 _NEVER_LAUNCHED = (
     "its run was never launched: the daemon or the code server was lost, or the tick failed;"
     " see the ticks of its sensor in Dagster"
 )
 _log = logging.getLogger("runyard.dagster_adapter.reaper")
-_sweeping = threading.Lock()
-_last_sweep = 0.0
-_last_purge = 0.0
 
 
-def sweep_if_due(instance: Callable[[], DagsterInstance]) -> None:
-    """Sweep, unless this process did within the last sixth of a lease (5 s by default).
-
-    `instance` is called only when there is something to release: creating one costs several
-    connections.
-    """
-    global _last_sweep
-    if not _sweeping.acquire(blocking=False):
-        return
-    try:
-        if time.monotonic() - _last_sweep >= settings().lease_seconds / 6:
-            _last_sweep = time.monotonic()
-            dispatch.expire()
-            _purge_if_due()
-            overdue = dispatch.overdue()
-            if overdue:
-                reap(instance(), overdue)
-            unended = dispatch.unended()
-            if unended:
-                end_runs(instance(), unended)
-    finally:
-        _sweeping.release()
-
-
-def _purge_if_due() -> None:
-    """Delete rows that have no use any more, every few minutes: it reads whole (small) tables."""
-    global _last_purge
-    if time.monotonic() - _last_purge >= PURGE_SECONDS:
-        _last_purge = time.monotonic()
-        dispatch.purge()
-
-
-def reap(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = False) -> None:
-    """Release overdue batches, and end the runs that held them.
+def reap(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = False) -> int:
+    """Release overdue batches, and end the runs that held them; return how many were released.
 
     With `force` they are released although their lease has not expired.
     """
+    count = 0
     for batch in overdue:
         if batch["run_id"]:
             run = instance.get_run_by_id(batch["run_id"])
         else:
             run = _run_of(instance, batch["id"])
         released = release_batch(batch, run, force=force, reason=_root_error(instance, run))
+        count += released
         if released and run is not None and not run.is_finished:
             _end_run(instance, run, batch)
+    return count
 
 
 def reap_lost(instance: DagsterInstance, batches: Sequence[Row]) -> None:
@@ -213,29 +178,32 @@ def run_never_began(instance: DagsterInstance, batch_id: str, run_id: str, limit
 
 def reclaim_unlaunched(
     instance: Callable[[], DagsterInstance],
-    functions: Sequence[str] | None,
+    functions: Sequence[str] | None = None,
     seconds: float = dispatch.LAUNCH_SECONDS,
-) -> bool:
+) -> int:
     """Release batches of these functions (None: all) claimed so long ago that never launched.
 
-    With 0 seconds these are the claims that a process finds of its predecessor when it starts.
-    Otherwise the daemon, the code server or the tick failed in the meantime, which may happen
-    again: launches of the function back off.
+    After the default `seconds` the tick must have failed, or the daemon or the code server was
+    lost, which may happen again: launches of the function back off. With 0 seconds these are the
+    claims that a process finds of its predecessor when it starts.
+
+    `instance` is called only when there is something to release: creating one costs several
+    connections.
 
     Returns
     -------
-    Whether there are younger claims, which may still be launched in time.
+    How many claims were looked at: a run that was launched after all keeps its own.
     """
-    claims = dispatch.unlaunched(functions, 0)
+    claims = dispatch.unlaunched(functions, seconds)
     for batch in claims:
-        if batch["age"] >= seconds:
-            _reclaim(instance(), batch, _NEVER_LAUNCHED if seconds > 0 else None)
-    return any(batch["age"] < seconds for batch in claims)
+        _reclaim(instance(), batch, _NEVER_LAUNCHED if seconds > 0 else None)
+    return len(claims)
 
 
 def _reclaim(instance: DagsterInstance, batch: Row, failure: str | None) -> None:
     run = _run_of(instance, batch["id"])
-    if run is not None and run.status in _LAUNCHED:
+    launched = _HANDED_OVER if marks_launches(instance) else _LAUNCHED
+    if run is not None and run.status in launched:
         dispatch.mark_launching(batch["id"])  # its launcher does not record this
     elif run is not None and run.is_finished:
         release_batch(batch, run, force=True, reason=_root_error(instance, run))
@@ -245,6 +213,11 @@ def _reclaim(instance: DagsterInstance, batch: Row, failure: str | None) -> None
             f"Batch {batch['id']} was claimed, but its run was not launched in time:"
             " another run has its events.",
         )
+
+
+def marks_launches(instance: DagsterInstance) -> bool:
+    """Whether the run launcher is ours, which marks the batch of each run that the broker has."""
+    return bool(getattr(instance.run_launcher, "marks_launches", False))
 
 
 def _release_unbegun(batch_id: str, failure: str | None) -> bool:

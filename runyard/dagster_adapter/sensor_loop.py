@@ -1,7 +1,7 @@
 """The loop of the functions' sensors in the daemon: no sensor is evaluated before something is due.
 
-It waits for a notification of the database or for the next due time, then evaluates what is due: the
-function with the oldest due invocation first, so that no function waits for the others. A tick
+It waits for a notification of the database or for the next due time, then evaluates what is due:
+the function with the oldest due invocation first, so that no function waits for the others. A tick
 claims, writes its runs in the same transaction, hands them to the broker and returns. Nothing is
 written while nothing happens, and no thread waits in a tick.
 
@@ -40,8 +40,6 @@ from runyard.store.queries import fetch_all, fetch_one
 LONGEST_WAIT = 5.0
 _SHORTEST_WAIT = 0.005
 _UNREACHABLE_WAIT = 1.0
-# Runs that the broker has are recorded together, and long before they count as never launched.
-_RECORD_SECONDS = 1.0
 _log = logging.getLogger("runyard.sensors")
 
 
@@ -65,8 +63,6 @@ class SensorLoop:
         self._jobs: dict[tuple[str, str], JobRuns] = {}
         # Functions that are due although a claim found nothing: not before this time, unless woken.
         self._not_before: dict[str, float] = {}
-        self._handed_over: list[str] = []
-        self._recorded_at = 0.0
         self._unreachable = Backoff(_log, "the code server is unreachable", LONGEST_WAIT)
 
     def run(self) -> None:
@@ -91,9 +87,7 @@ class SensorLoop:
         -------
         How many seconds to wait for the next one, unless a notification comes.
         """
-        self.record_handed_over(_RECORD_SECONDS)
-        wait = _RECORD_SECONDS if self._handed_over else LONGEST_WAIT
-        room = _room()
+        wait, room = LONGEST_WAIT, _room()
         if room.runs <= 0:
             return wait
         self._load_sensors()
@@ -112,14 +106,6 @@ class SensorLoop:
         if self._evaluate([(due, sensor) for _, due, sensor in oldest_first], room):
             return 0.0  # there may be more, of these functions too
         return max(_SHORTEST_WAIT, wait)
-
-    def record_handed_over(self, seconds: float = 0.0) -> None:
-        """Record which runs the broker has, unless that was done within the last seconds."""
-        if self._handed_over and time.monotonic() - self._recorded_at >= seconds:
-            with database.connection() as connection:
-                fetch_all(connection, "mark_handed_over", batches=self._handed_over)
-            self._handed_over = []
-            self._recorded_at = time.monotonic()
 
     def _load_sensors(self) -> None:
         """Take over the sensors of code that has been loaded anew."""
@@ -164,18 +150,21 @@ class SensorLoop:
         with database.transaction() as connection:
             claims = dispatch.claim_some(connection, due, most)
             runs = job.add(connection, due.name, claims) if claims else []
-        for run in runs:
-            self._hand_over(launcher, run)
+        handed_over = [run.tags[BATCH] for run in runs if self._hand_over(launcher, run)]
+        if handed_over:
+            with database.connection() as connection:
+                fetch_all(connection, "mark_handed_over", batches=handed_over)
         return len(runs) or self._found_nothing(due)
 
-    def _hand_over(self, launcher: WarmRunLauncher, run: DagsterRun) -> None:
+    def _hand_over(self, launcher: WarmRunLauncher, run: DagsterRun) -> bool:
+        """Give a run to the broker; returns whether it took it. If not, the batch is released."""
         try:
             launcher.hand_over(run)
         except Exception as error:
             reaper.launch_failed(run.tags[BATCH], error)
             report_launch_failure(self._instance, run, error)
-        else:
-            self._handed_over.append(run.tags[BATCH])
+            return False
+        return True
 
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
         """Claim, then let Dagster create and submit the runs."""

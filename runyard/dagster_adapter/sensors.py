@@ -1,8 +1,9 @@
 """`on_event`: what starts a job and its flow control, as a Dagster sensor and Dagster schedules.
 
 A tick of the sensor claims due invocations of its functions and requests one run per batch; the
-batch id is the run key. It never waits: under stock `dagster dev` Dagster evaluates the sensor every
-few seconds, and the daemon of `runyard up` knows when something is due (see `sensor_loop`).
+batch id is the run key. It never waits: under stock `dagster dev` Dagster evaluates the sensor
+every few seconds, and the daemon of `runyard up` knows when something is due (see `sensor_loop`).
+Where that daemon does not run, a tick also does the maintenance that is due.
 """
 
 import warnings
@@ -22,7 +23,7 @@ from dagster import (
     SkipReason,
 )
 
-from runyard.dagster_adapter import ops, reaper
+from runyard.dagster_adapter import maintenance, ops
 from runyard.dagster_adapter.internals import has_stock_io_manager
 from runyard.dagster_adapter.launches import run_tags
 from runyard.dagster_adapter.schedules import overlap_limits, schedules_of
@@ -256,9 +257,7 @@ def _tick(
     if context.repository_def is not None:
         _check_once(context.repository_def)
     _publish_once()
-    reaper.sweep_if_due(lambda: context.instance)
-    dispatch.match_waits()
-    reaper.reclaim_unlaunched(lambda: context.instance, [function.name for function in functions])
+    maintenance.run_due(lambda: context.instance)
     requests = [
         RunRequest(
             run_key=claim.batch_id, tags=run_tags(function.name, claim), job_name=function.job

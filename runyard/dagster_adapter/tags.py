@@ -4,8 +4,9 @@ FUNCTION = "runyard/function"
 BATCH = "runyard/batch"
 EVENT = "runyard/event"
 CONTINUES = "runyard/continues"
-# On a sensor: what it is for. A sensor without it is the user's own.
+# On a sensor: what it is for. A sensor without it is the user's own, or one for ended runs.
 KIND = "runyard/kind"
 FUNCTION_SENSOR = "function"
+MAINTENANCE_SENSOR = "maintenance"  # under stock Dagster; our daemon does not evaluate it
 # In a sensor's metadata: the names of its functions.
 FUNCTIONS = "functions"

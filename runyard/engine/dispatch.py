@@ -7,8 +7,6 @@ a lease that was taken away changes nothing and raises `LeaseLost`.
 import json
 import logging
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -18,7 +16,7 @@ import psycopg
 from runyard.engine.status import LAUNCHABLE_BATCH
 from runyard.errors import LeaseLost
 from runyard.events import new_ulid
-from runyard.functions.registry import Function, catch_up, find, rekey
+from runyard.functions.registry import Function, find
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all, fetch_one
@@ -54,9 +52,6 @@ _REJECTED = (
 )
 _log = logging.getLogger("runyard.engine.dispatch")
 _worker_name = socket.gethostname()
-
-_matching = threading.Lock()
-_match_began = 0.0
 
 T = TypeVar("T")
 
@@ -255,33 +250,16 @@ def set_paused(function: str, paused: bool) -> bool:
 
 
 def match_waits() -> int:
-    """Match events that came since the last call with waits; return how many waits are over.
-
-    Many sensors wake at once: a caller that had to wait for a call which began after its own has
-    nothing left to match.
-    """
-    global _match_began
-    called = time.monotonic()
-    with _matching:
-        if _match_began > called:
-            return 0
-        _match_began = time.monotonic()
-        with database.connection() as connection:
-            row = fetch_one(connection, "match")
+    """Match events that came since the last call with waits; return how many waits are over."""
+    with database.connection() as connection:
+        row = fetch_one(connection, "match")
     return int(row["count"]) if row else 0
 
 
 def expire() -> int:
-    """Cancel invocations whose `Timeouts` have passed; return how many.
-
-    This is called every few seconds, and also does what a deploy has left to do (`catch_up`,
-    `rekey`).
-    """
-    catch_up()
-    rekey()
+    """Cancel invocations whose `Timeouts` have passed; return how many."""
     total = 0
     with database.connection() as connection:
-        fetch_all(connection, "apply_deferred_requests")
         while row := fetch_one(connection, "expired", limit=_EXPIRE_CHUNK):
             total += int(row["count"])
             if row["count"] < _EXPIRE_CHUNK:
@@ -289,10 +267,18 @@ def expire() -> int:
     return total
 
 
-def purge() -> None:
-    """Delete rows that flow control and waits no longer need."""
+def apply_deferred_requests() -> int:
+    """Apply the requests of SQL that their transactions could not; return how many."""
     with database.connection() as connection:
-        fetch_all(connection, "purge")
+        row = fetch_one(connection, "apply_deferred_requests")
+    return int(row["count"] or 0) if row else 0
+
+
+def purge() -> int:
+    """Delete rows that flow control and waits no longer need; return how many."""
+    with database.connection() as connection:
+        row = fetch_one(connection, "purge")
+    return int(row["count"]) if row else 0
 
 
 def batch_of_run(run_id: str, launched_for: str | None = None) -> Row | None:

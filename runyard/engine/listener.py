@@ -15,7 +15,7 @@ import psycopg
 from runyard.engine.backoff import Backoff
 from runyard.store.database import direct_url
 
-_CHANNEL = "runyard_due"
+CHANNEL = "runyard_due"
 _MAX_WAIT = 5.0
 _ANY = ""
 _log = logging.getLogger("runyard.engine.listener")
@@ -60,7 +60,7 @@ class Listener:
                 with psycopg.connect(
                     direct_url(), autocommit=True, application_name="runyard listener"
                 ) as connection:
-                    connection.execute(f"LISTEN {_CHANNEL}")
+                    connection.execute(f"LISTEN {CHANNEL}")
                     backoff.succeeded()
                     self._wake("")
                     for notification in connection.notifies():

@@ -207,14 +207,15 @@ def publish() -> None:
     rekey()
 
 
-def catch_up() -> None:
+def catch_up() -> int:
     """Start functions that have returned for the events of their absence, each event once.
 
     This covers the last 24 hours. It continues for a minute or longer, until no transaction is left
-    that began while a function was absent.
+    that began while a function was absent. Returns how many functions have returned.
     """
     with database.connection() as connection:
-        for row in fetch_all(connection, "restored_functions"):
+        restored = fetch_all(connection, "restored_functions")
+        for row in restored:
             after: str | None = None
             while True:
                 chunk = fetch_one(
@@ -223,17 +224,20 @@ def catch_up() -> None:
                 if chunk is None or not chunk["last"]:
                     break
                 after = chunk["last"]
+    return len(restored)
 
 
-def rekey() -> None:
+def rekey() -> int:
     """Give open invocations with keys of a function's former flow control the present keys.
 
     A single pass after a deploy is not enough: a transaction that began before it may commit an
     event much later, with the keys of that time. Functions with limits check this before each
-    claim; this function also covers those without.
+    claim; this function also covers those without. Returns how many, of the function with the most.
     """
+    total = 0
     with database.connection() as connection:
-        while True:
-            row = fetch_one(connection, "rekey", limit=_REKEY_CHUNK)
-            if row is None or row["count"] < _REKEY_CHUNK:
-                return
+        while row := fetch_one(connection, "rekey", limit=_REKEY_CHUNK):
+            total += row["count"]
+            if row["count"] < _REKEY_CHUNK:
+                break
+    return total

@@ -15,7 +15,7 @@ from runyard.processes.workers import load_code
 from runyard.settings import settings
 from runyard.text.redaction import redact
 
-# The UI and the daemon ask for little at a time; schedules and a project's own sensors take threads.
+# The UI and the daemon ask for little at a time; schedules and other sensors take threads.
 _THREADS = 16
 _log = logging.getLogger("runyard.code")
 
@@ -62,7 +62,7 @@ def serve_code(socket_path: Path) -> int:
 def _reclaim_from_predecessor() -> None:
     """Release what the ticks of an earlier code server claimed: it was never launched.
 
-    If that fails, the ticks release it when it is overdue.
+    If that fails, the maintenance releases it when it is overdue.
     """
     names = [function.name for function in registry.functions()]
     try:

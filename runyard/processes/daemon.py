@@ -20,6 +20,7 @@ from runyard.dagster_adapter.internals import (
     silence_restarts,
 )
 from runyard.dagster_adapter.sensor_loop import SensorLoop
+from runyard.processes.maintenance_thread import MaintenanceThread
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
@@ -36,6 +37,7 @@ def serve_daemon(workspace: Path) -> int:
     try:
         with capture_interrupts(), pooled_instance() as instance:
             reclaim_from_predecessor(instance)
+            MaintenanceThread(instance).start()
             run_daemon(
                 instance,
                 WorkspaceFileTarget(paths=[str(workspace)]),
@@ -49,7 +51,7 @@ def serve_daemon(workspace: Path) -> int:
 def reclaim_from_predecessor(instance: DagsterInstance) -> None:
     """Release at once what an earlier daemon claimed and did not launch.
 
-    If that fails, the ticks release it when it is overdue.
+    If that fails, the maintenance releases it when it is overdue.
     """
     try:
         reaper.reclaim_unlaunched(lambda: instance, None, 0)

@@ -18,6 +18,7 @@ SELECT
 
 -- name: add_tick
 -- Record a tick of a sensor that has launched runs; returns its id, which is a tag of its runs.
+-- (nothing is read, nothing scanned)
 INSERT INTO job_ticks
     (job_origin_id, selector_id, status, type, timestamp, tick_body, create_timestamp,
      update_timestamp)
@@ -29,7 +30,7 @@ RETURNING id
 
 -- name: add_runs
 -- Add runs that are starting, with their tags and the first event of their logs. Dagster keeps its
--- times in UTC.
+-- times in UTC. (nothing is read, nothing scanned)
 WITH added AS (
     INSERT INTO runs
         (run_id, snapshot_id, pipeline_name, status, run_body, create_timestamp, update_timestamp)

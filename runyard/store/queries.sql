@@ -854,21 +854,6 @@ SELECT CASE WHEN EXISTS (
 -- (by events_received_at)
 SELECT runyard.from_another_cluster_v1() AS moved
 
--- name: purge
--- Delete rows that no longer mean anything: the flow control state of keys that are quiet, and
--- waits that outlived their invocation. (flow_control_state and waits are scanned)
-WITH quiet AS (
-    DELETE FROM runyard.flow_control_state
-    WHERE until < runyard.now_v1() - interval '1 hour' AND kind <> 'singleton'
-)
-DELETE FROM runyard.waits WHERE id IN (
-    SELECT waits.id
-    FROM runyard.waits JOIN runyard.invocations ON invocations.id = waits.invocation_id
-    WHERE waits.expires_at < runyard.now_v1() - interval '1 hour'
-        AND invocations.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
-    LIMIT 1000 FOR UPDATE OF waits SKIP LOCKED
-)
-
 -- name: lock_waits
 -- Held by whoever registers waits, suspends invocations or matches events, so that none misses what
 -- another does. (an advisory lock, nothing scanned)

@@ -14,6 +14,7 @@ import pytest
 from runyard import send
 from runyard.engine import dispatch
 from runyard.engine.dispatch import Outcome
+from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
 from runyard.settings import settings
@@ -70,7 +71,7 @@ def test_an_event_of_a_transaction_that_is_open_across_a_deploy_is_claimed(
         if before_the_event:
             send_event(sender)
         sender.commit()
-    dispatch.expire()
+    registry.rekey()
     assert sizes(changed) == [1]
 
 
@@ -202,7 +203,7 @@ def test_what_came_while_a_function_was_away_starts_it_when_it_is_back(
     send("greet/requested", {"n": 2})
     send("greet/another", {"n": 3})
     publish_functions(function)
-    dispatch.expire()
+    registry.catch_up()
     found = rows(
         "SELECT data->>'n' AS n FROM runyard.invocations"
         " JOIN runyard.events ON events.id = event_id WHERE function = 'greet' ORDER BY 1"
@@ -230,7 +231,7 @@ def test_a_sender_that_saw_a_function_away_and_commits_after_it_is_back_starts_i
         send_event(sender)
         publish_functions(function)
         sender.commit()
-    dispatch.expire()
+    registry.catch_up()
     assert sizes(function) == [1]
 
 
@@ -256,5 +257,5 @@ def test_a_function_that_has_been_back_for_a_while_has_nothing_left_to_take_up(
         "UPDATE runyard.functions SET restored_at = restored_at - interval '2 minutes'"
         " RETURNING name"
     )
-    dispatch.expire()
+    registry.catch_up()
     assert rows("SELECT name FROM runyard.functions WHERE restored_snapshot IS NOT NULL") == []

@@ -12,6 +12,7 @@ from runyard import Event, send
 from runyard.engine import dispatch
 from runyard.engine.dispatch import Outcome
 from runyard.engine.lease import Heartbeat
+from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
 from runyard.settings import settings
@@ -147,6 +148,9 @@ def test_requests_in_an_open_transaction_block_nothing(
     send("answer/given")
     unheld(dispatch.match_waits)
     unheld(dispatch.expire)
+    unheld(dispatch.apply_deferred_requests)
+    unheld(registry.catch_up)
+    unheld(registry.rekey)
     unheld(dispatch.overdue)
 
 
@@ -292,7 +296,7 @@ def test_a_transaction_with_a_snapshot_of_its_own_commits_although_what_it_cance
     ).fetchone() == (True,)
     heartbeat(batch)
     other_connection.commit()
-    dispatch.expire()
+    dispatch.apply_deferred_requests()
     [row] = heartbeat(batch)
     assert sorted(row["cancelled"]) == [1, 2]
     assert rows("SELECT FROM runyard.requests") == []
@@ -308,7 +312,7 @@ def test_a_commit_does_not_fail_because_what_it_cancels_is_locked(
     with psycopg.connect(store_url) as locking:
         locking.execute("SELECT FROM runyard.batches FOR UPDATE")
         other_connection.commit()
-    dispatch.expire()
+    dispatch.apply_deferred_requests()
     assert rows("SELECT cancel_requested_at IS NOT NULL AS asked FROM runyard.invocations") == [
         {"asked": True}
     ]

@@ -240,6 +240,7 @@ def test_flow_control_and_waits_never_scan_a_large_table(
     send("other/event", {"k": 7})
     dispatch.match_waits()
     dispatch.expire()
+    dispatch.apply_deferred_requests()
     for claim in dispatch.claim(function) or []:
         begun = dispatch.begin(claim.batch_id, "run-2")
         assert begun is not None

@@ -158,6 +158,7 @@ def test_a_run_that_was_never_handed_over_gives_its_events_to_another(
     """As after a daemon that was killed between its commit and the broker."""
     [event_id] = send("bench/single", {"n": 1})
     loop.evaluate_due()
+    rows("UPDATE runyard.batches SET launched_at = NULL RETURNING id")
     reclaim_unlaunched(lambda: context.instance, seconds=0)
     [run] = launched(context)
     assert (run.status, status_of(event_id)) == (DagsterRunStatus.CANCELED, "queued")
@@ -166,7 +167,6 @@ def test_a_run_that_was_never_handed_over_gives_its_events_to_another(
 def test_a_run_that_was_handed_over_keeps_its_events(loop: SensorLoop, context: Context) -> None:
     [event_id] = send("bench/single", {"n": 1})
     loop.evaluate_due()
-    loop.record_handed_over()
     reclaim_unlaunched(lambda: context.instance, seconds=0)
     [run] = launched(context)
     assert (run.status, status_of(event_id)) == (DagsterRunStatus.STARTING, "claimed")

@@ -99,7 +99,7 @@ NAMES = {
     "SensorDaemon": Relied(
         ("settings",), ("__exit__", "core_loop", "daemon_type"), base=internals.DagsterDaemon
     ),
-    "TickStatus": Relied(attributes=("SUCCESS",)),
+    "TickStatus": Relied(attributes=("FAILURE", "SKIPPED", "STARTED", "SUCCESS")),
     # The runs that a sensor launches.
     "CODE_LOCATION_TAG": Relied(constant=str),
     "EngineEventData": Relied(attributes=("engine_error",)),

@@ -1,0 +1,50 @@
+-- What the maintenance services need of their own; parameters are as in queries.sql.
+
+-- name: lock_maintenance
+-- Take the lock that one process at a time does the maintenance under, until the session ends.
+-- Returns whether it was free. (an advisory lock, nothing scanned)
+SELECT pg_try_advisory_lock(8290, 2) AS locked
+
+-- name: lock_maintenance_once
+-- The same lock until the transaction ends, which a connection pooler allows too.
+-- (an advisory lock, nothing scanned)
+SELECT pg_try_advisory_xact_lock(8290, 2) AS locked
+
+-- name: purge
+-- Delete rows that no longer mean anything: the flow control state of keys that are quiet, and
+-- waits that outlived their invocation. Returns how many. (flow_control_state and waits are scanned)
+WITH quiet AS (
+    DELETE FROM runyard.flow_control_state
+    WHERE until < runyard.now_v1() - interval '1 hour' AND kind <> 'singleton'
+    RETURNING 1
+),
+outlived AS (
+    DELETE FROM runyard.waits WHERE id IN (
+        SELECT waits.id
+        FROM runyard.waits JOIN runyard.invocations ON invocations.id = waits.invocation_id
+        WHERE waits.expires_at < runyard.now_v1() - interval '1 hour'
+            AND invocations.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+        LIMIT 1000 FOR UPDATE OF waits SKIP LOCKED
+    ) RETURNING 1
+)
+SELECT (SELECT count(*) FROM quiet) + (SELECT count(*) FROM outlived) AS count
+
+-- name: purge_ticks
+-- Delete the ticks of sensors with one of these statuses and from before a time (in UTC, as Dagster
+-- stores it), among the next rows by id. Ids grow with time, so that a purge need not look again at
+-- what it passed over. Returns how many were deleted, the id after which the next purge continues,
+-- and whether all of the rows were from before that time.
+-- (by the primary key: none of Dagster's indexes has the time without the sensor)
+WITH next AS (
+    SELECT id, type = 'SENSOR' AND status = ANY (%(statuses)s) AS purged,
+        type = 'SENSOR' AND timestamp >= %(before)s AS recent
+    FROM public.job_ticks WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+),
+deleted AS (
+    DELETE FROM public.job_ticks
+    WHERE id = ANY (ARRAY(SELECT id FROM next WHERE purged AND NOT recent)) RETURNING 1
+)
+SELECT (SELECT count(*) FROM deleted) AS count,
+    coalesce(min(id) FILTER (WHERE recent) - 1, max(id)) AS last,
+    count(*) FILTER (WHERE recent) = 0 AND count(*) = %(limit)s AS more
+FROM next
