@@ -223,7 +223,7 @@ def test_a_claim_that_was_launched_is_not_taken_back(
 
 
 def test_a_run_that_another_launcher_has_launched_keeps_its_claim(
-    function: Function, instance: DagsterInstance
+    function: Function, instance: DagsterInstance, tmp_path: Path
 ) -> None:
     _, batch_id = claimed(function)
     made = made_run(instance, batch_id)
@@ -232,6 +232,10 @@ def test_a_run_that_another_launcher_has_launched_keeps_its_claim(
         run_id=made.run_id,
     )
     _claimed_long_ago()
-    reclaim_unlaunched(lambda: instance)
+    (tmp_path / "dagster.yaml").write_text(
+        "storage:\n  postgres:\n    postgres_url:\n      env: DATABASE_URL\n"
+    )
+    with DagsterInstance.from_config(str(tmp_path)) as with_dagsters_launcher:
+        reclaim_unlaunched(lambda: with_dagsters_launcher)
     assert dispatch.unlaunched(None, 0) == []
     assert dispatch.begin(batch_id, made.run_id) is not None
