@@ -4,6 +4,12 @@ Read in Dagster 1.13.27. tests/unit/test_dagster_contract.py checks for each nam
 
 The event log, and the storages behind it:
 
+- `ASSET_EVENTS`, `ASSET_CHECK_EVENTS`, `PIPELINE_EVENTS`: the kinds of events that our event log
+  storage does not collect, but writes at once.
+- `SqlEventLogStorageTable`: the table of the event log.
+- `pg_url_from_config`, `get_token_provider_from_config`: read the settings of dagster-postgres's
+  storages, whose own `from_config_value` creates no object of a derived class. Of the storage,
+  `_event_to_row` makes the row of an event.
 - `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
   STEP_FAILURE event for an op that succeeded although some of its invocations failed.
 - `_execute_run_command_body`: executes a run, as the task of dagster-celery does.
@@ -68,6 +74,7 @@ from dagster._cli.api import _execute_run_command_body, grpc_command
 from dagster._core.definitions.dependency import NodeHandle
 from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, PIPELINE_EVENTS
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.execution.plan.handle import StepHandle
@@ -75,6 +82,7 @@ from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorType, TickStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
+from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext, WorkspaceProcessContext
@@ -92,6 +100,7 @@ from dagster._serdes import ConfigurableClassData, unpack_value
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 from dagster._utils.schedules import schedule_execution_time_iterator
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, make_url, text
 
@@ -99,7 +108,10 @@ from runyard.store import database
 
 # Used by other modules, under the names that they have in Dagster.
 __all__ = [
+    "ASSET_CHECK_EVENTS",
+    "ASSET_EVENTS",
     "GRPC_INFO_TAG",
+    "PIPELINE_EVENTS",
     "CapturedLogContext",
     "CheckRunHealthResult",
     "ConfigurableClassData",
@@ -109,12 +121,15 @@ __all__ = [
     "LaunchRunContext",
     "LocalComputeLogManager",
     "ResumeRunArgs",
+    "SqlEventLogStorageTable",
     "WorkerStatus",
     "WorkspaceFileTarget",
     "WorkspaceProcessContext",
     "capture_interrupts",
     "get_daemon_statuses",
+    "get_token_provider_from_config",
     "grpc_command",
+    "pg_url_from_config",
     "redirect_to_file",
     "setup_interrupt_handlers",
     "unpack_value",
