@@ -1,8 +1,8 @@
 """The event log storage of `dagster.yaml`: dagster-postgres's, but warm workers write in batches.
 
 A run of five ops reports some 35 events, and dagster-postgres commits each on its own. A process
-that has called `start_batching` collects them and writes them together: at every event that changes
-the run's status, when there are many, after a fraction of a second, and before it reads the log.
+in which `batching` is on collects them and writes them together: at every event that changes the
+run's status, when there are many, after a fraction of a second, and before it reads the log.
 Everywhere else the storage behaves as dagster-postgres does.
 
 Events are written in the order in which they were reported. When a process is killed, the log loses
@@ -21,7 +21,7 @@ from typing import Any, Self
 from dagster import DagsterEventType, DagsterInstance, EventLogEntry
 from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy import Connection, select
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, DBAPIError
 from typing_extensions import override
 
 from runyard.dagster_adapter.internals import (
@@ -53,14 +53,22 @@ _REFUSED = (DataError, ValueError)
 _log = logging.getLogger("runyard.dagster_adapter.event_log")
 
 
-def start_batching(instance: DagsterInstance) -> None:
-    """Let this process, but no child of it, write events of runs in batches from now on.
+@contextmanager
+def batching(instance: DagsterInstance) -> Iterator[None]:
+    """Let this process, but no child of it, write the events of runs in batches.
 
     Does nothing if `dagster.yaml` names another event log storage.
     """
     storage = instance.event_log_storage
-    if isinstance(storage, BatchingEventLogStorage) and storage.postgres_url not in _batches:
-        _batches[storage.postgres_url] = _Batches(storage)
+    if not isinstance(storage, BatchingEventLogStorage):
+        yield
+        return
+    batches = _batches[storage.postgres_url] = _Batches(storage)
+    try:
+        yield
+    finally:
+        del _batches[storage.postgres_url]
+        batches.close()
 
 
 def flush() -> None:
@@ -169,10 +177,17 @@ class _Batches:
         self._doubtful: Sequence[Row] = ()
         self._failing = False
         self._is_writing = False
+        self._is_closed = False
         self._filled = threading.Event()
         self._lock = threading.Lock()  # guards the rows, and is never held for long
         self._order = threading.RLock()  # held while writing, for rows to be written in order
         threading.Thread(target=self._write_late, name="runyard-event-log", daemon=True).start()
+
+    def close(self) -> None:
+        """Write what was collected, and end the thread that writes late."""
+        self._is_closed = True
+        self._filled.set()
+        self.try_to_write()
 
     def add(self, row: Row) -> None:
         """Collect a row.
@@ -199,7 +214,7 @@ class _Batches:
                 return
             self._is_writing = True
             try:
-                self._write(last)
+                self._write_despite_a_lost_connection(last)
             except BaseException:
                 self._failing = True
                 raise
@@ -224,10 +239,19 @@ class _Batches:
             self.write()
             yield
 
+    def _write_despite_a_lost_connection(self, last: Row | None) -> None:
+        """Write; if the connection was lost, as by a restart of the server, try with another."""
+        try:
+            self._write(last)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            self._write(last)
+
     def _write(self, last: Row | None) -> None:
         limit = _ROWS_OF_A_STATEMENT
-        if self._doubtful:
-            self._settle_doubt()
+        if self._doubtful and last in self._settle_doubt():
+            return
         while rows := self._next_rows(last, limit):
             try:
                 self._insert(rows)
@@ -257,12 +281,16 @@ class _Batches:
             self._storage.insert(connection, rows)
         self._doubtful = ()
 
-    def _settle_doubt(self) -> None:
-        """Find out whether the last statement, which failed, was carried out."""
+    def _settle_doubt(self) -> Sequence[Row]:
+        """The rows of the last statement, which failed, if it was carried out after all."""
+        doubtful = self._doubtful
         with self._storage.connect() as connection:
-            if self._storage.contains(connection, self._doubtful[0]):
-                self._forget(self._doubtful)
+            was_carried_out = self._storage.contains(connection, doubtful[0])
         self._doubtful = ()
+        if not was_carried_out:
+            return ()
+        self._forget(doubtful)
+        return doubtful
 
     def _forget(self, rows: Sequence[Row]) -> None:
         with self._lock:
@@ -275,7 +303,7 @@ class _Batches:
 
     def _write_late(self) -> None:
         backoff = Backoff(_log, "the events of runs cannot be written", _LONGEST_WAIT)
-        while self._filled.wait():
+        while self._filled.wait() and not self._is_closed:
             time.sleep(_SECONDS)
             try:
                 self.write()

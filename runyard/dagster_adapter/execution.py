@@ -54,7 +54,7 @@ def _succeeds(instance: DagsterInstance, run: DagsterRun) -> bool:
             # Resources are created before the batch begins: the parent renews its lease meanwhile.
             board().start_run(batch_id, run.run_id, _start_limit(run))
         with _interruptible():
-            return execute_run(instance, run.run_id)
+            return execute_run(instance, run)
     except KeyboardInterrupt:
         return False
     finally:

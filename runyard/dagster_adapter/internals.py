@@ -12,12 +12,15 @@ The event log, and the storages behind it:
   `_event_to_row` makes the row of an event.
 - `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
   STEP_FAILURE event for an op that succeeded although some of its invocations failed.
-- `_execute_run_command_body`: executes a run, as the task of dagster-celery does.
+- `_execute_run_command_body`: executes a run, as the task of dagster-celery does. It reads the run
+  by `DagsterInstance.get_run_by_id`, which `execute_run` answers until the run has started.
 - `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
 - `default_job_io_manager`: the IO manager of a job that is given none.
 - `DagsterInstance.optimize_for_webserver` swaps the engine of each storage for a pooled one, as
-  `pool_connections` does. Dagster's engine also sets a timeout for the session, which behind a
-  connection pooler may be anyone's.
+  `pool_connections` does, but with one for all three. Dagster's engine also sets a timeout for the
+  session, which behind a connection pooler may be anyone's.
+- `SqlRunStorage.has_run_stats_index_cols`, `get_execution_plan_snapshot`: asked several times a
+  run, and remembered by `pool_connections`.
 
 The run launcher and what it hands to the workers:
 
@@ -57,16 +60,18 @@ The code server and the web process:
 import logging
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from functools import wraps
+from typing import Any
 
 from dagster import (
     DagsterEvent,
     DagsterEventType,
     DagsterInstance,
+    DagsterRun,
     JobDefinition,
     OpExecutionContext,
 )
@@ -137,8 +142,10 @@ __all__ = [
 
 READ_IN = "1.13.27"
 _STATEMENT_TIMEOUT_MS = 60_000
+_POOL_SIZE = 3
 _RECYCLE_SECONDS = 3600
 _OVERFLOW = 20
+_MOST_ANSWERS = 256
 # The sensor loop starts its next iteration as soon as a tick has ended. Without ticks it does so
 # this often, for sensors that were switched on meanwhile.
 _IDLE_SECONDS = 2.0
@@ -164,9 +171,16 @@ def pooled_instance() -> Iterator[DagsterInstance]:
 
 
 def pool_connections(instance: DagsterInstance) -> None:
-    """Let an instance keep its connections open."""
-    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
-        cast(Any, storage)._engine = _pooled_engine(cast(Any, storage).postgres_url)
+    """Let an instance keep its connections open, and what it has learned about the database."""
+    engines: dict[str, Engine] = {}
+    for storage in _storages(instance):
+        url = storage.postgres_url
+        storage._engine = engines[url] = engines.get(url) or _pooled_engine(url)
+    _ask_once(instance.run_storage)
+
+
+def _storages(instance: DagsterInstance) -> Iterable[Any]:
+    return instance.run_storage, instance.event_log_storage, instance.schedule_storage
 
 
 def _pooled_engine(url: str) -> Engine:
@@ -179,17 +193,42 @@ def _pooled_engine(url: str) -> Engine:
     return create_engine(
         url,
         isolation_level="AUTOCOMMIT",
-        pool_size=1,
+        pool_size=_POOL_SIZE,
         pool_recycle=_RECYCLE_SECONDS,
         max_overflow=_OVERFLOW,
         connect_args={} if database.is_pooled() else {"options": options},
     )
 
 
+def _ask_once(run_storage: Any) -> None:
+    """Let a run storage remember answers of the database that never change.
+
+    Dagster asks whether the table of runs has certain columns whenever it reads or writes a run,
+    and for the snapshot of its plan, whose id is a hash of it, whenever it executes one.
+    """
+    run_storage.has_run_stats_index_cols = _remembering(run_storage.has_run_stats_index_cols)
+    run_storage.get_execution_plan_snapshot = _remembering(run_storage.get_execution_plan_snapshot)
+
+
+def _remembering(question: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that remembers answers, but asks again after a false one: it may become true."""
+    answers: dict[tuple[Any, ...], Any] = {}
+
+    @wraps(question)
+    def ask(*arguments: Any) -> Any:
+        answer = answers.get(arguments) or question(*arguments)
+        if answer:
+            if len(answers) >= _MOST_ANSWERS:
+                answers.clear()
+            answers[arguments] = answer
+        return answer
+
+    return ask
+
+
 def refresh_connections(instance: DagsterInstance) -> None:
     """Discard pooled connections that no longer work, as after a restart of the database."""
-    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
-        engine = cast(Any, storage)._engine
+    for engine in {storage._engine for storage in _storages(instance)}:
         try:
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
@@ -217,20 +256,35 @@ def silence_restarts() -> None:
     )
 
 
-def execute_run(instance: DagsterInstance, run_id: str) -> bool:
-    """Execute a run in this process and thread; return whether it succeeded.
+def execute_run(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Execute a run, just read, in this process and thread; return whether it succeeded.
 
     Neither a failed nor a cancelled run raises.
     """
     succeeded = False
+    started = False
+    read = instance.get_run_by_id
+
+    def read_after_start(run_id: str) -> DagsterRun | None:
+        return run if run_id == run.run_id and not started else read(run_id)
 
     def watch(event: DagsterEvent) -> None:
-        nonlocal succeeded
+        nonlocal succeeded, started
+        started = True
         succeeded = succeeded or event.event_type == DagsterEventType.RUN_SUCCESS
 
-    _execute_run_command_body(
-        run_id=run_id, instance=instance, write_stream_fn=watch, set_exit_code_on_failure=False
-    )
+    # Dagster reads the run three times until its first event has been stored, in case loading the
+    # code has taken long.
+    vars(instance)["get_run_by_id"] = read_after_start
+    try:
+        _execute_run_command_body(
+            run_id=run.run_id,
+            instance=instance,
+            write_stream_fn=watch,
+            set_exit_code_on_failure=False,
+        )
+    finally:
+        del vars(instance)["get_run_by_id"]
     return succeeded
 
 

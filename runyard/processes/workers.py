@@ -296,7 +296,7 @@ def _warm_instance() -> DagsterInstance:
     global _instance
     if _instance is None:
         _instance = _resources.enter_context(pooled_instance())
-        event_log.start_batching(_instance)
+        _resources.enter_context(event_log.batching(_instance))
     refresh_connections(_instance)
     return _instance
 
