@@ -3,23 +3,40 @@
 import ast
 import inspect
 import logging
+import sys
 import textwrap
 from pathlib import Path
 
 import dagster_postgres
 import pytest
-from dagster import DagsterEvent, DagsterEventType, DagsterInstance, EventLogEntry, job, op
-from dagster._cli.api import _execute_run_command_body
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    EventLogEntry,
+    in_process_executor,
+    job,
+    op,
+)
+from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.executor import multiprocess
 from dagster._core.instance.instance import DagsterInstance as FullInstance
 from dagster._core.instance.methods.event_methods import EventMethods
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
-from dagster._grpc.impl import core_execute_run
 from dagster_postgres import PostgresEventLogStorage
 
 from runyard.dagster_adapter import internals
 from runyard.dagster_adapter.event_log import BatchingEventLogStorage
+
+ORIGIN = JobPythonOrigin(
+    "nothing", RepositoryPythonOrigin(sys.executable, ModuleCodePointer(__name__, "nothing"))
+)
+
+
+def replace_pointer(origin: JobPythonOrigin, pointer: ModuleCodePointer) -> JobPythonOrigin:
+    return JobPythonOrigin(origin.job_name, RepositoryPythonOrigin(sys.executable, pointer))
 
 
 def source(of: object) -> str:
@@ -37,16 +54,10 @@ def methods_with(text: str) -> set[str]:
 
 
 def test_the_log_is_read_through_the_connections_that_write_it_first() -> None:
-    assert methods_with("self._connect()") == {
-        "_init_db",
-        "alembic_version",
-        "has_table",
-        "index_connection",
-        "run_connection",
-        "store_event",
-        "store_event_batch",
-        "upgrade",
-    } - ({"has_table"} - methods_with("self._connect()"))
+    writes = {"store_event", "store_event_batch"}
+    asks_for_no_events = {"_init_db", "alembic_version", "has_table", "upgrade"}
+    gives = {"index_connection", "run_connection"}
+    assert methods_with("self._connect()") <= writes | asks_for_no_events | gives
 
 
 def test_the_base_of_the_storage_opens_no_connection_of_its_own() -> None:
@@ -88,29 +99,40 @@ def test_a_process_for_a_step_is_started_after_the_event_that_announces_it() -> 
     )
 
 
-@pytest.mark.parametrize("function", [_execute_run_command_body, core_execute_run])
-def test_an_execution_reads_its_run_by_the_method_that_is_answered_from_memory(
-    function: object,
-) -> None:
-    assert "instance.get_run_by_id(" in source(function)
-
-
-def test_a_run_is_read_three_times_until_its_first_event(
+def test_an_execution_reads_its_run_from_the_database_after_its_status_has_changed_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read: list[str] = []
+    read: list[DagsterRunStatus] = []
     stock = FullInstance.get_run_by_id
 
-    def counted(instance: DagsterInstance, run_id: str) -> object:
-        read.append(run_id)
-        return stock(instance, run_id)
+    def counted(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
+        run = stock(instance, run_id)
+        assert run is not None
+        read.append(run.status)
+        return run
 
     with DagsterInstance.ephemeral() as instance:
-        run = instance.create_run_for_job(nothing)
+        run = instance.create_run_for_job(nothing, job_code_origin=ORIGIN)
         monkeypatch.setattr(FullInstance, "get_run_by_id", counted)
-        event = DagsterEvent(DagsterEventType.RUN_START.value, job_name=run.job_name)
-        instance.report_dagster_event(event, run.run_id)
-    assert len(read) == 1
+        assert internals.execute_run(instance, run)
+    assert read == [DagsterRunStatus.SUCCESS]
+
+
+def test_after_an_execution_an_instance_reads_runs_as_before() -> None:
+    with DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(nothing, job_code_origin=ORIGIN)
+        internals.execute_run(instance, run)
+        assert "get_run_by_id" not in vars(instance)
+
+
+def test_a_run_whose_code_is_gone_ends_as_failed() -> None:
+    gone = replace_pointer(ORIGIN, ModuleCodePointer("tests.no_such_module", "nothing"))
+    with DagsterInstance.ephemeral() as instance:
+        run = instance.create_run_for_job(nothing, job_code_origin=gone)
+        assert not internals.execute_run(instance, run)
+        ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status == DagsterRunStatus.FAILURE
 
 
 def test_a_run_storage_asks_for_its_columns_by_the_method_that_is_replaced() -> None:
@@ -129,6 +151,6 @@ def nothing_at_all() -> None:
     pass
 
 
-@job
+@job(executor_def=in_process_executor)
 def nothing() -> None:
     nothing_at_all()
