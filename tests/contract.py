@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_TESTS = "tests/unit/test_dagster_contract.py"
+_TESTS = sorted(ROOT.glob("tests/unit/test_dagster_contract*.py"))
 _LOWER_BOUND = re.compile(r"^(dagster[\w-]*)>=([\d.]+),", re.MULTILINE)
 
 
@@ -46,7 +46,7 @@ def _run(name: str, dagster: list[str]) -> int:
         [*pip, "list", "--format=freeze"], check=True, capture_output=True, text=True
     ).stdout
     print(f"{name}:", *re.findall(r"^dagster.*", versions, re.MULTILINE), flush=True)
-    return subprocess.run([python, "-m", "pytest", "-n0", _TESTS], cwd=ROOT).returncode
+    return subprocess.run([python, "-m", "pytest", "-n0", *_TESTS], cwd=ROOT).returncode
 
 
 def _locked_without_dagster() -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 
-from runyard.dagster_adapter import batches, hung_steps, reaper
+from runyard.dagster_adapter import batches, event_log, hung_steps, reaper
 from runyard.dagster_adapter.internals import execute_run
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine import dispatch
@@ -42,6 +42,7 @@ def execute(instance: DagsterInstance, run_id: str) -> None:
     _record_end(run_id)
     if any_abandoned():
         _log.error("threads of run %s do not end: ending their process", run_id)
+        event_log.flush()
         hung_steps.end_this_process()
 
 
@@ -53,7 +54,7 @@ def _succeeds(instance: DagsterInstance, run: DagsterRun) -> bool:
             # Resources are created before the batch begins: the parent renews its lease meanwhile.
             board().start_run(batch_id, run.run_id, _start_limit(run))
         with _interruptible():
-            return execute_run(instance, run.run_id)
+            return execute_run(instance, run)
     except KeyboardInterrupt:
         return False
     finally:

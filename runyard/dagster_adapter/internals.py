@@ -4,14 +4,23 @@ Read in Dagster 1.13.27. tests/unit/test_dagster_contract.py checks for each nam
 
 The event log, and the storages behind it:
 
+- `ASSET_EVENTS`, `ASSET_CHECK_EVENTS`, `PIPELINE_EVENTS`: the kinds of events that our event log
+  storage does not collect, but writes at once.
+- `SqlEventLogStorageTable`: the table of the event log.
+- `pg_url_from_config`, `get_token_provider_from_config`: read the settings of dagster-postgres's
+  storages, whose own `from_config_value` creates no object of a derived class. Of the storage,
+  `_event_to_row` makes the row of an event.
 - `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
   STEP_FAILURE event for an op that succeeded although some of its invocations failed.
-- `_execute_run_command_body`: executes a run, as the task of dagster-celery does.
+- `_execute_run_command_body`: executes a run, as the task of dagster-celery does. It reads the run
+  by `DagsterInstance.get_run_by_id`, which `execute_run` answers until the run has started.
 - `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
 - `default_job_io_manager`: the IO manager of a job that is given none.
 - `DagsterInstance.optimize_for_webserver` swaps the engine of each storage for a pooled one, as
-  `pool_connections` does. Dagster's engine also sets a timeout for the session, which behind a
-  connection pooler may be anyone's.
+  `pool_connections` does, but with one for all three. Dagster's engine also sets a timeout for the
+  session, which behind a connection pooler may be anyone's.
+- `SqlRunStorage.has_run_stats_index_cols`, `get_execution_plan_snapshot`: asked several times a
+  run, and remembered by `pool_connections`.
 
 The run launcher and what it hands to the workers:
 
@@ -63,6 +72,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Any, cast
 
 from dagster import (
@@ -79,7 +89,7 @@ from dagster._cli.api import _execute_run_command_body, grpc_command
 from dagster._core.definitions.dependency import NodeHandle
 from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
-from dagster._core.events import EngineEventData
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, PIPELINE_EVENTS, EngineEventData
 from dagster._core.execution import context_creation_job
 from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.execution.plan.handle import StepHandle
@@ -89,6 +99,7 @@ from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, Worke
 from dagster._core.remote_representation.external import RemoteRepository, RemoteSensor
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
+from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.tags import (
     CODE_LOCATION_TAG,
@@ -111,6 +122,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 from dagster._utils.schedules import schedule_execution_time_iterator
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, make_url, text
 
@@ -119,7 +131,10 @@ from runyard.store import database
 
 # Used by other modules, under the names that they have in Dagster.
 __all__ = [
+    "ASSET_CHECK_EVENTS",
+    "ASSET_EVENTS",
     "GRPC_INFO_TAG",
+    "PIPELINE_EVENTS",
     "RUN_KEY_TAG",
     "TICK_ID_TAG",
     "CapturedLogContext",
@@ -133,13 +148,16 @@ __all__ = [
     "LaunchRunContext",
     "LocalComputeLogManager",
     "ResumeRunArgs",
+    "SqlEventLogStorageTable",
     "WorkerStatus",
     "WorkspaceFileTarget",
     "WorkspaceProcessContext",
     "capture_interrupts",
     "get_daemon_statuses",
+    "get_token_provider_from_config",
     "grpc_command",
     "pack_value",
+    "pg_url_from_config",
     "redirect_to_file",
     "serialize_value",
     "setup_interrupt_handlers",
@@ -148,8 +166,10 @@ __all__ = [
 
 READ_IN = "1.13.27"
 _STATEMENT_TIMEOUT_MS = 60_000
+_POOL_SIZE = 3
 _RECYCLE_SECONDS = 3600
 _OVERFLOW = 20
+_MOST_ANSWERS = 256
 # Given the daemon's loaded code, runs until the process ends.
 Beside = Callable[[IWorkspaceProcessContext[Any]], None]
 
@@ -174,9 +194,16 @@ def pooled_instance() -> Iterator[DagsterInstance]:
 
 
 def pool_connections(instance: DagsterInstance) -> None:
-    """Let an instance keep its connections open."""
-    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
-        cast(Any, storage)._engine = _pooled_engine(cast(Any, storage).postgres_url)
+    """Let an instance keep its connections open, and what it has learned about the database."""
+    engines: dict[str, Engine] = {}
+    for storage in _storages(instance):
+        url = storage.postgres_url
+        storage._engine = engines[url] = engines.get(url) or _pooled_engine(url)
+    _ask_once(instance.run_storage)
+
+
+def _storages(instance: DagsterInstance) -> Iterable[Any]:
+    return instance.run_storage, instance.event_log_storage, instance.schedule_storage
 
 
 def _pooled_engine(url: str) -> Engine:
@@ -189,17 +216,42 @@ def _pooled_engine(url: str) -> Engine:
     return create_engine(
         url,
         isolation_level="AUTOCOMMIT",
-        pool_size=1,
+        pool_size=_POOL_SIZE,
         pool_recycle=_RECYCLE_SECONDS,
         max_overflow=_OVERFLOW,
         connect_args={} if database.is_pooled() else {"options": options},
     )
 
 
+def _ask_once(run_storage: Any) -> None:
+    """Let a run storage remember answers of the database that never change.
+
+    Dagster asks whether the table of runs has certain columns whenever it reads or writes a run,
+    and for the snapshot of its plan, whose id is a hash of it, whenever it executes one.
+    """
+    run_storage.has_run_stats_index_cols = _remembering(run_storage.has_run_stats_index_cols)
+    run_storage.get_execution_plan_snapshot = _remembering(run_storage.get_execution_plan_snapshot)
+
+
+def _remembering(question: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that remembers answers, but asks again after a false one: it may become true."""
+    answers: dict[tuple[Any, ...], Any] = {}
+
+    @wraps(question)
+    def ask(*arguments: Any) -> Any:
+        answer = answers.get(arguments) or question(*arguments)
+        if answer:
+            if len(answers) >= _MOST_ANSWERS:
+                answers.clear()
+            answers[arguments] = answer
+        return answer
+
+    return ask
+
+
 def refresh_connections(instance: DagsterInstance) -> None:
     """Discard pooled connections that no longer work, as after a restart of the database."""
-    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
-        engine = cast(Any, storage)._engine
+    for engine in {storage._engine for storage in _storages(instance)}:
         try:
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
@@ -227,20 +279,35 @@ def silence_restarts() -> None:
     )
 
 
-def execute_run(instance: DagsterInstance, run_id: str) -> bool:
-    """Execute a run in this process and thread; return whether it succeeded.
+def execute_run(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Execute a run, just read, in this process and thread; return whether it succeeded.
 
     Neither a failed nor a cancelled run raises.
     """
     succeeded = False
+    started = False
+    read = instance.get_run_by_id
+
+    def read_after_start(run_id: str) -> DagsterRun | None:
+        return run if run_id == run.run_id and not started else read(run_id)
 
     def watch(event: DagsterEvent) -> None:
-        nonlocal succeeded
+        nonlocal succeeded, started
+        started = True
         succeeded = succeeded or event.event_type == DagsterEventType.RUN_SUCCESS
 
-    _execute_run_command_body(
-        run_id=run_id, instance=instance, write_stream_fn=watch, set_exit_code_on_failure=False
-    )
+    # Dagster reads the run three times until its first event has been stored, in case loading the
+    # code has taken long.
+    vars(instance)["get_run_by_id"] = read_after_start
+    try:
+        _execute_run_command_body(
+            run_id=run.run_id,
+            instance=instance,
+            write_stream_fn=watch,
+            set_exit_code_on_failure=False,
+        )
+    finally:
+        del vars(instance)["get_run_by_id"]
     return succeeded
 
 

@@ -25,6 +25,7 @@ from celery.platforms import SecurityWarning
 from celery.signals import (
     worker_init,
     worker_process_init,
+    worker_process_shutdown,
     worker_ready,
     worker_shutdown,
     worker_shutting_down,
@@ -32,7 +33,7 @@ from celery.signals import (
 from dagster import DagsterInstance, DagsterRunStatus, Definitions
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
-from runyard.dagster_adapter import reaper
+from runyard.dagster_adapter import event_log, reaper
 from runyard.dagster_adapter.broker import QUEUE, make_app
 from runyard.dagster_adapter.execution import execute
 from runyard.dagster_adapter.internals import (
@@ -156,6 +157,11 @@ def _warm_up(**_: Any) -> None:
     dispatch.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
     _warm_instance()
+
+
+@worker_process_shutdown.connect
+def _end_log(**_: Any) -> None:
+    event_log.flush()
 
 
 @worker_shutdown.connect
@@ -290,6 +296,7 @@ def _warm_instance() -> DagsterInstance:
     global _instance
     if _instance is None:
         _instance = _resources.enter_context(pooled_instance())
+        _resources.enter_context(event_log.batching(_instance))
     refresh_connections(_instance)
     return _instance
 

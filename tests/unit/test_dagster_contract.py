@@ -55,6 +55,12 @@ class Relied:
 
 NAMES = {
     # A run and its event log.
+    "ASSET_CHECK_EVENTS": Relied(constant=set),
+    "ASSET_EVENTS": Relied(constant=set),
+    "PIPELINE_EVENTS": Relied(constant=set),
+    "SqlEventLogStorageTable": Relied(attributes=("insert", "c")),
+    "get_token_provider_from_config": Relied(("config_value",)),
+    "pg_url_from_config": Relied(("config_value",)),
     "NodeHandle": Relied(("name", "parent")),
     "SerializableErrorInfo": Relied(("message", "stack", "cls_name")),
     "StepFailureData": Relied(("error", "user_failure_data")),
@@ -171,7 +177,7 @@ def imported_names() -> set[str]:
         name.asname or name.name
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.ImportFrom)
-        and (node.module or "").startswith(("dagster._", "dagster_shared"))
+        and (node.module or "").startswith(("dagster._", "dagster_shared", "dagster_postgres."))
         for name in node.names
     }
 
