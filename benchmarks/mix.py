@@ -43,10 +43,9 @@ class Mix:
     drain_limit_s: float = DRAIN_LIMIT_SECONDS
 
     def measure(self) -> Result:
-        """Many functions: the start of a stack of their own, and a minute of events at an even rate."""
-        result: Result = {}
-        with _stack(self.functions) as result["start_s"]:
-            result["first_event_s"] = _first_event(self.functions)
+        """Many functions: the start of their stack, and a minute of events at an even rate."""
+        with _stack(self.functions) as start_s:
+            result: Result = {"start_s": start_s, "first_event_s": _first_event(self.functions)}
             if self.measures_idle:
                 result["idle_percent_of_one_core"] = idle_percent()
             result["memory_mb"] = round(memory_mb())
