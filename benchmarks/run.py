@@ -2,8 +2,8 @@
 
 Arguments select benchmarks by name: idle, latency, single, burst, ingest, mix10, mix100, mix1000,
 load20, load50, load200, claim, flow, admission, stock, pages, media, analytics, keep, sync. `mix`
-selects all that have many functions (mix10 to load200). `peers` runs only when it is named: it
-installs other systems.
+stands for those with many functions (mix10 to load200). `peers` stands for runyard, absurd, celery,
+procrastinate and dbos, which run only when they are named: they install other systems.
 """
 
 import json
@@ -23,7 +23,7 @@ from benchmarks.machine import machine
 from benchmarks.mix import MIXES
 from benchmarks.one_function import burst, idle, latency, single
 from benchmarks.pages import pages
-from benchmarks.peers.compare import peers
+from benchmarks.peers.compare import PEERS, runyard
 from benchmarks.stock_dagster import stock
 from benchmarks.targets import add_ratios, print_table
 from runyard.errors import RunyardError
@@ -52,9 +52,12 @@ WITH_DATABASE: Benchmarks = {
     "sync": sync,
 }
 # Each starts stacks of its own.
-ALONE: Benchmarks = {**{name: mix.measure for name, mix in MIXES.items()}, "peers": peers}
-GROUPS = {"mix": list(MIXES)}
-ONLY_BY_NAME = {"peers"}
+ALONE: Benchmarks = {
+    **{name: mix.measure for name, mix in MIXES.items()},
+    "runyard": runyard,
+    **{name: peer.measure for name, peer in PEERS.items()},
+}
+GROUPS = {"mix": list(MIXES), "peers": ["runyard", *PEERS]}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,9 +65,11 @@ def main(arguments: Sequence[str]) -> int:
     known = {**WITH_STACK, **ALONE, **WITH_DATABASE}
     chosen = {name for argument in arguments for name in GROUPS.get(argument, [argument])}
     if unknown := chosen - known.keys():
-        print(f"no benchmark: {', '.join(sorted(unknown))}; there are {', '.join(known)} and mix")
+        print(
+            f"no benchmark: {', '.join(sorted(unknown))}; there are {', '.join([*known, *GROUPS])}"
+        )
         return 2
-    chosen = chosen or known.keys() - ONLY_BY_NAME
+    chosen = chosen or known.keys() - set(GROUPS["peers"])
     results: dict[str, Result] = {}
     try:
         with installation("benchmarks.functions") as postgres:

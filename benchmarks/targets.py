@@ -54,6 +54,19 @@ def add_ratios(results: dict[str, Result]) -> None:
         fastest = min(results[mix]["p50_s"] for mix in mixes)
         results[name]["p50_times_the_fastest_mix"] = round(results[name]["p50_s"] / fastest, 2)
 
+    for name in ("absurd", "celery", "procrastinate", "dbos"):
+        if _measured(results, "runyard", "p50_s") and _measured(results, name, "p50_s"):
+            results[name] |= _compared(results["runyard"], results[name])
+
+
+def _compared(ours: Result, theirs: Result) -> Result:
+    """Ratios to ours: above 1 where the other system is faster."""
+    return {
+        "burst_times_ours": round(theirs["burst_jobs_per_s"] / ours["burst_jobs_per_s"], 2),
+        "mix_times_ours": round(theirs["mix_jobs_per_s"] / ours["mix_jobs_per_s"], 2),
+        "p50_times_as_fast_as_ours": round(ours["p50_s"] / theirs["p50_s"], 2),
+    }
+
 
 def _measured(results: dict[str, Result], name: str, measure: str) -> bool:
     return measure in results.get(name, {})
@@ -62,16 +75,16 @@ def _measured(results: dict[str, Result], name: str, measure: str) -> bool:
 def print_table(results: dict[str, Result]) -> int:
     """Print the results beside their targets; return how many failed or missed theirs."""
     missed = 0
-    print(f"{'benchmark':<10} {'measure':<32} {'result':>12}   target")
+    print(f"{'benchmark':<13} {'measure':<32} {'result':>12}   target")
     for name, result in results.items():
         for measure, value in result.items():
             if isinstance(value, str):
                 missed += measure == "failed"
-                print(f"{name:<10} {measure:<32} {value}")
+                print(f"{name:<13} {measure:<32} {value}")
                 continue
             sign, bound = TARGETS.get((name, measure), ("", 0.0))
             ok = not sign or (value < bound if sign == "<" else value > bound)
             missed += not ok
             target = f"{sign} {bound:g}{'' if ok else '  MISSED'}" if sign else ""
-            print(f"{name:<10} {measure:<32} {value:>12}   {target}")
+            print(f"{name:<13} {measure:<32} {value:>12}   {target}")
     return missed
