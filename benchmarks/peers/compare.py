@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,17 +98,21 @@ class Runyard:
 
 def _run(command: Sequence[str | Path], url: str, redis: Path | None) -> Result:
     """Run an adapter; return the JSON that it printed."""
+    adapter = subprocess.Popen(
+        command,
+        env={"PATH": os.environ["PATH"], "PEER_URL": url, "PEER_REDIS": str(redis or "")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        run = subprocess.run(
-            command,
-            env={"PATH": os.environ["PATH"], "PEER_URL": url, "PEER_REDIS": str(redis or "")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_LIMIT_SECONDS,
-        )
+        output, errors = adapter.communicate(timeout=_LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
         raise AssertionError(f"not done after {_LIMIT_SECONDS} s") from None
-    assert not run.returncode, (run.stderr.strip().splitlines() or ["no error was printed"])[-1]
-    result: Result = json.loads(run.stdout.splitlines()[-1])
+    finally:
+        with suppress(ProcessLookupError):  # its workers too, should it not have stopped them
+            os.killpg(adapter.pid, signal.SIGKILL)
+    assert not adapter.returncode, (errors.strip().splitlines() or ["no error was printed"])[-1]
+    result: Result = json.loads(output.splitlines()[-1])
     return result
