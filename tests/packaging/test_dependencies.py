@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks.peers.compare import PEERS, Peer
 from tests.conftest import ROOT
 from tests.packaging.conftest import sources
 
@@ -124,7 +125,17 @@ def test_the_families_and_the_demo_import_only_what_the_extra_project_declares()
 
 
 def test_tests_and_benchmarks_import_only_what_is_declared() -> None:
-    assert _undeclared(["benchmarks", "tests"], EVERYTHING) == set()
+    # The adapters of other systems run in environments of their own.
+    ours = {path for path in sources("benchmarks") if not path.startswith("benchmarks/peers/")}
+    assert _undeclared([*ours, "tests"], EVERYTHING) == set()
+
+
+@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
+def test_the_adapter_of_another_system_imports_only_what_its_environment_has(peer: Peer) -> None:
+    folder = "benchmarks/peers"
+    pins = (ROOT / folder / f"{peer.pins}.txt").read_text(encoding="utf-8")
+    modules = {module.partition(".")[0] for module in _imports(f"{folder}/{peer.adapter}")}
+    assert {canonicalize_name(module) for module in modules - {"load"}} <= _names(pins.splitlines())
 
 
 def test_the_engine_declares_nothing_that_it_does_not_use() -> None:

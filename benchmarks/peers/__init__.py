@@ -1,0 +1,1 @@
+"""The same durable job on other systems, each in a virtual environment of its own."""
