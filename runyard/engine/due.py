@@ -11,10 +11,10 @@ def due_functions() -> dict[str, float | None]:
     longer has. None when it depends on an event, on the end of a run, or on somebody who resumes
     the function.
 
-    It agrees with `dispatch.seconds_until_due` except that it also says whether something can be
-    claimed from lanes right now, which that function's callers have just tried. Of a function with
-    more than 50 lanes, the first 50 of them without room, it says 0: never later than the truth. A
-    claim that finds nothing then is to be followed by `dispatch.seconds_until_due`.
+    It agrees with `dispatch.seconds_until_due`, and also says whether something can be claimed from
+    lanes at once, which the callers of that function have just tried. For a function whose first
+    50 lanes have no room it says 0, which is never later than the truth: a claim then finds
+    nothing, and `dispatch.seconds_until_due` tells how long to wait.
     """
     with database.connection() as connection:
         return {row["name"]: row["seconds"] for row in fetch_all(connection, "due_functions")}
