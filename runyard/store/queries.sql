@@ -247,12 +247,11 @@ SELECT runyard.next_due_v1(%(function)s) AS seconds
 
 -- name: due_functions
 -- For every function that has anything queued the seconds until its next invocation may be claimed,
--- as `next_due` says it for one; NULL as there. What is due already is 0 or less.
--- Each index is walked from one function to the next, one search for each, however many
--- invocations a function has. Of lanes, which `next_due_lanes` does not look into, it looks at the
--- first 50 of a function until one is open: has room within every limit and, if it batches, is full
--- or due. If none of those is, and there are more, the answer is 0: it is never later than the
--- truth.
+-- as `next_due` gives them for one; what is due already is 0 or less.
+-- Each index is walked from one function to the next, a search for each, however many invocations
+-- a function has. `next_due_lanes` does not look into lanes; this looks at those of a function until
+-- one is open, which is one that has room within every limit and, if it batches, is full or due. If
+-- none of the first 50 is, the answer is 0, which is never later than the truth.
 -- (by invocations_due, invocations_crashed, invocations_crashing, invocations_keyed,
 -- invocations_arrived, invocations_delayed, invocations_lane, batches_open, functions_pkey,
 -- failed_launches_pkey, flow_control_state_pkey, flow_control_state_until)

@@ -77,10 +77,10 @@ def sent_for_later(name: str, seconds: float, level: int = 0) -> None:
 def begun(name: str) -> list[tuple[str, list[int]]]:
     """Claim and begin what can be; each batch, which is also its run, with its invocations."""
     batches = []
-    for claimed in dispatch.claim(FUNCTIONS[name]) or []:
-        begun = dispatch.begin(claimed.batch_id, claimed.batch_id)
-        assert begun is not None
-        batches.append((claimed.batch_id, [row["id"] for row in begun[1]]))
+    for claim in dispatch.claim(FUNCTIONS[name]) or []:
+        started = dispatch.begin(claim.batch_id, claim.batch_id)
+        assert started is not None
+        batches.append((claim.batch_id, [row["id"] for row in started[1]]))
     return batches
 
 
@@ -90,8 +90,8 @@ def ended(name: str, status: str, delay: float = 0.0) -> None:
         dispatch.settle(batch, batch, [Outcome(i, status, delay, attempt=attempt) for i in ids])
 
 
-def crashed(name: str, times: int = 2) -> None:
-    for _ in range(times):
+def crashed(name: str) -> None:
+    for _ in range(2):
         for batch, _ in begun(name):
             dispatch.release(batch, "running", "queued", attempts=9, crashed=True, force=True)
 
@@ -115,61 +115,78 @@ def given_older_keys(name: str) -> None:
     )
 
 
-STATES: dict[str, Callable[[str], object]] = {
-    "nothing": lambda name: None,
-    "one": lambda name: sent(name, "a"),
-    "several": lambda name: sent(name, *"aabbc"),
-    "later": lambda name: sent_for_later(name, 3600),
-    "now and later": lambda name: (sent_for_later(name, 3600), sent(name, "a", "b")),
-    "a higher priority later": lambda name: (
-        sent_for_later(name, 3600, level=5),
-        sent(name, "a", level=1),
+Step = Callable[[str], object]
+
+
+def sending(*keys: str, level: int = 0) -> Step:
+    return lambda name: sent(name, *keys, level=level)
+
+
+def sending_for_later(seconds: float, level: int = 0) -> Step:
+    return lambda name: sent_for_later(name, seconds, level)
+
+
+def ending(status: str, delay: float = 0.0) -> Step:
+    return lambda name: ended(name, status, delay)
+
+
+def failing_for(seconds: float) -> Step:
+    return lambda name: failing(name, seconds)
+
+
+def claimed(name: str) -> None:
+    dispatch.claim(FUNCTIONS[name])
+
+
+# What has happened to a function, in order.
+STATES: dict[str, tuple[Step, ...]] = {
+    "nothing": (),
+    "one": (sending("a"),),
+    "several": (sending(*"aabbc"),),
+    "later": (sending_for_later(3600),),
+    "now and later": (sending_for_later(3600), sending("a", "b")),
+    "a higher priority later": (sending_for_later(3600, level=5), sending("a", level=1)),
+    "a lower priority sooner": (
+        sending_for_later(3600, level=5),
+        sending_for_later(1800, level=-5),
+        sending_for_later(2700),
     ),
-    "a lower priority sooner": lambda name: (
-        sent_for_later(name, 3600, level=5),
-        sent_for_later(name, 1800, level=-5),
-        sent_for_later(name, 2700, level=0),
-    ),
-    "running": lambda name: (sent(name, "a"), begun(name)),
-    "running and more": lambda name: (sent(name, "a"), begun(name), sent(name, "a", "b", "c")),
-    "running and more of its key": lambda name: (sent(name, "a"), begun(name), sent(name, "a")),
-    "done": lambda name: (sent(name, "a", "b"), ended(name, "succeeded")),
-    "done and more": lambda name: (
-        sent(name, *"aabb"),
-        ended(name, "succeeded"),
-        sent(name, *"aabbc"),
-    ),
-    "to be retried": lambda name: (sent(name, "a", "b", "c"), ended(name, "queued", 600)),
-    "to be retried now": lambda name: (sent(name, "a", "b", "c"), ended(name, "queued")),
-    "paused": lambda name: (sent(name, "a"), paused(name)),
-    "paused and nothing": paused,
-    "failing to launch": lambda name: (sent(name, "a"), failing(name, 30)),
-    "launching again": lambda name: (sent(name, *"abc"), failing(name, -1)),
-    "one launch being tried": lambda name: (
-        sent(name, *"aaabbb"),
-        dispatch.claim(FUNCTIONS[name]),
-        failing(name, -1),
-    ),
-    "suspected": lambda name: (sent(name, *"ab"), crashed(name)),
-    "suspected and others": lambda name: (sent(name, *"ab"), crashed(name), sent(name, *"abc")),
-    "a suspect running": lambda name: (sent(name, *"abc"), crashed(name), begun(name)),
-    "keys of an earlier deploy": lambda name: (sent(name, *"ab"), given_older_keys(name)),
+    "running": (sending("a"), begun),
+    "running and more": (sending("a"), begun, sending("a", "b", "c")),
+    "running and more of its key": (sending("a"), begun, sending("a")),
+    "done": (sending("a", "b"), ending("succeeded")),
+    "done and more": (sending(*"aabb"), ending("succeeded"), sending(*"aabbc")),
+    "to be retried": (sending(*"abc"), ending("queued", 600)),
+    "to be retried now": (sending(*"abc"), ending("queued")),
+    "paused": (sending("a"), paused),
+    "paused and nothing": (paused,),
+    "failing to launch": (sending("a"), failing_for(30)),
+    "launching again": (sending(*"abc"), failing_for(-1)),
+    "one launch being tried": (sending(*"aaabbb"), claimed, failing_for(-1)),
+    "suspected": (sending(*"ab"), crashed),
+    "suspected and others": (sending(*"ab"), crashed, sending(*"abc")),
+    "a suspect running": (sending(*"abc"), crashed, begun),
+    "keys of an earlier deploy": (sending(*"ab"), given_older_keys),
 }
+
+
+def bring_all_to(state: str) -> None:
+    for name in FUNCTIONS:
+        for step in STATES[state]:
+            step(name)
 
 
 @pytest.mark.parametrize("state", sorted(STATES))
 def test_what_can_be_claimed_is_due(state: str) -> None:
-    for name in FUNCTIONS:
-        STATES[state](name)
+    bring_all_to(state)
     said = due_seconds()
-    claimed = [name for name, function in FUNCTIONS.items() if dispatch.claim(function)]
-    assert [name for name in claimed if not is_now(said.get(name))] == []
+    claimable = [name for name, function in FUNCTIONS.items() if dispatch.claim(function)]
+    assert [name for name in claimable if not is_now(said.get(name))] == []
 
 
 @pytest.mark.parametrize("state", sorted(STATES))
 def test_when_nothing_can_be_claimed_both_say_the_same(state: str) -> None:
-    for name in FUNCTIONS:
-        STATES[state](name)
+    bring_all_to(state)
     for function in FUNCTIONS.values():
         while dispatch.claim(function):
             pass
