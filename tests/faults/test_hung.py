@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from runyard import Event, send
+from runyard.dagster_adapter.tags import EVENT
 from runyard.engine.bulk import Selection, perform
 from runyard.processes.stack import Stack
 from runyard.store import database
@@ -249,11 +250,13 @@ def test_a_resource_that_hangs_takes_one_slot_until_its_timeout_and_is_tried_aga
 def test_a_run_whose_resource_hangs_can_be_terminated(stack: Stack, effects: Path) -> None:
     (effects / "slow").write_text("600")
     [event_id] = send("test/slow")
-    query = "{ runsOrError(limit: 1) { ... on Runs { results { runId status jobName } } } }"
+    # By its event: the run of an earlier test, of the same job, may end later than its batch.
+    query = """query($tag: ExecutionTag!) { runsOrError(filter: {tags: [$tag]}) {
+        ... on Runs { results { runId status } } } }"""
 
     def started() -> str | None:
-        [run] = graphql(query)["runsOrError"]["results"] or [{"jobName": ""}]
-        return run["runId"] if run["jobName"] == "slowly" and run["status"] == "STARTED" else None
+        runs = graphql(query, tag={"key": EVENT, "value": event_id})["runsOrError"]["results"]
+        return next((run["runId"] for run in runs if run["status"] == "STARTED"), None)
 
     run_id = wait_until(started)
     before = _batches("slowly")
