@@ -14,6 +14,7 @@ A pool does not survive a fork: a child process gets its own.
 import atexit
 import os
 import re
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -192,10 +193,17 @@ def _configure(opened: psycopg.Connection[dict[str, object]]) -> None:
 
 
 def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
-    """Check that a connection is alive before it is used; in a test, set its clock."""
+    """Check that a connection is alive before it is used; in a test, set its clock.
+
+    A server that has ended a session has sent something, if only the end of the stream: without
+    that there is nothing to ask it, which would be a round trip before every statement.
+    """
     taken = clock.frozen()
     if taken is None:
-        ConnectionPool.check_connection(opened)
+        waiting = select.poll()
+        waiting.register(opened.fileno(), select.POLLIN)
+        if waiting.poll(0):
+            ConnectionPool.check_connection(opened)
     else:
         opened.execute("SELECT set_config('runyard.clock', %s, false)", (taken.isoformat(),))
 
