@@ -15,6 +15,8 @@ The event log, and the storages behind it:
 - `_execute_run_command_body`: executes a run, as the task of dagster-celery does. It reads the run
   by `DagsterInstance.get_run_by_id`, which `execute_run` answers until the run has started.
 - `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
+- `scoped_resources_builder`: a module that derives a class from a new `namedtuple` whenever an op
+  or a hook is given its resources.
 - `default_job_io_manager`: the IO manager of a job that is given none.
 - `DagsterInstance.optimize_for_webserver` swaps the engine of each storage for a pooled one, as
   `pool_connections` does, but with one for all three. Dagster's engine also sets a timeout for the
@@ -68,11 +70,12 @@ The code server and the web process:
 import logging
 import threading
 import warnings
+from collections import namedtuple
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, cast
 
 from dagster import (
@@ -86,6 +89,7 @@ from dagster import (
     OpExecutionContext,
 )
 from dagster._cli.api import _execute_run_command_body, grpc_command
+from dagster._core.definitions import scoped_resources_builder
 from dagster._core.definitions.dependency import NodeHandle
 from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
@@ -265,6 +269,16 @@ def silence_console() -> None:
     Formatting every event for a terminal as well takes a tenth of a warm run's time.
     """
     vars(context_creation_job)["default_system_loggers"] = lambda _: []
+
+
+def reuse_resource_classes() -> None:
+    """Let this process create the class of a set of resources once, not five times for each op."""
+    create_class = lru_cache(_MOST_ANSWERS)(namedtuple)
+
+    def reused(name: str, keys: Iterable[str]) -> type:
+        return create_class(name, tuple(keys))
+
+    vars(scoped_resources_builder)["namedtuple"] = reused
 
 
 def silence_restarts() -> None:

@@ -41,6 +41,7 @@ from runyard.dagster_adapter.internals import (
     ResumeRunArgs,
     pooled_instance,
     refresh_connections,
+    reuse_resource_classes,
     silence_console,
     unpack_value,
 )
@@ -156,6 +157,7 @@ def _warm_up(**_: Any) -> None:
     heartbeat.before_stop = _announce_stop
     dispatch.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
+    reuse_resource_classes()
     _warm_instance()
 
 

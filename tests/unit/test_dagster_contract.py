@@ -69,6 +69,7 @@ NAMES = {
         ("run_id", "instance", "write_stream_fn", "set_exit_code_on_failure")
     ),
     "context_creation_job": Relied(attributes=("default_system_loggers",)),
+    "scoped_resources_builder": Relied(attributes=("ScopedResourcesBuilder", "namedtuple")),
     "default_job_io_manager": Relied(constant=dagster.IOManagerDefinition),
     # The run launcher.
     "CheckRunHealthResult": Relied(("status", "msg")),

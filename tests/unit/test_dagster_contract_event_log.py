@@ -6,6 +6,7 @@ import logging
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import dagster_postgres
 import pytest
@@ -144,6 +145,23 @@ def test_an_instance_asks_for_a_plan_by_the_method_that_is_replaced() -> None:
     assert ".get_execution_plan_snapshot(snapshot_id)" in source(
         FullInstance.get_execution_plan_snapshot
     )
+
+
+def test_resources_are_found_in_a_class_that_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = internals.scoped_resources_builder
+    monkeypatch.setattr(module, "namedtuple", module.namedtuple)
+    internals.reuse_resource_classes()
+    first = module.ScopedResourcesBuilder({"a": 1, "b": 2}).build({"a", "b"})
+    second = module.ScopedResourcesBuilder({"a": 3, "b": 4}).build({"a", "b"})
+    assert [vars_of(first), vars_of(second)] == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
+    assert type(first).__mro__[1] is type(second).__mro__[1]
+    assert second.original_resource_dict == {"a": 3, "b": 4}
+
+
+def vars_of(resources: Any) -> dict[str, object]:
+    return {key: getattr(resources, key) for key in ("a", "b")}
 
 
 @op
