@@ -22,7 +22,6 @@ from runyard.engine import dispatch
 from runyard.engine.status import OPEN_BATCH
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
-from runyard.functions.retry import Retry
 from runyard.store.queries import Row
 from runyard.text.redaction import redact
 
@@ -101,8 +100,7 @@ def release_batch(
     -------
     False when another process released the batch first.
     """
-    function = registry.find(batch["function"])
-    retry = function.retry if function is not None else Retry()
+    retry = registry.retry_of(batch["function"])
     began = batch["status"] == "running"
     cancelled = batch.get("cancelled") or (run is not None and run.status in _CANCELLED)
     failed = not cancelled and run is not None and run.status == DagsterRunStatus.FAILURE

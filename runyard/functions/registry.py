@@ -106,6 +106,8 @@ class Function:
             "max_batch": self.largest,
             "priority": self.flow.priority if isinstance(self.flow.priority, int) else 0,
             "attempts": self.retry.attempts,
+            "delays": self.retry.delays,
+            "jitter": self.retry.jitter,
             "flow": self.flow.to_json(self.name),
             "key_paths": paths,
             "uses_lanes": self.flow.uses_lanes,
@@ -166,6 +168,17 @@ def functions() -> Sequence[Function]:
 def find(name: str) -> Function | None:
     """Return the function of this name; None when the loaded code has none."""
     return _functions.get(name)
+
+
+def retry_of(name: str) -> Retry:
+    """When failed attempts of a published function are repeated, whatever the type of the error.
+
+    Unlike `find` this works in a process that has not loaded the code. Of a function that was never
+    published it is the default.
+    """
+    with database.connection() as connection:
+        row = fetch_one(connection, "retry_of", function=name)
+    return Retry() if row is None else Retry(row["attempts"], tuple(row["delays"]), row["jitter"])
 
 
 def of_job(job: str) -> Function | None:

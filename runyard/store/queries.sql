@@ -9,21 +9,26 @@ SELECT id FROM runyard.send_v1(%(events)s::jsonb, %(source)s) AS id
 -- name: register_functions
 -- Write the functions that the code has. (by functions_pkey)
 INSERT INTO runyard.functions (
-    name, job, triggers, exact, has_patterns, max_batch, priority, attempts, flow, key_paths,
-    uses_lanes, needs_admission, location, active, registered_at)
-SELECT name, job, triggers, exact, has_patterns, max_batch, priority, attempts, flow, key_paths,
-    uses_lanes, needs_admission, %(location)s, true, now()
+    name, job, triggers, exact, has_patterns, max_batch, priority, attempts, delays, jitter, flow,
+    key_paths, uses_lanes, needs_admission, location, active, registered_at)
+SELECT name, job, triggers, exact, has_patterns, max_batch, priority, attempts, delays, jitter, flow,
+    key_paths, uses_lanes, needs_admission, %(location)s, true, now()
 FROM jsonb_to_recordset(%(functions)s::jsonb) AS declared (
     name text, job text, triggers text[], exact text[], has_patterns boolean, max_batch integer,
-    priority smallint, attempts smallint, flow jsonb, key_paths jsonb, uses_lanes boolean,
-    needs_admission boolean)
+    priority smallint, attempts smallint, delays float8[], jitter float8, flow jsonb,
+    key_paths jsonb, uses_lanes boolean, needs_admission boolean)
 ON CONFLICT (name) DO UPDATE SET
     job = excluded.job, triggers = excluded.triggers, exact = excluded.exact,
     has_patterns = excluded.has_patterns, max_batch = excluded.max_batch,
-    priority = excluded.priority, attempts = excluded.attempts, flow = excluded.flow,
+    priority = excluded.priority, attempts = excluded.attempts, delays = excluded.delays,
+    jitter = excluded.jitter, flow = excluded.flow,
     key_paths = excluded.key_paths, uses_lanes = excluded.uses_lanes,
     needs_admission = excluded.needs_admission, location = excluded.location, active = true,
     registered_at = now()
+
+-- name: retry_of
+-- When failed attempts of a function are repeated. (by functions_pkey)
+SELECT attempts, delays, jitter FROM runyard.functions WHERE name = %(function)s
 
 -- name: register_triggers
 -- Replace the triggers of these functions. (by triggers_function)

@@ -12,6 +12,7 @@ from runyard import Event, send
 from runyard.engine import dispatch
 from runyard.engine.dispatch import Outcome
 from runyard.errors import LeaseLost
+from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow, Timeouts
 from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
@@ -738,3 +739,8 @@ def test_the_time_to_begin_counts_from_the_commit_of_the_event(
     other_connection.execute("SELECT pg_sleep_until(now() + interval '2.5 seconds')")
     other_connection.commit()
     assert dispatch.expire() == 0
+
+
+def test_a_process_without_the_code_knows_when_a_function_is_retried(function: Function) -> None:
+    with registry.use():
+        assert registry.retry_of(function.name) == function.retry

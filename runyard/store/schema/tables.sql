@@ -10,6 +10,8 @@ CREATE TABLE runyard.functions (
     max_batch         integer NOT NULL CHECK (max_batch BETWEEN 1 AND 5000),
     priority          smallint NOT NULL DEFAULT 0,
     attempts          smallint NOT NULL CHECK (attempts >= 1),
+    delays            float8[] NOT NULL DEFAULT '{15}',
+    jitter            float8 NOT NULL DEFAULT 0.1,
     flow              jsonb NOT NULL DEFAULT '{}',
     key_paths         jsonb NOT NULL DEFAULT '[]',
     uses_lanes        boolean NOT NULL DEFAULT false,
@@ -32,6 +34,8 @@ COMMENT ON COLUMN runyard.functions.exact IS
     'Event names that start it whatever their data: the fast path of the fan-out.';
 COMMENT ON COLUMN runyard.functions.has_patterns IS
     'Whether it also has wildcards or filters, which are in runyard.triggers.';
+COMMENT ON COLUMN runyard.functions.delays IS
+    'Seconds before the second, third ... attempt; changed at random by up to the share `jitter`.';
 COMMENT ON COLUMN runyard.functions.flow IS
     'Its flow control, as written by runyard/functions/flow_control.py.';
 COMMENT ON COLUMN runyard.functions.key_paths IS
