@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,18 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.workspace.load_target import ModuleTarget
 
 from runyard import Event, send
-from runyard.dagster_adapter.internals import WorkspaceProcessContext, function_sensors
+from runyard.dagster_adapter.internals import (
+    WorkspaceProcessContext,
+    function_sensors,
+    is_current,
+)
 from runyard.dagster_adapter.reaper import reclaim_unlaunched
 from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine import dispatch
 from runyard.functions.registry import Function
 from runyard.settings import settings
-from tests.conftest import ROOT, Publish, event
+from tests.conftest import ROOT, Publish, event, wait_until
 from tests.tables import rows
 
 FUNCTIONS = [
@@ -34,6 +39,12 @@ Context = WorkspaceProcessContext
 @pytest.fixture(scope="module")
 def context(store_url: str) -> Iterator[Context]:
     """The code that the daemon has loaded from a code server."""
+    with loaded() as context:
+        yield context
+
+
+@contextmanager
+def loaded() -> Iterator[Context]:
     target = ModuleTarget("benchmarks.functions", None, str(ROOT), None)
     with DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
         yield context
@@ -177,3 +188,14 @@ def test_a_function_without_loaded_code_waits(loop: SensorLoop, context: Context
     send("bench/single", {"n": 1})
     loop.evaluate_due()
     assert launched(context) == []
+
+
+def test_loaded_code_is_current_while_its_server_answers(context: Context) -> None:
+    assert is_current(context)
+
+
+def test_loaded_code_is_not_current_once_its_server_is_gone(store_url: str) -> None:
+    with loaded() as context:
+        [entry] = context.create_request_context().get_code_location_entries().values()
+        entry.code_location.client.shutdown_server()
+        wait_until(lambda: not is_current(context))
