@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine import dispatch
 from runyard.functions.registry import Function
 from runyard.settings import settings
-from tests.conftest import ROOT, Publish, event, wait_until
+from tests.conftest import ROOT, Publish, event
 from tests.tables import rows
 
 FUNCTIONS = [
@@ -39,12 +38,6 @@ Context = WorkspaceProcessContext
 @pytest.fixture(scope="module")
 def context(store_url: str) -> Iterator[Context]:
     """The code that the daemon has loaded from a code server."""
-    with loaded() as context:
-        yield context
-
-
-@contextmanager
-def loaded() -> Iterator[Context]:
     target = ModuleTarget("benchmarks.functions", None, str(ROOT), None)
     with DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
         yield context
@@ -194,8 +187,9 @@ def test_loaded_code_is_current_while_its_server_answers(context: Context) -> No
     assert is_current(context)
 
 
-def test_loaded_code_is_not_current_once_its_server_is_gone(store_url: str) -> None:
-    with loaded() as context:
-        [entry] = context.create_request_context().get_code_location_entries().values()
-        entry.code_location.client.shutdown_server()
-        wait_until(lambda: not is_current(context))
+def test_loaded_code_is_not_current_once_another_server_answers(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [entry] = context.create_request_context().get_code_location_entries().values()
+    monkeypatch.setattr(entry.code_location, "_server_id", "that of an earlier server")
+    assert not is_current(context)
