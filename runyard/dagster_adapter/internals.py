@@ -46,6 +46,8 @@ The daemon:
   evaluating all sensors but those of functions.
 - `RemoteRepository`, `RemoteSensor`: the loaded code; `get_sensors` is replaced, so that the sensor
   daemon does not see the sensors of functions.
+- `GrpcServerCodeLocation`: tells whether a code server has other code than was loaded from it. The
+  controller's `check_workspace_freshness` is replaced, which would load all code every minute.
 - `RunDomain`: builds the runs that a sensor launches, and stores the snapshots they refer to.
 - `make_new_run_id`: the id of such a run.
 - `EngineEventData`, `serializable_error_info_from_exc_info`: the log of a run that could not be
@@ -69,6 +71,7 @@ The code server and the web process:
 
 import logging
 import threading
+import time
 import warnings
 from collections import namedtuple
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -100,6 +103,7 @@ from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.instance.runs.run_domain import RunDomain
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
 from dagster._core.remote_representation.external import RemoteRepository, RemoteSensor
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
 from dagster._core.storage.compute_log_manager import CapturedLogContext
@@ -174,6 +178,7 @@ _POOL_SIZE = 3
 _RECYCLE_SECONDS = 3600
 _OVERFLOW = 20
 _MOST_ANSWERS = 256
+_FRESH_SECONDS = 60.0  # as Dagster's controller
 # Given the daemon's loaded code, runs until the process ends.
 Beside = Callable[[IWorkspaceProcessContext[Any]], None]
 
@@ -554,4 +559,35 @@ def run_daemon(instance: DagsterInstance, workspace_load_target: Any, beside: Be
     with daemon_controller_from_instance(
         instance, workspace_load_target, gen_daemons=daemons, log_level="warning"
     ) as controller:
+        _reload_only_what_changed(controller)
         controller.check_daemon_loop()
+
+
+def _reload_only_what_changed(controller: Any) -> None:
+    """Skip the reload of all code every minute when the daemon has the code servers' present code.
+
+    Of a thousand jobs it takes 0.7 s, in which nothing is launched.
+    """
+    stock_check = controller.check_workspace_freshness
+
+    def check(last_update: float) -> float:
+        is_due = time.time() - last_update > _FRESH_SECONDS
+        if is_due and is_current(controller._workspace_process_context):
+            return time.time()
+        return float(stock_check(last_update))
+
+    controller.check_workspace_freshness = check
+
+
+def is_current(context: IWorkspaceProcessContext[Any]) -> bool:
+    """Whether all code is loaded, each from the code server that answers now."""
+    entries = context.create_request_context().get_code_location_entries().values()
+    locations = [entry.code_location for entry in entries]
+    try:
+        return all(
+            isinstance(location, GrpcServerCodeLocation)
+            and location.client.get_server_id() == location.server_id
+            for location in locations
+        )
+    except DagsterUserCodeUnreachableError:
+        return False

@@ -9,7 +9,11 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.workspace.load_target import ModuleTarget
 
 from runyard import Event, send
-from runyard.dagster_adapter.internals import WorkspaceProcessContext, function_sensors
+from runyard.dagster_adapter.internals import (
+    WorkspaceProcessContext,
+    function_sensors,
+    is_current,
+)
 from runyard.dagster_adapter.reaper import reclaim_unlaunched
 from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
@@ -177,3 +181,15 @@ def test_a_function_without_loaded_code_waits(loop: SensorLoop, context: Context
     send("bench/single", {"n": 1})
     loop.evaluate_due()
     assert launched(context) == []
+
+
+def test_loaded_code_is_current_while_its_server_answers(context: Context) -> None:
+    assert is_current(context)
+
+
+def test_loaded_code_is_not_current_once_another_server_answers(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [entry] = context.create_request_context().get_code_location_entries().values()
+    monkeypatch.setattr(entry.code_location, "_server_id", "that of an earlier server")
+    assert not is_current(context)

@@ -16,6 +16,7 @@ from dagster import DagsterEventType, DagsterInstance, job, op
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.workspace import context as workspace_context
 from dagster._daemon import sensor as sensor_loop
+from dagster._daemon.controller import DagsterDaemonController
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from packaging.requirements import Requirement
@@ -110,6 +111,7 @@ NAMES = {
     # The runs that a sensor launches.
     "CODE_LOCATION_TAG": Relied(constant=str),
     "EngineEventData": Relied(attributes=("engine_error",)),
+    "GrpcServerCodeLocation": Relied(attributes=("server_id",)),
     "RUN_KEY_TAG": Relied(constant=str),
     "RemoteRepository": Relied(attributes=("asset_graph", "get_full_job", "get_sensors")),
     "RemoteSensor": Relied(
@@ -235,6 +237,13 @@ def test_the_sensor_daemon_can_be_run_beside_the_sensors_of_functions() -> None:
         "shutdown_event",
     ]
     assert "repo.get_sensors()" in inspect.getsource(sensor_loop.execute_sensor_iteration)
+
+
+def test_the_controller_loads_all_code_where_it_is_kept_from_it() -> None:
+    controller = inspect.getsource(DagsterDaemonController)
+    assert "self.check_workspace_freshness(" in controller
+    assert "self._workspace_process_context.refresh_workspace()" in controller
+    assert "self.client = " in inspect.getsource(internals.GrpcServerCodeLocation)
 
 
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
