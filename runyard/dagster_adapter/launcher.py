@@ -26,7 +26,7 @@ from runyard.dagster_adapter.internals import (
     pack_value,
 )
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_one
@@ -66,7 +66,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         run = context.dagster_run
         batch_id = run.tags.get(BATCH) if run.parent_run_id is None else None
         try:
-            if batch_id is not None and not dispatch.mark_launching(batch_id):
+            if batch_id is not None and not batch_leases.mark_launching(batch_id):
                 self._instance.report_run_canceled(
                     run,
                     f"Batch {batch_id} was released before this run was launched;"
@@ -120,10 +120,10 @@ class WarmRunLauncher(CeleryRunLauncher):
         if run is None or run.is_finished:
             return False
         if GRPC_INFO_TAG in run.tags:  # it has a process of its own
-            dispatch.request_cancel(run.tags.get(BATCH), run_id)
+            batch_leases.request_cancel(run.tags.get(BATCH), run_id)
             return bool(self._cold.terminate(run_id))
         self._instance.report_run_canceling(run)
-        batch = dispatch.request_cancel(run.tags.get(BATCH), run_id)
+        batch = batch_leases.request_cancel(run.tags.get(BATCH), run_id)
         if batch is None or batch["status"] == "claimed":
             self._instance.report_run_canceled(run, "Cancelled before a worker started it.")
             if batch is not None:
@@ -138,7 +138,7 @@ class WarmRunLauncher(CeleryRunLauncher):
     @override
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the worker of a run still renews its lease."""
-        batch = dispatch.batch_of_run(run.run_id)
+        batch = batch_leases.batch_of_run(run.run_id)
         if batch is not None and batch["status"] == "lost":
             return CheckRunHealthResult(WorkerStatus.FAILED, "The worker was lost.")
         return CheckRunHealthResult(
@@ -159,6 +159,9 @@ class WarmRunLauncher(CeleryRunLauncher):
 def _workers_alive() -> bool:
     with database.connection() as connection:
         row = fetch_one(
-            connection, "capacity", lease=settings().lease_seconds, launch=dispatch.LAUNCH_SECONDS
+            connection,
+            "capacity",
+            lease=settings().lease_seconds,
+            launch=batch_claims.LAUNCH_SECONDS,
         )
     return row is not None and int(row["slots"]) > 0

@@ -29,9 +29,9 @@ from runyard.dagster_adapter.internals import (
 from runyard.dagster_adapter.launcher import WarmRunLauncher
 from runyard.dagster_adapter.launches import JobRuns
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_claims
 from runyard.engine.backoff import Backoff
-from runyard.engine.due import Due, due_functions
+from runyard.engine.due import Due, due_functions, seconds_until_due
 from runyard.engine.listener import listener
 from runyard.settings import settings
 from runyard.store import database
@@ -148,7 +148,7 @@ class SensorLoop:
     def _launch(self, due: Due, job: JobRuns, launcher: WarmRunLauncher, most: int) -> int:
         """Claim and add the runs in one transaction, then hand them to the broker."""
         with database.transaction() as connection:
-            claims = dispatch.claim_some(connection, due, most)
+            claims = batch_claims.claim_some(connection, due, most)
             runs = job.add(connection, due.name, claims) if claims else []
         handed_over = [run.tags[BATCH] for run in runs if self._hand_over(launcher, run)]
         if handed_over:
@@ -169,7 +169,7 @@ class SensorLoop:
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
         """Claim, then let Dagster create and submit the runs."""
         with database.connection() as connection:
-            claims = dispatch.claim_some(connection, due, most)
+            claims = batch_claims.claim_some(connection, due, most)
             runs = job.create(connection, due.name, claims) if claims else []
         for run in runs:
             with suppress(
@@ -180,7 +180,7 @@ class SensorLoop:
 
     def _found_nothing(self, due: Due) -> int:
         """Leave a function alone whose claim found nothing, until its next due time."""
-        seconds = dispatch.seconds_until_due(due)
+        seconds = seconds_until_due(due)
         wait = LONGEST_WAIT if seconds is None else max(_SHORTEST_WAIT, seconds)
         self._not_before[due.name] = time.monotonic() + wait
         return 0
@@ -188,7 +188,7 @@ class SensorLoop:
     def _refuse(self, due: Due, error: Exception) -> int:
         """Record why a function cannot be launched, so that its launches back off."""
         with database.connection() as connection:
-            claims = dispatch.claim_some(connection, due, 1)
+            claims = batch_claims.claim_some(connection, due, 1)
         for claim in claims:
             reaper.launch_failed(claim.batch_id, error)
         return len(claims) or self._found_nothing(due)
@@ -206,10 +206,10 @@ def _room() -> Room:
             connection,
             "room_for_runs",
             lease=settings().lease_seconds,
-            launch=dispatch.LAUNCH_SECONDS,
+            launch=batch_claims.LAUNCH_SECONDS,
         )
     assert row is not None
-    return Room(dispatch.room(row), int(row["slots"]) > 0, frozenset(row["stopped"]))
+    return Room(batch_claims.room(row), int(row["slots"]) > 0, frozenset(row["stopped"]))
 
 
 def _is_on(sensor: LoadedSensor, room: Room) -> bool:

@@ -9,7 +9,7 @@ from dagster import DagsterInstance
 
 from runyard.dagster_adapter import reaper, sensors
 from runyard.dagster_adapter.internals import grpc_command
-from runyard.engine import dispatch
+from runyard.engine import batch_leases
 from runyard.functions import registry
 from runyard.processes.workers import load_code
 from runyard.settings import settings
@@ -66,7 +66,7 @@ def _reclaim_from_predecessor() -> None:
     """
     names = [function.name for function in registry.functions()]
     try:
-        if dispatch.unlaunched(names, 0):
+        if batch_leases.unlaunched(names, 0):
             with DagsterInstance.get() as instance:
                 reaper.reclaim_unlaunched(lambda: instance, names, 0)
     except Exception as error:

@@ -13,7 +13,7 @@ from runyard.dagster_adapter.internals import WorkspaceProcessContext, function_
 from runyard.dagster_adapter.reaper import reclaim_unlaunched
 from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
-from runyard.engine import dispatch
+from runyard.engine.control import set_paused
 from runyard.functions.registry import Function
 from runyard.settings import settings
 from tests.conftest import ROOT, Publish, event
@@ -133,7 +133,7 @@ def test_a_sensor_that_is_switched_off_launches_nothing_until_it_is_on_again(
 
 
 def test_a_paused_function_launches_nothing(loop: SensorLoop, context: Context) -> None:
-    dispatch.set_paused("bench_single", True)
+    set_paused("bench_single", True)
     send("bench/single", {"n": 1})
     assert loop.evaluate_due() == LONGEST_WAIT
     assert launched(context) == []

@@ -20,7 +20,7 @@ from runyard.dagster_adapter.internals import (
     run_options,
 )
 from runyard.dagster_adapter.launches import JobRuns
-from runyard.engine.dispatch import Claim
+from runyard.engine.batch_claims import Claim
 from runyard.store import database
 from tests.conftest import ROOT, use_database
 
