@@ -31,9 +31,9 @@ def due_functions() -> list[Due]:
     """The functions that have anything to claim, now or later; also those the code no longer has.
 
     This agrees with `seconds_until_due` except that it also says whether something can be claimed
-    from lanes right now, which that function's callers have just tried. Of a function whose first
-    50 lanes have no room it says 0 if there are more: never later than the truth. When a claim then
-    finds nothing, ask `seconds_until_due`.
+    from lanes right now, which that function's callers have just tried. A function whose first 50
+    lanes have no room counts as due: never later than the truth. When a claim then finds nothing,
+    ask `seconds_until_due`.
     """
     with database.connection() as connection:
         return [Due(**row) for row in fetch_all(connection, "due_functions")]
