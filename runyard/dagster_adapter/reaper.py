@@ -36,7 +36,7 @@ _LAUNCHED = (*_HANDED_OVER, DagsterRunStatus.STARTING)
 _CANCELLED = (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING)
 _NEVER_LAUNCHED = (
     "its run was never launched: the daemon or the code server was lost, or the tick failed;"
-    " see the ticks of its sensor in Dagster"
+    " see the log of the daemon and the ticks of its sensor in Dagster"
 )
 _log = logging.getLogger("runyard.dagster_adapter.reaper")
 
@@ -183,7 +183,7 @@ def reclaim_unlaunched(
 
     After the default `seconds` the tick must have failed, or the daemon or the code server was
     lost, which may happen again: launches of the function back off. With 0 seconds these are the
-    claims that a process finds of its predecessor when it starts.
+    claims that a daemon finds of its predecessor when it starts.
 
     `instance` is called only when there is something to release: creating one costs several
     connections.

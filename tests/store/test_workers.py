@@ -167,7 +167,7 @@ def test_a_run_whose_process_died_behind_its_batch_is_ended_in_dagster(function:
     assert invocations() == [{"status": "succeeded", "attempt": 1, "crashes": 0}]
 
 
-def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_sweep(
+def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_maintenance(
     function: Function,
 ) -> None:
     run_id = started(make_new_run_id()).run_id
