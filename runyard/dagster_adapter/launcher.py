@@ -15,7 +15,14 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import override
 
 from runyard.dagster_adapter import reaper
-from runyard.dagster_adapter.broker import QUEUE, broker_url, celery_settings, queue
+from runyard.dagster_adapter.broker import (
+    ANSWER_SECONDS,
+    QUEUE,
+    broker_url,
+    celery_settings,
+    launcher_options,
+    queue,
+)
 from runyard.dagster_adapter.internals import (
     GRPC_INFO_TAG,
     CheckRunHealthResult,
@@ -30,6 +37,9 @@ from runyard.engine import batch_claims, batch_leases
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_one
+
+# A connection may have been lost since the last run, as by a restart of the broker.
+_RETRY_ONCE = {"max_retries": 1, "interval_start": 0.0}
 
 
 class WarmRunLauncher(CeleryRunLauncher):
@@ -48,7 +58,9 @@ class WarmRunLauncher(CeleryRunLauncher):
         )
         # Declare the queue as the workers do; dagster-celery's own declaration binds it to an
         # exchange that they do not know.
-        self.celery.conf.update(task_queues=[queue()], task_routes={})
+        self.celery.conf.update(
+            task_queues=[queue()], task_routes={}, broker_transport_options=launcher_options()
+        )
         self._cold = DefaultRunLauncher()
 
     @override
@@ -80,7 +92,10 @@ class WarmRunLauncher(CeleryRunLauncher):
             raise
 
     def hand_over(self, run: DagsterRun) -> None:
-        """Send a run that is recorded as starting to the workers; its task has the run's id."""
+        """Send a run that is recorded as starting to the workers; its task has the run's id.
+
+        Raises an error of the broker, within seconds also when it does not answer.
+        """
         args = ExecuteRunArgs(
             job_origin=cast(Any, run.job_code_origin),
             run_id=run.run_id,
@@ -92,6 +107,8 @@ class WarmRunLauncher(CeleryRunLauncher):
             kwargs={"execute_job_args_packed": pack_value(args)},
             task_id=run.run_id,
             queue=QUEUE,
+            retry_policy=_RETRY_ONCE,
+            confirm_timeout=ANSWER_SECONDS,
         )
 
     def _launch(self, context: LaunchRunContext) -> None:

@@ -1,6 +1,8 @@
 """Runs that do not come to begin: whatever the reason is, it is no attempt, and it is said."""
 
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +104,42 @@ def away_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     settings.cache_clear()
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def hanging_broker(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A broker that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RUNYARD_BROKER_URL", f"{request.param}://{address}")
+        settings.cache_clear()
+        yield
+        monkeypatch.undo()
+        settings.cache_clear()
+
+
+@pytest.mark.usefixtures("hanging_broker")
+def test_a_broker_that_hangs_ends_the_hand_over_with_an_error(
+    function: Function, instance: DagsterInstance
+) -> None:
+    _, batch_id = claimed(function)
+    launcher = WarmRunLauncher()
+    launcher.register_instance(instance)
+    run = made_run(instance, batch_id)
+    errors: list[Exception] = []
+
+    def hand_over() -> None:
+        try:
+            launcher.hand_over(run)
+        except Exception as error:
+            errors.append(error)
+
+    handing_over = threading.Thread(target=hand_over, daemon=True)
+    handing_over.start()
+    handing_over.join(60)
+    assert len(errors) == 1
 
 
 @pytest.mark.usefixtures("away_broker")
