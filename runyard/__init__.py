@@ -5,9 +5,9 @@ The way of an event through the rooms of this package:
 1. An application calls `send` (`client`), which validates its events (`events`) and inserts them
    (`store`). A trigger in the database creates an invocation for every function that the event
    starts: `functions` holds what a function is declared with, and publishes it there.
-2. The daemon (`processes`) learns that invocations are due. The function's Dagster sensor
-   (`dagster_adapter`) claims them in batches, under a lease, and requests one run per batch
-   (`engine.dispatch`).
+2. The daemon (`processes`) learns that invocations are due (`engine.due`). It claims them in
+   batches, under a lease (`engine.batch_claims`), and creates one Dagster run per batch, as the
+   function's sensor (`dagster_adapter`).
 3. A warm worker (`processes.workers`) executes the run. Its ops hand a `Batch` (`engine.batch`)
    from step to step; the result of each step is a checkpoint in the event table
    (`engine.steps`). A step may also suspend its invocation until a time or an event comes

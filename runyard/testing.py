@@ -28,7 +28,8 @@ from runyard.dagster_adapter import batches, reaper
 from runyard.dagster_adapter.internals import silence_console
 from runyard.dagster_adapter.sensors import check_io_managers
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, housekeeping
+from runyard.engine.due import seconds_until_due
 from runyard.engine.items import Item, stubs
 from runyard.events import Event, rows_as_json
 from runyard.functions import registry
@@ -250,7 +251,7 @@ class Yard:
 
     def seconds_to_next(self) -> float | None:
         """Return the seconds until something becomes due; None when that takes another event."""
-        waits = [dispatch.seconds_until_due(function) for function in self._open_functions()]
+        waits = [seconds_until_due(function) for function in self._open_functions()]
         with database.connection() as connection:
             row = fetch_one(connection, "next_expiry")
         waits.append(row["seconds"] if row else None)
@@ -289,7 +290,7 @@ class Yard:
 
         A worker that is lost before it begins leaves its batches like this.
         """
-        return [claim.batch_id for claim in dispatch.claim(_find(function)) or []]
+        return [claim.batch_id for claim in batch_claims.claim(_find(function)) or []]
 
     def execute(self, function: str, batch_id: str) -> str:
         """Run a function on a claimed batch; return the run's id."""
@@ -320,7 +321,11 @@ class Yard:
         return shown
 
     def _round(self) -> int:
-        done = dispatch.expire() + dispatch.apply_deferred_requests() + dispatch.match_waits()
+        done = (
+            housekeeping.expire()
+            + housekeeping.apply_deferred_requests()
+            + housekeeping.match_waits()
+        )
         registry.catch_up()
         registry.rekey()
         for function in self._open_functions():

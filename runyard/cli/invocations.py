@@ -236,7 +236,7 @@ def resume(function: str) -> None:
 
 
 def _set_paused(function: str, paused: bool) -> None:
-    from runyard.engine.dispatch import set_paused
+    from runyard.engine.control import set_paused
 
     if not set_paused(function, paused):
         raise RunyardError(f"there is no function {function}; `runyard functions` lists them")

@@ -10,7 +10,7 @@ from dagster import DagsterRun, OpExecutionContext
 
 from runyard.dagster_adapter import hung_steps
 from runyard.dagster_adapter.tags import BATCH, EVENT, FUNCTION
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases, dropped_invocations
 from runyard.engine.batch import Batch
 from runyard.engine.items import BatchState, items_from_rows
 from runyard.engine.lease import Lease, heartbeat, watchers
@@ -34,7 +34,7 @@ def receive_batch(context: OpExecutionContext) -> BatchState:
     claimed = _claimed_by_sensor(run)
     if claimed is not None:
         return claimed
-    parent = dispatch.batch_of_run(run.parent_run_id) if run.parent_run_id else None
+    parent = batch_leases.batch_of_run(run.parent_run_id) if run.parent_run_id else None
     if parent is None:
         return _launched_by_hand(context)
     if run.tags.get(_FROM_FAILURE) == "true":
@@ -53,7 +53,7 @@ def _reexecuted_from_failure(parent: Row, run_id: str) -> BatchState:
 
     The batch is empty when all of it has succeeded meanwhile, or another run holds it.
     """
-    claimed = dispatch.claim_unfinished(_function(parent["function"]), parent["id"])
+    claimed = batch_claims.claim_unfinished(_function(parent["function"]), parent["id"])
     batch = _open_batch(claimed, run_id, fresh=False) if claimed else None
     if batch is None:
         batch = BatchState(EMPTY, run_id, parent["function"], [], Lease(EMPTY, run_id))
@@ -63,7 +63,7 @@ def _reexecuted_from_failure(parent: Row, run_id: str) -> BatchState:
 
 def _replayed(parent: Row, context: OpExecutionContext) -> BatchState:
     """All events of the parent run again, as new invocations."""
-    claimed = dispatch.claim_replay(_function(parent["function"]), parent["id"])
+    claimed = batch_claims.claim_replay(_function(parent["function"]), parent["id"])
     return _open_and_tag(claimed, context)
 
 
@@ -73,7 +73,7 @@ def _launched_by_hand(context: OpExecutionContext) -> BatchState:
     if events:
         function = _function_of_job(context)
         source = _events_json(function, events)
-        return _open_and_tag(dispatch.claim_events(function, source, "launch"), context)
+        return _open_and_tag(batch_claims.claim_events(function, source, "launch"), context)
     batch_id = context.run.tags.get(BATCH)
     if batch_id:
         raise NothingToDo(
@@ -98,7 +98,7 @@ def _function_of_job(context: OpExecutionContext) -> Function:
 
 
 def _events_json(function: Function, config: list[dict[str, object]]) -> str:
-    """The events of a run's config as `dispatch.claim_events` takes them."""
+    """The events of a run's config as `batch_claims.claim_events` takes them."""
     events = [Event.from_wire({"name": function.event, **fields}) for fields in config]
     for event in events:
         if not function.started_by(event.name):
@@ -133,7 +133,7 @@ def _function(name: str) -> Function:
 
 def _open_batch(batch_id: str, run_id: str, *, fresh: bool) -> BatchState | None:
     """Take a batch for a run and start to renew its lease; None when the run cannot have it."""
-    begun = dispatch.begin(batch_id, run_id, fresh=fresh)
+    begun = batch_leases.begin(batch_id, run_id, fresh=fresh)
     if begun is None:
         return None
     function, rows, steps = begun
@@ -152,7 +152,7 @@ def remember_dropped(run_id: str, op_name: str, batch: Batch) -> None:
     """
     _dropped[run_id, op_name] = set(batch.dropped)
     if batch.dropped:
-        dispatch.record_dropped(
+        dropped_invocations.record_dropped(
             run_id,
             op_name,
             {"dropped": sorted(batch.dropped), "suspended": batch.state.suspended_rows()},
@@ -167,7 +167,7 @@ def batch_for_input(run_id: str, parent_run_id: str | None, op_name: str, for_op
     shared = _open.get(run_id) or _reopen(run_id, parent_run_id)
     dropped = _dropped.get((run_id, op_name))
     if dropped is None:
-        remembered = dispatch.dropped_by_op(run_id)
+        remembered = dropped_invocations.dropped_by_op(run_id)
         shared.add_suspended([row for op in remembered.values() for row in op["suspended"]])
         dropped = set(remembered.get(op_name, {"dropped": []})["dropped"])
     refused = {item for item, failure in shared.failures.items() if failure.op == "receive"}
@@ -175,13 +175,13 @@ def batch_for_input(run_id: str, parent_run_id: str | None, op_name: str, for_op
 
 
 def _reopen(run_id: str, parent_run_id: str | None) -> BatchState:
-    own = dispatch.batch_of_run(run_id)
+    own = batch_leases.batch_of_run(run_id)
     if own is not None:
         shared = _open_batch(own["id"], run_id, fresh=False)
         if shared is None:
             raise LeaseLost(own["id"])
         return shared
-    parent = dispatch.batch_of_run(parent_run_id) if parent_run_id else None
+    parent = batch_leases.batch_of_run(parent_run_id) if parent_run_id else None
     if parent is None:
         raise NothingToDo(
             "this run has no batch and re-executes no run that had one:"

@@ -33,6 +33,8 @@ from runyard.settings import settings
 from runyard.store.data_folder import make_folder
 
 QUEUE = "dagster"
+# How long a broker may take to answer a process that launches a run.
+ANSWER_SECONDS = 4.0
 _POLL_SECONDS = 0.02
 _SCHEME = "runyardfiles"
 
@@ -191,6 +193,17 @@ class _Intake(bootsteps.StartStopStep):
 
 
 _intake: _Intake
+
+
+def launcher_options() -> dict[str, Any]:
+    """The options of the transport for a process that only sends.
+
+    It gives up on a broker that does not answer: the loop that launches runs waits for it.
+    """
+    options = _transport_options()
+    if broker_url().startswith("redis"):
+        options |= {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": ANSWER_SECONDS}
+    return options
 
 
 def make_app() -> Celery:

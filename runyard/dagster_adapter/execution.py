@@ -11,7 +11,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from runyard.dagster_adapter import batches, event_log, hung_steps, reaper
 from runyard.dagster_adapter.internals import execute_run
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
-from runyard.engine import dispatch
+from runyard.engine import batch_leases
 from runyard.engine.activity import board
 from runyard.engine.step_threads import any_abandoned
 from runyard.errors import DatabaseUnavailable
@@ -82,6 +82,6 @@ def _interruptible() -> Iterator[None]:
 
 def _record_end(run_id: str) -> None:
     try:
-        dispatch.mark_ended(run_id)
+        batch_leases.mark_ended(run_id)
     except (DatabaseUnavailable, psycopg.Error) as error:
         _log.info("the end of run %s is not recorded: %s", run_id, type(error).__name__)

@@ -20,12 +20,12 @@ from typing import NoReturn
 import psutil
 from dagster import DagsterInstance, DagsterRunStatus
 
-from runyard.engine import activity, dispatch
+from runyard.engine import activity, batch_leases, checkpoints, settlement
 from runyard.engine.activity import Activity, Work
-from runyard.engine.dispatch import Outcome
 from runyard.engine.failures import Failure
 from runyard.engine.items import Item, items_from_rows
 from runyard.engine.lease import Lease
+from runyard.engine.settlement import Outcome
 from runyard.engine.watchdog import Watchdog, without_lock_waiters
 from runyard.errors import StepTimeout
 from runyard.functions.retry import Retry
@@ -50,7 +50,7 @@ def settle(doing: Activity, late: Sequence[Work]) -> bool:
     -------
     Whether the run still held the batch.
     """
-    begun = dispatch.begin(doing.batch, doing.run, fresh=False)
+    begun = batch_leases.begin(doing.batch, doing.run, fresh=False)
     if begun is None:
         return False
     _, rows, steps = begun
@@ -63,9 +63,9 @@ def settle(doing: Activity, late: Sequence[Work]) -> bool:
     if failed:
         errors = [(item, failures[item.id].to_json()) for item in failed]
         kept = [(item.id, item.attempt, None, text, started[item.id], now) for item, text in errors]
-        dispatch.save_steps(doing.batch, doing.run, doing.step, kept)
+        checkpoints.save_steps(doing.batch, doing.run, doing.step, kept)
     outcomes = [_outcome(item, failures.get(item.id)) for item in items]
-    dispatch.settle(doing.batch, doing.run, outcomes)
+    settlement.settle(doing.batch, doing.run, outcomes)
     return True
 
 

@@ -87,7 +87,6 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
-    DefaultSensorStatus,
     JobDefinition,
     OpExecutionContext,
 )
@@ -376,8 +375,6 @@ class LoadedSensor:
         Its name, and the ids by which Dagster knows it.
     functions
         The functions whose invocations it claims.
-    is_default_running
-        Whether it runs until somebody switches it off.
     location, repository, remote
         Dagster's own objects.
     """
@@ -386,7 +383,6 @@ class LoadedSensor:
     origin_id: str
     selector_id: str
     functions: tuple[str, ...]
-    is_default_running: bool
     location: Any
     repository: Any
     remote: Any
@@ -410,7 +406,6 @@ def function_sensors(context: IWorkspaceProcessContext[Any]) -> Iterator[LoadedS
                         sensor.get_remote_origin_id(),
                         sensor.selector_id,
                         _functions_of(sensor),
-                        sensor.default_status == DefaultSensorStatus.RUNNING,
                         location,
                         repository,
                         sensor,
@@ -431,8 +426,10 @@ def run_options(instance: DagsterInstance, sensor: LoadedSensor, job_name: str) 
     """The arguments of `DagsterInstance.create_run` for a run that a sensor launches, but its id.
 
     This asks the code server for the job's execution plan, which is the same for every run of a job
-    until the code changes.
+    until the code changes. Raises `LookupError` when the loaded code has no such job.
     """
+    if not sensor.repository.has_job(job_name):
+        raise LookupError(f"the code location {sensor.location.name} has no job {job_name}")
     target = sensor.remote.get_target(job_name)
     job = sensor.repository.get_full_job(job_name)
     plan = sensor.location.get_execution_plan(job, {}, None, None, instance)

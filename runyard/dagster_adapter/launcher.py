@@ -15,7 +15,14 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from typing_extensions import override
 
 from runyard.dagster_adapter import reaper
-from runyard.dagster_adapter.broker import QUEUE, broker_url, celery_settings, queue
+from runyard.dagster_adapter.broker import (
+    ANSWER_SECONDS,
+    QUEUE,
+    broker_url,
+    celery_settings,
+    launcher_options,
+    queue,
+)
 from runyard.dagster_adapter.internals import (
     GRPC_INFO_TAG,
     CheckRunHealthResult,
@@ -26,10 +33,13 @@ from runyard.dagster_adapter.internals import (
     pack_value,
 )
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_one
+
+# A connection may have been lost since the last run, as by a restart of the broker.
+_RETRY_ONCE = {"max_retries": 1, "interval_start": 0.0}
 
 
 class WarmRunLauncher(CeleryRunLauncher):
@@ -48,7 +58,9 @@ class WarmRunLauncher(CeleryRunLauncher):
         )
         # Declare the queue as the workers do; dagster-celery's own declaration binds it to an
         # exchange that they do not know.
-        self.celery.conf.update(task_queues=[queue()], task_routes={})
+        self.celery.conf.update(
+            task_queues=[queue()], task_routes={}, broker_transport_options=launcher_options()
+        )
         self._cold = DefaultRunLauncher()
 
     @override
@@ -66,7 +78,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         run = context.dagster_run
         batch_id = run.tags.get(BATCH) if run.parent_run_id is None else None
         try:
-            if batch_id is not None and not dispatch.mark_launching(batch_id):
+            if batch_id is not None and not batch_leases.mark_launching(batch_id):
                 self._instance.report_run_canceled(
                     run,
                     f"Batch {batch_id} was released before this run was launched;"
@@ -80,7 +92,10 @@ class WarmRunLauncher(CeleryRunLauncher):
             raise
 
     def hand_over(self, run: DagsterRun) -> None:
-        """Send a run that is recorded as starting to the workers; its task has the run's id."""
+        """Send a run that is recorded as starting to the workers; its task has the run's id.
+
+        Raises an error of the broker, within seconds also when it does not answer.
+        """
         args = ExecuteRunArgs(
             job_origin=cast(Any, run.job_code_origin),
             run_id=run.run_id,
@@ -92,6 +107,8 @@ class WarmRunLauncher(CeleryRunLauncher):
             kwargs={"execute_job_args_packed": pack_value(args)},
             task_id=run.run_id,
             queue=QUEUE,
+            retry_policy=_RETRY_ONCE,
+            confirm_timeout=ANSWER_SECONDS,
         )
 
     def _launch(self, context: LaunchRunContext) -> None:
@@ -120,10 +137,10 @@ class WarmRunLauncher(CeleryRunLauncher):
         if run is None or run.is_finished:
             return False
         if GRPC_INFO_TAG in run.tags:  # it has a process of its own
-            dispatch.request_cancel(run.tags.get(BATCH), run_id)
+            batch_leases.request_cancel(run.tags.get(BATCH), run_id)
             return bool(self._cold.terminate(run_id))
         self._instance.report_run_canceling(run)
-        batch = dispatch.request_cancel(run.tags.get(BATCH), run_id)
+        batch = batch_leases.request_cancel(run.tags.get(BATCH), run_id)
         if batch is None or batch["status"] == "claimed":
             self._instance.report_run_canceled(run, "Cancelled before a worker started it.")
             if batch is not None:
@@ -138,7 +155,7 @@ class WarmRunLauncher(CeleryRunLauncher):
     @override
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the worker of a run still renews its lease."""
-        batch = dispatch.batch_of_run(run.run_id)
+        batch = batch_leases.batch_of_run(run.run_id)
         if batch is not None and batch["status"] == "lost":
             return CheckRunHealthResult(WorkerStatus.FAILED, "The worker was lost.")
         return CheckRunHealthResult(
@@ -159,6 +176,9 @@ class WarmRunLauncher(CeleryRunLauncher):
 def _workers_alive() -> bool:
     with database.connection() as connection:
         row = fetch_one(
-            connection, "capacity", lease=settings().lease_seconds, launch=dispatch.LAUNCH_SECONDS
+            connection,
+            "capacity",
+            lease=settings().lease_seconds,
+            launch=batch_claims.LAUNCH_SECONDS,
         )
     return row is not None and int(row["slots"]) > 0

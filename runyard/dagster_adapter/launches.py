@@ -34,7 +34,7 @@ from runyard.dagster_adapter.internals import (
     tick_body,
 )
 from runyard.dagster_adapter.tags import BATCH, CONTINUES, EVENT, FUNCTION
-from runyard.engine.dispatch import Claim
+from runyard.engine.batch_claims import Claim
 from runyard.store.queries import Connection, fetch_all, fetch_one
 
 

@@ -15,7 +15,7 @@ from dagster import DagsterInstance
 
 from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.tick_retention import TickRetention
-from runyard.engine import dispatch
+from runyard.engine import batch_leases, housekeeping
 from runyard.engine.backoff import Backoff
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
@@ -118,12 +118,12 @@ def _sixth_of_a_lease() -> float:
 
 
 def _release_overdue(instance: Instance) -> int:
-    overdue = dispatch.overdue()
+    overdue = batch_leases.overdue()
     return reaper.reap(instance(), overdue) if overdue else 0
 
 
 def _end_runs(instance: Instance) -> int:
-    unended = dispatch.unended()
+    unended = batch_leases.unended()
     if unended:
         reaper.end_runs(instance(), unended)
     return len(unended)
@@ -134,7 +134,7 @@ SERVICES = (
     Service(
         "match_waits",
         "waits ended by events",
-        lambda _: dispatch.match_waits(),
+        lambda _: housekeeping.match_waits(),
         _every(1.0),
         on_events=True,
     ),
@@ -151,13 +151,13 @@ SERVICES = (
     Service(
         "cancel_timed_out",
         "invocations cancelled past their timeout",
-        lambda _: dispatch.expire(),
+        lambda _: housekeeping.expire(),
         _sixth_of_a_lease,
     ),
     Service(
         "apply_deferred_requests",
         "requests of SQL applied",
-        lambda _: dispatch.apply_deferred_requests(),
+        lambda _: housekeeping.apply_deferred_requests(),
         _sixth_of_a_lease,
     ),
     Service(
@@ -175,7 +175,7 @@ SERVICES = (
     Service(
         "purge",
         "rows of ended flow control and waits deleted",
-        lambda _: dispatch.purge(),
+        lambda _: housekeeping.purge(),
         _every(300.0),
     ),
 )

@@ -31,12 +31,12 @@ from pydantic_core import to_json
 from runyard.dagster_adapter.batches import EMPTY, close_batch, receive_batch
 from runyard.dagster_adapter.internals import report_step_failures
 from runyard.dagster_adapter.links import to_event, to_invocation
-from runyard.engine import dispatch
+from runyard.engine import settlement
 from runyard.engine.batch import Batch
-from runyard.engine.dispatch import Outcome
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState
 from runyard.engine.lease import heartbeat
+from runyard.engine.settlement import Outcome
 from runyard.errors import Cancelled, add_interrupt
 
 _MOST_ROWS = 100
@@ -112,7 +112,7 @@ def settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
     outcomes = _outcomes(shared)
     heartbeat.stop(shared.id)
     if shared.id != EMPTY:
-        dispatch.settle(shared.id, shared.run_id, outcomes)
+        settlement.settle(shared.id, shared.run_id, outcomes)
     close_batch(shared.run_id)
     counts = _count(outcomes)
     metadata = _metadata(shared, outcomes, counts)

@@ -18,7 +18,7 @@ import psycopg
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases
 from runyard.engine.status import OPEN_BATCH
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
@@ -36,7 +36,7 @@ _LAUNCHED = (*_HANDED_OVER, DagsterRunStatus.STARTING)
 _CANCELLED = (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING)
 _NEVER_LAUNCHED = (
     "its run was never launched: the daemon or the code server was lost, or the tick failed;"
-    " see the ticks of its sensor in Dagster"
+    " see the log of the daemon and the ticks of its sensor in Dagster"
 )
 _log = logging.getLogger("runyard.dagster_adapter.reaper")
 
@@ -83,7 +83,7 @@ def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
                     "The process was lost before the run ended."
                     f" Its batch {batch['id']} was finished: nothing is left to do.",
                 )
-        dispatch.mark_ended(batch["run_id"])
+        batch_leases.mark_ended(batch["run_id"])
 
 
 def release_batch(
@@ -114,7 +114,7 @@ def release_batch(
         error = _error_json("RunFailed", message)
     elif crashed:
         error = _error_json("WorkerLost", "the worker was lost in the middle of the run")
-    released = dispatch.release(
+    released = batch_leases.release(
         batch["id"],
         batch["status"],
         "cancelled" if cancelled else "queued",
@@ -136,7 +136,7 @@ def settle_orphaned(instance: DagsterInstance, run_id: str) -> bool:
     Whether there was anything left to settle.
     """
     run = instance.get_run_by_id(run_id)
-    batch = dispatch.batch_of_run(run_id, run.tags.get(BATCH) if run is not None else None)
+    batch = batch_leases.batch_of_run(run_id, run.tags.get(BATCH) if run is not None else None)
     if run is not None and not run.is_finished:
         if run.status == DagsterRunStatus.CANCELING or (batch is not None and batch["cancelled"]):
             instance.report_run_canceled(run)
@@ -177,13 +177,13 @@ def run_never_began(instance: DagsterInstance, batch_id: str, run_id: str, limit
 def reclaim_unlaunched(
     instance: Callable[[], DagsterInstance],
     functions: Sequence[str] | None = None,
-    seconds: float = dispatch.LAUNCH_SECONDS,
+    seconds: float = batch_claims.LAUNCH_SECONDS,
 ) -> int:
     """Release batches of these functions (None: all) claimed so long ago that never launched.
 
     After the default `seconds` the tick must have failed, or the daemon or the code server was
     lost, which may happen again: launches of the function back off. With 0 seconds these are the
-    claims that a process finds of its predecessor when it starts.
+    claims that a daemon finds of its predecessor when it starts.
 
     `instance` is called only when there is something to release: creating one costs several
     connections.
@@ -192,7 +192,7 @@ def reclaim_unlaunched(
     -------
     How many claims were looked at: a run that was launched after all keeps its own.
     """
-    claims = dispatch.unlaunched(functions, seconds)
+    claims = batch_leases.unlaunched(functions, seconds)
     for batch in claims:
         _reclaim(instance(), batch, _NEVER_LAUNCHED if seconds > 0 else None)
     return len(claims)
@@ -202,7 +202,7 @@ def _reclaim(instance: DagsterInstance, batch: Row, failure: str | None) -> None
     run = _run_of(instance, batch["id"])
     launched = _HANDED_OVER if marks_launches(instance) else _LAUNCHED
     if run is not None and run.status in launched:
-        dispatch.mark_launching(batch["id"])  # its launcher does not record this
+        batch_leases.mark_launching(batch["id"])  # its launcher does not record this
     elif run is not None and run.is_finished:
         release_batch(batch, run, force=True, reason=_root_error(instance, run))
     elif _release_unbegun(batch["id"], failure) and run is not None:
@@ -225,7 +225,7 @@ def _release_unbegun(batch_id: str, failure: str | None) -> bool:
     -------
     False when another process released the batch first.
     """
-    released = dispatch.release(
+    released = batch_leases.release(
         batch_id,
         "claimed",
         "queued",

@@ -10,13 +10,12 @@ Under stock `dagster dev` the sensors are evaluated by Dagster's own daemon: see
 
 import gc
 import logging
-import time
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import DagsterError, DagsterInstance, DagsterRun
+from dagster import DagsterInstance, DagsterRun
 
 from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.internals import (
@@ -29,18 +28,20 @@ from runyard.dagster_adapter.internals import (
 )
 from runyard.dagster_adapter.launcher import WarmRunLauncher
 from runyard.dagster_adapter.launches import JobRuns
+from runyard.dagster_adapter.postponements import Postponements
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_claims
 from runyard.engine.backoff import Backoff
-from runyard.engine.due import Due, due_functions
+from runyard.engine.due import Due, due_functions, seconds_until_due
 from runyard.engine.listener import listener
+from runyard.errors import DatabaseUnavailable
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 
 LONGEST_WAIT = 5.0
 _SHORTEST_WAIT = 0.005
-_UNREACHABLE_WAIT = 1.0
+_WAIT_AFTER_ERROR = 1.0
 _log = logging.getLogger("runyard.sensors")
 
 
@@ -62,9 +63,9 @@ class SensorLoop:
         self._version: Hashable = None
         self._sensors: dict[str, LoadedSensor] = {}
         self._jobs: dict[tuple[str, str], JobRuns] = {}
-        # Functions that are due although a claim found nothing: not before this time, unless woken.
-        self._not_before: dict[str, float] = {}
+        self._postponements = Postponements(LONGEST_WAIT)
         self._unreachable = Backoff(_log, "the code server is unreachable", LONGEST_WAIT)
+        self._failing = Backoff(_log, "a function is not started", LONGEST_WAIT)
 
     def run(self) -> None:
         """Evaluate sensors until the process ends. No error ends the loop."""
@@ -79,7 +80,7 @@ class SensorLoop:
                 else:
                     backoff.succeeded()
                 if woken.wait(wait):
-                    self._not_before.clear()
+                    self._postponements.interrupt()
 
     def evaluate_due(self) -> float:
         """Evaluate the sensors of all functions that are due, as far as there is room for runs.
@@ -95,10 +96,9 @@ class SensorLoop:
         ready: list[tuple[float, Due, LoadedSensor]] = []
         for due in due_functions():
             sensor = self._sensors.get(due.name)
-            if due.seconds is None or sensor is None or not _is_on(sensor, room):
+            if due.seconds is None or sensor is None or sensor.selector_id in room.stopped:
                 continue
-            held = self._not_before.get(due.name, 0.0) - time.monotonic()
-            seconds = max(due.seconds, held)
+            seconds = max(due.seconds, self._postponements.seconds_left(due.name))
             if seconds <= 0:
                 ready.append((due.seconds, due, sensor))
             else:
@@ -106,7 +106,8 @@ class SensorLoop:
         oldest_first = sorted(ready, key=lambda each: each[0])
         if self._evaluate([(due, sensor) for _, due, sensor in oldest_first], room):
             return 0.0  # there may be more, of these functions too
-        return max(_SHORTEST_WAIT, wait)
+        postponed = [self._postponements.seconds_left(due.name) for _, due, _ in ready]
+        return max(_SHORTEST_WAIT, min([wait, *postponed]))
 
     def _load_sensors(self) -> None:
         """Take over the sensors of code that has been loaded anew."""
@@ -131,32 +132,45 @@ class SensorLoop:
                 left -= self._tick(due, sensor, left if len(ready) == 1 else 1, room)
             except DagsterUserCodeUnreachableError as error:
                 self._unreachable.failed(error)
-                self._not_before[due.name] = time.monotonic() + _UNREACHABLE_WAIT
+                self._postponements.postpone(due.name, _WAIT_AFTER_ERROR)
+            except DatabaseUnavailable:
+                raise
+            except Exception as error:
+                self._failing.failed(error)
+                self._postponements.postpone(due.name, _WAIT_AFTER_ERROR)
         return room.runs - left
 
     def _tick(self, due: Due, sensor: LoadedSensor, most: int, room: Room) -> int:
         """Claim for one function and launch the runs; returns how many."""
         try:
             job = self._job_runs(sensor, due.job)
-        except DagsterUserCodeUnreachableError:
+        except (DagsterUserCodeUnreachableError, DatabaseUnavailable):
             raise
-        except DagsterError as error:
-            return self._refuse(due, error)
-        launcher = self._instance.run_launcher
-        if room.has_workers and job.is_plain and isinstance(launcher, WarmRunLauncher):
-            return self._launch(due, job, launcher, most)
-        return self._submit(due, job, most)
+        except Exception as error:
+            count = self._refuse(due, error)
+        else:
+            launcher = self._instance.run_launcher
+            if room.has_workers and job.is_plain and isinstance(launcher, WarmRunLauncher):
+                count = self._launch(due, job, launcher, most)
+            else:
+                count = self._submit(due, job, most)
+        if count:
+            self._postponements.launched(due.name)
+        else:
+            seconds = seconds_until_due(due)
+            self._postponements.postpone(due.name, LONGEST_WAIT if seconds is None else seconds)
+        return count
 
     def _launch(self, due: Due, job: JobRuns, launcher: WarmRunLauncher, most: int) -> int:
         """Claim and add the runs in one transaction, then hand them to the broker."""
         with database.transaction() as connection:
-            claims = dispatch.claim_some(connection, due, most)
+            claims = batch_claims.claim_some(connection, due, most)
             runs = job.add(connection, due.name, claims) if claims else []
         handed_over = [run.tags[BATCH] for run in runs if self._hand_over(launcher, run)]
         if handed_over:
             with database.connection() as connection:
                 fetch_all(connection, "mark_handed_over", batches=handed_over)
-        return len(runs) or self._found_nothing(due)
+        return len(runs)
 
     def _hand_over(self, launcher: WarmRunLauncher, run: DagsterRun) -> bool:
         """Give a run to the broker; returns whether it took it. If not, the batch is released."""
@@ -171,29 +185,21 @@ class SensorLoop:
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
         """Claim, then let Dagster create and submit the runs."""
         with database.connection() as connection:
-            claims = dispatch.claim_some(connection, due, most)
+            claims = batch_claims.claim_some(connection, due, most)
             runs = job.create(connection, due.name, claims) if claims else []
         for run in runs:
-            with suppress(
-                Exception
-            ):  # Dagster has recorded it; the launcher has released the batch
+            # Dagster has recorded an error, and the launcher has released the batch.
+            with suppress(Exception):
                 self._instance.submit_run(run.run_id, self._context.create_request_context())
-        return len(runs) or self._found_nothing(due)
-
-    def _found_nothing(self, due: Due) -> int:
-        """Leave a function alone whose claim found nothing, until its next due time."""
-        seconds = dispatch.seconds_until_due(due)
-        wait = LONGEST_WAIT if seconds is None else max(_SHORTEST_WAIT, seconds)
-        self._not_before[due.name] = time.monotonic() + wait
-        return 0
+        return len(runs)
 
     def _refuse(self, due: Due, error: Exception) -> int:
         """Record why a function cannot be launched, so that its launches back off."""
         with database.connection() as connection:
-            claims = dispatch.claim_some(connection, due, 1)
+            claims = batch_claims.claim_some(connection, due, 1)
         for claim in claims:
             reaper.launch_failed(claim.batch_id, error)
-        return len(claims) or self._found_nothing(due)
+        return len(claims)
 
     def _job_runs(self, sensor: LoadedSensor, job: str) -> JobRuns:
         known = self._jobs.get((sensor.name, job))
@@ -215,11 +221,7 @@ def _room() -> Room:
             connection,
             "room_for_runs",
             lease=settings().lease_seconds,
-            launch=dispatch.LAUNCH_SECONDS,
+            launch=batch_claims.LAUNCH_SECONDS,
         )
     assert row is not None
-    return Room(dispatch.room(row), int(row["slots"]) > 0, frozenset(row["stopped"]))
-
-
-def _is_on(sensor: LoadedSensor, room: Room) -> bool:
-    return sensor.is_default_running and sensor.selector_id not in room.stopped
+    return Room(batch_claims.room(row), int(row["slots"]) > 0, frozenset(row["stopped"]))

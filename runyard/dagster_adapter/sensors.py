@@ -28,7 +28,7 @@ from runyard.dagster_adapter.internals import has_stock_io_manager
 from runyard.dagster_adapter.launches import run_tags
 from runyard.dagster_adapter.schedules import overlap_limits, schedules_of
 from runyard.dagster_adapter.tags import FUNCTION_SENSOR, FUNCTIONS, KIND
-from runyard.engine import dispatch
+from runyard.engine import batch_claims
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.functions.flow_control import (
@@ -263,7 +263,7 @@ def _tick(
             run_key=claim.batch_id, tags=run_tags(function.name, claim), job_name=function.job
         )
         for function in functions
-        for claim in dispatch.claim(function) or ()
+        for claim in batch_claims.claim(function) or ()
     ]
     return requests or SkipReason(f"nothing is due for {functions[0].name}")
 

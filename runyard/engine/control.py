@@ -4,11 +4,10 @@ The command line and the HTTP API offer the same. `bulk` offers more: counting a
 and resuming an action that was stopped.
 """
 
-from runyard.engine import dispatch
 from runyard.engine.bulk import Action, Selection, perform
 from runyard.errors import RunyardError
 from runyard.store import database
-from runyard.store.queries import fetch_all
+from runyard.store.queries import fetch_all, fetch_one
 
 
 def replay(selection: Selection, *, keep_steps: bool = False) -> int:
@@ -70,6 +69,12 @@ def resume(function: str) -> None:
     _set_paused(function, False)
 
 
+def set_paused(function: str, paused: bool) -> bool:
+    """Pause or resume a function; return whether there is such a function."""
+    with database.connection() as connection:
+        return fetch_one(connection, "pause", function=function, paused=paused) is not None
+
+
 def _perform(selection: Selection, action: Action, *, keep_steps: bool = False) -> int:
     done = 0
     for progress in perform(selection, action, keep_steps=keep_steps):
@@ -78,5 +83,5 @@ def _perform(selection: Selection, action: Action, *, keep_steps: bool = False) 
 
 
 def _set_paused(function: str, paused: bool) -> None:
-    if not dispatch.set_paused(function, paused):
+    if not set_paused(function, paused):
         raise RunyardError(f"there is no function {function}; `runyard functions` lists them")

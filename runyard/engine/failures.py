@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runyard.engine.dispatch import Outcome
+from runyard.engine.settlement import Outcome
 from runyard.errors import Cancelled
 from runyard.functions.retry import Retry
 from runyard.text.error_text import message_of, trace_of, type_of

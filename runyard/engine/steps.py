@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pydantic_core
 
-from runyard.engine import dispatch
+from runyard.engine import checkpoints
 from runyard.engine.activity import board
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
@@ -380,7 +380,7 @@ class StepRecorder:
             for result in results
         ]
         events = {result.item.id: result.events for result in results if result.events is not None}
-        return dispatch.save_steps(
+        return checkpoints.save_steps(
             self._state.id, self._state.run_id, self.step, rows, events=events
         )
 

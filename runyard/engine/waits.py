@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from runyard.engine import dispatch
+from runyard.engine import wait_registration
 from runyard.engine.failures import described
 from runyard.engine.items import Item
 from runyard.engine.steps import Result, StepRecorder, encode
@@ -111,7 +111,7 @@ def register(
     if not requests:
         return
     kinds = {row["invocation"]: row["kind"] for row in requests}
-    rows, refused = dispatch.register_storable_waits(
+    rows, refused = wait_registration.register_storable_waits(
         recorder.batch_id, recorder.run_id, recorder.step, requests, children
     )
     for invocation, reason in refused.items():

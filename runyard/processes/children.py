@@ -16,7 +16,7 @@ import psutil
 from dagster import DagsterInstance
 
 from runyard.dagster_adapter import hung_steps, reaper
-from runyard.engine import dispatch
+from runyard.engine import batch_leases
 from runyard.engine.activity import Activity, Work, expect_child
 from runyard.engine.status import OPEN_BATCH
 from runyard.engine.watchdog import CANCEL_SECONDS, Watchdog, without_lock_waiters
@@ -136,7 +136,7 @@ class Children:
                 continue
             hung_steps.kill(child.pid)
             if doing.starting_since:
-                dispatch.release(doing.batch, "claimed", "queued", attempts=1, force=True)
+                batch_leases.release(doing.batch, "claimed", "queued", attempts=1, force=True)
 
     def _supervise_start(self, child: Child, doing: Activity, lease: Row | None) -> None:
         """Kill a child whose run takes too long to begin its batch."""
@@ -149,7 +149,7 @@ class Children:
             hung_steps.kill(child.pid)
             with DagsterInstance.get() as instance:
                 reaper.run_never_began(instance, doing.batch, doing.run, doing.limit)
-            dispatch.mark_ended(doing.run)
+            batch_leases.mark_ended(doing.run)
 
     def _renew(self, batches: list[str]) -> dict[str, Row]:
         if not batches:
@@ -183,7 +183,7 @@ class Children:
                 hung_steps.settle(killed.doing, killed.late)
                 with DagsterInstance.get() as instance:
                     hung_steps.report(instance, killed.doing.run, killed.text)
-                dispatch.mark_ended(killed.doing.run)
+                batch_leases.mark_ended(killed.doing.run)
             except Exception as error:
                 if time.monotonic() - killed.at <= settings().lease_seconds:
                     reason = type(error).__name__
@@ -195,7 +195,7 @@ class Children:
         """Kill a child whose run was cancelled, or lost its batch, and does not end."""
         _log.error("killed process %s: its run was told to stop and did not end", child.pid)
         hung_steps.kill(child.pid)
-        batch = dispatch.batch_of_run(doing.run, doing.batch)
+        batch = batch_leases.batch_of_run(doing.run, doing.batch)
         if batch is not None and batch["status"] in OPEN_BATCH:
             with DagsterInstance.get() as instance:
                 cancelled = {**batch, "run_id": doing.run, "cancelled": True}

@@ -1,23 +1,18 @@
 """Publishes the functions, then serves the code location to daemon and web over gRPC."""
 
-import logging
 import sys
 import traceback
 from pathlib import Path
 
-from dagster import DagsterInstance
-
-from runyard.dagster_adapter import reaper, sensors
+from runyard.dagster_adapter import sensors
 from runyard.dagster_adapter.internals import grpc_command
-from runyard.engine import dispatch
 from runyard.functions import registry
 from runyard.processes.workers import load_code
 from runyard.settings import settings
 from runyard.text.redaction import redact
 
-# The UI and the daemon ask for little at a time; schedules and other sensors take threads.
+# The UI and the daemon ask for little at a time; the ticks of schedules and sensors take threads.
 _THREADS = 16
-_log = logging.getLogger("runyard.code")
 
 
 def serve_code(socket_path: Path) -> int:
@@ -38,7 +33,6 @@ def serve_code(socket_path: Path) -> int:
         )
     else:
         registry.publish()
-        _reclaim_from_predecessor()
     socket_path.unlink(missing_ok=True)
     grpc_command.main(
         [
@@ -57,19 +51,3 @@ def serve_code(socket_path: Path) -> int:
         standalone_mode=False,
     )
     return 0
-
-
-def _reclaim_from_predecessor() -> None:
-    """Release what the ticks of an earlier code server claimed: it was never launched.
-
-    If that fails, the maintenance releases it when it is overdue.
-    """
-    names = [function.name for function in registry.functions()]
-    try:
-        if dispatch.unlaunched(names, 0):
-            with DagsterInstance.get() as instance:
-                reaper.reclaim_unlaunched(lambda: instance, names, 0)
-    except Exception as error:
-        _log.warning(
-            "claims of an earlier code server are released later: %s", type(error).__name__
-        )

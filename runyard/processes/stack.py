@@ -90,7 +90,7 @@ def delete_sockets(of: Settings | None = None) -> None:
 def environment(url: str, of: Settings | None = None) -> dict[str, str]:
     """The variables that every process of the project needs.
 
-    `dagster.yaml` reads them. Every waiting sensor holds a thread of a code server.
+    `dagster.yaml` reads them.
     """
     chosen = of or settings()
     return {
@@ -100,7 +100,6 @@ def environment(url: str, of: Settings | None = None) -> dict[str, str]:
         "DATABASE_URL": url,
         "RUNYARD_PORT": str(chosen.port),
         "RUNYARD_HOST": chosen.host,
-        "DAGSTER_GRPC_MAX_WORKERS": "128",
     }
 
 

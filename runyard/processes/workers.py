@@ -45,7 +45,7 @@ from runyard.dagster_adapter.internals import (
     silence_console,
     unpack_value,
 )
-from runyard.engine import dispatch
+from runyard.engine import batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable
@@ -136,7 +136,7 @@ def _prepare(**_: Any) -> None:
 @worker_ready.connect
 def _start_threads(**_: Any) -> None:
     # The parent settles the invocations of killed children under this name.
-    dispatch.set_worker_name(f"{name()}:{_parent}")
+    batch_leases.set_worker_name(f"{name()}:{_parent}")
     # Started only after the children are forked: a lock that a thread holds during a fork stays
     # locked in the child for ever.
     for target, thread in ((_beat, "heartbeat"), (_watch, "watch")):
@@ -155,7 +155,7 @@ def _warm_up(**_: Any) -> None:
     vars(multiprocessing.process)["_current_process"] = _main_process
     heartbeat.parent = os.getppid()
     heartbeat.before_stop = _announce_stop
-    dispatch.set_worker_name(f"{name()}:{os.getpid()}")
+    batch_leases.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
     reuse_resource_classes()
     _warm_instance()

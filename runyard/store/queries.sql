@@ -267,7 +267,7 @@ SELECT runyard.next_due_v1(%(function)s) AS seconds
 -- Each index is walked from one function to the next, a search for each, however many invocations
 -- a function has. `next_due_lanes` does not look into lanes; this looks at those of a function until
 -- one is open, which is one that has room within every limit and, if it batches, is full or due. If
--- none of the first 50 is, the answer is 0, which is never later than the truth.
+-- none of the first 50 is, the function counts as due, which is never later than the truth.
 -- (by invocations_due, invocations_crashed, invocations_crashing, invocations_keyed,
 -- invocations_arrived, invocations_delayed, invocations_lane, batches_open, functions_pkey,
 -- failed_launches_pkey, flow_control_state_pkey, flow_control_state_until)
@@ -409,7 +409,7 @@ times AS (  -- when each may have something to claim, as far as one of these tel
     FROM keyed JOIN runyard.functions AS fn ON fn.name = function AND fn.uses_lanes
     UNION ALL
     SELECT function, CASE
-        WHEN is_open OR n = 50 THEN runyard.now_v1()
+        WHEN is_open OR n = 50 THEN least(due_at, runyard.now_v1())
         WHEN due_at > runyard.now_v1() THEN due_at END
     FROM lanes
     UNION ALL

@@ -12,8 +12,9 @@ from click.testing import CliRunner, Result
 from runyard.cli.input import MAX_BYTES
 from runyard.cli.main import main
 from runyard.engine import api_keys
+from runyard.engine.batch_leases import begin
 from runyard.engine.bulk import Selection, count, perform
-from runyard.engine.dispatch import Outcome, begin, settle
+from runyard.engine.settlement import Outcome, settle
 from runyard.errors import InvalidOption
 from runyard.processes.stack import Stack
 from runyard.settings import settings

@@ -20,7 +20,7 @@ from runyard.dagster_adapter import builtin
 from runyard.dagster_adapter.schedules import send_scheduled
 from runyard.dagster_adapter.sensors import check_io_managers
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_leases, housekeeping
 from runyard.errors import InvalidOption
 from runyard.store import database
 from runyard.testing import Yard
@@ -69,7 +69,7 @@ def test_the_invocations_of_a_dead_run_are_settled_by_the_sensors(
     [batch] = yard.claim("plain")
     run = _dead_run(instance, batch, end)
     if begun:
-        assert dispatch.begin(batch, run.run_id) is not None
+        assert batch_leases.begin(batch, run.run_id) is not None
     event = next(
         record.event_log_entry.dagster_event
         for record in instance.get_records_for_run(run.run_id).records
@@ -168,7 +168,7 @@ def test_rows_that_flow_control_and_waits_no_longer_need_are_purged(yard: Yard) 
     yard.send("sleeper/go", {"nap": 60})
     yard.advance("1m")
     yard.advance("3h")
-    dispatch.purge()
+    housekeeping.purge()
     with database.connection() as connection:
         for table in ("flow_control_state", "waits"):
             query = f"SELECT count(*) AS n FROM runyard.{table}".encode()

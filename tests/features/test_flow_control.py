@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from runyard import Event
-from runyard.engine import dispatch
+from runyard.engine import batch_claims
+from runyard.engine.control import set_paused
 from runyard.events import millis, rows_as_json
 from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
@@ -80,11 +81,11 @@ def test_a_future_time_schedules_an_event(yard: Yard) -> None:
 def test_a_paused_function_keeps_its_invocations_until_it_is_resumed(
     yard: Yard, function: str
 ) -> None:
-    dispatch.set_paused(function, True)
+    set_paused(function, True)
     sent = send(yard, function, {"n": 1}, {"n": 2})
     yard.advance("1h")
     assert statuses(sent) == ["queued", "queued"]
-    dispatch.set_paused(function, False)
+    set_paused(function, False)
     yard.work()
     assert statuses(sent) == ["succeeded", "succeeded"]
 
@@ -191,12 +192,12 @@ def test_a_rate_limit_skips_events_beyond_it_and_says_so(yard: Yard) -> None:
 
 
 def test_a_rate_limit_goes_by_the_time_at_which_events_came(yard: Yard) -> None:
-    dispatch.set_paused("rated", True)
+    set_paused("rated", True)
     sent: list[Sent] = []
     for _ in range(6):
         sent += send(yard, "rated", {"user": 1})
         yard.advance("40s")
-    dispatch.set_paused("rated", False)
+    set_paused("rated", False)
     yard.work()
     assert set(statuses(sent)) == {"succeeded"}
 
@@ -449,13 +450,13 @@ def test_a_launch_by_hand_respects_limits_and_leaves_the_rest_to_the_sensor(yard
     limited = registry.find("limited")
     assert limited is not None
     events = rows_as_json([Event("limited/go", {"tenant": 1}) for _ in range(5)], target="limited")
-    batch = dispatch.claim_events(limited, events, "launch")
+    batch = batch_claims.claim_events(limited, events, "launch")
     assert batch is not None
     assert len(in_batch(batch)) == 2
     another = rows_as_json([Event("limited/go", {"tenant": 1})], target="limited")
-    assert dispatch.claim_events(limited, another, "launch") is None
+    assert batch_claims.claim_events(limited, another, "launch") is None
     yard.execute("limited", batch)
-    again = dispatch.claim_replay(limited, batch)
+    again = batch_claims.claim_replay(limited, batch)
     assert again is not None
     assert len(in_batch(again)) == 2
     yard.execute("limited", again)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from runyard.engine import dispatch
+from runyard.engine import batch_leases
+from runyard.engine.control import set_paused
 from runyard.store import database
 from runyard.store.queries import fetch_all
 from runyard.testing import Yard
@@ -48,7 +49,7 @@ def test_a_sleep_and_a_failure_that_is_requeued_are_segments(yard: Yard) -> None
         yard.runs[-1],
     )
     failed = yard.run("plain", {"fails": 1, "kind": "final"})
-    batch = dispatch.batch_of_run(yard.runs[-1])
+    batch = batch_leases.batch_of_run(yard.runs[-1])
     assert batch is not None
     with database.connection() as connection:
         fetch_all(connection, "requeue_batch", parent=batch["id"])
@@ -63,8 +64,8 @@ def test_a_sleep_and_a_failure_that_is_requeued_are_segments(yard: Yard) -> None
 def test_a_segment_that_was_lost_with_its_worker_says_so(yard: Yard) -> None:
     sent = yard.send("plain/go")
     [batch] = yard.claim("plain")
-    dispatch.begin(batch, "run-1")
-    dispatch.release(
+    batch_leases.begin(batch, "run-1")
+    batch_leases.release(
         batch,
         "running",
         "queued",
@@ -125,11 +126,11 @@ def test_an_invocation_can_be_run_now_from_sql(yard: Yard) -> None:
 @pytest.mark.parametrize("times", [1, 3])
 def test_flow_control_applies_to_what_is_run_now(yard: Yard, times: int) -> None:
     invocation = yard.run("sleeper")
-    dispatch.set_paused("sleeper", True)
+    set_paused("sleeper", True)
     for _ in range(times):
         run_now(invocation.id)
     assert yard.work() == 0
-    dispatch.set_paused("sleeper", False)
+    set_paused("sleeper", False)
     yard.work()
     assert invocation.status == "succeeded"
 

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from runyard import Event
-from runyard.engine import dispatch
+from runyard.engine import batch_leases
 from runyard.store import database
 from runyard.testing import Yard
 from tests.tables import rows
@@ -208,10 +208,10 @@ def test_an_event_of_a_transaction_that_sees_no_wait_is_not_missed(
 def test_an_event_while_the_worker_is_lost_is_not_missed(yard: Yard) -> None:
     sent = yard.send("waiter/go", {"order": 7})
     [batch] = yard.claim("waiter")
-    begun = dispatch.begin(batch, "lost-run")
+    begun = batch_leases.begin(batch, "lost-run")
     assert begun is not None
     yard.send("answer/given", {"order": 7})
-    dispatch.release(batch, "running", "queued", attempts=3, crashed=True, force=True)
+    batch_leases.release(batch, "running", "queued", attempts=3, crashed=True, force=True)
     yard.work()
     assert sent.invocation.steps["answer"].output == {"order": 7}
 

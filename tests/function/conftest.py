@@ -12,7 +12,7 @@ from resources.email.mailer import SendGridMailer
 from resources.email.tables import EmailMessages
 from runyard import BatchIOManager
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_claims
 from runyard.functions import registry
 from runyard.store import database
 from tests.conftest import use_database
@@ -88,7 +88,7 @@ def run_function(
             },
         )
         if "run_config" not in more:
-            claims = dispatch.claim(function)
+            claims = batch_claims.claim(function)
             assert claims, "nothing is due"
             more["tags"] = {BATCH: claims[0].batch_id}
         return definitions.get_job_def(function.job).execute_in_process(

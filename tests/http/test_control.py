@@ -1,7 +1,7 @@
 """Replay, cancel, trigger and bulk actions over HTTP."""
 
 from runyard import Event, send
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases
 from runyard.functions.registry import Function
 from runyard.store import database
 from tests.conftest import wait_until
@@ -69,10 +69,10 @@ def test_cancelling_stops_a_running_invocation(
     web: WebProcess, functions: dict[str, Function]
 ) -> None:
     send("also/one")
-    [claim] = dispatch.claim(functions["also"]) or []
-    dispatch.begin(claim.batch_id, "run-1")
+    [claim] = batch_claims.claim(functions["also"]) or []
+    batch_leases.begin(claim.batch_id, "run-1")
     assert web.post("/api/invocations/1/cancel").json()["status"] == "running"
-    row = dispatch.batch_of_run("run-1")
+    row = batch_leases.batch_of_run("run-1")
     assert row is not None
     assert row["cancelled"]
 

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from runyard import Event, send
-from runyard.engine import api_keys, dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import api_keys, batch_claims, batch_leases, settlement
+from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from runyard.gateway.dev import search
 from runyard.store import database
@@ -433,9 +433,9 @@ def test_an_event_is_replayed_and_an_invocation_cancelled_and_run_now(
     assert '<a href="/dev/invocations/2">Go back</a>' in again.text
     kept = visitor.post("/dev/invocations/1/replay", keep="yes").headers["location"]
     assert "Reused from the invocation that it replays" in visitor.get(kept).text
-    [claim] = dispatch.claim(functions["also"]) or []
-    dispatch.begin(claim.batch_id, "run-2")
-    dispatch.settle(
+    [claim] = batch_claims.claim(functions["also"]) or []
+    batch_leases.begin(claim.batch_id, "run-2")
+    settlement.settle(
         claim.batch_id,
         "run-2",
         [
@@ -479,9 +479,9 @@ def test_a_function_is_paused_its_failures_replayed_and_the_failing_one_comes_fi
     )  # three for each of two functions, and three replays
     page = visitor.get("/dev/functions/greet?only=dead-letters").text
     assert "None." in page
-    assert dispatch.claim(functions["greet"]) == []
+    assert batch_claims.claim(functions["greet"]) == []
     visitor.post("/dev/functions/greet/resume")
-    assert dispatch.claim(functions["greet"])
+    assert batch_claims.claim(functions["greet"])
     assert visitor.post("/dev/functions/none/pause").status_code == 404
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from runyard import Event, send
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import batch_claims, batch_leases, checkpoints, settlement
+from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from runyard.store import database
 from tests.web_process import WebProcess
@@ -17,11 +17,11 @@ from tests.web_process import WebProcess
 def run_through(function: Function, *, error: str | None = None, run: str = "run-1") -> list[int]:
     """Run everything due of a function, as a worker would; return the invocations."""
     done: list[int] = []
-    for claim in dispatch.claim(function) or []:
-        begun = dispatch.begin(claim.batch_id, run)
+    for claim in batch_claims.claim(function) or []:
+        begun = batch_leases.begin(claim.batch_id, run)
         assert begun is not None
         ids = [row["id"] for row in begun[1]]
-        dispatch.save_steps(
+        checkpoints.save_steps(
             claim.batch_id,
             run,
             "say-hello",
@@ -33,7 +33,7 @@ def run_through(function: Function, *, error: str | None = None, run: str = "run
             "message": error,
             "traceback": "line 1",
         }
-        dispatch.settle(
+        settlement.settle(
             claim.batch_id,
             run,
             [

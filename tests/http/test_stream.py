@@ -12,9 +12,10 @@ import psycopg
 import pytest
 
 from runyard import send
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Claim, Outcome
+from runyard.engine import batch_claims, batch_leases, checkpoints, settlement
+from runyard.engine.batch_claims import Claim
 from runyard.engine.progress import Reporter
+from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from tests.conftest import wait_until
 from tests.web_process import WebProcess
@@ -58,21 +59,21 @@ def messages(
 def claim(functions: dict[str, Function]) -> Claim:
     """A running batch of one invocation."""
     send("also/one")
-    [claim] = dispatch.claim(functions["also"]) or []
-    dispatch.begin(claim.batch_id, "run-1")
+    [claim] = batch_claims.claim(functions["also"]) or []
+    batch_leases.begin(claim.batch_id, "run-1")
     return claim
 
 
 def keep(
     claim: Claim, step: str, output: str | None = '{"x": 1}', error: str | None = None
 ) -> None:
-    dispatch.save_steps(
+    checkpoints.save_steps(
         claim.batch_id, "run-1", step, [(1, 1, output, error, time.time(), time.time())]
     )
 
 
 def end(claim: Claim) -> None:
-    dispatch.settle(claim.batch_id, "run-1", [Outcome(1, "succeeded", output='{"done": true}')])
+    settlement.settle(claim.batch_id, "run-1", [Outcome(1, "succeeded", output='{"done": true}')])
 
 
 def test_steps_progress_and_the_end_come_as_they_happen(web: WebProcess, claim: Claim) -> None:

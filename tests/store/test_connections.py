@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from runyard import send
-from runyard.engine import dispatch
+from runyard.engine import batch_claims
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.functions.registry import Function
 from runyard.processes.migrate import check_migrated, migrate
@@ -192,7 +192,7 @@ def test_through_a_pooler_events_are_sent_claimed_and_migrated_and_no_session_ke
         publish_functions(greet)
         for n in range(20):
             send("greet/requested", {"n": n})
-        claims = [claim for _ in range(4) for claim in dispatch.claim(greet) or []]
+        claims = [claim for _ in range(4) for claim in batch_claims.claim(greet) or []]
         assert sum(claim.size for claim in claims) == 20
         with database.connection() as connection:
             assert connection.execute(

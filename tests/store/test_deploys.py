@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from runyard import send
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import batch_claims, batch_leases, settlement
+from runyard.engine.settlement import Outcome
 from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
@@ -52,7 +52,7 @@ def send_event(sender: psycopg.Connection[tuple[object, ...]]) -> None:
 
 
 def sizes(function: Function) -> list[int]:
-    return [claim.size for claim in dispatch.claim(function) or []]
+    return [claim.size for claim in batch_claims.claim(function) or []]
 
 
 @pytest.mark.parametrize(("before", "after"), CHANGES)
@@ -96,10 +96,10 @@ def test_what_ran_during_a_deploy_comes_back_with_the_new_keys(
     function: Function, publish_functions: Publish
 ) -> None:
     send("greet/requested", {"tenant": 1})
-    [claim] = dispatch.claim(function) or []
-    dispatch.begin(claim.batch_id, "run-1")
+    [claim] = batch_claims.claim(function) or []
+    batch_leases.begin(claim.batch_id, "run-1")
     changed = deploy(function, LIMITED, publish_functions)
-    dispatch.settle(claim.batch_id, "run-1", [Outcome(1, "queued", attempt=1)])
+    settlement.settle(claim.batch_id, "run-1", [Outcome(1, "queued", attempt=1)])
     assert sizes(changed) == [1]
 
 
@@ -107,9 +107,9 @@ def test_what_failed_before_a_deploy_can_be_replayed_after_it(
     function: Function, publish_functions: Publish
 ) -> None:
     send("greet/requested", {"tenant": 1})
-    [claim] = dispatch.claim(function) or []
-    dispatch.begin(claim.batch_id, "run-1")
-    dispatch.settle(claim.batch_id, "run-1", [Outcome(1, "failed")])
+    [claim] = batch_claims.claim(function) or []
+    batch_leases.begin(claim.batch_id, "run-1")
+    settlement.settle(claim.batch_id, "run-1", [Outcome(1, "failed")])
     changed = deploy(function, LIMITED, publish_functions)
     rows("SELECT runyard.replay(1)")
     assert sizes(changed) == [1]

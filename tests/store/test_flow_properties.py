@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from runyard import Event, clock, send
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import batch_claims, batch_leases, housekeeping, settlement, wait_registration
+from runyard.engine.due import seconds_until_due
+from runyard.engine.settlement import Outcome
 from runyard.functions import registry
 from runyard.functions.flow_control import (
     Concurrency,
@@ -134,19 +135,19 @@ class Flowing(RuleBasedStateMachine):
 
     @rule(function=st.sampled_from(sorted(FUNCTIONS)))
     def claim_and_begin(self, function: str) -> None:
-        dispatch.expire()
-        dispatch.match_waits()
+        housekeeping.expire()
+        housekeeping.match_waits()
         said = due_seconds().get(function)
-        claims = dispatch.claim(self.functions[function]) or []
+        claims = batch_claims.claim(self.functions[function]) or []
         if claims:
             assert said is not None
             assert said <= 0
         else:
-            due = dispatch.seconds_until_due(self.functions[function])
+            due = seconds_until_due(self.functions[function])
             assert due_seconds().get(function) == due
         for claim in claims:
             self.counter += 1
-            begun = dispatch.begin(claim.batch_id, f"run-{self.counter}")
+            begun = batch_leases.begin(claim.batch_id, f"run-{self.counter}")
             assert begun is not None
             _, batch, _ = begun
             assert 0 < len(batch) <= 4
@@ -188,7 +189,7 @@ class Flowing(RuleBasedStateMachine):
                 outcomes.append(Outcome(row["id"], "queued", delay=5.0, attempt=row["attempt"]))
             else:
                 outcomes.append(Outcome(row["id"], "failed" if ending == "queued" else ending))
-        dispatch.settle(run.batch, run.run, outcomes)
+        settlement.settle(run.batch, run.run, outcomes)
         self.running.remove(run)
 
     @rule(
@@ -204,7 +205,7 @@ class Flowing(RuleBasedStateMachine):
         if late and answered:
             self.answer(key)
         for run in [run for run in self.running if run.function == function]:
-            dispatch.settle(run.batch, run.run, [self._suspend(run, row) for row in run.rows])
+            settlement.settle(run.batch, run.run, [self._suspend(run, row) for row in run.rows])
             self.running.remove(run)
         if answered and not late:
             self.answer(key)
@@ -222,7 +223,7 @@ class Flowing(RuleBasedStateMachine):
             "match_paths": [["data", "k"]],
             "match_values": [key],
         }
-        [wait] = dispatch.register_waits(run.batch, run.run, step, [wait_row])
+        [wait] = wait_registration.register_waits(run.batch, run.run, step, [wait_row])
         expected = self._first_answer(key, self.answers_before[row["id"]])
         assert wait["done"] == (expected is not None)
         assert not wait["done"] or wait["result"]["id"] == expected
@@ -242,7 +243,7 @@ class Flowing(RuleBasedStateMachine):
     @rule(data=st.data())
     def lose_a_worker(self, data: st.DataObject) -> None:
         run = data.draw(st.sampled_from(self.running))
-        dispatch.release(
+        batch_leases.release(
             run.batch,
             "running",
             "queued",
@@ -309,7 +310,7 @@ class Flowing(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Finish all that is open and let time pass: then everything is final."""
         for run in self.running:
-            dispatch.settle(
+            settlement.settle(
                 run.batch, run.run, [Outcome(row["id"], "succeeded") for row in run.rows]
             )
         for _ in range(200):
@@ -317,13 +318,13 @@ class Flowing(RuleBasedStateMachine):
                 "SELECT id FROM runyard.invocations WHERE status <> ALL (%s) LIMIT 1", list(FINAL)
             ):
                 break
-            dispatch.expire()
-            dispatch.match_waits()
+            housekeeping.expire()
+            housekeeping.match_waits()
             for function in registry.functions():
-                for claim in dispatch.claim(function) or []:
-                    begun = dispatch.begin(claim.batch_id, "last")
+                for claim in batch_claims.claim(function) or []:
+                    begun = batch_leases.begin(claim.batch_id, "last")
                     assert begun is not None
-                    dispatch.settle(
+                    settlement.settle(
                         claim.batch_id,
                         "last",
                         [Outcome(row["id"], "succeeded") for row in begun[1]],

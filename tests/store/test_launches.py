@@ -1,6 +1,8 @@
 """Runs that do not come to begin: whatever the reason is, it is no attempt, and it is said."""
 
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from runyard import Batch, receive, send, settle
 from runyard.dagster_adapter.launcher import WarmRunLauncher
 from runyard.dagster_adapter.reaper import reap, reclaim_unlaunched, settle_orphaned
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases
 from runyard.functions.registry import Function
 from runyard.gateway.dev.blockers import Reason, reasons
 from runyard.processes.daemon import reclaim_from_predecessor
@@ -72,7 +74,7 @@ def claimed(function: Function) -> tuple[str, str]:
         fetch_all(
             connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2, pid_namespace="p"
         )
-    [claim] = dispatch.claim(function) or []
+    [claim] = batch_claims.claim(function) or []
     return event_id, claim.batch_id
 
 
@@ -102,6 +104,42 @@ def away_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     settings.cache_clear()
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def hanging_broker(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A broker that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RUNYARD_BROKER_URL", f"{request.param}://{address}")
+        settings.cache_clear()
+        yield
+        monkeypatch.undo()
+        settings.cache_clear()
+
+
+@pytest.mark.usefixtures("hanging_broker")
+def test_a_broker_that_hangs_ends_the_hand_over_with_an_error(
+    function: Function, instance: DagsterInstance
+) -> None:
+    _, batch_id = claimed(function)
+    launcher = WarmRunLauncher()
+    launcher.register_instance(instance)
+    run = made_run(instance, batch_id)
+    errors: list[Exception] = []
+
+    def hand_over() -> None:
+        try:
+            launcher.hand_over(run)
+        except Exception as error:
+            errors.append(error)
+
+    handing_over = threading.Thread(target=hand_over, daemon=True)
+    handing_over.start()
+    handing_over.join(60)
+    assert len(errors) == 1
 
 
 @pytest.mark.usefixtures("away_broker")
@@ -160,14 +198,14 @@ def test_what_failed_to_launch_while_the_database_was_away_is_found_when_it_is_o
 ) -> None:
     event_id, batch_id = claimed(function)
     made = made_run(instance, batch_id)
-    assert dispatch.mark_launching(batch_id)
+    assert batch_leases.mark_launching(batch_id)
     instance.report_run_failed(made, "no database")
     with database.connection() as connection:
         connection.execute("UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour'")
-    reap(instance, dispatch.overdue())
+    reap(instance, batch_leases.overdue())
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
-    assert dispatch.claim(function) == []
+    assert batch_claims.claim(function) == []
 
 
 def test_a_run_whose_batch_was_taken_back_is_cancelled_instead_of_launched(
@@ -175,7 +213,7 @@ def test_a_run_whose_batch_was_taken_back_is_cancelled_instead_of_launched(
 ) -> None:
     _, batch_id = claimed(function)
     made = made_run(instance, batch_id)
-    dispatch.release(batch_id, "claimed", "queued", attempts=3, force=True)
+    batch_leases.release(batch_id, "claimed", "queued", attempts=3, force=True)
     launch(instance, made)
     ended = instance.get_run_by_id(made.run_id)
     assert ended is not None
@@ -208,7 +246,7 @@ def test_a_daemon_that_starts_takes_back_the_claims_of_its_predecessor_at_once(
 ) -> None:
     _, batch_id = claimed(function)
     reclaim_from_predecessor(instance)
-    [again] = dispatch.claim(function) or []
+    [again] = batch_claims.claim(function) or []
     assert again.batch_id != batch_id
 
 
@@ -216,10 +254,10 @@ def test_a_claim_that_was_launched_is_not_taken_back(
     function: Function, instance: DagsterInstance
 ) -> None:
     claimed(function)
-    [batch] = dispatch.unlaunched(None, 0)
-    assert dispatch.mark_launching(batch["id"])
+    [batch] = batch_leases.unlaunched(None, 0)
+    assert batch_leases.mark_launching(batch["id"])
     reclaim_from_predecessor(instance)
-    assert dispatch.batch_of_run("none", batch["id"])["status"] == "claimed"  # type: ignore[index]
+    assert batch_leases.batch_of_run("none", batch["id"])["status"] == "claimed"  # type: ignore[index]
 
 
 def test_a_run_that_another_launcher_has_launched_keeps_its_claim(
@@ -237,5 +275,5 @@ def test_a_run_that_another_launcher_has_launched_keeps_its_claim(
     )
     with DagsterInstance.from_config(str(tmp_path)) as with_dagsters_launcher:
         reclaim_unlaunched(lambda: with_dagsters_launcher)
-    assert dispatch.unlaunched(None, 0) == []
-    assert dispatch.begin(batch_id, made.run_id) is not None
+    assert batch_leases.unlaunched(None, 0) == []
+    assert batch_leases.begin(batch_id, made.run_id) is not None

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from runyard import send
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import Heartbeat
 from runyard.engine.listener import Listener
@@ -99,8 +99,8 @@ def test_a_lease_is_renewed_again_after_every_kind_of_error(
     function: Function, store_url: str, caplog: pytest.LogCaptureFixture, error: str
 ) -> None:
     send("greet/requested")
-    [claim] = dispatch.claim(function) or []
-    dispatch.begin(claim.batch_id, "run-1")
+    [claim] = batch_claims.claim(function) or []
+    batch_leases.begin(claim.batch_id, "run-1")
     heartbeat = Heartbeat()
     lease = heartbeat.start(claim.batch_id, "run-1")
     try:
@@ -156,8 +156,8 @@ def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(
     function: Function,
 ) -> None:
     send("greet/requested")
-    [claim] = dispatch.claim(function) or []
-    dispatch.begin(claim.batch_id, "run-1")
+    [claim] = batch_claims.claim(function) or []
+    batch_leases.begin(claim.batch_id, "run-1")
     tries: list[str] = []
 
     def announce(run_id: str) -> None:
@@ -168,7 +168,7 @@ def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(
     heartbeat = Heartbeat()
     heartbeat.before_stop = announce
     heartbeat.start(claim.batch_id, "run-1")
-    dispatch.request_cancel(claim.batch_id, "run-1")
+    batch_leases.request_cancel(claim.batch_id, "run-1")
     with pytest.raises(KeyboardInterrupt):
         threading.Event().wait(20)
     heartbeat.stop(claim.batch_id)

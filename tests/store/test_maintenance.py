@@ -15,8 +15,9 @@ from runyard import send
 from runyard.dagster_adapter import builtin, maintenance
 from runyard.dagster_adapter.maintenance import Rota, Service, services_of_the_daemon
 from runyard.dagster_adapter.tick_retention import TickRetention
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import batch_claims, batch_leases, settlement, wait_registration
+from runyard.engine.due import seconds_until_due
+from runyard.engine.settlement import Outcome
 from runyard.errors import DatabaseUnavailable
 from runyard.functions.flow_control import Flow, Timeouts
 from runyard.functions.registry import Function
@@ -68,9 +69,9 @@ def service(name: str, act: Callable[[], int], *, on_events: bool = False) -> Se
 def begun(function: Function, worker: str = "gone:1:2") -> str:
     """Send an event, and have a process begin it; the batch's id."""
     send("greet/requested")
-    [claim] = dispatch.claim(function) or []
-    dispatch.set_worker_name(worker)
-    assert dispatch.begin(claim.batch_id, f"run-{claim.batch_id}") is not None
+    [claim] = batch_claims.claim(function) or []
+    batch_leases.set_worker_name(worker)
+    assert batch_leases.begin(claim.batch_id, f"run-{claim.batch_id}") is not None
     return claim.batch_id
 
 
@@ -78,9 +79,9 @@ def waiting(function: Function, event: str) -> None:
     """Have an invocation of a function wait for an event."""
     batch = begun(function)
     request = {"invocation": 1, "kind": "event", "event": event, "seconds": 3600}
-    dispatch.register_waits(batch, f"run-{batch}", "wait", [request])
+    wait_registration.register_waits(batch, f"run-{batch}", "wait", [request])
     outcome = Outcome(1, "waiting", suspended=("wait",))
-    dispatch.settle(batch, f"run-{batch}", [outcome])
+    settlement.settle(batch, f"run-{batch}", [outcome])
 
 
 def statuses() -> list[str]:
@@ -97,14 +98,14 @@ def test_match_waits_ends_a_wait_with_the_event_that_it_is_for(
     waiting(function, "answer/given")
     send("answer/given")
     assert run("match_waits", instance) == ["match_waits: waits ended by events: 1"]
-    assert (dispatch.seconds_until_due(function) or 0) <= 0
+    assert (seconds_until_due(function) or 0) <= 0
 
 
 def test_reclaim_unlaunched_takes_back_a_claim_that_nobody_launched(
     function: Function, instance: DagsterInstance
 ) -> None:
     send("greet/requested")
-    assert dispatch.claim(function)
+    assert batch_claims.claim(function)
     assert run("reclaim_unlaunched", instance) == []
     age("claimed_at")
     assert run("reclaim_unlaunched", instance) == [
@@ -129,11 +130,11 @@ def test_end_runs_ends_the_run_of_a_batch_whose_process_is_gone(
     function: Function, instance: DagsterInstance
 ) -> None:
     batch = begun(function)
-    dispatch.settle(batch, f"run-{batch}", [Outcome(1, "succeeded")])
+    settlement.settle(batch, f"run-{batch}", [Outcome(1, "succeeded")])
     assert run("end_runs", instance) == []
     age("finished_at")
     assert run("end_runs", instance) == ["end_runs: runs without a process ended: 1"]
-    assert dispatch.unended() == []
+    assert batch_leases.unended() == []
 
 
 def test_cancel_timed_out_cancels_what_did_not_begin_in_time(
@@ -171,11 +172,11 @@ def test_catch_up_starts_a_restored_function_for_an_event_that_was_committed_lat
         sender.execute("SELECT runyard.send('greet/requested')")
         publish_functions(function)
         sender.commit()
-    assert dispatch.claim(function) == []
+    assert batch_claims.claim(function) == []
     assert run("catch_up", instance) == [
         "catch_up: restored functions whose missed events were looked for: 1"
     ]
-    assert [claim.size for claim in dispatch.claim(function) or []] == [1]
+    assert [claim.size for claim in batch_claims.claim(function) or []] == [1]
 
 
 def test_rekey_gives_invocations_the_keys_of_the_present_flow_control(
@@ -186,7 +187,7 @@ def test_rekey_gives_invocations_the_keys_of_the_present_flow_control(
     assert run("rekey", instance) == [
         "rekey: invocations given the keys of the present flow control: 1"
     ]
-    assert [claim.size for claim in dispatch.claim(function) or []] == [1]
+    assert [claim.size for claim in batch_claims.claim(function) or []] == [1]
 
 
 def test_purge_deletes_the_state_of_keys_that_have_been_quiet_for_an_hour(
@@ -339,7 +340,7 @@ def test_the_thread_matches_an_event_with_a_wait_long_before_the_next_interval(
     with serving(instance, Rota(hourly)):
         wait_until(lambda: rows(HOLDER))
         send("answer/given")
-        wait_until(lambda: (dispatch.seconds_until_due(function) or 1) <= 0, 5)
+        wait_until(lambda: (seconds_until_due(function) or 1) <= 0, 5)
 
 
 def test_one_thread_at_a_time_has_the_lock_and_another_takes_over(

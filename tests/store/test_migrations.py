@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from runyard import send
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases, housekeeping, settlement, wait_registration
 from runyard.errors import RunyardError
 from runyard.functions import registry
 from runyard.functions.registry import Function
@@ -109,8 +109,8 @@ def test_waits_resume_after_a_restore_into_another_cluster(
     function = Function("old", "old_job", ("old/go",), max_batch=10)
     publish_functions(function)
     send("old/go")
-    [claim] = dispatch.claim(function) or []
-    dispatch.begin(claim.batch_id, "run-1")
+    [claim] = batch_claims.claim(function) or []
+    batch_leases.begin(claim.batch_id, "run-1")
     wait = {
         "invocation": 1,
         "kind": "event",
@@ -119,9 +119,9 @@ def test_waits_resume_after_a_restore_into_another_cluster(
         "match_paths": [],
         "match_values": [],
     }
-    dispatch.register_waits(claim.batch_id, "run-1", "answer", [wait])
-    dispatch.settle(
-        claim.batch_id, "run-1", [dispatch.Outcome(1, "waiting", suspended=("answer",))]
+    wait_registration.register_waits(claim.batch_id, "run-1", "answer", [wait])
+    settlement.settle(
+        claim.batch_id, "run-1", [settlement.Outcome(1, "waiting", suspended=("answer",))]
     )
     # As in a cluster that has had more transactions.
     ahead = "(pg_current_xact_id()::text::bigint + 1000000)::text"
@@ -137,4 +137,4 @@ def test_waits_resume_after_a_restore_into_another_cluster(
     migrate()
     assert checks._check("migrations", checks._migrations).ok
     send("answer/given")
-    assert dispatch.match_waits() == 1
+    assert housekeeping.match_waits() == 1

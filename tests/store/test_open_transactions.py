@@ -9,9 +9,17 @@ import psycopg
 import pytest
 
 from runyard import Event, send
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import (
+    batch_claims,
+    batch_leases,
+    checkpoints,
+    housekeeping,
+    settlement,
+    wait_registration,
+)
+from runyard.engine.due import seconds_until_due
 from runyard.engine.lease import Heartbeat
+from runyard.engine.settlement import Outcome
 from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
@@ -44,8 +52,8 @@ def unheld(other_connection: Other) -> Iterator[Callable[[Callable[[], object]],
 
 
 def begun(function: Function, run_id: str) -> str:
-    [claim] = dispatch.claim(function) or []
-    assert dispatch.begin(claim.batch_id, run_id) is not None
+    [claim] = batch_claims.claim(function) or []
+    assert batch_leases.begin(claim.batch_id, run_id) is not None
     return claim.batch_id
 
 
@@ -86,8 +94,8 @@ def suspended(function: Function, run_id: str, kind: str) -> int:
     send("greet/requested")
     batch = begun(function, run_id)
     [row] = rows("SELECT invocations[1] AS id FROM runyard.batches WHERE id = %s", batch)
-    dispatch.register_waits(batch, run_id, "suspend", [asked(row["id"], kind)])
-    dispatch.settle(
+    wait_registration.register_waits(batch, run_id, "suspend", [asked(row["id"], kind)])
+    settlement.settle(
         batch,
         run_id,
         [Outcome(row["id"], "waiting" if kind == "event" else "sleeping", suspended=("suspend",))],
@@ -112,21 +120,21 @@ def test_requests_in_an_open_transaction_block_nothing(
     suspended(function, "run-1", "event")
     suspended(function, "run-2", "sleep")
     send("greet/requested")
-    dispatch.settle(begun(function, "run-3"), "run-3", [Outcome(3, "failed", error="{}")])
+    settlement.settle(begun(function, "run-3"), "run-3", [Outcome(3, "failed", error="{}")])
     send([Event("greet/requested") for _ in range(4)])
     batch = begun(function, "run-4")
     send([Event("greet/requested"), Event("greet/requested", ts=4_000_000_000_000)])
-    waiting = dispatch.claim(function) or []
+    waiting = batch_claims.claim(function) or []
     for statement in [ask] if ask is not None else ASK_ALL:
         other_connection.execute(statement.encode())
 
     before = last_heartbeat(batch)
     unheld(lambda: heartbeat(batch))
     assert last_heartbeat(batch) != before
-    unheld(lambda: dispatch.save_steps(batch, "run-4", "a", [(4, 1, "1", None, 1.0, 2.0)]))
-    unheld(lambda: dispatch.register_waits(batch, "run-4", "answer", [asked(5, "event")]))
+    unheld(lambda: checkpoints.save_steps(batch, "run-4", "a", [(4, 1, "1", None, 1.0, 2.0)]))
+    unheld(lambda: wait_registration.register_waits(batch, "run-4", "answer", [asked(5, "event")]))
     unheld(
-        lambda: dispatch.settle(
+        lambda: settlement.settle(
             batch,
             "run-4",
             [
@@ -137,21 +145,21 @@ def test_requests_in_an_open_transaction_block_nothing(
             ],
         )
     )
-    unheld(lambda: dispatch.begin(waiting[0].batch_id, "run-5"))
+    unheld(lambda: batch_leases.begin(waiting[0].batch_id, "run-5"))
     send("greet/requested")
-    unheld(lambda: dispatch.claim(function))
+    unheld(lambda: batch_claims.claim(function))
     unheld(
-        lambda: dispatch.release(
+        lambda: batch_leases.release(
             waiting[0].batch_id, "running", "queued", attempts=3, crashed=True, force=True
         )
     )
     send("answer/given")
-    unheld(dispatch.match_waits)
-    unheld(dispatch.expire)
-    unheld(dispatch.apply_deferred_requests)
+    unheld(housekeeping.match_waits)
+    unheld(housekeeping.expire)
+    unheld(housekeeping.apply_deferred_requests)
     unheld(registry.catch_up)
     unheld(registry.rekey)
-    unheld(dispatch.overdue)
+    unheld(batch_leases.overdue)
 
 
 def test_what_a_transaction_asks_is_done_when_it_commits_and_not_when_it_does_not(
@@ -172,7 +180,7 @@ def test_what_a_transaction_asks_is_done_when_it_commits_and_not_when_it_does_no
         )
         end()
     assert statuses() == {waiting: "cancelled", sleeping: "sleeping", 3: "running", 4: "running"}
-    assert dispatch.seconds_until_due(function) == pytest.approx(0, abs=5)
+    assert seconds_until_due(function) == pytest.approx(0, abs=5)
     [row] = heartbeat(batch)
     assert (row["stopped"], row["cancelled"]) == (False, [3])
     assert rows("SELECT FROM runyard.requests") == []
@@ -208,7 +216,7 @@ def test_a_cancel_that_stays_open_for_longer_than_a_lease_costs_none(
             " FROM runyard.batches WHERE id = %s"
         )
         wait_until(lambda: rows(since, batch)[0]["long"])
-        assert dispatch.overdue() == []
+        assert batch_leases.overdue() == []
         assert (lease.lost.is_set(), lease.cancelled) == (False, set())
         other_connection.commit()
         wait_until(lambda: lease.cancelled == {1})
@@ -242,11 +250,11 @@ def test_a_lease_begins_when_it_is_written_not_when_the_wait_for_a_lock_began(
     function: Function, other_connection: Other
 ) -> None:
     send("greet/requested")
-    [claim] = dispatch.claim(function) or []
+    [claim] = batch_claims.claim(function) or []
     other_connection.execute(
         "SELECT FROM runyard.batches WHERE id = %s FOR UPDATE", (claim.batch_id,)
     )
-    beginning = threading.Thread(target=lambda: dispatch.begin(claim.batch_id, "run-1"))
+    beginning = threading.Thread(target=lambda: batch_leases.begin(claim.batch_id, "run-1"))
     beginning.start()
     wait_until(
         lambda: rows(
@@ -265,16 +273,16 @@ def test_outputs_are_in_the_order_of_saving_whatever_the_workers_clocks_say(
 ) -> None:
     send("greet/requested")
     batch = begun(function, "run-1")
-    dispatch.save_steps(batch, "run-1", "first", [(1, 1, "1", None, 2000.0, 2001.0)])
-    dispatch.save_steps(batch, "run-1", "second", [(1, 1, None, "{}", 900.0, 901.0)])
-    dispatch.save_steps(batch, "run-1", "third", [(1, 1, "3", None, 1000.0, 1001.0)])
-    dispatch.save_steps(batch, "run-1", "second", [(1, 1, "2", None, 800.0, 801.0)])
-    dispatch.release(batch, "running", "queued", attempts=3, force=True)
-    [claim] = dispatch.claim(function) or []
-    again = dispatch.begin(claim.batch_id, "run-2")
+    checkpoints.save_steps(batch, "run-1", "first", [(1, 1, "1", None, 2000.0, 2001.0)])
+    checkpoints.save_steps(batch, "run-1", "second", [(1, 1, None, "{}", 900.0, 901.0)])
+    checkpoints.save_steps(batch, "run-1", "third", [(1, 1, "3", None, 1000.0, 1001.0)])
+    checkpoints.save_steps(batch, "run-1", "second", [(1, 1, "2", None, 800.0, 801.0)])
+    batch_leases.release(batch, "running", "queued", attempts=3, force=True)
+    [claim] = batch_claims.claim(function) or []
+    again = batch_leases.begin(claim.batch_id, "run-2")
     assert again is not None
     assert [step["step"] for step in again[2]] == ["first", "third", "second"]
-    dispatch.settle(claim.batch_id, "run-2", [Outcome(1, "failed", error="{}")])
+    settlement.settle(claim.batch_id, "run-2", [Outcome(1, "failed", error="{}")])
     rows("SELECT runyard.replay(1, keep => true)")
     assert [
         row["step"]
@@ -296,7 +304,7 @@ def test_a_transaction_with_a_snapshot_of_its_own_commits_although_what_it_cance
     ).fetchone() == (True,)
     heartbeat(batch)
     other_connection.commit()
-    dispatch.apply_deferred_requests()
+    housekeeping.apply_deferred_requests()
     [row] = heartbeat(batch)
     assert sorted(row["cancelled"]) == [1, 2]
     assert rows("SELECT FROM runyard.requests") == []
@@ -312,7 +320,7 @@ def test_a_commit_does_not_fail_because_what_it_cancels_is_locked(
     with psycopg.connect(store_url) as locking:
         locking.execute("SELECT FROM runyard.batches FOR UPDATE")
         other_connection.commit()
-    dispatch.apply_deferred_requests()
+    housekeeping.apply_deferred_requests()
     assert rows("SELECT cancel_requested_at IS NOT NULL AS asked FROM runyard.invocations") == [
         {"asked": True}
     ]

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from runyard import Event, send
-from runyard.engine import dispatch
+from runyard.engine import batch_claims, batch_leases, housekeeping, settlement, wait_registration
+from runyard.engine.due import seconds_until_due
 from runyard.functions.flow_control import (
     BatchEvents,
     CancelOn,
@@ -84,8 +85,8 @@ def test_a_hot_statement_does_not_scan_a_large_table(function: Function, name: s
         )
         connection.execute("ANALYZE runyard.invocations, runyard.events")
     send([Event("greet/requested") for _ in range(20)])
-    [first, *_] = dispatch.claim(function) or []
-    dispatch.begin(first.batch_id, "run-1")
+    [first, *_] = batch_claims.claim(function) or []
+    batch_leases.begin(first.batch_id, "run-1")
     parameters = {
         key: first.batch_id if value == "BATCH" else value for key, value in HOT[name].items()
     }
@@ -130,8 +131,8 @@ def test_a_claim_does_not_walk_over_those_that_lost_two_workers(
             " SELECT 'old' || n, 'greet', 'succeeded', now() FROM generate_series(1, 60000) AS n"
         )
         connection.execute("ANALYZE runyard.invocations")
-    lost = dispatch.claim(function) or []
-    dispatch.begin(lost[-1].batch_id, "run-1")
+    lost = batch_claims.claim(function) or []
+    batch_leases.begin(lost[-1].batch_id, "run-1")
     for name in ("claim", "next_due", "release"):
         parameters = {
             key: lost[-1].batch_id if value == "BATCH" else value
@@ -216,8 +217,8 @@ def test_flow_control_and_waits_never_scan_a_large_table(
         connection.execute("ANALYZE runyard.invocations, runyard.events")
     before = _scans()
     send([Event(f"{name}/go", {"k": n % 3, "n": n}) for n in range(30)])
-    for claim in dispatch.claim(function) or []:
-        begun = dispatch.begin(claim.batch_id, "run-1")
+    for claim in batch_claims.claim(function) or []:
+        begun = batch_leases.begin(claim.batch_id, "run-1")
         assert begun is not None
         invocations = [row["id"] for row in begun[1]]
         asked = [
@@ -231,24 +232,26 @@ def test_flow_control_and_waits_never_scan_a_large_table(
             }
             for one in invocations
         ]
-        dispatch.register_waits(claim.batch_id, "run-1", "wait", asked)
-        dispatch.settle(
+        wait_registration.register_waits(claim.batch_id, "run-1", "wait", asked)
+        settlement.settle(
             claim.batch_id,
             "run-1",
-            [dispatch.Outcome(one, "waiting", suspended=("wait",)) for one in invocations],
+            [settlement.Outcome(one, "waiting", suspended=("wait",)) for one in invocations],
         )
     send("other/event", {"k": 7})
-    dispatch.match_waits()
-    dispatch.expire()
-    dispatch.apply_deferred_requests()
-    for claim in dispatch.claim(function) or []:
-        begun = dispatch.begin(claim.batch_id, "run-2")
+    housekeeping.match_waits()
+    housekeeping.expire()
+    housekeeping.apply_deferred_requests()
+    for claim in batch_claims.claim(function) or []:
+        begun = batch_leases.begin(claim.batch_id, "run-2")
         assert begun is not None
-        dispatch.settle(
-            claim.batch_id, "run-2", [dispatch.Outcome(row["id"], "succeeded") for row in begun[1]]
+        settlement.settle(
+            claim.batch_id,
+            "run-2",
+            [settlement.Outcome(row["id"], "succeeded") for row in begun[1]],
         )
-    dispatch.seconds_until_due(function)
-    dispatch.purge()
+    seconds_until_due(function)
+    housekeeping.purge()
     assert _scans() == before
 
 

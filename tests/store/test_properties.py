@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from runyard import Event, send
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import batch_claims, batch_leases, checkpoints, settlement
+from runyard.engine.settlement import Outcome
 from runyard.errors import LeaseLost
 from runyard.functions import registry
 from runyard.functions.registry import Function
@@ -71,9 +71,9 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def claim_and_begin(self) -> None:
-        for claim in dispatch.claim(FUNCTION) or []:
+        for claim in batch_claims.claim(FUNCTION) or []:
             self.counter += 1
-            begun = dispatch.begin(claim.batch_id, f"run-{self.counter}", fresh=False)
+            begun = batch_leases.begin(claim.batch_id, f"run-{self.counter}", fresh=False)
             assert begun is not None
             _, rows, steps = begun
             assert not {row["id"] for row in rows} & self.final.keys()
@@ -103,7 +103,7 @@ class Walk(RuleBasedStateMachine):
         todo = [one for one in run.invocations if (one, step) not in self.completed]
         chosen = data.draw(st.lists(st.sampled_from(todo), unique=True)) if todo else []
         if chosen:
-            dispatch.save_steps(
+            checkpoints.save_steps(
                 run.batch,
                 run.run,
                 step,
@@ -124,7 +124,7 @@ class Walk(RuleBasedStateMachine):
             if wanted != "queued":
                 assert one not in self.final
                 self.final[one] = wanted
-        dispatch.settle(run.batch, run.run, outcomes)
+        settlement.settle(run.batch, run.run, outcomes)
         self.running.remove(run)
 
     @precondition(lambda self: self.running)
@@ -136,8 +136,8 @@ class Walk(RuleBasedStateMachine):
                 "UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s",
                 (run.batch,),
             )
-        assert run.batch in {row["id"] for row in dispatch.overdue()}
-        dispatch.release(
+        assert run.batch in {row["id"] for row in batch_leases.overdue()}
+        batch_leases.release(
             run.batch,
             "running",
             "queued",
@@ -156,10 +156,10 @@ class Walk(RuleBasedStateMachine):
     def a_late_worker_writes(self, data: st.DataObject) -> None:
         run = data.draw(st.sampled_from(self.late))
         for write in (
-            lambda: dispatch.save_steps(
+            lambda: checkpoints.save_steps(
                 run.batch, run.run, "late", [(run.invocations[0], 1, "1", None, 1.0, 2.0)]
             ),
-            lambda: dispatch.settle(
+            lambda: settlement.settle(
                 run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations]
             ),
         ):
@@ -186,14 +186,14 @@ class Walk(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Let everything open succeed: then everything is final."""
         for run in self.running:
-            dispatch.settle(
+            settlement.settle(
                 run.batch, run.run, [Outcome(one, "succeeded") for one in run.invocations]
             )
         for _ in range(self.sent + 1):
-            for claim in dispatch.claim(FUNCTION) or []:
-                begun = dispatch.begin(claim.batch_id, "last")
+            for claim in batch_claims.claim(FUNCTION) or []:
+                begun = batch_leases.begin(claim.batch_id, "last")
                 assert begun is not None
-                dispatch.settle(
+                settlement.settle(
                     claim.batch_id, "last", [Outcome(row["id"], "succeeded") for row in begun[1]]
                 )
         self._registered.close()

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
-from dagster._core.workspace.load_target import ModuleTarget
+from dagster import DagsterRun, DagsterRunStatus
 
 from runyard import Event, send
 from runyard.dagster_adapter.internals import (
@@ -17,10 +18,13 @@ from runyard.dagster_adapter.internals import (
 from runyard.dagster_adapter.reaper import reclaim_unlaunched
 from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
-from runyard.engine import dispatch
+from runyard.engine.control import set_paused
+from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
 from runyard.settings import settings
-from tests.conftest import ROOT, Publish, event
+from runyard.store.database import database_url
+from tests.code_server import loaded_code
+from tests.conftest import Publish, event
 from tests.tables import rows
 
 FUNCTIONS = [
@@ -38,9 +42,8 @@ Context = WorkspaceProcessContext
 @pytest.fixture(scope="module")
 def context(store_url: str) -> Iterator[Context]:
     """The code that the daemon has loaded from a code server."""
-    target = ModuleTarget("benchmarks.functions", None, str(ROOT), None)
-    with DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
-        yield context
+    with loaded_code("benchmarks.functions") as loaded:
+        yield loaded
 
 
 @pytest.fixture
@@ -137,7 +140,7 @@ def test_a_sensor_that_is_switched_off_launches_nothing_until_it_is_on_again(
 
 
 def test_a_paused_function_launches_nothing(loop: SensorLoop, context: Context) -> None:
-    dispatch.set_paused("bench_single", True)
+    set_paused("bench_single", True)
     send("bench/single", {"n": 1})
     assert loop.evaluate_due() == LONGEST_WAIT
     assert launched(context) == []
@@ -193,3 +196,68 @@ def test_loaded_code_is_not_current_once_another_server_answers(
     [entry] = context.create_request_context().get_code_location_entries().values()
     monkeypatch.setattr(entry.code_location, "_server_id", "that of an earlier server")
     assert not is_current(context)
+
+
+def test_a_function_whose_job_is_not_in_the_code_holds_up_no_other(
+    loop: SensorLoop, context: Context
+) -> None:
+    rows("UPDATE runyard.functions SET job = 'gone' WHERE name = 'bench_single' RETURNING name")
+    send("bench/single", {"n": 1})
+    send("bench/batched", {"n": 1})
+    loop.evaluate_due()
+    assert [run.job_name for run in launched(context)] == ["bench_batched"]
+    assert rows("SELECT function FROM runyard.failed_launches") == [{"function": "bench_single"}]
+
+
+@pytest.fixture
+def refused_batches() -> Iterator[None]:
+    """Batches of `bench_single` cannot be stored."""
+    check = "ADD CONSTRAINT refused CHECK (function <> 'bench_single') NOT VALID"
+    with psycopg.connect(database_url(), autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE runyard.batches {check}")
+        yield
+        connection.execute("ALTER TABLE runyard.batches DROP CONSTRAINT refused")
+
+
+def test_a_function_whose_claim_fails_holds_up_no_other(
+    loop: SensorLoop, context: Context, refused_batches: None
+) -> None:
+    send("bench/single", {"n": 1})
+    send("bench/batched", {"n": 1})
+    loop.evaluate_due()
+    assert [run.job_name for run in launched(context)] == ["bench_batched"]
+
+
+def test_what_another_transaction_has_locked_is_looked_at_less_and_less_often(
+    loop: SensorLoop,
+) -> None:
+    send("bench/single", {"n": 1})
+    with psycopg.connect(database_url()) as connection:
+        connection.execute("SELECT FROM runyard.invocations FOR UPDATE")
+        waits = []
+        for _ in range(8):
+            waits.append(loop.evaluate_due())
+            time.sleep(waits[-1])
+    assert waits == sorted(waits)
+    assert waits[0] < 0.1 < waits[-1]
+
+
+def test_a_function_with_lanes_takes_its_turn_by_the_age_of_its_oldest_event(
+    loop: SensorLoop, context: Context, publish_functions: Publish
+) -> None:
+    [batched, single] = FUNCTIONS
+    laned = replace(batched, flow=Flow(concurrency=(Concurrency(5, key="data.user"),)))
+    publish_functions(laned, single)
+    send("bench/batched", {"user": 1})
+    send("bench/single", {"n": 1})
+    rows("UPDATE runyard.workers SET slots = 1 RETURNING name")
+    rows(
+        "UPDATE runyard.invocations SET due_at = due_at - interval '1 minute'"
+        " WHERE function = 'bench_single' RETURNING id"
+    )
+    rows(
+        "UPDATE runyard.invocations SET due_at = due_at - interval '2 minutes'"
+        " WHERE function = 'bench_batched' RETURNING id"
+    )
+    loop.evaluate_due()
+    assert [run.job_name for run in launched(context)] == ["bench_batched", "bench_single"]

@@ -13,8 +13,9 @@ from dagster._core.utils import make_new_run_id
 
 from runyard import send
 from runyard.dagster_adapter import reaper
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import batch_claims, batch_leases, settlement
+from runyard.engine.due import seconds_until_due
+from runyard.engine.settlement import Outcome
 from runyard.errors import LeaseLost
 from runyard.functions.registry import Function
 from runyard.processes import workers
@@ -46,9 +47,9 @@ def dead_pid() -> int:
 def begun(function: Function, worker: str, run_id: str = "") -> str:
     """Send an event, and have a process begin it; the batch's id."""
     send("greet/requested")
-    [claim] = dispatch.claim(function) or []
-    dispatch.set_worker_name(worker)
-    assert dispatch.begin(claim.batch_id, run_id or f"run-{claim.batch_id}") is not None
+    [claim] = batch_claims.claim(function) or []
+    batch_leases.set_worker_name(worker)
+    assert batch_leases.begin(claim.batch_id, run_id or f"run-{claim.batch_id}") is not None
     return claim.batch_id
 
 
@@ -75,7 +76,7 @@ def status_of(run_id: str) -> DagsterRunStatus:
 
 
 def settle(batch: str, run_id: str) -> None:
-    dispatch.settle(batch, run_id, [Outcome(1, "succeeded")])
+    settlement.settle(batch, run_id, [Outcome(1, "succeeded")])
 
 
 def invocations() -> list[Row]:
@@ -96,7 +97,7 @@ def silence() -> None:
 def own_name() -> Iterator[None]:
     """Give this process its name back."""
     yield
-    dispatch.set_worker_name(socket.gethostname())
+    batch_leases.set_worker_name(socket.gethostname())
 
 
 def test_a_dead_child_of_the_worker_loses_its_lease_at_once(function: Function) -> None:
@@ -140,14 +141,14 @@ def test_a_worker_that_stops_hands_its_runs_back_without_an_attempt(function: Fu
     workers.hand_back()
     assert invocations() == [{"status": "queued", "attempt": 0, "crashes": 0}]
     with pytest.raises(LeaseLost):
-        dispatch.settle(batch, f"run-{batch}", [Outcome(1, "succeeded")])
+        settlement.settle(batch, f"run-{batch}", [Outcome(1, "succeeded")])
 
 
 def test_what_a_worker_hands_back_is_due_when_that_worker_is_gone(function: Function) -> None:
     alive(workers.name())
     begun(function, f"{workers.name()}:{os.getpid()}")
     workers.hand_back()
-    assert 3 < (dispatch.seconds_until_due(function) or 0) <= 4
+    assert 3 < (seconds_until_due(function) or 0) <= 4
 
 
 def test_a_worker_that_stops_hands_back_nothing_of_another(function: Function) -> None:
@@ -166,18 +167,18 @@ def test_a_run_whose_process_died_behind_its_batch_is_ended_in_dagster(function:
     assert invocations() == [{"status": "succeeded", "attempt": 1, "crashes": 0}]
 
 
-def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_sweep(
+def test_a_run_whose_whole_machine_went_behind_its_batch_is_ended_by_the_maintenance(
     function: Function,
 ) -> None:
     run_id = started(make_new_run_id()).run_id
     settle(begun(function, "gone:1:2", run_id), run_id)
-    assert dispatch.unended() == []
+    assert batch_leases.unended() == []
     with database.connection() as connection:
         connection.execute("UPDATE runyard.batches SET finished_at = now() - interval '1 hour'")
     with DagsterInstance.get() as instance:
-        reaper.end_runs(instance, dispatch.unended())
+        reaper.end_runs(instance, batch_leases.unended())
     assert status_of(run_id) == DagsterRunStatus.FAILURE
-    assert dispatch.unended() == []
+    assert batch_leases.unended() == []
 
 
 def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Function) -> None:
@@ -193,13 +194,13 @@ def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Fun
         )
     batch = begun(function, f"{workers.name()}:1", "run-1")
     send("greet/requested")
-    [waiting] = dispatch.claim(function) or []
+    [waiting] = batch_claims.claim(function) or []
     with database.connection() as connection:
         connection.execute(
             "UPDATE runyard.batches SET heartbeat_at = now() - interval '1 hour' WHERE id = %s",
             (waiting.batch_id,),
         )
     settle(batch, "run-1")
-    assert dispatch.overdue() == []
-    dispatch.mark_ended("run-1")
-    assert [row["id"] for row in dispatch.overdue()] == [waiting.batch_id]
+    assert batch_leases.overdue() == []
+    batch_leases.mark_ended("run-1")
+    assert [row["id"] for row in batch_leases.overdue()] == [waiting.batch_id]

@@ -113,10 +113,11 @@ NAMES = {
     "EngineEventData": Relied(attributes=("engine_error",)),
     "GrpcServerCodeLocation": Relied(attributes=("server_id",)),
     "RUN_KEY_TAG": Relied(constant=str),
-    "RemoteRepository": Relied(attributes=("asset_graph", "get_full_job", "get_sensors")),
+    "RemoteRepository": Relied(
+        attributes=("asset_graph", "get_full_job", "get_sensors", "has_job")
+    ),
     "RemoteSensor": Relied(
         attributes=(
-            "default_status",
             "get_remote_origin_id",
             "get_target",
             "metadata",

@@ -9,9 +9,10 @@ from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from runyard.engine import bulk, dispatch
+from runyard.engine import bulk
 from runyard.engine.api_keys import Key
 from runyard.engine.bulk import Action, Progress, Selection
+from runyard.engine.control import set_paused
 from runyard.engine.status import FINAL
 from runyard.gateway.api.history import event_of, status_of
 from runyard.gateway.http.auth import check_for_all_events
@@ -274,7 +275,7 @@ async def resume(call: Call) -> Paused:
 
 async def _set_paused(call: Call, paused: bool) -> Paused:
     check_for_all_events(call.caller)
-    if not await run_in_threadpool(dispatch.set_paused, call.path("id"), paused):
+    if not await run_in_threadpool(set_paused, call.path("id"), paused):
         raise not_found("function", call.path("id"))
     return Paused(function=call.path("id"), paused=paused)
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runyard.dagster_adapter.links import to_function
-from runyard.engine import bulk, dispatch
+from runyard.engine import bulk
 from runyard.engine.bulk import Selection
+from runyard.engine.control import set_paused
 from runyard.engine.failures import described
 from runyard.gateway.api.actions import QUERY_SECONDS
 from runyard.gateway.dev.blockers import shared_with
@@ -85,7 +86,7 @@ def replay_failures(visit: Visit) -> str:
 
 def _set_paused(visit: Visit, paused: bool) -> str:
     name = visit.path("name")
-    if not dispatch.set_paused(name, paused):
+    if not set_paused(name, paused):
         raise not_found("function", name)
     return to_function(name) if visit.form_value("from") == "function" else "/dev/functions"
 

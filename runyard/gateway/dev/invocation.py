@@ -1,7 +1,7 @@
 """One invocation: its status, what blocks it, its timeline, and actions on it."""
 
 from runyard.dagster_adapter.links import to_invocation
-from runyard.engine.dispatch import LAUNCH_SECONDS
+from runyard.engine.batch_claims import LAUNCH_SECONDS
 from runyard.engine.status import NOT_RUNNING
 from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
 from runyard.gateway.api.history import event_of, invocation_of

@@ -1,9 +1,9 @@
 -- Sending: events go in, one invocation for each function that they trigger comes out.
 
--- Wakes the sensors of these functions (names separated by commas). A payload over the limit of
--- NOTIFY (8,000 bytes) is sent empty, which wakes all of them. `runyard.notify = off` wakes nobody:
+-- Wakes who listens for these functions (names separated by commas). A payload over the limit of
+-- NOTIFY (8,000 bytes) is sent empty, which wakes all listeners. `runyard.notify = off` wakes nobody:
 -- a transaction with a NOTIFY in it cannot be prepared, and such transactions commit one after the
--- other. What is due is then found when the sensors next look by themselves.
+-- other. What is due is then found when the daemon next looks by itself.
 CREATE FUNCTION runyard.wake_v1(functions text) RETURNS void LANGUAGE sql AS $$
     SELECT pg_notify(
         'runyard_due', CASE WHEN octet_length(functions) < 7900 THEN functions ELSE '' END)

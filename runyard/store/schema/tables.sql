@@ -433,7 +433,7 @@ COMMENT ON TABLE runyard.requests IS
     'What open transactions have requested for invocations, until they commit; otherwise empty. '
     'However long such a transaction stays open, it locks nothing until then.';
 COMMENT ON COLUMN runyard.requests.deferred IS
-    'It could not be applied in the commit of its transaction, and is applied by the next sweep.';
+    'It could not be applied in the commit of its transaction, and is applied by the next maintenance.';
 
 CREATE TABLE runyard.bulks (
     id          text PRIMARY KEY,

@@ -9,8 +9,17 @@ import psycopg
 import pytest
 
 from runyard import Event, send
-from runyard.engine import dispatch
-from runyard.engine.dispatch import Outcome
+from runyard.engine import (
+    batch_claims,
+    batch_leases,
+    checkpoints,
+    chunked_writes,
+    housekeeping,
+    settlement,
+    wait_registration,
+)
+from runyard.engine.due import seconds_until_due
+from runyard.engine.settlement import Outcome
 from runyard.errors import LeaseLost
 from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow, Timeouts
@@ -36,7 +45,7 @@ def worker(slots: int) -> None:
 
 
 def claim_ids(function: Function) -> list[str]:
-    return [claim.batch_id for claim in dispatch.claim(function) or []]
+    return [claim.batch_id for claim in batch_claims.claim(function) or []]
 
 
 def silence(batch: str) -> None:
@@ -62,24 +71,24 @@ def test_due_invocations_come_in_batches_by_priority_then_age(function: Function
         " WHERE event_id = %s RETURNING id",
         ids[3],
     )
-    claims = dispatch.claim(function)
+    claims = batch_claims.claim(function)
     assert claims is not None
     assert [claim.size for claim in claims] == [10, 4]
-    begun = dispatch.begin(claims[0].batch_id, "run-1")
+    begun = batch_leases.begin(claims[0].batch_id, "run-1")
     assert begun is not None
     assert [row["event_id"] for row in begun[1]] == [
         ids[14],
         *[ids[n] for n in (0, 1, 2, 4, 5, 6, 7, 8, 9)],
     ]
-    assert dispatch.claim(function) == []
-    assert dispatch.seconds_until_due(function) == pytest.approx(3600, abs=5)
+    assert batch_claims.claim(function) == []
+    assert seconds_until_due(function) == pytest.approx(3600, abs=5)
 
 
 def test_no_more_batches_wait_than_the_workers_can_soon_take(function: Function) -> None:
     worker(slots=3)
     send([Event("greet/requested") for _ in range(100)])
     assert len(claim_ids(function)) == 6
-    assert dispatch.claim(function) is None
+    assert batch_claims.claim(function) is None
 
 
 def test_sensors_at_once_never_claim_an_invocation_twice(function: Function) -> None:
@@ -102,9 +111,9 @@ def test_sensors_at_once_never_claim_an_invocation_twice(function: Function) -> 
 def test_a_batch_belongs_to_one_run(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
-    assert dispatch.begin(batch, "run-1") is not None
-    assert dispatch.begin(batch, "run-2") is None
-    again = dispatch.begin(batch, "run-1", fresh=False)
+    assert batch_leases.begin(batch, "run-1") is not None
+    assert batch_leases.begin(batch, "run-2") is None
+    again = batch_leases.begin(batch, "run-1", fresh=False)
     assert again is not None
     assert again[1][0]["attempt"] == 1
 
@@ -112,14 +121,14 @@ def test_a_batch_belongs_to_one_run(function: Function) -> None:
 def test_a_late_worker_keeps_and_settles_nothing(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
+    batch_leases.begin(batch, "run-1")
     silence(batch)
-    assert [row["id"] for row in dispatch.overdue()] == [batch]
-    assert dispatch.release(batch, "running", "queued", attempts=3, crashed=True) == 1
+    assert [row["id"] for row in batch_leases.overdue()] == [batch]
+    assert batch_leases.release(batch, "running", "queued", attempts=3, crashed=True) == 1
     with pytest.raises(LeaseLost):
-        dispatch.save_steps(batch, "run-1", "a", [kept(1)])
+        checkpoints.save_steps(batch, "run-1", "a", [kept(1)])
     with pytest.raises(LeaseLost):
-        dispatch.settle(batch, "run-1", [Outcome(1, "succeeded")])
+        settlement.settle(batch, "run-1", [Outcome(1, "succeeded")])
     assert rows("SELECT FROM runyard.steps") == []
     assert rows("SELECT status, crashes FROM runyard.invocations") == [
         {"status": "queued", "crashes": 1}
@@ -129,18 +138,18 @@ def test_a_late_worker_keeps_and_settles_nothing(function: Function) -> None:
 def test_a_worker_that_came_back_in_time_keeps_its_lease(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
-    assert dispatch.overdue() == []
-    assert dispatch.release(batch, "running", "queued", attempts=3) is None
+    batch_leases.begin(batch, "run-1")
+    assert batch_leases.overdue() == []
+    assert batch_leases.release(batch, "running", "queued", attempts=3) is None
 
 
 def test_kept_outputs_are_never_replaced_and_errors_are(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
-    dispatch.save_steps(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
-    dispatch.save_steps(batch, "run-1", "a", [kept(1, "2")])
-    dispatch.save_steps(batch, "run-1", "a", [kept(1, "3")])
+    batch_leases.begin(batch, "run-1")
+    checkpoints.save_steps(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
+    checkpoints.save_steps(batch, "run-1", "a", [kept(1, "2")])
+    checkpoints.save_steps(batch, "run-1", "a", [kept(1, "3")])
     assert rows("SELECT output, error FROM runyard.steps") == [{"output": 2, "error": None}]
 
 
@@ -148,7 +157,7 @@ def begun(function: Function, size: int) -> str:
     """A batch of this many invocations, from id 1 on, that the run `run-1` has begun."""
     send([Event("greet/requested") for _ in range(size)])
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
+    batch_leases.begin(batch, "run-1")
     return batch
 
 
@@ -160,7 +169,7 @@ def test_a_result_that_the_database_rejects_is_reported_and_the_others_are_saved
     function: Function, unfit: str
 ) -> None:
     batch = begun(function, 5)
-    refused = dispatch.save_steps(
+    refused = checkpoints.save_steps(
         batch, "run-1", "a", [kept(n, unfit if n in (2, 5) else "1") for n in range(1, 6)]
     )
     assert sorted(refused) == [2, 5]
@@ -175,7 +184,7 @@ def test_a_result_that_the_database_rejects_is_reported_and_the_others_are_saved
 def test_no_event_of_a_refused_result_is_sent_and_all_of_the_others_are(function: Function) -> None:
     batch = begun(function, 4)
     events = {n: f'{{"ulid": "{n}", "name": "told/one"}}' for n in range(1, 5)}
-    dispatch.save_steps(
+    checkpoints.save_steps(
         batch,
         "run-1",
         "a",
@@ -191,7 +200,9 @@ def test_no_event_of_a_refused_result_is_sent_and_all_of_the_others_are(function
 def test_an_error_saved_twice_after_a_lost_response_counts_once(function: Function) -> None:
     batch = begun(function, 1)
     for _ in range(2):
-        dispatch.save_steps(batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')])
+        checkpoints.save_steps(
+            batch, "run-1", "a", [kept(1, None, '{"type": "E", "message": "m"}')]
+        )
     assert rows("SELECT tries FROM runyard.steps") == [{"tries": 1}]
 
 
@@ -200,7 +211,7 @@ def test_an_outcome_that_the_database_refuses_is_a_failure_and_the_others_are_wr
     function: Function, unfit: str
 ) -> None:
     batch = begun(function, 4)
-    dispatch.settle(
+    settlement.settle(
         batch,
         "run-1",
         [Outcome(n, "succeeded", output=unfit if n == 3 else "5") for n in range(1, 5)],
@@ -219,9 +230,13 @@ def test_what_is_too_large_for_a_statement_is_written_in_several_and_ends_once(
     function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = begun(function, 5)
-    monkeypatch.setattr(dispatch, "_MAX_CHARACTERS", 7)
-    assert dispatch.save_steps(batch, "run-1", "a", [kept(n, "12345") for n in range(1, 6)]) == {}
-    dispatch.settle(batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 6)])
+    monkeypatch.setattr(chunked_writes, "_MAX_CHARACTERS", 7)
+    assert (
+        checkpoints.save_steps(batch, "run-1", "a", [kept(n, "12345") for n in range(1, 6)]) == {}
+    )
+    settlement.settle(
+        batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 6)]
+    )
     assert rows("SELECT count(*) AS steps FROM runyard.steps") == [{"steps": 5}]
     assert rows(
         "SELECT output, count(*) AS invocations FROM runyard.invocations WHERE status = 'succeeded'"
@@ -234,10 +249,10 @@ def test_of_what_is_written_in_several_statements_nothing_is_written_when_the_le
     function: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = begun(function, 3)
-    monkeypatch.setattr(dispatch, "_MAX_CHARACTERS", 1)
-    dispatch.release(batch, "running", "queued", attempts=3, force=True)
+    monkeypatch.setattr(chunked_writes, "_MAX_CHARACTERS", 1)
+    batch_leases.release(batch, "running", "queued", attempts=3, force=True)
     with pytest.raises(LeaseLost):
-        dispatch.settle(
+        settlement.settle(
             batch, "run-1", [Outcome(n, "succeeded", output="12345") for n in range(1, 4)]
         )
     assert rows("SELECT DISTINCT status FROM runyard.invocations") == [{"status": "queued"}]
@@ -246,12 +261,12 @@ def test_of_what_is_written_in_several_statements_nothing_is_written_when_the_le
 def test_a_lost_batch_resumes_with_its_completed_steps(function: Function) -> None:
     send([Event("greet/requested"), Event("greet/requested")])
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
-    dispatch.save_steps(batch, "run-1", "a", [kept(2)])
+    batch_leases.begin(batch, "run-1")
+    checkpoints.save_steps(batch, "run-1", "a", [kept(2)])
     silence(batch)
-    dispatch.release(batch, "running", "queued", attempts=3, crashed=True)
+    batch_leases.release(batch, "running", "queued", attempts=3, crashed=True)
     [second] = claim_ids(function)
-    begun = dispatch.begin(second, "run-2")
+    begun = batch_leases.begin(second, "run-2")
     assert begun is not None
     # A run of two was lost: which one caused it is unknown, so neither loses an attempt.
     assert [row["attempt"] for row in begun[1]] == [1, 1]
@@ -268,18 +283,18 @@ def crash(count: int) -> None:
 
 
 def sizes(function: Function) -> list[int]:
-    return [claim.size for claim in dispatch.claim(function) or []]
+    return [claim.size for claim in batch_claims.claim(function) or []]
 
 
 def do_all(function: Function) -> list[list[int]]:
     """Claim and settle until nothing is left; return the ids of each batch."""
     done: list[list[int]] = []
-    while claims := dispatch.claim(function):
+    while claims := batch_claims.claim(function):
         for claim in claims:
-            begun = dispatch.begin(claim.batch_id, f"run-{len(done)}")
+            begun = batch_leases.begin(claim.batch_id, f"run-{len(done)}")
             assert begun is not None
             done.append(sorted(row["id"] for row in begun[1]))
-            dispatch.settle(
+            settlement.settle(
                 claim.batch_id,
                 f"run-{len(done) - 1}",
                 [Outcome(one, "succeeded") for one in done[-1]],
@@ -336,17 +351,17 @@ def test_an_isolated_invocation_waits_until_the_previous_one_has_ended(function:
     worker(slots=10)
     send([Event("greet/requested") for _ in range(3)])
     crash(2)
-    claims = dispatch.claim(function) or []
+    claims = batch_claims.claim(function) or []
     assert [(claim.size, claim.alone) for claim in claims] == [(1, True), (1, False)]
-    assert dispatch.seconds_until_due(function) is None
-    dispatch.begin(claims[0].batch_id, "run-1")
-    assert dispatch.claim(function) == []
-    dispatch.settle(claims[0].batch_id, "run-1", [Outcome(1, "failed")])
+    assert seconds_until_due(function) is None
+    batch_leases.begin(claims[0].batch_id, "run-1")
+    assert batch_claims.claim(function) == []
+    settlement.settle(claims[0].batch_id, "run-1", [Outcome(1, "failed")])
     assert sizes(function) == [1]
 
 
 def lose(batch: str) -> None:
-    dispatch.release(
+    batch_leases.release(
         batch,
         "running",
         "queued",
@@ -363,16 +378,16 @@ def run_all(function: Function, poisons: Collection[int]) -> list[list[int]]:
     An invocation among `poisons` takes its worker down.
     """
     runs: list[list[int]] = []
-    while claims := dispatch.claim(function):
+    while claims := batch_claims.claim(function):
         for claim in claims:
-            begun = dispatch.begin(claim.batch_id, f"run-{len(runs)}")
+            begun = batch_leases.begin(claim.batch_id, f"run-{len(runs)}")
             assert begun is not None
             runs.append(sorted(row["id"] for row in begun[1]))
             assert len(runs) < 500
             if any(invocation in poisons for invocation in runs[-1]):
                 lose(claim.batch_id)
             else:
-                dispatch.settle(
+                settlement.settle(
                     claim.batch_id,
                     f"run-{len(runs) - 1}",
                     [Outcome(invocation, "succeeded") for invocation in runs[-1]],
@@ -456,7 +471,7 @@ def test_those_that_lost_two_workers_by_an_accident_go_on_together_when_the_sear
     send([Event("greet/requested") for _ in range(10)])
     for number in range(2):
         [batch] = claim_ids(function)
-        dispatch.begin(batch, f"run-{number}")
+        batch_leases.begin(batch, f"run-{number}")
         lose(batch)
     assert [len(batch) for batch in run_all(function, [])] == [5, 3, 1, 1]
     assert set(statuses().values()) == {"succeeded"}
@@ -472,12 +487,12 @@ def test_later_invocations_are_neither_blocked_by_a_search_nor_included_in_it(
     send([Event("greet/requested") for _ in range(10)])
     for number in range(2):
         [batch] = claim_ids(function)
-        dispatch.begin(batch, f"run-{number}")
+        batch_leases.begin(batch, f"run-{number}")
         lose(batch)
     send([Event("greet/requested") for _ in range(10)])
-    claims = dispatch.claim(function) or []
+    claims = batch_claims.claim(function) or []
     assert [(claim.size, claim.alone) for claim in claims] == [(5, True), (10, False)]
-    begun = [dispatch.begin(claim.batch_id, claim.batch_id) for claim in claims]
+    begun = [batch_leases.begin(claim.batch_id, claim.batch_id) for claim in claims]
     assert [[row["id"] for row in one[1]] for one in begun if one is not None] == [
         [*range(1, 6)],
         [*range(11, 21)],
@@ -493,9 +508,9 @@ def test_a_crash_in_the_last_attempt_is_final(function: Function) -> None:
     send("greet/requested")
     rows("UPDATE runyard.invocations SET attempt = 2 RETURNING id")
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
+    batch_leases.begin(batch, "run-1")
     silence(batch)
-    dispatch.release(
+    batch_leases.release(
         batch, "running", "queued", attempts=3, crashed=True, error='{"type": "WorkerLost"}'
     )
     [row] = rows(
@@ -509,20 +524,20 @@ def test_a_batch_that_waits_while_all_slots_are_busy_is_left_alone(function: Fun
     worker(slots=1)
     send([Event("greet/requested") for _ in range(20)])
     busy, waiting = claim_ids(function)
-    dispatch.begin(busy, "run-1")
+    batch_leases.begin(busy, "run-1")
     silence(waiting)
-    assert dispatch.overdue() == []
-    dispatch.settle(busy, "run-1", [])
-    dispatch.mark_ended("run-1")
-    assert [row["id"] for row in dispatch.overdue()] == [waiting]
+    assert batch_leases.overdue() == []
+    settlement.settle(busy, "run-1", [])
+    batch_leases.mark_ended("run-1")
+    assert [row["id"] for row in batch_leases.overdue()] == [waiting]
 
 
 def test_without_any_worker_a_claim_that_never_began_is_taken_back(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
     silence(batch)
-    assert [row["id"] for row in dispatch.overdue()] == [batch]
-    assert dispatch.release(batch, "claimed", "queued", attempts=3) == 1
+    assert [row["id"] for row in batch_leases.overdue()] == [batch]
+    assert batch_leases.release(batch, "claimed", "queued", attempts=3) == 1
     assert rows("SELECT status, attempt, crashes FROM runyard.invocations") == [
         {"status": "queued", "attempt": 0, "crashes": 0}
     ]
@@ -533,7 +548,7 @@ BROKER_AWAY = '{"type": "LaunchFailed", "message": "its run could not be launche
 
 def fail_to_launch(batch: str) -> None:
     assert (
-        dispatch.release(
+        batch_leases.release(
             batch, "claimed", "queued", attempts=3, failed=True, force=True, error=BROKER_AWAY
         )
         is not None
@@ -546,7 +561,7 @@ def pass_hold() -> None:
 
 
 def held_for(function: Function) -> float:
-    seconds = dispatch.seconds_until_due(function)
+    seconds = seconds_until_due(function)
     assert seconds is not None
     return seconds
 
@@ -562,7 +577,7 @@ def test_a_failed_launch_costs_no_attempt_and_launches_back_off(
     for _ in range(10):
         [batch] = claim_ids(made)
         fail_to_launch(batch)
-        assert dispatch.claim(made) == []
+        assert batch_claims.claim(made) == []
         waits.append(held_for(made))
         pass_hold()
     assert [round(wait) for wait in waits] == [1, 2, 4, 8, 16, 32, 64, 120, 120, 120]
@@ -584,7 +599,7 @@ def test_what_could_not_be_launched_keeps_its_place_before_what_came_later(
     fail_to_launch(batch)
     pass_hold()
     [again, *_] = claim_ids(function)
-    begun = dispatch.begin(again, "run-1")
+    begun = batch_leases.begin(again, "run-1")
     assert begun is not None
     assert [row["event_id"] for row in begun[1]] == first
 
@@ -599,9 +614,9 @@ def test_after_a_launch_failed_one_batch_is_tried_and_all_go_when_it_begins(
     assert rows("SELECT failures FROM runyard.failed_launches") == [{"failures": 1}]
     pass_hold()
     [trial] = claim_ids(function)
-    assert dispatch.claim(function) == []
-    assert dispatch.seconds_until_due(function) is None
-    dispatch.begin(trial, "run-1")
+    assert batch_claims.claim(function) == []
+    assert seconds_until_due(function) is None
+    batch_leases.begin(trial, "run-1")
     assert rows("SELECT FROM runyard.failed_launches") == []
     assert sizes(function) == [10, 10, 10]
 
@@ -614,7 +629,7 @@ def test_failing_launches_of_one_function_do_not_delay_another(
     send([Event("greet/requested"), Event("other/requested")])
     [batch] = claim_ids(function)
     fail_to_launch(batch)
-    assert dispatch.claim(function) == []
+    assert batch_claims.claim(function) == []
     assert sizes(other) == [1]
 
 
@@ -624,27 +639,27 @@ def test_a_claim_that_was_never_launched_counts_as_waiting_for_seconds_only(
     worker(slots=1)
     send([Event("greet/requested") for _ in range(50)])
     lost = claim_ids(function)
-    assert dispatch.claim(function) is None
+    assert batch_claims.claim(function) is None
     rows("UPDATE runyard.batches SET claimed_at = now() - interval '4 seconds' RETURNING id")
     assert sizes(function) == [10, 10]
-    assert sorted(row["id"] for row in dispatch.unlaunched(["greet"], 3)) == sorted(lost)
+    assert sorted(row["id"] for row in batch_leases.unlaunched(["greet"], 3)) == sorted(lost)
 
 
 def test_a_run_is_not_launched_for_a_batch_that_was_taken_back(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
-    assert dispatch.mark_launching(batch)
-    assert dispatch.unlaunched(None, 0) == []
+    assert batch_leases.mark_launching(batch)
+    assert batch_leases.unlaunched(None, 0) == []
     fail_to_launch(batch)
-    assert not dispatch.mark_launching(batch)
+    assert not batch_leases.mark_launching(batch)
 
 
 def test_a_replay_makes_new_invocations_of_the_same_events(function: Function) -> None:
     [event_id] = send("greet/requested")
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
-    dispatch.settle(batch, "run-1", [Outcome(1, "succeeded", output="5")])
-    again = dispatch.begin(dispatch.claim_replay(function, batch) or "", "run-2")
+    batch_leases.begin(batch, "run-1")
+    settlement.settle(batch, "run-1", [Outcome(1, "succeeded", output="5")])
+    again = batch_leases.begin(batch_claims.claim_replay(function, batch) or "", "run-2")
     assert again is not None
     assert [(row["event_id"], row["attempt"]) for row in again[1]] == [(event_id, 1)]
     assert rows("SELECT replay_of FROM runyard.invocations ORDER BY id") == [
@@ -656,13 +671,17 @@ def test_a_replay_makes_new_invocations_of_the_same_events(function: Function) -
 def test_what_succeeded_is_not_taken_up_again(function: Function) -> None:
     send([Event("greet/requested"), Event("greet/requested")])
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
-    dispatch.settle(batch, "run-1", [Outcome(1, "succeeded"), Outcome(2, "failed", error="{}")])
-    resumed = dispatch.begin(dispatch.claim_unfinished(function, batch) or "", "run-2", fresh=False)
+    batch_leases.begin(batch, "run-1")
+    settlement.settle(batch, "run-1", [Outcome(1, "succeeded"), Outcome(2, "failed", error="{}")])
+    resumed = batch_leases.begin(
+        batch_claims.claim_unfinished(function, batch) or "", "run-2", fresh=False
+    )
     assert resumed is not None
     assert [row["id"] for row in resumed[1]] == [2]
     assert (
-        dispatch.begin(dispatch.claim_unfinished(function, batch) or "", "run-3", fresh=False)
+        batch_leases.begin(
+            batch_claims.claim_unfinished(function, batch) or "", "run-3", fresh=False
+        )
         is None
     )
 
@@ -670,8 +689,8 @@ def test_what_succeeded_is_not_taken_up_again(function: Function) -> None:
 def test_a_cancel_reaches_the_heartbeat(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
-    dispatch.begin(batch, "run-1")
-    assert dispatch.request_cancel(None, "run-1") == {
+    batch_leases.begin(batch, "run-1")
+    assert batch_leases.request_cancel(None, "run-1") == {
         "id": batch,
         "function": "greet",
         "status": "running",
@@ -689,8 +708,8 @@ def test_many_waits_and_many_events_since_the_run_began_are_matched_by_equality(
 ) -> None:
     made = replace(function, max_batch=500)
     send([Event("greet/requested", {"n": n}) for n in range(200)])
-    [claim] = dispatch.claim(made) or []
-    begun = dispatch.begin(claim.batch_id, "run-1")
+    [claim] = batch_claims.claim(made) or []
+    begun = batch_leases.begin(claim.batch_id, "run-1")
     assert begun is not None
     sent = [
         one
@@ -709,7 +728,7 @@ def test_many_waits_and_many_events_since_the_run_began_are_matched_by_equality(
         for row in begun[1]
     ]
     began = time.monotonic()
-    waits = dispatch.register_waits(claim.batch_id, "run-1", "answer", asked)
+    waits = wait_registration.register_waits(claim.batch_id, "run-1", "answer", asked)
     # Matching each wait with each event took half a minute.
     assert time.monotonic() - began < 15
     numbers = {row["id"]: row["data"]["n"] for row in begun[1]}
@@ -738,7 +757,7 @@ def test_the_time_to_begin_counts_from_the_commit_of_the_event(
     # The transaction lasts longer than the time to begin.
     other_connection.execute("SELECT pg_sleep_until(now() + interval '2.5 seconds')")
     other_connection.commit()
-    assert dispatch.expire() == 0
+    assert housekeeping.expire() == 0
 
 
 def test_a_process_without_the_code_knows_when_a_function_is_retried(function: Function) -> None:
