@@ -7,8 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
-from dagster._core.workspace.load_target import ModuleTarget
+from dagster import DagsterRun, DagsterRunStatus
 
 from runyard import Event, send
 from runyard.dagster_adapter.internals import WorkspaceProcessContext, function_sensors
@@ -20,7 +19,8 @@ from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
 from runyard.settings import settings
 from runyard.store.database import database_url
-from tests.conftest import ROOT, Publish, event
+from tests.conftest import Publish, event
+from tests.loaded_code import loaded_code
 from tests.tables import rows
 
 FUNCTIONS = [
@@ -38,8 +38,7 @@ Context = WorkspaceProcessContext
 @pytest.fixture(scope="module")
 def context(store_url: str) -> Iterator[Context]:
     """The code that the daemon has loaded from a code server."""
-    target = ModuleTarget("benchmarks.functions", None, str(ROOT), None)
-    with DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
+    with loaded_code("benchmarks.functions") as context:
         yield context
 
 

@@ -8,13 +8,11 @@ from typing import Any, cast
 import pytest
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
-from dagster._core.workspace.load_target import ModuleTarget
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
 from runyard.dagster_adapter.internals import (
     TICK_ID_TAG,
     LoadedSensor,
-    WorkspaceProcessContext,
     function_sensors,
     new_run_id,
     run_options,
@@ -22,7 +20,8 @@ from runyard.dagster_adapter.internals import (
 from runyard.dagster_adapter.launches import JobRuns
 from runyard.engine.batch_claims import Claim
 from runyard.store import database
-from tests.conftest import ROOT, use_database
+from tests.conftest import use_database
+from tests.loaded_code import loaded_code
 
 CLAIMS = [Claim(f"batch-{n}", 1, f"event-{n}", None) for n in range(2)]
 TIMES = {"create_timestamp", "update_timestamp", "timestamp"}
@@ -34,8 +33,8 @@ Written = tuple[DagsterInstance, LoadedSensor, list[DagsterRun]]
 def written(server: str) -> Iterator[Written]:
     """The sensor of a job, and the runs that were added for two claims of its function."""
     use_database(server, "launches")
-    target = ModuleTarget("benchmarks.functions", None, str(ROOT), None)
-    with DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
+    with loaded_code("benchmarks.functions") as context:
+        instance = context.instance
         [sensor] = [each for each in function_sensors(context) if "bench_single" in each.functions]
         job = JobRuns(instance, sensor, "bench_single")
         with database.transaction() as connection:
