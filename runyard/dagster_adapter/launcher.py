@@ -33,10 +33,9 @@ from runyard.dagster_adapter.internals import (
     pack_value,
 )
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import batch_claims, batch_leases
-from runyard.settings import settings
+from runyard.engine import batch_leases
+from runyard.engine.batch_claims import capacity
 from runyard.store import database
-from runyard.store.queries import fetch_one
 
 # A connection may have been lost since the last run, as by a restart of the broker.
 _RETRY_ONCE = {"max_retries": 1, "interval_start": 0.0}
@@ -175,10 +174,4 @@ class WarmRunLauncher(CeleryRunLauncher):
 
 def _workers_alive() -> bool:
     with database.connection() as connection:
-        row = fetch_one(
-            connection,
-            "capacity",
-            lease=settings().lease_seconds,
-            launch=batch_claims.LAUNCH_SECONDS,
-        )
-    return row is not None and int(row["slots"]) > 0
+        return capacity(connection).slots > 0

@@ -12,7 +12,6 @@ import gc
 import logging
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRun
@@ -30,28 +29,18 @@ from runyard.dagster_adapter.launcher import WarmRunLauncher
 from runyard.dagster_adapter.launches import JobRuns
 from runyard.dagster_adapter.postponements import Postponements
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import batch_claims
 from runyard.engine.backoff import Backoff
+from runyard.engine.batch_claims import Capacity, capacity, claim_some
 from runyard.engine.due import Due, due_functions, seconds_until_due
 from runyard.engine.listener import listener
 from runyard.errors import DatabaseUnavailable
-from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import fetch_all, fetch_one
+from runyard.store.queries import fetch_all
 
 LONGEST_WAIT = 5.0
 _SHORTEST_WAIT = 0.005
 _WAIT_AFTER_ERROR = 1.0
 _log = logging.getLogger("runyard.sensors")
-
-
-@dataclass(frozen=True)
-class Room:
-    """How many runs may be launched now, whether a worker is alive, and which sensors are off."""
-
-    runs: int
-    has_workers: bool
-    stopped: frozenset[str]
 
 
 class SensorLoop:
@@ -89,14 +78,17 @@ class SensorLoop:
         -------
         How many seconds to wait for the next one, unless a notification comes.
         """
-        wait, room = LONGEST_WAIT, _room()
-        if room.runs <= 0:
-            return wait
+        wait = LONGEST_WAIT
+        with database.connection() as connection:
+            workers = capacity(connection)
+            if workers.room <= 0:
+                return wait
+            stopped = {row["selector_id"] for row in fetch_all(connection, "stopped_sensors")}
         self._load_sensors()
         ready: list[tuple[float, Due, LoadedSensor]] = []
         for due in due_functions():
             sensor = self._sensors.get(due.name)
-            if due.seconds is None or sensor is None or sensor.selector_id in room.stopped:
+            if due.seconds is None or sensor is None or sensor.selector_id in stopped:
                 continue
             seconds = max(due.seconds, self._postponements.seconds_left(due.name))
             if seconds <= 0:
@@ -104,7 +96,7 @@ class SensorLoop:
             else:
                 wait = min(wait, seconds)
         oldest_first = sorted(ready, key=lambda each: each[0])
-        if self._evaluate([(due, sensor) for _, due, sensor in oldest_first], room):
+        if self._evaluate([(due, sensor) for _, due, sensor in oldest_first], workers):
             return 0.0  # there may be more, of these functions too
         postponed = [self._postponements.seconds_left(due.name) for _, due, _ in ready]
         return max(_SHORTEST_WAIT, min([wait, *postponed]))
@@ -122,14 +114,14 @@ class SensorLoop:
             self._version = version
             _keep_from_garbage_collector()
 
-    def _evaluate(self, ready: Sequence[tuple[Due, LoadedSensor]], room: Room) -> int:
+    def _evaluate(self, ready: Sequence[tuple[Due, LoadedSensor]], workers: Capacity) -> int:
         """Let sensors tick one after the other while there is room; returns how many runs."""
-        left = room.runs
+        left = workers.room
         for due, sensor in ready:
             if left <= 0:
                 break
             try:
-                left -= self._tick(due, sensor, left if len(ready) == 1 else 1, room)
+                left -= self._tick(due, sensor, left if len(ready) == 1 else 1, workers)
             except DagsterUserCodeUnreachableError as error:
                 self._unreachable.failed(error)
                 self._postponements.postpone(due.name, _WAIT_AFTER_ERROR)
@@ -138,9 +130,9 @@ class SensorLoop:
             except Exception as error:
                 self._failing.failed(error)
                 self._postponements.postpone(due.name, _WAIT_AFTER_ERROR)
-        return room.runs - left
+        return workers.room - left
 
-    def _tick(self, due: Due, sensor: LoadedSensor, most: int, room: Room) -> int:
+    def _tick(self, due: Due, sensor: LoadedSensor, most: int, workers: Capacity) -> int:
         """Claim for one function and launch the runs; returns how many."""
         try:
             job = self._job_runs(sensor, due.job)
@@ -150,7 +142,7 @@ class SensorLoop:
             count = self._refuse(due, error)
         else:
             launcher = self._instance.run_launcher
-            if room.has_workers and job.is_plain and isinstance(launcher, WarmRunLauncher):
+            if workers.slots > 0 and job.is_plain and isinstance(launcher, WarmRunLauncher):
                 count = self._launch(due, job, launcher, most)
             else:
                 count = self._submit(due, job, most)
@@ -164,7 +156,7 @@ class SensorLoop:
     def _launch(self, due: Due, job: JobRuns, launcher: WarmRunLauncher, most: int) -> int:
         """Claim and add the runs in one transaction, then hand them to the broker."""
         with database.transaction() as connection:
-            claims = batch_claims.claim_some(connection, due, most)
+            claims = claim_some(connection, due, most)
             runs = job.add(connection, due.name, claims) if claims else []
         handed_over = [run.tags[BATCH] for run in runs if self._hand_over(launcher, run)]
         if handed_over:
@@ -185,7 +177,7 @@ class SensorLoop:
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
         """Claim, then let Dagster create and submit the runs."""
         with database.connection() as connection:
-            claims = batch_claims.claim_some(connection, due, most)
+            claims = claim_some(connection, due, most)
             runs = job.create(connection, due.name, claims) if claims else []
         for run in runs:
             # Dagster has recorded an error, and the launcher has released the batch.
@@ -196,7 +188,7 @@ class SensorLoop:
     def _refuse(self, due: Due, error: Exception) -> int:
         """Record why a function cannot be launched, so that its launches back off."""
         with database.connection() as connection:
-            claims = batch_claims.claim_some(connection, due, 1)
+            claims = claim_some(connection, due, 1)
         for claim in claims:
             reaper.launch_failed(claim.batch_id, error)
         return len(claims)
@@ -209,19 +201,7 @@ class SensorLoop:
 
 
 def _keep_from_garbage_collector() -> None:
-    """Exclude the loaded code from garbage collections: of a thousand jobs each takes 0.5 s."""
+    """Exclude the loaded code from garbage collections: of a thousand jobs each takes 0.1 s."""
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-
-
-def _room() -> Room:
-    with database.connection() as connection:
-        row = fetch_one(
-            connection,
-            "room_for_runs",
-            lease=settings().lease_seconds,
-            launch=batch_claims.LAUNCH_SECONDS,
-        )
-    assert row is not None
-    return Room(batch_claims.room(row), int(row["slots"]) > 0, frozenset(row["stopped"]))

@@ -55,6 +55,30 @@ class Claim:
     alone: bool = False
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What the living workers can take.
+
+    Attributes
+    ----------
+    slots
+        How many runs they can execute at a time; 0 when none is alive.
+    waiting, running
+        How many batches wait for a slot, and how many are running.
+    """
+
+    slots: int
+    waiting: int
+    running: int
+
+    @property
+    def room(self) -> int:
+        """How many more batches the workers can soon take; negative: too many wait already."""
+        slots = self.slots or _SLOTS_WITHOUT_WORKERS
+        idle = max(0, slots - self.running)
+        return idle + slots * WAITING_PER_SLOT - self.waiting
+
+
 class Claimable(Protocol):
     """What a claim needs to know of a function: see `registry.Function`."""
 
@@ -78,19 +102,15 @@ def claim(function: Function) -> list[Claim] | None:
     for the workers already.
     """
     with database.connection() as connection:
-        row = fetch_one(
-            connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS
-        )
-        assert row is not None
-        most = room(row)
+        most = capacity(connection).room
         return claim_some(connection, function, most) if most > 0 else None
 
 
-def room(capacity: Row) -> int:
-    """How many batches the workers can soon take, by a row of `capacity`; negative: too many."""
-    slots = int(capacity["slots"]) or _SLOTS_WITHOUT_WORKERS
-    idle = max(0, slots - int(capacity["running"]))
-    return idle + slots * WAITING_PER_SLOT - int(capacity["waiting"])
+def capacity(connection: Connection) -> Capacity:
+    """Return what the living workers can take, and what they have."""
+    row = fetch_one(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
+    assert row is not None
+    return Capacity(int(row["slots"]), int(row["waiting"]), int(row["running"]))
 
 
 def claim_some(connection: Connection, function: Claimable, most: int) -> list[Claim]:

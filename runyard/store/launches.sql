@@ -2,19 +2,9 @@
 -- daemon would write one by one. The tables are those of Dagster 1.13; tests compare the rows with
 -- Dagster's.
 
--- name: room_for_runs
--- As `capacity`, and which sensors are switched off (selector ids). (by batches_open; workers and
--- instigators are small tables: scanned)
-SELECT
-    (SELECT coalesce(sum(slots), 0) FROM runyard.workers
-     WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
-    (SELECT count(*) FROM runyard.batches
-     WHERE status = 'claimed' AND (
-        launched_at IS NOT NULL
-        OR claimed_at > now() - make_interval(secs => %(launch)s))) AS waiting,
-    (SELECT count(*) FROM runyard.batches WHERE status = 'running') AS running,
-    ARRAY(SELECT selector_id FROM instigators
-          WHERE instigator_type = 'SENSOR' AND status = 'STOPPED') AS stopped
+-- name: stopped_sensors
+-- The selector ids of the sensors that are switched off. (a small table: scanned)
+SELECT selector_id FROM instigators WHERE instigator_type = 'SENSOR' AND status = 'STOPPED'
 
 -- name: add_tick
 -- Record a tick of a sensor that has launched runs; returns its id, which is a tag of its runs.

@@ -1,14 +1,13 @@
 """One invocation: its status, what blocks it, its timeline, and actions on it."""
 
 from runyard.dagster_adapter.links import to_invocation
-from runyard.engine.batch_claims import LAUNCH_SECONDS
+from runyard.engine.batch_claims import capacity
 from runyard.engine.status import NOT_RUNNING
 from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
 from runyard.gateway.api.history import event_of, invocation_of
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.timeline import timeline
-from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 
@@ -28,19 +27,14 @@ def show(visit: Visit) -> Values:
             else []
         )
         blockers = fetch_one(connection, "blockers", invocation=invocation.id)
-        capacity = fetch_one(
-            connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS
-        )
+        workers = capacity(connection)
         replays = fetch_all(
             connection, "replays_of", invocation=invocation.id, event=invocation.event_id
         )
     assert blockers is not None
-    assert capacity is not None
     done = {step.step for step in invocation.steps if step.error is None}
-    busy = int(capacity["waiting"]) + int(capacity["running"])
-    held = reasons(
-        blockers, [wait.model_dump() for wait in invocation.waits], int(capacity["slots"]), busy
-    )
+    busy = workers.waiting + workers.running
+    held = reasons(blockers, [wait.model_dump() for wait in invocation.waits], workers.slots, busy)
     later = invocation.status in NOT_RUNNING and invocation.due_at > blockers["now"]
     return {
         "invocation": invocation,
