@@ -27,6 +27,7 @@ TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("flow", "by_tenant_ratio"): ("<", 2),
     ("flow", "limits_ratio"): ("<", 2),
     ("admission", "admission_ratio"): ("<", 3),
+    ("admission", "everything_ratio"): ("<", 3),
     ("ingest", "single_requests_per_s"): (">", 2000),
     ("ingest", "events_per_s_in_arrays_of_100"): (">", 20_000),
     ("pages", "first_page_ms"): ("<", 200),

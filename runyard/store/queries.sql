@@ -270,7 +270,7 @@ SELECT runyard.next_due_v1(%(function)s) AS seconds
 -- none of the first 50 is, the function counts as due, which is never later than the truth.
 -- (by invocations_due, invocations_crashed, invocations_crashing, invocations_keyed,
 -- invocations_arrived, invocations_delayed, invocations_lane, batches_open, functions_pkey,
--- failed_launches_pkey, flow_control_state_pkey, flow_control_state_until)
+-- failed_launches_pkey, flow_control_state_pkey, flow_control_state_clock)
 WITH RECURSIVE levels AS (  -- without lanes: the first of each priority, until one is due
     (SELECT function, CASE WHEN crashes < 2 THEN 0 ELSE 1 END AS suspect, priority, due_at
      FROM runyard.invocations
@@ -414,10 +414,9 @@ times AS (  -- when each may have something to claim, as far as one of these tel
     FROM lanes
     UNION ALL
     SELECT function, (
-        SELECT state.until - room.reserve FROM runyard.flow_control_state AS state
-        WHERE state.function = fn.name AND kind = 'throttle'
-            AND state.until > runyard.now_v1() + room.reserve
-        ORDER BY state.until LIMIT 1)
+        SELECT state.clock - room.reserve FROM runyard.flow_control_state AS state
+        WHERE state.function = fn.name AND state.clock > runyard.now_v1() + room.reserve
+        ORDER BY state.clock LIMIT 1)
     FROM lanes JOIN runyard.functions AS fn ON fn.name = function AND fn.flow ? 'throttle'
     CROSS JOIN LATERAL (
         SELECT ((fn.flow->'throttle'->>'burst')::integer - 1)

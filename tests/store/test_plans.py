@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import psycopg
 import pytest
 
 from runyard import Event, send
@@ -253,6 +254,49 @@ def test_flow_control_and_waits_never_scan_a_large_table(
     seconds_until_due(function)
     housekeeping.purge()
     assert _scans() == before
+
+
+def test_a_claim_looks_up_its_keys_with_plans_that_were_made_for_empty_tables(
+    publish_functions: Publish,
+) -> None:
+    function = Function(
+        "keyed",
+        "some_job",
+        ("keyed/go",),
+        max_batch=500,
+        flow=Flow(
+            throttle=Throttle(6000, 60, key="data.n", burst=100),
+            rate_limit=RateLimit(50, 60, key="data.n"),
+            idempotency=Idempotency("data.n"),
+        ),
+    )
+    publish_functions(function)
+    with database.connection() as connection:
+        connection.execute("ANALYZE runyard.flow_control_state")
+    database.close_pool()
+    claim = "SELECT size FROM runyard.claim_v1('keyed', %s, 500)"
+    with database.connection() as connection:
+        send([Event("keyed/go", {"n": n}) for n in range(3)])
+        connection.execute(claim, ("first",))
+        connection.execute(
+            "INSERT INTO runyard.flow_control_state (function, kind, key, until)"
+            " SELECT 'other', 'rate', n::text, 'infinity' FROM generate_series(1, 5000) AS n"
+        )
+        send([Event("keyed/go", {"n": n}) for n in range(3, 103)])
+        before = _entries_read(connection)
+        connection.execute(claim, ("second",))
+        # 100 keys, each looked up a few times; to walk through the index once reads 5,000.
+        assert _entries_read(connection) - before < 2_000
+
+
+def _entries_read(connection: psycopg.Connection[dict[str, object]]) -> int:
+    """How many entries of the indexes of flow_control_state have been read so far."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    [row] = connection.execute(
+        "SELECT coalesce(sum(idx_tup_read), 0)::bigint AS n FROM pg_stat_user_indexes"
+        " WHERE relid = 'runyard.flow_control_state'::regclass"
+    ).fetchall()
+    return int(str(row["n"]))
 
 
 def _scans() -> dict[str, int]:

@@ -85,11 +85,15 @@ $$;
 -- runs at the same time, and what is cancelled meanwhile is not taken. A call looks at a bounded
 -- number of lanes, starting after the one that was served last; `more` says that nothing could be
 -- claimed in those, and others are left.
+-- Planning takes 2.5 ms, more than a small claim, so a session plans once, perhaps when the tables
+-- are still empty. Large tables are therefore looked up in subqueries and by arrays, where no join
+-- can read an index whole.
 -- (by invocations_lane, batches_open, flow_control_state_pkey)
 CREATE FUNCTION runyard.claim_from_lanes_v1(
     name text, batch text, most integer, just bigint[] DEFAULT NULL,
     OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean)
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+AS $$
 DECLARE
     fn       runyard.functions;
     batching boolean;
@@ -179,11 +183,12 @@ BEGIN
         UNION ALL
         SELECT lanes.lane, 'throttle',
             coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''),
-            runyard.throttle_allowance_v1(
-                fn.flow->'throttle', coalesce(state.until, '-infinity'))
-        FROM lanes LEFT JOIN runyard.flow_control_state AS state
-            ON state.id = concat_ws(chr(31), 'throttle', fn.name,
-                coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''))
+            runyard.throttle_allowance_v1(fn.flow->'throttle', coalesce((
+                SELECT state.until FROM runyard.flow_control_state AS state
+                WHERE state.id = concat_ws(chr(31), 'throttle', fn.name,
+                    coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''))
+            ), '-infinity'))
+        FROM lanes
         WHERE fn.flow ? 'throttle' AND NOT lanes.begun
     ),
     open AS (  -- the lanes with something to claim; if batching, the first that is full or due
@@ -246,7 +251,7 @@ BEGIN
     taken AS (  -- the claim itself
         UPDATE runyard.invocations
         SET status = 'claimed', batch_id = claim_from_lanes_v1.batch, lane = NULL
-        FROM chosen WHERE invocations.id = chosen.id AND invocations.status <> 'cancelled'
+        WHERE id = ANY (ARRAY(SELECT id FROM chosen)) AND status <> 'cancelled'
         RETURNING invocations.id, invocations.event_id, invocations.run_id
     ),
     used AS (  -- how much of each limit it uses; a batch counts as one
@@ -291,7 +296,8 @@ CREATE FUNCTION runyard.claim_v1(
     name text, batch text, most integer, just bigint[] DEFAULT NULL,
     OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean,
     OUT alone boolean)
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+AS $$
 DECLARE
     suspects record;
 BEGIN
@@ -346,7 +352,7 @@ END $$;
 -- becomes due, a batch whose timeout ends, the next place of a throttle; at once or soon if keys
 -- are stale. NULL while it is paused, and if only another event or the end of a run can change
 -- that.
--- (by invocations_arrived, invocations_delayed, invocations_lane, flow_control_state_until)
+-- (by invocations_arrived, invocations_delayed, invocations_lane, flow_control_state_clock)
 CREATE FUNCTION runyard.next_due_in_lanes_v1(name text) RETURNS float8 LANGUAGE sql STABLE AS $$
     SELECT extract(epoch FROM least(
         CASE WHEN runyard.has_stale_keys_v1(fn)
@@ -364,16 +370,16 @@ CREATE FUNCTION runyard.next_due_in_lanes_v1(name text) RETURNS float8 LANGUAGE 
                 WHERE function = fn.name AND lane IS NOT NULL LIMIT 5000
             ) AS waiting WHERE due_at > runyard.now_v1()) END,
         CASE WHEN fn.flow ? 'throttle' THEN (
-            SELECT state.until - ((fn.flow->'throttle'->>'burst')::integer - 1)
+            SELECT state.clock - ((fn.flow->'throttle'->>'burst')::integer - 1)
                 * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
             FROM runyard.flow_control_state AS state
-            WHERE state.function = fn.name AND kind = 'throttle'
-                AND state.until > runyard.now_v1() + ((fn.flow->'throttle'->>'burst')::integer - 1)
+            WHERE state.function = fn.name
+                AND state.clock > runyard.now_v1() + ((fn.flow->'throttle'->>'burst')::integer - 1)
                     * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
                 AND EXISTS (
                     SELECT FROM runyard.invocations
                     WHERE function = fn.name AND lane IS NOT NULL)
-            ORDER BY state.until LIMIT 1) END
+            ORDER BY state.clock LIMIT 1) END
     ) - runyard.now_v1())::float8
     FROM runyard.functions AS fn
     WHERE fn.name = next_due_in_lanes_v1.name AND fn.paused_at IS NULL

@@ -1,6 +1,9 @@
 -- Flow control, part of every claim of a function that has any: admission rules decide what is
 -- skipped or postponed, then what is due moves to its lane. All of it happens under one lock per
 -- function and one per shared scope, and never in a sender's transaction.
+--
+-- Functions that join tables plan each call (force_custom_plan): without that they would inherit
+-- the setting of claim_from_lanes_v1, which calls them.
 
 -- Ends invocations as skipped, with the reason. (by invocations_pkey)
 CREATE FUNCTION runyard.skip_v1(ids bigint[], reason text) RETURNS void LANGUAGE sql AS $$
@@ -25,10 +28,11 @@ $$;
 -- Rate limit and idempotency: at most `limit` of a key in any `period`; the rest is skipped.
 -- Returns the ids that pass; those without the key pass. If f(i) is the number of free places when
 -- arrival i comes (it only grows within a chunk), then i + min(0, min over j <= i of f(j) - j) of
--- the first i pass.
+-- the first i pass. The state of a key is looked up in a subquery: a session plans once, and a join
+-- planned for an empty table reads all keys for each arrival.
 -- (by invocations_pkey, flow_control_state_pkey)
 CREATE FUNCTION runyard.apply_limit_v1(name text, rule jsonb, ids bigint[]) RETURNS bigint[]
-LANGUAGE plpgsql SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
     period CONSTANT interval := make_interval(secs => (rule->>'period')::float8);
     most   CONSTANT integer := (rule->>'limit')::integer;
@@ -43,11 +47,11 @@ BEGIN
         SELECT arrived.*,
             row_number() OVER (PARTITION BY arrived.key ORDER BY arrived.at, arrived.id) AS i,
             most - (
-                SELECT count(*) FROM unnest(state.log) AS earlier
-                WHERE earlier > arrived.at - period) AS free
+                SELECT count(*)
+                FROM runyard.flow_control_state AS state, unnest(state.log) AS earlier
+                WHERE state.id = concat_ws(chr(31), rule->>'kind', apply_limit_v1.name, arrived.key)
+                    AND earlier > arrived.at - period) AS free
         FROM arrived
-        LEFT JOIN runyard.flow_control_state AS state
-            ON state.id = concat_ws(chr(31), rule->>'kind', apply_limit_v1.name, arrived.key)
     ),
     summed AS (  -- how many of the first i pass
         SELECT *, i + least(0, min(free - i) OVER (PARTITION BY key ORDER BY i)) AS taken
@@ -81,7 +85,7 @@ END $$;
 -- before that is due takes its place. Those without the key are not postponed.
 -- (by invocations_pkey, flow_control_state_pkey)
 CREATE FUNCTION runyard.debounce_v1(name text, rule jsonb, ids bigint[]) RETURNS void
-LANGUAGE plpgsql SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
     period   CONSTANT interval := make_interval(secs => (rule->>'period')::float8);
     max_wait CONSTANT interval := make_interval(secs => (rule->>'max_wait')::float8);
@@ -144,7 +148,7 @@ END $$;
 -- pass.
 -- (by invocations_pkey, flow_control_state_pkey)
 CREATE FUNCTION runyard.singleton_v1(name text, rule jsonb, ids bigint[]) RETURNS bigint[]
-LANGUAGE plpgsql SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
     newest   CONSTANT boolean := rule->>'mode' = 'cancel';
     passed   bigint[];
@@ -191,7 +195,7 @@ END $$;
 -- of arrival. A chunk spans less than the period of every rule, which is what makes each rule a
 -- single set-based statement. (by invocations_arrived)
 CREATE FUNCTION runyard.admit_v1(fn runyard.functions, most integer) RETURNS void
-LANGUAGE plpgsql SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
     ids   bigint[];
     rule  jsonb;
@@ -225,7 +229,7 @@ END $$;
 -- twice.
 -- (by invocations_delayed)
 CREATE FUNCTION runyard.promote_v1(fn runyard.functions, most integer) RETURNS void
-LANGUAGE plpgsql SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
     ids bigint[];
     fresh bigint[];
@@ -289,7 +293,7 @@ $$;
 -- with their old keys, and get the new ones then.
 -- (by invocations_keyed, invocations_due, events_pkey)
 CREATE FUNCTION runyard.rekey_v1(name text, most integer) RETURNS integer
-LANGUAGE plpgsql SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
 DECLARE
     fn    runyard.functions;
     ids   bigint[];
