@@ -158,21 +158,20 @@ class SensorLoop:
         with database.transaction() as connection:
             claims = claim_some(connection, due, most)
             runs = job.add(connection, due.name, claims) if claims else []
-        handed_over = [run.tags[BATCH] for run in runs if self._hand_over(launcher, run)]
-        if handed_over:
-            with database.connection() as connection:
-                fetch_all(connection, "mark_handed_over", batches=handed_over)
+        for run in runs:
+            self._hand_over(launcher, run)
         return len(runs)
 
-    def _hand_over(self, launcher: WarmRunLauncher, run: DagsterRun) -> bool:
-        """Give a run to the broker; returns whether it took it. If not, the batch is released."""
+    def _hand_over(self, launcher: WarmRunLauncher, run: DagsterRun) -> None:
+        """Give a run to the broker. If that does not take it, its batch is released."""
         try:
             launcher.hand_over(run)
         except Exception as error:
             reaper.launch_failed(run.tags[BATCH], error)
             report_launch_failure(self._instance, run, error)
-            return False
-        return True
+            return
+        with database.connection() as connection:
+            fetch_all(connection, "mark_handed_over", batch=run.tags[BATCH])
 
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
         """Claim, then let Dagster create and submit the runs."""

@@ -38,8 +38,8 @@ SELECT run_id, event, 'PIPELINE_STARTING', to_timestamp(%(at)s) AT TIME ZONE 'UT
 FROM unnest(%(run_ids)s::text[], %(events)s::text[]) AS logged (run_id, event)
 
 -- name: mark_handed_over
--- Record that the runs of these batches were handed to the broker. A commit that is lost in a crash
--- of the server is found out by `unlaunched_batches`. (by batches_pkey)
+-- Record that the run of a batch was handed to the broker. A commit that is lost in a crash of the
+-- server is found out by `unlaunched_batches`. (by batches_pkey)
 WITH fast AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS commit)
 UPDATE runyard.batches SET launched_at = clock_timestamp(), heartbeat_at = clock_timestamp()
-FROM fast WHERE id = ANY (%(batches)s) AND status = 'claimed' AND fast.commit = 'off'
+FROM fast WHERE id = %(batch)s AND status = 'claimed' AND fast.commit = 'off'
