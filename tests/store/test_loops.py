@@ -43,8 +43,8 @@ def _setting(url: str, setting: str, table: str | None) -> Iterator[None]:
         finally:
             admin.execute(f"ALTER DATABASE store RESET {setting.split()[0]}".encode())
             admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store'"
-                " AND pid <> pg_backend_pid()"
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = 'store' AND pid <> pg_backend_pid()"
             )
 
 
