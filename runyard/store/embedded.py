@@ -43,6 +43,7 @@ from runyard.store.embedded_programs import (
     run_program,
     server_uid,
 )
+from runyard.store.embedded_tuning import tuning
 from runyard.store.private_folders import (
     check_above,
     delete_short_folder,
@@ -60,18 +61,6 @@ _STOP_SECONDS = 60.0
 _DYING_SECONDS = 5.0
 _INITDB = ("--encoding=utf8", "--no-instructions", "--pgdata=.")
 _PG_CTL = ("--silent", "--wait", f"--timeout={_READY_SECONDS}", "--pgdata=.", "--log=log")
-
-# What differs from PostgreSQL's defaults for a machine with few cores and an SSD. fsync and
-# synchronous_commit stay on: what was accepted survives a power cut.
-_TUNING = {
-    # Compiling a statement takes longer than any statement of a queue runs.
-    "jit": "off",
-    # The first change of a page after a checkpoint writes the whole page to the log, so that rarer
-    # checkpoints write less. Recovery after a crash takes longer, by seconds.
-    "checkpoint_timeout": "15min",
-    # On an SSD an index lookup costs hardly more than reading the next page.
-    "random_page_cost": "1.1",
-}
 
 
 @dataclass(frozen=True)
@@ -283,22 +272,9 @@ def _options(sockets: Path) -> str:
         "unix_socket_permissions": "0700",
         # These are reserved for superusers. Runyard's role is not one, and is to have them all.
         "superuser_reserved_connections": "0",
-        **_TUNING,
-        **_memory_options(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        **tuning(),
     }
     return " ".join(f"-c {name}={shlex.quote(value)}" for name, value in options.items())
-
-
-def _memory_options(total: int) -> dict[str, str]:
-    """The options that depend on the machine's memory, given in bytes."""
-    megabytes = total // 2**20
-    return {
-        # A sixteenth of the memory, and no less than the default. The statements of a queue touch
-        # few pages, so more would only be taken from the workers.
-        "shared_buffers": f"{min(512, max(128, megabytes // 16))}MB",
-        # An estimate, not an allocation: the workers use about half of the memory.
-        "effective_cache_size": f"{megabytes // 2}MB",
-    }
 
 
 def _run(postgres_dir: Path, name: str, *arguments: str) -> None:
