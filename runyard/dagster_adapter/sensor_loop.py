@@ -1,15 +1,18 @@
 """The loop of the functions' sensors in the daemon: no sensor is evaluated before something is due.
 
 It waits for a notification of the database or for the next due time, then evaluates what is due:
-the function with the oldest due invocation first, so that no function waits for the others. A tick
-claims, writes its runs in the same transaction, hands them to the broker and returns. Nothing is
-written while nothing happens, and no thread waits in a tick.
+the function that has waited longest first, since its oldest invocation was due or since its last
+launch, so that the backlog of one holds up no other. A tick claims, writes its runs in the same
+transaction, hands them to the broker and returns. Nothing is written while nothing happens, and no
+thread waits in a tick.
 
 Under stock `dagster dev` the sensors are evaluated by Dagster's own daemon: see `sensors`.
 """
 
 import gc
 import logging
+import math
+import time
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -52,6 +55,7 @@ class SensorLoop:
         self._version: Hashable = None
         self._sensors: dict[str, LoadedSensor] = {}
         self._jobs: dict[tuple[str, str], JobRuns] = {}
+        self._launched_at: dict[str, float] = {}
         self._postponements = Postponements(LONGEST_WAIT)
         self._unreachable = Backoff(_log, "the code server is unreachable", LONGEST_WAIT)
         self._failing = Backoff(_log, "a function is not started", LONGEST_WAIT)
@@ -92,14 +96,18 @@ class SensorLoop:
                 continue
             seconds = max(due.seconds, self._postponements.seconds_left(due.name))
             if seconds <= 0:
-                ready.append((due.seconds, due, sensor))
+                ready.append((self._waiting_since(due.name, due.seconds), due, sensor))
             else:
                 wait = min(wait, seconds)
-        oldest_first = sorted(ready, key=lambda each: each[0])
-        if self._evaluate([(due, sensor) for _, due, sensor in oldest_first], workers):
+        longest_first = sorted(ready, key=lambda each: each[0])
+        if self._evaluate([(due, sensor) for _, due, sensor in longest_first], workers):
             return 0.0  # there may be more, of these functions too
         postponed = [self._postponements.seconds_left(due.name) for _, due, _ in ready]
         return max(_SHORTEST_WAIT, min([wait, *postponed]))
+
+    def _waiting_since(self, function: str, seconds: float) -> float:
+        """When a function that has been due for `-seconds` began to wait for a launch."""
+        return max(time.monotonic() + seconds, self._launched_at.get(function, -math.inf))
 
     def _load_sensors(self) -> None:
         """Take over the sensors of code that has been loaded anew."""
@@ -147,6 +155,7 @@ class SensorLoop:
             else:
                 count = self._submit(due, job, most)
         if count:
+            self._launched_at[due.name] = time.monotonic()
             self._postponements.launched(due.name)
         else:
             seconds = seconds_until_due(due)

@@ -76,6 +76,13 @@ def status_of(event_id: str) -> str:
     return str(invocation["status"])
 
 
+def finish_oldest_run() -> None:
+    rows(
+        "UPDATE runyard.batches SET status = 'finished', finished_at = now() WHERE id = ("
+        "SELECT id FROM runyard.batches WHERE status = 'claimed' ORDER BY id LIMIT 1) RETURNING id"
+    )
+
+
 def test_nothing_is_written_while_nothing_is_due(loop: SensorLoop, context: Context) -> None:
     assert loop.evaluate_due() == LONGEST_WAIT
     assert rows("SELECT id FROM job_ticks") == []
@@ -110,6 +117,17 @@ def test_the_function_with_the_oldest_due_event_comes_first(
     )
     loop.evaluate_due()
     assert [run.job_name for run in launched(context)] == ["bench_batched", "bench_single"]
+
+
+def test_the_backlog_of_one_function_holds_up_no_other(loop: SensorLoop, context: Context) -> None:
+    send([Event("bench/single", {"n": n}) for n in range(9)])
+    rows("UPDATE runyard.invocations SET due_at = due_at - interval '1 minute' RETURNING id")
+    loop.evaluate_due()
+    send("bench/batched", {"n": 1})
+    for _ in range(3):
+        finish_oldest_run()
+        loop.evaluate_due()
+    assert "bench_batched" in [run.job_name for run in launched(context)]
 
 
 def test_no_more_runs_are_launched_than_the_workers_can_soon_take(
