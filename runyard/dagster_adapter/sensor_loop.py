@@ -132,12 +132,12 @@ class SensorLoop:
                 left -= self._tick(due, sensor, left if len(ready) == 1 else 1, workers)
             except DagsterUserCodeUnreachableError as error:
                 self._unreachable.failed(error)
-                self._postponements.postpone(due.name, _WAIT_AFTER_ERROR)
+                self._postponements.postpone_longer(due.name, _WAIT_AFTER_ERROR)
             except DatabaseUnavailable:
                 raise
             except Exception as error:
                 self._failing.failed(error)
-                self._postponements.postpone(due.name, _WAIT_AFTER_ERROR)
+                self._postponements.postpone_longer(due.name, _WAIT_AFTER_ERROR)
         return workers.room - left
 
     def _tick(self, due: Due, sensor: LoadedSensor, most: int, workers: Capacity) -> int:
@@ -150,6 +150,7 @@ class SensorLoop:
             count = self._refuse(due, error)
         else:
             launcher = self._instance.run_launcher
+            self._postponements.trying(due.name)
             if workers.slots > 0 and job.is_plain and isinstance(launcher, WarmRunLauncher):
                 count = self._launch(due, job, launcher, most)
             else:
@@ -158,9 +159,16 @@ class SensorLoop:
             self._launched_at[due.name] = time.monotonic()
             self._postponements.launched(due.name)
         else:
-            seconds = seconds_until_due(due)
-            self._postponements.postpone(due.name, LONGEST_WAIT if seconds is None else seconds)
+            self._postpone(due)
         return count
+
+    def _postpone(self, due: Due) -> None:
+        """Leave a function alone that counted as due, but had nothing to claim."""
+        seconds = seconds_until_due(due)
+        if seconds is not None and seconds <= 0:
+            self._postponements.postpone_longer(due.name)  # it is locked, or on its way
+        else:
+            self._postponements.postpone(due.name, LONGEST_WAIT if seconds is None else seconds)
 
     def _launch(self, due: Due, job: JobRuns, launcher: WarmRunLauncher, most: int) -> int:
         """Claim and add the runs in one transaction, then hand them to the broker."""
