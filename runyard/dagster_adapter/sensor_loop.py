@@ -191,15 +191,21 @@ class SensorLoop:
             fetch_all(connection, "mark_handed_over", batch=run.tags[BATCH])
 
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
-        """Claim, then let Dagster create and submit the runs."""
-        with database.connection() as connection:
-            claims = claim_some(connection, due, most)
-            runs = job.create(connection, due.name, claims) if claims else []
-        for run in runs:
+        """Claim, then let Dagster create and submit the runs.
+
+        That takes a second for each that gets a process of its own, so they are claimed one by one:
+        a claim that waited for the others would seem to be that of a lost daemon.
+        """
+        for count in range(most):
+            with database.connection() as connection:
+                claims = claim_some(connection, due, 1)
+                runs = job.create(connection, due.name, claims) if claims else []
+            if not runs:
+                return count
             # Dagster has recorded an error, and the launcher has released the batch.
             with suppress(Exception):
-                self._instance.submit_run(run.run_id, self._context.create_request_context())
-        return len(runs)
+                self._instance.submit_run(runs[0].run_id, self._context.create_request_context())
+        return most
 
     def _refuse(self, due: Due, error: Exception) -> int:
         """Record why a function cannot be launched, so that its launches back off."""

@@ -1,5 +1,6 @@
 """The daemon's loop over the sensors of functions: what is due is launched, oldest first."""
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -162,6 +163,17 @@ def test_a_paused_function_launches_nothing(loop: SensorLoop, context: Context) 
     send("bench/single", {"n": 1})
     assert loop.evaluate_due() == LONGEST_WAIT
     assert launched(context) == []
+
+
+def test_each_run_that_gets_a_process_of_its_own_is_launched_soon_after_its_claim(
+    loop: SensorLoop,
+) -> None:
+    rows("DELETE FROM runyard.workers RETURNING name")
+    send([Event("bench/single", {"n": n}) for n in range(4)])
+    loop.evaluate_due()
+    claims = rows("SELECT claimed_at, launched_at FROM runyard.batches ORDER BY id")
+    pairs = itertools.pairwise(claims)
+    assert [later["claimed_at"] > earlier["launched_at"] for earlier, later in pairs] == [True] * 3
 
 
 def test_a_run_that_the_broker_refuses_fails_and_its_event_waits(
