@@ -184,8 +184,9 @@ class SensorLoop:
         try:
             launcher.hand_over(run)
         except Exception as error:
-            reaper.launch_failed(run.tags[BATCH], error)
+            # First: by a batch that was released already, nobody would find the run again.
             report_launch_failure(self._instance, run, error)
+            reaper.launch_failed(run.tags[BATCH], error)
             return
         with database.connection() as connection:
             fetch_all(connection, "mark_handed_over", batch=run.tags[BATCH])

@@ -2,7 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,17 +177,51 @@ def test_each_run_that_gets_a_process_of_its_own_is_launched_soon_after_its_clai
     assert [later["claimed_at"] > earlier["launched_at"] for earlier, later in pairs] == [True] * 3
 
 
+@contextmanager
+def refusing_broker(context: Context) -> Iterator[None]:
+    """The broker's folder is gone."""
+    assert context.instance.run_launcher  # which creates it
+    elsewhere = queue().rename(queue().with_name("elsewhere"))
+    try:
+        yield
+    finally:
+        elsewhere.rename(queue())
+
+
 def test_a_run_that_the_broker_refuses_fails_and_its_event_waits(
     loop: SensorLoop, context: Context
 ) -> None:
-    queue().rename(queue().with_name("elsewhere"))
-    try:
+    with refusing_broker(context):
         [event_id] = send("bench/single", {"n": 1})
         loop.evaluate_due()
-    finally:
-        queue().with_name("elsewhere").rename(queue())
     [run] = launched(context)
     assert (run.status, status_of(event_id)) == (DagsterRunStatus.FAILURE, "queued")
+
+
+@pytest.fixture
+def refused_failures() -> Iterator[Callable[[], None]]:
+    """No failure of a run can be logged, until this is called."""
+    check = "ADD CONSTRAINT refused CHECK (dagster_event_type <> 'PIPELINE_FAILURE') NOT VALID"
+    with psycopg.connect(database_url(), autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE event_logs {check}")
+
+        def accept() -> None:
+            connection.execute("ALTER TABLE event_logs DROP CONSTRAINT IF EXISTS refused")
+
+        yield accept
+        accept()
+
+
+def test_a_run_that_the_broker_refuses_ends_although_that_cannot_be_recorded_at_once(
+    loop: SensorLoop, context: Context, refused_failures: Callable[[], None]
+) -> None:
+    with refusing_broker(context):
+        [event_id] = send("bench/single", {"n": 1})
+        loop.evaluate_due()
+    refused_failures()
+    reclaim_unlaunched(lambda: context.instance, seconds=0)
+    [run] = launched(context)
+    assert (run.status, status_of(event_id)) == (DagsterRunStatus.CANCELED, "queued")
 
 
 def test_a_run_that_was_never_handed_over_gives_its_events_to_another(
