@@ -1,15 +1,18 @@
 """The loop of the functions' sensors in the daemon: no sensor is evaluated before something is due.
 
 It waits for a notification of the database or for the next due time, then evaluates what is due:
-the function with the oldest due invocation first, so that no function waits for the others. A tick
-claims, writes its runs in the same transaction, hands them to the broker and returns. Nothing is
-written while nothing happens, and no thread waits in a tick.
+the function that has waited longest first, since its oldest invocation was due or since its last
+launch, so that the backlog of one holds up no other. A tick claims, writes its runs in the same
+transaction, hands them to the broker and returns. Nothing is written while nothing happens, and no
+thread waits in a tick.
 
 Under stock `dagster dev` the sensors are evaluated by Dagster's own daemon: see `sensors`.
 """
 
 import gc
 import logging
+import math
+import time
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -52,6 +55,7 @@ class SensorLoop:
         self._version: Hashable = None
         self._sensors: dict[str, LoadedSensor] = {}
         self._jobs: dict[tuple[str, str], JobRuns] = {}
+        self._launched_at: dict[str, float] = {}
         self._postponements = Postponements(LONGEST_WAIT)
         self._unreachable = Backoff(_log, "the code server is unreachable", LONGEST_WAIT)
         self._failing = Backoff(_log, "a function is not started", LONGEST_WAIT)
@@ -92,14 +96,18 @@ class SensorLoop:
                 continue
             seconds = max(due.seconds, self._postponements.seconds_left(due.name))
             if seconds <= 0:
-                ready.append((due.seconds, due, sensor))
+                ready.append((self._waiting_since(due.name, due.seconds), due, sensor))
             else:
                 wait = min(wait, seconds)
-        oldest_first = sorted(ready, key=lambda each: each[0])
-        if self._evaluate([(due, sensor) for _, due, sensor in oldest_first], workers):
+        longest_first = sorted(ready, key=lambda each: each[0])
+        if self._evaluate([(due, sensor) for _, due, sensor in longest_first], workers):
             return 0.0  # there may be more, of these functions too
         postponed = [self._postponements.seconds_left(due.name) for _, due, _ in ready]
         return max(_SHORTEST_WAIT, min([wait, *postponed]))
+
+    def _waiting_since(self, function: str, seconds: float) -> float:
+        """When a function that has been due for `-seconds` began to wait for a launch."""
+        return max(time.monotonic() + seconds, self._launched_at.get(function, -math.inf))
 
     def _load_sensors(self) -> None:
         """Take over the sensors of code that has been loaded anew."""
@@ -124,12 +132,12 @@ class SensorLoop:
                 left -= self._tick(due, sensor, left if len(ready) == 1 else 1, workers)
             except DagsterUserCodeUnreachableError as error:
                 self._unreachable.failed(error)
-                self._postponements.postpone(due.name, _WAIT_AFTER_ERROR)
+                self._postponements.postpone_longer(due.name, _WAIT_AFTER_ERROR)
             except DatabaseUnavailable:
                 raise
             except Exception as error:
                 self._failing.failed(error)
-                self._postponements.postpone(due.name, _WAIT_AFTER_ERROR)
+                self._postponements.postpone_longer(due.name, _WAIT_AFTER_ERROR)
         return workers.room - left
 
     def _tick(self, due: Due, sensor: LoadedSensor, most: int, workers: Capacity) -> int:
@@ -142,16 +150,25 @@ class SensorLoop:
             count = self._refuse(due, error)
         else:
             launcher = self._instance.run_launcher
+            self._postponements.trying(due.name)
             if workers.slots > 0 and job.is_plain and isinstance(launcher, WarmRunLauncher):
                 count = self._launch(due, job, launcher, most)
             else:
                 count = self._submit(due, job, most)
         if count:
+            self._launched_at[due.name] = time.monotonic()
             self._postponements.launched(due.name)
         else:
-            seconds = seconds_until_due(due)
-            self._postponements.postpone(due.name, LONGEST_WAIT if seconds is None else seconds)
+            self._postpone(due)
         return count
+
+    def _postpone(self, due: Due) -> None:
+        """Leave a function alone that counted as due, but had nothing to claim."""
+        seconds = seconds_until_due(due)
+        if seconds is not None and seconds <= 0:
+            self._postponements.postpone_longer(due.name)  # it is locked, or on its way
+        else:
+            self._postponements.postpone(due.name, LONGEST_WAIT if seconds is None else seconds)
 
     def _launch(self, due: Due, job: JobRuns, launcher: WarmRunLauncher, most: int) -> int:
         """Claim and add the runs in one transaction, then hand them to the broker."""
@@ -167,22 +184,29 @@ class SensorLoop:
         try:
             launcher.hand_over(run)
         except Exception as error:
-            reaper.launch_failed(run.tags[BATCH], error)
+            # First: by a batch that was released already, nobody would find the run again.
             report_launch_failure(self._instance, run, error)
+            reaper.launch_failed(run.tags[BATCH], error)
             return
         with database.connection() as connection:
             fetch_all(connection, "mark_handed_over", batch=run.tags[BATCH])
 
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
-        """Claim, then let Dagster create and submit the runs."""
-        with database.connection() as connection:
-            claims = claim_some(connection, due, most)
-            runs = job.create(connection, due.name, claims) if claims else []
-        for run in runs:
+        """Claim, then let Dagster create and submit the runs.
+
+        That takes a second for each that gets a process of its own, so they are claimed one by one:
+        a claim that waited for the others would seem to be that of a lost daemon.
+        """
+        for count in range(most):
+            with database.connection() as connection:
+                claims = claim_some(connection, due, 1)
+                runs = job.create(connection, due.name, claims) if claims else []
+            if not runs:
+                return count
             # Dagster has recorded an error, and the launcher has released the batch.
             with suppress(Exception):
-                self._instance.submit_run(run.run_id, self._context.create_request_context())
-        return len(runs)
+                self._instance.submit_run(runs[0].run_id, self._context.create_request_context())
+        return most
 
     def _refuse(self, due: Due, error: Exception) -> int:
         """Record why a function cannot be launched, so that its launches back off."""

@@ -38,10 +38,10 @@ SELECT (SELECT count(*) FROM quiet) + (SELECT count(*) FROM outlived) AS count
 WITH next AS (
     SELECT id, type = 'SENSOR' AND status = ANY (%(statuses)s) AS purged,
         type = 'SENSOR' AND timestamp >= %(before)s AS recent
-    FROM public.job_ticks WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+    FROM job_ticks WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
 ),
 deleted AS (
-    DELETE FROM public.job_ticks
+    DELETE FROM job_ticks
     WHERE id = ANY (ARRAY(SELECT id FROM next WHERE purged AND NOT recent)) RETURNING 1
 )
 SELECT (SELECT count(*) FROM deleted) AS count,

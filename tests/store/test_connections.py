@@ -9,9 +9,11 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from dagster import DagsterInstance
 from pydantic import SecretStr
 
 from runyard import send
+from runyard.dagster_adapter.tick_retention import TickRetention
 from runyard.engine import batch_claims
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.functions.registry import Function
@@ -136,6 +138,18 @@ def test_dagsters_tables_in_an_earlier_versions_schema_are_not_created_again(
     ):
         migrate()
     assert schemas(new) == ["elsewhere"]
+
+
+def test_ticks_are_purged_where_dagsters_tables_are(
+    new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = new + "&options=" + quote("-c search_path=elsewhere")
+    with psycopg.connect(new, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA elsewhere")
+    with using(monkeypatch, elsewhere):
+        migrate()
+        with DagsterInstance.get() as instance:
+            assert TickRetention().purge(instance) == 0
 
 
 def test_what_a_url_says_of_its_own_stays() -> None:

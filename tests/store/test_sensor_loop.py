@@ -1,7 +1,9 @@
 """The daemon's loop over the sensors of functions: what is due is launched, oldest first."""
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +78,13 @@ def status_of(event_id: str) -> str:
     return str(invocation["status"])
 
 
+def finish_oldest_run() -> None:
+    rows(
+        "UPDATE runyard.batches SET status = 'finished', finished_at = now() WHERE id = ("
+        "SELECT id FROM runyard.batches WHERE status = 'claimed' ORDER BY id LIMIT 1) RETURNING id"
+    )
+
+
 def test_nothing_is_written_while_nothing_is_due(loop: SensorLoop, context: Context) -> None:
     assert loop.evaluate_due() == LONGEST_WAIT
     assert rows("SELECT id FROM job_ticks") == []
@@ -112,6 +121,17 @@ def test_the_function_with_the_oldest_due_event_comes_first(
     assert [run.job_name for run in launched(context)] == ["bench_batched", "bench_single"]
 
 
+def test_the_backlog_of_one_function_holds_up_no_other(loop: SensorLoop, context: Context) -> None:
+    send([Event("bench/single", {"n": n}) for n in range(9)])
+    rows("UPDATE runyard.invocations SET due_at = due_at - interval '1 minute' RETURNING id")
+    loop.evaluate_due()
+    send("bench/batched", {"n": 1})
+    for _ in range(3):
+        finish_oldest_run()
+        loop.evaluate_due()
+    assert "bench_batched" in [run.job_name for run in launched(context)]
+
+
 def test_no_more_runs_are_launched_than_the_workers_can_soon_take(
     loop: SensorLoop, context: Context
 ) -> None:
@@ -146,17 +166,62 @@ def test_a_paused_function_launches_nothing(loop: SensorLoop, context: Context) 
     assert launched(context) == []
 
 
+def test_each_run_that_gets_a_process_of_its_own_is_launched_soon_after_its_claim(
+    loop: SensorLoop,
+) -> None:
+    rows("DELETE FROM runyard.workers RETURNING name")
+    send([Event("bench/single", {"n": n}) for n in range(4)])
+    loop.evaluate_due()
+    claims = rows("SELECT claimed_at, launched_at FROM runyard.batches ORDER BY id")
+    pairs = itertools.pairwise(claims)
+    assert [later["claimed_at"] > earlier["launched_at"] for earlier, later in pairs] == [True] * 3
+
+
+@contextmanager
+def refusing_broker(context: Context) -> Iterator[None]:
+    """The broker's folder is gone."""
+    assert context.instance.run_launcher  # which creates it
+    elsewhere = queue().rename(queue().with_name("elsewhere"))
+    try:
+        yield
+    finally:
+        elsewhere.rename(queue())
+
+
 def test_a_run_that_the_broker_refuses_fails_and_its_event_waits(
     loop: SensorLoop, context: Context
 ) -> None:
-    queue().rename(queue().with_name("elsewhere"))
-    try:
+    with refusing_broker(context):
         [event_id] = send("bench/single", {"n": 1})
         loop.evaluate_due()
-    finally:
-        queue().with_name("elsewhere").rename(queue())
     [run] = launched(context)
     assert (run.status, status_of(event_id)) == (DagsterRunStatus.FAILURE, "queued")
+
+
+@pytest.fixture
+def refused_failures() -> Iterator[Callable[[], None]]:
+    """No failure of a run can be logged, until this is called."""
+    check = "ADD CONSTRAINT refused CHECK (dagster_event_type <> 'PIPELINE_FAILURE') NOT VALID"
+    with psycopg.connect(database_url(), autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE event_logs {check}")
+
+        def accept() -> None:
+            connection.execute("ALTER TABLE event_logs DROP CONSTRAINT IF EXISTS refused")
+
+        yield accept
+        accept()
+
+
+def test_a_run_that_the_broker_refuses_ends_although_that_cannot_be_recorded_at_once(
+    loop: SensorLoop, context: Context, refused_failures: Callable[[], None]
+) -> None:
+    with refusing_broker(context):
+        [event_id] = send("bench/single", {"n": 1})
+        loop.evaluate_due()
+    refused_failures()
+    reclaim_unlaunched(lambda: context.instance, seconds=0)
+    [run] = launched(context)
+    assert (run.status, status_of(event_id)) == (DagsterRunStatus.CANCELED, "queued")
 
 
 def test_a_run_that_was_never_handed_over_gives_its_events_to_another(
