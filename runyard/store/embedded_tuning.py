@@ -1,6 +1,6 @@
 """The settings of the embedded PostgreSQL that differ from PostgreSQL's defaults.
 
-They are for a machine with few cores and an SSD. fsync and synchronous_commit stay on: what was
+They are for a machine with few cores. fsync and synchronous_commit stay on: what was
 accepted survives a power cut.
 """
 
@@ -18,8 +18,6 @@ _TUNING = {
     # The first change of a page after a checkpoint writes the whole page to the log, so that rarer
     # checkpoints write less. Recovery after a crash takes longer, by seconds.
     "checkpoint_timeout": "15min",
-    # On an SSD an index lookup costs hardly more than reading the next page.
-    "random_page_cost": "1.1",
 }
 
 
