@@ -5,8 +5,8 @@ asks the code server twice for each. Here a job's snapshot and execution plan ar
 code version; then the runs of a tick, their tags, the first event of their logs and the tick itself
 are a few statements. The rows are those that Dagster writes.
 
-Runs that need more than that (jobs that materialize assets, other run launchers, no living worker)
-are created and submitted by Dagster itself.
+Runs that need more than that (jobs that materialize assets, other run launchers, a queue of runs in
+Dagster, no living worker) are created and submitted by Dagster itself.
 """
 
 import time

@@ -17,7 +17,7 @@ from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from dagster import DagsterInstance, DagsterRun
+from dagster import DagsterInstance, DagsterRun, QueuedRunCoordinator
 
 from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.internals import (
@@ -151,7 +151,12 @@ class SensorLoop:
         else:
             launcher = self._instance.run_launcher
             self._postponements.trying(due.name)
-            if workers.slots > 0 and job.is_plain and isinstance(launcher, WarmRunLauncher):
+            if (
+                workers.slots > 0
+                and job.is_plain
+                and isinstance(launcher, WarmRunLauncher)
+                and not isinstance(self._instance.run_coordinator, QueuedRunCoordinator)
+            ):
                 count = self._launch(due, job, launcher, most)
             else:
                 count = self._submit(due, job, most)

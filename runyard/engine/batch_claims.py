@@ -3,6 +3,7 @@
 A claim is a lease whose fencing token is the batch id (see `batch_leases`).
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -25,6 +26,8 @@ _MAX_LANE_CLAIMS = 100
 # How long a tick of the daemon has to launch what it claimed. After that a batch no longer counts
 # as waiting, and its invocations may be claimed again.
 LAUNCH_SECONDS = 3.0
+# How long it goes on claiming before it launches what it has: hundreds of batches take seconds.
+_CLAIM_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -113,10 +116,16 @@ def capacity(connection: Connection) -> Capacity:
     return Capacity(int(row["slots"]), int(row["waiting"]), int(row["running"]))
 
 
-def claim_some(connection: Connection, function: Claimable, most: int) -> list[Claim]:
-    """Claim due invocations of a function in up to `most` batches."""
+def claim_some(
+    connection: Connection, function: Claimable, most: int, seconds: float = _CLAIM_SECONDS
+) -> list[Claim]:
+    """Claim due invocations of a function in up to `most` batches.
+
+    After so many seconds it claims no other batch: the first ones are to be launched in time.
+    """
     claims: list[Claim] = []
-    while len(claims) < most:
+    until = time.monotonic() + seconds
+    while len(claims) < most and (not claims or time.monotonic() < until):
         claimed = _claim_one(connection, function, None)
         if claimed is None:
             break

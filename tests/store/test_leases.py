@@ -91,6 +91,15 @@ def test_no_more_batches_wait_than_the_workers_can_soon_take(function: Function)
     assert batch_claims.claim(function) is None
 
 
+def test_what_was_claimed_for_long_enough_is_launched_before_more_is_claimed(
+    function: Function,
+) -> None:
+    send([Event("greet/requested") for _ in range(30)])
+    with database.connection() as connection:
+        claims = batch_claims.claim_some(connection, function, 3, seconds=0.0)
+    assert [claim.size for claim in claims] == [10]
+
+
 def test_sensors_at_once_never_claim_an_invocation_twice(function: Function) -> None:
     worker(slots=200)
     send([Event("greet/requested") for _ in range(400)])
@@ -100,7 +109,8 @@ def test_sensors_at_once_never_claim_an_invocation_twice(function: Function) -> 
         thread.start()
     for thread in threads:
         thread.join()
-    found.extend(claim_ids(function))
+    while more := claim_ids(function):
+        found.extend(more)
     claimed = [
         row["invocation"]
         for row in rows("SELECT unnest(invocations) AS invocation FROM runyard.batches")

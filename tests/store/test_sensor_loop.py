@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from dagster import DagsterRun, DagsterRunStatus
+from dagster import DagsterRun, DagsterRunStatus, QueuedRunCoordinator
 
 from runyard import Event, send
 from runyard.dagster_adapter.internals import (
@@ -97,6 +97,17 @@ def test_what_is_due_becomes_a_run_that_the_broker_has(loop: SensorLoop, context
     assert (run.status, run.tags[FUNCTION]) == (DagsterRunStatus.STARTING, "bench_single")
     assert [run.run_id in message for message in messages()] == [True]
     assert status_of(event_id) == "claimed"
+
+
+def test_a_run_is_queued_where_the_instance_has_a_queue_of_runs(
+    loop: SensorLoop, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator = QueuedRunCoordinator()
+    coordinator.register_instance(context.instance)
+    monkeypatch.setattr(context.instance, "_run_coordinator", coordinator)
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    assert [run.status for run in launched(context)] == [DagsterRunStatus.QUEUED]
 
 
 def test_a_tick_is_recorded_with_its_runs(loop: SensorLoop, context: Context) -> None:
