@@ -1,23 +1,9 @@
 """The functions under measurement: three trivial steps, in batches and in one run per event."""
 
-from dagster import Definitions, in_process_executor, job, op
+from dagster import Definitions, in_process_executor, job
 
-from runyard import Batch, BatchIOManager, on_event, receive, settle
-
-
-@op
-def first(batch: Batch) -> Batch:
-    return batch.map("first", lambda item: {"n": item.event.data["n"] + 1})
-
-
-@op
-def second(batch: Batch) -> Batch:
-    return batch.map("second", lambda item: {"n": item["first"]["n"] * 2})
-
-
-@op
-def third(batch: Batch) -> Batch:
-    return batch.map("third", lambda item: {"n": item["second"]["n"] - 1})
+from benchmarks.steps import first, second, third
+from runyard import BatchIOManager, on_event, receive, settle
 
 
 @job(executor_def=in_process_executor)

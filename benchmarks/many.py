@@ -5,28 +5,14 @@ BENCH_FUNCTIONS is their number (10 by default), BENCH_STEPS how many steps each
 
 import os
 
-from dagster import Definitions, JobDefinition, in_process_executor, job, op
+from dagster import Definitions, JobDefinition, in_process_executor, job
 
 from benchmarks.event_names import event_name
-from runyard import Batch, BatchIOManager, on_event, receive, settle
+from benchmarks.steps import first, second, third
+from runyard import BatchIOManager, on_event, receive, settle
 
 _STEPS = int(os.environ.get("BENCH_STEPS", "2"))
 _FUNCTIONS = int(os.environ.get("BENCH_FUNCTIONS", "10"))
-
-
-@op
-def first(batch: Batch) -> Batch:
-    return batch.map("first", lambda item: {"n": item.event.data["n"] + 1})
-
-
-@op
-def second(batch: Batch) -> Batch:
-    return batch.map("second", lambda item: {"n": item["first"]["n"] * 2})
-
-
-@op
-def third(batch: Batch) -> Batch:
-    return batch.map("third", lambda item: {"n": item["second"]["n"] - 1})
 
 
 def _job(number: int) -> JobDefinition:

@@ -176,10 +176,9 @@ def run_never_began(instance: DagsterInstance, batch_id: str, run_id: str, limit
 
 def reclaim_unlaunched(
     instance: Callable[[], DagsterInstance],
-    functions: Sequence[str] | None = None,
     seconds: float = batch_claims.LAUNCH_SECONDS,
 ) -> int:
-    """Release batches of these functions (None: all) claimed so long ago that never launched.
+    """Release batches that were claimed so long ago, and whose run was never launched.
 
     After the default `seconds` the tick must have failed, or the daemon or the code server was
     lost, which may happen again: launches of the function back off. With 0 seconds these are the
@@ -192,7 +191,7 @@ def reclaim_unlaunched(
     -------
     How many claims were looked at: a run that was launched after all keeps its own.
     """
-    claims = batch_leases.unlaunched(functions, seconds)
+    claims = batch_leases.unlaunched(seconds)
     for batch in claims:
         _reclaim(instance(), batch, _NEVER_LAUNCHED if seconds > 0 else None)
     return len(claims)

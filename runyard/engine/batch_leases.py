@@ -5,7 +5,6 @@ write under a lease that was taken away changes nothing and raises `LeaseLost`.
 """
 
 import socket
-from collections.abc import Sequence
 
 from runyard.engine.status import LAUNCHABLE_BATCH
 from runyard.functions.registry import find
@@ -36,14 +35,13 @@ def mark_launching(batch_id: str) -> bool:
     return row is None or bool(row["marked"]) or row["status"] not in LAUNCHABLE_BATCH
 
 
-def unlaunched(functions: Sequence[str] | None, seconds: float) -> list[Row]:
+def unlaunched(seconds: float) -> list[Row]:
     """Return batches that were claimed so many seconds ago, and whose run nobody has launched.
 
-    The columns are those of `overdue`, and `age`. `functions` limits the result; None: all.
+    The columns are those of `overdue`.
     """
-    names = None if functions is None else list(functions)
     with database.connection() as connection:
-        return fetch_all(connection, "unlaunched_batches", functions=names, seconds=seconds)
+        return fetch_all(connection, "unlaunched_batches", seconds=seconds)
 
 
 def batch_of_run(run_id: str, launched_for: str | None = None) -> Row | None:

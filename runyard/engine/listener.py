@@ -1,8 +1,7 @@
 """Listens for PostgreSQL notifications, on one connection and in one thread per process.
 
-Subscribers name functions, and are woken when an invocation of one of these may be due. A lost
-connection is opened again, and then every subscriber is woken, as a notification may have been
-missed. No error ends the thread.
+Subscribers are woken when an invocation may be due. A lost connection is opened again, and then
+they are woken too, as a notification may have been missed. No error ends the thread.
 """
 
 import logging
@@ -17,7 +16,6 @@ from runyard.store.database import direct_url
 
 CHANNEL = "runyard_due"
 _MAX_WAIT = 5.0
-_ANY = ""
 _log = logging.getLogger("runyard.engine.listener")
 
 
@@ -26,20 +24,18 @@ class Listener:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._subscribers: dict[str, set[threading.Event]] = {}
+        self._subscribers: set[threading.Event] = set()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def subscribe(self, *functions: str) -> Iterator[threading.Event]:
-        """Yield an event that is set whenever work of one of these functions may be due.
+    def subscribe(self) -> Iterator[threading.Event]:
+        """Yield an event that is set whenever work of any function may be due.
 
-        Without functions it is set whenever work of any function may be. Clear the event before
-        looking for work.
+        Clear the event before looking for work.
         """
         woken = threading.Event()
         with self._lock:
-            for function in functions or [_ANY]:
-                self._subscribers.setdefault(function, set()).add(woken)
+            self._subscribers.add(woken)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._listen, name="runyard-listener", daemon=True
@@ -49,8 +45,7 @@ class Listener:
             yield woken
         finally:
             with self._lock:
-                for function in functions or [_ANY]:
-                    self._subscribers[function].discard(woken)
+                self._subscribers.discard(woken)
 
     def _listen(self) -> None:
         pause = threading.Event()
@@ -62,19 +57,16 @@ class Listener:
                 ) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
                     backoff.succeeded()
-                    self._wake("")
-                    for notification in connection.notifies():
-                        self._wake(notification.payload)
+                    self._wake()
+                    for _ in connection.notifies():
+                        self._wake()
             except Exception as error:
                 pause.wait(backoff.failed(error))
 
-    def _wake(self, payload: str) -> None:
-        """Wake the subscribers of the functions in a notification; of all functions when empty."""
+    def _wake(self) -> None:
         with self._lock:
-            names = payload.split(",") if payload else list(self._subscribers)
-            for name in {_ANY, *names}:
-                for woken in self._subscribers.get(name, ()):
-                    woken.set()
+            for woken in self._subscribers:
+                woken.set()
 
 
 listener = Listener()

@@ -54,7 +54,7 @@ def reclaim_from_predecessor(instance: DagsterInstance) -> None:
     If that fails, the maintenance releases it when it is overdue.
     """
     try:
-        reaper.reclaim_unlaunched(lambda: instance, None, 0)
+        reaper.reclaim_unlaunched(lambda: instance, 0)
     except Exception as error:
         _log.warning("claims of an earlier daemon are released later: %s", type(error).__name__)
 

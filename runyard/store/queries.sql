@@ -466,12 +466,10 @@ FROM runyard.batches WHERE id = %(batch)s
 
 -- name: unlaunched_batches
 -- Batches that were claimed, and whose run nobody has launched in time. (by batches_open)
-SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled,
-    extract(epoch FROM now() - claimed_at)::float8 AS age
+SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled
 FROM runyard.batches
 WHERE status = 'claimed' AND launched_at IS NULL
     AND claimed_at <= now() - make_interval(secs => %(seconds)s)
-    AND (%(functions)s::text[] IS NULL OR function = ANY (%(functions)s))
 ORDER BY claimed_at LIMIT 100
 
 -- name: begin

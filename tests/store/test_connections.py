@@ -124,12 +124,17 @@ def test_a_schema_with_the_roles_name_created_later_hides_no_tables(
         assert schemas(new) == ["public"]
 
 
-def test_dagsters_tables_in_an_earlier_versions_schema_are_not_created_again(
-    new: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    elsewhere = new + "&options=" + quote("-c search_path=elsewhere")
+@pytest.fixture
+def elsewhere(new: str) -> str:
+    """The URL of a new database that leads to a schema of its own."""
     with psycopg.connect(new, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA elsewhere")
+    return new + "&options=" + quote("-c search_path=elsewhere")
+
+
+def test_dagsters_tables_in_an_earlier_versions_schema_are_not_created_again(
+    new: str, elsewhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with using(monkeypatch, elsewhere):
         migrate()
     with (
@@ -141,11 +146,8 @@ def test_dagsters_tables_in_an_earlier_versions_schema_are_not_created_again(
 
 
 def test_ticks_are_purged_where_dagsters_tables_are(
-    new: str, monkeypatch: pytest.MonkeyPatch
+    elsewhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere = new + "&options=" + quote("-c search_path=elsewhere")
-    with psycopg.connect(new, autocommit=True) as connection:
-        connection.execute("CREATE SCHEMA elsewhere")
     with using(monkeypatch, elsewhere):
         migrate()
         with DagsterInstance.get() as instance:

@@ -254,7 +254,7 @@ def test_a_claim_that_was_launched_is_not_taken_back(
     function: Function, instance: DagsterInstance
 ) -> None:
     claimed(function)
-    [batch] = batch_leases.unlaunched(None, 0)
+    [batch] = batch_leases.unlaunched(0)
     assert batch_leases.mark_launching(batch["id"])
     reclaim_from_predecessor(instance)
     assert batch_leases.batch_of_run("none", batch["id"])["status"] == "claimed"  # type: ignore[index]
@@ -275,5 +275,5 @@ def test_a_run_that_another_launcher_has_launched_keeps_its_claim(
     )
     with DagsterInstance.from_config(str(tmp_path)) as with_dagsters_launcher:
         reclaim_unlaunched(lambda: with_dagsters_launcher)
-    assert batch_leases.unlaunched(None, 0) == []
+    assert batch_leases.unlaunched(0) == []
     assert batch_leases.begin(batch_id, made.run_id) is not None

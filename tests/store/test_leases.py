@@ -652,14 +652,14 @@ def test_a_claim_that_was_never_launched_counts_as_waiting_for_seconds_only(
     assert batch_claims.claim(function) is None
     rows("UPDATE runyard.batches SET claimed_at = now() - interval '4 seconds' RETURNING id")
     assert sizes(function) == [10, 10]
-    assert sorted(row["id"] for row in batch_leases.unlaunched(["greet"], 3)) == sorted(lost)
+    assert sorted(row["id"] for row in batch_leases.unlaunched(3)) == sorted(lost)
 
 
 def test_a_run_is_not_launched_for_a_batch_that_was_taken_back(function: Function) -> None:
     send("greet/requested")
     [batch] = claim_ids(function)
     assert batch_leases.mark_launching(batch)
-    assert batch_leases.unlaunched(None, 0) == []
+    assert batch_leases.unlaunched(0) == []
     fail_to_launch(batch)
     assert not batch_leases.mark_launching(batch)
 

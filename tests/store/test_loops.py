@@ -135,7 +135,7 @@ def test_a_worker_says_that_it_is_alive_again_after_every_kind_of_error(
 def test_who_waits_is_woken_again_after_the_listener_could_not_connect(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Listener().subscribe("greet") as woken:
+    with Listener().subscribe() as woken:
         assert woken.wait(10)
         # Not an error of psycopg: the settings cannot be read for a while.
         monkeypatch.setenv("RUNYARD_PORT", "nonsense")
