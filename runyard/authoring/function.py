@@ -93,7 +93,7 @@ class EventFunction(Generic[P, Returned]):
         self.sensor = sensor
         self.jobs = jobs
         self._body = body
-        update_wrapper(self, body)
+        update_wrapper(self, body, updated=())
 
     @property
     def job(self) -> JobDefinition:

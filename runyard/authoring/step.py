@@ -86,7 +86,7 @@ class Step(Generic[P, Returned, Result]):
         self._options = options
         self.name = check_name(options.get("name", body.name))
         _check(self.name, body, options)
-        update_wrapper(self, body.function)
+        update_wrapper(self, body.function, updated=())
 
     @overload
     def __call__(self, run: Run, /) -> None: ...
