@@ -26,7 +26,17 @@ because it cannot know how few rows they find, and compiling takes longer than a
 
 from pathlib import Path
 
-FILES = ("clock", "tables", "documents", "send", "flow_control", "claim", "waits", "ends")
+FILES = (
+    "clock",
+    "tables",
+    "documents",
+    "expressions",
+    "send",
+    "flow_control",
+    "claim",
+    "waits",
+    "ends",
+)
 
 
 def schema_sql() -> str:
