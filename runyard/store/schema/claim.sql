@@ -68,14 +68,22 @@ BEGIN
     FOR UPDATE SKIP LOCKED;
 END $$;
 
--- How many invocations may start now under a throttle whose key has this theoretical arrival time:
--- the generic cell rate algorithm (ITU-T I.371).
+-- How many invocations may start `at` a time under a throttle that lets one through every `seconds`
+-- and `burst` at once, if its key has this theoretical arrival time: the generic cell rate algorithm
+-- (ITU-T I.371).
+CREATE FUNCTION runyard.throttle_places_v1(
+    at timestamptz, arrival timestamptz, burst integer, seconds float8)
+RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+    SELECT greatest(0, 1 + floor(
+        (extract(epoch FROM at - greatest(arrival, at)) + (burst - 1) * seconds + 1e-6)
+        / seconds))::integer
+$$;
+
+-- The same now, with the rule as it is in the flow control of a function.
 CREATE FUNCTION runyard.throttle_allowance_v1(rule jsonb, arrival timestamptz) RETURNS integer
 LANGUAGE sql STABLE AS $$
-    SELECT greatest(0, 1 + floor(
-        (extract(epoch FROM runyard.now_v1() - greatest(arrival, runyard.now_v1()))
-            + ((rule->>'burst')::integer - 1) * (rule->>'interval')::float8 + 1e-6)
-        / (rule->>'interval')::float8))::integer
+    SELECT runyard.throttle_places_v1(
+        runyard.now_v1(), arrival, (rule->>'burst')::integer, (rule->>'interval')::float8)
 $$;
 
 -- Claims from the lanes of a function, within every limit. `fresh` has been admitted by this claim
@@ -97,8 +105,12 @@ DECLARE
     batching CONSTANT boolean := fn.flow ? 'batch';
     lanes_at_once CONSTANT integer := 150;
     lane_keys CONSTANT integer := (fn.flow->>'lane_keys')::integer;
-    throttle CONSTANT jsonb := fn.flow->'throttle';
-    throttle_key CONSTANT integer := (throttle->>'key')::integer;
+    now CONSTANT timestamptz := runyard.now_v1();
+    throttling CONSTANT boolean := fn.flow ? 'throttle';
+    throttle_key CONSTANT integer := (fn.flow->'throttle'->>'key')::integer;
+    burst CONSTANT integer := (fn.flow->'throttle'->>'burst')::integer;
+    seconds CONSTANT float8 := (fn.flow->'throttle'->>'interval')::float8;
+    pace CONSTANT interval := make_interval(secs => seconds);
     served_lane text;
     looked_at integer;
 BEGIN
@@ -156,7 +168,7 @@ BEGIN
                 UNION ALL SELECT lane, 2, false FROM arrived, reach
                     WHERE lane <= fn.last_lane AND reach.ahead IS NULL
                         AND (reach.behind IS NULL OR lane <= reach.behind)
-            ) AS every GROUP BY lane, part
+            ) AS every GROUP BY part, lane
         ) AS listed
         WHERE lane IS NOT NULL AND (just IS NOT NULL OR right(lane, 2) <> chr(30) || chr(30))
     ),
@@ -175,7 +187,7 @@ BEGIN
         ), '-infinity') AS clock
         FROM (
             SELECT lane, coalesce(keys[throttle_key], '') AS key FROM lanes
-            WHERE throttle IS NOT NULL AND NOT begun
+            WHERE throttling AND NOT begun
         ) AS keyed
     ),
     limits AS (  -- every limit that applies to a lane, with what is free of it
@@ -190,7 +202,7 @@ BEGIN
             control.scope = fn.name || ' singleton'
             AND lanes.keys[control.key] IS NOT DISTINCT FROM runyard.no_key_v1())
         UNION ALL
-        SELECT lane, 'throttle', key, runyard.throttle_allowance_v1(throttle, clock)
+        SELECT lane, 'throttle', key, runyard.throttle_places_v1(now, clock, burst, seconds)
         FROM clocks
     ),
     open AS (  -- the lanes with something to claim; if batching, the first that is full or due
@@ -205,7 +217,7 @@ BEGIN
         WHERE coalesce(room.free, 1) > 0 AND CASE
             WHEN NOT batching OR just IS NOT NULL THEN true
             ELSE (
-                SELECT due_at <= runyard.now_v1() FROM runyard.invocations
+                SELECT due_at <= now FROM runyard.invocations
                 WHERE function = fn.name AND lane = lanes.lane
                 ORDER BY priority DESC, due_at, id LIMIT 1
             ) OR EXISTS (
@@ -240,9 +252,9 @@ BEGIN
         FROM candidates
     ),
     shared AS (  -- limits that several lanes draw on; one lane's own limit is respected already
-        SELECT * FROM (
-            SELECT limits.*, count(*) OVER (PARTITION BY scope, key) AS lanes FROM limits
-        ) AS counted WHERE counted.lanes > 1
+        SELECT limits.* FROM limits JOIN (
+            SELECT scope, key FROM limits GROUP BY scope, key HAVING count(*) > 1
+        ) AS drawn_on USING (scope, key)
     ),
     counted AS (  -- for each candidate its number among those that draw on the same shared limit
         SELECT placed.id, shared.free,
@@ -278,12 +290,10 @@ BEGIN
     ),
     throttled AS (  -- the clocks of throttles move on by that many intervals
         INSERT INTO runyard.flow_control_state AS state (function, kind, key, until)
-        SELECT fn.name, 'throttle', used.key,
-            runyard.now_v1()
-                + used.n * make_interval(secs => (throttle->>'interval')::float8)
-        FROM used WHERE scope = 'throttle'
+        SELECT fn.name, 'throttle', used.key, now + used.n * pace FROM used
+        WHERE scope = 'throttle'
         ON CONFLICT (id) DO UPDATE SET until =
-            greatest(state.until, runyard.now_v1()) + (excluded.until - runyard.now_v1())
+            greatest(state.until, now) + (excluded.until - now)
     ),
     created AS (  -- the batch, with the slots that it holds of concurrency limits
         INSERT INTO runyard.batches (id, function, invocations, slots)
@@ -334,12 +344,15 @@ BEGIN
             UNION ALL SELECT c->>'scope' FROM jsonb_array_elements(fn.flow->'concurrency') AS c
         ) AS scopes ORDER BY scope
     ) AS ordered;
-    -- Nothing is claimed with stale keys: if more are left, they come first, in the next call.
-    IF runyard.rekey_v1(fn.name, 5000) = 5000 THEN
-        more := true;
-        RETURN;
-    END IF;
     SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
+    IF runyard.has_stale_keys_v1(fn) THEN
+        -- Nothing is claimed with stale keys: if more are left, they come first, in the next call.
+        IF runyard.rekey_v1(fn.name, 5000) = 5000 THEN
+            more := true;
+            RETURN;
+        END IF;
+        SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
+    END IF;
     IF fn.needs_admission THEN
         fresh := runyard.admit_v1(fn, 500);
         -- What a later rule decides about, or an index chooses from, has to be written first.

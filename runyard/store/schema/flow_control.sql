@@ -208,7 +208,7 @@ END $$;
 -- single set-based statement. Returns the ids that pass, locked; that they are admitted is for the
 -- caller to write. (by invocations_arrived)
 CREATE FUNCTION runyard.admit_v1(fn runyard.functions, most integer) RETURNS bigint[]
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
     ids   bigint[];
     rule  jsonb;
@@ -248,7 +248,7 @@ $$;
 -- twice.
 -- (by invocations_delayed)
 CREATE FUNCTION runyard.promote_v1(fn runyard.functions, most integer) RETURNS void
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
     ids bigint[];
     fresh bigint[];
