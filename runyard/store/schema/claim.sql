@@ -69,8 +69,8 @@ BEGIN
 END $$;
 
 -- How many invocations may start `at` a time under a throttle that lets one through every `seconds`
--- and `burst` at once, if its key has this theoretical arrival time: the generic cell rate algorithm
--- (ITU-T I.371).
+-- and `burst` at once, if its key has this theoretical arrival time: the generic cell rate
+-- algorithm (ITU-T I.371).
 CREATE FUNCTION runyard.throttle_places_v1(
     at timestamptz, arrival timestamptz, burst integer, seconds float8)
 RETURNS integer LANGUAGE sql IMMUTABLE AS $$
@@ -92,8 +92,8 @@ $$;
 -- other claim of the function runs at the same time, and what is cancelled meanwhile is not taken.
 -- Planning takes 2.5 ms, more than a small claim, so a session plans once, perhaps when the tables
 -- are still empty. Large tables are therefore looked up in subqueries and by arrays, where no join
--- can read an index whole; what is joined by value are a few hundred lanes, of which the planner
--- expects ten, so that it would compare each with each (enable_nestloop).
+-- can read an index whole. The lanes are joined by hashing (enable_nestloop): the planner expects
+-- ten of them, and would compare each of several hundred with every other.
 -- (by invocations_lane, invocations_pkey, batches_open, flow_control_state_pkey)
 CREATE FUNCTION runyard.take_from_lanes_v1(
     fn runyard.functions, batch text, most integer, just bigint[], fresh bigint[],
@@ -126,7 +126,7 @@ BEGIN
         FROM ahead WHERE lane IS NOT NULL AND n < lanes_at_once
     ),
     behind AS (  -- then those from the first lane up to it
-        (SELECT lane, 1 + (SELECT count(*) FROM ahead)::integer AS n FROM runyard.invocations
+        (SELECT lane, 1 + (SELECT count(lane) FROM ahead)::integer AS n FROM runyard.invocations
          WHERE function = fn.name AND lane >= '' AND lane <= fn.last_lane AND just IS NULL
             AND (SELECT count(lane) FROM ahead) < lanes_at_once
          ORDER BY lane LIMIT 1)
@@ -145,7 +145,8 @@ BEGIN
     ),
     reach AS (  -- the last lanes of the two walks, NULL where a walk has seen all there are
         SELECT CASE WHEN ahead.n >= lanes_at_once THEN ahead.lane END AS ahead,
-            CASE WHEN ahead.n + behind.n >= lanes_at_once THEN coalesce(behind.lane, '') END AS behind
+            CASE WHEN ahead.n + behind.n >= lanes_at_once THEN coalesce(behind.lane, '')
+                END AS behind
         FROM (SELECT count(lane) AS n, max(lane) AS lane FROM ahead) AS ahead,
             (SELECT count(lane) AS n, max(lane) AS lane FROM behind) AS behind
     ),
