@@ -1,6 +1,7 @@
 -- Flow control, part of every claim of a function that has any: admission rules decide what is
--- skipped or postponed, then what is due moves to its lane. All of it happens under one lock per
--- function and one per shared scope, and never in a sender's transaction.
+-- skipped or postponed, then what is due moves to its lane, unless the same claim takes it. All of
+-- it happens under one lock per function and one per shared scope, and never in a sender's
+-- transaction.
 --
 -- Functions that join tables plan each call (force_custom_plan): without that they would inherit
 -- the setting of claim_from_lanes_v1, which calls them.
