@@ -32,6 +32,7 @@ ROOMS = [
     "functions",
     "client",
     "engine",
+    "apps",
     "dagster_adapter",
     "authoring",
     "processes",
@@ -110,7 +111,7 @@ def test_no_room_of_the_web_process_reaches_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["text", "syntax", "store", "functions", "engine", "client.py", "events.py"]
+    "room", ["text", "syntax", "store", "functions", "engine", "apps", "client.py", "events.py"]
 )
 def test_below_the_adapter_nothing_imports_dagster(room: str) -> None:
     place = ROOT / "runyard" / room
