@@ -16,7 +16,7 @@ from runyard.dagster_adapter.prepared_jobs import PreparedJobs
 from runyard.dagster_adapter.sensor_loop import SensorLoop
 from runyard.functions.registry import Function
 from runyard.store import database
-from runyard.store.queries import fetch_all
+from runyard.store.queries import fetch_all, statements
 from tests.code_server import Server, hung, served_code
 from tests.conftest import Publish, wait_until
 from tests.tables import rows
@@ -121,6 +121,21 @@ def test_what_was_launched_most_recently_is_prepared_first() -> None:
             connection, "latest_launches_first", selectors=["never", "older", "newer"]
         )
     assert [row["selector_id"] for row in ordered] == ["newer", "older", "never"]
+
+
+def test_the_last_launches_are_found_by_an_index() -> None:
+    with database.connection() as connection, connection.transaction(force_rollback=True):
+        connection.execute(
+            "INSERT INTO job_ticks (job_origin_id, selector_id, status, type, timestamp, tick_body)"
+            " SELECT 'origin', 'selector' || n % 100, 'SUCCESS', 'SENSOR', now(), ''"
+            " FROM generate_series(1, 20000) AS n"
+        )
+        connection.execute("ANALYZE job_ticks")
+        plan = connection.execute(
+            b"EXPLAIN (FORMAT JSON) " + statements()["latest_launches_first"],
+            {"selectors": ["selector1", "selector2"]},
+        ).fetchone()
+    assert "Seq Scan" not in str(plan)
 
 
 def test_a_code_server_that_hangs_holds_up_no_function_whose_job_is_prepared(
