@@ -20,8 +20,8 @@ from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 # the next runs, few enough that events which arrive meanwhile still join a larger batch.
 WAITING_PER_SLOT = 1
 _SLOTS_WITHOUT_WORKERS = 2
-# One claim looks at 150 lanes. After 15,000 blocked lanes the claim ends with nothing, and the
-# next one continues from there.
+# One claim looks at 150 waiting lanes. After 15,000 blocked lanes the claim ends with nothing, and
+# the next one continues from there.
 _MAX_LANE_CLAIMS = 100
 # How long a tick of the daemon has to launch what it claimed. After that a batch no longer counts
 # as waiting, and its invocations may be claimed again.

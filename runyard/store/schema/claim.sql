@@ -68,64 +68,52 @@ BEGIN
     FOR UPDATE SKIP LOCKED;
 END $$;
 
--- How many invocations may start now under a throttle whose key has this theoretical arrival time:
--- the generic cell rate algorithm (ITU-T I.371).
-CREATE FUNCTION runyard.throttle_allowance_v1(rule jsonb, arrival timestamptz) RETURNS integer
-LANGUAGE sql STABLE AS $$
+-- How many invocations may start `at` a time under a throttle that lets one through every `seconds`
+-- and `burst` at once, if its key has this theoretical arrival time: the generic cell rate
+-- algorithm (ITU-T I.371).
+CREATE FUNCTION runyard.throttle_places_v1(
+    at timestamptz, arrival timestamptz, burst integer, seconds float8)
+RETURNS integer LANGUAGE sql IMMUTABLE AS $$
     SELECT greatest(0, 1 + floor(
-        (extract(epoch FROM runyard.now_v1() - greatest(arrival, runyard.now_v1()))
-            + ((rule->>'burst')::integer - 1) * (rule->>'interval')::float8 + 1e-6)
-        / (rule->>'interval')::float8))::integer
+        (extract(epoch FROM at - greatest(arrival, at)) + (burst - 1) * seconds + 1e-6)
+        / seconds))::integer
 $$;
 
--- Claims due invocations of a function with lanes: by priority, then round-robin from lane to lane,
--- within every limit. `just` restricts the claim to these invocations, which are taken even if the
--- function is paused. Suspects (crashes >= 2) are only taken this way. Returns a row, with size 0
--- if nothing can be claimed. No row is locked before it is taken: no other claim of the function
--- runs at the same time, and what is cancelled meanwhile is not taken. A call looks at a bounded
--- number of lanes, starting after the one that was served last; `more` says that nothing could be
--- claimed in those, and others are left.
+-- The same now, with the rule as it is in the flow control of a function.
+CREATE FUNCTION runyard.throttle_allowance_v1(rule jsonb, arrival timestamptz) RETURNS integer
+LANGUAGE sql STABLE AS $$
+    SELECT runyard.throttle_places_v1(
+        runyard.now_v1(), arrival, (rule->>'burst')::integer, (rule->>'interval')::float8)
+$$;
+
+-- Claims from the lanes of a function, within every limit. `fresh` has been admitted by this claim
+-- and is in no lane yet: what of it is claimed is written once, the rest goes to its lane. `just`
+-- restricts the claim to these invocations. No row is locked before it is taken, except `fresh`: no
+-- other claim of the function runs at the same time, and what is cancelled meanwhile is not taken.
 -- Planning takes 2.5 ms, more than a small claim, so a session plans once, perhaps when the tables
 -- are still empty. Large tables are therefore looked up in subqueries and by arrays, where no join
--- can read an index whole.
--- (by invocations_lane, batches_open, flow_control_state_pkey)
-CREATE FUNCTION runyard.claim_from_lanes_v1(
-    name text, batch text, most integer, just bigint[] DEFAULT NULL,
+-- can read an index whole. The lanes are joined by hashing (enable_nestloop): the planner expects
+-- ten of them, and would compare each of several hundred with every other.
+-- (by invocations_lane, invocations_pkey, batches_open, flow_control_state_pkey)
+CREATE FUNCTION runyard.take_from_lanes_v1(
+    fn runyard.functions, batch text, most integer, just bigint[], fresh bigint[],
     OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean)
-LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off
+SET enable_nestloop = off SET jit = off
 AS $$
 DECLARE
-    fn       runyard.functions;
-    batching boolean;
+    batching CONSTANT boolean := fn.flow ? 'batch';
     lanes_at_once CONSTANT integer := 150;
+    lane_keys CONSTANT integer := (fn.flow->>'lane_keys')::integer;
+    now CONSTANT timestamptz := runyard.now_v1();
+    throttling CONSTANT boolean := fn.flow ? 'throttle';
+    throttle_key CONSTANT integer := (fn.flow->'throttle'->>'key')::integer;
+    burst CONSTANT integer := (fn.flow->'throttle'->>'burst')::integer;
+    seconds CONSTANT float8 := (fn.flow->'throttle'->>'interval')::float8;
+    pace CONSTANT interval := make_interval(secs => seconds);
     served_lane text;
     looked_at integer;
 BEGIN
-    size := 0;
-    more := false;
-    SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
-    IF NOT FOUND OR (fn.paused_at IS NOT NULL AND just IS NULL) THEN
-        RETURN;
-    END IF;
-    batching := fn.flow ? 'batch';
-    -- One claim of the function at a time, and one over each shared scope.
-    PERFORM pg_advisory_xact_lock(8290, hashtext(scope)) FROM (
-        SELECT DISTINCT scope FROM (
-            SELECT 'function ' || fn.name AS scope
-            UNION ALL SELECT c->>'scope' FROM jsonb_array_elements(fn.flow->'concurrency') AS c
-        ) AS scopes ORDER BY scope
-    ) AS ordered;
-    -- Nothing is claimed with stale keys: if more are left, they come first, in the next call.
-    IF runyard.rekey_v1(fn.name, 5000) = 5000 THEN
-        more := true;
-        RETURN;
-    END IF;
-    SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
-    IF fn.needs_admission THEN
-        PERFORM runyard.admit_v1(fn, 500);
-    END IF;
-    PERFORM runyard.promote_v1(fn, 1000);
-
     WITH RECURSIVE ahead AS (  -- the lanes after the one that was served last, in order
         (SELECT lane, 1 AS n FROM runyard.invocations
          WHERE function = fn.name AND lane > fn.last_lane AND just IS NULL
@@ -138,8 +126,9 @@ BEGIN
         FROM ahead WHERE lane IS NOT NULL AND n < lanes_at_once
     ),
     behind AS (  -- then those from the first lane up to it
-        (SELECT lane, 1 + (SELECT count(*) FROM ahead)::integer AS n FROM runyard.invocations
+        (SELECT lane, 1 + (SELECT count(lane) FROM ahead)::integer AS n FROM runyard.invocations
          WHERE function = fn.name AND lane >= '' AND lane <= fn.last_lane AND just IS NULL
+            AND (SELECT count(lane) FROM ahead) < lanes_at_once
          ORDER BY lane LIMIT 1)
         UNION ALL
         SELECT (
@@ -149,16 +138,39 @@ BEGIN
             ORDER BY invocations.lane LIMIT 1), n + 1
         FROM behind WHERE lane IS NOT NULL AND n < lanes_at_once
     ),
-    lanes AS (  -- all lanes to look at, with their position, their keys, and how many they are
-        SELECT lane, row_number() OVER (ORDER BY part, n) AS position,
+    arrived AS (  -- what has just been admitted, with the lane that each goes to
+        SELECT id, priority, due_at, crashes, generation,
+            array_to_string(keys[1:lane_keys], chr(31)) COLLATE "C" AS lane
+        FROM runyard.invocations WHERE id = ANY (fresh)
+    ),
+    reach AS (  -- the last lanes of the two walks, NULL where a walk has seen all there are
+        SELECT CASE WHEN ahead.n >= lanes_at_once THEN ahead.lane END AS ahead,
+            CASE WHEN ahead.n + behind.n >= lanes_at_once THEN coalesce(behind.lane, '')
+                END AS behind
+        FROM (SELECT count(lane) AS n, max(lane) AS lane FROM ahead) AS ahead,
+            (SELECT count(lane) AS n, max(lane) AS lane FROM behind) AS behind
+    ),
+    walked AS (  -- all lanes to look at, no lane between the first and the last left out
+        SELECT lane, 1 AS part FROM ahead
+        UNION ALL SELECT lane, 2 FROM behind
+        UNION ALL SELECT DISTINCT (
+            SELECT lane FROM runyard.invocations WHERE id = wanted AND function = fn.name), 3
+        FROM unnest(just) AS wanted
+    ),
+    lanes AS (  -- each with its position, its keys, how many they are, and if the index has it
+        SELECT lane, row_number() OVER (ORDER BY part, lane) AS position,
             string_to_array(rtrim(lane, chr(30)), chr(31)) AS keys,
-            right(lane, 1) = chr(30) AS begun, count(*) OVER () AS among
+            right(lane, 1) = chr(30) AS begun, count(*) OVER () AS among, indexed
         FROM (
-            SELECT lane, 1 AS part, n FROM ahead
-            UNION ALL SELECT lane, 2, n FROM behind
-            UNION ALL SELECT DISTINCT lane, 3, 1 FROM runyard.invocations
-                WHERE id = ANY (just) AND function = fn.name
-        ) AS walked
+            SELECT lane, part, bool_or(indexed) AS indexed FROM (
+                SELECT lane, part, true AS indexed FROM walked
+                UNION ALL SELECT lane, 1, false FROM arrived, reach
+                    WHERE lane > fn.last_lane AND (reach.ahead IS NULL OR lane <= reach.ahead)
+                UNION ALL SELECT lane, 2, false FROM arrived, reach
+                    WHERE lane <= fn.last_lane AND reach.ahead IS NULL
+                        AND (reach.behind IS NULL OR lane <= reach.behind)
+            ) AS every GROUP BY part, lane
+        ) AS listed
         WHERE lane IS NOT NULL AND (just IS NOT NULL OR right(lane, 2) <> chr(30) || chr(30))
     ),
     held AS (  -- what open batches hold of each concurrency limit
@@ -168,6 +180,16 @@ BEGIN
             AS slot (scope text, key text, n integer)
         WHERE batches.status IN ('claimed', 'running') AND batches.slots IS NOT NULL
         GROUP BY 1, 2
+    ),
+    clocks AS MATERIALIZED (  -- the clock of the throttle for each lane
+        SELECT lane, key, coalesce((
+            SELECT state.until FROM runyard.flow_control_state AS state
+            WHERE state.id = 'throttle' || chr(31) || fn.name || chr(31) || keyed.key
+        ), '-infinity') AS clock
+        FROM (
+            SELECT lane, coalesce(keys[throttle_key], '') AS key FROM lanes
+            WHERE throttling AND NOT begun
+        ) AS keyed
     ),
     limits AS (  -- every limit that applies to a lane, with what is free of it
         SELECT lanes.lane, control.scope, coalesce(lanes.keys[control.key], '') AS key,
@@ -181,25 +203,22 @@ BEGIN
             control.scope = fn.name || ' singleton'
             AND lanes.keys[control.key] IS NOT DISTINCT FROM runyard.no_key_v1())
         UNION ALL
-        SELECT lanes.lane, 'throttle',
-            coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''),
-            runyard.throttle_allowance_v1(fn.flow->'throttle', coalesce((
-                SELECT state.until FROM runyard.flow_control_state AS state
-                WHERE state.id = concat_ws(chr(31), 'throttle', fn.name,
-                    coalesce(lanes.keys[(fn.flow->'throttle'->>'key')::integer], ''))
-            ), '-infinity'))
-        FROM lanes
-        WHERE fn.flow ? 'throttle' AND NOT lanes.begun
+        SELECT lane, 'throttle', key, runyard.throttle_places_v1(now, clock, burst, seconds)
+        FROM clocks
     ),
     open AS (  -- the lanes with something to claim; if batching, the first that is full or due
-        SELECT lanes.lane, lanes.position, lanes.among, room.free FROM lanes
+        SELECT lanes.lane, lanes.position, lanes.indexed, CASE
+            WHEN batching THEN most ELSE least(
+                room.free, most, CASE WHEN lanes.among <= 3 THEN most
+                    ELSE 1 + 5 * most / (4 * lanes.among) END) END AS share
+        FROM lanes
         LEFT JOIN (
             SELECT lane, min(free) AS free FROM limits GROUP BY lane
         ) AS room USING (lane)
         WHERE coalesce(room.free, 1) > 0 AND CASE
             WHEN NOT batching OR just IS NOT NULL THEN true
             ELSE (
-                SELECT due_at <= runyard.now_v1() FROM runyard.invocations
+                SELECT due_at <= now FROM runyard.invocations
                 WHERE function = fn.name AND lane = lanes.lane
                 ORDER BY priority DESC, due_at, id LIMIT 1
             ) OR EXISTS (
@@ -208,29 +227,35 @@ BEGIN
                 ORDER BY priority DESC, due_at, id OFFSET most - 1 LIMIT 1) END
         ORDER BY position LIMIT CASE WHEN batching THEN 1 END
     ),
-    candidates AS (  -- the first invocations of each lane: more of each, the fewer lanes there are
-        SELECT open.lane, open.position, first.*,
-            row_number() OVER (
-                PARTITION BY open.lane ORDER BY first.priority DESC, first.due_at, first.id
-            ) AS turn
+    firsts AS (  -- the first invocations of each lane: more of each, the fewer lanes there are
+        SELECT open.lane, open.position, open.share, first.*
         FROM open CROSS JOIN LATERAL (
             SELECT id, priority, due_at, crashes FROM runyard.invocations
             WHERE function = fn.name AND lane = open.lane AND generation = fn.generation
                 AND CASE WHEN just IS NULL THEN crashes < 2 ELSE id = ANY (just) END
-            ORDER BY priority DESC, due_at, id
-            LIMIT CASE WHEN batching THEN most ELSE least(
-                open.free, most,
-                CASE WHEN open.among <= 3 THEN most ELSE 1 + 5 * most / (4 * open.among) END) END
+            ORDER BY priority DESC, due_at, id LIMIT open.share
         ) AS first
+        WHERE open.indexed
+        UNION ALL
+        SELECT open.lane, open.position, open.share, id, priority, due_at, crashes
+        FROM open JOIN arrived USING (lane)
+        WHERE generation = fn.generation AND crashes < 2
+    ),
+    candidates AS (  -- the same in their order, and no more than the share of each lane
+        SELECT * FROM (
+            SELECT firsts.*, row_number() OVER (
+                PARTITION BY lane ORDER BY priority DESC, due_at, id) AS turn
+            FROM firsts
+        ) AS ordered WHERE turn <= share
     ),
     placed AS (  -- in the order in which they are taken: priority, then round-robin
         SELECT candidates.*, row_number() OVER (ORDER BY priority DESC, turn, position) AS place
         FROM candidates
     ),
     shared AS (  -- limits that several lanes draw on; one lane's own limit is respected already
-        SELECT * FROM (
-            SELECT limits.*, count(*) OVER (PARTITION BY scope, key) AS lanes FROM limits
-        ) AS counted WHERE counted.lanes > 1
+        SELECT limits.* FROM limits JOIN (
+            SELECT scope, key FROM limits GROUP BY scope, key HAVING count(*) > 1
+        ) AS drawn_on USING (scope, key)
     ),
     counted AS (  -- for each candidate its number among those that draw on the same shared limit
         SELECT placed.id, shared.free,
@@ -250,9 +275,15 @@ BEGIN
     ),
     taken AS (  -- the claim itself
         UPDATE runyard.invocations
-        SET status = 'claimed', batch_id = claim_from_lanes_v1.batch, lane = NULL
+        SET status = 'claimed', batch_id = take_from_lanes_v1.batch, lane = NULL, admitted = true
         WHERE id = ANY (ARRAY(SELECT id FROM chosen)) AND status <> 'cancelled'
         RETURNING invocations.id, invocations.event_id, invocations.run_id
+    ),
+    queued AS (  -- what has been admitted and not chosen goes to its lane
+        UPDATE runyard.invocations
+        SET admitted = true, lane = array_to_string(keys[1:lane_keys], chr(31))
+        WHERE id = ANY (ARRAY(SELECT unnest(fresh) EXCEPT SELECT id FROM chosen))
+            AND status = 'queued'
     ),
     used AS (  -- how much of each limit it uses; a batch counts as one
         SELECT limits.scope, limits.key, CASE WHEN batching THEN 1 ELSE count(*) END AS n
@@ -260,16 +291,14 @@ BEGIN
     ),
     throttled AS (  -- the clocks of throttles move on by that many intervals
         INSERT INTO runyard.flow_control_state AS state (function, kind, key, until)
-        SELECT fn.name, 'throttle', used.key,
-            runyard.now_v1()
-                + used.n * make_interval(secs => (fn.flow->'throttle'->>'interval')::float8)
-        FROM used WHERE scope = 'throttle'
+        SELECT fn.name, 'throttle', used.key, now + used.n * pace FROM used
+        WHERE scope = 'throttle'
         ON CONFLICT (id) DO UPDATE SET until =
-            greatest(state.until, runyard.now_v1()) + (excluded.until - runyard.now_v1())
+            greatest(state.until, now) + (excluded.until - now)
     ),
     created AS (  -- the batch, with the slots that it holds of concurrency limits
         INSERT INTO runyard.batches (id, function, invocations, slots)
-        SELECT claim_from_lanes_v1.batch, fn.name, array_agg(id), (
+        SELECT take_from_lanes_v1.batch, fn.name, array_agg(id), (
             SELECT jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n))
             FROM used WHERE scope <> 'throttle')
         FROM taken HAVING count(*) > 0
@@ -286,6 +315,56 @@ BEGIN
     IF served_lane IS NOT NULL AND served_lane <> fn.last_lane AND just IS NULL THEN
         UPDATE runyard.functions SET last_lane = served_lane WHERE functions.name = fn.name;
     END IF;
+END $$;
+
+-- Claims due invocations of a function with lanes: by priority, then round-robin from lane to lane,
+-- within every limit. `just` restricts the claim to these invocations, which are taken even if the
+-- function is paused. Suspects (crashes >= 2) are only taken this way. Returns a row, with size 0
+-- if nothing can be claimed. A call looks at a bounded number of lanes, starting after the one that
+-- was served last; `more` says that nothing could be claimed in those, and others are left.
+-- (by functions_pkey, and as rekey_v1, admit_v1, promote_v1, take_from_lanes_v1)
+CREATE FUNCTION runyard.claim_from_lanes_v1(
+    name text, batch text, most integer, just bigint[] DEFAULT NULL,
+    OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean)
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+    fn    runyard.functions;
+    fresh bigint[];
+BEGIN
+    size := 0;
+    more := false;
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
+    IF NOT FOUND OR (fn.paused_at IS NOT NULL AND just IS NULL) THEN
+        RETURN;
+    END IF;
+    -- One claim of the function at a time, and one over each shared scope.
+    PERFORM pg_advisory_xact_lock(8290, hashtext(scope)) FROM (
+        SELECT DISTINCT scope FROM (
+            SELECT 'function ' || fn.name AS scope
+            UNION ALL SELECT c->>'scope' FROM jsonb_array_elements(fn.flow->'concurrency') AS c
+        ) AS scopes ORDER BY scope
+    ) AS ordered;
+    SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
+    IF runyard.has_stale_keys_v1(fn) THEN
+        -- Nothing is claimed with stale keys: if more are left, they come first, in the next call.
+        IF runyard.rekey_v1(fn.name, 5000) = 5000 THEN
+            more := true;
+            RETURN;
+        END IF;
+        SELECT * INTO fn FROM runyard.functions WHERE functions.name = claim_from_lanes_v1.name;
+    END IF;
+    IF fn.needs_admission THEN
+        fresh := runyard.admit_v1(fn, 500);
+        -- What a later rule decides about, or an index chooses from, has to be written first.
+        IF just IS NOT NULL OR fn.flow ?| ARRAY['singleton', 'debounce', 'batch'] THEN
+            PERFORM runyard.enqueue_v1(fn, fresh);
+            fresh := NULL;
+        END IF;
+    END IF;
+    PERFORM runyard.promote_v1(fn, 1000);
+    SELECT taken.* INTO size, event_id, previous_run, more
+    FROM runyard.take_from_lanes_v1(fn, batch, most, just, fresh) AS taken;
 END $$;
 
 -- Claims for a function with lanes, unless it is blocked (held_until_v1). Suspects come first, if

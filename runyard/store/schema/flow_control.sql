@@ -1,6 +1,7 @@
 -- Flow control, part of every claim of a function that has any: admission rules decide what is
--- skipped or postponed, then what is due moves to its lane. All of it happens under one lock per
--- function and one per shared scope, and never in a sender's transaction.
+-- skipped or postponed, then what is due moves to its lane, unless the same claim takes it. All of
+-- it happens under one lock per function and one per shared scope, and never in a sender's
+-- transaction.
 --
 -- Functions that join tables plan each call (force_custom_plan): without that they would inherit
 -- the setting of claim_from_lanes_v1, which calls them.
@@ -29,29 +30,32 @@ $$;
 -- Returns the ids that pass; those without the key pass. If f(i) is the number of free places when
 -- arrival i comes (it only grows within a chunk), then i + min(0, min over j <= i of f(j) - j) of
 -- the first i pass. The state of a key is looked up in a subquery: a session plans once, and a join
--- planned for an empty table reads all keys for each arrival.
+-- planned for an empty table reads all keys for each arrival. A log is in order, so that a binary
+-- search counts what is in the period, and new times are usually just appended.
 -- (by invocations_pkey, flow_control_state_pkey)
 CREATE FUNCTION runyard.apply_limit_v1(name text, rule jsonb, ids bigint[]) RETURNS bigint[]
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
-    period CONSTANT interval := make_interval(secs => (rule->>'period')::float8);
-    most   CONSTANT integer := (rule->>'limit')::integer;
-    passed bigint[];
-    keyed  CONSTANT bigint[] := runyard.with_key_v1(ids, (rule->>'key')::integer);
+    kind    CONSTANT text := rule->>'kind';
+    place   CONSTANT integer := (rule->>'key')::integer;
+    period  CONSTANT interval := make_interval(secs => (rule->>'period')::float8);
+    most    CONSTANT integer := (rule->>'limit')::integer;
+    prefix  CONSTANT text := kind || chr(31) || name || chr(31);
+    passed  bigint[];
+    skipped bigint[];
 BEGIN
     WITH arrived AS (  -- the arrivals with their key
-        SELECT id, due_at AS at, coalesce(keys[(rule->>'key')::integer], '') AS key
-        FROM runyard.invocations WHERE id = ANY (keyed)
+        SELECT id, due_at AS at, coalesce(keys[place], '') AS key
+        FROM runyard.invocations WHERE id = ANY (ids)
     ),
-    counted AS (  -- each with its number i within the key, and the free places f(i)
+    counted AS (  -- those with a key, with their number i within it and the free places f(i)
         SELECT arrived.*,
             row_number() OVER (PARTITION BY arrived.key ORDER BY arrived.at, arrived.id) AS i,
-            most - (
-                SELECT count(*)
-                FROM runyard.flow_control_state AS state, unnest(state.log) AS earlier
-                WHERE state.id = concat_ws(chr(31), rule->>'kind', apply_limit_v1.name, arrived.key)
-                    AND earlier > arrived.at - period) AS free
-        FROM arrived
+            most - coalesce((
+                SELECT cardinality(state.log) - width_bucket(arrived.at - period, state.log)
+                FROM runyard.flow_control_state AS state WHERE state.id = prefix || arrived.key
+            ), 0) AS free
+        FROM arrived WHERE arrived.key <> runyard.no_key_v1()
     ),
     summed AS (  -- how many of the first i pass
         SELECT *, i + least(0, min(free - i) OVER (PARTITION BY key ORDER BY i)) AS taken
@@ -63,21 +67,30 @@ BEGIN
     ),
     remembered AS (  -- the times of those that pass are kept for as long as they count
         INSERT INTO runyard.flow_control_state AS state (function, kind, key, until, log)
-        SELECT apply_limit_v1.name, rule->>'kind', key, max(at) + period,
+        SELECT apply_limit_v1.name, kind, key, max(at) + period,
             array_agg(at ORDER BY at)
         FROM judged WHERE passes GROUP BY key
-        ON CONFLICT (id) DO UPDATE SET until = greatest(state.until, excluded.until), log = (
-            SELECT array_agg(at ORDER BY at) FROM (
-                SELECT at FROM unnest(state.log || excluded.log) AS at
-                WHERE at > excluded.until - 2 * period ORDER BY at DESC LIMIT most
-            ) AS latest
-        )
+        ON CONFLICT (id) DO UPDATE SET until = greatest(state.until, excluded.until), log = CASE
+            WHEN cardinality(state.log) + cardinality(excluded.log) <= most
+                AND state.log[1] > excluded.until - 2 * period
+                AND state.log[cardinality(state.log)] <= excluded.log[1]
+            THEN state.log || excluded.log
+            ELSE (
+                SELECT array_agg(at ORDER BY at) FROM (
+                    SELECT at FROM unnest(state.log || excluded.log) AS at
+                    WHERE at > excluded.until - 2 * period ORDER BY at DESC LIMIT most
+                ) AS latest) END
     )
-    SELECT array_agg(id) FILTER (WHERE passes) INTO passed FROM judged;
-    ids := passed || array(SELECT unnest(ids) EXCEPT SELECT unnest(keyed));
-    PERFORM runyard.skip_v1(
-        array(SELECT unnest(keyed) EXCEPT SELECT unnest(ids)), rule->>'reason');
-    RETURN ids;
+    SELECT array_agg(id) FILTER (WHERE passes), array_agg(id) FILTER (WHERE NOT passes)
+    INTO passed, skipped
+    FROM (
+        SELECT id, passes FROM judged
+        UNION ALL SELECT id, true FROM arrived WHERE key = runyard.no_key_v1()
+    ) AS decided;
+    IF skipped IS NOT NULL THEN
+        PERFORM runyard.skip_v1(skipped, rule->>'reason');
+    END IF;
+    RETURN passed;
 END $$;
 
 -- Debounce: of arrivals of a key that come within `period` of each other only the last is run,
@@ -193,9 +206,10 @@ END $$;
 
 -- Applies the admission rules of a function to what has arrived since the last claim, in the order
 -- of arrival. A chunk spans less than the period of every rule, which is what makes each rule a
--- single set-based statement. (by invocations_arrived)
-CREATE FUNCTION runyard.admit_v1(fn runyard.functions, most integer) RETURNS void
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+-- single set-based statement. Returns the ids that pass, locked; that they are admitted is for the
+-- caller to write. (by invocations_arrived)
+CREATE FUNCTION runyard.admit_v1(fn runyard.functions, most integer) RETURNS bigint[]
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
     ids   bigint[];
     rule  jsonb;
@@ -210,7 +224,7 @@ BEGIN
     WHERE due_at < (SELECT min(due_at) FROM due)
         + make_interval(secs => (fn.flow->>'shortest_period')::float8);
     IF ids IS NULL THEN
-        RETURN;
+        RETURN NULL;
     END IF;
     FOR rule IN SELECT * FROM jsonb_array_elements(fn.flow->'limits') LOOP
         ids := runyard.apply_limit_v1(fn.name, rule, ids);
@@ -218,18 +232,24 @@ BEGIN
     IF fn.flow ? 'debounce' THEN
         PERFORM runyard.debounce_v1(fn.name, fn.flow->'debounce', ids);
     END IF;
+    RETURN ids;
+END $$;
+
+-- Writes that invocations are admitted; what is due goes to its lane. (by invocations_pkey)
+CREATE FUNCTION runyard.enqueue_v1(fn runyard.functions, ids bigint[]) RETURNS void
+LANGUAGE sql AS $$
     UPDATE runyard.invocations SET admitted = true,
         lane = CASE WHEN due_at <= runyard.now_v1() AND NOT fn.flow ? 'singleton'
             THEN array_to_string(keys[1:(fn.flow->>'lane_keys')::integer], chr(31)) END
-    WHERE id = ANY (ids) AND status = 'queued';
-END $$;
+    WHERE id = ANY (ids) AND status = 'queued'
+$$;
 
 -- Moves what has become due to its lane. What has been started before has a separate lane, marked
 -- with one character 30, because a throttle only counts starts; suspects have another, marked
 -- twice.
 -- (by invocations_delayed)
 CREATE FUNCTION runyard.promote_v1(fn runyard.functions, most integer) RETURNS void
-LANGUAGE plpgsql SET plan_cache_mode = force_custom_plan SET jit = off AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
 DECLARE
     ids bigint[];
     fresh bigint[];
