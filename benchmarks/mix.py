@@ -27,6 +27,7 @@ READY_LIMIT_SECONDS = 120
 # A stack that keeps up needs none of these: they end the measurement of one that does not.
 FIRST_EVENT_LIMIT_SECONDS = 30
 DRAIN_LIMIT_SECONDS = 120
+PREPARED_LIMIT_SECONDS = 120
 _SEED = 17
 _OPEN = "status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')"
 
@@ -46,6 +47,7 @@ class Mix:
         """Many functions: the start of their stack, and a minute of events at an even rate."""
         with _stack(self.functions) as start_s:
             result: Result = {"start_s": start_s, "first_event_s": _first_event(self.functions)}
+            result["prepared_s"] = _prepared(self.functions)
             if self.measures_idle:
                 result["idle_percent_of_one_core"] = idle_percent()
             result["memory_mb"] = round(memory_mb())
@@ -107,6 +109,15 @@ def _first_event(functions: int) -> float:
     """Send an event to the last function; return the seconds until nothing is open."""
     send(event_name(functions - 1), {"n": 0})
     return round(_drain(FIRST_EVENT_LIMIT_SECONDS), 2)
+
+
+def _prepared(functions: int) -> float:
+    """Wait until the daemon has stored the plans of all jobs; return the seconds it took."""
+    began = time.monotonic()
+    stored = "SELECT count(*) FROM snapshots WHERE snapshot_type = 'EXECUTION_PLAN'"
+    while time.monotonic() - began < PREPARED_LIMIT_SECONDS and number(stored) < functions:
+        time.sleep(0.1)
+    return round(time.monotonic() - began, 1)
 
 
 def _send(functions: int, events_per_s: int) -> list[int]:

@@ -373,8 +373,8 @@ class LoadedSensor:
     ----------
     name, origin_id, selector_id
         Its name, and the ids by which Dagster knows it.
-    functions
-        The functions whose invocations it claims.
+    functions, jobs
+        The functions whose invocations it claims, and the jobs that it launches.
     location, repository, remote
         Dagster's own objects.
     """
@@ -383,6 +383,7 @@ class LoadedSensor:
     origin_id: str
     selector_id: str
     functions: tuple[str, ...]
+    jobs: tuple[str, ...]
     location: Any
     repository: Any
     remote: Any
@@ -406,6 +407,7 @@ def function_sensors(context: IWorkspaceProcessContext[Any]) -> Iterator[LoadedS
                         sensor.get_remote_origin_id(),
                         sensor.selector_id,
                         _functions_of(sensor),
+                        tuple(target.job_name for target in sensor.get_targets()),
                         location,
                         repository,
                         sensor,

@@ -2,8 +2,8 @@
 
 Dagster's sensor daemon creates one run after the other, in about twenty statements and commits, and
 asks the code server twice for each. Here a job's snapshot and execution plan are asked for once per
-code version; then the runs of a tick, their tags, the first event of their logs and the tick itself
-are a few statements. The rows are those that Dagster writes.
+code version (see `prepared_jobs`); then the runs of a tick, their tags, the first event of their
+logs and the tick itself are a few statements. The rows are those that Dagster writes.
 
 Runs that need more than that (jobs that materialize assets, other run launchers, a queue of runs in
 Dagster, no living worker) are created and submitted by Dagster itself.

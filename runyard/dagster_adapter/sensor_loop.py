@@ -4,7 +4,7 @@ It waits for a notification of the database or for the next due time, then evalu
 the function that has waited longest first, since its oldest invocation was due or since its last
 launch, so that the backlog of one holds up no other. A tick claims, writes its runs in the same
 transaction, hands them to the broker and returns. Nothing is written while nothing happens, and no
-thread waits in a tick.
+thread waits in a tick. A job that is not prepared yet holds up no other (see `prepared_jobs`).
 
 Under stock `dagster dev` the sensors are evaluated by Dagster's own daemon: see `sensors`.
 """
@@ -31,6 +31,7 @@ from runyard.dagster_adapter.internals import (
 from runyard.dagster_adapter.launcher import WarmRunLauncher
 from runyard.dagster_adapter.launches import JobRuns
 from runyard.dagster_adapter.postponements import Postponements
+from runyard.dagster_adapter.prepared_jobs import PreparedJobs
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine.backoff import Backoff
 from runyard.engine.batch_claims import Capacity, capacity, claim_some
@@ -54,7 +55,7 @@ class SensorLoop:
         self._instance: DagsterInstance = context.instance
         self._version: Hashable = None
         self._sensors: dict[str, LoadedSensor] = {}
-        self._jobs: dict[tuple[str, str], JobRuns] = {}
+        self._jobs = PreparedJobs(self._instance)
         self._launched_at: dict[str, float] = {}
         self._postponements = Postponements(LONGEST_WAIT)
         self._unreachable = Backoff(_log, "the code server is unreachable", LONGEST_WAIT)
@@ -72,7 +73,9 @@ class SensorLoop:
                     wait = backoff.failed(error)
                 else:
                     backoff.succeeded()
-                if woken.wait(wait):
+                with self._jobs.while_idle():
+                    notified = woken.wait(wait)
+                if notified:
                     self._postponements.interrupt()
 
     def evaluate_due(self) -> float:
@@ -118,7 +121,7 @@ class SensorLoop:
                 for sensor in function_sensors(self._context)
                 for name in sensor.functions
             }
-            self._jobs = {}
+            self._jobs.load(list(self._sensors.values()))
             self._version = version
             _keep_from_garbage_collector()
 
@@ -143,29 +146,35 @@ class SensorLoop:
     def _tick(self, due: Due, sensor: LoadedSensor, most: int, workers: Capacity) -> int:
         """Claim for one function and launch the runs; returns how many."""
         try:
-            job = self._job_runs(sensor, due.job)
+            job = self._jobs.get(sensor, due.job)
         except (DagsterUserCodeUnreachableError, DatabaseUnavailable):
             raise
         except Exception as error:
             count = self._refuse(due, error)
         else:
-            launcher = self._instance.run_launcher
-            self._postponements.trying(due.name)
-            if (
-                workers.slots > 0
-                and job.is_plain
-                and isinstance(launcher, WarmRunLauncher)
-                and not isinstance(self._instance.run_coordinator, QueuedRunCoordinator)
-            ):
-                count = self._launch(due, job, launcher, most)
-            else:
-                count = self._submit(due, job, most)
+            if job is None:
+                self._postponements.postpone_longer(due.name)
+                return 0
+            count = self._claim_for(due, job, most, workers)
         if count:
             self._launched_at[due.name] = time.monotonic()
             self._postponements.launched(due.name)
         else:
             self._postpone(due)
         return count
+
+    def _claim_for(self, due: Due, job: JobRuns, most: int, workers: Capacity) -> int:
+        """Claim and launch as directly as the instance allows; returns how many runs."""
+        launcher = self._instance.run_launcher
+        self._postponements.trying(due.name)
+        if (
+            workers.slots > 0
+            and job.is_plain
+            and isinstance(launcher, WarmRunLauncher)
+            and not isinstance(self._instance.run_coordinator, QueuedRunCoordinator)
+        ):
+            return self._launch(due, job, launcher, most)
+        return self._submit(due, job, most)
 
     def _postpone(self, due: Due) -> None:
         """Leave a function alone that counted as due, but had nothing to claim."""
@@ -220,12 +229,6 @@ class SensorLoop:
         for claim in claims:
             reaper.launch_failed(claim.batch_id, error)
         return len(claims)
-
-    def _job_runs(self, sensor: LoadedSensor, job: str) -> JobRuns:
-        known = self._jobs.get((sensor.name, job))
-        if known is None:
-            known = self._jobs[sensor.name, job] = JobRuns(self._instance, sensor, job)
-        return known
 
 
 def _keep_from_garbage_collector() -> None:

@@ -6,6 +6,15 @@
 -- The selector ids of the sensors that are switched off. (a small table: scanned)
 SELECT selector_id FROM instigators WHERE instigator_type = 'SENSOR' AND status = 'STOPPED'
 
+-- name: latest_launches_first
+-- Selector ids of sensors, those first that have launched runs most recently, as far as their ticks
+-- are kept. (by idx_tick_selector_timestamp)
+SELECT selector_id
+FROM unnest(%(selectors)s::text[]) AS wanted (selector_id)
+ORDER BY (
+    SELECT max(timestamp) FROM job_ticks WHERE job_ticks.selector_id = wanted.selector_id
+) DESC NULLS LAST
+
 -- name: add_tick
 -- Record a tick of a sensor that has launched runs; returns its id, which is a tag of its runs.
 -- (nothing is read, nothing scanned)

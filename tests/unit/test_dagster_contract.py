@@ -120,6 +120,7 @@ NAMES = {
         attributes=(
             "get_remote_origin_id",
             "get_target",
+            "get_targets",
             "metadata",
             "selector_id",
             "tags",
