@@ -204,14 +204,21 @@ def pooled_instance() -> Iterator[DagsterInstance]:
 def pool_connections(instance: DagsterInstance) -> None:
     """Let an instance keep its connections open, and what it has learned about the database."""
     engines: dict[str, Engine] = {}
-    for storage in _storages(instance):
+    for storage in storages(instance):
         url = storage.postgres_url
         storage._engine = engines[url] = engines.get(url) or _pooled_engine(url)
     _ask_once(instance.run_storage)
 
 
-def _storages(instance: DagsterInstance) -> Iterable[Any]:
+def storages(instance: DagsterInstance) -> Iterable[Any]:
+    """The three storages of an instance: of runs, of their logs, and of schedules and ticks."""
     return instance.run_storage, instance.event_log_storage, instance.schedule_storage
+
+
+def ask_storage(storage: Any, question: str) -> Any:
+    """The first value that a query gives on a connection of a storage in PostgreSQL."""
+    with storage._engine.connect() as connection:
+        return connection.exec_driver_sql(question).scalar()
 
 
 def _pooled_engine(url: str) -> Engine:
@@ -259,7 +266,7 @@ def _remembering(question: Callable[..., Any]) -> Callable[..., Any]:
 
 def refresh_connections(instance: DagsterInstance) -> None:
     """Discard pooled connections that no longer work, as after a restart of the database."""
-    for engine in {storage._engine for storage in _storages(instance)}:
+    for engine in {storage._engine for storage in storages(instance)}:
         try:
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))

@@ -861,6 +861,13 @@ SELECT CASE WHEN EXISTS (
     SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL
 ) THEN (SELECT runyard.match_v1() FROM runyard.lock_waits_v1()) ELSE 0 END AS count
 
+-- name: dagster_tables
+-- Which tables the names of Dagster's mean on this connection: in which cluster and database.
+-- (by the catalog alone)
+SELECT concat_ws(' ', system_identifier, current_database(), to_regclass('runs')::oid,
+    to_regclass('event_logs')::oid, to_regclass('job_ticks')::oid) AS place
+FROM pg_control_system()
+
 -- name: from_another_cluster
 -- Whether the tables were restored from a cluster that was ahead of this one.
 -- (by events_received_at)
