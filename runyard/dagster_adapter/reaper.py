@@ -86,6 +86,25 @@ def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
         batch_leases.mark_ended(batch["run_id"])
 
 
+def end_unbegun_runs(instance: DagsterInstance, batch_ids: Sequence[str]) -> int:
+    """Cancel the runs of batches that were released before their run began; return how many.
+
+    Whoever releases a batch ends its run right after that, unless it is killed in between.
+    """
+    count = 0
+    for batch_id in batch_ids:
+        for run in instance.get_runs(RunsFilter(tags={BATCH: batch_id})):
+            if run.parent_run_id is None and not run.is_finished:
+                instance.report_run_canceled(
+                    run,
+                    f"Batch {batch_id} was released before this run began:"
+                    " another run has its events.",
+                )
+                count += 1
+        batch_leases.mark_unbegun_ended(batch_id)
+    return count
+
+
 def release_batch(
     batch: Row, run: DagsterRun | None, *, force: bool = False, reason: str = ""
 ) -> bool:

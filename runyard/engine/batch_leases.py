@@ -172,3 +172,19 @@ def unended() -> list[Row]:
     """
     with database.connection() as connection:
         return fetch_all(connection, "batches_with_open_runs", lease=settings().lease_seconds)
+
+
+def unbegun() -> list[str]:
+    """Return the ids of batches that were released a lease ago or more before their run began.
+
+    Those that `mark_unbegun_ended` was called for are left out.
+    """
+    with database.connection() as connection:
+        rows = fetch_all(connection, "unbegun_batches", lease=settings().lease_seconds)
+    return [row["id"] for row in rows]
+
+
+def mark_unbegun_ended(batch_id: str) -> None:
+    """Record that no run of a batch is left that was released before its run began."""
+    with database.connection() as connection:
+        fetch_all(connection, "mark_batch_ended", batch=batch_id)

@@ -735,6 +735,17 @@ ORDER BY heartbeat_at LIMIT 100
 -- Record that the run of a batch has ended too, so that its process is free again. (by batches_run)
 UPDATE runyard.batches SET ended_at = now() WHERE run_id = %(run)s AND ended_at IS NULL
 
+-- name: mark_batch_ended
+-- The same for a batch that no run has begun. (by batches_pkey)
+UPDATE runyard.batches SET ended_at = now() WHERE id = %(batch)s AND ended_at IS NULL
+
+-- name: unbegun_batches
+-- Batches that were released a while ago before a run had begun them. (by batches_ending)
+SELECT id FROM runyard.batches
+WHERE ended_at IS NULL AND status = 'lost' AND run_id IS NULL
+    AND finished_at < now() - make_interval(secs => %(lease)s)
+ORDER BY finished_at LIMIT 20
+
 -- name: batches_with_open_runs
 -- Batches that are over while their run may never end, because its process is gone: that of a
 -- silent worker, or of a lost lease. (by batches_ending; workers is a small table: scanned)

@@ -24,7 +24,13 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 
 from runyard import Batch, receive, send, settle
 from runyard.dagster_adapter.launcher import WarmRunLauncher
-from runyard.dagster_adapter.reaper import reap, reclaim_unlaunched, settle_orphaned
+from runyard.dagster_adapter.maintenance import SERVICES, Rota
+from runyard.dagster_adapter.reaper import (
+    end_unbegun_runs,
+    reap,
+    reclaim_unlaunched,
+    settle_orphaned,
+)
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_claims, batch_leases
 from runyard.functions.registry import Function
@@ -239,6 +245,41 @@ def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_wi
     ended = instance.get_run_by_id(made.run_id)
     assert ended is not None
     assert ended.status == DagsterRunStatus.CANCELED
+
+
+def test_a_run_of_a_batch_that_was_released_before_it_began_does_not_stay_open(
+    function: Function, instance: DagsterInstance
+) -> None:
+    """As when the process that released the batch is killed before it ends the run."""
+    event_id, batch_id = claimed(function)
+    made = made_run(instance, batch_id)
+    batch_leases.release(batch_id, "claimed", "queued", attempts=3, force=True)
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.batches SET finished_at = now() - interval '1 hour'")
+    Rota(SERVICES).run_due(lambda: instance)
+    ended = instance.get_run_by_id(made.run_id)
+    assert ended is not None
+    assert ended.status == DagsterRunStatus.CANCELED
+    assert event(event_id)["invocations"][0]["status"] == "queued"
+    assert batch_leases.unbegun() == []
+
+
+def test_a_run_that_re_executes_one_of_a_released_batch_goes_on(
+    function: Function, instance: DagsterInstance
+) -> None:
+    _, batch_id = claimed(function)
+    made = made_run(instance, batch_id)
+    again = instance.create_run_for_job(
+        greet_job,
+        tags={BATCH: batch_id},
+        job_code_origin=ORIGIN,
+        parent_run_id=made.run_id,
+        root_run_id=made.run_id,
+    )
+    end_unbegun_runs(instance, [batch_id])
+    running = instance.get_run_by_id(again.run_id)
+    assert running is not None
+    assert running.status == DagsterRunStatus.NOT_STARTED
 
 
 def test_a_daemon_that_starts_takes_back_the_claims_of_its_predecessor_at_once(
