@@ -180,21 +180,32 @@ class SensorLoop:
         with database.transaction() as connection:
             claims = claim_some(connection, due, most)
             runs = job.add(connection, due.name, claims) if claims else []
+        failure: Exception | None = None
         for run in runs:
-            self._hand_over(launcher, run)
+            failure = self._hand_over(launcher, run, failure)
         return len(runs)
 
-    def _hand_over(self, launcher: WarmRunLauncher, run: DagsterRun) -> None:
-        """Give a run to the broker. If that does not take it, its batch is released."""
-        try:
-            launcher.hand_over(run)
-        except Exception as error:
-            # First: by a batch that was released already, nobody would find the run again.
-            report_launch_failure(self._instance, run, error)
-            reaper.launch_failed(run.tags[BATCH], error)
-            return
+    def _hand_over(
+        self, launcher: WarmRunLauncher, run: DagsterRun, failure: Exception | None
+    ) -> Exception | None:
+        """Give a run to the broker, unless that failed for another one; return the failure.
+
+        The batch of a run that the broker does not take is released. A broker that hangs is not
+        asked for each run: the last claims would seem to be those of a lost daemon.
+        """
+        if failure is None:
+            try:
+                launcher.hand_over(run)
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            # First: by a batch that was released already, the run is found a lease later.
+            report_launch_failure(self._instance, run, failure)
+            reaper.launch_failed(run.tags[BATCH], failure)
+            return failure
         with database.connection() as connection:
             fetch_all(connection, "mark_handed_over", batch=run.tags[BATCH])
+        return None
 
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
         """Claim, then let Dagster create and submit the runs.

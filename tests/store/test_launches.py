@@ -3,7 +3,7 @@
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.events import DagsterEvent
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from kombu.exceptions import OperationalError
 
 from runyard import Batch, receive, send, settle
 from runyard.dagster_adapter.launcher import WarmRunLauncher
@@ -41,6 +42,7 @@ from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 from tests.conftest import event
 from tests.ports import free_port
+from tests.servers import redis
 
 
 @resource
@@ -148,6 +150,34 @@ def test_a_broker_that_hangs_ends_the_hand_over_with_an_error(
     assert len(errors) == 1
 
 
+@pytest.fixture
+def broker_that_hangs_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[[], None]]:
+    """A Redis that answers until this is called."""
+    with redis(tmp_path) as broker:
+        monkeypatch.setenv("RUNYARD_BROKER_URL", broker.url)
+        settings.cache_clear()
+        yield broker.hang
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_claim_does_not_seem_lost_while_a_broker_that_hangs_is_asked_for_its_run(
+    function: Function, instance: DagsterInstance, broker_that_hangs_later: Callable[[], None]
+) -> None:
+    _, batch_id = claimed(function)
+    launcher = WarmRunLauncher()
+    launcher.register_instance(instance)
+    run = made_run(instance, batch_id)
+    launcher.hand_over(run)
+    broker_that_hangs_later()
+    with pytest.raises(OperationalError):
+        launcher.hand_over(run)
+    assert batch_leases.unlaunched(batch_claims.LAUNCH_SECONDS) == []
+
+
 @pytest.mark.usefixtures("away_broker")
 def test_without_a_broker_a_launch_is_no_attempt_and_the_reason_is_shown(
     function: Function, instance: DagsterInstance
@@ -228,7 +258,7 @@ def test_a_run_whose_batch_was_taken_back_is_cancelled_instead_of_launched(
 
 def _claimed_long_ago() -> None:
     with database.connection() as connection:
-        connection.execute("UPDATE runyard.batches SET claimed_at = now() - interval '4 seconds'")
+        connection.execute("UPDATE runyard.batches SET claimed_at = now() - interval '8 seconds'")
 
 
 def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_with_it(

@@ -17,6 +17,7 @@ from runyard.dagster_adapter.internals import (
     function_sensors,
     is_current,
 )
+from runyard.dagster_adapter.launcher import WarmRunLauncher
 from runyard.dagster_adapter.reaper import reclaim_unlaunched
 from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
@@ -207,6 +208,24 @@ def test_a_run_that_the_broker_refuses_fails_and_its_event_waits(
         loop.evaluate_due()
     [run] = launched(context)
     assert (run.status, status_of(event_id)) == (DagsterRunStatus.FAILURE, "queued")
+
+
+def test_a_broker_that_refuses_one_run_of_a_tick_is_not_asked_for_the_others(
+    loop: SensorLoop, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    hand_over = WarmRunLauncher.hand_over
+
+    def counted(self: WarmRunLauncher, run: DagsterRun) -> None:
+        asked.append(run.run_id)
+        hand_over(self, run)
+
+    monkeypatch.setattr(WarmRunLauncher, "hand_over", counted)
+    with refusing_broker(context):
+        send([Event("bench/single", {"n": n}) for n in range(2)])
+        loop.evaluate_due()
+    assert [run.status for run in launched(context)] == [DagsterRunStatus.FAILURE] * 2
+    assert len(asked) == 1
 
 
 @pytest.fixture
