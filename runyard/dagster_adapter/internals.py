@@ -11,7 +11,8 @@ The event log, and the storages behind it:
   storages, whose own `from_config_value` creates no object of a derived class. Of the storage,
   `_event_to_row` makes the row of an event.
 - `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
-  STEP_FAILURE event for an op that succeeded although some of its invocations failed.
+  STEP_FAILURE event for an op that succeeded although some of its invocations failed. The last is
+  also the error of a failed tick.
 - `_execute_run_command_body`: executes a run, as the task of dagster-celery does. It reads the run
   by `DagsterInstance.get_run_by_id`, which `execute_run` answers until the run has started.
 - `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
@@ -499,6 +500,24 @@ def tick_body(
             at,
             run_ids=run_ids,
             run_keys=run_keys,
+            selector_id=sensor.selector_id,
+            end_timestamp=at,
+        )
+    )
+
+
+def failed_tick_body(
+    sensor: LoadedSensor, at: float, kind: str, message: str, stack: Sequence[str]
+) -> str:
+    """A tick that ended with an error, as Dagster stores it."""
+    return serialize_value(
+        TickData(
+            sensor.origin_id,
+            sensor.name,
+            InstigatorType.SENSOR,
+            TickStatus.FAILURE,
+            at,
+            error=SerializableErrorInfo(message, stack, kind),
             selector_id=sensor.selector_id,
             end_timestamp=at,
         )

@@ -20,6 +20,7 @@ from typing import Any
 from dagster import DagsterInstance, DagsterRun, QueuedRunCoordinator
 
 from runyard.dagster_adapter import reaper
+from runyard.dagster_adapter.failed_ticks import FailedTicks
 from runyard.dagster_adapter.internals import (
     DagsterUserCodeUnreachableError,
     IWorkspaceProcessContext,
@@ -57,6 +58,7 @@ class SensorLoop:
         self._jobs: dict[tuple[str, str], JobRuns] = {}
         self._launched_at: dict[str, float] = {}
         self._postponements = Postponements(LONGEST_WAIT)
+        self._failed_ticks = FailedTicks()
         self._unreachable = Backoff(_log, "the code server is unreachable", LONGEST_WAIT)
         self._failing = Backoff(_log, "a function is not started", LONGEST_WAIT)
 
@@ -137,6 +139,7 @@ class SensorLoop:
                 raise
             except Exception as error:
                 self._failing.failed(error)
+                self._failed_ticks.show(sensor, error)
                 self._postponements.postpone_longer(due.name, _WAIT_AFTER_ERROR)
         return workers.room - left
 
@@ -147,6 +150,7 @@ class SensorLoop:
         except (DagsterUserCodeUnreachableError, DatabaseUnavailable):
             raise
         except Exception as error:
+            self._failed_ticks.show(sensor, error)
             count = self._refuse(due, error)
         else:
             launcher = self._instance.run_launcher

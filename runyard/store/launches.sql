@@ -7,13 +7,14 @@
 SELECT selector_id FROM instigators WHERE instigator_type = 'SENSOR' AND status = 'STOPPED'
 
 -- name: add_tick
--- Record a tick of a sensor that has launched runs; returns its id, which is a tag of its runs.
+-- Record a tick of a sensor that has launched runs or failed; returns its id, which is a tag of its
+-- runs.
 -- (nothing is read, nothing scanned)
 INSERT INTO job_ticks
     (job_origin_id, selector_id, status, type, timestamp, tick_body, create_timestamp,
      update_timestamp)
 VALUES (
-    %(origin)s, %(selector)s, 'SUCCESS', 'SENSOR',
+    %(origin)s, %(selector)s, %(status)s, 'SENSOR',
     to_timestamp(%(at)s) AT TIME ZONE 'UTC', %(body)s,
     clock_timestamp() AT TIME ZONE 'UTC', clock_timestamp() AT TIME ZONE 'UTC')
 RETURNING id

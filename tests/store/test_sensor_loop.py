@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from dagster import DagsterRun, DagsterRunStatus, QueuedRunCoordinator
+from dagster._core.scheduler.instigation import TickStatus
 
 from runyard import Event, send
 from runyard.dagster_adapter.internals import (
@@ -56,6 +57,7 @@ def loop(empty: None, context: Context, publish_functions: Publish) -> SensorLoo
     rows(WORKER, 1)
     for run in context.instance.get_runs():
         context.instance.delete_run(run.run_id)
+    rows("DELETE FROM job_ticks RETURNING id")
     for message in queue().glob("*.msg"):
         message.unlink()
     return SensorLoop(context)
@@ -321,6 +323,35 @@ def test_a_function_whose_claim_fails_holds_up_no_other(
     send("bench/batched", {"n": 1})
     loop.evaluate_due()
     assert [run.job_name for run in launched(context)] == ["bench_batched"]
+
+
+def failed_ticks(context: Context, sensor_name: str) -> list[str]:
+    """The errors that the Dagster UI shows for a sensor's ticks."""
+    [sensor] = [each for each in function_sensors(context) if each.name == sensor_name]
+    ticks = context.instance.get_ticks(
+        sensor.origin_id, sensor.selector_id, statuses=[TickStatus.FAILURE]
+    )
+    return [tick.error.message for tick in ticks if tick.error is not None]
+
+
+def test_a_claim_that_fails_is_a_failed_tick_once_a_minute(
+    loop: SensorLoop, context: Context, refused_batches: None
+) -> None:
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    loop._postponements.interrupt()  # as a notification does
+    loop.evaluate_due()
+    [message] = failed_ticks(context, "bench_single_sensor")
+    assert message.startswith("CheckViolation: ")
+
+
+def test_a_job_that_is_not_in_the_code_is_a_failed_tick(loop: SensorLoop, context: Context) -> None:
+    rows("UPDATE runyard.functions SET job = 'gone' WHERE name = 'bench_single' RETURNING name")
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    assert failed_ticks(context, "bench_single_sensor") == [
+        "LookupError: the code location benchmarks.functions has no job gone"
+    ]
 
 
 def test_what_another_transaction_has_locked_is_looked_at_less_and_less_often(

@@ -136,6 +136,7 @@ NAMES = {
             "timestamp",
             "run_ids",
             "run_keys",
+            "error",
             "selector_id",
             "end_timestamp",
         )
