@@ -138,9 +138,14 @@ class Redis:
         _until(lambda: _listens(self._port), self._server, log)
 
     def hang(self) -> None:
-        """Let it keep its connections, but answer no more until it is killed."""
+        """Let it keep its connections, but answer no more."""
         if self._server is not None:
             self._server.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it answer again."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGCONT)
 
     def flush(self) -> None:
         """Delete everything in it."""

@@ -29,6 +29,8 @@ The run launcher and what it hands to the workers:
 
 - `LaunchRunContext`, `CheckRunHealthResult`, `WorkerStatus`: argument and results of a launcher.
 - `GRPC_INFO_TAG`: marks a run that the default launcher gave a process of its own.
+- `CanCancelExecutionRequest`, `CanCancelExecutionResult`, `deserialize_value`: ask the code server
+  whether the process of such a run is alive; `DefaultRunLauncher` has the client for that.
 - `ExecuteRunArgs`, `ResumeRunArgs`, `pack_value`, `unpack_value`: the arguments of dagster-celery's
   tasks.
 - `ConfigurableClassData`: what a class named in `dagster.yaml` is created with.
@@ -88,6 +90,7 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
+    DefaultRunLauncher,
     JobDefinition,
     OpExecutionContext,
 )
@@ -124,8 +127,19 @@ from dagster._daemon.controller import (
     get_daemon_statuses,
 )
 from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon
-from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
-from dagster._serdes import ConfigurableClassData, pack_value, serialize_value, unpack_value
+from dagster._grpc.types import (
+    CanCancelExecutionRequest,
+    CanCancelExecutionResult,
+    ExecuteRunArgs,
+    ResumeRunArgs,
+)
+from dagster._serdes import (
+    ConfigurableClassData,
+    deserialize_value,
+    pack_value,
+    serialize_value,
+    unpack_value,
+)
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 from dagster._utils.schedules import schedule_execution_time_iterator
@@ -178,6 +192,7 @@ _POOL_SIZE = 3
 _RECYCLE_SECONDS = 3600
 _OVERFLOW = 20
 _MOST_ANSWERS = 256
+_ALIVE_SECONDS = 3
 _FRESH_SECONDS = 60.0  # as Dagster's controller
 # Given the daemon's loaded code, runs until the process ends.
 Beside = Callable[[IWorkspaceProcessContext[Any]], None]
@@ -476,6 +491,25 @@ def plans_assets(options: Mapping[str, Any]) -> bool:
 def prepare_run(instance: DagsterInstance, options: Mapping[str, Any], run_id: str) -> DagsterRun:
     """A run with these options, which is not stored; the snapshots that it refers to are."""
     return RunDomain(instance).construct_run_with_snapshots(run_id=run_id, **options)
+
+
+def has_process(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether a run has a process that a code server started for it, and that is alive.
+
+    A code server that does not answer is taken for one without that process.
+    """
+    launcher = DefaultRunLauncher()
+    launcher.register_instance(instance)
+    client = launcher._get_grpc_client_for_termination(run.run_id)
+    if client is None:
+        return False
+    try:
+        answer = client.can_cancel_execution(
+            CanCancelExecutionRequest(run_id=run.run_id), timeout=_ALIVE_SECONDS
+        )
+    except DagsterUserCodeUnreachableError:
+        return False
+    return deserialize_value(answer, CanCancelExecutionResult).can_cancel
 
 
 def report_launch_failure(instance: DagsterInstance, run: DagsterRun, error: Exception) -> None:

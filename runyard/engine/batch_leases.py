@@ -150,6 +150,16 @@ def overdue() -> list[Row]:
         return fetch_all(connection, "overdue_batches", lease=settings().lease_seconds)
 
 
+def renew_claim(batch_id: str, seconds: float) -> bool:
+    """Renew the lease of a batch whose run is on its way to it.
+
+    Returns whether it was renewed: not when the run was launched longer than `seconds` ago, or is
+    to be cancelled.
+    """
+    with database.connection() as connection:
+        return fetch_one(connection, "renew_claim", batch=batch_id, seconds=seconds) is not None
+
+
 def request_cancel(batch_id: str | None, run_id: str) -> Row | None:
     """Ask the run of a batch to stop; return the open batch, with the columns of `overdue`.
 

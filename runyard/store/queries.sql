@@ -731,6 +731,14 @@ WHERE status IN ('claimed', 'running')
         OR (SELECT slots = 0 OR slots > running FROM alive))
 ORDER BY heartbeat_at LIMIT 100
 
+-- name: renew_claim
+-- Renew the lease of a batch whose run is on its way to it, unless that was launched too long ago;
+-- returns its id. (by batches_pkey)
+UPDATE runyard.batches SET heartbeat_at = clock_timestamp()
+WHERE id = %(batch)s AND status = 'claimed' AND cancel_requested_at IS NULL
+    AND launched_at > now() - make_interval(secs => %(seconds)s)
+RETURNING id
+
 -- name: mark_run_ended
 -- Record that the run of a batch has ended too, so that its process is free again. (by batches_run)
 UPDATE runyard.batches SET ended_at = now() WHERE run_id = %(run)s AND ended_at IS NULL
