@@ -19,8 +19,10 @@ from tests.slow_start import GATE
 from tests.tables import rows
 
 LEASE_SECONDS = 2.0
-OUTLASTED = "SELECT id FROM runyard.batches"
+OUTLASTED = (
+    "SELECT id FROM runyard.batches"
     " WHERE launched_at < clock_timestamp() - make_interval(secs => %s)"
+)
 
 Context = WorkspaceProcessContext
 
