@@ -13,7 +13,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -37,7 +37,7 @@ from runyard.engine.backoff import Backoff
 from runyard.engine.batch_claims import Capacity, capacity, claim_some
 from runyard.engine.due import Due, due_functions, seconds_until_due
 from runyard.engine.listener import listener
-from runyard.errors import DatabaseUnavailable
+from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.store import database
 from runyard.store.queries import fetch_all
 
@@ -115,11 +115,10 @@ class SensorLoop:
         """Take over the sensors of code that has been loaded anew."""
         version = loaded_version(self._context)
         if version != self._version:
-            self._sensors = {
-                name: sensor
-                for sensor in function_sensors(self._context)
-                for name in sensor.functions
-            }
+            self._sensors, twice = by_function(function_sensors(self._context))
+            for sensor, error in twice:
+                _log.warning("%s", error)
+                self._failed_ticks.show(sensor, error)
             self._jobs = {}
             self._version = version
             _keep_from_garbage_collector()
@@ -241,6 +240,31 @@ class SensorLoop:
         if known is None:
             known = self._jobs[sensor.name, job] = JobRuns(self._instance, sensor, job)
         return known
+
+
+def by_function(
+    sensors: Iterable[LoadedSensor],
+) -> tuple[dict[str, LoadedSensor], list[tuple[LoadedSensor, RunyardError]]]:
+    """The sensor of each function; of several, that of the first code location by name.
+
+    Returns
+    -------
+    The sensors by function, and each sensor that is left out for a function, with an error that
+    says so.
+    """
+    chosen: dict[str, LoadedSensor] = {}
+    twice: list[tuple[LoadedSensor, RunyardError]] = []
+    for sensor in sorted(sensors, key=lambda each: (each.location.name, each.name)):
+        for name in sensor.functions:
+            first = chosen.setdefault(name, sensor)
+            if first is not sensor:
+                message = (
+                    f"the function {name} is in two code locations: {first.location.name}, where"
+                    f" its runs are launched, and {sensor.location.name}, where none are; give one"
+                    " of them another name with on_event(name=...)"
+                )
+                twice.append((sensor, RunyardError(message)))
+    return chosen, twice
 
 
 def _keep_from_garbage_collector() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -20,7 +21,7 @@ from runyard.dagster_adapter.internals import (
 )
 from runyard.dagster_adapter.launcher import WarmRunLauncher
 from runyard.dagster_adapter.reaper import reclaim_unlaunched
-from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop
+from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop, by_function
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine.control import set_paused
 from runyard.functions.flow_control import Concurrency, Flow
@@ -323,6 +324,18 @@ def test_a_function_whose_claim_fails_holds_up_no_other(
     send("bench/batched", {"n": 1})
     loop.evaluate_due()
     assert [run.job_name for run in launched(context)] == ["bench_batched"]
+
+
+def test_of_one_function_in_two_code_locations_the_first_by_name_launches_and_the_other_is_told(
+    context: Context,
+) -> None:
+    [first] = [each for each in function_sensors(context) if each.name == "bench_single_sensor"]
+    second = replace(first, location=SimpleNamespace(name="later"))
+    for loaded in ([first, second], [second, first]):
+        chosen, [(sensor, error)] = by_function(loaded)
+        assert chosen["bench_single"] is first
+        assert sensor is second
+        assert "in two code locations: benchmarks.functions, where" in str(error)
 
 
 def failed_ticks(context: Context, sensor_name: str) -> list[str]:
