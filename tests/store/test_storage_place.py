@@ -36,11 +36,11 @@ def home(folder: Path, storage: str) -> Path:
     return folder
 
 
-def runyard(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def runyard(*command: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command with its DAGSTER_HOME in a folder."""
     return subprocess.run(
         [sys.executable, "-m", "runyard", *command],
-        env={**os.environ, "DAGSTER_HOME": str(folder), "RUNYARD_HOME": str(ROOT)},
+        env={**os.environ, "DAGSTER_HOME": str(folder), "RUNYARD_HOME": str(ROOT), **variables},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -79,7 +79,8 @@ def test_the_daemon_refuses_to_start_with_storage_in_another_database(
 ) -> None:
     ended = runyard("daemon", folder=home(tmp_path, IN_POSTGRES.format(elsewhere)))
     assert ended.returncode == 1
-    [line] = ended.stderr.splitlines()
+    line = ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
     assert line.startswith("runyard: dagster.yaml puts PostgresRunStorage into local socket")
     assert line.endswith("or set DATABASE_URL to the database of that storage")
 
@@ -87,6 +88,16 @@ def test_the_daemon_refuses_to_start_with_storage_in_another_database(
 def test_the_daemon_refuses_to_start_with_storage_in_files(store_url: str, tmp_path: Path) -> None:
     ended = runyard("daemon", folder=home(tmp_path, ""))
     assert "SqliteRunStorage, which is not in PostgreSQL" in ended.stderr
+
+
+def test_a_daemon_that_starts_names_the_setting_that_a_misspelt_variable_was_meant_for(
+    store_url: str, tmp_path: Path
+) -> None:
+    ended = runyard("daemon", folder=home(tmp_path, ""), RUNYARD_LEASE_SECOND="9")
+    assert (
+        "runyard: RUNYARD_LEASE_SECOND is not a setting, and is ignored:"
+        " did you mean RUNYARD_LEASE_SECONDS?\n"
+    ) in ended.stderr
 
 
 def test_doctor_says_that_storage_is_in_another_database(elsewhere: str, tmp_path: Path) -> None:
