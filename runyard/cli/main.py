@@ -313,7 +313,8 @@ def migrate() -> None:
 def doctor(show_settings: bool) -> int:
     """Check that everything works.
 
-    Checks database, migrations, broker, workers, daemon, API keys and the project's own providers.
+    Checks database, migrations, broker, workers, daemon, sensors, API keys and the project's own
+    providers.
     Exits with 1 when a check fails.
     """
     from runyard.cli.configuration import unknown, values

@@ -9,7 +9,7 @@ import psycopg
 from runyard.dagster_adapter.internals import LoadedSensor, failed_tick_body
 from runyard.errors import DatabaseUnavailable
 from runyard.store import database
-from runyard.store.queries import fetch_one
+from runyard.store.queries import fetch_all, fetch_one
 from runyard.text.redaction import redact
 
 _SILENT_SECONDS = 60.0
@@ -49,3 +49,13 @@ class FailedTicks:
                 )
         except (DatabaseUnavailable, psycopg.Error) as other:
             _log.info("a failed tick is not recorded: %s", type(other).__name__)
+
+
+def recent() -> list[str]:
+    """The errors of ticks that failed within the last two minutes.
+
+    As long as an error lasts, a tick fails every minute.
+    """
+    with database.connection() as connection:
+        rows = fetch_all(connection, "failed_ticks", seconds=2 * _SILENT_SECONDS)
+    return [redact(str(row["error"])) for row in rows]

@@ -55,6 +55,7 @@ class SensorLoop:
         self._instance: DagsterInstance = context.instance
         self._version: Hashable = None
         self._sensors: dict[str, LoadedSensor] = {}
+        self._twice: list[tuple[LoadedSensor, RunyardError]] = []
         self._jobs: dict[tuple[str, str], JobRuns] = {}
         self._launched_at: dict[str, float] = {}
         self._postponements = Postponements(LONGEST_WAIT)
@@ -91,6 +92,8 @@ class SensorLoop:
                 return wait
             stopped = {row["selector_id"] for row in fetch_all(connection, "stopped_sensors")}
         self._load_sensors()
+        for left_out, error in self._twice:
+            self._failed_ticks.show(left_out, error)
         ready: list[tuple[float, Due, LoadedSensor]] = []
         for due in due_functions():
             sensor = self._sensors.get(due.name)
@@ -115,10 +118,9 @@ class SensorLoop:
         """Take over the sensors of code that has been loaded anew."""
         version = loaded_version(self._context)
         if version != self._version:
-            self._sensors, twice = by_function(function_sensors(self._context))
-            for sensor, error in twice:
+            self._sensors, self._twice = by_function(function_sensors(self._context))
+            for _, error in self._twice:
                 _log.warning("%s", error)
-                self._failed_ticks.show(sensor, error)
             self._jobs = {}
             self._version = version
             _keep_from_garbage_collector()

@@ -8,6 +8,7 @@ import psycopg
 from dagster import DagsterInstance
 from sqlalchemy.exc import SQLAlchemyError
 
+from runyard.dagster_adapter import failed_ticks
 from runyard.dagster_adapter.internals import get_daemon_statuses
 from runyard.dagster_adapter.storage_place import check_storage
 from runyard.engine import api_keys
@@ -163,6 +164,15 @@ def _daemon() -> str:
     return "its sensor loop is alive"
 
 
+def _sensors() -> str:
+    errors = failed_ticks.recent()
+    if errors:
+        first = " ".join(errors[0].split())
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise RunyardError(f"a tick failed, see the sensor's page in the Dagster UI: {first}{more}")
+    return "no tick has failed in the last two minutes"
+
+
 def _keys() -> str:
     valid = len(api_keys.valid())
     summary = f"{valid} valid in the environment {settings().environment}"
@@ -184,5 +194,6 @@ _NEED_DATABASE: dict[str, Callable[[], str]] = {
     "storage": check_dagster_storage,
     "workers": _workers,
     "daemon": _daemon,
+    "sensors": _sensors,
     "keys": _keys,
 }

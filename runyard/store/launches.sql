@@ -19,6 +19,14 @@ VALUES (
     clock_timestamp() AT TIME ZONE 'UTC', clock_timestamp() AT TIME ZONE 'UTC')
 RETURNING id
 
+-- name: failed_ticks
+-- What the ticks of sensors say that failed in the last seconds. (by job_ticks_pkey)
+SELECT DISTINCT tick_body::jsonb #>> '{error,message}' AS error
+FROM (SELECT * FROM job_ticks ORDER BY id DESC LIMIT 1000) AS latest
+WHERE status = 'FAILURE' AND type = 'SENSOR'
+    AND timestamp > (now() - make_interval(secs => %(seconds)s)) AT TIME ZONE 'UTC'
+ORDER BY error
+
 -- name: add_runs
 -- Add runs that are starting, with their tags and the first event of their logs. Dagster keeps its
 -- times in UTC. (nothing is read, nothing scanned)

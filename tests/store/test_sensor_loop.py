@@ -14,6 +14,7 @@ from dagster import DagsterRun, DagsterRunStatus, QueuedRunCoordinator
 from dagster._core.scheduler.instigation import TickStatus
 
 from runyard import Event, send
+from runyard.dagster_adapter import sensor_loop
 from runyard.dagster_adapter.internals import (
     WorkspaceProcessContext,
     function_sensors,
@@ -26,6 +27,7 @@ from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine.control import set_paused
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
+from runyard.processes.checks import checks
 from runyard.settings import settings
 from runyard.store.database import database_url
 from tests.code_server import loaded_code
@@ -336,6 +338,27 @@ def test_of_one_function_in_two_code_locations_the_first_by_name_launches_and_th
         assert chosen["bench_single"] is first
         assert sensor is second
         assert "in two code locations: benchmarks.functions, where" in str(error)
+
+
+def test_doctor_says_that_a_function_is_in_two_code_locations(
+    loop: SensorLoop, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [first] = [each for each in function_sensors(context) if each.name == "bench_single_sensor"]
+    second = replace(first, location=SimpleNamespace(name="later"))
+    monkeypatch.setattr(sensor_loop, "function_sensors", lambda _: [first, second])
+    loop.evaluate_due()
+    [check] = [check for check in checks() if check.name == "sensors"]
+    assert not check.ok
+    assert "benchmarks.functions, where its runs are launched, and later, where" in check.says
+
+
+def test_doctor_finds_nothing_wrong_with_sensors_that_launch(
+    loop: SensorLoop, context: Context
+) -> None:
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    [check] = [check for check in checks() if check.name == "sensors"]
+    assert (check.ok, check.says) == (True, "no tick has failed in the last two minutes")
 
 
 def failed_ticks(context: Context, sensor_name: str) -> list[str]:
