@@ -314,8 +314,7 @@ def doctor(show_settings: bool) -> int:
     """Check that everything works.
 
     Checks database, migrations, broker, workers, daemon, sensors, API keys and the project's own
-    providers.
-    Exits with 1 when a check fails.
+    providers. Exits with 1 when a check fails.
     """
     from runyard.cli.configuration import unknown, values
     from runyard.processes.checks import all_checks
