@@ -56,8 +56,10 @@ def location_of(app: str) -> str:
     return f"app {app}"
 
 
-def write(app: App) -> bool:
+def write(app: App, asked: str = "") -> bool:
     """Write what an application has registered; return whether it differs from what it had.
+
+    `asked` is what this server has asked it with, if it has: `asked_with` finds it again.
 
     Functions that it has no longer are retired: nothing new starts them, and runs that have begun
     go on. An application that was at another host before is written all the same, with a warning.
@@ -68,9 +70,9 @@ def write(app: App) -> bool:
             fetch_all(connection, "lock_apps")
             known = fetch_one(connection, "app", name=app.name)
             if known is not None and known["digest"] == app.digest:
-                fetch_all(connection, "touch_app", name=app.name)
+                fetch_all(connection, "touch_app", name=app.name, asked=asked)
                 return False
-            _write(connection, _with_warning(app, known))
+            _write(connection, _with_warning(app, known), asked)
     except psycopg.errors.SyntaxError as error:
         raise InvalidOption(
             f"this PostgreSQL does not accept a condition: {error.diag.message_primary}"
@@ -80,10 +82,16 @@ def write(app: App) -> bool:
     return True
 
 
-def note_error(app: str, url: str, error: str) -> None:
+def note_error(app: str, url: str, error: str, asked: str = "") -> None:
     """Note why an application could not be registered; what it has registered before stays."""
     with database.connection() as connection:
-        fetch_all(connection, "note_app_error", name=app, url=url, error=error)
+        fetch_all(connection, "note_app_error", name=app, url=url, error=error, asked=asked)
+
+
+def asked_with(asked: str) -> Sequence[Row]:
+    """Return the applications that have answered what this server has asked with."""
+    with database.connection() as connection:
+        return fetch_all(connection, "apps_asked", asked=asked)
 
 
 def apps() -> Sequence[Row]:
@@ -154,7 +162,7 @@ def _with_warning(app: App, known: Row | None) -> App:
     return replace(app, warnings=(warning, *app.warnings))
 
 
-def _write(connection: Connection, app: App) -> None:
+def _write(connection: Connection, app: App, asked: str) -> None:
     named = _named(connection, app)
     rows = json.dumps([function.to_row() for function in named.values()])
     location = location_of(app.name)
@@ -177,6 +185,7 @@ def _write(connection: Connection, app: App) -> None:
         version=app.version,
         digest=app.digest,
         warnings=list(app.warnings),
+        asked=asked,
     )
 
 

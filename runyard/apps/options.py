@@ -251,7 +251,7 @@ def _batch(function: Fields, warn: Warn) -> BatchEvents | None:
     if rule.expression("if") is not None:
         warn("batchEvents.if is not looked at: all of its events are gathered")
     with rule.option():
-        return BatchEvents(rule.needed_number("maxSize"), rule.needed_text("timeout"), _key(rule))
+        return BatchEvents(rule.needed_number("maxSize"), rule.text("timeout") or 60.0, _key(rule))
 
 
 def _priority(function: Fields) -> int | Priority:

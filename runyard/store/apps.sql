@@ -39,17 +39,21 @@ SELECT name FROM runyard.functions WHERE name = ANY (%(names)s)
 
 -- name: write_app
 -- Write a registration, and tell those who wait for one. (by apps_pkey)
-INSERT INTO runyard.apps (name, url, sdk, framework, version, digest, warnings, synced_at)
-VALUES (%(name)s, %(url)s, %(sdk)s, %(framework)s, %(version)s, %(digest)s, %(warnings)s, now())
+INSERT INTO runyard.apps (
+    name, url, sdk, framework, version, digest, warnings, asked, synced_at)
+VALUES (
+    %(name)s, %(url)s, %(sdk)s, %(framework)s, %(version)s, %(digest)s, %(warnings)s, %(asked)s,
+    now())
 ON CONFLICT (name) DO UPDATE SET
     url = excluded.url, sdk = excluded.sdk, framework = excluded.framework,
     version = excluded.version, digest = excluded.digest, warnings = excluded.warnings,
-    synced_at = excluded.synced_at, error = NULL, error_at = NULL
+    asked = excluded.asked, synced_at = excluded.synced_at, error = NULL, error_at = NULL
 RETURNING pg_notify('runyard_apps', left(name, 200))
 
 -- name: touch_app
 -- Note that an application registered the same once more. (by apps_pkey)
-UPDATE runyard.apps SET synced_at = now(), error = NULL, error_at = NULL WHERE name = %(name)s
+UPDATE runyard.apps SET asked = %(asked)s, synced_at = now(), error = NULL, error_at = NULL
+WHERE name = %(name)s
 
 -- name: forget_app_functions
 -- Forget functions with these ids whose name another function has by now.
@@ -71,9 +75,14 @@ ON CONFLICT (function) DO UPDATE SET
 -- name: note_app_error
 -- Note why an application could not be registered; the registration that it has stays.
 -- (by apps_pkey)
-INSERT INTO runyard.apps (name, url, error, error_at)
-VALUES (%(name)s, %(url)s, %(error)s, now())
-ON CONFLICT (name) DO UPDATE SET error = excluded.error, error_at = excluded.error_at
+INSERT INTO runyard.apps (name, url, asked, error, error_at)
+VALUES (%(name)s, %(url)s, %(asked)s, %(error)s, now())
+ON CONFLICT (name) DO UPDATE SET
+    asked = excluded.asked, error = excluded.error, error_at = excluded.error_at
+
+-- name: apps_asked
+-- The applications that were asked with this last. (a small table: scanned)
+SELECT name, error FROM runyard.apps WHERE asked = %(asked)s ORDER BY name
 
 -- name: remove_app
 -- Remove an application, and tell those who wait for one. (by apps_pkey)
