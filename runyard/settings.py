@@ -24,6 +24,8 @@ from runyard.syntax.retention_policy import Retention
 # and the user it runs as cannot enter root's folders.
 ROOT_DATABASES = Path("/var/lib/runyard")
 
+_POSTGRES_URL = re.compile(r"postgres(ql)?://")
+
 
 def _project_root() -> Path:
     """The folder with `dagster.yaml`: DAGSTER_HOME, or the working directory."""
@@ -259,6 +261,16 @@ class Settings(StorageSettings, WorkerSettings, WebSettings, AppSettings, Projec
     @classmethod
     def _split_origins(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("database_url", "direct_database_url")
+    @classmethod
+    def _is_a_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _POSTGRES_URL.match(value.get_secret_value()):
+            raise ValueError(
+                "not a URL of PostgreSQL: write postgresql://user:password@host:5432/database, not"
+                " the form host=... dbname=..., and encode special characters (@ is %40)"
+            )
+        return value
 
     @field_validator("retention")
     @classmethod

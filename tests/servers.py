@@ -1,8 +1,9 @@
-"""Debian's RabbitMQ and PgBouncer for tests, on free ports, with their data in a test's folder."""
+"""Debian's RabbitMQ, Redis and PgBouncer for tests, on free ports, with data in a test's folder."""
 
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -111,6 +112,63 @@ def rabbitmq(folder: Path, *options: str) -> Iterator[RabbitMQ]:
         yield server
     finally:
         server.close()
+
+
+class Redis:
+    """A Redis server without a file, which can be killed, restarted and made to hang."""
+
+    def __init__(self, folder: Path) -> None:
+        self._program = shutil.which("redis-server")
+        assert self._program, "this test needs Redis: apt-get install redis-server"
+        self._port = free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self._folder = folder
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and return once it accepts connections."""
+        log = self._folder / "redis.log"
+        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--save", ""]
+        with log.open("ab") as output:
+            self._server = subprocess.Popen(
+                [str(self._program), *options, "--dir", str(self._folder)],
+                stdout=output,
+                stderr=output,
+            )
+        _until(lambda: _listens(self._port), self._server, log)
+
+    def hang(self) -> None:
+        """Let it keep its connections, but answer no more."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it answer again."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGCONT)
+
+    def flush(self) -> None:
+        """Delete everything in it."""
+        with socket.create_connection(("127.0.0.1", self._port), 5) as connection:
+            connection.sendall(b"FLUSHALL\r\n")
+            assert connection.recv(16).startswith(b"+OK")
+
+    def kill(self) -> None:
+        """Kill it, as a crash would, with all that it holds."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[Redis]:
+    """A running Redis."""
+    server = Redis(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 @contextmanager

@@ -82,10 +82,21 @@ class Asked:
 
 @dataclass(frozen=True)
 class Step:
-    """A step as an answer names it: its id in the protocol, and the name by which it is kept."""
+    """A step as an answer names it.
+
+    Attributes
+    ----------
+    id
+        Its id in the protocol.
+    name
+        The name by which it is kept.
+    is_race
+        Whether the function goes on when this one of several parallel steps is done.
+    """
 
     id: str
     name: str
+    is_race: bool = False
 
 
 @dataclass(frozen=True)
@@ -401,10 +412,19 @@ def _step(op: Mapping[str, Any]) -> Step:
     )
     if isinstance(name, str) and isinstance(index, int) and index:
         name = f"{name}:{index}"
-    if isinstance(name, str) and 1 <= len(name) <= MAX_STEP_NAME and is_storable(name):
-        if sha1(name.encode(), usedforsecurity=False).hexdigest() == id:
-            return Step(id, name)
-    return Step(id, id)
+    is_race = _options(op).get("parallelMode") == "race"
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_STEP_NAME or not is_storable(name):
+        return Step(id, id, is_race)
+    # A name that looks like an id would be taken for one when the step is read again.
+    is_readable = _STEP_ID.fullmatch(name) is None and step_id(name) == id
+    return Step(id, name if is_readable else id, is_race)
+
+
+def step_id(name: str) -> str:
+    """Return the id of a step that is kept under a name: the name's SHA-1, or the id itself."""
+    if _STEP_ID.fullmatch(name):
+        return name
+    return sha1(name.encode(), usedforsecurity=False).hexdigest()
 
 
 def _options(op: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -22,10 +22,13 @@ class Memos:
     """What the steps of a run have come to, by their ids, in the order in which they ended."""
 
     texts: dict[str, str] = field(default_factory=dict[str, str])
+    size: int = 0
 
     def add(self, step: str, memo: Any) -> None:
         """Add the memo of a step that has ended."""
-        self.texts[step] = canonical(memo)
+        text = canonical(memo)
+        self.texts[step] = text
+        self.size += len(text)
 
     def __contains__(self, step: str) -> bool:
         return step in self.texts

@@ -4,9 +4,11 @@ Every settings class gives a section: the engine's, then those in the project's 
 (RUNYARD_SETTINGS). The first line of its docstring is the heading, up to a colon or semicolon.
 """
 
+import os
 import re
 import textwrap
 from collections.abc import Iterator
+from difflib import get_close_matches
 from inspect import cleandoc, get_annotations
 from itertools import chain
 from pathlib import Path
@@ -20,6 +22,8 @@ from runyard.settings import Settings, settings
 
 _WIDTH = 100
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+_PREFIX = "RUNYARD_"
+_NOT_SETTINGS = {"RUNYARD_TEST_DATABASE_URL", "RUNYARD_KEY"}
 _INTRODUCTION = """\
 # Configuration
 
@@ -50,6 +54,25 @@ def values() -> Iterator[tuple[str, str]]:
         for section in _sections_of(settings_class):
             for name, field in own_fields(section).items():
                 yield variable(section, name, field), _shown(getattr(current, name))
+
+
+def unknown() -> Iterator[str]:
+    """What to say of variables that begin with RUNYARD_, but are no settings: a line for each."""
+    known = {
+        variable(section, name, field)
+        for section in sections()
+        for name, field in own_fields(section).items()
+    } | _NOT_SETTINGS
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in known:
+            yield f"{name} is not a setting, and is ignored{_meant(name, known)}"
+
+
+def _meant(name: str, known: set[str]) -> str:
+    """Which variable was probably meant: empty when none is similar."""
+    names = [other.removeprefix(_PREFIX) for other in known if other.startswith(_PREFIX)]
+    nearest = get_close_matches(name.removeprefix(_PREFIX), names, 1)
+    return f": did you mean {_PREFIX}{nearest[0]}?" if nearest else ""
 
 
 def invalid(error: ValidationError) -> str:

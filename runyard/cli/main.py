@@ -13,6 +13,7 @@ import signal
 import stat
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def up() -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _append_to_files()
+    _warn_of_unknown_variables()
     stack = Stack()
     stopped = threading.Event()
     code = 0
@@ -87,6 +89,15 @@ def up() -> int:
         stopped.set()
     echo("Stopped.")
     return code
+
+
+def _warn_of_unknown_variables() -> None:
+    """Name the variables that look like settings, but are none."""
+    from runyard.cli.configuration import unknown
+
+    with suppress(Exception):  # the project's module of settings does not load: others say so
+        for line in unknown():
+            echo(f"runyard: {line}", err=True)
 
 
 def _append_to_files() -> None:
@@ -302,15 +313,17 @@ def migrate() -> None:
 def doctor(show_settings: bool) -> int:
     """Check that everything works.
 
-    Checks database, migrations, broker, workers, daemon, API keys and the project's own providers.
-    Exits with 1 when a check fails.
+    Checks database, migrations, broker, workers, daemon, sensors, API keys and the project's own
+    providers. Exits with 1 when a check fails.
     """
-    from runyard.cli.configuration import values
+    from runyard.cli.configuration import unknown, values
     from runyard.processes.checks import all_checks
 
     checks = all_checks()
     for check in checks:
         echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
+    for line in unknown():
+        echo(f"warn  {'settings':<14}  {line}")
     if show_settings:
         for variable, value in values():
             echo(f"      {variable}={value}")
@@ -441,6 +454,8 @@ def _as_dagster_home() -> None:
     from runyard.processes.stack import environment
     from runyard.store.database import database_url
 
+    if "SUPERVISOR_ENABLED" not in os.environ:  # `runyard up` has said it for all its processes
+        _warn_of_unknown_variables()
     variables = environment(database_url())
     # Replaces a DATABASE_URL that is set: it now has the options that every connection needs.
     os.environ["DATABASE_URL"] = variables["DATABASE_URL"]

@@ -28,13 +28,12 @@ from kombu.transport import TRANSPORT_ALIASES, filesystem
 from kombu.utils.encoding import str_to_bytes
 from kombu.utils.json import dumps
 
+from runyard.engine.batch_claims import ANSWER_SECONDS
 from runyard.errors import RunyardError
 from runyard.settings import settings
 from runyard.store.data_folder import make_folder
 
 QUEUE = "dagster"
-# How long a broker may take to answer a process that launches a run.
-ANSWER_SECONDS = 4.0
 _POLL_SECONDS = 0.02
 _SCHEME = "runyardfiles"
 

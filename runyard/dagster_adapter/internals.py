@@ -11,7 +11,8 @@ The event log, and the storages behind it:
   storages, whose own `from_config_value` creates no object of a derived class. Of the storage,
   `_event_to_row` makes the row of an event.
 - `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
-  STEP_FAILURE event for an op that succeeded although some of its invocations failed.
+  STEP_FAILURE event for an op that succeeded although some of its invocations failed. The last is
+  also the error of a failed tick.
 - `_execute_run_command_body`: executes a run, as the task of dagster-celery does. It reads the run
   by `DagsterInstance.get_run_by_id`, which `execute_run` answers until the run has started.
 - `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
@@ -28,6 +29,8 @@ The run launcher and what it hands to the workers:
 
 - `LaunchRunContext`, `CheckRunHealthResult`, `WorkerStatus`: argument and results of a launcher.
 - `GRPC_INFO_TAG`: marks a run that the default launcher gave a process of its own.
+- `CanCancelExecutionRequest`, `CanCancelExecutionResult`, `deserialize_value`: ask the code server
+  whether the process of such a run is alive; `DefaultRunLauncher` has the client for that.
 - `ExecuteRunArgs`, `ResumeRunArgs`, `pack_value`, `unpack_value`: the arguments of dagster-celery's
   tasks.
 - `ConfigurableClassData`: what a class named in `dagster.yaml` is created with.
@@ -87,6 +90,7 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
+    DefaultRunLauncher,
     JobDefinition,
     OpExecutionContext,
 )
@@ -123,8 +127,19 @@ from dagster._daemon.controller import (
     get_daemon_statuses,
 )
 from dagster._daemon.daemon import DaemonIterator, DagsterDaemon, SensorDaemon
-from dagster._grpc.types import ExecuteRunArgs, ResumeRunArgs
-from dagster._serdes import ConfigurableClassData, pack_value, serialize_value, unpack_value
+from dagster._grpc.types import (
+    CanCancelExecutionRequest,
+    CanCancelExecutionResult,
+    ExecuteRunArgs,
+    ResumeRunArgs,
+)
+from dagster._serdes import (
+    ConfigurableClassData,
+    deserialize_value,
+    pack_value,
+    serialize_value,
+    unpack_value,
+)
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 from dagster._utils.schedules import schedule_execution_time_iterator
@@ -177,6 +192,7 @@ _POOL_SIZE = 3
 _RECYCLE_SECONDS = 3600
 _OVERFLOW = 20
 _MOST_ANSWERS = 256
+_ALIVE_SECONDS = 3
 _FRESH_SECONDS = 60.0  # as Dagster's controller
 # Given the daemon's loaded code, runs until the process ends.
 Beside = Callable[[IWorkspaceProcessContext[Any]], None]
@@ -204,14 +220,21 @@ def pooled_instance() -> Iterator[DagsterInstance]:
 def pool_connections(instance: DagsterInstance) -> None:
     """Let an instance keep its connections open, and what it has learned about the database."""
     engines: dict[str, Engine] = {}
-    for storage in _storages(instance):
+    for storage in storages(instance):
         url = storage.postgres_url
         storage._engine = engines[url] = engines.get(url) or _pooled_engine(url)
     _ask_once(instance.run_storage)
 
 
-def _storages(instance: DagsterInstance) -> Iterable[Any]:
+def storages(instance: DagsterInstance) -> Iterable[Any]:
+    """The three storages of an instance: of runs, of their logs, and of schedules and ticks."""
     return instance.run_storage, instance.event_log_storage, instance.schedule_storage
+
+
+def ask_storage(storage: Any, question: str) -> Any:
+    """The first value that a query gives on a connection of a storage in PostgreSQL."""
+    with storage._engine.connect() as connection:
+        return connection.exec_driver_sql(question).scalar()
 
 
 def _pooled_engine(url: str) -> Engine:
@@ -259,7 +282,7 @@ def _remembering(question: Callable[..., Any]) -> Callable[..., Any]:
 
 def refresh_connections(instance: DagsterInstance) -> None:
     """Discard pooled connections that no longer work, as after a restart of the database."""
-    for engine in {storage._engine for storage in _storages(instance)}:
+    for engine in {storage._engine for storage in storages(instance)}:
         try:
             with engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
@@ -472,6 +495,25 @@ def prepare_run(instance: DagsterInstance, options: Mapping[str, Any], run_id: s
     return RunDomain(instance).construct_run_with_snapshots(run_id=run_id, **options)
 
 
+def has_process(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether a run has a process that a code server started for it, and that is alive.
+
+    A code server that does not answer is taken for one without that process.
+    """
+    launcher = DefaultRunLauncher()
+    launcher.register_instance(instance)
+    client = launcher._get_grpc_client_for_termination(run.run_id)
+    if client is None:
+        return False
+    try:
+        answer = client.can_cancel_execution(
+            CanCancelExecutionRequest(run_id=run.run_id), timeout=_ALIVE_SECONDS
+        )
+    except DagsterUserCodeUnreachableError:
+        return False
+    return deserialize_value(answer, CanCancelExecutionResult).can_cancel
+
+
 def report_launch_failure(instance: DagsterInstance, run: DagsterRun, error: Exception) -> None:
     """End a run that could not be launched, with the error in its log, as Dagster does."""
     info = serializable_error_info_from_exc_info(
@@ -494,6 +536,24 @@ def tick_body(
             at,
             run_ids=run_ids,
             run_keys=run_keys,
+            selector_id=sensor.selector_id,
+            end_timestamp=at,
+        )
+    )
+
+
+def failed_tick_body(
+    sensor: LoadedSensor, at: float, kind: str, message: str, stack: Sequence[str]
+) -> str:
+    """A tick that ended with an error, as Dagster stores it."""
+    return serialize_value(
+        TickData(
+            sensor.origin_id,
+            sensor.name,
+            InstigatorType.SENSOR,
+            TickStatus.FAILURE,
+            at,
+            error=SerializableErrorInfo(message, stack, kind),
             selector_id=sensor.selector_id,
             end_timestamp=at,
         )

@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.broker import (
-    ANSWER_SECONDS,
     QUEUE,
     broker_url,
     celery_settings,
@@ -34,7 +33,7 @@ from runyard.dagster_adapter.internals import (
 )
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_leases
-from runyard.engine.batch_claims import capacity
+from runyard.engine.batch_claims import ANSWER_SECONDS, capacity
 from runyard.store import database
 
 # A connection may have been lost since the last run, as by a restart of the broker.
@@ -58,7 +57,10 @@ class WarmRunLauncher(CeleryRunLauncher):
         # Declare the queue as the workers do; dagster-celery's own declaration binds it to an
         # exchange that they do not know.
         self.celery.conf.update(
-            task_queues=[queue()], task_routes={}, broker_transport_options=launcher_options()
+            task_queues=[queue()],
+            task_routes={},
+            broker_transport_options=launcher_options(),
+            broker_connection_timeout=ANSWER_SECONDS,
         )
         self._cold = DefaultRunLauncher()
 

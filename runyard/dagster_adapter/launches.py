@@ -104,6 +104,7 @@ class JobRuns:
             origin=self._sensor.origin_id,
             selector=self._sensor.selector_id,
             at=now,
+            status="SUCCESS",
             body=tick_body(self._sensor, now, run_ids, [claim.batch_id for claim in claims]),
         )
         assert row is not None

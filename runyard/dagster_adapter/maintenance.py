@@ -123,10 +123,11 @@ def _release_overdue(instance: Instance) -> int:
 
 
 def _end_runs(instance: Instance) -> int:
-    unended = batch_leases.unended()
+    unended, unbegun = batch_leases.unended(), batch_leases.unbegun()
     if unended:
         reaper.end_runs(instance(), unended)
-    return len(unended)
+    cancelled = reaper.end_unbegun_runs(instance(), unbegun) if unbegun else 0
+    return len(unended) + cancelled
 
 
 # What comes first must not wait long for what comes after it.

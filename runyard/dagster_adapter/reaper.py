@@ -17,11 +17,13 @@ from collections.abc import Callable, Sequence
 import psycopg
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
+from runyard.dagster_adapter.internals import has_process
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_claims, batch_leases
 from runyard.engine.status import OPEN_BATCH
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
+from runyard.functions.flow_control import DEFAULT_STEP_TIMEOUT
 from runyard.store.queries import Row
 from runyard.text.redaction import redact
 
@@ -44,7 +46,8 @@ _log = logging.getLogger("runyard.dagster_adapter.reaper")
 def reap(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = False) -> int:
     """Release overdue batches, and end the runs that held them; return how many were released.
 
-    With `force` they are released although their lease has not expired.
+    With `force` they are released although their lease has not expired. Without it, a batch is left
+    alone whose run has a process of its own that is alive, and has not got to the batch yet.
     """
     count = 0
     for batch in overdue:
@@ -52,11 +55,26 @@ def reap(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = Fal
             run = instance.get_run_by_id(batch["run_id"])
         else:
             run = _run_of(instance, batch["id"])
+        if not force and run is not None and _is_on_its_way(instance, batch, run):
+            continue
         released = release_batch(batch, run, force=force, reason=_root_error(instance, run))
         count += released
         if released and run is not None and not run.is_finished:
             _end_run(instance, run, batch)
     return count
+
+
+def _is_on_its_way(instance: DagsterInstance, batch: Row, run: DagsterRun) -> bool:
+    """Whether a run in a process of its own is still creating the resources of its job.
+
+    Nothing else renews the lease meanwhile. It may take as long as a step may.
+    """
+    return (
+        batch["status"] == "claimed"
+        and not run.is_finished
+        and has_process(instance, run)
+        and batch_leases.renew_claim(batch["id"], DEFAULT_STEP_TIMEOUT)
+    )
 
 
 def reap_lost(instance: DagsterInstance, batches: Sequence[Row]) -> None:
@@ -84,6 +102,25 @@ def end_runs(instance: DagsterInstance, batches: Sequence[Row]) -> None:
                     f" Its batch {batch['id']} was finished: nothing is left to do.",
                 )
         batch_leases.mark_ended(batch["run_id"])
+
+
+def end_unbegun_runs(instance: DagsterInstance, batch_ids: Sequence[str]) -> int:
+    """Cancel the runs of batches that were released before their run began; return how many.
+
+    Whoever releases a batch ends its run right after that, unless it is killed in between.
+    """
+    count = 0
+    for batch_id in batch_ids:
+        for run in instance.get_runs(RunsFilter(tags={BATCH: batch_id})):
+            if run.parent_run_id is None and not run.is_finished:
+                instance.report_run_canceled(
+                    run,
+                    f"Batch {batch_id} was released before this run began:"
+                    " another run has its events.",
+                )
+                count += 1
+        batch_leases.mark_unbegun_ended(batch_id)
+    return count
 
 
 def release_batch(

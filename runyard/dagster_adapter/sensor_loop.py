@@ -13,13 +13,14 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRun, QueuedRunCoordinator
 
 from runyard.dagster_adapter import reaper
+from runyard.dagster_adapter.failed_ticks import FailedTicks
 from runyard.dagster_adapter.internals import (
     DagsterUserCodeUnreachableError,
     IWorkspaceProcessContext,
@@ -37,7 +38,7 @@ from runyard.engine.backoff import Backoff
 from runyard.engine.batch_claims import Capacity, capacity, claim_some
 from runyard.engine.due import Due, due_functions, seconds_until_due
 from runyard.engine.listener import listener
-from runyard.errors import DatabaseUnavailable
+from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.store import database
 from runyard.store.queries import fetch_all
 
@@ -55,9 +56,11 @@ class SensorLoop:
         self._instance: DagsterInstance = context.instance
         self._version: Hashable = None
         self._sensors: dict[str, LoadedSensor] = {}
+        self._twice: list[tuple[LoadedSensor, RunyardError]] = []
         self._jobs = PreparedJobs(self._instance)
         self._launched_at: dict[str, float] = {}
         self._postponements = Postponements(LONGEST_WAIT)
+        self._failed_ticks = FailedTicks()
         self._unreachable = Backoff(_log, "the code server is unreachable", LONGEST_WAIT)
         self._failing = Backoff(_log, "a function is not started", LONGEST_WAIT)
 
@@ -92,6 +95,8 @@ class SensorLoop:
                 return wait
             stopped = {row["selector_id"] for row in fetch_all(connection, "stopped_sensors")}
         self._load_sensors()
+        for left_out, error in self._twice:
+            self._failed_ticks.show(left_out, error)
         ready: list[tuple[float, Due, LoadedSensor]] = []
         for due in due_functions():
             sensor = self._sensors.get(due.name)
@@ -116,11 +121,9 @@ class SensorLoop:
         """Take over the sensors of code that has been loaded anew."""
         version = loaded_version(self._context)
         if version != self._version:
-            self._sensors = {
-                name: sensor
-                for sensor in function_sensors(self._context)
-                for name in sensor.functions
-            }
+            self._sensors, self._twice = by_function(function_sensors(self._context))
+            for _, error in self._twice:
+                _log.warning("%s", error)
             self._jobs.load(list(self._sensors.values()))
             self._version = version
             _keep_from_garbage_collector()
@@ -140,6 +143,7 @@ class SensorLoop:
                 raise
             except Exception as error:
                 self._failing.failed(error)
+                self._failed_ticks.show(sensor, error)
                 self._postponements.postpone_longer(due.name, _WAIT_AFTER_ERROR)
         return workers.room - left
 
@@ -150,6 +154,7 @@ class SensorLoop:
         except (DagsterUserCodeUnreachableError, DatabaseUnavailable):
             raise
         except Exception as error:
+            self._failed_ticks.show(sensor, error)
             count = self._refuse(due, error)
         else:
             if job is None:
@@ -189,21 +194,32 @@ class SensorLoop:
         with database.transaction() as connection:
             claims = claim_some(connection, due, most)
             runs = job.add(connection, due.name, claims) if claims else []
+        failure: Exception | None = None
         for run in runs:
-            self._hand_over(launcher, run)
+            failure = self._hand_over(launcher, run, failure)
         return len(runs)
 
-    def _hand_over(self, launcher: WarmRunLauncher, run: DagsterRun) -> None:
-        """Give a run to the broker. If that does not take it, its batch is released."""
-        try:
-            launcher.hand_over(run)
-        except Exception as error:
-            # First: by a batch that was released already, nobody would find the run again.
-            report_launch_failure(self._instance, run, error)
-            reaper.launch_failed(run.tags[BATCH], error)
-            return
+    def _hand_over(
+        self, launcher: WarmRunLauncher, run: DagsterRun, failure: Exception | None
+    ) -> Exception | None:
+        """Give a run to the broker, unless that failed for another one; return the failure.
+
+        The batch of a run that the broker does not take is released. A broker that hangs is not
+        asked for each run: the last claims would seem to be those of a lost daemon.
+        """
+        if failure is None:
+            try:
+                launcher.hand_over(run)
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            # First: by a batch that was released already, the run is found a lease later.
+            report_launch_failure(self._instance, run, failure)
+            reaper.launch_failed(run.tags[BATCH], failure)
+            return failure
         with database.connection() as connection:
             fetch_all(connection, "mark_handed_over", batch=run.tags[BATCH])
+        return None
 
     def _submit(self, due: Due, job: JobRuns, most: int) -> int:
         """Claim, then let Dagster create and submit the runs.
@@ -229,6 +245,31 @@ class SensorLoop:
         for claim in claims:
             reaper.launch_failed(claim.batch_id, error)
         return len(claims)
+
+
+def by_function(
+    sensors: Iterable[LoadedSensor],
+) -> tuple[dict[str, LoadedSensor], list[tuple[LoadedSensor, RunyardError]]]:
+    """The sensor of each function; of several, that of the first code location by name.
+
+    Returns
+    -------
+    The sensors by function, and each sensor that is left out for a function, with an error that
+    says so.
+    """
+    chosen: dict[str, LoadedSensor] = {}
+    twice: list[tuple[LoadedSensor, RunyardError]] = []
+    for sensor in sorted(sensors, key=lambda each: (each.location.name, each.name)):
+        for name in sensor.functions:
+            first = chosen.setdefault(name, sensor)
+            if first is not sensor:
+                message = (
+                    f"the function {name} is in two code locations: {first.location.name}, where"
+                    f" its runs are launched, and {sensor.location.name}, where none are; give one"
+                    " of them another name with on_event(name=...)"
+                )
+                twice.append((sensor, RunyardError(message)))
+    return chosen, twice
 
 
 def _keep_from_garbage_collector() -> None:

@@ -23,11 +23,16 @@ _SLOTS_WITHOUT_WORKERS = 2
 # One claim looks at 150 waiting lanes. After 15,000 blocked lanes the claim ends with nothing, and
 # the next one continues from there.
 _MAX_LANE_CLAIMS = 100
-# How long a tick of the daemon has to launch what it claimed. After that a batch no longer counts
-# as waiting, and its invocations may be claimed again.
-LAUNCH_SECONDS = 3.0
-# How long it goes on claiming before it launches what it has: hundreds of batches take seconds.
+# How long a tick goes on claiming before it launches what it has: hundreds of batches take seconds.
 _CLAIM_SECONDS = 0.5
+# How long the broker may take to answer a process that launches a run. It is asked up to three
+# times: over the present connection, for another one, and over that.
+ANSWER_SECONDS = 2.0
+_MOST_QUESTIONS = 3
+_SPARE_SECONDS = 0.5
+# How long a tick of the daemon has to launch what it claimed, even if the broker hangs. After that
+# a batch no longer counts as waiting, and its invocations may be claimed again.
+LAUNCH_SECONDS = _CLAIM_SECONDS + _MOST_QUESTIONS * ANSWER_SECONDS + _SPARE_SECONDS
 
 T = TypeVar("T")
 

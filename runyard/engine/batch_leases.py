@@ -150,6 +150,16 @@ def overdue() -> list[Row]:
         return fetch_all(connection, "overdue_batches", lease=settings().lease_seconds)
 
 
+def renew_claim(batch_id: str, seconds: float) -> bool:
+    """Renew the lease of a batch whose run is on its way to it.
+
+    Returns whether it was renewed: not when the run was launched longer than `seconds` ago, or is
+    to be cancelled.
+    """
+    with database.connection() as connection:
+        return fetch_one(connection, "renew_claim", batch=batch_id, seconds=seconds) is not None
+
+
 def request_cancel(batch_id: str | None, run_id: str) -> Row | None:
     """Ask the run of a batch to stop; return the open batch, with the columns of `overdue`.
 
@@ -172,3 +182,19 @@ def unended() -> list[Row]:
     """
     with database.connection() as connection:
         return fetch_all(connection, "batches_with_open_runs", lease=settings().lease_seconds)
+
+
+def unbegun() -> list[str]:
+    """Return the ids of batches that were released a lease ago or more before their run began.
+
+    Those that `mark_unbegun_ended` was called for are left out.
+    """
+    with database.connection() as connection:
+        rows = fetch_all(connection, "unbegun_batches", lease=settings().lease_seconds)
+    return [row["id"] for row in rows]
+
+
+def mark_unbegun_ended(batch_id: str) -> None:
+    """Record that no run of a batch is left that was released before its run began."""
+    with database.connection() as connection:
+        fetch_all(connection, "mark_batch_ended", batch=batch_id)

@@ -10,6 +10,7 @@ from typing_extensions import TypeVar
 from runyard.engine.failures import Failure
 from runyard.engine.lease import Lease
 from runyard.engine.progress import Reporter
+from runyard.engine.settlement import Outcome
 from runyard.errors import Cancelled, LeaseLost, NonRetriable, StepHung
 from runyard.events import Event, catalog
 from runyard.functions import registry
@@ -91,6 +92,8 @@ class BatchState:
         self.items = list(items)
         self.lease = lease
         self.failures: dict[int, Failure] = {}
+        # What has become of those that were settled while the others went on.
+        self.settled: dict[int, Outcome] = {}
         self.suspended: dict[int, dict[str, str]] = {}
         self.previous_runs: list[str] = []
         self.stubs = stubs.get()

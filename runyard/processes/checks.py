@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import psycopg
 from dagster import DagsterInstance
+from sqlalchemy.exc import SQLAlchemyError
 
+from runyard.dagster_adapter import failed_ticks
 from runyard.dagster_adapter.internals import get_daemon_statuses
+from runyard.dagster_adapter.storage_place import check_storage
 from runyard.engine import api_keys
 from runyard.errors import RunyardError
 from runyard.processes.migrate import POOLER, check_migrated
@@ -130,11 +133,28 @@ def _workers() -> str:
     return f"{len(alive)} alive, {sum(row['slots'] for row in alive)} runs at a time"
 
 
-def _daemon() -> str:
+def check_dagster_storage() -> str:
+    """Raise `RunyardError` unless Dagster's storage is in the database of DATABASE_URL."""
+    try:
+        with _instance() as instance:
+            check_storage(instance)
+    except SQLAlchemyError as error:
+        raise RunyardError(
+            "the database that dagster.yaml names for Dagster's storage does not answer"
+            f" ({type(error).__name__}): check the URLs in it"
+        ) from None
+    return "where the events are"
+
+
+def _instance() -> DagsterInstance:
     os.environ.setdefault("DAGSTER_HOME", str(settings().home))
     # Adds the parameters that every connection needs.
     os.environ["DATABASE_URL"] = database.database_url()
-    with DagsterInstance.get() as instance:
+    return DagsterInstance.get()
+
+
+def _daemon() -> str:
+    with _instance() as instance:
         statuses = get_daemon_statuses(instance, ["SENSOR"], ignore_errors=True)
     if not statuses["SENSOR"].healthy:
         raise RunyardError(
@@ -142,6 +162,15 @@ def _daemon() -> str:
             " (or everything with `runyard up`)"
         )
     return "its sensor loop is alive"
+
+
+def _sensors() -> str:
+    errors = failed_ticks.recent()
+    if errors:
+        first = " ".join(errors[0].split())
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise RunyardError(f"a tick failed, see the sensor's page in the Dagster UI: {first}{more}")
+    return "no tick has failed in the last two minutes"
 
 
 def _keys() -> str:
@@ -162,7 +191,9 @@ def _keys() -> str:
 
 _NEED_DATABASE: dict[str, Callable[[], str]] = {
     "migrations": _migrations,
+    "storage": check_dagster_storage,
     "workers": _workers,
     "daemon": _daemon,
+    "sensors": _sensors,
     "keys": _keys,
 }

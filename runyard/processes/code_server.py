@@ -6,6 +6,7 @@ from pathlib import Path
 
 from runyard.dagster_adapter import sensors
 from runyard.dagster_adapter.internals import grpc_command
+from runyard.errors import RunyardError
 from runyard.functions import registry
 from runyard.processes.workers import load_code
 from runyard.settings import settings
@@ -23,8 +24,10 @@ def serve_code(socket_path: Path) -> int:
     """
     try:
         sensors.check_io_managers(load_code().get_repository_def())
-    except Exception:
-        print(redact(traceback.format_exc()), end="", file=sys.stderr)
+    except Exception as error:
+        # The message of an error of ours says what to do; a traceback would hide it.
+        text = f"{error}\n" if isinstance(error, RunyardError) else traceback.format_exc()
+        print(redact(text), end="", file=sys.stderr)
         print(
             "The code does not load, so the functions stay as they were. Fix the error: the code is"
             " reloaded when a file changes.",

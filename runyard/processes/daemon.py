@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from dagster import DagsterInstance
+from sqlalchemy.exc import OperationalError
 
 from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.internals import (
@@ -14,28 +15,37 @@ from runyard.dagster_adapter.internals import (
     DagsterUserCodeUnreachableError,
     WorkspaceFileTarget,
     capture_interrupts,
-    pooled_instance,
+    pool_connections,
     run_daemon,
     setup_interrupt_handlers,
     silence_restarts,
 )
 from runyard.dagster_adapter.sensor_loop import SensorLoop
+from runyard.dagster_adapter.storage_place import check_storage
+from runyard.engine.backoff import Backoff
+from runyard.errors import DatabaseUnavailable
 from runyard.processes.maintenance_thread import MaintenanceThread
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
+_LONGEST_WAIT = 5.0
 _LOGGERS = ("SensorDaemon", "FunctionSensorDaemon", "SchedulerDaemon")
 
 
 def serve_daemon(workspace: Path) -> int:
-    """Run sensors, schedules and the other daemons of a workspace file until interrupted."""
+    """Run sensors, schedules and the other daemons of a workspace file until interrupted.
+
+    Raises `RunyardError` when Dagster's storage is not in the database of DATABASE_URL.
+    """
     setup_interrupt_handlers()
     silence_restarts()
     outages = OutageFilter()
     for name in _LOGGERS:
         logging.getLogger(f"dagster.daemon.{name}").addFilter(outages)
     try:
-        with capture_interrupts(), pooled_instance() as instance:
+        with capture_interrupts(), DagsterInstance.get() as instance:
+            await_storage(instance)
+            pool_connections(instance)
             reclaim_from_predecessor(instance)
             MaintenanceThread(instance).start()
             run_daemon(
@@ -46,6 +56,16 @@ def serve_daemon(workspace: Path) -> int:
     except KeyboardInterrupt:
         os._exit(0)  # without waiting for the ticks of other sensors
     return 0
+
+
+def await_storage(instance: DagsterInstance) -> None:
+    """Check where Dagster's storage is, as soon as the databases answer."""
+    backoff = Backoff(_log, "the daemon does not start yet", _LONGEST_WAIT)
+    while True:
+        try:
+            return check_storage(instance)
+        except (DatabaseUnavailable, OperationalError) as error:
+            time.sleep(backoff.failed(error))
 
 
 def reclaim_from_predecessor(instance: DagsterInstance) -> None:

@@ -161,6 +161,7 @@ class Stack:
         os.environ.update(environment(start_database(self.settings), self.settings))
         settings.cache_clear()
         migrate()
+        self._check_storage()
         _write_workspace(self.settings)
         config = self.settings.data / "supervisord.conf"
         config.write_text(self._config())
@@ -175,6 +176,13 @@ class Stack:
         )
         if output is not None:
             output.close()
+
+    def _check_storage(self) -> None:
+        """Raise `RunyardError` when the daemon would refuse to start."""
+        from runyard.processes.checks import check_dagster_storage
+
+        if "daemon" in self.parts:
+            check_dagster_storage()
 
     def wait_ready(self, seconds: float = _READY_SECONDS) -> None:
         """Wait until the web process answers and a worker is alive.

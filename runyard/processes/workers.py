@@ -48,11 +48,12 @@ from runyard.dagster_adapter.internals import (
 from runyard.engine import batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
-from runyard.errors import DatabaseUnavailable
+from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.processes.children import Children
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all
+from runyard.text.redaction import redact
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -123,7 +124,10 @@ def work() -> int:
 
 @worker_init.connect
 def _prepare(**_: Any) -> None:
-    load_code()
+    try:
+        load_code()
+    except RunyardError as error:  # says what to do; Celery would print a traceback
+        _log.error("the code does not load: %s", redact(str(error)))
     database.close_pool()
     # Only one of Celery's two pools has a signal for this.
     os.register_at_fork(before=_children.expect)

@@ -16,16 +16,25 @@ ORDER BY (
 ) DESC NULLS LAST
 
 -- name: add_tick
--- Record a tick of a sensor that has launched runs; returns its id, which is a tag of its runs.
+-- Record a tick of a sensor that has launched runs or failed; returns its id, which is a tag of its
+-- runs.
 -- (nothing is read, nothing scanned)
 INSERT INTO job_ticks
     (job_origin_id, selector_id, status, type, timestamp, tick_body, create_timestamp,
      update_timestamp)
 VALUES (
-    %(origin)s, %(selector)s, 'SUCCESS', 'SENSOR',
+    %(origin)s, %(selector)s, %(status)s, 'SENSOR',
     to_timestamp(%(at)s) AT TIME ZONE 'UTC', %(body)s,
     clock_timestamp() AT TIME ZONE 'UTC', clock_timestamp() AT TIME ZONE 'UTC')
 RETURNING id
+
+-- name: failed_ticks
+-- What the ticks of sensors say that failed in the last seconds. (by job_ticks_pkey)
+SELECT DISTINCT tick_body::jsonb #>> '{error,message}' AS error
+FROM (SELECT * FROM job_ticks ORDER BY id DESC LIMIT 1000) AS latest
+WHERE status = 'FAILURE' AND type = 'SENSOR'
+    AND timestamp > (now() - make_interval(secs => %(seconds)s)) AT TIME ZONE 'UTC'
+ORDER BY error
 
 -- name: add_runs
 -- Add runs that are starting, with their tags and the first event of their logs. Dagster keeps its

@@ -731,9 +731,28 @@ WHERE status IN ('claimed', 'running')
         OR (SELECT slots = 0 OR slots > running FROM alive))
 ORDER BY heartbeat_at LIMIT 100
 
+-- name: renew_claim
+-- Renew the lease of a batch whose run is on its way to it, unless that was launched too long ago;
+-- returns its id. (by batches_pkey)
+UPDATE runyard.batches SET heartbeat_at = clock_timestamp()
+WHERE id = %(batch)s AND status = 'claimed' AND cancel_requested_at IS NULL
+    AND launched_at > now() - make_interval(secs => %(seconds)s)
+RETURNING id
+
 -- name: mark_run_ended
 -- Record that the run of a batch has ended too, so that its process is free again. (by batches_run)
 UPDATE runyard.batches SET ended_at = now() WHERE run_id = %(run)s AND ended_at IS NULL
+
+-- name: mark_batch_ended
+-- The same for a batch that no run has begun. (by batches_pkey)
+UPDATE runyard.batches SET ended_at = now() WHERE id = %(batch)s AND ended_at IS NULL
+
+-- name: unbegun_batches
+-- Batches that were released a while ago before a run had begun them. (by batches_ending)
+SELECT id FROM runyard.batches
+WHERE ended_at IS NULL AND status = 'lost' AND run_id IS NULL
+    AND finished_at < now() - make_interval(secs => %(lease)s)
+ORDER BY finished_at LIMIT 20
 
 -- name: batches_with_open_runs
 -- Batches that are over while their run may never end, because its process is gone: that of a
@@ -860,6 +879,13 @@ SELECT runyard.apply_requests_v1(true) AS count
 SELECT CASE WHEN EXISTS (
     SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL
 ) THEN (SELECT runyard.match_v1() FROM runyard.lock_waits_v1()) ELSE 0 END AS count
+
+-- name: dagster_tables
+-- Which tables the names of Dagster's mean on this connection: in which cluster and database.
+-- (by the catalog alone)
+SELECT concat_ws(' ', system_identifier, current_database(), to_regclass('runs')::oid,
+    to_regclass('event_logs')::oid, to_regclass('job_ticks')::oid) AS place
+FROM pg_control_system()
 
 -- name: from_another_cluster
 -- Whether the tables were restored from a cluster that was ahead of this one.

@@ -10,8 +10,15 @@ from tests.conftest import settled, wait_until
 from tests.faults.conftest import doctor, running
 from tests.ports import free_port
 from tests.servers import pgbouncer
+from tests.tables import rows
 
 _POOL = 6
+# Runs that have not succeeded, or whose log lacks the event with which a run begins or ends.
+_WITHOUT_WHOLE_LOG = """
+    SELECT run_id FROM runs WHERE status <> 'SUCCESS' OR 3 <> (
+        SELECT count(*) FROM event_logs WHERE event_logs.run_id = runs.run_id
+            AND dagster_event_type IN ('PIPELINE_STARTING', 'PIPELINE_START', 'PIPELINE_SUCCESS'))
+"""
 
 
 def test_through_pgbouncer_events_are_done_and_its_sessions_stay_clean(
@@ -34,6 +41,7 @@ def test_through_pgbouncer_events_are_done_and_its_sessions_stay_clean(
             prepared = "SELECT count(*)::text FROM pg_prepared_statements"
             assert _in_all_sessions(through, prepared) == {"0"}
             assert "does not exist" not in log.read_text()
+            wait_until(lambda: not rows(_WITHOUT_WHOLE_LOG))
 
 
 def _post(port: int, n: int) -> str:

@@ -3,7 +3,7 @@
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,17 @@ from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.events import DagsterEvent
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from kombu.exceptions import OperationalError
 
 from runyard import Batch, receive, send, settle
 from runyard.dagster_adapter.launcher import WarmRunLauncher
-from runyard.dagster_adapter.reaper import reap, reclaim_unlaunched, settle_orphaned
+from runyard.dagster_adapter.maintenance import SERVICES, Rota
+from runyard.dagster_adapter.reaper import (
+    end_unbegun_runs,
+    reap,
+    reclaim_unlaunched,
+    settle_orphaned,
+)
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_claims, batch_leases
 from runyard.functions.registry import Function
@@ -35,6 +42,7 @@ from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 from tests.conftest import event
 from tests.ports import free_port
+from tests.servers import redis
 
 
 @resource
@@ -142,6 +150,34 @@ def test_a_broker_that_hangs_ends_the_hand_over_with_an_error(
     assert len(errors) == 1
 
 
+@pytest.fixture
+def broker_that_hangs_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[[], None]]:
+    """A Redis that answers until this is called."""
+    with redis(tmp_path) as broker:
+        monkeypatch.setenv("RUNYARD_BROKER_URL", broker.url)
+        settings.cache_clear()
+        yield broker.hang
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_claim_does_not_seem_lost_while_a_broker_that_hangs_is_asked_for_its_run(
+    function: Function, instance: DagsterInstance, broker_that_hangs_later: Callable[[], None]
+) -> None:
+    _, batch_id = claimed(function)
+    launcher = WarmRunLauncher()
+    launcher.register_instance(instance)
+    run = made_run(instance, batch_id)
+    launcher.hand_over(run)
+    broker_that_hangs_later()
+    with pytest.raises(OperationalError):
+        launcher.hand_over(run)
+    assert batch_leases.unlaunched(batch_claims.LAUNCH_SECONDS) == []
+
+
 @pytest.mark.usefixtures("away_broker")
 def test_without_a_broker_a_launch_is_no_attempt_and_the_reason_is_shown(
     function: Function, instance: DagsterInstance
@@ -222,7 +258,7 @@ def test_a_run_whose_batch_was_taken_back_is_cancelled_instead_of_launched(
 
 def _claimed_long_ago() -> None:
     with database.connection() as connection:
-        connection.execute("UPDATE runyard.batches SET claimed_at = now() - interval '4 seconds'")
+        connection.execute("UPDATE runyard.batches SET claimed_at = now() - interval '8 seconds'")
 
 
 def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_with_it(
@@ -239,6 +275,41 @@ def test_a_claim_that_nobody_launched_is_taken_back_after_seconds_and_its_run_wi
     ended = instance.get_run_by_id(made.run_id)
     assert ended is not None
     assert ended.status == DagsterRunStatus.CANCELED
+
+
+def test_a_run_of_a_batch_that_was_released_before_it_began_does_not_stay_open(
+    function: Function, instance: DagsterInstance
+) -> None:
+    """As when the process that released the batch is killed before it ends the run."""
+    event_id, batch_id = claimed(function)
+    made = made_run(instance, batch_id)
+    batch_leases.release(batch_id, "claimed", "queued", attempts=3, force=True)
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.batches SET finished_at = now() - interval '1 hour'")
+    Rota(SERVICES).run_due(lambda: instance)
+    ended = instance.get_run_by_id(made.run_id)
+    assert ended is not None
+    assert ended.status == DagsterRunStatus.CANCELED
+    assert event(event_id)["invocations"][0]["status"] == "queued"
+    assert batch_leases.unbegun() == []
+
+
+def test_a_run_that_re_executes_one_of_a_released_batch_goes_on(
+    function: Function, instance: DagsterInstance
+) -> None:
+    _, batch_id = claimed(function)
+    made = made_run(instance, batch_id)
+    again = instance.create_run_for_job(
+        greet_job,
+        tags={BATCH: batch_id},
+        job_code_origin=ORIGIN,
+        parent_run_id=made.run_id,
+        root_run_id=made.run_id,
+    )
+    end_unbegun_runs(instance, [batch_id])
+    running = instance.get_run_by_id(again.run_id)
+    assert running is not None
+    assert running.status == DagsterRunStatus.NOT_STARTED
 
 
 def test_a_daemon_that_starts_takes_back_the_claims_of_its_predecessor_at_once(

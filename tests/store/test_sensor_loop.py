@@ -6,23 +6,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 from dagster import DagsterRun, DagsterRunStatus, QueuedRunCoordinator
+from dagster._core.scheduler.instigation import TickStatus
 
 from runyard import Event, send
+from runyard.dagster_adapter import sensor_loop
 from runyard.dagster_adapter.internals import (
     WorkspaceProcessContext,
     function_sensors,
     is_current,
 )
+from runyard.dagster_adapter.launcher import WarmRunLauncher
 from runyard.dagster_adapter.reaper import reclaim_unlaunched
-from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop
+from runyard.dagster_adapter.sensor_loop import LONGEST_WAIT, SensorLoop, by_function
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
 from runyard.engine.control import set_paused
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.functions.registry import Function
+from runyard.processes.checks import checks
 from runyard.settings import settings
 from runyard.store.database import database_url
 from tests.code_server import loaded_code
@@ -55,6 +60,7 @@ def loop(empty: None, context: Context, publish_functions: Publish) -> SensorLoo
     rows(WORKER, 1)
     for run in context.instance.get_runs():
         context.instance.delete_run(run.run_id)
+    rows("DELETE FROM job_ticks RETURNING id")
     for message in queue().glob("*.msg"):
         message.unlink()
     return SensorLoop(context)
@@ -209,6 +215,24 @@ def test_a_run_that_the_broker_refuses_fails_and_its_event_waits(
     assert (run.status, status_of(event_id)) == (DagsterRunStatus.FAILURE, "queued")
 
 
+def test_a_broker_that_refuses_one_run_of_a_tick_is_not_asked_for_the_others(
+    loop: SensorLoop, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    hand_over = WarmRunLauncher.hand_over
+
+    def counted(self: WarmRunLauncher, run: DagsterRun) -> None:
+        asked.append(run.run_id)
+        hand_over(self, run)
+
+    monkeypatch.setattr(WarmRunLauncher, "hand_over", counted)
+    with refusing_broker(context):
+        send([Event("bench/single", {"n": n}) for n in range(2)])
+        loop.evaluate_due()
+    assert [run.status for run in launched(context)] == [DagsterRunStatus.FAILURE] * 2
+    assert len(asked) == 1
+
+
 @pytest.fixture
 def refused_failures() -> Iterator[Callable[[], None]]:
     """No failure of a run can be logged, until this is called."""
@@ -302,6 +326,68 @@ def test_a_function_whose_claim_fails_holds_up_no_other(
     send("bench/batched", {"n": 1})
     loop.evaluate_due()
     assert [run.job_name for run in launched(context)] == ["bench_batched"]
+
+
+def test_of_one_function_in_two_code_locations_the_first_by_name_launches_and_the_other_is_told(
+    context: Context,
+) -> None:
+    [first] = [each for each in function_sensors(context) if each.name == "bench_single_sensor"]
+    second = replace(first, location=SimpleNamespace(name="later"))
+    for loaded in ([first, second], [second, first]):
+        chosen, [(sensor, error)] = by_function(loaded)
+        assert chosen["bench_single"] is first
+        assert sensor is second
+        assert "in two code locations: benchmarks.functions, where" in str(error)
+
+
+def test_doctor_says_that_a_function_is_in_two_code_locations(
+    loop: SensorLoop, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [first] = [each for each in function_sensors(context) if each.name == "bench_single_sensor"]
+    second = replace(first, location=SimpleNamespace(name="later"))
+    monkeypatch.setattr(sensor_loop, "function_sensors", lambda _: [first, second])
+    loop.evaluate_due()
+    [check] = [check for check in checks() if check.name == "sensors"]
+    assert not check.ok
+    assert "benchmarks.functions, where its runs are launched, and later, where" in check.says
+
+
+def test_doctor_finds_nothing_wrong_with_sensors_that_launch(
+    loop: SensorLoop, context: Context
+) -> None:
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    [check] = [check for check in checks() if check.name == "sensors"]
+    assert (check.ok, check.says) == (True, "no tick has failed in the last two minutes")
+
+
+def failed_ticks(context: Context, sensor_name: str) -> list[str]:
+    """The errors that the Dagster UI shows for a sensor's ticks."""
+    [sensor] = [each for each in function_sensors(context) if each.name == sensor_name]
+    ticks = context.instance.get_ticks(
+        sensor.origin_id, sensor.selector_id, statuses=[TickStatus.FAILURE]
+    )
+    return [tick.error.message for tick in ticks if tick.error is not None]
+
+
+def test_a_claim_that_fails_is_a_failed_tick_once_a_minute(
+    loop: SensorLoop, context: Context, refused_batches: None
+) -> None:
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    loop._postponements.interrupt()  # as a notification does
+    loop.evaluate_due()
+    [message] = failed_ticks(context, "bench_single_sensor")
+    assert message.startswith("CheckViolation: ")
+
+
+def test_a_job_that_is_not_in_the_code_is_a_failed_tick(loop: SensorLoop, context: Context) -> None:
+    rows("UPDATE runyard.functions SET job = 'gone' WHERE name = 'bench_single' RETURNING name")
+    send("bench/single", {"n": 1})
+    loop.evaluate_due()
+    assert failed_ticks(context, "bench_single_sensor") == [
+        "LookupError: the code location benchmarks.functions has no job gone"
+    ]
 
 
 def test_what_another_transaction_has_locked_is_looked_at_less_and_less_often(

@@ -17,6 +17,7 @@ from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.workspace import context as workspace_context
 from dagster._daemon import sensor as sensor_loop
 from dagster._daemon.controller import DagsterDaemonController
+from dagster._grpc.client import DagsterGrpcClient
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from packaging.requirements import Requirement
@@ -73,6 +74,8 @@ NAMES = {
     "scoped_resources_builder": Relied(attributes=("ScopedResourcesBuilder", "namedtuple")),
     "default_job_io_manager": Relied(constant=dagster.IOManagerDefinition),
     # The run launcher.
+    "CanCancelExecutionRequest": Relied(attributes=("run_id",)),
+    "CanCancelExecutionResult": Relied(attributes=("can_cancel",)),
     "CheckRunHealthResult": Relied(("status", "msg")),
     "ConfigurableClassData": Relied(("module_name", "class_name", "config_yaml")),
     "ExecuteRunArgs": Relied(
@@ -83,6 +86,7 @@ NAMES = {
     "ResumeRunArgs": Relied(attributes=("run_id",)),
     "WorkerStatus": Relied(attributes=("FAILED", "RUNNING", "UNKNOWN")),
     "pack_value": Relied(("val",)),
+    "deserialize_value": Relied(("val", "as_type")),
     "unpack_value": Relied(("val", "as_type")),
     # Captured output.
     "CapturedLogContext": Relied(("log_key",)),
@@ -137,6 +141,7 @@ NAMES = {
             "timestamp",
             "run_ids",
             "run_keys",
+            "error",
             "selector_id",
             "end_timestamp",
         )
@@ -265,6 +270,13 @@ def test_a_launch_calls_the_method_that_is_overridden() -> None:
 
 def test_the_default_launcher_tags_the_runs_that_it_starts() -> None:
     assert "GRPC_INFO_TAG" in inspect.getsource(dagster.DefaultRunLauncher)
+
+
+def test_the_default_launcher_has_a_client_for_the_code_server_of_a_run() -> None:
+    source = inspect.getsource(dagster.DefaultRunLauncher.terminate)
+    assert "self._get_grpc_client_for_termination(run_id)" in source
+    parameters = list(inspect.signature(DagsterGrpcClient.can_cancel_execution).parameters)
+    assert parameters == ["self", "can_cancel_execution_request", "timeout"]
 
 
 def test_launcher_and_workers_declare_one_queue() -> None:

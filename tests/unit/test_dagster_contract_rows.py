@@ -9,7 +9,9 @@ import pytest
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+from dagster_shared.error import SerializableErrorInfo
 
+from runyard.dagster_adapter.failed_ticks import FailedTicks
 from runyard.dagster_adapter.internals import (
     TICK_ID_TAG,
     LoadedSensor,
@@ -129,6 +131,28 @@ def test_a_tick_is_the_row_that_dagster_writes(written: Written) -> None:
             end_timestamp=tick.end_timestamp,
         )
     )
+    assert rows("job_ticks", "id", ours) == rows("job_ticks", "id", str(theirs.tick_id))
+
+
+def test_a_failed_tick_is_the_row_that_dagster_writes(written: Written) -> None:
+    instance, sensor, _ = written
+    FailedTicks().show(sensor, LookupError("no job"))
+    [tick] = instance.get_ticks(
+        sensor.origin_id, sensor.selector_id, limit=1, statuses=[TickStatus.FAILURE]
+    )
+    theirs = instance.create_tick(
+        TickData(
+            sensor.origin_id,
+            sensor.name,
+            InstigatorType.SENSOR,
+            TickStatus.FAILURE,
+            tick.timestamp,
+            error=SerializableErrorInfo("LookupError: no job", [], "LookupError"),
+            selector_id=sensor.selector_id,
+            end_timestamp=tick.end_timestamp,
+        )
+    )
+    ours = str(tick.tick_id)
     assert rows("job_ticks", "id", ours) == rows("job_ticks", "id", str(theirs.tick_id))
 
 

@@ -1,0 +1,75 @@
+"""Wrong environment variables: a line says which one, and what to write."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def runyard(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in an environment with these variables."""
+    return subprocess.run(
+        [sys.executable, "-m", "runyard", *command],
+        env={**os.environ, **variables},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["migrate", "doctor", "up", "events", "daemon"])
+@pytest.mark.parametrize("url", ["host=localhost dbname=app password=hunter2secret", "", "app"])
+def test_a_database_that_is_not_given_by_a_url_is_one_line(command: str, url: str) -> None:
+    ended = runyard(command, DATABASE_URL=url)
+    [line] = ended.stderr.splitlines()
+    assert ended.returncode == 1
+    assert line.startswith("runyard: DATABASE_URL: not a URL of PostgreSQL: write postgresql://")
+    assert "hunter2secret" not in line
+
+
+def test_a_direct_database_that_is_not_given_by_a_url_is_one_line() -> None:
+    ended = runyard("migrate", RUNYARD_DIRECT_DATABASE_URL="host=localhost")
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("runyard: RUNYARD_DIRECT_DATABASE_URL: not a URL of PostgreSQL")
+
+
+def test_doctor_names_the_setting_that_a_misspelt_variable_was_meant_for() -> None:
+    says = runyard("doctor", RUNYARD_CONCURENCY="8").stdout
+    assert (
+        "warn  settings        RUNYARD_CONCURENCY is not a setting, and is ignored:"
+        " did you mean RUNYARD_CONCURRENCY?\n"
+    ) in says
+
+
+def test_variables_that_are_no_settings_but_have_a_meaning_are_not_named() -> None:
+    says = runyard("doctor", RUNYARD_KEY="key", RUNYARD_TEST_DATABASE_URL="postgresql:///").stdout
+    assert "is not a setting" not in says
+
+
+def test_code_that_does_not_load_because_of_a_setting_is_one_line_without_a_traceback(
+    tmp_path: object,
+) -> None:
+    serving = (
+        "from pathlib import Path\n"
+        "from runyard.dagster_adapter import internals\n"
+        "from runyard.processes import code_server\n"
+        "code_server.grpc_command.main = lambda *_, **__: None\n"
+        f"code_server.serve_code(Path({str(tmp_path)!r}, 'socket'))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", serving],
+        env={**os.environ, "ANALYTICS_START": "yesterday"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    first, *rest = ended.stderr.splitlines()
+    assert first == "ANALYTICS_START is not a date: yesterday; write it as 2026-01-31"
+    assert "Traceback" not in "".join(rest)
