@@ -2,9 +2,8 @@
 
 Until the first application is there, the usual ports of this machine are tried. Afterwards those
 that are known are asked again and again: that is how a function that somebody has just written
-appears. One
-process does this at a time. Applications that are named in a setting are asked everywhere, until
-they have registered.
+appears. One process does this at a time. Applications that are named in a setting are asked
+everywhere, until they have registered.
 """
 
 import asyncio

@@ -99,3 +99,19 @@ SELECT name FROM runyard.apps WHERE url = %(url)s ORDER BY name
 SELECT * FROM runyard.app_functions WHERE function = %(name)s
 UNION ALL SELECT * FROM runyard.app_functions WHERE slug = %(slug)s
 LIMIT 1
+
+-- name: remote_run
+-- An invocation of an application's function with its event. (by invocations_pkey,
+-- app_functions_pkey, events_pkey)
+SELECT invocations.id, invocations.created_at, invocations.status, invocations.event_id,
+    events.name, events.data, events."user", events.v,
+    floor(extract(epoch FROM events.ts) * 1000)::bigint AS ts
+FROM runyard.invocations
+JOIN runyard.app_functions ON app_functions.function = invocations.function
+JOIN runyard.events ON events.id = invocations.event_id
+WHERE invocations.id = %(invocation)s
+
+-- name: remote_memos
+-- What the steps of an invocation have come to, in the order in which they ended. (by steps_pkey)
+SELECT step, output FROM runyard.steps
+WHERE invocation_id = %(invocation)s AND error IS NULL ORDER BY number
