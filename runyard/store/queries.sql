@@ -515,12 +515,12 @@ started AS (
     FROM before
     WHERE invocations.id = before.id AND invocations.id = ANY (
         SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
-    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes,
+    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes, created_at,
         cancel_requested_at IS NOT NULL AS cancelled, before.seen,
         before.run_id AS previous_run
 )
 SELECT started.id, started.event_id, started.attempt, started.crashes, started.cancelled,
-    started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
+    started.created_at, started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
     events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
