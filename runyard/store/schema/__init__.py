@@ -29,8 +29,8 @@ from pathlib import Path
 FILES = (
     "clock",
     "tables",
-    "documents",
     "expressions",
+    "documents",
     "send",
     "flow_control",
     "claim",
