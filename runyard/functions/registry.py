@@ -87,8 +87,11 @@ class Function:
     def event(self) -> str:
         """The name of an event made for this function alone.
 
-        It is the first trigger without a wildcard, so that the data has that event's type.
+        It is the first trigger without a wildcard, so that the data has that event's type. A remote
+        function that is invoked is always told so.
         """
+        if self.remote:
+            return INVOKED
         return next(
             (rule.event for rule in self.rules if not rule.wildcard),
             SCHEDULED if self.scheduled else INVOKED,
