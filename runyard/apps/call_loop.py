@@ -12,8 +12,8 @@ from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from runyard.apps.calls import Caller, Guard
-from runyard.settings import settings
+from runyard.apps.calls import Caller
+from runyard.apps.trust import guard
 
 T = TypeVar("T")
 _CHECK_SECONDS = 0.2
@@ -68,9 +68,7 @@ class CallLoop:
 
 
 async def _open_caller() -> Caller:
-    chosen = settings()
-    guard = Guard(may_be_private=chosen.loopback_only, allowed=chosen.allowed_hosts)
-    return await Caller(guard, CALL_SECONDS).__aenter__()
+    return await Caller(guard(), CALL_SECONDS).__aenter__()
 
 
 async def in_thread(do: Callable[[], T]) -> T:

@@ -378,6 +378,25 @@ def test_a_run_that_is_too_large_for_a_call_is_read_here(developing: str) -> Non
     assert httpx.get(f"{developing}/v0/runs/{'0' * 26}/actions").status_code == 404
 
 
+def test_a_run_is_found_by_the_id_that_functions_see(developing: str) -> None:
+    httpx.post(f"{developing}/e/x", json={"name": "greet/requested"})
+    [run, *_] = rows("SELECT id, created_at FROM runyard.invocations ORDER BY id")
+    answer = httpx.get(f"{developing}/v1/runs/{run_id(run['id'], run['created_at'])}")
+    assert answer.json()["data"]["run_id"] == str(run["id"])
+
+
+def test_the_state_of_a_run_that_has_ended_is_gone(developing: str) -> None:
+    functions = [{"id": "shop-a", "triggers": [{"event": "shop/sold"}]}]
+    register(developing, {"appName": "shop", "url": "http://h/x", "functions": functions})
+    httpx.post(f"{developing}/e/x", json={"name": "shop/sold"})
+    [run] = rows(
+        "UPDATE runyard.invocations SET status = 'succeeded', finished_at = now()"
+        " RETURNING id, created_at"
+    )
+    at = f"{developing}/v0/runs/{run_id(run['id'], run['created_at'])}/actions"
+    assert httpx.get(at).status_code == 410
+
+
 def test_an_application_is_found_on_a_port_and_its_changes_too(
     web_database_url: str, tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """Inngest's REST API, version 1: its clients read events and runs here, and cancel runs.
 
 A run is an invocation, its `run_id` the invocation's number as text; the ULID that applications
-have for it is accepted too. `fetched_at` and `cached_until` are the time of the response, for nothing is cached.
+have for it is accepted too. `fetched_at` and `cached_until` are the time of the response, for
+nothing is cached.
 """
 
 from datetime import UTC, datetime, timedelta
