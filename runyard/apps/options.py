@@ -79,7 +79,7 @@ def flow_of(function: Fields, warn: Warn) -> Flow:
     idempotency = _idempotency(function)
     flow = Flow(
         concurrency=_concurrency(function),
-        throttle=_throttle(function, warn),
+        throttle=_throttle(function),
         rate_limit=None if idempotency else _rate_limit(function),
         idempotency=idempotency,
         debounce=_debounce(function),
@@ -200,15 +200,13 @@ def _limit(rule: Fields, count: int) -> Concurrency:
     return Concurrency(count, key, shared)
 
 
-def _throttle(function: Fields, warn: Warn) -> Throttle | None:
+def _throttle(function: Fields) -> Throttle | None:
     rule = function.object("throttle")
     if rule is None:
         return None
-    limit, burst = rule.needed_number("limit"), rule.number("burst") or 1
-    if burst > limit:
-        warn(f"its throttle lets {limit} begin at once, not {burst}: the limit is less")
+    limit, period = rule.needed_number("limit"), rule.needed_text("period")
     with rule.option():
-        return Throttle(limit, rule.needed_text("period"), _key(rule), min(burst, limit))
+        return Throttle(limit, period, _key(rule), rule.number("burst") or 1)
 
 
 def _rate_limit(function: Fields) -> RateLimit | None:

@@ -225,7 +225,7 @@ def _function(
             retry=retry_of(fields, warn),
             flow=flow_of(fields, warn),
             scheduled=bool(schedules),
-            invoked=not triggers and not schedules,
+            remote=True,
         )
     title = fields.text("name") or slug
     url = _url_of(fields) or app_url

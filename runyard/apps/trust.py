@@ -28,10 +28,12 @@ def server_kind() -> str:
 def guard() -> Guard:
     """Return the guard of calls to applications.
 
-    A stack that can be reached from this machine only is one in development, and may call it.
+    Without a signing key a stack that can be reached from this machine only is one in development,
+    and may call private addresses.
     """
     chosen = settings()
-    return Guard(may_be_private=chosen.loopback_only, allowed=chosen.allowed_hosts)
+    is_development = chosen.loopback_only and not signing_keys()
+    return Guard(may_be_private=is_development, allowed=chosen.allowed_hosts)
 
 
 def _key(secret: SecretStr | None, variable: str) -> SigningKey | None:

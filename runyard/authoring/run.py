@@ -116,15 +116,18 @@ class Run:
         *,
         match: Match | Callable[[Item], Mapping[str, object]] | None = None,
         filter: str | None = None,
+        condition: str | None = None,
         timeout: Duration = YEAR,
     ) -> None:
         """Continue when an event comes, or after `timeout`. See `Batch.wait_for_event`."""
         fixed = None if callable(match) else match
-        self._check(step, lambda: waits.event(event, Event(event), fixed, filter, timeout))
+        self._check(
+            step, lambda: waits.event(event, Event(event), fixed, filter, timeout, condition)
+        )
         self._add(
             step,
             lambda batch: batch.wait_for_event(
-                step, event, match=match, filter=filter, timeout=timeout
+                step, event, match=match, filter=filter, condition=condition, timeout=timeout
             ),
             f"Wait for {event}.",
         )

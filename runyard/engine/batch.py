@@ -241,6 +241,7 @@ class Batch:
         *,
         match: Match | Callable[[Item], Mapping[str, object]] | None = None,
         filter: str | None = None,
+        condition: str | None = None,
         timeout: Duration = YEAR,
     ) -> "Batch":
         """Suspend every invocation until an event comes.
@@ -260,13 +261,16 @@ class Batch:
             the item that returns such a mapping.
         filter
             SQL/JSON path over the awaited event.
+        condition
+            An expression over the invocation's own event (`event`) and the awaited one (`async`):
+            `async.data.order == event.data.order && async.data.total > 100`.
         timeout
             How long to wait, a year by default.
         """
 
         def request(item: Item) -> waits.WaitRequest:
             matching = match(item) if callable(match) else match
-            return waits.event(event, item.event, matching, filter, timeout)
+            return waits.event(event, item.event, matching, filter, timeout, condition)
 
         return self._suspend(step, request)
 

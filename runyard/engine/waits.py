@@ -20,6 +20,8 @@ from runyard.events import Event, as_json, internal_row, new_ulid, rows_of
 from runyard.functions import registry
 from runyard.store.queries import Row
 from runyard.syntax.durations import YEAR, Duration, seconds
+from runyard.syntax.event_conditions import terms
+from runyard.syntax.expressions import parse_expression
 from runyard.syntax.jsonpath import check_filter, parse_path
 
 # What an invocation waits for, as `runyard.wait_v1` takes it.
@@ -49,11 +51,12 @@ def event(
     match: str | Sequence[str] | Mapping[str, object] | None,
     filter: str | None,
     timeout: Duration,
+    condition: str | None = None,
 ) -> WaitRequest:
     """Return a wait for an event of this name whose fields match those of the invocation's `own`.
 
     When `match` gives paths and the own event has no value there (or null), no event matches, and
-    the wait ends by its timeout.
+    the wait ends by its timeout. `condition` is an expression over both events.
     """
     if isinstance(match, Mapping):
         values, missing = dict(match), False
@@ -61,7 +64,7 @@ def event(
         paths = [] if match is None else [match] if isinstance(match, str) else match
         values = _own_values(own, paths)
         missing = None in values.values()
-    return {
+    request = {
         "kind": "event",
         "event": name,
         "seconds": seconds(timeout, "wait_for_event(timeout=...)"),
@@ -70,10 +73,25 @@ def event(
         "unmatchable": missing,
         "filter": None if filter is None else check_filter(filter, "wait_for_event(filter=...)"),
     }
+    return request if condition is None else _with_condition(request, own, condition)
 
 
-def _own_values(own: Event, paths: Sequence[str]) -> dict[str, object]:
-    document = {
+def _with_condition(request: WaitRequest, own: Event, condition: str) -> WaitRequest:
+    tree = parse_expression(condition, "wait_for_event(condition=...)")
+    known = terms(tree, _document(own))
+    if known is None:
+        return {**request, "unmatchable": True}
+    paths, values, rest = known
+    return {
+        **request,
+        "match_paths": request["match_paths"] + paths,
+        "match_values": request["match_values"] + values,
+        "condition": rest,
+    }
+
+
+def _document(own: Event) -> dict[str, Any]:
+    return {
         "id": own.id,
         "name": own.name,
         "data": own.data,
@@ -81,6 +99,10 @@ def _own_values(own: Event, paths: Sequence[str]) -> dict[str, object]:
         "v": own.v,
         "ts": own.ts,
     }
+
+
+def _own_values(own: Event, paths: Sequence[str]) -> dict[str, object]:
+    document = _document(own)
     return {path: _at(document, parse_path(path, _MATCH)) for path in paths}
 
 

@@ -4,10 +4,11 @@ Each rule is a frozen dataclass that validates itself. Rules are passed to `on_e
 freely. `Flow` holds the rules of a function, rejects contradictory combinations, and writes the
 JSON that the SQL of the claim reads.
 
-Keys are paths into the event (`data.tenant_id`): a rule with a key applies to each value of it
-separately. A missing or null key counts as no value. Rules that would skip, merge or replace such
-an event (idempotency, rate limit, debounce, singleton) let it pass; rules that only make it wait
-(concurrency, throttle, batch) treat all events without the key as one group.
+Keys are paths into the event (`data.tenant_id`) or expressions over it (`event.data.a + '-' +
+event.data.b`): a rule with a key applies to each value of it separately. A missing or null key
+counts as no value. Rules that would skip, merge or replace such an event (idempotency, rate limit,
+debounce, singleton) let it pass; rules that only make it wait (concurrency, throttle, batch) treat
+all events without the key as one group.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from typing import Any, Literal
 from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
 from runyard.syntax.durations import YEAR, Duration, seconds
+from runyard.syntax.event_conditions import split
+from runyard.syntax.event_keys import Key, is_expression, parse_key, unless_false
+from runyard.syntax.expressions import parse_expression
 from runyard.syntax.jsonpath import check_filter, parse_path
 
 MAX_BATCH_SIZE = 5000
@@ -26,7 +30,7 @@ MAX_PRIORITY = 600
 # The timeout of a step, in seconds, when neither it nor its function sets one: as in Inngest.
 DEFAULT_STEP_TIMEOUT = 7_200.0
 # The position of a key among those of a function.
-_Place = Callable[[str | None], int | None]
+_Place = Callable[[Key | None], int | None]
 # Stands for a key that the event does not have, among the keys of an invocation
 # (runyard.no_key_v1).
 NO_KEY = "\x1d"
@@ -38,8 +42,11 @@ def _check_count(value: object, option: str, most: int = 1_000_000) -> None:
 
 
 def _check_key(key: str | None, rule: str) -> None:
-    if key is not None:
-        parse_path(key, f"{rule}(key=...)")
+    _key(key, f"{rule}(key=...)")
+
+
+def _key(key: str | None, what: str = "key") -> Key | None:
+    return None if key is None else parse_key(key, what)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Concurrency:
     limit
         How many, 1 or more.
     key
-        A path into the event: the limit applies to each value of it.
+        A path into the event, or an expression over it: the limit applies to each value of it.
     scope
         A name that several functions share: the limit then applies to all of them together, and
         must be the same in each.
@@ -80,7 +87,7 @@ class Throttle:
     limit, period
         How many may begin, and in which time.
     key
-        A path into the event: the limit applies to each value of it.
+        A path into the event, or an expression over it: the limit applies to each value of it.
     burst
         How many may begin at once after a quiet time, so that up to `limit + burst - 1` begin
         within a period. Default: the share of one second, at least 1.
@@ -96,10 +103,6 @@ class Throttle:
         seconds(self.period, "Throttle(period=...)", least=1, most=WEEK)
         if self.burst is not None:
             _check_count(self.burst, "Throttle(burst")
-            if self.burst > self.limit:
-                raise InvalidOption(
-                    f"Throttle(burst={self.burst}): give no more than the limit, {self.limit}"
-                )
         _check_key(self.key, "Throttle")
 
     def to_json(self, key: int | None) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class Idempotency:
     period: Duration = DAY
 
     def __post_init__(self) -> None:
-        parse_path(self.key, "Idempotency(key=...)")
+        parse_key(self.key, "Idempotency(key=...)")
         seconds(self.period, "Idempotency(period=...)", least=1)
 
 
@@ -193,8 +196,9 @@ class Priority:
     Parameters
     ----------
     path
-        A path to a number (`data.level`), or an SQL/JSON path expression (`$.data.level * 10`). An
-        event without a number there has priority 0.
+        A path to a number (`data.level`), an expression over the event (`event.data.paid ? 60 : 0`)
+        or an SQL/JSON path expression (`$.data.level * 10`). An event without a number there has
+        priority 0.
     min, max
         The bounds within which the priority is clamped, -600 to 600.
     """
@@ -204,10 +208,10 @@ class Priority:
     max: int = MAX_PRIORITY
 
     def __post_init__(self) -> None:
-        if self.path.startswith("$"):
+        if isinstance(self.path, str) and self.path.startswith("$"):
             check_filter(self.path, "Priority(path=...)")
         else:
-            parse_path(self.path, "Priority(path=...)")
+            parse_key(self.path, "Priority(path=...)")
         if not -MAX_PRIORITY <= self.min <= self.max <= MAX_PRIORITY:
             raise InvalidOption(
                 f"Priority(min={self.min}, max={self.max}): give bounds within -{MAX_PRIORITY} "
@@ -216,10 +220,13 @@ class Priority:
 
     def to_json(self) -> dict[str, Any]:
         """Return the rule as the fan-out reads it."""
-        expression = self.path
-        if not expression.startswith("$"):
-            expression = "$" + "".join(f'."{part}"' for part in parse_path(self.path, ""))
-        return {"path": expression, "min": self.min, "max": self.max}
+        bounds = {"path": self.path, "min": self.min, "max": self.max}
+        if self.path.startswith("$"):
+            return bounds
+        key = parse_key(self.path, "")
+        if is_expression(key):
+            return {**bounds, "tree": key[1]}
+        return {**bounds, "path": "$" + "".join(f'."{part}"' for part in key)}
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,7 @@ class Singleton:
     """One invocation of a key at a time, from its event to its end.
 
     An event that comes meanwhile is skipped (`mode="skip"`), or cancels the open invocation and
-    takes its place (`mode="cancel"`).
+    takes its place (`mode="cancel"`). An event whose key is false is run beside all others.
     """
 
     mode: Literal["skip", "cancel"] = "skip"
@@ -280,6 +287,9 @@ class CancelOn:
         of the function. A missing or null value matches nothing.
     filter
         SQL/JSON path over the cancelling event.
+    condition
+        An expression over the function's own event (`event`) and the cancelling one (`async`):
+        `async.data.order == event.data.order && async.data.total > 100`.
     timeout
         For how long after its own event an invocation can be cancelled like this; a year by
         default.
@@ -289,6 +299,7 @@ class CancelOn:
     match: str | Sequence[str | tuple[str, str]] | None = None
     filter: str | None = None
     timeout: Duration = YEAR
+    condition: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.event) <= MAX_NAME or "*" in self.event:
@@ -298,6 +309,8 @@ class CancelOn:
         self.pairs()
         if self.filter is not None:
             check_filter(self.filter, "CancelOn(filter=...)")
+        if self.condition is not None:
+            parse_expression(self.condition, "CancelOn(condition=...)")
         seconds(self.timeout, "CancelOn(timeout=...)", least=1)
 
     def pairs(self) -> list[tuple[list[str], list[str]]]:
@@ -312,13 +325,17 @@ class CancelOn:
     def to_json(self) -> dict[str, Any]:
         """Return the rule as the fan-out reads it."""
         pairs = self.pairs()
-        return {
+        rule: dict[str, Any] = {
             "event": self.event,
             "match_paths": [theirs for theirs, _ in pairs],
             "own_paths": [own for _, own in pairs],
             "filter": self.filter,
             "timeout": seconds(self.timeout, ""),
         }
+        if self.condition is not None:
+            sought, rest = split(parse_expression(self.condition, ""))
+            rule |= {"pairs": sought, "condition": rest}
+        return rule
 
 
 # What a batch cannot be combined with, and why.
@@ -345,8 +362,18 @@ class Flow:
     timeouts: Timeouts | None = None
     cancel_on: tuple[CancelOn, ...] = ()
 
-    def check(self, function: str) -> None:
-        """Raise `InvalidOption` for contradictory rules, with the function and the options."""
+    def check(self, function: str, *, remote: bool = False) -> None:
+        """Raise `InvalidOption` for contradictory rules, with the function and the options.
+
+        A `remote` function may have a throttle whose burst is larger than its limit, as Inngest
+        allows.
+        """
+        throttle = self.throttle
+        if not remote and throttle is not None and (throttle.burst or 0) > throttle.limit:
+            raise InvalidOption(
+                f"Throttle(burst={throttle.burst}) for {function}: give no more than the limit, "
+                f"{throttle.limit}"
+            )
         fixed = self.priority if isinstance(self.priority, int) else 0
         if not -MAX_PRIORITY <= fixed <= MAX_PRIORITY:
             raise InvalidOption(
@@ -390,27 +417,31 @@ class Flow:
             or self.singleton
         )
 
-    def keys(self) -> tuple[list[list[str]], int]:
-        """Return the paths of all keys, and how many of them (the first ones) make up the lane."""
+    def keys(self) -> tuple[list[Key], int]:
+        """Return all keys as they are stored, and how many of them (the first) make up the lane."""
         in_lane = [
-            *(limit.key for limit in self.concurrency),
-            *_keys(self.throttle, self.batch, self.singleton),
+            *(_key(limit.key) for limit in self.concurrency),
+            *_keys(self.throttle, self.batch),
+            self._singleton_key,
         ]
         at_admission = _keys(self.idempotency, self.rate_limit, self.debounce)
-        lane = dict.fromkeys(key for key in in_lane if key is not None)
-        every = dict.fromkeys([*lane, *(key for key in at_admission if key is not None)])
-        return [parse_path(key, "key") for key in every], len(lane)
+        lane = _distinct(in_lane)
+        return _distinct([*in_lane, *at_admission]), len(lane)
+
+    @property
+    def _singleton_key(self) -> Key | None:
+        key = None if self.singleton is None else _key(self.singleton.key)
+        return None if key is None else unless_false(key)
 
     def to_json(self, function: str) -> dict[str, Any]:
         """Return what the SQL of the fan-out and of the claim reads; absent rules are left out.
 
         Keys are written as their position among the function's keys, from 1.
         """
-        paths, lanes = self.keys()
-        places = {".".join(path): place for place, path in enumerate(paths, 1)}
+        keys, lanes = self.keys()
 
-        def place(key: str | None) -> int | None:
-            return None if key is None else places[".".join(parse_path(key, "key"))]
+        def place(key: Key | None) -> int | None:
+            return None if key is None else keys.index(key) + 1
 
         rules: dict[str, Any] = {
             "lane_keys": lanes,
@@ -418,13 +449,13 @@ class Flow:
             "limits": self._limits(place),
         }
         if self.throttle:
-            rules["throttle"] = self.throttle.to_json(place(self.throttle.key))
+            rules["throttle"] = self.throttle.to_json(place(_key(self.throttle.key)))
         if self.debounce:
-            rules["debounce"] = self.debounce.to_json(place(self.debounce.key))
+            rules["debounce"] = self.debounce.to_json(place(_key(self.debounce.key)))
         if self.batch:
             rules["batch"] = {"timeout": seconds(self.batch.timeout, "")}
         if self.singleton:
-            rules["singleton"] = {"mode": self.singleton.mode, "key": place(self.singleton.key)}
+            rules["singleton"] = {"mode": self.singleton.mode, "key": place(self._singleton_key)}
         if isinstance(self.priority, Priority):
             rules["priority"] = self.priority.to_json()
         if self.timeouts and self.timeouts.start is not None:
@@ -444,14 +475,14 @@ class Flow:
             {
                 "scope": f"shared {limit.scope}" if limit.scope else f"{function} {position}",
                 "limit": limit.limit,
-                "key": place(limit.key),
+                "key": place(_key(limit.key)),
             }
             for position, limit in enumerate(self.concurrency)
         ]
         if self.singleton:
             # An invocation that replaces another waits until that one has left its batch.
             limits.append(
-                {"scope": f"{function} singleton", "limit": 1, "key": place(self.singleton.key)}
+                {"scope": f"{function} singleton", "limit": 1, "key": place(self._singleton_key)}
             )
         return limits
 
@@ -463,7 +494,7 @@ class Flow:
                     "kind": "idempotency",
                     "limit": 1,
                     "period": seconds(self.idempotency.period, ""),
-                    "key": place(self.idempotency.key),
+                    "key": place(_key(self.idempotency.key)),
                     "reason": "idempotency: an event with the same key came before",
                 }
             )
@@ -474,12 +505,20 @@ class Flow:
                     "kind": "rate_limit",
                     "limit": limit,
                     "period": period,
-                    "key": place(self.rate_limit.key),
+                    "key": place(_key(self.rate_limit.key)),
                     "reason": f"rate limit: more than {limit} in {period:g} s",
                 }
             )
         return limits
 
 
-def _keys(*rules: Any) -> list[str | None]:
-    return [rule.key for rule in rules if rule is not None]
+def _keys(*rules: Any) -> list[Key | None]:
+    return [_key(rule.key) for rule in rules if rule is not None]
+
+
+def _distinct(keys: Sequence[Key | None]) -> list[Key]:
+    distinct: list[Key] = []
+    for key in keys:
+        if key is not None and key not in distinct:
+            distinct.append(key)
+    return distinct

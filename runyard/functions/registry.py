@@ -32,7 +32,9 @@ INVOKED = "runyard/function.invoked"
 class Function:
     """A function: a job and the events that start it. Raises `InvalidOption` for bad options.
 
-    One that is `scheduled` or only `invoked` by others needs no triggers.
+    A `remote` one is served by an application with an SDK of Inngest, and may have what that
+    allows: no trigger at all, a throttle with a burst beyond its limit, and a limit of its own for
+    a shared scope.
     """
 
     name: str
@@ -42,14 +44,14 @@ class Function:
     retry: Retry = field(default_factory=Retry)
     flow: Flow = field(default_factory=Flow)
     scheduled: bool = False
-    invoked: bool = False
+    remote: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidOption(
                 f"on_event(name={self.name!r}): give letters, digits and underscores"
             )
-        if not self.triggers and not self.scheduled and not self.invoked:
+        if not self.triggers and not self.scheduled and not self.remote:
             raise InvalidOption(
                 f"on_event for {self.name}: give at least one event name, or cron=Cron(...)"
             )
@@ -61,7 +63,7 @@ class Function:
             raise InvalidOption(
                 f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {MAX_BATCH_SIZE}"
             )
-        self.flow.check(self.name)
+        self.flow.check(self.name, remote=self.remote)
 
     @property
     def rules(self) -> list[Trigger]:
@@ -85,22 +87,25 @@ class Function:
     def event(self) -> str:
         """The name of an event made for this function alone.
 
-        It is the first trigger without a wildcard, so that the data has that event's type.
+        It is the first trigger without a wildcard, so that the data has that event's type. A remote
+        function that is invoked is always told so.
         """
+        if self.remote:
+            return INVOKED
         return next(
             (rule.event for rule in self.rules if not rule.wildcard),
             SCHEDULED if self.scheduled else INVOKED,
         )
 
     def started_by(self, event: str) -> bool:
-        """Return whether an event of this name can start it, filters aside."""
+        """Return whether an event of this name can start it, filters and conditions aside."""
         return event == self.event or any(matches(rule.event, event) for rule in self.rules)
 
     def to_row(self) -> dict[str, object]:
         """Return the function as it is registered in the database."""
-        paths, _ = self.flow.keys()
-        names = [rule.event for rule in self.rules if not rule.wildcard and rule.filter is None]
-        others = [rule for rule in self.rules if rule.wildcard or rule.filter is not None]
+        keys, _ = self.flow.keys()
+        names = [rule.event for rule in self.rules if rule.unconditional]
+        others = [rule for rule in self.rules if not rule.unconditional]
         return {
             "name": self.name,
             "job": self.job,
@@ -113,11 +118,16 @@ class Function:
             "delays": self.retry.delays,
             "jitter": self.retry.jitter,
             "flow": self.flow.to_json(self.name),
-            "key_paths": paths,
+            "key_paths": keys,
             "uses_lanes": self.flow.uses_lanes,
             "needs_admission": self.flow.needs_admission,
             "rules": [
-                {"event": rule.pattern, "wildcard": rule.wildcard, "filter": rule.filter}
+                {
+                    "event": rule.pattern,
+                    "wildcard": rule.wildcard,
+                    "filter": rule.filter,
+                    "condition": rule.tree,
+                }
                 for rule in self.rules
             ],
         }
@@ -150,7 +160,8 @@ def add(function: Function) -> None:
             f"two functions are called {function.name}: give one of them on_event(name=...)"
         )
     for other in _functions.values():
-        _check_shared_limits(function, other)
+        if not function.remote and not other.remote:
+            _check_shared_limits(function, other)
     _functions[function.name] = function
 
 

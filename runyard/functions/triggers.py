@@ -7,6 +7,8 @@ from zoneinfo import ZoneInfo
 from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
 from runyard.syntax.durations import Duration, seconds
+from runyard.syntax.event_keys import event_expression
+from runyard.syntax.expressions import Tree
 from runyard.syntax.jsonpath import check_filter
 
 
@@ -39,14 +41,17 @@ class Trigger:
     ----------
     event
         Its name, or a pattern in which `*` stands for any characters: `shop/*`. A pattern matches
-        internal events only when it begins with `runyard/`.
+        internal events only when it begins with `runyard/` (or `inngest/`) itself.
     filter
         SQL/JSON path over the event as `$`: `$.data.total > 100`. PostgreSQL evaluates it when the
         event is inserted: a condition has to hold, and another path has to yield an item.
+    condition
+        An expression over the event: `event.data.total > 100`. PostgreSQL evaluates it too.
     """
 
     event: str
     filter: str | None = None
+    condition: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.event, str) or not 1 <= len(self.event) <= MAX_NAME:
@@ -55,6 +60,7 @@ class Trigger:
             )
         if self.filter is not None:
             check_filter(self.filter, f"the filter of {self.event}")
+        _ = self.tree
 
     @property
     def wildcard(self) -> bool:
@@ -69,8 +75,21 @@ class Trigger:
         escaped = self.event.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         return escaped.replace("*", "%")
 
+    @property
+    def tree(self) -> Tree | None:
+        """The condition, as a tree."""
+        if self.condition is None:
+            return None
+        return event_expression(self.condition, f"the condition of {self.event}")
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether its name alone decides."""
+        return not self.wildcard and self.filter is None and self.condition is None
+
     def __str__(self) -> str:
-        return f"{self.event} if {self.filter}" if self.filter else self.event
+        tests = " and ".join(test for test in (self.filter, self.condition) if test)
+        return f"{self.event} if {tests}" if tests else self.event
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 -- name: lock_apps
 -- Held while an application is registered: names are given to one at a time.
+-- (an advisory lock, nothing scanned)
 SELECT pg_advisory_xact_lock(8290, hashtext('apps'))
 
 -- name: lock_discovery
 -- Whether this session looks for applications: one at a time does.
+-- (an advisory lock, nothing scanned)
 SELECT pg_try_advisory_lock(8290, hashtext('app discovery')) AS locked
 
 -- name: app

@@ -38,11 +38,12 @@ WITH declared AS (
 deleted AS (
     DELETE FROM runyard.triggers WHERE function IN (SELECT name FROM declared)
 )
-INSERT INTO runyard.triggers (function, event, wildcard, filter)
-SELECT declared.name, rule.event, rule.wildcard, rule.filter::jsonpath
+INSERT INTO runyard.triggers (function, event, wildcard, filter, condition)
+SELECT declared.name, rule.event, rule.wildcard, rule.filter::jsonpath,
+    nullif(rule.condition, 'null')
 FROM declared
 CROSS JOIN LATERAL jsonb_to_recordset(declared.rules)
-    AS rule (event text, wildcard boolean, filter text)
+    AS rule (event text, wildcard boolean, filter text, condition jsonb)
 
 -- name: rekey
 -- Give waiting invocations with stale keys the keys of their function's present flow control, up to

@@ -11,12 +11,18 @@ Inngest's server is more lenient than CEL, and so are these rules:
   decides; a condition that fails, or is no boolean, is not met.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from runyard.syntax.expressions import Tree
 
 _KINDS: tuple[tuple[type, ...], ...] = ((bool,), (int, float), (str,), (list,), (dict,))
+_WRITTEN_NUMBER = re.compile(
+    r"[ \t\n\r\f\v]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,2})?[ \t\n\r\f\v]*"
+)
+_LONGEST_NUMBER = 100
 
 
 class Failed(Exception):
@@ -38,7 +44,10 @@ def value_of(tree: Tree, scope: Mapping[str, Any]) -> Any:
     Failed
         It has no value.
     """
-    return _Evaluation(scope).value(tree)
+    try:
+        return _Evaluation(scope).value(tree)
+    except RecursionError:
+        raise Failed from None
 
 
 def is_met(tree: Tree, scope: Mapping[str, Any]) -> bool:
@@ -225,7 +234,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if _is_number(value):
-        return str(_number(value))
+        return format(Decimal(repr(_number(value))), "f")
     raise Failed
 
 
@@ -249,13 +258,14 @@ def _size(value: Any) -> int:
 
 def _to_number(value: Any, whole: bool) -> Any:
     if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            raise Failed from None
-    if not _is_number(value) or value != value or abs(value) > 2**63:
+        if not _WRITTEN_NUMBER.fullmatch(value) or len(value) > _LONGEST_NUMBER:
+            raise Failed
+        value = Decimal(value.strip())
+    elif not _is_number(value):
         raise Failed
-    return int(value) if whole else _number(value)
+    if value != value or abs(value) > 2**63:
+        raise Failed
+    return int(value) if whole or value == int(value) else float(value)
 
 
 def _call(name: str, *values: Any) -> Any:

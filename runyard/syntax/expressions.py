@@ -81,6 +81,8 @@ def paths(tree: Tree) -> list[list[str]]:
     """Return the paths with fixed names in a tree."""
     if tree[0] == "path":
         return [tree[1]]
+    if tree[0] == "lit":
+        return []
     return [path for operand in tree[1:] for path in _paths_of(operand)]
 
 
@@ -330,7 +332,9 @@ class _Parser:
                 text = "\0"  # half of a surrogate pair, or no character
             if "\0" not in text:
                 return text
-        self._fail_at(token.at, "this text has an escape that does not exist, or cannot be kept")
+        return self._fail_at(
+            token.at, "this text has an escape that does not exist, or cannot be kept"
+        )
 
 
 def _is_name(value: object) -> bool:

@@ -30,6 +30,7 @@ from runyard import (
     settle,
 )
 from runyard.functions import registry
+from runyard.functions.flow_control import Flow
 from runyard.functions.registry import Function
 from runyard.syntax.durations import seconds
 from runyard.syntax.times import parse_time
@@ -51,7 +52,13 @@ def some_job() -> None:
         (lambda: Concurrency(1, key="payload.x"), "is not a path"),
         (lambda: Concurrency(1, key="id.x"), "is not a path"),
         (lambda: Throttle(1, 0), "Throttle(period=...)"),
-        (lambda: Throttle(2, 60, burst=3), "no more than the limit"),
+        (lambda: Throttle(1, 60, key="'a' +"), "Throttle(key=...): \"'a' +\" is not a path"),
+        (lambda: Idempotency("event.data.a || async.id"), "there is only one event here"),
+        (lambda: Priority("event.data.paid ? 1"), "Priority(path=...)"),
+        (lambda: Singleton(key="now() + 1"), "the function now() is not supported"),
+        (lambda: Trigger("a/b", condition="data.total > 5"), "the condition of a/b"),
+        (lambda: Trigger("a/b", condition="async.data.x"), "there is only one event here"),
+        (lambda: CancelOn("a/b", condition="async.data.x ="), "CancelOn(condition=...)"),
         (lambda: RateLimit(0, 60), "RateLimit(limit=0)"),
         (lambda: RateLimit(1, "often"), "is not a duration"),
         (lambda: Debounce("0.5s"), "Debounce(period=...)"),
@@ -104,6 +111,7 @@ def test_a_wrong_option_is_rejected_with_its_name(make: Callable[[], Any], says:
         ),
         ({"batch": BatchEvents(), "cron": Cron("* * * * *")}, "overlap='allow'"),
         ({"priority": 601}, "on_event(priority=601) for some_job"),
+        ({"throttle": Throttle(2, 60, burst=3)}, "no more than the limit, 2"),
         ({"concurrency": [Concurrency(1), Concurrency(2)]}, "two limits"),
         ({"filter": "$.data.x > @"}, "on_event for some_job: the filter of a/b"),
         ({"cron": Cron("every day")}, "for some_job: not a cron expression"),
@@ -126,6 +134,16 @@ def test_a_shared_limit_must_be_the_same_everywhere() -> None:
         on_event("a/b", job=some_job, name="one", concurrency=Concurrency(2, scope="account"))
         with pytest.raises(InvalidOption, match="the limit 3 in two and 2 in one"):
             on_event("a/b", job=some_job, name="two", concurrency=Concurrency(3, scope="account"))
+
+
+def test_remote_functions_may_have_what_inngest_allows() -> None:
+    flow = Flow(throttle=Throttle(2, 60, burst=3))
+    with registry.use():
+        registry.add(Function("without_triggers", "job", (), flow=flow, remote=True))
+        for limit in (2, 3):
+            shared = Flow(concurrency=(Concurrency(limit, scope="account"),))
+            registry.add(Function(f"limit_{limit}", "job", ("a/b",), flow=shared, remote=True))
+        assert len(registry.functions()) == 3
 
 
 def test_a_replaced_registry_comes_back() -> None:

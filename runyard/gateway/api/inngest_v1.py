@@ -1,7 +1,8 @@
 """Inngest's REST API, version 1: its clients read events and runs here, and cancel runs.
 
-A run is an invocation, its `run_id` the invocation's number as text. `fetched_at` and
-`cached_until` are the time of the response, for nothing is cached.
+A run is an invocation, its `run_id` the invocation's number as text; the ULID that applications
+have for it is accepted too. `fetched_at` and `cached_until` are the time of the response, for
+nothing is cached.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from runyard.apps import run_ids
 from runyard.engine.api_keys import Key
 from runyard.engine.bulk import Selection
 from runyard.gateway.api.actions import BulkProgress, cancel_invocation, start
@@ -129,12 +131,12 @@ async def runs(call: Call) -> Envelope[list[V1Run]]:
 
 async def run(call: Call) -> Envelope[V1Run]:
     """One run."""
-    return Envelope(data=_run(await run_in_threadpool(invocation_of, call.path("id"), call.caller)))
+    return Envelope(data=_run(await run_in_threadpool(invocation_of, _number(call), call.caller)))
 
 
 async def cancel_run(call: Call) -> Response:
     """Cancel a run; a final one stays as it is."""
-    await run_in_threadpool(cancel_invocation, call.path("id"), call.caller)
+    await run_in_threadpool(cancel_invocation, _number(call), call.caller)
     return Response(status_code=204)
 
 
@@ -145,6 +147,12 @@ async def cancel_many(call: Call) -> Response:
         function=body.function_id, since=body.started_after, until=body.started_before
     )
     return json_response(await start(call, selection, "cancel"), 202)
+
+
+def _number(call: Call) -> str:
+    """The number of the invocation that the id of a run means."""
+    number = run_ids.invocation_of(call.path("id"))
+    return call.path("id") if number is None else str(number)
 
 
 def _cursor(internal_id: str, caller: Key) -> Cursor:

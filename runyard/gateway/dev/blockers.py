@@ -7,6 +7,7 @@ from typing import Any
 
 from runyard.functions.flow_control import NO_KEY
 from runyard.store.queries import Row
+from runyard.syntax.event_keys import is_expression, text_of
 
 # An invocation that has lost this many workers runs in isolation, as `claim` has it.
 SUSPECT = 2
@@ -128,7 +129,8 @@ def _for(row: Row, position: int | None) -> str:
     """` for tenant 7`, with the last part of the key's path; empty for a limit without a key."""
     if position is None:
         return ""
-    name, key = row["key_paths"][position - 1][-1], _key(row, position)
+    written, key = row["key_paths"][position - 1], _key(row, position)
+    name = text_of(written) if is_expression(written) else text_of(written).split(".")[-1]
     return f" for events without {name}" if key == NO_KEY else f" for {name} {key or ''}"
 
 

@@ -1,6 +1,6 @@
 """All functions, failing ones first; and one function with its latest invocations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from runyard.dagster_adapter.links import to_function
@@ -14,6 +14,7 @@ from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
+from runyard.syntax.event_keys import text_of
 
 # How many invocations of a function in the last hour are counted; more are shown as "10,000+".
 _MAX_COUNTED = 10_000
@@ -155,8 +156,7 @@ def flow_words(row: Row) -> list[str]:
 
 
 def _by(row: Row, position: int | None) -> str:
-    paths: Sequence[Sequence[str]] = row["key_paths"]
-    return "" if position is None else f" for each {'.'.join(paths[position - 1])}"
+    return "" if position is None else f" for each {text_of(row['key_paths'][position - 1])}"
 
 
 def _duration(seconds: float) -> str:

@@ -26,10 +26,12 @@ _ERRORS = {
     404: "Not found.",
     408: "The body arrived too slowly.",
     409: "The current state does not allow this.",
+    410: "It has ended.",
     413: "The body is too large.",
     415: "The body has a Content-Encoding.",
     422: "The content was refused.",
     429: "Too many requests with this key.",
+    501: "This is not supported.",
     502: "An upstream service failed.",
     503: "The database is unavailable, or the service is busy.",
 }

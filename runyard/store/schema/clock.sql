@@ -43,3 +43,17 @@ BEGIN
     END LOOP;
     RETURN result;
 END $$;
+
+-- The id that an invocation's run has in Inngest's protocol: a ULID with the time at which it was
+-- created, and its number in the last 64 bits (runyard/apps/run_ids.py).
+CREATE FUNCTION runyard.run_id_v1(invocation bigint, created_at timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT string_agg(
+        substr('0123456789ABCDEFGHJKMNPQRSTVWXYZ', CASE
+            WHEN position <= 10
+                THEN (floor(extract(epoch FROM created_at) * 1000)::bigint >> 5 * (10 - position)) & 31
+            WHEN position <= 13 THEN 0
+            ELSE (invocation >> 5 * (26 - position)) & 31 END::integer + 1, 1),
+        '' ORDER BY position)
+    FROM generate_series(1, 26) AS position
+$$;

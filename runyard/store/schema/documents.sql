@@ -26,24 +26,47 @@ CREATE FUNCTION runyard.no_key_v1() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SE
 -- A value that no event has: for waits that nothing can match.
 CREATE FUNCTION runyard.no_value_v1() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT chr(30) $$;
 
--- The keys of an event: its values at these paths ([["data", "tenant"], ...]).
+-- The keys of an event: its values at these paths ([["data", "tenant"], ...]). In place of a path
+-- there may be an expression (["cel", tree, text]), or a path whose value false counts as none
+-- (["unless false", path]).
 CREATE FUNCTION runyard.keys_v1(document jsonb, paths jsonb) RETURNS text[]
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(array_agg(coalesce(
         runyard.shorten_v1(translate(
-            document #>> ARRAY(SELECT jsonb_array_elements_text(path)), chr(29), '')),
+            CASE
+                WHEN jsonb_typeof(path -> 1) IS DISTINCT FROM 'array'
+                    THEN document #>> ARRAY(SELECT jsonb_array_elements_text(path))
+                WHEN path ->> 0 = 'cel'
+                    THEN runyard.cel_key_v1(path -> 1, jsonb_build_object('event', document))
+                ELSE nullif(
+                    document #> ARRAY(SELECT jsonb_array_elements_text(path -> 1)), 'false'
+                ) #>> '{}' END,
+            chr(29), '')),
         runyard.no_key_v1()) ORDER BY position), '{}')
     FROM jsonb_array_elements(paths) WITH ORDINALITY AS listed (path, position)
 $$;
 
--- The values at these paths as one text, with their types: what a wait's `match_value` is compared
--- with.
+-- A value as one that is compared with others: with its type, and 1.0 as 1.
+CREATE FUNCTION runyard.match_text_v1(value jsonb) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN jsonb_typeof(value) = 'number' THEN trim_scale((value #>> '{}')::numeric)::text
+        ELSE coalesce(value::text, 'null') END
+$$;
+
+-- The values at these paths as one text: what a wait's `match_value` is compared with.
 CREATE FUNCTION runyard.match_value_v1(document jsonb, match_paths jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(runyard.shorten_v1(string_agg(
-        coalesce((document #> ARRAY(SELECT jsonb_array_elements_text(path)))::text, 'null'),
+        runyard.match_text_v1(document #> ARRAY(SELECT jsonb_array_elements_text(path))),
         ' ' ORDER BY position)), '')
     FROM jsonb_array_elements(match_paths) WITH ORDINALITY AS listed (path, position)
+$$;
+
+-- The same for the values themselves, in the order of the paths.
+CREATE FUNCTION runyard.match_values_v1(sought jsonb) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(runyard.shorten_v1(
+        string_agg(runyard.match_text_v1(value), ' ' ORDER BY position)), '')
+    FROM jsonb_array_elements(sought) WITH ORDINALITY AS listed (value, position)
 $$;
 
 -- Whether an event has a value other than null at each of these paths.
@@ -63,7 +86,7 @@ LANGUAGE sql STABLE AS $$
         jsonb_path_query_first(document, filter, '{}', true) NOT IN ('false', 'null'), false)
 $$;
 
--- Whether a wildcard or filter of a function matches an event. (by triggers_function)
+-- Whether a wildcard, filter or condition of a function matches an event. (by triggers_function)
 CREATE FUNCTION runyard.triggered_v1(
     function text, id text, name text, data jsonb, "user" jsonb, v text, ts timestamptz)
 RETURNS boolean LANGUAGE sql STABLE AS $$
@@ -75,22 +98,79 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
                     AND (triggered_v1.name NOT LIKE 'runyard/%' OR triggers.event LIKE 'runyard/%')
                     AND (triggered_v1.name NOT LIKE 'inngest/%' OR triggers.event LIKE 'inngest/%')
                 ELSE triggered_v1.name = triggers.event END
-            AND runyard.filter_matches_v1(
-                runyard.document_v1(id, name, data, "user", v, ts), filter)
+            AND (filter IS NULL OR runyard.filter_matches_v1(
+                runyard.document_v1(id, name, data, "user", v, ts), filter))
+            AND (condition IS NULL OR runyard.cel_met_v1(
+                condition,
+                jsonb_build_object(
+                    'event', runyard.document_v1(id, name, data, "user", v, ts))))
     )
 $$;
 
--- The priority that a path into the event gives, within its bounds; 0 if there is no number.
+-- The priority that an expression over the event or a path into it gives, within its bounds; 0 if
+-- there is no number.
 CREATE FUNCTION runyard.priority_v1(document jsonb, rule jsonb) RETURNS smallint
 LANGUAGE sql STABLE AS $$
     SELECT coalesce((
         SELECT least(
             greatest(round(number::numeric), (rule->>'min')::numeric),
             (rule->>'max')::numeric)::smallint
-        FROM jsonb_path_query_first(document, (rule->>'path')::jsonpath, '{}', true) AS number
+        FROM (
+            SELECT CASE
+                WHEN rule ? 'tree' THEN runyard.cel_value_v1(
+                    rule->'tree', jsonb_build_object('event', document))
+                ELSE jsonb_path_query_first(
+                    document, (rule->>'path')::jsonpath, '{}', true) END AS number
+        ) AS given
         WHERE jsonb_typeof(number) = 'number'
     ), 0)
 $$;
+
+-- A rule of cancel_on as it is for an event that it may cancel: with `match_value`, and its
+-- condition with the values of that event. A pair is what a path in the cancelling event must be
+-- equal to, an expression over the own one. Values that are null, lists and objects are left to the
+-- condition: the index treats 1 and 1.0 inside of them as different, and null as no value. NULL if
+-- nothing can meet the rule. `runyard.syntax.event_conditions` does the same for waits.
+CREATE FUNCTION runyard.own_rule_v1(rule jsonb, document jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET jit = off AS $$
+DECLARE
+    scope CONSTANT jsonb := jsonb_build_object('event', document);
+    paths jsonb := rule->'match_paths';
+    sought jsonb := '[]';
+    condition jsonb := nullif(rule->'condition', 'null');
+    pair jsonb;
+    value jsonb;
+BEGIN
+    IF NOT runyard.has_all_paths_v1(document, rule->'own_paths') THEN
+        RETURN NULL;
+    ELSIF NOT rule ? 'pairs' THEN
+        RETURN rule || jsonb_build_object(
+            'match_value', runyard.match_value_v1(document, rule->'own_paths'));
+    END IF;
+    SELECT coalesce(
+        jsonb_agg(document #> ARRAY(SELECT jsonb_array_elements_text(path)) ORDER BY position), '[]')
+    INTO sought
+    FROM jsonb_array_elements(rule->'own_paths') WITH ORDINALITY AS listed (path, position);
+    condition := runyard.cel_bound_v1(condition, scope);
+    FOR pair IN SELECT each FROM jsonb_array_elements(rule->'pairs') AS pairs (each) LOOP
+        value := runyard.cel_value_v1(pair->1, scope);
+        IF value IS NULL THEN
+            RETURN NULL;
+        ELSIF jsonb_typeof(value) IN ('string', 'number', 'boolean') THEN
+            paths := paths || jsonb_build_array(pair->0);
+            sought := sought || jsonb_build_array(value);
+        ELSE
+            value := jsonb_build_array(
+                '==', jsonb_build_array('path', '["async"]' || (pair->0)),
+                jsonb_build_array('lit', value));
+            condition := CASE WHEN condition IS NULL THEN value
+                ELSE jsonb_build_array('and', condition, value) END;
+        END IF;
+    END LOOP;
+    RETURN rule || jsonb_build_object(
+        'match_paths', paths, 'match_value', runyard.match_values_v1(sought),
+        'condition', condition);
+END $$;
 
 -- Whether a row was written after a snapshot (NULL: always). `written` is the row's xmin, the lower
 -- 32 bits of a transaction id; the upper ones are those of the present, or one less.

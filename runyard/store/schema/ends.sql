@@ -231,14 +231,57 @@ BEGIN
     RETURN FOUND;
 END $$;
 
+-- Which of the events that tell of ends as Inngest has them somebody is waiting for, as a trigger or
+-- in a wait. (triggers and functions are small tables: scanned; waits_event)
+CREATE FUNCTION runyard.heard_ends_v1() RETURNS text[] LANGUAGE sql STABLE AS $$
+    SELECT array_agg(name) FROM (VALUES
+        ('inngest/function.finished'), ('inngest/function.failed'), ('inngest/function.cancelled')
+    ) AS names (name)
+    WHERE EXISTS (
+        SELECT FROM runyard.triggers
+        JOIN runyard.functions ON functions.name = triggers.function AND functions.active
+        WHERE triggers.event LIKE 'inngest/%'
+            AND CASE WHEN wildcard THEN names.name LIKE triggers.event
+                ELSE names.name = triggers.event END
+    ) OR EXISTS (
+        SELECT FROM runyard.waits WHERE waits.event = names.name AND resolved_at IS NULL)
+$$;
+
+-- Tells of one end as Inngest does: `function_id` is the id of an application's function, and the
+-- name of any other. (by app_functions_pkey)
+CREATE FUNCTION runyard.end_data_v1(ended runyard.invocations, event jsonb) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'function_id', coalesce(
+            (SELECT slug FROM runyard.app_functions WHERE function = ended.function),
+            ended.function),
+        'run_id', runyard.run_id_v1(ended.id, ended.created_at),
+        'event', event,
+        'events', jsonb_build_array(event),
+        '_inngest', jsonb_build_object('status', CASE ended.status
+            WHEN 'succeeded' THEN 'Completed' WHEN 'failed' THEN 'Failed' ELSE 'Cancelled' END))
+        || CASE WHEN ended.status = 'succeeded'
+            THEN jsonb_build_object('result', ended.output)
+            ELSE jsonb_build_object('error', jsonb_build_object(
+                '__serialized', true,
+                'name', coalesce(ended.error->>'type', 'Error'),
+                'message', coalesce(ended.error->>'message', ''),
+                'stack', coalesce(ended.error->>'traceback', ''))) END
+        || CASE WHEN event->'data'->'_inngest' ? 'correlation_id'
+            THEN jsonb_build_object(
+                'correlation_id', event->'data'->'_inngest'->'correlation_id')
+            ELSE '{}' END
+$$;
+
 -- Runs at every end of an invocation, whoever writes it: its waits are deleted, and internal events
 -- announce it if anybody listens. What internal events start announces nothing in turn, so that no
 -- function can run in a loop on ends.
--- (by waits_event, waits_invocation_id_step_key, events_pkey)
+-- (by waits_event, waits_invocation_id_step_key, events_pkey, and as heard_ends_v1 and end_data_v1)
 CREATE FUNCTION runyard.ended_v1() RETURNS trigger
 LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     heard boolean;
+    inngest text[];
 BEGIN
     IF NOT EXISTS (
         SELECT FROM changed WHERE status IN ('succeeded', 'failed', 'cancelled', 'skipped')
@@ -253,6 +296,40 @@ BEGIN
             WHERE changed.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
             FOR UPDATE OF waits SKIP LOCKED
         );
+    END IF;
+    inngest := runyard.heard_ends_v1();
+    IF inngest IS NOT NULL THEN
+        INSERT INTO runyard.events (id, name, data, source)
+        SELECT
+            -- Once for each run that fails.
+            CASE WHEN told.name = 'inngest/function.failed'
+                THEN runyard.run_id_v1(ended.id, ended.created_at) ELSE runyard.ulid_v1() END,
+            told.name,
+            runyard.end_data_v1(
+                ended.row,
+                jsonb_strip_nulls(jsonb_build_object('v', events.v)) || jsonb_build_object(
+                    'id', events.id, 'name', CASE
+                        WHEN events.name = 'runyard/function.invoked'
+                            THEN 'inngest/function.invoked' ELSE events.name END,
+                    'data', events.data, 'user', coalesce(events."user", '{}'),
+                    'ts', floor(extract(epoch FROM events.ts) * 1000)::bigint)),
+            'engine'
+        FROM (SELECT changed.id, changed.created_at, changed.status, changed.event_id,
+                changed::runyard.invocations AS row FROM changed) AS ended
+        JOIN former ON former.id = ended.id
+            AND former.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')
+        JOIN runyard.events ON events.id = ended.event_id
+        CROSS JOIN LATERAL (VALUES
+            ('inngest/function.finished', true),
+            ('inngest/function.failed', ended.status = 'failed'),
+            ('inngest/function.cancelled', ended.status = 'cancelled')
+        ) AS told (name, applies)
+        WHERE ended.status IN ('succeeded', 'failed', 'cancelled') AND told.applies
+            AND told.name = ANY (inngest)
+            AND events.name NOT LIKE 'inngest/function.%'
+            AND (events.name NOT LIKE 'runyard/function.%'
+                OR events.name IN ('runyard/function.invoked', 'runyard/function.scheduled'))
+        ON CONFLICT DO NOTHING;
     END IF;
     heard := EXISTS (
         SELECT FROM runyard.triggers

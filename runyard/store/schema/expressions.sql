@@ -41,20 +41,8 @@ LANGUAGE sql IMMUTABLE AS $$
             THEN (one > other)::integer - (one < other)::integer END
 $$;
 
--- Addition: of numbers, texts and lists; null plus a value is that value.
-CREATE FUNCTION runyard.cel_sum_v1(one jsonb, other jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE
-        WHEN one = 'null' THEN other
-        WHEN other = 'null' THEN one
-        WHEN jsonb_typeof(one) = 'number' AND jsonb_typeof(other) = 'number' THEN
-            to_jsonb(trim_scale((one #>> '{}')::numeric + (other #>> '{}')::numeric))
-        WHEN jsonb_typeof(one) = 'array' AND jsonb_typeof(other) = 'array' THEN one || other
-        WHEN 'string' IN (jsonb_typeof(one), jsonb_typeof(other)) THEN
-            to_jsonb(runyard.cel_text_v1(one) || runyard.cel_text_v1(other)) END
-$$;
-
--- The other calculations; NULL for what are no numbers, and for a division by zero.
+-- Calculations; NULL for what are no numbers, for a division by zero, and for what is too large.
+-- Whole numbers are exact, others those of JavaScript.
 CREATE FUNCTION runyard.cel_calculate_v1(operator text, one jsonb, other jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -71,14 +59,34 @@ BEGIN
         OR operator = '%' AND (a <> trunc(a) OR b <> trunc(b))
     THEN
         RETURN NULL;
+    ELSIF operator <> '/' AND a = trunc(a) AND b = trunc(b) THEN
+        RETURN to_jsonb(trim_scale(CASE operator
+            WHEN '+' THEN a + b
+            WHEN '-' THEN a - b
+            WHEN '*' THEN a * b
+            WHEN '%' THEN mod(a, b) END));
     END IF;
-    -- Numbers of JavaScript have 15 to 17 digits: more would only be told apart from them.
-    RETURN to_jsonb(trim_scale(CASE operator
-        WHEN '-' THEN a - b
-        WHEN '*' THEN a * b
-        WHEN '/' THEN (a::float8 / b::float8)::numeric
-        WHEN '%' THEN mod(a, b) END));
+    RETURN to_jsonb(trim_scale((CASE operator
+        WHEN '+' THEN a::float8 + b::float8
+        WHEN '-' THEN a::float8 - b::float8
+        WHEN '*' THEN a::float8 * b::float8
+        WHEN '/' THEN a::float8 / b::float8 END)::text::numeric));
+EXCEPTION WHEN numeric_value_out_of_range THEN
+    RETURN NULL;
 END $$;
+
+-- Addition: of numbers, texts and lists; null plus a value is that value.
+CREATE FUNCTION runyard.cel_sum_v1(one jsonb, other jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE
+        WHEN one = 'null' THEN other
+        WHEN other = 'null' THEN one
+        WHEN jsonb_typeof(one) = 'number' AND jsonb_typeof(other) = 'number'
+            THEN runyard.cel_calculate_v1('+', one, other)
+        WHEN jsonb_typeof(one) = 'array' AND jsonb_typeof(other) = 'array' THEN one || other
+        WHEN 'string' IN (jsonb_typeof(one), jsonb_typeof(other)) THEN
+            to_jsonb(runyard.cel_text_v1(one) || runyard.cel_text_v1(other)) END
+$$;
 
 -- What a function of values comes to. A function of null is false, except for the size, which is 0.
 CREATE FUNCTION runyard.cel_call_v1(name text, one jsonb, other jsonb) RETURNS jsonb
@@ -241,8 +249,44 @@ BEGIN
         ELSE runyard.cel_calculate_v1(operator, one, other) END;
 END $$;
 
+-- The same, where an error would be that of a sender: an expression that PostgreSQL cannot evaluate
+-- has failed.
+CREATE FUNCTION runyard.cel_value_v1(tree jsonb, scope jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET jit = off AS $$
+BEGIN
+    RETURN runyard.cel_v1(tree, scope);
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
+END $$;
+
 -- Whether a condition is met: whether it comes to true.
 CREATE FUNCTION runyard.cel_met_v1(tree jsonb, scope jsonb) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(runyard.cel_v1(tree, scope) = 'true', false)
+    SELECT coalesce(runyard.cel_value_v1(tree, scope) = 'true', false)
 $$;
+
+-- The text of an expression as a key of flow control: lists and objects as JSON; NULL for null, and
+-- for what has failed.
+CREATE FUNCTION runyard.cel_key_v1(tree jsonb, scope jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN value <> 'null' THEN coalesce(runyard.cel_text_v1(value), value::text) END
+    FROM (SELECT runyard.cel_value_v1(tree, scope) AS value) AS evaluated
+$$;
+
+-- An expression in which the values of the events in `scope` have taken the place of their paths.
+CREATE FUNCTION runyard.cel_bound_v1(tree jsonb, scope jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT SET jit = off AS $$
+BEGIN
+    IF jsonb_typeof(tree) <> 'array' OR tree ->> 0 = 'lit' THEN
+        RETURN tree;
+    ELSIF tree ->> 0 = 'path' THEN
+        RETURN CASE
+            WHEN scope ? (tree #>> '{1, 0}')
+                THEN jsonb_build_array('lit', runyard.cel_v1(tree, scope))
+            ELSE tree END;
+    END IF;
+    RETURN (
+        SELECT coalesce(
+            jsonb_agg(runyard.cel_bound_v1(part, scope) ORDER BY position), '[]')
+        FROM jsonb_array_elements(tree) WITH ORDINALITY AS parts (part, position));
+END $$;

@@ -60,23 +60,23 @@ BEGIN
     ),
     cancel_waits AS (  -- a wait for each event that would cancel them (cancel_on)
         INSERT INTO runyard.waits (
-            invocation_id, step, kind, event, match_paths, match_value, filter, since, expires_at)
-        SELECT created.id, 'cancel-on-' || position, 'cancel', rule->>'event', rule->'match_paths',
-            runyard.match_value_v1(
-                runyard.document_v1(
-                    matches.id, matches.name, matches.data, matches."user", matches.v, matches.ts),
-                rule->'own_paths'),
-            (rule->>'filter')::jsonpath, pg_current_snapshot(),
-            matches.due + make_interval(secs => (rule->>'timeout')::float8)
+            invocation_id, step, kind, event, match_paths, match_value, filter, condition, since,
+            expires_at)
+        SELECT created.id, 'cancel-on-' || position, 'cancel', own.rule->>'event',
+            own.rule->'match_paths', own.rule->>'match_value', (own.rule->>'filter')::jsonpath,
+            nullif(own.rule->'condition', 'null'), pg_current_snapshot(),
+            matches.due + make_interval(secs => (own.rule->>'timeout')::float8)
         FROM created
         JOIN matches ON matches.id = created.event_id AND matches.function = created.function
             AND matches.flow ? 'cancel_on'
         CROSS JOIN LATERAL jsonb_array_elements(matches.flow->'cancel_on')
             WITH ORDINALITY AS rules (rule, position)
-        WHERE runyard.has_all_paths_v1(
+        CROSS JOIN LATERAL runyard.own_rule_v1(
+            rules.rule,
             runyard.document_v1(
-                matches.id, matches.name, matches.data, matches."user", matches.v, matches.ts),
-            rule->'own_paths')
+                matches.id, matches.name, matches.data, matches."user", matches.v, matches.ts)
+        ) AS own (rule)
+        WHERE own.rule IS NOT NULL
     )
     SELECT string_agg(DISTINCT function, ',') INTO woken FROM created;
     IF woken IS NOT NULL THEN

@@ -33,13 +33,14 @@ COMMENT ON TABLE runyard.functions IS
 COMMENT ON COLUMN runyard.functions.exact IS
     'Event names that start it whatever their data: the fast path of the fan-out.';
 COMMENT ON COLUMN runyard.functions.has_patterns IS
-    'Whether it also has wildcards or filters, which are in runyard.triggers.';
+    'Whether it also has wildcards, filters or conditions, which are in runyard.triggers.';
 COMMENT ON COLUMN runyard.functions.delays IS
     'Seconds before the second, third ... attempt; changed at random by up to the share `jitter`.';
 COMMENT ON COLUMN runyard.functions.flow IS
     'Its flow control, as written by runyard/functions/flow_control.py.';
 COMMENT ON COLUMN runyard.functions.key_paths IS
-    'The paths into the event that its flow control uses; those that make up the lane come first.';
+    'The paths into the event, and expressions over it, that its flow control uses (see keys_v1); '
+    'those that make up the lane come first.';
 COMMENT ON COLUMN runyard.functions.uses_lanes IS
     'Its invocations are claimed round-robin from lanes, one lane for each value of its keys.';
 COMMENT ON COLUMN runyard.functions.needs_admission IS
@@ -68,13 +69,16 @@ COMMENT ON TABLE runyard.publications IS
     'published. A version that is not the newest retires no functions.';
 
 CREATE TABLE runyard.triggers (
-    function text NOT NULL,
-    event    text NOT NULL,
-    wildcard boolean NOT NULL DEFAULT false,
-    filter   jsonpath
+    function  text NOT NULL,
+    event     text NOT NULL,
+    wildcard  boolean NOT NULL DEFAULT false,
+    filter    jsonpath,
+    condition jsonb
 );
 COMMENT ON TABLE runyard.triggers IS
     'Every trigger of every function: an event name or a LIKE pattern, and a filter on the event.';
+COMMENT ON COLUMN runyard.triggers.condition IS
+    'An expression over the event, as a tree (runyard/syntax/expressions.py).';
 CREATE INDEX triggers_function ON runyard.triggers (function);
 
 CREATE TABLE runyard.events (
@@ -378,6 +382,7 @@ CREATE TABLE runyard.waits (
     match_paths   jsonb NOT NULL DEFAULT '[]',
     match_value   text NOT NULL DEFAULT '',
     filter        jsonpath,
+    condition     jsonb,
     since         pg_snapshot,
     own_event     text,
     own_event_xid xid8,
@@ -393,6 +398,9 @@ COMMENT ON TABLE runyard.waits IS
     'that cancels it.';
 COMMENT ON COLUMN runyard.waits.match_paths IS
     'The paths in the awaited event that are compared; match_value is what they must hold.';
+COMMENT ON COLUMN runyard.waits.condition IS
+    'An expression over the awaited event (async), as a tree: what is left of a condition without '
+    'its pairs, with the values of the own event.';
 COMMENT ON COLUMN runyard.waits.since IS
     'Only events that were not committed in this snapshot count.';
 COMMENT ON COLUMN runyard.waits.own_event IS

@@ -30,14 +30,14 @@ BEGIN
     LOOP
         RETURN QUERY
         WITH sought AS MATERIALIZED (  -- waits that look for the same thing, as one
-            SELECT waits.match_value, waits.filter::text::jsonpath AS filter,
+            SELECT waits.match_value, waits.filter::text::jsonpath AS filter, waits.condition,
                 waits.since::text::pg_snapshot AS since, waits.xid, waits.own_event,
                 waits.own_event_xid, waits.expires_at, array_agg(waits.id) AS ids
             FROM runyard.waits
             WHERE waits.invocation_id = ANY (of) AND waits.step = ANY (at_steps)
                 AND waits.event = span.event AND waits.match_paths = span.match_paths
                 AND waits.resolved_at IS NULL
-            GROUP BY waits.match_value, waits.filter::text, waits.since::text, waits.xid,
+            GROUP BY waits.match_value, waits.filter::text, waits.condition, waits.since::text, waits.xid,
                 waits.own_event, waits.own_event_xid, waits.expires_at
         ),
         documents AS MATERIALIZED (  -- the events since the first of them may count
@@ -59,6 +59,8 @@ BEGIN
                 AND NOT coalesce(
                     arrived.xid = sought.own_event_xid AND arrived.id <= sought.own_event, false)
                 AND runyard.filter_matches_v1(arrived.document, sought.filter)
+                AND (sought.condition IS NULL OR runyard.cel_met_v1(
+                    sought.condition, jsonb_build_object('async', arrived.document)))
             ORDER BY sought.ids, arrived.xid, arrived.id
         )
         SELECT unnest(first.ids), first.id FROM first;
@@ -136,6 +138,8 @@ BEGIN
             AND NOT coalesce(
                 arrived.xid = waits.own_event_xid AND arrived.id <= waits.own_event, false)
             AND runyard.filter_matches_v1(arrived.document, waits.filter)
+            AND (waits.condition IS NULL OR runyard.cel_met_v1(
+                waits.condition, jsonb_build_object('async', arrived.document)))
         WHERE arrived.place = 1
     ),
     fitting AS (  -- for the other waits, all later events that fit
@@ -147,6 +151,8 @@ BEGIN
             AND NOT coalesce(
                 arrived.xid = waits.own_event_xid AND arrived.id <= waits.own_event, false)
             AND runyard.filter_matches_v1(arrived.document, waits.filter)
+            AND (waits.condition IS NULL OR runyard.cel_met_v1(
+                waits.condition, jsonb_build_object('async', arrived.document)))
         WHERE arrived.place > 1 AND waits.id NOT IN (SELECT foremost.id FROM foremost)
     ),
     first AS (  -- the event that resolves each wait
@@ -193,7 +199,7 @@ END $$;
 -- Registers what invocations of a running batch wait for, each once, and returns how each wait
 -- stands. An element has: invocation, step, kind, seconds or until (epoch seconds), event, match_paths,
 -- match_values (the values at these paths), unmatchable (true if one of the values is missing, so
--- that nothing can match), filter. An event that came after the invocation's own event, or (if it
+-- that nothing can match), filter, condition. An event that came after the invocation's own event, or (if it
 -- has waited before) after the start of the current run, resolves the wait at once.
 -- (by waits_invocation_id_step_key, events_name, events_pkey, invocations_pkey)
 CREATE FUNCTION runyard.wait_v1(entries jsonb)
@@ -211,23 +217,20 @@ BEGIN
     UPDATE runyard.watermark SET snapshot = pg_current_snapshot()
     WHERE NOT EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL);
     INSERT INTO runyard.waits (
-        invocation_id, step, kind, event, match_paths, match_value, filter, since, own_event,
-        own_event_xid, expires_at)
+        invocation_id, step, kind, event, match_paths, match_value, filter, condition, since,
+        own_event, own_event_xid, expires_at)
     SELECT entry.invocation, entry.step, entry.kind, entry.event,
         coalesce(entry.match_paths, '[]'),
-        CASE WHEN entry.unmatchable THEN runyard.no_value_v1() ELSE coalesce(
-            runyard.shorten_v1((
-                SELECT string_agg(value::text, ' ' ORDER BY position)
-                FROM jsonb_array_elements(entry.match_values)
-                    WITH ORDINALITY AS w (value, position))),
-            '') END,
-        entry.filter::jsonpath, invocations.since, own.id, own.xid,
+        CASE WHEN entry.unmatchable THEN runyard.no_value_v1()
+            ELSE coalesce(runyard.match_values_v1(entry.match_values), '') END,
+        entry.filter::jsonpath, nullif(entry.condition, 'null'), invocations.since, own.id, own.xid,
         coalesce(
             to_timestamp(entry.until),
             runyard.now_v1() + make_interval(secs => entry.seconds))
     FROM jsonb_to_recordset(entries) AS entry (
         invocation bigint, step text, kind text, seconds float8, until float8, event text,
-        match_paths jsonb, match_values jsonb, unmatchable boolean, filter text)
+        match_paths jsonb, match_values jsonb, unmatchable boolean, filter text,
+        condition jsonb)
     JOIN runyard.invocations ON invocations.id = entry.invocation
     LEFT JOIN runyard.events AS own
         ON own.id = invocations.event_id AND own.name = entry.event

@@ -1,0 +1,106 @@
+"""Applications with Inngest's SDKs, as processes of their own; and JavaScript's SDK from npm."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import ROOT
+from tests.ports import free_port
+
+SDKS = ROOT / "tests" / "sdks"
+_BINARIES = Path(sys.executable).parent
+
+
+def install_javascript(folder: Path, version: str | None = None) -> Path:
+    """Copy the scripts into a folder and install the SDK next to them; return the folder."""
+    for file in SDKS.glob("*.*"):
+        shutil.copy(file, folder)
+    if version is not None:
+        package = folder / "package.json"
+        package.write_text(package.read_text().replace("4.24.0", version))
+    options = [
+        "--ignore-scripts",
+        "--omit=optional",
+        "--omit=peer",
+        "--no-audit",
+        "--no-fund",
+        "--no-package-lock",
+        "--loglevel=error",
+    ]
+    variables = {**os.environ, "PATH": f"{_BINARIES}:{os.environ['PATH']}"}
+    subprocess.run(
+        [_BINARIES / "npm", "install", *options], cwd=folder, env=variables, check=True, timeout=240
+    )
+    return folder
+
+
+class SdkApp:
+    """An application that serves functions at `url`.
+
+    Parameters
+    ----------
+    name
+        Its id.
+    folder
+        Where JavaScript's SDK is installed; None for the one in Python.
+    log
+        The file for its output.
+    variables
+        Its environment variables: where its server is, and its keys.
+    """
+
+    def __init__(self, name: str, folder: Path | None, log: Path, **variables: str) -> None:
+        self.name = name
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}/api/inngest"
+        self._folder = folder
+        self._log = log
+        self._variables = {**os.environ, "NODE_ENV": "development", **variables}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def serve(self, *functions: str) -> None:
+        """Serve these functions in place of any others: `name:event`, or with `:expression`."""
+        self.stop()
+        command: Sequence[str | Path] = (
+            [sys.executable, SDKS / "registering.py"]
+            if self._folder is None
+            else [_BINARIES / "node", self._folder / "registering.mjs"]
+        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, str(self.port), self.name, *functions],
+                env=self._variables,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # node is started by a script, and must end with it
+            )
+        deadline = time.monotonic() + 30
+        while not self._answers():
+            assert self._process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(15)
+            self._process = None
+
+    def log(self) -> str:
+        """What it has printed."""
+        return self._log.read_text(encoding="utf-8")
+
+    def _answers(self) -> bool:
+        try:
+            httpx.get(self.url, timeout=10)
+        except httpx.TransportError:
+            return False
+        return True
