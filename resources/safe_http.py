@@ -17,8 +17,8 @@ from contextlib import contextmanager
 import httpx
 
 from resources.bounded_http import BoundedTransport, Bounds, TooLarge
-from resources.settings import HttpSettings
 from runyard.errors import NonRetriable, RetryAfter
+from runyard.settings import AppSettings
 
 _REDIRECTS = 5
 _LONGEST_HOST = 253
@@ -262,7 +262,7 @@ def _checked_address(host: str, port: int, bounds: Bounds, names: set[str]) -> s
     `names` are the spellings of the host in RUNYARD_ALLOWED_HOSTS.
     """
     addresses = _addresses(host, port, bounds)
-    allowed = set(HttpSettings.read().runyard_allowed_hosts)
+    allowed = set(AppSettings().allowed_hosts)
     is_allowed = bool(allowed & {*names, *(f"{name}:{port}" for name in names)})
     if not is_allowed and not all(map(is_public, addresses)):
         # The addresses stay out of the message: the name may be one of our own network.

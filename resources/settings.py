@@ -272,21 +272,6 @@ class AnalyticsSettings(FamilySettings):
     )
 
 
-class HttpSettings(FamilySettings):
-    """Requests to URLs that events or users name."""
-
-    runyard_allowed_hosts: Annotated[list[str], NoDecode] = Field(
-        default_factory=list,
-        description="Hosts outside the public internet that may be requested all the same, "
-        "separated by commas: `files.internal`, `files.internal:8080`.",
-    )
-
-    @field_validator("runyard_allowed_hosts", mode="before")
-    @classmethod
-    def _split_names(cls, value: object) -> object:
-        return split_names(value) if isinstance(value, str) else value
-
-
 class WebhookSettings(FamilySettings):
     """Secrets that sign webhooks; each may hold several, separated by commas, while one is rotated.
 

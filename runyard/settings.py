@@ -32,6 +32,13 @@ def _project_root() -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or Path.cwd()).resolve()
 
 
+def _split(value: object) -> object:
+    """Return the parts of a text between commas."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 class _EngineSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RUNYARD_", populate_by_name=True, extra="ignore")
 
@@ -176,6 +183,43 @@ class WebSettings(_EngineSettings):
     )
 
 
+class AppSettings(_EngineSettings):
+    """Applications with Inngest's SDKs."""
+
+    apps: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="URLs at which applications serve functions, separated by commas: "
+        "`http://localhost:3000/api/inngest`. The web process asks each to register until it has.",
+    )
+    discover_apps: bool = Field(
+        default=True,
+        description="Whether the web process looks for applications on the usual ports of this "
+        "machine, and asks those that it knows for changes. Only in development.",
+    )
+    signing_key: SecretStr | None = Field(
+        default=None,
+        description="The key that applications have as `INNGEST_SIGNING_KEY`: `signkey-prod-` and "
+        "hexadecimal digits, as from `openssl rand -hex 32`. Calls are signed with it, and "
+        "applications register with it. Without one they can register in development only.",
+    )
+    signing_key_fallback: SecretStr | None = Field(
+        default=None,
+        description="A second signing key that is accepted too, while applications move from one "
+        "to the other.",
+    )
+    allowed_hosts: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Hosts outside the public internet that may be requested all the same when "
+        "events, users or applications name them, separated by commas: `files.internal`, "
+        "`files.internal:8080`.",
+    )
+
+    @field_validator("apps", "allowed_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return _split(value)
+
+
 class ProjectSettings(_EngineSettings):
     """Modules of the project.
 
@@ -218,15 +262,13 @@ class ProjectSettings(_EngineSettings):
     )
 
 
-class Settings(StorageSettings, WorkerSettings, WebSettings, ProjectSettings):
+class Settings(StorageSettings, WorkerSettings, WebSettings, AppSettings, ProjectSettings):
     """All settings of the engine."""
 
     @field_validator("cors_origins", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        return [origin.strip() for origin in value.split(",") if origin.strip()]
+    def _split_origins(cls, value: object) -> object:
+        return _split(value)
 
     @field_validator("database_url", "direct_database_url")
     @classmethod

@@ -114,7 +114,8 @@ class Journey:
                 self._take(StepFailed(step, effect.error, effect.after), todo)
             elif isinstance(effect, Keep | StepFailed | Unsupported) and effect.step.id == step.id:
                 self._take(effect, todo)
-        self.calling.pop(step.id, None)
+        if not todo.keeps:
+            self.calling.pop(step.id, None)
         return todo
 
     def done(self, step: str, memo: Any, *, of_wait: bool = False) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from runyard.cli.apps import apps
 from runyard.cli.errors import reported
 from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
@@ -55,8 +56,15 @@ def main() -> None:
 
 
 @main.command()
+@click.option(
+    "--app",
+    "apps_at",
+    multiple=True,
+    metavar="URL",
+    help="The URL at which an application with an Inngest SDK serves its functions (repeatable).",
+)
 @reported
-def up() -> int:
+def up(apps_at: tuple[str, ...]) -> int:
     """Run the whole stack until Ctrl-C.
 
     The stack is the database (embedded unless DATABASE_URL is set), code server, daemon, worker and
@@ -68,6 +76,9 @@ def up() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _append_to_files()
     _warn_of_unknown_variables()
+    if apps_at:
+        os.environ["RUNYARD_APPS"] = ",".join([*settings().apps, *apps_at])
+        settings.cache_clear()
     stack = Stack()
     stopped = threading.Event()
     code = 0
@@ -517,5 +528,5 @@ def _workspace(explicit: Path | None) -> Path:
     return settings().home / "workspace.yaml"
 
 
-for _command in (*commands, keys, psql):
+for _command in (*commands, apps, keys, psql):
     main.add_command(_command)

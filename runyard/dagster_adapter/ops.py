@@ -155,6 +155,9 @@ drawn_receive, drawn_join, drawn_settle = _make_ops(DRAWN, BATCHES)
 def _outcomes(shared: BatchState) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for item in shared.items:
+        if item.id in shared.settled:
+            outcomes.append(shared.settled[item.id])
+            continue
         failure, waits = shared.failures.get(item.id), shared.suspended.get(item.id)
         if failure is not None:
             outcomes.append(failure.outcome(item.id))

@@ -9,6 +9,10 @@ from runyard.store.queries import fetch_all, fetch_one
 
 # Invocation, attempt, output JSON, error JSON, start and end in seconds since the epoch.
 StepRow = tuple[int, int, str | None, str | None, float, float]
+# Invocation, step, then the same as in a `StepRow`.
+PairRow = tuple[int, str, int, str | None, str | None, float, float]
+# An invocation and one of its steps.
+Pair = tuple[int, str]
 
 
 def save_steps(
@@ -37,11 +41,32 @@ def save_steps(
     LeaseLost
         Another run has the batch; nothing is saved.
     """
+    rows: list[PairRow] = [(row[0], step, *row[1:]) for row in results]
+    sent = {(invocation, step): elements for invocation, elements in (events or {}).items()}
+    refused = save_pairs(batch_id, run_id, rows, events=sent)
+    return {invocation: reason for (invocation, _), reason in refused.items()}
+
+
+def save_pairs(
+    batch_id: str,
+    run_id: str,
+    results: Sequence[PairRow],
+    *,
+    events: Mapping[Pair, str] | None = None,
+) -> dict[Pair, str]:
+    """Save results of any steps of the batch's invocations, as `save_steps` does those of one.
+
+    Results of the same step of the same invocation are saved in their order. Those of an invocation
+    that has left the batch (`settlement.settle_some`) are passed over.
+
+    Returns the pairs of an invocation and a step whose results the database rejects, each with the
+    reason. Raises `LeaseLost`.
+    """
     sent = events or {}
 
-    def save(some: Sequence[StepRow]) -> None:
-        elements = ",".join(sent[row[0]] for row in some if row[0] in sent)
-        invocations, attempts, outputs, errors, started, finished = (
+    def save(some: Sequence[PairRow]) -> None:
+        elements = ",".join(sent[row[:2]] for row in some if row[:2] in sent)
+        invocations, steps, attempts, outputs, errors, started, finished = (
             list(column) for column in zip(*some, strict=True)
         )
         with database.transaction() if elements else database.connection() as connection:
@@ -52,8 +77,8 @@ def save_steps(
                 "record_steps",
                 batch=batch_id,
                 run=run_id,
-                step=step,
                 invocations=invocations,
+                steps=steps,
                 attempts=attempts,
                 outputs=outputs,
                 errors=errors,
@@ -63,8 +88,24 @@ def save_steps(
             if row is None:
                 raise LeaseLost(batch_id)
 
-    sized = [
-        (row, len(row[2] or "") + len(row[3] or "") + len(sent.get(row[0], ""))) for row in results
-    ]
-    rejected = [bad for some in chunks(sized) for bad in bisect_rejected(some, save)]
-    return {row[0]: reason for row, reason in rejected}
+    refused: dict[Pair, str] = {}
+    for distinct in _distinct(results):
+        sized = [
+            (row, len(row[3] or "") + len(row[4] or "") + len(sent.get(row[:2], "")))
+            for row in distinct
+        ]
+        for some in chunks(sized):
+            refused.update({row[:2]: reason for row, reason in bisect_rejected(some, save)})
+    return refused
+
+
+def _distinct(results: Sequence[PairRow]) -> list[list[PairRow]]:
+    """Split results so that none has two of a pair, which one statement could not write."""
+    groups: list[list[PairRow]] = []
+    seen: dict[Pair, int] = {}
+    for row in results:
+        number = seen[row[:2]] = seen.get(row[:2], -1) + 1
+        if number == len(groups):
+            groups.append([])
+        groups[number].append(row)
+    return groups

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -10,6 +11,7 @@ from typing_extensions import TypeVar
 from runyard.engine.failures import Failure
 from runyard.engine.lease import Lease
 from runyard.engine.progress import Reporter
+from runyard.engine.settlement import Outcome
 from runyard.errors import Cancelled, LeaseLost, NonRetriable, StepHung
 from runyard.events import Event, catalog
 from runyard.functions import registry
@@ -43,6 +45,8 @@ class Item(Generic[Data]):
         The results of completed steps, by step name.
     tries
         How often steps that failed have been tried, by step name.
+    created_at
+        When the invocation was created; None for an item that a test has made.
     """
 
     id: int
@@ -52,6 +56,7 @@ class Item(Generic[Data]):
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
     tries: dict[str, int] = field(default_factory=dict[str, int])
     reporter: Reporter | None = None
+    created_at: datetime | None = None
 
     @property
     def key(self) -> str:
@@ -91,6 +96,8 @@ class BatchState:
         self.items = list(items)
         self.lease = lease
         self.failures: dict[int, Failure] = {}
+        # What has become of those that were settled while the others went on.
+        self.settled: dict[int, Outcome] = {}
         self.suspended: dict[int, dict[str, str]] = {}
         self.previous_runs: list[str] = []
         self.stubs = stubs.get()
@@ -172,4 +179,5 @@ def _item(row: Row) -> tuple[Item, Failure | None]:
         failure = Failure("receive", "receive", unfit)
     if row["cancelled"]:
         failure = Failure("", "receive", Cancelled("cancelled before it began"))
-    return Item(row["id"], event, row["attempt"], data), failure
+    item = Item(row["id"], event, row["attempt"], data, created_at=row["created_at"])
+    return item, failure

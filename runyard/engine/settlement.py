@@ -1,4 +1,4 @@
-"""The settlement of a batch: what became of its invocations, and the end of its lease."""
+"""The settlement of a batch: what became of its invocations, all at its end or some before."""
 
 import json
 import logging
@@ -47,43 +47,61 @@ def settle(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
     """Write all outcomes of a batch and end its lease; raises `LeaseLost`.
 
     An outcome that the database rejects is written as a failure that says so; the others are not
-    affected.
+    affected. Outcomes of invocations that have left the batch are passed over.
     """
+    _write(batch_id, run_id, outcomes, ends=True)
+
+
+def settle_some(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
+    """Write outcomes of a batch whose lease goes on with the rest; raises `LeaseLost`.
+
+    These invocations leave the batch, at once and all of them: what they held of concurrency limits
+    is free, another run may have them, and nothing else is written for them under this lease. The
+    lease ends with `settle`, which may be left with no outcome to write. Otherwise as `settle`.
+    """
+    if outcomes:
+        _write(batch_id, run_id, outcomes, ends=False)
+
+
+def _write(batch_id: str, run_id: str, outcomes: Sequence[Outcome], *, ends: bool) -> None:
     sized = [
         (outcome, len(outcome.output or "") + len(outcome.error or "")) for outcome in outcomes
     ]
     groups = list(chunks(sized))
     if len(groups) < 2:
         try:
-            return _settle_at_once(batch_id, run_id, outcomes)
+            _settle_at_once(batch_id, run_id, outcomes, ends=ends)
+            return
         except REJECTED as error:
             _log.warning(
                 "the database rejects some outcomes of batch %s; writing smaller groups: %s",
                 batch_id,
                 error,
             )
-    return _settle_in_chunks(batch_id, run_id, groups)
+    _settle_in_chunks(batch_id, run_id, groups, ends=ends)
 
 
-def _settle_at_once(batch_id: str, run_id: str, outcomes: Sequence[Outcome]) -> None:
+def _settle_at_once(batch_id: str, run_id: str, outcomes: Sequence[Outcome], *, ends: bool) -> None:
     suspended = any(outcome.suspended for outcome in outcomes)
     with database.transaction() if suspended else database.connection() as connection:
         if suspended:
             fetch_all(connection, "lock_waits")
-        _settle(connection, batch_id, run_id, outcomes, ends=True)
+        _settle(connection, batch_id, run_id, outcomes, ends=ends)
 
 
-def _settle_in_chunks(batch_id: str, run_id: str, groups: Sequence[Sequence[Outcome]]) -> None:
+def _settle_in_chunks(
+    batch_id: str, run_id: str, groups: Sequence[Sequence[Outcome]], *, ends: bool
+) -> None:
     with database.transaction() as connection:
         fetch_all(connection, "lock_waits")
 
-        def settle_some(some: Sequence[Outcome]) -> None:
+        def write(some: Sequence[Outcome]) -> None:
             with connection.transaction():
                 _settle(connection, batch_id, run_id, some, ends=False)
 
-        rejected = [bad for some in groups for bad in bisect_rejected(some, settle_some)]
+        rejected = [bad for some in groups for bad in bisect_rejected(some, write)]
         failures = [_as_failure(outcome, reason) for outcome, reason in rejected]
-        _settle(connection, batch_id, run_id, failures, ends=True)
+        _settle(connection, batch_id, run_id, failures, ends=ends)
 
 
 def _settle(

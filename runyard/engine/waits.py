@@ -164,28 +164,39 @@ def invoke(
     events: dict[int, dict[str, object]] = {}
 
     def request(item: Item) -> WaitRequest:
-        invoked = registry.find(function)
-        if invoked is None:
-            known = ", ".join(known.name for known in registry.functions())
-            raise InvalidOption(
-                f"invoke({function!r}): there is no such function in the code; it has {known}"
-            )
         event_data = dict(item.event.data) if data is None else data(item)
-        if invoked.event.startswith("runyard/"):
-            row = internal_row(invoked.event, event_data)
-        else:
-            [row] = rows_of([Event(invoked.event, event_data)])
-        ulid = new_ulid()
-        events[item.id] = {**row, "ulid": ulid, "target": function, "caused_by": item.id}
-        return {
-            "kind": "invoke",
-            "event": FINISHED,
-            "seconds": seconds(timeout, "invoke(timeout=...)"),
-            "match_paths": [["data", "event_id"]],
-            "match_values": [ulid],
-        }
+        wait, events[item.id] = invocation_of(function, event_data, item.id)
+        return {**wait, "seconds": seconds(timeout, "invoke(timeout=...)")}
 
     def children(new: set[int]) -> str | None:
         return as_json([events[invocation] for invocation in sorted(new)]) if new else None
 
     return request, children
+
+
+def invocation_of(
+    function: str, data: Mapping[str, Any], caused_by: int
+) -> tuple[WaitRequest, dict[str, object]]:
+    """Return a wait, but for its time, for a function to end, and the event that starts it.
+
+    Raises `InvalidOption` when there is no such function, and `InvalidEvent` for data that does not
+    fit its event.
+    """
+    invoked = registry.find(function)
+    if invoked is None:
+        known = ", ".join(known.name for known in registry.functions())
+        raise InvalidOption(
+            f"invoke({function!r}): there is no such function in the code; it has {known}"
+        )
+    if invoked.event.startswith("runyard/"):
+        row = internal_row(invoked.event, data)
+    else:
+        [row] = rows_of([Event(invoked.event, data)])
+    ulid = new_ulid()
+    wait = {
+        "kind": "invoke",
+        "event": FINISHED,
+        "match_paths": [["data", "event_id"]],
+        "match_values": [ulid],
+    }
+    return wait, {**row, "ulid": ulid, "target": function, "caused_by": caused_by}

@@ -6,7 +6,7 @@ claim read it.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -30,7 +30,10 @@ INVOKED = "runyard/function.invoked"
 
 @dataclass(frozen=True)
 class Function:
-    """A function: a job and the events that start it. Raises `InvalidOption` for bad options."""
+    """A function: a job and the events that start it. Raises `InvalidOption` for bad options.
+
+    One that is `scheduled` or only `invoked` by others needs no triggers.
+    """
 
     name: str
     job: str
@@ -39,13 +42,14 @@ class Function:
     retry: Retry = field(default_factory=Retry)
     flow: Flow = field(default_factory=Flow)
     scheduled: bool = False
+    invoked: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidOption(
                 f"on_event(name={self.name!r}): give letters, digits and underscores"
             )
-        if not self.triggers and not self.scheduled:
+        if not self.triggers and not self.scheduled and not self.invoked:
             raise InvalidOption(
                 f"on_event for {self.name}: give at least one event name, or cron=Cron(...)"
             )
@@ -120,6 +124,7 @@ class Function:
 
 
 _functions: dict[str, Function] = {}
+_elsewhere: Callable[[str], Function | None] | None = None
 
 
 @contextmanager
@@ -166,8 +171,18 @@ def functions() -> Sequence[Function]:
 
 
 def find(name: str) -> Function | None:
-    """Return the function of this name; None when the loaded code has none."""
-    return _functions.get(name)
+    """Return the function of this name; None when there is none.
+
+    It is one of the loaded code, or of what `find_also` adds.
+    """
+    known = _functions.get(name)
+    return _elsewhere(name) if known is None and _elsewhere is not None else known
+
+
+def find_also(elsewhere: Callable[[str], Function | None]) -> None:
+    """Let `find` look up functions that no code here has, such as those of applications."""
+    global _elsewhere
+    _elsewhere = elsewhere
 
 
 def retry_of(name: str) -> Retry:

@@ -18,20 +18,23 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Receive, Scope, Send
 
+from runyard.apps.discovery import Discovery
+from runyard.apps.trust import signing_keys
 from runyard.engine import api_keys
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.gateway.api import (
     actions,
     health,
     history,
+    inngest_apps,
     inngest_v1,
     metrics,
     stream,
     trigger,
 )
 from runyard.gateway.api import events as event_api
+from runyard.gateway.dev import apps, functions, invocation, send
 from runyard.gateway.dev import events as event_pages
-from runyard.gateway.dev import functions, invocation, send
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.page import Action, Page, Site
 from runyard.gateway.http.auth import Authenticator
@@ -61,7 +64,17 @@ _ROUTING_ERRORS = {
 
 def endpoints() -> list[Endpoint]:
     """Every endpoint: the engine's, then those of the project's extensions."""
-    modules = (event_api, trigger, history, actions, stream, inngest_v1, health, metrics)
+    modules = (
+        event_api,
+        trigger,
+        history,
+        actions,
+        stream,
+        inngest_v1,
+        inngest_apps,
+        health,
+        metrics,
+    )
     return [*(endpoint for module in modules for endpoint in module.ENDPOINTS), *_extensions()]
 
 
@@ -104,9 +117,13 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
 
 
 def serve_web(workspace: Path, *, api_only: bool = False) -> int:
-    """Serve until stopped; raises `RunyardError` rather than be open to others without a key."""
+    """Serve until stopped.
+
+    Raises `RunyardError` rather than be open to others without a key, or with a malformed one.
+    """
     chosen = settings()
     log_to_stderr()
+    signing_keys()
     database.wait_for_connection(_DATABASE_SECONDS)
     if api_only:
         _check_keys()
@@ -167,6 +184,7 @@ def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextMa
             EventWriter() as writer,
             InvocationWatcher() as watcher,
             BackgroundRunner() as background,
+            Discovery(development=development),
         ):
             app.state.services = Services(Authenticator(development), writer, watcher, background)
             yield
@@ -192,13 +210,13 @@ def _error_routes(all_endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     methods: dict[str, list[str]] = {}
     for endpoint in all_endpoints:
         methods.setdefault(endpoint.path, []).append(endpoint.method)
-    roots = sorted({f"/{path.split('/')[1]}" for path in methods if path.count("/") > 1})
+    roots = {f"/{path.split('/')[1]}" for path in methods if path.count("/") > 1} - {"/dev"}
     return [
         *[
             Route(path, _ErrorApp(405, {"Allow": ", ".join(allowed)}))
             for path, allowed in methods.items()
         ],
-        *[Mount(root, _ErrorApp(404, {})) for root in roots],
+        *[Mount(root, _ErrorApp(404, {})) for root in sorted(roots)],
     ]
 
 
@@ -232,7 +250,7 @@ def _extensions() -> Sequence[Endpoint]:
 
 def _dev_page(dagster: bool) -> Site:
     """The dev page, with the project's own pages before the last one."""
-    modules = (event_pages, functions, send, invocation)
+    modules = (event_pages, functions, apps, send, invocation)
     own = settings().project_module("pages")
     pages: list[Page] = [page for module in modules for page in module.PAGES]
     page_actions: list[Action] = [action for module in modules for action in module.ACTIONS]

@@ -525,12 +525,12 @@ started AS (
     FROM before
     WHERE invocations.id = before.id AND invocations.id = ANY (
         SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
-    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes,
+    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes, created_at,
         cancel_requested_at IS NOT NULL AS cancelled, before.seen,
         before.run_id AS previous_run
 )
 SELECT started.id, started.event_id, started.attempt, started.crashes, started.cancelled,
-    started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
+    started.created_at, started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
     events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
@@ -542,22 +542,24 @@ SELECT invocation_id, step, output, error, run_id, tries FROM runyard.steps
 WHERE invocation_id = ANY (%(invocations)s) ORDER BY number
 
 -- name: record_steps
--- Record results of one step; no row if the lease is gone. A recorded output is never replaced. An
--- error that is written again, because the answer to the first time was lost, counts as one try.
+-- Record results of steps; no row if the lease is gone. Nothing is recorded for an invocation that
+-- has left the batch. A recorded output is never replaced. An error that is written again, because
+-- the answer to the first time was lost, counts as one try.
 -- (by steps_pkey, batches_pkey)
 WITH lease AS (
-    SELECT id FROM runyard.batches
+    SELECT id, settled FROM runyard.batches
     WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
 ),
 recorded AS (
     INSERT INTO runyard.steps (
         invocation_id, step, attempt, run_id, output, error, started_at, finished_at)
-    SELECT results.invocation_id, %(step)s, results.attempt, %(run)s, results.output::jsonb,
+    SELECT results.invocation_id, results.step, results.attempt, %(run)s, results.output::jsonb,
         results.error::jsonb, to_timestamp(results.started_at), to_timestamp(results.finished_at)
-    FROM lease CROSS JOIN unnest(
-        %(invocations)s::bigint[], %(attempts)s::smallint[], %(outputs)s::text[],
-        %(errors)s::text[], %(started)s::float8[], %(finished)s::float8[]
-    ) AS results (invocation_id, attempt, output, error, started_at, finished_at)
+    FROM lease JOIN unnest(
+        %(invocations)s::bigint[], %(steps)s::text[], %(attempts)s::smallint[],
+        %(outputs)s::text[], %(errors)s::text[], %(started)s::float8[], %(finished)s::float8[]
+    ) AS results (invocation_id, step, attempt, output, error, started_at, finished_at)
+        ON NOT results.invocation_id = ANY (lease.settled)
     ON CONFLICT (invocation_id, step) DO UPDATE SET
         attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output,
         error = excluded.error,
@@ -571,17 +573,17 @@ recorded AS (
 SELECT id FROM lease
 
 -- name: settle
--- Write the outcome of every invocation of a batch and end its lease (or of some of them, in a
--- transaction that `ends` it later); no row if the lease is gone.
--- The lease alone is the fence: with a condition on invocations.batch_id the planner would expect a
--- single row, and scan the table.
+-- Write the outcome of invocations of a batch, and end its lease if they are the last ones (`ends`);
+-- otherwise they leave the batch, which goes on without them and their share of its slots. No row if
+-- the lease is gone.
+-- The fence is the lease, with what has left it: with a condition on invocations.batch_id the planner
+-- would expect a single row, and scan the table.
 -- What suspends is due when the first of its waits is over, or at once if one has been resolved
--- meanwhile. (by batches_pkey, invocations_pkey, waits_invocation_id_step_key)
-WITH lease AS (  -- ended, if these are the last outcomes
-    UPDATE runyard.batches
-    SET status = CASE WHEN %(ends)s THEN 'finished' ELSE status END,
-        finished_at = CASE WHEN %(ends)s THEN now() END
-    WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' RETURNING id
+-- meanwhile. (by batches_pkey, invocations_pkey, waits_invocation_id_step_key, and as
+-- slots_without_v1)
+WITH lease AS (
+    SELECT id, function, settled, slots FROM runyard.batches
+    WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR NO KEY UPDATE
 ),
 suspended AS (  -- when those that suspend are due
     SELECT waits.invocation_id, CASE
@@ -596,7 +598,22 @@ outcomes AS (  -- all outcomes, with that time
         %(invocations)s::bigint[], %(statuses)s::text[], %(delays)s::float8[],
         %(attempts)s::smallint[], %(outputs)s::text[], %(errors)s::text[]
     ) AS outcome (invocation_id, status, delay, attempt, output, error)
+    JOIN lease ON NOT outcome.invocation_id = ANY (lease.settled)
     LEFT JOIN suspended USING (invocation_id)
+),
+changed AS (  -- the batch: ended, or without those that leave it
+    UPDATE runyard.batches
+    SET status = CASE WHEN %(ends)s THEN 'finished' ELSE status END,
+        finished_at = CASE WHEN %(ends)s THEN now() END,
+        settled = CASE
+            WHEN %(ends)s THEN batches.settled
+            ELSE batches.settled || ARRAY(SELECT invocation_id FROM outcomes) END,
+        slots = CASE
+            WHEN %(ends)s OR batches.slots IS NULL THEN batches.slots
+            ELSE runyard.slots_without_v1(
+                batches.function, batches.slots,
+                ARRAY(SELECT invocation_id FROM outcomes)) END
+    FROM lease WHERE batches.id = lease.id
 ),
 settled AS (  -- the invocations; what was to be cancelled is not queued or suspended again
     UPDATE runyard.invocations
@@ -621,14 +638,19 @@ settled AS (  -- the invocations; what was to be cancelled is not queued or susp
             ELSE runyard.now_v1() END
     FROM outcomes AS outcome
     WHERE invocations.id = outcome.invocation_id
-        AND invocations.id = ANY (%(invocations)s::bigint[]) AND EXISTS (SELECT FROM lease)
+        AND invocations.id = ANY (%(invocations)s::bigint[])
 ),
 unfinished AS (  -- a run segment for each that continues in another run
     INSERT INTO runyard.run_segments (invocation_id, run_id, status, error)
     SELECT invocation_id, %(run)s, status, error::jsonb FROM outcomes
-    WHERE status IN ('queued', 'sleeping', 'waiting') AND EXISTS (SELECT FROM lease)
+    WHERE status IN ('queued', 'sleeping', 'waiting')
 )
-SELECT id, runyard.wake_v1('') FROM lease
+SELECT id, (
+    SELECT runyard.wake_v1(CASE  -- a slot that other functions wait for too wakes all of them
+        WHEN %(ends)s OR lease.slots::text LIKE '%%"shared %%' THEN '' ELSE lease.function END)
+    WHERE %(ends)s OR lease.slots IS NOT NULL
+        OR %(statuses)s::text[] && ARRAY['queued', 'sleeping', 'waiting'])
+FROM lease
 
 -- name: heartbeat
 -- Renew the leases of these batches, including those whose run is on its way to them; returns those
@@ -924,21 +946,42 @@ SELECT runyard.from_another_cluster_v1() AS moved
 SELECT runyard.lock_waits_v1()
 
 -- name: lock_lease
--- Keep the lease of a run's batch until the transaction ends; no row if it is gone.
--- (by batches_pkey)
-SELECT id FROM runyard.batches
+-- Keep the lease of a run's batch until the transaction ends; no row if it is gone. Returns which of
+-- its invocations have left it. (by batches_pkey)
+SELECT settled FROM runyard.batches
 WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
 
 -- name: registered_waits
--- Which of these invocations have registered this wait before. (by waits_invocation_id_step_key)
-SELECT invocation_id FROM runyard.waits
-WHERE step = %(step)s AND invocation_id = ANY (%(invocations)s)
+-- Which of these invocations have registered waits at these steps before.
+-- (by waits_invocation_id_step_key)
+SELECT invocation_id, step FROM runyard.waits
+WHERE step = ANY (%(steps)s) AND invocation_id = ANY (%(invocations)s)
 
 -- name: wait
 -- Register what invocations wait for, each once; returns how each wait stands.
 -- (by waits_invocation_id_step_key)
-SELECT invocation_id, done, expired, result, extract(epoch FROM due_at)::float8 AS due
-FROM runyard.wait_v1(%(step)s, %(waits)s::jsonb)
+SELECT invocation_id, step, done, expired, result, extract(epoch FROM due_at)::float8 AS due
+FROM runyard.wait_v1(%(waits)s::jsonb)
+
+-- name: finished_waits
+-- The waits of these invocations that are over and have no result among the steps yet, in the order
+-- in which they ended; one row without a wait if there is none, no row if the lease is gone.
+-- (by batches_pkey, waits_invocation_id_step_key, steps_pkey)
+WITH lease AS (
+    SELECT settled FROM runyard.batches
+    WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running'
+)
+SELECT over.invocation_id, over.step, over.kind, over.result, over.expired
+FROM lease LEFT JOIN (
+    SELECT waits.*, resolved_at IS NULL AS expired FROM runyard.waits
+    WHERE invocation_id = ANY (%(invocations)s::bigint[]) AND kind <> 'cancel'
+        AND (resolved_at IS NOT NULL OR expires_at <= runyard.now_v1())
+        AND NOT EXISTS (
+            SELECT FROM runyard.steps
+            WHERE steps.invocation_id = waits.invocation_id AND steps.step = waits.step
+                AND steps.error IS NULL)
+) AS over ON NOT over.invocation_id = ANY (lease.settled)
+ORDER BY coalesce(over.resolved_at, over.expires_at), over.id
 
 -- name: remember_dropped
 -- Remember which invocations had dropped out of a batch by the end of an op, and what they wait

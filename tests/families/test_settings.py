@@ -10,11 +10,11 @@ from resources.settings import (
     ContactSettings,
     EmailSettings,
     FamilySettings,
-    HttpSettings,
     MediaSettings,
 )
 from runyard.cli import configuration
 from runyard.errors import NonRetriable
+from runyard.settings import AppSettings
 
 
 def test_a_variable_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNYARD_ALLOWED_HOSTS", "files.internal, localhost:8080")
     assert AiSettings.read().ai_providers == ["openai", "gemini"]
     assert AiSettings.read().ai_other_price == (0.3, 2.5)
-    assert HttpSettings.read().runyard_allowed_hosts == ["files.internal", "localhost:8080"]
+    assert AppSettings().allowed_hosts == ["files.internal", "localhost:8080"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -28,7 +28,7 @@ from runyard.engine.api_keys import Key, Scope
 from runyard.engine.status import FINAL
 from runyard.gateway.dev import live, session
 from runyard.gateway.http.body import read_body
-from runyard.gateway.http.errors import HttpError, as_http_error
+from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error
 from runyard.gateway.http.templates import as_pretty_json, environment
 from runyard.text.redaction import redactor
 
@@ -52,6 +52,8 @@ _MAX_FORM_BYTES = 4 * 1024 * 1024
 # The login form, which anybody may send, has only a key.
 _MAX_LOGIN_BYTES = 16 * 1024
 _MAX_FIELDS = 10_000
+# What Inngest's SDKs get from the start page, when they look for a development server.
+_FOR_PROGRAMS = {"version": "runyard", "functions": [], "handlers": [], "startOpts": {}}
 Values = Mapping[str, Any]
 
 
@@ -196,6 +198,8 @@ class Site:
 
     async def _show(self, page: Page, request: Request) -> Response:
         request.state.endpoint = f"GET /dev{page.path}"
+        if not page.path and _is_for_a_program(request):
+            return JSONResponse(_FOR_PROGRAMS, headers=RESPONSE_HEADERS)
         try:
             caller = await session.visitor(request, "read")
             visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {})
@@ -352,6 +356,13 @@ async def _form(
 
 def _fields(body: bytes) -> dict[str, list[str]]:
     return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+
+
+def _is_for_a_program(request: Request) -> bool:
+    """Whether an SDK looks whether a development server is here, and no browser."""
+    accept = request.headers.get("accept", "*/*")
+    is_for_people = "text/html" in accept or live.is_stream_request(request) or request.url.query
+    return _development(request) and not is_for_people
 
 
 def _development(request: Request) -> bool:

@@ -135,6 +135,9 @@ class Endpoint:
         Whether a signature is accepted instead of a key.
     error_fields
         Additional fields of its errors.
+    admits
+        For an endpoint without a scope: raises `HttpError` for callers who may not use it, before
+        their body is read.
     max_bytes
         How large a body may be. By default 10 MiB, or 2 MiB with a model, which holds one event at
         most.
@@ -159,6 +162,7 @@ class Endpoint:
     errors: tuple[int, ...] = ()
     signed: bool = False
     error_fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    admits: Callable[[Request], None] | None = None
     max_bytes: int | None = None
 
     def route(self) -> Route:
@@ -192,6 +196,8 @@ class Endpoint:
         """
         if self.scope is None:
             anybody = Key("anybody", "anybody", b"", ())
+            if self.admits is not None:
+                self.admits(request)
             return anybody, await self._read(request)
         authenticator: Authenticator = request.app.state.services.authenticator
         if self.signed and "webhook-signature" in request.headers:

@@ -8,6 +8,7 @@ CREATE TABLE runyard.apps (
     version   text NOT NULL DEFAULT '',
     digest    text NOT NULL DEFAULT '',
     warnings  text[] NOT NULL DEFAULT '{}',
+    asked     text NOT NULL DEFAULT '',
     synced_at timestamptz,
     error     text,
     error_at  timestamptz
@@ -18,6 +19,8 @@ COMMENT ON COLUMN runyard.apps.digest IS
     'Identifies the registration: the same one again changes nothing.';
 COMMENT ON COLUMN runyard.apps.warnings IS
     'What is done otherwise than the application says, in words.';
+COMMENT ON COLUMN runyard.apps.asked IS
+    'What it was asked to register with last; it repeats that when it does.';
 COMMENT ON COLUMN runyard.apps.error IS
     'Why the last registration was refused; NULL if it was not.';
 

@@ -317,6 +317,28 @@ BEGIN
     END IF;
 END $$;
 
+-- What a batch still holds of each concurrency limit when these of its invocations leave it; NULL
+-- for nothing. Events that were gathered count as one, and hold it to the end; so do invocations
+-- whose function has had other keys since they were claimed. (by functions_pkey, invocations_pkey)
+CREATE FUNCTION runyard.slots_without_v1(fn text, slots jsonb, leaving bigint[]) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_agg(jsonb_build_object(
+        'scope', slot.scope, 'key', slot.key, 'n', slot.n - coalesce(freed.n, 0)))
+    FROM jsonb_to_recordset(slots) AS slot (scope text, key text, n integer)
+    LEFT JOIN (
+        SELECT control.scope, coalesce(invocations.keys[control.key], '') AS key,
+            count(*)::integer AS n
+        FROM runyard.functions
+        CROSS JOIN jsonb_to_recordset(functions.flow->'concurrency')
+            AS control (scope text, key integer)
+        JOIN runyard.invocations ON invocations.id = ANY (leaving)
+            AND invocations.generation = functions.generation
+        WHERE functions.name = fn AND NOT functions.flow ? 'batch'
+        GROUP BY 1, 2
+    ) AS freed USING (scope, key)
+    WHERE slot.n > coalesce(freed.n, 0)
+$$;
+
 -- Claims due invocations of a function with lanes: by priority, then round-robin from lane to lane,
 -- within every limit. `just` restricts the claim to these invocations, which are taken even if the
 -- function is paused. Suspects (crashes >= 2) are only taken this way. Returns a row, with size 0

@@ -73,6 +73,7 @@ RETURNS boolean LANGUAGE sql STABLE AS $$
             AND CASE WHEN wildcard
                 THEN triggered_v1.name LIKE triggers.event
                     AND (triggered_v1.name NOT LIKE 'runyard/%' OR triggers.event LIKE 'runyard/%')
+                    AND (triggered_v1.name NOT LIKE 'inngest/%' OR triggers.event LIKE 'inngest/%')
                 ELSE triggered_v1.name = triggers.event END
             AND runyard.filter_matches_v1(
                 runyard.document_v1(id, name, data, "user", v, ts), filter)

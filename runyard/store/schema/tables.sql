@@ -302,6 +302,7 @@ CREATE TABLE runyard.batches (
     status        text NOT NULL DEFAULT 'claimed'
         CHECK (status IN ('claimed', 'running', 'finished', 'lost')),
     invocations   bigint[] NOT NULL,
+    settled       bigint[] NOT NULL DEFAULT '{}',
     cancelled     bigint[] NOT NULL DEFAULT '{}',
     dropped_by_op jsonb NOT NULL DEFAULT '{}',
     slots         jsonb,
@@ -318,12 +319,16 @@ CREATE TABLE runyard.batches (
 COMMENT ON TABLE runyard.batches IS
     'A claim of invocations: a lease for one Dagster run. Its id is the fencing token of every '
     'write that the run makes.';
+COMMENT ON COLUMN runyard.batches.settled IS
+    'Those of its invocations that left it before its end, with their outcome: another batch may '
+    'have them by now, and nothing is written for them under this lease.';
 COMMENT ON COLUMN runyard.batches.cancelled IS
     'Invocations that were cancelled while it held them.';
 COMMENT ON COLUMN runyard.batches.dropped_by_op IS
     'The invocations that had dropped out of it by the end of each op, for ops in other processes.';
 COMMENT ON COLUMN runyard.batches.slots IS
-    'What it holds of each concurrency limit while it is open: [{scope, key, n}].';
+    'What it holds of each concurrency limit while it is open: [{scope, key, n}]. An invocation that '
+    'is settled before the end frees its share.';
 COMMENT ON COLUMN runyard.batches.launched_at IS
     'When its run was handed to the broker. NULL: only claimed so far, and reclaimed if that takes '
     'too long.';

@@ -6,13 +6,13 @@ CREATE FUNCTION runyard.lock_waits_v1() RETURNS void LANGUAGE sql AS $$
     SELECT pg_advisory_xact_lock(8290, 1)
 $$;
 
--- The events that came before waits were registered: for each wait of these invocations at a step,
--- the first event that resolves it, in the order of commits. The value of an event is computed once
+-- The events that came before waits were registered: for each wait of these invocations at these
+-- steps, the first event that resolves it, in the order of commits. The value of an event is computed once
 -- for each set of paths and looked up by equality; waits that look for the same thing are treated
 -- as one. The join uses a hash: PostgreSQL cannot know how many events there are, and would go
 -- through all of them for each wait.
 -- (by waits_invocation_id_step_key, events_name, events_pkey)
-CREATE FUNCTION runyard.match_past_events_v1(of bigint[], at_step text)
+CREATE FUNCTION runyard.match_past_events_v1(of bigint[], at_steps text[])
 RETURNS TABLE (wait bigint, event text) LANGUAGE plpgsql STABLE
 SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET enable_nestloop = off
 SET jit = off AS $$
@@ -23,7 +23,8 @@ BEGIN
         SELECT waits.event, waits.match_paths,
             min(pg_snapshot_xmin(waits.since)::text::bigint)::text::xid8 AS first
         FROM runyard.waits
-        WHERE waits.invocation_id = ANY (of) AND waits.step = at_step AND waits.event IS NOT NULL
+        WHERE waits.invocation_id = ANY (of) AND waits.step = ANY (at_steps)
+            AND waits.event IS NOT NULL
             AND waits.resolved_at IS NULL
         GROUP BY 1, 2
     LOOP
@@ -33,7 +34,7 @@ BEGIN
                 waits.since::text::pg_snapshot AS since, waits.xid, waits.own_event,
                 waits.own_event_xid, waits.expires_at, array_agg(waits.id) AS ids
             FROM runyard.waits
-            WHERE waits.invocation_id = ANY (of) AND waits.step = at_step
+            WHERE waits.invocation_id = ANY (of) AND waits.step = ANY (at_steps)
                 AND waits.event = span.event AND waits.match_paths = span.match_paths
                 AND waits.resolved_at IS NULL
             GROUP BY waits.match_value, waits.filter::text, waits.since::text, waits.xid,
@@ -70,7 +71,7 @@ END $$;
 -- is computed once for each event. PostgreSQL cannot guess how few events a snapshot leaves, and
 -- would rather read them all: hence no sequential scans.
 -- (by waits_event, events_name, waits_pkey, events_pkey, invocations_pkey)
-CREATE FUNCTION runyard.match_v1(of bigint[] DEFAULT NULL, at_step text DEFAULT NULL)
+CREATE FUNCTION runyard.match_v1(of bigint[] DEFAULT NULL, at_steps text[] DEFAULT NULL)
 RETURNS integer LANGUAGE plpgsql
 SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -151,7 +152,7 @@ BEGIN
     first AS (  -- the event that resolves each wait
         (SELECT DISTINCT ON (id) id, event_id FROM fitting ORDER BY id, xid, event_id)
         UNION ALL SELECT id, event_id FROM foremost
-        UNION ALL SELECT wait, event FROM runyard.match_past_events_v1(of, at_step)
+        UNION ALL SELECT wait, event FROM runyard.match_past_events_v1(of, at_steps)
             WHERE of IS NOT NULL
     ),
     resolved AS (  -- the waits with their result
@@ -190,15 +191,21 @@ BEGIN
 END $$;
 
 -- Registers what invocations of a running batch wait for, each once, and returns how each wait
--- stands. An element has: invocation, kind, seconds or until (epoch seconds), event, match_paths,
+-- stands. An element has: invocation, step, kind, seconds or until (epoch seconds), event, match_paths,
 -- match_values (the values at these paths), unmatchable (true if one of the values is missing, so
 -- that nothing can match), filter. An event that came after the invocation's own event, or (if it
 -- has waited before) after the start of the current run, resolves the wait at once.
 -- (by waits_invocation_id_step_key, events_name, events_pkey, invocations_pkey)
-CREATE FUNCTION runyard.wait_v1(step text, entries jsonb)
+CREATE FUNCTION runyard.wait_v1(entries jsonb)
 RETURNS TABLE (
-    invocation_id bigint, done boolean, expired boolean, result jsonb, due_at timestamptz)
+    invocation_id bigint, step text, done boolean, expired boolean, result jsonb,
+    due_at timestamptz)
 LANGUAGE plpgsql SET jit = off AS $$
+DECLARE
+    invocations CONSTANT bigint[] := ARRAY(
+        SELECT (element->>'invocation')::bigint FROM jsonb_array_elements(entries) AS element);
+    steps CONSTANT text[] := ARRAY(
+        SELECT DISTINCT element->>'step' FROM jsonb_array_elements(entries) AS element);
 BEGIN
     PERFORM runyard.lock_waits_v1();
     UPDATE runyard.watermark SET snapshot = pg_current_snapshot()
@@ -206,7 +213,7 @@ BEGIN
     INSERT INTO runyard.waits (
         invocation_id, step, kind, event, match_paths, match_value, filter, since, own_event,
         own_event_xid, expires_at)
-    SELECT entry.invocation, wait_v1.step, entry.kind, entry.event,
+    SELECT entry.invocation, entry.step, entry.kind, entry.event,
         coalesce(entry.match_paths, '[]'),
         CASE WHEN entry.unmatchable THEN runyard.no_value_v1() ELSE coalesce(
             runyard.shorten_v1((
@@ -219,26 +226,20 @@ BEGIN
             to_timestamp(entry.until),
             runyard.now_v1() + make_interval(secs => entry.seconds))
     FROM jsonb_to_recordset(entries) AS entry (
-        invocation bigint, kind text, seconds float8, until float8, event text,
+        invocation bigint, step text, kind text, seconds float8, until float8, event text,
         match_paths jsonb, match_values jsonb, unmatchable boolean, filter text)
     JOIN runyard.invocations ON invocations.id = entry.invocation
     LEFT JOIN runyard.events AS own
         ON own.id = invocations.event_id AND own.name = entry.event
     ON CONFLICT ON CONSTRAINT waits_invocation_id_step_key DO NOTHING;
-    PERFORM runyard.match_v1(
-        ARRAY(
-            SELECT (element->>'invocation')::bigint
-            FROM jsonb_array_elements(entries) AS element),
-        wait_v1.step);
+    PERFORM runyard.match_v1(invocations, steps);
     RETURN QUERY
-        SELECT waits.invocation_id,
+        SELECT waits.invocation_id, waits.step,
             waits.resolved_at IS NOT NULL OR waits.expires_at <= runyard.now_v1(),
             waits.resolved_at IS NULL AND waits.expires_at <= runyard.now_v1(),
             waits.result, waits.expires_at
         FROM runyard.waits
-        WHERE waits.step = wait_v1.step AND waits.invocation_id = ANY (
-            SELECT (element->>'invocation')::bigint
-            FROM jsonb_array_elements(entries) AS element);
+        WHERE waits.invocation_id = ANY (invocations) AND waits.step = ANY (steps);
 END $$;
 
 -- Whether the tables were restored from another cluster, whose transactions have higher numbers: to

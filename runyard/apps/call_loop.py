@@ -1,0 +1,87 @@
+"""The event loop on which this process makes its calls, in a thread of its own, with one client.
+
+Runs of many functions share it, and so share connections to the same application.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from runyard.apps.calls import Caller
+from runyard.apps.trust import guard
+
+T = TypeVar("T")
+_CHECK_SECONDS = 0.2
+# As in Inngest's own server: answers may take as long as a step.
+CALL_SECONDS = 7_200.0
+
+
+class CallLoop:
+    """Runs coroutines that make calls."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._caller: Caller | None = None
+
+    def run(
+        self,
+        make: Callable[[Caller], Coroutine[Any, Any, T]],
+        check: Callable[[], None],
+        grace: float = 5.0,
+    ) -> T:
+        """Run a coroutine to its end, calling `check` every now and then.
+
+        When `check` raises, or this thread is interrupted, the coroutine is cancelled, and given
+        `grace` seconds to end.
+        """
+        future = self._submit(make)
+        try:
+            while True:
+                check()
+                try:
+                    return future.result(_CHECK_SECONDS)
+                except NotYet:
+                    if future.done():
+                        raise
+        finally:
+            if not future.done():
+                future.cancel()
+                with suppress(CancelledError, NotYet):
+                    future.exception(grace)
+
+    def _submit(self, make: Callable[[Caller], Coroutine[Any, Any, T]]) -> "Future[T]":
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(
+                    target=self._loop.run_forever, name="runyard-calls", daemon=True
+                ).start()
+                self._caller = asyncio.run_coroutine_threadsafe(_open_caller(), self._loop).result()
+            assert self._caller is not None
+            return asyncio.run_coroutine_threadsafe(make(self._caller), self._loop)
+
+
+async def _open_caller() -> Caller:
+    return await Caller(guard(), CALL_SECONDS).__aenter__()
+
+
+async def in_thread(do: Callable[[], T]) -> T:
+    """Run what blocks in a thread, and wait for it even if this is cancelled meanwhile."""
+    return await asyncio.shield(asyncio.to_thread(do))
+
+
+call_loop = CallLoop()
+
+
+def _after_fork() -> None:
+    """Forget the loop: a fork copies the object, but not its thread."""
+    CallLoop.__init__(call_loop)
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,232 @@
+"""The applications and their functions in the database.
+
+A function of an application is a row of `runyard.functions` like any other. What else there is to
+know of it is in `runyard.app_functions`, from which every process makes the function again.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha1
+from typing import Any
+
+import psycopg
+
+from runyard.apps.options import Schedule
+from runyard.apps.registration import App, AppFunction, function_name, host_of, parse_function
+from runyard.errors import InvalidOption
+from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.store import database
+from runyard.store.queries import Connection, Row, fetch_all, fetch_one
+
+CHANNEL = "runyard_apps"
+_CACHED = 2_000
+_log = logging.getLogger("runyard.apps")
+
+
+@dataclass(frozen=True)
+class RemoteFunction:
+    """A function that an application serves, as it is called.
+
+    Attributes
+    ----------
+    function
+        What starts it, and how.
+    app, slug, title
+        The application, the function's id in the protocol, and what people call it.
+    url
+        Where it is called.
+    schedules
+        Its cron triggers.
+    """
+
+    function: Function
+    app: str
+    slug: str
+    title: str
+    url: str
+    schedules: tuple[Schedule, ...]
+
+
+def location_of(app: str) -> str:
+    """Return the code location that owns an application's functions."""
+    return f"app {app}"
+
+
+def write(app: App, asked: str = "") -> bool:
+    """Write what an application has registered; return whether it differs from what it had.
+
+    `asked` is what this server has asked it with, if it has: `asked_with` finds it again.
+
+    Functions that it has no longer are retired: nothing new starts them, and runs that have begun
+    go on. An application that was at another host before is written all the same, with a warning.
+    Raises `InvalidOption` for what cannot be together with what others have registered.
+    """
+    try:
+        with database.transaction() as connection:
+            fetch_all(connection, "lock_apps")
+            known = fetch_one(connection, "app", name=app.name)
+            if known is not None and known["digest"] == app.digest:
+                fetch_all(connection, "touch_app", name=app.name, asked=asked)
+                return False
+            _write(connection, _with_warning(app, known), asked)
+    except psycopg.errors.SyntaxError as error:
+        raise InvalidOption(
+            f"this PostgreSQL does not accept a condition: {error.diag.message_primary}"
+        ) from None
+    registry.catch_up()
+    registry.rekey()
+    return True
+
+
+def note_error(app: str, url: str, error: str, asked: str = "") -> None:
+    """Note why an application could not be registered; what it has registered before stays."""
+    with database.connection() as connection:
+        fetch_all(connection, "note_app_error", name=app, url=url, error=error, asked=asked)
+
+
+def asked_with(asked: str) -> Sequence[Row]:
+    """Return the applications that have answered what this server has asked with."""
+    with database.connection() as connection:
+        return fetch_all(connection, "apps_asked", asked=asked)
+
+
+def apps() -> Sequence[Row]:
+    """Return the applications with their functions, sorted by name."""
+    with database.connection() as connection:
+        return fetch_all(connection, "apps")
+
+
+def names_at(url: str) -> Sequence[str]:
+    """Return the names of the applications that are served at a URL."""
+    with database.connection() as connection:
+        return [row["name"] for row in fetch_all(connection, "app_at", url=url)]
+
+
+def remove(name: str) -> bool:
+    """Remove an application and retire its functions; return whether there was one."""
+    with database.transaction() as connection:
+        fetch_all(connection, "lock_apps")
+        fetch_all(connection, "retire_functions", names=[], location=location_of(name))
+        return fetch_one(connection, "remove_app", name=name) is not None
+
+
+def remote_function(name: str) -> RemoteFunction | None:
+    """Return a function of an application by its name; None if it is no application's."""
+    return _one(name=name, slug="")
+
+
+def remote_function_of(slug: str) -> RemoteFunction | None:
+    """Return a function of an application by its id in the protocol; None if there is none."""
+    return _one(name="", slug=slug)
+
+
+def _one(*, name: str, slug: str) -> RemoteFunction | None:
+    with database.connection() as connection:
+        row = fetch_one(connection, "app_function", name=name, slug=slug)
+    if row is None:
+        return None
+    return _remote(
+        row["function"], row["app"], row["slug"], row["url"], json.dumps(row["definition"])
+    )
+
+
+@lru_cache(maxsize=_CACHED)
+def _remote(name: str, app: str, slug: str, url: str, definition: str) -> RemoteFunction | None:
+    try:
+        made = parse_function(slug, url, json.loads(definition))
+    except InvalidOption as error:
+        _log.warning("%s of %s cannot be read any more: %s", slug, app, error)
+        return None
+    function = replace(made.function, name=name, job=name)
+    return RemoteFunction(function, app, slug, made.title, made.url, made.schedules)
+
+
+def _find(name: str) -> Function | None:
+    remote = remote_function(name)
+    return remote.function if remote is not None else None
+
+
+def _with_warning(app: App, known: Row | None) -> App:
+    before, now = host_of(known["url"]) if known else "", host_of(app.url)
+    if before in ("", now):
+        return app
+    warning = (
+        f"it was at {before} before and has registered from {now}: its events go there now. If that"
+        f" is another application, give it another id than {app.name}"
+    )
+    _log.warning("the application %s: %s", app.name, warning)
+    return replace(app, warnings=(warning, *app.warnings))
+
+
+def _write(connection: Connection, app: App, asked: str) -> None:
+    named = _named(connection, app)
+    rows = json.dumps([function.to_row() for function in named.values()])
+    location = location_of(app.name)
+    fetch_all(connection, "register_functions", functions=rows, location=location)
+    fetch_all(connection, "register_triggers", functions=rows)
+    names = [function.name for function in named.values()]
+    fetch_all(connection, "retire_functions", names=names, location=location)
+    details = json.dumps(
+        [_details(each, named[each.slug].name) for each in app.functions], ensure_ascii=False
+    )
+    fetch_all(connection, "forget_app_functions", functions=details)
+    fetch_all(connection, "write_app_functions", app=app.name, functions=details)
+    fetch_all(
+        connection,
+        "write_app",
+        name=app.name,
+        url=app.url,
+        sdk=app.sdk,
+        framework=app.framework,
+        version=app.version,
+        digest=app.digest,
+        warnings=list(app.warnings),
+        asked=asked,
+    )
+
+
+def _details(function: AppFunction, name: str) -> Mapping[str, Any]:
+    return {
+        "name": name,
+        "slug": function.slug,
+        "title": function.title,
+        "url": function.url,
+        "digest": function.digest,
+        "definition": function.definition,
+    }
+
+
+def _named(connection: Connection, app: App) -> Mapping[str, Function]:
+    """Return the functions by their ids, each with a name that no other function has."""
+    slugs = [function.slug for function in app.functions]
+    known: dict[str, str] = {}
+    for row in fetch_all(connection, "named_app_functions", slugs=slugs):
+        if row["app"] != app.name and row["active"]:
+            raise InvalidOption(
+                f"the application {row['app']} has a function {row['slug']} already: rename one"
+            )
+        known[row["slug"]] = row["name"]
+    wished = [function_name(slug) for slug in slugs]
+    rows = fetch_all(connection, "taken_names", names=wished)
+    taken = {row["name"] for row in rows} | set(known.values())
+    named: dict[str, Function] = {}
+    for each in app.functions:
+        name = known.get(each.slug) or _free_name(each.slug, taken)
+        taken.add(name)
+        named[each.slug] = replace(each.function, name=name, job=name)
+    return named
+
+
+def _free_name(slug: str, taken: set[str]) -> str:
+    """Return a name; one that is taken, or may be a word with a meaning, gets four digits more."""
+    name = function_name(slug)
+    if name not in taken and "_" in name:
+        return name
+    return f"{name}_{sha1(slug.encode()).hexdigest()[:4]}"  # noqa: S324 (no secret)
+
+
+registry.find_also(_find)

@@ -1,0 +1,452 @@
+"""Drives the invocations of a batch through a remote function, hundreds of calls at a time.
+
+Each invocation is on its own way (`journey`): what its calls answer is kept before the next call,
+and as soon as it has ended, waits, or failed, it leaves the batch. A call that takes long holds up
+none of the others.
+"""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from runyard.apps import catalog
+from runyard.apps.answers import (
+    Answer,
+    Asked,
+    Failed,
+    Invoke,
+    Sleep,
+    StepFailed,
+    Succeeded,
+    WaitForEvent,
+    error_of,
+    interpret,
+    step_id,
+)
+from runyard.apps.answers import Step as RemoteStep
+from runyard.apps.call_loop import call_loop, in_thread
+from runyard.apps.calls import Caller
+from runyard.apps.journey import Journey, Next, Todo, Wait
+from runyard.apps.requests import GO_ON, Call, Memos, call_url
+from runyard.apps.run_ids import run_id
+from runyard.apps.signatures import SigningKey, signed_headers
+from runyard.apps.trust import signing_keys
+from runyard.apps.writer import Writer, pair_row
+from runyard.engine import waits
+from runyard.engine.failures import Failure
+from runyard.engine.items import BatchState, Item
+from runyard.engine.settlement import Outcome
+from runyard.engine.steps import encode
+from runyard.engine.wait_registration import finished_waits
+from runyard.errors import Cancelled, NonRetriable, NothingToDo, RunyardError
+from runyard.events import Event, as_json, new_ulid
+from runyard.functions.registry import INVOKED
+from runyard.functions.retry import Retry
+from runyard.store.queries import Row
+
+_OP = "call"
+_WATCH_SECONDS = 0.5
+_dice = random.Random()
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is called for the invocations of a function.
+
+    Attributes
+    ----------
+    slug, url
+        The function's id in the protocol, and the URL that is called.
+    retry
+        When failed calls and steps are repeated.
+    keys
+        The signing keys; none in development.
+    """
+
+    slug: str
+    url: str
+    retry: Retry
+    keys: Sequence[SigningKey]
+
+
+def target_of(function: str) -> Target:
+    """Return what is called for a function; raises `NothingToDo` when no application has it."""
+    remote = catalog.remote_function(function)
+    if remote is None:
+        raise NothingToDo(
+            f"no application has the function {function} any more: sync the one that had it, with"
+            " `runyard apps sync URL`"
+        )
+    return Target(remote.slug, remote.url, remote.function.retry, signing_keys())
+
+
+def drive(state: BatchState, items: Sequence[Item], remote: Target) -> None:
+    """Make all calls of a batch; return when each invocation has ended or left it.
+
+    What became of them is in `state.settled`, and the errors in `state.failures`. Raises
+    `LeaseLost`.
+    """
+
+    async def run(caller: Caller) -> None:
+        await _Drive(state, items, remote, caller).run()
+
+    call_loop.run(run, state.check_lease)
+
+
+class _Drive:
+    def __init__(
+        self, state: BatchState, items: Sequence[Item], remote: Target, caller: Caller
+    ) -> None:
+        self._state = state
+        self._items = items
+        self._remote = remote
+        self._caller = caller
+
+    async def run(self) -> None:
+        over: dict[int, list[Row]] = {item.id: [] for item in self._items}
+        ids = list(over)
+        for row in await in_thread(lambda: finished_waits(self._state.id, self._state.run_id, ids)):
+            over[row["invocation_id"]].append(row)
+        async with Writer(self._state.id, self._state.run_id) as writer:
+            tasks = {
+                asyncio.create_task(
+                    _Way(self._state, item, self._remote, self._caller, writer, over[item.id]).go()
+                ): item
+                for item in self._items
+            }
+            await self._watch(tasks)
+
+    async def _watch(self, tasks: "dict[asyncio.Task[None], Item]") -> None:
+        """Wait for all ways, and end those of invocations that are cancelled."""
+        pending = set(tasks)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(
+                    pending, timeout=_WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
+                for task in pending:
+                    if tasks[task].id in self._state.lease.cancelled:
+                        task.cancel()
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+
+class _Way:
+    """One invocation: its calls, and what they come to."""
+
+    def __init__(
+        self,
+        state: BatchState,
+        item: Item,
+        remote: Target,
+        caller: Caller,
+        writer: Writer,
+        over: Sequence[Row],
+    ) -> None:
+        self._state = state
+        self._item = item
+        self._remote = remote
+        self._caller = caller
+        self._writer = writer
+        self._over = over
+        self._memos = Memos()
+        for name, memo in item.outputs.items():
+            self._memos.add(step_id(name), memo)
+        self._journey = Journey(self._memos)
+        self._attempt = max(0, item.attempt - 1)
+        self._kinds: dict[str, tuple[str, str]] = {}  # of waits by step id: name and kind
+        self._calls: set[asyncio.Task[None]] = set()
+        self._step_error: dict[str, Any] = {}
+        self._failed_beside = False  # whether it was in a call of its own that a step failed
+        created_at = item.created_at or datetime.now(UTC)
+        self._run_id = run_id(item.id, created_at)
+
+    async def go(self) -> None:
+        """Go on until the invocation has ended, waits, or has to be tried again later."""
+        try:
+            await self._keep([(row["step"], _memo_of(row)) for row in self._over], of_wait=True)
+            await self._travel()
+            outcome = self._outcome()
+        except asyncio.CancelledError:
+            if self._item.id not in self._state.lease.cancelled:
+                raise
+            outcome = self._failed(Failure("", _OP, Cancelled("cancelled")))
+        finally:
+            for call in self._calls:
+                call.cancel()
+            await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._writer.settle(outcome)
+        self._state.settled[self._item.id] = outcome
+
+    async def _travel(self) -> None:
+        while True:
+            next = self._journey.next()
+            if next is Next.CALL:
+                await self._call_function()
+            elif next is Next.AWAIT:
+                done, self._calls = await asyncio.wait(
+                    self._calls, return_when=asyncio.FIRST_COMPLETED
+                )
+                for call in done:
+                    call.result()
+            else:
+                return
+
+    async def _call_function(self) -> None:
+        self._journey.begin_call()
+        started = time.time()
+        asked = Asked(None, self._attempt, self._remote.retry.attempts)
+        todo = self._journey.take(interpret(await self._ask(GO_ON, self._attempt), asked))
+        if todo.keeps or todo.plans or todo.waits:
+            self._attempt = 0
+        await self._carry_out(todo, started)
+        for step in todo.plans:
+            self._calls.add(asyncio.create_task(self._call_step(step)))
+
+    async def _call_step(self, step: RemoteStep) -> None:
+        started = time.time()
+        tries = self._item.tries.get(step.name, 0)
+        asked = Asked(step.id, tries, self._remote.retry.attempts)
+        meaning = interpret(await self._ask(step.id, tries), asked)
+        todo = self._journey.take_step(step, meaning)
+        self._failed_beside = self._failed_beside or bool(todo.failures)
+        await self._carry_out(todo, started)
+
+    async def _ask(self, step: str, attempt: int) -> Answer:
+        remote = self._remote
+        call = Call(
+            run_id=self._run_id,
+            events=[_shown(self._item.event)],
+            memos=self._memos,
+            attempt=attempt,
+            max_attempts=remote.retry.attempts,
+            version=self._journey.version,
+            step=step,
+            in_parallel=self._journey.in_parallel,
+            request_id=new_ulid(),
+        )
+        body = call.body()
+        headers = {**call.headers(), **signed_headers(remote.keys, body)}
+        return await self._caller.ask(
+            "POST", call_url(remote.url, remote.slug, step), body, headers
+        )
+
+    async def _carry_out(self, todo: Todo, started: float) -> None:
+        """Keep results and errors, and register waits; those that are over are results at once."""
+        await self._keep_failures(todo.failures, started)
+        await self._keep([(keep.step.name, keep.memo) for keep in todo.keeps], started=started)
+        if todo.waits:
+            await self._wait(todo.waits)
+
+    async def _keep(
+        self,
+        memos: Sequence[tuple[str, Any]],
+        *,
+        started: float | None = None,
+        of_wait: bool = False,
+    ) -> None:
+        """Save memos by step names; one that cannot be stored becomes an error of its step."""
+        at = time.time() if started is None else started
+        texts = {name: _encoded(memo) for name, memo in memos}
+        refused = await self._save(texts, at)
+        if refused:
+            errors = {
+                name: _encoded({"error": error_of("NotStorable", reason)})
+                for (_, name), reason in refused.items()
+            }
+            await self._save(errors, at)
+            texts.update(errors)
+        for name, text in texts.items():
+            memo = json.loads(text)
+            self._item.outputs[name] = memo
+            self._journey.done(step_id(name), memo, of_wait=of_wait)
+
+    async def _save(
+        self, texts: Mapping[str, str], started: float
+    ) -> Mapping[tuple[int, str], str]:
+        if not texts:
+            return {}
+        rows = [
+            pair_row((self._item.id, name), self._item.attempt, text, None, started)
+            for name, text in texts.items()
+        ]
+        refused = await self._writer.keep(rows)
+        return {pair: why for pair, why in refused.items() if pair[0] == self._item.id}
+
+    async def _keep_failures(self, failures: Sequence[StepFailed], started: float) -> None:
+        if not failures:
+            return
+        rows = []
+        for failed in failures:
+            name = failed.step.name
+            self._item.tries[name] = self._item.tries.get(name, 0) + 1
+            error = json.dumps(_as_stored(failed.error, name))
+            rows.append(pair_row((self._item.id, name), self._item.attempt, None, error, started))
+            self._step_error = _as_stored(failed.error, name)
+        await self._writer.keep(rows)
+
+    async def _wait(self, wanted: Sequence[Wait]) -> None:
+        requests: list[Mapping[str, Any]] = []
+        events: dict[tuple[int, str], str] = {}
+        impossible: list[tuple[str, Any]] = []
+        for wait in wanted:
+            pair = (self._item.id, wait.step.name)
+            try:
+                request, event = self._request(wait)
+            except RunyardError as error:
+                impossible.append((wait.step.name, {"error": error_of("Error", str(error))}))
+                continue
+            requests.append({**request, "invocation": pair[0], "step": pair[1]})
+            self._kinds[wait.step.id] = (wait.step.name, request["kind"])
+            if event is not None:
+                events[pair] = event
+        await self._keep(impossible, of_wait=True)
+        if not requests:
+            return
+        written = await self._writer.wait(requests, events)
+        over = []
+        for request in requests:
+            pair = (request["invocation"], request["step"])
+            row = written.waits.get(pair)
+            if row is None:
+                reason = written.refused.get(pair, "the invocation has left its batch")
+                over.append((pair[1], {"error": error_of("NotStorable", reason)}))
+            elif row["done"]:
+                over.append((pair[1], _memo_of({**row, "kind": request["kind"]})))
+        await self._keep(over, of_wait=True)
+
+    def _request(self, wait: Wait) -> tuple[dict[str, Any], str | None]:
+        """Return a wait as the event table takes it, and the event that goes with it."""
+        match wait:
+            case Sleep():
+                return _time_of(wait, "sleep"), None
+            case WaitForEvent():
+                request = waits.event(
+                    wait.event, self._item.event, None, None, 1.0, **({'condition': wait.condition} if wait.condition else {})
+                )
+                request.pop("seconds")
+                return {**request, **_time_of(wait.timeout, "event")}, None
+            case Invoke():
+                return self._invocation(wait)
+
+    def _invocation(self, wait: Invoke) -> tuple[dict[str, Any], str]:
+        called = catalog.remote_function_of(wait.function)
+        name = wait.function if called is None else called.function.name
+        data = wait.payload.get("data")
+        request, event = waits.invocation_of(
+            name, dict(data) if isinstance(data, dict) else {}, self._item.id
+        )
+        return {**request, **_time_of(wait.timeout, "invoke")}, as_json([event])[1:-1]
+
+    def _outcome(self) -> Outcome:
+        journey = self._journey
+        match journey.ending:
+            case Succeeded(output):
+                return self._succeeded(output)
+            case Failed(error):
+                return self._failed_with(error)
+        if journey.next() is Next.PARK:
+            names = tuple(self._kinds[step][0] for step in journey.waiting)
+            kinds = {self._kinds[step][1] for step in journey.waiting}
+            status = "sleeping" if kinds == {"sleep"} else "waiting"
+            self._state.suspended[self._item.id] = {
+                self._kinds[step][0]: self._kinds[step][1] for step in journey.waiting
+            }
+            return Outcome(self._item.id, status, attempt=0, suspended=names)
+        return self._retried()
+
+    def _succeeded(self, output: Any) -> Outcome:
+        try:
+            _, text = encode(output, "what the function returned")
+        except NonRetriable as error:
+            return self._failed_with(error_of("NotStorable", str(error)))
+        return Outcome(self._item.id, "succeeded", output=text)
+
+    def _retried(self) -> Outcome:
+        """Queue the invocation for another attempt, of the call or of the step that failed."""
+        journey = self._journey
+        if journey.retry is not None:
+            tries, after = self._attempt + 1, journey.retry.after
+            shown = _as_stored(journey.retry.error, None)
+        else:
+            shown, after = self._step_error, journey.step_retry
+            tries = self._item.tries[shown["step"]] if self._failed_beside else self._attempt + 1
+        delay = after if after is not None else self._remote.retry.delay(tries, _dice)
+        step = shown["step"] or ""
+        failure = Failure.from_json(step, {**shown, "retry_in_seconds": round(delay, 3)}, tries)
+        outcome = self._failed(failure)
+        # A step in a call of its own has a counter of its own.
+        return replace(outcome, attempt=0) if self._failed_beside else outcome
+
+    def _failed_with(self, error: Mapping[str, Any]) -> Outcome:
+        shown = _as_stored(error, None)
+        return self._failed(Failure.from_json("", shown, self._attempt + 1))
+
+    def _failed(self, failure: Failure) -> Outcome:
+        self._state.failures[self._item.id] = failure
+        return failure.outcome(self._item.id)
+
+
+def _encoded(memo: Any) -> str:
+    try:
+        return encode(memo)[1]
+    except NonRetriable as error:
+        return encode({"error": error_of("NotStorable", str(error))})[1]
+
+
+def _time_of(time: Sleep, kind: str) -> dict[str, Any]:
+    if time.until is not None:
+        return {"kind": kind, "until": time.until}
+    return {"kind": kind, "seconds": time.seconds or 0.0}
+
+
+def _memo_of(row: Mapping[str, Any]) -> Any:
+    """Return what a wait that is over has come to, as the protocol has it."""
+    if row["kind"] == "sleep":
+        return None
+    if row["kind"] == "event":
+        return None if row["expired"] else _event_memo(row["result"])
+    if row["expired"]:
+        return {"error": error_of("Error", "the invoked function has not ended in time")}
+    child = row["result"]["data"]
+    if child["status"] == "succeeded":
+        return {"data": child["output"]}
+    error = child["error"] or {}
+    message = error.get("message") or f"the invoked function was {child['status']}"
+    return {"error": error_of(error.get("type") or "Error", message)}
+
+
+def _event_memo(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    memo = {**document, "user": document.get("user") or {}}
+    if memo.get("v") is None:
+        memo.pop("v", None)
+    return memo
+
+
+def _as_stored(error: Mapping[str, Any], step: str | None) -> dict[str, Any]:
+    """Return an error of the protocol as the event table has errors."""
+    return {
+        "step": step,
+        "op": _OP,
+        "type": error["name"],
+        "message": error["message"],
+        "traceback": error.get("stack", ""),
+    }
+
+
+def _shown(event: Event) -> Event:
+    """Return an event as the application sees it: an invocation by its name in the protocol."""
+    if event.name != INVOKED:
+        return event
+    return Event(
+        "inngest/function.invoked", event.data, event.id, event.ts, event.user, event.v, event.meta
+    )
