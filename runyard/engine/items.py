@@ -123,7 +123,12 @@ class BatchState:
         return DEFAULT_STEP_TIMEOUT if function is None else function.flow.step_timeout
 
     def check_lease(self) -> None:
-        """Raise `LeaseLost` when another run has the batch, `StepHung` after a step that hung."""
+        """Raise `LeaseLost` when another run has the batch, `StepHung` after a step that hung.
+
+        A run that is to stop, in a process of many, is interrupted as if it were the only one.
+        """
+        if self.lease.stopped.is_set():
+            raise KeyboardInterrupt
         if self.lease.lost.is_set():
             raise LeaseLost(self.id) if self.lease.hung is None else StepHung(self.lease.hung)
 
