@@ -19,7 +19,7 @@ from runyard.engine.steps import MAX_STEP_BYTES, MAX_STEP_NAME
 from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
 from runyard.syntax.durations import YEAR, seconds
-from runyard.syntax.expressions import Tree, parse_expression
+from runyard.syntax.expressions import parse_expression
 from runyard.text.error_text import fit
 from runyard.text.storable import is_storable
 
@@ -134,11 +134,11 @@ class Sleep:
 
 @dataclass(frozen=True)
 class WaitForEvent:
-    """Go on with an event of this name that meets the condition, or after the timeout."""
+    """Go on with an event of this name that meets the expression, or after the timeout."""
 
     step: Step
     event: str
-    condition: Tree | None
+    condition: str | None
     timeout: Sleep
 
 
@@ -353,10 +353,12 @@ def _wait_for_event(op: Mapping[str, Any], context: _Context) -> Effect:
         raise _NoAnswer(f"step {step.name} waits for an event without a name")
     condition = options.get("if")
     try:
-        tree = parse_expression(condition, f"if of step {step.name}") if condition else None
+        if condition:
+            parse_expression(condition, f"if of step {step.name}")
     except InvalidOption as error:
         return Unsupported(step, str(error))
-    return WaitForEvent(step, event, tree, _time(step, options.get("timeout") or "", context.at))
+    timeout = _time(step, options.get("timeout") or "", context.at)
+    return WaitForEvent(step, event, condition or None, timeout)
 
 
 def _invoke(op: Mapping[str, Any], context: _Context) -> Effect:

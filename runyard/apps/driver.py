@@ -330,9 +330,8 @@ class _Way:
             case Sleep():
                 return _time_of(wait, "sleep"), None
             case WaitForEvent():
-                request = waits.event(
-                    wait.event, self._item.event, None, None, 1.0, **({'condition': wait.condition} if wait.condition else {})
-                )
+                own = self._item.event
+                request = waits.event(wait.event, own, None, None, 1.0, condition=wait.condition)
                 request.pop("seconds")
                 return {**request, **_time_of(wait.timeout, "event")}, None
             case Invoke():
@@ -354,6 +353,8 @@ class _Way:
                 return self._succeeded(output)
             case Failed(error):
                 return self._failed_with(error)
+            case None:
+                pass
         if journey.next() is Next.PARK:
             names = tuple(self._kinds[step][0] for step in journey.waiting)
             kinds = {self._kinds[step][1] for step in journey.waiting}

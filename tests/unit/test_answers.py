@@ -104,12 +104,7 @@ OPS: list[tuple[str, dict[str, Any], Effect]] = [
     (
         "a wait with a condition",
         op("WaitForEvent", name="a", opts={"timeout": "1s", "if": "async.data.n == 5"}),
-        WaitForEvent(
-            FIRST,
-            "a",
-            ["==", ["path", ["async", "data", "n"]], ["lit", 5]],
-            Sleep(FIRST, seconds=1),
-        ),
+        WaitForEvent(FIRST, "a", "async.data.n == 5", Sleep(FIRST, seconds=1)),
     ),
     (
         "an invocation",
