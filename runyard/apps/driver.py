@@ -313,15 +313,15 @@ class _Way:
         if not requests:
             return
         written = await self._writer.wait(requests, events)
-        over = []
-        for request in requests:
-            pair = (request["invocation"], request["step"])
-            row = written.waits.get(pair)
+        over: list[tuple[str, Any]] = []
+        for registered in requests:
+            name = registered["step"]
+            row = written.waits.get((self._item.id, name))
             if row is None:
-                reason = written.refused.get(pair, "the invocation has left its batch")
-                over.append((pair[1], {"error": error_of("NotStorable", reason)}))
+                reason = written.refused.get((self._item.id, name), "it has left its batch")
+                over.append((name, {"error": error_of("NotStorable", reason)}))
             elif row["done"]:
-                over.append((pair[1], _memo_of({**row, "kind": request["kind"]})))
+                over.append((name, _memo_of({**row, "kind": registered["kind"]})))
         await self._keep(over, of_wait=True)
 
     def _request(self, wait: Wait) -> tuple[dict[str, Any], str | None]:
