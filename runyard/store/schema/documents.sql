@@ -26,21 +26,27 @@ CREATE FUNCTION runyard.no_key_v1() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SE
 -- A value that no event has: for waits that nothing can match.
 CREATE FUNCTION runyard.no_value_v1() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT chr(30) $$;
 
--- The keys of an event: its values at these paths ([["data", "tenant"], ...]). In place of a path
--- there may be an expression (["cel", tree, text]), or a path whose value false counts as none
--- (["unless false", path]).
+-- A key that is no plain path: an expression (["cel", tree, text]), or a path whose value false
+-- counts as none (["unless false", path]).
+CREATE FUNCTION runyard.special_key_v1(document jsonb, key jsonb) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF key ->> 0 = 'cel' THEN
+        RETURN runyard.cel_key_v1(key -> 1, jsonb_build_object('event', document));
+    END IF;
+    RETURN nullif(
+        document #> ARRAY(SELECT jsonb_array_elements_text(key -> 1)), 'false') #>> '{}';
+END $$;
+
+-- The keys of an event: its values at these paths ([["data", "tenant"], ...]), or what there is in
+-- place of a path.
 CREATE FUNCTION runyard.keys_v1(document jsonb, paths jsonb) RETURNS text[]
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(array_agg(coalesce(
         runyard.shorten_v1(translate(
-            CASE
-                WHEN jsonb_typeof(path -> 1) IS DISTINCT FROM 'array'
-                    THEN document #>> ARRAY(SELECT jsonb_array_elements_text(path))
-                WHEN path ->> 0 = 'cel'
-                    THEN runyard.cel_key_v1(path -> 1, jsonb_build_object('event', document))
-                ELSE nullif(
-                    document #> ARRAY(SELECT jsonb_array_elements_text(path -> 1)), 'false'
-                ) #>> '{}' END,
+            CASE WHEN jsonb_typeof(path -> 1) = 'array'
+                THEN runyard.special_key_v1(document, path)
+                ELSE document #>> ARRAY(SELECT jsonb_array_elements_text(path)) END,
             chr(29), '')),
         runyard.no_key_v1()) ORDER BY position), '{}')
     FROM jsonb_array_elements(paths) WITH ORDINALITY AS listed (path, position)

@@ -66,27 +66,33 @@ BEGIN
             WHEN '*' THEN a * b
             WHEN '%' THEN mod(a, b) END));
     END IF;
-    RETURN to_jsonb(trim_scale((CASE operator
-        WHEN '+' THEN a::float8 + b::float8
-        WHEN '-' THEN a::float8 - b::float8
-        WHEN '*' THEN a::float8 * b::float8
-        WHEN '/' THEN a::float8 / b::float8 END)::text::numeric));
-EXCEPTION WHEN numeric_value_out_of_range THEN
-    RETURN NULL;
+    BEGIN
+        RETURN to_jsonb(trim_scale((CASE operator
+            WHEN '+' THEN a::float8 + b::float8
+            WHEN '-' THEN a::float8 - b::float8
+            WHEN '*' THEN a::float8 * b::float8
+            WHEN '/' THEN a::float8 / b::float8 END)::text::numeric));
+    EXCEPTION WHEN numeric_value_out_of_range THEN
+        RETURN NULL;
+    END;
 END $$;
 
 -- Addition: of numbers, texts and lists; null plus a value is that value.
 CREATE FUNCTION runyard.cel_sum_v1(one jsonb, other jsonb) RETURNS jsonb
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE
-        WHEN one = 'null' THEN other
-        WHEN other = 'null' THEN one
-        WHEN jsonb_typeof(one) = 'number' AND jsonb_typeof(other) = 'number'
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    kind CONSTANT text := jsonb_typeof(one);
+    other_kind CONSTANT text := jsonb_typeof(other);
+BEGIN
+    RETURN CASE
+        WHEN kind = 'null' THEN other
+        WHEN other_kind = 'null' THEN one
+        WHEN kind = 'number' AND other_kind = 'number'
             THEN runyard.cel_calculate_v1('+', one, other)
-        WHEN jsonb_typeof(one) = 'array' AND jsonb_typeof(other) = 'array' THEN one || other
-        WHEN 'string' IN (jsonb_typeof(one), jsonb_typeof(other)) THEN
-            to_jsonb(runyard.cel_text_v1(one) || runyard.cel_text_v1(other)) END
-$$;
+        WHEN kind = 'array' AND other_kind = 'array' THEN one || other
+        WHEN 'string' IN (kind, other_kind)
+            THEN to_jsonb(runyard.cel_text_v1(one) || runyard.cel_text_v1(other)) END;
+END $$;
 
 -- What a function of values comes to. A function of null is false, except for the size, which is 0.
 CREATE FUNCTION runyard.cel_call_v1(name text, one jsonb, other jsonb) RETURNS jsonb
@@ -132,21 +138,26 @@ END $$;
 -- What an expression comes to. `scope` has the events by their roots (event, async), and a macro's
 -- variable by its name.
 CREATE FUNCTION runyard.cel_v1(tree jsonb, scope jsonb) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE SET jit = off AS $$
+LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     operator CONSTANT text := tree ->> 0;
     one jsonb;
     other jsonb;
     kept jsonb;
     each jsonb;
+    names text;
     number bigint;
 BEGIN
     CASE operator
     WHEN 'lit' THEN
         RETURN tree -> 1;
     WHEN 'path' THEN
-        one := scope;
-        FOR each IN SELECT value FROM jsonb_array_elements(tree -> 1) AS names (value) LOOP
+        names := tree ->> 1;
+        IF names ~ '^\["[A-Za-z_][A-Za-z0-9_-]*"(, "[A-Za-z_][A-Za-z0-9_-]*")*\]$' THEN
+            RETURN coalesce(scope #> translate(names, '[]', '{}')::text[], 'null');
+        END IF;
+        one := scope;  -- with positions in lists, or odd names
+        FOR each IN SELECT value FROM jsonb_array_elements(tree -> 1) AS parts (value) LOOP
             one := runyard.cel_get_v1(one, each);
         END LOOP;
         RETURN one;
@@ -230,7 +241,15 @@ BEGIN
     other := runyard.cel_v1(tree -> 2, scope);
     IF other IS NULL THEN
         RETURN NULL;
+    ELSIF operator = 'in' THEN
+        RETURN CASE jsonb_typeof(other)
+            WHEN 'null' THEN 'false'::jsonb
+            WHEN 'array' THEN
+                to_jsonb(EXISTS (SELECT FROM jsonb_array_elements(other) AS e WHERE e = one))
+            WHEN 'object' THEN
+                to_jsonb(jsonb_typeof(one) = 'string' AND other ? (one #>> '{}')) END;
     END IF;
+    -- Without a subquery, which would cost several times as much.
     RETURN CASE operator
         WHEN 'get' THEN runyard.cel_get_v1(one, other)
         WHEN '==' THEN to_jsonb(one = other)
@@ -239,12 +258,6 @@ BEGIN
         WHEN '<=' THEN to_jsonb(runyard.cel_order_v1(one, other) <= 0)
         WHEN '>' THEN to_jsonb(runyard.cel_order_v1(one, other) > 0)
         WHEN '>=' THEN to_jsonb(runyard.cel_order_v1(one, other) >= 0)
-        WHEN 'in' THEN CASE jsonb_typeof(other)
-            WHEN 'null' THEN 'false'::jsonb
-            WHEN 'array' THEN
-                to_jsonb(EXISTS (SELECT FROM jsonb_array_elements(other) AS e WHERE e = one))
-            WHEN 'object' THEN
-                to_jsonb(jsonb_typeof(one) = 'string' AND other ? (one #>> '{}')) END
         WHEN '+' THEN runyard.cel_sum_v1(one, other)
         ELSE runyard.cel_calculate_v1(operator, one, other) END;
 END $$;
@@ -252,7 +265,7 @@ END $$;
 -- The same, where an error would be that of a sender: an expression that PostgreSQL cannot evaluate
 -- has failed.
 CREATE FUNCTION runyard.cel_value_v1(tree jsonb, scope jsonb) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE SET jit = off AS $$
+LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     RETURN runyard.cel_v1(tree, scope);
 EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
@@ -268,14 +281,16 @@ $$;
 -- The text of an expression as a key of flow control: lists and objects as JSON; NULL for null, and
 -- for what has failed.
 CREATE FUNCTION runyard.cel_key_v1(tree jsonb, scope jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE WHEN value <> 'null' THEN coalesce(runyard.cel_text_v1(value), value::text) END
-    FROM (SELECT runyard.cel_value_v1(tree, scope) AS value) AS evaluated
-$$;
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    value CONSTANT jsonb := runyard.cel_value_v1(tree, scope);
+BEGIN
+    RETURN CASE WHEN value <> 'null' THEN coalesce(runyard.cel_text_v1(value), value::text) END;
+END $$;
 
 -- An expression in which the values of the events in `scope` have taken the place of their paths.
 CREATE FUNCTION runyard.cel_bound_v1(tree jsonb, scope jsonb) RETURNS jsonb
-LANGUAGE plpgsql IMMUTABLE STRICT SET jit = off AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 BEGIN
     IF jsonb_typeof(tree) <> 'array' OR tree ->> 0 = 'lit' THEN
         RETURN tree;
