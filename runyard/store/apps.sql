@@ -81,6 +81,7 @@ INSERT INTO runyard.apps (name, url, asked, error, error_at)
 VALUES (%(name)s, %(url)s, %(asked)s, %(error)s, now())
 ON CONFLICT (name) DO UPDATE SET
     asked = excluded.asked, error = excluded.error, error_at = excluded.error_at
+WHERE apps.error IS DISTINCT FROM excluded.error OR excluded.asked <> ''
 
 -- name: apps_asked
 -- The applications that were asked with this last. (a small table: scanned)

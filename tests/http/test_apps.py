@@ -33,7 +33,6 @@ def web_in_development(url: str, port: int, **variables: str) -> "subprocess.Pop
             **os.environ,
             "DATABASE_URL": url,
             "RUNYARD_PORT": str(port),
-            "RUNYARD_DISCOVER_APPS": "0",
             **variables,
         },
         cwd=ROOT,
