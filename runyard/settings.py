@@ -96,6 +96,14 @@ class WorkerSettings(_EngineSettings):
         description="The number of runs that one worker executes at a time, each in a process of "
         "its own: 1 to 256. Defaults to the number of cores, at least 2.",
     )
+    remote_concurrency: int = Field(
+        default=200,
+        ge=1,
+        le=1000,
+        description="The number of runs of functions served by applications that one worker "
+        "executes at a time, beside those of `RUNYARD_CONCURRENCY`: 1 to 1000. They are threads of "
+        "one process, which is started when there are such functions.",
+    )
     lease_seconds: float = Field(
         default=30,
         ge=2,

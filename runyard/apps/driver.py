@@ -9,10 +9,12 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
+from runyard.apps import catalog
 from runyard.apps.answers import (
     Answer,
     Asked,
@@ -31,7 +33,9 @@ from runyard.apps.call_loop import call_loop, in_thread
 from runyard.apps.calls import Caller
 from runyard.apps.journey import Journey, Next, Todo, Wait
 from runyard.apps.requests import GO_ON, Call, Memos, call_url
+from runyard.apps.run_ids import run_id
 from runyard.apps.signatures import SigningKey, signed_headers
+from runyard.apps.trust import signing_keys
 from runyard.apps.writer import Writer, pair_row
 from runyard.engine import waits
 from runyard.engine.failures import Failure
@@ -39,7 +43,7 @@ from runyard.engine.items import BatchState, Item
 from runyard.engine.settlement import Outcome
 from runyard.engine.steps import encode
 from runyard.engine.wait_registration import finished_waits
-from runyard.errors import Cancelled, NonRetriable, RunyardError
+from runyard.errors import Cancelled, NonRetriable, NothingToDo, RunyardError
 from runyard.events import Event, as_json, new_ulid
 from runyard.functions.registry import INVOKED
 from runyard.functions.retry import Retry
@@ -51,37 +55,37 @@ _dice = random.Random()
 
 
 @dataclass(frozen=True)
-class RemoteFunction:
-    """Where a function is served, and how.
+class Target:
+    """What is called for the invocations of a function.
 
     Attributes
     ----------
-    name
-        Its name here.
-    slug
-        Its id in the protocol, `app-function`.
-    url
-        The URL that is called.
+    slug, url
+        The function's id in the protocol, and the URL that is called.
     retry
         When failed calls and steps are repeated.
     keys
         The signing keys; none in development.
-    run_id
-        Makes the id that an invocation's run has in the protocol.
-    function_of
-        The name here of the function with an id in the protocol; None when there is none.
     """
 
-    name: str
     slug: str
     url: str
     retry: Retry
     keys: Sequence[SigningKey]
-    run_id: Callable[[Item], str]
-    function_of: Callable[[str], str | None]
 
 
-def drive(state: BatchState, items: Sequence[Item], remote: RemoteFunction) -> None:
+def target_of(function: str) -> Target:
+    """Return what is called for a function; raises `NothingToDo` when no application has it."""
+    remote = catalog.remote_function(function)
+    if remote is None:
+        raise NothingToDo(
+            f"no application has the function {function} any more: sync the one that had it, with"
+            " `runyard apps sync URL`"
+        )
+    return Target(remote.slug, remote.url, remote.function.retry, signing_keys())
+
+
+def drive(state: BatchState, items: Sequence[Item], remote: Target) -> None:
     """Make all calls of a batch; return when each invocation has ended or left it.
 
     What became of them is in `state.settled`, and the errors in `state.failures`. Raises
@@ -96,7 +100,7 @@ def drive(state: BatchState, items: Sequence[Item], remote: RemoteFunction) -> N
 
 class _Drive:
     def __init__(
-        self, state: BatchState, items: Sequence[Item], remote: RemoteFunction, caller: Caller
+        self, state: BatchState, items: Sequence[Item], remote: Target, caller: Caller
     ) -> None:
         self._state = state
         self._items = items
@@ -143,7 +147,7 @@ class _Way:
         self,
         state: BatchState,
         item: Item,
-        remote: RemoteFunction,
+        remote: Target,
         caller: Caller,
         writer: Writer,
         over: Sequence[Row],
@@ -163,7 +167,8 @@ class _Way:
         self._calls: set[asyncio.Task[None]] = set()
         self._step_error: dict[str, Any] = {}
         self._failed_beside = False  # whether it was in a call of its own that a step failed
-        self._run_id = remote.run_id(item)
+        created_at = item.created_at or datetime.now(UTC)
+        self._run_id = run_id(item.id, created_at)
 
     async def go(self) -> None:
         """Go on until the invocation has ended, waits, or has to be tried again later."""
@@ -326,7 +331,7 @@ class _Way:
                 return _time_of(wait, "sleep"), None
             case WaitForEvent():
                 request = waits.event(
-                    wait.event, self._item.event, None, None, 1.0, condition=wait.condition
+                    wait.event, self._item.event, None, None, 1.0, **({'condition': wait.condition} if wait.condition else {})
                 )
                 request.pop("seconds")
                 return {**request, **_time_of(wait.timeout, "event")}, None
@@ -334,9 +339,8 @@ class _Way:
                 return self._invocation(wait)
 
     def _invocation(self, wait: Invoke) -> tuple[dict[str, Any], str]:
-        name = self._remote.function_of(wait.function)
-        if name is None:
-            raise NonRetriable(f"there is no function {wait.function}: is its application synced?")
+        called = catalog.remote_function_of(wait.function)
+        name = wait.function if called is None else called.function.name
         data = wait.payload.get("data")
         request, event = waits.invocation_of(
             name, dict(data) if isinstance(data, dict) else {}, self._item.id

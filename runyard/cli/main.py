@@ -379,6 +379,25 @@ def worker() -> int:
     return work()
 
 
+@main.command()
+@click.option(
+    "--of-worker",
+    is_flag=True,
+    help="Stop when the process that started this one is gone.",
+)
+@reported
+def caller(of_worker: bool) -> int:
+    """Call the functions of applications.
+
+    `runyard worker` starts one when there are such functions. It executes up to
+    RUNYARD_REMOTE_CONCURRENCY runs at a time, and takes them from the broker.
+    """
+    _as_dagster_home()
+    from runyard.processes.caller import serve_calls
+
+    return serve_calls(of_worker=of_worker)
+
+
 _workspace_option = click.option(
     "--workspace",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -418,8 +437,19 @@ def web(api_only: bool, workspace: Path | None) -> int:
 
 
 @main.command("code-server")
+@click.option(
+    "--apps",
+    is_flag=True,
+    help="Serve the functions of applications instead, as a code location of their own.",
+)
+@click.option(
+    "--port",
+    type=int,
+    help="With --apps: listen on this TCP port of 0.0.0.0 instead, for daemon and web on another "
+    "host. Whoever reaches it can run code: keep it within a private network.",
+)
 @reported
-def code_server() -> int:
+def code_server(apps: bool, port: int | None) -> int:
     """Serve the project's code to daemon and web.
 
     It registers the functions first, then serves the code location on the stack's Unix socket.
@@ -428,7 +458,15 @@ def code_server() -> int:
     from runyard.processes.code_server import serve_code
     from runyard.processes.stack import socket_path
 
-    return serve_code(socket_path("code"))
+    if not apps:
+        return serve_code(socket_path("code"))
+    from runyard.processes.apps_server import on_socket, serve_apps
+
+    return serve_apps(
+        on_socket(socket_path("apps"))
+        if port is None
+        else ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104 (asked for)
+    )
 
 
 @main.command(hidden=True)

@@ -193,7 +193,7 @@ def _reopen(run_id: str, parent_run_id: str | None) -> BatchState:
 def close_batch(run_id: str) -> None:
     """Forget the batch of a run that has ended, whether or not it was settled."""
     shared = _open.pop(run_id, None)
-    for key in [key for key in _dropped if key[0] == run_id]:
-        del _dropped[key]
+    for key in [key for key in list(_dropped) if key[0] == run_id]:
+        _dropped.pop(key, None)
     if shared is not None:
         heartbeat.stop(shared.id)

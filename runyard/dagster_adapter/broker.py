@@ -34,6 +34,8 @@ from runyard.settings import settings
 from runyard.store.data_folder import make_folder
 
 QUEUE = "dagster"
+# That of the runs of functions that applications serve.
+REMOTE_QUEUE = "runyard-apps"
 _POLL_SECONDS = 0.02
 _SCHEME = "runyardfiles"
 
@@ -88,12 +90,12 @@ def is_rabbitmq() -> bool:
     return broker_url().startswith(("amqp", "pyamqp"))
 
 
-def queue() -> Queue:
-    """The queue of the runs.
+def queue(name: str = QUEUE) -> Queue:
+    """A queue of runs.
 
     RabbitMQ refuses a declaration with other arguments than the first; these are dagster-celery's.
     """
-    return Queue(QUEUE, Exchange(""), routing_key=QUEUE, queue_arguments={"x-max-priority": 10})
+    return Queue(name, Exchange(""), routing_key=name, queue_arguments={"x-max-priority": 10})
 
 
 def celery_settings() -> dict[str, Any]:

@@ -28,9 +28,15 @@ class WarmComputeLogManager(LocalComputeLogManager):
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(base_dir=str(settings().data / "logs"), inst_data=inst_data)
 
+    # Whether this process executes one run at a time: its output is that of the run.
+    redirects = True
+
     @contextmanager
     @override
     def capture_logs(self, log_key: Sequence[str]) -> Generator[CapturedLogContext, None, None]:
+        if not self.redirects:
+            yield CapturedLogContext(log_key)
+            return
         out, err = (
             Path(self.get_captured_local_path(log_key, extension)) for extension in ("out", "err")
         )

@@ -31,11 +31,8 @@ def execute(instance: DagsterInstance, run_id: str) -> None:
 
     Whatever the run leaves unsettled ends or is queued again with it.
     """
-    run = instance.get_run_by_id(run_id)
-    if run is None or run.status not in _STARTABLE:
-        _log.warning("run %s is %s: not executed", run_id, run.status.value if run else "gone")
-        if run is not None and run.status == DagsterRunStatus.CANCELED:
-            reaper.settle_orphaned(instance, run_id)
+    run = _startable(instance, run_id)
+    if run is None:
         return
     if not _succeeds(instance, run):
         reaper.settle_orphaned(instance, run_id)
@@ -44,6 +41,35 @@ def execute(instance: DagsterInstance, run_id: str) -> None:
         _log.error("threads of run %s do not end: ending their process", run_id)
         event_log.flush()
         hung_steps.end_this_process()
+
+
+def execute_in_thread(instance: DagsterInstance, run_id: str) -> None:
+    """The same in a process of many runs, each in a thread: nothing here stops the others.
+
+    The run must be one of a function that an application serves.
+    """
+    run = _startable(instance, run_id)
+    if run is None:
+        return
+    succeeded = False
+    try:
+        succeeded = execute_run(instance, run)
+    finally:
+        batches.close_batch(run.run_id)
+        if not succeeded:
+            reaper.settle_orphaned(instance, run_id)
+        _record_end(run_id)
+
+
+def _startable(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
+    """A run that the broker delivered; None if it was started or cancelled meanwhile."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and run.status in _STARTABLE:
+        return run
+    _log.warning("run %s is %s: not executed", run_id, run.status.value if run else "gone")
+    if run is not None and run.status == DagsterRunStatus.CANCELED:
+        reaper.settle_orphaned(instance, run_id)
+    return None
 
 
 def _succeeds(instance: DagsterInstance, run: DagsterRun) -> bool:

@@ -70,6 +70,9 @@ The code server and the web process:
 
 - `grpc_command`: the command that serves a code location.
 - `WorkspaceFileTarget`, `WorkspaceProcessContext`: loads the code locations of a workspace file.
+- `WorkspaceLoadTarget`, `CodeLocationOrigin`, `GrpcServerCodeLocationOrigin`: names a code location beside that file.
+  `_load_location`, `_start_watch_thread`, `_lock`, `_current_workspace` of the context add it to
+  those that are loaded: `refresh_workspace` would load all of them again.
 """
 
 import logging
@@ -106,6 +109,7 @@ from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.instance.runs.run_domain import RunDomain
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster._core.remote_origin import CodeLocationOrigin, GrpcServerCodeLocationOrigin
 from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
 from dagster._core.remote_representation.external import RemoteRepository, RemoteSensor
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
@@ -120,7 +124,7 @@ from dagster._core.storage.tags import (
 )
 from dagster._core.utils import make_new_run_id
 from dagster._core.workspace.context import IWorkspaceProcessContext, WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
 from dagster._daemon.controller import (
     create_daemons_from_instance,
     daemon_controller_from_instance,
@@ -148,7 +152,7 @@ from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_c
 from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from runyard.dagster_adapter.tags import FUNCTION_SENSOR, FUNCTIONS, KIND
+from runyard.dagster_adapter.tags import APP, FUNCTION_SENSOR, FUNCTIONS, KIND
 from runyard.store import database
 
 # Used by other modules, under the names that they have in Dagster.
@@ -161,6 +165,7 @@ __all__ = [
     "TICK_ID_TAG",
     "CapturedLogContext",
     "CheckRunHealthResult",
+    "CodeLocationOrigin",
     "ConfigurableClassData",
     "DagsterCodeLocationNotFoundError",
     "DagsterUserCodeUnreachableError",
@@ -173,6 +178,7 @@ __all__ = [
     "SqlEventLogStorageTable",
     "WorkerStatus",
     "WorkspaceFileTarget",
+    "WorkspaceLoadTarget",
     "WorkspaceProcessContext",
     "capture_interrupts",
     "get_daemon_statuses",
@@ -207,22 +213,22 @@ def create_dagster_tables(url: str) -> None:
 
 
 @contextmanager
-def pooled_instance() -> Iterator[DagsterInstance]:
-    """The Dagster instance of DAGSTER_HOME with pooled connections.
+def pooled_instance(size: int = _POOL_SIZE) -> Iterator[DagsterInstance]:
+    """The Dagster instance of DAGSTER_HOME with pooled connections, `size` of which stay open.
 
     Without a pool, most of a run's queries open a connection of their own.
     """
     with DagsterInstance.get() as instance:
-        pool_connections(instance)
+        pool_connections(instance, size)
         yield instance
 
 
-def pool_connections(instance: DagsterInstance) -> None:
+def pool_connections(instance: DagsterInstance, size: int = _POOL_SIZE) -> None:
     """Let an instance keep its connections open, and what it has learned about the database."""
     engines: dict[str, Engine] = {}
     for storage in storages(instance):
         url = storage.postgres_url
-        storage._engine = engines[url] = engines.get(url) or _pooled_engine(url)
+        storage._engine = engines[url] = engines.get(url) or _pooled_engine(url, size)
     _ask_once(instance.run_storage)
 
 
@@ -237,7 +243,7 @@ def ask_storage(storage: Any, question: str) -> Any:
         return connection.exec_driver_sql(question).scalar()
 
 
-def _pooled_engine(url: str) -> Engine:
+def _pooled_engine(url: str, size: int) -> Engine:
     """An engine that keeps its connections.
 
     Statements time out after a minute, unless a connection pooler shares the sessions.
@@ -247,9 +253,9 @@ def _pooled_engine(url: str) -> Engine:
     return create_engine(
         url,
         isolation_level="AUTOCOMMIT",
-        pool_size=_POOL_SIZE,
+        pool_size=size,
         pool_recycle=_RECYCLE_SECONDS,
-        max_overflow=_OVERFLOW,
+        max_overflow=max(0, _OVERFLOW - size),
         connect_args={} if database.is_pooled() else {"options": options},
     )
 
@@ -326,20 +332,15 @@ def execute_run(instance: DagsterInstance, run: DagsterRun) -> bool:
     Neither a failed nor a cancelled run raises.
     """
     succeeded = False
-    started = False
-    read = instance.get_run_by_id
-
-    def read_after_start(run_id: str) -> DagsterRun | None:
-        return run if run_id == run.run_id and not started else read(run_id)
 
     def watch(event: DagsterEvent) -> None:
-        nonlocal succeeded, started
-        started = True
+        nonlocal succeeded
+        _just_read.pop(run.run_id, None)
         succeeded = succeeded or event.event_type == DagsterEventType.RUN_SUCCESS
 
-    # Dagster reads the run three times until its first event has been stored, in case loading the
-    # code has taken long.
-    vars(instance)["get_run_by_id"] = read_after_start
+    if "get_run_by_id" not in vars(instance):
+        vars(instance)["get_run_by_id"] = _reader(instance.get_run_by_id)
+    _just_read[run.run_id] = run
     try:
         _execute_run_command_body(
             run_id=run.run_id,
@@ -348,8 +349,18 @@ def execute_run(instance: DagsterInstance, run: DagsterRun) -> bool:
             set_exit_code_on_failure=False,
         )
     finally:
-        del vars(instance)["get_run_by_id"]
+        _just_read.pop(run.run_id, None)
     return succeeded
+
+
+# Dagster reads a run three times until its first event has been stored, in case loading the code
+# has taken long.
+_just_read: dict[str, DagsterRun] = {}
+
+
+def _reader(read: Callable[[str], DagsterRun | None]) -> Callable[[str], DagsterRun | None]:
+    """Answer for runs that have not started yet without asking the database."""
+    return lambda run_id: _just_read.get(run_id) or read(run_id)
 
 
 def report_step_failures(context: OpExecutionContext, failed: Mapping[str, str]) -> None:
@@ -398,7 +409,9 @@ class LoadedSensor:
         Its name, and the ids by which Dagster knows it.
     functions, jobs
         The functions whose invocations it claims, and the jobs that it launches.
-    location, repository, remote
+    remote
+        Whether an application serves the functions.
+    location, repository, loaded
         Dagster's own objects.
     """
 
@@ -407,15 +420,38 @@ class LoadedSensor:
     selector_id: str
     functions: tuple[str, ...]
     jobs: tuple[str, ...]
+    remote: bool
     location: Any
     repository: Any
-    remote: Any
+    loaded: Any
 
 
 def loaded_version(context: IWorkspaceProcessContext[Any]) -> Hashable:
     """What changes whenever the daemon has loaded a code location anew."""
     entries = context.create_request_context().get_code_location_entries()
     return tuple((name, entry.version_key, id(entry)) for name, entry in entries.items())
+
+
+def location_on_socket(name: str, socket: str) -> CodeLocationOrigin:
+    """A code location that a code server serves on a Unix socket."""
+    return GrpcServerCodeLocationOrigin(
+        host="localhost", port=None, socket=socket, location_name=name
+    )
+
+
+def add_location(context: Any, origin: CodeLocationOrigin) -> None:
+    """Load one more code location, and from then on notice when its code server has other code.
+
+    Does nothing if it is loaded already.
+    """
+    name = origin.location_name
+    if name in context.code_location_names:
+        return
+    entry = context._load_location(origin, reload=False)
+    with context._lock:
+        if name not in context._current_workspace.code_location_entries:
+            context._current_workspace = context._current_workspace.with_code_location(name, entry)
+            context._start_watch_thread(origin)
 
 
 def function_sensors(context: IWorkspaceProcessContext[Any]) -> Iterator[LoadedSensor]:
@@ -431,6 +467,7 @@ def function_sensors(context: IWorkspaceProcessContext[Any]) -> Iterator[LoadedS
                         sensor.selector_id,
                         _functions_of(sensor),
                         tuple(target.job_name for target in sensor.get_targets()),
+                        APP in sensor.tags,
                         location,
                         repository,
                         sensor,
@@ -455,7 +492,7 @@ def run_options(instance: DagsterInstance, sensor: LoadedSensor, job_name: str) 
     """
     if not sensor.repository.has_job(job_name):
         raise LookupError(f"the code location {sensor.location.name} has no job {job_name}")
-    target = sensor.remote.get_target(job_name)
+    target = sensor.loaded.get_target(job_name)
     job = sensor.repository.get_full_job(job_name)
     plan = sensor.location.get_execution_plan(job, {}, None, None, instance)
     return {
@@ -464,7 +501,7 @@ def run_options(instance: DagsterInstance, sensor: LoadedSensor, job_name: str) 
         "status": DagsterRunStatus.NOT_STARTED,
         "tags": {
             **(job.run_tags or {}),
-            **DagsterRun.tags_for_sensor(sensor.remote),
+            **DagsterRun.tags_for_sensor(sensor.loaded),
             CODE_LOCATION_TAG: sensor.location.name,
         },
         "root_run_id": None,

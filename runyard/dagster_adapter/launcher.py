@@ -17,6 +17,7 @@ from typing_extensions import override
 from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.broker import (
     QUEUE,
+    REMOTE_QUEUE,
     broker_url,
     celery_settings,
     launcher_options,
@@ -31,9 +32,9 @@ from runyard.dagster_adapter.internals import (
     WorkerStatus,
     pack_value,
 )
-from runyard.dagster_adapter.tags import BATCH
+from runyard.dagster_adapter.tags import APP, BATCH
 from runyard.engine import batch_leases
-from runyard.engine.batch_claims import ANSWER_SECONDS, capacity
+from runyard.engine.batch_claims import ANSWER_SECONDS, capacities
 from runyard.store import database
 
 # A connection may have been lost since the last run, as by a restart of the broker.
@@ -57,7 +58,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         # Declare the queue as the workers do; dagster-celery's own declaration binds it to an
         # exchange that they do not know.
         self.celery.conf.update(
-            task_queues=[queue()],
+            task_queues=[queue(), queue(REMOTE_QUEUE)],
             task_routes={},
             broker_transport_options=launcher_options(),
             broker_connection_timeout=ANSWER_SECONDS,
@@ -107,13 +108,13 @@ class WarmRunLauncher(CeleryRunLauncher):
             TASK_EXECUTE_JOB_NAME,
             kwargs={"execute_job_args_packed": pack_value(args)},
             task_id=run.run_id,
-            queue=QUEUE,
+            queue=queue_of(run),
             retry_policy=_RETRY_ONCE,
             confirm_timeout=ANSWER_SECONDS,
         )
 
     def _launch(self, context: LaunchRunContext) -> None:
-        if context.workspace is not None and not _workers_alive():
+        if context.workspace is not None and not _workers_alive(context.dagster_run):
             self._cold.launch_run(context)
             return
         with warnings.catch_warnings():
@@ -125,7 +126,7 @@ class WarmRunLauncher(CeleryRunLauncher):
     def _launch_celery_task_run(
         self, run: DagsterRun, task_signature: Any, routing_key: str
     ) -> None:
-        result = task_signature.apply_async(queue=QUEUE)
+        result = task_signature.apply_async(queue=queue_of(run))
         self._instance.add_run_tags(run.run_id, {DAGSTER_CELERY_TASK_ID_TAG: result.task_id})
 
     @override
@@ -174,6 +175,11 @@ class WarmRunLauncher(CeleryRunLauncher):
         return cls(inst_data=inst_data)
 
 
-def _workers_alive() -> bool:
+def queue_of(run: DagsterRun) -> str:
+    """The queue of a run: functions of applications have one of their own."""
+    return REMOTE_QUEUE if APP in run.tags else QUEUE
+
+
+def _workers_alive(run: DagsterRun) -> bool:
     with database.connection() as connection:
-        return capacity(connection).slots > 0
+        return capacities(connection).of(APP in run.tags).slots > 0

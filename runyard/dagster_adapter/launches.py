@@ -39,11 +39,19 @@ from runyard.store.queries import Connection, fetch_all, fetch_one
 
 
 class JobRuns:
-    """The runs of one job in one version of the code, launched by one sensor."""
+    """The runs of one job in one version of the code, launched by one sensor.
+
+    Attributes
+    ----------
+    sensor
+        The sensor.
+    is_plain
+        Whether they can be added without Dagster: no asset is materialized.
+    """
 
     def __init__(self, instance: DagsterInstance, sensor: LoadedSensor, job: str) -> None:
         self._instance = instance
-        self._sensor = sensor
+        self.sensor = sensor
         self._options = run_options(instance, sensor, job)
         self.is_plain = not plans_assets(self._options)
         self._template = prepare_run(instance, self._options, new_run_id())
@@ -101,11 +109,11 @@ class JobRuns:
         row = fetch_one(
             connection,
             "add_tick",
-            origin=self._sensor.origin_id,
-            selector=self._sensor.selector_id,
+            origin=self.sensor.origin_id,
+            selector=self.sensor.selector_id,
             at=now,
             status="SUCCESS",
-            body=tick_body(self._sensor, now, run_ids, [claim.batch_id for claim in claims]),
+            body=tick_body(self.sensor, now, run_ids, [claim.batch_id for claim in claims]),
         )
         assert row is not None
         return [

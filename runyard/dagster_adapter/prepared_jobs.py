@@ -37,12 +37,20 @@ class PreparedJobs:
         self._idle = threading.Event()
 
     def load(self, sensors: Sequence[LoadedSensor]) -> None:
-        """Begin anew with the sensors of another version of the code."""
+        """Take over the sensors of another version of the code.
+
+        Jobs of code locations that were not loaded anew stay prepared.
+        """
         self._asking.shutdown(wait=False, cancel_futures=True)
         self._asking = _one_thread()
         self._asked = {}
         self._answers_soon = True
-        self._known = {}
+        places = {sensor.name: sensor.location for sensor in sensors}
+        self._known = {
+            (name, job): runs
+            for (name, job), runs in list(self._known.items())
+            if runs.sensor.location is places.get(name)
+        }
         threading.Thread(
             target=self._prepare_all,
             args=(self._known, sensors),

@@ -4,9 +4,10 @@ The event's id names the time that it stands for, so a tick that Dagster repeats
 twice. From there on a scheduled invocation is like any other: queued, retried, replayed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from dagster import (
     DagsterInvalidDefinitionError,
@@ -27,6 +28,11 @@ from runyard.functions.triggers import Cron
 from runyard.store import database
 from runyard.store.queries import fetch_all
 from runyard.syntax.durations import seconds
+
+# The event of a scheduled time, given a function's name, a schedule, one of its expressions and the
+# time.
+MakeEvent = Callable[[str, Cron, str, datetime], dict[str, object]]
+TIMER = "inngest/scheduled.timer"
 
 
 def overlap_limits(function: str, cron: Cron, flow: Flow) -> Flow:
@@ -54,9 +60,8 @@ def schedules_of(
     """One Dagster schedule for each cron expression; raises `InvalidOption` for an invalid one."""
     schedules: list[ScheduleDefinition] = []
     for number, expression in enumerate(cron.parts, 1):
-        name = f"{function.name}_schedule" + (f"_{number}" if number > 1 else "")
         try:
-            schedules.append(_schedule(function, cron, expression, job, name))
+            schedules.append(_schedule(function, cron, expression, job, number, _scheduled_event))
         except DagsterInvalidDefinitionError:
             raise InvalidOption(
                 f"on_event(cron=Cron({expression!r})) for {function.name}: not a cron expression;"
@@ -65,15 +70,32 @@ def schedules_of(
     return schedules
 
 
+def remote_schedules(
+    function: Function, crons: Mapping[str, Cron], job: JobDefinition
+) -> Sequence[ScheduleDefinition]:
+    """The Dagster schedules of a function that an application serves, by what it wrote for each."""
+    return [
+        _schedule(function, cron, part, job, number, partial(_timer_event, text))
+        for number, (text, cron, part) in enumerate(
+            ((text, cron, part) for text, cron in crons.items() for part in cron.parts), 1
+        )
+    ]
+
+
 def _schedule(
-    function: Function, cron: Cron, expression: str, job: JobDefinition, name: str
+    function: Function,
+    cron: Cron,
+    expression: str,
+    job: JobDefinition,
+    number: int,
+    make_event: MakeEvent,
 ) -> ScheduleDefinition:
     def tick(context: ScheduleEvaluationContext) -> SkipReason:
         time = context.scheduled_execution_time
-        return SkipReason(send_scheduled(function.name, cron, expression, time))
+        return SkipReason(send_scheduled(function.name, cron, expression, time, make_event))
 
     return ScheduleDefinition(
-        name=name,
+        name=f"{function.name}_schedule" + (f"_{number}" if number > 1 else ""),
         job=job,
         cron_schedule=expression,
         execution_timezone=cron.timezone,
@@ -86,8 +108,12 @@ def _schedule(
     )
 
 
-def send_scheduled(function: str, cron: Cron, expression: str, at: datetime) -> str:
+def send_scheduled(
+    function: str, cron: Cron, expression: str, at: datetime, make_event: MakeEvent | None = None
+) -> str:
     """Send the event of a scheduled time, unless it was missed and must not be caught up.
+
+    `make_event` makes another event than that of Runyard's own schedules.
 
     Returns
     -------
@@ -100,7 +126,7 @@ def send_scheduled(function: str, cron: Cron, expression: str, at: datetime) -> 
             return f"{shown} was missed by {late}, and is not caught up"
         if cron.catch_up == "last" and _has_later_time(cron, at):
             return f"{shown} was missed, and a later time stands for it"
-    row = _scheduled_event(function, cron, expression, at)
+    row = (make_event or _scheduled_event)(function, cron, expression, at)
     with database.connection() as connection:
         [sent] = fetch_all(connection, "send", events=as_json([row]), source="schedule")
     return f"sent {sent['id']} for {shown}"
@@ -120,6 +146,18 @@ def _scheduled_event(function: str, cron: Cron, expression: str, at: datetime) -
     }
     return {
         **internal_row(SCHEDULED, data),
+        "id": f"schedule {function} {expression} {at.isoformat()}",
+        "target": function,
+    }
+
+
+def _timer_event(
+    text: str, function: str, _: Cron, expression: str, at: datetime
+) -> dict[str, object]:
+    """The event of Inngest's schedules; `text` is what the application wrote."""
+    shown = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {
+        **internal_row(TIMER, {"cron": text, "scheduledAt": shown, "fireAt": shown}),
         "id": f"schedule {function} {expression} {at.isoformat()}",
         "target": function,
     }

@@ -35,7 +35,7 @@ from runyard.dagster_adapter.postponements import Postponements
 from runyard.dagster_adapter.prepared_jobs import PreparedJobs
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine.backoff import Backoff
-from runyard.engine.batch_claims import Capacity, capacity, claim_some
+from runyard.engine.batch_claims import Capacities, Capacity, capacities, claim_some
 from runyard.engine.due import Due, due_functions, seconds_until_due
 from runyard.engine.listener import listener
 from runyard.errors import DatabaseUnavailable, RunyardError
@@ -90,8 +90,8 @@ class SensorLoop:
         """
         wait = LONGEST_WAIT
         with database.connection() as connection:
-            workers = capacity(connection)
-            if workers.room <= 0:
+            workers = capacities(connection)
+            if workers.local.room <= 0 and workers.remote.room <= 0:
                 return wait
             stopped = {row["selector_id"] for row in fetch_all(connection, "stopped_sensors")}
         self._load_sensors()
@@ -101,6 +101,8 @@ class SensorLoop:
         for due in due_functions():
             sensor = self._sensors.get(due.name)
             if due.seconds is None or sensor is None or sensor.selector_id in stopped:
+                continue
+            if not has_room(workers, sensor.remote):
                 continue
             seconds = max(due.seconds, self._postponements.seconds_left(due.name))
             if seconds <= 0:
@@ -128,14 +130,17 @@ class SensorLoop:
             self._version = version
             _keep_from_garbage_collector()
 
-    def _evaluate(self, ready: Sequence[tuple[Due, LoadedSensor]], workers: Capacity) -> int:
+    def _evaluate(self, ready: Sequence[tuple[Due, LoadedSensor]], workers: Capacities) -> int:
         """Let sensors tick one after the other while there is room; returns how many runs."""
-        left = workers.room
+        left = {remote: workers.of(remote).room for remote in (False, True)}
+        count = 0
         for due, sensor in ready:
-            if left <= 0:
-                break
+            room = left[sensor.remote]
+            if room <= 0:
+                continue
             try:
-                left -= self._tick(due, sensor, left if len(ready) == 1 else 1, workers)
+                most = room if len(ready) == 1 else 1
+                launched = self._tick(due, sensor, most, workers.of(sensor.remote))
             except DagsterUserCodeUnreachableError as error:
                 self._unreachable.failed(error)
                 self._postponements.postpone_longer(due.name, _WAIT_AFTER_ERROR)
@@ -145,7 +150,10 @@ class SensorLoop:
                 self._failing.failed(error)
                 self._failed_ticks.show(sensor, error)
                 self._postponements.postpone_longer(due.name, _WAIT_AFTER_ERROR)
-        return workers.room - left
+            else:
+                left[sensor.remote] -= launched
+                count += launched
+        return count
 
     def _tick(self, due: Due, sensor: LoadedSensor, most: int, workers: Capacity) -> int:
         """Claim for one function and launch the runs; returns how many."""
@@ -245,6 +253,15 @@ class SensorLoop:
         for claim in claims:
             reaper.launch_failed(claim.batch_id, error)
         return len(claims)
+
+
+def has_room(workers: Capacities, remote: bool) -> bool:
+    """Whether a run of one kind of functions may be launched.
+
+    Every worker starts a process that calls applications: one that is not there yet is waited for.
+    """
+    capacity = workers.of(remote)
+    return capacity.room > 0 and not (remote and not capacity.slots and workers.local.slots)
 
 
 def by_function(

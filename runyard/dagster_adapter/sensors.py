@@ -7,7 +7,7 @@ Where that daemon does not run, a tick also does the maintenance that is due.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from runyard.dagster_adapter import maintenance, ops
 from runyard.dagster_adapter.internals import has_stock_io_manager
 from runyard.dagster_adapter.launches import run_tags
 from runyard.dagster_adapter.schedules import overlap_limits, schedules_of
-from runyard.dagster_adapter.tags import FUNCTION_SENSOR, FUNCTIONS, KIND
+from runyard.dagster_adapter.tags import APP, FUNCTION_SENSOR, FUNCTIONS, KIND
 from runyard.engine import batch_claims
 from runyard.errors import InvalidOption
 from runyard.functions import registry
@@ -225,24 +225,49 @@ def _sensor(
     function = functions[0][0]
 
     def tick(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
+        if context.repository_def is not None:
+            _check_once(context.repository_def)
+        _publish_once()
         return _tick([function for function, _ in functions], context)
 
     jobs = list({job.name: job for _, job in functions}.values())
+    names = [function.name for function, _ in functions]
+    sensor = _define(names, jobs, tick, description or _described(function), {})
+    sensor.schedules = schedules
+    return sensor
+
+
+def remote_sensor(
+    function: Function, job: JobDefinition, app: str, description: str
+) -> FunctionSensor:
+    """The sensor of a function that an application serves."""
+
+    def tick(context: SensorEvaluationContext) -> Sequence[RunRequest] | SkipReason:
+        return _tick([function], context, remote=True)
+
+    return _define([function.name], [job], tick, description, {APP: app})
+
+
+def _define(
+    functions: Sequence[str],
+    jobs: Sequence[JobDefinition],
+    tick: Callable[[SensorEvaluationContext], Sequence[RunRequest] | SkipReason],
+    description: str,
+    tags: Mapping[str, str],
+) -> FunctionSensor:
     target: dict[str, Any] = {"job": jobs[0]} if len(jobs) == 1 else {"jobs": jobs}
     # Dagster's own definition passes a parameter that is in beta.
     warnings.filterwarnings("ignore", category=BetaWarning, message="Parameter `owners`")
-    sensor = FunctionSensor(
-        name=f"{function.name}_sensor",
+    return FunctionSensor(
+        name=f"{functions[0]}_sensor",
         evaluation_fn=tick,
         minimum_interval_seconds=1,
         default_status=DefaultSensorStatus.RUNNING,
-        description=description or _described(function),
-        tags={KIND: FUNCTION_SENSOR},
-        metadata={FUNCTIONS: [function.name for function, _ in functions]},
+        description=description,
+        tags={KIND: FUNCTION_SENSOR, **tags},
+        metadata={FUNCTIONS: list(functions)},
         **target,
     )
-    sensor.schedules = schedules
-    return sensor
 
 
 def _described(function: Function) -> str:
@@ -254,18 +279,15 @@ def _described(function: Function) -> str:
 
 
 def _tick(
-    functions: Sequence[Function], context: SensorEvaluationContext
+    functions: Sequence[Function], context: SensorEvaluationContext, *, remote: bool = False
 ) -> Sequence[RunRequest] | SkipReason:
-    if context.repository_def is not None:
-        _check_once(context.repository_def)
-    _publish_once()
     maintenance.run_due(lambda: context.instance)
     requests = [
         RunRequest(
             run_key=claim.batch_id, tags=run_tags(function.name, claim), job_name=function.job
         )
         for function in functions
-        for claim in batch_claims.claim(function) or ()
+        for claim in batch_claims.claim(function, remote=remote) or ()
     ]
     return requests or SkipReason(f"nothing is due for {functions[0].name}")
 

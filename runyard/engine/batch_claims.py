@@ -65,7 +65,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the living workers can take.
+    """What the living workers can take of one kind of functions.
+
+    Those of the project's code and those of applications have slots of their own.
 
     Attributes
     ----------
@@ -87,6 +89,24 @@ class Capacity:
         return idle + slots * WAITING_PER_SLOT - self.waiting
 
 
+@dataclass(frozen=True)
+class Capacities:
+    """What the living workers can take.
+
+    Attributes
+    ----------
+    local, remote
+        Of functions of the project's code, and of those of applications.
+    """
+
+    local: Capacity
+    remote: Capacity
+
+    def of(self, remote: bool) -> Capacity:
+        """The capacity for one kind of functions."""
+        return self.remote if remote else self.local
+
+
 class Claimable(Protocol):
     """What a claim needs to know of a function: see `registry.Function`."""
 
@@ -103,22 +123,24 @@ class Claimable(Protocol):
         """Whether its flow control puts invocations into lanes."""
 
 
-def claim(function: Function) -> list[Claim] | None:
+def claim(function: Function, *, remote: bool = False) -> list[Claim] | None:
     """Claim due invocations of a function, in as many batches as the workers can soon take.
 
-    Returns an empty list when no invocation may run now, and None when enough batches are waiting
-    for the workers already.
+    `remote` says that it is a function of an application. Returns an empty list when no invocation
+    may run now, and None when enough batches are waiting for the workers already.
     """
     with database.connection() as connection:
-        most = capacity(connection).room
+        most = capacities(connection).of(remote).room
         return claim_some(connection, function, most) if most > 0 else None
 
 
-def capacity(connection: Connection) -> Capacity:
+def capacities(connection: Connection) -> Capacities:
     """Return what the living workers can take, and what they have."""
-    row = fetch_one(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
-    assert row is not None
-    return Capacity(int(row["slots"]), int(row["waiting"]), int(row["running"]))
+    rows = fetch_all(connection, "capacity", lease=settings().lease_seconds, launch=LAUNCH_SECONDS)
+    local, remote = (
+        Capacity(int(row["slots"]), int(row["waiting"]), int(row["running"])) for row in rows
+    )
+    return Capacities(local, remote)
 
 
 def claim_some(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -44,6 +45,8 @@ class Item(Generic[Data]):
         The results of completed steps, by step name.
     tries
         How often steps that failed have been tried, by step name.
+    created_at
+        When the invocation was created; None for an item that a test has made.
     """
 
     id: int
@@ -53,6 +56,7 @@ class Item(Generic[Data]):
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
     tries: dict[str, int] = field(default_factory=dict[str, int])
     reporter: Reporter | None = None
+    created_at: datetime | None = None
 
     @property
     def key(self) -> str:
@@ -119,7 +123,12 @@ class BatchState:
         return DEFAULT_STEP_TIMEOUT if function is None else function.flow.step_timeout
 
     def check_lease(self) -> None:
-        """Raise `LeaseLost` when another run has the batch, `StepHung` after a step that hung."""
+        """Raise `LeaseLost` when another run has the batch, `StepHung` after a step that hung.
+
+        A run that is to stop, in a process of many, is interrupted as if it were the only one.
+        """
+        if self.lease.stopped.is_set():
+            raise KeyboardInterrupt
         if self.lease.lost.is_set():
             raise LeaseLost(self.id) if self.lease.hung is None else StepHung(self.lease.hung)
 
@@ -170,4 +179,5 @@ def _item(row: Row) -> tuple[Item, Failure | None]:
         failure = Failure("receive", "receive", unfit)
     if row["cancelled"]:
         failure = Failure("", "receive", Cancelled("cancelled before it began"))
-    return Item(row["id"], event, row["attempt"], data), failure
+    item = Item(row["id"], event, row["attempt"], data, created_at=row["created_at"])
+    return item, failure

@@ -2,7 +2,8 @@
 
 The heartbeat also brings back three pieces of news: that a lease is gone, because another run has
 the batch; which invocations were cancelled; and that the run was told to stop or has nothing left
-to do. In the last case the main thread, which executes the run, is interrupted as by Ctrl-C.
+to do. In the last case the main thread, which executes the run, is interrupted as by Ctrl-C; in a
+process that executes many runs, each in a thread, only that run is told.
 
 A child whose parent worker is gone ends itself, as nobody could stop it any more. No error ends the
 heartbeat: whatever the database answers, it tries again.
@@ -41,6 +42,8 @@ class Lease:
         The invocations that have been cancelled meanwhile.
     interrupted
         Whether the run has been interrupted.
+    stopped
+        Set instead of an interrupt of the main thread, in a process of many runs.
     hung
         Which step hung, when the lease was given up for that.
     """
@@ -50,6 +53,7 @@ class Lease:
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: set[int] = field(default_factory=set[int])
     interrupted: bool = False
+    stopped: threading.Event = field(default_factory=threading.Event)
     hung: str | None = None
 
 
@@ -63,6 +67,9 @@ class Heartbeat:
     before_stop
         Called with a run's id before the run is interrupted: Dagster treats an interrupt that
         nobody announced as a failure.
+    of_threads
+        Whether each run of this process is executed in a thread of its own. To interrupt one is to
+        set its lease's `stopped`.
     """
 
     def __init__(self) -> None:
@@ -71,11 +78,13 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
         self.parent: int | None = None
         self.before_stop: Callable[[str], None] | None = None
+        self.of_threads = False
 
     def start(self, batch_id: str, run_id: str) -> Lease:
         """Start renewing the lease of a run."""
         lease = Lease(batch_id, run_id)
-        board().hold(batch_id, run_id)
+        if not self.of_threads:
+            board().hold(batch_id, run_id)
         with self._changed:
             self._leases[batch_id] = lease
             if self._thread is None:
@@ -88,7 +97,8 @@ class Heartbeat:
 
     def stop(self, batch_id: str) -> None:
         """Stop renewing a lease."""
-        board().drop(batch_id)
+        if not self.of_threads:
+            board().drop(batch_id)
         with self._changed:
             self._leases.pop(batch_id, None)
 
@@ -138,6 +148,9 @@ class Heartbeat:
         if self.before_stop is not None:
             self.before_stop(lease.run_id)
         lease.interrupted = True
+        if self.of_threads:
+            lease.stopped.set()
+            return
         os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -146,18 +146,22 @@ def serve_web(workspace: Path, *, api_only: bool = False) -> int:
 def _serve_with_dagster_ui(workspace: Path) -> None:
     from dagster_webserver.app import create_app_from_workspace_process_context
 
+    from runyard.dagster_adapter.apps_workspace import AppsTarget
     from runyard.dagster_adapter.internals import (
         WorkspaceFileTarget,
         WorkspaceProcessContext,
         pooled_instance,
         silence_restarts,
     )
+    from runyard.processes.stack import socket_path
 
     silence_restarts()
+    target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
     with (
         pooled_instance() as instance,
-        WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(workspace)])) as context,
+        WorkspaceProcessContext(instance, target) as context,
     ):
+        target.follow(context)
         dagster_ui = create_app_from_workspace_process_context(context)
         serve(build_app(dagster_ui, development=True), websockets=True)
 

@@ -5,14 +5,17 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from dagster import DagsterInstance
 from sqlalchemy.exc import OperationalError
 
 from runyard.dagster_adapter import reaper
+from runyard.dagster_adapter.apps_workspace import AppsTarget
 from runyard.dagster_adapter.internals import (
     DagsterCodeLocationNotFoundError,
     DagsterUserCodeUnreachableError,
+    IWorkspaceProcessContext,
     WorkspaceFileTarget,
     capture_interrupts,
     pool_connections,
@@ -24,7 +27,9 @@ from runyard.dagster_adapter.sensor_loop import SensorLoop
 from runyard.dagster_adapter.storage_place import check_storage
 from runyard.engine.backoff import Backoff
 from runyard.errors import DatabaseUnavailable
+from runyard.processes.apps_server import start_when_needed
 from runyard.processes.maintenance_thread import MaintenanceThread
+from runyard.processes.stack import socket_path
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
@@ -48,14 +53,21 @@ def serve_daemon(workspace: Path) -> int:
             pool_connections(instance)
             reclaim_from_predecessor(instance)
             MaintenanceThread(instance).start()
+            start_when_needed()
+            target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
             run_daemon(
                 instance,
-                WorkspaceFileTarget(paths=[str(workspace)]),
-                lambda context: SensorLoop(context).run(),
+                target,
+                lambda context: _start_functions(context, target),
             )
     except KeyboardInterrupt:
         os._exit(0)  # without waiting for the ticks of other sensors
     return 0
+
+
+def _start_functions(context: IWorkspaceProcessContext[Any], target: AppsTarget) -> None:
+    target.follow(context)
+    SensorLoop(context).run()
 
 
 def await_storage(instance: DagsterInstance) -> None:

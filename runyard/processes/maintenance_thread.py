@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from runyard.dagster_adapter.maintenance import Rota, services_of_the_daemon
 from runyard.engine.backoff import Backoff
-from runyard.engine.listener import CHANNEL
+from runyard.engine.listener import DUE
 from runyard.store.database import direct_url
 from runyard.store.queries import Connection, fetch_one
 
@@ -75,7 +75,7 @@ class MaintenanceThread:
         return False
 
     def _serve(self, connection: Connection) -> None:
-        connection.execute(f"LISTEN {CHANNEL}".encode())
+        connection.execute(f"LISTEN {DUE}".encode())
         events = True
         while not self._stopping.is_set():
             self._rota.run_due(lambda: self._instance, events=events)

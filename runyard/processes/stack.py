@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import psutil
 from jinja2 import StrictUndefined, Template
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from runyard.errors import RunyardError
 from runyard.processes.migrate import migrate
@@ -39,6 +39,7 @@ from runyard.store.private_folders import (
 PARTS = ("code", "daemon", "web", "worker")
 # The parts that run the project's code, and so restart when it changes.
 _RELOADED = ("code", "worker")
+_ALONE = ("code", "apps")
 _SOCKETS = "sockets"
 _STOP_SECONDS = 6
 _READY_SECONDS = 90.0
@@ -53,10 +54,15 @@ class _Program(NamedTuple):
     priority: int = 20
     stop_seconds: int = _STOP_SECONDS
     stop_signal: str = "TERM"
+    autostart: bool = True
 
 
 _PROGRAMS = {
     "code": _Program("code", "code-server", priority=15, stop_signal="KILL"),
+    # Started by the daemon when an application has registered functions.
+    "apps": _Program(
+        "apps", "code-server --apps", priority=15, stop_signal="KILL", autostart=False
+    ),
     "daemon": _Program("daemon", "daemon"),
     "web": _Program("web", "web"),
     "worker": _Program("worker", "worker"),
@@ -163,6 +169,7 @@ class Stack:
         migrate()
         self._check_storage()
         _write_workspace(self.settings)
+        socket_path("apps").unlink(missing_ok=True)
         config = self.settings.data / "supervisord.conf"
         config.write_text(self._config())
         output = self.log.open("ab") if self.quiet else None
@@ -231,6 +238,14 @@ class Stack:
             self._ask("stopProcess", _full_name(part))
         self._ask("startProcess", _full_name(part), False)
 
+    def start_part(self, part: str) -> None:
+        """Start one part, unless it runs; raises OSError when there is no running stack."""
+        try:
+            self._ask("startProcess", _full_name(part), False)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Faults.ALREADY_STARTED:
+                raise
+
     def pid(self, part: str) -> int:
         """The process id of a part (0 while it restarts)."""
         return int(self._ask("getProcessInfo", _full_name(part))["pid"])
@@ -282,6 +297,8 @@ class Stack:
     def _config(self) -> str:
         """The supervisord configuration."""
         programs = [_PROGRAMS[part] for part in self.parts]
+        if "daemon" in self.parts:
+            programs.append(_PROGRAMS["apps"])
         if self._embedded:
             programs.append(_PROGRAMS["postgres"])
         config: str = _CONFIG_TEMPLATE.render(
@@ -315,9 +332,15 @@ def _stop_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def start_apps_server() -> None:
+    """Let the running stack start the code server of applications; does nothing without a stack."""
+    with suppress(OSError):
+        Stack(()).start_part("apps")
+
+
 def _full_name(part: str) -> str:
     """A part's name in supervisord, with its group."""
-    return part if part == "code" else f"stack:{part}"
+    return part if part in _ALONE else f"stack:{part}"
 
 
 def stack_workspace(of: Settings | None = None) -> Path:

@@ -49,10 +49,11 @@ from runyard.engine import batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable, RunyardError
+from runyard.processes.caller_process import CallerProcess
 from runyard.processes.children import Children
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import fetch_all
+from runyard.store.queries import fetch_all, fetch_one
 from runyard.text.redaction import redact
 
 _BEAT_SECONDS = 5.0
@@ -64,6 +65,7 @@ _instance: DagsterInstance | None = None
 _resources = ExitStack()
 _stopping = threading.Event()
 _children = Children()
+_caller = CallerProcess()
 _parent = os.getpid()  # a child inherits both
 _main_process = multiprocessing.current_process()
 
@@ -149,6 +151,7 @@ def _start_threads(**_: Any) -> None:
 
 @worker_shutting_down.connect
 def _stop_in_time(**_: Any) -> None:
+    _caller.stop()
     threading.Thread(target=_hand_back, name="runyard-worker-stop", daemon=True).start()
 
 
@@ -173,6 +176,7 @@ def _end_log(**_: Any) -> None:
 @worker_shutdown.connect
 def _sign_off(**_: Any) -> None:
     _stopping.set()
+    _caller.wait()
     try:
         with database.connection() as connection:
             fetch_all(connection, "delete_worker", name=name(), pid=os.getpid())
@@ -186,15 +190,18 @@ def _beat() -> None:
     while not _stopping.is_set():
         try:
             with database.connection() as connection:
-                fetch_all(
+                row = fetch_one(
                     connection,
                     "heartbeat_worker",
                     name=name(),
                     host=socket.gethostname(),
                     pid=os.getpid(),
                     slots=settings().concurrency,
-                    pid_namespace=_place(),
+                    pid_namespace=place(),
+                    remote=False,
                 )
+            if row is not None and row["has_apps"]:
+                _caller.keep_running()
         except Exception as error:
             _stopping.wait(backoff.failed(error))
         else:
@@ -226,7 +233,7 @@ def reap_dead() -> None:
             connection,
             "batches_on_host",
             name=name(),
-            pid_namespace=_place(),
+            pid_namespace=place(),
             silent=_SILENT_SECONDS,
         )
     dead = [
@@ -254,7 +261,7 @@ def _is_alive(pid: int) -> bool:
 
 
 @cache
-def _place() -> str:
+def place() -> str:
     """Names the place in which a process id means the same process as here.
 
     On Linux that is this boot of the machine and the PID namespace; elsewhere it is the host.
@@ -270,7 +277,7 @@ def _hand_back() -> None:
     """Hand back runs that have not ended in time, before they are killed."""
     if not _stopping.wait(settings().stop_seconds):
         try:
-            hand_back()
+            hand_back(name())
         except Exception as error:
             _log.warning(
                 "runs are not handed back (%s): other workers take them when their leases expire",
@@ -279,13 +286,13 @@ def _hand_back() -> None:
         _children.kill_working()  # a step that never ends must not keep the worker alive
 
 
-def hand_back() -> None:
-    """Return what this worker is doing to the queue, which counts no attempt.
+def hand_back(worker: str) -> None:
+    """Return what a worker of this name is doing to the queue, which counts no attempt.
 
     From then on its own runs can no longer write anything.
     """
     with database.connection() as connection:
-        run_ids = [row["run_id"] for row in fetch_all(connection, "hand_back", name=name())]
+        run_ids = [row["run_id"] for row in fetch_all(connection, "hand_back", name=worker)]
     if run_ids:
         with DagsterInstance.get() as instance:
             for run_id in run_ids:

@@ -437,17 +437,27 @@ JOIN runyard.functions AS fn USING (name)
 LEFT JOIN runyard.failed_launches AS launches ON launches.function = fn.name
 
 -- name: capacity
--- How many runs the living workers can execute at a time, and how many batches wait for one or are
--- running. A claim that was not launched in time does not count: its claimer is gone.
--- (by batches_open)
-SELECT
-    (SELECT coalesce(sum(slots), 0) FROM runyard.workers
-     WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
-    (SELECT count(*) FROM runyard.batches
-     WHERE status = 'claimed' AND (
-        launched_at IS NOT NULL
-        OR claimed_at > now() - make_interval(secs => %(launch)s))) AS waiting,
-    (SELECT count(*) FROM runyard.batches WHERE status = 'running') AS running
+-- For functions of the project's code, then for those of applications (`remote`): how many runs the
+-- living workers can execute at a time, and how many batches wait for one or are running. A claim
+-- that was not launched in time does not count: its claimer is gone.
+-- (by batches_open, app_functions_pkey; workers is a small table: scanned)
+WITH alive AS (
+    SELECT remote, sum(slots) AS slots FROM runyard.workers
+    WHERE heartbeat_at > now() - make_interval(secs => %(lease)s) GROUP BY remote
+),
+open AS (
+    SELECT EXISTS (
+            SELECT FROM runyard.app_functions WHERE app_functions.function = batches.function
+        ) AS remote,
+        count(*) FILTER (WHERE status = 'running') AS running,
+        count(*) FILTER (WHERE status = 'claimed' AND (
+            launched_at IS NOT NULL
+            OR claimed_at > now() - make_interval(secs => %(launch)s))) AS waiting
+    FROM runyard.batches WHERE status IN ('claimed', 'running') GROUP BY 1
+)
+SELECT coalesce(slots, 0) AS slots, coalesce(waiting, 0) AS waiting, coalesce(running, 0) AS running
+FROM (VALUES (false), (true)) AS kinds (remote)
+LEFT JOIN alive USING (remote) LEFT JOIN open USING (remote) ORDER BY remote
 
 -- name: mark_launched
 -- Record that the run of a batch is handed to the broker; returns whether it was (`marked`) and the
@@ -516,12 +526,12 @@ started AS (
     FROM before
     WHERE invocations.id = before.id AND invocations.id = ANY (
         SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
-    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes,
+    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes, created_at,
         cancel_requested_at IS NOT NULL AS cancelled, before.seen,
         before.run_id AS previous_run
 )
 SELECT started.id, started.event_id, started.attempt, started.crashes, started.cancelled,
-    started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
+    started.created_at, started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
     events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
@@ -661,15 +671,17 @@ SELECT id, status = 'running' AS begun,
 FROM runyard.batches WHERE id = ANY (%(batches)s) AND status IN ('claimed', 'running')
 
 -- name: heartbeat_worker
--- Record that a worker is alive. (by workers_pkey)
-INSERT INTO runyard.workers (name, host, pid, slots, pid_namespace)
-VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s, %(pid_namespace)s)
+-- Record that a worker is alive; returns whether applications have functions.
+-- (by workers_pkey, app_functions_pkey)
+INSERT INTO runyard.workers (name, host, pid, slots, pid_namespace, remote)
+VALUES (%(name)s, %(host)s, %(pid)s, %(slots)s, %(pid_namespace)s, %(remote)s)
 ON CONFLICT (name) DO UPDATE SET
     host = excluded.host, pid = excluded.pid, pid_namespace = excluded.pid_namespace,
     slots = excluded.slots, heartbeat_at = clock_timestamp(),
     started_at = CASE
         WHEN workers.pid = excluded.pid THEN workers.started_at
         ELSE clock_timestamp() END
+RETURNING EXISTS (SELECT FROM runyard.app_functions) AS has_apps
 
 -- name: batches_on_host
 -- Batches that run in processes of this PID namespace: those of the worker itself, and those of
@@ -725,33 +737,47 @@ DELETE FROM runyard.workers WHERE name = %(name)s AND pid = %(pid)s
 -- name: workers
 -- The workers that were heard of within a day, and for how long they have been silent.
 -- (a small table: scanned)
-SELECT name, host, pid, slots, extract(epoch FROM now() - heartbeat_at)::float8 AS silent
+SELECT name, host, pid, slots, remote,
+    extract(epoch FROM now() - heartbeat_at)::float8 AS silent
 FROM runyard.workers WHERE heartbeat_at > now() - interval '1 day' ORDER BY name
 
 -- name: overdue_batches
 -- Batches whose worker has fallen silent, or whose run never began although a slot was free for it;
 -- for one reaper at a time. A batch that waits in the broker behind others is left alone: then all
--- slots are busy, if only with the end of a run whose batch is settled.
--- (by batches_open, batches_ending)
-WITH alive AS (
-    SELECT
-        (SELECT coalesce(sum(slots), 0) FROM runyard.workers
-         WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)) AS slots,
-        (SELECT count(*) FROM runyard.batches
-         WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s))
-        + (SELECT count(*) FROM runyard.batches
-           WHERE status = 'finished' AND ended_at IS NULL
-            AND finished_at > now() - make_interval(secs => %(lease)s))
-        + (SELECT count(*) FROM runyard.batches  -- those that a worker is on its way to
-           WHERE status = 'claimed' AND heartbeat_at > now() - make_interval(secs => %(lease)s)
-            AND launched_at < now() - make_interval(secs => %(lease)s)) AS running
+-- slots of its kind are busy, if only with the end of a run whose batch is settled.
+-- (by batches_open, batches_ending, app_functions_pkey; workers is a small table: scanned)
+WITH busy AS (
+    SELECT EXISTS (
+            SELECT FROM runyard.app_functions WHERE app_functions.function = held.function
+        ) AS remote, count(*) AS running
+    FROM (
+        SELECT function FROM runyard.batches
+        WHERE status = 'running' AND heartbeat_at > now() - make_interval(secs => %(lease)s)
+        UNION ALL
+        SELECT function FROM runyard.batches
+        WHERE status = 'finished' AND ended_at IS NULL
+            AND finished_at > now() - make_interval(secs => %(lease)s)
+        UNION ALL
+        SELECT function FROM runyard.batches  -- those that a worker is on its way to
+        WHERE status = 'claimed' AND heartbeat_at > now() - make_interval(secs => %(lease)s)
+            AND launched_at < now() - make_interval(secs => %(lease)s)
+    ) AS held
+    GROUP BY 1
+),
+full_up AS (  -- the kinds of functions that have workers, but no free slot
+    SELECT remote FROM runyard.workers LEFT JOIN busy USING (remote)
+    WHERE heartbeat_at > now() - make_interval(secs => %(lease)s)
+    GROUP BY remote, running HAVING sum(slots) <= coalesce(running, 0)
 )
 SELECT id, function, status, run_id, cancel_requested_at IS NOT NULL AS cancelled
 FROM runyard.batches
 WHERE status IN ('claimed', 'running')
     AND heartbeat_at < now() - make_interval(secs => %(lease)s)
     AND (status = 'running' OR cancel_requested_at IS NOT NULL
-        OR (SELECT slots = 0 OR slots > running FROM alive))
+        OR NOT EXISTS (
+            SELECT FROM full_up WHERE remote = EXISTS (
+                SELECT FROM runyard.app_functions
+                WHERE app_functions.function = batches.function)))
 ORDER BY heartbeat_at LIMIT 100
 
 -- name: renew_claim

@@ -251,6 +251,50 @@ function(
     priority=Priority("data.level"),
 )
 
+# The same options with expressions.
+PAIR_OF_KEYS = "event.data.tenant + '-' + event.data.region"
+function("x_limited", work, concurrency=Concurrency(1, key=PAIR_OF_KEYS))
+function("x_constant", work, concurrency=Concurrency(1, key='"openai"', scope="providers"))
+function("x_throttled", work, throttle=Throttle(1, 60, key=PAIR_OF_KEYS))
+function("x_rated", work, rate_limit=RateLimit(1, 60, key=PAIR_OF_KEYS))
+function("x_once", work, idempotency="event.data.order || event.data.cart")
+function("x_debounced", work, debounce=Debounce(10, key=PAIR_OF_KEYS))
+function("x_gathered", work, batch=BatchEvents(3, 30, key=PAIR_OF_KEYS))
+function(
+    "x_single",
+    work,
+    lambda b: b.sleep("hold", 60),
+    singleton=Singleton(key="event.data.vip ? false : event.data.doc"),
+)
+function(
+    "x_single_path", work, lambda b: b.sleep("hold", 60), singleton=Singleton(key="data.exclusive")
+)
+function("x_ranked", work, max_batch=1, priority=Priority("event.data.plan == 'paid' ? 700 : -1.4"))
+function(
+    "x_chosen",
+    work,
+    on=Trigger("sale/made", condition="event.data.total > 100 && event.data.country in ['CH']"),
+)
+function("x_any", work, on=Trigger("*", condition="event.data.any == 'x'"))
+function(
+    "x_cancellable",
+    lambda b: b.sleep("hold", 600),
+    on="basket/filled",
+    cancel_on=CancelOn(
+        "basket/emptied",
+        condition="async.data.basket == event.data.basket && async.data.items < event.data.items",
+    ),
+)
+function(
+    "x_waiter",
+    lambda b: b.wait_for_event(
+        "answer",
+        "reply/given",
+        condition="async.data.order == event.data.order && async.data.sum >= event.data.sum",
+        timeout="1h",
+    ),
+)
+
 function("watched", work, on_failure=make_job("mourn", work), on_success=make_job("rejoice", work))
 function("listening", work, on="runyard/function.cancelled")
 function(

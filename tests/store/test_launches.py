@@ -80,7 +80,14 @@ def claimed(function: Function) -> tuple[str, str]:
     [event_id] = send("greet/requested")
     with database.connection() as connection:
         fetch_all(
-            connection, "heartbeat_worker", name="w", host="h", pid=1, slots=2, pid_namespace="p"
+            connection,
+            "heartbeat_worker",
+            name="w",
+            host="h",
+            pid=1,
+            slots=2,
+            pid_namespace="p",
+            remote=False,
         )
     [claim] = batch_claims.claim(function) or []
     return event_id, claim.batch_id

@@ -41,6 +41,7 @@ def worker(slots: int) -> None:
             pid=1,
             slots=slots,
             pid_namespace="p",
+            remote=False,
         )
 
 

@@ -231,7 +231,14 @@ def test_a_locked_batch_does_not_block_the_heartbeats_of_others(
 ) -> None:
     with database.connection() as connection:
         fetch_all(
-            connection, "heartbeat_worker", name="w", host="h", pid=1, slots=4, pid_namespace="p"
+            connection,
+            "heartbeat_worker",
+            name="w",
+            host="h",
+            pid=1,
+            slots=4,
+            pid_namespace="p",
+            remote=False,
         )
     send("greet/requested")
     locked = begun(function, "run-1")

@@ -201,6 +201,15 @@ FLOWS = {
         singleton=Singleton("cancel", key="data.n"),
         cancel_on=(CancelOn("other/event", match="data.k"),),
     ),
+    "expressions": Flow(
+        concurrency=(Concurrency(5, key="event.data.k + '-' + event.name"),),
+        cancel_on=(
+            CancelOn(
+                "other/event",
+                condition="async.data.k == event.data.k && async.data.n > event.data.n",
+            ),
+        ),
+    ),
     "gathered": Flow(batch=BatchEvents(5, 1, key="data.k")),
 }
 
@@ -237,6 +246,7 @@ def test_flow_control_and_waits_never_scan_a_large_table(
                 "seconds": 60,
                 "match_paths": [["data", "k"]],
                 "match_values": [7],
+                "condition": [">", ["path", ["async", "data", "k"]], ["lit", 6]],
             }
             for one in invocations
         ]

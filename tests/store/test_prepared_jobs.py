@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from dagster import DagsterInstance, DagsterRun
@@ -105,8 +106,19 @@ def test_no_job_is_known_in_another_version_of_the_code(
     prepared = PreparedJobs(instance)
     prepared.load([single])
     wait_until(lambda: prepared.get(single, "bench_single"))
-    prepared.load([single])
+    prepared.load([replace(single, location=object())])
     assert not prepared.is_known(single, "bench_single")
+
+
+def test_a_job_stays_known_when_other_code_is_loaded_anew(
+    served: Served, instance: DagsterInstance
+) -> None:
+    [single] = [each for each in sensors_of(served) if "bench_single" in each.functions]
+    prepared = PreparedJobs(instance)
+    prepared.load([single])
+    wait_until(lambda: prepared.get(single, "bench_single"))
+    prepared.load([single, replace(single, name="another", location=object())])
+    assert prepared.is_known(single, "bench_single")
 
 
 def test_what_was_launched_most_recently_is_prepared_first() -> None:

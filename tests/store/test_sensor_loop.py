@@ -167,11 +167,11 @@ def test_a_sensor_that_is_switched_off_launches_nothing_until_it_is_on_again(
     loop: SensorLoop, context: Context
 ) -> None:
     [sensor] = [each for each in function_sensors(context) if each.name == "bench_single_sensor"]
-    context.instance.stop_sensor(sensor.origin_id, sensor.selector_id, sensor.remote)
+    context.instance.stop_sensor(sensor.origin_id, sensor.selector_id, sensor.loaded)
     send("bench/single", {"n": 1})
     loop.evaluate_due()
     assert launched(context) == []
-    context.instance.start_sensor(sensor.remote)
+    context.instance.start_sensor(sensor.loaded)
     loop.evaluate_due()
     assert len(launched(context)) == 1
 

@@ -33,7 +33,8 @@ def alive(name: str, place: str | None = None) -> None:
             host="h",
             pid=1,
             slots=4,
-            pid_namespace=place or workers._place(),
+            pid_namespace=place or workers.place(),
+            remote=False,
         )
 
 
@@ -138,7 +139,7 @@ def test_processes_of_another_place_are_not_judged_by_their_ids(function: Functi
 def test_a_worker_that_stops_hands_its_runs_back_without_an_attempt(function: Function) -> None:
     alive(workers.name())
     batch = begun(function, f"{workers.name()}:{os.getpid()}")
-    workers.hand_back()
+    workers.hand_back(workers.name())
     assert invocations() == [{"status": "queued", "attempt": 0, "crashes": 0}]
     with pytest.raises(LeaseLost):
         settlement.settle(batch, f"run-{batch}", [Outcome(1, "succeeded")])
@@ -147,14 +148,14 @@ def test_a_worker_that_stops_hands_its_runs_back_without_an_attempt(function: Fu
 def test_what_a_worker_hands_back_is_due_when_that_worker_is_gone(function: Function) -> None:
     alive(workers.name())
     begun(function, f"{workers.name()}:{os.getpid()}")
-    workers.hand_back()
+    workers.hand_back(workers.name())
     assert 3 < (seconds_until_due(function) or 0) <= 4
 
 
 def test_a_worker_that_stops_hands_back_nothing_of_another(function: Function) -> None:
     alive(workers.name())
     begun(function, f"{workers.name()}0:1")
-    workers.hand_back()
+    workers.hand_back(workers.name())
     assert invocations() == [{"status": "running", "attempt": 1, "crashes": 0}]
 
 
@@ -191,6 +192,7 @@ def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Fun
             pid=1,
             slots=1,
             pid_namespace="p",
+            remote=False,
         )
     batch = begun(function, f"{workers.name()}:1", "run-1")
     send("greet/requested")

@@ -163,8 +163,20 @@ NAMES = {
     "WorkspaceFileTarget": Relied(attributes=("paths",)),
     "WorkspaceProcessContext": Relied(
         ("instance", "workspace_load_target"),
-        ("__enter__", "__exit__"),
+        (
+            "__enter__",
+            "__exit__",
+            "_load_location",
+            "_start_watch_thread",
+            "code_location_names",
+            "has_code_location",
+        ),
         base=internals.IWorkspaceProcessContext,
+    ),
+    "WorkspaceLoadTarget": Relied(attributes=("create_origins",)),
+    "CodeLocationOrigin": Relied(attributes=("location_name",)),
+    "GrpcServerCodeLocationOrigin": Relied(
+        ("host", "port", "socket", "location_name"), base=internals.CodeLocationOrigin
     ),
     "grpc_command": Relied(
         attributes=("main",),
@@ -174,6 +186,8 @@ NAMES = {
             "--log-level",
             "--max-workers",
             "--module-name",
+            "--host",
+            "--port",
             "--socket",
         ),
     ),

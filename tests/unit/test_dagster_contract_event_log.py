@@ -123,7 +123,9 @@ def test_after_an_execution_an_instance_reads_runs_as_before() -> None:
     with DagsterInstance.ephemeral() as instance:
         run = instance.create_run_for_job(nothing, job_code_origin=ORIGIN)
         internals.execute_run(instance, run)
-        assert "get_run_by_id" not in vars(instance)
+        ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status == DagsterRunStatus.SUCCESS
 
 
 def test_a_run_whose_code_is_gone_ends_as_failed() -> None:

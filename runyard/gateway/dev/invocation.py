@@ -1,7 +1,7 @@
 """One invocation: its status, what blocks it, its timeline, and actions on it."""
 
 from runyard.dagster_adapter.links import to_invocation
-from runyard.engine.batch_claims import capacity
+from runyard.engine.batch_claims import capacities
 from runyard.engine.status import NOT_RUNNING
 from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
 from runyard.gateway.api.history import event_of, invocation_of
@@ -27,7 +27,10 @@ def show(visit: Visit) -> Values:
             else []
         )
         blockers = fetch_one(connection, "blockers", invocation=invocation.id)
-        workers = capacity(connection)
+        remote = (
+            fetch_one(connection, "app_function", name=invocation.function, slug="") is not None
+        )
+        workers = capacities(connection).of(remote)
         replays = fetch_all(
             connection, "replays_of", invocation=invocation.id, event=invocation.event_id
         )

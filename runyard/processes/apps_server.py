@@ -1,0 +1,98 @@
+"""The code server of applications' functions, which starts anew when they change."""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from runyard.apps import catalog
+from runyard.dagster_adapter import apps_location
+from runyard.dagster_adapter.internals import grpc_command
+from runyard.engine.backoff import Backoff
+from runyard.engine.listener import APPS, listener
+from runyard.processes.stack import start_apps_server
+
+_THREADS = 16
+# How long a registration is waited for after another one: an application that is being written
+# registers whenever a file is saved.
+_SETTLE_SECONDS = 0.3
+_LONGEST_WAIT = 5.0
+_log = logging.getLogger("runyard.apps")
+
+
+def serve_apps(place: Sequence[str]) -> int:
+    """Serve the code location of applications' functions until stopped.
+
+    `place` is where, in options of Dagster's own gRPC server.
+    """
+    present = catalog.functions_digest()
+    threading.Thread(
+        target=_start_anew_on_change, args=(present,), name="runyard-apps-changes", daemon=True
+    ).start()
+    grpc_command.main(
+        [
+            "--module-name",
+            apps_location.MODULE,
+            *place,
+            "--max-workers",
+            str(_THREADS),
+            "--location-name",
+            apps_location.LOCATION,
+            "--log-level",
+            "warning",
+        ],
+        standalone_mode=False,
+    )
+    return 0
+
+
+def on_socket(path: Path) -> Sequence[str]:
+    """Options for a Unix socket, which replaces that of an earlier server."""
+    path.unlink(missing_ok=True)
+    return ["--socket", str(path)]
+
+
+def _start_anew_on_change(present: str) -> None:
+    """Replace this process by another one when applications have other functions."""
+    backoff = Backoff(_log, "changes of applications' functions are not noticed", _LONGEST_WAIT)
+    pause = threading.Event()
+    with listener.subscribe(APPS) as changed:
+        while True:
+            try:
+                if catalog.functions_digest() != present:
+                    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 (itself)
+            except Exception as error:
+                pause.wait(backoff.failed(error))
+                continue
+            backoff.succeeded()
+            changed.wait()
+            changed.clear()
+            while changed.wait(_SETTLE_SECONDS):
+                changed.clear()
+
+
+def start_when_needed() -> None:
+    """Let the stack start this server when there are functions to serve; in a thread.
+
+    A stack without applications has no such process. Outside of a stack, whoever runs the daemon
+    runs this server too.
+    """
+    threading.Thread(target=_start_when_needed, name="runyard-apps-server", daemon=True).start()
+
+
+def _start_when_needed() -> None:
+    backoff = Backoff(_log, "the code server of applications is not started", _LONGEST_WAIT)
+    pause = threading.Event()
+    with listener.subscribe(APPS) as registered:
+        while True:
+            registered.clear()
+            try:
+                if catalog.has_functions():
+                    start_apps_server()
+                    return
+            except Exception as error:
+                pause.wait(backoff.failed(error))
+            else:
+                registered.wait()

@@ -1,0 +1,231 @@
+"""The caller: a process that executes runs of functions which applications serve, each in a thread.
+
+Such a run waits for an application most of the time, so a process has hundreds of them at a time.
+It takes them from a queue of their own, and counts its slots apart from those of the workers'
+processes: slow applications take none of those, nor the reverse. It has not loaded the project's
+code, and needs no restart when an application registers other functions.
+
+A message is acknowledged when a thread takes the run: from then on the lease guards it.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from dagster import DagsterInstance, DagsterRunStatus
+from kombu.connection import Connection
+from kombu.messaging import Consumer
+
+from runyard.dagster_adapter import event_log
+from runyard.dagster_adapter.broker import (
+    REMOTE_QUEUE,
+    broker_url,
+    celery_settings,
+    queue,
+)
+from runyard.dagster_adapter.compute_logs import WarmComputeLogManager
+from runyard.dagster_adapter.execution import execute_in_thread
+from runyard.dagster_adapter.internals import (
+    ExecuteRunArgs,
+    ResumeRunArgs,
+    pooled_instance,
+    refresh_connections,
+    reuse_resource_classes,
+    silence_console,
+    unpack_value,
+)
+from runyard.engine import batch_leases
+from runyard.engine.backoff import Backoff
+from runyard.engine.lease import heartbeat, max_heartbeat_wait
+from runyard.errors import DatabaseUnavailable
+from runyard.processes.workers import hand_back, place
+from runyard.settings import settings
+from runyard.store import database
+from runyard.store.queries import fetch_all
+
+_BEAT_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
+_LONGEST_WAIT = 5.0
+_CONNECTIONS = 10
+_log = logging.getLogger("runyard.caller")
+
+
+def serve_calls(*, of_worker: bool) -> int:
+    """Execute runs until told to stop; those in progress then get some seconds to finish.
+
+    `of_worker` says that a worker has started this process, which then does not outlive it.
+    """
+    caller = RunsInThreads(os.getppid() if of_worker else None)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: caller.stopping.set())
+    heartbeat.of_threads = True
+    batch_leases.set_worker_name(f"{caller.name}:{os.getpid()}")
+    WarmComputeLogManager.redirects = False
+    silence_console()
+    reuse_resource_classes()
+    with pooled_instance(_CONNECTIONS) as instance, event_log.batching(instance):
+        heartbeat.before_stop = lambda run_id: _announce_stop(instance, run_id)
+        caller.serve(instance)
+    os._exit(0)  # without waiting for threads whose runs were handed back
+
+
+class RunsInThreads:
+    """Takes runs from the broker while it has a free slot, and executes them.
+
+    Attributes
+    ----------
+    name
+        Its name among the workers.
+    stopping
+        Set to stop it.
+    """
+
+    def __init__(self, parent: int | None) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.stopping = threading.Event()
+        self._parent = parent
+        self._slots = settings().remote_concurrency
+        self._free = threading.Semaphore(self._slots)
+        self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix="runyard-call")
+
+    def serve(self, instance: DagsterInstance) -> None:
+        """Execute runs until told to stop, then finish them or hand them back."""
+        self._instance = instance
+        threading.Thread(target=self._beat, name="runyard-caller-heartbeat", daemon=True).start()
+        backoff = Backoff(_log, "no run is taken from the broker", _LONGEST_WAIT)
+        while not self.stopping.is_set():
+            try:
+                self._consume(backoff)
+            except Exception as error:
+                self.stopping.wait(backoff.failed(error))
+        if not self._finished_in_time():
+            hand_back(self.name)
+        event_log.flush()
+        self._sign_off()
+
+    def _consume(self, backoff: Backoff) -> None:
+        options = celery_settings()["broker_transport_options"]
+        with (
+            Connection(broker_url(), transport_options=options) as connection,
+            connection.channel() as channel,
+            Consumer(
+                channel,
+                [queue(REMOTE_QUEUE)],
+                on_message=self._take,
+                accept=["json"],
+                prefetch_count=1,
+            ),
+        ):
+            backoff.succeeded()
+            while not self.stopping.is_set():
+                if self._has_free_slot():
+                    try:
+                        connection.drain_events(timeout=_LOOK_SECONDS)
+                    except TimeoutError:
+                        continue
+
+    def _has_free_slot(self) -> bool:
+        """Wait a little for a free slot: another caller may have one for the next message."""
+        is_free = self._free.acquire(timeout=_LOOK_SECONDS)
+        if is_free:
+            self._free.release()
+        return is_free
+
+    def _take(self, message: Any) -> None:
+        self._free.acquire()
+        message.ack()
+        self._threads.submit(self._execute, run_id_in(message.payload))
+
+    def _execute(self, run_id: str) -> None:
+        try:
+            refresh_connections(self._instance)
+            execute_in_thread(self._instance, run_id)
+        except Exception as error:
+            _log.exception("run %s: %s", run_id, type(error).__name__)
+        finally:
+            self._free.release()
+
+    def _finished_in_time(self) -> bool:
+        """Wait for the runs in progress as long as a worker that stops does."""
+        with _alarm_after(settings().stop_seconds) as is_over:
+            for _ in range(self._slots):
+                while not self._free.acquire(timeout=_LOOK_SECONDS / 5):
+                    if is_over.is_set():
+                        return False
+        return True
+
+    def _beat(self) -> None:
+        """Send this process's heartbeat, and notice when its worker is gone."""
+        backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
+        beats = 0
+        while not self.stopping.is_set():
+            if self._parent is not None and os.getppid() != self._parent:
+                _log.error("the worker of this process is gone: stopping")
+                self.stopping.set()
+                return
+            try:
+                if beats % int(_BEAT_SECONDS) == 0:
+                    self._send_heartbeat()
+            except Exception as error:
+                self.stopping.wait(backoff.failed(error))
+            else:
+                beats += 1
+                backoff.succeeded()
+                self.stopping.wait(1.0)
+
+    def _send_heartbeat(self) -> None:
+        with database.connection() as connection:
+            fetch_all(
+                connection,
+                "heartbeat_worker",
+                name=self.name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                slots=self._slots,
+                pid_namespace=place(),
+                remote=True,
+            )
+
+    def _sign_off(self) -> None:
+        try:
+            with database.connection() as connection:
+                fetch_all(connection, "delete_worker", name=self.name, pid=os.getpid())
+        except (DatabaseUnavailable, psycopg.Error) as error:
+            _log.info("this caller is not deleted from the database: %s", type(error).__name__)
+
+
+def run_id_in(payload: Any) -> str:
+    """The run that a message of dagster-celery's launcher names."""
+    _, arguments, _ = payload
+    [packed] = arguments.values()
+    args = unpack_value(packed)
+    assert isinstance(args, ExecuteRunArgs | ResumeRunArgs)
+    run_id: str = args.run_id
+    return run_id
+
+
+@contextmanager
+def _alarm_after(seconds: float) -> Iterator[threading.Event]:
+    """Yield an event that is set after a while."""
+    event = threading.Event()
+    timer = threading.Timer(seconds, event.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield event
+    finally:
+        timer.cancel()
+
+
+def _announce_stop(instance: DagsterInstance, run_id: str) -> None:
+    """Tell Dagster that a run is about to be interrupted because it was cancelled."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished and run.status != DagsterRunStatus.CANCELING:
+        instance.report_run_canceling(run)
