@@ -446,6 +446,21 @@ def test_an_application_is_found_on_a_port_and_its_changes_too(
         looking.wait(15)
 
 
+def test_an_application_that_the_stack_is_told_of_registers(
+    web_database_url: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    app = SdkApp("shop", None, tmp_path / "log", INNGEST_DEV=f"http://127.0.0.1:{port}")
+    told = web_in_development(web_database_url, port, RUNYARD_APPS=app.url)
+    try:
+        app.serve("hello:shop/sold")
+        wait_until(lambda: "shop_hello" in active())
+    finally:
+        app.stop()
+        told.terminate()
+        told.wait(15)
+
+
 def test_an_application_that_knows_another_server_answers_with_its_registration(
     developing: str, javascript: Callable[[str], Path], tmp_path: Path
 ) -> None:
