@@ -50,6 +50,7 @@ os.environ.update(
     RUNYARD_CODE="tests.code",
     RUNYARD_CONCURRENCY="2",
     RUNYARD_LEASE_SECONDS="10",
+    RUNYARD_DISCOVER_APPS="0",
     DATABASE_URL="postgresql://not-yet",
 )
 

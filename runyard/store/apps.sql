@@ -20,8 +20,8 @@ SELECT apps.*, coalesce((
     SELECT jsonb_agg(
         jsonb_build_object(
             'name', app_functions.function, 'slug', app_functions.slug,
-            'title', app_functions.title, 'triggers', functions.triggers,
-            'scheduled', app_functions.definition->'triggers')
+            'title', app_functions.title,
+            'triggers', coalesce(definition->'triggers', definition->'Triggers'))
         ORDER BY app_functions.slug)
     FROM runyard.app_functions JOIN runyard.functions ON functions.name = app_functions.function
     WHERE app_functions.app = apps.name AND functions.active
@@ -81,6 +81,7 @@ INSERT INTO runyard.apps (name, url, asked, error, error_at)
 VALUES (%(name)s, %(url)s, %(asked)s, %(error)s, now())
 ON CONFLICT (name) DO UPDATE SET
     asked = excluded.asked, error = excluded.error, error_at = excluded.error_at
+WHERE apps.error IS DISTINCT FROM excluded.error OR excluded.asked <> ''
 
 -- name: apps_asked
 -- The applications that were asked with this last. (a small table: scanned)

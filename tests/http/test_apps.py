@@ -33,7 +33,6 @@ def web_in_development(url: str, port: int, **variables: str) -> "subprocess.Pop
             **os.environ,
             "DATABASE_URL": url,
             "RUNYARD_PORT": str(port),
-            "RUNYARD_DISCOVER_APPS": "0",
             **variables,
         },
         cwd=ROOT,
@@ -94,15 +93,9 @@ def no_apps(functions: dict[str, Any]) -> None:
         connection.execute("DELETE FROM runyard.functions WHERE location LIKE 'app %'")
 
 
-def sync(url: str, *more: str) -> "subprocess.CompletedProcess[str]":
+def sync(url: str) -> "subprocess.CompletedProcess[str]":
     """`runyard apps sync`, as a process."""
-    return subprocess.run(
-        [sys.executable, "-m", "runyard", "apps", "sync", url, *more],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return command("sync", url)
 
 
 def put(app: SdkApp) -> None:
@@ -361,6 +354,43 @@ def test_the_page_of_applications_shows_functions_errors_and_warnings(developing
         assert words in page
 
 
+def test_forms_of_the_page_sync_and_remove_an_application(app: SdkApp, developing: str) -> None:
+    app.serve("hello:shop/sold")
+    with httpx.Client(base_url=developing, headers={"Accept": "text/html"}) as browser:
+
+        def submit(action: str, **fields: str) -> httpx.Response:
+            page = browser.get("/dev/apps").text
+            token = page.split('name="token" value="')[1].split('"')[0]
+            return browser.post(f"/dev/apps/{action}", data={"token": token, **fields})
+
+        assert submit("sync", url=app.url).headers["location"] == "/dev/apps"
+        assert "shop_hello" in active()
+        assert submit("remove", name="shop").headers["location"] == "/dev/apps"
+        assert active() == []
+        assert "no Inngest SDK answers at" in submit("sync", url=f"{developing}/healthz").text
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command of `runyard apps`."""
+    return subprocess.run(
+        [sys.executable, "-m", "runyard", "apps", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_commands_list_and_remove_applications(developing: str) -> None:
+    assert "No applications yet" in command("list").stdout
+    functions = [{"id": "shop-a", "triggers": [{"event": "shop/sold"}]}]
+    register(developing, {"appName": "shop", "url": "http://h/x", "functions": functions})
+    assert command("list").stdout == "shop  at http://h/x  \n    shop-a  as shop_a\n"
+    assert "shop is removed" in command("remove", "shop").stdout
+    again = command("remove", "shop")
+    assert (again.returncode, again.stderr[:33]) == (1, "runyard: there is no application ")
+
+
 def test_a_run_that_is_too_large_for_a_call_is_read_here(developing: str) -> None:
     functions = [{"id": "shop-a", "triggers": [{"event": "shop/sold"}]}]
     register(developing, {"appName": "shop", "url": "http://h/x", "functions": functions})
@@ -416,15 +446,45 @@ def test_an_application_is_found_on_a_port_and_its_changes_too(
         looking.wait(15)
 
 
-def test_with_a_signing_key_both_sides_sign(web_database_url: str, tmp_path: Path) -> None:
+def test_an_application_that_the_stack_is_told_of_registers(
+    web_database_url: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    app = SdkApp("shop", None, tmp_path / "log", INNGEST_DEV=f"http://127.0.0.1:{port}")
+    told = web_in_development(web_database_url, port, RUNYARD_APPS=app.url)
+    try:
+        app.serve("hello:shop/sold")
+        wait_until(lambda: "shop_hello" in active())
+    finally:
+        app.stop()
+        told.terminate()
+        told.wait(15)
+
+
+def test_an_application_that_knows_another_server_answers_with_its_registration(
+    developing: str, javascript: Callable[[str], Path], tmp_path: Path
+) -> None:
+    app = SdkApp("shop", javascript("4.24.0"), tmp_path / "log", INNGEST_DEV="http://127.0.0.1:1")
+    app.serve("hello:shop/sold")
+    done = sync(app.url)
+    app.stop()
+    assert (done.stdout, done.stderr) == ("shop has registered.\n", "")
+    assert "shop_hello" in active()
+
+
+@pytest.mark.parametrize("sdk", ["python", "4.24.0", "3.54.2"])
+def test_with_a_signing_key_both_sides_sign(
+    sdk: str, web_database_url: str, javascript: Callable[[str], Path], tmp_path: Path
+) -> None:
     port, key = free_port(), "signkey-test-" + "ab12" * 16
     key_of_server = {"RUNYARD_SIGNING_KEY": key, "RUNYARD_ALLOWED_HOSTS": "localhost"}
     server = web_in_development(web_database_url, port, **key_of_server)
     url = f"http://127.0.0.1:{port}"
     app = SdkApp(
         "shop",
-        None,
+        None if sdk == "python" else javascript(sdk),
         tmp_path / "log",
+        NODE_ENV="production",
         INNGEST_BASE_URL=url,
         INNGEST_SIGNING_KEY=key,
         INNGEST_EVENT_KEY="x",
@@ -440,10 +500,12 @@ def test_with_a_signing_key_both_sides_sign(web_database_url: str, tmp_path: Pat
             timeout=60,
             env={**os.environ, **key_of_server},
         )
+        put(app)
+        error = details()["error"]
     finally:
         app.stop()
         server.terminate()
         server.wait(15)
-    assert refused.status_code == 401
+    assert (refused.status_code, error) == (401, None)
     assert (done.stdout, done.stderr) == ("shop has registered.\n", "")
     assert "shop_hello" in active()

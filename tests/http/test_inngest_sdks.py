@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,34 +13,17 @@ from typing import Any
 import pytest
 
 from runyard.store import database
-from tests.conftest import ROOT, wait_until
+from tests.conftest import wait_until
+from tests.sdk_apps import SDKS, install_javascript
 from tests.web_process import WebProcess, count
 
-SDKS = ROOT / "tests" / "sdks"
 Send = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the JavaScript SDK from npm, for Node.js of the development dependencies."""
-    folder = tmp_path_factory.mktemp("javascript")
-    for file in SDKS.glob("*.*"):
-        shutil.copy(file, folder)
-    binaries = Path(sys.executable).parent
-    variables = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}"}
-    options = [
-        "--ignore-scripts",
-        "--omit=optional",
-        "--omit=peer",
-        "--no-audit",
-        "--no-fund",
-        "--no-package-lock",
-        "--loglevel=error",
-    ]
-    subprocess.run(
-        [binaries / "npm", "install", *options], cwd=folder, env=variables, check=True, timeout=240
-    )
-    return folder
+    return install_javascript(tmp_path_factory.mktemp("javascript"))
 
 
 @pytest.fixture(params=["python", "javascript"])

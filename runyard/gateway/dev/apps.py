@@ -28,14 +28,17 @@ def _functions(functions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _starts(function: Mapping[str, Any]) -> str:
-    """What starts a function, in words."""
-    triggers = function["scheduled"] if isinstance(function["scheduled"], list) else []
-    crons = [
-        f"the schedule {trigger['cron']}"
-        for trigger in triggers
-        if isinstance(trigger, dict) and trigger.get("cron")
-    ]
-    return ", ".join([*function["triggers"], *crons]) or "other functions only"
+    """What starts a function, in the words of the application."""
+    triggers = function["triggers"] if isinstance(function["triggers"], list) else []
+    return ", ".join(map(_words, triggers)) or "other functions only"
+
+
+def _words(trigger: Mapping[str, Any]) -> str:
+    fields = {name.lower(): value for name, value in trigger.items() if value}
+    if "cron" in fields:
+        return f"the schedule {fields['cron']}"
+    condition = f" if {fields['expression']}" if "expression" in fields else ""
+    return f"{fields['event']}{condition}"
 
 
 def sync_app(visit: Visit) -> str:

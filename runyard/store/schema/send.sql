@@ -12,7 +12,9 @@ $$;
 
 -- Every inserted event x every function it triggers = one invocation; one NOTIFY per statement. It
 -- only reads and inserts, and takes no lock that another sender could wait for: an event may be
--- part of any transaction.
+-- part of any transaction. Filters and conditions are evaluated only for functions with a trigger of
+-- the event's name: every failure handler of every application has one on the same name.
+-- (by triggers_event, triggers_wildcard; functions is a small table: scanned)
 CREATE FUNCTION runyard.fan_out_v1() RETURNS trigger LANGUAGE plpgsql SET jit = off AS $$
 DECLARE
     woken text;
@@ -25,7 +27,15 @@ BEGIN
         JOIN runyard.functions ON functions.active AND CASE
             WHEN arrived.target IS NOT NULL THEN arrived.target = functions.name
             ELSE arrived.name = ANY (functions.exact) OR (
-                functions.has_patterns AND runyard.triggered_v1(
+                functions.has_patterns AND (arrived.name, functions.name) IN (
+                    SELECT names.name, triggers.function
+                    FROM (SELECT DISTINCT name FROM arrived) AS names
+                    JOIN runyard.triggers ON NOT wildcard AND triggers.event = names.name
+                    UNION ALL
+                    SELECT names.name, triggers.function
+                    FROM (SELECT DISTINCT name FROM arrived) AS names
+                    JOIN runyard.triggers ON wildcard AND names.name LIKE triggers.event
+                ) AND runyard.triggered_v1(
                     functions.name, arrived.id, arrived.name, arrived.data, arrived."user",
                     arrived.v, arrived.ts)) END
     ),

@@ -80,6 +80,8 @@ COMMENT ON TABLE runyard.triggers IS
 COMMENT ON COLUMN runyard.triggers.condition IS
     'An expression over the event, as a tree (runyard/syntax/expressions.py).';
 CREATE INDEX triggers_function ON runyard.triggers (function);
+CREATE INDEX triggers_event ON runyard.triggers (event) WHERE NOT wildcard;
+CREATE INDEX triggers_wildcard ON runyard.triggers (event) WHERE wildcard;
 
 CREATE TABLE runyard.events (
     id              text PRIMARY KEY DEFAULT runyard.ulid_v1(),
