@@ -331,7 +331,12 @@ class _Way:
                 return _time_of(wait, "sleep"), None
             case WaitForEvent():
                 request = waits.event(
-                    wait.event, self._item.event, None, None, 1.0, **({'condition': wait.condition} if wait.condition else {})
+                    wait.event,
+                    self._item.event,
+                    None,
+                    None,
+                    1.0,
+                    **({"condition": wait.condition} if wait.condition else {}),
                 )
                 request.pop("seconds")
                 return {**request, **_time_of(wait.timeout, "event")}, None
