@@ -124,11 +124,38 @@ def remote_function_of(slug: str) -> RemoteFunction | None:
     return _one(name="", slug=slug)
 
 
+def remote_functions() -> Sequence[RemoteFunction]:
+    """Return all functions that applications have now, sorted by name."""
+    with database.connection() as connection:
+        rows = fetch_all(connection, "active_app_functions")
+    made = [_made(row) for row in rows]
+    return [remote for remote in made if remote is not None]
+
+
+def functions_digest() -> str:
+    """Return what identifies the functions that applications have now."""
+    return str(_present()["digest"])
+
+
+def has_functions() -> bool:
+    """Whether applications have functions."""
+    return bool(_present()["functions"])
+
+
+def _present() -> Row:
+    with database.connection() as connection:
+        row = fetch_one(connection, "apps_digest")
+    assert row is not None
+    return row
+
+
 def _one(*, name: str, slug: str) -> RemoteFunction | None:
     with database.connection() as connection:
         row = fetch_one(connection, "app_function", name=name, slug=slug)
-    if row is None:
-        return None
+    return None if row is None else _made(row)
+
+
+def _made(row: Row) -> RemoteFunction | None:
     return _remote(
         row["function"], row["app"], row["slug"], row["url"], json.dumps(row["definition"])
     )

@@ -70,7 +70,8 @@ The code server and the web process:
 
 - `grpc_command`: the command that serves a code location.
 - `WorkspaceFileTarget`, `WorkspaceProcessContext`: loads the code locations of a workspace file.
-- `WorkspaceLoadTarget`, `CodeLocationOrigin`, `GrpcServerCodeLocationOrigin`: names a code location beside that file.
+- `WorkspaceLoadTarget`, `CodeLocationOrigin`, `GrpcServerCodeLocationOrigin`: names a code location
+  beside that file.
   `_load_location`, `_start_watch_thread`, `_lock`, `_current_workspace` of the context add it to
   those that are loaded: `refresh_workspace` would load all of them again.
 """

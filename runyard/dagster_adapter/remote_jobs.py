@@ -17,12 +17,10 @@ from dagster import (
     op,
 )
 
-from runyard.apps import catalog
-from runyard.apps.driver import drive
+from runyard.apps.driver import drive, target_of
 from runyard.dagster_adapter.io_manager import BatchIOManager
 from runyard.dagster_adapter.ops import BATCHES, drawn_receive, drawn_settle
 from runyard.engine.batch import Batch
-from runyard.errors import NothingToDo
 
 
 @op(
@@ -32,14 +30,8 @@ from runyard.errors import NothingToDo
     description="Call the application, until every invocation has ended or waits for something.",
 )
 def _call(batch: Batch) -> Batch:
-    remote = catalog.remote_function(batch.function)
-    if remote is None:
-        raise NothingToDo(
-            f"no application serves {batch.function} any more: start the application, and let it"
-            " register its functions"
-        )
     try:
-        drive(batch.state, list(batch.active_items()), remote)
+        drive(batch.state, list(batch.active_items()), target_of(batch.function))
     except KeyboardInterrupt:
         raise DagsterExecutionInterruptedError from None
     return batch

@@ -124,13 +124,16 @@ def _broker() -> str:
 def _workers() -> str:
     with database.connection() as connection:
         rows = fetch_all(connection, "workers")
-    alive = [row for row in rows if row["silent"] < settings().lease_seconds]
+    heard = [row for row in rows if row["silent"] < settings().lease_seconds]
+    alive = [row for row in heard if not row["remote"]]
+    remote = sum(row["slots"] for row in heard if row["remote"])
     if not alive:
         raise RunyardError(
             "no warm worker is alive: start one with `runyard worker` (or everything with"
             " `runyard up`); until then every run starts a process of its own"
         )
-    return f"{len(alive)} alive, {sum(row['slots'] for row in alive)} runs at a time"
+    says = f"{len(alive)} alive, {sum(row['slots'] for row in alive)} runs at a time"
+    return f"{says}; {remote} of functions of applications" if remote else says
 
 
 def check_dagster_storage() -> str:

@@ -103,6 +103,20 @@ SELECT * FROM runyard.app_functions WHERE function = %(name)s
 UNION ALL SELECT * FROM runyard.app_functions WHERE slug = %(slug)s
 LIMIT 1
 
+-- name: active_app_functions
+-- The functions that applications have now. (small tables: scanned)
+SELECT app_functions.* FROM runyard.app_functions
+JOIN runyard.functions ON functions.name = app_functions.function
+WHERE functions.active ORDER BY functions.name
+
+-- name: apps_digest
+-- Identifies what applications have registered now. (small tables: scanned)
+SELECT md5(coalesce(
+    string_agg(concat_ws(' ', function, app_functions.digest), ',' ORDER BY function), ''
+)) AS digest, count(*) AS functions
+FROM runyard.app_functions JOIN runyard.functions ON functions.name = app_functions.function
+WHERE functions.active
+
 -- name: remote_run
 -- An invocation of an application's function with its event. (by invocations_pkey,
 -- app_functions_pkey, events_pkey)

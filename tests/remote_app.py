@@ -1,0 +1,92 @@
+"""An application whose functions end at once, or when they are let go; it speaks no SDK's language.
+
+It answers as the SDKs do when a function returns its event's data.
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from runyard.apps import catalog
+from runyard.apps.registration import parse_registration
+
+
+class RemoteApp:
+    """The application.
+
+    Attributes
+    ----------
+    name, url
+        Its id, and where it is served.
+    open
+        Set while calls are answered.
+    calls
+        The data of the events that it was called with.
+    """
+
+    def __init__(self, name: str, port: int) -> None:
+        self.name = name
+        self.url = f"http://127.0.0.1:{port}/api/inngest?token=secret"
+        self.open = threading.Event()
+        self.open.set()
+        self.calls: list[Mapping[str, Any]] = []
+
+    def register(self, *functions: str, crons: Mapping[str, str] | None = None) -> None:
+        """Register functions, each started by an event of its own name, some by a schedule too."""
+        body = {
+            "url": self.url,
+            "appName": self.name,
+            "functions": [self._function(each, (crons or {}).get(each)) for each in functions],
+            "sdk": "js:v4.18.1",
+        }
+        catalog.write(parse_registration(json.dumps(body).encode()))
+
+    def _function(self, name: str, cron: str | None) -> dict[str, Any]:
+        triggers = [{"event": f"{self.name}/{name}"}, *([{"cron": cron}] if cron else [])]
+        slug = f"{self.name}-{name}"
+        runtime = {"type": "http", "url": f"{self.url}&fnId={slug}&stepId=step"}
+        return {
+            "id": slug,
+            "name": f"The {name}",
+            "triggers": triggers,
+            "steps": {"step": {"id": "step", "name": "step", "runtime": runtime}},
+        }
+
+
+@contextmanager
+def served_app(name: str = "shop") -> Iterator[RemoteApp]:
+    """Serve an application, and forget it afterwards."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            data = sent["event"]["data"]
+            app.calls.append(data)
+            app.open.wait(60)
+            body = json.dumps(data).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.send_header("x-inngest-sdk", "js:v4.18.1")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    app = RemoteApp(name, server.server_port)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield app
+    finally:
+        app.open.set()
+        catalog.remove(name)
+        server.shutdown()
+        server.server_close()

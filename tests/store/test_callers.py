@@ -1,0 +1,267 @@
+"""Functions of applications: their code location, and the processes that execute their runs."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from dagster import DagsterRun, DagsterRunStatus
+
+from runyard import Event, send
+from runyard.dagster_adapter.apps_location import AppsRepository, apps
+from runyard.dagster_adapter.apps_workspace import AppsTarget
+from runyard.dagster_adapter.internals import (
+    WorkspaceFileTarget,
+    WorkspaceProcessContext,
+    function_sensors,
+)
+from runyard.dagster_adapter.sensor_loop import SensorLoop
+from runyard.dagster_adapter.tags import APP
+from runyard.engine.batch_claims import capacities
+from runyard.functions.registry import Function
+from runyard.processes import workers
+from runyard.processes.caller_process import CallerProcess
+from runyard.processes.checks import checks
+from runyard.settings import settings
+from runyard.store import database
+from tests.code_server import loaded_code
+from tests.conftest import ROOT, Publish, event, settled, wait_until
+from tests.remote_app import RemoteApp, served_app
+from tests.tables import rows
+
+MODULE = "runyard.dagster_adapter.apps_location"
+Context = WorkspaceProcessContext
+
+
+@pytest.fixture
+def shop(empty: None) -> Iterator[RemoteApp]:
+    """An application with a function on `shop/ship` and one on `shop/bill` daily."""
+    rows("DELETE FROM runyard.app_functions RETURNING function")
+    with served_app("shop") as app:
+        app.register("ship", "bill", crons={"bill": "TZ=Europe/Paris 30 6 * * *"})
+        yield app
+
+
+@pytest.fixture
+def context(shop: RemoteApp) -> Iterator[Context]:
+    """The application's functions as the daemon has loaded them."""
+    for message in (settings().broker_dir / "queue").glob("*.msg"):
+        message.unlink()
+    with loaded_code(MODULE) as loaded:
+        for run in loaded.instance.get_runs():
+            loaded.instance.delete_run(run.run_id)
+        yield loaded
+
+
+@contextmanager
+def calling(slots: int = 20) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a caller; gives its process once it is alive."""
+    environment = {
+        **os.environ,
+        "RUNYARD_REMOTE_CONCURRENCY": str(slots),
+        "RUNYARD_STOP_SECONDS": "0.2",
+        "PYTHONPATH": str(ROOT),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runyard", "caller"], env=environment, cwd=ROOT
+    )
+    try:
+        wait_until(lambda: rows(f"SELECT 1 FROM runyard.workers WHERE pid = {process.pid}"))
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(20)
+
+
+def launch(context: Context, *names: str) -> list[str]:
+    """Send an event of each name, and launch their runs; returns the events' ids."""
+    ids = send([Event(name, {"n": number}) for number, name in enumerate(names)])
+    loop = SensorLoop(context)
+    while loop.evaluate_due() == 0:
+        pass
+    return ids
+
+
+def run_of(context: Context, event_id: str) -> DagsterRun:
+    [invocation] = event(event_id)["invocations"]
+    run = context.instance.get_run_by_id(invocation["run_id"])
+    assert run is not None
+    return run
+
+
+def has_ended(context: Context, event_id: str, status: DagsterRunStatus) -> bool:
+    return run_of(context, event_id).status == status
+
+
+def began(event_id: str) -> bool:
+    [invocation] = event(event_id)["invocations"]
+    return invocation["status"] == "running"
+
+
+def test_each_function_is_a_job_of_its_own(shop: RemoteApp) -> None:
+    assert sorted(AppsRepository().get_job_names()) == ["shop_bill", "shop_ship"]
+
+
+def test_a_job_says_what_it_calls_and_no_secret(shop: RemoteApp) -> None:
+    [bill, _] = AppsRepository().get_all_jobs()
+    assert bill.description is not None
+    assert "The bill: `shop-bill` of the application shop" in bill.description
+    assert "secret" not in bill.description
+
+
+def test_a_function_has_the_schedule_that_it_was_registered_with(shop: RemoteApp) -> None:
+    [schedule] = AppsRepository().get_all_schedules()
+    assert (schedule.name, schedule.cron_schedule) == ("shop_bill_schedule", "30 6 * * *")
+    assert schedule.execution_timezone == "Europe/Paris"
+
+
+def test_a_function_that_is_registered_no_longer_is_no_job(shop: RemoteApp) -> None:
+    shop.register("ship")
+    assert AppsRepository().get_job_names() == ["shop_ship"]
+
+
+def test_a_run_of_a_function_that_was_registered_later_can_be_executed(shop: RemoteApp) -> None:
+    assert [node.name for node in apps.get_job("registered_later").nodes] != []
+
+
+def test_a_run_is_executed_by_a_caller(context: Context) -> None:
+    with calling():
+        [event_id] = launch(context, "shop/ship")
+        assert settled(event_id)["output"] == {"n": 0}
+        wait_until(lambda: has_ended(context, event_id, DagsterRunStatus.SUCCESS))
+    assert run_of(context, event_id).tags[APP] == "shop"
+
+
+def test_many_runs_wait_for_an_application_at_a_time(shop: RemoteApp, context: Context) -> None:
+    shop.open.clear()
+    with calling(slots=2):
+        ids = launch(context, "shop/ship", "shop/bill")
+        wait_until(lambda: len(shop.calls) == 2)
+        shop.open.set()
+        assert {settled(each)["status"] for each in ids} == {"succeeded"}
+
+
+def test_runs_of_applications_leave_the_slots_of_other_functions_free(
+    shop: RemoteApp, context: Context
+) -> None:
+    shop.open.clear()
+    rows(
+        "INSERT INTO runyard.workers (name, host, pid, slots) VALUES ('w', 'h', 1, 3)"
+        " RETURNING name"
+    )
+    with calling(slots=1):
+        launch(context, "shop/ship")
+        wait_until(lambda: shop.calls)
+        with database.connection() as connection:
+            present = capacities(connection)
+        shop.open.set()
+    assert (present.local.running, present.local.slots, present.remote.running) == (0, 3, 1)
+
+
+def test_a_batch_waits_for_a_caller_and_is_not_overdue_by_the_slots_of_workers(
+    shop: RemoteApp, function: Function, publish_functions: Publish
+) -> None:
+    rows(
+        "INSERT INTO runyard.workers (name, host, pid, slots, remote)"
+        " VALUES ('w', 'h', 1, 3, false), ('c', 'h', 2, 1, true) RETURNING name"
+    )
+    rows(
+        "INSERT INTO runyard.batches (id, function, invocations, status, launched_at, heartbeat_at)"
+        " VALUES ('a', 'shop_ship', '{1}', 'running', now(), now()), ('b', 'shop_bill', '{2}',"
+        " 'claimed', now() - interval '1 day', now() - interval '1 day'), ('c', 'greet', '{3}',"
+        " 'claimed', now() - interval '1 day', now() - interval '1 day') RETURNING id"
+    )
+    overdue = workers.batch_leases.overdue()
+    assert [row["id"] for row in overdue] == ["c"]
+
+
+def test_a_cancelled_run_ends_while_others_go_on(shop: RemoteApp, context: Context) -> None:
+    shop.open.clear()
+    with calling():
+        stopped, kept = launch(context, "shop/ship", "shop/bill")
+        wait_until(lambda: len(shop.calls) == 2)
+        assert context.instance.run_launcher.terminate(run_of(context, stopped).run_id)
+        wait_until(lambda: has_ended(context, stopped, DagsterRunStatus.CANCELED))
+        assert began(kept)
+        shop.open.set()
+        assert settled(kept)["status"] == "succeeded"
+    assert settled(stopped)["status"] == "cancelled"
+
+
+def test_what_a_killed_caller_had_is_due_again(shop: RemoteApp, context: Context) -> None:
+    shop.open.clear()
+    with calling() as process:
+        [event_id] = launch(context, "shop/ship")
+        wait_until(lambda: shop.calls)
+        process.kill()
+        process.wait()
+        rows("UPDATE runyard.batches SET heartbeat_at = now() - interval '5 s' RETURNING id")
+        workers.reap_dead()
+    [invocation] = event(event_id)["invocations"]
+    assert invocation["status"] == "queued"
+
+
+def test_a_caller_that_is_stopped_hands_back_what_goes_on(
+    shop: RemoteApp, context: Context
+) -> None:
+    shop.open.clear()
+    with calling() as process:
+        [event_id] = launch(context, "shop/ship")
+        wait_until(lambda: shop.calls)
+        process.terminate()
+        assert process.wait(20) == 0
+    [invocation] = event(event_id)["invocations"]
+    assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+
+
+def test_a_worker_starts_a_caller_that_does_not_outlive_it(store_url: str) -> None:
+    caller = CallerProcess()
+    caller.keep_running()
+    try:
+        wait_until(lambda: rows("SELECT 1 FROM runyard.workers WHERE remote"))
+    finally:
+        caller.stop()
+        caller.wait()
+    assert rows("SELECT 1 FROM runyard.workers WHERE remote") == []
+
+
+def test_the_location_appears_with_its_server_and_follows_registrations(
+    shop: RemoteApp, context: Context, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text("load_from: []")
+    from runyard.processes.stack import socket_path
+
+    target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
+    with WorkspaceProcessContext(context.instance, target) as followed:
+        target.follow(followed)
+        assert list(followed.code_location_names) == []
+        server = subprocess.Popen(
+            [sys.executable, "-m", "runyard", "code-server", "--apps"], cwd=ROOT
+        )
+        try:
+            wait_until(lambda: names(followed) == ["shop_bill", "shop_ship"])
+            shop.register("ship", "pack")
+            wait_until(lambda: names(followed) == ["shop_pack", "shop_ship"])
+        finally:
+            server.send_signal(signal.SIGKILL)
+            server.wait()
+
+
+def names(context: Context) -> list[str]:
+    """The functions that have a sensor in the loaded code."""
+    return sorted(name for sensor in function_sensors(context) for name in sensor.functions)
+
+
+def test_the_doctor_tells_workers_and_callers_apart(shop: RemoteApp) -> None:
+    rows(
+        "INSERT INTO runyard.workers (name, host, pid, slots, remote)"
+        " VALUES ('w', 'h', 1, 3, false), ('c', 'h', 2, 200, true) RETURNING name"
+    )
+    [check] = [each for each in checks() if each.name == "workers"]
+    assert check.says == "1 alive, 3 runs at a time; 200 of functions of applications"
