@@ -23,6 +23,8 @@ from runyard.settings import Settings, settings
 _WIDTH = 100
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 _PREFIX = "RUNYARD_"
+# How alike two names must be for one to be a misspelling of the other, from 0 to 1.
+_SIMILAR = 0.8
 _NOT_SETTINGS = {"RUNYARD_TEST_DATABASE_URL", "RUNYARD_KEY"}
 _INTRODUCTION = """\
 # Configuration
@@ -56,23 +58,22 @@ def values() -> Iterator[tuple[str, str]]:
                 yield variable(section, name, field), _shown(getattr(current, name))
 
 
-def unknown() -> Iterator[str]:
-    """What to say of variables that begin with RUNYARD_, but are no settings: a line for each."""
+def misspelt() -> Iterator[str]:
+    """What to say of variables that look like settings, but are none: a line for each.
+
+    Others that begin with RUNYARD_ are the project's own.
+    """
     known = {
         variable(section, name, field)
         for section in sections()
         for name, field in own_fields(section).items()
     } | _NOT_SETTINGS
+    settings_names = [name.removeprefix(_PREFIX) for name in known if name.startswith(_PREFIX)]
     for name in sorted(os.environ):
         if name.startswith(_PREFIX) and name not in known:
-            yield f"{name} is not a setting, and is ignored{_meant(name, known)}"
-
-
-def _meant(name: str, known: set[str]) -> str:
-    """Which variable was probably meant: empty when none is similar."""
-    names = [other.removeprefix(_PREFIX) for other in known if other.startswith(_PREFIX)]
-    nearest = get_close_matches(name.removeprefix(_PREFIX), names, 1)
-    return f": did you mean {_PREFIX}{nearest[0]}?" if nearest else ""
+            meant = get_close_matches(name.removeprefix(_PREFIX), settings_names, 1, _SIMILAR)
+            if meant:
+                yield f"{name} is not a setting, and is ignored: did you mean {_PREFIX}{meant[0]}?"
 
 
 def invalid(error: ValidationError) -> str:

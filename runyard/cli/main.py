@@ -93,10 +93,10 @@ def up() -> int:
 
 def _warn_of_unknown_variables() -> None:
     """Name the variables that look like settings, but are none."""
-    from runyard.cli.configuration import unknown
+    from runyard.cli.configuration import misspelt
 
     with suppress(Exception):  # the project's module of settings does not load: others say so
-        for line in unknown():
+        for line in misspelt():
             echo(f"runyard: {line}", err=True)
 
 
@@ -316,13 +316,13 @@ def doctor(show_settings: bool) -> int:
     Checks database, migrations, broker, workers, daemon, sensors, API keys and the project's own
     providers. Exits with 1 when a check fails.
     """
-    from runyard.cli.configuration import unknown, values
+    from runyard.cli.configuration import misspelt, values
     from runyard.processes.checks import all_checks
 
     checks = all_checks()
     for check in checks:
         echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
-    for line in unknown():
+    for line in misspelt():
         echo(f"warn  {'settings':<14}  {line}")
     if show_settings:
         for variable, value in values():
