@@ -2,8 +2,10 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +18,10 @@ from runyard.testing import Yard, empty_event_table
 from tests.conftest import ROOT, use_database
 
 FEATURES = sorted((ROOT / "docs" / "features").glob("*.md"))
-PAGES = [ROOT / "docs" / "testing.md", ROOT / "docs" / "dagster.md", *FEATURES]
+PAGES = [
+    *(ROOT / "docs" / name for name in ("functions.md", "dagster.md", "testing.md")),
+    *FEATURES,
+]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,12 +37,11 @@ def example(
 ) -> Iterator[dict[str, Any]]:
     """The names that a page's code defines."""
     monkeypatch.setattr(registry, "_functions", {})
-    names: dict[str, Any] = {"__name__": page.stem}
-    exec(
-        compile("\n".join(_BLOCK.findall(page.read_text(encoding="utf-8"))), str(page), "exec"),
-        names,
-    )
-    return names
+    module = ModuleType(f"example_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    code = "\n".join(_BLOCK.findall(page.read_text(encoding="utf-8")))
+    exec(compile(code, str(page), "exec"), vars(module))
+    return vars(module)
 
 
 def _functions(names: dict[str, Any]) -> list[Part]:
@@ -49,7 +53,7 @@ def _functions(names: dict[str, Any]) -> list[Part]:
 def test_the_example_of_a_page_passes_its_own_tests(page: Path, example: dict[str, Any]) -> None:
     tests = {name: value for name, value in example.items() if name.startswith("test_")}
     assert tests, f"{page.name} has an example without a test"
-    defs = definitions(*_functions(example))
+    defs = example.get("defs") or definitions(*_functions(example))
     for test in tests.values():
         empty_event_table()
         with Yard(defs) as yard:
