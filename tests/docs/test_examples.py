@@ -81,6 +81,7 @@ def test_every_feature_has_a_page() -> None:
         "each": "map",
         "size": "map",
         "tasks": "map",
+        "op": "map",
         "threads": "map",
         "checkpoint_every": "map",
         "when": "map",
