@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 from tests.docs.test_examples import PAGES
 
@@ -12,6 +14,17 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SHOWN = [ROOT / "README.md", *PAGES]
 # Blocks of a page follow each other as one module, with imports where they are needed first.
 _RULES = "ARG001,ARG005,E402,I001"
+_MISTAKE = """
+from runyard import Item, Run, function, step
+
+@step
+def greet(item: Item) -> str:
+    return "Hello"
+
+@function("account/opened")
+def welcome(run: Run) -> None:
+    print(len(greet(run)))
+"""
 
 
 def _run(*command: object) -> str:
@@ -43,17 +56,31 @@ def test_examples_have_no_lint(tmp_path: Path) -> None:
     assert _run("ruff", "check", "-q", *options, tmp_path) == ""
 
 
-def test_examples_are_typed(tmp_path: Path) -> None:
-    """Under mypy's strict mode, but for tests, whose fixture `yard` comes without a type."""
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What mypy says of the examples in its strict mode, and of a step taken for its result.
+
+    Tests have no annotations, and data without a type is `Any`.
+    """
+    folder = tmp_path_factory.mktemp("typed")
     for page in _SHOWN:
         name = page.stem.replace("-", "_").lower()
-        (tmp_path / f"example_{name}.py").write_text("\n".join(_blocks(page)), encoding="utf-8")
-    (tmp_path / "mypy.ini").write_text(
+        (folder / f"example_{name}.py").write_text("\n".join(_blocks(page)), encoding="utf-8")
+    (folder / "mistake.py").write_text(_MISTAKE, encoding="utf-8")
+    (folder / "mypy.ini").write_text(
         "[mypy]\nstrict = True\nallow_untyped_defs = True\nallow_untyped_calls = True\n"
         "allow_incomplete_defs = True\ndisable_error_code = no-any-return\n"
-        f"plugins = pydantic.mypy\nmypy_path = {ROOT}\ncache_dir = {tmp_path / 'cache'}\n"
+        f"plugins = pydantic.mypy\nmypy_path = {ROOT}\ncache_dir = {folder / 'cache'}\n"
         "[mypy-runyard.*]\nfollow_imports = silent\n",
         encoding="utf-8",
     )
-    files = sorted(tmp_path.glob("*.py"))
-    assert _run("mypy", "--config-file", tmp_path / "mypy.ini", *files) == ""
+    return _run("mypy", "--config-file", folder / "mypy.ini", *sorted(folder.glob("*.py")))
+
+
+def test_examples_are_typed(mypy: str) -> None:
+    assert [line for line in mypy.splitlines() if "example_" in line] == []
+
+
+def test_a_step_in_a_body_has_no_value_for_mypy(mypy: str) -> None:
+    [mistake] = [line for line in mypy.splitlines() if "mistake.py" in line]
+    assert mistake.endswith("[arg-type]")
