@@ -33,6 +33,7 @@ ROOMS = [
     "client",
     "engine",
     "dagster_adapter",
+    "authoring",
     "processes",
     "gateway",
     "cli",
