@@ -4,6 +4,7 @@ Decoding happens in separate processes with limits on memory and time. A file th
 fails for good, with the reason.
 """
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,7 +13,7 @@ from pipelines.events import MediaImageUploaded, MediaVideoUploaded
 from resources.media import preview_codecs, sandbox
 from resources.media.store import SUFFIXES, MediaStore
 from resources.media.tables import Media
-from runyard import Item, step
+from runyard import Batch, Item, step
 
 MOST_IMAGE_BYTES, MOST_VIDEO_BYTES = 100 << 20, 2 << 30
 _POSTER = [
@@ -20,7 +21,6 @@ _POSTER = [
     {"width": 640, "height": None, "format": "webp", "quality": None},
 ]
 _DOWNLOADS = 8
-_DECODERS = sandbox.how_many()  # one for each core
 
 
 @step(name="fetch", op="fetch_image", threads=_DOWNLOADS)
@@ -29,16 +29,66 @@ def fetch_image(item: Item[MediaImageUploaded], store: MediaStore) -> dict[str, 
     return _fetched(item.data.source, store, MOST_IMAGE_BYTES)
 
 
-@step(name="inspect", op="inspect_image", threads=_DECODERS)
-def inspect_image(item: Item[MediaImageUploaded], store: MediaStore) -> dict[str, Any]:
+@step
+def inspect_image(batch: Batch, store: MediaStore) -> Batch:
     """Inspect each original without decoding it; refuse what is not an image, or too large."""
-    with store.local(fetch_image.result(item)["key"]) as file:
-        return sandbox.perform("inspect image", file=str(file))
+    return _inspect(batch, store, "inspect image")
 
 
-@step(name="variants", op="make_variants", threads=_DECODERS)
-def make_variants(item: Item[MediaImageUploaded], store: MediaStore) -> dict[str, Any]:
+@step
+def make_variants(batch: Batch, store: MediaStore) -> Batch:
     """Make all variants of an image from one decode, one image for each core."""
+    return batch.map("variants", partial(_variants, store=store), threads=sandbox.how_many())
+
+
+@step(name="record", op="record_image")
+def record_image(item: Item[MediaImageUploaded], store: MediaStore, media: Media) -> dict[str, Any]:
+    """Write the manifest and the row."""
+    return _recorded(item, "image", store, media)
+
+
+@step(name="fetch", op="fetch_video", threads=_DOWNLOADS)
+def fetch_video(item: Item[MediaVideoUploaded], store: MediaStore) -> dict[str, Any]:
+    """Keep each original."""
+    return _fetched(item.data.source, store, MOST_VIDEO_BYTES)
+
+
+@step
+def inspect_video(batch: Batch, store: MediaStore) -> Batch:
+    """Inspect each original; refuse what is not a video, or too large."""
+    return _inspect(batch, store, "inspect video")
+
+
+@step
+def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
+    """Make a poster in two sizes, and a preview of a few seconds without sound."""
+    make = partial(_poster_and_preview, store=store)
+    return batch.map("variants", make, threads=sandbox.how_many())
+
+
+@step(name="record", op="record_video")
+def record_video(item: Item[MediaVideoUploaded], store: MediaStore, media: Media) -> dict[str, Any]:
+    """Write the manifest and the row."""
+    return _recorded(item, "video", store, media)
+
+
+def _fetched(source: str, store: MediaStore, most: int) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="runyard-media-") as folder:
+        file = Path(folder) / "original"
+        store.fetch(source, file, most)
+        return store.put(file, "")
+
+
+# The number of decoding processes is a setting, which is read when there is something to decode.
+def _inspect(batch: Batch, store: MediaStore, task: str) -> Batch:
+    def inspect(item: Item) -> dict[str, Any]:
+        with store.local(item["fetch"]["key"]) as file:
+            return sandbox.perform(task, file=str(file))
+
+    return batch.map("inspect", inspect, threads=sandbox.how_many())
+
+
+def _variants(item: Item[MediaImageUploaded], store: MediaStore) -> dict[str, Any]:
     data = item.data
     with (
         store.local(fetch_image.result(item)["key"]) as file,
@@ -55,28 +105,7 @@ def make_variants(item: Item[MediaImageUploaded], store: MediaStore) -> dict[str
         return {**written, "variants": _stored(written["variants"], Path(into), store)}
 
 
-@step(name="record", op="record_image")
-def record_image(item: Item[MediaImageUploaded], store: MediaStore, media: Media) -> dict[str, Any]:
-    """Write the manifest and the row."""
-    return _recorded(item, "image", store, media)
-
-
-@step(name="fetch", op="fetch_video", threads=_DOWNLOADS)
-def fetch_video(item: Item[MediaVideoUploaded], store: MediaStore) -> dict[str, Any]:
-    """Keep each original."""
-    return _fetched(item.data.source, store, MOST_VIDEO_BYTES)
-
-
-@step(name="inspect", op="inspect_video", threads=_DECODERS)
-def inspect_video(item: Item[MediaVideoUploaded], store: MediaStore) -> dict[str, Any]:
-    """Inspect each original; refuse what is not a video, or too large."""
-    with store.local(fetch_video.result(item)["key"]) as file:
-        return sandbox.perform("inspect video", file=str(file))
-
-
-@step(name="variants", op="make_poster_and_preview", threads=_DECODERS)
-def make_poster_and_preview(item: Item[MediaVideoUploaded], store: MediaStore) -> dict[str, Any]:
-    """Make a poster in two sizes, and a preview of a few seconds without sound."""
+def _poster_and_preview(item: Item[MediaVideoUploaded], store: MediaStore) -> dict[str, Any]:
     with (
         store.local(fetch_video.result(item)["key"]) as file,
         TemporaryDirectory(prefix="runyard-media-") as into,
@@ -95,19 +124,6 @@ def make_poster_and_preview(item: Item[MediaVideoUploaded], store: MediaStore) -
         )
         files = [*poster["variants"], video["preview"]]
         return {**poster, "variants": _stored(files, Path(into), store)}
-
-
-@step(name="record", op="record_video")
-def record_video(item: Item[MediaVideoUploaded], store: MediaStore, media: Media) -> dict[str, Any]:
-    """Write the manifest and the row."""
-    return _recorded(item, "video", store, media)
-
-
-def _fetched(source: str, store: MediaStore, most: int) -> dict[str, Any]:
-    with TemporaryDirectory(prefix="runyard-media-") as folder:
-        file = Path(folder) / "original"
-        store.fetch(source, file, most)
-        return store.put(file, "")
 
 
 def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> list[dict[str, Any]]:

@@ -59,27 +59,31 @@ class Drawing:
         """Return the op name of a step; raises `InvalidOption` when the graph has one already."""
         if self._is_finished:
             raise InvalidOption(
-                f"{self.function} has been drawn already: its body may not keep the run"
+                f"function {self.function} has been drawn already: its body may not keep the run"
             )
         name = op_name(check_name(step)) if op is None else op
         if _RESERVED.fullmatch(name):
             raise InvalidOption(
-                f"{self.function}: no step can be called {op or step}, as every function has an op"
-                f" {name}: give it another name"
+                f"function {self.function}: no step can be called {op or step}, as every function"
+                f" has an op {name}: give it another name"
             )
         if step in self._steps:
             raise InvalidOption(
-                f"{self.function} has two steps called {step}, and results are kept by that name:"
-                f' give one of them another name, as in {name}.named("{step}-again")(run)'
-            )
-        if name in self._ops:
-            raise InvalidOption(
-                f"{self.function} has two ops called {name}, the second for the step {step}: give"
-                ' one of these steps another name, or an op name of its own, with op="..."'
+                f"function {self.function} has two steps called {step}, and results are kept by"
+                f" that name: call one of them {step}-again (for a step that is used twice:"
+                f' .named("{step}-again"))'
             )
         self._steps.add(step)
-        self._ops.add(name)
-        return name
+        return self._distinct(name)
+
+    def _distinct(self, name: str) -> str:
+        """Return an op's name with a number, when another step's name looks the same to Dagster."""
+        distinct, number = name, 1
+        while distinct in self._ops:
+            number += 1
+            distinct = f"{name}_{number}"
+        self._ops.add(distinct)
+        return distinct
 
     def finish(self) -> None:
         """Let nothing more be drawn; raises `InvalidOption` for a graph without a step."""
