@@ -1,4 +1,4 @@
-"""The mail family: `email/send.requested` -> prepare -> record -> send -> track.
+"""The mail family: `email/send.requested` -> prepare -> send -> track.
 
 A mail is rendered and recorded as queued, sent through the mailer (SendGrid or the local outbox),
 and recorded as sent. Suppressed addresses are dropped; a mail without any other recipient is not
@@ -25,33 +25,14 @@ _THREADS = 16
 
 @step
 def prepare_email(batch: Batch, messages: EmailMessages) -> Batch:
-    """Render each mail, and drop suppressed addresses: one query for all of them."""
+    """Render each mail, drop suppressed addresses, and record it as queued."""
     suppressed = messages.suppressed(
         address
         for item in batch.active_items()
         for address in (*item.data.to, *item.data.cc, *item.data.bcc)
     )
-    return batch.map(PREPARE, partial(_prepare, suppressed=suppressed))
-
-
-@step(name="record-message")
-def record_message(
-    items: Sequence[Item[EmailSendRequested]], messages: EmailMessages
-) -> Sequence[str]:
-    """Record each mail as queued, or as suppressed."""
-    rows = [
-        Message(
-            id=item.key,
-            event_id=str(item.event.id),
-            recipients=list(chain(*_recipients(item).values())),
-            subject=item[PREPARE]["subject"],
-            template=item.data.template,
-            status="queued" if item[PREPARE]["mail"] else "suppressed",
-        )
-        for item in items
-    ]
-    messages.record(rows)
-    return [row.id for row in rows]
+    batch.map(PREPARE, partial(_prepare, suppressed=suppressed))
+    return batch.map_batch("record-message", partial(_record, messages=messages))
 
 
 @step(name="send-via-sendgrid", threads=_THREADS, checkpoint_every=1)
@@ -131,3 +112,19 @@ def _rendered(data: EmailSendRequested) -> Rendered:
 def _recipients(item: Item[EmailSendRequested]) -> dict[str, list[str]]:
     """All recipients, each in the first field that names them."""
     return without_repeats({field: getattr(item.data, field) for field in RECIPIENTS})
+
+
+def _record(items: Sequence[Item[EmailSendRequested]], messages: EmailMessages) -> Sequence[str]:
+    rows = [
+        Message(
+            id=item.key,
+            event_id=str(item.event.id),
+            recipients=list(chain(*_recipients(item).values())),
+            subject=item[PREPARE]["subject"],
+            template=item.data.template,
+            status="queued" if item[PREPARE]["mail"] else "suppressed",
+        )
+        for item in items
+    ]
+    messages.record(rows)
+    return [row.id for row in rows]

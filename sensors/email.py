@@ -1,6 +1,6 @@
 """The function of the mail family."""
 
-from pipelines.email import prepare_email, record_message, send_via_sendgrid, track_delivery
+from pipelines.email import prepare_email, send_via_sendgrid, track_delivery
 from pipelines.events import EmailSendRequested
 from runyard import Retry, Run, function
 
@@ -10,6 +10,5 @@ from runyard import Retry, Run, function
 def send_email(run: Run) -> None:
     """Send mails: email/send.requested"""
     prepare_email(run)
-    record_message(run)
     send_via_sendgrid(run)
     track_delivery(run)
