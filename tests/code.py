@@ -3,13 +3,15 @@
 from dagster import Definitions
 
 import definitions as project  # Not `defs` by name: Dagster accepts one Definitions per module.
+from runyard import BatchIOManager
 from tests.functions import jobs, schedules, sensors
 
-defs = Definitions(
-    jobs=[*(project.defs.jobs or []), *jobs],
-    sensors=[*(project.defs.sensors or []), *sensors],
-    schedules=[*(project.defs.schedules or []), *schedules],
-    assets=project.defs.assets,
-    asset_checks=project.defs.asset_checks,
-    resources=project.defs.resources,
+defs = Definitions.merge(
+    project.defs,
+    Definitions(
+        jobs=jobs,
+        sensors=sensors,
+        schedules=schedules,
+        resources={"io_manager": BatchIOManager()},
+    ),
 )

@@ -45,8 +45,9 @@ Callback = Callable[[Run], object] | Callable[[Item[Any]], object] | Step[..., A
 class FunctionOptions(TypedDict, total=False):
     """The options of a function, all of which may be left out: those of `on_event`.
 
-    `name` is that of the Python function by default, and `description` its docstring. `on_failure`
-    and `on_success` also take a step, or a Python function like that of `@function`.
+    `name` is that of the Python function by default. `description` is that of the job and the
+    sensor; by default the job has the docstring, and the sensor says what starts the function.
+    `on_failure` and `on_success` also take a step, or a Python function like that of `@function`.
     """
 
     name: str
@@ -194,7 +195,8 @@ def _make(
     kinds = [starter for starter in starters if isinstance(starter, type)]
     triggers = [trigger for starter in starters for trigger in _triggers(name, starter)]
     drawn = _drawn(name, body)
-    own = _job(name, drawn, _doc_of(body), kinds if len(kinds) == len(starters) else None)
+    description = options.get("description") or _doc_of(body)
+    own = _job(name, drawn, description, kinds if len(kinds) == len(starters) else None)
     jobs = [own]
     on_event_options: dict[str, Any] = dict(options)
     for callback in ("on_failure", "on_success"):
@@ -202,7 +204,6 @@ def _make(
             made = _callback_job(f"{name}_{callback}", on_event_options[callback])
             on_event_options[callback] = made
             jobs.append(made)
-    on_event_options.setdefault("description", _doc_of(body))
     on_event_options["name"] = name
     return EventFunction(name, drawn, on_event(*triggers, job=own, **on_event_options), jobs)
 

@@ -5,6 +5,7 @@ the order in which they will run. The graph begins with `receive` and ends with 
 nobody has to write.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -50,28 +51,39 @@ class Drawing:
         self.function = function
         self.data = data
         self._is_finished = False
-        self._steps: dict[str, str] = {}
+        self._steps: set[str] = set()
+        self._ops: set[str] = set()
         self._joins = 0
 
-    def claim(self, step: str) -> str:
+    def claim(self, step: str, op: str | None = None) -> str:
         """Return the op name of a step; raises `InvalidOption` when the graph has one already."""
         if self._is_finished:
             raise InvalidOption(
-                f"{self.function} has been drawn already: its body may not keep the run"
+                f"function {self.function} has been drawn already: its body may not keep the run"
             )
-        name = op_name(check_name(step))
+        name = op_name(check_name(step)) if op is None else op
         if _RESERVED.fullmatch(name):
             raise InvalidOption(
-                f"{self.function}: no step can be called {step}, as every function has an op"
-                f" {name}: give it another name"
+                f"function {self.function}: no step can be called {op or step}, as every function"
+                f" has an op {name}: give it another name"
             )
-        if name in self._steps:
+        if step in self._steps:
             raise InvalidOption(
-                f"{self.function} has two steps called {step}, and results are kept by that name:"
-                f' give one of them another name, as in {name}.named("{step}-again")(run)'
+                f"function {self.function} has two steps called {step}, and results are kept by"
+                f" that name: call one of them {step}-again (for a step that is used twice:"
+                f' .named("{step}-again"))'
             )
-        self._steps[name] = step
-        return name
+        self._steps.add(step)
+        return self._distinct(name)
+
+    def _distinct(self, name: str) -> str:
+        """Return an op's name with a number, when another step's name looks the same to Dagster."""
+        distinct, number = name, 1
+        while distinct in self._ops:
+            number += 1
+            distinct = f"{name}_{number}"
+        self._ops.add(distinct)
+        return distinct
 
     def finish(self) -> None:
         """Let nothing more be drawn; raises `InvalidOption` for a graph without a step."""
@@ -148,7 +160,7 @@ class Run:
 
     def send_events(self, step: str, make: Callable[[Item], Event | Sequence[Event]]) -> None:
         """Send events, exactly once for each invocation. See `Batch.send_events`."""
-        self._add(step, lambda batch: batch.send_events(step, make), "Send events.")
+        self._add(step, lambda batch: batch.send_events(step, make), _doc(make, "Send events."))
 
     def parallel(self, *branches: Callable[["Run"], object]) -> None:
         """Go through several branches at a time, and continue when all of them have ended.
@@ -171,12 +183,12 @@ class Run:
             ends.append(run._at)
         self._at = drawn_join.alias(self._drawing.join())(ends)
 
-    def add(self, step: str, make: Callable[[str], OpDefinition]) -> None:
-        """Add an op that takes a batch and returns it.
+    def add(self, step: str, make: Callable[[str], OpDefinition], op: str | None = None) -> None:
+        """Add an op that takes a batch and returns it; its name is by default that of the step.
 
         `make` takes a name for the op's definition that no other function has.
         """
-        name = self._drawing.claim(step)
+        name = self._drawing.claim(step, op)
         definition = make(f"{self._drawing.function}__{name}")
         self._at = definition.alias(name)(self._at)
 
@@ -218,6 +230,11 @@ def batch_op(name: str, description: str | None) -> Callable[[Callable[..., Batc
 def op_name(step: str) -> str:
     """Return a step's name as Dagster takes names: letters, digits and underscores."""
     return _NOT_IN_OP.sub("_", step)
+
+
+def _doc(function: Callable[..., object], otherwise: str) -> str:
+    """Return what a function says of itself; a lambda says nothing."""
+    return (inspect.getdoc(function) if inspect.isroutine(function) else None) or otherwise
 
 
 def _told(value: object) -> str:

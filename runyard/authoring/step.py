@@ -37,6 +37,8 @@ class StepOptions(TypedDict, total=False):
     ----------
     name
         The step's name, by which its result is kept; that of the Python function by default.
+    op
+        The name of its op; the step's name by default, with underscores for hyphens.
     threads, tasks, checkpoint_every, retry, when, timeout
         For a step of an item, see `Batch.map`. `tasks` is for `async def`, `threads` for others.
     each
@@ -47,6 +49,7 @@ class StepOptions(TypedDict, total=False):
     """
 
     name: str
+    op: str
     threads: int
     tasks: int
     checkpoint_every: int
@@ -57,11 +60,12 @@ class StepOptions(TypedDict, total=False):
     size: int
 
 
-_COMMON = {"name", "retry", "timeout"}
+_NAMES = {"name", "op"}
+_COMMON = {*_NAMES, "retry", "timeout"}
 _ALLOWED: Mapping[Takes, set[str]] = {
     Takes.ITEM: {*_COMMON, "threads", "tasks", "checkpoint_every", "when", "each"},
     Takes.ITEMS: {*_COMMON, "size"},
-    Takes.BATCH: {"name"},
+    Takes.BATCH: _NAMES,
 }
 
 
@@ -100,7 +104,10 @@ class Step(Generic[P, Returned, Result]):
 
     def named(self, name: str) -> "Step[P, Returned, Result]":
         """Return the step under another name, to use it a second time in a function."""
-        return Step(self._body, {**self._options, "name": name})
+        options = self._options.copy()
+        options.pop("op", None)
+        options["name"] = name
+        return Step(self._body, options)
 
     def result(self, item: Item[Any]) -> Result:
         """Return the step's result for an item, as the type that the step returns.
@@ -135,7 +142,7 @@ class Step(Generic[P, Returned, Result]):
                 f"step {self.name} takes Item[{expected.__name__}], and the data of"
                 f" {run.drawing.function} is {kinds}"
             )
-        run.add(self.name, self._op)
+        run.add(self.name, self._op, self._options.get("op"))
 
     def _op(self, name: str) -> OpDefinition:
         """Make the op: its parameters are the batch, and the step's context and resources."""
@@ -177,8 +184,9 @@ class Step(Generic[P, Returned, Result]):
 
     def _work(self, batch: Batch, others: Mapping[str, Any]) -> Batch:
         do = partial(self._body.function, **others)
-        options: dict[str, Any] = dict(self._options)
-        options.pop("name", None)
+        options: dict[str, Any] = {
+            name: value for name, value in self._options.items() if name not in _NAMES
+        }
         if self._body.takes is Takes.ITEMS:
             return batch.map_batch(self.name, do, **options)
         if self._body.takes is Takes.BATCH:
@@ -259,6 +267,9 @@ def _check(name: str, body: Body, options: StepOptions) -> None:
                 f"step {name}: {option}= is not for a step that takes {body.takes.value}"
             )
     _check_numbers(name, body, options)
+    op: object = options.get("op", "op")
+    if not isinstance(op, str) or not op.isidentifier():
+        raise InvalidOption(f"step {name}: op={op!r}: give a name such as 'charge_card'")
     if "timeout" in options:
         seconds(options["timeout"], f"step {name}: timeout=", least=1)
     if "each" in options and not body.others:
