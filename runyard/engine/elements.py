@@ -31,16 +31,24 @@ class Elements(Generic[Element]):
     ----------
     make
         Takes an item and returns its elements.
+    when
+        Which items have any; all by default.
     """
 
-    def __init__(self, make: Callable[[Item], Sequence[Element]]) -> None:
+    def __init__(
+        self,
+        make: Callable[[Item], Sequence[Element]],
+        when: Callable[[Item], bool] | None = None,
+    ) -> None:
         self._make = make
+        self._when = when
         self._made: dict[int, Sequence[Element]] = {}
 
     def of(self, item: Item) -> Sequence[Element]:
         """Return the elements of an item; raises `NonRetriable` for too many of them."""
         if item.id not in self._made:
-            elements = list(self._make(item))
+            is_for = self._when is None or self._when(item)
+            elements = list(self._make(item)) if is_for else []
             if len(elements) > MAX_ELEMENTS:
                 raise NonRetriable(
                     f"there are {len(elements):,} elements, and the limit is {MAX_ELEMENTS:,}:"
