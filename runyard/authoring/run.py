@@ -21,7 +21,7 @@ from runyard.engine.items import Item
 from runyard.engine.steps import check_name
 from runyard.errors import InvalidOption, RunyardError
 from runyard.events import MAX_NAME, Event, EventData, catalog
-from runyard.syntax.durations import YEAR, Duration
+from runyard.syntax.durations import YEAR, Duration, seconds
 
 _RECEIVE, _SETTLE, _JOIN = "receive", "settle", "join"
 _RESERVED = re.compile(rf"{_RECEIVE}|{_SETTLE}|{_JOIN}(_[0-9]+)?")
@@ -206,7 +206,7 @@ class Run:
         what = f"step {step} of {self._drawing.function}"
         if data is not None:
             check_callable(what, "data", data, 'lambda item: {"to": item.data["to"]}')
-        self._check(step, lambda: waits.invoke(name, data, timeout))
+        self._check(step, lambda: seconds(timeout, "invoke(timeout=...)"))
         return self._add(
             step,
             lambda batch: batch.invoke(step, name, data, timeout=timeout),

@@ -106,7 +106,7 @@ def test_a_wrong_option_is_rejected_with_its_name(make: Callable[[], Any], says:
         ({"priority": 601}, "function some_job: priority=601"),
         ({"concurrency": [Concurrency(1), Concurrency(2)]}, "two limits"),
         ({"filter": "$.data.x > @"}, "function some_job: the filter of a/b"),
-        ({"cron": Cron("every day")}, "for some_job: not a cron expression"),
+        ({"cron": Cron("every day")}, "function some_job: cron=Cron('every day') is not"),
         ({"max_batch": 0}, "function some_job: max_batch=0"),
     ],
 )
