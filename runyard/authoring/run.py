@@ -310,10 +310,12 @@ def draw(drawing: Drawing, body: Callable[[Run], object]) -> None:
     except (RunyardError, DagsterError):
         raise
     except Exception as error:
+        hint = "and has neither data nor results: use those in steps"
+        if isinstance(error, NameError):
+            hint = "so the steps that it calls stand above it in the module"
         raise InvalidOption(
             f"function {drawing.function}: its body raised {type(error).__name__}: {error}. It runs"
-            " once, when the code loads, to draw the graph, and has neither data nor results: use"
-            " those in steps"
+            f" once, when the code loads, to draw the graph, {hint}"
         ).with_traceback(error.__traceback__) from None
     finally:
         _drawn_now.reset(token)

@@ -1,7 +1,8 @@
 """Runs async steps: an event loop in a thread of its own works on many items at a time.
 
-An item whose time is up is cancelled and fails alone; the process is ended only when a coroutine
-blocks the loop itself, as a step in a thread would.
+An item whose time is up is cancelled and fails alone, and so is one whose invocation has been
+cancelled; the process is ended only when a coroutine blocks the loop itself, as a step in a thread
+would.
 """
 
 import asyncio
@@ -64,6 +65,7 @@ class AsyncStep:
         self._is_cancelled = is_cancelled
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
+        self._timeouts: dict[int, tuple[Item, asyncio.Timeout]] = {}
 
     def run(self, places: int, grace: Callable[[], float]) -> None:
         """Work on all items, `places` at a time.
@@ -87,14 +89,24 @@ class AsyncStep:
     async def _run_all(self, places: int) -> None:
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         tasks = [asyncio.ensure_future(self._work(place)) for place in range(places)]
+        watch = asyncio.ensure_future(self._end_cancelled())
         try:
             await asyncio.gather(*tasks)
         except asyncio.CancelledError:
             pass  # `run` knows why
         finally:
-            for task in tasks:
+            for task in (*tasks, watch):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, watch, return_exceptions=True)
+
+    async def _end_cancelled(self) -> None:
+        """Let the time be up for items whose invocation is cancelled meanwhile."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            for item, timeout in list(self._timeouts.values()):
+                if self._is_cancelled(item) and not timeout.expired():
+                    timeout.reschedule(loop.time())
 
     async def _work(self, place: int) -> None:
         self._recorder.enter(place)
@@ -104,15 +116,21 @@ class AsyncStep:
                 self._recorder.check()
             if not self._is_cancelled(item):
                 result = await self._attempt(item, place)
-                # Saving waits for the database, and other items need not.
-                await asyncio.to_thread(self._recorder.record, [result])
+                if result is not None:
+                    # Saving waits for the database, and other items need not.
+                    await asyncio.to_thread(self._recorder.record, [result])
 
-    async def _attempt(self, item: Item, place: int) -> Result:
+    async def _attempt(self, item: Item, place: int) -> Result | None:
+        """Return the result of an item; None when its invocation was cancelled on the way."""
         started = time.time()
         self._recorder.begin(item, place)
         try:
             async with asyncio.timeout(self._limit) as timeout:
-                output = await self._do(item)
+                self._timeouts[place] = item, timeout
+                try:
+                    output = await self._do(item)
+                finally:
+                    del self._timeouts[place]
             return Result(item, started, time.time(), *encode(output))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -123,6 +141,8 @@ class AsyncStep:
             raise
         except BaseException as error:
             if isinstance(error, TimeoutError) and timeout.expired():
+                if self._is_cancelled(item):
+                    return None
                 error = StepTimeout(
                     f"step {self._recorder.step} did not end within {self._limit:g} s and was"
                     " cancelled: give it more time with timeout=, or what it calls a shorter one"

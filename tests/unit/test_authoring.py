@@ -183,6 +183,11 @@ def writes_steps_as_elsewhere(run: Run) -> None:
     run.step("greet", lambda: 1)
 
 
+@body_that("function f: its body raised NameError", "stand above it in the module")
+def calls_a_step_that_comes_later(run: Run) -> None:
+    later(run)  # noqa: F821
+
+
 @body_that("function f: its body returns dict", "return nothing", "last step")
 def returns_a_value(run: Run) -> dict[str, int]:
     greet(run)
