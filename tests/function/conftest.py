@@ -78,9 +78,10 @@ def run_function(
         function = registry.find(name)
         assert function is not None
         definitions = Definitions(
-            jobs=[send_email, steps, breaking],
+            jobs=[send_email, steps.job, breaking.job],
             resources={
                 "io_manager": BatchIOManager(),
+                "runyard_batches": BatchIOManager(),
                 "messages": EmailMessages(),
                 "mailer": SendGridMailer(
                     api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0
