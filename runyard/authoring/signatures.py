@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from runyard.authoring.run import Run
+from runyard.engine.async_steps import is_async
 from runyard.engine.batch import Batch
 from runyard.engine.items import Item
 from runyard.errors import InvalidOption
@@ -73,7 +74,7 @@ class Body:
     @property
     def is_async(self) -> bool:
         """Whether it is an `async def` function."""
-        return inspect.iscoroutinefunction(self.function)
+        return is_async(self.function)
 
     @property
     def is_generator(self) -> bool:

@@ -2,30 +2,35 @@
 
 An item whose time is up is cancelled and fails alone, and so is one whose invocation has been
 cancelled; the process is ended only when a coroutine blocks the loop itself, as a step in a thread
-would.
+would. The items that wait behind such a coroutine are not charged for it.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from inspect import iscoroutinefunction
-from typing import TypeGuard
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction, unwrap
+from typing import Any, TypeGuard
 
 from runyard.engine.items import Item
 from runyard.engine.step_threads import StepThreads
 from runyard.engine.steps import Result, StepRecorder, encode
 from runyard.errors import StepTimeout, interrupts
 
-AsyncDo = Callable[[Item], Awaitable[object]]
+AsyncDo = Callable[..., Awaitable[object]]
 # How much later than an item's timeout the process of a loop that is blocked is ended.
 BLOCKED_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1
+# A loop that has done nothing for longer is blocked.
+_BLOCKED_AFTER_SECONDS = 1.0
 
 
-def is_async(do: Callable[[Item], object]) -> TypeGuard[AsyncDo]:
-    """Return whether a step is an `async def` function."""
-    return iscoroutinefunction(do)
+def is_async(do: Callable[..., Any]) -> TypeGuard[AsyncDo]:
+    """Return whether a step is an `async def` function, or one inside of decorators."""
+    while isinstance(do, partial):
+        do = do.func
+    return iscoroutinefunction(unwrap(do))
 
 
 class AsyncStep:
@@ -66,6 +71,8 @@ class AsyncStep:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
         self._timeouts: dict[int, tuple[Item, asyncio.Timeout]] = {}
+        self._places: dict[asyncio.Task[None], int] = {}
+        self._seen = time.monotonic()
 
     def run(self, places: int, grace: Callable[[], float]) -> None:
         """Work on all items, `places` at a time.
@@ -76,7 +83,7 @@ class AsyncStep:
         thread = StepThreads(lambda _: asyncio.run(self._run_all(places)), 1)
         try:
             thread.start()
-            thread.wait(self._recorder.check)
+            thread.wait(self._check)
         finally:
             self._cancel()
             thread.abandon(grace())
@@ -86,10 +93,23 @@ class AsyncStep:
             with suppress(RuntimeError):  # the loop is closed: all is done
                 self._loop.call_soon_threadsafe(self._main.cancel)
 
+    def _check(self) -> None:
+        """Raise what the recorder's `check` raises; called from outside of the loop.
+
+        While the loop is blocked, only the item that blocks it counts as in progress.
+        """
+        self._recorder.check()
+        blocked = time.monotonic() - self._seen > _BLOCKED_AFTER_SECONDS
+        task = asyncio.current_task(self._loop) if blocked and self._loop is not None else None
+        if task in self._places:
+            for place in [place for place in list(self._timeouts) if place != self._places[task]]:
+                self._recorder.end(place)
+
     async def _run_all(self, places: int) -> None:
         self._loop, self._main = asyncio.get_running_loop(), asyncio.current_task()
         tasks = [asyncio.ensure_future(self._work(place)) for place in range(places)]
-        watch = asyncio.ensure_future(self._end_cancelled())
+        self._places = {task: place for place, task in enumerate(tasks)}
+        watch = asyncio.ensure_future(self._watch())
         try:
             await asyncio.gather(*tasks)
         except asyncio.CancelledError:
@@ -99,14 +119,18 @@ class AsyncStep:
                 task.cancel()
             await asyncio.gather(*tasks, watch, return_exceptions=True)
 
-    async def _end_cancelled(self) -> None:
+    async def _watch(self) -> None:
         """Let the time be up for items whose invocation is cancelled meanwhile."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_PAUSE_SECONDS)
-            for item, timeout in list(self._timeouts.values()):
+            was_blocked = time.monotonic() - self._seen > _BLOCKED_AFTER_SECONDS
+            self._seen = time.monotonic()
+            for place, (item, timeout) in list(self._timeouts.items()):
+                if was_blocked:
+                    self._recorder.begin(item, place)
                 if self._is_cancelled(item) and not timeout.expired():
                     timeout.reschedule(loop.time())
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _work(self, place: int) -> None:
         self._recorder.enter(place)
@@ -128,7 +152,8 @@ class AsyncStep:
             async with asyncio.timeout(self._limit) as timeout:
                 self._timeouts[place] = item, timeout
                 try:
-                    output = await self._do(item)
+                    made: object = self._do(item)
+                    output = await made if isawaitable(made) else made
                 finally:
                     del self._timeouts[place]
             return Result(item, started, time.time(), *encode(output))

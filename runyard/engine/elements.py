@@ -1,9 +1,10 @@
 """Steps whose number follows from data: the elements of an item, and the steps' names."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from inspect import iscoroutinefunction
+from collections.abc import Callable, Iterable, Sequence
+from inspect import isawaitable
 from typing import Generic, TypeVar
 
+from runyard.engine.async_steps import is_async
 from runyard.engine.items import Item
 from runyard.errors import NonRetriable, interrupts
 
@@ -70,12 +71,12 @@ class Elements(Generic[Element]):
 
     def bound(self, do: Callable[[Item, Element], object], number: int) -> Callable[[Item], object]:
         """Return the step for the elements of this number; it is async when `do` is."""
-        if not iscoroutinefunction(do):
+        if not is_async(do):
             return lambda item: do(item, self.of(item)[number - 1])
 
         async def run(item: Item) -> object:
-            made: Awaitable[object] = do(item, self.of(item)[number - 1])
-            return await made
+            made: object = do(item, self.of(item)[number - 1])
+            return await made if isawaitable(made) else made
 
         return run
 

@@ -1,9 +1,11 @@
 """Functions in the light form, from their event to their end."""
 
 import asyncio
+import functools
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -424,22 +426,42 @@ def test_a_coroutine_that_takes_too_long_is_cancelled_alone(yard: Yard) -> None:
 
 def test_a_coroutine_that_blocks_the_loop_ends_as_a_hung_thread_does(yard: Yard) -> None:
     never = threading.Event()
+    begun: Counter[int] = Counter()
 
     async def fetch(item: Item) -> str:
-        if item.data["n"] == 9 and item.attempt == 1:
+        begun[item.data["n"]] += 1
+        if item.data["n"] == 3 and item.attempt == 1:
+            await asyncio.sleep(0.01)
             never.wait()
+        await asyncio.sleep(0.1)
         return "fetched"
 
     deeds["fetch"] = fetch
     try:
         sent = send_many(yard, 10)
         yard.work()
-        hung = sent[9].invocation
-        assert hung.error is not None
-        assert (hung.status, hung.error["type"]) == ("queued", "StepTimeout")
-        assert [each.invocation.status for each in sent[:9]] == ["succeeded"] * 9
     finally:
         never.set()
+    hung = sent[3].invocation
+    assert hung.error is not None
+    assert (hung.status, hung.error["type"]) == ("queued", "StepTimeout")
+    others = [each.invocation for n, each in enumerate(sent) if n != 3]
+    assert [each.status for each in others] == ["succeeded"] * 9
+    assert [each.attempt for each in others] == [1] * 9
+    assert [begun[n] for n in (0, 1, 2)] == [2, 2, 2]
+
+
+def test_a_coroutine_that_blocks_the_loop_for_a_while_fails_nothing(yard: Yard) -> None:
+    async def linger(item: Item) -> str:
+        if item.data["n"] == 3:
+            time.sleep(1.5)
+        await asyncio.sleep(0.1)
+        return "stayed"
+
+    deeds["linger"] = linger
+    sent = [yard.send("drawn/lingering", {"n": n}) for n in range(6)]
+    yard.work()
+    assert [each.invocation.status for each in sent] == ["succeeded"] * 6
 
 
 def test_a_coroutine_sees_the_context_of_the_run(yard: Yard) -> None:
@@ -541,6 +563,44 @@ def test_nothing_is_saved_once_the_lease_is_lost(yard: Yard) -> None:
     yard.execute("fetching", yard.claim("fetching")[0])
     assert begun == [0, 1, 2, 3]
     assert saved(yard) == 0
+
+
+def test_an_async_step_may_be_decorated_by_a_function_that_is_not_async(yard: Yard) -> None:
+    def logged(do: Any) -> Any:
+        @functools.wraps(do)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return do(*args, **kwargs)
+
+        return wrapper
+
+    with registry.use():
+
+        @function("logged/go")
+        @logged
+        async def logging(item: Item) -> str:
+            await asyncio.sleep(0)
+            return "logged"
+
+        with Yard(definitions(logging)) as own_yard:
+            assert own_yard.run(logging).output == "logged"
+
+
+def test_a_step_of_the_light_form_serves_an_op_of_the_long_form(yard: Yard) -> None:
+    @op
+    def borrowed(batch: Batch) -> Batch:
+        return batch.map("linger", drawn.linger)
+
+    @job(executor_def=in_process_executor)
+    def borrowing() -> None:
+        settle(borrowed(receive()))
+
+    async def linger(item: Item) -> str:
+        return "stayed"
+
+    deeds["linger"] = linger
+    with registry.use():
+        with Yard(definitions(on_event("borrowing/go", job=borrowing))) as own_yard:
+            assert own_yard.run("borrowing").output == "stayed"
 
 
 # --- The end of an invocation
