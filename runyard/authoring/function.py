@@ -307,7 +307,8 @@ def _callback_job(function: str, option: str, callback: Any) -> JobDefinition:
             " takes an item or a run and has no decorator"
         )
     name = f"{function}_{option}"
-    return _job(name, _drawn(name, callback), _doc_of(callback), None)
+    # Its event is one of Runyard's own, whose data has no type.
+    return _job(name, _drawn(name, callback), _doc_of(callback), [dict])
 
 
 def _job(

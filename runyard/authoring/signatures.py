@@ -111,6 +111,8 @@ def read_body(function: Callable[..., Any]) -> Body:
     if not parameters:
         raise InvalidOption(f"{name} takes nothing: give it {_choices()}")
     first, *others = parameters
+    if first.kind is first.KEYWORD_ONLY:
+        raise InvalidOption(f"{name}: write its first parameter, {first.name}, before the *")
     takes, data = _first(name, first)
     return Body(function, takes, data, tuple(others), hints.get("return", Any))
 

@@ -22,7 +22,12 @@ from typing import (
     overload,
 )
 
-from dagster import DagsterInvalidDefinitionError, OpDefinition, OpExecutionContext
+from dagster import (
+    ConfigurableResource,
+    DagsterInvalidDefinitionError,
+    OpDefinition,
+    OpExecutionContext,
+)
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from typing_extensions import TypeVar
 
@@ -83,6 +88,7 @@ _ALLOWED: Mapping[Takes, set[str]] = {
 }
 
 
+_KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _KINDS = {"retry": (Retry,)}
 _EXAMPLES = {"when": "lambda item: item.data['paid']", "each": "lambda item: item['outline']"}
 
@@ -335,14 +341,21 @@ def _check(name: str, body: Body, options: StepOptions) -> None:
             check_callable(f"step {name}", option, value, f"{option}={_EXAMPLES[option]}")
     if "timeout" in options:
         seconds(options["timeout"], f"step {name}: timeout=", least=1)
-    if "each" in options and not body.others:
+    if "each" in options and not (body.others and _is_element(body.others[0])):
         raise InvalidOption(
-            f"step {name}: each= gives the step an element: write {body.name}(item, element)"
+            f"step {name}: each= gives the step an element as its second parameter: write"
+            f" {body.name}(item, element), and resources after it"
         )
     if any(parameter.name == "batch" for parameter in body.others):
         raise InvalidOption(
             f"step {name}: its op has an input called batch: call the parameter something else"
         )
+
+
+def _is_element(parameter: inspect.Parameter) -> bool:
+    annotation = parameter.annotation
+    is_resource = isinstance(annotation, type) and issubclass(annotation, ConfigurableResource)
+    return not is_resource and not _is_context(parameter) and parameter.kind != _KEYWORD_ONLY
 
 
 def _check_numbers(name: str, body: Body, options: StepOptions) -> None:

@@ -586,7 +586,19 @@ def elements_that_are_a_list() -> None:
     def work(item: Item, element: int) -> None: ...
 
 
-@mistake("step work: each= gives the step an element: write work(item, element)")
+@mistake("work: write its first parameter, item, before the *")
+def a_step_that_takes_its_item_by_keyword_alone() -> None:
+    @step
+    def work(*, item: Item) -> None: ...
+
+
+@mistake("step work: each= gives the step an element", "work(item, element), and resources after")
+def elements_for_a_step_with_a_resource_in_their_place() -> None:
+    @step(each=lambda item: [1])
+    def work(item: Item, bank: Bank, element: int) -> None: ...
+
+
+@mistake("step work: each= gives the step an element", "write work(item, element)")
 def elements_for_a_step_that_takes_none() -> None:
     @step(each=lambda item: [1])
     def work(item: Item) -> None: ...
@@ -738,6 +750,13 @@ def a_name_for_a_callback() -> None:
 def a_function_with_events_as_a_callback() -> None:
     mourn = function("a/c", name="mourn")(plain)
     function("a/b", name="work", on_failure=mourn)(plain)
+
+
+@mistake("function work_on_failure: step refund takes Item[Refunded]", "events is dict")
+def a_callback_that_takes_the_data_of_another_event() -> None:
+    def refund(item: Item[Refunded]) -> None: ...
+
+    function("a/b", name="work", on_failure=step(refund))(plain)
 
 
 @mistake("function work_on_failure has no step")

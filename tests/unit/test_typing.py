@@ -1,5 +1,6 @@
 """What a project's own type checker says of the light form: mypy --strict, over a small project."""
 
+import os
 import re
 import subprocess
 import sys
@@ -81,17 +82,31 @@ def thank(item: Item[PaymentRequested], context: OpExecutionContext) -> str:
     return f"{number} {fetched} {rated} {sections} {context.run_id}"
 
 
+@step
+def mourn(item: Item) -> str:
+    return str(item.data["error"]["message"])
+
+
+def rejoice(run: Run) -> None:
+    mourn(run)
+
+
 def inner(run: Run) -> None:
     rate(run)
     sort(run)
+
+
+@function("post/published", Trigger("post/*", "$.data.x > 1"), cron=Cron("0 6 * * *"))
+def announce(item: Item) -> str:
+    return str(item.data["title"])
 
 
 @function(
     PaymentRequested,
     retry=Retry(attempts=5),
     concurrency=Concurrency(1, key="data.account"),
-    on_failure=thank,
-    on_success=inner,
+    on_failure=mourn,
+    on_success=rejoice,
 )
 def take_payment(run: Run) -> None:
     charge(run)
@@ -115,20 +130,15 @@ def pay_alone(item: Item[PaymentRequested]) -> int:
     return item.data.amount
 
 
-@function("post/published", Trigger("post/*", "$.data.x > 1"), cron=Cron("0 6 * * *"))
-def announce(item: Item) -> str:
-    return str(item.data["title"])
-
-
 @function(PaymentRequested, OrderApproved)
 def both(item: Item[PaymentRequested | OrderApproved]) -> str:
     return type(item.data).__name__
 
 
-@function("outer")
+@function(PaymentRequested)
 def outer(run: Run) -> None:
     take_payment(run)
-    announce(run)
+    sort.named("sort-again")(run)
 
 
 defs: Definitions = definitions(take_payment, pay, announce, resources={"bank": Bank()})
@@ -138,7 +148,7 @@ again: Receipt = charge.named("again")(item, bank=Bank())
 rates: Sequence[float] = rate([item])
 one: tuple[str, int] = section(item, "a")
 paid: int = pay(item, Bank())
-announced: str = announce(item)
+announced: str = announce(Item(2, Event("post/published"), 1, {"title": "x"}))
 
 
 async def test() -> int:
@@ -210,11 +220,17 @@ def test(item: Item[PaymentRequested]) -> None:
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What mypy says of a project with these files."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with these files."""
     project = tmp_path_factory.mktemp("project")
     for name, text in (("events", EVENTS), ("right", RIGHT), ("wrong", WRONG)):
         (project / f"{name}.py").write_text(text.removeprefix("\n"))
+    return project
+
+
+@pytest.fixture(scope="module")
+def said(project: Path) -> list[str]:
+    """What mypy says of the project."""
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", "cache"]
     mypy = subprocess.run(
         [*command, "right.py", "wrong.py"],
@@ -236,6 +252,19 @@ def errors_in(said: list[str], file: str) -> dict[int, set[str]]:
         if match:
             found.setdefault(int(match[1]), set()).add(match[2])
     return found
+
+
+def test_a_project_in_the_light_form_loads(project: Path) -> None:
+    code = "import right; right.defs.get_repository_def()"
+    loaded = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (loaded.returncode, loaded.stderr) == (0, "")
 
 
 def test_a_project_in_the_light_form_passes(said: list[str]) -> None:
