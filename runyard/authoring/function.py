@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 from runyard.authoring.option_checks import check_kinds, check_names, without_none
 from runyard.authoring.run import Drawing, Run, draw
 from runyard.authoring.signatures import Takes, read_body
-from runyard.authoring.step import Step
+from runyard.authoring.step import Step, StepOptions
 from runyard.dagster_adapter.sensors import FunctionSensor, on_event
 from runyard.engine.items import Item
 from runyard.errors import InvalidOption
@@ -92,6 +92,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 _SEVERAL = {"concurrency", "cancel_on"}
 _CALLBACKS = ("on_failure", "on_success")
 _NAME = re.compile(r"[A-Za-z0-9_]+")
+_CRON = re.compile(r"[\d*/,-]+( [\d*/,A-Za-z-]+){4}")
 
 
 class EventFunction(Generic[P, Returned]):
@@ -242,6 +243,16 @@ def _make(
 def _checked_name(body: Any, options: Mapping[str, Any]) -> str:
     """Return a function's name, once its options are of the right types."""
     name = options.get("name", getattr(body, "__name__", ""))
+    for option in options:
+        if option in ("event", "events", "trigger", "triggers", "on"):
+            raise InvalidOption(
+                f'function {name}: write its events without {option}=, as in @function("{name}/go")'
+            )
+        if option in StepOptions.__annotations__ and option not in FunctionOptions.__annotations__:
+            raise InvalidOption(
+                f"function {name}: {option}= is for steps: write @step({option}=...) below"
+                " @function, or on a step that its body calls"
+            )
     check_names(f"function {name}", options, FunctionOptions.__annotations__)
     check_kinds(f"function {name}", options, _KINDS, _SEVERAL)
     if not _NAME.fullmatch(name):
@@ -253,6 +264,11 @@ def _checked_name(body: Any, options: Mapping[str, Any]) -> str:
 
 
 def _check_starter(starter: object) -> None:
+    if isinstance(starter, str) and _CRON.fullmatch(starter):
+        raise InvalidOption(
+            f"@function({starter!r}): that is a schedule, and no event: give it as"
+            f" cron=Cron({starter!r})"
+        )
     if isinstance(starter, str | Trigger):
         return
     if isinstance(starter, type) and issubclass(starter, EventData):

@@ -219,7 +219,7 @@ class Step(Generic[P, Returned, Result]):
             raise InvalidOption(
                 f"step {self.name}: nothing provides its parameter {unknown[0]}: annotate it with"
                 " a resource (a ConfigurableResource, or ResourceParam[...]) or"
-                " OpExecutionContext"
+                " OpExecutionContext; a Config is called config"
             )
         return definition
 

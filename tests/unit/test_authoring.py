@@ -464,7 +464,7 @@ def a_step_that_draws() -> None:
     def work(run: Run) -> None: ...
 
 
-@mistake("step work: nothing provides its parameter amount", "ConfigurableResource")
+@mistake("step work: nothing provides its parameter amount", "a Config is called config")
 def a_step_with_a_parameter_of_nobody() -> None:
     @step
     def work(item: Item, amount: int) -> None: ...
@@ -734,6 +734,21 @@ def two_functions_of_one_name() -> None:
 @mistake("function work has no option retries=: did you mean retry=?")
 def a_misspelt_option() -> None:
     function("a/b", name="work", retries=3)(plain)
+
+
+@mistake("function work: write its events without event=", '@function("work/go")')
+def an_event_by_keyword() -> None:
+    function(event="a/b", name="work")(plain)
+
+
+@mistake("function work: threads= is for steps: write @step(threads=...) below @function")
+def an_option_of_a_step() -> None:
+    function("a/b", name="work", threads=8)(plain)
+
+
+@mistake("@function('0 6 * * 1-5'): that is a schedule", "cron=Cron('0 6 * * 1-5')")
+def a_schedule_for_an_event() -> None:
+    function("0 6 * * 1-5")
 
 
 @mistake("function work: batch=... and singleton=... contradict each other")
