@@ -342,6 +342,10 @@ class Catalog:
             if known.__qualname__ == model.__qualname__ and known.__module__ == model.__module__
         )
 
+    def known(self, name: str) -> type[EventData] | None:
+        """Return the type of an event's data, as far as the loaded code has it."""
+        return self._types.get(name)
+
     def check(self, event: Event) -> None:
         """Raise `InvalidEvent` when an event does not fit its type."""
         self.parse(event.name, event.data)

@@ -23,7 +23,7 @@ from typing import Any, Self
 from dagster import DagsterInstance, Definitions
 
 from runyard import clock
-from runyard.authoring.run import Named
+from runyard.authoring.run import Named, name_of
 from runyard.client import send as send_events
 from runyard.dagster_adapter import batches, reaper
 from runyard.dagster_adapter.internals import silence_console
@@ -225,7 +225,7 @@ class Yard:
 
         `event` is the event's name; by default the function's first trigger.
         """
-        name = function if isinstance(function, str) else function.name
+        name = name_of(function)
         rows = rows_as_json([Event(event or _find(name).event, data or {})], target=name)
         with database.connection() as connection:
             [sent] = fetch_all(connection, "send", events=rows, source="test")

@@ -39,7 +39,7 @@ def overlap_limits(function: str, cron: Cron, flow: Flow) -> Flow:
     if cron.overlap == "skip":
         if flow.batch is not None or flow.debounce is not None:
             raise InvalidOption(
-                f"on_event(cron=Cron(overlap='skip')) for {function} cannot be combined with batch"
+                f"function {function}: cron=Cron(overlap='skip') cannot be combined with batch"
                 " or debounce: give overlap='allow'"
             )
         return replace(flow, singleton=Singleton())
@@ -59,7 +59,7 @@ def schedules_of(
             schedules.append(_schedule(function, cron, expression, job, name))
         except DagsterInvalidDefinitionError:
             raise InvalidOption(
-                f"on_event(cron=Cron({expression!r})) for {function.name}: not a cron expression;"
+                f"function {function.name}: cron=Cron({expression!r}) is not a cron expression;"
                 " write minute hour day month weekday, as in '0 6 * * 1-5'"
             ) from None
     return schedules

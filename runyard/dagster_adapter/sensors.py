@@ -174,7 +174,7 @@ def _triggers(
             event if isinstance(event, Trigger) else Trigger(event, filter) for event in events
         )
     except InvalidOption as error:
-        raise InvalidOption(f"on_event for {function}: {error}") from None
+        raise InvalidOption(f"function {function}: {error}") from None
 
 
 def _callback(
@@ -195,7 +195,7 @@ def _check_job(function: str, job: JobDefinition) -> None:
     ]
     if missing:
         raise InvalidOption(
-            f"on_event for {function}: the job {job.name} has no {' and no '.join(missing)};"
+            f"function {function}: the job {job.name} has no {' and no '.join(missing)};"
             " write it as settle(your_op(receive()))"
         )
 

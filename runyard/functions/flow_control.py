@@ -350,20 +350,20 @@ class Flow:
         fixed = self.priority if isinstance(self.priority, int) else 0
         if not -MAX_PRIORITY <= fixed <= MAX_PRIORITY:
             raise InvalidOption(
-                f"on_event(priority={fixed}) for {function}: give -{MAX_PRIORITY} to "
+                f"function {function}: priority={fixed}: give -{MAX_PRIORITY} to "
                 f"{MAX_PRIORITY}; higher runs first"
             )
         for other, reason in _CONTRADICTS_BATCH.items():
             if self.batch and getattr(self, other):
                 raise InvalidOption(
-                    f"on_event(batch=..., {other}=...) for {function} contradict each other: "
+                    f"function {function}: batch=... and {other}=... contradict each other: "
                     f"{reason}; remove one of them"
                 )
         seen: set[tuple[str | None, str | None]] = set()
         for limit in self.concurrency:
             if (limit.key, limit.scope) in seen:
                 raise InvalidOption(
-                    f"on_event(concurrency=...) for {function}: two limits have the key "
+                    f"function {function}: concurrency=...: two limits have the key "
                     f"{limit.key!r}; keep the lower one"
                 )
             seen.add((limit.key, limit.scope))

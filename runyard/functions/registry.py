@@ -43,19 +43,19 @@ class Function:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidOption(
-                f"on_event(name={self.name!r}): give letters, digits and underscores"
+                f"function {self.name!r}: give it a name of letters, digits and underscores"
             )
         if not self.triggers and not self.scheduled:
             raise InvalidOption(
-                f"on_event for {self.name}: give at least one event name, or cron=Cron(...)"
+                f"function {self.name}: give at least one event name, or cron=Cron(...)"
             )
         try:
             _ = self.rules
         except InvalidOption as error:
-            raise InvalidOption(f"on_event for {self.name}: {error}") from None
+            raise InvalidOption(f"function {self.name}: {error}") from None
         if not 1 <= self.max_batch <= MAX_BATCH_SIZE:
             raise InvalidOption(
-                f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {MAX_BATCH_SIZE}"
+                f"function {self.name}: max_batch={self.max_batch}: give 1 to {MAX_BATCH_SIZE}"
             )
         self.flow.check(self.name)
 
@@ -142,7 +142,8 @@ def add(function: Function) -> None:
     known = _functions.get(function.name)
     if known is not None and known != function:
         raise InvalidOption(
-            f"two functions are called {function.name}: give one of them on_event(name=...)"
+            f"two functions are called {function.name}: give one of them another name, as in"
+            f' name="{function.name}_again"'
         )
     for other in _functions.values():
         _check_shared_limits(function, other)

@@ -154,8 +154,8 @@ def test_a_time_is_skipped_or_queued_while_an_earlier_one_is_open(yard: Yard) ->
     assert [each.status for each in yard.invocations("queueing")] == ["succeeded", "succeeded"]
 
 
-def test_on_event_makes_the_schedule_too() -> None:
-    [schedule] = [each for each in functions.schedules if each.name == "nightly_schedule"]
+def test_a_function_has_its_schedule_too() -> None:
+    [schedule] = functions.nightly.schedules
     assert (schedule.cron_schedule, schedule.execution_timezone, schedule.job_name) == (
         "0 2 * * *",
         "Europe/Zurich",
@@ -209,4 +209,4 @@ def test_a_job_without_receive_is_rejected_as_a_failure_callback() -> None:
 
 def test_functions_without_an_io_manager_for_batches_are_rejected() -> None:
     with pytest.raises(InvalidOption, match="has no IO manager for batches"):
-        check_io_managers(Definitions(jobs=functions.jobs).get_repository_def())
+        check_io_managers(Definitions(jobs=functions.long_jobs).get_repository_def())

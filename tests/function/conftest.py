@@ -71,13 +71,11 @@ def run_function(
 
     def run(name: str, **more: Any) -> ExecuteInProcessResult:
         from sensors.email import send_email
-        from tests.functions import breaking_sensor, steps_sensor
+        from tests.functions import breaking, steps
 
         function = registry.find(name)
         assert function is not None
-        defs = definitions(
-            send_email, steps_sensor, breaking_sensor, resources=_resources(sendgrid)
-        )
+        defs = definitions(send_email, steps, breaking, resources=_resources(sendgrid))
         if "run_config" not in more:
             claims = batch_claims.claim(function)
             assert claims, "nothing is due"

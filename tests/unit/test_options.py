@@ -91,23 +91,23 @@ def test_a_wrong_option_is_rejected_with_its_name(make: Callable[[], Any], says:
     [
         (
             {"batch": BatchEvents(), "singleton": Singleton()},
-            "on_event(batch=..., singleton=...) for some_job contradict",
+            "function some_job: batch=... and singleton=... contradict",
         ),
         (
             {"batch": BatchEvents(), "debounce": Debounce(5)},
-            "on_event(batch=..., debounce=...) for some_job",
+            "function some_job: batch=... and debounce=...",
         ),
-        ({"batch": BatchEvents(), "priority": 5}, "on_event(batch=..., priority=...) for some_job"),
+        ({"batch": BatchEvents(), "priority": 5}, "function some_job: batch=... and priority=..."),
         (
             {"batch": BatchEvents(), "throttle": Throttle(1, 60)},
-            "on_event(batch=..., throttle=...) for some_job",
+            "function some_job: batch=... and throttle=...",
         ),
         ({"batch": BatchEvents(), "cron": Cron("* * * * *")}, "overlap='allow'"),
-        ({"priority": 601}, "on_event(priority=601) for some_job"),
+        ({"priority": 601}, "function some_job: priority=601"),
         ({"concurrency": [Concurrency(1), Concurrency(2)]}, "two limits"),
-        ({"filter": "$.data.x > @"}, "on_event for some_job: the filter of a/b"),
-        ({"cron": Cron("every day")}, "for some_job: not a cron expression"),
-        ({"max_batch": 0}, "on_event(max_batch=0) for some_job"),
+        ({"filter": "$.data.x > @"}, "function some_job: the filter of a/b"),
+        ({"cron": Cron("every day")}, "function some_job: cron=Cron('every day') is not"),
+        ({"max_batch": 0}, "function some_job: max_batch=0"),
     ],
 )
 def test_a_contradiction_is_rejected_with_the_function(options: dict[str, Any], says: str) -> None:
