@@ -48,7 +48,7 @@ from runyard.dagster_adapter.internals import (
 from runyard.engine import batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
-from runyard.errors import DatabaseUnavailable
+from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.processes.children import Children
 from runyard.settings import settings
 from runyard.store import database
@@ -73,9 +73,28 @@ def name() -> str:
 
 
 def load_code() -> Definitions:
-    """Import the code location and resolve its jobs, so that no run has to."""
-    module = import_module(settings().code)
-    definitions = next(value for value in vars(module).values() if isinstance(value, Definitions))
+    """Import the code location and resolve its jobs, so that no run has to.
+
+    Raises `RunyardError` when there is no such module, or no `Definitions` in it, besides whatever
+    the code raises.
+    """
+    code = settings().code
+    try:
+        module = import_module(code)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{code}.".startswith(f"{error.name}."):
+            raise
+        raise RunyardError(
+            f"there is no module {code} in {settings().home}: set RUNYARD_CODE to the module with"
+            " the project's Definitions, or start this in the project's folder"
+        ) from None
+    definitions = next(
+        (value for value in vars(module).values() if isinstance(value, Definitions)), None
+    )
+    if definitions is None:
+        raise RunyardError(
+            f"the module {code} has no Definitions: write defs = Definitions(...) in it"
+        )
     for job in definitions.get_repository_def().get_all_jobs():
         job.get_job_snapshot_id()
     return definitions

@@ -1,0 +1,216 @@
+"""Whether the project's code loads: tried in a process of its own, with a short answer.
+
+This process could not try it: modules that it has imported stay as they were, and code that does
+not load would leave some of its modules behind. The other process loads the code as a worker does,
+without a database, and ends with its answer, whatever the code does on import.
+
+What kept the code from loading is remembered in the data folder until it loads again, for the dev
+page and for whoever starts the stack.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+
+import runyard
+from runyard.errors import RunyardError
+from runyard.settings import settings
+from runyard.store.data_folder import data_folder
+from runyard.text.error_text import fit, message_of, type_of
+
+_CHECK_SECONDS = 60.0
+# How much longer than the code the process may take: to start, and to say where the code hangs.
+_GRACE_SECONDS = 15.0
+_MOST_TEXT = 1_000
+_RUNYARD = Path(runyard.__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class CodeProblem:
+    """Why the project's code does not load.
+
+    Attributes
+    ----------
+    text
+        The error in one line: `NameError: name 'Mailer' is not defined`.
+    file
+        The project's file in which it was raised, relative to the project's folder; None when no
+        file of the project had a part in it.
+    line
+        The line in this file.
+    """
+
+    text: str
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        if self.file is None:
+            return self.text
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.text}"
+
+
+@dataclass(frozen=True)
+class CodeCheck:
+    """The answer of `check_code`: the problem, or None and the names of the functions, sorted."""
+
+    problem: CodeProblem | None
+    functions: tuple[str, ...] = ()
+
+
+def check_code(seconds: float = _CHECK_SECONDS) -> CodeCheck:
+    """Load the project's code in a new process, as it is on disk now.
+
+    The process gets this one's environment, and the project's folder as its working directory. Code
+    that does not load within `seconds` is a problem too. Nothing is raised for bad code, and what
+    it prints is not shown.
+    """
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(answer.fileno()), str(seconds)],
+            cwd=settings().home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            pass_fds=[answer.fileno()],
+            start_new_session=True,  # Ctrl-C is no problem of the code
+        )
+        try:
+            process.wait(seconds + _GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return CodeCheck(CodeProblem(_too_long(seconds)))
+        finally:
+            process.kill()
+            process.wait()
+        answer.seek(0)
+        errors.seek(0)
+        if not (line := answer.read()):
+            return CodeCheck(CodeProblem(_ended(process.returncode, errors.read())))
+    values = json.loads(line)
+    problem = CodeProblem(**values["problem"]) if values["problem"] else None
+    return CodeCheck(problem, tuple(values["functions"]))
+
+
+def _too_long(seconds: float) -> str:
+    return f"the code has not loaded within {seconds:g} s: something that it does on import hangs"
+
+
+def _ended(code: int, output: bytes) -> str:
+    last = output.decode(errors="replace").strip().rpartition("\n")[2]
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return fit(f"loading the code ended its process with {how}" + (f": {last}" if last else ""))
+
+
+def problem_of(error: BaseException) -> CodeProblem:
+    """Describe the error with which loading the code has failed, and find the project's line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        text = fit(f"{type_of(error)}: {error.msg}", _MOST_TEXT)
+        return CodeProblem(text, _shown(Path(error.filename)), error.lineno)
+    message = " ".join(message_of(error).split())
+    kind = "" if isinstance(error, RunyardError) else type_of(error)
+    text = fit(": ".join(part for part in (kind, message) if part), _MOST_TEXT)
+    for each in _with_causes(error):
+        for frame, line in reversed(list(traceback.walk_tb(each.__traceback__))):
+            if _is_projects(frame):
+                return CodeProblem(text, _shown(Path(frame.f_code.co_filename)), line)
+    return CodeProblem(text)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_projects(frame: FrameType) -> bool:
+    """Whether a frame runs the project's own code, and not that of a package it uses."""
+    path = Path(frame.f_code.co_filename).resolve()
+    return (
+        path.is_relative_to(settings().home)
+        and not path.is_relative_to(_RUNYARD)
+        and not path.is_relative_to(Path(sys.prefix).resolve())
+        and "site-packages" not in path.parts
+    )
+
+
+def _shown(path: Path) -> str:
+    with suppress(ValueError):
+        path = path.resolve().relative_to(settings().home)
+    return fit(str(path), _MOST_TEXT)
+
+
+def remember_problem(problem: CodeProblem | None) -> None:
+    """Remember that the code does not load, or, with None, that it does."""
+    if problem is None:
+        _memory().unlink(missing_ok=True)
+        return
+    data_folder()
+    draft = _memory().with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(asdict(problem)), encoding="utf-8")
+    draft.replace(_memory())
+
+
+def remembered_problem() -> CodeProblem | None:
+    """Why the code on disk does not load, while older code is running; None when it loads."""
+    try:
+        return CodeProblem(**json.loads(_memory().read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _memory() -> Path:
+    return settings().data / "code-problem.json"
+
+
+def _answer(to: int, problem: CodeProblem | None, functions: list[str]) -> None:
+    """Write the answer, and end this process, whatever threads the code has started."""
+    values = {"problem": problem and asdict(problem), "functions": functions}
+    os.write(to, json.dumps(values).encode())
+    os._exit(0)
+
+
+def _report_hang(to: int, seconds: float, loading: int | None) -> None:
+    frame: FrameType | None = sys._current_frames().get(loading or 0)
+    stack = list(traceback.walk_stack(frame))
+    place = next(((frame, line) for frame, line in stack if _is_projects(frame)), None)
+    problem = CodeProblem(_too_long(seconds))
+    if place is not None:
+        problem = CodeProblem(problem.text, _shown(Path(place[0].f_code.co_filename)), place[1])
+    _answer(to, problem, [])
+
+
+def _load(to: int, seconds: float) -> None:
+    """Load the code in this process, write to a file descriptor whether it loads, and end."""
+    home = str(settings().home)
+    if home not in sys.path:
+        sys.path.insert(0, home)
+    limit = threading.Timer(seconds, _report_hang, (to, seconds, threading.main_thread().ident))
+    limit.daemon = True
+    limit.start()
+    try:
+        from runyard.dagster_adapter import sensors
+        from runyard.functions import registry
+        from runyard.processes.workers import load_code
+
+        sensors.check_io_managers(load_code().get_repository_def())
+        names = [function.name for function in registry.functions()]
+    except BaseException as error:
+        _answer(to, problem_of(error), [])
+    else:
+        _answer(to, None, names)
+
+
+if __name__ == "__main__":
+    _load(int(sys.argv[1]), float(sys.argv[2]))
