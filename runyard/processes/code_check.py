@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 import runyard
 from runyard.errors import RunyardError
@@ -28,6 +29,8 @@ from runyard.store.data_folder import data_folder
 from runyard.text.error_text import fit, message_of, type_of
 
 _CHECK_SECONDS = 60.0
+# The settings that name the modules of the project which only the web process and commands import.
+_OTHER_MODULES = ("catalog", "http_extensions", "pages", "checks", "report")
 # How much longer than the code the process may take: to start, and to say where the code hangs.
 _GRACE_SECONDS = 15.0
 _MOST_TEXT = 1_000
@@ -75,30 +78,82 @@ def check_code(seconds: float = _CHECK_SECONDS) -> CodeCheck:
     that does not load within `seconds` is a problem too. Nothing is raised for bad code, and what
     it prints is not shown.
     """
-    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(answer.fileno()), str(seconds)],
+    return _Attempt().result(seconds)
+
+
+class CodeChecker:
+    """Checks code again and again, with a process that is ready for the next time.
+
+    The process has imported Dagster, but nothing of the project. It is started by `prepare`, and
+    ends with this one.
+    """
+
+    def __init__(self) -> None:
+        self._next: _Attempt | None = None
+        self._used = False
+
+    def check(self) -> CodeCheck:
+        """Load the code as it is on disk now, like `check_code`."""
+        attempt, self._next, self._used = self._next or _Attempt(), None, True
+        return attempt.result(_CHECK_SECONDS)
+
+    def prepare(self) -> None:
+        """Get ready for another check, if there has been one: where nobody edits, none will be."""
+        if self._used and self._next is None:
+            self._next = _Attempt()
+
+    def start_over(self) -> None:
+        """Give up the process that is ready: Runyard itself has changed."""
+        if self._next is not None:
+            self._next.abandon()
+            self._next = None
+
+
+class _Attempt:
+    """A process that loads the code when `result` is called."""
+
+    def __init__(self) -> None:
+        self._answer = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the result)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(self._answer.fileno())],
             cwd=settings().home,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=errors,
-            pass_fds=[answer.fileno()],
+            stderr=self._errors,
+            pass_fds=[self._answer.fileno()],
             start_new_session=True,  # Ctrl-C is no problem of the code
         )
-        try:
-            process.wait(seconds + _GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return CodeCheck(CodeProblem(_too_long(seconds)))
-        finally:
-            process.kill()
-            process.wait()
-        answer.seek(0)
-        errors.seek(0)
-        if not (line := answer.read()):
-            return CodeCheck(CodeProblem(_ended(process.returncode, errors.read())))
-    values = json.loads(line)
-    problem = CodeProblem(**values["problem"]) if values["problem"] else None
-    return CodeCheck(problem, tuple(values["functions"]))
+
+    def result(self, seconds: float) -> CodeCheck:
+        """Let the process load the code, and wait for what it answers, or for its end."""
+        with self._answer, self._errors:
+            try:
+                self._process.communicate(f"{seconds}\n".encode(), seconds + _GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                return CodeCheck(CodeProblem(_too_long(seconds)))
+            finally:
+                self._process.kill()
+                self._process.wait()
+            answer, errors = _contents(self._answer), _contents(self._errors)
+        if not answer:
+            return CodeCheck(CodeProblem(_ended(self._process.returncode, errors)))
+        values = json.loads(answer)
+        problem = CodeProblem(**values["problem"]) if values["problem"] else None
+        return CodeCheck(problem, tuple(values["functions"]))
+
+    def abandon(self) -> None:
+        """End the process without a result."""
+        self._process.kill()
+        self._process.communicate()
+        self._answer.close()
+        self._errors.close()
+
+
+def _contents(file: IO[bytes]) -> bytes:
+    """All that a file holds, of which another process has written some."""
+    file.seek(0)
+    return file.read()
 
 
 def _too_long(seconds: float) -> str:
@@ -191,20 +246,28 @@ def _report_hang(to: int, seconds: float, loading: int | None) -> None:
     _answer(to, problem, [])
 
 
-def _load(to: int, seconds: float) -> None:
-    """Load the code in this process, write to a file descriptor whether it loads, and end."""
+def _load(to: int) -> None:
+    """Load the code in this process, write to a file descriptor whether it loads, and end.
+
+    It begins when it is told on standard input how many seconds this may take.
+    """
     home = str(settings().home)
     if home not in sys.path:
         sys.path.insert(0, home)
-    limit = threading.Timer(seconds, _report_hang, (to, seconds, threading.main_thread().ident))
+    from runyard.dagster_adapter import sensors
+    from runyard.functions import registry
+    from runyard.processes.workers import load_code
+
+    if not (seconds := sys.stdin.readline()):
+        return
+    arguments = (to, float(seconds), threading.main_thread().ident)
+    limit = threading.Timer(float(seconds), _report_hang, arguments)
     limit.daemon = True
     limit.start()
     try:
-        from runyard.dagster_adapter import sensors
-        from runyard.functions import registry
-        from runyard.processes.workers import load_code
-
         sensors.check_io_managers(load_code().get_repository_def())
+        for name in _OTHER_MODULES:
+            settings().project_module(name)
         names = [function.name for function in registry.functions()]
     except BaseException as error:
         _answer(to, problem_of(error), [])
@@ -213,4 +276,4 @@ def _load(to: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    _load(int(sys.argv[1]), float(sys.argv[2]))
+    _load(int(sys.argv[1]))

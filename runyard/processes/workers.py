@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import socket
 import threading
+import time
 import warnings
 from contextlib import ExitStack
 from functools import cache
@@ -50,12 +51,15 @@ from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.processes.children import Children
+from runyard.processes.code_check import problem_of
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
+# How long a worker whose code does not load waits before it ends.
+_BAD_CODE_SECONDS = 3.0
 # How long a process of another worker must be silent before this worker checks on it.
 _SILENT_SECONDS = 3.0
 _log = logging.getLogger("runyard.worker")
@@ -118,7 +122,11 @@ def build_app() -> Celery:
 
 
 def work() -> int:
-    """Run a worker until it is told to stop; runs in progress are finished first."""
+    """Run a worker until it is told to stop; runs in progress are finished first.
+
+    Raises `RunyardError` when the code does not load: every run would fail.
+    """
+    _load_or_explain()
     # Celery warns on every start as root. The stack may run as root, with a broker that only this
     # project's user can write to.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -138,6 +146,16 @@ def work() -> int:
         ]
     )
     return 0
+
+
+def _load_or_explain() -> None:
+    """Load the code; raise `RunyardError` in one line when it does not load."""
+    try:
+        load_code()
+    except Exception as error:
+        # Whatever restarts this worker need not do so at once: the code has to change first.
+        time.sleep(_BAD_CODE_SECONDS)
+        raise RunyardError(f"the code does not load: {problem_of(error)}") from None
 
 
 @worker_init.connect
