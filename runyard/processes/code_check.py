@@ -15,52 +15,27 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
-import runyard
-from runyard.errors import RunyardError
+from runyard.processes.code_location import (
+    CodeProblem,
+    is_projects,
+    load_code,
+    problem_of,
+    shown_path,
+)
 from runyard.settings import settings
 from runyard.store.data_folder import data_folder
-from runyard.text.error_text import fit, message_of, type_of
+from runyard.text.error_text import fit
 
 _CHECK_SECONDS = 60.0
 # The settings that name the modules of the project which only the web process and commands import.
 _OTHER_MODULES = ("catalog", "http_extensions", "pages", "checks", "report")
 # How much longer than the code the process may take: to start, and to say where the code hangs.
 _GRACE_SECONDS = 15.0
-_MOST_TEXT = 1_000
-_RUNYARD = Path(runyard.__file__).resolve().parent
-
-
-@dataclass(frozen=True)
-class CodeProblem:
-    """Why the project's code does not load.
-
-    Attributes
-    ----------
-    text
-        The error in one line: `NameError: name 'Mailer' is not defined`.
-    file
-        The project's file in which it was raised, relative to the project's folder; None when no
-        file of the project had a part in it.
-    line
-        The line in this file.
-    """
-
-    text: str
-    file: str | None = None
-    line: int | None = None
-
-    def __str__(self) -> str:
-        if self.file is None:
-            return self.text
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -166,46 +141,6 @@ def _ended(code: int, output: bytes) -> str:
     return fit(f"loading the code ended its process with {how}" + (f": {last}" if last else ""))
 
 
-def problem_of(error: BaseException) -> CodeProblem:
-    """Describe the error with which loading the code has failed, and find the project's line."""
-    if isinstance(error, SyntaxError) and error.filename:
-        text = fit(f"{type_of(error)}: {error.msg}", _MOST_TEXT)
-        return CodeProblem(text, _shown(Path(error.filename)), error.lineno)
-    message = " ".join(message_of(error).split())
-    kind = "" if isinstance(error, RunyardError) else type_of(error)
-    text = fit(": ".join(part for part in (kind, message) if part), _MOST_TEXT)
-    for each in _with_causes(error):
-        for frame, line in reversed(list(traceback.walk_tb(each.__traceback__))):
-            if _is_projects(frame):
-                return CodeProblem(text, _shown(Path(frame.f_code.co_filename)), line)
-    return CodeProblem(text)
-
-
-def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_projects(frame: FrameType) -> bool:
-    """Whether a frame runs the project's own code, and not that of a package it uses."""
-    path = Path(frame.f_code.co_filename).resolve()
-    return (
-        path.is_relative_to(settings().home)
-        and not path.is_relative_to(_RUNYARD)
-        and not path.is_relative_to(Path(sys.prefix).resolve())
-        and "site-packages" not in path.parts
-    )
-
-
-def _shown(path: Path) -> str:
-    with suppress(ValueError):
-        path = path.resolve().relative_to(settings().home)
-    return fit(str(path), _MOST_TEXT)
-
-
 def remember_problem(problem: CodeProblem | None) -> None:
     """Remember that the code does not load, or, with None, that it does."""
     if problem is None:
@@ -239,10 +174,10 @@ def _answer(to: int, problem: CodeProblem | None, functions: list[str]) -> None:
 def _report_hang(to: int, seconds: float, loading: int | None) -> None:
     frame: FrameType | None = sys._current_frames().get(loading or 0)
     stack = list(traceback.walk_stack(frame))
-    place = next(((frame, line) for frame, line in stack if _is_projects(frame)), None)
+    place = next(((frame, line) for frame, line in stack if is_projects(frame)), None)
     problem = CodeProblem(_too_long(seconds))
     if place is not None:
-        problem = CodeProblem(problem.text, _shown(Path(place[0].f_code.co_filename)), place[1])
+        problem = CodeProblem(problem.text, shown_path(Path(place[0].f_code.co_filename)), place[1])
     _answer(to, problem, [])
 
 
@@ -256,7 +191,6 @@ def _load(to: int) -> None:
         sys.path.insert(0, home)
     from runyard.dagster_adapter import sensors
     from runyard.functions import registry
-    from runyard.processes.workers import load_code
 
     if not (seconds := sys.stdin.readline()):
         return

@@ -7,8 +7,8 @@ from runyard.dagster_adapter import sensors
 from runyard.dagster_adapter.internals import grpc_command
 from runyard.errors import InvalidOption
 from runyard.functions import registry
-from runyard.processes.code_check import CodeProblem, problem_of, remember_problem
-from runyard.processes.workers import load_code
+from runyard.processes.code_check import remember_problem
+from runyard.processes.code_location import CodeProblem, load_code, problem_of
 from runyard.settings import settings
 
 # The UI and the daemon ask for little at a time; the ticks of schedules and sensors take threads.

@@ -25,12 +25,8 @@ from jinja2 import StrictUndefined, Template
 from supervisor.xmlrpc import SupervisorTransport
 
 from runyard.errors import RunyardError
-from runyard.processes.code_check import (
-    CodeProblem,
-    check_code,
-    remember_problem,
-    remembered_problem,
-)
+from runyard.processes.code_check import check_code, remember_problem, remembered_problem
+from runyard.processes.code_location import CodeProblem
 from runyard.processes.migrate import migrate
 from runyard.settings import Settings, settings
 from runyard.store.data_folder import data_folder

@@ -15,7 +15,6 @@ import time
 import warnings
 from contextlib import ExitStack
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
-from dagster import DagsterInstance, DagsterRunStatus, Definitions
+from dagster import DagsterInstance, DagsterRunStatus
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
 from runyard.dagster_adapter import event_log, reaper
@@ -51,7 +50,7 @@ from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.processes.children import Children
-from runyard.processes.code_check import problem_of
+from runyard.processes.code_location import load_code, problem_of
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all
@@ -74,34 +73,6 @@ _main_process = multiprocessing.current_process()
 def name() -> str:
     """This worker's name: its host and the process id of the parent."""
     return f"{socket.gethostname()}:{_parent}"
-
-
-def load_code() -> Definitions:
-    """Import the code location and resolve its jobs, so that no run has to.
-
-    Raises `RunyardError` when there is no such module, or no `Definitions` in it, besides whatever
-    the code raises.
-    """
-    code = settings().code
-    try:
-        module = import_module(code)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{code}.".startswith(f"{error.name}."):
-            raise
-        raise RunyardError(
-            f"there is no module {code} in {settings().home}: set RUNYARD_CODE to the module with"
-            " the project's Definitions, or start this in the project's folder"
-        ) from None
-    definitions = next(
-        (value for value in vars(module).values() if isinstance(value, Definitions)), None
-    )
-    if definitions is None:
-        raise RunyardError(
-            f"the module {code} has no Definitions: write defs = Definitions(...) in it"
-        )
-    for job in definitions.get_repository_def().get_all_jobs():
-        job.get_job_snapshot_id()
-    return definitions
 
 
 def build_app() -> Celery:
