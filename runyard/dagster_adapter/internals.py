@@ -11,7 +11,8 @@ The event log, and the storages behind it:
   storages, whose own `from_config_value` creates no object of a derived class. Of the storage,
   `_event_to_row` makes the row of an event.
 - `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
-  STEP_FAILURE event for an op that succeeded although some of its invocations failed.
+  STEP_FAILURE event for an op that succeeded although some of its invocations failed. The last one
+  is also how the log holds the error with which a run failed.
 - `_execute_run_command_body`: executes a run, as the task of dagster-celery does. It reads the run
   by `DagsterInstance.get_run_by_id`, which `execute_run` answers until the run has started.
 - `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
@@ -155,6 +156,7 @@ __all__ = [
     "LaunchRunContext",
     "LocalComputeLogManager",
     "ResumeRunArgs",
+    "SerializableErrorInfo",
     "SqlEventLogStorageTable",
     "WorkerStatus",
     "WorkspaceFileTarget",
