@@ -101,7 +101,8 @@ def is_projects(frame: FrameType) -> bool:
     """Whether a frame runs the project's own code, and not that of a package it uses."""
     path = Path(frame.f_code.co_filename).resolve()
     return (
-        path.is_relative_to(settings().home)
+        path.is_file()  # there is none for code that was made from text
+        and path.is_relative_to(settings().home.resolve())
         and not path.is_relative_to(_RUNYARD)
         and not path.is_relative_to(Path(sys.prefix).resolve())
         and "site-packages" not in path.parts
@@ -111,5 +112,5 @@ def is_projects(frame: FrameType) -> bool:
 def shown_path(path: Path) -> str:
     """A file's path, relative to the project's folder when it is in it."""
     with suppress(ValueError):
-        path = path.resolve().relative_to(settings().home)
+        path = path.resolve().relative_to(settings().home.resolve())
     return fit(str(path), _MOST_TEXT)
