@@ -116,8 +116,8 @@ SELECT invocations.status, invocations.attempt, invocations.crashes, invocations
     functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
     CASE WHEN failed_launches.error->>'type' = 'LaunchFailed'
         THEN failed_launches.error->>'message'
-        ELSE format('its run failed before it began (%%s: %%s)',
-            failed_launches.error->>'type', failed_launches.error->>'message')
+        ELSE 'its run failed before it began (' || (failed_launches.error->>'type') || ': '
+            || (failed_launches.error->>'message') || ')'
     END AS unlaunched,
     failed_launches.until AS held_until,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]')
