@@ -34,6 +34,7 @@ from runyard.text.redaction import redact
 
 # Beside the module of the code location itself.
 _WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard")
+_RUNYARD = Path(__file__).resolve().parents[1]
 # The longest pause before files are watched again, after watching or reloading has failed.
 _MAX_RELOAD_WAIT = 10.0
 
@@ -110,8 +111,10 @@ def _append_to_files() -> None:
 
 
 def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
-    """Restart the code server and the worker whenever the project's code changes."""
+    """Restart the code server and the worker whenever the project's code changes, if it loads."""
     from watchfiles import PythonFilter, watch
+
+    from runyard.processes.code_check import CodeChecker
 
     class CodeFilter(PythonFilter):
         """Python files, templates and SQL."""
@@ -119,18 +122,43 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
         def __init__(self) -> None:
             super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
 
+    checker = CodeChecker()
     backoff = Backoff(logging.getLogger("runyard"), "cannot load changed code", _MAX_RELOAD_WAIT)
     while not stopped.is_set():
         try:
             for changes in watch(
-                *_watched_paths(), watch_filter=CodeFilter(), debounce=400, stop_event=stopped
+                *_watched_paths(),
+                watch_filter=CodeFilter(),
+                debounce=400,
+                stop_event=stopped,
+                yield_on_timeout=True,
             ):
-                names = sorted({Path(path).name for _, path in changes})
-                echo(f"Changed: {', '.join(names[:5])}. Reloading the code ...")
-                stack.reload()
+                if not changes:
+                    checker.prepare()
+                    continue
+                paths = [Path(path) for _, path in changes]
+                if any(path.is_relative_to(_RUNYARD) for path in paths):
+                    checker.start_over()
+                names = sorted({path.name for path in paths})
+                echo(f"Changed: {', '.join(names[:5])}. Loading the code ...")
+                _reload_if_it_loads(stack, checker.check().problem)
                 backoff.succeeded()
         except Exception as error:
             stopped.wait(backoff.failed(error))
+
+
+def _reload_if_it_loads(stack: Any, problem: Any) -> None:
+    """Restart what runs the project's code, or say why the code that runs stays as it is."""
+    from runyard.processes.code_check import remember_problem, remembered_problem
+
+    was_bad = remembered_problem() is not None
+    remember_problem(problem)
+    if problem is not None:
+        echo(f"The code does not load: {problem}", err=True)
+        echo("The last version that loaded keeps running until the code loads again.", err=True)
+        return
+    echo("The code loads again. Restarting it ..." if was_bad else "Restarting it ...")
+    stack.reload()
 
 
 def _watched_paths() -> list[Path]:
@@ -319,7 +347,7 @@ def doctor(show_settings: bool) -> int:
     from runyard.cli.configuration import misspelt, values
     from runyard.processes.checks import all_checks
 
-    checks = all_checks()
+    checks = all_checks(load_code=True)
     for check in checks:
         echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
     for line in misspelt():

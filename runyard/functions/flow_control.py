@@ -264,6 +264,12 @@ class Timeouts:
         for name, value in (("start", self.start), ("finish", self.finish), ("step", self.step)):
             if value is not None:
                 seconds(value, f"Timeouts({name}=...)", least=1)
+        limits = [seconds(limit, "") for limit in (self.finish, self.step) if limit is not None]
+        if len(limits) == 2 and limits[1] > limits[0]:
+            raise InvalidOption(
+                f"Timeouts(finish={self.finish!r}, step={self.step!r}): a step cannot take"
+                " longer than the whole invocation; give step no more than finish"
+            )
 
 
 @dataclass(frozen=True)
@@ -367,6 +373,48 @@ class Flow:
                     f"{limit.key!r}; keep the lower one"
                 )
             seen.add((limit.key, limit.scope))
+        self._check_singleton(function)
+        self._check_order(function)
+
+    def _check_singleton(self, function: str) -> None:
+        """Raise `InvalidOption` for a limit that a singleton leaves without effect."""
+        for limit in self.concurrency:
+            if (
+                self.singleton is not None
+                and limit.scope is None
+                and limit.limit > 1
+                and _path(limit.key) == _path(self.singleton.key)
+            ):
+                raise InvalidOption(
+                    f"function {function}: singleton=... and concurrency=... contradict each other:"
+                    f" a singleton runs one at a time, the limit is {limit.limit}; remove one of"
+                    " them"
+                )
+
+    def _check_order(self, function: str) -> None:
+        """Raise `InvalidOption` for a rule that decides before another one comes to bear."""
+        start = self.timeouts.start if self.timeouts is not None else None
+        gathering = self.batch.timeout if self.batch is not None else None
+        if (
+            start is not None
+            and gathering is not None
+            and seconds(start, "") <= seconds(gathering, "")
+        ):
+            raise InvalidOption(
+                f"function {function}: batch=BatchEvents(timeout={gathering!r}) and"
+                f" timeouts=Timeouts(start={start!r}) contradict each other: what waits for its"
+                " batch is cancelled before the batch begins; give a longer start"
+            )
+        if (
+            self.idempotency is not None
+            and self.debounce is not None
+            and _path(self.idempotency.key) == _path(self.debounce.key)
+        ):
+            raise InvalidOption(
+                f"function {function}: idempotency=... and debounce=... contradict each other: of"
+                " the events with a key the first is run by idempotency, the last by debounce;"
+                " remove one of them, or give them different keys"
+            )
 
     @property
     def step_timeout(self) -> float:
@@ -479,6 +527,11 @@ class Flow:
                 }
             )
         return limits
+
+
+def _path(key: str | None) -> list[str] | None:
+    """A key, however it is written."""
+    return None if key is None else parse_path(key, "key")
 
 
 def _keys(*rules: Any) -> list[str | None]:

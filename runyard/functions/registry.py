@@ -50,7 +50,7 @@ class Function:
                 f"function {self.name}: give at least one event name, or cron=Cron(...)"
             )
         try:
-            _ = self.rules
+            self._check_triggers()
         except InvalidOption as error:
             raise InvalidOption(f"function {self.name}: {error}") from None
         if not 1 <= self.max_batch <= MAX_BATCH_SIZE:
@@ -58,6 +58,17 @@ class Function:
                 f"function {self.name}: max_batch={self.max_batch}: give 1 to {MAX_BATCH_SIZE}"
             )
         self.flow.check(self.name)
+
+    def _check_triggers(self) -> None:
+        """Raise `InvalidOption` for an invalid trigger, or a filter that has no effect."""
+        for rule in self.rules:
+            for other in self.rules:
+                any_of_them = other.filter is None and matches(other.event, rule.event)
+                if rule.filter is not None and any_of_them:
+                    raise InvalidOption(
+                        f"it starts on every {other.event}, so the filter of {rule.event} has no"
+                        " effect: remove one of these triggers"
+                    )
 
     @property
     def rules(self) -> list[Trigger]:

@@ -186,7 +186,7 @@ def test_a_job_without_settle_is_rejected_when_the_code_loads() -> None:
     def endless() -> None:
         pass_on(receive())
 
-    with pytest.raises(InvalidOption, match="the job endless has no settle"):
+    with pytest.raises(InvalidOption, match="in the job endless, there is no settle"):
         on_event("endless/go", job=endless)
 
 
@@ -203,7 +203,7 @@ def test_a_job_without_receive_is_rejected_as_a_failure_callback() -> None:
 
         nothing()
 
-    with pytest.raises(InvalidOption, match="the job empty has no receive and no settle"):
+    with pytest.raises(InvalidOption, match="in the job empty, there is no receive"):
         on_event("whole/go", job=whole, on_failure=empty)
 
 

@@ -1,0 +1,116 @@
+"""The project's code location: loads it, and says in one line why it does not load."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+
+from dagster import Definitions
+
+import runyard
+from runyard.errors import RunyardError
+from runyard.settings import settings
+from runyard.text.error_text import fit, message_of, type_of
+
+_MOST_TEXT = 1_000
+_RUNYARD = Path(runyard.__file__).resolve().parent
+
+
+def load_code() -> Definitions:
+    """Import the code location and resolve its jobs, so that no run has to.
+
+    Raises `RunyardError` when there is no such module, or no `Definitions` in it, besides whatever
+    the code raises.
+    """
+    code = settings().code
+    try:
+        module = import_module(code)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{code}.".startswith(f"{error.name}."):
+            raise
+        raise RunyardError(
+            f"there is no module {code} in {settings().home}: set RUNYARD_CODE to the module with"
+            " the project's Definitions, or start this in the project's folder"
+        ) from None
+    definitions = next(
+        (value for value in vars(module).values() if isinstance(value, Definitions)), None
+    )
+    if definitions is None:
+        raise RunyardError(
+            f"the module {code} has no Definitions: write defs = Definitions(...) in it"
+        )
+    for job in definitions.get_repository_def().get_all_jobs():
+        job.get_job_snapshot_id()
+    return definitions
+
+
+@dataclass(frozen=True)
+class CodeProblem:
+    """Why the project's code does not load.
+
+    Attributes
+    ----------
+    text
+        The error in one line: `NameError: name 'Mailer' is not defined`.
+    file
+        The project's file in which it was raised, relative to the project's folder; None when no
+        file of the project had a part in it.
+    line
+        The line in this file.
+    """
+
+    text: str
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        if self.file is None:
+            return self.text
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.text}"
+
+
+def problem_of(error: BaseException) -> CodeProblem:
+    """Describe the error with which loading the code has failed, and find the project's line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        text = fit(f"{type_of(error)}: {error.msg}", _MOST_TEXT)
+        return CodeProblem(text, shown_path(Path(error.filename)), error.lineno)
+    message = " ".join(message_of(error).split())
+    kind = "" if isinstance(error, RunyardError) else type_of(error)
+    text = fit(": ".join(part for part in (kind, message) if part), _MOST_TEXT)
+    for each in _with_causes(error):
+        for frame, line in reversed(list(traceback.walk_tb(each.__traceback__))):
+            if is_projects(frame):
+                return CodeProblem(text, shown_path(Path(frame.f_code.co_filename)), line)
+    return CodeProblem(text)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_projects(frame: FrameType) -> bool:
+    """Whether a frame runs the project's own code, and not that of a package it uses."""
+    path = Path(frame.f_code.co_filename).resolve()
+    return (
+        path.is_file()  # there is none for code that was made from text
+        and path.is_relative_to(settings().home.resolve())
+        and not path.is_relative_to(_RUNYARD)
+        and not path.is_relative_to(Path(sys.prefix).resolve())
+        and "site-packages" not in path.parts
+    )
+
+
+def shown_path(path: Path) -> str:
+    """A file's path, relative to the project's folder when it is in it."""
+    with suppress(ValueError):
+        path = path.resolve().relative_to(settings().home.resolve())
+    return fit(str(path), _MOST_TEXT)
