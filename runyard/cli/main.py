@@ -26,7 +26,7 @@ from runyard.cli.keys import keys
 from runyard.cli.psql import psql
 from runyard.cli.terminal import echo, echo_json
 from runyard.engine.backoff import Backoff
-from runyard.errors import InvalidInput, RunyardError
+from runyard.errors import InvalidInput, InvalidOption, RunyardError
 from runyard.settings import settings
 from runyard.store.private_folders import keep_private
 from runyard.text.redaction import redact
@@ -48,6 +48,9 @@ def main() -> None:
         from runyard.cli.configuration import invalid
 
         echo(f"runyard: {invalid(error)}", err=True)
+        sys.exit(1)
+    except InvalidOption as error:
+        echo(f"runyard: {error}", err=True)
         sys.exit(1)
     if home not in sys.path:
         sys.path.insert(0, home)
