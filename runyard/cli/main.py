@@ -31,8 +31,6 @@ from runyard.settings import settings
 from runyard.store.private_folders import keep_private
 from runyard.text.redaction import redact
 
-# Beside the module of the code location itself.
-_WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard")
 # The longest pause before files are watched again, after watching or reloading has failed.
 _MAX_RELOAD_WAIT = 10.0
 
@@ -62,11 +60,13 @@ def up() -> int:
     """Run the whole stack until Ctrl-C.
 
     The stack is the database (embedded unless DATABASE_URL is set), code server, daemon, worker and
-    web process. It reloads the project's code when a file changes.
+    web process. It reloads the project's code when a file of it changes.
     """
+    from runyard.processes.project import check_project
     from runyard.processes.stack import Stack
     from runyard.store.embedded import why_elsewhere
 
+    check_project()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _append_to_files()
     stack = Stack()
@@ -103,32 +103,18 @@ def _append_to_files() -> None:
 
 def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
     """Restart the code server and the worker whenever the project's code changes."""
-    from watchfiles import PythonFilter, watch
-
-    class CodeFilter(PythonFilter):
-        """Python files, templates and SQL."""
-
-        def __init__(self) -> None:
-            super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
+    from runyard.processes.watched_code import code_changes
 
     backoff = Backoff(logging.getLogger("runyard"), "cannot load changed code", _MAX_RELOAD_WAIT)
     while not stopped.is_set():
         try:
-            for changes in watch(
-                *_watched_paths(), watch_filter=CodeFilter(), debounce=400, stop_event=stopped
-            ):
-                names = sorted({Path(path).name for _, path in changes})
+            for paths in code_changes(stopped):
+                names = sorted({path.name for path in paths})
                 echo(f"Changed: {', '.join(names[:5])}. Reloading the code ...")
                 stack.reload()
                 backoff.succeeded()
         except Exception as error:
             stopped.wait(backoff.failed(error))
-
-
-def _watched_paths() -> list[Path]:
-    code = settings().code.partition(".")[0]
-    paths = [settings().home / name for name in (*_WATCHED, code, f"{code}.py")]
-    return [path for path in dict.fromkeys(paths) if path.exists()]
 
 
 @main.command()
@@ -286,9 +272,12 @@ def migrate() -> None:
     embedded database, which runs until `runyard down`.
     """
     from runyard.processes.migrate import migrate as bring_up_to_date
+    from runyard.processes.project import check_project
     from runyard.processes.stack import start_database
     from runyard.store.database import is_embedded
 
+    if is_embedded(settings()):
+        check_project()
     start_database(settings())
     if is_embedded(settings()):
         place = settings().postgres_dir
@@ -310,7 +299,9 @@ def doctor(show_settings: bool) -> int:
     """
     from runyard.cli.configuration import values
     from runyard.processes.checks import all_checks
+    from runyard.processes.project import check_project
 
+    check_project()
     checks = all_checks()
     for check in checks:
         echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
@@ -352,7 +343,7 @@ def worker() -> int:
     It keeps RUNYARD_CONCURRENCY processes with the project's code loaded, and takes runs from the
     broker.
     """
-    _as_dagster_home()
+    _as_dagster_home(needs_code=True)
     from runyard.processes.workers import work
 
     return work()
@@ -390,7 +381,7 @@ def daemon(workspace: Path | None) -> int:
 @reported
 def web(api_only: bool, workspace: Path | None) -> int:
     """Serve HTTP API, dev page and Dagster UI."""
-    _as_dagster_home()
+    _as_dagster_home(needs_project=not api_only)
     from runyard.gateway.app import serve_web
 
     return serve_web(Path() if api_only else _workspace(workspace), api_only=api_only)
@@ -403,7 +394,7 @@ def code_server() -> int:
 
     It registers the functions first, then serves the code location on the stack's Unix socket.
     """
-    _as_dagster_home()
+    _as_dagster_home(needs_code=True)
     from runyard.processes.code_server import serve_code
     from runyard.processes.stack import socket_path
 
@@ -439,10 +430,14 @@ def prefix_output() -> int:
     return copy()
 
 
-def _as_dagster_home() -> None:
+def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) -> None:
     """Set the variables that `dagster.yaml` reads, and change to the project's folder."""
+    from runyard.processes.project import check_project
     from runyard.processes.stack import environment
     from runyard.store.database import database_url
+
+    if needs_project:
+        check_project(needs_code=needs_code)
 
     variables = environment(database_url())
     # Replaces a DATABASE_URL that is set: it now has the options that every connection needs.

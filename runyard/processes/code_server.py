@@ -7,6 +7,7 @@ from pathlib import Path
 from runyard.dagster_adapter import sensors
 from runyard.dagster_adapter.internals import grpc_command
 from runyard.functions import registry
+from runyard.processes.watched_code import note_loaded_code
 from runyard.processes.workers import load_code
 from runyard.settings import settings
 from runyard.text.redaction import redact
@@ -23,7 +24,8 @@ def serve_code(socket_path: Path) -> int:
     """
     try:
         sensors.check_io_managers(load_code().get_repository_def())
-    except Exception:
+    except Exception as error:
+        note_loaded_code(error)
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
         print(
             "The code does not load, so the functions stay as they were. Fix the error: the code is"
@@ -32,6 +34,7 @@ def serve_code(socket_path: Path) -> int:
             flush=True,
         )
     else:
+        note_loaded_code()
         registry.publish()
     socket_path.unlink(missing_ok=True)
     grpc_command.main(
