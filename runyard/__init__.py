@@ -56,6 +56,10 @@ from runyard.functions.retry import Retry
 from runyard.functions.triggers import Cron, Trigger
 
 if TYPE_CHECKING:
+    from runyard.authoring.definitions import definitions
+    from runyard.authoring.function import EventFunction, function
+    from runyard.authoring.run import Run
+    from runyard.authoring.step import Step, step
     from runyard.dagster_adapter.io_manager import BatchIOManager
     from runyard.dagster_adapter.ops import join, receive, settle
     from runyard.dagster_adapter.sensors import on_event
@@ -66,6 +70,12 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Batch": "runyard.engine.batch",
+    "EventFunction": "runyard.authoring.function",
+    "Run": "runyard.authoring.run",
+    "Step": "runyard.authoring.step",
+    "definitions": "runyard.authoring.definitions",
+    "function": "runyard.authoring.function",
+    "step": "runyard.authoring.step",
     "BatchIOManager": "runyard.dagster_adapter.io_manager",
     "Item": "runyard.engine.items",
     "Selection": "runyard.engine.bulk",
@@ -90,6 +100,7 @@ __all__ = [
     "Debounce",
     "Event",
     "EventData",
+    "EventFunction",
     "Idempotency",
     "InvalidEvent",
     "InvalidOption",
@@ -100,15 +111,19 @@ __all__ = [
     "RateLimit",
     "Retry",
     "RetryAfter",
+    "Run",
     "RunyardError",
     "Selection",
     "Singleton",
+    "Step",
     "StepTimeout",
     "Throttle",
     "Timeouts",
     "Trigger",
     "cancel",
+    "definitions",
     "event_type",
+    "function",
     "join",
     "on_event",
     "pause",
@@ -119,6 +134,7 @@ __all__ = [
     "send",
     "send_async",
     "settle",
+    "step",
 ]
 
 

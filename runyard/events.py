@@ -334,6 +334,14 @@ class Catalog:
         self.load()
         return sorted(self._types)
 
+    def names_of(self, model: type[EventData]) -> list[str]:
+        """Return the names of the events whose data is of this type."""
+        return sorted(
+            name
+            for name, known in self._types.items()
+            if known.__qualname__ == model.__qualname__ and known.__module__ == model.__module__
+        )
+
     def check(self, event: Event) -> None:
         """Raise `InvalidEvent` when an event does not fit its type."""
         self.parse(event.name, event.data)

@@ -23,6 +23,7 @@ from typing import Any, Self
 from dagster import DagsterInstance, Definitions
 
 from runyard import clock
+from runyard.authoring.run import Named
 from runyard.client import send as send_events
 from runyard.dagster_adapter import batches, reaper
 from runyard.dagster_adapter.internals import silence_console
@@ -214,13 +215,18 @@ class Yard:
         return [Sent(event_id) for event_id in send_events(events)]
 
     def run(
-        self, function: str, data: Mapping[str, Any] | None = None, *, event: str | None = None
+        self,
+        function: str | Named,
+        data: Mapping[str, Any] | None = None,
+        *,
+        event: str | None = None,
     ) -> Invocation:
         """Send an event to one function alone, run all that is due, and return its invocation.
 
         `event` is the event's name; by default the function's first trigger.
         """
-        rows = rows_as_json([Event(event or _find(function).event, data or {})], target=function)
+        name = function if isinstance(function, str) else function.name
+        rows = rows_as_json([Event(event or _find(name).event, data or {})], target=name)
         with database.connection() as connection:
             [sent] = fetch_all(connection, "send", events=rows, source="test")
         self.work()

@@ -20,6 +20,7 @@ from dagster import (
     Field,
     In,
     MetadataValue,
+    OpDefinition,
     OpExecutionContext,
     Out,
     Permissive,
@@ -39,6 +40,10 @@ from runyard.engine.lease import heartbeat
 from runyard.engine.settlement import Outcome
 from runyard.errors import Cancelled, add_interrupt
 
+# The resource with the IO manager of functions that are drawn (see `runyard.authoring`). A key of
+# its own leaves a project's own `io_manager` alone.
+BATCHES = "runyard_batches"
+DRAWN = "runyard_"  # before the names of their ops
 _MOST_ROWS = 100
 _MOST_RUNS = 5
 _MOST_ERROR_TEXT = 300
@@ -63,12 +68,7 @@ _EVENTS_CONFIG = Field(
 )
 
 
-@op(
-    config_schema={"events": _EVENTS_CONFIG},
-    out=Out(Batch),
-    description="Take the batch of this run, or create one from the events in the config.",
-)
-def receive(context: OpExecutionContext) -> Batch:
+def _receive(context: OpExecutionContext) -> Batch:
     """Begin a job with the invocations of its run, their events and their completed steps."""
     shared = receive_batch(context)
     metadata: dict[str, Any] = {
@@ -85,22 +85,12 @@ def receive(context: OpExecutionContext) -> Batch:
     return Batch(shared)
 
 
-@op(
-    ins={"batches": In(list[Batch])},
-    out=Out(Batch),
-    description="Continue with the invocations that came through every one of these ops.",
-)
-def join(batches: list[Batch]) -> Batch:
+def _join(batches: list[Batch]) -> Batch:
     """Merge ops that ran in parallel."""
     return batches[0].join(*batches[1:])
 
 
-@op(
-    ins={"batch": In(Batch)},
-    out=Out(dict[str, int]),
-    description="Write the outcome of every invocation; fails when any of them failed.",
-)
-def settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
+def _settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
     """End a job by writing all outcomes in one statement.
 
     Succeeded invocations are final, failed ones are retried or final, suspended ones wait. The
@@ -132,6 +122,34 @@ def settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
         )
     context.add_output_metadata(metadata)
     return counts
+
+
+def _make_ops(prefix: str, io_manager_key: str) -> tuple[OpDefinition, OpDefinition, OpDefinition]:
+    """Make `receive`, `join` and `settle`, whose outputs are carried by an IO manager."""
+    return (
+        op(
+            name=f"{prefix}receive",
+            config_schema={"events": _EVENTS_CONFIG},
+            out=Out(Batch, io_manager_key=io_manager_key),
+            description="Take the batch of this run, or create one from the events in the config.",
+        )(_receive),
+        op(
+            name=f"{prefix}join",
+            ins={"batches": In(list[Batch])},
+            out=Out(Batch, io_manager_key=io_manager_key),
+            description="Continue with the invocations that came through every one of these ops.",
+        )(_join),
+        op(
+            name=f"{prefix}settle",
+            ins={"batch": In(Batch)},
+            out=Out(dict[str, int], io_manager_key=io_manager_key),
+            description="Write the outcome of every invocation; fails when any of them failed.",
+        )(_settle),
+    )
+
+
+receive, join, settle = _make_ops("", "io_manager")
+drawn_receive, drawn_join, drawn_settle = _make_ops(DRAWN, BATCHES)
 
 
 def _outcomes(shared: BatchState) -> list[Outcome]:

@@ -189,7 +189,7 @@ def _callback(
 
 def _check_job(function: str, job: JobDefinition) -> None:
     """Raise `InvalidOption` for a job without `receive` or `settle`: its invocations would hang."""
-    nodes = [node.name for node in job.all_node_defs]
+    nodes = [node.name.removeprefix(ops.DRAWN) for node in job.all_node_defs]
     missing = [
         required for required in (ops.receive.name, ops.settle.name) if required not in nodes
     ]
@@ -203,12 +203,14 @@ def _check_job(function: str, job: JobDefinition) -> None:
 def check_io_managers(repository: RepositoryDefinition) -> None:
     """Raise `InvalidOption` for a function's job with Dagster's own IO manager.
 
-    That one cannot hand a batch from op to op.
+    That one cannot hand a batch from op to op. Functions that are drawn use another one.
     """
     for function in registry.functions():
-        if repository.has_job(function.job) and has_stock_io_manager(
-            repository.get_job(function.job)
-        ):
+        if not repository.has_job(function.job):
+            continue
+        job = repository.get_job(function.job)
+        is_drawn = all(node.name != ops.receive.name for node in job.all_node_defs)
+        if has_stock_io_manager(job) and not is_drawn:
             raise InvalidOption(
                 f"the job {function.job} of {function.name} has no IO manager for batches:"
                 " write Definitions(..., resources={'io_manager': BatchIOManager()})"

@@ -14,10 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from runyard.engine import waits
 from runyard.engine.activity import board
+from runyard.engine.async_steps import BLOCKED_SECONDS, AsyncDo, AsyncStep, is_async
+from runyard.engine.elements import Elements, numbered
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
 from runyard.engine.progress import Reporter
@@ -29,10 +32,12 @@ from runyard.functions.retry import Retry
 from runyard.syntax.durations import YEAR, Duration
 
 DEFAULT_CHECKPOINT = 100
+DEFAULT_TASKS = 50
 # How long a run that was interrupted, or has lost its lease, waits for busy threads.
 _GRACE_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1
 Match = str | Sequence[str] | Mapping[str, object]
+Element = TypeVar("Element")
 
 
 class Batch:
@@ -79,6 +84,7 @@ class Batch:
         do: Callable[[Item], object],
         *,
         threads: int = 1,
+        tasks: int = DEFAULT_TASKS,
         checkpoint_every: int = DEFAULT_CHECKPOINT,
         retry: Retry | None = None,
         when: Callable[[Item], bool] | None = None,
@@ -93,10 +99,12 @@ class Batch:
         do
             Takes an `Item` and returns the result to save: anything that pydantic can turn into
             JSON, up to 4 MiB. An exception fails this invocation alone (see `NonRetriable` and
-            `RetryAfter`).
+            `RetryAfter`). An `async def` function runs in an event loop.
         threads
             How many invocations are worked on at a time. Use more than one for a step that waits
             on a network.
+        tasks
+            The same for an `async def` function, which takes no threads.
         checkpoint_every
             Save results after this many or after half a second, whichever comes first. After a
             crash of the worker at most this many are re-run, and those that were in progress.
@@ -110,7 +118,8 @@ class Batch:
         timeout
             How long `do` may take for one invocation (`"30s"`), at least one second. Default: the
             function's `Timeouts(step=)`, or two hours. The invocation then fails with
-            `StepTimeout`, and the process is ended; the rest of the batch resumes in another run.
+            `StepTimeout`. An `async def` function is cancelled; otherwise the process is ended, and
+            the rest of the batch resumes in another run.
 
         Returns
         -------
@@ -125,17 +134,60 @@ class Batch:
         limit = self.state.limit(timeout, step)
         todo = self._todo(step)
         count = len(todo)
-        places = max(1, min(threads, count))
+        places = max(1, min(tasks if is_async(do) else threads, count))
         recorder = self._recorder(
-            step, checkpoint_every, retry, limit=limit, expected=count, places=places
+            step,
+            checkpoint_every,
+            retry,
+            limit=limit + BLOCKED_SECONDS if is_async(do) else limit,
+            expected=count,
+            places=places,
         )
         with recorder:
             if when is not None:
                 todo = list(_chosen(todo, when, recorder))
-            if threads == 1 or len(todo) < 2:
+            if is_async(do):
+                self._map_in_tasks(do, todo, places, recorder, limit)
+            elif places == 1 or len(todo) < 2:
                 self._map_one_by_one(do, iter(todo), recorder)
             else:
-                self._map_in_threads(do, todo, threads, recorder)
+                self._map_in_threads(do, todo, places, recorder)
+        return self
+
+    def map_each(
+        self,
+        step: str,
+        elements: Callable[[Item], Sequence[Element]],
+        do: Callable[[Item, Element], object],
+        **options: Any,
+    ) -> "Batch":
+        """Run a step once for each element of a list that depends on the item.
+
+        Each result is a step of its own, with its own retries: `section-1`, `section-2` and so on
+        for the step `section`. The elements of an invocation are worked on in their order; those of
+        different invocations at the same time.
+
+        Parameters
+        ----------
+        step
+            What the steps are called, without their numbers.
+        elements
+            Takes an item and returns its elements, up to 1,000. They have to be the same at every
+            attempt: make them from the results of earlier steps.
+        do
+            Takes an item and one of its elements.
+        options
+            The options of `map` for each of the steps.
+        """
+        known = Elements(elements)
+        for number in range(1, known.most(self.active_items()) + 1):
+            stub = self.state.stubs.get(step)
+            self.map(
+                numbered(step, number),
+                stub if stub is not None else known.bound(do, number),
+                when=partial(known.has, number=number),
+                **options,
+            )
         return self
 
     def map_batch(
@@ -335,6 +387,28 @@ class Batch:
             # but take no other.
             queue.close()
             threads.abandon(0 if self.state.lease.hung else _GRACE_SECONDS)
+
+    def _map_in_tasks(
+        self,
+        do: AsyncDo,
+        todo: Sequence[Item],
+        count: int,
+        recorder: StepRecorder,
+        limit: float,
+    ) -> None:
+        queue = _ItemQueue(todo)
+        step = AsyncStep(
+            do,
+            queue,
+            recorder,
+            limit=limit,
+            is_paused=lambda: self._board.paused,
+            is_cancelled=lambda item: item.id in self.state.lease.cancelled,
+        )
+        try:
+            step.run(count, lambda: 0 if self.state.lease.hung else _GRACE_SECONDS)
+        finally:
+            queue.close()
 
     def _wait_while_paused(self, recorder: StepRecorder) -> None:
         """Begin nothing while an item is past its timeout: it ends, or the process is ended."""

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from runyard.engine.failures import Failure
 from runyard.engine.lease import Lease
@@ -18,9 +20,12 @@ from runyard.syntax.durations import Duration, seconds
 # What a test makes steps do instead of their work, by step name.
 stubs: ContextVar[Mapping[str, Callable[["Item"], object]]] = ContextVar("stubs", default={})  # noqa: B039 (never changed in place)
 
+# The type of an item's data: `Item` alone is an item with data of any type.
+Data = TypeVar("Data", default=Any)
+
 
 @dataclass
-class Item:
+class Item(Generic[Data]):
     """One invocation as a step sees it.
 
     Attributes
@@ -43,7 +48,7 @@ class Item:
     id: int
     event: Event
     attempt: int
-    data: Any
+    data: Data
     outputs: dict[str, Any] = field(default_factory=dict[str, Any])
     tries: dict[str, int] = field(default_factory=dict[str, int])
     reporter: Reporter | None = None

@@ -273,11 +273,11 @@ class StepRecorder:
         place: int = 0,
     ) -> Result:
         """Run the function `attempt` under the step's timeout."""
-        self._board.begin(place, item.id)
+        self.begin(item, place)
         try:
             return attempt(do, item, what)
         finally:
-            self._board.end(place)
+            self.end(place)
 
     def attempt_all(
         self,
@@ -290,6 +290,18 @@ class StepRecorder:
             return attempt_all(do, items)
         finally:
             self._board.end_all(len(items))
+
+    def enter(self, place: int) -> None:
+        """Give this thread a place, at which it works on one item after the other."""
+        self._board.enter(place)
+
+    def begin(self, item: Item, place: int) -> None:
+        """Start the timeout of an item."""
+        self._board.begin(place, item.id)
+
+    def end(self, place: int) -> None:
+        """End the timeout of the item at this place."""
+        self._board.end(place)
 
     @property
     def batch_id(self) -> str:

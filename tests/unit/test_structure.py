@@ -34,6 +34,7 @@ ROOMS = [
     "client",
     "engine",
     "dagster_adapter",
+    "authoring",
     "processes",
     "gateway",
     "cli",
