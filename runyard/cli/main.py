@@ -19,7 +19,9 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from runyard.cli.check import check
 from runyard.cli.errors import reported
+from runyard.cli.init import add, init
 from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
@@ -302,13 +304,13 @@ def doctor(show_settings: bool) -> int:
     from runyard.processes.project import check_project
 
     check_project()
-    checks = all_checks()
-    for check in checks:
-        echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
+    results = all_checks()
+    for result in results:
+        echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<14}  {result.says}")
     if show_settings:
         for variable, value in values():
             echo(f"      {variable}={value}")
-    return 0 if all(check.ok for check in checks) else 1
+    return 0 if all(result.ok for result in results) else 1
 
 
 @main.command()
@@ -462,5 +464,5 @@ def _workspace(explicit: Path | None) -> Path:
     return settings().home / "workspace.yaml"
 
 
-for _command in (*commands, keys, psql):
+for _command in (*commands, add, check, init, keys, psql):
     main.add_command(_command)
