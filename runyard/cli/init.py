@@ -3,23 +3,17 @@
 import ast
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from runyard.cli import adoption
 from runyard.cli.errors import reported
-from runyard.cli.scaffold import (
-    EventOfFunction,
-    check_event_name,
-    check_function_name,
-    function_files,
-    package_of,
-    project_files,
-    write_files,
-)
 from runyard.cli.terminal import echo
 from runyard.errors import InvalidInput, RunyardError
 from runyard.settings import settings
+
+if TYPE_CHECKING:
+    from runyard.cli.scaffold import EventOfFunction
 
 
 @click.command()
@@ -42,6 +36,9 @@ def init(name: str | None, into: Path | None, code: str | None) -> None:
     """
     if (name is None) == (into is None):
         raise InvalidInput("give a NAME for a new project, or --into FOLDER for one that exists")
+    from runyard.cli import adoption
+    from runyard.cli.scaffold import package_of, project_files, write_files
+
     if into is not None:
         echo(adoption.adopt(into.resolve(), code), lines=True)
         return
@@ -75,6 +72,13 @@ def add_function(name: str, event: str) -> None:
     They go into the package `functions` beside the project's definitions, and into `tests`. An
     event that has a type in the catalog is used with its type.
     """
+    from runyard.cli.scaffold import (
+        check_event_name,
+        check_function_name,
+        function_files,
+        write_files,
+    )
+
     check_function_name(name)
     check_event_name(event)
     home = settings().home
@@ -115,8 +119,9 @@ def _check_not_taken(name: str, functions: Path) -> None:
                 )
 
 
-def _event_of(name: str) -> EventOfFunction:
+def _event_of(name: str) -> "EventOfFunction":
     """The event, with its type if the project's catalog has one."""
+    from runyard.cli.scaffold import EventOfFunction
     from runyard.events import catalog
     from runyard.gateway.dev.forms import example
 

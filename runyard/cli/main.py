@@ -27,6 +27,7 @@ from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
 from runyard.cli.psql import psql
 from runyard.cli.terminal import echo, echo_json
+from runyard.cli.types import types
 from runyard.engine.backoff import Backoff
 from runyard.errors import InvalidInput, InvalidOption, RunyardError
 from runyard.settings import settings
@@ -464,5 +465,5 @@ def _workspace(explicit: Path | None) -> Path:
     return settings().home / "workspace.yaml"
 
 
-for _command in (*commands, add, check, init, keys, psql):
+for _command in (*commands, add, check, init, keys, psql, types):
     main.add_command(_command)
