@@ -53,8 +53,8 @@ class StorageSettings(_EngineSettings):
     )
     data_dir: Path | None = Field(
         default=None,
-        description="The data folder: the embedded database, the file broker's queue, the local "
-        "outbox, uploads and media. Defaults to `.runyard` in the project's folder.",
+        description="The data folder: the embedded database, the file broker's queue, and files "
+        "that functions keep. Defaults to `.runyard` in the project's folder.",
     )
     database_url: SecretStr | None = Field(
         default=None,
@@ -77,7 +77,7 @@ class StorageSettings(_EngineSettings):
     retention: str = Field(
         default="30d",
         description="How long finished invocations and their events are kept: `30d`, `forever`, "
-        "or, with exceptions for single functions, `30d, send_email=90d`.",
+        "or, with exceptions for single functions, `30d, charge_card=90d`.",
     )
 
 

@@ -259,9 +259,10 @@ def report() -> None:
     """Print a report of the last seven days."""
     module = settings().project_module("report")
     if module is None:
+        missing = f" (there is no module {settings().report})" if settings().report else ""
         raise RunyardError(
-            f"there is no module {settings().report}: set RUNYARD_REPORT to one with a function "
-            "`week` that returns the report"
+            f"this project has no report{missing}: set RUNYARD_REPORT to a module with a function"
+            " `week` that returns the text"
         )
     echo(module.week(), lines=True)
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from tests.conftest import wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
-_FAMILIES = re.compile(r"mail|sendgrid|media|image|video|openai|gemini|sync|contact", re.IGNORECASE)
+_FAMILIES = re.compile(
+    r"\b(?:e-?mails?|sendgrid|outbox|uploads?|videos?|openai|gemini|digest|contact)\b",
+    re.IGNORECASE,
+)
 
 Command = Callable[..., str]
 
@@ -122,6 +126,13 @@ def test_the_stack_comes_up_without_a_warning(up: list[str]) -> None:
     assert [line for line in up if re.search("warn|error|deprecat", line, re.IGNORECASE)] == []
 
 
-def test_nothing_speaks_of_the_families(run: Command, up: list[str]) -> None:
-    shown = run("runyard", "doctor", "--settings") + run("runyard", "functions")
-    assert _FAMILIES.findall(shown) == []
+@pytest.mark.parametrize("command", ["doctor --settings", "functions", "configuration"])
+def test_no_command_speaks_of_the_families(run: Command, up: list[str], command: str) -> None:
+    assert _FAMILIES.findall(run("runyard", *command.split())) == []
+
+
+@pytest.mark.parametrize("path", ["/dev", "/dev/functions", "/dev/send", "/dev/health", "/docs"])
+def test_no_page_speaks_of_the_families(shop: Path, up: list[str], path: str) -> None:
+    [address] = re.findall(r"(http://\S+)/dev", " ".join(up))
+    with urllib.request.urlopen(f"{address}{path}") as response:
+        assert _FAMILIES.findall(response.read().decode()) == []
