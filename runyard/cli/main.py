@@ -441,7 +441,9 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
     from runyard.store.database import database_url
 
     if needs_project:
-        check_project(needs_code=needs_code)
+        # Dagster's own variable wins here, as it does in Dagster.
+        dagster_home = Path(os.environ.get("DAGSTER_HOME") or settings().home)
+        check_project(needs_code=needs_code, dagster_home=dagster_home)
 
     variables = environment(database_url())
     # Replaces a DATABASE_URL that is set: it now has the options that every connection needs.
@@ -463,7 +465,13 @@ def _workspace(explicit: Path | None) -> Path:
     if stack_workspace().exists():
         wait_for_code_server()
         return stack_workspace()
-    return settings().home / "workspace.yaml"
+    workspace = settings().home / "workspace.yaml"
+    if not workspace.is_file():
+        raise RunyardError(
+            f"there is no {workspace}: write one with `runyard init --into .`, or give another with"
+            " --workspace"
+        )
+    return workspace
 
 
 for _command in (*commands, add, check, init, keys, psql, types):

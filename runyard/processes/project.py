@@ -2,21 +2,23 @@
 
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
+from pathlib import Path
 
 from runyard.errors import RunyardError
 from runyard.project_file import TABLE
 from runyard.settings import settings
 
 
-def check_project(*, needs_code: bool = True) -> None:
+def check_project(*, needs_code: bool = True, dagster_home: Path | None = None) -> None:
     """Raise `RunyardError` when there is no project to run.
 
     A process that runs the project's code needs its module and `dagster.yaml`; one that leaves the
-    code to others (`needs_code=False`) needs `dagster.yaml` alone. Without that file Dagster would
-    make databases of its own in the folder.
+    code to others (`needs_code=False`) needs `dagster.yaml` alone. Without that file, in the folder
+    `dagster_home` (by default the project's), Dagster would make databases of its own there.
     """
     home, code = settings().home, settings().code
-    has_dagster = (home / "dagster.yaml").is_file()
+    instance = dagster_home or home
+    has_dagster = (instance / "dagster.yaml").is_file()
     has_code = _is_there(code)
     if not has_dagster and not has_code:
         raise RunyardError(
@@ -26,8 +28,8 @@ def check_project(*, needs_code: bool = True) -> None:
         )
     if not has_dagster:
         raise RunyardError(
-            f"there is no dagster.yaml in {home}: write one with `runyard init --into .`, or set"
-            " RUNYARD_HOME to the project's folder"
+            f"there is no dagster.yaml in {instance}: write one with `runyard init --into .`, or"
+            " set RUNYARD_HOME to the project's folder"
         )
     if needs_code and not has_code:
         raise RunyardError(

@@ -104,6 +104,12 @@ def test_the_tests_pass(run: Command) -> None:
     assert "2 passed" in run("python", "-m", "pytest", "-q")
 
 
+def test_the_tests_pass_from_another_folder(home: Path, environment: dict[str, str]) -> None:
+    command = ["python", "-m", "pytest", "-q", "shop"]
+    result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
+    assert "2 passed" in result.stdout
+
+
 def test_a_function_is_added_with_a_test_that_passes(run: Command) -> None:
     run("runyard", "add", "function", "charge_card", "--event", "shop/order.placed")
     assert "1 passed" in run("python", "-m", "pytest", "-q", "tests/test_charge_card.py")

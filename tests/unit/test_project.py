@@ -1,7 +1,9 @@
 """Commands in a folder that holds no project: one line that says so, and nothing left behind."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,11 +17,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder, with an environment that says nothing else of a project."""
     monkeypatch.setenv("RUNYARD_HOME", str(tmp_path))
     monkeypatch.setenv("RUNYARD_CODE", "kiosk.definitions")
-    for name in ("RUNYARD_DATA_DIR", "RUNYARD_POSTGRES_DIR", "DATABASE_URL"):
+    for name in ("DAGSTER_HOME", "RUNYARD_DATA_DIR", "RUNYARD_POSTGRES_DIR", "DATABASE_URL"):
         monkeypatch.delenv(name)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     settings.cache_clear()
-    yield tmp_path
+    with patch.dict(os.environ):  # commands set variables for Dagster
+        yield tmp_path
     monkeypatch.undo()
     settings.cache_clear()
 
@@ -62,6 +66,28 @@ def test_what_runs_the_code_needs_its_module(home: Path, command: str) -> None:
         f"runyard: there is no module kiosk.definitions in {home}: set RUNYARD_CODE, or code in"
         " [tool.runyard] of pyproject.toml, to the module with the project's Definitions\n"
     )
+
+
+@pytest.mark.parametrize("command", ["daemon", "web"])
+def test_a_project_without_a_workspace_is_told_how_to_get_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    settings.cache_clear()
+    (home / "dagster.yaml").touch()
+    assert run(command).output == (
+        f"runyard: there is no {home}/workspace.yaml: write one with `runyard init --into .`, or"
+        " give another with --workspace\n"
+    )
+
+
+def test_dagsters_own_folder_may_be_another_one(
+    home: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = tmp_path_factory.mktemp("instance")
+    (instance / "dagster.yaml").touch()
+    monkeypatch.setenv("DAGSTER_HOME", str(instance))
+    assert "there is no module kiosk.definitions" in run("worker").output
 
 
 def test_whether_there_is_a_project_is_found_out_without_running_its_code(home: Path) -> None:
