@@ -112,6 +112,8 @@ def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
     while not stopped.is_set():
         try:
             for paths in code_changes(stopped):
+                if not paths:
+                    continue
                 names = sorted({path.name for path in paths})
                 echo(f"Changed: {', '.join(names[:5])}. Reloading the code ...")
                 stack.reload()

@@ -57,7 +57,8 @@ def watched_roots() -> list[Path]:
 def code_changes(stopped: threading.Event) -> Iterator[list[Path]]:
     """Yield the files that have changed, once after each burst of changes, until stopped.
 
-    Raises `OSError` or `RuntimeError` when the files cannot be watched.
+    After each second without a change it yields an empty list, so that its caller can do something
+    else. Raises `OSError` or `RuntimeError` when the files cannot be watched.
     """
     changes: queue.SimpleQueue[list[Path] | Exception] = queue.SimpleQueue()
     watched: set[tuple[Path, int]] = set()
@@ -70,11 +71,13 @@ def code_changes(stopped: threading.Event) -> Iterator[list[Path]]:
                     watched.add(identity)
                     watch = partial(_watch, root, changes, ended)
                     threading.Thread(target=watch, daemon=True).start()
-            with suppress(queue.Empty):
+            try:
                 change = changes.get(timeout=_LOOK_SECONDS)
-                if isinstance(change, Exception):
-                    raise change
-                yield change
+            except queue.Empty:
+                change = []
+            if isinstance(change, Exception):
+                raise change
+            yield change
     finally:
         ended.set()
 

@@ -128,6 +128,13 @@ def test_the_function_runs_to_its_end(run: Command, up: list[str]) -> None:
     wait_until(succeeded, 60)
 
 
+def test_a_function_that_is_added_while_the_stack_runs_is_loaded(
+    run: Command, up: list[str]
+) -> None:
+    run("runyard", "add", "function", "wave", "--event", "wave/sent")
+    wait_until(lambda: "wave  on wave/sent" in run("runyard", "functions"), 60)
+
+
 def test_the_stack_comes_up_without_a_warning(up: list[str]) -> None:
     assert [line for line in up if re.search("warn|error|deprecat", line, re.IGNORECASE)] == []
 
