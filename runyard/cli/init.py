@@ -59,7 +59,7 @@ def init(name: str | None, into: Path | None, code: str | None) -> None:
 
 @click.group()
 def add() -> None:
-    """Add to a project (see its subcommands)."""
+    """Add a function to a project."""
 
 
 @add.command("function")
