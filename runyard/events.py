@@ -329,6 +329,11 @@ class Catalog:
         model = self._types.get(name)
         return model.model_json_schema() if model is not None else None
 
+    def type_of(self, name: str) -> type[EventData] | None:
+        """Return the type of an event's data, or None for a name without one."""
+        self.load()
+        return self._types.get(name)
+
     def names(self) -> list[str]:
         """Return the event names that have a type."""
         self.load()

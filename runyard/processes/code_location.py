@@ -1,11 +1,13 @@
 """The project's code location: loads it, and says in one line why it does not load."""
 
+import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import unwrap
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +19,9 @@ from runyard.settings import settings
 from runyard.text.error_text import fit, message_of, type_of
 
 _MOST_TEXT = 1_000
+_OP = re.compile(r"\bop '(\w+)'")
+_TWICE = re.compile(r"two functions (?:are )?called (\w+)")
+_Place = tuple[str, int]
 _RUNYARD = Path(runyard.__file__).resolve().parent
 
 
@@ -41,7 +46,7 @@ def load_code() -> Definitions:
     )
     if definitions is None:
         raise RunyardError(
-            f"the module {code} has no Definitions: write defs = Definitions(...) in it"
+            f"the module {code} has no Definitions: write defs = definitions(...) in it"
         )
     for job in definitions.get_repository_def().get_all_jobs():
         job.get_job_snapshot_id()
@@ -82,11 +87,35 @@ def problem_of(error: BaseException) -> CodeProblem:
     message = " ".join(message_of(error).split())
     kind = "" if isinstance(error, RunyardError) else type_of(error)
     text = fit(": ".join(part for part in (kind, message) if part), _MOST_TEXT)
+    place = _place_of(error)
+    if (twice := _TWICE.search(message)) and (other := _place_of_name(twice[1])) not in (
+        None,
+        place,
+    ):
+        text = f"{text}; the other one is in {other[0]}:{other[1]}" if other else text
+    return CodeProblem(text) if place is None else CodeProblem(text, *place)
+
+
+def _place_of(error: BaseException) -> _Place | None:
+    """Where an error is: where the op that it names is written, or the project's line in it."""
+    if (op := _OP.search(str(error))) and (place := _place_of_name(op[1])):
+        return place
     for each in _with_causes(error):
         for frame, line in reversed(list(traceback.walk_tb(each.__traceback__))):
             if is_projects(frame):
-                return CodeProblem(text, shown_path(Path(frame.f_code.co_filename)), line)
-    return CodeProblem(text)
+                return shown_path(Path(frame.f_code.co_filename)), line
+    return None
+
+
+def _place_of_name(name: str) -> _Place | None:
+    """Where the op, step or function of this name is written."""
+    for module in list(sys.modules.values()):
+        for value in list(vars(module).values()):
+            code = getattr(unwrap(value), "__code__", None) if callable(value) else None
+            named = name in (getattr(value, "name", None), getattr(value, "__name__", None))
+            if code is not None and named and _is_projects_file(Path(code.co_filename)):
+                return shown_path(Path(code.co_filename)), code.co_firstlineno
+    return None
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -99,7 +128,11 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def is_projects(frame: FrameType) -> bool:
     """Whether a frame runs the project's own code, and not that of a package it uses."""
-    path = Path(frame.f_code.co_filename).resolve()
+    return _is_projects_file(Path(frame.f_code.co_filename))
+
+
+def _is_projects_file(path: Path) -> bool:
+    path = path.resolve()
     return (
         path.is_file()  # there is none for code that was made from text
         and path.is_relative_to(settings().home.resolve())

@@ -9,6 +9,7 @@ from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.processes.code_check import remember_problem
 from runyard.processes.code_location import CodeProblem, load_code, problem_of
+from runyard.processes.watched_code import note_loaded_code
 from runyard.settings import settings
 
 # The UI and the daemon ask for little at a time; the ticks of schedules and sensors take threads.
@@ -54,7 +55,9 @@ def _publish() -> CodeProblem | None:
     try:
         sensors.check_io_managers(load_code().get_repository_def())
     except Exception as error:
+        note_loaded_code(error)
         return problem_of(error)
+    note_loaded_code()
     try:
         registry.publish()
     except InvalidOption as error:

@@ -43,6 +43,7 @@ def home() -> Iterator[Path]:
         "runyard",
         "definitions.py",
         "dagster.yaml",
+        "pyproject.toml",
         "workspace.yaml",
     ):
         source = ROOT / name
