@@ -110,6 +110,9 @@ def _place_of(error: BaseException) -> _Place | None:
 def _place_of_name(name: str) -> _Place | None:
     """Where the op, step or function of this name is written."""
     for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if not file or not _is_projects_file(Path(file)):
+            continue
         for value in list(vars(module).values()):
             code = getattr(unwrap(value), "__code__", None) if callable(value) else None
             named = name in (getattr(value, "name", None), getattr(value, "__name__", None))

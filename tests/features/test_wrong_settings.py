@@ -75,5 +75,5 @@ def test_code_that_does_not_load_because_of_a_setting_is_one_line_without_a_trac
         check=False,
     )
     first, *rest = ended.stderr.splitlines()
-    assert first == "ANALYTICS_START is not a date: yesterday; write it as 2026-01-31"
+    assert first.endswith("ANALYTICS_START is not a date: yesterday; write it as 2026-01-31")
     assert "Traceback" not in "".join(rest)

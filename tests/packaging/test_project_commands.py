@@ -258,7 +258,7 @@ def test_a_function_that_cannot_be_added_is_refused(
                 '@function("order/placed", max_batch=0)',
                 "def pay(item: Item) -> None: ...",
             ],
-            ":3: on_event(max_batch=0) for pay: give 1 to 5000",
+            ":3: function pay: max_batch=0: give 1 to 5000",
         ),
         (
             [
@@ -340,7 +340,8 @@ def test_code_without_definitions_is_a_problem(run: Run, shop: Path) -> None:
     write(shop, "shop/definitions.py")
     assert said(run("check", folder=shop)) == (
         1,
-        "runyard: shop.definitions has no Definitions: write defs = definitions(...) in it\n",
+        "runyard: the module shop.definitions has no Definitions: write defs = definitions(...) in"
+        " it\n",
     )
 
 
