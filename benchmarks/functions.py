@@ -1,26 +1,9 @@
 """The functions under measurement: three trivial steps, in batches and in one run per event."""
 
-from dagster import Definitions, in_process_executor, job
+from benchmarks.steps import three_steps
+from runyard import definitions, function
 
-from benchmarks.steps import first, second, third
-from runyard import BatchIOManager, on_event, receive, settle
+bench_batched = function("bench/batched", name="bench_batched", max_batch=2000)(three_steps)
+bench_single = function("bench/single", name="bench_single", max_batch=1)(three_steps)
 
-
-@job(executor_def=in_process_executor)
-def bench_batched():
-    settle(third(second(first(receive()))))
-
-
-@job(executor_def=in_process_executor)
-def bench_single():
-    settle(third(second(first(receive()))))
-
-
-defs = Definitions(
-    jobs=[bench_batched, bench_single],
-    sensors=[
-        on_event("bench/batched", job=bench_batched, max_batch=2000),
-        on_event("bench/single", job=bench_single, max_batch=1),
-    ],
-    resources={"io_manager": BatchIOManager()},
-)
+defs = definitions(bench_batched, bench_single)

@@ -1,9 +1,9 @@
 """All benchmarks in one call: `make bench`. Prints a table and writes benchmarks/results/*.json.
 
 Arguments select benchmarks by name: idle, latency, single, burst, ingest, mix10, mix100, mix1000,
-load20, load50, load200, claim, flow, admission, stock, pages, media, analytics, keep, sync. `mix`
-stands for those with many functions (mix10 to load200). `peers` stands for runyard, absurd, celery,
-procrastinate and dbos, which run only when they are named: they install other systems.
+load20, load50, load200, forms, claim, flow, admission, stock, pages, media, analytics, keep, sync.
+`mix` stands for those with many functions (mix10 to load200). `peers` stands for runyard, absurd,
+celery, procrastinate and dbos, which run only when they are named: they install other systems.
 """
 
 import json
@@ -17,6 +17,7 @@ from benchmarks.claim import claim
 from benchmarks.databases import use
 from benchmarks.families import analytics, keep, media, sync
 from benchmarks.flow import admission, flow
+from benchmarks.forms import forms
 from benchmarks.ingest import ingest
 from benchmarks.installation import ROOT, installation
 from benchmarks.machine import machine
@@ -54,6 +55,7 @@ WITH_DATABASE: Benchmarks = {
 # Each starts stacks of its own.
 ALONE: Benchmarks = {
     **{name: mix.measure for name, mix in MIXES.items()},
+    "forms": forms,
     "runyard": runyard,
     **{name: peer.measure for name, peer in PEERS.items()},
 }

@@ -1,20 +1,25 @@
 """The trivial steps of the functions under measurement."""
 
-from dagster import op
-
-from runyard import Batch
+from runyard import Item, Run, step
 
 
-@op
-def first(batch: Batch) -> Batch:
-    return batch.map("first", lambda item: {"n": item.event.data["n"] + 1})
+@step
+def first(item: Item):
+    return {"n": item.event.data["n"] + 1}
 
 
-@op
-def second(batch: Batch) -> Batch:
-    return batch.map("second", lambda item: {"n": item["first"]["n"] * 2})
+@step
+def second(item: Item):
+    return {"n": item["first"]["n"] * 2}
 
 
-@op
-def third(batch: Batch) -> Batch:
-    return batch.map("third", lambda item: {"n": item["second"]["n"] - 1})
+@step
+def third(item: Item):
+    return {"n": item["second"]["n"] - 1}
+
+
+def three_steps(run: Run) -> None:
+    """The graph of a function with all of them."""
+    first(run)
+    second(run)
+    third(run)

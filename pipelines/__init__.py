@@ -1,4 +1,4 @@
-"""What happens on an event: the jobs and ops of each family, one module for each.
+"""What happens on an event: the steps of each family, one module for each.
 
-`definitions.py` puts them together; `events` has the event types.
+`sensors` puts them together to functions; `events` has the event types.
 """

@@ -1,63 +1,54 @@
 """The contact form: `contact/submitted` -> spam checks -> mail to the staff -> acknowledgement."""
 
-from dagster import in_process_executor, job, op
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
+from pipelines.events import ContactSubmitted
 from resources.contact.recipient import ContactRecipient
 from resources.contact.tables import ContactMessages
 from resources.email.addresses import bare, split
-from runyard import Batch, Event, Item, NonRetriable, receive, settle
+from runyard import Batch, Event, Item, NonRetriable, step
 
-CHECK, NOTIFY = "check-for-spam", "notify-staff"
 _MAIL = "email/send.requested"
 
 
-@op
-def check_for_spam(batch: Batch, contact_messages: ContactMessages) -> Batch:
+@step(name="check-for-spam")
+def check_for_spam(
+    item: Item[ContactSubmitted], contact_messages: ContactMessages
+) -> dict[str, Any]:
     """Save each message, with its spam checks and whether its sender gets an acknowledgement."""
-    return batch.map(
-        CHECK, lambda item: contact_messages.save(item.key, str(item.event.id), item.data)
-    )
+    return contact_messages.save(item.key, str(item.event.id), item.data)
 
 
-@op
+@step
 def notify_staff(batch: Batch, contact_recipient: ContactRecipient) -> Batch:
     """Request a mail to the staff, with the visitor as Reply-To, and an acknowledgement.
 
     Nothing is sent about spam.
     """
+    mails = partial(_mails, recipient=contact_recipient.address)
+    return batch.send_events("notify-staff", mails)
 
-    def mails(item: Item) -> list[Event]:
-        if item[CHECK]["spam"]:
-            return []
-        if not contact_recipient.address:
-            raise NonRetriable(
-                "no recipient is configured: set CONTACT_TO to the address for contact forms"
-            )
-        data = {"name": item.data.name, "email": item.data.email, "message": item.data.message}
-        to_staff = Event(
-            _MAIL,
-            {
-                "to": split(contact_recipient.address),
-                "reply_to": item.data.email,
-                "template": "contact",
-                "data": data,
-            },
+
+def _mails(item: Item[ContactSubmitted], recipient: str) -> Sequence[Event]:
+    checked, data = check_for_spam.result(item), item.data
+    if checked["spam"]:
+        return []
+    if not recipient:
+        raise NonRetriable(
+            "no recipient is configured: set CONTACT_TO to the address for contact forms"
         )
-        if item[CHECK]["unacknowledged"]:
-            return [to_staff]
-        # Visitors may enter anybody's address, so nothing that they wrote is sent there.
-        return [
-            to_staff,
-            Event(_MAIL, {"to": [bare(item.data.email)], "template": "contact_received"}),
-        ]
-
-    return batch.send_events(NOTIFY, mails)
-
-
-@job(
-    executor_def=in_process_executor,
-    description="Notify the staff of a contact form: contact/submitted",
-)
-def notify_contact() -> None:
-    """The function's graph."""
-    settle(notify_staff(check_for_spam(receive())))
+    to_staff = Event(
+        _MAIL,
+        {
+            "to": split(recipient),
+            "reply_to": data.email,
+            "template": "contact",
+            "data": {"name": data.name, "email": data.email, "message": data.message},
+        },
+    )
+    if checked["unacknowledged"]:
+        return [to_staff]
+    # Visitors may enter anybody's address, so nothing that they wrote is sent there.
+    return [to_staff, Event(_MAIL, {"to": [bare(data.email)], "template": "contact_received"})]

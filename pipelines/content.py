@@ -5,11 +5,9 @@ checked, saved, and its author is notified.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-from dagster import in_process_executor, job, op
-
+from pipelines.events import ContentGenerateRequested
 from resources.ai.content import remarks
 from resources.ai.generators import Generated, Prompt
 from resources.ai.outlines import SHAPE, headings
@@ -17,176 +15,75 @@ from resources.ai.prompts import render_prompt
 from resources.ai.providers import Providers
 from resources.ai.tables import Contents
 from resources.ai.text_length import unit
-from runyard import Batch, Event, Item, receive, settle
+from runyard import Batch, Event, Item, step
 
-CHOOSE = "choose-provider"
-OUTLINE = "outline"
-CHECK = "check"
-SAVE = "save"
-NOTIFY = "notify"
-RESULT = "result"
 MOST_SECTIONS = 12
 _A_SECTION = {"words": 200, "characters": 400}
 # Reasoning counts against the token limit, and a section without its end is useless.
 _ROOM_TO_THINK = 8_000
-# Concurrent requests to providers. Each text is recorded at once, because it costs money.
-_RECORDED_AT_ONCE: dict[str, Any] = {"threads": 4, "checkpoint_every": 1}
+_THREADS = 4  # concurrent requests to providers
+_ContentItem = Item[ContentGenerateRequested]
 
 
-@op
-def choose_provider(batch: Batch, providers: Providers) -> Batch:
+@step(name="choose-provider")
+def choose_provider(item: _ContentItem, providers: Providers) -> str:
     """Choose the requested provider, else the first that is on; if it is down, the next writes."""
-    return batch.map(CHOOSE, lambda item: providers.candidates(item.data.provider)[0].name)
+    return providers.candidates(item.data.provider)[0].name
 
 
-@op
-def write_outline(batch: Batch, providers: Providers) -> Batch:
+@step(op="write_outline", threads=_THREADS, checkpoint_every=1)
+def outline(item: _ContentItem, providers: Providers) -> dict[str, Any]:
     """Generate the headings."""
-
-    def write(item: Item) -> dict[str, Any]:
-        item.progress(0, "writing the outline")
-        data = _data(item)
-        sections = min(MOST_SECTIONS, max(1, round(item.data.length / _A_SECTION[data["unit"]])))
-        prompt, version = render_prompt("outline", {**data, "sections": sections})
-        generated = providers.generate(_prompt(item, prompt, OUTLINE, shape=SHAPE))
-        titles = headings(generated.text, MOST_SECTIONS if generated.offline else sections)
-        # Without an outline the text is one section, with a remark for the editor.
-        return {
-            "headings": titles or [item.data.topic[:300]],
-            "understood": bool(titles),
-            "prompt": version,
-            "generated": generated,
-        }
-
-    return batch.map(OUTLINE, write, **_RECORDED_AT_ONCE)
+    item.progress(0, "writing the outline")
+    data = _data(item)
+    sections = min(MOST_SECTIONS, max(1, round(item.data.length / _A_SECTION[data["unit"]])))
+    prompt, version = render_prompt("outline", {**data, "sections": sections})
+    generated = providers.generate(_prompt(item, prompt, "outline", shape=SHAPE))
+    titles = headings(generated.text, MOST_SECTIONS if generated.offline else sections)
+    # Without an outline the text is one section, with a remark for the editor.
+    return {
+        "headings": titles or [item.data.topic[:300]],
+        "understood": bool(titles),
+        "prompt": version,
+        "generated": generated,
+    }
 
 
-@op
-def write_sections(batch: Batch, providers: Providers) -> Batch:
+def _numbered_headings(item: _ContentItem) -> Sequence[tuple[int, str]]:
+    return list(enumerate(outline.result(item)["headings"], 1))
+
+
+# Each text is recorded at once, because it costs money.
+@step(op="write_sections", each=_numbered_headings, threads=_THREADS, checkpoint_every=1)
+def section(item: _ContentItem, heading: tuple[int, str], providers: Providers) -> dict[str, Any]:
     """Generate the sections one after the other, each as its own step."""
-    for number in range(1, max((_sections(item) for item in batch.active_items()), default=0) + 1):
-        batch.map(
-            _section(number),
-            partial(_write, number=number, providers=providers),
-            when=partial(_has_section, number=number),
-            **_RECORDED_AT_ONCE,
-        )
-    return batch
-
-
-@op
-def check_content(batch: Batch) -> Batch:
-    """Join the sections, and check the length, the language and the endings."""
-    return batch.map(CHECK, _check)
-
-
-@op
-def save_content(batch: Batch, contents: Contents) -> Batch:
-    """Save the text."""
-
-    def save(item: Item) -> str:
-        checked, data = item[CHECK], item.data
-        row = {
-            "id": item.key,
-            "event_id": item.event.id,
-            "outline": item[OUTLINE]["headings"],
-            **checked,
-        }
-        contents.save({**row, **data.model_dump(include={"user", "topic", "kind", "language"})})
-        return str(row["id"])
-
-    return batch.map(SAVE, save)
-
-
-@op
-def notify_author(batch: Batch) -> Batch:
-    """Notify the user, if requested."""
-
-    def tell(item: Item) -> list[Event]:
-        if not item.data.notify:
-            return []
-        notification = {
-            "user": item.data.user,
-            "kind": "content",
-            "title": "Your text is ready",
-            "message": f"{item.data.kind.capitalize()}: {item.data.topic[:200]}",
-        }
-        return [Event("notification/requested", notification)]
-
-    batch.send_events(NOTIFY, tell)
-    return batch.map(
-        RESULT,
-        lambda item: {
-            "content": item[SAVE],
-            **{key: item[CHECK][key] for key in ("status", "provider", "offline", "remarks")},
-        },
-    )
-
-
-@job(executor_def=in_process_executor, description="Write content: content/generate.requested")
-def generate_content() -> None:
-    """The function's graph."""
-    sections = write_sections(write_outline(choose_provider(receive())))
-    settle(notify_author(save_content(check_content(sections))))
-
-
-def _section(number: int) -> str:
-    return f"section-{number}"
-
-
-def _sections(item: Item) -> int:
-    return len(item[OUTLINE]["headings"])
-
-
-def _has_section(item: Item, number: int) -> bool:
-    return number <= _sections(item)
-
-
-def _data(item: Item) -> dict[str, Any]:
-    """The data for the prompts."""
-    return {**item.data.model_dump(), "unit": unit(item.data.language)}
-
-
-def _prompt(item: Item, prompt: str, purpose: str, **more: Any) -> Prompt:
-    data = item.data
-    return Prompt(
-        prompt=prompt,
-        provider=item[CHOOSE],
-        model=data.model,
-        user=data.user,
-        purpose=purpose,
-        topic=data.topic,
-        **more,
-    )
-
-
-def _write(item: Item, number: int, providers: Providers) -> dict[str, Any]:
-    titles = item[OUTLINE]["headings"]
+    number, title = heading
+    titles = outline.result(item)["headings"]
     length = max(20, item.data.length // len(titles))
     data = {"number": number, "headings": titles, "section_length": length}
     prompt, version = render_prompt("section", {**_data(item), **data})
     most = length * 4 + 200 + _ROOM_TO_THINK
     generated = providers.generate(_prompt(item, prompt, "section", max_tokens=most))
-    item.progress(
-        100 * number / len(titles), f"section {number} of {len(titles)}: {titles[number - 1]}"
-    )
+    item.progress(100 * number / len(titles), f"section {number} of {len(titles)}: {title}")
     return {"prompt": version, "generated": generated}
 
 
-def _check(item: Item) -> dict[str, Any]:
-    outline = item[OUTLINE]
-    parts = [outline, *(item[_section(number)] for number in range(1, _sections(item) + 1))]
+@step(op="check_content")
+def check(item: _ContentItem) -> dict[str, Any]:
+    """Join the sections, and check the length, the language and the endings."""
+    outlined = outline.result(item)
+    parts = [outlined, *section.results(item)]
     texts = [Generated.model_validate(part["generated"]) for part in parts]
     sections = [text.text.strip() for text in texts[1:]]
     unfinished = [
         number for number, text in enumerate(texts[1:], 1) if text.finish_reason == "MAX_TOKENS"
     ]
     notes = remarks(sections, item.data.language, item.data.length, unfinished)
-    if not outline.get("understood", True):
+    if not outlined.get("understood", True):
         notes.insert(0, "its outline was not understood: the text is one section")
     if offline := any(text.offline for text in texts):
         notes.insert(0, "no model has written it: a placeholder")
-    titled = zip(outline["headings"], sections, strict=True)
+    titled = zip(outlined["headings"], sections, strict=True)
     return {
         "text": "\n\n".join(f"{title}\n\n{section}" for title, section in titled),
         "status": "needs review" if notes else "complete",
@@ -197,6 +94,66 @@ def _check(item: Item) -> dict[str, Any]:
         "prompt_versions": sorted({part["prompt"] for part in parts}),
         "usage": _usage(texts),
     }
+
+
+@step(op="save_content")
+def save(item: _ContentItem, contents: Contents) -> str:
+    """Save the text."""
+    contents.save(
+        {
+            "id": item.key,
+            "event_id": item.event.id,
+            "outline": outline.result(item)["headings"],
+            **check.result(item),
+            **item.data.model_dump(include={"user", "topic", "kind", "language"}),
+        }
+    )
+    return item.key
+
+
+@step
+def notify_author(batch: Batch) -> Batch:
+    """Notify the user, if requested."""
+    return batch.send_events("notify", _notification)
+
+
+@step
+def result(item: _ContentItem) -> dict[str, Any]:
+    """Return where the text is, and what the checks have found."""
+    checked = check.result(item)
+    found = {key: checked[key] for key in ("status", "provider", "offline", "remarks")}
+    return {"content": save.result(item), **found}
+
+
+def _notification(item: _ContentItem) -> Sequence[Event]:
+    data = item.data
+    if not data.notify:
+        return []
+    notification = {
+        "user": data.user,
+        "kind": "content",
+        "title": "Your text is ready",
+        "message": f"{data.kind.capitalize()}: {data.topic[:200]}",
+    }
+    return [Event("notification/requested", notification)]
+
+
+def _data(item: _ContentItem) -> dict[str, Any]:
+    """The data for the prompts."""
+    return {**item.data.model_dump(), "unit": unit(item.data.language)}
+
+
+def _prompt(item: _ContentItem, prompt: str, purpose: str, **more: Any) -> Prompt:
+    data = item.data
+    return Prompt(
+        prompt=prompt,
+        provider=choose_provider.result(item),
+        model=data.model,
+        user=data.user,
+        purpose=purpose,
+        topic=data.topic,
+        **more,
+    )
 
 
 def _usage(texts: Sequence[Generated]) -> dict[str, Any]:

@@ -6,10 +6,9 @@ sent, and its result says so.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
-
-from dagster import in_process_executor, job, op
 
 from pipelines.events import RECIPIENTS, EmailSendRequested
 from resources.email.addresses import bare, without_repeats
@@ -17,17 +16,14 @@ from resources.email.mailer import Mail, Mailer
 from resources.email.plain_text import plain_text
 from resources.email.tables import EmailMessages, Message
 from resources.email.templates import Rendered, render_template
-from runyard import Batch, Item, NonRetriable, receive, settle
+from runyard import Batch, Item, NonRetriable, step
 
 PREPARE = "prepare-email"
-RECORD = "record-message"
-SEND = "send-via-sendgrid"
-TRACK = "track-delivery"
 # Concurrent requests to SendGrid; its package keeps half as many connections open.
 _THREADS = 16
 
 
-@op
+@step
 def prepare_email(batch: Batch, messages: EmailMessages) -> Batch:
     """Render each mail, drop suppressed addresses, and record it as queued."""
     suppressed = messages.suppressed(
@@ -35,54 +31,45 @@ def prepare_email(batch: Batch, messages: EmailMessages) -> Batch:
         for item in batch.active_items()
         for address in (*item.data.to, *item.data.cc, *item.data.bcc)
     )
-    batch.map(PREPARE, lambda item: _prepare(item, suppressed))
-    return batch.map_batch(RECORD, lambda items: _record(items, messages))
+    batch.map(PREPARE, partial(_prepare, suppressed=suppressed))
+    return batch.map_batch("record-message", partial(_record, messages=messages))
 
 
-@op
-def send_via_sendgrid(batch: Batch, mailer: Mailer, messages: EmailMessages) -> Batch:
+@step(name="send-via-sendgrid", threads=_THREADS, checkpoint_every=1)
+def send_via_sendgrid(
+    item: Item[EmailSendRequested], mailer: Mailer, messages: EmailMessages
+) -> dict[str, Any]:
     """Send each mail; each message id is checkpointed at once, so a crash repeats few mails."""
-
-    def send(item: Item) -> dict[str, Any]:
-        mail = item[PREPARE]["mail"]
-        if mail is None:
-            return {"status": "suppressed", "suppressed": item[PREPARE]["suppressed"]}
-        try:
-            return mailer.send(Mail.model_validate(mail))
-        except NonRetriable as error:
-            messages.mark_failed(mail["id"], str(error))
-            raise
-
-    return batch.map(SEND, send, threads=_THREADS, checkpoint_every=1)
+    mail = item[PREPARE]["mail"]
+    if mail is None:
+        return {"status": "suppressed", "suppressed": item[PREPARE]["suppressed"]}
+    try:
+        return mailer.send(Mail.model_validate(mail))
+    except NonRetriable as error:
+        messages.mark_failed(mail["id"], str(error))
+        raise
 
 
-@op
-def track_delivery(batch: Batch, messages: EmailMessages) -> Batch:
+@step(name="track-delivery")
+def track_delivery(
+    items: Sequence[Item[EmailSendRequested]], messages: EmailMessages
+) -> Sequence[dict[str, Any]]:
     """Record sent mails with the provider's message ids, by which delivery reports find them."""
-
-    def track(items: Sequence[Item]) -> list[dict[str, Any]]:
-        sent = [item for item in items if item[SEND]["status"] == "sent"]
-        messages.mark_sent(
-            [
-                (item[PREPARE]["mail"]["id"], item[SEND]["provider"], item[SEND]["message_id"])
-                for item in sent
-            ]
-        )
-        return [
-            {"message": item.key, **item[SEND], "suppressed": item[PREPARE]["suppressed"]}
-            for item in items
+    answers = [(item, send_via_sendgrid.result(item)) for item in items]
+    messages.mark_sent(
+        [
+            (item[PREPARE]["mail"]["id"], answer["provider"], answer["message_id"])
+            for item, answer in answers
+            if answer["status"] == "sent"
         ]
-
-    return batch.map_batch(TRACK, track)
-
-
-@job(executor_def=in_process_executor, description="Send mails: email/send.requested")
-def send_email() -> None:
-    """The function's graph: a mail for each event."""
-    settle(track_delivery(send_via_sendgrid(prepare_email(receive()))))
+    )
+    return [
+        {"message": item.key, **answer, "suppressed": item[PREPARE]["suppressed"]}
+        for item, answer in answers
+    ]
 
 
-def _prepare(item: Item, suppressed: set[str]) -> dict[str, Any]:
+def _prepare(item: Item[EmailSendRequested], suppressed: set[str]) -> dict[str, Any]:
     """The mail as it will be sent (None without recipients), and the suppressed addresses."""
     data = item.data
     rendered = _rendered(data)
@@ -122,12 +109,12 @@ def _rendered(data: EmailSendRequested) -> Rendered:
     return Rendered(data.subject or "", text, html)
 
 
-def _recipients(item: Item) -> dict[str, list[str]]:
+def _recipients(item: Item[EmailSendRequested]) -> dict[str, list[str]]:
     """All recipients, each in the first field that names them."""
     return without_repeats({field: getattr(item.data, field) for field in RECIPIENTS})
 
 
-def _record(items: Sequence[Item], messages: EmailMessages) -> list[str]:
+def _record(items: Sequence[Item[EmailSendRequested]], messages: EmailMessages) -> Sequence[str]:
     rows = [
         Message(
             id=item.key,

@@ -4,18 +4,17 @@ Decoding happens in separate processes with limits on memory and time. A file th
 fails for good, with the reason.
 """
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dagster import in_process_executor, job, op
-
+from pipelines.events import MediaImageUploaded, MediaVideoUploaded
 from resources.media import preview_codecs, sandbox
 from resources.media.store import SUFFIXES, MediaStore
 from resources.media.tables import Media
-from runyard import Batch, Item, receive, settle
+from runyard import Batch, Item, step
 
-FETCH, INSPECT, VARIANTS, RECORD = "fetch", "inspect", "variants", "record"
 MOST_IMAGE_BYTES, MOST_VIDEO_BYTES = 100 << 20, 2 << 30
 _POSTER = [
     {"width": 1280, "height": None, "format": "jpeg", "quality": None},
@@ -24,127 +23,107 @@ _POSTER = [
 _DOWNLOADS = 8
 
 
-@op
-def fetch_image(batch: Batch, store: MediaStore) -> Batch:
+@step(name="fetch", op="fetch_image", threads=_DOWNLOADS)
+def fetch_image(item: Item[MediaImageUploaded], store: MediaStore) -> dict[str, Any]:
     """Keep each original."""
-    return _fetch(batch, store, MOST_IMAGE_BYTES)
+    return _fetched(item.data.source, store, MOST_IMAGE_BYTES)
 
 
-@op
+@step
 def inspect_image(batch: Batch, store: MediaStore) -> Batch:
     """Inspect each original without decoding it; refuse what is not an image, or too large."""
     return _inspect(batch, store, "inspect image")
 
 
-@op
+@step
 def make_variants(batch: Batch, store: MediaStore) -> Batch:
     """Make all variants of an image from one decode, one image for each core."""
-
-    def make(item: Item) -> dict[str, Any]:
-        data = item.data
-        with (
-            store.local(item[FETCH]["key"]) as file,
-            TemporaryDirectory(prefix="runyard-media-") as into,
-        ):
-            variants = [variant.model_dump() for variant in data.variants]
-            written = sandbox.perform(
-                "make variants",
-                file=str(file),
-                variants=variants,
-                focal=data.focal,
-                keep=data.keep,
-                into=into,
-            )
-            return {**written, "variants": _stored(written["variants"], Path(into), store)}
-
-    return batch.map(VARIANTS, make, threads=sandbox.how_many())
+    return batch.map("variants", partial(_variants, store=store), threads=sandbox.how_many())
 
 
-@op
-def record_image(batch: Batch, store: MediaStore, media: Media) -> Batch:
+@step(name="record", op="record_image")
+def record_image(item: Item[MediaImageUploaded], store: MediaStore, media: Media) -> dict[str, Any]:
     """Write the manifest and the row."""
-    return batch.map(RECORD, lambda item: _record(item, "image", store, media))
+    return _recorded(item, "image", store, media)
 
 
-@job(
-    executor_def=in_process_executor,
-    description="Make the variants of an image: media/image.uploaded",
-)
-def process_image() -> None:
-    """The function's graph."""
-    settle(record_image(make_variants(inspect_image(fetch_image(receive())))))
-
-
-@op
-def fetch_video(batch: Batch, store: MediaStore) -> Batch:
+@step(name="fetch", op="fetch_video", threads=_DOWNLOADS)
+def fetch_video(item: Item[MediaVideoUploaded], store: MediaStore) -> dict[str, Any]:
     """Keep each original."""
-    return _fetch(batch, store, MOST_VIDEO_BYTES)
+    return _fetched(item.data.source, store, MOST_VIDEO_BYTES)
 
 
-@op
+@step
 def inspect_video(batch: Batch, store: MediaStore) -> Batch:
     """Inspect each original; refuse what is not a video, or too large."""
     return _inspect(batch, store, "inspect video")
 
 
-@op
+@step
 def make_poster_and_preview(batch: Batch, store: MediaStore) -> Batch:
     """Make a poster in two sizes, and a preview of a few seconds without sound."""
-
-    def make(item: Item) -> dict[str, Any]:
-        with (
-            store.local(item[FETCH]["key"]) as file,
-            TemporaryDirectory(prefix="runyard-media-") as into,
-        ):
-            video = sandbox.perform(
-                "preview video", file=str(file), into=into, codec=preview_codecs.chosen()
-            )
-            item.progress(50, "the preview is ready")
-            poster = sandbox.perform(
-                "make variants",
-                file=str(Path(into) / "poster.png"),
-                variants=_POSTER,
-                focal=[0.5, 0.5],
-                keep=[],
-                into=into,
-            )
-            files = [*poster["variants"], video["preview"]]
-            return {**poster, "variants": _stored(files, Path(into), store)}
-
-    return batch.map(VARIANTS, make, threads=sandbox.how_many())
+    make = partial(_poster_and_preview, store=store)
+    return batch.map("variants", make, threads=sandbox.how_many())
 
 
-@op
-def record_video(batch: Batch, store: MediaStore, media: Media) -> Batch:
+@step(name="record", op="record_video")
+def record_video(item: Item[MediaVideoUploaded], store: MediaStore, media: Media) -> dict[str, Any]:
     """Write the manifest and the row."""
-    return batch.map(RECORD, lambda item: _record(item, "video", store, media))
+    return _recorded(item, "video", store, media)
 
 
-@job(
-    executor_def=in_process_executor,
-    description="Make the poster and the preview of a video: media/video.uploaded",
-)
-def process_video() -> None:
-    """The function's graph."""
-    settle(record_video(make_poster_and_preview(inspect_video(fetch_video(receive())))))
+def _fetched(source: str, store: MediaStore, most: int) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="runyard-media-") as folder:
+        file = Path(folder) / "original"
+        store.fetch(source, file, most)
+        return store.put(file, "")
 
 
-def _fetch(batch: Batch, store: MediaStore, most: int) -> Batch:
-    def fetch(item: Item) -> dict[str, Any]:
-        with TemporaryDirectory(prefix="runyard-media-") as folder:
-            file = Path(folder) / "original"
-            store.fetch(item.data.source, file, most)
-            return store.put(file, "")
-
-    return batch.map(FETCH, fetch, threads=_DOWNLOADS)
-
-
+# The number of decoding processes is a setting, which is read when there is something to decode.
 def _inspect(batch: Batch, store: MediaStore, task: str) -> Batch:
     def inspect(item: Item) -> dict[str, Any]:
-        with store.local(item[FETCH]["key"]) as file:
+        with store.local(item["fetch"]["key"]) as file:
             return sandbox.perform(task, file=str(file))
 
-    return batch.map(INSPECT, inspect, threads=sandbox.how_many())
+    return batch.map("inspect", inspect, threads=sandbox.how_many())
+
+
+def _variants(item: Item[MediaImageUploaded], store: MediaStore) -> dict[str, Any]:
+    data = item.data
+    with (
+        store.local(fetch_image.result(item)["key"]) as file,
+        TemporaryDirectory(prefix="runyard-media-") as into,
+    ):
+        written = sandbox.perform(
+            "make variants",
+            file=str(file),
+            variants=[variant.model_dump() for variant in data.variants],
+            focal=data.focal,
+            keep=data.keep,
+            into=into,
+        )
+        return {**written, "variants": _stored(written["variants"], Path(into), store)}
+
+
+def _poster_and_preview(item: Item[MediaVideoUploaded], store: MediaStore) -> dict[str, Any]:
+    with (
+        store.local(fetch_video.result(item)["key"]) as file,
+        TemporaryDirectory(prefix="runyard-media-") as into,
+    ):
+        video = sandbox.perform(
+            "preview video", file=str(file), into=into, codec=preview_codecs.chosen()
+        )
+        item.progress(50, "the preview is ready")
+        poster = sandbox.perform(
+            "make variants",
+            file=str(Path(into) / "poster.png"),
+            variants=_POSTER,
+            focal=[0.5, 0.5],
+            keep=[],
+            into=into,
+        )
+        files = [*poster["variants"], video["preview"]]
+        return {**poster, "variants": _stored(files, Path(into), store)}
 
 
 def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> list[dict[str, Any]]:
@@ -153,9 +132,9 @@ def _stored(files: list[dict[str, Any]], folder: Path, store: MediaStore) -> lis
     ]
 
 
-def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str, Any]:
+def _recorded(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str, Any]:
     asset = item.key
-    original, variants = item[INSPECT], item[VARIANTS]
+    fetched, original, variants = item["fetch"], item["inspect"], item["variants"]
     files = [
         {key: value for key, value in file.items() if key != "file" and value is not None}
         for file in variants["variants"]
@@ -163,7 +142,7 @@ def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str,
     manifest = {
         "id": asset,
         "kind": kind,
-        "original": {**item[FETCH], **original},
+        "original": {**fetched, **original},
         "variants": files,
         "placeholder": variants["placeholder"],
         "colour": variants["colour"],
@@ -175,8 +154,8 @@ def _record(item: Item, kind: str, store: MediaStore, media: Media) -> dict[str,
             "event_id": item.event.id,
             "kind": kind,
             "source": item.data.source.partition("?")[0],
-            "original": item[FETCH]["key"],
-            "bytes": item[FETCH]["bytes"],
+            "original": fetched["key"],
+            "bytes": fetched["bytes"],
             "variant_bytes": sum(file["bytes"] for file in files),
             "width": original["width"],
             "height": original["height"],

@@ -5,76 +5,65 @@ switched off are dropped. Mail and webhooks wait for the end of quiet hours. A u
 gets one mail for everything that arrives within some minutes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from dagster import in_process_executor, job, op
-
+from pipelines.events import NotificationRequested, UserCreated
 from resources.notifications.tables import Notifications, Preferences
 from resources.notifications.webhook_sender import WebhookSender
-from runyard import Batch, Event, Item, receive, settle
+from runyard import Batch, Event, Item, step
 from runyard.clock import now
 
-CHANNELS = "choose-channels"
-IN_APP = "show-in-app"
-QUIET = "quiet-hours"
-MAIL = "mail"
-WEBHOOK = "webhook"
-RESULT = "result"
 _MAIL = "email/send.requested"
+_ASKED = {"title", "message", "action_url"}  # what a mail shows of a notification
+_Notification = Item[NotificationRequested]
 
 
-@op
-def choose_channels(batch: Batch, notifications: Notifications) -> Batch:
+@step(name="choose-channels")
+def choose_channels(
+    items: Sequence[_Notification], notifications: Notifications
+) -> Sequence[dict[str, Any]]:
     """Choose each user's channels, and the time from which they may be used."""
-
-    def choose(items: Sequence[Item]) -> list[dict[str, Any]]:
-        known = notifications.preferences(sorted({item.data.user for item in items}))
-        return [_chosen(item, known[item.data.user]) for item in items]
-
-    return batch.map_batch(CHANNELS, choose)
+    known = notifications.preferences(sorted({item.data.user for item in items}))
+    return [_chosen(item, known[item.data.user]) for item in items]
 
 
-@op
-def show_in_app(batch: Batch, notifications: Notifications) -> Batch:
+@step(name="show-in-app")
+def show_in_app(items: Sequence[_Notification], notifications: Notifications) -> Sequence[bool]:
     """Show the notification in the application at once."""
-
-    def show(items: Sequence[Item]) -> list[bool]:
-        is_shown = ["in-app" in item[CHANNELS]["channels"] for item in items]
-        fields = {"user", "kind", "title", "message", "action_url"}
-        notifications.add(
-            [
-                {"id": item.key, **item.data.model_dump(include=fields)}
-                for item, shown in zip(items, is_shown, strict=True)
-                if shown
-            ]
-        )
-        return is_shown
-
-    return batch.map_batch(IN_APP, show)
+    is_shown = ["in-app" in choose_channels.result(item)["channels"] for item in items]
+    fields = {*_ASKED, "user", "kind"}
+    notifications.add(
+        [
+            {"id": item.key, **item.data.model_dump(include=fields)}
+            for item, shown in zip(items, is_shown, strict=True)
+            if shown
+        ]
+    )
+    return is_shown
 
 
-@op
+@step
 def wait_for_quiet_hours(batch: Batch) -> Batch:
     """Sleep until the quiet hours end; only then may mail and webhooks go out."""
 
-    def quiet_end(item: Item) -> datetime:
-        quiet_until = item[CHANNELS]["quiet_until"]
+    def quiet_end(item: _Notification) -> datetime:
+        quiet_until = choose_channels.result(item)["quiet_until"]
         return datetime.fromisoformat(quiet_until) if quiet_until else now()
 
-    return batch.sleep_until(QUIET, quiet_end)
+    return batch.sleep_until("quiet-hours", quiet_end)
 
 
-@op
+@step
 def send_mail(batch: Batch) -> Batch:
     """Request a mail, or a place in the next digest."""
 
-    def mail(item: Item) -> list[Event]:
-        chosen = item[CHANNELS]
+    def mail(item: _Notification) -> Sequence[Event]:
+        chosen = choose_channels.result(item)
         if "mail" not in chosen["channels"]:
             return []
-        data = item.data.model_dump(include={"title", "message", "action_url"}, exclude_none=True)
+        data = item.data.model_dump(include=_ASKED, exclude_none=True)
         if chosen["digest"]:
             return [
                 Event(
@@ -82,103 +71,65 @@ def send_mail(batch: Batch) -> Batch:
                     {"user": item.data.user, "email": chosen["email"], **data},
                 )
             ]
-        return [Event(_MAIL, {"to": [chosen["email"]], "template": "notification", "data": data})]
+        return [_mail(chosen["email"], "notification", data)]
 
-    return batch.send_events(MAIL, mail)
+    return batch.send_events("mail", mail)
 
 
-@op
-def post_webhook(batch: Batch, webhooks: WebhookSender) -> Batch:
+@step(
+    op="post_webhook",
+    threads=8,
+    checkpoint_every=1,
+    when=lambda item: "webhook" in choose_channels.result(item)["channels"],
+)
+def webhook(item: _Notification, webhooks: WebhookSender) -> dict[str, Any]:
     """Post the notification to the user's own URL, signed."""
-
-    def post(item: Item) -> dict[str, Any]:
-        body = {
-            "type": "notification",
-            "timestamp": now().isoformat(),
-            "data": item.data.model_dump(exclude={"channels"}, exclude_none=True),
-        }
-        return webhooks.post(item[CHANNELS]["webhook_url"], item.key, body)
-
-    batch.map(
-        WEBHOOK,
-        post,
-        threads=8,
-        checkpoint_every=1,
-        when=lambda item: "webhook" in item[CHANNELS]["channels"],
-    )
-    return batch.map(
-        RESULT, lambda item: {key: item[CHANNELS][key] for key in ("channels", "dropped")}
-    )
+    body = {
+        "type": "notification",
+        "timestamp": now().isoformat(),
+        "data": item.data.model_dump(exclude={"channels"}, exclude_none=True),
+    }
+    return webhooks.post(choose_channels.result(item)["webhook_url"], item.key, body)
 
 
-@job(executor_def=in_process_executor, description="Notify a user: notification/requested")
-def notify_user() -> None:
-    """The function's graph."""
-    settle(post_webhook(send_mail(wait_for_quiet_hours(show_in_app(choose_channels(receive()))))))
+@step
+def result(item: _Notification) -> dict[str, Any]:
+    """Return which channels were used, and which were dropped."""
+    chosen = choose_channels.result(item)
+    return {key: chosen[key] for key in ("channels", "dropped")}
 
 
-@op
+@step
 def send_digest_mail(batch: Batch) -> Batch:
     """Request one mail for the whole run, which contains the notifications of one user."""
     items = list(batch.active_items())
-    parts = [
-        item.data.model_dump(include={"title", "message", "action_url"}, exclude_none=True)
-        for item in items
-    ]
+    parts = [item.data.model_dump(include=_ASKED, exclude_none=True) for item in items]
 
-    def mail(item: Item) -> list[Event]:
+    def mail(item: Item) -> Sequence[Event]:
         if item is not items[0]:
             return []
-        return [
-            Event(
-                _MAIL,
-                {"to": [item.data.email], "template": "digest", "data": {"notifications": parts}},
-            )
-        ]
+        return [_mail(item.data.email, "digest", {"notifications": parts})]
 
-    return batch.send_events(MAIL, mail)
+    return batch.send_events("mail", mail)
 
 
-@job(
-    executor_def=in_process_executor,
-    description="One mail for many notifications: notification/digest.requested",
-)
-def send_digest() -> None:
-    """The function's graph."""
-    settle(send_digest_mail(receive()))
-
-
-@op
-def welcome(batch: Batch) -> Batch:
+def welcome_mail(item: Item[UserCreated]) -> Event:
     """Request the welcome mail."""
-    return batch.send_events("welcome", lambda item: _mail_to_user(item, "welcome"))
+    return _mail_to_user(item, "welcome")
 
 
-@op
+@step
 def wait_for_return(batch: Batch) -> Batch:
     """Wait for the user to come back; the first hour counts as the first visit."""
-    batch.sleep("first-visit", "1h")
     return batch.wait_for_event("return", "user/returned", match="data.user", timeout="71h")
 
 
-@op
-def follow_up(batch: Batch) -> Batch:
+def follow_up_mail(item: Item[UserCreated]) -> Sequence[Event]:
     """Request a second mail for those who have not come back."""
-    return batch.send_events(
-        "follow-up", lambda item: _mail_to_user(item, "follow_up") if item["return"] is None else []
-    )
+    return [_mail_to_user(item, "follow_up")] if item["return"] is None else []
 
 
-@job(
-    executor_def=in_process_executor,
-    description="Welcome a new user, and follow up after three days: user/created",
-)
-def welcome_user() -> None:
-    """The function's graph."""
-    settle(follow_up(wait_for_return(welcome(receive()))))
-
-
-def _chosen(item: Item, preferences: Preferences) -> dict[str, Any]:
+def _chosen(item: _Notification, preferences: Preferences) -> dict[str, Any]:
     channels, dropped = preferences.channels_for(item.data.kind, item.data.channels)
     quiet_end = preferences.quiet_end(now()) if set(channels) - {"in-app"} else None
     return {
@@ -189,6 +140,10 @@ def _chosen(item: Item, preferences: Preferences) -> dict[str, Any]:
     }
 
 
-def _mail_to_user(item: Item, template: str) -> list[Event]:
+def _mail_to_user(item: Item[UserCreated], template: str) -> Event:
     data = item.data.model_dump(include={"name", "product", "action_url"}, exclude_none=True)
-    return [Event(_MAIL, {"to": [item.data.email], "template": template, "data": data})]
+    return _mail(item.data.email, template, data)
+
+
+def _mail(to: str, template: str, data: Mapping[str, Any]) -> Event:
+    return Event(_MAIL, {"to": [to], "template": template, "data": data})

@@ -2,50 +2,37 @@
 
 from typing import Any
 
-from dagster import AssetKey, AssetMaterialization, OpExecutionContext, in_process_executor, job, op
+from dagster import AssetKey, AssetMaterialization, OpExecutionContext
 
+from pipelines.events import SyncRequested
 from resources.sync.tables import Syncs
-from runyard import Batch, Item, receive, settle
-
-LOAD = "load"
+from runyard import Item, step
 
 
-@op
-def load_sources(context: OpExecutionContext, batch: Batch, syncs: Syncs) -> Batch:
+@step(op="load_sources", checkpoint_every=1)
+def load(item: Item[SyncRequested], context: OpExecutionContext, syncs: Syncs) -> dict[str, Any]:
     """Load each requested source, and report its tables as materialized assets."""
-
-    def load(item: Item) -> dict[str, object]:
-        data = item.data
-        item.progress(0, f"reading {data.source}")
-        loaded = syncs.load(data.source, agree=data.agree, preview=data.preview)
-        for note in loaded.notes:
-            context.log.info(note)
-        if loaded.applied:
-            for table, rows in loaded.rows.items():
-                metadata: dict[str, Any] = {
-                    "dagster/row_count": rows,
-                    "changes": "; ".join(loaded.changes) or "none",
-                    "event": str(item.event.id),
-                    **({"files": "; ".join(loaded.notes)} if loaded.notes else {}),
-                }
-                context.log_event(
-                    AssetMaterialization(
-                        AssetKey([f"sync_{data.source}", table]), metadata=metadata
-                    )
-                )
-        return {
-            "source": data.source,
-            "rows": loaded.rows,
-            "changes": loaded.changes,
-            "notes": loaded.notes,
-            "applied": loaded.applied,
-            "seconds": round(loaded.seconds, 3),
-        }
-
-    return batch.map(LOAD, load, checkpoint_every=1)
-
-
-@job(executor_def=in_process_executor, description="Load another system's data: sync/requested")
-def sync_source() -> None:
-    """The function's graph."""
-    settle(load_sources(receive()))
+    data = item.data
+    item.progress(0, f"reading {data.source}")
+    loaded = syncs.load(data.source, agree=data.agree, preview=data.preview)
+    for note in loaded.notes:
+        context.log.info(note)
+    if loaded.applied:
+        for table, rows in loaded.rows.items():
+            metadata: dict[str, Any] = {
+                "dagster/row_count": rows,
+                "changes": "; ".join(loaded.changes) or "none",
+                "event": str(item.event.id),
+                **({"files": "; ".join(loaded.notes)} if loaded.notes else {}),
+            }
+            context.log_event(
+                AssetMaterialization(AssetKey([f"sync_{data.source}", table]), metadata=metadata)
+            )
+    return {
+        "source": data.source,
+        "rows": loaded.rows,
+        "changes": loaded.changes,
+        "notes": loaded.notes,
+        "applied": loaded.applied,
+        "seconds": round(loaded.seconds, 3),
+    }

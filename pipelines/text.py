@@ -1,26 +1,12 @@
 """Text in the background: `text/generate.requested` -> a text, the output of the invocation."""
 
-from dagster import in_process_executor, job, op
-
-from resources.ai.generators import Prompt
+from pipelines.events import TextGenerateRequested
+from resources.ai.generators import Generated, Prompt
 from resources.ai.providers import Providers
-from runyard import Batch, receive, settle
-
-_THREADS = 4
+from runyard import Item, step
 
 
-@op
-def generate(batch: Batch, providers: Providers) -> Batch:
+@step(threads=4, checkpoint_every=1)
+def generate(item: Item[TextGenerateRequested], providers: Providers) -> Generated:
     """Generate each text; it is recorded at once, because it costs money."""
-    return batch.map(
-        "generate",
-        lambda item: providers.generate(Prompt(**item.data.model_dump())),
-        threads=_THREADS,
-        checkpoint_every=1,
-    )
-
-
-@job(executor_def=in_process_executor, description="Generate text: text/generate.requested")
-def generate_text() -> None:
-    """The function's graph."""
-    settle(generate(receive()))
+    return providers.generate(Prompt(**item.data.model_dump()))

@@ -329,6 +329,11 @@ class Catalog:
         model = self._types.get(name)
         return model.model_json_schema() if model is not None else None
 
+    def type_of(self, name: str) -> type[EventData] | None:
+        """Return the type of an event's data, or None for a name without one."""
+        self.load()
+        return self._types.get(name)
+
     def names(self) -> list[str]:
         """Return the event names that have a type."""
         self.load()
@@ -341,6 +346,10 @@ class Catalog:
             for name, known in self._types.items()
             if known.__qualname__ == model.__qualname__ and known.__module__ == model.__module__
         )
+
+    def known(self, name: str) -> type[EventData] | None:
+        """Return the type of an event's data, as far as the loaded code has it."""
+        return self._types.get(name)
 
     def check(self, event: Event) -> None:
         """Raise `InvalidEvent` when an event does not fit its type."""

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from runyard.testing import Yard
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the project be that of the tests' root folder, whatever folder pytest is started in."""
+    file = config.rootpath / "pyproject.toml"
+    if (
+        not {"RUNYARD_HOME", "DAGSTER_HOME"} & os.environ.keys()
+        and file.is_file()
+        and "[tool.runyard]" in file.read_text(encoding="utf-8", errors="replace")
+    ):
+        os.environ["RUNYARD_HOME"] = str(config.rootpath)
+
+
 @pytest.fixture(scope="session")
 def runyard_database() -> Iterator[str]:
     """The URL of a migrated database for tests.

@@ -1,4 +1,4 @@
-"""The engine's settings, read once per process from environment variables.
+"""The engine's settings, read once per process from environment variables and pyproject.toml.
 
 `settings()` returns the cached `Settings`. Secrets are `SecretStr`, so they cannot appear in a log,
 an error or a page by accident. `runyard configuration` turns the classes of this module into
@@ -8,15 +8,24 @@ docs/configuration.md: each class is a section, and each description an entry.
 import importlib
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from runyard import project_file
 from runyard.errors import InvalidOption
 from runyard.syntax.retention_policy import Retention
 
@@ -53,8 +62,8 @@ class StorageSettings(_EngineSettings):
     )
     data_dir: Path | None = Field(
         default=None,
-        description="The data folder: the embedded database, the file broker's queue, the local "
-        "outbox, uploads and media. Defaults to `.runyard` in the project's folder.",
+        description="The data folder: the embedded database, the file broker's queue, and files "
+        "that functions keep. Defaults to `.runyard` in the project's folder.",
     )
     database_url: SecretStr | None = Field(
         default=None,
@@ -77,7 +86,7 @@ class StorageSettings(_EngineSettings):
     retention: str = Field(
         default="30d",
         description="How long finished invocations and their events are kept: `30d`, `forever`, "
-        "or, with exceptions for single functions, `30d, send_email=90d`.",
+        "or, with exceptions for single functions, `30d, charge_card=90d`.",
     )
 
 
@@ -220,11 +229,27 @@ class AppSettings(_EngineSettings):
         return _split(value)
 
 
+def _beside_code(name: str) -> Callable[[dict[str, Any]], str]:
+    """The default of a module's name: that of a module in the package of the code location.
+
+    It is empty, for no module, when the code location is in no package: a module `events` or
+    `settings` that can be imported from anywhere may be somebody else's.
+    """
+
+    def default(settings: dict[str, Any]) -> str:
+        package = str(settings.get("code", "")).rpartition(".")[0]
+        return f"{package}.{name}" if package else ""
+
+    return default
+
+
 class ProjectSettings(_EngineSettings):
     """Modules of the project.
 
     Where the engine finds the project's code, as names of Python modules. All but the code location
-    are optional: a module that does not exist is skipped.
+    are optional: a module that does not exist is skipped. By default they are in the package of the
+    code location: with `RUNYARD_CODE=shop.definitions` the event types are in `shop.events`. A code
+    location outside of any package, such as `definitions`, has only those that are set.
     """
 
     code: str = Field(
@@ -232,38 +257,59 @@ class ProjectSettings(_EngineSettings):
         description="The module with the Dagster `Definitions`: the code location.",
     )
     catalog: str = Field(
-        default="pipelines.events", description="The module that declares the event types."
+        default_factory=_beside_code("events"),
+        description="The module that declares the event types. Defaults to `events` in the package "
+        "of the code.",
     )
     http_extensions: str = Field(
-        default="pipelines.http_extensions",
-        description="The module with the project's own endpoints: edge functions and webhooks.",
+        default_factory=_beside_code("http_extensions"),
+        description="The module with the project's own endpoints: edge functions and webhooks. "
+        "Defaults to `http_extensions` in the package of the code.",
     )
     pages: str = Field(
-        default="pipelines.pages",
-        description="The module with the project's own pages below `/dev`.",
+        default_factory=_beside_code("pages"),
+        description="The module with the project's own pages below `/dev`. Defaults to `pages` in "
+        "the package of the code.",
     )
     checks: str = Field(
-        default="pipelines.checks",
+        default_factory=_beside_code("checks"),
         description="The module whose function `checks` returns the project's own checks for "
-        "`runyard doctor`.",
+        "`runyard doctor`. Defaults to `checks` in the package of the code.",
     )
     report: str = Field(
-        default="assets.report",
-        description="The module whose function `week` returns the text of `runyard report`.",
+        default_factory=_beside_code("report"),
+        description="The module whose function `week` returns the text of `runyard report`. "
+        "Defaults to `report` in the package of the code.",
     )
     migrations: str = Field(
-        default="pipelines.migrations",
-        description="The package with the project's own Alembic migrations (schema `app`).",
+        default_factory=_beside_code("migrations"),
+        description="The package with the project's own Alembic migrations (schema `app`). "
+        "Defaults to `migrations` in the package of the code.",
     )
     settings: str = Field(
-        default="resources.settings",
+        default_factory=_beside_code("settings"),
         description="The module with the project's own pydantic settings classes, for `runyard "
-        "doctor --settings` and `runyard configuration`.",
+        "doctor --settings` and `runyard configuration`. Defaults to `settings` in the package of "
+        "the code.",
     )
 
 
 class Settings(StorageSettings, WorkerSettings, WebSettings, AppSettings, ProjectSettings):
     """All settings of the engine."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments come first, then the environment, then the project's pyproject.toml."""
+        home = {**env_settings(), **init_settings()}.get("home") or _project_root()
+        values = _from_project_file(Path(home))
+        return init_settings, env_settings, InitSettingsSource(settings_cls, values)
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -334,6 +380,8 @@ class Settings(StorageSettings, WorkerSettings, WebSettings, AppSettings, Projec
         Returns None when there is no such module, as in a process outside a project.
         """
         module: str = getattr(self, name)
+        if not module:
+            return None
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -347,7 +395,54 @@ class Settings(StorageSettings, WorkerSettings, WebSettings, AppSettings, Projec
         return self.host in ("127.0.0.1", "localhost", "::1")
 
 
+def variable(name: str, field: FieldInfo, prefix: str = "RUNYARD_") -> str:
+    """Return the environment variable of a field of settings with this prefix."""
+    match field.validation_alias:
+        case str() as alias:
+            return alias
+        case AliasChoices(choices=[str() as alias, *_]):
+            return alias
+    return f"{prefix}{name}".upper()
+
+
+def file_keys() -> dict[str, str]:
+    """Return the keys of `[tool.runyard]`, each with the name of its field."""
+    return {
+        _key(name, field): name
+        for name, field in Settings.model_fields.items()
+        if not _is_outside_the_file(name, field)
+    }
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    return variable(name, field).removeprefix("RUNYARD_").lower()
+
+
+def _is_outside_the_file(name: str, field: FieldInfo) -> bool:
+    """Whether a setting is a secret, or the place of the file itself."""
+    return name == "home" or SecretStr in (field.annotation, *get_args(field.annotation))
+
+
+def _from_project_file(home: Path) -> dict[str, Any]:
+    """The settings in the project's pyproject.toml, by name; raises `InvalidOption`."""
+    table = project_file.read_table(home)
+    known = file_keys()
+    elsewhere = {
+        _key(name, field): variable(name, field)
+        for name, field in Settings.model_fields.items()
+        if _is_outside_the_file(name, field)
+    }
+    project_file.check_keys(home, table.keys(), known.keys(), elsewhere)
+    return {known[key]: _from_folder(home, known[key], value) for key, value in table.items()}
+
+
+def _from_folder(home: Path, name: str, value: object) -> object:
+    """A value of the file; a path is relative to the file."""
+    is_path = Path in get_args(Settings.model_fields[name].annotation)
+    return home / value if is_path and isinstance(value, str) else value
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings of this process, read from the environment at the first call."""
+    """The settings of this process, read at the first call."""
     return Settings()

@@ -21,9 +21,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from dagster import DagsterInstance, Definitions
+from pydantic import BaseModel
 
 from runyard import clock
-from runyard.authoring.run import Named
+from runyard.authoring.run import Named, name_of
 from runyard.client import send as send_events
 from runyard.dagster_adapter import batches, reaper
 from runyard.dagster_adapter.internals import silence_console
@@ -31,8 +32,8 @@ from runyard.dagster_adapter.sensors import check_io_managers
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_claims, housekeeping
 from runyard.engine.due import seconds_until_due
-from runyard.engine.items import Item, stubs
-from runyard.events import Event, rows_as_json
+from runyard.engine.items import Data, Item, stubs
+from runyard.events import Event, new_ulid, rows_as_json
 from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.store import database
@@ -161,6 +162,18 @@ class Sent:
         return all_of_them[0]
 
 
+def make_item(
+    data: Data, results: Mapping[str, Any] | None = None, *, event: str = "test/sent"
+) -> Item[Data]:
+    """Return an item for a unit test that calls a step like the Python function that it is.
+
+    `results` are those of earlier steps, by step name.
+    """
+    sent = data.model_dump(mode="json") if isinstance(data, BaseModel) else data
+    plain = sent if isinstance(sent, Mapping) else {}
+    return Item(1, Event(event, plain, id=new_ulid()), 1, data, dict(results or {}))
+
+
 def empty_event_table() -> None:
     """Delete every event and all that came of it. Only for a database that serves tests alone."""
     tables = ", ".join(f"runyard.{table}" for table in _TABLES)
@@ -225,7 +238,7 @@ class Yard:
 
         `event` is the event's name; by default the function's first trigger.
         """
-        name = function if isinstance(function, str) else function.name
+        name = name_of(function)
         rows = rows_as_json([Event(event or _find(name).event, data or {})], target=name)
         with database.connection() as connection:
             [sent] = fetch_all(connection, "send", events=rows, source="test")

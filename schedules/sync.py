@@ -5,9 +5,9 @@ It sends `sync/requested`, so a scheduled load is queued, retried and visible li
 
 from dagster import DefaultScheduleStatus, ScheduleDefinition, ScheduleEvaluationContext, SkipReason
 
-from pipelines.sync import sync_source
 from resources.sync.source_config import Source, sources
 from runyard import send
+from sensors.sync import sync_source
 
 
 def _schedule(source: Source, cron: str) -> ScheduleDefinition:
@@ -24,7 +24,7 @@ def _schedule(source: Source, cron: str) -> ScheduleDefinition:
 
     return ScheduleDefinition(
         name=f"sync_{source.name}",
-        job=sync_source,
+        job=sync_source.job,
         cron_schedule=cron,
         execution_timezone="UTC",
         execution_fn=tick,

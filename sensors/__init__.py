@@ -1,1 +1,1 @@
-"""Which event starts which job, with its flow control: one module for each family."""
+"""Which event starts which steps, with its flow control: the functions of each family."""

@@ -1,6 +1,12 @@
-"""The functions of the contact form."""
+"""The function of the contact form."""
 
-from pipelines.contact import notify_contact
-from runyard import on_event
+from pipelines.contact import check_for_spam, notify_staff
+from pipelines.events import ContactSubmitted
+from runyard import Run, function
 
-notify_contact_sensor = on_event("contact/submitted", job=notify_contact)
+
+@function(ContactSubmitted)
+def notify_contact(run: Run) -> None:
+    """Notify the staff of a contact form: contact/submitted"""
+    check_for_spam(run)
+    notify_staff(run)

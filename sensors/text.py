@@ -1,9 +1,12 @@
-"""The functions of the text family."""
+"""The function of the text family."""
 
-from pipelines.text import generate_text
-from runyard import Retry, on_event
+from pipelines.events import TextGenerateRequested
+from pipelines.text import generate
+from runyard import Retry, Run, function
+
 
 # Small batches: a text takes seconds, and others should not wait for it.
-generate_text_sensor = on_event(
-    "text/generate.requested", job=generate_text, max_batch=20, retry=Retry(attempts=4)
-)
+@function(TextGenerateRequested, max_batch=20, retry=Retry(attempts=4))
+def generate_text(run: Run) -> None:
+    """Generate text: text/generate.requested"""
+    generate(run)

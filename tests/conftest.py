@@ -58,13 +58,14 @@ os.environ.update(
 class FolderByFolder(LoadScopeScheduling):
     """Gives each of the two test processes a whole folder at a time.
 
-    The tests of a folder share databases and stacks. `stack` and `faults` count as one folder: two
-    cores cannot carry two whole stacks at once.
+    The tests of a folder share databases and stacks. Those that start whole stacks count as one
+    folder: two cores cannot carry two at once.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         folder = nodeid.split("/")[1]
-        return "stack" if folder == "faults" else folder
+        starts_stacks = folder == "faults" or "test_first_project" in nodeid
+        return "stack" if starts_stacks else folder
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderByFolder:

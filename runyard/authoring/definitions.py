@@ -18,6 +18,8 @@ from runyard.errors import InvalidOption
 _Function = EventFunction[..., Any] | FunctionSensor
 Part = _Function | ModuleType | Definitions
 _IO_MANAGER = "io_manager"
+# One for all, as Dagster merges equal resources only.
+_carrier = BatchIOManager()
 
 
 def definitions(*parts: Part, **others: Any) -> Definitions:
@@ -45,11 +47,12 @@ def definitions(*parts: Part, **others: Any) -> Definitions:
     }
     for name, values in made.items():
         others[name] = [*values, *others.get(name, ())]
-    resources = {BATCHES: BatchIOManager(), **others.get("resources", {})}
+    resources = {BATCHES: _carrier, **others.get("resources", {})}
     if _needs_io_manager(functions, own, others):
         resources.setdefault(_IO_MANAGER, resources[BATCHES])
     others["resources"] = resources
-    return Definitions.merge(*own, Definitions(**others), *_built_in(own))
+    merged = [*own, Definitions(**others)]
+    return Definitions.merge(*merged, *_built_in(merged))
 
 
 def _distinct(parts: Sequence[Part]) -> list[_Function]:
@@ -91,7 +94,8 @@ def _modules(module: ModuleType) -> Iterator[ModuleType]:
     """Yield a module, and those of a package with all of its own."""
     yield module
     for found in walk_packages(getattr(module, "__path__", ()), f"{module.__name__}."):
-        yield import_module(found.name)
+        if not found.name.endswith(".__main__"):  # to import it would be to run it
+            yield import_module(found.name)
 
 
 def _sensor(function: _Function) -> FunctionSensor:
@@ -116,16 +120,17 @@ def _needs_io_manager(
 ) -> bool:
     """Whether jobs of `on_event` are left without an IO manager that nothing else could mean.
 
-    The jobs of `@function` have another. Where there are assets, an IO manager for all would be
-    theirs too, and it is for the project to say which.
+    The jobs of `@function` have another. Where there are assets or other jobs, an IO manager for
+    all would be theirs too, and it is for the project to say which.
     """
-    everything = [definitions.assets for definitions in own]
-    return (
-        any(isinstance(function, FunctionSensor) for function in functions)
-        and not any(everything)
-        and not others.get("assets")
-        and not any(_IO_MANAGER in (definitions.resources or {}) for definitions in own)
-    )
+    if not any(isinstance(function, FunctionSensor) for function in functions):
+        return False
+    if any(_IO_MANAGER in (definitions.resources or {}) for definitions in own):
+        return False
+    ours = {job.name for job in (*builtin.jobs, *(j for f in functions for j in f.jobs))}
+    assets = [*(definitions.assets for definitions in own), others.get("assets")]
+    jobs = [*(definitions.jobs for definitions in own), others.get("jobs")]
+    return not any(assets) and all(job.name in ours for some in jobs for job in some or ())
 
 
 def _built_in(own: Sequence[Definitions]) -> list[Definitions]:

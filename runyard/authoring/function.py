@@ -1,6 +1,7 @@
 """`@function`: makes a Python function a durable one, with its job, sensor and schedules."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, TypedDict, Unpack, overload
 
@@ -13,9 +14,10 @@ from dagster import (
 )
 from typing_extensions import TypeVar
 
+from runyard.authoring.option_checks import check_kinds, check_names, without_none
 from runyard.authoring.run import Drawing, Run, draw
 from runyard.authoring.signatures import Takes, read_body
-from runyard.authoring.step import Step
+from runyard.authoring.step import Step, StepOptions
 from runyard.dagster_adapter.sensors import FunctionSensor, on_event
 from runyard.engine.items import Item
 from runyard.errors import InvalidOption
@@ -45,8 +47,9 @@ Callback = Callable[[Run], object] | Callable[[Item[Any]], object] | Step[..., A
 class FunctionOptions(TypedDict, total=False):
     """The options of a function, all of which may be left out: those of `on_event`.
 
-    `name` is that of the Python function by default, and `description` its docstring. `on_failure`
-    and `on_success` also take a step, or a Python function like that of `@function`.
+    `name` is that of the Python function by default. `description` is that of the job and the
+    sensor; by default the job has the docstring, and the sensor says what starts the function.
+    `on_failure` and `on_success` also take a step, or a Python function like that of `@function`.
     """
 
     name: str
@@ -67,6 +70,30 @@ class FunctionOptions(TypedDict, total=False):
     cancel_on: CancelOn | Sequence[CancelOn]
     on_failure: JobDefinition | Callback
     on_success: JobDefinition | Callback
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "description": (str,),
+    "filter": (str,),
+    "cron": (Cron,),
+    "max_batch": (int,),
+    "retry": (Retry,),
+    "priority": (int, Priority),
+    "concurrency": (Concurrency,),
+    "throttle": (Throttle,),
+    "rate_limit": (RateLimit,),
+    "idempotency": (str, Idempotency),
+    "debounce": (Debounce,),
+    "batch": (BatchEvents,),
+    "singleton": (Singleton,),
+    "timeouts": (Timeouts,),
+    "cancel_on": (CancelOn,),
+}
+_SEVERAL = {"concurrency", "cancel_on"}
+_CALLBACKS = ("on_failure", "on_success")
+_NAME = re.compile(r"[A-Za-z0-9_]+")
+_CRON = re.compile(r"[\d*/,-]+( [\d*/,A-Za-z-]+){4}")
 
 
 class EventFunction(Generic[P, Returned]):
@@ -115,6 +142,10 @@ class EventFunction(Generic[P, Returned]):
 
     def __repr__(self) -> str:
         return f"EventFunction({self.name})"
+
+    def __reduce__(self) -> str:
+        """Let pickle find the function by its name, as it does Python functions."""
+        return str(getattr(self, "__qualname__", self.name))
 
 
 class FunctionDecorator:
@@ -183,35 +214,89 @@ def function(*events: Starter, **options: Unpack[FunctionOptions]) -> Any:
     InvalidOption
         An option is out of range or contradicts another one, or the name is taken.
     """
+    for event in events:
+        _check_starter(event)
     return FunctionDecorator(events, options)
 
 
 def _make(
     starters: Sequence[Starter], body: Any, options: FunctionOptions
 ) -> EventFunction[..., Any]:
-    name = options.get("name") or _name_of(body)
-    _check_options(name, options)
-    kinds = [starter for starter in starters if isinstance(starter, type)]
+    given = without_none(options)
+    name = _checked_name(body, given)
     triggers = [trigger for starter in starters for trigger in _triggers(name, starter)]
+    if not triggers and "cron" not in given:
+        raise InvalidOption(
+            f'function {name} is started by nothing: give it an event, as in @function("{name}/go")'
+            ", or cron=Cron(...)"
+        )
     drawn = _drawn(name, body)
-    own = _job(name, drawn, _doc_of(body), kinds if len(kinds) == len(starters) else None)
+    description = given.get("description") or _doc_of(body)
+    own = _job(name, drawn, description, _data_of(triggers) if "cron" not in given else None)
     jobs = [own]
-    on_event_options: dict[str, Any] = dict(options)
-    for callback in ("on_failure", "on_success"):
-        if callback in options:
-            made = _callback_job(f"{name}_{callback}", on_event_options[callback])
-            on_event_options[callback] = made
-            jobs.append(made)
-    on_event_options.setdefault("description", _doc_of(body))
-    on_event_options["name"] = name
-    return EventFunction(name, drawn, on_event(*triggers, job=own, **on_event_options), jobs)
+    for callback in _CALLBACKS:
+        if callback in given:
+            given[callback] = _callback_job(name, callback, given[callback])
+            jobs.append(given[callback])
+    given["name"] = name
+    return EventFunction(name, drawn, on_event(*triggers, job=own, **given), jobs)
 
 
-def _check_options(name: str, options: FunctionOptions) -> None:
-    known = FunctionOptions.__annotations__
+def _checked_name(body: Any, options: Mapping[str, Any]) -> str:
+    """Return a function's name, once its options are of the right types."""
+    name = options.get("name", getattr(body, "__name__", ""))
     for option in options:
-        if option not in known:
-            raise InvalidOption(f"function {name}: {option}= is none of {', '.join(known)}")
+        if option in ("event", "events", "trigger", "triggers", "on"):
+            raise InvalidOption(
+                f'function {name}: write its events without {option}=, as in @function("{name}/go")'
+            )
+        if option in StepOptions.__annotations__ and option not in FunctionOptions.__annotations__:
+            raise InvalidOption(
+                f"function {name}: {option}= is for steps: write @step({option}=...) below"
+                " @function, or on a step that its body calls"
+            )
+    check_names(f"function {name}", options, FunctionOptions.__annotations__)
+    check_kinds(f"function {name}", options, _KINDS, _SEVERAL)
+    if not _NAME.fullmatch(name):
+        raise InvalidOption(
+            f"function {name!r}: give it a name of letters, digits and underscores, as Dagster"
+            ' takes names: @function(..., name="take_payment")'
+        )
+    return str(name)
+
+
+def _check_starter(starter: object) -> None:
+    if isinstance(starter, str) and _CRON.fullmatch(starter):
+        raise InvalidOption(
+            f"@function({starter!r}): that is a schedule, and no event: give it as"
+            f" cron=Cron({starter!r})"
+        )
+    if isinstance(starter, str | Trigger):
+        return
+    if isinstance(starter, type) and issubclass(starter, EventData):
+        return
+    if isinstance(starter, type):
+        raise InvalidOption(
+            f"@function({starter.__name__}): the type of an event's data is a subclass of"
+            " EventData, decorated with @event_type(...)"
+        )
+    name = getattr(starter, "__name__", None)
+    if callable(starter) and name:
+        raise InvalidOption(
+            f'@function for {name}: write what starts it, as @function("{name}/go")'
+        )
+    raise InvalidOption(
+        f"@function({starter!r}): give the names of events, one by one, Triggers, or the types of"
+        " their data"
+    )
+
+
+def _data_of(triggers: Sequence[str | Trigger]) -> Sequence[type] | None:
+    """Return the types of the data of a function's events; None when not all of them are known."""
+    names = [trigger if isinstance(trigger, str) else trigger.event for trigger in triggers]
+    kinds = [catalog.known(name) for name in names]
+    known = [kind for kind in kinds if kind is not None]
+    return known if len(known) == len(kinds) else None
 
 
 def _triggers(name: str, starter: Starter) -> Sequence[str | Trigger]:
@@ -226,20 +311,22 @@ def _triggers(name: str, starter: Starter) -> Sequence[str | Trigger]:
     return names
 
 
-def _name_of(body: Any) -> str:
-    name: str = getattr(body, "__name__", "")
-    return name
-
-
 def _doc_of(body: Any) -> str | None:
     doc: str | None = getattr(body, "__doc__", None)
     return doc
 
 
-def _callback_job(name: str, callback: Any) -> JobDefinition:
+def _callback_job(function: str, option: str, callback: Any) -> JobDefinition:
     if isinstance(callback, JobDefinition):
         return callback
-    return _job(name, _drawn(name, callback), _doc_of(callback), None)
+    if isinstance(callback, EventFunction) or not callable(callback):
+        raise InvalidOption(
+            f"function {function}: {option}={callback!r}: give a step, or a Python function that"
+            " takes an item or a run and has no decorator"
+        )
+    name = f"{function}_{option}"
+    # Its event is one of Runyard's own, whose data has no type.
+    return _job(name, _drawn(name, callback), _doc_of(callback), [dict])
 
 
 def _job(
@@ -263,9 +350,10 @@ def _drawn(name: str, body: Any) -> Callable[..., Any]:
     read = read_body(body)
     if read.takes is not Takes.RUN:
         return Step(read, {"name": name})
-    if read.others or read.is_async:
+    if read.others or read.is_async or read.is_generator:
         raise InvalidOption(
-            f"function {name} draws its graph when the code loads: write def {read.name}(run: Run),"
-            " and let its steps take resources"
+            f"function {name} draws its graph once, when the code loads: write def"
+            f" {read.name}(run: Run), without async, yield or other parameters; its steps may be"
+            " async and take resources"
         )
     return read.function

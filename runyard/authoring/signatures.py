@@ -4,15 +4,28 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from runyard.authoring.run import Run
+from runyard.engine.async_steps import is_async
 from runyard.engine.batch import Batch
 from runyard.engine.items import Item
 from runyard.errors import InvalidOption
 
 _BY_NAME = {"item": Item, "items": Sequence[Item], "batch": Batch, "run": Run}
 _LISTS = (list, Sequence)
+# What people decorate that is no Python function, by the name of its class, and what to do.
+_NO_FUNCTIONS = {
+    "Step": "is a step already: to use it under another name, write {name}.named(...)",
+    "EventFunction": "is a function already: give all its events to one @function(...)",
+    "OpDefinition": "is an op: leave @op out",
+    "JobDefinition": "is a job: start it with on_event(..., job={name})",
+    "staticmethod": "is a static method: write @staticmethod above the other decorator",
+    "classmethod": "is a class method: write it outside of the class",
+    "method": "is a method: write it outside of the class",
+    "type": "is a class: decorate a function written with def",
+}
 
 
 class Takes(Enum):
@@ -61,14 +74,24 @@ class Body:
     @property
     def is_async(self) -> bool:
         """Whether it is an `async def` function."""
-        return inspect.iscoroutinefunction(self.function)
+        return is_async(self.function)
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether it yields, so that calling it does nothing yet."""
+        return inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(
+            self.function
+        )
 
 
 def read_body(function: Callable[..., Any]) -> Body:
     """Read the signature of a body; raises `InvalidOption` for one that nothing can call."""
     name = getattr(function, "__name__", repr(function))
     if not inspect.isfunction(function):
-        raise InvalidOption(f"{name} is not a function: decorate a function written with def")
+        what = _NO_FUNCTIONS.get(
+            type(function).__name__, "is not a function: decorate one written with def"
+        )
+        raise InvalidOption(f"{name} {what.format(name=name)}")
     try:
         hints = get_type_hints(function, include_extras=True)
     except Exception as error:
@@ -88,6 +111,8 @@ def read_body(function: Callable[..., Any]) -> Body:
     if not parameters:
         raise InvalidOption(f"{name} takes nothing: give it {_choices()}")
     first, *others = parameters
+    if first.kind is first.KEYWORD_ONLY:
+        raise InvalidOption(f"{name}: write its first parameter, {first.name}, before the *")
     takes, data = _first(name, first)
     return Body(function, takes, data, tuple(others), hints.get("return", Any))
 
@@ -106,7 +131,10 @@ def _first(name: str, first: inspect.Parameter) -> tuple[Takes, Any]:
         [element] = get_args(annotation) or (None,)
         if element is Item or get_origin(element) is Item:
             return Takes.ITEMS, _data_of(element)
-    raise InvalidOption(f"{name}: its first parameter is {first}, and has to be {_choices()}")
+    hint = ""
+    if first.name in ("self", "cls"):
+        hint = ", so write it outside of the class"
+    raise InvalidOption(f"{name}: its first parameter is {first}, and has to be {_choices()}{hint}")
 
 
 def _is_abstract_list(annotation: Any) -> bool:
@@ -116,6 +144,16 @@ def _is_abstract_list(annotation: Any) -> bool:
 
 def _data_of(annotation: Any) -> Any:
     return next(iter(get_args(annotation)), Any)
+
+
+def accepts(expected: Any, given: type) -> bool:
+    """Return whether items with data of a type may go to a body whose items have `expected`."""
+    if expected is Any:
+        return True
+    if get_origin(expected) in (Union, UnionType):
+        return any(accepts(kind, given) for kind in get_args(expected))
+    kind = get_origin(expected) or expected
+    return issubclass(given, kind) if isinstance(kind, type) else True
 
 
 def _choices() -> str:

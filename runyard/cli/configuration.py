@@ -14,33 +14,67 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from runyard.settings import Settings, settings
+from runyard import project_file
+from runyard.settings import Settings, file_keys, settings
+from runyard.settings import variable as variable_of
 
 _WIDTH = 100
 _USER_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 _PREFIX = "RUNYARD_"
+# How alike two names must be for one to be a misspelling of the other, from 0 to 1.
+_SIMILAR = 0.8
 _NOT_SETTINGS = {"RUNYARD_TEST_DATABASE_URL", "RUNYARD_KEY"}
 _INTRODUCTION = """\
 # Configuration
 
-Runyard is configured by environment variables; nothing has to be set to try it. This page is
-generated from the settings classes: after changing one, run
+Runyard is configured by environment variables and by the project's `pyproject.toml`; nothing has
+to be set to try it. This page is generated from the settings classes: after changing one, run
 `runyard configuration > docs/configuration.md`.
+
+Settings that belong to the code are kept with it, in the table `[tool.runyard]`. A key is the
+variable's name without `RUNYARD_`, in lower case, and a path is relative to the file:
+
+```toml
+[tool.runyard]
+code = "shop.definitions"
+retention = "90d"
+cors_origins = ["https://shop.example"]
+```
+
+{file}
 
 `runyard doctor --settings` prints the values in effect, with secrets hidden. Three variables are
 not settings: `DAGSTER_HOME`, which Dagster itself needs (`runyard env` prints it),
 `RUNYARD_TEST_DATABASE_URL`, the database of the [pytest plugin](testing.md), and `RUNYARD_KEY`,
 from which the examples of HTTP clients take their [API key](http/keys.md).
 """
+_FILE = (
+    "The environment overrides the file. The file is that of `RUNYARD_HOME`, or of the working"
+    " directory. A key that does not exist is an error. So are secrets, which do not belong with"
+    " the code: {secrets}. The settings of the project's own classes come from the environment"
+    " only."
+)
 
 
 def reference() -> str:
     """The reference of all settings as Markdown."""
-    return "\n".join([_INTRODUCTION, *(_section(section) for section in sections())])
+    introduction = _INTRODUCTION.replace("{file}", _wrapped(_FILE.format(secrets=_secrets())))
+    return "\n".join([introduction, *(_section(section) for section in sections())])
+
+
+def _secrets() -> str:
+    """The engine's settings that pyproject.toml must not hold."""
+    in_the_file = set(file_keys().values()) | {"home"}
+    names = [
+        f"`{variable(Settings, name, field)}`"
+        for name, field in Settings.model_fields.items()
+        if name not in in_the_file
+    ]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def values() -> Iterator[tuple[str, str]]:
@@ -56,23 +90,22 @@ def values() -> Iterator[tuple[str, str]]:
                 yield variable(section, name, field), _shown(getattr(current, name))
 
 
-def unknown() -> Iterator[str]:
-    """What to say of variables that begin with RUNYARD_, but are no settings: a line for each."""
+def misspelt() -> Iterator[str]:
+    """What to say of variables that look like settings, but are none: a line for each.
+
+    Others that begin with RUNYARD_ are the project's own.
+    """
     known = {
         variable(section, name, field)
         for section in sections()
         for name, field in own_fields(section).items()
     } | _NOT_SETTINGS
+    settings_names = [name.removeprefix(_PREFIX) for name in known if name.startswith(_PREFIX)]
     for name in sorted(os.environ):
         if name.startswith(_PREFIX) and name not in known:
-            yield f"{name} is not a setting, and is ignored{_meant(name, known)}"
-
-
-def _meant(name: str, known: set[str]) -> str:
-    """Which variable was probably meant: empty when none is similar."""
-    names = [other.removeprefix(_PREFIX) for other in known if other.startswith(_PREFIX)]
-    nearest = get_close_matches(name.removeprefix(_PREFIX), names, 1)
-    return f": did you mean {_PREFIX}{nearest[0]}?" if nearest else ""
+            meant = get_close_matches(name.removeprefix(_PREFIX), settings_names, 1, _SIMILAR)
+            if meant:
+                yield f"{name} is not a setting, and is ignored: did you mean {_PREFIX}{meant[0]}?"
 
 
 def invalid(error: ValidationError) -> str:
@@ -90,6 +123,9 @@ def _problem(place: tuple[int | str, ...], message: str) -> str:
     name = str(place[0])
     prefix = "RUNYARD_" if name in Settings.model_fields else ""
     named = f"{prefix}{name}".upper()
+    keys = {field: key for key, field in file_keys().items()}
+    if name in keys and named not in os.environ:
+        return f"{project_file.NAME}, {project_file.TABLE} {keys[name]}: {message}"
     return message if message.startswith(named) else f"{named}: {message}"
 
 
@@ -103,12 +139,7 @@ def _shown(value: object) -> str:
 
 def variable(section: type[BaseSettings], name: str, field: FieldInfo) -> str:
     """The environment variable of a field."""
-    match field.validation_alias:
-        case str() as alias:
-            return alias
-        case AliasChoices(choices=[str() as alias, *_]):
-            return alias
-    return f"{section.model_config.get('env_prefix', '')}{name}".upper()
+    return variable_of(name, field, str(section.model_config.get("env_prefix", "")))
 
 
 def sections() -> Iterator[type[BaseSettings]]:

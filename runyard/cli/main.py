@@ -21,20 +21,22 @@ import click
 from pydantic import ValidationError
 
 from runyard.cli.apps import apps
+from runyard.cli.check import check
 from runyard.cli.errors import reported
+from runyard.cli.init import add, init
 from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
 from runyard.cli.psql import psql
 from runyard.cli.terminal import echo, echo_json
+from runyard.cli.types import types
 from runyard.engine.backoff import Backoff
-from runyard.errors import InvalidInput, RunyardError
+from runyard.errors import InvalidInput, InvalidOption, RunyardError
 from runyard.settings import settings
 from runyard.store.private_folders import keep_private
 from runyard.text.redaction import redact
 
-# Beside the module of the code location itself.
-_WATCHED = ("pipelines", "sensors", "assets", "schedules", "resources", "templates", "runyard")
+_RUNYARD = Path(__file__).resolve().parents[1]
 # The longest pause before files are watched again, after watching or reloading has failed.
 _MAX_RELOAD_WAIT = 10.0
 
@@ -50,6 +52,9 @@ def main() -> None:
         from runyard.cli.configuration import invalid
 
         echo(f"runyard: {invalid(error)}", err=True)
+        sys.exit(1)
+    except InvalidOption as error:
+        echo(f"runyard: {error}", err=True)
         sys.exit(1)
     if home not in sys.path:
         sys.path.insert(0, home)
@@ -68,11 +73,13 @@ def up(apps_at: tuple[str, ...]) -> int:
     """Run the whole stack until Ctrl-C.
 
     The stack is the database (embedded unless DATABASE_URL is set), code server, daemon, worker and
-    web process. It reloads the project's code when a file changes.
+    web process. It reloads the project's code when a file of it changes.
     """
+    from runyard.processes.project import check_project
     from runyard.processes.stack import Stack
     from runyard.store.embedded import why_elsewhere
 
+    check_project()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _append_to_files()
     _warn_of_unknown_variables()
@@ -104,10 +111,10 @@ def up(apps_at: tuple[str, ...]) -> int:
 
 def _warn_of_unknown_variables() -> None:
     """Name the variables that look like settings, but are none."""
-    from runyard.cli.configuration import unknown
+    from runyard.cli.configuration import misspelt
 
     with suppress(Exception):  # the project's module of settings does not load: others say so
-        for line in unknown():
+        for line in misspelt():
             echo(f"runyard: {line}", err=True)
 
 
@@ -121,33 +128,40 @@ def _append_to_files() -> None:
 
 
 def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
-    """Restart the code server and the worker whenever the project's code changes."""
-    from watchfiles import PythonFilter, watch
+    """Restart the code server and the worker whenever the project's code changes, if it loads."""
+    from runyard.processes.code_check import CodeChecker
+    from runyard.processes.watched_code import code_changes
 
-    class CodeFilter(PythonFilter):
-        """Python files, templates and SQL."""
-
-        def __init__(self) -> None:
-            super().__init__(extra_extensions=(".sql", ".html", ".txt", ".j2"))
-
+    checker = CodeChecker()
     backoff = Backoff(logging.getLogger("runyard"), "cannot load changed code", _MAX_RELOAD_WAIT)
     while not stopped.is_set():
         try:
-            for changes in watch(
-                *_watched_paths(), watch_filter=CodeFilter(), debounce=400, stop_event=stopped
-            ):
-                names = sorted({Path(path).name for _, path in changes})
-                echo(f"Changed: {', '.join(names[:5])}. Reloading the code ...")
-                stack.reload()
+            for paths in code_changes(stopped):
+                if not paths:
+                    checker.prepare()
+                    continue
+                if any(path.is_relative_to(_RUNYARD) for path in paths):
+                    checker.start_over()
+                names = sorted({path.name for path in paths})
+                echo(f"Changed: {', '.join(names[:5])}. Loading the code ...")
+                _reload_if_it_loads(stack, checker.check().problem)
                 backoff.succeeded()
         except Exception as error:
             stopped.wait(backoff.failed(error))
 
 
-def _watched_paths() -> list[Path]:
-    code = settings().code.partition(".")[0]
-    paths = [settings().home / name for name in (*_WATCHED, code, f"{code}.py")]
-    return [path for path in dict.fromkeys(paths) if path.exists()]
+def _reload_if_it_loads(stack: Any, problem: Any) -> None:
+    """Restart what runs the project's code, or say why the code that runs stays as it is."""
+    from runyard.processes.code_check import remember_problem, remembered_problem
+
+    was_bad = remembered_problem() is not None
+    remember_problem(problem)
+    if problem is not None:
+        echo(f"The code does not load: {problem}", err=True)
+        echo("The last version that loaded keeps running until the code loads again.", err=True)
+        return
+    echo("The code loads again. Restarting it ..." if was_bad else "Restarting it ...")
+    stack.reload()
 
 
 @main.command()
@@ -289,9 +303,10 @@ def report() -> None:
     """Print a report of the last seven days."""
     module = settings().project_module("report")
     if module is None:
+        missing = f" (there is no module {settings().report})" if settings().report else ""
         raise RunyardError(
-            f"there is no module {settings().report}: set RUNYARD_REPORT to one with a function "
-            "`week` that returns the report"
+            f"this project has no report{missing}: set RUNYARD_REPORT to a module with a function"
+            " `week` that returns the text"
         )
     echo(module.week(), lines=True)
 
@@ -305,9 +320,12 @@ def migrate() -> None:
     embedded database, which runs until `runyard down`.
     """
     from runyard.processes.migrate import migrate as bring_up_to_date
+    from runyard.processes.project import check_project
     from runyard.processes.stack import start_database
     from runyard.store.database import is_embedded
 
+    if is_embedded(settings()):
+        check_project()
     start_database(settings())
     if is_embedded(settings()):
         place = settings().postgres_dir
@@ -327,18 +345,20 @@ def doctor(show_settings: bool) -> int:
     Checks database, migrations, broker, workers, daemon, sensors, API keys and the project's own
     providers. Exits with 1 when a check fails.
     """
-    from runyard.cli.configuration import unknown, values
+    from runyard.cli.configuration import misspelt, values
     from runyard.processes.checks import all_checks
+    from runyard.processes.project import check_project
 
-    checks = all_checks()
-    for check in checks:
-        echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name:<14}  {check.says}")
-    for line in unknown():
+    check_project()
+    results = all_checks(load_code=True)
+    for result in results:
+        echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<14}  {result.says}")
+    for line in misspelt():
         echo(f"warn  {'settings':<14}  {line}")
     if show_settings:
         for variable, value in values():
             echo(f"      {variable}={value}")
-    return 0 if all(check.ok for check in checks) else 1
+    return 0 if all(result.ok for result in results) else 1
 
 
 @main.command()
@@ -373,7 +393,7 @@ def worker() -> int:
     It keeps RUNYARD_CONCURRENCY processes with the project's code loaded, and takes runs from the
     broker.
     """
-    _as_dagster_home()
+    _as_dagster_home(needs_code=True)
     from runyard.processes.workers import work
 
     return work()
@@ -430,7 +450,7 @@ def daemon(workspace: Path | None) -> int:
 @reported
 def web(api_only: bool, workspace: Path | None) -> int:
     """Serve HTTP API, dev page and Dagster UI."""
-    _as_dagster_home()
+    _as_dagster_home(needs_project=not api_only)
     from runyard.gateway.app import serve_web
 
     return serve_web(Path() if api_only else _workspace(workspace), api_only=api_only)
@@ -454,7 +474,7 @@ def code_server(apps: bool, port: int | None) -> int:
 
     It registers the functions first, then serves the code location on the stack's Unix socket.
     """
-    _as_dagster_home()
+    _as_dagster_home(needs_code=True)
     from runyard.processes.code_server import serve_code
     from runyard.processes.stack import socket_path
 
@@ -498,11 +518,16 @@ def prefix_output() -> int:
     return copy()
 
 
-def _as_dagster_home() -> None:
+def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) -> None:
     """Set the variables that `dagster.yaml` reads, and change to the project's folder."""
+    from runyard.processes.project import check_project
     from runyard.processes.stack import environment
     from runyard.store.database import database_url
 
+    if needs_project:
+        # Dagster's own variable wins here, as it does in Dagster.
+        dagster_home = Path(os.environ.get("DAGSTER_HOME") or settings().home)
+        check_project(needs_code=needs_code, dagster_home=dagster_home)
     if "SUPERVISOR_ENABLED" not in os.environ:  # `runyard up` has said it for all its processes
         _warn_of_unknown_variables()
     variables = environment(database_url())
@@ -525,8 +550,14 @@ def _workspace(explicit: Path | None) -> Path:
     if stack_workspace().exists():
         wait_for_code_server()
         return stack_workspace()
-    return settings().home / "workspace.yaml"
+    workspace = settings().home / "workspace.yaml"
+    if not workspace.is_file():
+        raise RunyardError(
+            f"there is no {workspace}: write one with `runyard init --into .`, or give another with"
+            " --workspace"
+        )
+    return workspace
 
 
-for _command in (*commands, apps, keys, psql):
+for _command in (*commands, add, apps, check, init, keys, psql, types):
     main.add_command(_command)

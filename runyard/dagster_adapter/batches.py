@@ -92,7 +92,7 @@ def _function_of_job(context: OpExecutionContext) -> Function:
     if function is None:
         raise NothingToDo(
             f"no function runs the job {context.job_name}:"
-            f" declare it with on_event(..., job={context.job_name})"
+            " make it one with @function(...) or on_event(..., job=...)"
         )
     return function
 

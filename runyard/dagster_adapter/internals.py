@@ -12,7 +12,7 @@ The event log, and the storages behind it:
   `_event_to_row` makes the row of an event.
 - `StepFailureData`, `StepHandle`, `NodeHandle`, `SerializableErrorInfo`: the parts of a
   STEP_FAILURE event for an op that succeeded although some of its invocations failed. The last is
-  also the error of a failed tick.
+  also the error of a failed tick, and how the log holds the error with which a run failed.
 - `_execute_run_command_body`: executes a run, as the task of dagster-celery does. It reads the run
   by `DagsterInstance.get_run_by_id`, which `execute_run` answers until the run has started.
 - `context_creation_job`: its `default_system_loggers` are the loggers of a job without its own.
@@ -176,6 +176,7 @@ __all__ = [
     "LaunchRunContext",
     "LocalComputeLogManager",
     "ResumeRunArgs",
+    "SerializableErrorInfo",
     "SqlEventLogStorageTable",
     "WorkerStatus",
     "WorkspaceFileTarget",

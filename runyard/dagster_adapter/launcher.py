@@ -146,7 +146,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         if batch is None or batch["status"] == "claimed":
             self._instance.report_run_canceled(run, "Cancelled before a worker started it.")
             if batch is not None:
-                reaper.release_batch(batch, run, force=True)
+                reaper.release_batch(self._instance, batch, run, force=True)
         return True
 
     @property

@@ -9,15 +9,15 @@ A run that failed before it began its batch counts as no attempt: launches of it
 for a while, with the reason shown.
 """
 
-import json
 import logging
 import random
 from collections.abc import Callable, Sequence
 
 import psycopg
-from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
 from runyard.dagster_adapter.internals import has_process
+from runyard.dagster_adapter.run_errors import as_json, error_of, run_error
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_claims, batch_leases
 from runyard.engine.status import OPEN_BATCH
@@ -28,11 +28,6 @@ from runyard.store.queries import Row
 from runyard.text.redaction import redact
 
 _MOST_TEXT = 500
-_ERROR_EVENTS = {
-    DagsterEventType.ENGINE_EVENT,
-    DagsterEventType.STEP_FAILURE,
-    DagsterEventType.RUN_FAILURE,
-}
 _HANDED_OVER = (DagsterRunStatus.QUEUED, DagsterRunStatus.STARTED)
 _LAUNCHED = (*_HANDED_OVER, DagsterRunStatus.STARTING)
 _CANCELLED = (DagsterRunStatus.CANCELED, DagsterRunStatus.CANCELING)
@@ -57,7 +52,7 @@ def reap(instance: DagsterInstance, overdue: Sequence[Row], *, force: bool = Fal
             run = _run_of(instance, batch["id"])
         if not force and run is not None and _is_on_its_way(instance, batch, run):
             continue
-        released = release_batch(batch, run, force=force, reason=_root_error(instance, run))
+        released = release_batch(instance, batch, run, force=force)
         count += released
         if released and run is not None and not run.is_finished:
             _end_run(instance, run, batch)
@@ -124,14 +119,14 @@ def end_unbegun_runs(instance: DagsterInstance, batch_ids: Sequence[str]) -> int
 
 
 def release_batch(
-    batch: Row, run: DagsterRun | None, *, force: bool = False, reason: str = ""
+    instance: DagsterInstance, batch: Row, run: DagsterRun | None, *, force: bool = False
 ) -> bool:
     """Take the lease of a batch away, and end or requeue its invocations.
 
     The status of the run decides what becomes of them. A cancelled run cancels them. A failed one
     was an attempt, retried after a wait; when it had not begun the batch it was none, and launches
-    of the function back off, for this `reason`. In any other status the worker was lost (a crash of
-    each invocation), or the run never began (no attempt).
+    of the function back off. Either way its error becomes that of the invocations. In any other
+    status the worker was lost (a crash of each invocation), or the run never began (no attempt).
 
     Returns
     -------
@@ -143,14 +138,10 @@ def release_batch(
     failed = not cancelled and run is not None and run.status == DagsterRunStatus.FAILURE
     crashed = began and not cancelled and not failed
     error = None
-    if failed and not began:
-        cause = reason or "see its log in Dagster"
-        error = _error_json("LaunchFailed", f"its run failed before it began ({cause})")
-    elif failed and run is not None:
-        message = f"run {run.run_id} failed outside every step: see its log in Dagster"
-        error = _error_json("RunFailed", message)
+    if failed and run is not None:
+        error = as_json(run_error(instance, run))
     elif crashed:
-        error = _error_json("WorkerLost", "the worker was lost in the middle of the run")
+        error = as_json(error_of("WorkerLost", "the worker was lost in the middle of the run"))
     released = batch_leases.release(
         batch["id"],
         batch["status"],
@@ -182,7 +173,7 @@ def settle_orphaned(instance: DagsterInstance, run_id: str) -> bool:
         run = instance.get_run_by_id(run_id)
     if batch is None or batch["status"] not in OPEN_BATCH:
         return False
-    return release_batch(batch, run, force=True, reason=_root_error(instance, run))
+    return release_batch(instance, batch, run, force=True)
 
 
 def launch_failed(batch_id: str, error: Exception) -> None:
@@ -240,7 +231,7 @@ def _reclaim(instance: DagsterInstance, batch: Row, failure: str | None) -> None
     if run is not None and run.status in launched:
         batch_leases.mark_launching(batch["id"])  # its launcher does not record this
     elif run is not None and run.is_finished:
-        release_batch(batch, run, force=True, reason=_root_error(instance, run))
+        release_batch(instance, batch, run, force=True)
     elif _release_unbegun(batch["id"], failure) and run is not None:
         instance.report_run_canceled(
             run,
@@ -268,28 +259,9 @@ def _release_unbegun(batch_id: str, failure: str | None) -> bool:
         attempts=1,
         failed=failure is not None,
         force=True,
-        error=None if failure is None else _error_json("LaunchFailed", failure),
+        error=None if failure is None else as_json(error_of("LaunchFailed", failure)),
     )
     return released is not None
-
-
-def _error_json(kind: str, message: str) -> str:
-    error = {"step": None, "type": kind, "message": message, "traceback": ""}
-    return json.dumps(error).replace("\\u0000", "\\ufffd")
-
-
-def _root_error(instance: DagsterInstance, run: DagsterRun | None) -> str:
-    """The root cause of a failed run's first error, without secrets; empty when unknown."""
-    if run is None or run.status != DagsterRunStatus.FAILURE:
-        return ""
-    for entry in instance.all_logs(run.run_id, _ERROR_EVENTS):
-        event = entry.dagster_event
-        error = getattr(event.event_specific_data, "error", None) if event is not None else None
-        while error is not None and error.cause is not None:
-            error = error.cause
-        if error is not None:
-            return redact(" ".join(str(error.message).split()))[:_MOST_TEXT]
-    return ""
 
 
 def _run_of(instance: DagsterInstance, batch_id: str) -> DagsterRun | None:

@@ -38,20 +38,32 @@ TIMER = "inngest/scheduled.timer"
 def overlap_limits(function: str, cron: Cron, flow: Flow) -> Flow:
     """Flow control with what a cron schedule adds for overlapping invocations.
 
-    `skip` makes the function a singleton, `queue` limits it to one invocation at a time.
+    `skip` makes the function a singleton, `queue` limits it to one invocation at a time. Raises
+    `InvalidOption` when the function's own rules say otherwise.
     """
+    unkeyed = [limit for limit in flow.concurrency if limit.key is None and limit.scope is None]
+    if cron.overlap != "skip" and flow.singleton is not None and flow.singleton.key is None:
+        raise _contradiction(function, cron, "singleton", "skips or replaces what would overlap")
     if cron.overlap == "allow" or flow.singleton is not None:
         return flow
+    if any(limit.limit > 1 for limit in unkeyed):
+        raise _contradiction(function, cron, "concurrency", "lets several run at a time")
     if cron.overlap == "skip":
         if flow.batch is not None or flow.debounce is not None:
             raise InvalidOption(
-                f"on_event(cron=Cron(overlap='skip')) for {function} cannot be combined with batch"
+                f"function {function}: cron=Cron(overlap='skip') cannot be combined with batch"
                 " or debounce: give overlap='allow'"
             )
         return replace(flow, singleton=Singleton())
-    if any(limit.key is None for limit in flow.concurrency):
-        return flow
-    return replace(flow, concurrency=(*flow.concurrency, Concurrency(1)))
+    return flow if unkeyed else replace(flow, concurrency=(*flow.concurrency, Concurrency(1)))
+
+
+def _contradiction(function: str, cron: Cron, option: str, reason: str) -> InvalidOption:
+    other = "overlap='skip'" if option == "singleton" else "overlap='allow'"
+    return InvalidOption(
+        f"function {function}: cron=Cron(overlap={cron.overlap!r}) and {option}=... contradict each"
+        f" other: the {option} {reason}; give {other}, or remove the {option}"
+    )
 
 
 def schedules_of(
@@ -64,7 +76,7 @@ def schedules_of(
             schedules.append(_schedule(function, cron, expression, job, number, _scheduled_event))
         except DagsterInvalidDefinitionError:
             raise InvalidOption(
-                f"on_event(cron=Cron({expression!r})) for {function.name}: not a cron expression;"
+                f"function {function.name}: cron=Cron({expression!r}) is not a cron expression;"
                 " write minute hour day month weekday, as in '0 6 * * 1-5'"
             ) from None
     return schedules

@@ -23,9 +23,11 @@ from dagster import (
     SkipReason,
 )
 
-from runyard.dagster_adapter import maintenance, ops
+from runyard.dagster_adapter import maintenance
 from runyard.dagster_adapter.internals import has_stock_io_manager
+from runyard.dagster_adapter.job_graph import check_job
 from runyard.dagster_adapter.launches import run_tags
+from runyard.dagster_adapter.ops import receive
 from runyard.dagster_adapter.schedules import overlap_limits, schedules_of
 from runyard.dagster_adapter.tags import APP, FUNCTION_SENSOR, FUNCTIONS, KIND
 from runyard.engine import batch_claims
@@ -48,6 +50,7 @@ from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.functions.triggers import Cron, Trigger
 
+_MAX_BATCH = 500
 # The end of a function's name, and the event, of the functions that run after another one.
 _CALLBACKS = {
     "failed": ("on_failure", "runyard/function.failed"),
@@ -69,7 +72,7 @@ def on_event(
     job: JobDefinition,
     filter: str | None = None,
     cron: Cron | None = None,
-    max_batch: int = 500,
+    max_batch: int = _MAX_BATCH,
     retry: Retry | None = None,
     priority: int | Priority = 0,
     concurrency: Concurrency | Sequence[Concurrency] = (),
@@ -124,8 +127,8 @@ def on_event(
     Raises
     ------
     InvalidOption
-        An option is out of range or contradicts another one, the name is taken, or the job does
-        not begin with `receive` and end with `settle`.
+        An option is out of range or contradicts another one, the name is taken, or an op of the
+        job is not on the batch's way from `receive` to `settle`.
     """
     function_name = name or job.name
     flow = Flow(
@@ -142,6 +145,7 @@ def on_event(
     )
     if cron is not None:
         flow = overlap_limits(function_name, cron, flow)
+    _check_options(function_name, job, max_batch, batch, on_failure, on_success)
     function = Function(
         function_name,
         job.name,
@@ -158,9 +162,33 @@ def on_event(
     if on_success is not None:
         functions.append((_callback(function, on_success, "succeeded"), on_success))
     for declared, its_job in functions:
-        _check_job(declared.name, its_job)
+        check_job(declared.name, its_job)
         registry.add(declared)
     return _sensor(functions, description, schedules)
+
+
+def _check_options(
+    function: str,
+    job: JobDefinition,
+    max_batch: int,
+    batch: BatchEvents | None,
+    on_failure: JobDefinition | None,
+    on_success: JobDefinition | None,
+) -> None:
+    """Raise `InvalidOption` for options of `on_event` itself that contradict each other."""
+    if batch is not None and max_batch not in (_MAX_BATCH, batch.max_size):
+        raise InvalidOption(
+            f"function {function}: max_batch={max_batch} and batch=... contradict each other: with"
+            f" batch, its max_size={batch.max_size} is the most invocations in a run; remove"
+            " max_batch"
+        )
+    for option, callback in (("on_failure", on_failure), ("on_success", on_success)):
+        if callback is job:
+            raise InvalidOption(
+                f"function {function}: {option}={job.name} is the job of the function itself, which"
+                " would run again on an event that tells of its end; give another job, or"
+                " retry=Retry(...) for another attempt"
+            )
 
 
 def _triggers(
@@ -169,12 +197,17 @@ def _triggers(
     """The triggers of a function; the filter applies to all events given by name."""
     if filter is None:
         return tuple(events)
+    if all(isinstance(event, Trigger) for event in events):
+        raise InvalidOption(
+            f"function {function}: filter=... applies to no event, as none is given by name; write"
+            " Trigger(event, filter), or remove the filter"
+        )
     try:
         return tuple(
             event if isinstance(event, Trigger) else Trigger(event, filter) for event in events
         )
     except InvalidOption as error:
-        raise InvalidOption(f"on_event for {function}: {error}") from None
+        raise InvalidOption(f"function {function}: {error}") from None
 
 
 def _callback(
@@ -187,19 +220,6 @@ def _callback(
     return Function(f"{function.name}_{suffix}", job.name, (trigger,), function.max_batch)
 
 
-def _check_job(function: str, job: JobDefinition) -> None:
-    """Raise `InvalidOption` for a job without `receive` or `settle`: its invocations would hang."""
-    nodes = [node.name.removeprefix(ops.DRAWN) for node in job.all_node_defs]
-    missing = [
-        required for required in (ops.receive.name, ops.settle.name) if required not in nodes
-    ]
-    if missing:
-        raise InvalidOption(
-            f"on_event for {function}: the job {job.name} has no {' and no '.join(missing)};"
-            " write it as settle(your_op(receive()))"
-        )
-
-
 def check_io_managers(repository: RepositoryDefinition) -> None:
     """Raise `InvalidOption` for a function's job with Dagster's own IO manager.
 
@@ -209,7 +229,7 @@ def check_io_managers(repository: RepositoryDefinition) -> None:
         if not repository.has_job(function.job):
             continue
         job = repository.get_job(function.job)
-        is_drawn = all(node.name != ops.receive.name for node in job.all_node_defs)
+        is_drawn = all(node.name != receive.name for node in job.all_node_defs)
         if has_stock_io_manager(job) and not is_drawn:
             raise InvalidOption(
                 f"the job {function.job} of {function.name} has no IO manager for batches:"

@@ -159,6 +159,8 @@ class Batch:
         step: str,
         elements: Callable[[Item], Sequence[Element]],
         do: Callable[[Item, Element], object],
+        *,
+        when: Callable[[Item], bool] | None = None,
         **options: Any,
     ) -> "Batch":
         """Run a step once for each element of a list that depends on the item.
@@ -176,10 +178,12 @@ class Batch:
             attempt: make them from the results of earlier steps.
         do
             Takes an item and one of its elements.
+        when
+            Which invocations the steps are for, as for `map`; of the others no elements are made.
         options
             The options of `map` for each of the steps.
         """
-        known = Elements(elements)
+        known = Elements(elements, when)
         for number in range(1, known.most(self.active_items()) + 1):
             stub = self.state.stubs.get(step)
             self.map(

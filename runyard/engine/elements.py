@@ -1,9 +1,10 @@
 """Steps whose number follows from data: the elements of an item, and the steps' names."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from inspect import iscoroutinefunction
+from collections.abc import Callable, Iterable, Sequence
+from inspect import isawaitable
 from typing import Generic, TypeVar
 
+from runyard.engine.async_steps import is_async
 from runyard.engine.items import Item
 from runyard.errors import NonRetriable, interrupts
 
@@ -31,16 +32,24 @@ class Elements(Generic[Element]):
     ----------
     make
         Takes an item and returns its elements.
+    when
+        Which items have any; all by default.
     """
 
-    def __init__(self, make: Callable[[Item], Sequence[Element]]) -> None:
+    def __init__(
+        self,
+        make: Callable[[Item], Sequence[Element]],
+        when: Callable[[Item], bool] | None = None,
+    ) -> None:
         self._make = make
+        self._when = when
         self._made: dict[int, Sequence[Element]] = {}
 
     def of(self, item: Item) -> Sequence[Element]:
         """Return the elements of an item; raises `NonRetriable` for too many of them."""
         if item.id not in self._made:
-            elements = list(self._make(item))
+            is_for = self._when is None or self._when(item)
+            elements = list(self._make(item)) if is_for else []
             if len(elements) > MAX_ELEMENTS:
                 raise NonRetriable(
                     f"there are {len(elements):,} elements, and the limit is {MAX_ELEMENTS:,}:"
@@ -62,12 +71,12 @@ class Elements(Generic[Element]):
 
     def bound(self, do: Callable[[Item, Element], object], number: int) -> Callable[[Item], object]:
         """Return the step for the elements of this number; it is async when `do` is."""
-        if not iscoroutinefunction(do):
+        if not is_async(do):
             return lambda item: do(item, self.of(item)[number - 1])
 
         async def run(item: Item) -> object:
-            made: Awaitable[object] = do(item, self.of(item)[number - 1])
-            return await made
+            made: object = do(item, self.of(item)[number - 1])
+            return await made if isawaitable(made) else made
 
         return run
 

@@ -271,6 +271,12 @@ class Timeouts:
         for name, value in (("start", self.start), ("finish", self.finish), ("step", self.step)):
             if value is not None:
                 seconds(value, f"Timeouts({name}=...)", least=1)
+        limits = [seconds(limit, "") for limit in (self.finish, self.step) if limit is not None]
+        if len(limits) == 2 and limits[1] > limits[0]:
+            raise InvalidOption(
+                f"Timeouts(finish={self.finish!r}, step={self.step!r}): a step cannot take"
+                " longer than the whole invocation; give step no more than finish"
+            )
 
 
 @dataclass(frozen=True)
@@ -377,23 +383,65 @@ class Flow:
         fixed = self.priority if isinstance(self.priority, int) else 0
         if not -MAX_PRIORITY <= fixed <= MAX_PRIORITY:
             raise InvalidOption(
-                f"on_event(priority={fixed}) for {function}: give -{MAX_PRIORITY} to "
+                f"function {function}: priority={fixed}: give -{MAX_PRIORITY} to "
                 f"{MAX_PRIORITY}; higher runs first"
             )
         for other, reason in _CONTRADICTS_BATCH.items():
             if self.batch and getattr(self, other):
                 raise InvalidOption(
-                    f"on_event(batch=..., {other}=...) for {function} contradict each other: "
+                    f"function {function}: batch=... and {other}=... contradict each other: "
                     f"{reason}; remove one of them"
                 )
         seen: set[tuple[str | None, str | None]] = set()
         for limit in self.concurrency:
             if (limit.key, limit.scope) in seen:
                 raise InvalidOption(
-                    f"on_event(concurrency=...) for {function}: two limits have the key "
+                    f"function {function}: concurrency=...: two limits have the key "
                     f"{limit.key!r}; keep the lower one"
                 )
             seen.add((limit.key, limit.scope))
+        self._check_singleton(function)
+        self._check_order(function)
+
+    def _check_singleton(self, function: str) -> None:
+        """Raise `InvalidOption` for a limit that a singleton leaves without effect."""
+        for limit in self.concurrency:
+            if (
+                self.singleton is not None
+                and limit.scope is None
+                and limit.limit > 1
+                and _key(limit.key) == _key(self.singleton.key)
+            ):
+                raise InvalidOption(
+                    f"function {function}: singleton=... and concurrency=... contradict each other:"
+                    f" a singleton runs one at a time, the limit is {limit.limit}; remove one of"
+                    " them"
+                )
+
+    def _check_order(self, function: str) -> None:
+        """Raise `InvalidOption` for a rule that decides before another one comes to bear."""
+        start = self.timeouts.start if self.timeouts is not None else None
+        gathering = self.batch.timeout if self.batch is not None else None
+        if (
+            start is not None
+            and gathering is not None
+            and seconds(start, "") <= seconds(gathering, "")
+        ):
+            raise InvalidOption(
+                f"function {function}: batch=BatchEvents(timeout={gathering!r}) and"
+                f" timeouts=Timeouts(start={start!r}) contradict each other: what waits for its"
+                " batch is cancelled before the batch begins; give a longer start"
+            )
+        if (
+            self.idempotency is not None
+            and self.debounce is not None
+            and _key(self.idempotency.key) == _key(self.debounce.key)
+        ):
+            raise InvalidOption(
+                f"function {function}: idempotency=... and debounce=... contradict each other: of"
+                " the events with a key the first is run by idempotency, the last by debounce;"
+                " remove one of them, or give them different keys"
+            )
 
     @property
     def step_timeout(self) -> float:

@@ -49,21 +49,32 @@ class Function:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise InvalidOption(
-                f"on_event(name={self.name!r}): give letters, digits and underscores"
+                f"function {self.name!r}: give it a name of letters, digits and underscores"
             )
         if not self.triggers and not self.scheduled and not self.remote:
             raise InvalidOption(
-                f"on_event for {self.name}: give at least one event name, or cron=Cron(...)"
+                f"function {self.name}: give at least one event name, or cron=Cron(...)"
             )
         try:
-            _ = self.rules
+            self._check_triggers()
         except InvalidOption as error:
-            raise InvalidOption(f"on_event for {self.name}: {error}") from None
+            raise InvalidOption(f"function {self.name}: {error}") from None
         if not 1 <= self.max_batch <= MAX_BATCH_SIZE:
             raise InvalidOption(
-                f"on_event(max_batch={self.max_batch}) for {self.name}: give 1 to {MAX_BATCH_SIZE}"
+                f"function {self.name}: max_batch={self.max_batch}: give 1 to {MAX_BATCH_SIZE}"
             )
         self.flow.check(self.name, remote=self.remote)
+
+    def _check_triggers(self) -> None:
+        """Raise `InvalidOption` for an invalid trigger, or a filter that has no effect."""
+        for rule in self.rules:
+            for other in self.rules:
+                any_of_them = other.filter is None and matches(other.event, rule.event)
+                if rule.filter is not None and any_of_them:
+                    raise InvalidOption(
+                        f"it starts on every {other.event}, so the filter of {rule.event} has no"
+                        " effect: remove one of these triggers"
+                    )
 
     @property
     def rules(self) -> list[Trigger]:
@@ -157,7 +168,8 @@ def add(function: Function) -> None:
     known = _functions.get(function.name)
     if known is not None and known != function:
         raise InvalidOption(
-            f"two functions are called {function.name}: give one of them on_event(name=...)"
+            f"two functions are called {function.name}: give one of them another name, as in"
+            f' name="{function.name}_again"'
         )
     for other in _functions.values():
         if not function.remote and not other.remote:

@@ -72,6 +72,11 @@ class Retry:
                 f"Retry.exponential(first={first}, factor={factor}): give a first delay above 0 "
                 "and a factor of 1 or more"
             )
+        if first > max_delay:
+            raise InvalidOption(
+                f"Retry.exponential(first={first}, max_delay={max_delay}): the first delay is"
+                " longer than the longest; give a greater max_delay"
+            )
         count = max(1, attempts - 1)
         delays = tuple(min(first * factor**step, max_delay) for step in range(count))
         return cls(attempts, delays, jitter)

@@ -36,6 +36,7 @@ from runyard.gateway.api import events as event_api
 from runyard.gateway.dev import apps, functions, invocation, send
 from runyard.gateway.dev import events as event_pages
 from runyard.gateway.dev import health as dev_health
+from runyard.gateway.dev.dagster_link import PAGES, link_pages
 from runyard.gateway.dev.page import Action, Page, Site
 from runyard.gateway.http.auth import Authenticator
 from runyard.gateway.http.background import BackgroundRunner
@@ -97,6 +98,7 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     routes += _dev_page(dagster_ui is not None).routes()
     is_page = partial(_is_page, tuple(routes), dagster_ui)
     if dagster_ui is not None:
+        link_pages(dagster_ui.routes)
         routes.append(Mount("/", dagster_ui))
     middleware = [
         Middleware(RequestLog),
@@ -202,7 +204,7 @@ def _is_page(ours: Sequence[BaseRoute], dagster_ui: Starlette | None, scope: Sco
         return path in ("/docs", "/dev") or path.startswith("/dev/")
     others = dagster_ui.routes if dagster_ui is not None else []
     first = next((route for route in others if route.matches(scope)[0] is not Match.NONE), None)
-    return isinstance(first, Route) and first.path in ("/", "/{path:path}")
+    return isinstance(first, Route) and first.path in PAGES
 
 
 def _error_routes(all_endpoints: Sequence[Endpoint]) -> list[BaseRoute]:

@@ -13,6 +13,7 @@ from runyard.dagster_adapter.internals import get_daemon_statuses
 from runyard.dagster_adapter.storage_place import check_storage
 from runyard.engine import api_keys
 from runyard.errors import RunyardError
+from runyard.processes.code_check import check_code, remembered_problem
 from runyard.processes.migrate import POOLER, check_migrated
 from runyard.processes.web_probe import web_answers
 from runyard.settings import settings
@@ -42,10 +43,21 @@ def checks() -> list[Check]:
     return [*results, _check("broker", _broker)]
 
 
-def all_checks() -> list[Check]:
-    """The engine's checks, then the project's own (RUNYARD_CHECKS)."""
-    project = settings().project_module("checks")
-    return [*checks(), *(project.checks() if project is not None else ())]
+def all_checks(*, load_code: bool = False) -> list[Check]:
+    """The engine's checks, that of the project's code, then the project's own (RUNYARD_CHECKS).
+
+    With `load_code` the code is loaded in another process, which takes a second or two. Without it
+    the check is what is remembered of the last time when the code was to be loaded.
+    """
+    code = _check("code", _load_code if load_code else _remembered_code)
+    results = [*checks(), code]
+    try:
+        project = settings().project_module("checks")
+    except Exception:
+        if code.ok:
+            raise
+        return results
+    return [*results, *(project.checks() if project is not None else ())]
 
 
 def not_ready(parts: Sequence[str]) -> list[str]:
@@ -66,6 +78,22 @@ def _check(name: str, check: Callable[[], str]) -> Check:
         return Check(name, True, check())
     except RunyardError as error:
         return Check(name, False, str(error))
+
+
+def _load_code() -> str:
+    check = check_code()
+    if check.problem is not None:
+        raise RunyardError(f"the code does not load: {check.problem}")
+    return f"{settings().code} loads, with {len(check.functions)} functions"
+
+
+def _remembered_code() -> str:
+    problem = remembered_problem()
+    if problem is not None:
+        raise RunyardError(
+            f"the code does not load: {problem}; the last version that loaded is running"
+        )
+    return f"{settings().code} has loaded"
 
 
 def _database() -> str:

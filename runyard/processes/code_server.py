@@ -1,16 +1,16 @@
 """Publishes the functions, then serves the code location to daemon and web over gRPC."""
 
 import sys
-import traceback
 from pathlib import Path
 
 from runyard.dagster_adapter import sensors
 from runyard.dagster_adapter.internals import grpc_command
-from runyard.errors import RunyardError
+from runyard.errors import InvalidOption
 from runyard.functions import registry
-from runyard.processes.workers import load_code
+from runyard.processes.code_check import remember_problem
+from runyard.processes.code_location import CodeProblem, load_code, problem_of
+from runyard.processes.watched_code import note_loaded_code
 from runyard.settings import settings
-from runyard.text.redaction import redact
 
 # The UI and the daemon ask for little at a time; the ticks of schedules and sensors take threads.
 _THREADS = 16
@@ -19,23 +19,17 @@ _THREADS = 16
 def serve_code(socket_path: Path) -> int:
     """Publish the functions, then run Dagster's own gRPC server on a Unix socket until stopped.
 
-    Code that fails to load is shown with its error in the Dagster UI, and the published functions
-    stay as they were.
+    Code that fails to load is shown with its error in the Dagster UI and on the dev page, and the
+    published functions stay as they were.
     """
-    try:
-        sensors.check_io_managers(load_code().get_repository_def())
-    except Exception as error:
-        # The message of an error of ours says what to do; a traceback would hide it.
-        text = f"{error}\n" if isinstance(error, RunyardError) else traceback.format_exc()
-        print(redact(text), end="", file=sys.stderr)
+    problem = _publish()
+    remember_problem(problem)
+    if problem is not None:
         print(
-            "The code does not load, so the functions stay as they were. Fix the error: the code is"
-            " reloaded when a file changes.",
+            f"The code does not load, so the functions stay as they were: {problem}",
             file=sys.stderr,
             flush=True,
         )
-    else:
-        registry.publish()
     socket_path.unlink(missing_ok=True)
     grpc_command.main(
         [
@@ -54,3 +48,18 @@ def serve_code(socket_path: Path) -> int:
         standalone_mode=False,
     )
     return 0
+
+
+def _publish() -> CodeProblem | None:
+    """Load the code and publish its functions; return what is wrong with the code, if anything."""
+    try:
+        sensors.check_io_managers(load_code().get_repository_def())
+    except Exception as error:
+        note_loaded_code(error)
+        return problem_of(error)
+    note_loaded_code()
+    try:
+        registry.publish()
+    except InvalidOption as error:
+        return problem_of(error)
+    return None

@@ -5,7 +5,6 @@ before it is done. Migrations connect to the server itself if DATABASE_URL leads
 lock is held by a transaction, so that it ends with its connection in any case.
 """
 
-import importlib
 from pathlib import Path
 
 from alembic import command
@@ -95,13 +94,8 @@ def check_migrated() -> None:
 def _locations() -> list[tuple[str, Path]]:
     """Each schema with its folder of migrations: the engine's and the project's, if it has any."""
     locations = [(ENGINE_SCHEMA, Path(__file__).parents[1] / "store" / "migrations")]
-    package = settings().migrations
-    try:
-        module = importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        if error.name is None or not package.startswith(error.name):
-            raise
-    else:
+    module = settings().project_module("migrations")
+    if module is not None:
         locations.append((PROJECT_SCHEMA, Path(next(iter(module.__path__)))))
     return locations
 

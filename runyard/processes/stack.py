@@ -15,6 +15,7 @@ import sys
 import time
 import xmlrpc.client
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from jinja2 import StrictUndefined, Template
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from runyard.errors import RunyardError
+from runyard.processes.code_check import check_code, remember_problem, remembered_problem
+from runyard.processes.code_location import CodeProblem
 from runyard.processes.migrate import migrate
 from runyard.settings import Settings, settings
 from runyard.store.data_folder import data_folder
@@ -162,11 +165,14 @@ class Stack:
         self._check_port()
 
     def start(self) -> None:
-        """Start the database, migrate it, then start all parts."""
+        """Start the database, migrate it, then start all parts.
+
+        Raises `RunyardError` when the project's code does not load, before any part starts.
+        """
         keep_private()
         os.environ.update(environment(start_database(self.settings), self.settings))
         settings.cache_clear()
-        migrate()
+        self._migrate_and_check_code()
         self._check_storage()
         _write_workspace(self.settings)
         socket_path("apps").unlink(missing_ok=True)
@@ -191,6 +197,20 @@ class Stack:
         if "daemon" in self.parts:
             check_dagster_storage()
 
+    def _migrate_and_check_code(self) -> None:
+        """Bring the tables up to date, and meanwhile see whether the code loads."""
+        if not set(_RELOADED).intersection(self.parts):
+            migrate()
+            return
+        with ThreadPoolExecutor(1) as pool:
+            checking = pool.submit(check_code)
+            try:
+                migrate()
+            finally:  # migrations of the project may well fail with the same error
+                problem = checking.result().problem
+                remember_problem(problem)
+                _raise_for(problem)
+
     def wait_ready(self, seconds: float = _READY_SECONDS) -> None:
         """Wait until the web process answers and a worker is alive.
 
@@ -206,6 +226,7 @@ class Stack:
                     f"the stack stopped while it was starting: {self._where_to_look()},"
                     " and run `runyard doctor`"
                 )
+            _raise_for(remembered_problem())
             problems = not_ready(self.parts)
             if not problems:
                 return
@@ -311,6 +332,14 @@ class Stack:
             programs=programs,
         )
         return config
+
+
+def _raise_for(problem: CodeProblem | None) -> None:
+    if problem is not None:
+        raise RunyardError(
+            f"the code does not load: {problem}. Correct it and start again; `runyard doctor` says"
+            " whether it loads"
+        )
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:

@@ -11,10 +11,10 @@ import multiprocessing
 import os
 import socket
 import threading
+import time
 import warnings
 from contextlib import ExitStack
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
-from dagster import DagsterInstance, DagsterRunStatus, Definitions
+from dagster import DagsterInstance, DagsterRunStatus
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
 from runyard.dagster_adapter import event_log, reaper
@@ -51,6 +51,7 @@ from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.processes.caller_process import CallerProcess
 from runyard.processes.children import Children
+from runyard.processes.code_location import load_code, problem_of
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
@@ -58,6 +59,8 @@ from runyard.text.redaction import redact
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
+# How long a worker whose code does not load waits before it ends.
+_BAD_CODE_SECONDS = 3.0
 # How long a process of another worker must be silent before this worker checks on it.
 _SILENT_SECONDS = 3.0
 _log = logging.getLogger("runyard.worker")
@@ -73,15 +76,6 @@ _main_process = multiprocessing.current_process()
 def name() -> str:
     """This worker's name: its host and the process id of the parent."""
     return f"{socket.gethostname()}:{_parent}"
-
-
-def load_code() -> Definitions:
-    """Import the code location and resolve its jobs, so that no run has to."""
-    module = import_module(settings().code)
-    definitions = next(value for value in vars(module).values() if isinstance(value, Definitions))
-    for job in definitions.get_repository_def().get_all_jobs():
-        job.get_job_snapshot_id()
-    return definitions
 
 
 def build_app() -> Celery:
@@ -102,7 +96,11 @@ def build_app() -> Celery:
 
 
 def work() -> int:
-    """Run a worker until it is told to stop; runs in progress are finished first."""
+    """Run a worker until it is told to stop; runs in progress are finished first.
+
+    Raises `RunyardError` when the code does not load: every run would fail.
+    """
+    _load_or_explain()
     # Celery warns on every start as root. The stack may run as root, with a broker that only this
     # project's user can write to.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -122,6 +120,16 @@ def work() -> int:
         ]
     )
     return 0
+
+
+def _load_or_explain() -> None:
+    """Load the code; raise `RunyardError` in one line when it does not load."""
+    try:
+        load_code()
+    except Exception as error:
+        # Whatever restarts this worker need not do so at once: the code has to change first.
+        time.sleep(_BAD_CODE_SECONDS)
+        raise RunyardError(f"the code does not load: {problem_of(error)}") from None
 
 
 @worker_init.connect

@@ -114,7 +114,12 @@ SELECT invocations.status, invocations.attempt, invocations.crashes, invocations
     invocations.keys, invocations.admitted, invocations.cancel_requested_at,
     invocations.started_at IS NOT NULL AS begun, runyard.now_v1() AS now, functions.active,
     functions.paused_at, functions.flow, functions.key_paths, functions.max_batch,
-    failed_launches.error->>'message' AS unlaunched, failed_launches.until AS held_until,
+    CASE WHEN failed_launches.error->>'type' = 'LaunchFailed'
+        THEN failed_launches.error->>'message'
+        ELSE 'its run failed before it began (' || (failed_launches.error->>'type') || ': '
+            || (failed_launches.error->>'message') || ')'
+    END AS unlaunched,
+    failed_launches.until AS held_until,
     (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', scope, 'key', key, 'n', n)), '[]')
      FROM (
         SELECT slot.scope, slot.key, sum(slot.n) AS n

@@ -51,6 +51,11 @@ def trace_of(error: BaseException) -> str:
         raise
     except BaseException:
         text = "".join(traceback.format_tb(error.__traceback__))
+    return shortened_trace(text)
+
+
+def shortened_trace(text: str) -> str:
+    """Return the last lines of a traceback as Python prints it, safe to store."""
     if len(text) <= _MAX_TRACE:
         clean = redact(text)
     else:

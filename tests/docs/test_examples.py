@@ -1,20 +1,27 @@
 """Runs every example in the documentation: loads its code and runs its tests, nothing added."""
 
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from dagster import Definitions, JobDefinition, SensorDefinition
 
-from runyard import BatchIOManager
+from runyard import EventFunction, definitions
+from runyard.authoring.definitions import Part
+from runyard.dagster_adapter.sensors import FunctionSensor
 from runyard.functions import registry
 from runyard.testing import Yard, empty_event_table
 from tests.conftest import ROOT, use_database
 
 FEATURES = sorted((ROOT / "docs" / "features").glob("*.md"))
-PAGES = [ROOT / "docs" / "testing.md", *FEATURES]
+PAGES = [
+    *(ROOT / "docs" / name for name in ("functions.md", "dagster.md", "testing.md")),
+    *FEATURES,
+]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -30,37 +37,27 @@ def example(
 ) -> Iterator[dict[str, Any]]:
     """The names that a page's code defines."""
     monkeypatch.setattr(registry, "_functions", {})
-    names: dict[str, Any] = {"__name__": page.stem}
-    exec(
-        compile("\n".join(_BLOCK.findall(page.read_text(encoding="utf-8"))), str(page), "exec"),
-        names,
-    )
-    return names
+    module = ModuleType(f"example_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    code = "\n".join(_BLOCK.findall(page.read_text(encoding="utf-8")))
+    exec(compile(code, str(page), "exec"), vars(module))
+    return vars(module)
 
 
-def _all(names: dict[str, Any], kind: type) -> list[Any]:
-    values = [
-        value
-        for named in names.values()
-        for value in (named if isinstance(named, list) else [named])
-        if isinstance(value, kind)
-    ]
-    return list({id(value): value for value in values}.values())
+def _functions(names: dict[str, Any]) -> list[Part]:
+    found = [value for value in names.values() if isinstance(value, EventFunction | FunctionSensor)]
+    return list(dict.fromkeys(found))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_example_of_a_page_passes_its_own_tests(page: Path, example: dict[str, Any]) -> None:
     tests = {name: value for name, value in example.items() if name.startswith("test_")}
     assert tests, f"{page.name} has an example without a test"
-    definitions = Definitions(
-        jobs=_all(example, JobDefinition),
-        sensors=_all(example, SensorDefinition),
-        resources={"io_manager": BatchIOManager()},
-    )
+    defs = example.get("defs") or definitions(*_functions(example))
     for test in tests.values():
         empty_event_table()
-        with Yard(definitions) as yard:
-            test(yard)
+        with Yard(defs) as yard:
+            test(*[yard for _ in inspect.signature(test).parameters])
 
 
 @pytest.mark.parametrize("page", FEATURES, ids=lambda page: page.stem)
@@ -74,19 +71,28 @@ def test_a_page_has_the_standard_headings(page: Path) -> None:
 
 
 def test_every_feature_has_a_page() -> None:
-    import inspect
-
-    from runyard import Batch, on_event
+    from runyard import Batch, Run, on_event
+    from runyard.authoring.step import StepOptions
 
     pages = {
         "map": "map",
         "map_batch": "map",
+        "map_each": "map",
+        "each": "map",
+        "size": "map",
+        "tasks": "map",
+        "op": "map",
+        "threads": "map",
+        "checkpoint_every": "map",
+        "when": "map",
+        "timeout": "map",
         "sleep": "sleep",
         "sleep_until": "sleep",
         "wait_for_event": "wait-for-event",
         "invoke": "invoke",
         "send_events": "send-events",
         "join": "parallel",
+        "parallel": "parallel",
         "filter": "triggers",
         "cron": "cron",
         "retry": "retries",
@@ -113,13 +119,16 @@ def test_every_feature_has_a_page() -> None:
         "job",
         "name",
         "description",
+        "add",
+        "drawing",
     }
     steps = {
         name
-        for name, value in vars(Batch).items()
+        for name, value in [*vars(Batch).items(), *vars(Run).items()]
         if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
     }
-    features = (steps | set(inspect.signature(on_event).parameters)) - plumbing
+    options = set(inspect.signature(on_event).parameters) | set(StepOptions.__annotations__)
+    features = (steps | options) - plumbing
     assert features - set(pages) == set()
     pages["progress"] = "progress"  # a method of Item
     for feature, page in pages.items():

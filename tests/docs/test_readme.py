@@ -9,7 +9,7 @@ import pytest
 from dagster import Definitions
 
 from runyard.functions import registry
-from runyard.processes.workers import load_code
+from runyard.processes.code_location import load_code
 from runyard.settings import settings
 from runyard.testing import Yard, empty_event_table
 from tests.conftest import ROOT, use_database

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -42,6 +43,7 @@ def home() -> Iterator[Path]:
         "runyard",
         "definitions.py",
         "dagster.yaml",
+        "pyproject.toml",
         "workspace.yaml",
     ):
         source = ROOT / name
@@ -328,3 +330,63 @@ def test_dagster_dev_works_as_in_the_readme_without_any_variable(home: Path) -> 
     down = 'eval "$(.venv/bin/runyard env)" && .venv/bin/runyard down'
     subprocess.run(["bash", "-c", down], cwd=home, env=variables, check=True, capture_output=True)
     assert embedded_url(postgres_dir(home)) is None
+
+
+def test_a_bad_edit_is_shown_at_once_while_the_last_good_code_serves_on(home: Path) -> None:
+    variables = environment(home)
+    log, source = home / "up.log", home / "sensors" / "email.py"
+    good = source.read_text()
+    page = f"http://127.0.0.1:{variables['RUNYARD_PORT']}/dev/send"
+    with log.open("w") as output:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "runyard", "up"],
+            cwd=home,
+            env=variables,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until(lambda: "Ready." in log.read_text(), 90)
+        source.write_text(f"{good}\nundefined_name\n")
+        line = len(good.splitlines()) + 2
+        problem = f"sensors/email.py:{line}: NameError: name 'undefined_name' is not defined"
+        wait_until(lambda: f"The code does not load: {problem}" in log.read_text(), 60)
+        assert "Traceback" not in log.read_text()
+        assert f"<code>sensors/email.py:{line}</code>" in httpx.get(page).text
+
+        [(event_id,)] = query(home, f"SELECT runyard.send('email/send.requested', '{MAIL}')")
+        wait_until(lambda: list((home / ".runyard" / "outbox").glob(f"{event_id}-*.eml")), 60)
+
+        source.write_text(good.replace("max_batch=500", "max_batch=7"))
+        wait_until(lambda: "The code loads again." in log.read_text(), 60)
+        assert "The code does not load" not in httpx.get(page).text
+        wait_until(
+            lambda: (
+                query(home, "SELECT max_batch FROM runyard.functions WHERE name = 'send_email'")
+                == [(7,)]
+            ),
+            60,
+        )
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.wait(30)
+
+
+def test_up_with_code_that_does_not_load_ends_with_one_line_that_names_the_place(
+    home: Path,
+) -> None:
+    source = home / "sensors" / "email.py"
+    source.write_text(f"import no_such_package\n{source.read_text()}")
+    up = subprocess.run(
+        [sys.executable, "-m", "runyard", "up"],
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert up.returncode == 1
+    [said] = [line for line in up.stderr.splitlines() if "no_such_package" in line]
+    assert said.startswith("runyard: the code does not load: sensors/email.py:1: ModuleNotFound")
+    assert "Traceback" not in up.stderr + up.stdout
+    assert belonging(home) == []

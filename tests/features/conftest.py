@@ -20,6 +20,6 @@ def runyard_definitions() -> Iterator[Any]:
     """The functions of the features, and no others."""
     from tests.features import functions
 
-    jobs = {job.name for job in functions.jobs}
+    jobs = {job.name for job in functions.defs.jobs or ()}
     with registry.use(*(known for known in registry.functions() if known.job in jobs)):
         yield functions.defs

@@ -1,23 +1,15 @@
 """A small function for every flow control rule and every kind of step, named for what it has."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
-from dagster import (
-    Definitions,
-    JobDefinition,
-    OpDefinition,
-    SensorDefinition,
-    in_process_executor,
-    job,
-    op,
-)
+from dagster import in_process_executor, job, op
 
 from runyard import (
     Batch,
     BatchEvents,
-    BatchIOManager,
     CancelOn,
     Concurrency,
     Cron,
@@ -30,307 +22,508 @@ from runyard import (
     RateLimit,
     Retry,
     RetryAfter,
+    Run,
     Singleton,
     Throttle,
     Timeouts,
     Trigger,
+    definitions,
+    function,
     join,
     on_event,
     receive,
     settle,
+    step,
 )
 
-jobs: list[JobDefinition] = []
-sensors: list[SensorDefinition] = []
-schedules: list[Any] = []
 ERRORS = {"value": ValueError, "key": KeyError, "final": NonRetriable}
 quick = Retry(attempts=3, delays=(10.0, 20.0), jitter=0)
-
-
-def make_job(name: str, *bodies: Callable[[Batch], Batch]) -> JobDefinition:
-    """Make a job with one op for each body."""
-    ops: list[OpDefinition] = []
-    for number, body in enumerate(bodies):
-
-        def run(batch: Batch, body: Callable[[Batch], Batch] = body) -> Batch:
-            return body(batch)
-
-        ops.append(op(name=f"{name}_{number}", ins={}, description=body.__doc__)(_typed(run)))
-
-    def graph() -> None:
-        batch = receive()
-        for run in ops:
-            batch = run(batch)
-        settle(batch)
-
-    graph.__name__ = name
-    definition = job(executor_def=in_process_executor, name=name)(graph)
-    jobs.append(definition)
-    return definition
-
-
-def _typed(run: Callable[..., Batch]) -> Callable[[Batch], Batch]:
-    def typed(batch: Batch) -> Batch:
-        return run(batch)
-
-    return typed
-
-
-def function(
-    name: str, *bodies: Callable[[Batch], Batch], on: str | Trigger | None = "", **options: Any
-) -> None:
-    """Make a function with a job of its own; `<name>/go` starts it unless `on` says otherwise."""
-    events = () if on is None else (on or f"{name}/go",)
-    options.setdefault("retry", quick)
-    sensor = on_event(*events, job=make_job(name, *bodies), **options)
-    sensors.append(sensor)
-    schedules.extend(sensor.schedules)
-
-
-def work(batch: Batch) -> Batch:
-    """A step that fails as its event's data says."""
-
-    def do(item: Item) -> Any:
-        data = item.event.data
-        if item.attempt <= data.get("fails", 0):
-            kind = ERRORS.get(data.get("kind", ""), RuntimeError)
-            raise kind(f"failure {item.attempt}")
-        if data.get("after") and item.attempt == 1:
-            raise RetryAfter("later", data["after"])
-        return {"n": data.get("n"), "attempt": item.attempt}
-
-    return batch.map("work", do)
-
-
-def after(batch: Batch) -> Batch:
-    """A step after the others."""
-    return batch.map("after", lambda item: "done")
-
-
 # What `giver` does for an item, by the `deed` in its data; tests add their own.
 deeds: dict[str, Callable[[Item], Any]] = {}
 
 
-def give(batch: Batch) -> Batch:
-    """A step that does what a test has put into `deeds`."""
-    return batch.map("give", lambda item: deeds[item.event.data["deed"]](item))
+def do_work(item: Item) -> Any:
+    """Fail as the event's data says."""
+    data = item.event.data
+    if item.attempt <= data.get("fails", 0):
+        kind = ERRORS.get(data.get("kind", ""), RuntimeError)
+        raise kind(f"failure {item.attempt}")
+    if data.get("after") and item.attempt == 1:
+        raise RetryAfter("later", data["after"])
+    return {"n": data.get("n"), "attempt": item.attempt}
 
 
-function("giver", give)
-function(
-    "chosen_giver",
-    lambda b: b.map(
-        "give", lambda item: "given", when=lambda item: deeds[item.event.data["deed"]](item)
-    ),
-)
-function(
-    "sending_giver",
-    lambda b: b.send_events("give", lambda item: deeds[item.event.data["deed"]](item)),
-)
-function(
-    "waiting_giver",
-    lambda b: b.wait_for_event(
-        "give",
-        "given/now",
-        match=lambda item: {"data.key": deeds[item.event.data["deed"]](item)},
-        timeout="1h",
-    ),
-)
-function(
-    "together_giver",
-    lambda b: b.map_batch(
-        "give", lambda items: [deeds[item.event.data["deed"]](item) for item in items]
-    ),
-)
-function("badly_named", lambda b: b.map("a\0b", lambda item: deeds["note"](item)))
-function(
-    "threaded_giver",
-    lambda b: b.map("give", lambda item: deeds["do"](item), threads=4, checkpoint_every=1),
-)
-function(
-    "limited_giver",
-    lambda b: b.map("give", lambda item: deeds["do"](item), threads=4, timeout="1s"),
-)
-function("plain", work)
-function("wild", work, on="shop/*")
-function("filtered", work, on="order/placed", filter='$.data.total > 100 && $.data.country == "CH"')
-function("two", work, on=Trigger("two/a", "$.data.vip"))
-function("nightly", work, on=None, cron=Cron("0 2 * * *", timezone="Europe/Zurich"))
-function("queueing", work, on=None, cron=Cron("*/5 * * * *", overlap="queue", catch_up="all"))
+work = step(name="work")(do_work)
 
-function(
-    "sleeper", work, lambda b: b.sleep("nap", lambda item: item.event.data.get("nap", "3d")), after
+
+@step
+def after(item: Item) -> str:
+    """A step after the others."""
+    return "done"
+
+
+# --- What a test says
+
+
+def deed(item: Item) -> Any:
+    """What the test says to do for this item."""
+    return deeds[item.event.data["deed"]](item)
+
+
+@step
+def give(item: Item) -> Any:
+    return deed(item)
+
+
+giver = function("giver/go", name="giver", retry=quick)(give)
+
+
+@step(name="give", when=deed)
+def give_if_chosen(item: Item) -> str:
+    return "given"
+
+
+chosen_giver = function("chosen_giver/go", name="chosen_giver", retry=quick)(give_if_chosen)
+
+
+@function("sending_giver/go", retry=quick)
+def sending_giver(run: Run) -> None:
+    run.send_events("give", deed)
+
+
+@function("waiting_giver/go", retry=quick)
+def waiting_giver(run: Run) -> None:
+    run.wait_for_event(
+        "give", "given/now", match=lambda item: {"data.key": deed(item)}, timeout="1h"
+    )
+
+
+@step(name="give")
+def give_together(items: Sequence[Item]) -> list[Any]:
+    return [deed(item) for item in items]
+
+
+together_giver = function("together_giver/go", name="together_giver", retry=quick)(give_together)
+
+
+@function("badly_named/go", retry=quick)
+def badly_named(batch: Batch) -> Batch:
+    return batch.map("a\0b", lambda item: deeds["note"](item))
+
+
+@step(name="give", threads=4, checkpoint_every=1)
+def give_in_threads(item: Item) -> Any:
+    return deeds["do"](item)
+
+
+@step(name="give", threads=4, timeout="1s")
+def give_in_time(item: Item) -> Any:
+    return deeds["do"](item)
+
+
+threaded_giver = function("threaded_giver/go", name="threaded_giver", retry=quick)(give_in_threads)
+limited_giver = function("limited_giver/go", name="limited_giver", retry=quick)(give_in_time)
+
+# --- What starts a function
+
+plain = function("plain/go", name="plain", retry=quick)(work)
+wild = function("shop/*", name="wild", retry=quick)(work)
+filtered = function(
+    "order/placed",
+    name="filtered",
+    retry=quick,
+    filter='$.data.total > 100 && $.data.country == "CH"',
+)(work)
+two = function(Trigger("two/a", "$.data.vip"), name="two", retry=quick)(work)
+nightly = function(name="nightly", retry=quick, cron=Cron("0 2 * * *", timezone="Europe/Zurich"))(
+    work
 )
-function(
-    "until",
-    lambda b: b.sleep_until("morning", lambda item: datetime.fromisoformat(item.event.data["at"])),
-    after,
-)
-function(
-    "waiter",
-    work,
-    lambda b: b.wait_for_event("answer", "answer/given", match="data.order", timeout="7d"),
-    after,
-)
-function(
-    "chooser",
-    lambda b: b.wait_for_event(
+queueing = function(
+    name="queueing", retry=quick, cron=Cron("*/5 * * * *", overlap="queue", catch_up="all")
+)(work)
+
+# --- Steps that wait
+
+
+@function("sleeper/go", retry=quick)
+def sleeper(run: Run) -> None:
+    work(run)
+    run.sleep("nap", lambda item: item.event.data.get("nap", "3d"))
+    after(run)
+
+
+@function("until/go", retry=quick)
+def until(run: Run) -> None:
+    run.sleep_until("morning", lambda item: datetime.fromisoformat(item.event.data["at"]))
+    after(run)
+
+
+@function("waiter/go", retry=quick)
+def waiter(run: Run) -> None:
+    work(run)
+    run.wait_for_event("answer", "answer/given", match="data.order", timeout="7d")
+    after(run)
+
+
+@function("chooser/go", retry=quick)
+def chooser(run: Run) -> None:
+    run.wait_for_event(
         "choice",
         "choice/made",
         match=lambda item: {"data.to": item.event.data["from"]},
         filter="$.data.sure",
         timeout="1h",
-    ),
-    after,
-)
-function("again", lambda b: b.wait_for_event("next", "again/go", timeout="7d"), after)
-function(
-    "caller",
-    lambda b: b.invoke(
-        "call",
-        "plain",
-        lambda item: {"n": item.event.data["n"] * 2, "fails": item.event.data.get("fails", 0)},
-    ),
-    after,
-)
-function("impatient", lambda b: b.invoke("call", "sleeper", timeout="1h"), after)
-function(
-    "sender",
-    lambda b: b.send_events(
-        "tell", lambda item: [Event("told/one", {"n": 1}), Event("plain/go", {"n": 2})]
-    ),
-    work,
-)
-function(
-    "stepwise",
-    lambda b: b.map("careful", lambda item: 1 / 0, retry=Retry(attempts=2, delays=(5,), jitter=0)),
-    work,
-)
-function(
-    "typed",
-    work,
+    )
+    after(run)
+
+
+@function("again/go", retry=quick)
+def again(run: Run) -> None:
+    run.wait_for_event("next", "again/go", timeout="7d")
+    after(run)
+
+
+def doubled(item: Item) -> dict[str, Any]:
+    """The data of the call."""
+    return {"n": item.event.data["n"] * 2, "fails": item.event.data.get("fails", 0)}
+
+
+@function("caller/go", retry=quick)
+def caller(run: Run) -> None:
+    run.invoke("call", plain, doubled)
+    after(run)
+
+
+@function("impatient/go", retry=quick)
+def impatient(run: Run) -> None:
+    run.invoke("call", sleeper, timeout="1h")
+    after(run)
+
+
+def news(item: Item) -> list[Event]:
+    """What `sender` sends."""
+    return [Event("told/one", {"n": 1}), Event("plain/go", {"n": 2})]
+
+
+@function("sender/go", retry=quick)
+def sender(run: Run) -> None:
+    run.send_events("tell", news)
+    work(run)
+
+
+@step(retry=Retry(attempts=2, delays=(5,), jitter=0))
+def careful(item: Item) -> float:
+    return 1 / 0
+
+
+@function("stepwise/go", retry=quick)
+def stepwise(run: Run) -> None:
+    careful(run)
+    work(run)
+
+
+typed = function(
+    "typed/go",
+    name="typed",
     retry=Retry(
         attempts=3,
         delays=(10,),
         jitter=0,
         by_type={ValueError: None, KeyError: Retry(attempts=2, delays=(1,), jitter=0)},
     ),
-)
+)(work)
 
-function("limited", work, concurrency=Concurrency(2, key="data.tenant"))
-function("narrow", work, concurrency=[Concurrency(3), Concurrency(1, key="data.tenant")])
-function("shared_a", work, concurrency=Concurrency(1, key="data.tenant", scope="account"))
-function("shared_b", work, concurrency=Concurrency(1, key="data.tenant", scope="account"))
-function("fair", work, max_batch=10, concurrency=Concurrency(1000, key="data.tenant"))
-function("throttled", work, throttle=Throttle(6, 60, burst=2))
-function("throttled_by", work, throttle=Throttle(1, 60, key="data.tenant"))
-function("rated", work, rate_limit=RateLimit(2, 60, key="data.user"))
-function("once", work, idempotency="data.order")
-function("debounced", work, debounce=Debounce(10, key="data.doc", max_wait=25))
-function("gathered", work, batch=BatchEvents(3, 30, key="data.tenant"))
-function("ranked", work, max_batch=1, priority=Priority("data.level", min=-5, max=5))
-function("expressed", work, max_batch=1, priority=Priority("$.data.level * 10"))
-function("skipping", work, lambda b: b.sleep("hold", 60), singleton=Singleton(key="data.doc"))
-function(
-    "replacing", work, lambda b: b.sleep("hold", 60), singleton=Singleton("cancel", key="data.doc")
-)
-function("late_start", work, concurrency=Concurrency(1), timeouts=Timeouts(start=60))
-function("late_end", work, lambda b: b.sleep("hold", 600), timeouts=Timeouts(finish=60))
-function(
-    "cancellable",
-    lambda b: b.sleep("hold", 600),
-    on="cart/filled",
+
+@step
+def right(item: Item) -> Any:
+    return 1 / 0 if item.attempt <= item.event.data.get("fails", 0) else "r"
+
+
+@step
+def finish(item: Item) -> list[Any]:
+    return [item["left"], item["right"]]
+
+
+@function("parallel/go", retry=quick)
+def parallel(run: Run) -> None:
+    run.parallel(lambda branch: branch.sleep("left", 60), right)
+    finish(run)
+
+
+# --- Flow control
+
+limited = function(
+    "limited/go", name="limited", retry=quick, concurrency=Concurrency(2, key="data.tenant")
+)(work)
+narrow = function(
+    "narrow/go",
+    name="narrow",
+    retry=quick,
+    concurrency=[Concurrency(3), Concurrency(1, key="data.tenant")],
+)(work)
+by_account = Concurrency(1, key="data.tenant", scope="account")
+shared_a = function("shared_a/go", name="shared_a", retry=quick, concurrency=by_account)(work)
+shared_b = function("shared_b/go", name="shared_b", retry=quick, concurrency=by_account)(work)
+fair = function(
+    "fair/go",
+    name="fair",
+    retry=quick,
+    max_batch=10,
+    concurrency=Concurrency(1000, key="data.tenant"),
+)(work)
+throttled = function(
+    "throttled/go", name="throttled", retry=quick, throttle=Throttle(6, 60, burst=2)
+)(work)
+throttled_by = function(
+    "throttled_by/go", name="throttled_by", retry=quick, throttle=Throttle(1, 60, key="data.tenant")
+)(work)
+rated = function(
+    "rated/go", name="rated", retry=quick, rate_limit=RateLimit(2, 60, key="data.user")
+)(work)
+once = function("once/go", name="once", retry=quick, idempotency="data.order")(work)
+debounced = function(
+    "debounced/go",
+    name="debounced",
+    retry=quick,
+    debounce=Debounce(10, key="data.doc", max_wait=25),
+)(work)
+gathered = function(
+    "gathered/go", name="gathered", retry=quick, batch=BatchEvents(3, 30, key="data.tenant")
+)(work)
+ranked = function(
+    "ranked/go",
+    name="ranked",
+    retry=quick,
+    max_batch=1,
+    priority=Priority("data.level", min=-5, max=5),
+)(work)
+expressed = function(
+    "expressed/go",
+    name="expressed",
+    retry=quick,
+    max_batch=1,
+    priority=Priority("$.data.level * 10"),
+)(work)
+
+
+def hold_a_minute(run: Run) -> None:
+    """Work, and stay for a minute."""
+    work(run)
+    run.sleep("hold", 60)
+
+
+skipping = function(
+    "skipping/go", name="skipping", retry=quick, singleton=Singleton(key="data.doc")
+)(hold_a_minute)
+replacing = function(
+    "replacing/go", name="replacing", retry=quick, singleton=Singleton("cancel", key="data.doc")
+)(hold_a_minute)
+late_start = function(
+    "late_start/go",
+    name="late_start",
+    retry=quick,
+    concurrency=Concurrency(1),
+    timeouts=Timeouts(start=60),
+)(work)
+
+
+@function("late_end/go", retry=quick, timeouts=Timeouts(finish=60))
+def late_end(run: Run) -> None:
+    work(run)
+    run.sleep("hold", 600)
+
+
+@function(
+    "cart/filled",
+    retry=quick,
     cancel_on=CancelOn("cart/emptied", match="data.cart", filter="$.data.sure != false"),
 )
-function(
-    "combined",
-    work,
+def cancellable(run: Run) -> None:
+    run.sleep("hold", 600)
+
+
+combined = function(
+    "combined/go",
+    name="combined",
+    retry=quick,
     concurrency=Concurrency(1, key="data.tenant"),
     rate_limit=RateLimit(3, 60, key="data.tenant"),
     idempotency=Idempotency("data.order", "1h"),
     priority=Priority("data.level"),
-)
+)(work)
 
-# The same options with expressions.
+# --- The same options with expressions
+
 PAIR_OF_KEYS = "event.data.tenant + '-' + event.data.region"
-function("x_limited", work, concurrency=Concurrency(1, key=PAIR_OF_KEYS))
-function("x_constant", work, concurrency=Concurrency(1, key='"openai"', scope="providers"))
-function("x_throttled", work, throttle=Throttle(1, 60, key=PAIR_OF_KEYS))
-function("x_rated", work, rate_limit=RateLimit(1, 60, key=PAIR_OF_KEYS))
-function("x_once", work, idempotency="event.data.order || event.data.cart")
-function("x_debounced", work, debounce=Debounce(10, key=PAIR_OF_KEYS))
-function("x_gathered", work, batch=BatchEvents(3, 30, key=PAIR_OF_KEYS))
-function(
-    "x_single",
-    work,
-    lambda b: b.sleep("hold", 60),
+x_limited = function(
+    "x_limited/go", name="x_limited", retry=quick, concurrency=Concurrency(1, key=PAIR_OF_KEYS)
+)(work)
+x_constant = function(
+    "x_constant/go",
+    name="x_constant",
+    retry=quick,
+    concurrency=Concurrency(1, key='"openai"', scope="providers"),
+)(work)
+x_throttled = function(
+    "x_throttled/go", name="x_throttled", retry=quick, throttle=Throttle(1, 60, key=PAIR_OF_KEYS)
+)(work)
+x_rated = function(
+    "x_rated/go", name="x_rated", retry=quick, rate_limit=RateLimit(1, 60, key=PAIR_OF_KEYS)
+)(work)
+x_once = function(
+    "x_once/go", name="x_once", retry=quick, idempotency="event.data.order || event.data.cart"
+)(work)
+x_debounced = function(
+    "x_debounced/go", name="x_debounced", retry=quick, debounce=Debounce(10, key=PAIR_OF_KEYS)
+)(work)
+x_gathered = function(
+    "x_gathered/go", name="x_gathered", retry=quick, batch=BatchEvents(3, 30, key=PAIR_OF_KEYS)
+)(work)
+x_single = function(
+    "x_single/go",
+    name="x_single",
+    retry=quick,
     singleton=Singleton(key="event.data.vip ? false : event.data.doc"),
-)
-function(
-    "x_single_path", work, lambda b: b.sleep("hold", 60), singleton=Singleton(key="data.exclusive")
-)
-function("x_ranked", work, max_batch=1, priority=Priority("event.data.plan == 'paid' ? 700 : -1.4"))
-function(
-    "x_chosen",
-    work,
-    on=Trigger("sale/made", condition="event.data.total > 100 && event.data.country in ['CH']"),
-)
-function("x_any", work, on=Trigger("*", condition="event.data.any == 'x'"))
-function(
-    "x_cancellable",
-    lambda b: b.sleep("hold", 600),
-    on="basket/filled",
+)(hold_a_minute)
+x_single_path = function(
+    "x_single_path/go",
+    name="x_single_path",
+    retry=quick,
+    singleton=Singleton(key="data.exclusive"),
+)(hold_a_minute)
+x_ranked = function(
+    "x_ranked/go",
+    name="x_ranked",
+    retry=quick,
+    max_batch=1,
+    priority=Priority("event.data.plan == 'paid' ? 700 : -1.4"),
+)(work)
+x_chosen = function(
+    Trigger("sale/made", condition="event.data.total > 100 && event.data.country in ['CH']"),
+    name="x_chosen",
+    retry=quick,
+)(work)
+x_any = function(Trigger("*", condition="event.data.any == 'x'"), name="x_any", retry=quick)(work)
+
+
+@function(
+    "basket/filled",
+    retry=quick,
     cancel_on=CancelOn(
         "basket/emptied",
         condition="async.data.basket == event.data.basket && async.data.items < event.data.items",
     ),
 )
-function(
-    "x_waiter",
-    lambda b: b.wait_for_event(
+def x_cancellable(run: Run) -> None:
+    run.sleep("hold", 600)
+
+
+@function("x_waiter/go", retry=quick)
+def x_waiter(run: Run) -> None:
+    run.wait_for_event(
         "answer",
         "reply/given",
         condition="async.data.order == event.data.order && async.data.sum >= event.data.sum",
         timeout="1h",
-    ),
-)
+    )
 
-function("watched", work, on_failure=make_job("mourn", work), on_success=make_job("rejoice", work))
-function("listening", work, on="runyard/function.cancelled")
-function(
-    "looping",
-    work,
-    on=Trigger(
+
+# --- Functions that run after another one
+
+watched = function("watched/go", name="watched", retry=quick, on_failure=work, on_success=work)(
+    work
+)
+listening = function("runyard/function.cancelled", name="listening", retry=quick)(work)
+looping = function(
+    Trigger(
         "runyard/function.finished", '$.data.function == "stepwise" || $.data.function == "looping"'
     ),
-)
+    name="looping",
+    retry=quick,
+)(work)
+
+
+# --- The same in the long form
 
 
 @op
-def left(batch: Batch) -> Batch:
+def long_work(batch: Batch) -> Batch:
+    return batch.map("work", do_work)
+
+
+@op
+def long_after(batch: Batch) -> Batch:
+    return batch.map("after", lambda item: "done")
+
+
+@op
+def long_nap(batch: Batch) -> Batch:
+    return batch.sleep("nap", lambda item: item.event.data.get("nap", "3d"))
+
+
+@op
+def long_answer(batch: Batch) -> Batch:
+    return batch.wait_for_event("answer", "answer/given", match="data.order", timeout="7d")
+
+
+@op
+def long_call(batch: Batch) -> Batch:
+    return batch.invoke("call", "plain", doubled)
+
+
+@op
+def long_tell(batch: Batch) -> Batch:
+    return batch.send_events("tell", news)
+
+
+@op
+def long_left(batch: Batch) -> Batch:
     return batch.sleep("left", 60)
 
 
 @op
-def right(batch: Batch) -> Batch:
+def long_right(batch: Batch) -> Batch:
     return batch.map(
         "right", lambda item: 1 / 0 if item.attempt <= item.event.data.get("fails", 0) else "r"
     )
 
 
 @op
-def finish(batch: Batch) -> Batch:
+def long_finish(batch: Batch) -> Batch:
     return batch.map("finish", lambda item: [item["left"], item["right"]])
 
 
 @job(executor_def=in_process_executor)
-def parallel() -> None:
+def long_plain() -> None:
+    settle(long_work(receive()))
+
+
+@job(executor_def=in_process_executor)
+def long_sleeper() -> None:
+    settle(long_after(long_nap(long_work(receive()))))
+
+
+@job(executor_def=in_process_executor)
+def long_waiter() -> None:
+    settle(long_after(long_answer(long_work(receive()))))
+
+
+@job(executor_def=in_process_executor)
+def long_caller() -> None:
+    settle(long_after(long_call(receive())))
+
+
+@job(executor_def=in_process_executor)
+def long_sender() -> None:
+    settle(long_work(long_tell(receive())))
+
+
+@job(executor_def=in_process_executor)
+def long_parallel() -> None:
     batch = receive()
-    settle(finish(join([left(batch), right(batch)])))
+    settle(long_finish(join([long_left(batch), long_right(batch)])))
 
 
-jobs.append(parallel)
-sensors.append(on_event("parallel/go", job=parallel, retry=quick))
-defs = Definitions(
-    jobs=jobs, sensors=sensors, schedules=schedules, resources={"io_manager": BatchIOManager()}
-)
+long_jobs = [long_plain, long_sleeper, long_waiter, long_caller, long_sender, long_parallel]
+long_sensors = [on_event(f"{each.name}/go", job=each, retry=quick) for each in long_jobs]
+defs = definitions(sys.modules[__name__], *long_sensors)

@@ -154,8 +154,8 @@ def test_a_time_is_skipped_or_queued_while_an_earlier_one_is_open(yard: Yard) ->
     assert [each.status for each in yard.invocations("queueing")] == ["succeeded", "succeeded"]
 
 
-def test_on_event_makes_the_schedule_too() -> None:
-    [schedule] = [each for each in functions.schedules if each.name == "nightly_schedule"]
+def test_a_function_has_its_schedule_too() -> None:
+    [schedule] = functions.nightly.schedules
     assert (schedule.cron_schedule, schedule.execution_timezone, schedule.job_name) == (
         "0 2 * * *",
         "Europe/Zurich",
@@ -186,7 +186,7 @@ def test_a_job_without_settle_is_rejected_when_the_code_loads() -> None:
     def endless() -> None:
         pass_on(receive())
 
-    with pytest.raises(InvalidOption, match="the job endless has no settle"):
+    with pytest.raises(InvalidOption, match="in the job endless, there is no settle"):
         on_event("endless/go", job=endless)
 
 
@@ -203,10 +203,10 @@ def test_a_job_without_receive_is_rejected_as_a_failure_callback() -> None:
 
         nothing()
 
-    with pytest.raises(InvalidOption, match="the job empty has no receive and no settle"):
+    with pytest.raises(InvalidOption, match="in the job empty, there is no receive"):
         on_event("whole/go", job=whole, on_failure=empty)
 
 
 def test_functions_without_an_io_manager_for_batches_are_rejected() -> None:
     with pytest.raises(InvalidOption, match="has no IO manager for batches"):
-        check_io_managers(Definitions(jobs=functions.jobs).get_repository_def())
+        check_io_managers(Definitions(jobs=functions.long_jobs).get_repository_def())

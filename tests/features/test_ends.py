@@ -133,6 +133,6 @@ def test_an_error_outside_every_step_counts_as_an_attempt(yard: Yard) -> None:
         yard.execute("plain", batch)
     assert sent.invocation.status == "queued"
     assert sent.invocation.error is not None
-    assert sent.invocation.error["type"] == "RunFailed"
+    assert sent.invocation.error["type"] == "ZeroDivisionError"
     yard.advance("1m")
     assert (sent.invocation.status, sent.invocation.attempt) == ("succeeded", 2)

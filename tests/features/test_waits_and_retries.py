@@ -12,9 +12,13 @@ from runyard.store import database
 from runyard.testing import Yard
 from tests.tables import rows
 
+# Before the names of functions: those in the light form, and the same ones in the long form.
+both_forms = pytest.mark.parametrize("form", ["", "long_"], ids=["light", "long"])
 
-def test_a_sleep_occupies_no_run_and_resumes_in_a_linked_one(yard: Yard) -> None:
-    sent = yard.send("sleeper/go")
+
+@both_forms
+def test_a_sleep_occupies_no_run_and_resumes_in_a_linked_one(yard: Yard, form: str) -> None:
+    sent = yard.send(f"{form}sleeper/go")
     yard.work()
     invocation = sent.invocation
     assert (invocation.status, invocation.due, list(invocation.steps)) == (
@@ -76,8 +80,9 @@ def test_sleep_until_wakes_at_that_time_and_a_past_time_suspends_nothing(
     assert later.status == "succeeded"
 
 
-def test_an_awaited_event_is_the_steps_result(yard: Yard) -> None:
-    sent = yard.send("waiter/go", {"order": 7})
+@both_forms
+def test_an_awaited_event_is_the_steps_result(yard: Yard, form: str) -> None:
+    sent = yard.send(f"{form}waiter/go", {"order": 7})
     yard.work()
     assert sent.invocation.status == "waiting"
     yard.send("answer/given", {"order": 8, "says": "no"})
@@ -90,8 +95,9 @@ def test_an_awaited_event_is_the_steps_result(yard: Yard) -> None:
     assert sent.invocation.steps["answer"].output == {"order": 7, "says": "yes"}
 
 
-def test_a_wait_that_times_out_has_the_result_none(yard: Yard) -> None:
-    sent = yard.send("waiter/go", {"order": 7})
+@both_forms
+def test_a_wait_that_times_out_has_the_result_none(yard: Yard, form: str) -> None:
+    sent = yard.send(f"{form}waiter/go", {"order": 7})
     yard.advance("7d")
     assert sent.invocation.steps["answer"].output is None
     assert sent.invocation.status == "succeeded"
@@ -205,9 +211,10 @@ def test_an_event_of_a_transaction_that_sees_no_wait_is_not_missed(
     assert sent.invocation.status == "succeeded"
 
 
-def test_an_event_while_the_worker_is_lost_is_not_missed(yard: Yard) -> None:
-    sent = yard.send("waiter/go", {"order": 7})
-    [batch] = yard.claim("waiter")
+@both_forms
+def test_an_event_while_the_worker_is_lost_is_not_missed(yard: Yard, form: str) -> None:
+    sent = yard.send(f"{form}waiter/go", {"order": 7})
+    [batch] = yard.claim(f"{form}waiter")
     begun = batch_leases.begin(batch, "lost-run")
     assert begun is not None
     yard.send("answer/given", {"order": 7})
@@ -216,15 +223,17 @@ def test_an_event_while_the_worker_is_lost_is_not_missed(yard: Yard) -> None:
     assert sent.invocation.steps["answer"].output == {"order": 7}
 
 
-def test_invoke_returns_the_other_functions_output(yard: Yard) -> None:
-    sent = yard.send("caller/go", {"n": 4})
+@both_forms
+def test_invoke_returns_the_other_functions_output(yard: Yard, form: str) -> None:
+    sent = yard.send(f"{form}caller/go", {"n": 4})
     yard.work()
     assert sent.invocation.status == "succeeded"
     assert sent.invocation.steps["call"].output == {"n": 8, "attempt": 1}
 
 
-def test_the_failure_of_an_invoked_function_is_final(yard: Yard) -> None:
-    sent = yard.send("caller/go", {"n": 4, "fails": 9})
+@both_forms
+def test_the_failure_of_an_invoked_function_is_final(yard: Yard, form: str) -> None:
+    sent = yard.send(f"{form}caller/go", {"n": 4, "fails": 9})
     yard.work()
     assert sent.invocation.status == "waiting"
     yard.advance("1m")
@@ -240,17 +249,19 @@ def test_an_invoked_function_that_takes_too_long_is_a_failure(yard: Yard) -> Non
     assert sent.invocation.status == "failed"
 
 
-def test_a_retry_of_the_caller_invokes_once(yard: Yard) -> None:
+@both_forms
+def test_a_retry_of_the_caller_invokes_once(yard: Yard, form: str) -> None:
     yard.stub("after", RuntimeError("after the call"), "done")
-    sent = yard.send("caller/go", {"n": 4})
+    sent = yard.send(f"{form}caller/go", {"n": 4})
     yard.advance("1m")
     assert sent.invocation.status == "succeeded"
     assert len(yard.sent("plain/go")) == 1
 
 
-def test_a_step_sends_its_events_once_whatever_is_retried(yard: Yard) -> None:
+@both_forms
+def test_a_step_sends_its_events_once_whatever_is_retried(yard: Yard, form: str) -> None:
     yard.stub("work", RuntimeError("after the send"), "done")
-    sent = yard.send("sender/go")
+    sent = yard.send(f"{form}sender/go")
     yard.advance("1m")
     assert sent.invocation.status == "succeeded"
     [notice] = yard.sent("told/one")
@@ -264,16 +275,18 @@ def test_a_step_sends_its_events_once_whatever_is_retried(yard: Yard) -> None:
     ]
 
 
-def test_a_branch_that_sleeps_does_not_delay_the_other(yard: Yard) -> None:
-    sent = yard.send("parallel/go")
+@both_forms
+def test_a_branch_that_sleeps_does_not_delay_the_other(yard: Yard, form: str) -> None:
+    sent = yard.send(f"{form}parallel/go")
     yard.work()
     assert (sent.invocation.status, list(sent.invocation.steps)) == ("sleeping", ["right"])
     yard.advance(60)
     assert (sent.invocation.status, sent.invocation.output) == ("succeeded", [None, "r"])
 
 
-def test_a_branch_that_fails_is_retried_while_the_other_sleeps(yard: Yard) -> None:
-    sent = yard.send("parallel/go", {"fails": 1})
+@both_forms
+def test_a_branch_that_fails_is_retried_while_the_other_sleeps(yard: Yard, form: str) -> None:
+    sent = yard.send(f"{form}parallel/go", {"fails": 1})
     yard.advance(59)
     assert sent.invocation.steps["right"].tries == 2
     assert sent.invocation.status == "sleeping"
@@ -288,6 +301,10 @@ def test_a_branch_that_fails_is_retried_while_the_other_sleeps(yard: Yard) -> No
         ("plain", {"fails": 3}, "failed", 3, 30),
         ("plain", {"fails": 1, "kind": "final"}, "failed", 1, 0),
         ("plain", {"after": 500}, "succeeded", 2, 500),
+        ("long_plain", {"fails": 2}, "succeeded", 3, 30),
+        ("long_plain", {"fails": 3}, "failed", 3, 30),
+        ("long_plain", {"fails": 1, "kind": "final"}, "failed", 1, 0),
+        ("long_plain", {"after": 500}, "succeeded", 2, 500),
         ("stepwise", {}, "failed", 2, 5),
         ("typed", {"fails": 9, "kind": "value"}, "failed", 1, 0),
         ("typed", {"fails": 9, "kind": "key"}, "failed", 2, 1),
@@ -309,10 +326,11 @@ def test_a_step_is_retried_as_its_rules_say(
     ) == [{"after": timedelta(seconds=seconds)}]
 
 
-def test_attempts_count_for_each_step(yard: Yard) -> None:
+@both_forms
+def test_attempts_count_for_each_step(yard: Yard, form: str) -> None:
     yard.stub("work", RuntimeError("1"), RuntimeError("2"), "fine")
     yard.stub("after", RuntimeError("1"), RuntimeError("2"), "fine")
-    invocation = yard.run("sleeper", {"nap": 1})
+    invocation = yard.run(f"{form}sleeper", {"nap": 1})
     yard.advance("1d")
     assert invocation.status == "succeeded"
     tries = {name: step.tries for name, step in invocation.steps.items()}
@@ -339,10 +357,11 @@ def test_a_step_added_before_a_sleep_runs_on_waking(yard: Yard) -> None:
     assert set(invocation.steps) == {"work", "nap", "after"}
 
 
-def test_a_stub_replaces_a_step_of_any_kind(yard: Yard) -> None:
+@both_forms
+def test_a_stub_replaces_a_step_of_any_kind(yard: Yard, form: str) -> None:
     yard.stub("nap", None)
     yard.stub("work", lambda item: item.event.data["n"] + 1)
-    invocation = yard.run("sleeper", {"n": 1})
+    invocation = yard.run(f"{form}sleeper", {"n": 1})
     assert invocation.status == "succeeded"
     assert invocation.steps["work"].output == 2
 

@@ -10,7 +10,7 @@ from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
 
 from resources.email.mailer import SendGridMailer
 from resources.email.tables import EmailMessages
-from runyard import BatchIOManager
+from runyard import definitions
 from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_claims
 from runyard.functions import registry
@@ -43,18 +43,16 @@ def runyard_database(instance: DagsterInstance) -> str:
 def runyard_definitions(sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch) -> Definitions:
     """Runyard's own functions, with a fake SendGrid."""
     monkeypatch.setenv("SENDGRID_API_KEY", sendgrid.key)
-    from pipelines.email import send_email
+    from sensors.email import send_email
 
-    return Definitions(
-        jobs=[send_email],
-        resources={
-            "io_manager": BatchIOManager(),
-            "messages": EmailMessages(),
-            "mailer": SendGridMailer(
-                api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0
-            ),
-        },
+    return definitions(send_email, resources=_resources(sendgrid))
+
+
+def _resources(sendgrid: FakeSendGrid) -> dict[str, Any]:
+    mailer = SendGridMailer(
+        api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0
     )
+    return {"messages": EmailMessages(), "mailer": mailer}
 
 
 @pytest.fixture(autouse=True)
@@ -72,26 +70,17 @@ def run_function(
     monkeypatch.setenv("SENDGRID_API_KEY", sendgrid.key)
 
     def run(name: str, **more: Any) -> ExecuteInProcessResult:
-        from pipelines.email import send_email
+        from sensors.email import send_email
         from tests.functions import breaking, steps
 
         function = registry.find(name)
         assert function is not None
-        definitions = Definitions(
-            jobs=[send_email, steps, breaking],
-            resources={
-                "io_manager": BatchIOManager(),
-                "messages": EmailMessages(),
-                "mailer": SendGridMailer(
-                    api_key=sendgrid.key, host=sendgrid.url, sender="R <r@example.com>", timeout=1.0
-                ),
-            },
-        )
+        defs = definitions(send_email, steps, breaking, resources=_resources(sendgrid))
         if "run_config" not in more:
             claims = batch_claims.claim(function)
             assert claims, "nothing is due"
             more["tags"] = {BATCH: claims[0].batch_id}
-        return definitions.get_job_def(function.job).execute_in_process(
+        return defs.get_job_def(function.job).execute_in_process(
             instance=instance, raise_on_error=False, **more
         )
 

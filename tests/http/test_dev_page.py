@@ -12,6 +12,8 @@ from runyard.engine import api_keys, batch_claims, batch_leases, settlement
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from runyard.gateway.dev import search
+from runyard.processes.code_check import remember_problem
+from runyard.processes.code_location import CodeProblem
 from runyard.store import database
 from tests.conftest import wait_until
 from tests.http.test_history import run_through
@@ -621,15 +623,64 @@ def test_a_page_is_a_stream_of_its_live_part_that_changes_with_it(visitor: Visit
         assert f'id="event-{event_id}"' in message(lines)
 
 
-def message(lines: Iterator[str]) -> str:
-    """The data of the next message."""
-    found: list[str] = []
+def message(lines: Iterator[str], event: str = "message") -> str:
+    """The data of the next message with an event."""
+    name, found = "", list[str]()
     for line in lines:
-        if line.startswith("data: "):
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
             found.append(line.removeprefix("data: "))
-        elif found:
+        elif found and name == event:
             break
+        else:
+            found = []
     return "\n".join(found)
+
+
+@pytest.fixture
+def bad_code() -> Iterator[CodeProblem]:
+    """Code on disk that does not load, as the web process finds it noted."""
+    problem = CodeProblem("NameError: <b>name</b>", "shop/orders.py", 12)
+    remember_problem(problem)
+    yield problem
+    remember_problem(None)
+
+
+@pytest.mark.parametrize("path", ["/dev", "/dev/functions", "/dev/send", "/dev/health"])
+def test_code_that_does_not_load_is_shown_on_every_page(
+    visitor: Visitor, bad_code: CodeProblem, path: str
+) -> None:
+    page = visitor.get(path).text
+    assert "<strong>The code does not load.</strong> <code>shop/orders.py:12</code>" in page
+    assert "NameError: &lt;b&gt;name&lt;/b&gt;" in page
+
+
+def test_who_is_not_logged_in_does_not_see_what_the_code_is_like(
+    web: WebProcess, bad_code: CodeProblem
+) -> None:
+    assert "orders.py" not in Visitor(web).get("/dev").text
+    assert Visitor(web).get("/dev/code").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/dev", "/dev/code"])
+def test_an_open_page_learns_that_the_code_does_not_load_and_that_it_does_again(
+    visitor: Visitor, path: str
+) -> None:
+    with visitor.http.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer:
+        lines = answer.iter_lines()
+        assert message(lines, "code") == ""
+        remember_problem(CodeProblem("NameError: x", "shop/orders.py", 12))
+        try:
+            assert "shop/orders.py:12" in message(lines, "code")
+        finally:
+            remember_problem(None)
+        assert message(lines, "code") == ""
+
+
+def test_the_health_page_has_the_check_of_the_code(visitor: Visitor, bad_code: CodeProblem) -> None:
+    says = "the code does not load: shop/orders.py:12: NameError"
+    wait_until(lambda: says in visitor.get("/dev/health").text, 40)
 
 
 def test_no_secret_is_on_a_page(visitor: Visitor, functions: dict[str, Function]) -> None:

@@ -651,9 +651,11 @@ def test_a_claim_that_was_never_launched_counts_as_waiting_for_seconds_only(
     send([Event("greet/requested") for _ in range(50)])
     lost = claim_ids(function)
     assert batch_claims.claim(function) is None
-    rows("UPDATE runyard.batches SET claimed_at = now() - interval '4 seconds' RETURNING id")
+    late = batch_claims.LAUNCH_SECONDS + 1
+    rows(f"UPDATE runyard.batches SET claimed_at = now() - interval '{late} seconds' RETURNING id")
     assert sizes(function) == [10, 10]
-    assert sorted(row["id"] for row in batch_leases.unlaunched(3)) == sorted(lost)
+    ids = [row["id"] for row in batch_leases.unlaunched(batch_claims.LAUNCH_SECONDS)]
+    assert sorted(ids) == sorted(lost)
 
 
 def test_a_run_is_not_launched_for_a_batch_that_was_taken_back(function: Function) -> None:

@@ -195,7 +195,7 @@ FLOWS = {
     "admission": Flow(
         rate_limit=RateLimit(50, 60, key="data.k"),
         idempotency=Idempotency("data.n"),
-        debounce=Debounce(1, key="data.n"),
+        debounce=Debounce(1, key="data.k"),
     ),
     "single": Flow(
         singleton=Singleton("cancel", key="data.n"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dagster
 import pytest
-from dagster import DagsterEventType, DagsterInstance, job, op
+from dagster import DagsterEventType, DagsterInstance, graph, job, op
 from dagster._core.execution.plan.state import KnownExecutionState
 from dagster._core.workspace import context as workspace_context
 from dagster._daemon import sensor as sensor_loop
@@ -20,12 +20,14 @@ from dagster._daemon.controller import DagsterDaemonController
 from dagster._grpc.client import DagsterGrpcClient
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from dagster_webserver.webserver import DagsterWebserver
 from packaging.requirements import Requirement
 
 from runyard import BatchIOManager
 from runyard.dagster_adapter import internals
 from runyard.dagster_adapter.broker import QUEUE, make_app
 from runyard.dagster_adapter.launcher import WarmRunLauncher
+from runyard.gateway.dev.dagster_link import PAGES
 from tests.conftest import ROOT
 
 
@@ -64,7 +66,9 @@ NAMES = {
     "get_token_provider_from_config": Relied(("config_value",)),
     "pg_url_from_config": Relied(("config_value",)),
     "NodeHandle": Relied(("name", "parent")),
-    "SerializableErrorInfo": Relied(("message", "stack", "cls_name")),
+    "SerializableErrorInfo": Relied(
+        ("message", "stack", "cls_name"), ("message", "stack", "cls_name", "cause", "context")
+    ),
     "StepFailureData": Relied(("error", "user_failure_data")),
     "StepHandle": Relied(("node_handle",)),
     "_execute_run_command_body": Relied(
@@ -349,6 +353,41 @@ def test_a_job_without_an_io_manager_is_told_from_one_with_its_own() -> None:
 
     assert internals.has_stock_io_manager(resolved())
     assert not internals.has_stock_io_manager(resolved(io_manager=BatchIOManager()))
+
+
+def test_a_graph_tells_its_nodes_what_feeds_them_and_what_nested_graphs_map() -> None:
+    @op
+    def first(value: int) -> int:
+        return value
+
+    @graph
+    def inner(value: int) -> int:
+        return first(value)
+
+    @op
+    def begin() -> int:
+        return 1
+
+    @graph
+    def outer() -> None:
+        inner.alias("renamed")(begin())
+
+    [(renamed, inputs)] = [pair for pair in outer.dependencies.items() if pair[1]]
+    [source] = inputs["value"].get_node_dependencies()
+    assert (renamed.name, renamed.alias) == ("inner", "renamed")
+    assert (source.node, source.output) == ("begin", "result")
+    assert {node.name for node in outer.nodes} == {"begin", "renamed"}
+    assert outer.node_named("renamed").definition is inner
+    [taken], [given] = inner.input_mappings, inner.output_mappings
+    assert (taken.maps_to.node_name, taken.maps_to.input_name) == ("first", "value")
+    assert (given.maps_from.node_name, given.maps_from.output_name) == ("first", "result")
+    assert first.output_def_named("result").io_manager_key == "io_manager"
+
+
+def test_the_ui_is_one_page_whose_routes_are_known() -> None:
+    source = inspect.getsource(DagsterWebserver.build_routes)
+    for path in PAGES:
+        assert f'Route("{path}", self.index_html_endpoint)' in source
 
 
 def test_only_the_warning_of_an_unreachable_code_server_is_silenced() -> None:

@@ -64,6 +64,8 @@ def some_job() -> None:
         (lambda: Debounce("0.5s"), "Debounce(period=...)"),
         (lambda: Debounce(10, max_wait=5), "no less than the period"),
         (lambda: BatchEvents(5001), "BatchEvents(max_size=5001)"),
+        (lambda: Timeouts(finish="1m", step="2m"), "Timeouts(finish='1m', step='2m')"),
+        (lambda: Retry.exponential(60, max_delay=30), "Retry.exponential(first=60, max_delay=30)"),
         (lambda: BatchEvents(10, "11m"), "BatchEvents(timeout=...)"),
         (lambda: Priority("data level"), "is not a path"),
         (lambda: Priority("$.data.level *"), "at character"),
@@ -98,30 +100,103 @@ def test_a_wrong_option_is_rejected_with_its_name(make: Callable[[], Any], says:
     [
         (
             {"batch": BatchEvents(), "singleton": Singleton()},
-            "on_event(batch=..., singleton=...) for some_job contradict",
+            "function some_job: batch=... and singleton=... contradict",
         ),
         (
             {"batch": BatchEvents(), "debounce": Debounce(5)},
-            "on_event(batch=..., debounce=...) for some_job",
+            "function some_job: batch=... and debounce=...",
         ),
-        ({"batch": BatchEvents(), "priority": 5}, "on_event(batch=..., priority=...) for some_job"),
+        ({"batch": BatchEvents(), "priority": 5}, "function some_job: batch=... and priority=..."),
         (
             {"batch": BatchEvents(), "throttle": Throttle(1, 60)},
-            "on_event(batch=..., throttle=...) for some_job",
+            "function some_job: batch=... and throttle=...",
         ),
         ({"batch": BatchEvents(), "cron": Cron("* * * * *")}, "overlap='allow'"),
-        ({"priority": 601}, "on_event(priority=601) for some_job"),
+        ({"priority": 601}, "function some_job: priority=601"),
         ({"throttle": Throttle(2, 60, burst=3)}, "no more than the limit, 2"),
         ({"concurrency": [Concurrency(1), Concurrency(2)]}, "two limits"),
-        ({"filter": "$.data.x > @"}, "on_event for some_job: the filter of a/b"),
-        ({"cron": Cron("every day")}, "for some_job: not a cron expression"),
-        ({"max_batch": 0}, "on_event(max_batch=0) for some_job"),
+        ({"filter": "$.data.x > @"}, "function some_job: the filter of a/b"),
+        ({"cron": Cron("every day")}, "function some_job: cron=Cron('every day') is not"),
+        ({"max_batch": 0}, "function some_job: max_batch=0"),
+        (
+            {"max_batch": 5, "batch": BatchEvents(10)},
+            "function some_job: max_batch=5 and batch=... contradict each other: with batch",
+        ),
+        (
+            {"batch": BatchEvents(10, "1m"), "timeouts": Timeouts(start="30s")},
+            "function some_job: batch=BatchEvents(timeout='1m') and timeouts=Timeouts(start='30s')",
+        ),
+        (
+            {
+                "debounce": Debounce(5, key="data.to"),
+                "idempotency": Idempotency("data.to", period="1h"),
+            },
+            "function some_job: idempotency=... and debounce=... contradict",
+        ),
+        (
+            {"singleton": Singleton(), "concurrency": Concurrency(3)},
+            "a singleton runs one at a time, the limit is 3; remove one of them",
+        ),
+        (
+            {"cron": Cron("* * * * *"), "concurrency": Concurrency(3)},
+            "cron=Cron(overlap='skip') and concurrency=... contradict",
+        ),
+        (
+            {"cron": Cron("* * * * *", overlap="queue"), "concurrency": Concurrency(3)},
+            "give overlap='allow', or remove the concurrency",
+        ),
+        (
+            {"cron": Cron("* * * * *", overlap="queue"), "singleton": Singleton()},
+            "give overlap='skip', or remove the singleton",
+        ),
+        ({"on_failure": some_job}, "function some_job: on_failure=some_job is the job of the"),
+        ({"on_success": some_job}, "function some_job: on_success=some_job is the job of the"),
     ],
 )
 def test_a_contradiction_is_rejected_with_the_function(options: dict[str, Any], says: str) -> None:
     with registry.use(), pytest.raises(InvalidOption) as rejected:
         on_event("a/b", job=some_job, **options)
     assert says in str(rejected.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"singleton": Singleton(key="data.to"), "concurrency": Concurrency(3)},
+        {"singleton": Singleton(), "concurrency": Concurrency(3, scope="account")},
+        {"debounce": Debounce(5, key="data.to"), "idempotency": "data.from"},
+        {"batch": BatchEvents(10, "30s"), "timeouts": Timeouts(start="1m")},
+        {"batch": BatchEvents(10), "max_batch": 10},
+        {"debounce": Debounce("1m"), "timeouts": Timeouts(start="1m")},
+        {"cron": Cron("* * * * *", overlap="queue"), "singleton": Singleton(key="data.to")},
+        {"cron": Cron("* * * * *", overlap="allow"), "concurrency": Concurrency(3)},
+        {"timeouts": Timeouts(finish="1m", step="1m")},
+    ],
+)
+def test_options_that_only_seem_to_contradict_each_other_are_accepted(
+    options: dict[str, Any],
+) -> None:
+    with registry.use():
+        assert on_event("a/b", job=some_job, **options)
+
+
+def test_a_queue_of_a_schedule_is_one_at_a_time_beside_a_shared_limit() -> None:
+    cron = Cron("* * * * *", overlap="queue")
+    with registry.use():
+        on_event(job=some_job, cron=cron, concurrency=Concurrency(5, scope="account"))
+        [function] = registry.functions()
+    assert function.flow.concurrency[1:] == (Concurrency(1),)
+
+
+def test_a_filter_without_an_event_is_rejected() -> None:
+    with registry.use(), pytest.raises(InvalidOption, match="applies to no event"):
+        on_event(job=some_job, cron=Cron("* * * * *"), filter="$.data.x > 1")
+
+
+@pytest.mark.parametrize("other", ["shop/order.placed", "shop/*"])
+def test_a_filter_of_events_that_start_the_function_anyway_is_rejected(other: str) -> None:
+    with registry.use(), pytest.raises(InvalidOption, match="has no effect: remove one of these"):
+        on_event(Trigger("shop/order.placed", "$.data.total > 100"), other, job=some_job)
 
 
 def test_a_function_needs_something_that_starts_it() -> None:

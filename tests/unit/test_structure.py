@@ -26,6 +26,7 @@ ROOMS = [
     "clock",
     "text",
     "syntax",
+    "project_file",
     "settings",
     "store",
     "events",

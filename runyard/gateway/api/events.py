@@ -21,7 +21,7 @@ from runyard.gateway.http.event_writer import EncodedEvents
 MAX_EVENTS = 5000
 # W3C Trace Context, the header `traceparent`.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_EXAMPLE = {"to": ["ada@example.com"], "template": "welcome", "data": {"name": "Ada"}}
+_EXAMPLE = {"number": 7, "customer": "ada@example.com"}
 _EVENT: dict[str, Any] = {
     "type": "object",
     "required": ["name"],
@@ -31,7 +31,7 @@ _EVENT: dict[str, Any] = {
             "type": "string",
             "minLength": 1,
             "maxLength": 512,
-            "examples": ["email/send.requested"],
+            "examples": ["order/placed"],
         },
         "data": {"type": ["object", "null"], "examples": [_EXAMPLE]},
         "id": {

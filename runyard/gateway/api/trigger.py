@@ -23,7 +23,7 @@ from runyard.store.queries import fetch_one
 class TriggerBody(Body):
     """The name of an event, or of a function, which then runs alone, whatever triggers it."""
 
-    event: str | None = Field(default=None, examples=["email/send.requested"])
+    event: str | None = Field(default=None, examples=["order/placed"])
     function: str | None = None
     data: dict[str, Any] = Field(
         default_factory=dict,

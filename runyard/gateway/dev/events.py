@@ -1,5 +1,7 @@
 """All events, newest first; and one event, with its invocations and what they caused."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ from runyard.errors import InvalidOption
 from runyard.events import catalog
 from runyard.gateway.api.actions import replay_all_of
 from runyard.gateway.api.history import event_of
+from runyard.gateway.dev.forms import example
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.search import FIELDS, STATUSES, Search, SearchResult, find
 from runyard.store import database
@@ -34,6 +37,7 @@ def list_events(visit: Visit) -> Values:
         "events": _with_invocations(result.events),
         "statuses": STATUSES,
         "names": event_names,
+        "first_command": _first_command,
     }
 
 
@@ -72,6 +76,16 @@ def event_names() -> list[str]:
             name for row in fetch_all(connection, "functions_started") for name in row["exact"]
         ]
     return sorted({*catalog.names(), *triggers})
+
+
+def _first_command() -> str:
+    """A command that sends an event of the project: one with a type, or one that starts something.
+
+    Its data are an example.
+    """
+    name = next(iter([*catalog.names(), *event_names()]), "order/placed")
+    data = json.dumps(example(catalog.schema(name) or {}), ensure_ascii=False)
+    return f"runyard send {shlex.quote(name)} --data {shlex.quote(data)}"
 
 
 def _with_invocations(events: Sequence[Row]) -> list[dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Keeps a page up to date: its live part is rendered repeatedly, and sent when it has changed.
 
-A page requested as `text/event-stream` is such a stream of server-sent events. Each message is the
-whole live part, so the server need not remember what the browser has seen.
+A page requested as `text/event-stream` is such a stream of server-sent events. Each message is a
+whole part of the page, so the server need not remember what the browser has seen.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -26,6 +26,8 @@ _MAX_SHARE = 0.2
 _SLOWDOWN_SECONDS = 10.0
 _MAX_SLOWDOWN = 5
 _MAX_STREAMS = 100
+# Parts of a page by the names of their events; `message` is the browser's name for the main one.
+Parts = Mapping[str, str]
 _open = 0
 
 
@@ -35,9 +37,11 @@ def is_stream_request(request: Request) -> bool:
 
 
 def stream(
-    render: Callable[[], str], interval: float, is_valid: Callable[[], Awaitable[bool]]
+    render: Callable[[], Parts], interval: float, is_valid: Callable[[], Awaitable[bool]]
 ) -> Response:
     """A stream of what `render` returns, called every `interval` seconds while `is_valid`.
+
+    Each part is sent when it has changed, as an event of its name.
 
     Raises `HttpError` if there are too many streams.
     """
@@ -52,25 +56,29 @@ def stream(
 
 
 async def _messages(
-    render: Callable[[], str], interval: float, is_valid: Callable[[], Awaitable[bool]]
+    render: Callable[[], Parts], interval: float, is_valid: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[bytes]:
     global _open
     _open += 1
     try:
         yield b"retry: 1500\n\n"
-        sent = b""
+        sent: dict[str, bytes] = {}
         sent_at = changed_at = time.monotonic()
         until = sent_at + _MAX_SECONDS
         while (began := time.monotonic()) < until and await is_valid():
             try:
-                html = await run_in_threadpool(render)
+                parts = await run_in_threadpool(render)
             except Exception as error:
                 as_http_error(error)  # logs an unexpected one; the browser reconnects
                 return
-            digest = hashlib.blake2b(html.encode(), digest_size=16).digest()
-            if digest != sent:
-                sent, sent_at, changed_at = digest, began, began
-                yield _message(html)
+            changed = False
+            for name, html in parts.items():
+                digest = hashlib.blake2b(html.encode(), digest_size=16).digest()
+                if digest != sent.get(name):
+                    sent[name], changed = digest, True
+                    yield _message(name, html)
+            if changed:
+                sent_at = changed_at = began
             elif began - sent_at > _KEEPALIVE_SECONDS:
                 sent_at = began
                 yield b": still here\n\n"
@@ -85,5 +93,6 @@ def _pause(interval: float, began: float, changed_at: float) -> float:
     return max(interval * slowdown, duration * (1 / _MAX_SHARE - 1))
 
 
-def _message(html: str) -> bytes:
-    return b"".join(b"data: %s\n" % line for line in html.encode().splitlines()) + b"\n"
+def _message(name: str, html: str) -> bytes:
+    lines = [f"event: {name}", *(f"data: {line}" for line in html.splitlines() or [""])]
+    return ("\n".join(lines) + "\n\n").encode()

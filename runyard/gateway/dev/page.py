@@ -30,6 +30,7 @@ from runyard.gateway.dev import live, session
 from runyard.gateway.http.body import read_body
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error
 from runyard.gateway.http.templates import as_pretty_json, environment
+from runyard.processes.code_check import remembered_problem
 from runyard.text.redaction import redactor
 
 _HERE = Path(__file__).parent
@@ -45,6 +46,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _LOGIN = "/dev/login"
+# How often a page without a live part learns whether the code loads.
+_CODE_SECONDS = 1.0
 # Characters of a JSON value that a page shows.
 _MAX_SHOWN = 50_000
 # Enough for an event of 512 KiB with every byte percent-encoded, and its other fields.
@@ -174,6 +177,7 @@ class Site:
         routes += [
             Route(_LOGIN, self._log_in, methods=["GET", "POST"]),
             Route("/dev/logout", self._log_out, methods=["POST"]),
+            Route("/dev/code", self._stream_code, methods=["GET"]),
         ]
         routes += [
             Route(f"/dev{page.path}", partial(self._show, page), methods=["GET"])
@@ -193,6 +197,7 @@ class Site:
             "scopes": caller.scopes,
             "key_name": None if _development(request) else caller.name,
             "without_secrets": redactor(),
+            "code_problem": remembered_problem(),
         }
         return self._environment.get_template(template).render({**common, **values})
 
@@ -205,7 +210,7 @@ class Site:
             visit = Visit(request, caller, parse_qs(request.url.query, keep_blank_values=True), {})
             if page.refresh_seconds is not None and live.is_stream_request(request):
                 return live.stream(
-                    partial(self._live_part, page, visit),
+                    partial(self._live_parts, page, visit),
                     page.refresh_seconds,
                     partial(session.still_valid, request, caller),
                 )
@@ -219,10 +224,29 @@ class Site:
         except Exception as error:
             return self._error(request, error)
 
-    def _live_part(self, page: Page, visit: Visit) -> str:
+    def _live_parts(self, page: Page, visit: Visit) -> live.Parts:
         values = page.view(visit)
         assert not isinstance(values, Response), "a live page is rendered from its template"
-        return self.render(f"{page.template}.live.html", visit.request, visit.caller, values)
+        html = self.render(f"{page.template}.live.html", visit.request, visit.caller, values)
+        return {"message": html, **self._code_part(visit.request, visit.caller)}
+
+    def _code_part(self, request: Request, caller: Key) -> live.Parts:
+        return {"code": self.render("code_problem.html", request, caller, {})}
+
+    async def _stream_code(self, request: Request) -> Response:
+        """The stream of a page without a live part: whether the project's code loads."""
+        request.state.endpoint = "GET /dev/code"
+        try:
+            caller = await session.visitor(request, "read")
+            if not live.is_stream_request(request):
+                return RedirectResponse("/dev/health", 307, HEADERS)
+            return live.stream(
+                partial(self._code_part, request, caller),
+                _CODE_SECONDS,
+                partial(session.still_valid, request, caller),
+            )
+        except Exception as error:
+            return self._error(request, error)
 
     async def _do(self, action: Action, request: Request) -> Response:
         request.state.endpoint = f"POST /dev{action.path}"

@@ -17,14 +17,17 @@ function morph(element, html, style) {
 }
 
 // A stream is open only while the page is visible: browsers open at most six connections to a host.
-function keepLive(element) {
+// On a page without a live part it brings only whether the project's code loads.
+function keepLive(element, problem) {
   let source = null;
   const update = () => {
     if (document.hidden) {
       source?.close();
       source = null;
     } else if (source === null) {
-      source = new EventSource(location.pathname + location.search);
+      source = new EventSource(element ? location.pathname + location.search : "/dev/code");
+      source.addEventListener("code", (message) => morph(problem, message.data, "innerHTML"));
+      if (element === null) return;
       source.onmessage = (message) => morph(element, message.data, "innerHTML");
       source.onopen = () => element.removeAttribute("data-away");
       source.onerror = () => element.setAttribute("data-away", "");
@@ -82,7 +85,8 @@ function checkAsTyped(form) {
   });
 }
 
-for (const element of document.querySelectorAll("[data-live]")) keepLive(element);
+const problem = document.getElementById("code-problem");
+if (problem) keepLive(document.querySelector("[data-live]"), problem);
 for (const form of document.querySelectorAll("form[data-preview]")) checkAsTyped(form);
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");

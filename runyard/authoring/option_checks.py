@@ -1,0 +1,51 @@
+"""Checks of the options of `@step` and `@function`: their names, and what is given for them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import iscoroutinefunction
+from typing import Any
+
+from runyard.errors import InvalidOption
+
+_PLAIN = {str: "text", int: "a whole number"}
+Kinds = Mapping[str, Sequence[type]]
+
+
+def check_names(what: str, options: Collection[str], known: Collection[str]) -> None:
+    """Raise `InvalidOption` for an option that does not exist, with the one that was meant."""
+    for option in options:
+        if option not in known:
+            near = get_close_matches(option, known, 1)
+            meant = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
+            raise InvalidOption(f"{what} has no option {option}=: {meant}")
+
+
+def check_kinds(
+    what: str, options: Mapping[str, Any], kinds: Kinds, several: Collection[str] = ()
+) -> None:
+    """Raise `InvalidOption` for an option of the wrong type.
+
+    `kinds` are the types that each option may have. Those in `several` may be a list as well.
+    """
+    for option in options.keys() & kinds.keys():
+        value, allowed = options[option], tuple(kinds[option])
+        is_list = option in several and isinstance(value, list | tuple)
+        for part in value if is_list else [value]:
+            if not isinstance(part, allowed) or isinstance(part, bool):
+                choices = " or ".join(_PLAIN.get(kind, f"{kind.__name__}(...)") for kind in allowed)
+                raise InvalidOption(f"{what}: {option}={part!r}: give {choices}")
+
+
+def check_callable(what: str, option: str, value: object, example: str) -> None:
+    """Raise `InvalidOption` for an option that is no plain function of an item."""
+    if not callable(value):
+        raise InvalidOption(f"{what}: {option}={value!r}: give a function, as in {example}")
+    if iscoroutinefunction(value):
+        raise InvalidOption(
+            f"{what}: {option}= is called for its value, and cannot be async: write it with def"
+        )
+
+
+def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are given; None stands for none, as in `x if condition else None`."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,100 @@
+"""What is wrong with a project's code, found out by loading it, without a database."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from runyard.dagster_adapter.sensors import check_io_managers
+from runyard.events import INTERNAL_PREFIXES, catalog
+from runyard.functions import registry
+from runyard.processes.code_location import load_code, problem_of
+from runyard.settings import settings
+
+# The settings that name optional modules.
+_MODULES = ("catalog", "http_extensions", "pages", "checks", "report", "settings", "migrations")
+
+
+@dataclass(frozen=True)
+class ProjectCheck:
+    """What was found.
+
+    Attributes
+    ----------
+    problems
+        What keeps the project from running, each with its file and line where there is one.
+    notes
+        What is allowed, but looks like a mistake.
+    functions, events
+        The names of the functions and of the event types.
+    """
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+
+
+def check_code() -> ProjectCheck:
+    """Load the project's code into this process, and return what is wrong with it."""
+    problems = list(dict.fromkeys([*_loading_problems(), *_schema_problems()]))
+    if problems:
+        return ProjectCheck(tuple(problems))
+    functions = registry.functions()
+    if not functions:
+        return ProjectCheck(
+            (
+                f"{settings().code} has no functions: write one with @function(...), and give it to"
+                " definitions(...)",
+            )
+        )
+    return ProjectCheck(
+        (), tuple(_notes()), tuple(each.name for each in functions), tuple(catalog.names())
+    )
+
+
+def _loading_problems() -> Iterator[str]:
+    """What is wrong with each module that the settings name."""
+    for name in _MODULES:
+        try:
+            _load(name)
+        except (Exception, SystemExit) as error:
+            yield str(problem_of(error))
+    try:
+        check_io_managers(load_code().get_repository_def())
+    except (Exception, SystemExit) as error:
+        yield str(problem_of(error))
+
+
+def _load(name: str) -> None:
+    """Import an optional module; the catalog through itself, so that it knows what it has."""
+    if name == "catalog":
+        catalog.load()
+    else:
+        settings().project_module(name)
+
+
+def _schema_problems() -> Iterator[str]:
+    """The event types of which no JSON Schema can be made."""
+    try:
+        names = catalog.names()
+    except Exception:
+        return  # reported by `_loading_problems`
+    for name in names:
+        try:
+            catalog.schema(name)
+        except Exception as error:
+            yield f"the type of {name} has no JSON Schema: {problem_of(error).text}"
+
+
+def _notes() -> Iterator[str]:
+    """The triggers without a type in the catalog whose names are nearly those of one."""
+    names = catalog.names()
+    for function in registry.functions():
+        for rule in function.rules:
+            if rule.wildcard or rule.event in names or rule.event.startswith(INTERNAL_PREFIXES):
+                continue
+            if near := get_close_matches(rule.event, names, 1, 0.85):
+                yield (
+                    f"{function.name} is started by {rule.event}, which has no type in the catalog;"
+                    f" did you mean {near[0]}?"
+                )
