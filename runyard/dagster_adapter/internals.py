@@ -22,8 +22,8 @@ The event log, and the storages behind it:
 - `DagsterInstance.optimize_for_webserver` swaps the engine of each storage for a pooled one, as
   `pool_connections` does, but with one for all three. Dagster's engine also sets a timeout for the
   session, which behind a connection pooler may be anyone's.
-- `DagsterInstance.get_yaml_python_handlers`: called for each run; `logging.config` is not safe while
-  other threads log.
+- `DagsterInstance.get_yaml_python_handlers`: called for each run, and `logging.config` must not be
+  used while other threads log.
 - `SqlRunStorage.has_run_stats_index_cols`, `get_execution_plan_snapshot`: asked several times a
   run, and remembered by `pool_connections`.
 
