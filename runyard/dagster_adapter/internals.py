@@ -22,6 +22,8 @@ The event log, and the storages behind it:
 - `DagsterInstance.optimize_for_webserver` swaps the engine of each storage for a pooled one, as
   `pool_connections` does, but with one for all three. Dagster's engine also sets a timeout for the
   session, which behind a connection pooler may be anyone's.
+- `DagsterInstance.get_yaml_python_handlers`: called for each run, and `logging.config` must not be
+  used while other threads log.
 - `SqlRunStorage.has_run_stats_index_cols`, `get_execution_plan_snapshot`: asked several times a
   run, and remembered by `pool_connections`.
 
@@ -314,6 +316,16 @@ def reuse_resource_classes() -> None:
         return create_class(name, tuple(keys))
 
     vars(scoped_resources_builder)["namedtuple"] = reused
+
+
+def create_log_handlers_once(instance: DagsterInstance) -> None:
+    """Let this process create the log handlers of `dagster.yaml` now, and not again for each run.
+
+    Dagster configures Python's logging for that, which must not happen while another thread logs:
+    the two may wait for each other for ever.
+    """
+    handlers = cast(Any, instance).get_yaml_python_handlers()
+    vars(instance)["get_yaml_python_handlers"] = lambda: handlers
 
 
 def silence_restarts() -> None:

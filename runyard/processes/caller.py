@@ -35,6 +35,7 @@ from runyard.dagster_adapter.execution import execute_in_thread
 from runyard.dagster_adapter.internals import (
     ExecuteRunArgs,
     ResumeRunArgs,
+    create_log_handlers_once,
     pooled_instance,
     refresh_connections,
     reuse_resource_classes,
@@ -71,6 +72,7 @@ def serve_calls(*, of_worker: bool) -> int:
     silence_console()
     reuse_resource_classes()
     with pooled_instance(_CONNECTIONS) as instance, event_log.batching(instance):
+        create_log_handlers_once(instance)
         heartbeat.before_stop = lambda run_id: _announce_stop(instance, run_id)
         caller.serve(instance)
     os._exit(0)  # without waiting for threads whose runs were handed back

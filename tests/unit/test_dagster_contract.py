@@ -271,6 +271,13 @@ def test_the_controller_loads_all_code_where_it_is_kept_from_it() -> None:
     assert "self.client = " in inspect.getsource(internals.GrpcServerCodeLocation)
 
 
+def test_the_log_handlers_of_a_run_come_from_the_method_that_is_replaced() -> None:
+    assert "self.get_yaml_python_handlers()" in inspect.getsource(DagsterInstance.get_handlers)
+    with DagsterInstance.ephemeral() as instance:
+        internals.create_log_handlers_once(instance)
+        assert instance.get_yaml_python_handlers() is instance.get_yaml_python_handlers()
+
+
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
     source = inspect.getsource(internals.context_creation_job.create_log_manager)
     assert "default_system_loggers(" in source
