@@ -1,12 +1,17 @@
-"""How the stack tests reach it: Dagster's GraphQL API, as a browser does, and the command line."""
+"""How the stack tests reach it: Dagster's GraphQL API, a browser, and the command line."""
 
 import json
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
 from runyard.settings import settings
+from tests.browser import chromium
 from tests.conftest import ROOT, wait_until
 
 LOCATION = {"repositoryLocationName": "tests.code", "repositoryName": "__repository__"}
@@ -79,3 +84,28 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
     )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium."""
+    expect.set_options(timeout=15_000)  # milliseconds
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that must show no errors, and nothing that the security policy has refused."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(message.text) if "Content Security Policy" in message.text else None
+        ),
+    )
+    yield page
+    page.close()
+    assert errors == []

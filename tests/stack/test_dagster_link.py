@@ -1,42 +1,14 @@
 """The Dagster UI leads to the dev page, and works as it does without the link."""
 
 import re
-from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser import chromium
 from tests.stack.conftest import address
 
 pytestmark = pytest.mark.usefixtures("stack")
-SECONDS = 15_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium."""
-    expect.set_options(timeout=SECONDS)
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that must show no errors, and nothing that the security policy has refused."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            errors.append(message.text) if "Content Security Policy" in message.text else None
-        ),
-    )
-    yield page
-    page.close()
-    assert errors == []
 
 
 @pytest.mark.parametrize("path", ["/", "/runs", "/locations/tests.code/jobs/steps"])

@@ -1,7 +1,6 @@
 """The dev page in a browser: content, actions, live updates, layout, accessibility, escaping."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,7 +13,6 @@ from runyard import send
 from runyard.dagster_adapter.links import to_event
 from runyard.settings import settings
 from runyard.store import database
-from tests.browser import chromium
 from tests.conftest import event, settled, wait_until
 from tests.stack.conftest import address
 
@@ -24,32 +22,6 @@ ATTACK = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     "'\"{{7*7}}javascript:document.title='owned'"
 )
-SECONDS = 15_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium."""
-    expect.set_options(timeout=SECONDS)
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page of 1280 pixels whose console must show no errors."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            errors.append(message.text) if "Content Security Policy" in message.text else None
-        ),
-    )
-    yield page
-    page.close()
-    assert errors == []
 
 
 def state(page: Page) -> str:
