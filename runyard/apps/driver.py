@@ -140,7 +140,7 @@ class _Drive:
         loop = asyncio.get_running_loop()
         try:
             with self._state.lease.telling(tell):
-                end_cancelled()
+                loop.call_soon(end_cancelled)  # once all have begun
                 while pending:
                     done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -312,7 +312,7 @@ class _Way:
         for wait in wanted:
             pair = (self._item.id, wait.step.name)
             try:
-                request, event = self._request(wait)
+                request, event = await self._request(wait)
             except RunyardError as error:
                 impossible.append((wait.step.name, {"error": error_of("Error", str(error))}))
                 continue
@@ -335,7 +335,7 @@ class _Way:
                 over.append((name, _memo_of({**row, "kind": registered["kind"]})))
         await self._keep(over, of_wait=True)
 
-    def _request(self, wait: Wait) -> tuple[dict[str, Any], str | None]:
+    async def _request(self, wait: Wait) -> tuple[dict[str, Any], str | None]:
         """Return a wait as the event table takes it, and the event that goes with it."""
         match wait:
             case Sleep():
@@ -346,7 +346,7 @@ class _Way:
                 request.pop("seconds")
                 return {**request, **_time_of(wait.timeout, "event")}, None
             case Invoke():
-                return self._invocation(wait)
+                return await in_thread(lambda: self._invocation(wait))
 
     def _invocation(self, wait: Invoke) -> tuple[dict[str, Any], str]:
         called = catalog.remote_function_of(wait.function)
