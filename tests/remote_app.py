@@ -7,8 +7,10 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from runyard.apps import catalog
 from runyard.apps.registration import parse_registration
@@ -25,6 +27,8 @@ class RemoteApp:
         Set while calls are answered.
     calls
         The data of the events that it was called with.
+    invokes
+        The ids of functions that invoke another one first, each with that one's id.
     """
 
     def __init__(self, name: str, port: int) -> None:
@@ -33,6 +37,14 @@ class RemoteApp:
         self.open = threading.Event()
         self.open.set()
         self.calls: list[Mapping[str, Any]] = []
+        self.invokes: dict[str, str] = {}
+
+    def answer(self, path: str, sent: Mapping[str, Any]) -> tuple[int, Any]:
+        """What a call is answered with: its status and its body."""
+        [slug] = parse_qs(urlsplit(path).query)["fnId"]
+        if slug in self.invokes and not sent["steps"]:
+            return 206, [invocation_of(self.invokes[slug], sent["event"]["data"])]
+        return 200, sent["event"]["data"]
 
     def register(self, *functions: str, crons: Mapping[str, str] | None = None) -> None:
         """Register functions, each started by an event of its own name, some by a schedule too."""
@@ -56,6 +68,18 @@ class RemoteApp:
         }
 
 
+def invocation_of(slug: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The step that invokes a function, as SDKs write it."""
+    return {
+        "id": sha1(b"invoke").hexdigest(),
+        "op": "InvokeFunction",
+        "name": "invoke",
+        "displayName": "invoke",
+        "userland": {"id": "invoke"},
+        "opts": {"function_id": slug, "payload": {"data": data}},
+    }
+
+
 @contextmanager
 def served_app(name: str = "shop") -> Iterator[RemoteApp]:
     """Serve an application, and forget it afterwards."""
@@ -68,8 +92,9 @@ def served_app(name: str = "shop") -> Iterator[RemoteApp]:
             data = sent["event"]["data"]
             app.calls.append(data)
             app.open.wait(60)
-            body = json.dumps(data).encode()
-            self.send_response(200)
+            status, answer = app.answer(self.path, sent)
+            body = json.dumps(answer).encode()
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
             self.send_header("x-inngest-sdk", "js:v4.18.1")

@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotYet
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 from runyard.apps.calls import Caller
 from runyard.apps.trust import guard
 
 T = TypeVar("T")
-_CHECK_SECONDS = 0.2
+_LONGEST_WAIT = 5.0
 # As in Inngest's own server: answers may take as long as a step.
 CALL_SECONDS = 7_200.0
 
@@ -33,22 +33,26 @@ class CallLoop:
         self,
         make: Callable[[Caller], Coroutine[Any, Any, T]],
         check: Callable[[], None],
+        telling: Callable[[Callable[[], None]], AbstractContextManager[None]],
         grace: float = 5.0,
     ) -> T:
-        """Run a coroutine to its end, calling `check` every now and then.
+        """Run a coroutine to its end, calling `check` whenever there is news.
 
-        When `check` raises, or this thread is interrupted, the coroutine is cancelled, and given
-        `grace` seconds to end.
+        `telling` lets a function be called when there is, inside of a `with` block. When `check`
+        raises, or this thread is interrupted, the coroutine is cancelled, and given `grace` seconds
+        to end.
         """
+        news = threading.Event()
         future = self._submit(make)
+        future.add_done_callback(lambda _: news.set())
         try:
-            while True:
-                check()
-                try:
-                    return future.result(_CHECK_SECONDS)
-                except NotYet:
-                    if future.done():
-                        raise
+            with telling(news.set):
+                while not future.done():
+                    news.clear()
+                    check()
+                    if not future.done():
+                        news.wait(_LONGEST_WAIT)
+            return future.result()
         finally:
             if not future.done():
                 future.cancel()

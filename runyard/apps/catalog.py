@@ -6,6 +6,8 @@ know of it is in `runyard.app_functions`, from which every process makes the fun
 
 import json
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +26,7 @@ from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 
 CHANNEL = "runyard_apps"
 _CACHED = 2_000
+_FRESH_SECONDS = 1.0
 _log = logging.getLogger("runyard.apps")
 
 
@@ -77,6 +80,7 @@ def write(app: App, asked: str = "") -> bool:
         raise InvalidOption(
             f"this PostgreSQL does not accept a condition: {error.diag.message_primary}"
         ) from None
+    _found.forget()
     registry.catch_up()
     registry.rekey()
     return True
@@ -111,7 +115,9 @@ def remove(name: str) -> bool:
     with database.transaction() as connection:
         fetch_all(connection, "lock_apps")
         fetch_all(connection, "retire_functions", names=[], location=location_of(name))
-        return fetch_one(connection, "remove_app", name=name) is not None
+        removed = fetch_one(connection, "remove_app", name=name)
+    _found.forget()
+    return removed is not None
 
 
 def remote_function(name: str) -> RemoteFunction | None:
@@ -172,9 +178,29 @@ def _remote(name: str, app: str, slug: str, url: str, definition: str) -> Remote
     return RemoteFunction(function, app, slug, made.title, made.url, made.schedules)
 
 
-def _find(name: str) -> Function | None:
-    remote = remote_function(name)
-    return remote.function if remote is not None else None
+class _Found:
+    """The functions that were looked up in the last second, so that hot paths read no row each."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[float, Function]] = {}
+
+    def find(self, name: str) -> Function | None:
+        """Return a function of an application; one that is unknown is looked up each time."""
+        at, function = self._found.get(name, (-math.inf, None))
+        if time.monotonic() - at < _FRESH_SECONDS:
+            return function
+        remote = remote_function(name)
+        if remote is None:
+            self._found.pop(name, None)
+            return None
+        if len(self._found) >= _CACHED:
+            self._found = {}
+        self._found[name] = (time.monotonic(), remote.function)
+        return remote.function
+
+    def forget(self) -> None:
+        """Forget all, when functions have changed."""
+        self._found = {}
 
 
 def _with_warning(app: App, known: Row | None) -> App:
@@ -256,4 +282,5 @@ def _free_name(slug: str, taken: set[str]) -> str:
     return f"{name}_{sha1(slug.encode()).hexdigest()[:4]}"  # noqa: S324 (no secret)
 
 
-registry.find_also(_find)
+_found = _Found()
+registry.find_also(_found.find)

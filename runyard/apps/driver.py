@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from runyard import clock
 from runyard.apps import catalog
 from runyard.apps.answers import (
     Answer,
@@ -50,7 +51,6 @@ from runyard.functions.retry import Retry
 from runyard.store.queries import Row
 
 _OP = "call"
-_WATCH_SECONDS = 0.5
 _dice = random.Random()
 
 
@@ -60,14 +60,15 @@ class Target:
 
     Attributes
     ----------
-    slug, url
-        The function's id in the protocol, and the URL that is called.
+    app, slug, url
+        The application, the function's id in the protocol, and the URL that is called.
     retry
         When failed calls and steps are repeated.
     keys
         The signing keys; none in development.
     """
 
+    app: str
     slug: str
     url: str
     retry: Retry
@@ -82,7 +83,7 @@ def target_of(function: str) -> Target:
             f"no application has the function {function} any more: sync the one that had it, with"
             " `runyard apps sync URL`"
         )
-    return Target(remote.slug, remote.url, remote.function.retry, signing_keys())
+    return Target(remote.app, remote.slug, remote.url, remote.function.retry, signing_keys())
 
 
 def drive(state: BatchState, items: Sequence[Item], remote: Target) -> None:
@@ -95,7 +96,7 @@ def drive(state: BatchState, items: Sequence[Item], remote: Target) -> None:
     async def run(caller: Caller) -> None:
         await _Drive(state, items, remote, caller).run()
 
-    call_loop.run(run, state.check_lease)
+    call_loop.run(run, state.check_lease, state.lease.telling)
 
 
 class _Drive:
@@ -124,16 +125,26 @@ class _Drive:
     async def _watch(self, tasks: "dict[asyncio.Task[None], Item]") -> None:
         """Wait for all ways, and end those of invocations that are cancelled."""
         pending = set(tasks)
+        told: set[int] = set()
+
+        def end_cancelled() -> None:
+            # Each once: the second time would interrupt the settlement.
+            for task, item in tasks.items():
+                if item.id in self._state.lease.cancelled and item.id not in told:
+                    told.add(item.id)
+                    task.cancel()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(end_cancelled)
+
+        loop = asyncio.get_running_loop()
         try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=_WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    task.result()
-                for task in pending:
-                    if tasks[task].id in self._state.lease.cancelled:
-                        task.cancel()
+            with self._state.lease.telling(tell):
+                loop.call_soon(end_cancelled)  # once all have begun
+                while pending:
+                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
         finally:
             for task in pending:
                 task.cancel()
@@ -301,7 +312,7 @@ class _Way:
         for wait in wanted:
             pair = (self._item.id, wait.step.name)
             try:
-                request, event = self._request(wait)
+                request, event = await self._request(wait)
             except RunyardError as error:
                 impossible.append((wait.step.name, {"error": error_of("Error", str(error))}))
                 continue
@@ -324,7 +335,7 @@ class _Way:
                 over.append((name, _memo_of({**row, "kind": registered["kind"]})))
         await self._keep(over, of_wait=True)
 
-    def _request(self, wait: Wait) -> tuple[dict[str, Any], str | None]:
+    async def _request(self, wait: Wait) -> tuple[dict[str, Any], str | None]:
         """Return a wait as the event table takes it, and the event that goes with it."""
         match wait:
             case Sleep():
@@ -335,15 +346,24 @@ class _Way:
                 request.pop("seconds")
                 return {**request, **_time_of(wait.timeout, "event")}, None
             case Invoke():
-                return self._invocation(wait)
+                return await in_thread(lambda: self._invocation(wait))
 
     def _invocation(self, wait: Invoke) -> tuple[dict[str, Any], str]:
         called = catalog.remote_function_of(wait.function)
-        name = wait.function if called is None else called.function.name
-        data = wait.payload.get("data")
-        request, event = waits.invocation_of(
-            name, dict(data) if isinstance(data, dict) else {}, self._item.id
-        )
+        given = wait.payload.get("data")
+        data = dict(given) if isinstance(given, dict) else {}
+        name = wait.function
+        if called is not None:
+            name = called.function.name
+            data["_inngest"] = {
+                "fn_id": called.slug,
+                "correlation_id": f"{self._run_id}.{wait.step.id}",
+                "name": wait.step.name,
+                "expire": _expires_at(wait.timeout),
+                "source_app_id": self._remote.app,
+                "source_fn_id": self._remote.slug,
+            }
+        request, event = waits.invocation_of(name, data, self._item.id)
         return {**request, **_time_of(wait.timeout, "invoke")}, as_json([event])[1:-1]
 
     def _outcome(self) -> Outcome:
@@ -402,6 +422,12 @@ def _encoded(memo: Any) -> str:
         return encode(memo)[1]
     except NonRetriable as error:
         return encode({"error": error_of("NotStorable", str(error))})[1]
+
+
+def _expires_at(timeout: Sleep) -> int:
+    """Return when a timeout is over, in milliseconds of the Unix time."""
+    at = clock.now().timestamp() + (timeout.seconds or 0.0)
+    return int((at if timeout.until is None else timeout.until) * 1_000)
 
 
 def _time_of(time: Sleep, kind: str) -> dict[str, Any]:

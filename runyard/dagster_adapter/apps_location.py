@@ -67,7 +67,7 @@ class AppsRepository(RepositoryData):
             for remote in self._functions
             for schedule in remote_schedules(
                 remote.function,
-                {each.text: each.cron for each in remote.schedules},
+                remote.schedules,
                 self._jobs[remote.function.name],
             )
         ]

@@ -147,7 +147,7 @@ def watch_own(leases: Mapping[str, Lease]) -> None:
     text = describe(doing, late)
     settle(doing, late)
     held.hung = f"{text}: another run continues with the other invocations"
-    held.lost.set()
+    held.lose()
     _log.error("%s", text)
     if multiprocessing.parent_process() is not None:
         with DagsterInstance.get() as instance:

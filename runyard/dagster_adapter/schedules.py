@@ -4,10 +4,11 @@ The event's id names the time that it stands for, so a tick that Dagster repeats
 twice. From there on a scheduled invocation is like any other: queued, retried, replayed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import sha256
 
 from dagster import (
     DagsterInvalidDefinitionError,
@@ -19,6 +20,7 @@ from dagster import (
 )
 
 from runyard import clock
+from runyard.apps.options import Schedule
 from runyard.dagster_adapter.internals import next_time
 from runyard.errors import InvalidOption
 from runyard.events import as_json, internal_row
@@ -83,14 +85,17 @@ def schedules_of(
 
 
 def remote_schedules(
-    function: Function, crons: Mapping[str, Cron], job: JobDefinition
+    function: Function, schedules: Sequence[Schedule], job: JobDefinition
 ) -> Sequence[ScheduleDefinition]:
-    """The Dagster schedules of a function that an application serves, by what it wrote for each."""
+    """The Dagster schedules of a function that an application serves; each text counts once."""
+    parts = [
+        (schedule, part)
+        for schedule in {each.text: each for each in schedules}.values()
+        for part in schedule.cron.parts
+    ]
     return [
-        _schedule(function, cron, part, job, number, partial(_timer_event, text))
-        for number, (text, cron, part) in enumerate(
-            ((text, cron, part) for text, cron in crons.items() for part in cron.parts), 1
-        )
+        _schedule(function, schedule.cron, part, job, number, partial(timer_event, schedule))
+        for number, (schedule, part) in enumerate(parts, 1)
     ]
 
 
@@ -163,13 +168,21 @@ def _scheduled_event(function: str, cron: Cron, expression: str, at: datetime) -
     }
 
 
-def _timer_event(
-    text: str, function: str, _: Cron, expression: str, at: datetime
+def timer_event(
+    schedule: Schedule, function: str, _: Cron, expression: str, at: datetime
 ) -> dict[str, object]:
-    """The event of Inngest's schedules; `text` is what the application wrote."""
-    shown = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {
-        **internal_row(TIMER, {"cron": text, "scheduledAt": shown, "fireAt": shown}),
-        "id": f"schedule {function} {expression} {at.isoformat()}",
-        "target": function,
-    }
+    """The event of Inngest's schedules, for a time and as much later as the jitter has it."""
+    event_id = f"schedule {function} {expression} {at.isoformat()}"
+    due = at + timedelta(seconds=schedule.jitter * _share(event_id))
+    data = {"cron": schedule.text, "scheduledAt": _shown(at), "fireAt": _shown(due)}
+    row = {**internal_row(TIMER, data), "id": event_id, "target": function}
+    return {**row, "ts": int(due.timestamp() * 1_000)} if schedule.jitter else row
+
+
+def _share(text: str) -> float:
+    """A share from 0 to 1 for a text, always the same: a repeated tick changes nothing."""
+    return int.from_bytes(sha256(text.encode()).digest()[:4], "big") / 2**32
+
+
+def _shown(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

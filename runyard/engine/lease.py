@@ -13,7 +13,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from runyard.engine.activity import board
@@ -55,6 +56,36 @@ class Lease:
     interrupted: bool = False
     stopped: threading.Event = field(default_factory=threading.Event)
     hung: str | None = None
+    _listeners: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    @contextmanager
+    def telling(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call a function at each change of the lease inside of a `with` block, in any thread."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def lose(self) -> None:
+        """Note that the batch is another run's, or that this one has given it up."""
+        self.lost.set()
+        self._tell()
+
+    def stop(self) -> None:
+        """Tell the run to stop."""
+        self.stopped.set()
+        self._tell()
+
+    def cancel(self, invocations: Collection[int]) -> None:
+        """Note which invocations have been cancelled."""
+        if not self.cancelled.issuperset(invocations):
+            self.cancelled.update(invocations)
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener()
 
 
 class Heartbeat:
@@ -137,10 +168,10 @@ class Heartbeat:
                 if batch_id in alive:
                     self._apply(lease, alive[batch_id])
                 else:
-                    lease.lost.set()
+                    lease.lose()
 
     def _apply(self, lease: Lease, row: Row) -> None:
-        lease.cancelled.update(row["cancelled"])
+        lease.cancel(row["cancelled"])
         if not row["stopped"] or lease.interrupted:
             return
         # Should this fail, the next heartbeat tries again: a run whose interrupt was not announced
@@ -149,7 +180,7 @@ class Heartbeat:
             self.before_stop(lease.run_id)
         lease.interrupted = True
         if self.of_threads:
-            lease.stopped.set()
+            lease.stop()
             return
         os.kill(os.getpid(), signal.SIGINT)
 

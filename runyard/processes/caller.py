@@ -46,6 +46,7 @@ from runyard.engine import batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable
+from runyard.processes.open_files import allow_open_files
 from runyard.processes.workers import hand_back, place
 from runyard.settings import settings
 from runyard.store import database
@@ -66,6 +67,7 @@ def serve_calls(*, of_worker: bool) -> int:
     caller = RunsInThreads(os.getppid() if of_worker else None)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: caller.stopping.set())
+    allow_open_files()
     heartbeat.of_threads = True
     batch_leases.set_worker_name(f"{caller.name}:{os.getpid()}")
     WarmComputeLogManager.redirects = False

@@ -15,6 +15,7 @@ from runyard.engine import api_keys
 from runyard.errors import RunyardError
 from runyard.processes.code_check import check_code, remembered_problem
 from runyard.processes.migrate import POOLER, check_migrated
+from runyard.processes.open_files import low_limit
 from runyard.processes.web_probe import web_answers
 from runyard.settings import settings
 from runyard.store import database
@@ -161,7 +162,17 @@ def _workers() -> str:
             " `runyard up`); until then every run starts a process of its own"
         )
     says = f"{len(alive)} alive, {sum(row['slots'] for row in alive)} runs at a time"
-    return f"{says}; {remote} of functions of applications" if remote else says
+    return f"{says}; {remote} of functions of applications{_few_files()}" if remote else says
+
+
+def _few_files() -> str:
+    limit = low_limit()
+    if limit is None:
+        return ""
+    return (
+        f", but with at most {limit} open files, and each call is one: raise the hard limit with"
+        " `ulimit -Hn`, or LimitNOFILE of systemd"
+    )
 
 
 def check_dagster_storage() -> str:

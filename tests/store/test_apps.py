@@ -238,3 +238,19 @@ def test_a_star_alone_meets_no_internal_event() -> None:
     assert rows("SELECT count(*) AS n FROM runyard.invocations WHERE function = 'shop_all'") == [
         {"n": 1}
     ]
+
+
+def test_a_function_that_is_looked_up_again_at_once_is_not_read_again() -> None:
+    write(hello())
+    first = registry.find("shop_hello")
+    rows("DELETE FROM runyard.app_functions RETURNING function")
+    assert registry.find("shop_hello") is first
+
+
+def test_a_function_is_looked_up_as_it_was_registered_last() -> None:
+    write(hello())
+    registry.find("shop_hello")
+    write(hello(steps={"step": {"retries": {"attempts": 7}}}))
+    found = registry.find("shop_hello")
+    assert found is not None
+    assert found.retry.attempts == 8

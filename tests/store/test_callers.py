@@ -137,6 +137,22 @@ def test_a_run_is_executed_by_a_caller(context: Context) -> None:
     assert run_of(context, event_id).tags[APP] == "shop"
 
 
+def test_an_invoked_function_is_told_who_has_invoked_it(shop: RemoteApp, context: Context) -> None:
+    shop.invokes["shop-ship"] = "shop-bill"
+    with calling():
+        launch(context, "shop/ship")
+        [row] = wait_until(
+            lambda: rows("SELECT data FROM runyard.events WHERE target = 'shop_bill'")
+        )
+    told = row["data"].pop("_inngest")
+    assert row["data"] == {"n": 0}
+    assert (told["fn_id"], told["source_app_id"], told["source_fn_id"]) == (
+        "shop-bill",
+        "shop",
+        "shop-ship",
+    )
+
+
 def test_many_runs_wait_for_an_application_at_a_time(shop: RemoteApp, context: Context) -> None:
     shop.open.clear()
     with calling(slots=2):

@@ -182,7 +182,7 @@ def test_dagsters_pooled_connections_have_the_keepalives_too(
 
     from runyard.dagster_adapter.internals import _pooled_engine
 
-    engine = _pooled_engine(database.database_url())
+    engine = _pooled_engine(database.database_url(), 1)
     with engine.connect() as connection:
         raw = connection.connection.dbapi_connection
         assert raw is not None

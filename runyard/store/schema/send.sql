@@ -14,7 +14,7 @@ $$;
 -- only reads and inserts, and takes no lock that another sender could wait for: an event may be
 -- part of any transaction. Filters and conditions are evaluated only for functions with a trigger of
 -- the event's name: every failure handler of every application has one on the same name.
--- (by triggers_event, triggers_wildcard; functions is a small table: scanned)
+-- (by triggers_event, triggers_wildcard, triggers_function; functions is a small table: scanned)
 CREATE FUNCTION runyard.fan_out_v1() RETURNS trigger LANGUAGE plpgsql SET jit = off AS $$
 DECLARE
     woken text;
@@ -35,9 +35,12 @@ BEGIN
                     SELECT names.name, triggers.function
                     FROM (SELECT DISTINCT name FROM arrived) AS names
                     JOIN runyard.triggers ON wildcard AND names.name LIKE triggers.event
-                ) AND runyard.triggered_v1(
-                    functions.name, arrived.id, arrived.name, arrived.data, arrived."user",
-                    arrived.v, arrived.ts)) END
+                ) AND EXISTS (
+                    SELECT FROM runyard.triggers
+                    WHERE triggers.function = functions.name
+                        AND runyard.trigger_met_v1(
+                            triggers.event, wildcard, filter, condition, arrived.id, arrived.name,
+                            arrived.data, arrived."user", arrived.v, arrived.ts))) END
     ),
     keyed AS (  -- the same with their keys, if the function has lanes
         SELECT matches.*, CASE WHEN uses_lanes
