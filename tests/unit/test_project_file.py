@@ -68,7 +68,9 @@ def test_a_misspelt_key_is_refused_with_the_nearest_name(home: Path) -> None:
 
 
 def test_a_key_like_no_other_is_refused_with_all_names(home: Path) -> None:
-    assert "there are allowed_hosts, apps, body_bytes, catalog, checks, client_timeout" in refusal(home, "zzzz = 1")
+    assert "there are allowed_hosts, apps, body_bytes, catalog, checks, client_timeout" in refusal(
+        home, "zzzz = 1"
+    )
 
 
 @pytest.mark.parametrize(
