@@ -59,6 +59,10 @@ def execute(name: str, batch: str) -> None:
     state = BatchState(batch, run, function, items, _heartbeat.start(batch, run))
     try:
         drive(state, items, target_of(name))
+    except KeyboardInterrupt:  # each of its invocations is cancelled: as after any run that stops
+        attempts = function.retry.attempts
+        batch_leases.release(batch, "running", "cancelled", attempts=attempts, force=True)
+        return
     finally:
         _heartbeat.stop(batch)
     settlement.settle(batch, run, list(state.settled.values()))

@@ -1,5 +1,6 @@
 """Functions of applications run as their SDKs promise, judged by what the applications noted."""
 
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +10,12 @@ import httpx
 import pytest
 
 from runyard import clock, send
+from runyard.engine.bulk import Selection
+from runyard.engine.control import cancel
 from runyard.store import database
 from runyard.testing import Invocation
 from tests import remote_work
+from tests.conftest import wait_until
 from tests.sdk_apps import SdkApp
 from tests.tables import rows
 
@@ -193,11 +197,54 @@ def test_parallel_steps_run_once_each(app: SdkApp) -> None:
     assert (made.output, app.ledger()[3:]) == ("ABC", ["last"])
 
 
-def test_a_race_is_over_when_its_first_step_is(app: SdkApp) -> None:
+def test_after_a_race_the_function_goes_on_with_the_winner(app: SdkApp) -> None:
     if app.kind == "python":
         pytest.skip("the SDK for Python has no race")
+    freeze()
     made = ran("work/race")
-    assert (made.status, made.output, app.ledger()) == ("succeeded", "quick", ["quick"])
+    assert app.ledger() == ["quick", "after"]
+    remote_work.advance(hours=2)  # version 4 ends only when the loser has
+    assert (made.output, app.ledger()) == ("quick", ["quick", "after"])
+
+
+def test_a_running_function_that_is_cancelled_does_nothing_more(app: SdkApp) -> None:
+    made = started("work/held")
+    running = threading.Thread(target=remote_work.work)
+    running.start()
+    wait_until(lambda: app.ledger() == ["held"])
+    assert cancel(Selection(invocations=(made.id,))) == 1
+    running.join(20)
+    assert not running.is_alive()
+    assert made.status == "cancelled"
+    app.clear()
+    remote_work.work()
+    assert (made.status, app.ledger()) == ("cancelled", [])
+
+
+def test_a_sleeping_function_that_is_cancelled_does_not_wake_up(app: SdkApp) -> None:
+    freeze()
+    made = ran("work/nap")
+    cancel(Selection(invocations=(made.id,)))
+    remote_work.advance(days=3)
+    assert (made.status, app.ledger()) == ("cancelled", ["before"])
+
+
+def test_an_application_that_is_killed_in_a_call_is_called_again(app: SdkApp) -> None:
+    freeze()
+    made = started("work/held")
+    running = threading.Thread(target=remote_work.work)
+    running.start()
+    wait_until(lambda: app.ledger() == ["held"])
+    app.stop()
+    running.join(20)
+    assert made.status == "queued"
+    app.work()
+    running = threading.Thread(target=remote_work.advance, kwargs={"minutes": 5})
+    running.start()
+    wait_until(lambda: app.ledger() == ["held"])
+    app.clear()
+    running.join(20)
+    assert (made.status, app.ledger()) == ("succeeded", ["then"])
 
 
 def test_odd_values_come_back_as_they_were(app: SdkApp) -> None:

@@ -120,7 +120,8 @@ made("race", {}, on("race"), async ({ step, group }) => {
       step.run("quick", noted("quick", "quick")),
       step.sleep("slow", "1h").then(() => "slow"),
     ]);
-  return await (isOld ? race() : group.parallel(race));
+  const winner = await (isOld ? race() : group.parallel(race));
+  return await step.run("after", noted("after", winner));
 });
 
 const odd = { data: { data: 1, error: null }, list: [null, 0, ""], "ключ": "é\u{1f600}" };
