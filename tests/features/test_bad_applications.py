@@ -115,7 +115,7 @@ def sent(*answers: str) -> list[Invocation]:
     [
         ("502", "502"),
         ("200 HTML", "did not come from an Inngest SDK"),
-        ("206 HTML", "206"),
+        ("206 HTML", "the answer is no JSON"),
         ("reset", "disconnected"),
         ("large", "the answer has more than 8,388,608 bytes"),
     ],
