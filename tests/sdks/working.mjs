@@ -167,6 +167,16 @@ made("held", { onFailure: failed }, on("held"), async ({ step }) => {
   await step.run("then", noted("then"));
 });
 
+made("mended", { retries: 0 }, on("mended"), async ({ step }) => {
+  await step.run("first", noted("first"));
+  return await step.run("second", () => {
+    const isMended = ledger.includes("second");
+    ledger.push("second");
+    if (!isMended) throw new NonRetriableError("broken");
+    return "mended";
+  });
+});
+
 const handler = serve({ client, functions });
 createServer((request, response) => {
   if (request.url === "/ledger") {

@@ -218,6 +218,19 @@ async def held(context: inngest.Context) -> None:
     await context.step.run("then", noted("then"))
 
 
+@made("mended", retries=0)
+async def mended(context: inngest.Context) -> str:
+    async def second() -> str:
+        is_mended = "second" in ledger
+        ledger.append("second")
+        if not is_mended:
+            raise inngest.NonRetriableError("broken")
+        return "mended"
+
+    await context.step.run("first", noted("first"))
+    return await context.step.run("second", second)
+
+
 app = FastAPI()
 inngest.fast_api.serve(app, client, functions)
 
