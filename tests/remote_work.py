@@ -53,14 +53,14 @@ def _round() -> int:
 def execute(name: str, batch: str) -> None:
     """Execute a batch as one run."""
     run = f"run-{batch}"
-    function, found, steps = batch_leases.begin(batch, run)
+    _, found, steps = batch_leases.begin(batch, run)
     items, failures = items_from_rows(found, steps, run)
     assert not failures
-    state = BatchState(batch, run, function, items, _heartbeat.start(batch, run))
+    state = BatchState(batch, run, name, items, _heartbeat.start(batch, run))
     try:
         drive(state, items, target_of(name))
     except KeyboardInterrupt:  # each of its invocations is cancelled: as after any run that stops
-        attempts = function.retry.attempts
+        attempts = target_of(name).retry.attempts
         batch_leases.release(batch, "running", "cancelled", attempts=attempts, force=True)
         return
     finally:
