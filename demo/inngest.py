@@ -26,6 +26,15 @@ from runyard.store.queries import Row, fetch_one
 
 T = TypeVar("T")
 APP = Path(__file__).resolve().parent.parent / "examples" / "inngest"
+NPM_OPTIONS = (
+    "--ignore-scripts",
+    "--omit=optional",
+    "--omit=peer",
+    "--no-audit",
+    "--no-fund",
+    "--no-package-lock",
+    "--loglevel=error",
+)
 EVENTS: dict[str, dict[str, Any]] = {
     "shop/email.requested": {"to": "ada@example.com", "name": "Ada"},
     "shop/content.requested": {"topic": "durable jobs"},
@@ -38,7 +47,7 @@ def main() -> int:
     if shutil.which("npm") is None:
         print("npm is not installed: install Node 20 or later", file=sys.stderr)
         return 1
-    subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=APP, check=True)
+    subprocess.run(["npm", "install", *NPM_OPTIONS], cwd=APP, check=True)
     try:
         with Stack(quiet=True), _application() as url:
             _until(lambda: _registers(url))
