@@ -6,10 +6,13 @@ READY_DEV := $(VENV)/.ready-dev
 comma := ,
 
 .NOTPARALLEL:
-.PHONY: demo up test test-slow test-all contract lint bench screenshots lock clean
+.PHONY: demo demo-inngest up test test-slow test-all contract lint bench screenshots lock clean
 
 demo: $(READY)  ## start the stack, send events through every entry point, print the outcomes, stop
 	$(VENV)/bin/python -m demo
+
+demo-inngest: $(READY_DEV)  ## run the application in examples/inngest on a stack of its own, stop
+	$(VENV)/bin/python -m demo.inngest
 
 up: $(READY)  ## run the stack at http://localhost:8290 until Ctrl-C
 	$(VENV)/bin/runyard up

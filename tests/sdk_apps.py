@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -58,6 +59,7 @@ class SdkApp:
 
     def __init__(self, name: str, folder: Path | None, log: Path, **variables: str) -> None:
         self.name = name
+        self.kind = "javascript" if folder else "python"
         self.port = free_port()
         self.url = f"http://localhost:{self.port}/api/inngest"
         self._folder = folder
@@ -67,11 +69,27 @@ class SdkApp:
 
     def serve(self, *functions: str) -> None:
         """Serve these functions in place of any others: `name:event`, or with `:expression`."""
+        self._start("registering", *functions)
+
+    def work(self) -> None:
+        """Serve the functions of `working.py` or `working.mjs`."""
+        self._start("working")
+
+    def ledger(self) -> list[Any]:
+        """What steps and handlers have noted since it was cleared."""
+        noted: list[Any] = httpx.get(self.url.replace("/api/inngest", "/ledger")).json()
+        return noted
+
+    def clear(self) -> None:
+        """Empty the ledger, and let held steps go on."""
+        httpx.get(self.url.replace("/api/inngest", "/clear"))
+
+    def _start(self, script: str, *functions: str) -> None:
         self.stop()
         command: Sequence[str | Path] = (
-            [sys.executable, SDKS / "registering.py"]
+            [sys.executable, SDKS / f"{script}.py"]
             if self._folder is None
-            else [_BINARIES / "node", self._folder / "registering.mjs"]
+            else [_BINARIES / "node", self._folder / f"{script}.mjs"]
         )
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -17,10 +17,15 @@ from psycopg.rows import tuple_row
 from runyard.engine import api_keys
 from runyard.functions import registry
 from runyard.functions.registry import Function
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 from tests.ports import free_port
 from tests.tables import empty_tables, rows
 
+_SERVE = """
+from runyard.gateway.app import build_app
+from runyard.gateway.http.server import serve
+serve(build_app(None, development=True))
+"""
 _TABLES_OF_THE_FAMILIES = (
     "app.email_messages",
     "app.email_reports",
@@ -158,3 +163,26 @@ def published(*functions: Function) -> Iterator[dict[str, Function]]:
 def count(table: str = "runyard.events") -> int:
     """How many rows a table has."""
     return int(rows(f"SELECT count(*) AS n FROM {table}")[0]["n"])
+
+
+def web_in_development(url: str, port: int, **variables: str) -> "subprocess.Popen[bytes]":
+    """Start a web process in development, and wait until it answers."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SERVE],
+        env={
+            **os.environ,
+            "DATABASE_URL": url,
+            "RUNYARD_PORT": str(port),
+            **variables,
+        },
+        cwd=ROOT,
+    )
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(answers)
+    return process

@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Collection, Mapping
+from io import BytesIO
 from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin, urlsplit
@@ -137,8 +138,10 @@ class Caller:
     ) -> Answer:
         for _ in range(MAX_REDIRECTS + 1):
             self._check_literal(url)
+            # A file is sent in parts, and so holds up the other calls of the loop less than bytes.
+            data = BytesIO(body) if body else None
             async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False
+                method, url, data=data, headers=headers, allow_redirects=False
             ) as response:
                 location = response.headers.get("location")
                 if response.status not in _KEPT_REDIRECTS or location is None:

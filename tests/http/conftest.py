@@ -1,7 +1,8 @@
 """`runyard web --api-only` as a process of its own, with keys; no worker and no daemon."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from runyard.functions.retry import Retry
 from runyard.settings import settings
 from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
-from tests.web_process import WebProcess, published
+from tests.ports import free_port
+from tests.sdk_apps import install_javascript
+from tests.web_process import WebProcess, published, web_in_development
 
 SIGNING_SECRET = "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
 ORIGIN = "https://shop.example"
@@ -84,3 +87,26 @@ def functions(web_database_url: str) -> Iterator[dict[str, Function]]:
         Function("send_email", "send_email", ("email/send.requested",)),
     ) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def developing(web_database_url: str) -> Iterator[str]:
+    """The URL of a web process in development that looks for no applications by itself."""
+    port = free_port()
+    process = web_in_development(web_database_url, port)
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(15)
+
+
+@pytest.fixture(scope="package")
+def javascript(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Installs a version of the SDK for JavaScript once, and returns the folder."""
+    folders: dict[str, Path] = {}
+
+    def install(version: str) -> Path:
+        if version not in folders:
+            folders[version] = install_javascript(tmp_path_factory.mktemp("sdk"), version)
+        return folders[version]
+
+    return install

@@ -15,60 +15,9 @@ from runyard.apps.run_ids import run_id
 from runyard.store import database
 from tests.conftest import ROOT, wait_until
 from tests.ports import free_port
-from tests.sdk_apps import SdkApp, install_javascript
+from tests.sdk_apps import SdkApp
 from tests.tables import rows
-
-SERVE = """
-from runyard.gateway.app import build_app
-from runyard.gateway.http.server import serve
-serve(build_app(None, development=True))
-"""
-Serve = Callable[..., SdkApp]
-
-
-def web_in_development(url: str, port: int, **variables: str) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE],
-        env={
-            **os.environ,
-            "DATABASE_URL": url,
-            "RUNYARD_PORT": str(port),
-            **variables,
-        },
-        cwd=ROOT,
-    )
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    wait_until(answers)
-    return process
-
-
-@pytest.fixture(scope="module")
-def developing(web_database_url: str) -> Iterator[str]:
-    """The URL of a web process in development that looks for no applications by itself."""
-    port = free_port()
-    process = web_in_development(web_database_url, port)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(15)
-
-
-@pytest.fixture(scope="module")
-def javascript(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Installs a version of the SDK for JavaScript once, and returns the folder."""
-    folders: dict[str, Path] = {}
-
-    def install(version: str) -> Path:
-        if version not in folders:
-            folders[version] = install_javascript(tmp_path_factory.mktemp("sdk"), version)
-        return folders[version]
-
-    return install
+from tests.web_process import web_in_development
 
 
 @pytest.fixture(params=["python", "4.24.0", "3.54.2"])
