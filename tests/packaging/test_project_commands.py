@@ -270,8 +270,8 @@ def test_a_function_that_cannot_be_added_is_refused(
                 '@function("order/placed")',
                 "def pay(item: Item, bank: Bank) -> None: ...",
             ],
-            ":6: DagsterInvalidDefinitionError: resource with key 'bank' required by op 'pay' was not"
-            " provided: give it as definitions(..., resources={'bank': ...})",
+            ":6: DagsterInvalidDefinitionError: resource with key 'bank' required by op 'pay' was"
+            " not provided: give it as definitions(..., resources={'bank': ...})",
         ),
         (
             [
