@@ -36,6 +36,7 @@ def url(server: str) -> str:
 @pytest.fixture
 def page(url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names that the page's code defines; the table of orders is empty, and so is the log."""
+    catalog.load()
     monkeypatch.setattr(catalog, "_types", dict(catalog._types))
     names: dict[str, Any] = {"__name__": "example_events"}
     exec(compile(blocks("python"), "docs/events.md", "exec"), names)
