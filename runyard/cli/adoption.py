@@ -125,7 +125,7 @@ def _by_hand(folder: Path, code: str) -> list[str]:
         "",
         "    defs = definitions(your_function, Definitions(...))",
         "",
-        "The module may hold one Definitions only. Dagster refuses a second one, even an imported one.",
+        "The module may hold one Definitions only: Dagster refuses a second one, also if imported.",
         "",
         *_dependency_by_hand(folder),
         *_dagster_yaml_by_hand(folder / "dagster.yaml"),
