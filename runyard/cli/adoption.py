@@ -1,10 +1,13 @@
 """`runyard init --into`: adds what Runyard needs to a Dagster project, and changes nothing else.
 
 Files that are missing are written; in those that are there, text is only appended. What has to be
-changed by hand is said: the project's Definitions, and a `dagster.yaml` that is there already.
+changed by hand is said: the project's Definitions and dependencies, and a `dagster.yaml` that is
+there already.
 """
 
+import re
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +125,27 @@ def _by_hand(folder: Path, code: str) -> list[str]:
         "",
         "    defs = definitions(your_function, Definitions(...))",
         "",
+        "The module may hold one Definitions only: Dagster refuses a second one, also if imported.",
+        "",
+        *_dependency_by_hand(folder),
         *_dagster_yaml_by_hand(folder / "dagster.yaml"),
         "Then `runyard check` says whether all fits, and `runyard up` runs it.",
+        "",
+        "With Runyard's sections, dagster.yaml reads DATABASE_URL: from then on, Dagster's own"
+        " commands need it in this folder:",
+        "",
+        "    runyard migrate   # starts the embedded database; not needed while `runyard up` runs",
+        '    eval "$(runyard env)"',
+        "    dagster dev -w workspace.yaml",
     ]
+
+
+def _dependency_by_hand(folder: Path) -> list[str]:
+    """What to add to the project's dependencies; nothing if pyproject.toml has it already."""
+    requirements = _read_toml(folder).get("project", {}).get("dependencies", ())
+    if "runyard" in {re.split(r"[^\w.-]", str(one).strip())[0].lower() for one in requirements}:
+        return []
+    return [f"Add runyard>={version('runyard')} to the dependencies of the project.", ""]
 
 
 def _dagster_yaml_by_hand(path: Path) -> list[str]:

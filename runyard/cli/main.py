@@ -476,7 +476,7 @@ def code_server(apps: bool, port: int | None) -> int:
     """
     _as_dagster_home(needs_code=True)
     from runyard.processes.code_server import serve_code
-    from runyard.processes.stack import socket_path
+    from runyard.processes.stack_files import socket_path
 
     if not apps:
         return serve_code(socket_path("code"))
@@ -502,7 +502,7 @@ def postgres() -> int:
 @reported
 def delete_database() -> None:
     """Delete the embedded database and all else outside the data folder (for `make clean`)."""
-    from runyard.processes.stack import delete_sockets
+    from runyard.processes.stack_files import delete_sockets
     from runyard.store.embedded import delete_embedded
 
     delete_embedded(settings().postgres_dir)
@@ -543,7 +543,7 @@ def _workspace(explicit: Path | None) -> Path:
 
     The running stack's is used once its code server accepts connections.
     """
-    from runyard.processes.stack import stack_workspace, wait_for_code_server
+    from runyard.processes.stack_files import stack_workspace, wait_for_code_server
 
     if explicit is not None:
         return explicit

@@ -155,7 +155,7 @@ def _serve_with_dagster_ui(workspace: Path) -> None:
         pooled_instance,
         silence_restarts,
     )
-    from runyard.processes.stack import socket_path
+    from runyard.processes.stack_files import socket_path
 
     silence_restarts()
     target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))

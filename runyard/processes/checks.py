@@ -16,6 +16,7 @@ from runyard.errors import RunyardError
 from runyard.processes.code_check import check_code, remembered_problem
 from runyard.processes.migrate import POOLER, check_migrated
 from runyard.processes.open_files import low_limit
+from runyard.processes.stack_files import code_server_answers, stack_workspace
 from runyard.processes.web_probe import web_answers
 from runyard.settings import settings
 from runyard.store import database
@@ -41,7 +42,7 @@ def checks() -> list[Check]:
             results.append(_check(name, check))
         else:
             results.append(Check(name, False, "cannot be checked without the database"))
-    return [*results, _check("broker", _broker)]
+    return [*results, _check("broker", _broker), _check("code server", _code_server)]
 
 
 def all_checks(*, load_code: bool = False) -> list[Check]:
@@ -85,7 +86,8 @@ def _load_code() -> str:
     check = check_code()
     if check.problem is not None:
         raise RunyardError(f"the code does not load: {check.problem}")
-    return f"{settings().code} loads, with {len(check.functions)} functions"
+    count = len(check.functions)
+    return f"{settings().code} loads, with {count} function{'' if count == 1 else 's'}"
 
 
 def _remembered_code() -> str:
@@ -148,6 +150,17 @@ def _broker() -> str:
     send_and_receive()
     waiting = len(list(folder.glob(f"*.{QUEUE}.msg")))
     return f"files in {folder.parent}, {waiting} runs waiting, a message went through them and back"
+
+
+def _code_server() -> str:
+    if not stack_workspace().exists():
+        return "not of `runyard up`: the workspace file says where it is"
+    if not code_server_answers():
+        raise RunyardError(
+            "the code server does not answer, and no function is started without it: see what it"
+            f" says in the terminal of `runyard up`, or in {settings().data / 'stack.log'}"
+        )
+    return "answers"
 
 
 def _workers() -> str:

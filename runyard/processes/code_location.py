@@ -21,6 +21,7 @@ from runyard.text.error_text import fit, message_of, type_of
 _MOST_TEXT = 1_000
 _OP = re.compile(r"\bop '(\w+)'")
 _TWICE = re.compile(r"two functions (?:are )?called (\w+)")
+_MISSING = re.compile(r"resource with key '(\w+)' required by .* was not provided")
 _Place = tuple[str, int]
 _RUNYARD = Path(runyard.__file__).resolve().parent
 
@@ -41,13 +42,18 @@ def load_code() -> Definitions:
             f"there is no module {code} in {settings().home}: set RUNYARD_CODE to the module with"
             " the project's Definitions, or start this in the project's folder"
         ) from None
-    definitions = next(
-        (value for value in vars(module).values() if isinstance(value, Definitions)), None
-    )
-    if definitions is None:
+    values = vars(module).items()
+    found = {name: value for name, value in values if isinstance(value, Definitions)}
+    if not found:
         raise RunyardError(
             f"the module {code} has no Definitions: write defs = definitions(...) in it"
         )
+    if len(found) > 1:  # Dagster's code server would start, and serve nothing
+        raise RunyardError(
+            f"the module {code} has {len(found)} Definitions ({', '.join(found)}), and Dagster"
+            " takes one: give the others to definitions(...), without names of their own"
+        )
+    [definitions] = found.values()
     for job in definitions.get_repository_def().get_all_jobs():
         job.get_job_snapshot_id()
     return definitions
@@ -85,6 +91,9 @@ def problem_of(error: BaseException) -> CodeProblem:
         text = fit(f"{type_of(error)}: {error.msg}", _MOST_TEXT)
         return CodeProblem(text, shown_path(Path(error.filename)), error.lineno)
     message = " ".join(message_of(error).split())
+    if missing := _MISSING.search(message):  # Dagster names keys of other resources instead
+        key = missing[1]
+        message = f"{missing[0]}: give it as definitions(..., resources={{{key!r}: ...}})"
     kind = "" if isinstance(error, RunyardError) else type_of(error)
     text = fit(": ".join(part for part in (kind, message) if part), _MOST_TEXT)
     place = _place_of(error)

@@ -29,7 +29,7 @@ from runyard.engine.backoff import Backoff
 from runyard.errors import DatabaseUnavailable
 from runyard.processes.apps_server import start_when_needed
 from runyard.processes.maintenance_thread import MaintenanceThread
-from runyard.processes.stack import socket_path
+from runyard.processes.stack_files import socket_path
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0

@@ -28,22 +28,19 @@ from runyard.errors import RunyardError
 from runyard.processes.code_check import check_code, remember_problem, remembered_problem
 from runyard.processes.code_location import CodeProblem
 from runyard.processes.migrate import migrate
+from runyard.processes.stack_files import socket_path, stack_workspace
 from runyard.settings import Settings, settings
 from runyard.store.data_folder import data_folder
 from runyard.store.database import database_url, is_embedded
 from runyard.store.embedded import start_embedded, stop_embedded
 from runyard.store.private_folders import (
-    delete_short_folder,
-    fits_a_socket,
     keep_private,
-    short_folder,
 )
 
 PARTS = ("code", "daemon", "web", "worker")
 # The parts that run the project's code, and so restart when it changes.
 _RELOADED = ("code", "worker")
 _ALONE = ("code", "apps")
-_SOCKETS = "sockets"
 _STOP_SECONDS = 6
 _READY_SECONDS = 90.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -77,23 +74,6 @@ _CONFIG_TEMPLATE = Template(
     undefined=StrictUndefined,
     finalize=lambda value: str(value).replace("%", "%%"),  # supervisord expands %(name)s
 )
-
-
-def socket_path(name: str, of: Settings | None = None) -> Path:
-    """The path of a Unix socket of the stack.
-
-    It is in the data folder, or in a private temporary folder when that path is too long for a
-    socket. Raises `RunyardError` when the data folder belongs to another user, who could listen on
-    the socket instead.
-    """
-    data = data_folder(of)
-    path = data / f"{name}.sock"
-    return path if fits_a_socket(path) else short_folder(data / _SOCKETS) / path.name
-
-
-def delete_sockets(of: Settings | None = None) -> None:
-    """Delete the temporary folder of the sockets, if there is one, after the stack has ended."""
-    delete_short_folder((of or settings()).data / _SOCKETS)
 
 
 def environment(url: str, of: Settings | None = None) -> dict[str, str]:
@@ -290,6 +270,8 @@ class Stack:
         if self._supervisor is not None:
             self._supervisor.wait()
             self._supervisor = None
+        # From now on it would lead to a code server that is not there.
+        stack_workspace(self.settings).unlink(missing_ok=True)
         if self._embedded:
             stop_embedded(self.settings.postgres_dir)
 
@@ -372,22 +354,7 @@ def _full_name(part: str) -> str:
     return part if part in _ALONE else f"stack:{part}"
 
 
-def stack_workspace(of: Settings | None = None) -> Path:
-    """The workspace file of the stack: daemon and web share the code server on its socket."""
-    return (of or settings()).data / "workspace.yaml"
-
-
 def _write_workspace(of: Settings) -> None:
     server = {"socket": str(socket_path("code", of)), "location_name": of.code}
     workspace = {"load_from": [{"grpc_server": server}]}
     stack_workspace(of).write_text(json.dumps(workspace, indent=2))  # JSON is YAML too
-
-
-def wait_for_code_server(seconds: float = 60.0) -> None:
-    """Wait until the code server of the stack accepts connections; give up after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(socket_path("code")))
-            return
-        time.sleep(0.05)

@@ -49,7 +49,7 @@ def test_the_function_of_the_readme_runs_as_one_file(definitions: Definitions) -
 
 def test_the_readme_names_the_file_where_it_registers_it() -> None:
     assert "Save this as `hello.py`" in README
-    assert "RUNYARD_CODE=hello make up" in README
+    assert "export RUNYARD_CODE=hello" in README
 
 
 def test_the_readme_stays_short() -> None:

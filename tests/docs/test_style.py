@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 from tests.docs.test_examples import PAGES
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SHOWN = [ROOT / "README.md", *PAGES]
+_SHOWN = [ROOT / "README.md", ROOT / "docs" / "events.md", *PAGES]
 # Blocks of a page follow each other as one module, with imports where they are needed first.
 _RULES = "ARG001,ARG005,E402,I001"
 _MISTAKE = """

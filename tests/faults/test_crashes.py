@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from runyard import Event, send
-from runyard.processes.stack import Stack, stack_workspace
+from runyard.processes.stack import Stack
+from runyard.processes.stack_files import stack_workspace
 from runyard.store import database
 from runyard.store.embedded import start_embedded
 from tests.conftest import ROOT, settled, wait_until

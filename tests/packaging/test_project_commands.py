@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,14 @@ def test_into_adds_to_a_dagster_project_and_says_what(run: Run, warehouse: Path)
         "",
     ]
     assert "    defs = definitions(your_function, Definitions(...))" in lines
+    assert f"Add runyard>={version('runyard')} to the dependencies of the project." in lines
+    assert '    eval "$(runyard env)"' in lines
+
+
+def test_into_knows_a_dependency_that_is_there(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, "pyproject.toml", "[project]", 'dependencies = ["dagster", "Runyard>=0.1"]')
+    text = run("init", "--into", ".", "--code", "depot.definitions").stdout
+    assert "to the dependencies of the project" not in text
 
 
 def test_into_only_appends_to_what_is_there(run: Run, warehouse: Path) -> None:
@@ -270,7 +279,8 @@ def test_a_function_that_cannot_be_added_is_refused(
                 '@function("order/placed")',
                 "def pay(item: Item, bank: Bank) -> None: ...",
             ],
-            ":6: DagsterInvalidDefinitionError: resource with key 'bank' required by op 'pay'",
+            ":6: DagsterInvalidDefinitionError: resource with key 'bank' required by op 'pay' was"
+            " not provided: give it as definitions(..., resources={'bank': ...})",
         ),
         (
             [

@@ -23,7 +23,8 @@ from resources.email.mailer import Mail, OutboxMailer
 from resources.media.store import MediaStore
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.processes.migrate import check_migrated, migrate
-from runyard.processes.stack import Stack, socket_path
+from runyard.processes.stack import Stack
+from runyard.processes.stack_files import socket_path
 from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.data_folder import data_folder

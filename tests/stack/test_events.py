@@ -180,7 +180,7 @@ def test_the_doctor_reports_a_healthy_stack_and_names_what_is_wrong(
 ) -> None:
     healthy = command("doctor", "--settings")
     assert healthy.returncode == 0, healthy.stdout
-    assert healthy.stdout.count("ok  ") == 14
+    assert healthy.stdout.count("ok  ") == 15
     assert "tests.code loads, with " in healthy.stdout
     assert "SG.fake" not in healthy.stdout
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@127.0.0.1:9/none")

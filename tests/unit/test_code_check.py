@@ -119,6 +119,13 @@ def test_code_without_definitions_is_a_problem(code: Path) -> None:
     assert "the module shop_code has no Definitions" in str(check_code().problem)
 
 
+def test_code_with_two_definitions_is_a_problem(code: Path) -> None:
+    code.write_text(
+        "from dagster import Definitions\n\nown = Definitions()\ndefs = Definitions()\n"
+    )
+    assert "the module shop_code has 2 Definitions (own, defs)" in str(check_code().problem)
+
+
 def test_a_project_without_the_code_location_is_a_problem(code: Path) -> None:
     code.unlink()
     assert "there is no module shop_code in" in str(check_code().problem)
