@@ -298,10 +298,11 @@ class Yard:
             rows = fetch_all(connection, "events_named", name=name)
         return [Event(row["name"], row["data"], id=row["id"]) for row in rows]
 
-    def invocations(self, function: str) -> list[Invocation]:
+    def invocations(self, function: str | Named) -> list[Invocation]:
         """Return all invocations of a function, oldest first."""
+        name = name_of(function)
         with database.connection() as connection:
-            rows = fetch_all(connection, "invocations_of_function", function=function)
+            rows = fetch_all(connection, "invocations_of_function", function=name)
         return [Invocation(row["id"]) for row in rows]
 
     def claim(self, function: str) -> list[str]:

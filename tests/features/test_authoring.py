@@ -73,6 +73,11 @@ def test_a_function_of_one_step_gives_what_the_step_returns(yard: Yard) -> None:
     assert (invocation.status, invocation.output) == ("succeeded", "Dagster, attempt 1")
 
 
+def test_the_invocations_of_a_function_are_found_by_the_function_itself(yard: Yard) -> None:
+    invocation = yard.run(drawn.announce, {"title": "Dagster"})
+    assert [found.id for found in yard.invocations(drawn.announce)] == [invocation.id]
+
+
 def test_a_function_of_one_step_is_called_alike_everywhere() -> None:
     made = drawn.announce
     assert (made.name, made.job.name, made.sensor.name) == (
