@@ -65,12 +65,16 @@ class CodeChecker:
 
     def __init__(self) -> None:
         self._next: _Attempt | None = None
+        self._current: _Attempt | None = None
         self._used = False
 
     def check(self) -> CodeCheck:
         """Load the code as it is on disk now, like `check_code`."""
-        attempt, self._next, self._used = self._next or _Attempt(), None, True
-        return attempt.result(_CHECK_SECONDS)
+        self._current, self._next, self._used = self._next or _Attempt(), None, True
+        try:
+            return self._current.result(_CHECK_SECONDS)
+        finally:
+            self._current = None
 
     def prepare(self) -> None:
         """Get ready for another check, if there has been one: where nobody edits, none will be."""
@@ -82,6 +86,12 @@ class CodeChecker:
         if self._next is not None:
             self._next.abandon()
             self._next = None
+
+    def close(self) -> None:
+        """End its processes, that of a check in another thread too, which then finds a problem."""
+        self.start_over()
+        if (current := self._current) is not None:
+            current.kill()
 
 
 class _Attempt:
@@ -117,9 +127,13 @@ class _Attempt:
         problem = CodeProblem(**values["problem"]) if values["problem"] else None
         return CodeCheck(problem, tuple(values["functions"]))
 
+    def kill(self) -> None:
+        """End the process; whoever waits for its result gets one that says so."""
+        self._process.kill()
+
     def abandon(self) -> None:
         """End the process without a result."""
-        self._process.kill()
+        self.kill()
         self._process.communicate()
         self._answer.close()
         self._errors.close()

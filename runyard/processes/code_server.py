@@ -1,6 +1,7 @@
 """Publishes the functions, then serves the code location to daemon and web over gRPC."""
 
 import sys
+import time
 from pathlib import Path
 
 from runyard.dagster_adapter import sensors
@@ -52,12 +53,13 @@ def serve_code(socket_path: Path) -> int:
 
 def _publish() -> CodeProblem | None:
     """Load the code and publish its functions; return what is wrong with the code, if anything."""
+    began = time.time()
     try:
         sensors.check_io_managers(load_code().get_repository_def())
     except Exception as error:
-        note_loaded_code(error)
+        note_loaded_code(began, error)
         return problem_of(error)
-    note_loaded_code()
+    note_loaded_code(began)
     try:
         registry.publish()
     except InvalidOption as error:

@@ -193,7 +193,7 @@ def test_up_is_ready_reloads_code_and_leaves_nothing_on_ctrl_c(home: Path) -> No
         code = up.wait(30)
     assert code == 0
     assert time.monotonic() - began < 10
-    wait_until(lambda: belonging(home) == [], 20)
+    assert belonging(home) == []
     assert embedded_url(postgres_dir(home)) is None
     late = subprocess.run(
         [sys.executable, "-m", "runyard", "send", "email/send.requested", "--data", MAIL],
@@ -350,13 +350,7 @@ def test_a_bad_edit_is_shown_at_once_while_the_last_good_code_serves_on(home: Pa
         source.write_text(f"{good}\nundefined_name\n")
         line = len(good.splitlines()) + 2
         problem = f"sensors/email.py:{line}: NameError: name 'undefined_name' is not defined"
-
-        def is_told() -> bool:
-            source.touch()  # files are watched from a moment after the stack is ready
-            time.sleep(1)
-            return f"The code does not load: {problem}" in log.read_text()
-
-        wait_until(is_told, 60)
+        wait_until(lambda: f"The code does not load: {problem}" in log.read_text(), 60)
         assert "Traceback" not in log.read_text()
         assert f"<code>sensors/email.py:{line}</code>" in httpx.get(page).text
 
@@ -395,4 +389,4 @@ def test_up_with_code_that_does_not_load_ends_with_one_line_that_names_the_place
     [said] = [line for line in up.stderr.splitlines() if "no_such_package" in line]
     assert said.startswith("runyard: the code does not load: sensors/email.py:1: ModuleNotFound")
     assert "Traceback" not in up.stderr + up.stdout
-    wait_until(lambda: belonging(home) == [], 20)
+    assert belonging(home) == []
