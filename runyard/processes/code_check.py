@@ -23,7 +23,7 @@ from typing import IO
 from runyard.processes.code_location import (
     CodeProblem,
     is_projects,
-    load_code,
+    load_checked_code,
     problem_of,
     shown_path,
 )
@@ -33,7 +33,7 @@ from runyard.text.error_text import fit
 
 _CHECK_SECONDS = 60.0
 # The settings that name the modules of the project which only the web process and commands import.
-_OTHER_MODULES = ("catalog", "http_extensions", "pages", "checks", "report")
+WEB_MODULES = ("catalog", "http_extensions", "pages", "checks", "report")
 # How much longer than the code the process may take: to start, and to say where the code hangs.
 _GRACE_SECONDS = 15.0
 
@@ -203,7 +203,6 @@ def _load(to: int) -> None:
     home = str(settings().home)
     if home not in sys.path:
         sys.path.insert(0, home)
-    from runyard.dagster_adapter import sensors
     from runyard.functions import registry
 
     if not (seconds := sys.stdin.readline()):
@@ -213,8 +212,8 @@ def _load(to: int) -> None:
     limit.daemon = True
     limit.start()
     try:
-        sensors.check_io_managers(load_code().get_repository_def())
-        for name in _OTHER_MODULES:
+        load_checked_code()
+        for name in WEB_MODULES:
             settings().project_module(name)
         names = [function.name for function in registry.functions()]
     except BaseException as error:
