@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, TypedDict, Unpack, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypedDict, Unpack, overload
 
 from dagster import (
     DagsterInvalidDefinitionError,
@@ -164,12 +164,11 @@ class FunctionDecorator:
         return _make(self._starters, body, self._options)
 
 
-class TypedDecorator(Generic[Data]):
-    """What `@function(PaymentRequested)` returns: its step takes an `Item[PaymentRequested]`."""
+class TypedDecorator(Protocol[Data]):
+    """What `@function(PaymentRequested)` is to type checkers.
 
-    def __init__(self, starters: Sequence[Starter], options: FunctionOptions) -> None:
-        self._starters = starters
-        self._options = options
+    Its step takes an `Item[PaymentRequested]`. When it runs it is a `FunctionDecorator`.
+    """
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a step can be called with a run, too
@@ -181,9 +180,6 @@ class TypedDecorator(Generic[Data]):
     def __call__(
         self, body: Callable[Concatenate[Item[Data], P], Returned]
     ) -> EventFunction[Concatenate[Item[Data], P], Returned]: ...
-    def __call__(self, body: Any) -> EventFunction[..., Any]:
-        """Make a Python function, or a step alone, a durable function."""
-        return _make(self._starters, body, self._options)
 
 
 @overload

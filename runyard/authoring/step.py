@@ -6,7 +6,6 @@ The decorated function stays one: a unit test calls it with an item and its reso
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property, partial, update_wrapper
 from types import UnionType
 from typing import (
@@ -384,8 +383,3 @@ def _batch_of(value: object, step: str) -> Batch:
     if isinstance(value, Batch):
         return value
     raise TypeError(f"step {step} returned {type(value).__name__}: return its batch")
-
-
-def as_step(body: Body, name: str) -> Step[..., Any, Any]:
-    """Return the step of a function that is a single one."""
-    return Step(replace(body), {"name": name})

@@ -18,9 +18,9 @@ def check() -> int:
     from runyard.processes.project import check_project
 
     check_project()
-    from runyard.processes.project_check import check_code
+    from runyard.processes.project_check import examine_code
 
-    result = check_code()
+    result = examine_code()
     for problem in result.problems:
         echo(f"runyard: {problem}", err=True)
     for note in result.notes:

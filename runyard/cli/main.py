@@ -6,16 +6,14 @@ that cannot be read.
 
 import fcntl
 import json
-import logging
 import os
 import shlex
 import signal
 import stat
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
@@ -30,15 +28,13 @@ from runyard.cli.keys import keys
 from runyard.cli.psql import psql
 from runyard.cli.terminal import echo, echo_json
 from runyard.cli.types import types
-from runyard.engine.backoff import Backoff
 from runyard.errors import InvalidInput, InvalidOption, RunyardError
 from runyard.settings import settings
 from runyard.store.private_folders import keep_private
 from runyard.text.redaction import redact
 
-_RUNYARD = Path(__file__).resolve().parents[1]
-# The longest pause before files are watched again, after watching or reloading has failed.
-_MAX_RELOAD_WAIT = 10.0
+if TYPE_CHECKING:
+    from runyard.processes.stack import Stack
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,27 +82,32 @@ def up(apps_at: tuple[str, ...]) -> int:
     if apps_at:
         os.environ["RUNYARD_APPS"] = ",".join([*settings().apps, *apps_at])
         settings.cache_clear()
-    stack = Stack()
-    stopped = threading.Event()
     code = 0
-    try:
+    with suppress(KeyboardInterrupt):
         echo("Starting: database, migrations, code server, daemon, worker, web ...")
         if place := why_elsewhere(settings()):
             echo(f"{place[0].upper()}{place[1:]}.")
+        code = _run_stack(Stack())
+    echo("Stopped.")
+    return code
+
+
+def _run_stack(stack: "Stack") -> int:
+    """Run a stack until it ends, and reload its code meanwhile; return its exit code."""
+    from runyard.cli.reloading import Reloader
+
+    reloader = Reloader(stack)
+    try:
         with stack:
             address = f"http://localhost:{settings().port}"
             echo(
                 f"Ready. Dagster: {address}/   Events: {address}/dev   "
                 f"Send: {address}/e/<any key>   (Ctrl-C stops everything)"
             )
-            threading.Thread(target=_reload_on_change, args=(stack, stopped), daemon=True).start()
-            code = stack.wait()
-    except KeyboardInterrupt:
-        pass
+            with reloader:
+                return stack.wait()
     finally:
-        stopped.set()
-    echo("Stopped.")
-    return code
+        reloader.join()
 
 
 def _warn_of_unknown_variables() -> None:
@@ -125,43 +126,6 @@ def _append_to_files() -> None:
         if stat.S_ISREG(os.fstat(stream).st_mode):
             flags = fcntl.fcntl(stream, fcntl.F_GETFL)
             fcntl.fcntl(stream, fcntl.F_SETFL, flags | os.O_APPEND)
-
-
-def _reload_on_change(stack: Any, stopped: threading.Event) -> None:
-    """Restart the code server and the worker whenever the project's code changes, if it loads."""
-    from runyard.processes.code_check import CodeChecker
-    from runyard.processes.watched_code import code_changes
-
-    checker = CodeChecker()
-    backoff = Backoff(logging.getLogger("runyard"), "cannot load changed code", _MAX_RELOAD_WAIT)
-    while not stopped.is_set():
-        try:
-            for paths in code_changes(stopped):
-                if not paths:
-                    checker.prepare()
-                    continue
-                if any(path.is_relative_to(_RUNYARD) for path in paths):
-                    checker.start_over()
-                names = sorted({path.name for path in paths})
-                echo(f"Changed: {', '.join(names[:5])}. Loading the code ...")
-                _reload_if_it_loads(stack, checker.check().problem)
-                backoff.succeeded()
-        except Exception as error:
-            stopped.wait(backoff.failed(error))
-
-
-def _reload_if_it_loads(stack: Any, problem: Any) -> None:
-    """Restart what runs the project's code, or say why the code that runs stays as it is."""
-    from runyard.processes.code_check import remember_problem, remembered_problem
-
-    was_bad = remembered_problem() is not None
-    remember_problem(problem)
-    if problem is not None:
-        echo(f"The code does not load: {problem}", err=True)
-        echo("The last version that loaded keeps running until the code loads again.", err=True)
-        return
-    echo("The code loads again. Restarting it ..." if was_bad else "Restarting it ...")
-    stack.reload()
 
 
 @main.command()

@@ -578,35 +578,28 @@ def tick_body(
     sensor: LoadedSensor, at: float, run_ids: Sequence[str], run_keys: Sequence[str]
 ) -> str:
     """A tick that has launched these runs, as Dagster stores it. `at` is in seconds since 1970."""
-    return serialize_value(
-        TickData(
-            sensor.origin_id,
-            sensor.name,
-            InstigatorType.SENSOR,
-            TickStatus.SUCCESS,
-            at,
-            run_ids=run_ids,
-            run_keys=run_keys,
-            selector_id=sensor.selector_id,
-            end_timestamp=at,
-        )
-    )
+    return _tick_body(sensor, at, TickStatus.SUCCESS, run_ids=run_ids, run_keys=run_keys)
 
 
 def failed_tick_body(
     sensor: LoadedSensor, at: float, kind: str, message: str, stack: Sequence[str]
 ) -> str:
     """A tick that ended with an error, as Dagster stores it."""
+    error = SerializableErrorInfo(message, stack, kind)
+    return _tick_body(sensor, at, TickStatus.FAILURE, error=error)
+
+
+def _tick_body(sensor: LoadedSensor, at: float, status: TickStatus, **more: Any) -> str:
     return serialize_value(
         TickData(
             sensor.origin_id,
             sensor.name,
             InstigatorType.SENSOR,
-            TickStatus.FAILURE,
+            status,
             at,
-            error=SerializableErrorInfo(message, stack, kind),
             selector_id=sensor.selector_id,
             end_timestamp=at,
+            **more,
         )
     )
 

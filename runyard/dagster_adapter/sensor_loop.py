@@ -283,7 +283,7 @@ def by_function(
                 message = (
                     f"the function {name} is in two code locations: {first.location.name}, where"
                     f" its runs are launched, and {sensor.location.name}, where none are; give one"
-                    " of them another name with on_event(name=...)"
+                    " of them another name"
                 )
                 twice.append((sensor, RunyardError(message)))
     return chosen, twice

@@ -23,7 +23,7 @@ from typing import IO
 from runyard.processes.code_location import (
     CodeProblem,
     is_projects,
-    load_code,
+    load_checked_code,
     problem_of,
     shown_path,
 )
@@ -33,7 +33,7 @@ from runyard.text.error_text import fit
 
 _CHECK_SECONDS = 60.0
 # The settings that name the modules of the project which only the web process and commands import.
-_OTHER_MODULES = ("catalog", "http_extensions", "pages", "checks", "report")
+WEB_MODULES = ("catalog", "http_extensions", "pages", "checks", "report")
 # How much longer than the code the process may take: to start, and to say where the code hangs.
 _GRACE_SECONDS = 15.0
 
@@ -65,12 +65,16 @@ class CodeChecker:
 
     def __init__(self) -> None:
         self._next: _Attempt | None = None
+        self._current: _Attempt | None = None
         self._used = False
 
     def check(self) -> CodeCheck:
         """Load the code as it is on disk now, like `check_code`."""
-        attempt, self._next, self._used = self._next or _Attempt(), None, True
-        return attempt.result(_CHECK_SECONDS)
+        self._current, self._next, self._used = self._next or _Attempt(), None, True
+        try:
+            return self._current.result(_CHECK_SECONDS)
+        finally:
+            self._current = None
 
     def prepare(self) -> None:
         """Get ready for another check, if there has been one: where nobody edits, none will be."""
@@ -82,6 +86,12 @@ class CodeChecker:
         if self._next is not None:
             self._next.abandon()
             self._next = None
+
+    def close(self) -> None:
+        """End its processes, that of a check in another thread too, which then finds a problem."""
+        self.start_over()
+        if (current := self._current) is not None:
+            current.kill()
 
 
 class _Attempt:
@@ -117,9 +127,13 @@ class _Attempt:
         problem = CodeProblem(**values["problem"]) if values["problem"] else None
         return CodeCheck(problem, tuple(values["functions"]))
 
+    def kill(self) -> None:
+        """End the process; whoever waits for its result gets one that says so."""
+        self._process.kill()
+
     def abandon(self) -> None:
         """End the process without a result."""
-        self._process.kill()
+        self.kill()
         self._process.communicate()
         self._answer.close()
         self._errors.close()
@@ -189,7 +203,6 @@ def _load(to: int) -> None:
     home = str(settings().home)
     if home not in sys.path:
         sys.path.insert(0, home)
-    from runyard.dagster_adapter import sensors
     from runyard.functions import registry
 
     if not (seconds := sys.stdin.readline()):
@@ -199,8 +212,8 @@ def _load(to: int) -> None:
     limit.daemon = True
     limit.start()
     try:
-        sensors.check_io_managers(load_code().get_repository_def())
-        for name in _OTHER_MODULES:
+        load_checked_code()
+        for name in WEB_MODULES:
             settings().project_module(name)
         names = [function.name for function in registry.functions()]
     except BaseException as error:

@@ -14,6 +14,7 @@ from types import FrameType
 from dagster import Definitions
 
 import runyard
+from runyard.dagster_adapter.sensors import check_io_managers
 from runyard.errors import RunyardError
 from runyard.settings import settings
 from runyard.text.error_text import fit, message_of, type_of
@@ -56,6 +57,13 @@ def load_code() -> Definitions:
     [definitions] = found.values()
     for job in definitions.get_repository_def().get_all_jobs():
         job.get_job_snapshot_id()
+    return definitions
+
+
+def load_checked_code() -> Definitions:
+    """Load the code as `load_code` does, and raise `InvalidOption` for a job that cannot run."""
+    definitions = load_code()
+    check_io_managers(definitions.get_repository_def())
     return definitions
 
 

@@ -1,14 +1,14 @@
 """Publishes the functions, then serves the code location to daemon and web over gRPC."""
 
 import sys
+import time
 from pathlib import Path
 
-from runyard.dagster_adapter import sensors
 from runyard.dagster_adapter.internals import grpc_command
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.processes.code_check import remember_problem
-from runyard.processes.code_location import CodeProblem, load_code, problem_of
+from runyard.processes.code_location import CodeProblem, load_checked_code, problem_of
 from runyard.processes.watched_code import note_loaded_code
 from runyard.settings import settings
 
@@ -52,12 +52,13 @@ def serve_code(socket_path: Path) -> int:
 
 def _publish() -> CodeProblem | None:
     """Load the code and publish its functions; return what is wrong with the code, if anything."""
+    began = time.time()
     try:
-        sensors.check_io_managers(load_code().get_repository_def())
+        load_checked_code()
     except Exception as error:
-        note_loaded_code(error)
+        note_loaded_code(began, error)
         return problem_of(error)
-    note_loaded_code()
+    note_loaded_code(began)
     try:
         registry.publish()
     except InvalidOption as error:

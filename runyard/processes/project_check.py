@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from runyard.dagster_adapter.sensors import check_io_managers
 from runyard.events import INTERNAL_PREFIXES, catalog
 from runyard.functions import registry
-from runyard.processes.code_location import load_code, problem_of
+from runyard.processes.code_check import WEB_MODULES
+from runyard.processes.code_location import load_checked_code, problem_of
 from runyard.settings import settings
 
 # The settings that name optional modules.
-_MODULES = ("catalog", "http_extensions", "pages", "checks", "report", "settings", "migrations")
+_MODULES = (*WEB_MODULES, "settings", "migrations")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ProjectCheck:
     events: tuple[str, ...] = ()
 
 
-def check_code() -> ProjectCheck:
+def examine_code() -> ProjectCheck:
     """Load the project's code into this process, and return what is wrong with it."""
     problems = list(dict.fromkeys([*_loading_problems(), *_schema_problems()]))
     if problems:
@@ -60,7 +60,7 @@ def _loading_problems() -> Iterator[str]:
         except (Exception, SystemExit) as error:
             yield str(problem_of(error))
     try:
-        check_io_managers(load_code().get_repository_def())
+        load_checked_code()
     except (Exception, SystemExit) as error:
         yield str(problem_of(error))
 

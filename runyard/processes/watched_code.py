@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -29,11 +30,12 @@ _DEBOUNCE_MS = 400
 _LOOK_SECONDS = 1.0
 
 
-def note_loaded_code(error: BaseException | None = None) -> None:
+def note_loaded_code(since: float, error: BaseException | None = None) -> None:
     """Note which packages and modules of the project this process has imported.
 
-    Code that did not load with an `error` leaves modules out, so what was noted before stays then,
-    and the files of the error are noted too.
+    `since` is when it began to, in seconds since the epoch: what was written later may not have
+    been loaded. Code that did not load with an `error` leaves modules out, so what was noted before
+    stays then, and the files of the error are noted too.
     """
     modules = [module for name, module in list(sys.modules.items()) if "." not in name]
     roots = {root for module in modules for root in _roots_of(module)}
@@ -42,6 +44,7 @@ def note_loaded_code(error: BaseException | None = None) -> None:
     data_folder()
     draft = _notes().with_suffix(f".{os.getpid()}")
     draft.write_text(json.dumps(sorted(map(str, roots))[:_MOST_ROOTS]), encoding="utf-8")
+    os.utime(draft, (since, since))
     draft.replace(_notes())
 
 
@@ -62,6 +65,7 @@ def code_changes(stopped: threading.Event) -> Iterator[list[Path]]:
     """
     changes: queue.SimpleQueue[list[Path] | Exception] = queue.SimpleQueue()
     watched: set[tuple[Path, int]] = set()
+    early = _EarlyChanges()
     ended = threading.Event()
     try:
         while not stopped.is_set():
@@ -69,6 +73,7 @@ def code_changes(stopped: threading.Event) -> Iterator[list[Path]]:
                 identity = (root, _inode(root))
                 if identity not in watched:
                     watched.add(identity)
+                    early.begin(root)
                     watch = partial(_watch, root, changes, ended)
                     threading.Thread(target=watch, daemon=True).start()
             try:
@@ -77,9 +82,49 @@ def code_changes(stopped: threading.Event) -> Iterator[list[Path]]:
                 change = []
             if isinstance(change, Exception):
                 raise change
-            yield change
+            yield early.added_to(change)
     finally:
         ended.set()
+
+
+class _EarlyChanges:
+    """Finds what has changed since the code was loaded, but before its files were watched.
+
+    A watch takes a moment to begin, and does not tell when it has.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[Path, float]] = []
+        self._told: set[tuple[Path, int]] = set()
+
+    def begin(self, root: Path) -> None:
+        """Note that a watch begins."""
+        self._begun.append((root, time.monotonic()))
+
+    def added_to(self, changes: list[Path]) -> list[Path]:
+        """Return changes with those that came too early for the watches that have begun by now."""
+        if not self._begun:
+            return changes
+        self._told.update(_state(path) for path in changes)
+        ready = [root for root, at in self._begun if time.monotonic() - at >= _LOOK_SECONDS]
+        self._begun = [each for each in self._begun if each[0] not in ready]
+        found = {path for root in ready for path in _written_since_loading(root)}
+        return [*changes, *sorted(path for path in found if _state(path) not in self._told)]
+
+
+def _written_since_loading(root: Path) -> Iterator[Path]:
+    with suppress(FileNotFoundError):
+        since, now = _notes().stat().st_mtime, time.time()
+        for path in [root] if root.is_file() else root.rglob("*"):
+            # A time in the future is that of another clock.
+            if _is_code(path, root) and since < path.stat().st_mtime <= now:
+                yield path
+
+
+def _state(path: Path) -> tuple[Path, int]:
+    with suppress(OSError):
+        return path, path.stat().st_mtime_ns
+    return path, 0
 
 
 def _inode(root: Path) -> int:

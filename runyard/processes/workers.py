@@ -55,7 +55,6 @@ from runyard.processes.code_location import load_code, problem_of
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
-from runyard.text.redaction import redact
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -134,10 +133,6 @@ def _load_or_explain() -> None:
 
 @worker_init.connect
 def _prepare(**_: Any) -> None:
-    try:
-        load_code()
-    except RunyardError as error:  # says what to do; Celery would print a traceback
-        _log.error("the code does not load: %s", redact(str(error)))
     database.close_pool()
     # Only one of Celery's two pools has a signal for this.
     os.register_at_fork(before=_children.expect)

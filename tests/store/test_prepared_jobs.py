@@ -89,23 +89,31 @@ def test_every_job_is_prepared_while_the_loop_is_idle(
         )
 
 
-def test_a_job_that_an_event_asks_for_is_prepared_at_once(
-    served: Served, instance: DagsterInstance
-) -> None:
+@pytest.fixture
+def single(served: Served) -> LoadedSensor:
+    """The sensor of a function that no event has asked for yet."""
     [single] = [each for each in sensors_of(served) if "bench_single" in each.functions]
+    return single
+
+
+@pytest.fixture
+def prepared(instance: DagsterInstance, single: LoadedSensor) -> PreparedJobs:
+    """Prepared jobs, once an event has asked for that of `single`."""
     prepared = PreparedJobs(instance)
     prepared.load([single])
     wait_until(lambda: prepared.get(single, "bench_single"))
+    return prepared
+
+
+def test_a_job_that_an_event_asks_for_is_prepared_at_once(
+    prepared: PreparedJobs, single: LoadedSensor
+) -> None:
     assert prepared.is_known(single, "bench_single")
 
 
 def test_no_job_is_known_in_another_version_of_the_code(
-    served: Served, instance: DagsterInstance
+    prepared: PreparedJobs, single: LoadedSensor
 ) -> None:
-    [single] = [each for each in sensors_of(served) if "bench_single" in each.functions]
-    prepared = PreparedJobs(instance)
-    prepared.load([single])
-    wait_until(lambda: prepared.get(single, "bench_single"))
     prepared.load([replace(single, location=object())])
     assert not prepared.is_known(single, "bench_single")
 

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,11 +51,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def load() -> BaseException | None:
     """Import the project's code as the code server does, and note what it has loaded."""
     error: BaseException | None = None
+    began = time.time()
     try:
         __import__("kiosk.definitions")
     except Exception as raised:
         error = raised
-    note_loaded_code(error)
+    note_loaded_code(began, error)
     return error
 
 
@@ -132,6 +134,29 @@ def test_a_change_of_code_sql_or_a_template_is_seen(
     wait_until(seen)
 
 
+def test_what_changes_after_the_code_was_loaded_and_before_it_is_watched_is_seen(
+    home: Path,
+) -> None:
+    assert load() is None
+    written = [home / "kiosk/definitions.py", home / "kiosk_prices.py"]
+    for path in written:
+        path.write_text("# changed\n")
+    stopped = threading.Event()
+    seen: set[Path] = set()
+    for paths in code_changes(stopped):
+        seen.update(paths)
+        if seen >= set(written):
+            stopped.set()
+    assert seen == set(written)
+
+
+def test_what_has_not_changed_since_the_code_was_loaded_is_not_seen(home: Path) -> None:
+    assert load() is None
+    stopped = threading.Event()
+    looks = [next(changes) for changes in [code_changes(stopped)] for _ in range(3)]
+    assert looks == [[], [], []]
+
+
 def test_a_module_that_an_editor_replaces_is_seen_every_time(
     home: Path, changed: Callable[[], set[str]]
 ) -> None:
@@ -146,8 +171,9 @@ def test_a_module_that_an_editor_replaces_is_seen_every_time(
 def test_a_module_that_the_code_begins_to_import_is_watched(
     home: Path, changed: Callable[[], set[str]]
 ) -> None:
+    began = time.time()
     __import__("kiosk_unused")
-    note_loaded_code()
+    note_loaded_code(began)
 
     def seen() -> bool:
         (home / "kiosk_unused.py").write_text("# changed\n")
