@@ -20,7 +20,13 @@ def store_url(server: str) -> str:
 @pytest.fixture(autouse=True)
 def empty(store_url: str) -> None:
     """Begin with empty tables."""
-    empty_tables("runyard.workers", "runyard.keys", "runyard.failed_launches")
+    empty_tables(
+        "runyard.workers",
+        "runyard.keys",
+        "runyard.failed_launches",
+        "runyard.apps",
+        "runyard.app_functions",
+    )
 
 
 @pytest.fixture

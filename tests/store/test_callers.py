@@ -40,7 +40,6 @@ Context = WorkspaceProcessContext
 @pytest.fixture
 def shop(empty: None) -> Iterator[RemoteApp]:
     """An application with a function on `shop/ship` and one on `shop/bill` daily."""
-    rows("DELETE FROM runyard.app_functions RETURNING function")
     with served_app("shop") as app:
         app.register("ship", "bill", crons={"bill": "TZ=Europe/Paris 30 6 * * *"})
         yield app

@@ -115,7 +115,11 @@ def test_a_lease_is_renewed_again_after_every_kind_of_error(
 
 @pytest.mark.parametrize("error", sorted(INJECTIONS))
 def test_a_worker_says_that_it_is_alive_again_after_every_kind_of_error(
-    store_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: str
+    empty: None,
+    store_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: str,
 ) -> None:
     monkeypatch.setattr(workers, "_BEAT_SECONDS", 0.1)
     monkeypatch.setattr(workers, "_stopping", threading.Event())
