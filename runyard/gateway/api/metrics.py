@@ -47,6 +47,11 @@ class _Queues(Collector):
         slots = _gauge(
             "runyard_worker_slots", "Runs that each live worker can execute at a time.", "worker"
         )
+        caller_slots = _gauge(
+            "runyard_caller_slots",
+            "Runs of functions of applications that each live caller can execute at a time.",
+            "caller",
+        )
         with database.connection() as connection:
             for row in fetch_all(connection, "queues"):
                 waiting.add_metric([row["function"], row["status"]], row["count"])
@@ -60,8 +65,9 @@ class _Queues(Collector):
                 paused.add_metric([row["name"]], row["paused"])
             for row in fetch_all(connection, "workers"):
                 if row["silent"] < settings().lease_seconds:
-                    slots.add_metric([row["name"]], row["slots"])
-        return [waiting, overdue, failed, paused, batches, slots]
+                    gauge = caller_slots if row["remote"] else slots
+                    gauge.add_metric([row["name"]], row["slots"])
+        return [waiting, overdue, failed, paused, batches, slots, caller_slots]
 
 
 def _gauge(name: str, description: str, *labels: str) -> GaugeMetricFamily:
