@@ -29,7 +29,7 @@ TOLD = {
         "quota",
         "not ready",
     )
-} | {(502, "provider")}
+} | {(501, "not_supported"), (502, "provider")}
 TEXTS = [
     "",
     " ",
