@@ -99,13 +99,18 @@ def _as_list(value: object) -> object:
 
 Line = Annotated[str, AfterValidator(_one_line)]
 Address = Annotated[str, AfterValidator(_address)]
-User = Annotated[str, Field(min_length=1, max_length=200)]
-Link = Annotated[str, Field(pattern=r"^https?://", max_length=2000)]
+User = Annotated[
+    str, Field(min_length=1, max_length=200, description="The user's id in the application.")
+]
+Link = Annotated[
+    str, Field(pattern=r"^https?://", max_length=2000, description="Where a button leads.")
+]
 Provider = Literal["gemini", "openai", "offline"]
 # Only the first invalid address is reported.
 Addresses = Annotated[
     list[Address], Field(max_length=MAX_RECIPIENTS, fail_fast=True), BeforeValidator(_as_list)
 ]
+_SOURCE = "A URL, or the name of a file below the uploads folder."
 # As long as an event may be.
 Text = Annotated[str, Field(max_length=MAX_EVENT_BYTES)]
 
@@ -115,9 +120,13 @@ class Attachment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    filename: Annotated[Line, Field(min_length=1, max_length=255)]
-    content: Text
-    type: Annotated[Line, Field(pattern=MEDIA_TYPE, max_length=255)] = "application/octet-stream"
+    filename: Annotated[Line, Field(min_length=1, max_length=255)] = Field(
+        description="The name under which it is attached."
+    )
+    content: Text = Field(description="Its bytes in base64.")
+    type: Annotated[Line, Field(pattern=MEDIA_TYPE, max_length=255)] = Field(
+        default="application/octet-stream", description="Its media type."
+    )
 
     @field_validator("content")
     @classmethod
@@ -137,27 +146,41 @@ class Attachment(BaseModel):
         return len(self.content) * 3 // 4
 
 
-@event_type("email/send.requested")
+@event_type(
+    "email/send.requested",
+    sent_by="applications, `POST /functions/v1/send-email`, and the functions that notify",
+)
 class EmailSendRequested(EventData):
     """Send a mail: written out (`text`, `html` or both), or from a template with its data."""
 
-    to: Annotated[Addresses, Field(min_length=1, examples=[["ada@example.com"]])]
-    cc: Addresses = Field(default_factory=list)
-    bcc: Addresses = Field(default_factory=list)
-    reply_to: Address | None = None
+    to: Annotated[Addresses, Field(min_length=1, examples=[["ada@example.com"]])] = Field(
+        description="The recipients; text with commas between the addresses is taken as well."
+    )
+    cc: Addresses = Field(default_factory=list, description="Who gets a copy.")
+    bcc: Addresses = Field(default_factory=list, description="Who gets a copy unseen.")
+    reply_to: Address | None = Field(default=None, description="Where replies go.")
     subject: (
         Annotated[Line, Field(min_length=1, max_length=998), AfterValidator(_not_blank)] | None
-    ) = None
+    ) = Field(default=None, description="Required without a template.")
     template: Annotated[str, Field(max_length=100)] | None = Field(
-        default=None, examples=["welcome"]
+        default=None, description="The name of a template.", examples=["welcome"]
     )
-    text: Text | None = None
-    html: Text | None = None
-    data: dict[str, Any] = Field(default_factory=dict, examples=[{"name": "Ada"}])
+    text: Text | None = Field(default=None, description="The mail as plain text.")
+    html: Text | None = Field(default=None, description="The mail as HTML.")
+    data: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What the template is filled in with.",
+        examples=[{"name": "Ada"}],
+    )
     attachments: list[Attachment] = Field(
-        default_factory=list, max_length=MAX_ATTACHMENTS, fail_fast=True
+        default_factory=list,
+        max_length=MAX_ATTACHMENTS,
+        fail_fast=True,
+        description="Files, of up to 350 KiB in all.",
     )
-    send_at: datetime | None = None
+    send_at: datetime | None = Field(
+        default=None, description="When SendGrid is to send it, at most 72 hours ahead."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -220,38 +243,63 @@ class EmailSendRequested(EventData):
         return self
 
 
-@event_type("email/bounced")
+@event_type("email/bounced", sent_by="SendGrid's webhook")
 class EmailBounced(EventData):
     """A mail to an address bounced for good; the address is suppressed."""
 
-    address: Annotated[str, Field(max_length=LONGEST_ADDRESS)]
+    address: Annotated[
+        str,
+        Field(
+            max_length=LONGEST_ADDRESS,
+            description="The recipient's address.",
+            examples=["ada@example.com"],
+        ),
+    ]
     message: Annotated[str, Field(max_length=512)] | None = Field(
         default=None, description="Our id of the mail, as in app.email_messages."
     )
-    reason: Annotated[str, Field(max_length=20_000)] | None = None
-    at: datetime
+    reason: Annotated[str, Field(max_length=20_000)] | None = Field(
+        default=None, description="What the recipient's server or SendGrid says."
+    )
+    at: datetime = Field(description="When it happened.")
 
 
-@event_type("email/complained")
+@event_type("email/complained", sent_by="SendGrid's webhook")
 class EmailComplained(EmailBounced):
     """A recipient reported a mail as spam; the address is suppressed."""
 
 
-@event_type("email/unsubscribed")
+@event_type("email/unsubscribed", sent_by="SendGrid's webhook")
 class EmailUnsubscribed(EmailBounced):
     """A recipient unsubscribed; the address is suppressed."""
 
 
-@event_type("contact/submitted")
+@event_type(
+    "contact/submitted",
+    sent_by="applications and `POST /functions/v1/contact-notification`",
+)
 class ContactSubmitted(EventData):
     """A visitor submitted the contact form."""
 
-    name: Annotated[Line, Field(min_length=1, max_length=200, examples=["Grace"])]
-    email: Annotated[Address, Field(examples=["grace@example.com"])]
-    message: Annotated[
-        str, Field(min_length=1, max_length=20_000, examples=["Do you ship to Arlington?"])
+    name: Annotated[
+        Line,
+        Field(min_length=1, max_length=200, description="The visitor's name.", examples=["Grace"]),
     ]
-    page: Annotated[str, Field(max_length=2000)] | None = None
+    email: Annotated[
+        Address, Field(description="Where the answer goes.", examples=["grace@example.com"])
+    ]
+    message: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=20_000,
+            description="What the visitor wrote.",
+            examples=["Do you ship to Arlington?"],
+        ),
+    ]
+    page: Annotated[str, Field(max_length=2000)] | None = Field(
+        default=None, description="The page with the form."
+    )
     website: str = Field(
         default="",
         max_length=2000,
@@ -259,14 +307,36 @@ class ContactSubmitted(EventData):
     )
 
 
-@event_type("notification/requested")
+@event_type(
+    "notification/requested",
+    sent_by="applications, and `generate_content` when its text is ready",
+)
 class NotificationRequested(EventData):
     """Notify a user."""
 
     user: Annotated[User, Field(examples=["ada"])]
-    kind: Annotated[str, Field(min_length=1, max_length=100, examples=["report"])]
-    title: Annotated[Line, Field(min_length=1, max_length=200, examples=["Your report is ready"])]
-    message: Annotated[str, Field(max_length=20_000, examples=["It has 12 pages."])]
+    kind: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="What it is about, for the user's preferences.",
+            examples=["report"],
+        ),
+    ]
+    title: Annotated[
+        Line,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="A line that says it all.",
+            examples=["Your report is ready"],
+        ),
+    ]
+    message: Annotated[
+        str,
+        Field(max_length=20_000, description="The text below it.", examples=["It has 12 pages."]),
+    ]
     action_url: Link | None = None
     channels: list[Literal["in-app", "mail", "webhook"]] | None = Field(
         default=None,
@@ -276,66 +346,134 @@ class NotificationRequested(EventData):
     )
 
 
-@event_type("notification/digest.requested")
+@event_type(
+    "notification/digest.requested",
+    sent_by="`notify_user`, for users who want a digest",
+)
 class NotificationDigestRequested(EventData):
     """Add a notification to the user's next digest mail."""
 
-    user: Annotated[str, Field(max_length=200, examples=["ada"])]
-    email: Annotated[Address, Field(examples=["ada@example.com"])]
-    title: Annotated[Line, Field(max_length=200, examples=["Your report is ready"])]
-    message: Annotated[str, Field(max_length=20_000, examples=["It has 12 pages."])]
-    action_url: Annotated[str, Field(max_length=2000)] | None = None
+    user: Annotated[
+        str,
+        Field(max_length=200, description="The user's id in the application.", examples=["ada"]),
+    ]
+    email: Annotated[
+        Address, Field(description="The user's address.", examples=["ada@example.com"])
+    ]
+    title: Annotated[
+        Line,
+        Field(
+            max_length=200,
+            description="A line that says it all.",
+            examples=["Your report is ready"],
+        ),
+    ]
+    message: Annotated[
+        str,
+        Field(max_length=20_000, description="The text below it.", examples=["It has 12 pages."]),
+    ]
+    action_url: Annotated[str, Field(max_length=2000)] | None = Field(
+        default=None, description="Where its button leads."
+    )
 
 
-@event_type("user/created")
+@event_type("user/created", sent_by="applications")
 class UserCreated(EventData):
     """A user created an account."""
 
     user: Annotated[User, Field(examples=["ada"])]
-    email: Annotated[Address, Field(examples=["ada@example.com"])]
-    name: Annotated[Line, Field(min_length=1, max_length=200, examples=["Ada"])]
-    product: Annotated[Line, Field(max_length=100)] | None = None
+    email: Annotated[
+        Address, Field(description="The user's address.", examples=["ada@example.com"])
+    ]
+    name: Annotated[
+        Line,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="How mails address the user.",
+            examples=["Ada"],
+        ),
+    ]
+    product: Annotated[Line, Field(max_length=100)] | None = Field(
+        default=None, description="What the user has signed up for."
+    )
     action_url: Link | None = None
 
 
-@event_type("user/returned")
+@event_type("user/returned", sent_by="applications")
 class UserReturned(EventData):
-    """A user came back."""
+    """A user came back: `welcome_user` waits for it."""
 
     user: Annotated[User, Field(examples=["ada"])]
 
 
-@event_type("text/generate.requested")
+@event_type("text/generate.requested", sent_by="applications and `POST /functions/v1/gemini`")
 class TextGenerateRequested(EventData):
     """Generate a text."""
 
     prompt: Annotated[
-        str, Field(min_length=1, max_length=100_000, examples=["A haiku about queues"])
+        str,
+        Field(
+            min_length=1,
+            max_length=100_000,
+            description="What to write.",
+            examples=["A haiku about queues"],
+        ),
     ]
-    system: Annotated[str, Field(max_length=20_000)] | None = None
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    provider: Provider | None = None
+    system: Annotated[str, Field(max_length=20_000)] | None = Field(
+        default=None, description="Instructions that stand above the prompt."
+    )
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = Field(
+        default=None, description="The model, if not the provider's default."
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        default=None, description="How freely the model chooses words."
+    )
+    max_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        default=None, description="How long the answer may be."
+    )
+    provider: Provider | None = Field(
+        default=None, description="The provider, if not the one in the settings."
+    )
     user: User | None = Field(
         default=None, description="The user whose daily budget it counts against."
     )
 
 
-@event_type("content/generate.requested")
+@event_type("content/generate.requested", sent_by="applications")
 class ContentGenerateRequested(EventData):
     """Write an article, a product description, a social post or the copy of an e-mail."""
 
     topic: Annotated[
-        str, Field(min_length=1, max_length=2000, examples=["Durable queues on PostgreSQL"])
+        str,
+        Field(
+            min_length=1,
+            max_length=2000,
+            description="What it is about.",
+            examples=["Durable queues on PostgreSQL"],
+        ),
     ]
-    kind: Literal["article", "product description", "social post", "e-mail copy"] = "article"
-    audience: Annotated[str, Field(max_length=500)] | None = None
-    tone: Annotated[str, Field(max_length=200)] | None = None
-    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] = "en"
-    length: Annotated[int, Field(ge=20, le=10_000)] = 600
-    provider: Provider | None = None
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")] | None = None
+    kind: Literal["article", "product description", "social post", "e-mail copy"] = Field(
+        default="article", description="What to write."
+    )
+    audience: Annotated[str, Field(max_length=500)] | None = Field(
+        default=None, description="For whom."
+    )
+    tone: Annotated[str, Field(max_length=200)] | None = Field(
+        default=None, description="In which tone."
+    )
+    language: Annotated[str, Field(pattern=r"^[a-z]{2}$")] = Field(
+        default="en", description="In which language (ISO 639-1)."
+    )
+    length: Annotated[int, Field(ge=20, le=10_000)] = Field(
+        default=600, description="How many words."
+    )
+    provider: Provider | None = Field(
+        default=None, description="The provider, if not the one in the settings."
+    )
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")] | None = Field(
+        default=None, description="The model, if not the provider's default."
+    )
     user: User | None = None
     notify: bool = Field(default=False, description="Notify the user when it is ready.")
 
@@ -351,10 +489,16 @@ class Variant(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: Annotated[int, Field(ge=1, le=8192)]
-    height: Annotated[int, Field(ge=1, le=8192)] | None = None
-    format: Literal["webp", "avif", "jpeg", "png"] = "webp"
-    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    width: Annotated[int, Field(ge=1, le=8192, description="Its width in pixels.")]
+    height: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        default=None, description="Its height in pixels, to which it is cropped."
+    )
+    format: Literal["webp", "avif", "jpeg", "png"] = Field(
+        default="webp", description="Its format."
+    )
+    quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        default=None, description="How well it is compressed; by default as fits the format."
+    )
 
 
 class _Uploaded(EventData):
@@ -363,22 +507,25 @@ class _Uploaded(EventData):
         Field(
             min_length=1,
             max_length=2000,
-            description="A URL, or the name of a file below the uploads folder.",
+            description=_SOURCE,
         ),
     ]
     user: User | None = None
 
 
-@event_type("media/image.uploaded")
+@event_type("media/image.uploaded", sent_by="applications")
 class MediaImageUploaded(_Uploaded):
     """An image was uploaded: make its variants."""
 
-    source: Annotated[str, Field(min_length=1, max_length=2000, examples=["photo.jpg"])]
+    source: Annotated[
+        str, Field(min_length=1, max_length=2000, description=_SOURCE, examples=["photo.jpg"])
+    ]
     variants: Annotated[list[Variant], Field(min_length=1, max_length=20, fail_fast=True)] = Field(
         default_factory=lambda: [
             *(Variant(width=width) for width in (320, 640, 1280, 1920)),
             Variant(width=1280, format="jpeg"),
-        ]
+        ],
+        description="What to make of it; four widths and a JPEG by default.",
     )
     focal: tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]] = Field(
         default=(0.5, 0.5),
@@ -392,18 +539,27 @@ class MediaImageUploaded(_Uploaded):
     )
 
 
-@event_type("media/video.uploaded")
+@event_type("media/video.uploaded", sent_by="applications")
 class MediaVideoUploaded(_Uploaded):
     """A video was uploaded: make a poster and a short preview."""
 
-    source: Annotated[str, Field(min_length=1, max_length=2000, examples=["clip.mp4"])]
+    source: Annotated[
+        str, Field(min_length=1, max_length=2000, description=_SOURCE, examples=["clip.mp4"])
+    ]
 
 
-@event_type("sync/requested")
+@event_type("sync/requested", sent_by="applications")
 class SyncRequested(EventData):
     """Load the tables of a source."""
 
-    source: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$", examples=["sendgrid"])]
+    source: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z][a-z0-9_]{0,40}$",
+            description="Its name in the list of sources.",
+            examples=["sendgrid"],
+        ),
+    ]
     agree: bool = Field(
         default=False, description="Accept a changed schema, where the source asks for approval."
     )

@@ -291,9 +291,10 @@ class Catalog:
 
     def __init__(self) -> None:
         self._types: dict[str, type[EventData]] = {}
+        self._senders: dict[str, str] = {}
         self._loaded = False
 
-    def add(self, name: str, model: type[EventData]) -> None:
+    def add(self, name: str, model: type[EventData], sent_by: str = "") -> None:
         """Add an event type.
 
         A name has one type; the same class may be added again, as when a module is loaded twice.
@@ -304,6 +305,7 @@ class Catalog:
                 f"{name} has two types in the catalog: {known.__qualname__}, {model.__qualname__}"
             )
         self._types[name] = model
+        self._senders[name] = sent_by
 
     def load(self) -> None:
         """Import the project's event types once; a process outside of the project has none."""
@@ -334,6 +336,11 @@ class Catalog:
         self.load()
         return self._types.get(name)
 
+    def sent_by(self, name: str) -> str:
+        """Return who sends events of a name, as its type says; empty when it does not."""
+        self.load()
+        return self._senders.get(name, "")
+
     def names(self) -> list[str]:
         """Return the event names that have a type."""
         self.load()
@@ -359,11 +366,19 @@ class Catalog:
 catalog = Catalog()
 
 
-def event_type(name: str) -> Callable[[Model], Model]:
-    """Return a class decorator that makes a model the type of the data of these events."""
+def event_type(name: str, *, sent_by: str = "") -> Callable[[Model], Model]:
+    """Return a class decorator that makes a model the type of the data of these events.
+
+    Parameters
+    ----------
+    name
+        The name of the events.
+    sent_by
+        Who sends them, for the catalog: `the webhook of SendGrid`.
+    """
 
     def register(model: Model) -> Model:
-        catalog.add(name, model)
+        catalog.add(name, model, sent_by)
         return model
 
     return register

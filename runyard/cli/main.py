@@ -19,6 +19,7 @@ import click
 from pydantic import ValidationError
 
 from runyard.cli.apps import apps
+from runyard.cli.catalog import catalog
 from runyard.cli.check import check
 from runyard.cli.errors import reported
 from runyard.cli.init import add, init
@@ -523,5 +524,5 @@ def _workspace(explicit: Path | None) -> Path:
     return workspace
 
 
-for _command in (*commands, add, apps, check, init, keys, psql, types):
+for _command in (*commands, add, apps, catalog, check, init, keys, psql, types):
     main.add_command(_command)

@@ -33,7 +33,7 @@ from runyard.gateway.api import (
     trigger,
 )
 from runyard.gateway.api import events as event_api
-from runyard.gateway.dev import apps, functions, invocation, send
+from runyard.gateway.dev import apps, event_types, functions, invocation, send
 from runyard.gateway.dev import events as event_pages
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.dagster_link import PAGES, link_pages
@@ -255,6 +255,7 @@ def _dev_page(dagster: bool) -> Site:
     modules = (event_pages, functions, apps, send, invocation)
     own = settings().project_module("pages")
     pages: list[Page] = [page for module in modules for page in module.PAGES]
+    pages += event_types.PAGES
     page_actions: list[Action] = [action for module in modules for action in module.ACTIONS]
     pages += [*(own.PAGES if own is not None else ()), *dev_health.PAGES]
     return Site(pages, page_actions, [own.TEMPLATES] if own is not None else [], dagster)

@@ -141,6 +141,17 @@ WHERE invocations.id = %(invocation)s
 -- The event names that start each function, apart from wildcards. (a small table: scanned)
 SELECT name, exact FROM runyard.functions WHERE active
 
+-- name: functions_by_event
+-- The functions that events of these names start, filters and conditions aside.
+-- (by triggers_function; runyard.functions is a small table: scanned)
+SELECT events.name AS event, array_agg(functions.name ORDER BY functions.name) AS functions
+FROM unnest(%(events)s::text[]) AS events (name)
+JOIN runyard.functions ON active AND EXISTS (
+    SELECT FROM runyard.triggers
+    WHERE triggers.function = functions.name AND CASE WHEN wildcard
+        THEN events.name LIKE triggers.event ELSE events.name = triggers.event END)
+GROUP BY events.name
+
 -- name: function_stats
 -- How each function's invocations of the last hour ended, up to a number of the newest; `p95` is
 -- the time from the event to the end, in seconds. (by functions_pkey, invocations_function)

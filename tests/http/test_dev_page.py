@@ -28,6 +28,7 @@ PAGES = [
     "/dev/outbox",
     "/dev/content",
     "/dev/media",
+    "/dev/catalog",
     "/dev/health",
 ]
 TOKEN = re.compile(r'name="token" value="(\w+)"')
@@ -237,6 +238,14 @@ def test_a_form_that_is_none_is_refused_in_words(visitor: Visitor) -> None:
     assert answer.status_code == 400
     assert "open the page again" in answer.text
     assert visitor.http.post("/dev/send", content=b"a=" + b"x" * 11_000_000).status_code == 413
+
+
+def test_the_catalog_links_an_event_type_with_the_functions_that_it_starts(
+    visitor: Visitor,
+) -> None:
+    page = visitor.get("/dev/catalog").text
+    section = page.split('id="email/send.requested"')[1].split("<h2")[0]
+    assert 'href="/dev/functions/send_email"' in section
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ Schema = Mapping[str, Any]
 _LONG = 300
 _MAX_LEVEL = 4
 _BOUNDS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "more than {}",
-    "maximum": "at most {}",
-    "exclusiveMaximum": "less than {}",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {}",
-    "maxItems": "at most {}",
+    "minimum": "at least {:,}",
+    "exclusiveMinimum": "more than {:,}",
+    "maximum": "at most {:,}",
+    "exclusiveMaximum": "less than {:,}",
+    "maxLength": "at most {:,} characters",
+    "minItems": "at least {:,}",
+    "maxItems": "at most {:,}",
     "pattern": "like {}",
     "format": "format {}",
 }
@@ -81,11 +81,11 @@ def _fields(schema: Schema, root: Schema, path: str, level: int) -> tuple[Field,
 def _field(
     name: str, declared: Schema, root: Schema, path: str, required: bool, level: int
 ) -> Field:
-    schema = _resolve(declared, root)
+    schema = resolved(declared, root)
     kind = _kind(schema, level)
     items: Kind = "line"
     if kind == "list" and "items" in schema:
-        items = _kind(_resolve(schema["items"], root), level + 1)
+        items = _kind(resolved(schema["items"], root), level + 1)
         if items not in ("line", "text", "whole", "number", "choice"):
             kind = "json"
     return Field(
@@ -93,15 +93,15 @@ def _field(
         name=name,
         kind=kind,
         required=required,
-        help=_help(declared, schema),
+        help=help_of(declared, schema),
         choices=tuple(str(choice) for choice in schema.get("enum", ())),
         fields=_fields(schema, root, path, level + 1) if kind == "object" else (),
         items=items,
     )
 
 
-def _resolve(declared: Schema, root: Schema) -> Schema:
-    """The schema without references, and without the null of an optional value."""
+def resolved(declared: Schema, root: Schema) -> Schema:
+    """The declared schema without references, and without the null of an optional value."""
     schema = declared
     for _ in range(20):
         alternatives = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
@@ -148,11 +148,19 @@ def _kind(schema: Schema, level: int) -> Kind:
             return "json"
 
 
-def _help(declared: Schema, schema: Schema) -> str:
+def help_of(declared: Schema, schema: Schema) -> str:
+    """What to know of a field: its description, its bounds, its default.
+
+    Parameters
+    ----------
+    declared, schema
+        The field's schema as declared, and as `resolved`.
+    """
     bounds = [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]
     default = declared.get("default")
     bounds += [f"{as_text(default)} by default"] if default not in (None, "", [], {}) else []
-    texts = [declared.get("description", ""), ", ".join(bounds)]
+    description = str(declared.get("description") or schema.get("description", ""))
+    texts = [description.rstrip(".") if bounds else description, ", ".join(bounds)]
     return "; ".join(text for text in texts if text)
 
 
@@ -165,7 +173,7 @@ def example(schema: Schema) -> dict[str, Any]:
 
 
 def _example(declared: Schema, root: Schema, level: int) -> Any:
-    schema = _resolve(declared, root)
+    schema = resolved(declared, root)
     for keyword in ("examples", "enum"):
         if schema.get(keyword):
             return schema[keyword][0]
@@ -191,7 +199,7 @@ def _example_object(schema: Schema, root: Schema, level: int) -> dict[str, Any]:
     return {
         name: _example(declared, root, level + 1)
         for name, declared in schema.get("properties", {}).items()
-        if name in required or _resolve(declared, root).get("examples")
+        if name in required or resolved(declared, root).get("examples")
     }
 
 
