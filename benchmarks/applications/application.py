@@ -77,9 +77,7 @@ def application() -> Iterator[Application]:
     # The CPU time of what has this variable counts as the stack's.
     variables.pop("RUNYARD_DATA_DIR")
     variables |= {"PORT": str(port), "INNGEST_DEV": _server(), "NODE_ENV": "production"}
-    process = subprocess.Popen(
-        [node, "app.mjs"], cwd=_HERE, env=variables, start_new_session=True
-    )
+    process = subprocess.Popen([node, "app.mjs"], cwd=_HERE, env=variables, start_new_session=True)
     try:
         made = Application(f"http://127.0.0.1:{port}", process)
         _register(made, process)
