@@ -123,7 +123,7 @@ def parse_registration(body: bytes) -> App:
     try:
         fields = Fields(_parse(body), "the registration")
         name = fields.needed_text("appName" if fields.value("appName") else "app_id", MAX_NAME)
-        url = checked_url(fields.needed_text("url", _MAX_URL), fields.at("url"))
+        url = _served_at(fields.needed_text("url", _MAX_URL), fields.at("url"))
     except InvalidOption as error:
         raise InvalidRegistration(str(error)) from None
     try:
@@ -229,7 +229,11 @@ def _function(
         )
     title = fields.text("name") or slug
     url = _url_of(fields) or app_url
-    return AppFunction(slug, title, url, function, schedules, definition)
+    kept = {
+        option: _as_kept(value) if option.lower() == "steps" else value
+        for option, value in definition.items()
+    }
+    return AppFunction(slug, title, url, function, schedules, kept)
 
 
 def _url_of(fields: Fields) -> str | None:
@@ -247,7 +251,30 @@ def _url_of(fields: Fields) -> str | None:
             " serve the application over HTTP"
         )
     url = runtime.text("url", _MAX_URL)
-    return None if url is None else checked_url(url, runtime.at("url"))
+    return None if url is None else _served_at(url, runtime.at("url"))
+
+
+def _served_at(text: str, place: str) -> str:
+    """Return a URL that an application says it is served at; raises `InvalidField`."""
+    return checked_url(_without_deploy_id(text), place)
+
+
+def _without_deploy_id(url: str) -> str:
+    """Return a URL without what the application was asked with.
+
+    The SDK for JavaScript leaves that in: each registration would differ from the one before.
+    """
+    address, mark, query = url.partition("?")
+    kept = [part for part in query.split("&") if not part.startswith("deployId=")]
+    return f"{address}{mark}{'&'.join(kept)}" if any(kept) else address
+
+
+def _as_kept(value: Any) -> Any:
+    """Return a part of a definition with all URLs in it as `_without_deploy_id` has them."""
+    if isinstance(value, dict):
+        return {name: _as_kept(each) for name, each in value.items()}
+    is_url = isinstance(value, str) and "deployId=" in value
+    return _without_deploy_id(value) if is_url else value
 
 
 def _sdk(fields: Fields) -> str:

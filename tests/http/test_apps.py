@@ -96,6 +96,16 @@ def test_the_same_registration_again_changes_nothing(app: SdkApp) -> None:
     assert rows("SELECT xmin::text FROM runyard.functions WHERE name = 'shop_hello'") == first
 
 
+def test_what_an_application_was_asked_with_is_no_part_of_its_registration(app: SdkApp) -> None:
+    app.serve("hello:shop/sold")
+    put(app)
+    first = details()
+    httpx.put(f"{app.url}?deployId=another", json={"url": app.url}, timeout=30)
+    again = details()
+    assert again["asked"] == "another"
+    assert (again["url"], again["digest"]) == (first["url"], first["digest"])
+
+
 def test_a_function_that_is_gone_gets_no_new_runs(app: SdkApp) -> None:
     app.serve("hello:shop/sold", "receipt:shop/paid")
     put(app)
