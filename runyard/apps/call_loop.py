@@ -4,6 +4,7 @@ Runs of many functions share it, and so share connections to the same applicatio
 """
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -43,7 +44,8 @@ class CallLoop:
         to end.
         """
         news = threading.Event()
-        future = self._submit(make)
+        task: Future[asyncio.Task[T]] = Future()
+        future = self._submit(make, task)
         future.add_done_callback(lambda _: news.set())
         try:
             with telling(news.set):
@@ -55,11 +57,31 @@ class CallLoop:
             return future.result()
         finally:
             if not future.done():
-                future.cancel()
+                # Not the future itself, which would then be done at once, and its task later.
                 with suppress(CancelledError, NotYet):
+                    running = task.result(grace)
+                    running.get_loop().call_soon_threadsafe(running.cancel)
                     future.exception(grace)
+                future.cancel()
 
-    def _submit(self, make: Callable[[Caller], Coroutine[Any, Any, T]]) -> "Future[T]":
+    def close(self) -> None:
+        """Close the client and end the thread; the next call begins anew."""
+        with self._lock:
+            loop, caller = self._loop, self._caller
+            self._loop = self._caller = None
+        if loop is None:
+            return
+        if caller is not None:
+            closed = asyncio.run_coroutine_threadsafe(caller.__aexit__(None, None, None), loop)
+            with suppress(NotYet):
+                closed.result(_LONGEST_WAIT)
+        loop.call_soon_threadsafe(loop.stop)
+
+    def _submit(
+        self,
+        make: Callable[[Caller], Coroutine[Any, Any, T]],
+        task: "Future[asyncio.Task[T]]",
+    ) -> "Future[T]":
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -68,7 +90,14 @@ class CallLoop:
                 ).start()
                 self._caller = asyncio.run_coroutine_threadsafe(_open_caller(), self._loop).result()
             assert self._caller is not None
-            return asyncio.run_coroutine_threadsafe(make(self._caller), self._loop)
+            return asyncio.run_coroutine_threadsafe(_told(make(self._caller), task), self._loop)
+
+
+async def _told(coroutine: Coroutine[Any, Any, T], task: "Future[asyncio.Task[T]]") -> T:
+    """Run a coroutine, and tell in which task."""
+    own: Any = asyncio.current_task()
+    task.set_result(own)
+    return await coroutine
 
 
 async def _open_caller() -> Caller:
@@ -81,6 +110,7 @@ async def in_thread(do: Callable[[], T]) -> T:
 
 
 call_loop = CallLoop()
+atexit.register(call_loop.close)
 
 
 def _after_fork() -> None:
