@@ -13,6 +13,7 @@ import pytest
 from dagster import DagsterRun, DagsterRunStatus
 
 from runyard import Event, send
+from runyard.apps import catalog
 from runyard.dagster_adapter.apps_location import AppsRepository, apps
 from runyard.dagster_adapter.apps_workspace import AppsTarget
 from runyard.dagster_adapter.internals import (
@@ -125,6 +126,29 @@ def test_a_function_has_the_schedule_that_it_was_registered_with(shop: RemoteApp
 
 def test_a_function_that_is_registered_no_longer_is_no_job(shop: RemoteApp) -> None:
     shop.register("ship")
+    assert AppsRepository().get_job_names() == ["shop_ship"]
+
+
+def test_what_a_function_has_left_is_run_when_it_is_registered_no_longer(shop: RemoteApp) -> None:
+    [begun] = send("shop/bill")
+    shop.register("ship")
+    with loaded_code(MODULE) as context, calling():
+        [late] = send("shop/bill")
+        assert launch(context, "shop/ship")
+        assert settled(begun)["status"] == "succeeded"
+    assert event(late)["invocations"] == []
+
+
+def test_a_function_that_is_registered_no_longer_has_a_job_but_no_schedule_until_its_runs_end(
+    shop: RemoteApp,
+) -> None:
+    send("shop/bill")
+    shop.register("ship")
+    location = AppsRepository()
+    assert sorted(location.get_job_names()) == ["shop_bill", "shop_ship"]
+    assert location.get_all_schedules() == []
+    assert catalog.has_functions()
+    rows("UPDATE runyard.invocations SET status = 'cancelled' RETURNING id")
     assert AppsRepository().get_job_names() == ["shop_ship"]
 
 
