@@ -119,8 +119,11 @@ def served_app(name: str = "shop") -> Iterator[RemoteApp]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 1_000  # calls of parallel steps come all at once
+
+    server = Server(("127.0.0.1", 0), Handler)
     app = RemoteApp(name, server.server_port)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

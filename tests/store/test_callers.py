@@ -309,6 +309,7 @@ def test_a_caller_that_is_stopped_hands_back_what_goes_on(
         wait_until(lambda: shop.calls)
         process.terminate()
         assert process.wait(20) == 0
+    assert has_ended(context, event_id, DagsterRunStatus.FAILURE)
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
 
