@@ -28,6 +28,7 @@ class CallLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._caller: Caller | None = None
 
     def run(
@@ -67,15 +68,14 @@ class CallLoop:
     def close(self) -> None:
         """Close the client and end the thread; the next call begins anew."""
         with self._lock:
-            loop, caller = self._loop, self._caller
-            self._loop = self._caller = None
-        if loop is None:
+            loop, caller, thread = self._loop, self._caller, self._thread
+            self._loop = self._caller = self._thread = None
+        if loop is None or caller is None or thread is None:
             return
-        if caller is not None:
-            closed = asyncio.run_coroutine_threadsafe(caller.__aexit__(None, None, None), loop)
-            with suppress(NotYet):
-                closed.result(_LONGEST_WAIT)
+        with suppress(NotYet):
+            asyncio.run_coroutine_threadsafe(_close(caller), loop).result(_LONGEST_WAIT)
         loop.call_soon_threadsafe(loop.stop)
+        thread.join(_LONGEST_WAIT)
 
     def _submit(
         self,
@@ -85,9 +85,10 @@ class CallLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=self._loop.run_forever, name="runyard-calls", daemon=True
-                ).start()
+                self._thread = threading.Thread(
+                    target=_run_forever, args=(self._loop,), name="runyard-calls", daemon=True
+                )
+                self._thread.start()
                 self._caller = asyncio.run_coroutine_threadsafe(_open_caller(), self._loop).result()
             assert self._caller is not None
             return asyncio.run_coroutine_threadsafe(_told(make(self._caller), task), self._loop)
@@ -102,6 +103,16 @@ async def _told(coroutine: Coroutine[Any, Any, T], task: "Future[asyncio.Task[T]
 
 async def _open_caller() -> Caller:
     return await Caller(guard(), CALL_SECONDS).__aenter__()
+
+
+async def _close(caller: Caller) -> None:
+    await caller.__aexit__(None, None, None)
+    await asyncio.sleep(0)  # in which its sockets are closed
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 async def in_thread(do: Callable[[], T]) -> T:

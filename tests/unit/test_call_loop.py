@@ -73,18 +73,21 @@ def test_a_run_that_is_interrupted_ends_after_what_it_has_begun(lease: Lease) ->
 
 
 def test_a_run_waits_no_longer_than_it_is_told_for_what_does_not_end(lease: Lease) -> None:
-    begun, over = threading.Event(), threading.Event()
+    begun, over, ended = threading.Event(), threading.Event(), threading.Event()
 
     async def stubborn(_: Caller) -> None:
         begun.set()
         while not over.is_set():
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.05)
+        ended.set()
 
     threading.Thread(target=lambda: (begun.wait(), lease.lose())).start()
     with pytest.raises(LeaseLost):
         call_loop.run(stubborn, lambda: check(lease), lease.telling, grace=0.1)
+    assert not ended.is_set()
     over.set()
+    assert ended.wait(10)
 
 
 def test_calls_are_made_anew_after_the_client_was_closed(lease: Lease) -> None:
