@@ -75,6 +75,10 @@ class SdkApp:
         """Serve the functions of `working.py` or `working.mjs`."""
         self._start("working")
 
+    def count(self, ledger: Path) -> None:
+        """Serve the function of `counting.py`, which notes its steps in a file."""
+        self._start("counting", str(ledger))
+
     def ledger(self) -> list[Any]:
         """What steps and handlers have noted since it was cleared."""
         noted: list[Any] = httpx.get(self.url.replace("/api/inngest", "/ledger")).json()

@@ -6,6 +6,7 @@ that is being closed fails.
 """
 
 import ipaddress
+import resource
 import socket
 import ssl
 from collections.abc import Collection, Mapping
@@ -24,6 +25,8 @@ _IDLE_SECONDS = 4.0
 _CONNECT_SECONDS = 10.0
 _KEPT_REDIRECTS = (307, 308)
 _CHUNK = 64 * 1024
+# What a process has open beside the sockets of its calls: of the database, of Dagster, of logs.
+_OTHER_FILES = 256
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -90,6 +93,8 @@ class Caller:
         Says where calls may go.
     seconds
         How long a call may take, answer included.
+
+    Calls for which no more files may be opened wait for others to end.
     """
 
     def __init__(self, guard: Guard, seconds: float) -> None:
@@ -98,7 +103,7 @@ class Caller:
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
-            limit=0,
+            limit=_most_connections(),
             keepalive_timeout=_IDLE_SECONDS,
             resolver=self._guard,
             use_dns_cache=False,
@@ -160,6 +165,14 @@ class Caller:
             return
         port = parts.port or (443 if parts.scheme == "https" else 80)
         self._guard.check(parts.hostname, port, parts.hostname)
+
+
+def _most_connections() -> int:
+    """Return how many connections this process may open; 0 is any number."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return 0
+    return max(files // 2, files - _OTHER_FILES)
 
 
 def _next_url(url: str, location: str) -> str:

@@ -132,10 +132,12 @@ def remote_function_of(slug: str) -> RemoteFunction | None:
 
 def remote_functions() -> Sequence[RemoteFunction]:
     """Return all functions that applications have now, sorted by name."""
-    with database.connection() as connection:
-        rows = fetch_all(connection, "active_app_functions")
-    made = [_made(row) for row in rows]
-    return [remote for remote in made if remote is not None]
+    return _all("active_app_functions")
+
+
+def ending_functions() -> Sequence[RemoteFunction]:
+    """Return the functions that applications have no longer, and whose runs have not all ended."""
+    return _all("ending_app_functions")
 
 
 def functions_digest() -> str:
@@ -144,8 +146,8 @@ def functions_digest() -> str:
 
 
 def has_functions() -> bool:
-    """Whether applications have functions."""
-    return bool(_present()["functions"])
+    """Whether applications have functions, or had some whose runs have not all ended."""
+    return bool(_present()["functions"] or ending_functions())
 
 
 def _present() -> Row:
@@ -153,6 +155,12 @@ def _present() -> Row:
         row = fetch_one(connection, "apps_digest")
     assert row is not None
     return row
+
+
+def _all(query: str) -> Sequence[RemoteFunction]:
+    with database.connection() as connection:
+        made = [_made(row) for row in fetch_all(connection, query)]
+    return [remote for remote in made if remote is not None]
 
 
 def _one(*, name: str, slug: str) -> RemoteFunction | None:

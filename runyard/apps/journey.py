@@ -36,7 +36,9 @@ from runyard.apps.requests import FIRST_VERSION, Memos
 MAX_STEPS = 1_000
 MAX_MEMO_BYTES = 32 * 1024 * 1024
 _IN_STEPS = 1  # the version of parallelism in which the function is called after each step
-_MOST_IDLE_CALLS = 2
+# How often a function may be called without getting further: when it says that it has nothing to
+# do, and when it asks for it, as one does that has used up its time.
+_MOST_IDLE_CALLS, _MOST_CALLS_AGAIN = 2, 10
 
 Wait = Sleep | WaitForEvent | Invoke
 Ending = Succeeded | Failed
@@ -85,6 +87,7 @@ class Journey:
         self.has_step_failed = False
         self._is_changed = True
         self._idle_calls = 0
+        self._steps_before = 0
 
     def begin_call(self) -> None:
         """Note that the function is being called: what is done from now on is news to it."""
@@ -184,11 +187,19 @@ class Journey:
             self.ending = ending
 
     def _count_idle(self, new: Sequence[Effect]) -> None:
-        """End a function that has nothing to do, and is not done either."""
+        """End a function that gets no further, and is not done either."""
+        steps = len(self.memos.texts)
+        asks_again = bool(new) and all(isinstance(effect, Again) for effect in new)
         is_idle = not new and not self._is_busy() and not self._is_changed
-        self._idle_calls = self._idle_calls + 1 if is_idle else 0
-        if self._idle_calls >= _MOST_IDLE_CALLS:
+        if not (is_idle or asks_again) or steps != self._steps_before:
+            self._idle_calls = 0
+        self._steps_before = steps
+        self._idle_calls += is_idle or asks_again
+        if is_idle and self._idle_calls >= _MOST_IDLE_CALLS:
             message = "the application answers that it has nothing to do, and is not done either"
+            self._end(Failed(error_of("NoAnswer", message)))
+        elif self._idle_calls >= _MOST_CALLS_AGAIN:
+            message = "the application asks to be called again and again, and gets no further"
             self._end(Failed(error_of("NoAnswer", message)))
 
     def _check_limits(self) -> None:

@@ -5,18 +5,23 @@ called again.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from runyard.apps.call_loop import in_thread
+from runyard.engine.backoff import Backoff
 from runyard.engine.checkpoints import Pair, PairRow, save_pairs
 from runyard.engine.settlement import Outcome, settle_some
 from runyard.engine.wait_registration import register_storable_pairs
+from runyard.errors import DatabaseUnavailable
 from runyard.store.queries import Row
 
 _FLUSH_SECONDS = 0.01
+_LONGEST_PAUSE = 2.0
+_log = logging.getLogger("runyard.apps.writer")
 _Waiter = "asyncio.Future[None]"
 
 
@@ -86,13 +91,26 @@ class Writer:
             )
             self._rows, self._requests, self._events, self._outcomes = [], [], {}, []
             try:
-                written.set_result(await in_thread(work.write))
+                written.set_result(await _write(work))
             except BaseException as error:
                 if not written.done():
                     written.set_exception(error)
                 written.exception()  # whoever waits for it raises it
                 if isinstance(error, asyncio.CancelledError):
                     raise
+
+
+async def _write(work: "_Work") -> "_Written":
+    """Write, again and again while the database is away: whose lease it is, it says afterwards."""
+    backoff = Backoff(_log, "what calls have brought cannot be saved", _LONGEST_PAUSE)
+    while True:
+        try:
+            written = await in_thread(work.write)
+        except DatabaseUnavailable as error:
+            await asyncio.sleep(backoff.failed(error))
+        else:
+            backoff.succeeded()
+            return written
 
 
 class _Written:

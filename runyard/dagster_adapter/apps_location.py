@@ -36,8 +36,13 @@ class AppsRepository(RepositoryData):
     """The jobs, sensors and schedules of all functions that applications have registered."""
 
     @cached_property
-    def _functions(self) -> Sequence[RemoteFunction]:
+    def _present(self) -> Sequence[RemoteFunction]:
         return catalog.remote_functions()
+
+    @cached_property
+    def _functions(self) -> Sequence[RemoteFunction]:
+        """Those that are registered, and those that are no longer, but have runs to end."""
+        return [*self._present, *catalog.ending_functions()]
 
     @cached_property
     def _jobs(self) -> Mapping[str, JobDefinition]:
@@ -64,7 +69,7 @@ class AppsRepository(RepositoryData):
     def _schedules(self) -> Sequence[ScheduleDefinition]:
         return [
             schedule
-            for remote in self._functions
+            for remote in self._present
             for schedule in remote_schedules(
                 remote.function,
                 remote.schedules,

@@ -109,6 +109,25 @@ SELECT app_functions.* FROM runyard.app_functions
 JOIN runyard.functions ON functions.name = app_functions.function
 WHERE functions.active ORDER BY functions.name
 
+-- name: ending_app_functions
+-- The functions that applications have no longer, and whose runs have not all ended.
+-- (by invocations_due, invocations_keyed, batches_open; the other tables are small: scanned)
+SELECT app_functions.* FROM runyard.app_functions
+JOIN runyard.functions ON functions.name = app_functions.function
+WHERE NOT functions.active AND (
+    EXISTS (
+        SELECT FROM runyard.invocations
+        WHERE invocations.function = functions.name AND keys IS NULL
+            AND status IN ('queued', 'sleeping', 'waiting'))
+    OR EXISTS (
+        SELECT FROM runyard.invocations
+        WHERE invocations.function = functions.name AND keys IS NOT NULL
+            AND status IN ('queued', 'sleeping', 'waiting'))
+    OR EXISTS (
+        SELECT FROM runyard.batches
+        WHERE batches.function = functions.name AND status IN ('claimed', 'running'))
+) ORDER BY functions.name
+
 -- name: apps_digest
 -- Identifies what applications have registered now. (small tables: scanned)
 SELECT md5(coalesce(
