@@ -266,17 +266,26 @@ def _named(connection: Connection, app: App) -> Mapping[str, Function]:
     wished = [function_name(slug) for slug in slugs]
     rows = fetch_all(connection, "taken_names", names=wished)
     taken = {row["name"] for row in rows} | set(known.values())
+    in_code = {row["name"] for row in rows if row["in_code"]}
     named: dict[str, Function] = {}
     for each in app.functions:
-        name = known.get(each.slug) or _free_name(each.slug, taken)
+        name = known.get(each.slug) or _free_name(each.slug, taken, in_code)
         taken.add(name)
         named[each.slug] = replace(each.function, name=name, job=name)
     return named
 
 
-def _free_name(slug: str, taken: set[str]) -> str:
-    """Return a name; one that is taken, or may be a word with a meaning, gets four digits more."""
+def _free_name(slug: str, taken: set[str], in_code: set[str]) -> str:
+    """Return a name; one that is taken, or may be a word with a meaning, gets four digits more.
+
+    Raises `InvalidOption` for the name of a function that the project's code has.
+    """
     name = function_name(slug)
+    if name in in_code:
+        raise InvalidOption(
+            f"function {slug} would be called {name} here, and the project's code has a function"
+            f" of this name: rename one of them"
+        )
     if name not in taken and "_" in name:
         return name
     return f"{name}_{sha1(slug.encode()).hexdigest()[:4]}"  # noqa: S324 (no secret)

@@ -104,8 +104,9 @@ def register(body: bytes, asked: str = "") -> bool:
     try:
         return catalog.write(app, asked)
     except InvalidOption as error:
-        catalog.note_error(app.name, app.url, str(error), asked)
-        raise InvalidRegistration(str(error), app.name, app.url) from None
+        words = f"at least one function is invalid: {error}"
+        catalog.note_error(app.name, app.url, words, asked)
+        raise InvalidRegistration(words, app.name, app.url) from None
 
 
 async def _sync(url: str, client: Caller, in_band: bool) -> Sequence[str]:

@@ -19,7 +19,7 @@ from runyard.functions.retry import Retry
 from runyard.functions.triggers import Trigger, matches
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, fetch_all, fetch_one
+from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _REKEY_CHUNK = 5_000
@@ -236,13 +236,15 @@ def publish() -> None:
     an older version of it that starts again retires none. A function that returns is started for
     the events that came meanwhile. When the keys of a function's flow control have changed, its
     open invocations get the new ones. Raises `InvalidOption` for a filter that this PostgreSQL
-    rejects.
+    rejects, and for a name that a function of an application has.
     """
     declared = json.dumps([function.to_row() for function in functions()])
     location = f"{settings().code} in {settings().environment}"
     digest = sha256(declared.encode()).hexdigest()
     try:
         with database.transaction() as connection:
+            fetch_all(connection, "lock_apps")
+            _check_names(connection, [function.name for function in functions()])
             fetch_all(connection, "register_functions", functions=declared, location=location)
             fetch_all(connection, "register_triggers", functions=declared)
             version = fetch_one(connection, "record_publication", location=location, digest=digest)
@@ -256,6 +258,23 @@ def publish() -> None:
         ) from None
     catch_up()
     rekey()
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise `InvalidOption` for a name of the code that a function of an application has."""
+    with database.connection() as connection:
+        _check_names(connection, names)
+
+
+def _check_names(connection: Connection, names: Sequence[str]) -> None:
+    taken = fetch_all(connection, "names_of_apps", names=list(names))
+    if taken:
+        first = taken[0]
+        raise InvalidOption(
+            f"two functions are called {first['name']}: this one, and {first['slug']} of the"
+            f" application {first['app']}: give this one another name, or remove the application"
+            f" with `runyard apps remove {first['app']}`"
+        )
 
 
 def catch_up() -> int:
