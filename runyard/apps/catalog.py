@@ -17,7 +17,14 @@ from typing import Any
 import psycopg
 
 from runyard.apps.options import Schedule
-from runyard.apps.registration import App, AppFunction, function_name, host_of, parse_function
+from runyard.apps.registration import (
+    App,
+    AppFunction,
+    function_name,
+    host_of,
+    parse_function,
+    spellings,
+)
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.functions.registry import Function
@@ -105,9 +112,12 @@ def apps() -> Sequence[Row]:
 
 
 def names_at(url: str) -> Sequence[str]:
-    """Return the names of the applications that are served at a URL."""
+    """Return the names of the applications that are served at a URL, however this machine is named.
+
+    Raises `InvalidOption` for what is no URL.
+    """
     with database.connection() as connection:
-        return [row["name"] for row in fetch_all(connection, "app_at", url=url)]
+        return [row["name"] for row in fetch_all(connection, "apps_at", urls=spellings(url))]
 
 
 def remove(name: str) -> bool:

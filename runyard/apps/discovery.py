@@ -92,7 +92,7 @@ class Discovery:
             return
         for url in known:
             if url not in wanted:
-                await self._ask(url, client)
+                await self._ask(url, client, in_band=True)
         if not known:
             for url in await self._found(client):
                 await self._ask(url, client)

@@ -75,9 +75,13 @@ async def sync(url: str, client: Caller, *, in_band: bool = True) -> Sequence[st
         with a note.
     """
     try:
-        return await _sync(checked_url(url, "the URL"), client, in_band)
+        checked = checked_url(url, "the URL")
+    except InvalidOption as error:
+        raise SyncFailed(str(error)) from None
+    try:
+        return await _sync(checked, client, in_band)
     except (SyncFailed, InvalidOption) as error:
-        await asyncio.to_thread(_note, url, str(error))
+        await asyncio.to_thread(_note, checked, str(error))
         raise SyncFailed(str(error)) from None
 
 
@@ -141,8 +145,8 @@ def _check_signature(answer: Answer, keys: Sequence[SigningKey]) -> None:
     """Check the signature of a registration: it says where events go."""
     if keys and not is_signed(keys, answer.headers, answer.body):
         raise InvalidField(
-            "the registration does not bear the signature of the application: its"
-            " INNGEST_SIGNING_KEY must be RUNYARD_SIGNING_KEY"
+            "the registration does not bear the signature of the application: start it without"
+            " INNGEST_DEV, and with the value of RUNYARD_SIGNING_KEY as INNGEST_SIGNING_KEY"
         )
 
 
@@ -152,10 +156,7 @@ def _why_not(url: str, answer: Answer) -> str:
     if not answer.status:
         return answer.problem
     if answer.status in (401, 403):
-        return (
-            f"the application refuses us (HTTP {answer.status}{shown}): its INNGEST_SIGNING_KEY"
-            " must be RUNYARD_SIGNING_KEY"
-        )
+        return f"the application refuses us (HTTP {answer.status}{shown}): {_how_to_agree()}"
     if not _is_of_sdk(answer):
         return (
             f"no Inngest SDK answers at {url} (HTTP {answer.status}): give the whole URL at which"
@@ -164,6 +165,15 @@ def _why_not(url: str, answer: Answer) -> str:
     return (
         f"the application has answered (HTTP {answer.status}{shown}), but has not registered here:"
         f" start it with {_variables()}"
+    )
+
+
+def _how_to_agree() -> str:
+    if signing_keys():
+        return "its INNGEST_SIGNING_KEY must be RUNYARD_SIGNING_KEY"
+    return (
+        "it wants to be asked with a signature, and this server has no key: start it with"
+        f" {_variables()}, or set RUNYARD_SIGNING_KEY to its INNGEST_SIGNING_KEY"
     )
 
 

@@ -103,9 +103,9 @@ SELECT name, error FROM runyard.apps WHERE asked = %(asked)s ORDER BY name
 DELETE FROM runyard.apps WHERE name = %(name)s
 RETURNING name, pg_notify('runyard_apps', left(name, 200))
 
--- name: app_at
--- The applications that are served at a URL. (a small table: scanned)
-SELECT name FROM runyard.apps WHERE url = %(url)s ORDER BY name
+-- name: apps_at
+-- The applications that are served at one of these URLs. (a small table: scanned)
+SELECT name FROM runyard.apps WHERE url = ANY (%(urls)s) ORDER BY name
 
 -- name: app_function
 -- A function of an application, by its name or its id. One whose name the project's code has by now

@@ -421,6 +421,52 @@ def test_an_application_that_knows_another_server_answers_with_its_registration(
     assert "shop_hello" in active()
 
 
+def test_an_application_that_knows_another_server_is_asked_for_its_changes(
+    web_database_url: str, javascript: Callable[[str], Path], tmp_path: Path
+) -> None:
+    port = free_port()
+    app = SdkApp("shop", javascript("4.24.0"), tmp_path / "log", INNGEST_DEV="http://127.0.0.1:1")
+    app.serve("hello:shop/sold")
+    looking = web_in_development(
+        web_database_url, port, RUNYARD_DISCOVER_APPS="1", RUNYARD_APPS=app.url
+    )
+    try:
+        wait_until(lambda: "shop_hello" in active())
+        app.serve("hello:shop/sold", "other:shop/sold")
+        wait_until(lambda: "shop_other" in active())
+        assert details()["error"] is None
+    finally:
+        app.stop()
+        looking.terminate()
+        looking.wait(15)
+
+
+def test_an_application_that_wants_signatures_is_told_of_both_ways(
+    developing: str, tmp_path: Path
+) -> None:
+    app = SdkApp(
+        "shop",
+        None,
+        tmp_path / "log",
+        NODE_ENV="production",
+        INNGEST_BASE_URL=developing,
+        INNGEST_SIGNING_KEY="signkey-test-" + "ab12" * 16,
+    )
+    app.serve("hello:shop/sold")
+    done = sync(app.url)
+    app.stop()
+    assert "and this server has no key: start it with INNGEST_DEV=" in done.stderr
+    assert "or set RUNYARD_SIGNING_KEY to its INNGEST_SIGNING_KEY" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "0.0.0.0"])
+def test_this_machine_has_several_names(developing: str, host: str) -> None:
+    register(developing)
+    url = f"http://{host}:3000/api/inngest"
+    answer = httpx.delete(f"{developing}/fn/remove", params={"url": url})
+    assert answer.json()["removed"] == ["shop"]
+
+
 @pytest.mark.parametrize("sdk", ["python", "4.24.0", "3.54.2"])
 def test_with_a_signing_key_both_sides_sign(
     sdk: str, web_database_url: str, javascript: Callable[[str], Path], tmp_path: Path
