@@ -75,6 +75,10 @@ class SdkApp:
         """Serve the functions of `working.py` or `working.mjs`."""
         self._start("working")
 
+    def rule(self) -> None:
+        """Serve the functions of `ruled.py` or `ruled.mjs`."""
+        self._start("ruled")
+
     def ledger(self) -> list[Any]:
         """What steps and handlers have noted since it was cleared."""
         noted: list[Any] = httpx.get(self.url.replace("/api/inngest", "/ledger")).json()

@@ -32,6 +32,8 @@ from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 
 CHANNEL = "runyard_apps"
+# The id under which applications find the functions of the project's code.
+CODE = "runyard"
 _CACHED = 2_000
 _FRESH_SECONDS = 1.0
 _log = logging.getLogger("runyard.apps")
@@ -138,6 +140,21 @@ def remote_function(name: str) -> RemoteFunction | None:
 def remote_function_of(slug: str) -> RemoteFunction | None:
     """Return a function of an application by its id in the protocol; None if there is none."""
     return _one(name="", slug=slug)
+
+
+def name_for(id: str, app: str) -> str:
+    """Return the name here of the function that an application means by an id.
+
+    That is one of an application, by its id in the protocol, or one of the project's code, by its
+    name: as it is, or behind the id of an application, which the SDKs put before it. `app` is the
+    application that asks, and `runyard` stands for the project's code. An id that means no function
+    is returned as it is.
+    """
+    remote = remote_function_of(id)
+    if remote is not None:
+        return remote.function.name
+    names = [id.removeprefix(f"{prefix}-") for prefix in (CODE, app)]
+    return next((name for name in names if name != id and registry.invoking_event(name)), id)
 
 
 def remote_functions() -> Sequence[RemoteFunction]:

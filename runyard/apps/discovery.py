@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from runyard.apps import catalog
 from runyard.apps.calls import Caller
+from runyard.apps.registration import shown_url
 from runyard.apps.sync import SyncFailed, caller, introspect, sync
 from runyard.engine.backoff import Backoff
 from runyard.settings import settings
@@ -103,7 +104,7 @@ class Discovery:
             await sync(url, client, in_band=in_band)
         except SyncFailed as error:
             if self._said.get(url) != str(error):
-                _log.warning("the application at %s: %s", url, error)
+                _log.warning("the application at %s: %s", shown_url(url), error)
             self._said[url] = str(error)
             return False
         self._said.pop(url, None)

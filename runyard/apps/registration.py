@@ -168,6 +168,12 @@ def host_of(url: str) -> str:
     return "localhost" if host in (*_THIS_MACHINE, "0.0.0.0") else host  # noqa: S104
 
 
+def shown_url(url: str) -> str:
+    """Return a URL without user, password and query, which may hold secrets."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
 def spellings(url: str) -> list[str]:
     """Return a URL as `checked_url` does, with every name of this machine if it is on it."""
     checked = checked_url(url, "the URL")

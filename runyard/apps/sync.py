@@ -18,7 +18,12 @@ from runyard.apps.answers import Answer
 from runyard.apps.calls import Caller
 from runyard.apps.canonical_json import canonical
 from runyard.apps.fields import InvalidField
-from runyard.apps.registration import InvalidRegistration, checked_url, parse_registration
+from runyard.apps.registration import (
+    InvalidRegistration,
+    checked_url,
+    parse_registration,
+    shown_url,
+)
 from runyard.apps.signatures import SigningKey, is_signed, signed_headers
 from runyard.apps.trust import guard, server_kind, signing_keys
 from runyard.errors import InvalidOption, RunyardError
@@ -159,8 +164,8 @@ def _why_not(url: str, answer: Answer) -> str:
         return f"the application refuses us (HTTP {answer.status}{shown}): {_how_to_agree()}"
     if not _is_of_sdk(answer):
         return (
-            f"no Inngest SDK answers at {url} (HTTP {answer.status}): give the whole URL at which"
-            " functions are served, as in http://localhost:3000/api/inngest"
+            f"no Inngest SDK answers at {shown_url(url)} (HTTP {answer.status}): give the whole URL"
+            " at which functions are served, as in http://localhost:3000/api/inngest"
         )
     return (
         f"the application has answered (HTTP {answer.status}{shown}), but has not registered here:"

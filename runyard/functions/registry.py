@@ -202,6 +202,23 @@ def find(name: str) -> Function | None:
     return _elsewhere(name) if known is None and _elsewhere is not None else known
 
 
+def invoking_event(name: str) -> str | None:
+    """Return the name of the event that invokes a function; None when there is none of this name.
+
+    Of a function that the loaded code does not have, such as one of an application, the database
+    tells.
+    """
+    known = _functions.get(name)
+    if known is not None:
+        return known.event
+    with database.connection() as connection:
+        row = fetch_one(connection, "invoked_function", name=name)
+    if row is None:
+        return None
+    names = [] if row["in_app"] else registered_events(row)
+    return next((event for event in names if "*" not in event), INVOKED)
+
+
 def find_also(elsewhere: Callable[[str], Function | None]) -> None:
     """Let `find` look up functions that no code here has, such as those of applications."""
     global _elsewhere

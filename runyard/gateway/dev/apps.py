@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runyard.apps import catalog
+from runyard.apps.registration import shown_url
 from runyard.apps.sync import caller, sync
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
@@ -17,7 +18,14 @@ def list_apps(visit: Visit) -> Values:
     """All applications."""
     del visit
     return {
-        "apps": [{**row, "functions": _functions(row["functions"])} for row in catalog.apps()],
+        "apps": [
+            {
+                **row,
+                "shown_url": shown_url(row["url"]),
+                "functions": _functions(row["functions"]),
+            }
+            for row in catalog.apps()
+        ],
         "has_key": settings().signing_key is not None,
         "port": settings().port,
     }
