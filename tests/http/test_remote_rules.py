@@ -93,20 +93,21 @@ def end(status: str, output: Any, *, of: str) -> None:
 def test_a_function_that_does_not_exist_cannot_be_invoked(app: SdkApp, function: str) -> None:
     made = asking(function)
     assert made.status == "succeeded"
-    assert made.output == {"error": f"invoke('shop-{function}'): there is no such function"}
+    assert f"invoke('shop-{function}'): there is no such function" in made.output["error"]
 
 
 def test_a_function_that_an_application_has_no_longer_cannot_be_invoked(app: SdkApp) -> None:
     rows("UPDATE runyard.functions SET active = false WHERE name = 'shop_once' RETURNING name")
     made = asking("once")
-    assert made.output == {"error": "invoke('shop_once'): there is no such function"}
+    assert "invoke('shop_once'): there is no such function" in made.output["error"]
 
 
 def test_a_function_that_skips_what_is_invoked_gives_an_error(app: SdkApp) -> None:
     first, second = asking("limited"), asking("limited")
+    remote_work.work()
     assert app.ledger() == [1]
     assert first.output == {"value": 1 if app.kind == "javascript" else None}
-    assert second.output == {"error": "the invoked function was skipped"}
+    assert second.output["error"].startswith("rate limit")
 
 
 def test_a_function_that_is_cancelled_gives_an_error(app: SdkApp) -> None:
@@ -114,13 +115,13 @@ def test_a_function_that_is_cancelled_gives_an_error(app: SdkApp) -> None:
     assert made.status == "waiting"
     cancel(Selection(invocations=(child_of(made).id,)))
     remote_work.work()
-    assert made.output == {"error": "the invoked function was cancelled"}
+    assert made.output == {"error": "cancelled in bulk"}
 
 
 def test_a_function_that_takes_too_long_by_its_own_rule_gives_an_error(app: SdkApp) -> None:
     made = asking("timed")
     remote_work.advance(minutes=61)
-    assert made.output == {"error": "the invoked function was cancelled"}
+    assert made.output == {"error": "timeout: it did not begin or end in time"}
 
 
 @pytest.mark.parametrize("app_id", ["runyard", "shop", None])
