@@ -410,6 +410,27 @@ def test_an_application_that_the_stack_is_told_of_registers(
         told.wait(15)
 
 
+def test_the_page_says_why_an_application_has_not_registered_that_the_stack_is_told_of(
+    web_database_url: str,
+) -> None:
+    port = free_port()
+    told = web_in_development(
+        web_database_url, port, RUNYARD_APPS="http://127.0.0.1:1/api/inngest?token=geheim"
+    )
+
+    def page() -> str:
+        url = f"http://127.0.0.1:{port}/dev/apps"
+        return httpx.get(url, headers={"Accept": "text/html"}).text
+
+    try:
+        wait_until(lambda: "has not registered: http://127.0.0.1:1: Cannot connect" in page())
+        assert "<code>http://127.0.0.1:1/api/inngest</code>" in page()
+        assert "geheim" not in page()
+    finally:
+        told.terminate()
+        told.wait(15)
+
+
 def test_an_application_that_knows_another_server_answers_with_its_registration(
     developing: str, javascript: Callable[[str], Path], tmp_path: Path
 ) -> None:
