@@ -33,8 +33,8 @@ class Function:
     """A function: a job and the events that start it. Raises `InvalidOption` for bad options.
 
     A `remote` one is served by an application with an SDK of Inngest, and may have what that
-    allows: no trigger at all, a throttle with a burst beyond its limit, and a limit of its own for
-    a shared scope.
+    allows: no trigger at all, a trigger that another one covers, a throttle with a burst beyond its
+    limit, a limit beside a singleton, and a limit of its own for a shared scope.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Function:
         for rule in self.rules:
             for other in self.rules:
                 any_of_them = other.filter is None and matches(other.event, rule.event)
-                if rule.filter is not None and any_of_them:
+                if rule.filter is not None and any_of_them and not self.remote:
                     raise InvalidOption(
                         f"it starts on every {other.event}, so the filter of {rule.event} has no"
                         " effect: remove one of these triggers"
