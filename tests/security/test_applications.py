@@ -19,6 +19,7 @@ from runyard.apps.sync import SyncFailed, sync
 from runyard.dagster_adapter.apps_location import description_of
 from runyard.settings import settings
 from runyard.text.markdown import escaped
+from runyard.text.redaction import redact
 from tests.tables import empty_tables
 
 OLD, NEW = "ab12" * 16, "cd34" * 16
@@ -227,6 +228,12 @@ def test_a_key_does_not_show_itself() -> None:
 )  # fmt: skip
 def test_what_is_signed_is_written_as_all_sdks_write_it(value: object, text: str) -> None:
     assert canonical(value) == text
+
+
+@pytest.mark.parametrize("form", [NEW, f"signkey-prod-{NEW}", KEYS[0].bearer])
+def test_a_key_is_masked_in_every_form(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setenv("RUNYARD_SIGNING_KEY", f"signkey-prod-{NEW}")
+    assert redact(f"authorization: Bearer {form}, and more").count(form) == 0
 
 
 @pytest.fixture
