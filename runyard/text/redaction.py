@@ -120,7 +120,7 @@ def _secrets(name: str, value: str) -> Iterator[str]:
 
 
 def _of_signing_key(value: str) -> Iterator[str]:
-    """Yield what a signing key is used as: its digits, and their hash, by which callers are known."""
+    """Yield what a signing key is used as: its digits, and the hash that applications send."""
     if match := _SIGNING_KEY.fullmatch(value):
         yield match[1]
         yield sha256(bytes.fromhex(match[1])).hexdigest()
