@@ -79,6 +79,10 @@ class SdkApp:
         """Serve the function of `counting.py`, which notes its steps in a file."""
         self._start("counting", str(ledger))
 
+    def rule(self) -> None:
+        """Serve the functions of `ruled.py` or `ruled.mjs`."""
+        self._start("ruled")
+
     def ledger(self) -> list[Any]:
         """What steps and handlers have noted since it was cleared."""
         noted: list[Any] = httpx.get(self.url.replace("/api/inngest", "/ledger")).json()

@@ -262,6 +262,8 @@ def _unwrapped(answer: Answer) -> Answer:
         headers["retry-after"] = body["retryAt"]
     inner = body.get("body")
     text = inner if isinstance(inner, str) else json.dumps(inner)
+    if body["status"] >= 400 and isinstance(inner, str) and not inner.lstrip().startswith("{"):
+        text = json.dumps({"message": inner})  # the SDK for Go streams errors as mere text
     return Answer(body["status"], headers, text.encode("utf-8", "replace"))
 
 
@@ -557,6 +559,8 @@ def _normalized(error: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return an error as all SDKs read it: a name and a message, and what else it has."""
     name, message = error.get("name"), error.get("message")
     kept = {key: error[key] for key in ("data", "cause") if error.get(key) is not None}
+    if "data" in error:  # the SDK for Go reads an error with null, and none without the field
+        kept.setdefault("data", None)
     stack = error.get("stack")
     if isinstance(stack, str):
         kept["stack"] = fit(stack, _MAX_TEXT)

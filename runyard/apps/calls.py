@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from io import BytesIO
 from types import TracebackType
 from typing import Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -27,6 +27,8 @@ _KEPT_REDIRECTS = (307, 308)
 _CHUNK = 64 * 1024
 # What a process has open beside the sockets of its calls: of the database, of Dagster, of logs.
 _OTHER_FILES = 256
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # its addresses end in one of IPv4
+_SITE_LOCAL = ipaddress.ip_network("fec0::/10")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -50,13 +52,12 @@ class Guard(AbstractResolver):
     def __init__(self, *, may_be_private: bool, allowed: Collection[str] = ()) -> None:
         self._may_be_private = may_be_private
         self._allowed = frozenset(allowed)
-        self._resolver = aiohttp.ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses of a host; raises `Refused` when one of them is not allowed."""
-        found = await self._resolver.resolve(host, port, family)
+        found = await aiohttp.ThreadedResolver().resolve(host, port, family)
         for each in found:
             self.check(host, port, each["host"])
         return found
@@ -68,7 +69,7 @@ class Guard(AbstractResolver):
         parsed = _parsed(address)
         if parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified:
             raise Refused(f"{host} has the address {parsed}, to which no call may go")
-        if not self._may_be_private and not parsed.is_global:
+        if not self._may_be_private and not _is_public(parsed):
             raise Refused(
                 f"{host} has the address {parsed}, which is not on the public internet: if the"
                 " application is there, list its host in RUNYARD_ALLOWED_HOSTS"
@@ -79,9 +80,17 @@ class Guard(AbstractResolver):
 
 
 def _parsed(address: str) -> _Address:
+    """Return an address; one of IPv6 that stands for one of IPv4 is that one."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return mapped or parsed
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return parsed
+    if parsed in _NAT64:
+        return ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
+    return parsed.ipv4_mapped or parsed.sixtofour or parsed
+
+
+def _is_public(address: _Address) -> bool:
+    return address.is_global and not (address.is_reserved or address in _SITE_LOCAL)
 
 
 class Caller:
@@ -163,8 +172,7 @@ class Caller:
             ipaddress.ip_address(parts.hostname.partition("%")[0])
         except ValueError:
             return
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._guard.check(parts.hostname, port, parts.hostname)
+        self._guard.check(parts.hostname, _port(parts), parts.hostname)
 
 
 def _most_connections() -> int:
@@ -179,14 +187,24 @@ def _next_url(url: str, location: str) -> str:
     """Return where a redirect leads; raises `Refused` when a signed call must not go there."""
     target = urljoin(url, location)
     before, after = urlsplit(url), urlsplit(target)
-    if before.hostname != after.hostname:
+    if before.hostname != after.hostname or not _is_same_port(before, after):
         raise Refused(
-            f"{_origin(url)} redirects to {_origin(target)}, another host: let the application"
-            " register the URL at which it is served"
+            f"{_origin(url)} redirects to {_origin(target)}, another host or port: let the"
+            " application register the URL at which it is served"
         )
     if before.scheme == "https" and after.scheme != "https":
         raise Refused(f"{_origin(url)} redirects from https to http")
     return target
+
+
+def _is_same_port(before: SplitResult, after: SplitResult) -> bool:
+    """Whether two URLs have the same port; going from http to https changes it, and is none."""
+    ports = _port(before), _port(after)
+    return ports[0] == ports[1] or ports == (80, 443)
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:

@@ -44,7 +44,13 @@ from runyard.engine.items import BatchState, Item
 from runyard.engine.settlement import Outcome
 from runyard.engine.steps import encode
 from runyard.engine.wait_registration import finished_waits
-from runyard.errors import Cancelled, NonRetriable, NothingToDo, RunyardError
+from runyard.errors import (
+    Cancelled,
+    DatabaseUnavailable,
+    NonRetriable,
+    NothingToDo,
+    RunyardError,
+)
 from runyard.events import Event, as_json, new_ulid
 from runyard.functions.registry import INVOKED
 from runyard.functions.retry import Retry
@@ -313,6 +319,8 @@ class _Way:
             pair = (self._item.id, wait.step.name)
             try:
                 request, event = await self._request(wait)
+            except DatabaseUnavailable:
+                raise
             except RunyardError as error:
                 impossible.append((wait.step.name, {"error": error_of("Error", str(error))}))
                 continue
@@ -352,9 +360,8 @@ class _Way:
         called = catalog.remote_function_of(wait.function)
         given = wait.payload.get("data")
         data = dict(given) if isinstance(given, dict) else {}
-        name = wait.function
+        name = catalog.name_for(wait.function, self._remote.app)
         if called is not None:
-            name = called.function.name
             data["_inngest"] = {
                 "fn_id": called.slug,
                 "correlation_id": f"{self._run_id}.{wait.step.id}",

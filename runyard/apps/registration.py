@@ -30,6 +30,7 @@ _MAX_WARNINGS = 50
 # because options are understood otherwise than before.
 _MAPPING = 1
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _FORGES_EVENTS = re.compile(r"js:v?3\.(\d+)\.(\d+)")
 
 
@@ -164,7 +165,24 @@ def checked_url(text: str, place: str) -> str:
 def host_of(url: str) -> str:
     """Return the host of a URL; the names of this machine are one."""
     host = urlsplit(url).hostname or ""
-    return "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0") else host  # noqa: S104
+    return "localhost" if host in (*_THIS_MACHINE, "0.0.0.0") else host  # noqa: S104
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without user, password and query, which may hold secrets."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def spellings(url: str) -> list[str]:
+    """Return a URL as `checked_url` does, with every name of this machine if it is on it."""
+    checked = checked_url(url, "the URL")
+    if host_of(checked) != "localhost":
+        return [checked]
+    parts = urlsplit(checked)
+    port = "" if parts.port is None else f":{parts.port}"
+    hosts = (f"[{host}]" if ":" in host else host for host in _THIS_MACHINE)
+    return [urlunsplit(parts._replace(netloc=f"{host}{port}")) for host in hosts]
 
 
 def _parse(body: bytes) -> Any:

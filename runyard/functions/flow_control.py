@@ -371,8 +371,8 @@ class Flow:
     def check(self, function: str, *, remote: bool = False) -> None:
         """Raise `InvalidOption` for contradictory rules, with the function and the options.
 
-        A `remote` function may have a throttle whose burst is larger than its limit, as Inngest
-        allows.
+        A `remote` function may have a throttle whose burst is larger than its limit, and a limit
+        beside a singleton, as Inngest allows.
         """
         throttle = self.throttle
         if not remote and throttle is not None and (throttle.burst or 0) > throttle.limit:
@@ -400,7 +400,8 @@ class Flow:
                     f"{limit.key!r}; keep the lower one"
                 )
             seen.add((limit.key, limit.scope))
-        self._check_singleton(function)
+        if not remote:
+            self._check_singleton(function)
         self._check_order(function)
 
     def _check_singleton(self, function: str) -> None:

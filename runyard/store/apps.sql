@@ -24,6 +24,7 @@ SELECT apps.*, coalesce((
             'triggers', coalesce(definition->'triggers', definition->'Triggers'))
         ORDER BY app_functions.slug)
     FROM runyard.app_functions JOIN runyard.functions ON functions.name = app_functions.function
+        AND functions.location = 'app ' || app_functions.app
     WHERE app_functions.app = apps.name AND functions.active
 ), '[]') AS functions
 FROM runyard.apps ORDER BY apps.name
@@ -36,8 +37,18 @@ FROM runyard.app_functions JOIN runyard.functions ON functions.name = app_functi
 WHERE app_functions.slug = ANY (%(slugs)s)
 
 -- name: taken_names
--- Which of these names other functions have. (by functions_pkey)
-SELECT name FROM runyard.functions WHERE name = ANY (%(names)s)
+-- Which of these names functions have, and whether the code of a project has them now.
+-- (by functions_pkey)
+SELECT name, active AND coalesce(location, '') NOT LIKE 'app %%' AS in_code
+FROM runyard.functions WHERE name = ANY (%(names)s)
+
+-- name: names_of_apps
+-- Which of these names functions of applications have now. (by functions_pkey, app_functions_pkey)
+SELECT functions.name, app_functions.app, app_functions.slug
+FROM runyard.functions JOIN runyard.app_functions ON app_functions.function = functions.name
+    AND functions.location = 'app ' || app_functions.app
+WHERE functions.name = ANY (%(names)s) AND functions.active
+ORDER BY functions.name
 
 -- name: write_app
 -- Write a registration, and tell those who wait for one. (by apps_pkey)
@@ -92,21 +103,26 @@ SELECT name, error FROM runyard.apps WHERE asked = %(asked)s ORDER BY name
 DELETE FROM runyard.apps WHERE name = %(name)s
 RETURNING name, pg_notify('runyard_apps', left(name, 200))
 
--- name: app_at
--- The applications that are served at a URL. (a small table: scanned)
-SELECT name FROM runyard.apps WHERE url = %(url)s ORDER BY name
+-- name: apps_at
+-- The applications that are served at one of these URLs. (a small table: scanned)
+SELECT name FROM runyard.apps WHERE url = ANY (%(urls)s) ORDER BY name
 
 -- name: app_function
--- A function of an application, by its name or its id. (by app_functions_pkey,
--- app_functions_slug_key)
-SELECT * FROM runyard.app_functions WHERE function = %(name)s
-UNION ALL SELECT * FROM runyard.app_functions WHERE slug = %(slug)s
+-- A function of an application, by its name or its id. One whose name the project's code has by now
+-- is none. (by app_functions_pkey, app_functions_slug_key, functions_pkey)
+SELECT app_functions.* FROM (
+    SELECT * FROM runyard.app_functions WHERE function = %(name)s
+    UNION ALL SELECT * FROM runyard.app_functions WHERE slug = %(slug)s
+) AS app_functions
+JOIN runyard.functions ON functions.name = app_functions.function
+    AND functions.location = 'app ' || app_functions.app
 LIMIT 1
 
 -- name: active_app_functions
 -- The functions that applications have now. (small tables: scanned)
 SELECT app_functions.* FROM runyard.app_functions
 JOIN runyard.functions ON functions.name = app_functions.function
+    AND functions.location = 'app ' || app_functions.app
 WHERE functions.active ORDER BY functions.name
 
 -- name: ending_app_functions
@@ -134,6 +150,7 @@ SELECT md5(coalesce(
     string_agg(concat_ws(' ', function, app_functions.digest), ',' ORDER BY function), ''
 )) AS digest, count(*) AS functions
 FROM runyard.app_functions JOIN runyard.functions ON functions.name = app_functions.function
+    AND functions.location = 'app ' || app_functions.app
 WHERE functions.active
 
 -- name: remote_run

@@ -26,6 +26,12 @@ ON CONFLICT (name) DO UPDATE SET
     needs_admission = excluded.needs_admission, location = excluded.location, active = true,
     registered_at = now()
 
+-- name: invoked_function
+-- What starts a function, if there is one now, and whether an application has it.
+-- (by functions_pkey)
+SELECT triggers, coalesce(location, '') LIKE 'app %%' AS in_app
+FROM runyard.functions WHERE name = %(name)s AND active
+
 -- name: retry_of
 -- When failed attempts of a function are repeated. (by functions_pkey)
 SELECT attempts, delays, jitter FROM runyard.functions WHERE name = %(function)s

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from hashlib import sha256
 from urllib.parse import quote, unquote
 
 # Parts of variable names that mark a secret, except in words that merely begin or end like them:
@@ -54,6 +55,7 @@ _AROUND = ")]},;:."
 _MIN_LENGTH = 6
 _MIN_CORE = 3
 MASK = "[redacted]"
+_SIGNING_KEY = re.compile(r"signkey-[A-Za-z0-9]+-((?:[0-9a-fA-F]{2}){8,256})")
 # A key created by `runyard keys create`.
 _OUR_KEY = re.compile(r"\bry_[a-z0-9-]{1,32}_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 Redactor = Callable[[str], str]
@@ -102,6 +104,7 @@ def _secrets(name: str, value: str) -> Iterator[str]:
         yield value.strip()
         parts = re.split(r"[,\n]", value)
         yield from (part.strip() for part in parts if not part.startswith("-----"))
+        yield from _of_signing_key(value.strip())
     for match in _URL.finditer(value):
         user, password = match["user"], match["password"][:-1]
         rest = value.replace(match[0], user).lower()
@@ -114,6 +117,13 @@ def _secrets(name: str, value: str) -> Iterator[str]:
                 yield base64.b64encode(credentials.encode(errors="surrogateescape")).decode()
     for match in _ASSIGNED.finditer(value):
         yield match["quoted"] or match["bare"].rstrip(_AROUND)
+
+
+def _of_signing_key(value: str) -> Iterator[str]:
+    """Yield what a signing key is used as: its digits, and the hash that applications send."""
+    if match := _SIGNING_KEY.fullmatch(value):
+        yield match[1]
+        yield sha256(bytes.fromhex(match[1])).hexdigest()
 
 
 def _assigned(match: re.Match[str]) -> str:

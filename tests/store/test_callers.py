@@ -113,7 +113,7 @@ def test_each_function_is_a_job_of_its_own(shop: RemoteApp) -> None:
 def test_a_job_says_what_it_calls_and_no_secret(shop: RemoteApp) -> None:
     [bill, _] = AppsRepository().get_all_jobs()
     assert bill.description is not None
-    assert "The bill: `shop-bill` of the application shop" in bill.description
+    assert "The bill: shop-bill of the application shop" in bill.description
     assert "secret" not in bill.description
 
 

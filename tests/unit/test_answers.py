@@ -285,6 +285,27 @@ def test_a_streamed_error_may_be_final() -> None:
     assert meaning(201, body) == (Failed({"name": "Error", "message": "no"}),)
 
 
+def test_a_streamed_error_may_be_mere_text() -> None:
+    body = (
+        b'{"status":500,"body":"error calling function: boom","retryAt":null,"noRetry":false,'
+        b'"headers":null}'
+    )
+    error = {"name": "Error", "message": "error calling function: boom"}
+    assert meaning(201, body, {"x-inngest-sdk": "go:v0.16.0"}) == (Retry(error),)
+
+
+def test_the_value_beside_an_error_of_a_step_is_kept_even_if_it_is_null() -> None:
+    # The SDK for Go cannot read the error without it.
+    body = (
+        b'[{"op":"StepFailed","id":"1902e3d6fc4e78a0bcc50ba12b882769afbf4a8c","name":"bad",'
+        b'"opts":null,"data":null,"error":{"name":"Step failed","message":"no","data":null},'
+        b'"displayName":null,"timing":{"a":1795718239988739219,"b":765},"userland":{"id":"bad"}}]'
+    )
+    [effect] = meaning(206, body)
+    assert isinstance(effect, Keep)
+    assert effect.memo == {"error": {"name": "Step failed", "message": "no", "data": None}}
+
+
 def test_a_streamed_answer_without_a_status_is_repeated() -> None:
     [effect] = meaning(201, b"   ")
     assert isinstance(effect, Retry)

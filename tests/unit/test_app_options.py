@@ -257,3 +257,27 @@ def test_an_answer_to_an_in_band_sync_is_read_too() -> None:
     }
     app = parse_registration(json.dumps(body).encode())
     assert (app.name, app.sdk, app.framework) == ("shop", "js:v4.24.0", "nextjs")
+
+
+def test_a_limit_beside_a_singleton_is_allowed() -> None:
+    options = {
+        "singleton": {"key": "event.data.n"},
+        "concurrency": {"limit": 3, "key": "event.data.n"},
+    }
+    assert flow(**options).concurrency == (Concurrency(3, "data.n"),)
+
+
+def test_a_trigger_may_be_covered_by_another_one() -> None:
+    triggers = [{"event": "shop/*"}, {"event": "shop/sold", "expression": "event.data.a == 'b'"}]
+    assert len(made(triggers=triggers).function.triggers) == 2
+
+
+@pytest.mark.parametrize(
+    ("sdk", "warned"),
+    [
+        ("js:v3.21.0", False), ("js:v3.22.0", True), ("js:v3.53.1", True), ("js:v3.53.2", False),
+        ("js:v4.24.0", False), ("py:v3.30.0", False),
+    ],
+)  # fmt: skip
+def test_an_sdk_with_a_known_hole_is_warned_of(sdk: str, warned: bool) -> None:
+    assert any("CVE-2026-42047" in text for text in parse(sdk=sdk).warnings) is warned

@@ -128,8 +128,7 @@ async def remove_app(call: Call) -> Removed:
 
 
 def _remove(url: str) -> list[str]:
-    checked = registration.checked_url(url, "url")
-    return [name for name in catalog.names_at(checked) if catalog.remove(name)]
+    return [name for name in catalog.names_at(url) if catalog.remove(name)]
 
 
 async def batch(call: Call) -> Response:
