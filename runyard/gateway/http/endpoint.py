@@ -27,6 +27,7 @@ from runyard.gateway.http.body import (
     parse_json,
     read_body,
 )
+from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error, error_response
 from runyard.gateway.http.event_writer import EventWriter
 from runyard.gateway.http.watcher import InvocationWatcher
@@ -66,6 +67,7 @@ class Services:
 
     authenticator: Authenticator
     writer: EventWriter
+    checkpoints: CheckpointWriter
     watcher: InvocationWatcher
     background: BackgroundRunner
 
