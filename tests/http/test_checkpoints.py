@@ -13,6 +13,7 @@ import pytest
 
 from runyard import clock, send
 from runyard.apps.run_ids import run_id
+from runyard.apps.signatures import SigningKey
 from runyard.engine import batch_claims, batch_leases
 from runyard.engine.bulk import Selection
 from runyard.engine.control import cancel
@@ -21,8 +22,10 @@ from runyard.store import database
 from runyard.testing import Invocation
 from tests import remote_work
 from tests.conftest import wait_until
+from tests.ports import free_port
 from tests.sdk_apps import SdkApp
 from tests.tables import rows
+from tests.web_process import web_in_development
 
 
 @pytest.fixture(scope="module")
@@ -459,3 +462,28 @@ def test_checkpoints_of_many_runs_at_once_are_each_kept(
 def test_in_production_a_checkpoint_needs_the_signing_key(web: Any) -> None:
     answer = httpx.post(f"{web.url}/v1/checkpoint/01JAAAAAAAAAAAAAAAAAAAAAAA/async", json={})
     assert answer.status_code == 401
+
+
+def test_with_a_signing_key_only_applications_that_have_it_send_checkpoints(
+    dispatch: Dispatch, web_database_url: str
+) -> None:
+    port = free_port()
+    key, other = (SigningKey.parse(f"signkey-test-{text * 32}", "key") for text in ("ab", "cd"))
+    server = web_in_development(
+        web_database_url, port, RUNYARD_SIGNING_KEY="signkey-test-" + "ab" * 32
+    )
+    url = f"http://127.0.0.1:{port}/v1/checkpoint/{dispatch.run}/async"
+    try:
+        statuses = [
+            httpx.post(url, json=dispatch.body(op("one")), headers=headers).status_code
+            for headers in (
+                {},
+                {"authorization": "Bearer undefined"},
+                {"authorization": f"Bearer {other.bearer}"},
+                {"authorization": f"Bearer {key.bearer}"},
+            )
+        ]
+    finally:
+        server.terminate()
+        server.wait(15)
+    assert statuses == [401, 401, 401, 200]
