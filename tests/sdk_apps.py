@@ -1,5 +1,6 @@
 """Applications with Inngest's SDKs, as processes of their own; and JavaScript's SDK from npm."""
 
+import json
 import os
 import shutil
 import signal
@@ -83,9 +84,18 @@ class SdkApp:
         """Serve the functions of `ruled.py` or `ruled.mjs`."""
         self._start("ruled")
 
+    def run(self, script: str) -> None:
+        """Serve the functions of another script."""
+        self._start(script)
+
     def ledger(self) -> list[Any]:
         """What steps and handlers have noted since it was cleared."""
-        noted: list[Any] = httpx.get(self.url.replace("/api/inngest", "/ledger")).json()
+        return self.noted("ledger")
+
+    def noted(self, what: str) -> list[Any]:
+        """A list that the application keeps, or an empty one when it takes what was asked for."""
+        text = httpx.get(self.url.replace("/api/inngest", f"/{what}")).text
+        noted: list[Any] = json.loads(text or "[]")
         return noted
 
     def clear(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pydantic_core
 
 from runyard.engine.steps import MAX_STEP_BYTES, MAX_STEP_NAME
-from runyard.errors import InvalidOption
+from runyard.errors import InvalidOption, RunyardError
 from runyard.events import MAX_NAME
 from runyard.syntax.durations import YEAR, seconds
 from runyard.syntax.expressions import parse_expression
@@ -222,6 +222,14 @@ class _NoAnswer(Exception):
     """The answer cannot be that of an SDK; the message says why."""
 
 
+class _LargeResult(_NoAnswer):
+    """The result of a step is too large to be kept."""
+
+
+class TooLarge(RunyardError):
+    """What an application has sent is too large to be kept; the message says what it is."""
+
+
 def interpret(answer: Answer, asked: Asked, now: datetime | None = None) -> Meaning:
     """Return what an answer means.
 
@@ -243,6 +251,31 @@ def interpret(answer: Answer, asked: Asked, now: datetime | None = None) -> Mean
     except _NoAnswer as problem:
         error = error_of("NoAnswer", str(problem))
         return Meaning((_after_failure(error, asked, _wait_of(answer, at)),))
+
+
+def results_of(ops: Sequence[object]) -> Sequence[tuple[Keep, Mapping[str, Any]]]:
+    """Return the results among the ops of a checkpoint, each with its op.
+
+    Raises `InvalidOption` for what can only be answered, and `TooLarge`.
+    """
+    results: list[tuple[Keep, Mapping[str, Any]]] = []
+    for op in ops:
+        kind = op.get("op") if isinstance(op, dict) else None
+        if not isinstance(op, dict) or not isinstance(kind, str):
+            raise InvalidOption("a checkpoint has a step without a kind (op)")
+        if kind in _UNNOTED:
+            continue
+        if kind not in ("StepRun", "Step"):
+            raise InvalidOption(f"a checkpoint brings results, and no step of the kind {kind[:50]}")
+        try:
+            keep = _MAKERS[kind](op, _NO_CONTEXT)
+        except _LargeResult as problem:
+            raise TooLarge(str(problem)) from None
+        except _NoAnswer as problem:
+            raise InvalidOption(str(problem)) from None
+        assert isinstance(keep, Keep)
+        results.append((keep, op))
+    return results
 
 
 def _unwrapped(answer: Answer) -> Answer:
@@ -405,6 +438,11 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any], _Context], Effect | None]] = 
 }
 
 
+# What a checkpoint may hold beside results: a step that is about to run, and what is not used.
+_UNNOTED = ("StepPlanned", "DeferAdd", "DeferAbort", "None")
+_NO_CONTEXT = _Context(Asked(), Answer(0), datetime.min.replace(tzinfo=UTC))
+
+
 def _step(op: Mapping[str, Any]) -> Step:
     """Return the step of an op, under the name that its author gave it if that fits its id."""
     id = op.get("id")
@@ -523,7 +561,7 @@ def _json(body: bytes) -> Any:
 def _check_size(op: Mapping[str, Any], data: Any) -> None:
     size = len(pydantic_core.to_json(data, inf_nan_mode="null"))
     if size > MAX_STEP_BYTES:
-        raise _NoAnswer(
+        raise _LargeResult(
             f"the result of step {_step(op).name} has {size:,} bytes, and the limit is"
             f" {MAX_STEP_BYTES:,} (4 MiB): return where it is stored"
         )

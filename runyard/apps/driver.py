@@ -21,6 +21,8 @@ from runyard.apps.answers import (
     Asked,
     Failed,
     Invoke,
+    Keep,
+    Meaning,
     Sleep,
     StepFailed,
     Succeeded,
@@ -32,12 +34,13 @@ from runyard.apps.answers import (
 from runyard.apps.answers import Step as RemoteStep
 from runyard.apps.call_loop import call_loop, in_thread
 from runyard.apps.calls import Caller
+from runyard.apps.checkpoints import Dispatch, function_uuid, without_stale
 from runyard.apps.journey import Journey, Next, Todo, Wait
 from runyard.apps.requests import GO_ON, Call, Memos, call_url
 from runyard.apps.run_ids import run_id
 from runyard.apps.signatures import SigningKey, signed_headers
 from runyard.apps.trust import signing_keys
-from runyard.apps.writer import Writer, pair_row
+from runyard.apps.writer import Writer, Written, pair_row
 from runyard.engine import waits
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
@@ -180,6 +183,8 @@ class _Way:
             self._memos.add(step_id(name), memo)
         self._journey = Journey(self._memos)
         self._attempt = max(0, item.attempt - 1)
+        self._dispatch = item.dispatch
+        self._answered: int | None = None  # the dispatch of a call, until it is ended
         self._kinds: dict[str, tuple[str, str]] = {}  # of waits by step id: name and kind
         self._calls: set[asyncio.Task[None]] = set()
         self._step_error: dict[str, Any] = {}
@@ -219,15 +224,51 @@ class _Way:
                 return
 
     async def _call_function(self) -> None:
+        if self._answered is not None:
+            await self._end_dispatch()
         self._journey.begin_call()
         started = time.time()
-        asked = Asked(None, self._attempt, self._remote.retry.attempts)
-        todo = self._journey.take(interpret(await self._ask(GO_ON, self._attempt), asked))
+        dispatch = None if self._journey.in_parallel else self._dispatch
+        answer = await self._ask(GO_ON, self._attempt, dispatch)
+        todo = self._journey.take(await self._meaning(answer, dispatch))
         if todo.keeps or todo.plans or todo.waits:
             self._attempt = 0
         await self._carry_out(todo, started)
         for step in todo.plans:
             self._calls.add(asyncio.create_task(self._call_step(step)))
+
+    async def _meaning(self, answer: Answer, dispatch: int | None) -> Meaning:
+        """Return what an answer means, after what was kept while the function was called."""
+        asked = Asked(None, self._attempt, self._remote.retry.attempts)
+        meaning = interpret(answer, asked)
+        if dispatch is None or any(isinstance(effect, Succeeded) for effect in meaning.effects):
+            return meaning
+        self._answered = dispatch
+        if meaning.effects and all(isinstance(effect, Keep) for effect in meaning.effects):
+            return meaning  # the dispatch ends as the results are saved
+        if await self._end_dispatch():
+            self._attempt = 0
+            meaning = interpret(answer, replace(asked, attempt=0))
+        return without_stale(meaning)
+
+    async def _end_dispatch(self) -> bool:
+        """End the dispatch of a call that was answered; return whether steps were kept in it."""
+        return self._take_checkpointed(await self._writer.keep((), self._ending()))
+
+    def _ending(self) -> Mapping[int, int]:
+        """Return the dispatch that ends with the next write, if one does."""
+        answered, self._answered = self._answered, None
+        if answered is None:
+            return {}
+        self._dispatch = answered + 1
+        return {self._item.id: answered}
+
+    def _take_checkpointed(self, written: Written) -> bool:
+        rows = written.checkpointed.get(self._item.id, ())
+        for row in rows:
+            self._item.outputs[row["step"]] = row["output"]
+            self._journey.checkpointed(step_id(row["step"]), row["output"])
+        return bool(rows)
 
     async def _call_step(self, step: RemoteStep) -> None:
         started = time.time()
@@ -238,7 +279,7 @@ class _Way:
         self._failed_beside = self._failed_beside or bool(todo.failures)
         await self._carry_out(todo, started)
 
-    async def _ask(self, step: str, attempt: int) -> Answer:
+    async def _ask(self, step: str, attempt: int, dispatch: int | None = None) -> Answer:
         remote = self._remote
         call = Call(
             run_id=self._run_id,
@@ -250,12 +291,18 @@ class _Way:
             step=step,
             in_parallel=self._journey.in_parallel,
             request_id=new_ulid(),
+            dispatch=self._named(dispatch),
         )
         body = call.body()
         headers = {**call.headers(), **signed_headers(remote.keys, body)}
         return await self._caller.ask(
             "POST", call_url(remote.url, remote.slug, step), body, headers
         )
+
+    def _named(self, dispatch: int | None) -> Dispatch | None:
+        if dispatch is None:
+            return None
+        return Dispatch(function_uuid(self._remote.slug), self._state.id, dispatch)
 
     async def _carry_out(self, todo: Todo, started: float) -> None:
         """Keep results and errors, and register waits; those that are over are results at once."""
@@ -296,8 +343,9 @@ class _Way:
             pair_row((self._item.id, name), self._item.attempt, text, None, started)
             for name, text in texts.items()
         ]
-        refused = await self._writer.keep(rows)
-        return {pair: why for pair, why in refused.items() if pair[0] == self._item.id}
+        written = await self._writer.keep(rows, self._ending())
+        self._take_checkpointed(written)
+        return {pair: why for pair, why in written.refused.items() if pair[0] == self._item.id}
 
     async def _keep_failures(self, failures: Sequence[StepFailed], started: float) -> None:
         if not failures:

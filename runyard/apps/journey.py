@@ -36,6 +36,7 @@ from runyard.apps.requests import FIRST_VERSION, Memos
 MAX_STEPS = 1_000
 MAX_MEMO_BYTES = 32 * 1024 * 1024
 _IN_STEPS = 1  # the version of parallelism in which the function is called after each step
+_IN_GROUPS = 2  # that in which it is called when all steps of a group are done
 # How often a function may be called without getting further: when it says that it has nothing to
 # do, and when it asks for it, as one does that has used up its time.
 _MOST_IDLE_CALLS, _MOST_CALLS_AGAIN = 2, 10
@@ -92,13 +93,16 @@ class Journey:
     def begin_call(self) -> None:
         """Note that the function is being called: what is done from now on is news to it."""
         self._is_changed = False
+        if self.version == _IN_GROUPS and not self._is_busy():
+            self.in_parallel = False
 
     def take(self, meaning: Meaning) -> Todo:
         """Take what a call of the function has answered."""
         if meaning.version is not None and self.version == FIRST_VERSION:
             self.version = meaning.version
         new = [effect for effect in meaning.effects if not self._is_known(effect)]
-        steps = sum(1 for effect in new if not isinstance(effect, Ending | Retry | Again))
+        # Results are those of steps that ended one after the other.
+        steps = sum(1 for effect in new if not isinstance(effect, Ending | Retry | Again | Keep))
         self.in_parallel = self.in_parallel or steps > 1
         todo = Todo()
         for effect in new:
@@ -129,6 +133,13 @@ class Journey:
         # A step that the function itself has run is no news, but the function has to go on.
         if of_wait or is_race or self._is_called_after_each() or not self._is_busy():
             self._is_changed = True
+        self._check_limits()
+
+    def checkpointed(self, step: str, memo: Any) -> None:
+        """Note that a step was done and kept before the function's call was answered."""
+        if step not in self.memos:
+            self.memos.add(step, memo)
+        self._idle_calls = 0
         self._check_limits()
 
     def next(self) -> Next:

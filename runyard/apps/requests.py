@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from runyard.apps.canonical_json import canonical
+from runyard.apps.checkpoints import Dispatch
 from runyard.events import Event
 
 MAX_CALL_BYTES = 4 * 1024 * 1024
@@ -65,6 +66,8 @@ class Call:
         Whether new steps are to be planned, not run at once.
     request_id
         Another one for each request.
+    dispatch
+        With it the application may send checkpoints; None when it may not.
     """
 
     run_id: str
@@ -76,6 +79,7 @@ class Call:
     step: str = GO_ON
     in_parallel: bool = False
     request_id: str = ""
+    dispatch: Dispatch | None = None
 
     def body(self) -> bytes:
         """Return the body; without events and memos if it would be too large with them."""
@@ -94,6 +98,10 @@ class Call:
             "step_id": self.step,
             "use_api": is_large,
         }
+        if self.dispatch is not None:
+            context["fn_id"] = self.dispatch.function
+            context["generation_id"] = self.dispatch.number
+            context["job_id"] = context["qi_id"] = self.dispatch.token
         parts = {
             "ctx": canonical(context),
             "event": events[0],
@@ -106,12 +114,16 @@ class Call:
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers, without the signature."""
-        return {
+        headers = {
             "content-type": "application/json",
             "x-inngest-req-version": str(self.version),
             "x-request-id": self.request_id,
             "x-run-id": self.run_id,
         }
+        if self.dispatch is not None:
+            headers["x-inngest-generation-id"] = str(self.dispatch.number)
+            headers["x-inngest-job-id"] = self.dispatch.token
+        return headers
 
 
 def call_url(url: str, function: str, step: str) -> str:

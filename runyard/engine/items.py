@@ -47,6 +47,8 @@ class Item(Generic[Data]):
         How often steps that failed have been tried, by step name.
     created_at
         When the invocation was created; None for an item that a test has made.
+    dispatch
+        Identifies this run of the invocation among all of its runs: a number that grows.
     """
 
     id: int
@@ -57,6 +59,7 @@ class Item(Generic[Data]):
     tries: dict[str, int] = field(default_factory=dict[str, int])
     reporter: Reporter | None = None
     created_at: datetime | None = None
+    dispatch: int = 1
 
     @property
     def key(self) -> str:
@@ -179,5 +182,12 @@ def _item(row: Row) -> tuple[Item, Failure | None]:
         failure = Failure("receive", "receive", unfit)
     if row["cancelled"]:
         failure = Failure("", "receive", Cancelled("cancelled before it began"))
-    item = Item(row["id"], event, row["attempt"], data, created_at=row["created_at"])
+    item = Item(
+        row["id"],
+        event,
+        row["attempt"],
+        data,
+        created_at=row["created_at"],
+        dispatch=row["dispatch"],
+    )
     return item, failure

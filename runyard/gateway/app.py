@@ -24,6 +24,7 @@ from runyard.engine import api_keys
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.gateway.api import (
     actions,
+    checkpoints,
     health,
     history,
     inngest_apps,
@@ -40,6 +41,7 @@ from runyard.gateway.dev.dagster_link import PAGES, link_pages
 from runyard.gateway.dev.page import Action, Page, Site
 from runyard.gateway.http.auth import Authenticator
 from runyard.gateway.http.background import BackgroundRunner
+from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.gateway.http.cors import Cors
 from runyard.gateway.http.endpoint import Endpoint, Services
 from runyard.gateway.http.errors import HttpError, error_response
@@ -73,6 +75,7 @@ def endpoints() -> list[Endpoint]:
         stream,
         inngest_v1,
         inngest_apps,
+        checkpoints,
         health,
         metrics,
     )
@@ -184,11 +187,14 @@ def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextMa
     async def services(app: Starlette) -> AsyncIterator[None]:
         async with (
             EventWriter() as writer,
+            CheckpointWriter() as checkpoints,
             InvocationWatcher() as watcher,
             BackgroundRunner() as background,
             Discovery(development=development),
         ):
-            app.state.services = Services(Authenticator(development), writer, watcher, background)
+            app.state.services = Services(
+                Authenticator(development), writer, checkpoints, watcher, background
+            )
             yield
 
     return services

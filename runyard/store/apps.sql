@@ -168,3 +168,95 @@ WHERE invocations.id = %(invocation)s
 -- What the steps of an invocation have come to, in the order in which they ended. (by steps_pkey)
 SELECT step, output FROM runyard.steps
 WHERE invocation_id = %(invocation)s AND error IS NULL ORDER BY number
+
+-- name: keep_checkpoints
+-- Record the results that calls of applications bring before they are answered, those of many calls
+-- at once. Returns for each invocation what has become of it: `kept`; `stale` if another call has
+-- begun, the run has lost the invocation, or one of the steps has another result already; `full` if
+-- the run has as many steps as it may have, or results of that size; `locked` if the invocation is
+-- being changed at this moment. Nothing is recorded for it in the last three cases.
+-- The lock holds up the end of a dispatch, of whatever kind, until the results are there. It waits
+-- for nobody, as this holds many.
+-- (by invocations_pkey, app_functions_pkey, steps_pkey)
+WITH sent AS (
+    SELECT * FROM unnest(
+        %(invocations)s::bigint[], %(batches)s::text[], %(dispatches)s::integer[]
+    ) AS sent (id, batch_id, dispatch)
+),
+present AS (  -- those whose call is the open one, before any lock
+    SELECT sent.* FROM sent JOIN runyard.invocations
+        ON invocations.id = sent.id AND invocations.batch_id = sent.batch_id
+        AND invocations.dispatch = sent.dispatch
+    WHERE invocations.id = ANY (%(invocations)s::bigint[])
+        AND status = 'running' AND cancel_requested_at IS NULL
+        AND EXISTS (
+            SELECT FROM runyard.app_functions
+            WHERE app_functions.function = invocations.function)
+),
+open AS (  -- those of them that are locked, and still are what they were
+    SELECT invocations.id, invocations.run_id, invocations.attempt, invocations.dispatch
+    FROM present JOIN runyard.invocations
+        ON invocations.id = present.id AND invocations.batch_id = present.batch_id
+        AND invocations.dispatch = present.dispatch
+    WHERE invocations.id = ANY (%(invocations)s::bigint[])
+        AND status = 'running' AND cancel_requested_at IS NULL
+    FOR SHARE OF invocations SKIP LOCKED
+),
+results AS (
+    SELECT open.*, result.step, result.output::jsonb AS output, result.started_at,
+        result.finished_at, result.place
+    FROM open JOIN unnest(
+        %(owners)s::bigint[], %(steps)s::text[], %(outputs)s::text[], %(started)s::float8[],
+        %(finished)s::float8[]
+    ) WITH ORDINALITY AS result (id, step, output, started_at, finished_at, place) USING (id)
+),
+judged AS (
+    SELECT open.id, EXISTS (
+            SELECT FROM results JOIN runyard.steps
+                ON steps.invocation_id = results.id AND steps.step = results.step
+            WHERE results.id = open.id AND steps.error IS NULL AND steps.output <> results.output
+        ) AS differs, (
+            SELECT count(*) >= %(most_steps)s
+                OR coalesce(sum(pg_column_size(steps.output)), 0) >= %(most_bytes)s
+            FROM runyard.steps WHERE steps.invocation_id = open.id
+        ) AS is_full
+    FROM open
+),
+recorded AS (
+    INSERT INTO runyard.steps (
+        invocation_id, step, attempt, run_id, output, started_at, finished_at, dispatch)
+    SELECT results.id, step, attempt, run_id, output, to_timestamp(started_at),
+        to_timestamp(finished_at), dispatch
+    FROM results JOIN judged USING (id)
+    WHERE NOT differs AND NOT is_full
+    ORDER BY place
+    ON CONFLICT (invocation_id, step) DO UPDATE SET
+        attempt = excluded.attempt, run_id = excluded.run_id, output = excluded.output,
+        error = NULL, tries = steps.tries + 1, started_at = excluded.started_at,
+        finished_at = excluded.finished_at, number = excluded.number, dispatch = excluded.dispatch
+    WHERE steps.error IS NOT NULL
+)
+SELECT sent.id, CASE
+        WHEN judged.differs THEN 'stale'
+        WHEN judged.is_full THEN 'full'
+        WHEN judged.id IS NOT NULL THEN 'kept'
+        WHEN present.id IS NOT NULL THEN 'locked'
+        ELSE 'stale' END AS outcome
+FROM sent LEFT JOIN judged USING (id) LEFT JOIN present USING (id)
+
+-- name: end_dispatches
+-- Begin the next dispatch of these invocations of a batch: from now on nothing is recorded that the
+-- call sends which was answered. (by invocations_pkey)
+UPDATE runyard.invocations SET dispatch = ended.dispatch + 1
+FROM unnest(%(invocations)s::bigint[], %(dispatches)s::integer[]) AS ended (id, dispatch)
+WHERE invocations.id = ended.id AND invocations.id = ANY (%(invocations)s::bigint[])
+    AND batch_id = %(batch)s AND status = 'running' AND invocations.dispatch = ended.dispatch
+
+-- name: checkpointed_steps
+-- What applications have recorded in these dispatches of invocations, in the order in which the
+-- steps ended. (by steps_pkey)
+SELECT steps.invocation_id, steps.step, steps.output FROM runyard.steps
+JOIN unnest(%(invocations)s::bigint[], %(dispatches)s::integer[]) AS ended (id, dispatch)
+    ON steps.invocation_id = ended.id AND steps.dispatch = ended.dispatch
+WHERE steps.invocation_id = ANY (%(invocations)s::bigint[])
+ORDER BY steps.number

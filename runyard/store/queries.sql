@@ -522,7 +522,7 @@ WITH before AS (  -- whether a run has worked on them before, which `started` ov
 ),
 started AS (
     UPDATE runyard.invocations
-    SET status = 'running', run_id = %(run)s,
+    SET status = 'running', run_id = %(run)s, dispatch = invocations.dispatch + 1,
         attempt = invocations.attempt + (status = 'claimed')::integer,
         since = coalesce(since, pg_current_snapshot()),
         started_at = coalesce(started_at, runyard.now_v1()),
@@ -532,12 +532,13 @@ started AS (
     FROM before
     WHERE invocations.id = before.id AND invocations.id = ANY (
         SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
-    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes, created_at,
+    RETURNING invocations.id, event_id, attempt, invocations.dispatch, replay_of, due_at, priority,
+        crashes, created_at,
         cancel_requested_at IS NOT NULL AS cancelled, before.seen,
         before.run_id AS previous_run
 )
-SELECT started.id, started.event_id, started.attempt, started.crashes, started.cancelled,
-    started.created_at, started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
+SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
+    started.cancelled, started.created_at, started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
     events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id

@@ -153,3 +153,32 @@ def test_a_run_of_too_many_steps_fails() -> None:
     for number in range(MAX_STEPS + 1):
         journey.done(f"{number:040x}", {"data": None})
     assert isinstance(journey.ending, Failed)
+
+
+def test_results_of_steps_that_ended_one_after_the_other_are_not_parallel() -> None:
+    journey = begun(Keep(A, {"data": 1}), Keep(B, {"data": 2}))
+    assert (journey.in_parallel, journey.next()) == (False, Next.CALL)
+
+
+def test_after_a_group_in_version_2_steps_run_at_once_again() -> None:
+    journey = begun(Plan(A), Plan(B), version=2)
+    journey.done(A.id, {"data": 1})
+    journey.done(B.id, {"data": 2})
+    journey.begin_call()
+    assert not journey.in_parallel
+
+
+def test_after_a_group_in_version_1_steps_are_planned_as_before() -> None:
+    journey = begun(Plan(A), Plan(B), version=1)
+    journey.done(A.id, {"data": 1})
+    journey.done(B.id, {"data": 2})
+    journey.begin_call()
+    assert journey.in_parallel
+
+
+def test_a_step_that_was_kept_before_the_answer_is_no_news_to_the_function() -> None:
+    journey = Journey(Memos())
+    journey.begin_call()
+    journey.checkpointed(A.id, {"data": 1})
+    journey.take(Meaning((Sleep(B, seconds=5),), 2))
+    assert (journey.memos.stack, journey.next()) == ([A.id], Next.PARK)

@@ -27,12 +27,15 @@ from runyard.gateway.http.body import (
     parse_json,
     read_body,
 )
+from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error, error_response
 from runyard.gateway.http.event_writer import EventWriter
 from runyard.gateway.http.watcher import InvocationWatcher
 
 # JSON values in a body with a model: pydantic collects every error before it reports the first.
 _MAX_VALUES = 50_000
+# Whom the memory for bodies of admitted callers is counted for (`Endpoint.admits`).
+_ADMITTED = "admitted callers"
 # An event of 512 KiB can be three times as long if every letter is escaped as \u and four digits.
 _MAX_MODEL_BYTES = 2 * 1024 * 1024
 
@@ -66,6 +69,7 @@ class Services:
 
     authenticator: Authenticator
     writer: EventWriter
+    checkpoints: CheckpointWriter
     watcher: InvocationWatcher
     background: BackgroundRunner
 
@@ -196,9 +200,10 @@ class Endpoint:
         """
         if self.scope is None:
             anybody = Key("anybody", "anybody", b"", ())
-            if self.admits is not None:
-                self.admits(request)
-            return anybody, await self._read(request)
+            if self.admits is None:
+                return anybody, await self._read(request)
+            self.admits(request)
+            return anybody, await self._read(request, _ADMITTED)
         authenticator: Authenticator = request.app.state.services.authenticator
         if self.signed and "webhook-signature" in request.headers:
             raw = await read_body(request, self._max_bytes)

@@ -157,6 +157,7 @@ CREATE TABLE runyard.invocations (
     due_at      timestamptz NOT NULL DEFAULT runyard.now_v1(),
     keys        text[],
     generation  integer NOT NULL DEFAULT 1,
+    dispatch    integer NOT NULL DEFAULT 0,
     lane        text COLLATE "C",
     admitted    boolean NOT NULL DEFAULT true,
     batch_id    text,
@@ -189,6 +190,9 @@ COMMENT ON COLUMN runyard.invocations.keys IS
 COMMENT ON COLUMN runyard.invocations.generation IS
     'The generation of its function that its keys were made for: a sender whose transaction began '
     'before a deploy makes the keys of the previous code.';
+COMMENT ON COLUMN runyard.invocations.dispatch IS
+    'Counts the runs that have begun to work on it, and the further calls of its application in the '
+    'same run: what an earlier one sends late is refused.';
 COMMENT ON COLUMN runyard.invocations.lane IS
     'Set while it is due and waits for the turn of its lane.';
 COMMENT ON COLUMN runyard.invocations.admitted IS
@@ -276,6 +280,7 @@ CREATE TABLE runyard.steps (
     started_at    timestamptz NOT NULL,
     finished_at   timestamptz NOT NULL,
     number        bigint NOT NULL DEFAULT nextval('runyard.steps_number'),
+    dispatch      integer,
     PRIMARY KEY (invocation_id, step)
 );
 ALTER SEQUENCE runyard.steps_number OWNED BY runyard.steps.number;
@@ -286,6 +291,9 @@ COMMENT ON COLUMN runyard.steps.tries IS
     'How often this step was tried for this invocation.';
 COMMENT ON COLUMN runyard.steps.number IS
     'The order in which results were recorded.';
+COMMENT ON COLUMN runyard.steps.dispatch IS
+    'In which dispatch of the invocation its application recorded it, during a call. NULL for what '
+    'came with the answer, and for functions of the project''s code.';
 
 CREATE TABLE runyard.progress (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
