@@ -75,6 +75,10 @@ class SdkApp:
         """Serve the functions of `working.py` or `working.mjs`."""
         self._start("working")
 
+    def reach(self) -> None:
+        """Serve the functions of `reaching.py` or `reaching.mjs`."""
+        self._start("reaching")
+
     def ledger(self) -> list[Any]:
         """What steps and handlers have noted since it was cleared."""
         noted: list[Any] = httpx.get(self.url.replace("/api/inngest", "/ledger")).json()

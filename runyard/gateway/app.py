@@ -27,6 +27,7 @@ from runyard.gateway.api import (
     health,
     history,
     inngest_apps,
+    inngest_signals,
     inngest_v1,
     metrics,
     stream,
@@ -73,6 +74,7 @@ def endpoints() -> list[Endpoint]:
         stream,
         inngest_v1,
         inngest_apps,
+        inngest_signals,
         health,
         metrics,
     )

@@ -107,7 +107,7 @@ SELECT id, event_id, function, status, attempt, priority, created_at, due_at, st
      FROM runyard.steps WHERE steps.invocation_id = invocations.id) AS steps,
     (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'step', waits.step, 'kind', waits.kind, 'event', waits.event,
-            'until', waits.expires_at) ORDER BY waits.id), '[]')
+            'signal', waits.signal, 'until', waits.expires_at) ORDER BY waits.id), '[]')
      FROM runyard.waits
      WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel'
         AND waits.resolved_at IS NULL AND invocations.status IN ('sleeping', 'waiting')) AS waits,

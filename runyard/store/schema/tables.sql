@@ -382,8 +382,9 @@ CREATE TABLE runyard.waits (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     invocation_id bigint NOT NULL,
     step          text NOT NULL,
-    kind          text NOT NULL CHECK (kind IN ('sleep', 'event', 'invoke', 'cancel')),
+    kind          text NOT NULL CHECK (kind IN ('sleep', 'event', 'invoke', 'cancel', 'signal')),
     event         text,
+    signal        text,
     match_paths   jsonb NOT NULL DEFAULT '[]',
     match_value   text NOT NULL DEFAULT '',
     filter        jsonpath,
@@ -399,8 +400,10 @@ CREATE TABLE runyard.waits (
     UNIQUE (invocation_id, step)
 );
 COMMENT ON TABLE runyard.waits IS
-    'What an invocation waits for: a time, an event, another function, or (kind cancel) the event '
-    'that cancels it.';
+    'What an invocation waits for: a time, an event, another function, a signal, or (kind cancel) '
+    'the event that cancels it.';
+COMMENT ON COLUMN runyard.waits.signal IS
+    'The signal that resolves it; NULL if another wait for the signal has taken its place.';
 COMMENT ON COLUMN runyard.waits.match_paths IS
     'The paths in the awaited event that are compared; match_value is what they must hold.';
 COMMENT ON COLUMN runyard.waits.condition IS
@@ -413,6 +416,9 @@ COMMENT ON COLUMN runyard.waits.own_event IS
     'transaction (own_event_xid) sent before it resolves the wait.';
 CREATE INDEX waits_event ON runyard.waits (event, match_paths, match_value)
     WHERE event IS NOT NULL AND resolved_at IS NULL;
+-- A signal goes to one wait.
+CREATE UNIQUE INDEX waits_signal ON runyard.waits (signal)
+    WHERE signal IS NOT NULL AND resolved_at IS NULL;
 
 CREATE TABLE runyard.watermark (snapshot pg_snapshot NOT NULL);
 COMMENT ON TABLE runyard.watermark IS
