@@ -364,7 +364,7 @@ def test_a_condition_that_is_no_expression_fails_its_step() -> None:
     assert isinstance(effect, Unsupported)
 
 
-@pytest.mark.parametrize("body", [b'[{"op": "Gateway", "opts": {"auth', b'[{"op": "Gateway"}, 5]'])
+@pytest.mark.parametrize("body", [b'[{"op": "Gateway", "opts": {"auth', b'[5, {"op": "Gateway"}]'])
 def test_an_answer_that_may_hold_keys_is_not_shown(body: bytes) -> None:
     [retry] = meaning(206, body)
     assert isinstance(retry, Retry)
