@@ -297,7 +297,6 @@ ENDPOINTS = [
             ("/v0/connect/flush", no_connect, "Connections over a WebSocket: not supported"),
             ("/v1/checkpoint", no_endpoints, "Durable endpoints: not supported"),
             ("/v1/checkpoint/{run_id}/steps", no_endpoints, "Durable endpoints: not supported"),
-            ("/v1/realtime/publish/tee", no_endpoints, "Durable endpoints: not supported"),
         )
     ),
     *(

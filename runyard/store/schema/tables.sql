@@ -300,6 +300,21 @@ COMMENT ON TABLE runyard.progress IS
     'The progress that steps report while they run.';
 CREATE INDEX progress_invocation ON runyard.progress (invocation_id, id);
 
+-- Messages are kept for seconds: nothing is lost by a crash that would not be lost anyway.
+CREATE UNLOGGED TABLE runyard.messages (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    channel text NOT NULL,
+    topic   text NOT NULL,
+    message text NOT NULL,
+    at      timestamptz NOT NULL DEFAULT runyard.now_v1(),
+    xid     xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+COMMENT ON TABLE runyard.messages IS
+    'What applications have published to channels, until all web processes have read it.';
+COMMENT ON COLUMN runyard.messages.message IS
+    'JSON as subscribers get it. Not jsonb, which cannot store every text.';
+CREATE INDEX messages_xid ON runyard.messages (xid);
+
 -- A lease is valid from the time at which it is written, not from the start of its transaction.
 -- Pages keep room for the versions that heartbeats make, which then stay out of the indexes.
 CREATE TABLE runyard.batches (

@@ -343,6 +343,7 @@ BEGIN
     UPDATE runyard.events SET xid = '3'
     WHERE xid >= pg_snapshot_xmax(present) AND xid <> pg_current_xact_id();
     UPDATE runyard.progress SET xid = '3' WHERE xid >= pg_snapshot_xmax(present);
+    DELETE FROM runyard.messages WHERE xid >= pg_snapshot_xmax(present);
     UPDATE runyard.waits SET since = present, xid = '3'
     WHERE resolved_at IS NULL AND (
         pg_snapshot_xmax(since) > pg_snapshot_xmax(present) OR xid >= pg_snapshot_xmax(present));
