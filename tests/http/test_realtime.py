@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -24,7 +24,6 @@ from runyard.apps.realtime_tokens import SECONDS, InvalidToken, subscription_of,
 from runyard.apps.signatures import SigningKey
 from runyard.gateway.http.broadcaster import Subscriber, TooSlow
 from runyard.settings import settings
-from tests.conftest import wait_until
 from tests.ports import free_port
 from tests.sdk_apps import install_javascript
 from tests.tables import rows
@@ -146,12 +145,18 @@ def test_what_the_sdk_publishes_arrives_as_it_was(reader: Reader, data: Any) -> 
     assert (said["topic"], said["data"]) == ("tokens", expected)
 
 
-def test_a_stream_has_a_beginning_its_content_and_an_end(reader: Reader) -> None:
-    reader.publish("tokens", stream="piece by piece")
-    said = [reader.next() for _ in range(3)]
-    assert [each["kind"] for each in said] == ["datastream-start", "chunk", "datastream-end"]
-    assert said[1]["data"] == "piece by piece"
-    assert said[0]["data"] == said[2]["data"]
+def test_a_stream_has_a_beginning_its_content_and_an_end(reader: Reader, developing: str) -> None:
+    # The SDK publishes streams; its own subscriber fails at their beginning (4.24 and 3.54).
+    with socket(developing, token_of(developing, "stream")) as opened:
+        reader.publish("stream", stream="piece by piece")
+        begin, chunk, end = (received(opened) for _ in range(3))
+    assert [each["kind"] for each in (begin, chunk, end)] == [
+        "datastream-start",
+        "chunk",
+        "datastream-end",
+    ]
+    assert (chunk["data"], chunk["stream_id"]) == ("piece by piece", begin["data"])
+    assert end["data"] == begin["data"]
 
 
 def test_the_sdk_for_python_publishes_and_hands_out_tokens(developing: str) -> None:
@@ -159,14 +164,9 @@ def test_the_sdk_for_python_publishes_and_hands_out_tokens(developing: str) -> N
         app_id="shop", is_production=False, api_base_url=developing, event_api_base_url=developing
     )
 
-    async def token() -> Any:
-        return await python_realtime.get_subscription_token(client, "user:1", ["progress"])
-
-    async def publish() -> None:
-        await python_realtime.publish(client, "user:1", "progress", {"done": 5})
-
-    with socket(developing, asyncio.run(token())["key"]) as opened:
-        asyncio.run(publish())
+    token = python_realtime.get_subscription_token_sync(client, "user:1", ["progress"])
+    with socket(developing, str(token["key"])) as opened:
+        python_realtime.publish_sync(client, "user:1", "progress", {"done": 5})
         assert received(opened)["data"] == {"done": 5}
 
 
@@ -308,7 +308,7 @@ def production(web_database_url: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["publish?channel=a&topic=b", "token"])
-@pytest.mark.parametrize("key", ["", "Bearer ", "Bearer undefined", "Bearer " + "0" * 64])
+@pytest.mark.parametrize("key", ["", "Bearer undefined", "Bearer " + "0" * 64])
 def test_with_a_signing_key_nobody_else_publishes(production: str, path: str, key: str) -> None:
     headers = {"Authorization": key} if key else {}
     answer = httpx.post(f"{production}/v1/realtime/{path}", json=[], headers=headers)
@@ -356,13 +356,3 @@ def test_a_page_of_another_origin_does_not(production: str, developing: str) -> 
             headers={**headers, "Origin": "https://evil.example"},
         )
         assert answer.status_code == 403
-
-
-def test_a_subscription_that_is_closed_is_forgotten(developing: str) -> None:
-    token = token_of(developing, "progress")
-    for _ in range(3):
-        with socket(developing, token):
-            pass
-    with suppress(websockets.ConnectionClosed), socket(developing, token) as opened:
-        published(developing, ["progress"], b"1")
-        wait_until(lambda: received(opened)["data"] == 1)
