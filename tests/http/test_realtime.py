@@ -168,6 +168,7 @@ def test_the_sdk_for_python_publishes_and_hands_out_tokens(developing: str) -> N
     with socket(developing, str(token["key"])) as opened:
         python_realtime.publish_sync(client, "user:1", "progress", {"done": 5})
         assert received(opened)["data"] == {"done": 5}
+    client._http_client._http_client_sync.close()
 
 
 def test_one_message_may_go_to_several_topics(developing: str) -> None:
