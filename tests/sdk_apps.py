@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,20 @@ SDKS = ROOT / "tests" / "sdks"
 _BINARIES = Path(sys.executable).parent
 
 
-def install_javascript(folder: Path, version: str | None = None) -> Path:
-    """Copy the scripts into a folder and install the SDK next to them; return the folder."""
+def install_javascript(
+    folder: Path, version: str | None = None, more: Mapping[str, str] | None = None
+) -> Path:
+    """Copy the scripts into a folder and install the SDK next to them; return the folder.
+
+    `more` are versions of other packages.
+    """
     for file in SDKS.glob("*.*"):
         shutil.copy(file, folder)
     if version is not None:
         package = folder / "package.json"
-        package.write_text(package.read_text().replace("4.24.0", version))
+        content = json.loads(package.read_text())
+        content["dependencies"] = {"inngest": version, **(more or {})}
+        package.write_text(json.dumps(content))
     options = [
         "--ignore-scripts",
         "--omit=optional",
@@ -79,10 +86,6 @@ class SdkApp:
     def count(self, ledger: Path) -> None:
         """Serve the function of `counting.py`, which notes its steps in a file."""
         self._start("counting", str(ledger))
-
-    def rule(self) -> None:
-        """Serve the functions of `ruled.py` or `ruled.mjs`."""
-        self._start("ruled")
 
     def run(self, script: str) -> None:
         """Serve the functions of another script."""

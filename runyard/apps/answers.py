@@ -15,6 +15,7 @@ from typing import Any
 
 import pydantic_core
 
+from runyard.engine.signals import MAX_SIGNAL_BYTES, is_signal
 from runyard.engine.steps import MAX_STEP_BYTES, MAX_STEP_NAME
 from runyard.errors import InvalidOption, RunyardError
 from runyard.events import MAX_NAME
@@ -143,6 +144,20 @@ class WaitForEvent:
 
 
 @dataclass(frozen=True)
+class WaitForSignal:
+    """Go on when this signal is sent, or after the timeout.
+
+    `replaces` says what happens if another run waits for the signal: whether this wait takes the
+    place of the other, or fails the run.
+    """
+
+    step: Step
+    signal: str
+    replaces: bool
+    timeout: Sleep
+
+
+@dataclass(frozen=True)
 class Invoke:
     """Go on when another function, by its id (`app-function`), has ended."""
 
@@ -150,6 +165,19 @@ class Invoke:
     function: str
     payload: Mapping[str, Any]
     timeout: Sleep
+
+
+@dataclass(frozen=True)
+class MakeRequest:
+    """A step is a request that is made in place of the application.
+
+    `options` say which one, and may hold keys: they are neither kept nor shown. `is_ai` is whether
+    an AI service is asked.
+    """
+
+    step: Step
+    is_ai: bool
+    options: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -193,7 +221,9 @@ Effect = (
     | Plan
     | Sleep
     | WaitForEvent
+    | WaitForSignal
     | Invoke
+    | MakeRequest
     | Unsupported
     | Again
     | Succeeded
@@ -337,8 +367,9 @@ def _of_ops(answer: Answer, asked: Asked, at: datetime) -> Sequence[Effect]:
         effect = make(op, _Context(asked, answer, at))
         if effect is not None:
             effects.append(effect)
-    # What waits for events is registered first, so that none that another step causes slips past.
-    return sorted(effects, key=lambda effect: not isinstance(effect, WaitForEvent))
+    # What waits for events and signals is registered first, so that none that another step causes
+    # slips past.
+    return sorted(effects, key=lambda effect: not isinstance(effect, WaitForEvent | WaitForSignal))
 
 
 @dataclass(frozen=True)
@@ -363,9 +394,18 @@ def _old_step(op: Mapping[str, Any], _: _Context) -> Effect:
 
 def _step_error(op: Mapping[str, Any], context: _Context) -> Effect:
     error = _error_of_op(op)
-    if _has_no_retry(context.answer) or context.asked.is_last:
+    if _has_no_retry(context.answer):
         return Keep(_step(op), {"error": error})
-    return StepFailed(_step(op), error, _wait_of(context.answer, context.at))
+    return failed_try(_step(op), error, context.answer, context.asked, context.at)
+
+
+def failed_try(
+    step: Step, error: Mapping[str, Any], answer: Answer, asked: Asked, at: datetime
+) -> Keep | StepFailed:
+    """Return what the failed try of a step means: there is another one, or this was the last."""
+    if asked.is_last:
+        return Keep(step, {"error": error})
+    return StepFailed(step, error, _wait_of(answer, at))
 
 
 def _step_failed(op: Mapping[str, Any], _: _Context) -> Effect:
@@ -396,6 +436,15 @@ def _wait_for_event(op: Mapping[str, Any], context: _Context) -> Effect:
     return WaitForEvent(step, event, condition or None, timeout)
 
 
+def _wait_for_signal(op: Mapping[str, Any], context: _Context) -> Effect:
+    step, options = _step(op), _options(op)
+    signal = options.get("signal") or op.get("name")
+    if not isinstance(signal, str) or not is_signal(signal):
+        return Unsupported(step, f"a signal has a name of 1 to {MAX_SIGNAL_BYTES:,} bytes")
+    timeout = _time(step, options.get("timeout") or "", context.at)
+    return WaitForSignal(step, signal, options.get("conflict") == "replace", timeout)
+
+
 def _invoke(op: Mapping[str, Any], context: _Context) -> Effect:
     step, options = _step(op), _options(op)
     function, payload = options.get("function_id"), options.get("payload")
@@ -406,12 +455,16 @@ def _invoke(op: Mapping[str, Any], context: _Context) -> Effect:
     return Invoke(step, function, payload if isinstance(payload, dict) else {}, limit)
 
 
+def _ai_request(op: Mapping[str, Any], _: _Context) -> Effect:
+    return MakeRequest(_step(op), True, _options(op))
+
+
+def _request(op: Mapping[str, Any], _: _Context) -> Effect:
+    return MakeRequest(_step(op), False, _options(op))
+
+
 def _run_complete(op: Mapping[str, Any], _: _Context) -> Effect:
     return Succeeded(op.get("data"))
-
-
-def _unsupported(op: Mapping[str, Any], _: _Context) -> Effect:
-    return Unsupported(_step(op), f"steps of the kind {op['op']} are not supported here")
 
 
 def _nothing(_op: Mapping[str, Any], _: _Context) -> None:
@@ -429,9 +482,10 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any], _Context], Effect | None]] = 
     "InvokeFunction": _invoke,
     "RunComplete": _run_complete,
     "DiscoveryRequest": lambda _op, _context: Again(),
-    "WaitForSignal": _unsupported,
-    "AIGateway": _unsupported,
-    "Gateway": _unsupported,
+    "WaitForSignal": _wait_for_signal,
+    "AIGateway": _ai_request,
+    "AiGateway": _ai_request,
+    "Gateway": _request,
     "DeferAdd": _nothing,
     "DeferAbort": _nothing,
     "None": _nothing,
@@ -615,5 +669,7 @@ def error_of(name: str, message: str, **more: Any) -> Mapping[str, Any]:
 
 
 def _shown(body: bytes) -> str:
+    if b"Gateway" in body:
+        return "a step that asks for a request, which may hold keys and is not shown"
     text = body[: 4 * _SHOWN].decode("utf-8", "replace")
     return repr(fit(" ".join(text.split()), _SHOWN)) if text.strip() else "nothing"

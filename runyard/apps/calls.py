@@ -5,11 +5,13 @@ after four seconds: servers of node and uvicorn close theirs after five, and a c
 that is being closed fails.
 """
 
+import asyncio
 import ipaddress
 import resource
 import socket
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from io import BytesIO
 from types import TracebackType
 from typing import Self
@@ -23,7 +25,8 @@ from runyard.apps.answers import MAX_ANSWER_BYTES, Answer
 MAX_REDIRECTS = 10
 _IDLE_SECONDS = 4.0
 _CONNECT_SECONDS = 10.0
-_KEPT_REDIRECTS = (307, 308)
+# Redirects that keep method and body.
+KEPT_REDIRECTS = (307, 308)
 _CHUNK = 64 * 1024
 # What a process has open beside the sockets of its calls: of the database, of Dagster, of logs.
 _OTHER_FILES = 256
@@ -71,8 +74,8 @@ class Guard(AbstractResolver):
             raise Refused(f"{host} has the address {parsed}, to which no call may go")
         if not self._may_be_private and not _is_public(parsed):
             raise Refused(
-                f"{host} has the address {parsed}, which is not on the public internet: if the"
-                " application is there, list its host in RUNYARD_ALLOWED_HOSTS"
+                f"{host} has the address {parsed}, which is not on the public internet: to allow it"
+                " all the same, list the host in RUNYARD_ALLOWED_HOSTS"
             )
 
     async def close(self) -> None:
@@ -91,6 +94,20 @@ def _parsed(address: str) -> _Address:
 
 def _is_public(address: _Address) -> bool:
     return address.is_global and not (address.is_reserved or address in _SITE_LOCAL)
+
+
+@dataclass(frozen=True, repr=False)
+class Request:
+    """A request: what it holds may be secret, and is not shown."""
+
+    method: str
+    url: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+# From a request, the status of its answer and the location: the request to send in its place.
+Redirect = Callable[[Request, int, str], Request | None]
 
 
 class Caller:
@@ -134,34 +151,52 @@ class Caller:
         await self._session.close()
 
     async def ask(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send a request and return the answer; one that does not come says why."""
+        """Send a request to an application and return the answer; see `send`."""
+        return await self.send(Request(method, url, body, headers), to_same_host)
+
+    async def send(
+        self, request: Request, redirect: Redirect, seconds: float | None = None
+    ) -> Answer:
+        """Send a request and return the answer; one that does not come says why.
+
+        `redirect` returns the request with which a redirect is followed, or None to take the
+        redirect itself as the answer. It may raise `Refused`. `seconds` is how long all of it may
+        take, if that is less than what the client allows.
+        """
+        origin = origin_of(request.url)
         try:
-            return await self._follow(method, url, body, headers)
+            async with asyncio.timeout(seconds):
+                return await self._follow(request, redirect)
         except Refused as error:
             return Answer(0, problem=str(error))
         except TimeoutError:
-            return Answer(0, problem=f"{_origin(url)} did not answer within {self._seconds:g} s")
+            limit = self._seconds if seconds is None else seconds
+            return Answer(0, problem=f"{origin} did not answer within {limit:g} s")
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             refused = error.__cause__ or error.__context__
             said = refused if isinstance(refused, Refused) else error
             text = str(said) or type(said).__name__
-            return Answer(0, problem=text if said is refused else f"{_origin(url)}: {text}")
+            return Answer(0, problem=text if said is refused else f"{origin}: {text}")
 
-    async def _follow(
-        self, method: str, url: str, body: bytes, headers: Mapping[str, str]
-    ) -> Answer:
+    async def _follow(self, request: Request, redirect: Redirect) -> Answer:
         for _ in range(MAX_REDIRECTS + 1):
-            self._check_literal(url)
+            self._check_literal(request.url)
             # A file is sent in parts, and so holds up the other calls of the loop less than bytes.
-            data = BytesIO(body) if body else None
+            data = BytesIO(request.body) if request.body else None
             async with self._session.request(
-                method, url, data=data, headers=headers, allow_redirects=False
+                request.method,
+                request.url,
+                data=data,
+                headers=request.headers,
+                allow_redirects=False,
             ) as response:
                 location = response.headers.get("location")
-                if response.status not in _KEPT_REDIRECTS or location is None:
+                following = redirect(request, response.status, location) if location else None
+                if following is None:
                     return await _read(response)
-                url = _next_url(url, location)
-        return Answer(0, problem=f"{_origin(url)} redirected more than {MAX_REDIRECTS} times")
+            request = following
+        origin = origin_of(request.url)
+        return Answer(0, problem=f"{origin} redirected more than {MAX_REDIRECTS} times")
 
     def _check_literal(self, url: str) -> None:
         """Check a host that is an address itself: the resolver is not asked for those."""
@@ -183,18 +218,23 @@ def _most_connections() -> int:
     return max(files // 2, files - _OTHER_FILES)
 
 
-def _next_url(url: str, location: str) -> str:
-    """Return where a redirect leads; raises `Refused` when a signed call must not go there."""
-    target = urljoin(url, location)
+def to_same_host(request: Request, status: int, location: str) -> Request | None:
+    """Follow a redirect that keeps the body, within the host.
+
+    Raises `Refused` when a signed call must not go there.
+    """
+    if status not in KEPT_REDIRECTS:
+        return None
+    url, target = request.url, urljoin(request.url, location)
     before, after = urlsplit(url), urlsplit(target)
     if before.hostname != after.hostname or not _is_same_port(before, after):
         raise Refused(
-            f"{_origin(url)} redirects to {_origin(target)}, another host or port: let the"
+            f"{origin_of(url)} redirects to {origin_of(target)}, another host or port: let the"
             " application register the URL at which it is served"
         )
     if before.scheme == "https" and after.scheme != "https":
-        raise Refused(f"{_origin(url)} redirects from https to http")
-    return target
+        raise Refused(f"{origin_of(url)} redirects from https to http")
+    return replace(request, url=target)
 
 
 def _is_same_port(before: SplitResult, after: SplitResult) -> bool:
@@ -223,6 +263,7 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     return Answer(response.status, headers, b"".join(parts))
 
 
-def _origin(url: str) -> str:
+def origin_of(url: str) -> str:
+    """Return the scheme, host and port of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"[:200]

@@ -22,11 +22,13 @@ from runyard.apps.answers import (
     Failed,
     Invoke,
     Keep,
+    MakeRequest,
     Meaning,
     Sleep,
     StepFailed,
     Succeeded,
     WaitForEvent,
+    WaitForSignal,
     error_of,
     interpret,
     step_id,
@@ -35,6 +37,7 @@ from runyard.apps.answers import Step as RemoteStep
 from runyard.apps.call_loop import call_loop, in_thread
 from runyard.apps.calls import Caller
 from runyard.apps.checkpoints import Dispatch, function_uuid, without_stale
+from runyard.apps.gateways import make_request
 from runyard.apps.journey import Journey, Next, Todo, Wait
 from runyard.apps.requests import GO_ON, Call, Memos, call_url
 from runyard.apps.run_ids import run_id
@@ -45,6 +48,7 @@ from runyard.engine import waits
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
 from runyard.engine.settlement import Outcome
+from runyard.engine.signals import is_taken
 from runyard.engine.steps import encode
 from runyard.engine.wait_registration import finished_waits
 from runyard.errors import (
@@ -195,7 +199,8 @@ class _Way:
     async def go(self) -> None:
         """Go on until the invocation has ended, waits, or has to be tried again later."""
         try:
-            await self._keep([(row["step"], _memo_of(row)) for row in self._over], of_wait=True)
+            over = [(row["step"], self._over_wait(row)) for row in self._over]
+            await self._keep(over, of_wait=True)
             await self._travel()
             outcome = self._outcome()
         except asyncio.CancelledError:
@@ -231,11 +236,13 @@ class _Way:
         dispatch = None if self._journey.in_parallel else self._dispatch
         answer = await self._ask(GO_ON, self._attempt, dispatch)
         todo = self._journey.take(await self._meaning(answer, dispatch))
-        if todo.keeps or todo.plans or todo.waits:
+        if todo.keeps or todo.plans or todo.requests or todo.waits:
             self._attempt = 0
         await self._carry_out(todo, started)
         for step in todo.plans:
             self._calls.add(asyncio.create_task(self._call_step(step)))
+        for request in todo.requests:
+            self._calls.add(asyncio.create_task(self._make_request(request)))
 
     async def _meaning(self, answer: Answer, dispatch: int | None) -> Meaning:
         """Return what an answer means, after what was kept while the function was called."""
@@ -271,10 +278,20 @@ class _Way:
         return bool(rows)
 
     async def _call_step(self, step: RemoteStep) -> None:
-        started = time.time()
+        started, asked = time.time(), self._asked_for(step)
+        answer = await self._ask(step.id, asked.attempt)
+        await self._finish_try(step, interpret(answer, asked), started)
+
+    async def _make_request(self, request: MakeRequest) -> None:
+        started, asked = time.time(), self._asked_for(request.step)
+        meaning = Meaning((await make_request(self._caller, request, asked),))
+        await self._finish_try(request.step, meaning, started)
+
+    def _asked_for(self, step: RemoteStep) -> Asked:
         tries = self._item.tries.get(step.name, 0)
-        asked = Asked(step.id, tries, self._remote.retry.attempts)
-        meaning = interpret(await self._ask(step.id, tries), asked)
+        return Asked(step.id, tries, self._remote.retry.attempts)
+
+    async def _finish_try(self, step: RemoteStep, meaning: Meaning, started: float) -> None:
         todo = self._journey.take_step(step, meaning)
         self._failed_beside = self._failed_beside or bool(todo.failures)
         await self._carry_out(todo, started)
@@ -388,8 +405,15 @@ class _Way:
                 reason = written.refused.get((self._item.id, name), "it has left its batch")
                 over.append((name, {"error": error_of("NotStorable", reason)}))
             elif row["done"]:
-                over.append((name, _memo_of({**row, "kind": registered["kind"]})))
+                over.append((name, self._over_wait({**row, "kind": registered["kind"]})))
         await self._keep(over, of_wait=True)
+
+    def _over_wait(self, row: Mapping[str, Any]) -> Any:
+        """Return the memo of a wait that is over; a conflict of signals fails the run as well."""
+        memo = _memo_of(row)
+        if row["kind"] == "signal" and row["result"] and is_taken(row["result"]):
+            self._journey.fail(memo["error"])
+        return memo
 
     async def _request(self, wait: Wait) -> tuple[dict[str, Any], str | None]:
         """Return a wait as the event table takes it, and the event that goes with it."""
@@ -401,6 +425,9 @@ class _Way:
                 request = waits.event(wait.event, own, None, None, 1.0, condition=wait.condition)
                 request.pop("seconds")
                 return {**request, **_time_of(wait.timeout, "event")}, None
+            case WaitForSignal(_, signal, replaces, timeout):
+                request = {"signal": signal, "replaces": replaces}
+                return {**request, **_time_of(timeout, "signal")}, None
             case Invoke():
                 return await in_thread(lambda: self._invocation(wait))
 
@@ -497,6 +524,8 @@ def _memo_of(row: Mapping[str, Any]) -> Any:
         return None
     if row["kind"] == "event":
         return None if row["expired"] else _event_memo(row["result"])
+    if row["kind"] == "signal":
+        return None if row["expired"] else _signal_memo(row["result"])
     if row["expired"]:
         return {"error": error_of("Error", "the invoked function has not ended in time")}
     child = row["result"]["data"]
@@ -505,6 +534,12 @@ def _memo_of(row: Mapping[str, Any]) -> Any:
     error = child["error"] or {}
     message = error.get("message") or f"the invoked function was {child['status']}"
     return {"error": error_of(error.get("type") or "Error", message)}
+
+
+def _signal_memo(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    if is_taken(result):
+        return {"error": error_of("SignalConflict", "another run waits for this signal already")}
+    return {"data": result}
 
 
 def _event_memo(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ version of its SDK: in version 1 it is called after each step of the group, in v
 of them are done, unless they are in a race.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -20,6 +20,7 @@ from runyard.apps.answers import (
     Failed,
     Invoke,
     Keep,
+    MakeRequest,
     Meaning,
     Plan,
     Retry,
@@ -29,6 +30,7 @@ from runyard.apps.answers import (
     Succeeded,
     Unsupported,
     WaitForEvent,
+    WaitForSignal,
     error_of,
 )
 from runyard.apps.requests import FIRST_VERSION, Memos
@@ -41,7 +43,7 @@ _IN_GROUPS = 2  # that in which it is called when all steps of a group are done
 # do, and when it asks for it, as one does that has used up its time.
 _MOST_IDLE_CALLS, _MOST_CALLS_AGAIN = 2, 10
 
-Wait = Sleep | WaitForEvent | Invoke
+Wait = Sleep | WaitForEvent | WaitForSignal | Invoke
 Ending = Succeeded | Failed
 
 
@@ -57,11 +59,15 @@ class Next(Enum):
 
 @dataclass
 class Todo:
-    """What an answer has brought: results to keep, failed tries, calls to make, waits to begin."""
+    """What an answer has brought.
+
+    These are results to keep, failed tries, steps to call, requests to make, and waits to begin.
+    """
 
     keeps: list[Keep] = field(default_factory=list[Keep])
     failures: list[StepFailed] = field(default_factory=list[StepFailed])
     plans: list[Step] = field(default_factory=list[Step])
+    requests: list[MakeRequest] = field(default_factory=list[MakeRequest])
     waits: list[Wait] = field(default_factory=list[Wait])
 
 
@@ -142,6 +148,10 @@ class Journey:
         self._idle_calls = 0
         self._check_limits()
 
+    def fail(self, error: Mapping[str, Any]) -> None:
+        """Note that the run has failed for good, whatever its application would say."""
+        self._end(Failed(error))
+
     def next(self) -> Next:
         """Return what has to be done."""
         if self.ending is not None:
@@ -183,7 +193,10 @@ class Journey:
             case Plan():
                 todo.plans.append(effect.step)
                 self.calling[effect.step.id] = effect.step.is_race
-            case Sleep() | WaitForEvent() | Invoke():
+            case MakeRequest():
+                todo.requests.append(effect)
+                self.calling[effect.step.id] = effect.step.is_race
+            case Sleep() | WaitForEvent() | WaitForSignal() | Invoke():
                 todo.waits.append(effect)
                 self.waiting[effect.step.id] = effect.step.is_race
             case Again():

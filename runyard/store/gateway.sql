@@ -107,7 +107,7 @@ SELECT id, event_id, function, status, attempt, priority, created_at, due_at, st
      FROM runyard.steps WHERE steps.invocation_id = invocations.id) AS steps,
     (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'step', waits.step, 'kind', waits.kind, 'event', waits.event,
-            'until', waits.expires_at) ORDER BY waits.id), '[]')
+            'signal', waits.signal, 'until', waits.expires_at) ORDER BY waits.id), '[]')
      FROM runyard.waits
      WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel'
         AND waits.resolved_at IS NULL AND invocations.status IN ('sleeping', 'waiting')) AS waits,
@@ -179,6 +179,30 @@ WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running'
 -- name: progress_of
 -- All progress of an invocation; for tests. (by progress_invocation)
 SELECT percent, text FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id
+
+-- name: publish
+-- Publish a message to topics of a channel, and delete a few messages that are too old for anybody.
+-- (by messages_pkey)
+WITH old AS (
+    DELETE FROM runyard.messages WHERE id IN (
+        SELECT id FROM runyard.messages
+        WHERE id < (SELECT min(id) + 200 FROM runyard.messages)
+            AND at < runyard.now_v1() - interval '10 seconds'
+        FOR UPDATE SKIP LOCKED)
+)
+INSERT INTO runyard.messages (channel, topic, message)
+SELECT %(channel)s, published.topic, published.message
+FROM unnest(%(topics)s::text[], %(messages)s::text[]) AS published (topic, message)
+
+-- name: published
+-- The snapshot of this look, and the messages to these channels since an earlier one, in the order
+-- in which they were published. (by messages_xid)
+SELECT pg_current_snapshot()::text AS moment, messages.channel, messages.topic, messages.message
+FROM (VALUES (%(since)s::pg_snapshot)) AS looked (since)
+LEFT JOIN runyard.messages ON messages.xid >= pg_snapshot_xmin(looked.since)
+    AND NOT pg_visible_in_snapshot(messages.xid, looked.since)
+    AND messages.channel = ANY (%(channels)s::text[])
+ORDER BY messages.id
 
 -- name: replay_event
 -- Replay the latest invocation of each function for an event, if it is final.

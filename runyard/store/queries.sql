@@ -971,6 +971,13 @@ WHERE step = ANY (%(steps)s) AND invocation_id = ANY (%(invocations)s)
 SELECT invocation_id, step, done, expired, result, extract(epoch FROM due_at)::float8 AS due
 FROM runyard.wait_v1(%(waits)s::jsonb)
 
+-- name: send_signal
+-- Resolve the wait for a signal; returns its invocation, no row if nobody waits for it.
+-- (by waits_signal, invocations_pkey)
+SELECT invocations.id, invocations.created_at
+FROM runyard.send_signal_v1(%(signal)s, %(data)s::jsonb) AS waiting
+JOIN runyard.invocations ON invocations.id = waiting
+
 -- name: finished_waits
 -- The waits of these invocations that are over and have no result among the steps yet, in the order
 -- in which they ended; one row without a wait if there is none, no row if the lease is gone.
@@ -1039,7 +1046,7 @@ LEFT JOIN LATERAL (
         'waits', (
             SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'step', waits.step, 'kind', waits.kind, 'event', waits.event,
-                'until', waits.expires_at)), '[]')
+                'signal', waits.signal, 'until', waits.expires_at)), '[]')
             FROM runyard.waits
             WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel'
                 AND waits.resolved_at IS NULL AND invocations.status IN ('sleeping', 'waiting')),

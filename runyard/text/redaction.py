@@ -10,7 +10,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from hashlib import sha256
 from urllib.parse import quote, unquote
@@ -74,6 +74,20 @@ def redactor() -> Redactor:
     return _redactor(tuple(os.environ.items()))
 
 
+def without(secrets: Iterable[str]) -> Redactor:
+    """Return a function that replaces these secrets by `[redacted]`, in all their forms."""
+    # The longest first: of a secret that contains another one, a part would be left otherwise.
+    ordered = sorted(secrets, key=lambda secret: (-len(secret), secret))
+    replacements = [_replacement(secret) for secret in ordered]
+
+    def replaced(text: str) -> str:
+        for replace in replacements:
+            text = replace(text)
+        return text
+
+    return replaced
+
+
 @lru_cache(maxsize=4)
 def _redactor(variables: tuple[tuple[str, str], ...]) -> Redactor:
     known = {
@@ -82,13 +96,10 @@ def _redactor(variables: tuple[tuple[str, str], ...]) -> Redactor:
         for secret in _secrets(name, value)
         if len(secret) >= _MIN_LENGTH
     }
-    # The longest first: of a secret that contains another one, a part would be left otherwise.
-    ordered = sorted(known, key=lambda secret: (-len(secret), secret))
-    replacements = [_replacement(secret) for secret in ordered]
+    without_known = without(known)
 
     def without_secrets(text: str) -> str:
-        for replace in replacements:
-            text = replace(text)
+        text = without_known(text)
         if "ry_" in text:
             text = _OUR_KEY.sub(MASK, text)
         if "://" in text:

@@ -39,7 +39,7 @@ def serving(
     folder = None if request.param == "python" else javascript(request.param)
     log = tmp_path_factory.mktemp("app") / "log"
     made = SdkApp("shop", folder, log, INNGEST_DEV=developing)
-    made.rule()
+    made.run("ruled")
     yield made
     made.stop()
 

@@ -48,6 +48,12 @@ class RemoveQuery(Query):
     url: str
 
 
+class TokenQuery(Query):
+    """The token of a run of a durable endpoint."""
+
+    token: str | None = None
+
+
 class Registered(BaseModel):
     """An application has registered: whether anything has changed."""
 
@@ -171,7 +177,7 @@ def _json(content: bytes) -> Response:
 
 
 async def ignore(call: Call) -> Ignored:
-    """Take what an SDK sends about its own tracing, and drop it."""
+    """Take what an SDK sends about its own tracing, or about a run, and drop it."""
     del call
     return Ignored()
 
@@ -189,7 +195,7 @@ async def no_endpoints(call: Call) -> Response:
 
 
 _GROUP = "Applications"
-_BEARER = {"authorization": "`Bearer` and the hash of the signing key, as the SDKs send it."}
+BEARER = {"authorization": "`Bearer` and the hash of the signing key, as the SDKs send it."}
 ENDPOINTS = [
     Endpoint(
         "POST",
@@ -210,7 +216,7 @@ ENDPOINTS = [
             },
         },
         headers={
-            **_BEARER,
+            **BEARER,
             _EXPECTED_KIND: "What the application takes this server for: `dev` or `cloud`.",
         },
         errors=(401,),
@@ -226,7 +232,7 @@ ENDPOINTS = [
         None,
         query=RemoveQuery,
         response=Removed,
-        headers=_BEARER,
+        headers=BEARER,
         errors=(401, 404),
         admits=admits,
     ),
@@ -238,7 +244,7 @@ ENDPOINTS = [
         "The events of a run",
         None,
         media_types=("application/json",),
-        headers=_BEARER,
+        headers=BEARER,
         errors=(401, 404),
         admits=admits,
     ),
@@ -250,7 +256,7 @@ ENDPOINTS = [
         "The steps of a run that are done",
         None,
         media_types=("application/json",),
-        headers=_BEARER,
+        headers=BEARER,
         errors=(401, 404, 410),
         admits=admits,
     ),
@@ -260,14 +266,18 @@ ENDPOINTS = [
             path,
             ignore,
             _GROUP,
-            "Traces of an SDK, which are not used",
+            summary,
             None,
             response=Ignored,
-            headers=_BEARER,
+            headers=BEARER,
             errors=(401,),
             admits=admits,
         )
-        for path in ("/v1/traces/userland", "/dev/traces")
+        for path, summary in (
+            ("/v1/traces/userland", "Traces of an SDK, which are not used"),
+            ("/dev/traces", "Traces of an SDK, which are not used"),
+            ("/v1/runs/{run_id}/metadata", "Metadata of a run, which is not used"),
+        )
     ),
     *(
         Endpoint(
@@ -277,7 +287,7 @@ ENDPOINTS = [
             _GROUP,
             summary,
             None,
-            headers=_BEARER,
+            headers=BEARER,
             errors=(401, 501),
             admits=admits,
         )
@@ -287,5 +297,18 @@ ENDPOINTS = [
             ("/v1/checkpoint", no_endpoints, "Durable endpoints: not supported"),
             ("/v1/checkpoint/{run_id}/steps", no_endpoints, "Durable endpoints: not supported"),
         )
+    ),
+    *(
+        Endpoint(
+            "GET",
+            path,
+            no_endpoints,
+            _GROUP,
+            "Durable endpoints: not supported",
+            None,
+            query=TokenQuery,
+            errors=(501,),
+        )
+        for path in ("/v1/http/runs/{run_id}/output", "/v1/checkpoint/{run_id}/output")
     ),
 ]

@@ -69,11 +69,12 @@ class StepView(BaseModel):
 
 
 class WaitView(BaseModel):
-    """What an invocation waits for: a time, an event or another function."""
+    """What an invocation waits for: a time, an event, a signal or another function."""
 
     step: str
     kind: str
     event: str | None
+    signal: str | None
     until: datetime
 
 

@@ -5,7 +5,7 @@ query and body, and returns a model or a `Response` of its own. Whatever it rais
 response in the one format of errors.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from runyard.gateway.http.body import (
     parse_json,
     read_body,
 )
+from runyard.gateway.http.broadcaster import Broadcaster
 from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error, error_response
 from runyard.gateway.http.event_writer import EventWriter
@@ -72,6 +73,7 @@ class Services:
     checkpoints: CheckpointWriter
     watcher: InvocationWatcher
     background: BackgroundRunner
+    broadcaster: Broadcaster
 
 
 @dataclass
@@ -145,6 +147,8 @@ class Endpoint:
     max_bytes
         How large a body may be. By default 10 MiB, or 2 MiB with a model, which holds one event at
         most.
+    repeated
+        Query parameters that may occur several times, as lists in the model.
     """
 
     method: str
@@ -168,6 +172,7 @@ class Endpoint:
     error_fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
     admits: Callable[[Request], None] | None = None
     max_bytes: int | None = None
+    repeated: tuple[str, ...] = ()
 
     def route(self) -> Route:
         """The Starlette route."""
@@ -185,7 +190,7 @@ class Endpoint:
     async def _check(self, request: Request) -> Call:
         caller, raw = await self._authenticate(request)
         with client_errors():
-            query = self.query.model_validate(_single_values(request))
+            query = self.query.model_validate(_values(request, self.repeated))
         if len(raw) > LARGE_BYTES:
             body = await parse_in_thread(self._parse, raw)
         else:
@@ -250,10 +255,15 @@ def not_found(what: str, name: object) -> HttpError:
     return HttpError(404, "not_found", f"there is no {what} {name}")
 
 
-def _single_values(request: Request) -> dict[str, str]:
-    """The query parameters; raises `HttpError` for one that occurs twice."""
-    parameters: dict[str, str] = {}
+def _values(request: Request, repeated: Collection[str]) -> dict[str, str | list[str]]:
+    """The query parameters; raises `HttpError` for one that occurs twice and may not."""
+    parameters: dict[str, str | list[str]] = {}
     for name, value in request.query_params.multi_items():
+        if name in repeated:
+            values = parameters.setdefault(name, [])
+            assert isinstance(values, list)
+            values.append(value)
+            continue
         if name in parameters:
             raise HttpError(400, "invalid_field", "occurs twice; send it once", name)
         parameters[name] = value

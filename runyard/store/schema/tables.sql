@@ -308,6 +308,21 @@ COMMENT ON TABLE runyard.progress IS
     'The progress that steps report while they run.';
 CREATE INDEX progress_invocation ON runyard.progress (invocation_id, id);
 
+-- Messages are kept for seconds: nothing is lost by a crash that would not be lost anyway.
+CREATE UNLOGGED TABLE runyard.messages (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    channel text NOT NULL,
+    topic   text NOT NULL,
+    message text NOT NULL,
+    at      timestamptz NOT NULL DEFAULT runyard.now_v1(),
+    xid     xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+COMMENT ON TABLE runyard.messages IS
+    'What applications have published to channels, until all web processes have read it.';
+COMMENT ON COLUMN runyard.messages.message IS
+    'JSON as subscribers get it. Not jsonb, which cannot store every text.';
+CREATE INDEX messages_xid ON runyard.messages (xid);
+
 -- A lease is valid from the time at which it is written, not from the start of its transaction.
 -- Pages keep room for the versions that heartbeats make, which then stay out of the indexes.
 CREATE TABLE runyard.batches (
@@ -390,8 +405,9 @@ CREATE TABLE runyard.waits (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     invocation_id bigint NOT NULL,
     step          text NOT NULL,
-    kind          text NOT NULL CHECK (kind IN ('sleep', 'event', 'invoke', 'cancel')),
+    kind          text NOT NULL CHECK (kind IN ('sleep', 'event', 'invoke', 'cancel', 'signal')),
     event         text,
+    signal        text,
     match_paths   jsonb NOT NULL DEFAULT '[]',
     match_value   text NOT NULL DEFAULT '',
     filter        jsonpath,
@@ -407,8 +423,10 @@ CREATE TABLE runyard.waits (
     UNIQUE (invocation_id, step)
 );
 COMMENT ON TABLE runyard.waits IS
-    'What an invocation waits for: a time, an event, another function, or (kind cancel) the event '
-    'that cancels it.';
+    'What an invocation waits for: a time, an event, another function, a signal, or (kind cancel) '
+    'the event that cancels it.';
+COMMENT ON COLUMN runyard.waits.signal IS
+    'The signal that resolves it; NULL if another wait for the signal has taken its place.';
 COMMENT ON COLUMN runyard.waits.match_paths IS
     'The paths in the awaited event that are compared; match_value is what they must hold.';
 COMMENT ON COLUMN runyard.waits.condition IS
@@ -421,6 +439,9 @@ COMMENT ON COLUMN runyard.waits.own_event IS
     'transaction (own_event_xid) sent before it resolves the wait.';
 CREATE INDEX waits_event ON runyard.waits (event, match_paths, match_value)
     WHERE event IS NOT NULL AND resolved_at IS NULL;
+-- A signal goes to one wait.
+CREATE UNIQUE INDEX waits_signal ON runyard.waits (signal)
+    WHERE signal IS NOT NULL AND resolved_at IS NULL;
 
 CREATE TABLE runyard.watermark (snapshot pg_snapshot NOT NULL);
 COMMENT ON TABLE runyard.watermark IS
