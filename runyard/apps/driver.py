@@ -45,8 +45,7 @@ from runyard.engine.settlement import Outcome
 from runyard.engine.steps import encode
 from runyard.engine.wait_registration import finished_waits
 from runyard.errors import Cancelled, NonRetriable, NothingToDo, RunyardError
-from runyard.events import Event, as_json, new_ulid
-from runyard.functions.registry import INVOKED
+from runyard.events import as_json, new_ulid
 from runyard.functions.retry import Retry
 from runyard.store.queries import Row
 
@@ -236,7 +235,7 @@ class _Way:
         remote = self._remote
         call = Call(
             run_id=self._run_id,
-            events=[_shown(self._item.event)],
+            events=self._item.events,
             memos=self._memos,
             attempt=attempt,
             max_attempts=remote.retry.attempts,
@@ -468,12 +467,3 @@ def _as_stored(error: Mapping[str, Any], step: str | None) -> dict[str, Any]:
         "message": error["message"],
         "traceback": error.get("stack", ""),
     }
-
-
-def _shown(event: Event) -> Event:
-    """Return an event as the application sees it: an invocation by its name in the protocol."""
-    if event.name != INVOKED:
-        return event
-    return Event(
-        "inngest/function.invoked", event.data, event.id, event.ts, event.user, event.v, event.meta
-    )

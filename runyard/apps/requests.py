@@ -11,10 +11,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from runyard.apps.canonical_json import canonical
 from runyard.events import Event
+from runyard.functions.registry import INVOKED
 
 MAX_CALL_BYTES = 4 * 1024 * 1024
 GO_ON = "step"
 FIRST_VERSION = -1
+_INVOKED_THERE = "inngest/function.invoked"
 
 
 @dataclass
@@ -132,9 +134,10 @@ def events_json(events: Sequence[Event]) -> str:
 
 
 def _event(event: Event) -> Mapping[str, Any]:
+    """Return an event as applications see it: an invocation by its name in the protocol."""
     shown: dict[str, Any] = {
         "id": event.id or "",
-        "name": event.name,
+        "name": _INVOKED_THERE if event.name == INVOKED else event.name,
         "data": dict(event.data),
         "ts": event.ts or 0,
         "user": dict(event.user or {}),
