@@ -232,7 +232,9 @@ def test_one_of_a_group_cancels_all_of_it(
     assert control.cancel(Selection(invocations=(member,))) == 3
     [row] = rows("SELECT cancelled FROM runyard.batches")
     assert row["cancelled"] == [1]
-    batch_leases.release(batch, "running" if begins else "claimed", "queued", attempts=2, force=True)
+    batch_leases.release(
+        batch, "running" if begins else "claimed", "queued", attempts=2, force=True
+    )
     assert statuses() == ["cancelled"] * 3
 
 

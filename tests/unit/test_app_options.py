@@ -91,7 +91,18 @@ def test_concurrency(given: Any, limits: tuple[Concurrency, ...]) -> None:
             "debounce",
             Debounce("5s", "data.a", 60.0),
         ),
-        ("batchEvents", {"maxSize": 10, "timeout": "5s"}, "batch", BatchEvents(10, "5s")),
+        (
+            "batchEvents",
+            {"maxSize": 10, "timeout": "5s"},
+            "batch",
+            BatchEvents(10, "5s", together=True),
+        ),
+        (
+            "batchEvents",
+            {"maxSize": 5, "key": "event.data.a", "if": "event.data.b"},
+            "batch",
+            BatchEvents(5, 60.0, "data.a", together=True, condition="event.data.b"),
+        ),
         ("priority", {"run": "event.data.n"}, "priority", Priority("data.n")),
         ("priority", {"run": "-700"}, "priority", -600),
         (
