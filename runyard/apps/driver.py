@@ -33,7 +33,7 @@ from runyard.apps.answers import Step as RemoteStep
 from runyard.apps.call_loop import call_loop, in_thread
 from runyard.apps.calls import Caller
 from runyard.apps.journey import Journey, Next, Todo, Wait
-from runyard.apps.requests import GO_ON, Call, Memos, call_url
+from runyard.apps.requests import GO_ON, Call, Memos, call_url, event_json
 from runyard.apps.run_ids import run_id
 from runyard.apps.signatures import SigningKey, signed_headers
 from runyard.apps.trust import signing_keys
@@ -168,6 +168,7 @@ class _Way:
         self._caller = caller
         self._writer = writer
         self._over = over
+        self._events = [event_json(event) for event in item.events]
         self._memos = Memos()
         for name, memo in item.outputs.items():
             self._memos.add(step_id(name), memo)
@@ -235,7 +236,7 @@ class _Way:
         remote = self._remote
         call = Call(
             run_id=self._run_id,
-            events=self._item.events,
+            events=self._events,
             memos=self._memos,
             attempt=attempt,
             max_attempts=remote.retry.attempts,

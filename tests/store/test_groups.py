@@ -1,6 +1,7 @@
 """Functions that take many events together: one invocation leads the others, which end with it."""
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +19,7 @@ from runyard.functions.retry import Retry
 from runyard.store import database
 from runyard.store.queries import fetch_all
 from runyard.syntax.retention_policy import Retention
-from tests.conftest import Publish
+from tests.conftest import Publish, wait_until
 from tests.tables import rows
 
 ALL = ["succeeded"] * 3
@@ -176,6 +177,21 @@ def test_a_lost_worker_keeps_the_group(publish_functions: Publish, begins: bool)
     assert sorted(begun) == [[[0, 1]], [[0, 1, 2]]]
 
 
+def test_a_worker_that_stops_keeps_the_group(
+    publish_functions: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = together(publish_functions)
+    sent(3)
+    monkeypatch.setattr(batch_leases, "_worker_name", "here:1:2")
+    events_of(claimed(function))
+    with database.connection() as connection:
+        fetch_all(connection, "hand_back", name="here:1")
+    assert statuses() == ["queued", "grouped", "grouped"]
+    sent(2)
+    advance(5)
+    assert events_of(claimed(function), "run-2") == [[0, 1, 2]]
+
+
 def test_a_group_whose_worker_is_lost_again_and_again_fails(publish_functions: Publish) -> None:
     function = together(publish_functions)
     sent(3)
@@ -249,6 +265,21 @@ def test_a_group_that_waits_for_its_next_attempt_is_cancelled_at_once(
     assert rows("SELECT runyard.cancel(3, 'no more') AS asked") == [{"asked": True}]
     reasons = rows("SELECT DISTINCT status, error->>'message' AS why FROM runyard.invocations")
     assert reasons == [{"status": "cancelled", "why": "no more"}]
+
+
+def test_what_is_being_gathered_is_cancelled_with_its_group(publish_functions: Publish) -> None:
+    function = together(publish_functions)
+    sent(3)
+    cancelled: list[int] = []
+    cancelling = threading.Thread(
+        target=lambda: cancelled.append(control.cancel(Selection(invocations=(2,))))
+    )
+    with database.transaction() as connection:
+        batch_claims.claim_some(connection, function, 1)
+        cancelling.start()
+        wait_until(lambda: rows("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"))
+    cancelling.join(20)
+    assert cancelled == [3]
 
 
 def test_one_of_a_group_makes_all_of_it_due(publish_functions: Publish) -> None:

@@ -227,6 +227,21 @@ def test_a_function_that_only_others_invoke_has_no_triggers() -> None:
             {"batchEvents": {"maxSize": 2, "timeout": "1s"}, "cancel": [{"event": "x"}]},
             "function a-b, cancel: a function with batchEvents cannot be cancelled by events",
         ),
+        *(
+            (
+                {"batchEvents": {"maxSize": 2}, option: rule},
+                f"batch=... and {option}=... contradict",
+            )
+            for option, rule in (
+                ("debounce", {"period": "5s"}),
+                ("singleton", {"mode": "skip"}),
+                ("priority", {"run": "event.data.n"}),
+            )
+        ),
+        (
+            {"batchEvents": {"maxSize": 2, "if": "event.data. +"}},
+            "function a-b, batchEvents.if: not an expression at character 13",
+        ),
         (
             {"concurrency": {"limit": 1, "key": "event.data. +"}},
             "function a-b, concurrency[0].key: not an expression at character 13",
