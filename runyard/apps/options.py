@@ -89,11 +89,17 @@ def flow_of(function: Fields) -> Flow:
         timeouts=_timeouts(function),
         cancel_on=tuple(_cancel_on(rule) for rule in function.objects("cancel")),
     )
-    if flow.batch and flow.cancel_on:
-        raise InvalidField(
-            f"{function.at('cancel')}: a function with batchEvents cannot be cancelled by events;"
-            " remove one of them"
-        )
+    for option, rule in (
+        ("cancel", flow.cancel_on),
+        ("debounce", flow.debounce),
+        ("priority", flow.priority),
+        ("singleton", flow.singleton),
+    ):
+        if flow.batch and rule:
+            raise InvalidField(
+                f"{function.at(option)}: a function with batchEvents cannot have this too; remove"
+                " one of them"
+            )
     return flow
 
 

@@ -369,6 +369,26 @@ def test_a_batch_whose_application_was_killed_is_called_again_as_it_was(app: Sdk
     assert made[3].output == {"first": 0, "all": list(range(10))}
 
 
+def test_the_pages_of_a_batch_lead_to_each_other(app: SdkApp, developing: str) -> None:
+    first, second, *others = gathered(10)
+    remote_work.work()
+    leading = httpx.get(f"{developing}/dev/invocations/{first.id}").text
+    assert "10 events" in leading
+    assert all(f"/dev/invocations/{each.id}" in leading for each in (second, *others))
+    led = httpx.get(f"{developing}/dev/invocations/{second.id}").text
+    assert f"/dev/invocations/{first.id}" in led
+    assert "Events of the batch" not in led
+
+
+def test_the_events_of_a_batch_have_one_run(app: SdkApp, developing: str) -> None:
+    ids = send([Event("work/gather", {"n": n}) for n in range(10)])
+    remote_work.work()
+    runs = [httpx.get(f"{developing}/v1/events/{id}/runs").json()["data"] for id in ids]
+    assert {len(each) for each in runs} == {1}
+    assert {each[0]["run_id"] for each in runs} == {str(only(ids[0]).id)}
+    assert {each[0]["output"]["first"] for each in runs} == {0}
+
+
 def test_a_batch_that_is_too_large_for_a_call_is_fetched(app: SdkApp) -> None:
     made = gathered(10, text="x" * 480_000)
     remote_work.work()

@@ -348,7 +348,9 @@ BEGIN
     UPDATE runyard.invocations
     SET leader_id = ids[1],
         status = CASE WHEN id = ids[1] THEN status ELSE 'grouped' END,
-        batch_id = CASE WHEN id = ids[1] THEN batch_id END
+        batch_id = CASE WHEN id = ids[1] THEN batch_id END,
+        -- a full batch need not wait for its timeout when it comes back
+        due_at = CASE WHEN id = ids[1] THEN least(due_at, runyard.now_v1()) ELSE due_at END
     WHERE id = ANY (ids);
     UPDATE runyard.batches SET invocations = ids[1:1] WHERE batches.id = group_v1.batch;
     size := 1;
