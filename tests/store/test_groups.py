@@ -9,11 +9,26 @@ from typing import Any
 import pytest
 
 from runyard import Event, clock, send
-from runyard.engine import batch_claims, batch_leases, bulk, control, retention, settlement
+from runyard.engine import (
+    batch_claims,
+    batch_leases,
+    bulk,
+    control,
+    housekeeping,
+    retention,
+    settlement,
+)
 from runyard.engine.bulk import Selection
 from runyard.engine.items import items_from_rows
 from runyard.engine.settlement import Outcome
-from runyard.functions.flow_control import BatchEvents, Concurrency, Flow, Idempotency, Throttle
+from runyard.functions.flow_control import (
+    BatchEvents,
+    Concurrency,
+    Flow,
+    Idempotency,
+    Throttle,
+    Timeouts,
+)
 from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.store import database
@@ -101,6 +116,23 @@ def test_fewer_events_are_taken_when_the_first_has_waited_for_the_timeout(
     assert batch_claims.claim(function) == []
     advance(31)
     assert events_of(claimed(function)) == [[0, 1]]
+
+
+def test_the_timeout_to_start_begins_when_the_gathering_has_ended(
+    publish_functions: Publish,
+) -> None:
+    function = together(
+        publish_functions, batch={"timeout": 30}, timeouts=Timeouts(start="10s", finish="1m")
+    )
+    sent(2)
+    advance(35)
+    assert housekeeping.expire() == 0
+    assert events_of(claimed(function)) == [[0, 1]]
+    advance(61)
+    assert housekeeping.expire() == 2
+    sent(2)
+    advance(41)
+    assert housekeeping.expire() == 2
 
 
 def test_the_end_of_a_group_is_that_of_its_leader(publish_functions: Publish) -> None:
