@@ -39,7 +39,7 @@ from runyard.apps.calls import Caller
 from runyard.apps.checkpoints import Dispatch, function_uuid, without_stale
 from runyard.apps.gateways import make_request
 from runyard.apps.journey import Journey, Next, Todo, Wait
-from runyard.apps.requests import GO_ON, Call, Memos, call_url
+from runyard.apps.requests import GO_ON, Call, Memos, call_url, event_json
 from runyard.apps.run_ids import run_id
 from runyard.apps.signatures import SigningKey, signed_headers
 from runyard.apps.trust import signing_keys
@@ -58,8 +58,7 @@ from runyard.errors import (
     NothingToDo,
     RunyardError,
 )
-from runyard.events import Event, as_json, new_ulid
-from runyard.functions.registry import INVOKED
+from runyard.events import as_json, new_ulid
 from runyard.functions.retry import Retry
 from runyard.store.queries import Row
 
@@ -182,6 +181,7 @@ class _Way:
         self._caller = caller
         self._writer = writer
         self._over = over
+        self._events = [event_json(event) for event in item.events]
         self._memos = Memos()
         for name, memo in item.outputs.items():
             self._memos.add(step_id(name), memo)
@@ -300,7 +300,7 @@ class _Way:
         remote = self._remote
         call = Call(
             run_id=self._run_id,
-            events=[_shown(self._item.event)],
+            events=self._events,
             memos=self._memos,
             attempt=attempt,
             max_attempts=remote.retry.attempts,
@@ -558,12 +558,3 @@ def _as_stored(error: Mapping[str, Any], step: str | None) -> dict[str, Any]:
         "message": error["message"],
         "traceback": error.get("stack", ""),
     }
-
-
-def _shown(event: Event) -> Event:
-    """Return an event as the application sees it: an invocation by its name in the protocol."""
-    if event.name != INVOKED:
-        return event
-    return Event(
-        "inngest/function.invoked", event.data, event.id, event.ts, event.user, event.v, event.meta
-    )

@@ -241,7 +241,7 @@ def _function(
             job=name,
             triggers=triggers,
             retry=retry_of(fields, warn),
-            flow=flow_of(fields, warn),
+            flow=flow_of(fields),
             scheduled=bool(schedules),
             remote=True,
         )

@@ -1,7 +1,7 @@
 """The request of a call: the event, what has been done so far, and how far the run is.
 
-The body is canonical JSON. A step's memo is made canonical once, when it is known, and its text is
-put together with the others at every call.
+The body is canonical JSON. Events and the memos of steps are made canonical once, when they are
+known, and their texts are put together at every call.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from runyard.apps.canonical_json import canonical
 from runyard.apps.checkpoints import Dispatch
 from runyard.events import Event
+from runyard.functions.registry import INVOKED
 
 MAX_CALL_BYTES = 4 * 1024 * 1024
 GO_ON = "step"
 FIRST_VERSION = -1
+_INVOKED_THERE = "inngest/function.invoked"
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Call:
     run_id
         The run's id in the protocol.
     events
-        The run's events; the first one is the event.
+        The run's events as `event_json` has them; the first one is the event.
     memos
         The steps that have ended.
     attempt, max_attempts
@@ -71,7 +73,7 @@ class Call:
     """
 
     run_id: str
-    events: Sequence[Event]
+    events: Sequence[str]
     memos: Memos
     attempt: int = 0
     max_attempts: int = 4
@@ -83,7 +85,7 @@ class Call:
 
     def body(self) -> bytes:
         """Return the body; without events and memos if it would be too large with them."""
-        events = [canonical(_event(event)) for event in self.events]
+        events = self.events
         memos = self.memos.to_json()
         most = MAX_CALL_BYTES - 4096 - sum(map(len, self.memos.stack)) * 2
         is_large = len(memos) + sum(map(len, events)) + len(events[0]) > most
@@ -140,15 +142,19 @@ def call_url(url: str, function: str, step: str) -> str:
 
 def events_json(events: Sequence[Event]) -> str:
     """Return events as applications see them, as canonical JSON."""
-    return f"[{','.join(canonical(_event(event)) for event in events)}]"
+    return f"[{','.join(map(event_json, events))}]"
 
 
-def _event(event: Event) -> Mapping[str, Any]:
+def event_json(event: Event) -> str:
+    """Return an event as applications see it, as canonical JSON.
+
+    An invocation has its name in the protocol.
+    """
     shown: dict[str, Any] = {
         "id": event.id or "",
-        "name": event.name,
+        "name": _INVOKED_THERE if event.name == INVOKED else event.name,
         "data": dict(event.data),
         "ts": event.ts or 0,
         "user": dict(event.user or {}),
     }
-    return shown if event.v is None else {**shown, "v": event.v}
+    return canonical(shown if event.v is None else {**shown, "v": event.v})

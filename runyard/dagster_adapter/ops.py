@@ -78,6 +78,9 @@ def _receive(context: OpExecutionContext) -> Batch:
         "invocations": len(shared.items),
         "left out": len(shared.failures),
     }
+    events = sum(len(item.events) for item in shared.items)
+    if events > len(shared.items):
+        metadata["events"] = events
     if len(shared.items) == 1:
         metadata["event"] = MetadataValue.url(to_event(str(shared.items[0].event.id)))
     for number, run_id in enumerate(shared.previous_runs[:_MOST_RUNS], 1):

@@ -535,13 +535,22 @@ started AS (
     RETURNING invocations.id, event_id, attempt, invocations.dispatch, replay_of, due_at, priority,
         crashes, created_at,
         cancel_requested_at IS NOT NULL AS cancelled, before.seen,
-        before.run_id AS previous_run
+        before.run_id AS previous_run, leader_id IS NOT NULL AS leads
 )
 SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
-    started.cancelled, started.created_at, started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
-    events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
+    started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
+    events.name, events.data, events."user" AS user_data, events.v,
+    (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
+
+-- name: group_events
+-- The other events of groups, by their leaders, in the order in which they came.
+-- (by invocations_leader, events_pkey)
+SELECT invocations.leader_id, events.id AS event_id, events.name, events.data,
+    events."user" AS user_data, events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
+FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
+WHERE leader_id = ANY (%(leaders)s) AND invocations.id <> leader_id ORDER BY leader_id, invocations.id
 
 -- name: recorded_steps
 -- The results of these invocations' steps so far, in the order in which they were recorded.
@@ -1039,8 +1048,12 @@ LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(
         'id', invocations.id, 'function', invocations.function, 'status', invocations.status,
         'attempt', invocations.attempt, 'due_at', invocations.due_at,
-        'run_id', invocations.run_id, 'output', invocations.output, 'error', invocations.error,
-        'replay_of', invocations.replay_of,
+        'run_id', invocations.run_id, 'output', CASE
+            WHEN invocations.leader_id <> invocations.id
+                THEN runyard.output_of_v1(invocations.leader_id)
+            ELSE invocations.output END,
+        'error', invocations.error, 'replay_of', invocations.replay_of,
+        'leader_id', invocations.leader_id,
         'seconds', round(
             extract(epoch FROM invocations.finished_at - invocations.created_at)::numeric, 2),
         'waits', (
@@ -1073,7 +1086,8 @@ WHERE expires_at IS NOT NULL
 -- name: invocations_of_event
 -- The invocations of an event, or one by its id, with their steps as JSON.
 -- (by invocations_event, invocations_pkey, steps_pkey)
-SELECT invocations.*, (
+SELECT invocations.*, CASE
+        WHEN leader_id <> id THEN runyard.output_of_v1(leader_id) ELSE output END AS output, (
     SELECT coalesce(jsonb_object_agg(step, jsonb_build_object(
         'output', steps.output, 'error', steps.error, 'tries', steps.tries)), '{}')
     FROM runyard.steps WHERE invocation_id = invocations.id) AS steps
@@ -1086,7 +1100,7 @@ SELECT id, name, data FROM runyard.events WHERE name = %(name)s ORDER BY xid, id
 -- name: open_functions
 -- The functions that have invocations which are not final; for tests. (a small table: scanned)
 SELECT DISTINCT function FROM runyard.invocations
-WHERE status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') ORDER BY function
+WHERE status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped') ORDER BY function
 
 -- name: count_invocations
 -- How many invocations a selection has, and the last of them; failures that were dismissed or
@@ -1140,6 +1154,17 @@ WHERE invocations.id > %(after)s AND invocations.id <= %(upto)s
         %(filter)s::jsonpath))
 ORDER BY invocations.id LIMIT %(limit)s
 
+-- name: replayed_groups
+-- Those of these invocations whose group was replayed since a bulk action began, when it came to
+-- another one of the group. (by invocations_pkey, invocations_event)
+SELECT invocations.id FROM runyard.invocations
+JOIN runyard.invocations AS leaders
+    ON leaders.id = invocations.leader_id AND leaders.id <> invocations.id
+WHERE invocations.id = ANY (%(invocations)s::bigint[]) AND EXISTS (
+    SELECT FROM runyard.invocations AS copies
+    WHERE copies.event_id = leaders.event_id AND copies.replay_of = leaders.id
+        AND copies.created_at >= %(since)s)
+
 -- name: start_bulk
 -- Record a bulk action before it begins. (by bulks_pkey)
 INSERT INTO runyard.bulks (id, action, selection, upto, total, finished_at)
@@ -1177,10 +1202,12 @@ SELECT runyard.cancel_v1(%(invocations)s::bigint[], %(reason)s) AS count
 SELECT id FROM runyard.run_now_v1(%(invocations)s::bigint[]) AS id
 
 -- name: dismiss_invocations
--- Take failures off the list of dead letters; returns how many. (by invocations_pkey)
+-- Take failures off the list of dead letters, with all of their groups; returns how many.
+-- (by invocations_pkey, and as with_groups_v1)
 WITH dismissed AS (
     UPDATE runyard.invocations SET dismissed_at = runyard.now_v1()
-    WHERE id = ANY (%(invocations)s::bigint[]) AND status = 'failed' AND dismissed_at IS NULL
+    WHERE id = ANY (ARRAY(SELECT unnest(runyard.with_groups_v1(%(invocations)s::bigint[]))))
+        AND status = 'failed' AND dismissed_at IS NULL
     RETURNING id
 )
 SELECT count(*) AS count FROM dismissed

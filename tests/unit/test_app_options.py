@@ -91,7 +91,18 @@ def test_concurrency(given: Any, limits: tuple[Concurrency, ...]) -> None:
             "debounce",
             Debounce("5s", "data.a", 60.0),
         ),
-        ("batchEvents", {"maxSize": 10, "timeout": "5s"}, "batch", BatchEvents(10, "5s")),
+        (
+            "batchEvents",
+            {"maxSize": 10, "timeout": "5s"},
+            "batch",
+            BatchEvents(10, "5s", together=True),
+        ),
+        (
+            "batchEvents",
+            {"maxSize": 5, "key": "event.data.a", "if": "event.data.b"},
+            "batch",
+            BatchEvents(5, 60.0, "data.a", together=True, condition="event.data.b"),
+        ),
         ("priority", {"run": "event.data.n"}, "priority", Priority("data.n")),
         ("priority", {"run": "-700"}, "priority", -600),
         (
@@ -212,9 +223,21 @@ def test_a_function_that_only_others_invoke_has_no_triggers() -> None:
         ({"singleton": {"mode": "x"}}, "function a-b, singleton.mode: give skip or cancel"),
         ({"retries": -1}, "function a-b, retries: give 0 or more"),
         ({"debounce": {"period": "x"}}, "function a-b, debounce: Debounce(period=...): 'x' is not"),
+        *(
+            (
+                {"batchEvents": {"maxSize": 2}, option: rule},
+                f"function a-b, {option}: a function with batchEvents cannot have this too",
+            )
+            for option, rule in (
+                ("cancel", [{"event": "x"}]),
+                ("debounce", {"period": "5s"}),
+                ("singleton", {"mode": "skip"}),
+                ("priority", {"run": "event.data.n"}),
+            )
+        ),
         (
-            {"batchEvents": {"maxSize": 2, "timeout": "1s"}, "cancel": [{"event": "x"}]},
-            "function a-b, cancel: a function with batchEvents cannot be cancelled by events",
+            {"batchEvents": {"maxSize": 2, "if": "event.data. +"}},
+            "function a-b, batchEvents.if: not an expression at character 13",
         ),
         (
             {"concurrency": {"limit": 1, "key": "event.data. +"}},

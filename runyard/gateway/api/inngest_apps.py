@@ -19,8 +19,8 @@ from runyard.apps.requests import events_json
 from runyard.apps.signatures import is_authorized
 from runyard.apps.sync import register
 from runyard.apps.trust import server_kind, signing_keys
+from runyard.engine.items import event_from_row
 from runyard.engine.status import FINAL
-from runyard.events import Event
 from runyard.gateway.http.body import check_values
 from runyard.gateway.http.endpoint import Call, Endpoint, Query, not_found
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError
@@ -140,10 +140,9 @@ def _remove(url: str) -> list[str]:
 async def batch(call: Call) -> Response:
     """The events of a run, for a call that was too large to hold them."""
     row = await run_in_threadpool(_run, call.path("run_id"))
-    event = Event(
-        row["name"], row["data"], id=row["event_id"], ts=row["ts"], user=row["user"], v=row["v"]
-    )
-    return _json(events_json([event]).encode())
+    others = await run_in_threadpool(_group, row["id"])
+    events = [event_from_row({**row, "user_data": row["user"]}), *map(event_from_row, others)]
+    return _json(events_json(events).encode())
 
 
 async def actions(call: Call) -> Response:
@@ -164,6 +163,11 @@ def _run(id: str) -> Row:
     if row is None or run_ids.run_id(row["id"], row["created_at"]) != id:
         raise not_found("run", id[:40])
     return row
+
+
+def _group(invocation: int) -> list[Row]:
+    with database.connection() as connection:
+        return fetch_all(connection, "group_events", leaders=[invocation])
 
 
 def _memos(invocation: int) -> Mapping[str, Any]:

@@ -148,7 +148,7 @@ CREATE TABLE runyard.invocations (
     event_id    text NOT NULL,
     function    text NOT NULL,
     status      text NOT NULL DEFAULT 'queued' CHECK (status IN (
-        'queued', 'claimed', 'running', 'sleeping', 'waiting',
+        'queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped',
         'succeeded', 'failed', 'cancelled', 'skipped')),
     attempt     smallint NOT NULL DEFAULT 0,
     crashes     smallint NOT NULL DEFAULT 0,
@@ -165,6 +165,7 @@ CREATE TABLE runyard.invocations (
     output      jsonb,
     error       jsonb,
     replay_of   bigint,
+    leader_id   bigint,
     since       pg_snapshot,
     created_at  timestamptz NOT NULL DEFAULT runyard.now_v1(),
     started_at  timestamptz,
@@ -198,6 +199,10 @@ COMMENT ON COLUMN runyard.invocations.lane IS
 COMMENT ON COLUMN runyard.invocations.admitted IS
     'False until the admission rules of its function (idempotency, rate limit, debounce) have been '
     'applied to it.';
+COMMENT ON COLUMN runyard.invocations.leader_id IS
+    'The invocation whose run has the events of both, for a function that takes a batch of events '
+    'together. A leader leads itself; the others are `grouped` until it ends, and end as it does. '
+    'Only the leader is claimed, has steps, and holds the output.';
 COMMENT ON COLUMN runyard.invocations.since IS
     'What was committed when its event was sent, or when its current run segment began: later '
     'events count for the waits it registers.';
@@ -206,7 +211,14 @@ COMMENT ON COLUMN runyard.invocations.expires_at IS
 COMMENT ON COLUMN runyard.invocations.dismissed_at IS
     'When a failure was dismissed or replayed; until then it is a dead letter.';
 
+-- What an invocation has come to: a leader, for the others of its group. (by invocations_pkey)
+CREATE FUNCTION runyard.output_of_v1(invocation bigint) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT output FROM runyard.invocations WHERE id = invocation
+$$;
+
 CREATE INDEX invocations_event ON runyard.invocations (event_id);
+CREATE INDEX invocations_leader ON runyard.invocations (leader_id, id)
+    WHERE leader_id IS NOT NULL;
 CREATE INDEX invocations_function ON runyard.invocations (function, created_at, id);
 CREATE INDEX invocations_failed ON runyard.invocations (function, id)
     WHERE status = 'failed' AND dismissed_at IS NULL;
