@@ -126,24 +126,23 @@ class _Drive:
         for row in await in_thread(lambda: finished_waits(self._state.id, self._state.run_id, ids)):
             over[row["invocation_id"]].append(row)
         async with Writer(self._state.id, self._state.run_id) as writer:
-            tasks = {
-                asyncio.create_task(
-                    _Way(self._state, item, self._remote, self._caller, writer, over[item.id]).go()
-                ): item
+            ways = [
+                _Way(self._state, item, self._remote, self._caller, writer, over[item.id])
                 for item in self._items
-            }
-            await self._watch(tasks)
+            ]
+            await self._watch({asyncio.create_task(way.go()): way for way in ways})
 
-    async def _watch(self, tasks: "dict[asyncio.Task[None], Item]") -> None:
+    async def _watch(self, tasks: "dict[asyncio.Task[None], _Way]") -> None:
         """Wait for all ways, and end those of invocations that are cancelled."""
         pending = set(tasks)
         told: set[int] = set()
 
         def end_cancelled() -> None:
-            # Each once: the second time would interrupt the settlement.
-            for task, item in tasks.items():
-                if item.id in self._state.lease.cancelled and item.id not in told:
-                    told.add(item.id)
+            # Each once, and none that has come to its end: that would interrupt the settlement.
+            for task, way in tasks.items():
+                is_cancelled = way.id in self._state.lease.cancelled
+                if is_cancelled and way.id not in told and not way.is_over:
+                    told.add(way.id)
                     task.cancel()
 
         def tell() -> None:
@@ -164,7 +163,7 @@ class _Drive:
 
 
 class _Way:
-    """One invocation: its calls, and what they come to."""
+    """One invocation: its calls, and what they come to; `is_over` once that is known."""
 
     def __init__(
         self,
@@ -175,6 +174,8 @@ class _Way:
         writer: Writer,
         over: Sequence[Row],
     ) -> None:
+        self.id = item.id
+        self.is_over = False
         self._state = state
         self._item = item
         self._remote = remote
@@ -203,6 +204,7 @@ class _Way:
             await self._keep(over, of_wait=True)
             await self._travel()
             outcome = self._outcome()
+            self.is_over = True
         except asyncio.CancelledError:
             if self._item.id not in self._state.lease.cancelled:
                 raise

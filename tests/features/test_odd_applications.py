@@ -11,8 +11,13 @@ import pytest
 
 from runyard import clock, send
 from runyard.apps import journey
+from runyard.apps.driver import drive, target_of
+from runyard.engine import batch_claims, batch_leases
 from runyard.engine.bulk import Selection
 from runyard.engine.control import cancel
+from runyard.engine.items import BatchState, items_from_rows
+from runyard.engine.lease import Lease
+from runyard.store import database
 from runyard.testing import Invocation
 from tests import remote_work
 from tests.conftest import wait_until
@@ -177,6 +182,31 @@ def test_a_run_that_is_cancelled_between_planned_steps_does_nothing_more(odd: Od
     held.set()
     remote_work.work()
     assert (made.status, odd.calls[CALLED], len(made.steps)) == ("cancelled", 1, 2)
+
+
+def test_a_run_that_is_cancelled_while_its_end_is_written_harms_no_other(odd: OddApp) -> None:
+    odd.app.open.clear()
+    odd.answers(lambda _, __: (200, "done"))
+    ended, other = odd.begin(), odd.begin()
+    [claim] = batch_claims.claim(remote_work.functions()[0]) or []
+    _, found, steps = batch_leases.begin(claim.batch_id, "run-1")
+    items, _ = items_from_rows(found, steps, "run-1")
+    lease = Lease(claim.batch_id, "run-1")
+    state = BatchState(claim.batch_id, "run-1", "odd_any", items, lease)
+    running = threading.Thread(target=drive, args=(state, items, target_of("odd_any")))
+    running.start()
+    wait_until(lambda: len(odd.app.calls) == 2)
+    with database.transaction() as connection:
+        connection.execute("SELECT FROM runyard.batches FOR UPDATE")
+        odd.app.open.set()
+        wait_until(lambda: rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        lease.cancel([ended.id])
+    running.join(20)
+    assert not running.is_alive()
+    assert {id: outcome.status for id, outcome in state.settled.items()} == {
+        ended.id: "succeeded",
+        other.id: "succeeded",
+    }
 
 
 def test_a_run_that_sleeps_ends_after_its_function_is_registered_no_longer(odd: OddApp) -> None:
