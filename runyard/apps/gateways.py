@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, parse_qsl, urldefrag, urljoin, urlsplit
 import pydantic_core
 
 from runyard.apps.answers import Answer, Asked, Keep, MakeRequest, StepFailed, error_of, failed_try
+from runyard.apps.call_loop import in_thread
 from runyard.apps.calls import KEPT_REDIRECTS, Caller, Refused, Request, origin_of
 from runyard.apps.trust import may_request
 from runyard.engine.steps import MAX_STEP_BYTES
@@ -62,7 +63,7 @@ _TRANSPORT_HEADERS = frozenset(
     ["connection", "content-encoding", "content-length", "transfer-encoding"]
 )
 _KEY_HEADERS = ("api-key", "authorization", "x-api-key", "x-goog-api-key")
-_SECRET_NAMES = re.compile(r"key|token|secret|sig|pass|auth|credential|cookie", re.IGNORECASE)
+_SECRET_NAMES = re.compile(r"key|token|secret|sig|pass|auth(?!or)|credential|cookie", re.IGNORECASE)
 _LEAST_SECRET = 6
 # So long a value is taken for a secret, whatever the name of its header.
 _LONG_SECRET = 20
@@ -83,9 +84,10 @@ async def make_request(caller: Caller, wanted: MakeRequest, asked: Asked) -> Kee
     redirects = _Redirects(request.url, may_leave=not wanted.is_ai)
     answer = await caller.send(request, redirects.follow, SECONDS)
     masked = without(set(_secrets(request, wanted.options)))
+    # An answer may have megabytes, and must not hold up the other calls of the loop.
     if wanted.is_ai:
-        return _of_ai(wanted, answer, asked, masked)
-    return _of_fetch(wanted, answer, asked, masked, redirects.url)
+        return await in_thread(lambda: _of_ai(wanted, answer, asked, masked))
+    return await in_thread(lambda: _of_fetch(wanted, answer, asked, masked, redirects.url))
 
 
 def _of_ai(

@@ -27,7 +27,7 @@ from runyard.settings import settings
 from tests.ports import free_port
 from tests.sdk_apps import install_javascript
 from tests.tables import rows
-from tests.web_process import web_in_development
+from tests.web_process import WebProcess, web_in_development
 
 KEY = "signkey-test-" + "ab12" * 16
 BEARER = {"Authorization": f"Bearer {SigningKey('ab12' * 16).bearer}"}
@@ -357,3 +357,10 @@ def test_a_page_of_another_origin_does_not(production: str, developing: str) -> 
             headers={**headers, "Origin": "https://evil.example"},
         )
         assert answer.status_code == 403
+
+
+def test_in_production_a_subscriber_needs_a_token(web: WebProcess) -> None:
+    with pytest.raises(websockets.InvalidStatus) as refused, socket(web.url, "x"):
+        pass
+    assert refused.value.response.status_code == 403
+    assert httpx.get(f"{web.url}/v1/realtime/sse?token=x").status_code == 401
