@@ -6,7 +6,7 @@ import { Inngest } from "inngest";
 import { serve } from "inngest/node";
 
 const SLOW_MS = 10_000;
-const empty = () => ({ calls: 0, open: 0, most_open: 0, steps: 0, first: {}, late_ms: [] });
+const empty = () => ({ calls: 0, open: 0, most_open: 0, steps: 0, first: {}, after: {} });
 let notes = empty();
 
 function application(id, checkpointing) {
@@ -28,9 +28,9 @@ function application(id, checkpointing) {
     }),
     on("slow", async ({ step: { run } }) => await run("slow", () => pause(SLOW_MS, "done"))),
     on("asleep", async ({ event, step: { run, sleep } }) => {
-      const began = await run("before", () => Date.now());
+      await run("before", step("sleeps"));
       await sleep("sleep", event.data.ms);
-      await run("after", () => notes.late_ms.push(Date.now() - began - event.data.ms));
+      await run("after", () => (notes.after[event.data.n] ??= Date.now()));
     }),
     on("waiting", async ({ event, step: { run, waitForEvent } }) => {
       await run("before", step("waits"));

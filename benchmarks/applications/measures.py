@@ -164,12 +164,15 @@ class _Measured:
                 "percent_of_one_core_before": idle,
             }
             assert _count("sleeping", "waiting") == SUSPENDED, "some have gone on too early"
+            due = _due("called_asleep")
             answered = time.monotonic()
             _send(server, "called/answer", range(half))
         _wait("called_waiting")
         answered_s = time.monotonic() - answered
         _wait("called_asleep")
-        late = percentiles(ms / 1_000 for ms in self._app.notes()["late_ms"])
+        after = self._app.notes()["after"]
+        assert after.keys() == due.keys(), "some have not gone on"
+        late = percentiles(after[n] / 1_000 - due[n] for n in due)
         assert _count("failed") == 0, "some runs have failed"
         return {
             "all_suspended_s": round(all_s, 1),
@@ -226,6 +229,17 @@ def _wait(function: str) -> None:
     ):
         assert time.monotonic() < deadline, f"{function} is not done after {_LIMIT_SECONDS:g} s"
         time.sleep(0.1)
+
+
+def _due(function: str) -> dict[str, float]:
+    """When the invocations that sleep are to go on, by the numbers of their events."""
+    found = rows(
+        "SELECT data->>'n' AS n, extract(epoch FROM due_at)::float8 AS due"
+        " FROM runyard.invocations JOIN runyard.events ON events.id = event_id"
+        " WHERE function = %s AND status = 'sleeping'",
+        function,
+    )
+    return {row["n"]: float(row["due"]) for row in found}
 
 
 def _count(*statuses: str) -> int:

@@ -24,6 +24,10 @@ from runyard.apps.answers import MAX_ANSWER_BYTES, Answer
 
 MAX_REDIRECTS = 10
 _IDLE_SECONDS = 4.0
+# How many calls there are at a time to one host and port; others wait for one of them to end.
+# Servers of node let about 500 connections wait to be accepted, and some seconds pass until they
+# accept more while they are busy: of many thousands some would not come about in time.
+MAX_CALLS_TO_A_HOST = 1_000
 _CONNECT_SECONDS = 10.0
 # Redirects that keep method and body.
 KEPT_REDIRECTS = (307, 308)
@@ -130,6 +134,7 @@ class Caller:
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
             limit=_most_connections(),
+            limit_per_host=MAX_CALLS_TO_A_HOST,
             keepalive_timeout=_IDLE_SECONDS,
             resolver=self._guard,
             use_dns_cache=False,

@@ -153,7 +153,7 @@ class _Drive:
             with self._state.lease.telling(tell):
                 loop.call_soon(end_cancelled)  # once all have begun
                 while pending:
-                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_EXCEPTION)
                     for task in done:
                         task.result()
         finally:

@@ -28,10 +28,6 @@ from runyard.dagster_adapter.sensors import remote_sensor
 from runyard.dagster_adapter.tags import APP, SLUG
 from runyard.text.markdown import escaped
 
-# What the location is called in Dagster, and the name of this module in a workspace file.
-LOCATION = "apps"
-MODULE = __name__
-
 
 class AppsRepository(RepositoryData):
     """The jobs, sensors and schedules of all functions that applications have registered."""
