@@ -18,7 +18,7 @@ from runyard.apps.checkpoints import (
     parse_checkpoint,
     without_stale,
 )
-from runyard.apps.requests import Call, Memos
+from runyard.apps.requests import Call, Memos, event_json
 from runyard.apps.run_ids import run_id
 from runyard.errors import InvalidOption
 from runyard.events import Event
@@ -202,7 +202,8 @@ def test_other_answers_mean_what_they_say(effect: Any) -> None:
 
 def called(dispatch: Dispatch | None) -> tuple[dict[str, Any], dict[str, str]]:
     """The context and the headers of a call."""
-    call = Call(RUN, [Event("a/b", id="e", ts=1)], Memos(), dispatch=dispatch)
+    events = [event_json(Event("a/b", id="e", ts=1))]
+    call = Call(RUN, events, Memos(), dispatch=dispatch)
     return json.loads(call.body())["ctx"], dict(call.headers())
 
 
