@@ -180,8 +180,9 @@ class Heartbeat:
     def _apply(self, lease: Lease, row: Row) -> None:
         stops = row["stopped"] and not lease.interrupted
         # Should this fail, the next heartbeat tries again: a run whose interrupt was not announced
-        # would end as failed, not as cancelled. It hears of nothing before: whose invocations are
-        # all cancelled ends at once, and an end that is announced afterwards never comes.
+        # would end as failed, not as cancelled. The run is told of nothing before: one whose
+        # invocations are all cancelled ends at once, and announced afterwards it would seem to be
+        # stopping for ever.
         if stops and self.before_stop is not None:
             self.before_stop(lease.run_id)
         lease.cancel(row["cancelled"])
