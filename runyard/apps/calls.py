@@ -24,9 +24,8 @@ from runyard.apps.answers import MAX_ANSWER_BYTES, Answer
 
 MAX_REDIRECTS = 10
 _IDLE_SECONDS = 4.0
-# How many calls there are at a time to one host and port; others wait for one of them to end.
-# Servers of node let about 500 connections wait to be accepted, and some seconds pass until they
-# accept more while they are busy: of many thousands some would not come about in time.
+# Servers of node let about 500 connections wait to be accepted, and a busy one takes seconds until
+# it accepts more: of thousands that begin at once some would not come about in time.
 MAX_CALLS_TO_A_HOST = 1_000
 _CONNECT_SECONDS = 10.0
 # Redirects that keep method and body.
@@ -123,18 +122,20 @@ class Caller:
         Says where calls may go.
     seconds
         How long a call may take, answer included.
-
-    Calls for which no more files may be opened wait for others to end.
+    most
+        How many calls there may be at a time to one host and port; others wait, as do those for
+        which no more files may be opened.
     """
 
-    def __init__(self, guard: Guard, seconds: float) -> None:
+    def __init__(self, guard: Guard, seconds: float, most: int = MAX_CALLS_TO_A_HOST) -> None:
         self._guard = guard
         self._seconds = seconds
+        self._most = most
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
             limit=_most_connections(),
-            limit_per_host=MAX_CALLS_TO_A_HOST,
+            limit_per_host=self._most,
             keepalive_timeout=_IDLE_SECONDS,
             resolver=self._guard,
             use_dns_cache=False,
