@@ -63,7 +63,9 @@ _TRANSPORT_HEADERS = frozenset(
     ["connection", "content-encoding", "content-length", "transfer-encoding"]
 )
 _KEY_HEADERS = ("api-key", "authorization", "x-api-key", "x-goog-api-key")
-_SECRET_NAMES = re.compile(r"key|token|secret|sig|pass|auth(?!ors?$)|credential|cookie", re.IGNORECASE)
+_SECRET_NAMES = re.compile(
+    r"key|token|secret|sig|pass|auth(?!ors?$)|credential|cookie", re.IGNORECASE
+)
 _LEAST_SECRET = 6
 # So long a value is taken for a secret, whatever the name of its header.
 _LONG_SECRET = 20
