@@ -68,7 +68,8 @@ BEGIN
 END $$;
 
 -- Makes suspended invocations due at once, for a wait of each is over. (by invocations_pkey)
-CREATE FUNCTION runyard.resume_v1(resumed bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION runyard.resume_v1(resumed bigint[]) RETURNS void LANGUAGE plpgsql
+SET jit = off AS $$
 DECLARE
     woken text;
 BEGIN
