@@ -1,8 +1,10 @@
 """All benchmarks in one call: `make bench`. Prints a table and writes benchmarks/results/*.json.
 
 Arguments select benchmarks by name: idle, latency, single, burst, ingest, mix10, mix100, mix1000,
-load20, load50, load200, forms, claim, flow, admission, stock, pages, media, analytics, keep, sync.
-`mix` stands for those with many functions (mix10 to load200). `peers` stands for runyard, absurd,
+load20, load50, load200, forms, claim, flow, admission, stock, pages, media, analytics, keep, sync,
+app_burst, app_burst_checkpointed, app_latency, app_latency_checkpointed, app_slow, app_suspended.
+`mix` stands for those with many functions (mix10 to load200), `app` for those whose functions an
+application in Node serves. `peers` stands for runyard, absurd,
 celery, procrastinate and dbos, which run only when they are named: they install other systems.
 """
 
@@ -13,6 +15,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from benchmarks.applications.measures import (
+    app_burst,
+    app_burst_checkpointed,
+    app_latency,
+    app_latency_checkpointed,
+    app_slow,
+    app_suspended,
+)
 from benchmarks.claim import claim
 from benchmarks.databases import use
 from benchmarks.families import analytics, keep, media, sync
@@ -52,14 +62,23 @@ WITH_DATABASE: Benchmarks = {
     "keep": keep,
     "sync": sync,
 }
+APP: Benchmarks = {
+    "app_burst": app_burst,
+    "app_burst_checkpointed": app_burst_checkpointed,
+    "app_latency": app_latency,
+    "app_latency_checkpointed": app_latency_checkpointed,
+    "app_slow": app_slow,
+    "app_suspended": app_suspended,
+}
 # Each starts stacks of its own.
 ALONE: Benchmarks = {
     **{name: mix.measure for name, mix in MIXES.items()},
+    **APP,
     "forms": forms,
     "runyard": runyard,
     **{name: peer.measure for name, peer in PEERS.items()},
 }
-GROUPS = {"mix": list(MIXES), "peers": ["runyard", *PEERS]}
+GROUPS = {"mix": list(MIXES), "app": list(APP), "peers": ["runyard", *PEERS]}
 
 
 def main(arguments: Sequence[str]) -> int:

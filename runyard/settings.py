@@ -222,8 +222,15 @@ class AppSettings(_EngineSettings):
         "events, users or applications name them, separated by commas: `files.internal`, "
         "`files.internal:8080`.",
     )
+    gateway_hosts: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="Hosts that steps of applications may have requested from here, by "
+        "`step.ai.infer` and `step.fetch`, separated by commas: `api.openai.com`, "
+        "`files.internal:8080`, or `*` for all. Without any, all of them in development, and none "
+        "elsewhere. A host outside the public internet must be in `RUNYARD_ALLOWED_HOSTS` too.",
+    )
 
-    @field_validator("apps", "allowed_hosts", mode="before")
+    @field_validator("apps", "allowed_hosts", "gateway_hosts", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return _split(value)

@@ -81,7 +81,7 @@ class Invocation:
 
     @property
     def status(self) -> str:
-        """queued, claimed, running, sleeping, waiting, succeeded, failed, cancelled or skipped."""
+        """Its status: queued, claimed, running, sleeping, waiting, grouped, or how it ended."""
         return str(self._row()["status"])
 
     @property

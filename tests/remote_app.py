@@ -46,18 +46,33 @@ class RemoteApp:
             return 206, [invocation_of(self.invokes[slug], sent["event"]["data"])]
         return 200, sent["event"]["data"]
 
-    def register(self, *functions: str, crons: Mapping[str, str] | None = None) -> None:
-        """Register functions, each started by an event of its own name, some by a schedule too."""
+    def register(
+        self,
+        *functions: str,
+        crons: Mapping[str, str] | None = None,
+        events: Mapping[str, str] | None = None,
+    ) -> None:
+        """Register functions, each started by an event of its own name or of another one.
+
+        Some are started by a schedule too.
+        """
         body = {
             "url": self.url,
             "appName": self.name,
-            "functions": [self._function(each, (crons or {}).get(each)) for each in functions],
+            "functions": [
+                self._function(
+                    each,
+                    (events or {}).get(each, f"{self.name}/{each}"),
+                    (crons or {}).get(each),
+                )
+                for each in functions
+            ],
             "sdk": "js:v4.18.1",
         }
         catalog.write(parse_registration(json.dumps(body).encode()))
 
-    def _function(self, name: str, cron: str | None) -> dict[str, Any]:
-        triggers = [{"event": f"{self.name}/{name}"}, *([{"cron": cron}] if cron else [])]
+    def _function(self, name: str, event: str, cron: str | None) -> dict[str, Any]:
+        triggers = [{"event": event}, *([{"cron": cron}] if cron else [])]
         slug = f"{self.name}-{name}"
         runtime = {"type": "http", "url": f"{self.url}&fnId={slug}&stepId=step"}
         return {
@@ -104,8 +119,11 @@ def served_app(name: str = "shop") -> Iterator[RemoteApp]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 1_000  # calls of parallel steps come all at once
+
+    server = Server(("127.0.0.1", 0), Handler)
     app = RemoteApp(name, server.server_port)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -1,12 +1,13 @@
 """Applications with Inngest's SDKs, as processes of their own; and JavaScript's SDK from npm."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,20 @@ SDKS = ROOT / "tests" / "sdks"
 _BINARIES = Path(sys.executable).parent
 
 
-def install_javascript(folder: Path, version: str | None = None) -> Path:
-    """Copy the scripts into a folder and install the SDK next to them; return the folder."""
+def install_javascript(
+    folder: Path, version: str | None = None, more: Mapping[str, str] | None = None
+) -> Path:
+    """Copy the scripts into a folder and install the SDK next to them; return the folder.
+
+    `more` are versions of other packages.
+    """
     for file in SDKS.glob("*.*"):
         shutil.copy(file, folder)
     if version is not None:
         package = folder / "package.json"
-        package.write_text(package.read_text().replace("4.24.0", version))
+        content = json.loads(package.read_text())
+        content["dependencies"] = {"inngest": version, **(more or {})}
+        package.write_text(json.dumps(content))
     options = [
         "--ignore-scripts",
         "--omit=optional",
@@ -75,9 +83,22 @@ class SdkApp:
         """Serve the functions of `working.py` or `working.mjs`."""
         self._start("working")
 
+    def count(self, ledger: Path) -> None:
+        """Serve the function of `counting.py`, which notes its steps in a file."""
+        self._start("counting", str(ledger))
+
+    def run(self, script: str) -> None:
+        """Serve the functions of another script."""
+        self._start(script)
+
     def ledger(self) -> list[Any]:
         """What steps and handlers have noted since it was cleared."""
-        noted: list[Any] = httpx.get(self.url.replace("/api/inngest", "/ledger")).json()
+        return self.noted("ledger")
+
+    def noted(self, what: str) -> list[Any]:
+        """A list that the application keeps, or an empty one when it takes what was asked for."""
+        text = httpx.get(self.url.replace("/api/inngest", f"/{what}")).text
+        noted: list[Any] = json.loads(text or "[]")
         return noted
 
     def clear(self) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 import pydantic_core
 
+from runyard.engine.signals import MAX_SIGNAL_BYTES, is_signal
 from runyard.engine.steps import MAX_STEP_BYTES, MAX_STEP_NAME
-from runyard.errors import InvalidOption
+from runyard.errors import InvalidOption, RunyardError
 from runyard.events import MAX_NAME
 from runyard.syntax.durations import YEAR, seconds
 from runyard.syntax.expressions import parse_expression
@@ -143,6 +144,20 @@ class WaitForEvent:
 
 
 @dataclass(frozen=True)
+class WaitForSignal:
+    """Go on when this signal is sent, or after the timeout.
+
+    `replaces` says what happens if another run waits for the signal: whether this wait takes the
+    place of the other, or fails the run.
+    """
+
+    step: Step
+    signal: str
+    replaces: bool
+    timeout: Sleep
+
+
+@dataclass(frozen=True)
 class Invoke:
     """Go on when another function, by its id (`app-function`), has ended."""
 
@@ -150,6 +165,19 @@ class Invoke:
     function: str
     payload: Mapping[str, Any]
     timeout: Sleep
+
+
+@dataclass(frozen=True)
+class MakeRequest:
+    """A step is a request that is made in place of the application.
+
+    `options` say which one, and may hold keys: they are neither kept nor shown. `is_ai` is whether
+    an AI service is asked.
+    """
+
+    step: Step
+    is_ai: bool
+    options: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -193,7 +221,9 @@ Effect = (
     | Plan
     | Sleep
     | WaitForEvent
+    | WaitForSignal
     | Invoke
+    | MakeRequest
     | Unsupported
     | Again
     | Succeeded
@@ -222,6 +252,14 @@ class _NoAnswer(Exception):
     """The answer cannot be that of an SDK; the message says why."""
 
 
+class _LargeResult(_NoAnswer):
+    """The result of a step is too large to be kept."""
+
+
+class TooLarge(RunyardError):
+    """What an application has sent is too large to be kept; the message says what it is."""
+
+
 def interpret(answer: Answer, asked: Asked, now: datetime | None = None) -> Meaning:
     """Return what an answer means.
 
@@ -245,6 +283,31 @@ def interpret(answer: Answer, asked: Asked, now: datetime | None = None) -> Mean
         return Meaning((_after_failure(error, asked, _wait_of(answer, at)),))
 
 
+def results_of(ops: Sequence[object]) -> Sequence[tuple[Keep, Mapping[str, Any]]]:
+    """Return the results among the ops of a checkpoint, each with its op.
+
+    Raises `InvalidOption` for what can only be answered, and `TooLarge`.
+    """
+    results: list[tuple[Keep, Mapping[str, Any]]] = []
+    for op in ops:
+        kind = op.get("op") if isinstance(op, dict) else None
+        if not isinstance(op, dict) or not isinstance(kind, str):
+            raise InvalidOption("a checkpoint has a step without a kind (op)")
+        if kind in _UNNOTED:
+            continue
+        if kind not in ("StepRun", "Step"):
+            raise InvalidOption(f"a checkpoint brings results, and no step of the kind {kind[:50]}")
+        try:
+            keep = _MAKERS[kind](op, _NO_CONTEXT)
+        except _LargeResult as problem:
+            raise TooLarge(str(problem)) from None
+        except _NoAnswer as problem:
+            raise InvalidOption(str(problem)) from None
+        assert isinstance(keep, Keep)
+        results.append((keep, op))
+    return results
+
+
 def _unwrapped(answer: Answer) -> Answer:
     """Return a streamed answer (201) as the answer that its body holds."""
     if answer.status != _STREAMED or not _is_of_sdk(answer):
@@ -262,6 +325,8 @@ def _unwrapped(answer: Answer) -> Answer:
         headers["retry-after"] = body["retryAt"]
     inner = body.get("body")
     text = inner if isinstance(inner, str) else json.dumps(inner)
+    if body["status"] >= 400 and isinstance(inner, str) and not inner.lstrip().startswith("{"):
+        text = json.dumps({"message": inner})  # the SDK for Go streams errors as mere text
     return Answer(body["status"], headers, text.encode("utf-8", "replace"))
 
 
@@ -302,8 +367,9 @@ def _of_ops(answer: Answer, asked: Asked, at: datetime) -> Sequence[Effect]:
         effect = make(op, _Context(asked, answer, at))
         if effect is not None:
             effects.append(effect)
-    # What waits for events is registered first, so that none that another step causes slips past.
-    return sorted(effects, key=lambda effect: not isinstance(effect, WaitForEvent))
+    # What waits for events and signals is registered first, so that none that another step causes
+    # slips past.
+    return sorted(effects, key=lambda effect: not isinstance(effect, WaitForEvent | WaitForSignal))
 
 
 @dataclass(frozen=True)
@@ -328,9 +394,18 @@ def _old_step(op: Mapping[str, Any], _: _Context) -> Effect:
 
 def _step_error(op: Mapping[str, Any], context: _Context) -> Effect:
     error = _error_of_op(op)
-    if _has_no_retry(context.answer) or context.asked.is_last:
+    if _has_no_retry(context.answer):
         return Keep(_step(op), {"error": error})
-    return StepFailed(_step(op), error, _wait_of(context.answer, context.at))
+    return failed_try(_step(op), error, context.answer, context.asked, context.at)
+
+
+def failed_try(
+    step: Step, error: Mapping[str, Any], answer: Answer, asked: Asked, at: datetime
+) -> Keep | StepFailed:
+    """Return what the failed try of a step means: there is another one, or this was the last."""
+    if asked.is_last:
+        return Keep(step, {"error": error})
+    return StepFailed(step, error, _wait_of(answer, at))
 
 
 def _step_failed(op: Mapping[str, Any], _: _Context) -> Effect:
@@ -361,6 +436,15 @@ def _wait_for_event(op: Mapping[str, Any], context: _Context) -> Effect:
     return WaitForEvent(step, event, condition or None, timeout)
 
 
+def _wait_for_signal(op: Mapping[str, Any], context: _Context) -> Effect:
+    step, options = _step(op), _options(op)
+    signal = options.get("signal") or op.get("name")
+    if not isinstance(signal, str) or not is_signal(signal):
+        return Unsupported(step, f"a signal has a name of 1 to {MAX_SIGNAL_BYTES:,} bytes")
+    timeout = _time(step, options.get("timeout") or "", context.at)
+    return WaitForSignal(step, signal, options.get("conflict") == "replace", timeout)
+
+
 def _invoke(op: Mapping[str, Any], context: _Context) -> Effect:
     step, options = _step(op), _options(op)
     function, payload = options.get("function_id"), options.get("payload")
@@ -371,12 +455,16 @@ def _invoke(op: Mapping[str, Any], context: _Context) -> Effect:
     return Invoke(step, function, payload if isinstance(payload, dict) else {}, limit)
 
 
+def _ai_request(op: Mapping[str, Any], _: _Context) -> Effect:
+    return MakeRequest(_step(op), True, _options(op))
+
+
+def _request(op: Mapping[str, Any], _: _Context) -> Effect:
+    return MakeRequest(_step(op), False, _options(op))
+
+
 def _run_complete(op: Mapping[str, Any], _: _Context) -> Effect:
     return Succeeded(op.get("data"))
-
-
-def _unsupported(op: Mapping[str, Any], _: _Context) -> Effect:
-    return Unsupported(_step(op), f"steps of the kind {op['op']} are not supported here")
 
 
 def _nothing(_op: Mapping[str, Any], _: _Context) -> None:
@@ -394,13 +482,19 @@ _MAKERS: Mapping[str, Callable[[Mapping[str, Any], _Context], Effect | None]] = 
     "InvokeFunction": _invoke,
     "RunComplete": _run_complete,
     "DiscoveryRequest": lambda _op, _context: Again(),
-    "WaitForSignal": _unsupported,
-    "AIGateway": _unsupported,
-    "Gateway": _unsupported,
+    "WaitForSignal": _wait_for_signal,
+    "AIGateway": _ai_request,
+    "AiGateway": _ai_request,
+    "Gateway": _request,
     "DeferAdd": _nothing,
     "DeferAbort": _nothing,
     "None": _nothing,
 }
+
+
+# What a checkpoint may hold beside results: a step that is about to run, and what is not used.
+_UNNOTED = ("StepPlanned", "DeferAdd", "DeferAbort", "None")
+_NO_CONTEXT = _Context(Asked(), Answer(0), datetime.min.replace(tzinfo=UTC))
 
 
 def _step(op: Mapping[str, Any]) -> Step:
@@ -521,7 +615,7 @@ def _json(body: bytes) -> Any:
 def _check_size(op: Mapping[str, Any], data: Any) -> None:
     size = len(pydantic_core.to_json(data, inf_nan_mode="null"))
     if size > MAX_STEP_BYTES:
-        raise _NoAnswer(
+        raise _LargeResult(
             f"the result of step {_step(op).name} has {size:,} bytes, and the limit is"
             f" {MAX_STEP_BYTES:,} (4 MiB): return where it is stored"
         )
@@ -557,6 +651,8 @@ def _normalized(error: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return an error as all SDKs read it: a name and a message, and what else it has."""
     name, message = error.get("name"), error.get("message")
     kept = {key: error[key] for key in ("data", "cause") if error.get(key) is not None}
+    if "data" in error:  # the SDK for Go reads an error with null, and none without the field
+        kept.setdefault("data", None)
     stack = error.get("stack")
     if isinstance(stack, str):
         kept["stack"] = fit(stack, _MAX_TEXT)
@@ -573,5 +669,7 @@ def error_of(name: str, message: str, **more: Any) -> Mapping[str, Any]:
 
 
 def _shown(body: bytes) -> str:
+    if b"Gateway" in body:
+        return "a step that asks for a request, which may hold keys and is not shown"
     text = body[: 4 * _SHOWN].decode("utf-8", "replace")
     return repr(fit(" ".join(text.split()), _SHOWN)) if text.strip() else "nothing"

@@ -4,6 +4,7 @@ Runs of many functions share it, and so share connections to the same applicatio
 """
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -27,6 +28,7 @@ class CallLoop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._caller: Caller | None = None
 
     def run(
@@ -43,7 +45,8 @@ class CallLoop:
         to end.
         """
         news = threading.Event()
-        future = self._submit(make)
+        task: Future[asyncio.Task[T]] = Future()
+        future = self._submit(make, task)
         future.add_done_callback(lambda _: news.set())
         try:
             with telling(news.set):
@@ -55,24 +58,61 @@ class CallLoop:
             return future.result()
         finally:
             if not future.done():
-                future.cancel()
+                # Not the future itself, which would then be done at once, and its task later.
                 with suppress(CancelledError, NotYet):
+                    running = task.result(grace)
+                    running.get_loop().call_soon_threadsafe(running.cancel)
                     future.exception(grace)
+                future.cancel()
 
-    def _submit(self, make: Callable[[Caller], Coroutine[Any, Any, T]]) -> "Future[T]":
+    def close(self) -> None:
+        """Close the client and end the thread; the next call begins anew."""
+        with self._lock:
+            loop, caller, thread = self._loop, self._caller, self._thread
+            self._loop = self._caller = self._thread = None
+        if loop is None or caller is None or thread is None:
+            return
+        with suppress(NotYet):
+            asyncio.run_coroutine_threadsafe(_close(caller), loop).result(_LONGEST_WAIT)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_LONGEST_WAIT)
+
+    def _submit(
+        self,
+        make: Callable[[Caller], Coroutine[Any, Any, T]],
+        task: "Future[asyncio.Task[T]]",
+    ) -> "Future[T]":
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=self._loop.run_forever, name="runyard-calls", daemon=True
-                ).start()
+                self._thread = threading.Thread(
+                    target=_run_forever, args=(self._loop,), name="runyard-calls", daemon=True
+                )
+                self._thread.start()
                 self._caller = asyncio.run_coroutine_threadsafe(_open_caller(), self._loop).result()
             assert self._caller is not None
-            return asyncio.run_coroutine_threadsafe(make(self._caller), self._loop)
+            return asyncio.run_coroutine_threadsafe(_told(make(self._caller), task), self._loop)
+
+
+async def _told(coroutine: Coroutine[Any, Any, T], task: "Future[asyncio.Task[T]]") -> T:
+    """Run a coroutine, and tell in which task."""
+    own: Any = asyncio.current_task()
+    task.set_result(own)
+    return await coroutine
 
 
 async def _open_caller() -> Caller:
     return await Caller(guard(), CALL_SECONDS).__aenter__()
+
+
+async def _close(caller: Caller) -> None:
+    await caller.__aexit__(None, None, None)
+    await asyncio.sleep(0)  # in which its sockets are closed
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 async def in_thread(do: Callable[[], T]) -> T:
@@ -81,6 +121,7 @@ async def in_thread(do: Callable[[], T]) -> T:
 
 
 call_loop = CallLoop()
+atexit.register(call_loop.close)
 
 
 def _after_fork() -> None:

@@ -5,14 +5,17 @@ after four seconds: servers of node and uvicorn close theirs after five, and a c
 that is being closed fails.
 """
 
+import asyncio
 import ipaddress
+import resource
 import socket
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from io import BytesIO
 from types import TracebackType
 from typing import Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -21,9 +24,17 @@ from runyard.apps.answers import MAX_ANSWER_BYTES, Answer
 
 MAX_REDIRECTS = 10
 _IDLE_SECONDS = 4.0
+# Servers of node let about 500 connections wait to be accepted, and a busy one takes seconds until
+# it accepts more: of thousands that begin at once some would not come about in time.
+MAX_CALLS_TO_A_HOST = 1_000
 _CONNECT_SECONDS = 10.0
-_KEPT_REDIRECTS = (307, 308)
+# Redirects that keep method and body.
+KEPT_REDIRECTS = (307, 308)
 _CHUNK = 64 * 1024
+# What a process has open beside the sockets of its calls: of the database, of Dagster, of logs.
+_OTHER_FILES = 256
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # its addresses end in one of IPv4
+_SITE_LOCAL = ipaddress.ip_network("fec0::/10")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -47,13 +58,12 @@ class Guard(AbstractResolver):
     def __init__(self, *, may_be_private: bool, allowed: Collection[str] = ()) -> None:
         self._may_be_private = may_be_private
         self._allowed = frozenset(allowed)
-        self._resolver = aiohttp.ThreadedResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses of a host; raises `Refused` when one of them is not allowed."""
-        found = await self._resolver.resolve(host, port, family)
+        found = await aiohttp.ThreadedResolver().resolve(host, port, family)
         for each in found:
             self.check(host, port, each["host"])
         return found
@@ -65,10 +75,10 @@ class Guard(AbstractResolver):
         parsed = _parsed(address)
         if parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified:
             raise Refused(f"{host} has the address {parsed}, to which no call may go")
-        if not self._may_be_private and not parsed.is_global:
+        if not self._may_be_private and not _is_public(parsed):
             raise Refused(
-                f"{host} has the address {parsed}, which is not on the public internet: if the"
-                " application is there, list its host in RUNYARD_ALLOWED_HOSTS"
+                f"{host} has the address {parsed}, which is not on the public internet: to allow it"
+                " all the same, list the host in RUNYARD_ALLOWED_HOSTS"
             )
 
     async def close(self) -> None:
@@ -76,9 +86,31 @@ class Guard(AbstractResolver):
 
 
 def _parsed(address: str) -> _Address:
+    """Return an address; one of IPv6 that stands for one of IPv4 is that one."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return mapped or parsed
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return parsed
+    if parsed in _NAT64:
+        return ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
+    return parsed.ipv4_mapped or parsed.sixtofour or parsed
+
+
+def _is_public(address: _Address) -> bool:
+    return address.is_global and not (address.is_reserved or address in _SITE_LOCAL)
+
+
+@dataclass(frozen=True, repr=False)
+class Request:
+    """A request: what it holds may be secret, and is not shown."""
+
+    method: str
+    url: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+# From a request, the status of its answer and the location: the request to send in its place.
+Redirect = Callable[[Request, int, str], Request | None]
 
 
 class Caller:
@@ -90,15 +122,20 @@ class Caller:
         Says where calls may go.
     seconds
         How long a call may take, answer included.
+    most
+        How many calls there may be at a time to one host and port; others wait, as do those for
+        which no more files may be opened.
     """
 
-    def __init__(self, guard: Guard, seconds: float) -> None:
+    def __init__(self, guard: Guard, seconds: float, most: int = MAX_CALLS_TO_A_HOST) -> None:
         self._guard = guard
         self._seconds = seconds
+        self._most = most
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
-            limit=0,
+            limit=_most_connections(),
+            limit_per_host=self._most,
             keepalive_timeout=_IDLE_SECONDS,
             resolver=self._guard,
             use_dns_cache=False,
@@ -120,34 +157,52 @@ class Caller:
         await self._session.close()
 
     async def ask(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send a request and return the answer; one that does not come says why."""
+        """Send a request to an application and return the answer; see `send`."""
+        return await self.send(Request(method, url, body, headers), to_same_host)
+
+    async def send(
+        self, request: Request, redirect: Redirect, seconds: float | None = None
+    ) -> Answer:
+        """Send a request and return the answer; one that does not come says why.
+
+        `redirect` returns the request with which a redirect is followed, or None to take the
+        redirect itself as the answer. It may raise `Refused`. `seconds` is how long all of it may
+        take, if that is less than what the client allows.
+        """
+        origin = origin_of(request.url)
         try:
-            return await self._follow(method, url, body, headers)
+            async with asyncio.timeout(seconds):
+                return await self._follow(request, redirect)
         except Refused as error:
             return Answer(0, problem=str(error))
         except TimeoutError:
-            return Answer(0, problem=f"{_origin(url)} did not answer within {self._seconds:g} s")
+            limit = self._seconds if seconds is None else seconds
+            return Answer(0, problem=f"{origin} did not answer within {limit:g} s")
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             refused = error.__cause__ or error.__context__
             said = refused if isinstance(refused, Refused) else error
             text = str(said) or type(said).__name__
-            return Answer(0, problem=text if said is refused else f"{_origin(url)}: {text}")
+            return Answer(0, problem=text if said is refused else f"{origin}: {text}")
 
-    async def _follow(
-        self, method: str, url: str, body: bytes, headers: Mapping[str, str]
-    ) -> Answer:
+    async def _follow(self, request: Request, redirect: Redirect) -> Answer:
         for _ in range(MAX_REDIRECTS + 1):
-            self._check_literal(url)
+            self._check_literal(request.url)
             # A file is sent in parts, and so holds up the other calls of the loop less than bytes.
-            data = BytesIO(body) if body else None
+            data = BytesIO(request.body) if request.body else None
             async with self._session.request(
-                method, url, data=data, headers=headers, allow_redirects=False
+                request.method,
+                request.url,
+                data=data,
+                headers=request.headers,
+                allow_redirects=False,
             ) as response:
                 location = response.headers.get("location")
-                if response.status not in _KEPT_REDIRECTS or location is None:
+                following = redirect(request, response.status, location) if location else None
+                if following is None:
                     return await _read(response)
-                url = _next_url(url, location)
-        return Answer(0, problem=f"{_origin(url)} redirected more than {MAX_REDIRECTS} times")
+            request = following
+        origin = origin_of(request.url)
+        return Answer(0, problem=f"{origin} redirected more than {MAX_REDIRECTS} times")
 
     def _check_literal(self, url: str) -> None:
         """Check a host that is an address itself: the resolver is not asked for those."""
@@ -158,22 +213,44 @@ class Caller:
             ipaddress.ip_address(parts.hostname.partition("%")[0])
         except ValueError:
             return
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._guard.check(parts.hostname, port, parts.hostname)
+        self._guard.check(parts.hostname, _port(parts), parts.hostname)
 
 
-def _next_url(url: str, location: str) -> str:
-    """Return where a redirect leads; raises `Refused` when a signed call must not go there."""
-    target = urljoin(url, location)
+def _most_connections() -> int:
+    """Return how many connections this process may open; 0 is any number."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return 0
+    return max(files // 2, files - _OTHER_FILES)
+
+
+def to_same_host(request: Request, status: int, location: str) -> Request | None:
+    """Follow a redirect that keeps the body, within the host.
+
+    Raises `Refused` when a signed call must not go there.
+    """
+    if status not in KEPT_REDIRECTS:
+        return None
+    url, target = request.url, urljoin(request.url, location)
     before, after = urlsplit(url), urlsplit(target)
-    if before.hostname != after.hostname:
+    if before.hostname != after.hostname or not _is_same_port(before, after):
         raise Refused(
-            f"{_origin(url)} redirects to {_origin(target)}, another host: let the application"
-            " register the URL at which it is served"
+            f"{origin_of(url)} redirects to {origin_of(target)}, another host or port: let the"
+            " application register the URL at which it is served"
         )
     if before.scheme == "https" and after.scheme != "https":
-        raise Refused(f"{_origin(url)} redirects from https to http")
-    return target
+        raise Refused(f"{origin_of(url)} redirects from https to http")
+    return replace(request, url=target)
+
+
+def _is_same_port(before: SplitResult, after: SplitResult) -> bool:
+    """Whether two URLs have the same port; going from http to https changes it, and is none."""
+    ports = _port(before), _port(after)
+    return ports[0] == ports[1] or ports == (80, 443)
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:
@@ -192,6 +269,7 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     return Answer(response.status, headers, b"".join(parts))
 
 
-def _origin(url: str) -> str:
+def origin_of(url: str) -> str:
+    """Return the scheme, host and port of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"[:200]

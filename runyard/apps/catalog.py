@@ -17,7 +17,14 @@ from typing import Any
 import psycopg
 
 from runyard.apps.options import Schedule
-from runyard.apps.registration import App, AppFunction, function_name, host_of, parse_function
+from runyard.apps.registration import (
+    App,
+    AppFunction,
+    function_name,
+    host_of,
+    parse_function,
+    spellings,
+)
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.functions.registry import Function
@@ -25,6 +32,8 @@ from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 
 CHANNEL = "runyard_apps"
+# The id under which applications find the functions of the project's code.
+CODE = "runyard"
 _CACHED = 2_000
 _FRESH_SECONDS = 1.0
 _log = logging.getLogger("runyard.apps")
@@ -105,9 +114,12 @@ def apps() -> Sequence[Row]:
 
 
 def names_at(url: str) -> Sequence[str]:
-    """Return the names of the applications that are served at a URL."""
+    """Return the names of the applications that are served at a URL, however this machine is named.
+
+    Raises `InvalidOption` for what is no URL.
+    """
     with database.connection() as connection:
-        return [row["name"] for row in fetch_all(connection, "app_at", url=url)]
+        return [row["name"] for row in fetch_all(connection, "apps_at", urls=spellings(url))]
 
 
 def remove(name: str) -> bool:
@@ -130,12 +142,29 @@ def remote_function_of(slug: str) -> RemoteFunction | None:
     return _one(name="", slug=slug)
 
 
+def name_for(id: str, app: str) -> str:
+    """Return the name here of the function that an application means by an id.
+
+    That is one of an application, by its id in the protocol, or one of the project's code, by its
+    name: as it is, or behind the id of an application, which the SDKs put before it. `app` is the
+    application that asks, and `runyard` stands for the project's code. An id that means no function
+    is returned as it is.
+    """
+    remote = remote_function_of(id)
+    if remote is not None:
+        return remote.function.name
+    names = [id.removeprefix(f"{prefix}-") for prefix in (CODE, app)]
+    return next((name for name in names if name != id and registry.invoking_event(name)), id)
+
+
 def remote_functions() -> Sequence[RemoteFunction]:
     """Return all functions that applications have now, sorted by name."""
-    with database.connection() as connection:
-        rows = fetch_all(connection, "active_app_functions")
-    made = [_made(row) for row in rows]
-    return [remote for remote in made if remote is not None]
+    return _all("active_app_functions")
+
+
+def ending_functions() -> Sequence[RemoteFunction]:
+    """Return the functions that applications have no longer, and whose runs have not all ended."""
+    return _all("ending_app_functions")
 
 
 def functions_digest() -> str:
@@ -144,8 +173,8 @@ def functions_digest() -> str:
 
 
 def has_functions() -> bool:
-    """Whether applications have functions."""
-    return bool(_present()["functions"])
+    """Whether applications have functions, or had some whose runs have not all ended."""
+    return bool(_present()["functions"] or ending_functions())
 
 
 def _present() -> Row:
@@ -153,6 +182,12 @@ def _present() -> Row:
         row = fetch_one(connection, "apps_digest")
     assert row is not None
     return row
+
+
+def _all(query: str) -> Sequence[RemoteFunction]:
+    with database.connection() as connection:
+        made = [_made(row) for row in fetch_all(connection, query)]
+    return [remote for remote in made if remote is not None]
 
 
 def _one(*, name: str, slug: str) -> RemoteFunction | None:
@@ -266,17 +301,26 @@ def _named(connection: Connection, app: App) -> Mapping[str, Function]:
     wished = [function_name(slug) for slug in slugs]
     rows = fetch_all(connection, "taken_names", names=wished)
     taken = {row["name"] for row in rows} | set(known.values())
+    in_code = {row["name"] for row in rows if row["in_code"]}
     named: dict[str, Function] = {}
     for each in app.functions:
-        name = known.get(each.slug) or _free_name(each.slug, taken)
+        name = known.get(each.slug) or _free_name(each.slug, taken, in_code)
         taken.add(name)
         named[each.slug] = replace(each.function, name=name, job=name)
     return named
 
 
-def _free_name(slug: str, taken: set[str]) -> str:
-    """Return a name; one that is taken, or may be a word with a meaning, gets four digits more."""
+def _free_name(slug: str, taken: set[str], in_code: set[str]) -> str:
+    """Return a name; one that is taken, or may be a word with a meaning, gets four digits more.
+
+    Raises `InvalidOption` for the name of a function that the project's code has.
+    """
     name = function_name(slug)
+    if name in in_code:
+        raise InvalidOption(
+            f"function {slug} would be called {name} here, and the project's code has a function"
+            f" of this name: rename one of them"
+        )
     if name not in taken and "_" in name:
         return name
     return f"{name}_{sha1(slug.encode()).hexdigest()[:4]}"  # noqa: S324 (no secret)

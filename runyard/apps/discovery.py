@@ -9,7 +9,7 @@ everywhere, until they have registered.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import psycopg
@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from runyard.apps import catalog
 from runyard.apps.calls import Caller
+from runyard.apps.registration import shown_url
 from runyard.apps.sync import SyncFailed, caller, introspect, sync
 from runyard.engine.backoff import Backoff
 from runyard.settings import settings
@@ -40,6 +41,13 @@ _PROBE_SECONDS = 2.0
 # A server that serves no functions is asked again after so many rounds.
 _PASSED_OVER = 6
 _log = logging.getLogger("runyard.apps")
+# Why applications have not registered that this process has asked to, by their URLs.
+_problems: dict[str, str] = {}
+
+
+def problems() -> Mapping[str, str]:
+    """Return why applications have not registered when they were asked last, by their URLs."""
+    return dict(_problems)
 
 
 class Discovery:
@@ -55,7 +63,6 @@ class Discovery:
         self._looks = development and settings().discover_apps
         self._wanted = list(settings().apps)
         self._passed_over: dict[int, int] = {}
-        self._said: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Discovery":
@@ -88,25 +95,28 @@ class Discovery:
         for url in wanted:
             if not await self._ask(url, client, in_band=True):
                 self._wanted.append(url)
-        if not self._looks:
-            return
-        for url in known:
-            if url not in wanted:
+        asked = set(wanted)
+        if self._looks:
+            for url in known:
+                if url not in wanted:
+                    await self._ask(url, client, in_band=True)
+            found = [] if known else await self._found(client)
+            for url in found:
                 await self._ask(url, client)
-        if not known:
-            for url in await self._found(client):
-                await self._ask(url, client)
+            asked.update(known, found)
+        for url in set(_problems) - asked:
+            del _problems[url]
 
     async def _ask(self, url: str, client: Caller, *, in_band: bool = False) -> bool:
         """Ask an application to register; return whether it has. What is wrong is said once."""
         try:
             await sync(url, client, in_band=in_band)
         except SyncFailed as error:
-            if self._said.get(url) != str(error):
-                _log.warning("the application at %s: %s", url, error)
-            self._said[url] = str(error)
+            if _problems.get(url) != str(error):
+                _log.warning("the application at %s: %s", shown_url(url), error)
+            _problems[url] = str(error)
             return False
-        self._said.pop(url, None)
+        _problems.pop(url, None)
         return True
 
     async def _found(self, client: Caller) -> Sequence[str]:

@@ -21,10 +21,14 @@ from runyard.apps.answers import (
     Asked,
     Failed,
     Invoke,
+    Keep,
+    MakeRequest,
+    Meaning,
     Sleep,
     StepFailed,
     Succeeded,
     WaitForEvent,
+    WaitForSignal,
     error_of,
     interpret,
     step_id,
@@ -32,21 +36,29 @@ from runyard.apps.answers import (
 from runyard.apps.answers import Step as RemoteStep
 from runyard.apps.call_loop import call_loop, in_thread
 from runyard.apps.calls import Caller
+from runyard.apps.checkpoints import Dispatch, function_uuid, without_stale
+from runyard.apps.gateways import make_request
 from runyard.apps.journey import Journey, Next, Todo, Wait
-from runyard.apps.requests import GO_ON, Call, Memos, call_url
+from runyard.apps.requests import GO_ON, Call, Memos, call_url, event_json
 from runyard.apps.run_ids import run_id
 from runyard.apps.signatures import SigningKey, signed_headers
 from runyard.apps.trust import signing_keys
-from runyard.apps.writer import Writer, pair_row
+from runyard.apps.writer import Writer, Written, pair_row
 from runyard.engine import waits
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
 from runyard.engine.settlement import Outcome
+from runyard.engine.signals import is_taken
 from runyard.engine.steps import encode
 from runyard.engine.wait_registration import finished_waits
-from runyard.errors import Cancelled, NonRetriable, NothingToDo, RunyardError
-from runyard.events import Event, as_json, new_ulid
-from runyard.functions.registry import INVOKED
+from runyard.errors import (
+    Cancelled,
+    DatabaseUnavailable,
+    NonRetriable,
+    NothingToDo,
+    RunyardError,
+)
+from runyard.events import as_json, new_ulid
 from runyard.functions.retry import Retry
 from runyard.store.queries import Row
 
@@ -114,24 +126,23 @@ class _Drive:
         for row in await in_thread(lambda: finished_waits(self._state.id, self._state.run_id, ids)):
             over[row["invocation_id"]].append(row)
         async with Writer(self._state.id, self._state.run_id) as writer:
-            tasks = {
-                asyncio.create_task(
-                    _Way(self._state, item, self._remote, self._caller, writer, over[item.id]).go()
-                ): item
+            ways = [
+                _Way(self._state, item, self._remote, self._caller, writer, over[item.id])
                 for item in self._items
-            }
-            await self._watch(tasks)
+            ]
+            await self._watch({asyncio.create_task(way.go()): way for way in ways})
 
-    async def _watch(self, tasks: "dict[asyncio.Task[None], Item]") -> None:
+    async def _watch(self, tasks: "dict[asyncio.Task[None], _Way]") -> None:
         """Wait for all ways, and end those of invocations that are cancelled."""
         pending = set(tasks)
         told: set[int] = set()
 
         def end_cancelled() -> None:
-            # Each once: the second time would interrupt the settlement.
-            for task, item in tasks.items():
-                if item.id in self._state.lease.cancelled and item.id not in told:
-                    told.add(item.id)
+            # Each once, and none that has come to its end: that would interrupt the settlement.
+            for task, way in tasks.items():
+                is_cancelled = way.id in self._state.lease.cancelled
+                if is_cancelled and way.id not in told and not way.is_over:
+                    told.add(way.id)
                     task.cancel()
 
         def tell() -> None:
@@ -142,7 +153,7 @@ class _Drive:
             with self._state.lease.telling(tell):
                 loop.call_soon(end_cancelled)  # once all have begun
                 while pending:
-                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_EXCEPTION)
                     for task in done:
                         task.result()
         finally:
@@ -152,7 +163,7 @@ class _Drive:
 
 
 class _Way:
-    """One invocation: its calls, and what they come to."""
+    """One invocation: its calls, and what they come to; `is_over` once that is known."""
 
     def __init__(
         self,
@@ -163,17 +174,22 @@ class _Way:
         writer: Writer,
         over: Sequence[Row],
     ) -> None:
+        self.id = item.id
+        self.is_over = False
         self._state = state
         self._item = item
         self._remote = remote
         self._caller = caller
         self._writer = writer
         self._over = over
+        self._events = [event_json(event) for event in item.events]
         self._memos = Memos()
         for name, memo in item.outputs.items():
             self._memos.add(step_id(name), memo)
         self._journey = Journey(self._memos)
         self._attempt = max(0, item.attempt - 1)
+        self._dispatch = item.dispatch
+        self._answered: int | None = None  # the dispatch of a call, until it is ended
         self._kinds: dict[str, tuple[str, str]] = {}  # of waits by step id: name and kind
         self._calls: set[asyncio.Task[None]] = set()
         self._step_error: dict[str, Any] = {}
@@ -184,9 +200,11 @@ class _Way:
     async def go(self) -> None:
         """Go on until the invocation has ended, waits, or has to be tried again later."""
         try:
-            await self._keep([(row["step"], _memo_of(row)) for row in self._over], of_wait=True)
+            over = [(row["step"], self._over_wait(row)) for row in self._over]
+            await self._keep(over, of_wait=True)
             await self._travel()
             outcome = self._outcome()
+            self.is_over = True
         except asyncio.CancelledError:
             if self._item.id not in self._state.lease.cancelled:
                 raise
@@ -213,30 +231,78 @@ class _Way:
                 return
 
     async def _call_function(self) -> None:
+        if self._answered is not None:
+            await self._end_dispatch()
         self._journey.begin_call()
         started = time.time()
-        asked = Asked(None, self._attempt, self._remote.retry.attempts)
-        todo = self._journey.take(interpret(await self._ask(GO_ON, self._attempt), asked))
-        if todo.keeps or todo.plans or todo.waits:
+        dispatch = None if self._journey.in_parallel else self._dispatch
+        answer = await self._ask(GO_ON, self._attempt, dispatch)
+        todo = self._journey.take(await self._meaning(answer, dispatch))
+        if todo.keeps or todo.plans or todo.requests or todo.waits:
             self._attempt = 0
         await self._carry_out(todo, started)
         for step in todo.plans:
             self._calls.add(asyncio.create_task(self._call_step(step)))
+        for request in todo.requests:
+            self._calls.add(asyncio.create_task(self._make_request(request)))
+
+    async def _meaning(self, answer: Answer, dispatch: int | None) -> Meaning:
+        """Return what an answer means, after what was kept while the function was called."""
+        asked = Asked(None, self._attempt, self._remote.retry.attempts)
+        meaning = interpret(answer, asked)
+        if dispatch is None or any(isinstance(effect, Succeeded) for effect in meaning.effects):
+            return meaning
+        self._answered = dispatch
+        if meaning.effects and all(isinstance(effect, Keep) for effect in meaning.effects):
+            return meaning  # the dispatch ends as the results are saved
+        if await self._end_dispatch():
+            self._attempt = 0
+            meaning = interpret(answer, replace(asked, attempt=0))
+        return without_stale(meaning)
+
+    async def _end_dispatch(self) -> bool:
+        """End the dispatch of a call that was answered; return whether steps were kept in it."""
+        return self._take_checkpointed(await self._writer.keep((), self._ending()))
+
+    def _ending(self) -> Mapping[int, int]:
+        """Return the dispatch that ends with the next write, if one does."""
+        answered, self._answered = self._answered, None
+        if answered is None:
+            return {}
+        self._dispatch = answered + 1
+        return {self._item.id: answered}
+
+    def _take_checkpointed(self, written: Written) -> bool:
+        rows = written.checkpointed.get(self._item.id, ())
+        for row in rows:
+            self._item.outputs[row["step"]] = row["output"]
+            self._journey.checkpointed(step_id(row["step"]), row["output"])
+        return bool(rows)
 
     async def _call_step(self, step: RemoteStep) -> None:
-        started = time.time()
+        started, asked = time.time(), self._asked_for(step)
+        answer = await self._ask(step.id, asked.attempt)
+        await self._finish_try(step, interpret(answer, asked), started)
+
+    async def _make_request(self, request: MakeRequest) -> None:
+        started, asked = time.time(), self._asked_for(request.step)
+        meaning = Meaning((await make_request(self._caller, request, asked),))
+        await self._finish_try(request.step, meaning, started)
+
+    def _asked_for(self, step: RemoteStep) -> Asked:
         tries = self._item.tries.get(step.name, 0)
-        asked = Asked(step.id, tries, self._remote.retry.attempts)
-        meaning = interpret(await self._ask(step.id, tries), asked)
+        return Asked(step.id, tries, self._remote.retry.attempts)
+
+    async def _finish_try(self, step: RemoteStep, meaning: Meaning, started: float) -> None:
         todo = self._journey.take_step(step, meaning)
         self._failed_beside = self._failed_beside or bool(todo.failures)
         await self._carry_out(todo, started)
 
-    async def _ask(self, step: str, attempt: int) -> Answer:
+    async def _ask(self, step: str, attempt: int, dispatch: int | None = None) -> Answer:
         remote = self._remote
         call = Call(
             run_id=self._run_id,
-            events=[_shown(self._item.event)],
+            events=self._events,
             memos=self._memos,
             attempt=attempt,
             max_attempts=remote.retry.attempts,
@@ -244,12 +310,18 @@ class _Way:
             step=step,
             in_parallel=self._journey.in_parallel,
             request_id=new_ulid(),
+            dispatch=self._named(dispatch),
         )
         body = call.body()
         headers = {**call.headers(), **signed_headers(remote.keys, body)}
         return await self._caller.ask(
             "POST", call_url(remote.url, remote.slug, step), body, headers
         )
+
+    def _named(self, dispatch: int | None) -> Dispatch | None:
+        if dispatch is None:
+            return None
+        return Dispatch(function_uuid(self._remote.slug), self._state.id, dispatch)
 
     async def _carry_out(self, todo: Todo, started: float) -> None:
         """Keep results and errors, and register waits; those that are over are results at once."""
@@ -290,8 +362,9 @@ class _Way:
             pair_row((self._item.id, name), self._item.attempt, text, None, started)
             for name, text in texts.items()
         ]
-        refused = await self._writer.keep(rows)
-        return {pair: why for pair, why in refused.items() if pair[0] == self._item.id}
+        written = await self._writer.keep(rows, self._ending())
+        self._take_checkpointed(written)
+        return {pair: why for pair, why in written.refused.items() if pair[0] == self._item.id}
 
     async def _keep_failures(self, failures: Sequence[StepFailed], started: float) -> None:
         if not failures:
@@ -313,6 +386,8 @@ class _Way:
             pair = (self._item.id, wait.step.name)
             try:
                 request, event = await self._request(wait)
+            except DatabaseUnavailable:
+                raise
             except RunyardError as error:
                 impossible.append((wait.step.name, {"error": error_of("Error", str(error))}))
                 continue
@@ -332,8 +407,15 @@ class _Way:
                 reason = written.refused.get((self._item.id, name), "it has left its batch")
                 over.append((name, {"error": error_of("NotStorable", reason)}))
             elif row["done"]:
-                over.append((name, _memo_of({**row, "kind": registered["kind"]})))
+                over.append((name, self._over_wait({**row, "kind": registered["kind"]})))
         await self._keep(over, of_wait=True)
+
+    def _over_wait(self, row: Mapping[str, Any]) -> Any:
+        """Return the memo of a wait that is over; a conflict of signals fails the run as well."""
+        memo = _memo_of(row)
+        if row["kind"] == "signal" and row["result"] and is_taken(row["result"]):
+            self._journey.fail(memo["error"])
+        return memo
 
     async def _request(self, wait: Wait) -> tuple[dict[str, Any], str | None]:
         """Return a wait as the event table takes it, and the event that goes with it."""
@@ -345,6 +427,9 @@ class _Way:
                 request = waits.event(wait.event, own, None, None, 1.0, condition=wait.condition)
                 request.pop("seconds")
                 return {**request, **_time_of(wait.timeout, "event")}, None
+            case WaitForSignal(_, signal, replaces, timeout):
+                request = {"signal": signal, "replaces": replaces}
+                return {**request, **_time_of(timeout, "signal")}, None
             case Invoke():
                 return await in_thread(lambda: self._invocation(wait))
 
@@ -352,9 +437,8 @@ class _Way:
         called = catalog.remote_function_of(wait.function)
         given = wait.payload.get("data")
         data = dict(given) if isinstance(given, dict) else {}
-        name = wait.function
+        name = catalog.name_for(wait.function, self._remote.app)
         if called is not None:
-            name = called.function.name
             data["_inngest"] = {
                 "fn_id": called.slug,
                 "correlation_id": f"{self._run_id}.{wait.step.id}",
@@ -442,6 +526,8 @@ def _memo_of(row: Mapping[str, Any]) -> Any:
         return None
     if row["kind"] == "event":
         return None if row["expired"] else _event_memo(row["result"])
+    if row["kind"] == "signal":
+        return None if row["expired"] else _signal_memo(row["result"])
     if row["expired"]:
         return {"error": error_of("Error", "the invoked function has not ended in time")}
     child = row["result"]["data"]
@@ -450,6 +536,12 @@ def _memo_of(row: Mapping[str, Any]) -> Any:
     error = child["error"] or {}
     message = error.get("message") or f"the invoked function was {child['status']}"
     return {"error": error_of(error.get("type") or "Error", message)}
+
+
+def _signal_memo(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    if is_taken(result):
+        return {"error": error_of("SignalConflict", "another run waits for this signal already")}
+    return {"data": result}
 
 
 def _event_memo(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -468,12 +560,3 @@ def _as_stored(error: Mapping[str, Any], step: str | None) -> dict[str, Any]:
         "message": error["message"],
         "traceback": error.get("stack", ""),
     }
-
-
-def _shown(event: Event) -> Event:
-    """Return an event as the application sees it: an invocation by its name in the protocol."""
-    if event.name != INVOKED:
-        return event
-    return Event(
-        "inngest/function.invoked", event.data, event.id, event.ts, event.user, event.v, event.meta
-    )

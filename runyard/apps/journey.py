@@ -9,7 +9,7 @@ version of its SDK: in version 1 it is called after each step of the group, in v
 of them are done, unless they are in a race.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -20,6 +20,7 @@ from runyard.apps.answers import (
     Failed,
     Invoke,
     Keep,
+    MakeRequest,
     Meaning,
     Plan,
     Retry,
@@ -29,6 +30,7 @@ from runyard.apps.answers import (
     Succeeded,
     Unsupported,
     WaitForEvent,
+    WaitForSignal,
     error_of,
 )
 from runyard.apps.requests import FIRST_VERSION, Memos
@@ -36,9 +38,12 @@ from runyard.apps.requests import FIRST_VERSION, Memos
 MAX_STEPS = 1_000
 MAX_MEMO_BYTES = 32 * 1024 * 1024
 _IN_STEPS = 1  # the version of parallelism in which the function is called after each step
-_MOST_IDLE_CALLS = 2
+_IN_GROUPS = 2  # that in which it is called when all steps of a group are done
+# How often a function may be called without getting further: when it says that it has nothing to
+# do, and when it asks for it, as one does that has used up its time.
+_MOST_IDLE_CALLS, _MOST_CALLS_AGAIN = 2, 10
 
-Wait = Sleep | WaitForEvent | Invoke
+Wait = Sleep | WaitForEvent | WaitForSignal | Invoke
 Ending = Succeeded | Failed
 
 
@@ -54,11 +59,15 @@ class Next(Enum):
 
 @dataclass
 class Todo:
-    """What an answer has brought: results to keep, failed tries, calls to make, waits to begin."""
+    """What an answer has brought.
+
+    These are results to keep, failed tries, steps to call, requests to make, and waits to begin.
+    """
 
     keeps: list[Keep] = field(default_factory=list[Keep])
     failures: list[StepFailed] = field(default_factory=list[StepFailed])
     plans: list[Step] = field(default_factory=list[Step])
+    requests: list[MakeRequest] = field(default_factory=list[MakeRequest])
     waits: list[Wait] = field(default_factory=list[Wait])
 
 
@@ -85,17 +94,21 @@ class Journey:
         self.has_step_failed = False
         self._is_changed = True
         self._idle_calls = 0
+        self._steps_before = 0
 
     def begin_call(self) -> None:
         """Note that the function is being called: what is done from now on is news to it."""
         self._is_changed = False
+        if self.version == _IN_GROUPS and not self._is_busy():
+            self.in_parallel = False
 
     def take(self, meaning: Meaning) -> Todo:
         """Take what a call of the function has answered."""
         if meaning.version is not None and self.version == FIRST_VERSION:
             self.version = meaning.version
         new = [effect for effect in meaning.effects if not self._is_known(effect)]
-        steps = sum(1 for effect in new if not isinstance(effect, Ending | Retry | Again))
+        # Results are those of steps that ended one after the other.
+        steps = sum(1 for effect in new if not isinstance(effect, Ending | Retry | Again | Keep))
         self.in_parallel = self.in_parallel or steps > 1
         todo = Todo()
         for effect in new:
@@ -127,6 +140,17 @@ class Journey:
         if of_wait or is_race or self._is_called_after_each() or not self._is_busy():
             self._is_changed = True
         self._check_limits()
+
+    def checkpointed(self, step: str, memo: Any) -> None:
+        """Note that a step was done and kept before the function's call was answered."""
+        if step not in self.memos:
+            self.memos.add(step, memo)
+        self._idle_calls = 0
+        self._check_limits()
+
+    def fail(self, error: Mapping[str, Any]) -> None:
+        """Note that the run has failed for good, whatever its application would say."""
+        self._end(Failed(error))
 
     def next(self) -> Next:
         """Return what has to be done."""
@@ -169,7 +193,10 @@ class Journey:
             case Plan():
                 todo.plans.append(effect.step)
                 self.calling[effect.step.id] = effect.step.is_race
-            case Sleep() | WaitForEvent() | Invoke():
+            case MakeRequest():
+                todo.requests.append(effect)
+                self.calling[effect.step.id] = effect.step.is_race
+            case Sleep() | WaitForEvent() | WaitForSignal() | Invoke():
                 todo.waits.append(effect)
                 self.waiting[effect.step.id] = effect.step.is_race
             case Again():
@@ -184,11 +211,19 @@ class Journey:
             self.ending = ending
 
     def _count_idle(self, new: Sequence[Effect]) -> None:
-        """End a function that has nothing to do, and is not done either."""
+        """End a function that gets no further, and is not done either."""
+        steps = len(self.memos.texts)
+        asks_again = bool(new) and all(isinstance(effect, Again) for effect in new)
         is_idle = not new and not self._is_busy() and not self._is_changed
-        self._idle_calls = self._idle_calls + 1 if is_idle else 0
-        if self._idle_calls >= _MOST_IDLE_CALLS:
+        if not (is_idle or asks_again) or steps != self._steps_before:
+            self._idle_calls = 0
+        self._steps_before = steps
+        self._idle_calls += is_idle or asks_again
+        if is_idle and self._idle_calls >= _MOST_IDLE_CALLS:
             message = "the application answers that it has nothing to do, and is not done either"
+            self._end(Failed(error_of("NoAnswer", message)))
+        elif self._idle_calls >= _MOST_CALLS_AGAIN:
+            message = "the application asks to be called again and again, and gets no further"
             self._end(Failed(error_of("NoAnswer", message)))
 
     def _check_limits(self) -> None:

@@ -74,7 +74,7 @@ def retry_of(function: Fields, warn: Warn) -> Retry:
     return Retry(attempts=min(attempts, MAX_ATTEMPTS))
 
 
-def flow_of(function: Fields, warn: Warn) -> Flow:
+def flow_of(function: Fields) -> Flow:
     """Return a function's flow control; raises `InvalidField`."""
     idempotency = _idempotency(function)
     flow = Flow(
@@ -83,17 +83,23 @@ def flow_of(function: Fields, warn: Warn) -> Flow:
         rate_limit=None if idempotency else _rate_limit(function),
         idempotency=idempotency,
         debounce=_debounce(function),
-        batch=_batch(function, warn),
+        batch=_batch(function),
         priority=_priority(function),
         singleton=_singleton(function),
         timeouts=_timeouts(function),
         cancel_on=tuple(_cancel_on(rule) for rule in function.objects("cancel")),
     )
-    if flow.batch and flow.cancel_on:
-        raise InvalidField(
-            f"{function.at('cancel')}: a function with batchEvents cannot be cancelled by events;"
-            " remove one of them"
-        )
+    for option, rule in (
+        ("cancel", flow.cancel_on),
+        ("debounce", flow.debounce),
+        ("priority", flow.priority),
+        ("singleton", flow.singleton),
+    ):
+        if flow.batch and rule:
+            raise InvalidField(
+                f"{function.at(option)}: a function with batchEvents cannot have this too; remove"
+                " one of them"
+            )
     return flow
 
 
@@ -242,14 +248,19 @@ def _debounce(function: Fields) -> Debounce | None:
         return Debounce(period, _key(rule), most)
 
 
-def _batch(function: Fields, warn: Warn) -> BatchEvents | None:
+def _batch(function: Fields) -> BatchEvents | None:
     rule = function.object("batchEvents")
     if rule is None:
         return None
-    if rule.expression("if") is not None:
-        warn("batchEvents.if is not looked at: all of its events are gathered")
+    condition, size = rule.expression("if"), rule.needed_number("maxSize")
     with rule.option():
-        return BatchEvents(rule.needed_number("maxSize"), rule.text("timeout") or 60.0, _key(rule))
+        return BatchEvents(
+            size,
+            rule.text("timeout") or 60.0,
+            _key(rule),
+            together=True,
+            condition=None if condition is None else condition[0],
+        )
 
 
 def _priority(function: Fields) -> int | Priority:

@@ -30,6 +30,7 @@ _MAX_WARNINGS = 50
 # because options are understood otherwise than before.
 _MAPPING = 1
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_]")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _FORGES_EVENTS = re.compile(r"js:v?3\.(\d+)\.(\d+)")
 
 
@@ -123,7 +124,7 @@ def parse_registration(body: bytes) -> App:
     try:
         fields = Fields(_parse(body), "the registration")
         name = fields.needed_text("appName" if fields.value("appName") else "app_id", MAX_NAME)
-        url = checked_url(fields.needed_text("url", _MAX_URL), fields.at("url"))
+        url = _served_at(fields.needed_text("url", _MAX_URL), fields.at("url"))
     except InvalidOption as error:
         raise InvalidRegistration(str(error)) from None
     try:
@@ -164,7 +165,24 @@ def checked_url(text: str, place: str) -> str:
 def host_of(url: str) -> str:
     """Return the host of a URL; the names of this machine are one."""
     host = urlsplit(url).hostname or ""
-    return "localhost" if host in ("127.0.0.1", "::1", "0.0.0.0") else host  # noqa: S104
+    return "localhost" if host in (*_THIS_MACHINE, "0.0.0.0") else host  # noqa: S104
+
+
+def shown_url(url: str) -> str:
+    """Return a URL without user, password and query, which may hold secrets."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def spellings(url: str) -> list[str]:
+    """Return a URL as `checked_url` does, with every name of this machine if it is on it."""
+    checked = checked_url(url, "the URL")
+    if host_of(checked) != "localhost":
+        return [checked]
+    parts = urlsplit(checked)
+    port = "" if parts.port is None else f":{parts.port}"
+    hosts = (f"[{host}]" if ":" in host else host for host in _THIS_MACHINE)
+    return [urlunsplit(parts._replace(netloc=f"{host}{port}")) for host in hosts]
 
 
 def _parse(body: bytes) -> Any:
@@ -223,13 +241,17 @@ def _function(
             job=name,
             triggers=triggers,
             retry=retry_of(fields, warn),
-            flow=flow_of(fields, warn),
+            flow=flow_of(fields),
             scheduled=bool(schedules),
             remote=True,
         )
     title = fields.text("name") or slug
     url = _url_of(fields) or app_url
-    return AppFunction(slug, title, url, function, schedules, definition)
+    kept = {
+        option: _as_kept(value) if option.lower() == "steps" else value
+        for option, value in definition.items()
+    }
+    return AppFunction(slug, title, url, function, schedules, kept)
 
 
 def _url_of(fields: Fields) -> str | None:
@@ -247,7 +269,30 @@ def _url_of(fields: Fields) -> str | None:
             " serve the application over HTTP"
         )
     url = runtime.text("url", _MAX_URL)
-    return None if url is None else checked_url(url, runtime.at("url"))
+    return None if url is None else _served_at(url, runtime.at("url"))
+
+
+def _served_at(text: str, place: str) -> str:
+    """Return a URL that an application says it is served at; raises `InvalidField`."""
+    return checked_url(_without_deploy_id(text), place)
+
+
+def _without_deploy_id(url: str) -> str:
+    """Return a URL without what the application was asked with.
+
+    The SDK for JavaScript leaves that in: each registration would differ from the one before.
+    """
+    address, mark, query = url.partition("?")
+    kept = [part for part in query.split("&") if not part.startswith("deployId=")]
+    return f"{address}{mark}{'&'.join(kept)}" if any(kept) else address
+
+
+def _as_kept(value: Any) -> Any:
+    """Return a part of a definition with all URLs in it as `_without_deploy_id` has them."""
+    if isinstance(value, dict):
+        return {name: _as_kept(each) for name, each in value.items()}
+    is_url = isinstance(value, str) and "deployId=" in value
+    return _without_deploy_id(value) if is_url else value
 
 
 def _sdk(fields: Fields) -> str:

@@ -1,7 +1,7 @@
 """The request of a call: the event, what has been done so far, and how far the run is.
 
-The body is canonical JSON. A step's memo is made canonical once, when it is known, and its text is
-put together with the others at every call.
+The body is canonical JSON. Events and the memos of steps are made canonical once, when they are
+known, and their texts are put together at every call.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +10,14 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from runyard.apps.canonical_json import canonical
+from runyard.apps.checkpoints import Dispatch
 from runyard.events import Event
+from runyard.functions.registry import INVOKED
 
 MAX_CALL_BYTES = 4 * 1024 * 1024
 GO_ON = "step"
 FIRST_VERSION = -1
+_INVOKED_THERE = "inngest/function.invoked"
 
 
 @dataclass
@@ -52,7 +55,7 @@ class Call:
     run_id
         The run's id in the protocol.
     events
-        The run's events; the first one is the event.
+        The run's events as `event_json` has them; the first one is the event.
     memos
         The steps that have ended.
     attempt, max_attempts
@@ -65,10 +68,12 @@ class Call:
         Whether new steps are to be planned, not run at once.
     request_id
         Another one for each request.
+    dispatch
+        With it the application may send checkpoints; None when it may not.
     """
 
     run_id: str
-    events: Sequence[Event]
+    events: Sequence[str]
     memos: Memos
     attempt: int = 0
     max_attempts: int = 4
@@ -76,10 +81,11 @@ class Call:
     step: str = GO_ON
     in_parallel: bool = False
     request_id: str = ""
+    dispatch: Dispatch | None = None
 
     def body(self) -> bytes:
         """Return the body; without events and memos if it would be too large with them."""
-        events = [canonical(_event(event)) for event in self.events]
+        events = self.events
         memos = self.memos.to_json()
         most = MAX_CALL_BYTES - 4096 - sum(map(len, self.memos.stack)) * 2
         is_large = len(memos) + sum(map(len, events)) + len(events[0]) > most
@@ -94,6 +100,10 @@ class Call:
             "step_id": self.step,
             "use_api": is_large,
         }
+        if self.dispatch is not None:
+            context["fn_id"] = self.dispatch.function
+            context["generation_id"] = self.dispatch.number
+            context["job_id"] = context["qi_id"] = self.dispatch.token
         parts = {
             "ctx": canonical(context),
             "event": events[0],
@@ -106,12 +116,16 @@ class Call:
 
     def headers(self) -> Mapping[str, str]:
         """Return the headers, without the signature."""
-        return {
+        headers = {
             "content-type": "application/json",
             "x-inngest-req-version": str(self.version),
             "x-request-id": self.request_id,
             "x-run-id": self.run_id,
         }
+        if self.dispatch is not None:
+            headers["x-inngest-generation-id"] = str(self.dispatch.number)
+            headers["x-inngest-job-id"] = self.dispatch.token
+        return headers
 
 
 def call_url(url: str, function: str, step: str) -> str:
@@ -128,15 +142,19 @@ def call_url(url: str, function: str, step: str) -> str:
 
 def events_json(events: Sequence[Event]) -> str:
     """Return events as applications see them, as canonical JSON."""
-    return f"[{','.join(canonical(_event(event)) for event in events)}]"
+    return f"[{','.join(map(event_json, events))}]"
 
 
-def _event(event: Event) -> Mapping[str, Any]:
+def event_json(event: Event) -> str:
+    """Return an event as applications see it, as canonical JSON.
+
+    An invocation has its name in the protocol.
+    """
     shown: dict[str, Any] = {
         "id": event.id or "",
-        "name": event.name,
+        "name": _INVOKED_THERE if event.name == INVOKED else event.name,
         "data": dict(event.data),
         "ts": event.ts or 0,
         "user": dict(event.user or {}),
     }
-    return shown if event.v is None else {**shown, "v": event.v}
+    return canonical(shown if event.v is None else {**shown, "v": event.v})

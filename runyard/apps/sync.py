@@ -18,7 +18,12 @@ from runyard.apps.answers import Answer
 from runyard.apps.calls import Caller
 from runyard.apps.canonical_json import canonical
 from runyard.apps.fields import InvalidField
-from runyard.apps.registration import InvalidRegistration, checked_url, parse_registration
+from runyard.apps.registration import (
+    InvalidRegistration,
+    checked_url,
+    parse_registration,
+    shown_url,
+)
 from runyard.apps.signatures import SigningKey, is_signed, signed_headers
 from runyard.apps.trust import guard, server_kind, signing_keys
 from runyard.errors import InvalidOption, RunyardError
@@ -75,9 +80,13 @@ async def sync(url: str, client: Caller, *, in_band: bool = True) -> Sequence[st
         with a note.
     """
     try:
-        return await _sync(checked_url(url, "the URL"), client, in_band)
+        checked = checked_url(url, "the URL")
+    except InvalidOption as error:
+        raise SyncFailed(str(error)) from None
+    try:
+        return await _sync(checked, client, in_band)
     except (SyncFailed, InvalidOption) as error:
-        await asyncio.to_thread(_note, url, str(error))
+        await asyncio.to_thread(_note, checked, str(error))
         raise SyncFailed(str(error)) from None
 
 
@@ -104,8 +113,9 @@ def register(body: bytes, asked: str = "") -> bool:
     try:
         return catalog.write(app, asked)
     except InvalidOption as error:
-        catalog.note_error(app.name, app.url, str(error), asked)
-        raise InvalidRegistration(str(error), app.name, app.url) from None
+        words = f"at least one function is invalid: {error}"
+        catalog.note_error(app.name, app.url, words, asked)
+        raise InvalidRegistration(words, app.name, app.url) from None
 
 
 async def _sync(url: str, client: Caller, in_band: bool) -> Sequence[str]:
@@ -140,8 +150,8 @@ def _check_signature(answer: Answer, keys: Sequence[SigningKey]) -> None:
     """Check the signature of a registration: it says where events go."""
     if keys and not is_signed(keys, answer.headers, answer.body):
         raise InvalidField(
-            "the registration does not bear the signature of the application: its"
-            " INNGEST_SIGNING_KEY must be RUNYARD_SIGNING_KEY"
+            "the registration does not bear the signature of the application: start it without"
+            " INNGEST_DEV, and with the value of RUNYARD_SIGNING_KEY as INNGEST_SIGNING_KEY"
         )
 
 
@@ -151,18 +161,24 @@ def _why_not(url: str, answer: Answer) -> str:
     if not answer.status:
         return answer.problem
     if answer.status in (401, 403):
-        return (
-            f"the application refuses us (HTTP {answer.status}{shown}): its INNGEST_SIGNING_KEY"
-            " must be RUNYARD_SIGNING_KEY"
-        )
+        return f"the application refuses us (HTTP {answer.status}{shown}): {_how_to_agree()}"
     if not _is_of_sdk(answer):
         return (
-            f"no Inngest SDK answers at {url} (HTTP {answer.status}): give the whole URL at which"
-            " functions are served, as in http://localhost:3000/api/inngest"
+            f"no Inngest SDK answers at {shown_url(url)} (HTTP {answer.status}): give the whole URL"
+            " at which functions are served, as in http://localhost:3000/api/inngest"
         )
     return (
         f"the application has answered (HTTP {answer.status}{shown}), but has not registered here:"
         f" start it with {_variables()}"
+    )
+
+
+def _how_to_agree() -> str:
+    if signing_keys():
+        return "its INNGEST_SIGNING_KEY must be RUNYARD_SIGNING_KEY"
+    return (
+        "it wants to be asked with a signature, and this server has no key: start it with"
+        f" {_variables()}, or set RUNYARD_SIGNING_KEY to its INNGEST_SIGNING_KEY"
     )
 
 

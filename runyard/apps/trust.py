@@ -26,14 +26,21 @@ def server_kind() -> str:
 
 
 def guard() -> Guard:
-    """Return the guard of calls to applications.
+    """Return the guard of calls to applications, which in development may go anywhere."""
+    return Guard(may_be_private=_is_development(), allowed=settings().allowed_hosts)
 
-    Without a signing key a stack that can be reached from this machine only is one in development,
-    and may call private addresses.
-    """
-    chosen = settings()
-    is_development = chosen.loopback_only and not signing_keys()
-    return Guard(may_be_private=is_development, allowed=chosen.allowed_hosts)
+
+def may_request(host: str, port: int) -> bool:
+    """Return whether a step of an application may have this host requested from here."""
+    hosts = settings().gateway_hosts
+    if not hosts:
+        return _is_development()
+    return not {"*", host, f"{host}:{port}"}.isdisjoint(hosts)
+
+
+def _is_development() -> bool:
+    """Without a signing key, a stack that can be reached from this machine only."""
+    return settings().loopback_only and not signing_keys()
 
 
 def _key(secret: SecretStr | None, variable: str) -> SigningKey | None:

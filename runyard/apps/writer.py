@@ -5,18 +5,24 @@ called again.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from runyard.apps.call_loop import in_thread
+from runyard.apps.checkpoints import end_dispatches
+from runyard.engine.backoff import Backoff
 from runyard.engine.checkpoints import Pair, PairRow, save_pairs
 from runyard.engine.settlement import Outcome, settle_some
 from runyard.engine.wait_registration import register_storable_pairs
+from runyard.errors import DatabaseUnavailable
 from runyard.store.queries import Row
 
 _FLUSH_SECONDS = 0.01
+_LONGEST_PAUSE = 2.0
+_log = logging.getLogger("runyard.apps.writer")
 _Waiter = "asyncio.Future[None]"
 
 
@@ -36,7 +42,8 @@ class Writer:
         self._requests: list[Mapping[str, Any]] = []
         self._events: dict[Pair, str] = {}
         self._outcomes: list[Outcome] = []
-        self._written: asyncio.Future[_Written] = asyncio.get_running_loop().create_future()
+        self._dispatches: dict[int, int] = {}
+        self._written: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
         self._due = asyncio.Event()
 
     async def __aenter__(self) -> "Writer":
@@ -48,14 +55,17 @@ class Writer:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    async def keep(self, rows: Sequence[PairRow]) -> Mapping[Pair, str]:
-        """Save results of steps; return those that the database rejects, with the reasons."""
+    async def keep(
+        self, rows: Sequence[PairRow], dispatches: Mapping[int, int] | None = None
+    ) -> "Written":
+        """Save results of steps, and end the dispatches of calls that were answered."""
         self._rows.extend(rows)
-        return (await self._flushed()).refused
+        self._dispatches.update(dispatches or {})
+        return await self._flushed()
 
     async def wait(
         self, requests: Sequence[Mapping[str, Any]], events: Mapping[Pair, str]
-    ) -> "_Written":
+    ) -> "Written":
         """Register waits, and send the events that belong to those that are new."""
         self._requests.extend(requests)
         self._events.update(events)
@@ -66,7 +76,7 @@ class Writer:
         self._outcomes.append(outcome)
         await self._flushed()
 
-    async def _flushed(self) -> "_Written":
+    async def _flushed(self) -> "Written":
         self._due.set()
         return await asyncio.shield(self._written)
 
@@ -83,10 +93,12 @@ class Writer:
                 self._requests,
                 self._events,
                 self._outcomes,
+                self._dispatches,
             )
             self._rows, self._requests, self._events, self._outcomes = [], [], {}, []
+            self._dispatches = {}
             try:
-                written.set_result(await in_thread(work.write))
+                written.set_result(await _write(work))
             except BaseException as error:
                 if not written.done():
                     written.set_exception(error)
@@ -95,12 +107,36 @@ class Writer:
                     raise
 
 
-class _Written:
-    """What a flush has found: rejected results and waits, and how the waits stand."""
+async def _write(work: "_Work") -> "Written":
+    """Write, again and again while the database is away: whose lease it is, it says afterwards."""
+    backoff = Backoff(_log, "what calls have brought cannot be saved", _LONGEST_PAUSE)
+    while True:
+        try:
+            written = await in_thread(work.write)
+        except DatabaseUnavailable as error:
+            await asyncio.sleep(backoff.failed(error))
+        else:
+            backoff.succeeded()
+            return written
+
+
+class Written:
+    """What a flush has found.
+
+    Attributes
+    ----------
+    refused
+        The results and waits that the database rejects, with the reasons.
+    waits
+        How the waits stand.
+    checkpointed
+        By invocation, the steps that were kept in its dispatch before that ended, in their order.
+    """
 
     def __init__(self) -> None:
         self.refused: dict[Pair, str] = {}
         self.waits: dict[Pair, Row] = {}
+        self.checkpointed: dict[int, list[Row]] = {}
 
 
 class _Work:
@@ -112,17 +148,22 @@ class _Work:
         requests: Sequence[Mapping[str, Any]],
         events: Mapping[Pair, str],
         outcomes: Sequence[Outcome],
+        dispatches: Mapping[int, int],
     ) -> None:
         self._lease = (batch_id, run_id)
         self._rows = rows
         self._requests = requests
         self._events = events
         self._outcomes = outcomes
+        self._dispatches = dispatches
 
-    def write(self) -> _Written:
-        written = _Written()
+    def write(self) -> Written:
+        written = Written()
         if self._rows:
             written.refused.update(save_pairs(*self._lease, self._rows))
+        if self._dispatches:
+            for row in end_dispatches(self._lease[0], self._dispatches):
+                written.checkpointed.setdefault(row["invocation_id"], []).append(row)
         if self._requests:
             found, refused = register_storable_pairs(*self._lease, self._requests, self._children)
             written.waits = {(row["invocation_id"], row["step"]): row for row in found}

@@ -234,7 +234,8 @@ def _show_steps(invocation: dict[str, Any]) -> None:
     from runyard.engine.failures import described
 
     for wait in invocation["waits"]:
-        awaited = f" for {wait['event']}" if wait["event"] else ""
+        name = wait["event"] or wait["signal"]
+        awaited = f" for {name}" if name else ""
         echo(f"    {wait['step']}: waits{awaited} until {wait['until']}")
     for step in invocation["steps"]:
         result = described(step["error"]) if step["error"] else json.dumps(step["output"])

@@ -9,7 +9,6 @@ that executes runs needs no restart.
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
-from urllib.parse import urlsplit
 
 from dagster import (
     JobDefinition,
@@ -22,22 +21,25 @@ from dagster import (
 
 from runyard.apps import catalog
 from runyard.apps.catalog import RemoteFunction
+from runyard.apps.registration import shown_url
 from runyard.dagster_adapter.remote_jobs import remote_job
 from runyard.dagster_adapter.schedules import remote_schedules
 from runyard.dagster_adapter.sensors import remote_sensor
 from runyard.dagster_adapter.tags import APP, SLUG
-
-# What the location is called in Dagster, and the name of this module in a workspace file.
-LOCATION = "apps"
-MODULE = __name__
+from runyard.text.markdown import escaped
 
 
 class AppsRepository(RepositoryData):
     """The jobs, sensors and schedules of all functions that applications have registered."""
 
     @cached_property
-    def _functions(self) -> Sequence[RemoteFunction]:
+    def _present(self) -> Sequence[RemoteFunction]:
         return catalog.remote_functions()
+
+    @cached_property
+    def _functions(self) -> Sequence[RemoteFunction]:
+        """Those that are registered, and those that are no longer, but have runs to end."""
+        return [*self._present, *catalog.ending_functions()]
 
     @cached_property
     def _jobs(self) -> Mapping[str, JobDefinition]:
@@ -64,7 +66,7 @@ class AppsRepository(RepositoryData):
     def _schedules(self) -> Sequence[ScheduleDefinition]:
         return [
             schedule
-            for remote in self._functions
+            for remote in self._present
             for schedule in remote_schedules(
                 remote.function,
                 remote.schedules,
@@ -106,17 +108,9 @@ class AppsRepository(RepositoryData):
 def description_of(remote: RemoteFunction) -> str:
     """What people read about a function: its title, and where it is called."""
     return (
-        f"{remote.title}: `{remote.slug}` of the application {remote.app},"
-        f" called at {without_secrets(remote.url)}."
+        f"{escaped(remote.title)}: {escaped(remote.slug)} of the application"
+        f" {escaped(remote.app)}, called at {escaped(shown_url(remote.url))}."
     )
-
-
-def without_secrets(url: str) -> str:
-    """A URL without user, password and query, which may hold secrets."""
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    port = f":{parts.port}" if parts.port is not None else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
 apps = RepositoryDefinition(

@@ -12,7 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from runyard.dagster_adapter.apps_location import LOCATION
 from runyard.dagster_adapter.internals import (
     CodeLocationOrigin,
     WorkspaceLoadTarget,
@@ -21,6 +20,10 @@ from runyard.dagster_adapter.internals import (
 )
 from runyard.engine.backoff import Backoff
 
+# What the location is called in Dagster, and its module, which only its code server and the
+# processes that execute runs import: the client of the calls takes 12 MB.
+LOCATION = "apps"
+MODULE = "runyard.dagster_adapter.apps_location"
 _LOOK_SECONDS = 1.0
 _LONGEST_WAIT = 30.0
 _log = logging.getLogger("runyard.apps")

@@ -39,6 +39,7 @@ from runyard.engine.items import BatchState
 from runyard.engine.lease import heartbeat
 from runyard.engine.settlement import Outcome
 from runyard.errors import Cancelled, add_interrupt
+from runyard.text.markdown import escaped
 
 # The resource with the IO manager of functions that are drawn (see `runyard.authoring`). A key of
 # its own leaves a project's own `io_manager` alone.
@@ -77,6 +78,9 @@ def _receive(context: OpExecutionContext) -> Batch:
         "invocations": len(shared.items),
         "left out": len(shared.failures),
     }
+    events = sum(len(item.events) for item in shared.items)
+    if events > len(shared.items):
+        metadata["events"] = events
     if len(shared.items) == 1:
         metadata["event"] = MetadataValue.url(to_event(str(shared.items[0].event.id)))
     for number, run_id in enumerate(shared.previous_runs[:_MOST_RUNS], 1):
@@ -214,12 +218,12 @@ def _table_row(outcome: Outcome, event_id: str, failure: Failure | None) -> str:
     step, error = ", ".join(outcome.suspended), ""
     if failure is not None:
         step = failure.step
-        error = failure.text.replace("|", "\\|").replace("\n", " ")[:_MOST_ERROR_TEXT]
+        error = escaped(failure.text[:_MOST_ERROR_TEXT])
     cells = (
         f"[{number}]({to_invocation(number)})",
-        f"[{event_id}]({to_event(event_id)})",
+        f"[{escaped(event_id)}]({to_event(event_id)})",
         _shown_status(outcome),
-        step,
+        escaped(step),
         error,
     )
     return f"| {' | '.join(cells)} |"

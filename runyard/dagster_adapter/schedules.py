@@ -161,11 +161,10 @@ def _scheduled_event(function: str, cron: Cron, expression: str, at: datetime) -
         "timezone": cron.timezone,
         "at": at.isoformat(),
     }
-    return {
-        **internal_row(SCHEDULED, data),
-        "id": f"schedule {function} {expression} {at.isoformat()}",
-        "target": function,
-    }
+    event_id = f"schedule {function} {expression} {at.isoformat()}"
+    row = {**internal_row(SCHEDULED, data), "id": event_id, "target": function}
+    jitter = seconds(cron.jitter, "Cron(jitter=...)")
+    return _later(row, _with_jitter(event_id, at, jitter)) if jitter else row
 
 
 def timer_event(
@@ -173,15 +172,20 @@ def timer_event(
 ) -> dict[str, object]:
     """The event of Inngest's schedules, for a time and as much later as the jitter has it."""
     event_id = f"schedule {function} {expression} {at.isoformat()}"
-    due = at + timedelta(seconds=schedule.jitter * _share(event_id))
+    due = _with_jitter(event_id, at, schedule.jitter)
     data = {"cron": schedule.text, "scheduledAt": _shown(at), "fireAt": _shown(due)}
     row = {**internal_row(TIMER, data), "id": event_id, "target": function}
-    return {**row, "ts": int(due.timestamp() * 1_000)} if schedule.jitter else row
+    return _later(row, due) if schedule.jitter else row
 
 
-def _share(text: str) -> float:
-    """A share from 0 to 1 for a text, always the same: a repeated tick changes nothing."""
-    return int.from_bytes(sha256(text.encode()).digest()[:4], "big") / 2**32
+def _with_jitter(event_id: str, at: datetime, jitter: float) -> datetime:
+    """A time up to so many seconds later: the same for an event, for a tick may be repeated."""
+    share = int.from_bytes(sha256(event_id.encode()).digest()[:4], "big") / 2**32
+    return at + timedelta(seconds=jitter * share)
+
+
+def _later(row: dict[str, object], due: datetime) -> dict[str, object]:
+    return {**row, "ts": int(due.timestamp() * 1_000)}
 
 
 def _shown(at: datetime) -> str:

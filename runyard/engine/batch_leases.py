@@ -5,6 +5,7 @@ write under a lease that was taken away changes nothing and raises `LeaseLost`.
 """
 
 import socket
+from collections.abc import Sequence
 
 from runyard.engine.status import LAUNCHABLE_BATCH
 from runyard.functions.registry import find
@@ -58,9 +59,10 @@ def begin(
 ) -> tuple[str, list[Row], list[Row]] | None:
     """Begin a batch in a run.
 
-    Returns the function's name, the invocations with their events, and their recorded steps; None
-    when the batch is not available to this run, because another has it or it has ended. `fresh`
-    says that the run has not worked on it before, so that first attempts have no recorded steps.
+    Returns the function's name, the invocations with their events (those of a group have the others
+    as `group`), and their recorded steps; None when the batch is not available to this run, because
+    another has it or it has ended. `fresh` says that the run has not worked on it before, so that
+    first attempts have no recorded steps.
     """
     with database.transaction() as connection:
         batch = fetch_one(connection, "begin", batch=batch_id, run=run_id, worker=_worker_name)
@@ -73,9 +75,19 @@ def begin(
             run=run_id,
             finish_timeout=_finish_timeout(batch["function"]),
         )
+        leaders = [row["id"] for row in rows if row["leads"]]
+        if leaders:
+            rows = _with_groups(rows, fetch_all(connection, "group_events", leaders=leaders))
         seen = [row["id"] for row in rows if row["seen"] or not fresh]
         steps = fetch_all(connection, "recorded_steps", invocations=seen) if seen else []
     return batch["function"], rows, steps
+
+
+def _with_groups(rows: Sequence[Row], events: Sequence[Row]) -> list[Row]:
+    groups: dict[int, list[Row]] = {}
+    for event in events:
+        groups.setdefault(event["leader_id"], []).append(event)
+    return [{**row, "group": groups.get(row["id"], [])} for row in rows]
 
 
 def _finish_timeout(function_name: str) -> float | None:

@@ -218,7 +218,10 @@ def _next_chunk(bulk_id: str, timeout: float | None) -> Progress:
                 limit=CHUNK,
             )
         ids = [invocation["id"] for invocation in invocations]
-        done = _act(connection, row["action"], ids, keep_steps) if ids else 0
+        todo = ids
+        if row["action"] == "replay" and row["reached"]:
+            todo = _without_replayed(connection, ids, row["started_at"])
+        done = _act(connection, row["action"], todo, keep_steps) if todo else 0
         updated = fetch_one(
             connection,
             "bulk_progress",
@@ -249,6 +252,15 @@ def _act(
     else:
         row = fetch_one(connection, "dismiss_invocations", invocations=ids)
     return int(row["count"]) if row else 0
+
+
+def _without_replayed(
+    connection: psycopg.Connection[Any], ids: list[int], since: datetime
+) -> list[int]:
+    """Leave out what earlier chunks have replayed with its group."""
+    rows = fetch_all(connection, "replayed_groups", invocations=ids, since=since)
+    replayed = {row["id"] for row in rows}
+    return [id for id in ids if id not in replayed]
 
 
 @contextmanager

@@ -47,6 +47,10 @@ class Item(Generic[Data]):
         How often steps that failed have been tried, by step name.
     created_at
         When the invocation was created; None for an item that a test has made.
+    dispatch
+        Identifies this run of the invocation among all of its runs: a number that grows.
+    events
+        All of its events, `event` being the first: several if its function takes them together.
     """
 
     id: int
@@ -57,6 +61,11 @@ class Item(Generic[Data]):
     tries: dict[str, int] = field(default_factory=dict[str, int])
     reporter: Reporter | None = None
     created_at: datetime | None = None
+    dispatch: int = 1
+    events: tuple[Event, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.events = self.events or (self.event,)
 
     @property
     def key(self) -> str:
@@ -162,14 +171,7 @@ def items_from_rows(
 
 
 def _item(row: Row) -> tuple[Item, Failure | None]:
-    event = Event(
-        row["name"],
-        row["data"],
-        id=row["event_id"],
-        ts=row["ts"],
-        user=row["user_data"],
-        v=row["v"],
-    )
+    event = event_from_row(row)
     data: object = event.data
     failure = None
     try:
@@ -179,5 +181,26 @@ def _item(row: Row) -> tuple[Item, Failure | None]:
         failure = Failure("receive", "receive", unfit)
     if row["cancelled"]:
         failure = Failure("", "receive", Cancelled("cancelled before it began"))
-    item = Item(row["id"], event, row["attempt"], data, created_at=row["created_at"])
+    events = (event, *(event_from_row(other) for other in row.get("group", ())))
+    item = Item(
+        row["id"],
+        event,
+        row["attempt"],
+        data,
+        created_at=row["created_at"],
+        dispatch=row["dispatch"],
+        events=events,
+    )
     return item, failure
+
+
+def event_from_row(row: Row) -> Event:
+    """Return the event of a row that has its columns, the user as `user_data`."""
+    return Event(
+        row["name"],
+        row["data"],
+        id=row["event_id"],
+        ts=row["ts"],
+        user=row["user_data"],
+        v=row["v"],
+    )

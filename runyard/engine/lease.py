@@ -110,6 +110,7 @@ class Heartbeat:
         self.parent: int | None = None
         self.before_stop: Callable[[str], None] | None = None
         self.of_threads = False
+        self._is_over = False
 
     def start(self, batch_id: str, run_id: str) -> Lease:
         """Start renewing the lease of a run."""
@@ -133,10 +134,14 @@ class Heartbeat:
         with self._changed:
             self._leases.pop(batch_id, None)
 
+    def end(self) -> None:
+        """Renew no lease any more, nor learn anything about one: this process ends."""
+        self._is_over = True
+
     def _beat(self) -> None:
         backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
         pause = INTERVAL_SECONDS
-        while True:
+        while not self._is_over:
             with self._changed:
                 while not self._leases:
                     self._changed.wait()
@@ -161,6 +166,8 @@ class Heartbeat:
         with database.connection() as connection:
             rows = fetch_all(connection, "heartbeat", batches=list(leases))
         alive = {row["id"]: row for row in rows}
+        if self._is_over:
+            return
         with self._changed:
             for batch_id, lease in leases.items():
                 if batch_id not in self._leases:
@@ -171,13 +178,16 @@ class Heartbeat:
                     lease.lose()
 
     def _apply(self, lease: Lease, row: Row) -> None:
-        lease.cancel(row["cancelled"])
-        if not row["stopped"] or lease.interrupted:
-            return
+        stops = row["stopped"] and not lease.interrupted
         # Should this fail, the next heartbeat tries again: a run whose interrupt was not announced
-        # would end as failed, not as cancelled.
-        if self.before_stop is not None:
+        # would end as failed, not as cancelled. The run is told of nothing before: one whose
+        # invocations are all cancelled ends at once, and announced afterwards it would seem to be
+        # stopping for ever.
+        if stops and self.before_stop is not None:
             self.before_stop(lease.run_id)
+        lease.cancel(row["cancelled"])
+        if not stops:
+            return
         lease.interrupted = True
         if self.of_threads:
             lease.stop()

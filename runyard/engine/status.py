@@ -8,6 +8,7 @@ Status = Literal[
     "running",
     "sleeping",
     "waiting",
+    "grouped",
     "succeeded",
     "failed",
     "cancelled",
@@ -16,8 +17,8 @@ Status = Literal[
 STATUSES: tuple[Status, ...] = get_args(Status)
 # An invocation in one of these ends there; all others are open.
 FINAL: tuple[Status, ...] = ("succeeded", "failed", "cancelled", "skipped")
-OPEN: tuple[Status, ...] = ("queued", "claimed", "running", "sleeping", "waiting")
-# Open, but in no run at the moment.
+OPEN: tuple[Status, ...] = ("queued", "claimed", "running", "sleeping", "waiting", "grouped")
+# Open, but in no run at the moment. (What is grouped is where its leader is.)
 SUSPENDED: tuple[Status, ...] = ("sleeping", "waiting")
 NOT_RUNNING: tuple[Status, ...] = ("queued", *SUSPENDED)
 # What each bulk action applies to, and what a replay takes when the selection names no status and

@@ -204,16 +204,15 @@ def invocation_of(
     Raises `InvalidOption` when there is no such function, and `InvalidEvent` for data that does not
     fit its event.
     """
-    invoked = registry.find(function)
-    if invoked is None:
+    event = registry.invoking_event(function)
+    if event is None:
         known = ", ".join(known.name for known in registry.functions())
-        raise InvalidOption(
-            f"invoke({function!r}): there is no such function in the code; it has {known}"
-        )
-    if invoked.event.startswith("runyard/"):
-        row = internal_row(invoked.event, data)
+        rest = f"; the code has {known}" if known else ""
+        raise InvalidOption(f"invoke({function!r}): there is no such function{rest}")
+    if event.startswith("runyard/"):
+        row = internal_row(event, data)
     else:
-        [row] = rows_of([Event(invoked.event, data)])
+        [row] = rows_of([Event(event, data)])
     ulid = new_ulid()
     wait = {
         "kind": "invoke",

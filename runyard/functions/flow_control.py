@@ -19,7 +19,14 @@ from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
 from runyard.syntax.durations import YEAR, Duration, seconds
 from runyard.syntax.event_conditions import split
-from runyard.syntax.event_keys import Key, is_expression, parse_key, unless_false
+from runyard.syntax.event_keys import (
+    Key,
+    event_expression,
+    is_expression,
+    parse_key,
+    unless_false,
+    unless_met,
+)
 from runyard.syntax.expressions import parse_expression
 from runyard.syntax.jsonpath import check_filter, parse_path
 
@@ -177,16 +184,44 @@ class BatchEvents:
 
     A run begins when `max_size` events of a key are waiting, or the oldest has waited for
     `timeout`.
+
+    Parameters
+    ----------
+    together
+        Whether the events are one invocation, which is called once with all of them and ends for
+        all of them. For functions of applications; elsewhere each event is an invocation of its
+        own, and they share a run.
+    condition
+        With `together`: an expression over the event. An event that does not meet it is run alone,
+        at once.
     """
 
     max_size: int = 100
     timeout: Duration = 60.0
     key: str | None = None
+    together: bool = False
+    condition: str | None = None
 
     def __post_init__(self) -> None:
         _check_count(self.max_size, "BatchEvents(max_size", most=MAX_BATCH_SIZE)
         seconds(self.timeout, "BatchEvents(timeout=...)", least=0.1, most=600)
         _check_key(self.key, "BatchEvents")
+        if self.condition is not None:
+            event_expression(self.condition, "BatchEvents(condition=...)")
+            if not self.together:
+                raise InvalidOption(
+                    "BatchEvents(condition=...): this is for batches that are taken together"
+                )
+
+    @property
+    def alone_key(self) -> Key | None:
+        """The key that only events have which are run alone; None if there are none of these."""
+        return None if self.condition is None else unless_met(self.condition)
+
+    def to_json(self, alone: int | None) -> dict[str, Any]:
+        """Return the rule as the fan-out and the claim read it."""
+        rule: dict[str, Any] = {"timeout": seconds(self.timeout, "BatchEvents(timeout=...)")}
+        return {**rule, "together": True, "alone": alone} if self.together else rule
 
 
 @dataclass(frozen=True)
@@ -371,8 +406,8 @@ class Flow:
     def check(self, function: str, *, remote: bool = False) -> None:
         """Raise `InvalidOption` for contradictory rules, with the function and the options.
 
-        A `remote` function may have a throttle whose burst is larger than its limit, as Inngest
-        allows.
+        A `remote` function may have a throttle whose burst is larger than its limit, and a limit
+        beside a singleton, as Inngest allows.
         """
         throttle = self.throttle
         if not remote and throttle is not None and (throttle.burst or 0) > throttle.limit:
@@ -386,8 +421,16 @@ class Flow:
                 f"function {function}: priority={fixed}: give -{MAX_PRIORITY} to "
                 f"{MAX_PRIORITY}; higher runs first"
             )
+        together = self.batch is not None and self.batch.together
+        if together and not remote:
+            raise InvalidOption(
+                f"function {function}: batch=BatchEvents(together=True): only functions of"
+                " applications take events together; a step of this one sees the events of its"
+                " batch with `batch`"
+            )
         for other, reason in _CONTRADICTS_BATCH.items():
-            if self.batch and getattr(self, other):
+            # A throttle spreads groups out, as it does single events.
+            if self.batch and getattr(self, other) and not (together and other == "throttle"):
                 raise InvalidOption(
                     f"function {function}: batch=... and {other}=... contradict each other: "
                     f"{reason}; remove one of them"
@@ -400,7 +443,8 @@ class Flow:
                     f"{limit.key!r}; keep the lower one"
                 )
             seen.add((limit.key, limit.scope))
-        self._check_singleton(function)
+        if not remote:
+            self._check_singleton(function)
         self._check_order(function)
 
     def _check_singleton(self, function: str) -> None:
@@ -421,7 +465,9 @@ class Flow:
     def _check_order(self, function: str) -> None:
         """Raise `InvalidOption` for a rule that decides before another one comes to bear."""
         start = self.timeouts.start if self.timeouts is not None else None
-        gathering = self.batch.timeout if self.batch is not None else None
+        # The timeout of what is taken together counts from the end of the gathering.
+        shares = self.batch is not None and not self.batch.together
+        gathering = self.batch.timeout if self.batch is not None and shares else None
         if (
             start is not None
             and gathering is not None
@@ -470,6 +516,7 @@ class Flow:
         in_lane = [
             *(_key(limit.key) for limit in self.concurrency),
             *_keys(self.throttle, self.batch),
+            self.batch.alone_key if self.batch is not None else None,
             self._singleton_key,
         ]
         at_admission = _keys(self.idempotency, self.rate_limit, self.debounce)
@@ -501,7 +548,7 @@ class Flow:
         if self.debounce:
             rules["debounce"] = self.debounce.to_json(place(_key(self.debounce.key)))
         if self.batch:
-            rules["batch"] = {"timeout": seconds(self.batch.timeout, "")}
+            rules["batch"] = self.batch.to_json(place(self.batch.alone_key))
         if self.singleton:
             rules["singleton"] = {"mode": self.singleton.mode, "key": place(self._singleton_key)}
         if isinstance(self.priority, Priority):

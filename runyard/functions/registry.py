@@ -19,7 +19,7 @@ from runyard.functions.retry import Retry
 from runyard.functions.triggers import Trigger, matches
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, fetch_all, fetch_one
+from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _REKEY_CHUNK = 5_000
@@ -33,8 +33,8 @@ class Function:
     """A function: a job and the events that start it. Raises `InvalidOption` for bad options.
 
     A `remote` one is served by an application with an SDK of Inngest, and may have what that
-    allows: no trigger at all, a throttle with a burst beyond its limit, and a limit of its own for
-    a shared scope.
+    allows: no trigger at all, a trigger that another one covers, a throttle with a burst beyond its
+    limit, a limit beside a singleton, and a limit of its own for a shared scope.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Function:
         for rule in self.rules:
             for other in self.rules:
                 any_of_them = other.filter is None and matches(other.event, rule.event)
-                if rule.filter is not None and any_of_them:
+                if rule.filter is not None and any_of_them and not self.remote:
                     raise InvalidOption(
                         f"it starts on every {other.event}, so the filter of {rule.event} has no"
                         " effect: remove one of these triggers"
@@ -202,6 +202,23 @@ def find(name: str) -> Function | None:
     return _elsewhere(name) if known is None and _elsewhere is not None else known
 
 
+def invoking_event(name: str) -> str | None:
+    """Return the name of the event that invokes a function; None when there is none of this name.
+
+    Of a function that the loaded code does not have, such as one of an application, the database
+    tells.
+    """
+    known = _functions.get(name)
+    if known is not None:
+        return known.event
+    with database.connection() as connection:
+        row = fetch_one(connection, "invoked_function", name=name)
+    if row is None:
+        return None
+    names = [] if row["in_app"] else registered_events(row)
+    return next((event for event in names if "*" not in event), INVOKED)
+
+
 def find_also(elsewhere: Callable[[str], Function | None]) -> None:
     """Let `find` look up functions that no code here has, such as those of applications."""
     global _elsewhere
@@ -236,13 +253,15 @@ def publish() -> None:
     an older version of it that starts again retires none. A function that returns is started for
     the events that came meanwhile. When the keys of a function's flow control have changed, its
     open invocations get the new ones. Raises `InvalidOption` for a filter that this PostgreSQL
-    rejects.
+    rejects, and for a name that a function of an application has.
     """
     declared = json.dumps([function.to_row() for function in functions()])
     location = f"{settings().code} in {settings().environment}"
     digest = sha256(declared.encode()).hexdigest()
     try:
         with database.transaction() as connection:
+            fetch_all(connection, "lock_apps")
+            _check_names(connection, [function.name for function in functions()])
             fetch_all(connection, "register_functions", functions=declared, location=location)
             fetch_all(connection, "register_triggers", functions=declared)
             version = fetch_one(connection, "record_publication", location=location, digest=digest)
@@ -256,6 +275,23 @@ def publish() -> None:
         ) from None
     catch_up()
     rekey()
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise `InvalidOption` for a name of the code that a function of an application has."""
+    with database.connection() as connection:
+        _check_names(connection, names)
+
+
+def _check_names(connection: Connection, names: Sequence[str]) -> None:
+    taken = fetch_all(connection, "names_of_apps", names=list(names))
+    if taken:
+        first = taken[0]
+        raise InvalidOption(
+            f"two functions are called {first['name']}: this one, and {first['slug']} of the"
+            f" application {first['app']}: give this one another name, or remove the application"
+            f" with `runyard apps remove {first['app']}`"
+        )
 
 
 def catch_up() -> int:

@@ -11,6 +11,8 @@ from runyard.syntax.event_keys import event_expression
 from runyard.syntax.expressions import Tree
 from runyard.syntax.jsonpath import check_filter
 
+_MOST_JITTER = 3_600.0
+
 
 def matches(pattern: str, event: str) -> bool:
     """Return whether a pattern matches an event's name.
@@ -110,6 +112,9 @@ class Cron:
         `last`, or `all` (up to Dagster's `max_catchup_runs`).
     grace
         A time that is noticed later than this counts as missed.
+    jitter
+        How much later than its time an invocation may begin, up to an hour: by a part of it that is
+        different for each time, so that what is due at the same time does not begin at once.
     """
 
     schedule: str
@@ -117,6 +122,7 @@ class Cron:
     overlap: Literal["skip", "queue", "allow"] = "skip"
     catch_up: Literal["none", "last", "all"] = "last"
     grace: Duration = 120.0
+    jitter: Duration = 0.0
 
     def __post_init__(self) -> None:
         try:
@@ -132,6 +138,7 @@ class Cron:
             if value not in allowed:
                 raise InvalidOption(f"Cron({name}={value!r}): give {', '.join(allowed)}")
         seconds(self.grace, "Cron(grace=...)", least=1)
+        seconds(self.jitter, "Cron(jitter=...)", most=_MOST_JITTER)
 
     @property
     def parts(self) -> list[str]:

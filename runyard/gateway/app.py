@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from runyard.apps.discovery import Discovery
@@ -24,15 +24,19 @@ from runyard.engine import api_keys
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.gateway.api import (
     actions,
+    checkpoints,
     health,
     history,
     inngest_apps,
+    inngest_realtime,
+    inngest_signals,
     inngest_v1,
     metrics,
     stream,
     trigger,
 )
 from runyard.gateway.api import events as event_api
+from runyard.gateway.api.inngest_realtime import SOCKET
 from runyard.gateway.dev import apps, event_types, functions, invocation, send
 from runyard.gateway.dev import events as event_pages
 from runyard.gateway.dev import health as dev_health
@@ -40,6 +44,8 @@ from runyard.gateway.dev.dagster_link import PAGES, link_pages
 from runyard.gateway.dev.page import Action, Page, Site
 from runyard.gateway.http.auth import Authenticator
 from runyard.gateway.http.background import BackgroundRunner
+from runyard.gateway.http.broadcaster import Broadcaster
+from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.gateway.http.cors import Cors
 from runyard.gateway.http.endpoint import Endpoint, Services
 from runyard.gateway.http.errors import HttpError, error_response
@@ -73,6 +79,9 @@ def endpoints() -> list[Endpoint]:
         stream,
         inngest_v1,
         inngest_apps,
+        checkpoints,
+        inngest_realtime,
+        inngest_signals,
         health,
         metrics,
     )
@@ -93,6 +102,7 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     routes: list[BaseRoute] = [
         *[endpoint.route() for endpoint in all_endpoints],
         *openapi_routes(all_endpoints),
+        WebSocketRoute(SOCKET, inngest_realtime.connect),
         *_error_routes(all_endpoints),
     ]
     routes += _dev_page(dagster_ui is not None).routes()
@@ -106,7 +116,7 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
             Guard,
             development=development,
             is_page=is_page,
-            sockets=("/graphql",) if dagster_ui is not None else (),
+            sockets=("/graphql", SOCKET) if dagster_ui is not None else (SOCKET,),
         ),
         Middleware(Cors, development=development),
     ]
@@ -165,7 +175,7 @@ def _serve_with_dagster_ui(workspace: Path) -> None:
     ):
         target.follow(context)
         dagster_ui = create_app_from_workspace_process_context(context)
-        serve(build_app(dagster_ui, development=True), websockets=True)
+        serve(build_app(dagster_ui, development=True))
 
 
 def _check_keys() -> None:
@@ -184,11 +194,20 @@ def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextMa
     async def services(app: Starlette) -> AsyncIterator[None]:
         async with (
             EventWriter() as writer,
+            CheckpointWriter() as checkpoints,
             InvocationWatcher() as watcher,
             BackgroundRunner() as background,
+            Broadcaster() as broadcaster,
             Discovery(development=development),
         ):
-            app.state.services = Services(Authenticator(development), writer, watcher, background)
+            app.state.services = Services(
+                Authenticator(development),
+                writer,
+                checkpoints,
+                watcher,
+                background,
+                broadcaster,
+            )
             yield
 
     return services

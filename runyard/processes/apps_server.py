@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runyard.apps import catalog
-from runyard.dagster_adapter import apps_location
+from runyard.dagster_adapter.apps_workspace import LOCATION, MODULE
 from runyard.dagster_adapter.internals import grpc_command
 from runyard.engine.backoff import Backoff
 from runyard.engine.listener import APPS, listener
-from runyard.processes.stack import start_apps_server
 
 _THREADS = 16
 # How long a registration is waited for after another one: an application that is being written
@@ -34,12 +33,12 @@ def serve_apps(place: Sequence[str]) -> int:
     grpc_command.main(
         [
             "--module-name",
-            apps_location.MODULE,
+            MODULE,
             *place,
             "--max-workers",
             str(_THREADS),
             "--location-name",
-            apps_location.LOCATION,
+            LOCATION,
             "--log-level",
             "warning",
         ],
@@ -90,6 +89,9 @@ def _start_when_needed() -> None:
             registered.clear()
             try:
                 if catalog.has_functions():
+                    # Not before: a daemon without applications needs nothing of supervisord.
+                    from runyard.processes.stack import start_apps_server
+
                     start_apps_server()
                     return
             except Exception as error:

@@ -110,6 +110,9 @@ class RunsInThreads:
             except Exception as error:
                 self.stopping.wait(backoff.failed(error))
         if not self._finished_in_time():
+            # Hundreds of threads that all learn at once that their lease is gone would take the
+            # time in which their runs are ended.
+            heartbeat.end()
             hand_back(self.name)
         event_log.flush()
         self._sign_off()

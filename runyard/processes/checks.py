@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -12,7 +13,8 @@ from runyard.dagster_adapter import failed_ticks
 from runyard.dagster_adapter.internals import get_daemon_statuses
 from runyard.dagster_adapter.storage_place import check_storage
 from runyard.engine import api_keys
-from runyard.errors import RunyardError
+from runyard.errors import DatabaseUnavailable, RunyardError
+from runyard.functions import registry
 from runyard.processes.code_check import check_code, remembered_problem
 from runyard.processes.migrate import POOLER, check_migrated
 from runyard.processes.open_files import low_limit
@@ -86,6 +88,9 @@ def _load_code() -> str:
     check = check_code()
     if check.problem is not None:
         raise RunyardError(f"the code does not load: {check.problem}")
+    # Without the database, or before its migration, other checks say so.
+    with suppress(DatabaseUnavailable, psycopg.errors.UndefinedTable):
+        registry.check_names(check.functions)
     count = len(check.functions)
     return f"{settings().code} loads, with {count} function{'' if count == 1 else 's'}"
 

@@ -62,6 +62,9 @@ _WATCH_SECONDS = 1.0
 _BAD_CODE_SECONDS = 3.0
 # How long a process of another worker must be silent before this worker checks on it.
 _SILENT_SECONDS = 3.0
+_STOPPED = (
+    "The worker was stopped. Another run continues with its events; completed steps are not re-run."
+)
 _log = logging.getLogger("runyard.worker")
 _instance: DagsterInstance | None = None
 _resources = ExitStack()
@@ -296,15 +299,12 @@ def hand_back(worker: str) -> None:
     """
     with database.connection() as connection:
         run_ids = [row["run_id"] for row in fetch_all(connection, "hand_back", name=worker)]
-    if run_ids:
-        with DagsterInstance.get() as instance:
-            for run_id in run_ids:
-                reaper.fail_run(
-                    instance,
-                    run_id,
-                    "The worker was stopped. Another run continues with its events;"
-                    " completed steps are not re-run.",
-                )
+    if not run_ids:
+        return
+    # A caller has hundreds of runs, and little time before it is killed.
+    with pooled_instance() as instance:
+        for run_id in run_ids:
+            reaper.fail_run(instance, run_id, _STOPPED)
 
 
 def _warm_instance() -> DagsterInstance:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote, unquote
+from weakref import WeakSet
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -59,13 +60,16 @@ _SERVER_SETTINGS = {
 # As libpq reads it: any character but @ and / may come before the @.
 _URL = re.compile(r"postgres(?:ql)?://(?P<place>(?:[^@/]*@)?[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
 
-Pool = ConnectionPool[psycopg.Connection[dict[str, object]]]
+Session = psycopg.Connection[dict[str, object]]
+Pool = ConnectionPool[Session]
 
 _lock = threading.Lock()
 _pool: Pool | None = None
 # A parent's pools, kept from the garbage collector: closing one in a child would close the parent's
 # connections.
 _inherited: list[Pool] = []
+# The sessions in which a test has set the clock.
+_frozen: WeakSet[Session] = WeakSet()
 
 
 def database_url(of: Settings | None = None) -> str:
@@ -183,7 +187,7 @@ def statement_options() -> dict[str, Any]:
     return {"prepare_threshold": None} if is_pooled() else {}
 
 
-def _configure(opened: psycopg.Connection[dict[str, object]]) -> None:
+def _configure(opened: Session) -> None:
     """Make a new session read by indexes only, as it keeps the plans it made for small tables.
 
     Behind a pooler there is no session to configure.
@@ -192,24 +196,29 @@ def _configure(opened: psycopg.Connection[dict[str, object]]) -> None:
         opened.execute("SET enable_seqscan = off")
 
 
-def _check(opened: psycopg.Connection[dict[str, object]]) -> None:
-    """Check that a connection is alive before it is used; in a test, set its clock.
+def _check(opened: Session) -> None:
+    """Check that a connection is alive before it is used; in a test, set its clock, or reset it.
 
     A server that has ended a session has sent something, if only the end of the stream: without
     that there is nothing to ask it, which would be a round trip before every statement.
     """
     taken = clock.frozen()
-    if taken is None:
+    if taken is None and opened not in _frozen:
         waiting = select.poll()
         waiting.register(opened.fileno(), select.POLLIN)
         if waiting.poll(0):
             ConnectionPool.check_connection(opened)
+        return
+    text = "" if taken is None else taken.isoformat()
+    opened.execute("SELECT set_config('runyard.clock', %s, false)", (text,))
+    if taken is None:
+        _frozen.discard(opened)
     else:
-        opened.execute("SELECT set_config('runyard.clock', %s, false)", (taken.isoformat(),))
+        _frozen.add(opened)
 
 
 @contextmanager
-def connection() -> Iterator[psycopg.Connection[dict[str, object]]]:
+def connection() -> Iterator[Session]:
     """A pooled connection in autocommit mode.
 
     Raises `DatabaseUnavailable` if none is available in time, or it is lost; `DatabaseBusy` if the
@@ -249,7 +258,7 @@ def _away(error: Exception, *, lost: bool = False) -> DatabaseUnavailable:
 @contextmanager
 def transaction(
     lock_seconds: float | None = None,
-) -> Iterator[psycopg.Connection[dict[str, object]]]:
+) -> Iterator[Session]:
     """A pooled connection in a transaction that commits when the block ends without an error.
 
     With `lock_seconds` it waits no longer than that for what another transaction has locked, then
@@ -262,7 +271,7 @@ def transaction(
 
 
 @contextmanager
-def searching(most_seconds: float) -> Iterator[psycopg.Connection[dict[str, object]]]:
+def searching(most_seconds: float) -> Iterator[Session]:
     """A pooled connection for statements with optional filters, each limited to some seconds.
 
     psycopg raises `QueryCanceled` after that. Each execution gets its own plan: one plan for all

@@ -43,13 +43,18 @@ ORDER BY received_at DESC, id DESC OFFSET %(chunk)s - 1 LIMIT 1
 
 -- name: events_by_any_id
 -- The events that an id leads to: an event's own, the one given by its sender, an invocation's, a
--- run's. (by events_pkey, events_idempotency_key, invocations_pkey, batches_run)
+-- run's. (by events_pkey, events_idempotency_key, invocations_pkey, invocations_leader, batches_run)
 SELECT id FROM runyard.events WHERE id = %(given)s
 UNION SELECT id FROM runyard.events WHERE idempotency_key = %(given)s
 UNION SELECT event_id FROM runyard.invocations WHERE id = %(number)s::bigint
 UNION (
     SELECT event_id
     FROM runyard.batches JOIN runyard.invocations ON invocations.id = ANY (batches.invocations)
+    WHERE batches.run_id = %(given)s LIMIT 1000)
+UNION (
+    SELECT event_id
+    FROM runyard.batches
+    JOIN runyard.invocations ON invocations.leader_id = ANY (batches.invocations)
     WHERE batches.run_id = %(given)s LIMIT 1000)
 
 -- name: invocation_summaries
@@ -94,6 +99,13 @@ WHERE invocation_id = %(invocation)s ORDER BY id
 SELECT DISTINCT ON (run_id) run_id, worker, claimed_at, started_at,
     cardinality(invocations) AS size
 FROM runyard.batches WHERE run_id = ANY (%(runs)s) ORDER BY run_id, claimed_at DESC
+
+-- name: group_of
+-- The events that an invocation is called with together, in the order in which they came, by the
+-- invocation of each. (by invocations_leader, events_pkey)
+SELECT invocations.id, events.id AS event_id, events.name
+FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
+WHERE leader_id = %(leader)s ORDER BY invocations.id LIMIT %(limit)s
 
 -- name: replays_of
 -- The invocations that replay one. (by invocations_event)
@@ -189,7 +201,7 @@ JOIN runyard.events ON events.id = newest.event_id
 LEFT JOIN LATERAL (
     SELECT * FROM runyard.progress WHERE invocation_id = newest.id ORDER BY id DESC LIMIT 1
 ) AS latest ON true
-WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')
+WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped')
 ORDER BY newest.id DESC LIMIT 20
 
 -- name: recent_event_count

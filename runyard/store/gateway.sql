@@ -72,14 +72,16 @@ FROM runyard.events WHERE id = %(id)s
 -- A page of a function's invocations, newest first, limited in bytes as `events_page`.
 -- (by invocations_function, events_pkey)
 SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at,
-    finished_at, run_id, replay_of, output, error, dismissed_at, found
+    finished_at, run_id, replay_of, leader_id, output, error, dismissed_at, found
 FROM (
     SELECT page.*, count(*) OVER () AS found,
         sum(coalesce(octet_length(output::text), 0)) OVER (ORDER BY created_at DESC, id DESC)
         - coalesce(octet_length(output::text), 0) AS before
     FROM (
         SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at,
-            finished_at, run_id, replay_of, output, error, dismissed_at
+            finished_at, run_id, replay_of, leader_id, CASE
+                WHEN leader_id <> id THEN runyard.output_of_v1(leader_id) ELSE output END AS output,
+            error, dismissed_at
         FROM runyard.invocations
         WHERE function = %(function)s AND (%(status)s::text IS NULL OR status = %(status)s)
             AND (%(names)s::text[] IS NULL OR EXISTS (
@@ -99,7 +101,9 @@ WHERE before < %(bytes)s ORDER BY created_at DESC, id DESC
 -- (by invocations_event, invocations_pkey, steps_pkey, waits_invocation_id_step_key,
 -- progress_invocation)
 SELECT id, event_id, function, status, attempt, priority, created_at, due_at, started_at,
-    finished_at, run_id, replay_of, output, error, dismissed_at,
+    finished_at, run_id, replay_of, leader_id, CASE
+        WHEN leader_id <> id THEN runyard.output_of_v1(leader_id) ELSE output END AS output, error,
+    dismissed_at,
     (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'step', steps.step, 'tries', steps.tries, 'output', steps.output,
             'error', steps.error, 'run_id', steps.run_id, 'started_at', steps.started_at,
@@ -107,7 +111,7 @@ SELECT id, event_id, function, status, attempt, priority, created_at, due_at, st
      FROM runyard.steps WHERE steps.invocation_id = invocations.id) AS steps,
     (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'step', waits.step, 'kind', waits.kind, 'event', waits.event,
-            'until', waits.expires_at) ORDER BY waits.id), '[]')
+            'signal', waits.signal, 'until', waits.expires_at) ORDER BY waits.id), '[]')
      FROM runyard.waits
      WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel'
         AND waits.resolved_at IS NULL AND invocations.status IN ('sleeping', 'waiting')) AS waits,
@@ -132,7 +136,7 @@ SELECT triggers FROM runyard.functions WHERE name = %(function)s AND active
 -- Those of these events that have an invocation which is not final. (by invocations_event)
 SELECT DISTINCT event_id AS id FROM runyard.invocations
 WHERE event_id = ANY (%(events)s::text[])
-    AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')
+    AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped')
 
 -- name: past_snapshot
 -- A snapshot as text, if it is not in the future; an error if it is not a snapshot.
@@ -150,7 +154,11 @@ SELECT watched.number, pg_current_snapshot()::text AS moment,
         'id', invocations.id, 'event_id', invocations.event_id,
         'function', invocations.function, 'status', invocations.status,
         'attempt', invocations.attempt, 'run_id', invocations.run_id,
-        'due_at', invocations.due_at, 'output', invocations.output, 'error', invocations.error)
+        'due_at', invocations.due_at, 'output', CASE
+            WHEN invocations.leader_id <> invocations.id
+                THEN runyard.output_of_v1(invocations.leader_id)
+            ELSE invocations.output END,
+        'error', invocations.error)
         END AS state,
     (SELECT jsonb_agg(jsonb_build_object(
             'step', steps.step, 'tries', steps.tries, 'output', steps.output,
@@ -179,6 +187,30 @@ WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running'
 -- name: progress_of
 -- All progress of an invocation; for tests. (by progress_invocation)
 SELECT percent, text FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id
+
+-- name: publish
+-- Publish a message to topics of a channel, and delete a few messages that are too old for anybody.
+-- (by messages_pkey)
+WITH old AS (
+    DELETE FROM runyard.messages WHERE id IN (
+        SELECT id FROM runyard.messages
+        WHERE id < (SELECT min(id) + 200 FROM runyard.messages)
+            AND at < runyard.now_v1() - interval '10 seconds'
+        FOR UPDATE SKIP LOCKED)
+)
+INSERT INTO runyard.messages (channel, topic, message)
+SELECT %(channel)s, published.topic, published.message
+FROM unnest(%(topics)s::text[], %(messages)s::text[]) AS published (topic, message)
+
+-- name: published
+-- The snapshot of this look, and the messages to these channels since an earlier one, in the order
+-- in which they were published. (by messages_xid)
+SELECT pg_current_snapshot()::text AS moment, messages.channel, messages.topic, messages.message
+FROM (VALUES (%(since)s::pg_snapshot)) AS looked (since)
+LEFT JOIN runyard.messages ON messages.xid >= pg_snapshot_xmin(looked.since)
+    AND NOT pg_visible_in_snapshot(messages.xid, looked.since)
+    AND messages.channel = ANY (%(channels)s::text[])
+ORDER BY messages.id
 
 -- name: replay_event
 -- Replay the latest invocation of each function for an event, if it is final.

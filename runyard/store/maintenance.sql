@@ -11,8 +11,9 @@ SELECT pg_try_advisory_lock(8290, 2) AS locked
 SELECT pg_try_advisory_xact_lock(8290, 2) AS locked
 
 -- name: purge
--- Delete rows that no longer mean anything: the flow control state of keys that are quiet, and
--- waits that outlived their invocation. Returns how many. (flow_control_state and waits are scanned)
+-- Delete rows that no longer mean anything: the flow control state of keys that are quiet, waits
+-- that outlived their invocation, and messages that were read. Returns how many.
+-- (flow_control_state, waits and messages are scanned)
 WITH quiet AS (
     DELETE FROM runyard.flow_control_state
     WHERE until < runyard.now_v1() - interval '1 hour' AND kind <> 'singleton'
@@ -26,8 +27,12 @@ outlived AS (
             AND invocations.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
         LIMIT 1000 FOR UPDATE OF waits SKIP LOCKED
     ) RETURNING 1
+),
+read AS (
+    DELETE FROM runyard.messages WHERE at < runyard.now_v1() - interval '1 minute' RETURNING 1
 )
-SELECT (SELECT count(*) FROM quiet) + (SELECT count(*) FROM outlived) AS count
+SELECT (SELECT count(*) FROM quiet) + (SELECT count(*) FROM outlived)
+    + (SELECT count(*) FROM read) AS count
 
 -- name: purge_ticks
 -- Delete the ticks of sensors with one of these statuses and from before a time (in UTC, as Dagster

@@ -26,6 +26,12 @@ ON CONFLICT (name) DO UPDATE SET
     needs_admission = excluded.needs_admission, location = excluded.location, active = true,
     registered_at = now()
 
+-- name: invoked_function
+-- What starts a function, if there is one now, and whether an application has it.
+-- (by functions_pkey)
+SELECT triggers, coalesce(location, '') LIKE 'app %%' AS in_app
+FROM runyard.functions WHERE name = %(name)s AND active
+
 -- name: retry_of
 -- When failed attempts of a function are repeated. (by functions_pkey)
 SELECT attempts, delays, jitter FROM runyard.functions WHERE name = %(function)s
@@ -516,7 +522,7 @@ WITH before AS (  -- whether a run has worked on them before, which `started` ov
 ),
 started AS (
     UPDATE runyard.invocations
-    SET status = 'running', run_id = %(run)s,
+    SET status = 'running', run_id = %(run)s, dispatch = invocations.dispatch + 1,
         attempt = invocations.attempt + (status = 'claimed')::integer,
         since = coalesce(since, pg_current_snapshot()),
         started_at = coalesce(started_at, runyard.now_v1()),
@@ -526,15 +532,25 @@ started AS (
     FROM before
     WHERE invocations.id = before.id AND invocations.id = ANY (
         SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
-    RETURNING invocations.id, event_id, attempt, replay_of, due_at, priority, crashes, created_at,
+    RETURNING invocations.id, event_id, attempt, invocations.dispatch, replay_of, due_at, priority,
+        crashes, created_at,
         cancel_requested_at IS NOT NULL AS cancelled, before.seen,
-        before.run_id AS previous_run
+        before.run_id AS previous_run, leader_id IS NOT NULL AS leads
 )
-SELECT started.id, started.event_id, started.attempt, started.crashes, started.cancelled,
-    started.created_at, started.seen, started.previous_run, events.name, events.data, events."user" AS user_data,
-    events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
+SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
+    started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
+    events.name, events.data, events."user" AS user_data, events.v,
+    (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
+
+-- name: group_events
+-- The other events of groups, by their leaders, in the order in which they came.
+-- (by invocations_leader, events_pkey)
+SELECT invocations.leader_id, events.id AS event_id, events.name, events.data,
+    events."user" AS user_data, events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
+FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
+WHERE leader_id = ANY (%(leaders)s) AND invocations.id <> leader_id ORDER BY leader_id, invocations.id
 
 -- name: recorded_steps
 -- The results of these invocations' steps so far, in the order in which they were recorded.
@@ -964,6 +980,13 @@ WHERE step = ANY (%(steps)s) AND invocation_id = ANY (%(invocations)s)
 SELECT invocation_id, step, done, expired, result, extract(epoch FROM due_at)::float8 AS due
 FROM runyard.wait_v1(%(waits)s::jsonb)
 
+-- name: send_signal
+-- Resolve the wait for a signal; returns its invocation, no row if nobody waits for it.
+-- (by waits_signal, invocations_pkey)
+SELECT invocations.id, invocations.created_at
+FROM runyard.send_signal_v1(%(signal)s, %(data)s::jsonb) AS waiting
+JOIN runyard.invocations ON invocations.id = waiting
+
 -- name: finished_waits
 -- The waits of these invocations that are over and have no result among the steps yet, in the order
 -- in which they ended; one row without a wait if there is none, no row if the lease is gone.
@@ -1025,14 +1048,18 @@ LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_object(
         'id', invocations.id, 'function', invocations.function, 'status', invocations.status,
         'attempt', invocations.attempt, 'due_at', invocations.due_at,
-        'run_id', invocations.run_id, 'output', invocations.output, 'error', invocations.error,
-        'replay_of', invocations.replay_of,
+        'run_id', invocations.run_id, 'output', CASE
+            WHEN invocations.leader_id <> invocations.id
+                THEN runyard.output_of_v1(invocations.leader_id)
+            ELSE invocations.output END,
+        'error', invocations.error, 'replay_of', invocations.replay_of,
+        'leader_id', invocations.leader_id,
         'seconds', round(
             extract(epoch FROM invocations.finished_at - invocations.created_at)::numeric, 2),
         'waits', (
             SELECT coalesce(jsonb_agg(jsonb_build_object(
                 'step', waits.step, 'kind', waits.kind, 'event', waits.event,
-                'until', waits.expires_at)), '[]')
+                'signal', waits.signal, 'until', waits.expires_at)), '[]')
             FROM runyard.waits
             WHERE waits.invocation_id = invocations.id AND waits.kind <> 'cancel'
                 AND waits.resolved_at IS NULL AND invocations.status IN ('sleeping', 'waiting')),
@@ -1059,7 +1086,8 @@ WHERE expires_at IS NOT NULL
 -- name: invocations_of_event
 -- The invocations of an event, or one by its id, with their steps as JSON.
 -- (by invocations_event, invocations_pkey, steps_pkey)
-SELECT invocations.*, (
+SELECT invocations.*, CASE
+        WHEN leader_id <> id THEN runyard.output_of_v1(leader_id) ELSE output END AS output, (
     SELECT coalesce(jsonb_object_agg(step, jsonb_build_object(
         'output', steps.output, 'error', steps.error, 'tries', steps.tries)), '{}')
     FROM runyard.steps WHERE invocation_id = invocations.id) AS steps
@@ -1072,7 +1100,7 @@ SELECT id, name, data FROM runyard.events WHERE name = %(name)s ORDER BY xid, id
 -- name: open_functions
 -- The functions that have invocations which are not final; for tests. (a small table: scanned)
 SELECT DISTINCT function FROM runyard.invocations
-WHERE status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting') ORDER BY function
+WHERE status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped') ORDER BY function
 
 -- name: count_invocations
 -- How many invocations a selection has, and the last of them; failures that were dismissed or
@@ -1126,6 +1154,17 @@ WHERE invocations.id > %(after)s AND invocations.id <= %(upto)s
         %(filter)s::jsonpath))
 ORDER BY invocations.id LIMIT %(limit)s
 
+-- name: replayed_groups
+-- Those of these invocations whose group was replayed since a bulk action began, when it came to
+-- another one of the group. (by invocations_pkey, invocations_event)
+SELECT invocations.id FROM runyard.invocations
+JOIN runyard.invocations AS leaders
+    ON leaders.id = invocations.leader_id AND leaders.id <> invocations.id
+WHERE invocations.id = ANY (%(invocations)s::bigint[]) AND EXISTS (
+    SELECT FROM runyard.invocations AS copies
+    WHERE copies.event_id = leaders.event_id AND copies.replay_of = leaders.id
+        AND copies.created_at >= %(since)s)
+
 -- name: start_bulk
 -- Record a bulk action before it begins. (by bulks_pkey)
 INSERT INTO runyard.bulks (id, action, selection, upto, total, finished_at)
@@ -1163,10 +1202,12 @@ SELECT runyard.cancel_v1(%(invocations)s::bigint[], %(reason)s) AS count
 SELECT id FROM runyard.run_now_v1(%(invocations)s::bigint[]) AS id
 
 -- name: dismiss_invocations
--- Take failures off the list of dead letters; returns how many. (by invocations_pkey)
+-- Take failures off the list of dead letters, with all of their groups; returns how many.
+-- (by invocations_pkey, and as with_groups_v1)
 WITH dismissed AS (
     UPDATE runyard.invocations SET dismissed_at = runyard.now_v1()
-    WHERE id = ANY (%(invocations)s::bigint[]) AND status = 'failed' AND dismissed_at IS NULL
+    WHERE id = ANY (ARRAY(SELECT unnest(runyard.with_groups_v1(%(invocations)s::bigint[]))))
+        AND status = 'failed' AND dismissed_at IS NULL
     RETURNING id
 )
 SELECT count(*) AS count FROM dismissed

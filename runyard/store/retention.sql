@@ -7,23 +7,30 @@ SELECT name FROM runyard.functions ORDER BY name
 
 -- name: old_invocations
 -- The next of a function's invocations that ended before a time, in the order of their creation,
--- after the last one. (by invocations_function)
+-- after the last one; of a group its leader. (by invocations_function)
 SELECT id, created_at FROM runyard.invocations
 WHERE function = %(function)s AND created_at < %(before)s AND finished_at < %(before)s
+    AND (leader_id IS NULL OR leader_id = id)
     AND (%(after_at)s::timestamptz IS NULL OR (created_at, id) > (%(after_at)s, %(after_id)s))
 ORDER BY created_at, id LIMIT %(limit)s
 
 -- name: delete_invocations
 -- Delete invocations with everything that belongs to them, except those that have been requeued
--- meanwhile, or are locked by a transaction that replays or dismisses them; returns the deleted
--- ones.
--- (by steps_pkey, run_segments_invocation, progress_invocation, waits_pkey and invocations_pkey)
+-- meanwhile, or are locked by a transaction that replays or dismisses them; a group is deleted with
+-- its leader. Returns the deleted ones.
+-- (by steps_pkey, run_segments_invocation, progress_invocation, waits_pkey, invocations_pkey and
+-- invocations_leader)
 WITH old AS (
     SELECT id FROM runyard.invocations
     WHERE id = ANY (%(ids)s) AND finished_at < %(before)s FOR UPDATE SKIP LOCKED
 ),
 deleted AS (
-    DELETE FROM runyard.invocations WHERE id IN (SELECT id FROM old) RETURNING id
+    DELETE FROM runyard.invocations WHERE id IN (
+        SELECT id FROM old
+        UNION ALL
+        SELECT invocations.id FROM old JOIN runyard.invocations ON leader_id = old.id
+            AND invocations.id <> leader_id
+    ) RETURNING id
 ),
 deleted_steps AS (
     DELETE FROM runyard.steps WHERE invocation_id IN (SELECT id FROM deleted)

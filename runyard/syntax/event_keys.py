@@ -1,7 +1,8 @@
 """Keys of flow control: a path into the event (`data.tenant`), or an expression over it.
 
 In the database a path is the list of its parts, and an expression `["cel", tree, text]`;
-`["unless false", path]` is a path whose value false counts as none (see `runyard.keys_v1`).
+`["unless false", path]` is a path whose value false counts as none, and `["unless met", tree]` a
+value that only events have which do not meet a condition (see `runyard.keys_v1`).
 """
 
 import re
@@ -41,6 +42,11 @@ def unless_false(key: Key) -> Key:
     _, tree, text = key
     is_false = ["==", tree, ["lit", False]]
     return ["cel", ["if", is_false, ["lit", None], tree], text]
+
+
+def unless_met(text: str) -> Key:
+    """Return a key that an event does not have if it meets a condition."""
+    return ["unless met", event_expression(text, "the condition")]
 
 
 def is_expression(key: Sequence[Any]) -> bool:

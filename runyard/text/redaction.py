@@ -10,8 +10,9 @@ import base64
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from hashlib import sha256
 from urllib.parse import quote, unquote
 
 # Parts of variable names that mark a secret, except in words that merely begin or end like them:
@@ -54,6 +55,7 @@ _AROUND = ")]},;:."
 _MIN_LENGTH = 6
 _MIN_CORE = 3
 MASK = "[redacted]"
+_SIGNING_KEY = re.compile(r"signkey-[A-Za-z0-9]+-((?:[0-9a-fA-F]{2}){8,256})")
 # A key created by `runyard keys create`.
 _OUR_KEY = re.compile(r"\bry_[a-z0-9-]{1,32}_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 Redactor = Callable[[str], str]
@@ -72,6 +74,20 @@ def redactor() -> Redactor:
     return _redactor(tuple(os.environ.items()))
 
 
+def without(secrets: Iterable[str]) -> Redactor:
+    """Return a function that replaces these secrets by `[redacted]`, in all their forms."""
+    # The longest first: of a secret that contains another one, a part would be left otherwise.
+    ordered = sorted(secrets, key=lambda secret: (-len(secret), secret))
+    replacements = [_replacement(secret) for secret in ordered]
+
+    def replaced(text: str) -> str:
+        for replace in replacements:
+            text = replace(text)
+        return text
+
+    return replaced
+
+
 @lru_cache(maxsize=4)
 def _redactor(variables: tuple[tuple[str, str], ...]) -> Redactor:
     known = {
@@ -80,13 +96,10 @@ def _redactor(variables: tuple[tuple[str, str], ...]) -> Redactor:
         for secret in _secrets(name, value)
         if len(secret) >= _MIN_LENGTH
     }
-    # The longest first: of a secret that contains another one, a part would be left otherwise.
-    ordered = sorted(known, key=lambda secret: (-len(secret), secret))
-    replacements = [_replacement(secret) for secret in ordered]
+    without_known = without(known)
 
     def without_secrets(text: str) -> str:
-        for replace in replacements:
-            text = replace(text)
+        text = without_known(text)
         if "ry_" in text:
             text = _OUR_KEY.sub(MASK, text)
         if "://" in text:
@@ -102,6 +115,7 @@ def _secrets(name: str, value: str) -> Iterator[str]:
         yield value.strip()
         parts = re.split(r"[,\n]", value)
         yield from (part.strip() for part in parts if not part.startswith("-----"))
+        yield from _of_signing_key(value.strip())
     for match in _URL.finditer(value):
         user, password = match["user"], match["password"][:-1]
         rest = value.replace(match[0], user).lower()
@@ -114,6 +128,13 @@ def _secrets(name: str, value: str) -> Iterator[str]:
                 yield base64.b64encode(credentials.encode(errors="surrogateescape")).decode()
     for match in _ASSIGNED.finditer(value):
         yield match["quoted"] or match["bare"].rstrip(_AROUND)
+
+
+def _of_signing_key(value: str) -> Iterator[str]:
+    """Yield what a signing key is used as: its digits, and the hash that applications send."""
+    if match := _SIGNING_KEY.fullmatch(value):
+        yield match[1]
+        yield sha256(bytes.fromhex(match[1])).hexdigest()
 
 
 def _assigned(match: re.Match[str]) -> str:

@@ -138,6 +138,24 @@ def test_a_tick_that_dagster_repeats_starts_nothing_twice(yard: Yard) -> None:
     assert [each.status for each in yard.invocations("nightly")] == ["succeeded"]
 
 
+def test_with_jitter_a_scheduled_invocation_begins_later(yard: Yard) -> None:
+    cron = Cron("0 2 * * *", jitter="1h")
+    at = yard.now
+    for _ in range(2):
+        send_scheduled("nightly", cron, cron.schedule, at)
+    yard.work()
+    [made] = yard.invocations("nightly")
+    assert made.status == "queued"
+    assert timedelta(0) < made.due - at < timedelta(hours=1)
+    yard.advance("1h")
+    assert made.status == "succeeded"
+
+
+def test_more_than_an_hour_of_jitter_is_refused() -> None:
+    with pytest.raises(InvalidOption, match=r"Cron\(jitter=...\)"):
+        Cron("0 2 * * *", jitter="2h")
+
+
 def test_a_time_is_skipped_or_queued_while_an_earlier_one_is_open(yard: Yard) -> None:
     for function in ("nightly", "queueing"):
         for minute in range(2):

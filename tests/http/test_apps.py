@@ -96,6 +96,16 @@ def test_the_same_registration_again_changes_nothing(app: SdkApp) -> None:
     assert rows("SELECT xmin::text FROM runyard.functions WHERE name = 'shop_hello'") == first
 
 
+def test_what_an_application_was_asked_with_is_no_part_of_its_registration(app: SdkApp) -> None:
+    app.serve("hello:shop/sold")
+    put(app)
+    first = details()
+    httpx.put(f"{app.url}?deployId=another", json={"url": app.url}, timeout=30)
+    again = details()
+    assert again["asked"] == "another"
+    assert (again["url"], again["digest"]) == (first["url"], first["digest"])
+
+
 def test_a_function_that_is_gone_gets_no_new_runs(app: SdkApp) -> None:
     app.serve("hello:shop/sold", "receipt:shop/paid")
     put(app)
@@ -410,6 +420,27 @@ def test_an_application_that_the_stack_is_told_of_registers(
         told.wait(15)
 
 
+def test_the_page_says_why_an_application_has_not_registered_that_the_stack_is_told_of(
+    web_database_url: str,
+) -> None:
+    port = free_port()
+    told = web_in_development(
+        web_database_url, port, RUNYARD_APPS="http://127.0.0.1:1/api/inngest?token=geheim"
+    )
+
+    def page() -> str:
+        url = f"http://127.0.0.1:{port}/dev/apps"
+        return httpx.get(url, headers={"Accept": "text/html"}).text
+
+    try:
+        wait_until(lambda: "has not registered: http://127.0.0.1:1: Cannot connect" in page())
+        assert "<code>http://127.0.0.1:1/api/inngest</code>" in page()
+        assert "geheim" not in page()
+    finally:
+        told.terminate()
+        told.wait(15)
+
+
 def test_an_application_that_knows_another_server_answers_with_its_registration(
     developing: str, javascript: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -419,6 +450,52 @@ def test_an_application_that_knows_another_server_answers_with_its_registration(
     app.stop()
     assert (done.stdout, done.stderr) == ("shop has registered.\n", "")
     assert "shop_hello" in active()
+
+
+def test_an_application_that_knows_another_server_is_asked_for_its_changes(
+    web_database_url: str, javascript: Callable[[str], Path], tmp_path: Path
+) -> None:
+    port = free_port()
+    app = SdkApp("shop", javascript("4.24.0"), tmp_path / "log", INNGEST_DEV="http://127.0.0.1:1")
+    app.serve("hello:shop/sold")
+    looking = web_in_development(
+        web_database_url, port, RUNYARD_DISCOVER_APPS="1", RUNYARD_APPS=app.url
+    )
+    try:
+        wait_until(lambda: "shop_hello" in active())
+        app.serve("hello:shop/sold", "other:shop/sold")
+        wait_until(lambda: "shop_other" in active())
+        assert details()["error"] is None
+    finally:
+        app.stop()
+        looking.terminate()
+        looking.wait(15)
+
+
+def test_an_application_that_wants_signatures_is_told_of_both_ways(
+    developing: str, tmp_path: Path
+) -> None:
+    app = SdkApp(
+        "shop",
+        None,
+        tmp_path / "log",
+        NODE_ENV="production",
+        INNGEST_BASE_URL=developing,
+        INNGEST_SIGNING_KEY="signkey-test-" + "ab12" * 16,
+    )
+    app.serve("hello:shop/sold")
+    done = sync(app.url)
+    app.stop()
+    assert "and this server has no key: start it with INNGEST_DEV=" in done.stderr
+    assert "or set RUNYARD_SIGNING_KEY to its INNGEST_SIGNING_KEY" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "0.0.0.0"])
+def test_this_machine_has_several_names(developing: str, host: str) -> None:
+    register(developing)
+    url = f"http://{host}:3000/api/inngest"
+    answer = httpx.delete(f"{developing}/fn/remove", params={"url": url})
+    assert answer.json()["removed"] == ["shop"]
 
 
 @pytest.mark.parametrize("sdk", ["python", "4.24.0", "3.54.2"])

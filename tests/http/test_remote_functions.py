@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from runyard import clock, send
+from runyard import Event, clock, send
 from runyard.engine.bulk import Selection
-from runyard.engine.control import cancel
+from runyard.engine.control import cancel, replay
 from runyard.store import database
 from runyard.testing import Invocation
 from tests import remote_work
@@ -263,6 +263,137 @@ def test_what_cannot_be_stored_fails_its_own_run_alone(app: SdkApp, kind: str) -
     remote_work.work()
     assert (bad.status, good.status) == ("failed", "succeeded")
     assert bad.error is not None
+
+
+def gathered(count: int, **data: Any) -> list[Invocation]:
+    """Send events of one batch, and return their invocations."""
+    ids = send([Event("work/gather", {"n": n, **data}) for n in range(count)])
+    return [only(id) for id in ids]
+
+
+def test_a_batch_of_events_is_one_run(app: SdkApp) -> None:
+    made = gathered(10)
+    remote_work.work()
+    everything = list(range(10))
+    assert app.ledger() == [everything]
+    assert [each.status for each in made] == ["succeeded"] * 10
+    assert [each.output for each in made] == [{"first": 0, "all": everything}] * 10
+    assert [len(each.steps) for each in made] == [1] + [0] * 9
+
+
+def test_a_batch_that_is_not_full_runs_after_its_timeout(app: SdkApp) -> None:
+    freeze()
+    gathered(3)
+    remote_work.advance(seconds=29)
+    assert app.ledger() == []
+    remote_work.advance(seconds=2)
+    assert app.ledger() == [[0, 1, 2]]
+
+
+def test_a_batch_has_one_value_of_its_key(app: SdkApp) -> None:
+    freeze()
+    gathered(2, tenant="a")
+    gathered(3, tenant="b")
+    remote_work.advance(seconds=31)
+    assert sorted(app.ledger()) == [[0, 1], [0, 1, 2]]
+
+
+def test_an_event_that_is_not_to_be_batched_runs_alone_at_once(app: SdkApp) -> None:
+    freeze()
+    gathered(2)
+    gathered(2, alone=True)
+    remote_work.work()
+    assert sorted(app.ledger()) == [[0], [1]]
+
+
+def test_a_batch_that_fails_is_tried_again_as_it_was_and_handled_once(app: SdkApp) -> None:
+    freeze()
+    made = gathered(3, fail=True)
+    remote_work.advance(seconds=31)
+    assert [each.status for each in made] == ["queued", "grouped", "grouped"]
+    gathered(2)
+    remote_work.advance(minutes=5)
+    assert [each.status for each in made] == ["failed"] * 3
+    handled = {"error": "no batch", "first": 0, "all": [0, 1, 2]}
+    calls = [[0, 1, 2], "fails", "fails", handled]
+    assert [call for call in app.ledger() if call != [0, 1]] == calls
+
+
+def test_a_batch_sleeps_as_one(app: SdkApp) -> None:
+    freeze()
+    made = gathered(10, sleep=True)
+    remote_work.work()
+    assert [each.status for each in made] == ["sleeping"] + ["grouped"] * 9
+    remote_work.advance(minutes=61)
+    assert [each.status for each in made] == ["succeeded"] * 10
+    assert app.ledger() == [list(range(10))]
+
+
+def test_one_event_of_a_batch_is_cancelled_with_all_of_it(app: SdkApp) -> None:
+    made = gathered(10, hold=True)
+    running = threading.Thread(target=remote_work.work)
+    running.start()
+    wait_until(lambda: app.ledger()[1:] == ["held"])
+    assert cancel(Selection(invocations=(made[4].id,))) == 10
+    running.join(20)
+    assert [each.status for each in made] == ["cancelled"] * 10
+
+
+def test_a_replay_of_one_event_of_a_batch_runs_all_of_it_again(app: SdkApp) -> None:
+    made = gathered(10)
+    remote_work.work()
+    replay(Selection(invocations=(made[7].id,)))
+    remote_work.work()
+    assert app.ledger() == [list(range(10))] * 2
+    [row] = rows("SELECT count(*) FROM runyard.invocations WHERE status = 'succeeded'")
+    assert row["count"] == 20
+
+
+def test_a_batch_whose_application_was_killed_is_called_again_as_it_was(app: SdkApp) -> None:
+    freeze()
+    made = gathered(10, hold=True)
+    running = threading.Thread(target=remote_work.work)
+    running.start()
+    wait_until(lambda: app.ledger()[1:] == ["held"])
+    app.stop()
+    running.join(20)
+    assert [each.status for each in made] == ["queued"] + ["grouped"] * 9
+    app.work()
+    gathered(10)
+    running = threading.Thread(target=remote_work.advance, kwargs={"minutes": 5})
+    running.start()
+    wait_until(lambda: "held" in app.ledger())
+    app.clear()
+    running.join(20)
+    assert {each.status for each in made} == {"succeeded"}
+    assert made[3].output == {"first": 0, "all": list(range(10))}
+
+
+def test_the_pages_of_a_batch_lead_to_each_other(app: SdkApp, developing: str) -> None:
+    first, second, *others = gathered(10)
+    remote_work.work()
+    leading = httpx.get(f"{developing}/dev/invocations/{first.id}").text
+    assert "10 events" in leading
+    assert all(f"/dev/invocations/{each.id}" in leading for each in (second, *others))
+    led = httpx.get(f"{developing}/dev/invocations/{second.id}").text
+    assert f"/dev/invocations/{first.id}" in led
+    assert "Events of the batch" not in led
+
+
+def test_the_events_of_a_batch_have_one_run(app: SdkApp, developing: str) -> None:
+    ids = send([Event("work/gather", {"n": n}) for n in range(10)])
+    remote_work.work()
+    runs = [httpx.get(f"{developing}/v1/events/{id}/runs").json()["data"] for id in ids]
+    assert {len(each) for each in runs} == {1}
+    assert {each[0]["run_id"] for each in runs} == {str(only(ids[0]).id)}
+    assert {each[0]["output"]["first"] for each in runs} == {0}
+
+
+def test_a_batch_that_is_too_large_for_a_call_is_fetched(app: SdkApp) -> None:
+    made = gathered(10, text="x" * 480_000)
+    remote_work.work()
+    assert {each.status for each in made} == {"succeeded"}
+    assert app.ledger() == [list(range(10))]
 
 
 def test_a_state_that_is_too_large_for_a_call_is_fetched(app: SdkApp) -> None:

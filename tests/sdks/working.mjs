@@ -38,6 +38,12 @@ const failed = async ({ event, error }) => {
   ledger.push({ error: error.message, data: event.data.event.data, function_id, run_id });
 };
 
+const numbers = (events) => events.map((event) => event.data.n);
+const failedBatch = async ({ event, error }) => {
+  const { event: first, events } = event.data;
+  ledger.push({ error: error.message, first: first.data.n, all: numbers(events) });
+};
+
 made("serial", {}, on("serial"), async ({ event, step }) => {
   const one = await step.run("one", noted("one", event.data.n + 1));
   const two = await step.run("two", noted("two", one * 2));
@@ -158,6 +164,31 @@ made(
   ],
   async ({ event }) => event.name,
 );
+
+const gathering = {
+  batchEvents: { maxSize: 10, timeout: "30s", key: "event.data.tenant", if: "!event.data.alone" },
+  onFailure: failedBatch,
+};
+made("gather", gathering, on("gather"), async ({ event, events, step }) => {
+  const all = await step.run("all", () => {
+    ledger.push(numbers(events));
+    return numbers(events);
+  });
+  if (event.data.sleep) await step.sleep("nap", "1h");
+  if (event.data.fail) {
+    await step.run("fails", () => {
+      ledger.push("fails");
+      throw new Error("no batch");
+    });
+  }
+  if (event.data.hold) {
+    await step.run("held", async () => {
+      ledger.push("held");
+      await gate;
+    });
+  }
+  return { first: event.data.n, all };
+});
 
 made("held", { onFailure: failed }, on("held"), async ({ step }) => {
   await step.run("held", async () => {

@@ -35,6 +35,7 @@ def made(
     *,
     retries: int = 1,
     on_failure: Any = None,
+    batch: inngest.Batch | None = None,
     triggers: "list[inngest.TriggerCron | inngest.TriggerEvent] | None" = None,
 ) -> "Callable[[Run], inngest.Function[Any]]":
     def decorate(run: Run) -> "inngest.Function[Any]":
@@ -42,6 +43,7 @@ def made(
             fn_id=name,
             retries=retries,
             on_failure=on_failure,
+            batch_events=batch,
             trigger=triggers or inngest.TriggerEvent(event=f"work/{name}"),
         )(run)
         functions.append(function)
@@ -206,6 +208,45 @@ async def large(context: inngest.Context) -> int:
 )
 async def chosen(context: inngest.Context) -> str:
     return context.event.name
+
+
+async def failed_batch(context: inngest.Context) -> None:
+    data: Any = context.event.data
+    all_events = [event["data"]["n"] for event in data["events"]]
+    first = data["event"]["data"]["n"]
+    ledger.append({"error": data["error"]["message"], "first": first, "all": all_events})
+
+
+@made(
+    "gather",
+    on_failure=failed_batch,
+    batch=inngest.Batch(
+        max_size=10,
+        timeout=timedelta(seconds=30),
+        key="event.data.tenant",
+        if_exp="!event.data.alone",
+    ),
+)
+async def gather(context: inngest.Context) -> Any:
+    numbers = [event.data["n"] for event in context.events]
+    data = context.event.data
+
+    async def fails() -> None:
+        ledger.append("fails")
+        raise ValueError("no batch")
+
+    async def hold() -> None:
+        ledger.append("held")
+        await gates[0].wait()
+
+    found = await context.step.run("all", noted(numbers, numbers))
+    if data.get("sleep"):
+        await context.step.sleep("nap", timedelta(hours=1))
+    if data.get("fail"):
+        await context.step.run("fails", fails)
+    if data.get("hold"):
+        await context.step.run("held", hold)
+    return {"first": data["n"], "all": found}
 
 
 @made("held", on_failure=failed)

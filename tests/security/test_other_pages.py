@@ -568,7 +568,7 @@ def test_sockets_that_are_refused_leave_no_line_in_the_log(development: WebProce
 def test_the_number_of_open_sockets_is_bounded(development: WebProcess) -> None:
     with ExitStack() as open_ones:
         answers = []
-        for _ in range(101):
+        for _ in range(501):
             connection = open_ones.enter_context(connected(development))
             connection.sendall(opening(development))
             answers.append(connection.recv(4096).split(b" ")[1])

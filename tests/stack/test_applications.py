@@ -9,9 +9,9 @@ import pytest
 
 from runyard import send
 from runyard.processes.stack import Stack
-from tests.conftest import settled, wait_until
+from tests.conftest import event, settled, wait_until
 from tests.sdk_apps import SdkApp
-from tests.stack.conftest import address, finished, graphql, reexecute
+from tests.stack.conftest import address, finished, graphql, reexecute, terminate
 
 JOBS = """{ repositoriesOrError { ... on RepositoryConnection { nodes { jobs { name } } } } }"""
 
@@ -49,10 +49,22 @@ def test_an_application_is_seen_runs_and_goes_on_behind_its_last_kept_step(app: 
     assert "shop_serial" in page("/dev")
 
     app.clear()
-    [event] = send("work/mended")
-    failed = settled(event)
+    [mended] = send("work/mended")
+    failed = settled(mended)
     assert failed["status"] == "failed"
     assert finished(failed["run_id"]) == "FAILURE"
     assert finished(reexecute(failed["run_id"], "FROM_FAILURE")) == "SUCCESS"
-    assert settled(event)["output"] == "mended"
+    assert settled(mended)["output"] == "mended"
     assert app.ledger() == ["first", "second", "second"]
+
+
+def test_a_run_that_is_terminated_in_an_open_call_ends(app: SdkApp) -> None:
+    [held] = send("work/held")
+    wait_until(lambda: app.ledger() == ["held"])
+    run_id = event(held)["invocations"][0]["run_id"]
+    assert terminate(run_id) == "TerminateRunSuccess"
+    assert finished(run_id) == "CANCELED"
+    assert settled(held)["status"] == "cancelled"
+    app.clear()  # which lets the step end: too late
+    assert settled(send("work/serial", {"n": 1})[0])["status"] == "succeeded"
+    assert event(held)["invocations"][0]["steps"] == []

@@ -9,8 +9,11 @@ from runyard.apps import catalog
 from runyard.apps.registration import parse_registration
 from runyard.apps.run_ids import invocation_of, run_id
 from runyard.client import send
+from runyard.errors import InvalidOption
 from runyard.events import Event
 from runyard.functions import registry
+from runyard.functions.registry import Function
+from runyard.processes.checks import all_checks
 from runyard.store import database
 from tests.tables import rows
 
@@ -102,19 +105,62 @@ def test_the_same_again_is_no_change() -> None:
     assert (write(hello()), write(hello())) == (True, False)
 
 
+def code(*names: str) -> list[Function]:
+    """Functions that the project's code has."""
+    return [Function(name, name, (f"{name}/sent",)) for name in names]
+
+
+def owners() -> dict[str, str]:
+    found = rows("SELECT name, location FROM runyard.functions WHERE active ORDER BY name")
+    return {row["name"]: row["location"].partition(" ")[0] for row in found}
+
+
 def test_a_name_of_the_code_is_not_taken_over() -> None:
-    rows(
-        "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts)"
-        " VALUES ('shop_hello', 'j', '{}', 1, 1) RETURNING name"
-    )
+    with registry.use(*code("shop_hello")):
+        registry.publish()
+    before = owners()
+    other = {"id": "shop-other", "triggers": [{"event": "shop/other"}]}
+    with pytest.raises(InvalidOption, match="shop-hello would be called shop_hello here, and the"):
+        write(other, hello())
+    assert owners() == before
+
+
+def test_code_that_comes_later_does_not_take_over_a_name() -> None:
     write(hello())
-    found = catalog.remote_function_of("shop-hello")
-    assert found is not None
-    assert found.function.name.startswith("shop_hello_")
+    with (
+        registry.use(*code("other", "shop_hello")),
+        pytest.raises(InvalidOption, match="shop-hello of the application shop: give this one"),
+    ):
+        registry.publish()
+    assert owners() == {"shop_hello": "app"}
+
+
+def test_a_function_is_rewritten_in_the_code_when_the_application_has_it_no_longer() -> None:
+    write(hello())
+    write()
+    with registry.use(*code("shop_hello")):
+        registry.publish()
+    assert owners()["shop_hello"] != "app"
+    assert catalog.remote_function("shop_hello") is None
+    assert (catalog.remote_functions(), catalog.has_functions()) == ([], False)
+
+
+def test_a_name_that_the_code_once_had_gets_four_digits_more() -> None:
+    with registry.use(*code("shop_hello")):
+        registry.publish()
+    with registry.use():
+        registry.publish()
+    write(hello())
     write(hello(concurrency=2))
-    again = catalog.remote_function_of("shop-hello")
-    assert again is not None
-    assert again.function.name == found.function.name
+    [name] = owners()
+    assert name.startswith("shop_hello_")
+
+
+def test_the_doctor_names_a_function_of_the_code_and_an_application() -> None:
+    write({"id": "send-email", "triggers": [{"event": "a/b"}]}, app="send")
+    [check] = [check for check in all_checks(load_code=True) if check.name == "code"]
+    assert not check.ok
+    assert "two functions are called send_email: this one, and send-email of the" in check.says
 
 
 def test_an_error_is_noted_until_the_next_registration() -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from dagster import DagsterRun, DagsterRunStatus
 
 from runyard import Event, send
+from runyard.apps import catalog
 from runyard.dagster_adapter.apps_location import AppsRepository, apps
 from runyard.dagster_adapter.apps_workspace import AppsTarget
 from runyard.dagster_adapter.internals import (
@@ -22,6 +24,8 @@ from runyard.dagster_adapter.internals import (
 from runyard.dagster_adapter.sensor_loop import SensorLoop
 from runyard.dagster_adapter.tags import APP
 from runyard.engine.batch_claims import capacities
+from runyard.engine.bulk import Selection
+from runyard.engine.control import cancel
 from runyard.functions.registry import Function
 from runyard.processes import workers
 from runyard.processes.caller_process import CallerProcess
@@ -109,7 +113,7 @@ def test_each_function_is_a_job_of_its_own(shop: RemoteApp) -> None:
 def test_a_job_says_what_it_calls_and_no_secret(shop: RemoteApp) -> None:
     [bill, _] = AppsRepository().get_all_jobs()
     assert bill.description is not None
-    assert "The bill: `shop-bill` of the application shop" in bill.description
+    assert "The bill: shop-bill of the application shop" in bill.description
     assert "secret" not in bill.description
 
 
@@ -121,6 +125,29 @@ def test_a_function_has_the_schedule_that_it_was_registered_with(shop: RemoteApp
 
 def test_a_function_that_is_registered_no_longer_is_no_job(shop: RemoteApp) -> None:
     shop.register("ship")
+    assert AppsRepository().get_job_names() == ["shop_ship"]
+
+
+def test_what_a_function_has_left_is_run_when_it_is_registered_no_longer(shop: RemoteApp) -> None:
+    [begun] = send("shop/bill")
+    shop.register("ship")
+    with loaded_code(MODULE) as context, calling():
+        [late] = send("shop/bill")
+        assert launch(context, "shop/ship")
+        assert settled(begun)["status"] == "succeeded"
+    assert event(late)["invocations"] == []
+
+
+def test_a_function_that_is_registered_no_longer_has_a_job_but_no_schedule_until_its_runs_end(
+    shop: RemoteApp,
+) -> None:
+    send("shop/bill")
+    shop.register("ship")
+    location = AppsRepository()
+    assert sorted(location.get_job_names()) == ["shop_bill", "shop_ship"]
+    assert location.get_all_schedules() == []
+    assert catalog.has_functions()
+    rows("UPDATE runyard.invocations SET status = 'cancelled' RETURNING id")
     assert AppsRepository().get_job_names() == ["shop_ship"]
 
 
@@ -208,6 +235,57 @@ def test_a_cancelled_run_ends_while_others_go_on(shop: RemoteApp, context: Conte
     assert settled(stopped)["status"] == "cancelled"
 
 
+@pytest.fixture
+def cancelled(shop: RemoteApp, context: Context) -> Iterator[tuple[str, str, float]]:
+    """Events of a cancelled invocation and of another one whose calls are open, in one caller.
+
+    The third is how long it took until the invocation had ended.
+    """
+    shop.register("ship", "bill", "told", events={"told": "inngest/function.cancelled"})
+    shop.open.clear()
+    with calling(slots=2):
+        ended, kept = launch(context, "shop/ship", "shop/bill")
+        wait_until(lambda: len(shop.calls) == 2)
+        began_at = time.monotonic()
+        [invocation] = event(ended)["invocations"]
+        assert cancel(Selection(invocations=(invocation["id"],))) == 1
+        wait_until(lambda: event(ended)["invocations"][0]["status"] == "cancelled")
+        yield ended, kept, time.monotonic() - began_at
+        shop.open.set()
+        assert settled(kept)["status"] == "succeeded"
+
+
+def test_a_run_ends_whose_only_invocation_is_cancelled_in_an_open_call(
+    context: Context, cancelled: tuple[str, str, float]
+) -> None:
+    ended, _, seconds = cancelled
+    assert seconds < 5
+    wait_until(lambda: has_ended(context, ended, DagsterRunStatus.CANCELED))
+
+
+def test_the_slot_of_a_cancelled_call_is_free_while_the_others_go_on(
+    shop: RemoteApp, context: Context, cancelled: tuple[str, str, float]
+) -> None:
+    _, kept, _ = cancelled
+    launch(context, "shop/ship")
+    wait_until(lambda: len(shop.calls) == 3)
+    assert began(kept)
+
+
+def test_a_cancelled_call_is_told_of_and_its_late_answer_is_ignored(
+    shop: RemoteApp, context: Context, cancelled: tuple[str, str, float]
+) -> None:
+    ended, kept, _ = cancelled
+    [told] = wait_until(
+        lambda: rows("SELECT data FROM runyard.events WHERE name = 'inngest/function.cancelled'")
+    )
+    assert told["data"]["event"]["id"] == ended
+    shop.open.set()
+    assert settled(kept)["status"] == "succeeded"
+    [invocation] = event(ended)["invocations"]
+    assert (invocation["status"], invocation["steps"]) == ("cancelled", [])
+
+
 def test_what_a_killed_caller_had_is_due_again(shop: RemoteApp, context: Context) -> None:
     shop.open.clear()
     with calling() as process:
@@ -230,6 +308,7 @@ def test_a_caller_that_is_stopped_hands_back_what_goes_on(
         wait_until(lambda: shop.calls)
         process.terminate()
         assert process.wait(20) == 0
+    assert has_ended(context, event_id, DagsterRunStatus.FAILURE)
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
 

@@ -12,6 +12,8 @@ import pytest
 from runyard import send
 from runyard.engine import batch_claims, batch_leases
 from runyard.engine.backoff import Backoff
+from runyard.engine.bulk import Selection
+from runyard.engine.control import cancel
 from runyard.engine.lease import Heartbeat
 from runyard.engine.listener import Listener
 from runyard.functions.registry import Function
@@ -177,6 +179,24 @@ def test_a_run_is_interrupted_although_its_end_could_not_be_announced_at_first(
         threading.Event().wait(20)
     heartbeat.stop(claim.batch_id)
     assert tries == ["run-1"] * 3
+
+
+def test_the_end_of_a_run_is_announced_before_it_hears_that_all_is_cancelled(
+    function: Function,
+) -> None:
+    [event_id] = send("greet/requested")
+    [claim] = batch_claims.claim(function) or []
+    batch_leases.begin(claim.batch_id, "run-1")
+    heartbeat = Heartbeat()
+    heartbeat.of_threads = True
+    heard: list[set[int]] = []
+    heartbeat.before_stop = lambda _: heard.append(set(lease.cancelled))
+    lease = heartbeat.start(claim.batch_id, "run-1")
+    assert cancel(Selection(events=(event_id,))) == 1
+    assert lease.stopped.wait(20)
+    heartbeat.stop(claim.batch_id)
+    assert heard == [set()]
+    assert len(lease.cancelled) == 1
 
 
 def test_an_error_is_logged_once_and_its_waits_grow_to_the_maximum(

@@ -16,6 +16,7 @@ from runyard.apps.answers import (
     Failed,
     Invoke,
     Keep,
+    MakeRequest,
     Plan,
     Retry,
     Sleep,
@@ -24,6 +25,7 @@ from runyard.apps.answers import (
     Succeeded,
     Unsupported,
     WaitForEvent,
+    WaitForSignal,
     interpret,
     step_id,
 )
@@ -124,9 +126,34 @@ OPS: list[tuple[str, dict[str, Any], Effect]] = [
         StepFailed(FIRST, {"name": "Error", "message": "no"}),
     ),
     (
-        "a gateway",
-        op("Gateway"),
-        Unsupported(FIRST, "steps of the kind Gateway are not supported here"),
+        "a request to an AI service",
+        op("AIGateway", opts={"url": "https://ai.example"}),
+        MakeRequest(FIRST, True, {"url": "https://ai.example"}),
+    ),
+    (
+        "the same as the specification names it",
+        op("AiGateway", opts={"url": "https://ai.example"}),
+        MakeRequest(FIRST, True, {"url": "https://ai.example"}),
+    ),
+    (
+        "a request",
+        op("Gateway", opts={"url": "https://a.example", "method": "GET"}),
+        MakeRequest(FIRST, False, {"url": "https://a.example", "method": "GET"}),
+    ),
+    (
+        "a wait for a signal",
+        op("WaitForSignal", opts={"signal": "go", "timeout": "1h", "conflict": "fail"}),
+        WaitForSignal(FIRST, "go", False, Sleep(FIRST, seconds=3_600.0)),
+    ),
+    (
+        "a wait that takes the place of another",
+        op("WaitForSignal", name="go", opts={"timeout": "", "conflict": "replace"}),
+        WaitForSignal(FIRST, "go", True, Sleep(FIRST, seconds=0.0)),
+    ),
+    (
+        "a wait for a signal that cannot be",
+        op("WaitForSignal", opts={"signal": "x" * 1_025, "timeout": "1h"}),
+        Unsupported(FIRST, "a signal has a name of 1 to 1,024 bytes"),
     ),
 ]
 
@@ -285,6 +312,27 @@ def test_a_streamed_error_may_be_final() -> None:
     assert meaning(201, body) == (Failed({"name": "Error", "message": "no"}),)
 
 
+def test_a_streamed_error_may_be_mere_text() -> None:
+    body = (
+        b'{"status":500,"body":"error calling function: boom","retryAt":null,"noRetry":false,'
+        b'"headers":null}'
+    )
+    error = {"name": "Error", "message": "error calling function: boom"}
+    assert meaning(201, body, {"x-inngest-sdk": "go:v0.16.0"}) == (Retry(error),)
+
+
+def test_the_value_beside_an_error_of_a_step_is_kept_even_if_it_is_null() -> None:
+    # The SDK for Go cannot read the error without it.
+    body = (
+        b'[{"op":"StepFailed","id":"1902e3d6fc4e78a0bcc50ba12b882769afbf4a8c","name":"bad",'
+        b'"opts":null,"data":null,"error":{"name":"Step failed","message":"no","data":null},'
+        b'"displayName":null,"timing":{"a":1795718239988739219,"b":765},"userland":{"id":"bad"}}]'
+    )
+    [effect] = meaning(206, body)
+    assert isinstance(effect, Keep)
+    assert effect.memo == {"error": {"name": "Step failed", "message": "no", "data": None}}
+
+
 def test_a_streamed_answer_without_a_status_is_repeated() -> None:
     [effect] = meaning(201, b"   ")
     assert isinstance(effect, Retry)
@@ -335,3 +383,10 @@ def test_what_no_sdk_answers_is_repeated_and_says_why(
 def test_a_condition_that_is_no_expression_fails_its_step() -> None:
     effect = of_op(op("WaitForEvent", name="a", opts={"if": "async.data.n ="}))
     assert isinstance(effect, Unsupported)
+
+
+@pytest.mark.parametrize("body", [b'[{"op": "Gateway", "opts": {"auth', b'[5, {"op": "Gateway"}]'])
+def test_an_answer_that_may_hold_keys_is_not_shown(body: bytes) -> None:
+    [retry] = meaning(206, body)
+    assert isinstance(retry, Retry)
+    assert "is not shown" in retry.error["message"]

@@ -91,7 +91,18 @@ def test_concurrency(given: Any, limits: tuple[Concurrency, ...]) -> None:
             "debounce",
             Debounce("5s", "data.a", 60.0),
         ),
-        ("batchEvents", {"maxSize": 10, "timeout": "5s"}, "batch", BatchEvents(10, "5s")),
+        (
+            "batchEvents",
+            {"maxSize": 10, "timeout": "5s"},
+            "batch",
+            BatchEvents(10, "5s", together=True),
+        ),
+        (
+            "batchEvents",
+            {"maxSize": 5, "key": "event.data.a", "if": "event.data.b"},
+            "batch",
+            BatchEvents(5, 60.0, "data.a", together=True, condition="event.data.b"),
+        ),
         ("priority", {"run": "event.data.n"}, "priority", Priority("data.n")),
         ("priority", {"run": "-700"}, "priority", -600),
         (
@@ -212,9 +223,21 @@ def test_a_function_that_only_others_invoke_has_no_triggers() -> None:
         ({"singleton": {"mode": "x"}}, "function a-b, singleton.mode: give skip or cancel"),
         ({"retries": -1}, "function a-b, retries: give 0 or more"),
         ({"debounce": {"period": "x"}}, "function a-b, debounce: Debounce(period=...): 'x' is not"),
+        *(
+            (
+                {"batchEvents": {"maxSize": 2}, option: rule},
+                f"function a-b, {option}: a function with batchEvents cannot have this too",
+            )
+            for option, rule in (
+                ("cancel", [{"event": "x"}]),
+                ("debounce", {"period": "5s"}),
+                ("singleton", {"mode": "skip"}),
+                ("priority", {"run": "event.data.n"}),
+            )
+        ),
         (
-            {"batchEvents": {"maxSize": 2, "timeout": "1s"}, "cancel": [{"event": "x"}]},
-            "function a-b, cancel: a function with batchEvents cannot be cancelled by events",
+            {"batchEvents": {"maxSize": 2, "if": "event.data. +"}},
+            "function a-b, batchEvents.if: not an expression at character 13",
         ),
         (
             {"concurrency": {"limit": 1, "key": "event.data. +"}},
@@ -257,3 +280,27 @@ def test_an_answer_to_an_in_band_sync_is_read_too() -> None:
     }
     app = parse_registration(json.dumps(body).encode())
     assert (app.name, app.sdk, app.framework) == ("shop", "js:v4.24.0", "nextjs")
+
+
+def test_a_limit_beside_a_singleton_is_allowed() -> None:
+    options = {
+        "singleton": {"key": "event.data.n"},
+        "concurrency": {"limit": 3, "key": "event.data.n"},
+    }
+    assert flow(**options).concurrency == (Concurrency(3, "data.n"),)
+
+
+def test_a_trigger_may_be_covered_by_another_one() -> None:
+    triggers = [{"event": "shop/*"}, {"event": "shop/sold", "expression": "event.data.a == 'b'"}]
+    assert len(made(triggers=triggers).function.triggers) == 2
+
+
+@pytest.mark.parametrize(
+    ("sdk", "warned"),
+    [
+        ("js:v3.21.0", False), ("js:v3.22.0", True), ("js:v3.53.1", True), ("js:v3.53.2", False),
+        ("js:v4.24.0", False), ("py:v3.30.0", False),
+    ],
+)  # fmt: skip
+def test_an_sdk_with_a_known_hole_is_warned_of(sdk: str, warned: bool) -> None:
+    assert any("CVE-2026-42047" in text for text in parse(sdk=sdk).warnings) is warned

@@ -180,6 +180,7 @@ def invocation(**changed: Any) -> FullInvocation:
             "finished_at": at(20),
             "run_id": "r2",
             "replay_of": None,
+            "leader_id": None,
             "output": 3,
             "error": None,
             "dismissed_at": None,

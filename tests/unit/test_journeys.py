@@ -3,6 +3,7 @@
 from runyard.apps.answers import (
     Failed,
     Keep,
+    MakeRequest,
     Meaning,
     Plan,
     Retry,
@@ -153,3 +154,58 @@ def test_a_run_of_too_many_steps_fails() -> None:
     for number in range(MAX_STEPS + 1):
         journey.done(f"{number:040x}", {"data": None})
     assert isinstance(journey.ending, Failed)
+
+
+def test_results_of_steps_that_ended_one_after_the_other_are_not_parallel() -> None:
+    journey = begun(Keep(A, {"data": 1}), Keep(B, {"data": 2}))
+    assert (journey.in_parallel, journey.next()) == (False, Next.CALL)
+
+
+def test_after_a_group_in_version_2_steps_run_at_once_again() -> None:
+    journey = begun(Plan(A), Plan(B), version=2)
+    journey.done(A.id, {"data": 1})
+    journey.done(B.id, {"data": 2})
+    journey.begin_call()
+    assert not journey.in_parallel
+
+
+def test_after_a_group_in_version_1_steps_are_planned_as_before() -> None:
+    journey = begun(Plan(A), Plan(B), version=1)
+    journey.done(A.id, {"data": 1})
+    journey.done(B.id, {"data": 2})
+    journey.begin_call()
+    assert journey.in_parallel
+
+
+def test_a_step_that_was_kept_before_the_answer_is_no_news_to_the_function() -> None:
+    journey = Journey(Memos())
+    journey.begin_call()
+    journey.checkpointed(A.id, {"data": 1})
+    journey.take(Meaning((Sleep(B, seconds=5),), 2))
+    assert (journey.memos.stack, journey.next()) == ([A.id], Next.PARK)
+
+
+def test_a_request_is_waited_for_like_a_call() -> None:
+    journey = begun(MakeRequest(A, False, {}))
+    assert (journey.next(), journey.in_parallel) == (Next.AWAIT, False)
+    journey.done(A.id, {"data": {}})
+    assert journey.next() is Next.CALL
+
+
+def test_a_request_that_is_out_is_not_made_again() -> None:
+    journey = begun(MakeRequest(A, False, {}), Plan(B))
+    journey.done(B.id, {"data": 1})
+    journey.begin_call()
+    assert journey.take(Meaning((MakeRequest(A, False, {}),), 2)).requests == []
+
+
+def test_a_request_that_has_failed_is_made_again_later() -> None:
+    journey = begun(MakeRequest(A, False, {}))
+    journey.take_step(A, Meaning((StepFailed(A, ERROR),), 2))
+    assert journey.next() is Next.RETRY
+
+
+def test_a_run_may_be_failed_whatever_its_application_says() -> None:
+    journey = begun(Sleep(A, seconds=5))
+    journey.fail(ERROR)
+    assert (journey.next(), journey.ending) == (Next.END, Failed(ERROR))

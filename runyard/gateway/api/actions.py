@@ -13,7 +13,7 @@ from runyard.engine import bulk
 from runyard.engine.api_keys import Key
 from runyard.engine.bulk import Action, Progress, Selection
 from runyard.engine.control import set_paused
-from runyard.engine.status import FINAL
+from runyard.engine.status import FINAL, STATUSES
 from runyard.gateway.api.history import event_of, status_of
 from runyard.gateway.http.auth import check_for_all_events
 from runyard.gateway.http.endpoint import Body, Call, Endpoint, json_response, not_found
@@ -66,7 +66,7 @@ class BulkBody(Body):
     """Which invocations; all given conditions must be met."""
 
     function: str | None = None
-    status: list[str] = Field(default_factory=list, max_length=9)
+    status: list[str] = Field(default_factory=list, max_length=len(STATUSES))
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     error: str | None = Field(default=None, description="A text that the error contains.")

@@ -19,8 +19,8 @@ from runyard.apps.requests import events_json
 from runyard.apps.signatures import is_authorized
 from runyard.apps.sync import register
 from runyard.apps.trust import server_kind, signing_keys
+from runyard.engine.items import event_from_row
 from runyard.engine.status import FINAL
-from runyard.events import Event
 from runyard.gateway.http.body import check_values
 from runyard.gateway.http.endpoint import Call, Endpoint, Query, not_found
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError
@@ -46,6 +46,12 @@ class RemoveQuery(Query):
     """The URL at which the application is served."""
 
     url: str
+
+
+class TokenQuery(Query):
+    """The token of a run of a durable endpoint."""
+
+    token: str | None = None
 
 
 class Registered(BaseModel):
@@ -128,17 +134,15 @@ async def remove_app(call: Call) -> Removed:
 
 
 def _remove(url: str) -> list[str]:
-    checked = registration.checked_url(url, "url")
-    return [name for name in catalog.names_at(checked) if catalog.remove(name)]
+    return [name for name in catalog.names_at(url) if catalog.remove(name)]
 
 
 async def batch(call: Call) -> Response:
     """The events of a run, for a call that was too large to hold them."""
     row = await run_in_threadpool(_run, call.path("run_id"))
-    event = Event(
-        row["name"], row["data"], id=row["event_id"], ts=row["ts"], user=row["user"], v=row["v"]
-    )
-    return _json(events_json([event]).encode())
+    others = await run_in_threadpool(_group, row["id"])
+    events = [event_from_row({**row, "user_data": row["user"]}), *map(event_from_row, others)]
+    return _json(events_json(events).encode())
 
 
 async def actions(call: Call) -> Response:
@@ -161,6 +165,11 @@ def _run(id: str) -> Row:
     return row
 
 
+def _group(invocation: int) -> list[Row]:
+    with database.connection() as connection:
+        return fetch_all(connection, "group_events", leaders=[invocation])
+
+
 def _memos(invocation: int) -> Mapping[str, Any]:
     with database.connection() as connection:
         rows = fetch_all(connection, "remote_memos", invocation=invocation)
@@ -172,7 +181,7 @@ def _json(content: bytes) -> Response:
 
 
 async def ignore(call: Call) -> Ignored:
-    """Take what an SDK sends about its own tracing, and drop it."""
+    """Take what an SDK sends about its own tracing, or about a run, and drop it."""
     del call
     return Ignored()
 
@@ -190,7 +199,7 @@ async def no_endpoints(call: Call) -> Response:
 
 
 _GROUP = "Applications"
-_BEARER = {"authorization": "`Bearer` and the hash of the signing key, as the SDKs send it."}
+BEARER = {"authorization": "`Bearer` and the hash of the signing key, as the SDKs send it."}
 ENDPOINTS = [
     Endpoint(
         "POST",
@@ -211,7 +220,7 @@ ENDPOINTS = [
             },
         },
         headers={
-            **_BEARER,
+            **BEARER,
             _EXPECTED_KIND: "What the application takes this server for: `dev` or `cloud`.",
         },
         errors=(401,),
@@ -227,7 +236,7 @@ ENDPOINTS = [
         None,
         query=RemoveQuery,
         response=Removed,
-        headers=_BEARER,
+        headers=BEARER,
         errors=(401, 404),
         admits=admits,
     ),
@@ -239,7 +248,7 @@ ENDPOINTS = [
         "The events of a run",
         None,
         media_types=("application/json",),
-        headers=_BEARER,
+        headers=BEARER,
         errors=(401, 404),
         admits=admits,
     ),
@@ -251,7 +260,7 @@ ENDPOINTS = [
         "The steps of a run that are done",
         None,
         media_types=("application/json",),
-        headers=_BEARER,
+        headers=BEARER,
         errors=(401, 404, 410),
         admits=admits,
     ),
@@ -261,14 +270,18 @@ ENDPOINTS = [
             path,
             ignore,
             _GROUP,
-            "Traces of an SDK, which are not used",
+            summary,
             None,
             response=Ignored,
-            headers=_BEARER,
+            headers=BEARER,
             errors=(401,),
             admits=admits,
         )
-        for path in ("/v1/traces/userland", "/dev/traces")
+        for path, summary in (
+            ("/v1/traces/userland", "Traces of an SDK, which are not used"),
+            ("/dev/traces", "Traces of an SDK, which are not used"),
+            ("/v1/runs/{run_id}/metadata", "Metadata of a run, which is not used"),
+        )
     ),
     *(
         Endpoint(
@@ -278,7 +291,7 @@ ENDPOINTS = [
             _GROUP,
             summary,
             None,
-            headers=_BEARER,
+            headers=BEARER,
             errors=(401, 501),
             admits=admits,
         )
@@ -288,5 +301,18 @@ ENDPOINTS = [
             ("/v1/checkpoint", no_endpoints, "Durable endpoints: not supported"),
             ("/v1/checkpoint/{run_id}/steps", no_endpoints, "Durable endpoints: not supported"),
         )
+    ),
+    *(
+        Endpoint(
+            "GET",
+            path,
+            no_endpoints,
+            _GROUP,
+            "Durable endpoints: not supported",
+            None,
+            query=TokenQuery,
+            errors=(501,),
+        )
+        for path in ("/v1/http/runs/{run_id}/output", "/v1/checkpoint/{run_id}/output")
     ),
 ]

@@ -1,8 +1,8 @@
 """Inngest's REST API, version 1: its clients read events and runs here, and cancel runs.
 
-A run is an invocation, its `run_id` the invocation's number as text; the ULID that applications
-have for it is accepted too. `fetched_at` and `cached_until` are the time of the response, for
-nothing is cached.
+A run is an invocation, its `run_id` the invocation's number as text (of several that are called
+together, that of the first). The ULID that applications have for it is accepted too. `fetched_at`
+and `cached_until` are the time of the response, for nothing is cached.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -181,7 +181,7 @@ def _event(event: EventView) -> V1Event:
 def _run(invocation: FullInvocation) -> V1Run:
     replay_of = invocation.replay_of
     return V1Run(
-        run_id=str(invocation.id),
+        run_id=str(invocation.leader_id or invocation.id),
         run_started_at=invocation.started_at or invocation.created_at,
         function_id=invocation.function,
         event_id=invocation.event_id,

@@ -37,7 +37,11 @@ class Failure(BaseModel):
 
 
 class InvocationView(BaseModel):
-    """One event for one function: an execution of the function."""
+    """One event for one function: an execution of the function.
+
+    `leader_id` is the invocation in whose run it takes part, for a function that is called with
+    several events at once; that of the first event has its own id there.
+    """
 
     id: int
     event_id: str
@@ -51,6 +55,7 @@ class InvocationView(BaseModel):
     finished_at: datetime | None
     run_id: str | None
     replay_of: int | None
+    leader_id: int | None
     output: Any
     error: Failure | None
     dismissed_at: datetime | None
@@ -69,11 +74,12 @@ class StepView(BaseModel):
 
 
 class WaitView(BaseModel):
-    """What an invocation waits for: a time, an event or another function."""
+    """What an invocation waits for: a time, an event, a signal or another function."""
 
     step: str
     kind: str
     event: str | None
+    signal: str | None
     until: datetime
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runyard.apps import catalog
+from runyard.apps.discovery import problems
+from runyard.apps.registration import shown_url
 from runyard.apps.sync import caller, sync
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
@@ -16,8 +18,18 @@ _APPS = "/dev/apps"
 def list_apps(visit: Visit) -> Values:
     """All applications."""
     del visit
+    rows = catalog.apps()
+    known = {row["url"] for row in rows}
     return {
-        "apps": [{**row, "functions": _functions(row["functions"])} for row in catalog.apps()],
+        "apps": [
+            {
+                **row,
+                "shown_url": shown_url(row["url"]),
+                "functions": _functions(row["functions"]),
+            }
+            for row in rows
+        ],
+        "absent": {shown_url(url): why for url, why in problems().items() if url not in known},
         "has_key": settings().signing_key is not None,
         "port": settings().port,
     }

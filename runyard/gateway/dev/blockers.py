@@ -159,5 +159,8 @@ def _wait(wait: Mapping[str, Any]) -> Reason:
             return Reason(f"sleeping at {wait['step']}", wait["until"])
         case "event":
             return Reason(f"waiting at {wait['step']} for the event {wait['event']}", wait["until"])
+        case "signal":
+            signal = wait["signal"] or "that another wait has taken over"
+            return Reason(f"waiting at {wait['step']} for the signal {signal}", wait["until"])
         case _:
             return Reason(f"waiting at {wait['step']} for another function", wait["until"])

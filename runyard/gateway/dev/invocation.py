@@ -1,15 +1,19 @@
 """One invocation: its status, what blocks it, its timeline, and actions on it."""
 
 from runyard.dagster_adapter.links import to_invocation
+from runyard.engine.api_keys import Key
 from runyard.engine.batch_claims import capacities
 from runyard.engine.status import NOT_RUNNING
 from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
 from runyard.gateway.api.history import event_of, invocation_of
+from runyard.gateway.api.schemas import FullInvocation
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.timeline import timeline
 from runyard.store import database
-from runyard.store.queries import fetch_all, fetch_one
+from runyard.store.queries import Connection, Row, fetch_all, fetch_one
+
+_MOST_OF_GROUP = 1_000
 
 
 def show(visit: Visit) -> Values:
@@ -31,6 +35,7 @@ def show(visit: Visit) -> Values:
             fetch_one(connection, "app_function", name=invocation.function, slug="") is not None
         )
         workers = capacities(connection).of(remote)
+        group = _group(invocation, visit.caller, connection)
         replays = fetch_all(
             connection, "replays_of", invocation=invocation.id, event=invocation.event_id
         )
@@ -46,6 +51,8 @@ def show(visit: Visit) -> Values:
         "held": held,
         "progress": [report for report in progress if report["step"] not in done],
         "replays": replays,
+        "group": group,
+        "most_of_group": _MOST_OF_GROUP,
         "paused": blockers["paused_at"],
         "stopping": blockers["cancel_requested_at"],
         # A wait for an event alone cannot be skipped.
@@ -54,6 +61,14 @@ def show(visit: Visit) -> Values:
             invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)
         ),
     }
+
+
+def _group(invocation: FullInvocation, caller: Key, connection: Connection) -> list[Row]:
+    """The events of the group that it leads, if there are others."""
+    if invocation.leader_id != invocation.id:
+        return []
+    rows = fetch_all(connection, "group_of", leader=invocation.id, limit=_MOST_OF_GROUP)
+    return [row for row in rows if caller.is_for(row["name"])] if len(rows) > 1 else []
 
 
 def replay(visit: Visit) -> str:

@@ -108,8 +108,10 @@ def timeline(
         )
         spans.append(span)
         at, wait = end or now, _NEXT.get(status, "")
-    if invocation.status in ("queued", "claimed", "sleeping", "waiting"):
-        spans.append(Span("claimed" if invocation.status == "claimed" else wait, at, None))
+    if invocation.status in ("claimed", "grouped"):
+        spans.append(Span(invocation.status, at, None))
+    elif invocation.status in ("queued", "sleeping", "waiting"):
+        spans.append(Span(wait, at, None))
     elif invocation.finished_at is not None:
         spans += _waits((wait, at, invocation.finished_at))
     runs = {run_id for run_id, *_ in ended}

@@ -24,10 +24,14 @@ class ReconnectingConnection:
         Its name in the database server's list of connections.
     lock_seconds
         The lock timeout of a statement, after which psycopg raises LockNotAvailable; 0 for none.
+    by_indexes
+        Whether its statements read by indexes only, also while the tables are small: a session
+        keeps the plans that it has made.
     """
 
-    def __init__(self, name: str, lock_seconds: float = 0) -> None:
+    def __init__(self, name: str, lock_seconds: float = 0, *, by_indexes: bool = False) -> None:
         self._name = name
+        self._by_indexes = by_indexes
         self._lock_seconds = lock_seconds
         self._connection: psycopg.AsyncConnection[Row] | None = None
 
@@ -95,4 +99,6 @@ class ReconnectingConnection:
         self._connection = connection  # so that `close` also closes one whose setting failed
         if self._lock_seconds and not is_pooled():
             await connection.execute(self._lock_timeout("SET"))
+        if self._by_indexes and not is_pooled():
+            await connection.execute("SET enable_seqscan = off")
         return connection

@@ -5,7 +5,7 @@ query and body, and returns a model or a `Response` of its own. Whatever it rais
 response in the one format of errors.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -27,12 +27,16 @@ from runyard.gateway.http.body import (
     parse_json,
     read_body,
 )
+from runyard.gateway.http.broadcaster import Broadcaster
+from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error, error_response
 from runyard.gateway.http.event_writer import EventWriter
 from runyard.gateway.http.watcher import InvocationWatcher
 
 # JSON values in a body with a model: pydantic collects every error before it reports the first.
 _MAX_VALUES = 50_000
+# Whom the memory for bodies of admitted callers is counted for (`Endpoint.admits`).
+_ADMITTED = "admitted callers"
 # An event of 512 KiB can be three times as long if every letter is escaped as \u and four digits.
 _MAX_MODEL_BYTES = 2 * 1024 * 1024
 
@@ -66,8 +70,10 @@ class Services:
 
     authenticator: Authenticator
     writer: EventWriter
+    checkpoints: CheckpointWriter
     watcher: InvocationWatcher
     background: BackgroundRunner
+    broadcaster: Broadcaster
 
 
 @dataclass
@@ -141,6 +147,8 @@ class Endpoint:
     max_bytes
         How large a body may be. By default 10 MiB, or 2 MiB with a model, which holds one event at
         most.
+    repeated
+        Query parameters that may occur several times, as lists in the model.
     """
 
     method: str
@@ -164,6 +172,7 @@ class Endpoint:
     error_fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
     admits: Callable[[Request], None] | None = None
     max_bytes: int | None = None
+    repeated: tuple[str, ...] = ()
 
     def route(self) -> Route:
         """The Starlette route."""
@@ -181,7 +190,7 @@ class Endpoint:
     async def _check(self, request: Request) -> Call:
         caller, raw = await self._authenticate(request)
         with client_errors():
-            query = self.query.model_validate(_single_values(request))
+            query = self.query.model_validate(_values(request, self.repeated))
         if len(raw) > LARGE_BYTES:
             body = await parse_in_thread(self._parse, raw)
         else:
@@ -196,9 +205,10 @@ class Endpoint:
         """
         if self.scope is None:
             anybody = Key("anybody", "anybody", b"", ())
-            if self.admits is not None:
-                self.admits(request)
-            return anybody, await self._read(request)
+            if self.admits is None:
+                return anybody, await self._read(request)
+            self.admits(request)
+            return anybody, await self._read(request, _ADMITTED)
         authenticator: Authenticator = request.app.state.services.authenticator
         if self.signed and "webhook-signature" in request.headers:
             raw = await read_body(request, self._max_bytes)
@@ -245,10 +255,15 @@ def not_found(what: str, name: object) -> HttpError:
     return HttpError(404, "not_found", f"there is no {what} {name}")
 
 
-def _single_values(request: Request) -> dict[str, str]:
-    """The query parameters; raises `HttpError` for one that occurs twice."""
-    parameters: dict[str, str] = {}
+def _values(request: Request, repeated: Collection[str]) -> dict[str, str | list[str]]:
+    """The query parameters; raises `HttpError` for one that occurs twice and may not."""
+    parameters: dict[str, str | list[str]] = {}
     for name, value in request.query_params.multi_items():
+        if name in repeated:
+            values = parameters.setdefault(name, [])
+            assert isinstance(values, list)
+            values.append(value)
+            continue
         if name in parameters:
             raise HttpError(400, "invalid_field", "occurs twice; send it once", name)
         parameters[name] = value

@@ -30,6 +30,9 @@ _JSON = re.compile(r"application/([\w.-]+\+)?json")
 # The content type that `curl -d` declares, and also the form of a page.
 FORM = "application/x-www-form-urlencoded"
 _GRAPHQL = "/graphql"
+# Bodies of the SDKs that are not JSON, to paths of theirs. Pages need a preflight to send them.
+_OF_SDKS = ("application/octet-stream", "application/protobuf", "text/stream")
+_SDK_PATHS = ("/v0/connect/", "/v1/realtime/")
 
 
 class Guard:
@@ -148,6 +151,7 @@ def _check_content_type(scope: Scope, headers: Headers) -> None:
         or not declared
         or _JSON.fullmatch(declared)
         or path.startswith("/dev/")
+        or (declared in _OF_SDKS and path.startswith(_SDK_PATHS))
     ):
         return
     by_browser = "origin" in headers or "sec-fetch-site" in headers

@@ -9,7 +9,7 @@ loses the body of the request and parses it as the next request. (As of uvicorn 
 import asyncio
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import httptools
 import uvicorn
@@ -25,10 +25,8 @@ from runyard.gateway.http.connection_limits import (
 )
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError
 from runyard.gateway.http.throttled_log import ThrottledWarning
+from runyard.gateway.http.websockets import GuardedSocket
 from runyard.settings import settings
-
-if TYPE_CHECKING:
-    from runyard.gateway.http.websockets import GuardedSocket
 
 _KEEP_ALIVE_SECONDS = 30
 # Of the request line with its headers. Also of everything around the bytes of a body: trailers, and
@@ -50,8 +48,8 @@ _MAX_BUFFERED_BYTES = 64 * 1024 * 1024
 # connections of any others are closed at once.
 _LINGER_SECONDS = 1.0
 _MAX_LINGERING = 100
-# WebSockets that may be open: the Dagster UI has one in every tab.
-_MAX_SOCKETS = 100
+# WebSockets that may be open: those of subscribers, and one of the Dagster UI in every tab.
+_MAX_SOCKETS = 500
 _MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 _HEADERS_TOO_LARGE = HttpError(
     431,
@@ -480,14 +478,7 @@ class _ReleaseBody:
             body_memory.release(scope.get("state", {}))
 
 
-def _socket_class() -> type[asyncio.Protocol]:
-    """The WebSocket protocol, imported only beside the Dagster UI, which brings its library."""
-    from runyard.gateway.http.websockets import GuardedSocket
-
-    return GuardedSocket
-
-
-def serve(app: ASGIApp, *, websockets: bool = False) -> None:
+def serve(app: ASGIApp) -> None:
     """Serve until stopped.
 
     uvicorn's access log is off, for paths contain event keys. So are its warnings, for clients can
@@ -503,7 +494,7 @@ def serve(app: ASGIApp, *, websockets: bool = False) -> None:
         server_header=False,
         proxy_headers=False,
         http=GuardedProtocol,
-        ws=_socket_class() if websockets else "none",
+        ws=GuardedSocket,
         ws_max_size=_MAX_MESSAGE_BYTES,
         timeout_graceful_shutdown=3,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,

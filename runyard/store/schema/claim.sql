@@ -103,6 +103,8 @@ SET enable_nestloop = off SET jit = off
 AS $$
 DECLARE
     batching CONSTANT boolean := fn.flow ? 'batch';
+    together CONSTANT boolean := coalesce(fn.flow->'batch' ? 'together', false);
+    alone CONSTANT integer := (fn.flow->'batch'->>'alone')::integer;
     lanes_at_once CONSTANT integer := 150;
     lane_keys CONSTANT integer := (fn.flow->>'lane_keys')::integer;
     now CONSTANT timestamptz := runyard.now_v1();
@@ -207,14 +209,18 @@ BEGIN
         FROM clocks
     ),
     open AS (  -- the lanes with something to claim; if batching, the first that is full or due
-        SELECT lanes.lane, lanes.position, lanes.indexed, CASE
-            WHEN batching THEN most ELSE least(
-                room.free, most, CASE WHEN lanes.among <= 3 THEN most
+        SELECT lanes.lane, lanes.position, lanes.indexed, gathers, CASE
+            WHEN gathers THEN most ELSE least(
+                room.free, most, CASE WHEN lanes.among <= 3 OR batching THEN most
                     ELSE 1 + 5 * most / (4 * lanes.among) END) END AS share
         FROM lanes
         LEFT JOIN (
             SELECT lane, min(free) AS free FROM limits GROUP BY lane
         ) AS room USING (lane)
+        -- groups, and events that are run alone, are invocations as of any other function
+        CROSS JOIN LATERAL (SELECT batching AND NOT (
+            together AND (lanes.begun OR coalesce(lanes.keys[alone] = 'true', false))
+        ) AS gathers) AS kind
         WHERE coalesce(room.free, 1) > 0 AND CASE
             WHEN NOT batching OR just IS NOT NULL THEN true
             ELSE (
@@ -228,7 +234,7 @@ BEGIN
         ORDER BY position LIMIT CASE WHEN batching THEN 1 END
     ),
     firsts AS (  -- the first invocations of each lane: more of each, the fewer lanes there are
-        SELECT open.lane, open.position, open.share, first.*
+        SELECT open.lane, open.position, open.share, open.gathers, first.*
         FROM open CROSS JOIN LATERAL (
             SELECT id, priority, due_at, crashes FROM runyard.invocations
             WHERE function = fn.name AND lane = open.lane AND generation = fn.generation
@@ -237,7 +243,7 @@ BEGIN
         ) AS first
         WHERE open.indexed
         UNION ALL
-        SELECT open.lane, open.position, open.share, id, priority, due_at, crashes
+        SELECT open.lane, open.position, open.share, open.gathers, id, priority, due_at, crashes
         FROM open JOIN arrived USING (lane)
         WHERE generation = fn.generation AND crashes < 2
     ),
@@ -286,7 +292,8 @@ BEGIN
             AND status = 'queued'
     ),
     used AS (  -- how much of each limit it uses; a batch counts as one
-        SELECT limits.scope, limits.key, CASE WHEN batching THEN 1 ELSE count(*) END AS n
+        SELECT limits.scope, limits.key,
+            CASE WHEN bool_or(chosen.gathers) THEN 1 ELSE count(*) END AS n
         FROM chosen JOIN limits USING (lane) GROUP BY 1, 2
     ),
     throttled AS (  -- the clocks of throttles move on by that many intervals
@@ -317,9 +324,42 @@ BEGIN
     END IF;
 END $$;
 
+-- Makes one invocation of the events that a claim has gathered, for a function that takes them
+-- together: the first of them leads the others, which leave the batch. Groups that were made before,
+-- and events that are run alone, stay as they are. `size` is NULL if there is nothing to group.
+-- (by batches_pkey, invocations_pkey)
+CREATE FUNCTION runyard.group_v1(
+    fn runyard.functions, batch text, OUT size integer, OUT event_id text)
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+    alone CONSTANT integer := (fn.flow->'batch'->>'alone')::integer;
+    ids bigint[];
+BEGIN
+    SELECT array_agg(id ORDER BY id), (array_agg(invocations.event_id ORDER BY id))[1]
+    INTO ids, event_id
+    FROM runyard.invocations
+    WHERE id = ANY (ARRAY(
+            SELECT unnest(invocations) FROM runyard.batches WHERE batches.id = group_v1.batch))
+        AND leader_id IS NULL AND started_at IS NULL AND keys[alone] IS DISTINCT FROM 'true';
+    IF ids IS NULL THEN
+        RETURN;
+    END IF;
+    UPDATE runyard.invocations
+    SET leader_id = ids[1],
+        status = CASE WHEN id = ids[1] THEN status ELSE 'grouped' END,
+        batch_id = CASE WHEN id = ids[1] THEN batch_id END,
+        -- a full batch need not wait for its timeout when it comes back
+        due_at = CASE WHEN id = ids[1] THEN least(due_at, runyard.now_v1()) ELSE due_at END
+    WHERE id = ANY (ids);
+    UPDATE runyard.batches SET invocations = ids[1:1] WHERE batches.id = group_v1.batch;
+    size := 1;
+END $$;
+
 -- What a batch still holds of each concurrency limit when these of its invocations leave it; NULL
--- for nothing. Events that were gathered count as one, and hold it to the end; so do invocations
--- whose function has had other keys since they were claimed. (by functions_pkey, invocations_pkey)
+-- for nothing. Events that were gathered count as one, and hold it to the end, unless they are a
+-- group; so do invocations whose function has had other keys since they were claimed.
+-- (by functions_pkey, invocations_pkey)
 CREATE FUNCTION runyard.slots_without_v1(fn text, slots jsonb, leaving bigint[]) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT jsonb_agg(jsonb_build_object(
@@ -333,7 +373,8 @@ LANGUAGE sql STABLE AS $$
             AS control (scope text, key integer)
         JOIN runyard.invocations ON invocations.id = ANY (leaving)
             AND invocations.generation = functions.generation
-        WHERE functions.name = fn AND NOT functions.flow ? 'batch'
+        WHERE functions.name = fn
+            AND (NOT functions.flow ? 'batch' OR functions.flow->'batch' ? 'together')
         GROUP BY 1, 2
     ) AS freed USING (scope, key)
     WHERE slot.n > coalesce(freed.n, 0)
@@ -344,7 +385,7 @@ $$;
 -- function is paused. Suspects (crashes >= 2) are only taken this way. Returns a row, with size 0
 -- if nothing can be claimed. A call looks at a bounded number of lanes, starting after the one that
 -- was served last; `more` says that nothing could be claimed in those, and others are left.
--- (by functions_pkey, and as rekey_v1, admit_v1, promote_v1, take_from_lanes_v1)
+-- (by functions_pkey, and as rekey_v1, admit_v1, promote_v1, take_from_lanes_v1, group_v1)
 CREATE FUNCTION runyard.claim_from_lanes_v1(
     name text, batch text, most integer, just bigint[] DEFAULT NULL,
     OUT size integer, OUT event_id text, OUT previous_run text, OUT more boolean)
@@ -387,6 +428,11 @@ BEGIN
     PERFORM runyard.promote_v1(fn, 1000);
     SELECT taken.* INTO size, event_id, previous_run, more
     FROM runyard.take_from_lanes_v1(fn, batch, most, just, fresh) AS taken;
+    IF size > 0 AND fn.flow->'batch' ? 'together' THEN
+        SELECT coalesce(made.size, claim_from_lanes_v1.size),
+            coalesce(made.event_id, claim_from_lanes_v1.event_id)
+        INTO size, event_id FROM runyard.group_v1(fn, batch) AS made;
+    END IF;
 END $$;
 
 -- Claims for a function with lanes, unless it is blocked (held_until_v1). Suspects come first, if

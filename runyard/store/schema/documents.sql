@@ -26,13 +26,17 @@ CREATE FUNCTION runyard.no_key_v1() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SE
 -- A value that no event has: for waits that nothing can match.
 CREATE FUNCTION runyard.no_value_v1() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT chr(30) $$;
 
--- A key that is no plain path: an expression (["cel", tree, text]), or a path whose value false
--- counts as none (["unless false", path]).
+-- A key that is no plain path: an expression (["cel", tree, text]), a path whose value false counts
+-- as none (["unless false", path]), or whether a condition is not met (["unless met", tree]), which
+-- an event that meets it does not have.
 CREATE FUNCTION runyard.special_key_v1(document jsonb, key jsonb) RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF key ->> 0 = 'cel' THEN
         RETURN runyard.cel_key_v1(key -> 1, jsonb_build_object('event', document));
+    ELSIF key ->> 0 = 'unless met' THEN
+        RETURN CASE WHEN NOT runyard.cel_met_v1(
+            key -> 1, jsonb_build_object('event', document)) THEN 'true' END;
     END IF;
     RETURN nullif(
         document #> ARRAY(SELECT jsonb_array_elements_text(key -> 1)), 'false') #>> '{}';

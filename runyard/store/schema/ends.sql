@@ -1,9 +1,39 @@
 -- How invocations end, and how they are cancelled, replayed, requeued and run before their time.
 
+-- What to act on in place of these invocations: for each of a group its leader. The locks keep
+-- claims from making groups of them meanwhile. Without groups it costs next to nothing.
+-- (by invocations_pkey, invocations_leader; functions is a small table: scanned)
+CREATE FUNCTION runyard.leaders_v1(ids bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(8290, hashtext('function ' || name)) FROM (
+        SELECT name FROM runyard.functions
+        WHERE flow->'batch' ? 'together' AND EXISTS (
+            SELECT FROM runyard.invocations
+            WHERE id = ANY (ids) AND function = name AND status = 'queued' AND leader_id IS NULL)
+        ORDER BY name
+    ) AS gathering;
+    IF NOT EXISTS (SELECT FROM runyard.invocations WHERE leader_id IS NOT NULL) THEN
+        RETURN ids;
+    END IF;
+    RETURN ARRAY(
+        SELECT DISTINCT coalesce(leader_id, id) FROM runyard.invocations WHERE id = ANY (ids));
+END $$;
+
+-- These invocations with all others of their groups. (by invocations_leader, and as leaders_v1)
+CREATE FUNCTION runyard.with_groups_v1(ids bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    leaders CONSTANT bigint[] := runyard.leaders_v1(ids);
+BEGIN
+    RETURN leaders || ARRAY(
+        SELECT id FROM runyard.invocations WHERE leader_id = ANY (leaders) AND id <> leader_id);
+END $$;
+
 -- Cancels invocations: those that wait end at once, those that run leave their batch at the next
--- step. Returns how many were not final. Batches are locked first, as by everything else that locks
--- both.
--- (by invocations_pkey, batches_pkey)
+-- step. One of a group stands for all of it. Returns how many were not final. Batches are locked
+-- first, as by everything else that locks both.
+-- (by invocations_pkey, batches_pkey, and as leaders_v1)
 CREATE FUNCTION runyard.cancel_v1(ids bigint[], reason text) RETURNS integer
 LANGUAGE plpgsql SET jit = off AS $$
 DECLARE
@@ -11,7 +41,10 @@ DECLARE
         'step', NULL, 'type', 'Cancelled', 'message', reason, 'traceback', '');
     ended integer;
     told integer;
+    led bigint[];
+    told_led bigint[];
 BEGIN
+    ids := runyard.leaders_v1(ids);
     PERFORM FROM runyard.batches
     WHERE id IN (
         SELECT batch_id FROM runyard.invocations
@@ -21,15 +54,19 @@ BEGIN
     WHERE id = ANY (ids)
         AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')
     ORDER BY id FOR UPDATE;
-    UPDATE runyard.invocations
-    SET status = 'cancelled', lane = NULL, error = why, finished_at = runyard.now_v1()
-    WHERE id = ANY (ids) AND status IN ('queued', 'sleeping', 'waiting');
-    GET DIAGNOSTICS ended = ROW_COUNT;
+    WITH cancelled AS (
+        UPDATE runyard.invocations
+        SET status = 'cancelled', lane = NULL, error = why, finished_at = runyard.now_v1()
+        WHERE id = ANY (ids) AND status IN ('queued', 'sleeping', 'waiting')
+        RETURNING id, leader_id
+    )
+    SELECT count(*), array_agg(id) FILTER (WHERE leader_id IS NOT NULL) INTO ended, led
+    FROM cancelled;
     WITH requested AS (  -- those that run are marked
         UPDATE runyard.invocations SET cancel_requested_at = runyard.now_v1(), error = why
         WHERE id = ANY (ids) AND status IN ('claimed', 'running')
             AND cancel_requested_at IS NULL
-        RETURNING id, batch_id
+        RETURNING id, batch_id, leader_id
     ),
     grouped AS (  -- by batch
         SELECT batch_id, array_agg(id) AS ids FROM requested GROUP BY batch_id
@@ -38,31 +75,50 @@ BEGIN
         UPDATE runyard.batches SET cancelled = batches.cancelled || grouped.ids
         FROM grouped WHERE batches.id = grouped.batch_id
     )
-    SELECT count(*) INTO told FROM requested;
-    RETURN ended + told;
+    SELECT count(*), array_agg(id) FILTER (WHERE leader_id IS NOT NULL) INTO told, told_led
+    FROM requested;
+    RETURN ended + told + (
+        SELECT count(*) FROM runyard.invocations
+        WHERE leader_id = ANY (led || told_led) AND id <> leader_id);
 END $$;
 
 -- Runs the events of these invocations again, as new invocations that are not checked against the
--- admission rules a second time; with `keep`, completed steps stay completed. A failure that is
--- replayed is no longer a dead letter. Returns the ids of the new ones.
--- (by invocations_pkey, steps_pkey, functions_pkey)
+-- admission rules a second time; with `keep`, completed steps stay completed. One of a group stands
+-- for all of it, and the new ones are a group again. A failure that is replayed is no longer a dead
+-- letter. Returns the ids of the new ones, those that lead a group first.
+-- (by invocations_pkey, steps_pkey, functions_pkey, and as with_groups_v1)
 CREATE FUNCTION runyard.replay_v1(ids bigint[], keep boolean DEFAULT false)
 RETURNS SETOF bigint LANGUAGE plpgsql SET jit = off AS $$
 DECLARE
     created bigint[];
+    members bigint[];
+    led bigint[];
     woken text;
 BEGIN
-    WITH copies AS (  -- the new invocations
+    ids := runyard.leaders_v1(ids);
+    WITH copies AS (  -- the new invocations; what is run together has a lane of its own for each
         INSERT INTO runyard.invocations (
             event_id, function, priority, keys, lane, generation, replay_of)
         SELECT event_id, function, invocations.priority, keys,
             CASE WHEN keys IS NOT NULL
-                THEN array_to_string(keys[1:(functions.flow->>'lane_keys')::integer], chr(31)) END,
+                THEN array_to_string(keys[1:(functions.flow->>'lane_keys')::integer], chr(31))
+                    || CASE WHEN functions.flow->'batch' ? 'together' THEN chr(30) ELSE '' END END,
             invocations.generation, id
         FROM runyard.invocations JOIN runyard.functions ON functions.name = invocations.function
         WHERE id = ANY (ids) AND status IN ('succeeded', 'failed', 'cancelled', 'skipped')
         ORDER BY id
         RETURNING id, function, replay_of
+    ),
+    followers AS (  -- the others of their groups
+        INSERT INTO runyard.invocations (
+            event_id, function, status, priority, keys, generation, leader_id, replay_of)
+        SELECT former.event_id, former.function, 'grouped', former.priority, former.keys,
+            former.generation, copies.id, former.id
+        FROM copies
+        JOIN runyard.invocations AS former
+            ON former.leader_id = copies.replay_of AND former.id <> former.leader_id
+        ORDER BY copies.id, former.id
+        RETURNING id, leader_id
     ),
     dismissed AS (  -- the failures that they replay
         UPDATE runyard.invocations SET dismissed_at = runyard.now_v1()
@@ -80,16 +136,38 @@ BEGIN
         WHERE keep
         ORDER BY steps.number
     )
-    SELECT array_agg(id), string_agg(DISTINCT function, ',') INTO created, woken FROM copies;
+    SELECT array_agg(id), string_agg(DISTINCT function, ','),
+        (SELECT array_agg(id ORDER BY id) FROM followers),
+        array_agg(id) FILTER (WHERE id IN (SELECT leader_id FROM followers) OR function IN (
+            SELECT name FROM runyard.functions WHERE flow->'batch' ? 'together'))
+    INTO created, woken, members, led FROM copies;
+    IF led IS NOT NULL THEN
+        UPDATE runyard.invocations SET leader_id = id WHERE id = ANY (led);
+        UPDATE runyard.invocations AS followers SET dismissed_at = leaders.dismissed_at
+        FROM runyard.invocations AS leaders
+        WHERE leaders.id = ANY (ids) AND followers.leader_id = leaders.id
+            AND followers.status = 'failed' AND followers.dismissed_at IS NULL
+            AND followers.id <> leaders.id;
+    END IF;
     IF created IS NOT NULL THEN
         PERFORM runyard.wake_v1(woken);
     END IF;
-    RETURN QUERY SELECT unnest(created);
+    RETURN QUERY SELECT unnest(created || members);
 END $$;
 
 -- Requeues what failed, was cancelled, or waits for another attempt; the end that is taken back
--- becomes a run segment. Returns the ids that are due now. (by invocations_pkey)
-CREATE FUNCTION runyard.requeue_v1(ids bigint[]) RETURNS SETOF bigint LANGUAGE sql AS $$
+-- becomes a run segment. One of a group stands for all of it. Returns the ids that are due now.
+-- (by invocations_pkey, invocations_leader, and as leaders_v1)
+CREATE FUNCTION runyard.requeue_v1(ids bigint[]) RETURNS SETOF bigint
+LANGUAGE plpgsql SET jit = off AS $$
+BEGIN
+    ids := runyard.leaders_v1(ids);
+    UPDATE runyard.invocations AS followers
+    SET status = 'grouped', finished_at = NULL, error = NULL, dismissed_at = NULL
+    FROM runyard.invocations AS leaders
+    WHERE leaders.id = ANY (ids) AND leaders.status IN ('failed', 'cancelled')
+        AND followers.leader_id = leaders.id AND followers.id <> leaders.id;
+    RETURN QUERY
     WITH ended AS (  -- the run segments
         INSERT INTO runyard.run_segments (invocation_id, run_id, status, error, ended_at)
         SELECT id, run_id, status, error, finished_at FROM runyard.invocations
@@ -105,18 +183,21 @@ CREATE FUNCTION runyard.requeue_v1(ids bigint[]) RETURNS SETOF bigint LANGUAGE s
     FROM runyard.functions
     WHERE id = ANY (ids) AND functions.name = invocations.function
         AND status IN ('queued', 'failed', 'cancelled')
-    RETURNING id
-$$;
+    RETURNING id;
+END $$;
 
--- Makes what is queued for later due now, and wakes what sleeps; limits still apply. Returns the
--- ids of those that had time left to wait. (by invocations_pkey, waits_invocation_id_step_key)
+-- Makes what is queued for later due now, and wakes what sleeps; limits still apply. One of a group
+-- stands for all of it. Returns the ids of those that had time left to wait.
+-- (by invocations_pkey, waits_invocation_id_step_key, and as leaders_v1)
 CREATE FUNCTION runyard.run_now_v1(ids bigint[]) RETURNS SETOF bigint
 LANGUAGE plpgsql SET jit = off AS $$
 DECLARE
+    named CONSTANT bigint[] := ids;
     due_now bigint[];
     woken text;
 BEGIN
     PERFORM runyard.lock_waits_v1();
+    ids := runyard.leaders_v1(ids);
     PERFORM FROM runyard.invocations
     WHERE id = ANY (ids) AND status IN ('queued', 'sleeping', 'waiting')
     ORDER BY id FOR UPDATE;
@@ -137,7 +218,8 @@ BEGIN
     IF due_now IS NOT NULL THEN
         PERFORM runyard.wake_v1(woken);
     END IF;
-    RETURN QUERY SELECT unnest(due_now);
+    RETURN QUERY SELECT id FROM runyard.invocations
+    WHERE id = ANY (named) AND coalesce(leader_id, id) = ANY (due_now);
 END $$;
 
 -- Applies what this transaction has requested, at once (the requests of others are not visible to
@@ -204,7 +286,7 @@ RETURNS boolean LANGUAGE sql AS $$
         INSERT INTO runyard.requests (invocation, action, reason)
         SELECT id, 'cancel', cancel.reason FROM runyard.invocations
         WHERE id = cancel.invocation
-            AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting')
+            AND status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped')
         RETURNING id
     )
     SELECT EXISTS (SELECT FROM requested)
@@ -214,7 +296,10 @@ CREATE FUNCTION runyard.run_now(invocation bigint) RETURNS boolean LANGUAGE sql 
     WITH requested AS (  -- applied when the transaction commits
         INSERT INTO runyard.requests (invocation, action)
         SELECT id, 'run now' FROM runyard.invocations
-        WHERE id = run_now.invocation AND due_at > runyard.now_v1()
+        WHERE id = (
+                SELECT coalesce(leader_id, id) FROM runyard.invocations
+                WHERE id = run_now.invocation)
+            AND due_at > runyard.now_v1()
             AND (status = 'queued' OR (status IN ('sleeping', 'waiting') AND EXISTS (
                 SELECT FROM runyard.waits
                 WHERE invocation_id = invocations.id AND kind = 'sleep' AND resolved_at IS NULL)))
@@ -227,7 +312,8 @@ CREATE FUNCTION runyard.dismiss(invocation bigint) RETURNS boolean
 LANGUAGE plpgsql SET jit = off AS $$
 BEGIN
     UPDATE runyard.invocations SET dismissed_at = runyard.now_v1()
-    WHERE id = invocation AND status = 'failed' AND dismissed_at IS NULL;
+    WHERE id = ANY (runyard.with_groups_v1(ARRAY[invocation]))
+        AND status = 'failed' AND dismissed_at IS NULL;
     RETURN FOUND;
 END $$;
 
@@ -247,8 +333,28 @@ CREATE FUNCTION runyard.heard_ends_v1() RETURNS text[] LANGUAGE sql STABLE AS $$
         SELECT FROM runyard.waits WHERE waits.event = names.name AND resolved_at IS NULL)
 $$;
 
+-- An event as Inngest shows it.
+CREATE FUNCTION runyard.inngest_event_v1(event runyard.events) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object('v', event.v)) || jsonb_build_object(
+        'id', event.id, 'name', CASE
+            WHEN event.name = 'runyard/function.invoked'
+                THEN 'inngest/function.invoked' ELSE event.name END,
+        'data', event.data, 'user', coalesce(event."user", '{}'),
+        'ts', floor(extract(epoch FROM event.ts) * 1000)::bigint)
+$$;
+
+-- The events of a group, in the order in which they came. (by invocations_leader, events_pkey)
+CREATE FUNCTION runyard.inngest_events_v1(leader bigint) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_agg(
+        runyard.inngest_event_v1((
+            SELECT events FROM runyard.events WHERE events.id = invocations.event_id))
+        ORDER BY invocations.id)
+    FROM runyard.invocations WHERE leader_id = leader
+$$;
+
 -- Tells of one end as Inngest does: `function_id` is the id of an application's function, and the
--- name of any other. (by app_functions_pkey)
+-- name of any other. (by app_functions_pkey, and as inngest_events_v1)
 CREATE FUNCTION runyard.end_data_v1(ended runyard.invocations, event jsonb) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object(
@@ -257,7 +363,8 @@ LANGUAGE sql STABLE AS $$
             ended.function),
         'run_id', runyard.run_id_v1(ended.id, ended.created_at),
         'event', event,
-        'events', jsonb_build_array(event),
+        'events', coalesce(
+            runyard.inngest_events_v1(ended.leader_id), jsonb_build_array(event)),
         '_inngest', jsonb_build_object('status', CASE ended.status
             WHEN 'succeeded' THEN 'Completed' WHEN 'failed' THEN 'Failed' ELSE 'Cancelled' END))
         || CASE WHEN ended.status = 'succeeded'
@@ -273,10 +380,11 @@ LANGUAGE sql STABLE AS $$
             ELSE '{}' END
 $$;
 
--- Runs at every end of an invocation, whoever writes it: its waits are deleted, and internal events
--- announce it if anybody listens. What internal events start announces nothing in turn, so that no
+-- Runs at every end of an invocation, whoever writes it: its waits are deleted, its group ends with
+-- it, and internal events announce it if anybody listens: once for a group. What internal events start announces nothing in turn, so that no
 -- function can run in a loop on ends.
--- (by waits_event, waits_invocation_id_step_key, events_pkey, and as heard_ends_v1 and end_data_v1)
+-- (by waits_event, waits_invocation_id_step_key, events_pkey, invocations_leader, and as
+-- heard_ends_v1 and end_data_v1)
 CREATE FUNCTION runyard.ended_v1() RETURNS trigger
 LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
@@ -297,28 +405,43 @@ BEGIN
             FOR UPDATE OF waits SKIP LOCKED
         );
     END IF;
+    -- The end of a leader is that of its group.
+    IF EXISTS (
+        SELECT FROM changed
+        WHERE leader_id = id AND status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+    ) THEN
+        UPDATE runyard.invocations AS followers
+        SET status = leaders.status, error = leaders.error, attempt = leaders.attempt,
+            run_id = leaders.run_id, started_at = leaders.started_at,
+            finished_at = leaders.finished_at
+        FROM changed AS leaders
+        WHERE leaders.leader_id = leaders.id
+            AND leaders.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+            AND followers.leader_id = leaders.id AND followers.status = 'grouped';
+    END IF;
     inngest := runyard.heard_ends_v1();
     IF inngest IS NOT NULL THEN
         INSERT INTO runyard.events (id, name, data, source)
         SELECT
             -- Once for each run that fails.
-            CASE WHEN told.name = 'inngest/function.failed'
+            CASE WHEN told.name = 'inngest/function.failed' AND subject.is_first
                 THEN runyard.run_id_v1(ended.id, ended.created_at) ELSE runyard.ulid_v1() END,
             told.name,
-            runyard.end_data_v1(
-                ended.row,
-                jsonb_strip_nulls(jsonb_build_object('v', events.v)) || jsonb_build_object(
-                    'id', events.id, 'name', CASE
-                        WHEN events.name = 'runyard/function.invoked'
-                            THEN 'inngest/function.invoked' ELSE events.name END,
-                    'data', events.data, 'user', coalesce(events."user", '{}'),
-                    'ts', floor(extract(epoch FROM events.ts) * 1000)::bigint)),
+            runyard.end_data_v1(ended.row, runyard.inngest_event_v1(events)),
             'engine'
         FROM (SELECT changed.id, changed.created_at, changed.status, changed.event_id,
-                changed::runyard.invocations AS row FROM changed) AS ended
+                changed.leader_id, changed::runyard.invocations AS row FROM changed) AS ended
         JOIN former ON former.id = ended.id
             AND former.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')
-        JOIN runyard.events ON events.id = ended.event_id
+        -- of a group once, and for each other event that a function is called with
+        CROSS JOIN LATERAL (
+            SELECT ended.event_id AS id, true AS is_first
+            UNION ALL
+            SELECT followers.event_id, false FROM runyard.invocations AS followers
+            WHERE followers.leader_id = ended.leader_id AND followers.id <> ended.id
+        ) AS subject
+        JOIN runyard.events ON events.id = subject.id
+            AND (subject.is_first OR events.data->'_inngest' ? 'correlation_id')
         CROSS JOIN LATERAL (VALUES
             ('inngest/function.finished', true),
             ('inngest/function.failed', ended.status = 'failed'),
@@ -326,6 +449,7 @@ BEGIN
         ) AS told (name, applies)
         WHERE ended.status IN ('succeeded', 'failed', 'cancelled') AND told.applies
             AND told.name = ANY (inngest)
+            AND (ended.leader_id IS NULL OR ended.leader_id = ended.id)
             AND events.name NOT LIKE 'inngest/function.%'
             AND (events.name NOT LIKE 'runyard/function.%'
                 OR events.name IN ('runyard/function.invoked', 'runyard/function.scheduled'))
@@ -345,7 +469,10 @@ BEGIN
         jsonb_build_object(
             'function', ended.function, 'invocation', ended.id, 'event_id', ended.event_id,
             'status', ended.status, 'attempts', ended.attempt, 'run_id', ended.run_id,
-            'output', ended.output, 'error', ended.error,
+            'output', CASE
+                WHEN ended.leader_id <> ended.id THEN runyard.output_of_v1(ended.leader_id)
+                ELSE ended.output END,
+            'error', ended.error,
             'event', jsonb_build_object(
                 'id', events.id, 'name', events.name, 'data', events.data, 'user', events."user",
                 'v', events.v, 'ts', floor(extract(epoch FROM events.ts) * 1000)::bigint)),
@@ -360,7 +487,8 @@ BEGIN
         ('runyard/function.cancelled', ended.status = 'cancelled')
     ) AS told (name, applies)
     WHERE ended.status IN ('succeeded', 'failed', 'cancelled', 'skipped') AND told.applies AND (
-        (heard AND ended.status <> 'skipped' AND (
+        (heard AND ended.status <> 'skipped'
+            AND (ended.leader_id IS NULL OR ended.leader_id = ended.id) AND (
             events.name NOT LIKE 'runyard/function.%'
             OR events.name = 'runyard/function.invoked'))
         OR (told.name = 'runyard/function.finished' AND EXISTS (

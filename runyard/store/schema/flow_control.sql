@@ -235,18 +235,24 @@ BEGIN
     RETURN ids;
 END $$;
 
--- Writes that invocations are admitted; what is due goes to its lane. (by invocations_pkey)
+-- Writes that invocations are admitted; what is due goes to its lane, in which events are gathered
+-- until the timeout of their batch. (by invocations_pkey)
 CREATE FUNCTION runyard.enqueue_v1(fn runyard.functions, ids bigint[]) RETURNS void
 LANGUAGE sql AS $$
     UPDATE runyard.invocations SET admitted = true,
+        due_at = CASE
+            WHEN fn.flow ? 'batch'
+                AND keys[(fn.flow->'batch'->>'alone')::integer] IS DISTINCT FROM 'true'
+            THEN due_at + make_interval(secs => (fn.flow->'batch'->>'timeout')::float8)
+            ELSE due_at END,
         lane = CASE WHEN due_at <= runyard.now_v1() AND NOT fn.flow ? 'singleton'
             THEN array_to_string(keys[1:(fn.flow->>'lane_keys')::integer], chr(31)) END
     WHERE id = ANY (ids) AND status = 'queued'
 $$;
 
 -- Moves what has become due to its lane. What has been started before has a separate lane, marked
--- with one character 30, because a throttle only counts starts; suspects have another, marked
--- twice.
+-- with one character 30, because a throttle only counts starts; so have groups, which nothing joins
+-- any more. Suspects have another, marked twice.
 -- (by invocations_delayed)
 CREATE FUNCTION runyard.promote_v1(fn runyard.functions, most integer) RETURNS void
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan SET jit = off AS $$
@@ -269,7 +275,7 @@ BEGIN
     IF ids IS NOT NULL THEN
         UPDATE runyard.invocations SET
             lane = array_to_string(keys[1:(fn.flow->>'lane_keys')::integer], chr(31)) || CASE
-                WHEN started_at IS NULL THEN ''
+                WHEN started_at IS NULL AND leader_id IS NULL THEN ''
                 WHEN crashes < 2 THEN chr(30)
                 ELSE chr(30) || chr(30) END
         WHERE id = ANY (ids) AND status IN ('queued', 'sleeping', 'waiting');
@@ -344,7 +350,9 @@ BEGIN
                 AND (invocations.admitted OR NOT fn.needs_admission)
                 AND (started_at IS NOT NULL OR replay_of IS NOT NULL OR NOT fn.flow ? 'singleton')
             THEN array_to_string(present.keys[1:(fn.flow->>'lane_keys')::integer], chr(31))
-                || CASE WHEN started_at IS NULL THEN '' ELSE chr(30) END END
+                || CASE
+                    WHEN started_at IS NULL AND leader_id IS NULL THEN ''
+                    ELSE chr(30) END END
     FROM runyard.events, LATERAL (
         SELECT CASE WHEN fn.uses_lanes THEN runyard.keys_v1(
             runyard.document_v1(

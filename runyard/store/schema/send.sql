@@ -21,7 +21,8 @@ DECLARE
 BEGIN
     WITH matches AS (  -- each event with each function it is for
         SELECT arrived.*, functions.name AS function, functions.flow, functions.key_paths,
-            functions.uses_lanes, functions.needs_admission, functions.generation,
+            functions.flow->'batch' AS batch, functions.uses_lanes, functions.needs_admission,
+            functions.generation,
             functions.priority AS base, greatest(arrived.ts, runyard.now_v1()) AS due
         FROM arrived
         JOIN runyard.functions ON functions.active AND CASE
@@ -57,9 +58,7 @@ BEGIN
                 THEN runyard.priority_v1(
                     runyard.document_v1(id, name, data, "user", v, ts), flow->'priority')
                 ELSE base END,
-            due + CASE WHEN flow ? 'batch'
-                THEN make_interval(secs => (flow->'batch'->>'timeout')::float8)
-                ELSE interval '0' END,
+            CASE WHEN needs_admission THEN due ELSE due + gathering END,
             keys,
             CASE WHEN uses_lanes AND NOT needs_admission AND NOT flow ? 'singleton'
                     AND due <= runyard.now_v1()
@@ -67,8 +66,15 @@ BEGIN
             NOT needs_admission, generation,
             CASE WHEN due <= runyard.now_v1() THEN pg_current_snapshot() END,
             CASE WHEN flow ? 'start_timeout'
-                THEN due + make_interval(secs => (flow->>'start_timeout')::float8) END
-        FROM keyed
+                THEN due + make_interval(secs => (flow->>'start_timeout')::float8)
+                    + CASE WHEN batch ? 'together' THEN gathering ELSE interval '0' END END
+        FROM keyed CROSS JOIN LATERAL (
+            SELECT CASE
+                WHEN batch IS NOT NULL
+                    AND keys[(batch->>'alone')::integer] IS DISTINCT FROM 'true'
+                THEN make_interval(secs => (batch->>'timeout')::float8)
+                ELSE interval '0' END AS gathering
+        ) AS waits
         RETURNING id, event_id, function
     ),
     cancel_waits AS (  -- a wait for each event that would cancel them (cancel_on)

@@ -148,7 +148,7 @@ CREATE TABLE runyard.invocations (
     event_id    text NOT NULL,
     function    text NOT NULL,
     status      text NOT NULL DEFAULT 'queued' CHECK (status IN (
-        'queued', 'claimed', 'running', 'sleeping', 'waiting',
+        'queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped',
         'succeeded', 'failed', 'cancelled', 'skipped')),
     attempt     smallint NOT NULL DEFAULT 0,
     crashes     smallint NOT NULL DEFAULT 0,
@@ -157,6 +157,7 @@ CREATE TABLE runyard.invocations (
     due_at      timestamptz NOT NULL DEFAULT runyard.now_v1(),
     keys        text[],
     generation  integer NOT NULL DEFAULT 1,
+    dispatch    integer NOT NULL DEFAULT 0,
     lane        text COLLATE "C",
     admitted    boolean NOT NULL DEFAULT true,
     batch_id    text,
@@ -164,6 +165,7 @@ CREATE TABLE runyard.invocations (
     output      jsonb,
     error       jsonb,
     replay_of   bigint,
+    leader_id   bigint,
     since       pg_snapshot,
     created_at  timestamptz NOT NULL DEFAULT runyard.now_v1(),
     started_at  timestamptz,
@@ -189,11 +191,18 @@ COMMENT ON COLUMN runyard.invocations.keys IS
 COMMENT ON COLUMN runyard.invocations.generation IS
     'The generation of its function that its keys were made for: a sender whose transaction began '
     'before a deploy makes the keys of the previous code.';
+COMMENT ON COLUMN runyard.invocations.dispatch IS
+    'Counts the runs that have begun to work on it, and the further calls of its application in the '
+    'same run: what an earlier one sends late is refused.';
 COMMENT ON COLUMN runyard.invocations.lane IS
     'Set while it is due and waits for the turn of its lane.';
 COMMENT ON COLUMN runyard.invocations.admitted IS
     'False until the admission rules of its function (idempotency, rate limit, debounce) have been '
     'applied to it.';
+COMMENT ON COLUMN runyard.invocations.leader_id IS
+    'The invocation whose run has the events of both, for a function that takes a batch of events '
+    'together. A leader leads itself; the others are `grouped` until it ends, and end as it does. '
+    'Only the leader is claimed, has steps, and holds the output.';
 COMMENT ON COLUMN runyard.invocations.since IS
     'What was committed when its event was sent, or when its current run segment began: later '
     'events count for the waits it registers.';
@@ -202,7 +211,14 @@ COMMENT ON COLUMN runyard.invocations.expires_at IS
 COMMENT ON COLUMN runyard.invocations.dismissed_at IS
     'When a failure was dismissed or replayed; until then it is a dead letter.';
 
+-- What an invocation has come to: a leader, for the others of its group. (by invocations_pkey)
+CREATE FUNCTION runyard.output_of_v1(invocation bigint) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT output FROM runyard.invocations WHERE id = invocation
+$$;
+
 CREATE INDEX invocations_event ON runyard.invocations (event_id);
+CREATE INDEX invocations_leader ON runyard.invocations (leader_id, id)
+    WHERE leader_id IS NOT NULL;
 CREATE INDEX invocations_function ON runyard.invocations (function, created_at, id);
 CREATE INDEX invocations_failed ON runyard.invocations (function, id)
     WHERE status = 'failed' AND dismissed_at IS NULL;
@@ -276,6 +292,7 @@ CREATE TABLE runyard.steps (
     started_at    timestamptz NOT NULL,
     finished_at   timestamptz NOT NULL,
     number        bigint NOT NULL DEFAULT nextval('runyard.steps_number'),
+    dispatch      integer,
     PRIMARY KEY (invocation_id, step)
 );
 ALTER SEQUENCE runyard.steps_number OWNED BY runyard.steps.number;
@@ -286,6 +303,9 @@ COMMENT ON COLUMN runyard.steps.tries IS
     'How often this step was tried for this invocation.';
 COMMENT ON COLUMN runyard.steps.number IS
     'The order in which results were recorded.';
+COMMENT ON COLUMN runyard.steps.dispatch IS
+    'In which dispatch of the invocation its application recorded it, during a call. NULL for what '
+    'came with the answer, and for functions of the project''s code.';
 
 CREATE TABLE runyard.progress (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -299,6 +319,21 @@ CREATE TABLE runyard.progress (
 COMMENT ON TABLE runyard.progress IS
     'The progress that steps report while they run.';
 CREATE INDEX progress_invocation ON runyard.progress (invocation_id, id);
+
+-- Messages are kept for seconds: nothing is lost by a crash that would not be lost anyway.
+CREATE UNLOGGED TABLE runyard.messages (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    channel text NOT NULL,
+    topic   text NOT NULL,
+    message text NOT NULL,
+    at      timestamptz NOT NULL DEFAULT runyard.now_v1(),
+    xid     xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+COMMENT ON TABLE runyard.messages IS
+    'What applications have published to channels, until all web processes have read it.';
+COMMENT ON COLUMN runyard.messages.message IS
+    'JSON as subscribers get it. Not jsonb, which cannot store every text.';
+CREATE INDEX messages_xid ON runyard.messages (xid);
 
 -- A lease is valid from the time at which it is written, not from the start of its transaction.
 -- Pages keep room for the versions that heartbeats make, which then stay out of the indexes.
@@ -382,8 +417,9 @@ CREATE TABLE runyard.waits (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     invocation_id bigint NOT NULL,
     step          text NOT NULL,
-    kind          text NOT NULL CHECK (kind IN ('sleep', 'event', 'invoke', 'cancel')),
+    kind          text NOT NULL CHECK (kind IN ('sleep', 'event', 'invoke', 'cancel', 'signal')),
     event         text,
+    signal        text,
     match_paths   jsonb NOT NULL DEFAULT '[]',
     match_value   text NOT NULL DEFAULT '',
     filter        jsonpath,
@@ -399,8 +435,10 @@ CREATE TABLE runyard.waits (
     UNIQUE (invocation_id, step)
 );
 COMMENT ON TABLE runyard.waits IS
-    'What an invocation waits for: a time, an event, another function, or (kind cancel) the event '
-    'that cancels it.';
+    'What an invocation waits for: a time, an event, another function, a signal, or (kind cancel) '
+    'the event that cancels it.';
+COMMENT ON COLUMN runyard.waits.signal IS
+    'The signal that resolves it; NULL if another wait for the signal has taken its place.';
 COMMENT ON COLUMN runyard.waits.match_paths IS
     'The paths in the awaited event that are compared; match_value is what they must hold.';
 COMMENT ON COLUMN runyard.waits.condition IS
@@ -413,6 +451,9 @@ COMMENT ON COLUMN runyard.waits.own_event IS
     'transaction (own_event_xid) sent before it resolves the wait.';
 CREATE INDEX waits_event ON runyard.waits (event, match_paths, match_value)
     WHERE event IS NOT NULL AND resolved_at IS NULL;
+-- A signal goes to one wait.
+CREATE UNIQUE INDEX waits_signal ON runyard.waits (signal)
+    WHERE signal IS NOT NULL AND resolved_at IS NULL;
 
 CREATE TABLE runyard.watermark (snapshot pg_snapshot NOT NULL);
 COMMENT ON TABLE runyard.watermark IS

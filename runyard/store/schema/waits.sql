@@ -67,6 +67,30 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Makes suspended invocations due at once, for a wait of each is over. (by invocations_pkey)
+CREATE FUNCTION runyard.resume_v1(resumed bigint[]) RETURNS void LANGUAGE plpgsql
+SET jit = off AS $$
+DECLARE
+    woken text;
+BEGIN
+    IF resumed IS NULL THEN
+        RETURN;
+    END IF;
+    WITH suspended AS (  -- locked by id, as everywhere
+        SELECT id FROM runyard.invocations
+        WHERE id = ANY (resumed) AND status IN ('sleeping', 'waiting') AND lane IS NULL
+        ORDER BY id FOR UPDATE
+    ),
+    due AS (  -- they are due at once
+        UPDATE runyard.invocations SET due_at = least(due_at, runyard.now_v1())
+        FROM suspended WHERE invocations.id = suspended.id RETURNING function
+    )
+    SELECT string_agg(DISTINCT function, ',') INTO woken FROM due;
+    IF woken IS NOT NULL THEN
+        PERFORM runyard.wake_v1(woken);
+    END IF;
+END $$;
+
 -- Matches events with waits, under the lock: for given invocations all events since each wait began
 -- to count, otherwise (NULL) the events committed since the last call. The first event that fits
 -- resolves a wait. Returns how many were resolved. The value that events and waits are compared by
@@ -80,7 +104,6 @@ DECLARE
     before pg_snapshot;
     cancels bigint[];
     resumed bigint[];
-    woken text;
 BEGIN
     SELECT snapshot INTO before FROM runyard.watermark;
     WITH RECURSIVE names AS (  -- the event names that open waits are for
@@ -175,31 +198,78 @@ BEGIN
     SELECT array_agg(invocation_id) FILTER (WHERE kind = 'cancel'),
         array_agg(invocation_id) FILTER (WHERE kind <> 'cancel')
     INTO cancels, resumed FROM resolved;
-    IF resumed IS NOT NULL THEN
-        WITH suspended AS (  -- locked by id, as everywhere
-            SELECT id FROM runyard.invocations
-            WHERE id = ANY (resumed) AND status IN ('sleeping', 'waiting') AND lane IS NULL
-            ORDER BY id FOR UPDATE
-        ),
-        due AS (  -- they are due at once
-            UPDATE runyard.invocations SET due_at = least(due_at, runyard.now_v1())
-            FROM suspended WHERE invocations.id = suspended.id RETURNING function
-        )
-        SELECT string_agg(DISTINCT function, ',') INTO woken FROM due;
-        IF woken IS NOT NULL THEN
-            PERFORM runyard.wake_v1(woken);
-        END IF;
-    END IF;
+    PERFORM runyard.resume_v1(resumed);
     IF cancels IS NOT NULL THEN
         PERFORM runyard.cancel_v1(cancels, 'cancelled by an event');
     END IF;
     RETURN coalesce(cardinality(cancels), 0) + coalesce(cardinality(resumed), 0);
 END $$;
 
+-- Registers the waits for signals among what `wait_v1` takes, under the lock. An element of the kind
+-- signal has: signal, replaces. If somebody waits for the signal already, the new wait takes the
+-- place of the other, which then lasts until its timeout (replaces), or is over at once, with a
+-- result that says so. (by waits_invocation_id_step_key, waits_signal, invocations_pkey)
+CREATE FUNCTION runyard.wait_for_signals_v1(entries jsonb) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    entry record;
+    is_taken boolean;
+BEGIN
+    FOR entry IN
+        SELECT wanted.* FROM jsonb_to_recordset(entries) AS wanted (
+            invocation bigint, step text, kind text, seconds float8, until float8, signal text,
+            replaces boolean)
+        JOIN runyard.invocations ON invocations.id = wanted.invocation
+        WHERE wanted.kind = 'signal' AND NOT EXISTS (
+            SELECT FROM runyard.waits
+            WHERE waits.invocation_id = wanted.invocation AND waits.step = wanted.step)
+    LOOP
+        UPDATE runyard.waits SET signal = NULL
+        WHERE waits.signal = entry.signal AND resolved_at IS NULL
+            AND (entry.replaces OR expires_at <= runyard.now_v1() OR NOT EXISTS (
+                SELECT FROM runyard.invocations
+                WHERE invocations.id = waits.invocation_id
+                    AND status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')));
+        is_taken := EXISTS (
+            SELECT FROM runyard.waits WHERE waits.signal = entry.signal AND resolved_at IS NULL);
+        INSERT INTO runyard.waits (
+            invocation_id, step, kind, signal, expires_at, resolved_at, result)
+        VALUES (
+            entry.invocation, entry.step, 'signal', entry.signal,
+            coalesce(
+                to_timestamp(entry.until),
+                runyard.now_v1() + make_interval(secs => entry.seconds)),
+            CASE WHEN is_taken THEN runyard.now_v1() END,
+            CASE WHEN is_taken THEN '{"is_taken": true}'::jsonb END);
+    END LOOP;
+END $$;
+
+-- Resolves the wait for a signal, and returns its invocation; NULL if nobody waits for it.
+-- (by waits_signal, invocations_pkey)
+CREATE FUNCTION runyard.send_signal_v1(sent text, data jsonb) RETURNS bigint LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    waiting bigint;
+BEGIN
+    PERFORM runyard.lock_waits_v1();
+    UPDATE runyard.waits SET resolved_at = runyard.now_v1(),
+        result = jsonb_build_object('signal', sent, 'data', data)
+    FROM runyard.invocations
+    WHERE waits.signal = sent AND waits.resolved_at IS NULL
+        AND waits.expires_at > runyard.now_v1()
+        AND invocations.id = waits.invocation_id
+        AND invocations.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')
+    RETURNING waits.invocation_id INTO waiting;
+    IF waiting IS NOT NULL THEN
+        PERFORM runyard.resume_v1(ARRAY[waiting]);
+    END IF;
+    RETURN waiting;
+END $$;
+
 -- Registers what invocations of a running batch wait for, each once, and returns how each wait
 -- stands. An element has: invocation, step, kind, seconds or until (epoch seconds), event, match_paths,
 -- match_values (the values at these paths), unmatchable (true if one of the values is missing, so
--- that nothing can match), filter, condition. An event that came after the invocation's own event, or (if it
+-- that nothing can match), filter, condition; for signals see wait_for_signals_v1. An event that came after the invocation's own event, or (if it
 -- has waited before) after the start of the current run, resolves the wait at once.
 -- (by waits_invocation_id_step_key, events_name, events_pkey, invocations_pkey)
 CREATE FUNCTION runyard.wait_v1(entries jsonb)
@@ -214,6 +284,7 @@ DECLARE
         SELECT DISTINCT element->>'step' FROM jsonb_array_elements(entries) AS element);
 BEGIN
     PERFORM runyard.lock_waits_v1();
+    PERFORM runyard.wait_for_signals_v1(entries);
     UPDATE runyard.watermark SET snapshot = pg_current_snapshot()
     WHERE NOT EXISTS (SELECT FROM runyard.waits WHERE event IS NOT NULL AND resolved_at IS NULL);
     INSERT INTO runyard.waits (
@@ -234,6 +305,7 @@ BEGIN
     JOIN runyard.invocations ON invocations.id = entry.invocation
     LEFT JOIN runyard.events AS own
         ON own.id = invocations.event_id AND own.name = entry.event
+    WHERE entry.kind <> 'signal'
     ON CONFLICT ON CONSTRAINT waits_invocation_id_step_key DO NOTHING;
     PERFORM runyard.match_v1(invocations, steps);
     RETURN QUERY
@@ -272,6 +344,7 @@ BEGIN
     UPDATE runyard.events SET xid = '3'
     WHERE xid >= pg_snapshot_xmax(present) AND xid <> pg_current_xact_id();
     UPDATE runyard.progress SET xid = '3' WHERE xid >= pg_snapshot_xmax(present);
+    DELETE FROM runyard.messages WHERE xid >= pg_snapshot_xmax(present);
     UPDATE runyard.waits SET since = present, xid = '3'
     WHERE resolved_at IS NULL AND (
         pg_snapshot_xmax(since) > pg_snapshot_xmax(present) OR xid >= pg_snapshot_xmax(present));
