@@ -17,6 +17,9 @@ from tests.conftest import ROOT
 from tests.ports import free_port
 
 SDKS = ROOT / "tests" / "sdks"
+PYTHON = "python"
+JAVASCRIPT_VERSIONS = ["4.24.0", "3.54.2"]
+SDK_VERSIONS = [PYTHON, *JAVASCRIPT_VERSIONS]
 _BINARIES = Path(sys.executable).parent
 
 
@@ -79,16 +82,12 @@ class SdkApp:
         """Serve these functions in place of any others: `name:event`, or with `:expression`."""
         self._start("registering", *functions)
 
-    def work(self) -> None:
-        """Serve the functions of `working.py` or `working.mjs`."""
-        self._start("working")
-
     def count(self, ledger: Path) -> None:
         """Serve the function of `counting.py`, which notes its steps in a file."""
         self._start("counting", str(ledger))
 
     def run(self, script: str) -> None:
-        """Serve the functions of another script."""
+        """Serve the functions of a script, `script.py` or `script.mjs`."""
         self._start(script)
 
     def ledger(self) -> list[Any]:

@@ -5,15 +5,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from runyard import clock
 from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.settings import settings
+from runyard.store import database
 from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
 from tests.ports import free_port
-from tests.sdk_apps import install_javascript
+from tests.sdk_apps import PYTHON, SDK_VERSIONS, SdkApp, install_javascript
 from tests.web_process import WebProcess, published, web_in_development
 
 SIGNING_SECRET = "whsec_c2lnbmluZy1zZWNyZXQtb2YtdGhlLXRlc3Rz"
@@ -110,3 +113,40 @@ def javascript(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return folders[version]
 
     return install
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Test an application with every SDK, or with those that the module or the test names."""
+    named = [marker.args[0] for marker in metafunc.definition.iter_markers("parametrize")]
+    if "serving" in metafunc.fixturenames and "serving" not in named:
+        versions = getattr(metafunc.module, "VERSIONS", SDK_VERSIONS)
+        metafunc.parametrize("serving", versions, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def serving(
+    request: pytest.FixtureRequest,
+    developing: str,
+    javascript: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[SdkApp]:
+    """An application `shop` that serves the functions of the module's `SCRIPT`."""
+    folder = None if request.param == PYTHON else javascript(request.param)
+    log = tmp_path_factory.mktemp("app") / "log"
+    variables: dict[str, str] = getattr(request.module, "VARIABLES", {})
+    made = SdkApp("shop", folder, log, INNGEST_DEV=developing, **variables)
+    made.run(request.module.SCRIPT)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def app(serving: SdkApp, functions: dict[str, Function]) -> Iterator[SdkApp]:
+    """The application, registered, with an empty ledger."""
+    with database.connection() as connection:
+        connection.execute("TRUNCATE runyard.apps, runyard.app_functions")
+        connection.execute("DELETE FROM runyard.functions WHERE location LIKE 'app %'")
+    httpx.put(serving.url, json={"url": serving.url}, timeout=30)
+    serving.clear()
+    yield serving
+    clock.freeze(None)

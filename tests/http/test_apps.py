@@ -15,12 +15,12 @@ from runyard.apps.run_ids import run_id
 from runyard.store import database
 from tests.conftest import ROOT, wait_until
 from tests.ports import free_port
-from tests.sdk_apps import SdkApp
+from tests.sdk_apps import PYTHON, SDK_VERSIONS, SdkApp
 from tests.tables import rows
 from tests.web_process import web_in_development
 
 
-@pytest.fixture(params=["python", "4.24.0", "3.54.2"])
+@pytest.fixture(params=SDK_VERSIONS)
 def app(
     request: pytest.FixtureRequest,
     developing: str,
@@ -28,7 +28,7 @@ def app(
     tmp_path: Path,
 ) -> Iterator[SdkApp]:
     """An application `shop` that has this server as its development server."""
-    folder = None if request.param == "python" else javascript(request.param)
+    folder = None if request.param == PYTHON else javascript(request.param)
     made = SdkApp("shop", folder, tmp_path / "log", INNGEST_DEV=developing)
     yield made
     made.stop()
@@ -498,7 +498,7 @@ def test_this_machine_has_several_names(developing: str, host: str) -> None:
     assert answer.json()["removed"] == ["shop"]
 
 
-@pytest.mark.parametrize("sdk", ["python", "4.24.0", "3.54.2"])
+@pytest.mark.parametrize("sdk", SDK_VERSIONS)
 def test_with_a_signing_key_both_sides_sign(
     sdk: str, web_database_url: str, javascript: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -1,11 +1,10 @@
 """Steps are kept while a call goes on, by the SDK for JavaScript as it comes from npm."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha1
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,31 +26,9 @@ from tests.sdk_apps import SdkApp
 from tests.tables import rows
 from tests.web_process import web_in_development
 
-
-@pytest.fixture(scope="module")
-def serving(
-    developing: str,
-    javascript: Callable[[str], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[SdkApp]:
-    """An application `shop` that serves the functions of `checkpointing.mjs`."""
-    log = tmp_path_factory.mktemp("app") / "log"
-    made = SdkApp("shop", javascript("4.24.0"), log, INNGEST_DEV=developing)
-    made.run("checkpointing")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def app(serving: SdkApp, functions: dict[str, Any]) -> Iterator[SdkApp]:
-    """The application, registered, with an empty ledger."""
-    with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.apps, runyard.app_functions")
-        connection.execute("DELETE FROM runyard.functions WHERE location LIKE 'app %'")
-    httpx.put(serving.url, json={"url": serving.url}, timeout=30)
-    serving.clear()
-    yield serving
-    clock.freeze(None)
+SCRIPT = "checkpointing"
+# The SDK that has checkpoints on by default.
+VERSIONS = ["4.24.0"]
 
 
 def started(name: str, **data: Any) -> Invocation:

@@ -1,9 +1,8 @@
 """Steps that reach beyond their application: signals, and requests that are made from here."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,50 +11,18 @@ import pytest
 from runyard import clock, send
 from runyard.engine.bulk import Selection
 from runyard.engine.control import cancel
-from runyard.store import database
 from runyard.testing import Invocation
 from tests import remote_work
 from tests.fake_service import FakeService
-from tests.sdk_apps import SdkApp
+from tests.sdk_apps import JAVASCRIPT_VERSIONS, SdkApp
 from tests.tables import rows
 
 KEY = "sk-reach-0123456789abcdef"
 OPENAI = {"choices": [{"message": {"content": "yes"}}], "usage": {"total_tokens": 14}}
-
-
-@pytest.fixture(scope="module", params=["python", "4.24.0", "3.54.2"])
-def serving(
-    request: pytest.FixtureRequest,
-    developing: str,
-    javascript: Callable[[str], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[SdkApp]:
-    """An application `shop` whose steps reach beyond it."""
-    folder = None if request.param == "python" else javascript(request.param)
-    log = tmp_path_factory.mktemp("app") / "log"
-    made = SdkApp("shop", folder, log, INNGEST_DEV=developing, REACH_KEY=KEY)
-    made.run("reaching")
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def app(serving: SdkApp, functions: dict[str, Any]) -> Iterator[SdkApp]:
-    """The application, registered."""
-    with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.apps, runyard.app_functions")
-        connection.execute("DELETE FROM runyard.functions WHERE location LIKE 'app %'")
-    httpx.put(serving.url, json={"url": serving.url}, timeout=30)
-    yield serving
-    clock.freeze(None)
-
-
-@pytest.fixture
-def node(app: SdkApp) -> SdkApp:
-    """The same, for what the SDK for Python does not have."""
-    if app.kind == "python":
-        pytest.skip("the SDK for Python has neither signals nor step.fetch")
-    return app
+SCRIPT = "reaching"
+VARIABLES = {"REACH_KEY": KEY}
+# The SDK for Python has neither signals nor `step.fetch`.
+only_javascript = pytest.mark.parametrize("serving", JAVASCRIPT_VERSIONS, indirect=True)
 
 
 @pytest.fixture
@@ -98,7 +65,8 @@ def secrets_in_database(secret: str) -> list[str]:
     ]
 
 
-def test_a_wait_ends_with_its_signal(node: SdkApp, developing: str) -> None:
+@only_javascript
+def test_a_wait_ends_with_its_signal(app: SdkApp, developing: str) -> None:
     first, second = ran("wait", signal="one"), ran("wait", signal="two")
     assert (first.status, second.status) == ("waiting", "waiting")
     answer = signalled(developing, "two", {"n": 5})
@@ -109,37 +77,43 @@ def test_a_wait_ends_with_its_signal(node: SdkApp, developing: str) -> None:
     assert second.output == {"signal": "two", "data": {"n": 5}}
 
 
-def test_a_signal_names_the_run_that_it_has_resumed(node: SdkApp, developing: str) -> None:
+@only_javascript
+def test_a_signal_names_the_run_that_it_has_resumed(app: SdkApp, developing: str) -> None:
     made = ran("wait", signal="one")
     run = signalled(developing, "one").json()["data"]["run_id"]
     shown = httpx.get(f"{developing}/v1/runs/{run}").json()["data"]
     assert shown["run_id"] == str(made.id)
 
 
-def test_a_signal_for_which_nobody_waits_is_not_found(node: SdkApp, developing: str) -> None:
+@only_javascript
+def test_a_signal_for_which_nobody_waits_is_not_found(app: SdkApp, developing: str) -> None:
     answer = signalled(developing, "nobody")
     assert answer.status_code == 404
     assert answer.json()["error"] == "there is no step that waits for the signal nobody"
 
 
-def test_a_signal_is_used_up_by_the_first_wait(node: SdkApp, developing: str) -> None:
+@only_javascript
+def test_a_signal_is_used_up_by_the_first_wait(app: SdkApp, developing: str) -> None:
     ran("wait", signal="one")
     answers = [signalled(developing, "one").status_code for _ in range(2)]
     assert answers == [200, 404]
 
 
-def test_a_function_may_send_a_signal(node: SdkApp) -> None:
+@only_javascript
+def test_a_function_may_send_a_signal(app: SdkApp) -> None:
     made = ran("wait", signal="one")
     ran("send", signal="one", data="hello")
     assert made.output == {"signal": "one", "data": "hello"}
 
 
-def test_a_function_that_sends_a_signal_to_nobody_goes_on(node: SdkApp) -> None:
+@only_javascript
+def test_a_function_that_sends_a_signal_to_nobody_goes_on(app: SdkApp) -> None:
     assert ran("send", signal="nobody", data=1).status == "succeeded"
 
 
+@only_javascript
 def test_a_wait_for_a_signal_gives_nothing_once_its_time_is_over(
-    node: SdkApp, developing: str
+    app: SdkApp, developing: str
 ) -> None:
     freeze()
     made = ran("wait", signal="one", timeout="10m")
@@ -148,7 +122,8 @@ def test_a_wait_for_a_signal_gives_nothing_once_its_time_is_over(
     assert signalled(developing, "one").status_code == 404
 
 
-def test_a_second_wait_for_a_signal_fails_its_run(node: SdkApp, developing: str) -> None:
+@only_javascript
+def test_a_second_wait_for_a_signal_fails_its_run(app: SdkApp, developing: str) -> None:
     first, second = ran("wait", signal="one"), ran("wait", signal="one")
     assert (first.status, second.status) == ("waiting", "failed")
     assert second.error is not None
@@ -158,7 +133,8 @@ def test_a_second_wait_for_a_signal_fails_its_run(node: SdkApp, developing: str)
     assert first.output == {"signal": "one", "data": 1}
 
 
-def test_a_second_wait_may_take_the_place_of_the_first(node: SdkApp, developing: str) -> None:
+@only_javascript
+def test_a_second_wait_may_take_the_place_of_the_first(app: SdkApp, developing: str) -> None:
     first = ran("wait", signal="one")
     second = ran("wait", signal="one", conflict="replace")
     assert signalled(developing, "one", 1).status_code == 200
@@ -169,7 +145,8 @@ def test_a_second_wait_may_take_the_place_of_the_first(node: SdkApp, developing:
     assert (first.status, first.output) == ("succeeded", None)
 
 
-def test_a_wait_whose_time_is_over_holds_no_signal(node: SdkApp) -> None:
+@only_javascript
+def test_a_wait_whose_time_is_over_holds_no_signal(app: SdkApp) -> None:
     ran("wait", signal="one", timeout="10m")
     clock.freeze(datetime.now(UTC).replace(year=2100))
     [id] = send("reach/wait", {"signal": "one"})
@@ -178,13 +155,15 @@ def test_a_wait_whose_time_is_over_holds_no_signal(node: SdkApp) -> None:
     assert row["status"] == "waiting"
 
 
-def test_a_cancelled_run_waits_for_no_signal(node: SdkApp, developing: str) -> None:
+@only_javascript
+def test_a_cancelled_run_waits_for_no_signal(app: SdkApp, developing: str) -> None:
     made = ran("wait", signal="one")
     cancel(Selection(invocations=(made.id,)))
     assert signalled(developing, "one").status_code == 404
 
 
-def test_the_page_says_which_signal_a_run_waits_for(node: SdkApp, developing: str) -> None:
+@only_javascript
+def test_the_page_says_which_signal_a_run_waits_for(app: SdkApp, developing: str) -> None:
     made = ran("wait", signal="one")
     page = httpx.get(f"{developing}/dev/invocations/{made.id}", headers={"Accept": "text/html"})
     assert "waiting at wait for the signal one" in page.text
@@ -257,8 +236,9 @@ def test_keys_that_an_answer_repeats_are_not_kept(app: SdkApp, service: FakeServ
 
 
 @pytest.mark.parametrize("status", [200, 204, 404, 500])
+@only_javascript
 def test_every_status_is_an_answer_to_a_fetch(
-    node: SdkApp, service: FakeService, status: int
+    app: SdkApp, service: FakeService, status: int
 ) -> None:
     text = b"" if status == 204 else b"hello"
     service.answers["/thing"] = (status, text, {"X-Kind": "odd"})
@@ -267,7 +247,8 @@ def test_every_status_is_an_answer_to_a_fetch(
     assert service.asked == [("GET", "/thing")]
 
 
-def test_a_fetch_sends_what_the_function_says(node: SdkApp, service: FakeService) -> None:
+@only_javascript
+def test_a_fetch_sends_what_the_function_says(app: SdkApp, service: FakeService) -> None:
     service.answers["/thing"] = "echo"
     made = ran(
         "fetch",
@@ -288,7 +269,8 @@ def test_a_fetch_sends_what_the_function_says(node: SdkApp, service: FakeService
     assert secrets_in_database(KEY) == []
 
 
-def test_a_fetch_without_an_answer_is_tried_again(node: SdkApp, service: FakeService) -> None:
+@only_javascript
+def test_a_fetch_without_an_answer_is_tried_again(app: SdkApp, service: FakeService) -> None:
     freeze()
     service.answers["/thing"] = (200, b"hello", {})
     service.failures.extend(["reset", "reset"])  # the client itself repeats a GET once
@@ -298,7 +280,8 @@ def test_a_fetch_without_an_answer_is_tried_again(node: SdkApp, service: FakeSer
     assert made.output["value"]["text"] == "hello"
 
 
-def test_a_fetch_that_is_never_answered_is_an_error(node: SdkApp, service: FakeService) -> None:
+@only_javascript
+def test_a_fetch_that_is_never_answered_is_an_error(app: SdkApp, service: FakeService) -> None:
     freeze()
     service.failures.extend(["reset"] * 4)
     made = ran("fetch", url=f"{service.url}/thing")
@@ -306,16 +289,16 @@ def test_a_fetch_that_is_never_answered_is_an_error(node: SdkApp, service: FakeS
     assert made.output["error"].startswith(service.url)
 
 
-def test_a_fetch_runs_beside_other_steps(node: SdkApp, service: FakeService) -> None:
+@only_javascript
+def test_a_fetch_runs_beside_other_steps(app: SdkApp, service: FakeService) -> None:
     service.answers["/thing"] = (200, b"hello", {})
     made = ran("both", url=f"{service.url}/thing")
     assert made.output == {"text": "hello", "own": "own"}
     assert len(service.requests) == 1
 
 
-def test_an_answer_that_is_too_large_to_keep_is_an_error(
-    node: SdkApp, service: FakeService
-) -> None:
+@only_javascript
+def test_an_answer_that_is_too_large_to_keep_is_an_error(app: SdkApp, service: FakeService) -> None:
     service.answers["/thing"] = (200, b"x" * 5_000_000, {})
     made = ran("fetch", url=f"{service.url}/thing")
     assert "more than a step can keep" in made.output["error"]

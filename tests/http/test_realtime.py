@@ -25,7 +25,7 @@ from runyard.apps.signatures import SigningKey
 from runyard.gateway.http.broadcaster import Subscriber, TooSlow
 from runyard.settings import settings
 from tests.ports import free_port
-from tests.sdk_apps import install_javascript
+from tests.sdk_apps import JAVASCRIPT_VERSIONS, install_javascript
 from tests.tables import rows
 from tests.web_process import WebProcess, web_in_development
 
@@ -78,7 +78,7 @@ class Reader:
         self._process.wait(15)
 
 
-@pytest.fixture(scope="module", params=["4.24.0", "3.54.2"])
+@pytest.fixture(scope="module", params=JAVASCRIPT_VERSIONS)
 def sdk(
     request: pytest.FixtureRequest,
     javascript: Callable[[str], Path],

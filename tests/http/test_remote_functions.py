@@ -1,9 +1,7 @@
 """Functions of applications run as their SDKs promise, judged by what the applications noted."""
 
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,40 +10,15 @@ import pytest
 from runyard import Event, clock, send
 from runyard.engine.bulk import Selection
 from runyard.engine.control import cancel, replay
-from runyard.store import database
 from runyard.testing import Invocation
 from tests import remote_work
 from tests.conftest import wait_until
-from tests.sdk_apps import SdkApp
+from tests.sdk_apps import JAVASCRIPT_VERSIONS, SdkApp
 from tests.tables import rows
 
-
-@pytest.fixture(scope="module", params=["python", "4.24.0", "3.54.2"])
-def serving(
-    request: pytest.FixtureRequest,
-    developing: str,
-    javascript: Callable[[str], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[SdkApp]:
-    """An application `shop` that serves its functions."""
-    folder = None if request.param == "python" else javascript(request.param)
-    log = tmp_path_factory.mktemp("app") / "log"
-    made = SdkApp("shop", folder, log, INNGEST_DEV=developing)
-    made.work()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def app(serving: SdkApp, functions: dict[str, Any]) -> Iterator[SdkApp]:
-    """The application, registered, with an empty ledger."""
-    with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.apps, runyard.app_functions")
-        connection.execute("DELETE FROM runyard.functions WHERE location LIKE 'app %'")
-    httpx.put(serving.url, json={"url": serving.url}, timeout=30)
-    serving.clear()
-    yield serving
-    clock.freeze(None)
+SCRIPT = "working"
+# The SDK for Python has no race.
+only_javascript = pytest.mark.parametrize("serving", JAVASCRIPT_VERSIONS, indirect=True)
 
 
 def started(event: str, **data: Any) -> Invocation:
@@ -197,9 +170,8 @@ def test_parallel_steps_run_once_each(app: SdkApp) -> None:
     assert (made.output, app.ledger()[3:]) == ("ABC", ["last"])
 
 
+@only_javascript
 def test_after_a_race_the_function_goes_on_with_the_winner(app: SdkApp) -> None:
-    if app.kind == "python":
-        pytest.skip("the SDK for Python has no race")
     freeze()
     made = ran("work/race")
     assert app.ledger() == ["quick", "after"]
@@ -238,7 +210,7 @@ def test_an_application_that_is_killed_in_a_call_is_called_again(app: SdkApp) ->
     app.stop()
     running.join(20)
     assert made.status == "queued"
-    app.work()
+    app.run(SCRIPT)
     running = threading.Thread(target=remote_work.advance, kwargs={"minutes": 5})
     running.start()
     wait_until(lambda: app.ledger() == ["held"])
@@ -358,7 +330,7 @@ def test_a_batch_whose_application_was_killed_is_called_again_as_it_was(app: Sdk
     app.stop()
     running.join(20)
     assert [each.status for each in made] == ["queued"] + ["grouped"] * 9
-    app.work()
+    app.run(SCRIPT)
     gathered(10)
     running = threading.Thread(target=remote_work.advance, kwargs={"minutes": 5})
     running.start()

@@ -2,10 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +17,6 @@ from runyard.engine.control import cancel
 from runyard.engine.waits import invocation_of
 from runyard.events import as_json
 from runyard.functions import registry
-from runyard.store import database
 from runyard.testing import Invocation
 from tests import remote_work
 from tests.conftest import wait_until
@@ -27,34 +24,14 @@ from tests.http.test_remote_functions import freeze, ran, started
 from tests.sdk_apps import SdkApp
 from tests.tables import rows
 
-
-@pytest.fixture(scope="module", params=["python", "4.24.0", "3.54.2"])
-def serving(
-    request: pytest.FixtureRequest,
-    developing: str,
-    javascript: Callable[[str], Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[SdkApp]:
-    """An application `shop` that serves its functions."""
-    folder = None if request.param == "python" else javascript(request.param)
-    log = tmp_path_factory.mktemp("app") / "log"
-    made = SdkApp("shop", folder, log, INNGEST_DEV=developing)
-    made.run("ruled")
-    yield made
-    made.stop()
+SCRIPT = "ruled"
 
 
 @pytest.fixture
-def app(serving: SdkApp, functions: dict[str, Any]) -> Iterator[SdkApp]:
-    """The application, registered, with an empty ledger, and a time that stands still."""
-    with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.apps, runyard.app_functions")
-        connection.execute("DELETE FROM runyard.functions WHERE location LIKE 'app %'")
-    httpx.put(serving.url, json={"url": serving.url}, timeout=30)
-    serving.clear()
+def app(app: SdkApp) -> SdkApp:
+    """The application, in a time that stands still."""
     freeze()
-    yield serving
-    clock.freeze(None)
+    return app
 
 
 def asking(function: str, **more: Any) -> Invocation:

@@ -20,7 +20,7 @@ JOBS = """{ repositoriesOrError { ... on RepositoryConnection { nodes { jobs { n
 def app(stack: Stack, tmp_path: Path) -> Iterator[SdkApp]:
     """An application `shop` that has registered."""
     made = SdkApp("shop", None, tmp_path / "log", INNGEST_DEV=address())
-    made.work()
+    made.run("working")
     httpx.put(made.url, json={"url": made.url}, timeout=30)
     yield made
     made.stop()
