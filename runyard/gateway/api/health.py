@@ -59,9 +59,14 @@ class _Checks:
 _checks = _Checks()
 
 
+async def latest_checks() -> list[Check]:
+    """The result of every check, no older than a few seconds."""
+    return await _checks.latest()
+
+
 async def ready(call: Call) -> Response:
     """200 when everything that an event needs is up, else 503."""
-    latest = await _checks.latest()
+    latest = await latest_checks()
     ok = all(check.ok for check in latest)
     in_detail = call.services.authenticator.development
     views = {

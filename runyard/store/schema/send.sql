@@ -19,6 +19,10 @@ CREATE FUNCTION runyard.fan_out_v1() RETURNS trigger LANGUAGE plpgsql SET jit = 
 DECLARE
     woken text;
 BEGIN
+    IF TG_TABLE_NAME = 'events' THEN
+        INSERT INTO runyard.tallies (metric, name, count)
+        SELECT 'received', name, count(*) FROM arrived GROUP BY name;
+    END IF;
     WITH matches AS (  -- each event with each function it is for
         SELECT arrived.*, functions.name AS function, functions.flow, functions.key_paths,
             functions.uses_lanes, functions.needs_admission, functions.generation,
