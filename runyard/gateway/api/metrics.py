@@ -1,7 +1,7 @@
 """`GET /metrics`, for Prometheus: this process, the state of the queues, and what has happened."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -20,7 +20,7 @@ from runyard.gateway.http.auth import check_for_all_events
 from runyard.gateway.http.endpoint import Call, Endpoint
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Connection, fetch_all
+from runyard.store.queries import Connection, Row, fetch_all
 
 
 class _OfTheDatabase(Collector):
@@ -35,17 +35,18 @@ class _OfTheDatabase(Collector):
         try:
             totals = tallies.totals()
             with database.connection() as connection:
+                states = fetch_all(connection, "function_states")
                 return [
-                    *_queues(connection),
+                    *_queues(connection, states),
                     *_workers(connection),
                     *_server(connection),
-                    *_totals(totals),
+                    *_totals(totals, [row["name"] for row in states]),
                 ]
         except DatabaseUnavailable:
             return []
 
 
-def _queues(connection: Connection) -> Iterable[Metric]:
+def _queues(connection: Connection, states: Sequence[Row]) -> Iterable[Metric]:
     waiting = _gauge("runyard_invocations", "Invocations that are not final.", "function", "status")
     overdue = _gauge(
         "runyard_oldest_due_seconds",
@@ -69,7 +70,7 @@ def _queues(connection: Connection) -> Iterable[Metric]:
     for row in fetch_all(connection, "open_batch_counts"):
         waiting.add_metric([row["function"], row["status"]], row["invocations"])
         batches.add_metric([row["function"], row["status"]], row["batches"])
-    for row in fetch_all(connection, "function_states"):
+    for row in states:
         failed.add_metric([row["name"]], row["failed"])
         paused.add_metric([row["name"]], row["paused"])
     return [waiting, overdue, failed, paused, batches]
@@ -118,22 +119,34 @@ def _server(connection: Connection) -> Iterable[Metric]:
     return [sessions, allowed, size]
 
 
-def _totals(totals: tallies.Totals) -> Iterable[Metric]:
+def _totals(totals: tallies.Totals, functions: Sequence[str]) -> Iterable[Metric]:
+    # Counters begin at 0, so that Prometheus sees the first of anything as an increase.
+    none = {(function,): 0 for function in functions}
+    no_end = {(function, end): 0 for function in functions for end in ("succeeded", "failed")}
     return [
         _counter("runyard_events_received", "Events received.", totals.received, "event"),
-        _counter("runyard_invocations_started", "Invocations begun.", totals.started, "function"),
+        _counter(
+            "runyard_invocations_started", "Invocations begun.", none | totals.started, "function"
+        ),
         _counter(
             "runyard_invocations_ended",
             "Invocations ended; those requeued may end again.",
-            totals.ended,
+            no_end | totals.ended,
             "function",
             "outcome",
         ),
         _counter(
-            "runyard_step_attempts", "Attempts of steps.", totals.attempts, "function", "outcome"
+            "runyard_step_attempts",
+            "Attempts of steps.",
+            no_end | totals.attempts,
+            "function",
+            "outcome",
         ),
         _counter(
-            "runyard_leases_lost", "Batches taken from lost workers.", totals.lost, "function"
+            "runyard_leases_lost",
+            "Batches taken from lost workers.",
+            none | totals.lost,
+            "function",
         ),
         _histogram(
             "runyard_wait_seconds",
