@@ -12,7 +12,7 @@ from runyard.gateway.app import endpoints
 from runyard.gateway.http.openapi import openapi_document
 from tests.web_process import WebProcess
 
-# Without a worker and a daemon `/readyz` responds with 503; tests of the whole stack cover it.
+# Without a worker and a daemon `/readyz?all=true` responds with 503; tests of the stack cover it.
 schema = schemathesis.openapi.from_dict(openapi_document(endpoints())).exclude(path="/readyz")
 # Not positive_data_acceptance: email addresses, cursors and filters have rules that a schema cannot
 # express.

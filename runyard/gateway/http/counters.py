@@ -23,7 +23,7 @@ not_understood = Counter(
 events = Counter("runyard_http_events", "Events accepted over HTTP.", registry=registry)
 checks = Gauge(
     "runyard_check",
-    "1 if a check of /readyz passes: what an event needs is up.",
+    "1 if a check of /readyz?all=true passes.",
     ["check"],
     registry=registry,
 )
