@@ -190,6 +190,11 @@ class WebSettings(_EngineSettings):
         description="What the web process logs: `debug`, `info` (every request), `warning` or "
         "`error`.",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="`json`: processes log lines of JSON, and `runyard up` makes one of every line "
+        "that a process of the stack writes.",
+    )
 
 
 class AppSettings(_EngineSettings):

@@ -55,6 +55,8 @@ _TABLES = (
     "flow_control_state",
     "bulks",
     "progress",
+    "tallies",
+    "counters",
 )
 
 

@@ -502,6 +502,10 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.chdir(settings().home)
+    if settings().log_format == "json":
+        from runyard.text.json_lines import log_as_json
+
+        log_as_json("warning")
 
 
 def _workspace(explicit: Path | None) -> Path:

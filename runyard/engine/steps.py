@@ -27,6 +27,7 @@ from runyard.events import Event, as_json, rows_of
 from runyard.functions import registry
 from runyard.functions.retry import Retry
 from runyard.text.error_text import fit, message_of
+from runyard.text.json_lines import working_on
 from runyard.text.storable import is_storable
 
 MAX_STEP_BYTES = 4 * 1024 * 1024
@@ -296,12 +297,22 @@ class StepRecorder:
         self._board.enter(place)
 
     def begin(self, item: Item, place: int) -> None:
-        """Start the timeout of an item."""
+        """Start the timeout of an item, which is what this thread or task logs of from now on."""
+        working_on.set(
+            {
+                "event": item.event.id,
+                "function": self._state.function,
+                "invocation": item.id,
+                "run": self._state.run_id,
+                "step": self.step,
+            }
+        )
         self._board.begin(place, item.id)
 
     def end(self, place: int) -> None:
         """End the timeout of the item at this place."""
         self._board.end(place)
+        working_on.set(None)
 
     @property
     def batch_id(self) -> str:

@@ -1,7 +1,7 @@
 """The health checks behind `runyard doctor`, `/readyz` and the start of the stack."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -37,14 +37,24 @@ class Check:
 
 def checks() -> list[Check]:
     """The engine's checks; those that need the database are skipped when it is unreachable."""
+    results = _with_database(_NEED_DATABASE)
+    return [*results, _check("broker", _broker), _check("code server", _code_server)]
+
+
+def serving_checks() -> list[Check]:
+    """The checks of what a web process needs to accept events: the others only delay them."""
+    return _with_database({name: _NEED_DATABASE[name] for name in _SERVING})
+
+
+def _with_database(needing: Mapping[str, Callable[[], str]]) -> list[Check]:
     database_check = _check("database", _database)
     results = [database_check]
-    for name, check in _NEED_DATABASE.items():
+    for name, check in needing.items():
         if database_check.ok:
             results.append(_check(name, check))
         else:
             results.append(Check(name, False, "cannot be checked without the database"))
-    return [*results, _check("broker", _broker), _check("code server", _code_server)]
+    return results
 
 
 def all_checks(*, load_code: bool = False) -> list[Check]:
@@ -257,3 +267,4 @@ _NEED_DATABASE: dict[str, Callable[[], str]] = {
     "sensors": _sensors,
     "keys": _keys,
 }
+_SERVING = ("migrations", "keys")

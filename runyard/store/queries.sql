@@ -515,7 +515,9 @@ SELECT id, function FROM begun
 -- Start an attempt of the invocations of a batch; returns them with their events.
 -- (by invocations_pkey, events_pkey)
 WITH before AS (  -- whether a run has worked on them before, which `started` overwrites
-    SELECT id, started_at IS NOT NULL OR replay_of IS NOT NULL AS seen, run_id
+    SELECT id, started_at IS NOT NULL OR replay_of IS NOT NULL AS seen, run_id,
+        status = 'claimed' AS starts, started_at IS NULL AS first,
+        greatest(0, extract(epoch FROM runyard.now_v1() - due_at))::float8 AS waited
     FROM runyard.invocations
     WHERE id = ANY (SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
         AND batch_id = %(batch)s AND status IN ('claimed', 'running')
@@ -535,7 +537,14 @@ started AS (
     RETURNING invocations.id, event_id, attempt, invocations.dispatch, replay_of, due_at, priority,
         crashes, created_at,
         cancel_requested_at IS NOT NULL AS cancelled, before.seen,
-        before.run_id AS previous_run, leader_id IS NOT NULL AS leads
+        before.run_id AS previous_run, leader_id IS NOT NULL AS leads, function, before.starts,
+        before.first, before.waited
+),
+counted AS (
+    INSERT INTO runyard.tallies (metric, name, label, bucket, count, seconds)
+    SELECT 'started', function, CASE WHEN first THEN 'first' ELSE 'again' END,
+        runyard.bucket_v1(waited), count(*), sum(waited)
+    FROM started WHERE starts GROUP BY 1, 2, 3, 4
 )
 SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
     started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
@@ -564,7 +573,7 @@ WHERE invocation_id = ANY (%(invocations)s) ORDER BY number
 -- the answer to the first time was lost, counts as one try.
 -- (by steps_pkey, batches_pkey)
 WITH lease AS (
-    SELECT id, settled FROM runyard.batches
+    SELECT id, function, settled FROM runyard.batches
     WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
 ),
 recorded AS (
@@ -586,6 +595,13 @@ recorded AS (
         started_at = excluded.started_at, finished_at = excluded.finished_at,
         number = excluded.number
     WHERE steps.error IS NOT NULL
+    RETURNING CASE WHEN error IS NULL THEN 'succeeded' ELSE 'failed' END AS outcome,
+        greatest(0, extract(epoch FROM finished_at - started_at))::float8 AS took
+),
+counted AS (
+    INSERT INTO runyard.tallies (metric, name, label, bucket, count, seconds)
+    SELECT 'step', lease.function, outcome, runyard.bucket_v1(took), count(*), sum(took)
+    FROM recorded CROSS JOIN lease GROUP BY 1, 2, 3, 4
 )
 SELECT id FROM lease
 
@@ -907,6 +923,10 @@ unfinished AS (  -- a run segment for each that is queued again
     INSERT INTO runyard.run_segments (invocation_id, run_id, status, error)
     SELECT freed.id, lease.run_id, 'lost', %(error)s::jsonb FROM freed CROSS JOIN lease
     WHERE freed.status = 'queued' AND lease.run_id IS NOT NULL
+),
+counted AS (
+    INSERT INTO runyard.tallies (metric, name, count)
+    SELECT 'lost', function, 1 FROM lease WHERE %(crashed)s
 ),
 backing_off AS (  -- the function, if its runs fail to start: longer with every failure
     INSERT INTO runyard.failed_launches AS known (function, failures, until, error)

@@ -12,8 +12,8 @@ from runyard.gateway.app import endpoints
 from runyard.gateway.http.openapi import openapi_document
 from tests.web_process import WebProcess
 
-# Without a worker and a daemon `/readyz` responds with 503; tests of the whole stack cover it. What
-# is not supported responds with 501.
+# Without a worker and a daemon `/readyz?all=true` responds with 503; tests of the stack cover it.
+# What is not supported responds with 501.
 NOT_HERE = ["/v1/checkpoint/{run_id}/output", "/v1/http/runs/{run_id}/output"]
 schema = schemathesis.openapi.from_dict(openapi_document(endpoints())).exclude(
     path=["/readyz", *NOT_HERE]

@@ -12,6 +12,7 @@ from runyard.events import new_ulid
 from runyard.gateway.http import counters
 from runyard.gateway.http.errors import as_http_error, error_response
 from runyard.settings import settings
+from runyard.text.json_lines import JsonFormatter
 from runyard.text.redaction import redact
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -23,8 +24,12 @@ def log_to_stderr() -> None:
     """Set up the log of this process; every line has the id of its request, or `-`."""
     handler = logging.StreamHandler()
     handler.addFilter(_add_request_id)
-    handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s [%(request)s] %(message)s"))
-    logging.basicConfig(level=settings().log_level.upper(), handlers=[handler])
+    handler.setFormatter(
+        JsonFormatter()
+        if settings().log_format == "json"
+        else _RedactingFormatter("%(levelname)s %(name)s [%(request)s] %(message)s")
+    )
+    logging.basicConfig(level=settings().log_level.upper(), handlers=[handler], force=True)
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -29,6 +29,7 @@ from pathlib import Path
 FILES = (
     "clock",
     "tables",
+    "tallies",
     "apps",
     "expressions",
     "documents",
