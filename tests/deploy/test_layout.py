@@ -6,6 +6,7 @@ of the file; the image's folder is made as the Dockerfile makes it.
 
 import json
 import os
+import re
 import shutil
 import ssl
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import pytest
 
 from tests.conftest import ROOT, wait_until
 from tests.deploy import hosts, manifests
+from tests.servers import listens
 
 pytestmark = [
     pytest.mark.slow,
@@ -142,6 +145,8 @@ class Deployment:
         command = ["nginx", "-c", f"{folder}/nginx.conf", "-g", f"daemon off; pid {folder}/pid;"]
         where = self._services[service].get("network_mode", "").removeprefix("service:") or host
         self.network.start(where, command, dict(os.environ), folder)
+        [port] = re.findall(r"listen (\d+)", text)
+        wait_until(lambda: listens(self.network.addresses[where], int(port)))
 
     def _start_postgres(self, service: str, host: str) -> None:
         """A server that knows one user, who owns one database and is no superuser."""
@@ -284,9 +289,11 @@ def test_a_request_without_a_key_is_refused(deployment: Deployment) -> None:
 
 
 def test_the_tunnel_brings_out_the_dev_page_of_the_loopback(deployment: Deployment) -> None:
-    web = HTTPConnection(deployment.network.addresses["web"], 8291, timeout=30)
-    web.request("GET", "/dev", headers={"Host": "localhost:8290"})
-    assert web.getresponse().status == 200
+    address = deployment.network.addresses["web"]
+    with closing(HTTPConnection(address, 8291, timeout=30)) as web:
+        web.request("GET", "/dev", headers={"Host": "localhost:8290"})
+        with web.getresponse() as answer:
+            assert answer.status == 200
 
 
 def test_every_health_check_passes(deployment: Deployment) -> None:
