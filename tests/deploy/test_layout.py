@@ -11,6 +11,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ class Deployment:
         ]
         self.network = hosts.Network(names, folder)
         self.files = folder / "files"
+        # Not in the test's folder, through which only its own user passes.
+        self._postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
         self.key = ""
 
     def __enter__(self) -> "Deployment":
@@ -62,12 +65,13 @@ class Deployment:
             for service in self._services:
                 self._start(service)
         except BaseException:
-            self.network.__exit__()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.network.__exit__()
+        shutil.rmtree(self._postgres)
 
     @property
     def database_url(self) -> str:
@@ -151,8 +155,7 @@ class Deployment:
     def _start_postgres(self, service: str, host: str) -> None:
         """A server that knows one user, who owns one database and is no superuser."""
         programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
-        data = self._folder / "postgres"
-        data.mkdir(mode=0o700)
+        data = self._postgres
         shutil.chown(data, "postgres")
         as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         subprocess.run(
@@ -242,11 +245,7 @@ def _connects(conninfo: str) -> bool:
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The whole layout, with every service up."""
-    # Others may pass through its parents: PostgreSQL runs as another user.
-    folder = tmp_path_factory.mktemp("deployment")
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(0o711)
-    with Deployment(folder) as running:
+    with Deployment(tmp_path_factory.mktemp("deployment")) as running:
         yield running
 
 

@@ -55,7 +55,9 @@ def test_the_compose_file_is_one() -> None:
 
 
 def test_the_compose_file_takes_no_secret_but_from_files() -> None:
-    names = {name for each in compose()["services"].values() for name in each.get("environment", {})}
+    names = {
+        name for each in compose()["services"].values() for name in each.get("environment", {})
+    }
     assert not {name for name in names if re.search("PASSWORD|SECRET|KEY|URL", name)}
 
 
