@@ -7,8 +7,7 @@ would have every process restarted during an outage which they would otherwise s
 import os
 import socket
 from collections.abc import Callable
-
-from sqlalchemy.exc import OperationalError
+from functools import partial
 
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.processes.web_probe import web_answers
@@ -24,13 +23,9 @@ _UNKNOWN = "unknown: the database does not answer"
 
 def worker_is_alive() -> str:
     """Say that a worker of this host has reported; raises `RunyardError` when none has."""
-    database.wait_for_connection(_DATABASE_SECONDS)
     host = socket.gethostname()
-    try:
-        with database.connection() as connection:
-            rows = fetch_all(connection, "workers")
-    except DatabaseUnavailable:
-        return _UNKNOWN
+    with database.connection() as connection:
+        rows = fetch_all(connection, "workers")
     silences = [row["silent"] for row in rows if row["host"] == host and not row["remote"]]
     if not any(silent < settings().lease_seconds for silent in silences):
         raise RunyardError(
@@ -50,17 +45,11 @@ def daemon_is_alive() -> str:
     from runyard.dagster_adapter.internals import get_daemon_statuses
 
     os.environ.setdefault("DAGSTER_HOME", str(settings().home))
-    try:
-        os.environ["DATABASE_URL"] = database.database_url()
-        with DagsterInstance.get() as instance:
-            status = get_daemon_statuses(
-                instance,
-                ["SENSOR"],
-                ignore_errors=True,
-                heartbeat_tolerance_seconds=_DAEMON_SECONDS,
-            )["SENSOR"]
-    except (DatabaseUnavailable, OperationalError):
-        return _UNKNOWN
+    os.environ["DATABASE_URL"] = database.database_url()
+    with DagsterInstance.get() as instance:
+        status = get_daemon_statuses(
+            instance, ["SENSOR"], ignore_errors=True, heartbeat_tolerance_seconds=_DAEMON_SECONDS
+        )["SENSOR"]
     if not status.healthy:
         raise RunyardError(f"the daemon has not reported for {_DAEMON_SECONDS} s: restart it")
     return "the daemon has reported"
@@ -73,8 +62,19 @@ def web_is_alive() -> str:
     return "the web process answers"
 
 
+def _unless_the_database_is_away(probe: Callable[[], str]) -> str:
+    """What a probe says that needs the database; that nothing is known while it is away."""
+    database.wait_for_connection(_DATABASE_SECONDS)
+    try:
+        with database.connection():
+            pass
+    except DatabaseUnavailable:
+        return _UNKNOWN
+    return probe()
+
+
 PROBES: dict[str, Callable[[], str]] = {
-    "daemon": daemon_is_alive,
+    "daemon": partial(_unless_the_database_is_away, daemon_is_alive),
     "web": web_is_alive,
-    "worker": worker_is_alive,
+    "worker": partial(_unless_the_database_is_away, worker_is_alive),
 }

@@ -284,7 +284,8 @@ def test_the_mail_is_in_the_folder_that_the_hosts_share(deployment: Deployment) 
 def test_a_request_without_a_key_is_refused(deployment: Deployment) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         deployment.post("/e/none", [], key="none")
-    assert refused.value.code == 401
+    with refused.value:
+        assert refused.value.code == 401
 
 
 def test_the_tunnel_brings_out_the_dev_page_of_the_loopback(deployment: Deployment) -> None:
