@@ -1,5 +1,6 @@
 """The roles of `deploy/postgres` may do what they are for, and nothing else."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +14,11 @@ from runyard.functions import flow_control as flow
 from runyard.functions.registry import Function
 from runyard.functions.triggers import Trigger
 from runyard.store.embedded_access import SUPERUSER
-from tests.conftest import Publish, use_database
+from tests.conftest import ROOT, Publish, use_database
 from tests.deploy.manifests import DEPLOY, objects
 from tests.tables import empty_tables, rows
 
+_SQL = re.compile(r"^```sql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 Connection = psycopg.Connection[dict[str, Any]]
 FORBIDDEN = [
     "SELECT data FROM runyard.events",
@@ -128,6 +130,21 @@ def test_a_sender_may_keep_its_transaction_open_beyond_the_start_of_a_timeout(
 def test_a_sender_may_do_nothing_else(sender: Connection, statement: str) -> None:
     with pytest.raises(InsufficientPrivilege):
         sender.execute(statement.encode())
+
+
+def test_a_role_with_a_function_of_its_own_may_send_that_event_and_nothing_else(
+    database: str,
+) -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    [script] = [block for block in _SQL.findall(page) if "SECURITY DEFINER" in block]
+    with psycopg.connect(_as_superuser(database), autocommit=True) as connection:
+        connection.execute(script.encode())
+    with _session(database, "till") as till:
+        till.execute("SELECT shop.order_placed(7)")
+        for statement in (*FORBIDDEN, "SELECT runyard.send('order/placed')"):
+            with pytest.raises(InsufficientPrivilege):
+                till.execute(statement.encode())
+    assert rows("SELECT data FROM runyard.events") == [{"data": {"order": 7}}]
 
 
 @pytest.mark.parametrize("statement", [*FORBIDDEN, "SELECT runyard.send('order/placed')"])
