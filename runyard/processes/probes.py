@@ -15,7 +15,8 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all
 
-# Dagster's daemons report every 30 s.
+# How often Dagster's daemons report, and for how long they may be silent.
+_REPORT_SECONDS = 30
 _DAEMON_SECONDS = 120
 _DATABASE_SECONDS = 5.0
 _UNKNOWN = "unknown: the database does not answer"
@@ -48,7 +49,10 @@ def daemon_is_alive() -> str:
     os.environ["DATABASE_URL"] = database.database_url()
     with DagsterInstance.get() as instance:
         status = get_daemon_statuses(
-            instance, ["SENSOR"], ignore_errors=True, heartbeat_tolerance_seconds=_DAEMON_SECONDS
+            instance,
+            ["SENSOR"],
+            ignore_errors=True,
+            heartbeat_tolerance_seconds=_DAEMON_SECONDS - _REPORT_SECONDS,
         )["SENSOR"]
     if not status.healthy:
         raise RunyardError(f"the daemon has not reported for {_DAEMON_SECONDS} s: restart it")
