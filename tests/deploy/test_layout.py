@@ -14,7 +14,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -84,12 +84,6 @@ class Deployment:
         replicas = self._services[service].get("deploy", {}).get("replicas", 1)
         return [service] if replicas == 1 else [f"{service}-{n}" for n in range(1, replicas + 1)]
 
-    def start(self, service: str, host: str) -> None:
-        """Start the process of a service on a host."""
-        program = [sys.executable, "-m", "runyard", *self._services[service]["command"]]
-        variables = self._variables(service, host)
-        self.network.start(host, program, variables, self._folder / "app")
-
     def is_healthy(self, service: str, host: str) -> bool:
         """What the service's own health check says on this host."""
         kind, *test = self._services[service]["healthcheck"]["test"]
@@ -127,10 +121,13 @@ class Deployment:
                 wait_until(lambda at=host: self.is_healthy(service, at), 60)
 
     def _start_runyard(self, service: str, host: str) -> None:
+        command = self._services[service]["command"]
         if service == "migrate":
-            self._runyard(service, *self._services[service]["command"])
+            self._runyard(service, *command)
             return
-        self.start(service, host)
+        variables = self._variables(service, host)
+        program = [sys.executable, "-m", "runyard", *command]
+        self.network.start(host, program, variables, self._folder / "app")
 
     def _start_redis(self, service: str, host: str) -> None:
         # Outside a container Redis refuses clients without a password.
@@ -310,36 +307,17 @@ def test_the_doctor_finds_nothing(deployment: Deployment) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def send_until(deployment: Deployment, what: Callable[[], bool]) -> None:
-    """Send events until something has come of them."""
-
+def test_when_one_worker_is_killed_the_other_ends_everything(deployment: Deployment) -> None:
     def send_some() -> bool:
         event = {"name": "email/send.requested", "data": mail(2)}
         deployment.post(f"/e/{deployment.key}", [event] * 20)
-        return what()
+        return takers(deployment) == {"worker-1", "worker-2"}
 
     wait_until(send_some, 60)
-
-
-def test_when_one_worker_is_killed_the_other_ends_everything(deployment: Deployment) -> None:
-    send_until(deployment, lambda: takers(deployment) == {"worker-1", "worker-2"})
-    send_until(deployment, lambda: "worker-1" in takers(deployment, "running"))
+    wait_until(lambda: send_some() and "worker-1" in takers(deployment, "running"), 60)
     deployment.network.kill("worker-1")
     wait_until(lambda: statuses(deployment) == {"succeeded"}, 90)
     outcome = deployment.post("/functions/v1/send-email?wait=60", mail(3))
     assert [each["status"] for each in outcome["invocations"]] == ["succeeded"]
     wait_until(lambda: not deployment.is_healthy("worker", "worker-1"), 60)
     assert deployment.is_healthy("worker", "worker-2")
-
-
-def test_a_worker_that_is_restarted_under_its_old_name_and_process_id_goes_on(
-    deployment: Deployment,
-) -> None:
-    deployment.start("worker", "worker-1")
-    wait_until(lambda: deployment.is_healthy("worker", "worker-1"), 60)
-    send_until(deployment, lambda: "worker-1" in takers(deployment, "running"))
-    deployment.network.kill("worker-1")
-    deployment.start("worker", "worker-1")
-    wait_until(lambda: statuses(deployment) == {"succeeded"}, 90)
-    send_until(deployment, lambda: "worker-1" in takers(deployment, "running"))
-    wait_until(lambda: statuses(deployment) == {"succeeded"}, 90)
