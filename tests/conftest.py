@@ -64,7 +64,9 @@ class FolderByFolder(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         folder = nodeid.split("/")[1]
-        starts_stacks = folder == "faults" or "test_first_project" in nodeid
+        starts_stacks = (
+            folder == "faults" or "test_first_project" in nodeid or "test_layout" in nodeid
+        )
         return "stack" if starts_stacks else folder
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from runyard.cli.alive import alive
 from runyard.cli.apps import apps
 from runyard.cli.catalog import catalog
 from runyard.cli.check import check
@@ -431,8 +432,8 @@ def web(api_only: bool, workspace: Path | None) -> int:
 @click.option(
     "--port",
     type=int,
-    help="With --apps: listen on this TCP port of 0.0.0.0 instead, for daemon and web on another "
-    "host. Whoever reaches it can run code: keep it within a private network.",
+    help="Listen on this TCP port of 0.0.0.0 instead of a Unix socket, for daemon and web on "
+    "another host. Whoever reaches it can run code: keep it within a private network.",
 )
 @reported
 def code_server(apps: bool, port: int | None) -> int:
@@ -441,18 +442,16 @@ def code_server(apps: bool, port: int | None) -> int:
     It registers the functions first, then serves the code location on the stack's Unix socket.
     """
     _as_dagster_home(needs_code=True)
+    from runyard.processes.apps_server import on_socket, serve_apps
     from runyard.processes.code_server import serve_code
     from runyard.processes.stack_files import socket_path
 
-    if not apps:
-        return serve_code(socket_path("code"))
-    from runyard.processes.apps_server import on_socket, serve_apps
-
-    return serve_apps(
-        on_socket(socket_path("apps"))
+    place = (
+        on_socket(socket_path("apps" if apps else "code"))
         if port is None
         else ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104 (asked for)
     )
+    return serve_apps(place) if apps else serve_code(place)
 
 
 @main.command(hidden=True)
@@ -529,5 +528,5 @@ def _workspace(explicit: Path | None) -> Path:
     return workspace
 
 
-for _command in (*commands, add, apps, catalog, check, init, keys, psql, types):
+for _command in (*commands, add, alive, apps, catalog, check, init, keys, psql, types):
     main.add_command(_command)

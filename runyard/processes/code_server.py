@@ -2,7 +2,7 @@
 
 import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
 from runyard.dagster_adapter.internals import grpc_command
 from runyard.errors import InvalidOption
@@ -16,8 +16,10 @@ from runyard.settings import settings
 _THREADS = 16
 
 
-def serve_code(socket_path: Path) -> int:
-    """Publish the functions, then run Dagster's own gRPC server on a Unix socket until stopped.
+def serve_code(place: Sequence[str]) -> int:
+    """Publish the functions, then run Dagster's own gRPC server until stopped.
+
+    `place` is where, in options of that server: on a Unix socket, or on a TCP port.
 
     Code that fails to load is shown with its error in the Dagster UI and on the dev page, and the
     published functions stay as they were.
@@ -30,13 +32,11 @@ def serve_code(socket_path: Path) -> int:
             file=sys.stderr,
             flush=True,
         )
-    socket_path.unlink(missing_ok=True)
     grpc_command.main(
         [
             "--module-name",
             settings().code,
-            "--socket",
-            str(socket_path),
+            *place,
             "--max-workers",
             str(_THREADS),
             "--location-name",

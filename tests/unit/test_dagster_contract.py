@@ -158,7 +158,9 @@ NAMES = {
     "daemon_controller_from_instance": Relied(
         ("instance", "workspace_load_target", "gen_daemons", "log_level")
     ),
-    "get_daemon_statuses": Relied(("instance", "daemon_types", "ignore_errors")),
+    "get_daemon_statuses": Relied(
+        ("instance", "daemon_types", "ignore_errors", "heartbeat_tolerance_seconds")
+    ),
     "schedule_execution_time_iterator": Relied(
         ("start_timestamp", "cron_schedule", "execution_timezone")
     ),
