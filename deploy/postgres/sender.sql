@@ -7,7 +7,8 @@ DO $$ BEGIN
 EXCEPTION WHEN duplicate_object THEN NULL;
 END $$;
 GRANT USAGE ON SCHEMA runyard TO runyard_sender;
-GRANT INSERT ON runyard.events, runyard.invocations, runyard.waits TO runyard_sender;
+GRANT INSERT ON runyard.events, runyard.invocations, runyard.waits, runyard.tallies
+    TO runyard_sender;
 -- What an idempotency key is compared with, and when it is free again.
 GRANT SELECT (id, name, sender, idempotency_key, received_at), UPDATE (idempotency_key)
     ON runyard.events TO runyard_sender;
