@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,14 +57,13 @@ def test_variables_of_the_project_itself_are_not_named() -> None:
 
 
 def test_code_that_does_not_load_because_of_a_setting_is_one_line_without_a_traceback(
-    tmp_path: object,
+    tmp_path: Path,
 ) -> None:
     serving = (
-        "from pathlib import Path\n"
         "from runyard.dagster_adapter import internals\n"
         "from runyard.processes import code_server\n"
         "code_server.grpc_command.main = lambda *_, **__: None\n"
-        f"code_server.serve_code(Path({str(tmp_path)!r}, 'socket'))\n"
+        f"code_server.serve_code(['--socket', {str(tmp_path / 'socket')!r}])\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", serving],
