@@ -7,6 +7,7 @@ that is being closed fails.
 
 import asyncio
 import ipaddress
+import os
 import resource
 import socket
 import ssl
@@ -181,8 +182,9 @@ class Caller:
         except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError) as error:
             refused = error.__cause__ or error.__context__
             said = refused if isinstance(refused, Refused) else error
-            text = str(said) or type(said).__name__
-            return Answer(0, problem=text if said is refused else f"{origin}: {text}")
+            if said is refused:
+                return Answer(0, problem=str(said))
+            return Answer(0, problem=_words_for(error, origin))
 
     async def _follow(self, request: Request, redirect: Redirect) -> Answer:
         for _ in range(MAX_REDIRECTS + 1):
@@ -251,6 +253,16 @@ def _is_same_port(before: SplitResult, after: SplitResult) -> bool:
 
 def _port(parts: SplitResult) -> int:
     return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _words_for(error: Exception, origin: str) -> str:
+    """Return why no answer came, and what to look at when no connection came about."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return f"{origin} cannot be found: is its name right?"
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, ssl.SSLError):
+        reason = os.strerror(error.os_error.errno) if error.os_error.errno else str(error)
+        return f"nothing answers at {origin} ({reason}): is it running there, on this port?"
+    return f"{origin}: {str(error) or type(error).__name__}"
 
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:

@@ -137,7 +137,8 @@ def _in_bulk(
     if not total:
         with database.connection() as connection:
             raise_for_missing(connection, selection)
-    echo(f"{total} invocations to {action}{' (dry run: nothing was changed)' if dry_run else ''}")
+    noun = "invocation" if total == 1 else "invocations"
+    echo(f"{total} {noun} to {action}{' (dry run: nothing was changed)' if dry_run else ''}")
     if dry_run or not total:
         return 0
     if not yes and sys.stdin.isatty() and not click.confirm(f"{action} them?"):

@@ -434,20 +434,27 @@ def web(api_only: bool, workspace: Path | None) -> int:
     help="With --apps: listen on this TCP port of 0.0.0.0 instead, for daemon and web on another "
     "host. Whoever reaches it can run code: keep it within a private network.",
 )
+@click.option("--of-daemon", is_flag=True, hidden=True, help="End when the daemon is gone.")
 @reported
-def code_server(apps: bool, port: int | None) -> int:
+def code_server(apps: bool, port: int | None, of_daemon: bool) -> int:
     """Serve the project's code to daemon and web.
 
     It registers the functions first, then serves the code location on the stack's Unix socket.
     """
     _as_dagster_home(needs_code=True)
+    from runyard.processes.apps_server import on_socket, serve_apps
+    from runyard.processes.child_process import end_with_parent
     from runyard.processes.code_server import serve_code
     from runyard.processes.stack_files import socket_path
 
+    if of_daemon:
+        end_with_parent()
+    # Dagster's server does at SIGTERM what it does at SIGINT, and a shell that starts a process in
+    # the background lets it ignore that one.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not apps:
         return serve_code(socket_path("code"))
-    from runyard.processes.apps_server import on_socket, serve_apps
-
     return serve_apps(
         on_socket(socket_path("apps"))
         if port is None

@@ -74,13 +74,20 @@ class AppsTarget(WorkspaceLoadTarget):
     def _origin(self) -> CodeLocationOrigin:
         return location_on_socket(LOCATION, str(self._socket))
 
+    def is_served(self) -> bool:
+        """Whether a server is there now, or is another's concern: the workspace names one."""
+        return self._is_named(self._others.create_origins()) or self._connects()
+
     def _answers(self) -> bool:
         """Whether the server is there, or was before: then it only starts anew."""
-        if not self._has_answered and self._socket.exists():
-            with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(self._socket))
-                self._has_answered = True
+        self._has_answered = self._has_answered or self._connects()
         return self._has_answered
+
+    def _connects(self) -> bool:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(self._socket))
+            return True
+        return False
 
     @staticmethod
     def _is_named(origins: Sequence[CodeLocationOrigin]) -> bool:

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runyard.apps import catalog
@@ -12,12 +12,17 @@ from runyard.dagster_adapter.apps_workspace import LOCATION, MODULE
 from runyard.dagster_adapter.internals import grpc_command
 from runyard.engine.backoff import Backoff
 from runyard.engine.listener import APPS, listener
+from runyard.processes.child_process import ChildProcess
 
 _THREADS = 16
 # How long a registration is waited for after another one: an application that is being written
 # registers whenever a file is saved.
 _SETTLE_SECONDS = 0.3
 _LONGEST_WAIT = 5.0
+# How often, and how many times in a row, no server is found before the daemon starts its own: one
+# that starts anew takes about two seconds.
+_LOOK_SECONDS = 1.0
+_MISSING_LOOKS = 5
 _log = logging.getLogger("runyard.apps")
 
 
@@ -72,16 +77,18 @@ def _start_anew_on_change(present: str) -> None:
                 changed.clear()
 
 
-def start_when_needed() -> None:
-    """Let the stack start this server when there are functions to serve; in a thread.
+def start_when_needed(is_served: Callable[[], bool]) -> None:
+    """Have this server started when there are functions to serve; in a thread of the daemon.
 
-    A stack without applications has no such process. Outside of a stack, whoever runs the daemon
-    runs this server too.
+    The stack starts it where there is one; otherwise the daemon has it as a child, unless
+    `is_served` tells that there is one already. Without applications there is no such process.
     """
-    threading.Thread(target=_start_when_needed, name="runyard-apps-server", daemon=True).start()
+    threading.Thread(
+        target=_start_when_needed, args=(is_served,), name="runyard-apps-server", daemon=True
+    ).start()
 
 
-def _start_when_needed() -> None:
+def _start_when_needed(is_served: Callable[[], bool]) -> None:
     backoff = Backoff(_log, "the code server of applications is not started", _LONGEST_WAIT)
     pause = threading.Event()
     with listener.subscribe(APPS) as registered:
@@ -92,9 +99,21 @@ def _start_when_needed() -> None:
                     # Not before: a daemon without applications needs nothing of supervisord.
                     from runyard.processes.stack import start_apps_server
 
-                    start_apps_server()
+                    if not start_apps_server():
+                        _keep_serving(is_served)
                     return
             except Exception as error:
                 pause.wait(backoff.failed(error))
             else:
                 registered.wait()
+
+
+def _keep_serving(is_served: Callable[[], bool]) -> None:
+    """Have a server as a child of this process, and another one whenever it ends."""
+    child = ChildProcess("code server of applications", "code-server", "--apps", "--of-daemon")
+    pause, missing = threading.Event(), 0
+    while True:
+        missing = 0 if is_served() else missing + 1
+        if child.has_started or missing >= _MISSING_LOOKS:
+            child.keep_running()
+        pause.wait(_LOOK_SECONDS)

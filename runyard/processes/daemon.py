@@ -53,8 +53,8 @@ def serve_daemon(workspace: Path) -> int:
             pool_connections(instance)
             reclaim_from_predecessor(instance)
             MaintenanceThread(instance).start()
-            start_when_needed()
             target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
+            start_when_needed(target.is_served)
             run_daemon(
                 instance,
                 target,

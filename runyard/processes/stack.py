@@ -343,10 +343,13 @@ def _stop_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def start_apps_server() -> None:
-    """Let the running stack start the code server of applications; does nothing without a stack."""
-    with suppress(OSError):
+def start_apps_server() -> bool:
+    """Let the running stack start the code server of applications; False without a stack."""
+    try:
         Stack(()).start_part("apps")
+    except OSError:
+        return False
+    return True
 
 
 def _full_name(part: str) -> str:

@@ -49,7 +49,7 @@ from runyard.engine import batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.processes.caller_process import CallerProcess
+from runyard.processes.child_process import ChildProcess
 from runyard.processes.children import Children
 from runyard.processes.code_location import load_code, problem_of
 from runyard.settings import settings
@@ -70,7 +70,7 @@ _instance: DagsterInstance | None = None
 _resources = ExitStack()
 _stopping = threading.Event()
 _children = Children()
-_caller = CallerProcess()
+_caller = ChildProcess("caller", "caller", "--of-worker")
 _parent = os.getpid()  # a child inherits both
 _main_process = multiprocessing.current_process()
 

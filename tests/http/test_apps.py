@@ -143,7 +143,7 @@ def test_an_application_that_does_not_answer_is_noted(app: SdkApp) -> None:
     sync(app.url)
     app.stop()
     done = sync(app.url)
-    assert "Cannot connect" in done.stderr
+    assert "nothing answers at" in done.stderr
     assert details()["error"] is not None
     assert "shop_hello" in active()
 
@@ -433,7 +433,7 @@ def test_the_page_says_why_an_application_has_not_registered_that_the_stack_is_t
         return httpx.get(url, headers={"Accept": "text/html"}).text
 
     try:
-        wait_until(lambda: "has not registered: http://127.0.0.1:1: Cannot connect" in page())
+        wait_until(lambda: "has not registered: nothing answers at http://127.0.0.1:1" in page())
         assert "<code>http://127.0.0.1:1/api/inngest</code>" in page()
         assert "geheim" not in page()
     finally:

@@ -2,11 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,9 @@ from runyard.engine.bulk import Selection
 from runyard.engine.control import cancel
 from runyard.functions.registry import Function
 from runyard.processes import workers
-from runyard.processes.caller_process import CallerProcess
 from runyard.processes.checks import checks
+from runyard.processes.child_process import ChildProcess
+from runyard.processes.stack_files import socket_path
 from runyard.settings import settings
 from runyard.store import database
 from tests.code_server import loaded_code
@@ -314,7 +316,7 @@ def test_a_caller_that_is_stopped_hands_back_what_goes_on(
 
 
 def test_a_worker_starts_a_caller_that_does_not_outlive_it(store_url: str) -> None:
-    caller = CallerProcess()
+    caller = ChildProcess("caller", "caller", "--of-worker")
     caller.keep_running()
     try:
         wait_until(lambda: rows("SELECT 1 FROM runyard.workers WHERE remote"))
@@ -324,13 +326,61 @@ def test_a_worker_starts_a_caller_that_does_not_outlive_it(store_url: str) -> No
     assert rows("SELECT 1 FROM runyard.workers WHERE remote") == []
 
 
+# What a daemon does that runs by itself.
+_ALONE = """
+import threading
+from runyard.processes.apps_server import start_when_needed
+
+start_when_needed(lambda: False)
+threading.Event().wait()
+"""
+
+
+def is_listening() -> bool:
+    """Whether the code server of applications answers."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(socket_path("apps")))
+        return True
+    return False
+
+
+def test_where_no_stack_runs_the_functions_are_served_as_long_as_there_is_a_daemon(
+    shop: RemoteApp,
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    daemon = subprocess.Popen([sys.executable, "-c", _ALONE], env=environment, cwd=ROOT)
+    try:
+        wait_until(is_listening)
+    finally:
+        daemon.kill()
+        daemon.wait()
+    wait_until(lambda: not is_listening())
+
+
+def test_a_code_server_in_the_background_of_a_shell_ends_when_it_is_told_to(
+    shop: RemoteApp,
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m runyard code-server --apps & echo $!; wait"
+    with subprocess.Popen(
+        ["sh", "-c", command], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        try:
+            wait_until(is_listening)
+            os.kill(pid, signal.SIGTERM)
+            assert shell.wait(20) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_the_location_appears_with_its_server_and_follows_registrations(
     shop: RemoteApp, context: Context, tmp_path: Path
 ) -> None:
     workspace = tmp_path / "workspace.yaml"
     workspace.write_text("load_from: []")
-    from runyard.processes.stack import socket_path
-
     target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
     with WorkspaceProcessContext(context.instance, target) as followed:
         target.follow(followed)
