@@ -58,7 +58,8 @@ class Reader:
             start_new_session=True,  # node is started by a script, and must end with it
         )
         self._lines: Queue[str] = Queue()
-        Thread(target=self._read, daemon=True).start()
+        self._reading = Thread(target=self._read, daemon=True)
+        self._reading.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -78,7 +79,8 @@ class Reader:
     def stop(self) -> None:
         """Stop it."""
         os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(15)
+        self._reading.join(15)
+        self._process.communicate()
 
 
 @pytest.fixture(scope="module", params=JAVASCRIPT_VERSIONS)
