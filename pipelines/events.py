@@ -105,7 +105,22 @@ User = Annotated[
 Link = Annotated[
     str, Field(pattern=r"^https?://", max_length=2000, description="Where a button leads.")
 ]
-Provider = Literal["gemini", "openai", "offline"]
+UserAddress = Annotated[
+    Address, Field(description="The user's address.", examples=["ada@example.com"])
+]
+Title = Annotated[
+    Line,
+    Field(
+        max_length=200, description="A line that says it all.", examples=["Your report is ready"]
+    ),
+]
+Message = Annotated[
+    str, Field(max_length=20_000, description="The text below it.", examples=["It has 12 pages."])
+]
+Provider = Annotated[
+    Literal["gemini", "openai", "offline"],
+    Field(description="The provider, if not the one in the settings."),
+]
 # Only the first invalid address is reported.
 Addresses = Annotated[
     list[Address], Field(max_length=MAX_RECIPIENTS, fail_fast=True), BeforeValidator(_as_list)
@@ -324,19 +339,8 @@ class NotificationRequested(EventData):
             examples=["report"],
         ),
     ]
-    title: Annotated[
-        Line,
-        Field(
-            min_length=1,
-            max_length=200,
-            description="A line that says it all.",
-            examples=["Your report is ready"],
-        ),
-    ]
-    message: Annotated[
-        str,
-        Field(max_length=20_000, description="The text below it.", examples=["It has 12 pages."]),
-    ]
+    title: Annotated[Title, Field(min_length=1)]
+    message: Message
     action_url: Link | None = None
     channels: list[Literal["in-app", "mail", "webhook"]] | None = Field(
         default=None,
@@ -357,21 +361,9 @@ class NotificationDigestRequested(EventData):
         str,
         Field(max_length=200, description="The user's id in the application.", examples=["ada"]),
     ]
-    email: Annotated[
-        Address, Field(description="The user's address.", examples=["ada@example.com"])
-    ]
-    title: Annotated[
-        Line,
-        Field(
-            max_length=200,
-            description="A line that says it all.",
-            examples=["Your report is ready"],
-        ),
-    ]
-    message: Annotated[
-        str,
-        Field(max_length=20_000, description="The text below it.", examples=["It has 12 pages."]),
-    ]
+    email: UserAddress
+    title: Title
+    message: Message
     action_url: Annotated[str, Field(max_length=2000)] | None = Field(
         default=None, description="Where its button leads."
     )
@@ -382,9 +374,7 @@ class UserCreated(EventData):
     """A user created an account."""
 
     user: Annotated[User, Field(examples=["ada"])]
-    email: Annotated[
-        Address, Field(description="The user's address.", examples=["ada@example.com"])
-    ]
+    email: UserAddress
     name: Annotated[
         Line,
         Field(
@@ -432,9 +422,7 @@ class TextGenerateRequested(EventData):
     max_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
         default=None, description="How long the answer may be."
     )
-    provider: Provider | None = Field(
-        default=None, description="The provider, if not the one in the settings."
-    )
+    provider: Provider | None = None
     user: User | None = Field(
         default=None, description="The user whose daily budget it counts against."
     )
@@ -468,9 +456,7 @@ class ContentGenerateRequested(EventData):
     length: Annotated[int, Field(ge=20, le=10_000)] = Field(
         default=600, description="How many words."
     )
-    provider: Provider | None = Field(
-        default=None, description="The provider, if not the one in the settings."
-    )
+    provider: Provider | None = None
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$")] | None = Field(
         default=None, description="The model, if not the provider's default."
     )

@@ -215,7 +215,7 @@ class Caller:
             ipaddress.ip_address(parts.hostname.partition("%")[0])
         except ValueError:
             return
-        self._guard.check(parts.hostname, _port(parts), parts.hostname)
+        self._guard.check(parts.hostname, port_of(parts), parts.hostname)
 
 
 def _most_connections() -> int:
@@ -247,11 +247,12 @@ def to_same_host(request: Request, status: int, location: str) -> Request | None
 
 def _is_same_port(before: SplitResult, after: SplitResult) -> bool:
     """Whether two URLs have the same port; going from http to https changes it, and is none."""
-    ports = _port(before), _port(after)
+    ports = port_of(before), port_of(after)
     return ports[0] == ports[1] or ports == (80, 443)
 
 
-def _port(parts: SplitResult) -> int:
+def port_of(parts: SplitResult) -> int:
+    """Return the port of a URL, that of its scheme if it names none."""
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 

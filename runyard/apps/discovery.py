@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import psycopg
 from psycopg.rows import dict_row
@@ -20,6 +20,7 @@ from runyard.apps.calls import Caller
 from runyard.apps.registration import shown_url
 from runyard.apps.sync import SyncFailed, caller, introspect, sync
 from runyard.engine.backoff import Backoff
+from runyard.engine.tasks import end_task
 from runyard.settings import settings
 from runyard.store.database import direct_url
 from runyard.store.queries import Connection, fetch_one
@@ -72,9 +73,7 @@ class Discovery:
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await end_task(self._task)
 
     async def _run(self) -> None:
         backoff = Backoff(_log, "not looking for applications", _LONGEST_WAIT)

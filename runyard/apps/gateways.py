@@ -17,7 +17,7 @@ import pydantic_core
 
 from runyard.apps.answers import Answer, Asked, Keep, MakeRequest, StepFailed, error_of, failed_try
 from runyard.apps.call_loop import in_thread
-from runyard.apps.calls import KEPT_REDIRECTS, Caller, Refused, Request, origin_of
+from runyard.apps.calls import KEPT_REDIRECTS, Caller, Refused, Request, origin_of, port_of
 from runyard.apps.trust import may_request
 from runyard.engine.steps import MAX_STEP_BYTES
 from runyard.errors import InvalidOption
@@ -228,16 +228,12 @@ def _header_value(what: str, value: object) -> str:
 def _check_host(url: str) -> None:
     """Raise `Refused` for a host that steps may not have requested from here."""
     parts = urlsplit(url)
-    host, port = parts.hostname or "", _port(parts)
+    host, port = parts.hostname or "", port_of(parts)
     if not may_request(host, port):
         raise Refused(
             f"steps may not have {host[:200]} requested from here: list it in"
             " RUNYARD_GATEWAY_HOSTS, or make the request in step.run"
         )
-
-
-def _port(parts: SplitResult) -> int:
-    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 class _Redirects:
@@ -287,7 +283,7 @@ def _without_body(request: Request) -> Request:
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
-    return parts.scheme, parts.hostname, _port(parts)
+    return parts.scheme, parts.hostname, port_of(parts)
 
 
 def _secrets(request: Request, options: Mapping[str, Any]) -> Iterator[str]:

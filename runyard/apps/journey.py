@@ -145,7 +145,6 @@ class Journey:
         """Note that a step was done and kept before the function's call was answered."""
         if step not in self.memos:
             self.memos.add(step, memo)
-        self._idle_calls = 0
         self._check_limits()
 
     def fail(self, error: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from runyard.apps.call_loop import in_thread
@@ -16,6 +15,7 @@ from runyard.apps.checkpoints import end_dispatches
 from runyard.engine.backoff import Backoff
 from runyard.engine.checkpoints import Pair, PairRow, save_pairs
 from runyard.engine.settlement import Outcome, settle_some
+from runyard.engine.tasks import end_task
 from runyard.engine.wait_registration import register_storable_pairs
 from runyard.errors import DatabaseUnavailable
 from runyard.store.queries import Row
@@ -51,9 +51,7 @@ class Writer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await end_task(self._task)
 
     async def keep(
         self, rows: Sequence[PairRow], dispatches: Mapping[int, int] | None = None

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
-
+from runyard.cli.event_schemas import event_schemas
 from runyard.events import MAX_EVENT_BYTES, MAX_NAME, catalog
 from runyard.settings import settings
 
@@ -19,16 +18,8 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def document() -> dict[str, Any]:
-    """Return the document as JSON values."""
-    models = {name: model for name in catalog.names() if (model := catalog.type_of(name))}
-    schemas, together = models_json_schema(
-        [(model, "validation") for model in models.values()], ref_template=_REFERENCE
-    )
-    channels = {_key(name): _channel(name) for name in models}
-    messages = {
-        _key(name): _message(name, schemas[model, "validation"], model.__doc__)
-        for name, model in models.items()
-    }
+    """Return the document as JSON values; raises `RunyardError` when there are no event types."""
+    events, definitions = event_schemas(_REFERENCE)
     return {
         "asyncapi": _VERSION,
         "info": {
@@ -47,9 +38,12 @@ def document() -> dict[str, Any]:
                 "description": "The address of `runyard up`.",
             }
         },
-        "channels": channels,
-        "operations": {_key(name): _operation(name) for name in models},
-        "components": {"messages": messages, "schemas": together.get("$defs", {})},
+        "channels": {_key(name): _channel(name) for name in events},
+        "operations": {_key(name): _operation(name) for name in events},
+        "components": {
+            "messages": {_key(name): _message(name, schema) for name, schema in events.items()},
+            "schemas": definitions,
+        },
     }
 
 
@@ -72,8 +66,8 @@ def _operation(name: str) -> Mapping[str, Any]:
     }
 
 
-def _message(name: str, data: Mapping[str, Any], doc: str | None) -> Mapping[str, Any]:
-    sent_by = catalog.sent_by(name)
+def _message(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    sent_by, doc = catalog.sent_by(name), getattr(catalog.type_of(name), "__doc__", None)
     return {
         "name": name,
         "title": name,

@@ -444,12 +444,12 @@ def code_server(apps: bool, port: int | None, of_daemon: bool) -> int:
     """
     _as_dagster_home(needs_code=True)
     from runyard.processes.apps_server import on_socket, serve_apps
-    from runyard.processes.child_process import end_with_parent
+    from runyard.processes.child_process import watch_parent
     from runyard.processes.code_server import serve_code
     from runyard.processes.stack_files import socket_path
 
     if of_daemon:
-        end_with_parent()
+        watch_parent(lambda: os._exit(0))
     # Dagster's server does at SIGTERM what it does at SIGINT, and a shell that starts a process in
     # the background lets it ignore that one.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

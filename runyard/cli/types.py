@@ -6,9 +6,8 @@ from typing import Any
 import click
 
 from runyard.cli.errors import reported
-from runyard.errors import InvalidInput, RunyardError
-from runyard.events import catalog
-from runyard.settings import settings
+from runyard.cli.event_schemas import event_schemas
+from runyard.errors import InvalidInput
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -28,27 +27,12 @@ def types(language: str | None) -> None:
         raise InvalidInput("choose --typescript or --json-schema")
     from runyard.cli.typescript import declarations
 
-    events, definitions = _schemas()
+    events, definitions = event_schemas()
     if language == "typescript":
         # Neither redacted nor escaped: a compiler reads this.
         click.echo(declarations(events, definitions), nl=False)
     else:
         click.echo(json.dumps(_json_schema(events, definitions), indent=2))
-
-
-def _schemas() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The schema of each event's data, by the event's name, and those that they refer to."""
-    from pydantic.json_schema import models_json_schema
-
-    models = {name: model for name in catalog.names() if (model := catalog.type_of(name))}
-    if not models:
-        where = settings().catalog or "RUNYARD_CATALOG, which is not set"
-        raise RunyardError(
-            f"there are no event types in {where}: declare some with @event_type(...)"
-        )
-    schemas, together = models_json_schema([(model, "validation") for model in models.values()])
-    events = {name: schemas[model, "validation"] for name, model in models.items()}
-    return events, together.get("$defs", {})
 
 
 def _json_schema(

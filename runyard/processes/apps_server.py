@@ -99,21 +99,29 @@ def _start_when_needed(is_served: Callable[[], bool]) -> None:
                     # Not before: a daemon without applications needs nothing of supervisord.
                     from runyard.processes.stack import start_apps_server
 
-                    if not start_apps_server():
-                        _keep_serving(is_served)
-                    return
+                    if start_apps_server():
+                        return
+                    break
             except Exception as error:
                 pause.wait(backoff.failed(error))
             else:
                 registered.wait()
+    _keep_serving(is_served)
 
 
 def _keep_serving(is_served: Callable[[], bool]) -> None:
-    """Have a server as a child of this process, and another one whenever it ends."""
+    """Have a server as a child of this process when there is no other, and keep it running."""
     child = ChildProcess("code server of applications", "code-server", "--apps", "--of-daemon")
-    pause, missing = threading.Event(), 0
+    backoff = Backoff(_log, "the code server of applications is not started", _LONGEST_WAIT)
+    pause, missing, is_ours = threading.Event(), 0, False
     while True:
-        missing = 0 if is_served() else missing + 1
-        if child.has_started or missing >= _MISSING_LOOKS:
-            child.keep_running()
-        pause.wait(_LOOK_SECONDS)
+        try:
+            missing = 0 if is_served() else missing + 1
+            if is_ours or missing >= _MISSING_LOOKS:
+                child.keep_running()
+                is_ours = True
+        except Exception as error:
+            pause.wait(backoff.failed(error))
+        else:
+            backoff.succeeded()
+            pause.wait(_LOOK_SECONDS)

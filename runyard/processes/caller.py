@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg
 from dagster import DagsterInstance, DagsterRunStatus
 from kombu.connection import Connection
 from kombu.messaging import Consumer
@@ -45,12 +44,10 @@ from runyard.dagster_adapter.internals import (
 from runyard.engine import batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
-from runyard.errors import DatabaseUnavailable
+from runyard.processes.child_process import watch_parent
 from runyard.processes.open_files import allow_open_files
-from runyard.processes.workers import hand_back, place
+from runyard.processes.workers import forget_worker, hand_back, send_heartbeat
 from runyard.settings import settings
-from runyard.store import database
-from runyard.store.queries import fetch_all
 
 _BEAT_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
@@ -64,7 +61,9 @@ def serve_calls(*, of_worker: bool) -> int:
 
     `of_worker` says that a worker has started this process, which then does not outlive it.
     """
-    caller = RunsInThreads(os.getppid() if of_worker else None)
+    caller = RunsInThreads()
+    if of_worker:
+        watch_parent(caller.stopping.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: caller.stopping.set())
     allow_open_files()
@@ -91,10 +90,9 @@ class RunsInThreads:
         Set to stop it.
     """
 
-    def __init__(self, parent: int | None) -> None:
+    def __init__(self) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.stopping = threading.Event()
-        self._parent = parent
         self._slots = settings().remote_concurrency
         self._free = threading.Semaphore(self._slots)
         self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix="runyard-call")
@@ -115,7 +113,7 @@ class RunsInThreads:
             heartbeat.end()
             hand_back(self.name)
         event_log.flush()
-        self._sign_off()
+        forget_worker(self.name)
 
     def _consume(self, backoff: Backoff) -> None:
         options = celery_settings()["broker_transport_options"]
@@ -169,43 +167,16 @@ class RunsInThreads:
         return True
 
     def _beat(self) -> None:
-        """Send this process's heartbeat, and notice when its worker is gone."""
+        """Send this process's heartbeat."""
         backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
-        beats = 0
         while not self.stopping.is_set():
-            if self._parent is not None and os.getppid() != self._parent:
-                _log.error("the worker of this process is gone: stopping")
-                self.stopping.set()
-                return
             try:
-                if beats % int(_BEAT_SECONDS) == 0:
-                    self._send_heartbeat()
+                send_heartbeat(self.name, self._slots, remote=True)
             except Exception as error:
                 self.stopping.wait(backoff.failed(error))
             else:
-                beats += 1
                 backoff.succeeded()
-                self.stopping.wait(1.0)
-
-    def _send_heartbeat(self) -> None:
-        with database.connection() as connection:
-            fetch_all(
-                connection,
-                "heartbeat_worker",
-                name=self.name,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                slots=self._slots,
-                pid_namespace=place(),
-                remote=True,
-            )
-
-    def _sign_off(self) -> None:
-        try:
-            with database.connection() as connection:
-                fetch_all(connection, "delete_worker", name=self.name, pid=os.getpid())
-        except (DatabaseUnavailable, psycopg.Error) as error:
-            _log.info("this caller is not deleted from the database: %s", type(error).__name__)
+                self.stopping.wait(_BEAT_SECONDS)
 
 
 def run_id_in(payload: Any) -> str:

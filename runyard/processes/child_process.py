@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from runyard.settings import settings
@@ -33,11 +34,6 @@ class ChildProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopping = False
-
-    @property
-    def has_started(self) -> bool:
-        """Whether it was started, and so has to be kept running."""
-        return self._process is not None
 
     def keep_running(self) -> None:
         """Start the process, unless it runs or is to stop."""
@@ -72,15 +68,18 @@ class ChildProcess:
         self._process.wait()
 
 
-def end_with_parent() -> None:
-    """End this process as soon as the one that has started it is gone, however that ends."""
+def watch_parent(when_gone: Callable[[], object]) -> None:
+    """Call a function as soon as the process that has started this one is gone, however it ended.
+
+    It is called in a thread.
+    """
     threading.Thread(
-        target=_watch_parent, args=(os.getppid(),), name="runyard-parent", daemon=True
+        target=_watch_parent, args=(os.getppid(), when_gone), name="runyard-parent", daemon=True
     ).start()
 
 
-def _watch_parent(parent: int) -> None:
+def _watch_parent(parent: int, when_gone: Callable[[], object]) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_SECONDS)
     _log.error("the process that has started this one is gone: stopping")
-    os._exit(0)
+    when_gone()

@@ -183,11 +183,35 @@ def _end_log(**_: Any) -> None:
 def _sign_off(**_: Any) -> None:
     _stopping.set()
     _caller.wait()
+    forget_worker(name())
+
+
+def send_heartbeat(worker: str, slots: int, *, remote: bool) -> bool:
+    """Tell the database that this process is alive; return whether there are applications.
+
+    `remote` says that it executes the functions of applications, not those of the code.
+    """
+    with database.connection() as connection:
+        row = fetch_one(
+            connection,
+            "heartbeat_worker",
+            name=worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slots=slots,
+            pid_namespace=place(),
+            remote=remote,
+        )
+    return row is not None and bool(row["has_apps"])
+
+
+def forget_worker(worker: str) -> None:
+    """Delete this process, which stops in order, from the workers in the database."""
     try:
         with database.connection() as connection:
-            fetch_all(connection, "delete_worker", name=name(), pid=os.getpid())
+            fetch_all(connection, "delete_worker", name=worker, pid=os.getpid())
     except (DatabaseUnavailable, psycopg.Error) as error:
-        _log.info("this worker could not be deleted from the database: %s", type(error).__name__)
+        _log.info("this process is not deleted from the database: %s", type(error).__name__)
 
 
 def _beat() -> None:
@@ -195,18 +219,7 @@ def _beat() -> None:
     backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
     while not _stopping.is_set():
         try:
-            with database.connection() as connection:
-                row = fetch_one(
-                    connection,
-                    "heartbeat_worker",
-                    name=name(),
-                    host=socket.gethostname(),
-                    pid=os.getpid(),
-                    slots=settings().concurrency,
-                    pid_namespace=place(),
-                    remote=False,
-                )
-            if row is not None and row["has_apps"]:
+            if send_heartbeat(name(), settings().concurrency, remote=False):
                 _caller.keep_running()
         except Exception as error:
             _stopping.wait(backoff.failed(error))

@@ -141,11 +141,16 @@ def serving(
 
 
 @pytest.fixture
-def app(serving: SdkApp, functions: dict[str, Function]) -> Iterator[SdkApp]:
-    """The application, registered, with an empty ledger."""
+def no_apps(functions: dict[str, Function]) -> None:
+    """Begin without applications."""
     with database.connection() as connection:
         connection.execute("TRUNCATE runyard.apps, runyard.app_functions")
         connection.execute("DELETE FROM runyard.functions WHERE location LIKE 'app %'")
+
+
+@pytest.fixture
+def app(serving: SdkApp, no_apps: None) -> Iterator[SdkApp]:
+    """The application, registered, with an empty ledger."""
     httpx.put(serving.url, json={"url": serving.url}, timeout=30)
     serving.clear()
     yield serving

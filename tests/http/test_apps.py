@@ -12,12 +12,13 @@ import pytest
 
 from runyard.apps.answers import step_id
 from runyard.apps.run_ids import run_id
-from runyard.store import database
 from tests.conftest import ROOT, wait_until
 from tests.ports import free_port
 from tests.sdk_apps import PYTHON, SDK_VERSIONS, SdkApp
 from tests.tables import rows
 from tests.web_process import web_in_development
+
+pytestmark = pytest.mark.usefixtures("no_apps")
 
 
 @pytest.fixture(params=SDK_VERSIONS)
@@ -32,14 +33,6 @@ def app(
     made = SdkApp("shop", folder, tmp_path / "log", INNGEST_DEV=developing)
     yield made
     made.stop()
-
-
-@pytest.fixture(autouse=True)
-def no_apps(functions: dict[str, Any]) -> None:
-    """Begin without applications."""
-    with database.connection() as connection:
-        connection.execute("TRUNCATE runyard.apps, runyard.app_functions")
-        connection.execute("DELETE FROM runyard.functions WHERE location LIKE 'app %'")
 
 
 def sync(url: str) -> "subprocess.CompletedProcess[str]":

@@ -7,24 +7,20 @@ invocations, messages are found by PostgreSQL snapshots: one that is committed l
 
 import asyncio
 import itertools
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 
-from runyard.engine.backoff import Backoff
 from runyard.errors import RunyardError
 from runyard.gateway.http.database_connection import ReconnectingConnection
 from runyard.gateway.http.errors import HttpError
+from runyard.gateway.http.poller import Poller
 from runyard.store.queries import Row
 
-_POLL_SECONDS = 0.1
-_MAX_BACKOFF_SECONDS = 1.0
 _MAX_SUBSCRIBERS = 400
 # What may wait for a subscriber that reads slowly.
 _MAX_WAITING = 1_000
 _MAX_WAITING_BYTES = 4 * 1024 * 1024
-_log = logging.getLogger("runyard.gateway")
 
 
 class TooSlow(RunyardError):
@@ -69,25 +65,14 @@ class Subscriber:
         self._has_news.set()
 
 
-class Broadcaster:
+class Broadcaster(Poller):
     """The subscribers of this process; an async context manager."""
 
     def __init__(self) -> None:
+        super().__init__("web broadcaster", "cannot poll for messages of channels")
         self._subscribers: dict[int, Subscriber] = {}
         self._numbers = itertools.count()
-        self._has_subscribers = asyncio.Event()
         self._since: str | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> "Broadcaster":
-        self._task = asyncio.create_task(self._watch(ReconnectingConnection("web broadcaster")))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     def check_capacity(self) -> None:
         """Raise `HttpError` if there are too many subscribers already."""
@@ -106,33 +91,22 @@ class Broadcaster:
         What is published once the block has begun is not missed.
         """
         subscriber, number = Subscriber(topics), next(self._numbers)
+        if not self._subscribers:
+            self._since = None  # what was published while nobody listened is nobody's
         self._subscribers[number] = subscriber
-        self._has_subscribers.set()
+        self.begin_polling()
         try:
             await subscriber.has_begun.wait()
             yield subscriber
         finally:
             del self._subscribers[number]
 
-    async def _watch(self, connection: ReconnectingConnection) -> None:
-        backoff = Backoff(_log, "cannot poll for messages of channels", _MAX_BACKOFF_SECONDS)
-        try:
-            while True:
-                await self._has_subscribers.wait()
-                if not self._subscribers:
-                    self._has_subscribers.clear()
-                    self._since = None
-                    continue
-                try:
-                    await self._poll(connection)
-                    await asyncio.sleep(_POLL_SECONDS)
-                    backoff.succeeded()
-                except Exception as error:
-                    await asyncio.sleep(backoff.failed(error))
-        finally:
-            await connection.close()
+    def has_clients(self) -> bool:
+        """Whether there are subscribers."""
+        return bool(self._subscribers)
 
-    async def _poll(self, connection: ReconnectingConnection) -> None:
+    async def poll(self, connection: ReconnectingConnection) -> None:
+        """Read what was published since the last time, and pass it on."""
         subscribers = list(self._subscribers.values())
         channels = {channel for each in subscribers for channel, _ in each.topics}
         rows = await connection.fetch_all("published", since=self._since, channels=sorted(channels))

@@ -7,12 +7,12 @@ statement and its commit carry. A request gets its result after the commit.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 import psycopg
 
+from runyard.engine.tasks import end_task
 from runyard.errors import DatabaseUnavailable
 from runyard.gateway.http.database_connection import ReconnectingConnection
 
@@ -62,9 +62,7 @@ class GroupCommit(Generic[Item, Result]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await end_task(self._task)
 
     async def put(self, item: Item) -> Result:
         """Write an item and return its result, after the commit.

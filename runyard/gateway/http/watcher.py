@@ -8,21 +8,16 @@ a client that reconnects with the snapshot of its last message continues after i
 import asyncio
 import itertools
 import json
-import logging
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
-from runyard.engine.backoff import Backoff
 from runyard.gateway.http.database_connection import ReconnectingConnection
 from runyard.gateway.http.errors import HttpError
+from runyard.gateway.http.poller import Poller
 from runyard.store.queries import Row
 
-_POLL_SECONDS = 0.1
-_MAX_BACKOFF_SECONDS = 1.0
 # Streams, and clients that wait for an outcome. One key may have half of them.
 _MAX_STREAMS = _MAX_WAITING = 1000
-_log = logging.getLogger("runyard.gateway")
 
 
 @dataclass
@@ -40,25 +35,14 @@ class _Waiter:
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class InvocationWatcher:
+class InvocationWatcher(Poller):
     """Watches invocations for streams, and events for clients that wait for their outcome."""
 
     def __init__(self) -> None:
+        super().__init__("web watcher", "cannot poll for what clients wait for")
         self._streams: dict[int, _Stream] = {}
         self._waiters: dict[int, _Waiter] = {}
         self._numbers = itertools.count()
-        self._has_clients = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> "InvocationWatcher":
-        self._task = asyncio.create_task(self._watch(ReconnectingConnection("web watcher")))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
 
     def check_capacity(self, key: str) -> None:
         """Raise `HttpError` if this key, or all keys together, have too many streams already."""
@@ -80,7 +64,7 @@ class InvocationWatcher:
         waiter = _Waiter(key, set(events))
         number = next(self._numbers)
         self._waiters[number] = waiter
-        self._has_clients.set()
+        self.begin_polling()
         try:
             async with asyncio.timeout(seconds):
                 await waiter.finished.wait()
@@ -101,7 +85,7 @@ class InvocationWatcher:
         stream = _Stream(key, invocation, since)
         number = next(self._numbers)
         self._streams[number] = stream
-        self._has_clients.set()
+        self.begin_polling()
         try:
             while True:
                 try:
@@ -115,23 +99,14 @@ class InvocationWatcher:
         finally:
             del self._streams[number]
 
-    async def _watch(self, connection: ReconnectingConnection) -> None:
-        backoff = Backoff(_log, "cannot poll for what clients wait for", _MAX_BACKOFF_SECONDS)
-        try:
-            while True:
-                await self._has_clients.wait()
-                if not self._streams and not self._waiters:
-                    self._has_clients.clear()
-                    continue
-                try:
-                    await self._poll_streams(connection)
-                    await self._poll_waiters(connection)
-                    await asyncio.sleep(_POLL_SECONDS)
-                    backoff.succeeded()
-                except Exception as error:
-                    await asyncio.sleep(backoff.failed(error))
-        finally:
-            await connection.close()
+    def has_clients(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._streams or self._waiters)
+
+    async def poll(self, connection: ReconnectingConnection) -> None:
+        """Read what has changed, and which events are open."""
+        await self._poll_streams(connection)
+        await self._poll_waiters(connection)
 
     async def _poll_streams(self, connection: ReconnectingConnection) -> None:
         # A client that has not read its last change yet is left out: a slow one buffers only one.
