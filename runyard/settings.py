@@ -230,7 +230,7 @@ class AppSettings(_EngineSettings):
     gateway_hosts: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         description="Hosts that steps of applications may have requested from here, by "
-        "`step.ai.infer` and `step.fetch`, separated by commas: `api.openai.com`, "
+        "`step.ai.infer` and `step.fetch`, separated by commas: `ai.example.com`, "
         "`files.internal:8080`, or `*` for all. Without any, all of them in development, and none "
         "elsewhere. A host outside the public internet must be in `RUNYARD_ALLOWED_HOSTS` too.",
     )

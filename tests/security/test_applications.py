@@ -117,7 +117,7 @@ def test_not_even_in_development_does_a_call_go_to_a_link_local_address(address:
 def test_the_address_is_checked_when_the_call_is_made(places: list[Place], host: str) -> None:
     place = places[0]
     answer = asked(f"http://{host}:{place.server_port}/", PRODUCTION)
-    assert "list its host in RUNYARD_ALLOWED_HOSTS" in answer.problem
+    assert "list the host in RUNYARD_ALLOWED_HOSTS" in answer.problem
     assert place.asked == []
 
 
@@ -237,7 +237,7 @@ def test_a_key_is_masked_in_every_form(monkeypatch: pytest.MonkeyPatch, form: st
 
 
 @pytest.fixture
-def signing(monkeypatch: pytest.MonkeyPatch, runyard_database: str) -> Iterator[None]:
+def signing(monkeypatch: pytest.MonkeyPatch, security_url: str) -> Iterator[None]:
     """This server has a signing key, and no applications."""
     empty_tables()
     monkeypatch.setenv("RUNYARD_SIGNING_KEY", f"signkey-prod-{NEW}")
@@ -292,7 +292,7 @@ def test_texts_of_an_application_are_no_markdown() -> None:
 
 
 def test_the_description_of_a_job_is_no_markdown_and_shows_no_secret(
-    runyard_database: str,
+    security_url: str,
 ) -> None:
     url = "http://127.0.0.1:3000/api?token=geheim"
     body = (

@@ -229,8 +229,15 @@ class GuardedProtocol(HttpToolsProtocol):
         return self.parser.should_upgrade() and not self._should_upgrade()
 
     def _should_upgrade(self) -> bool:
-        """Whether to upgrade to a WebSocket; never in HTTP/1.0 (RFC 9110, 7.8)."""
-        return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+        """Whether to upgrade to a WebSocket: only from a GET (RFC 6455, 4.1) in HTTP/1.1.
+
+        Otherwise the offer is ignored (RFC 9110, 7.8).
+        """
+        return (
+            self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and super()._should_upgrade()
+        )
 
     def on_message_begin(self) -> None:
         """Start a request, or its head that is parsed again."""
@@ -318,7 +325,7 @@ class GuardedProtocol(HttpToolsProtocol):
             name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 \t"))
             for name, value in self.headers
         )
-        if self.parser.get_method() != b"GET" or has_body or self._in_progress:
+        if has_body or self._in_progress:
             self._abort(_NO_WEBSOCKET)
         if not self.url.isascii():
             self._abort(_INVALID_REQUEST)
