@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,9 @@ os.environ.update(
     RUNYARD_DISCOVER_APPS="0",
     DATABASE_URL="postgresql://not-yet",
 )
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background lets them, and all that they start, ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class FolderByFolder(LoadScopeScheduling):
