@@ -59,6 +59,7 @@ class Relied:
 
 NAMES = {
     # A run and its event log.
+    "ALEMBIC_SCRIPTS_LOCATION": Relied(constant=str),
     "ASSET_CHECK_EVENTS": Relied(constant=set),
     "ASSET_EVENTS": Relied(constant=set),
     "PIPELINE_EVENTS": Relied(constant=set),
