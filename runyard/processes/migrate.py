@@ -114,13 +114,14 @@ def migrate(lock_wait: float = LOCK_WAIT) -> list[str]:
 def _lock_out_others(guard: Connection) -> None:
     """Take the lock of migrations for a transaction; say so when another one has it.
 
-    It is asked for again and again: a statement that waits for it would be an old snapshot, which
-    an index that the other migration builds concurrently would wait for.
+    An index that is built concurrently waits for every older snapshot. So the lock is asked for
+    again and again, rather than by a statement that waits; and without parameters, because a
+    statement that has some keeps its snapshot until the next one.
     """
     guard.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     has_said = False
-    take = text("SELECT pg_try_advisory_xact_lock(:key)")
-    while not guard.execute(take, {"key": _LOCK}).scalar():
+    take = text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")
+    while not guard.execute(take).scalar():
         if not has_said:
             other = guard.execute(text(_OTHER_MIGRATION), {"key": _LOCK}).scalar()
             _log.warning("another migration is running (%s): waiting for its end", other)
