@@ -31,7 +31,11 @@ from tests.conftest import wait_until
 from tests.releases import THIS, Release, later_release, migration
 from tests.store.test_migrations import dumped, execute
 
-ROLES = ("web", "daemon", "worker", "caller", "code-server")
+# Of the roles, which all look in the same way, the quick tests start one.
+ROLES = (
+    "worker",
+    *[pytest.param(role, marks="slow") for role in ("web", "daemon", "caller", "code-server")],
+)
 ADDS = migration(
     "0002_shade",
     "ALTER TABLE runyard.events ADD COLUMN shade text",
