@@ -5,7 +5,7 @@ There are three: the engine's, that of the project's own tables if it has migrat
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,8 +13,9 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from runyard.dagster_adapter.internals import ALEMBIC_SCRIPTS_LOCATION
@@ -119,7 +120,7 @@ def all_migrations() -> list[Migrations]:
     return [*own_migrations(), DAGSTER]
 
 
-def check_migrated(of: Sequence[Migrations] | None = None) -> list[str]:
+def check_migrated() -> list[str]:
     """Return a sentence for each schema that a newer version has made, and this code works on.
 
     Raises `SchemaOutOfDate` or `SchemaTooNew` when it does not work on one. Behind a pooler, also
@@ -127,11 +128,7 @@ def check_migrated(of: Sequence[Migrations] | None = None) -> list[str]:
     """
     if is_pooled():
         check_pooler()
-    with connect() as connection:
-        states = [migrations.state(connection) for migrations in of or all_migrations()]
-    for state in states:
-        state.check()
-    return [state.describe() for state in states if state.standing is Standing.AHEAD]
+    return _newer(all_migrations())
 
 
 def check_at_start() -> None:
@@ -144,9 +141,22 @@ def check_at_start() -> None:
         migrations = all_migrations()
     except Exception:  # the project's code does not load, which others say
         migrations = [ENGINE, DAGSTER]
-    with suppress(DatabaseUnavailable):
-        for sentence in check_migrated(migrations):
+    try:
+        for sentence in _newer(migrations):
             _log.warning("%s", sentence)
+    except DatabaseUnavailable:
+        return
+    except (SQLAlchemyError, CommandError) as error:
+        _log.warning("the versions of the schemas cannot be read: %s", type(error).__name__)
+
+
+def _newer(migrations: Sequence[Migrations]) -> list[str]:
+    """Check that this code works on these schemas; describe those that are newer."""
+    with connect() as connection:
+        states = [each.state(connection) for each in migrations]
+    for state in states:
+        state.check()
+    return [state.describe() for state in states if state.standing is Standing.AHEAD]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from runyard.gateway.http.errors import as_http_error
 from runyard.processes import checks
 from runyard.processes.migrate import _LOCK
 from runyard.processes.pending import Verdict
-from runyard.processes.schema_check import ENGINE
+from runyard.processes.schema_check import ENGINE, check_at_start
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.embedded_access import ROLE, SUPERUSER
@@ -34,7 +34,10 @@ from tests.store.test_migrations import dumped, execute
 # Of the roles, which all look in the same way, the quick tests start one.
 ROLES = (
     "worker",
-    *[pytest.param(role, marks="slow") for role in ("web", "daemon", "caller", "code-server")],
+    *[
+        pytest.param(role, marks=pytest.mark.slow)
+        for role in ("web", "daemon", "caller", "code-server")
+    ],
 )
 ADDS = migration(
     "0002_shade",
@@ -341,6 +344,24 @@ def test_a_process_of_newer_code_does_not_start_before_the_migration(
         " migrate`" in result.stderr
     )
     assert result.returncode == 1
+
+
+def test_a_process_starts_that_may_not_read_the_versions(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    execute(url, "REVOKE ALL ON runyard.alembic_version FROM runyard")
+    check_at_start()
+    assert [record.message for record in caplog.records] == [
+        "the versions of the schemas cannot be read: ProgrammingError"
+    ]
+
+
+def test_a_process_starts_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    settings.cache_clear()
+    check_at_start()
+    monkeypatch.undo()
+    settings.cache_clear()
 
 
 def test_a_client_is_told_of_a_database_without_tables(url: str) -> None:
