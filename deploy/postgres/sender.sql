@@ -17,3 +17,5 @@ GRANT SELECT ON runyard.functions, runyard.triggers TO runyard_sender;
 GRANT SELECT (id, event_id, function, status, expires_at), UPDATE (expires_at)
     ON runyard.invocations TO runyard_sender;
 GRANT SELECT (event, resolved_at) ON runyard.waits TO runyard_sender;
+-- What a newer version has recorded, so that a client can say that it is older than the database.
+GRANT SELECT ON runyard.schemas TO runyard_sender;

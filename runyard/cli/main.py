@@ -27,6 +27,7 @@ from runyard.cli.init import add, init
 from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
+from runyard.cli.migrate import migrate
 from runyard.cli.psql import psql
 from runyard.cli.terminal import echo, echo_json
 from runyard.cli.types import types
@@ -279,29 +280,6 @@ def report() -> None:
 
 
 @main.command()
-@reported
-def migrate() -> None:
-    """Bring all tables up to date.
-
-    These are the engine's, the project's and Dagster's. Without DATABASE_URL this starts the
-    embedded database, which runs until `runyard down`.
-    """
-    from runyard.processes.migrate import migrate as bring_up_to_date
-    from runyard.processes.project import check_project
-    from runyard.processes.stack import start_database
-    from runyard.store.database import is_embedded
-
-    if is_embedded(settings()):
-        check_project()
-    start_database(settings())
-    if is_embedded(settings()):
-        place = settings().postgres_dir
-        echo(f"database: embedded, in {place}; it runs until `runyard down`")
-    for line in bring_up_to_date():
-        echo(line)
-
-
-@main.command()
 @click.option(
     "--settings", "show_settings", is_flag=True, help="Also print all settings, secrets hidden."
 )
@@ -513,6 +491,9 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
         from runyard.text.json_lines import log_as_json
 
         log_as_json("warning")
+    from runyard.processes.schema_check import check_at_start
+
+    check_at_start()
 
 
 def _workspace(explicit: Path | None) -> Path:
@@ -536,5 +517,5 @@ def _workspace(explicit: Path | None) -> Path:
     return workspace
 
 
-for _command in (*commands, add, alive, apps, catalog, check, init, keys, psql, types):
+for _command in (*commands, add, alive, apps, catalog, check, init, keys, migrate, psql, types):
     main.add_command(_command)

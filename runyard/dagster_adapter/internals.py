@@ -7,6 +7,8 @@ The event log, and the storages behind it:
 - `ASSET_EVENTS`, `ASSET_CHECK_EVENTS`, `PIPELINE_EVENTS`: the kinds of events that our event log
   storage does not collect, but writes at once.
 - `SqlEventLogStorageTable`: the table of the event log.
+- `ALEMBIC_SCRIPTS_LOCATION`: the migrations of Dagster's tables, whose newest one is compared with
+  that of the database. `create_dagster_tables` calls what `DagsterInstance.upgrade` does.
 - `pg_url_from_config`, `get_token_provider_from_config`: read the settings of dagster-postgres's
   storages, whose own `from_config_value` creates no object of a derived class. Of the storage,
   `_event_to_row` makes the row of an event.
@@ -119,6 +121,7 @@ from dagster._core.scheduler.instigation import InstigatorType, TickData, TickSt
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION
 from dagster._core.storage.tags import (
     CODE_LOCATION_TAG,
     GRPC_INFO_TAG,
@@ -160,6 +163,7 @@ from runyard.store import database
 
 # Used by other modules, under the names that they have in Dagster.
 __all__ = [
+    "ALEMBIC_SCRIPTS_LOCATION",
     "ASSET_CHECK_EVENTS",
     "ASSET_EVENTS",
     "GRPC_INFO_TAG",
@@ -208,11 +212,24 @@ _FRESH_SECONDS = 60.0  # as Dagster's controller
 Beside = Callable[[IWorkspaceProcessContext[Any]], None]
 
 
-def create_dagster_tables(url: str) -> None:
-    """Create Dagster's own tables in the database, or upgrade them."""
-    for storage_class in (PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage):
-        storage = storage_class(postgres_url=url, should_autocreate_tables=True)
-        storage.upgrade()
+def create_dagster_tables(url: str, options: str = "") -> None:
+    """Create Dagster's own tables in the database, or do what `dagster instance migrate` does.
+
+    `options` are settings for the sessions of this work, such as `-c lock_timeout=2s`.
+    """
+    parts = make_url(url)
+    options = f"{parts.query.get('options', '')} {options}".strip()
+    url = parts.update_query_dict({"options": options}).render_as_string(hide_password=False)
+    runs = PostgresRunStorage(postgres_url=url, should_autocreate_tables=True)
+    runs.upgrade()
+    runs.migrate()
+    events = PostgresEventLogStorage(postgres_url=url, should_autocreate_tables=True)
+    events.upgrade()
+    events.reindex_assets()
+    schedules = PostgresScheduleStorage(postgres_url=url, should_autocreate_tables=True)
+    schedules.upgrade()
+    schedules.migrate()
+    for storage in (runs, events, schedules):
         storage.dispose()
 
 

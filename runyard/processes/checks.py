@@ -16,8 +16,8 @@ from runyard.engine import api_keys
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.functions import registry
 from runyard.processes.code_check import check_code, remembered_problem
-from runyard.processes.migrate import POOLER, check_migrated
 from runyard.processes.open_files import low_limit
+from runyard.processes.schema_check import POOLER, check_migrated
 from runyard.processes.stack_files import code_server_answers, stack_workspace
 from runyard.processes.web_probe import web_answers
 from runyard.settings import settings
@@ -138,7 +138,7 @@ def _check_pooler() -> None:
 
 
 def _migrations() -> str:
-    check_migrated()
+    newer = check_migrated()
     with database.connection() as connection:
         row = fetch_one(connection, "from_another_cluster")
     if row is not None and row["moved"]:
@@ -146,7 +146,7 @@ def _migrations() -> str:
             "the tables were copied from another PostgreSQL cluster, so invocations that wait for"
             " events would not see them: run `runyard migrate`"
         )
-    return "every schema is at the version that the code needs"
+    return "; ".join(newer) or "every schema is at the version that the code needs"
 
 
 def _broker() -> str:

@@ -6,6 +6,10 @@
 -- (by events_pkey and events_idempotency_key)
 SELECT id FROM runyard.send_v1(%(events)s::jsonb, %(source)s) AS id
 
+-- name: schema_revision
+-- What the last migration of the engine's schema has recorded. (by schemas_pkey)
+SELECT revision, oldest_code, version FROM runyard.schemas WHERE name = 'runyard'
+
 -- name: register_functions
 -- Write the functions that the code has. (by functions_pkey)
 INSERT INTO runyard.functions (

@@ -5,6 +5,7 @@ An upgrade of Dagster that breaks `runyard.dagster_adapter.internals` fails here
 
 import ast
 import inspect
+import re
 import tomllib
 import warnings
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Relied:
 
 NAMES = {
     # A run and its event log.
+    "ALEMBIC_SCRIPTS_LOCATION": Relied(constant=str),
     "ASSET_CHECK_EVENTS": Relied(constant=set),
     "ASSET_EVENTS": Relied(constant=set),
     "PIPELINE_EVENTS": Relied(constant=set),
@@ -321,6 +323,19 @@ def test_a_storage_keeps_its_engine_where_it_is_replaced(storage: type) -> None:
     assert "self._engine = create_pg_engine(" in source
     known = ("self._engine", "self.postgres_url", "self._token_provider")
     assert source.count("self.") == sum(map(source.count, known)), "it does more than that"
+
+
+def test_an_upgrade_of_an_instance_is_what_a_migration_does() -> None:
+    source = inspect.getsource(DagsterInstance.upgrade)
+    calls = re.findall(r"self\._(\w+)_storage\.(\w+)\(", source)
+    assert calls == [
+        ("run", "upgrade"),
+        ("run", "migrate"),
+        ("event", "upgrade"),
+        ("event", "reindex_assets"),
+        ("schedule", "upgrade"),
+        ("schedule", "migrate"),
+    ]
 
 
 def test_from_failure_takes_steps_with_a_failure_event_even_if_they_succeeded() -> None:

@@ -1,6 +1,21 @@
 -- The tables of the schema `runyard`, with their indexes. Functions and triggers are in the other
 -- files of this folder.
 
+CREATE TABLE runyard.schemas (
+    name        text PRIMARY KEY,
+    revision    text NOT NULL,
+    oldest_code text,
+    version     text NOT NULL,
+    migrated_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE runyard.schemas IS
+    'What the last migration of a schema leaves, for code that is older than it: read before '
+    'anything else, so this table stays as it is.';
+COMMENT ON COLUMN runyard.schemas.oldest_code IS
+    'The oldest revision whose code works on the schema; NULL: its migrations do not say.';
+COMMENT ON COLUMN runyard.schemas.version IS
+    'The version of Runyard that ran the migration.';
+
 CREATE TABLE runyard.functions (
     name              text PRIMARY KEY,
     job               text NOT NULL,
