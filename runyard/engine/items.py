@@ -9,6 +9,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from runyard.engine.failures import Failure
+from runyard.engine.invocation_traces import InvocationTrace
 from runyard.engine.lease import Lease
 from runyard.engine.progress import Reporter
 from runyard.engine.settlement import Outcome
@@ -51,6 +52,8 @@ class Item(Generic[Data]):
         Identifies this run of the invocation among all of its runs: a number that grows.
     events
         All of its events, `event` being the first: several if its function takes them together.
+    trace
+        Its spans in this run; None while no traces are recorded.
     """
 
     id: int
@@ -63,6 +66,7 @@ class Item(Generic[Data]):
     created_at: datetime | None = None
     dispatch: int = 1
     events: tuple[Event, ...] = ()
+    trace: InvocationTrace | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.events = self.events or (self.event,)

@@ -548,7 +548,9 @@ counted AS (
 )
 SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
     started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
-    events.name, events.data, events."user" AS user_data, events.v,
+    started.starts, started.waited,
+    extract(epoch FROM runyard.now_v1() - started.created_at)::float8 AS age,
+    events.name, events.data, events."user" AS user_data, events.v, events.trace,
     (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
@@ -557,7 +559,8 @@ ORDER BY started.priority DESC, started.due_at, started.id
 -- The other events of groups, by their leaders, in the order in which they came.
 -- (by invocations_leader, events_pkey)
 SELECT invocations.leader_id, events.id AS event_id, events.name, events.data,
-    events."user" AS user_data, events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
+    events."user" AS user_data, events.v, events.trace,
+    (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
 WHERE leader_id = ANY (%(leaders)s) AND invocations.id <> leader_id ORDER BY leader_id, invocations.id
 

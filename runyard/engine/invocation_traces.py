@@ -1,0 +1,150 @@
+"""The spans of an invocation: its waits for a run, its runs, their steps, and itself as a whole.
+
+::
+
+    send order/placed           whoever sent the event
+      ship                      the invocation, from its beginning to its end
+        queued                  from when it was due to when a run began
+        run ship                what one run did for it
+          pack                  an attempt of a step
+
+An event that came without a trace begins one, whose root is the invocation. The ids of all of them
+but the steps follow from those of the event, the invocation and the run, so that nothing is stored.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from runyard.engine.settlement import Outcome
+from runyard.engine.status import FINAL
+from runyard.store.queries import Row
+from runyard.syntax.traceparent import TraceContext, parse_traceparent
+from runyard.tracing import spans
+from runyard.tracing.contexts import (
+    child_of,
+    span_id_of_invocation,
+    span_id_of_run,
+    trace_id_of_event,
+)
+from runyard.tracing.spans import Attributes, Span
+
+
+@dataclass(frozen=True)
+class InvocationTrace:
+    """An invocation in a run, as its spans refer to it.
+
+    Attributes
+    ----------
+    parent
+        The span that sent the event; None when the event came without one.
+    invocation, run
+        The spans of the invocation, and of this run of it.
+    created, began
+        When they began, in seconds since the epoch.
+    about
+        The attributes that all spans have.
+    links
+        The spans that sent the other events, of an invocation for several.
+    """
+
+    parent: TraceContext | None
+    invocation: TraceContext
+    run: TraceContext
+    created: float
+    began: float
+    about: Attributes
+    links: tuple[TraceContext, ...] = ()
+
+    @contextmanager
+    def in_new_span(self) -> Iterator[TraceContext]:
+        """Give the code inside a span of its own, below that of the run, and yield it."""
+        context = child_of(self.run)
+        with spans.entered(context):
+            yield context
+
+    def record_step(
+        self, step: str, context: TraceContext, start: float, end: float, tries: int, error: str
+    ) -> None:
+        """Record the span of an attempt of a step; `error` is the type of what it raised, or empty.
+
+        `tries` counts the attempts of this step.
+        """
+        about: Attributes = {"runyard.step": step, "runyard.step.attempt": tries}
+        self._record(Span(step, context, self.run, start, end, attributes=about, error=error))
+
+    def record_call(
+        self, context: TraceContext, start: float, about: Attributes, error: str
+    ) -> None:
+        """Record the span of a request to an application, which ends now."""
+        self._record(Span("POST", context, self.run, start, time.time(), "client", about, error))
+
+    def record_outcome(self, outcome: Outcome) -> None:
+        """Record the span of the run, which is over for this invocation; if it ended, that too."""
+        if not self.run.sampled:
+            return
+        name, now, error = str(self.about["runyard.function"]), time.time(), _error_type(outcome)
+        about: Attributes = {"runyard.outcome": outcome.status}
+        run = Span(f"run {name}", self.run, self.invocation, self.began, now, "internal", about)
+        self._record(replace(run, error=error))
+        if outcome.status in FINAL:
+            about = {**about, "messaging.system": "runyard", "messaging.operation.type": "process"}
+            whole = Span(name, self.invocation, self.parent, self.created, now, "consumer", about)
+            self._record(replace(whole, error=error, links=self.links))
+
+    def _record(self, span: Span) -> None:
+        if span.context.sampled:
+            spans.record(replace(span, attributes={**self.about, **span.attributes}))
+
+
+def begin_trace(row: Row, function: str, run_id: str) -> InvocationTrace:
+    """Begin the trace of an invocation in a run, and record how long it waited for the run.
+
+    `row` is the invocation's, from the statement `begin_invocations`: the database says how long
+    ago things happened, and the clock of this process when that was.
+    """
+    now = time.time()
+    parent = parse_traceparent(row["trace"])
+    trace_id, sampled = _trace_of(row["event_id"], parent)
+    others = (parse_traceparent(other["trace"]) for other in row.get("group", ()))
+    trace = InvocationTrace(
+        parent=parent,
+        invocation=TraceContext(trace_id, span_id_of_invocation(row["id"]), sampled),
+        run=TraceContext(trace_id, span_id_of_run(row["id"], run_id), sampled),
+        created=now - max(0.0, row["age"]),
+        began=now,
+        about={
+            "runyard.function": function,
+            "runyard.invocation": row["id"],
+            "runyard.event.id": row["event_id"],
+            "runyard.event.name": row["name"],
+            "runyard.run": run_id,
+            "runyard.attempt": row["attempt"],
+        },
+        links=tuple(other for other in others if other is not None),
+    )
+    if row["starts"]:
+        context = child_of(trace.invocation)
+        trace._record(Span("queued", context, trace.invocation, now - row["waited"], now))
+    return trace
+
+
+def recorded_trace(event_id: str, trace: str | None) -> str | None:
+    """Return the id of the trace to which an event belongs; None if it is not recorded.
+
+    `trace` is the event's `traceparent`.
+    """
+    trace_id, sampled = _trace_of(event_id, parse_traceparent(trace))
+    return f"{trace_id:032x}" if sampled else None
+
+
+def _trace_of(event_id: str, parent: TraceContext | None) -> tuple[int, bool]:
+    """Return the id of an event's trace, and whether it is recorded."""
+    trace_id = trace_id_of_event(event_id) if parent is None else parent.trace_id
+    return trace_id, spans.samples(trace_id, parent)
+
+
+def _error_type(outcome: Outcome) -> str:
+    return "" if outcome.error is None else str(json.loads(outcome.error).get("type", ""))
