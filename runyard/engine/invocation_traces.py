@@ -22,7 +22,7 @@ from runyard.engine.settlement import Outcome
 from runyard.engine.status import FINAL
 from runyard.store.queries import Row
 from runyard.syntax.traceparent import TraceContext, parse_traceparent
-from runyard.tracing import spans
+from runyard.tracing import recording
 from runyard.tracing.contexts import (
     child_of,
     span_id_of_invocation,
@@ -62,7 +62,7 @@ class InvocationTrace:
     def in_new_span(self) -> Iterator[TraceContext]:
         """Give the code inside a span of its own, below that of the run, and yield it."""
         context = child_of(self.run)
-        with spans.entered(context):
+        with recording.entered(context):
             yield context
 
     def record_step(
@@ -96,7 +96,7 @@ class InvocationTrace:
 
     def _record(self, span: Span) -> None:
         if span.context.sampled:
-            spans.record(replace(span, attributes={**self.about, **span.attributes}))
+            recording.record(replace(span, attributes={**self.about, **span.attributes}))
 
 
 def begin_trace(row: Row, function: str, run_id: str) -> InvocationTrace:
@@ -143,7 +143,7 @@ def recorded_trace(event_id: str, trace: str | None) -> str | None:
 def _trace_of(event_id: str, parent: TraceContext | None) -> tuple[int, bool]:
     """Return the id of an event's trace, and whether it is recorded."""
     trace_id = trace_id_of_event(event_id) if parent is None else parent.trace_id
-    return trace_id, spans.samples(trace_id, parent)
+    return trace_id, recording.samples(trace_id, parent)
 
 
 def _error_type(outcome: Outcome) -> str:

@@ -48,7 +48,7 @@ from runyard.processes.child_process import watch_parent
 from runyard.processes.open_files import allow_open_files
 from runyard.processes.workers import forget_worker, hand_back, send_heartbeat
 from runyard.settings import settings
-from runyard.tracing.spans import end_recording
+from runyard.tracing.recording import end_recording
 
 _BEAT_SECONDS = 5.0
 _LOOK_SECONDS = 0.5

@@ -55,7 +55,7 @@ from runyard.processes.code_location import load_code, problem_of
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
-from runyard.tracing.spans import end_recording
+from runyard.tracing.recording import end_recording
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0

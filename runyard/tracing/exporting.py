@@ -53,15 +53,22 @@ class Exporter:
 
     It becomes OpenTelemetry's provider in this process unless the code has set another one, so that
     spans which steps make themselves are part of the same traces.
+
+    Attributes
+    ----------
+    processor
+        The queue in front of the collector.
+    delivery
+        What empties it.
     """
 
     def __init__(self) -> None:
         for name in ("opentelemetry.exporter.otlp", "opentelemetry.sdk._shared_internal"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # `_Delivery` says it, less often
-        self._delivery = _Delivery()
+        self.delivery = _Delivery()
         is_set = os.environ.get
         self.processor = BatchSpanProcessor(
-            self._delivery,
+            self.delivery,
             max_queue_size=None if is_set(OTEL_BSP_MAX_QUEUE_SIZE) else _QUEUE,
             schedule_delay_millis=None if is_set(OTEL_BSP_SCHEDULE_DELAY) else _DELAY_MILLIS,
         )
@@ -102,7 +109,7 @@ class Exporter:
 
     def close(self) -> None:
         """Export what is left, in the time that one export may take, and stop."""
-        self._delivery.is_closing = True
+        self.delivery.is_closing = True
         self.processor.shutdown()
 
 
@@ -113,6 +120,8 @@ class _Delivery(SpanExporter):
     ----------
     is_closing
         Whether the process is about to end: then a collector that has failed is not tried again.
+    warned_at
+        When it was last said that spans are lost, by the monotonic clock; None if never.
     """
 
     def __init__(self) -> None:
@@ -120,7 +129,7 @@ class _Delivery(SpanExporter):
         self.is_closing = False
         self._has_failed = False
         self._dropped = 0
-        self._warned_at = -_WARN_SECONDS
+        self.warned_at: float | None = None
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Deliver spans; those that cannot be delivered at once are dropped."""
@@ -138,14 +147,14 @@ class _Delivery(SpanExporter):
 
     def _warn(self) -> None:
         now = time.monotonic()
-        if now - self._warned_at >= _WARN_SECONDS:
+        if self.warned_at is None or now - self.warned_at >= _WARN_SECONDS:
             _log.warning(
                 "the collector at %s takes no traces, and %d spans are lost: is it running, and"
                 " does it take OTLP over HTTP there?",
                 redact(endpoint(os.environ)),
                 self._dropped,
             )
-            self._warned_at, self._dropped = now, 0
+            self.warned_at, self._dropped = now, 0
 
     def shutdown(self) -> None:
         """Close the connections."""

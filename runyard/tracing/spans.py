@@ -1,23 +1,10 @@
-"""Spans, and whether they are recorded.
+"""A span: something that was done, as it is recorded."""
 
-A span is recorded at its end, by the process that did the thing. Nothing is recorded, and
-OpenTelemetry is not imported, unless `RUNYARD_TRACES` says so.
-"""
-
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from runyard.settings import settings
-from runyard.syntax.trace_options import Sampler
 from runyard.syntax.traceparent import TraceContext
-
-if TYPE_CHECKING:
-    from runyard.tracing.exporting import Exporter
 
 Kind = Literal["internal", "client", "producer", "consumer"]
 Attributes = Mapping[str, str | int]
@@ -52,45 +39,3 @@ class Span:
     attributes: Attributes = field(default_factory=dict[str, str | int])
     error: str = ""
     links: Sequence[TraceContext] = ()
-
-
-def is_on() -> bool:
-    """Return whether traces are recorded at all."""
-    return settings().traces == "otlp"
-
-
-def samples(trace_id: int, parent: TraceContext | None) -> bool:
-    """Return whether a trace is recorded; only to be asked when traces are on."""
-    return _sampler().samples(trace_id, parent)
-
-
-def record(span: Span) -> None:
-    """Hand a span over to be exported, if its trace is sampled; this never waits."""
-    if span.context.sampled:
-        _exporter().record(span)
-
-
-@contextmanager
-def entered(context: TraceContext) -> Iterator[None]:
-    """Make a span that of the running code, for the spans of others and for what it sends."""
-    with _exporter().entered(context):
-        yield
-
-
-def end_recording() -> None:
-    """Export what is left before the process ends; this takes two seconds at most."""
-    if "runyard.tracing.exporting" in sys.modules:
-        from runyard.tracing import exporting
-
-        exporting.close()
-
-
-@cache
-def _sampler() -> Sampler:
-    return Sampler.from_environment(os.environ)
-
-
-def _exporter() -> "Exporter":
-    from runyard.tracing import exporting
-
-    return exporting.exporter()

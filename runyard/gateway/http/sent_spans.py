@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runyard.syntax.traceparent import TraceContext
-from runyard.tracing import spans
+from runyard.tracing import recording
 from runyard.tracing.contexts import child_of, current_context, trace_id_of_event
 from runyard.tracing.spans import Span
 
@@ -23,7 +23,7 @@ class SentSpans:
         """Record them as ended now."""
         now, kind = time.time(), "" if error is None else type(error).__name__
         for span in self.spans:
-            spans.record(replace(span, end=now, error=kind))
+            recording.record(replace(span, end=now, error=kind))
 
 
 def begin_sending(rows: Sequence[Row]) -> SentSpans:
@@ -32,12 +32,12 @@ def begin_sending(rows: Sequence[Row]) -> SentSpans:
     A request that belongs to a trace has one span, for all of its events. Otherwise each event
     begins a trace of its own, and has a span if that is sampled.
     """
-    if not rows or not spans.is_on():
+    if not rows or not recording.is_on():
         return SentSpans()
     parent = current_context()
     if parent is None:
         return SentSpans([span for row in rows if (span := _begin_trace(row)) is not None])
-    if not spans.samples(parent.trace_id, parent):
+    if not recording.samples(parent.trace_id, parent):
         return SentSpans()
     span = _span_of(rows, child_of(replace(parent, sampled=True)), parent)
     for row in rows:
@@ -47,7 +47,7 @@ def begin_sending(rows: Sequence[Row]) -> SentSpans:
 
 def _begin_trace(row: Row) -> Span | None:
     trace_id = trace_id_of_event(row["ulid"])
-    if not spans.samples(trace_id, None):
+    if not recording.samples(trace_id, None):
         return None
     span = _span_of([row], child_of(TraceContext(trace_id, 1, sampled=True)), None)
     row["trace"] = str(span.context)
