@@ -12,7 +12,6 @@ from runyard.dagster_adapter import hung_steps
 from runyard.dagster_adapter.tags import BATCH, EVENT, FUNCTION
 from runyard.engine import batch_claims, batch_leases, dropped_invocations
 from runyard.engine.batch import Batch
-from runyard.engine.invocation_traces import begin_trace
 from runyard.engine.items import BatchState, items_from_rows
 from runyard.engine.lease import Lease, heartbeat, watchers
 from runyard.errors import InvalidEvent, LeaseLost, NothingToDo
@@ -20,7 +19,6 @@ from runyard.events import Event, rows_as_json
 from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.store.queries import Row
-from runyard.tracing import recording
 
 EMPTY = "nothing"  # the batch id of a run that found nothing left to do
 # Dagster's tag on a run that re-executes another one from its failure.
@@ -142,9 +140,6 @@ def _open_batch(batch_id: str, run_id: str, *, fresh: bool) -> BatchState | None
     items, failures = items_from_rows(rows, steps, run_id)
     shared = BatchState(batch_id, run_id, function, items, heartbeat.start(batch_id, run_id))
     shared.failures = failures
-    if recording.is_on():
-        for item, row in zip(items, rows, strict=True):
-            item.trace = begin_trace(row, function, run_id)
     shared.previous_runs = sorted({row["previous_run"] for row in rows} - {None, run_id})
     _open[run_id] = shared
     return shared

@@ -99,7 +99,7 @@ class InvocationTrace:
             recording.record(replace(span, attributes={**self.about, **span.attributes}))
 
 
-def begin_trace(row: Row, function: str, run_id: str) -> InvocationTrace:
+def begin_trace(row: Row, run_id: str) -> InvocationTrace:
     """Begin the trace of an invocation in a run, and record how long it waited for the run.
 
     `row` is the invocation's, from the statement `begin_invocations`: the database says how long
@@ -116,7 +116,7 @@ def begin_trace(row: Row, function: str, run_id: str) -> InvocationTrace:
         created=now - max(0.0, row["age"]),
         began=now,
         about={
-            "runyard.function": function,
+            "runyard.function": row["function"],
             "runyard.invocation": row["id"],
             "runyard.event.id": row["event_id"],
             "runyard.event.name": row["name"],

@@ -9,7 +9,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from runyard.engine.failures import Failure
-from runyard.engine.invocation_traces import InvocationTrace
+from runyard.engine.invocation_traces import InvocationTrace, begin_trace
 from runyard.engine.lease import Lease
 from runyard.engine.progress import Reporter
 from runyard.engine.settlement import Outcome
@@ -19,6 +19,7 @@ from runyard.functions import registry
 from runyard.functions.flow_control import DEFAULT_STEP_TIMEOUT
 from runyard.store.queries import Row
 from runyard.syntax.durations import Duration, seconds
+from runyard.tracing import recording
 
 # What a test makes steps do instead of their work, by step name.
 stubs: ContextVar[Mapping[str, Callable[["Item"], object]]] = ContextVar("stubs", default={})  # noqa: B039 (never changed in place)
@@ -159,6 +160,8 @@ def items_from_rows(
     failures: dict[int, Failure] = {}
     for row in rows:
         item, failure = _item(row)
+        if recording.is_on():
+            item.trace = begin_trace(row, run_id)
         items.append(item)
         if failure is not None:
             failures[item.id] = failure

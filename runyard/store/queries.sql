@@ -548,7 +548,7 @@ counted AS (
 )
 SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
     started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
-    started.starts, started.waited,
+    started.function, started.starts, started.waited,
     extract(epoch FROM runyard.now_v1() - started.created_at)::float8 AS age,
     events.name, events.data, events."user" AS user_data, events.v, events.trace,
     (extract(epoch FROM events.ts) * 1000)::bigint AS ts

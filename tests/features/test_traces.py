@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from hashlib import sha1
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from runyard.settings import settings
 from runyard.syntax.traceparent import parse_traceparent
 from runyard.testing import Yard
 from runyard.tracing import contexts, exporting, recording
+from tests import remote_work
 from tests.collector import Collector, Recorded
 from tests.features import traced
 from tests.features.traced import SECRET, deeds
+from tests.remote_app import RemoteApp, served_app
 from tests.tables import rows
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -268,6 +271,67 @@ def test_log_lines_of_a_step_can_name_its_trace(
     sent_with(yard, "traced/placed")
     yard.work()
     assert seen["trace"] == TRACE
+
+
+# --- Functions of applications
+
+
+@pytest.fixture
+def app(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteApp]:
+    """An application with a function of one step."""
+
+    def answer(path: str, sent: Any) -> tuple[int, Any]:
+        done = {"id": sha1(b"pay").hexdigest(), "op": "StepRun", "data": SECRET}
+        done |= {"name": "pay", "userland": {"id": "pay"}}
+        return (200, "paid") if sent["steps"] else (206, [done])
+
+    with served_app("shop") as app:
+        app.register("pay")
+        monkeypatch.setattr(app, "answer", answer)
+        yield app
+
+
+def test_calls_of_an_application_are_spans_and_carry_them(
+    yard: Yard, app: RemoteApp, collector: Collector, sent_with: Any
+) -> None:
+    sent = sent_with(yard, "shop/pay")
+    remote_work.work()
+    received(collector)
+    [function] = {span.attributes["runyard.function"] for span in collector.spans}
+    assert sent.invocation.status == "succeeded"
+    assert collector.tree(TRACE)[function] == {
+        "queued": {},
+        f"run {function}": {"POST": {}, "pay": {}, "POST again": {}},
+    }
+    calls = collector.named("POST")
+    assert app.traces == [f"00-{TRACE}-{call.id}-01" for call in calls]
+    assert [call.attributes["http.response.status_code"] for call in calls] == [206, 200]
+
+
+def test_nothing_of_the_url_or_the_answer_of_an_application_is_in_a_span(
+    yard: Yard, app: RemoteApp, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "shop/pay")
+    remote_work.work()
+    assert "POST" in {span.name for span in received(collector)}
+    assert "token=secret" not in repr(collector.spans)
+    assert SECRET not in repr(collector.spans)
+
+
+def test_an_application_that_does_not_answer_is_an_error_of_the_call(
+    yard: Yard,
+    app: RemoteApp,
+    collector: Collector,
+    sent_with: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "answer", lambda path, sent: (500, "sorry"))
+    sent_with(yard, "shop/pay")
+    remote_work.work()
+    received(collector)
+    [call] = collector.named("POST")
+    assert call.failed
+    assert call.attributes["error.type"] == "500"
 
 
 # --- Sampling
