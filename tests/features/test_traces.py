@@ -1,5 +1,8 @@
 """Traces: the spans of an event and of all that comes of it, as a collector receives them."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from hashlib import sha1
@@ -18,6 +21,7 @@ from runyard.testing import Yard
 from runyard.tracing import contexts, exporting, recording
 from tests import remote_work
 from tests.collector import Collector, Recorded
+from tests.conftest import ROOT
 from tests.features import traced
 from tests.features.traced import SECRET, deeds
 from tests.remote_app import RemoteApp, served_app
@@ -401,6 +405,53 @@ def test_a_malformed_trace_in_sql_is_as_good_as_none(yard: Yard, collector: Coll
     yard.work()
     received(collector)
     assert list(collector.tree(f"{contexts.trace_id_of_event(ulid):032x}")) == ["post"]
+
+
+# --- Switched off
+
+_RUN = """
+import sys
+from runyard.testing import Yard
+from tests.features import traced
+import runyard.gateway.app, runyard.processes.workers
+with Yard(traced.defs) as yard:
+    sent = yard.send("traced/placed")
+    yard.work()
+    print(sent.invocation.status, [name for name in sys.modules if "opentelemetry" in name])
+"""
+
+
+def run(**variables: str) -> str:
+    """What a process says that sends an event and runs what it starts."""
+    code = [sys.executable, "-c", _RUN]
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        code, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.usefixtures("yard")
+@pytest.mark.parametrize("variables", [{}, {"RUNYARD_TRACES": "off"}])
+def test_opentelemetry_is_not_even_imported_while_traces_are_off(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUNYARD_TRACES", raising=False)
+    assert run(**variables).splitlines()[-1] == "succeeded []"
+
+
+@pytest.mark.usefixtures("yard")
+def test_a_process_delivers_what_it_has_when_it_ends() -> None:
+    with Collector() as collector:
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        run(RUNYARD_TRACES="otlp", OTEL_BSP_SCHEDULE_DELAY="3600000", **endpoint)
+        assert {"pack", "post"} <= {span.name for span in collector.spans}
+
+
+@pytest.mark.usefixtures("yard")
+def test_a_process_ends_although_nothing_answers_at_the_collector() -> None:
+    assert "succeeded" in run(
+        RUNYARD_TRACES="otlp", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"
+    )
 
 
 # --- A collector that is away
