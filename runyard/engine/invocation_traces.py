@@ -31,6 +31,8 @@ from runyard.tracing.contexts import (
 )
 from runyard.tracing.spans import Attributes, Span
 
+LOST = "lease_lost"  # the error of a run whose worker died or fell silent
+
 
 @dataclass(frozen=True)
 class InvocationTrace:
@@ -105,16 +107,32 @@ def begin_trace(row: Row, run_id: str) -> InvocationTrace:
     `row` is the invocation's, from the statement `begin_invocations`: the database says how long
     ago things happened, and the clock of this process when that was.
     """
+    trace = _trace(row, run_id)
+    if row["starts"]:
+        began, context = trace.began, child_of(trace.invocation)
+        trace._record(Span("queued", context, trace.invocation, began - row["waited"], began))
+    return trace
+
+
+def record_lost_run(row: Row) -> None:
+    """Record the span of a run whose lease was taken away, from `released_invocations`."""
+    lost = json.dumps({"type": LOST}) if row["status"] != "cancelled" else None
+    trace = _trace(row, row["run_id"], row["lasted"])
+    trace.record_outcome(Outcome(row["id"], row["status"], error=row["error"] or lost))
+
+
+def _trace(row: Row, run_id: str, lasted: float = 0.0) -> InvocationTrace:
+    """Return the trace of an invocation in a run that has lasted for so many seconds."""
     now = time.time()
     parent = parse_traceparent(row["trace"])
     trace_id, sampled = _trace_of(row["event_id"], parent)
     others = (parse_traceparent(other["trace"]) for other in row.get("group", ()))
-    trace = InvocationTrace(
+    return InvocationTrace(
         parent=parent,
         invocation=TraceContext(trace_id, span_id_of_invocation(row["id"]), sampled),
         run=TraceContext(trace_id, span_id_of_run(row["id"], run_id), sampled),
         created=now - max(0.0, row["age"]),
-        began=now,
+        began=now - lasted,
         about={
             "runyard.function": row["function"],
             "runyard.invocation": row["id"],
@@ -125,10 +143,6 @@ def begin_trace(row: Row, run_id: str) -> InvocationTrace:
         },
         links=tuple(other for other in others if other is not None),
     )
-    if row["starts"]:
-        context = child_of(trace.invocation)
-        trace._record(Span("queued", context, trace.invocation, now - row["waited"], now))
-    return trace
 
 
 def recorded_trace(event_id: str, trace: str | None) -> str | None:

@@ -555,6 +555,20 @@ SELECT started.id, started.event_id, started.attempt, started.dispatch, started.
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
 
+-- name: released_invocations
+-- What became of a batch's invocations when its lease was taken away, but for those that had left
+-- it. (by batches_pkey, invocations_pkey, events_pkey)
+SELECT invocations.id, invocations.event_id, invocations.function, invocations.attempt,
+    invocations.status, invocations.error::text AS error, batches.run_id,
+    extract(epoch FROM runyard.now_v1() - invocations.created_at)::float8 AS age,
+    extract(epoch FROM clock_timestamp() - batches.started_at)::float8 AS lasted,
+    events.name, events.trace
+FROM runyard.batches
+JOIN runyard.invocations ON invocations.id = ANY (batches.invocations)
+    AND NOT invocations.id = ANY (batches.settled)
+JOIN runyard.events ON events.id = invocations.event_id
+WHERE batches.id = %(batch)s AND batches.run_id IS NOT NULL
+
 -- name: group_events
 -- The other events of groups, by their leaders, in the order in which they came.
 -- (by invocations_leader, events_pkey)

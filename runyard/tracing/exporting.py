@@ -51,9 +51,6 @@ _log = logging.getLogger("runyard.traces")
 class Exporter:
     """The spans of this process on their way to the collector.
 
-    It becomes OpenTelemetry's provider in this process unless the code has set another one, so that
-    spans which steps make themselves are part of the same traces.
-
     Attributes
     ----------
     processor
@@ -73,10 +70,7 @@ class Exporter:
             schedule_delay_millis=None if is_set(OTEL_BSP_SCHEDULE_DELAY) else _DELAY_MILLIS,
         )
         self._resource = _resource()
-        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
-        provider.add_span_processor(self.processor)
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            trace.set_tracer_provider(provider)
+        self._is_provided = False
 
     def record(self, span: Span) -> None:
         """Queue a span; when the queue is full, the oldest one is dropped."""
@@ -100,12 +94,25 @@ class Exporter:
     @contextmanager
     def entered(self, context: TraceContext) -> Iterator[None]:
         """Make a span OpenTelemetry's current one."""
+        if not self._is_provided:
+            self._provide()
         span = NonRecordingSpan(_span_context(context, is_remote=False))
         token = contexts.attach(trace.set_span_in_context(span))
         try:
             yield
         finally:
             contexts.detach(token)
+
+    def _provide(self) -> None:
+        """Record the spans of the code too, unless that has set a provider of its own.
+
+        Only in a process that runs steps: its parent, which forks others later, has none.
+        """
+        self._is_provided = True
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+            provider.add_span_processor(self.processor)
+            trace.set_tracer_provider(provider)
 
     def close(self) -> None:
         """Export what is left, in the time that one export may take, and stop."""

@@ -13,6 +13,7 @@ from dagster import Definitions
 from opentelemetry import propagate, trace
 
 import runyard
+from runyard.engine import batch_leases
 from runyard.events import new_ulid
 from runyard.functions import registry
 from runyard.settings import settings
@@ -221,6 +222,24 @@ def test_a_replay_is_in_the_trace_of_its_event(
     yard.work()
     received(collector)
     assert list(collector.tree(TRACE)) == ["note", "note again"]
+
+
+def test_a_run_whose_worker_dies_is_an_error_and_the_next_one_goes_on(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/packed")
+    [batch_id] = yard.claim("post")
+    assert batch_leases.begin(batch_id, "the-lost-run") is not None
+    batch_leases.release(batch_id, "running", "queued", attempts=3, crashed=True, force=True)
+    yard.work()
+    received(collector)
+    lost, other = collector.named("run post")
+    assert lost.attributes["error.type"] == "lease_lost"
+    assert lost.attributes["runyard.run"] == "the-lost-run"
+    assert not other.failed
+    assert [whole.id for whole in collector.named("post") if whole.kind == "consumer"] == [
+        lost.parent
+    ]
 
 
 # --- What steps do
