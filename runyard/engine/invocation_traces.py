@@ -14,9 +14,7 @@ but the steps follow from those of the event, the invocation and the run, so tha
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from runyard.engine.settlement import Outcome
 from runyard.engine.status import FINAL
@@ -29,7 +27,7 @@ from runyard.tracing.contexts import (
     span_id_of_run,
     trace_id_of_event,
 )
-from runyard.tracing.spans import Attributes, Span
+from runyard.tracing.spans import Attributes, Kind, Span
 
 LOST = "lease_lost"  # the error of a run whose worker died or fell silent
 
@@ -60,12 +58,9 @@ class InvocationTrace:
     about: Attributes
     links: tuple[TraceContext, ...] = ()
 
-    @contextmanager
-    def in_new_span(self) -> Iterator[TraceContext]:
-        """Give the code inside a span of its own, below that of the run, and yield it."""
-        context = child_of(self.run)
-        with recording.entered(context):
-            yield context
+    def new_span(self) -> TraceContext:
+        """Return the context of a new span below that of the run."""
+        return child_of(self.run) if self.run.sampled else self.run
 
     def record_step(
         self, step: str, context: TraceContext, start: float, end: float, tries: int, error: str
@@ -74,14 +69,16 @@ class InvocationTrace:
 
         `tries` counts the attempts of this step.
         """
-        about: Attributes = {"runyard.step": step, "runyard.step.attempt": tries}
-        self._record(Span(step, context, self.run, start, end, attributes=about, error=error))
+        if context.sampled:
+            about: Attributes = {"runyard.step": step, "runyard.step.attempt": tries}
+            self._record(step, context, self.run, (start, end), about, error)
 
     def record_call(
         self, context: TraceContext, start: float, about: Attributes, error: str
     ) -> None:
         """Record the span of a request to an application, which ends now."""
-        self._record(Span("POST", context, self.run, start, time.time(), "client", about, error))
+        if context.sampled:
+            self._record("POST", context, self.run, (start, time.time()), about, error, "client")
 
     def record_outcome(self, outcome: Outcome) -> None:
         """Record the span of the run, which is over for this invocation; if it ended, that too."""
@@ -89,16 +86,31 @@ class InvocationTrace:
             return
         name, now, error = str(self.about["runyard.function"]), time.time(), _error_type(outcome)
         about: Attributes = {"runyard.outcome": outcome.status}
-        run = Span(f"run {name}", self.run, self.invocation, self.began, now, "internal", about)
-        self._record(replace(run, error=error))
+        self._record(f"run {name}", self.run, self.invocation, (self.began, now), about, error)
         if outcome.status in FINAL:
             about = {**about, "messaging.system": "runyard", "messaging.operation.type": "process"}
-            whole = Span(name, self.invocation, self.parent, self.created, now, "consumer", about)
-            self._record(replace(whole, error=error, links=self.links))
+            times = self.created, now
+            self._record(name, self.invocation, self.parent, times, about, error, "consumer")
 
-    def _record(self, span: Span) -> None:
-        if span.context.sampled:
-            recording.record(replace(span, attributes={**self.about, **span.attributes}))
+    def record_wait(self, seconds: float) -> None:
+        """Record the span of the time that it was due before the run began."""
+        if self.run.sampled:
+            times = self.began - seconds, self.began
+            self._record("queued", child_of(self.invocation), self.invocation, times)
+
+    def _record(
+        self,
+        name: str,
+        context: TraceContext,
+        parent: TraceContext | None,
+        times: tuple[float, float],
+        about: Attributes | None = None,
+        error: str = "",
+        kind: Kind = "internal",
+    ) -> None:
+        attributes = {**self.about, **(about or {})}
+        links = self.links if kind == "consumer" else ()
+        recording.record(Span(name, context, parent, *times, kind, attributes, error, links))
 
 
 def begin_trace(row: Row, run_id: str) -> InvocationTrace:
@@ -109,8 +121,7 @@ def begin_trace(row: Row, run_id: str) -> InvocationTrace:
     """
     trace = _trace(row, run_id)
     if row["starts"]:
-        began, context = trace.began, child_of(trace.invocation)
-        trace._record(Span("queued", context, trace.invocation, began - row["waited"], began))
+        trace.record_wait(row["waited"])
     return trace
 
 
@@ -126,11 +137,15 @@ def _trace(row: Row, run_id: str, lasted: float = 0.0) -> InvocationTrace:
     now = time.time()
     parent = parse_traceparent(row["trace"])
     trace_id, sampled = _trace_of(row["event_id"], parent)
+    if not sampled:
+        # Nobody refers to its spans: all that goes on is the trace, and that it is not recorded.
+        any_span = TraceContext(trace_id, trace_id % 2**64 or 1, sampled=False)
+        return InvocationTrace(parent, any_span, any_span, now, now, {})
     others = (parse_traceparent(other["trace"]) for other in row.get("group", ()))
     return InvocationTrace(
         parent=parent,
-        invocation=TraceContext(trace_id, span_id_of_invocation(row["id"]), sampled),
-        run=TraceContext(trace_id, span_id_of_run(row["id"], run_id), sampled),
+        invocation=TraceContext(trace_id, span_id_of_invocation(row["id"]), sampled=True),
+        run=TraceContext(trace_id, span_id_of_run(row["id"], run_id), sampled=True),
         created=now - max(0.0, row["age"]),
         began=now - lasted,
         about={

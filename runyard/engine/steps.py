@@ -31,7 +31,7 @@ from runyard.syntax.traceparent import TraceContext
 from runyard.text.error_text import fit, message_of, type_of
 from runyard.text.json_lines import working_on
 from runyard.text.storable import is_storable
-from runyard.tracing.contexts import child_of
+from runyard.tracing import recording
 
 MAX_STEP_BYTES = 4 * 1024 * 1024
 MAX_STEP_NAME = 512
@@ -124,8 +124,12 @@ def in_span_of(item: Item) -> Iterator[TraceContext | None]:
     if item.trace is None:
         yield None
         return
-    with item.trace.in_new_span() as span:
+    span = item.trace.new_span()
+    token = recording.enter(span)
+    try:
         yield span
+    finally:
+        recording.leave(token)
 
 
 def encode(output: object, what: str = "the step's result") -> tuple[object, str]:
@@ -292,6 +296,8 @@ class StepRecorder:
         """Run the function `attempt` under the step's timeout."""
         self.begin(item, place)
         try:
+            if item.trace is None:
+                return attempt(do, item, what)
             with in_span_of(item) as span:
                 result = attempt(do, item, what)
             result.span = span
@@ -316,7 +322,7 @@ class StepRecorder:
             for result in results:
                 # The call belongs to the traces of all, and so to none.
                 trace = result.item.trace
-                result.span = child_of(trace.run) if trace is not None else None
+                result.span = trace.new_span() if trace is not None else None
             return results
         finally:
             self._board.end_all(len(items))
@@ -375,7 +381,7 @@ class StepRecorder:
     def record_span(self, result: Result) -> None:
         """Record the span of an attempt, if traces are recorded."""
         trace = result.item.trace
-        if trace is None or result.span is None:
+        if trace is None or result.span is None or not result.span.sampled:
             return
         tries = result.item.tries.get(self.step, 0) + 1
         error = "" if result.error is None else type_of(result.error)

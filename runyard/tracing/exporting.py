@@ -10,8 +10,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -91,17 +92,15 @@ class Exporter:
             )
         )
 
-    @contextmanager
-    def entered(self, context: TraceContext) -> Iterator[None]:
-        """Make a span OpenTelemetry's current one."""
+    def enter(self, context: TraceContext) -> object:
+        """Make a span OpenTelemetry's current one; returns what `leave` takes."""
         if not self._is_provided:
             self._provide()
-        span = NonRecordingSpan(_span_context(context, is_remote=False))
-        token = contexts.attach(trace.set_span_in_context(span))
-        try:
-            yield
-        finally:
-            contexts.detach(token)
+        return contexts.attach(_with_span(context))
+
+    def leave(self, token: Any) -> None:
+        """Return to the span before `enter`."""
+        contexts.detach(token)
 
     def _provide(self) -> None:
         """Record the spans of the code too, unless that has set a provider of its own.
@@ -175,6 +174,8 @@ _lock = threading.Lock()
 def exporter() -> Exporter:
     """Return the exporter of this process, which is made at the first call."""
     global _exporter
+    if _exporter is not None:
+        return _exporter
     with _lock:
         if _exporter is None:
             _exporter = Exporter()
@@ -204,6 +205,12 @@ def _resource() -> Resource:
         SERVICE_NAME in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     )
     return resource if is_named else resource.merge(Resource({SERVICE_NAME: "runyard"}))
+
+
+@lru_cache(maxsize=256)
+def _with_span(context: TraceContext) -> contexts.Context:
+    span = NonRecordingSpan(_span_context(context, is_remote=False))
+    return trace.set_span_in_context(span, contexts.Context())
 
 
 def _span_context(context: TraceContext, *, is_remote: bool = True) -> SpanContext:

@@ -6,9 +6,8 @@ OpenTelemetry is not imported, unless `RUNYARD_TRACES` says so.
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from runyard.settings import settings
@@ -36,11 +35,17 @@ def record(span: Span) -> None:
         _exporter().record(span)
 
 
-@contextmanager
-def entered(context: TraceContext) -> Iterator[None]:
-    """Make a span that of the running code, for the spans of others and for what it sends."""
-    with _exporter().entered(context):
-        yield
+def enter(context: TraceContext) -> object:
+    """Make a span that of the running code, for the spans of others and for what it sends.
+
+    Returns what `leave` takes, in the same thread or task.
+    """
+    return _exporter().enter(context)
+
+
+def leave(token: object) -> None:
+    """Return to the span before `enter`."""
+    _exporter().leave(token)
 
 
 def end_recording() -> None:
@@ -58,6 +63,13 @@ def sampler() -> Sampler:
 
 
 def _exporter() -> "Exporter":
+    made: Exporter = _exporting().exporter()
+    return made
+
+
+@cache
+def _exporting() -> ModuleType:
+    """The module that imports OpenTelemetry."""
     from runyard.tracing import exporting
 
-    return exporting.exporter()
+    return exporting
