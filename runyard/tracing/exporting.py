@@ -78,7 +78,7 @@ class Exporter:
         error = span.error
         self.processor.on_end(
             ReadableSpan(
-                name=redact(span.name),
+                name=_shown(span.name),
                 context=_span_context(span.context, is_remote=False),
                 parent=None if span.parent is None else _span_context(span.parent),
                 resource=self._resource,
@@ -205,6 +205,12 @@ def _resource() -> Resource:
         SERVICE_NAME in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     )
     return resource if is_named else resource.merge(Resource({SERVICE_NAME: "runyard"}))
+
+
+@lru_cache(maxsize=1024)
+def _shown(name: str) -> str:
+    """Return a name without secrets; there are few, and looking for secrets takes long."""
+    return redact(name)
 
 
 @lru_cache(maxsize=256)
