@@ -1,7 +1,6 @@
 """What a web process has to do with traces: requests that send events, and the dev page."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -22,23 +21,31 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def traced(
-    web: WebProcess,
-    web_database_url: str,
-    collector: Collector,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[WebProcess]:
+def start(
+    web: WebProcess, web_database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., WebProcess]:
+    """Starts a web process that records traces for a collector."""
+
+    def start(collector: Collector, delay: int, **variables: str) -> WebProcess:
+        own = WebProcess(
+            web_database_url,
+            tmp_path_factory.mktemp("traced") / "log",
+            RUNYARD_TRACES="otlp",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+            OTEL_BSP_SCHEDULE_DELAY=str(delay),
+            **variables,
+        )
+        own.keys = web.keys
+        own.start()
+        return own
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def traced(start: Callable[..., WebProcess], collector: Collector) -> Iterator[WebProcess]:
     """A web process that records traces."""
-    own = WebProcess(
-        web_database_url,
-        tmp_path_factory.mktemp("traced") / "log",
-        RUNYARD_TRACES="otlp",
-        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
-        OTEL_BSP_SCHEDULE_DELAY="50",
-        OTEL_SERVICE_NAME="shop-events",
-    )
-    own.keys = web.keys
-    own.start()
+    own = start(collector, 50, OTEL_SERVICE_NAME="shop-events")
     yield own
     own.stop()
 
@@ -126,36 +133,20 @@ def test_a_malformed_traceparent_is_ignored(web: WebProcess, malformed: str) -> 
 
 
 def test_a_web_process_that_is_stopped_delivers_what_it_has(
-    web: WebProcess, web_database_url: str, collector: Collector, tmp_path: Path
+    start: Callable[..., WebProcess], collector: Collector
 ) -> None:
-    own = WebProcess(
-        web_database_url,
-        tmp_path / "log",
-        RUNYARD_TRACES="otlp",
-        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
-        OTEL_BSP_SCHEDULE_DELAY="3600000",
-    )
-    own.keys = web.keys
-    own.start()
+    own = start(collector, 3_600_000)
     post(own, "/api/events", EVENT, traceparent=SENDER)
     own.stop()
     assert [span.name for span in collector.spans] == ["send greet/requested"]
 
 
 def test_a_collector_that_hangs_holds_up_no_request_and_no_stop(
-    web: WebProcess, web_database_url: str, tmp_path: Path
+    start: Callable[..., WebProcess],
 ) -> None:
     with Collector() as hanging:
         hanging.mode = "hangs"
-        own = WebProcess(
-            web_database_url,
-            tmp_path / "log",
-            RUNYARD_TRACES="otlp",
-            OTEL_EXPORTER_OTLP_ENDPOINT=hanging.url,
-            OTEL_BSP_SCHEDULE_DELAY="10",
-        )
-        own.keys = web.keys
-        own.start()
+        own = start(hanging, 10)
         post(own, "/api/events", EVENT)
         hanging.wait_for(lambda hanging: hanging.requests > 0)
         assert post(own, "/api/events", [EVENT] * 3000).status_code == 200
