@@ -1,8 +1,9 @@
 """All benchmarks in one call: `make bench`. Prints a table and writes benchmarks/results/*.json.
 
 Arguments select benchmarks by name: idle, latency, single, burst, ingest, mix10, mix100, mix1000,
-load20, load50, load200, forms, claim, flow, admission, stock, pages, media, analytics, keep, sync,
-app_burst, app_burst_checkpointed, app_latency, app_latency_checkpointed, app_slow, app_suspended.
+load20, load50, load200, forms, traces, claim, flow, admission, stock, pages, media, analytics,
+keep, sync, app_burst, app_burst_checkpointed, app_latency, app_latency_checkpointed, app_slow,
+app_suspended.
 `mix` stands for those with many functions (mix10 to load200), `app` for those whose functions an
 application in Node serves. `peers` stands for runyard, absurd,
 celery, procrastinate and dbos, which run only when they are named: they install other systems.
@@ -37,6 +38,7 @@ from benchmarks.pages import pages
 from benchmarks.peers.compare import PEERS, runyard
 from benchmarks.stock_dagster import stock
 from benchmarks.targets import add_ratios, print_table
+from benchmarks.traces import traces
 from runyard.errors import RunyardError
 from runyard.processes.stack import Stack
 from runyard.store.embedded import start_embedded
@@ -75,6 +77,7 @@ ALONE: Benchmarks = {
     **{name: mix.measure for name, mix in MIXES.items()},
     **APP,
     "forms": forms,
+    "traces": traces,
     "runyard": runyard,
     **{name: peer.measure for name, peer in PEERS.items()},
 }

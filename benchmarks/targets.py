@@ -35,6 +35,8 @@ TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("media", "times_plain_pillow"): (">", 1),
     ("forms", "cpu_times_the_long_form"): ("<", 1.05),
     ("forms", "load_300_functions_s"): ("<", 3),
+    ("traces", "cpu_times_without"): ("<", 1.1),
+    ("traces", "time_times_without"): ("<", 1.1),
     ("keep", "growth_after_retention"): ("<", 1.1),
     ("sync", "most_memory_mb"): ("<", 700),
     ("app_burst", "events_per_s_of_2000"): (">", 70),

@@ -28,6 +28,7 @@ from pydantic_settings import (
 from runyard import project_file
 from runyard.errors import InvalidOption
 from runyard.syntax.retention_policy import Retention
+from runyard.syntax.trace_options import TRACE_ID, is_http_url, problem_with_traces
 
 # Where the embedded database of a project run by root is stored: PostgreSQL refuses to run as root,
 # and the user it runs as cannot enter root's folders.
@@ -197,6 +198,42 @@ class WebSettings(_EngineSettings):
     )
 
 
+class TraceSettings(_EngineSettings):
+    """Traces.
+
+    OpenTelemetry's own variables say where they go, and how many: see [Traces](traces.md).
+    """
+
+    traces: Literal["off", "otlp"] = Field(
+        default="off",
+        description="`otlp`: record traces and send them to a collector by OTLP over HTTP. Needs "
+        "`pip install 'runyard[traces]'`.",
+    )
+    trace_url: str | None = Field(
+        default=None,
+        description="Where a trace is shown, with `{trace_id}` in place of its id: "
+        "`https://grafana.example/explore/trace/{trace_id}`. The dev page then links to the traces "
+        "of invocations.",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_exported(self) -> Self:
+        problem = problem_with_traces(os.environ) if self.traces == "otlp" else None
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @field_validator("trace_url")
+    @classmethod
+    def _has_a_place_for_the_id(cls, value: str | None) -> str | None:
+        if value is not None and not (is_http_url(value) and TRACE_ID in value):
+            raise ValueError(
+                f"not an http or https URL with {TRACE_ID} in it: write it as"
+                f" https://grafana.example/explore/trace/{TRACE_ID}"
+            )
+        return value
+
+
 class AppSettings(_EngineSettings):
     """Applications with Inngest's SDKs."""
 
@@ -306,7 +343,9 @@ class ProjectSettings(_EngineSettings):
     )
 
 
-class Settings(StorageSettings, WorkerSettings, WebSettings, AppSettings, ProjectSettings):
+class Settings(
+    StorageSettings, WorkerSettings, WebSettings, TraceSettings, AppSettings, ProjectSettings
+):
     """All settings of the engine."""
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from runyard.engine.failures import Failure
+from runyard.engine.invocation_traces import InvocationTrace, begin_trace
 from runyard.engine.lease import Lease
 from runyard.engine.progress import Reporter
 from runyard.engine.settlement import Outcome
@@ -18,6 +19,7 @@ from runyard.functions import registry
 from runyard.functions.flow_control import DEFAULT_STEP_TIMEOUT
 from runyard.store.queries import Row
 from runyard.syntax.durations import Duration, seconds
+from runyard.tracing import recording
 
 # What a test makes steps do instead of their work, by step name.
 stubs: ContextVar[Mapping[str, Callable[["Item"], object]]] = ContextVar("stubs", default={})  # noqa: B039 (never changed in place)
@@ -51,6 +53,8 @@ class Item(Generic[Data]):
         Identifies this run of the invocation among all of its runs: a number that grows.
     events
         All of its events, `event` being the first: several if its function takes them together.
+    trace
+        Its spans in this run; None while no traces are recorded.
     """
 
     id: int
@@ -63,6 +67,7 @@ class Item(Generic[Data]):
     created_at: datetime | None = None
     dispatch: int = 1
     events: tuple[Event, ...] = ()
+    trace: InvocationTrace | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.events = self.events or (self.event,)
@@ -155,6 +160,8 @@ def items_from_rows(
     failures: dict[int, Failure] = {}
     for row in rows:
         item, failure = _item(row)
+        if recording.is_on():
+            item.trace = begin_trace(row, run_id)
         items.append(item)
         if failure is not None:
             failures[item.id] = failure

@@ -5,7 +5,8 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pydantic_core
@@ -26,9 +27,11 @@ from runyard.errors import (
 from runyard.events import Event, as_json, rows_of
 from runyard.functions import registry
 from runyard.functions.retry import Retry
-from runyard.text.error_text import fit, message_of
+from runyard.syntax.traceparent import TraceContext
+from runyard.text.error_text import fit, message_of, type_of
 from runyard.text.json_lines import working_on
 from runyard.text.storable import is_storable
+from runyard.tracing import recording
 
 MAX_STEP_BYTES = 4 * 1024 * 1024
 MAX_STEP_NAME = 512
@@ -57,6 +60,8 @@ class Result:
         The error that the step raised, and its JSON.
     events
         Events to send together with the output, as JSON.
+    span
+        The span of the attempt, if traces are recorded.
     """
 
     item: Item
@@ -67,6 +72,7 @@ class Result:
     error: BaseException | None = None
     events: str | None = None
     error_json: str | None = None
+    span: TraceContext | None = None
 
 
 def attempt(do: Callable[[Item], object], item: Item, what: str = "the step's result") -> Result:
@@ -110,6 +116,20 @@ def attempt_all(
         except BaseException as error:
             results.append(Result(item, started, finished, error=error))
     return results
+
+
+@contextmanager
+def in_span_of(item: Item) -> Iterator[TraceContext | None]:
+    """Give an attempt of a step a span, and yield it, if traces are recorded."""
+    if item.trace is None:
+        yield None
+        return
+    span = item.trace.new_span()
+    token = recording.enter(span)
+    try:
+        yield span
+    finally:
+        recording.leave(token)
 
 
 def encode(output: object, what: str = "the step's result") -> tuple[object, str]:
@@ -276,7 +296,12 @@ class StepRecorder:
         """Run the function `attempt` under the step's timeout."""
         self.begin(item, place)
         try:
-            return attempt(do, item, what)
+            if item.trace is None:
+                return attempt(do, item, what)
+            with in_span_of(item) as span:
+                result = attempt(do, item, what)
+            result.span = span
+            return result
         finally:
             self.end(place)
 
@@ -288,7 +313,17 @@ class StepRecorder:
         """Run the function `attempt_all` under the step's timeout."""
         self._board.begin_all([item.id for item in items])
         try:
-            return attempt_all(do, items)
+            if len(items) == 1:
+                with in_span_of(items[0]) as span:
+                    [result] = attempt_all(do, items)
+                result.span = span
+                return [result]
+            results = attempt_all(do, items)
+            for result in results:
+                # The call belongs to the traces of all, and so to none.
+                trace = result.item.trace
+                result.span = trace.new_span() if trace is not None else None
+            return results
         finally:
             self._board.end_all(len(items))
 
@@ -305,6 +340,7 @@ class StepRecorder:
                 "invocation": item.id,
                 "run": self._state.run_id,
                 "step": self.step,
+                **({} if item.trace is None else {"trace": f"{item.trace.run.trace_id:032x}"}),
             }
         )
         self._board.begin(place, item.id)
@@ -332,6 +368,7 @@ class StepRecorder:
                 result.item.outputs[self.step] = result.output
             else:
                 self._fail(result, result.error)
+            self.record_span(result)
         with self._lock:
             if not self._pending:
                 self._since = time.monotonic()
@@ -340,6 +377,15 @@ class StepRecorder:
             full = len(self._pending) >= self._checkpoint_every
         if full:
             self._flush(self._checkpoint_every)
+
+    def record_span(self, result: Result) -> None:
+        """Record the span of an attempt, if traces are recorded."""
+        trace = result.item.trace
+        if trace is None or result.span is None or not result.span.sampled:
+            return
+        tries = result.item.tries.get(self.step, 0) + 1
+        error = "" if result.error is None else type_of(result.error)
+        trace.record_step(self.step, result.span, result.started, result.finished, tries, error)
 
     def record_events(self, item: Item, make: Callable[[Item], Event | Sequence[Event]]) -> None:
         """Add the events that a step sends for an item.

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -57,6 +58,7 @@ from runyard.gateway.http.server import serve
 from runyard.gateway.http.watcher import InvocationWatcher
 from runyard.settings import settings
 from runyard.store import database
+from runyard.tracing.recording import end_recording
 
 # How long a request waits for a database connection before it gets a 503.
 _DATABASE_SECONDS = 2.0
@@ -209,6 +211,7 @@ def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextMa
                 broadcaster,
             )
             yield
+        await run_in_threadpool(end_recording)
 
     return services
 

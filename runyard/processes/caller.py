@@ -48,6 +48,7 @@ from runyard.processes.child_process import watch_parent
 from runyard.processes.open_files import allow_open_files
 from runyard.processes.workers import forget_worker, hand_back, send_heartbeat
 from runyard.settings import settings
+from runyard.tracing.recording import end_recording
 
 _BEAT_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
@@ -76,6 +77,7 @@ def serve_calls(*, of_worker: bool) -> int:
         create_log_handlers_once(instance)
         heartbeat.before_stop = lambda run_id: _announce_stop(instance, run_id)
         caller.serve(instance)
+    end_recording()
     os._exit(0)  # without waiting for threads whose runs were handed back
 
 

@@ -55,6 +55,7 @@ from runyard.processes.code_location import load_code, problem_of
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
+from runyard.tracing.recording import end_recording
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -177,6 +178,7 @@ def _warm_up(**_: Any) -> None:
 @worker_process_shutdown.connect
 def _end_log(**_: Any) -> None:
     event_log.flush()
+    end_recording()
 
 
 @worker_shutdown.connect

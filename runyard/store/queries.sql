@@ -552,16 +552,33 @@ counted AS (
 )
 SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
     started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
-    events.name, events.data, events."user" AS user_data, events.v,
+    started.function, started.starts, started.waited,
+    extract(epoch FROM runyard.now_v1() - started.created_at)::float8 AS age,
+    events.name, events.data, events."user" AS user_data, events.v, events.trace,
     (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
+
+-- name: released_invocations
+-- What became of a batch's invocations when its lease was taken away, but for those that had left
+-- it. (by batches_pkey, invocations_pkey, events_pkey)
+SELECT invocations.id, invocations.event_id, invocations.function, invocations.attempt,
+    invocations.status, invocations.error::text AS error, batches.run_id,
+    extract(epoch FROM runyard.now_v1() - invocations.created_at)::float8 AS age,
+    extract(epoch FROM clock_timestamp() - batches.started_at)::float8 AS lasted,
+    events.name, events.trace
+FROM runyard.batches
+JOIN runyard.invocations ON invocations.id = ANY (batches.invocations)
+    AND NOT invocations.id = ANY (batches.settled)
+JOIN runyard.events ON events.id = invocations.event_id
+WHERE batches.id = %(batch)s AND batches.run_id IS NOT NULL
 
 -- name: group_events
 -- The other events of groups, by their leaders, in the order in which they came.
 -- (by invocations_leader, events_pkey)
 SELECT invocations.leader_id, events.id AS event_id, events.name, events.data,
-    events."user" AS user_data, events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
+    events."user" AS user_data, events.v, events.trace,
+    (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
 WHERE leader_id = ANY (%(leaders)s) AND invocations.id <> leader_id ORDER BY leader_id, invocations.id
 

@@ -10,6 +10,7 @@ from runyard.gateway.api.schemas import FullInvocation
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.timeline import timeline
+from runyard.gateway.dev.trace_link import trace_url
 from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 
@@ -43,10 +44,12 @@ def show(visit: Visit) -> Values:
     done = {step.step for step in invocation.steps if step.error is None}
     busy = workers.waiting + workers.running
     held = reasons(blockers, [wait.model_dump() for wait in invocation.waits], workers.slots, busy)
+    event = event_of(invocation.event_id, visit.caller)
     later = invocation.status in NOT_RUNNING and invocation.due_at > blockers["now"]
     return {
         "invocation": invocation,
-        "event": event_of(invocation.event_id, visit.caller),
+        "event": event,
+        "trace_url": trace_url(event.id, event.trace),
         "timeline": timeline(invocation, segments, batches, blockers["now"]),
         "held": held,
         "progress": [report for report in progress if report["step"] not in done],

@@ -12,8 +12,10 @@ from runyard.events import new_ulid
 from runyard.gateway.http import counters
 from runyard.gateway.http.errors import as_http_error, error_response
 from runyard.settings import settings
+from runyard.syntax.traceparent import parse_traceparent
 from runyard.text.json_lines import JsonFormatter
 from runyard.text.redaction import redact
+from runyard.tracing.contexts import incoming
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _current: ContextVar[str] = ContextVar("request", default="-")
@@ -44,7 +46,7 @@ def _add_request_id(record: logging.LogRecord) -> bool:
 
 
 class RequestLog:
-    """Gives every request an id, and counts and logs those of our endpoints.
+    """Gives every request an id and its trace, and counts and logs those of our endpoints.
 
     The id is the client's own `X-Request-Id` if it is well-formed. Exceptions that nothing else has
     caught become a response here.
@@ -60,6 +62,7 @@ class RequestLog:
             header = connection.headers.get("x-request-id", "")
             connection.state.request_id = header if _REQUEST_ID.fullmatch(header) else new_ulid()
             _current.set(connection.state.request_id)
+            incoming.set(parse_traceparent(connection.headers.get("traceparent")))
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
