@@ -61,6 +61,7 @@ from runyard.errors import (
 from runyard.events import as_json, new_ulid
 from runyard.functions.retry import Retry
 from runyard.store.queries import Row
+from runyard.text.json_lines import working_on
 
 _OP = "call"
 _dice = random.Random()
@@ -199,6 +200,15 @@ class _Way:
 
     async def go(self) -> None:
         """Go on until the invocation has ended, waits, or has to be tried again later."""
+        working_on.set(
+            {
+                "function": self._state.function,
+                "run": self._state.run_id,
+                "event": self._item.event.id,
+                "invocation": self._item.id,
+                "attempt": self._item.attempt,
+            }
+        )
         try:
             over = [(row["step"], self._over_wait(row)) for row in self._over]
             await self._keep(over, of_wait=True)

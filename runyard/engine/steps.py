@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import pydantic_core
 
-from runyard.engine import checkpoints
+from runyard.engine import checkpoints, log_capture
 from runyard.engine.activity import board
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
+from runyard.engine.step_logs import StepLogs
 from runyard.errors import (
     DatabaseUnavailable,
     InvalidEvent,
@@ -27,7 +28,6 @@ from runyard.events import Event, as_json, rows_of
 from runyard.functions import registry
 from runyard.functions.retry import Retry
 from runyard.text.error_text import fit, message_of
-from runyard.text.json_lines import working_on
 from runyard.text.storable import is_storable
 
 MAX_STEP_BYTES = 4 * 1024 * 1024
@@ -217,6 +217,7 @@ class StepRecorder:
         self._single_call = single_call
         self._board = board()
         self._pending: list[Result] = []
+        self._logs = StepLogs(state.function, state.id, state.run_id, step)
         self._since = time.monotonic()
         self._lock = threading.Lock()
         # Held while results are written: whoever has waited for it sees which ones are left.
@@ -239,6 +240,7 @@ class StepRecorder:
             single_call=self._single_call,
             places=self._places,
         )
+        log_capture.start()
         if self._timer is not None:
             self._timer.start()
         return self
@@ -247,6 +249,7 @@ class StepRecorder:
         try:
             self._close(kind)
         finally:
+            log_capture.stop()
             self._board.end_step()
 
     def _close(self, kind: type[BaseException] | None) -> None:
@@ -259,6 +262,7 @@ class StepRecorder:
         elif kind is None or not issubclass(kind, LeaseLost):
             # Also after an interrupt: what has been done must not be repeated.
             self._flush()
+            self._logs.save()
 
     def check(self) -> None:
         """Raise `LeaseLost` when another run has the batch, or the error of a failed save."""
@@ -286,11 +290,13 @@ class StepRecorder:
         items: Sequence[Item],
     ) -> list[Result]:
         """Run the function `attempt_all` under the step's timeout."""
+        self._logs.begin(*items)
         self._board.begin_all([item.id for item in items])
         try:
             return attempt_all(do, items)
         finally:
             self._board.end_all(len(items))
+            self._logs.end()
 
     def enter(self, place: int) -> None:
         """Give this thread a place, at which it works on one item after the other."""
@@ -298,21 +304,17 @@ class StepRecorder:
 
     def begin(self, item: Item, place: int) -> None:
         """Start the timeout of an item, which is what this thread or task logs of from now on."""
-        working_on.set(
-            {
-                "event": item.event.id,
-                "function": self._state.function,
-                "invocation": item.id,
-                "run": self._state.run_id,
-                "step": self.step,
-            }
-        )
+        self._logs.begin(item)
+        self._board.begin(place, item.id)
+
+    def begin_again(self, item: Item, place: int) -> None:
+        """Start the timeout of an item anew; called by another thread or task than the item's."""
         self._board.begin(place, item.id)
 
     def end(self, place: int) -> None:
         """End the timeout of the item at this place."""
         self._board.end(place)
-        working_on.set(None)
+        self._logs.end()
 
     @property
     def batch_id(self) -> str:
@@ -379,6 +381,7 @@ class StepRecorder:
                 self._board.unsaved = bool(self._pending)
 
     def _write(self, results: Sequence[Result]) -> None:
+        self._logs.save([result.item.id for result in results])
         refused = self._save(results)
         if not refused:
             return

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 from runyard.text.redaction import redact
 
-# What the running code works on: `event`, `function`, `invocation`, `run`, `step`.
+# What the running code works on: `function`, `run`, `step`, and, of one invocation alone, also
+# `event`, `invocation` and `attempt`.
 working_on: ContextVar[Mapping[str, object] | None] = ContextVar("working_on", default=None)
 
 

@@ -307,6 +307,24 @@ COMMENT ON COLUMN runyard.steps.dispatch IS
     'In which dispatch of the invocation its application recorded it, during a call. NULL for what '
     'came with the answer, and for functions of the project''s code.';
 
+CREATE TABLE runyard.step_logs (
+    id            bigint GENERATED ALWAYS AS IDENTITY,
+    invocation_id bigint NOT NULL,
+    step          text NOT NULL,
+    run_id        text NOT NULL,
+    attempt       smallint NOT NULL,
+    started_at    timestamptz NOT NULL,
+    lines         jsonb NOT NULL,
+    dropped       integer NOT NULL DEFAULT 0,
+    PRIMARY KEY (invocation_id, step, run_id)
+);
+COMMENT ON TABLE runyard.step_logs IS
+    'What a step printed and logged for an invocation in a run: its first lines.';
+COMMENT ON COLUMN runyard.step_logs.lines IS
+    'An array of lines: [seconds since the epoch, stdout or stderr or a log level, text].';
+COMMENT ON COLUMN runyard.step_logs.dropped IS
+    'How many lines more there were.';
+
 CREATE TABLE runyard.progress (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     invocation_id bigint NOT NULL,
