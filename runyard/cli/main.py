@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from runyard.cli.alerts import alerts
 from runyard.cli.alive import alive
 from runyard.cli.apps import apps
 from runyard.cli.catalog import catalog
@@ -536,5 +537,5 @@ def _workspace(explicit: Path | None) -> Path:
     return workspace
 
 
-for _command in (*commands, add, alive, apps, catalog, check, init, keys, psql, types):
+for _command in (*commands, add, alerts, alive, apps, catalog, check, init, keys, psql, types):
     main.add_command(_command)

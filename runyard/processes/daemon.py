@@ -27,6 +27,7 @@ from runyard.dagster_adapter.sensor_loop import SensorLoop
 from runyard.dagster_adapter.storage_place import check_storage
 from runyard.engine.backoff import Backoff
 from runyard.errors import DatabaseUnavailable
+from runyard.processes.alerts import alerts_thread
 from runyard.processes.apps_server import start_when_needed
 from runyard.processes.maintenance_thread import MaintenanceThread
 from runyard.processes.stack_files import socket_path
@@ -53,6 +54,8 @@ def serve_daemon(workspace: Path) -> int:
             pool_connections(instance)
             reclaim_from_predecessor(instance)
             MaintenanceThread(instance).start()
+            if (alerts := alerts_thread(instance)) is not None:
+                alerts.start()
             target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
             start_when_needed(target.is_served)
             run_daemon(

@@ -532,6 +532,27 @@ CREATE TABLE runyard.bulks (
 COMMENT ON TABLE runyard.bulks IS
     'A bulk replay, cancel or dismissal: how far it has got, so that it can resume after a stop.';
 
+CREATE TABLE runyard.alerts (
+    target  text NOT NULL,
+    source  text NOT NULL,
+    seen    bigint NOT NULL,
+    since   timestamptz NOT NULL,
+    sent_at timestamptz,
+    PRIMARY KEY (target, source)
+);
+COMMENT ON TABLE runyard.alerts IS
+    'Which failures each receiver of alerts has been told of. The row without a source says when '
+    'failures were last looked for.';
+COMMENT ON COLUMN runyard.alerts.target IS
+    'A hash of the address, which may be a secret.';
+COMMENT ON COLUMN runyard.alerts.source IS
+    'A function (`function send_email`), or the runs of jobs that are no functions (`runs`).';
+COMMENT ON COLUMN runyard.alerts.seen IS
+    'How many failures of the function there have been; of runs, the number of the last event in '
+    'Dagster''s log.';
+COMMENT ON COLUMN runyard.alerts.since IS
+    'When that was so: what has failed since has not been told.';
+
 CREATE TABLE runyard.keys (
     id          text PRIMARY KEY DEFAULT runyard.ulid_v1(),
     hash        bytea NOT NULL UNIQUE CHECK (octet_length(hash) = 32),
