@@ -29,7 +29,7 @@ from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
 from runyard.cli.psql import psql
-from runyard.cli.terminal import echo, echo_json
+from runyard.cli.terminal import echo, echo_json, log_as_json_if_set
 from runyard.cli.types import types
 from runyard.errors import InvalidInput, InvalidOption, RunyardError
 from runyard.settings import settings
@@ -78,6 +78,7 @@ def up(apps_at: tuple[str, ...]) -> int:
     from runyard.processes.stack import Stack
     from runyard.store.embedded import why_elsewhere
 
+    log_as_json_if_set()
     check_project()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _append_to_files()
@@ -498,6 +499,7 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
     from runyard.processes.stack import environment
     from runyard.store.database import database_url
 
+    log_as_json_if_set()
     if needs_project:
         # Dagster's own variable wins here, as it does in Dagster.
         dagster_home = Path(os.environ.get("DAGSTER_HOME") or settings().home)
@@ -510,10 +512,6 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.chdir(settings().home)
-    if settings().log_format == "json":
-        from runyard.text.json_lines import log_as_json
-
-        log_as_json("warning")
 
 
 def _workspace(explicit: Path | None) -> Path:

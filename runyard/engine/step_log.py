@@ -6,13 +6,14 @@ A step writes to the log of the item at hand, which a context variable holds: it
 
 import json
 import re
-import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from logging import LogRecord
+from types import MappingProxyType
 
 from runyard.errors import interrupts
 from runyard.text.error_text import MARGIN, fit
@@ -41,43 +42,53 @@ class LogRow:
     dropped: int
 
 
-@dataclass(eq=False)
 class StepLog:
     """What one call of a step has printed and logged so far.
 
-    Attributes
+    There is one for each item, most of which stay empty: what is not passed to it begins as a
+    default of the class.
+
+    Parameters
     ----------
     attempts
         The attempt of each invocation that the call is for.
     run_id
         The run. Dagster repeats what is logged to it, with the run's id before the message.
+    lock
+        Held while lines are added or read.
     on_change
         Called when there are unsaved lines and were none before.
-    changed
-        Whether there are lines that have not been saved.
     """
 
-    attempts: Mapping[int, int]
-    run_id: str
-    on_change: Callable[["StepLog"], None]
-    changed: bool = False
-    _lines: list[tuple[float, str, str]] = field(default_factory=list[tuple[float, str, str]])
-    _characters: int = 0
-    _dropped: int = 0
-    _unended: dict[str, str] = field(default_factory=dict[str, str])
+    # Whether there are lines that have not been saved.
+    changed = False
+    _lines: Sequence[tuple[float, str, str]] = ()
+    _unended: Mapping[str, str] = MappingProxyType({})
+    _characters = 0
+    _dropped = 0
     _record: LogRecord | None = None
-    _message: str = ""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _message = ""
+
+    def __init__(
+        self,
+        attempts: Mapping[int, int],
+        run_id: str,
+        lock: AbstractContextManager[object],
+        on_change: Callable[["StepLog"], None],
+    ) -> None:
+        self.attempts = attempts
+        self._run_id = run_id
+        self._lock = lock
+        self._on_change = on_change
 
     def write(self, stream: str, text: str) -> None:
         """Add what is written to a stream, which may be less than a line or more."""
         with self._lock:
-            *lines, rest = (self._unended.pop(stream, "") + text).split("\n")
+            *lines, rest = (self._unended.get(stream, "") + text).split("\n")
             for line in lines:
                 self._add(stream, line.removesuffix("\r"))
-            if rest:
-                self._note_change()
-                self._unended[stream] = _visible(rest)[: MAX_LINE + MARGIN]
+            self._note_change()
+            self._unended = {**self._unended, stream: _visible(rest)[: MAX_LINE + MARGIN]}
 
     def add_record(self, record: LogRecord) -> None:
         """Add a log record, unless it is the last one once more."""
@@ -93,7 +104,7 @@ class StepLog:
         except BaseException:  # whoever handles the record reports it
             return
         with self._lock:
-            if self.run_id in message and message.endswith(self._message) and self._message:
+            if self._run_id in message and message.endswith(self._message) and self._message:
                 return
             self._record, self._message = record, message
             level = storable(record.levelname.lower())[:_MAX_LEVEL]
@@ -106,7 +117,9 @@ class StepLog:
         with self._lock:
             self.changed = False
             lines = list(self._lines)
-            unended = [(time.time(), stream, text) for stream, text in self._unended.items()]
+            unended = [
+                (time.time(), stream, text) for stream, text in self._unended.items() if text
+            ]
             dropped = self._dropped
         lines += unended[: max(0, MAX_LINES - len(lines))]
         if not lines:
@@ -127,13 +140,13 @@ class StepLog:
             self._dropped += 1
             return
         text = _COLOUR.sub("", _visible(line))[: MAX_LINE + MARGIN]
-        self._lines.append((time.time(), level, text))
+        self._lines = [*self._lines, (time.time(), level, text)]
         self._characters += min(len(text), MAX_LINE)
 
     def _note_change(self) -> None:
         if not self.changed:
             self.changed = True
-            self.on_change(self)
+            self._on_change(self)
 
 
 # The log of what the running code works on.

@@ -42,6 +42,8 @@ class StepLogs:
         self._at_hand: dict[str, object] = {"function": function, "run": run_id, "step": step}
         self._logs: dict[int, StepLog] = {}
         self._saving = threading.Lock()
+        # A signal may interrupt a step that prints, and print too.
+        self._adding = threading.RLock()
 
     def begin(self, *items: Item) -> None:
         """Let what this thread or task prints and logs from now on be of these items."""
@@ -58,7 +60,7 @@ class StepLogs:
             # The condition of a step and the step itself have one log.
             log = self._logs.get(item.id)
         working_on.set(at_hand)
-        current.set(log or StepLog(attempts, self._run, self._note_change))
+        current.set(log or StepLog(attempts, self._run, self._adding, self._note_change))
 
     def end(self) -> None:
         """Let what this thread or task prints and logs be of no invocation any more."""

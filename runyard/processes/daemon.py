@@ -18,6 +18,7 @@ from runyard.dagster_adapter.internals import (
     IWorkspaceProcessContext,
     WorkspaceFileTarget,
     capture_interrupts,
+    leave_loggers_alone,
     pool_connections,
     run_daemon,
     setup_interrupt_handlers,
@@ -31,6 +32,7 @@ from runyard.processes.alerts import alerts_thread
 from runyard.processes.apps_server import start_when_needed
 from runyard.processes.maintenance_thread import MaintenanceThread
 from runyard.processes.stack_files import socket_path
+from runyard.settings import settings
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
@@ -45,6 +47,8 @@ def serve_daemon(workspace: Path) -> int:
     """
     setup_interrupt_handlers()
     silence_restarts()
+    if settings().log_format == "json":
+        leave_loggers_alone()
     outages = OutageFilter()
     for name in _LOGGERS:
         logging.getLogger(f"dagster.daemon.{name}").addFilter(outages)
