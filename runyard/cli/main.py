@@ -293,6 +293,7 @@ def migrate() -> None:
     from runyard.processes.stack import start_database
     from runyard.store.database import is_embedded
 
+    log_as_json_if_set()
     if is_embedded(settings()):
         check_project()
     start_database(settings())
