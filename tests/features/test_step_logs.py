@@ -144,7 +144,7 @@ def test_each_attempt_has_its_log(yard: Yard) -> None:
     with (
         registry.use(),
         yard_of(
-            function("logs/go", name="twice", retry=Retry(attempts=2, delays=(1.0,)))(do)
+            function("logs/go", name="twice", retry=Retry(attempts=2, delays=(1.0,), jitter=0))(do)
         ) as own_yard,
     ):
         invocation = own_yard.run("twice")
