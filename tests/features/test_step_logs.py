@@ -9,9 +9,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from dagster import OpExecutionContext
 
 from runyard import Item, Retry, Run, definitions, function, step
+from runyard.cli.main import main
 from runyard.engine import step_log
 from runyard.engine.retention import sweep
 from runyard.functions import registry
@@ -306,6 +308,19 @@ def test_a_log_that_cannot_be_saved_fails_nothing(
             assert invocation.status == "succeeded"
         finally:
             connection.execute("ALTER TABLE runyard.step_logs_away RENAME TO step_logs")
+
+
+def test_the_command_prints_the_log_of_an_invocation(logged: Callable[..., Invocation]) -> None:
+    def do(item: Item) -> None:
+        print("packing", "\x1b]0;title")
+
+    result = CliRunner().invoke(main, ["logs", str(logged(do).id)])
+    assert result.output.endswith("  logging  stdout  packing \\x1b]0;title\n")
+
+
+def test_the_command_says_that_there_is_no_such_invocation(yard: Yard) -> None:
+    result = CliRunner().invoke(main, ["logs", "987654"])
+    assert (result.exit_code, result.output) == (1, "runyard: there is no invocation 987654\n")
 
 
 def stored(column: str) -> list[Any]:
