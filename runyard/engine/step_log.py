@@ -118,7 +118,9 @@ class StepLog:
             self.changed = False
             lines = list(self._lines)
             unended = [
-                (time.time(), stream, text) for stream, text in self._unended.items() if text
+                (time.time(), stream, _COLOUR.sub("", text))
+                for stream, text in self._unended.items()
+                if text
             ]
             dropped = self._dropped
         lines += unended[: max(0, MAX_LINES - len(lines))]

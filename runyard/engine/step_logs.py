@@ -87,6 +87,8 @@ class StepLogs:
 
     def _write(self, logs: Sequence[StepLog]) -> None:
         rows = [row for log in logs for row in log.rows()]
+        if not rows:
+            return
         with database.connection() as connection:
             fetch_all(
                 connection,

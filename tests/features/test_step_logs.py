@@ -247,6 +247,7 @@ def test_what_the_database_cannot_store_is_replaced(logged: Callable[..., Invoca
 
 def test_nothing_is_written_for_a_step_that_is_silent(logged: Callable[..., Invocation]) -> None:
     logged(lambda item: None)
+    logged(lambda item: print("", end=""))
     assert stored("step") == []
 
 
