@@ -35,6 +35,7 @@ from runyard.syntax.trace_options import TRACE_ID, is_http_url, problem_with_tra
 ROOT_DATABASES = Path("/var/lib/runyard")
 
 _POSTGRES_URL = re.compile(r"postgres(ql)?://")
+_RECEIVER = re.compile(r"https?://[^\s/]+(/\S*)?|mailto:[^\s@]+@[^\s@]+")
 
 
 def _project_root() -> Path:
@@ -43,10 +44,12 @@ def _project_root() -> Path:
 
 
 def _split(value: object) -> object:
-    """Return the parts of a text between commas."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()]
+    """Return the parts of a text between commas, and anything else as it is."""
+    return _parts(value) if isinstance(value, str) else value
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 class _EngineSettings(BaseSettings):
@@ -234,6 +237,37 @@ class TraceSettings(_EngineSettings):
         return value
 
 
+class AlertSettings(_EngineSettings):
+    """Alerts."""
+
+    alerts: SecretStr | None = Field(
+        default=None,
+        description="Who is told of failures, separated by commas: webhooks that accept Slack's "
+        "JSON (`https://hooks.slack.com/services/...`) and addresses (`mailto:ops@example.com`).",
+    )
+    public_url: str = Field(
+        default="",
+        description="The address at which people reach the web process, for the links in alerts: "
+        "`https://runyard.example.com`. Defaults to the address that it binds to.",
+    )
+
+    @field_validator("alerts")
+    @classmethod
+    def _are_receivers(cls, value: SecretStr | None) -> SecretStr | None:
+        for receiver in _parts(value.get_secret_value()) if value is not None else ():
+            if not _RECEIVER.fullmatch(receiver):
+                raise ValueError(
+                    "not a list of receivers: write https://host/path or mailto:name@host,"
+                    " several separated by commas"
+                )
+        return value
+
+    @property
+    def alert_receivers(self) -> list[str]:
+        """Who is told of failures: URLs of webhooks, and `mailto:` with an address."""
+        return _parts(self.alerts.get_secret_value()) if self.alerts is not None else []
+
+
 class AppSettings(_EngineSettings):
     """Applications with Inngest's SDKs."""
 
@@ -330,6 +364,11 @@ class ProjectSettings(_EngineSettings):
         description="The module whose function `week` returns the text of `runyard report`. "
         "Defaults to `report` in the package of the code.",
     )
+    mail: str = Field(
+        default_factory=_beside_code("mail"),
+        description="The module whose function `send(to, subject, text)` sends alerts by mail. "
+        "Defaults to `mail` in the package of the code.",
+    )
     migrations: str = Field(
         default_factory=_beside_code("migrations"),
         description="The package with the project's own Alembic migrations (schema `app`). "
@@ -344,7 +383,13 @@ class ProjectSettings(_EngineSettings):
 
 
 class Settings(
-    StorageSettings, WorkerSettings, WebSettings, TraceSettings, AppSettings, ProjectSettings
+    StorageSettings,
+    WorkerSettings,
+    WebSettings,
+    TraceSettings,
+    AlertSettings,
+    AppSettings,
+    ProjectSettings,
 ):
     """All settings of the engine."""
 

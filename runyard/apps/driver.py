@@ -46,7 +46,7 @@ from runyard.apps.trust import signing_keys
 from runyard.apps.writer import Writer, Written, pair_row
 from runyard.engine import waits
 from runyard.engine.failures import Failure
-from runyard.engine.items import BatchState, Item
+from runyard.engine.items import BatchState, Item, log_fields
 from runyard.engine.settlement import Outcome
 from runyard.engine.signals import is_taken
 from runyard.engine.steps import encode, in_span_of
@@ -61,6 +61,7 @@ from runyard.errors import (
 from runyard.events import as_json, new_ulid
 from runyard.functions.retry import Retry
 from runyard.store.queries import Row
+from runyard.text.json_lines import working_on
 
 _OP = "call"
 _dice = random.Random()
@@ -200,6 +201,13 @@ class _Way:
 
     async def go(self) -> None:
         """Go on until the invocation has ended, waits, or has to be tried again later."""
+        working_on.set(
+            {
+                "function": self._state.function,
+                "run": self._state.run_id,
+                **log_fields(self._item),
+            }
+        )
         try:
             over = [(row["step"], self._over_wait(row)) for row in self._over]
             await self._keep(over, of_wait=True)

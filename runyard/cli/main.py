@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from runyard.cli.alerts import alerts
 from runyard.cli.alive import alive
 from runyard.cli.apps import apps
 from runyard.cli.catalog import catalog
@@ -29,7 +30,7 @@ from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
 from runyard.cli.migrate import migrate
 from runyard.cli.psql import psql
-from runyard.cli.terminal import echo, echo_json
+from runyard.cli.terminal import echo, echo_json, log_as_json_if_set
 from runyard.cli.types import types
 from runyard.errors import InvalidInput, InvalidOption, RunyardError
 from runyard.settings import settings
@@ -78,6 +79,7 @@ def up(apps_at: tuple[str, ...]) -> int:
     from runyard.processes.stack import Stack
     from runyard.store.embedded import why_elsewhere
 
+    log_as_json_if_set()
     check_project()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _append_to_files()
@@ -475,6 +477,7 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
     from runyard.processes.stack import environment
     from runyard.store.database import database_url
 
+    log_as_json_if_set()
     if needs_project:
         # Dagster's own variable wins here, as it does in Dagster.
         dagster_home = Path(os.environ.get("DAGSTER_HOME") or settings().home)
@@ -487,10 +490,6 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.chdir(settings().home)
-    if settings().log_format == "json":
-        from runyard.text.json_lines import log_as_json
-
-        log_as_json("warning")
     from runyard.processes.schema_check import check_at_start
 
     check_at_start()
@@ -517,5 +516,18 @@ def _workspace(explicit: Path | None) -> Path:
     return workspace
 
 
-for _command in (*commands, add, alive, apps, catalog, check, init, keys, migrate, psql, types):
+for _command in (
+    *commands,
+    add,
+    alerts,
+    alive,
+    apps,
+    catalog,
+    check,
+    init,
+    keys,
+    migrate,
+    psql,
+    types,
+):
     main.add_command(_command)

@@ -3,7 +3,7 @@
 import click
 
 from runyard.cli.errors import reported
-from runyard.cli.terminal import echo
+from runyard.cli.terminal import echo, log_as_json_if_set
 from runyard.errors import DatabaseUnavailable
 from runyard.settings import settings
 
@@ -36,6 +36,7 @@ def migrate(only_check: bool, lock_wait: float) -> int:
     when a newer version has migrated it and this one goes on, 5 when this one cannot, and 6 when
     there is no database or it does not answer.
     """
+    log_as_json_if_set()
     if only_check:
         return _check()
     _migrate(lock_wait)

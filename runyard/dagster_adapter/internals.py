@@ -73,6 +73,8 @@ The daemon:
 The code server and the web process:
 
 - `grpc_command`: the command that serves a code location.
+- `grpc_api`, `daemon_controller`: the modules whose `configure_loggers` sets up the loggers of that
+  command and of the daemon, which `leave_loggers_alone` prevents.
 - `WorkspaceFileTarget`, `WorkspaceProcessContext`: loads the code locations of a workspace file.
 - `WorkspaceLoadTarget`, `CodeLocationOrigin`, `GrpcServerCodeLocationOrigin`: names a code location
   beside that file.
@@ -102,6 +104,7 @@ from dagster import (
     JobDefinition,
     OpExecutionContext,
 )
+from dagster._cli import api as grpc_api
 from dagster._cli.api import _execute_run_command_body, grpc_command
 from dagster._core.definitions import scoped_resources_builder
 from dagster._core.definitions.dependency import NodeHandle
@@ -131,6 +134,7 @@ from dagster._core.storage.tags import (
 from dagster._core.utils import make_new_run_id
 from dagster._core.workspace.context import IWorkspaceProcessContext, WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
+from dagster._daemon import controller as daemon_controller
 from dagster._daemon.controller import (
     create_daemons_from_instance,
     daemon_controller_from_instance,
@@ -191,7 +195,9 @@ __all__ = [
     "capture_interrupts",
     "get_daemon_statuses",
     "get_token_provider_from_config",
+    "grpc_api",
     "grpc_command",
+    "leave_loggers_alone",
     "pack_value",
     "pg_url_from_config",
     "redirect_to_file",
@@ -315,6 +321,12 @@ def refresh_connections(instance: DagsterInstance) -> None:
                 connection.execute(text("SELECT 1"))
         except Exception:
             engine.dispose()
+
+
+def leave_loggers_alone() -> None:
+    """Let Dagster's daemon and code server log as this process has set up its loggers."""
+    for module in (grpc_api, daemon_controller):
+        vars(module)["configure_loggers"] = lambda *_, **__: None
 
 
 def silence_console() -> None:

@@ -127,7 +127,7 @@ class AsyncStep:
             self._seen = time.monotonic()
             for place, (item, timeout) in list(self._timeouts.items()):
                 if was_blocked:
-                    self._recorder.begin(item, place)
+                    self._recorder.begin_again(item, place)
                 if self._is_cancelled(item) and not timeout.expired():
                     timeout.reschedule(loop.time())
             await asyncio.sleep(_PAUSE_SECONDS)

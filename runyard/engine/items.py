@@ -98,6 +98,18 @@ class Item(Generic[Data]):
             raise KeyError(f"step {step!r} has no result yet; completed: {completed}") from None
 
 
+def log_fields(item: Item) -> dict[str, object]:
+    """What the log says of an item in each line: its event, invocation, attempt and trace."""
+    fields: dict[str, object] = {
+        "event": item.event.id,
+        "invocation": item.id,
+        "attempt": item.attempt,
+    }
+    if item.trace is not None:
+        fields["trace"] = f"{item.trace.run.trace_id:032x}"
+    return fields
+
+
 class BatchState:
     """What all views of a batch share: its lease, its items, and why some of them stopped."""
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import pydantic_core
 
-from runyard.engine import checkpoints
+from runyard.engine import checkpoints, log_capture
 from runyard.engine.activity import board
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
+from runyard.engine.step_logs import StepLogs
 from runyard.errors import (
     DatabaseUnavailable,
     InvalidEvent,
@@ -29,7 +30,6 @@ from runyard.functions import registry
 from runyard.functions.retry import Retry
 from runyard.syntax.traceparent import TraceContext
 from runyard.text.error_text import fit, message_of, type_of
-from runyard.text.json_lines import working_on
 from runyard.text.storable import is_storable
 from runyard.tracing import recording
 
@@ -237,6 +237,7 @@ class StepRecorder:
         self._single_call = single_call
         self._board = board()
         self._pending: list[Result] = []
+        self._logs = StepLogs(state.function, state.id, state.run_id, step)
         self._since = time.monotonic()
         self._lock = threading.Lock()
         # Held while results are written: whoever has waited for it sees which ones are left.
@@ -259,6 +260,7 @@ class StepRecorder:
             single_call=self._single_call,
             places=self._places,
         )
+        log_capture.start()
         if self._timer is not None:
             self._timer.start()
         return self
@@ -267,6 +269,7 @@ class StepRecorder:
         try:
             self._close(kind)
         finally:
+            log_capture.stop()
             self._board.end_step()
 
     def _close(self, kind: type[BaseException] | None) -> None:
@@ -279,6 +282,7 @@ class StepRecorder:
         elif kind is None or not issubclass(kind, LeaseLost):
             # Also after an interrupt: what has been done must not be repeated.
             self._flush()
+            self._logs.save()
 
     def check(self) -> None:
         """Raise `LeaseLost` when another run has the batch, or the error of a failed save."""
@@ -311,6 +315,7 @@ class StepRecorder:
         items: Sequence[Item],
     ) -> list[Result]:
         """Run the function `attempt_all` under the step's timeout."""
+        self._logs.begin(*items)
         self._board.begin_all([item.id for item in items])
         try:
             if len(items) == 1:
@@ -326,6 +331,7 @@ class StepRecorder:
             return results
         finally:
             self._board.end_all(len(items))
+            self._logs.end()
 
     def enter(self, place: int) -> None:
         """Give this thread a place, at which it works on one item after the other."""
@@ -333,22 +339,17 @@ class StepRecorder:
 
     def begin(self, item: Item, place: int) -> None:
         """Start the timeout of an item, which is what this thread or task logs of from now on."""
-        working_on.set(
-            {
-                "event": item.event.id,
-                "function": self._state.function,
-                "invocation": item.id,
-                "run": self._state.run_id,
-                "step": self.step,
-                **({} if item.trace is None else {"trace": f"{item.trace.run.trace_id:032x}"}),
-            }
-        )
+        self._logs.begin(item)
+        self._board.begin(place, item.id)
+
+    def begin_again(self, item: Item, place: int) -> None:
+        """Start the timeout of an item anew; called by another thread or task than the item's."""
         self._board.begin(place, item.id)
 
     def end(self, place: int) -> None:
         """End the timeout of the item at this place."""
         self._board.end(place)
-        working_on.set(None)
+        self._logs.end()
 
     @property
     def batch_id(self) -> str:
@@ -425,6 +426,7 @@ class StepRecorder:
                 self._board.unsaved = bool(self._pending)
 
     def _write(self, results: Sequence[Result]) -> None:
+        self._logs.save([result.item.id for result in results])
         refused = self._save(results)
         if not refused:
             return

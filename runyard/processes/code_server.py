@@ -1,10 +1,10 @@
 """Publishes the functions, then serves the code location to daemon and web over gRPC."""
 
-import sys
+import logging
 import time
 from collections.abc import Sequence
 
-from runyard.dagster_adapter.internals import grpc_command
+from runyard.dagster_adapter.internals import grpc_command, leave_loggers_alone
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.processes.code_check import remember_problem
@@ -14,6 +14,7 @@ from runyard.settings import settings
 
 # The UI and the daemon ask for little at a time; the ticks of schedules and sensors take threads.
 _THREADS = 16
+_log = logging.getLogger("runyard.processes.code_server")
 
 
 def serve_code(place: Sequence[str]) -> int:
@@ -27,11 +28,9 @@ def serve_code(place: Sequence[str]) -> int:
     problem = _publish()
     remember_problem(problem)
     if problem is not None:
-        print(
-            f"The code does not load, so the functions stay as they were: {problem}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _log.error("The code does not load, so the functions stay as they were: %s", problem)
+    if settings().log_format == "json":
+        leave_loggers_alone()
     grpc_command.main(
         [
             "--module-name",

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import psycopg
 from celery import Celery
+from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from celery.signals import (
     worker_init,
@@ -55,6 +56,7 @@ from runyard.processes.code_location import load_code, problem_of
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
+from runyard.text.json_lines import json_line
 from runyard.tracing.recording import end_recording
 
 _BEAT_SECONDS = 5.0
@@ -107,6 +109,8 @@ def work() -> int:
     # Celery warns on every start as root. The stack may run as root, with a broker that only this
     # project's user can write to.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    if settings().log_format == "json":
+        vars(celery_worker)["safe_say"] = _say_as_json
     app = build_app()
     app.worker_main(
         [
@@ -123,6 +127,11 @@ def work() -> int:
         ]
     )
     return 0
+
+
+def _say_as_json(message: str, *_: object) -> None:
+    """What Celery says of its shutdown, in a signal handler: without the locks of streams."""
+    os.write(2, f"{json_line('celery', message.strip())}\n".encode())
 
 
 def _load_or_explain() -> None:

@@ -94,6 +94,17 @@ SELECT id, name, received_at, caused_by FROM tree LIMIT %(limit)s
 SELECT run_id, status, error, ended_at FROM runyard.run_segments
 WHERE invocation_id = %(invocation)s ORDER BY id
 
+-- name: latest_logs
+-- The latest logs of an invocation, as many as fit into a number of bytes. (by step_logs_pkey)
+SELECT step, run_id, attempt, lines, dropped FROM (
+    SELECT latest.*, sum(octet_length(lines::text)) OVER (ORDER BY id DESC) AS until
+    FROM (
+        SELECT id, step, run_id, attempt, lines, dropped FROM runyard.step_logs
+        WHERE invocation_id = %(invocation)s ORDER BY id DESC LIMIT %(limit)s
+    ) AS latest
+) AS sized
+WHERE until < %(bytes)s ORDER BY id
+
 -- name: batches_of_runs
 -- When the batches of runs were claimed and started, and by which worker. (by batches_run)
 SELECT DISTINCT ON (run_id) run_id, worker, claimed_at, started_at,

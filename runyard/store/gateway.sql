@@ -123,6 +123,25 @@ SELECT id, event_id, function, status, attempt, priority, created_at, due_at, st
 FROM runyard.invocations
 WHERE event_id = ANY (%(events)s::text[]) OR id = %(invocation)s ORDER BY id
 
+-- name: logs_page
+-- A page of an invocation's logs, oldest first, limited in bytes as `events_page`.
+-- (by step_logs_pkey)
+SELECT id, step, run_id, attempt, started_at, lines, dropped, found
+FROM (
+    SELECT page.*, count(*) OVER () AS found,
+        sum(octet_length(lines::text)) OVER (ORDER BY started_at, id)
+        - octet_length(lines::text) AS before
+    FROM (
+        SELECT id, step, run_id, attempt, started_at, lines, dropped
+        FROM runyard.step_logs
+        WHERE invocation_id = %(invocation)s AND (%(step)s::text IS NULL OR step = %(step)s)
+            AND (%(cursor_at)s::timestamptz IS NULL
+                OR (started_at, id) > (%(cursor_at)s, %(cursor_id)s::bigint))
+        ORDER BY started_at, id LIMIT %(limit)s
+    ) AS page
+) AS sized
+WHERE before < %(bytes)s ORDER BY started_at, id
+
 -- name: invocation_status
 -- The status of an invocation, and the name of its event. (by invocations_pkey, events_pkey)
 SELECT id, status, (SELECT name FROM runyard.events WHERE events.id = event_id) AS event

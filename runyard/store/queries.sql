@@ -626,6 +626,22 @@ counted AS (
 )
 SELECT id FROM lease
 
+-- name: record_logs
+-- Write what a step has logged for invocations, over what was written of the same run before, unless
+-- the lease is gone or they have left the batch. (by batches_pkey, step_logs_pkey)
+INSERT INTO runyard.step_logs (
+    invocation_id, step, run_id, attempt, started_at, lines, dropped)
+SELECT logs.invocation_id, %(step)s, %(run)s, logs.attempt, to_timestamp(logs.started),
+    logs.lines::jsonb, logs.dropped
+FROM runyard.batches JOIN unnest(
+    %(invocations)s::bigint[], %(attempts)s::smallint[], %(started)s::float8[], %(lines)s::text[],
+    %(dropped)s::integer[]
+) AS logs (invocation_id, attempt, started, lines, dropped)
+    ON NOT logs.invocation_id = ANY (batches.settled)
+WHERE batches.id = %(batch)s AND batches.run_id = %(run)s AND batches.status = 'running'
+ON CONFLICT (invocation_id, step, run_id) DO UPDATE SET
+    attempt = excluded.attempt, lines = excluded.lines, dropped = excluded.dropped
+
 -- name: settle
 -- Write the outcome of invocations of a batch, and end its lease if they are the last ones (`ends`);
 -- otherwise they leave the batch, which goes on without them and their share of its slots. No row if

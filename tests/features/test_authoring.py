@@ -866,5 +866,6 @@ def test_what_a_step_logs_says_what_it_works_on(yard: Yard) -> None:
                     "invocation": invocation.id,
                     "run": own_yard.runs[-1],
                     "step": invocation.function,
+                    "attempt": 1,
                 }
     assert working_on.get() is None

@@ -186,6 +186,8 @@ NAMES = {
     "GrpcServerCodeLocationOrigin": Relied(
         ("host", "port", "socket", "location_name"), base=internals.CodeLocationOrigin
     ),
+    "grpc_api": Relied(attributes=("configure_loggers",)),
+    "daemon_controller": Relied(attributes=("configure_loggers",)),
     "grpc_command": Relied(
         attributes=("main",),
         options=(

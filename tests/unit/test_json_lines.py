@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
+from click.testing import CliRunner
 
-from runyard.text.json_lines import JsonFormatter, as_json_line, working_on
+from runyard.cli import terminal
+from runyard.text.json_lines import JsonFormatter, as_json_line, as_records, working_on
 
 SCRIPT = """
 import logging
@@ -77,3 +80,43 @@ def test_a_line_of_json_gets_the_name_of_its_process() -> None:
 def test_any_other_line_becomes_one_of_json(output: str) -> None:
     line = json.loads(as_json_line("postgres", output))
     assert (line["process"], line["logger"], line["message"]) == ("postgres", "postgres", output)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "raise ValueError('the end')",
+        "threading.Thread(target=lambda: int('the end')).start()",
+        "warnings.warn('the end')",
+    ],
+)
+def test_what_ends_a_process_or_a_thread_and_a_warning_are_json(end: str) -> None:
+    script = f"""
+import threading, warnings
+from runyard.text.json_lines import log_as_json
+log_as_json("warning")
+{end}
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    [line] = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert "the end" in line["message"] + line.get("traceback", "")
+
+
+def test_an_indented_line_belongs_to_the_one_before() -> None:
+    assert as_records(["ERROR: no such table", "\tLINE 1: SELECT", "next", ""]) == [
+        "ERROR: no such table\n\tLINE 1: SELECT",
+        "next",
+    ]
+
+
+def test_a_traceback_is_one_record() -> None:
+    trace = ["Traceback (most recent call last):", '  File "a.py", line 1', "KeyError: 'card'"]
+    assert as_records([*trace, "next"]) == ["\n".join(trace), "next"]
+
+
+def test_a_command_of_the_stack_prints_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_as_json", True)
+    printed = CliRunner().invoke(click.command()(lambda: terminal.echo("password=hunter2hunter2")))
+    assert json.loads(printed.output)["message"] == "password=[redacted]"

@@ -5,7 +5,7 @@ from runyard.engine.api_keys import Key
 from runyard.engine.batch_claims import capacities
 from runyard.engine.status import NOT_RUNNING
 from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
-from runyard.gateway.api.history import event_of, invocation_of
+from runyard.gateway.api.history import event_of, invocation_of, log_view
 from runyard.gateway.api.schemas import FullInvocation
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
@@ -15,6 +15,9 @@ from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 
 _MOST_OF_GROUP = 1_000
+# The page is sent again at every change.
+_MOST_LOGS = 200
+_LOG_BYTES = 256 * 1024
 
 
 def show(visit: Visit) -> Values:
@@ -26,6 +29,13 @@ def show(visit: Visit) -> Values:
             {invocation.run_id} if invocation.run_id is not None else set()
         )
         batches = fetch_all(connection, "batches_of_runs", runs=sorted(runs))
+        logs = fetch_all(
+            connection,
+            "latest_logs",
+            invocation=invocation.id,
+            limit=_MOST_LOGS,
+            bytes=_LOG_BYTES,
+        )
         progress = (
             fetch_all(connection, "latest_progress", invocation=invocation.id)
             if invocation.status == "running"
@@ -50,7 +60,9 @@ def show(visit: Visit) -> Values:
         "invocation": invocation,
         "event": event,
         "trace_url": trace_url(event.id, event.trace),
-        "timeline": timeline(invocation, segments, batches, blockers["now"]),
+        "timeline": timeline(
+            invocation, segments, batches, [log_view(row) for row in logs], blockers["now"]
+        ),
         "held": held,
         "progress": [report for report in progress if report["step"] not in done],
         "replays": replays,

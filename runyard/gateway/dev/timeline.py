@@ -1,12 +1,12 @@
 """The timeline of an invocation: its waits and its runs with their steps, in order."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from runyard.engine.status import FINAL
-from runyard.gateway.api.schemas import Failure, FullInvocation, StepView
+from runyard.gateway.api.schemas import Failure, FullInvocation, LogView, StepView
 from runyard.store.queries import Row
 
 # What the invocation waited for after a run segment that ended with this status.
@@ -22,7 +22,10 @@ _NEXT = {
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run; `begin` and `width` are its place in the run in percent, None if unknown."""
+    """A step of a run; `begin` and `width` are its place in the run in percent, None if unknown.
+
+    `log` has the first lines that it printed and logged.
+    """
 
     name: str
     status: str
@@ -32,6 +35,7 @@ class Step:
     tries: int | None
     output: Any
     error: Failure | None
+    log: LogView | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,13 @@ class Timeline:
 
 
 def timeline(
-    invocation: FullInvocation, segments: Sequence[Row], batches: Sequence[Row], now: datetime
+    invocation: FullInvocation,
+    segments: Sequence[Row],
+    batches: Sequence[Row],
+    logs: Sequence[LogView],
+    now: datetime,
 ) -> Timeline:
-    """Build the timeline from an invocation, its earlier run segments, and its runs' batches."""
+    """Build the timeline of an invocation from its earlier run segments, and its runs' batches."""
     by_run = {batch["run_id"]: batch for batch in batches}
     ended = [
         (segment["run_id"], segment["status"], segment["ended_at"], segment["error"])
@@ -103,7 +111,11 @@ def timeline(
             run_id=run_id,
             worker=batch.get("worker"),
             size=batch.get("size", 1),
-            steps=_steps(steps, failure, start, end or now),
+            steps=_with_logs(
+                _steps(steps, failure, start, end or now),
+                [log for log in logs if log.run_id == run_id],
+                "running" if end is None else "unfinished",
+            ),
             error=failure,
         )
         spans.append(span)
@@ -130,6 +142,17 @@ def _steps(
     shown = [_step(step, start, length) for step in steps]
     if failure is not None and failure.step and failure.step not in {step.step for step in steps}:
         shown.append(Step(failure.step, "failed", None, None, None, None, None, failure))
+    return tuple(shown)
+
+
+def _with_logs(steps: Sequence[Step], logs: Sequence[LogView], status: str) -> tuple[Step, ...]:
+    """The steps of a run with their logs; those with nothing but a log have the status."""
+    by_step = {log.step: log for log in logs}
+    shown = [replace(step, log=by_step.pop(step.name, None)) for step in steps]
+    shown += [
+        Step(name, status, None, None, None, log.attempt, None, None, log)
+        for name, log in by_step.items()
+    ]
     return tuple(shown)
 
 

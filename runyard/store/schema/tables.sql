@@ -322,6 +322,24 @@ COMMENT ON COLUMN runyard.steps.dispatch IS
     'In which dispatch of the invocation its application recorded it, during a call. NULL for what '
     'came with the answer, and for functions of the project''s code.';
 
+CREATE TABLE runyard.step_logs (
+    id            bigint GENERATED ALWAYS AS IDENTITY,
+    invocation_id bigint NOT NULL,
+    step          text NOT NULL,
+    run_id        text NOT NULL,
+    attempt       smallint NOT NULL,
+    started_at    timestamptz NOT NULL,
+    lines         jsonb NOT NULL,
+    dropped       integer NOT NULL DEFAULT 0,
+    PRIMARY KEY (invocation_id, step, run_id)
+);
+COMMENT ON TABLE runyard.step_logs IS
+    'What a step printed and logged for an invocation in a run: its first lines.';
+COMMENT ON COLUMN runyard.step_logs.lines IS
+    'An array of lines: [seconds since the epoch, stdout or stderr or a log level, text].';
+COMMENT ON COLUMN runyard.step_logs.dropped IS
+    'How many lines more there were.';
+
 CREATE TABLE runyard.progress (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     invocation_id bigint NOT NULL,
@@ -528,6 +546,27 @@ CREATE TABLE runyard.bulks (
 );
 COMMENT ON TABLE runyard.bulks IS
     'A bulk replay, cancel or dismissal: how far it has got, so that it can resume after a stop.';
+
+CREATE TABLE runyard.alerts (
+    target  text NOT NULL,
+    source  text NOT NULL,
+    seen    bigint NOT NULL,
+    since   timestamptz NOT NULL,
+    sent_at timestamptz,
+    PRIMARY KEY (target, source)
+);
+COMMENT ON TABLE runyard.alerts IS
+    'Which failures each receiver of alerts has been told of. The row without a source says when '
+    'failures were last looked for.';
+COMMENT ON COLUMN runyard.alerts.target IS
+    'A hash of the address, which may be a secret.';
+COMMENT ON COLUMN runyard.alerts.source IS
+    'A function (`function send_email`), or the runs of jobs that are no functions (`runs`).';
+COMMENT ON COLUMN runyard.alerts.seen IS
+    'How many failures of the function there have been; of runs, the number of the last event in '
+    'Dagster''s log.';
+COMMENT ON COLUMN runyard.alerts.since IS
+    'When that was so: what has failed since has not been told.';
 
 CREATE TABLE runyard.keys (
     id          text PRIMARY KEY DEFAULT runyard.ulid_v1(),
