@@ -45,10 +45,11 @@ def _measured(events: int) -> dict[str, float]:
             "functions": "/dev/functions",
             "health": "/dev/health",
         }
-        return {name: _median(client, path) for name, path in found.items()}
+        return {name: median_seconds(client, path) for name, path in found.items()}
 
 
-def _median(client: TestClient, path: str) -> float:
+def median_seconds(client: TestClient, path: str) -> float:
+    """Request a page several times; return the median of the seconds it took."""
     times: list[float] = []
     for _ in range(_TIMES):
         began = time.monotonic()

@@ -1,0 +1,66 @@
+"""How many runs a second one daemon launches, when nothing else holds it up.
+
+There are no workers: a row of `runyard.workers` says that there are some with any number of slots,
+so the daemon claims, writes and hands over one run after the other, and nobody takes them.
+"""
+
+import time
+from typing import Any
+
+from benchmarks.databases import number, rows
+from benchmarks.event_names import event_name
+from benchmarks.many_hosts import many_hosts
+from runyard import Event, send
+
+RUNS = 2_000
+_SLOTS = 100_000
+_LIMIT_SECONDS = 120
+_LAUNCHED = "SELECT count(*) FROM runyard.batches WHERE launched_at IS NOT NULL"
+
+Result = dict[str, Any]
+
+
+def launches() -> Result:
+    """Runs a second that one daemon launches for one function and for 50, and the CPU it needs."""
+    return {
+        f"{name}_{measure}": value
+        for name, functions in (("one", 1), ("fifty", 50))
+        for measure, value in _launched(functions).items()
+    }
+
+
+def _launched(functions: int) -> Result:
+    """Send events, and measure from the first tenth of their runs to the last."""
+    with many_hosts(
+        "benchmarks.many", BENCH_FUNCTIONS=str(functions), BENCH_MAX_BATCH="1"
+    ) as hosts:
+        rows(
+            "INSERT INTO runyard.workers (name, host, pid, slots, heartbeat_at)"
+            " VALUES ('nobody', 'nowhere', 1, %s, now() + interval '1 h') RETURNING 1 AS n",
+            _SLOTS,
+        )
+        send(_events(functions, functions))  # The daemon prepares a job before its first run.
+        _wait_for_runs(functions)
+        send(_events(functions, RUNS))
+        _wait_for_runs(functions + RUNS // 10)
+        before, first, began = hosts.cpu_seconds(), number(_LAUNCHED), time.monotonic()
+        _wait_for_runs(functions + RUNS * 9 // 10)
+        cpu, last = hosts.cpu_seconds(), number(_LAUNCHED)
+        seconds, runs = time.monotonic() - began, last - first
+    used = {role: cpu[role] - before[role] for role in ("daemon", "database", "broker", "code")}
+    return {
+        "runs_per_s": round(runs / seconds, 1),
+        **{f"{role}_cores": round(cpu_s / seconds, 2) for role, cpu_s in used.items()},
+        **{f"{role}_ms_per_run": round(1000 * cpu_s / runs, 2) for role, cpu_s in used.items()},
+    }
+
+
+def _events(functions: int, count: int) -> list[Event]:
+    return [Event(event_name(n % functions), {"n": n}) for n in range(count)]
+
+
+def _wait_for_runs(count: int) -> None:
+    deadline = time.monotonic() + _LIMIT_SECONDS
+    while (launched := number(_LAUNCHED)) < count:
+        assert time.monotonic() < deadline, f"{launched} of {count} runs after {_LIMIT_SECONDS} s"
+        time.sleep(0.1)

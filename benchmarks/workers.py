@@ -1,0 +1,159 @@
+"""One to eight workers on hosts of their own, and which process the next event waits for.
+
+Every step waits 100 ms and computes nothing. There is always more queued than the workers can take,
+and nothing else is going on. All hosts share the cores of this machine, so that events a second end
+with these: what holds on others is the CPU time that each role needs for an event.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event as Signal
+from threading import Thread
+from typing import Any
+
+import psutil
+
+from benchmarks.databases import number, rows
+from benchmarks.many_hosts import ManyHosts, many_hosts, wait_for
+from runyard import Event, send
+
+WORKERS = (1, 2, 4, 8)
+SLOTS = 16
+WINDOW_SECONDS = 15.0
+RAMP_SECONDS = 12.0
+_FEED_SECONDS = 0.1
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A function under load.
+
+    Attributes
+    ----------
+    event, function
+        Its event, and its name.
+    queued
+        How many of its invocations are always queued.
+    """
+
+    event: str
+    function: str
+    queued: int
+
+    def measure(self) -> Result:
+        """Steps that wait 100 ms on 1, 2, 4 and 8 workers with 16 slots: events a second, CPU."""
+        result: Result = {}
+        with many_hosts("benchmarks.waiting", workers=max(WORKERS), slots=SLOTS) as hosts:
+            for count in WORKERS:
+                hosts.add_workers(count - hosts.workers)
+                result |= {f"{name}_{count}": value for name, value in self._load(hosts).items()}
+                self._forget_rest()
+        return result
+
+    def _load(self, hosts: ManyHosts) -> Result:
+        """Load the workers that there are; measure in a window after a while."""
+        with self._fed():
+            time.sleep(RAMP_SECONDS)
+            psutil.cpu_percent()
+            before, since, began = hosts.cpu_seconds(), _now(), time.monotonic()
+            time.sleep(WINDOW_SECONDS)
+            cpu, until = hosts.cpu_seconds(), _now()
+            seconds, busy = time.monotonic() - began, psutil.cpu_percent()
+            assert self._queued(), "the queue was empty: the workers waited for the sender"
+            ended, runs = self._ended(since, until), _runs(since, until)
+            connections = number("SELECT count(*) FROM pg_stat_activity WHERE client_port > 0")
+        cores = {role: (cpu[role] - before[role]) / seconds for role in cpu}
+        events_a_second = ended / seconds
+        return {
+            "events_per_s": round(events_a_second, 1),
+            "runs_per_s": round(runs / seconds, 1),
+            **{f"{role}_cores": round(share, 2) for role, share in cores.items()},
+            **{
+                f"{role}_ms_per_run": round(1000 * share * seconds / max(1, runs), 2)
+                for role, share in cores.items()
+            },
+            "machine_percent": round(busy),
+            "connections": connections,
+            "workers_mb": round(hosts.memory_mb("workers")),
+        }
+
+    @contextmanager
+    def _fed(self) -> Iterator[None]:
+        """Keep enough of the function's invocations queued."""
+        is_over = Signal()
+
+        def feed() -> None:
+            while not is_over.wait(_FEED_SECONDS):
+                missing = self.queued - self._queued()
+                for _ in range(0, missing, 500):
+                    send([Event(self.event, {"n": n}) for n in range(500)])
+
+        thread = Thread(target=feed, name="benchmark-feeder")
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+    def _queued(self) -> int:
+        return number(
+            "SELECT count(*) FROM runyard.invocations WHERE function = %s"
+            " AND status IN ('queued', 'sleeping', 'waiting') AND keys IS NULL",
+            self.function,
+        )
+
+    def _ended(self, since: str, until: str) -> int:
+        """Invocations that ended in between; none may have failed."""
+        [row] = rows(
+            "SELECT count(*) AS ended, count(*) FILTER (WHERE status <> 'succeeded') AS failed"
+            " FROM runyard.invocations WHERE function = %s"
+            " AND finished_at > %s::timestamptz AND finished_at <= %s::timestamptz",
+            self.function,
+            since,
+            until,
+        )
+        assert not row["failed"], f"{row['failed']} events have failed"
+        return int(row["ended"])
+
+    def _forget_rest(self) -> None:
+        """Delete what is queued, and wait until the workers have nothing left."""
+        rows(
+            "WITH queued AS (DELETE FROM runyard.invocations"
+            " WHERE function = %s AND status = 'queued' RETURNING 1)"
+            " SELECT count(*) FROM queued",
+            self.function,
+        )
+        wait_for(
+            lambda: (
+                not number(
+                    "SELECT count(*) FROM runyard.batches WHERE status IN ('claimed', 'running')"
+                )
+            ),
+            "a run has not ended",
+        )
+
+
+FORMS = {
+    "workers": Form("bench/alone", "waits_alone", 2_000),
+    "workers_batched": Form("bench/together", "waits_together", 20_000),
+}
+
+
+def _now() -> str:
+    """The database's time, by which invocations end."""
+    [row] = rows("SELECT clock_timestamp()::text AS at")
+    return str(row["at"])
+
+
+def _runs(since: str, until: str) -> int:
+    return number(
+        "SELECT count(*) FROM runyard.batches WHERE status = 'finished'"
+        " AND finished_at > %s::timestamptz AND finished_at <= %s::timestamptz",
+        since,
+        until,
+    )
