@@ -1,7 +1,7 @@
-"""How many runs a second one daemon launches, when nothing else holds it up.
+"""How many runs a second one daemon launches, and two, when nothing else holds them up.
 
 There are no workers: a row of `runyard.workers` says that there are some with any number of slots,
-so the daemon claims, writes and hands over one run after the other, and nobody takes them.
+so a daemon claims, writes and hands over one run after the other, and nobody takes them.
 """
 
 import time
@@ -14,6 +14,8 @@ from runyard import Event, send
 
 RUNS = 2_000
 _SLOTS = 100_000
+# How many functions the events are for, and how many daemons there are.
+_LOADS = {"one_function": (1, 1), "50_functions": (50, 1), "two_daemons": (50, 2)}
 _LIMIT_SECONDS = 120
 _LAUNCHED = "SELECT count(*) FROM runyard.batches WHERE launched_at IS NOT NULL"
 
@@ -21,15 +23,15 @@ Result = dict[str, Any]
 
 
 def launches() -> Result:
-    """Runs a second that one daemon launches for one function and for 50, and the CPU it needs."""
+    """Runs a second that a daemon launches, for one function and for 50, and two daemons: CPU."""
     return {
         f"{name}_{measure}": value
-        for name, functions in (("one", 1), ("fifty", 50))
-        for measure, value in _launched(functions).items()
+        for name, (functions, daemons) in _LOADS.items()
+        for measure, value in _launched(functions, daemons).items()
     }
 
 
-def _launched(functions: int) -> Result:
+def _launched(functions: int, daemons: int) -> Result:
     """Send events, and measure from the first tenth of their runs to the last."""
     with many_hosts(
         "benchmarks.many", BENCH_FUNCTIONS=str(functions), BENCH_MAX_BATCH="1"
@@ -39,7 +41,9 @@ def _launched(functions: int) -> Result:
             " VALUES ('nobody', 'nowhere', 1, %s, now() + interval '1 h') RETURNING 1 AS n",
             _SLOTS,
         )
-        send(_events(functions, functions))  # The daemon prepares a job before its first run.
+        for _ in range(daemons - 1):
+            hosts.add_daemon()
+        send(_events(functions, functions))  # A daemon prepares a job before its first run.
         _wait_for_runs(functions)
         send(_events(functions, RUNS))
         _wait_for_runs(functions + RUNS // 10)

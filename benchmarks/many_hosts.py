@@ -33,6 +33,10 @@ ROLES = ("workers", "daemon", "code", "database", "broker", "sender")
 # For 8 workers with 16 slots. The default of 100 is one of the walls.
 MAX_CONNECTIONS = 600
 _READY_SECONDS = 90.0
+# Longer than a process does nothing while it starts.
+_LOAD_SECONDS = 2.0
+# More than an idle daemon uses, or eight idle workers; less than one that warms up.
+_QUIET_CORES = 0.4
 _WORKSPACE = (
     "load_from:\n  - grpc_server:\n      host: localhost\n      port: 4000\n"
     "      location_name: {code}\n"
@@ -72,13 +76,18 @@ class ManyHosts:
         shutil.copy(ROOT / "dagster.yaml", home)
         (home / "workspace.yaml").write_text(_WORKSPACE.format(code=self._code))
         migrated = self._network.run(
-            "control", _runyard("migrate"), self._variables("control"), ROOT
+            "control", _runyard("migrate"), self._variables("migrate"), ROOT
         )
         if migrated.returncode:
             raise RunyardError(f"the database is not migrated: {migrated.stderr.strip()}")
         self._start("code", "control", _runyard("code-server", "--port", "4000"))
         wait_for(lambda: number("SELECT count(*) FROM runyard.functions") > 0, "no function")
+        self.add_daemon()
+
+    def add_daemon(self) -> None:
+        """Start a daemon, and wait until it has loaded the code and prepared the jobs."""
         self._start("daemon", "control", _runyard("daemon"))
+        self._wait_until_quiet("daemon")
 
     def add_workers(self, count: int) -> None:
         """Start more workers, each on its host, and wait until all of their slots are warm."""
@@ -86,7 +95,7 @@ class ManyHosts:
             self.workers += 1
             self._start("workers", f"worker{self.workers}", _runyard("worker"))
         wait_for(lambda: self._live_slots() == self.workers * self._slots, "a worker is missing")
-        wait_for(lambda: self.busy_cores("workers", 2.0) < 0.1, "the workers are not warm")
+        self._wait_until_quiet("workers")
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU seconds that the processes of each role have used so far, ended ones included."""
@@ -100,6 +109,12 @@ class ManyHosts:
         before = self.cpu_seconds()[role]
         time.sleep(seconds)
         return (self.cpu_seconds()[role] - before) / seconds
+
+    def _wait_until_quiet(self, role: str) -> None:
+        time.sleep(_LOAD_SECONDS)
+        wait_for(
+            lambda: self.busy_cores(role, 2.0) < _QUIET_CORES, f"the {role} did not become quiet"
+        )
 
     def memory_mb(self, role: str) -> float:
         """Memory of a role's processes in MB; a page that several of them share counts once."""
@@ -142,17 +157,19 @@ class ManyHosts:
         use(self._url())
 
     def _start(self, role: str, host: str, command: Sequence[str]) -> None:
-        program = self._network.start(host, command, self._variables(host), ROOT)
+        name = f"{role}{len(self._programs[role])}"
+        program = self._network.start(host, command, self._variables(name), ROOT)
         self._programs[role].append(psutil.Process(program.pid))
 
-    def _variables(self, host: str) -> dict[str, str]:
+    def _variables(self, name: str) -> dict[str, str]:
+        """The variables of a program, with a data folder of its own."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self._folder),
             "PYTHONPATH": str(ROOT),
             "DAGSTER_HOME": str(self._folder / "home"),
             "RUNYARD_HOME": str(self._folder / "home"),
-            "RUNYARD_DATA_DIR": str(self._folder / f"data-{host}"),
+            "RUNYARD_DATA_DIR": str(self._folder / f"data-{name}"),
             "DATABASE_URL": self._url(),
             "RUNYARD_BROKER_URL": "redis://broker:6379/0",
             "RUNYARD_CODE": self._code,
