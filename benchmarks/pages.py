@@ -13,6 +13,8 @@ from runyard.store import database
 EVENTS = 1_000_000
 _TIMES = 15
 _FUNCTIONS = 20
+# Inngest's SDKs ask for /dev too, and get another answer.
+_BROWSER = {"Accept": "text/html,*/*;q=0.8"}
 
 
 def pages() -> dict[str, Any]:
@@ -53,7 +55,7 @@ def median_seconds(client: TestClient, path: str) -> float:
     times: list[float] = []
     for _ in range(_TIMES):
         began = time.monotonic()
-        answer = client.get(path)
+        answer = client.get(path, headers=_BROWSER)
         times.append(time.monotonic() - began)
         assert answer.status_code == 200, (path, answer.text[:500])
     return statistics.median(times)
