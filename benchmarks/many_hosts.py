@@ -63,20 +63,20 @@ class ManyHosts:
     ) -> None:
         self._network, self._folder, self._code, self._slots = network, folder, code, slots
         self._own_variables = variables
+        self._home = folder / "home"
         self._programs: dict[str, list[psutil.Process]] = {role: [] for role in ROLES}
         self._programs["sender"].append(psutil.Process())
         self.workers = 0
 
     def start(self, database: Path) -> None:
         """Start everything but workers."""
+        self._home.mkdir()
         self._start_database(database)
         self._start("broker", "broker", [redis_program(), *_REDIS_OPTIONS])
-        home = self._folder / "home"
-        home.mkdir()
-        shutil.copy(ROOT / "dagster.yaml", home)
-        (home / "workspace.yaml").write_text(_WORKSPACE.format(code=self._code))
+        shutil.copy(ROOT / "dagster.yaml", self._home)
+        (self._home / "workspace.yaml").write_text(_WORKSPACE.format(code=self._code))
         migrated = self._network.run(
-            "control", _runyard("migrate"), self._variables("migrate"), ROOT
+            "control", _runyard("migrate"), self._variables("migrate"), self._home
         )
         if migrated.returncode:
             raise RunyardError(f"the database is not migrated: {migrated.stderr.strip()}")
@@ -158,7 +158,7 @@ class ManyHosts:
 
     def _start(self, role: str, host: str, command: Sequence[str]) -> None:
         name = f"{role}{len(self._programs[role])}"
-        program = self._network.start(host, command, self._variables(name), ROOT)
+        program = self._network.start(host, command, self._variables(name), self._home)
         self._programs[role].append(psutil.Process(program.pid))
 
     def _variables(self, name: str) -> dict[str, str]:
@@ -167,8 +167,8 @@ class ManyHosts:
             "PATH": os.environ["PATH"],
             "HOME": str(self._folder),
             "PYTHONPATH": str(ROOT),
-            "DAGSTER_HOME": str(self._folder / "home"),
-            "RUNYARD_HOME": str(self._folder / "home"),
+            "DAGSTER_HOME": str(self._home),
+            "RUNYARD_HOME": str(self._home),
             "RUNYARD_DATA_DIR": str(self._folder / f"data-{name}"),
             "DATABASE_URL": self._url(),
             "RUNYARD_BROKER_URL": "redis://broker:6379/0",
