@@ -4,11 +4,11 @@ Each event has an invocation, and both have the indexes and the order of rows th
 sending give them. `exponent` says how a measure grows: 0 not at all, 1 in proportion to the table.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from starlette.testclient import TestClient
 
@@ -38,20 +38,24 @@ _CLAIMED = Function("claimed", "claimed_job", ("bench/claimed",), max_batch=500)
 Measures = dict[str, float]
 
 
-def table_size() -> dict[str, Any]:
+def table_size() -> dict[str, float]:
     """Sending, claims, pages, retention, vacuum with up to 10^7 events: ms, and how they grow."""
     measured: dict[int, Measures] = {}
     for size in SIZES:
         with other_databases(["table_size"]) as urls, using(urls["table_size"]):
             measured[size] = _measured(size)
-    return {name: _row({size: measured[size][name] for size in SIZES}) for name in measured[size]}
+    result: dict[str, float] = {}
+    for name in measured[SIZES[0]]:
+        by_size = {size: measured[size][name] for size in SIZES}
+        result |= {f"{name}_{_power(size)}": value for size, value in by_size.items()}
+        result[f"{name}_{_power(FORETOLD)}_foretold"] = extrapolated(by_size, FORETOLD)
+        result[f"{name}_exponent"] = exponent(by_size)
+    return {name: float(f"{value:.3g}") for name, value in result.items()}
 
 
-def _row(by_size: dict[int, float]) -> str:
-    """A measure at each size, how it grows, and what that foretells, in one line."""
-    values = " ".join(f"{value:>9.4g}" for value in by_size.values())
-    foretold = extrapolated(by_size, FORETOLD)
-    return f"{values}  exponent {exponent(by_size):5.2f}  at {FORETOLD:.0e}: {foretold:.3g}"
+def _power(size: int) -> str:
+    """A size as a power of ten, for the name of a result."""
+    return f"1e{round(math.log10(size))}"
 
 
 def _measured(size: int) -> Measures:
