@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
@@ -30,17 +31,35 @@ from runyard.store.embedded_programs import programs_folder
 CONNECTIONS = (1, 4, 16, 32)
 SECONDS = 4
 ROUNDS = 3
-_MODES = {"notify": "", "silent": "-c runyard.notify=off"}
+_SILENT = "-c runyard.notify=off"
 _SEND = "SELECT runyard.send('bench/committed', '{\"n\": 1}');\n"
+# A transaction that only notifies writes nothing, so there is nothing to wait for under the lock.
+_NOTIFY = "SELECT pg_notify('runyard_due', 'committed');\n"
 _FUNCTION = Function("committed", "committed_job", ("bench/committed",), max_batch=500)
 
 Measured = dict[str, list[float]]
 
 
-def commits() -> dict[str, Any]:
-    """Events in a transaction each, by connections, with NOTIFY and without: commits a second.
+@dataclass(frozen=True)
+class _Mode:
+    """What each client does again and again, and the options of its session."""
 
-    Each event starts a function, and somebody listens, as the daemon does.
+    script: str
+    options: str = ""
+
+
+_MODES = {
+    "notify": _Mode(_SEND),
+    "silent": _Mode(_SEND, _SILENT),
+    "notify_after": _Mode(_SEND + _NOTIFY, _SILENT),
+}
+
+
+def commits() -> dict[str, Any]:
+    """Events in a transaction each, by connections, with NOTIFY and without: events a second.
+
+    `notify_after` notifies in a transaction of its own, after the commit of the event. Each event
+    starts a function, and somebody listens, as the daemon does.
     """
     result: dict[str, Any] = {}
     with (
@@ -51,22 +70,20 @@ def commits() -> dict[str, Any]:
         registry._functions = {_FUNCTION.name: _FUNCTION}
         migrate()
         registry.publish()
-        script = Path(folder) / "send.sql"
-        script.write_text(_SEND)
         with _listener(urls["commits"]):
             for connections in CONNECTIONS:
-                result |= _compared(urls["commits"], script, connections)
+                result |= _compared(urls["commits"], Path(folder), connections)
     return result
 
 
-def _compared(url: str, script: Path, connections: int) -> dict[str, Any]:
-    """Both modes in turns; the medians, and how busy the server kept the processor."""
+def _compared(url: str, folder: Path, connections: int) -> dict[str, Any]:
+    """All modes in turns; the medians, and how busy the server kept the processor."""
     rates: Measured = {mode: [] for mode in _MODES}
     cores: Measured = {mode: [] for mode in _MODES}
     for number in range(ROUNDS):
         for mode in list(_MODES)[:: 1 if number % 2 else -1]:
             cpu, began = cpu_seconds(), time.monotonic()
-            rates[mode].append(_commits_a_second(url, script, connections, _MODES[mode]))
+            rates[mode].append(_events_a_second(url, folder, connections, _MODES[mode]))
             cores[mode].append((cpu_seconds() - cpu) / (time.monotonic() - began))
     medians = {mode: statistics.median(rates[mode]) for mode in _MODES}
     return {
@@ -75,11 +92,17 @@ def _compared(url: str, script: Path, connections: int) -> dict[str, Any]:
             f"{mode}_{connections}_server_cores": round(statistics.median(cores[mode]), 2)
             for mode in _MODES
         },
-        f"times_with_notify_{connections}": round(medians["silent"] / medians["notify"], 2),
+        **{
+            f"{mode}_{connections}_times_notify": round(medians[mode] / medians["notify"], 2)
+            for mode in _MODES
+            if mode != "notify"
+        },
     }
 
 
-def _commits_a_second(url: str, script: Path, connections: int, options: str) -> float:
+def _events_a_second(url: str, folder: Path, connections: int, mode: _Mode) -> float:
+    script = folder / "script.sql"
+    script.write_text(mode.script)
     address = urlparse(url)
     host = parse_qs(address.query)["host"][0]
     done = subprocess.run(
@@ -93,7 +116,7 @@ def _commits_a_second(url: str, script: Path, connections: int, options: str) ->
             f"--username={address.username}",
             address.path.removeprefix("/"),
         ],
-        env={**os.environ, "PGOPTIONS": options, "PGPORT": "5432"},
+        env={**os.environ, "PGOPTIONS": mode.options, "PGPORT": "5432"},
         capture_output=True,
         text=True,
         check=False,
