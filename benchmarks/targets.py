@@ -49,6 +49,11 @@ TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("app_suspended", "open_calls"): ("<", 1),
     ("app_suspended", "more_processes"): ("<", 1),
     ("mix1000", "p50_times_the_fastest_mix"): ("<", 1.3),
+    # What must not grow with the history.
+    **{
+        ("table_size", f"{measure}_exponent"): ("<", 0.15)
+        for measure in ("send_100_ms", "claim_500_ms", "first_page_ms", "by_id_ms", "metrics_ms")
+    },
     **{
         (name, measure): target
         for name, targets in _MIXES.items()

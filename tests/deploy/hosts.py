@@ -53,8 +53,10 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in self.addresses:
+        for number, name in enumerate(self.addresses):
             self.kill(name)
+            # That of a deleted namespace would be there for a while yet, and so would its name.
+            _ip("link", "delete", self._outside(number))
             _ip("netns", "delete", self._namespace(name))
             shutil.rmtree(Path("/etc/netns") / self._namespace(name))
         _ip("link", "delete", self._bridge)
@@ -103,6 +105,10 @@ class Network:
     def _namespace(self, name: str) -> str:
         return f"{self._id}-{name}"
 
+    def _outside(self, number: int) -> str:
+        """This end of a host's link."""
+        return f"{self._id}v{number}"
+
     def _on(self, name: str) -> list[str]:
         """The words before a command that make it run on a host."""
         alone = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -110,7 +116,7 @@ class Network:
         return [*inside, *alone, "sh", "-c", _NAMED, name]
 
     def _add(self, name: str, number: int) -> None:
-        namespace, outside = self._namespace(name), f"{self._id}v{number}"
+        namespace, outside = self._namespace(name), self._outside(number)
         _ip("netns", "add", namespace)
         files = Path("/etc/netns") / namespace
         files.mkdir(parents=True)
