@@ -107,9 +107,19 @@ def _run_stack(stack: "Stack") -> int:
                 f"Send: {address}/e/<any key>   (Ctrl-C stops everything)"
             )
             with reloader:
-                return stack.wait()
+                return _wait(stack)
     finally:
         reloader.join()
+
+
+def _wait(stack: "Stack") -> int:
+    """Wait until a stack ends; return its exit code."""
+    try:
+        return stack.wait()
+    except KeyboardInterrupt:
+        seconds = f"{stack.drain_timeout:g} s"
+        echo(f"Stopping. Runs have {seconds} to finish; Ctrl-C again hands them back at once.")
+        raise
 
 
 def _warn_of_unknown_variables() -> None:

@@ -735,9 +735,17 @@ WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_i
 
 -- name: hand_back
 -- Give back what the processes of a stopping worker are still doing; no attempt is counted. It is
--- due a few seconds later, when that worker is gone: with a free slot it would take it again.
--- Returns the runs. (by batches_open, invocations_pkey)
-WITH leases AS (
+-- due at once when there is another worker of its kind, and otherwise a few seconds later: the one
+-- that replaces this one may be starting.
+-- Returns the runs. (by batches_open, invocations_pkey; workers is a small table: scanned)
+WITH wait AS (
+    SELECT CASE WHEN count(*) > 0 THEN interval '0' ELSE interval '4 seconds' END AS pause
+    FROM runyard.workers AS others
+    JOIN runyard.workers AS stopping USING (remote)
+    WHERE stopping.name = %(name)s AND others.name <> stopping.name AND others.slots > 0
+        AND others.heartbeat_at > now() - make_interval(secs => %(lease)s)
+),
+leases AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE status = 'running' AND starts_with(worker, %(name)s || ':')
     RETURNING id, invocations, run_id
@@ -750,8 +758,8 @@ freed AS (
     SET batch_id = NULL, attempt = greatest(0, attempt - 1),
         status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
         finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now_v1() END,
-        due_at = greatest(due_at, runyard.now_v1() + interval '4 seconds')
-    FROM held
+        due_at = greatest(due_at, runyard.now_v1() + pause)
+    FROM held CROSS JOIN wait
     WHERE invocations.id = held.id AND invocations.id = ANY (SELECT id FROM held)
         AND invocations.batch_id = held.batch_id AND status = 'running'
     RETURNING invocations.id, invocations.status, held.run_id
