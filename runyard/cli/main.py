@@ -469,7 +469,7 @@ def code_server(apps: bool, port: int | None, of_daemon: bool) -> int:
         if port is None
         else ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104 (asked for)
     )
-    return serve_apps(place) if apps else serve_code(place)
+    return serve_apps(place) if apps else serve_code(place, beside=port is not None)
 
 
 @main.command(hidden=True)

@@ -81,15 +81,37 @@ WHERE name = %(function)s
 RETURNING name, runyard.wake_v1(name)
 
 -- name: record_publication
--- Record a version of a code location, identified by what it has; returns whether it is the newest
--- one, rather than an older one that runs again. (by publications_pkey)
-WITH created AS (
+-- Record that a version of a code location runs, identified by what it has; returns whether it is
+-- the one that counts. That is the one that was deployed last. One that was deployed before takes
+-- its place again, unless it starts `beside` one that has not been silent for some seconds.
+-- (by publications_pkey)
+WITH latest AS (
+    SELECT digest, seen_at FROM runyard.publications
+    WHERE location = %(location)s ORDER BY at DESC LIMIT 1
+),
+decision AS (
+    SELECT NOT EXISTS (
+        SELECT FROM runyard.publications WHERE location = %(location)s AND digest = %(digest)s
+    ) OR EXISTS (
+        SELECT FROM latest WHERE digest = %(digest)s OR NOT %(beside)s
+            OR seen_at < clock_timestamp() - make_interval(secs => %(silent)s)
+    ) AS counts
+),
+recorded AS (
     INSERT INTO runyard.publications (location, digest) VALUES (%(location)s, %(digest)s)
-    ON CONFLICT DO NOTHING RETURNING digest
+    ON CONFLICT (location, digest) DO UPDATE SET seen_at = clock_timestamp(),
+        at = CASE WHEN (SELECT counts FROM decision) THEN clock_timestamp()
+            ELSE publications.at END
 )
-SELECT EXISTS (SELECT FROM created) OR (
-    SELECT digest FROM runyard.publications
-    WHERE location = %(location)s ORDER BY at DESC LIMIT 1) = %(digest)s AS newest
+SELECT counts FROM decision
+
+-- name: renew_publication
+-- Note that a version of a code location runs; returns whether it is the one that counts.
+-- (by publications_pkey)
+UPDATE runyard.publications SET seen_at = clock_timestamp()
+WHERE location = %(location)s AND digest = %(digest)s
+RETURNING at = (
+    SELECT max(at) FROM runyard.publications WHERE location = %(location)s) AS counts
 
 -- name: retire_functions
 -- Deactivate the functions that a code location no longer has. (a small table: scanned)
