@@ -150,7 +150,7 @@ def test_what_a_worker_hands_back_is_due_at_once_for_another_worker(function: Fu
     alive("another:1")
     begun(function, f"{workers.name()}:{os.getpid()}")
     workers.hand_back(workers.name())
-    assert seconds_until_due(function) == 0
+    assert (seconds_until_due(function) or 0) <= 0
 
 
 def test_without_another_worker_it_is_due_when_one_may_have_started(function: Function) -> None:
