@@ -209,6 +209,15 @@ def send_heartbeat(worker: str, slots: int, *, remote: bool) -> bool:
     return row is not None and bool(row["has_apps"])
 
 
+def retry_launches() -> None:
+    """Let functions whose launches fail be launched again at once: this worker may have their code.
+
+    During a deploy, those that are new reach workers first that do not have them yet.
+    """
+    with database.connection() as connection:
+        fetch_all(connection, "retry_launches")
+
+
 def forget_worker(worker: str) -> None:
     """Delete this process, which stops in order, from the workers in the database."""
     try:
@@ -221,10 +230,14 @@ def forget_worker(worker: str) -> None:
 def _beat() -> None:
     """Send this worker's heartbeat from its parent process."""
     backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
+    is_known = False
     while not _stopping.is_set():
         try:
             if send_heartbeat(name(), _slots(), remote=False):
                 _caller.keep_running()
+            if not is_known:
+                retry_launches()
+                is_known = True
         except Exception as error:
             _stopping.wait(backoff.failed(error))
         else:

@@ -792,6 +792,12 @@ unfinished AS (
 )
 SELECT run_id, runyard.wake_v1('') FROM leases
 
+-- name: retry_launches
+-- Try the functions whose launches fail again at once: a worker has started, and it may have the
+-- code that the others lack. (a small table: scanned)
+UPDATE runyard.failed_launches SET until = runyard.now_v1()
+WHERE until > runyard.now_v1() RETURNING runyard.wake_v1(function)
+
 -- name: delete_worker
 -- Forget a worker that stops in order. (by workers_pkey)
 DELETE FROM runyard.workers WHERE name = %(name)s AND pid = %(pid)s

@@ -5,12 +5,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from runyard.engine import api_keys
+from runyard.store import database
 from tests.conftest import use_database, wait_until
 from tests.deploy.roles import Deployment, Role, deployed
 from tests.ports import free_port
@@ -201,7 +201,8 @@ class Rollout:
 def rollout(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollout]:
     """A rollout that has ended, and nothing is left to run."""
     use_database(server, "rolling")
-    rows("CREATE TABLE effects (invocation bigint, step text, version text)")
+    with database.connection() as connection:
+        connection.execute("CREATE TABLE effects (invocation bigint, step text, version text)")
     folder = tmp_path_factory.mktemp("rolling")
     with redis(folder) as broker, deployed(folder, RUNYARD_BROKER_URL=broker.url) as deployment:
         deployment.add_version("v1", V1)
