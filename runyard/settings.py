@@ -123,11 +123,12 @@ class WorkerSettings(_EngineSettings):
         description="Lease timeout in seconds: when a worker has not renewed the lease of a batch "
         "for this long, the batch is given to another run.",
     )
-    stop_seconds: float = Field(
-        default=3,
+    drain_timeout: float = Field(
+        default=25,
         ge=0,
-        description="How many seconds a worker that is told to stop gives its runs to finish. Runs "
-        "that take longer are handed back; this does not count as an attempt.",
+        description="How many seconds a process that is told to stop has to finish what it is "
+        "doing: a worker its runs, the web process its open requests. Runs that take longer are "
+        "handed back; this does not count as an attempt. Under `runyard up` it defaults to 3.",
     )
 
 

@@ -110,9 +110,19 @@ def _run_stack(stack: "Stack") -> int:
                 f"Send: {address}/e/<any key>   (Ctrl-C stops everything)"
             )
             with reloader:
-                return stack.wait()
+                return _wait(stack)
     finally:
         reloader.join()
+
+
+def _wait(stack: "Stack") -> int:
+    """Wait until a stack ends; return its exit code."""
+    try:
+        return stack.wait()
+    except KeyboardInterrupt:
+        seconds = f"{stack.drain_timeout:g} s"
+        echo(f"Stopping. Runs have {seconds} to finish; Ctrl-C again hands them back at once.")
+        raise
 
 
 def _warn_of_unknown_variables() -> None:
@@ -439,7 +449,7 @@ def code_server(apps: bool, port: int | None, of_daemon: bool) -> int:
         if port is None
         else ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104 (asked for)
     )
-    return serve_apps(place) if apps else serve_code(place)
+    return serve_apps(place) if apps else serve_code(place, beside=port is not None)
 
 
 @main.command(hidden=True)

@@ -85,15 +85,37 @@ WHERE name = %(function)s
 RETURNING name, runyard.wake_v1(name)
 
 -- name: record_publication
--- Record a version of a code location, identified by what it has; returns whether it is the newest
--- one, rather than an older one that runs again. (by publications_pkey)
-WITH created AS (
+-- Record that a version of a code location runs, identified by what it has; returns whether it is
+-- the one that counts. That is the one that was deployed last. One that was deployed before takes
+-- its place again, unless it starts `beside` one that has not been silent for some seconds.
+-- (by publications_pkey)
+WITH latest AS (
+    SELECT digest, seen_at FROM runyard.publications
+    WHERE location = %(location)s ORDER BY at DESC LIMIT 1
+),
+decision AS (
+    SELECT NOT EXISTS (
+        SELECT FROM runyard.publications WHERE location = %(location)s AND digest = %(digest)s
+    ) OR EXISTS (
+        SELECT FROM latest WHERE digest = %(digest)s OR NOT %(beside)s
+            OR seen_at < clock_timestamp() - make_interval(secs => %(silent)s)
+    ) AS counts
+),
+recorded AS (
     INSERT INTO runyard.publications (location, digest) VALUES (%(location)s, %(digest)s)
-    ON CONFLICT DO NOTHING RETURNING digest
+    ON CONFLICT (location, digest) DO UPDATE SET seen_at = clock_timestamp(),
+        at = CASE WHEN (SELECT counts FROM decision) THEN clock_timestamp()
+            ELSE publications.at END
 )
-SELECT EXISTS (SELECT FROM created) OR (
-    SELECT digest FROM runyard.publications
-    WHERE location = %(location)s ORDER BY at DESC LIMIT 1) = %(digest)s AS newest
+SELECT counts FROM decision
+
+-- name: renew_publication
+-- Note that a version of a code location runs; returns whether it is the one that counts.
+-- (by publications_pkey)
+UPDATE runyard.publications SET seen_at = clock_timestamp()
+WHERE location = %(location)s AND digest = %(digest)s
+RETURNING at = (
+    SELECT max(at) FROM runyard.publications WHERE location = %(location)s) AS counts
 
 -- name: retire_functions
 -- Deactivate the functions that a code location no longer has. (a small table: scanned)
@@ -772,9 +794,17 @@ WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_i
 
 -- name: hand_back
 -- Give back what the processes of a stopping worker are still doing; no attempt is counted. It is
--- due a few seconds later, when that worker is gone: with a free slot it would take it again.
--- Returns the runs. (by batches_open, invocations_pkey)
-WITH leases AS (
+-- due at once when there is another worker of its kind, and otherwise a few seconds later: the one
+-- that replaces this one may be starting.
+-- Returns the runs. (by batches_open, invocations_pkey; workers is a small table: scanned)
+WITH wait AS (
+    SELECT CASE WHEN count(*) > 0 THEN interval '0' ELSE interval '4 seconds' END AS pause
+    FROM runyard.workers AS others
+    JOIN runyard.workers AS stopping USING (remote)
+    WHERE stopping.name = %(name)s AND others.name <> stopping.name AND others.slots > 0
+        AND others.heartbeat_at > now() - make_interval(secs => %(lease)s)
+),
+leases AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE status = 'running' AND starts_with(worker, %(name)s || ':')
     RETURNING id, invocations, run_id
@@ -787,8 +817,8 @@ freed AS (
     SET batch_id = NULL, attempt = greatest(0, attempt - 1),
         status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
         finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now_v1() END,
-        due_at = greatest(due_at, runyard.now_v1() + interval '4 seconds')
-    FROM held
+        due_at = greatest(due_at, runyard.now_v1() + pause)
+    FROM held CROSS JOIN wait
     WHERE invocations.id = held.id AND invocations.id = ANY (SELECT id FROM held)
         AND invocations.batch_id = held.batch_id AND status = 'running'
     RETURNING invocations.id, invocations.status, held.run_id
@@ -798,6 +828,12 @@ unfinished AS (
     SELECT id, run_id, 'lost' FROM freed WHERE status = 'queued'
 )
 SELECT run_id, runyard.wake_v1('') FROM leases
+
+-- name: retry_launches
+-- Try the functions whose launches fail again at once: a worker has started, and it may have the
+-- code that the others lack. (a small table: scanned)
+UPDATE runyard.failed_launches SET until = runyard.now_v1()
+WHERE until > runyard.now_v1() RETURNING runyard.wake_v1(function)
 
 -- name: delete_worker
 -- Forget a worker that stops in order. (by workers_pkey)

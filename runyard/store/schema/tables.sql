@@ -77,11 +77,14 @@ CREATE TABLE runyard.publications (
     location text NOT NULL,
     digest   text NOT NULL,
     at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (location, digest)
 );
 COMMENT ON TABLE runyard.publications IS
-    'Every version of a code location, identified by the functions it has, and when it was first '
-    'published. A version that is not the newest retires no functions.';
+    'Every version of a code location, identified by the functions it has, and when it was last '
+    'deployed. The latest one decides which functions there are.';
+COMMENT ON COLUMN runyard.publications.seen_at IS
+    'When a code server of this version last said that it runs.';
 
 CREATE TABLE runyard.triggers (
     function  text NOT NULL,
