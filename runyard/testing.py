@@ -57,6 +57,7 @@ _TABLES = (
     "progress",
     "tallies",
     "counters",
+    "minute_stats",
 )
 
 

@@ -14,6 +14,7 @@ const options = {
 function morph(element, html, style) {
   Idiomorph.morph(element, html, { ...options, morphStyle: style });
   showTimes();
+  showClocks();
 }
 
 // A stream is open only while the page is visible: browsers open at most six connections to a host.
@@ -48,6 +49,15 @@ function showTimes() {
     element.title = new Date(element.dateTime).toLocaleString();
     const amount = Math.trunc(seconds / size) || (seconds > 0 ? 0 : -0);
     element.textContent = relative.format(amount, unit);
+  }
+}
+
+// Times of day stand there in UTC, for browsers without scripts.
+function showClocks() {
+  for (const element of document.querySelectorAll("time[data-clock]")) {
+    const at = new Date(element.dateTime);
+    element.textContent = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    element.title = at.toLocaleString();
   }
 }
 
@@ -93,4 +103,5 @@ document.addEventListener("click", (event) => {
   if (button) copy(button);
 });
 showTimes();
+showClocks();
 setInterval(showTimes, 1000);
