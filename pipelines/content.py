@@ -71,9 +71,8 @@ def section(item: _ContentItem, heading: tuple[int, str], providers: Providers) 
 @step(op="check_content")
 def check(item: _ContentItem) -> dict[str, Any]:
     """Join the sections, and check the length, the language and the endings."""
-    outlined = outline.result(item)
-    parts = [outlined, *section.results(item)]
-    texts = [Generated.model_validate(part["generated"]) for part in parts]
+    outlined, parts = outline.result(item), _parts(item)
+    texts = _texts(parts)
     sections = [text.text.strip() for text in texts[1:]]
     unfinished = [
         number for number, text in enumerate(texts[1:], 1) if text.finish_reason == "MAX_TOKENS"
@@ -92,7 +91,6 @@ def check(item: _ContentItem) -> dict[str, Any]:
         "model": texts[-1].model,
         "offline": offline,
         "prompt_versions": sorted({part["prompt"] for part in parts}),
-        "usage": _usage(texts),
     }
 
 
@@ -105,6 +103,7 @@ def save(item: _ContentItem, contents: Contents) -> str:
             "event_id": item.event.id,
             "outline": outline.result(item)["headings"],
             **check.result(item),
+            "usage": _usage(_texts(_parts(item))),
             **item.data.model_dump(include={"user", "topic", "kind", "language"}),
         }
     )
@@ -154,6 +153,15 @@ def _prompt(item: _ContentItem, prompt: str, purpose: str, **more: Any) -> Promp
         topic=data.topic,
         **more,
     )
+
+
+def _parts(item: _ContentItem) -> list[dict[str, Any]]:
+    """The results of all steps that a model has written."""
+    return [outline.result(item), *section.results(item)]
+
+
+def _texts(parts: Sequence[dict[str, Any]]) -> list[Generated]:
+    return [Generated.model_validate(part["generated"]) for part in parts]
 
 
 def _usage(texts: Sequence[Generated]) -> dict[str, Any]:

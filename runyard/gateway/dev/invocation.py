@@ -1,5 +1,7 @@
 """One invocation: its status, what blocks it, its timeline, and actions on it."""
 
+import json
+
 from runyard.dagster_adapter.links import to_invocation
 from runyard.engine.api_keys import Key
 from runyard.engine.batch_claims import capacities
@@ -10,10 +12,14 @@ from runyard.gateway.api.schemas import FullInvocation
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.timeline import timeline
+from runyard.gateway.dev.usage import dollars
 from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all, fetch_one
+from runyard.text.redaction import redact
 
 _MOST_OF_GROUP = 1_000
+_MAX_PREVIEW = 160
+_MAX_REDACTED = 20_000
 
 
 def show(visit: Visit) -> Values:
@@ -40,13 +46,19 @@ def show(visit: Visit) -> Values:
             connection, "replays_of", invocation=invocation.id, event=invocation.event_id
         )
     assert blockers is not None
+    event = event_of(invocation.event_id, visit.caller)
     done = {step.step for step in invocation.steps if step.error is None}
     busy = workers.waiting + workers.running
     held = reasons(blockers, [wait.model_dump() for wait in invocation.waits], workers.slots, busy)
     later = invocation.status in NOT_RUNNING and invocation.due_at > blockers["now"]
     return {
         "invocation": invocation,
-        "event": event_of(invocation.event_id, visit.caller),
+        "event": event,
+        "event_preview": _preview(event.data),
+        "previews": {
+            step.step: _preview(step.output) for step in invocation.steps if step.error is None
+        },
+        "dollars": dollars,
         "timeline": timeline(invocation, segments, batches, blockers["now"]),
         "held": held,
         "progress": [report for report in progress if report["step"] not in done],
@@ -61,6 +73,12 @@ def show(visit: Visit) -> Values:
             invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)
         ),
     }
+
+
+def _preview(value: object) -> str:
+    """The beginning of a value as JSON; secrets are redacted before it is cut through one."""
+    text = redact(json.dumps(value, ensure_ascii=False, default=str)[:_MAX_REDACTED])
+    return text if len(text) <= _MAX_PREVIEW else f"{text[:_MAX_PREVIEW]}…"
 
 
 def _group(invocation: FullInvocation, caller: Key, connection: Connection) -> list[Row]:

@@ -52,12 +52,16 @@ function showTimes() {
   }
 }
 
-// Times of day stand there in UTC, for browsers without scripts.
+// Times stand there in UTC, for browsers without scripts.
+const clocks = { hour: "2-digit", minute: "2-digit" };
+
 function showClocks() {
-  for (const element of document.querySelectorAll("time[data-clock]")) {
+  for (const element of document.querySelectorAll("time[data-clock], time[data-second], time[data-at]")) {
     const at = new Date(element.dateTime);
-    element.textContent = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    element.title = at.toLocaleString();
+    if ("at" in element.dataset) element.textContent = at.toLocaleString();
+    else if ("clock" in element.dataset) element.textContent = at.toLocaleTimeString([], clocks);
+    else element.textContent = at.toLocaleTimeString();
+    element.title = `${at.toLocaleString()} (${at.toISOString().slice(0, 19).replace("T", " ")} UTC)`;
   }
 }
 
