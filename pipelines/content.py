@@ -63,8 +63,12 @@ def section(item: _ContentItem, heading: tuple[int, str], providers: Providers) 
     data = {"number": number, "headings": titles, "section_length": length}
     prompt, version = render_prompt("section", {**_data(item), **data})
     most = length * 4 + 200 + _ROOM_TO_THINK
-    generated = providers.generate(_prompt(item, prompt, "section", max_tokens=most))
-    item.progress(100 * number / len(titles), f"section {number} of {len(titles)}: {title}")
+    item.progress(100 * (number - 1) / len(titles), f"section {number} of {len(titles)}: {title}")
+    for piece in providers.pieces(_prompt(item, prompt, "section", max_tokens=most)):
+        if isinstance(piece, str):
+            item.write(piece)
+        else:
+            generated = piece
     return {"prompt": version, "generated": generated}
 
 

@@ -129,6 +129,13 @@ class Invocation:
             ]
 
     @property
+    def written(self) -> dict[str, str]:
+        """What its steps have shown while they wrote it (`item.write`), by step."""
+        with database.connection() as connection:
+            rows = fetch_all(connection, "written_texts", invocation=self.id)
+        return {row["step"]: row["text"] for row in rows}
+
+    @property
     def replay_of(self) -> int | None:
         """The id of the invocation that this one replays."""
         original: int | None = self._row()["replay_of"]

@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
+from html import unescape
 
 import pytest
 
 from runyard import send
 from runyard.engine import batch_claims, batch_leases, checkpoints, settlement
+from runyard.engine.progress import Reporter
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from tests.http.test_dev_page import Visitor
@@ -106,3 +108,26 @@ def test_a_step_and_its_invocation_show_models_tokens_and_cost(
 
 def test_an_invocation_without_a_model_shows_none(visitor: Visitor, also: Function) -> None:
     assert "Language models" not in visitor.get(f"/dev/invocations/{done(also, {'a': 1})}").text
+
+
+def test_a_running_step_shows_the_end_of_what_it_has_written(
+    visitor: Visitor, also: Function
+) -> None:
+    send("also/one")
+    [claim, *_] = batch_claims.claim(also) or []
+    begun = batch_leases.begin(claim.batch_id, "run-1")
+    assert begun is not None
+    [invocation] = [row["id"] for row in begun[1]]
+    text = "password=hunter2 " + "x" * 30_000 + "<b>end"
+    Reporter(claim.batch_id, "run-1", "poem").write(invocation, text)
+    page = visitor.get(f"/dev/invocations/{invocation}").text
+    shown = page.split('aria-label="What poem writes">')[1].split("</pre>")[0]
+    assert shown.startswith("…xxx")
+    assert shown.endswith("x&lt;b&gt;end")
+    assert len(unescape(shown)) == len("…") + 20_000
+
+
+def test_a_step_that_is_done_no_longer_shows_what_it_has_written(
+    visitor: Visitor, also: Function
+) -> None:
+    assert "writes</h2>" not in visitor.get(f"/dev/invocations/{done(also, {'poem': 1})}").text

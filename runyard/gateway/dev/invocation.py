@@ -18,6 +18,8 @@ from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 from runyard.text.redaction import redact
 
 _MOST_OF_GROUP = 1_000
+# Of a long text that is being written, the end is shown.
+_MAX_WRITTEN_SHOWN = 20_000
 _MAX_PREVIEW = 160
 _MAX_REDACTED = 20_000
 
@@ -35,6 +37,9 @@ def show(visit: Visit) -> Values:
             fetch_all(connection, "latest_progress", invocation=invocation.id)
             if invocation.status == "running"
             else []
+        )
+        written = (
+            fetch_all(connection, "written_texts", invocation=invocation.id) if progress else []
         )
         blockers = fetch_one(connection, "blockers", invocation=invocation.id)
         remote = (
@@ -62,6 +67,11 @@ def show(visit: Visit) -> Values:
         "timeline": timeline(invocation, segments, batches, blockers["now"]),
         "held": held,
         "progress": [report for report in progress if report["step"] not in done],
+        "written": [
+            {"step": row["step"], "text": row["text"], "shown": _MAX_WRITTEN_SHOWN}
+            for row in written
+            if row["step"] not in done
+        ],
         "replays": replays,
         "group": group,
         "most_of_group": _MOST_OF_GROUP,

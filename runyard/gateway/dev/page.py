@@ -159,6 +159,7 @@ class Site:
 
     def __post_init__(self) -> None:
         self._environment = environment([_HERE / "pages", *self.templates], _shown_json)
+        self._environment.filters["ending"] = _ending
         self._environment.finalize = _without_secrets
         self._environment.globals |= {
             "menu": [page for page in self.pages if page.menu],
@@ -341,6 +342,13 @@ def _shown_json(context: Context, value: object) -> str:
     if len(text) <= _MAX_SHOWN:
         return text
     return f"{text[:_MAX_SHOWN]}\n... and {len(text) - _MAX_SHOWN:,} characters more"
+
+
+@pass_context
+def _ending(context: Context, text: str, most: int) -> str:
+    """The end of a text without secrets, which a cut could leave a part of."""
+    clean: str = context["without_secrets"](text)
+    return clean if len(clean) <= most else f"…{clean[-most:]}"
 
 
 @cache

@@ -11,8 +11,14 @@ const options = {
   },
 };
 
+// A text that is being written stays at its end, unless the visitor has scrolled up.
 function morph(element, html, style) {
+  const atEnd = (text) => text.scrollTop + text.clientHeight > text.scrollHeight - 24;
+  const left = [...element.querySelectorAll("[data-follow]")].filter((text) => !atEnd(text));
   Idiomorph.morph(element, html, { ...options, morphStyle: style });
+  for (const text of element.querySelectorAll("[data-follow]")) {
+    if (!left.includes(text)) text.scrollTop = text.scrollHeight;
+  }
   showTimes();
   showClocks();
 }
