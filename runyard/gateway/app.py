@@ -37,7 +37,7 @@ from runyard.gateway.api import (
 )
 from runyard.gateway.api import events as event_api
 from runyard.gateway.api.inngest_realtime import SOCKET
-from runyard.gateway.dev import apps, event_types, functions, invocation, send
+from runyard.gateway.dev import apps, event_types, functions, invocation, send, send_several
 from runyard.gateway.dev import events as event_pages
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.dagster_link import PAGES, link_pages
@@ -271,7 +271,7 @@ def _extensions() -> Sequence[Endpoint]:
 
 def _dev_page(dagster: bool) -> Site:
     """The dev page, with the project's own pages before the last one."""
-    modules = (event_pages, functions, apps, send, invocation)
+    modules = (event_pages, functions, apps, send, send_several, invocation)
     own = settings().project_module("pages")
     pages: list[Page] = [page for module in modules for page in module.PAGES]
     pages += event_types.PAGES

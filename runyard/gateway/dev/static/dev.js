@@ -112,6 +112,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (button) copy(button);
 });
+for (const text of document.querySelectorAll("[data-follow]")) text.scrollTop = text.scrollHeight;
 showTimes();
 showClocks();
 setInterval(showTimes, 1000);
