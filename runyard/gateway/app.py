@@ -277,4 +277,5 @@ def _dev_page(dagster: bool) -> Site:
     pages += event_types.PAGES
     page_actions: list[Action] = [action for module in modules for action in module.ACTIONS]
     pages += [*(own.PAGES if own is not None else ()), *dev_health.PAGES]
-    return Site(pages, page_actions, [own.TEMPLATES] if own is not None else [], dagster)
+    templates = [own.TEMPLATES] if own is not None else []
+    return Site(pages, page_actions, templates, dagster, getattr(own, "UPLOADS", None))

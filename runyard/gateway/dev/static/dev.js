@@ -105,6 +105,35 @@ function checkAsTyped(form) {
   });
 }
 
+// A file is the whole body of its request; the response is what goes into the field.
+async function upload(input) {
+  const said = input.closest(".upload").querySelector("output");
+  const [file] = input.files;
+  if (!file) return;
+  const field = document.getElementById(input.dataset.upload);
+  said.textContent = `Uploading ${file.name} ...`;
+  try {
+    const response = await fetch(`/dev/uploads?name=${encodeURIComponent(file.name)}`, {
+      method: "POST",
+      headers: { "X-Runyard-Token": input.form.elements.token.value, "Content-Type": "application/octet-stream" },
+      body: file,
+    });
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.error);
+    field.value = answer.value;
+    said.textContent = `Uploaded ${file.name}.`;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  } catch (error) {
+    said.textContent = `Not uploaded: ${error.message}`;
+  }
+  input.value = "";
+}
+
+for (const input of document.querySelectorAll("[data-upload]")) {
+  input.closest(".upload").hidden = false;
+  input.addEventListener("change", () => upload(input));
+}
+
 const problem = document.getElementById("code-problem");
 if (problem) keepLive(document.querySelector("[data-live]"), problem);
 for (const form of document.querySelectorAll("form[data-preview]")) checkAsTyped(form);
