@@ -41,6 +41,7 @@ from runyard.gateway.dev import apps, event_types, functions, invocation, send, 
 from runyard.gateway.dev import events as event_pages
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.dagster_link import PAGES, link_pages
+from runyard.gateway.dev.forms import example
 from runyard.gateway.dev.page import Action, Page, Site
 from runyard.gateway.http.auth import Authenticator
 from runyard.gateway.http.background import BackgroundRunner
@@ -101,7 +102,7 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     all_endpoints = endpoints()
     routes: list[BaseRoute] = [
         *[endpoint.route() for endpoint in all_endpoints],
-        *openapi_routes(all_endpoints),
+        *openapi_routes(all_endpoints, example),
         WebSocketRoute(SOCKET, inngest_realtime.connect),
         *_error_routes(all_endpoints),
     ]
