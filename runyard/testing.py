@@ -59,6 +59,7 @@ _TABLES = (
     "step_logs",
     "tallies",
     "counters",
+    "minute_stats",
 )
 
 
@@ -137,6 +138,13 @@ class Invocation:
                 connection, "latest_logs", invocation=self.id, limit=_MOST_LOGS, bytes=_LOG_BYTES
             )
         return [(row["step"], level, text) for row in rows for _, level, text in row["lines"]]
+
+    @property
+    def written(self) -> dict[str, str]:
+        """What its steps have shown while they wrote it (`item.write`), by step."""
+        with database.connection() as connection:
+            rows = fetch_all(connection, "written_texts", invocation=self.id)
+        return {row["step"]: row["text"] for row in rows}
 
     @property
     def replay_of(self) -> int | None:

@@ -53,6 +53,7 @@ def second(item: Item) -> dict[str, Any]:
     item.progress(50, data.get("says", "half of it"))
     if "prints" in data:
         print(data["prints"])
+    item.write(data.get("writes", ""))
     time.sleep(data.get("seconds", 0))
     deadline = time.monotonic() + 25
     while data.get("gate") and not Path(data["gate"]).exists() and time.monotonic() < deadline:

@@ -89,6 +89,15 @@ class Item(Generic[Data]):
         if self.reporter is not None:
             self.reporter.report(self.id, percent, text)
 
+    def write(self, text: str) -> None:
+        """Show a text while the running step writes it, piece by piece: each is added to the last.
+
+        Clients see it within a second; it is not the step's result, and is kept for a day. An
+        attempt begins with an empty text, and what exceeds 200,000 characters is not shown.
+        """
+        if self.reporter is not None:
+            self.reporter.write(self.id, text)
+
     def __getitem__(self, step: str) -> Any:
         """The result of a completed step; raises KeyError that lists the completed steps."""
         try:

@@ -188,7 +188,9 @@ SELECT watched.number, pg_current_snapshot()::text AS moment,
         AND runyard.written_after_v1(steps.xmin, watched.since)) AS steps,
     (SELECT jsonb_agg(jsonb_build_object(
             'step', progress.step, 'percent', progress.percent, 'text', progress.text,
-            'at', progress.at) ORDER BY progress.id)
+            'at', progress.at)
+            || CASE WHEN written IS NULL THEN '{}' ELSE jsonb_build_object(
+                'written', written, 'position', position) END ORDER BY progress.id)
      FROM runyard.progress
      WHERE progress.invocation_id = watched.invocation AND (
         watched.since IS NULL OR NOT pg_visible_in_snapshot(progress.xid, watched.since))
@@ -199,13 +201,23 @@ JOIN runyard.invocations ON invocations.id = watched.invocation
 
 -- name: report_progress
 -- Record the progress that a step reports, as long as its run has the batch. (by batches_pkey)
-INSERT INTO runyard.progress (invocation_id, step, percent, text)
-SELECT %(invocation)s, %(step)s, %(percent)s, %(text)s FROM runyard.batches
+INSERT INTO runyard.progress (invocation_id, step, percent, text, written, position)
+SELECT %(invocation)s, %(step)s, %(percent)s, %(text)s, %(written)s, %(position)s
+FROM runyard.batches
 WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running'
 
+-- name: written_texts
+-- What each step of an invocation has written in its last attempt. (by progress_invocation)
+SELECT step, string_agg(written, '' ORDER BY id) AS text FROM (
+    SELECT id, step, written, max(id) FILTER (WHERE position = 0) OVER (PARTITION BY step) AS start
+    FROM runyard.progress WHERE invocation_id = %(invocation)s AND written IS NOT NULL
+) AS pieces
+WHERE id >= start GROUP BY step ORDER BY min(id)
+
 -- name: progress_of
--- All progress of an invocation; for tests. (by progress_invocation)
-SELECT percent, text FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id
+-- All reports of an invocation; for tests. (by progress_invocation)
+SELECT percent, text FROM runyard.progress
+WHERE invocation_id = %(invocation)s AND written IS NULL ORDER BY id
 
 -- name: publish
 -- Publish a message to topics of a channel, and delete a few messages that are too old for anybody.

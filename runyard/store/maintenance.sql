@@ -53,8 +53,8 @@ ORDER BY finished_at, id LIMIT 1
 
 -- name: purge
 -- Delete rows that no longer mean anything: the flow control state of keys that are quiet, waits
--- that outlived their invocation, and messages that were read. Returns how many.
--- (flow_control_state, waits and messages are scanned)
+-- that outlived their invocation, messages that were read, and texts as they were written a day ago.
+-- Returns how many. (by progress_written; flow_control_state, waits and messages are scanned)
 WITH quiet AS (
     DELETE FROM runyard.flow_control_state
     WHERE until < runyard.now_v1() - interval '1 hour' AND kind <> 'singleton'
@@ -71,9 +71,13 @@ outlived AS (
 ),
 read AS (
     DELETE FROM runyard.messages WHERE at < runyard.now_v1() - interval '1 minute' RETURNING 1
+),
+written AS (
+    DELETE FROM runyard.progress
+    WHERE written IS NOT NULL AND at < runyard.now_v1() - interval '24 hours' RETURNING 1
 )
 SELECT (SELECT count(*) FROM quiet) + (SELECT count(*) FROM outlived)
-    + (SELECT count(*) FROM read) AS count
+    + (SELECT count(*) FROM read) + (SELECT count(*) FROM written) AS count
 
 -- name: purge_ticks
 -- Delete the ticks of sensors with one of these statuses and from before a time (in UTC, as Dagster

@@ -1,5 +1,6 @@
 """The timeline of an invocation: its waits and its runs with their steps, in order."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -7,7 +8,11 @@ from typing import Any
 
 from runyard.engine.status import FINAL
 from runyard.gateway.api.schemas import Failure, FullInvocation, LogView, StepView
+from runyard.gateway.dev.usage import Usage, total, usage_of
 from runyard.store.queries import Row
+
+# Results of earlier steps that are listed as the input of a step.
+_MAX_RESULTS = 10
 
 # What the invocation waited for after a run segment that ended with this status.
 _NEXT = {
@@ -22,9 +27,18 @@ _NEXT = {
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run; `begin` and `width` are its place in the run in percent, None if unknown.
+    """A step of a run.
 
-    `log` has the first lines that it printed and logged.
+    Attributes
+    ----------
+    begin, width
+        Its place in the run in percent; None if unknown.
+    had
+        The latest steps whose results it could read, in order, and `more` such steps before them.
+    log
+        The first lines that it printed and logged.
+    usage
+        What a step that called a language model has used.
     """
 
     name: str
@@ -36,6 +50,10 @@ class Step:
     output: Any
     error: Failure | None
     log: LogView | None = None
+    started_at: datetime | None = None
+    had: tuple[str, ...] = ()
+    more: int = 0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -71,10 +89,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All spans, and the completed steps reused from the invocation that this one replays."""
+    """All spans, and the completed steps reused from the invocation that this one replays.
+
+    Attributes
+    ----------
+    usage
+        What its own steps have used of language models, if anything.
+    """
 
     spans: list[Span]
     reused: list[StepView]
+    usage: Usage | None
 
 
 def timeline(
@@ -93,6 +118,9 @@ def timeline(
     if invocation.run_id is not None and invocation.run_id not in {run for run, *_ in ended}:
         status = invocation.status if invocation.status in FINAL else "running"
         ended.append((invocation.run_id, status, invocation.finished_at, invocation.error))
+    completed = sorted(
+        (step for step in invocation.steps if step.error is None), key=lambda step: step.finished_at
+    )
     spans: list[Span] = []
     at, wait = invocation.created_at, "queued"
     for run_id, status, end, error in ended:
@@ -112,7 +140,7 @@ def timeline(
             worker=batch.get("worker"),
             size=batch.get("size", 1),
             steps=_with_logs(
-                _steps(steps, failure, start, end or now),
+                _steps(steps, failure, start, end or now, completed),
                 [log for log in logs if log.run_id == run_id],
                 "running" if end is None else "unfinished",
             ),
@@ -127,7 +155,9 @@ def timeline(
     elif invocation.finished_at is not None:
         spans += _waits((wait, at, invocation.finished_at))
     runs = {run_id for run_id, *_ in ended}
-    return Timeline(spans, [step for step in invocation.steps if step.run_id not in runs])
+    reused = [step for step in invocation.steps if step.run_id not in runs]
+    usages = [step.usage for span in spans for step in span.steps if step.usage is not None]
+    return Timeline(spans, reused, total(usages))
 
 
 def _waits(*waits: tuple[str, datetime, datetime]) -> list[Span]:
@@ -135,11 +165,15 @@ def _waits(*waits: tuple[str, datetime, datetime]) -> list[Span]:
 
 
 def _steps(
-    steps: Sequence[StepView], failure: Failure | None, start: datetime, end: datetime
+    steps: Sequence[StepView],
+    failure: Failure | None,
+    start: datetime,
+    end: datetime,
+    completed: Sequence[StepView],
 ) -> tuple[Step, ...]:
     """The steps of a run, including one that failed in it and was overwritten by a later run."""
     length = max((end - start).total_seconds(), 0.001)
-    shown = [_step(step, start, length) for step in steps]
+    shown = [_step(step, start, length, completed) for step in steps]
     if failure is not None and failure.step and failure.step not in {step.step for step in steps}:
         shown.append(Step(failure.step, "failed", None, None, None, None, None, failure))
     return tuple(shown)
@@ -156,7 +190,8 @@ def _with_logs(steps: Sequence[Step], logs: Sequence[LogView], status: str) -> t
     return tuple(shown)
 
 
-def _step(step: StepView, start: datetime, length: float) -> Step:
+def _step(step: StepView, start: datetime, length: float, completed: Sequence[StepView]) -> Step:
+    before = bisect_right(completed, step.started_at, key=lambda other: other.finished_at)
     seconds = (step.finished_at - step.started_at).total_seconds()
     begin = min(99.0, max(0.0, 100 * (step.started_at - start).total_seconds() / length))
     width = min(100.0 - begin, max(1.0, 100 * seconds / length))
@@ -169,4 +204,12 @@ def _step(step: StepView, start: datetime, length: float) -> Step:
         tries=step.tries,
         output=step.output,
         error=step.error,
+        started_at=step.started_at,
+        had=tuple(
+            other.step
+            for other in completed[max(0, before - _MAX_RESULTS) : before]
+            if other.step != step.step
+        ),
+        more=max(0, before - _MAX_RESULTS),
+        usage=usage_of(step.output),
     )

@@ -350,11 +350,18 @@ CREATE TABLE runyard.progress (
     percent       real NOT NULL CHECK (percent BETWEEN 0 AND 100),
     text          text NOT NULL,
     at            timestamptz NOT NULL DEFAULT runyard.now_v1(),
-    xid           xid8 NOT NULL DEFAULT pg_current_xact_id()
+    xid           xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    written       text,
+    position      integer
 );
 COMMENT ON TABLE runyard.progress IS
     'The progress that steps report while they run.';
+COMMENT ON COLUMN runyard.progress.written IS
+    'A piece of the text that the step is writing, if it is not a report. Kept for a day.';
+COMMENT ON COLUMN runyard.progress.position IS
+    'How many characters of the text come before the piece. An attempt begins again with 0.';
 CREATE INDEX progress_invocation ON runyard.progress (invocation_id, id);
+CREATE INDEX progress_written ON runyard.progress (at) WHERE written IS NOT NULL;
 
 -- Messages are kept for seconds: nothing is lost by a crash that would not be lost anyway.
 CREATE UNLOGGED TABLE runyard.messages (
