@@ -29,7 +29,7 @@ from runyard.tracing.contexts import (
 )
 from runyard.tracing.spans import Attributes, Kind, Span
 
-LOST = "lease_lost"  # the error of a run whose worker died or fell silent
+LOST = "WorkerLost"  # the error of a run whose worker died or fell silent
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class InvocationTrace:
         The spans of the invocation, and of this run of it.
     created, began
         When they began, in seconds since the epoch.
-    about
-        The attributes that all spans have.
+    about, more
+        The attributes that all spans have, and those that only the run and the invocation have:
+        encoding them is most of what a span costs.
     links
         The spans that sent the other events, of an invocation for several.
     """
@@ -56,6 +57,7 @@ class InvocationTrace:
     created: float
     began: float
     about: Attributes
+    more: Attributes
     links: tuple[TraceContext, ...] = ()
 
     def new_span(self) -> TraceContext:
@@ -85,7 +87,7 @@ class InvocationTrace:
         if not self.run.sampled:
             return
         name, now, error = str(self.about["runyard.function"]), time.time(), _error_type(outcome)
-        about: Attributes = {"runyard.outcome": outcome.status}
+        about: Attributes = {**self.more, "runyard.outcome": outcome.status}
         self._record(f"run {name}", self.run, self.invocation, (self.began, now), about, error)
         if outcome.status in FINAL:
             about = {**about, "messaging.system": "runyard", "messaging.operation.type": "process"}
@@ -140,7 +142,7 @@ def _trace(row: Row, run_id: str, lasted: float = 0.0) -> InvocationTrace:
     if not sampled:
         # Nobody refers to its spans: all that goes on is the trace, and that it is not recorded.
         any_span = TraceContext(trace_id, trace_id % 2**64 or 1, sampled=False)
-        return InvocationTrace(parent, any_span, any_span, now, now, {})
+        return InvocationTrace(parent, any_span, any_span, now, now, {}, {})
     others = (parse_traceparent(other["trace"]) for other in row.get("group", ()))
     return InvocationTrace(
         parent=parent,
@@ -148,9 +150,8 @@ def _trace(row: Row, run_id: str, lasted: float = 0.0) -> InvocationTrace:
         run=TraceContext(trace_id, span_id_of_run(row["id"], run_id), sampled=True),
         created=now - max(0.0, row["age"]),
         began=now - lasted,
-        about={
-            "runyard.function": row["function"],
-            "runyard.invocation": row["id"],
+        about={"runyard.function": row["function"], "runyard.invocation": row["id"]},
+        more={
             "runyard.event.id": row["event_id"],
             "runyard.event.name": row["name"],
             "runyard.run": run_id,

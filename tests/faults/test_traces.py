@@ -53,7 +53,7 @@ def test_a_trace_goes_through_all_processes_and_on_after_a_worker_was_killed(
     assert list(runs["run steps"]) == ["first"]
     assert next(iter(runs["run steps again"])) == "second"
     assert [run.attributes.get("error.type") for run in collector.named("run steps")] == [
-        "lease_lost",
+        "WorkerLost",
         None,
     ]
 

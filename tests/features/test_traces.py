@@ -150,17 +150,17 @@ def test_spans_name_what_they_are_about(yard: Yard, collector: Collector, sent_w
     sent = sent_with(yard, "traced/placed")
     yard.work()
     received(collector)
-    [span] = collector.named("pick")
-    assert span.service == "runyard"
-    assert span.attributes == {
+    [step], [run] = collector.named("pick"), collector.named("run pack")
+    about = {"runyard.function": "pack", "runyard.invocation": sent.invocation.id}
+    assert step.service == "runyard"
+    assert step.attributes == {**about, "runyard.step": "pick", "runyard.step.attempt": 1}
+    assert run.attributes == {
+        **about,
         "runyard.event.id": sent.id,
         "runyard.event.name": "traced/placed",
-        "runyard.function": "pack",
-        "runyard.invocation": sent.invocation.id,
         "runyard.run": yard.runs[0],
         "runyard.attempt": 1,
-        "runyard.step": "pick",
-        "runyard.step.attempt": 1,
+        "runyard.outcome": "succeeded",
     }
 
 
@@ -234,7 +234,7 @@ def test_a_run_whose_worker_dies_is_an_error_and_the_next_one_goes_on(
     yard.work()
     received(collector)
     lost, other = collector.named("run post")
-    assert lost.attributes["error.type"] == "lease_lost"
+    assert lost.attributes["error.type"] == "WorkerLost"
     assert lost.attributes["runyard.run"] == "the-lost-run"
     assert not other.failed
     assert [whole.id for whole in collector.named("post") if whole.kind == "consumer"] == [
