@@ -25,6 +25,7 @@ from celery import Celery
 from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from celery.signals import (
+    setup_logging,
     worker_init,
     worker_process_init,
     worker_process_shutdown,
@@ -32,6 +33,7 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
+from celery.utils.log import get_multiprocessing_logger
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
@@ -114,6 +116,7 @@ def work() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     if settings().log_format == "json":
         vars(celery_worker)["safe_say"] = _say_as_json
+        setup_logging.connect(_leave_loggers_alone)
     app = build_app()
     app.worker_main(
         [
@@ -135,6 +138,11 @@ def work() -> int:
 def _say_as_json(message: str, *_: object) -> None:
     """What Celery says of its shutdown, in a signal handler: without the locks of streams."""
     os.write(2, f"{json_line('celery', message.strip())}\n".encode())
+
+
+def _leave_loggers_alone(**_: Any) -> None:
+    """Let Celery log as this process has set up its loggers: it does when this is connected."""
+    get_multiprocessing_logger().propagate = True
 
 
 def _load_or_explain() -> None:

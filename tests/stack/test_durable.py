@@ -156,7 +156,7 @@ def test_a_cron_schedule_runs_a_function() -> None:
 
 def test_what_a_step_prints_in_a_worker_is_kept_for_its_invocation_and_in_dagster() -> None:
     [event_id] = send("test/steps", {"prints": "printed in a worker"})
-    [invocation] = settled(event_id)["invocations"]
+    invocation = settled(event_id)
     with urllib.request.urlopen(
         address(f"/api/invocations/{invocation['id']}/logs"), timeout=30
     ) as page:
