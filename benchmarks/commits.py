@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import psycopg
 
+from benchmarks.background import meanwhile
 from benchmarks.databases import other_databases, using
 from benchmarks.machine import cpu_seconds
 from runyard.functions import registry
@@ -129,19 +129,7 @@ def _events_a_second(url: str, folder: Path, connections: int, mode: _Mode) -> f
 @contextmanager
 def _listener(url: str) -> Iterator[None]:
     """Somebody who waits for notifications, and reads them."""
-    is_over = Event()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("LISTEN runyard_due")
-
-        def listen() -> None:
-            while not is_over.is_set():
-                for _ in connection.notifies(timeout=0.2):
-                    pass
-
-        thread = Thread(target=listen, name="benchmark-listener")
-        thread.start()
-        try:
+        with meanwhile(lambda: list(connection.notifies(timeout=0.2)), 0):
             yield
-        finally:
-            is_over.set()
-            thread.join()

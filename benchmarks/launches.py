@@ -8,10 +8,9 @@ daemon claims, writes and hands over one run after the other.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event as Signal
-from threading import Thread
 from typing import Any
 
+from benchmarks.background import meanwhile
 from benchmarks.databases import number, rows
 from benchmarks.event_names import event_name
 from benchmarks.many_hosts import many_hosts
@@ -69,23 +68,15 @@ def _workers_without_work() -> Iterator[None]:
         " VALUES ('nobody', 'nowhere', 1, %s, now() + interval '1 h') RETURNING 1 AS n",
         _SLOTS,
     )
-    is_over = Signal()
-
-    def finish() -> None:
-        while not is_over.wait(_DONE_EVERY_SECONDS):
-            rows(
-                "UPDATE runyard.batches SET status = 'finished', finished_at = now(),"
-                " ended_at = now() WHERE status = 'claimed' AND launched_at IS NOT NULL"
-                " RETURNING runyard.wake_v1('')"
-            )
-
-    thread = Thread(target=finish, name="benchmark-finisher")
-    thread.start()
-    try:
+    with meanwhile(_finish_launched, _DONE_EVERY_SECONDS):
         yield
-    finally:
-        is_over.set()
-        thread.join()
+
+
+def _finish_launched() -> None:
+    rows(
+        "UPDATE runyard.batches SET status = 'finished', finished_at = now(), ended_at = now()"
+        " WHERE status = 'claimed' AND launched_at IS NOT NULL RETURNING runyard.wake_v1('')"
+    )
 
 
 def _events(functions: int, count: int) -> list[Event]:

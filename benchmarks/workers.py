@@ -6,15 +6,12 @@ with these: what holds on others is the CPU time that each role needs for an eve
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Event as Signal
-from threading import Thread
 from typing import Any
 
 import psutil
 
+from benchmarks.background import meanwhile
 from benchmarks.databases import number, rows
 from benchmarks.many_hosts import ManyHosts, many_hosts, wait_for
 
@@ -68,7 +65,7 @@ class Form:
 
     def _load(self, hosts: ManyHosts) -> Result:
         """Load the workers that there are; measure in a window after a while."""
-        with self._fed():
+        with meanwhile(self._feed, _FEED_SECONDS):
             self._ramp(hosts)
             psutil.cpu_percent()  # The next call says how busy the machine was since this one.
             before, since, began = hosts.cpu_seconds(), _now(), time.monotonic()
@@ -100,23 +97,9 @@ class Form:
         while _runs(since, _now()) < enough and time.monotonic() < deadline:
             time.sleep(0.5)
 
-    @contextmanager
-    def _fed(self) -> Iterator[None]:
-        """Keep enough of the function's invocations queued."""
-        is_over = Signal()
-
-        def feed() -> None:
-            while not is_over.wait(_FEED_SECONDS):
-                missing = self.queued - self._queued()
-                rows(_SEND, self.event, missing)
-
-        thread = Thread(target=feed, name="benchmark-feeder")
-        thread.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            thread.join()
+    def _feed(self) -> None:
+        """Send as many events as are missing from what is to be queued."""
+        rows(_SEND, self.event, self.queued - self._queued())
 
     def _queued(self) -> int:
         return number(
