@@ -33,7 +33,7 @@ lint: $(READY_DEV)  ## check format, lint and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-bench: $(READY_DEV)  ## all benchmarks but `peers`: a table, and benchmarks/results/*.json
+bench: $(READY_DEV)  ## all benchmarks but `peers` and `scaling`: a table, and benchmarks/results/*.json
 	$(VENV)/bin/python -m benchmarks.run
 
 screenshots: $(READY_DEV)  ## retake the pictures of the dev page (needs Chromium)

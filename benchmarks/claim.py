@@ -28,8 +28,8 @@ def claim() -> dict[str, Any]:
         for _ in range(ROUNDS):
             for name in names:
                 with using(urls[name]):
-                    _claim_once(function)  # A connection's first is not measured.
-                    times[name].append(_claim_once(function))
+                    claim_once(function)  # A connection's first is not measured.
+                    times[name].append(claim_once(function))
     small, large = (statistics.median(times[name]) * 1000 for name in names)
     return {
         "among_1e4_ms": round(small, 2),
@@ -55,7 +55,8 @@ def _fill(function: Function, finished: int) -> None:
         connection.execute("VACUUM ANALYZE runyard.invocations")
 
 
-def _claim_once(function: Function) -> float:
+def claim_once(function: Function) -> float:
+    """Claim 500 invocations of a function, with no other batch open; return the seconds."""
     rows("UPDATE runyard.batches SET status = 'finished' WHERE status = 'claimed' RETURNING 1 AS n")
     with database.connection() as connection:
         began = time.perf_counter()

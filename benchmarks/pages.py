@@ -13,6 +13,8 @@ from runyard.store import database
 EVENTS = 1_000_000
 _TIMES = 15
 _FUNCTIONS = 20
+# Inngest's SDKs ask for /dev too, and get another answer.
+_BROWSER = {"Accept": "text/html,*/*;q=0.8"}
 
 
 def pages() -> dict[str, Any]:
@@ -45,14 +47,15 @@ def _measured(events: int) -> dict[str, float]:
             "functions": "/dev/functions",
             "health": "/dev/health",
         }
-        return {name: _median(client, path) for name, path in found.items()}
+        return {name: median_seconds(client, path) for name, path in found.items()}
 
 
-def _median(client: TestClient, path: str) -> float:
+def median_seconds(client: TestClient, path: str) -> float:
+    """Request a page several times; return the median of the seconds it took."""
     times: list[float] = []
     for _ in range(_TIMES):
         began = time.monotonic()
-        answer = client.get(path)
+        answer = client.get(path, headers=_BROWSER)
         times.append(time.monotonic() - began)
         assert answer.status_code == 200, (path, answer.text[:500])
     return statistics.median(times)

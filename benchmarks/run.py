@@ -1,11 +1,15 @@
 """All benchmarks in one call: `make bench`. Prints a table and writes benchmarks/results/*.json.
 
 Arguments select benchmarks by name: idle, latency, single, burst, ingest, mix10, mix100, mix1000,
-load20, load50, load200, forms, claim, flow, admission, stock, pages, media, analytics, keep, sync,
-app_burst, app_burst_checkpointed, app_latency, app_latency_checkpointed, app_slow, app_suspended.
+load20, load50, load200, forms, traces, claim, flow, admission, stock, pages, media, analytics,
+keep, sync, app_burst, app_burst_checkpointed, app_latency, app_latency_checkpointed, app_slow,
+app_suspended.
 `mix` stands for those with many functions (mix10 to load200), `app` for those whose functions an
-application in Node serves. `peers` stands for runyard, absurd,
-celery, procrastinate and dbos, which run only when they are named: they install other systems.
+application in Node serves. These run only when they are named:
+
+- `peers`, for runyard, absurd, celery, procrastinate and dbos: they install other systems.
+- `scaling`, for workers, workers_batched, launches, commits, table_size and partitions: they take
+  minutes each, root and Redis (the first three), or 10 GB of disk (table_size).
 """
 
 import json
@@ -24,19 +28,25 @@ from benchmarks.applications.measures import (
     app_suspended,
 )
 from benchmarks.claim import claim
+from benchmarks.commits import commits
 from benchmarks.databases import use
 from benchmarks.families import analytics, keep, media, sync
 from benchmarks.flow import admission, flow
 from benchmarks.forms import forms
 from benchmarks.ingest import ingest
 from benchmarks.installation import ROOT, installation
+from benchmarks.launches import launches
 from benchmarks.machine import machine
 from benchmarks.mix import MIXES
 from benchmarks.one_function import burst, idle, latency, single
 from benchmarks.pages import pages
+from benchmarks.partitions import partitions
 from benchmarks.peers.compare import PEERS, runyard
 from benchmarks.stock_dagster import stock
+from benchmarks.table_size import table_size
 from benchmarks.targets import add_ratios, print_table
+from benchmarks.traces import traces
+from benchmarks.workers import FORMS
 from runyard.errors import RunyardError
 from runyard.processes.stack import Stack
 from runyard.store.embedded import start_embedded
@@ -61,6 +71,9 @@ WITH_DATABASE: Benchmarks = {
     "analytics": analytics,
     "keep": keep,
     "sync": sync,
+    "commits": commits,
+    "table_size": table_size,
+    "partitions": partitions,
 }
 APP: Benchmarks = {
     "app_burst": app_burst,
@@ -75,10 +88,19 @@ ALONE: Benchmarks = {
     **{name: mix.measure for name, mix in MIXES.items()},
     **APP,
     "forms": forms,
+    "traces": traces,
+    **{name: form.measure for name, form in FORMS.items()},
+    "launches": launches,
     "runyard": runyard,
     **{name: peer.measure for name, peer in PEERS.items()},
 }
-GROUPS = {"mix": list(MIXES), "app": list(APP), "peers": ["runyard", *PEERS]}
+GROUPS = {
+    "mix": list(MIXES),
+    "app": list(APP),
+    "peers": ["runyard", *PEERS],
+    "scaling": [*FORMS, "launches", "commits", "table_size", "partitions"],
+}
+_WHEN_NAMED = {name for group in ("peers", "scaling") for name in GROUPS[group]}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -90,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
             f"no benchmark: {', '.join(sorted(unknown))}; there are {', '.join([*known, *GROUPS])}"
         )
         return 2
-    chosen = chosen or known.keys() - set(GROUPS["peers"])
+    chosen = chosen or known.keys() - _WHEN_NAMED
     results: dict[str, Result] = {}
     try:
         with installation("benchmarks.functions") as postgres:

@@ -35,6 +35,8 @@ TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("media", "times_plain_pillow"): (">", 1),
     ("forms", "cpu_times_the_long_form"): ("<", 1.05),
     ("forms", "load_300_functions_s"): ("<", 3),
+    ("traces", "cpu_times_without"): ("<", 1.1),
+    ("traces", "time_times_without"): ("<", 1.1),
     ("keep", "growth_after_retention"): ("<", 1.1),
     ("sync", "most_memory_mb"): ("<", 700),
     ("app_burst", "events_per_s_of_2000"): (">", 70),
@@ -47,6 +49,11 @@ TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("app_suspended", "open_calls"): ("<", 1),
     ("app_suspended", "more_processes"): ("<", 1),
     ("mix1000", "p50_times_the_fastest_mix"): ("<", 1.3),
+    # What must not grow with the history.
+    **{
+        ("table_size", f"{measure}_exponent"): ("<", 0.15)
+        for measure in ("send_100_ms", "claim_500_ms", "first_page_ms", "by_id_ms", "metrics_ms")
+    },
     **{
         (name, measure): target
         for name, targets in _MIXES.items()

@@ -63,17 +63,20 @@ def section(item: _ContentItem, heading: tuple[int, str], providers: Providers) 
     data = {"number": number, "headings": titles, "section_length": length}
     prompt, version = render_prompt("section", {**_data(item), **data})
     most = length * 4 + 200 + _ROOM_TO_THINK
-    generated = providers.generate(_prompt(item, prompt, "section", max_tokens=most))
-    item.progress(100 * number / len(titles), f"section {number} of {len(titles)}: {title}")
+    item.progress(100 * (number - 1) / len(titles), f"section {number} of {len(titles)}: {title}")
+    for piece in providers.pieces(_prompt(item, prompt, "section", max_tokens=most)):
+        if isinstance(piece, str):
+            item.write(piece)
+        else:
+            generated = piece
     return {"prompt": version, "generated": generated}
 
 
 @step(op="check_content")
 def check(item: _ContentItem) -> dict[str, Any]:
     """Join the sections, and check the length, the language and the endings."""
-    outlined = outline.result(item)
-    parts = [outlined, *section.results(item)]
-    texts = [Generated.model_validate(part["generated"]) for part in parts]
+    outlined, parts = outline.result(item), _parts(item)
+    texts = _texts(parts)
     sections = [text.text.strip() for text in texts[1:]]
     unfinished = [
         number for number, text in enumerate(texts[1:], 1) if text.finish_reason == "MAX_TOKENS"
@@ -92,7 +95,6 @@ def check(item: _ContentItem) -> dict[str, Any]:
         "model": texts[-1].model,
         "offline": offline,
         "prompt_versions": sorted({part["prompt"] for part in parts}),
-        "usage": _usage(texts),
     }
 
 
@@ -105,6 +107,7 @@ def save(item: _ContentItem, contents: Contents) -> str:
             "event_id": item.event.id,
             "outline": outline.result(item)["headings"],
             **check.result(item),
+            "usage": _usage(_texts(_parts(item))),
             **item.data.model_dump(include={"user", "topic", "kind", "language"}),
         }
     )
@@ -154,6 +157,15 @@ def _prompt(item: _ContentItem, prompt: str, purpose: str, **more: Any) -> Promp
         topic=data.topic,
         **more,
     )
+
+
+def _parts(item: _ContentItem) -> list[dict[str, Any]]:
+    """The results of all steps that a model has written."""
+    return [outline.result(item), *section.results(item)]
+
+
+def _texts(parts: Sequence[dict[str, Any]]) -> list[Generated]:
+    return [Generated.model_validate(part["generated"]) for part in parts]
 
 
 def _usage(texts: Sequence[Generated]) -> dict[str, Any]:

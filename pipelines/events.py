@@ -125,7 +125,15 @@ Provider = Annotated[
 Addresses = Annotated[
     list[Address], Field(max_length=MAX_RECIPIENTS, fail_fast=True), BeforeValidator(_as_list)
 ]
-_SOURCE = "A URL, or the name of a file below the uploads folder."
+_Source = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=2000,
+        description="A URL, or the name of a file below the uploads folder.",
+        json_schema_extra={"x-upload": True},  # the dev page can upload one
+    ),
+]
 # As long as an event may be.
 Text = Annotated[str, Field(max_length=MAX_EVENT_BYTES)]
 
@@ -488,14 +496,7 @@ class Variant(BaseModel):
 
 
 class _Uploaded(EventData):
-    source: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=2000,
-            description=_SOURCE,
-        ),
-    ]
+    source: _Source
     user: User | None = None
 
 
@@ -503,9 +504,7 @@ class _Uploaded(EventData):
 class MediaImageUploaded(_Uploaded):
     """An image was uploaded: make its variants."""
 
-    source: Annotated[
-        str, Field(min_length=1, max_length=2000, description=_SOURCE, examples=["photo.jpg"])
-    ]
+    source: Annotated[_Source, Field(examples=["photo.jpg"])]
     variants: Annotated[list[Variant], Field(min_length=1, max_length=20, fail_fast=True)] = Field(
         default_factory=lambda: [
             *(Variant(width=width) for width in (320, 640, 1280, 1920)),
@@ -529,9 +528,7 @@ class MediaImageUploaded(_Uploaded):
 class MediaVideoUploaded(_Uploaded):
     """A video was uploaded: make a poster and a short preview."""
 
-    source: Annotated[
-        str, Field(min_length=1, max_length=2000, description=_SOURCE, examples=["clip.mp4"])
-    ]
+    source: Annotated[_Source, Field(examples=["clip.mp4"])]
 
 
 @event_type("sync/requested", sent_by="applications")

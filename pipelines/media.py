@@ -11,11 +11,10 @@ from typing import Any
 
 from pipelines.events import MediaImageUploaded, MediaVideoUploaded
 from resources.media import preview_codecs, sandbox
-from resources.media.store import SUFFIXES, MediaStore
+from resources.media.store import MOST_IMAGE_BYTES, MOST_VIDEO_BYTES, SUFFIXES, MediaStore
 from resources.media.tables import Media
 from runyard import Batch, Item, step
 
-MOST_IMAGE_BYTES, MOST_VIDEO_BYTES = 100 << 20, 2 << 30
 _POSTER = [
     {"width": 1280, "height": None, "format": "jpeg", "quality": None},
     {"width": 640, "height": None, "format": "webp", "quality": None},

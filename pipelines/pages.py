@@ -8,9 +8,11 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from resources.email.outbox import OutboxMail, read_mail
-from resources.media.store import SUFFIXES, VIDEOS, MediaStore
+from resources.media.store import MOST_VIDEO_BYTES, SUFFIXES, VIDEOS, MediaStore
+from resources.media.uploads import receive
 from runyard.gateway.dev.functions import open_invocations
 from runyard.gateway.dev.page import Page, Values, Visit
+from runyard.gateway.dev.uploads import Uploads
 from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
 
@@ -166,6 +168,7 @@ def _smallest(manifest: dict[str, Any]) -> dict[str, Any] | None:
     return next(iter(large_enough or images[-1:]), None)
 
 
+UPLOADS = Uploads(receive, MOST_VIDEO_BYTES)
 PAGES = [
     Page("/outbox", "outbox", mails, menu="Outbox", refresh_seconds=2.0),
     Page("/outbox/{id}", "mail", mail),

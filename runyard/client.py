@@ -14,8 +14,11 @@ A send inserts all of its events or none.
 
 import asyncio
 import inspect
+import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import psycopg
@@ -28,8 +31,16 @@ from runyard.errors import DatabaseBusy, DatabaseUnavailable, InvalidEvent
 from runyard.events import Event, rows_as_json
 from runyard.store import database
 from runyard.store.queries import fetch_all
+from runyard.store.schema_state import Standing, engine_state
 
 Sendable = str | Event | Sequence[Event]
+_MISSING = (
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedTable,
+)
+_log = logging.getLogger("runyard.client")
+_has_looked = threading.Event()
 _SEND = "SELECT id FROM runyard.send_v1(CAST(:events AS jsonb), :source) AS id"
 
 
@@ -67,6 +78,8 @@ def send(
         the events were sent. Events with an `id` can safely be sent again.
     DatabaseBusy
         The database cannot do this now; nothing is sent.
+    SchemaOutOfDate, SchemaTooNew
+        The database is of a version that this code cannot send to; nothing is sent.
     """
     rows = rows_as_json(_events(what, data, id, ts))
     if isinstance(connection, SqlConnection | Session):
@@ -130,7 +143,25 @@ def _send_alone(rows: str, source: str) -> list[str]:
 
 def _sent(rows: str, source: str) -> list[str]:
     with database.connection() as own:
-        return [row["id"] for row in fetch_all(own, "send", events=rows, source=source)]
+        try:
+            ids = [row["id"] for row in fetch_all(own, "send", events=rows, source=source)]
+        except _MISSING:
+            state = engine_state(own)
+            if state is not None:
+                state.check()
+            raise
+        if not _has_looked.is_set():
+            _look_at_schema(own)
+        return ids
+
+
+def _look_at_schema(own: database.Session) -> None:
+    """Say once a process that the database is newer than this code, which can still send."""
+    _has_looked.set()
+    with suppress(psycopg.Error):
+        state = engine_state(own)
+        if state is not None and state.standing in (Standing.AHEAD, Standing.TOO_NEW):
+            _log.warning("%s", state.describe())
 
 
 def _psycopg_statement() -> bytes:

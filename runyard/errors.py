@@ -68,6 +68,10 @@ class SchemaOutOfDate(RunyardError):
     """Seen by any process that starts before the migrations have run. Run `runyard migrate`."""
 
 
+class SchemaTooNew(RunyardError):
+    """Seen by a process whose code is too old for the database. Install the version it names."""
+
+
 class LeaseLost(RunyardError):
     """Seen in a run whose batch was given to another run, as no heartbeat came for too long.
 

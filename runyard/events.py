@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from runyard.errors import InvalidEvent
 from runyard.settings import settings
 from runyard.text.storable import is_storable, path_of_unstorable
+from runyard.tracing.contexts import current_context
 
 MAX_EVENT_BYTES = 512 * 1024
 MAX_DEPTH = 100
@@ -235,6 +236,9 @@ class Event:
         for key in ("id", "ts", "user", "v", "meta"):
             if (value := getattr(self, key)) is not None:
                 row[key] = value
+        span = current_context()
+        if span is not None:
+            row["trace"] = str(span)
         return row
 
 

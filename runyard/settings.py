@@ -28,12 +28,14 @@ from pydantic_settings import (
 from runyard import project_file
 from runyard.errors import InvalidOption
 from runyard.syntax.retention_policy import Retention
+from runyard.syntax.trace_options import TRACE_ID, is_http_url, problem_with_traces
 
 # Where the embedded database of a project run by root is stored: PostgreSQL refuses to run as root,
 # and the user it runs as cannot enter root's folders.
 ROOT_DATABASES = Path("/var/lib/runyard")
 
 _POSTGRES_URL = re.compile(r"postgres(ql)?://")
+_RECEIVER = re.compile(r"https?://[^\s/]+(/\S*)?|mailto:[^\s@]+@[^\s@]+")
 
 
 def _project_root() -> Path:
@@ -42,10 +44,12 @@ def _project_root() -> Path:
 
 
 def _split(value: object) -> object:
-    """Return the parts of a text between commas."""
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()]
+    """Return the parts of a text between commas, and anything else as it is."""
+    return _parts(value) if isinstance(value, str) else value
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 class _EngineSettings(BaseSettings):
@@ -119,11 +123,12 @@ class WorkerSettings(_EngineSettings):
         description="Lease timeout in seconds: when a worker has not renewed the lease of a batch "
         "for this long, the batch is given to another run.",
     )
-    stop_seconds: float = Field(
-        default=3,
+    drain_timeout: float = Field(
+        default=25,
         ge=0,
-        description="How many seconds a worker that is told to stop gives its runs to finish. Runs "
-        "that take longer are handed back; this does not count as an attempt.",
+        description="How many seconds a process that is told to stop has to finish what it is "
+        "doing: a worker its runs, the web process its open requests. Runs that take longer are "
+        "handed back; this does not count as an attempt. Under `runyard up` it defaults to 3.",
     )
 
 
@@ -190,6 +195,78 @@ class WebSettings(_EngineSettings):
         description="What the web process logs: `debug`, `info` (every request), `warning` or "
         "`error`.",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="`json`: processes log lines of JSON, and `runyard up` makes one of every line "
+        "that a process of the stack writes.",
+    )
+
+
+class TraceSettings(_EngineSettings):
+    """Traces.
+
+    OpenTelemetry's own variables say where they go, and how many: see [Traces](traces.md).
+    """
+
+    traces: Literal["off", "otlp"] = Field(
+        default="off",
+        description="`otlp`: record traces and send them to a collector by OTLP over HTTP. Needs "
+        "`pip install 'runyard[traces]'`.",
+    )
+    trace_url: str | None = Field(
+        default=None,
+        description="Where a trace is shown, with `{trace_id}` in place of its id: "
+        "`https://grafana.example/explore/trace/{trace_id}`. The dev page then links to the traces "
+        "of invocations.",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_exported(self) -> Self:
+        problem = problem_with_traces(os.environ) if self.traces == "otlp" else None
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
+    @field_validator("trace_url")
+    @classmethod
+    def _has_a_place_for_the_id(cls, value: str | None) -> str | None:
+        if value is not None and not (is_http_url(value) and TRACE_ID in value):
+            raise ValueError(
+                f"not an http or https URL with {TRACE_ID} in it: write it as"
+                f" https://grafana.example/explore/trace/{TRACE_ID}"
+            )
+        return value
+
+
+class AlertSettings(_EngineSettings):
+    """Alerts."""
+
+    alerts: SecretStr | None = Field(
+        default=None,
+        description="Who is told of failures, separated by commas: webhooks that accept Slack's "
+        "JSON (`https://hooks.slack.com/services/...`) and addresses (`mailto:ops@example.com`).",
+    )
+    public_url: str = Field(
+        default="",
+        description="The address at which people reach the web process, for the links in alerts: "
+        "`https://runyard.example.com`. Defaults to the address that it binds to.",
+    )
+
+    @field_validator("alerts")
+    @classmethod
+    def _are_receivers(cls, value: SecretStr | None) -> SecretStr | None:
+        for receiver in _parts(value.get_secret_value()) if value is not None else ():
+            if not _RECEIVER.fullmatch(receiver):
+                raise ValueError(
+                    "not a list of receivers: write https://host/path or mailto:name@host,"
+                    " several separated by commas"
+                )
+        return value
+
+    @property
+    def alert_receivers(self) -> list[str]:
+        """Who is told of failures: URLs of webhooks, and `mailto:` with an address."""
+        return _parts(self.alerts.get_secret_value()) if self.alerts is not None else []
 
 
 class AppSettings(_EngineSettings):
@@ -288,6 +365,11 @@ class ProjectSettings(_EngineSettings):
         description="The module whose function `week` returns the text of `runyard report`. "
         "Defaults to `report` in the package of the code.",
     )
+    mail: str = Field(
+        default_factory=_beside_code("mail"),
+        description="The module whose function `send(to, subject, text)` sends alerts by mail. "
+        "Defaults to `mail` in the package of the code.",
+    )
     migrations: str = Field(
         default_factory=_beside_code("migrations"),
         description="The package with the project's own Alembic migrations (schema `app`). "
@@ -301,7 +383,15 @@ class ProjectSettings(_EngineSettings):
     )
 
 
-class Settings(StorageSettings, WorkerSettings, WebSettings, AppSettings, ProjectSettings):
+class Settings(
+    StorageSettings,
+    WorkerSettings,
+    WebSettings,
+    TraceSettings,
+    AlertSettings,
+    AppSettings,
+    ProjectSettings,
+):
     """All settings of the engine."""
 
     @classmethod

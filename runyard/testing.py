@@ -43,6 +43,7 @@ from runyard.syntax.durations import Duration, seconds
 _MAX_RUNS = 10_000
 # The database does not tell times apart that are closer.
 _RESOLUTION = timedelta(microseconds=1)
+_MOST_LOGS, _LOG_BYTES = 1_000, 16 * 1024 * 1024
 _TABLES = (
     "events",
     "functions",
@@ -55,6 +56,10 @@ _TABLES = (
     "flow_control_state",
     "bulks",
     "progress",
+    "step_logs",
+    "tallies",
+    "counters",
+    "minute_stats",
 )
 
 
@@ -124,6 +129,22 @@ class Invocation:
                 (row["percent"], row["text"])
                 for row in fetch_all(connection, "progress_of", invocation=self.id)
             ]
+
+    @property
+    def log(self) -> list[tuple[str, str, str]]:
+        """What its steps have printed and logged: step, stream or level, and text of each line."""
+        with database.connection() as connection:
+            rows = fetch_all(
+                connection, "latest_logs", invocation=self.id, limit=_MOST_LOGS, bytes=_LOG_BYTES
+            )
+        return [(row["step"], level, text) for row in rows for _, level, text in row["lines"]]
+
+    @property
+    def written(self) -> dict[str, str]:
+        """What its steps have shown while they wrote it (`item.write`), by step."""
+        with database.connection() as connection:
+            rows = fetch_all(connection, "written_texts", invocation=self.id)
+        return {row["step"]: row["text"] for row in rows}
 
     @property
     def replay_of(self) -> int | None:

@@ -59,6 +59,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_STACK_MODULES = ("test_first_project", "test_layout", "test_rolling", "test_draining")
+
+
 class FolderByFolder(LoadScopeScheduling):
     """Gives each of the two test processes a whole folder at a time.
 
@@ -68,7 +71,7 @@ class FolderByFolder(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         folder = nodeid.split("/")[1]
-        starts_stacks = folder == "faults" or "test_first_project" in nodeid
+        starts_stacks = folder == "faults" or any(module in nodeid for module in _STACK_MODULES)
         return "stack" if starts_stacks else folder
 
 

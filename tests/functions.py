@@ -51,6 +51,9 @@ def first(item: Item) -> dict[str, Any]:
 def second(item: Item) -> dict[str, Any]:
     data = item.event.data
     item.progress(50, data.get("says", "half of it"))
+    if "prints" in data:
+        print(data["prints"])
+    item.write(data.get("writes", ""))
     time.sleep(data.get("seconds", 0))
     deadline = time.monotonic() + 25
     while data.get("gate") and not Path(data["gate"]).exists() and time.monotonic() < deadline:

@@ -27,6 +27,8 @@ class RemoteApp:
         Set while calls are answered.
     calls
         The data of the events that it was called with.
+    traces
+        The headers `traceparent` of these calls.
     invokes
         The ids of functions that invoke another one first, each with that one's id.
     """
@@ -37,6 +39,7 @@ class RemoteApp:
         self.open = threading.Event()
         self.open.set()
         self.calls: list[Mapping[str, Any]] = []
+        self.traces: list[str | None] = []
         self.invokes: dict[str, str] = {}
 
     def answer(self, path: str, sent: Mapping[str, Any]) -> tuple[int, Any]:
@@ -106,6 +109,7 @@ def served_app(name: str = "shop") -> Iterator[RemoteApp]:
             sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
             data = sent["event"]["data"]
             app.calls.append(data)
+            app.traces.append(self.headers["traceparent"])
             app.open.wait(60)
             status, answer = app.answer(self.path, sent)
             body = json.dumps(answer).encode()

@@ -135,7 +135,7 @@ class Redis:
                 stdout=output,
                 stderr=output,
             )
-        _until(lambda: _listens(self._port), self._server, log)
+        _until(lambda: listens("127.0.0.1", self._port), self._server, log)
 
     def hang(self) -> None:
         """Let it keep its connections, but answer no more."""
@@ -200,7 +200,7 @@ def pgbouncer(folder: Path, url: str, pool_size: int = 20, more: str = "") -> It
     with log.open("wb") as output:
         server = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        _until(lambda: _listens(own), server, log)
+        _until(lambda: listens("127.0.0.1", own), server, log)
         yield f"postgresql://{parts.username}@127.0.0.1:{own}{parts.path}"
     finally:
         server.kill()
@@ -220,9 +220,10 @@ def _let_in(user: str, url: str) -> None:
         connection.execute("SELECT pg_reload_conf()")
 
 
-def _listens(port: int) -> bool:
+def listens(host: str, port: int) -> bool:
+    """Whether something accepts connections there."""
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection((host, port), 1).close()
     except OSError:
         return False
     return True

@@ -48,7 +48,7 @@ def redis_server(folder: Path) -> Iterator[Path]:
     path = folder / "redis.sock"
     options = f"--port 0 --unixsocket {path} --dir {folder} --appendonly yes"
     server = subprocess.Popen(
-        [_redis_program(), *options.split(), "--save", ""], stdout=subprocess.DEVNULL
+        [redis_program(), *options.split(), "--save", ""], stdout=subprocess.DEVNULL
     )
     try:
         deadline = time.monotonic() + _READY_SECONDS
@@ -62,7 +62,7 @@ def redis_server(folder: Path) -> Iterator[Path]:
         server.wait(_READY_SECONDS)
 
 
-def _redis_program() -> str:
+def redis_program() -> str:
     """The path of redis-server, installed with apt first if it is missing."""
     if shutil.which("redis-server") is None and os.geteuid() == 0 and shutil.which("apt-get"):
         for command in (["update"], ["install", "--yes", "redis-server"]):

@@ -33,6 +33,7 @@ SUFFIXES = {
     "webm": ".webm",
 }
 VIDEOS = ("mp4", "webm")
+MOST_IMAGE_BYTES, MOST_VIDEO_BYTES = 100 << 20, 2 << 30
 _PIECE = 1 << 20
 # Errors of a file name itself, which a retry does not change.
 _NO_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP)

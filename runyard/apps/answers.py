@@ -644,6 +644,12 @@ def _error_of_answer(answer: Answer) -> Mapping[str, Any]:
         message = "the application refuses our signature: do both have the same signing key?"
     elif answer.status in (404, 410):
         message = f"nothing is served there (HTTP {answer.status}): is the application synced?"
+    elif isinstance(body, dict) and body.get("code") == "internal_server_error":
+        # What the SDK for JavaScript answers when it cannot even begin.
+        message = (
+            f"the application's SDK does not work (HTTP {answer.status}): its own log says why. One"
+            " without keys has to be started with INNGEST_DEV"
+        )
     return error_of("NoAnswer", message)
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runyard import clock
-from runyard.apps import catalog
+from runyard.apps import call_traces, catalog
 from runyard.apps.answers import (
     Answer,
     Asked,
@@ -46,10 +46,10 @@ from runyard.apps.trust import signing_keys
 from runyard.apps.writer import Writer, Written, pair_row
 from runyard.engine import waits
 from runyard.engine.failures import Failure
-from runyard.engine.items import BatchState, Item
+from runyard.engine.items import BatchState, Item, log_fields
 from runyard.engine.settlement import Outcome
 from runyard.engine.signals import is_taken
-from runyard.engine.steps import encode
+from runyard.engine.steps import encode, in_span_of
 from runyard.engine.wait_registration import finished_waits
 from runyard.errors import (
     Cancelled,
@@ -61,6 +61,7 @@ from runyard.errors import (
 from runyard.events import as_json, new_ulid
 from runyard.functions.retry import Retry
 from runyard.store.queries import Row
+from runyard.text.json_lines import working_on
 
 _OP = "call"
 _dice = random.Random()
@@ -178,6 +179,7 @@ class _Way:
         self.is_over = False
         self._state = state
         self._item = item
+        self._trace = item.trace
         self._remote = remote
         self._caller = caller
         self._writer = writer
@@ -199,6 +201,13 @@ class _Way:
 
     async def go(self) -> None:
         """Go on until the invocation has ended, waits, or has to be tried again later."""
+        working_on.set(
+            {
+                "function": self._state.function,
+                "run": self._state.run_id,
+                **log_fields(self._item),
+            }
+        )
         try:
             over = [(row["step"], self._over_wait(row)) for row in self._over]
             await self._keep(over, of_wait=True)
@@ -215,6 +224,8 @@ class _Way:
             await asyncio.gather(*self._calls, return_exceptions=True)
         await self._writer.settle(outcome)
         self._state.settled[self._item.id] = outcome
+        if self._trace is not None:
+            self._trace.record_outcome(outcome)
 
     async def _travel(self) -> None:
         while True:
@@ -314,9 +325,8 @@ class _Way:
         )
         body = call.body()
         headers = {**call.headers(), **signed_headers(remote.keys, body)}
-        return await self._caller.ask(
-            "POST", call_url(remote.url, remote.slug, step), body, headers
-        )
+        url = call_url(remote.url, remote.slug, step)
+        return await call_traces.ask(self._caller, self._trace, url, body, headers)
 
     def _named(self, dispatch: int | None) -> Dispatch | None:
         if dispatch is None:
@@ -351,6 +361,9 @@ class _Way:
         for name, text in texts.items():
             memo = json.loads(text)
             self._item.outputs[name] = memo
+            if not of_wait:
+                tries = self._item.tries.get(name, 0) + 1
+                call_traces.record_step(self._trace, name, at, tries, _error_in(memo))
             self._journey.done(step_id(name), memo, of_wait=of_wait)
 
     async def _save(
@@ -376,6 +389,8 @@ class _Way:
             error = json.dumps(_as_stored(failed.error, name))
             rows.append(pair_row((self._item.id, name), self._item.attempt, None, error, started))
             self._step_error = _as_stored(failed.error, name)
+            tries = self._item.tries[name]
+            call_traces.record_step(self._trace, name, started, tries, failed.error)
         await self._writer.keep(rows)
 
     async def _wait(self, wanted: Sequence[Wait]) -> None:
@@ -431,7 +446,14 @@ class _Way:
                 request = {"signal": signal, "replaces": replaces}
                 return {**request, **_time_of(timeout, "signal")}, None
             case Invoke():
-                return await in_thread(lambda: self._invocation(wait))
+                return await self._invoke(wait)
+
+    async def _invoke(self, wait: Invoke) -> tuple[dict[str, Any], str]:
+        started = time.time()
+        with in_span_of(self._item) as span:
+            invocation = await in_thread(lambda: self._invocation(wait))
+        call_traces.record_step(self._trace, wait.step.name, started, 1, None, span)
+        return invocation
 
     def _invocation(self, wait: Invoke) -> tuple[dict[str, Any], str]:
         called = catalog.remote_function_of(wait.function)
@@ -506,6 +528,12 @@ def _encoded(memo: Any) -> str:
         return encode(memo)[1]
     except NonRetriable as error:
         return encode({"error": error_of("NotStorable", str(error))})[1]
+
+
+def _error_in(memo: Any) -> Mapping[str, Any] | None:
+    """Return the error that a memo holds in place of a result."""
+    error = memo.get("error") if isinstance(memo, dict) and "data" not in memo else None
+    return error if isinstance(error, dict) else None
 
 
 def _expires_at(timeout: Sleep) -> int:

@@ -1,4 +1,4 @@
-"""The commands that act on invocations and functions.
+"""The commands that act on invocations and functions, and show logs.
 
 They replay, cancel and dismiss in bulk, list dead letters, and pause and resume functions.
 """
@@ -6,6 +6,7 @@ They replay, cancel and dismiss in bulk, list dead letters, and pause and resume
 import json
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,8 @@ from runyard.cli.errors import reported
 from runyard.cli.terminal import echo
 from runyard.errors import RunyardError
 from runyard.text.redaction import redact
+
+_MOST_LOGS, _LOG_BYTES = 1_000, 16 * 1024 * 1024
 
 if TYPE_CHECKING:
     from runyard.engine.bulk import Action, Progress
@@ -243,4 +246,27 @@ def _set_paused(function: str, paused: bool) -> None:
         raise RunyardError(f"there is no function {function}; `runyard functions` lists them")
 
 
-commands = [replay, cancel, dismiss, run_now, bulks, dead_letters, pause, resume]
+@click.command()
+@click.argument("invocation", type=int)
+@reported
+def logs(invocation: int) -> None:
+    """Print what the steps of INVOCATION printed and logged."""
+    from runyard.store import database
+    from runyard.store.queries import fetch_all, fetch_one
+
+    with database.connection() as connection:
+        known = fetch_one(connection, "invocation_status", invocation=invocation)
+        rows = fetch_all(
+            connection, "latest_logs", invocation=invocation, limit=_MOST_LOGS, bytes=_LOG_BYTES
+        )
+    if known is None:
+        raise RunyardError(f"there is no invocation {invocation}")
+    for row in rows:
+        for at, level, text in row["lines"]:
+            time = datetime.fromtimestamp(at, UTC)
+            echo(f"{time:%Y-%m-%d %H:%M:%S}  {row['step']}  {level}  {text}")
+        if row["dropped"]:
+            echo(f"... {row['dropped']} more lines of {row['step']}")
+
+
+commands = [logs, replay, cancel, dismiss, run_now, bulks, dead_letters, pause, resume]

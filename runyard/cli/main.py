@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from runyard.cli.alerts import alerts
+from runyard.cli.alive import alive
 from runyard.cli.apps import apps
 from runyard.cli.catalog import catalog
 from runyard.cli.check import check
@@ -26,8 +28,9 @@ from runyard.cli.init import add, init
 from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
+from runyard.cli.migrate import migrate
 from runyard.cli.psql import psql
-from runyard.cli.terminal import echo, echo_json
+from runyard.cli.terminal import echo, echo_json, log_as_json_if_set
 from runyard.cli.types import types
 from runyard.errors import InvalidInput, InvalidOption, RunyardError
 from runyard.settings import settings
@@ -76,6 +79,7 @@ def up(apps_at: tuple[str, ...]) -> int:
     from runyard.processes.stack import Stack
     from runyard.store.embedded import why_elsewhere
 
+    log_as_json_if_set()
     check_project()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _append_to_files()
@@ -106,9 +110,19 @@ def _run_stack(stack: "Stack") -> int:
                 f"Send: {address}/e/<any key>   (Ctrl-C stops everything)"
             )
             with reloader:
-                return stack.wait()
+                return _wait(stack)
     finally:
         reloader.join()
+
+
+def _wait(stack: "Stack") -> int:
+    """Wait until a stack ends; return its exit code."""
+    try:
+        return stack.wait()
+    except KeyboardInterrupt:
+        seconds = f"{stack.drain_timeout:g} s"
+        echo(f"Stopping. Runs have {seconds} to finish; Ctrl-C again hands them back at once.")
+        raise
 
 
 def _warn_of_unknown_variables() -> None:
@@ -278,29 +292,6 @@ def report() -> None:
 
 
 @main.command()
-@reported
-def migrate() -> None:
-    """Bring all tables up to date.
-
-    These are the engine's, the project's and Dagster's. Without DATABASE_URL this starts the
-    embedded database, which runs until `runyard down`.
-    """
-    from runyard.processes.migrate import migrate as bring_up_to_date
-    from runyard.processes.project import check_project
-    from runyard.processes.stack import start_database
-    from runyard.store.database import is_embedded
-
-    if is_embedded(settings()):
-        check_project()
-    start_database(settings())
-    if is_embedded(settings()):
-        place = settings().postgres_dir
-        echo(f"database: embedded, in {place}; it runs until `runyard down`")
-    for line in bring_up_to_date():
-        echo(line)
-
-
-@main.command()
 @click.option(
     "--settings", "show_settings", is_flag=True, help="Also print all settings, secrets hidden."
 )
@@ -431,8 +422,8 @@ def web(api_only: bool, workspace: Path | None) -> int:
 @click.option(
     "--port",
     type=int,
-    help="With --apps: listen on this TCP port of 0.0.0.0 instead, for daemon and web on another "
-    "host. Whoever reaches it can run code: keep it within a private network.",
+    help="Listen on this TCP port of 0.0.0.0 instead of a Unix socket, for daemon and web on "
+    "another host. Whoever reaches it can run code: keep it within a private network.",
 )
 @click.option("--of-daemon", is_flag=True, hidden=True, help="End when the daemon is gone.")
 @reported
@@ -453,13 +444,12 @@ def code_server(apps: bool, port: int | None, of_daemon: bool) -> int:
     # the background lets it ignore that one.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not apps:
-        return serve_code(socket_path("code"))
-    return serve_apps(
-        on_socket(socket_path("apps"))
+    place = (
+        on_socket(socket_path("apps" if apps else "code"))
         if port is None
         else ["--host", "0.0.0.0", "--port", str(port)]  # noqa: S104 (asked for)
     )
+    return serve_apps(place) if apps else serve_code(place, beside=port is not None)
 
 
 @main.command(hidden=True)
@@ -497,6 +487,7 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
     from runyard.processes.stack import environment
     from runyard.store.database import database_url
 
+    log_as_json_if_set()
     if needs_project:
         # Dagster's own variable wins here, as it does in Dagster.
         dagster_home = Path(os.environ.get("DAGSTER_HOME") or settings().home)
@@ -509,6 +500,9 @@ def _as_dagster_home(*, needs_project: bool = True, needs_code: bool = False) ->
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.chdir(settings().home)
+    from runyard.processes.schema_check import check_at_start
+
+    check_at_start()
 
 
 def _workspace(explicit: Path | None) -> Path:
@@ -532,5 +526,18 @@ def _workspace(explicit: Path | None) -> Path:
     return workspace
 
 
-for _command in (*commands, add, apps, catalog, check, init, keys, psql, types):
+for _command in (
+    *commands,
+    add,
+    alerts,
+    alive,
+    apps,
+    catalog,
+    check,
+    init,
+    keys,
+    migrate,
+    psql,
+    types,
+):
     main.add_command(_command)

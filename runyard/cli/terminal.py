@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from runyard.settings import settings
+from runyard.text.json_lines import json_line, log_as_json
 from runyard.text.redaction import Redactor, redact, redactor
 
 # Control characters (C0, DEL, C1), those that change the direction of writing or end a line, and
@@ -18,6 +20,8 @@ from runyard.text.redaction import Redactor, redact, redactor
 _CONTROL = "\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _IN_LINE = re.compile(f"[{_CONTROL}]")
 _IN_LINES = re.compile(rf"(?![\n\t])[{_CONTROL}]")
+
+_as_json = False
 
 
 def visible(text: str, *, lines: bool = False) -> str:
@@ -31,8 +35,22 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def echo(text: str, *, lines: bool = False, err: bool = False) -> None:
-    """Print a line, or, with `lines`, text of several lines; with `err`, to standard error."""
-    click.echo(visible(redact(text), lines=lines), err=err)
+    """Print a line, or, with `lines`, text of several lines; with `err`, to standard error.
+
+    In a process that logs as JSON it is a line of JSON.
+    """
+    if _as_json:
+        click.echo(json_line("runyard", redact(text), "error" if err else "info"), err=err)
+    else:
+        click.echo(visible(redact(text), lines=lines), err=err)
+
+
+def log_as_json_if_set() -> None:
+    """With RUNYARD_LOG_FORMAT=json, let this process log and print lines of JSON from now on."""
+    global _as_json
+    if settings().log_format == "json":
+        _as_json = True
+        log_as_json("warning")
 
 
 def echo_json(value: Any) -> None:

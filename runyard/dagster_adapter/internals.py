@@ -7,6 +7,8 @@ The event log, and the storages behind it:
 - `ASSET_EVENTS`, `ASSET_CHECK_EVENTS`, `PIPELINE_EVENTS`: the kinds of events that our event log
   storage does not collect, but writes at once.
 - `SqlEventLogStorageTable`: the table of the event log.
+- `ALEMBIC_SCRIPTS_LOCATION`: the migrations of Dagster's tables, whose newest one is compared with
+  that of the database. `create_dagster_tables` calls what `DagsterInstance.upgrade` does.
 - `pg_url_from_config`, `get_token_provider_from_config`: read the settings of dagster-postgres's
   storages, whose own `from_config_value` creates no object of a derived class. Of the storage,
   `_event_to_row` makes the row of an event.
@@ -71,6 +73,8 @@ The daemon:
 The code server and the web process:
 
 - `grpc_command`: the command that serves a code location.
+- `grpc_api`, `daemon_controller`: the modules whose `configure_loggers` sets up the loggers of that
+  command and of the daemon, which `leave_loggers_alone` prevents.
 - `WorkspaceFileTarget`, `WorkspaceProcessContext`: loads the code locations of a workspace file.
 - `WorkspaceLoadTarget`, `CodeLocationOrigin`, `GrpcServerCodeLocationOrigin`: names a code location
   beside that file.
@@ -100,6 +104,7 @@ from dagster import (
     JobDefinition,
     OpExecutionContext,
 )
+from dagster._cli import api as grpc_api
 from dagster._cli.api import _execute_run_command_body, grpc_command
 from dagster._core.definitions import scoped_resources_builder
 from dagster._core.definitions.dependency import NodeHandle
@@ -119,6 +124,7 @@ from dagster._core.scheduler.instigation import InstigatorType, TickData, TickSt
 from dagster._core.storage.compute_log_manager import CapturedLogContext
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION
 from dagster._core.storage.tags import (
     CODE_LOCATION_TAG,
     GRPC_INFO_TAG,
@@ -128,6 +134,7 @@ from dagster._core.storage.tags import (
 from dagster._core.utils import make_new_run_id
 from dagster._core.workspace.context import IWorkspaceProcessContext, WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
+from dagster._daemon import controller as daemon_controller
 from dagster._daemon.controller import (
     create_daemons_from_instance,
     daemon_controller_from_instance,
@@ -160,6 +167,7 @@ from runyard.store import database
 
 # Used by other modules, under the names that they have in Dagster.
 __all__ = [
+    "ALEMBIC_SCRIPTS_LOCATION",
     "ASSET_CHECK_EVENTS",
     "ASSET_EVENTS",
     "GRPC_INFO_TAG",
@@ -187,7 +195,9 @@ __all__ = [
     "capture_interrupts",
     "get_daemon_statuses",
     "get_token_provider_from_config",
+    "grpc_api",
     "grpc_command",
+    "leave_loggers_alone",
     "pack_value",
     "pg_url_from_config",
     "redirect_to_file",
@@ -208,11 +218,24 @@ _FRESH_SECONDS = 60.0  # as Dagster's controller
 Beside = Callable[[IWorkspaceProcessContext[Any]], None]
 
 
-def create_dagster_tables(url: str) -> None:
-    """Create Dagster's own tables in the database, or upgrade them."""
-    for storage_class in (PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage):
-        storage = storage_class(postgres_url=url, should_autocreate_tables=True)
-        storage.upgrade()
+def create_dagster_tables(url: str, options: str = "") -> None:
+    """Create Dagster's own tables in the database, or do what `dagster instance migrate` does.
+
+    `options` are settings for the sessions of this work, such as `-c lock_timeout=2s`.
+    """
+    parts = make_url(url)
+    options = f"{parts.query.get('options', '')} {options}".strip()
+    url = parts.update_query_dict({"options": options}).render_as_string(hide_password=False)
+    runs = PostgresRunStorage(postgres_url=url, should_autocreate_tables=True)
+    runs.upgrade()
+    runs.migrate()
+    events = PostgresEventLogStorage(postgres_url=url, should_autocreate_tables=True)
+    events.upgrade()
+    events.reindex_assets()
+    schedules = PostgresScheduleStorage(postgres_url=url, should_autocreate_tables=True)
+    schedules.upgrade()
+    schedules.migrate()
+    for storage in (runs, events, schedules):
         storage.dispose()
 
 
@@ -298,6 +321,12 @@ def refresh_connections(instance: DagsterInstance) -> None:
                 connection.execute(text("SELECT 1"))
         except Exception:
             engine.dispose()
+
+
+def leave_loggers_alone() -> None:
+    """Let Dagster's daemon and code server log as this process has set up its loggers."""
+    for module in (grpc_api, daemon_controller):
+        vars(module)["configure_loggers"] = lambda *_, **__: None
 
 
 def silence_console() -> None:

@@ -15,7 +15,7 @@ from dagster import DagsterInstance
 
 from runyard.dagster_adapter import reaper
 from runyard.dagster_adapter.tick_retention import TickRetention
-from runyard.engine import batch_leases, housekeeping
+from runyard.engine import batch_leases, housekeeping, tallies
 from runyard.engine.backoff import Backoff
 from runyard.errors import DatabaseUnavailable
 from runyard.functions import registry
@@ -130,6 +130,11 @@ def _end_runs(instance: Instance) -> int:
     return len(unended) + cancelled
 
 
+def _fold_tallies(_: Instance) -> int:
+    tallies.fold()
+    return 0  # not worth a line in the log, a minute after anything has happened
+
+
 # What comes first must not wait long for what comes after it.
 SERVICES = (
     Service(
@@ -172,6 +177,12 @@ SERVICES = (
         "invocations given the keys of the present flow control",
         lambda _: registry.rekey(),
         _sixth_of_a_lease,
+    ),
+    Service(
+        "fold_tallies",
+        "rows of tallies added to the counters",
+        _fold_tallies,
+        _every(60.0),
     ),
     Service(
         "purge",

@@ -107,6 +107,7 @@ def _settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
     heartbeat.stop(shared.id)
     if shared.id != EMPTY:
         settlement.settle(shared.id, shared.run_id, outcomes)
+        _trace(shared, outcomes)
     close_batch(shared.run_id)
     counts = _count(outcomes)
     metadata = _metadata(shared, outcomes, counts)
@@ -171,6 +172,13 @@ def _outcomes(shared: BatchState) -> list[Outcome]:
         else:
             outcomes.append(Outcome(item.id, "succeeded", output=_last_output(item.outputs)))
     return outcomes
+
+
+def _trace(shared: BatchState, outcomes: Sequence[Outcome]) -> None:
+    """Record the spans of the run, but for invocations that were settled before its end."""
+    for item, outcome in zip(shared.items, outcomes, strict=True):
+        if item.trace is not None and item.id not in shared.settled:
+            item.trace.record_outcome(outcome)
 
 
 def _last_output(outputs: dict[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 from runyard.engine.items import Item
 from runyard.engine.step_threads import StepThreads
-from runyard.engine.steps import Result, StepRecorder, encode
+from runyard.engine.steps import Result, StepRecorder, encode, in_span_of
 from runyard.errors import StepTimeout, interrupts
 
 AsyncDo = Callable[..., Awaitable[object]]
@@ -127,7 +127,7 @@ class AsyncStep:
             self._seen = time.monotonic()
             for place, (item, timeout) in list(self._timeouts.items()):
                 if was_blocked:
-                    self._recorder.begin(item, place)
+                    self._recorder.begin_again(item, place)
                 if self._is_cancelled(item) and not timeout.expired():
                     timeout.reschedule(loop.time())
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -146,8 +146,18 @@ class AsyncStep:
 
     async def _attempt(self, item: Item, place: int) -> Result | None:
         """Return the result of an item; None when its invocation was cancelled on the way."""
-        started = time.time()
         self._recorder.begin(item, place)
+        try:
+            with in_span_of(item) as span:
+                result = await self._result(item, place)
+        finally:
+            self._recorder.end(place)
+        if result is not None:
+            result.span = span
+        return result
+
+    async def _result(self, item: Item, place: int) -> Result | None:
+        started = time.time()
         try:
             async with asyncio.timeout(self._limit) as timeout:
                 self._timeouts[place] = item, timeout
@@ -173,5 +183,3 @@ class AsyncStep:
                     " cancelled: give it more time with timeout=, or what it calls a shorter one"
                 )
             return Result(item, started, time.time(), error=error)
-        finally:
-            self._recorder.end(place)

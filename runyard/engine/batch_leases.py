@@ -7,12 +7,14 @@ write under a lease that was taken away changes nothing and raises `LeaseLost`.
 import socket
 from collections.abc import Sequence
 
+from runyard.engine.invocation_traces import record_lost_run
 from runyard.engine.status import LAUNCHABLE_BATCH
 from runyard.functions.registry import find
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 from runyard.syntax.durations import seconds
+from runyard.tracing import recording
 
 # The delay before a function's next launch after one that failed: it doubles each time, without a
 # limit on the number of attempts.
@@ -150,6 +152,9 @@ def release(
             first_delay=_FIRST_LAUNCH_DELAY,
             most_delay=_MAX_LAUNCH_DELAY,
         )
+        if row is not None and recording.is_on():
+            for released in fetch_all(connection, "released_invocations", batch=batch_id):
+                record_lost_run(released)
     return None if row is None else int(row["size"])
 
 

@@ -9,6 +9,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from runyard.engine.failures import Failure
+from runyard.engine.invocation_traces import InvocationTrace, begin_trace
 from runyard.engine.lease import Lease
 from runyard.engine.progress import Reporter
 from runyard.engine.settlement import Outcome
@@ -18,6 +19,7 @@ from runyard.functions import registry
 from runyard.functions.flow_control import DEFAULT_STEP_TIMEOUT
 from runyard.store.queries import Row
 from runyard.syntax.durations import Duration, seconds
+from runyard.tracing import recording
 
 # What a test makes steps do instead of their work, by step name.
 stubs: ContextVar[Mapping[str, Callable[["Item"], object]]] = ContextVar("stubs", default={})  # noqa: B039 (never changed in place)
@@ -51,6 +53,8 @@ class Item(Generic[Data]):
         Identifies this run of the invocation among all of its runs: a number that grows.
     events
         All of its events, `event` being the first: several if its function takes them together.
+    trace
+        Its spans in this run; None while no traces are recorded.
     """
 
     id: int
@@ -63,6 +67,7 @@ class Item(Generic[Data]):
     created_at: datetime | None = None
     dispatch: int = 1
     events: tuple[Event, ...] = ()
+    trace: InvocationTrace | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.events = self.events or (self.event,)
@@ -84,6 +89,15 @@ class Item(Generic[Data]):
         if self.reporter is not None:
             self.reporter.report(self.id, percent, text)
 
+    def write(self, text: str) -> None:
+        """Show a text while the running step writes it, piece by piece: each is added to the last.
+
+        Clients see it within a second; it is not the step's result, and is kept for a day. An
+        attempt begins with an empty text, and what exceeds 200,000 characters is not shown.
+        """
+        if self.reporter is not None:
+            self.reporter.write(self.id, text)
+
     def __getitem__(self, step: str) -> Any:
         """The result of a completed step; raises KeyError that lists the completed steps."""
         try:
@@ -91,6 +105,18 @@ class Item(Generic[Data]):
         except KeyError:
             completed = ", ".join(self.outputs) or "none"
             raise KeyError(f"step {step!r} has no result yet; completed: {completed}") from None
+
+
+def log_fields(item: Item) -> dict[str, object]:
+    """What the log says of an item in each line: its event, invocation, attempt and trace."""
+    fields: dict[str, object] = {
+        "event": item.event.id,
+        "invocation": item.id,
+        "attempt": item.attempt,
+    }
+    if item.trace is not None:
+        fields["trace"] = f"{item.trace.run.trace_id:032x}"
+    return fields
 
 
 class BatchState:
@@ -155,6 +181,8 @@ def items_from_rows(
     failures: dict[int, Failure] = {}
     for row in rows:
         item, failure = _item(row)
+        if recording.is_on():
+            item.trace = begin_trace(row, run_id)
         items.append(item)
         if failure is not None:
             failures[item.id] = failure

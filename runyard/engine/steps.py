@@ -5,15 +5,17 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pydantic_core
 
-from runyard.engine import checkpoints
+from runyard.engine import checkpoints, log_capture
 from runyard.engine.activity import board
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
+from runyard.engine.step_logs import StepLogs
 from runyard.errors import (
     DatabaseUnavailable,
     InvalidEvent,
@@ -26,8 +28,10 @@ from runyard.errors import (
 from runyard.events import Event, as_json, rows_of
 from runyard.functions import registry
 from runyard.functions.retry import Retry
-from runyard.text.error_text import fit, message_of
+from runyard.syntax.traceparent import TraceContext
+from runyard.text.error_text import fit, message_of, type_of
 from runyard.text.storable import is_storable
+from runyard.tracing import recording
 
 MAX_STEP_BYTES = 4 * 1024 * 1024
 MAX_STEP_NAME = 512
@@ -56,6 +60,8 @@ class Result:
         The error that the step raised, and its JSON.
     events
         Events to send together with the output, as JSON.
+    span
+        The span of the attempt, if traces are recorded.
     """
 
     item: Item
@@ -66,6 +72,7 @@ class Result:
     error: BaseException | None = None
     events: str | None = None
     error_json: str | None = None
+    span: TraceContext | None = None
 
 
 def attempt(do: Callable[[Item], object], item: Item, what: str = "the step's result") -> Result:
@@ -109,6 +116,20 @@ def attempt_all(
         except BaseException as error:
             results.append(Result(item, started, finished, error=error))
     return results
+
+
+@contextmanager
+def in_span_of(item: Item) -> Iterator[TraceContext | None]:
+    """Give an attempt of a step a span, and yield it, if traces are recorded."""
+    if item.trace is None:
+        yield None
+        return
+    span = item.trace.new_span()
+    token = recording.enter(span)
+    try:
+        yield span
+    finally:
+        recording.leave(token)
 
 
 def encode(output: object, what: str = "the step's result") -> tuple[object, str]:
@@ -216,6 +237,7 @@ class StepRecorder:
         self._single_call = single_call
         self._board = board()
         self._pending: list[Result] = []
+        self._logs = StepLogs(state.function, state.id, state.run_id, step)
         self._since = time.monotonic()
         self._lock = threading.Lock()
         # Held while results are written: whoever has waited for it sees which ones are left.
@@ -238,6 +260,7 @@ class StepRecorder:
             single_call=self._single_call,
             places=self._places,
         )
+        log_capture.start()
         if self._timer is not None:
             self._timer.start()
         return self
@@ -246,6 +269,7 @@ class StepRecorder:
         try:
             self._close(kind)
         finally:
+            log_capture.stop()
             self._board.end_step()
 
     def _close(self, kind: type[BaseException] | None) -> None:
@@ -258,6 +282,7 @@ class StepRecorder:
         elif kind is None or not issubclass(kind, LeaseLost):
             # Also after an interrupt: what has been done must not be repeated.
             self._flush()
+            self._logs.save()
 
     def check(self) -> None:
         """Raise `LeaseLost` when another run has the batch, or the error of a failed save."""
@@ -275,7 +300,12 @@ class StepRecorder:
         """Run the function `attempt` under the step's timeout."""
         self.begin(item, place)
         try:
-            return attempt(do, item, what)
+            if item.trace is None:
+                return attempt(do, item, what)
+            with in_span_of(item) as span:
+                result = attempt(do, item, what)
+            result.span = span
+            return result
         finally:
             self.end(place)
 
@@ -285,23 +315,41 @@ class StepRecorder:
         items: Sequence[Item],
     ) -> list[Result]:
         """Run the function `attempt_all` under the step's timeout."""
+        self._logs.begin(*items)
         self._board.begin_all([item.id for item in items])
         try:
-            return attempt_all(do, items)
+            if len(items) == 1:
+                with in_span_of(items[0]) as span:
+                    [result] = attempt_all(do, items)
+                result.span = span
+                return [result]
+            results = attempt_all(do, items)
+            for result in results:
+                # The call belongs to the traces of all, and so to none.
+                trace = result.item.trace
+                result.span = trace.new_span() if trace is not None else None
+            return results
         finally:
             self._board.end_all(len(items))
+            self._logs.end()
 
     def enter(self, place: int) -> None:
         """Give this thread a place, at which it works on one item after the other."""
         self._board.enter(place)
 
     def begin(self, item: Item, place: int) -> None:
-        """Start the timeout of an item."""
+        """Start the timeout of an item, which is what this thread or task logs of from now on."""
+        self._logs.begin(item)
+        self._board.begin(place, item.id)
+
+    def begin_again(self, item: Item, place: int) -> None:
+        """Start the timeout of an item anew; called by another thread or task than the item's."""
         self._board.begin(place, item.id)
 
     def end(self, place: int) -> None:
         """End the timeout of the item at this place."""
         self._board.end(place)
+        self._logs.end()
 
     @property
     def batch_id(self) -> str:
@@ -321,6 +369,7 @@ class StepRecorder:
                 result.item.outputs[self.step] = result.output
             else:
                 self._fail(result, result.error)
+            self.record_span(result)
         with self._lock:
             if not self._pending:
                 self._since = time.monotonic()
@@ -329,6 +378,15 @@ class StepRecorder:
             full = len(self._pending) >= self._checkpoint_every
         if full:
             self._flush(self._checkpoint_every)
+
+    def record_span(self, result: Result) -> None:
+        """Record the span of an attempt, if traces are recorded."""
+        trace = result.item.trace
+        if trace is None or result.span is None or not result.span.sampled:
+            return
+        tries = result.item.tries.get(self.step, 0) + 1
+        error = "" if result.error is None else type_of(result.error)
+        trace.record_step(self.step, result.span, result.started, result.finished, tries, error)
 
     def record_events(self, item: Item, make: Callable[[Item], Event | Sequence[Event]]) -> None:
         """Add the events that a step sends for an item.
@@ -368,6 +426,7 @@ class StepRecorder:
                 self._board.unsaved = bool(self._pending)
 
     def _write(self, results: Sequence[Result]) -> None:
+        self._logs.save([result.item.id for result in results])
         refused = self._save(results)
         if not refused:
             return

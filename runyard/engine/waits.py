@@ -124,11 +124,13 @@ def register(
     that are sent along with new waits, from the ids of their invocations.
     """
     requests: list[WaitRequest] = []
+    attempts: dict[int, Result] = {}
     for item in todo.values():
         result = recorder.attempt(request, item, "what the step waits for")
         if result.error is not None:
             recorder.record([result])
         else:
+            attempts[item.id] = result
             requests.append({"invocation": item.id, **cast(WaitRequest, result.output)})
     if not requests:
         return
@@ -142,8 +144,11 @@ def register(
     for row in rows:
         item = todo[row["invocation_id"]]
         if row["done"]:
-            recorder.record([_result(item, kinds[item.id], row)])
+            result = _result(item, kinds[item.id], row)
+            result.span = attempts[item.id].span
+            recorder.record([result])
         else:
+            recorder.record_span(attempts[item.id])
             yield item, kinds[item.id]
 
 

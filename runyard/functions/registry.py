@@ -24,6 +24,8 @@ from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _REKEY_CHUNK = 5_000
 _CATCH_UP_CHUNK = 20_000
+# When the code server of a version of the code has been silent for so long, it is gone.
+PUBLISHER_SILENT_SECONDS = 30.0
 SCHEDULED = "runyard/function.scheduled"
 INVOKED = "runyard/function.invoked"
 
@@ -246,28 +248,36 @@ def registered_events(row: Row) -> list[str]:
     return [str(trigger).partition(" if ")[0] for trigger in row["triggers"]]
 
 
-def publish() -> None:
+def publish(*, beside: bool = False) -> bool:
     """Write the functions to the database; functions that the code no longer has are retired.
 
-    A code location (RUNYARD_CODE in a RUNYARD_ENVIRONMENT) retires only functions of its own, and
-    an older version of it that starts again retires none. A function that returns is started for
-    the events that came meanwhile. When the keys of a function's flow control have changed, its
-    open invocations get the new ones. Raises `InvalidOption` for a filter that this PostgreSQL
-    rejects, and for a name that a function of an application has.
+    A code location (RUNYARD_CODE in a RUNYARD_ENVIRONMENT) retires only functions of its own. A
+    function that returns is started for the events that came meanwhile. When the keys of a
+    function's flow control have changed, its open invocations get the new ones.
+
+    `beside` says that another version of the code location may be running. If that one was deployed
+    later than this one, nothing is written: returns False. Raises `InvalidOption` for a filter that
+    this PostgreSQL rejects, and for a name that a function of an application has.
     """
-    declared = json.dumps([function.to_row() for function in functions()])
-    location = f"{settings().code} in {settings().environment}"
-    digest = sha256(declared.encode()).hexdigest()
+    declared, location, digest = _publication()
     try:
         with database.transaction() as connection:
             fetch_all(connection, "lock_apps")
-            _check_names(connection, [function.name for function in functions()])
+            names = [function.name for function in functions()]
+            _check_names(connection, names)
+            version = fetch_one(
+                connection,
+                "record_publication",
+                location=location,
+                digest=digest,
+                beside=beside,
+                silent=PUBLISHER_SILENT_SECONDS,
+            )
+            if version is None or not version["counts"]:
+                return False
             fetch_all(connection, "register_functions", functions=declared, location=location)
             fetch_all(connection, "register_triggers", functions=declared)
-            version = fetch_one(connection, "record_publication", location=location, digest=digest)
-            if version is not None and version["newest"]:
-                names = [function.name for function in functions()]
-                fetch_all(connection, "retire_functions", names=names, location=location)
+            fetch_all(connection, "retire_functions", names=names, location=location)
     except psycopg.errors.SyntaxError as error:
         raise InvalidOption(
             "this PostgreSQL does not accept a filter as SQL/JSON path: "
@@ -275,6 +285,26 @@ def publish() -> None:
         ) from None
     catch_up()
     rekey()
+    return True
+
+
+def stay_published() -> None:
+    """Note that this version of the code runs; publish it when a newer one is gone.
+
+    To be called more often than every `PUBLISHER_SILENT_SECONDS`.
+    """
+    _, location, digest = _publication()
+    with database.connection() as connection:
+        version = fetch_one(connection, "renew_publication", location=location, digest=digest)
+    if version is None or not version["counts"]:
+        publish(beside=True)
+
+
+def _publication() -> tuple[str, str, str]:
+    """The functions as JSON, their code location, and what identifies its version."""
+    declared = json.dumps([function.to_row() for function in functions()])
+    location = f"{settings().code} in {settings().environment}"
+    return declared, location, sha256(declared.encode()).hexdigest()
 
 
 def check_names(names: Sequence[str]) -> None:

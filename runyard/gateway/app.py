@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -37,10 +38,11 @@ from runyard.gateway.api import (
 )
 from runyard.gateway.api import events as event_api
 from runyard.gateway.api.inngest_realtime import SOCKET
-from runyard.gateway.dev import apps, event_types, functions, invocation, send
+from runyard.gateway.dev import apps, event_types, functions, invocation, send, send_several
 from runyard.gateway.dev import events as event_pages
 from runyard.gateway.dev import health as dev_health
 from runyard.gateway.dev.dagster_link import PAGES, link_pages
+from runyard.gateway.dev.forms import example
 from runyard.gateway.dev.page import Action, Page, Site
 from runyard.gateway.http.auth import Authenticator
 from runyard.gateway.http.background import BackgroundRunner
@@ -57,6 +59,7 @@ from runyard.gateway.http.server import serve
 from runyard.gateway.http.watcher import InvocationWatcher
 from runyard.settings import settings
 from runyard.store import database
+from runyard.tracing.recording import end_recording
 
 # How long a request waits for a database connection before it gets a 503.
 _DATABASE_SECONDS = 2.0
@@ -101,7 +104,7 @@ def build_app(dagster_ui: Starlette | None, *, development: bool) -> Starlette:
     all_endpoints = endpoints()
     routes: list[BaseRoute] = [
         *[endpoint.route() for endpoint in all_endpoints],
-        *openapi_routes(all_endpoints),
+        *openapi_routes(all_endpoints, example),
         WebSocketRoute(SOCKET, inngest_realtime.connect),
         *_error_routes(all_endpoints),
     ]
@@ -209,6 +212,7 @@ def _services(development: bool) -> Callable[[Starlette], AbstractAsyncContextMa
                 broadcaster,
             )
             yield
+        await run_in_threadpool(end_recording)
 
     return services
 
@@ -271,10 +275,11 @@ def _extensions() -> Sequence[Endpoint]:
 
 def _dev_page(dagster: bool) -> Site:
     """The dev page, with the project's own pages before the last one."""
-    modules = (event_pages, functions, apps, send, invocation)
+    modules = (event_pages, functions, apps, send, send_several, invocation)
     own = settings().project_module("pages")
     pages: list[Page] = [page for module in modules for page in module.PAGES]
     pages += event_types.PAGES
     page_actions: list[Action] = [action for module in modules for action in module.ACTIONS]
     pages += [*(own.PAGES if own is not None else ()), *dev_health.PAGES]
-    return Site(pages, page_actions, [own.TEMPLATES] if own is not None else [], dagster)
+    templates = [own.TEMPLATES] if own is not None else []
+    return Site(pages, page_actions, templates, dagster, getattr(own, "UPLOADS", None))

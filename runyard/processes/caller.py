@@ -13,11 +13,11 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import Any
 
+import psycopg
 from dagster import DagsterInstance, DagsterRunStatus
 from kombu.connection import Connection
 from kombu.messaging import Consumer
@@ -44,10 +44,13 @@ from runyard.dagster_adapter.internals import (
 from runyard.engine import batch_leases
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
+from runyard.errors import DatabaseUnavailable
 from runyard.processes.child_process import watch_parent
+from runyard.processes.draining import Drain
 from runyard.processes.open_files import allow_open_files
 from runyard.processes.workers import forget_worker, hand_back, send_heartbeat
 from runyard.settings import settings
+from runyard.tracing.recording import end_recording
 
 _BEAT_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
@@ -57,15 +60,15 @@ _log = logging.getLogger("runyard.caller")
 
 
 def serve_calls(*, of_worker: bool) -> int:
-    """Execute runs until told to stop; those in progress then get some seconds to finish.
+    """Execute runs until told to stop; those in progress then get some time to finish.
 
     `of_worker` says that a worker has started this process, which then does not outlive it.
     """
     caller = RunsInThreads()
     if of_worker:
-        watch_parent(caller.stopping.set)
+        watch_parent(caller.stop)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: caller.stopping.set())
+        signal.signal(number, lambda *_: caller.stop())
     allow_open_files()
     heartbeat.of_threads = True
     batch_leases.set_worker_name(f"{caller.name}:{os.getpid()}")
@@ -76,6 +79,7 @@ def serve_calls(*, of_worker: bool) -> int:
         create_log_handlers_once(instance)
         heartbeat.before_stop = lambda run_id: _announce_stop(instance, run_id)
         caller.serve(instance)
+    end_recording()
     os._exit(0)  # without waiting for threads whose runs were handed back
 
 
@@ -86,28 +90,37 @@ class RunsInThreads:
     ----------
     name
         Its name among the workers.
-    stopping
-        Set to stop it.
     """
 
     def __init__(self) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self.stopping = threading.Event()
+        self._stopping = threading.Event()
+        self._is_over = threading.Event()
         self._slots = settings().remote_concurrency
+        self._running = 0
+        self._counting = threading.Lock()
+        self._drain = Drain(_log, lambda: self._running)
         self._free = threading.Semaphore(self._slots)
         self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix="runyard-call")
+
+    def stop(self) -> None:
+        """Let it take no more runs; the second time, those in progress are handed back at once."""
+        self._drain.begin()
+        self._stopping.set()
 
     def serve(self, instance: DagsterInstance) -> None:
         """Execute runs until told to stop, then finish them or hand them back."""
         self._instance = instance
         threading.Thread(target=self._beat, name="runyard-caller-heartbeat", daemon=True).start()
         backoff = Backoff(_log, "no run is taken from the broker", _LONGEST_WAIT)
-        while not self.stopping.is_set():
+        while not self._stopping.is_set():
             try:
                 self._consume(backoff)
             except Exception as error:
-                self.stopping.wait(backoff.failed(error))
-        if not self._finished_in_time():
+                self._stopping.wait(backoff.failed(error))
+        finished = self._drain.wait(lambda: not self._running, self._tell_slots)
+        self._is_over.set()
+        if not finished:
             # Hundreds of threads that all learn at once that their lease is gone would take the
             # time in which their runs are ended.
             heartbeat.end()
@@ -129,7 +142,7 @@ class RunsInThreads:
             ),
         ):
             backoff.succeeded()
-            while not self.stopping.is_set():
+            while not self._stopping.is_set():
                 if self._has_free_slot():
                     try:
                         connection.drain_events(timeout=_LOOK_SECONDS)
@@ -145,6 +158,7 @@ class RunsInThreads:
 
     def _take(self, message: Any) -> None:
         self._free.acquire()
+        self._count(1)
         message.ack()
         self._threads.submit(self._execute, run_id_in(message.payload))
 
@@ -155,28 +169,30 @@ class RunsInThreads:
         except Exception as error:
             _log.exception("run %s: %s", run_id, type(error).__name__)
         finally:
+            self._count(-1)
             self._free.release()
 
-    def _finished_in_time(self) -> bool:
-        """Wait for the runs in progress as long as a worker that stops does."""
-        with _alarm_after(settings().stop_seconds) as is_over:
-            for _ in range(self._slots):
-                while not self._free.acquire(timeout=_LOOK_SECONDS / 5):
-                    if is_over.is_set():
-                        return False
-        return True
+    def _count(self, more: int) -> None:
+        with self._counting:
+            self._running += more
+
+    def _tell_slots(self, left: int) -> None:
+        """Let the daemon launch no more than the other callers can take."""
+        with suppress(DatabaseUnavailable, psycopg.Error):  # the heartbeat tells it again
+            send_heartbeat(self.name, left, remote=True)
 
     def _beat(self) -> None:
         """Send this process's heartbeat."""
         backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
-        while not self.stopping.is_set():
+        while not self._is_over.is_set():
+            slots = self._running if self._drain.has_begun else self._slots
             try:
-                send_heartbeat(self.name, self._slots, remote=True)
+                send_heartbeat(self.name, slots, remote=True)
             except Exception as error:
-                self.stopping.wait(backoff.failed(error))
+                self._is_over.wait(backoff.failed(error))
             else:
                 backoff.succeeded()
-                self.stopping.wait(_BEAT_SECONDS)
+                self._is_over.wait(_BEAT_SECONDS)
 
 
 def run_id_in(payload: Any) -> str:
@@ -187,19 +203,6 @@ def run_id_in(payload: Any) -> str:
     assert isinstance(args, ExecuteRunArgs | ResumeRunArgs)
     run_id: str = args.run_id
     return run_id
-
-
-@contextmanager
-def _alarm_after(seconds: float) -> Iterator[threading.Event]:
-    """Yield an event that is set after a while."""
-    event = threading.Event()
-    timer = threading.Timer(seconds, event.set)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield event
-    finally:
-        timer.cancel()
 
 
 def _announce_stop(instance: DagsterInstance, run_id: str) -> None:

@@ -1,7 +1,7 @@
 """The health checks behind `runyard doctor`, `/readyz` and the start of the stack."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ from runyard.engine import api_keys
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.functions import registry
 from runyard.processes.code_check import check_code, remembered_problem
-from runyard.processes.migrate import POOLER, check_migrated
 from runyard.processes.open_files import low_limit
+from runyard.processes.schema_check import POOLER, check_migrated
 from runyard.processes.stack_files import code_server_answers, stack_workspace
 from runyard.processes.web_probe import web_answers
 from runyard.settings import settings
@@ -37,14 +37,24 @@ class Check:
 
 def checks() -> list[Check]:
     """The engine's checks; those that need the database are skipped when it is unreachable."""
+    results = _with_database(_NEED_DATABASE)
+    return [*results, _check("broker", _broker), _check("code server", _code_server)]
+
+
+def serving_checks() -> list[Check]:
+    """The checks of what a web process needs to accept events: the others only delay them."""
+    return _with_database({name: _NEED_DATABASE[name] for name in _SERVING})
+
+
+def _with_database(needing: Mapping[str, Callable[[], str]]) -> list[Check]:
     database_check = _check("database", _database)
     results = [database_check]
-    for name, check in _NEED_DATABASE.items():
+    for name, check in needing.items():
         if database_check.ok:
             results.append(_check(name, check))
         else:
             results.append(Check(name, False, "cannot be checked without the database"))
-    return [*results, _check("broker", _broker), _check("code server", _code_server)]
+    return results
 
 
 def all_checks(*, load_code: bool = False) -> list[Check]:
@@ -128,7 +138,7 @@ def _check_pooler() -> None:
 
 
 def _migrations() -> str:
-    check_migrated()
+    newer = check_migrated()
     with database.connection() as connection:
         row = fetch_one(connection, "from_another_cluster")
     if row is not None and row["moved"]:
@@ -136,7 +146,7 @@ def _migrations() -> str:
             "the tables were copied from another PostgreSQL cluster, so invocations that wait for"
             " events would not see them: run `runyard migrate`"
         )
-    return "every schema is at the version that the code needs"
+    return "; ".join(newer) or "every schema is at the version that the code needs"
 
 
 def _broker() -> str:
@@ -257,3 +267,4 @@ _NEED_DATABASE: dict[str, Callable[[], str]] = {
     "sensors": _sensors,
     "keys": _keys,
 }
+_SERVING = ("migrations", "keys")

@@ -62,7 +62,7 @@ class ChildProcess:
         if self._process is None:
             return
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(settings().stop_seconds + _SPARE_SECONDS)
+            self._process.wait(settings().drain_timeout + _SPARE_SECONDS)
             return
         self._process.kill()
         self._process.wait()

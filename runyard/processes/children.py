@@ -107,6 +107,12 @@ class Children:
         """The batches of killed children that are not settled yet."""
         return {killed.doing.batch for killed in self._killed}
 
+    @property
+    def working(self) -> int:
+        """How many children execute a run of a function."""
+        with self._lock:
+            return sum(child.doing() is not None for child in self._children)
+
     def supervise(self) -> None:
         """Renew the children's leases and kill hung ones; called once a second."""
         with self._lock:

@@ -1,10 +1,12 @@
 """Publishes the functions, then serves the code location to daemon and web over gRPC."""
 
-import sys
+import logging
+import threading
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
-from runyard.dagster_adapter.internals import grpc_command
+from runyard.dagster_adapter.internals import grpc_command, leave_loggers_alone
+from runyard.engine.backoff import Backoff
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.processes.code_check import remember_problem
@@ -14,29 +16,33 @@ from runyard.settings import settings
 
 # The UI and the daemon ask for little at a time; the ticks of schedules and sensors take threads.
 _THREADS = 16
+_RENEW_SECONDS = 10.0
+_log = logging.getLogger("runyard.processes.code_server")
 
 
-def serve_code(socket_path: Path) -> int:
-    """Publish the functions, then run Dagster's own gRPC server on a Unix socket until stopped.
+def serve_code(place: Sequence[str], *, beside: bool) -> int:
+    """Publish the functions, then run Dagster's own gRPC server until stopped.
+
+    `place` is where, in options of that server: on a Unix socket, or on a TCP port. `beside` says
+    that code servers of other versions may be running, as during a rolling deploy: the one that was
+    deployed last decides which functions there are.
 
     Code that fails to load is shown with its error in the Dagster UI and on the dev page, and the
     published functions stay as they were.
     """
-    problem = _publish()
+    problem = _publish(beside)
     remember_problem(problem)
     if problem is not None:
-        print(
-            f"The code does not load, so the functions stay as they were: {problem}",
-            file=sys.stderr,
-            flush=True,
-        )
-    socket_path.unlink(missing_ok=True)
+        _log.error("The code does not load, so the functions stay as they were: %s", problem)
+    elif beside:
+        threading.Thread(target=_stay_published, name="runyard-publication", daemon=True).start()
+    if settings().log_format == "json":
+        leave_loggers_alone()
     grpc_command.main(
         [
             "--module-name",
             settings().code,
-            "--socket",
-            str(socket_path),
+            *place,
             "--max-workers",
             str(_THREADS),
             "--location-name",
@@ -50,7 +56,7 @@ def serve_code(socket_path: Path) -> int:
     return 0
 
 
-def _publish() -> CodeProblem | None:
+def _publish(beside: bool) -> CodeProblem | None:
     """Load the code and publish its functions; return what is wrong with the code, if anything."""
     began = time.time()
     try:
@@ -60,7 +66,26 @@ def _publish() -> CodeProblem | None:
         return problem_of(error)
     note_loaded_code(began)
     try:
-        registry.publish()
+        if not registry.publish(beside=beside):
+            _log.warning(
+                "a newer version of the code runs: its functions stay until it has been gone for"
+                " %.0f s",
+                registry.PUBLISHER_SILENT_SECONDS,
+            )
     except InvalidOption as error:
         return problem_of(error)
     return None
+
+
+def _stay_published() -> None:
+    backoff = Backoff(_log, "the version of the code is not renewed", _RENEW_SECONDS)
+    wait = _RENEW_SECONDS
+    while True:
+        time.sleep(wait)
+        try:
+            registry.stay_published()
+        except Exception as error:
+            wait = backoff.failed(error)
+        else:
+            backoff.succeeded()
+            wait = _RENEW_SECONDS

@@ -18,6 +18,7 @@ from runyard.dagster_adapter.internals import (
     IWorkspaceProcessContext,
     WorkspaceFileTarget,
     capture_interrupts,
+    leave_loggers_alone,
     pool_connections,
     run_daemon,
     setup_interrupt_handlers,
@@ -27,9 +28,11 @@ from runyard.dagster_adapter.sensor_loop import SensorLoop
 from runyard.dagster_adapter.storage_place import check_storage
 from runyard.engine.backoff import Backoff
 from runyard.errors import DatabaseUnavailable
+from runyard.processes.alerts import alerts_thread
 from runyard.processes.apps_server import start_when_needed
 from runyard.processes.maintenance_thread import MaintenanceThread
 from runyard.processes.stack_files import socket_path
+from runyard.settings import settings
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
@@ -44,6 +47,8 @@ def serve_daemon(workspace: Path) -> int:
     """
     setup_interrupt_handlers()
     silence_restarts()
+    if settings().log_format == "json":
+        leave_loggers_alone()
     outages = OutageFilter()
     for name in _LOGGERS:
         logging.getLogger(f"dagster.daemon.{name}").addFilter(outages)
@@ -53,6 +58,8 @@ def serve_daemon(workspace: Path) -> int:
             pool_connections(instance)
             reclaim_from_predecessor(instance)
             MaintenanceThread(instance).start()
+            if (alerts := alerts_thread(instance)) is not None:
+                alerts.start()
             target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
             start_when_needed(target.is_served)
             run_daemon(

@@ -8,6 +8,8 @@ import sys
 
 from supervisor import childutils
 
+from runyard.settings import settings
+from runyard.text.json_lines import as_json_line, as_records
 from runyard.text.redaction import redactor
 
 _COLOURS = {"postgres": 34, "code": 36, "daemon": 35, "web": 32, "worker": 33}
@@ -18,8 +20,12 @@ _LONGEST_LINE = 64 * 1024
 
 
 def prefix_output() -> int:
-    """Copy every line that a process of the stack writes, redacted and prefixed with its name."""
+    """Copy every line that a process of the stack writes, redacted and prefixed with its name.
+
+    With RUNYARD_LOG_FORMAT=json each is a line of JSON, with the name in it; a traceback is one.
+    """
     colours = sys.stderr.isatty()
+    as_json = settings().log_format == "json"
     redact = redactor()
     rest: dict[str, str] = {}
     while True:
@@ -34,8 +40,12 @@ def prefix_output() -> int:
             details = childutils.get_headers(payload)
             name = details["processname"]
             lines = [] if details["expected"] == "1" else ["ended unexpectedly; restarting it"]
-        for line in lines:
-            sys.stderr.write(f"{_label(name, colours)} | {redact(line)}\n")
+        if as_json:
+            for record in as_records(lines):
+                sys.stderr.write(as_json_line(name, redact(record)) + "\n")
+        else:
+            for line in lines:
+                sys.stderr.write(f"{_label(name, colours)} | {redact(line)}\n")
         sys.stderr.flush()
         childutils.listener.ok(sys.stdout)
 

@@ -28,11 +28,17 @@ _log = logging.getLogger("runyard.maintenance")
 
 
 class MaintenanceThread:
-    """Runs the services of `rota` (by default all) as soon as they are due."""
+    """Runs the services of `rota` (by default all) as soon as they are due.
 
-    def __init__(self, instance: DagsterInstance, rota: Rota | None = None) -> None:
+    `lock` is the query that takes the lock.
+    """
+
+    def __init__(
+        self, instance: DagsterInstance, rota: Rota | None = None, lock: str = "lock_maintenance"
+    ) -> None:
         self._instance = instance
         self._rota = rota or Rota(services_of_the_daemon())
+        self._lock = lock
         self._stopping = threading.Event()
         # As a daemon thread it does not keep its process from ending.
         self._thread = threading.Thread(target=self._run, name="runyard-maintenance", daemon=True)
@@ -68,7 +74,7 @@ class MaintenanceThread:
         It asks again and again: a session that waits for a lock keeps VACUUM from its work.
         """
         while not self._stopping.is_set():
-            row = fetch_one(connection, "lock_maintenance")
+            row = fetch_one(connection, self._lock)
             if row is not None and row["locked"]:
                 return True
             self._stopping.wait(_LOCK_SECONDS)

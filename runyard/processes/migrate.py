@@ -3,30 +3,63 @@
 Processes that start while another one migrates wait for it, and nothing else in the stack starts
 before it is done. Migrations connect to the server itself if DATABASE_URL leads to a pooler. The
 lock is held by a transaction, so that it ends with its connection in any case.
+
+Each migration is a transaction of its own. It waits only briefly for the lock of a table, because
+all that comes after it waits behind it; then it lets them pass, and tries again later.
 """
 
-from pathlib import Path
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, text
 
 from runyard.dagster_adapter.internals import create_dagster_tables
-from runyard.errors import DatabaseUnavailable, RunyardError, SchemaOutOfDate
-from runyard.settings import settings
-from runyard.store.database import database_url, direct_url, is_pooled, leads_to_a_pooler
-
-ENGINE_SCHEMA = "runyard"
-PROJECT_SCHEMA = "app"
-POOLER = (
-    "DATABASE_URL leads to a pooler such as PgBouncer: also set RUNYARD_DIRECT_DATABASE_URL to the"
-    " URL of the server itself, for migrations and notifications"
+from runyard.errors import RunyardError, SchemaTooNew
+from runyard.processes.schema_check import (
+    DAGSTER,
+    Migrations,
+    all_migrations,
+    check_pooler,
+    connect,
+    own_migrations,
 )
+from runyard.store.database import direct_url, is_pooled
+from runyard.store.schema_state import SchemaState, Standing
+
+LOCK_WAIT = 600.0
 _LOCK = 8_290_001
+_LOCK_TIMEOUT = "2s"
+_LOOK_SECONDS = 0.5
+_PAUSE_SECONDS = 3.0
+_LOCK_NOT_AVAILABLE = "55P03"
+_log = logging.getLogger("runyard.migrate")
+Result = TypeVar("Result")
+# Who holds the lock that only a migration takes.
+_OTHER_MIGRATION = """
+    SELECT format('process %s of the database, from %s, since %s', pid,
+        coalesce(host(client_addr), 'this host'), to_char(xact_start, 'HH24:MI:SS')) AS other
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = :key
+        AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+# The longest of the transactions that hold locks on tables; maintenance gives way by itself.
+_OLDEST_TRANSACTION = """
+    SELECT pid, format('process %s (%s, user %s, %s) has held locks for %s s', pid,
+        coalesce(nullif(application_name, ''), 'no name'), usename, state,
+        extract(epoch FROM now() - xact_start)::bigint) AS holder
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+        AND EXISTS (
+            SELECT FROM pg_locks JOIN pg_class ON pg_class.oid = pg_locks.relation
+            WHERE pg_locks.pid = pg_stat_activity.pid AND granted
+                AND relnamespace <> 'pg_catalog'::regnamespace)
+    ORDER BY xact_start LIMIT 1
+"""
 # Where Dagster's tables would be created, whether this role may create them, and where they exist
 # already. Another application may have a table of one of these names, but not of both.
 _DAGSTER_TABLES = """
@@ -41,88 +74,149 @@ _DAGSTER_TABLES = """
 """
 
 
-def migrate() -> list[str]:
+def migrate(lock_wait: float = LOCK_WAIT) -> list[str]:
     """Bring every schema up to date; return a line for each with its version before and after.
 
-    Raises `RunyardError` if a schema is at a version that this code does not know, or if Dagster's
-    tables cannot be created in the right place.
+    A schema that a newer version has made stays as it is when this code works on it.
+
+    Parameters
+    ----------
+    lock_wait
+        For how many seconds a migration is tried again when other transactions hold its tables.
+
+    Raises
+    ------
+    SchemaTooNew
+        This code does not work on a schema. Nothing was changed.
+    RunyardError
+        Dagster's tables cannot be created in the right place, or a migration did not get its locks.
     """
-    done: list[str] = []
-    with _connect() as guard, _connect() as connection:
-        guard.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-        guard.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    with connect() as guard, connect() as connection:
+        _lock_out_others(guard)
+        _set_timeouts(connection)
         _check_dagster_schema(connection)
-        for schema, folder in _locations():
-            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
-            before = _current(connection, schema)
-            config = _config(connection, schema, folder)
-            _check_known(config, schema, before)
-            command.upgrade(config, "head")
-            connection.commit()
-            done.append(f"{schema}: {before or 'empty'} -> {_current(connection, schema)}")
-        if connection.execute(text("SELECT runyard.adopt_cluster_v1()")).scalar():
-            done.append(
-                "runyard: restored from another PostgreSQL cluster; waits now use the transaction"
-                " ids of this one"
-            )
-        connection.commit()
-        create_dagster_tables(direct_url())
-        done.append("dagster: up to date")
+        states = {each: each.state(connection) for each in all_migrations()}
+        for state in states.values():
+            if state.standing is Standing.TOO_NEW:
+                raise SchemaTooNew(state.describe())
+        locks = _Locks(connection, time.monotonic() + lock_wait)
+        done = []
+        for migrations in own_migrations():
+            upgrade = partial(_upgrade, connection, migrations, states[migrations])
+            done.append(locks.taken(migrations.schema, upgrade))
+        done += locks.taken("runyard", partial(_adopt_cluster, connection))
+        done.append(locks.taken("dagster", partial(_upgrade_dagster, states[DAGSTER])))
     if is_pooled():
-        _check_pooler()
+        check_pooler()
     return done
 
 
-def check_migrated() -> None:
-    """Raise `SchemaOutOfDate` unless every schema is at the version that this code needs.
+def _lock_out_others(guard: Connection) -> None:
+    """Take the lock of migrations for a transaction; say so when another one has it.
 
-    Behind a pooler, also raise `RunyardError` if Dagster's tables would not be found.
+    An index that is built concurrently waits for every older snapshot. So the lock is asked for
+    again and again, rather than by a statement that waits; and without parameters, because a
+    statement that has some keeps its snapshot until the next one.
     """
-    if is_pooled():
-        _check_pooler()
-    with _connect() as connection:
-        for schema, folder in _locations():
-            scripts = ScriptDirectory.from_config(_config(connection, schema, folder))
-            needed, current = scripts.get_current_head(), _current(connection, schema)
-            if current != needed:
-                raise SchemaOutOfDate(
-                    f"schema {schema} is at version {current or 'none'}, the code needs {needed}:"
-                    " run `runyard migrate`"
-                )
+    guard.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+    has_said = False
+    take = text(f"SELECT pg_try_advisory_xact_lock({_LOCK})")
+    while not guard.execute(take).scalar():
+        if not has_said:
+            other = guard.execute(text(_OTHER_MIGRATION), {"key": _LOCK}).scalar()
+            _log.warning("another migration is running (%s): waiting for its end", other)
+            has_said = True
+        time.sleep(_LOOK_SECONDS)
 
 
-def _locations() -> list[tuple[str, Path]]:
-    """Each schema with its folder of migrations: the engine's and the project's, if it has any."""
-    locations = [(ENGINE_SCHEMA, Path(__file__).parents[1] / "store" / "migrations")]
-    module = settings().project_module("migrations")
-    if module is not None:
-        locations.append((PROJECT_SCHEMA, Path(next(iter(module.__path__)))))
-    return locations
-
-
-def _connect(url: str | None = None) -> Connection:
-    url = "postgresql+psycopg://" + (url or direct_url()).split("://", 1)[1]
-    engine = create_engine(url, poolclass=NullPool, connect_args={"prepare_threshold": None})
-    try:
-        return engine.connect()
-    except OperationalError as error:
-        if leads_to_a_pooler(error):
-            raise DatabaseUnavailable(POOLER) from error
-        raise DatabaseUnavailable(
-            "the database does not answer: check DATABASE_URL, and that the server is running"
-        ) from error
-
-
-def _check_known(config: Config, schema: str, current: str | None) -> None:
-    """Raise `RunyardError` if a schema is at a version that is not among the migrations."""
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if current is not None and current not in known:
-        raise RunyardError(
-            f"schema {schema} is at version {current}, which this code does not know: a newer"
-            " version of the code made it, or one from before the first release. Run the newer"
-            f" version; or, if the data may be deleted, `DROP SCHEMA {schema} CASCADE` and migrate"
-            " again"
+def _set_timeouts(connection: Connection) -> None:
+    """Let a session wait briefly for locks, and work as long as its process is there."""
+    connection.execute(
+        text(
+            f"SET lock_timeout = '{_LOCK_TIMEOUT}'; SET statement_timeout = 0;"
+            "SET client_connection_check_interval = '1s'"
         )
+    )
+    connection.commit()
+
+
+def _upgrade(connection: Connection, migrations: Migrations, before: SchemaState) -> str:
+    """Run the migrations that are pending; return the line about it."""
+    schema = migrations.schema
+    if before.standing is Standing.AHEAD:
+        return f"{schema}: stays as it is: {before.describe()}"
+    connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
+    connection.commit()
+    command.upgrade(migrations.config(connection), "head")
+    connection.commit()
+    return f"{schema}: {before.current or 'empty'} -> {before.needed}"
+
+
+def _adopt_cluster(connection: Connection) -> list[str]:
+    moved = connection.execute(text("SELECT runyard.adopt_cluster_v1()")).scalar()
+    connection.commit()
+    if not moved:
+        return []
+    return [
+        "runyard: restored from another PostgreSQL cluster; waits now use the transaction ids of"
+        " this one"
+    ]
+
+
+def _upgrade_dagster(before: SchemaState) -> str:
+    if before.standing is Standing.AHEAD:
+        return f"dagster: stays as it is: {before.describe()}"
+    create_dagster_tables(direct_url(), f"-c lock_timeout={_LOCK_TIMEOUT} -c statement_timeout=0")
+    return "dagster: up to date"
+
+
+@dataclass(frozen=True)
+class _Locks:
+    """Takes the locks of a piece of work when others let it, until a deadline."""
+
+    connection: Connection
+    deadline: float
+
+    def taken(self, schema: str, work: Callable[[], Result]) -> Result:
+        """Do the work, again whenever it was denied a lock; raise `RunyardError` in the end."""
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                self.connection.rollback()
+                if not _is_lock_denied(error):
+                    raise
+                self._pause(schema, error)
+
+    def _pause(self, schema: str, error: Exception) -> None:
+        row = self.connection.execute(text(_OLDEST_TRANSACTION)).mappings().one_or_none()
+        self.connection.rollback()
+        holder = row["holder"] if row is not None else "a transaction that has ended by now had it"
+        if time.monotonic() > self.deadline:
+            end = f"SELECT pg_terminate_backend({row['pid']})" if row is not None else "wait"
+            raise RunyardError(
+                f"schema {schema}: a migration did not get the lock of a table: {holder}. End that"
+                f" ({end}), then run `runyard migrate` again; what it has done until now stays done"
+            ) from error
+        _log.warning(
+            "schema %s: a migration waits for the lock of a table, and lets others pass meanwhile:"
+            " %s",
+            schema,
+            holder,
+        )
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _is_lock_denied(error: BaseException | None) -> bool:
+    """Whether an error is a lock that was not free in time.
+
+    It comes from psycopg, or from psycopg2, which Dagster uses, and may be in one of SQLAlchemy.
+    """
+    while error is not None:
+        if _LOCK_NOT_AVAILABLE in (getattr(error, "sqlstate", ""), getattr(error, "pgcode", "")):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _check_dagster_schema(connection: Connection) -> None:
@@ -146,30 +240,3 @@ def _check_dagster_schema(connection: Connection) -> None:
             f" GRANT CREATE ON SCHEMA {here} TO {role}, or name a separate schema by adding"
             " options=-csearch_path%3D<schema> to DATABASE_URL"
         )
-
-
-def _check_pooler() -> None:
-    """Raise `RunyardError` if connections through the pooler do not find Dagster's tables."""
-    with _connect() as direct, _connect(database_url()) as pooled:
-        expected = direct.execute(text("SELECT current_schema()")).scalar_one()
-        actual = pooled.execute(text("SELECT current_schema()")).scalar_one()
-        role = pooled.execute(text("SELECT current_user")).scalar_one()
-    if expected != actual:
-        raise RunyardError(
-            f"Dagster's tables are in the schema {expected}, but connections through the pooler use"
-            f' {actual}: ALTER ROLE "{role}" SET search_path = {expected}, or use a role that does'
-            " not have the name of a schema"
-        )
-
-
-def _config(connection: Connection, schema: str, folder: Path) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(folder))
-    config.set_main_option("path_separator", "os")
-    config.attributes.update(connection=connection, schema=schema)
-    return config
-
-
-def _current(connection: Connection, schema: str) -> str | None:
-    context = MigrationContext.configure(connection, opts={"version_table_schema": schema})
-    return context.get_current_revision()

@@ -7,6 +7,7 @@ with its children.
 
 import ctypes
 import json
+import math
 import os
 import signal
 import socket
@@ -42,6 +43,9 @@ PARTS = ("code", "daemon", "web", "worker")
 _RELOADED = ("code", "worker")
 _ALONE = ("code", "apps")
 _STOP_SECONDS = 6
+# Development is not to wait for a long run at each change of the code.
+_DRAIN_SECONDS = 3.0
+_SPARE_SECONDS = 3
 _READY_SECONDS = 90.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -55,6 +59,7 @@ class _Program(NamedTuple):
     stop_seconds: int = _STOP_SECONDS
     stop_signal: str = "TERM"
     autostart: bool = True
+    drains: bool = False
 
 
 _PROGRAMS = {
@@ -64,8 +69,8 @@ _PROGRAMS = {
         "apps", "code-server --apps", priority=15, stop_signal="KILL", autostart=False
     ),
     "daemon": _Program("daemon", "daemon"),
-    "web": _Program("web", "web"),
-    "worker": _Program("worker", "worker"),
+    "web": _Program("web", "web", drains=True),
+    "worker": _Program("worker", "worker", drains=True),
     "postgres": _Program("postgres", "postgres", priority=10, stop_seconds=3),
 }
 _CONFIG_TEMPLATE = Template(
@@ -111,6 +116,11 @@ class Stack:
         Which of `PARTS` to run.
     quiet
         Write the processes' output to `stack.log` in the data folder only, not to this terminal.
+
+    Attributes
+    ----------
+    drain_timeout
+        How many seconds runs in progress have to finish when the stack stops.
     """
 
     def __init__(self, parts: Sequence[str] = PARTS, *, quiet: bool = False) -> None:
@@ -118,6 +128,8 @@ class Stack:
         self.quiet = quiet
         self.settings = settings()
         self.log = self.settings.data / "stack.log"
+        is_set = "drain_timeout" in self.settings.model_fields_set
+        self.drain_timeout = self.settings.drain_timeout if is_set else _DRAIN_SECONDS
         self._embedded = is_embedded(self.settings)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
@@ -161,6 +173,7 @@ class Stack:
         output = self.log.open("ab") if self.quiet else None
         self._supervisor = subprocess.Popen(
             [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
+            env={**os.environ, "RUNYARD_DRAIN_TIMEOUT": str(self.drain_timeout)},
             start_new_session=True,
             preexec_fn=_stop_with_parent,
             stdin=subprocess.DEVNULL,
@@ -260,12 +273,24 @@ class Stack:
         return True
 
     def stop(self) -> None:
-        """Stop all parts, then the database; no process of the stack remains."""
+        """Stop all parts, then the database; no process of the stack remains.
+
+        An interrupt meanwhile, by Ctrl-C, ends the time that runs in progress have to finish.
+        """
         pid = self._supervisor.pid if self._supervisor is not None else 0
+        worker = 0
         with suppress(OSError, xmlrpc.client.Error):
             pid = int(self._ask("getPID"))
+            if "worker" in self.parts:
+                worker = self.pid("worker")
             self._ask("shutdown")
-        if pid:
+        seconds = max(_STOP_SECONDS, self.drain_timeout + _SPARE_SECONDS) + 6
+        try:
+            _wait_for_end(pid, seconds)
+        except KeyboardInterrupt:
+            if worker:
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGTERM)
             _wait_for_end(pid, _STOP_SECONDS + 6)
         if self._supervisor is not None:
             self._supervisor.wait()
@@ -297,9 +322,14 @@ class Stack:
         with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as remote:
             return getattr(remote.supervisor, method)(*arguments)
 
+    def _in_time(self, program: _Program) -> _Program:
+        """A program with as much time to stop as its runs and requests have to finish."""
+        seconds = math.ceil(self.drain_timeout) + _SPARE_SECONDS if program.drains else 0
+        return program._replace(stop_seconds=max(program.stop_seconds, seconds))
+
     def _config(self) -> str:
         """The supervisord configuration."""
-        programs = [_PROGRAMS[part] for part in self.parts]
+        programs = [self._in_time(_PROGRAMS[part]) for part in self.parts]
         if "daemon" in self.parts:
             programs.append(_PROGRAMS["apps"])
         if self._embedded:
@@ -325,7 +355,9 @@ def _raise_for(problem: CodeProblem | None) -> None:
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:
-    """Wait for a process to end; kill its process group when it does not."""
+    """Wait for a process to end, if there is one; kill its process group when it does not."""
+    if not pid:
+        return
     try:
         psutil.Process(pid).wait(seconds)
     except psutil.NoSuchProcess:

@@ -13,7 +13,8 @@ import socket
 import threading
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from typing import Any
 import psutil
 import psycopg
 from celery import Celery
+from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from celery.signals import (
+    setup_logging,
     worker_init,
     worker_process_init,
     worker_process_shutdown,
@@ -30,6 +33,7 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
+from celery.utils.log import get_multiprocessing_logger
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
 
@@ -52,9 +56,12 @@ from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.processes.child_process import ChildProcess
 from runyard.processes.children import Children
 from runyard.processes.code_location import load_code, problem_of
+from runyard.processes.draining import Drain
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
+from runyard.text.json_lines import json_line
+from runyard.tracing.recording import end_recording
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -71,6 +78,7 @@ _resources = ExitStack()
 _stopping = threading.Event()
 _children = Children()
 _caller = ChildProcess("caller", "caller", "--of-worker")
+_drain = Drain(_log, lambda: _children.working)
 _parent = os.getpid()  # a child inherits both
 _main_process = multiprocessing.current_process()
 
@@ -98,7 +106,7 @@ def build_app() -> Celery:
 
 
 def work() -> int:
-    """Run a worker until it is told to stop; runs in progress are finished first.
+    """Run a worker until it is told to stop; runs in progress then get some time to finish.
 
     Raises `RunyardError` when the code does not load: every run would fail.
     """
@@ -106,6 +114,9 @@ def work() -> int:
     # Celery warns on every start as root. The stack may run as root, with a broker that only this
     # project's user can write to.
     warnings.filterwarnings("ignore", category=SecurityWarning)
+    if settings().log_format == "json":
+        vars(celery_worker)["safe_say"] = _say_as_json
+        setup_logging.connect(_leave_loggers_alone)
     app = build_app()
     app.worker_main(
         [
@@ -122,6 +133,16 @@ def work() -> int:
         ]
     )
     return 0
+
+
+def _say_as_json(message: str, *_: object) -> None:
+    """What Celery says of its shutdown, in a signal handler: without the locks of streams."""
+    os.write(2, f"{json_line('celery', message.strip())}\n".encode())
+
+
+def _leave_loggers_alone(**_: Any) -> None:
+    """Let Celery log as this process has set up its loggers: it does when this is connected."""
+    get_multiprocessing_logger().propagate = True
 
 
 def _load_or_explain() -> None:
@@ -158,7 +179,8 @@ def _start_threads(**_: Any) -> None:
 @worker_shutting_down.connect
 def _stop_in_time(**_: Any) -> None:
     _caller.stop()
-    threading.Thread(target=_hand_back, name="runyard-worker-stop", daemon=True).start()
+    if _drain.begin():
+        threading.Thread(target=_finish_or_hand_back, name="runyard-worker-stop").start()
 
 
 @worker_process_init.connect
@@ -177,6 +199,7 @@ def _warm_up(**_: Any) -> None:
 @worker_process_shutdown.connect
 def _end_log(**_: Any) -> None:
     event_log.flush()
+    end_recording()
 
 
 @worker_shutdown.connect
@@ -205,6 +228,15 @@ def send_heartbeat(worker: str, slots: int, *, remote: bool) -> bool:
     return row is not None and bool(row["has_apps"])
 
 
+def retry_launches() -> None:
+    """Let functions whose launches fail be launched again at once: this worker may have their code.
+
+    During a deploy, those that are new reach workers first that do not have them yet.
+    """
+    with database.connection() as connection:
+        fetch_all(connection, "retry_launches")
+
+
 def forget_worker(worker: str) -> None:
     """Delete this process, which stops in order, from the workers in the database."""
     try:
@@ -217,15 +249,24 @@ def forget_worker(worker: str) -> None:
 def _beat() -> None:
     """Send this worker's heartbeat from its parent process."""
     backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
+    is_known = False
     while not _stopping.is_set():
         try:
-            if send_heartbeat(name(), settings().concurrency, remote=False):
+            if send_heartbeat(name(), _slots(), remote=False):
                 _caller.keep_running()
+            if not is_known:
+                retry_launches()
+                is_known = True
         except Exception as error:
             _stopping.wait(backoff.failed(error))
         else:
             backoff.succeeded()
             _stopping.wait(_BEAT_SECONDS)
+
+
+def _slots() -> int:
+    """How many runs this worker executes at a time; while it drains, no more than are left."""
+    return _children.working if _drain.has_begun else settings().concurrency
 
 
 def _watch() -> None:
@@ -292,26 +333,37 @@ def place() -> str:
         return socket.gethostname()
 
 
-def _hand_back() -> None:
-    """Hand back runs that have not ended in time, before they are killed."""
-    if not _stopping.wait(settings().stop_seconds):
-        try:
-            hand_back(name())
-        except Exception as error:
-            _log.warning(
-                "runs are not handed back (%s): other workers take them when their leases expire",
-                type(error).__name__,
-            )
-        _children.kill_working()  # a step that never ends must not keep the worker alive
+def _finish_or_hand_back() -> None:
+    """Let runs in progress finish, and hand back those that have not ended in time."""
+    if _drain.wait(_stopping.is_set, _tell_slots):
+        return
+    try:
+        hand_back(name(), _children.kill_working)
+    except Exception as error:
+        _log.warning(
+            "runs are not handed back (%s): other workers take them when their leases expire",
+            type(error).__name__,
+        )
+    _children.kill_working()  # a step that never ends must not keep the worker alive
 
 
-def hand_back(worker: str) -> None:
+def _tell_slots(left: int) -> None:
+    """Let the daemon launch no more than the other workers can take."""
+    with suppress(DatabaseUnavailable, psycopg.Error):  # the heartbeat tells it again
+        send_heartbeat(name(), left, remote=False)
+
+
+def hand_back(worker: str, stop_working: Callable[[], object] = lambda: None) -> None:
     """Return what a worker of this name is doing to the queue, which counts no attempt.
 
-    From then on its own runs can no longer write anything.
+    From then on its own runs can no longer write anything. `stop_working` is called next, before
+    another worker can have begun on them.
     """
     with database.connection() as connection:
-        run_ids = [row["run_id"] for row in fetch_all(connection, "hand_back", name=worker)]
+        lease = settings().lease_seconds
+        rows = fetch_all(connection, "hand_back", name=worker, lease=lease)
+    stop_working()
+    run_ids = [row["run_id"] for row in rows]
     if not run_ids:
         return
     # A caller has hundreds of runs, and little time before it is killed.

@@ -18,6 +18,7 @@ import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
 from weakref import WeakSet
@@ -180,6 +181,23 @@ def pool() -> Pool:
                 check=_check,
             )
         return _pool
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """How many connections a pool has and may have, and how many threads wait for one."""
+
+    idle: int
+    used: int
+    allowed: int
+    waiting: int
+
+
+def pool_stats() -> PoolStats:
+    """The state of this process's pool."""
+    stats = pool().get_stats()
+    size, idle = stats.get("pool_size", 0), stats.get("pool_available", 0)
+    return PoolStats(idle, size - idle, _POOL_SIZE, stats.get("requests_waiting", 0))
 
 
 def statement_options() -> dict[str, Any]:

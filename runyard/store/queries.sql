@@ -6,6 +6,10 @@
 -- (by events_pkey and events_idempotency_key)
 SELECT id FROM runyard.send_v1(%(events)s::jsonb, %(source)s) AS id
 
+-- name: schema_revision
+-- What the last migration of the engine's schema has recorded. (by schemas_pkey)
+SELECT revision, oldest_code, version FROM runyard.schemas WHERE name = 'runyard'
+
 -- name: register_functions
 -- Write the functions that the code has. (by functions_pkey)
 INSERT INTO runyard.functions (
@@ -81,15 +85,37 @@ WHERE name = %(function)s
 RETURNING name, runyard.wake_v1(name)
 
 -- name: record_publication
--- Record a version of a code location, identified by what it has; returns whether it is the newest
--- one, rather than an older one that runs again. (by publications_pkey)
-WITH created AS (
+-- Record that a version of a code location runs, identified by what it has; returns whether it is
+-- the one that counts. That is the one that was deployed last. One that was deployed before takes
+-- its place again, unless it starts `beside` one that has not been silent for some seconds.
+-- (by publications_pkey)
+WITH latest AS (
+    SELECT digest, seen_at FROM runyard.publications
+    WHERE location = %(location)s ORDER BY at DESC LIMIT 1
+),
+decision AS (
+    SELECT NOT EXISTS (
+        SELECT FROM runyard.publications WHERE location = %(location)s AND digest = %(digest)s
+    ) OR EXISTS (
+        SELECT FROM latest WHERE digest = %(digest)s OR NOT %(beside)s
+            OR seen_at < clock_timestamp() - make_interval(secs => %(silent)s)
+    ) AS counts
+),
+recorded AS (
     INSERT INTO runyard.publications (location, digest) VALUES (%(location)s, %(digest)s)
-    ON CONFLICT DO NOTHING RETURNING digest
+    ON CONFLICT (location, digest) DO UPDATE SET seen_at = clock_timestamp(),
+        at = CASE WHEN (SELECT counts FROM decision) THEN clock_timestamp()
+            ELSE publications.at END
 )
-SELECT EXISTS (SELECT FROM created) OR (
-    SELECT digest FROM runyard.publications
-    WHERE location = %(location)s ORDER BY at DESC LIMIT 1) = %(digest)s AS newest
+SELECT counts FROM decision
+
+-- name: renew_publication
+-- Note that a version of a code location runs; returns whether it is the one that counts.
+-- (by publications_pkey)
+UPDATE runyard.publications SET seen_at = clock_timestamp()
+WHERE location = %(location)s AND digest = %(digest)s
+RETURNING at = (
+    SELECT max(at) FROM runyard.publications WHERE location = %(location)s) AS counts
 
 -- name: retire_functions
 -- Deactivate the functions that a code location no longer has. (a small table: scanned)
@@ -515,7 +541,9 @@ SELECT id, function FROM begun
 -- Start an attempt of the invocations of a batch; returns them with their events.
 -- (by invocations_pkey, events_pkey)
 WITH before AS (  -- whether a run has worked on them before, which `started` overwrites
-    SELECT id, started_at IS NOT NULL OR replay_of IS NOT NULL AS seen, run_id
+    SELECT id, started_at IS NOT NULL OR replay_of IS NOT NULL AS seen, run_id,
+        status = 'claimed' AS starts, started_at IS NULL AS first,
+        greatest(0, extract(epoch FROM runyard.now_v1() - due_at))::float8 AS waited
     FROM runyard.invocations
     WHERE id = ANY (SELECT unnest(invocations) FROM runyard.batches WHERE id = %(batch)s)
         AND batch_id = %(batch)s AND status IN ('claimed', 'running')
@@ -535,20 +563,44 @@ started AS (
     RETURNING invocations.id, event_id, attempt, invocations.dispatch, replay_of, due_at, priority,
         crashes, created_at,
         cancel_requested_at IS NOT NULL AS cancelled, before.seen,
-        before.run_id AS previous_run, leader_id IS NOT NULL AS leads
+        before.run_id AS previous_run, leader_id IS NOT NULL AS leads, function, before.starts,
+        before.first, before.waited
+),
+counted AS (
+    INSERT INTO runyard.tallies (metric, name, label, bucket, count, seconds)
+    SELECT 'started', function, CASE WHEN first THEN 'first' ELSE 'again' END,
+        runyard.bucket_v1(waited), count(*), sum(waited)
+    FROM started WHERE starts GROUP BY 1, 2, 3, 4
 )
 SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
     started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
-    events.name, events.data, events."user" AS user_data, events.v,
+    started.function, started.starts, started.waited,
+    extract(epoch FROM runyard.now_v1() - started.created_at)::float8 AS age,
+    events.name, events.data, events."user" AS user_data, events.v, events.trace,
     (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
+
+-- name: released_invocations
+-- What became of a batch's invocations when its lease was taken away, but for those that had left
+-- it. (by batches_pkey, invocations_pkey, events_pkey)
+SELECT invocations.id, invocations.event_id, invocations.function, invocations.attempt,
+    invocations.status, invocations.error::text AS error, batches.run_id,
+    extract(epoch FROM runyard.now_v1() - invocations.created_at)::float8 AS age,
+    extract(epoch FROM clock_timestamp() - batches.started_at)::float8 AS lasted,
+    events.name, events.trace
+FROM runyard.batches
+JOIN runyard.invocations ON invocations.id = ANY (batches.invocations)
+    AND NOT invocations.id = ANY (batches.settled)
+JOIN runyard.events ON events.id = invocations.event_id
+WHERE batches.id = %(batch)s AND batches.run_id IS NOT NULL
 
 -- name: group_events
 -- The other events of groups, by their leaders, in the order in which they came.
 -- (by invocations_leader, events_pkey)
 SELECT invocations.leader_id, events.id AS event_id, events.name, events.data,
-    events."user" AS user_data, events.v, (extract(epoch FROM events.ts) * 1000)::bigint AS ts
+    events."user" AS user_data, events.v, events.trace,
+    (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
 WHERE leader_id = ANY (%(leaders)s) AND invocations.id <> leader_id ORDER BY leader_id, invocations.id
 
@@ -564,7 +616,7 @@ WHERE invocation_id = ANY (%(invocations)s) ORDER BY number
 -- the answer to the first time was lost, counts as one try.
 -- (by steps_pkey, batches_pkey)
 WITH lease AS (
-    SELECT id, settled FROM runyard.batches
+    SELECT id, function, settled FROM runyard.batches
     WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
 ),
 recorded AS (
@@ -586,8 +638,31 @@ recorded AS (
         started_at = excluded.started_at, finished_at = excluded.finished_at,
         number = excluded.number
     WHERE steps.error IS NOT NULL
+    RETURNING CASE WHEN error IS NULL THEN 'succeeded' ELSE 'failed' END AS outcome,
+        greatest(0, extract(epoch FROM finished_at - started_at))::float8 AS took
+),
+counted AS (
+    INSERT INTO runyard.tallies (metric, name, label, bucket, count, seconds)
+    SELECT 'step', lease.function, outcome, runyard.bucket_v1(took), count(*), sum(took)
+    FROM recorded CROSS JOIN lease GROUP BY 1, 2, 3, 4
 )
 SELECT id FROM lease
+
+-- name: record_logs
+-- Write what a step has logged for invocations, over what was written of the same run before, unless
+-- the lease is gone or they have left the batch. (by batches_pkey, step_logs_pkey)
+INSERT INTO runyard.step_logs (
+    invocation_id, step, run_id, attempt, started_at, lines, dropped)
+SELECT logs.invocation_id, %(step)s, %(run)s, logs.attempt, to_timestamp(logs.started),
+    logs.lines::jsonb, logs.dropped
+FROM runyard.batches JOIN unnest(
+    %(invocations)s::bigint[], %(attempts)s::smallint[], %(started)s::float8[], %(lines)s::text[],
+    %(dropped)s::integer[]
+) AS logs (invocation_id, attempt, started, lines, dropped)
+    ON NOT logs.invocation_id = ANY (batches.settled)
+WHERE batches.id = %(batch)s AND batches.run_id = %(run)s AND batches.status = 'running'
+ON CONFLICT (invocation_id, step, run_id) DO UPDATE SET
+    attempt = excluded.attempt, lines = excluded.lines, dropped = excluded.dropped
 
 -- name: settle
 -- Write the outcome of invocations of a batch, and end its lease if they are the last ones (`ends`);
@@ -719,9 +794,17 @@ WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_i
 
 -- name: hand_back
 -- Give back what the processes of a stopping worker are still doing; no attempt is counted. It is
--- due a few seconds later, when that worker is gone: with a free slot it would take it again.
--- Returns the runs. (by batches_open, invocations_pkey)
-WITH leases AS (
+-- due at once when there is another worker of its kind, and otherwise a few seconds later: the one
+-- that replaces this one may be starting.
+-- Returns the runs. (by batches_open, invocations_pkey; workers is a small table: scanned)
+WITH wait AS (
+    SELECT CASE WHEN count(*) > 0 THEN interval '0' ELSE interval '4 seconds' END AS pause
+    FROM runyard.workers AS others
+    JOIN runyard.workers AS stopping USING (remote)
+    WHERE stopping.name = %(name)s AND others.name <> stopping.name AND others.slots > 0
+        AND others.heartbeat_at > now() - make_interval(secs => %(lease)s)
+),
+leases AS (
     UPDATE runyard.batches SET status = 'lost', finished_at = now()
     WHERE status = 'running' AND starts_with(worker, %(name)s || ':')
     RETURNING id, invocations, run_id
@@ -734,8 +817,8 @@ freed AS (
     SET batch_id = NULL, attempt = greatest(0, attempt - 1),
         status = CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled' ELSE 'queued' END,
         finished_at = CASE WHEN cancel_requested_at IS NOT NULL THEN runyard.now_v1() END,
-        due_at = greatest(due_at, runyard.now_v1() + interval '4 seconds')
-    FROM held
+        due_at = greatest(due_at, runyard.now_v1() + pause)
+    FROM held CROSS JOIN wait
     WHERE invocations.id = held.id AND invocations.id = ANY (SELECT id FROM held)
         AND invocations.batch_id = held.batch_id AND status = 'running'
     RETURNING invocations.id, invocations.status, held.run_id
@@ -745,6 +828,12 @@ unfinished AS (
     SELECT id, run_id, 'lost' FROM freed WHERE status = 'queued'
 )
 SELECT run_id, runyard.wake_v1('') FROM leases
+
+-- name: retry_launches
+-- Try the functions whose launches fail again at once: a worker has started, and it may have the
+-- code that the others lack. (a small table: scanned)
+UPDATE runyard.failed_launches SET until = runyard.now_v1()
+WHERE until > runyard.now_v1() RETURNING runyard.wake_v1(function)
 
 -- name: delete_worker
 -- Forget a worker that stops in order. (by workers_pkey)
@@ -907,6 +996,10 @@ unfinished AS (  -- a run segment for each that is queued again
     INSERT INTO runyard.run_segments (invocation_id, run_id, status, error)
     SELECT freed.id, lease.run_id, 'lost', %(error)s::jsonb FROM freed CROSS JOIN lease
     WHERE freed.status = 'queued' AND lease.run_id IS NOT NULL
+),
+counted AS (
+    INSERT INTO runyard.tallies (metric, name, count)
+    SELECT 'lost', function, 1 FROM lease WHERE %(crashed)s
 ),
 backing_off AS (  -- the function, if its runs fail to start: longer with every failure
     INSERT INTO runyard.failed_launches AS known (function, failures, until, error)

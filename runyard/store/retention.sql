@@ -18,8 +18,8 @@ ORDER BY created_at, id LIMIT %(limit)s
 -- Delete invocations with everything that belongs to them, except those that have been requeued
 -- meanwhile, or are locked by a transaction that replays or dismisses them; a group is deleted with
 -- its leader. Returns the deleted ones.
--- (by steps_pkey, run_segments_invocation, progress_invocation, waits_pkey, invocations_pkey and
--- invocations_leader)
+-- (by steps_pkey, step_logs_pkey, run_segments_invocation, progress_invocation, waits_pkey,
+-- invocations_pkey and invocations_leader)
 WITH old AS (
     SELECT id FROM runyard.invocations
     WHERE id = ANY (%(ids)s) AND finished_at < %(before)s FOR UPDATE SKIP LOCKED
@@ -37,6 +37,9 @@ deleted_steps AS (
 ),
 deleted_segments AS (
     DELETE FROM runyard.run_segments WHERE invocation_id IN (SELECT id FROM deleted)
+),
+deleted_logs AS (
+    DELETE FROM runyard.step_logs WHERE invocation_id IN (SELECT id FROM deleted)
 ),
 deleted_progress AS (
     DELETE FROM runyard.progress WHERE invocation_id IN (SELECT id FROM deleted)

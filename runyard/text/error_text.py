@@ -8,7 +8,7 @@ the statement that carries it, as the same statement carries the results of othe
 import traceback
 
 from runyard.errors import interrupts
-from runyard.text.redaction import redact
+from runyard.text.redaction import Redactor, redact
 from runyard.text.storable import storable
 
 MAX_MESSAGE = 10_000
@@ -16,15 +16,18 @@ _MAX_LINES = 40
 _MAX_LINE = 1_000
 _MAX_TRACE = 200_000
 # A secret split by a cut is not recognised: this much more of the text is redacted, then dropped.
-_MARGIN = 4_096
+MARGIN = 4_096
 
 
-def fit(text: str, most: int = MAX_MESSAGE) -> str:
-    """Return up to `most` characters of a text, without secrets and storable."""
-    if len(text) <= most + _MARGIN:
-        whole = storable(redact(text))
+def fit(text: str, most: int = MAX_MESSAGE, clean: Redactor = redact) -> str:
+    """Return up to `most` characters of a text, without secrets and storable.
+
+    For many texts, `clean` is a `redactor()` made once.
+    """
+    if len(text) <= most + MARGIN:
+        whole = storable(clean(text))
         return whole if len(whole) <= most else f"{whole[:most]} ..."
-    return f"{storable(redact(text[: most + _MARGIN])[:-_MARGIN])[:most]} ..."
+    return f"{storable(clean(text[: most + MARGIN])[:-MARGIN])[:most]} ..."
 
 
 def message_of(error: BaseException) -> str:
@@ -59,7 +62,7 @@ def shortened_trace(text: str) -> str:
     if len(text) <= _MAX_TRACE:
         clean = redact(text)
     else:
-        clean = redact(text[-_MAX_TRACE - _MARGIN :])[_MARGIN:]
+        clean = redact(text[-_MAX_TRACE - MARGIN :])[MARGIN:]
     lines = storable(clean).splitlines()[-_MAX_LINES:]
     return "\n".join(map(_shortened, lines))
 

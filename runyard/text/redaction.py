@@ -22,7 +22,7 @@ _NAMES = re.compile(
       | PRIVATE(?!_(?:IP|HOST|HOSTNAME|DOMAIN|NETWORK|SUBNET|ADDRESS|PORT|DNS)(?:_|$))
       | (?<!MON)(?<!TUR)(?<!DON)(?<!HOC)(?<!JOC)KEY(?!BOARD|MAP|WORD|PAD|STONE|CLOAK|SPACE|FRAME)
       | (?:^|_)(?:DB|USER)?PASS(?:_?\d+)?$
-      | _(?:PWD|PAT|SK)(?:_?\d+)?$ | ^SK$""",
+      | _(?:PWD|PAT|SK)(?:_?\d+)?$ | ^SK$ | ^RUNYARD_ALERTS$""",
     re.IGNORECASE | re.VERBOSE,
 )
 # Names of variables that only count or measure secrets.

@@ -214,15 +214,35 @@ def test_older_ones_are_on_the_next_page(yard: Yard, page: TestClient) -> None:
     assert "data-live" not in second
 
 
+def documented(heading: str) -> str:
+    """The Python code below a heading of the documentation of the dev page."""
+    text = (ROOT / "docs" / "dev-page.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    return str(code)
+
+
+def test_the_uploads_of_the_documentation_are_kept(
+    page: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del page
+    code = documented("Uploads").replace("/srv/uploads", str(tmp_path))
+    (tmp_path / "my_uploads.py").write_text(f"{code}\nPAGES, TEMPLATES = [], Path()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(settings(), "pages", "my_uploads")
+    with TestClient(build_app(None, development=True), base_url="http://localhost") as client:
+        token = re.findall(r'name="token" value="(\w+)"', client.get("/dev/send/several").text)[0]
+        sent = {"X-Runyard-Token": token, "Content-Type": "application/octet-stream"}
+        kept = client.post("/dev/uploads?name=a.png", content=b"picture", headers=sent)
+    assert kept.status_code == 201
+    assert (tmp_path / kept.json()["value"]).read_bytes() == b"picture"
+
+
 def test_the_page_of_the_documentation_is_one(
     page: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del page
-    [code] = re.findall(
-        r"```python\n(.*?)```",
-        (ROOT / "docs" / "dev-page.md").read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
+    code = documented("Adding your own pages")
     (tmp_path / "my_pages.py").write_text(code)
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "orders.html").write_text(

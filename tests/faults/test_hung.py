@@ -202,7 +202,7 @@ def test_a_worker_that_is_told_to_stop_does_not_wait_for_a_step_that_hangs(
     worker = psutil.Process(stack.pid("worker"))
     family = [worker, *worker.children(recursive=True)]
     worker.terminate()
-    _, alive = psutil.wait_procs(family, timeout=stack.settings.stop_seconds + 8)
+    _, alive = psutil.wait_procs(family, timeout=stack.drain_timeout + 8)
     assert alive == []
     wait_until(lambda: marks(effects, "stop")["begun 0 1"] == 2, 60)
     assert [(row["crashes"], row["attempt"]) for row in rows([event_id])] == [(0, 1)]

@@ -3,6 +3,7 @@
 It gets ready, reloads code that changes, and leaves nothing behind after Ctrl-C.
 """
 
+import json
 import os
 import re
 import shutil
@@ -390,3 +391,34 @@ def test_up_with_code_that_does_not_load_ends_with_one_line_that_names_the_place
     assert said.startswith("runyard: the code does not load: sensors/email.py:1: ModuleNotFound")
     assert "Traceback" not in up.stderr + up.stdout
     assert belonging(home) == []
+
+
+def test_with_json_logs_every_line_of_the_stack_is_json(home: Path) -> None:
+    source, log = home / "sensors" / "email.py", home / "up.log"
+    source.write_text(f"{source.read_text()}\nprint('printed by the code')\n")
+    with log.open("w") as output:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "runyard", "up"],
+            cwd=home,
+            env={**environment(home), "RUNYARD_LOG_FORMAT": "json"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until(lambda: "Ready." in log.read_text(), 90)
+        # All parts say that the database is away, some of them with tracebacks.
+        server = postgres_dir(home) / "postmaster.pid"
+        os.kill(int(server.read_text().split()[0]), signal.SIGKILL)
+        wait_until(lambda: "starting it again" in log.read_text(), 30)
+        wait_until(lambda: _answers(home), 30)
+        source.write_text(f"{source.read_text()}\nundefined_name\n")
+        wait_until(lambda: "NameError" in log.read_text(), 60)
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.wait(30)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line for line in lines if not line["message"]] == []
+    messages = {line["message"]: line.get("process") for line in lines}
+    assert messages["printed by the code"] in ("code", "worker")
+    assert messages["the server has died; starting it again"] == "postgres"
+    assert lines[-1]["message"] == "Stopped."

@@ -41,6 +41,7 @@ from runyard import (
 from runyard.dagster_adapter import builtin
 from runyard.functions import registry
 from runyard.testing import Yard
+from runyard.text.json_lines import working_on
 from tests.features import drawn
 from tests.features.drawn import deeds
 
@@ -842,3 +843,29 @@ def test_many_functions_load(runyard_database: str) -> None:
 
 def one_of_many(item: Item) -> int:
     return 1
+
+
+def test_what_a_step_logs_says_what_it_works_on(yard: Yard) -> None:
+    seen: list[Any] = []
+
+    def plain(item: Item) -> None:
+        seen.append((item.event.id, working_on.get()))
+
+    async def slow(item: Item) -> None:
+        seen.append((item.event.id, working_on.get()))
+
+    with registry.use():
+        made = [function(f"logs/{do.__name__}")(do) for do in (plain, slow)]
+        with Yard(definitions(*made)) as own_yard:
+            for each in made:
+                invocation = own_yard.run(each)
+                event, told = seen.pop()
+                assert told == {
+                    "event": event,
+                    "function": invocation.function,
+                    "invocation": invocation.id,
+                    "run": own_yard.runs[-1],
+                    "step": invocation.function,
+                    "attempt": 1,
+                }
+    assert working_on.get() is None

@@ -214,6 +214,16 @@ def test_an_unstorable_event_fails_the_sending_step_of_its_own_invocation_alone(
     assert len(yard.sent("told/well")) == 2
 
 
+def test_a_written_text_is_stored_as_far_as_possible(yard: Yard) -> None:
+    def speak(item: Item) -> str:
+        item.write(f"half {HALF}\0 done")
+        return "done"
+
+    deeds["bad"] = speak
+    _, bad, _ = among_neighbours(yard, "giver")
+    assert (bad.status, list(bad.written.values())) == ("succeeded", ["half \ufffd\ufffd done"])
+
+
 def test_the_text_of_progress_is_stored_as_far_as_possible(yard: Yard) -> None:
     def speak(item: Item) -> str:
         item.progress(100, f"half {HALF} done")

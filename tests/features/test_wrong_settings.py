@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,39 @@ def test_a_direct_database_that_is_not_given_by_a_url_is_one_line() -> None:
     assert line.startswith("runyard: RUNYARD_DIRECT_DATABASE_URL: not a URL of PostgreSQL")
 
 
+@pytest.mark.parametrize("command", ["doctor", "up", "worker"])
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("RUNYARD_TRACES", "on", "RUNYARD_TRACES: "),
+        ("RUNYARD_TRACE_URL", "https://tempo.example", "RUNYARD_TRACE_URL: not an http or https"),
+        ("OTEL_TRACES_SAMPLER", "mine", "OTEL_TRACES_SAMPLER is 'mine': choose one of always_on"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc', but"),
+    ],
+)
+def test_a_wrong_option_of_traces_is_one_line(
+    command: str, name: str, value: str, says: str
+) -> None:
+    ended = runyard(command, **{"RUNYARD_TRACES": "otlp", name: value})
+    [line] = ended.stderr.splitlines()
+    assert ended.returncode == 1
+    assert line.startswith(f"runyard: {says}")
+
+
+def test_traces_without_their_package_are_one_line_that_says_what_to_install(
+    tmp_path: Path,
+) -> None:
+    # A package of this name in front of the other one, as if that were not there.
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").touch()
+    ended = runyard("doctor", RUNYARD_TRACES="otlp", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    [line] = ended.stderr.splitlines()
+    assert line == (
+        "runyard: traces need OpenTelemetry, which is not installed: pip install"
+        " 'runyard[traces]', or unset RUNYARD_TRACES"
+    )
+
+
 def test_doctor_names_the_setting_that_a_misspelt_variable_was_meant_for() -> None:
     says = runyard("doctor", RUNYARD_CONCURENCY="8").stdout
     assert (
@@ -56,14 +90,13 @@ def test_variables_of_the_project_itself_are_not_named() -> None:
 
 
 def test_code_that_does_not_load_because_of_a_setting_is_one_line_without_a_traceback(
-    tmp_path: object,
+    tmp_path: Path,
 ) -> None:
     serving = (
-        "from pathlib import Path\n"
         "from runyard.dagster_adapter import internals\n"
         "from runyard.processes import code_server\n"
         "code_server.grpc_command.main = lambda *_, **__: None\n"
-        f"code_server.serve_code(Path({str(tmp_path)!r}, 'socket'))\n"
+        f"code_server.serve_code(['--socket', {str(tmp_path / 'socket')!r}], beside=False)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", serving],

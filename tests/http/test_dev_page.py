@@ -25,6 +25,7 @@ PAGES = [
     "/dev/functions/greet",
     "/dev/send",
     "/dev/send?name=email/send.requested",
+    "/dev/send/several",
     "/dev/outbox",
     "/dev/content",
     "/dev/media",
@@ -188,6 +189,7 @@ ACTIONS = [
     "/dev/functions/also/resume",
     "/dev/functions/also/replay-failures",
     "/dev/send",
+    "/dev/send/several",
     "/dev/logout",
 ]
 

@@ -1,5 +1,8 @@
 """The OpenAPI document is true: responses conform, what it forbids is rejected, no 500s."""
 
+import json
+import re
+from html import unescape
 from typing import Any
 
 import pytest
@@ -12,8 +15,8 @@ from runyard.gateway.app import endpoints
 from runyard.gateway.http.openapi import openapi_document
 from tests.web_process import WebProcess
 
-# Without a worker and a daemon `/readyz` responds with 503; tests of the whole stack cover it. What
-# is not supported responds with 501.
+# Without a worker and a daemon `/readyz?all=true` responds with 503; tests of the stack cover it.
+# What is not supported responds with 501.
 NOT_HERE = ["/v1/checkpoint/{run_id}/output", "/v1/http/runs/{run_id}/output"]
 schema = schemathesis.openapi.from_dict(openapi_document(endpoints())).exclude(
     path=["/readyz", *NOT_HERE]
@@ -51,8 +54,35 @@ def test_every_route_is_described(web: WebProcess) -> None:
     page = web.get("/docs", None)
     assert page.status_code == 200
     assert all(endpoint.path in page.text for endpoint in endpoints())
-    assert "script" not in page.headers["content-security-policy"]
-    assert "<script" not in page.text
+
+
+def test_the_page_runs_one_script_of_its_own_and_calls_this_server_alone(web: WebProcess) -> None:
+    page = web.get("/docs", None)
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'; connect-src 'self'; form-action 'none'" in policy
+    [script] = re.findall(r"<script([^>]*)>", page.text)
+    found = web.get(script.split('"')[1], None)
+    assert found.status_code == 200
+    assert found.headers["content-type"].startswith("text/javascript")
+    assert not re.search(r"\bon\w+=|javascript:|https?://", page.text.replace("http://json", ""))
+
+
+def test_every_endpoint_has_a_form_with_its_parameters_and_a_body_that_fits(
+    web: WebProcess,
+) -> None:
+    page = unescape(web.get("/docs", None).text)
+    for endpoint in endpoints():
+        [form] = re.findall(
+            rf'data-method="{endpoint.method}" data-path="{re.escape(endpoint.path)}".*?</form>',
+            page,
+            re.DOTALL,
+        )
+        named = set(re.findall(r'<input name="([^"]+)"', form))
+        assert named >= {*re.findall(r"\{(\w+)\}", endpoint.path), *endpoint.headers}
+    [form] = re.findall(r'data-method="POST" data-path="/e/{key}".*?</form>', page, re.DOTALL)
+    [body] = re.findall(r"<textarea[^>]*>(.*?)</textarea>", form, re.DOTALL)
+    assert web.post("/api/events", json.loads(body)).status_code == 200
 
 
 RAW = [

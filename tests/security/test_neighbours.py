@@ -22,7 +22,8 @@ import pytest
 from resources.email.mailer import Mail, OutboxMailer
 from resources.media.store import MediaStore
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.processes.migrate import check_migrated, migrate
+from runyard.processes.migrate import migrate
+from runyard.processes.schema_check import check_migrated
 from runyard.processes.stack import Stack
 from runyard.processes.stack_files import socket_path
 from runyard.settings import Settings, settings

@@ -1,5 +1,6 @@
 """The dev page in a browser: content, actions, live updates, layout, accessibility, escaping."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from demo import sample_media
 from resources.email.mailer import Mail, OutboxMailer
 from runyard import send
 from runyard.dagster_adapter.links import to_event
@@ -59,6 +61,59 @@ def test_an_event_is_sent_by_its_form_and_seen_to_its_end(page: Page) -> None:
     expect(page.get_by_role("link", name="Open in Dagster")).to_have_attribute(
         "href", re.compile("^/runs/")
     )
+
+
+def test_several_events_are_sent_at_once(page: Page) -> None:
+    page.goto(address("/dev/send"))
+    page.get_by_role("link", name="send several events").click()
+    page.get_by_label("Events").fill('{"name": "nobody/waits"}\n{"name": "nobody/waits"}')
+    page.get_by_role("button", name="Send all").click()
+    expect(page.get_by_role("heading", name="2 events were sent")).to_be_visible()
+    page.locator(".sent a").last.click()
+    expect(page.get_by_role("heading", name="nobody/waits")).to_be_visible()
+
+
+def test_a_picture_is_uploaded_and_its_variants_made(page: Page, tmp_path: Path) -> None:
+    picture = tmp_path / "my photo.jpg"
+    picture.write_bytes(sample_media.jpeg(sample_media.photo(400, 300)))
+    page.goto(address("/dev/send?name=media/image.uploaded"))
+    page.get_by_label("Upload a file").set_input_files(picture)
+    expect(page.locator(".upload output")).to_have_text("Uploaded my photo.jpg.")
+    expect(page.locator("[id='data.source']")).to_have_value(re.compile("dev-page/.*-my-photo.jpg"))
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.locator(".invocations .tag")).to_have_text("succeeded", timeout=60_000)
+
+
+def test_a_request_is_tried_in_the_description_of_the_api(page: Page) -> None:
+    page.goto(address("/docs"))
+    page.locator("summary", has_text="/e/{key}").click()
+    form = page.get_by_role("form", name="Try POST /e/{key}")
+    form.get_by_label("Body").fill('{"name": "nobody/waits"}')
+    form.get_by_role("button", name="Send the request").click()
+    expect(form.get_by_role("status")).to_contain_text("200 after")
+    [sent] = json.loads(form.locator("pre").inner_text())["ids"]
+    page.goto(address(to_event(sent)))
+    expect(page.get_by_role("heading", name="nobody/waits")).to_be_visible()
+
+
+def test_a_telephone_has_a_row_with_a_button_for_the_menu(browser: Browser) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(address("/dev"))
+    link = page.get_by_role("link", name="Functions", exact=True)
+    expect(link).to_be_hidden()
+    assert page.locator("header").evaluate("header => header.offsetHeight") < 60
+    page.get_by_role("button", name="Menu").press("Enter")
+    expect(link).to_be_visible()
+    sizes = page.locator("header a, header button").evaluate_all(
+        "all => all.map(one => one.offsetHeight)"
+    )
+    assert min(sizes) >= 40
+    page.keyboard.press("Escape")
+    expect(link).to_be_hidden()
+    page.get_by_role("button", name="Menu").click()
+    link.click()
+    expect(page.get_by_role("heading", name="Functions")).to_be_visible()
+    page.close()
 
 
 def test_a_form_that_is_sent_wrong_keeps_what_was_typed(page: Page) -> None:
@@ -118,6 +173,19 @@ def test_a_sleep_is_woken(page: Page) -> None:
     page.get_by_role("button", name="Run now").click()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
     expect(page.locator(".timeline")).to_contain_text("Slept")
+
+
+def test_the_end_of_what_a_step_writes_is_seen_as_it_is_written(page: Page, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    [event_id] = send("test/steps", {"gate": str(gate), "writes": "Queues hold the rain\n" * 100})
+    open_invocation(page, event_id, "steps")
+    text = page.get_by_role("log", name="What second writes")
+    expect(text).to_contain_text("Queues hold the rain")
+    at_end = "text => text.scrollTop + text.clientHeight >= text.scrollHeight - 1"
+    assert wait_until(lambda: text.evaluate(at_end))
+    gate.touch()
+    expect(page.locator(".state .tag")).to_have_text("succeeded")
+    expect(text).to_have_count(0)
 
 
 def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(
@@ -360,7 +428,9 @@ def shown(stack: object) -> list[str]:
         "/dev/functions",
         "/dev/functions/steps",
         "/dev/send",
+        "/dev/send/several",
         "/dev/send?name=email/send.requested",
+        "/dev/send?name=media/image.uploaded",
         "/dev/send?name=content/generate.requested&mode=json",
         "/dev/outbox",
         f"/dev/outbox/{message}",
@@ -368,6 +438,7 @@ def shown(stack: object) -> list[str]:
         "/dev/media",
         "/dev/health",
         "/dev/nothing",
+        "/docs",
     ]
 
 

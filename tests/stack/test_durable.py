@@ -3,6 +3,7 @@
 Suspended invocations, flow control across all workers, callbacks, cron schedules, the commands.
 """
 
+import json
 import time
 import urllib.request
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from runyard import Event, send
+from runyard.settings import settings
 from tests.conftest import event, settled, wait_until
 from tests.stack.conftest import address, command, finished, graphql
 from tests.tables import rows
@@ -150,3 +152,18 @@ def test_a_cron_schedule_runs_a_function() -> None:
     [sent] = rows("SELECT data, source FROM runyard.events WHERE id = %s", row["event_id"])
     assert sent["source"] == "schedule"
     assert sent["data"]["schedule"] == "* * * * *"
+
+
+def test_what_a_step_prints_in_a_worker_is_kept_for_its_invocation_and_in_dagster() -> None:
+    [event_id] = send("test/steps", {"prints": "printed in a worker"})
+    invocation = settled(event_id)
+    with urllib.request.urlopen(
+        address(f"/api/invocations/{invocation['id']}/logs"), timeout=30
+    ) as page:
+        [log] = json.load(page)["logs"]
+    assert (log["step"], [line["text"] for line in log["lines"]]) == (
+        "second",
+        ["printed in a worker"],
+    )
+    outputs = (settings().data / "logs").glob(f"{invocation['run_id']}/**/*.out")
+    assert any("printed in a worker" in path.read_text() for path in outputs)

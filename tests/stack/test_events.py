@@ -221,6 +221,6 @@ def test_functions_are_listed() -> None:
 
 
 def test_ready_and_alive() -> None:
-    for path in ("/healthz", "/readyz"):
+    for path in ("/healthz", "/readyz", "/readyz?all=true"):
         with urllib.request.urlopen(address(path), timeout=10) as answer:
             assert json.load(answer)["status"] == "ok"

@@ -68,7 +68,7 @@ def calling(slots: int = 20) -> Iterator[subprocess.Popen[bytes]]:
     environment = {
         **os.environ,
         "RUNYARD_REMOTE_CONCURRENCY": str(slots),
-        "RUNYARD_STOP_SECONDS": "0.2",
+        "RUNYARD_DRAIN_TIMEOUT": "0.2",
         "PYTHONPATH": str(ROOT),
     }
     process = subprocess.Popen(

@@ -17,7 +17,8 @@ from runyard.dagster_adapter.tick_retention import TickRetention
 from runyard.engine import batch_claims
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.functions.registry import Function
-from runyard.processes.migrate import check_migrated, migrate
+from runyard.processes.migrate import migrate
+from runyard.processes.schema_check import check_migrated
 from runyard.settings import Settings, settings
 from runyard.store import database
 from runyard.store.embedded_access import ROLE, SUPERUSER

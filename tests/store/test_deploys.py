@@ -176,15 +176,77 @@ def test_another_code_location_ends_no_function(
     assert sizes(function) == [1]
 
 
-def test_an_older_version_that_runs_again_ends_no_function_of_a_newer_one(
-    function: Function, version: int, publish_functions: Publish
-) -> None:
+@pytest.fixture
+def newer(function: Function, version: int, publish_functions: Publish) -> Function:
+    """A function of a version that was deployed after the one with `function` alone."""
     newer = another("newer", version)
     publish_functions(function)
-    publish_functions(function, newer)
-    publish_functions(function)
+    publish_functions(replace(function, flow=LIMITED), newer)
+    return newer
+
+
+def silence_publishers() -> None:
+    """Let all code servers have been silent for a minute."""
+    rows(
+        "UPDATE runyard.publications SET seen_at = seen_at - interval '1 minute' RETURNING location"
+    )
+
+
+def is_limited() -> bool:
+    [row] = rows("SELECT uses_lanes FROM runyard.functions WHERE name = 'greet'")
+    return bool(row["uses_lanes"])
+
+
+def test_an_older_version_that_starts_beside_a_newer_one_ends_no_function(
+    function: Function, newer: Function, version: int
+) -> None:
+    with registry.use(function):
+        assert not registry.publish(beside=True)
     send(f"other/v{version}")
     assert sizes(newer) == [1]
+
+
+def test_an_older_version_that_starts_beside_a_newer_one_changes_no_flow_control(
+    function: Function, newer: Function
+) -> None:
+    with registry.use(function):
+        registry.publish(beside=True)
+    assert is_limited()
+
+
+def test_the_newer_version_stays_when_the_older_one_goes_on(
+    function: Function, newer: Function
+) -> None:
+    with registry.use(function):
+        registry.stay_published()
+    assert is_limited()
+
+
+def test_an_older_version_takes_its_place_again_when_the_newer_one_is_gone(
+    function: Function, newer: Function, version: int
+) -> None:
+    silence_publishers()
+    with registry.use(function):
+        registry.stay_published()
+    send(f"other/v{version}")
+    assert sizes(newer) == []
+    assert not is_limited()
+
+
+def test_a_newer_version_that_runs_keeps_its_place(function: Function, newer: Function) -> None:
+    silence_publishers()
+    registry.stay_published()
+    with registry.use(function):
+        assert not registry.publish(beside=True)
+
+
+def test_an_older_version_that_runs_alone_takes_its_place_again_at_once(
+    function: Function, newer: Function, version: int, publish_functions: Publish
+) -> None:
+    publish_functions(function)
+    send(f"other/v{version}")
+    assert sizes(newer) == []
+    assert not is_limited()
 
 
 def test_a_function_that_the_code_has_no_more_is_not_started(

@@ -216,7 +216,7 @@ def test_a_worker_that_stops_keeps_the_group(
     monkeypatch.setattr(batch_leases, "_worker_name", "here:1:2")
     events_of(claimed(function))
     with database.connection() as connection:
-        fetch_all(connection, "hand_back", name="here:1")
+        fetch_all(connection, "hand_back", name="here:1", lease=30)
     assert statuses() == ["queued", "grouped", "grouped"]
     sent(2)
     advance(5)

@@ -181,7 +181,7 @@ class TestTheRestAfterAKill:
         batch = self.partly_settled(function)
         rows("UPDATE runyard.batches SET worker = 'w:1:2' WHERE id = %s RETURNING id", batch)
         with database.connection() as connection:
-            fetch_all(connection, "hand_back", name="w")
+            fetch_all(connection, "hand_back", name="w", lease=30)
         assert statuses() == {1: "succeeded", 2: "queued", 3: "queued", 4: "queued"}
         [row] = rows("SELECT attempt FROM runyard.invocations WHERE id = 2")
         assert row == {"attempt": 1}

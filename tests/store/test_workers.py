@@ -145,7 +145,15 @@ def test_a_worker_that_stops_hands_its_runs_back_without_an_attempt(function: Fu
         settlement.settle(batch, f"run-{batch}", [Outcome(1, "succeeded")])
 
 
-def test_what_a_worker_hands_back_is_due_when_that_worker_is_gone(function: Function) -> None:
+def test_what_a_worker_hands_back_is_due_at_once_for_another_worker(function: Function) -> None:
+    alive(workers.name())
+    alive("another:1")
+    begun(function, f"{workers.name()}:{os.getpid()}")
+    workers.hand_back(workers.name())
+    assert (seconds_until_due(function) or 0) <= 0
+
+
+def test_without_another_worker_it_is_due_when_one_may_have_started(function: Function) -> None:
     alive(workers.name())
     begun(function, f"{workers.name()}:{os.getpid()}")
     workers.hand_back(workers.name())

@@ -349,6 +349,11 @@ BAD: list[tuple[str, Answer, str]] = [
     ("a strange id", Answer(206, SDK, b'[{"op": "StepRun", "id": "x"}]'), "40 hexadecimal digits"),
     ("a bad gateway", Answer(502, {}, b"<html>Bad Gateway</html>"), "HTTP 502"),
     ("no signature", Answer(401, {}, b"{}"), "the same signing key"),
+    (
+        "no keys",
+        Answer(500, {}, b'{"code":"internal_server_error"}'),
+        "has to be started with INNGEST_DEV",
+    ),
     ("nothing there", Answer(404, {}, b"Not found"), "is the application synced?"),
     ("a deep answer", Answer(206, SDK, b"[" * 100_000), "the answer is no JSON"),
     ("a large answer", Answer(206, SDK, b" " * (MAX_ANSWER_BYTES + 1)), "8 MiB"),

@@ -5,6 +5,7 @@ An upgrade of Dagster that breaks `runyard.dagster_adapter.internals` fails here
 
 import ast
 import inspect
+import re
 import tomllib
 import warnings
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Relied:
 
 NAMES = {
     # A run and its event log.
+    "ALEMBIC_SCRIPTS_LOCATION": Relied(constant=str),
     "ASSET_CHECK_EVENTS": Relied(constant=set),
     "ASSET_EVENTS": Relied(constant=set),
     "PIPELINE_EVENTS": Relied(constant=set),
@@ -158,7 +160,9 @@ NAMES = {
     "daemon_controller_from_instance": Relied(
         ("instance", "workspace_load_target", "gen_daemons", "log_level")
     ),
-    "get_daemon_statuses": Relied(("instance", "daemon_types", "ignore_errors")),
+    "get_daemon_statuses": Relied(
+        ("instance", "daemon_types", "ignore_errors", "heartbeat_tolerance_seconds")
+    ),
     "schedule_execution_time_iterator": Relied(
         ("start_timestamp", "cron_schedule", "execution_timezone")
     ),
@@ -182,6 +186,8 @@ NAMES = {
     "GrpcServerCodeLocationOrigin": Relied(
         ("host", "port", "socket", "location_name"), base=internals.CodeLocationOrigin
     ),
+    "grpc_api": Relied(attributes=("configure_loggers",)),
+    "daemon_controller": Relied(attributes=("configure_loggers",)),
     "grpc_command": Relied(
         attributes=("main",),
         options=(
@@ -319,6 +325,19 @@ def test_a_storage_keeps_its_engine_where_it_is_replaced(storage: type) -> None:
     assert "self._engine = create_pg_engine(" in source
     known = ("self._engine", "self.postgres_url", "self._token_provider")
     assert source.count("self.") == sum(map(source.count, known)), "it does more than that"
+
+
+def test_an_upgrade_of_an_instance_is_what_a_migration_does() -> None:
+    source = inspect.getsource(DagsterInstance.upgrade)
+    calls = re.findall(r"self\._(\w+)_storage\.(\w+)\(", source)
+    assert calls == [
+        ("run", "upgrade"),
+        ("run", "migrate"),
+        ("event", "upgrade"),
+        ("event", "reindex_assets"),
+        ("schedule", "upgrade"),
+        ("schedule", "migrate"),
+    ]
 
 
 def test_from_failure_takes_steps_with_a_failure_event_even_if_they_succeeded() -> None:

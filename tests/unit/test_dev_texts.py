@@ -9,7 +9,7 @@ from runyard import Concurrency, Debounce, RateLimit, Singleton, Throttle
 from runyard.errors import InvalidOption
 from runyard.functions.flow_control import BatchEvents, CancelOn, Flow, Idempotency, Timeouts
 from runyard.functions.registry import Function
-from runyard.gateway.api.schemas import FullInvocation
+from runyard.gateway.api.schemas import FullInvocation, LogView
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.functions import flow_words
 from runyard.gateway.dev.search import as_filter
@@ -225,6 +225,7 @@ def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
         ),
         parts,
         batches,
+        [],
         at(30),
     )
     assert [(span.kind, span.seconds) for span in found.spans] == [
@@ -250,7 +251,7 @@ def test_a_running_span_has_no_end_yet() -> None:
     parts = [{"run_id": "r1", "status": "sleeping", "error": None, "ended_at": at(4)}]
     batches = [{"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(1), "size": 1}]
     sleeping = timeline(
-        invocation(status="sleeping", finished_at=None, run_id="r1"), parts, batches, at(30)
+        invocation(status="sleeping", finished_at=None, run_id="r1"), parts, batches, [], at(30)
     )
     assert [(span.kind, span.end is None) for span in sleeping.spans] == [
         ("queued", False),
@@ -258,7 +259,7 @@ def test_a_running_span_has_no_end_yet() -> None:
         ("sleeping", True),
     ]
     running = timeline(
-        invocation(status="running", finished_at=None, run_id="r2"), parts, batches, at(30)
+        invocation(status="running", finished_at=None, run_id="r2"), parts, batches, [], at(30)
     )
     assert (running.spans[-1].kind, running.spans[-1].status, running.spans[-1].end) == (
         "run",
@@ -266,11 +267,48 @@ def test_a_running_span_has_no_end_yet() -> None:
         None,
     )
     fresh = timeline(
-        invocation(status="queued", finished_at=None, run_id=None, started_at=None), [], [], at(30)
+        invocation(status="queued", finished_at=None, run_id=None, started_at=None),
+        [],
+        [],
+        [],
+        at(30),
     )
     assert [(span.kind, span.end) for span in fresh.spans] == [("queued", None)]
-    skipped = timeline(invocation(status="skipped", run_id=None, started_at=None), [], [], at(30))
+    skipped = timeline(
+        invocation(status="skipped", run_id=None, started_at=None), [], [], [], at(30)
+    )
     assert [(span.kind, span.end) for span in skipped.spans] == [("queued", at(20))]
     parts = [{"run_id": "r1", "status": "queued", "error": None, "ended_at": at(4)}]
-    given_up = timeline(invocation(status="cancelled", run_id="r1"), parts, [], at(30))
+    given_up = timeline(invocation(status="cancelled", run_id="r1"), parts, [], [], at(30))
     assert [(span.kind, span.end) for span in given_up.spans][-1] == ("backoff", at(20))
+
+
+def a_log(step: str, run: str) -> LogView:
+    return LogView(step=step, run_id=run, attempt=2, lines=[], dropped=3)
+
+
+def test_a_log_stands_under_its_step_in_its_run() -> None:
+    batches = [{"run_id": "r1", "worker": "w", "claimed_at": at(1), "started_at": at(1), "size": 1}]
+    steps = [step("render", "r1", 2, 3), step("send", "r1", 4, 5)]
+    logs = [a_log("send", "r1"), a_log("render", "r0")]
+    found = timeline(invocation(steps=steps, run_id="r1"), [], batches, logs, at(30))
+    assert [(one.name, one.log) for one in found.spans[-1].steps] == [
+        ("render", None),
+        ("send", logs[0]),
+    ]
+
+
+def test_a_step_that_has_only_logged_so_far_is_running() -> None:
+    running = invocation(status="running", finished_at=None, run_id="r1")
+    found = timeline(running, [], [], [a_log("send", "r1")], at(30))
+    assert [(one.name, one.status, one.tries) for one in found.spans[-1].steps] == [
+        ("send", "running", 2)
+    ]
+
+
+def test_a_step_that_ended_with_its_process_is_unfinished() -> None:
+    lost = [{"run_id": "r1", "status": "lost", "error": None, "ended_at": at(4)}]
+    waiting = invocation(status="queued", finished_at=None, run_id="r1")
+    found = timeline(waiting, lost, [], [a_log("send", "r1")], at(30))
+    shown = next(span for span in found.spans if span.kind == "run").steps
+    assert [(one.name, one.status) for one in shown] == [("send", "unfinished")]

@@ -28,6 +28,7 @@ ROOMS = [
     "syntax",
     "project_file",
     "settings",
+    "tracing",
     "store",
     "events",
     "functions",

@@ -4,12 +4,10 @@
 signed requests. All events of a request are accepted, or none. The response comes after the commit.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from starlette.requests import Request
 
 from runyard.errors import InvalidEvent
 from runyard.events import EARLIEST_MS, LATEST_MS, Event, rows_of, seeded_ulids
@@ -19,8 +17,6 @@ from runyard.gateway.http.endpoint import Call, Endpoint
 from runyard.gateway.http.event_writer import EncodedEvents
 
 MAX_EVENTS = 5000
-# W3C Trace Context, the header `traceparent`.
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _EXAMPLE = {"number": 7, "customer": "ada@example.com"}
 _EVENT: dict[str, Any] = {
     "type": "object",
@@ -99,12 +95,9 @@ def _checked_rows(call: Call) -> EncodedEvents:
         for position, row in enumerate(rows):
             row.setdefault("id", f"{call.request.headers['webhook-id']}/{position}")
     ulids = seeded_ulids(call.request.headers.get("x-inngest-event-id-seed", ""), len(rows))
-    trace = _trace(call.request)
-    for position, row in enumerate(rows):
-        if ulids is not None:
-            row["ulid"] = ulids[position]
-        if trace is not None:
-            row["trace"] = trace
+    if ulids is not None:
+        for row, ulid in zip(rows, ulids, strict=True):
+            row["ulid"] = ulid
     return EncodedEvents.of(rows, call.caller.sender)
 
 
@@ -120,11 +113,6 @@ def _parse(body: bytes) -> list[object]:
             " send several requests"
         )
     return parsed
-
-
-def _trace(request: Request) -> str | None:
-    header = request.headers.get("traceparent", "")
-    return header if _TRACEPARENT.fullmatch(header) else None
 
 
 ENDPOINTS = [

@@ -22,6 +22,9 @@ from runyard.gateway.api.schemas import (
     Invocations,
     InvocationsPage,
     InvocationView,
+    LogLine,
+    LogsPage,
+    LogView,
 )
 from runyard.gateway.api.wait import invocations_of
 from runyard.gateway.http.endpoint import Call, Endpoint, Query, Timestamp, not_found
@@ -61,6 +64,12 @@ class InvocationsQuery(PageQuery):
     status: Status | None = None
     created_after: Timestamp | None = None
     created_before: Timestamp | None = None
+
+
+class LogsQuery(PageQuery):
+    """Which logs: of all steps, or of one."""
+
+    step: str | None = None
 
 
 async def events(call: Call) -> EventsPage:
@@ -112,6 +121,18 @@ async def invocation(call: Call) -> FullInvocation:
     return await run_in_threadpool(invocation_of, call.path("id"), call.caller)
 
 
+async def logs(call: Call) -> LogsPage:
+    """A page of what the steps of an invocation printed and logged."""
+    query: LogsQuery = call.query
+    number, _ = await run_in_threadpool(status_of, call.path("id"), call.caller)
+    bounds = {"invocation": number, "step": query.step}
+    start = _decode(query.cursor)
+    rows, end = await run_in_threadpool(
+        _page, "logs_page", "started_at", bounds, query.limit, start
+    )
+    return LogsPage(logs=[log_view(row) for row in rows], cursor=_encode(end))
+
+
 async def functions(call: Call) -> Functions:
     """The functions that are triggered by events which the caller's key covers."""
     rows = await run_in_threadpool(_functions)
@@ -141,6 +162,15 @@ def invocation_of(invocation_id: str, caller: Key) -> FullInvocation:
     if row is None:
         raise not_found("invocation", invocation_id)
     return FullInvocation.model_validate(row)
+
+
+def log_view(row: Row) -> LogView:
+    """The log of a step, from its row."""
+    lines = [
+        LogLine(at=datetime.fromtimestamp(at, UTC), level=level, text=text)
+        for at, level, text in row["lines"]
+    ]
+    return LogView.model_validate({**row, "lines": lines})
 
 
 def status_of(invocation_id: str, caller: Key) -> tuple[int, str]:
@@ -274,6 +304,16 @@ ENDPOINTS = [
         "An invocation: steps, attempts, output, error.",
         "read",
         response=FullInvocation,
+    ),
+    Endpoint(
+        "GET",
+        "/api/invocations/{id}/logs",
+        logs,
+        "History",
+        "What the steps of an invocation printed and logged, oldest first.",
+        "read",
+        query=LogsQuery,
+        response=LogsPage,
     ),
     Endpoint(
         "GET",

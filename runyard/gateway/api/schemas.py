@@ -118,6 +118,30 @@ class InvocationsPage(Page):
     invocations: list[InvocationView]
 
 
+class LogLine(BaseModel):
+    """A line: `level` is `stdout` or `stderr` for what was printed, else the level of a record."""
+
+    at: datetime
+    level: str
+    text: str
+
+
+class LogView(BaseModel):
+    """The first lines that a step printed and logged in a run, and how many more there were."""
+
+    step: str
+    run_id: str
+    attempt: int
+    lines: list[LogLine]
+    dropped: int
+
+
+class LogsPage(Page):
+    """A page of an invocation's logs, oldest first."""
+
+    logs: list[LogView]
+
+
 class Invocations(BaseModel):
     """All invocations of an event."""
 

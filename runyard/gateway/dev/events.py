@@ -13,6 +13,7 @@ from runyard.gateway.api.history import event_of
 from runyard.gateway.dev.forms import example
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.search import FIELDS, STATUSES, Search, SearchResult, find
+from runyard.gateway.dev.trace_link import trace_url
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all, fetch_one
 
@@ -55,6 +56,7 @@ def show_event(visit: Visit) -> Values:
     }
     return {
         "event": event,
+        "trace_url": trace_url(event.id, event.trace),
         "invocations": invocations,
         "cause": cause,
         "branches": _branches(rows.values()),

@@ -53,6 +53,8 @@ class Field:
         The description in the schema, with its bounds.
     choices
         The values to choose from.
+    upload
+        Whether a file can be uploaded for it.
     """
 
     path: str
@@ -63,6 +65,7 @@ class Field:
     choices: tuple[str, ...] = ()
     fields: tuple["Field", ...] = ()
     items: Kind = "line"
+    upload: bool = False
 
 
 def fields_of(schema: Schema) -> tuple[Field, ...]:
@@ -97,6 +100,7 @@ def _field(
         choices=tuple(str(choice) for choice in schema.get("enum", ())),
         fields=_fields(schema, root, path, level + 1) if kind == "object" else (),
         items=items,
+        upload=kind in ("line", "text") and schema.get("x-upload") is True,
     )
 
 

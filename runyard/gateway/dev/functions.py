@@ -10,6 +10,7 @@ from runyard.engine.control import set_paused
 from runyard.engine.failures import described
 from runyard.gateway.api.actions import QUERY_SECONDS
 from runyard.gateway.dev.blockers import shared_with
+from runyard.gateway.dev.charts import SPANS, histories, history
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.http.endpoint import not_found
 from runyard.store import database
@@ -24,7 +25,13 @@ _LATEST = 50
 def list_functions(visit: Visit) -> Values:
     """All functions."""
     del visit
-    return {"functions": sorted(_functions(), key=_failing_first), "max_counted": _MAX_COUNTED}
+    functions = sorted(_functions(), key=_failing_first)
+    past = histories([function["name"] for function in functions], "1h")
+    return {
+        "functions": functions,
+        "max_counted": _MAX_COUNTED,
+        "sparklines": {name: history.sparkline() for name, history in past.items()},
+    }
 
 
 def _failing_first(function: Mapping[str, Any]) -> tuple[bool, bool, bool, str]:
@@ -52,6 +59,8 @@ def show_function(visit: Visit) -> Values:
         "shown": _LATEST,
         "bulks": under_way,
         "max_counted": _MAX_COUNTED,
+        "history": history(name, visit.query_value("span")),
+        "spans": SPANS,
     }
 
 

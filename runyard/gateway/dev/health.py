@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from runyard.gateway.dev.charts import SPANS, history
 from runyard.gateway.dev.page import Page, Values, Visit
 from runyard.processes.checks import Check, all_checks
 from runyard.settings import settings
@@ -53,7 +54,6 @@ _doctor = _Doctor()
 
 def show(visit: Visit) -> Values:
     """The state of everything."""
-    del visit
     with database.connection() as connection:
         queues = fetch_all(connection, "queues")
         batches = fetch_all(connection, "open_batches")
@@ -76,6 +76,8 @@ def show(visit: Visit) -> Values:
             {**worker, "alive": worker["silent"] < settings().lease_seconds} for worker in workers
         ],
         "doing": doing,
+        "history": history("", visit.query_value("span")),
+        "spans": SPANS,
         "claimed": [batch for batch in batches if batch["status"] == "claimed"],
     }
 

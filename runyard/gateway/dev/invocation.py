@@ -1,19 +1,31 @@
 """One invocation: its status, what blocks it, its timeline, and actions on it."""
 
+import json
+
 from runyard.dagster_adapter.links import to_invocation
 from runyard.engine.api_keys import Key
 from runyard.engine.batch_claims import capacities
 from runyard.engine.status import NOT_RUNNING
 from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
-from runyard.gateway.api.history import event_of, invocation_of
+from runyard.gateway.api.history import event_of, invocation_of, log_view
 from runyard.gateway.api.schemas import FullInvocation
 from runyard.gateway.dev.blockers import reasons
 from runyard.gateway.dev.page import Action, Page, Values, Visit
 from runyard.gateway.dev.timeline import timeline
+from runyard.gateway.dev.trace_link import trace_url
+from runyard.gateway.dev.usage import dollars
 from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all, fetch_one
+from runyard.text.redaction import redact
 
 _MOST_OF_GROUP = 1_000
+# The page is sent again at every change.
+_MOST_LOGS = 200
+_LOG_BYTES = 256 * 1024
+# Of a long text that is being written, the end is shown.
+_MAX_WRITTEN_SHOWN = 20_000
+_MAX_PREVIEW = 160
+_MAX_REDACTED = 20_000
 
 
 def show(visit: Visit) -> Values:
@@ -25,10 +37,20 @@ def show(visit: Visit) -> Values:
             {invocation.run_id} if invocation.run_id is not None else set()
         )
         batches = fetch_all(connection, "batches_of_runs", runs=sorted(runs))
+        logs = fetch_all(
+            connection,
+            "latest_logs",
+            invocation=invocation.id,
+            limit=_MOST_LOGS,
+            bytes=_LOG_BYTES,
+        )
         progress = (
             fetch_all(connection, "latest_progress", invocation=invocation.id)
             if invocation.status == "running"
             else []
+        )
+        written = (
+            fetch_all(connection, "written_texts", invocation=invocation.id) if progress else []
         )
         blockers = fetch_one(connection, "blockers", invocation=invocation.id)
         remote = (
@@ -40,16 +62,30 @@ def show(visit: Visit) -> Values:
             connection, "replays_of", invocation=invocation.id, event=invocation.event_id
         )
     assert blockers is not None
+    event = event_of(invocation.event_id, visit.caller)
     done = {step.step for step in invocation.steps if step.error is None}
     busy = workers.waiting + workers.running
     held = reasons(blockers, [wait.model_dump() for wait in invocation.waits], workers.slots, busy)
     later = invocation.status in NOT_RUNNING and invocation.due_at > blockers["now"]
     return {
         "invocation": invocation,
-        "event": event_of(invocation.event_id, visit.caller),
-        "timeline": timeline(invocation, segments, batches, blockers["now"]),
+        "event": event,
+        "trace_url": trace_url(event.id, event.trace),
+        "event_preview": _preview(event.data),
+        "previews": {
+            step.step: _preview(step.output) for step in invocation.steps if step.error is None
+        },
+        "dollars": dollars,
+        "timeline": timeline(
+            invocation, segments, batches, [log_view(row) for row in logs], blockers["now"]
+        ),
         "held": held,
         "progress": [report for report in progress if report["step"] not in done],
+        "written": [
+            {"step": row["step"], "text": row["text"], "shown": _MAX_WRITTEN_SHOWN}
+            for row in written
+            if row["step"] not in done
+        ],
         "replays": replays,
         "group": group,
         "most_of_group": _MOST_OF_GROUP,
@@ -61,6 +97,12 @@ def show(visit: Visit) -> Values:
             invocation.status == "queued" or any(wait.kind == "sleep" for wait in invocation.waits)
         ),
     }
+
+
+def _preview(value: object) -> str:
+    """The beginning of a value as JSON; secrets are redacted before it is cut through one."""
+    text = redact(json.dumps(value, ensure_ascii=False, default=str)[:_MAX_REDACTED])
+    return text if len(text) <= _MAX_PREVIEW else f"{text[:_MAX_PREVIEW]}…"
 
 
 def _group(invocation: FullInvocation, caller: Key, connection: Connection) -> list[Row]:

@@ -26,9 +26,10 @@ from starlette.staticfiles import StaticFiles
 from runyard.dagster_adapter.links import to_event, to_function, to_invocation, to_run
 from runyard.engine.api_keys import Key, Scope
 from runyard.engine.status import FINAL
-from runyard.gateway.dev import live, session
+from runyard.gateway.dev import live, session, uploads
+from runyard.gateway.dev.uploads import Uploads
 from runyard.gateway.http.body import read_body
-from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error
+from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error, error_response
 from runyard.gateway.http.templates import as_pretty_json, environment
 from runyard.processes.code_check import remembered_problem
 from runyard.text.redaction import redactor
@@ -46,6 +47,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _LOGIN = "/dev/login"
+_TOKEN_HEADER = "x-runyard-token"  # noqa: S105 (the name of a header)
 # How often a page without a live part learns whether the code loads.
 _CODE_SECONDS = 1.0
 # Characters of a JSON value that a page shows.
@@ -149,20 +151,25 @@ class Site:
         Folders with templates of the project's own.
     dagster
         Whether the Dagster UI is served next to them.
+    uploads
+        How files for the fields of events are kept; None if the project keeps none.
     """
 
     pages: Sequence[Page]
     actions: Sequence[Action]
     templates: Sequence[Path]
     dagster: bool
+    uploads: Uploads | None = None
     _environment: Environment = field(init=False)
 
     def __post_init__(self) -> None:
         self._environment = environment([_HERE / "pages", *self.templates], _shown_json)
+        self._environment.filters["ending"] = _ending
         self._environment.finalize = _without_secrets
         self._environment.globals |= {
             "menu": [page for page in self.pages if page.menu],
             "dagster": self.dagster,
+            "uploads": self.uploads is not None,
             "to_event": to_event,
             "to_invocation": to_invocation,
             "to_function": to_function,
@@ -178,6 +185,7 @@ class Site:
             Route(_LOGIN, self._log_in, methods=["GET", "POST"]),
             Route("/dev/logout", self._log_out, methods=["POST"]),
             Route("/dev/code", self._stream_code, methods=["GET"]),
+            *([Route("/dev/uploads", self._upload, methods=["POST"])] if self.uploads else []),
         ]
         routes += [
             Route(f"/dev{page.path}", partial(self._show, page), methods=["GET"])
@@ -263,6 +271,18 @@ class Site:
         except Exception as error:
             return self._error(request, error)
 
+    async def _upload(self, request: Request) -> Response:
+        """Keep a file; the response is JSON, for the script of the send form."""
+        request.state.endpoint = "POST /dev/uploads"
+        assert self.uploads is not None, "there is no route otherwise"
+        try:
+            await session.visitor(request, "send")
+            session.check_form(request, request.headers.get(_TOKEN_HEADER, ""))
+            value = await uploads.save(request, self.uploads)
+        except Exception as error:
+            return error_response(request, as_http_error(error))
+        return JSONResponse({"value": value}, 201, RESPONSE_HEADERS)
+
     def _respond(self, request: Request, html: str, status: int = 200) -> Response:
         response = HTMLResponse(html, status, HEADERS)
         if session.cookie(request) is None:
@@ -341,6 +361,13 @@ def _shown_json(context: Context, value: object) -> str:
     if len(text) <= _MAX_SHOWN:
         return text
     return f"{text[:_MAX_SHOWN]}\n... and {len(text) - _MAX_SHOWN:,} characters more"
+
+
+@pass_context
+def _ending(context: Context, text: str, most: int) -> str:
+    """The end of a text without secrets, which a cut could leave a part of."""
+    clean: str = context["without_secrets"](text)
+    return clean if len(clean) <= most else f"…{clean[-most:]}"
 
 
 @cache

@@ -1,13 +1,18 @@
 """The timeline of an invocation: its waits and its runs with their steps, in order."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from runyard.engine.status import FINAL
-from runyard.gateway.api.schemas import Failure, FullInvocation, StepView
+from runyard.gateway.api.schemas import Failure, FullInvocation, LogView, StepView
+from runyard.gateway.dev.usage import Usage, total, usage_of
 from runyard.store.queries import Row
+
+# Results of earlier steps that are listed as the input of a step.
+_MAX_RESULTS = 10
 
 # What the invocation waited for after a run segment that ended with this status.
 _NEXT = {
@@ -22,7 +27,19 @@ _NEXT = {
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run; `begin` and `width` are its place in the run in percent, None if unknown."""
+    """A step of a run.
+
+    Attributes
+    ----------
+    begin, width
+        Its place in the run in percent; None if unknown.
+    had
+        The latest steps whose results it could read, in order, and `more` such steps before them.
+    log
+        The first lines that it printed and logged.
+    usage
+        What a step that called a language model has used.
+    """
 
     name: str
     status: str
@@ -32,6 +49,11 @@ class Step:
     tries: int | None
     output: Any
     error: Failure | None
+    log: LogView | None = None
+    started_at: datetime | None = None
+    had: tuple[str, ...] = ()
+    more: int = 0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -67,16 +89,27 @@ class Span:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All spans, and the completed steps reused from the invocation that this one replays."""
+    """All spans, and the completed steps reused from the invocation that this one replays.
+
+    Attributes
+    ----------
+    usage
+        What its own steps have used of language models, if anything.
+    """
 
     spans: list[Span]
     reused: list[StepView]
+    usage: Usage | None
 
 
 def timeline(
-    invocation: FullInvocation, segments: Sequence[Row], batches: Sequence[Row], now: datetime
+    invocation: FullInvocation,
+    segments: Sequence[Row],
+    batches: Sequence[Row],
+    logs: Sequence[LogView],
+    now: datetime,
 ) -> Timeline:
-    """Build the timeline from an invocation, its earlier run segments, and its runs' batches."""
+    """Build the timeline of an invocation from its earlier run segments, and its runs' batches."""
     by_run = {batch["run_id"]: batch for batch in batches}
     ended = [
         (segment["run_id"], segment["status"], segment["ended_at"], segment["error"])
@@ -85,6 +118,9 @@ def timeline(
     if invocation.run_id is not None and invocation.run_id not in {run for run, *_ in ended}:
         status = invocation.status if invocation.status in FINAL else "running"
         ended.append((invocation.run_id, status, invocation.finished_at, invocation.error))
+    completed = sorted(
+        (step for step in invocation.steps if step.error is None), key=lambda step: step.finished_at
+    )
     spans: list[Span] = []
     at, wait = invocation.created_at, "queued"
     for run_id, status, end, error in ended:
@@ -103,7 +139,11 @@ def timeline(
             run_id=run_id,
             worker=batch.get("worker"),
             size=batch.get("size", 1),
-            steps=_steps(steps, failure, start, end or now),
+            steps=_with_logs(
+                _steps(steps, failure, start, end or now, completed),
+                [log for log in logs if log.run_id == run_id],
+                "running" if end is None else "unfinished",
+            ),
             error=failure,
         )
         spans.append(span)
@@ -115,7 +155,9 @@ def timeline(
     elif invocation.finished_at is not None:
         spans += _waits((wait, at, invocation.finished_at))
     runs = {run_id for run_id, *_ in ended}
-    return Timeline(spans, [step for step in invocation.steps if step.run_id not in runs])
+    reused = [step for step in invocation.steps if step.run_id not in runs]
+    usages = [step.usage for span in spans for step in span.steps if step.usage is not None]
+    return Timeline(spans, reused, total(usages))
 
 
 def _waits(*waits: tuple[str, datetime, datetime]) -> list[Span]:
@@ -123,17 +165,33 @@ def _waits(*waits: tuple[str, datetime, datetime]) -> list[Span]:
 
 
 def _steps(
-    steps: Sequence[StepView], failure: Failure | None, start: datetime, end: datetime
+    steps: Sequence[StepView],
+    failure: Failure | None,
+    start: datetime,
+    end: datetime,
+    completed: Sequence[StepView],
 ) -> tuple[Step, ...]:
     """The steps of a run, including one that failed in it and was overwritten by a later run."""
     length = max((end - start).total_seconds(), 0.001)
-    shown = [_step(step, start, length) for step in steps]
+    shown = [_step(step, start, length, completed) for step in steps]
     if failure is not None and failure.step and failure.step not in {step.step for step in steps}:
         shown.append(Step(failure.step, "failed", None, None, None, None, None, failure))
     return tuple(shown)
 
 
-def _step(step: StepView, start: datetime, length: float) -> Step:
+def _with_logs(steps: Sequence[Step], logs: Sequence[LogView], status: str) -> tuple[Step, ...]:
+    """The steps of a run with their logs; those with nothing but a log have the status."""
+    by_step = {log.step: log for log in logs}
+    shown = [replace(step, log=by_step.pop(step.name, None)) for step in steps]
+    shown += [
+        Step(name, status, None, None, None, log.attempt, None, None, log)
+        for name, log in by_step.items()
+    ]
+    return tuple(shown)
+
+
+def _step(step: StepView, start: datetime, length: float, completed: Sequence[StepView]) -> Step:
+    before = bisect_right(completed, step.started_at, key=lambda other: other.finished_at)
     seconds = (step.finished_at - step.started_at).total_seconds()
     begin = min(99.0, max(0.0, 100 * (step.started_at - start).total_seconds() / length))
     width = min(100.0 - begin, max(1.0, 100 * seconds / length))
@@ -146,4 +204,12 @@ def _step(step: StepView, start: datetime, length: float) -> Step:
         tries=step.tries,
         output=step.output,
         error=step.error,
+        started_at=step.started_at,
+        had=tuple(
+            other.step
+            for other in completed[max(0, before - _MAX_RESULTS) : before]
+            if other.step != step.step
+        ),
+        more=max(0, before - _MAX_RESULTS),
+        usage=usage_of(step.output),
     )

@@ -1,6 +1,6 @@
 """The Prometheus counters of this process's requests, which `/metrics` shows."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 # Without this every series has a second one with its creation time, which nobody needs.
 disable_created_metrics()
@@ -21,3 +21,9 @@ not_understood = Counter(
     registry=registry,
 )
 events = Counter("runyard_http_events", "Events accepted over HTTP.", registry=registry)
+checks = Gauge(
+    "runyard_check",
+    "1 if a check of /readyz?all=true passes.",
+    ["check"],
+    registry=registry,
+)

@@ -31,6 +31,7 @@ from runyard.gateway.http.broadcaster import Broadcaster
 from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError, as_http_error, error_response
 from runyard.gateway.http.event_writer import EventWriter
+from runyard.gateway.http.stopping import until_stop
 from runyard.gateway.http.watcher import InvocationWatcher
 
 # JSON values in a body with a model: pydantic collects every error before it reports the first.
@@ -242,9 +243,12 @@ def json_response(model: BaseModel, status: int = 200) -> Response:
 
 
 def event_stream(messages: AsyncIterator[bytes]) -> Response:
-    """Server-sent events, which no proxy on the way should cache or buffer."""
+    """Server-sent events, which no proxy on the way should cache or buffer.
+
+    They end when the process is told to stop.
+    """
     return StreamingResponse(
-        messages,
+        until_stop(messages),
         media_type="text/event-stream",
         headers={**RESPONSE_HEADERS, "X-Accel-Buffering": "no"},
     )

@@ -22,6 +22,7 @@ from runyard.errors import (
     InvalidOption,
     RunyardError,
     SchemaOutOfDate,
+    SchemaTooNew,
 )
 from runyard.store.database import is_away
 
@@ -81,8 +82,10 @@ def as_http_error(error: BaseException) -> HttpError:
             return HttpError(400, "invalid_event", str(error), error.field)
         case InvalidOption():
             return HttpError(400, "invalid_option", str(error))
-        case psycopg.Error() | DatabaseBusy() | DatabaseUnavailable() | SchemaOutOfDate():
+        case psycopg.Error() | DatabaseBusy() | DatabaseUnavailable():
             return _database_error(error)
+        case SchemaOutOfDate() | SchemaTooNew():
+            return _wrong_schema(str(error))
         case RunyardError():
             return HttpError(400, "refused", str(error))
         case ClientDisconnect():
@@ -108,10 +111,12 @@ def _database_error(error: psycopg.Error | RunyardError) -> HttpError:
             psycopg.errors.UndefinedTable()
             | psycopg.errors.UndefinedColumn()
             | psycopg.errors.UndefinedFunction()
-            | SchemaOutOfDate()
+            | psycopg.errors.InvalidSchemaName()
         ):
-            _log.error("the database schema does not match this code: run `runyard migrate`")
-            return _retry("not_migrated", "the service is being upgraded; nothing was done")
+            return _wrong_schema(
+                "the database schema does not match this code: `runyard migrate --check` says what"
+                " to do"
+            )
         case psycopg.errors.LockNotAvailable() | psycopg.errors.DeadlockDetected():
             return _retry(
                 "locked",
@@ -135,6 +140,11 @@ def _database_error(error: psycopg.Error | RunyardError) -> HttpError:
             )
         case _:
             return _unexpected(error)
+
+
+def _wrong_schema(message: str) -> HttpError:
+    _log.error("%s", message)
+    return _retry("not_migrated", "the service is being upgraded; nothing was done")
 
 
 def _invalid_value(error: psycopg.Error) -> HttpError:

@@ -9,7 +9,7 @@ timeout, so that no other request waits behind them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from runyard.events import as_json
@@ -17,6 +17,7 @@ from runyard.gateway.http import counters
 from runyard.gateway.http.database_connection import ReconnectingConnection
 from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.group_commit import GroupCommit
+from runyard.gateway.http.sent_spans import SentSpans, begin_sending
 
 _LOCK_SECONDS = 1.0
 _MAX_EVENTS = 2000
@@ -31,6 +32,7 @@ class EncodedEvents:
     json: str
     count: int
     keyed: bool
+    spans: SentSpans = field(default_factory=SentSpans)
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, object]], sender: str) -> "EncodedEvents":
@@ -38,8 +40,9 @@ class EncodedEvents:
 
         Raises `InvalidEvent` for values that JSON or PostgreSQL cannot represent.
         """
-        sent = [{**row, "sender": sender} for row in rows] if sender else rows
-        return cls(as_json(sent), len(rows), any("id" in row for row in rows))
+        sent = [{**row, "sender": sender} if sender else {**row} for row in rows]
+        spans = begin_sending(sent)
+        return cls(as_json(sent), len(rows), any("id" in row for row in rows), spans)
 
 
 class EventWriter:
@@ -85,8 +88,12 @@ class EventWriter:
         self._bytes += len(events.json)
         try:
             ids = await (self._keyed if events.keyed else self._plain).put(events)
+        except Exception as error:
+            events.spans.end(error)
+            raise
         finally:
             self._bytes -= len(events.json)
+        events.spans.end()
         counters.events.inc(events.count)
         return ids
 

@@ -1,5 +1,6 @@
 """`/openapi.json` and `/docs`, generated from the same objects as the routes."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -38,18 +39,37 @@ _ERRORS = {
 _SECURITY = "A key made with `runyard keys create`; in development none is required."
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self';"
+        " form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
 }
+_SCRIPT_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "max-age=3600"}
 
 
-def openapi_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
-    """The routes of both pages."""
+def openapi_routes(
+    endpoints: Sequence[Endpoint], example: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> list[BaseRoute]:
+    """The routes of both pages, and of the script that sends requests from `/docs`.
+
+    Parameters
+    ----------
+    example
+        Returns a value that fits a JSON Schema, with which the forms are filled in.
+    """
     document = openapi_document(endpoints)
-    templates = environment([Path(__file__).parent / "pages"], as_pretty_json)
-    page = templates.get_template("docs.html").render(
-        document=document, groups=_groups(endpoints), schema_of=partial(_schema_of, document)
+    folder = Path(__file__).parent / "pages"
+    script = (folder / "docs.js").read_bytes()
+    page = (
+        environment([folder], as_pretty_json)
+        .get_template("docs.html")
+        .render(
+            document=document,
+            groups=_groups(endpoints),
+            schema_of=partial(_schema_of, document),
+            example_of=lambda schema: example(_body_schema(document, schema)),
+            script=f"/docs.js?{hashlib.blake2b(script, digest_size=6).hexdigest()}",
+        )
     )
 
     # Anybody may call these, as often and as slowly as they like: all get the same bytes.
@@ -61,7 +81,14 @@ def openapi_routes(endpoints: Sequence[Endpoint]) -> list[BaseRoute]:
     async def docs(_: Request) -> HTMLResponse:
         return HTMLResponse(as_html, headers=_PAGE_HEADERS)
 
-    return [Route("/openapi.json", openapi), Route("/docs", docs)]
+    async def docs_script(_: Request) -> Response:
+        return Response(script, media_type="text/javascript", headers=_SCRIPT_HEADERS)
+
+    return [
+        Route("/openapi.json", openapi),
+        Route("/docs", docs),
+        Route("/docs.js", docs_script),
+    ]
 
 
 def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
@@ -184,6 +211,13 @@ def _schema_of(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Any:
     if "$ref" in schema:
         return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
     return schema
+
+
+def _body_schema(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of a body, or the first of several, with the schemas that it refers to."""
+    alternatives = _schema_of(document, schema)
+    chosen = next(iter(alternatives.get("oneOf", [])), alternatives)
+    return {**chosen, "components": document["components"]}
 
 
 def _groups(endpoints: Sequence[Endpoint]) -> Mapping[str, list[Endpoint]]:

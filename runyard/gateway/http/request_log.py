@@ -12,7 +12,10 @@ from runyard.events import new_ulid
 from runyard.gateway.http import counters
 from runyard.gateway.http.errors import as_http_error, error_response
 from runyard.settings import settings
+from runyard.syntax.traceparent import parse_traceparent
+from runyard.text.json_lines import JsonFormatter
 from runyard.text.redaction import redact
+from runyard.tracing.contexts import incoming
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _current: ContextVar[str] = ContextVar("request", default="-")
@@ -23,8 +26,12 @@ def log_to_stderr() -> None:
     """Set up the log of this process; every line has the id of its request, or `-`."""
     handler = logging.StreamHandler()
     handler.addFilter(_add_request_id)
-    handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s [%(request)s] %(message)s"))
-    logging.basicConfig(level=settings().log_level.upper(), handlers=[handler])
+    handler.setFormatter(
+        JsonFormatter()
+        if settings().log_format == "json"
+        else _RedactingFormatter("%(levelname)s %(name)s [%(request)s] %(message)s")
+    )
+    logging.basicConfig(level=settings().log_level.upper(), handlers=[handler], force=True)
 
 
 class _RedactingFormatter(logging.Formatter):
@@ -39,7 +46,7 @@ def _add_request_id(record: logging.LogRecord) -> bool:
 
 
 class RequestLog:
-    """Gives every request an id, and counts and logs those of our endpoints.
+    """Gives every request an id and its trace, and counts and logs those of our endpoints.
 
     The id is the client's own `X-Request-Id` if it is well-formed. Exceptions that nothing else has
     caught become a response here.
@@ -55,6 +62,7 @@ class RequestLog:
             header = connection.headers.get("x-request-id", "")
             connection.state.request_id = header if _REQUEST_ID.fullmatch(header) else new_ulid()
             _current.set(connection.state.request_id)
+            incoming.set(parse_traceparent(connection.headers.get("traceparent")))
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

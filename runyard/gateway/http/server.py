@@ -8,6 +8,10 @@ loses the body of the request and parses it as the next request. (As of uvicorn 
 
 import asyncio
 import json
+import math
+import socket
+import sys
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -24,11 +28,14 @@ from runyard.gateway.http.connection_limits import (
     max_connections,
 )
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError
+from runyard.gateway.http.stopping import stop
 from runyard.gateway.http.throttled_log import ThrottledWarning
 from runyard.gateway.http.websockets import GuardedSocket
 from runyard.settings import settings
 
 _KEEP_ALIVE_SECONDS = 30
+# The code with which a process ends that cannot serve: its port is in use, for example.
+_NOT_STARTED = 3
 # Of the request line with its headers. Also of everything around the bytes of a body: trailers, and
 # the sizes and extensions of chunks.
 _MAX_HEAD_BYTES = 64 * 1024
@@ -485,14 +492,23 @@ class _ReleaseBody:
             body_memory.release(scope.get("state", {}))
 
 
+class _Server(uvicorn.Server):
+    """Closes its port and idle connections when it is told to stop, and finishes open requests."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop in time, though a client waits for something."""
+        stop.set()
+        await super().shutdown(sockets)
+
+
 def serve(app: ASGIApp) -> None:
-    """Serve until stopped.
+    """Serve until stopped; requests in progress then have some time to finish.
 
     uvicorn's access log is off, for paths contain event keys. So are its warnings, for clients can
     cause as many as they like.
     """
     GuardedProtocol.shared = _SharedState()
-    uvicorn.run(
+    config = uvicorn.Config(
         _ReleaseBody(app),
         host=settings().host,
         port=settings().port,
@@ -503,6 +519,11 @@ def serve(app: ASGIApp) -> None:
         http=GuardedProtocol,
         ws=GuardedSocket,
         ws_max_size=_MAX_MESSAGE_BYTES,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=math.ceil(settings().drain_timeout),
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
+    server = _Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(_NOT_STARTED)

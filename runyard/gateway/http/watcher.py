@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from runyard.gateway.http.database_connection import ReconnectingConnection
 from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.poller import Poller
+from runyard.gateway.http.stopping import stop
 from runyard.store.queries import Row
 
 # Streams, and clients that wait for an outcome. One key may have half of them.
@@ -57,7 +58,8 @@ class InvocationWatcher(Poller):
     async def wait_until_finished(self, events: Sequence[str], seconds: float, key: str) -> bool:
         """Wait until every invocation of these events is finished; False after a timeout.
 
-        Also False, at once, if too many clients wait already, with this key or in all.
+        Also False, at once, if too many clients wait already, with this key or in all, or when the
+        process is told to stop.
         """
         if not _has_room([waiter.key for waiter in self._waiters.values()], key, _MAX_WAITING):
             return False
@@ -66,13 +68,14 @@ class InvocationWatcher(Poller):
         self._waiters[number] = waiter
         self.begin_polling()
         try:
-            async with asyncio.timeout(seconds):
-                await waiter.finished.wait()
+            with stop.setting(waiter.finished):
+                async with asyncio.timeout(seconds):
+                    await waiter.finished.wait()
         except TimeoutError:
             return False
         finally:
             del self._waiters[number]
-        return True
+        return not stop.is_set
 
     async def changes(
         self, invocation: int, since: str | None, seconds: float, key: str

@@ -16,6 +16,15 @@ keep running while a deploy migrates the database under them:
 - A column is not dropped, renamed or given another type as long as a supported version uses it, and
   a new one is nullable or has a default.
 
+- A migration declares what it needs (`Needs`): its kind, its tables, and the oldest revision whose
+  code works with what it leaves. That is recorded in `runyard.schemas`, where older code finds it.
+  Within a series, migrations only add, and name the first revision of the series. Something is
+  removed in two releases: one that no longer uses it, then one, of a later series, whose migration
+  names the revision of the former.
+- An index on a large table is built in `op.get_context().autocommit_block()`, concurrently and with
+  `SET lock_timeout = 0`. It is dropped first (`DROP INDEX CONCURRENTLY IF EXISTS`), because a build
+  that was interrupted leaves an invalid one.
+
 `tests/store/released_schema.txt` lists what released code uses, and a test compares it with the
 schema.
 
@@ -29,6 +38,7 @@ from pathlib import Path
 FILES = (
     "clock",
     "tables",
+    "tallies",
     "apps",
     "expressions",
     "documents",

@@ -380,9 +380,9 @@ LANGUAGE sql STABLE AS $$
             ELSE '{}' END
 $$;
 
--- Runs at every end of an invocation, whoever writes it: its waits are deleted, its group ends with
--- it, and internal events announce it if anybody listens: once for a group. What internal events start announces nothing in turn, so that no
--- function can run in a loop on ends.
+-- Runs at every end of an invocation, whoever writes it: it is counted, its waits are deleted, its
+-- group ends with it, and internal events announce it if anybody listens: once for a group. What
+-- internal events start announces nothing in turn, so that no function can run in a loop on ends.
 -- (by waits_event, waits_invocation_id_step_key, events_pkey, invocations_leader, and as
 -- heard_ends_v1 and end_data_v1)
 CREATE FUNCTION runyard.ended_v1() RETURNS trigger
@@ -396,6 +396,19 @@ BEGIN
     ) THEN
         RETURN NULL;
     END IF;
+    INSERT INTO runyard.tallies (metric, name, label, bucket, count, seconds)
+    SELECT 'ended', ended.function, ended.status, coalesce(runyard.bucket_v1(took), 0), count(*),
+        coalesce(sum(took), 0)
+    FROM (
+        SELECT changed.function, changed.status, CASE WHEN changed.started_at IS NOT NULL
+            THEN greatest(0, extract(epoch FROM changed.finished_at - changed.started_at))::float8
+            END AS took
+        FROM changed
+        JOIN former ON former.id = changed.id
+            AND former.status NOT IN ('succeeded', 'failed', 'cancelled', 'skipped')
+        WHERE changed.status IN ('succeeded', 'failed', 'cancelled', 'skipped')
+    ) AS ended
+    GROUP BY 1, 2, 3, 4;
     IF EXISTS (SELECT FROM runyard.waits) THEN
         -- A locked wait is being resolved at this moment: that no longer means anything, and it is
         -- purged later.

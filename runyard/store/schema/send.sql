@@ -19,7 +19,12 @@ CREATE FUNCTION runyard.fan_out_v1() RETURNS trigger LANGUAGE plpgsql SET jit = 
 DECLARE
     woken text;
 BEGIN
-    WITH matches AS (  -- each event with each function it is for
+    WITH counted AS (  -- the events by name, for the metrics
+        INSERT INTO runyard.tallies (metric, name, count)
+        SELECT 'received', name, count(*) FROM arrived
+        WHERE TG_TABLE_NAME = 'events' GROUP BY name
+    ),
+    matches AS (  -- each event with each function it is for
         SELECT arrived.*, functions.name AS function, functions.flow, functions.key_paths,
             functions.flow->'batch' AS batch, functions.uses_lanes, functions.needs_admission,
             functions.generation,

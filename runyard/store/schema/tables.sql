@@ -1,6 +1,21 @@
 -- The tables of the schema `runyard`, with their indexes. Functions and triggers are in the other
 -- files of this folder.
 
+CREATE TABLE runyard.schemas (
+    name        text PRIMARY KEY,
+    revision    text NOT NULL,
+    oldest_code text,
+    version     text NOT NULL,
+    migrated_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE runyard.schemas IS
+    'What the last migration of a schema leaves, for code that is older than it: read before '
+    'anything else, so this table stays as it is.';
+COMMENT ON COLUMN runyard.schemas.oldest_code IS
+    'The oldest revision whose code works on the schema; NULL: its migrations do not say.';
+COMMENT ON COLUMN runyard.schemas.version IS
+    'The version of Runyard that ran the migration.';
+
 CREATE TABLE runyard.functions (
     name              text PRIMARY KEY,
     job               text NOT NULL,
@@ -62,11 +77,14 @@ CREATE TABLE runyard.publications (
     location text NOT NULL,
     digest   text NOT NULL,
     at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (location, digest)
 );
 COMMENT ON TABLE runyard.publications IS
-    'Every version of a code location, identified by the functions it has, and when it was first '
-    'published. A version that is not the newest retires no functions.';
+    'Every version of a code location, identified by the functions it has, and when it was last '
+    'deployed. The latest one decides which functions there are.';
+COMMENT ON COLUMN runyard.publications.seen_at IS
+    'When a code server of this version last said that it runs.';
 
 CREATE TABLE runyard.triggers (
     function  text NOT NULL,
@@ -307,6 +325,24 @@ COMMENT ON COLUMN runyard.steps.dispatch IS
     'In which dispatch of the invocation its application recorded it, during a call. NULL for what '
     'came with the answer, and for functions of the project''s code.';
 
+CREATE TABLE runyard.step_logs (
+    id            bigint GENERATED ALWAYS AS IDENTITY,
+    invocation_id bigint NOT NULL,
+    step          text NOT NULL,
+    run_id        text NOT NULL,
+    attempt       smallint NOT NULL,
+    started_at    timestamptz NOT NULL,
+    lines         jsonb NOT NULL,
+    dropped       integer NOT NULL DEFAULT 0,
+    PRIMARY KEY (invocation_id, step, run_id)
+);
+COMMENT ON TABLE runyard.step_logs IS
+    'What a step printed and logged for an invocation in a run: its first lines.';
+COMMENT ON COLUMN runyard.step_logs.lines IS
+    'An array of lines: [seconds since the epoch, stdout or stderr or a log level, text].';
+COMMENT ON COLUMN runyard.step_logs.dropped IS
+    'How many lines more there were.';
+
 CREATE TABLE runyard.progress (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     invocation_id bigint NOT NULL,
@@ -314,11 +350,18 @@ CREATE TABLE runyard.progress (
     percent       real NOT NULL CHECK (percent BETWEEN 0 AND 100),
     text          text NOT NULL,
     at            timestamptz NOT NULL DEFAULT runyard.now_v1(),
-    xid           xid8 NOT NULL DEFAULT pg_current_xact_id()
+    xid           xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    written       text,
+    position      integer
 );
 COMMENT ON TABLE runyard.progress IS
     'The progress that steps report while they run.';
+COMMENT ON COLUMN runyard.progress.written IS
+    'A piece of the text that the step is writing, if it is not a report. Kept for a day.';
+COMMENT ON COLUMN runyard.progress.position IS
+    'How many characters of the text come before the piece. An attempt begins again with 0.';
 CREATE INDEX progress_invocation ON runyard.progress (invocation_id, id);
+CREATE INDEX progress_written ON runyard.progress (at) WHERE written IS NOT NULL;
 
 -- Messages are kept for seconds: nothing is lost by a crash that would not be lost anyway.
 CREATE UNLOGGED TABLE runyard.messages (
@@ -513,6 +556,27 @@ CREATE TABLE runyard.bulks (
 );
 COMMENT ON TABLE runyard.bulks IS
     'A bulk replay, cancel or dismissal: how far it has got, so that it can resume after a stop.';
+
+CREATE TABLE runyard.alerts (
+    target  text NOT NULL,
+    source  text NOT NULL,
+    seen    bigint NOT NULL,
+    since   timestamptz NOT NULL,
+    sent_at timestamptz,
+    PRIMARY KEY (target, source)
+);
+COMMENT ON TABLE runyard.alerts IS
+    'Which failures each receiver of alerts has been told of. The row without a source says when '
+    'failures were last looked for.';
+COMMENT ON COLUMN runyard.alerts.target IS
+    'A hash of the address, which may be a secret.';
+COMMENT ON COLUMN runyard.alerts.source IS
+    'A function (`function send_email`), or the runs of jobs that are no functions (`runs`).';
+COMMENT ON COLUMN runyard.alerts.seen IS
+    'How many failures of the function there have been; of runs, the number of the last event in '
+    'Dagster''s log.';
+COMMENT ON COLUMN runyard.alerts.since IS
+    'When that was so: what has failed since has not been told.';
 
 CREATE TABLE runyard.keys (
     id          text PRIMARY KEY DEFAULT runyard.ulid_v1(),

@@ -11,9 +11,16 @@ const options = {
   },
 };
 
+// A text that is being written stays at its end, unless the visitor has scrolled up.
 function morph(element, html, style) {
+  const atEnd = (text) => text.scrollTop + text.clientHeight > text.scrollHeight - 24;
+  const left = [...element.querySelectorAll("[data-follow]")].filter((text) => !atEnd(text));
   Idiomorph.morph(element, html, { ...options, morphStyle: style });
+  for (const text of element.querySelectorAll("[data-follow]")) {
+    if (!left.includes(text)) text.scrollTop = text.scrollHeight;
+  }
   showTimes();
+  showClocks();
 }
 
 // A stream is open only while the page is visible: browsers open at most six connections to a host.
@@ -51,6 +58,19 @@ function showTimes() {
   }
 }
 
+// Times stand there in UTC, for browsers without scripts.
+const clocks = { hour: "2-digit", minute: "2-digit" };
+
+function showClocks() {
+  for (const element of document.querySelectorAll("time[data-clock], time[data-second], time[data-at]")) {
+    const at = new Date(element.dateTime);
+    if ("at" in element.dataset) element.textContent = at.toLocaleString();
+    else if ("clock" in element.dataset) element.textContent = at.toLocaleTimeString([], clocks);
+    else element.textContent = at.toLocaleTimeString();
+    element.title = `${at.toLocaleString()} (${at.toISOString().slice(0, 19).replace("T", " ")} UTC)`;
+  }
+}
+
 async function copy(button) {
   await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
   const label = button.firstChild;
@@ -85,6 +105,35 @@ function checkAsTyped(form) {
   });
 }
 
+// A file is the whole body of its request; the response is what goes into the field.
+async function upload(input) {
+  const said = input.closest(".upload").querySelector("output");
+  const [file] = input.files;
+  if (!file) return;
+  const field = document.getElementById(input.dataset.upload);
+  said.textContent = `Uploading ${file.name} ...`;
+  try {
+    const response = await fetch(`/dev/uploads?name=${encodeURIComponent(file.name)}`, {
+      method: "POST",
+      headers: { "X-Runyard-Token": input.form.elements.token.value, "Content-Type": "application/octet-stream" },
+      body: file,
+    });
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.error);
+    field.value = answer.value;
+    said.textContent = `Uploaded ${file.name}.`;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  } catch (error) {
+    said.textContent = `Not uploaded: ${error.message}`;
+  }
+  input.value = "";
+}
+
+for (const input of document.querySelectorAll("[data-upload]")) {
+  input.closest(".upload").hidden = false;
+  input.addEventListener("change", () => upload(input));
+}
+
 const problem = document.getElementById("code-problem");
 if (problem) keepLive(document.querySelector("[data-live]"), problem);
 for (const form of document.querySelectorAll("form[data-preview]")) checkAsTyped(form);
@@ -92,5 +141,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (button) copy(button);
 });
+for (const text of document.querySelectorAll("[data-follow]")) text.scrollTop = text.scrollHeight;
 showTimes();
+showClocks();
 setInterval(showTimes, 1000);

@@ -1,0 +1,96 @@
+"""Takes a file for a field of the send form: its bytes are the body, as the script sends them.
+
+A project that has fields for files (`x-upload` in the schema of an event type) says in its pages'
+module how a file is kept (`UPLOADS`), and what goes into the field then.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from runyard.gateway.http.errors import HttpError
+from runyard.settings import settings
+
+# Each has a file open, and may take minutes.
+_MAX_UPLOADS = 4
+_MAX_NAME = 200
+_open = 0
+
+
+class Incoming(Protocol):
+    """A file that is being received; `value` is what names it in an event."""
+
+    value: str
+
+    def write(self, piece: bytes) -> object:
+        """Add bytes."""
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """How a project keeps uploads.
+
+    Parameters
+    ----------
+    receive
+        Takes the file's name, as the visitor's machine has it. Returns a context in which the file
+        is received, and which keeps it, or deletes it after an error.
+    max_bytes
+        How large a file may be.
+    """
+
+    receive: Callable[[str], AbstractContextManager[Incoming]]
+    max_bytes: int
+
+
+async def save(request: Request, uploads: Uploads) -> str:
+    """Receive the file that is the body, named by the query's `name`; return the field's value.
+
+    Raises `HttpError`: 408 if it stalls, 413 if it is too large, 503 if there are too many.
+    """
+    global _open
+    if _open >= _MAX_UPLOADS:
+        message = f"{_MAX_UPLOADS} files are being uploaded already: wait for one of them"
+        raise HttpError(503, "too_many", message, headers={"Connection": "close"})
+    _check_size(int(_declared(request)), uploads)
+    _open += 1
+    try:
+        return await _receive(request, uploads)
+    finally:
+        _open -= 1
+
+
+async def _receive(request: Request, uploads: Uploads) -> str:
+    pieces = request.stream().__aiter__()
+    size = 0
+    with uploads.receive(request.query_params.get("name", "")[:_MAX_NAME]) as incoming:
+        while True:
+            try:
+                async with asyncio.timeout(settings().client_timeout):
+                    piece = await anext(pieces, None)
+            except TimeoutError:
+                message = "the file stopped arriving: upload it again"
+                raise HttpError(
+                    408, "request_timeout", message, headers={"Connection": "close"}
+                ) from None
+            if piece is None:
+                return incoming.value
+            size += len(piece)
+            _check_size(size, uploads)
+            await run_in_threadpool(incoming.write, piece)
+
+
+def _declared(request: Request) -> str:
+    declared = request.headers.get("content-length", "0")
+    return declared if declared.isascii() and declared.isdecimal() and len(declared) < 20 else "0"
+
+
+def _check_size(size: int, uploads: Uploads) -> None:
+    if size > uploads.max_bytes:
+        message = f"the file is larger than {uploads.max_bytes >> 20} MiB"
+        raise HttpError(413, "too_large", message, headers={"Connection": "close"})

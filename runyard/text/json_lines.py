@@ -1,0 +1,112 @@
+"""Log records and lines of output as JSON, one object a line, for whoever collects logs."""
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import TracebackType
+
+from runyard.text.redaction import redact
+
+# What the running code works on: `function`, `run`, `step`, and, of one invocation alone, also
+# `event`, `invocation` and `attempt`.
+working_on: ContextVar[Mapping[str, object] | None] = ContextVar("working_on", default=None)
+_TRACEBACK = "Traceback (most recent call last):"
+_log = logging.getLogger("runyard")
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as a line of JSON, with what the code works on and secrets redacted."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        line: dict[str, object] = {
+            "time": _time(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        request = getattr(record, "request", "-")
+        if request != "-":
+            line["request"] = request
+        line.update(working_on.get() or {})
+        if record.exc_info:
+            line["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, default=str)
+
+
+def log_as_json(level: str) -> None:
+    """Write what this process logs to standard error as lines of JSON.
+
+    So are warnings, and errors that end the process or a thread.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(True)
+    sys.excepthook = _log_the_end
+    threading.excepthook = _log_the_end_of_thread
+
+
+def _log_the_end(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, Exception):
+        _log.critical("uncaught %s", kind.__name__, exc_info=(kind, error, trace))
+
+
+def _log_the_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and issubclass(ended.exc_type, Exception):
+        _log.error(
+            "uncaught %s in thread %s",
+            ended.exc_type.__name__,
+            ended.thread.name if ended.thread is not None else "",
+            exc_info=(ended.exc_type, ended.exc_value, ended.exc_traceback),
+        )
+
+
+def as_records(lines: Iterable[str]) -> list[str]:
+    """Put lines of a process's output together that belong together.
+
+    These are indented lines with the one before, as PostgreSQL writes them, and tracebacks.
+    """
+    records: list[str] = []
+    in_traceback = False
+    for line in lines:
+        is_indented = line.startswith((" ", "\t"))
+        if records and (is_indented or in_traceback):
+            records[-1] += f"\n{line}"
+            in_traceback = in_traceback and is_indented
+        elif line:
+            records.append(line)
+            in_traceback = line.startswith(_TRACEBACK)
+    return records
+
+
+def json_line(logger: str, message: str, level: str = "info") -> str:
+    """A line of JSON for a message that is no log record."""
+    return json.dumps(_fields(logger, message, level))
+
+
+def as_json_line(process: str, record: str) -> str:
+    """A record of a process's output as JSON: one that is JSON already gets the process's name."""
+    try:
+        fields = json.loads(record)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict) or "message" not in fields:
+        fields = _fields(process, record, "info")
+    return json.dumps({"process": process, **fields})
+
+
+def _fields(logger: str, message: str, level: str) -> dict[str, object]:
+    time = _time(datetime.now(UTC).timestamp())
+    return {"time": time, "level": level, "logger": logger, "message": message}
+
+
+def _time(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

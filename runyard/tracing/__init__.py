@@ -1,0 +1,1 @@
+"""Traces by OpenTelemetry, which is imported only when they are switched on."""

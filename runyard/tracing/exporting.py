@@ -1,0 +1,228 @@
+"""Exports spans to a collector by OTLP over HTTP, in a thread of its own.
+
+This module alone imports OpenTelemetry. A collector that is down, slow or wrong costs the spans and
+a warning now and then: spans wait in a queue of limited length, and none of what this process does
+waits for them.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_MAX_QUEUE_SIZE,
+    OTEL_BSP_SCHEDULE_DELAY,
+    OTEL_SERVICE_NAME,
+)
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace.status import Status, StatusCode
+
+from runyard.syntax.trace_options import endpoint
+from runyard.syntax.traceparent import TraceContext
+from runyard.text.redaction import redact
+from runyard.tracing.spans import Span
+
+EXPORT_SECONDS = 2.0
+# A batch of hundreds of invocations ends with thousands of spans at once.
+_QUEUE = 16_384
+_DELAY_MILLIS = 1_000.0
+_WARN_SECONDS = 60.0
+_KINDS = {
+    "internal": SpanKind.INTERNAL,
+    "client": SpanKind.CLIENT,
+    "producer": SpanKind.PRODUCER,
+    "consumer": SpanKind.CONSUMER,
+}
+_SCOPE = InstrumentationScope("runyard")
+_log = logging.getLogger("runyard.traces")
+
+
+class Exporter:
+    """The spans of this process on their way to the collector.
+
+    Attributes
+    ----------
+    processor
+        The queue in front of the collector.
+    delivery
+        What empties it.
+    """
+
+    def __init__(self) -> None:
+        for name in ("opentelemetry.exporter.otlp", "opentelemetry.sdk._shared_internal"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # `_Delivery` says it, less often
+        self.delivery = _Delivery()
+        is_set = os.environ.get
+        self.processor = BatchSpanProcessor(
+            self.delivery,
+            max_queue_size=None if is_set(OTEL_BSP_MAX_QUEUE_SIZE) else _QUEUE,
+            schedule_delay_millis=None if is_set(OTEL_BSP_SCHEDULE_DELAY) else _DELAY_MILLIS,
+        )
+        self._resource = _resource()
+        self._is_provided = False
+
+    def record(self, span: Span) -> None:
+        """Queue a span; when the queue is full, the oldest one is dropped."""
+        error = span.error
+        self.processor.on_end(
+            ReadableSpan(
+                name=_shown(span.name),
+                context=_span_context(span.context, is_remote=False),
+                parent=None if span.parent is None else _span_context(span.parent),
+                resource=self._resource,
+                attributes={**span.attributes, **({"error.type": error} if error else {})},
+                links=[Link(_span_context(link)) for link in span.links],
+                kind=_KINDS[span.kind],
+                status=Status(StatusCode.ERROR if error else StatusCode.UNSET),
+                start_time=_nanoseconds(span.start),
+                end_time=_nanoseconds(max(span.start, span.end)),
+                instrumentation_scope=_SCOPE,
+            )
+        )
+
+    def enter(self, context: TraceContext) -> object:
+        """Make a span OpenTelemetry's current one; returns what `leave` takes."""
+        if not self._is_provided:
+            self._provide()
+        return contexts.attach(_with_span(context))
+
+    def leave(self, token: Any) -> None:
+        """Return to the span before `enter`."""
+        contexts.detach(token)
+
+    def _provide(self) -> None:
+        """Record the spans of the code too, unless that has set a provider of its own.
+
+        Only in a process that runs steps: its parent, which forks others later, has none.
+        """
+        self._is_provided = True
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+            provider.add_span_processor(self.processor)
+            trace.set_tracer_provider(provider)
+
+    def close(self) -> None:
+        """Export what is left, in the time that one export may take, and stop."""
+        self.delivery.is_closing = True
+        self.processor.shutdown()
+
+
+class _Delivery(SpanExporter):
+    """Delivers spans to the collector, and says now and then that it cannot.
+
+    Attributes
+    ----------
+    is_closing
+        Whether the process is about to end: then a collector that has failed is not tried again.
+    warned_at
+        When it was last said that spans are lost, by the monotonic clock; None if never.
+    """
+
+    def __init__(self) -> None:
+        self._inner = OTLPSpanExporter(timeout=EXPORT_SECONDS)
+        self.is_closing = False
+        self._has_failed = False
+        self._dropped = 0
+        self.warned_at: float | None = None
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Deliver spans; those that cannot be delivered at once are dropped."""
+        if self.is_closing and self._has_failed:
+            return SpanExportResult.FAILURE
+        try:
+            result = self._inner.export(spans)
+        except Exception:
+            result = SpanExportResult.FAILURE
+        self._has_failed = result is not SpanExportResult.SUCCESS
+        if self._has_failed:
+            self._dropped += len(spans)
+            self._warn()
+        return result
+
+    def _warn(self) -> None:
+        now = time.monotonic()
+        if self.warned_at is None or now - self.warned_at >= _WARN_SECONDS:
+            _log.warning(
+                "the collector at %s takes no traces, and %d spans are lost: is it running, and"
+                " does it take OTLP over HTTP there?",
+                redact(endpoint(os.environ)),
+                self._dropped,
+            )
+            self.warned_at, self._dropped = now, 0
+
+    def shutdown(self) -> None:
+        """Close the connections."""
+        self._inner.shutdown()
+
+
+_exporter: Exporter | None = None
+_lock = threading.Lock()
+
+
+def exporter() -> Exporter:
+    """Return the exporter of this process, which is made at the first call."""
+    global _exporter
+    if _exporter is not None:
+        return _exporter
+    with _lock:
+        if _exporter is None:
+            _exporter = Exporter()
+            atexit.register(close)
+        return _exporter
+
+
+def close() -> None:
+    """Close the exporter of this process, if there is one."""
+    if _exporter is not None:
+        _exporter.close()
+
+
+def _after_fork() -> None:
+    """Let a child make its own: connections are not to be shared."""
+    global _exporter, _lock
+    _exporter, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _resource() -> Resource:
+    """Return what names this process: `runyard`, unless the variables say something else."""
+    resource = Resource.create({"process.pid": os.getpid()})
+    is_named = os.environ.get(OTEL_SERVICE_NAME) or (
+        SERVICE_NAME in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    )
+    return resource if is_named else resource.merge(Resource({SERVICE_NAME: "runyard"}))
+
+
+@lru_cache(maxsize=1024)
+def _shown(name: str) -> str:
+    """Return a name without secrets; there are few, and looking for secrets takes long."""
+    return redact(name)
+
+
+@lru_cache(maxsize=256)
+def _with_span(context: TraceContext) -> contexts.Context:
+    span = NonRecordingSpan(_span_context(context, is_remote=False))
+    return trace.set_span_in_context(span, contexts.Context())
+
+
+def _span_context(context: TraceContext, *, is_remote: bool = True) -> SpanContext:
+    flags = TraceFlags(TraceFlags.SAMPLED if context.sampled else TraceFlags.DEFAULT)
+    return SpanContext(context.trace_id, context.span_id, is_remote, flags)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000_000)

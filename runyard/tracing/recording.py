@@ -1,0 +1,75 @@
+"""Whether spans are recorded, and what they are handed to.
+
+A span is recorded at its end, by the process that did the thing. Nothing is recorded, and
+OpenTelemetry is not imported, unless `RUNYARD_TRACES` says so.
+"""
+
+import os
+import sys
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from runyard.settings import settings
+from runyard.syntax.trace_options import Sampler
+from runyard.syntax.traceparent import TraceContext
+from runyard.tracing.spans import Span
+
+if TYPE_CHECKING:
+    from runyard.tracing.exporting import Exporter
+
+
+def is_on() -> bool:
+    """Return whether traces are recorded at all."""
+    return settings().traces == "otlp"
+
+
+def samples(trace_id: int, parent: TraceContext | None) -> bool:
+    """Return whether a trace is recorded; only to be asked when traces are on."""
+    return sampler().samples(trace_id, parent)
+
+
+def record(span: Span) -> None:
+    """Hand a span over to be exported, if its trace is sampled; this never waits."""
+    if span.context.sampled:
+        _exporter().record(span)
+
+
+def enter(context: TraceContext) -> object:
+    """Make a span that of the running code, for the spans of others and for what it sends.
+
+    Returns what `leave` takes, in the same thread or task.
+    """
+    return _exporter().enter(context)
+
+
+def leave(token: object) -> None:
+    """Return to the span before `enter`."""
+    _exporter().leave(token)
+
+
+def end_recording() -> None:
+    """Export what is left before the process ends; this takes two seconds at most."""
+    if "runyard.tracing.exporting" in sys.modules:
+        from runyard.tracing import exporting
+
+        exporting.close()
+
+
+@cache
+def sampler() -> Sampler:
+    """Return what decides which traces are recorded, as the variables of this process say."""
+    return Sampler.from_environment(os.environ)
+
+
+def _exporter() -> "Exporter":
+    made: Exporter = _exporting().exporter()
+    return made
+
+
+@cache
+def _exporting() -> ModuleType:
+    """The module that imports OpenTelemetry."""
+    from runyard.tracing import exporting
+
+    return exporting

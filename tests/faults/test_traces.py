@@ -1,0 +1,71 @@
+"""Traces through all processes of a stack, and what a collector that hangs holds up."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runyard import Event, send
+from tests.collector import Collector
+from tests.conftest import settled, wait_until
+from tests.faults.conftest import running
+from tests.ports import free_port
+from tests.tables import rows
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SENDER = f"00-{TRACE}-{SPAN}-01"
+pytestmark = pytest.mark.usefixtures("own_database")
+
+
+def traced(collector: Collector) -> dict[str, str]:
+    return {"RUNYARD_TRACES": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+
+
+def test_a_trace_goes_through_all_processes_and_on_after_a_worker_was_killed(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    gate = tmp_path / "gate"
+    event = {"name": "test/steps", "data": {"gate": str(gate)}}
+    with (
+        Collector() as collector,
+        running(tmp_path, RUNYARD_PORT=str(port), **traced(collector)),
+    ):
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/api/events", json=event, headers={"traceparent": SENDER}
+        )
+        [event_id] = answer.json()["ids"]
+        working = "SELECT worker FROM runyard.batches WHERE status = 'running'"
+        [batch] = wait_until(lambda: rows(working))
+        collector.wait_for(lambda collector: bool(collector.named("first")))
+        os.kill(int(batch["worker"].rsplit(":", 1)[1]), signal.SIGKILL)
+        wait_until(lambda: len(rows("SELECT FROM runyard.batches")) == 2)
+        gate.touch()
+        assert settled(event_id, 60)["status"] == "succeeded"
+        collector.wait_for(lambda collector: bool(collector.named("steps")))
+        collector.wait_for(lambda collector: len(collector.named("run steps")) == 2)
+        tree = collector.tree(TRACE)
+    assert list(tree) == ["send test/steps"]
+    runs = tree["send test/steps"]["steps"]
+    assert list(runs["run steps"]) == ["first"]
+    assert next(iter(runs["run steps again"])) == "second"
+    assert [run.attributes.get("error.type") for run in collector.named("run steps")] == [
+        "WorkerLost",
+        None,
+    ]
+
+
+def test_a_collector_that_hangs_costs_no_run_and_holds_up_no_stop(tmp_path: Path) -> None:
+    with Collector() as collector:
+        collector.mode = "hangs"
+        with running(tmp_path, **traced(collector)) as log:
+            ids = send([Event("test/steps", {"n": n}) for n in range(600)])
+            assert {settled(one, 60)["status"] for one in ids[::100]} == {"succeeded"}
+            collector.wait_for(lambda collector: collector.requests > 0)
+            wait_until(lambda: "takes no traces" in log.read_text())
+            before = time.monotonic()
+        assert time.monotonic() - before < 30
+        assert log.read_text().count("takes no traces") <= 10

@@ -1,0 +1,507 @@
+"""Traces: the spans of an event and of all that comes of it, as a collector receives them."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from hashlib import sha1
+from typing import Any
+
+import pytest
+from dagster import Definitions
+from opentelemetry import propagate, trace
+
+import runyard
+from runyard.engine import batch_leases
+from runyard.events import new_ulid
+from runyard.functions import registry
+from runyard.settings import settings
+from runyard.syntax.traceparent import parse_traceparent
+from runyard.testing import Yard
+from runyard.tracing import contexts, exporting, recording
+from tests import remote_work
+from tests.collector import Collector, Recorded
+from tests.conftest import ROOT
+from tests.features import traced
+from tests.features.traced import SECRET, deeds
+from tests.remote_app import RemoteApp, served_app
+from tests.tables import rows
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SENDER = f"00-{TRACE}-{SPAN}-01"
+PACKED = {
+    "queued": {},
+    "run pack": {"pick": {}, "tell": {"post": {"queued": {}, "run post": {"post": {}}}}},
+}
+
+
+@pytest.fixture
+def runyard_definitions() -> Iterator[Definitions]:
+    """The traced functions, and no others."""
+    jobs = {job.name for job in traced.defs.jobs or ()}
+    with registry.use(*(known for known in registry.functions() if known.job in jobs)):
+        yield traced.defs
+
+
+@pytest.fixture(scope="module")
+def one_collector() -> Iterator[Collector]:
+    """The collector of this process, whose exporter is made only once."""
+    with Collector() as collector, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RUNYARD_TRACES", "otlp")
+        patched.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        patched.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+        settings.cache_clear()
+        recording.sampler.cache_clear()
+        yield collector
+        exporting.close()
+    settings.cache_clear()
+
+
+@pytest.fixture
+def collector(one_collector: Collector) -> Iterator[Collector]:
+    """The collector, with nothing in it."""
+    yield one_collector
+    flush()
+    one_collector.spans.clear()
+    deeds.clear()
+
+
+@pytest.fixture
+def sent_with(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sends an event as a request that has a `traceparent` does."""
+
+    def send(yard: Yard, name: str, header: str = SENDER, **data: Any) -> Any:
+        token = contexts.incoming.set(parse_traceparent(header))
+        try:
+            return yard.send(name, data)
+        finally:
+            contexts.incoming.reset(token)
+
+    return send
+
+
+def flush() -> None:
+    exporting.exporter().processor.force_flush()
+
+
+def received(collector: Collector) -> list[Recorded]:
+    flush()
+    return collector.spans
+
+
+# --- The tree
+
+
+def test_all_that_comes_of_an_event_is_below_the_span_that_sent_it(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/placed")
+    yard.work()
+    received(collector)
+    assert collector.tree(TRACE) == {"pack": PACKED}
+    assert [span.parent for span in collector.named("pack")] == [SPAN]
+
+
+def test_an_event_without_a_trace_begins_one_whose_id_follows_from_its_own(
+    yard: Yard, collector: Collector
+) -> None:
+    sent = yard.send("traced/placed")
+    yard.work()
+    received(collector)
+    assert collector.tree(f"{contexts.trace_id_of_event(sent.id):032x}") == {"pack": PACKED}
+    assert {span.trace for span in collector.spans} == {
+        f"{contexts.trace_id_of_event(sent.id):032x}"
+    }
+
+
+def test_each_attempt_is_a_run_of_its_own_with_its_wait(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/placed", fails=1)
+    yard.advance("1m")
+    received(collector)
+    tree = collector.tree(TRACE)["pack"]
+    assert list(tree) == ["queued", "run pack", "queued again", "run pack again"]
+    assert tree["run pack"] == {"pick": {}}
+    assert tree["run pack again"]["pick"] == {}
+    assert [
+        (span.failed, span.attributes["runyard.step.attempt"]) for span in collector.named("pick")
+    ] == [(True, 1), (False, 2)]
+    assert [span.attributes["runyard.outcome"] for span in collector.named("run pack")] == [
+        "queued",
+        "succeeded",
+    ]
+
+
+def test_an_invocation_that_fails_names_the_type_of_its_error(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/placed", fails=9)
+    yard.advance("1m")
+    received(collector)
+    [whole] = collector.named("pack")
+    assert whole.failed
+    assert whole.attributes["error.type"] == "ConnectionError"
+    assert whole.attributes["runyard.outcome"] == "failed"
+
+
+def test_spans_name_what_they_are_about(yard: Yard, collector: Collector, sent_with: Any) -> None:
+    sent = sent_with(yard, "traced/placed")
+    yard.work()
+    received(collector)
+    [step], [run] = collector.named("pick"), collector.named("run pack")
+    about = {"runyard.function": "pack", "runyard.invocation": sent.invocation.id}
+    assert step.service == "runyard"
+    assert step.attributes == {**about, "runyard.step": "pick", "runyard.step.attempt": 1}
+    assert run.attributes == {
+        **about,
+        "runyard.event.id": sent.id,
+        "runyard.event.name": "traced/placed",
+        "runyard.run": yard.runs[0],
+        "runyard.attempt": 1,
+        "runyard.outcome": "succeeded",
+    }
+
+
+def test_no_span_holds_what_events_steps_and_errors_do(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/placed", fails=1, card=SECRET)
+    yard.advance("1m")
+    assert "run pack" in {span.name for span in received(collector)}
+    assert SECRET not in repr(collector.spans)
+
+
+def test_spans_are_inside_of_those_that_they_are_part_of(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/placed")
+    yard.work()
+    received(collector)
+    [whole], [run], [pick] = (collector.named(name) for name in ("pack", "run pack", "pick"))
+    assert whole.start <= run.start <= pick.start <= pick.end <= run.end <= whole.end
+
+
+def test_a_sleep_ends_a_run_and_an_invoked_function_is_below_the_step_that_invokes_it(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/asked")
+    yard.advance("2m")
+    received(collector)
+    tree = collector.tree(TRACE)["ask"]
+    assert list(tree["run ask"]) == ["nap"]
+    assert tree["run ask again"] == {
+        "nap": {},
+        "call": {"post": {"queued": {}, "run post": {"post": {}}}},
+    }
+    assert [span.attributes["runyard.outcome"] for span in collector.named("run ask")] == [
+        "sleeping",
+        "waiting",
+        "succeeded",
+    ]
+
+
+def test_each_invocation_of_a_run_of_many_is_in_its_own_trace(
+    yard: Yard, collector: Collector
+) -> None:
+    sent = yard.send_all([runyard.Event("traced/counted") for _ in range(3)])
+    assert yard.work() == 1
+    received(collector)
+    for each in sent:
+        tree = collector.tree(f"{contexts.trace_id_of_event(each.id):032x}")
+        assert tree == {"count": {"queued": {}, "run count": {"count": {}}}}
+
+
+def test_a_replay_is_in_the_trace_of_its_event(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent = sent_with(yard, "traced/noted")
+    yard.work()
+    runyard.replay(runyard.Selection(invocations=[sent.invocation.id]))
+    yard.work()
+    received(collector)
+    assert list(collector.tree(TRACE)) == ["note", "note again"]
+
+
+def test_a_run_whose_worker_dies_is_an_error_and_the_next_one_goes_on(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/packed")
+    [batch_id] = yard.claim("post")
+    assert batch_leases.begin(batch_id, "the-lost-run") is not None
+    batch_leases.release(batch_id, "running", "queued", attempts=3, crashed=True, force=True)
+    yard.work()
+    received(collector)
+    lost, other = collector.named("run post")
+    assert lost.attributes["error.type"] == "WorkerLost"
+    assert lost.attributes["runyard.run"] == "the-lost-run"
+    assert not other.failed
+    assert [whole.id for whole in collector.named("post") if whole.kind == "consumer"] == [
+        lost.parent
+    ]
+
+
+# --- What steps do
+
+
+def test_what_a_step_sends_with_the_python_client_is_below_the_step(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/noted")
+    yard.work()
+    received(collector)
+    assert list(collector.tree(TRACE)["note"]["run note"]["note"]) == ["post"]
+
+
+@pytest.mark.parametrize(
+    ("event", "deed", "name"),
+    [("traced/placed", "pick", "pick"), ("traced/awaited", "wait", "wait_for")],
+)
+def test_requests_that_a_step_makes_can_carry_its_span(
+    yard: Yard, collector: Collector, sent_with: Any, event: str, deed: str, name: str
+) -> None:
+    headers: dict[str, str] = {}
+    deeds[deed] = lambda item: propagate.inject(headers)
+    sent_with(yard, event)
+    yard.work()
+    received(collector)
+    [step] = [span for span in collector.named(name) if "runyard.step" in span.attributes]
+    assert headers["traceparent"] == f"00-{TRACE}-{step.id}-01"
+
+
+def test_spans_that_a_step_makes_itself_are_below_it(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    def look_up(item: Any) -> None:
+        with trace.get_tracer("shop").start_as_current_span("look up"):
+            runyard.send("traced/packed")
+
+    deeds["pick"] = look_up
+    sent_with(yard, "traced/placed")
+    yard.work()
+    received(collector)
+    assert list(collector.tree(TRACE)["pack"]["run pack"]["pick"]["look up"]) == ["post"]
+
+
+def test_log_lines_of_a_step_can_name_its_trace(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    from runyard.text.json_lines import working_on
+
+    seen: dict[str, Any] = {}
+    deeds["pick"] = lambda item: seen.update(working_on.get() or {})
+    sent_with(yard, "traced/placed")
+    yard.work()
+    assert seen["trace"] == TRACE
+
+
+# --- Functions of applications
+
+
+@pytest.fixture
+def app(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteApp]:
+    """An application with a function of one step."""
+
+    def answer(path: str, sent: Any) -> tuple[int, Any]:
+        done = {"id": sha1(b"pay").hexdigest(), "op": "StepRun", "data": SECRET}
+        done |= {"name": "pay", "userland": {"id": "pay"}}
+        return (200, "paid") if sent["steps"] else (206, [done])
+
+    with served_app("shop") as app:
+        app.register("pay")
+        monkeypatch.setattr(app, "answer", answer)
+        yield app
+
+
+def test_calls_of_an_application_are_spans_and_carry_them(
+    yard: Yard, app: RemoteApp, collector: Collector, sent_with: Any
+) -> None:
+    sent = sent_with(yard, "shop/pay")
+    remote_work.work()
+    received(collector)
+    [function] = {span.attributes["runyard.function"] for span in collector.spans}
+    assert sent.invocation.status == "succeeded"
+    assert collector.tree(TRACE)[function] == {
+        "queued": {},
+        f"run {function}": {"POST": {}, "pay": {}, "POST again": {}},
+    }
+    calls = collector.named("POST")
+    assert app.traces == [f"00-{TRACE}-{call.id}-01" for call in calls]
+    assert [call.attributes["http.response.status_code"] for call in calls] == [206, 200]
+
+
+def test_nothing_of_the_url_or_the_answer_of_an_application_is_in_a_span(
+    yard: Yard, app: RemoteApp, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "shop/pay")
+    remote_work.work()
+    assert "POST" in {span.name for span in received(collector)}
+    assert "token=secret" not in repr(collector.spans)
+    assert SECRET not in repr(collector.spans)
+
+
+def test_an_application_that_does_not_answer_is_an_error_of_the_call(
+    yard: Yard,
+    app: RemoteApp,
+    collector: Collector,
+    sent_with: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "answer", lambda path, sent: (500, "sorry"))
+    sent_with(yard, "shop/pay")
+    remote_work.work()
+    received(collector)
+    [call] = collector.named("POST")
+    assert call.failed
+    assert call.attributes["error.type"] == "500"
+
+
+# --- Sampling
+
+
+def test_nothing_is_recorded_of_a_trace_that_its_sender_does_not_sample(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    headers: dict[str, str] = {}
+    deeds["pick"] = lambda item: propagate.inject(headers)
+    sent_with(yard, "traced/placed", SENDER[:-1] + "0")
+    yard.work()
+    assert received(collector) == []
+    assert headers["traceparent"].startswith(f"00-{TRACE}-")
+    assert headers["traceparent"].endswith("-00")
+    traces = rows("SELECT trace FROM runyard.events WHERE name = 'traced/packed'")
+    assert [row["trace"][:36] for row in traces] == [f"00-{TRACE}-"]
+    assert traces[0]["trace"].endswith("-00")
+
+
+def test_a_share_of_events_is_recorded_each_with_all_that_comes_of_it(
+    yard: Yard, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.3")
+    recording.sampler.cache_clear()
+    sent = yard.send_all([runyard.Event("traced/placed") for _ in range(40)])
+    yard.work()
+    received(collector)
+    sampled = {
+        f"{trace_id:032x}"
+        for each in sent
+        if recording.samples(trace_id := contexts.trace_id_of_event(each.id), None)
+    }
+    monkeypatch.undo()
+    recording.sampler.cache_clear()
+    assert 0 < len(sampled) < 40
+    assert {span.trace for span in collector.spans} == sampled
+    assert all(collector.tree(one) == {"pack": PACKED} for one in sampled)
+
+
+# --- A sender in Python
+
+
+def test_the_python_client_sends_the_current_span_of_its_application(
+    yard: Yard, collector: Collector
+) -> None:
+    with trace.get_tracer("shop").start_as_current_span("order") as span:
+        sent = yard.send("traced/packed")
+    yard.work()
+    received(collector)
+    assert list(collector.tree(f"{span.get_span_context().trace_id:032x}")["order"]) == ["post"]
+    [row] = rows("SELECT trace FROM runyard.events WHERE id = %s", sent.id)
+    assert (
+        row["trace"]
+        == f"00-{span.get_span_context().trace_id:032x}-{span.get_span_context().span_id:016x}-01"
+    )
+
+
+def test_a_malformed_trace_in_sql_is_as_good_as_none(yard: Yard, collector: Collector) -> None:
+    ulid = new_ulid()
+    rows(
+        "SELECT runyard.send_v1(jsonb_build_array(jsonb_build_object("
+        "'ulid', %s::text, 'name', 'traced/packed', 'trace', 'nonsense')), 'sql')",
+        ulid,
+    )
+    yard.work()
+    received(collector)
+    assert list(collector.tree(f"{contexts.trace_id_of_event(ulid):032x}")) == ["post"]
+
+
+# --- Switched off
+
+_RUN = """
+import sys
+from runyard.testing import Yard
+from tests.features import traced
+import runyard.gateway.app, runyard.processes.workers
+with Yard(traced.defs) as yard:
+    sent = yard.send("traced/placed")
+    yard.work()
+    print(sent.invocation.status, [name for name in sys.modules if "opentelemetry" in name])
+"""
+
+
+def run(**variables: str) -> str:
+    """What a process says that sends an event and runs what it starts."""
+    code = [sys.executable, "-c", _RUN]
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        code, env=environment, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.usefixtures("yard")
+@pytest.mark.parametrize("variables", [{}, {"RUNYARD_TRACES": "off"}])
+def test_opentelemetry_is_not_even_imported_while_traces_are_off(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUNYARD_TRACES", raising=False)
+    assert run(**variables).splitlines()[-1] == "succeeded []"
+
+
+@pytest.mark.usefixtures("yard")
+def test_a_process_delivers_what_it_has_when_it_ends() -> None:
+    with Collector() as collector:
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        run(RUNYARD_TRACES="otlp", OTEL_BSP_SCHEDULE_DELAY="3600000", **endpoint)
+        assert {"pack", "post"} <= {span.name for span in collector.spans}
+
+
+@pytest.mark.usefixtures("yard")
+def test_a_process_ends_although_nothing_answers_at_the_collector() -> None:
+    assert "succeeded" in run(
+        RUNYARD_TRACES="otlp", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9"
+    )
+
+
+# --- A collector that is away
+
+
+def test_a_collector_that_hangs_holds_up_no_run(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> None:
+    sent_with(yard, "traced/placed")
+    yard.work()
+    collector.mode = "hangs"
+    before = collector.requests
+    exports = threading.Thread(target=flush)
+    exports.start()
+    collector.wait_for(lambda collector: collector.requests > before)
+    sent = sent_with(yard, "traced/placed")
+    yard.work()
+    assert sent.invocation.status == "succeeded"
+    exports.join()  # an export gives up by itself
+    collector.mode = "takes"
+
+
+def test_a_collector_that_refuses_is_warned_of_once_in_a_while(
+    yard: Yard, collector: Collector, sent_with: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.mode = "refuses"
+    exporting.exporter().delivery.warned_at = None
+    for _ in range(3):
+        sent_with(yard, "traced/placed")
+        yard.work()
+        flush()
+    collector.mode = "takes"
+    [line] = [record.getMessage() for record in caplog.records if "trace" in record.name]
+    assert line.startswith(f"the collector at {collector.url} takes no traces, and ")

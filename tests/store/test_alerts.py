@@ -1,0 +1,377 @@
+"""Alerts: what receivers are told of failures, how often, and what happens when they are away."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from dagster import DagsterInstance, job, op
+
+from runyard import send
+from runyard.cli.main import main
+from runyard.dagster_adapter.tags import BATCH
+from runyard.engine import batch_claims, batch_leases, settlement
+from runyard.engine.settlement import Outcome
+from runyard.functions.registry import Function
+from runyard.processes import alert_delivery
+from runyard.processes.alerts import Alerts, alerts_thread
+from runyard.settings import Settings, settings
+from runyard.store import database
+from runyard.text.redaction import redact
+from tests.conftest import wait_until
+from tests.fake_service import FakeService
+from tests.tables import empty_tables, rows
+
+PATH = "/services/T0/secret-of-the-webhook"
+
+
+@op
+def nightly_op() -> None:
+    raise RuntimeError("the disk is full, password=hunter2secret")
+
+
+@job
+def nightly() -> None:
+    nightly_op()
+
+
+@pytest.fixture
+def instance(store_url: str) -> Iterator[DagsterInstance]:
+    """The Dagster instance of the project, in the database of these tests."""
+    with DagsterInstance.get() as made:
+        yield made
+
+
+@pytest.fixture
+def receiver() -> Iterator[FakeService]:
+    """A webhook that accepts everything."""
+    with FakeService() as made:
+        made.answers[PATH] = 200, b"ok", {}
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(empty: None) -> None:
+    """Begin with receivers that have been told nothing."""
+    empty_tables("runyard.alerts")
+
+
+@pytest.fixture
+def alerts(receiver: FakeService, instance: DagsterInstance) -> Alerts:
+    """The alerts of a daemon that has begun to look."""
+    made = Alerts([receiver.url + PATH])
+    made.send(instance)
+    return made
+
+
+@pytest.fixture
+def fail(function: Function) -> Callable[..., list[int]]:
+    """Lets some invocations of `greet` fail for good; returns them."""
+
+    def go(count: int = 1, message: str = "no card") -> list[int]:
+        for _ in range(count):
+            send("greet/requested")
+        failed: list[int] = []
+        error = json.dumps({"step": "pay", "type": "KeyError", "message": message})
+        while claims := batch_claims.claim(function):
+            for claim in claims:
+                begun = batch_leases.begin(claim.batch_id, "run")
+                assert begun is not None
+                ids = [row["id"] for row in begun[1]]
+                outcomes = [Outcome(each, "failed", error=error) for each in ids]
+                settlement.settle(claim.batch_id, "run", outcomes)
+                failed += ids
+        return failed
+
+    return go
+
+
+def bodies(receiver: FakeService) -> list[dict[str, Any]]:
+    return [json.loads(body) for _, _, _, body in receiver.requests]
+
+
+def a_minute_later() -> None:
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.alerts SET sent_at = sent_at - interval '1 minute'")
+
+
+def test_a_failure_is_told_with_its_error_and_a_link(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    [invocation] = fail()
+    assert alerts.send(instance) == 1
+    [body] = bodies(receiver)
+    url = f"http://127.0.0.1:{settings().port}/dev/invocations/{invocation}"
+    assert body["text"] == f"Runyard (production)\ngreet failed: KeyError: no card\n{url}"
+    [failure] = body["failures"]
+    assert (failure["function"], failure["count"], failure["url"]) == ("greet", 1, url)
+
+
+def test_what_failed_before_anybody_looked_is_not_told(
+    receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    fail(3)
+    made = Alerts([receiver.url + PATH])
+    assert [made.send(instance), made.send(instance)] == [0, 0]
+
+
+def test_a_failure_is_told_once(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    fail()
+    alerts.send(instance)
+    a_minute_later()
+    assert alerts.send(instance) == 0
+
+
+def test_further_failures_of_a_function_are_told_together_a_minute_later(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    fail()
+    alerts.send(instance)
+    first = fail(12, "again")[0]
+    assert alerts.send(instance) == 0
+    a_minute_later()
+    assert alerts.send(instance) == 1
+    text = bodies(receiver)[-1]["text"]
+    assert "12 failures of greet in the last minute, the first: KeyError: again\n" in text
+    assert f"/dev/invocations/{first}" in text
+
+
+def test_a_daemon_that_starts_again_tells_what_it_has_missed(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    fail()
+    assert Alerts([receiver.url + PATH]).send(instance) == 1
+
+
+def test_what_was_dismissed_meanwhile_is_told_with_a_link_to_the_function(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    fail()
+    with database.connection() as connection:
+        connection.execute("UPDATE runyard.invocations SET dismissed_at = now()")
+    alerts.send(instance)
+    assert bodies(receiver)[0]["text"].endswith("/dev/functions/greet")
+
+
+@pytest.mark.parametrize("trouble", [500, 404, 302, "reset", "slow"])
+def test_a_receiver_that_is_away_is_told_later_of_everything(
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    trouble: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alert_delivery, "SECONDS", 0.3)
+    now = 0.0
+    made = Alerts([receiver.url + PATH], lambda: now)
+    made.send(instance)
+    fail()
+    receiver.failures.append(trouble)
+    assert made.send(instance) == 0
+    fail(2)
+    assert made.send(instance) == 0
+    assert len(receiver.requests) == 1
+    now = 1.0
+    assert made.send(instance) == 1
+    assert bodies(receiver)[-1]["failures"][0]["count"] == 3
+
+
+def test_a_redirect_is_not_followed(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    fail()
+    receiver.failures.append((307, {"Location": f"{receiver.url}/elsewhere"}))
+    alerts.send(instance)
+    assert receiver.asked == [("POST", PATH)]
+
+
+def test_a_receiver_that_is_away_holds_up_no_other(
+    receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    made = Alerts(["http://127.0.0.1:9/nobody", receiver.url + PATH])
+    made.send(instance)
+    fail()
+    assert made.send(instance) == 1
+
+
+def test_a_webhook_is_named_in_the_log_by_its_host_alone(
+    alerts: Alerts,
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fail()
+    receiver.failures.append(500)
+    alerts.send(instance)
+    assert "no alert to 127.0.0.1: AlertNotSent (127.0.0.1 answered 500" in caplog.text
+    assert PATH not in caplog.text
+
+
+def test_the_addresses_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNYARD_ALERTS", f"https://hooks.example{PATH},mailto:ops@example.com")
+    assert PATH not in repr(Settings())
+    assert redact(f"POST https://hooks.example{PATH}") == "POST [redacted]"
+
+
+def test_an_error_calls_nobody_and_breaks_no_markup(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    fail(message="<!channel> & @here")
+    alerts.send(instance)
+    assert "&lt;!channel&gt; &amp; @\u200bhere" in bodies(receiver)[0]["text"]
+
+
+def test_a_long_error_is_cut(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
+) -> None:
+    fail(message="x" * 9_000)
+    alerts.send(instance)
+    assert len(bodies(receiver)[0]["text"]) < 600
+
+
+def run_nightly(instance: DagsterInstance, **tags: str) -> str:
+    return nightly.execute_in_process(instance=instance, raise_on_error=False, tags=tags).run_id
+
+
+def test_the_failed_run_of_a_job_is_told(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance
+) -> None:
+    run_id = run_nightly(instance)
+    assert alerts.send(instance) == 1
+    text = bodies(receiver)[0]["text"]
+    error = "RuntimeError: the disk is full, password=[redacted]"
+    assert f"the job nightly failed: {error}\n" in text
+    assert text.endswith(f"/runs/{run_id}")
+
+
+def test_the_failed_run_of_a_job_is_told_once(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance
+) -> None:
+    run_nightly(instance)
+    alerts.send(instance)
+    a_minute_later()
+    assert alerts.send(instance) == 0
+
+
+def test_further_failed_runs_are_told_together_a_minute_later(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance
+) -> None:
+    run_nightly(instance)
+    alerts.send(instance)
+    run_nightly(instance)
+    run_nightly(instance)
+    assert alerts.send(instance) == 0
+    a_minute_later()
+    alerts.send(instance)
+    assert bodies(receiver)[-1]["failures"][0]["count"] == 2
+
+
+def test_the_run_of_a_function_is_told_by_its_invocations_alone(
+    alerts: Alerts, instance: DagsterInstance
+) -> None:
+    run_nightly(instance, **{BATCH: "01BATCH"})
+    assert alerts.send(instance) == 0
+
+
+def test_an_alert_is_mailed_by_the_projects_mailer(
+    instance: DagsterInstance, fail: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mails: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(alert_delivery, "settings", lambda: _WithMailer(mails))
+    made = Alerts(["mailto:ops@example.com"])
+    made.send(instance)
+    fail()
+    assert made.send(instance) == 1
+    [(to, subject, text)] = mails
+    assert (to, subject) == ("ops@example.com", "Runyard (production): failures of greet")
+    assert "greet failed: KeyError: no card" in text
+
+
+class _WithMailer:
+    """Settings of a project whose module for mail collects what is sent."""
+
+    def __init__(self, mails: list[tuple[str, str, str]]) -> None:
+        self._mails = mails
+
+    def project_module(self, _: str) -> Any:
+        mails = self._mails
+
+        class Module:
+            @staticmethod
+            def send(to: str, subject: str, text: str) -> None:
+                mails.append((to, subject, text))
+
+        return Module
+
+
+def test_without_a_receiver_there_is_no_thread(instance: DagsterInstance) -> None:
+    assert alerts_thread(instance) is None
+
+
+def test_the_daemons_thread_tells_a_failure(
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RUNYARD_ALERTS", receiver.url + PATH)
+    monkeypatch.setattr("runyard.processes.alerts._INTERVAL_SECONDS", 0.1)
+    settings.cache_clear()
+    try:
+        thread = alerts_thread(instance)
+        assert thread is not None
+        thread.start()
+        wait_until(lambda: rows("SELECT 1 AS n FROM runyard.alerts"))
+        fail()
+        wait_until(lambda: receiver.requests)
+        thread.stop(10)
+    finally:
+        settings.cache_clear()
+    assert "greet failed" in bodies(receiver)[0]["text"]
+
+
+@pytest.mark.parametrize("value", ["ops@example.com", "slack", "ftp://host/x", "mailto:nobody"])
+def test_what_is_no_receiver_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNYARD_ALERTS", value)
+    with pytest.raises(ValueError, match="not a list of receivers"):
+        Settings()
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Runs `runyard alerts test` with these receivers."""
+
+    def run(receivers: str) -> Any:
+        monkeypatch.setenv("RUNYARD_ALERTS", receivers)
+        settings.cache_clear()
+        return CliRunner().invoke(main, ["alerts", "test"])
+
+    yield run
+    settings.cache_clear()
+
+
+def test_a_test_alert_is_sent(receiver: FakeService, command: Callable[[str], Any]) -> None:
+    result = command(receiver.url + PATH)
+    assert (result.exit_code, result.output) == (0, "sent to 127.0.0.1\n")
+    assert "this is a test" in bodies(receiver)[0]["text"]
+
+
+def test_a_test_alert_says_what_is_wrong(
+    receiver: FakeService, command: Callable[[str], Any]
+) -> None:
+    receiver.failures.append(403)
+    result = command(receiver.url + PATH)
+    assert result.exit_code == 1
+    assert "127.0.0.1 answered 403: check the address of the webhook" in result.output
+
+
+def test_without_receivers_a_test_alert_says_how_to_add_one(
+    command: Callable[[str], Any],
+) -> None:
+    result = command("")
+    assert result.exit_code == 1
+    assert "set RUNYARD_ALERTS" in result.output

@@ -1,0 +1,84 @@
+"""`runyard alive`: a probe fails for a process that is not there, not for the database's outage."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+
+from runyard.cli.main import main
+from runyard.settings import settings
+from runyard.store import database
+from tests.ports import free_port
+from tests.tables import rows
+
+_REPORT = """
+    INSERT INTO runyard.workers (name, host, pid, slots, pid_namespace, remote, heartbeat_at)
+    VALUES (%s, %s, 1, 2, '', %s, now() - %s * interval '1 s') RETURNING 1
+"""
+
+
+def probe(role: str) -> Result:
+    return CliRunner().invoke(main, ["alive", role])
+
+
+def report(host: str, *, seconds_ago: int = 0, remote: bool = False) -> None:
+    """Record the heartbeat of a worker."""
+    rows(_REPORT, f"{host}:1", host, remote, seconds_ago)
+
+
+@pytest.fixture
+def outage() -> Iterator[None]:
+    """A database that does not answer."""
+    url = os.environ["DATABASE_URL"]
+    database.close_pool()
+    os.environ["DATABASE_URL"] = f"postgresql://runyard@127.0.0.1:{free_port()}/runyard"
+    settings.cache_clear()
+    yield
+    database.close_pool()
+    database.wait_for_connection(10)
+    os.environ["DATABASE_URL"] = url
+    settings.cache_clear()
+
+
+def test_a_worker_that_has_just_reported_is_alive() -> None:
+    report(socket.gethostname())
+    assert probe("worker").exit_code == 0
+
+
+def test_a_worker_that_has_been_silent_for_a_lease_is_not_alive() -> None:
+    report(socket.gethostname(), seconds_ago=int(settings().lease_seconds) + 1)
+    result = probe("worker")
+    assert result.exit_code == 1
+    assert f"no worker of the host {socket.gethostname()} has reported for 10 s" in result.output
+
+
+def test_a_worker_of_another_host_says_nothing_of_this_one() -> None:
+    report("elsewhere")
+    assert probe("worker").exit_code == 1
+
+
+def test_the_caller_of_a_dead_worker_does_not_stand_in_for_it() -> None:
+    report(socket.gethostname(), remote=True)
+    assert probe("worker").exit_code == 1
+
+
+def test_a_daemon_that_never_reported_is_not_alive() -> None:
+    result = probe("daemon")
+    assert (result.exit_code, result.output) == (
+        1,
+        "runyard: the daemon has not reported for 120 s: restart it\n",
+    )
+
+
+def test_a_web_process_that_does_not_answer_is_not_alive() -> None:
+    result = probe("web")
+    assert result.exit_code == 1
+    assert f"does not answer on port {settings().port}" in result.output
+
+
+@pytest.mark.parametrize("role", ["worker", "daemon"])
+def test_while_the_database_is_away_nothing_is_restarted(outage: None, role: str) -> None:
+    result = probe(role)
+    assert (result.exit_code, result.output) == (0, "unknown: the database does not answer\n")

@@ -1,0 +1,122 @@
+"""Logs as JSON: what a line has, and that a real process writes nothing else."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from runyard.cli import terminal
+from runyard.text.json_lines import JsonFormatter, as_json_line, as_records, working_on
+
+SCRIPT = """
+import logging
+from runyard.text.json_lines import log_as_json
+log_as_json("warning")
+log = logging.getLogger("shop")
+log.info("not logged")
+log.warning("no stock of %s\\nat all", "apples")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("password=hunter2-hunter2 was wrong")
+"""
+
+
+def record(message: str) -> logging.LogRecord:
+    return logging.LogRecord("shop", logging.WARNING, __file__, 1, message, (), None)
+
+
+@pytest.fixture
+def logged() -> list[dict[str, str]]:
+    """What a process writes that logs twice, once with a traceback."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return [json.loads(line) for line in ended.stderr.splitlines()]
+
+
+def test_every_line_of_a_process_is_json(logged: list[dict[str, str]]) -> None:
+    assert [line["level"] for line in logged] == ["warning", "error"]
+    assert logged[0]["message"] == "no stock of apples\nat all"
+    assert logged[0]["logger"] == "shop"
+
+
+def test_a_traceback_is_in_the_line_of_its_error(logged: list[dict[str, str]]) -> None:
+    assert "ZeroDivisionError" in logged[1]["traceback"]
+
+
+def test_a_secret_is_not_in_the_line(logged: list[dict[str, str]]) -> None:
+    assert logged[1]["message"] == "password=[redacted] was wrong"
+
+
+def test_a_line_says_what_is_being_worked_on() -> None:
+    token = working_on.set({"invocation": 7, "step": "pack"})
+    try:
+        line = json.loads(JsonFormatter().format(record("no stock")))
+    finally:
+        working_on.reset(token)
+    assert (line["invocation"], line["step"]) == (7, "pack")
+
+
+def test_a_line_of_json_gets_the_name_of_its_process() -> None:
+    line = JsonFormatter().format(record("no stock"))
+    assert json.loads(as_json_line("worker", line)) == {
+        "process": "worker",
+        **json.loads(line),
+    }
+
+
+@pytest.mark.parametrize("output", ["LOG:  ready", "7", '{"a": 1}', "", "null"])
+def test_any_other_line_becomes_one_of_json(output: str) -> None:
+    line = json.loads(as_json_line("postgres", output))
+    assert (line["process"], line["logger"], line["message"]) == ("postgres", "postgres", output)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "raise ValueError('the end')",
+        "threading.Thread(target=lambda: int('the end')).start()",
+        "warnings.warn('the end')",
+    ],
+)
+def test_what_ends_a_process_or_a_thread_and_a_warning_are_json(end: str) -> None:
+    script = f"""
+import threading, warnings
+from runyard.text.json_lines import log_as_json
+log_as_json("warning")
+{end}
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    [line] = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert "the end" in line["message"] + line.get("traceback", "")
+
+
+def test_an_indented_line_belongs_to_the_one_before() -> None:
+    assert as_records(["ERROR: no such table", "\tLINE 1: SELECT", "next", ""]) == [
+        "ERROR: no such table\n\tLINE 1: SELECT",
+        "next",
+    ]
+
+
+def test_a_traceback_is_one_record() -> None:
+    trace = ["Traceback (most recent call last):", '  File "a.py", line 1', "KeyError: 'card'"]
+    assert as_records([*trace, "next"]) == ["\n".join(trace), "next"]
+
+
+def test_a_command_of_the_stack_prints_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_as_json", True)
+    printed = CliRunner().invoke(click.command()(lambda: terminal.echo("password=hunter2hunter2")))
+    assert json.loads(printed.output)["message"] == "password=[redacted]"
