@@ -256,8 +256,9 @@ def test_what_was_opened_stays_open_when_the_page_changes(page: Page, tmp_path: 
     gate = tmp_path / "gate"
     [event_id] = send("test/steps", {"gate": str(gate)})
     open_invocation(page, event_id, "steps")
-    first = page.locator(".steps details", has_text="first")
-    first.locator("summary").click()
+    name = page.locator(".step", has_text="first")
+    first = page.locator(".steps > li > details", has=name)
+    name.click()
     expect(first.locator("pre")).to_be_visible()
     gate.touch()
     expect(page.locator(".state .tag")).to_have_text("succeeded")
