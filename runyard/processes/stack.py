@@ -279,11 +279,15 @@ class Stack:
         """
         pid = self._supervisor.pid if self._supervisor is not None else 0
         worker = 0
-        with suppress(OSError, xmlrpc.client.Error):
+        try:
             pid = int(self._ask("getPID"))
             if "worker" in self.parts:
                 worker = self.pid("worker")
             self._ask("shutdown")
+        except (OSError, xmlrpc.client.Error):
+            # A supervisord that has only just started does not listen yet.
+            if self._supervisor is not None:
+                self._supervisor.terminate()
         seconds = max(_STOP_SECONDS, self.drain_timeout + _SPARE_SECONDS) + 6
         try:
             _wait_for_end(pid, seconds)
@@ -355,15 +359,19 @@ def _raise_for(problem: CodeProblem | None) -> None:
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:
-    """Wait for a process to end, if there is one; kill its process group when it does not."""
+    """Wait for a process to end, if there is one; kill it and its descendants when it does not."""
     if not pid:
         return
     try:
-        psutil.Process(pid).wait(seconds)
+        process = psutil.Process(pid)
+        process.wait(seconds)
     except psutil.NoSuchProcess:
         return
     except psutil.TimeoutExpired:
-        os.killpg(pid, signal.SIGKILL)
+        # Each program that supervisord runs has a process group of its own.
+        for each in [process, *process.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def _stop_with_parent() -> None:

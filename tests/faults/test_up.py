@@ -266,6 +266,22 @@ def test_a_killed_up_leaves_no_stack_behind(home: Path) -> None:
     assert embedded_url(postgres_dir(home)) is None
 
 
+def test_an_up_that_is_stopped_before_its_supervisor_listens_leaves_no_stack_behind(
+    home: Path,
+) -> None:
+    up = subprocess.Popen(
+        [sys.executable, "-m", "runyard", "up"],
+        cwd=home,
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: any("supervisor.supervisord" in line for line in belonging(home)), 60)
+    up.send_signal(signal.SIGINT)
+    up.wait(30)
+    wait_until(lambda: not belonging(home), 20)
+
+
 def _block_of_readme(command: str) -> str:
     """The block of shell commands in the README that contains a command."""
     blocks = re.findall(
