@@ -23,8 +23,8 @@ def test() -> None:
     """
     from runyard import clock
     from runyard.engine.alert_ledger import FailedFunction
-    from runyard.processes import alert_message
-    from runyard.processes.alert_delivery import AlertNotSent, deliver, name_of
+    from runyard.processes.alert_delivery import AlertNotSent, name_of
+    from runyard.processes.alerts import tell
     from runyard.settings import settings
 
     receivers = settings().alert_receivers
@@ -34,16 +34,10 @@ def test() -> None:
             " mailto:name@host, several separated by commas"
         )
     failed = [FailedFunction("test", 1, 1, clock.now(), "this is a test of `runyard alerts test`")]
-    message = alert_message.text(failed, clock.now())
     missed = 0
     for receiver in receivers:
         try:
-            deliver(
-                receiver,
-                alert_message.subject(failed),
-                message,
-                alert_message.as_json(message, failed),
-            )
+            tell(receiver, failed, clock.now())
         except AlertNotSent as error:
             missed += 1
             echo(str(error), err=True)

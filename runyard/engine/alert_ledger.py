@@ -4,7 +4,7 @@ Failures of functions are counted (`runyard.tallies`), so what is new is a diffe
 two numbers: nothing is written when an invocation fails, and none is missed while nobody looks.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -81,9 +81,7 @@ class Ledger:
 
     def failed_functions(self) -> list[FailedFunction]:
         """The functions with new failures that may be told by now."""
-        return list(self._failed_functions())
-
-    def _failed_functions(self) -> Iterator[FailedFunction]:
+        failed = []
         for name, total in _counts().items():
             source = _of_function(name)
             row = self._rows.get(source)
@@ -91,7 +89,8 @@ class Ledger:
             if total < seen:  # the counters have begun anew
                 self._mark({source: total}, sent=False)
             elif total > seen and self.may_tell(source):
-                yield self._failed(name, total - seen, total)
+                failed.append(self._failed(name, total - seen, total))
+        return failed
 
     def _failed(self, name: str, count: int, total: int) -> FailedFunction:
         row = self._rows.get(_of_function(name)) or self._rows[_LOOKED]

@@ -5,7 +5,9 @@ leases run out and nothing is woken any more.
 """
 
 import logging
+import threading
 import time
+from collections.abc import Callable
 
 from runyard.text.redaction import redact
 
@@ -53,3 +55,14 @@ class Backoff:
     def succeeded(self) -> None:
         """Note a success: the next error waits as briefly as the first one."""
         self._failures = 0
+
+    def repeat(self, work: Callable[[], object], seconds: float, stopped: threading.Event) -> None:
+        """Do something now and every so many seconds, until `stopped` is set. No error ends it."""
+        while not stopped.is_set():
+            try:
+                work()
+            except Exception as error:
+                stopped.wait(self.failed(error))
+            else:
+                self.succeeded()
+                stopped.wait(seconds)

@@ -8,6 +8,7 @@ after a delivery: a daemon that is killed in between tells it again.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from dagster import DagsterInstance
 
@@ -81,13 +82,18 @@ class Alerts:
         )
         failed: list[Failed] = [*functions, *jobs]
         if failed:
-            message = alert_message.text(failed, ledger.now)
-            body = alert_message.as_json(message, failed)
-            deliver(receiver, alert_message.subject(failed), message, body)
+            tell(receiver, failed, ledger.now)
             ledger.mark_told(functions, last if jobs else None)
         if not jobs:
             ledger.pass_over_runs(last)
         return bool(failed)
+
+
+def tell(receiver: str, failed: Sequence[Failed], now: datetime) -> None:
+    """Send a receiver an alert of these failures; raises `AlertNotSent`."""
+    message = alert_message.text(failed, now)
+    body = alert_message.as_json(message, failed)
+    deliver(receiver, alert_message.subject(failed), message, body)
 
 
 def alerts_thread(instance: DagsterInstance) -> MaintenanceThread | None:

@@ -116,15 +116,13 @@ def _keep_serving(is_served: Callable[[], bool]) -> None:
     """Have a server as a child of this process when there is no other, and keep it running."""
     child = ChildProcess("code server of applications", "code-server", "--apps", "--of-daemon")
     backoff = Backoff(_log, "the code server of applications is not started", _LONGEST_WAIT)
-    pause, missing, is_ours = threading.Event(), 0, False
-    while True:
-        try:
-            missing = 0 if is_served() else missing + 1
-            if is_ours or missing >= _MISSING_LOOKS:
-                child.keep_running()
-                is_ours = True
-        except Exception as error:
-            pause.wait(backoff.failed(error))
-        else:
-            backoff.succeeded()
-            pause.wait(_LOOK_SECONDS)
+    missing, is_ours = 0, False
+
+    def look() -> None:
+        nonlocal missing, is_ours
+        missing = 0 if is_served() else missing + 1
+        if is_ours or missing >= _MISSING_LOOKS:
+            child.keep_running()
+            is_ours = True
+
+    backoff.repeat(look, _LOOK_SECONDS, threading.Event())

@@ -183,16 +183,13 @@ class RunsInThreads:
 
     def _beat(self) -> None:
         """Send this process's heartbeat."""
-        backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
-        while not self._is_over.is_set():
+
+        def beat() -> None:
             slots = self._running if self._drain.has_begun else self._slots
-            try:
-                send_heartbeat(self.name, slots, remote=True)
-            except Exception as error:
-                self._is_over.wait(backoff.failed(error))
-            else:
-                backoff.succeeded()
-                self._is_over.wait(_BEAT_SECONDS)
+            send_heartbeat(self.name, slots, remote=True)
+
+        backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
+        backoff.repeat(beat, _BEAT_SECONDS, self._is_over)
 
 
 def run_id_in(payload: Any) -> str:

@@ -78,14 +78,6 @@ def _publish(beside: bool) -> CodeProblem | None:
 
 
 def _stay_published() -> None:
+    time.sleep(_RENEW_SECONDS)
     backoff = Backoff(_log, "the version of the code is not renewed", _RENEW_SECONDS)
-    wait = _RENEW_SECONDS
-    while True:
-        time.sleep(wait)
-        try:
-            registry.stay_published()
-        except Exception as error:
-            wait = backoff.failed(error)
-        else:
-            backoff.succeeded()
-            wait = _RENEW_SECONDS
+    backoff.repeat(registry.stay_published, _RENEW_SECONDS, threading.Event())

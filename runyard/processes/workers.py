@@ -248,20 +248,18 @@ def forget_worker(worker: str) -> None:
 
 def _beat() -> None:
     """Send this worker's heartbeat from its parent process."""
-    backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
     is_known = False
-    while not _stopping.is_set():
-        try:
-            if send_heartbeat(name(), _slots(), remote=False):
-                _caller.keep_running()
-            if not is_known:
-                retry_launches()
-                is_known = True
-        except Exception as error:
-            _stopping.wait(backoff.failed(error))
-        else:
-            backoff.succeeded()
-            _stopping.wait(_BEAT_SECONDS)
+
+    def beat() -> None:
+        nonlocal is_known
+        if send_heartbeat(name(), _slots(), remote=False):
+            _caller.keep_running()
+        if not is_known:
+            retry_launches()
+            is_known = True
+
+    backoff = Backoff(_log, "no heartbeat", max_heartbeat_wait())
+    backoff.repeat(beat, _BEAT_SECONDS, _stopping)
 
 
 def _slots() -> int:
