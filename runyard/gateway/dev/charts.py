@@ -149,14 +149,12 @@ def histories(functions: Sequence[str], span: str) -> dict[str, History]:
             minutes=minutes,
             spans=BARS,
         )
-    slots = {
-        name: [Slot(since + timedelta(seconds=number * size)) for number in range(BARS)]
-        for name in functions
-    }
+    # Of a thousand functions most are idle, and share these.
+    idle = [Slot(since + timedelta(seconds=number * size)) for number in range(BARS)]
+    slots = {name: list(idle) for name in functions}
     for row in rows:
-        slots[row["function"]][row["number"]] = _slot(
-            row, since + timedelta(seconds=row["number"] * size), minutes
-        )
+        number = row["number"]
+        slots[row["function"]][number] = _slot(row, idle[number].at, minutes)
     return {name: History(span, slots[name]) for name in functions}
 
 

@@ -60,7 +60,8 @@ def send(visit: Visit) -> str | PageResponse:
     event, problems = _event(name, data, options)
     problems = _merge(unreadable, problems)
     if visit.form_value("do") == "send" and event is not None and not problems:
-        return to_event(_send(event, visit.caller.sender))
+        [event_id] = send_events([event], visit.caller.sender)
+        return to_event(event_id)
     values = {
         **_form_values(name, fields, raw, texts, visit.form_value("json"), options),
         **_results(visit, fields, raw, event, problems),
@@ -68,16 +69,16 @@ def send(visit: Visit) -> str | PageResponse:
     return PageResponse("send", values, 400 if visit.form_value("do") == "send" else 200)
 
 
-def _send(event: Event, sender: str) -> str:
-    """Send an event; return its id.
+def send_events(events: Sequence[Event], sender: str) -> list[str]:
+    """Send events, all or none; return their ids.
 
     Raises psycopg's LockNotAvailable if another transaction is sending the same id.
     """
     with database.transaction(_LOCK_SECONDS) as connection:
-        [sent] = fetch_all(
-            connection, "send", events=rows_as_json([event], sender=sender), source="dev page"
+        sent = fetch_all(
+            connection, "send", events=rows_as_json(events, sender=sender), source="dev page"
         )
-    return str(sent["id"])
+    return [str(row["id"]) for row in sent]
 
 
 def _form_values(

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 
 from runyard.errors import InvalidEvent
-from runyard.events import Event, rows_as_json
+from runyard.events import Event
 from runyard.gateway.api.events import MAX_EVENTS
 from runyard.gateway.dev.page import Action, Page, PageResponse, Values, Visit
+from runyard.gateway.dev.send import send_events
 from runyard.gateway.http.body import check_values, client_errors, parse_json
 from runyard.gateway.http.errors import HttpError
-from runyard.store import database
-from runyard.store.queries import fetch_all
 
 _MAX_PROBLEMS = 20
-_LOCK_SECONDS = 1
 _EXAMPLE = """{"name": "order/placed", "data": {"number": 7}}
 {"name": "order/placed", "data": {"number": 8}}"""
 
@@ -38,15 +36,9 @@ def send(visit: Visit) -> PageResponse:
         return PageResponse("send_several", _values(text, problems, 0), 400)
     if visit.form_value("do") != "send":
         return PageResponse("send_several", _values(text, [], len(events)), 200)
-    with database.transaction(_LOCK_SECONDS) as connection:
-        sent = fetch_all(
-            connection,
-            "send",
-            events=rows_as_json(events, sender=visit.caller.sender),
-            source="dev page",
-        )
-    ids = [(str(row["id"]), event.name) for row, event in zip(sent, events, strict=True)]
-    return PageResponse("sent_several", {"sent": ids}, 200)
+    ids = send_events(events, visit.caller.sender)
+    names = [event.name for event in events]
+    return PageResponse("sent_several", {"sent": list(zip(ids, names, strict=True))}, 200)
 
 
 def _values(text: str, problems: Problems, valid: int) -> Values:
