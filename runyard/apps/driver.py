@@ -49,7 +49,7 @@ from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item, log_fields
 from runyard.engine.settlement import Outcome
 from runyard.engine.signals import is_taken
-from runyard.engine.steps import encode, in_span_of
+from runyard.engine.steps import StepSpan, encode
 from runyard.engine.wait_registration import finished_waits
 from runyard.errors import (
     Cancelled,
@@ -450,7 +450,7 @@ class _Way:
 
     async def _invoke(self, wait: Invoke) -> tuple[dict[str, Any], str]:
         started = time.time()
-        with in_span_of(self._item) as span:
+        with StepSpan(self._item) as span:
             invocation = await in_thread(lambda: self._invocation(wait))
         call_traces.record_step(self._trace, wait.step.name, started, 1, None, span)
         return invocation

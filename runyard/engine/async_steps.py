@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 from runyard.engine.items import Item
 from runyard.engine.step_threads import StepThreads
-from runyard.engine.steps import Result, StepRecorder, encode, in_span_of
+from runyard.engine.steps import Result, StepRecorder, StepSpan, encode
 from runyard.errors import StepTimeout, interrupts
 
 AsyncDo = Callable[..., Awaitable[object]]
@@ -148,7 +148,7 @@ class AsyncStep:
         """Return the result of an item; None when its invocation was cancelled on the way."""
         self._recorder.begin(item, place)
         try:
-            with in_span_of(item) as span:
+            with StepSpan(item) as span:
                 result = await self._result(item, place)
         finally:
             self._recorder.end(place)

@@ -5,8 +5,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pydantic_core
@@ -118,18 +117,25 @@ def attempt_all(
     return results
 
 
-@contextmanager
-def in_span_of(item: Item) -> Iterator[TraceContext | None]:
-    """Give an attempt of a step a span, and yield it, if traces are recorded."""
-    if item.trace is None:
-        yield None
-        return
-    span = item.trace.new_span()
-    token = recording.enter(span)
-    try:
-        yield span
-    finally:
-        recording.leave(token)
+class StepSpan:
+    """The span of an attempt of a step while it runs: `with` yields it; None if traces are off."""
+
+    __slots__ = ("_token", "_trace")
+
+    def __init__(self, item: Item) -> None:
+        self._trace = item.trace
+        self._token: object = None
+
+    def __enter__(self) -> TraceContext | None:
+        if self._trace is None:
+            return None
+        span = self._trace.new_span()
+        self._token = recording.enter(span)
+        return span
+
+    def __exit__(self, *_: object) -> None:
+        if self._trace is not None:
+            recording.leave(self._token)
 
 
 def encode(output: object, what: str = "the step's result") -> tuple[object, str]:
@@ -302,7 +308,7 @@ class StepRecorder:
         try:
             if item.trace is None:
                 return attempt(do, item, what)
-            with in_span_of(item) as span:
+            with StepSpan(item) as span:
                 result = attempt(do, item, what)
             result.span = span
             return result
@@ -319,7 +325,7 @@ class StepRecorder:
         self._board.begin_all([item.id for item in items])
         try:
             if len(items) == 1:
-                with in_span_of(items[0]) as span:
+                with StepSpan(items[0]) as span:
                     [result] = attempt_all(do, items)
                 result.span = span
                 return [result]

@@ -61,7 +61,7 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 from runyard.text.json_lines import json_line
-from runyard.tracing.recording import end_recording
+from runyard.tracing import recording
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -160,6 +160,7 @@ def _prepare(**_: Any) -> None:
     database.close_pool()
     # Only one of Celery's two pools has a signal for this.
     os.register_at_fork(before=_children.expect)
+    recording.load()
     # What is loaded by now stays shared with the children: keep the garbage collector from
     # scanning it, which would copy it.
     gc.collect()
@@ -199,7 +200,7 @@ def _warm_up(**_: Any) -> None:
 @worker_process_shutdown.connect
 def _end_log(**_: Any) -> None:
     event_log.flush()
-    end_recording()
+    recording.end_recording()
 
 
 @worker_shutdown.connect

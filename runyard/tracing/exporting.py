@@ -28,6 +28,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
+from typing_extensions import override
 
 from runyard.syntax.trace_options import endpoint
 from runyard.syntax.traceparent import TraceContext
@@ -46,6 +47,10 @@ _KINDS = {
     "consumer": SpanKind.CONSUMER,
 }
 _SCOPE = InstrumentationScope("runyard")
+_SAMPLED, _NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
+_UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
+# Spans that others are part of, or that several steps run in: those of the batches in progress.
+_REMEMBERED = 4096
 _log = logging.getLogger("runyard.traces")
 
 
@@ -58,6 +63,8 @@ class Exporter:
         The queue in front of the collector.
     delivery
         What empties it.
+    is_provided
+        Whether it records the spans of the code too.
     """
 
     def __init__(self) -> None:
@@ -71,7 +78,7 @@ class Exporter:
             schedule_delay_millis=None if is_set(OTEL_BSP_SCHEDULE_DELAY) else _DELAY_MILLIS,
         )
         self._resource = _resource()
-        self._is_provided = False
+        self.is_provided = False
 
     def record(self, span: Span) -> None:
         """Queue a span; when the queue is full, the oldest one is dropped."""
@@ -80,34 +87,24 @@ class Exporter:
             ReadableSpan(
                 name=_shown(span.name),
                 context=_span_context(span.context, is_remote=False),
-                parent=None if span.parent is None else _span_context(span.parent),
+                parent=None if span.parent is None else _referred(span.parent),
                 resource=self._resource,
-                attributes={**span.attributes, **({"error.type": error} if error else {})},
-                links=[Link(_span_context(link)) for link in span.links],
+                attributes={**span.attributes, "error.type": error} if error else span.attributes,
+                links=[Link(_referred(link)) for link in span.links],
                 kind=_KINDS[span.kind],
-                status=Status(StatusCode.ERROR if error else StatusCode.UNSET),
+                status=_ERROR if error else _UNSET,
                 start_time=_nanoseconds(span.start),
                 end_time=_nanoseconds(max(span.start, span.end)),
                 instrumentation_scope=_SCOPE,
             )
         )
 
-    def enter(self, context: TraceContext) -> object:
-        """Make a span OpenTelemetry's current one; returns what `leave` takes."""
-        if not self._is_provided:
-            self._provide()
-        return contexts.attach(_with_span(context))
-
-    def leave(self, token: Any) -> None:
-        """Return to the span before `enter`."""
-        contexts.detach(token)
-
-    def _provide(self) -> None:
+    def provide(self) -> None:
         """Record the spans of the code too, unless that has set a provider of its own.
 
         Only in a process that runs steps: its parent, which forks others later, has none.
         """
-        self._is_provided = True
+        self.is_provided = True
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
             provider.add_span_processor(self.processor)
@@ -183,6 +180,18 @@ def exporter() -> Exporter:
         return _exporter
 
 
+def enter(context: TraceContext) -> object:
+    """Make a span OpenTelemetry's current one; returns what `leave` takes."""
+    if _exporter is None or not _exporter.is_provided:
+        exporter().provide()
+    return contexts.attach(_with_span(context))
+
+
+def leave(token: Any) -> None:
+    """Return to the span before `enter`."""
+    contexts.detach(token)
+
+
 def close() -> None:
     """Close the exporter of this process, if there is one."""
     if _exporter is not None:
@@ -198,13 +207,31 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+class _Resource(Resource):
+    """A resource that is hashed once: the encoder does it for every span, of all attributes."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(resource.attributes, resource.schema_url)
+        self._hash = super().__hash__()
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return self is other or super().__eq__(other)
+
+    @override
+    def __hash__(self) -> int:
+        return self._hash
+
+
 def _resource() -> Resource:
     """Return what names this process: `runyard`, unless the variables say something else."""
     resource = Resource.create({"process.pid": os.getpid()})
     is_named = os.environ.get(OTEL_SERVICE_NAME) or (
         SERVICE_NAME in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     )
-    return resource if is_named else resource.merge(Resource({SERVICE_NAME: "runyard"}))
+    if not is_named:
+        resource = resource.merge(Resource({SERVICE_NAME: "runyard"}))
+    return _Resource(resource)
 
 
 @lru_cache(maxsize=1024)
@@ -213,14 +240,19 @@ def _shown(name: str) -> str:
     return redact(name)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_REMEMBERED)
 def _with_span(context: TraceContext) -> contexts.Context:
     span = NonRecordingSpan(_span_context(context, is_remote=False))
     return trace.set_span_in_context(span, contexts.Context())
 
 
-def _span_context(context: TraceContext, *, is_remote: bool = True) -> SpanContext:
-    flags = TraceFlags(TraceFlags.SAMPLED if context.sampled else TraceFlags.DEFAULT)
+@lru_cache(maxsize=_REMEMBERED)
+def _referred(context: TraceContext) -> SpanContext:
+    return _span_context(context, is_remote=True)
+
+
+def _span_context(context: TraceContext, *, is_remote: bool) -> SpanContext:
+    flags = _SAMPLED if context.sampled else _NOT_SAMPLED
     return SpanContext(context.trace_id, context.span_id, is_remote, flags)
 
 

@@ -8,20 +8,25 @@ import os
 import sys
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from runyard.settings import settings
 from runyard.syntax.trace_options import Sampler
 from runyard.syntax.traceparent import TraceContext
 from runyard.tracing.spans import Span
 
-if TYPE_CHECKING:
-    from runyard.tracing.exporting import Exporter
-
 
 def is_on() -> bool:
     """Return whether traces are recorded at all."""
     return settings().traces == "otlp"
+
+
+def load() -> None:
+    """Import OpenTelemetry, if traces are recorded, before others do it each for itself.
+
+    That takes half a second, which the children of a process need not spend again.
+    """
+    if is_on():
+        _exporting()
 
 
 def samples(trace_id: int, parent: TraceContext | None) -> bool:
@@ -32,7 +37,7 @@ def samples(trace_id: int, parent: TraceContext | None) -> bool:
 def record(span: Span) -> None:
     """Hand a span over to be exported, if its trace is sampled; this never waits."""
     if span.context.sampled:
-        _exporter().record(span)
+        _exporting().exporter().record(span)
 
 
 def enter(context: TraceContext) -> object:
@@ -40,12 +45,12 @@ def enter(context: TraceContext) -> object:
 
     Returns what `leave` takes, in the same thread or task.
     """
-    return _exporter().enter(context)
+    return _exporting().enter(context)
 
 
 def leave(token: object) -> None:
     """Return to the span before `enter`."""
-    _exporter().leave(token)
+    _exporting().leave(token)
 
 
 def end_recording() -> None:
@@ -60,11 +65,6 @@ def end_recording() -> None:
 def sampler() -> Sampler:
     """Return what decides which traces are recorded, as the variables of this process say."""
     return Sampler.from_environment(os.environ)
-
-
-def _exporter() -> "Exporter":
-    made: Exporter = _exporting().exporter()
-    return made
 
 
 @cache
