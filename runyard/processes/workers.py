@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import psycopg
 from celery import Celery
+from celery.app.defaults import DEFAULT_PROCESS_LOG_FMT
 from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from celery.signals import (
@@ -61,6 +62,7 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 from runyard.text.json_lines import json_line
+from runyard.text.process_output import show_in_output
 from runyard.tracing import recording
 
 _BEAT_SECONDS = 5.0
@@ -117,6 +119,8 @@ def work() -> int:
     if settings().log_format == "json":
         vars(celery_worker)["safe_say"] = _say_as_json
         setup_logging.connect(_leave_loggers_alone)
+    else:
+        show_in_output(logging.getLogger("runyard"), logging.Formatter(DEFAULT_PROCESS_LOG_FMT))
     app = build_app()
     app.worker_main(
         [

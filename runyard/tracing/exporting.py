@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +27,14 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+)
 from opentelemetry.trace.status import Status, StatusCode
 from typing_extensions import override
 
@@ -49,9 +57,22 @@ _KINDS = {
 _SCOPE = InstrumentationScope("runyard")
 _SAMPLED, _NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 _UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
-# Spans that others are part of, or that several steps run in: those of the batches in progress.
+# Spans that others are part of: those of the batches in progress.
 _REMEMBERED = 4096
 _log = logging.getLogger("runyard.traces")
+
+
+class _Unrecorded(NonRecordingSpan):
+    """The span of whatever is running now and is not recorded: most steps never ask which."""
+
+    @override
+    def get_span_context(self) -> SpanContext:
+        context = _unrecorded.get()
+        return INVALID_SPAN_CONTEXT if context is None else _referred(context)
+
+
+_unrecorded: ContextVar[TraceContext | None] = ContextVar("unrecorded", default=None)
+_WITH_UNRECORDED = trace.set_span_in_context(_Unrecorded(INVALID_SPAN_CONTEXT), contexts.Context())
 
 
 class Exporter:
@@ -184,7 +205,10 @@ def enter(context: TraceContext) -> object:
     """Make a span OpenTelemetry's current one; returns what `leave` takes."""
     if _exporter is None or not _exporter.is_provided:
         exporter().provide()
-    return contexts.attach(_with_span(context))
+    if context.sampled:
+        return contexts.attach(_with_span(context))
+    _unrecorded.set(context)
+    return contexts.attach(_WITH_UNRECORDED)
 
 
 def leave(token: Any) -> None:
@@ -240,7 +264,6 @@ def _shown(name: str) -> str:
     return redact(name)
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def _with_span(context: TraceContext) -> contexts.Context:
     span = NonRecordingSpan(_span_context(context, is_remote=False))
     return trace.set_span_in_context(span, contexts.Context())
