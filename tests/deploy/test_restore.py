@@ -18,7 +18,7 @@ from runyard.processes.migrate import migrate
 from runyard.settings import settings
 from runyard.store import database
 from runyard.testing import Yard
-from tests.conftest import use_database
+from tests.conftest import drop_database, use_database
 from tests.tables import rows
 
 effects: list[str] = []
@@ -75,8 +75,8 @@ class Copies:
 
     def restore(self) -> None:
         """Restore the dump into the second, and use that from now on."""
+        drop_database(self._server, "restored")
         with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute("DROP DATABASE IF EXISTS restored WITH (FORCE)")
             connection.execute("CREATE DATABASE restored")
         url = self._server.replace("/runyard?", "/restored?")
         command = [program("pg_restore"), "--exit-on-error", f"--dbname={url}", self._dump]

@@ -25,9 +25,8 @@ from runyard.processes.pending import Verdict
 from runyard.processes.schema_check import ENGINE, check_at_start
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.embedded_access import ROLE, SUPERUSER
 from runyard.store.schema_state import engine_revisions
-from tests.conftest import wait_until
+from tests.conftest import drop_database, wait_until
 from tests.releases import THIS, Release, later_release, migration
 from tests.store.test_migrations import dumped, execute
 
@@ -79,7 +78,7 @@ class Databases:
 
     def create(self, name: str, template: str = "template1") -> str:
         """Create a database, a copy of another one; return its URL."""
-        self._drop(name)
+        drop_database(self.server, name)
         execute(self.server, f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.server.replace("/runyard?", f"/{name}?")
 
@@ -101,12 +100,7 @@ class Databases:
             yield url
         database.close_pool()
         settings.cache_clear()
-        self._drop("upgraded")
-
-    def _drop(self, name: str) -> None:
-        # A superuser may also end the connections of autovacuum.
-        url = self.server.replace(f"//{ROLE}@", f"//{SUPERUSER}@")
-        execute(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        drop_database(self.server, "upgraded")
 
 
 @pytest.fixture(scope="module")
