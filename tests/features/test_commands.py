@@ -275,7 +275,7 @@ def test_psql_without_a_database_gives_an_error_of_one_line(
 def test_a_missing_psql_gives_an_error_of_one_line(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runyard.cli.psql.find_spec", lambda _: None)
+    monkeypatch.setattr("runyard.cli.psql.client_program", lambda _: None)
     monkeypatch.setenv("PATH", "")
     result = command("psql")
     assert result.output.startswith("runyard: there is no psql: install PostgreSQL's client")
