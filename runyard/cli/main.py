@@ -299,15 +299,16 @@ def report() -> None:
 def doctor(show_settings: bool) -> int:
     """Check that everything works.
 
-    Checks database, migrations, broker, workers, daemon, sensors, API keys and the project's own
-    providers. Exits with 1 when a check fails.
+    Checks database, migrations, broker, workers, daemon, sensors, API keys, the project's own
+    providers, the collector of traces and the receivers of alerts. Exits with 1 when a check fails.
     """
     from runyard.cli.configuration import misspelt, values
     from runyard.processes.checks import all_checks
+    from runyard.processes.outside_checks import outside_checks
     from runyard.processes.project import check_project
 
     check_project()
-    results = all_checks(load_code=True)
+    results = [*all_checks(load_code=True), *outside_checks()]
     for result in results:
         echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<14}  {result.says}")
     for line in misspelt():
