@@ -3,6 +3,8 @@
 import os
 from collections.abc import Sequence
 
+from dagster import DagsterExecutionInterruptedError
+
 from runyard.dagster_adapter.internals import grpc_command, leave_loggers_alone
 from runyard.settings import settings
 
@@ -22,7 +24,7 @@ def serve_module(module: str, location: str, place: Sequence[str], *options: str
     try:
         with grpc_command.make_context("grpc", arguments) as context:
             grpc_command.invoke(context)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         # A signal came before the server was up. Threads that gRPC has started by then may keep
         # the process from ending.
         os._exit(0)
