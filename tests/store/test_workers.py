@@ -21,6 +21,7 @@ from runyard.functions.registry import Function
 from runyard.processes import workers
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
+from tests.tables import rows
 
 
 def alive(name: str, place: str | None = None) -> None:
@@ -214,3 +215,9 @@ def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Fun
     assert batch_leases.overdue() == []
     batch_leases.mark_ended("run-1")
     assert [row["id"] for row in batch_leases.overdue()] == [waiting.batch_id]
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_worker_that_drains_and_has_no_runs_left_has_no_slots() -> None:
+    workers.send_heartbeat("draining:1", 0, remote=False)
+    assert rows("SELECT slots FROM runyard.workers") == [{"slots": 0}]

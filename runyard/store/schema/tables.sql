@@ -444,7 +444,7 @@ CREATE TABLE runyard.workers (
     host          text NOT NULL,
     pid           integer NOT NULL,
     pid_namespace text,
-    slots         integer NOT NULL CHECK (slots >= 1),
+    slots         integer NOT NULL CHECK (slots >= 0),
     remote        boolean NOT NULL DEFAULT false,
     started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     heartbeat_at  timestamptz NOT NULL DEFAULT clock_timestamp()
