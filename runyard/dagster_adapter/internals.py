@@ -41,9 +41,15 @@ The run launcher and what it hands to the workers:
 
 The logs of a run's standard output and error:
 
-- `LocalComputeLogManager`: the base class of ours.
+- `CloudStorageComputeLogManager`: the base class of ours. Dagster's web server has a download of
+  what it keeps elsewhere, which the base class `ComputeLogManager` has not.
+- `LocalComputeLogManager`: has the place of a downloaded file.
+- `NoOpComputeLogManager`: captures nothing. `DagsterInstance._compute_log_manager` is the manager,
+  once it has been asked for.
 - `CapturedLogContext`: what `capture_logs` yields.
-- `redirect_to_file`: writes a stream to a file.
+- `CapturedLogData`, `ComputeIOType`: what is read of it, and of which stream.
+- `CapturedLogSubscription`: a page that shows it while it grows.
+- `ConfigurableClass`: a class that `dagster.yaml` may name.
 
 The daemon:
 
@@ -112,7 +118,6 @@ from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, PIPELINE_EVENTS, EngineEventData
 from dagster._core.execution import context_creation_job
-from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.instance.runs.run_domain import RunDomain
@@ -121,9 +126,16 @@ from dagster._core.remote_origin import CodeLocationOrigin, GrpcServerCodeLocati
 from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
 from dagster._core.remote_representation.external import RemoteRepository, RemoteSensor
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
-from dagster._core.storage.compute_log_manager import CapturedLogContext
+from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
+from dagster._core.storage.compute_log_manager import (
+    CapturedLogContext,
+    CapturedLogData,
+    CapturedLogSubscription,
+    ComputeIOType,
+)
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION
 from dagster._core.storage.tags import (
     CODE_LOCATION_TAG,
@@ -148,6 +160,7 @@ from dagster._grpc.types import (
     ResumeRunArgs,
 )
 from dagster._serdes import (
+    ConfigurableClass,
     ConfigurableClassData,
     deserialize_value,
     pack_value,
@@ -175,8 +188,13 @@ __all__ = [
     "RUN_KEY_TAG",
     "TICK_ID_TAG",
     "CapturedLogContext",
+    "CapturedLogData",
+    "CapturedLogSubscription",
     "CheckRunHealthResult",
+    "CloudStorageComputeLogManager",
     "CodeLocationOrigin",
+    "ComputeIOType",
+    "ConfigurableClass",
     "ConfigurableClassData",
     "DagsterCodeLocationNotFoundError",
     "DagsterUserCodeUnreachableError",
@@ -200,7 +218,6 @@ __all__ = [
     "leave_loggers_alone",
     "pack_value",
     "pg_url_from_config",
-    "redirect_to_file",
     "serialize_value",
     "setup_interrupt_handlers",
     "unpack_value",
@@ -345,6 +362,14 @@ def reuse_resource_classes() -> None:
         return create_class(name, tuple(keys))
 
     vars(scoped_resources_builder)["namedtuple"] = reused
+
+
+def capture_no_output(instance: DagsterInstance) -> None:
+    """Let runs of this process print to its own output, whatever `dagster.yaml` says.
+
+    Runs in threads have one output together: every log manager redirects that of the process.
+    """
+    cast(Any, instance)._compute_log_manager = NoOpComputeLogManager()
 
 
 def create_log_handlers_once(instance: DagsterInstance) -> None:

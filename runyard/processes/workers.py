@@ -49,7 +49,7 @@ from runyard.dagster_adapter.internals import (
     silence_console,
     unpack_value,
 )
-from runyard.engine import batch_leases
+from runyard.engine import batch_leases, run_output
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable, RunyardError
@@ -65,6 +65,7 @@ from runyard.tracing.recording import end_recording
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
+_LEFT_BEHIND_SECONDS = 10.0
 # How long a worker whose code does not load waits before it ends.
 _BAD_CODE_SECONDS = 3.0
 # How long a process of another worker must be silent before this worker checks on it.
@@ -271,13 +272,17 @@ def _watch() -> None:
     """Supervise the children, and reap what dead processes of this place held.
 
     A dead child of this worker is noticed at once; children of a worker that was killed are
-    noticed when they have been silent for a few seconds.
+    noticed when they have been silent for a few seconds. What their runs have printed is stored.
     """
     backoff = Backoff(_log, "cannot supervise the processes", max_heartbeat_wait())
+    looked = -_LEFT_BEHIND_SECONDS
     while not _stopping.wait(_WATCH_SECONDS):
         try:
             _children.supervise()
             reap_dead()
+            if time.monotonic() - looked >= _LEFT_BEHIND_SECONDS:
+                looked = time.monotonic()
+                run_output.save_left_behind()
         except Exception as error:
             _stopping.wait(backoff.failed(error))
         else:

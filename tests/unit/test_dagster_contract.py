@@ -96,17 +96,40 @@ NAMES = {
     "unpack_value": Relied(("val", "as_type")),
     # Captured output.
     "CapturedLogContext": Relied(("log_key",)),
-    "LocalComputeLogManager": Relied(
-        ("base_dir", "inst_data"),
-        (
-            "capture_logs",
-            "complete_artifact_path",
-            "config_type",
-            "from_config_value",
-            "get_captured_local_path",
-        ),
+    "CapturedLogData": Relied(("log_key", "stdout", "stderr", "cursor")),
+    "CapturedLogSubscription": Relied(
+        ("manager", "log_key", "cursor"), ("__call__", "complete", "dispose", "fetch", "log_key")
     ),
-    "redirect_to_file": Relied(("stream", "filepath")),
+    "CloudStorageComputeLogManager": Relied(
+        attributes=(
+            "build_cursor",
+            "capture_logs",
+            "cloud_storage_has_logs",
+            "delete_logs",
+            "display_path_for_type",
+            "download_from_cloud_storage",
+            "download_url_for_type",
+            "get_log_data",
+            "get_log_data_for_type",
+            "get_log_keys_for_log_key_prefix",
+            "has_local_file",
+            "is_capture_complete",
+            "local_manager",
+            "on_unsubscribe",
+            "open_log_stream",
+            "parse_cursor",
+            "register_instance",
+            "subscribe",
+            "upload_interval",
+            "upload_to_cloud_storage",
+        )
+    ),
+    "ComputeIOType": Relied(attributes=("STDERR", "STDOUT")),
+    "ConfigurableClass": Relied(attributes=("config_type", "from_config_value", "inst_data")),
+    "LocalComputeLogManager": Relied(
+        ("base_dir",), ("get_captured_local_path", "get_captured_log_download_url")
+    ),
+    "NoOpComputeLogManager": Relied((), ("capture_logs",)),
     # The daemon.
     "DaemonIterator": Relied(attributes=("__origin__",)),
     "DagsterCodeLocationNotFoundError": Relied(base=dagster.DagsterError),
