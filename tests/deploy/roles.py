@@ -69,6 +69,11 @@ class Deployment:
         The folder for the versions of its project, and for what its processes print.
     variables
         Environment variables of all its processes.
+
+    Attributes
+    ----------
+    folder
+        That folder. The data folder of each process is in it, too.
     """
 
     def __init__(self, folder: Path, **variables: str) -> None:

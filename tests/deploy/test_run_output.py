@@ -1,9 +1,5 @@
 """What a run prints on one host is shown by the UI of another: all they share is PostgreSQL."""
 
-import json
-import os
-import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +7,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import yaml
 
 from runyard import send
-from tests.conftest import event, settled, use_database, wait_until
+from tests.conftest import settled, use_database, wait_until
 from tests.deploy.roles import Deployment, Role, deployed
 from tests.ports import free_port
 from tests.servers import redis
@@ -154,9 +149,7 @@ def files(deployment: Deployment) -> list[str]:
     return [path.name for path in deployment.folder.glob("data-*/output/*")]
 
 
-def test_what_a_run_prints_is_shown_while_it_works(
-    web: Web, worker: Role, tmp_path: Path
-) -> None:
+def test_what_a_run_prints_is_shown_while_it_works(web: Web, worker: Role, tmp_path: Path) -> None:
     started = Started(tmp_path)
     key = run_of(started, web)
     assert web.output(key)["stdout"] == "begun\na child\n"
@@ -209,31 +202,36 @@ def test_a_run_that_prints_nothing_has_no_rows(web: Web, worker: Role, tmp_path:
     assert rows("SELECT FROM runyard.run_output WHERE key LIKE %s", f"{started.run_id}/%") == []
 
 
-def test_what_was_printed_before_a_host_is_lost_stays(
-    deployment: Deployment, web: Web, tmp_path: Path
+def test_the_output_of_a_killed_process_is_stored_by_its_worker(
+    deployment: Deployment, web: Web, worker: Role, tmp_path: Path
 ) -> None:
-    worker = deployment.start_worker("only", slots=1)
     started = Started(tmp_path)
     key = run_of(started, web)
-    kill_with_children(worker)
+    [path] = deployment.folder.glob(f"data-*/output/{started.run_id}*.out")
+    with path.open("a") as file:
+        file.write("its last words")
+    kill(process_of(started.run_id))
+    wait_until(lambda: web.output(key)["stdout"] == "begun\na child\nits last words", 60)
+    assert not path.exists()
+    started.let_go()
+
+
+def test_what_was_printed_before_a_host_is_lost_stays(
+    web: Web, worker: Role, tmp_path: Path
+) -> None:
+    started = Started(tmp_path)
+    key = run_of(started, web)
+    kill(psutil.Process(worker.pid))
     assert web.output(key)["stdout"] == "begun\na child\n"
 
 
-def test_the_files_of_a_killed_process_are_stored_by_its_worker(
-    deployment: Deployment, web: Web, tmp_path: Path
-) -> None:
-    worker = deployment.start_worker("only", slots=1)
-    started = Started(tmp_path)
-    run_id = started.run_id
-    key = run_of(started, web)
-    [path] = [
-        path for path in deployment.folder.glob("data-*/output/*.out") if run_id in path.name
-    ]
-    with path.open("a") as file:
-        file.write("its last words, without an end")
-    [child] = psutil.Process(worker.pid).children()
-    kill([child, *child.children(recursive=True)])
-    wait_until(lambda: web.output(key)["stdout"].endswith("its last words, without an end"), 60)
-    assert web.output(key)["stdout"].startswith("begun\na child\n")
-    assert not path.exists()
-    worker.kill()
+def process_of(run_id: str) -> psutil.Process:
+    """The process that executes a run."""
+    [batch] = rows("SELECT worker FROM runyard.batches WHERE run_id = %s", run_id)
+    return psutil.Process(int(batch["worker"].rsplit(":", 1)[1]))
+
+
+def kill(process: psutil.Process) -> None:
+    """Kill a process with all that it has started."""
+    for each in [process, *process.children(recursive=True)]:
+        each.kill()
