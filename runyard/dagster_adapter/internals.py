@@ -44,6 +44,8 @@ The logs of a run's standard output and error:
 - `CloudStorageComputeLogManager`: the base class of ours. Dagster's web server has a download of
   what it keeps elsewhere, which the base class `ComputeLogManager` has not.
 - `LocalComputeLogManager`: has the place of a downloaded file.
+- `local_compute_log_manager`: a module by whose `mirror_stream_to_file` all managers of Dagster
+  write to a file; processes of its own copy that to the terminal. `redirect_to_file` only writes.
 - `NoOpComputeLogManager`: captures nothing. `DagsterInstance._compute_log_manager` is the manager,
   once it has been asked for.
 - `CapturedLogContext`: what `capture_logs` yields.
@@ -98,6 +100,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any, cast
 
 from dagster import (
@@ -118,6 +121,7 @@ from dagster._core.definitions.job_definition import default_job_io_manager
 from dagster._core.errors import DagsterCodeLocationNotFoundError, DagsterUserCodeUnreachableError
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, PIPELINE_EVENTS, EngineEventData
 from dagster._core.execution import context_creation_job
+from dagster._core.execution.compute_logs import redirect_to_file
 from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.instance.runs.run_domain import RunDomain
@@ -126,6 +130,7 @@ from dagster._core.remote_origin import CodeLocationOrigin, GrpcServerCodeLocati
 from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
 from dagster._core.remote_representation.external import RemoteRepository, RemoteSensor
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
+from dagster._core.storage import local_compute_log_manager
 from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
 from dagster._core.storage.compute_log_manager import (
     CapturedLogContext,
@@ -352,6 +357,21 @@ def silence_console() -> None:
     Formatting every event for a terminal as well takes a tenth of a warm run's time.
     """
     vars(context_creation_job)["default_system_loggers"] = lambda _: []
+
+
+def copy_no_output() -> None:
+    """Let Dagster's own log managers keep the output of this process's runs, and not print it, too.
+
+    For that they start four processes per run, which take as much CPU as a warm run.
+    """
+
+    @contextmanager
+    def write(stream: Any, path: str) -> Iterator[None]:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with redirect_to_file(stream, path):
+            yield
+
+    vars(local_compute_log_manager)["mirror_stream_to_file"] = write
 
 
 def reuse_resource_classes() -> None:

@@ -280,12 +280,13 @@ def _flush_streams() -> None:
 
 def _save_left_behind(path: Path) -> bool:
     """Store a file whose process is gone; return False if it is not."""
-    with Spool(path, settings().run_output_bytes) as spool:
+    limit = settings().run_output_bytes
+    with Spool(path, limit) as spool:
         if not spool.is_ours:
             return False
         key, stream = _of_file(path.name)
         piece = spool.next_piece(ended=True)
-        if key is not None and piece is not None:
+        if key is not None and piece is not None and limit:
             with database.transaction() as connection:
                 _delete(connection, key, stream)
                 _insert(connection, key, {stream: piece})

@@ -43,6 +43,7 @@ from runyard.dagster_adapter.execution import execute
 from runyard.dagster_adapter.internals import (
     ExecuteRunArgs,
     ResumeRunArgs,
+    copy_no_output,
     pooled_instance,
     refresh_connections,
     reuse_resource_classes,
@@ -193,6 +194,7 @@ def _warm_up(**_: Any) -> None:
     heartbeat.before_stop = _announce_stop
     batch_leases.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
+    copy_no_output()
     reuse_resource_classes()
     _warm_instance()
 

@@ -130,6 +130,8 @@ NAMES = {
         ("base_dir",), ("get_captured_local_path", "get_captured_log_download_url")
     ),
     "NoOpComputeLogManager": Relied((), ("capture_logs",)),
+    "local_compute_log_manager": Relied(attributes=("mirror_stream_to_file",)),
+    "redirect_to_file": Relied(("stream", "filepath")),
     # The daemon.
     "DaemonIterator": Relied(attributes=("__origin__",)),
     "DagsterCodeLocationNotFoundError": Relied(base=dagster.DagsterError),
@@ -310,6 +312,18 @@ def test_the_log_handlers_of_a_run_come_from_the_method_that_is_replaced() -> No
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
     source = inspect.getsource(internals.context_creation_job.create_log_manager)
     assert "default_system_loggers(" in source
+
+
+def test_managers_of_output_write_by_the_function_that_is_replaced() -> None:
+    captures = internals.LocalComputeLogManager.capture_logs.__wrapped__
+    assert "mirror_stream_to_file" in captures.__code__.co_names
+    assert captures.__globals__ is vars(internals.local_compute_log_manager)
+
+
+def test_the_manager_of_output_is_kept_where_it_is_replaced() -> None:
+    with dagster.DagsterInstance.local_temp() as instance:
+        internals.capture_no_output(instance)
+        assert isinstance(instance.compute_log_manager, internals.NoOpComputeLogManager)
 
 
 def test_a_launch_calls_the_method_that_is_overridden() -> None:
