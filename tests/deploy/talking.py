@@ -1,10 +1,14 @@
 """A function that prints, on a worker of its own host, and the Dagster UI of another host."""
 
+import json
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from runyard import send
 from tests.conftest import settled, wait_until
@@ -37,6 +41,7 @@ _EVENTS = """query($run: ID!) { logsForRun(runId: $run) { ... on EventConnection
     ... on LogsCapturedEvent { fileKey } } } } }"""
 _LOGS = """query($key: [String!]!, $cursor: String) {
     capturedLogs(logKey: $key, cursor: $cursor) { stdout stderr cursor } }"""
+_SUBSCRIPTION = """subscription($key: [String!]!) { capturedLogs(logKey: $key) { stdout } }"""
 _METADATA = "query($key: [String!]!) { capturedLogsMetadata(logKey: $key) { stdoutDownloadUrl } }"
 
 
@@ -67,6 +72,18 @@ class Web:
         """What is shown of a run."""
         shown = self.ask(_LOGS, key=key, cursor=cursor)["capturedLogs"]
         return {name: text or "" for name, text in shown.items()}
+
+    def watch(self, key: list[str]) -> Generator[str]:
+        """What a page that shows standard output is sent, piece by piece."""
+        url, protocol = self._url.replace("http:", "ws:"), Subprotocol("graphql-ws")
+        start = {"query": _SUBSCRIPTION, "variables": {"key": key}}
+        with connect(f"{url}/graphql", subprotocols=[protocol]) as socket:
+            socket.send(json.dumps({"type": "connection_init"}))
+            socket.send(json.dumps({"type": "start", "id": "1", "payload": start}))
+            while True:
+                message = json.loads(socket.recv(timeout=30))
+                if message["type"] == "data":
+                    yield message["payload"]["data"]["capturedLogs"]["stdout"] or ""
 
     def download(self, key: list[str]) -> httpx.Response:
         """The answer of the link that the UI has to standard output."""

@@ -61,6 +61,15 @@ def test_what_it_prints_later_follows(web: Web, worker: Role, tmp_path: Path) ->
     assert web.output(key)["stdout"] == "begun\na child\n\nthe end\n"
 
 
+def test_an_open_page_is_sent_what_is_printed(web: Web, worker: Role, tmp_path: Path) -> None:
+    started = Started(tmp_path)
+    sent = web.watch(run_of(started, web))
+    assert next(sent) == "begun\na child\n"
+    started.let_go()
+    assert next(sent) == "\nthe end\n"
+    sent.close()
+
+
 def test_the_ui_has_a_download_of_it(web: Web, worker: Role, tmp_path: Path) -> None:
     started = Started(tmp_path)
     key = run_of(started, web)
