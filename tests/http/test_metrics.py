@@ -60,6 +60,7 @@ def test_a_key_reads_the_metrics_while_the_database_is_away(web: WebProcess, ser
     assert web.get("/metrics").status_code == 200
     with away(server, "web"):
         wait_until(lambda: samples(scrape(web)["runyard_check"])["database",] == 0, 30)
+    wait_until(lambda: "runyard_events_received" in scrape(web), 30)
 
 
 def test_a_counter_never_goes_back_from_one_scrape_to_the_next(web: WebProcess) -> None:
