@@ -444,13 +444,15 @@ CREATE TABLE runyard.workers (
     host          text NOT NULL,
     pid           integer NOT NULL,
     pid_namespace text,
-    slots         integer NOT NULL CHECK (slots >= 1),
+    slots         integer NOT NULL CHECK (slots >= 0),
     remote        boolean NOT NULL DEFAULT false,
     started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     heartbeat_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE runyard.workers IS
     'The warm workers that are alive, and how many runs each can execute at a time.';
+COMMENT ON COLUMN runyard.workers.slots IS
+    'How many runs it executes at a time; while it drains, how many are left.';
 COMMENT ON COLUMN runyard.workers.remote IS
     'Whether it calls functions of applications, and executes no others.';
 COMMENT ON COLUMN runyard.workers.pid_namespace IS
