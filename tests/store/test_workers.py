@@ -24,7 +24,7 @@ from runyard.store.queries import Row, fetch_all
 from tests.tables import rows
 
 
-def alive(name: str, place: str | None = None) -> None:
+def alive(name: str, place: str | None = None, slots: int = 4) -> None:
     """Let a worker have said that it is alive, from here or from another place."""
     with database.connection() as connection:
         fetch_all(
@@ -33,7 +33,7 @@ def alive(name: str, place: str | None = None) -> None:
             name=name,
             host="h",
             pid=1,
-            slots=4,
+            slots=slots,
             pid_namespace=place or workers.place(),
             remote=False,
         )
@@ -156,6 +156,16 @@ def test_what_a_worker_hands_back_is_due_at_once_for_another_worker(function: Fu
 
 def test_without_another_worker_it_is_due_when_one_may_have_started(function: Function) -> None:
     alive(workers.name())
+    begun(function, f"{workers.name()}:{os.getpid()}")
+    workers.hand_back(workers.name())
+    assert 3 < (seconds_until_due(function) or 0) <= 4
+
+
+def test_a_worker_whose_last_run_has_ended_while_it_drains_is_no_other_worker(
+    function: Function,
+) -> None:
+    alive(workers.name())
+    alive("another:1", slots=0)
     begun(function, f"{workers.name()}:{os.getpid()}")
     workers.hand_back(workers.name())
     assert 3 < (seconds_until_due(function) or 0) <= 4

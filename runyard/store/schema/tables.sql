@@ -471,6 +471,8 @@ CREATE TABLE runyard.workers (
 );
 COMMENT ON TABLE runyard.workers IS
     'The warm workers that are alive, and how many runs each can execute at a time.';
+COMMENT ON COLUMN runyard.workers.slots IS
+    'How many runs it executes at a time; while it drains, how many are left.';
 COMMENT ON COLUMN runyard.workers.remote IS
     'Whether it calls functions of applications, and executes no others.';
 COMMENT ON COLUMN runyard.workers.pid_namespace IS
