@@ -126,7 +126,8 @@ WHERE event_id = %(event)s AND replay_of = %(invocation)s ORDER BY id LIMIT 20
 -- name: latest_progress
 -- The latest progress of each step of an invocation. (by progress_invocation)
 SELECT DISTINCT ON (step) step, percent, text FROM (
-    SELECT * FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id DESC LIMIT 100
+    SELECT * FROM runyard.progress WHERE invocation_id = %(invocation)s AND written IS NULL
+    ORDER BY id DESC LIMIT 100
 ) AS latest ORDER BY step, id DESC
 
 -- name: blockers
@@ -228,7 +229,8 @@ FROM (
 ) AS newest
 JOIN runyard.events ON events.id = newest.event_id
 LEFT JOIN LATERAL (
-    SELECT * FROM runyard.progress WHERE invocation_id = newest.id ORDER BY id DESC LIMIT 1
+    SELECT * FROM runyard.progress WHERE invocation_id = newest.id AND written IS NULL
+    ORDER BY id DESC LIMIT 1
 ) AS latest ON true
 WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped')
 ORDER BY newest.id DESC LIMIT 20

@@ -50,7 +50,9 @@ def show(visit: Visit) -> Values:
             else []
         )
         written = (
-            fetch_all(connection, "written_texts", invocation=invocation.id) if progress else []
+            fetch_all(connection, "written_texts", invocation=invocation.id)
+            if invocation.status == "running"
+            else []
         )
         blockers = fetch_one(connection, "blockers", invocation=invocation.id)
         remote = (
