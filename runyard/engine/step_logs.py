@@ -16,10 +16,13 @@ from runyard.engine.items import Item, log_fields
 from runyard.engine.step_log import StepLog, current
 from runyard.errors import DatabaseUnavailable
 from runyard.store import database
-from runyard.store.queries import fetch_all
+from runyard.store.queries import Connection, Row, fetch_all
 from runyard.text.error_text import fit
 from runyard.text.json_lines import working_on
 
+# Of an invocation, as many of the latest as are read at once.
+_MOST_LOGS = 1_000
+_MOST_BYTES = 16 * 1024 * 1024
 _log = logging.getLogger("runyard.engine.step_logs")
 _saver = BackgroundSaver("runyard-step-logs", "the logs of steps", 1.0)
 
@@ -115,3 +118,10 @@ class StepLogs:
         for invocation in log.attempts:
             self._logs[invocation] = log
         _saver.add(self)
+
+
+def latest_logs(
+    connection: Connection, invocation: int, most: int = _MOST_LOGS, most_bytes: int = _MOST_BYTES
+) -> list[Row]:
+    """The latest logs of an invocation, the oldest first: rows of the query `latest_logs`."""
+    return fetch_all(connection, "latest_logs", invocation=invocation, limit=most, bytes=most_bytes)

@@ -43,7 +43,8 @@ ORDER BY received_at DESC, id DESC OFFSET %(chunk)s - 1 LIMIT 1
 
 -- name: events_by_any_id
 -- The events that an id leads to: an event's own, the one given by its sender, an invocation's, a
--- run's. (by events_pkey, events_idempotency_key, invocations_pkey, invocations_leader, batches_run)
+-- run's. (by events_pkey, events_idempotency_key, invocations_pkey, invocations_leader,
+-- batches_run)
 SELECT id FROM runyard.events WHERE id = %(given)s
 UNION SELECT id FROM runyard.events WHERE idempotency_key = %(given)s
 UNION SELECT event_id FROM runyard.invocations WHERE id = %(number)s::bigint

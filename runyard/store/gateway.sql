@@ -219,8 +219,8 @@ FROM runyard.batches CROSS JOIN unnest(
 WHERE batches.id = %(batch)s AND batches.run_id = %(run)s AND batches.status = 'running'
 
 -- name: written_texts
--- What each step of an invocation has written in its last attempt. A piece whose commit was in doubt
--- was stored again at the same position, with what came after it. (by progress_invocation)
+-- What each step of an invocation has written in its last attempt. A piece whose commit was in
+-- doubt was stored again at the same position, with what came after it. (by progress_invocation)
 SELECT step, string_agg(written, '' ORDER BY position) AS text FROM (
     SELECT DISTINCT ON (step, position) id, step, position, written FROM (
         SELECT id, step, position, written,

@@ -53,8 +53,8 @@ ORDER BY finished_at, id LIMIT 1
 
 -- name: purge
 -- Delete rows that no longer mean anything: the flow control state of keys that are quiet, waits
--- that outlived their invocation, messages that were read, and texts as they were written a day ago.
--- Returns how many. (by progress_written; flow_control_state, waits and messages are scanned)
+-- that outlived their invocation, messages that were read, and texts as they were written a day
+-- ago. Returns how many. (by progress_written; flow_control_state, waits and messages are scanned)
 WITH quiet AS (
     DELETE FROM runyard.flow_control_state
     WHERE until < runyard.now_v1() - interval '1 hour' AND kind <> 'singleton'

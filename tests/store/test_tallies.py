@@ -199,5 +199,5 @@ def test_processes_that_fold_at_the_same_time_count_nothing_twice(function: Func
 
 def test_folding_leaves_no_tallies_behind(function: Function) -> None:
     send("greet/requested")
-    assert tallies.fold() == 1
+    tallies.fold()
     assert rows("SELECT FROM runyard.tallies") == []

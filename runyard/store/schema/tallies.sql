@@ -70,8 +70,8 @@ $$;
 -- Adds the tallies to the counters, unless another process is doing that. Returns how many there
 -- were. Senders choose the names of events, so only names that a function has as a trigger count by
 -- themselves, and no more than `most_names` of them; all others are `other`.
--- What began and ended is also added to its minute in runyard.minute_stats, and what is older than a day
--- is deleted there.
+-- What began and ended is also added to its minute in runyard.minute_stats, and what is older than
+-- a day is deleted there.
 -- (runyard.tallies is scanned: a minute's rows at most; by counters_pkey, triggers_event,
 -- minute_stats_pkey, minute_stats_minute)
 CREATE FUNCTION runyard.fold_tallies_v1(most_names integer) RETURNS integer
