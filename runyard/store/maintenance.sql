@@ -46,7 +46,7 @@ ON CONFLICT (target, source) DO UPDATE SET
 SELECT id, error, finished_at FROM (
     SELECT id, error, finished_at FROM runyard.invocations
     WHERE function = %(function)s AND status = 'failed' AND dismissed_at IS NULL
-    ORDER BY id DESC LIMIT 1000
+    ORDER BY id DESC LIMIT %(latest)s
 ) AS latest
 WHERE %(since)s::timestamptz IS NULL OR finished_at >= %(since)s
 ORDER BY finished_at, id LIMIT 1
