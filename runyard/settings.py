@@ -260,6 +260,16 @@ class AlertSettings(_EngineSettings):
         "`https://runyard.example.com`. Defaults to the address that it binds to.",
     )
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if value and not is_http_url(value):
+            raise ValueError(
+                "not an http or https URL: write it as https://runyard.example.com, with the path"
+                " if a proxy adds one"
+            )
+        return value
+
     @field_validator("alerts")
     @classmethod
     def _are_receivers(cls, value: SecretStr | None) -> SecretStr | None:

@@ -33,6 +33,7 @@ from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_claims, housekeeping
 from runyard.engine.due import seconds_until_due
 from runyard.engine.items import Data, Item, stubs
+from runyard.engine.step_logs import latest_logs
 from runyard.events import Event, new_ulid, rows_as_json
 from runyard.functions import registry
 from runyard.functions.registry import Function
@@ -43,7 +44,6 @@ from runyard.syntax.durations import Duration, seconds
 _MAX_RUNS = 10_000
 # The database does not tell times apart that are closer.
 _RESOLUTION = timedelta(microseconds=1)
-_MOST_LOGS, _LOG_BYTES = 1_000, 16 * 1024 * 1024
 _TABLES = (
     "events",
     "functions",
@@ -135,9 +135,7 @@ class Invocation:
     def log(self) -> list[tuple[str, str, str]]:
         """What its steps have printed and logged: step, stream or level, and text of each line."""
         with database.connection() as connection:
-            rows = fetch_all(
-                connection, "latest_logs", invocation=self.id, limit=_MOST_LOGS, bytes=_LOG_BYTES
-            )
+            rows = latest_logs(connection, self.id)
         return [(row["step"], level, text) for row in rows for _, level, text in row["lines"]]
 
     @property

@@ -16,8 +16,6 @@ from runyard.cli.terminal import echo
 from runyard.errors import RunyardError
 from runyard.text.redaction import redact
 
-_MOST_LOGS, _LOG_BYTES = 1_000, 16 * 1024 * 1024
-
 if TYPE_CHECKING:
     from runyard.engine.bulk import Action, Progress
 
@@ -251,14 +249,13 @@ def _set_paused(function: str, paused: bool) -> None:
 @reported
 def logs(invocation: int) -> None:
     """Print what the steps of INVOCATION printed and logged."""
+    from runyard.engine.step_logs import latest_logs
     from runyard.store import database
-    from runyard.store.queries import fetch_all, fetch_one
+    from runyard.store.queries import fetch_one
 
     with database.connection() as connection:
         known = fetch_one(connection, "invocation_status", invocation=invocation)
-        rows = fetch_all(
-            connection, "latest_logs", invocation=invocation, limit=_MOST_LOGS, bytes=_LOG_BYTES
-        )
+        rows = latest_logs(connection, invocation)
     if known is None:
         raise RunyardError(f"there is no invocation {invocation}")
     for row in rows:

@@ -6,6 +6,7 @@ from runyard.cli.errors import reported
 from runyard.cli.terminal import echo, log_as_json_if_set
 from runyard.errors import DatabaseUnavailable
 from runyard.settings import settings
+from runyard.store.migration_needs import LOCK_WAIT
 
 UNREACHABLE = 6
 
@@ -20,7 +21,7 @@ UNREACHABLE = 6
 @click.option(
     "--lock-wait",
     type=click.FloatRange(min=0),
-    default=600.0,
+    default=LOCK_WAIT,
     show_default=True,
     metavar="SECONDS",
     help="How long to try again while other transactions hold a lock that a migration needs.",

@@ -1,5 +1,6 @@
 """The runs that have failed and are of no function: those of schedules, assets and plain jobs."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from dagster import (
     RunsFilter,
     RunStatusChangeRecordsFilter,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from runyard.dagster_adapter.run_errors import run_error
 from runyard.dagster_adapter.tags import BATCH, FUNCTION
@@ -19,6 +21,8 @@ from runyard.engine.failures import described
 
 _PAGE = 200
 _MOST_PAGES = 5
+# There is one in five seconds; after an alert, in a minute.
+_LOOKS = 6
 
 
 @dataclass(frozen=True)
@@ -38,26 +42,76 @@ def last_failure(instance: DagsterInstance) -> int:
     return max((record.storage_id for record in latest.records), default=0)
 
 
-def failed_jobs(instance: DagsterInstance, after: int) -> tuple[list[FailedJob], int]:
-    """The jobs with failures after one in Dagster's log, and the number of the last one read."""
-    failures: dict[str, list[tuple[EventLogRecord, DagsterRun]]] = {}
+class FailedRuns:
+    """Reads the failures in Dagster's log for one receiver, each of them once.
+
+    The log is read on from a number. A failure with a lower one may be committed after that was
+    read, so what came in the last looks is looked through again.
+
+    Attributes
+    ----------
+    last
+        The number of the last failure that has been read.
+    """
+
+    def __init__(self) -> None:
+        self.last = 0
+        self._begun_at: deque[int] = deque(maxlen=_LOOKS)
+        self._passed: set[int] = set()
+        self._latest: list[int] = []
+
+    def read(self, instance: DagsterInstance, after: int) -> list[FailedJob]:
+        """The jobs with failures after a number, and with those that were committed late."""
+        self.last = after
+        self._begun_at.append(after)
+        late = [
+            record
+            for record in _failures(instance, min(self._begun_at), after)
+            if record.storage_id not in self._passed
+        ]
+        records = [*late, *_failures(instance, after, None)]
+        self._latest = [record.storage_id for record in records]
+        self.last = max([after, *self._latest])
+        return _jobs(instance, records)
+
+    def pass_over(self) -> None:
+        """Do not return again what was read last."""
+        self._passed.update(self._latest)
+        self._passed = {number for number in self._passed if number > min(self._begun_at)}
+
+
+def _failures(instance: DagsterInstance, after: int, last: int | None) -> list[EventLogRecord]:
+    """The failures after a number, up to another one; of many the first."""
+    records: list[EventLogRecord] = []
     for _ in range(_MOST_PAGES):
+        if last is not None and after >= last:
+            break
         page = instance.fetch_run_status_changes(
             RunStatusChangeRecordsFilter(
-                event_type=DagsterEventType.RUN_FAILURE, after_storage_id=after
+                event_type=DagsterEventType.RUN_FAILURE,
+                after_storage_id=after,
+                before_storage_id=None if last is None else last + 1,
             ),
             limit=_PAGE,
             ascending=True,
         ).records
         if not page:
             break
-        runs = _runs(instance, page)
-        for record in page:
-            run = runs.get(record.event_log_entry.run_id)
-            if run is not None:
-                failures.setdefault(run.job_name, []).append((record, run))
+        records += page
         after = page[-1].storage_id
-    return [_failed(instance, name, each) for name, each in failures.items()], after
+    return records
+
+
+def _jobs(instance: DagsterInstance, records: Sequence[EventLogRecord]) -> list[FailedJob]:
+    runs: dict[str, DagsterRun] = {}
+    for start in range(0, len(records), _PAGE):
+        runs |= _runs(instance, records[start : start + _PAGE])
+    failures: dict[str, list[tuple[EventLogRecord, DagsterRun]]] = {}
+    for record in records:
+        run = runs.get(record.event_log_entry.run_id)
+        if run is not None:
+            failures.setdefault(run.job_name, []).append((record, run))
+    return [_failed(instance, name, each) for name, each in failures.items()]
 
 
 def _runs(instance: DagsterInstance, page: Sequence[EventLogRecord]) -> dict[str, DagsterRun]:
@@ -75,4 +129,14 @@ def _failed(
 ) -> FailedJob:
     record, run = failures[0]
     since = datetime.fromtimestamp(record.event_log_entry.timestamp, UTC)
-    return FailedJob(name, len(failures), since, described(run_error(instance, run)), run.run_id)
+    return FailedJob(name, len(failures), since, _error(instance, run), run.run_id)
+
+
+def _error(instance: DagsterInstance, run: DagsterRun) -> str:
+    """The error of a run in a line. One that cannot be read must not hold back the alert."""
+    try:
+        return described(run_error(instance, run))
+    except SQLAlchemyError:
+        raise
+    except Exception as error:
+        return f"its log cannot be read ({type(error).__name__})"

@@ -71,6 +71,11 @@ class Rota:
             for service in services
         }
 
+    @property
+    def is_for_events(self) -> bool:
+        """Whether a service is due as soon as events arrive."""
+        return any(service.on_events for service in self._services)
+
     def seconds_until_due(self) -> float:
         """Return how many seconds there are until the next service is due; not negative."""
         return max(0.0, min(self._due.values()) - self._clock())

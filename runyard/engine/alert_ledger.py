@@ -17,8 +17,10 @@ from runyard.store.queries import Row, fetch_all, fetch_one
 RUNS = "runs"
 # No receiver is told of the same function more often.
 INTERVAL = timedelta(minutes=1)
-# A receiver that has been told nothing for longer begins anew, as one that was just added.
+# A receiver for which nobody has looked for longer begins anew, as one that was just added.
 _FORGOTTEN = timedelta(days=1)
+# Failures among which the first is looked for.
+MOST_LATEST = 1_000
 _LOOKED = ""  # the source whose row says when failures were last looked for
 
 
@@ -37,7 +39,8 @@ class FailedFunction:
     since
         When the first of the new ones failed, or since when they can have.
     error
-        The error of that one in a line; empty when it is gone, dismissed or replayed.
+        The error of that one in a line, or, of more than `MOST_LATEST`, of one of the latest; empty
+        when it is gone, dismissed or replayed.
     invocation
         Its id.
     """
@@ -84,23 +87,35 @@ class Ledger:
         failed = []
         for name, total in _counts().items():
             source = _of_function(name)
-            row = self._rows.get(source)
-            seen = row["seen"] if row is not None else 0
+            row = self._rows.get(source) or self._add(source)
+            seen = row["seen"]
             if total < seen:  # the counters have begun anew
                 self._mark({source: total}, sent=False)
             elif total > seen and self.may_tell(source):
-                failed.append(self._failed(name, total - seen, total))
+                failed.append(self._failed(name, row, total - seen, total))
         return failed
 
-    def _failed(self, name: str, count: int, total: int) -> FailedFunction:
-        row = self._rows.get(_of_function(name)) or self._rows[_LOOKED]
-        since = row["since"] if row["source"] != _LOOKED else None
+    def _add(self, source: str) -> Row:
+        """A row for a function that has not failed before the last look."""
+        since = self._rows[_LOOKED]["since"]
+        self._mark({source: 0}, sent=False, since=since)
+        return {"source": source, "seen": 0, "since": since, "sent_at": None}
+
+    def _failed(self, name: str, row: Row, count: int, total: int) -> FailedFunction:
         with database.connection() as connection:
-            first = fetch_one(connection, "first_failure", function=name, since=since)
+            first = fetch_one(
+                connection,
+                "first_failure",
+                function=name,
+                since=row["since"] if row["seen"] else None,
+                latest=MOST_LATEST,
+            )
         if first is None:
             return FailedFunction(name, count, total, row["since"])
-        error = described(first["error"] or {})
-        return FailedFunction(name, count, total, first["finished_at"], error, first["id"])
+        since = first["finished_at"] if count <= MOST_LATEST else row["since"]
+        return FailedFunction(
+            name, count, total, since, described(first["error"] or {}), first["id"]
+        )
 
     def may_tell(self, source: str) -> bool:
         """Whether it is long enough ago that the receiver was told of this function, or of runs."""
@@ -129,12 +144,12 @@ class Ledger:
         if last_run_event != self.last_run_event:
             self._mark({RUNS: last_run_event}, sent=False)
 
-    def _mark(self, seen: Mapping[str, int], *, sent: bool) -> None:
+    def _mark(self, seen: Mapping[str, int], *, sent: bool, since: datetime | None = None) -> None:
         parameters: dict[str, Any] = {
             "target": self._target,
             "sources": list(seen),
             "seen": list(seen.values()),
-            "since": self.now,
+            "since": since or self.now,
             "sent": sent,
         }
         with database.connection() as connection:

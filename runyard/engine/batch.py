@@ -23,7 +23,6 @@ from runyard.engine.async_steps import BLOCKED_SECONDS, AsyncDo, AsyncStep, is_a
 from runyard.engine.elements import Elements, numbered
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
-from runyard.engine.progress import Reporter
 from runyard.engine.step_threads import StepThreads
 from runyard.engine.steps import StepRecorder
 from runyard.errors import Cancelled
@@ -342,7 +341,7 @@ class Batch:
         """Save the results of waits that are over, and drop the invocations that still wait."""
         if step in self.state.stubs:
             return self.map(step, self.state.stubs[step])
-        todo = {item.id: item for item in self.active_items() if step not in item.outputs}
+        todo = {item.id: item for item in self._todo(step)}
         limit = self.state.limit(None, step)
         with self._recorder(step, len(todo), None, limit=limit) as recorder:
             for item, kind in waits.register(recorder, todo, request, children):
@@ -350,11 +349,7 @@ class Batch:
         return self
 
     def _todo(self, step: str) -> list[Item]:
-        todo = [item for item in self.active_items() if step not in item.outputs]
-        reporter = Reporter(self.state.id, self.state.run_id, step)
-        for item in todo:
-            item.reporter = reporter
-        return todo
+        return [item for item in self.active_items() if step not in item.outputs]
 
     def _drop_cancelled(self) -> None:
         for item in self.state.items:

@@ -60,8 +60,9 @@ class StepLog:
         Called when there are unsaved lines and were none before.
     """
 
-    # Whether there are lines that have not been saved.
+    # Whether there are lines that have not been saved, and whether others have been dropped since.
     changed = False
+    has_dropped = False
     _lines: Sequence[tuple[float, str, str]] = ()
     _unended: Mapping[str, str] = MappingProxyType({})
     _characters = 0
@@ -87,7 +88,10 @@ class StepLog:
             *lines, rest = (self._unended.get(stream, "") + text).split("\n")
             for line in lines:
                 self._add(stream, line.removesuffix("\r"))
-            self._note_change()
+            if self._is_full():
+                self.has_dropped = True
+            else:
+                self._note_change()
             self._unended = {**self._unended, stream: _visible(rest)[: MAX_LINE + MARGIN]}
 
     def add_record(self, record: LogRecord) -> None:
@@ -115,7 +119,7 @@ class StepLog:
         """The log as it is stored: a row for each invocation; none while it is empty."""
         clean = redactor()
         with self._lock:
-            self.changed = False
+            self.changed = self.has_dropped = False
             lines = list(self._lines)
             unended = [
                 (time.time(), stream, _COLOUR.sub("", text))
@@ -133,17 +137,23 @@ class StepLog:
         ]
 
     def _add(self, level: str, line: str) -> None:
-        self._note_change()
-        shared = len(self.attempts) > 1
-        most_lines, most_characters = (
-            (MAX_SHARED_LINES, MAX_SHARED_CHARACTERS) if shared else (MAX_LINES, MAX_CHARACTERS)
-        )
-        if len(self._lines) >= most_lines or self._characters >= most_characters:
+        if self._is_full():
             self._dropped += 1
+            self.has_dropped = True
+            if self._dropped == 1:  # so that whoever watches sees that the log is not whole
+                self._note_change()
             return
         text = _COLOUR.sub("", _visible(line))[: MAX_LINE + MARGIN]
         self._lines = [*self._lines, (time.time(), level, text)]
         self._characters += min(len(text), MAX_LINE)
+        self._note_change()
+
+    def _is_full(self) -> bool:
+        shared = len(self.attempts) > 1
+        most_lines, most_characters = (
+            (MAX_SHARED_LINES, MAX_SHARED_CHARACTERS) if shared else (MAX_LINES, MAX_CHARACTERS)
+        )
+        return len(self._lines) >= most_lines or self._characters >= most_characters
 
     def _note_change(self) -> None:
         if not self.changed:

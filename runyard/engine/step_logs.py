@@ -7,22 +7,25 @@ that is ended with its process. A log is written as a whole, so writing it again
 
 import logging
 import threading
-import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import psycopg
 
+from runyard.engine.background_saver import BackgroundSaver
 from runyard.engine.items import Item, log_fields
 from runyard.engine.step_log import StepLog, current
 from runyard.errors import DatabaseUnavailable
 from runyard.store import database
-from runyard.store.queries import fetch_all
+from runyard.store.queries import Connection, Row, fetch_all
 from runyard.text.error_text import fit
 from runyard.text.json_lines import working_on
 
-_INTERVAL_SECONDS = 1.0
+# Of an invocation, as many of the latest as are read at once.
+_MOST_LOGS = 1_000
+_MOST_BYTES = 16 * 1024 * 1024
 _log = logging.getLogger("runyard.engine.step_logs")
+_saver = BackgroundSaver("runyard-step-logs", "the logs of steps", 1.0)
 
 
 class StepLogs:
@@ -64,21 +67,34 @@ class StepLogs:
 
     def save(self, invocations: Collection[int] | None = None) -> None:
         """Save the logs of these invocations, or all. A log that cannot be saved fails nothing."""
+        try:
+            self._save(invocations, lambda log: log.changed or log.has_dropped)
+        except (psycopg.Error, DatabaseUnavailable) as error:
+            _saver.add(self)
+            _log.warning("a log of step %s is not saved: %s", self._step, fit(str(error)))
+
+    def save_changes(self) -> None:
+        """Save the logs with lines that are not saved yet; raises what the database does.
+
+        How many lines a full log has dropped by then is saved at the end of the step: otherwise a
+        step that prints on and on would have its whole log written every second.
+        """
+        self._save(None, lambda log: log.changed)
+
+    def _save(self, invocations: Collection[int] | None, is_due: Callable[[StepLog], bool]) -> None:
         if not self._logs:
             return
         # Held meanwhile, so that no older state of a log is written over a newer one.
         with self._saving:
             chosen = list(self._logs) if invocations is None else invocations
             logs = [log for each in chosen if (log := self._logs.get(each)) is not None]
-            changed = list(dict.fromkeys(log for log in logs if log.changed))
-            if not changed:
-                return
+            changed = list(dict.fromkeys(log for log in logs if is_due(log)))
             try:
                 self._write(changed)
-            except (psycopg.Error, DatabaseUnavailable) as error:
+            except BaseException:
                 for log in changed:
                     log.changed = True
-                _log.warning("a log of step %s is not saved: %s", self._step, fit(str(error)))
+                raise
 
     def _write(self, logs: Sequence[StepLog]) -> None:
         rows = [row for log in logs for row in log.rows()]
@@ -104,36 +120,8 @@ class StepLogs:
         _saver.add(self)
 
 
-class _Saver:
-    """The thread that saves the logs of steps while they run, started with the first of them."""
-
-    def __init__(self) -> None:
-        self._steps: weakref.WeakSet[StepLogs] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._added = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def add(self, logs: StepLogs) -> None:
-        with self._lock:
-            self._steps.add(logs)
-            self._added.set()
-            # A child process has no threads of its parent.
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._run, name="runyard-step-logs", daemon=True
-                )
-                self._thread.start()
-
-    def _run(self) -> None:
-        pause = threading.Event()
-        while self._added.wait():
-            pause.wait(_INTERVAL_SECONDS)
-            with self._lock:
-                self._added.clear()
-                steps = list(self._steps)
-                self._steps.clear()
-            for logs in steps:
-                logs.save()
-
-
-_saver = _Saver()
+def latest_logs(
+    connection: Connection, invocation: int, most: int = _MOST_LOGS, most_bytes: int = _MOST_BYTES
+) -> list[Row]:
+    """The latest logs of an invocation, the oldest first: rows of the query `latest_logs`."""
+    return fetch_all(connection, "latest_logs", invocation=invocation, limit=most, bytes=most_bytes)

@@ -14,6 +14,7 @@ from runyard.engine import checkpoints, log_capture
 from runyard.engine.activity import board
 from runyard.engine.failures import Failure
 from runyard.engine.items import BatchState, Item
+from runyard.engine.progress import Reporter
 from runyard.engine.step_logs import StepLogs
 from runyard.errors import (
     DatabaseUnavailable,
@@ -244,6 +245,7 @@ class StepRecorder:
         self._board = board()
         self._pending: list[Result] = []
         self._logs = StepLogs(state.function, state.id, state.run_id, step)
+        self._reporter = Reporter(state.id, state.run_id, step)
         self._since = time.monotonic()
         self._lock = threading.Lock()
         # Held while results are written: whoever has waited for it sees which ones are left.
@@ -289,6 +291,7 @@ class StepRecorder:
             # Also after an interrupt: what has been done must not be repeated.
             self._flush()
             self._logs.save()
+            self._reporter.save()
 
     def check(self) -> None:
         """Raise `LeaseLost` when another run has the batch, or the error of a failed save."""
@@ -322,6 +325,8 @@ class StepRecorder:
     ) -> list[Result]:
         """Run the function `attempt_all` under the step's timeout."""
         self._logs.begin(*items)
+        for item in items:
+            item.reporter = self._reporter
         self._board.begin_all([item.id for item in items])
         try:
             if len(items) == 1:
@@ -346,6 +351,7 @@ class StepRecorder:
     def begin(self, item: Item, place: int) -> None:
         """Start the timeout of an item, which is what this thread or task logs of from now on."""
         self._logs.begin(item)
+        item.reporter = self._reporter
         self._board.begin(place, item.id)
 
     def begin_again(self, item: Item, place: int) -> None:
@@ -432,7 +438,9 @@ class StepRecorder:
                 self._board.unsaved = bool(self._pending)
 
     def _write(self, results: Sequence[Result]) -> None:
-        self._logs.save([result.item.id for result in results])
+        invocations = [result.item.id for result in results]
+        self._logs.save(invocations)
+        self._reporter.save(invocations)
         refused = self._save(results)
         if not refused:
             return

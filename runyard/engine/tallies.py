@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runyard.store import database
-from runyard.store.queries import Row, fetch_all, fetch_one
+from runyard.store.queries import Row, fetch_all
 
 # Names of events with a counter of their own: Prometheus keeps a series for each.
 MOST_EVENT_NAMES = 200
@@ -62,11 +62,10 @@ class Totals:
     stepping: dict[Labels, Histogram] = field(default_factory=dict[Labels, Histogram])
 
 
-def fold() -> int:
-    """Add what has happened to the counters; return how many rows that was."""
+def fold() -> None:
+    """Add what has happened to the counters."""
     with database.connection() as connection:
-        row = fetch_one(connection, "fold_tallies", most_names=MOST_EVENT_NAMES)
-    return int(row["count"]) if row else 0
+        fetch_all(connection, "fold_tallies", most_names=MOST_EVENT_NAMES)
 
 
 def totals() -> Totals:

@@ -5,7 +5,9 @@ webhook's address is a secret: errors name its host alone.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -14,7 +16,9 @@ from runyard.errors import RunyardError
 from runyard.settings import settings
 
 SECONDS = 5.0
+MAIL_SECONDS = 30.0
 _MAIL = "mailto:"
+_left_alone: dict[str, threading.Thread] = {}
 
 
 class AlertNotSent(RunyardError):
@@ -31,12 +35,40 @@ def name_of(receiver: str) -> str:
 def deliver(receiver: str, subject: str, text: str, body: bytes) -> None:
     """Send an alert to a webhook (the body, JSON) or as a mail (the text); raises `AlertNotSent`.
 
-    A webhook is given five seconds in all. Redirects are not followed.
+    A webhook is given five seconds in all, and a mail thirty. Redirects are not followed.
     """
     if receiver.startswith(_MAIL):
-        _mail(receiver.removeprefix(_MAIL), subject, text)
+        address = receiver.removeprefix(_MAIL)
+        _within(MAIL_SECONDS, receiver, lambda: _mail(address, subject, text))
     else:
-        asyncio.run(_post(receiver, body))
+        _within(SECONDS, receiver, lambda: asyncio.run(_post(receiver, body)))
+
+
+def _within(seconds: float, receiver: str, send: Callable[[], None]) -> None:
+    """Send in a thread, which is left alone after so many seconds; one at a time for a receiver.
+
+    A look-up of a name cannot be interrupted, nor can what the project does to send a mail.
+    """
+    name = name_of(receiver)
+    last = _left_alone.get(receiver)
+    if last is not None and last.is_alive():
+        raise AlertNotSent(f"{name} is still being sent the last alert")
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            send()
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    thread = threading.Thread(target=run, name="runyard-alert", daemon=True)
+    thread.start()
+    if not wait([outcome], seconds).done:
+        _left_alone[receiver] = thread
+        raise AlertNotSent(f"{name} did not answer within {seconds:g} seconds")
+    outcome.result()
 
 
 def reach(receiver: str) -> str:

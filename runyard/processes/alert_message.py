@@ -10,7 +10,7 @@ from typing import Any
 
 from runyard.dagster_adapter.failed_runs import FailedJob
 from runyard.dagster_adapter.links import to_function, to_invocation, to_run
-from runyard.engine.alert_ledger import FailedFunction
+from runyard.engine.alert_ledger import MOST_LATEST, FailedFunction
 from runyard.settings import settings
 from runyard.text.error_text import fit
 
@@ -55,7 +55,8 @@ def _sentence(failed: Failed, now: datetime) -> str:
     error = _error(failed)
     if failed.count == 1:
         return f"{what} failed{': ' + error if error else ''}"
-    first = f", the first: {error}" if error else ""
+    is_first = isinstance(failed, FailedJob) or failed.count <= MOST_LATEST
+    first = f", {'the first' if is_first else 'one of the latest'}: {error}" if error else ""
     return f"{failed.count:,} failures of {what} in the last {_period(failed, now)}{first}"
 
 

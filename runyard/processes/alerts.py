@@ -12,12 +12,13 @@ from datetime import datetime
 
 from dagster import DagsterInstance
 
-from runyard.dagster_adapter.failed_runs import failed_jobs, last_failure
+from runyard.dagster_adapter.failed_runs import FailedRuns, last_failure
 from runyard.dagster_adapter.maintenance import Instance, Rota, Service
 from runyard.engine.alert_ledger import RUNS, Ledger
 from runyard.engine.backoff import Backoff
+from runyard.errors import DatabaseUnavailable
 from runyard.processes import alert_message
-from runyard.processes.alert_delivery import AlertNotSent, deliver, name_of
+from runyard.processes.alert_delivery import deliver, name_of
 from runyard.processes.alert_message import Failed
 from runyard.processes.maintenance_thread import MaintenanceThread
 from runyard.settings import settings
@@ -49,6 +50,7 @@ class Alerts:
             for receiver in receivers
         }
         self._not_before = dict.fromkeys(receivers, 0.0)
+        self._failed_runs = {receiver: FailedRuns() for receiver in receivers}
 
     def send(self, instance: DagsterInstance) -> int:
         """Tell every receiver what is new for it; return how many were told something.
@@ -61,7 +63,10 @@ class Alerts:
                 continue
             try:
                 told += self._tell(receiver, instance)
-            except AlertNotSent as error:
+            except DatabaseUnavailable:
+                raise
+            # Whatever it is, the other receivers are told.
+            except Exception as error:
                 wait = self._errors[receiver].failed(error)
                 self._not_before[receiver] = self._clock() + wait
             else:
@@ -75,17 +80,16 @@ class Alerts:
             return False
         ledger.mark_looked()
         functions = ledger.failed_functions()
-        jobs, last = (
-            failed_jobs(instance, ledger.last_run_event)
-            if ledger.may_tell(RUNS)
-            else ([], ledger.last_run_event)
-        )
+        runs, last = self._failed_runs[receiver], ledger.last_run_event
+        jobs = runs.read(instance, last) if ledger.may_tell(RUNS) else []
         failed: list[Failed] = [*functions, *jobs]
         if failed:
             tell(receiver, failed, ledger.now)
-            ledger.mark_told(functions, last if jobs else None)
-        if not jobs:
-            ledger.pass_over_runs(last)
+            ledger.mark_told(functions, runs.last if jobs else None)
+        if ledger.may_tell(RUNS):
+            runs.pass_over()
+            if not jobs:
+                ledger.pass_over_runs(runs.last)
         return bool(failed)
 
 
@@ -107,4 +111,4 @@ def alerts_thread(instance: DagsterInstance) -> MaintenanceThread | None:
         return alerts.send(instance())
 
     service = Service("alerts", "receivers told of failures", send, lambda: _INTERVAL_SECONDS)
-    return MaintenanceThread(instance, Rota([service]), lock=LOCK)
+    return MaintenanceThread(instance, Rota([service]), lock=LOCK, name="alerts")

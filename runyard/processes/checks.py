@@ -24,6 +24,7 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.embedded import why_elsewhere
 from runyard.store.queries import fetch_all, fetch_one
+from runyard.text.error_text import message_of, type_of
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ def _check(name: str, check: Callable[[], str]) -> Check:
         return Check(name, True, check())
     except RunyardError as error:
         return Check(name, False, str(error))
+    # A check that cannot be made has failed: `/metrics` and `/readyz` show all of them in any case.
+    except Exception as error:
+        return Check(name, False, f"{type_of(error)}: {message_of(error)}")
 
 
 def _load_code() -> str:

@@ -1,8 +1,8 @@
-"""The thread of the daemon that does the maintenance, in one daemon at a time.
+"""The threads of the daemon that do the maintenance and send alerts, in one daemon at a time.
 
-It holds an advisory lock for as long as its connection lasts, and listens on the same connection:
-should it be lost, or the daemon be killed, another one has the lock within seconds. No error ends
-the thread.
+Each holds an advisory lock for as long as its connection lasts, and listens on the same connection
+if events are its business: should it be lost, or the daemon be killed, another one has the lock
+within seconds. No error ends such a thread.
 """
 
 import logging
@@ -30,18 +30,23 @@ _log = logging.getLogger("runyard.maintenance")
 class MaintenanceThread:
     """Runs the services of `rota` (by default all) as soon as they are due.
 
-    `lock` is the query that takes the lock.
+    `lock` is the query that takes the lock; `name` tells the thread and its session apart.
     """
 
     def __init__(
-        self, instance: DagsterInstance, rota: Rota | None = None, lock: str = "lock_maintenance"
+        self,
+        instance: DagsterInstance,
+        rota: Rota | None = None,
+        lock: str = "lock_maintenance",
+        name: str = "maintenance",
     ) -> None:
         self._instance = instance
         self._rota = rota or Rota(services_of_the_daemon())
         self._lock = lock
+        self._name = name
         self._stopping = threading.Event()
         # As a daemon thread it does not keep its process from ending.
-        self._thread = threading.Thread(target=self._run, name="runyard-maintenance", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"runyard-{name}", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -53,14 +58,14 @@ class MaintenanceThread:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        backoff = Backoff(_log, "no maintenance", _LONGEST_WAIT)
+        backoff = Backoff(_log, f"no {self._name}", _LONGEST_WAIT)
         while not self._stopping.is_set():
             try:
                 with psycopg.connect(
                     direct_url(),
                     autocommit=True,
                     row_factory=dict_row,
-                    application_name="runyard maintenance",
+                    application_name=f"runyard {self._name}",
                 ) as connection:
                     backoff.succeeded()
                     if self._wait_for_lock(connection):
@@ -81,7 +86,8 @@ class MaintenanceThread:
         return False
 
     def _serve(self, connection: Connection) -> None:
-        connection.execute(f"LISTEN {DUE}".encode())
+        if self._rota.is_for_events:
+            connection.execute(f"LISTEN {DUE}".encode())
         events = True
         while not self._stopping.is_set():
             self._rota.run_due(lambda: self._instance, events=events)

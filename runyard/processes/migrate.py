@@ -29,9 +29,9 @@ from runyard.processes.schema_check import (
     own_migrations,
 )
 from runyard.store.database import direct_url, is_pooled
+from runyard.store.migration_needs import LOCK_WAIT
 from runyard.store.schema_state import REFUSED, SchemaState, Standing
 
-LOCK_WAIT = 600.0
 _LOCK = 8_290_001
 _LOCK_TIMEOUT = "2s"
 _LOOK_SECONDS = 0.5

@@ -43,7 +43,8 @@ ORDER BY received_at DESC, id DESC OFFSET %(chunk)s - 1 LIMIT 1
 
 -- name: events_by_any_id
 -- The events that an id leads to: an event's own, the one given by its sender, an invocation's, a
--- run's. (by events_pkey, events_idempotency_key, invocations_pkey, invocations_leader, batches_run)
+-- run's. (by events_pkey, events_idempotency_key, invocations_pkey, invocations_leader,
+-- batches_run)
 SELECT id FROM runyard.events WHERE id = %(given)s
 UNION SELECT id FROM runyard.events WHERE idempotency_key = %(given)s
 UNION SELECT event_id FROM runyard.invocations WHERE id = %(number)s::bigint
@@ -126,7 +127,8 @@ WHERE event_id = %(event)s AND replay_of = %(invocation)s ORDER BY id LIMIT 20
 -- name: latest_progress
 -- The latest progress of each step of an invocation. (by progress_invocation)
 SELECT DISTINCT ON (step) step, percent, text FROM (
-    SELECT * FROM runyard.progress WHERE invocation_id = %(invocation)s ORDER BY id DESC LIMIT 100
+    SELECT * FROM runyard.progress WHERE invocation_id = %(invocation)s AND written IS NULL
+    ORDER BY id DESC LIMIT 100
 ) AS latest ORDER BY step, id DESC
 
 -- name: blockers
@@ -228,7 +230,8 @@ FROM (
 ) AS newest
 JOIN runyard.events ON events.id = newest.event_id
 LEFT JOIN LATERAL (
-    SELECT * FROM runyard.progress WHERE invocation_id = newest.id ORDER BY id DESC LIMIT 1
+    SELECT * FROM runyard.progress WHERE invocation_id = newest.id AND written IS NULL
+    ORDER BY id DESC LIMIT 1
 ) AS latest ON true
 WHERE newest.status IN ('queued', 'claimed', 'running', 'sleeping', 'waiting', 'grouped')
 ORDER BY newest.id DESC LIMIT 20

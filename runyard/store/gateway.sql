@@ -118,7 +118,8 @@ SELECT id, event_id, function, status, attempt, priority, created_at, due_at, st
     (SELECT jsonb_build_object(
             'step', progress.step, 'percent', progress.percent, 'text', progress.text,
             'at', progress.at)
-     FROM runyard.progress WHERE progress.invocation_id = invocations.id
+     FROM runyard.progress
+     WHERE progress.invocation_id = invocations.id AND progress.written IS NULL
      ORDER BY progress.id DESC LIMIT 1) AS progress
 FROM runyard.invocations
 WHERE event_id = ANY (%(events)s::text[]) OR id = %(invocation)s ORDER BY id
@@ -201,18 +202,34 @@ JOIN runyard.invocations ON invocations.id = watched.invocation
 
 -- name: report_progress
 -- Record the progress that a step reports, as long as its run has the batch. (by batches_pkey)
-INSERT INTO runyard.progress (invocation_id, step, percent, text, written, position)
-SELECT %(invocation)s, %(step)s, %(percent)s, %(text)s, %(written)s, %(position)s
+INSERT INTO runyard.progress (invocation_id, step, percent, text)
+SELECT %(invocation)s, %(step)s, %(percent)s, %(text)s
 FROM runyard.batches
 WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running'
 
+-- name: record_written
+-- Record what a step has written for invocations, each with what was reported last, as long as its
+-- run has the batch. (by batches_pkey)
+INSERT INTO runyard.progress (invocation_id, step, percent, text, written, position)
+SELECT pieces.invocation_id, %(step)s, pieces.percent, pieces.text, pieces.written, pieces.position
+FROM runyard.batches CROSS JOIN unnest(
+    %(invocations)s::bigint[], %(percents)s::real[], %(texts)s::text[], %(written)s::text[],
+    %(positions)s::integer[]
+) AS pieces (invocation_id, percent, text, written, position)
+WHERE batches.id = %(batch)s AND batches.run_id = %(run)s AND batches.status = 'running'
+
 -- name: written_texts
--- What each step of an invocation has written in its last attempt. (by progress_invocation)
-SELECT step, string_agg(written, '' ORDER BY id) AS text FROM (
-    SELECT id, step, written, max(id) FILTER (WHERE position = 0) OVER (PARTITION BY step) AS start
-    FROM runyard.progress WHERE invocation_id = %(invocation)s AND written IS NOT NULL
-) AS pieces
-WHERE id >= start GROUP BY step ORDER BY min(id)
+-- What each step of an invocation has written in its last attempt. A piece whose commit was in
+-- doubt was stored again at the same position, with what came after it. (by progress_invocation)
+SELECT step, string_agg(written, '' ORDER BY position) AS text FROM (
+    SELECT DISTINCT ON (step, position) id, step, position, written FROM (
+        SELECT id, step, position, written,
+            max(id) FILTER (WHERE position = 0) OVER (PARTITION BY step) AS start
+        FROM runyard.progress WHERE invocation_id = %(invocation)s AND written IS NOT NULL
+    ) AS pieces
+    WHERE id >= start ORDER BY step, position, id DESC
+) AS latest
+GROUP BY step ORDER BY min(id)
 
 -- name: progress_of
 -- All reports of an invocation; for tests. (by progress_invocation)

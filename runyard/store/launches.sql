@@ -1,6 +1,6 @@
--- What the daemon writes to Dagster's own tables when it launches runs: the rows that Dagster's sensor
--- daemon would write one by one. The tables are those of Dagster 1.13; tests compare the rows with
--- Dagster's.
+-- What the daemon writes to Dagster's own tables when it launches runs: the rows that Dagster's
+-- sensor daemon would write one by one. The tables are those of Dagster 1.13; tests compare the
+-- rows with Dagster's.
 
 -- name: stopped_sensors
 -- The selector ids of the sensors that are switched off. (a small table: scanned)

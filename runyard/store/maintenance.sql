@@ -46,15 +46,18 @@ ON CONFLICT (target, source) DO UPDATE SET
 SELECT id, error, finished_at FROM (
     SELECT id, error, finished_at FROM runyard.invocations
     WHERE function = %(function)s AND status = 'failed' AND dismissed_at IS NULL
-    ORDER BY id DESC LIMIT 1000
+    ORDER BY id DESC LIMIT %(latest)s
 ) AS latest
 WHERE %(since)s::timestamptz IS NULL OR finished_at >= %(since)s
 ORDER BY finished_at, id LIMIT 1
 
 -- name: purge
 -- Delete rows that no longer mean anything: the flow control state of keys that are quiet, waits
--- that outlived their invocation, messages that were read, and texts as they were written a day ago.
--- Returns how many. (by progress_written; flow_control_state, waits and messages are scanned)
+-- that outlived their invocation, messages that were read, texts as they were written a day ago,
+-- and counters that have not counted for a day and whose function or trigger the code no longer
+-- has, with what alerts have told of them. Returns how many. (by progress_written, functions_pkey,
+-- triggers_event, counters_pkey; flow_control_state, waits, messages, counters and alerts are
+-- scanned)
 WITH quiet AS (
     DELETE FROM runyard.flow_control_state
     WHERE until < runyard.now_v1() - interval '1 hour' AND kind <> 'singleton'
@@ -75,9 +78,29 @@ read AS (
 written AS (
     DELETE FROM runyard.progress
     WHERE written IS NOT NULL AND at < runyard.now_v1() - interval '24 hours' RETURNING 1
+),
+retired AS (  -- all buckets of a histogram, or none
+    DELETE FROM runyard.counters WHERE CASE
+        WHEN metric <> 'received' THEN NOT EXISTS (
+            SELECT FROM runyard.functions WHERE functions.name = counters.name AND active)
+        ELSE name <> 'other' AND NOT EXISTS (
+            SELECT FROM runyard.triggers
+            JOIN runyard.functions ON functions.name = triggers.function AND active
+            WHERE NOT wildcard AND triggers.event = counters.name)
+        END
+        AND NOT EXISTS (
+            SELECT FROM runyard.counters AS other
+            WHERE other.metric = counters.metric AND other.name = counters.name
+                AND other.at >= runyard.now_v1() - interval '24 hours')
+    RETURNING metric, name
+),
+told AS (
+    DELETE FROM runyard.alerts
+    WHERE source IN (SELECT 'function ' || name FROM retired WHERE metric = 'ended')
 )
 SELECT (SELECT count(*) FROM quiet) + (SELECT count(*) FROM outlived)
-    + (SELECT count(*) FROM read) + (SELECT count(*) FROM written) AS count
+    + (SELECT count(*) FROM read) + (SELECT count(*) FROM written)
+    + (SELECT count(*) FROM retired) AS count
 
 -- name: purge_ticks
 -- Delete the ticks of sensors with one of these statuses and from before a time (in UTC, as Dagster

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal, get_args
 
+# How many seconds `runyard migrate` tries again for the lock of a table that others hold.
+LOCK_WAIT = 600.0
 Kind = Literal["create", "catalog", "index", "concurrent index", "rows", "rewrite"]
 KINDS: Mapping[Kind, str] = {
     "create": "only creates objects; locks nothing that is in use",

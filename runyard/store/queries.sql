@@ -15,8 +15,8 @@ SELECT revision, oldest_code, version FROM runyard.schemas WHERE name = 'runyard
 INSERT INTO runyard.functions (
     name, job, triggers, exact, has_patterns, max_batch, priority, attempts, delays, jitter, flow,
     key_paths, uses_lanes, needs_admission, location, active, registered_at)
-SELECT name, job, triggers, exact, has_patterns, max_batch, priority, attempts, delays, jitter, flow,
-    key_paths, uses_lanes, needs_admission, %(location)s, true, now()
+SELECT name, job, triggers, exact, has_patterns, max_batch, priority, attempts, delays, jitter,
+    flow, key_paths, uses_lanes, needs_admission, %(location)s, true, now()
 FROM jsonb_to_recordset(%(functions)s::jsonb) AS declared (
     name text, job text, triggers text[], exact text[], has_patterns boolean, max_batch integer,
     priority smallint, attempts smallint, delays float8[], jitter float8, flow jsonb,
@@ -298,9 +298,9 @@ SELECT runyard.next_due_v1(%(function)s) AS seconds
 -- For every function that has anything queued the seconds until its next invocation may be claimed,
 -- as `next_due` gives them for one; what is due already is 0 or less.
 -- Each index is walked from one function to the next, a search for each, however many invocations
--- a function has. `next_due_lanes` does not look into lanes; this looks at those of a function until
--- one is open, which is one that has room within every limit and, if it batches, is full or due. If
--- none of the first 50 is, the function counts as due, which is never later than the truth.
+-- a function has. `next_due_lanes` does not look into lanes; this looks at those of a function
+-- until one is open, which is one that has room within every limit and, if it batches, is full or
+-- due. If none of the first 50 is, the function counts as due, which is never later than the truth.
 -- (by invocations_due, invocations_crashed, invocations_crashing, invocations_keyed,
 -- invocations_arrived, invocations_delayed, invocations_lane, batches_open, functions_pkey,
 -- failed_launches_pkey, flow_control_state_pkey, flow_control_state_clock)
@@ -602,7 +602,8 @@ SELECT invocations.leader_id, events.id AS event_id, events.name, events.data,
     events."user" AS user_data, events.v, events.trace,
     (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM runyard.invocations JOIN runyard.events ON events.id = invocations.event_id
-WHERE leader_id = ANY (%(leaders)s) AND invocations.id <> leader_id ORDER BY leader_id, invocations.id
+WHERE leader_id = ANY (%(leaders)s) AND invocations.id <> leader_id
+ORDER BY leader_id, invocations.id
 
 -- name: recorded_steps
 -- The results of these invocations' steps so far, in the order in which they were recorded.
@@ -649,8 +650,8 @@ counted AS (
 SELECT id FROM lease
 
 -- name: record_logs
--- Write what a step has logged for invocations, over what was written of the same run before, unless
--- the lease is gone or they have left the batch. (by batches_pkey, step_logs_pkey)
+-- Write what a step has logged for invocations, over what was written of the same run before,
+-- unless the lease is gone or they have left the batch. (by batches_pkey, step_logs_pkey)
 INSERT INTO runyard.step_logs (
     invocation_id, step, run_id, attempt, started_at, lines, dropped)
 SELECT logs.invocation_id, %(step)s, %(run)s, logs.attempt, to_timestamp(logs.started),
@@ -693,11 +694,11 @@ WHERE key > %(prefix)s || '/' AND key < %(prefix)s || '0' AND stream = %(stream)
 ORDER BY key
 
 -- name: settle
--- Write the outcome of invocations of a batch, and end its lease if they are the last ones (`ends`);
--- otherwise they leave the batch, which goes on without them and their share of its slots. No row if
--- the lease is gone.
--- The fence is the lease, with what has left it: with a condition on invocations.batch_id the planner
--- would expect a single row, and scan the table.
+-- Write the outcome of invocations of a batch, and end its lease if they are the last ones
+-- (`ends`); otherwise they leave the batch, which goes on without them and their share of its
+-- slots. No row if the lease is gone.
+-- The fence is the lease, with what has left it: with a condition on invocations.batch_id the
+-- planner would expect a single row, and scan the table.
 -- What suspends is due when the first of its waits is over, or at once if one has been resolved
 -- meanwhile. (by batches_pkey, invocations_pkey, waits_invocation_id_step_key, and as
 -- slots_without_v1)
@@ -1084,8 +1085,8 @@ SELECT runyard.from_another_cluster_v1() AS moved
 SELECT runyard.lock_waits_v1()
 
 -- name: lock_lease
--- Keep the lease of a run's batch until the transaction ends; no row if it is gone. Returns which of
--- its invocations have left it. (by batches_pkey)
+-- Keep the lease of a run's batch until the transaction ends; no row if it is gone. Returns which
+-- of its invocations have left it. (by batches_pkey)
 SELECT settled FROM runyard.batches
 WHERE id = %(batch)s AND run_id = %(run)s AND status = 'running' FOR SHARE
 

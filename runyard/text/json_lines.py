@@ -95,14 +95,22 @@ def json_line(logger: str, message: str, level: str = "info") -> str:
 
 
 def as_json_line(process: str, record: str) -> str:
-    """A record of a process's output as JSON: one that is JSON already gets the process's name."""
+    """A record of a process's output as JSON: one that is JSON already gets the process's name.
+
+    There is a line for any output, as whoever writes the line writes those of all processes.
+    """
+    line = _fields(process, record, "info")
     try:
-        fields = json.loads(record)
-    except ValueError:
-        fields = None
-    if not isinstance(fields, dict) or "message" not in fields:
-        fields = _fields(process, record, "info")
-    return json.dumps({"process": process, **fields})
+        fields = json.loads(record, parse_constant=_reject)
+        if isinstance(fields, dict) and "message" in fields:
+            return json.dumps({**line, **fields, "process": process})
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply to be read
+        pass
+    return json.dumps({**line, "process": process})
+
+
+def _reject(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _fields(logger: str, message: str, level: str) -> dict[str, object]:

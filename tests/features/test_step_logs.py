@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import psycopg
@@ -16,10 +17,12 @@ from runyard import Item, Retry, Run, definitions, function, step
 from runyard.cli.main import main
 from runyard.engine import step_log
 from runyard.engine.retention import sweep
+from runyard.engine.step_log import StepLog
 from runyard.functions import registry
 from runyard.store import database
 from runyard.syntax.retention_policy import Retention
 from runyard.testing import Invocation, Yard
+from tests.conftest import wait_until
 
 shop = logging.getLogger("shop")
 
@@ -293,6 +296,65 @@ def test_a_step_that_is_still_running_shows_its_log(logged: Callable[..., Invoca
     assert texts(invocation) == ["so far", "and on"]
 
 
+def test_a_log_that_could_not_be_saved_is_saved_while_its_step_runs_on(
+    logged: Callable[..., Invocation],
+    runyard_database: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[Any] = []
+
+    def do(item: Item) -> None:
+        rename(runyard_database, "step_logs", "step_logs_away")
+        try:
+            print("before the outage")
+            wait_until(lambda: "not saved" in caplog.text)
+        finally:
+            rename(runyard_database, "step_logs_away", "step_logs")
+        seen.extend(wait_until(lambda: stored("lines")))
+
+    logged(do)
+    assert [text for _, _, text in seen[0]] == ["before the outage"]
+
+
+@pytest.fixture
+def full_log() -> StepLog:
+    """A log that is full, has dropped a line, and is saved."""
+    log = StepLog({1: 1}, "run", RLock(), lambda log: None)
+    log.write("stdout", "line\n" * (step_log.MAX_LINES + 1))
+    log.rows()
+    return log
+
+
+@pytest.mark.parametrize("more", ["one more\n", "less than a line"])
+def test_a_full_log_is_not_saved_again_while_its_step_prints_on(
+    full_log: StepLog, more: str
+) -> None:
+    full_log.write("stdout", more)
+    assert not full_log.changed
+
+
+def test_that_a_log_is_not_whole_is_saved_at_once() -> None:
+    log = StepLog({1: 1}, "run", RLock(), lambda log: None)
+    log.write("stdout", "line\n" * step_log.MAX_LINES)
+    log.rows()
+    log.write("stdout", "one more\n")
+    assert log.changed
+
+
+def test_what_a_full_log_has_dropped_is_saved_at_the_end(
+    logged: Callable[..., Invocation],
+) -> None:
+    def do(item: Item) -> None:
+        for number in range(step_log.MAX_LINES + 1):
+            print(number)
+        wait_until(lambda: stored("dropped") == [1])
+        print("one more")
+        print("less than a line", end="")
+
+    logged(do)
+    assert stored("dropped") == [2]
+
+
 def test_a_log_is_deleted_with_its_invocation(yard: Yard) -> None:
     with (
         registry.use(),
@@ -307,13 +369,12 @@ def test_a_log_is_deleted_with_its_invocation(yard: Yard) -> None:
 def test_a_log_that_cannot_be_saved_fails_nothing(
     logged: Callable[..., Invocation], runyard_database: str
 ) -> None:
-    with psycopg.connect(runyard_database, autocommit=True) as connection:
-        connection.execute("ALTER TABLE runyard.step_logs RENAME TO step_logs_away")
-        try:
-            invocation = logged(lambda item: print("lost"))
-            assert invocation.status == "succeeded"
-        finally:
-            connection.execute("ALTER TABLE runyard.step_logs_away RENAME TO step_logs")
+    rename(runyard_database, "step_logs", "step_logs_away")
+    try:
+        invocation = logged(lambda item: print("lost"))
+        assert invocation.status == "succeeded"
+    finally:
+        rename(runyard_database, "step_logs_away", "step_logs")
 
 
 def test_the_command_prints_the_log_of_an_invocation(logged: Callable[..., Invocation]) -> None:
@@ -327,6 +388,11 @@ def test_the_command_prints_the_log_of_an_invocation(logged: Callable[..., Invoc
 def test_the_command_says_that_there_is_no_such_invocation(yard: Yard) -> None:
     result = CliRunner().invoke(main, ["logs", "987654"])
     assert (result.exit_code, result.output) == (1, "runyard: there is no invocation 987654\n")
+
+
+def rename(url: str, table: str, name: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE runyard.{table} RENAME TO {name}".encode())
 
 
 def stored(column: str) -> list[Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import shutil
 import socket
 import time
@@ -54,6 +55,14 @@ def test_events_are_sent_and_their_ids_listed_in_order(visitor: Visitor, events:
 
 def test_one_event_may_have_several_lines(visitor: Visitor) -> None:
     assert "1 event was sent" in sent(visitor, ONE)[1]
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
+def test_what_ends_a_line_elsewhere_is_part_of_a_text(visitor: Visitor, character: str) -> None:
+    data = {"a": f"one{character}line"}
+    event = json.dumps({"name": "also/one", "data": data}, ensure_ascii=False)
+    assert "2 events were sent" in sent(visitor, f"{event}\r\n{event}\r\n")[1]
+    assert [row["data"] for row in rows("SELECT data FROM runyard.events")] == [data] * 2
 
 
 def test_a_check_sends_nothing(visitor: Visitor) -> None:
@@ -185,6 +194,18 @@ def test_an_upload_that_breaks_off_leaves_nothing(web: WebProcess, visitor: Visi
 @pytest.mark.usefixtures("no_files")
 def test_an_upload_that_stalls_ends_and_leaves_nothing(web: WebProcess, visitor: Visitor) -> None:
     with begin_upload(web, visitor, 100) as connection:
+        response = connection.makefile("rb").read()
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert files() == []
+
+
+@pytest.mark.usefixtures("no_files")
+def test_an_upload_that_trickles_in_ends_and_leaves_nothing(
+    web: WebProcess, visitor: Visitor
+) -> None:
+    with begin_upload(web, visitor, 1_000_000) as connection:
+        while not select.select([connection], [], [], 0.1)[0]:
+            connection.sendall(b"x")
         response = connection.makefile("rb").read()
     assert response.startswith(b"HTTP/1.1 408 ")
     assert files() == []

@@ -40,6 +40,22 @@ def done(function: Function, steps: Mapping[str, object], data: object = None) -
     return int(invocation)
 
 
+def running(function: Function) -> tuple[int, str]:
+    """Send an event, begin its invocation in run-1, and return the ids of it and of its batch."""
+    send("also/one")
+    [claim, *_] = batch_claims.claim(function) or []
+    begun = batch_leases.begin(claim.batch_id, "run-1")
+    assert begun is not None
+    return int(begun[1][0]["id"]), claim.batch_id
+
+
+def write(batch: str, step: str, invocation: int, text: str) -> None:
+    """Let a step write a text."""
+    reporter = Reporter(batch, "run-1", step)
+    reporter.write(invocation, text)
+    reporter.save()
+
+
 def inputs(page: str) -> list[list[tuple[str, str]]]:
     """What each step of a page has received: names and values."""
     return [
@@ -113,18 +129,39 @@ def test_an_invocation_without_a_model_shows_none(visitor: Visitor, also: Functi
 def test_a_running_step_shows_the_end_of_what_it_has_written(
     visitor: Visitor, also: Function
 ) -> None:
-    send("also/one")
-    [claim, *_] = batch_claims.claim(also) or []
-    begun = batch_leases.begin(claim.batch_id, "run-1")
-    assert begun is not None
-    [invocation] = [row["id"] for row in begun[1]]
+    invocation, batch = running(also)
     text = "password=hunter2 " + "x" * 30_000 + "<b>end"
-    Reporter(claim.batch_id, "run-1", "poem").write(invocation, text)
+    write(batch, "poem", invocation, text)
     page = visitor.get(f"/dev/invocations/{invocation}").text
     shown = page.split('aria-label="What poem writes">')[1].split("</pre>")[0]
     assert shown.startswith("…xxx")
     assert shown.endswith("x&lt;b&gt;end")
     assert len(unescape(shown)) == len("…") + 20_000
+
+
+def test_a_step_that_only_writes_has_no_bar(visitor: Visitor, also: Function) -> None:
+    invocation, batch = running(also)
+    Reporter(batch, "run-1", "outline").report(invocation, 40, "half of it")
+    write(batch, "poem", invocation, "Queues hold the rain")
+    page = visitor.get(f"/dev/invocations/{invocation}").text
+    assert re.findall(r'<progress[^>]* value="(\d+)', page) == ["40"]
+    assert "Queues hold the rain" in page
+
+
+def test_a_text_is_shown_without_any_report(visitor: Visitor, also: Function) -> None:
+    invocation, batch = running(also)
+    write(batch, "poem", invocation, "Queues hold the rain")
+    assert "Queues hold the rain" in visitor.get(f"/dev/invocations/{invocation}").text
+
+
+def test_the_latest_report_is_not_hidden_by_what_another_step_writes(
+    web: WebProcess, visitor: Visitor, also: Function
+) -> None:
+    invocation, batch = running(also)
+    Reporter(batch, "run-1", "outline").report(invocation, 40, "half of it")
+    write(batch, "poem", invocation, "Queues hold the rain")
+    latest = web.get(f"/api/invocations/{invocation}").json()["progress"]
+    assert (latest["step"], latest["percent"], latest["text"]) == ("outline", 40, "half of it")
 
 
 def test_a_step_that_is_done_no_longer_shows_what_it_has_written(

@@ -225,6 +225,7 @@ def test_a_text_comes_in_pieces_as_it_is_written(web: WebProcess, claim: Claim) 
     reporter = Reporter(claim.batch_id, "run-1", "first")
     reporter.report(1, 40, "the poem")
     reporter.write(1, "Queues ")
+    reporter.save()
     stream = messages(web, 1)
     pieces = [data for name, data, _ in (next(stream), next(stream)) if name == "progress"]
     assert "written" not in pieces[0]

@@ -1,6 +1,8 @@
 """Alerts: what receivers are told of failures, how often, and what happens when they are away."""
 
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +13,11 @@ from dagster import DagsterInstance, job, op
 from runyard import send
 from runyard.cli.main import main
 from runyard.dagster_adapter.tags import BATCH
-from runyard.engine import batch_claims, batch_leases, settlement
+from runyard.engine import alert_ledger, batch_claims, batch_leases, settlement
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
-from runyard.processes import alert_delivery
+from runyard.processes import alert_delivery, alert_message
+from runyard.processes.alert_delivery import AlertNotSent, deliver
 from runyard.processes.alerts import Alerts, alerts_thread
 from runyard.settings import Settings, settings
 from runyard.store import database
@@ -23,6 +26,7 @@ from tests.conftest import wait_until
 from tests.fake_service import FakeService
 from tests.tables import empty_tables, rows
 
+NAME = "runyard alerts"
 PATH = "/services/T0/secret-of-the-webhook"
 
 
@@ -197,6 +201,55 @@ def test_a_receiver_that_is_away_holds_up_no_other(
     assert made.send(instance) == 1
 
 
+def test_what_is_wrong_with_one_receiver_holds_up_no_other(
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = Alerts(["http://127.0.0.1:9/nobody"])
+    first.send(instance)
+    rows("UPDATE runyard.alerts SET since = 'infinity' RETURNING since::text")
+    made = Alerts(["http://127.0.0.1:9/nobody", receiver.url + PATH])
+    made.send(instance)
+    fail()
+    assert made.send(instance) == 1
+    assert "no alert to 127.0.0.1: DataError" in caplog.text
+
+
+def test_a_name_that_takes_for_ever_to_look_up_takes_no_longer_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = threading.Event()
+
+    def look_up(*_: object, **__: object) -> Any:
+        found.wait()
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(alert_delivery, "SECONDS", 0.2)
+    try:
+        with pytest.raises(AlertNotSent, match=r"did not answer within 0\.2 seconds"):
+            deliver("http://slow.example/hook", "subject", "text", b"{}")
+        with pytest.raises(AlertNotSent, match="still being sent the last alert"):
+            deliver("http://slow.example/hook", "subject", "text", b"{}")
+    finally:
+        found.set()
+
+
+def test_a_mailer_that_takes_for_ever_takes_no_longer_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = threading.Event()
+    monkeypatch.setattr(alert_delivery, "settings", lambda: _WithMailer([], sent.wait))
+    monkeypatch.setattr(alert_delivery, "MAIL_SECONDS", 0.2)
+    try:
+        with pytest.raises(AlertNotSent, match=r"ops@example\.com did not answer within"):
+            deliver("mailto:ops@example.com", "subject", "text", b"{}")
+    finally:
+        sent.set()
+
+
 def test_a_webhook_is_named_in_the_log_by_its_host_alone(
     alerts: Alerts,
     receiver: FakeService,
@@ -270,6 +323,64 @@ def test_further_failed_runs_are_told_together_a_minute_later(
     assert bodies(receiver)[-1]["failures"][0]["count"] == 2
 
 
+def test_a_failed_run_that_is_committed_late_is_told_too(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance
+) -> None:
+    late = run_nightly(instance)
+    # As if its transaction were still open.
+    rows("UPDATE event_logs SET dagster_event_type = 'LATE' WHERE run_id = %s RETURNING id", late)
+    told = run_nightly(instance)
+    assert alerts.send(instance) == 1
+    rows(
+        "UPDATE event_logs SET dagster_event_type = 'PIPELINE_FAILURE' WHERE id ="
+        " (SELECT max(id) FROM event_logs WHERE run_id = %s AND event LIKE '%%PIPELINE_FAILURE%%')"
+        " RETURNING id",
+        late,
+    )
+    a_minute_later()
+    assert alerts.send(instance) == 1
+    assert [body["text"].rpartition("/")[2] for body in bodies(receiver)] == [told, late]
+    a_minute_later()
+    assert alerts.send(instance) == 0
+
+
+def test_a_failed_run_whose_log_cannot_be_read_is_told(
+    alerts: Alerts, receiver: FakeService, instance: DagsterInstance
+) -> None:
+    run_id = run_nightly(instance)
+    rows(
+        "UPDATE event_logs SET event = '{' WHERE run_id = %s"
+        " AND dagster_event_type = 'STEP_FAILURE' RETURNING id",
+        run_id,
+    )
+    assert alerts.send(instance) == 1
+    assert "the job nightly failed: its log cannot be read (" in bodies(receiver)[0]["text"]
+
+
+def test_many_failures_are_told_with_the_time_since_when_they_can_have_come(
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alert_ledger, "MOST_LATEST", 2)
+    monkeypatch.setattr(alert_message, "MOST_LATEST", 2)
+    now = 0.0
+    made = Alerts([receiver.url + PATH], lambda: now)
+    made.send(instance)
+    receiver.failures.append(503)
+    fail()
+    made.send(instance)
+    rows("UPDATE runyard.alerts SET since = since - interval '5 hours' RETURNING since")
+    fail(2)
+    now = 1.0
+    made.send(instance)
+    assert (
+        "3 failures of greet in the last 5 hours, one of the latest: KeyError"
+        in (bodies(receiver)[-1]["text"])
+    )
+
+
 def test_the_run_of_a_function_is_told_by_its_invocations_alone(
     alerts: Alerts, instance: DagsterInstance
 ) -> None:
@@ -294,15 +405,19 @@ def test_an_alert_is_mailed_by_the_projects_mailer(
 class _WithMailer:
     """Settings of a project whose module for mail collects what is sent."""
 
-    def __init__(self, mails: list[tuple[str, str, str]]) -> None:
+    def __init__(
+        self, mails: list[tuple[str, str, str]], before: Callable[[], object] = lambda: None
+    ) -> None:
         self._mails = mails
+        self._before = before
 
     def project_module(self, _: str) -> Any:
-        mails = self._mails
+        mails, before = self._mails, self._before
 
         class Module:
             @staticmethod
             def send(to: str, subject: str, text: str) -> None:
+                before()
                 mails.append((to, subject, text))
 
         return Module
@@ -310,6 +425,23 @@ class _WithMailer:
 
 def test_without_a_receiver_there_is_no_thread(instance: DagsterInstance) -> None:
     assert alerts_thread(instance) is None
+
+
+def test_the_thread_has_a_session_of_its_own_name_and_is_not_woken_by_events(
+    receiver: FakeService, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNYARD_ALERTS", receiver.url + PATH)
+    settings.cache_clear()
+    thread = alerts_thread(instance)
+    assert thread is not None
+    try:
+        thread.start()
+        wait_until(lambda: rows("SELECT 1 AS n FROM runyard.alerts"))
+        [session] = rows("SELECT query FROM pg_stat_activity WHERE application_name = %s", NAME)
+    finally:
+        thread.stop(10)
+        settings.cache_clear()
+    assert "pg_try_advisory_lock" in session["query"]
 
 
 def test_the_daemons_thread_tells_a_failure(
@@ -338,6 +470,13 @@ def test_the_daemons_thread_tells_a_failure(
 def test_what_is_no_receiver_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNYARD_ALERTS", value)
     with pytest.raises(ValueError, match="not a list of receivers"):
+        Settings()
+
+
+@pytest.mark.parametrize("value", ["runyard.example.com", "ftp://host", "https://"])
+def test_what_is_no_public_url_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNYARD_PUBLIC_URL", value)
+    with pytest.raises(ValueError, match=r"write it as https://runyard\.example\.com"):
         Settings()
 
 

@@ -7,7 +7,14 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from runyard import Event, send
-from runyard.engine import batch_claims, batch_leases, checkpoints, settlement, tallies
+from runyard.engine import (
+    batch_claims,
+    batch_leases,
+    checkpoints,
+    housekeeping,
+    settlement,
+    tallies,
+)
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from tests.tables import rows
@@ -199,5 +206,40 @@ def test_processes_that_fold_at_the_same_time_count_nothing_twice(function: Func
 
 def test_folding_leaves_no_tallies_behind(function: Function) -> None:
     send("greet/requested")
-    assert tallies.fold() == 1
+    tallies.fold()
     assert rows("SELECT FROM runyard.tallies") == []
+
+
+def test_what_the_code_no_longer_has_loses_its_counters_after_a_day(function: Function) -> None:
+    ended(function, "succeeded")
+    tallies.fold()
+    rows("UPDATE runyard.functions SET active = false RETURNING name")
+    housekeeping.purge()
+    assert tallies.totals().received == {("greet/requested",): 1}
+    assert tallies.totals().ended == {("greet", "succeeded"): 1}
+    rows("UPDATE runyard.counters SET at = at - interval '25 hours' RETURNING name")
+    housekeeping.purge()
+    assert tallies.totals().received == {}
+    assert tallies.totals().ended == {}
+
+
+def test_what_the_code_has_keeps_its_counters_however_quiet_it_is(function: Function) -> None:
+    ended(function, "succeeded")
+    send("nobody/listens")
+    tallies.fold()
+    rows("UPDATE runyard.counters SET at = at - interval '25 hours' RETURNING name")
+    housekeeping.purge()
+    assert tallies.totals().received == {("greet/requested",): 1, ("other",): 1}
+    assert tallies.totals().ended == {("greet", "succeeded"): 1}
+
+
+def test_a_function_that_has_just_counted_keeps_all_of_its_buckets(function: Function) -> None:
+    ended(function, "succeeded")
+    tallies.fold()
+    rows("UPDATE runyard.counters SET at = at - interval '25 hours' RETURNING name")
+    before = tallies.totals().ended
+    ended(function, "failed")
+    tallies.fold()
+    rows("UPDATE runyard.functions SET active = false RETURNING name")
+    housekeeping.purge()
+    assert tallies.totals().ended == {**before, ("greet", "failed"): 1}

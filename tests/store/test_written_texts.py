@@ -1,22 +1,26 @@
 """Texts as steps write them: saved in pieces, the latest attempt's, for a day."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from runyard import clock, send
 from runyard.engine import batch_claims, batch_leases, housekeeping, progress
+from runyard.engine.background_saver import BackgroundSaver
 from runyard.engine.progress import Reporter
 from runyard.functions.registry import Function
 from runyard.store import database
 from runyard.store.queries import fetch_all
+from tests.conftest import wait_until
 from tests.tables import rows
 
 
 @pytest.fixture
-def reporter(function: Function, monkeypatch: pytest.MonkeyPatch) -> Reporter:
-    """A reporter of a running step that saves every piece at once."""
-    monkeypatch.setattr(progress, "_MIN_WRITE_INTERVAL", 0.0)
+def reporter(function: Function) -> Reporter:
+    """A reporter of a running step."""
     return another(function)
 
 
@@ -35,48 +39,125 @@ def written() -> dict[str, str]:
     return {row["step"]: row["text"] for row in found}
 
 
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the test itself stores what is written."""
+    monkeypatch.setattr(progress, "_saver", BackgroundSaver("never", "texts", 1e6))
+
+
+def write(reporter: Reporter, *pieces: str, invocation: int = 1) -> None:
+    """Write pieces, and store them as at the end of a step."""
+    for piece in pieces:
+        reporter.write(invocation, piece)
+    reporter.save()
+
+
+@contextmanager
+def without_progress(url: str) -> Iterator[None]:
+    """The table is away meanwhile."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE runyard.progress RENAME TO progress_away")
+        try:
+            yield
+        finally:
+            connection.execute("ALTER TABLE runyard.progress_away RENAME TO progress")
+
+
 def test_pieces_are_joined(reporter: Reporter) -> None:
-    for piece in ("Queues ", "hold ", "the rain"):
-        reporter.write(1, piece)
+    write(reporter, "Queues ", "hold ")
+    write(reporter, "the rain")
     assert written() == {"poem": "Queues hold the rain"}
 
 
-def test_pieces_that_come_fast_are_saved_together(
-    reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+def test_pieces_that_come_fast_are_stored_together(reporter: Reporter, no_thread: None) -> None:
+    write(reporter, "a", "b", "c")
+    assert [row["written"] for row in rows("SELECT * FROM runyard.progress")] == ["abc"]
+
+
+def test_a_word_is_kept_back_once_alone(reporter: Reporter, no_thread: None) -> None:
+    reporter.write(1, "Thinking")
+    reporter.save_changes()
+    reporter.save_changes()
+    assert written() == {"poem": "Thinking"}
+
+
+def test_what_is_written_is_shown_while_the_step_is_busy_with_something_else(
+    reporter: Reporter,
 ) -> None:
-    reporter.write(1, "a")
-    monkeypatch.setattr(progress, "_MIN_WRITE_INTERVAL", 1e9)
-    reporter.write(1, "b")
-    reporter.write(1, "c")
-    assert written() == {"poem": "a"}
-    monkeypatch.setattr(progress, "_MIN_WRITE_INTERVAL", 0.0)
-    reporter.write(1, "d")
-    assert written() == {"poem": "abcd"}
-    assert len(rows("SELECT FROM runyard.progress")) == 2
+    reporter.write(1, "Thinking")
+    reporter.write(1, " about rain")
+    wait_until(lambda: written() == {"poem": "Thinking about rain"})
+
+
+def test_a_piece_that_could_not_be_stored_is_stored_later(
+    reporter: Reporter, store_url: str
+) -> None:
+    with without_progress(store_url):
+        write(reporter, "Queues ")
+    write(reporter, "hold")
+    assert written() == {"poem": "Queues hold"}
+
+
+def test_an_outage_is_no_error_and_is_made_good_without_another_piece(
+    reporter: Reporter, store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with without_progress(store_url):
+        reporter.write(1, "Queues ")
+        wait_until(lambda: "the texts of steps are not saved" in caplog.text)
+    wait_until(lambda: written() == {"poem": "Queues "})
+
+
+def test_a_piece_that_was_stored_twice_is_shown_once(reporter: Reporter) -> None:
+    write(reporter, "Queues ")
+    write(reporter, "hold ")
+    rows(
+        "INSERT INTO runyard.progress (invocation_id, step, percent, text, written, position)"
+        " VALUES (1, 'poem', 0, '', 'hold the rain', 7) RETURNING id"
+    )
+    assert written() == {"poem": "Queues hold the rain"}
+
+
+def test_secrets_are_redacted(reporter: Reporter) -> None:
+    write(reporter, "see postgresql://me:hunter22@db/shop")
+    assert written() == {"poem": "see postgresql://me:[redacted]@db/shop"}
+
+
+def test_a_secret_that_comes_in_two_pieces_is_redacted(
+    reporter: Reporter, no_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "correct-horse-battery")
+    reporter.write(1, "it is correct-ho")
+    reporter.save_changes()
+    write(reporter, "rse-battery")
+    assert written() == {"poem": "it is [redacted]"}
+
+
+def test_the_two_halves_of_a_character_may_come_in_two_pieces(reporter: Reporter) -> None:
+    write(reporter, "rain \ud83c", "\udf27")
+    assert written() == {"poem": "rain \U0001f327"}
 
 
 def test_another_attempt_begins_again(reporter: Reporter, function: Function) -> None:
-    reporter.write(1, "first ")
-    reporter.write(1, "attempt")
-    another(function).write(1, "second")
+    write(reporter, "first ")
+    write(reporter, "attempt")
+    write(another(function), "second")
     assert written() == {"poem": "second"}
 
 
 def test_invocations_of_a_run_write_texts_of_their_own(reporter: Reporter) -> None:
-    reporter.write(1, "mine")
-    reporter.write(2, "another's")
+    write(reporter, "mine")
+    write(reporter, "another's", invocation=2)
     assert written() == {"poem": "mine"}
 
 
 def test_no_more_than_a_number_of_characters_are_saved(reporter: Reporter) -> None:
-    for _ in range(3):
-        reporter.write(1, "x" * (progress.MAX_WRITTEN // 2))
+    write(reporter, *["x" * (progress.MAX_WRITTEN // 2)] * 3)
     assert len(written()["poem"]) == progress.MAX_WRITTEN
 
 
 def test_a_written_piece_keeps_the_latest_report(reporter: Reporter) -> None:
     reporter.report(1, 40, "half")
-    reporter.write(1, "text")
+    write(reporter, "text")
     assert [(row["percent"], row["text"]) for row in rows("SELECT * FROM runyard.progress")] == [
         (40.0, "half"),
         (40.0, "half"),
@@ -85,7 +166,7 @@ def test_a_written_piece_keeps_the_latest_report(reporter: Reporter) -> None:
 
 def test_a_written_text_is_deleted_after_a_day_and_reports_are_not(reporter: Reporter) -> None:
     reporter.report(1, 40, "half")
-    reporter.write(1, "text")
+    write(reporter, "text")
     clock.freeze(clock.now() + timedelta(hours=25))
     try:
         housekeeping.purge()

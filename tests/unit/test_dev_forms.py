@@ -89,6 +89,11 @@ def test_what_is_filled_in_is_read_back_as_the_same_event(made: Everything) -> N
     assert Everything.model_validate(data) == made
 
 
+def test_an_element_of_a_list_may_have_what_ends_a_line_elsewhere() -> None:
+    data, _ = data_of(FIELDS, {"data.tags": "one\u2028line\r\nanother"})
+    assert data["tags"] == ["one\u2028line", "another"]
+
+
 @given(st.dictionaries(st.sampled_from([field.path for field in FIELDS]), st.text()))
 def test_nothing_that_is_typed_breaks_the_form(given: dict[str, str]) -> None:
     data, problems = data_of(FIELDS, given)

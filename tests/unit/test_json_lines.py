@@ -76,7 +76,27 @@ def test_a_line_of_json_gets_the_name_of_its_process() -> None:
     }
 
 
-@pytest.mark.parametrize("output", ["LOG:  ready", "7", '{"a": 1}', "", "null"])
+def test_a_printed_line_of_json_has_a_time_and_a_level_and_cannot_name_another_process() -> None:
+    line = json.loads(as_json_line("worker", '{"message": "packed", "process": "postgres"}'))
+    assert (line["process"], line["logger"], line["level"]) == ("worker", "worker", "info")
+    assert line["time"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "LOG:  ready",
+        "7",
+        '{"a": 1}',
+        "",
+        "null",
+        "[" * 2_000,
+        f'{{"message": {"[" * 2_000}{"]" * 2_000}}}',
+        f'{{"message": {"7" * 5_000}}}',
+        '{"message": NaN}',
+        "\ud800",
+    ],
+)
 def test_any_other_line_becomes_one_of_json(output: str) -> None:
     line = json.loads(as_json_line("postgres", output))
     assert (line["process"], line["logger"], line["message"]) == ("postgres", "postgres", output)

@@ -69,3 +69,13 @@ def test_every_statement_is_used() -> None:
         for path in (ROOT / folder).rglob("*.py")
     )
     assert [name for name in STATEMENTS if f'"{name}"' not in source] == []
+
+
+def test_lines_of_sql_have_at_most_100_characters() -> None:
+    long = [
+        f"{path.name}:{number}"
+        for path in sorted((ROOT / "runyard" / "store").rglob("*.sql"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
+        if len(line) > 100
+    ]
+    assert long == []

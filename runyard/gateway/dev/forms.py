@@ -264,7 +264,7 @@ def _data(
 def _value(field: Field, text: str) -> Any:
     match field.kind:
         case "list":
-            lines = [line.strip() for line in text.splitlines()]
+            lines = [line.strip() for line in text.split("\n")]
             return [_scalar(field.items, line) for line in lines if line]
         case "json":
             check_values(text.encode())

@@ -6,6 +6,7 @@ whole part of the page, so the server need not remember what the browser has see
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
@@ -18,6 +19,8 @@ from runyard.gateway.http.errors import HttpError, as_http_error
 
 # A stream ends after this; the browser reconnects, and its key is checked again.
 _MAX_SECONDS = 300.0
+# Those of the format; `splitlines` would end a line at characters of the page's text, too.
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _KEEPALIVE_SECONDS = 15.0
 # Slow rendering is repeated less often, so as to use at most this share of the time.
 _MAX_SHARE = 0.2
@@ -94,5 +97,5 @@ def _pause(interval: float, began: float, changed_at: float) -> float:
 
 
 def _message(name: str, html: str) -> bytes:
-    lines = [f"event: {name}", *(f"data: {line}" for line in html.splitlines() or [""])]
+    lines = [f"event: {name}", *(f"data: {line}" for line in _LINE_END.split(html))]
     return ("\n".join(lines) + "\n\n").encode()

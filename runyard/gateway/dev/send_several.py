@@ -79,7 +79,8 @@ def _parse(text: str) -> list[Placed]:
     if body.startswith(b"["):
         return [(f"[{number}]", raw) for number, raw in enumerate(parse_json(body))]
     check_values(body)
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not `splitlines`: within a text, JSON may have other characters that end lines.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     try:
         return [(f"line {number}", _parse_line(number, line)) for number, line in lines]
     except HttpError as error:

@@ -1,7 +1,7 @@
 """The timeline of an invocation: its waits and its runs with their steps, in order."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -111,53 +111,79 @@ def timeline(
 ) -> Timeline:
     """Build the timeline of an invocation from its earlier run segments, and its runs' batches."""
     by_run = {batch["run_id"]: batch for batch in batches}
-    ended = [
-        (segment["run_id"], segment["status"], segment["ended_at"], segment["error"])
-        for segment in segments
-    ]
-    if invocation.run_id is not None and invocation.run_id not in {run for run, *_ in ended}:
-        status = invocation.status if invocation.status in FINAL else "running"
-        ended.append((invocation.run_id, status, invocation.finished_at, invocation.error))
     completed = sorted(
         (step for step in invocation.steps if step.error is None), key=lambda step: step.finished_at
     )
     spans: list[Span] = []
     at, wait = invocation.created_at, "queued"
-    for run_id, status, end, error in ended:
-        batch = by_run.get(run_id, {})
-        steps = [step for step in invocation.steps if step.run_id == run_id]
-        first_step = min((step.started_at for step in steps), default=end or now)
+    runs = _runs(invocation, segments)
+    for run in runs:
+        batch = by_run.get(run.id, {})
+        steps = [step for step in invocation.steps if step.run_id == run.id]
+        first_step = min((step.started_at for step in steps), default=run.end or now)
         start = batch.get("started_at") or first_step
         claimed = batch.get("claimed_at") or start
         spans += _waits((wait, at, claimed), ("claimed", claimed, start))
-        failure = Failure.model_validate(error) if error else None
-        span = Span(
-            kind="run",
-            start=start,
-            end=end,
-            status=status,
-            run_id=run_id,
-            worker=batch.get("worker"),
-            size=batch.get("size", 1),
-            steps=_with_logs(
-                _steps(steps, failure, start, end or now, completed),
-                [log for log in logs if log.run_id == run_id],
-                "running" if end is None else "unfinished",
-            ),
-            error=failure,
+        shown = _with_logs(
+            _steps(steps, run.error, start, run.end or now, completed),
+            [log for log in logs if log.run_id == run.id],
+            "running" if run.end is None else "unfinished",
         )
-        spans.append(span)
-        at, wait = end or now, _NEXT.get(status, "")
-    if invocation.status in ("claimed", "grouped"):
-        spans.append(Span(invocation.status, at, None))
-    elif invocation.status in ("queued", "sleeping", "waiting"):
-        spans.append(Span(wait, at, None))
-    elif invocation.finished_at is not None:
-        spans += _waits((wait, at, invocation.finished_at))
-    runs = {run_id for run_id, *_ in ended}
-    reused = [step for step in invocation.steps if step.run_id not in runs]
+        spans.append(_span(run, batch, start, shown))
+        at, wait = run.end or now, _NEXT.get(run.status, "")
+    spans += _last_wait(invocation, at, wait)
+    ids = {run.id for run in runs}
+    reused = [step for step in invocation.steps if step.run_id not in ids]
     usages = [step.usage for span in spans for step in span.steps if step.usage is not None]
     return Timeline(spans, reused, total(usages))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run of the invocation, and how its part in it ended, if it has."""
+
+    id: str
+    status: str
+    end: datetime | None
+    error: Failure | None
+
+
+def _runs(invocation: FullInvocation, segments: Sequence[Row]) -> list[_Run]:
+    """The runs in order: those that it left unfinished, and its last one."""
+    rows = [(row["run_id"], row["status"], row["ended_at"], row["error"]) for row in segments]
+    last = invocation.run_id
+    if last is not None and last not in {run_id for run_id, *_ in rows}:
+        status = invocation.status if invocation.status in FINAL else "running"
+        rows.append((last, status, invocation.finished_at, invocation.error))
+    return [
+        _Run(run_id, status, end, Failure.model_validate(error) if error else None)
+        for run_id, status, end, error in rows
+    ]
+
+
+def _span(run: _Run, batch: Mapping[str, Any], start: datetime, steps: tuple[Step, ...]) -> Span:
+    return Span(
+        kind="run",
+        start=start,
+        end=run.end,
+        status=run.status,
+        run_id=run.id,
+        worker=batch.get("worker"),
+        size=batch.get("size", 1),
+        steps=steps,
+        error=run.error,
+    )
+
+
+def _last_wait(invocation: FullInvocation, at: datetime, wait: str) -> list[Span]:
+    """What it waits for since its last run, or waited for until it ended."""
+    if invocation.status in ("claimed", "grouped"):
+        return [Span(invocation.status, at, None)]
+    if invocation.status in ("queued", "sleeping", "waiting"):
+        return [Span(wait, at, None)]
+    if invocation.finished_at is not None:
+        return _waits((wait, at, invocation.finished_at))
+    return []
 
 
 def _waits(*waits: tuple[str, datetime, datetime]) -> list[Span]:

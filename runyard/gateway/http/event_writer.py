@@ -18,6 +18,7 @@ from runyard.gateway.http.database_connection import ReconnectingConnection
 from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.group_commit import GroupCommit
 from runyard.gateway.http.sent_spans import SentSpans, begin_sending
+from runyard.tracing import recording
 
 _LOCK_SECONDS = 1.0
 _MAX_EVENTS = 2000
@@ -40,9 +41,11 @@ class EncodedEvents:
 
         Raises `InvalidEvent` for values that JSON or PostgreSQL cannot represent.
         """
-        sent = [{**row, "sender": sender} if sender else {**row} for row in rows]
-        spans = begin_sending(sent)
-        return cls(as_json(sent), len(rows), any("id" in row for row in rows), spans)
+        spans = SentSpans()
+        if sender or recording.is_on():
+            rows = sent = [{**row, "sender": sender} if sender else {**row} for row in rows]
+            spans = begin_sending(sent)
+        return cls(as_json(rows), len(rows), any("id" in row for row in rows), spans)
 
 
 class EventWriter:

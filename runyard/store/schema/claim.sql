@@ -325,8 +325,9 @@ BEGIN
 END $$;
 
 -- Makes one invocation of the events that a claim has gathered, for a function that takes them
--- together: the first of them leads the others, which leave the batch. Groups that were made before,
--- and events that are run alone, stay as they are. `size` is NULL if there is nothing to group.
+-- together: the first of them leads the others, which leave the batch. Groups that were made
+-- before, and events that are run alone, stay as they are. `size` is NULL if there is nothing to
+-- group.
 -- (by batches_pkey, invocations_pkey)
 CREATE FUNCTION runyard.group_v1(
     fn runyard.functions, batch text, OUT size integer, OUT event_id text)

@@ -51,7 +51,8 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT string_agg(
         substr('0123456789ABCDEFGHJKMNPQRSTVWXYZ', CASE
             WHEN position <= 10
-                THEN (floor(extract(epoch FROM created_at) * 1000)::bigint >> 5 * (10 - position)) & 31
+                THEN floor(extract(epoch FROM created_at) * 1000)::bigint
+                    >> 5 * (10 - position) & 31
             WHEN position <= 13 THEN 0
             ELSE (invocation >> 5 * (26 - position)) & 31 END::integer + 1, 1),
         '' ORDER BY position)

@@ -169,7 +169,8 @@ BEGIN
             'match_value', runyard.match_value_v1(document, rule->'own_paths'));
     END IF;
     SELECT coalesce(
-        jsonb_agg(document #> ARRAY(SELECT jsonb_array_elements_text(path)) ORDER BY position), '[]')
+        jsonb_agg(document #> ARRAY(SELECT jsonb_array_elements_text(path)) ORDER BY position),
+        '[]')
     INTO sought
     FROM jsonb_array_elements(rule->'own_paths') WITH ORDINALITY AS listed (path, position);
     condition := runyard.cel_bound_v1(condition, scope);

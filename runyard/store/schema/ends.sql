@@ -317,8 +317,8 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- Which of the events that tell of ends as Inngest has them somebody is waiting for, as a trigger or
--- in a wait. (triggers and functions are small tables: scanned; waits_event)
+-- Which of the events that tell of ends as Inngest has them somebody is waiting for, as a trigger
+-- or in a wait. (triggers and functions are small tables: scanned; waits_event)
 CREATE FUNCTION runyard.heard_ends_v1() RETURNS text[] LANGUAGE sql STABLE AS $$
     SELECT array_agg(name) FROM (VALUES
         ('inngest/function.finished'), ('inngest/function.failed'), ('inngest/function.cancelled')

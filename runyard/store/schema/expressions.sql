@@ -1,6 +1,6 @@
--- Expressions over events (runyard/syntax/expressions.py), evaluated where events are fanned out, so
--- that every sender is served. `runyard.syntax.expression_values` says what they mean and does the
--- same in Python. NULL stands for what has failed, and JSON's null for null.
+-- Expressions over events (runyard/syntax/expressions.py), evaluated where events are fanned out,
+-- so that every sender is served. `runyard.syntax.expression_values` says what they mean and does
+-- the same in Python. NULL stands for what has failed, and JSON's null for null.
 
 -- Whether a value counts as true in a condition, as in JavaScript.
 CREATE FUNCTION runyard.cel_true_v1(value jsonb) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$

@@ -1,9 +1,9 @@
 -- Sending: events go in, one invocation for each function that they trigger comes out.
 
 -- Wakes who listens for these functions (names separated by commas). A payload over the limit of
--- NOTIFY (8,000 bytes) is sent empty, which wakes all listeners. `runyard.notify = off` wakes nobody:
--- a transaction with a NOTIFY in it cannot be prepared, and such transactions commit one after the
--- other. What is due is then found when the daemon next looks by itself.
+-- NOTIFY (8,000 bytes) is sent empty, which wakes all listeners. `runyard.notify = off` wakes
+-- nobody: a transaction with a NOTIFY in it cannot be prepared, and such transactions commit one
+-- after the other. What is due is then found when the daemon next looks by itself.
 CREATE FUNCTION runyard.wake_v1(functions text) RETURNS void LANGUAGE sql AS $$
     SELECT pg_notify(
         'runyard_due', CASE WHEN octet_length(functions) < 7900 THEN functions ELSE '' END)
@@ -12,8 +12,8 @@ $$;
 
 -- Every inserted event x every function it triggers = one invocation; one NOTIFY per statement. It
 -- only reads and inserts, and takes no lock that another sender could wait for: an event may be
--- part of any transaction. Filters and conditions are evaluated only for functions with a trigger of
--- the event's name: every failure handler of every application has one on the same name.
+-- part of any transaction. Filters and conditions are evaluated only for functions with a trigger
+-- of the event's name: every failure handler of every application has one on the same name.
 -- (by triggers_event, triggers_wildcard, triggers_function; functions is a small table: scanned)
 CREATE FUNCTION runyard.fan_out_v1() RETURNS trigger LANGUAGE plpgsql SET jit = off AS $$
 DECLARE

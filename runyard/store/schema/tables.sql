@@ -210,8 +210,8 @@ COMMENT ON COLUMN runyard.invocations.generation IS
     'The generation of its function that its keys were made for: a sender whose transaction began '
     'before a deploy makes the keys of the previous code.';
 COMMENT ON COLUMN runyard.invocations.dispatch IS
-    'Counts the runs that have begun to work on it, and the further calls of its application in the '
-    'same run: what an earlier one sends late is refused.';
+    'Counts the runs that have begun to work on it, and the further calls of its application in '
+    'the same run: what an earlier one sends late is refused.';
 COMMENT ON COLUMN runyard.invocations.lane IS
     'Set while it is due and waits for the turn of its lane.';
 COMMENT ON COLUMN runyard.invocations.admitted IS
@@ -431,8 +431,8 @@ COMMENT ON COLUMN runyard.batches.cancelled IS
 COMMENT ON COLUMN runyard.batches.dropped_by_op IS
     'The invocations that had dropped out of it by the end of each op, for ops in other processes.';
 COMMENT ON COLUMN runyard.batches.slots IS
-    'What it holds of each concurrency limit while it is open: [{scope, key, n}]. An invocation that '
-    'is settled before the end frees its share.';
+    'What it holds of each concurrency limit while it is open: [{scope, key, n}]. An invocation '
+    'that is settled before the end frees its share.';
 COMMENT ON COLUMN runyard.batches.launched_at IS
     'When its run was handed to the broker. NULL: only claimed so far, and reclaimed if that takes '
     'too long.';
@@ -547,8 +547,8 @@ COMMENT ON COLUMN runyard.flow_control_state.until IS
     'For a throttle its theoretical arrival time; for the others the time from which the row no '
     'longer means anything.';
 COMMENT ON COLUMN runyard.flow_control_state.clock IS
-    'That of a throttle, NULL for the others: they move `until` with every event, which then changes '
-    'no index.';
+    'That of a throttle, NULL for the others: they move `until` with every event, which then '
+    'changes no index.';
 CREATE INDEX flow_control_state_clock ON runyard.flow_control_state (function, clock)
     WHERE clock IS NOT NULL;
 
@@ -563,7 +563,8 @@ COMMENT ON TABLE runyard.requests IS
     'What open transactions have requested for invocations, until they commit; otherwise empty. '
     'However long such a transaction stays open, it locks nothing until then.';
 COMMENT ON COLUMN runyard.requests.deferred IS
-    'It could not be applied in the commit of its transaction, and is applied by the next maintenance.';
+    'It could not be applied in the commit of its transaction, and is applied by the next '
+    'maintenance.';
 
 CREATE TABLE runyard.bulks (
     id          text PRIMARY KEY,

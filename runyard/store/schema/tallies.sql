@@ -24,10 +24,11 @@ CREATE TABLE runyard.counters (
     bucket  float8 NOT NULL,
     count   bigint NOT NULL,
     seconds float8 NOT NULL,
+    at      timestamptz NOT NULL DEFAULT runyard.now_v1(),
     PRIMARY KEY (metric, name, label, bucket)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE runyard.counters IS
-    'The totals of runyard.tallies since the schema was created.';
+    'The totals of runyard.tallies, for as long as the code has the function or is for the event.';
 COMMENT ON COLUMN runyard.counters.metric IS
     'received: events by name. started: run segments of invocations by function; the label is '
     'first or again, the time is that from due to start. ended: invocations by function and '
@@ -35,6 +36,8 @@ COMMENT ON COLUMN runyard.counters.metric IS
     'outcome. lost: leases taken from lost workers, by function.';
 COMMENT ON COLUMN runyard.counters.bucket IS
     'The upper bound in seconds of the bucket of a histogram; 0 if nothing was timed.';
+COMMENT ON COLUMN runyard.counters.at IS
+    'When it was last counted up.';
 
 -- The charts of the dev page: a row for each function and minute in which something happened, for a
 -- day. The rows of all functions together are kept too, so that a chart of everything reads no more
@@ -70,8 +73,8 @@ $$;
 -- Adds the tallies to the counters, unless another process is doing that. Returns how many there
 -- were. Senders choose the names of events, so only names that a function has as a trigger count by
 -- themselves, and no more than `most_names` of them; all others are `other`.
--- What began and ended is also added to its minute in runyard.minute_stats, and what is older than a day
--- is deleted there.
+-- What began and ended is also added to its minute in runyard.minute_stats, and what is older than
+-- a day is deleted there.
 -- (runyard.tallies is scanned: a minute's rows at most; by counters_pkey, triggers_event,
 -- minute_stats_pkey, minute_stats_minute)
 CREATE FUNCTION runyard.fold_tallies_v1(most_names integer) RETURNS integer
@@ -109,7 +112,8 @@ BEGIN
         INSERT INTO runyard.counters AS total (metric, name, label, bucket, count, seconds)
         SELECT metric, name, label, bucket, count, seconds FROM summed
         ON CONFLICT (metric, name, label, bucket) DO UPDATE
-        SET count = total.count + excluded.count, seconds = total.seconds + excluded.seconds
+        SET count = total.count + excluded.count, seconds = total.seconds + excluded.seconds,
+            at = excluded.at
     ),
     by_minute AS (
         INSERT INTO runyard.minute_stats AS minute (function, minute, starts, waited, ended, failed)

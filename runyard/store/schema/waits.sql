@@ -7,10 +7,10 @@ CREATE FUNCTION runyard.lock_waits_v1() RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- The events that came before waits were registered: for each wait of these invocations at these
--- steps, the first event that resolves it, in the order of commits. The value of an event is computed once
--- for each set of paths and looked up by equality; waits that look for the same thing are treated
--- as one. The join uses a hash: PostgreSQL cannot know how many events there are, and would go
--- through all of them for each wait.
+-- steps, the first event that resolves it, in the order of commits. The value of an event is
+-- computed once for each set of paths and looked up by equality; waits that look for the same thing
+-- are treated as one. The join uses a hash: PostgreSQL cannot know how many events there are, and
+-- would go through all of them for each wait.
 -- (by waits_invocation_id_step_key, events_name, events_pkey)
 CREATE FUNCTION runyard.match_past_events_v1(of bigint[], at_steps text[])
 RETURNS TABLE (wait bigint, event text) LANGUAGE plpgsql STABLE
@@ -37,8 +37,8 @@ BEGIN
             WHERE waits.invocation_id = ANY (of) AND waits.step = ANY (at_steps)
                 AND waits.event = span.event AND waits.match_paths = span.match_paths
                 AND waits.resolved_at IS NULL
-            GROUP BY waits.match_value, waits.filter::text, waits.condition, waits.since::text, waits.xid,
-                waits.own_event, waits.own_event_xid, waits.expires_at
+            GROUP BY waits.match_value, waits.filter::text, waits.condition, waits.since::text,
+                waits.xid, waits.own_event, waits.own_event_xid, waits.expires_at
         ),
         documents AS MATERIALIZED (  -- the events since the first of them may count
             SELECT events.id, events.xid, events.received_at,
@@ -205,9 +205,9 @@ BEGIN
     RETURN coalesce(cardinality(cancels), 0) + coalesce(cardinality(resumed), 0);
 END $$;
 
--- Registers the waits for signals among what `wait_v1` takes, under the lock. An element of the kind
--- signal has: signal, replaces. If somebody waits for the signal already, the new wait takes the
--- place of the other, which then lasts until its timeout (replaces), or is over at once, with a
+-- Registers the waits for signals among what `wait_v1` takes, under the lock. An element of the
+-- kind signal has: signal, replaces. If somebody waits for the signal already, the new wait takes
+-- the place of the other, which then lasts until its timeout (replaces), or is over at once, with a
 -- result that says so. (by waits_invocation_id_step_key, waits_signal, invocations_pkey)
 CREATE FUNCTION runyard.wait_for_signals_v1(entries jsonb) RETURNS void LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off AS $$
@@ -267,10 +267,11 @@ BEGIN
 END $$;
 
 -- Registers what invocations of a running batch wait for, each once, and returns how each wait
--- stands. An element has: invocation, step, kind, seconds or until (epoch seconds), event, match_paths,
--- match_values (the values at these paths), unmatchable (true if one of the values is missing, so
--- that nothing can match), filter, condition; for signals see wait_for_signals_v1. An event that came after the invocation's own event, or (if it
--- has waited before) after the start of the current run, resolves the wait at once.
+-- stands. An element has: invocation, step, kind, seconds or until (epoch seconds), event,
+-- match_paths, match_values (the values at these paths), unmatchable (true if one of the values is
+-- missing, so that nothing can match), filter, condition; for signals see wait_for_signals_v1. An
+-- event that came after the invocation's own event, or (if it has waited before) after the start of
+-- the current run, resolves the wait at once.
 -- (by waits_invocation_id_step_key, events_name, events_pkey, invocations_pkey)
 CREATE FUNCTION runyard.wait_v1(entries jsonb)
 RETURNS TABLE (
