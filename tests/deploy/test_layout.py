@@ -153,7 +153,7 @@ class Deployment:
         wait_until(lambda: listens(self.network.addresses[where], int(port)))
 
     def _start_postgres(self, service: str, host: str) -> None:
-        """A server that knows one user, who owns one database and is no superuser."""
+        """A server that knows one user, who owns one database and is not a superuser."""
         programs = max(Path("/usr/lib/postgresql").glob("*/bin"))
         data = self._postgres
         shutil.chown(data, "postgres")

@@ -97,8 +97,8 @@ def test_the_standard_variables_choose_the_sampler(
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "is no http or https URL"),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://"}, "is no http or https URL"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "is not an http or https URL"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://"}, "is not an http or https URL"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "traces are sent as http/protobuf"),
         ({"OTEL_TRACES_SAMPLER": "some"}, "choose one of always_on"),
         (
