@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.docs.test_examples import PAGES
+from tests.docs import pages
 
 _WIDTH = 100
-_PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SHOWN = [ROOT / "README.md", ROOT / "docs" / "events.md", *PAGES]
+_SHOWN = [ROOT / "README.md", ROOT / "docs" / "events.md", *pages.WITH_EXAMPLES]
 # Blocks of a page follow each other as one module, with imports where they are needed first.
 _RULES = "ARG001,ARG005,E402,I001"
 _MISTAKE = """
@@ -40,7 +39,7 @@ def _long_lines(page: Path) -> list[str]:
     return [line for line in prose.splitlines() if len(line) > _WIDTH and _is_prose(line)]
 
 
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", pages.ALL, ids=lambda page: str(page.relative_to(ROOT)))
 def test_prose_has_lines_of_at_most_100_characters(page: Path) -> None:
     assert _long_lines(page) == []
 
