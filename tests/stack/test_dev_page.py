@@ -17,6 +17,7 @@ from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import event, settled, wait_until
 from tests.stack.conftest import address
+from tests.tables import rows
 
 pytestmark = pytest.mark.usefixtures("stack")
 
@@ -24,6 +25,12 @@ ATTACK = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     "'\"{{7*7}}javascript:document.title='owned'"
 )
+# Whether the worker of an event's invocation has reported since that was cancelled.
+_REPORTED_SINCE = """
+    SELECT FROM runyard.invocations
+    JOIN runyard.batches ON invocations.id = ANY (batches.invocations)
+    WHERE event_id = %s AND heartbeat_at > invocations.cancel_requested_at
+"""
 
 
 def state(page: Page) -> str:
@@ -202,9 +209,7 @@ def test_progress_is_seen_as_it_happens_and_what_runs_is_cancelled(
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".held")).to_contain_text("is being cancelled")
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
-    page.wait_for_timeout(
-        1000 * settings().lease_seconds / 2
-    )  # its worker learns of it with a heartbeat
+    wait_until(lambda: rows(_REPORTED_SINCE, event_id))
     gate.touch()
     expect(page.locator(".state .tag")).to_have_text("cancelled")
     assert settled(event_id)["status"] == "cancelled"
@@ -350,7 +355,7 @@ def test_every_payload_stays_text(page: Page) -> None:
     ]
     for path in paths:
         page.goto(address(path))
-        page.wait_for_timeout(150)
+        page.wait_for_function("[...document.images].every((image) => image.complete)")
         found = page.evaluate(
             "({ title: document.title, planted: document.querySelectorAll("
             "\"main script, main img[src='x'], [onerror]\").length })"
@@ -390,7 +395,9 @@ def test_a_mail_is_shown_in_a_frame_where_nothing_runs(browser: Browser) -> None
     expect(page.locator("main")).to_contain_text("plain words")
     assert page.locator("iframe").get_attribute("sandbox") == ""
     frame.get_by_role("button", name="go").click()
-    page.wait_for_timeout(300)
+    # Requests that the frame had made before would be here by then.
+    with page.expect_request_finished(lambda request: "afterwards" in request.url):
+        page.evaluate("fetch('/dev/static/icon.svg?afterwards').then(() => null)")
     assert page.title() == "Framed · Runyard"
     assert not any("spy" in url or "pause" in url for url in loaded)
     with page.expect_download() as download:
