@@ -69,7 +69,10 @@ class SchemaOutOfDate(RunyardError):
 
 
 class SchemaTooNew(RunyardError):
-    """Seen by a process whose code is too old for the database. Install the version it names."""
+    """Seen by a process whose code is too old for the database. Install the version it names.
+
+    Or the database is from before the first release, and is to be made anew.
+    """
 
 
 class LeaseLost(RunyardError):

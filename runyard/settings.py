@@ -92,6 +92,14 @@ class StorageSettings(_EngineSettings):
         description="How long finished invocations and their events are kept: `30d`, `forever`, "
         "or, with exceptions for single functions, `30d, charge_card=90d`.",
     )
+    run_output_bytes: int = Field(
+        default=1024 * 1024,
+        ge=0,
+        le=64 * 1024 * 1024,
+        description="How much of what a Dagster run prints is kept in the database, in bytes, of "
+        "standard output and standard error each: the first and the last half of it. With 0 "
+        "nothing is, and the output stays with that of its process.",
+    )
 
 
 class WorkerSettings(_EngineSettings):

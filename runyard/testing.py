@@ -57,6 +57,7 @@ _TABLES = (
     "bulks",
     "progress",
     "step_logs",
+    "run_output",
     "tallies",
     "counters",
     "minute_stats",

@@ -95,6 +95,7 @@ from runyard.processes.stack import Stack  # noqa: E402
 from runyard.settings import settings  # noqa: E402
 from runyard.store import database  # noqa: E402
 from runyard.store.embedded import delete_embedded, start_embedded  # noqa: E402
+from runyard.store.embedded_access import ROLE, SUPERUSER  # noqa: E402
 from runyard.store.queries import fetch_one  # noqa: E402
 
 Publish = Callable[..., None]
@@ -118,8 +119,8 @@ def server() -> Iterator[str]:
 
 def use_database(server: str, name: str) -> str:
     """Create an empty database, migrate it, and make this process use it."""
+    drop_database(server, name)
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         connection.execute(f"CREATE DATABASE {name}")
     url = server.replace("/runyard?", f"/{name}?")
     database.close_pool()
@@ -127,6 +128,14 @@ def use_database(server: str, name: str) -> str:
     settings.cache_clear()
     migrate()
     return url
+
+
+def drop_database(server: str, name: str) -> None:
+    """Drop a database, if there is one, whoever is connected to it."""
+    # Only a superuser may also end the processes of autovacuum.
+    superuser = server.replace(f"//{ROLE}@", f"//{SUPERUSER}@")
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")

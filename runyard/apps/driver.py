@@ -202,7 +202,7 @@ class _Way:
     async def go(self) -> None:
         """Go on until the invocation has ended, waits, or has to be tried again later."""
         working_on.set(
-            {
+            lambda: {
                 "function": self._state.function,
                 "run": self._state.run_id,
                 **log_fields(self._item),

@@ -14,7 +14,7 @@ from dagster import (
 )
 from typing_extensions import TypeVar
 
-from runyard.authoring.option_checks import check_kinds, check_names, without_none
+from runyard.authoring.option_checks import check_kinds, without_none
 from runyard.authoring.run import Drawing, Run, draw
 from runyard.authoring.signatures import Takes, read_body
 from runyard.authoring.step import Step, StepOptions
@@ -34,6 +34,7 @@ from runyard.functions.flow_control import (
     Throttle,
     Timeouts,
 )
+from runyard.functions.option_names import check_names
 from runyard.functions.retry import Retry
 from runyard.functions.triggers import Cron, Trigger
 

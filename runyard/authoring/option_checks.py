@@ -1,7 +1,6 @@
-"""Checks of the options of `@step` and `@function`: their names, and what is given for them."""
+"""Checks of the options of `@step` and `@function`: what is given for them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -9,15 +8,6 @@ from runyard.errors import InvalidOption
 
 _PLAIN = {str: "text", int: "a whole number"}
 Kinds = Mapping[str, Sequence[type]]
-
-
-def check_names(what: str, options: Collection[str], known: Collection[str]) -> None:
-    """Raise `InvalidOption` for an option that does not exist, with the one that was meant."""
-    for option in options:
-        if option not in known:
-            near = get_close_matches(option, known, 1)
-            meant = f"did you mean {near[0]}=?" if near else f"there are {', '.join(known)}"
-            raise InvalidOption(f"{what} has no option {option}=: {meant}")
 
 
 def check_kinds(

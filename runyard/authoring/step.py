@@ -30,12 +30,7 @@ from dagster import (
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 from typing_extensions import TypeVar
 
-from runyard.authoring.option_checks import (
-    check_callable,
-    check_kinds,
-    check_names,
-    without_none,
-)
+from runyard.authoring.option_checks import check_callable, check_kinds, without_none
 from runyard.authoring.run import Run, batch_op, drawn_now
 from runyard.authoring.signatures import Body, Takes, accepts, read_body
 from runyard.engine import elements
@@ -44,6 +39,7 @@ from runyard.engine.items import Item
 from runyard.engine.steps import check_name
 from runyard.errors import InvalidOption
 from runyard.functions.flow_control import MAX_BATCH_SIZE
+from runyard.functions.option_names import check_names
 from runyard.functions.retry import Retry
 from runyard.syntax.durations import Duration, seconds
 

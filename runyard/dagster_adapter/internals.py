@@ -41,9 +41,17 @@ The run launcher and what it hands to the workers:
 
 The logs of a run's standard output and error:
 
-- `LocalComputeLogManager`: the base class of ours.
+- `CloudStorageComputeLogManager`: the base class of ours. Dagster's web server has a download of
+  what it keeps elsewhere, which the base class `ComputeLogManager` has not.
+- `LocalComputeLogManager`: has the place of a downloaded file.
+- `local_compute_log_manager`: a module by whose `mirror_stream_to_file` all managers of Dagster
+  write to a file; processes of its own copy that to the terminal. `redirect_to_file` only writes.
+- `NoOpComputeLogManager`: captures nothing. `DagsterInstance._compute_log_manager` is the manager,
+  once it has been asked for.
 - `CapturedLogContext`: what `capture_logs` yields.
-- `redirect_to_file`: writes a stream to a file.
+- `CapturedLogData`, `ComputeIOType`: what is read of it, and of which stream.
+- `CapturedLogSubscription`: a page that shows it while it grows.
+- `ConfigurableClass`: a class that `dagster.yaml` may name.
 
 The daemon:
 
@@ -92,6 +100,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any, cast
 
 from dagster import (
@@ -121,9 +130,17 @@ from dagster._core.remote_origin import CodeLocationOrigin, GrpcServerCodeLocati
 from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
 from dagster._core.remote_representation.external import RemoteRepository, RemoteSensor
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
-from dagster._core.storage.compute_log_manager import CapturedLogContext
+from dagster._core.storage import local_compute_log_manager
+from dagster._core.storage.cloud_storage_compute_log_manager import CloudStorageComputeLogManager
+from dagster._core.storage.compute_log_manager import (
+    CapturedLogContext,
+    CapturedLogData,
+    CapturedLogSubscription,
+    ComputeIOType,
+)
 from dagster._core.storage.event_log import SqlEventLogStorageTable
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION
 from dagster._core.storage.tags import (
     CODE_LOCATION_TAG,
@@ -148,6 +165,7 @@ from dagster._grpc.types import (
     ResumeRunArgs,
 )
 from dagster._serdes import (
+    ConfigurableClass,
     ConfigurableClassData,
     deserialize_value,
     pack_value,
@@ -175,8 +193,13 @@ __all__ = [
     "RUN_KEY_TAG",
     "TICK_ID_TAG",
     "CapturedLogContext",
+    "CapturedLogData",
+    "CapturedLogSubscription",
     "CheckRunHealthResult",
+    "CloudStorageComputeLogManager",
     "CodeLocationOrigin",
+    "ComputeIOType",
+    "ConfigurableClass",
     "ConfigurableClassData",
     "DagsterCodeLocationNotFoundError",
     "DagsterUserCodeUnreachableError",
@@ -200,7 +223,6 @@ __all__ = [
     "leave_loggers_alone",
     "pack_value",
     "pg_url_from_config",
-    "redirect_to_file",
     "serialize_value",
     "setup_interrupt_handlers",
     "unpack_value",
@@ -337,6 +359,21 @@ def silence_console() -> None:
     vars(context_creation_job)["default_system_loggers"] = lambda _: []
 
 
+def copy_no_output() -> None:
+    """Let Dagster's own log managers keep the output of this process's runs, and not print it, too.
+
+    For that they start four processes per run, which take as much CPU as a warm run.
+    """
+
+    @contextmanager
+    def write(stream: Any, path: str) -> Iterator[None]:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with redirect_to_file(stream, path):
+            yield
+
+    vars(local_compute_log_manager)["mirror_stream_to_file"] = write
+
+
 def reuse_resource_classes() -> None:
     """Let this process create the class of a set of resources once, not five times for each op."""
     create_class = lru_cache(_MOST_ANSWERS)(namedtuple)
@@ -345,6 +382,14 @@ def reuse_resource_classes() -> None:
         return create_class(name, tuple(keys))
 
     vars(scoped_resources_builder)["namedtuple"] = reused
+
+
+def capture_no_output(instance: DagsterInstance) -> None:
+    """Let runs of this process print to its own output, whatever `dagster.yaml` says.
+
+    Runs in threads have one output together: every log manager redirects that of the process.
+    """
+    cast(Any, instance)._compute_log_manager = NoOpComputeLogManager()
 
 
 def create_log_handlers_once(instance: DagsterInstance) -> None:

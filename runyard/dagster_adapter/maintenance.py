@@ -190,6 +190,12 @@ SERVICES = (
         lambda _: housekeeping.purge(),
         _every(300.0),
     ),
+    Service(
+        "purge_run_output",
+        "pieces of the output of old runs deleted",
+        lambda _: housekeeping.purge_run_output(),
+        _every(60.0),
+    ),
 )
 
 

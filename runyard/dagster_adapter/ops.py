@@ -12,7 +12,8 @@
         settle(join([mail(batch), post_to_crm(batch)]))
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagster import (
@@ -39,7 +40,9 @@ from runyard.engine.items import BatchState
 from runyard.engine.lease import heartbeat
 from runyard.engine.settlement import Outcome
 from runyard.errors import Cancelled, add_interrupt
+from runyard.text.json_lines import working_on
 from runyard.text.markdown import escaped
+from runyard.text.redaction import redact
 
 # The resource with the IO manager of functions that are drawn (see `runyard.authoring`). A key of
 # its own leaves a project's own `io_manager` alone.
@@ -49,6 +52,7 @@ _MOST_ROWS = 100
 _MOST_RUNS = 5
 _MOST_ERROR_TEXT = 300
 _COUNTED_AS = {"queued": "to be retried", "sleeping": "suspended", "waiting": "suspended"}
+_log = logging.getLogger("runyard.worker")
 add_interrupt(DagsterExecutionInterruptedError)
 
 _EVENT_FIELDS = {
@@ -117,16 +121,35 @@ def _settle(context: OpExecutionContext, batch: Batch) -> dict[str, int]:
     if failures:
         report_step_failures(context, {failure.op: failure.text for failure in failures})
         first = failures[0]
+        description = (
+            f"{len(failures)} of {len(shared.items)} invocations failed;"
+            f" the first in step {first.step}: {first.text}"
+        )
+        _log_failures(shared, description, counts)
         raise OpFailure(
-            description=(
-                f"{len(failures)} of {len(shared.items)} invocations failed;"
-                f" the first in step {first.step}: {first.text}"
-            ),
+            description=description,
             metadata=metadata,
             allow_retries=False,
         )
     context.add_output_metadata(metadata)
     return counts
+
+
+def _log_failures(shared: BatchState, description: str, counts: Mapping[str, int]) -> None:
+    """Say in the worker's output that invocations have failed: a line for the run."""
+    level = logging.ERROR if counts["failed"] else logging.WARNING
+    token = working_on.set(lambda: {"function": shared.function, "run": shared.run_id})
+    try:
+        _log.log(
+            level,
+            "%s: %s (%d to be retried, run %s)",
+            shared.function,
+            redact(description),
+            counts["to be retried"],
+            shared.run_id,
+        )
+    finally:
+        working_on.reset(token)
 
 
 def _make_ops(prefix: str, io_manager_key: str) -> tuple[OpDefinition, OpDefinition, OpDefinition]:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from runyard import clock
+from runyard.engine import run_output
 from runyard.engine.retention import Say, Swept
 from runyard.settings import settings
 from runyard.syntax.retention_policy import Retention
@@ -21,7 +22,9 @@ def sweep_runs(
     say: Say = lambda _: None,
     retention: Retention | None = None,
 ) -> Swept:
-    """Delete Dagster's own runs that are past the general retention, with their event logs.
+    """Delete Dagster's own runs that are past the general retention.
+
+    Their event logs, and what they have printed, go with them.
 
     With `dry_run` they are only counted.
     """
@@ -36,6 +39,7 @@ def sweep_runs(
     while records := instance.get_run_records(expired, limit=_CHUNK, ascending=True):
         for record in records:
             instance.delete_run(record.dagster_run.run_id)
+        run_output.delete_below([[record.dagster_run.run_id] for record in records])
         swept.add("runs", len(records))
         say(f"{swept.rows['runs']} runs so far")
     return swept

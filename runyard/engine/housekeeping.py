@@ -1,7 +1,11 @@
 """What flow control and waits need done now and then, whatever the functions do."""
 
+from runyard import clock
+from runyard.engine import run_output
+from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_one
+from runyard.syntax.retention_policy import Retention
 
 _EXPIRE_CHUNK = 500
 
@@ -36,3 +40,9 @@ def purge() -> int:
     with database.connection() as connection:
         row = fetch_one(connection, "purge")
     return int(row["count"]) if row else 0
+
+
+def purge_run_output() -> int:
+    """Delete some of what was printed longer ago than the general retention; return how much."""
+    before = Retention.parse(settings().retention).before(clock.now())
+    return 0 if before is None else run_output.delete_before(before)

@@ -32,7 +32,7 @@ from runyard.tracing.spans import Attributes, Kind, Span
 LOST = "WorkerLost"  # the error of a run whose worker died or fell silent
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class InvocationTrace:
     """An invocation in a run, as its spans refer to it.
 

@@ -8,7 +8,8 @@ that is ended with its process. A log is written as a whole, so writing it again
 import logging
 import threading
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import psycopg
 
@@ -48,19 +49,18 @@ class StepLogs:
     def begin(self, *items: Item) -> None:
         """Let what this thread or task prints and logs from now on be of these items."""
         attempts = {item.id: item.attempt for item in items}
-        at_hand, log = self._at_hand, None
-        if len(items) == 1:
-            item = items[0]
-            at_hand = {**at_hand, **log_fields(item)}
-            # The condition of a step and the step itself have one log.
-            log = self._logs.get(item.id)
-        working_on.set(at_hand)
+        # The condition of a step and the step itself have one log.
+        log = self._logs.get(items[0].id) if len(items) == 1 else None
+        working_on.set(partial(self._log_fields, items))
         current.set(log or StepLog(attempts, self._run, self._adding, self._note_change))
 
     def end(self) -> None:
         """Let what this thread or task prints and logs be of no invocation any more."""
-        working_on.set(None)
+        working_on.set(dict)
         current.set(None)
+
+    def _log_fields(self, items: Sequence[Item]) -> Mapping[str, object]:
+        return {**self._at_hand, **(log_fields(items[0]) if len(items) == 1 else {})}
 
     def save(self, invocations: Collection[int] | None = None) -> None:
         """Save the logs of these invocations, or all. A log that cannot be saved fails nothing."""

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
+from runyard.functions.option_names import NamedOptions
 from runyard.syntax.durations import YEAR, Duration, seconds
 from runyard.syntax.event_conditions import split
 from runyard.syntax.event_keys import (
@@ -57,7 +58,7 @@ def _key(key: str | None, what: str = "key") -> Key | None:
 
 
 @dataclass(frozen=True)
-class Concurrency:
+class Concurrency(NamedOptions):
     """At most `limit` invocations at a time over all workers, not counting suspended ones.
 
     Parameters
@@ -83,7 +84,7 @@ class Concurrency:
 
 
 @dataclass(frozen=True)
-class Throttle:
+class Throttle(NamedOptions):
     """At most `limit` invocations begin in a `period`, evenly spread; the others wait.
 
     This is the generic cell rate algorithm (ITU-T I.371). Retries and resumed invocations do not
@@ -123,7 +124,7 @@ class Throttle:
 
 
 @dataclass(frozen=True)
-class RateLimit:
+class RateLimit(NamedOptions):
     """At most `limit` events in any `period` are run; the invocations of others are skipped."""
 
     limit: int
@@ -137,7 +138,7 @@ class RateLimit:
 
 
 @dataclass(frozen=True)
-class Idempotency:
+class Idempotency(NamedOptions):
     """Of events with the same `key` within `period` (default: 24 hours) only the first is run.
 
     The invocations of the others are skipped.
@@ -152,7 +153,7 @@ class Idempotency:
 
 
 @dataclass(frozen=True)
-class Debounce:
+class Debounce(NamedOptions):
     """Of events that come within `period` of each other only the last is run.
 
     It runs when no event has come for `period`, but no later than `max_wait` (default: a week)
@@ -179,7 +180,7 @@ class Debounce:
 
 
 @dataclass(frozen=True)
-class BatchEvents:
+class BatchEvents(NamedOptions):
     """Events are gathered into batches, one key each.
 
     A run begins when `max_size` events of a key are waiting, or the oldest has waited for
@@ -225,7 +226,7 @@ class BatchEvents:
 
 
 @dataclass(frozen=True)
-class Priority:
+class Priority(NamedOptions):
     """A priority that depends on the event.
 
     Parameters
@@ -265,7 +266,7 @@ class Priority:
 
 
 @dataclass(frozen=True)
-class Singleton:
+class Singleton(NamedOptions):
     """One invocation of a key at a time, from its event to its end.
 
     An event that comes meanwhile is skipped (`mode="skip"`), or cancels the open invocation and
@@ -282,7 +283,7 @@ class Singleton:
 
 
 @dataclass(frozen=True)
-class Timeouts:
+class Timeouts(NamedOptions):
     """How long an invocation may take.
 
     Parameters
@@ -315,7 +316,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
-class CancelOn:
+class CancelOn(NamedOptions):
     """A later event that cancels matching invocations.
 
     Parameters

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from runyard import clock
 from runyard.errors import InvalidOption, NonRetriable, RetryAfter
+from runyard.functions.option_names import NamedOptions
 
 # The delays before the second, third ... attempt: as in Inngest.
 DEFAULT_DELAYS = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 2400.0, 3600.0, 7200.0)
@@ -15,7 +16,7 @@ MAX_DELAY = 86_400.0
 
 
 @dataclass(frozen=True)
-class Retry:
+class Retry(NamedOptions):
     """How often a step is attempted, and the delays in between.
 
     Parameters

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 from runyard.errors import InvalidOption
 from runyard.events import MAX_NAME
+from runyard.functions.option_names import NamedOptions
 from runyard.syntax.durations import Duration, seconds
 from runyard.syntax.event_keys import event_expression
 from runyard.syntax.expressions import Tree
@@ -36,7 +37,7 @@ def matches(pattern: str, event: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Trigger:
+class Trigger(NamedOptions):
     """An event that starts a function.
 
     Parameters
@@ -95,7 +96,7 @@ class Trigger:
 
 
 @dataclass(frozen=True)
-class Cron:
+class Cron(NamedOptions):
     """A cron schedule that starts a function, as a Dagster schedule.
 
     Parameters

@@ -9,13 +9,11 @@ from pathlib import Path
 
 from runyard.apps import catalog
 from runyard.dagster_adapter.apps_workspace import LOCATION, MODULE
-from runyard.dagster_adapter.internals import grpc_command, leave_loggers_alone
 from runyard.engine.backoff import Backoff
 from runyard.engine.listener import APPS, listener
 from runyard.processes.child_process import ChildProcess
-from runyard.settings import settings
+from runyard.processes.module_server import serve_module
 
-_THREADS = 16
 # How long a registration is waited for after another one: an application that is being written
 # registers whenever a file is saved.
 _SETTLE_SECONDS = 0.3
@@ -36,22 +34,7 @@ def serve_apps(place: Sequence[str]) -> int:
     threading.Thread(
         target=_start_anew_on_change, args=(present,), name="runyard-apps-changes", daemon=True
     ).start()
-    if settings().log_format == "json":
-        leave_loggers_alone()
-    grpc_command.main(
-        [
-            "--module-name",
-            MODULE,
-            *place,
-            "--max-workers",
-            str(_THREADS),
-            "--location-name",
-            LOCATION,
-            "--log-level",
-            "warning",
-        ],
-        standalone_mode=False,
-    )
+    serve_module(MODULE, LOCATION, place)
     return 0
 
 

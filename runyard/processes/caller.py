@@ -29,11 +29,11 @@ from runyard.dagster_adapter.broker import (
     celery_settings,
     queue,
 )
-from runyard.dagster_adapter.compute_logs import WarmComputeLogManager
 from runyard.dagster_adapter.execution import execute_in_thread
 from runyard.dagster_adapter.internals import (
     ExecuteRunArgs,
     ResumeRunArgs,
+    capture_no_output,
     create_log_handlers_once,
     pooled_instance,
     refresh_connections,
@@ -72,10 +72,10 @@ def serve_calls(*, of_worker: bool) -> int:
     allow_open_files()
     heartbeat.of_threads = True
     batch_leases.set_worker_name(f"{caller.name}:{os.getpid()}")
-    WarmComputeLogManager.redirects = False
     silence_console()
     reuse_resource_classes()
     with pooled_instance(_CONNECTIONS) as instance, event_log.batching(instance):
+        capture_no_output(instance)
         create_log_handlers_once(instance)
         heartbeat.before_stop = lambda run_id: _announce_stop(instance, run_id)
         caller.serve(instance)

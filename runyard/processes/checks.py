@@ -158,7 +158,8 @@ def _broker() -> str:
         send_and_receive()
         return f"{Connection(broker_url()).as_uri()}, a message went through it and back"
     folder = settings().broker_dir / "queue"
-    if not os.access(folder if folder.exists() else settings().home, os.W_OK):
+    present = next(each for each in (folder, *folder.parents) if each.exists())
+    if not os.access(present, os.W_OK):
         raise RunyardError(
             f"{folder} is not writable: give this user permission, or set RUNYARD_DATA_DIR"
         )

@@ -5,17 +5,15 @@ import threading
 import time
 from collections.abc import Sequence
 
-from runyard.dagster_adapter.internals import grpc_command, leave_loggers_alone
 from runyard.engine.backoff import Backoff
 from runyard.errors import InvalidOption
 from runyard.functions import registry
 from runyard.processes.code_check import remember_problem
 from runyard.processes.code_location import CodeProblem, load_checked_code, problem_of
+from runyard.processes.module_server import serve_module
 from runyard.processes.watched_code import note_loaded_code
 from runyard.settings import settings
 
-# The UI and the daemon ask for little at a time; the ticks of schedules and sensors take threads.
-_THREADS = 16
 _RENEW_SECONDS = 10.0
 _log = logging.getLogger("runyard.processes.code_server")
 
@@ -36,23 +34,7 @@ def serve_code(place: Sequence[str], *, beside: bool) -> int:
         _log.error("The code does not load, so the functions stay as they were: %s", problem)
     elif beside:
         threading.Thread(target=_stay_published, name="runyard-publication", daemon=True).start()
-    if settings().log_format == "json":
-        leave_loggers_alone()
-    grpc_command.main(
-        [
-            "--module-name",
-            settings().code,
-            *place,
-            "--max-workers",
-            str(_THREADS),
-            "--location-name",
-            settings().code,
-            "--log-level",
-            "warning",
-            "--lazy-load-user-code",
-        ],
-        standalone_mode=False,
-    )
+    serve_module(settings().code, settings().code, place, "--lazy-load-user-code")
     return 0
 
 

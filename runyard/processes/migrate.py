@@ -29,7 +29,7 @@ from runyard.processes.schema_check import (
     own_migrations,
 )
 from runyard.store.database import direct_url, is_pooled
-from runyard.store.schema_state import SchemaState, Standing
+from runyard.store.schema_state import REFUSED, SchemaState, Standing
 
 LOCK_WAIT = 600.0
 _LOCK = 8_290_001
@@ -97,7 +97,7 @@ def migrate(lock_wait: float = LOCK_WAIT) -> list[str]:
         _check_dagster_schema(connection)
         states = {each: each.state(connection) for each in all_migrations()}
         for state in states.values():
-            if state.standing is Standing.TOO_NEW:
+            if state.standing in REFUSED:
                 raise SchemaTooNew(state.describe())
         locks = _Locks(connection, time.monotonic() + lock_wait)
         done = []

@@ -19,7 +19,7 @@ from runyard.processes.schema_check import (
 )
 from runyard.store.migration_needs import KINDS, Needs, needs_of, oldest_code
 from runyard.store.queries import statements
-from runyard.store.schema_state import SchemaState, Standing
+from runyard.store.schema_state import REFUSED, SchemaState, Standing
 
 _SIZE = text("""
     SELECT pg_size_pretty(pg_total_relation_size(oid)) AS size, greatest(reltuples, 0)::bigint AS n
@@ -41,6 +41,7 @@ _VERDICTS = {
     Standing.AHEAD: Verdict.NEWER,
     Standing.BEHIND: Verdict.PENDING,
     Standing.TOO_NEW: Verdict.TOO_NEW,
+    Standing.UNRELEASED: Verdict.TOO_NEW,
 }
 # The gravest first.
 _ORDER = (Verdict.TOO_NEW, Verdict.PENDING, Verdict.NEWER, Verdict.UP_TO_DATE)
@@ -81,7 +82,7 @@ def look_for_pending() -> Report:
 
 def _is_from_another_cluster(connection: Connection, engine: SchemaState) -> bool:
     """Whether `runyard migrate` would adapt waits to this cluster."""
-    if engine.current is None or engine.standing is Standing.TOO_NEW:
+    if engine.current is None or engine.standing in REFUSED:
         return False
     statement = statements()["from_another_cluster"].decode()
     return bool(connection.execute(text(statement)).scalar())

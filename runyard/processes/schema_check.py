@@ -22,6 +22,7 @@ from runyard.dagster_adapter.internals import ALEMBIC_SCRIPTS_LOCATION
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.settings import settings
 from runyard.store.database import database_url, direct_url, is_pooled, leads_to_a_pooler
+from runyard.store.schema_contents import lacking
 from runyard.store.schema_state import (
     ENGINE_SCHEMA,
     MIGRATIONS,
@@ -81,7 +82,9 @@ class Migrations:
             recorded = Recorded(current, None, "") if current is not None else None
         else:
             recorded = _recorded(connection, self.schema)
-        return SchemaState(self.schema, current, self.known(), recorded, self.maker)
+        is_expected = self == ENGINE and current == self.known()[-1]
+        lacks = lacking(connection) if is_expected else None
+        return SchemaState(self.schema, current, self.known(), recorded, self.maker, lacks)
 
     def _current(self, connection: Connection) -> str | None:
         options = {} if self == DAGSTER else {"version_table_schema": self.schema}

@@ -46,6 +46,8 @@ _STOP_SECONDS = 6
 # Development is not to wait for a long run at each change of the code.
 _DRAIN_SECONDS = 3.0
 _SPARE_SECONDS = 3
+# What supervisord and the parts that do not drain may take besides.
+_REST_SECONDS = 6
 _READY_SECONDS = 90.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -279,6 +281,7 @@ class Stack:
         """
         pid = self._supervisor.pid if self._supervisor is not None else 0
         worker = 0
+        seconds = self.seconds_to_stop()
         try:
             pid = int(self._ask("getPID"))
             if "worker" in self.parts:
@@ -288,14 +291,13 @@ class Stack:
             # A supervisord that has only just started does not listen yet.
             if self._supervisor is not None:
                 self._supervisor.terminate()
-        seconds = max(_STOP_SECONDS, self.drain_timeout + _SPARE_SECONDS) + 6
         try:
             _wait_for_end(pid, seconds)
         except KeyboardInterrupt:
             if worker:
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGTERM)
-            _wait_for_end(pid, _STOP_SECONDS + 6)
+            _wait_for_end(pid, _STOP_SECONDS + _REST_SECONDS)
         if self._supervisor is not None:
             self._supervisor.wait()
             self._supervisor = None
@@ -303,6 +305,19 @@ class Stack:
         stack_workspace(self.settings).unlink(missing_ok=True)
         if self._embedded:
             stop_embedded(self.settings.postgres_dir)
+
+    def seconds_to_stop(self) -> float:
+        """How long the stack may take to stop.
+
+        A stack that runs may have been started with another `RUNYARD_DRAIN_TIMEOUT` than this
+        process has.
+        """
+        programs = [self._in_time(_PROGRAMS[part]) for part in self.parts]
+        seconds = [program.stop_seconds for program in programs]
+        with suppress(OSError, xmlrpc.client.Error):
+            running = self._ask("getAllConfigInfo")
+            seconds = [each["stopwaitsecs"] for each in running if each["name"] in _PROGRAMS]
+        return float(max(seconds, default=_STOP_SECONDS)) + _REST_SECONDS
 
     def _check_port(self) -> None:
         if "web" not in self.parts:

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import psycopg
 from celery import Celery
+from celery.app.defaults import DEFAULT_PROCESS_LOG_FMT
 from celery.apps import worker as celery_worker
 from celery.platforms import SecurityWarning
 from celery.signals import (
@@ -43,13 +44,14 @@ from runyard.dagster_adapter.execution import execute
 from runyard.dagster_adapter.internals import (
     ExecuteRunArgs,
     ResumeRunArgs,
+    copy_no_output,
     pooled_instance,
     refresh_connections,
     reuse_resource_classes,
     silence_console,
     unpack_value,
 )
-from runyard.engine import batch_leases
+from runyard.engine import batch_leases, run_output
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable, RunyardError
@@ -61,10 +63,12 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 from runyard.text.json_lines import json_line
+from runyard.text.process_output import show_in_output
 from runyard.tracing import recording
 
 _BEAT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
+_LEFT_BEHIND_SECONDS = 10.0
 # How long a worker whose code does not load waits before it ends.
 _BAD_CODE_SECONDS = 3.0
 # How long a process of another worker must be silent before this worker checks on it.
@@ -117,6 +121,8 @@ def work() -> int:
     if settings().log_format == "json":
         vars(celery_worker)["safe_say"] = _say_as_json
         setup_logging.connect(_leave_loggers_alone)
+    else:
+        show_in_output(logging.getLogger("runyard"), logging.Formatter(DEFAULT_PROCESS_LOG_FMT))
     app = build_app()
     app.worker_main(
         [
@@ -193,6 +199,7 @@ def _warm_up(**_: Any) -> None:
     heartbeat.before_stop = _announce_stop
     batch_leases.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
+    copy_no_output()
     reuse_resource_classes()
     _warm_instance()
 
@@ -272,13 +279,17 @@ def _watch() -> None:
     """Supervise the children, and reap what dead processes of this place held.
 
     A dead child of this worker is noticed at once; children of a worker that was killed are
-    noticed when they have been silent for a few seconds.
+    noticed when they have been silent for a few seconds. What their runs have printed is stored.
     """
     backoff = Backoff(_log, "cannot supervise the processes", max_heartbeat_wait())
+    looked = -_LEFT_BEHIND_SECONDS
     while not _stopping.wait(_WATCH_SECONDS):
         try:
             _children.supervise()
             reap_dead()
+            if time.monotonic() - looked >= _LEFT_BEHIND_SECONDS:
+                looked = time.monotonic()
+                run_output.save_left_behind()
         except Exception as error:
             _stopping.wait(backoff.failed(error))
         else:

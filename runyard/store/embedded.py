@@ -34,6 +34,7 @@ from runyard.store.embedded_access import (
     write_access,
 )
 from runyard.store.embedded_programs import (
+    MAJOR,
     SERVER_USER,
     ProgramFailed,
     can_reach,
@@ -236,7 +237,9 @@ def _start(postgres_dir: Path) -> None:
             f"the user {SERVER_USER}, as which PostgreSQL runs for root, cannot reach"
             f" {postgres_dir}: set {_SETTING} to a folder that it can reach, such as one in /srv"
         )
-    if not (postgres_dir / "PG_VERSION").exists():
+    if (postgres_dir / "PG_VERSION").exists():
+        _check_version(postgres_dir)
+    else:
         # Nobody else may connect, from the first start on.
         authentication = ("--auth-local=peer", "--auth-host=reject", f"--username={SUPERUSER}")
         _run(postgres_dir, "initdb", *authentication, *_INITDB)
@@ -250,6 +253,17 @@ def _start(postgres_dir: Path) -> None:
     if server is not None:
         stop_embedded(postgres_dir)
     _run(postgres_dir, "pg_ctl", "start", *_PG_CTL, f"--options={_options(sockets)}")
+
+
+def _check_version(postgres_dir: Path) -> None:
+    """Raise `RunyardError` if a stopped server's files are those of another major version."""
+    version = (postgres_dir / "PG_VERSION").read_text(encoding="utf-8").strip()
+    if version != MAJOR and _running(postgres_dir) is None:
+        raise RunyardError(
+            f"{postgres_dir} has a database of PostgreSQL {version}, and this version of Runyard"
+            f" comes with PostgreSQL {MAJOR}: install the earlier version again, and dump it with"
+            " `runyard pg_dump`; move the folder away, and restore the dump with this version"
+        )
 
 
 def _sockets(postgres_dir: Path) -> Path:

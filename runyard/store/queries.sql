@@ -664,6 +664,34 @@ WHERE batches.id = %(batch)s AND batches.run_id = %(run)s AND batches.status = '
 ON CONFLICT (invocation_id, step, run_id) DO UPDATE SET
     attempt = excluded.attempt, lines = excluded.lines, dropped = excluded.dropped
 
+-- name: save_run_output
+-- Add pieces to what a run has printed. A piece that is written again, since its first statement may
+-- have failed, replaces itself. (by run_output_pkey)
+INSERT INTO runyard.run_output (key, stream, start, content)
+SELECT %(key)s, stream, start, content
+FROM unnest(%(streams)s::text[], %(starts)s::integer[], %(contents)s::bytea[])
+    AS pieces (stream, start, content)
+ON CONFLICT (key, stream, start) DO UPDATE SET content = excluded.content
+
+-- name: delete_run_output
+-- Delete what was printed under a key, or of one of its streams. (by run_output_pkey)
+DELETE FROM runyard.run_output
+WHERE key = %(key)s AND (%(stream)s::text IS NULL OR stream = %(stream)s)
+
+-- name: run_output
+-- The pieces of what was printed under a key, from these places in its streams on.
+-- (by run_output_pkey)
+SELECT stream, start, content FROM runyard.run_output
+WHERE key = %(key)s
+    AND start + length(content) > CASE stream WHEN 'out' THEN %(out)s ELSE %(err)s END
+ORDER BY stream, start
+
+-- name: run_output_keys
+-- The keys below another one under which a stream has something. (by run_output_pkey)
+SELECT DISTINCT key FROM runyard.run_output
+WHERE key > %(prefix)s || '/' AND key < %(prefix)s || '0' AND stream = %(stream)s
+ORDER BY key
+
 -- name: settle
 -- Write the outcome of invocations of a batch, and end its lease if they are the last ones (`ends`);
 -- otherwise they leave the batch, which goes on without them and their share of its slots. No row if

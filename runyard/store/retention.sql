@@ -87,6 +87,21 @@ DELETE FROM runyard.batches WHERE id = ANY (%(ids)s) RETURNING id
 WITH bulks AS (DELETE FROM runyard.bulks WHERE finished_at < %(before)s)
 DELETE FROM runyard.workers WHERE heartbeat_at < %(before)s
 
+-- name: delete_output_below
+-- Delete what was printed under all keys below some others, as are those of a run below its id; "0"
+-- comes after the slash. (by run_output_pkey)
+DELETE FROM runyard.run_output USING unnest(%(prefixes)s::text[]) AS prefixes (prefix)
+WHERE key > prefix || '/' AND key < prefix || '0'
+
+-- name: delete_old_output
+-- Delete some of what was printed before a time, the oldest first; returns the keys of the deleted
+-- pieces. (by run_output_saved and run_output_pkey)
+DELETE FROM runyard.run_output WHERE (key, stream, start) IN (
+    SELECT key, stream, start FROM runyard.run_output
+    WHERE saved_at < %(before)s ORDER BY saved_at LIMIT %(limit)s
+)
+RETURNING key
+
 -- name: overdue
 -- Invocations that should have begun or ended long ago, by function and status.
 -- (once a day: scanned)

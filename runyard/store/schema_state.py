@@ -2,6 +2,8 @@
 
 - It is the code's own: the code works.
 - It is an earlier one: the code does not start before `runyard migrate`.
+- It is the code's own, but something is missing: the database is from before the first release,
+  and the code refuses.
 - It is unknown, so a newer version made it. That version has recorded the oldest revision whose
   code works on the schema. If this code knows that one it goes on, with a warning; if not it
   refuses.
@@ -26,9 +28,14 @@ class Standing(Enum):
     """How a schema stands to this code."""
 
     CURRENT = "current"
+    UNRELEASED = "unreleased"
     BEHIND = "behind"
     AHEAD = "ahead"
     TOO_NEW = "too new"
+
+
+# How a schema stands that neither this code nor its migrations can use.
+REFUSED = (Standing.UNRELEASED, Standing.TOO_NEW)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class SchemaState:
         What the last migration has recorded; None when there was none.
     maker
         What has the revisions: Runyard, the project, or Dagster.
+    lacks
+        What a schema at this code's revision should have, but has not.
     """
 
     schema: str
@@ -63,6 +72,7 @@ class SchemaState:
     known: Sequence[str]
     recorded: Recorded | None = None
     maker: str = "Runyard"
+    lacks: str | None = None
 
     @property
     def needed(self) -> str:
@@ -73,7 +83,7 @@ class SchemaState:
     def standing(self) -> Standing:
         """How the schema stands to this code."""
         if self.current == self.needed:
-            return Standing.CURRENT
+            return Standing.CURRENT if self.lacks is None else Standing.UNRELEASED
         if self.current is None or self.current in self.known:
             return Standing.BEHIND
         if self._record is None:
@@ -92,6 +102,13 @@ class SchemaState:
         match self.standing:
             case Standing.CURRENT:
                 return f"schema {self.schema} is at version {self.current}"
+            case Standing.UNRELEASED:
+                return (
+                    f"schema {self.schema} is at version {self.current}, but has no {self.lacks}:"
+                    " code from before the first release made it. If its data may be deleted, start"
+                    " anew: `runyard delete-database` for the embedded database, `DROP SCHEMA"
+                    f" {self.schema} CASCADE` elsewhere"
+                )
             case Standing.BEHIND:
                 return (
                     f"schema {self.schema} is at version {self.current or 'none'}, the code needs"
@@ -130,7 +147,7 @@ class SchemaState:
         """Raise `SchemaOutOfDate` or `SchemaTooNew` when this code does not work on the schema."""
         if self.standing is Standing.BEHIND:
             raise SchemaOutOfDate(self.describe())
-        if self.standing is Standing.TOO_NEW:
+        if self.standing in REFUSED:
             raise SchemaTooNew(self.describe())
 
 

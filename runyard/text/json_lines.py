@@ -4,16 +4,17 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 
+from runyard.text.process_output import show_in_output
 from runyard.text.redaction import redact
 
-# What the running code works on: `function`, `run`, `step`, and, of one invocation alone, also
-# `event`, `invocation` and `attempt`.
-working_on: ContextVar[Mapping[str, object] | None] = ContextVar("working_on", default=None)
+# Says what the running code works on: `function`, `run`, `step`, and, of one invocation alone, also
+# `event`, `invocation` and `attempt`. Most steps log nothing, and it is not asked.
+working_on: ContextVar[Callable[[], Mapping[str, object]]] = ContextVar("working_on", default=dict)
 _TRACEBACK = "Traceback (most recent call last):"
 _log = logging.getLogger("runyard")
 
@@ -32,7 +33,7 @@ class JsonFormatter(logging.Formatter):
         request = getattr(record, "request", "-")
         if request != "-":
             line["request"] = request
-        line.update(working_on.get() or {})
+        line.update(working_on.get()())
         if record.exc_info:
             line["traceback"] = redact(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
@@ -41,11 +42,13 @@ class JsonFormatter(logging.Formatter):
 def log_as_json(level: str) -> None:
     """Write what this process logs to standard error as lines of JSON.
 
-    So are warnings, and errors that end the process or a thread.
+    So are warnings, and errors that end the process or a thread. While Dagster sends the output of
+    a run to a file, the lines are in that of the process too.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
+    handler, formatter = logging.StreamHandler(), JsonFormatter()
+    handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    show_in_output(logging.getLogger(), formatter)
     logging.captureWarnings(True)
     sys.excepthook = _log_the_end
     threading.excepthook = _log_the_end_of_thread

@@ -10,8 +10,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from urllib.parse import quote, unquote
 
@@ -59,6 +58,9 @@ _SIGNING_KEY = re.compile(r"signkey-[A-Za-z0-9]+-((?:[0-9a-fA-F]{2}){8,256})")
 # A key created by `runyard keys create`.
 _OUR_KEY = re.compile(r"\bry_[a-z0-9-]{1,32}_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 Redactor = Callable[[str], str]
+# The variables that the last call has seen, and the redactor made of them. It is replaced as a
+# whole, so that no thread sees one without the other.
+_latest: tuple[Mapping[bytes, bytes], Redactor] | None = None
 
 
 def redact(text: str) -> str:
@@ -71,7 +73,12 @@ def redact(text: str) -> str:
 
 def redactor() -> Redactor:
     """Return `redact` with the secrets of this moment, for use on many texts."""
-    return _redactor(tuple(os.environ.items()))
+    global _latest
+    latest, present = _latest, _present_variables()
+    if latest is None or latest[0] != present:
+        variables = dict(present)
+        latest = _latest = variables, _redactor_of(variables)
+    return latest[1]
 
 
 def without(secrets: Iterable[str]) -> Redactor:
@@ -88,12 +95,21 @@ def without(secrets: Iterable[str]) -> Redactor:
     return replaced
 
 
-@lru_cache(maxsize=4)
-def _redactor(variables: tuple[tuple[str, str], ...]) -> Redactor:
+def _present_variables() -> Mapping[bytes, bytes]:
+    """Return the variables as `os.environ` itself stores them.
+
+    Comparing these takes less than a microsecond; reading `os.environ` decodes every name and value
+    each time.
+    """
+    variables: Mapping[bytes, bytes] = vars(os.environ)["_data"]
+    return variables
+
+
+def _redactor_of(variables: Mapping[bytes, bytes]) -> Redactor:
     known = {
         secret
-        for name, value in variables
-        for secret in _secrets(name, value)
+        for name, value in variables.items()
+        for secret in _secrets(os.fsdecode(name), os.fsdecode(value))
         if len(secret) >= _MIN_LENGTH
     }
     without_known = without(known)

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +27,14 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+)
 from opentelemetry.trace.status import Status, StatusCode
 from typing_extensions import override
 
@@ -49,9 +57,22 @@ _KINDS = {
 _SCOPE = InstrumentationScope("runyard")
 _SAMPLED, _NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 _UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
-# Spans that others are part of, or that several steps run in: those of the batches in progress.
+# Spans that others are part of: those of the batches in progress.
 _REMEMBERED = 4096
 _log = logging.getLogger("runyard.traces")
+
+
+class _Unrecorded(NonRecordingSpan):
+    """The span of whatever is running now and is not recorded: most steps never ask which."""
+
+    @override
+    def get_span_context(self) -> SpanContext:
+        context = _unrecorded.get()
+        return INVALID_SPAN_CONTEXT if context is None else _referred(context)
+
+
+_unrecorded: ContextVar[TraceContext | None] = ContextVar("unrecorded", default=None)
+_WITH_UNRECORDED = trace.set_span_in_context(_Unrecorded(INVALID_SPAN_CONTEXT), contexts.Context())
 
 
 class Exporter:
@@ -68,8 +89,7 @@ class Exporter:
     """
 
     def __init__(self) -> None:
-        for name in ("opentelemetry.exporter.otlp", "opentelemetry.sdk._shared_internal"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # `_Delivery` says it, less often
+        _silence()
         self.delivery = _Delivery()
         is_set = os.environ.get
         self.processor = BatchSpanProcessor(
@@ -164,6 +184,24 @@ class _Delivery(SpanExporter):
         self._inner.shutdown()
 
 
+def collector_answers() -> bool:
+    """Return whether the collector takes an export of no spans, within about two seconds."""
+    _silence()
+    inner = OTLPSpanExporter(timeout=EXPORT_SECONDS)
+    try:
+        return inner.export([]) is SpanExportResult.SUCCESS
+    except Exception:
+        return False
+    finally:
+        inner.shutdown()
+
+
+def _silence() -> None:
+    """Let OpenTelemetry log nothing of failed exports: we say it, less often."""
+    for name in ("opentelemetry.exporter.otlp", "opentelemetry.sdk._shared_internal"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 _exporter: Exporter | None = None
 _lock = threading.Lock()
 
@@ -184,7 +222,10 @@ def enter(context: TraceContext) -> object:
     """Make a span OpenTelemetry's current one; returns what `leave` takes."""
     if _exporter is None or not _exporter.is_provided:
         exporter().provide()
-    return contexts.attach(_with_span(context))
+    if context.sampled:
+        return contexts.attach(_with_span(context))
+    _unrecorded.set(context)
+    return contexts.attach(_WITH_UNRECORDED)
 
 
 def leave(token: Any) -> None:
@@ -240,7 +281,6 @@ def _shown(name: str) -> str:
     return redact(name)
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def _with_span(context: TraceContext) -> contexts.Context:
     span = NonRecordingSpan(_span_context(context, is_remote=False))
     return trace.set_span_in_context(span, contexts.Context())

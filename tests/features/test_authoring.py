@@ -677,6 +677,18 @@ def test_the_op_of_a_failed_step_shows_as_failed(yard: Yard) -> None:
     assert "left" not in failed
 
 
+def test_a_run_with_failures_says_so_in_the_log_of_its_worker(
+    yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    deeds["right"] = lambda item: 1 / 0
+    yard.run(drawn.split, {})
+    [said] = [record.getMessage() for record in caplog.records if record.name == "runyard.worker"]
+    assert said == (
+        "split: 1 of 1 invocations failed; the first in step right: ZeroDivisionError: division by"
+        f" zero (1 to be retried, run {yard.runs[0]})"
+    )
+
+
 def split_job() -> JobDefinition:
     return defs.get_job_def("split")
 
@@ -849,10 +861,10 @@ def test_what_a_step_logs_says_what_it_works_on(yard: Yard) -> None:
     seen: list[Any] = []
 
     def plain(item: Item) -> None:
-        seen.append((item.event.id, working_on.get()))
+        seen.append((item.event.id, working_on.get()()))
 
     async def slow(item: Item) -> None:
-        seen.append((item.event.id, working_on.get()))
+        seen.append((item.event.id, working_on.get()()))
 
     with registry.use():
         made = [function(f"logs/{do.__name__}")(do) for do in (plain, slow)]
@@ -868,4 +880,4 @@ def test_what_a_step_logs_says_what_it_works_on(yard: Yard) -> None:
                     "step": invocation.function,
                     "attempt": 1,
                 }
-    assert working_on.get() is None
+    assert working_on.get()() == {}

@@ -240,10 +240,10 @@ def test_an_invalid_setting_gives_an_error_of_one_line(monkeypatch: pytest.Monke
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
 
 
-def psql(*arguments: str) -> subprocess.CompletedProcess[str]:
+def psql(*arguments: str, program: str = "psql") -> subprocess.CompletedProcess[str]:
     """Run `runyard psql`, which becomes psql, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "runyard", "psql", *arguments],
+        [sys.executable, "-m", "runyard", program, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -256,6 +256,11 @@ def test_psql_opens_the_projects_database_and_passes_arguments_on(yard: Yard) ->
     assert result.stdout.startswith("Usage: python -m runyard psql")
     query = ("-X", "-A", "-t", "-c", "SELECT id FROM runyard.events")
     assert psql(*query).stdout == f"{sent.id}\n"
+
+
+def test_pg_dump_dumps_the_projects_database_whatever_its_version(yard: Yard) -> None:
+    sent = yard.send("plain/go")
+    assert sent.id in psql("--data-only", "--table=runyard.events", program="pg_dump").stdout
 
 
 def test_psql_exits_with_the_code_of_psql(yard: Yard) -> None:
@@ -275,7 +280,7 @@ def test_psql_without_a_database_gives_an_error_of_one_line(
 def test_a_missing_psql_gives_an_error_of_one_line(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runyard.cli.psql.find_spec", lambda _: None)
+    monkeypatch.setattr("runyard.cli.psql.client_program", lambda _: None)
     monkeypatch.setenv("PATH", "")
     result = command("psql")
     assert result.output.startswith("runyard: there is no psql: install PostgreSQL's client")

@@ -289,7 +289,7 @@ def test_log_lines_of_a_step_can_name_its_trace(
     from runyard.text.json_lines import working_on
 
     seen: dict[str, Any] = {}
-    deeds["pick"] = lambda item: seen.update(working_on.get() or {})
+    deeds["pick"] = lambda item: seen.update(working_on.get()())
     sent_with(yard, "traced/placed")
     yard.work()
     assert seen["trace"] == TRACE

@@ -99,9 +99,8 @@ def test_code_that_does_not_load_because_of_a_setting_is_one_line_without_a_trac
     tmp_path: Path,
 ) -> None:
     serving = (
-        "from runyard.dagster_adapter import internals\n"
-        "from runyard.processes import code_server\n"
-        "code_server.grpc_command.main = lambda *_, **__: None\n"
+        "from runyard.processes import code_server, module_server\n"
+        "module_server.grpc_command.invoke = lambda *_, **__: None\n"
         f"code_server.serve_code(['--socket', {str(tmp_path / 'socket')!r}], beside=False)\n"
     )
     ended = subprocess.run(

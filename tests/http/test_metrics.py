@@ -19,9 +19,9 @@ from runyard.functions.registry import Function
 from runyard.store import database
 from runyard.store.embedded_access import SUPERUSER
 from runyard.store.queries import fetch_all
-from tests.conftest import Publish
+from tests.conftest import Publish, wait_until
 from tests.tables import empty_tables
-from tests.web_process import WebProcess
+from tests.web_process import WebProcess, away
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = re.compile(r"^\| `(runyard_\w+)` \| (\w+) \|([`\w, ]*)\|", re.MULTILINE)
@@ -56,6 +56,13 @@ def test_it_counts_the_events_of_every_process(web: WebProcess) -> None:
     send([Event("shop/ordered"), Event("shop/unheard")])
     received = samples(scrape(web)["runyard_events_received"])
     assert received == {("shop/ordered",): 1, ("other",): 1}
+
+
+def test_a_key_reads_the_metrics_while_the_database_is_away(web: WebProcess, server: str) -> None:
+    assert web.get("/metrics").status_code == 200
+    with away(server, "web"):
+        wait_until(lambda: samples(scrape(web)["runyard_check"])["database",] == 0, 30)
+    wait_until(lambda: "runyard_events_received" in scrape(web), 30)
 
 
 def test_a_counter_never_goes_back_from_one_scrape_to_the_next(web: WebProcess) -> None:

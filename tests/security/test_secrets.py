@@ -66,6 +66,16 @@ def test_a_variable_whose_name_says_so_is_secret(
     assert redact(f"refused: {SECRET}!") == f"refused: {MASK}!"
 
 
+def test_a_secret_that_changes_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "the-first-one")
+    assert redact("the-first-one") == MASK
+    monkeypatch.setenv("API_KEY", SECRET)
+    assert redact(SECRET) == MASK
+    assert redact("the-first-one") == "the-first-one"
+    monkeypatch.delenv("API_KEY")
+    assert redact(SECRET) == SECRET
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from runyard import Event, send
-from runyard.settings import settings
 from tests.conftest import event, settled, wait_until
 from tests.stack.conftest import address, command, finished, graphql
 from tests.tables import rows
@@ -166,5 +165,12 @@ def test_what_a_step_prints_in_a_worker_is_kept_for_its_invocation_and_in_dagste
         "second",
         ["printed in a worker"],
     )
-    outputs = (settings().data / "logs").glob(f"{invocation['run_id']}/**/*.out")
-    assert any("printed in a worker" in path.read_text() for path in outputs)
+    [key] = {
+        row["key"]
+        for row in rows(
+            "SELECT key FROM runyard.run_output WHERE key LIKE %s", f"{invocation['run_id']}/%"
+        )
+    }
+    query = "query($key: [String!]!) { capturedLogs(logKey: $key) { stdout } }"
+    shown = graphql(query, key=key.split("/"))["capturedLogs"]["stdout"]
+    assert "printed in a worker\n" in shown

@@ -224,3 +224,10 @@ def test_a_stack_that_is_up_is_ready_and_alive() -> None:
     for path in ("/healthz", "/readyz", "/readyz?all=true"):
         with urllib.request.urlopen(address(path), timeout=10) as answer:
             assert json.load(answer)["status"] == "ok"
+
+
+def test_a_stack_is_stopped_in_the_time_that_it_was_started_with(stack: Stack) -> None:
+    stopped_by = Stack()
+    stopped_by.drain_timeout = 600.0
+    assert stopped_by.seconds_to_stop() == stack.seconds_to_stop()
+    assert stopped_by.seconds_to_stop() < 600

@@ -376,6 +376,33 @@ def test_a_code_server_in_the_background_of_a_shell_ends_when_it_is_told_to(
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_a_code_server_that_is_told_to_end_before_it_serves_says_nothing(shop: RemoteApp) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "runyard", "code-server", "--apps"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        while not catches(server.pid, signal.SIGTERM):
+            assert server.poll() is None
+
+        def has_ended_when_told() -> bool:
+            server.terminate()  # gRPC may lose the first interrupt while it starts
+            return server.poll() is not None
+
+        wait_until(has_ended_when_told)
+        assert server.communicate()[0] == ""
+    assert server.returncode == 0
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught & 1 << number - 1)
+
+
 def test_the_location_appears_with_its_server_and_follows_registrations(
     shop: RemoteApp, context: Context, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Runs that do not come to begin: whatever the reason is, it is no attempt, and it is said."""
 
+import os
 import socket
 import sys
 import threading
@@ -36,6 +37,7 @@ from runyard.dagster_adapter.tags import BATCH
 from runyard.engine import batch_claims, batch_leases
 from runyard.functions.registry import Function
 from runyard.gateway.dev.blockers import Reason, reasons
+from runyard.processes.checks import checks
 from runyard.processes.daemon import reclaim_from_predecessor
 from runyard.settings import settings
 from runyard.store import database
@@ -220,6 +222,23 @@ def test_with_a_folder_of_the_broker_that_takes_no_files_it_is_no_attempt(
         (tmp_path / "queue").rename(queue)
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+
+
+def test_doctor_asks_for_the_data_folder_and_not_for_the_projects_which_may_be_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, data = tmp_path / "project", tmp_path / "data"
+    project.mkdir()
+    data.mkdir(mode=0o700)
+    monkeypatch.setenv("RUNYARD_HOME", str(project))
+    monkeypatch.setenv("RUNYARD_DATA_DIR", str(data))
+    settings.cache_clear()
+    # Root, who may run this test, can write to any folder.
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) == data)
+    [check] = [each for each in checks() if each.name == "broker"]
+    monkeypatch.undo()
+    settings.cache_clear()
+    assert check.ok, check.says
 
 
 def test_a_run_that_fails_before_it_begins_is_no_attempt_and_its_root_is_shown(

@@ -18,7 +18,7 @@ from runyard.processes import checks
 from runyard.processes.migrate import migrate
 from runyard.store import database
 from runyard.store.schema import FILES, schema_sql
-from tests.conftest import Publish, use_database
+from tests.conftest import Publish, drop_database, use_database
 
 
 def execute(url: str, sql: str) -> None:
@@ -65,7 +65,7 @@ def migrated(server: str) -> Iterator[str]:
 
 def test_the_migrations_give_the_schema_of_the_schema_files(server: str, migrated: str) -> None:
     url = server.replace("/runyard?", "/from_files?")
-    execute(server, "DROP DATABASE IF EXISTS from_files WITH (FORCE)")
+    drop_database(server, "from_files")
     execute(server, "CREATE DATABASE from_files")
     execute(url, f"CREATE SCHEMA runyard; {schema_sql()}")
     assert dumped(migrated) == dumped(url)

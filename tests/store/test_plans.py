@@ -417,3 +417,31 @@ def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) 
                 b"EXPLAIN (FORMAT JSON) " + statement(name), parameters
             ).fetchall()
         assert _read_whole(row["QUERY PLAN"], *GROWING, "batches", "run_segments") == [], name
+
+
+OUTPUT: dict[str, dict[str, object]] = {
+    "run_output": {"key": "run-7/x", "out": 0, "err": 0},
+    "run_output_keys": {"prefix": "run-7", "stream": "out"},
+    "save_run_output": {"key": "run-7/x", "streams": ["out"], "starts": [0], "contents": [b"x"]},
+    "delete_run_output": {"key": "run-7/x", "stream": None},
+    "delete_output_below": {"prefixes": ["run-7", "run-8"]},
+    "delete_old_output": {"before": "2026-01-01", "limit": 1000},
+}
+
+
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("name", sorted(OUTPUT))
+def test_output_of_runs_is_found_by_its_indexes(function: Function, name: str, plan: str) -> None:
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO runyard.run_output (key, stream, start, content, saved_at)"
+            " SELECT 'run-' || n || '/x', 'out', 0, '', now() - n * interval '1 minute'"
+            " FROM generate_series(1, 60000) AS n"
+        )
+        connection.execute("ANALYZE runyard.run_output")
+    with database.transaction() as connection:
+        connection.execute(f"SET LOCAL plan_cache_mode = {plan}".encode())
+        [row] = connection.execute(
+            b"EXPLAIN (FORMAT JSON) " + statement(name), OUTPUT[name]
+        ).fetchall()
+    assert _read_whole(row["QUERY PLAN"], "run_output") == []

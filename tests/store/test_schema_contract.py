@@ -1,9 +1,9 @@
 """Workers of the previous version run on this version's schema: what they use does not change.
 
-`released_schema.txt` lists what the code of a released version uses: the columns of the tables, and
-the SQL functions that it calls with their signatures. A line is only removed when no supported
-version needs it any more. A function whose signature or meaning is to change gets a successor with
-the next number, and its own line.
+`released.txt` of the schema lists what the code of a released version uses: the columns of the
+tables, and the SQL functions that it calls with their signatures. A line is only removed when no
+supported version needs it any more. A function whose signature or meaning is to change gets a
+successor with the next number, and its own line.
 """
 
 import ast
@@ -20,8 +20,8 @@ from runyard.store.queries import statements
 
 CALL = re.compile(r"\brunyard\.(\w+)\(")
 VERSIONED = re.compile(r"\w+_v[1-9]\d*")
-RELEASED = (Path(__file__).parent / "released_schema.txt").read_text(encoding="utf-8").splitlines()
 PACKAGE = Path(runyard.__file__).parent
+RELEASED = (PACKAGE / "store" / "schema" / "released.txt").read_text(encoding="utf-8").splitlines()
 # Contains SQL for users to copy, and runs none of it.
 SNIPPETS = PACKAGE / "gateway" / "dev" / "snippets.py"
 # The API for applications' own SQL.

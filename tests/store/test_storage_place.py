@@ -13,7 +13,7 @@ from dagster import DagsterInstance
 from runyard.dagster_adapter.internals import create_dagster_tables
 from runyard.dagster_adapter.storage_place import check_storage
 from runyard.errors import RunyardError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, drop_database
 
 IN_POSTGRES = "storage:\n  postgres:\n    postgres_url: '{}'\n"
 
@@ -21,13 +21,13 @@ IN_POSTGRES = "storage:\n  postgres:\n    postgres_url: '{}'\n"
 @pytest.fixture
 def elsewhere(store_url: str) -> Iterator[str]:
     """The URL of another database, which has Dagster's tables."""
+    drop_database(store_url, "elsewhere")
     with psycopg.connect(store_url, autocommit=True) as connection:
-        connection.execute("DROP DATABASE IF EXISTS elsewhere WITH (FORCE)")
         connection.execute("CREATE DATABASE elsewhere")
-        url = store_url.replace("/store?", "/elsewhere?")
-        create_dagster_tables(url)
-        yield url
-        connection.execute("DROP DATABASE elsewhere WITH (FORCE)")
+    url = store_url.replace("/store?", "/elsewhere?")
+    create_dagster_tables(url)
+    yield url
+    drop_database(store_url, "elsewhere")
 
 
 def home(folder: Path, storage: str) -> Path:

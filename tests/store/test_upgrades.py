@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pytest
 
 from runyard import client, send
 from runyard.cli.migrate import UNREACHABLE
-from runyard.errors import SchemaOutOfDate, SchemaTooNew
+from runyard.errors import RunyardError, SchemaOutOfDate, SchemaTooNew
 from runyard.gateway.http.errors import as_http_error
 from runyard.processes import checks
 from runyard.processes.migrate import _LOCK
@@ -25,9 +26,9 @@ from runyard.processes.pending import Verdict
 from runyard.processes.schema_check import ENGINE, check_at_start
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.embedded_access import ROLE, SUPERUSER
+from runyard.store.embedded import delete_embedded, start_embedded, stop_embedded
 from runyard.store.schema_state import engine_revisions
-from tests.conftest import wait_until
+from tests.conftest import drop_database, wait_until
 from tests.releases import THIS, Release, later_release, migration
 from tests.store.test_migrations import dumped, execute
 
@@ -79,7 +80,7 @@ class Databases:
 
     def create(self, name: str, template: str = "template1") -> str:
         """Create a database, a copy of another one; return its URL."""
-        self._drop(name)
+        drop_database(self.server, name)
         execute(self.server, f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.server.replace("/runyard?", f"/{name}?")
 
@@ -101,12 +102,7 @@ class Databases:
             yield url
         database.close_pool()
         settings.cache_clear()
-        self._drop("upgraded")
-
-    def _drop(self, name: str) -> None:
-        # A superuser may also end the connections of autovacuum.
-        url = self.server.replace(f"//{ROLE}@", f"//{SUPERUSER}@")
-        execute(url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        drop_database(self.server, "upgraded")
 
 
 @pytest.fixture(scope="module")
@@ -362,6 +358,30 @@ def test_a_process_starts_while_the_database_is_away(monkeypatch: pytest.MonkeyP
     check_at_start()
     monkeypatch.undo()
     settings.cache_clear()
+
+
+def test_a_database_from_before_the_first_release_is_refused_with_what_to_do(url: str) -> None:
+    execute(url, "ALTER TABLE runyard.publications DROP COLUMN seen_at")
+    says = "has no runyard.publications.seen_at: code from before the first release made it"
+    check, migration, worker = (
+        THIS.run(*command) for command in (("migrate", "--check"), ("migrate",), ("worker",))
+    )
+    assert says in check.stdout
+    assert check.returncode == Verdict.TOO_NEW
+    assert [says in ended.stderr for ended in (migration, worker)] == [True, True]
+    assert [ended.stderr.count("\n") for ended in (migration, worker)] == [1, 1]
+
+
+def test_files_of_another_major_version_of_the_embedded_server_are_refused() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ryv-", dir="/tmp"))
+    try:
+        start_embedded(folder)
+        stop_embedded(folder)
+        (folder / "PG_VERSION").write_text("16\n")
+        with pytest.raises(RunyardError, match=r"has a database of PostgreSQL 16.*runyard pg_dump"):
+            start_embedded(folder)
+    finally:
+        delete_embedded(folder)
 
 
 def test_a_client_is_told_of_a_database_without_tables(url: str) -> None:

@@ -21,9 +21,10 @@ from runyard.functions.registry import Function
 from runyard.processes import workers
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
+from tests.tables import rows
 
 
-def alive(name: str, place: str | None = None) -> None:
+def alive(name: str, place: str | None = None, slots: int = 4) -> None:
     """Let a worker have said that it is alive, from here or from another place."""
     with database.connection() as connection:
         fetch_all(
@@ -32,7 +33,7 @@ def alive(name: str, place: str | None = None) -> None:
             name=name,
             host="h",
             pid=1,
-            slots=4,
+            slots=slots,
             pid_namespace=place or workers.place(),
             remote=False,
         )
@@ -160,6 +161,16 @@ def test_without_another_worker_it_is_due_when_one_may_have_started(function: Fu
     assert 3 < (seconds_until_due(function) or 0) <= 4
 
 
+def test_a_worker_whose_last_run_has_ended_while_it_drains_is_no_other_worker(
+    function: Function,
+) -> None:
+    alive(workers.name())
+    alive("another:1", slots=0)
+    begun(function, f"{workers.name()}:{os.getpid()}")
+    workers.hand_back(workers.name())
+    assert 3 < (seconds_until_due(function) or 0) <= 4
+
+
 def test_a_worker_that_stops_hands_back_nothing_of_another(function: Function) -> None:
     alive(workers.name())
     begun(function, f"{workers.name()}0:1")
@@ -214,3 +225,9 @@ def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Fun
     assert batch_leases.overdue() == []
     batch_leases.mark_ended("run-1")
     assert [row["id"] for row in batch_leases.overdue()] == [waiting.batch_id]
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_worker_that_drains_and_has_no_runs_left_has_no_slots() -> None:
+    workers.send_heartbeat("draining:1", 0, remote=False)
+    assert rows("SELECT slots FROM runyard.workers") == [{"slots": 0}]

@@ -96,16 +96,41 @@ NAMES = {
     "unpack_value": Relied(("val", "as_type")),
     # Captured output.
     "CapturedLogContext": Relied(("log_key",)),
-    "LocalComputeLogManager": Relied(
-        ("base_dir", "inst_data"),
-        (
-            "capture_logs",
-            "complete_artifact_path",
-            "config_type",
-            "from_config_value",
-            "get_captured_local_path",
-        ),
+    "CapturedLogData": Relied(("log_key", "stdout", "stderr", "cursor")),
+    "CapturedLogSubscription": Relied(
+        ("manager", "log_key", "cursor"), ("__call__", "complete", "dispose", "fetch", "log_key")
     ),
+    "CloudStorageComputeLogManager": Relied(
+        attributes=(
+            "build_cursor",
+            "capture_logs",
+            "cloud_storage_has_logs",
+            "delete_logs",
+            "display_path_for_type",
+            "download_from_cloud_storage",
+            "download_url_for_type",
+            "get_log_data",
+            "get_log_data_for_type",
+            "get_log_keys_for_log_key_prefix",
+            "has_local_file",
+            "is_capture_complete",
+            "local_manager",
+            "on_unsubscribe",
+            "open_log_stream",
+            "parse_cursor",
+            "register_instance",
+            "subscribe",
+            "upload_interval",
+            "upload_to_cloud_storage",
+        )
+    ),
+    "ComputeIOType": Relied(attributes=("STDERR", "STDOUT")),
+    "ConfigurableClass": Relied(attributes=("config_type", "from_config_value", "inst_data")),
+    "LocalComputeLogManager": Relied(
+        ("base_dir",), ("get_captured_local_path", "get_captured_log_download_url")
+    ),
+    "NoOpComputeLogManager": Relied((), ("capture_logs",)),
+    "local_compute_log_manager": Relied(attributes=("mirror_stream_to_file",)),
     "redirect_to_file": Relied(("stream", "filepath")),
     # The daemon.
     "DaemonIterator": Relied(attributes=("__origin__",)),
@@ -287,6 +312,18 @@ def test_the_log_handlers_of_a_run_come_from_the_method_that_is_replaced() -> No
 def test_console_loggers_are_looked_up_where_they_are_replaced() -> None:
     source = inspect.getsource(internals.context_creation_job.create_log_manager)
     assert "default_system_loggers(" in source
+
+
+def test_managers_of_output_write_by_the_function_that_is_replaced() -> None:
+    captures = internals.LocalComputeLogManager.capture_logs.__wrapped__
+    assert "mirror_stream_to_file" in captures.__code__.co_names
+    assert captures.__globals__ is vars(internals.local_compute_log_manager)
+
+
+def test_the_manager_of_output_is_kept_where_it_is_replaced() -> None:
+    with dagster.DagsterInstance.local_temp() as instance:
+        internals.capture_no_output(instance)
+        assert isinstance(instance.compute_log_manager, internals.NoOpComputeLogManager)
 
 
 def test_a_launch_calls_the_method_that_is_overridden() -> None:

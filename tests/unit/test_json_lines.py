@@ -60,7 +60,7 @@ def test_a_secret_is_not_in_the_line(logged: list[dict[str, str]]) -> None:
 
 
 def test_a_line_says_what_is_being_worked_on() -> None:
-    token = working_on.set({"invocation": 7, "step": "pack"})
+    token = working_on.set(lambda: {"invocation": 7, "step": "pack"})
     try:
         line = json.loads(JsonFormatter().format(record("no stock")))
     finally:
@@ -120,3 +120,47 @@ def test_a_command_of_the_stack_prints_json(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(terminal, "_as_json", True)
     printed = CliRunner().invoke(click.command()(lambda: terminal.echo("password=hunter2hunter2")))
     assert json.loads(printed.output)["message"] == "password=[redacted]"
+
+
+_REDIRECTED = """
+import logging, os, sys
+from runyard.text.json_lines import log_as_json
+
+log_as_json("warning")
+log = logging.getLogger("shop")
+log.warning("before the run")
+own, of_run = os.dup(2), os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+os.dup2(of_run, 2)
+log.warning("in the run")
+os.dup2(own, 2)
+log.warning("after the run")
+"""
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[str]]:
+    """The messages in the output of a process, and of its run, which had standard error."""
+    of_run = tmp_path_factory.mktemp("run") / "err"
+    process = subprocess.run(
+        [sys.executable, "-c", _REDIRECTED, str(of_run)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    own, of_its_run = (
+        [json.loads(line)["message"] for line in text.splitlines()]
+        for text in (process.stderr, of_run.read_text())
+    )
+    return own, of_its_run
+
+
+def test_every_record_is_once_in_the_output_of_the_process(
+    outputs: tuple[list[str], list[str]],
+) -> None:
+    assert outputs[0] == ["before the run", "in the run", "after the run"]
+
+
+def test_a_record_of_a_run_is_in_the_output_of_the_run(
+    outputs: tuple[list[str], list[str]],
+) -> None:
+    assert outputs[1] == ["in the run"]

@@ -44,6 +44,12 @@ def some_job() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (lambda: Retry(atempts=3), "Retry has no option atempts=: did you mean attempts=?"),  # type: ignore[call-arg]
+        (
+            lambda: Throttle(1, "1m", every="1s"),  # type: ignore[call-arg]
+            "Throttle has no option every=: there are limit, period, key, burst",
+        ),
+        (lambda: Cron("* * * * *", timezon="UTC"), "Cron has no option timezon=: did you mean"),  # type: ignore[call-arg]
         (lambda: Concurrency(0), "Concurrency(limit=0)"),
         (
             lambda: Concurrency(1, key="tenant id"),

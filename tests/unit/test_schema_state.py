@@ -53,6 +53,14 @@ def test_a_schema_stands_to_the_code(
     assert state(current, recorded).standing is standing
 
 
+def test_a_schema_from_before_the_first_release_is_refused_with_what_to_do() -> None:
+    unreleased = SchemaState("runyard", "0002", KNOWN, lacks="runyard.events.id")
+    with pytest.raises(
+        SchemaTooNew, match=r"has no runyard\.events\.id.*`runyard delete-database`"
+    ):
+        unreleased.check()
+
+
 def test_an_older_schema_is_refused_with_the_command_to_run() -> None:
     with pytest.raises(SchemaOutOfDate, match="the code needs 0002: run `runyard migrate`"):
         state("0001").check()

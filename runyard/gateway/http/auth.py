@@ -115,10 +115,15 @@ class Authenticator:
     async def _find(self, secret: str) -> Key | None:
         digest = api_keys.digest(secret)
         now = time.monotonic()
-        await self._read_since(now - _FRESH_SECONDS)
-        if digest not in self._keys:
-            # It may have been created a moment ago.
-            await self._read_since(now)
+        try:
+            await self._read_since(now - _FRESH_SECONDS)
+            if digest not in self._keys:
+                # It may have been created a moment ago.
+                await self._read_since(now)
+        except DatabaseUnavailable:
+            # Nobody can revoke a key meanwhile, and `/metrics` tells of the outage.
+            if digest not in self._keys:
+                raise
         key = self._keys.get(digest)
         return key if key is not None and hmac.compare_digest(key.hash, digest) else None
 

@@ -25,8 +25,8 @@ keep running while a deploy migrates the database under them:
   `SET lock_timeout = 0`. It is dropped first (`DROP INDEX CONCURRENTLY IF EXISTS`), because a build
   that was interrupted leaves an invalid one.
 
-`tests/store/released_schema.txt` lists what released code uses, and a test compares it with the
-schema.
+`released.txt` lists what released code uses. A test compares it with the schema, and every process
+with the schema that it finds when it starts.
 
 The comment of a function names the indexes it uses, as do those of the queries. Functions in
 PL/pgSQL that read tables are never compiled (`jit = off`): PostgreSQL overestimates their cost,

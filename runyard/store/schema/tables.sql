@@ -343,6 +343,26 @@ COMMENT ON COLUMN runyard.step_logs.lines IS
 COMMENT ON COLUMN runyard.step_logs.dropped IS
     'How many lines more there were.';
 
+CREATE TABLE runyard.run_output (
+    key      text COLLATE "C" NOT NULL,
+    stream   text NOT NULL CHECK (stream IN ('out', 'err')),
+    start    integer NOT NULL,
+    content  bytea NOT NULL,
+    saved_at timestamptz NOT NULL DEFAULT runyard.now_v1(),
+    PRIMARY KEY (key, stream, start)
+);
+CREATE INDEX run_output_saved ON runyard.run_output (saved_at);
+COMMENT ON TABLE runyard.run_output IS
+    'A piece of what a Dagster run printed, for the Dagster UI of any host: each is added when it '
+    'has been printed, and never changes.';
+COMMENT ON COLUMN runyard.run_output.key IS
+    'Dagster''s log key, percent-encoded and joined by slashes: it begins with the run''s id. The '
+    'logs of ticks and backfills have keys of other forms.';
+COMMENT ON COLUMN runyard.run_output.stream IS
+    'Standard output (out) or standard error (err).';
+COMMENT ON COLUMN runyard.run_output.start IS
+    'Where the piece begins in the stored output of its stream, in bytes.';
+
 CREATE TABLE runyard.progress (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     invocation_id bigint NOT NULL,
@@ -444,13 +464,15 @@ CREATE TABLE runyard.workers (
     host          text NOT NULL,
     pid           integer NOT NULL,
     pid_namespace text,
-    slots         integer NOT NULL CHECK (slots >= 1),
+    slots         integer NOT NULL CHECK (slots >= 0),
     remote        boolean NOT NULL DEFAULT false,
     started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     heartbeat_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE runyard.workers IS
     'The warm workers that are alive, and how many runs each can execute at a time.';
+COMMENT ON COLUMN runyard.workers.slots IS
+    'How many runs it executes at a time; while it drains, how many are left.';
 COMMENT ON COLUMN runyard.workers.remote IS
     'Whether it calls functions of applications, and executes no others.';
 COMMENT ON COLUMN runyard.workers.pid_namespace IS
