@@ -39,9 +39,9 @@ def claim() -> dict[str, Any]:
 
 
 def _fill(function: Function, finished: int) -> None:
-    registry._functions = {function.name: function}
     migrate()
-    registry.publish()
+    with registry.use(function):
+        registry.publish()
     with database.connection() as connection:
         connection.execute(
             "INSERT INTO runyard.invocations (event_id, function, status, finished_at)"

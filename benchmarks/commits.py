@@ -67,9 +67,9 @@ def commits() -> dict[str, Any]:
         using(urls["commits"]),
         TemporaryDirectory() as folder,
     ):
-        registry._functions = {_FUNCTION.name: _FUNCTION}
         migrate()
-        registry.publish()
+        with registry.use(_FUNCTION):
+            registry.publish()
         with _listener(urls["commits"]):
             for connections in CONNECTIONS:
                 result |= _compared(urls["commits"], Path(folder), connections)

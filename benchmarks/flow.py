@@ -116,9 +116,9 @@ def _compared(times: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def _publish(functions: dict[str, Function]) -> None:
-    registry._functions = {function.name: function for function in functions.values()}
     migrate()
-    registry.publish()
+    with registry.use(*functions.values()):
+        registry.publish()
 
 
 def _send(function: Function, first: int, count: int) -> None:

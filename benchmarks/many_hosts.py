@@ -1,4 +1,7 @@
-"""The processes of a deployment, each role on a host of its own, and the CPU time of each role.
+"""The processes of a deployment on several hosts, and the CPU time of each role.
+
+Every worker, the database and the broker have a host of their own; the daemon and the code server
+share one. Events are sent from this process.
 
 The hosts are network namespaces of this machine, with their own process ids: they share its cores,
 and nothing else. PostgreSQL and Redis are reached over TCP.

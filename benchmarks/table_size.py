@@ -73,9 +73,9 @@ def _measured(size: int) -> Measures:
 
 def _fill(size: int) -> None:
     """Insert so many events, each with an invocation; the oldest ones have steps too."""
-    registry._functions = {_CLAIMED.name: _CLAIMED}
     migrate()
-    registry.publish()
+    with registry.use(_CLAIMED):
+        registry.publish()
     with database.connection() as connection:
         connection.execute(
             "INSERT INTO runyard.functions (name, job, triggers, max_batch, attempts)"

@@ -180,7 +180,7 @@ class EmailSendRequested(EventData):
         description="The recipients; text with commas between the addresses is taken as well."
     )
     cc: Addresses = Field(default_factory=list, description="Who gets a copy.")
-    bcc: Addresses = Field(default_factory=list, description="Who gets a copy unseen.")
+    bcc: Addresses = Field(default_factory=list, description="Blind-copy recipients.")
     reply_to: Address | None = Field(default=None, description="Where replies go.")
     subject: (
         Annotated[Line, Field(min_length=1, max_length=998), AfterValidator(_not_blank)] | None
@@ -192,7 +192,7 @@ class EmailSendRequested(EventData):
     html: Text | None = Field(default=None, description="The mail as HTML.")
     data: dict[str, Any] = Field(
         default_factory=dict,
-        description="What the template is filled in with.",
+        description="Values for the template.",
         examples=[{"name": "Ada"}],
     )
     attachments: list[Attachment] = Field(

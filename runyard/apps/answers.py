@@ -533,7 +533,7 @@ def _time(step: Step, text: object, at: datetime) -> Sleep:
     if isinstance(text, int | float) and not isinstance(text, bool):
         text = f"{text}ms"
     if not isinstance(text, str):
-        raise _NoAnswer(f"step {step.name} waits for {str(text)[:50]!r}, which is no time")
+        raise _NoAnswer(f"step {step.name} waits for {str(text)[:50]!r}, which is not a time")
     if not text:
         return Sleep(step, seconds=0.0)
     until = _date(text)

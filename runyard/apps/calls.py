@@ -210,7 +210,7 @@ class Caller:
         """Check a host that is an address itself: the resolver is not asked for those."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Refused(f"{url[:200]!r} is no http or https URL")
+            raise Refused(f"{url[:200]!r} is not an http or https URL")
         try:
             ipaddress.ip_address(parts.hostname.partition("%")[0])
         except ValueError:

@@ -44,13 +44,13 @@ def parse_cron(text: str) -> Cron:
     fields = _MACROS.get(expression.strip().lower(), expression).lower().split()
     if len(fields) != len(_FIELDS):
         raise InvalidOption(
-            f"{quoted(text)} is no cron expression: write minute hour day month weekday, as in"
+            f"{quoted(text)} is not a cron expression: write minute hour day month weekday, as in"
             " '0 6 * * 1-5', with TZ=Europe/Paris in front for another zone than UTC"
         )
     for field, (name, least, most, words) in zip(fields, _FIELDS, strict=True):
         if not all(_is_part(part, least, most, words) for part in field.split(",")):
             raise InvalidOption(
-                f"{quoted(text)} is no cron expression: its {name} is {quoted(field)}; give"
+                f"{quoted(text)} is not a cron expression: its {name} is {quoted(field)}; give"
                 f" numbers from {least} to {most}"
             )
     return Cron(" ".join(fields), timezone=zone, overlap="allow", catch_up="last")

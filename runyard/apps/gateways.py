@@ -181,7 +181,7 @@ def _request(options: Mapping[str, Any]) -> Request:
     """Return the request to any URL; raises `InvalidOption`."""
     method, body = options.get("method") or "GET", options.get("body")
     if not isinstance(method, str) or method.upper() not in _METHODS:
-        raise InvalidOption(f"the method is none of {', '.join(_METHODS)}")
+        raise InvalidOption(f"the method is not one of {', '.join(_METHODS)}")
     if not isinstance(body, str | None):
         raise InvalidOption("the body must be text: make one of it, or send it in step.run")
     headers = _headers(options)

@@ -60,7 +60,7 @@ def subscription_of(token: str, at: float | None = None) -> Subscription:
         for key in _keys():
             is_signed = hmac.compare_digest(_signature(key, signed), signature) or is_signed
     if not is_signed:
-        raise InvalidToken("this is no token of this server: get one from /v1/realtime/token")
+        raise InvalidToken("this is not a token of this server: get one from /v1/realtime/token")
     # The signature fits: it is what `token_for` has written.
     content = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
     if content["exp"] <= (time.time() if at is None else at):

@@ -152,7 +152,7 @@ def checked_url(text: str, place: str) -> str:
         parts, port = urlsplit(""), None
     is_text = text.isprintable() and " " not in text
     if parts.scheme not in ("http", "https") or not parts.hostname or not is_text:
-        raise InvalidField(f"{place}: {quoted(text)} is no http or https URL")
+        raise InvalidField(f"{place}: {quoted(text)} is not an http or https URL")
     if parts.username is not None:
         raise InvalidField(f"{place}: leave the user and the password out of the URL")
     host = "localhost" if parts.hostname == "0.0.0.0" else parts.hostname  # noqa: S104

@@ -339,7 +339,7 @@ def name_of(function: str | Named) -> str:
     if hasattr(function, "sensor"):
         return function.name
     name = getattr(function, "__name__", repr(function))
-    raise InvalidOption(f"{name} is no function: give one made with @function(...), or its name")
+    raise InvalidOption(f"{name} is not a function: give one made with @function(...), or its name")
 
 
 def _no_value(function: str, step: str) -> None:

@@ -12,8 +12,8 @@ from runyard.cli.terminal import echo
 def alive(role: str) -> None:
     """Check that ROLE is alive on this host, for the probes of a container.
 
-    Worker and daemon report to the database. While that does not answer, nothing is known of them,
-    and the probe passes: a restart would not help. Exits with 1 when ROLE is not alive.
+    Worker and daemon cannot work while the database does not answer. Then the probe of them passes:
+    a restart would not help. Exits with 1 when ROLE is not alive.
     """
     from runyard.processes.probes import PROBES
 

@@ -690,11 +690,15 @@ class FunctionSensorDaemon(SensorDaemon):
     """The sensor daemon for all sensors but those of functions, which are left to `beside`.
 
     `beside` is started in a thread of its own. When that ends, the daemon ends with an error.
+    `beat` is called whenever the loop has come round.
     """
 
-    def __init__(self, settings: Mapping[str, Any], beside: Beside) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], beside: Beside, beat: Callable[[], None]
+    ) -> None:
         super().__init__(settings)
         self._beside = beside
+        self._beat = beat
         vars_of_class = cast(Any, RemoteRepository)
         vars_of_class.get_sensors = _other_sensors
 
@@ -714,22 +718,28 @@ class FunctionSensorDaemon(SensorDaemon):
             daemon=True,
         )
         thread.start()
-        for beat in super().core_loop(workspace_process_context, shutdown_event):
+        for error in super().core_loop(workspace_process_context, shutdown_event):
             if not thread.is_alive():
                 raise RuntimeError("the thread of the functions' sensors has ended")
-            yield beat
+            self._beat()
+            yield error
 
 
-def run_daemon(instance: DagsterInstance, workspace_load_target: Any, beside: Beside) -> None:
+def run_daemon(
+    instance: DagsterInstance,
+    workspace_load_target: Any,
+    beside: Beside,
+    beat: Callable[[], None],
+) -> None:
     """Run all of Dagster's daemons in this process until it is interrupted.
 
-    The sensor daemon is a `FunctionSensorDaemon` with `beside`.
+    The sensor daemon is a `FunctionSensorDaemon` with `beside` and `beat`.
     """
 
     def daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon[Any]]:
         for daemon in create_daemons_from_instance(instance):
             if isinstance(daemon, SensorDaemon):
-                yield FunctionSensorDaemon(instance.get_sensor_settings(), beside)
+                yield FunctionSensorDaemon(instance.get_sensor_settings(), beside, beat)
             else:
                 yield daemon
 

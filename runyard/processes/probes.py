@@ -1,22 +1,22 @@
 """Whether one process of this host is alive, as cheaply as its supervisor may ask.
 
-Worker and daemon serve no HTTP, but report to the database. A probe that failed with the database
-would have every process restarted during an outage which they would otherwise sit out.
+Worker and daemon serve no HTTP. A worker reports to the database, a daemon has a pulse in its data
+folder. A probe that failed with the database would have every process restarted during an outage
+which they would otherwise sit out.
 """
 
-import os
 import socket
 from collections.abc import Callable
 from functools import partial
 
 from runyard.errors import DatabaseUnavailable, RunyardError
+from runyard.processes.pulse import seconds_since_pulse
 from runyard.processes.web_probe import web_answers
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all
 
-# How often Dagster's daemons report, and for how long they may be silent.
-_REPORT_SECONDS = 30
+# For how long the daemon's loop may stand still: longer than a statement of the database may take.
 _DAEMON_SECONDS = 120
 _DATABASE_SECONDS = 5.0
 _UNKNOWN = "unknown: the database does not answer"
@@ -37,26 +37,14 @@ def worker_is_alive() -> str:
 
 
 def daemon_is_alive() -> str:
-    """Say that the daemon has reported; raises `RunyardError` when it has not.
-
-    Daemons share one report: with several, this says that one of them is alive.
-    """
-    from dagster import DagsterInstance
-
-    from runyard.dagster_adapter.internals import get_daemon_statuses
-
-    os.environ.setdefault("DAGSTER_HOME", str(settings().home))
-    os.environ["DATABASE_URL"] = database.database_url()
-    with DagsterInstance.get() as instance:
-        status = get_daemon_statuses(
-            instance,
-            ["SENSOR"],
-            ignore_errors=True,
-            heartbeat_tolerance_seconds=_DAEMON_SECONDS - _REPORT_SECONDS,
-        )["SENSOR"]
-    if not status.healthy:
-        raise RunyardError(f"the daemon has not reported for {_DAEMON_SECONDS} s: restart it")
-    return "the daemon has reported"
+    """Say that the daemon of this data folder is alive; raises `RunyardError` when it is not."""
+    silent = seconds_since_pulse()
+    if silent > _DAEMON_SECONDS:
+        raise RunyardError(
+            f"no daemon with the data folder {settings().data} has been alive for"
+            f" {_DAEMON_SECONDS} s: restart it"
+        )
+    return f"the daemon was alive {silent:.0f} s ago"
 
 
 def web_is_alive() -> str:
@@ -67,7 +55,7 @@ def web_is_alive() -> str:
 
 
 def _unless_the_database_is_away(probe: Callable[[], str]) -> str:
-    """What a probe says that needs the database; that nothing is known while it is away."""
+    """What a probe says; that nothing is known while the database is away."""
     database.wait_for_connection(_DATABASE_SECONDS)
     try:
         with database.connection():

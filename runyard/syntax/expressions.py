@@ -125,7 +125,7 @@ class _Parser:
         while at < len(self._text):
             match = _TOKEN.match(self._text, at)
             if match is None:
-                self._fail_at(at, "this is no part of an expression")
+                self._fail_at(at, "this is not part of an expression")
             if match.lastgroup is not None:
                 tokens.append(_Token(match.lastgroup, match[match.lastgroup], at))
             at = match.end()

@@ -75,7 +75,7 @@ def problem_with_traces(environment: Mapping[str, str]) -> str | None:
         )
     for name in _ENDPOINTS:
         if environment.get(name) and not is_http_url(environment[name]):
-            return f"{name} is no http or https URL: give it as {_DEFAULT_ENDPOINT}"
+            return f"{name} is not an http or https URL: give it as {_DEFAULT_ENDPOINT}"
     for name in _PROTOCOLS:
         if environment.get(name, "") not in ("", "http/protobuf"):
             return (

@@ -15,8 +15,11 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from resources.settings import MediaSettings
 from runyard.cli import configuration
 from runyard.cli.main import main
+from runyard.settings import Settings
+from runyard.syntax.durations import seconds
 from tests.conftest import ROOT
 from tests.deploy.manifests import (
     DEPLOY,
@@ -31,9 +34,13 @@ _KUBERNETES = "1.31"
 # Kinds that are not of Kubernetes itself.
 _OTHERS = ("keda.sh", "kustomize.config.k8s.io")
 _UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-# Variables of other programs: of the image, of PostgreSQL's image, and the URL of KEDA's role.
+# Variables of other programs: of Python, pip and Dagster in the image, and of PostgreSQL's image.
 _NOT_OURS = {"DAGSTER_HOME", "PATH", "PYTHONUNBUFFERED", "POSTGRES_DB", "POSTGRES_USER"}
 _NOT_OURS |= {"PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR", "POSTGRES_PASSWORD"}
+# The roles that finish what they have begun before they stop.
+_DRAINS = {"api", "web", "worker"}
+# docs/deployment.md, and some more for what the functions themselves take.
+_WORKER_MEGABYTES = 512
 
 
 def _of(kind: str) -> list[dict[str, Any]]:
@@ -131,6 +138,44 @@ def test_the_triggers_of_the_scaler_have_the_fields_of_kedas_postgresql_scaler()
         assert set(trigger["metadata"]) == {"query", "targetQueryValue"}
 
 
+def _grace_seconds() -> Iterator[tuple[str, float]]:
+    """How long each process that drains may take to stop, less what passes before it is told."""
+    for name, service in compose()["services"].items():
+        if name in _DRAINS:
+            yield f"compose {name}", seconds(service["stop_grace_period"], "stop_grace_period")
+    for deployment in _of("Deployment"):
+        if _name(deployment) in _DRAINS:
+            pod = deployment["spec"]["template"]["spec"]
+            yield _name(deployment), pod["terminationGracePeriodSeconds"] - _pre_stop_seconds(pod)
+    for name in _DRAINS:
+        unit = (DEPLOY / "systemd" / f"runyard-{name}.service").read_text()
+        [grace] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+        yield f"systemd {name}", float(grace)
+
+
+def _pre_stop_seconds(pod: dict[str, Any]) -> float:
+    [container] = pod["containers"]
+    pre_stop = container.get("lifecycle", {}).get("preStop", {"exec": {"command": ["sleep", "0"]}})
+    command, slept = pre_stop["exec"]["command"]
+    assert command == "sleep"
+    return float(slept)
+
+
+def test_every_process_that_drains_gets_the_time_for_it() -> None:
+    drain = Settings.model_fields["drain_timeout"].default
+    assert [name for name, grace in _grace_seconds() if grace < drain + 5] == []
+
+
+def test_a_worker_of_kubernetes_has_the_memory_for_what_its_slots_decode() -> None:
+    [worker] = [each for each in _containers() if each["name"] == "worker"]
+    variables = {each["name"]: int(each["value"]) for each in worker["env"]}
+    processes = variables["RUNYARD_CONCURRENCY"] * variables["MEDIA_PROCESSES"]
+    decoding = processes * MediaSettings.model_fields["media_memory_mb"].default
+    limit = re.fullmatch(r"(\d+)Gi", worker["resources"]["limits"]["memory"])
+    assert limit is not None
+    assert decoding + _WORKER_MEGABYTES <= int(limit[1]) * 1024
+
+
 @pytest.mark.slow
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert shutil.which("systemd-analyze"), "this test needs systemd: apt-get install systemd"
@@ -224,9 +269,10 @@ def test_every_variable_that_the_manifests_set_is_a_setting() -> None:
 
 
 def test_the_location_of_the_code_has_the_name_that_its_server_gives_it() -> None:
+    code = Settings.model_fields["code"].default
     for path in (DEPLOY / "workspace.yaml", DEPLOY / "systemd" / "workspace.yaml"):
         [location] = yaml.safe_load(path.read_text())["load_from"]
-        assert location["grpc_server"]["location_name"] == "definitions"
+        assert location["grpc_server"]["location_name"] == code
 
 
 def test_the_workspace_names_the_host_and_the_port_of_the_code_server() -> None:

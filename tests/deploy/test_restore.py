@@ -128,7 +128,8 @@ def test_an_event_after_the_dump_is_gone_and_can_be_sent_again(copies: Copies) -
         yard.send("restored/at-once", {"order": 1}, id="order-1")
         copies.restore()
         yard.work()
-        assert (statuses(), effects) == ([], [])
+        assert statuses() == []
+        assert effects == []
         yard.send("restored/at-once", {"order": 1}, id="order-1")
         yard.work()
     assert statuses() == ["succeeded"]

@@ -202,7 +202,9 @@ def test_a_function_that_the_worker_does_not_have_yet_is_launched_again_without_
     event_id, run = launched(new, "versions/added", monkeypatch)
     old.execute(run)
     assert outcome(event_id) == ("queued", 0, {})
-    assert 0 < seconds_until_launch() <= 1
+    assert rows("SELECT function, failures FROM runyard.failed_launches") == [
+        {"function": "added", "failures": 1}
+    ]
 
 
 def test_a_worker_that_starts_lets_what_others_did_not_have_be_launched_at_once(

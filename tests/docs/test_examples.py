@@ -16,12 +16,8 @@ from runyard.dagster_adapter.sensors import FunctionSensor
 from runyard.functions import registry
 from runyard.testing import Yard, empty_event_table
 from tests.conftest import ROOT, use_database
+from tests.docs import pages
 
-FEATURES = sorted((ROOT / "docs" / "features").glob("*.md"))
-PAGES = [
-    *(ROOT / "docs" / name for name in ("functions.md", "dagster.md", "testing.md")),
-    *FEATURES,
-]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -49,7 +45,7 @@ def _functions(names: dict[str, Any]) -> list[Part]:
     return list(dict.fromkeys(found))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", pages.WITH_EXAMPLES, ids=lambda page: page.stem)
 def test_the_example_of_a_page_passes_its_own_tests(page: Path, example: dict[str, Any]) -> None:
     tests = {name: value for name, value in example.items() if name.startswith("test_")}
     assert tests, f"{page.name} has an example without a test"
@@ -60,7 +56,7 @@ def test_the_example_of_a_page_passes_its_own_tests(page: Path, example: dict[st
             test(*[yard for _ in inspect.signature(test).parameters])
 
 
-@pytest.mark.parametrize("page", FEATURES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", pages.FEATURES, ids=lambda page: page.stem)
 def test_a_page_has_the_standard_headings(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.docs.test_references import PAGES
+from tests.docs import pages
 
 _PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -59,7 +59,7 @@ def _is_a_file(name: str) -> bool:
     return name.rpartition(".")[2] in {"py", "sql", "md", "toml", "yaml", "html", "txt", "target"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", pages.ALL, ids=lambda page: page.stem)
 def test_the_names_of_a_page_exist(page: Path) -> None:
     names = {name for name in _names(page) if name not in _SQL and not _is_a_file(name)}
     assert sorted(name for name in names if not _exists(name)) == []

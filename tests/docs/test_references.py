@@ -10,8 +10,8 @@ import pytest
 
 from runyard.cli.main import main
 from tests.conftest import ROOT
+from tests.docs import pages
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -80,7 +80,7 @@ def _problem(arguments: list[str]) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_id)
+@pytest.mark.parametrize("page", pages.ALL, ids=_id)
 def test_links_lead_to_pages_and_headings(page: Path) -> None:
     broken = []
     for link in _LINK.findall(_prose(page)):
@@ -93,17 +93,17 @@ def test_links_lead_to_pages_and_headings(page: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_id)
+@pytest.mark.parametrize("page", pages.ALL, ids=_id)
 def test_commands_exist_with_their_options(page: Path) -> None:
     problems = [_problem(arguments) for arguments in _calls(page, "runyard")]
     assert [problem for problem in problems if problem] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_id)
+@pytest.mark.parametrize("page", pages.ALL, ids=_id)
 def test_make_targets_exist(page: Path) -> None:
     targets = [arguments[0] for arguments in _calls(page, "make") if arguments]
     assert [target for target in targets if not re.search(rf"^{target}:", MAKEFILE, re.M)] == []
 
 
 def test_commands_are_found_at_all() -> None:
-    assert sum(len(list(_calls(page, "runyard"))) for page in PAGES) > 50
+    assert sum(len(list(_calls(page, "runyard"))) for page in pages.ALL) > 50

@@ -1,4 +1,4 @@
-"""The Python in the documentation is formatted, linted and typed as the project's own."""
+"""Lines of prose are bounded, and Python in the documentation is held to the rules of our own."""
 
 import re
 import subprocess
@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.docs.test_examples import PAGES
+from tests.docs import pages
 
+_WIDTH = 100
+_FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SHOWN = [ROOT / "README.md", ROOT / "docs" / "events.md", *PAGES]
+_SHOWN = [ROOT / "README.md", ROOT / "docs" / "events.md", *pages.WITH_EXAMPLES]
 # Blocks of a page follow each other as one module, with imports where they are needed first.
 _RULES = "ARG001,ARG005,E402,I001"
 _MISTAKE = """
@@ -25,6 +27,21 @@ def greet(item: Item) -> str:
 def welcome(run: Run) -> None:
     print(len(greet(run)))
 """
+
+
+def _is_prose(line: str) -> bool:
+    """Whether a line could be broken: it is no row of a table, and more than a link."""
+    return not line.lstrip().startswith("|") and " " in line.strip().removeprefix("- ")
+
+
+def _long_lines(page: Path) -> list[str]:
+    prose = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return [line for line in prose.splitlines() if len(line) > _WIDTH and _is_prose(line)]
+
+
+@pytest.mark.parametrize("page", pages.ALL, ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_has_lines_of_at_most_100_characters(page: Path) -> None:
+    assert _long_lines(page) == []
 
 
 def _run(*command: object) -> str:

@@ -4,7 +4,6 @@ What ran is judged by the ledger that the application writes, in which a step ha
 it begins.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from runyard.processes.stack import Stack
 from runyard.store.embedded import start_embedded
 from runyard.store.queries import Row
 from tests.conftest import wait_until
-from tests.faults.test_crashes import kill_tree
+from tests.process_tree import kill_tree
 from tests.sdk_apps import SdkApp
 from tests.stack.conftest import address
 from tests.tables import rows
@@ -73,7 +72,10 @@ def kill_caller(stack: Stack, _: CountingApp) -> None:
 
 def kill_application(_: Stack, app: CountingApp) -> None:
     app.stop()
-    time.sleep(3)
+    waiting_for_another_attempt = (
+        "SELECT FROM runyard.invocations WHERE status = 'queued' AND attempt > 0"
+    )
+    wait_until(lambda: rows(waiting_for_another_attempt))
     app.start()
 
 
@@ -83,8 +85,9 @@ def kill_web(stack: Stack, _: CountingApp) -> None:
 
 def restart_database(stack: Stack, _: CountingApp) -> None:
     folder = stack.settings.postgres_dir
+    before = len(stack.log.read_text())
     kill_tree(int((folder / "postmaster.pid").read_text().splitlines()[0]))
-    time.sleep(1)
+    wait_until(lambda: len(stack.log.read_text()) > before)  # somebody has missed it
     start_embedded(folder)
 
 

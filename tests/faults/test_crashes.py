@@ -19,14 +19,8 @@ from runyard.processes.stack_files import stack_workspace
 from runyard.store import database
 from runyard.store.embedded import start_embedded
 from tests.conftest import ROOT, settled, wait_until
+from tests.process_tree import kill_tree
 from tests.stack.conftest import address
-
-
-def kill_tree(pid: int) -> None:
-    """Kill a process and all its descendants at once."""
-    parent = psutil.Process(pid)
-    for process in [parent, *parent.children(recursive=True)]:
-        process.kill()
 
 
 def test_a_killed_worker_loses_nothing_and_no_completed_step_is_re_run(
@@ -129,7 +123,18 @@ def test_a_daemon_does_not_warn_of_the_ticks_that_an_earlier_one_left(
     assert "dangling" not in stack.log.read_text()[before:]
 
 
+def listeners() -> int:
+    """How many processes listen for what the database notifies of."""
+    with database.connection() as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
+        ).fetchone()
+    assert row is not None
+    return int(row["count"])
+
+
 def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> None:
+    before = listeners()
     second = subprocess.Popen(
         [sys.executable, "-m", "runyard", "daemon", "--workspace", str(stack_workspace())],
         cwd=ROOT,
@@ -137,7 +142,7 @@ def test_two_daemons_never_launch_a_batch_twice(stack: Stack, effects: Path) -> 
         stderr=subprocess.DEVNULL,
     )
     try:
-        time.sleep(5)
+        wait_until(lambda: listeners() > before, 60)
         ids = [send("test/steps", {"key": "two-daemons", "n": n})[0] for n in range(60)]
         assert [settled(event_id, 60)["status"] for event_id in ids] == ["succeeded"] * 60
     finally:

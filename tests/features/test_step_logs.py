@@ -104,7 +104,8 @@ def test_the_traceback_of_a_record_is_kept(logged: Callable[..., Invocation]) ->
             shop.exception("no card")
 
     kept = texts(logged(do))
-    assert (kept[0], kept[-1]) == ("no card", "KeyError: 'card'")
+    assert kept[0] == "no card"
+    assert kept[-1] == "KeyError: 'card'"
 
 
 def test_a_record_that_cannot_be_formatted_fails_nothing(
@@ -137,7 +138,8 @@ def test_what_fails_keeps_its_log(logged: Callable[..., Invocation]) -> None:
         raise RuntimeError("no")
 
     invocation = logged(do, retry=Retry(attempts=1))
-    assert (invocation.status, texts(invocation)) == ("failed", ["before"])
+    assert invocation.status == "failed"
+    assert texts(invocation) == ["before"]
 
 
 def test_each_attempt_has_its_log(yard: Yard) -> None:
@@ -387,7 +389,8 @@ def test_the_command_prints_the_log_of_an_invocation(logged: Callable[..., Invoc
 
 def test_the_command_says_that_there_is_no_such_invocation(yard: Yard) -> None:
     result = CliRunner().invoke(main, ["logs", "987654"])
-    assert (result.exit_code, result.output) == (1, "runyard: there is no invocation 987654\n")
+    assert result.exit_code == 1
+    assert result.output == "runyard: there is no invocation 987654\n"
 
 
 def rename(url: str, table: str, name: str) -> None:

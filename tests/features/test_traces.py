@@ -23,13 +23,12 @@ from runyard.tracing import contexts, exporting, recording
 from tests import remote_work
 from tests.collector import Collector, Recorded
 from tests.conftest import ROOT
+from tests.example_trace import SPAN, TRACE, TRACEPARENT
 from tests.features import traced
 from tests.features.traced import SECRET, deeds
 from tests.remote_app import RemoteApp, served_app
 from tests.tables import rows
 
-TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-SENDER = f"00-{TRACE}-{SPAN}-01"
 PACKED = {
     "queued": {},
     "run pack": {"pick": {}, "tell": {"post": {"queued": {}, "run post": {"post": {}}}}},
@@ -71,7 +70,7 @@ def collector(one_collector: Collector) -> Iterator[Collector]:
 def sent_with(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sends an event as a request that has a `traceparent` does."""
 
-    def send(yard: Yard, name: str, header: str = SENDER, **data: Any) -> Any:
+    def send(yard: Yard, name: str, header: str = TRACEPARENT, **data: Any) -> Any:
         token = contexts.incoming.set(parse_traceparent(header))
         try:
             return yard.send(name, data)
@@ -365,7 +364,7 @@ def test_nothing_is_recorded_of_a_trace_that_its_sender_does_not_sample(
 ) -> None:
     headers: dict[str, str] = {}
     deeds["pick"] = lambda item: propagate.inject(headers)
-    sent_with(yard, "traced/placed", SENDER[:-1] + "0")
+    sent_with(yard, "traced/placed", TRACEPARENT[:-1] + "0")
     yard.work()
     assert received(collector) == []
     assert headers["traceparent"].startswith(f"00-{TRACE}-")

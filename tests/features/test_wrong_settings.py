@@ -9,6 +9,9 @@ import pytest
 
 from tests.conftest import ROOT
 
+# What doctor prints before it says what is wrong with the settings.
+_CHECKED = "ok    database "
+
 
 def runyard(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command in an environment with these variables."""
@@ -80,13 +83,16 @@ def test_doctor_names_the_setting_that_a_misspelt_variable_was_meant_for() -> No
     ) in says
 
 
-def test_variables_that_are_no_settings_but_have_a_meaning_are_not_named() -> None:
+def test_variables_that_are_not_settings_but_have_a_meaning_are_not_named() -> None:
     says = runyard("doctor", RUNYARD_KEY="key", RUNYARD_TEST_DATABASE_URL="postgresql:///").stdout
+    assert _CHECKED in says
     assert "is not a setting" not in says
 
 
 def test_variables_of_the_project_itself_are_not_named() -> None:
-    assert "is not a setting" not in runyard("doctor", RUNYARD_BANK_URL="x").stdout
+    says = runyard("doctor", RUNYARD_BANK_URL="x").stdout
+    assert _CHECKED in says
+    assert "is not a setting" not in says
 
 
 def test_code_that_does_not_load_because_of_a_setting_is_one_line_without_a_traceback(

@@ -15,6 +15,7 @@ from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
+from tests.http.visitor import Visitor
 from tests.ports import free_port
 from tests.sdk_apps import PYTHON, SDK_VERSIONS, SdkApp, install_javascript
 from tests.web_process import WebProcess, published, web_in_development
@@ -155,3 +156,11 @@ def app(serving: SdkApp, no_apps: None) -> Iterator[SdkApp]:
     serving.clear()
     yield serving
     clock.freeze(None)
+
+
+@pytest.fixture(autouse=True)
+def _leaving() -> Iterator[None]:
+    """Close the connections of all visitors of the dev page."""
+    yield
+    while Visitor.here:
+        Visitor.here.pop().http.close()

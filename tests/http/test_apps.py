@@ -184,7 +184,7 @@ def test_field_names_are_read_without_regard_to_case(developing: str) -> None:
     [
         ([], "the registration: give an object, not a list"),
         ({"url": "http://localhost/x"}, "the registration, app_id: it is missing"),
-        ({"appName": "a", "url": "ftp://x"}, "'ftp://x' is no http or https URL"),
+        ({"appName": "a", "url": "ftp://x"}, "'ftp://x' is not an http or https URL"),
         (
             {"appName": "a", "url": "http://h/x", "functions": [{"id": "a-b"}] * 1001},
             "there are 1,001, and the limit is 1,000",

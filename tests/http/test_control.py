@@ -5,7 +5,7 @@ from runyard.engine import batch_claims, batch_leases
 from runyard.functions.registry import Function
 from runyard.store import database
 from tests.conftest import wait_until
-from tests.http.test_history import run_through
+from tests.http.history import run_through
 from tests.web_process import WebProcess, count
 
 

@@ -11,8 +11,8 @@ from runyard.engine import tallies
 from runyard.functions.registry import Function
 from runyard.gateway.dev import charts
 from runyard.gateway.dev.charts import BARS, history
-from tests.http.test_dev_page import Visitor
-from tests.http.test_history import run_through
+from tests.http.history import run_through
+from tests.http.visitor import Visitor
 from tests.tables import rows
 from tests.web_process import WebProcess
 

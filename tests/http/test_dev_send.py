@@ -17,7 +17,7 @@ from resources.media import uploads
 from resources.media.store import MOST_IMAGE_BYTES, MOST_VIDEO_BYTES, MediaStore, uploads_folder
 from runyard.gateway.api.events import MAX_EVENTS
 from tests.conftest import wait_until
-from tests.http.test_dev_page import Visitor
+from tests.http.visitor import Visitor
 from tests.tables import rows
 from tests.web_process import WebProcess, count
 

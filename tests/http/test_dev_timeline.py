@@ -12,7 +12,7 @@ from runyard.engine import batch_claims, batch_leases, checkpoints, settlement
 from runyard.engine.progress import Reporter
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
-from tests.http.test_dev_page import Visitor
+from tests.http.visitor import Visitor
 from tests.web_process import WebProcess
 
 

@@ -9,8 +9,8 @@ from runyard import send
 from runyard.engine import api_keys
 from runyard.functions.registry import Function
 from runyard.store import database
-from tests.http.test_dev_page import Visitor
-from tests.http.test_history import run_through, walk
+from tests.http.history import run_through, walk
+from tests.http.visitor import Visitor
 from tests.web_process import WebProcess
 
 AT = 1_790_000_000.25
@@ -36,7 +36,7 @@ def invocation(web: WebProcess, functions: dict[str, Function]) -> int:
     return run_through(functions["greet"])[0]
 
 
-def test_the_logs_of_an_invocation(web: WebProcess, invocation: int) -> None:
+def test_an_invocation_shows_what_its_steps_have_logged(web: WebProcess, invocation: int) -> None:
     write_log(invocation, "say-hello", "Hello", dropped=3)
     assert web.get(f"/api/invocations/{invocation}/logs").json() == {
         "logs": [
@@ -58,7 +58,7 @@ def test_an_invocation_that_is_silent_has_no_logs(web: WebProcess, invocation: i
     assert web.get(f"/api/invocations/{invocation}/logs").json() == {"logs": [], "cursor": None}
 
 
-def test_the_logs_of_one_step(web: WebProcess, invocation: int) -> None:
+def test_the_logs_of_one_step_are_found_by_its_name(web: WebProcess, invocation: int) -> None:
     for step in ("say-hello", "say-bye"):
         write_log(invocation, step, step)
     found = web.get(f"/api/invocations/{invocation}/logs?step=say-bye").json()["logs"]

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
 from prometheus_client.metrics_core import Metric
@@ -16,6 +17,7 @@ from runyard.engine import batch_claims, batch_leases, checkpoints, settlement
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from runyard.store import database
+from runyard.store.embedded_access import SUPERUSER
 from runyard.store.queries import fetch_all
 from tests.conftest import Publish, wait_until
 from tests.tables import empty_tables
@@ -80,6 +82,20 @@ def test_it_tells_of_the_pool_the_database_and_the_process(web: WebProcess) -> N
     assert samples(families["runyard_pool_connections_allowed"]) == {(): 20}
     assert sum(samples(families["runyard_database_sessions"]).values()) >= 1
     assert samples(families["process_resident_memory_bytes"])[()] > 1e6
+
+
+def test_it_counts_the_sessions_of_other_databases_and_roles(
+    web: WebProcess, web_database_url: str
+) -> None:
+    def unknown() -> float:
+        return samples(scrape(web)["runyard_database_sessions"]).get(("unknown",), 0)
+
+    before = unknown()
+    elsewhere = web_database_url.replace("//runyard@", f"//{SUPERUSER}@").replace(
+        "/web?", "/postgres?"
+    )
+    with psycopg.connect(elsewhere):
+        assert unknown() == before + 1
 
 
 @pytest.fixture

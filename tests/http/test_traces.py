@@ -6,12 +6,10 @@ import httpx
 import pytest
 
 from tests.collector import Collector
+from tests.example_trace import SPAN, TRACE, TRACEPARENT
 from tests.ports import free_port
 from tests.tables import rows
 from tests.web_process import WebProcess, web_in_development
-
-TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-SENDER = f"00-{TRACE}-{SPAN}-01"
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ EVENT = {"name": "greet/requested", "data": {"card": "hunter2secret"}}
 def test_a_request_that_sends_is_a_span_below_that_of_its_sender_and_the_parent_of_the_event(
     traced: WebProcess, collector: Collector, path: str, body: object
 ) -> None:
-    answer = post(traced, path.format(key=traced.keys["all"]), body, traceparent=SENDER)
+    answer = post(traced, path.format(key=traced.keys["all"]), body, traceparent=TRACEPARENT)
     [event_id] = answer.json()["ids"] if "ids" in answer.json() else [answer.json()["event_id"]]
     collector.wait_for(lambda collector: bool(collector.spans))
     [span] = collector.spans
@@ -96,7 +94,7 @@ def test_a_request_that_sends_is_a_span_below_that_of_its_sender_and_the_parent_
 def test_events_of_a_request_with_a_trace_share_its_span(
     traced: WebProcess, collector: Collector
 ) -> None:
-    ids = post(traced, "/api/events", [EVENT, EVENT], traceparent=SENDER).json()["ids"]
+    ids = post(traced, "/api/events", [EVENT, EVENT], traceparent=TRACEPARENT).json()["ids"]
     collector.wait_for(lambda collector: bool(collector.spans))
     [span] = collector.spans
     assert span.attributes["messaging.batch.message_count"] == 2
@@ -119,13 +117,13 @@ def test_what_is_not_sampled_is_stored_as_it_came(traced: WebProcess, collector:
     unsampled = f"00-{TRACE}-{SPAN}-00"
     [event_id] = post(traced, "/api/events", EVENT, traceparent=unsampled).json()["ids"]
     assert trace_of(event_id) == unsampled
-    post(traced, "/api/events", EVENT, traceparent=SENDER)
+    post(traced, "/api/events", EVENT, traceparent=TRACEPARENT)
     collector.wait_for(lambda collector: bool(collector.spans))
     assert [span.trace for span in collector.spans] == [TRACE]
     assert [span.parent for span in collector.spans] == [SPAN]
 
 
-@pytest.mark.parametrize("malformed", ["nonsense", f"ff-{TRACE}-{SPAN}-01", SENDER * 20])
+@pytest.mark.parametrize("malformed", ["nonsense", f"ff-{TRACE}-{SPAN}-01", TRACEPARENT * 20])
 def test_a_malformed_traceparent_is_ignored(web: WebProcess, malformed: str) -> None:
     answer = post(web, "/api/events", EVENT, traceparent=malformed)
     assert answer.status_code == 200
@@ -136,7 +134,7 @@ def test_a_web_process_that_is_stopped_delivers_what_it_has(
     start: Callable[..., WebProcess], collector: Collector
 ) -> None:
     own = start(collector, 3_600_000)
-    post(own, "/api/events", EVENT, traceparent=SENDER)
+    post(own, "/api/events", EVENT, traceparent=TRACEPARENT)
     own.stop()
     assert [span.name for span in collector.spans] == ["send greet/requested"]
 
@@ -172,7 +170,7 @@ def dev_page(web_database_url: str) -> Iterator[Callable[..., str]]:
 def _pages(url: str) -> tuple[str, str]:
     """The pages of an event that was just sent, and of its first invocation."""
     [event_id] = httpx.post(
-        f"{url}/api/events", json=EVENT, headers={"traceparent": SENDER}
+        f"{url}/api/events", json=EVENT, headers={"traceparent": TRACEPARENT}
     ).json()["ids"]
     invocations = rows("SELECT id FROM runyard.invocations WHERE event_id = %s", event_id)
     return (

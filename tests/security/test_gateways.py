@@ -183,7 +183,7 @@ def test_an_answer_that_is_too_large_is_an_error(first: FakeService) -> None:
         ({"url": 5}, "http or https, with a host"),
         ({}, "http or https, with a host"),
         ({"url": f"http://user:{KEY}@127.0.0.1/"}, "send the header Authorization"),
-        ({"method": "CONNECT"}, "the method is none of"),
+        ({"method": "CONNECT"}, "the method is not one of"),
         ({"headers": {"x\r\ny": "z"}}, "a header has a name that is none"),
         ({"headers": {"x-key": f"{KEY}\r\nx-other: 1"}}, "header x-key has a value"),
         ({"headers": [1]}, "the headers of the request are not an object"),

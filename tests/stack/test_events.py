@@ -220,7 +220,7 @@ def test_functions_are_listed() -> None:
     assert "steps  on test/steps, test/also" in listed
 
 
-def test_ready_and_alive() -> None:
+def test_a_stack_that_is_up_is_ready_and_alive() -> None:
     for path in ("/healthz", "/readyz", "/readyz?all=true"):
         with urllib.request.urlopen(address(path), timeout=10) as answer:
             assert json.load(answer)["status"] == "ok"

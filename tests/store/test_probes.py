@@ -2,12 +2,15 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from runyard.cli.main import main
+from runyard.processes.pulse import Pulse
 from runyard.settings import settings
 from runyard.store import database
 from tests.ports import free_port
@@ -26,6 +29,17 @@ def probe(role: str) -> Result:
 def report(host: str, *, seconds_ago: int = 0, remote: bool = False) -> None:
     """Record the heartbeat of a worker."""
     rows(_REPORT, f"{host}:1", host, remote, seconds_ago)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data folder in which no daemon has been."""
+    folder = tmp_path / "data"
+    monkeypatch.setenv("RUNYARD_DATA_DIR", str(folder))
+    settings.cache_clear()
+    yield folder
+    monkeypatch.undo()
+    settings.cache_clear()
 
 
 @pytest.fixture
@@ -64,12 +78,28 @@ def test_the_caller_of_a_dead_worker_does_not_stand_in_for_it() -> None:
     assert probe("worker").exit_code == 1
 
 
-def test_a_daemon_that_never_reported_is_not_alive() -> None:
+def test_a_daemon_whose_loop_goes_round_is_alive(data: Path) -> None:
+    Pulse().beat()
+    assert probe("daemon").exit_code == 0
+
+
+def test_a_daemon_that_never_was_alive_in_this_data_folder_is_not(data: Path) -> None:
     result = probe("daemon")
-    assert (result.exit_code, result.output) == (
-        1,
-        "runyard: the daemon has not reported for 120 s: restart it\n",
-    )
+    assert result.exit_code == 1
+    assert f"no daemon with the data folder {data} has been alive for 120 s" in result.output
+
+
+def test_a_daemon_that_has_stood_still_for_two_minutes_is_not_alive(data: Path) -> None:
+    Pulse().beat()
+    stood_still_at = time.time() - 121
+    os.utime(data / "daemon.pulse", (stood_still_at, stood_still_at))
+    assert probe("daemon").exit_code == 1
+
+
+def test_the_pulse_of_an_earlier_daemon_does_not_stand_in_for_the_next(data: Path) -> None:
+    Pulse().beat()
+    Pulse()
+    assert probe("daemon").exit_code == 1
 
 
 def test_a_web_process_that_does_not_answer_is_not_alive() -> None:

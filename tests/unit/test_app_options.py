@@ -194,7 +194,7 @@ def test_a_cron_has_a_zone_and_jitter() -> None:
     "text", ["* * * *", "60 * * * *", "* * * * 8", "*/0 * * * *", "5-1 * * * *", "a * * * *", ""]
 )
 def test_what_is_no_cron_is_refused(text: str) -> None:
-    with pytest.raises(InvalidOption, match="is no cron expression"):
+    with pytest.raises(InvalidOption, match="is not a cron expression"):
         parse_cron(text)
 
 

@@ -329,12 +329,12 @@ def waits_for_a_type_of_no_event(run: Run) -> None:
     run.wait_for_event("answer", Untold)
 
 
-@body_that("greet is no function: give one made with @function(...), or its name")
+@body_that("greet is not a function: give one made with @function(...), or its name")
 def invokes_a_step(run: Run) -> None:
     run.invoke("call", greet)
 
 
-@body_that("plain is no function")
+@body_that("plain is not a function")
 def invokes_a_plain_function(run: Run) -> None:
     run.invoke("call", plain)
 

@@ -6,14 +6,14 @@ from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 from runyard.syntax.trace_options import Sampler, problem_with_traces
 from runyard.syntax.traceparent import TraceContext, parse_traceparent
 from runyard.tracing.contexts import trace_id_of_event
-
-TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-HEADER = f"00-{TRACE}-{SPAN}-01"
+from tests.example_trace import SPAN, TRACE, TRACEPARENT
 
 
 def test_a_traceparent_names_a_trace_a_span_and_whether_it_is_sampled() -> None:
-    assert parse_traceparent(HEADER) == TraceContext(int(TRACE, 16), int(SPAN, 16), sampled=True)
-    assert str(parse_traceparent(HEADER)) == HEADER
+    assert parse_traceparent(TRACEPARENT) == TraceContext(
+        int(TRACE, 16), int(SPAN, 16), sampled=True
+    )
+    assert str(parse_traceparent(TRACEPARENT)) == TRACEPARENT
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ def test_only_the_last_bit_of_the_flags_says_whether_it_is_sampled(
         None,
         "",
         "nonsense",
-        HEADER.upper(),
+        TRACEPARENT.upper(),
         f"ff-{TRACE}-{SPAN}-01",
         f"00-{'0' * 32}-{SPAN}-01",
         f"00-{TRACE}-{'0' * 16}-01",
-        f"{HEADER}-more",
-        f" {HEADER}",
-        f"{HEADER}\n",
+        f"{TRACEPARENT}-more",
+        f" {TRACEPARENT}",
+        f"{TRACEPARENT}\n",
         f"00-{TRACE}-{SPAN}",
         f"01-{TRACE}-{SPAN}-01-{'x' * 500}",
     ],
@@ -49,7 +49,7 @@ def test_a_malformed_traceparent_is_none(malformed: str | None) -> None:
 
 
 def test_a_later_version_counts_for_what_it_shares_with_the_present_one() -> None:
-    assert str(parse_traceparent(f"cc-{TRACE}-{SPAN}-01-what-may-come")) == HEADER
+    assert str(parse_traceparent(f"cc-{TRACE}-{SPAN}-01-what-may-come")) == TRACEPARENT
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 1.0])
@@ -97,8 +97,8 @@ def test_the_standard_variables_choose_the_sampler(
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "is no http or https URL"),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://"}, "is no http or https URL"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "is not an http or https URL"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://"}, "is not an http or https URL"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "traces are sent as http/protobuf"),
         ({"OTEL_TRACES_SAMPLER": "some"}, "choose one of always_on"),
         (

@@ -106,7 +106,9 @@ def _workers(connection: Connection) -> Iterable[Metric]:
 
 def _server(connection: Connection) -> Iterable[Metric]:
     sessions = _gauge(
-        "runyard_database_sessions", "Sessions of the database, of all processes.", "state"
+        "runyard_database_sessions",
+        "Sessions of the database server, of all its databases and clients.",
+        "state",
     )
     allowed = _gauge("runyard_database_sessions_allowed", "Sessions that the server allows.")
     size = _gauge("runyard_database_bytes", "Size of the database.")

@@ -594,7 +594,7 @@ COMMENT ON TABLE runyard.alerts IS
 COMMENT ON COLUMN runyard.alerts.target IS
     'A hash of the address, which may be a secret.';
 COMMENT ON COLUMN runyard.alerts.source IS
-    'A function (`function send_email`), or the runs of jobs that are no functions (`runs`).';
+    'A function (`function send_email`), or the runs of jobs that are not functions (`runs`).';
 COMMENT ON COLUMN runyard.alerts.seen IS
     'How many failures of the function there have been; of runs, the number of the last event in '
     'Dagster''s log.';
