@@ -19,6 +19,7 @@ from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
     OTEL_SERVICE_NAME,
@@ -46,6 +47,8 @@ from runyard.tracing.spans import Span
 EXPORT_SECONDS = 2.0
 # A batch of hundreds of invocations ends with thousands of spans at once.
 _QUEUE = 16_384
+# A request costs as much as the encoding of some fifty spans.
+_SPANS_OF_A_REQUEST = 2_048
 _DELAY_MILLIS = 1_000.0
 _WARN_SECONDS = 60.0
 _KINDS = {
@@ -92,9 +95,12 @@ class Exporter:
         _silence()
         self.delivery = _Delivery()
         is_set = os.environ.get
+        # A request must not be larger than the queue.
+        is_sized = is_set(OTEL_BSP_MAX_EXPORT_BATCH_SIZE) or is_set(OTEL_BSP_MAX_QUEUE_SIZE)
         self.processor = BatchSpanProcessor(
             self.delivery,
             max_queue_size=None if is_set(OTEL_BSP_MAX_QUEUE_SIZE) else _QUEUE,
+            max_export_batch_size=None if is_sized else _SPANS_OF_A_REQUEST,
             schedule_delay_millis=None if is_set(OTEL_BSP_SCHEDULE_DELAY) else _DELAY_MILLIS,
         )
         self._resource = _resource()
