@@ -666,8 +666,8 @@ ON CONFLICT (invocation_id, step, run_id) DO UPDATE SET
     attempt = excluded.attempt, lines = excluded.lines, dropped = excluded.dropped
 
 -- name: save_run_output
--- Add pieces to what a run has printed. A piece that is written again, since its first statement may
--- have failed, replaces itself. (by run_output_pkey)
+-- Add pieces to what a run has printed. A piece that is written again, since its first statement
+-- may have failed, replaces itself. (by run_output_pkey)
 INSERT INTO runyard.run_output (key, stream, start, content)
 SELECT %(key)s, stream, start, content
 FROM unnest(%(streams)s::text[], %(starts)s::integer[], %(contents)s::bytea[])
