@@ -5,6 +5,7 @@ webhook's address is a secret: errors name its host alone.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -54,6 +55,25 @@ def _mail(address: str, subject: str, text: str) -> None:
     )
 
 
+def _reason(error: Exception) -> str:
+    """Why a webhook cannot be reached, without its address."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "the name of the host is unknown"
+        case aiohttp.ClientConnectorCertificateError():
+            return "its certificate is not valid"
+        case aiohttp.ClientSSLError():
+            return "TLS failed"
+        case aiohttp.ServerDisconnectedError():
+            return "it closed the connection"
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number)
+        case aiohttp.ClientConnectorError():
+            return "no connection"
+        case _:
+            return type(error).__name__
+
+
 async def _post(url: str, body: bytes) -> None:
     host = name_of(url)
     try:
@@ -72,6 +92,6 @@ async def _post(url: str, body: bytes) -> None:
     except TimeoutError:
         raise AlertNotSent(f"{host} did not answer within {SECONDS:g} seconds") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise AlertNotSent(f"{host} cannot be reached: {type(error).__name__}") from None
+        raise AlertNotSent(f"{host} cannot be reached: {_reason(error)}") from None
     if not 200 <= status < 300:
         raise AlertNotSent(f"{host} answered {status}: check the address of the webhook")
