@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from html import unescape
 
 import pytest
+from playwright.sync_api import expect
 
 from runyard import send
 from runyard.engine import batch_claims, batch_leases, checkpoints, settlement
 from runyard.engine.progress import Reporter
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
+from runyard.store import database
+from tests.browser import chromium
 from tests.http.test_dev_page import Visitor
 from tests.web_process import WebProcess
 
@@ -89,6 +92,27 @@ def test_times_are_absolute_beside_relative_and_in_utc_without_scripts(
     received = r"data-at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC</time>.*data-ago>.*: event received"
     assert re.search(received, page)
     assert re.search(r"data-second>00:00:00 UTC</time>\.</p>", page)
+
+
+@pytest.mark.slow
+def test_the_times_of_log_lines_are_in_the_zone_of_the_browser(
+    web: WebProcess, also: Function
+) -> None:
+    invocation = done(also, {"first": 1})
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO runyard.step_logs"
+            " (invocation_id, run_id, step, attempt, started_at, lines, dropped)"
+            " VALUES (%s, 'run-1', 'first', 1, now(), '[[0.25, \"stdout\", \"packing\"]]', 0)",
+            (invocation,),
+        )
+    with chromium() as browser:
+        page = browser.new_page(timezone_id="Asia/Tokyo", locale="en-GB")
+        page.goto(f"{web.url}/dev/login")
+        page.locator("[name=key]").fill(web.keys["all"])
+        page.locator("form button").first.click()
+        page.goto(f"{web.url}/dev/invocations/{invocation}")
+        expect(page.locator(".log time")).to_have_text("09:00:00.250")
 
 
 def test_an_attempt_that_a_later_one_followed_has_its_duration_and_its_input(
