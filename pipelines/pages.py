@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from resources.email.outbox import OutboxMail, read_mail
 from resources.media.store import MOST_VIDEO_BYTES, SUFFIXES, VIDEOS, MediaStore
-from resources.media.uploads import receive
+from resources.media.uploads import own_name, receive
 from runyard.gateway.dev.functions import open_invocations
 from runyard.gateway.dev.page import Page, Values, Visit
 from runyard.gateway.dev.uploads import Uploads
@@ -94,7 +94,10 @@ def media(visit: Visit) -> Values:
         "app.media",
         "id, event_id, kind, source, width, height, colour, manifest, created_at",
     )
-    rows = [{**row, "smallest": _smallest(row["manifest"])} for row in page["rows"]]
+    rows = [
+        {**row, "name": own_name(row["source"]), "smallest": _smallest(row["manifest"])}
+        for row in page["rows"]
+    ]
     return {
         **page,
         "rows": rows,
@@ -104,7 +107,8 @@ def media(visit: Visit) -> Values:
 
 def medium(visit: Visit) -> Values:
     """One image or video with its variants."""
-    return {"row": _row(visit, "picture or video", "app.media"), "videos": VIDEOS}
+    row = _row(visit, "picture or video", "app.media")
+    return {"row": row, "name": own_name(row["source"]), "videos": VIDEOS}
 
 
 def media_file(visit: Visit) -> Response:

@@ -19,6 +19,7 @@ _KEPT_SECONDS = 7 * 86_400.0
 _KEPT_BYTES = 10 << 30
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME = 80
+_UPLOADED = re.compile(rf"^{_FOLDER}/[0-9A-HJKMNP-TV-Z]{{26}}-")
 
 
 @dataclass
@@ -52,6 +53,11 @@ def receive(name: str) -> Iterator[Upload]:
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def own_name(source: str) -> str:
+    """The name of a file as it was uploaded; that of any other source as it is."""
+    return _UPLOADED.sub("", source)
 
 
 def _delete_old(folder: Path) -> None:

@@ -24,6 +24,7 @@ def test() -> None:
     from runyard import clock
     from runyard.engine.alert_ledger import FailedFunction
     from runyard.processes.alert_delivery import AlertNotSent, name_of
+    from runyard.processes.alert_message import TEST
     from runyard.processes.alerts import tell
     from runyard.settings import settings
 
@@ -33,7 +34,7 @@ def test() -> None:
             "nobody is told of failures: set RUNYARD_ALERTS to the URL of a webhook or to"
             " mailto:name@host, several separated by commas"
         )
-    failed = [FailedFunction("test", 1, 1, clock.now(), "this is a test of `runyard alerts test`")]
+    failed = [FailedFunction(TEST, 1, 1, clock.now(), "this is a test of `runyard alerts test`")]
     missed = 0
     for receiver in receivers:
         try:

@@ -13,10 +13,12 @@ _INTRODUCTION = """\
 # Event catalog
 
 The events that have a type: what is sent under one of these names has to fit it, whichever way it
-comes in. This page is generated from the code: after changing a type, run
-`runyard catalog > docs/events-catalog.md`. `runyard catalog --asyncapi` prints the same as an
-AsyncAPI document, and `runyard types` prints declarations for TypeScript and a JSON Schema. How to
-change a type without breaking senders: [events](events.md#changing-an-event-type).
+comes in. This page is generated from the code, by `runyard catalog`: generate it again after
+changing a type. `runyard catalog --asyncapi` prints the same as an AsyncAPI document, and
+`runyard types` prints declarations for TypeScript and a JSON Schema.
+
+A type has to fit what was sent before it changed, too: a new field needs a default, and its code is
+deployed before its senders. Anything else is an event of another name, `order/placed.v2`.
 """
 
 

@@ -237,8 +237,9 @@ def _show_event(event: dict[str, Any]) -> None:
     outcomes = []
     for invocation in event["invocations"]:
         error = f": {redact(described(invocation['error']))[:120]}" if invocation["error"] else ""
-        status = f"{invocation['status']} (attempt {invocation['attempt']})"
-        outcomes.append(f"{invocation['function']} {status}{error}")
+        # An attempt that has not come to an end, as in a sleep, is not counted yet.
+        attempt = f" (attempt {invocation['attempt']})" if invocation["attempt"] else ""
+        outcomes.append(f"{invocation['function']} {invocation['status']}{attempt}{error}")
     outcome = "; ".join(outcomes) or "unmatched: no function is triggered by it"
     echo(f"{event['received_at']:%Y-%m-%d %H:%M:%S}  {event['id']}  {event['name']}  {outcome}")
 

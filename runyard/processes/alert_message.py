@@ -16,6 +16,8 @@ from runyard.text.error_text import fit
 
 Failed = FailedFunction | FailedJob
 
+# What `runyard alerts test` says has failed: a function cannot have this name.
+TEST = "a test"
 _MOST_SHOWN = 20
 _MOST_ERROR = 300
 _EVERY_INTERFACE = ("0.0.0.0", "::")  # noqa: S104 (compared, not bound)
@@ -77,7 +79,7 @@ def _link(failed: Failed) -> str:
     elif failed.invocation is not None:
         path = to_invocation(failed.invocation)
     else:
-        path = to_function(failed.name)
+        path = "/dev" if failed.name == TEST else to_function(failed.name)
     return f"{_base()}{path}"
 
 

@@ -17,13 +17,14 @@ from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.functions import registry
 from runyard.processes.code_check import check_code, remembered_problem
 from runyard.processes.open_files import low_limit
-from runyard.processes.schema_check import POOLER, check_migrated
+from runyard.processes.schema_check import check_migrated
 from runyard.processes.stack_files import code_server_answers, stack_workspace
 from runyard.processes.web_probe import web_answers
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.embedded import why_elsewhere
 from runyard.store.queries import fetch_all, fetch_one
+from runyard.store.unreachable import why_no_connection
 from runyard.text.error_text import message_of, type_of
 
 
@@ -119,7 +120,7 @@ def _remembered_code() -> str:
 
 
 def _database() -> str:
-    _check_pooler()
+    _connect()
     with database.connection() as connection:
         row = connection.execute("SELECT current_setting('server_version') AS version").fetchone()
     version = row["version"] if row else "?"
@@ -129,16 +130,12 @@ def _database() -> str:
     return f"PostgreSQL {version} at {where} ({kind})" + (f"; {place}" if place else "")
 
 
-def _check_pooler() -> None:
-    """Raise `RunyardError` when a pooler refuses every connection.
-
-    Our connection pool only sees that as a timeout.
-    """
+def _connect() -> None:
+    """Raise `RunyardError` with the reason when no connection is made: the pool sees a timeout."""
     try:
         psycopg.connect(database.database_url(), connect_timeout=3).close()
     except psycopg.OperationalError as error:
-        if database.leads_to_a_pooler(error):
-            raise RunyardError(POOLER) from None
+        raise RunyardError(why_no_connection(error)) from None
 
 
 def _migrations() -> str:

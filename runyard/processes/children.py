@@ -7,9 +7,11 @@ batch stays with the child however long it is silent.
 
 import logging
 import os
+import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -93,6 +95,14 @@ class Children:
         self._lock = threading.Lock()
         self._children: list[Child] = []
         self._killed: list[Killed] = []
+        self._terminate: Callable[[int, int], object] = os.kill
+
+    def kill_with(self, terminate: Callable[[int, int], object]) -> None:
+        """Send signals to children with Celery's function, which takes their ends as intended.
+
+        Otherwise it reports every child that we kill as a crash.
+        """
+        self._terminate = terminate
 
     def expect(self) -> None:
         """Register the child that is about to be forked; forks of children are ignored."""
@@ -140,7 +150,7 @@ class Children:
             doing = child.watchdog.board.read() if child.pid else None
             if doing is None:
                 continue
-            hung_steps.kill(child.pid)
+            self._kill(child)
             if doing.starting_since:
                 batch_leases.release(doing.batch, "claimed", "queued", attempts=1, force=True)
 
@@ -152,10 +162,17 @@ class Children:
             self._kill_stopping(child, doing)
         elif time.monotonic() - doing.starting_since >= doing.limit:
             _log.error("killed process %s: its run did not begin its batch", child.pid)
-            hung_steps.kill(child.pid)
+            self._kill(child)
             with DagsterInstance.get() as instance:
                 reaper.run_never_began(instance, doing.batch, doing.run, doing.limit)
             batch_leases.mark_ended(doing.run)
+
+    def _kill(self, child: Child) -> None:
+        """Kill a child with all its descendants."""
+        # It must not start another descendant, nor end before those that it has are found.
+        with suppress(OSError):
+            self._terminate(child.pid, signal.SIGSTOP)
+        hung_steps.kill(child.pid)
 
     def _renew(self, batches: list[str]) -> dict[str, Row]:
         if not batches:
@@ -165,7 +182,7 @@ class Children:
 
     def _kill_hung(self, child: Child, doing: Activity, late: Sequence[Work]) -> None:
         guilty = without_lock_waiters(child.pid, late)
-        hung_steps.kill(child.pid)
+        self._kill(child)
         # An item that ended at the last instant is not to blame.
         last = child.watchdog.board.read()
         if last is None:
@@ -200,7 +217,7 @@ class Children:
     def _kill_stopping(self, child: Child, doing: Activity) -> None:
         """Kill a child whose run was cancelled, or lost its batch, and does not end."""
         _log.error("killed process %s: its run was told to stop and did not end", child.pid)
-        hung_steps.kill(child.pid)
+        self._kill(child)
         batch = batch_leases.batch_of_run(doing.run, doing.batch)
         if batch is not None and batch["status"] in OPEN_BATCH:
             with DagsterInstance.get() as instance:

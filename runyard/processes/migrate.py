@@ -167,7 +167,9 @@ def _upgrade_dagster(before: SchemaState) -> str:
     if before.standing is Standing.AHEAD:
         return f"dagster: stays as it is: {before.describe()}"
     create_dagster_tables(direct_url(), f"-c lock_timeout={_LOCK_TIMEOUT} -c statement_timeout=0")
-    return "dagster: up to date"
+    if before.standing is Standing.CURRENT:
+        return "dagster: up to date"
+    return f"dagster: {before.current or 'empty'} -> {before.needed}"
 
 
 @dataclass(frozen=True)

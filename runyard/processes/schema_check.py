@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 from runyard.dagster_adapter.internals import ALEMBIC_SCRIPTS_LOCATION
 from runyard.errors import DatabaseUnavailable, RunyardError
 from runyard.settings import settings
-from runyard.store.database import database_url, direct_url, is_pooled, leads_to_a_pooler
+from runyard.store.database import database_url, direct_url, is_pooled
 from runyard.store.schema_contents import lacking
 from runyard.store.schema_state import (
     ENGINE_SCHEMA,
@@ -30,12 +30,9 @@ from runyard.store.schema_state import (
     SchemaState,
     Standing,
 )
+from runyard.store.unreachable import why_no_connection
 
 PROJECT_SCHEMA = "app"
-POOLER = (
-    "DATABASE_URL leads to a pooler such as PgBouncer: also set RUNYARD_DIRECT_DATABASE_URL to the"
-    " URL of the server itself, for migrations and notifications"
-)
 _CONNECT_SECONDS = 10
 _log = logging.getLogger("runyard.schema")
 
@@ -174,11 +171,7 @@ def connect(url: str | None = None) -> Iterator[Connection]:
     try:
         connection = engine.connect()
     except OperationalError as error:
-        if leads_to_a_pooler(error):
-            raise DatabaseUnavailable(POOLER) from error
-        raise DatabaseUnavailable(
-            "the database does not answer: check DATABASE_URL, and that the server is running"
-        ) from error
+        raise DatabaseUnavailable(why_no_connection(error.orig or error)) from error
     with connection:
         yield connection
 

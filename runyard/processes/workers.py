@@ -174,7 +174,8 @@ def _prepare(**_: Any) -> None:
 
 
 @worker_ready.connect
-def _start_threads(**_: Any) -> None:
+def _start_threads(sender: Any, **_: Any) -> None:
+    _children.kill_with(sender.pool.terminate_job)
     # The parent settles the invocations of killed children under this name.
     batch_leases.set_worker_name(f"{name()}:{_parent}")
     # Started only after the children are forked: a lock that a thread holds during a fork stays
@@ -376,6 +377,8 @@ def hand_back(worker: str, stop_working: Callable[[], object] = lambda: None) ->
     run_ids = [row["run_id"] for row in rows]
     if not run_ids:
         return
+    runs = "1 run" if len(run_ids) == 1 else f"{len(run_ids)} runs"
+    _log.warning("handed back %s: another worker continues with the invocations", runs)
     # A caller has hundreds of runs, and little time before it is killed.
     with pooled_instance() as instance:
         for run_id in run_ids:

@@ -12,6 +12,7 @@ A pool does not survive a fork: a child process gets its own.
 """
 
 import atexit
+import logging
 import os
 import re
 import select
@@ -19,7 +20,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 from weakref import WeakSet
 
@@ -32,16 +33,16 @@ from runyard import clock
 from runyard.errors import DatabaseBusy, DatabaseUnavailable
 from runyard.settings import Settings, settings
 from runyard.store.embedded import embedded_url, leads_here, same_socket
+from runyard.store.unreachable import why_no_connection
 
 _connect_seconds = 10.0
 _POOL_SIZE = 20
+_RECONNECT_SECONDS = 1.0
 # The delay before a transaction that was rolled back by a deadlock is retried: by then the other
 # one is over, or has got further.
 GIVE_WAY_SECONDS = 0.1
 # Errors about the statement: PostgreSQL's limits (54), locks and states (55), its timeout (57014).
 _OF_THE_STATEMENT = ("54", "55", "57014")
-# How PgBouncer and Amazon's RDS Proxy refuse session settings.
-_NO_SETTINGS = ("unsupported startup parameter", "support command-line options")
 DAGSTER_SCHEMA = "public"
 # Both sides notice after 30 s that the other host has disappeared; the kernel's default is two
 # hours, during which the server keeps all locks.
@@ -62,7 +63,30 @@ _SERVER_SETTINGS = {
 _URL = re.compile(r"postgres(?:ql)?://(?P<place>(?:[^@/]*@)?[^?]*)(?:\?(?P<query>.*))?", re.DOTALL)
 
 Session = psycopg.Connection[dict[str, object]]
+
+
+class _Session(Session):
+    """A session that remembers why the last one could not be opened, for `DatabaseUnavailable`."""
+
+    why_not = ""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        try:
+            opened = super().connect(conninfo, **options)
+        except psycopg.OperationalError as error:
+            _Session.why_not = why_no_connection(error)
+            raise
+        _Session.why_not = ""
+        return opened
+
+
 Pool = ConnectionPool[Session]
+
+# The pool's warnings, one at every attempt, say only what `DatabaseUnavailable` says.
+logging.getLogger("psycopg.pool").addFilter(
+    lambda record: not str(record.msg).startswith(("error connecting", "reconnection attempt"))
+)
 
 _lock = threading.Lock()
 _pool: Pool | None = None
@@ -137,11 +161,6 @@ def _complete(url: str, *, pooled: bool = False) -> str:
     return f"postgresql://{match['place']}?{parameters}"
 
 
-def leads_to_a_pooler(error: Exception) -> bool:
-    """Whether a connection failed because a pooler does not accept session settings."""
-    return any(message in str(error) for message in _NO_SETTINGS)
-
-
 def where(url: str) -> str:
     """Host, port and database of a URL, without user and password: safe to log."""
     try:
@@ -171,6 +190,11 @@ def pool() -> Pool:
                 timeout=_connect_seconds,
                 open=True,
                 max_idle=120,
+                # Longer, and the pool would double its waits: after an outage of some seconds it
+                # would connect seconds too late.
+                reconnect_timeout=_RECONNECT_SECONDS,
+                reconnect_failed=_connect_again,
+                connection_class=_Session,
                 kwargs={
                     "row_factory": dict_row,
                     "autocommit": True,
@@ -198,6 +222,12 @@ def pool_stats() -> PoolStats:
     stats = pool().get_stats()
     size, idle = stats.get("pool_size", 0), stats.get("pool_available", 0)
     return PoolStats(idle, size - idle, _POOL_SIZE, stats.get("requests_waiting", 0))
+
+
+def _connect_again(pool: Pool) -> None:
+    """Let a pool that has given up try again while a thread waits for a connection."""
+    if pool.get_stats().get("requests_waiting"):
+        pool.check()
 
 
 def statement_options() -> dict[str, Any]:
@@ -266,6 +296,8 @@ def is_away(error: psycopg.OperationalError) -> bool:
 
 
 def _away(error: Exception, *, lost: bool = False) -> DatabaseUnavailable:
+    if _Session.why_not and not lost:
+        return DatabaseUnavailable(_Session.why_not)
     return DatabaseUnavailable(
         f"the database does not answer ({type(error).__name__}): check that it runs, with"
         " `runyard doctor`",

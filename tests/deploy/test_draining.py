@@ -1,5 +1,7 @@
 """A worker that is told to stop takes no more runs, and finishes its own or hands them back."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +143,34 @@ def test_a_run_that_takes_longer_goes_on_elsewhere_at_once(
     assert row["at_once"]  # not only when its lease was over
     end(old)
     new.stop()
+
+
+def test_what_is_handed_back_is_said_and_is_no_crash(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    worker = deployment.start_worker("only", RUNYARD_DRAIN_TIMEOUT="1")
+    sent = Sent(tmp_path)
+    worker.tell_to_stop()
+    end(worker)
+    assert "handed back 1 run" in worker.log
+    assert "SIGKILL" not in worker.log
+    assert "WorkerLostError" not in worker.log
+    sent.let_go()
+    new = deployment.start_worker("only")
+    settled(sent.id)
+    new.stop()
+
+
+def test_a_child_that_others_have_killed_is_a_crash(deployment: Deployment, tmp_path: Path) -> None:
+    worker = deployment.start_worker("only")
+    sent = Sent(tmp_path)
+    [batch] = rows("SELECT worker FROM runyard.batches WHERE status = 'running'")
+    os.kill(int(str(batch["worker"]).rsplit(":", 1)[1]), signal.SIGKILL)
+    wait_until(lambda: "exited with 'signal 9 (SIGKILL)'" in worker.log)
+    wait_until(lambda: "WorkerLostError" in worker.log)
+    sent.let_go()
+    settled(sent.id)
+    worker.stop()
 
 
 def test_a_second_signal_hands_back_at_once(deployment: Deployment, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_receiver_that_does_not_answer_is_named_by_its_host_alone(
     variables.setenv("RUNYARD_ALERTS", f"http://{NOWHERE}{PATH}")
     [check] = outside_checks()
     assert not check.ok
-    assert check.says.startswith("127.0.0.1 cannot be reached (ClientConnectorError): ")
+    assert check.says.startswith("127.0.0.1 cannot be reached: Connection refused; ")
     assert "RUNYARD_ALERTS" in check.says
     assert "secret" not in check.says
 

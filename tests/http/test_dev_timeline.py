@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from html import unescape
 
 import pytest
+from playwright.sync_api import expect
 
 from runyard import send
 from runyard.engine import batch_claims, batch_leases, checkpoints, settlement
 from runyard.engine.progress import Reporter
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
+from runyard.store import database
+from tests.browser import chromium
 from tests.http.visitor import Visitor
 from tests.web_process import WebProcess
 
@@ -105,6 +108,70 @@ def test_times_are_absolute_beside_relative_and_in_utc_without_scripts(
     received = r"data-at>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC</time>.*data-ago>.*: event received"
     assert re.search(received, page)
     assert re.search(r"data-second>00:00:00 UTC</time>\.</p>", page)
+
+
+@pytest.mark.slow
+def test_the_times_of_log_lines_are_in_the_zone_of_the_browser(
+    web: WebProcess, also: Function
+) -> None:
+    invocation = done(also, {"first": 1})
+    with database.connection() as connection:
+        connection.execute(
+            "INSERT INTO runyard.step_logs"
+            " (invocation_id, run_id, step, attempt, started_at, lines, dropped)"
+            " VALUES (%s, 'run-1', 'first', 1, now(), '[[0.25, \"stdout\", \"packing\"]]', 0)",
+            (invocation,),
+        )
+    with chromium() as browser:
+        page = browser.new_page(timezone_id="Asia/Tokyo", locale="en-GB")
+        page.goto(f"{web.url}/dev/login")
+        page.locator("[name=key]").fill(web.keys["all"])
+        page.locator("form button").first.click()
+        page.goto(f"{web.url}/dev/invocations/{invocation}")
+        expect(page.locator(".log time")).to_have_text("09:00:00.250")
+
+
+def test_an_attempt_that_a_later_one_followed_has_its_duration_and_its_input(
+    visitor: Visitor, also: Function
+) -> None:
+    send("also/one")
+    [claim] = batch_claims.claim(also) or []
+    begun = batch_leases.begin(claim.batch_id, "run-1")
+    assert begun is not None
+    [invocation] = [row["id"] for row in begun[1]]
+    error = '{"step": "charge", "type": "OSError", "message": "away"}'
+    retried = Outcome(invocation, "queued", delay=0, attempt=1, error=error)
+    settlement.settle(claim.batch_id, "run-1", [retried])
+    page = visitor.get(f"/dev/invocations/{invocation}").text
+    [step] = re.findall(r'<ul class="steps">(.*?)</ul>\s*</li>', page, re.DOTALL)
+    assert '<svg class="bar failed"' in step
+    assert "<summary>Input</summary>" in step
+
+
+def test_an_output_has_a_heading(visitor: Visitor, also: Function) -> None:
+    page = visitor.get(f"/dev/invocations/{done(also, {'first': 1})}").text
+    assert '<div class="output" id="output-first"><h4>Output</h4>' in page
+
+
+def test_a_failure_is_dismissed_on_its_page(visitor: Visitor, also: Function) -> None:
+    send("also/one")
+    [claim] = batch_claims.claim(also) or []
+    batch_leases.begin(claim.batch_id, "run-1")
+    error = '{"step": "charge", "type": "OSError", "message": "away"}'
+    failed = Outcome(1, "failed", error=error)
+    settlement.settle(claim.batch_id, "run-1", [failed])
+    assert 'action="/dev/invocations/1/dismiss"' in visitor.get("/dev/invocations/1").text
+    answer = visitor.post("/dev/invocations/1/dismiss")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/dev/invocations/1")
+    page = visitor.get("/dev/invocations/1").text
+    assert '<span class="soft">dismissed</span>' in page
+    assert "/dismiss" not in page
+
+
+def test_what_has_not_failed_is_not_dismissed(visitor: Visitor, also: Function) -> None:
+    invocation = done(also, {"first": 1})
+    assert "/dismiss" not in visitor.get(f"/dev/invocations/{invocation}").text
+    assert visitor.post(f"/dev/invocations/{invocation}/dismiss").status_code == 409
 
 
 def test_a_step_and_its_invocation_show_models_tokens_and_cost(

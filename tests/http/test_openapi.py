@@ -12,6 +12,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from runyard.gateway.app import endpoints
+from runyard.gateway.http.endpoint import ONLY_ANSWERED
 from runyard.gateway.http.openapi import openapi_document
 from tests.web_process import WebProcess
 
@@ -83,6 +84,29 @@ def test_every_endpoint_has_a_form_with_its_parameters_and_a_body_that_fits(
     [form] = re.findall(r'data-method="POST" data-path="/e/{key}".*?</form>', page, re.DOTALL)
     [body] = re.findall(r"<textarea[^>]*>(.*?)</textarea>", form, re.DOTALL)
     assert web.post("/api/events", json.loads(body)).status_code == 200
+
+
+def test_what_stands_in_backticks_is_code(web: WebProcess) -> None:
+    page = web.get("/docs", None).text
+    assert "<span>The same as <code>/api/events</code>" in page
+    assert "`" not in re.sub(r"<pre.*?</pre>", "", page, flags=re.DOTALL)
+
+
+def test_a_request_is_tried_above_the_schemas(web: WebProcess) -> None:
+    page = web.get("/docs", None).text
+    [inside] = re.findall(r"<code>/api/events/\{id\}</code> .*?</details>", page, re.DOTALL)
+    assert inside.index("<form") < inside.index("<table")
+
+
+def test_what_does_nothing_is_folded(web: WebProcess) -> None:
+    page = web.get("/docs", None).text
+    before, folded = page.split(f'<h2 id="{ONLY_ANSWERED.replace(" ", "-")}">')
+    assert not re.search("not supported|not used", before)
+    assert "10 endpoints that SDKs of Inngest call" in folded
+
+
+def test_the_page_leads_to_the_dev_page(web: WebProcess) -> None:
+    assert '<a href="/dev">' in web.get("/docs", None).text
 
 
 RAW = [

@@ -82,6 +82,8 @@ def test_a_picture_is_uploaded_and_its_variants_made(page: Page, tmp_path: Path)
     expect(page.locator("[id='data.source']")).to_have_value(re.compile("dev-page/.*-my-photo.jpg"))
     page.get_by_role("button", name="Send", exact=True).click()
     expect(page.locator(".invocations .tag")).to_have_text("succeeded", timeout=60_000)
+    page.goto(address("/dev/media"))
+    expect(page.get_by_role("link", name="my-photo.jpg")).to_be_visible()
 
 
 def test_a_request_is_tried_in_the_description_of_the_api(page: Page) -> None:

@@ -24,6 +24,7 @@ from runyard.store import database
 from runyard.text.redaction import redact
 from tests.conftest import wait_until
 from tests.fake_service import FakeService
+from tests.ports import free_port
 from tests.tables import empty_tables, rows
 
 NAME = "runyard alerts"
@@ -506,6 +507,27 @@ def test_a_test_alert_says_what_is_wrong(
     result = command(receiver.url + PATH)
     assert result.exit_code == 1
     assert "127.0.0.1 answered 403: check the address of the webhook" in result.output
+
+
+def test_a_test_alert_leads_to_a_page_that_exists(
+    receiver: FakeService, command: Callable[[str], Any]
+) -> None:
+    command(receiver.url + PATH)
+    [failure] = bodies(receiver)[0]["failures"]
+    assert failure["url"].endswith(f":{settings().port}/dev")
+
+
+def test_a_receiver_that_is_not_there_is_told_with_the_reason(
+    command: Callable[[str], Any],
+) -> None:
+    result = command(f"http://127.0.0.1:{free_port()}/secret")
+    assert result.exit_code == 1
+    assert result.output.startswith("127.0.0.1 cannot be reached: Connection refused; check ")
+
+
+def test_a_receiver_with_an_unknown_name_is_told_as_such(command: Callable[[str], Any]) -> None:
+    result = command("http://hooks.invalid/secret")
+    assert "hooks.invalid cannot be reached: the name of the host is unknown" in result.output
 
 
 def test_without_receivers_a_test_alert_says_how_to_add_one(

@@ -215,10 +215,20 @@ def test_the_check_of_an_empty_database_lists_every_migration(databases: Databas
     assert result.returncode == Verdict.PENDING
 
 
+def test_a_migration_of_an_empty_database_names_the_versions_of_all(databases: Databases) -> None:
+    blank = Release(THIS.folder, {"DATABASE_URL": databases.create("blank_too")})
+    lines = blank.run("migrate").stdout.splitlines()
+    assert [line.partition(" -> ")[0] for line in lines] == [
+        "runyard: empty",
+        "app: empty",
+        "dagster: empty",
+    ]
+
+
 def test_the_check_of_a_database_that_does_not_answer_has_its_own_exit_code() -> None:
     away = Release(THIS.folder, {"DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"})
     result = away.run("migrate", "--check")
-    assert "runyard: the database does not answer: check DATABASE_URL" in result.stderr
+    assert "runyard: the database does not answer (Connection refused)" in result.stderr
     assert result.returncode == UNREACHABLE
 
 

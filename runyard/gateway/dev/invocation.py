@@ -9,7 +9,7 @@ from runyard.engine.api_keys import Key
 from runyard.engine.batch_claims import Capacity, capacities
 from runyard.engine.status import NOT_RUNNING
 from runyard.engine.step_logs import latest_logs
-from runyard.gateway.api.actions import cancel_open, replay_one, run_invocation_now
+from runyard.gateway.api.actions import cancel_open, dismiss_failed, replay_one, run_invocation_now
 from runyard.gateway.api.history import event_of, invocation_of, log_view
 from runyard.gateway.api.schemas import FullInvocation
 from runyard.gateway.dev.blockers import Reason, reasons
@@ -163,6 +163,11 @@ def cancel(visit: Visit) -> str:
     return to_invocation(cancel_open(visit.path("id"), visit.caller)[0])
 
 
+def dismiss(visit: Visit) -> str:
+    """Take its failure from the list of dead letters."""
+    return to_invocation(dismiss_failed(visit.path("id"), visit.caller))
+
+
 def run_now(visit: Visit) -> str:
     """Run it ahead of time."""
     return to_invocation(run_invocation_now(visit.path("id"), visit.caller))
@@ -172,5 +177,6 @@ PAGES = [Page("/invocations/{id}", "invocation", show, refresh_seconds=0.3)]
 ACTIONS = [
     Action("/invocations/{id}/replay", replay),
     Action("/invocations/{id}/cancel", cancel),
+    Action("/invocations/{id}/dismiss", dismiss),
     Action("/invocations/{id}/run-now", run_now),
 ]

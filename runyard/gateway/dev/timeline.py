@@ -201,7 +201,17 @@ def _steps(
     length = max((end - start).total_seconds(), 0.001)
     shown = [_step(step, start, length, completed) for step in steps]
     if failure is not None and failure.step and failure.step not in {step.step for step in steps}:
-        shown.append(Step(failure.step, "failed", None, None, None, None, None, failure))
+        # Its own times are gone: it failed when its part in the run ended, after the other steps.
+        view = StepView(
+            step=failure.step,
+            tries=0,
+            run_id=None,
+            output=None,
+            error=failure,
+            started_at=min(end, max((step.finished_at for step in steps), default=start)),
+            finished_at=end,
+        )
+        shown.append(replace(_step(view, start, length, completed), tries=None))
     return tuple(shown)
 
 

@@ -112,6 +112,10 @@ class Call:
         check_may_send(self.caller, event)
 
 
+# The group of endpoints that others call but that do nothing here; /docs folds it.
+ONLY_ANSWERED = "Only answered"
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One method on one path.

@@ -8,13 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from runyard.gateway.http.endpoint import Endpoint
+from runyard.gateway.http.endpoint import ONLY_ANSWERED, Endpoint
 from runyard.gateway.http.errors import ErrorBody
 from runyard.gateway.http.templates import as_pretty_json, environment
 
@@ -36,6 +37,7 @@ _ERRORS = {
     502: "An upstream service failed.",
     503: "The database is unavailable, or the service is busy.",
 }
+_BACKTICKS = re.compile("`([^`]+)`")
 _SECURITY = "A key made with `runyard keys create`; in development none is required."
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -60,16 +62,15 @@ def openapi_routes(
     document = openapi_document(endpoints)
     folder = Path(__file__).parent / "pages"
     script = (folder / "docs.js").read_bytes()
-    page = (
-        environment([folder], as_pretty_json)
-        .get_template("docs.html")
-        .render(
-            document=document,
-            groups=_groups(endpoints),
-            schema_of=partial(_schema_of, document),
-            example_of=lambda schema: example(_body_schema(document, schema)),
-            script=f"/docs.js?{hashlib.blake2b(script, digest_size=6).hexdigest()}",
-        )
+    templates = environment([folder], as_pretty_json)
+    templates.filters["in_code"] = _in_code
+    page = templates.get_template("docs.html").render(
+        document=document,
+        groups=_groups(endpoints),
+        folded=ONLY_ANSWERED,
+        schema_of=partial(_schema_of, document),
+        example_of=lambda schema: example(_body_schema(document, schema)),
+        script=f"/docs.js?{hashlib.blake2b(script, digest_size=6).hexdigest()}",
     )
 
     # Anybody may call these, as often and as slowly as they like: all get the same bytes.
@@ -220,8 +221,14 @@ def _body_schema(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapp
     return {**chosen, "components": document["components"]}
 
 
+def _in_code(text: str) -> Markup:
+    """A text as HTML, with what stands in backticks as code."""
+    return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 (escaped)
+
+
 def _groups(endpoints: Sequence[Endpoint]) -> Mapping[str, list[Endpoint]]:
     groups: dict[str, list[Endpoint]] = {}
-    for endpoint in endpoints:
+    # What does nothing comes last.
+    for endpoint in sorted(endpoints, key=lambda each: each.group == ONLY_ANSWERED):
         groups.setdefault(endpoint.group, []).append(endpoint)
     return groups

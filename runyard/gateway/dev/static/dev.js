@@ -60,12 +60,14 @@ function showTimes() {
 
 // Times stand there in UTC, for browsers without scripts.
 const clocks = { hour: "2-digit", minute: "2-digit" };
+const exact = { ...clocks, second: "2-digit", fractionalSecondDigits: 3 };
 
 function showClocks() {
-  for (const element of document.querySelectorAll("time[data-clock], time[data-second], time[data-at]")) {
+  for (const element of document.querySelectorAll("time[data-clock], time[data-second], time[data-exact], time[data-at]")) {
     const at = new Date(element.dateTime);
     if ("at" in element.dataset) element.textContent = at.toLocaleString();
     else if ("clock" in element.dataset) element.textContent = at.toLocaleTimeString([], clocks);
+    else if ("exact" in element.dataset) element.textContent = at.toLocaleTimeString([], exact);
     else element.textContent = at.toLocaleTimeString();
     element.title = `${at.toLocaleString()} (${at.toISOString().slice(0, 19).replace("T", " ")} UTC)`;
   }
@@ -126,12 +128,13 @@ async function upload(input) {
   } catch (error) {
     said.textContent = `Not uploaded: ${error.message}`;
   }
-  input.value = "";
 }
 
 for (const input of document.querySelectorAll("[data-upload]")) {
   input.closest(".upload").hidden = false;
   input.addEventListener("change", () => upload(input));
+  // The same file may have changed: only then it counts as chosen again.
+  input.addEventListener("click", () => { input.value = ""; });
 }
 
 const problem = document.getElementById("code-problem");

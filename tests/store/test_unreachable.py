@@ -1,0 +1,130 @@
+"""What is said when there is no connection to the database, and how soon there is one again."""
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from runyard.errors import DatabaseUnavailable
+from runyard.processes.checks import checks
+from runyard.store import database
+from runyard.store.unreachable import why_no_connection
+from tests.conftest import wait_until
+from tests.tables import rows
+
+# What PostgreSQL, PgBouncer and libpq say, and what of the advice.
+TEXTS = [
+    ('FATAL:  password authentication failed for user "app"', "check the user and the password"),
+    ("fe_sendauth: no password supplied", "add the password"),
+    ('FATAL:  no pg_hba.conf entry for host "10.0.0.7", user "app"', "allow that in pg_hba.conf"),
+    ('FATAL:  role "app" is not permitted to log in', "give the role LOGIN"),
+    ('FATAL:  Peer authentication failed for user "app"', "check the user and the password"),
+    ("FATAL:  no such user", "check the user and the password"),
+    ('FATAL:  permission denied for database "app"', "grant the role CONNECT"),
+    ('FATAL:  database "app" does not exist', "create it"),
+    ("FATAL:  sorry, too many clients already", "raise max_connections"),
+    ('FATAL:  too many connections for role "app"', "raise max_connections"),
+    ("FATAL:  remaining connection slots are reserved for roles", "raise max_connections"),
+    ("FATAL:  the database system is starting up", "wait until it has started"),
+    ("FATAL:  the database system is in recovery mode", "wait until it has started"),
+    ("FATAL:  the database system is shutting down", "start it again"),
+    ("SSL error: certificate verify failed", "check sslmode and sslrootcert"),
+    ("server does not support SSL, but SSL was required", "check sslmode in DATABASE_URL, and"),
+]
+
+
+@pytest.mark.parametrize(("text", "advice"), TEXTS)
+def test_a_text_of_the_server_is_shown_with_what_to_do(text: str, advice: str) -> None:
+    error = psycopg.OperationalError(f'connection to server at "db", port 5432 failed: {text}\n')
+    assert f"({text.removeprefix('FATAL:  ')}): {advice}" in why_no_connection(error)
+
+
+def refused(store_url: str, **changes: str) -> str:
+    with pytest.raises(psycopg.OperationalError) as caught:
+        psycopg.connect(store_url, **changes, connect_timeout=2)
+    return why_no_connection(caught.value)
+
+
+def test_an_unknown_database_is_no_dead_server(store_url: str) -> None:
+    says = refused(store_url, dbname="unknown")
+    assert 'refuses the connection (database "unknown" does not exist): create it' in says
+
+
+def test_an_unknown_role_is_no_dead_server(store_url: str) -> None:
+    assert 'refuses the connection (role "unknown"' in refused(store_url, user="unknown")
+
+
+def test_a_port_without_a_server_asks_whether_it_runs(store_url: str) -> None:
+    says = refused(store_url, host="127.0.0.1", port="9")
+    assert "does not answer (Connection refused): check DATABASE_URL" in says
+
+
+def test_an_unknown_host_is_named(store_url: str) -> None:
+    says = refused(store_url, host="db.invalid")
+    assert "failed to resolve host 'db.invalid'" in says
+    assert "check the host in DATABASE_URL" in says
+
+
+@pytest.fixture
+def closed_database(store_url: str) -> Iterator[psycopg.Connection]:
+    """The database, which refuses every connection; and a connection to another one."""
+    name = psycopg.conninfo.conninfo_to_dict(store_url)["dbname"]
+    allow = sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    with psycopg.connect(make_conninfo(store_url, dbname="postgres"), autocommit=True) as other:
+        database.close_pool()
+        other.execute(allow.format(sql.Identifier(str(name)), sql.SQL("false")))
+        try:
+            yield other
+        finally:
+            other.execute(allow.format(sql.Identifier(str(name)), sql.SQL("true")))
+            database.close_pool()
+
+
+@pytest.fixture
+def brief_waits() -> Iterator[None]:
+    """Wait briefly for a connection."""
+    database.close_pool()
+    database.wait_for_connection(0.5)
+    yield
+    database.wait_for_connection(10)
+    database.close_pool()
+
+
+@pytest.mark.usefixtures("brief_waits", "closed_database")
+def test_the_pool_gives_the_reason_too() -> None:
+    with pytest.raises(DatabaseUnavailable, match="not currently accepting connections"):
+        rows("SELECT 1")
+
+
+@pytest.mark.usefixtures("closed_database")
+def test_the_doctor_gives_the_reason_once(caplog: pytest.LogCaptureFixture) -> None:
+    says = {check.name: check.says for check in checks()}
+    assert "not currently accepting connections" in says["database"]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.usefixtures("closed_database")
+def test_a_thread_that_waits_for_a_connection_gets_one_soon_after_an_outage(
+    store_url: str,
+) -> None:
+    """The pool would double its waits: six attempts would take it half a minute."""
+    answers: list[object] = []
+    database.wait_for_connection(30)
+    try:
+        waiting = threading.Thread(target=lambda: answers.append(rows("SELECT 1 AS one")))
+        waiting.start()
+        wait_until(lambda: database.pool().get_stats().get("connections_errors", 0) >= 6, 15)
+        reopen(store_url)
+        waiting.join()
+    finally:
+        database.wait_for_connection(10)
+    assert answers == [[{"one": 1}]]
+
+
+def reopen(store_url: str) -> None:
+    with psycopg.connect(make_conninfo(store_url, dbname="postgres"), autocommit=True) as other:
+        other.execute("ALTER DATABASE store ALLOW_CONNECTIONS true")
