@@ -575,7 +575,11 @@ counted AS (
 SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
     started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
     started.function, started.starts, started.waited,
-    extract(epoch FROM runyard.now_v1() - started.created_at)::float8 AS age,
+    extract(
+        epoch FROM runyard.now_v1() - started.created_at + (clock_timestamp() - now())
+    )::float8 AS age,
+    (SELECT extract(epoch FROM clock_timestamp() - started_at)::float8
+        FROM runyard.batches WHERE id = %(batch)s) AS lasted,
     events.name, events.data, events."user" AS user_data, events.v, events.trace,
     (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id

@@ -241,6 +241,54 @@ def test_a_run_whose_worker_dies_is_an_error_and_the_next_one_goes_on(
     ]
 
 
+@pytest.fixture
+def one_of_two_hung(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> Iterator[tuple[Collector, str]]:
+    """The collector after a run with two events, one of which hung; the other's trace."""
+    never = threading.Event()
+    deeds["wait"] = lambda item: item.event.data["hangs"] and never.wait()
+    sent_with(yard, "traced/hung", hangs=True)
+    other = yard.send("traced/hung", {"hangs": False})
+    yard.work()
+    received(collector)
+    yield collector, f"{contexts.trace_id_of_event(other.id):032x}"
+    never.set()
+
+
+def test_a_step_that_hangs_its_run_and_its_invocation_are_errors(
+    one_of_two_hung: tuple[Collector, str],
+) -> None:
+    collector, _ = one_of_two_hung
+    assert collector.tree(TRACE) == {"hang": {"queued": {}, "run hang": {"wait": {}}}}
+    spans = [
+        span
+        for name in ("hang", "run hang", "wait")
+        for span in collector.named(name)
+        if span.trace == TRACE
+    ]
+    whole, run, step = spans
+    assert [span.attributes["error.type"] for span in spans] == ["StepTimeout"] * 3
+    assert whole.attributes["runyard.outcome"] == "failed"
+    assert step.attributes["runyard.step.attempt"] == 1
+    assert run.start <= step.start <= step.end - 1
+
+
+def test_a_run_beside_a_step_that_hangs_is_no_error_and_the_next_one_goes_on(
+    one_of_two_hung: tuple[Collector, str],
+) -> None:
+    collector, trace_id = one_of_two_hung
+    assert list(collector.tree(trace_id)["hang"]) == [
+        "queued",
+        "run hang",
+        "queued again",
+        "run hang again",
+    ]
+    runs = [span for span in collector.named("run hang") if span.trace == trace_id]
+    assert [span.attributes["runyard.outcome"] for span in runs] == ["queued", "succeeded"]
+    assert not any(run.failed for run in runs)
+
+
 # --- What steps do
 
 
