@@ -29,7 +29,8 @@ from runyard.tracing.contexts import (
 )
 from runyard.tracing.spans import Attributes, Kind, Span
 
-LOST = "WorkerLost"  # the error of a run whose worker died or fell silent
+# The errors of a run whose worker died or fell silent, and of one that its worker handed back.
+LOST, STOPPED = "WorkerLost", "WorkerStopped"
 
 
 @dataclass(slots=True)
@@ -127,11 +128,14 @@ def begin_trace(row: Row, run_id: str) -> InvocationTrace:
     return trace
 
 
-def record_lost_run(row: Row) -> None:
-    """Record the span of a run whose lease was taken away, from `released_invocations`."""
-    lost = json.dumps({"type": LOST}) if row["status"] != "cancelled" else None
+def record_lost_run(row: Row, error: str) -> None:
+    """Record the span of a run whose lease was taken away, from `released_invocations`.
+
+    `error` is the type of the error with which it ended, unless the row has another one.
+    """
+    why = json.dumps({"type": error}) if row["status"] != "cancelled" else None
     trace = _trace(row, row["run_id"])
-    trace.record_outcome(Outcome(row["id"], row["status"], error=row["error"] or lost))
+    trace.record_outcome(Outcome(row["id"], row["status"], error=row["error"] or why))
 
 
 def _trace(row: Row, run_id: str) -> InvocationTrace:

@@ -369,11 +369,8 @@ def hand_back(worker: str, stop_working: Callable[[], object] = lambda: None) ->
     From then on its own runs can no longer write anything. `stop_working` is called next, before
     another worker can have begun on them.
     """
-    with database.connection() as connection:
-        lease = settings().lease_seconds
-        rows = fetch_all(connection, "hand_back", name=worker, lease=lease)
+    run_ids = batch_leases.hand_back(worker)
     stop_working()
-    run_ids = [row["run_id"] for row in rows]
     if not run_ids:
         return
     # A caller has hundreds of runs, and little time before it is killed.

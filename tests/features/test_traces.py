@@ -241,6 +241,54 @@ def test_a_run_whose_worker_dies_is_an_error_and_the_next_one_goes_on(
     ]
 
 
+def test_a_run_that_a_stopping_worker_hands_back_is_an_error_and_the_next_one_goes_on(
+    yard: Yard, collector: Collector, sent_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_leases, "_worker_name", "here:1:2")
+    sent_with(yard, "traced/packed")
+    [batch_id] = yard.claim("post")
+    assert batch_leases.begin(batch_id, "the-first-run") is not None
+    assert batch_leases.hand_back("here:1") == ["the-first-run"]
+    yard.advance("10s")
+    received(collector)
+    first, second = collector.named("run post")
+    assert first.attributes["error.type"] == "WorkerStopped"
+    assert first.attributes["runyard.run"] == "the-first-run"
+    assert first.attributes["runyard.outcome"] == "queued"
+    assert not second.failed
+    assert [run.attributes["runyard.attempt"] for run in (first, second)] == [1, 1]
+    assert [whole.id for whole in collector.named("post") if whole.kind == "consumer"] == [
+        first.parent
+    ]
+
+
+def test_a_cancelled_run_that_is_handed_back_ends_the_invocation(
+    yard: Yard, collector: Collector, sent_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_leases, "_worker_name", "here:1:2")
+    sent = sent_with(yard, "traced/packed")
+    [batch_id] = yard.claim("post")
+    batch_leases.begin(batch_id, "the-only-run")
+    runyard.cancel(runyard.Selection(invocations=[sent.invocation.id]))
+    batch_leases.hand_back("here:1")
+    received(collector)
+    assert collector.tree(TRACE) == {"post": {"run post": {}}}
+    [whole] = [span for span in collector.named("post") if span.kind == "consumer"]
+    assert whole.attributes["runyard.outcome"] == "cancelled"
+
+
+def test_a_run_of_many_whose_worker_dies_names_the_attempt_that_it_was(
+    yard: Yard, collector: Collector
+) -> None:
+    yard.send_all([runyard.Event("traced/counted") for _ in range(2)])
+    [batch_id] = yard.claim("count")
+    batch_leases.begin(batch_id, "the-lost-run")
+    batch_leases.release(batch_id, "running", "queued", attempts=3, crashed=True, force=True)
+    received(collector)
+    lost = collector.named("run count")
+    assert [span.attributes["runyard.attempt"] for span in lost] == [1, 1]
+
+
 @pytest.fixture
 def one_of_two_hung(
     yard: Yard, collector: Collector, sent_with: Any
