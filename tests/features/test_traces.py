@@ -1,5 +1,7 @@
 """Traces: the spans of an event and of all that comes of it, as a collector receives them."""
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +15,11 @@ from dagster import Definitions
 from opentelemetry import propagate, trace
 
 import runyard
+from runyard.apps.checkpoints import parse_checkpoint
 from runyard.engine import batch_leases
 from runyard.events import new_ulid
 from runyard.functions import registry
+from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.settings import settings
 from runyard.syntax.traceparent import parse_traceparent
 from runyard.testing import Yard
@@ -434,6 +438,67 @@ def test_nothing_of_the_url_or_the_answer_of_an_application_is_in_a_span(
     assert "POST" in {span.name for span in received(collector)}
     assert "token=secret" not in repr(collector.spans)
     assert SECRET not in repr(collector.spans)
+
+
+def kept(sent: Any, *steps: dict[str, Any]) -> None:
+    """Keep results of steps while a call goes on, as an SDK does by the endpoint."""
+    context = sent["ctx"]
+    body = {"run_id": context["run_id"], "qi_id": context["qi_id"], "steps": steps}
+    checkpoint = parse_checkpoint(context["run_id"], json.dumps(body).encode())
+    assert checkpoint is not None
+
+    async def keep() -> str:
+        async with CheckpointWriter() as writer:
+            return await writer.keep(checkpoint)
+
+    assert asyncio.run(keep()) == "kept"
+
+
+def done(name: str) -> dict[str, Any]:
+    """A step that took a second and a half, as SDKs write it."""
+    step = {"op": "StepRun", "id": sha1(name.encode()).hexdigest(), "name": name, "data": 1}
+    return {**step, "userland": {"id": name}, "timing": {"a": 0, "b": 1_500_000_000}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(200, "paid")], ["POST", "first"]),
+        ([(206, [done("second")]), (200, "paid")], ["POST", "POST", "first", "second"]),
+        (
+            [(206, [done("first"), done("second")]), (200, "paid")],
+            ["POST", "POST", "first", "second"],
+        ),
+        ([(500, "sorry"), (200, "paid")], ["POST", "first"]),
+    ],
+    ids=["the end", "another step", "the step too", "an error"],
+)
+def test_a_step_that_an_application_keeps_during_a_call_is_a_span_whatever_it_answers(
+    yard: Yard,
+    app: RemoteApp,
+    collector: Collector,
+    sent_with: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[tuple[int, Any]],
+    expected: list[str],
+) -> None:
+    left = list(answers)
+
+    def answer(path: str, sent: Any) -> tuple[int, Any]:
+        if len(left) == len(answers):
+            kept(sent, done("first"))
+        return left.pop(0)
+
+    monkeypatch.setattr(app, "answer", answer)
+    sent_with(yard, "shop/pay")
+    remote_work.work()
+    received(collector)
+    [function] = {span.attributes["runyard.function"] for span in collector.spans}
+    [run] = collector.named(f"run {function}")
+    assert sorted(span.name for span in collector.spans if span.parent == run.id) == expected
+    [step] = collector.named("first")
+    assert step.attributes["runyard.step.attempt"] == 1
+    assert step.end - step.start == pytest.approx(1.5)
 
 
 def test_an_application_that_does_not_answer_is_an_error_of_the_call(
