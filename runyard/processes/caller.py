@@ -155,12 +155,22 @@ class RunsInThreads:
         if is_free:
             self._free.release()
         return is_free
+        try:
+            run_id = run_id_in(message.payload)
+        except Exception as error:
+            _log.error("a message names no run, and is dropped: %s", type(error).__name__)
+            message.reject()
+            return
 
     def _take(self, message: Any) -> None:
         self._free.acquire()
         self._count(1)
-        message.ack()
-        self._threads.submit(self._execute, run_id_in(message.payload))
+        try:
+            message.ack()
+            self._threads.submit(self._execute, run_id)
+        except BaseException:  # the broker was lost: it delivers the run again
+            self._give_back_slot()
+            raise
 
     def _execute(self, run_id: str) -> None:
         try:
@@ -169,8 +179,11 @@ class RunsInThreads:
         except Exception as error:
             _log.exception("run %s: %s", run_id, type(error).__name__)
         finally:
-            self._count(-1)
-            self._free.release()
+            self._give_back_slot()
+
+    def _give_back_slot(self) -> None:
+        self._count(-1)
+        self._free.release()
 
     def _count(self, more: int) -> None:
         with self._counting:
