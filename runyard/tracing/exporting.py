@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -256,6 +257,17 @@ os.register_at_fork(after_in_child=_after_fork)
 
 class _Resource(Resource):
     """A resource that is hashed once: the encoder does it for every span, of all attributes."""
+
+def prepare() -> None:
+    """Import what an exporter needs: by itself it does so when it is made, and when it is used.
+
+    A child that is forked meanwhile could not import any of it: a module is locked until the thread
+    that imports it is done, and a child does not have that thread.
+    """
+    OTLPSpanExporter().shutdown()
+    _resource()
+    import_module("netrc")  # by the first request
+
 
     def __init__(self, resource: Resource) -> None:
         super().__init__(resource.attributes, resource.schema_url)
