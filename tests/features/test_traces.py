@@ -21,9 +21,10 @@ from runyard.events import new_ulid
 from runyard.functions import registry
 from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.settings import settings
-from runyard.syntax.traceparent import parse_traceparent
+from runyard.syntax.traceparent import TraceContext, parse_traceparent
 from runyard.testing import Yard
 from runyard.tracing import contexts, exporting, recording
+from runyard.tracing.spans import Span
 from tests import remote_work
 from tests.collector import Collector, Recorded
 from tests.conftest import ROOT
@@ -666,6 +667,63 @@ def test_a_collector_that_refuses_is_warned_of_once_in_a_while(
     collector.mode = "takes"
     [line] = [record.getMessage() for record in caplog.records if "trace" in record.name]
     assert line.startswith(f"the collector at {collector.url} takes no traces, and ")
+
+
+def test_spans_that_the_full_queue_drops_are_warned_of(
+    collector: Collector, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "600")
+    own = exporting.Exporter()
+
+    def record(count: int) -> None:
+        for number in range(1, count + 1):
+            own.record(Span("filler", TraceContext(1, number, sampled=True), None, 1.0, 2.0))
+
+    collector.mode = "waits"
+    before = collector.requests
+    record(1)
+    exports = threading.Thread(target=own.processor.force_flush)
+    exports.start()
+    collector.wait_for(lambda collector: collector.requests > before)
+    record(607)
+    collector.mode = "takes"
+    exports.join()
+    own.close()
+    assert [record.getMessage() for record in caplog.records if "trace" in record.name] == [
+        f"the collector at {collector.url} takes traces too slowly, and 7 spans are lost: give it"
+        " more resources, or record fewer traces (OTEL_TRACES_SAMPLER)"
+    ]
+
+
+_ENDING = """
+import time
+from runyard.syntax.traceparent import TraceContext
+from runyard.tracing import recording
+from runyard.tracing.spans import Span
+
+for number in range(1, 10_001):
+    recording.record(Span("filler", TraceContext(1, number, sampled=True), None, 1.0, 2.0))
+began = time.monotonic()
+recording.end_recording()
+print(time.monotonic() - began)
+"""
+
+
+def test_a_process_that_ends_waits_for_a_slow_collector_no_longer_than_for_one_that_hangs() -> None:
+    with Collector() as collector:
+        collector.seconds = 0.8
+        ended = subprocess.run(
+            [sys.executable, "-c", _ENDING],
+            env=traced_environment(collector),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        taken = len(collector.spans)
+    assert float(ended.stdout) < 2 * exporting.EXPORT_SECONDS
+    assert 0 < taken < 10_000
+    [line] = ended.stderr.splitlines()
+    assert "spans are lost" in line
 
 
 # --- Processes that fork
