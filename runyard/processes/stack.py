@@ -26,11 +26,12 @@ from jinja2 import StrictUndefined, Template
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from runyard.errors import RunyardError
+from runyard.processes.child_process import HAND_BACK_SECONDS
 from runyard.processes.code_check import check_code, remember_problem, remembered_problem
 from runyard.processes.code_location import CodeProblem
 from runyard.processes.migrate import migrate
 from runyard.processes.stack_files import socket_path, stack_workspace
-from runyard.settings import Settings, settings
+from runyard.settings import UP_DRAIN_SECONDS, Settings, settings
 from runyard.store.data_folder import data_folder
 from runyard.store.database import database_url, is_embedded
 from runyard.store.embedded import start_embedded, stop_embedded
@@ -43,9 +44,7 @@ PARTS = ("code", "daemon", "web", "worker")
 _RELOADED = ("code", "worker")
 _ALONE = ("code", "apps")
 _STOP_SECONDS = 6
-# Development is not to wait for a long run at each change of the code.
-_DRAIN_SECONDS = 3.0
-_SPARE_SECONDS = 3
+_SPARE_SECONDS = HAND_BACK_SECONDS + 1  # a worker waits for its caller
 # What supervisord and the parts that do not drain may take besides.
 _REST_SECONDS = 6
 _READY_SECONDS = 90.0
@@ -131,7 +130,7 @@ class Stack:
         self.settings = settings()
         self.log = self.settings.data / "stack.log"
         is_set = "drain_timeout" in self.settings.model_fields_set
-        self.drain_timeout = self.settings.drain_timeout if is_set else _DRAIN_SECONDS
+        self.drain_timeout = self.settings.drain_timeout if is_set else UP_DRAIN_SECONDS
         self._embedded = is_embedded(self.settings)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
