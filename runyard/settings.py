@@ -33,6 +33,9 @@ from runyard.syntax.trace_options import TRACE_ID, is_http_url, problem_with_tra
 # Where the embedded database of a project run by root is stored: PostgreSQL refuses to run as root,
 # and the user it runs as cannot enter root's folders.
 ROOT_DATABASES = Path("/var/lib/runyard")
+# The default of `drain_timeout` under `runyard up`: development is not to wait for a long run at
+# each change of the code.
+UP_DRAIN_SECONDS = 3.0
 
 _POSTGRES_URL = re.compile(r"postgres(ql)?://")
 _RECEIVER = re.compile(r"https?://[^\s/]+(/\S*)?|mailto:[^\s@]+@[^\s@]+")
@@ -136,7 +139,8 @@ class WorkerSettings(_EngineSettings):
         ge=0,
         description="How many seconds a process that is told to stop has to finish what it is "
         "doing: a worker its runs, the web process its open requests. Runs that take longer are "
-        "handed back; this does not count as an attempt. Under `runyard up` it defaults to 3.",
+        "handed back; this does not count as an attempt. Under `runyard up` it defaults to "
+        f"{UP_DRAIN_SECONDS:g}.",
     )
 
 

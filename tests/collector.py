@@ -42,7 +42,9 @@ class Collector:
     Attributes
     ----------
     mode
-        `takes`, `refuses` (503) or `hangs`.
+        `takes`, `refuses` (503), `hangs`, or `waits` with its answer until another mode is set.
+    seconds
+        How long it takes to answer.
     spans
         What it has taken.
     requests
@@ -53,6 +55,7 @@ class Collector:
         self.mode = "takes"
         self.spans: list[Recorded] = []
         self.requests = 0
+        self.seconds = 0.0
         self._free = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -106,6 +109,9 @@ class Collector:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if collector.mode == "hangs":
                     collector._free.wait()
+                while collector.mode == "waits":
+                    time.sleep(0.01)
+                collector._free.wait(collector.seconds)
                 if collector.mode == "takes" and self.path == "/v1/traces":
                     collector.spans += _spans_in(body)
                 self.send_response(200 if collector.mode == "takes" else 503)

@@ -45,11 +45,13 @@ def record_step(
     tries: int,
     error: Mapping[str, Any] | None,
     span: TraceContext | None = None,
+    end: float | None = None,
 ) -> None:
-    """Record an attempt of a step, which ends now, with its error as the protocol has it.
+    """Record an attempt of a step, which ends now or at `end`, with its error as the protocol has.
 
     `span` is its span, if something refers to it already.
     """
     if trace is not None:
         kind = "" if error is None else storable(str(error.get("name", "Error")))[:200]
-        trace.record_step(name, span or child_of(trace.run), start, time.time(), tries, kind)
+        end = time.time() if end is None else end
+        trace.record_step(name, span or child_of(trace.run), start, end, tries, kind)

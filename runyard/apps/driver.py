@@ -192,6 +192,7 @@ class _Way:
         self._attempt = max(0, item.attempt - 1)
         self._dispatch = item.dispatch
         self._answered: int | None = None  # the dispatch of a call, until it is ended
+        self._checkpointed: set[str] = set()  # steps that were kept before a call was answered
         self._kinds: dict[str, tuple[str, str]] = {}  # of waits by step id: name and kind
         self._calls: set[asyncio.Task[None]] = set()
         self._step_error: dict[str, Any] = {}
@@ -261,7 +262,12 @@ class _Way:
         """Return what an answer means, after what was kept while the function was called."""
         asked = Asked(None, self._attempt, self._remote.retry.attempts)
         meaning = interpret(answer, asked)
-        if dispatch is None or any(isinstance(effect, Succeeded) for effect in meaning.effects):
+        if dispatch is None:
+            return meaning
+        if any(isinstance(effect, Succeeded) for effect in meaning.effects):
+            if self._trace is not None and self._trace.run.sampled:
+                self._answered = dispatch
+                self._record_checkpointed(await self._writer.keep((), self._ending()))
             return meaning
         self._answered = dispatch
         if meaning.effects and all(isinstance(effect, Keep) for effect in meaning.effects):
@@ -284,11 +290,22 @@ class _Way:
         return {self._item.id: answered}
 
     def _take_checkpointed(self, written: Written) -> bool:
-        rows = written.checkpointed.get(self._item.id, ())
+        rows = self._record_checkpointed(written)
         for row in rows:
             self._item.outputs[row["step"]] = row["output"]
             self._journey.checkpointed(step_id(row["step"]), row["output"])
         return bool(rows)
+
+    def _record_checkpointed(self, written: Written) -> Sequence[Row]:
+        """Record the spans of the steps that were kept in the dispatch that has ended."""
+        rows = written.checkpointed.get(self._item.id, ())
+        for row in rows:
+            name, error = row["step"], _error_in(row["output"])
+            call_traces.record_step(
+                self._trace, name, row["started"], row["tries"], error, end=row["finished"]
+            )
+            self._checkpointed.add(name)
+        return rows
 
     async def _call_step(self, step: RemoteStep) -> None:
         started, asked = time.time(), self._asked_for(step)
@@ -361,7 +378,7 @@ class _Way:
         for name, text in texts.items():
             memo = json.loads(text)
             self._item.outputs[name] = memo
-            if not of_wait:
+            if not of_wait and name not in self._checkpointed:
                 tries = self._item.tries.get(name, 0) + 1
                 call_traces.record_step(self._trace, name, at, tries, _error_in(memo))
             self._journey.done(step_id(name), memo, of_wait=of_wait)

@@ -143,7 +143,8 @@ def _by_hand(folder: Path, code: str) -> list[str]:
 def _dependency_by_hand(folder: Path) -> list[str]:
     """What to add to the project's dependencies; nothing if pyproject.toml has it already."""
     requirements = _read_toml(folder).get("project", {}).get("dependencies", ())
-    if "runyard" in {re.split(r"[^\w.-]", str(one).strip())[0].lower() for one in requirements}:
+    names = [re.split(r"[^\w.-]", str(requirement).strip())[0] for requirement in requirements]
+    if "runyard" in {name.lower() for name in names}:
         return []
     return [f"Add runyard>={version('runyard')} to the dependencies of the project.", ""]
 

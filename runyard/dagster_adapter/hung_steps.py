@@ -29,6 +29,7 @@ from runyard.engine.settlement import Outcome
 from runyard.engine.watchdog import Watchdog, without_lock_waiters
 from runyard.errors import StepTimeout
 from runyard.functions.retry import Retry
+from runyard.tracing import recording
 
 _KILLED = (
     "It could not be interrupted: its process was killed. Another run continues with the other"
@@ -66,7 +67,19 @@ def settle(doing: Activity, late: Sequence[Work]) -> bool:
         checkpoints.save_steps(doing.batch, doing.run, doing.step, kept)
     outcomes = [_outcome(item, failures.get(item.id)) for item in items]
     settlement.settle(doing.batch, doing.run, outcomes)
+    for item in failed:
+        _record_step(doing, item, started[item.id], now)
+    for item, outcome in zip(items, outcomes, strict=True):
+        if item.trace is not None:
+            item.trace.record_outcome(outcome)
     return True
+
+
+def _record_step(doing: Activity, item: Item, started: float, ended: float) -> None:
+    """Record the span of the attempt that hung, if traces are recorded."""
+    if item.trace is not None:
+        tries, span = item.tries.get(doing.step, 0) + 1, item.trace.new_span()
+        item.trace.record_step(doing.step, span, started, ended, tries, StepTimeout.__name__)
 
 
 def _failure(doing: Activity, item: Item) -> Failure:
@@ -156,8 +169,9 @@ def watch_own(leases: Mapping[str, Lease]) -> None:
 
 
 def end_this_process() -> NoReturn:
-    """End this process at once, with all its descendants."""
+    """End this process with all its descendants, without waiting for its threads."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
+    recording.end_recording()
     os._exit(1)

@@ -6,13 +6,14 @@ write under a lease that was taken away changes nothing and raises `LeaseLost`.
 
 import socket
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
-from runyard.engine.invocation_traces import record_lost_run
+from runyard.engine.invocation_traces import LOST, STOPPED, record_lost_run
 from runyard.engine.status import LAUNCHABLE_BATCH
 from runyard.functions.registry import find
 from runyard.settings import settings
 from runyard.store import database
-from runyard.store.queries import Row, fetch_all, fetch_one
+from runyard.store.queries import Connection, Row, fetch_all, fetch_one
 from runyard.syntax.durations import seconds
 from runyard.tracing import recording
 
@@ -135,7 +136,7 @@ def release(
         (`error` says why). This is no attempt. The function's launches back off until a run of it
         begins.
     """
-    with database.connection() as connection:
+    with _until_recorded() as connection:
         row = fetch_one(
             connection,
             "release",
@@ -152,10 +153,42 @@ def release(
             first_delay=_FIRST_LAUNCH_DELAY,
             most_delay=_MAX_LAUNCH_DELAY,
         )
-        if row is not None and recording.is_on():
-            for released in fetch_all(connection, "released_invocations", batch=batch_id):
-                record_lost_run(released)
+        if row is not None:
+            in_company = crashed and row["size"] > 1
+            _record_released(connection, [batch_id], LOST, returned=int(in_company))
     return None if row is None else int(row["size"])
+
+
+def hand_back(worker: str) -> list[str]:
+    """Return what the processes of a worker are doing to the queue; no attempt is counted.
+
+    From then on their runs can no longer write anything; their ids are returned.
+    """
+    with _until_recorded() as connection:
+        rows = fetch_all(connection, "hand_back", name=worker, lease=settings().lease_seconds)
+        _record_released(connection, [row["id"] for row in rows], STOPPED, returned=1)
+    return [row["run_id"] for row in rows]
+
+
+def _until_recorded() -> AbstractContextManager[Connection]:
+    """A connection on which leases are taken away.
+
+    While traces are recorded that is a transaction: nobody else has the invocations before their
+    spans are recorded.
+    """
+    return database.transaction() if recording.is_on() else database.connection()
+
+
+def _record_released(
+    connection: Connection, batches: Sequence[str], error: str, *, returned: int
+) -> None:
+    """Record the spans of runs whose leases were taken away, because of this type of error.
+
+    `returned` is how many attempts their invocations have got back.
+    """
+    if batches and recording.is_on():
+        for row in fetch_all(connection, "released_invocations", batches=batches):
+            record_lost_run({**row, "attempt": row["attempt"] + returned}, error)
 
 
 def overdue() -> list[Row]:

@@ -29,7 +29,8 @@ from runyard.tracing.contexts import (
 )
 from runyard.tracing.spans import Attributes, Kind, Span
 
-LOST = "WorkerLost"  # the error of a run whose worker died or fell silent
+# The errors of a run whose worker died or fell silent, and of one that its worker handed back.
+LOST, STOPPED = "WorkerLost", "WorkerStopped"
 
 
 @dataclass(slots=True)
@@ -127,15 +128,18 @@ def begin_trace(row: Row, run_id: str) -> InvocationTrace:
     return trace
 
 
-def record_lost_run(row: Row) -> None:
-    """Record the span of a run whose lease was taken away, from `released_invocations`."""
-    lost = json.dumps({"type": LOST}) if row["status"] != "cancelled" else None
-    trace = _trace(row, row["run_id"], row["lasted"])
-    trace.record_outcome(Outcome(row["id"], row["status"], error=row["error"] or lost))
+def record_lost_run(row: Row, error: str) -> None:
+    """Record the span of a run whose lease was taken away, from `released_invocations`.
+
+    `error` is the type of the error with which it ended, unless the row has another one.
+    """
+    why = json.dumps({"type": error}) if row["status"] != "cancelled" else None
+    trace = _trace(row, row["run_id"])
+    trace.record_outcome(Outcome(row["id"], row["status"], error=row["error"] or why))
 
 
-def _trace(row: Row, run_id: str, lasted: float = 0.0) -> InvocationTrace:
-    """Return the trace of an invocation in a run that has lasted for so many seconds."""
+def _trace(row: Row, run_id: str) -> InvocationTrace:
+    """Return the trace of an invocation in a run, which may have begun in another process."""
     now = time.time()
     parent = parse_traceparent(row["trace"])
     trace_id, sampled = _trace_of(row["event_id"], parent)
@@ -149,7 +153,7 @@ def _trace(row: Row, run_id: str, lasted: float = 0.0) -> InvocationTrace:
         invocation=TraceContext(trace_id, span_id_of_invocation(row["id"]), sampled=True),
         run=TraceContext(trace_id, span_id_of_run(row["id"], run_id), sampled=True),
         created=now - max(0.0, row["age"]),
-        began=now - lasted,
+        began=now - row["lasted"],
         about={"runyard.function": row["function"], "runyard.invocation": row["id"]},
         more={
             "runyard.event.id": row["event_id"],

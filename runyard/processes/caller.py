@@ -94,7 +94,6 @@ class RunsInThreads:
 
     def __init__(self) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._stopping = threading.Event()
         self._is_over = threading.Event()
         self._slots = settings().remote_concurrency
         self._running = 0
@@ -106,18 +105,17 @@ class RunsInThreads:
     def stop(self) -> None:
         """Let it take no more runs; the second time, those in progress are handed back at once."""
         self._drain.begin()
-        self._stopping.set()
 
     def serve(self, instance: DagsterInstance) -> None:
         """Execute runs until told to stop, then finish them or hand them back."""
         self._instance = instance
         threading.Thread(target=self._beat, name="runyard-caller-heartbeat", daemon=True).start()
         backoff = Backoff(_log, "no run is taken from the broker", _LONGEST_WAIT)
-        while not self._stopping.is_set():
+        while not self._drain.has_begun:
             try:
                 self._consume(backoff)
             except Exception as error:
-                self._stopping.wait(backoff.failed(error))
+                self._drain.await_begin(backoff.failed(error))
         finished = self._drain.wait(lambda: not self._running, self._tell_slots)
         self._is_over.set()
         if not finished:
@@ -142,7 +140,7 @@ class RunsInThreads:
             ),
         ):
             backoff.succeeded()
-            while not self._stopping.is_set():
+            while not self._drain.has_begun:
                 if self._has_free_slot():
                     try:
                         connection.drain_events(timeout=_LOOK_SECONDS)
@@ -157,10 +155,20 @@ class RunsInThreads:
         return is_free
 
     def _take(self, message: Any) -> None:
+        try:
+            run_id = run_id_in(message.payload)
+        except Exception as error:
+            _log.error("a message names no run, and is dropped: %s", type(error).__name__)
+            message.reject()
+            return
         self._free.acquire()
         self._count(1)
-        message.ack()
-        self._threads.submit(self._execute, run_id_in(message.payload))
+        try:
+            message.ack()
+            self._threads.submit(self._execute, run_id)
+        except BaseException:  # the broker was lost: it delivers the run again
+            self._give_back_slot()
+            raise
 
     def _execute(self, run_id: str) -> None:
         try:
@@ -169,8 +177,11 @@ class RunsInThreads:
         except Exception as error:
             _log.exception("run %s: %s", run_id, type(error).__name__)
         finally:
-            self._count(-1)
-            self._free.release()
+            self._give_back_slot()
+
+    def _give_back_slot(self) -> None:
+        self._count(-1)
+        self._free.release()
 
     def _count(self, more: int) -> None:
         with self._counting:

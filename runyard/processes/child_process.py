@@ -11,8 +11,9 @@ from contextlib import suppress
 
 from runyard.settings import settings
 
-# How long it may take to end, beyond the time that runs in progress get to finish.
-_SPARE_SECONDS = 2.0
+# How long it may take to end when the time is over that runs in progress have to finish: it hands
+# back the rest.
+HAND_BACK_SECONDS = 2
 _LOOK_SECONDS = 1.0
 _log = logging.getLogger("runyard.processes")
 
@@ -62,7 +63,7 @@ class ChildProcess:
         if self._process is None:
             return
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(settings().drain_timeout + _SPARE_SECONDS)
+            self._process.wait(settings().drain_timeout + HAND_BACK_SECONDS)
             return
         self._process.kill()
         self._process.wait()

@@ -34,6 +34,7 @@ from runyard.processes.maintenance_thread import MaintenanceThread
 from runyard.processes.pulse import Pulse
 from runyard.processes.stack_files import socket_path
 from runyard.settings import settings
+from runyard.tracing.recording import end_recording
 
 _log = logging.getLogger("runyard.processes.daemon")
 _SILENT_SECONDS = 30.0
@@ -71,6 +72,7 @@ def serve_daemon(workspace: Path) -> int:
                 pulse.beat,
             )
     except KeyboardInterrupt:
+        end_recording()
         os._exit(0)  # without waiting for the ticks of other sensors
     return 0
 

@@ -4,7 +4,6 @@ The time is over early when the worker is told to stop a second time.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
@@ -32,7 +31,9 @@ class Drain:
         self._log = log
         self._runs_left = runs_left
         self._begun_at: float | None = None
-        self._is_cut_short = threading.Event()
+        # Signal handlers take no locks, not even that of an Event: the code that they interrupt may
+        # hold it.
+        self._is_cut_short = False
 
     @property
     def has_begun(self) -> bool:
@@ -49,8 +50,14 @@ class Drain:
             self._begun_at = now
             return True
         if now - self._begun_at >= _SAME_STOP_SECONDS:
-            self._is_cut_short.set()
+            self._is_cut_short = True
         return False
+
+    def await_begin(self, seconds: float) -> None:
+        """Wait for so long, or until the process is told to stop."""
+        until = time.monotonic() + seconds
+        while not self.has_begun and (left := until - time.monotonic()) > 0:
+            time.sleep(min(_LOOK_SECONDS, left))
 
     def wait(
         self, is_done: Callable[[], bool], changed: Callable[[int], None] = lambda _: None
@@ -69,8 +76,9 @@ class Drain:
             if left and now - said_at >= _SAY_SECONDS:
                 self._say(left, until - now)
                 said_at = now
-            if now >= until or self._is_cut_short.wait(min(_LOOK_SECONDS, until - now)):
+            if now >= until or self._is_cut_short:
                 return is_done()
+            time.sleep(min(_LOOK_SECONDS, until - now))
         return True
 
     def _say(self, left: int, seconds: float) -> None:

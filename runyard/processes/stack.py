@@ -26,11 +26,12 @@ from jinja2 import StrictUndefined, Template
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from runyard.errors import RunyardError
+from runyard.processes.child_process import HAND_BACK_SECONDS
 from runyard.processes.code_check import check_code, remember_problem, remembered_problem
 from runyard.processes.code_location import CodeProblem
 from runyard.processes.migrate import migrate
 from runyard.processes.stack_files import socket_path, stack_workspace
-from runyard.settings import Settings, settings
+from runyard.settings import UP_DRAIN_SECONDS, Settings, settings
 from runyard.store.data_folder import data_folder
 from runyard.store.database import database_url, is_embedded
 from runyard.store.embedded import start_embedded, stop_embedded
@@ -43,9 +44,9 @@ PARTS = ("code", "daemon", "web", "worker")
 _RELOADED = ("code", "worker")
 _ALONE = ("code", "apps")
 _STOP_SECONDS = 6
-# Development is not to wait for a long run at each change of the code.
-_DRAIN_SECONDS = 3.0
-_SPARE_SECONDS = 3
+_SPARE_SECONDS = HAND_BACK_SECONDS + 1  # a worker waits for its caller
+# How soon a worker that does not end is told to stop once more.
+_AGAIN_SECONDS = 0.5
 # What supervisord and the parts that do not drain may take besides.
 _REST_SECONDS = 6
 _READY_SECONDS = 90.0
@@ -131,7 +132,7 @@ class Stack:
         self.settings = settings()
         self.log = self.settings.data / "stack.log"
         is_set = "drain_timeout" in self.settings.model_fields_set
-        self.drain_timeout = self.settings.drain_timeout if is_set else _DRAIN_SECONDS
+        self.drain_timeout = self.settings.drain_timeout if is_set else UP_DRAIN_SECONDS
         self._embedded = is_embedded(self.settings)
         self._supervisor: subprocess.Popen[bytes] | None = None
 
@@ -277,27 +278,25 @@ class Stack:
     def stop(self) -> None:
         """Stop all parts, then the database; no process of the stack remains.
 
-        An interrupt meanwhile, by Ctrl-C, ends the time that runs in progress have to finish.
+        An interrupt meanwhile, by Ctrl-C, ends the time that runs in progress have to finish;
+        another one kills what is left.
         """
         pid = self._supervisor.pid if self._supervisor is not None else 0
         worker = 0
-        seconds = self.seconds_to_stop()
         try:
-            pid = int(self._ask("getPID"))
-            if "worker" in self.parts:
-                worker = self.pid("worker")
-            self._ask("shutdown")
-        except (OSError, xmlrpc.client.Error):
-            # A supervisord that has only just started does not listen yet.
-            if self._supervisor is not None:
-                self._supervisor.terminate()
-        try:
+            seconds = self.seconds_to_stop()
+            try:
+                pid = int(self._ask("getPID"))
+                if "worker" in self.parts:
+                    worker = self.pid("worker")
+                self._ask("shutdown")
+            except (OSError, xmlrpc.client.Error):
+                # A supervisord that has only just started does not listen yet.
+                if self._supervisor is not None:
+                    self._supervisor.terminate()
             _wait_for_end(pid, seconds)
         except KeyboardInterrupt:
-            if worker:
-                with suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGTERM)
-            _wait_for_end(pid, _STOP_SECONDS + _REST_SECONDS)
+            _hurry(pid, worker)
         if self._supervisor is not None:
             self._supervisor.wait()
             self._supervisor = None
@@ -387,6 +386,31 @@ def _wait_for_end(pid: int, seconds: float) -> None:
         for each in [process, *process.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
+
+
+def _hurry(pid: int, worker: int) -> None:
+    """End supervisord at once: a worker that is told to stop once more hands back its runs."""
+    until = time.monotonic() + _STOP_SECONDS + _REST_SECONDS
+    try:
+        with suppress(ProcessLookupError):  # it may not have been told at all
+            os.kill(pid, signal.SIGTERM)
+        _tell_until_it_ends(worker, until)
+        _wait_for_end(pid, max(0.0, until - time.monotonic()))
+    except KeyboardInterrupt:
+        _wait_for_end(pid, 0)
+
+
+def _tell_until_it_ends(worker: int, until: float) -> None:
+    """Tell a worker to stop; again and again, for two signals in a second are one to it."""
+    if not worker:
+        return
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(worker)
+        while time.monotonic() < until:
+            process.terminate()
+            with suppress(psutil.TimeoutExpired):
+                process.wait(_AGAIN_SECONDS)
+                return
 
 
 def _stop_with_parent() -> None:

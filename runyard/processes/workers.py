@@ -120,7 +120,7 @@ def work() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)
     if settings().log_format == "json":
         vars(celery_worker)["safe_say"] = _say_as_json
-        setup_logging.connect(_leave_loggers_alone)
+        setup_logging.connect(_keep_own_loggers)
     else:
         show_in_output(logging.getLogger("runyard"), logging.Formatter(DEFAULT_PROCESS_LOG_FMT))
     app = build_app()
@@ -146,7 +146,7 @@ def _say_as_json(message: str, *_: object) -> None:
     os.write(2, f"{json_line('celery', message.strip())}\n".encode())
 
 
-def _leave_loggers_alone(**_: Any) -> None:
+def _keep_own_loggers(**_: Any) -> None:
     """Let Celery log as this process has set up its loggers: it does when this is connected."""
     get_multiprocessing_logger().propagate = True
 
@@ -370,11 +370,8 @@ def hand_back(worker: str, stop_working: Callable[[], object] = lambda: None) ->
     From then on its own runs can no longer write anything. `stop_working` is called next, before
     another worker can have begun on them.
     """
-    with database.connection() as connection:
-        lease = settings().lease_seconds
-        rows = fetch_all(connection, "hand_back", name=worker, lease=lease)
+    run_ids = batch_leases.hand_back(worker)
     stop_working()
-    run_ids = [row["run_id"] for row in rows]
     if not run_ids:
         return
     runs = "1 run" if len(run_ids) == 1 else f"{len(run_ids)} runs"

@@ -194,7 +194,8 @@ present AS (  -- those whose call is the open one, before any lock
             WHERE app_functions.function = invocations.function)
 ),
 open AS (  -- those of them that are locked, and still are what they were
-    SELECT invocations.id, invocations.run_id, invocations.attempt, invocations.dispatch
+    SELECT invocations.id, invocations.function, invocations.run_id, invocations.attempt,
+        invocations.dispatch
     FROM present JOIN runyard.invocations
         ON invocations.id = present.id AND invocations.batch_id = present.batch_id
         AND invocations.dispatch = present.dispatch
@@ -235,6 +236,13 @@ recorded AS (
         error = NULL, tries = steps.tries + 1, started_at = excluded.started_at,
         finished_at = excluded.finished_at, number = excluded.number, dispatch = excluded.dispatch
     WHERE steps.error IS NOT NULL
+    RETURNING invocation_id,
+        greatest(0, extract(epoch FROM finished_at - started_at))::float8 AS took
+),
+counted AS (
+    INSERT INTO runyard.tallies (metric, name, label, bucket, count, seconds)
+    SELECT 'step', open.function, 'succeeded', runyard.bucket_v1(took), count(*), sum(took)
+    FROM recorded JOIN open ON open.id = recorded.invocation_id GROUP BY 1, 2, 3, 4
 )
 SELECT sent.id, CASE
         WHEN judged.differs THEN 'stale'
@@ -255,7 +263,10 @@ WHERE invocations.id = ended.id AND invocations.id = ANY (%(invocations)s::bigin
 -- name: checkpointed_steps
 -- What applications have recorded in these dispatches of invocations, in the order in which the
 -- steps ended. (by steps_pkey)
-SELECT steps.invocation_id, steps.step, steps.output FROM runyard.steps
+SELECT steps.invocation_id, steps.step, steps.output, steps.tries,
+    extract(epoch FROM steps.started_at)::float8 AS started,
+    extract(epoch FROM steps.finished_at)::float8 AS finished
+FROM runyard.steps
 JOIN unnest(%(invocations)s::bigint[], %(dispatches)s::integer[]) AS ended (id, dispatch)
     ON steps.invocation_id = ended.id AND steps.dispatch = ended.dispatch
 WHERE steps.invocation_id = ANY (%(invocations)s::bigint[])

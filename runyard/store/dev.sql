@@ -196,14 +196,14 @@ SELECT functions.name, lately.* FROM runyard.functions CROSS JOIN LATERAL (
 -- What happened in each of the last so many spans of some minutes, the oldest first, for each of
 -- these functions; the function '' is all of them. Spans in which nothing happened are missing.
 -- (by minute_stats_pkey)
-SELECT asked.function, spans.number, spans.starts, spans.waited, spans.ended, spans.failed
-FROM unnest(%(functions)s::text[]) AS asked (function) CROSS JOIN LATERAL (
+SELECT charted.function, spans.number, spans.starts, spans.waited, spans.ended, spans.failed
+FROM unnest(%(functions)s::text[]) AS charted (function) CROSS JOIN LATERAL (
     SELECT floor(extract(epoch FROM minute - %(since)s::timestamptz)
             / (60 * %(minutes)s::integer))::integer AS number,
         sum(starts)::float8 AS starts, sum(waited) AS waited, sum(ended)::float8 AS ended,
         sum(failed)::float8 AS failed
     FROM runyard.minute_stats
-    WHERE function = asked.function AND minute >= %(since)s
+    WHERE function = charted.function AND minute >= %(since)s
         AND minute < %(since)s::timestamptz
             + %(spans)s::integer * %(minutes)s::integer * interval '1 minute'
     GROUP BY 1

@@ -11,7 +11,6 @@ import pwd
 import shlex
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,6 +59,7 @@ _SOCKETS = "runyard_sockets"
 _READY_SECONDS = 60
 _STOP_SECONDS = 60.0
 _DYING_SECONDS = 5.0
+_ALIVE_SECONDS, _LOOK_SECONDS = 0.5, 0.1
 _INITDB = ("--encoding=utf8", "--no-instructions", "--pgdata=.")
 _PG_CTL = ("--silent", "--wait", f"--timeout={_READY_SECONDS}", "--pgdata=.", "--log=log")
 
@@ -171,12 +171,17 @@ def delete_embedded(postgres_dir: Path) -> None:
 
 def serve_embedded(postgres_dir: Path, formerly: Path | None = None) -> int:
     """Keep the server up until SIGTERM or SIGINT, then stop it; return 1 if it dies by itself."""
-    stop = threading.Event()
+    told: list[int] = []  # not an Event, whose lock the code that a signal interrupts may hold
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: told.append(number))
     start_embedded(postgres_dir, formerly)
     print("ready", flush=True)
-    while not stop.wait(0.5):
+    looked_at = time.monotonic()
+    while not told:
+        time.sleep(_LOOK_SECONDS)
+        if time.monotonic() - looked_at < _ALIVE_SECONDS:
+            continue
+        looked_at = time.monotonic()
         if embedded_url(postgres_dir) is None:
             print("the server has died; starting it again", flush=True)
             return 1

@@ -575,25 +575,31 @@ counted AS (
 SELECT started.id, started.event_id, started.attempt, started.dispatch, started.crashes,
     started.cancelled, started.created_at, started.seen, started.previous_run, started.leads,
     started.function, started.starts, started.waited,
-    extract(epoch FROM runyard.now_v1() - started.created_at)::float8 AS age,
+    extract(
+        epoch FROM runyard.now_v1() - started.created_at + (clock_timestamp() - now())
+    )::float8 AS age,
+    (SELECT extract(epoch FROM clock_timestamp() - started_at)::float8
+        FROM runyard.batches WHERE id = %(batch)s) AS lasted,
     events.name, events.data, events."user" AS user_data, events.v, events.trace,
     (extract(epoch FROM events.ts) * 1000)::bigint AS ts
 FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
 
 -- name: released_invocations
--- What became of a batch's invocations when its lease was taken away, but for those that had left
--- it. (by batches_pkey, invocations_pkey, events_pkey)
+-- What became of the invocations of batches when their leases were taken away, but for those that had
+-- left them. (by batches_pkey, invocations_pkey, events_pkey)
 SELECT invocations.id, invocations.event_id, invocations.function, invocations.attempt,
     invocations.status, invocations.error::text AS error, batches.run_id,
-    extract(epoch FROM runyard.now_v1() - invocations.created_at)::float8 AS age,
+    extract(
+        epoch FROM runyard.now_v1() - invocations.created_at + (clock_timestamp() - now())
+    )::float8 AS age,
     extract(epoch FROM clock_timestamp() - batches.started_at)::float8 AS lasted,
     events.name, events.trace
 FROM runyard.batches
 JOIN runyard.invocations ON invocations.id = ANY (batches.invocations)
     AND NOT invocations.id = ANY (batches.settled)
 JOIN runyard.events ON events.id = invocations.event_id
-WHERE batches.id = %(batch)s AND batches.run_id IS NOT NULL
+WHERE batches.id = ANY (%(batches)s) AND batches.run_id IS NOT NULL
 
 -- name: group_events
 -- The other events of groups, by their leaders, in the order in which they came.
@@ -825,7 +831,8 @@ WHERE batches.status = 'finished' AND batches.ended_at IS NULL AND batches.run_i
 -- Give back what the processes of a stopping worker are still doing; no attempt is counted. It is
 -- due at once when there is another worker of its kind, and otherwise a few seconds later: the one
 -- that replaces this one may be starting.
--- Returns the runs. (by batches_open, invocations_pkey; workers is a small table: scanned)
+-- Returns the batches and their runs.
+-- (by batches_open, invocations_pkey; workers is a small table: scanned)
 WITH wait AS (
     SELECT CASE WHEN count(*) > 0 THEN interval '0' ELSE interval '4 seconds' END AS pause
     FROM runyard.workers AS others
@@ -856,7 +863,7 @@ unfinished AS (
     INSERT INTO runyard.run_segments (invocation_id, run_id, status)
     SELECT id, run_id, 'lost' FROM freed WHERE status = 'queued'
 )
-SELECT run_id, runyard.wake_v1('') FROM leases
+SELECT id, run_id, runyard.wake_v1('') FROM leases
 
 -- name: retry_launches
 -- Try the functions whose launches fail again at once: a worker has started, and it may have the

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -51,6 +52,14 @@ _QUEUE = 16_384
 _SPANS_OF_A_REQUEST = 2_048
 _DELAY_MILLIS = 1_000.0
 _WARN_SECONDS = 60.0
+_FAILS = (
+    "the collector at %s takes no traces, and %d spans are lost: is it running, and does it take"
+    " OTLP over HTTP there?"
+)
+_IS_SLOW = (
+    "the collector at %s takes traces too slowly, and %d spans are lost: give it more resources, or"
+    " record fewer traces (OTEL_TRACES_SAMPLER)"
+)
 _KINDS = {
     "internal": SpanKind.INTERNAL,
     "client": SpanKind.CLIENT,
@@ -63,6 +72,7 @@ _UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 # Spans that others are part of: those of the batches in progress.
 _REMEMBERED = 4096
 _log = logging.getLogger("runyard.traces")
+_queue_log = logging.getLogger("opentelemetry.sdk._shared_internal")
 
 
 class _Unrecorded(NonRecordingSpan):
@@ -94,6 +104,9 @@ class Exporter:
     def __init__(self) -> None:
         _silence()
         self.delivery = _Delivery()
+        # Before the processor's own filter, which lets hardly any record through.
+        _queue_log.setLevel(logging.WARNING)
+        _queue_log.filters.insert(0, self.delivery.count_overflow)
         is_set = os.environ.get
         # A request must not be larger than the queue.
         is_sized = is_set(OTEL_BSP_MAX_EXPORT_BATCH_SIZE) or is_set(OTEL_BSP_MAX_QUEUE_SIZE)
@@ -138,7 +151,7 @@ class Exporter:
 
     def close(self) -> None:
         """Export what is left, in the time that one export may take, and stop."""
-        self.delivery.is_closing = True
+        self.delivery.end_in(EXPORT_SECONDS)
         self.processor.shutdown()
 
 
@@ -147,47 +160,65 @@ class _Delivery(SpanExporter):
 
     Attributes
     ----------
-    is_closing
-        Whether the process is about to end: then a collector that has failed is not tried again.
     warned_at
         When it was last said that spans are lost, by the monotonic clock; None if never.
     """
 
     def __init__(self) -> None:
         self._inner = OTLPSpanExporter(timeout=EXPORT_SECONDS)
-        self.is_closing = False
+        self._ends_at: float | None = None
         self._has_failed = False
         self._dropped = 0
         self.warned_at: float | None = None
 
+    def end_in(self, seconds: float) -> None:
+        """Deliver nothing after this time, nor to a collector that has failed: the process ends."""
+        self._ends_at = time.monotonic() + seconds
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Deliver spans; those that cannot be delivered at once are dropped."""
-        if self.is_closing and self._has_failed:
+        if self._ends_at is None:
+            result = self._deliver(self._inner, spans)
+        elif self._has_failed or (left := self._ends_at - time.monotonic()) <= 0:
+            self._dropped += len(spans)
             return SpanExportResult.FAILURE
+        else:
+            result = self._deliver(OTLPSpanExporter(timeout=left), spans)
+        if self._dropped and self._ends_at is None:
+            self._warn()
+        return result
+
+    def _deliver(self, exporter: SpanExporter, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         try:
-            result = self._inner.export(spans)
+            result = exporter.export(spans)
         except Exception:
             result = SpanExportResult.FAILURE
         self._has_failed = result is not SpanExportResult.SUCCESS
         if self._has_failed:
             self._dropped += len(spans)
-            self._warn()
         return result
+
+    def count_overflow(self, record: logging.LogRecord) -> bool:
+        """Count a span that the full queue has dropped, from what its processor logs of that."""
+        self._dropped += record.msg.startswith("Queue full")
+        return False
 
     def _warn(self) -> None:
         now = time.monotonic()
         if self.warned_at is None or now - self.warned_at >= _WARN_SECONDS:
-            _log.warning(
-                "the collector at %s takes no traces, and %d spans are lost: is it running, and"
-                " does it take OTLP over HTTP there?",
-                redact(endpoint(os.environ)),
-                self._dropped,
-            )
-            self.warned_at, self._dropped = now, 0
+            self._say()
+            self.warned_at = now
+
+    def _say(self) -> None:
+        why = _FAILS if self._has_failed else _IS_SLOW
+        _log.warning(why, redact(endpoint(os.environ)), self._dropped)
+        self._dropped = 0
 
     def shutdown(self) -> None:
-        """Close the connections."""
+        """Close the connections, and say what was lost."""
         self._inner.shutdown()
+        if self._dropped:
+            self._say()
 
 
 def collector_answers() -> bool:
@@ -204,8 +235,7 @@ def collector_answers() -> bool:
 
 def _silence() -> None:
     """Let OpenTelemetry log nothing of failed exports: we say it, less often."""
-    for name in ("opentelemetry.exporter.otlp", "opentelemetry.sdk._shared_internal"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
 
 
 _exporter: Exporter | None = None
@@ -222,6 +252,17 @@ def exporter() -> Exporter:
             _exporter = Exporter()
             atexit.register(close)
         return _exporter
+
+
+def prepare() -> None:
+    """Import what an exporter needs: by itself it does so when it is made, and when it is used.
+
+    A child that is forked meanwhile could not import any of it: a module is locked until the thread
+    that imports it is done, and a child does not have that thread.
+    """
+    OTLPSpanExporter().shutdown()
+    _resource()
+    import_module("netrc")  # by the first request
 
 
 def enter(context: TraceContext) -> object:

@@ -21,12 +21,12 @@ def is_on() -> bool:
 
 
 def load() -> None:
-    """Import OpenTelemetry, if traces are recorded, before others do it each for itself.
+    """Import OpenTelemetry, if traces are recorded, before this process forks others.
 
-    That takes half a second, which the children of a process need not spend again.
+    That takes half a second, which its children need not spend again.
     """
     if is_on():
-        _exporting()
+        _exporting().prepare()
 
 
 def samples(trace_id: int, parent: TraceContext | None) -> bool:

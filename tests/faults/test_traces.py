@@ -56,6 +56,31 @@ def test_a_trace_goes_through_all_processes_and_on_after_a_worker_was_killed(
     ]
 
 
+def test_a_step_that_hangs_is_in_the_trace_although_its_process_was_killed(
+    tmp_path: Path,
+) -> None:
+    with Collector() as collector, running(tmp_path, **traced(collector)):
+        ids = send([Event("test/hanging", {"how": "wait"}), Event("test/apart", {"how": "wait"})])
+        assert {settled(event_id, 90)["status"] for event_id in ids} == {"failed"}
+        for whole in ("hanging", "hanging_apart"):
+            collector.wait_for(lambda collector, whole=whole: bool(collector.named(whole)))
+        spans = list(collector.spans)
+    for function in ("hanging", "hanging_apart"):
+        [whole] = [span for span in spans if span.name == function]
+        runs = [span for span in spans if span.name == f"run {function}"]
+        steps = [
+            span
+            for span in spans
+            if span.attributes.get("runyard.step") == "hang" and span.trace == whole.trace
+        ]
+        assert len(runs) == 3
+        assert {run.parent for run in runs} == {whole.id}
+        assert {step.parent for step in steps} == {run.id for run in runs}
+        assert [step.attributes["runyard.step.attempt"] for step in steps] == [1, 2, 3]
+        assert {span.attributes["error.type"] for span in (whole, *runs, *steps)} == {"StepTimeout"}
+        assert min(span.end - span.start for span in (*runs, *steps)) >= 3
+
+
 def test_a_collector_that_hangs_costs_no_run_and_holds_up_no_process(tmp_path: Path) -> None:
     with Collector() as collector:
         collector.mode = "hangs"

@@ -21,9 +21,10 @@ import psutil
 import psycopg
 import pytest
 
+from runyard import send
 from runyard.settings import Settings
 from runyard.store.embedded import delete_embedded, embedded_url
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, event, wait_until
 from tests.servers import redis
 
 MAIL = '{"to": "ada@example.com", "subject": "Hi", "text": "Hello"}'
@@ -104,10 +105,12 @@ def belonging(home: Path) -> list[str]:
     lines: list[str] = []
     for process in psutil.process_iter(["cmdline", "cwd", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
+        variables = process.info["environ"] or {}
+        folders = [variables.get(name, "") for name in ("RUNYARD_HOME", "RUNYARD_DATA_DIR")]
         if (
             str(home) in line
             or process.info["cwd"] == str(home)
-            or str(home) in ((process.info["environ"] or {}).get("RUNYARD_HOME") or "")
+            or any(str(home) in folder for folder in folders)
         ):
             lines.append(line)
     return lines
@@ -246,6 +249,85 @@ def test_an_up_that_is_stopped_before_its_supervisor_listens_leaves_no_stack_beh
     up.send_signal(signal.SIGINT)
     up.wait(30)
     wait_until(lambda: not belonging(home), 20)
+
+
+@pytest.fixture
+def draining(own_database: str, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """A `runyard up` that drains for ten minutes, because of a run of this event."""
+    (tmp_path / "effects").mkdir()
+    log = tmp_path / "up.log"
+    variables = {
+        **environment(tmp_path),
+        "RUNYARD_CODE": "tests.code",
+        "RUNYARD_CONCURRENCY": "1",
+        "RUNYARD_DATA_DIR": str(tmp_path / "data"),
+        "RUNYARD_DISCOVER_APPS": "0",
+        "RUNYARD_DRAIN_TIMEOUT": "600",
+        "RUNYARD_EFFECTS": str(tmp_path / "effects"),
+        "RUNYARD_HOME": str(ROOT),
+        "DAGSTER_HOME": str(ROOT),
+        "DATABASE_URL": own_database,
+    }
+    with log.open("w") as output:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "runyard", "up"],
+            cwd=ROOT,
+            env=variables,
+            stdout=output,
+            stderr=output,
+        )
+    family: list[psutil.Process] = []
+    try:
+        wait_until(lambda: "Ready." in log.read_text(), 90)
+        hangs = {"key": "begun", "how": "wait", "hang_until": 0, "seconds": 600}
+        [event_id] = send("test/patient", hangs)
+        wait_until((tmp_path / "effects" / "begun").exists, 60)
+        family = psutil.Process(up.pid).children(recursive=True)
+        up.send_signal(signal.SIGINT)
+        wait_until(lambda: "draining: 1 run left" in log.read_text())
+        yield up, event_id
+    finally:
+        up.kill()
+        up.wait()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def test_a_second_ctrl_c_ends_an_up_that_drains_at_once_with_its_run_handed_back(
+    draining: tuple["subprocess.Popen[bytes]", str], tmp_path: Path
+) -> None:
+    up, event_id = draining
+    up.send_signal(signal.SIGINT)
+    assert up.wait(20) == 0
+    assert (tmp_path / "up.log").read_text().rstrip().endswith("Stopped.")
+    assert belonging(tmp_path) == []
+    [invocation] = event(event_id)["invocations"]
+    assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+
+
+def _is_told_to_stop(process: psutil.Process) -> bool:
+    """Whether a stopped process has a SIGTERM that it has not seen yet."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    [pending] = re.findall(r"^ShdPnd:\s+(\w+)$", status, re.MULTILINE)
+    return bool(int(pending, 16) & 1 << (signal.SIGTERM - 1))
+
+
+def test_a_third_ctrl_c_kills_a_worker_that_does_not_respond(
+    draining: tuple["subprocess.Popen[bytes]", str], tmp_path: Path
+) -> None:
+    up, _ = draining
+    worker = next(
+        process
+        for process in psutil.Process(up.pid).children(recursive=True)
+        if (process.as_dict(["cmdline"])["cmdline"] or [])[-2:] == ["runyard", "worker"]
+    )
+    worker.suspend()
+    up.send_signal(signal.SIGINT)
+    wait_until(lambda: _is_told_to_stop(worker))
+    up.send_signal(signal.SIGINT)
+    assert up.wait(10) == 0
+    assert belonging(tmp_path) == []
 
 
 def _block_of_readme(command: str) -> str:

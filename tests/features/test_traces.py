@@ -1,5 +1,7 @@
 """Traces: the spans of an event and of all that comes of it, as a collector receives them."""
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -13,13 +15,16 @@ from dagster import Definitions
 from opentelemetry import propagate, trace
 
 import runyard
+from runyard.apps.checkpoints import parse_checkpoint
 from runyard.engine import batch_leases
 from runyard.events import new_ulid
 from runyard.functions import registry
+from runyard.gateway.http.checkpoint_writer import CheckpointWriter
 from runyard.settings import settings
-from runyard.syntax.traceparent import parse_traceparent
+from runyard.syntax.traceparent import TraceContext, parse_traceparent
 from runyard.testing import Yard
 from runyard.tracing import contexts, exporting, recording
+from runyard.tracing.spans import Span
 from tests import remote_work
 from tests.collector import Collector, Recorded
 from tests.conftest import ROOT
@@ -241,6 +246,103 @@ def test_a_run_whose_worker_dies_is_an_error_and_the_next_one_goes_on(
     ]
 
 
+def test_a_run_that_a_stopping_worker_hands_back_is_an_error_and_the_next_one_goes_on(
+    yard: Yard, collector: Collector, sent_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_leases, "_worker_name", "here:1:2")
+    sent_with(yard, "traced/packed")
+    [batch_id] = yard.claim("post")
+    assert batch_leases.begin(batch_id, "the-first-run") is not None
+    assert batch_leases.hand_back("here:1") == ["the-first-run"]
+    yard.advance("10s")
+    received(collector)
+    first, second = collector.named("run post")
+    assert first.attributes["error.type"] == "WorkerStopped"
+    assert first.attributes["runyard.run"] == "the-first-run"
+    assert first.attributes["runyard.outcome"] == "queued"
+    assert not second.failed
+    assert [run.attributes["runyard.attempt"] for run in (first, second)] == [1, 1]
+    assert [whole.id for whole in collector.named("post") if whole.kind == "consumer"] == [
+        first.parent
+    ]
+
+
+def test_a_cancelled_run_that_is_handed_back_ends_the_invocation(
+    yard: Yard, collector: Collector, sent_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_leases, "_worker_name", "here:1:2")
+    sent = sent_with(yard, "traced/packed")
+    [batch_id] = yard.claim("post")
+    batch_leases.begin(batch_id, "the-only-run")
+    runyard.cancel(runyard.Selection(invocations=[sent.invocation.id]))
+    batch_leases.hand_back("here:1")
+    received(collector)
+    assert collector.tree(TRACE) == {"post": {"run post": {}}}
+    [whole] = [span for span in collector.named("post") if span.kind == "consumer"]
+    assert whole.attributes["runyard.outcome"] == "cancelled"
+
+
+def test_a_run_of_many_whose_worker_dies_names_the_attempt_that_it_was(
+    yard: Yard, collector: Collector
+) -> None:
+    yard.send_all([runyard.Event("traced/counted") for _ in range(2)])
+    [batch_id] = yard.claim("count")
+    batch_leases.begin(batch_id, "the-lost-run")
+    batch_leases.release(batch_id, "running", "queued", attempts=3, crashed=True, force=True)
+    received(collector)
+    lost = collector.named("run count")
+    assert [span.attributes["runyard.attempt"] for span in lost] == [1, 1]
+
+
+@pytest.fixture
+def one_of_two_hung(
+    yard: Yard, collector: Collector, sent_with: Any
+) -> Iterator[tuple[Collector, str]]:
+    """The collector after a run with two events, one of which hung; the other's trace."""
+    never = threading.Event()
+    deeds["wait"] = lambda item: item.event.data["hangs"] and never.wait()
+    sent_with(yard, "traced/hung", hangs=True)
+    other = yard.send("traced/hung", {"hangs": False})
+    yard.work()
+    received(collector)
+    yield collector, f"{contexts.trace_id_of_event(other.id):032x}"
+    never.set()
+
+
+def test_a_step_that_hangs_its_run_and_its_invocation_are_errors(
+    one_of_two_hung: tuple[Collector, str],
+) -> None:
+    collector, _ = one_of_two_hung
+    assert collector.tree(TRACE) == {"hang": {"queued": {}, "run hang": {"wait": {}}}}
+    spans = [
+        span
+        for name in ("hang", "run hang", "wait")
+        for span in collector.named(name)
+        if span.trace == TRACE
+    ]
+    whole, run, step = spans
+    assert [span.attributes["error.type"] for span in spans] == ["StepTimeout"] * 3
+    assert whole.attributes["runyard.outcome"] == "failed"
+    assert step.attributes["runyard.step.attempt"] == 1
+    assert run.end - run.start >= 1
+    assert step.end - step.start >= 1
+
+
+def test_a_run_beside_a_step_that_hangs_is_no_error_and_the_next_one_goes_on(
+    one_of_two_hung: tuple[Collector, str],
+) -> None:
+    collector, trace_id = one_of_two_hung
+    assert set(collector.tree(trace_id)["hang"]) == {
+        "queued",
+        "run hang",
+        "queued again",
+        "run hang again",
+    }
+    runs = [span for span in collector.named("run hang") if span.trace == trace_id]
+    assert [span.attributes["runyard.outcome"] for span in runs] == ["queued", "succeeded"]
+    assert not any(run.failed for run in runs)
+
+
 # --- What steps do
 
 
@@ -338,6 +440,67 @@ def test_nothing_of_the_url_or_the_answer_of_an_application_is_in_a_span(
     assert "POST" in {span.name for span in received(collector)}
     assert "token=secret" not in repr(collector.spans)
     assert SECRET not in repr(collector.spans)
+
+
+def kept(sent: Any, *steps: dict[str, Any]) -> None:
+    """Keep results of steps while a call goes on, as an SDK does by the endpoint."""
+    context = sent["ctx"]
+    body = {"run_id": context["run_id"], "qi_id": context["qi_id"], "steps": steps}
+    checkpoint = parse_checkpoint(context["run_id"], json.dumps(body).encode())
+    assert checkpoint is not None
+
+    async def keep() -> str:
+        async with CheckpointWriter() as writer:
+            return await writer.keep(checkpoint)
+
+    assert asyncio.run(keep()) == "kept"
+
+
+def done(name: str) -> dict[str, Any]:
+    """A step that took a second and a half, as SDKs write it."""
+    step = {"op": "StepRun", "id": sha1(name.encode()).hexdigest(), "name": name, "data": 1}
+    return {**step, "userland": {"id": name}, "timing": {"a": 0, "b": 1_500_000_000}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(200, "paid")], ["POST", "first"]),
+        ([(206, [done("second")]), (200, "paid")], ["POST", "POST", "first", "second"]),
+        (
+            [(206, [done("first"), done("second")]), (200, "paid")],
+            ["POST", "POST", "first", "second"],
+        ),
+        ([(500, "sorry"), (200, "paid")], ["POST", "first"]),
+    ],
+    ids=["the end", "another step", "the step too", "an error"],
+)
+def test_a_step_that_an_application_keeps_during_a_call_is_a_span_whatever_it_answers(
+    yard: Yard,
+    app: RemoteApp,
+    collector: Collector,
+    sent_with: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[tuple[int, Any]],
+    expected: list[str],
+) -> None:
+    left = list(answers)
+
+    def answer(path: str, sent: Any) -> tuple[int, Any]:
+        if len(left) == len(answers):
+            kept(sent, done("first"))
+        return left.pop(0)
+
+    monkeypatch.setattr(app, "answer", answer)
+    sent_with(yard, "shop/pay")
+    remote_work.work()
+    received(collector)
+    [function] = {span.attributes["runyard.function"] for span in collector.spans}
+    [run] = collector.named(f"run {function}")
+    assert sorted(span.name for span in collector.spans if span.parent == run.id) == expected
+    [step] = collector.named("first")
+    assert step.attributes["runyard.step.attempt"] == 1
+    assert step.end - step.start == pytest.approx(1.5)
 
 
 def test_an_application_that_does_not_answer_is_an_error_of_the_call(
@@ -504,3 +667,131 @@ def test_a_collector_that_refuses_is_warned_of_once_in_a_while(
     collector.mode = "takes"
     [line] = [record.getMessage() for record in caplog.records if "trace" in record.name]
     assert line.startswith(f"the collector at {collector.url} takes no traces, and ")
+
+
+def test_spans_that_the_full_queue_drops_are_warned_of(
+    collector: Collector, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "600")
+    own = exporting.Exporter()
+
+    def record(count: int) -> None:
+        for number in range(1, count + 1):
+            own.record(Span("filler", TraceContext(1, number, sampled=True), None, 1.0, 2.0))
+
+    collector.mode = "waits"
+    before = collector.requests
+    record(1)
+    exports = threading.Thread(target=own.processor.force_flush)
+    exports.start()
+    collector.wait_for(lambda collector: collector.requests > before)
+    record(607)
+    collector.mode = "takes"
+    exports.join()
+    own.close()
+    assert [record.getMessage() for record in caplog.records if "trace" in record.name] == [
+        f"the collector at {collector.url} takes traces too slowly, and 7 spans are lost: give it"
+        " more resources, or record fewer traces (OTEL_TRACES_SAMPLER)"
+    ]
+
+
+_ENDING = """
+import time
+from runyard.syntax.traceparent import TraceContext
+from runyard.tracing import recording
+from runyard.tracing.spans import Span
+
+for number in range(1, 10_001):
+    recording.record(Span("filler", TraceContext(1, number, sampled=True), None, 1.0, 2.0))
+began = time.monotonic()
+recording.end_recording()
+print(time.monotonic() - began)
+"""
+
+
+def test_a_process_that_ends_waits_for_a_slow_collector_no_longer_than_for_one_that_hangs() -> None:
+    with Collector() as collector:
+        collector.seconds = 0.8
+        ended = subprocess.run(
+            [sys.executable, "-c", _ENDING],
+            env=traced_environment(collector),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        taken = len(collector.spans)
+    assert float(ended.stdout) < 2 * exporting.EXPORT_SECONDS
+    assert 0 < taken < 10_000
+    [line] = ended.stderr.splitlines()
+    assert "spans are lost" in line
+
+
+# --- Processes that fork
+
+_FORKING = """
+import os, sys, threading, time
+from runyard.syntax.traceparent import TraceContext
+from runyard.tracing import recording
+from runyard.tracing.spans import Span
+
+def record(name):
+    recording.record(Span(name, TraceContext(1, 2, sampled=True), None, 1.0, 2.0))
+
+def record_on():
+    while True:
+        record("parent")
+        time.sleep(0.0001)
+
+recording.load()
+threading.Thread(target=record_on, daemon=True).start()
+for number in range(20):
+    child = os.fork()
+    if not child:
+        record(f"child {number}")
+        recording.end_recording()
+        os._exit(0)
+    until = time.monotonic() + 20
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > until:
+            os.kill(child, 9)
+            sys.exit(f"child {number} hangs")
+        time.sleep(0.01)
+"""
+_IMPORTING = """
+import sys
+from runyard.syntax.traceparent import TraceContext
+from runyard.tracing import exporting, recording
+from runyard.tracing.spans import Span
+
+recording.load()
+loaded = set(sys.modules)
+recording.record(Span("one", TraceContext(1, 2, sampled=True), None, 1.0, 2.0))
+exporting.exporter().processor.force_flush()
+print(sorted(set(sys.modules) - loaded))
+"""
+
+
+def traced_environment(collector: Collector, **variables: str) -> dict[str, str]:
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    return {**os.environ, "RUNYARD_TRACES": "otlp", **endpoint, **variables}
+
+
+def test_children_that_are_forked_while_their_parent_exports_record_too() -> None:
+    with Collector() as collector:
+        environment = traced_environment(collector, OTEL_BSP_SCHEDULE_DELAY="1")
+        subprocess.run([sys.executable, "-c", _FORKING], env=environment, check=True, timeout=120)
+        names = {span.name for span in collector.spans}
+    assert names == {"parent", *(f"child {number}" for number in range(20))}
+
+
+def test_a_process_that_forks_has_imported_all_that_exporting_needs_before() -> None:
+    with Collector() as collector:
+        imported = subprocess.run(
+            [sys.executable, "-c", _IMPORTING],
+            env=traced_environment(collector),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert [span.name for span in collector.spans] == ["one"]
+    assert imported.stdout == "[]\n"

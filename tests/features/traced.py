@@ -49,6 +49,16 @@ def note(item: Item) -> str:
     return "noted"
 
 
+@step(threads=2, timeout="1s")
+def wait(item: Item) -> Any:
+    return deeds["wait"](item)
+
+
+@function("traced/hung", retry=Retry(attempts=1))
+def hang(run: Run) -> None:
+    wait(run)
+
+
 @function("traced/asked", retry=quick)
 def ask(run: Run) -> None:
     run.sleep("nap", "1m")

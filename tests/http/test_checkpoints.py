@@ -13,7 +13,7 @@ import pytest
 from runyard import clock, send
 from runyard.apps.run_ids import run_id
 from runyard.apps.signatures import SigningKey
-from runyard.engine import batch_claims, batch_leases
+from runyard.engine import batch_claims, batch_leases, tallies
 from runyard.engine.bulk import Selection
 from runyard.engine.control import cancel
 from runyard.errors import LeaseLost
@@ -303,6 +303,25 @@ def test_the_same_checkpoint_again_changes_nothing(dispatch: Dispatch) -> None:
     before = rows("SELECT * FROM runyard.steps ORDER BY number")
     assert dispatch.post(op("one"), op("two")).status_code == 200
     assert rows("SELECT * FROM runyard.steps ORDER BY number") == before
+
+
+def test_each_step_that_is_kept_counts_once_with_the_time_that_it_took(
+    dispatch: Dispatch,
+) -> None:
+    [row] = rows("SELECT function FROM runyard.invocations")
+    before = tallies.totals()
+    for _ in range(2):
+        dispatch.post(op("one"), op("two"))
+    after, succeeded, function = (
+        tallies.totals(),
+        (row["function"], "succeeded"),
+        (row["function"],),
+    )
+    assert after.attempts[succeeded] - before.attempts.get(succeeded, 0) == 2
+    stepping = after.stepping[function].seconds
+    if function in before.stepping:
+        stepping -= before.stepping[function].seconds
+    assert stepping == pytest.approx(3.0)
 
 
 def test_a_call_whose_step_has_another_result_already_has_to_stop(dispatch: Dispatch) -> None:

@@ -1,5 +1,6 @@
 """Functions of applications: their code location, and the processes that execute their runs."""
 
+import json
 import os
 import signal
 import socket
@@ -12,15 +13,20 @@ from pathlib import Path
 
 import pytest
 from dagster import DagsterRun, DagsterRunStatus
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from kombu.message import Message
 
 from runyard import Event, send
 from runyard.apps import catalog
 from runyard.dagster_adapter.apps_location import AppsRepository, apps
 from runyard.dagster_adapter.apps_workspace import AppsTarget
 from runyard.dagster_adapter.internals import (
+    ExecuteRunArgs,
     WorkspaceFileTarget,
     WorkspaceProcessContext,
     function_sensors,
+    pack_value,
 )
 from runyard.dagster_adapter.sensor_loop import SensorLoop
 from runyard.dagster_adapter.tags import APP
@@ -29,6 +35,7 @@ from runyard.engine.bulk import Selection
 from runyard.engine.control import cancel
 from runyard.functions.registry import Function
 from runyard.processes import workers
+from runyard.processes.caller import RunsInThreads
 from runyard.processes.checks import checks
 from runyard.processes.child_process import ChildProcess
 from runyard.processes.stack_files import socket_path
@@ -313,6 +320,53 @@ def test_a_caller_that_is_stopped_hands_back_what_goes_on(
     assert has_ended(context, event_id, DagsterRunStatus.FAILURE)
     [invocation] = event(event_id)["invocations"]
     assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+
+
+class LostChannel:
+    """A channel whose connection is lost once a message is delivered."""
+
+    no_ack_consumers: frozenset[str] = frozenset()
+    rejected = 0
+
+    def basic_ack(self, tag: str, multiple: bool = False) -> None:
+        raise ConnectionError("the broker is gone")
+
+    def basic_reject(self, tag: str, requeue: bool) -> None:
+        self.rejected += 1
+
+
+def message(channel: LostChannel, **arguments: object) -> Message:
+    """A message as it was delivered."""
+    body = json.dumps([[], arguments, {}])
+    return Message(
+        body, "tag", "application/json", "utf-8", channel=channel, accept={"application/json"}
+    )
+
+
+@pytest.fixture
+def caller(monkeypatch: pytest.MonkeyPatch) -> RunsInThreads:
+    """A caller with one slot, which nothing is delivered to but by the test."""
+    monkeypatch.setattr(settings(), "remote_concurrency", 1)
+    return RunsInThreads()
+
+
+def test_a_run_that_cannot_be_acknowledged_takes_no_slot(caller: RunsInThreads) -> None:
+    origin = JobPythonOrigin(
+        "job", RepositoryPythonOrigin("python", ModuleCodePointer("shop", "jobs", None))
+    )
+    arguments = pack_value(ExecuteRunArgs(origin, "run-1", None))
+    with pytest.raises(ConnectionError):
+        caller._take(message(LostChannel(), execute_job_args_packed=arguments))
+    assert caller._has_free_slot()
+    assert caller._running == 0
+
+
+def test_a_message_that_names_no_run_is_dropped_and_takes_no_slot(caller: RunsInThreads) -> None:
+    channel = LostChannel()
+    caller._take(message(channel, execute_job_args_packed="nonsense"))
+    assert channel.rejected == 1
+    assert caller._has_free_slot()
+    assert caller._running == 0
 
 
 def test_a_worker_starts_a_caller_that_does_not_outlive_it(store_url: str) -> None:

@@ -1,6 +1,8 @@
 """The time that runs in progress have to finish: what ends it, and what is said meanwhile."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -52,6 +54,39 @@ def test_a_second_signal_ends_it(
     assert stopping.begin()
     assert not stopping.begin()
     assert not stopping.wait(lambda: False)
+
+
+# Signals that come at any moment of a drain, which has no pauses here.
+_SIGNALLED = """
+import logging, random, signal
+from runyard.processes import draining
+
+draining._SAME_STOP_SECONDS = draining._LOOK_SECONDS = 0
+for _ in range(500):
+    drain = draining.Drain(logging.getLogger(), lambda: 0)
+    signal.signal(signal.SIGALRM, lambda *_: drain.begin())
+    drain.begin()
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.001))
+    drain.wait(lambda: False)
+"""
+
+
+def test_a_second_signal_may_come_at_any_moment() -> None:
+    subprocess.run([sys.executable, "-c", _SIGNALLED], timeout=60, check=True)
+
+
+def test_a_pause_ends_with_the_first_signal(drain: Callable[..., Drain]) -> None:
+    stopping = drain()
+    threading.Timer(0.2, stopping.begin).start()
+    began = time.monotonic()
+    stopping.await_begin(_LONG)
+    assert time.monotonic() - began < 10
+
+
+def test_without_a_signal_a_pause_ends_in_time(drain: Callable[..., Drain]) -> None:
+    stopping = drain()
+    stopping.await_begin(0.2)
+    assert not stopping.has_begun
 
 
 def test_a_signal_that_comes_twice_at_once_counts_as_one(drain: Callable[..., Drain]) -> None:

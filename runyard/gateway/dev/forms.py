@@ -107,7 +107,9 @@ def resolved(declared: Schema, root: Schema) -> Schema:
     """The declared schema without references, and without the null of an optional value."""
     schema = declared
     for _ in range(20):
-        alternatives = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
+        alternatives = [
+            option for option in schema.get("anyOf", []) if option.get("type") != "null"
+        ]
         if "$ref" in schema:
             schema = {**_referred(schema["$ref"], root), **_without(schema, "$ref")}
         elif len(alternatives) == 1:

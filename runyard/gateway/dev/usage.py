@@ -53,7 +53,7 @@ def usage_of(result: object) -> Usage | None:
         return None
     fields = islice(result.values(), _MAX_FIELDS)
     objects = [result, *(value for value in fields if isinstance(value, Mapping))]
-    return next((usage for one in objects if (usage := _read(one)) is not None), None)
+    return next((usage for value in objects if (usage := _read(value)) is not None), None)
 
 
 def total(usages: Iterable[Usage]) -> Usage | None:
