@@ -586,8 +586,8 @@ FROM started JOIN runyard.events ON events.id = started.event_id
 ORDER BY started.priority DESC, started.due_at, started.id
 
 -- name: released_invocations
--- What became of the invocations of batches when their leases were taken away, but for those that had
--- left them. (by batches_pkey, invocations_pkey, events_pkey)
+-- What became of the invocations of batches when their leases were taken away, but for those that
+-- had left them. (by batches_pkey, invocations_pkey, events_pkey)
 SELECT invocations.id, invocations.event_id, invocations.function, invocations.attempt,
     invocations.status, invocations.error::text AS error, batches.run_id,
     extract(
