@@ -31,7 +31,7 @@ from runyard.errors import DatabaseBusy, DatabaseUnavailable, InvalidEvent
 from runyard.events import Event, rows_as_json
 from runyard.store import database
 from runyard.store.queries import fetch_all
-from runyard.store.schema_state import Standing, engine_state
+from runyard.store.schema_state import Compatibility, engine_state
 
 Sendable = str | Event | Sequence[Event]
 _MISSING = (
@@ -160,7 +160,10 @@ def _look_at_schema(own: database.Session) -> None:
     _has_looked.set()
     with suppress(psycopg.Error):
         state = engine_state(own)
-        if state is not None and state.standing in (Standing.AHEAD, Standing.TOO_NEW):
+        if state is not None and state.compatibility in (
+            Compatibility.AHEAD,
+            Compatibility.TOO_NEW,
+        ):
             _log.warning("%s", state.describe())
 
 

@@ -25,7 +25,7 @@ def test() -> None:
     from runyard.engine.alert_ledger import FailedFunction
     from runyard.processes.alert_delivery import AlertNotSent, name_of
     from runyard.processes.alert_message import TEST
-    from runyard.processes.alerts import tell
+    from runyard.processes.alerts import notify
     from runyard.settings import settings
 
     receivers = settings().alert_receivers
@@ -38,7 +38,7 @@ def test() -> None:
     missed = 0
     for receiver in receivers:
         try:
-            tell(receiver, failed, clock.now())
+            notify(receiver, failed, clock.now())
         except AlertNotSent as error:
             missed += 1
             echo(str(error), err=True)

@@ -45,10 +45,10 @@ def migrate(only_check: bool, lock_wait: float) -> int:
 
 
 def _check() -> int:
-    from runyard.processes.pending import look_for_pending
+    from runyard.processes.pending import pending_report
 
     try:
-        report = look_for_pending()
+        report = pending_report()
     except DatabaseUnavailable as error:
         echo(f"runyard: {error}", err=True)
         return UNREACHABLE

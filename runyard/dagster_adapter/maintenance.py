@@ -57,7 +57,7 @@ class Service:
     on_events: bool = False
 
 
-class Rota:
+class ServiceSchedule:
     """Which of some services are due in this process; one thread at a time runs them."""
 
     def __init__(
@@ -218,7 +218,7 @@ def services_of_the_daemon() -> tuple[Service, ...]:
     )
 
 
-_rota = Rota(SERVICES)
+_schedule = ServiceSchedule(SERVICES)
 _turn = threading.Lock()
 
 
@@ -228,14 +228,14 @@ def run_due(instance: Instance) -> list[str]:
     Ticks of sensors call this as often as they like: in between it only compares times. Returns
     what was done, in words; raises `DatabaseUnavailable`.
     """
-    if _rota.seconds_until_due() > 0 or not _turn.acquire(blocking=False):
+    if _schedule.seconds_until_due() > 0 or not _turn.acquire(blocking=False):
         return []
     try:
         with database.transaction() as connection:
             row = fetch_one(connection, "lock_maintenance_once")
             if row is not None and row["locked"]:
-                return _rota.run_due(instance)
-        _rota.postpone(_ELSEWHERE_SECONDS)
+                return _schedule.run_due(instance)
+        _schedule.postpone(_ELSEWHERE_SECONDS)
         return []
     finally:
         _turn.release()

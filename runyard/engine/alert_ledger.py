@@ -91,7 +91,7 @@ class Ledger:
             seen = row["seen"]
             if total < seen:  # the counters have begun anew
                 self._mark({source: total}, sent=False)
-            elif total > seen and self.may_tell(source):
+            elif total > seen and self.may_notify(source):
                 failed.append(self._failed(name, row, total - seen, total))
         return failed
 
@@ -117,7 +117,7 @@ class Ledger:
             name, count, total, since, described(first["error"] or {}), first["id"]
         )
 
-    def may_tell(self, source: str) -> bool:
+    def may_notify(self, source: str) -> bool:
         """Whether it is long enough ago that the receiver was told of this function, or of runs."""
         row = self._rows.get(source)
         return row is None or row["sent_at"] is None or self.now - row["sent_at"] >= INTERVAL

@@ -13,7 +13,7 @@ from datetime import datetime
 from dagster import DagsterInstance
 
 from runyard.dagster_adapter.failed_runs import FailedRuns, last_failure
-from runyard.dagster_adapter.maintenance import Instance, Rota, Service
+from runyard.dagster_adapter.maintenance import Instance, Service, ServiceSchedule
 from runyard.engine.alert_ledger import RUNS, Ledger
 from runyard.engine.backoff import Backoff
 from runyard.errors import DatabaseUnavailable
@@ -81,19 +81,19 @@ class Alerts:
         ledger.mark_looked()
         functions = ledger.failed_functions()
         runs, last = self._failed_runs[receiver], ledger.last_run_event
-        jobs = runs.read(instance, last) if ledger.may_tell(RUNS) else []
+        jobs = runs.read(instance, last) if ledger.may_notify(RUNS) else []
         failed: list[Failed] = [*functions, *jobs]
         if failed:
-            tell(receiver, failed, ledger.now)
+            notify(receiver, failed, ledger.now)
             ledger.mark_told(functions, runs.last if jobs else None)
-        if ledger.may_tell(RUNS):
+        if ledger.may_notify(RUNS):
             runs.pass_over()
             if not jobs:
                 ledger.pass_over_runs(runs.last)
         return bool(failed)
 
 
-def tell(receiver: str, failed: Sequence[Failed], now: datetime) -> None:
+def notify(receiver: str, failed: Sequence[Failed], now: datetime) -> None:
     """Send a receiver an alert of these failures; raises `AlertNotSent`."""
     message = alert_message.text(failed, now)
     body = alert_message.as_json(message, failed)
@@ -111,4 +111,4 @@ def alerts_thread(instance: DagsterInstance) -> MaintenanceThread | None:
         return alerts.send(instance())
 
     service = Service("alerts", "receivers told of failures", send, lambda: _INTERVAL_SECONDS)
-    return MaintenanceThread(instance, Rota([service]), lock=LOCK, name="alerts")
+    return MaintenanceThread(instance, ServiceSchedule([service]), lock=LOCK, name="alerts")

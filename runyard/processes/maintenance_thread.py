@@ -12,7 +12,7 @@ import psycopg
 from dagster import DagsterInstance
 from psycopg.rows import dict_row
 
-from runyard.dagster_adapter.maintenance import Rota, services_of_the_daemon
+from runyard.dagster_adapter.maintenance import ServiceSchedule, services_of_the_daemon
 from runyard.engine.backoff import Backoff
 from runyard.engine.listener import DUE
 from runyard.store.database import direct_url
@@ -28,7 +28,7 @@ _log = logging.getLogger("runyard.maintenance")
 
 
 class MaintenanceThread:
-    """Runs the services of `rota` (by default all) as soon as they are due.
+    """Runs the services of `schedule` (by default all) as soon as they are due.
 
     `lock` is the query that takes the lock; `name` tells the thread and its session apart.
     """
@@ -36,12 +36,12 @@ class MaintenanceThread:
     def __init__(
         self,
         instance: DagsterInstance,
-        rota: Rota | None = None,
+        schedule: ServiceSchedule | None = None,
         lock: str = "lock_maintenance",
         name: str = "maintenance",
     ) -> None:
         self._instance = instance
-        self._rota = rota or Rota(services_of_the_daemon())
+        self._schedule = schedule or ServiceSchedule(services_of_the_daemon())
         self._lock = lock
         self._name = name
         self._stopping = threading.Event()
@@ -86,11 +86,11 @@ class MaintenanceThread:
         return False
 
     def _serve(self, connection: Connection) -> None:
-        if self._rota.is_for_events:
+        if self._schedule.is_for_events:
             connection.execute(f"LISTEN {DUE}".encode())
         events = True
         while not self._stopping.is_set():
-            self._rota.run_due(lambda: self._instance, events=events)
+            self._schedule.run_due(lambda: self._instance, events=events)
             self._stopping.wait(_GROUP_SECONDS)
-            wait = min(self._rota.seconds_until_due(), _STOP_SECONDS)
+            wait = min(self._schedule.seconds_until_due(), _STOP_SECONDS)
             events = bool(list(connection.notifies(timeout=wait, stop_after=1)))

@@ -30,7 +30,7 @@ from runyard.processes.schema_check import (
 )
 from runyard.store.database import direct_url, is_pooled
 from runyard.store.migration_needs import LOCK_WAIT
-from runyard.store.schema_state import REFUSED, SchemaState, Standing
+from runyard.store.schema_state import REFUSED, Compatibility, SchemaState
 
 _LOCK = 8_290_001
 _LOCK_TIMEOUT = "2s"
@@ -97,7 +97,7 @@ def migrate(lock_wait: float = LOCK_WAIT) -> list[str]:
         _check_dagster_schema(connection)
         states = {each: each.state(connection) for each in all_migrations()}
         for state in states.values():
-            if state.standing in REFUSED:
+            if state.compatibility in REFUSED:
                 raise SchemaTooNew(state.describe())
         locks = _Locks(connection, time.monotonic() + lock_wait)
         done = []
@@ -143,7 +143,7 @@ def _set_timeouts(connection: Connection) -> None:
 def _upgrade(connection: Connection, migrations: Migrations, before: SchemaState) -> str:
     """Run the migrations that are pending; return the line about it."""
     schema = migrations.schema
-    if before.standing is Standing.AHEAD:
+    if before.compatibility is Compatibility.AHEAD:
         return f"{schema}: stays as it is: {before.describe()}"
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {schema}"))
     connection.commit()
@@ -164,10 +164,10 @@ def _adopt_cluster(connection: Connection) -> list[str]:
 
 
 def _upgrade_dagster(before: SchemaState) -> str:
-    if before.standing is Standing.AHEAD:
+    if before.compatibility is Compatibility.AHEAD:
         return f"dagster: stays as it is: {before.describe()}"
     create_dagster_tables(direct_url(), f"-c lock_timeout={_LOCK_TIMEOUT} -c statement_timeout=0")
-    if before.standing is Standing.CURRENT:
+    if before.compatibility is Compatibility.CURRENT:
         return "dagster: up to date"
     return f"dagster: {before.current or 'empty'} -> {before.needed}"
 

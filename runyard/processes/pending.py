@@ -19,7 +19,7 @@ from runyard.processes.schema_check import (
 )
 from runyard.store.migration_needs import KINDS, Needs, needs_of, oldest_code
 from runyard.store.queries import statements
-from runyard.store.schema_state import REFUSED, SchemaState, Standing
+from runyard.store.schema_state import REFUSED, Compatibility, SchemaState
 
 _SIZE = text("""
     SELECT pg_size_pretty(pg_total_relation_size(oid)) AS size, greatest(reltuples, 0)::bigint AS n
@@ -37,11 +37,11 @@ class Verdict(IntEnum):
 
 
 _VERDICTS = {
-    Standing.CURRENT: Verdict.UP_TO_DATE,
-    Standing.AHEAD: Verdict.NEWER,
-    Standing.BEHIND: Verdict.PENDING,
-    Standing.TOO_NEW: Verdict.TOO_NEW,
-    Standing.UNRELEASED: Verdict.TOO_NEW,
+    Compatibility.CURRENT: Verdict.UP_TO_DATE,
+    Compatibility.AHEAD: Verdict.NEWER,
+    Compatibility.BEHIND: Verdict.PENDING,
+    Compatibility.TOO_NEW: Verdict.TOO_NEW,
+    Compatibility.UNRELEASED: Verdict.TOO_NEW,
 }
 # The gravest first.
 _ORDER = (Verdict.TOO_NEW, Verdict.PENDING, Verdict.NEWER, Verdict.UP_TO_DATE)
@@ -55,7 +55,7 @@ class Report:
     lines: Sequence[str]
 
 
-def look_for_pending() -> Report:
+def pending_report() -> Report:
     """Compare the database with this code. Raises `DatabaseUnavailable`."""
     with connect() as connection:
         connection.execute(text("SET TRANSACTION READ ONLY"))
@@ -65,7 +65,7 @@ def look_for_pending() -> Report:
             for migrations, state in states.items()
             for line in _lines(connection, migrations, state)
         ]
-        verdicts = {_VERDICTS[state.standing] for state in states.values()}
+        verdicts = {_VERDICTS[state.compatibility] for state in states.values()}
         if _is_from_another_cluster(connection, states[ENGINE]):
             lines.append(
                 "the tables were copied from another PostgreSQL cluster: waits are to be adapted"
@@ -82,7 +82,7 @@ def look_for_pending() -> Report:
 
 def _is_from_another_cluster(connection: Connection, engine: SchemaState) -> bool:
     """Whether `runyard migrate` would adapt waits to this cluster."""
-    if engine.current is None or engine.standing in REFUSED:
+    if engine.current is None or engine.compatibility in REFUSED:
         return False
     statement = statements()["from_another_cluster"].decode()
     return bool(connection.execute(text(statement)).scalar())
@@ -90,9 +90,9 @@ def _is_from_another_cluster(connection: Connection, engine: SchemaState) -> boo
 
 def _lines(connection: Connection, migrations: Migrations, state: SchemaState) -> list[str]:
     """The lines about a schema."""
-    if state.standing is Standing.CURRENT:
+    if state.compatibility is Compatibility.CURRENT:
         return [f"{state.schema}: up to date ({state.current})"]
-    if state.standing is not Standing.BEHIND:
+    if state.compatibility is not Compatibility.BEHIND:
         return [f"{state.schema}: {state.describe()}"]
     count = len(_pending(state))
     which = "1 migration is" if count == 1 else f"{count} migrations are"

@@ -26,9 +26,9 @@ from runyard.store.schema_contents import lacking
 from runyard.store.schema_state import (
     ENGINE_SCHEMA,
     MIGRATIONS,
+    Compatibility,
     Recorded,
     SchemaState,
-    Standing,
 )
 from runyard.store.unreachable import why_no_connection
 
@@ -156,7 +156,7 @@ def _newer(migrations: Sequence[Migrations]) -> list[str]:
         states = [each.state(connection) for each in migrations]
     for state in states:
         state.check()
-    return [state.describe() for state in states if state.standing is Standing.AHEAD]
+    return [state.describe() for state in states if state.compatibility is Compatibility.AHEAD]
 
 
 @contextmanager

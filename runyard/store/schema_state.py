@@ -24,7 +24,7 @@ ENGINE_SCHEMA = "runyard"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class Standing(Enum):
+class Compatibility(Enum):
     """How a schema stands to this code."""
 
     CURRENT = "current"
@@ -35,7 +35,7 @@ class Standing(Enum):
 
 
 # How a schema stands that neither this code nor its migrations can use.
-REFUSED = (Standing.UNRELEASED, Standing.TOO_NEW)
+REFUSED = (Compatibility.UNRELEASED, Compatibility.TOO_NEW)
 
 
 @dataclass(frozen=True)
@@ -80,16 +80,18 @@ class SchemaState:
         return self.known[-1]
 
     @property
-    def standing(self) -> Standing:
+    def compatibility(self) -> Compatibility:
         """How the schema stands to this code."""
         if self.current == self.needed:
-            return Standing.CURRENT if self.lacks is None else Standing.UNRELEASED
+            return Compatibility.CURRENT if self.lacks is None else Compatibility.UNRELEASED
         if self.current is None or self.current in self.known:
-            return Standing.BEHIND
+            return Compatibility.BEHIND
         if self._record is None:
-            return Standing.TOO_NEW
+            return Compatibility.TOO_NEW
         oldest = self._record.oldest_code
-        return Standing.AHEAD if oldest is None or oldest in self.known else Standing.TOO_NEW
+        return (
+            Compatibility.AHEAD if oldest is None or oldest in self.known else Compatibility.TOO_NEW
+        )
 
     @property
     def _record(self) -> Recorded | None:
@@ -99,27 +101,27 @@ class SchemaState:
 
     def describe(self) -> str:
         """The schema's state in one sentence, with what to do."""
-        match self.standing:
-            case Standing.CURRENT:
+        match self.compatibility:
+            case Compatibility.CURRENT:
                 return f"schema {self.schema} is at version {self.current}"
-            case Standing.UNRELEASED:
+            case Compatibility.UNRELEASED:
                 return (
                     f"schema {self.schema} is at version {self.current}, but has no {self.lacks}:"
                     " code from before the first release made it. If its data may be deleted, start"
                     " anew: `runyard delete-database` for the embedded database, `DROP SCHEMA"
                     f" {self.schema} CASCADE` elsewhere"
                 )
-            case Standing.BEHIND:
+            case Compatibility.BEHIND:
                 return (
                     f"schema {self.schema} is at version {self.current or 'none'}, the code needs"
                     f" {self.needed}: run `runyard migrate`"
                 )
-            case Standing.AHEAD:
+            case Compatibility.AHEAD:
                 return (
                     f"{self._made_by()}. It works with this code ({self.needed}), which goes on:"
                     " deploy the newer version here too"
                 )
-            case Standing.TOO_NEW:
+            case Compatibility.TOO_NEW:
                 return f"{self._made_by()}{self._way_out()}"
 
     def _made_by(self) -> str:
@@ -145,9 +147,9 @@ class SchemaState:
 
     def check(self) -> None:
         """Raise `SchemaOutOfDate` or `SchemaTooNew` when this code does not work on the schema."""
-        if self.standing is Standing.BEHIND:
+        if self.compatibility is Compatibility.BEHIND:
             raise SchemaOutOfDate(self.describe())
-        if self.standing in REFUSED:
+        if self.compatibility in REFUSED:
             raise SchemaTooNew(self.describe())
 
 

@@ -13,7 +13,7 @@ from dagster._core.scheduler.instigation import InstigatorType, TickData, TickSt
 
 from runyard import send
 from runyard.dagster_adapter import builtin, maintenance
-from runyard.dagster_adapter.maintenance import Rota, Service, services_of_the_daemon
+from runyard.dagster_adapter.maintenance import Service, ServiceSchedule, services_of_the_daemon
 from runyard.dagster_adapter.tick_retention import TickRetention
 from runyard.engine import batch_claims, batch_leases, settlement, wait_registration
 from runyard.engine.due import seconds_until_due
@@ -40,13 +40,15 @@ def instance(store_url: str) -> Iterator[DagsterInstance]:
 @pytest.fixture(autouse=True)
 def all_due(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the services of this process's ticks be due."""
-    monkeypatch.setattr(maintenance, "_rota", Rota(maintenance.SERVICES))
+    monkeypatch.setattr(maintenance, "_schedule", ServiceSchedule(maintenance.SERVICES))
 
 
 @contextmanager
-def serving(instance: DagsterInstance, rota: Rota | None = None) -> Iterator[MaintenanceThread]:
+def serving(
+    instance: DagsterInstance, schedule: ServiceSchedule | None = None
+) -> Iterator[MaintenanceThread]:
     """Run the daemon's thread."""
-    thread = MaintenanceThread(instance, rota)
+    thread = MaintenanceThread(instance, schedule)
     thread.start()
     try:
         yield thread
@@ -58,7 +60,7 @@ def run(name: str, instance: DagsterInstance) -> list[str]:
     """Run one service; return what it says that it did."""
     services = [service for service in services_of_the_daemon() if service.name == name]
     assert len(services) == 1
-    return Rota(services).run_due(lambda: instance)
+    return ServiceSchedule(services).run_due(lambda: instance)
 
 
 def service(name: str, act: Callable[[], int], *, on_events: bool = False) -> Service:
@@ -273,11 +275,11 @@ def test_an_error_of_a_service_leaves_the_others_running_and_is_logged_once(
         ran.append("works")
         return 0
 
-    rota = Rota(
+    schedule = ServiceSchedule(
         [service("breaks", breaks, on_events=True), service("works", works, on_events=True)]
     )
     for _ in range(3):
-        rota.run_due(lambda: instance, events=True)
+        schedule.run_due(lambda: instance, events=True)
     assert ran == ["breaks", "works"] * 3
     assert [record.getMessage() for record in caplog.records] == [
         "breaks failed: UndefinedTable (no such table); trying again"
@@ -297,11 +299,11 @@ def test_without_a_database_the_services_stay_due(instance: DagsterInstance) -> 
         ran.append("ran")
         return 0
 
-    rota = Rota([service("asks", asks), service("runs", runs)])
-    rota.run_due(lambda: instance)
+    schedule = ServiceSchedule([service("asks", asks), service("runs", runs)])
+    schedule.run_due(lambda: instance)
     assert ran == []
     away.clear()
-    rota.run_due(lambda: instance)
+    schedule.run_due(lambda: instance)
     assert ran == ["ran"]
 
 
@@ -313,18 +315,20 @@ def test_a_service_is_due_at_its_interval(instance: DagsterInstance) -> None:
         ran.append(now[0])
         return 0
 
-    rota = Rota([service("runs", runs)], lambda: now[0])
+    schedule = ServiceSchedule([service("runs", runs)], lambda: now[0])
     for now[0] in (100.0, 101.0, 3699.0, 3701.0):
-        rota.run_due(lambda: instance)
+        schedule.run_due(lambda: instance)
     assert ran == [100.0, 3701.0]
-    assert rota.seconds_until_due() == 3600.0
+    assert schedule.seconds_until_due() == 3600.0
 
 
 def test_what_a_service_did_is_logged(
     caplog: pytest.LogCaptureFixture, instance: DagsterInstance
 ) -> None:
     caplog.set_level(logging.INFO, "runyard.maintenance")
-    Rota([service("counts", lambda: 3), service("idles", lambda: 0)]).run_due(lambda: instance)
+    ServiceSchedule([service("counts", lambda: 3), service("idles", lambda: 0)]).run_due(
+        lambda: instance
+    )
     assert [record.getMessage() for record in caplog.records] == ["counts: done: 3"]
 
 
@@ -337,7 +341,7 @@ def test_the_thread_matches_an_event_with_a_wait_long_before_the_next_interval(
         for each in maintenance.SERVICES
         if each.name == "match_waits"
     ]
-    with serving(instance, Rota(hourly)):
+    with serving(instance, ServiceSchedule(hourly)):
         wait_until(lambda: rows(HOLDER))
         send("answer/given")
         wait_until(lambda: (seconds_until_due(function) or 1) <= 0, 5)
@@ -348,12 +352,12 @@ def test_one_thread_at_a_time_has_the_lock_and_another_takes_over(
 ) -> None:
     ran: list[str] = []
 
-    def noting(name: str) -> Rota:
+    def noting(name: str) -> ServiceSchedule:
         def note() -> int:
             ran.append(name)
             return 0
 
-        return Rota([service("notes", note)])
+        return ServiceSchedule([service("notes", note)])
 
     with serving(instance, noting("first")) as first:
         wait_until(lambda: ran == ["first"])
@@ -373,7 +377,7 @@ def test_a_thread_whose_connection_is_lost_takes_the_lock_again(instance: Dagste
 
 
 def test_the_end_of_the_thread_waits_for_no_interval(instance: DagsterInstance) -> None:
-    with serving(instance, Rota([service("idles", lambda: 0)])) as thread:
+    with serving(instance, ServiceSchedule([service("idles", lambda: 0)])) as thread:
         wait_until(lambda: rows(HOLDER))
         thread.stop(60)
         wait_until(lambda: not rows(HOLDER))
@@ -400,7 +404,7 @@ def test_the_sensor_of_stock_dagster_does_what_is_due_and_says_so(
 def test_the_sensor_leaves_the_maintenance_to_the_daemon_that_has_the_lock(
     function: Function, instance: DagsterInstance
 ) -> None:
-    with serving(instance, Rota([service("idles", lambda: 0)])):
+    with serving(instance, ServiceSchedule([service("idles", lambda: 0)])):
         wait_until(lambda: rows(HOLDER))
         begun(function)
         age("heartbeat_at")

@@ -4,7 +4,7 @@ import pytest
 
 from runyard.errors import SchemaOutOfDate, SchemaTooNew
 from runyard.store.migration_needs import Needs, oldest_code
-from runyard.store.schema_state import Recorded, SchemaState, Standing
+from runyard.store.schema_state import Compatibility, Recorded, SchemaState
 
 ADDS = Needs("catalog", oldest_code="0001")
 KNOWN = ("0001", "0002")
@@ -35,22 +35,22 @@ def test_an_unknown_oldest_code_excludes_all_code_but_the_migrations_own() -> No
 
 
 @pytest.mark.parametrize(
-    ("current", "recorded", "standing"),
+    ("current", "recorded", "compatibility"),
     [
-        ("0002", None, Standing.CURRENT),
-        ("0001", None, Standing.BEHIND),
-        (None, None, Standing.BEHIND),
-        ("0004", Recorded("0004", "0002", "0.2.0"), Standing.AHEAD),
-        ("0004", Recorded("0004", None, "0.2.0"), Standing.AHEAD),
-        ("0004", Recorded("0004", "0003", "0.2.0"), Standing.TOO_NEW),
-        ("0004", Recorded("0003", "0001", "0.2.0"), Standing.TOO_NEW),
-        ("0004", None, Standing.TOO_NEW),
+        ("0002", None, Compatibility.CURRENT),
+        ("0001", None, Compatibility.BEHIND),
+        (None, None, Compatibility.BEHIND),
+        ("0004", Recorded("0004", "0002", "0.2.0"), Compatibility.AHEAD),
+        ("0004", Recorded("0004", None, "0.2.0"), Compatibility.AHEAD),
+        ("0004", Recorded("0004", "0003", "0.2.0"), Compatibility.TOO_NEW),
+        ("0004", Recorded("0003", "0001", "0.2.0"), Compatibility.TOO_NEW),
+        ("0004", None, Compatibility.TOO_NEW),
     ],
 )
 def test_a_schema_stands_to_the_code(
-    current: str | None, recorded: Recorded | None, standing: Standing
+    current: str | None, recorded: Recorded | None, compatibility: Compatibility
 ) -> None:
-    assert state(current, recorded).standing is standing
+    assert state(current, recorded).compatibility is compatibility
 
 
 def test_a_schema_from_before_the_first_release_is_refused_with_what_to_do() -> None:
