@@ -278,7 +278,8 @@ class AlertSettings(_EngineSettings):
     @classmethod
     def _are_receivers(cls, value: SecretStr | None) -> SecretStr | None:
         for receiver in _parts(value.get_secret_value()) if value is not None else ():
-            if not _RECEIVER.fullmatch(receiver):
+            is_webhook = receiver.startswith("http")
+            if not _RECEIVER.fullmatch(receiver) or (is_webhook and not is_http_url(receiver)):
                 raise ValueError(
                     "not a list of receivers: write https://host/path or mailto:name@host,"
                     " several separated by commas"

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -17,6 +18,7 @@ _KINDS = {
     SpanMessage.SPAN_KIND_PRODUCER: "producer",
     SpanMessage.SPAN_KIND_CONSUMER: "consumer",
 }
+_STATUSES = {"takes": 200, "never ends": 200, "redirects": 307}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Collector:
     Attributes
     ----------
     mode
-        `takes`, `refuses` (503), `hangs`, or `waits` with its answer until another mode is set.
+        `takes`, `refuses` (503), `redirects` (307), `hangs`, `waits` with its answer until another
+        mode is set, or `never ends` its answer.
     seconds
         How long it takes to answer.
     spans
@@ -114,9 +117,15 @@ class Collector:
                 collector._free.wait(collector.seconds)
                 if collector.mode == "takes" and self.path == "/v1/traces":
                     collector.spans += _spans_in(body)
-                self.send_response(200 if collector.mode == "takes" else 503)
-                self.send_header("content-length", "0")
+                self.send_response(_STATUSES.get(collector.mode, 503))
+                if collector.mode == "redirects":
+                    self.send_header("location", f"{collector.url}/elsewhere")
+                endless = collector.mode == "never ends"
+                self.send_header("content-length", str(10**10 if endless else 0))
                 self.end_headers()
+                with suppress(OSError):
+                    while endless:
+                        self.wfile.write(b"x" * 2**20)
 
             def log_message(self, *_: object) -> None:
                 """Nothing."""

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -75,6 +76,7 @@ def _startable(instance: DagsterInstance, run_id: str) -> DagsterRun | None:
 def _succeeds(instance: DagsterInstance, run: DagsterRun) -> bool:
     """Execute a run to its end; return whether it succeeded."""
     batch_id = run.tags.get(BATCH) if run.parent_run_id is None else None
+    streams = sys.stdout, sys.stderr
     try:
         if batch_id is not None:
             # Resources are created before the batch begins: the parent renews its lease meanwhile.
@@ -84,6 +86,8 @@ def _succeeds(instance: DagsterInstance, run: DagsterRun) -> bool:
     except KeyboardInterrupt:
         return False
     finally:
+        # A step may have put others in their place; the next run prints to its own.
+        sys.stdout, sys.stderr = streams
         batches.close_batch(run.run_id)
         if batch_id is not None:
             board().drop(batch_id)

@@ -114,7 +114,7 @@ class Reporter:
         """Add to the text that the step writes for an invocation. It is stored soon after."""
         watched = self._watched.setdefault(invocation, _Watched())
         with self._adding:
-            piece = text[: watched.room]
+            piece = str(text)[: watched.room]
             if not piece:
                 return
             watched.room -= len(piece)

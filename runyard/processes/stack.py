@@ -282,13 +282,15 @@ class Stack:
         another one kills what is left.
         """
         pid = self._supervisor.pid if self._supervisor is not None else 0
-        worker = 0
+        worker, runs = 0, list[psutil.Process]()
         try:
             seconds = self.seconds_to_stop()
             try:
                 pid = int(self._ask("getPID"))
                 if "worker" in self.parts:
                     worker = self.pid("worker")
+                if "code" in self.parts:
+                    runs = _descendants(self.pid("code"))
                 self._ask("shutdown")
             except (OSError, xmlrpc.client.Error):
                 # A supervisord that has only just started does not listen yet.
@@ -300,6 +302,8 @@ class Stack:
         if self._supervisor is not None:
             self._supervisor.wait()
             self._supervisor = None
+        # The processes of runs that began without a worker: their steps may ignore SIGTERM.
+        _kill(runs)
         # From now on it would lead to a code server that is not there.
         stack_workspace(self.settings).unlink(missing_ok=True)
         if self._embedded:
@@ -383,9 +387,21 @@ def _wait_for_end(pid: int, seconds: float) -> None:
         return
     except psutil.TimeoutExpired:
         # Each program that supervisord runs has a process group of its own.
-        for each in [process, *process.children(recursive=True)]:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
+        _kill([process, *process.children(recursive=True)])
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    """The processes that a process has started, and those that these have, while it is there."""
+    try:
+        return psutil.Process(pid).children(recursive=True) if pid else []
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
 
 
 def _hurry(pid: int, worker: int) -> None:

@@ -89,7 +89,8 @@ def is_http_url(url: str) -> bool:
     """Return whether a text is an http or https URL with a host."""
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_port = parts.port is None or parts.port > 0  # one that is none raises
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and is_port
     except ValueError:
         return False
 

@@ -10,12 +10,14 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+import requests
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -60,6 +62,12 @@ _IS_SLOW = (
     "the collector at %s takes traces too slowly, and %d spans are lost: give it more resources, or"
     " record fewer traces (OTEL_TRACES_SAMPLER)"
 )
+_ENDLESS = "the collector at %s does not end its answer: the last spans of this process are lost"
+_CREDENTIALS = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+)
+_SPARE_SECONDS = 0.5
 _KINDS = {
     "internal": SpanKind.INTERNAL,
     "client": SpanKind.CLIENT,
@@ -71,6 +79,8 @@ _SAMPLED, _NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.D
 _UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 # Spans that others are part of: those of the batches in progress.
 _REMEMBERED = 4096
+# What is read of a collector's answer, in bytes: nobody needs it.
+_MOST_OF_AN_ANSWER = 64 * 1024
 _log = logging.getLogger("runyard.traces")
 _queue_log = logging.getLogger("opentelemetry.sdk._shared_internal")
 
@@ -152,7 +162,8 @@ class Exporter:
     def close(self) -> None:
         """Export what is left, in the time that one export may take, and stop."""
         self.delivery.end_in(EXPORT_SECONDS)
-        self.processor.shutdown()
+        if not _in_time(self.processor.shutdown):
+            _log.warning(_ENDLESS, redact(endpoint(os.environ)))
 
 
 class _Delivery(SpanExporter):
@@ -165,7 +176,7 @@ class _Delivery(SpanExporter):
     """
 
     def __init__(self) -> None:
-        self._inner = OTLPSpanExporter(timeout=EXPORT_SECONDS)
+        self._inner = _otlp_exporter(EXPORT_SECONDS)
         self._ends_at: float | None = None
         self._has_failed = False
         self._dropped = 0
@@ -183,7 +194,7 @@ class _Delivery(SpanExporter):
             self._dropped += len(spans)
             return SpanExportResult.FAILURE
         else:
-            result = self._deliver(OTLPSpanExporter(timeout=left), spans)
+            result = self._deliver(_otlp_exporter(left), spans)
         if self._dropped and self._ends_at is None:
             self._warn()
         return result
@@ -224,13 +235,46 @@ class _Delivery(SpanExporter):
 def collector_answers() -> bool:
     """Return whether the collector takes an export of no spans, within about two seconds."""
     _silence()
-    inner = OTLPSpanExporter(timeout=EXPORT_SECONDS)
+    results: list[SpanExportResult] = []
+    with suppress(Exception):
+        inner = _otlp_exporter(EXPORT_SECONDS)
+        if _in_time(lambda: results.append(inner.export([]))):
+            inner.shutdown()
+    return results == [SpanExportResult.SUCCESS]
+
+
+def _in_time(do: Callable[[], object]) -> bool:
+    """Do something in a thread; return whether it was done in the time that an export may take."""
+    thread = threading.Thread(target=do, name="runyard-traces-end", daemon=True)
     try:
-        return inner.export([]) is SpanExportResult.SUCCESS
-    except Exception:
-        return False
-    finally:
-        inner.shutdown()
+        thread.start()
+    except RuntimeError:  # the interpreter is about to end, and starts no thread any more
+        do()
+        return True
+    thread.join(EXPORT_SECONDS + _SPARE_SECONDS)
+    return not thread.is_alive()
+
+
+class _Session(requests.Session):
+    """Requests whose answers are read in part, and are answers only if they do not redirect."""
+
+    @override
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        until = time.monotonic() + EXPORT_SECONDS
+        response = super().send(request, **{**options, "stream": True})
+        left = _MOST_OF_AN_ANSWER
+        while left > 0 and time.monotonic() < until and (piece := response.raw.read1(left)):
+            left -= len(piece)
+        response.close()
+        if response.is_redirect:
+            raise requests.TooManyRedirects("the collector redirects")
+        return response
+
+
+def _otlp_exporter(seconds: float) -> OTLPSpanExporter:
+    """An exporter with a timeout; one that asks for credentials has to make its own session."""
+    session = None if any(os.environ.get(name) for name in _CREDENTIALS) else _Session()
+    return OTLPSpanExporter(timeout=seconds, session=session)
 
 
 def _silence() -> None:

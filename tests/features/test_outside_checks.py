@@ -1,5 +1,7 @@
 """The doctor sees whether the collector of traces and the receivers of alerts can be reached."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -52,12 +54,29 @@ def test_a_collector_that_takes_traces_is_well_and_gets_no_span(collector: Colle
     assert (collector.requests, collector.spans) == (1, [])
 
 
-@pytest.mark.parametrize("mode", ["refuses", "hangs"])
+@pytest.mark.parametrize("mode", ["refuses", "redirects", "hangs"])
 def test_a_collector_that_takes_no_traces_is_not_well(collector: Collector, mode: str) -> None:
     collector.mode = mode
     [check] = outside_checks()
     assert not check.ok
     assert check.says.startswith(f"the collector at {collector.url} takes none: is it running")
+
+
+_ASKING = """
+import resource
+from runyard.tracing.exporting import collector_answers
+
+collector_answers()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_an_answer_without_end_is_not_read_whole(collector: Collector) -> None:
+    collector.mode = "never ends"
+    asked = subprocess.run(
+        [sys.executable, "-c", _ASKING], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(asked.stdout) < 500_000  # KiB
 
 
 def test_nothing_secret_is_said_of_a_collector(variables: pytest.MonkeyPatch) -> None:

@@ -655,10 +655,11 @@ def test_a_collector_that_hangs_holds_up_no_run(
     collector.mode = "takes"
 
 
-def test_a_collector_that_refuses_is_warned_of_once_in_a_while(
-    yard: Yard, collector: Collector, sent_with: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("mode", ["refuses", "redirects"])
+def test_a_collector_that_takes_nothing_is_warned_of_once_in_a_while(
+    yard: Yard, collector: Collector, sent_with: Any, caplog: pytest.LogCaptureFixture, mode: str
 ) -> None:
-    collector.mode = "refuses"
+    collector.mode = mode
     exporting.exporter().delivery.warned_at = None
     for _ in range(3):
         sent_with(yard, "traced/placed")
@@ -707,6 +708,20 @@ began = time.monotonic()
 recording.end_recording()
 print(time.monotonic() - began)
 """
+
+
+@pytest.mark.parametrize("mode", ["redirects", "never ends"])
+def test_a_process_that_ends_waits_for_no_odd_answer(mode: str) -> None:
+    with Collector() as collector:
+        collector.mode = mode
+        ended = subprocess.run(
+            [sys.executable, "-c", _ENDING],
+            env=traced_environment(collector),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert float(ended.stdout) < 2 * exporting.EXPORT_SECONDS
 
 
 def test_a_process_that_ends_waits_for_a_slow_collector_no_longer_than_for_one_that_hangs() -> None:
