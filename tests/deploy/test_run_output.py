@@ -106,6 +106,20 @@ def test_a_run_that_prints_nothing_has_no_rows(web: Web, worker: Role, tmp_path:
     assert rows("SELECT FROM runyard.run_output WHERE key LIKE %s", f"{started.run_id}/%") == []
 
 
+def test_a_step_that_replaces_its_streams_takes_none_from_later_runs(
+    web: Web, worker: Role, tmp_path: Path
+) -> None:
+    # Both processes of the worker are busy until the gate opens.
+    replacing = [Started(tmp_path, replaces=True) for _ in range(2)]
+    for each in replacing:
+        run_of(each, web)
+    assert [each.let_go() for each in replacing] == ["succeeded"] * 2
+    later = Started(tmp_path)
+    assert later.let_go() == "succeeded"
+    key = web.key(later.run_id)
+    wait_until(lambda: web.output(key)["stdout"] == "begun\na child\n\nthe end\n")
+
+
 def test_the_output_of_a_killed_process_is_stored_by_its_worker(
     deployment: Deployment, web: Web, worker: Role, tmp_path: Path
 ) -> None:

@@ -50,9 +50,11 @@ def test_a_direct_database_that_is_not_given_by_a_url_is_one_line() -> None:
         ("RUNYARD_TRACE_URL", "https://tempo.example", "RUNYARD_TRACE_URL: not an http or https"),
         ("OTEL_TRACES_SAMPLER", "mine", "OTEL_TRACES_SAMPLER is 'mine': choose one of always_on"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc', but"),
+        ("RUNYARD_ALERTS", "http://[::1/x", "RUNYARD_ALERTS: not a list of receivers: write"),
+        ("RUNYARD_ALERTS", "http://host:99999/", "RUNYARD_ALERTS: not a list of receivers: write"),
     ],
 )
-def test_a_wrong_option_of_traces_is_one_line(
+def test_a_wrong_option_of_monitoring_is_one_line(
     command: str, name: str, value: str, says: str
 ) -> None:
     ended = runyard(command, **{"RUNYARD_TRACES": "otlp", name: value})
