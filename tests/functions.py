@@ -148,6 +148,8 @@ def hang(item: Item) -> str:
     if data.get("how") == "gil":
         ctypes.PyDLL(None).sleep(int(data["seconds"]))
     elif data.get("how") == "wait" and item.attempt <= data.get("hang_until", 9):
+        if data.get("ignores_signals"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         threading.Event().wait()
     else:
         time.sleep(data.get("seconds", 0))

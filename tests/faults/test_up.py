@@ -251,23 +251,55 @@ def test_an_up_that_is_stopped_before_its_supervisor_listens_leaves_no_stack_beh
     wait_until(lambda: not belonging(home), 20)
 
 
+def of_the_tests(folder: Path, url: str) -> dict[str, str]:
+    """The variables of a stack with the functions of the tests, and its data in this folder."""
+    (folder / "effects").mkdir()
+    return {
+        **environment(folder),
+        "RUNYARD_CODE": "tests.code",
+        "RUNYARD_CONCURRENCY": "1",
+        "RUNYARD_DATA_DIR": str(folder / "data"),
+        "RUNYARD_DISCOVER_APPS": "0",
+        "RUNYARD_EFFECTS": str(folder / "effects"),
+        "RUNYARD_HOME": str(ROOT),
+        "DAGSTER_HOME": str(ROOT),
+        "DATABASE_URL": url,
+    }
+
+
+_WITHOUT_WORKERS = """
+from runyard.processes.stack import Stack
+
+with Stack(("code", "daemon"), quiet=True):
+    input("Ready.\\n")
+"""
+
+
+def test_a_run_that_began_without_a_worker_and_ignores_signals_ends_with_the_stack(
+    own_database: str, tmp_path: Path
+) -> None:
+    stack = subprocess.Popen(
+        [sys.executable, "-c", _WITHOUT_WORKERS],
+        cwd=ROOT,
+        env=of_the_tests(tmp_path, own_database),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert stack.stdout is not None
+    try:
+        assert stack.stdout.readline() == b"Ready.\n"
+        send("test/patient", {"key": "begun", "how": "wait", "ignores_signals": True})
+        wait_until((tmp_path / "effects" / "begun").exists, 90)
+    finally:
+        stack.communicate(b"\n", timeout=60)
+    assert belonging(tmp_path) == []
+
+
 @pytest.fixture
 def draining(own_database: str, tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     """A `runyard up` that drains for ten minutes, because of a run of this event."""
-    (tmp_path / "effects").mkdir()
     log = tmp_path / "up.log"
-    variables = {
-        **environment(tmp_path),
-        "RUNYARD_CODE": "tests.code",
-        "RUNYARD_CONCURRENCY": "1",
-        "RUNYARD_DATA_DIR": str(tmp_path / "data"),
-        "RUNYARD_DISCOVER_APPS": "0",
-        "RUNYARD_DRAIN_TIMEOUT": "600",
-        "RUNYARD_EFFECTS": str(tmp_path / "effects"),
-        "RUNYARD_HOME": str(ROOT),
-        "DAGSTER_HOME": str(ROOT),
-        "DATABASE_URL": own_database,
-    }
+    variables = {**of_the_tests(tmp_path, own_database), "RUNYARD_DRAIN_TIMEOUT": "600"}
     with log.open("w") as output:
         up = subprocess.Popen(
             [sys.executable, "-m", "runyard", "up"],
