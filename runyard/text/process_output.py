@@ -12,7 +12,7 @@ from typing import TextIO
 from typing_extensions import override
 
 
-def show_in_output(logger: logging.Logger, formatter: logging.Formatter | None = None) -> None:
+def show_in_output(logger: logging.Logger, formatter: logging.Formatter) -> None:
     """Write a logger's records to this process's output while standard error goes elsewhere.
 
     Otherwise the handlers that there are do it. To be called before standard error is redirected

@@ -304,7 +304,7 @@ def prepare() -> None:
     A child that is forked meanwhile could not import any of it: a module is locked until the thread
     that imports it is done, and a child does not have that thread.
     """
-    OTLPSpanExporter().shutdown()
+    _otlp_exporter(EXPORT_SECONDS).shutdown()
     _resource()
     import_module("netrc")  # by the first request
 
