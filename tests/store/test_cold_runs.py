@@ -9,7 +9,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 
 from runyard import send
 from runyard.dagster_adapter.internals import WorkspaceProcessContext
-from runyard.dagster_adapter.maintenance import SERVICES, Rota
+from runyard.dagster_adapter.maintenance import SERVICES, ServiceSchedule
 from runyard.dagster_adapter.sensor_loop import SensorLoop
 from runyard.functions.registry import Function
 from runyard.settings import settings
@@ -67,8 +67,8 @@ def has_status(instance: DagsterInstance, run_id: str, status: DagsterRunStatus)
 
 def maintained_until(what: Callable[[], object], context: Context) -> None:
     """Do the maintenance until something is true."""
-    rota = Rota(SERVICES)
-    wait_until(lambda: rota.run_due(lambda: context.instance) is not None and what())
+    schedule = ServiceSchedule(SERVICES)
+    wait_until(lambda: schedule.run_due(lambda: context.instance) is not None and what())
 
 
 def test_a_run_keeps_its_events_while_its_resource_is_created_for_longer_than_a_lease(

@@ -26,7 +26,7 @@ from kombu.exceptions import OperationalError
 
 from runyard import Batch, receive, send, settle
 from runyard.dagster_adapter.launcher import WarmRunLauncher
-from runyard.dagster_adapter.maintenance import SERVICES, Rota
+from runyard.dagster_adapter.maintenance import SERVICES, ServiceSchedule
 from runyard.dagster_adapter.reaper import (
     end_unbegun_runs,
     reap,
@@ -312,7 +312,7 @@ def test_a_run_of_a_batch_that_was_released_before_it_began_does_not_stay_open(
     batch_leases.release(batch_id, "claimed", "queued", attempts=3, force=True)
     with database.connection() as connection:
         connection.execute("UPDATE runyard.batches SET finished_at = now() - interval '1 hour'")
-    Rota(SERVICES).run_due(lambda: instance)
+    ServiceSchedule(SERVICES).run_due(lambda: instance)
     ended = instance.get_run_by_id(made.run_id)
     assert ended is not None
     assert ended.status == DagsterRunStatus.CANCELED
