@@ -21,7 +21,7 @@ def outside_checks() -> list[Check]:
 
 def _collector() -> Check:
     # Imports OpenTelemetry, which is there if traces are on.
-    from runyard.tracing.exporting import collector_answers
+    from runyard.tracing.collector import collector_answers
 
     # A URL may hold a password or a token, and headers do.
     parts = urlsplit(endpoint(os.environ))

@@ -1,26 +1,20 @@
-"""Exports spans to a collector by OTLP over HTTP, in a thread of its own.
+"""The spans of this process on their way to the collector: a queue, and a thread that empties it.
 
-This module alone imports OpenTelemetry. A collector that is down, slow or wrong costs the spans and
-a warning now and then: spans wait in a queue of limited length, and none of what this process does
-waits for them.
+This module and `collector` alone import OpenTelemetry. Spans wait in a queue of limited length, and
+none of what this process does waits for them.
 """
 
 import atexit
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-import requests
 from opentelemetry import context as contexts
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_BSP_MAX_QUEUE_SIZE,
@@ -29,7 +23,7 @@ from opentelemetry.sdk.environment_variables import (
 )
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
@@ -45,29 +39,15 @@ from typing_extensions import override
 from runyard.syntax.trace_options import endpoint
 from runyard.syntax.traceparent import TraceContext
 from runyard.text.redaction import redact
+from runyard.tracing.collector import EXPORT_SECONDS, Delivery, in_time
 from runyard.tracing.spans import Span
 
-EXPORT_SECONDS = 2.0
 # A batch of hundreds of invocations ends with thousands of spans at once.
 _QUEUE = 16_384
 # A request costs as much as the encoding of some fifty spans.
 _SPANS_OF_A_REQUEST = 2_048
 _DELAY_MILLIS = 1_000.0
-_WARN_SECONDS = 60.0
-_FAILS = (
-    "the collector at %s takes no traces, and %d spans are lost: is it running, and does it take"
-    " OTLP over HTTP there?"
-)
-_IS_SLOW = (
-    "the collector at %s takes traces too slowly, and %d spans are lost: give it more resources, or"
-    " record fewer traces (OTEL_TRACES_SAMPLER)"
-)
 _ENDLESS = "the collector at %s does not end its answer: the last spans of this process are lost"
-_CREDENTIALS = (
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
-)
-_SPARE_SECONDS = 0.5
 _KINDS = {
     "internal": SpanKind.INTERNAL,
     "client": SpanKind.CLIENT,
@@ -79,8 +59,6 @@ _SAMPLED, _NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.D
 _UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 # Spans that others are part of: those of the batches in progress.
 _REMEMBERED = 4096
-# What is read of a collector's answer, in bytes: nobody needs it.
-_MOST_OF_AN_ANSWER = 64 * 1024
 _log = logging.getLogger("runyard.traces")
 _queue_log = logging.getLogger("opentelemetry.sdk._shared_internal")
 
@@ -112,8 +90,7 @@ class Exporter:
     """
 
     def __init__(self) -> None:
-        _silence()
-        self.delivery = _Delivery()
+        self.delivery = Delivery()
         # Before the processor's own filter, which lets hardly any record through.
         _queue_log.setLevel(logging.WARNING)
         _queue_log.filters.insert(0, self.delivery.count_overflow)
@@ -162,124 +139,8 @@ class Exporter:
     def close(self) -> None:
         """Export what is left, in the time that one export may take, and stop."""
         self.delivery.end_in(EXPORT_SECONDS)
-        if not _in_time(self.processor.shutdown):
+        if not in_time(self.processor.shutdown):
             _log.warning(_ENDLESS, redact(endpoint(os.environ)))
-
-
-class _Delivery(SpanExporter):
-    """Delivers spans to the collector, and says now and then that it cannot.
-
-    Attributes
-    ----------
-    warned_at
-        When it was last said that spans are lost, by the monotonic clock; None if never.
-    """
-
-    def __init__(self) -> None:
-        self._inner = _otlp_exporter(EXPORT_SECONDS)
-        self._ends_at: float | None = None
-        self._has_failed = False
-        self._dropped = 0
-        self.warned_at: float | None = None
-
-    def end_in(self, seconds: float) -> None:
-        """Deliver nothing after this time, nor to a collector that has failed: the process ends."""
-        self._ends_at = time.monotonic() + seconds
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Deliver spans; those that cannot be delivered at once are dropped."""
-        if self._ends_at is None:
-            result = self._deliver(self._inner, spans)
-        elif self._has_failed or (left := self._ends_at - time.monotonic()) <= 0:
-            self._dropped += len(spans)
-            return SpanExportResult.FAILURE
-        else:
-            result = self._deliver(_otlp_exporter(left), spans)
-        if self._dropped and self._ends_at is None:
-            self._warn()
-        return result
-
-    def _deliver(self, exporter: SpanExporter, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        try:
-            result = exporter.export(spans)
-        except Exception:
-            result = SpanExportResult.FAILURE
-        self._has_failed = result is not SpanExportResult.SUCCESS
-        if self._has_failed:
-            self._dropped += len(spans)
-        return result
-
-    def count_overflow(self, record: logging.LogRecord) -> bool:
-        """Count a span that the full queue has dropped, from what its processor logs of that."""
-        self._dropped += record.msg.startswith("Queue full")
-        return False
-
-    def _warn(self) -> None:
-        now = time.monotonic()
-        if self.warned_at is None or now - self.warned_at >= _WARN_SECONDS:
-            self._say()
-            self.warned_at = now
-
-    def _say(self) -> None:
-        why = _FAILS if self._has_failed else _IS_SLOW
-        _log.warning(why, redact(endpoint(os.environ)), self._dropped)
-        self._dropped = 0
-
-    def shutdown(self) -> None:
-        """Close the connections, and say what was lost."""
-        self._inner.shutdown()
-        if self._dropped:
-            self._say()
-
-
-def collector_answers() -> bool:
-    """Return whether the collector takes an export of no spans, within about two seconds."""
-    _silence()
-    results: list[SpanExportResult] = []
-    with suppress(Exception):
-        inner = _otlp_exporter(EXPORT_SECONDS)
-        if _in_time(lambda: results.append(inner.export([]))):
-            inner.shutdown()
-    return results == [SpanExportResult.SUCCESS]
-
-
-def _in_time(do: Callable[[], object]) -> bool:
-    """Do something in a thread; return whether it was done in the time that an export may take."""
-    thread = threading.Thread(target=do, name="runyard-traces-end", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is about to end, and starts no thread any more
-        do()
-        return True
-    thread.join(EXPORT_SECONDS + _SPARE_SECONDS)
-    return not thread.is_alive()
-
-
-class _Session(requests.Session):
-    """Requests whose answers are read in part, and are answers only if they do not redirect."""
-
-    @override
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        until = time.monotonic() + EXPORT_SECONDS
-        response = super().send(request, **{**options, "stream": True})
-        left = _MOST_OF_AN_ANSWER
-        while left > 0 and time.monotonic() < until and (piece := response.raw.read1(left)):
-            left -= len(piece)
-        response.close()
-        if response.is_redirect:
-            raise requests.TooManyRedirects("the collector redirects")
-        return response
-
-
-def _otlp_exporter(seconds: float) -> OTLPSpanExporter:
-    """An exporter with a timeout; one that asks for credentials has to make its own session."""
-    session = None if any(os.environ.get(name) for name in _CREDENTIALS) else _Session()
-    return OTLPSpanExporter(timeout=seconds, session=session)
-
-
-def _silence() -> None:
-    """Let OpenTelemetry log nothing of failed exports: we say it, less often."""
-    logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
 
 
 _exporter: Exporter | None = None
@@ -304,7 +165,7 @@ def prepare() -> None:
     A child that is forked meanwhile could not import any of it: a module is locked until the thread
     that imports it is done, and a child does not have that thread.
     """
-    _otlp_exporter(EXPORT_SECONDS).shutdown()
+    Delivery().shutdown()
     _resource()
     import_module("netrc")  # by the first request
 

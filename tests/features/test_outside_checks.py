@@ -65,7 +65,7 @@ def test_a_collector_that_takes_no_traces_is_not_well(collector: Collector, mode
 # Not ru_maxrss: in a child it starts at its parent's peak.
 _ASKING = """
 from pathlib import Path
-from runyard.tracing.exporting import collector_answers
+from runyard.tracing.collector import collector_answers
 
 collector_answers()
 [peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]

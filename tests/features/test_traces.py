@@ -24,6 +24,7 @@ from runyard.settings import settings
 from runyard.syntax.traceparent import TraceContext, parse_traceparent
 from runyard.testing import Yard
 from runyard.tracing import contexts, exporting, recording
+from runyard.tracing.collector import EXPORT_SECONDS
 from runyard.tracing.spans import Span
 from tests import remote_work
 from tests.collector import Collector, Recorded
@@ -721,7 +722,7 @@ def test_a_process_that_ends_waits_for_no_odd_answer(mode: str) -> None:
             text=True,
             check=True,
         )
-    assert float(ended.stdout) < 2 * exporting.EXPORT_SECONDS
+    assert float(ended.stdout) < 2 * EXPORT_SECONDS
 
 
 def test_a_process_that_ends_waits_for_a_slow_collector_no_longer_than_for_one_that_hangs() -> None:
@@ -735,7 +736,7 @@ def test_a_process_that_ends_waits_for_a_slow_collector_no_longer_than_for_one_t
             check=True,
         )
         taken = len(collector.spans)
-    assert float(ended.stdout) < 2 * exporting.EXPORT_SECONDS
+    assert float(ended.stdout) < 2 * EXPORT_SECONDS
     assert 0 < taken < 10_000
     [line] = ended.stderr.splitlines()
     assert "spans are lost" in line

@@ -126,7 +126,7 @@ def test_the_engine_imports_only_its_own_dependencies() -> None:
 
 def test_what_the_extra_for_traces_brings_is_imported_in_one_module() -> None:
     paths = {path for path, _ in _undeclared(["runyard"], CORE)} - {"runyard/pytest_plugin.py"}
-    assert paths == {"runyard/tracing/exporting.py"}
+    assert paths == {"runyard/tracing/collector.py", "runyard/tracing/exporting.py"}
 
 
 def test_the_families_and_the_demo_import_only_what_the_extra_project_declares() -> None:
