@@ -27,8 +27,9 @@ from pydantic_settings import (
 
 from runyard import project_file
 from runyard.errors import InvalidOption
+from runyard.syntax.export_options import is_http_url
 from runyard.syntax.retention_policy import Retention
-from runyard.syntax.trace_options import TRACE_ID, is_http_url, problem_with_traces
+from runyard.syntax.trace_options import TRACE_ID, problem_with_traces
 
 # Where the embedded database of a project run by root is stored: PostgreSQL refuses to run as root,
 # and the user it runs as cannot enter root's folders.

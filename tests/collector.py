@@ -1,8 +1,11 @@
 """A collector of traces: it takes OTLP over HTTP, and refuses or hangs on demand."""
 
+import gzip
+import ssl
 import threading
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +21,7 @@ _KINDS = {
     SpanMessage.SPAN_KIND_PRODUCER: "producer",
     SpanMessage.SPAN_KIND_CONSUMER: "consumer",
 }
-_STATUSES = {"takes": 200, "never ends": 200, "redirects": 307}
+_STATUSES = {"takes": 200, "never ends": 200, "redirects": 307, "is busy": 503}
 
 
 @dataclass(frozen=True)
@@ -41,28 +44,45 @@ class Recorded:
 class Collector:
     """A collector on a port of its own.
 
+    Parameters
+    ----------
+    tls
+        With what it offers TLS; None for plain HTTP.
+
     Attributes
     ----------
     mode
-        `takes`, `refuses` (503), `redirects` (307), `hangs`, `waits` with its answer until another
-        mode is set, or `never ends` its answer.
+        `takes`, `refuses` (400), `is busy` (503), `redirects` (307), `hangs`, `waits` with its
+        answer until another mode is set, or `never ends` its answer.
+    busy
+        How many of the next requests it is busy for.
+    closes
+        Whether it closes each connection after an answer, without a word in that.
     seconds
         How long it takes to answer.
     spans
         What it has taken.
     requests
         How many requests came.
+    headers
+        Those of the last request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.mode = "takes"
         self.spans: list[Recorded] = []
         self.requests = 0
         self.seconds = 0.0
+        self.busy = 0
+        self.closes = False
+        self.headers: dict[str, str] = {}
         self._free = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -101,6 +121,10 @@ class Collector:
 
         return below({span.parent for span in own if span.parent not in ids})
 
+    def answer(self) -> str:
+        """The mode of the next answer."""
+        return "is busy" if self.busy else self.mode
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         collector = self
 
@@ -109,20 +133,23 @@ class Collector:
 
             def do_POST(self) -> None:
                 collector.requests += 1
+                collector.headers = {name.lower(): text for name, text in self.headers.items()}
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if collector.mode == "hangs":
                     collector._free.wait()
                 while collector.mode == "waits":
                     time.sleep(0.01)
                 collector._free.wait(collector.seconds)
-                if collector.mode == "takes" and self.path == "/v1/traces":
-                    collector.spans += _spans_in(body)
-                self.send_response(_STATUSES.get(collector.mode, 503))
-                if collector.mode == "redirects":
+                mode, collector.busy = collector.answer(), max(0, collector.busy - 1)
+                if mode == "takes" and self.path == "/v1/traces":
+                    collector.spans += _spans_in(_decoded(body, self.headers))
+                self.send_response(_STATUSES.get(mode, 400))
+                if mode == "redirects":
                     self.send_header("location", f"{collector.url}/elsewhere")
-                endless = collector.mode == "never ends"
+                endless = mode == "never ends"
                 self.send_header("content-length", str(10**10 if endless else 0))
                 self.end_headers()
+                self.close_connection = collector.closes
                 with suppress(OSError):
                     while endless:
                         self.wfile.write(b"x" * 2**20)
@@ -131,6 +158,16 @@ class Collector:
                 """Nothing."""
 
         return Handler
+
+
+def _decoded(body: bytes, headers: Mapping[str, str]) -> bytes:
+    match headers.get("content-encoding"):
+        case "gzip":
+            return gzip.decompress(body)
+        case "deflate":
+            return zlib.decompress(body)
+        case _:
+            return body
 
 
 def _spans_in(body: bytes) -> list[Recorded]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from runyard.processes.alert_delivery import AlertNotSent, reach
 from runyard.processes.checks import Check
 from runyard.settings import settings
-from runyard.syntax.trace_options import endpoint
+from runyard.syntax.export_options import endpoint
 
 
 def outside_checks() -> list[Check]:

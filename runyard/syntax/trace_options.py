@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Self
-from urllib.parse import urlsplit
 
+from runyard.syntax.export_options import problem_with_export
 from runyard.syntax.traceparent import TraceContext
 
 TRACE_ID = "{trace_id}"
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_DEFAULT_ENDPOINT = "http://localhost:4318"
-_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _SAMPLER = "OTEL_TRACES_SAMPLER"
 _RATIO = "OTEL_TRACES_SAMPLER_ARG"
 _PARENT_BASED = "parentbased_"
@@ -56,13 +53,6 @@ class Sampler:
         return trace_id % _LOW_BITS < round(self.ratio * _LOW_BITS)
 
 
-def endpoint(environment: Mapping[str, str]) -> str:
-    """Return the URL of the collector, as the variables name it."""
-    return next((environment[name] for name in _ENDPOINTS if environment.get(name)), "") or (
-        _DEFAULT_ENDPOINT
-    )
-
-
 def problem_with_traces(environment: Mapping[str, str]) -> str | None:
     """Return why traces cannot be exported as the variables say, and what to do; None if they can.
 
@@ -73,31 +63,12 @@ def problem_with_traces(environment: Mapping[str, str]) -> str | None:
             "traces need OpenTelemetry, which is not installed: pip install 'runyard[traces]', or"
             " unset RUNYARD_TRACES"
         )
-    for name in _ENDPOINTS:
-        if environment.get(name) and not is_http_url(environment[name]):
-            return f"{name} is not an http or https URL: give it as {_DEFAULT_ENDPOINT}"
-    for name in _PROTOCOLS:
-        if environment.get(name, "") not in ("", "http/protobuf"):
-            return (
-                f"{name} is {environment[name]!r}, but traces are sent as http/protobuf: unset it,"
-                " and name the port of the collector for HTTP, usually 4318"
-            )
-    return _problem_with_sampler(environment)
-
-
-def is_http_url(url: str) -> bool:
-    """Return whether a text is an http or https URL with a host."""
-    try:
-        parts = urlsplit(url)
-        is_port = parts.port is None or parts.port > 0  # one that is none raises
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and is_port
-    except ValueError:
-        return False
+    return problem_with_export(environment) or _problem_with_sampler(environment)
 
 
 def _is_installed() -> bool:
     try:
-        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+        return find_spec("opentelemetry.exporter.otlp.proto.common") is not None
     except ModuleNotFoundError:
         return False
 

@@ -1,153 +1,121 @@
-"""Delivers spans to a collector by OTLP over HTTP, each export within two seconds.
+"""Posts encoded spans to a collector: OTLP over HTTP, in two seconds at most, whatever it answers.
 
-A collector that is down, slow or wrong costs the spans and a warning now and then. However it
-answers, an export ends, and little of the answer is read.
+OpenTelemetry's own exporter bounds neither how long an answer takes as a whole nor how much of it
+is read.
 """
 
-import logging
+import asyncio
+import gzip
 import os
-import threading
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+import ssl
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
-import requests
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+import aiohttp
 from typing_extensions import override
 
-from runyard.syntax.trace_options import endpoint
-from runyard.text.redaction import redact
+from runyard.syntax.export_options import ExportOptions
 
 EXPORT_SECONDS = 2.0
-_SPARE_SECONDS = 0.5
-_WARN_SECONDS = 60.0
-# What is read of a collector's answer, in bytes: nobody needs it.
-_MOST_OF_AN_ANSWER = 64 * 1024
-_FAILS = (
-    "the collector at %s takes no traces, and %d spans are lost: is it running, and does it take"
-    " OTLP over HTTP there?"
-)
-_IS_SLOW = (
-    "the collector at %s takes traces too slowly, and %d spans are lost: give it more resources, or"
-    " record fewer traces (OTEL_TRACES_SAMPLER)"
-)
-_CREDENTIALS = (
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
-)
-_log = logging.getLogger("runyard.traces")
+# Between the tries of a request that a collector could not take for the moment.
+_PAUSE_SECONDS = 0.5
+_FOR_THE_MOMENT = (429, 502, 503, 504)
 
 
-class Delivery(SpanExporter):
-    """Delivers spans to the collector, and says now and then that it cannot.
+class Collector:
+    """The collector that the variables name, and a connection to it; for one thread, to be closed.
 
-    Attributes
+    Parameters
     ----------
-    warned_at
-        When it was last said that spans are lost, by the monotonic clock; None if never.
+    options
+        Where it is, and how requests are made.
     """
 
-    def __init__(self) -> None:
-        self._inner = _new_exporter(EXPORT_SECONDS)
-        self._ends_at: float | None = None
-        self._has_failed = False
-        self._dropped = 0
-        self.warned_at: float | None = None
+    def __init__(self, options: ExportOptions) -> None:
+        self._options = options
+        self._runner = asyncio.Runner()
+        self._runner.get_loop().set_default_executor(_SameThread())
+        self._session: aiohttp.ClientSession | None = None
 
-    def end_in(self, seconds: float) -> None:
-        """Deliver nothing after this time, nor to a collector that has failed: the process ends."""
-        self._ends_at = time.monotonic() + seconds
+    def __enter__(self) -> Self:
+        return self
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Deliver spans; those that cannot be delivered at once are dropped."""
-        if self._ends_at is None:
-            result = self._deliver(self._inner, spans)
-        elif self._has_failed or (left := self._ends_at - time.monotonic()) <= 0:
-            self._dropped += len(spans)
-            return SpanExportResult.FAILURE
-        else:
-            result = self._deliver(_new_exporter(left), spans)
-        if self._dropped and self._ends_at is None:
-            self._warn()
-        return result
+    def __exit__(self, *_: object) -> None:
+        if self._session is not None:
+            self._runner.run(self._session.close())
+        self._runner.close()
 
-    def _deliver(self, exporter: SpanExporter, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def post(self, body: bytes, seconds: float = EXPORT_SECONDS) -> bool:
+        """Post the body of a request; return whether the collector took it.
+
+        What it cannot take for the moment is posted again. Raises `TimeoutError` after so many
+        seconds, and aiohttp's errors.
+        """
+        return self._runner.run(asyncio.wait_for(self._post(self._compressed(body)), seconds))
+
+    async def _post(self, body: bytes) -> bool:
+        if self._session is None:
+            self._session = self._new_session()
         try:
-            result = exporter.export(spans)
-        except Exception:
-            result = SpanExportResult.FAILURE
-        self._has_failed = result is not SpanExportResult.SUCCESS
-        if self._has_failed:
-            self._dropped += len(spans)
-        return result
+            status = await self._status(self._session, body)
+        except aiohttp.ClientConnectionError:
+            # The collector may have closed a connection that nobody used for a while.
+            status = await self._status(self._session, body)
+        while status in _FOR_THE_MOMENT:
+            await asyncio.sleep(_PAUSE_SECONDS)
+            status = await self._status(self._session, body)
+        return 200 <= status < 300
 
-    def count_overflow(self, record: logging.LogRecord) -> bool:
-        """Count a span that the full queue has dropped, from what its processor logs of that."""
-        self._dropped += record.msg.startswith("Queue full")
-        return False
+    async def _status(self, session: aiohttp.ClientSession, body: bytes) -> int:
+        # A redirect would take the headers, which may be secret, elsewhere.
+        async with session.post(self._options.url, data=body, allow_redirects=False) as answer:
+            return answer.status
 
-    def _warn(self) -> None:
-        now = time.monotonic()
-        if self.warned_at is None or now - self.warned_at >= _WARN_SECONDS:
-            self._say()
-            self.warned_at = now
+    def _new_session(self) -> aiohttp.ClientSession:
+        headers = {"Content-Type": "application/x-protobuf", **self._options.headers}
+        if self._options.compression != "none":
+            headers["Content-Encoding"] = self._options.compression
+        connector = aiohttp.TCPConnector(ssl=self._ssl())
+        return aiohttp.ClientSession(connector=connector, headers=headers, trust_env=True)
 
-    def _say(self) -> None:
-        why = _FAILS if self._has_failed else _IS_SLOW
-        _log.warning(why, redact(endpoint(os.environ)), self._dropped)
-        self._dropped = 0
+    def _ssl(self) -> ssl.SSLContext | bool:
+        options = self._options
+        if not options.certificate and not options.client_certificate:
+            return True
+        context = ssl.create_default_context(cafile=options.certificate or None)
+        if options.client_certificate:
+            context.load_cert_chain(options.client_certificate, options.client_key or None)
+        return context
 
-    def shutdown(self) -> None:
-        """Close the connections, and say what was lost."""
-        self._inner.shutdown()
-        if self._dropped:
-            self._say()
+    def _compressed(self, body: bytes) -> bytes:
+        match self._options.compression:
+            case "gzip":
+                return gzip.compress(body)
+            case "deflate":
+                return zlib.compress(body)
+            case _:
+                return body
+
+
+class _SameThread(ThreadPoolExecutor):
+    """Does at once what aiohttp leaves to other threads: a process that ends starts no others."""
+
+    @override
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 def collector_answers() -> bool:
-    """Return whether the collector takes an export of no spans, within about two seconds."""
-    results: list[SpanExportResult] = []
-    with suppress(Exception):
-        inner = _new_exporter(EXPORT_SECONDS)
-        if in_time(lambda: results.append(inner.export([]))):
-            inner.shutdown()
-    return results == [SpanExportResult.SUCCESS]
-
-
-def in_time(do: Callable[[], object]) -> bool:
-    """Do something in a thread; return whether it was done in the time that an export may take."""
-    thread = threading.Thread(target=do, name="runyard-traces-end", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is about to end, and starts no thread any more
-        do()
-        return True
-    thread.join(EXPORT_SECONDS + _SPARE_SECONDS)
-    return not thread.is_alive()
-
-
-class _Session(requests.Session):
-    """Requests whose answers are read in part, and are answers only if they do not redirect."""
-
-    @override
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        until = time.monotonic() + EXPORT_SECONDS
-        response = super().send(request, **{**options, "stream": True})
-        left = _MOST_OF_AN_ANSWER
-        while left > 0 and time.monotonic() < until and (piece := response.raw.read1(left)):
-            left -= len(piece)
-        response.close()
-        if response.is_redirect:
-            raise requests.TooManyRedirects("the collector redirects")
-        return response
-
-
-def _new_exporter(seconds: float) -> OTLPSpanExporter:
-    """An exporter with a timeout; one that asks for credentials has to make its own session."""
-    # Of failed exports we warn, less often.
-    logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
-    session = None if any(os.environ.get(name) for name in _CREDENTIALS) else _Session()
-    return OTLPSpanExporter(timeout=seconds, session=session)
+    """Return whether the collector takes an export of no spans."""
+    with Collector(ExportOptions.from_environment(os.environ)) as collector:
+        try:
+            return collector.post(b"")
+        except (aiohttp.ClientError, OSError, ValueError):  # a TimeoutError is an OSError
+            return False

@@ -1,146 +1,160 @@
-"""The spans of this process on their way to the collector: a queue, and a thread that empties it.
+"""The spans of this process on their way to a collector: a queue, and a thread that empties it.
 
-This module and `collector` alone import OpenTelemetry. Spans wait in a queue of limited length, and
-none of what this process does waits for them.
+Spans wait in a queue of limited length, and none of what this process does waits for them. A
+collector that is down, slow or wrong costs the spans and a warning now and then.
 """
 
 import atexit
 import logging
 import os
 import threading
-from contextvars import ContextVar
-from functools import lru_cache
-from importlib import import_module
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import cache
 
-from opentelemetry import context as contexts
-from opentelemetry import trace
-from opentelemetry.sdk.environment_variables import (
-    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
-    OTEL_BSP_MAX_QUEUE_SIZE,
-    OTEL_BSP_SCHEDULE_DELAY,
-    OTEL_SERVICE_NAME,
-)
+from opentelemetry.exporter.otlp.proto.common import trace_encoder
+from opentelemetry.sdk.environment_variables import OTEL_SERVICE_NAME
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
-    Link,
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    TraceFlags,
-)
-from opentelemetry.trace.status import Status, StatusCode
-from typing_extensions import override
+from opentelemetry.sdk.trace import ReadableSpan
 
-from runyard.syntax.trace_options import endpoint
-from runyard.syntax.traceparent import TraceContext
+from runyard.syntax.export_options import ExportOptions, endpoint
 from runyard.text.redaction import redact
-from runyard.tracing.collector import EXPORT_SECONDS, Delivery, in_time
+from runyard.tracing.collector import EXPORT_SECONDS, Collector
+from runyard.tracing.encoding import encode_resource, encode_span, encode_spans
 from runyard.tracing.spans import Span
 
-# A batch of hundreds of invocations ends with thousands of spans at once.
-_QUEUE = 16_384
-# A request costs as much as the encoding of some fifty spans.
-_SPANS_OF_A_REQUEST = 2_048
-_DELAY_MILLIS = 1_000.0
-_ENDLESS = "the collector at %s does not end its answer: the last spans of this process are lost"
-_KINDS = {
-    "internal": SpanKind.INTERNAL,
-    "client": SpanKind.CLIENT,
-    "producer": SpanKind.PRODUCER,
-    "consumer": SpanKind.CONSUMER,
-}
-_SCOPE = InstrumentationScope("runyard")
-_SAMPLED, _NOT_SAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
-_UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
-# Spans that others are part of: those of the batches in progress.
-_REMEMBERED = 4096
+_SPARE_SECONDS = 0.5
+_WARN_SECONDS = 60.0
+_FAILS = (
+    "the collector at %s takes no traces, and %d spans are lost: is it running, and does it take"
+    " OTLP over HTTP there?"
+)
+_IS_SLOW = (
+    "the collector at %s takes traces too slowly, and %d spans are lost: give it more resources, or"
+    " record fewer traces (OTEL_TRACES_SAMPLER)"
+)
 _log = logging.getLogger("runyard.traces")
-_queue_log = logging.getLogger("opentelemetry.sdk._shared_internal")
-
-
-class _Unrecorded(NonRecordingSpan):
-    """The span of whatever is running now and is not recorded: most steps never ask which."""
-
-    @override
-    def get_span_context(self) -> SpanContext:
-        context = _unrecorded.get()
-        return INVALID_SPAN_CONTEXT if context is None else _referred(context)
-
-
-_unrecorded: ContextVar[TraceContext | None] = ContextVar("unrecorded", default=None)
-_WITH_UNRECORDED = trace.set_span_in_context(_Unrecorded(INVALID_SPAN_CONTEXT), contexts.Context())
 
 
 class Exporter:
-    """The spans of this process on their way to the collector.
+    """Takes the spans of this process, and exports them in a thread of its own.
 
     Attributes
     ----------
-    processor
-        The queue in front of the collector.
-    delivery
-        What empties it.
-    is_provided
-        Whether it records the spans of the code too.
+    warned_at
+        When it was last said that spans are lost, by the monotonic clock; None if never.
     """
 
     def __init__(self) -> None:
-        self.delivery = Delivery()
-        # Before the processor's own filter, which lets hardly any record through.
-        _queue_log.setLevel(logging.WARNING)
-        _queue_log.filters.insert(0, self.delivery.count_overflow)
-        is_set = os.environ.get
-        # A request must not be larger than the queue.
-        is_sized = is_set(OTEL_BSP_MAX_EXPORT_BATCH_SIZE) or is_set(OTEL_BSP_MAX_QUEUE_SIZE)
-        self.processor = BatchSpanProcessor(
-            self.delivery,
-            max_queue_size=None if is_set(OTEL_BSP_MAX_QUEUE_SIZE) else _QUEUE,
-            max_export_batch_size=None if is_sized else _SPANS_OF_A_REQUEST,
-            schedule_delay_millis=None if is_set(OTEL_BSP_SCHEDULE_DELAY) else _DELAY_MILLIS,
-        )
-        self._resource = _resource()
-        self.is_provided = False
+        self.warned_at: float | None = None
+        self._options = ExportOptions.from_environment(os.environ)
+        self._resource = encode_resource(resource().attributes)
+        self._lock = threading.Lock()
+        self._queue: deque[bytes | ReadableSpan] = deque()
+        self._flushes: list[threading.Event] = []
+        self._due = threading.Event()
+        self._ends_at: float | None = None
+        self._has_failed = False
+        self._lost = 0
+        self._thread = threading.Thread(target=self._run, name="runyard-traces", daemon=True)
+        self._thread.start()
 
     def record(self, span: Span) -> None:
-        """Queue a span; when the queue is full, the oldest one is dropped."""
-        error = span.error
-        self.processor.on_end(
-            ReadableSpan(
-                name=_shown(span.name),
-                context=_span_context(span.context, is_remote=False),
-                parent=None if span.parent is None else _referred(span.parent),
-                resource=self._resource,
-                attributes={**span.attributes, "error.type": error} if error else span.attributes,
-                links=[Link(_referred(link)) for link in span.links],
-                kind=_KINDS[span.kind],
-                status=_ERROR if error else _UNSET,
-                start_time=_nanoseconds(span.start),
-                end_time=_nanoseconds(max(span.start, span.end)),
-                instrumentation_scope=_SCOPE,
-            )
-        )
+        """Queue a span; when the queue is full, the oldest one is lost."""
+        self.add(encode_span(span))
 
-    def provide(self) -> None:
-        """Record the spans of the code too, unless that has set a provider of its own.
+    def add(self, span: bytes | ReadableSpan) -> None:
+        """Queue what `encode_span` returned, or a span of OpenTelemetry's."""
+        with self._lock:
+            if len(self._queue) >= self._options.queue:
+                self._queue.popleft()
+                self._lost += 1
+            self._queue.append(span)
+            is_due = len(self._queue) >= self._options.batch
+        if is_due:
+            self._due.set()
 
-        Only in a process that runs steps: its parent, which forks others later, has none.
-        """
-        self.is_provided = True
-        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
-            provider.add_span_processor(self.processor)
-            trace.set_tracer_provider(provider)
+    def flush(self, seconds: float = 30.0) -> bool:
+        """Export all that is queued; return whether that was tried within so many seconds."""
+        if not self._thread.is_alive():
+            return False
+        tried = threading.Event()
+        with self._lock:
+            self._flushes.append(tried)
+        self._due.set()
+        return tried.wait(seconds)
 
     def close(self) -> None:
         """Export what is left, in the time that one export may take, and stop."""
-        self.delivery.end_in(EXPORT_SECONDS)
-        if not in_time(self.processor.shutdown):
-            _log.warning(_ENDLESS, redact(endpoint(os.environ)))
+        self._ends_at = time.monotonic() + EXPORT_SECONDS
+        self._due.set()
+        self._thread.join(EXPORT_SECONDS + _SPARE_SECONDS)
+        self._lost += len(self._queue)
+        self._queue.clear()
+        if self._lost:
+            self._warn()
+
+    def _run(self) -> None:
+        with Collector(self._options) as collector:
+            is_over = False
+            while not is_over:
+                is_due = self._due.wait(self._options.delay)
+                self._due.clear()
+                is_over = self._ends_at is not None
+                with self._lock:
+                    flushes, self._flushes = self._flushes, []
+                # Of what came in a burst, the rest waits for more.
+                is_all = not is_due or is_over or flushes
+                self._export(collector, 1 if is_all else self._options.batch)
+                for tried in flushes:
+                    tried.set()
+
+    def _export(self, collector: Collector, at_least: int) -> None:
+        """Export what is queued, until fewer spans than so many are left."""
+        while len(self._queue) >= at_least and not self._gives_up():
+            with self._lock:
+                count = min(len(self._queue), self._options.batch)
+                spans = [self._queue.popleft() for _ in range(count)]
+            self._has_failed = not self._is_taken(collector, spans)
+            if self._has_failed:
+                with self._lock:
+                    self._lost += count
+            if self._lost and self._ends_at is None:
+                self._warn_at_times()
+
+    def _is_taken(self, collector: Collector, spans: Sequence[bytes | ReadableSpan]) -> bool:
+        """Post spans; return whether the collector took them, whatever goes wrong."""
+        try:
+            return collector.post(self._encoded(spans), self._left())
+        except Exception:
+            return False
+
+    def _encoded(self, spans: Sequence[bytes | ReadableSpan]) -> bytes:
+        own = [span for span in spans if isinstance(span, bytes)]
+        others = [span for span in spans if not isinstance(span, bytes)]
+        body = encode_spans(self._resource, own) if own else b""
+        return body + trace_encoder.encode_spans(others).SerializeToString() if others else body
+
+    def _gives_up(self) -> bool:
+        """Whether the process ends, and nothing more is to be tried."""
+        return self._ends_at is not None and (self._has_failed or self._left() <= 0)
+
+    def _left(self) -> float:
+        """How many seconds an export may take."""
+        ends_at = self._ends_at
+        return EXPORT_SECONDS if ends_at is None else ends_at - time.monotonic()
+
+    def _warn_at_times(self) -> None:
+        now = time.monotonic()
+        if self.warned_at is None or now - self.warned_at >= _WARN_SECONDS:
+            self._warn()
+            self.warned_at = now
+
+    def _warn(self) -> None:
+        with self._lock:
+            lost, self._lost = self._lost, 0
+        _log.warning(_FAILS if self._has_failed else _IS_SLOW, redact(endpoint(os.environ)), lost)
 
 
 _exporter: Exporter | None = None
@@ -160,29 +174,12 @@ def exporter() -> Exporter:
 
 
 def prepare() -> None:
-    """Import what an exporter needs: by itself it does so when it is made, and when it is used.
+    """Import what an exporter imports only when it is used, in a process that forks others.
 
-    A child that is forked meanwhile could not import any of it: a module is locked until the thread
-    that imports it is done, and a child does not have that thread.
+    A child that is forked while a thread imports a module could not import it: the module is locked
+    until that thread is done, and the child does not have it.
     """
-    Delivery().shutdown()
-    _resource()
-    import_module("netrc")  # by the first request
-
-
-def enter(context: TraceContext) -> object:
-    """Make a span OpenTelemetry's current one; returns what `leave` takes."""
-    if _exporter is None or not _exporter.is_provided:
-        exporter().provide()
-    if context.sampled:
-        return contexts.attach(_with_span(context))
-    _unrecorded.set(context)
-    return contexts.attach(_WITH_UNRECORDED)
-
-
-def leave(token: Any) -> None:
-    """Return to the span before `enter`."""
-    contexts.detach(token)
+    _shared_resource()
 
 
 def close() -> None:
@@ -192,7 +189,7 @@ def close() -> None:
 
 
 def _after_fork() -> None:
-    """Let a child make its own: connections are not to be shared."""
+    """Let a child make its own: threads and connections are not to be shared."""
     global _exporter, _lock
     _exporter, _lock = None, threading.Lock()
 
@@ -200,53 +197,16 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-class _Resource(Resource):
-    """A resource that is hashed once: the encoder does it for every span, of all attributes."""
-
-    def __init__(self, resource: Resource) -> None:
-        super().__init__(resource.attributes, resource.schema_url)
-        self._hash = super().__hash__()
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        return self is other or super().__eq__(other)
-
-    @override
-    def __hash__(self) -> int:
-        return self._hash
-
-
-def _resource() -> Resource:
+def resource() -> Resource:
     """Return what names this process: `runyard`, unless the variables say something else."""
-    resource = Resource.create({"process.pid": os.getpid()})
+    return _shared_resource().merge(Resource({"process.pid": os.getpid()}))
+
+
+@cache
+def _shared_resource() -> Resource:
+    """What names this process and those that it forks; it takes some milliseconds."""
+    named = Resource.create()
     is_named = os.environ.get(OTEL_SERVICE_NAME) or (
         SERVICE_NAME in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     )
-    if not is_named:
-        resource = resource.merge(Resource({SERVICE_NAME: "runyard"}))
-    return _Resource(resource)
-
-
-@lru_cache(maxsize=1024)
-def _shown(name: str) -> str:
-    """Return a name without secrets; there are few, and looking for secrets takes long."""
-    return redact(name)
-
-
-def _with_span(context: TraceContext) -> contexts.Context:
-    span = NonRecordingSpan(_span_context(context, is_remote=False))
-    return trace.set_span_in_context(span, contexts.Context())
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _referred(context: TraceContext) -> SpanContext:
-    return _span_context(context, is_remote=True)
-
-
-def _span_context(context: TraceContext, *, is_remote: bool) -> SpanContext:
-    flags = _SAMPLED if context.sampled else _NOT_SAMPLED
-    return SpanContext(context.trace_id, context.span_id, is_remote, flags)
-
-
-def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1_000_000_000)
+    return named if is_named else named.merge(Resource({SERVICE_NAME: "runyard"}))

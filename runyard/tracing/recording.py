@@ -27,6 +27,7 @@ def load() -> None:
     """
     if is_on():
         _exporting().prepare()
+        _code_spans()
 
 
 def samples(trace_id: int, parent: TraceContext | None) -> bool:
@@ -45,12 +46,12 @@ def enter(context: TraceContext) -> object:
 
     Returns what `leave` takes, in the same thread or task.
     """
-    return _exporting().enter(context)
+    return _code_spans().enter(context)
 
 
 def leave(token: object) -> None:
     """Return to the span before `enter`."""
-    _exporting().leave(token)
+    _code_spans().leave(token)
 
 
 def end_recording() -> None:
@@ -69,7 +70,15 @@ def sampler() -> Sampler:
 
 @cache
 def _exporting() -> ModuleType:
-    """The module that imports OpenTelemetry."""
+    """The module that imports what exporting needs."""
     from runyard.tracing import exporting
 
     return exporting
+
+
+@cache
+def _code_spans() -> ModuleType:
+    """The module that imports OpenTelemetry for the code of steps."""
+    from runyard.tracing import code_spans
+
+    return code_spans

@@ -87,7 +87,7 @@ def sent_with(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def flush() -> None:
-    exporting.exporter().processor.force_flush()
+    exporting.exporter().flush()
 
 
 def received(collector: Collector) -> list[Recorded]:
@@ -661,7 +661,7 @@ def test_a_collector_that_takes_nothing_is_warned_of_once_in_a_while(
     yard: Yard, collector: Collector, sent_with: Any, caplog: pytest.LogCaptureFixture, mode: str
 ) -> None:
     collector.mode = mode
-    exporting.exporter().delivery.warned_at = None
+    exporting.exporter().warned_at = None
     for _ in range(3):
         sent_with(yard, "traced/placed")
         yard.work()
@@ -684,7 +684,7 @@ def test_spans_that_the_full_queue_drops_are_warned_of(
     collector.mode = "waits"
     before = collector.requests
     record(1)
-    exports = threading.Thread(target=own.processor.force_flush)
+    exports = threading.Thread(target=own.flush)
     exports.start()
     collector.wait_for(lambda collector: collector.requests > before)
     record(607)
@@ -782,7 +782,7 @@ from runyard.tracing.spans import Span
 recording.load()
 loaded = set(sys.modules)
 recording.record(Span("one", TraceContext(1, 2, sampled=True), None, 1.0, 2.0))
-exporting.exporter().processor.force_flush()
+exporting.exporter().flush()
 print(sorted(set(sys.modules) - loaded))
 """
 

