@@ -1,7 +1,7 @@
 """The header `traceparent` of W3C Trace Context: a trace, one of its spans, and a flag."""
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Fields of later versions may follow, and are passed over.
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -9,8 +9,7 @@ _MAX_LENGTH = 512
 _SAMPLED = 1
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(NamedTuple):
     """A span as others refer to it.
 
     Attributes

@@ -39,7 +39,7 @@ def begin_sending(rows: Sequence[Row]) -> SentSpans:
         return SentSpans([span for row in rows if (span := _begin_trace(row)) is not None])
     if not recording.samples(parent.trace_id, parent):
         return SentSpans()
-    span = _span_of(rows, child_of(replace(parent, sampled=True)), parent)
+    span = _span_of(rows, child_of(parent._replace(sampled=True)), parent)
     for row in rows:
         row["trace"] = str(span.context)
     return SentSpans([span])
