@@ -37,6 +37,8 @@ _KILLED = (
 )
 _MOST_NAMED = 5
 _END_SECONDS = 5.0
+# Meanwhile threads go on with what another run may begin.
+_LAST_SPANS_SECONDS = 0.2
 _END_LOOK_SECONDS = 0.02
 _log = logging.getLogger("runyard.dagster_adapter.hung_steps")
 _own: Watchdog | None = None
@@ -173,5 +175,5 @@ def end_this_process() -> NoReturn:
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    recording.end_recording()
+    recording.end_recording(_LAST_SPANS_SECONDS)
     os._exit(1)

@@ -24,6 +24,7 @@ from runyard.tracing.collector import EXPORT_SECONDS, Collector
 from runyard.tracing.encoding import encode_resource, encode_span, encode_spans
 from runyard.tracing.spans import Span
 
+# For a look-up of the collector's name, which cannot be interrupted, and the like.
 _SPARE_SECONDS = 0.5
 _WARN_SECONDS = 60.0
 _FAILS = (
@@ -85,11 +86,11 @@ class Exporter:
         self._due.set()
         return tried.wait(seconds)
 
-    def close(self) -> None:
-        """Export what is left, in the time that one export may take, and stop."""
-        self._ends_at = time.monotonic() + EXPORT_SECONDS
+    def close(self, seconds: float = EXPORT_SECONDS) -> None:
+        """Export what is left within so many seconds, and stop."""
+        self._ends_at = time.monotonic() + seconds
         self._due.set()
-        self._thread.join(EXPORT_SECONDS + _SPARE_SECONDS)
+        self._thread.join(seconds + _SPARE_SECONDS)
         self._lost += len(self._queue)
         self._queue.clear()
         if self._lost:
@@ -182,10 +183,10 @@ def prepare() -> None:
     _shared_resource()
 
 
-def close() -> None:
+def close(seconds: float = EXPORT_SECONDS) -> None:
     """Close the exporter of this process, if there is one."""
     if _exporter is not None:
-        _exporter.close()
+        _exporter.close(seconds)
 
 
 def _after_fork() -> None:

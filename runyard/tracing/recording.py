@@ -54,12 +54,10 @@ def leave(token: object) -> None:
     _code_spans().leave(token)
 
 
-def end_recording() -> None:
-    """Export what is left before the process ends; this takes two seconds at most."""
+def end_recording(seconds: float = 2.0) -> None:
+    """Export what is left before the process ends; this takes half a second more at most."""
     if "runyard.tracing.exporting" in sys.modules:
-        from runyard.tracing import exporting
-
-        exporting.close()
+        _exporting().close(seconds)
 
 
 @cache

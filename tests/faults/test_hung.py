@@ -145,7 +145,7 @@ def test_hung_events_do_not_stop_a_stack(stack: Stack, effects: Path) -> None:
 
 def test_the_timeout_holds_for_an_op_in_a_process_of_its_own(stack: Stack, effects: Path) -> None:
     ids = send_to("test/apart", "apart", 6, {1: {"how": "wait", "hang_until": 1}})
-    assert [settled(event_id, 90)["status"] for event_id in ids] == ["succeeded"] * 6
+    assert [settled(event_id, 180)["status"] for event_id in ids] == ["succeeded"] * 6
     assert {row["crashes"] for row in rows(ids)} == {0}
     assert sum(marks(effects, "apart").values()) == 6 * 2 + 1
 
