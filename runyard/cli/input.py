@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runyard.errors import InvalidInput
+from runyard.text.error_text import why_not_json
 
 MAX_BYTES = 32 * 1024 * 1024
 _MAX_LINE = 64 * 1024
@@ -49,7 +50,7 @@ def json_of_text(text: str, where: str) -> Any:
     except RecursionError:
         raise InvalidInput(f"{where} is nested too deeply") from None
     except ValueError as error:
-        raise InvalidInput(f"{where} contains JSON that cannot be processed: {error}") from None
+        raise InvalidInput(f"{where} is not JSON: {why_not_json(error)}") from None
 
 
 def first_line(stream: BinaryIO) -> str:

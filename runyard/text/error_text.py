@@ -5,6 +5,7 @@ fail or return text of any length; and any text may contain a secret. Such a tex
 the statement that carries it, as the same statement carries the results of other invocations.
 """
 
+import sys
 import traceback
 
 from runyard.errors import interrupts
@@ -39,6 +40,16 @@ def message_of(error: BaseException) -> str:
     except BaseException as failed:
         text = f"(no message: str() of the error raises {type(failed).__name__})"
     return fit(text)
+
+
+def why_not_json(error: Exception) -> str:
+    """Return why a text is not JSON that Python reads, in words for its author."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    # Python's own words name a function that the author cannot call.
+    if isinstance(error, ValueError) and str(error).startswith("Exceeds the limit"):
+        return f"a whole number has more than {sys.get_int_max_str_digits()} digits"
+    return message_of(error)
 
 
 def type_of(error: BaseException) -> str:

@@ -132,7 +132,10 @@ UNREADABLE = {
     "half of UTF-16": (MAIL.encode("utf-16")[:-1], "is not UTF-8, UTF-16 or UTF-32 text"),
     "a picture": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "is not UTF-8, UTF-16 or UTF-32 text"),
     "lists in lists": (b"[" * 100_000, "is nested too deeply"),
-    "a long number": (b'{"n": ' + b"9" * 5000 + b"}", "contains JSON that cannot be processed"),
+    "a long number": (
+        b'{"n": ' + b"9" * 5000 + b"}",
+        "is not JSON: a whole number has more than 4300 digits",
+    ),
     "too much": (b" " * (MAX_BYTES + 1), "is larger than 32 MiB: split it into several files"),
 }
 

@@ -80,6 +80,7 @@ def test_a_check_sends_nothing(visitor: Visitor) -> None:
         ('{"name": "a/b"}\n{"nam": "a/b"}', "<code>line 2: nam</code>: unknown field"),
         ('[{"name": "email/send.requested", "data": {}}]', "<code>[0]: data.to</code>: "),
         ("[" * 100_000, "nested too deeply"),
+        (f'{{"name": "a/b", "data": {{"n": {"9" * 10_000}}}}}', "more than 4300 digits"),
         (json.dumps([{"name": "a/b"}] * (MAX_EVENTS + 1)), "5000 may be sent at once"),
         ('["\\ud800"]', "an event is a JSON object"),
     ],

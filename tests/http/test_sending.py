@@ -125,6 +125,7 @@ def test_a_repeated_id_starts_nothing_within_a_day_nor_within_one_insert(web: We
 
 BAD: list[tuple[Any, int, str]] = [
     (b"{not json", 400, "not JSON"),
+    (b'{"name": "a/b", "data": {"n": ' + b"9" * 10_000 + b"}}", 400, "more than 4300 digits"),
     (b"", 400, "not JSON"),
     (b"\xff\xfe", 400, "not JSON"),
     (b"[" * 100_000, 400, "nested"),

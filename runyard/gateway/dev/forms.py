@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from runyard.gateway.http.body import check_values
 from runyard.gateway.http.errors import HttpError
+from runyard.text.error_text import why_not_json
 
 Kind = Literal["text", "line", "whole", "number", "choice", "yes or no", "list", "object", "json"]
 Schema = Mapping[str, Any]
@@ -273,7 +274,7 @@ def _data(
         try:
             data[field.name] = _value(field, text)
         except (ValueError, RecursionError, HttpError) as error:
-            problems.append((field.path, f"this is not JSON: {error}"))
+            problems.append((field.path, f"this is not JSON: {why_not_json(error)}"))
     return data
 
 

@@ -24,6 +24,7 @@ from runyard.gateway.http.errors import HttpError
 from runyard.store import database
 from runyard.store.queries import fetch_all
 from runyard.syntax.times import parse_time
+from runyard.text.error_text import why_not_json
 
 Problems = Sequence[tuple[str, str]]
 _OPTIONS = ("id", "at")
@@ -154,7 +155,7 @@ def _read_json(text: str) -> tuple[Any, Problems]:
         check_values(text.encode())
         data = json.loads(text or "{}")
     except (ValueError, RecursionError, HttpError) as error:
-        return {}, [("data", f"this is not JSON: {error}")]
+        return {}, [("data", f"this is not JSON: {why_not_json(error)}")]
     if not isinstance(data, dict):
         return {}, [("data", "this is not a JSON object: start it with {")]
     return data, []

@@ -18,6 +18,7 @@ from runyard.gateway.http import body_memory
 from runyard.gateway.http.connection_limits import client_address
 from runyard.gateway.http.errors import HttpError, invalid_field
 from runyard.settings import settings
+from runyard.text.error_text import why_not_json
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -119,7 +120,8 @@ def parse_json(body: bytes, max_values: int = MAX_VALUES) -> Any:
         message = "the JSON of the body is nested too deeply"
         raise HttpError(400, "invalid_json", message) from None
     except ValueError as error:
-        raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
+        message = f"the body is not JSON: {why_not_json(error)}"
+        raise HttpError(400, "invalid_json", message) from None
 
 
 def check_values(body: bytes, max_values: int = MAX_VALUES) -> None:
