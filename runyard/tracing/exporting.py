@@ -51,10 +51,9 @@ class Exporter:
         self.warned_at: float | None = None
         self._options = ExportOptions.from_environment(os.environ)
         self._resource = encode_resource(resource().attributes)
-        self._lock = threading.Lock()
         self._queue: deque[bytes | ReadableSpan] = deque()
         self._flushes: list[threading.Event] = []
-        self._due = threading.Event()
+        self._changed = threading.Condition(threading.Lock())
         self._ends_at: float | None = None
         self._has_failed = False
         self._lost = 0
@@ -67,29 +66,29 @@ class Exporter:
 
     def add(self, span: bytes | ReadableSpan) -> None:
         """Queue what `encode_span` returned, or a span of OpenTelemetry's."""
-        with self._lock:
+        with self._changed:
             if len(self._queue) >= self._options.queue:
                 self._queue.popleft()
                 self._lost += 1
             self._queue.append(span)
-            is_due = len(self._queue) >= self._options.batch
-        if is_due:
-            self._due.set()
+            if len(self._queue) in (1, self._options.batch):
+                self._changed.notify()
 
     def flush(self, seconds: float = 30.0) -> bool:
         """Export all that is queued; return whether that was tried within so many seconds."""
         if not self._thread.is_alive():
             return False
         tried = threading.Event()
-        with self._lock:
+        with self._changed:
             self._flushes.append(tried)
-        self._due.set()
+            self._changed.notify()
         return tried.wait(seconds)
 
     def close(self, seconds: float = EXPORT_SECONDS) -> None:
         """Export what is left within so many seconds, and stop."""
-        self._ends_at = time.monotonic() + seconds
-        self._due.set()
+        with self._changed:
+            self._ends_at = time.monotonic() + seconds
+            self._changed.notify()
         self._thread.join(seconds + _SPARE_SECONDS)
         self._lost += len(self._queue)
         self._queue.clear()
@@ -100,26 +99,33 @@ class Exporter:
         with Collector(self._options) as collector:
             is_over = False
             while not is_over:
-                is_due = self._due.wait(self._options.delay)
-                self._due.clear()
-                is_over = self._ends_at is not None
-                with self._lock:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._queue or self._is_asked())
+                    self._changed.wait_for(self._is_due, self._options.delay)
+                    # Of what came in a burst, the rest waits for more.
+                    is_burst = len(self._queue) >= self._options.batch and not self._is_asked()
+                    is_over = self._ends_at is not None
                     flushes, self._flushes = self._flushes, []
-                # Of what came in a burst, the rest waits for more.
-                is_all = not is_due or is_over or flushes
-                self._export(collector, 1 if is_all else self._options.batch)
+                self._export(collector, self._options.batch if is_burst else 1)
                 for tried in flushes:
                     tried.set()
+
+    def _is_due(self) -> bool:
+        return len(self._queue) >= self._options.batch or self._is_asked()
+
+    def _is_asked(self) -> bool:
+        """Whether somebody waits for the export of all that is queued."""
+        return bool(self._flushes) or self._ends_at is not None
 
     def _export(self, collector: Collector, at_least: int) -> None:
         """Export what is queued, until fewer spans than so many are left."""
         while len(self._queue) >= at_least and not self._gives_up():
-            with self._lock:
+            with self._changed:
                 count = min(len(self._queue), self._options.batch)
                 spans = [self._queue.popleft() for _ in range(count)]
             self._has_failed = not self._is_taken(collector, spans)
             if self._has_failed:
-                with self._lock:
+                with self._changed:
                     self._lost += count
             if self._lost and self._ends_at is None:
                 self._warn_at_times()
@@ -153,7 +159,7 @@ class Exporter:
             self.warned_at = now
 
     def _warn(self) -> None:
-        with self._lock:
+        with self._changed:
             lost, self._lost = self._lost, 0
         _log.warning(_FAILS if self._has_failed else _IS_SLOW, redact(endpoint(os.environ)), lost)
 
