@@ -42,6 +42,8 @@ _postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
 
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
+# Processes of the tests are to print as those of users do.
+os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.update(
     DAGSTER_HOME=str(ROOT),
     RUNYARD_HOME=str(ROOT),
