@@ -61,7 +61,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_STACK_MODULES = ("test_first_project", "test_layout", "test_rolling", "test_draining")
+_STACK_MODULES = (
+    "deploy/test_draining",
+    "deploy/test_layout",
+    "deploy/test_log_managers",
+    "deploy/test_rolling",
+    "deploy/test_run_output",
+    "packaging/test_first_project",
+)
 
 
 class FolderByFolder(LoadScopeScheduling):
