@@ -31,17 +31,22 @@ _SETTINGS = (
     "MEDIA_",
     "NOTIFY_",
     "OPENAI_",
+    "OTEL_",
     "RUNYARD_",
     "SENDGRID_",
     "SUPABASE_",
     "SYNC_",
 )
+# npm may need the developer's proxy; the servers and made-up hosts of the tests are none of it.
+_NO_PROXY = "127.0.0.1,localhost,.example,.invalid"
 _data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
 # Outside the data folder, which is private: started by root, the server runs as another user.
 _postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
 
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), _NO_PROXY)))
 # Processes of the tests are to print as those of users do.
 os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.update(
