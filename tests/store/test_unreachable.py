@@ -1,5 +1,6 @@
 """What is said when there is no connection to the database, and how soon there is one again."""
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,7 +61,11 @@ def test_a_port_without_a_server_asks_whether_it_runs(store_url: str) -> None:
     assert "does not answer (Connection refused): check DATABASE_URL" in says
 
 
-def test_an_unknown_host_is_named(store_url: str) -> None:
+def test_an_unknown_host_is_named(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     says = refused(store_url, host="db.invalid")
     assert "failed to resolve host 'db.invalid'" in says
     assert "check the host in DATABASE_URL" in says
