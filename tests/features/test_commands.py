@@ -258,7 +258,7 @@ def test_psql_opens_the_projects_database_and_passes_arguments_on(yard: Yard) ->
     assert psql(*query).stdout == f"{sent.id}\n"
 
 
-def test_pg_dump_dumps_the_projects_database_whatever_its_version(yard: Yard) -> None:
+def test_pg_dump_dumps_the_projects_database(yard: Yard) -> None:
     sent = yard.send("plain/go")
     assert sent.id in psql("--data-only", "--table=runyard.events", program="pg_dump").stdout
 
