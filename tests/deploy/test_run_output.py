@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import use_database, wait_until
-from tests.deploy.roles import Deployment, Role, deployed
+from tests.conftest import wait_until
+from tests.deploy.roles import Deployment, Role, deployed_with_redis
 from tests.deploy.talking import CODE, Started, Web, process_of, run_of, start_web
 from tests.process_tree import kill_tree
-from tests.servers import redis
 from tests.tables import rows
 
 pytestmark = pytest.mark.slow
@@ -18,12 +17,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def deployment(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Code server and daemon, on hosts of their own."""
-    use_database(server, "run_output")
     folder = tmp_path_factory.mktemp("run_output")
-    with redis(folder) as broker, deployed(folder, RUNYARD_BROKER_URL=broker.url) as made:
-        made.add_version("only", CODE)
-        made.start_code("only")
-        made.start_daemon("only")
+    with deployed_with_redis(server, "run_output", CODE, folder) as made:
         yield made
 
 
