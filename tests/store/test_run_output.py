@@ -202,7 +202,8 @@ def test_output_of_a_key_is_deleted(manager: WarmComputeLogManager) -> None:
     store(KEY)
     store(["b-run"])
     manager.delete_logs(log_key=KEY)
-    assert (run_output.read(KEY), run_output.read(["b-run"])) == ({}, {"out": b"text\n"})
+    assert run_output.read(KEY) == {}
+    assert run_output.read(["b-run"]) == {"out": b"text\n"}
 
 
 def test_output_below_a_key_is_deleted(manager: WarmComputeLogManager) -> None:
@@ -278,9 +279,12 @@ def test_a_cursor_tells_the_places_in_both_streams(manager: WarmComputeLogManage
     store(KEY, "out\n")
     store(KEY, "error\n", stream=run_output.ERR)
     first = manager.get_log_data(KEY, max_bytes=4)
-    assert (first.stdout, first.stderr) == (b"out\n", b"erro")
+    assert first.stdout == b"out\n"
+    assert first.stderr == b"erro"
     second = manager.get_log_data(KEY, first.cursor)
-    assert (second.stdout, second.stderr, second.cursor) == (None, b"r\n", "4:6")
+    assert second.stdout is None
+    assert second.stderr == b"r\n"
+    assert second.cursor == "4:6"
 
 
 def test_a_page_is_sent_what_is_printed_until_the_run_ends(
