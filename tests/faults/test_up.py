@@ -335,7 +335,8 @@ def test_a_second_ctrl_c_ends_an_up_that_drains_at_once_with_its_run_handed_back
     assert (tmp_path / "up.log").read_text().rstrip().endswith("Stopped.")
     assert belonging(tmp_path) == []
     [invocation] = event(event_id)["invocations"]
-    assert (invocation["status"], invocation["attempt"]) == ("queued", 0)
+    assert invocation["status"] == "queued"
+    assert invocation["attempt"] == 0
 
 
 def _is_told_to_stop(process: psutil.Process) -> bool:
