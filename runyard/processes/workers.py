@@ -202,7 +202,7 @@ def _warm_up(**_: Any) -> None:
     heartbeat.before_stop = _announce_stop
     batch_leases.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
-    # Dagster's own log managers do not care.
+    # What a run prints is in order whichever log manager keeps it.
     for stream in (sys.stdout, sys.stderr):
         _resources.enter_context(line_buffered(stream))
     copy_no_output()

@@ -67,7 +67,7 @@ def environment(home: Path) -> dict[str, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return {**kept, "RUNYARD_PORT": str(port), "PYTHONPATH": str(home), "PYTHONUNBUFFERED": "1"}
+    return {**kept, "RUNYARD_PORT": str(port), "PYTHONPATH": str(home)}
 
 
 def postgres_dir(home: Path) -> Path:
